@@ -1,0 +1,6 @@
+"""Driver, simulator and tools for the Isabellenhuette IEM-DCR.
+
+The package itself imports nothing: an EVerest module loads only what it uses.
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,280 @@
+"""One meter's settings: names, types, defaults and ranges in one table, and the plausibility checks.
+
+The first twelve are those of the vendor's EVerest module for this meter, so that existing charger configurations keep
+working; the others are optional. `SETTINGS` is the one source of all of them: whatever shows or checks a setting
+elsewhere is made from it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, cast
+
+from iem_dcr.errors import ConfigError, printable
+from iem_dcr.meter_time import MeterZone
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Value = str | int | bool
+
+IDENTIFICATION_LEVELS = ("NONE", "HEARSAY", "TRUSTED", "VERIFIED", "CERTIFIED", "SECURE")
+"""OCMF's levels that are acceptable for billing (OCMF 1.4.1, IL); the others are error levels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One key of the configuration.
+
+    Attributes:
+        key: its name, as written in a configuration.
+        default: its value when absent; its type is the setting's type.
+        minimum: smallest number allowed.
+        maximum: largest number allowed.
+        choices: the texts allowed, or () for any.
+        description: what it does, with its unit.
+    """
+
+    key: str
+    default: Value
+    description: str
+    minimum: int | None = None
+    maximum: int | None = None
+    choices: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> type[Value]:
+        """``str``, ``int`` or ``bool``."""
+        return type(self.default)
+
+    @property
+    def expected(self) -> str:
+        """What a value has to be, in words for a message."""
+        if self.choices:
+            return "one of " + ", ".join(self.choices)
+        if self.kind is bool:
+            return "true or false"
+        if self.kind is int:
+            return f"a whole number from {self.minimum} to {self.maximum}"
+        return "a text"
+
+
+def _number(key: str, default: int, minimum: int, maximum: int, description: str) -> Setting:
+    return Setting(key, default, description, minimum, maximum)
+
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting("ip_address", "192.168.60.12", "Address of the meter on the charger's network"),
+    _number("port_http", 80, 0, 65535, "TCP port of the meter's HTTP server"),
+    Setting("timezone", "+0100", "Zone the meter's time is written in: ±HHMM or an IANA name like Europe/Berlin"),
+    Setting(
+        "timezone_handle_DST",
+        default=True,
+        description="Add the European summer time to an offset of +0000, +0100 or +0200",
+    ),
+    _number("datetime_resync_interval", 2, 1, 24, "Hours between two settings of the meter's clock"),
+    _number(
+        "resilience_initial_connection_retry_delay",
+        10000,
+        1000,
+        65535,
+        "Milliseconds between two tries to reach a meter that does not answer",
+    ),
+    _number(
+        "resilience_transaction_request_retries",
+        3,
+        0,
+        5,
+        "How often a refused request of a transaction is sent again",
+    ),
+    _number(
+        "resilience_transaction_request_retry_delay",
+        250,
+        200,
+        1000,
+        "Milliseconds before a refused request of a transaction is sent again",
+    ),
+    Setting("CT", "EVSEID", "Charge point identification type, signed with every transaction (OCMF CT)"),
+    Setting("CI", "1234", "Charge point identification, signed with every transaction (OCMF CI)"),
+    Setting("TT_initial", "", "Tariff text set once per power-up of the meter; empty sets none (OCMF TT)"),
+    Setting("US", default=False, description="Show the user's id on the meter's display"),
+    _number(
+        "command_timeout_ms",
+        5000,
+        500,
+        20000,
+        "Milliseconds for one request to the meter, connecting and body included; a live value takes at most 2000",
+    ),
+    Setting(
+        "refuse_start_with_error",
+        default=False,
+        description="Answer UNEXPECTED_ERROR where NOT_SUPPORTED is due, so that EVerest does not charge on unsigned",
+    ),
+    _number(
+        "initial_connection_wait_ms",
+        30000,
+        0,
+        60000,
+        "Milliseconds a stop waits for a meter that has not been initialised since the process began",
+    ),
+    _number(
+        "stop_current_wait_ms",
+        10000,
+        0,
+        30000,
+        "Milliseconds a refused end of a transaction is tried again while a current still flows",
+    ),
+    Setting(
+        "IL_default",
+        "NONE",
+        "Identification level signed when the station gives none (OCMF IL)",
+        choices=IDENTIFICATION_LEVELS,
+    ),
+    Setting("meter_serial", "", "Serial number the meter must have (its MS); empty accepts any"),
+    Setting(
+        "verify_receipts", default=True, description="Check the signature of every receipt with the meter's public key"
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The settings of one meter, checked. Every attribute is a key of `SETTINGS` and means what that says."""
+
+    ip_address: str
+    port_http: int
+    timezone: str
+    timezone_handle_DST: bool  # noqa: N815  the key is the vendor's
+    datetime_resync_interval: int
+    resilience_initial_connection_retry_delay: int
+    resilience_transaction_request_retries: int
+    resilience_transaction_request_retry_delay: int
+    CT: str
+    CI: str
+    TT_initial: str
+    US: bool
+    command_timeout_ms: int
+    refuse_start_with_error: bool
+    initial_connection_wait_ms: int
+    stop_current_wait_ms: int
+    IL_default: str
+    meter_serial: str
+    verify_receipts: bool
+
+    @classmethod
+    def of(cls, values: Mapping[str, object] | None = None) -> Settings:
+        """Check given values and fill in the defaults.
+
+        Args:
+            values: keys of `SETTINGS` with values of their types.
+
+        Raises:
+            ConfigError: with one line for every mistake, naming key, value and what is expected.
+        """
+        given = dict(values or {})
+        problems = [_unknown(key) for key in given if key not in _BY_KEY]
+        checked: dict[str, Value] = {}
+        for setting in SETTINGS:
+            value = given.get(setting.key, setting.default)
+            problem = _type_or_range(setting, value)
+            if problem:
+                problems.append(f"{setting.key} is {_shown(value)}: {problem}")
+            else:
+                checked[setting.key] = cast("Value", value)
+        problems += [f"{key} is {_shown(checked[key])}: expected {expected}" for key, expected in _implausible(checked)]
+        if problems:
+            raise ConfigError(problems)
+        return cls(**checked)  # type: ignore[arg-type]  # each was checked against the type in SETTINGS
+
+    def zone(self) -> MeterZone:
+        """Return the zone the meter's time is written in."""
+        return MeterZone.named(self.timezone, handle_dst=self.timezone_handle_DST)
+
+    def as_dict(self) -> dict[str, Value]:
+        """Return key and value of every setting."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+def from_text(key: str, text: str) -> Value:
+    """Read a setting's value from text, as typed on a command line.
+
+    Raises:
+        ConfigError: no such key, or the text is not of the setting's type.
+    """
+    setting = _BY_KEY.get(key)
+    if setting is None:
+        raise ConfigError([_unknown(key)])
+    if setting.kind is bool:
+        values = {"true": True, "false": False}
+        if text.lower() in values:
+            return values[text.lower()]
+    elif setting.kind is int:
+        try:
+            return int(text)
+        except ValueError:
+            pass
+    else:
+        return text
+    raise ConfigError([f"{key} is {_shown(text)}: expected {setting.expected}"])
+
+
+_BY_KEY = {setting.key: setting for setting in SETTINGS}
+
+
+def _unknown(key: str) -> str:
+    return f"{printable(key, limit=60)} is not a setting: expected one of {', '.join(sorted(_BY_KEY))}"
+
+
+def _shown(value: object) -> str:
+    return printable(str(value).lower() if isinstance(value, bool) else repr(value), limit=60)
+
+
+def _type_or_range(setting: Setting, value: object) -> str:
+    """Return what is expected, or "" for a value of the right type and range."""
+    if type(value) is not setting.kind:
+        return f"expected {setting.expected}"
+    if setting.choices and value not in setting.choices:
+        return f"expected {setting.expected}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        low, high = cast("int", setting.minimum), cast("int", setting.maximum)
+        if not low <= value <= high:
+            return f"expected {setting.expected}"
+    return ""
+
+
+def _implausible(values: Mapping[str, Value]) -> list[tuple[str, str]]:
+    """Return key and expectation of every value that has the right type and still cannot work."""
+    found = []
+    if "ip_address" in values and not _is_host(str(values["ip_address"])):
+        found.append(("ip_address", "the address or host name of the meter, without scheme, port or path"))
+    if values.get("port_http") == 0:
+        found.append(("port_http", "a port from 1 to 65535 (the meter's own is 80)"))
+    found += [
+        (key, "ASCII letters, digits and signs, not empty, without | and control characters")
+        for key in ("CT", "CI")
+        if key in values and not is_signable(str(values[key]))
+    ]
+    if "timezone" in values:
+        try:
+            MeterZone.named(str(values["timezone"]), handle_dst=False)
+        except ValueError:
+            found.append(("timezone", "±HHMM (hours to 14, minutes to 59) or an IANA name this host knows"))
+    if "meter_serial" in values and values["meter_serial"] and not is_signable(str(values["meter_serial"])):
+        found.append(("meter_serial", "the serial number as the meter gives it (MS), or nothing"))
+    return found
+
+
+def is_signable(text: str) -> bool:
+    """Tell whether a text may be signed as an id: not empty, printable ASCII, no ``|``.
+
+    Other readers of OCMF split at every ``|``, and the transparency software hashes in the platform's own charset.
+    """
+    return bool(text) and text.isascii() and text.isprintable() and "|" not in text
+
+
+def _is_host(text: str) -> bool:
+    return (
+        bool(text)
+        and not any(c.isspace() or not c.isprintable() or c in "/?#@[]\\" for c in text)
+        and (":" not in text or text.count(":") > 1)
+    )

@@ -1,0 +1,296 @@
+"""The HTTP client of one meter: a coroutine for each node. The one place that imports aiohttp's client.
+
+How it treats connections (whether a meter's firmware keeps them alive is not known):
+
+* A GET may use a connection again. One that finds its idle connection dropped goes out once more on a fresh one.
+* A POST goes out on a fresh connection, or on one that completed a GET within the last second: only there is it
+  certain enough that a broken connection means a lost answer and not a request that never arrived.
+* Nothing else is ever sent twice. What a lost answer means is for the caller to find out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, NoReturn, Self, TypeVar
+
+import aiohttp
+
+from iem_dcr import ocmf
+from iem_dcr.device import messages
+from iem_dcr.errors import (
+    AnswerLostError,
+    MeterTimeoutError,
+    MeterUnreachableError,
+    NotUnderstoodError,
+    RefusedError,
+    printable,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from types import SimpleNamespace, TracebackType
+
+    from iem_dcr.device.messages import Gateway, MeterValue, PublicKey, User
+    from iem_dcr.meter_time import MeterTime
+
+T = TypeVar("T")
+
+BASE: Final = "/counter/v1/ocmf"
+BASE_V2: Final = "/counter/v2/ocmf"
+MAX_ANSWER_BYTES: Final = 1024 * 1024
+IDLE_CLOSED_AFTER_S: Final = 2.0
+POST_REUSES_WITHIN_S: Final = 1.0
+
+
+@dataclass(slots=True)
+class _Wire:
+    """What became of one request's connection.
+
+    Attributes:
+        connected: there was one, so the request may have gone out.
+        reused: it had carried a request before.
+    """
+
+    connected: bool = False
+    reused: bool = False
+
+
+class MeterClient:
+    """Speaks with one meter. Requests are to be made one after the other.
+
+    Every coroutine takes ``timeout_s``, the time for the whole of the request (connecting and body included; None takes
+    the client's own), and raises:
+
+    * `MeterUnreachableError`: the request did not go out.
+    * `MeterTimeoutError`: it went out, and no whole answer came in time.
+    * `AnswerLostError`: the connection broke before a whole answer was there.
+    * `RefusedError`: a status that is not 200.
+    * `NotUnderstoodError`: an answer that is not this node's; a redirect; more than 1 MiB.
+    """
+
+    def __init__(self, host: str, port: int = 80, *, timeout_s: float = 5.0) -> None:
+        self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self._base = f"http://{self.address}"
+        self._timeout_s = timeout_s
+        self._session: aiohttp.ClientSession | None = None
+        self._last_use_s = 0.0
+        self._last_use_was_get = False
+        self._transaction_base: str | None = None
+
+    async def __aenter__(self) -> Self:
+        """Connections are made when they are needed."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close every connection."""
+        await self.close()
+
+    async def close(self) -> None:
+        """Close every connection. The client may be used again; it then connects anew."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    # --- the nodes ---------------------------------------------------------------------------------------------------
+
+    async def gw(self, *, timeout_s: float | None = None) -> Gateway:
+        """GET /gw: charge point type and id, and the clock."""
+        return await self._get("/gw", messages.gateway, timeout_s)
+
+    async def set_gw(self, CT: str, CI: str, TM: str, *, timeout_s: float | None = None) -> None:  # noqa: N803
+        """POST /gw: set charge point type and id and the clock; accepted once per power-up."""
+        await self._post("/gw", {"CT": CT, "CI": CI, "TM": TM}, timeout_s)
+
+    async def set_tariff(self, TT: str, *, timeout_s: float | None = None) -> None:  # noqa: N803
+        """POST /tariff: set the tariff text."""
+        await self._post("/tariff", {"TT": TT}, timeout_s)
+
+    async def metervalue(self, *, timeout_s: float | None = None) -> MeterValue:
+        """GET /metervalue: a live value."""
+        return await self._get("/metervalue", messages.meter_value, timeout_s)
+
+    async def publickey(self, *, timeout_s: float | None = None) -> PublicKey:
+        """GET /publickey: the key that the meter's receipts verify with."""
+        return await self._get("/publickey", messages.public_key, timeout_s)
+
+    async def datetime(self, *, timeout_s: float | None = None) -> MeterTime:
+        """GET /datetime: the meter's clock."""
+        return await self._get("/datetime", messages.datetime_answer, timeout_s)
+
+    async def set_datetime(self, TM: str, *, timeout_s: float | None = None) -> None:  # noqa: N803
+        """POST /datetime: set the clock."""
+        await self._post("/datetime", {"TM": TM}, timeout_s)
+
+    async def set_user(self, user: User, *, timeout_s: float | None = None) -> None:
+        """POST /user: assign the user of the next transaction."""
+        await self._post("/user", user.body(), timeout_s)
+
+    async def begin(self, *, timeout_s: float | None = None) -> None:
+        """POST /receipt ``{"TX":"B"}``: begin a transaction."""
+        await self._post("/receipt", {"TX": "B"}, timeout_s)
+
+    async def end(self, *, timeout_s: float | None = None) -> None:
+        """POST /receipt ``{"TX":"E"}``: end the transaction."""
+        await self._post("/receipt", {"TX": "E"}, timeout_s)
+
+    async def receipt(self, *, timeout_s: float | None = None) -> str | None:
+        """GET /receipt: the signed tuple of the transaction just ended, or None while there is none."""
+        return await self._tuple(BASE, "/receipt", timeout_s)
+
+    async def transaction(self, *, timeout_s: float | None = None) -> str | None:
+        """GET /transaction: the last signed tuple, also after a restart; None when there has never been one.
+
+        Firmware has it under v1 or v2: the one that gave a tuple is asked first from then on. A 404 of both, or an
+        answer without a tuple, is a meter that has signed nothing yet; any other refusal is raised.
+        """
+        bases = [BASE, BASE_V2] if self._transaction_base != BASE_V2 else [BASE_V2, BASE]
+        refusal: RefusedError | None = None
+        for base in bases:
+            try:
+                text = await self._tuple(base, "/transaction", timeout_s)
+            except RefusedError as error:
+                if error.status != 404:
+                    refusal = error
+                continue
+            if text is not None:
+                self._transaction_base = base
+                return text
+        if refusal is not None:
+            raise refusal
+        return None
+
+    # --- requests ----------------------------------------------------------------------------------------------------
+
+    async def _get(self, node: str, read: Callable[[object], T], timeout_s: float | None) -> T:
+        body = await self._request("GET", BASE, node, None, timeout_s)
+        try:
+            return read(messages.decode(body))
+        except messages.ShapeError as error:
+            raise NotUnderstoodError(self.address, f"GET {node}", error.path, error.what) from error
+
+    async def _tuple(self, base: str, node: str, timeout_s: float | None) -> str | None:
+        body = await self._request("GET", base, node, None, timeout_s)
+        try:
+            return ocmf.find_tuple(body.decode())
+        except UnicodeDecodeError as error:
+            raise NotUnderstoodError(self.address, f"GET {node}", "", "not a text in UTF-8") from error
+
+    async def _post(self, node: str, body: Mapping[str, object], timeout_s: float | None) -> None:
+        await self._request("POST", BASE, node, json.dumps(body, separators=(",", ":")).encode(), timeout_s)
+
+    async def _request(self, method: str, base: str, node: str, body: bytes | None, timeout_s: float | None) -> bytes:
+        name = f"{method} {node}"
+        limit_s = self._timeout_s if timeout_s is None else min(timeout_s, self._timeout_s)
+        wire = _Wire()
+        try:
+            async with asyncio.timeout(max(limit_s, 0)):
+                return await self._exchange(method, base, node, body, wire)
+        except TimeoutError as error:
+            if wire.connected:
+                raise MeterTimeoutError(self.address, name, f"no answer within {limit_s:.1f} s") from error
+            what = f"no connection within {limit_s:.1f} s. Is the meter powered, and ip_address its address?"
+            raise MeterUnreachableError(self.address, name, what) from error
+
+    async def _exchange(self, method: str, base: str, node: str, body: bytes | None, wire: _Wire) -> bytes:
+        """Send once; once more only a GET whose idle connection turned out to be dropped."""
+        name = f"{method} {node}"
+        url = self._base + base + node
+        try:
+            response = await self._send(method, url, body, wire)
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+            if method != "GET" or not wire.reused:
+                self._raise(name, error, wire)
+            await self.close()
+            wire.connected = wire.reused = False
+            try:
+                response = await self._send(method, url, body, wire)
+            except (aiohttp.ClientError, OSError) as again:
+                self._raise(name, again, wire)
+        except (aiohttp.ClientError, OSError) as error:
+            self._raise(name, error, wire)
+        async with response:
+            try:
+                answer = await self._body(name, response)
+            except (aiohttp.ClientError, OSError) as error:
+                self._raise(name, error, wire)
+        self._last_use_s = asyncio.get_running_loop().time()
+        self._last_use_was_get = method == "GET"
+        return self._checked(name, response, answer)
+
+    async def _send(self, method: str, url: str, body: bytes | None, wire: _Wire) -> aiohttp.ClientResponse:
+        session = await self._session_for(method)
+        headers = {} if body is None else {"Content-Type": "application/json"}
+        return await session.request(
+            method, url, data=body, headers=headers, allow_redirects=False, trace_request_ctx=wire
+        )
+
+    async def _session_for(self, method: str) -> aiohttp.ClientSession:
+        """Return a session whose idle connection, if it has one, may carry this request."""
+        idle_s = asyncio.get_running_loop().time() - self._last_use_s
+        if method == "GET":
+            may_reuse = idle_s <= IDLE_CLOSED_AFTER_S
+        else:
+            may_reuse = self._last_use_was_get and idle_s <= POST_REUSES_WITHIN_S
+        if not may_reuse:
+            await self.close()
+        if self._session is None:
+            self._session = _new_session()
+        return self._session
+
+    async def _body(self, name: str, response: aiohttp.ClientResponse) -> bytes:
+        answer = bytearray()
+        async for chunk in response.content.iter_any():
+            answer += chunk
+            if len(answer) > MAX_ANSWER_BYTES:
+                response.close()
+                raise NotUnderstoodError(self.address, name, "", f"more than {MAX_ANSWER_BYTES} bytes")
+        return bytes(answer)
+
+    def _checked(self, name: str, response: aiohttp.ClientResponse, answer: bytes) -> bytes:
+        if 300 <= response.status < 400:
+            target = printable(response.headers.get("Location", "nowhere"))
+            raise NotUnderstoodError(self.address, name, "", f"a redirect ({response.status}) to {target}")
+        if response.status != 200:
+            raise RefusedError(self.address, name, response.status, answer[:200].decode(errors="replace"))
+        return answer
+
+    def _raise(self, name: str, error: Exception, wire: _Wire) -> NoReturn:
+        """Map what aiohttp raised to what it means for the request."""
+        what = printable(error) or type(error).__name__
+        if isinstance(error, aiohttp.ClientResponseError):
+            raise NotUnderstoodError(self.address, name, "", f"not HTTP: {what}") from error
+        if not wire.connected:
+            advice = "Is the meter powered, and ip_address its address?"
+            raise MeterUnreachableError(self.address, name, f"not reachable: {what}. {advice}") from error
+        raise AnswerLostError(self.address, name, f"connection lost before the answer was whole: {what}") from error
+
+
+def _new_session() -> aiohttp.ClientSession:
+    trace = aiohttp.TraceConfig()
+    trace.on_connection_create_end.append(_connected)
+    trace.on_connection_reuseconn.append(_reused)
+    session = aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(keepalive_timeout=IDLE_CLOSED_AFTER_S, limit=4),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
+        skip_auto_headers=("Accept-Encoding", "Accept"),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        trace_configs=[trace],
+    )
+    # From 3.10 on aiohttp sends a GET again by itself, also one that was lost on a fresh connection.
+    if hasattr(session, "_retry_connection"):
+        session._retry_connection = False  # noqa: SLF001  there is no public switch; a test holds it
+    return session
+
+
+async def _connected(_: aiohttp.ClientSession, context: SimpleNamespace, __: object) -> None:
+    context.trace_request_ctx.connected = True
+
+
+async def _reused(_: aiohttp.ClientSession, context: SimpleNamespace, __: object) -> None:
+    context.trace_request_ctx.connected = True
+    context.trace_request_ctx.reused = True

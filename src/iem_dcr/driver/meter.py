@@ -1,0 +1,239 @@
+"""What is known of one meter: its last live value, who it is, and which faults stand.
+
+`Meter.read` is the one way to ask for a live value. Whatever a value shows (another serial, an error word, that the
+meter is back) is taken up here, whoever asked.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from iem_dcr.driver.timing import now_s
+from iem_dcr.errors import MeterError, printable
+from iem_dcr.powermeter import Powermeter, StationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, MutableMapping
+    from datetime import datetime, timedelta
+
+    from iem_dcr.config import Settings
+    from iem_dcr.device.client import MeterClient
+    from iem_dcr.device.messages import Gateway, MeterValue
+    from iem_dcr.driver.station import GuardedStation
+    from iem_dcr.driver.timing import Deadline
+
+POLL_TIMEOUT_S = 2.0
+"""The longest a live value may take."""
+FAILED_POLLS_FOR_FAULT = 2
+UNHEALTHY_READINGS_FOR_ERROR = 3
+
+COMMUNICATION_FAULT = StationError(
+    "powermeter/CommunicationFault", "Communication timed out", "This error is raised due to communication timeout"
+)
+VENDOR_ERROR = "powermeter/VendorError"
+ERROR_STATE = "IEM-DCR error state"
+WRONG_SERIAL = "IEM-DCR wrong meter"
+
+
+class MeterLog(logging.LoggerAdapter[logging.Logger]):
+    """A log whose lines name the meter, and in which a failure that goes on is one warning.
+
+    Topics that failed before are logged at debug until `recovered` is called for them.
+    """
+
+    def __init__(self, address: str) -> None:
+        super().__init__(logging.getLogger("iem_dcr.driver"), {})
+        self._address = address
+        self._failing: set[str] = set()
+
+    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:  # noqa: ANN401  the signature is logging's
+        """Put the meter before the message."""
+        return f"meter {self._address}: {msg}", kwargs
+
+    def failure(self, topic: str, msg: str, *args: object) -> None:
+        """Log a failure: a warning the first time, debug while it goes on."""
+        level = logging.DEBUG if topic in self._failing else logging.WARNING
+        self._failing.add(topic)
+        self.log(level, msg, *args)
+
+    def recovered(self, topic: str) -> None:
+        """Say that a topic works again."""
+        if topic in self._failing:
+            self._failing.discard(topic)
+            self.info("%s works again", topic)
+
+
+class Meter:
+    """One meter, as the driver knows it.
+
+    Attributes:
+        settings: its settings.
+        client: speaks with it.
+        station: what is published goes there.
+        wall: the host's clock.
+        log: the log that names the meter.
+        value: the last live value, or None.
+        read_at: the host's time at which it was read.
+        gateway: the last answer of GET /gw, or None.
+        public_key: hex of its DER key, or "" while it is not known.
+        last_PG: PG of the last tuple it has signed; "" when it has signed none; None when that is not known.
+        reached: it has answered since this process began.
+        in_fault: a CommunicationFault is raised.
+        doubted: something failed since the meter was last initialised, so a power cycle may have gone unseen.
+        exchanged: another meter answers than before, and it has not been initialised yet.
+        wrong: why this meter must get nothing posted (another serial than configured), or "".
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        client: MeterClient,
+        station: GuardedStation,
+        wall: Callable[[], datetime],
+    ) -> None:
+        self.settings = settings
+        self.client = client
+        self.station = station
+        self.wall = wall
+        self.log = MeterLog(client.address)
+        self.value: MeterValue | None = None
+        self.read_at: datetime | None = None
+        self.gateway: Gateway | None = None
+        self.public_key = ""
+        self.last_PG: str | None = None
+        self.reached = False
+        self.in_fault = False
+        self.doubted = False
+        self.exchanged = False
+        self.wrong = ""
+        self.published = 0
+        self._failed_polls = 0
+        self._unhealthy = 0
+        self._errors: dict[str, StationError] = {}
+
+    @property
+    def running(self) -> bool:
+        """Whether a transaction was active at the last live value."""
+        return self.value is not None and self.value.XT
+
+    @property
+    def serial(self) -> str:
+        """Serial number at the last live value, or "" before the first."""
+        return self.value.MS if self.value else ""
+
+    @property
+    def clock_off(self) -> timedelta | None:
+        """How far the meter's clock was ahead of the host's at the last live value."""
+        if self.value is None or self.read_at is None:
+            return None
+        return self.value.TM.instant - self.read_at
+
+    async def read(self, deadline: Deadline) -> MeterValue:
+        """Ask for a live value (GET /metervalue) and take up what it shows.
+
+        Raises:
+            MeterError: there is none.
+        """
+        value = await self.client.metervalue(timeout_s=min(deadline.left_s, POLL_TIMEOUT_S))
+        self._take_up(value)
+        return value
+
+    async def poll(self, deadline: Deadline) -> bool:
+        """Make a scheduled reading and publish it. Two that fail in a row are a communication fault."""
+        try:
+            value = await self.read(deadline)
+        except MeterError as error:
+            self._failed_polls += 1
+            self.doubted = True
+            self.log.failure("reading the meter", "no live value: %s", error.brief)
+            if self._failed_polls >= FAILED_POLLS_FOR_FAULT and not self.in_fault:
+                self.in_fault = True
+                self._raise(COMMUNICATION_FAULT)
+            return False
+        self.publish(value)
+        return True
+
+    def publish(self, value: MeterValue) -> None:
+        """Publish a live value, unless it is another meter's than the one configured."""
+        if self.wrong:
+            return
+        self.station.publish_powermeter(
+            Powermeter(
+                timestamp=value.TM.instant,
+                meter_id=printable(value.MS),
+                energy_wh_import=value.import_wh,
+                energy_wh_export=value.export_wh,
+                power_w=value.P,
+                voltage_v=value.U2,
+                current_a=value.I,
+            )
+        )
+        self.published += 1
+
+    async def read_and_publish(self, deadline: Deadline) -> None:
+        """Publish a live value within a command, which never fails for want of one."""
+        try:
+            self.publish(await self.read(deadline))
+        except MeterError as error:
+            self.doubted = True
+            self.log.failure("reading the meter", "no live value: %s", error.brief)
+
+    def _take_up(self, value: MeterValue) -> None:
+        before, self.value = self.value, value
+        self.read_at = self.wall()
+        self.reached = True
+        self._failed_polls = 0
+        self.log.recovered("reading the meter")
+        if self.in_fault:
+            self.in_fault = False
+            self._clear(COMMUNICATION_FAULT.sub_type)
+        if before is not None and before.MS != value.MS:
+            self.log.error(
+                "the meter was exchanged: its serial was %s and is %s", printable(before.MS), printable(value.MS)
+            )
+            self.exchanged = self.doubted = True
+            self.gateway = None
+            self.last_PG = None
+        self._judge_serial(value)
+        self._judge_health(value)
+
+    def _judge_serial(self, value: MeterValue) -> None:
+        expected = self.settings.meter_serial
+        if expected and expected != value.MS:
+            if not self.wrong:
+                self.wrong = f"the meter has serial {printable(value.MS)}, configured is meter_serial {expected}"
+                self.log.error("%s: nothing is sent to it. Check ip_address and meter_serial", self.wrong)
+                self._raise(StationError(VENDOR_ERROR, WRONG_SERIAL, self.wrong))
+        elif self.wrong:
+            self.wrong = ""
+            self._clear(WRONG_SERIAL)
+
+    def _judge_health(self, value: MeterValue) -> None:
+        text = printable(value.XC)
+        if value.is_healthy:
+            self._unhealthy = 0
+            self.log.recovered("the meter's state (XC)")
+            self._clear(ERROR_STATE)
+            return
+        self.log.failure("the meter's state (XC)", "the meter is in error: XC is %s", text)
+        if value.XT:
+            # In EVerest any error of a power meter stops the charging; the receipt will say what the meter thought.
+            return
+        self._unhealthy += 1
+        if self._unhealthy >= UNHEALTHY_READINGS_FOR_ERROR and ERROR_STATE not in self._errors:
+            self._raise(StationError(VENDOR_ERROR, ERROR_STATE, f"the meter reports XC {text}"))
+
+    def _raise(self, error: StationError) -> None:
+        self._errors[error.sub_type] = error
+        self.station.raise_error(error)
+
+    def _clear(self, sub_type: str) -> None:
+        error = self._errors.pop(sub_type, None)
+        if error is not None:
+            self.station.clear_error(error)
+
+
+def seconds_since(moment_s: float | None) -> float:
+    """Return the seconds since a moment on the loop's clock; without one, more than any interval."""
+    return float("inf") if moment_s is None else now_s() - moment_s

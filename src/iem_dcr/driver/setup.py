@@ -1,0 +1,325 @@
+"""Initialisation of a meter, and what is due to it: charge point, clock, tariff text, public key.
+
+`Setup.initialise` asks; `Setup.make_up` sends what is due, and sends nothing while a transaction runs. What could not be
+sent stays due.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from iem_dcr import ocmf
+from iem_dcr.device.messages import Gateway
+from iem_dcr.driver.meter import seconds_since
+from iem_dcr.driver.texts import signable_tariff
+from iem_dcr.driver.timing import now_s
+from iem_dcr.errors import MeterError, NotUnderstoodError, ReceiptError, RefusedError, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from iem_dcr.driver.meter import Meter
+    from iem_dcr.driver.timing import Deadline
+    from iem_dcr.ocmf import Receipt
+
+FIRST_SANE_YEAR = 2025
+"""A host whose clock says less has no battery behind it and no NTP yet."""
+GW_WAITS_FOR_CLOCK_S = 60.0
+CLOCK_TOLERANCE = timedelta(seconds=5)
+CLOCK_TRIES_EVERY_S = 60.0
+KEY_TRIES_EVERY_S = 10.0
+GW_TRIES = 3
+
+
+class Setup:
+    """Brings one meter into the state in which it can charge, and keeps it there.
+
+    Attributes:
+        initialised: every question of the initialisation was answered since the meter was last in doubt.
+        gw_due: CT is empty: charge point and clock have to be sent with POST /gw.
+        tariff_due: TT_initial has to be sent.
+        powered_up_at_s: when the meter was first found with an empty CT, on the loop's clock; None if it never was.
+    """
+
+    def __init__(self, meter: Meter, noticed: Callable[[Receipt], None]) -> None:
+        """``noticed`` is told of the last tuple whenever the initialisation reads it."""
+        self.initialised = False
+        self.gw_due = False
+        self.tariff_due = False
+        self.powered_up_at_s: float | None = None
+        self._meter = meter
+        self._noticed = noticed
+        self._zone = meter.settings.zone()
+        self._TT = signable_tariff(meter.settings.TT_initial)
+        self._first = True
+        self._clock_due = False
+        self._clock_set_s: float | None = None
+        self._clock_tried_s: float | None = None
+        self._gw_wanted_s: float | None = None
+        self._key_tried_s: float | None = None
+        self._reported: Gateway | None = None
+        if self._zone.warning:
+            meter.log.warning("%s", self._zone.warning)
+        if meter.settings.TT_initial != self._TT:
+            warn_of_changed_text(meter, "TT_initial", meter.settings.TT_initial, self._TT)
+
+    @property
+    def ready(self) -> bool:
+        """Whether a transaction may begin as far as the initialisation goes."""
+        return self.initialised and not self.gw_due and not self._meter.wrong
+
+    async def initialise(self, deadline: Deadline) -> None:
+        """Ask what has to be known: GET /gw, /metervalue, /publickey and the last tuple. Nothing is sent.
+
+        Raises:
+            MeterError: the meter did not answer /gw or /metervalue.
+        """
+        meter = self._meter
+        gateway = await meter.client.gw(timeout_s=deadline.left_s)
+        value = await meter.read(deadline)
+        if meter.wrong:
+            return
+        meter.gateway = gateway
+        meter.exchanged = False
+        if not gateway.is_set:
+            if not self.gw_due or self.powered_up_at_s is None:
+                meter.log.info("serial %s: powered up, not set up yet", printable(value.MS))
+                self.powered_up_at_s = now_s()
+            self.gw_due = True
+            self.tariff_due = bool(self._TT)
+        else:
+            self.gw_due = False
+            self._report_frozen(gateway)
+            if self._first:
+                self._clock_due = True
+                self.tariff_due = bool(self._TT)
+        await self.ask_for_key(deadline)
+        await self.ask_for_last_tuple(deadline)
+        self._first = False
+        self.initialised = True
+        meter.doubted = False
+        meter.log.recovered("the initialisation")
+
+    async def ask_for_key(self, deadline: Deadline) -> None:
+        """Ask for the public key and publish it when it is new. A failure is logged; it is asked for again."""
+        meter = self._meter
+        self._key_tried_s = now_s()
+        try:
+            answer = await meter.client.publickey(timeout_s=deadline.left_s)
+            key = ocmf.public_key_der_hex(answer.PK)
+        except (MeterError, ReceiptError) as error:
+            meter.log.failure("the public key", "no public key: %s", getattr(error, "brief", error))
+            return
+        meter.log.recovered("the public key")
+        if key != meter.public_key:
+            if meter.public_key:
+                meter.log.error("the meter's public key changed; receipts signed from now on need the new one")
+            meter.public_key = key
+            meter.station.publish_public_key(key)
+
+    @property
+    def key_wanted(self) -> bool:
+        """Whether it is time to ask for the public key again."""
+        return not self._meter.public_key and seconds_since(self._key_tried_s) >= KEY_TRIES_EVERY_S
+
+    async def ask_for_last_tuple(self, deadline: Deadline) -> None:
+        """Learn the PG of the last tuple. Where there is no answer, `Meter.last_PG` becomes None."""
+        meter = self._meter
+        meter.last_PG = None
+        try:
+            text = await meter.client.transaction(timeout_s=deadline.left_s)
+            if text is None:
+                meter.last_PG = ""
+                return
+            receipt = ocmf.parse(text)
+        except (MeterError, ReceiptError) as error:
+            meter.log.info("the last tuple is not known: %s", getattr(error, "brief", error))
+            return
+        meter.last_PG = receipt.pagination
+        self._noticed(receipt)
+
+    async def make_up(self, deadline: Deadline) -> None:
+        """Send what is due, if nothing runs.
+
+        Raises:
+            MeterError: POST /gw failed and stays due. The others fail with a warning.
+        """
+        meter = self._meter
+        if meter.running or meter.wrong or not self.initialised:
+            return
+        if self.gw_due:
+            await self._send_gw(deadline)
+        if self.gw_due:
+            return
+        if self.tariff_due:
+            await self._send_tariff(deadline)
+        if self._clock_wanted():
+            await self._send_clock(deadline)
+
+    @property
+    def anything_due(self) -> bool:
+        """Whether `make_up` would send something."""
+        meter = self._meter
+        if meter.running or meter.wrong or not self.initialised:
+            return False
+        return (self.gw_due and not self._gw_waits()) or self.tariff_due or self._clock_wanted()
+
+    # --- charge point --------------------------------------------------------------------------------------------------
+
+    async def _send_gw(self, deadline: Deadline) -> None:
+        if self._gw_waits():
+            self._meter.log.failure(
+                "the host's clock", "the host's clock says %s: POST /gw waits for a set one", self._meter.wall().date()
+            )
+            return
+        for attempt in range(GW_TRIES):
+            try:
+                if await self._try_gw(deadline):
+                    return
+            except MeterError as error:
+                if attempt == GW_TRIES - 1 or not error.may_have_acted or deadline.passed:
+                    raise
+                self._meter.log.failure("POST /gw", "%s: the meter is asked what it did", error.brief)
+
+    async def _try_gw(self, deadline: Deadline) -> bool:
+        """Send POST /gw once, or find that it is not needed. True when nothing is left to do."""
+        meter, settings = self._meter, self._meter.settings
+        is_sane = self._host_is_sane()
+        time = self._zone.write(meter.wall())
+        refusal: MeterError | None = None
+        try:
+            await meter.client.set_gw(settings.CT, settings.CI, time, timeout_s=deadline.left_s)
+        except MeterError as error:
+            if not error.may_have_acted and not isinstance(error, RefusedError):
+                raise
+            refusal = error
+            gateway = await meter.client.gw(timeout_s=deadline.left_s)
+            value = await meter.read(deadline)
+            meter.gateway = gateway
+            if not gateway.is_set and value.XT:
+                return True
+        else:
+            gateway = meter.gateway = Gateway(settings.CT, settings.CI, None)
+        if gateway.is_set:
+            self.gw_due = False
+            self._gw_wanted_s = None
+            self._clock_due = not is_sane or refusal is not None
+            self._clock_set_s = now_s()
+            self._report_set(gateway, refusal, is_sane=is_sane)
+            return True
+        if isinstance(refusal, RefusedError) and not refusal.may_have_acted:
+            self._refused(refusal)
+            await self._send_clock(deadline)
+            raise refusal
+        return False
+
+    def _report_set(self, gateway: Gateway, refusal: MeterError | None, *, is_sane: bool) -> None:
+        meter, settings = self._meter, self._meter.settings
+        meter.log.recovered("POST /gw")
+        if refusal is not None and (gateway.CT, gateway.CI) != (settings.CT, settings.CI):
+            self._report_frozen(gateway)
+            return
+        self._reported = gateway
+        if not is_sane:
+            meter.log.warning("set up with the host's clock at %s; corrected once that is set", meter.wall().date())
+        meter.log.info("set up: CT %s, CI %s", settings.CT, settings.CI)
+
+    def _refused(self, refusal: RefusedError) -> None:
+        settings = self._meter.settings
+        self._meter.log.failure(
+            "POST /gw",
+            "%s. CT and CI in the meter are empty, configured are CT %s and CI %s; only a power cycle of the meter lets "
+            "them be set",
+            refusal.brief,
+            settings.CT,
+            settings.CI,
+        )
+
+    def _report_frozen(self, gateway: Gateway) -> None:
+        """Say once what is frozen in the meter, and warn when it is not what is configured."""
+        meter, settings = self._meter, self._meter.settings
+        if self._reported is not None and (self._reported.CT, self._reported.CI) == (gateway.CT, gateway.CI):
+            return
+        self._reported = gateway
+        CT, CI = printable(gateway.CT), printable(gateway.CI)
+        if (gateway.CT, gateway.CI) == (settings.CT, settings.CI):
+            meter.log.info("already set up: CT %s, CI %s", CT, CI)
+        else:
+            meter.log.warning(
+                "CT and CI are frozen in the meter as CT %s and CI %s; configured are CT %s and CI %s. Only a power cycle "
+                "of the meter changes them",
+                CT,
+                CI,
+                settings.CT,
+                settings.CI,
+            )
+
+    def _gw_waits(self) -> bool:
+        """Whether POST /gw still waits for the host's clock to be set."""
+        if self._host_is_sane():
+            return False
+        if self._gw_wanted_s is None:
+            self._gw_wanted_s = now_s()
+        return seconds_since(self._gw_wanted_s) < GW_WAITS_FOR_CLOCK_S
+
+    # --- clock and tariff ------------------------------------------------------------------------------------------------
+
+    def _host_is_sane(self) -> bool:
+        sane = self._meter.wall().year >= FIRST_SANE_YEAR
+        if sane:
+            self._meter.log.recovered("the host's clock")
+        return sane
+
+    @property
+    def clock_is_off(self) -> bool:
+        """Whether the meter's clock was more than 5 s off the host's at the last live value."""
+        off = self._meter.clock_off
+        return off is not None and abs(off) > CLOCK_TOLERANCE
+
+    def _clock_wanted(self) -> bool:
+        if not self._host_is_sane() or seconds_since(self._clock_tried_s) < CLOCK_TRIES_EVERY_S:
+            return False
+        interval_s = self._meter.settings.datetime_resync_interval * 3600
+        return self._clock_due or self.clock_is_off or seconds_since(self._clock_set_s) >= interval_s
+
+    async def _send_clock(self, deadline: Deadline) -> None:
+        meter = self._meter
+        if not self._host_is_sane():
+            return
+        self._clock_tried_s = now_s()
+        try:
+            await meter.client.set_datetime(self._zone.write(meter.wall()), timeout_s=deadline.left_s)
+        except MeterError as error:
+            meter.log.failure("setting the clock", "the clock was not set: %s", error.brief)
+            return
+        meter.log.recovered("setting the clock")
+        self._clock_due = False
+        self._clock_set_s = now_s()
+
+    async def _send_tariff(self, deadline: Deadline) -> None:
+        meter = self._meter
+        try:
+            await meter.client.set_tariff(self._TT, timeout_s=deadline.left_s)
+        except (RefusedError, NotUnderstoodError) as error:
+            meter.log.warning("the tariff text was not taken: %s", error.brief)
+        except MeterError as error:
+            # It stays due: sent again harmlessly as long as nothing runs.
+            meter.log.failure("the tariff text", "the tariff text was not set: %s", error.brief)
+            return
+        meter.log.recovered("the tariff text")
+        self.tariff_due = False
+
+    def tariff_was_changed(self) -> None:
+        """Take note that a transaction had a tariff text of its own: TT_initial is due again after it."""
+        self.tariff_due = bool(self._TT)
+
+
+def warn_of_changed_text(meter: Meter, key: str, given: str, signed: str) -> None:
+    """Say once that a tariff text is signed in another form than it was given."""
+    meter.log.warning(
+        "%s is signed in a form every reader reads alike: given %r, signed %r",
+        key,
+        printable(given, limit=300),
+        printable(signed, limit=300),
+    )

@@ -1,0 +1,85 @@
+"""Whom the driver talks to: a station, and a keeper of receipts. Both are protocols; the driver knows neither kind."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from iem_dcr.ocmf import Outcome, Receipt
+    from iem_dcr.powermeter import Powermeter, StationError
+
+_log = logging.getLogger(__name__)
+
+
+class Station(Protocol):
+    """A charging station. Its methods are called on the driver's loop and must not block."""
+
+    def publish_powermeter(self, value: Powermeter) -> None:
+        """Take a live value."""
+
+    def publish_public_key(self, key: str) -> None:
+        """Take the meter's public key: hex of DER SubjectPublicKeyInfo, never empty."""
+
+    def raise_error(self, error: StationError) -> None:
+        """Raise an error that was not active."""
+
+    def clear_error(self, error: StationError) -> None:
+        """Clear an error that was active; it is the one that was raised."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeptReceipt:
+    """A receipt on its way to be kept.
+
+    Attributes:
+        receipt: the tuple.
+        transaction_id: of the transaction it belongs to, or "" where that is not known.
+        public_key: hex of the meter's DER key, or "".
+        outcome: of its verification, or None where it was not verified.
+    """
+
+    receipt: Receipt
+    transaction_id: str
+    public_key: str
+    outcome: Outcome | None
+
+
+class ReceiptSink(Protocol):
+    """Keeps receipts."""
+
+    async def keep(self, kept: KeptReceipt) -> None:
+        """Keep a receipt; called before it is handed to the station."""
+
+
+class GuardedStation:
+    """A station whose failures are logged and go no further: none of them may keep a meter from being driven."""
+
+    def __init__(self, station: Station) -> None:
+        self._station = station
+
+    def publish_powermeter(self, value: Powermeter) -> None:
+        """Pass on a live value."""
+        self._guard(lambda: self._station.publish_powermeter(value))
+
+    def publish_public_key(self, key: str) -> None:
+        """Pass on the key."""
+        self._guard(lambda: self._station.publish_public_key(key))
+
+    def raise_error(self, error: StationError) -> None:
+        """Pass on an error that is raised."""
+        self._guard(lambda: self._station.raise_error(error))
+
+    def clear_error(self, error: StationError) -> None:
+        """Pass on an error that is cleared."""
+        self._guard(lambda: self._station.clear_error(error))
+
+    @staticmethod
+    def _guard(call: Callable[[], None]) -> None:
+        try:
+            call()
+        except Exception:  # noqa: BLE001  whatever a station does wrong must not stop the meter from being driven
+            _log.exception("the station did not take what was published")

@@ -1,0 +1,61 @@
+"""Time for the driver. Its monotonic clock is the event loop's own, so that a loop with virtual time drives it."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from dataclasses import dataclass
+
+
+def now_s() -> float:
+    """Return the loop's monotonic time, seconds."""
+    return asyncio.get_running_loop().time()
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """A moment by which all of something has to be over; handed to every wait and request in it.
+
+    Attributes:
+        at_s: the moment, on the loop's clock.
+    """
+
+    at_s: float
+
+    @classmethod
+    def after(cls, delay_s: float) -> Deadline:
+        """Return the deadline so many seconds from now."""
+        return cls(now_s() + delay_s)
+
+    def within(self, delay_s: float) -> Deadline:
+        """Return this deadline, or the one so many seconds from now if that is earlier."""
+        return Deadline(min(self.at_s, now_s() + delay_s))
+
+    @property
+    def left_s(self) -> float:
+        """Seconds left, never negative."""
+        return max(0.0, self.at_s - now_s())
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing is left."""
+        return now_s() >= self.at_s
+
+
+class Schedule:
+    """A fixed grid of moments. One that was missed is skipped, so the grid never drifts and never catches up."""
+
+    def __init__(self, period_s: float) -> None:
+        self._period_s = period_s
+        self._origin_s = now_s()
+        self.next_s = self._origin_s + period_s
+
+    @property
+    def due(self) -> bool:
+        """Whether the next moment has come."""
+        return now_s() >= self.next_s
+
+    def advance(self) -> None:
+        """Go on to the first moment of the grid that is still to come."""
+        passed = math.floor((now_s() - self._origin_s) / self._period_s)
+        self.next_s = self._origin_s + (passed + 1) * self._period_s

@@ -1,0 +1,287 @@
+"""The station's vocabulary: the types of EVerest's interface `powermeter`, under EVerest's names.
+
+Values are exact (`Decimal`) until `to_json` makes them what a station is given: plain JSON types, times in RFC 3339.
+`from_json` of a request takes what a station sent and refuses what the interface does not allow.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from iem_dcr.errors import RequestError, printable
+from iem_dcr.meter_time import rfc3339
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+    from decimal import Decimal
+
+IDENTIFICATION_STATUS = ("ASSIGNED", "NOT_ASSIGNED")
+IDENTIFICATION_LEVEL = (
+    "NONE",
+    "HEARSAY",
+    "TRUSTED",
+    "VERIFIED",
+    "CERTIFIED",
+    "SECURE",
+    "MISMATCH",
+    "INVALID",
+    "OUTDATED",
+    "UNKNOWN",
+)
+IDENTIFICATION_ERROR_LEVELS = ("MISMATCH", "INVALID", "OUTDATED", "UNKNOWN")
+IDENTIFICATION_FLAGS = (
+    "RFID_NONE",
+    "RFID_PLAIN",
+    "RFID_RELATED",
+    "RFID_PSK",
+    "OCPP_NONE",
+    "OCPP_RS",
+    "OCPP_AUTH",
+    "OCPP_RS_TLS",
+    "OCPP_AUTH_TLS",
+    "OCPP_CACHE",
+    "OCPP_WHITELIST",
+    "OCPP_CERTIFIED",
+    "ISO15118_NONE",
+    "ISO15118_PNC",
+    "PLMN_NONE",
+    "PLMN_RING",
+    "PLMN_SMS",
+)
+IDENTIFICATION_TYPE = (
+    "NONE",
+    "DENIED",
+    "UNDEFINED",
+    "ISO14443",
+    "ISO15693",
+    "EMAID",
+    "EVCCID",
+    "EVCOID",
+    "ISO7812",
+    "CARD_TXN_NR",
+    "CENTRAL",
+    "CENTRAL_1",
+    "CENTRAL_2",
+    "LOCAL",
+    "LOCAL_1",
+    "LOCAL_2",
+    "PHONE_NUMBER",
+    "KEY_CODE",
+)
+MAX_IDENTIFICATION_FLAGS = 4
+
+_REQUEST_KEYS = frozenset(
+    {
+        "evse_id",
+        "transaction_id",
+        "identification_status",
+        "identification_level",
+        "identification_flags",
+        "identification_type",
+        "identification_data",
+        "tariff_text",
+    }
+)
+
+
+class TransactionRequestStatus(StrEnum):
+    """How a start or stop went."""
+
+    OK = "OK"
+    NOT_SUPPORTED = "NOT_SUPPORTED"
+    UNEXPECTED_ERROR = "UNEXPECTED_ERROR"
+
+
+@dataclass(frozen=True, slots=True)
+class Powermeter:
+    """One live value.
+
+    Attributes:
+        timestamp: when the meter measured it.
+        meter_id: serial number of the meter.
+        energy_wh_import: cumulative import register, watt hours, exact.
+        energy_wh_export: cumulative export register, watt hours, exact; None for a meter without one.
+        power_w: watts; positive is import.
+        voltage_v: volts.
+        current_a: amperes.
+    """
+
+    timestamp: datetime
+    meter_id: str
+    energy_wh_import: Decimal
+    energy_wh_export: Decimal | None
+    power_w: Decimal
+    voltage_v: Decimal
+    current_a: Decimal
+
+    def to_json(self) -> dict[str, object]:
+        """Return EVerest's type Powermeter in plain JSON types. The one place where energy becomes a float."""
+        value: dict[str, object] = {
+            "timestamp": rfc3339(self.timestamp),
+            "meter_id": self.meter_id,
+            "energy_Wh_import": {"total": float(self.energy_wh_import)},
+            "power_W": {"total": float(self.power_w)},
+            "voltage_V": {"DC": float(self.voltage_v)},
+            "current_A": {"DC": float(self.current_a)},
+        }
+        if self.energy_wh_export is not None:
+            value["energy_Wh_export"] = {"total": float(self.energy_wh_export)}
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class SignedMeterValue:
+    """A signed receipt on its way to the station.
+
+    Attributes:
+        signed_meter_data: the OCMF tuple, byte for byte as the meter gave it.
+        public_key: hex of DER SubjectPublicKeyInfo, or "" while it is not known.
+        timestamp: time of the last reading in the tuple, or None where it has none.
+    """
+
+    signed_meter_data: str
+    public_key: str
+    timestamp: datetime | None
+
+    def to_json(self) -> dict[str, object]:
+        """Return EVerest's type SignedMeterValue. The method is empty because the tuple names it in SA (OCA)."""
+        value: dict[str, object] = {
+            "signed_meter_data": self.signed_meter_data,
+            "signing_method": "",
+            "encoding_method": "OCMF",
+        }
+        if self.public_key:
+            value["public_key"] = self.public_key
+        if self.timestamp is not None:
+            value["timestamp"] = rfc3339(self.timestamp)
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class TransactionReq:
+    """A station's request to begin a transaction. The fields are EVerest's; "" or None where one may be absent."""
+
+    evse_id: str
+    transaction_id: str
+    identification_status: str
+    identification_type: str
+    identification_flags: tuple[str, ...] = ()
+    identification_level: str | None = None
+    identification_data: str | None = None
+    tariff_text: str | None = None
+
+    @classmethod
+    def from_json(cls, value: object) -> TransactionReq:
+        """Read a request as a station sends it.
+
+        Raises:
+            RequestError: a field is missing, unknown, or not one of the values EVerest's type allows.
+        """
+        if not isinstance(value, dict):
+            raise RequestError(f"a TransactionReq is an object, not {printable(repr(value), limit=40)}")
+        unknown = sorted(str(key) for key in value if key not in _REQUEST_KEYS)
+        if unknown:
+            raise RequestError(f"a TransactionReq has no field {printable(', '.join(unknown))}")
+        flags = value.get("identification_flags")
+        if not isinstance(flags, list):
+            raise RequestError("identification_flags has to be a list")
+        if len(flags) > MAX_IDENTIFICATION_FLAGS:
+            raise RequestError(f"identification_flags has {len(flags)} flags; {MAX_IDENTIFICATION_FLAGS} are allowed")
+        for flag in flags:
+            _one_of("identification_flags", flag, IDENTIFICATION_FLAGS)
+        return cls(
+            evse_id=_text(value, "evse_id"),
+            transaction_id=_text(value, "transaction_id"),
+            identification_status=_choice(value, "identification_status", IDENTIFICATION_STATUS),
+            identification_type=_choice(value, "identification_type", IDENTIFICATION_TYPE),
+            identification_flags=tuple(flags),
+            identification_level=_choice(value, "identification_level", IDENTIFICATION_LEVEL)
+            if value.get("identification_level") is not None
+            else None,
+            identification_data=_optional_text(value, "identification_data"),
+            tariff_text=_optional_text(value, "tariff_text"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TransactionStartResponse:
+    """Answer to a start.
+
+    Attributes:
+        status: OK; NOT_SUPPORTED (EVerest charges on, unsigned) or UNEXPECTED_ERROR.
+        error: the reason, when the status is not OK.
+    """
+
+    status: TransactionRequestStatus
+    error: str = ""
+
+    def to_json(self) -> dict[str, object]:
+        """Return EVerest's type TransactionStartResponse."""
+        value: dict[str, object] = {"status": self.status.value}
+        if self.error:
+            value["error"] = self.error
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class TransactionStopResponse:
+    """Answer to a stop.
+
+    Attributes:
+        status: OK, with ``signed_meter_value``; or UNEXPECTED_ERROR, with ``error``.
+        signed_meter_value: the receipt.
+        error: the reason, when the status is not OK.
+    """
+
+    status: TransactionRequestStatus
+    signed_meter_value: SignedMeterValue | None = None
+    error: str = ""
+
+    def to_json(self) -> dict[str, object]:
+        """Return EVerest's type TransactionStopResponse."""
+        value: dict[str, object] = {"status": self.status.value}
+        if self.signed_meter_value is not None:
+            value["signed_meter_value"] = self.signed_meter_value.to_json()
+        if self.error:
+            value["error"] = self.error
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class StationError:
+    """An error of the interface `powermeter`, as it is raised at a station.
+
+    Attributes:
+        type: ``powermeter/CommunicationFault`` or ``powermeter/VendorError``.
+        sub_type: which of them.
+        message: what happened.
+    """
+
+    type: str
+    sub_type: str
+    message: str
+
+
+def _text(value: Mapping[str, object], key: str) -> str:
+    text = value.get(key)
+    if not isinstance(text, str):
+        raise RequestError(f"{key} is missing" if text is None else f"{key} has to be a text")
+    return text
+
+
+def _optional_text(value: Mapping[str, object], key: str) -> str | None:
+    return None if value.get(key) is None else _text(value, key)
+
+
+def _choice(value: Mapping[str, object], key: str, choices: tuple[str, ...]) -> str:
+    return _one_of(key, _text(value, key), choices)
+
+
+def _one_of(key: str, value: object, choices: tuple[str, ...]) -> str:
+    if not isinstance(value, str) or value not in choices:
+        shown = printable(repr(value), limit=40)
+        raise RequestError(f"{key} is {shown}: expected one of {', '.join(choices)}")
+    return value

@@ -1,0 +1,307 @@
+"""Reading receipts: any text becomes a receipt or a ReceiptError, and what a receipt says is what its tuple says."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from iem_dcr.errors import ReceiptError
+from iem_dcr.ocmf import Reading, Receipt, find_tuple, parse
+
+BEGIN = {
+    "TM": "2024-10-27T02:30:00,125+0200 S", "TX": "B", "EF": "", "ST": "G",
+    "RV": "00000012.500", "RI": "1-b:1.8.e", "RU": "kWh", "RT": "DC",
+}  # fmt: skip
+END = {"TM": "2024-10-27T02:45:00,250+0100 S", "TX": "E", "RV": "00000020.125"}
+
+
+def tuple_of(*readings: object, **fields: object) -> str:
+    payload = {"FV": "1.0", "MS": "1TEST0001", "ID": "04A1|B2", "PG": "T7", "TT": "0,42 €/kWh | night"}
+    return (
+        f"OCMF|{json.dumps(payload | fields | {'RD': list(readings)}, ensure_ascii=False)}|{json.dumps({'SD': '00'})}"
+    )
+
+
+TUPLE = tuple_of(BEGIN, END)
+any_text = st.text(st.characters(exclude_categories=()))
+any_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | any_text,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(any_text, inner, max_size=4),
+    max_leaves=8,
+)
+reading_values = st.sampled_from([
+    "B", "E", "P", "G", "1-b:1.8.e", "1-b:2.8.e", "1-0:1.8.0", "kWh", "Wh", "00000012.500", "9" * 40, "1e99", "-0",
+    "2024-10-27T02:30:00,125+0200 S", "9999-12-31T23:59:59,999-2359 U", 12, -0.5, 1e300,
+])  # fmt: skip
+rows = st.lists(
+    st.dictionaries(
+        st.sampled_from([f.name for f in dataclasses.fields(Reading)]), reading_values | any_json, max_size=8
+    )
+    | any_json,
+    max_size=6,
+)
+
+
+def touch(receipt: Receipt) -> None:
+    """Read everything a receipt offers, so that anything that raises shows."""
+    for name in ("pagination", "meter_serial", "identification", "algorithm", "begin", "end", "energy_wh"):
+        getattr(receipt, name)
+    assert receipt.text.encode().startswith(b"OCMF|" + receipt.signed + b"|")
+    assert hash(receipt) == hash(receipt)
+    assert repr(receipt)
+
+
+def refusal(text: str) -> str | None:
+    """Why a text is refused, or None where it is a receipt."""
+    try:
+        parse(text)
+    except ReceiptError as error:
+        return str(error)
+    return None
+
+
+def try_parse(text: str) -> None:
+    find_tuple(text)
+    refused = refusal(text)
+    if refused is not None:
+        assert refused.isprintable()
+        return
+    receipt = parse(text)
+    touch(receipt)
+    assert find_tuple(receipt.text) == receipt.text
+    assert parse(receipt.text) == receipt
+
+
+@given(any_text)
+def test_any_text_is_a_receipt_or_a_receipt_error(text: str) -> None:
+    try_parse(text)
+    try_parse(f"OCMF|{text}")
+    try_parse(f'OCMF|{{"FV":"{text}"}}|{{"SD":"{text}"}}')
+
+
+@given(st.lists(st.tuples(st.integers(0, len(TUPLE)), st.integers(0, 5), any_text | st.sampled_from('|{}[]",\\')),
+                min_size=1, max_size=6))  # fmt: skip
+def test_mutated_tuples_are_receipts_or_receipt_errors(edits: list[tuple[int, int, str]]) -> None:
+    text = TUPLE
+    for at, cut, put in edits:
+        text = text[:at] + put + text[at + cut :]
+    try_parse(text)
+
+
+@given(any_json, any_json)
+def test_sections_of_any_json_are_receipts_or_receipt_errors(payload: object, signature: object) -> None:
+    try_parse(f"OCMF|{json.dumps(payload)}|{json.dumps(signature)}")
+
+
+@given(rows)
+def test_readings_of_anything_are_read(rd: list[object]) -> None:
+    text = f"OCMF|{json.dumps({'RD': rd})}|{{}}"
+    try_parse(text)
+    if "NaN" not in text and "Infinity" not in text:
+        assert len(parse(text).readings) == len(rd)
+
+
+@given(any_text, st.integers(1, 4))
+def test_a_tuple_is_found_in_json_as_it_is(text: str, depth: int) -> None:
+    whole = f'OCMF| {{"TT":{json.dumps(text)}}}\n|\t{{"SD":""}}'
+    wrapper: object = whole
+    for level in range(depth):
+        wrapper = {"a": level, "b": [wrapper]} if level % 2 else [wrapper]
+    assert find_tuple(json.dumps(wrapper)) == whole
+    assert find_tuple(f'  "{whole}"}}') == whole
+
+
+def test_what_a_receipt_says() -> None:
+    receipt = parse(f" {TUPLE}\n")
+    assert receipt.text == TUPLE
+    assert receipt.signed == TUPLE.removeprefix("OCMF|").removesuffix('|{"SD": "00"}').encode()
+    assert receipt.payload["TT"] == "0,42 €/kWh | night"
+    assert (receipt.pagination, receipt.meter_serial, receipt.identification) == ("T7", "1TEST0001", "04A1|B2")
+    assert receipt.algorithm == "ECDSA-secp256r1-SHA256"
+    assert receipt.energy_wh == Decimal(7625)
+
+
+def test_omitted_fields_are_those_of_the_reading_before() -> None:
+    begin, end = parse(TUPLE).readings
+    assert end == dataclasses.replace(begin, TM=end.TM, TX="E", RV=Decimal("20.125"))
+    assert begin.TM is not None
+    assert end.TM is not None
+    assert (end.TM.instant - begin.TM.instant).total_seconds() == 75 * 60 + 0.125
+
+
+def test_a_row_that_is_no_object_hands_nothing_on() -> None:
+    readings = parse(tuple_of(BEGIN, None, {"TX": "E"})).readings
+    assert readings[1:] == (Reading(), Reading(TX="E"))
+
+
+def test_an_unreadable_field_is_not_taken_from_the_reading_before() -> None:
+    odd = {"TM": "yesterday", "TX": 5, "RV": "NaN", "RU": ["kWh"], "ST": "\ud800"}
+    escaped = json.dumps({"RD": [BEGIN, odd]})
+    reading = parse(f"OCMF|{escaped}|{{}}").readings[1]
+    assert reading == Reading(RI="1-b:1.8.e", RT="DC")
+
+
+@pytest.mark.parametrize("tx", ["E", "L", "R", "A", "P"])
+def test_the_last_ending_reading_is_the_end(tx: str) -> None:
+    receipt = parse(tuple_of(BEGIN, {"TX": "C", "RV": 13}, {"TX": "E", "RV": 14}, {"TX": tx, "RV": 15}, {"TX": "S"}))
+    assert receipt.end == receipt.readings[3]
+    assert receipt.energy_wh == Decimal(2500)
+
+
+def test_export_is_not_counted_as_import() -> None:
+    export = {"RI": "1-b:2.8.e", "RV": "99.000"}
+    receipt = parse(tuple_of(BEGIN | export, BEGIN, BEGIN | END, export))
+    assert receipt.begin == receipt.readings[1]
+    assert receipt.end == receipt.readings[2]
+    assert receipt.energy_wh == Decimal(7625)
+
+
+@pytest.mark.parametrize(("register", "counts"), [
+    ("1-b:1.8.e", True), ("1-0:1.8.0", True), ("01-00:01.08.00.FF", True), ("1-0:1.8.0*255", True), ("1.8.0", True),
+    ("1-b:2.8.e", False), ("1-0:21.8.0", False), ("1-0:1.7.0", False), ("7-0:1.8.0", False),
+    ("transaction_1-b:1.8.e", False), ("", False),
+])  # fmt: skip
+def test_import_registers(*, register: str, counts: bool) -> None:
+    receipt = parse(tuple_of(BEGIN | {"RI": register}, END))
+    assert receipt.energy_wh == (Decimal(7625) if counts else None)
+    assert (receipt.begin is None) is not counts
+
+
+def test_two_tariff_registers_are_not_subtracted_from_each_other() -> None:
+    receipt = parse(tuple_of(BEGIN | {"RI": "1-0:1.8.1"}, END | {"RI": "1-0:1.8.2"}))
+    assert receipt.end is None
+    assert receipt.energy_wh is None
+
+
+@pytest.mark.parametrize(("begin", "end", "energy_wh"), [
+    ({"RV": 0.1}, {"RV": 0.3}, Decimal(200)),
+    ({"RV": "7", "RU": "Wh"}, {"RV": "8.250"}, Decimal("1.25")),
+    ({"RV": "0.999"}, {"RV": "1500", "RU": "Wh"}, Decimal(501)),
+    ({"RV": "1" + "0" * 39}, {"RV": "1" + "0" * 38 + "1." + "0" * 39 + "1"}, Decimal("1000." + "0" * 36 + "1")),
+    ({"RV": "20.125"}, {"RV": "12.5"}, Decimal(-7625)),
+    ({"RU": "mOhm"}, {}, None),
+    ({"RV": None}, {"RV": "1"}, None),
+    ({"RV": True}, {"RV": "1"}, None),
+    ({"RV": "1"}, {"RV": "1,5"}, None),
+    ({"RV": "1"}, {"RV": "9" * 41}, None),
+    ({"RV": "1"}, {"RV": "\u0661"}, None),
+    ({"TX": "C"}, {}, None),
+    ({}, {"TX": "C"}, None),
+])  # fmt: skip
+def test_energy_is_the_exact_difference(
+    begin: dict[str, object], end: dict[str, object], energy_wh: Decimal | None
+) -> None:
+    assert parse(tuple_of(BEGIN | begin, END | end)).energy_wh == energy_wh
+
+
+def test_fields_that_are_no_strings_are_none() -> None:
+    receipt = parse('OCMF|{"PG":4,"MS":null,"ID":["x"],"RD":{"TX":"B"}}|{"SA":1}')
+    assert (receipt.pagination, receipt.meter_serial, receipt.identification) == (None, None, None)
+    assert receipt.algorithm is None
+    assert receipt.readings == ()
+    assert (receipt.begin, receipt.end, receipt.energy_wh) == (None, None, None)
+
+
+def test_an_id_that_cannot_be_written_is_none() -> None:
+    assert parse(r'OCMF|{"ID":"\ud800"}|{}').identification is None
+
+
+def test_white_space_between_the_values_is_signed_as_it_is() -> None:
+    receipt = parse('OCMF| {"PG":"T1",\r\n\t"RD":[]}\n|\n{"SD":\t"00"} \n')
+    assert receipt.signed == b' {"PG":"T1",\r\n\t"RD":[]}\n'
+    assert receipt.text.endswith('{"SD":\t"00"}')
+
+
+def test_a_control_character_in_a_text_is_let_through() -> None:
+    assert parse('OCMF|{"TT":"a\tb\x01"}|{}').payload["TT"] == "a\tb\x01"
+
+
+@pytest.mark.parametrize(("text", "says"), [
+    ("", "no 'OCMF|'"),
+    ("{}", "no 'OCMF|'"),
+    ('{"ocmf":"none"}', "no 'OCMF|'"),
+    ("OCMF|", "payload section is not JSON"),
+    ("OCMF|[]|{}", "payload section is not a JSON object"),
+    ("OCMF|{}", "no signature section"),
+    ("OCMF|{}{}", "no signature section"),
+    ("OCMF|{}|", "signature section is not JSON"),
+    ('OCMF|{}|"{}"', "signature section is not a JSON object"),
+    (TUPLE[:-1], "signature section is not JSON"),
+    (TUPLE[:60], "payload section is not JSON"),
+    ('OCMF|{"PG":"T1","PG":"T2"}|{}', "'PG' is given twice"),
+    ('OCMF|{"PG":"T1","P\\u0047":"T2"}|{}', "'PG' is given twice"),
+    ('OCMF|{"RD":[{"RV":1,"RV":2}]}|{}', "'RV' is given twice"),
+    ('OCMF|{}|{"SD":"00","SD":"11"}', "'SD' is given twice"),
+    ('OCMF|{"RV":NaN}|{}', "NaN"),
+    ('OCMF|{"RV":-Infinity}|{}', "-Infinity"),
+    ('OCMF|{"ID":"\ud800"}|{}', "surrogate"),
+    ('OCMF|{}|{"SD":"\udfff"}', "surrogate"),
+    (f'OCMF|{{"RV":{"9" * 5000}}}|{{}}', "too large"),
+    (f'OCMF|{{"RV":1e{"9" * 30}}}|{{}}', "too large"),
+])  # fmt: skip
+def test_what_is_no_tuple_is_refused_with_its_reason(text: str, says: str) -> None:
+    with pytest.raises(ReceiptError) as caught:
+        parse(text)
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize("text", [
+    'OCMF|{"RD":' + "[" * 10_000 + "]" * 10_000 + "}|{}",
+    'OCMF|{"RD":' + '{"a":' * 10_000 + "1" + "}" * 10_000 + "}|{}",
+    'OCMF|{"RD":' + "[" * 900 + "]" * 900 + "}|" + '{"SA":' + "[" * 900 + "]" * 900 + "}",
+    "[" * 10_000 + '"OCMF|{}|{}"' + "]" * 10_000,
+    "[" * 10_000_000,
+    "OCMF|" * 2_000_000,
+    'OCMF|{"a":"' * 1_000_000,
+    'OCMF|{"TT":"' + "x" * 10_000_000 + '"}|{}',
+    'OCMF|{"TT":"' + "x" * 10_000_000,
+    'OCMF|{"RV":0.' + "7" * 10_000_000 + "}|{}",
+    json.dumps(["OCMF|{"] * 200_000),
+    "OCMF|{" + ",".join(f'"{n}":{n}' for n in range(300_000)) + ',"299999":0}|{}',
+], ids=lambda text: f"{text[:12]}…{len(text)}")  # fmt: skip
+def test_deep_and_long_texts(text: str) -> None:
+    try_parse(text)
+
+
+def test_ten_megabytes_in_a_text_field_are_a_receipt() -> None:
+    receipt = parse('OCMF|{"PG":"T1","TT":"' + "|" * 10_000_000 + '"}|{}')
+    assert receipt.pagination == "T1"
+    assert len(receipt.signed) == 10_000_000 + len('{"PG":"T1","TT":""}')
+
+
+def test_a_damaged_tuple_is_handed_on_from_its_header() -> None:
+    assert find_tuple(f"body: {TUPLE[:-4]} \n") == TUPLE[:-4]
+
+
+def test_an_ambiguous_tuple_is_still_found() -> None:
+    text = 'OCMF|{"PG":"T1","PG":NaN}|{}'
+    assert find_tuple(f"{{{text}}}") == text
+
+
+def test_of_several_strings_the_first_whole_tuple_is_found() -> None:
+    wrapped = json.dumps(
+        {"about": "begins with OCMF|", "cut": TUPLE[:50], "data": {"first": TUPLE, "next": "OCMF|{}|{}"}}
+    )
+    assert find_tuple(wrapped) == TUPLE
+
+
+def test_a_second_tuple_behind_the_first_is_cut_off() -> None:
+    assert find_tuple(f"{TUPLE}\n{tuple_of()}") == TUPLE
+
+
+@pytest.mark.parametrize("text", ["", "42", "null", '"no tuple"', '{"OCMF|": 1}', "OCMF", "ocmf|{}|{}"])
+def test_without_the_header_nothing_is_found(text: str) -> None:
+    assert find_tuple(text) is None
+
+
+def test_a_receipt_is_frozen_and_equal_by_its_text() -> None:
+    receipt = parse(TUPLE)
+    assert receipt == parse(json.dumps(TUPLE))
+    assert receipt != parse(tuple_of(BEGIN))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        receipt.text = ""  # type: ignore[misc]  # that it cannot be set is what is tested
