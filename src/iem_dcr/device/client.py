@@ -101,11 +101,11 @@ class MeterClient:
         """GET /gw: charge point type and id, and the clock."""
         return await self._get("/gw", messages.gateway, timeout_s)
 
-    async def set_gw(self, CT: str, CI: str, TM: str, *, timeout_s: float | None = None) -> None:  # noqa: N803
+    async def set_gw(self, CT: str, CI: str, TM: str, *, timeout_s: float | None = None) -> None:
         """POST /gw: set charge point type and id and the clock; accepted once per power-up."""
         await self._post("/gw", {"CT": CT, "CI": CI, "TM": TM}, timeout_s)
 
-    async def set_tariff(self, TT: str, *, timeout_s: float | None = None) -> None:  # noqa: N803
+    async def set_tariff(self, TT: str, *, timeout_s: float | None = None) -> None:
         """POST /tariff: set the tariff text."""
         await self._post("/tariff", {"TT": TT}, timeout_s)
 
@@ -121,7 +121,7 @@ class MeterClient:
         """GET /datetime: the meter's clock."""
         return await self._get("/datetime", messages.datetime_answer, timeout_s)
 
-    async def set_datetime(self, TM: str, *, timeout_s: float | None = None) -> None:  # noqa: N803
+    async def set_datetime(self, TM: str, *, timeout_s: float | None = None) -> None:
         """POST /datetime: set the clock."""
         await self._post("/datetime", {"TM": TM}, timeout_s)
 

@@ -1,7 +1,7 @@
 """Initialisation of a meter, and what is due to it: charge point, clock, tariff text, public key.
 
-`Setup.initialise` asks; `Setup.make_up` sends what is due, and sends nothing while a transaction runs. What could not be
-sent stays due.
+`Setup.initialise` asks; `Setup.make_up` sends what is due, and sends nothing while a transaction runs. What could not
+be sent stays due.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from iem_dcr.device.messages import Gateway
 from iem_dcr.driver.meter import seconds_since
 from iem_dcr.driver.texts import signable_tariff
 from iem_dcr.driver.timing import now_s
-from iem_dcr.errors import MeterError, NotUnderstoodError, ReceiptError, RefusedError, printable
+from iem_dcr.errors import MeterError, ReceiptError, RefusedError, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +28,8 @@ FIRST_SANE_YEAR = 2025
 GW_WAITS_FOR_CLOCK_S = 60.0
 CLOCK_TOLERANCE = timedelta(seconds=5)
 CLOCK_TRIES_EVERY_S = 60.0
-KEY_TRIES_EVERY_S = 10.0
+TRIES_EVERY_S = 10.0
+"""How often something that failed is tried again on the meter's own account; a command tries at once."""
 GW_TRIES = 3
 
 
@@ -39,7 +40,7 @@ class Setup:
         initialised: every question of the initialisation was answered since the meter was last in doubt.
         gw_due: CT is empty: charge point and clock have to be sent with POST /gw.
         tariff_due: TT_initial has to be sent.
-        powered_up_at_s: when the meter was first found with an empty CT, on the loop's clock; None if it never was.
+        found_powered_up_s: when this process first met the meter, on the loop's clock, if its CT was empty then.
     """
 
     def __init__(self, meter: Meter, noticed: Callable[[Receipt], None]) -> None:
@@ -47,7 +48,7 @@ class Setup:
         self.initialised = False
         self.gw_due = False
         self.tariff_due = False
-        self.powered_up_at_s: float | None = None
+        self.found_powered_up_s: float | None = None
         self._meter = meter
         self._noticed = noticed
         self._zone = meter.settings.zone()
@@ -57,6 +58,8 @@ class Setup:
         self._clock_set_s: float | None = None
         self._clock_tried_s: float | None = None
         self._gw_wanted_s: float | None = None
+        self._gw_tried_s: float | None = None
+        self._tariff_tried_s: float | None = None
         self._key_tried_s: float | None = None
         self._reported: Gateway | None = None
         if self._zone.warning:
@@ -83,9 +86,11 @@ class Setup:
         meter.gateway = gateway
         meter.exchanged = False
         if not gateway.is_set:
-            if not self.gw_due or self.powered_up_at_s is None:
+            if not self.gw_due:
                 meter.log.info("serial %s: powered up, not set up yet", printable(value.MS))
-                self.powered_up_at_s = now_s()
+                self._gw_tried_s = None
+            if self._first:
+                self.found_powered_up_s = now_s()
             self.gw_due = True
             self.tariff_due = bool(self._TT)
         else:
@@ -121,7 +126,7 @@ class Setup:
     @property
     def key_wanted(self) -> bool:
         """Whether it is time to ask for the public key again."""
-        return not self._meter.public_key and seconds_since(self._key_tried_s) >= KEY_TRIES_EVERY_S
+        return not self._meter.public_key and seconds_since(self._key_tried_s) >= TRIES_EVERY_S
 
     async def ask_for_last_tuple(self, deadline: Deadline) -> None:
         """Learn the PG of the last tuple. Where there is no answer, `Meter.last_PG` becomes None."""
@@ -153,7 +158,7 @@ class Setup:
         if self.gw_due:
             return
         if self.tariff_due:
-            await self._send_tariff(deadline)
+            await self.send_tariff(deadline)
         if self._clock_wanted():
             await self._send_clock(deadline)
 
@@ -163,9 +168,11 @@ class Setup:
         meter = self._meter
         if meter.running or meter.wrong or not self.initialised:
             return False
-        return (self.gw_due and not self._gw_waits()) or self.tariff_due or self._clock_wanted()
+        if self.gw_due:
+            return not self._gw_waits() and seconds_since(self._gw_tried_s) >= TRIES_EVERY_S
+        return (self.tariff_due and seconds_since(self._tariff_tried_s) >= TRIES_EVERY_S) or self._clock_wanted()
 
-    # --- charge point --------------------------------------------------------------------------------------------------
+    # --- charge point ---
 
     async def _send_gw(self, deadline: Deadline) -> None:
         if self._gw_waits():
@@ -173,6 +180,7 @@ class Setup:
                 "the host's clock", "the host's clock says %s: POST /gw waits for a set one", self._meter.wall().date()
             )
             return
+        self._gw_tried_s = now_s()
         for attempt in range(GW_TRIES):
             try:
                 if await self._try_gw(deadline):
@@ -206,11 +214,13 @@ class Setup:
             self._gw_wanted_s = None
             self._clock_due = not is_sane or refusal is not None
             self._clock_set_s = now_s()
+            self._clock_tried_s = None if self._clock_due else self._clock_set_s
             self._report_set(gateway, refusal, is_sane=is_sane)
             return True
         if isinstance(refusal, RefusedError) and not refusal.may_have_acted:
             self._refused(refusal)
-            await self._send_clock(deadline)
+            if self._clock_wanted():
+                await self._send_clock(deadline)
             raise refusal
         return False
 
@@ -229,8 +239,8 @@ class Setup:
         settings = self._meter.settings
         self._meter.log.failure(
             "POST /gw",
-            "%s. CT and CI in the meter are empty, configured are CT %s and CI %s; only a power cycle of the meter lets "
-            "them be set",
+            "%s. CT and CI in the meter are empty, configured are CT %s and CI %s; only a power cycle of the meter "
+            "lets them be set",
             refusal.brief,
             settings.CT,
             settings.CI,
@@ -247,8 +257,8 @@ class Setup:
             meter.log.info("already set up: CT %s, CI %s", CT, CI)
         else:
             meter.log.warning(
-                "CT and CI are frozen in the meter as CT %s and CI %s; configured are CT %s and CI %s. Only a power cycle "
-                "of the meter changes them",
+                "CT and CI are frozen in the meter as CT %s and CI %s; configured are CT %s and CI %s. Only a power "
+                "cycle of the meter changes them",
                 CT,
                 CI,
                 settings.CT,
@@ -263,7 +273,7 @@ class Setup:
             self._gw_wanted_s = now_s()
         return seconds_since(self._gw_wanted_s) < GW_WAITS_FOR_CLOCK_S
 
-    # --- clock and tariff ------------------------------------------------------------------------------------------------
+    # --- clock and tariff ---
 
     def _host_is_sane(self) -> bool:
         sane = self._meter.wall().year >= FIRST_SANE_YEAR
@@ -272,16 +282,19 @@ class Setup:
         return sane
 
     @property
-    def clock_is_off(self) -> bool:
-        """Whether the meter's clock was more than 5 s off the host's at the last live value."""
+    def clock_wants_setting(self) -> bool:
+        """Whether the meter's clock was more than 5 s off the host's at the last live value and may be set now."""
         off = self._meter.clock_off
-        return off is not None and abs(off) > CLOCK_TOLERANCE
+        is_off = off is not None and abs(off) > CLOCK_TOLERANCE
+        return is_off and not self._meter.running and self._clock_may_be_set()
+
+    def _clock_may_be_set(self) -> bool:
+        return self._host_is_sane() and seconds_since(self._clock_tried_s) >= CLOCK_TRIES_EVERY_S
 
     def _clock_wanted(self) -> bool:
-        if not self._host_is_sane() or seconds_since(self._clock_tried_s) < CLOCK_TRIES_EVERY_S:
-            return False
         interval_s = self._meter.settings.datetime_resync_interval * 3600
-        return self._clock_due or self.clock_is_off or seconds_since(self._clock_set_s) >= interval_s
+        is_due = self._clock_due or seconds_since(self._clock_set_s) >= interval_s
+        return self.clock_wants_setting or (is_due and self._clock_may_be_set())
 
     async def _send_clock(self, deadline: Deadline) -> None:
         meter = self._meter
@@ -297,22 +310,25 @@ class Setup:
         self._clock_due = False
         self._clock_set_s = now_s()
 
-    async def _send_tariff(self, deadline: Deadline) -> None:
+    async def send_tariff(self, deadline: Deadline) -> None:
+        """Send TT_initial. A failure is logged."""
         meter = self._meter
+        self._tariff_tried_s = now_s()
         try:
             await meter.client.set_tariff(self._TT, timeout_s=deadline.left_s)
-        except (RefusedError, NotUnderstoodError) as error:
-            meter.log.warning("the tariff text was not taken: %s", error.brief)
         except MeterError as error:
-            # It stays due: sent again harmlessly as long as nothing runs.
             meter.log.failure("the tariff text", "the tariff text was not set: %s", error.brief)
-            return
-        meter.log.recovered("the tariff text")
+            # What is not plainly refused stays due: a text may be set twice as long as nothing runs.
+            if not isinstance(error, RefusedError) or error.may_have_acted:
+                return
+        else:
+            meter.log.recovered("the tariff text")
         self.tariff_due = False
 
     def tariff_was_changed(self) -> None:
         """Take note that a transaction had a tariff text of its own: TT_initial is due again after it."""
         self.tariff_due = bool(self._TT)
+        self._tariff_tried_s = None
 
 
 def warn_of_changed_text(meter: Meter, key: str, given: str, signed: str) -> None:

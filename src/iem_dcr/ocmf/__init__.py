@@ -8,6 +8,16 @@ from __future__ import annotations
 from iem_dcr.ocmf.keys import public_key_der_hex
 from iem_dcr.ocmf.receipt import Reading, Receipt, parse
 from iem_dcr.ocmf.tuple_text import find_tuple
-from iem_dcr.ocmf.verify import Outcome, Verification, verify
+from iem_dcr.ocmf.verify import Outcome, Verification, prepare, verify
 
-__all__ = ["Outcome", "Reading", "Receipt", "Verification", "find_tuple", "parse", "public_key_der_hex", "verify"]
+__all__ = [
+    "Outcome",
+    "Reading",
+    "Receipt",
+    "Verification",
+    "find_tuple",
+    "parse",
+    "prepare",
+    "public_key_der_hex",
+    "verify",
+]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
+import importlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -63,6 +65,12 @@ def verify(receipt: Receipt, public_key: str) -> Verification:
     return Verification(
         Outcome.INVALID, "the signature does not match: the data was changed, or the key is another meter's"
     )
+
+
+def prepare() -> None:
+    """Import ``cryptography`` ahead of the first check: it takes a while, so it belongs in a worker thread."""
+    with contextlib.suppress(ImportError):
+        importlib.import_module("iem_dcr.ocmf.ecdsa")
 
 
 def _curve(algorithm: str | None) -> Curve:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from iem_dcr.errors import ConfigError, printable
 from iem_dcr.simulator.answer import Answer, json_answer
 from iem_dcr.simulator.faults import Fault
+from iem_dcr.simulator.options import LARGEST_LOAD, LONGEST_OFF_S, LONGEST_SKEW_S, number_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,7 +78,7 @@ def _power_cycle(meter: SimulatedMeter, body: bytes) -> Controlled:
     for name, value in (_object(body) if body.strip() else {}).items():
         if name not in times:
             raise ConfigError([f"{printable(name)}: expects {' and '.join(times)}"])
-        times[name] = _seconds(name, value, 86_400)
+        times[name] = number_in(name, value, 0, LONGEST_OFF_S)
     answer = json_answer({"reachable_after_s": sum(times.values())})
     return Controlled(answer, lambda: meter.power_cycle(**times))
 
@@ -86,7 +87,7 @@ def _set(meter: SimulatedMeter, body: bytes) -> Controlled:
     changes = _object(body)
     then: list[Callable[[], None]] = []
     if "clock_skew_s" in changes:
-        skew_s = _seconds("clock_skew_s", changes.pop("clock_skew_s"), 1e9, negative=True)
+        skew_s = number_in("clock_skew_s", changes.pop("clock_skew_s"), -LONGEST_SKEW_S, LONGEST_SKEW_S)
         then.append(lambda: meter.shift_clock(skew_s))
     if "load" in changes:
         then.append(_load(meter, changes.pop("load")))
@@ -101,8 +102,8 @@ def _load(meter: SimulatedMeter, value: object) -> Callable[[], None]:
         return meter.clear_load
     if not isinstance(value, dict) or value.keys() != {"current_a", "voltage_v"}:
         raise ConfigError(["load: expects null or an object with the keys current_a and voltage_v"])
-    current_a = _number("current_a", value["current_a"], -1e6, 1e6)
-    voltage_v = _number("voltage_v", value["voltage_v"], 0, 1e6)
+    current_a = number_in("current_a", value["current_a"], -LARGEST_LOAD, LARGEST_LOAD)
+    voltage_v = number_in("voltage_v", value["voltage_v"], 0, LARGEST_LOAD)
     return lambda: meter.set_load(current_a, voltage_v)
 
 
@@ -119,16 +120,6 @@ def _object(body: bytes) -> dict[str, object]:
     if not isinstance(value, dict):
         raise ConfigError(["the body is not an object"])
     return value
-
-
-def _seconds(name: str, value: object, most: float, *, negative: bool = False) -> float:
-    return _number(name, value, -most if negative else 0, most)
-
-
-def _number(name: str, value: object, least: float, most: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= most:
-        raise ConfigError([f"{name}: expects a number from {least:g} to {most:g}"])
-    return float(value)
 
 
 def _error(status: int, *reasons: str) -> Controlled:

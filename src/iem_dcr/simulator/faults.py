@@ -71,7 +71,7 @@ class Fault:
     def _problems(self) -> Iterable[str]:
         if self.kind not in get_args(FaultKind):
             yield f"kind: {printable(repr(self.kind))} is not one of {', '.join(get_args(FaultKind))}"
-        if not isinstance(self.node, str) or (self.node != "*" and not self.node.startswith("/")):
+        if not _line(self.node) or not (self.node == "*" or self.node.startswith("/")):
             yield 'node: expects a node like "/receipt", or "*"'
         if self.method not in _METHODS:
             yield f"method: expects one of {', '.join(_METHODS)}"
@@ -79,13 +79,13 @@ class Fault:
             yield "count: expects a whole number, at least 1"
         if self.status is not None and not (_whole(self.status) and 400 <= self.status <= 599):
             yield "status: expects an HTTP status from 400 to 599"
-        if not isinstance(self.body, str) or not self.body.isprintable():
+        if not _line(self.body):
             yield "body: expects text in one line"
         if self.delay_s is not None and not (_number(self.delay_s) and 0 <= self.delay_s <= 86_400):
             yield "delay_s: expects seconds, from 0 to 86400"
-        if not isinstance(self.acts, bool):
+        if not _truth(self.acts):
             yield "acts: expects true or false"
-        elif self.acts and self.kind not in _MAY_ACT:
+        if self.acts and self.kind not in _MAY_ACT:
             yield f"acts: has a meaning for {' and '.join(_MAY_ACT)} only"
 
     @classmethod
@@ -153,6 +153,14 @@ class FaultPlan:
     def as_json(self) -> list[dict[str, object]]:
         """Return what is left, with ``count`` the requests still to be hit."""
         return [asdict(fault) | {"count": left} for fault, left in self._left]
+
+
+def _line(value: object) -> bool:
+    return isinstance(value, str) and value.isprintable()
+
+
+def _truth(value: object) -> bool:
+    return isinstance(value, bool)
 
 
 def _whole(value: object) -> bool:

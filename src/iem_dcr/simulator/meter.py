@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from dataclasses import asdict, dataclass
-from math import isfinite
 from typing import TYPE_CHECKING
 
-from iem_dcr.errors import ConfigError
 from iem_dcr.simulator import energy, nodes
 from iem_dcr.simulator.answer import TEXT_TYPE, Answer, RefusalError
 from iem_dcr.simulator.faults import FaultPlan
-from iem_dcr.simulator.options import SimulatorOptions
+from iem_dcr.simulator.options import LARGEST_LOAD, LONGEST_OFF_S, LONGEST_SKEW_S, SimulatorOptions, number_in
 from iem_dcr.simulator.signing import Signer
 from iem_dcr.simulator.state import EPSILON_S, MeterState
 
@@ -23,9 +21,6 @@ if TYPE_CHECKING:
     from iem_dcr.simulator.record import SignedRecord
 
 _REQUESTS_KEPT = 1000
-_LONGEST_S = 86_400.0
-_LARGEST = 1e6
-_LONGEST_SHIFT_S = 1e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,18 +101,20 @@ class SimulatedMeter:
 
     def shift_clock(self, by_s: float) -> None:
         """Make the meter's clock wrong by so many seconds, until it is set again."""
-        _in_range("clock_skew_s", by_s, -_LONGEST_SHIFT_S, _LONGEST_SHIFT_S)
+        number_in("clock_skew_s", by_s, -LONGEST_SKEW_S, LONGEST_SKEW_S)
         self._advance()
         self._state.clock.shift(by_s)
 
     def set_load(self, current_a: float, voltage_v: float) -> None:
-        """Let a constant load flow from now on, transaction or not; it survives a power cycle.
+        """Let a constant load flow from now on, transaction or not.
+
+        It survives a power cycle, and until it is cleared no transaction brings a charging curve of its own.
 
         Raises:
             ConfigError: a value is no number or out of all proportion, or the voltage is negative.
         """
-        _in_range("current_a", current_a, -_LARGEST, _LARGEST)
-        _in_range("voltage_v", voltage_v, 0.0, _LARGEST)
+        number_in("current_a", current_a, -LARGEST_LOAD, LARGEST_LOAD)
+        number_in("voltage_v", voltage_v, 0, LARGEST_LOAD)
         self._state.set_manual_load(energy.constant(current_a, voltage_v), self._advance())
 
     def clear_load(self) -> None:
@@ -132,8 +129,8 @@ class SimulatedMeter:
         Raises:
             ConfigError: a time is negative or longer than a day.
         """
-        _in_range("off_s", off_s, 0.0, _LONGEST_S)
-        _in_range("boot_s", boot_s, 0.0, _LONGEST_S)
+        number_in("off_s", off_s, 0, LONGEST_OFF_S)
+        number_in("boot_s", boot_s, 0, LONGEST_OFF_S)
         now_s = self._advance()
         if self._power_up_at_s is None:
             self._state.cut_power(now_s)
@@ -220,9 +217,3 @@ class SimulatedMeter:
             self._power_up_at_s = None
         self._state.sign_due(now_s)
         return now_s
-
-
-def _in_range(name: str, value: float, least: float, most: float) -> None:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not least <= value <= most or not isfinite(value):
-        raise ConfigError([f"{name}: expects a number from {least:g} to {most:g}"])

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta, timezone
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args, get_origin, get_type_hints
 
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec  # noqa: TC002  # get_type_hints looks it up
 
 from iem_dcr.errors import ConfigError, printable
 
@@ -22,6 +22,10 @@ OBIS_CODES = (TOTAL_IMPORT, TOTAL_EXPORT, TRANSACTION_IMPORT, TRANSACTION_EXPORT
 SECP256R1_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 
 ReceiptAnswer = Literal["refuse", "nothing", "previous"]
+
+LARGEST_LOAD = 1e6
+LONGEST_OFF_S = 86_400.0
+LONGEST_SKEW_S = 1e9
 
 _LARGEST = {int: 1e9, float: 1e6}
 _START_VALUES = ("import_wh", "export_wh", "pagination")
@@ -80,6 +84,7 @@ class SimulatorOptions:
         connections: keep-alive; close after each answer; close an idle one after ``idle_s``; drop a connection on
             which a second request comes, without acting on that.
         idle_s: see ``connections``.
+        expect_continue: ``Expect: 100-continue`` is answered; else the client waits in vain before it sends its body.
     """
 
     MS: str = "1SIM0000000042"
@@ -129,6 +134,7 @@ class SimulatorOptions:
 
     connections: Literal["keep-alive", "close", "drop-idle", "drop-reused"] = "keep-alive"
     idle_s: float = 0.5
+    expect_continue: bool = True
 
     def __post_init__(self) -> None:
         """Check every value.
@@ -136,13 +142,17 @@ class SimulatorOptions:
         Raises:
             ConfigError: with one line for each value that does not fit.
         """
-        problems = [problem for name, hint in _hints().items() if (problem := _problem(name, getattr(self, name), hint))]
+        problems = [
+            problem for name, hint in _hints().items() if (problem := _problem(name, getattr(self, name), hint))
+        ]
         if not problems and self.clock_at_power_up.utcoffset() is None:
             problems.append("clock_at_power_up: has no offset from UTC; write it like 2000-01-01T00:00:00+01:00")
         if not problems and (set(self.RD_rows) - set(OBIS_CODES) or len(set(self.RD_rows)) < len(self.RD_rows)):
             problems.append(f"RD_rows: expects each of these at most once: {', '.join(OBIS_CODES)}")
         if isinstance(self.private_key, int) and not 0 < self.private_key < SECP256R1_ORDER:
-            problems.append("private_key: the secret number of a secp256r1 key is at least 1 and below the curve's order")
+            problems.append(
+                "private_key: the secret number of a secp256r1 key is at least 1 and below the curve's order"
+            )
         if problems:
             raise ConfigError(problems)
 
@@ -165,6 +175,17 @@ class SimulatorOptions:
         """Return the options as JSON types, without the private key."""
         values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "private_key"}
         return values | {"clock_at_power_up": self.clock_at_power_up.isoformat(), "RD_rows": list(self.RD_rows)}
+
+
+def number_in(name: str, value: object, least: float, most: float) -> float:
+    """Check a number from outside.
+
+    Raises:
+        ConfigError: it is no number, or outside of the range.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= most:
+        raise ConfigError([f"{name}: expects a number from {least:g} to {most:g}"])
+    return float(value)
 
 
 def _hints() -> dict[str, object]:
@@ -191,7 +212,7 @@ def _problem(name: str, value: object, hint: object) -> str:
     if not _fits(value, hint):
         return f"{name}: {printable(repr(value))} is not {_expected(hint)}"
     if isinstance(value, (int, float)) and name != "private_key":
-        if abs(value) > _LARGEST[int if hint is int else float]:
+        if not abs(value) <= _LARGEST[int if hint is int else float]:
             return f"{name}: {printable(value)} is out of all proportion"
         if value < 0 and name not in _MAY_BE_NEGATIVE:
             return f"{name}: {printable(value)} is negative"
@@ -208,8 +229,7 @@ def _fits(value: object, hint: object) -> bool:
         return isinstance(value, tuple) and all(isinstance(item, str) for item in value)
     if hint in (int, float):
         allowed = int if hint is int else (int, float)
-        # NaN is unequal to itself
-        return isinstance(value, allowed) and not isinstance(value, bool) and bool(value == value)  # noqa: PLR0124
+        return isinstance(value, allowed) and not isinstance(value, bool)
     if isinstance(value, str):
         return hint is str and value.isprintable()
     return isinstance(value, cast("type", hint))

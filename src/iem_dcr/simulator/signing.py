@@ -26,15 +26,11 @@ class Signer:
 
     def public_key_text(self, form: str) -> str:
         """Write PK: "der" is hex of SubjectPublicKeyInfo with its head in lower case, "raw" is X‖Y in upper case."""
-        point = self.public_key.public_bytes(
-            serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint
-        )
+        point = self.public_key.public_bytes(serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint)
         coordinates = point[1:].hex().upper()
         if form == "raw":
             return coordinates
-        info = self.public_key.public_bytes(
-            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-        )
+        info = self.public_key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
         return info[: -len(point) + 1].hex() + coordinates
 
     def sign(self, payload: bytes, encoding: str) -> str:

@@ -111,9 +111,7 @@ class MeterState:
         self.begun += 1
         if self._manual_load is None:
             options = self.options
-            load = energy.charging(
-                options.current_a, options.voltage_v, options.charge_s, after_s=options.load_delay_s
-            )
+            load = energy.charging(options.current_a, options.voltage_v, options.charge_s, after_s=options.load_delay_s)
             self.energy.connect(load, now_s)
 
     def end(self, now_s: float) -> None:
@@ -186,9 +184,7 @@ class MeterState:
         self.unsigned = None
 
     def _reading(self, code: str, now_s: float) -> Reading:
-        return Reading(
-            self.time_text(now_s), code, self.error_flags, self.options.ST, self.energy.registers(now_s)
-        )
+        return Reading(self.time_text(now_s), code, self.error_flags, self.options.ST, self.energy.registers(now_s))
 
     def _repeated(self, reason: str) -> None:
         if self.options.repeated_receipt == "refuse":

@@ -1,0 +1,371 @@
+"""The driver of one meter: one task owns it and does everything in turn, commands before ticks.
+
+A command waits for what is under way, except for a question to the meter that has been in flight for half a second:
+that gives way. One deadline covers a command from the call to the answer, and whatever happens there is an answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from iem_dcr import ocmf
+from iem_dcr.device.client import MeterClient
+from iem_dcr.driver.ending import Ending
+from iem_dcr.driver.meter import Meter, seconds_since
+from iem_dcr.driver.receipts import MemorySink, Receipts
+from iem_dcr.driver.setup import TRIES_EVERY_S, Setup
+from iem_dcr.driver.starting import Starting
+from iem_dcr.driver.station import GuardedStation
+from iem_dcr.driver.stopping import Stopping
+from iem_dcr.driver.timing import Deadline, Schedule, now_s
+from iem_dcr.errors import MeterError
+from iem_dcr.powermeter import TransactionRequestStatus, TransactionStartResponse, TransactionStopResponse
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from iem_dcr.config import Settings
+    from iem_dcr.device.messages import Gateway, MeterValue
+    from iem_dcr.driver.station import ReceiptSink, Station
+    from iem_dcr.powermeter import TransactionReq
+
+START_S = 30.0
+STOP_S = 60.0
+ANSWER_MARGIN_S = 0.5
+"""How much earlier than its deadline a command's own work ends, so that its answer is the one that is given."""
+LIVE_VALUE_EVERY_S = 1.0
+GIVES_WAY_AFTER_S = 0.5
+UNWANTED_S = 10.0
+"""How much time one try to end an unwanted transaction may take; a command waits for it."""
+
+QUESTION_S = 60.0
+"""Bound of a question of several requests; each of them has its own, shorter one."""
+
+R = TypeVar("R")
+Q = TypeVar("Q")
+
+
+@dataclass(slots=True)
+class _Command(Generic[R]):
+    """A command on its way to the task that owns the meter.
+
+    Attributes:
+        work: does it by the deadline.
+        deadline: by which it is answered, whatever happens.
+        failed: makes the answer for one that could not be done, from a reason.
+        nobody_heard: called when it was done and its caller had got another answer meanwhile.
+        answer: where its caller waits.
+    """
+
+    work: Callable[[Deadline], Coroutine[None, None, R]]
+    deadline: Deadline
+    failed: Callable[[str], R]
+    nobody_heard: Callable[[R | None], None]
+    answer: asyncio.Future[R] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether nobody has been given an answer yet."""
+        return not self.answer.done()
+
+    def give(self, result: R) -> None:
+        """Answer, unless that was done."""
+        if self.answer.done():
+            self.nobody_heard(result)
+        else:
+            self.answer.set_result(result)
+
+
+class _GaveWayError(Exception):
+    """A question to the meter was given up in favour of a command."""
+
+
+class MeterDriver:
+    """Drives one meter for a station.
+
+    `run` is the task that owns the meter; it goes on until it is cancelled and may be started again.
+    `start_transaction` and `stop_transaction` may be called from any task of the same loop; they never raise and always
+    answer within 30 s and 60 s.
+
+    Args:
+        settings: of this meter.
+        station: gets live values, key and errors. Its methods must not block.
+        sink: keeps every receipt before it is handed over; without one the latest are kept in memory.
+        wall: the host's clock, for tests; aware datetimes.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        station: Station,
+        *,
+        sink: ReceiptSink | None = None,
+        wall: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        client = MeterClient(settings.ip_address, settings.port_http, timeout_s=settings.command_timeout_ms / 1000)
+        self._meter = Meter(settings, client, GuardedStation(station), wall)
+        self._receipts = Receipts(self._meter, sink or MemorySink())
+        self._setup = Setup(self._meter, self._receipts.notice)
+        self._ending = Ending(self._meter, self._setup, self._receipts, self._pause)
+        self._starting = Starting(self._meter, self._setup, self._receipts, self._ending, self._pause)
+        self._stopping = Stopping(self._meter, self._setup, self._receipts, self._ending, self._pause)
+        self._queue: deque[_Command[Any]] = deque()
+        self._arrived: asyncio.Event | None = None
+        self._schedule: Schedule | None = None
+        self._next_reach_s = 0.0
+        self._adopted_s: float | None = None
+        self._preparing: asyncio.Future[None] | None = None
+
+    @property
+    def address(self) -> str:
+        """Address of the meter, ``host:port``."""
+        return self._meter.client.address
+
+    @property
+    def value(self) -> MeterValue | None:
+        """The last live value, as the meter gave it."""
+        return self._meter.value
+
+    @property
+    def gateway(self) -> Gateway | None:
+        """Charge point type and id in the meter, or None before it was asked."""
+        return self._meter.gateway
+
+    @property
+    def public_key(self) -> str:
+        """Hex of the meter's DER key, or "" before it is known."""
+        return self._meter.public_key
+
+    # --- the station's commands ---
+
+    async def start_transaction(self, request: TransactionReq) -> TransactionStartResponse:
+        """Begin a transaction; answers within 30 s. Never raises."""
+
+        def failed(why: str) -> TransactionStartResponse:
+            return TransactionStartResponse(TransactionRequestStatus.UNEXPECTED_ERROR, why)
+
+        def nobody_heard(response: TransactionStartResponse | None) -> None:
+            if response is None:
+                self._receipts.refuse(request.transaction_id)
+            elif response.status is TransactionRequestStatus.OK:
+                self._ending.watch = True
+
+        async def work(deadline: Deadline) -> TransactionStartResponse:
+            return await self._starting.start(request, deadline)
+
+        return await self._do(_Command(work, Deadline.after(START_S), failed, nobody_heard))
+
+    async def stop_transaction(self, transaction_id: str) -> TransactionStopResponse:
+        """End a transaction and return its signed receipt; answers within 60 s. Never raises."""
+
+        def failed(why: str) -> TransactionStopResponse:
+            return TransactionStopResponse(TransactionRequestStatus.UNEXPECTED_ERROR, error=why)
+
+        def nobody_heard(response: TransactionStopResponse | None) -> None:
+            begun = self._receipts.begun
+            if response is None and begun is not None and transaction_id in ("", begun.id):
+                self._ending.watch = True
+
+        async def work(deadline: Deadline) -> TransactionStopResponse:
+            return await self._stopping.stop(transaction_id, deadline)
+
+        return await self._do(_Command(work, Deadline.after(STOP_S), failed, nobody_heard))
+
+    async def _do(self, command: _Command[R]) -> R:
+        if self._arrived is None:
+            return command.failed("the driver is not running")
+        self._queue.append(command)
+        self._arrived.set()
+        try:
+            done, _ = await asyncio.wait({command.answer}, timeout=command.deadline.left_s)
+        except asyncio.CancelledError:
+            command.answer.cancel()
+            raise
+        if not done:
+            command.answer.set_result(command.failed("the meter did not do it in time"))
+        return command.answer.result()
+
+    # --- the task that owns the meter ---
+
+    async def run(self) -> None:
+        """Own the meter until cancelled. Every command that then waits is answered, and connections are closed."""
+        self._arrived = asyncio.Event()
+        try:
+            while True:
+                if self._queue:
+                    await self._serve(self._queue.popleft())
+                else:
+                    await self._idle()
+        finally:
+            self._arrived = None
+            self._schedule = None
+            while self._queue:
+                command = self._queue.popleft()
+                if command.is_waited_for:
+                    command.answer.set_result(command.failed("the driver is stopping"))
+            if self._preparing is not None:
+                await asyncio.gather(self._preparing, return_exceptions=True)
+            await self._meter.client.close()
+
+    async def _serve(self, command: _Command[R]) -> None:
+        if not command.is_waited_for:
+            command.nobody_heard(None)
+            return
+        try:
+            result = await command.work(Deadline(command.deadline.at_s - ANSWER_MARGIN_S))
+        except asyncio.CancelledError:
+            if command.is_waited_for:
+                command.answer.set_result(command.failed("the driver is stopping"))
+            raise
+        except Exception as error:
+            self._meter.log.exception("a command failed")
+            result = command.failed(f"internal error: {type(error).__name__}")
+        command.give(result)
+
+    async def _idle(self) -> None:
+        """Wait for the next tick or the next command; do what is due at a tick."""
+        if self._schedule is None and self._meter.reached:
+            self._next_reach_s = now_s()
+        next_s = self._schedule.next_s if self._schedule is not None else self._next_reach_s
+        if now_s() < next_s:
+            await self._wait_for_command(next_s - now_s())
+            return
+        try:
+            if self._schedule is None:
+                await self._reach()
+            else:
+                await self._tick(self._schedule)
+        except _GaveWayError:
+            self._meter.log.debug("a question to the meter gave way to a command")
+
+    async def _wait_for_command(self, delay_s: float) -> None:
+        if self._arrived is None:
+            return
+        self._arrived.clear()
+        try:
+            async with asyncio.timeout(delay_s):
+                await self._arrived.wait()
+        except TimeoutError:
+            return
+
+    async def _reach(self) -> None:
+        """Try to reach a meter that has not answered yet; when it does, initialise it and publish a first value."""
+        if not await self._initialise() and not self._meter.reached:
+            return
+        self._schedule = Schedule(LIVE_VALUE_EVERY_S)
+        await self._make_up()
+        if await self._question(self._poll):
+            await self._keep_house()
+
+    async def _tick(self, schedule: Schedule) -> None:
+        """Make the scheduled reading, and do what is due."""
+        try:
+            is_good = await self._question(self._poll)
+        finally:
+            schedule.advance()
+        if is_good:
+            await self._keep_house()
+
+    async def _poll(self, deadline: Deadline) -> bool:
+        if not await self._meter.poll(deadline):
+            return False
+        begun = self._receipts.begun
+        if self._meter.running and begun is None:
+            # Somebody else's: whatever it leaves as the last tuple is not known.
+            self._meter.last_PG = None
+        elif not self._meter.running and begun is not None and begun.ended_s is None:
+            begun.ended_s = now_s()
+        if self._preparing is None and self._meter.settings.verify_receipts:
+            self._preparing = asyncio.get_running_loop().run_in_executor(None, ocmf.prepare)
+        return True
+
+    async def _keep_house(self) -> None:
+        """Do what is due after a good reading; nothing as soon as a command waits."""
+        meter, setup, receipts = self._meter, self._setup, self._receipts
+        in_doubt = not setup.initialised or meter.doubted or meter.exchanged
+        # A clock that is off may be that of a meter which was power-cycled between two readings.
+        if (in_doubt or setup.clock_wants_setting) and now_s() >= self._next_reach_s:
+            await self._initialise()
+        if self._queue:
+            return
+        if receipts.begun is not None and receipts.begun.ended_s is not None:
+            await self._look_for_receipt()
+        if self._ending.watch and meter.running:
+            await self._ending.end_unwanted(Deadline.after(UNWANTED_S))
+        if self._queue:
+            return
+        if setup.key_wanted:
+            await self._question(setup.ask_for_key)
+        await self._make_up()
+
+    async def _initialise(self) -> bool:
+        self._next_reach_s = now_s() + self._meter.settings.resilience_initial_connection_retry_delay / 1000
+        try:
+            await self._question(self._setup.initialise)
+        except MeterError as error:
+            self._meter.log.failure("the initialisation", "not initialised: %s", error.brief)
+            return False
+        if not self._meter.doubted:
+            self._next_reach_s = now_s()
+        await self._receipts.adopt(Deadline.after(UNWANTED_S))
+        return True
+
+    async def _make_up(self) -> None:
+        if self._queue or not self._setup.anything_due:
+            return
+        try:
+            await self._setup.make_up(Deadline.after(UNWANTED_S))
+        except MeterError as error:
+            self._meter.log.failure("POST /gw", "not set up: %s", error.brief)
+
+    async def _look_for_receipt(self) -> None:
+        """Look now and then for the receipt of a transaction that ended and whose stop has not had it."""
+        if seconds_since(self._adopted_s) < TRIES_EVERY_S:
+            return
+        self._adopted_s = now_s()
+        await self._question(self._setup.ask_for_last_tuple)
+        await self._receipts.adopt(Deadline.after(UNWANTED_S))
+
+    async def _question(self, ask: Callable[[Deadline], Coroutine[None, None, Q]]) -> Q:
+        """Ask the meter something that changes nothing, and give way to a command after half a second."""
+        task = asyncio.ensure_future(ask(Deadline.after(QUESTION_S)))
+        try:
+            done, _ = await asyncio.wait({task}, timeout=GIVES_WAY_AFTER_S)
+            if not done:
+                await self._until_done_or_command(task)
+            if not task.done():
+                raise _GaveWayError
+            return task.result()
+        finally:
+            if not task.done():
+                task.cancel()
+                await asyncio.wait({task})
+
+    async def _until_done_or_command(self, task: asyncio.Future[Q]) -> None:
+        if self._queue or self._arrived is None:
+            return
+        self._arrived.clear()
+        arrival = asyncio.ensure_future(self._arrived.wait())
+        either: set[asyncio.Future[Any]] = {task, arrival}
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            arrival.cancel()
+            await asyncio.wait({arrival})
+
+    async def _pause(self, delay_s: float, deadline: Deadline) -> None:
+        """Wait within a command, and make the scheduled readings meanwhile, so that live values and faults go on."""
+        end = deadline.within(delay_s)
+        while not end.passed:
+            schedule = self._schedule
+            to_tick_s = schedule.next_s - now_s() if schedule is not None else float("inf")
+            if schedule is None or to_tick_s >= end.left_s:
+                await asyncio.sleep(end.left_s)
+                return
+            await asyncio.sleep(max(0.0, to_tick_s))
+            await self._poll(deadline)
+            schedule.advance()

@@ -1,0 +1,177 @@
+"""Ending a transaction and getting its receipt; and what beginning and ending have in common."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from iem_dcr.driver.decisions import Conversation, Do, Event, Expected, State
+from iem_dcr.driver.meter import seconds_since
+from iem_dcr.driver.receipts import shown_PG
+from iem_dcr.driver.timing import now_s
+from iem_dcr.errors import MeterError, RefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from iem_dcr.device.messages import MeterValue
+    from iem_dcr.driver.meter import Meter
+    from iem_dcr.driver.receipts import Begun, Receipts
+    from iem_dcr.driver.setup import Setup
+    from iem_dcr.driver.timing import Deadline
+    from iem_dcr.ocmf import Receipt
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One conversation's own counts.
+
+    Attributes:
+        retries: how many refusals in a row are met with another try.
+        refusals: how many there were since something was last accepted.
+        refused_s: when the first refusal came, on the loop's clock.
+        troubled_s: since when the meter does not answer, or cannot be set up; None while it does.
+        why: the last thing that went wrong, for the answer.
+        current: what flowed at the last look, amperes, for the answer; "" for none.
+    """
+
+    retries: int
+    refusals: int = 0
+    refused_s: float | None = None
+    troubled_s: float | None = None
+    why: str = ""
+    current: str = ""
+
+    async def send(self, request: Awaitable[None]) -> Event:
+        """Make a request of a transaction and say what came of it."""
+        try:
+            await request
+        except MeterError as error:
+            self.why = str(error)
+            if error.may_have_acted:
+                return Event.LOST
+            if not isinstance(error, RefusedError):
+                return Event.UNSENT
+            if self.refused_s is None:
+                self.refused_s = now_s()
+            self.refusals += 1
+            return Event.REFUSED if self.refusals <= self.retries else Event.REFUSED_LAST
+        self.refusals = 0
+        return Event.ACCEPTED
+
+    def saw(self, value: MeterValue) -> None:
+        """Take note of a look."""
+        self.current = f"{value.I} A" if value.I else ""
+
+    def trouble_s(self) -> float:
+        """Take note that there is trouble, and return since how many seconds there is."""
+        if self.troubled_s is None:
+            self.troubled_s = now_s()
+        return now_s() - self.troubled_s
+
+    @property
+    def reason(self) -> str:
+        """What went wrong, with the current that was flowing if there was one."""
+        flowing = f"; a current of {self.current} was flowing" if self.current else ""
+        return (self.why or "the meter did not answer in time") + flowing
+
+
+class Ending:
+    """Ends the transactions of one meter.
+
+    Attributes:
+        watch: a transaction that is seen running is one the station does not know of, or wants ended: end it.
+    """
+
+    def __init__(
+        self, meter: Meter, setup: Setup, receipts: Receipts, pause: Callable[[float, Deadline], Awaitable[None]]
+    ) -> None:
+        """``pause(delay_s, deadline)`` waits, and keeps live values going meanwhile."""
+        self.watch = False
+        self._meter = meter
+        self._setup = setup
+        self._receipts = receipts
+        self._pause = pause
+        self._settings = meter.settings
+        self._retry_s = meter.settings.resilience_transaction_request_retry_delay / 1000
+
+    async def end(self, begun: Begun | None, deadline: Deadline) -> tuple[str, Receipt | None]:
+        """End the transaction that was just seen running, and get its receipt.
+
+        Args:
+            begun: what is known of it; None when this process did not begin it.
+            deadline: for all of it.
+
+        Returns:
+            Why there is no receipt, or "", and the receipt, or None. The receipt is yet to be handed over.
+        """
+        meter = self._meter
+        expected = await self._expect(begun, deadline)
+        attempt = Attempt(self._settings.resilience_transaction_request_retries)
+        if meter.value is not None:
+            attempt.saw(meter.value)
+        conversation = Conversation(State.LOOKING_TO_END)
+        do = conversation.process(Event.RUNNING)
+        while do not in (Do.FETCH, Do.SAY_NOT_ENDED):
+            event = Event.GIVE_UP if deadline.passed else await self._step(do, attempt, deadline)
+            do = conversation.process(event)
+        self.watch = do is Do.SAY_NOT_ENDED
+        if self.watch:
+            return f"the transaction was not ended: {attempt.reason}", None
+        if begun is not None and begun.ended_s is None:
+            begun.ended_s = now_s()
+        if begun is None or begun.request.tariff_text:
+            self._setup.tariff_was_changed()
+        await meter.read_and_publish(deadline)
+        receipt = await self._receipts.await_new(expected, deadline, self._pause, just_ended=True)
+        if receipt is None:
+            return "the transaction was ended, and the meter has not given its receipt yet", None
+        return "", receipt
+
+    async def end_unwanted(self, deadline: Deadline) -> None:
+        """End a transaction that runs although the station was told that it does not, and keep its receipt."""
+        begun = self._receipts.begun
+        if begun is not None and self._receipts.is_orphaned(begun):
+            begun = None
+        why, receipt = await self.end(begun, deadline)
+        if receipt is None:
+            self._meter.log.failure("ending an unwanted transaction", "%s", why)
+            return
+        await self._receipts.hand_over(receipt, begun, deadline)
+        self._meter.log.recovered("ending an unwanted transaction")
+        self._meter.log.warning("ended a transaction that nobody waits for: receipt %s", shown_PG(receipt))
+
+    async def _expect(self, begun: Begun | None, deadline: Deadline) -> Expected:
+        """Return what the receipt of the running transaction will show; learn the last PG if it is not known."""
+        meter = self._meter
+        if begun is None:
+            ended = meter.value.TM.instant if meter.value is not None else None
+            if meter.last_PG is None:
+                await self._setup.ask_for_last_tuple(deadline)
+            return Expected(PG_before=meter.last_PG, ended=ended)
+        if begun.expected.PG_before is None:
+            await self._setup.ask_for_last_tuple(deadline)
+            begun.expected = replace(begun.expected, PG_before=meter.last_PG)
+        return begun.expected
+
+    async def _step(self, do: Do, attempt: Attempt, deadline: Deadline) -> Event:
+        if do is Do.END:
+            event = await attempt.send(self._meter.client.end(timeout_s=deadline.left_s))
+            if event is Event.REFUSED_LAST and self._current_may_fall(attempt):
+                return Event.REFUSED
+            return event
+        if do is Do.PAUSE_AND_LOOK:
+            await self._pause(self._retry_s, deadline)
+        try:
+            value = await self._meter.read(deadline)
+        except MeterError as error:
+            self._meter.doubted = True
+            attempt.why = str(error)
+            return Event.UNREADABLE
+        attempt.saw(value)
+        return Event.RUNNING if value.XT else Event.IDLE
+
+    def _current_may_fall(self, attempt: Attempt) -> bool:
+        """Whether a refused end is worth another try because a current still flows."""
+        waited_s = seconds_since(attempt.refused_s)
+        return bool(attempt.current) and waited_s < self._settings.stop_current_wait_ms / 1000

@@ -1,0 +1,178 @@
+"""Stopping a transaction: whatever happened to it, its own receipt is handed over, or none."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from iem_dcr.driver import decisions
+from iem_dcr.driver.decisions import Claim
+from iem_dcr.driver.meter import seconds_since
+from iem_dcr.driver.timing import now_s
+from iem_dcr.errors import MeterError, ReceiptError, printable
+from iem_dcr.powermeter import TransactionRequestStatus, TransactionStopResponse
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from iem_dcr.driver.ending import Ending
+    from iem_dcr.driver.meter import Meter
+    from iem_dcr.driver.receipts import Begun, Receipts
+    from iem_dcr.driver.setup import Setup
+    from iem_dcr.driver.timing import Deadline
+    from iem_dcr.ocmf import Receipt
+    from iem_dcr.powermeter import SignedMeterValue
+
+TRIES_EVERY_S = 1.0
+READ_WAIT_S = 10.0
+"""How long the last tuple is asked for when the meter runs no transaction and does not give it."""
+LATE_RECEIPT_S = 15.0
+"""How long a transaction that ended by itself may take to become a receipt."""
+
+
+class Stopping:
+    """Stops the transactions of one meter."""
+
+    def __init__(
+        self,
+        meter: Meter,
+        setup: Setup,
+        receipts: Receipts,
+        ending: Ending,
+        pause: Callable[[float, Deadline], Awaitable[None]],
+    ) -> None:
+        """``pause(delay_s, deadline)`` waits, and keeps live values going meanwhile."""
+        self._meter = meter
+        self._setup = setup
+        self._receipts = receipts
+        self._ending = ending
+        self._pause = pause
+        self._settings = meter.settings
+        self._retry_s = meter.settings.resilience_transaction_request_retry_delay / 1000
+
+    async def stop(self, transaction_id: str, deadline: Deadline) -> TransactionStopResponse:
+        """End a transaction and return its receipt. Never raises for anything a meter or a station can do."""
+        receipts = self._receipts
+        is_begun = receipts.begun is not None and transaction_id in ("", receipts.begun.id)
+        if transaction_id in receipts.kept and not is_begun:
+            return _stopped(receipts.kept[transaction_id])
+        problem = await self._look_to_stop(deadline)
+        if problem:
+            self._ending.watch = self._ending.watch or is_begun
+            return self._not_stopped(problem)
+        begun = receipts.begun
+        if begun is not None and receipts.is_orphaned(begun) and transaction_id in ("", begun.id):
+            return await self._stop_on_another_meter(begun, deadline)
+        return await self._stop_as_claimed(transaction_id, deadline)
+
+    async def _stop_as_claimed(self, transaction_id: str, deadline: Deadline) -> TransactionStopResponse:
+        receipts = self._receipts
+        begun = receipts.begun
+        claim = decisions.claim(
+            transaction_id,
+            running=self._meter.running,
+            begun=begun.id if begun is not None else None,
+            kept=receipts.kept,
+            refused=receipts.refused,
+        )
+        if claim is Claim.AGAIN:
+            return _stopped(receipts.kept[transaction_id])
+        if claim is Claim.END:
+            return await self._stop_running(begun, transaction_id, deadline)
+        if claim is Claim.AWAIT and begun is not None:
+            return await self._stop_ended(begun, deadline)
+        if claim is Claim.LAST:
+            return await self._last(transaction_id, deadline)
+        if claim is Claim.ANOTHER_RUNS:
+            return self._not_stopped("another transaction runs, which was begun under another id; it goes on")
+        if claim is Claim.END_UNCLAIMED:
+            await self._stop_running(None, "", deadline)
+        return self._not_stopped("no signed transaction for this id")
+
+    async def _look_to_stop(self, deadline: Deadline) -> str:
+        """Read the meter's state, waiting for a meter that does not answer. Returns why it could not be, or ""."""
+        meter = self._meter
+        patience = deadline
+        if self._receipts.begun is None and not meter.running:
+            patience = deadline.within(self._settings.initial_connection_wait_ms / 1000)
+        while True:
+            try:
+                if not meter.reached:
+                    await self._setup.initialise(patience)
+                else:
+                    await meter.read(deadline)
+            except MeterError as error:
+                meter.doubted = True
+                why = f"the meter does not answer: {error}"
+            else:
+                return meter.wrong
+            if patience.passed:
+                return why
+            await self._pause(TRIES_EVERY_S if not meter.reached else self._retry_s, patience)
+
+    async def _stop_running(
+        self, begun: Begun | None, transaction_id: str, deadline: Deadline
+    ) -> TransactionStopResponse:
+        why, receipt = await self._ending.end(begun, deadline)
+        if receipt is None:
+            return self._not_stopped(why)
+        value = await self._receipts.hand_over(receipt, begun, deadline)
+        if begun is None:
+            self._receipts.remember(transaction_id, value)
+        return _stopped(value)
+
+    async def _stop_ended(self, begun: Begun, deadline: Deadline) -> TransactionStopResponse:
+        """Find the receipt of a transaction that does not run any more: only one with a new PG will do."""
+        if begun.ended_s is None:
+            begun.ended_s = now_s()
+        left_s = max(0.0, begun.ended_s + LATE_RECEIPT_S - now_s())
+        receipt = await self._receipts.await_new(
+            begun.expected, deadline.within(max(left_s, TRIES_EVERY_S)), self._pause, just_ended=False
+        )
+        if receipt is None:
+            return self._not_stopped("the meter has no receipt for this transaction")
+        self._ending.watch = False
+        return _stopped(await self._receipts.hand_over(receipt, begun, deadline))
+
+    async def _stop_on_another_meter(self, begun: Begun, deadline: Deadline) -> TransactionStopResponse:
+        if self._meter.running:
+            await self._stop_running(None, "", deadline)
+        return self._not_stopped(
+            f"the meter was exchanged: serial {printable(begun.expected.MS)} has the receipt of this transaction, "
+            f"serial {printable(self._meter.serial)} answers"
+        )
+
+    async def _last(self, transaction_id: str, deadline: Deadline) -> TransactionStopResponse:
+        """Return the last tuple the meter signed. Nothing runs, and this process began nothing that is still open."""
+        patience = deadline.within(READ_WAIT_S)
+        while True:
+            try:
+                receipt = await self._receipts.last(deadline)
+            except (MeterError, ReceiptError) as error:
+                receipt, why, is_final = None, f"the last receipt cannot be read: {error}", patience.passed
+            else:
+                why = "the meter has never signed a transaction"
+                is_final = not self._may_come_late(transaction_id, receipt)
+            if is_final or deadline.passed:
+                break
+            await self._pause(TRIES_EVERY_S, deadline)
+        if receipt is None:
+            return self._not_stopped(why)
+        return _stopped(await self._receipts.hand_over(receipt, None, deadline))
+
+    def _may_come_late(self, transaction_id: str, receipt: Receipt | None) -> bool:
+        """Whether a meter that was powered up just now may still be closing the transaction this stop is for.
+
+        The last tuple would then be an older session's. One that was ended by a power failure is the one itself.
+        """
+        powered_up_s = self._setup.found_powered_up_s
+        if not transaction_id or seconds_since(powered_up_s) >= LATE_RECEIPT_S:
+            return False
+        return receipt is None or not receipt.readings or receipt.readings[-1].TX != "P"
+
+    def _not_stopped(self, why: str) -> TransactionStopResponse:
+        self._meter.log.warning("no receipt for the stop: %s", why)
+        return TransactionStopResponse(TransactionRequestStatus.UNEXPECTED_ERROR, error=why)
+
+
+def _stopped(value: SignedMeterValue) -> TransactionStopResponse:
+    return TransactionStopResponse(TransactionRequestStatus.OK, value)

@@ -1,0 +1,116 @@
+"""The control path: what it does, and what it refuses without having changed anything."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from iem_dcr.simulator.control import control
+from tests.test_simulator_nodes import GW, USER, Bench
+
+
+def send(bench: Bench, method: str, path: str, body: object = None) -> tuple[int, dict[str, Any]]:
+    done = control(bench.meter, method, "/_sim/" + path, b"" if body is None else json.dumps(body).encode())
+    if done.afterwards is not None:
+        done.afterwards()
+    return done.answer.status, json.loads(done.answer.body)
+
+
+def test_state_tells_everything() -> None:
+    bench = Bench()
+    bench.post("/gw", GW)
+    bench.post("/user", USER)
+    record = bench.session()
+    bench.post("/user", USER)
+    bench.begin()
+    bench.wait(1)
+    status, state = send(bench, "GET", "state")
+    assert status == 200
+    assert [one["text"] for one in state["signed"]] == [record.text]
+    assert (state["signed"][0]["import_wh"], state["signed"][0]["PG"]) == (int(record.import_wh), "T1")
+    assert (state["running"], state["signing"], state["begun"], state["ended"]) == (True, False, 2, 1)
+    assert (state["gateway"], state["user"], state["current_a"]) == ({"CT": "Charger", "CI": "DE*SIM*1"}, None, 125)
+    assert state["TM"] == "2026-03-01T12:00:11,000+0200 I"
+    assert state["public_key"] == bench.json("/publickey")["PK"]
+    assert state["options"]["open_at_power_cut"] == "closed"
+    assert state["requests"][0] == {"method": "POST", "node": "/gw", "status": 200, "acted": True}
+
+
+def test_faults_are_added_listed_and_cleared() -> None:
+    bench = Bench()
+    assert send(bench, "POST", "faults", {"kind": "reset"})[0] == 200
+    status, answer = send(bench, "POST", "faults", [{"kind": "stall", "count": 4}, {"kind": "drip"}])
+    assert status == 200
+    assert [fault["kind"] for fault in answer["faults"]] == ["reset", "stall", "drip"]
+    assert send(bench, "GET", "state")[1]["faults"] == answer["faults"]
+    assert send(bench, "DELETE", "faults") == (200, {"faults": []})
+
+
+def test_set_changes_options_clock_and_load() -> None:
+    bench = Bench()
+    bench.post("/gw", GW)
+    changes = {"XC": "0x1", "current_a": 10, "open_at_power_cut": "lost", "clock_at_power_up": "2001-01-01T00:00:00Z"}
+    status, answer = send(
+        bench, "POST", "set", changes | {"clock_skew_s": -3600, "load": {"current_a": 7, "voltage_v": 5}}
+    )
+    assert (status, answer["options"]["open_at_power_cut"]) == (200, "lost")
+    live = bench.json("/metervalue")
+    assert (live["XC"], live["I"], live["P"]) == ("0x1", 7, 35)
+    assert live["TM"] == "2026-03-01T11:00:00,000+0200 I"
+    assert send(bench, "POST", "set", {"load": None})[0] == 200
+    assert bench.json("/metervalue")["I"] == 0
+
+
+def test_power_cycle_has_times_of_its_own() -> None:
+    bench = Bench()
+    assert send(bench, "POST", "power-cycle") == (200, {"reachable_after_s": 5})
+    assert bench.meter.unreachable_for_s == pytest.approx(5)
+    assert send(bench, "POST", "power-cycle", {"boot_s": 0.5}) == (200, {"reachable_after_s": 2.5})
+    assert bench.meter.unreachable_for_s == pytest.approx(2.5)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "reason"),
+    [
+        ("GET", "nothing", None, 404, "no such path; there are /_sim/state"),
+        ("POST", "state", {}, 405, "expects GET"),
+        ("GET", "faults", None, 405, "expects POST or DELETE"),
+        ("POST", "faults", "stall", 400, "fault: expects an object"),
+        ("POST", "faults", [{"kind": "stall"}, {"kind": "nap"}], 400, "kind: 'nap' is not one of"),
+        ("POST", "set", [], 400, "the body is not an object"),
+        ("POST", "set", None, 400, "the body is not JSON"),
+        ("POST", "set", {"XC": 5}, 400, "XC: 5 is not text in one line"),
+        ("POST", "set", {"XC": "0x1", "nonsense": 1}, 400, "nonsense: no such option"),
+        ("POST", "set", {"XC": "0x1", "clock_skew_s": "1"}, 400, "clock_skew_s: expects a number"),
+        ("POST", "set", {"XC": "0x1", "load": 5}, 400, "load: expects null or an object"),
+        ("POST", "set", {"load": {"current_a": 1, "voltage_v": -1}}, 400, "voltage_v: expects a number from 0"),
+        ("POST", "set", {"load": {"current_a": 1, "voltage_v": 1}, "XC": None}, 400, "XC: None is not text"),
+        ("POST", "set", {"clock_skew_s": 5, "ST": 1}, 400, "ST: 1 is not text"),
+        ("POST", "set", {"pagination": 5}, 400, "pagination: can be set at the start only"),
+        ("POST", "power-cycle", {"off": 1}, 400, "off: expects off_s and boot_s"),
+        ("POST", "power-cycle", {"off_s": -1}, 400, "off_s: expects a number from 0"),
+        ("POST", "power-cycle", [1], 400, "the body is not an object"),
+    ],
+)
+def test_bad_input_is_refused_and_changes_nothing(
+    method: str, path: str, body: object, status: int, reason: str
+) -> None:
+    bench = Bench()
+    before = bench.meter.as_json()
+    answered, answer = send(bench, method, path, body)
+    assert answered == status
+    assert answer["error"][0].startswith(reason)
+    assert bench.meter.as_json() == before
+
+
+@given(body=st.binary(max_size=40) | st.sampled_from([b"[" * 100_000, b'{"load": NaN}', b'{"\\ud800": 1}']))
+def test_no_body_brings_it_down(body: bytes) -> None:
+    bench = Bench()
+    for path in ("set", "faults", "power-cycle"):
+        done = control(bench.meter, "POST", "/_sim/" + path, body)
+        assert done.answer.status in (200, 400)
+        json.loads(done.answer.body)

@@ -1,0 +1,103 @@
+"""Loads and the registers they drive."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from iem_dcr.simulator.energy import EnergyPath, Load, charging, constant, kwh_text
+from tests.test_simulator_nodes import Bench
+
+amperes = st.floats(-2000, 2000)
+volts = st.floats(0, 1500)
+seconds = st.floats(0, 1e5)
+loads = st.builds(charging, amperes, volts, st.floats(0, 1e5), after_s=st.floats(0, 100))
+
+
+def summed_wh(load: Load, until_s: float, steps: int = 20_000) -> float:
+    """The same integral by the midpoint rule."""
+    step_s = until_s / steps
+    powers = (load.at((index + 0.5) * step_s) for index in range(steps))
+    return sum(current_a * voltage_v for current_a, voltage_v in powers) * step_s / 3600
+
+
+@given(load=loads, one=seconds, two=seconds)
+def test_energy_never_turns_back(load: Load, one: float, two: float) -> None:
+    first_s, last_s = sorted((one, two))
+    assert abs(load.energy_wh(last_s)) >= abs(load.energy_wh(first_s)) - 1e-6
+    current_a, voltage_v = load.at(last_s)
+    assert voltage_v >= 0
+    assert current_a * load.energy_wh(last_s) >= -1e-6
+
+
+@pytest.mark.parametrize("current_a", [125.0, -40.0])
+@pytest.mark.parametrize("until_s", [0.3, 2.0, 6.5, 8.2, 60.0])
+def test_energy_is_the_integral_of_power(current_a: float, until_s: float) -> None:
+    load = charging(current_a, 400, 8, after_s=0.5)
+    assert load.energy_wh(until_s) == pytest.approx(summed_wh(load, until_s), abs=0.02)
+
+
+@given(
+    load=loads,
+    cuts=st.lists(st.floats(0, 1e5), min_size=1, max_size=6),
+    rest=st.builds(constant, amperes, volts),
+)
+def test_registers_do_not_depend_on_when_they_are_read(load: Load, cuts: list[float], rest: Load) -> None:
+    moments = sorted(cuts)
+    polled, unpolled = EnergyPath(0, 0, 5.0), EnergyPath(0, 0, 5.0)
+    for path in (polled, unpolled):
+        path.connect(load, 5.0)
+    seen = [polled.registers(5.0 + moment) for moment in moments]
+    for path in (polled, unpolled):
+        path.connect(rest, 5.0 + moments[-1])
+    assert polled.registers(2e5) == unpolled.registers(2e5)
+    assert seen == sorted(seen)
+
+
+@given(load=loads, one=seconds, two=seconds, three=seconds)
+def test_energy_adds_up(load: Load, one: float, two: float, three: float) -> None:
+    first_s, middle_s, last_s = sorted((one, two, three))
+    whole = load.energy_wh(last_s) - load.energy_wh(first_s)
+    halves = (load.energy_wh(middle_s) - load.energy_wh(first_s)) + (load.energy_wh(last_s) - load.energy_wh(middle_s))
+    assert whole == pytest.approx(halves, rel=1e-9, abs=1e-6)
+
+
+@given(current_a=amperes, voltage_v=volts, again_at=st.lists(st.floats(0, 3600), max_size=5))
+def test_a_load_connected_again_and_again_is_one_load(
+    current_a: float, voltage_v: float, again_at: list[float]
+) -> None:
+    path = EnergyPath(10**9, 10**9, 0.0)
+    for moment in (0, *sorted(again_at)):
+        path.connect(constant(current_a, voltage_v), moment)
+    import_wh, export_wh = (register - 10**9 for register in path.registers(3600.0))
+    assert import_wh - export_wh == pytest.approx(Decimal(current_a * voltage_v), abs=Decimal("1.001"))
+    assert max(import_wh, -export_wh, key=abs) * Decimal(current_a) >= 0
+
+
+def test_the_curve_has_three_phases() -> None:
+    load = charging(100, 400, 100)
+    assert load.at(0) == (100, 380)
+    assert load.at(59.999) == pytest.approx((100, 400), rel=1e-4)
+    assert load.at(72.5) == pytest.approx((75, 400))
+    assert load.at(92.5) == pytest.approx((30, 400))
+    assert load.at(100) == (0, 0)
+
+
+def test_registers_are_truncated() -> None:
+    bench = Bench(import_wh=0)
+    bench.meter.set_load(10, 360)
+    bench.wait(0.999)
+    assert bench.json("/metervalue")["RD"][0]["RV"] == "00000000.000"
+    bench.wait(0.001)
+    assert bench.json("/metervalue")["RD"][0]["RV"] == "00000000.001"
+
+
+@pytest.mark.parametrize(
+    ("energy_wh", "text"),
+    [(0, "00000000.000"), (446_540, "00000446.540"), (99_999_999_999, "99999999.999"), (10**11 + 7, "00000000.007")],
+)
+def test_register_text(energy_wh: int, text: str) -> None:
+    assert kwh_text(Decimal(energy_wh)) == text

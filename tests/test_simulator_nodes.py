@@ -1,0 +1,375 @@
+"""Each node of the simulated meter against what is known of the real one."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from iem_dcr.simulator import Answer, SignedRecord, SimulatedMeter, SimulatorOptions
+from tests.support.shared import shared
+
+BASE = "/counter/v1/ocmf"
+GW = {"CT": "Charger", "CI": "DE*SIM*1", "TM": "2026-03-01T12:00:00,250+0200"}
+USER = {"IS": True, "IL": "HEARSAY", "IF": ["RFID_PSK"], "IT": "ISO14443", "ID": "0123ABCD", "US": False}
+
+
+@dataclass
+class Clock:
+    now_s: float = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+class Bench:
+    """A meter, the time it lives in, and the shortest way to ask it."""
+
+    def __init__(self, **options: object) -> None:
+        self.clock = Clock()
+        chosen = SimulatorOptions(**cast("dict[str, Any]", {"private_key": 77} | options))
+        self.meter = SimulatedMeter(chosen, monotonic=self.clock)
+
+    def wait(self, seconds: float) -> None:
+        self.clock.now_s += seconds
+
+    def get(self, node: str) -> Answer:
+        return self.meter.handle("GET", BASE + node)
+
+    def json(self, node: str) -> dict[str, Any]:
+        answer = self.get(node)
+        assert answer.status == 200
+        value: dict[str, Any] = json.loads(answer.body)
+        return value
+
+    def post(self, node: str, body: object) -> int:
+        return self.meter.handle("POST", BASE + node, json.dumps(body).encode()).status
+
+    def begin(self) -> int:
+        return self.post("/receipt", {"TX": "B"})
+
+    def end(self) -> int:
+        return self.post("/receipt", {"TX": "E"})
+
+    def session(self) -> SignedRecord:
+        assert self.begin() == 200
+        self.wait(10)
+        assert self.end() == 200
+        self.wait(0.2)
+        return self.meter.signed[-1]
+
+
+def shape(value: object) -> object:
+    """Key order and types of JSON, numbers aside: the meter writes whole ones as integers."""
+    if isinstance(value, dict):
+        return [(key, shape(item)) for key, item in value.items()]
+    if isinstance(value, list):
+        return [shape(item) for item in value]
+    return "number" if isinstance(value, (int, float)) and not isinstance(value, bool) else type(value)
+
+
+@pytest.mark.parametrize("node", ["gw", "metervalue", "publickey"])
+def test_answers_have_the_shape_of_the_genuine_ones(node: str) -> None:
+    genuine = json.loads(shared(f"device/{node}.json").read_text())
+    assert shape(Bench().json(f"/{node}")) == shape(genuine)
+
+
+def test_metervalue_says_what_the_genuine_one_says() -> None:
+    genuine = json.loads(shared("device/metervalue.json").read_text())
+    bench = Bench(clock_at_power_up=datetime.fromisoformat("2024-12-15T22:42:28+02:00"), MS=genuine["MS"])
+    bench.meter.configure(U1=genuine["U1"], XS=genuine["XS"])
+    bench.meter.set_load(genuine["I"], genuine["U2"])
+    ours = bench.json("/metervalue")
+    for row, of_genuine in zip(ours["RD"], genuine["RD"], strict=True):
+        value = "RV" if "RV" in of_genuine else "WV"
+        assert len(row[value]) == len(of_genuine[value])
+        row[value] = of_genuine[value]
+    assert json.dumps(ours) == json.dumps(genuine)
+
+
+def test_public_key_is_written_like_the_genuine_one() -> None:
+    genuine = json.loads(shared("device/publickey.json").read_text())["PK"]
+    ours = Bench().json("/publickey")["PK"]
+    assert (ours[:52], len(ours)) == (genuine[:52], len(genuine))
+    assert ours[52:] == ours[52:].upper()
+    assert Bench(public_key_form="raw").json("/publickey")["PK"] == ours[54:]
+
+
+def test_gw_is_empty_at_power_up_and_taken_once() -> None:
+    bench = Bench()
+    assert bench.json("/gw") == {"CT": "", "CI": "", "TM": "2000-01-01T00:00:00,000+0100 U"}
+    assert bench.post("/gw", {"CT": 1} | GW | {"CI": 2}) == 400
+    assert bench.post("/gw", GW) == 200
+    bench.wait(61.5)
+    assert bench.json("/gw") == {"CT": "Charger", "CI": "DE*SIM*1", "TM": "2026-03-01T12:01:01,000+0200 I"}
+    assert bench.post("/gw", GW | {"CT": "Other"}) == 428
+    assert bench.json("/gw")["CT"] == "Charger"
+    bench.meter.power_cycle(1, 1)
+    bench.wait(2)
+    assert bench.json("/gw") == {"CT": "", "CI": "", "TM": "2000-01-01T00:00:01,000+0100 U"}
+    assert bench.post("/gw", GW) == 200
+
+
+def test_datetime_is_set_and_read_with_the_offset_it_was_written_with() -> None:
+    bench = Bench()
+    assert bench.json("/datetime") == {"TM": "2000-01-01T00:00:00,000+0100 U"}
+    assert bench.json("/metervalue")["EF"] == "t"
+    assert bench.post("/datetime", {"TM": "2026-07-01T23:59:59,900-0330"}) == 200
+    bench.wait(0.2)
+    assert bench.json("/datetime") == {"TM": "2026-07-02T00:00:00,000-0330 I"}
+    assert bench.json("/metervalue")["EF"] == ""
+    assert bench.post("/datetime", {"TM": "2026-07-01T12:00:00,000+0000"}) == 200
+    assert bench.json("/datetime") == {"TM": "2026-07-01T12:00:00,000+0000 I"}
+
+
+def test_the_clock_can_be_wrong_and_its_flag_absent() -> None:
+    bench = Bench(sync_flag=False)
+    bench.post("/gw", GW)
+    bench.meter.shift_clock(-90)
+    assert bench.json("/datetime") == {"TM": "2026-03-01T11:58:30,000+0200"}
+    bench.post("/datetime", {"TM": GW["TM"]})
+    assert bench.json("/datetime") == {"TM": "2026-03-01T12:00:00,000+0200"}
+    bench.meter.shift_clock(1e9)
+    assert bench.json("/datetime")["TM"].startswith("2057-")
+
+
+def test_a_clock_cannot_leave_the_calendar() -> None:
+    bench = Bench()
+    bench.post("/datetime", {"TM": "9999-12-31T00:00:00,000-2300"})
+    bench.post("/datetime", {"TM": "9999-12-31T20:00:00,000+0000"})
+    bench.wait(1e6)
+    assert bench.json("/datetime") == {"TM": "9999-12-31T20:00:00,000+0000 I"}
+
+
+@pytest.mark.parametrize(
+    ("node", "body"),
+    [
+        ("/gw", {}),
+        ("/gw", {"CI": "1", "CT": "2", "TM": GW["TM"]}),
+        ("/gw", GW | {"TM": "2026-03-01T12:00:00,000+0200 I"}),
+        ("/gw", GW | {"TM": "2026-02-30T12:00:00,000+0200"}),
+        ("/gw", GW | {"TM": "2026-03-01T12:00:00+0200"}),
+        ("/gw", GW | {"CT": None}),
+        ("/gw", GW | {"CT": "\ud800"}),
+        ("/gw", [GW]),
+        ("/datetime", {"TM": "now"}),
+        ("/datetime", {"TM": "2026-03-01T12:00:00,000+0200", "X": 1}),
+        ("/tariff", {"TT": 5}),
+        ("/tariff", {"TT": "x" * 251}),
+        ("/user", {key: USER[key] for key in reversed(USER)}),
+        ("/user", {key: value for key, value in USER.items() if key != "US"}),
+        ("/user", USER | {"IS": 1}),
+        ("/user", USER | {"IF": "RFID_PSK"}),
+        ("/user", USER | {"IF": [1]}),
+        ("/user", USER | {"ID": "x" * 41}),
+        ("/user", USER | {"TT": "x" * 251}),
+        ("/user", USER | {"PG": "T1"}),
+        ("/receipt", {"TX": "C"}),
+        ("/receipt", {"TX": ["B"]}),
+        ("/receipt", "B"),
+    ],
+)
+def test_malformed_bodies_are_refused_and_change_nothing(node: str, body: object) -> None:
+    bench = Bench()
+    before = bench.meter.as_json()
+    assert bench.post(node, body) == 400
+    assert {**bench.meter.as_json(), "requests": 0} == {**before, "requests": 0}
+
+
+@given(body=st.binary() | st.recursive(st.text(), st.lists).map(lambda value: json.dumps(value).encode()))
+def test_no_body_brings_it_down(body: bytes) -> None:
+    bench = Bench()
+    for node in ("/gw", "/datetime", "/tariff", "/user", "/receipt"):
+        assert bench.meter.handle("POST", BASE + node, body).status == 400
+    assert bench.meter.handle("POST", BASE + "/gw", b"[" * 100_000).status == 400
+
+
+def test_key_order_can_be_left_free() -> None:
+    bench = Bench(strict_key_order=False)
+    assert bench.post("/user", {key: USER[key] for key in reversed(USER)}) == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/", 404),
+        ("GET", "/metervalue", 404),
+        ("GET", BASE, 404),
+        ("GET", BASE + "/", 404),
+        ("GET", BASE + "/metervalue/", 404),
+        ("GET", "/counter/v2/ocmf/metervalue", 404),
+        ("GET", "/counter/v2/ocmf/transaction", 404),
+        ("POST", BASE + "/metervalue", 405),
+        ("DELETE", BASE + "/receipt", 405),
+        ("GET", BASE + "/user", 405),
+        ("GET", BASE + "/tariff", 405),
+        ("POST", BASE + "/transaction", 405),
+    ],
+)
+def test_unknown_paths_and_wrong_methods(method: str, path: str, status: int) -> None:
+    assert Bench().meter.handle(method, path).status == status
+
+
+def test_newer_firmware_has_transaction_elsewhere() -> None:
+    bench = Bench(firmware="v2")
+    text = bench.session().text
+    assert bench.get("/transaction").status == 404
+    assert bench.meter.handle("GET", "/counter/v2/ocmf/transaction").body.decode() == text
+    assert bench.json("/metervalue")["XT"] is False
+
+
+def test_nothing_was_ever_signed() -> None:
+    bench = Bench()
+    assert (bench.get("/transaction").status, bench.get("/receipt").status) == (404, 404)
+
+
+def test_begin_and_end_need_no_current() -> None:
+    bench = Bench()
+    bench.meter.set_load(0.5, 400)
+    assert bench.begin() == 200
+    bench.meter.set_load(-0.6, 400)
+    assert bench.end() == 428
+    bench.meter.clear_load()
+    assert bench.end() == 200
+    bench.wait(1)
+    bench.meter.set_load(0.6, 400)
+    assert bench.begin() == 428
+    bench.meter.configure(activation_threshold_a=0.6)
+    assert bench.begin() == 200
+    assert (bench.meter.begun, bench.meter.ended) == (2, 1)
+
+
+def test_a_session_runs_its_curve_and_ends_after_it() -> None:
+    bench = Bench()
+    assert bench.begin() == 200
+    bench.wait(0.4)
+    assert bench.json("/metervalue")["I"] == 0
+    bench.wait(0.2)
+    live = bench.json("/metervalue")
+    assert (live["XT"], live["I"]) == (True, 125)
+    assert bench.end() == 428
+    bench.wait(7.8)
+    assert 12 < bench.json("/metervalue")["I"] < 20
+    bench.wait(0.2)
+    assert bench.json("/metervalue")["I"] == 0
+    assert bench.end() == 200
+    assert bench.meter.running is False
+
+
+def test_an_endless_session_waits_for_the_load_to_be_switched_off() -> None:
+    bench = Bench(charge_s=0, load_delay_s=0)
+    assert bench.begin() == 200
+    bench.wait(3600)
+    assert bench.end() == 428
+    bench.meter.clear_load()
+    assert bench.end() == 200
+    bench.wait(1)
+    assert bench.meter.signed[0].import_wh == Decimal(50_000)
+
+
+def test_an_end_before_the_first_current_ends_the_curve() -> None:
+    bench = Bench()
+    bench.begin()
+    assert bench.end() == 200
+    bench.wait(3)
+    assert bench.json("/metervalue")["I"] == 0
+    assert bench.meter.signed[0].import_wh == 0
+
+
+def test_repeated_marks_are_refused() -> None:
+    bench = Bench()
+    assert bench.end() == 428
+    bench.begin()
+    assert bench.begin() == 428
+    bench.end()
+    assert bench.begin() == 428
+    bench.wait(0.2)
+    assert (bench.meter.begun, len(bench.meter.signed)) == (1, 1)
+
+
+def test_repeated_marks_can_be_accepted_and_do_nothing() -> None:
+    bench = Bench(repeated_receipt="accept")
+    assert bench.end() == 200
+    bench.begin()
+    bench.wait(1)
+    assert bench.begin() == 200
+    bench.wait(9)
+    assert (bench.end(), bench.end()) == (200, 200)
+    bench.wait(1)
+    assert (bench.meter.begun, bench.meter.ended, len(bench.meter.signed)) == (1, 1, 1)
+
+
+def test_a_user_may_be_required() -> None:
+    bench = Bench(user_required=True)
+    assert bench.begin() == 428
+    assert bench.post("/user", USER) == 200
+    assert bench.begin() == 200
+
+
+def test_transaction_registers_keep_the_value_of_the_last_transaction() -> None:
+    bench = Bench(import_wh=446_540)
+
+    def values() -> list[str]:
+        return [row.get("RV") or row["WV"] for row in bench.json("/metervalue")["RD"]]
+
+    assert values() == ["00000446.540", "00000001.024", "00000000.000", "00000000.000"]
+    first = bench.session()
+    idle = values()
+    assert idle[2] == f"{first.import_wh / 1000:012.3f}"
+    bench.wait(100)
+    assert values() == idle
+    bench.begin()
+    assert values()[2] == "00000000.000"
+
+
+def test_current_that_flows_back_is_exported() -> None:
+    bench = Bench(current_a=-125)
+    record = bench.session()
+    assert (int(record.import_wh), int(record.export_wh)) == (0, 90)
+    bench.meter.set_load(-10, 400.5)
+    live = bench.json("/metervalue")
+    assert (live["I"], live["P"], live["U2"]) == (-10, -4005, 400.5)
+    assert [row.get("RV") for row in live["RD"][:2]] == ["00000020.480", "00000001.114"]
+
+
+def test_numbers_are_integers_where_they_are_whole() -> None:
+    bench = Bench(power_decimals=3)
+    bench.meter.set_load(1.23456, 400.0)
+    assert b'"U2": 400, "U3": 0, "U4": 0, "I": 1.235, "P": 493.824, ' in bench.get("/metervalue").body
+
+
+def test_rows_may_be_missing_and_in_another_order() -> None:
+    bench = Bench(RD_rows=("transaction_1-b:1.8.e", "1-b:1.8.e"))
+    assert [row.get("RI") or row["WI"] for row in bench.json("/metervalue")["RD"]] == list(bench.meter.options.RD_rows)
+
+
+def test_error_words_and_identity_can_change_while_it_runs() -> None:
+    bench = Bench()
+    bench.meter.configure(XC="0x0001, 0x00000000, 0x00, 0x00", XS="0x8", EF="Et", ST="E", MS="1SIM2")
+    live = bench.json("/metervalue")
+    assert [live[key] for key in ("XC", "XS", "EF", "ST", "MS")] == [
+        "0x0001, 0x00000000, 0x00, 0x00",
+        "0x8",
+        "Et",
+        "E",
+        "1SIM2",
+    ]
+
+
+def test_requests_are_logged() -> None:
+    bench = Bench()
+    bench.end()
+    bench.json("/metervalue")
+    bench.json("/metervalue")
+    assert [(one.method, one.node, one.status, one.acted) for one in bench.meter.requests] == [
+        ("POST", "/receipt", 428, False),
+        ("GET", "/metervalue", 200, True),
+        ("GET", "/metervalue", 200, True),
+    ]
+    assert bench.meter.request_counts["GET", "/metervalue"] == 2

@@ -1,0 +1,317 @@
+"""The simulated meter on a real socket: HTTP, connection habits, faults, power cuts, the control path."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from typing import TYPE_CHECKING, Any, cast
+
+import aiohttp
+import pytest
+
+from iem_dcr.simulator import Fault, SimulatedMeter, SimulatorOptions, SimulatorServer
+from tests.support.virtual_time import run_virtual, virtual
+from tests.test_simulator_nodes import BASE
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+BEGIN = {"TX": "B"}
+
+
+class Client:
+    """Asks a server by an ordinary HTTP client."""
+
+    def __init__(self, server: SimulatorServer, session: aiohttp.ClientSession) -> None:
+        self.server = server
+        self.meter = server.meter
+        self.session = session
+
+    async def ask(self, method: str, path: str, body: object = None, timeout_s: float = 5.0) -> tuple[int, bytes]:
+        url = f"http://{self.server.address}{path}"
+        timeout = aiohttp.ClientTimeout(total=timeout_s)
+        async with self.session.request(method, url, json=body, timeout=timeout) as response:
+            return response.status, await response.read()
+
+    async def get(self, node: str) -> tuple[int, bytes]:
+        return await self.ask("GET", BASE + node)
+
+    async def begin(self) -> tuple[int, bytes]:
+        return await self.ask("POST", BASE + "/receipt", BEGIN)
+
+    async def raw(self, request: bytes) -> bytes:
+        reader, writer = await asyncio.open_connection(self.server.host, self.server.port)
+        writer.write(request)
+        answer = await reader.read()
+        writer.close()
+        await writer.wait_closed()
+        return answer
+
+
+@contextlib.asynccontextmanager
+async def client(**options: object) -> AsyncIterator[Client]:
+    chosen = SimulatorOptions(**cast("dict[str, Any]", {"private_key": 77} | options))
+    async with SimulatorServer(chosen) as server, aiohttp.ClientSession() as session:
+        yield Client(server, session)
+
+
+@virtual
+async def test_a_session_over_http() -> None:
+    async with client() as http:
+        assert await http.begin() == (200, b"")
+        await asyncio.sleep(10)
+        assert (await http.ask("POST", BASE + "/receipt", {"TX": "E"}))[0] == 200
+        assert (await http.get("/receipt"))[0] == 428
+        await asyncio.sleep(0.12)
+        assert await http.get("/receipt") == (200, http.meter.signed[0].text.encode())
+        status, body = await http.get("/metervalue")
+        assert (status, json.loads(body)["MS"]) == (200, "1SIM0000000042")
+        assert (await http.get("/nothing"))[0] == 404
+        assert (await http.ask("DELETE", BASE + "/gw"))[0] == 405
+
+
+def test_it_runs_on_an_ordinary_loop() -> None:
+    async def main() -> None:
+        async with client() as http:
+            assert (await http.get("/metervalue"))[0] == 200
+            assert (await http.begin())[0] == 200
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        assert left == set()
+
+    asyncio.run(main())
+
+
+@virtual
+async def test_chunked_bodies_and_expectations_are_understood() -> None:
+    async with client() as http:
+        head = f"POST {BASE}/receipt HTTP/1.1\r\nHost: meter\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n"
+        answer = await http.raw(head.encode() + b'Expect: 100-continue\r\n\r\n4\r\n{"TX\r\n6\r\n":"B"}\r\n0\r\n\r\n')
+        assert answer.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n")
+        assert http.meter.running
+
+
+@virtual
+async def test_expectations_may_be_ignored() -> None:
+    async with client(expect_continue=False) as http:
+        head = f"POST {BASE}/receipt HTTP/1.1\r\nHost: meter\r\nConnection: close\r\nContent-Length: 10\r\n"
+        answer = await http.raw(head.encode() + b'Expect: 100-continue\r\n\r\n{"TX":"B"}')
+        assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+@virtual
+async def test_what_is_not_http_is_answered_and_survived() -> None:
+    async with client() as http:
+        assert (await http.raw(b"hello\r\n\r\n")).split(b"\r\n")[0].split()[1] == b"400"
+        assert (await http.get("/gw"))[0] == 200
+
+
+@virtual
+async def test_a_given_meter_is_served_and_a_taken_port_refused() -> None:
+    meter = SimulatedMeter(monotonic=asyncio.get_running_loop().time)
+    async with SimulatorServer(meter) as server:
+        assert server.meter is meter
+        assert server.address == f"127.0.0.1:{server.port}"
+        with pytest.raises(OSError, match="in use"):
+            await SimulatorServer(SimulatorOptions(), port=server.port).__aenter__()
+    async with SimulatorServer(meter, port=server.port) as again:
+        assert again.port == server.port
+    assert meter.power_listeners == []
+
+
+@virtual
+async def test_listening_on_the_newer_protocol() -> None:
+    server = SimulatorServer(None, host="::1")
+    try:
+        await server.__aenter__()
+    except OSError as error:
+        pytest.skip(f"this host has no IPv6: {error}")
+    assert server.address == f"[::1]:{server.port}"
+    await server.__aexit__(None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("habit", "pause_s", "connections"),
+    [("keep-alive", 60.0, 1), ("close", 0.0, 3), ("drop-idle", 0.4, 1), ("drop-idle", 0.6, 3)],
+)
+def test_connection_habits(habit: str, pause_s: float, connections: int) -> None:
+    async def main() -> None:
+        used: set[int] = set()
+
+        async def note(_session: object, _context: object, _params: object) -> None:
+            used.add(len(used))
+
+        trace = aiohttp.TraceConfig()
+        trace.on_connection_create_end.append(note)
+        chosen = SimulatorOptions(**cast("dict[str, Any]", {"connections": habit}))
+        connector = aiohttp.TCPConnector(keepalive_timeout=1000)
+        async with (
+            SimulatorServer(chosen) as server,
+            aiohttp.ClientSession(trace_configs=[trace], connector=connector) as session,
+        ):
+            for _ in range(3):
+                assert (await Client(server, session).get("/gw"))[0] == 200
+                await asyncio.sleep(pause_s)
+        assert len(used) == connections
+
+    run_virtual(main())
+
+
+@virtual
+async def test_a_reused_connection_is_dropped_and_its_request_lost() -> None:
+    async with client(connections="drop-reused") as http:
+        assert (await http.get("/gw"))[0] == 200
+        with pytest.raises(aiohttp.ServerDisconnectedError):
+            await http.begin()
+        assert not http.meter.running
+        assert (http.meter.requests[-1].status, http.meter.requests[-1].acted) == (None, False)
+        assert (await http.begin())[0] == 200
+
+
+@virtual
+async def test_fault_refuse_and_server_error() -> None:
+    async with client() as http:
+        http.meter.faults.add(
+            Fault("refuse", node="/receipt", method="POST", count=2, body="not now"),
+            Fault("refuse", node="/gw", status=403),
+            Fault("server-error", node="/receipt"),
+            Fault("server-error", node="/receipt", status=503, acts=True),
+        )
+        assert await http.begin() == (428, b"not now")
+        assert await http.begin() == (428, b"not now")
+        assert (await http.get("/gw"))[0] == 403
+        assert (await http.begin())[0] == 500
+        assert http.meter.begun == 0
+        assert (await http.begin())[0] == 503
+        assert http.meter.begun == 1
+        assert (await http.get("/gw"))[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "acted"),
+    [
+        (Fault("lose-request"), aiohttp.ServerDisconnectedError, False),
+        (Fault("lose-answer"), aiohttp.ServerDisconnectedError, True),
+        (Fault("reset"), aiohttp.ClientOSError, False),
+        (Fault("stall"), TimeoutError, False),
+        (Fault("stall", acts=True), TimeoutError, True),
+        (Fault("stall", delay_s=2), aiohttp.ServerDisconnectedError, False),
+        (Fault("drip", delay_s=1), TimeoutError, True),
+        (Fault("garbage-http"), aiohttp.ClientResponseError, True),
+        (Fault("wrong-length"), aiohttp.ClientPayloadError, True),
+    ],
+    ids=lambda value: value.kind if isinstance(value, Fault) else None,
+)
+def test_faults_on_the_wire(fault: Fault, error: type[Exception], *, acted: bool) -> None:
+    async def main() -> None:
+        async with client() as http:
+            http.meter.faults.add(fault)
+            with pytest.raises(error):
+                await http.begin()
+            assert http.meter.running is acted
+            assert http.meter.requests[-1].acted is acted
+            assert (await http.get("/metervalue"))[0] == 200
+
+    run_virtual(main())
+
+
+@virtual
+async def test_fault_reset_is_a_reset() -> None:
+    async with client() as http:
+        http.meter.faults.add(Fault("reset"))
+        with pytest.raises(ConnectionResetError):
+            await http.raw(f"GET {BASE}/gw HTTP/1.1\r\nHost: meter\r\n\r\n".encode())
+
+
+@virtual
+async def test_fault_drip_comes_whole_in_the_end() -> None:
+    async with client() as http:
+        http.meter.faults.add(Fault("drip", delay_s=0.01))
+        begun_s = asyncio.get_running_loop().time()
+        status, body = await http.get("/gw")
+        assert (status, json.loads(body)["CT"]) == (200, "")
+        assert asyncio.get_running_loop().time() - begun_s > 1
+
+
+@virtual
+async def test_fault_garbage_is_no_json() -> None:
+    async with client() as http:
+        http.meter.faults.add(Fault("garbage"))
+        status, body = await http.get("/metervalue")
+        assert status == 200
+        with pytest.raises(ValueError, match="utf-8"):
+            json.loads(body)
+
+
+@virtual
+async def test_fault_wrong_length_announces_more_than_comes() -> None:
+    async with client() as http:
+        http.meter.faults.add(Fault("wrong-length"))
+        answer = await http.raw(f"GET {BASE}/gw HTTP/1.1\r\nHost: meter\r\n\r\n".encode())
+        head, body = answer.split(b"\r\n\r\n")
+        assert f"Content-Length: {len(body) + 16}".encode() in head
+
+
+@virtual
+async def test_closing_the_server_waits_for_nobody() -> None:
+    async with client() as http:
+        http.meter.faults.add(Fault("stall", delay_s=3600))
+        asking = asyncio.create_task(http.get("/gw"))
+        await asyncio.sleep(0.1)
+        begun_s = asyncio.get_running_loop().time()
+    with pytest.raises((aiohttp.ClientError, TimeoutError)):
+        await asking
+    assert asyncio.get_running_loop().time() - begun_s < 1
+
+
+@virtual
+async def test_without_power_connections_are_dropped_and_refused() -> None:
+    async with client() as http:
+        assert (await http.begin())[0] == 200
+        http.meter.faults.add(Fault("stall", delay_s=3600))
+        asking = asyncio.create_task(http.get("/gw"))
+        await asyncio.sleep(0.1)
+        http.meter.power_cycle(off_s=2, boot_s=3)
+        with pytest.raises(aiohttp.ClientConnectionError):
+            await asking
+        for _ in range(4):
+            with pytest.raises(aiohttp.ClientConnectorError):
+                await http.get("/gw")
+            await asyncio.sleep(1)
+        http.meter.power_cycle(off_s=2, boot_s=3)
+        await asyncio.sleep(4.9)
+        with pytest.raises(aiohttp.ClientConnectorError):
+            await http.get("/gw")
+        await asyncio.sleep(0.2)
+        assert json.loads((await http.get("/gw"))[1])["CT"] == ""
+        assert [record.TX for record in http.meter.signed] == ["P"]
+
+
+@virtual
+async def test_a_server_may_open_and_close_without_power() -> None:
+    meter = SimulatedMeter(monotonic=asyncio.get_running_loop().time)
+    meter.power_cycle(off_s=1, boot_s=1)
+    async with SimulatorServer(meter) as server, aiohttp.ClientSession() as session:
+        http = Client(server, session)
+        with pytest.raises(aiohttp.ClientConnectorError):
+            await http.get("/gw")
+        await asyncio.sleep(2.1)
+        assert (await http.get("/gw"))[0] == 200
+        meter.power_cycle(off_s=1, boot_s=1)
+
+
+@virtual
+async def test_control_over_http() -> None:
+    async with client() as http:
+        assert (await http.ask("POST", "/_sim/faults", {"kind": "refuse", "node": "/gw"}))[0] == 200
+        assert (await http.get("/gw"))[0] == 428
+        await http.begin()
+        await asyncio.sleep(1)
+        status, body = await http.ask("POST", "/_sim/power-cycle", {"off_s": 1, "boot_s": 1})
+        assert (status, json.loads(body)) == (200, {"reachable_after_s": 2})
+        with pytest.raises(aiohttp.ClientConnectorError):
+            await http.ask("GET", "/_sim/state")
+        await asyncio.sleep(2.1)
+        state = json.loads((await http.ask("GET", "/_sim/state"))[1])
+        assert [record["text"] for record in state["signed"]] == [record.text for record in http.meter.signed]
+        assert (await http.ask("POST", "/_sim/set", {"XC": 1}))[0] == 400
