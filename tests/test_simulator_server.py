@@ -114,8 +114,8 @@ async def test_a_given_meter_is_served_and_a_taken_port_refused() -> None:
         assert server.address == f"127.0.0.1:{server.port}"
         with pytest.raises(OSError, match="in use"):
             await SimulatorServer(SimulatorOptions(), port=server.port).__aenter__()
-    async with SimulatorServer(meter, port=server.port) as again:
-        assert again.port == server.port
+    async with server as again, aiohttp.ClientSession() as session:
+        assert (await Client(again, session).get("/gw"))[0] == 200
     assert meter.power_listeners == []
 
 

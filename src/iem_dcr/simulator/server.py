@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _KEEP_ALIVE_S = 3600.0
 _SHUTDOWN_S = 0.05
 _SETTLING_ROUNDS = 10
+_BACKLOG = 100
 
 
 class SimulatorServer:
@@ -44,6 +45,8 @@ class SimulatorServer:
         self.port = port
         self._meter = meter
         self._requests: WeakKeyDictionary[asyncio.Transport, int] = WeakKeyDictionary()
+        self._listener: socket.socket | None = None
+        self._accepting: set[asyncio.Task[None]] = set()
         self._closing = asyncio.Event()
         self._power_cut = asyncio.Event()
 
@@ -68,11 +71,11 @@ class SimulatorServer:
         self._web = web.Server(self._handle, access_log=None, keepalive_timeout=_KEEP_ALIVE_S)
         self._port_holder = self._socket()
         self.port = self._port_holder.getsockname()[1]
-        self._listener: asyncio.Server | None = None
-        if self.meter.unreachable_for_s <= 0:
-            await self._listen()
-        else:
+        if self.meter.unreachable_for_s > 0:
             self._power_cut.set()
+        else:
+            self._power_cut.clear()
+            self._listen()
         self.meter.power_listeners.append(self._go_dark)
         self._supervisor = asyncio.create_task(self._come_back())
         return self
@@ -85,10 +88,10 @@ class SimulatorServer:
         self._supervisor.cancel()
         await asyncio.wait([self._supervisor])
         self._go_dark()
+        await asyncio.gather(*self._accepting)
         for _ in range(_SETTLING_ROUNDS):
-            # a connection accepted just now becomes known, and an aborted one ends, within a few rounds of the loop
+            # what was aborted ends within a few rounds of the loop, without aiohttp having to wait for it
             await asyncio.sleep(0)
-            self._abort_connections()
         await self._web.shutdown(_SHUTDOWN_S)
         self._port_holder.close()
 
@@ -106,16 +109,36 @@ class SimulatorServer:
             raise
         return bound
 
-    async def _listen(self) -> None:
-        self._listener = await asyncio.get_running_loop().create_server(self._web, sock=self._socket())
+    def _listen(self) -> None:
+        self._listener = self._socket()
+        self._listener.listen(_BACKLOG)
+        self._listener.settimeout(0)
+        asyncio.get_running_loop().add_reader(self._listener, self._accept, self._listener)
+
+    def _accept(self, listener: socket.socket) -> None:
+        # Not asyncio's own server: closed between accepting and connecting, it loses a socket without closing it.
+        with contextlib.suppress(BlockingIOError, ConnectionAbortedError):
+            accepted, _ = listener.accept()
+            accepted.settimeout(0)
+            task = asyncio.create_task(self._connect(accepted, listener))
+            self._accepting.add(task)
+            task.add_done_callback(self._accepting.discard)
+
+    async def _connect(self, accepted: socket.socket, listener: socket.socket) -> None:
+        transport, _ = await asyncio.get_running_loop().connect_accepted_socket(self._web, accepted)
+        if listener is not self._listener:
+            transport.abort()
 
     def _go_dark(self) -> None:
         if self._listener is not None:
+            asyncio.get_running_loop().remove_reader(self._listener)
             self._listener.close()
             self._listener = None
         self._closing.set()
         self._closing = asyncio.Event()
-        self._abort_connections()
+        for connection in self._web.connections:
+            if connection.transport is not None:
+                connection.transport.abort()
         self._power_cut.set()
 
     async def _come_back(self) -> None:
@@ -124,14 +147,7 @@ class SimulatorServer:
             while (left_s := self.meter.unreachable_for_s) > 0:  # noqa: ASYNC110  # its time need not be the loop's
                 await asyncio.sleep(left_s)
             self._power_cut.clear()
-            await self._listen()
-            if self._power_cut.is_set():
-                self._go_dark()
-
-    def _abort_connections(self) -> None:
-        for connection in self._web.connections:
-            if connection.transport is not None:
-                connection.transport.abort()
+            self._listen()
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         transport = request.transport
