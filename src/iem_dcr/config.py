@@ -8,6 +8,7 @@ elsewhere is made from it.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from ipaddress import IPv6Address
 from typing import TYPE_CHECKING, cast
 
 from iem_dcr.errors import ConfigError, printable
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 Value = str | int | bool
+
+_TOO_LONG_TO_SHOW = 10**18
 
 IDENTIFICATION_LEVELS = ("NONE", "HEARSAY", "TRUSTED", "VERIFIED", "CERTIFIED", "SECURE")
 """OCMF's levels that are acceptable for billing (OCMF 1.4.1, IL); the others are error levels."""
@@ -226,7 +229,13 @@ def _unknown(key: str) -> str:
 
 
 def _shown(value: object) -> str:
-    return printable(str(value).lower() if isinstance(value, bool) else repr(value), limit=60)
+    """Show a value in a message; of anything but a plain one only what it is, for it may be endless."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int) and abs(value) >= _TOO_LONG_TO_SHOW:
+        return "a number of more than 18 digits"
+    is_plain = value is None or isinstance(value, str | int | float)
+    return printable(repr(value), limit=60) if is_plain else f"a {type(value).__name__}"
 
 
 def _type_or_range(setting: Setting, value: object) -> str:
@@ -273,8 +282,13 @@ def is_signable(text: str) -> bool:
 
 
 def _is_host(text: str) -> bool:
-    return (
-        bool(text)
-        and not any(c.isspace() or not c.isprintable() or c in "/?#@[]\\" for c in text)
-        and (":" not in text or text.count(":") > 1)
-    )
+    if not text or any(c.isspace() or not c.isprintable() or c in "/?#@[]\\" for c in text):
+        return False
+    try:
+        if ":" in text:
+            IPv6Address(text)
+        else:
+            text.encode("idna")
+    except ValueError:
+        return False
+    return True

@@ -116,8 +116,8 @@ class RefusedError(MeterError):
 
     @property
     def may_have_acted(self) -> bool:
-        """Only a server error (5xx) leaves it open; a 4xx says the request was not acted on."""
-        return self.status >= 500
+        """Only a 4xx says that the request was not acted on; any other status leaves it open."""
+        return not 400 <= self.status < 500
 
 
 class NotUnderstoodError(MeterError):

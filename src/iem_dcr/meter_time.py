@@ -27,6 +27,8 @@ _TEXT = re.compile(
 _OFFSET = re.compile(r"([+-])(\d\d)(\d\d)", re.ASCII)
 _EU_SUMMER_TIME_OFFSETS = (timedelta(0), timedelta(hours=1), timedelta(hours=2))
 _HOUR = timedelta(hours=1)
+_NOT_IANA = re.compile(r"localtime|posixrules|right/.*", re.DOTALL)
+"""Files beside the zones that are none of IANA's: the host's own zone, and zones that count leap seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +138,8 @@ def rfc3339(instant: datetime) -> str:
 
 
 def _iana(name: str) -> ZoneInfo:
+    if _NOT_IANA.fullmatch(name):
+        raise ValueError(f"not a zone of IANA's: {name[:40]!r}")
     try:
         return ZoneInfo(name)
     except (KeyError, ValueError, OSError) as error:

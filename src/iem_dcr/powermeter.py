@@ -175,7 +175,7 @@ class TransactionReq:
 
     @classmethod
     def from_json(cls, value: object) -> TransactionReq:
-        """Read a request as a station sends it.
+        """Read a request as a station sends it. A tariff text may be longer than EVerest's 250 characters.
 
         Raises:
             RequestError: a field is missing, unknown, or not one of the values EVerest's type allows.
@@ -187,7 +187,7 @@ class TransactionReq:
             raise RequestError(f"a TransactionReq has no field {printable(', '.join(unknown))}")
         flags = value.get("identification_flags")
         if not isinstance(flags, list):
-            raise RequestError("identification_flags has to be a list")
+            raise RequestError("identification_flags is missing or not a list")
         if len(flags) > MAX_IDENTIFICATION_FLAGS:
             raise RequestError(f"identification_flags has {len(flags)} flags; {MAX_IDENTIFICATION_FLAGS} are allowed")
         for flag in flags:
@@ -199,7 +199,7 @@ class TransactionReq:
             identification_type=_choice(value, "identification_type", IDENTIFICATION_TYPE),
             identification_flags=tuple(flags),
             identification_level=_choice(value, "identification_level", IDENTIFICATION_LEVEL)
-            if value.get("identification_level") is not None
+            if "identification_level" in value
             else None,
             identification_data=_optional_text(value, "identification_data"),
             tariff_text=_optional_text(value, "tariff_text"),
@@ -268,12 +268,12 @@ class StationError:
 def _text(value: Mapping[str, object], key: str) -> str:
     text = value.get(key)
     if not isinstance(text, str):
-        raise RequestError(f"{key} is missing" if text is None else f"{key} has to be a text")
+        raise RequestError(f"{key} has to be a text" if key in value else f"{key} is missing")
     return text
 
 
 def _optional_text(value: Mapping[str, object], key: str) -> str | None:
-    return None if value.get(key) is None else _text(value, key)
+    return _text(value, key) if key in value else None
 
 
 def _choice(value: Mapping[str, object], key: str, choices: tuple[str, ...]) -> str:

@@ -4,8 +4,10 @@ How it treats connections (whether a meter's firmware keeps them alive is not kn
 
 * A GET may use a connection again. One that finds its idle connection dropped goes out once more on a fresh one.
 * A POST goes out on a fresh connection, or on one that completed a GET within the last second: only there is it
-  certain enough that a broken connection means a lost answer and not a request that never arrived.
+  certain enough that a broken connection means a lost answer and not a request that never arrived. After a connection
+  that was used again has broken once, POSTs take fresh ones only.
 * Nothing else is ever sent twice. What a lost answer means is for the caller to find out.
+* A connection that was idle for 2 s is closed.
 """
 
 from __future__ import annotations
@@ -43,6 +45,9 @@ MAX_ANSWER_BYTES: Final = 1024 * 1024
 IDLE_CLOSED_AFTER_S: Final = 2.0
 POST_REUSES_WITHIN_S: Final = 1.0
 
+_FAILURES: Final = (aiohttp.ClientError, OSError, UnicodeError)
+"""What a request may fail with; UnicodeError where ip_address is no possible host name."""
+
 
 @dataclass(slots=True)
 class _Wire:
@@ -77,7 +82,10 @@ class MeterClient:
         self._session: aiohttp.ClientSession | None = None
         self._last_use_s = 0.0
         self._last_use_was_get = False
+        self._post_may_reuse = True
         self._transaction_base: str | None = None
+        self._idle: asyncio.TimerHandle | None = None
+        self._closing: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         """Connections are made when they are needed."""
@@ -91,9 +99,12 @@ class MeterClient:
 
     async def close(self) -> None:
         """Close every connection. The client may be used again; it then connects anew."""
+        self._no_longer_idle()
         session, self._session = self._session, None
         if session is not None:
             await session.close()
+        if self._closing is not None:
+            await asyncio.wait({self._closing})
 
     # --- the nodes ---------------------------------------------------------------------------------------------------
 
@@ -149,9 +160,11 @@ class MeterClient:
         """
         bases = [BASE, BASE_V2] if self._transaction_base != BASE_V2 else [BASE_V2, BASE]
         refusal: RefusedError | None = None
+        now_s = asyncio.get_running_loop().time
+        ends_s = now_s() + self._limit_s(timeout_s)
         for base in bases:
             try:
-                text = await self._tuple(base, "/transaction", timeout_s)
+                text = await self._tuple(base, "/transaction", ends_s - now_s())
             except RefusedError as error:
                 if error.status != 404:
                     refusal = error
@@ -184,10 +197,11 @@ class MeterClient:
 
     async def _request(self, method: str, base: str, node: str, body: bytes | None, timeout_s: float | None) -> bytes:
         name = f"{method} {node}"
-        limit_s = self._timeout_s if timeout_s is None else min(timeout_s, self._timeout_s)
+        limit_s = self._limit_s(timeout_s)
         wire = _Wire()
+        self._no_longer_idle()
         try:
-            async with asyncio.timeout(max(limit_s, 0)):
+            async with asyncio.timeout(limit_s):
                 return await self._exchange(method, base, node, body, wire)
         except TimeoutError as error:
             if wire.connected:
@@ -195,30 +209,47 @@ class MeterClient:
             what = f"no connection within {limit_s:.1f} s. Is the meter powered, and ip_address its address?"
             raise MeterUnreachableError(self.address, name, what) from error
 
+    def _limit_s(self, timeout_s: float | None) -> float:
+        return self._timeout_s if timeout_s is None else max(0.0, min(timeout_s, self._timeout_s))
+
+    def _no_longer_idle(self) -> None:
+        if self._idle is not None:
+            self._idle.cancel()
+            self._idle = None
+
+    def _close_idle(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            self._closing = asyncio.get_running_loop().create_task(session.close())
+
     async def _exchange(self, method: str, base: str, node: str, body: bytes | None, wire: _Wire) -> bytes:
         """Send once; once more only a GET whose idle connection turned out to be dropped."""
         name = f"{method} {node}"
         url = self._base + base + node
         try:
             response = await self._send(method, url, body, wire)
-        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+        except aiohttp.ClientConnectionError as error:
+            self._post_may_reuse = self._post_may_reuse and not wire.reused
             if method != "GET" or not wire.reused:
                 self._raise(name, error, wire)
             await self.close()
             wire.connected = wire.reused = False
             try:
                 response = await self._send(method, url, body, wire)
-            except (aiohttp.ClientError, OSError) as again:
+            except _FAILURES as again:
                 self._raise(name, again, wire)
-        except (aiohttp.ClientError, OSError) as error:
+        except _FAILURES as error:
             self._raise(name, error, wire)
         async with response:
             try:
                 answer = await self._body(name, response)
             except (aiohttp.ClientError, OSError) as error:
                 self._raise(name, error, wire)
-        self._last_use_s = asyncio.get_running_loop().time()
         self._last_use_was_get = method == "GET"
+        loop = asyncio.get_running_loop()
+        self._last_use_s = loop.time()
+        # aiohttp looks at its own limit only now and then: a connection could stay for twice as long.
+        self._idle = loop.call_later(IDLE_CLOSED_AFTER_S, self._close_idle)
         return self._checked(name, response, answer)
 
     async def _send(self, method: str, url: str, body: bytes | None, wire: _Wire) -> aiohttp.ClientResponse:
@@ -234,7 +265,7 @@ class MeterClient:
         if method == "GET":
             may_reuse = idle_s <= IDLE_CLOSED_AFTER_S
         else:
-            may_reuse = self._last_use_was_get and idle_s <= POST_REUSES_WITHIN_S
+            may_reuse = self._post_may_reuse and self._last_use_was_get and idle_s <= POST_REUSES_WITHIN_S
         if not may_reuse:
             await self.close()
         if self._session is None:
@@ -274,7 +305,7 @@ def _new_session() -> aiohttp.ClientSession:
     trace.on_connection_create_end.append(_connected)
     trace.on_connection_reuseconn.append(_reused)
     session = aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(keepalive_timeout=IDLE_CLOSED_AFTER_S, limit=4),
+        connector=aiohttp.TCPConnector(limit=4),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
         skip_auto_headers=("Accept-Encoding", "Accept"),
         cookie_jar=aiohttp.DummyCookieJar(),

@@ -25,6 +25,7 @@ EXPORT_REGISTER = "1-b:2.8.e"
 _WATT_HOURS = {"Wh": Decimal(1), "kWh": Decimal(1000), "MWh": Decimal(1_000_000)}
 _DIGITS = re.compile(r"-?[0-9]{1,15}(\.[0-9]{1,9})?", re.ASCII)
 _PLAUSIBLE = Decimal("1e15")
+_ZERO = re.compile(r"\s*(?:0[xX])?0+\s*", re.ASCII)
 
 
 class ShapeError(ValueError):
@@ -89,7 +90,7 @@ class MeterValue:
     @property
     def is_healthy(self) -> bool:
         """Whether every word of XC is hexadecimal zero; how the zeros are written does not matter."""
-        return all(_is_zero(word) for word in self.XC.split(","))
+        return all(_ZERO.fullmatch(word) for word in self.XC.split(","))
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +141,8 @@ def decode(body: bytes) -> object:
     """
     try:
         return json.loads(body, parse_float=Decimal, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        raise ShapeError("", f"not JSON: {printable(body[:60])!r}") from error
+    except (ValueError, ArithmeticError, RecursionError) as error:
+        raise ShapeError("", f"not JSON: {printable(body[:60].decode(errors='replace'))!r}") from error
 
 
 def gateway(answer: object) -> Gateway:
@@ -183,13 +184,6 @@ def meter_value(answer: object) -> MeterValue:
     )
 
 
-def _is_zero(word: str) -> bool:
-    try:
-        return int(word.strip(), 16) == 0
-    except ValueError:
-        return False
-
-
 def _no_constant(name: str) -> object:
     raise ValueError(f"{name} is not JSON")
 
@@ -226,7 +220,7 @@ def _number(fields: dict[str, object], key: str) -> Decimal:
 
 
 def _plausible(path: str, number: Decimal) -> Decimal:
-    if not number.is_finite() or abs(number) > _PLAUSIBLE:
+    if not (number.is_finite() and -_PLAUSIBLE <= number <= _PLAUSIBLE):
         raise ShapeError(path, f"no number a meter can have: {_shown(number)}")
     return number
 

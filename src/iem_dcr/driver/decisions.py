@@ -9,7 +9,8 @@ know raises `ImpossibleEventError` and changes nothing.
 
 **What can come of a request.** It is ACCEPTED, or REFUSED (the meter says it did not act), or UNSENT (it certainly did
 not arrive), or LOST: it may have been acted on or not, because the answer is missing or makes no sense. A LOST request
-is never simply sent again. The meter knows what it did, so it is asked: it is looked at.
+is never simply sent again. The meter knows what it did, so it is looked at, after a short pause: what lost an answer
+now may lose the next one, and a meter that is slow to act shall have acted.
 
 **What a look shows.** RUNNING: a transaction is active. RUNNING_BARE: one is active although CT is empty, so the meter
 has been power-cycled since it was set up. IDLE: none is active. BARE: none is active and CT is empty. UNFIT: none that
@@ -159,7 +160,7 @@ TABLE: Mapping[State, Mapping[Event, Step]] = {
         _E.REFUSED: (_S.LOOKING, _D.PAUSE_AND_LOOK),
         _E.REFUSED_LAST: _FAILED,
         _E.UNSENT: (_S.LOOKING, _D.PAUSE_AND_LOOK),
-        _E.LOST: (_S.LOOKING, _D.LOOK),
+        _E.LOST: (_S.LOOKING, _D.PAUSE_AND_LOOK),
         _E.GIVE_UP: _FAILED,
     },
     _S.BEGINNING: {
@@ -167,7 +168,7 @@ TABLE: Mapping[State, Mapping[Event, Step]] = {
         _E.REFUSED: (_S.BEGIN_REFUSED, _D.PAUSE_AND_LOOK),
         _E.REFUSED_LAST: _FAILED,
         _E.UNSENT: (_S.BEGIN_REFUSED, _D.PAUSE_AND_LOOK),
-        _E.LOST: (_S.DOUBT, _D.LOOK),
+        _E.LOST: (_S.DOUBT, _D.PAUSE_AND_LOOK),
         _E.GIVE_UP: _IN_DOUBT,
     },
     _S.BEGIN_REFUSED: {
@@ -199,7 +200,7 @@ TABLE: Mapping[State, Mapping[Event, Step]] = {
         _E.REFUSED: (_S.DOUBT, _D.PAUSE_AND_LOOK),
         _E.REFUSED_LAST: (_S.DOUBT_LAST, _D.LOOK),
         _E.UNSENT: (_S.DOUBT, _D.PAUSE_AND_LOOK),
-        _E.LOST: (_S.DOUBT, _D.LOOK),
+        _E.LOST: (_S.DOUBT, _D.PAUSE_AND_LOOK),
         _E.GIVE_UP: _IN_DOUBT,
     },
     _S.DOUBT_LAST: {
@@ -223,7 +224,7 @@ TABLE: Mapping[State, Mapping[Event, Step]] = {
         _E.REFUSED: (_S.END_UNSURE, _D.PAUSE_AND_LOOK),
         _E.REFUSED_LAST: (_S.END_LAST_LOOK, _D.LOOK),
         _E.UNSENT: (_S.END_UNSURE, _D.PAUSE_AND_LOOK),
-        _E.LOST: (_S.END_UNSURE, _D.LOOK),
+        _E.LOST: (_S.END_UNSURE, _D.PAUSE_AND_LOOK),
         _E.GIVE_UP: _STILL_RUNS,
     },
     _S.END_UNSURE: {

@@ -155,7 +155,7 @@ class Receipts:
         look_at_s = now_s() + (TRANSACTION_LOOK_EVERY_S if just_ended else 0)
         disputed: Receipt | None = None
         disputed_until = deadline
-        while True:
+        while not deadline.passed:
             await pause(wait_s, deadline)
             wait_s = min(wait_s * 2, LONGEST_WAIT_S)
             receipt = await self._ask(self._meter.client.receipt, deadline)
@@ -172,8 +172,7 @@ class Receipts:
                     elif disputed_until.passed:
                         self._meter.log.error("receipt %s is new by its PG, but %s", shown_PG(receipt), printable(why))
                         return receipt
-            if deadline.passed:
-                return disputed
+        return disputed
 
     async def last(self, deadline: Deadline) -> Receipt | None:
         """Return the last tuple the meter signed (GET /transaction), None when it has signed none.
@@ -209,7 +208,7 @@ class Receipts:
         meter.last_PG = receipt.pagination
         receipt, outcome = await self._verified(receipt, deadline)
         transaction_id = begun.id if begun is not None else ""
-        await self._sink.keep(KeptReceipt(receipt, transaction_id, meter.public_key, outcome))
+        await self._keep(KeptReceipt(receipt, transaction_id, meter.public_key, outcome))
         end = receipt.end or (receipt.readings[-1] if receipt.readings else None)
         value = SignedMeterValue(receipt.text, meter.public_key, end.TM.instant if end and end.TM else None)
         if begun is not None:
@@ -218,6 +217,12 @@ class Receipts:
                 self.begun = None
         meter.log.info("receipt %s", shown_PG(receipt))
         return value
+
+    async def _keep(self, kept: KeptReceipt) -> None:
+        try:
+            await self._sink.keep(kept)
+        except Exception:
+            self._meter.log.exception("receipt %s was not kept", shown_PG(kept.receipt))
 
     async def _verified(self, receipt: Receipt, deadline: Deadline) -> tuple[Receipt, Outcome | None]:
         """Verify a receipt; one that does not verify is fetched once more, in case it was damaged on its way."""

@@ -151,9 +151,9 @@ class Starting:
                 why = f"the meter cannot be initialised: {error}"
             else:
                 continue
+            await self._pause(READY_TRIES_EVERY_S, deadline)
             if deadline.passed:
                 return why
-            await self._pause(READY_TRIES_EVERY_S, deadline)
 
     async def _begin(self, request: TransactionReq, user: User, deadline: Deadline) -> tuple[State, str]:
         """Walk the conversation that begins a transaction. Returns where it ended, and why it did not begin."""

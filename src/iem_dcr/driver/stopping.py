@@ -105,9 +105,9 @@ class Stopping:
                 why = f"the meter does not answer: {error}"
             else:
                 return meter.wrong
+            await self._pause(TRIES_EVERY_S if not meter.reached else self._retry_s, patience)
             if patience.passed:
                 return why
-            await self._pause(TRIES_EVERY_S if not meter.reached else self._retry_s, patience)
 
     async def _stop_running(
         self, begun: Begun | None, transaction_id: str, deadline: Deadline

@@ -46,8 +46,7 @@ def signable_tariff(text: str) -> str:
     characters a space, all else that is not ASCII ``?``; what is over 250 characters is cut off.
     """
     spelled = unicodedata.normalize("NFC", text).translate(_SPELLED)
-    plain = "".join(_plain(character) for character in unicodedata.normalize("NFD", spelled))
-    return plain[:MAX_TARIFF_TEXT]
+    return "".join(_plain(character) for character in spelled)[:MAX_TARIFF_TEXT]
 
 
 def check_identification(text: str) -> None:
@@ -67,6 +66,9 @@ def check_identification(text: str) -> None:
 def _plain(character: str) -> str:
     if unicodedata.combining(character):
         return ""
+    if character.isalpha():
+        # Letters alone: taken apart, "≠" would become "=".
+        character = unicodedata.normalize("NFD", character)[0]
     if not character.isascii():
         return "?"
     return character if character.isprintable() else " "

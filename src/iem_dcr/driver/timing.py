@@ -6,6 +6,9 @@ import asyncio
 import math
 from dataclasses import dataclass
 
+_NOTHING_LEFT_S = 0.001
+"""Less than this is no time: nothing can be done in it, and a rounding error must not be waited for."""
+
 
 def now_s() -> float:
     """Return the loop's monotonic time, seconds."""
@@ -33,13 +36,14 @@ class Deadline:
 
     @property
     def left_s(self) -> float:
-        """Seconds left, never negative."""
-        return max(0.0, self.at_s - now_s())
+        """Seconds left; 0.0 when it has passed."""
+        left_s = self.at_s - now_s()
+        return left_s if left_s > _NOTHING_LEFT_S else 0.0
 
     @property
     def passed(self) -> bool:
         """Whether nothing is left."""
-        return now_s() >= self.at_s
+        return self.left_s <= 0
 
 
 class Schedule:

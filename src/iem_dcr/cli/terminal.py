@@ -1,0 +1,135 @@
+"""Where the commands write: standard output that may lose its reader, a console for people, a log on standard error."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import sys
+from typing import IO, TYPE_CHECKING, cast
+
+from rich.console import Console
+
+from iem_dcr.errors import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from typing import TextIO
+
+_LEVELS = {-1: logging.ERROR, 0: logging.WARNING, 1: logging.INFO, 2: logging.DEBUG}
+
+
+class Output:
+    """Standard output. Once it cannot be written any more (its reader left, the disk is full) it says so and is silent.
+
+    A transaction that runs in a meter has to be ended whether or not anybody still listens, so writing never raises.
+
+    Attributes:
+        encoding: of the stream.
+        error: what writing failed with, or None.
+        when_lost: called once, when it cannot be written any more.
+    """
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stdout
+        self.encoding = self._stream.encoding or "utf-8"
+        self.error: OSError | None = None
+        self.when_lost: Callable[[], None] = _nothing
+
+    def write(self, text: str) -> int:
+        """Write a text."""
+        try:
+            return self._stream.write(text)
+        except OSError as error:
+            self._lose(error)
+            return len(text)
+
+    def flush(self) -> None:
+        """Hand over what was written."""
+        try:
+            self._stream.flush()
+        except OSError as error:
+            self._lose(error)
+
+    def line(self, value: Mapping[str, object]) -> None:
+        """Write an object as one line of JSON, at once."""
+        self.write(json.dumps(value, separators=(",", ":")) + "\n")
+        self.flush()
+
+    def isatty(self) -> bool:
+        """Whether it is a terminal."""
+        return self._stream.isatty()
+
+    def fileno(self) -> int:
+        """Return its file descriptor."""
+        return self._stream.fileno()
+
+    def console(self) -> Console:
+        """Return a console on it. It takes no markup, so text from a meter means nothing to it."""
+        return Console(file=cast("IO[str]", self), markup=False, emoji=False, highlight=False)
+
+    def _lose(self, error: OSError) -> None:
+        if self.error is not None:
+            return
+        self.error = error
+        # What is still in the stream's buffer would fail once more when the interpreter ends.
+        with contextlib.suppress(OSError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.fileno())
+            os.close(nowhere)
+        self.when_lost()
+
+
+class _LogHandler(logging.Handler):
+    """Writes to whatever standard error is at that moment: a live display puts itself in between."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(OSError):
+            sys.stderr.write(self.format(record) + "\n")
+            sys.stderr.flush()
+
+
+class _LogFormatter(logging.Formatter):
+    """``warning: message``; of an exception only what it is, unless the log is at debug."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = f"{record.levelname.lower()}: {record.getMessage()}"
+        if not record.exc_info or record.exc_info[1] is None:
+            return line
+        if logging.getLogger("iem_dcr").isEnabledFor(logging.DEBUG):
+            return f"{line}\n{self.formatException(record.exc_info)}"
+        error = record.exc_info[1]
+        return f"{line}: {type(error).__name__}: {printable(error)} (with -vv: where)"
+
+
+@contextlib.contextmanager
+def log_on_stderr() -> Iterator[None]:
+    """Write the log to standard error, warnings and above, for as long as the context is entered."""
+    handler = _LogHandler()
+    handler.setFormatter(_LogFormatter())
+    root, ours = logging.getLogger(), logging.getLogger("iem_dcr")
+    before = ours.level
+    root.addHandler(handler)
+    set_verbosity(0)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        ours.setLevel(before)
+
+
+def set_verbosity(steps: int) -> None:
+    """Choose what is logged: -1 errors, 0 warnings, 1 what the driver does, 2 everything."""
+    logging.getLogger("iem_dcr").setLevel(_LEVELS[max(-1, min(steps, 2))])
+
+
+def tell(text: str) -> None:
+    """Say something to the person at standard error, beside the log."""
+    with contextlib.suppress(OSError):
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
+
+
+def _nothing() -> None:
+    """Nobody asked to be told."""
