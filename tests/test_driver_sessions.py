@@ -94,7 +94,7 @@ def id_of(response: TransactionStopResponse) -> str | None:
 
 def signed_for(b: Bench, name: str) -> list[str]:
     """Return the PGs of all records the meter has signed for a session."""
-    return [record.PG for record in b.meter.signed if record.ID == f"04AB{name}"]
+    return [record.PG for record in b.meter.signed if f"04AB{name}" == record.ID]
 
 
 async def one_session(b: Bench, rng: random.Random, name: str) -> str:

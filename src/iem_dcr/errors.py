@@ -20,14 +20,14 @@ whether a POST may go out again. ``ReceiptError`` is met by whoever reads receip
 
 from __future__ import annotations
 
-import re
-
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
-
 
 def printable(text: object, *, limit: int = 120) -> str:
-    """Make text from outside safe for a log line: no control characters, at most ``limit`` characters."""
-    clean = _CONTROL.sub(" ", str(text)).strip()
+    """Make text from outside safe for a log line: no control characters, at most ``limit`` characters.
+
+    What Python does not call printable becomes a space: line ends, escapes, lone surrogates, marks that turn the
+    direction of writing.
+    """
+    clean = "".join(character if character.isprintable() else " " for character in str(text)).strip()
     return clean if len(clean) <= limit else clean[: limit - 1] + "…"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from iem_dcr.config import Settings
 from iem_dcr.driver import MeterDriver
@@ -82,8 +82,9 @@ async def bench(
     *,
     wall: VirtualWall | None = None,
     sink: ReceiptSink | None = None,
+    station: RememberingStation | None = None,
     powered: bool = True,
-    **settings: object,
+    **settings: Any,
 ) -> AsyncIterator[Bench]:
     """Run a driver against a simulated meter, both on this loop."""
     loop = asyncio.get_running_loop()
@@ -94,7 +95,7 @@ async def bench(
         if not powered:
             meter.power_cycle(off_s=20.0, boot_s=5.0)
         host, port = server.address.split(":")
-        station = RememberingStation()
+        station = station or RememberingStation()
         driver = MeterDriver(
             Settings.of({"ip_address": host, "port_http": int(port), "CI": CI} | settings),
             station,
@@ -109,7 +110,7 @@ async def bench(
             await asyncio.gather(task, return_exceptions=True)
 
 
-def request(transaction_id: str = "T-1", **fields: object) -> TransactionReq:
+def request(transaction_id: str = "T-1", **fields: Any) -> TransactionReq:
     """Make a request as EVerest makes it."""
     return TransactionReq.from_json(
         {

@@ -19,6 +19,8 @@ T = TypeVar("T")
 
 _BYTES_UNDER_WAY_S = 0.0005
 """How long the host may take to carry bytes over its own loopback."""
+_CONNECTION_UNDER_WAY_S = 0.05
+"""How long it may take to make a connection, or to take bytes that a socket waits to write."""
 
 
 class _VirtualSelector(selectors.DefaultSelector):  # type: ignore[valid-type, misc]  # the platform chooses the base
@@ -41,7 +43,8 @@ class _VirtualSelector(selectors.DefaultSelector):  # type: ignore[valid-type, m
         ready: list[tuple[selectors.SelectorKey, int]] = super().select(0)
         if ready or timeout <= 0:
             return ready
-        ready = super().select(_BYTES_UNDER_WAY_S)
+        is_writing = any(key.events & selectors.EVENT_WRITE for key in self.get_map().values())
+        ready = super().select(_CONNECTION_UNDER_WAY_S if is_writing else _BYTES_UNDER_WAY_S)
         if not ready:
             self.now_s += timeout
         return ready
@@ -57,7 +60,9 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._virtual.now_s
 
-    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> Any:
+    def run_in_executor(  # type: ignore[override]  # the signature is asyncio's, without its type variables
+        self, executor: Any, func: Callable[..., Any], *args: Any
+    ) -> Any:
         self._virtual.working_threads += 1
         future = super().run_in_executor(executor, func, *args)
 

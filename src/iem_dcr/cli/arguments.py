@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
@@ -56,7 +57,7 @@ def parse_address(text: str) -> Address:
     return Address(_name(host), _port(port if colon else None))
 
 
-class AddressType(click.ParamType):
+class AddressType(click.ParamType):  # type: ignore[type-arg]  # generic in newer click only
     """``HOST[:PORT]``."""
 
     name = "HOST[:PORT]"
@@ -71,7 +72,18 @@ class AddressType(click.ParamType):
             self.fail(f"{printable(value, limit=60)!r}: {error}", param, ctx)
 
 
-class PairType(click.ParamType):
+class SecondsType(click.FloatRange):
+    """A number of seconds within a range; ``nan`` is in none."""
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Make a number of a word."""
+        seconds = float(super().convert(value, param, ctx))
+        if math.isnan(seconds):
+            self.fail(f"{value!r} is not a number of seconds", param, ctx)
+        return seconds
+
+
+class PairType(click.ParamType):  # type: ignore[type-arg]  # as above
     """``KEY=VALUE``."""
 
     name = "KEY=VALUE"

@@ -32,7 +32,7 @@ EXIT_FAILURE = 1
 EXIT_USAGE = 2
 
 _COMMANDS = ("demo", "read", "session", "simulate")
-_log = logging.getLogger("iem_dcr.cli")
+log = logging.getLogger("iem_dcr.cli")
 
 
 class _Commands(click.Group):
@@ -86,7 +86,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         tell(f"Error: {error}")
         return EXIT_FAILURE
     except Exception:
-        _log.exception("iem-dcr failed, which is a mistake in the program")
+        log.exception("iem-dcr failed, which is a mistake in the program")
         return EXIT_FAILURE
     return status if isinstance(status, int) else 0
 

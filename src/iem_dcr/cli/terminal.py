@@ -9,6 +9,7 @@ import os
 import sys
 from typing import IO, TYPE_CHECKING, cast
 
+import click
 from rich.console import Console
 
 from iem_dcr.errors import printable
@@ -64,6 +65,16 @@ class Output:
     def fileno(self) -> int:
         """Return its file descriptor."""
         return self._stream.fileno()
+
+    def status(self) -> int:
+        """Return the exit status as far as the output goes: 1 when its reader left before the end, else 0.
+
+        Raises:
+            click.ClickException: it could not be written for another reason.
+        """
+        if self.error is not None and not isinstance(self.error, BrokenPipeError):
+            raise click.ClickException(f"standard output cannot be written: {self.error.strerror or self.error}")
+        return 0 if self.error is None else 1
 
     def console(self) -> Console:
         """Return a console on it. It takes no markup, so text from a meter means nothing to it."""
@@ -122,6 +133,11 @@ def log_on_stderr() -> Iterator[None]:
 def set_verbosity(steps: int) -> None:
     """Choose what is logged: -1 errors, 0 warnings, 1 what the driver does, 2 everything."""
     logging.getLogger("iem_dcr").setLevel(_LEVELS[max(-1, min(steps, 2))])
+
+
+def warnings_are_logged() -> bool:
+    """Whether the person sees the driver's warnings."""
+    return logging.getLogger("iem_dcr").isEnabledFor(logging.WARNING)
 
 
 def tell(text: str) -> None:

@@ -266,7 +266,7 @@ class MeterClient:
             may_reuse = idle_s <= IDLE_CLOSED_AFTER_S
         else:
             may_reuse = self._post_may_reuse and self._last_use_was_get and idle_s <= POST_REUSES_WITHIN_S
-        if not may_reuse:
+        if not may_reuse or (self._session is not None and _has_spoken_unasked(self._session)):
             await self.close()
         if self._session is None:
             self._session = _new_session()
@@ -316,6 +316,12 @@ def _new_session() -> aiohttp.ClientSession:
     if hasattr(session, "_retry_connection"):
         session._retry_connection = False  # noqa: SLF001  there is no public switch; a test holds it
     return session
+
+
+def _has_spoken_unasked(session: aiohttp.ClientSession) -> bool:
+    """Tell whether something came in on an idle connection: aiohttp would take it for the next request's answer."""
+    idle = getattr(session.connector, "_conns", {})  # there is no public way to see it; a test holds it
+    return any(protocol.should_close for connections in idle.values() for protocol, _ in connections)
 
 
 async def _connected(_: aiohttp.ClientSession, context: SimpleNamespace, __: object) -> None:

@@ -89,7 +89,7 @@ class MeterDriver:
 
     `run` is the task that owns the meter; it goes on until it is cancelled and may be started again.
     `start_transaction` and `stop_transaction` may be called from any task of the same loop; they never raise and always
-    answer within 30 s and 60 s.
+    answer within 30 s and 60 s; what comes before `run` waits for it.
 
     Args:
         settings: of this meter.
@@ -114,7 +114,8 @@ class MeterDriver:
         self._starting = Starting(self._meter, self._setup, self._receipts, self._ending, self._pause)
         self._stopping = Stopping(self._meter, self._setup, self._receipts, self._ending, self._pause)
         self._queue: deque[_Command[Any]] = deque()
-        self._arrived: asyncio.Event | None = None
+        self._arrived = asyncio.Event()
+        self._stopped = False
         self._schedule: Schedule | None = None
         self._next_reach_s = 0.0
         self._adopted_s: float | None = None
@@ -176,7 +177,7 @@ class MeterDriver:
         return await self._do(_Command(work, Deadline.after(STOP_S), failed, nobody_heard))
 
     async def _do(self, command: _Command[R]) -> R:
-        if self._arrived is None:
+        if self._stopped:
             return command.failed("the driver is not running")
         self._queue.append(command)
         self._arrived.set()
@@ -193,7 +194,7 @@ class MeterDriver:
 
     async def run(self) -> None:
         """Own the meter until cancelled. Every command that then waits is answered, and connections are closed."""
-        self._arrived = asyncio.Event()
+        self._stopped = False
         try:
             while True:
                 if self._queue:
@@ -201,7 +202,7 @@ class MeterDriver:
                 else:
                     await self._idle()
         finally:
-            self._arrived = None
+            self._stopped = True
             self._schedule = None
             while self._queue:
                 command = self._queue.popleft()
@@ -243,8 +244,6 @@ class MeterDriver:
             self._meter.log.debug("a question to the meter gave way to a command")
 
     async def _wait_for_command(self, delay_s: float) -> None:
-        if self._arrived is None:
-            return
         self._arrived.clear()
         try:
             async with asyncio.timeout(delay_s):
@@ -346,7 +345,7 @@ class MeterDriver:
                 await asyncio.wait({task})
 
     async def _until_done_or_command(self, task: asyncio.Future[Q]) -> None:
-        if self._queue or self._arrived is None:
+        if self._queue:
             return
         self._arrived.clear()
         arrival = asyncio.ensure_future(self._arrived.wait())

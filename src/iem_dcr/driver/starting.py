@@ -254,14 +254,15 @@ class Starting:
     async def _set_up(self, start: _Start) -> Event:
         """Initialise a meter whose CT is empty: it was power-cycled, or has never been set up."""
         waited_s = start.trouble_s()
-        start.why = "the meter is not set up: it waits for the host's clock to be set"
+        why = "the meter is not set up: it waits for the host's clock to be set"
         try:
             await self._setup.initialise(start.deadline)
             await self._setup.make_up(start.deadline)
         except MeterError as error:
-            start.why = f"the meter cannot be set up: {error}"
+            why = f"the meter cannot be set up: {error}"
         if self._setup.ready:
             return Event.DONE
+        start.why = why
         return Event.GIVE_UP if waited_s >= READY_WAIT_S else Event.NOT_DONE
 
     async def _end_other(self, start: _Start) -> Event:

@@ -54,12 +54,7 @@ class Schedule:
         self._origin_s = now_s()
         self.next_s = self._origin_s + period_s
 
-    @property
-    def due(self) -> bool:
-        """Whether the next moment has come."""
-        return now_s() >= self.next_s
-
     def advance(self) -> None:
         """Go on to the first moment of the grid that is still to come."""
-        passed = math.floor((now_s() - self._origin_s) / self._period_s)
+        passed = math.floor((now_s() + _NOTHING_LEFT_S - self._origin_s) / self._period_s)
         self.next_s = self._origin_s + (passed + 1) * self._period_s

@@ -1,0 +1,187 @@
+"""One charging session by a driver: live values, start, some seconds of charging, stop, check of the receipt."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+import click
+
+from iem_dcr import ocmf
+from iem_dcr.cli.interruption import EXIT_INTERRUPTED, LeftEarlyError
+from iem_dcr.cli.terminal import tell
+from iem_dcr.driver import MeterDriver
+from iem_dcr.ocmf import Outcome
+from iem_dcr.powermeter import TransactionRequestStatus
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from iem_dcr.cli.interruption import Interruption
+    from iem_dcr.cli.station import SessionStation
+    from iem_dcr.cli.terminal import Output
+    from iem_dcr.config import Settings
+    from iem_dcr.driver import KeptReceipt
+    from iem_dcr.powermeter import TransactionReq
+
+TICK_S = 0.1
+SETTLING_S = 15.0
+"""How long a transaction that the meter runs after a failed start may take until the driver has ended it."""
+
+_NOTHING_BEGAN = "no transaction was begun."
+_MAY_RUN = "the transaction may still run in the meter. See with: iem-dcr read {}"
+_END_IT = "To end it once no current flows: iem-dcr session {} --end-running --seconds 0 --id ..."
+
+
+class _Keeper:
+    """Shows every receipt that comes to light, and holds back the session's own until its stop was answered."""
+
+    def __init__(self, transaction_id: str, station: SessionStation) -> None:
+        self._transaction_id = transaction_id
+        self._station = station
+        self._own: list[KeptReceipt] = []
+
+    async def keep(self, kept: KeptReceipt) -> None:
+        """Take a receipt."""
+        if kept.transaction_id == self._transaction_id:
+            self._own.append(kept)
+        else:
+            self._station.other_receipt(kept)
+
+    def show_own(self) -> None:
+        """Show what was held back: the stop had no answer that brought it."""
+        for kept in self._own:
+            self._station.other_receipt(kept)
+
+
+async def charge(
+    settings: Settings,
+    request: TransactionReq,
+    station: SessionStation,
+    interruption: Interruption,
+    *,
+    seconds: float,
+    connect_s: float,
+) -> bool:
+    """Run a session.
+
+    Args:
+        settings: of the meter.
+        request: the start.
+        station: is told of everything.
+        interruption: ends the charging early; the transaction is stopped and its receipt shown all the same.
+        seconds: how long it charges.
+        connect_s: how long the first live value may take.
+
+    Returns:
+        Whether the transaction was begun, stopped, and its receipt verified.
+
+    Raises:
+        click.ClickException: no live value came in time.
+        LeftEarlyError: interrupted before the start, or by somebody who insisted.
+    """
+    keeper = _Keeper(request.transaction_id, station)
+    driver = MeterDriver(settings, station, sink=keeper)
+    may_run = _MAY_RUN.format(driver.address)
+    async with _running(driver):
+        await interruption.break_off(_first_value(driver, station, connect_s), _NOTHING_BEGAN)
+        response = await interruption.see_through(driver.start_transaction(request), may_run)
+        if response.status is not TransactionRequestStatus.OK:
+            station.started(request, response)
+            await interruption.see_through(_settle(driver, station), may_run)
+            keeper.show_own()
+            return False
+        try:
+            station.started(request, response)
+            await _charge_for(seconds, station, interruption)
+        finally:
+            station.ending()
+            stopped = await interruption.see_through(driver.stop_transaction(request.transaction_id), may_run)
+            station.stopped(stopped)
+        if stopped.signed_meter_value is None:
+            keeper.show_own()
+            if driver.value is not None and driver.value.XT:
+                tell(f"The transaction still runs in the meter. {_END_IT.format(driver.address)}")
+            return False
+        receipt = ocmf.parse(stopped.signed_meter_value.signed_meter_data)
+        loop = asyncio.get_running_loop()
+        verification = await loop.run_in_executor(None, ocmf.verify, receipt, driver.public_key)
+        station.receipt(receipt, verification)
+        return verification.outcome is Outcome.VALID
+
+
+async def charge_and_judge(
+    settings: Settings,
+    request: TransactionReq,
+    station: SessionStation,
+    interruption: Interruption,
+    output: Output,
+    *,
+    seconds: float,
+    connect_s: float,
+) -> int:
+    """Run a session as `charge` does, and return the exit status: 0 if all of it went well."""
+    try:
+        is_verified = await charge(settings, request, station, interruption, seconds=seconds, connect_s=connect_s)
+    except LeftEarlyError:
+        if output.error is None:
+            raise
+        return output.status()
+    output.flush()
+    if output.error is None and interruption.came:
+        return EXIT_INTERRUPTED
+    return output.status() or int(not is_verified)
+
+
+@contextlib.asynccontextmanager
+async def _running(driver: MeterDriver) -> AsyncIterator[None]:
+    task = asyncio.create_task(driver.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+    if not task.cancelled():
+        task.result()
+
+
+async def _first_value(driver: MeterDriver, station: SessionStation, within_s: float) -> None:
+    try:
+        async with asyncio.timeout(within_s):
+            await station.live.wait()
+    except TimeoutError as error:
+        raise click.ClickException(
+            f"the meter {driver.address} gave no live value within {within_s:g} s; nothing was begun. "
+            "Run it with -v to see why."
+        ) from error
+
+
+async def _charge_for(seconds: float, station: SessionStation, interruption: Interruption) -> None:
+    loop = asyncio.get_running_loop()
+    begun_s = loop.time()
+    with station.charging() as show_passed:
+        while (left_s := begun_s + seconds - loop.time()) > 0 and not interruption.came:
+            show_passed(seconds - left_s)
+            await interruption.wait(min(TICK_S, left_s))
+        show_passed(min(seconds, loop.time() - begun_s))
+
+
+async def _settle(driver: MeterDriver, station: SessionStation) -> None:
+    """After a failed start, let the driver end what the meter runs all the same: a B whose answer was lost, for one.
+
+    Raises:
+        click.ClickException: it still runs.
+    """
+    try:
+        async with asyncio.timeout(SETTLING_S):
+            while True:
+                station.live.clear()
+                await station.live.wait()
+                if driver.value is not None and not driver.value.XT:
+                    return
+    except TimeoutError as error:
+        state = "still runs a transaction" if driver.value is not None and driver.value.XT else "does not answer"
+        raise click.ClickException(
+            f"the meter {driver.address} {state} after the failed start. See with: iem-dcr read {driver.address}"
+        ) from error

@@ -1,0 +1,207 @@
+"""What people see: numbers with their units, tables, the receipt. A meter's text is shown as text and nothing else."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from iem_dcr.errors import printable
+from iem_dcr.ocmf import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from datetime import datetime, timedelta
+    from decimal import Decimal
+
+    from rich.console import Console
+
+    from iem_dcr.cli.read import Look
+    from iem_dcr.ocmf import Reading, Receipt, Verification
+    from iem_dcr.powermeter import Powermeter
+
+LONGEST_TEXT = 250
+_VERDICTS = {
+    Outcome.VALID: ("VALID", "bold green"),
+    Outcome.INVALID: ("NOT VALID", "bold red"),
+    Outcome.NOT_CHECKED: ("NOT CHECKED", "bold yellow"),
+}
+_ENDS = {"L": "ended locally", "R": "ended remotely", "A": "aborted", "P": "power failure"}
+"""OCMF's TX of a last reading that is no ordinary end."""
+_CLOCK_TOLERANCE_S = 5.0
+
+
+def device_text(text: object) -> str:
+    """Make a text of the meter's fit to be shown: no control characters, not without end."""
+    return printable(text, limit=LONGEST_TEXT)
+
+
+def say(console: Console, text: str | Text) -> None:
+    """Print a line that a terminal may wrap and a pipe gets whole."""
+    console.print(Text(text) if isinstance(text, str) else text, soft_wrap=True)
+
+
+def kwh(energy_wh: Decimal) -> str:
+    """Write an energy given in Wh: ``0.104 kWh``."""
+    return f"{energy_wh / 1000:.3f} kWh"
+
+
+def kw(power_w: Decimal) -> str:
+    """Write a power given in W: ``47.500 kW``."""
+    return f"{power_w / 1000:.3f} kW"
+
+
+def value_line(value: Powermeter, charged_wh: Decimal | None = None) -> str:
+    """Write a live value in one line, with the energy since the begin of the transaction if there is one."""
+    energy = f"register {kwh(value.energy_wh_import)}" if charged_wh is None else f"charged {kwh(charged_wh)}"
+    return f"{kw(value.power_w):>11}  {value.voltage_v:6.1f} V  {value.current_a:6.1f} A  {energy}"
+
+
+def live_table(values: Iterable[Powermeter], begun_wh: Decimal) -> Table:
+    """Make the table of a transaction's live values."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("Meter time", "Power", "Voltage", "Current", "Import register", "Charged"):
+        table.add_column(Text(heading), justify="right", no_wrap=True)
+    for value in values:
+        table.add_row(
+            Text(f"{value.timestamp:%H:%M:%S}"),
+            Text(kw(value.power_w)),
+            Text(f"{value.voltage_v:.1f} V"),
+            Text(f"{value.current_a:.1f} A"),
+            Text(kwh(value.energy_wh_import)),
+            Text(kwh(value.energy_wh_import - begun_wh), style="bold"),
+        )
+    return table
+
+
+def receipt_panel(receipt: Receipt, verification: Verification) -> Panel:
+    """Make the panel of a receipt: who, when, how much, and whether its signature is good."""
+    begin, end = receipt.begin, receipt.end
+    last = end or (receipt.readings[-1] if receipt.readings else None)
+    rows = {
+        "Charge point": _words(receipt.payload, "CT", "CI"),
+        "Meter": _words(receipt.payload, "MM", "MS"),
+        "User": f"{device_text(receipt.identification or '')} ({_words(receipt.payload, 'IT')})",
+        "Tariff": _words(receipt.payload, "TT"),
+        "Begin": _reading(begin),
+        "End": _reading(last),
+        "Energy": "not in the receipt" if receipt.energy_wh is None else kwh(receipt.energy_wh),
+        "Remarks": _remarks(begin, last),
+    }
+    grid = _grid((name, Text(text)) for name, text in rows.items() if text)
+    grid.add_row("Signature", _verdict(verification))
+    return Panel(grid, title=Text(f"Receipt {device_text(receipt.pagination or 'without PG')}"), expand=False)
+
+
+def print_receipt(console: Console, receipt: Receipt, verification: Verification) -> None:
+    """Print a receipt: its panel, and the tuple as it is, in one line."""
+    console.print(receipt_panel(receipt, verification))
+    say(console, printable(receipt.text, limit=len(receipt.text)))
+
+
+def print_look(console: Console, look: Look) -> None:
+    """Print one reading of a meter."""
+    value = look.value
+    measured = {
+        "Power": kw(value.P),
+        "Voltage (U2)": f"{value.U2:.1f} V",
+        "Current (I)": f"{value.I:.1f} A",
+        "Import": kwh(value.import_wh),
+        "Export": "no such register" if value.export_wh is None else kwh(value.export_wh),
+    }
+    health = ("healthy", "green") if value.is_healthy else ("IN ERROR", "bold red")
+    status = {
+        "Transaction (XT)": Text("runs", style="bold") if value.XT else Text("none"),
+        "Errors (XC)": Text.assemble(health, f"  {device_text(value.XC)}"),
+        "Status word (XS)": Text(device_text(value.XS) or "not given"),
+        "Status (ST)": Text(_status(value.ST)),
+        "Flags (EF)": Text(_flags(value.EF)),
+    }
+    gateway = look.gateway
+    point: dict[str, Text] = {}
+    if gateway is None:
+        point["Gateway"] = _problem(look.problems["gw"])
+    else:
+        not_set = Text("not set since the meter was powered up", style="yellow")
+        point["Type (CT)"] = Text(device_text(gateway.CT)) if gateway.CT else not_set
+        point["Id (CI)"] = Text(device_text(gateway.CI)) if gateway.CI else not_set
+        point["Time (TM)"] = Text(_time(gateway.TM.instant) if gateway.TM else "not readable")
+    point["Clock"] = _clock(look.clock_off)
+    key = Text(f"{look.key.form}, {device_text(look.key.SA)}") if look.key else _problem(look.problems["publickey"])
+    point["Public key"] = key
+    say(console, Text(f"Meter {device_text(value.MS)} at {look.address}", style="bold"))
+    _print_section(console, "Live values", {name: Text(text) for name, text in measured.items()})
+    _print_section(console, "Status", status)
+    _print_section(console, "Charge point, clock and key", point)
+
+
+def _print_section(console: Console, title: str, rows: Mapping[str, Text]) -> None:
+    console.print(Text(f"\n{title}", style="cyan"))
+    for name, text in rows.items():
+        say(console, Text.assemble((f"  {name:<19}", "dim"), text))
+
+
+def _grid(rows: Iterable[tuple[str, Text]]) -> Table:
+    grid = Table.grid(padding=(0, 3))
+    grid.add_column(no_wrap=True, style="dim")
+    grid.add_column(overflow="fold")
+    for name, text in rows:
+        grid.add_row(name, text)
+    return grid
+
+
+def _words(payload: Mapping[str, object], *keys: str) -> str:
+    return " ".join(device_text(payload[key]) for key in keys if payload.get(key) not in (None, ""))
+
+
+def _time(instant: datetime) -> str:
+    return f"{instant:%Y-%m-%d %H:%M:%S %z}"
+
+
+def _reading(reading: Reading | None) -> str:
+    if reading is None:
+        return "not in the receipt"
+    time = _time(reading.TM.instant) if reading.TM else "time not readable"
+    register = "" if reading.energy_wh is None else f"   register {kwh(reading.energy_wh)}"
+    how = f"   ({_ENDS[reading.TX]})" if reading.TX in _ENDS else ""
+    return time + register + how
+
+
+def _remarks(*readings: Reading | None) -> str:
+    remarks = []
+    for reading in readings:
+        if reading is not None and reading.ST not in ("G", ""):
+            remarks.append(f"{_status(reading.ST)} at {reading.TX}")
+        if reading is not None and reading.EF:
+            remarks.append(f"{_flags(reading.EF)} at {reading.TX}")
+    return device_text("; ".join(remarks))
+
+
+def _status(ST: str) -> str:
+    return "G, good" if ST == "G" else device_text(ST or "not given")
+
+
+def _flags(EF: str) -> str:
+    meanings = {"E": "energy is not reliable", "t": "the time is not reliable"}
+    if not EF:
+        return "none"
+    return f"{device_text(EF)}, " + " and ".join(meanings.get(flag, "unknown") for flag in device_text(EF))
+
+
+def _verdict(verification: Verification) -> Text:
+    word, style = _VERDICTS[verification.outcome]
+    return Text.assemble((word, style), f": {printable(verification.reason, limit=LONGEST_TEXT)}")
+
+
+def _clock(off: timedelta) -> Text:
+    seconds = off.total_seconds()
+    shown = f"{abs(seconds):.1f} s" if abs(seconds) < 3600 else str(abs(off)).partition(".")[0]
+    text = f"{shown} {'ahead of' if seconds > 0 else 'behind'} this host"
+    return Text(text, style="" if abs(seconds) <= _CLOCK_TOLERANCE_S else "yellow")
+
+
+def _problem(text: str) -> Text:
+    return Text(f"not had: {device_text(text)}", style="yellow")

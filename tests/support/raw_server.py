@@ -1,0 +1,191 @@
+"""A TCP server that does what a test tells it, byte for byte, and remembers what came in on which connection."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+import struct
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+
+
+class Then(Enum):
+    """What becomes of the connection after the bytes are sent."""
+
+    KEEP = auto()
+    CLOSE = auto()
+    RESET = auto()
+    STALL = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Do:
+    """What is done upon one request.
+
+    Attributes:
+        send: the bytes to answer with.
+        then: what follows.
+        drip_s: seconds between two of the bytes; 0 sends them at once.
+        flood: go on sending until the other side closes.
+    """
+
+    send: bytes = b""
+    then: Then = Then.KEEP
+    drip_s: float = 0.0
+    flood: bool = False
+
+
+def answer(
+    body: bytes | object = b"",
+    status: str = "200 OK",
+    *,
+    length: int | None = None,
+    content_type: str = "application/json",
+    headers: str = "",
+    then: Then = Then.KEEP,
+    drip_s: float = 0.0,
+) -> Do:
+    """An HTTP answer; a body that is not bytes is written as JSON. ``length`` is what Content-Length says instead."""
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    told = len(content) if length is None else length
+    head = f"HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: {told}\r\n{headers}\r\n"
+    return Do(head.encode() + content, then, drip_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request as it came.
+
+    Attributes:
+        connection: index of the connection in the order they were made.
+        head: the bytes up to and with the empty line.
+        body: the bytes after it.
+    """
+
+    connection: int
+    head: bytes
+    body: bytes
+
+    @property
+    def line(self) -> str:
+        """Method and path."""
+        return self.head.decode().split(" HTTP/1.1\r\n")[0]
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers, names in small letters."""
+        lines = self.head.decode().split("\r\n")[1:-2]
+        return {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
+
+
+@dataclass(slots=True)
+class Connection:
+    """One connection.
+
+    Attributes:
+        closed_s: the loop's time when it was seen closed, or None while it is open.
+        sent: bytes handed to the host for sending.
+    """
+
+    writer: asyncio.StreamWriter
+    closed_s: float | None = None
+    sent: int = 0
+
+
+@dataclass
+class RawServer:
+    """Does upon the first request what is first in the script, and so on; a request too many fails the test."""
+
+    script: list[Do]
+    requests: list[Request] = field(default_factory=list)
+    connections: list[Connection] = field(default_factory=list)
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    _server: asyncio.Server | None = None
+    _too_many: list[str] = field(default_factory=list)
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._server is not None
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._server.wait_closed()
+        assert not self._too_many, f"nothing was scripted for {self._too_many}"
+
+    @property
+    def port(self) -> int:
+        """The port it listens on."""
+        assert self._server is not None
+        return int(self._server.sockets[0].getsockname()[1])
+
+    @property
+    def open(self) -> int:
+        """How many connections are open."""
+        return sum(1 for connection in self.connections if connection.closed_s is None)
+
+    def lines(self) -> list[tuple[int, str]]:
+        """Connection, method and path of every request."""
+        return [(request.connection, request.line) for request in self.requests]
+
+    def drop(self, index: int) -> None:
+        """Close a connection from this side."""
+        self.connections[index].writer.close()
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.get_running_loop().create_task(self._talk(len(self.connections), reader, Connection(writer)))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _talk(self, index: int, reader: asyncio.StreamReader, connection: Connection) -> None:
+        self.connections.append(connection)
+        try:
+            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+                while await self._serve(index, reader, connection):
+                    pass
+        finally:
+            connection.closed_s = asyncio.get_running_loop().time()
+            connection.writer.close()
+            with contextlib.suppress(ConnectionError):
+                await connection.writer.wait_closed()
+
+    async def _serve(self, index: int, reader: asyncio.StreamReader, connection: Connection) -> bool:
+        """Take one request; tell whether the connection stays."""
+        head = await reader.readuntil(b"\r\n\r\n")
+        request = Request(index, head, b"")
+        body = await reader.readexactly(int(request.headers.get("content-length", "0")))
+        self.requests.append(Request(index, head, body))
+        if len(self.requests) > len(self.script):
+            self._too_many.append(request.line)
+            return False
+        do = self.script[len(self.requests) - 1]
+        writer = connection.writer
+        for part in [do.send] if not do.drip_s else [do.send[i : i + 1] for i in range(len(do.send))]:
+            writer.write(part)
+            connection.sent += len(part)
+            await writer.drain()
+            if do.drip_s:
+                await asyncio.sleep(do.drip_s)
+        while do.flood:
+            writer.write(b" " * 65536)
+            connection.sent += 65536
+            await writer.drain()
+        if do.then is Then.STALL:
+            await reader.readexactly(1)
+        if do.then is Then.RESET:
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+            writer.transport.abort()
+        return do.then is Then.KEEP

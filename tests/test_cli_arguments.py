@@ -1,0 +1,165 @@
+"""The command line's words: addresses, KEY=VALUE, and every wrong one ends with exit 2 before anything is asked."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from iem_dcr import __version__
+from iem_dcr.cli.arguments import Address, parse_address
+from iem_dcr.cli.main import main
+from tests.support.command_line import run
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+NOBODY = "127.0.0.1:9"
+"""Nothing listens there; a command that asked it would end with exit 1."""
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port"),
+    [
+        ("192.168.60.12", "192.168.60.12", 80),
+        ("meter.local:8080", "meter.local", 8080),
+        ("meter_1", "meter_1", 80),
+        ("localhost:65535", "localhost", 65535),
+        ("[fe80::1]:80", "fe80::1", 80),
+        ("[fe80::1%eth0]:8080", "fe80::1%eth0", 8080),
+        ("[::1]", "::1", 80),
+        ("fe80::1", "fe80::1", 80),
+    ],
+)
+def test_address(text: str, host: str, port: int) -> None:
+    assert parse_address(text) == Address(host, port)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "missing"),
+        (":80", "missing"),
+        ("http://meter", "without http://"),
+        ("meter:", "port"),
+        ("meter:0", "port"),
+        ("meter:65536", "port"),
+        ("meter:eighty", "port"),
+        ("meter:٨٠", "port"),
+        ("meter:-1", "port"),
+        ("8080", "not an IP address"),
+        ("192.168.60.999", "not an IP address"),
+        ("192.168.60", "not an IP address"),
+        ("a b", "not a host"),
+        ("a/b", "not a host"),
+        ("a..b", "not a host"),
+        ("-a", "not a host"),
+        ("ä", "not a host"),
+        ("user@host", "not a host"),
+        ("a" * 64, "not a host"),
+        ("[::1", "IPv6"),
+        ("[meter]:80", "IPv6"),
+        ("1:2:3", "IPv6"),
+        ("[::1]:", "port"),
+    ],
+)
+def test_no_address(text: str, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        parse_address(text)
+
+
+@given(st.text() | st.text(alphabet="[]:%.-_0123456789abfx/", max_size=24))
+def test_an_address_reads_back_or_is_refused(text: str) -> None:
+    try:
+        address = parse_address(text)
+    except ValueError:
+        return
+    assert 1 <= address.port <= 65535
+    assert parse_address(str(address)) == address
+
+
+def exit_of(arguments: Sequence[str]) -> object:
+    with pytest.raises(SystemExit) as left:
+        main(arguments)
+    return left.value.code
+
+
+SESSION = ["session", NOBODY, "--id", "04AB"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["nothing"], "No such command"),
+        (["--nothing"], "No such option"),
+        (["read"], "Missing argument"),
+        (["read", "meter:x"], "the port is 'x'"),
+        (["read", NOBODY, "more"], "unexpected extra argument"),
+        (["session", NOBODY], "--id"),
+        (["session", "http://meter/", "--id", "04AB"], "without http://"),
+        (["session", NOBODY, "--id", ""], "--id"),
+        (["session", NOBODY, "--id", "ä"], "ASCII"),
+        (["session", NOBODY, "--id", "a|b"], "ASCII"),
+        ([*SESSION, "--evse-id", ""], "--evse-id"),
+        ([*SESSION, "--evse-id", "DE|1"], "ASCII"),
+        ([*SESSION, "--transaction-id", ""], "--transaction-id"),
+        ([*SESSION, "--id-type", "RFID"], "--id-type"),
+        ([*SESSION, "--seconds", "-1"], "--seconds"),
+        ([*SESSION, "--seconds", "nan"], "--seconds"),
+        ([*SESSION, "--seconds", "ten"], "--seconds"),
+        ([*SESSION, "--connect-seconds", "0"], "--connect-seconds"),
+        ([*SESSION, "--set", "CI"], "KEY=VALUE"),
+        ([*SESSION, "--set", "=1"], "KEY=VALUE"),
+        ([*SESSION, "--set", "CJ=1"], "CJ is not a setting: expected one of CI, CT"),
+        ([*SESSION, "--set", "US=maybe"], "US is 'maybe': expected true or false"),
+        ([*SESSION, "--set", "datetime_resync_interval=25"], "expected a whole number from 1 to 24"),
+        ([*SESSION, "--set", "CI="], "CI is ''"),
+        ([*SESSION, "--set", "port_http=81"], "HOST"),
+        ([*SESSION, "--set", "ip_address=::1"], "HOST"),
+        ([*SESSION, "--set", "CI=A", "--evse-id", "B"], "differ"),
+        (["simulate", "--port", "65536"], "--port"),
+        (["simulate", "--firmware", "v3"], "--firmware"),
+        (["simulate", "--current", "much"], "--current"),
+        (["simulate", "--signing-delay", "-1"], "signing_delay_s: -1.0 is negative"),
+        (["simulate", "--signing-delay", "nan"], "signing_delay_s"),
+        (["simulate", "--serial", "\x1b[31m"], "MS"),
+        (["simulate", "--set", "no_such=1"], "no_such is not an option: expected one of EF, GI"),
+        (["simulate", "--set", "bidirectional=perhaps"], "bidirectional: 'perhaps' is not true or false"),
+        (["simulate", "--set", "pagination=1.5"], "pagination: 1.5 is not a whole number"),
+        (["simulate", "--set", "RD_rows=1-b:9"], "RD_rows"),
+        (["simulate", "--set", "clock_at_power_up=2020-01-01"], "has no offset"),
+        (["simulate", "--set", "private_key=0"], "private_key"),
+        (["demo", "--seconds", "0"], "--seconds"),
+        (["demo", "now"], "unexpected extra argument"),
+    ],
+)
+def test_a_wrong_word_is_exit_2_and_says_why(
+    arguments: list[str], why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_of(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "Error: " in err
+    assert why in err
+    assert "\x1b" not in err
+
+
+@pytest.mark.parametrize("command", [[], ["demo"], ["read"], ["session"], ["simulate"]])
+def test_help_and_version_of_every_command(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_of([*command, "--help"]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("Usage: iem-dcr")
+    assert exit_of([*command, "--version"]) == 0
+    assert capsys.readouterr() == (f"iem-dcr {__version__}\n", "")
+    assert err == ""
+
+
+def test_as_a_process() -> None:
+    done = run("--version")
+    assert (done.status, done.out, done.err) == (0, f"iem-dcr {__version__}\n", "")
+    done = run("session", NOBODY, "--id", "04AB", "--set", "CI=ä")
+    assert done.status == 2
+    assert done.out == ""
+    assert "CI is 'ä': expected ASCII" in done.err

@@ -1,0 +1,87 @@
+"""What a charger has to carry: few imports, few dependencies, and no address of anybody's registry."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+NOT_ON_A_CHARGER = [
+    "click", "rich", "sqlite3", "cryptography", "aiohttp.web", "jsonschema", "yaml", "iem_dcr.simulator",
+    "iem_dcr.cli",
+]  # fmt: skip
+REGISTRIES = re.compile(
+    r"https?://[^\s\"'<>)]*(pypi|pythonhosted|/simple\b|index-url|artifactory|nexus|devpi|conda)", re.IGNORECASE
+)
+WRITTEN_BY_US = {".py", ".toml", ".txt", ".md", ".yaml", ".yml", ".cfg", ".ini", ".json", ""}
+
+
+def python(code: str, *options: str) -> str:
+    """Run code in an interpreter of its own that finds the package in the source folder."""
+    result = subprocess.run(  # noqa: S603  our own interpreter
+        [sys.executable, *options, "-c", code],
+        env={"PYTHONPATH": str(ROOT / "src"), "PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_the_driver_imports_only_what_it_needs() -> None:
+    loaded = set(json.loads(python("import json, sys, iem_dcr.driver; print(json.dumps(sorted(sys.modules)))")))
+    assert {"aiohttp", "iem_dcr.device.client", "iem_dcr.ocmf"} <= loaded
+    assert loaded.isdisjoint(NOT_ON_A_CHARGER)
+
+
+@pytest.mark.parametrize("module", ["iem_dcr", "iem_dcr.config", "iem_dcr.powermeter", "iem_dcr.ocmf"])
+def test_the_lower_layers_need_nothing_but_the_standard_library(module: str) -> None:
+    assert python(f"import {module}; print({module}.__name__)", "-S") == f"{module}\n"
+
+
+def test_the_version_needs_no_metadata() -> None:
+    code = "import iem_dcr, sys; print(iem_dcr.__version__, 'importlib.metadata' in sys.modules)"
+    version, has_metadata = python(code, "-S").split()
+    assert re.fullmatch(r"\d+\.\d+\.\d+", version)
+    assert has_metadata == "False"
+
+
+def test_dependencies() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["name"] == "iem-dcr"
+    assert sorted(project["dependencies"]) == ["aiohttp>=3.9", "cryptography>=42"]
+    assert project["requires-python"] == ">=3.11"
+    assert project["license"] == "Apache-2.0"
+    assert (ROOT / "LICENSE").read_text(encoding="utf-8").lstrip().startswith("Apache License")
+    assert {"tools", "dev"} <= set(project["optional-dependencies"])
+    assert {re.split(r"[<>=!~]", name)[0] for name in project["optional-dependencies"]["tools"]} >= {"click", "rich"}
+
+
+def test_the_constraints_are_plain_pins() -> None:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = [line for line in lines if line and not line.startswith("#")]
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][0-9A-Za-z.+!]*", pin) for pin in pins)
+    names = [re.sub(r"[-_.]+", "-", pin.split("==")[0]).lower() for pin in pins]
+    assert len(names) == len(set(names))
+    assert {"aiohttp", "cryptography", "click", "rich", "pytest", "mypy", "ruff"} <= set(names)
+
+
+def test_no_registrys_address_is_anywhere() -> None:
+    found = []
+    for path in ROOT.rglob("*"):
+        inside = path.relative_to(ROOT)
+        if inside.parts[0] in (".git", ".venv") or any(p.endswith("_cache") for p in inside.parts):
+            continue
+        if ".hypothesis" in inside.parts or path.suffix not in WRITTEN_BY_US or not path.is_file():
+            continue
+        text = path.read_text(encoding="utf-8", errors="replace")
+        found += [f"{inside}: {match.group()}" for match in REGISTRIES.finditer(text)]
+    assert found == []

@@ -1,0 +1,254 @@
+"""The station's vocabulary, held against EVerest's own definitions."""
+
+from __future__ import annotations
+
+import json
+import math
+from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from iem_dcr import powermeter
+from iem_dcr.errors import RequestError
+from iem_dcr.powermeter import (
+    Powermeter,
+    SignedMeterValue,
+    TransactionReq,
+    TransactionRequestStatus,
+    TransactionStartResponse,
+    TransactionStopResponse,
+)
+from tests.support.everest_types import of_interface, of_type, problems
+
+REQUEST: dict[str, object] = {
+    "evse_id": "DE*TST*E0001*1",
+    "transaction_id": "5b1c2f1e-0001",
+    "identification_status": "ASSIGNED",
+    "identification_flags": [],
+    "identification_type": "ISO14443",
+}
+FULL = REQUEST | {
+    "identification_level": "VERIFIED",
+    "identification_flags": ["RFID_PLAIN", "OCPP_AUTH"],
+    "identification_data": "04AABBCC",
+    "tariff_text": "0,42 €/kWh",
+}
+
+instants = st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1), timezones=st.sampled_from([UTC, timezone.max]))  # noqa: DTZ001  Hypothesis adds the zone
+numbers = st.decimals(-(10**9), 10**9, places=3)
+any_text = st.text(max_size=20)
+any_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | any_text,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(any_text, inner, max_size=3),
+    max_leaves=5,
+)
+live_values = st.builds(Powermeter, instants, any_text, numbers, st.none() | numbers, numbers, numbers, numbers)
+receipts = st.builds(SignedMeterValue, any_text, any_text, st.none() | instants)
+statuses = st.sampled_from(TransactionRequestStatus)
+
+
+@given(live_values)
+def test_a_live_value_is_a_powermeter(value: Powermeter) -> None:
+    assert problems(of_interface("powermeter", "vars", "powermeter"), value.to_json()) == []
+    assert json.loads(json.dumps(value.to_json(), allow_nan=False)) == value.to_json()
+
+
+@given(receipts)
+def test_a_receipt_is_a_signed_meter_value(value: SignedMeterValue) -> None:
+    assert problems(of_type("/units_signed#/SignedMeterValue"), value.to_json()) == []
+
+
+@given(statuses, any_text)
+def test_an_answer_to_a_start_is_valid(status: TransactionRequestStatus, error: str) -> None:
+    schema = of_interface("powermeter", "cmds", "start_transaction", "result")
+    assert problems(schema, TransactionStartResponse(status, error).to_json()) == []
+
+
+@given(statuses, st.none() | receipts, any_text)
+def test_an_answer_to_a_stop_is_valid(
+    status: TransactionRequestStatus, receipt: SignedMeterValue | None, error: str
+) -> None:
+    schema = of_interface("powermeter", "cmds", "stop_transaction", "result")
+    assert problems(schema, TransactionStopResponse(status, receipt, error).to_json()) == []
+
+
+def test_a_live_value_in_full() -> None:
+    value = Powermeter(
+        datetime(2026, 7, 1, 14, 30, 1, 250999, tzinfo=timezone(timedelta(hours=2))),
+        "1TST0000000001",
+        Decimal("446540.000"),
+        Decimal("4881.000"),
+        Decimal("-300.5"),
+        Decimal("60.1"),
+        Decimal(-5),
+    )
+    assert value.to_json() == {
+        "timestamp": "2026-07-01T12:30:01.250Z",
+        "meter_id": "1TST0000000001",
+        "energy_Wh_import": {"total": 446540.0},
+        "energy_Wh_export": {"total": 4881.0},
+        "power_W": {"total": -300.5},
+        "voltage_V": {"DC": 60.1},
+        "current_A": {"DC": -5.0},
+    }
+
+
+def test_what_is_not_known_is_left_out() -> None:
+    zero = Decimal(0)
+    value = Powermeter(datetime(2026, 1, 1, tzinfo=UTC), "M", zero, None, zero, zero, zero)
+    assert "energy_Wh_export" not in value.to_json()
+    assert SignedMeterValue("OCMF|{}|{}", "", None).to_json() == {
+        "signed_meter_data": "OCMF|{}|{}",
+        "signing_method": "",
+        "encoding_method": "OCMF",
+    }
+    ok = TransactionRequestStatus.OK
+    assert TransactionStartResponse(ok).to_json() == {"status": "OK"}
+    assert TransactionStopResponse(ok).to_json() == {"status": "OK"}
+
+
+def test_a_receipt_goes_out_as_it_is() -> None:
+    receipt = SignedMeterValue('OCMF|{"TT":"a\\u00e4 é"}|{"SD":"00"}\n', "3059AB", datetime(2026, 1, 1, tzinfo=UTC))
+    response = TransactionStopResponse(TransactionRequestStatus.OK, receipt).to_json()
+    assert response["signed_meter_value"] == {
+        "signed_meter_data": 'OCMF|{"TT":"a\\u00e4 é"}|{"SD":"00"}\n',
+        "signing_method": "",
+        "encoding_method": "OCMF",
+        "public_key": "3059AB",
+        "timestamp": "2026-01-01T00:00:00.000Z",
+    }
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (powermeter.IDENTIFICATION_STATUS, "OCMFUserIdentificationStatus"),
+        (powermeter.IDENTIFICATION_LEVEL, "OCMFIdentificationLevel"),
+        (powermeter.IDENTIFICATION_FLAGS, "OCMFIdentificationFlags"),
+        (powermeter.IDENTIFICATION_TYPE, "OCMFIdentificationType"),
+        (tuple(TransactionRequestStatus), "TransactionRequestStatus"),
+    ],
+)
+def test_the_enumerations_are_everests(ours: tuple[str, ...], theirs: str) -> None:
+    assert list(ours) == of_type(f"/powermeter#/{theirs}")["enum"]
+
+
+def test_the_request_has_everests_fields() -> None:
+    schema = of_type("/powermeter#/TransactionReq")
+    assert set(TransactionReq.__slots__) == set(schema["properties"])
+    assert set(REQUEST) == set(schema["required"])
+    assert schema["properties"]["identification_flags"]["maxItems"] == powermeter.MAX_IDENTIFICATION_FLAGS
+
+
+def test_a_request_in_full() -> None:
+    assert TransactionReq.from_json(FULL) == TransactionReq(
+        evse_id="DE*TST*E0001*1",
+        transaction_id="5b1c2f1e-0001",
+        identification_status="ASSIGNED",
+        identification_type="ISO14443",
+        identification_flags=("RFID_PLAIN", "OCPP_AUTH"),
+        identification_level="VERIFIED",
+        identification_data="04AABBCC",
+        tariff_text="0,42 €/kWh",
+    )
+    least = TransactionReq.from_json(REQUEST)
+    assert (least.identification_level, least.identification_data, least.tariff_text) == (None, None, None)
+    assert TransactionReq.from_json(REQUEST | {"identification_data": "", "tariff_text": ""}).tariff_text == ""
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"evse_id": 1}, "evse_id has to be a text"),
+        ({"transaction_id": None}, "transaction_id has to be a text"),
+        ({"identification_status": "assigned"}, "identification_status is 'assigned': expected one of ASSIGNED"),
+        ({"identification_level": None}, "identification_level has to be a text"),
+        ({"identification_level": "HIGH"}, "identification_level is 'HIGH'"),
+        ({"identification_type": "RFID"}, "identification_type is 'RFID'"),
+        ({"identification_flags": "RFID_PLAIN"}, "identification_flags is missing or not a list"),
+        ({"identification_flags": ["RFID_PLAIN"] * 5}, "identification_flags has 5 flags; 4 are allowed"),
+        ({"identification_flags": [["RFID_PLAIN"]]}, "identification_flags is ['RFID_PLAIN']"),
+        ({"identification_data": 4711}, "identification_data has to be a text"),
+        ({"tariff_text": ["a"]}, "tariff_text has to be a text"),
+        ({"tarif\x1b[2Jtext": "a"}, "no field tarif [2Jtext"),
+    ],
+)
+def test_a_refusal_names_the_field(change: dict[str, object], reason: str) -> None:
+    with pytest.raises(RequestError) as refused:
+        TransactionReq.from_json(REQUEST | change)
+    assert reason in str(refused.value)
+    assert str(refused.value).isprintable()
+
+
+@pytest.mark.parametrize("key", sorted(REQUEST))
+def test_a_missing_field_is_named(key: str) -> None:
+    with pytest.raises(RequestError, match=f"{key} is missing"):
+        TransactionReq.from_json({other: value for other, value in REQUEST.items() if other != key})
+
+
+@pytest.mark.parametrize("value", [None, [], "ASSIGNED", 1, math.inf])
+def test_a_request_is_an_object(value: object) -> None:
+    with pytest.raises(RequestError, match="is an object"):
+        TransactionReq.from_json(value)
+
+
+def mostly(*strategies: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """Valid values more often than not: a request of nine fields would hardly ever be right otherwise."""
+    return st.one_of(*strategies, *strategies, *strategies, any_json)
+
+
+flags = st.sampled_from(powermeter.IDENTIFICATION_FLAGS)
+field_values = {
+    "evse_id": mostly(any_text),
+    "transaction_id": mostly(any_text),
+    "identification_status": mostly(st.sampled_from(powermeter.IDENTIFICATION_STATUS)),
+    "identification_type": mostly(st.sampled_from(powermeter.IDENTIFICATION_TYPE)),
+    "identification_flags": mostly(st.lists(flags, max_size=4), st.lists(flags, max_size=6)),
+}
+optional_values = {
+    "identification_level": mostly(st.sampled_from(powermeter.IDENTIFICATION_LEVEL)),
+    "identification_data": mostly(any_text),
+    "tariff_text": mostly(st.text(max_size=250)),
+    "transactionId": any_json,
+}
+requests = st.fixed_dictionaries(field_values, optional=optional_values) | any_json
+
+
+def is_read(value: object) -> bool:
+    try:
+        TransactionReq.from_json(value)
+    except RequestError:
+        return False
+    return True
+
+
+@given(requests)
+def test_what_everest_allows_is_read_and_nothing_else(value: object) -> None:
+    assert is_read(value) is (problems(of_type("/powermeter#/TransactionReq"), value) == [])
+
+
+def test_a_tariff_text_may_be_longer_than_everest_allows() -> None:
+    """It is cut where it is signed: no tariff text keeps a charger from charging."""
+    value = REQUEST | {"tariff_text": "x" * 251}
+    assert problems(of_type("/powermeter#/TransactionReq"), value) != []
+    assert TransactionReq.from_json(value).tariff_text == "x" * 251
+
+
+@pytest.mark.parametrize(
+    ("text", "valid"),
+    [
+        ("2026-01-01T00:00:00.000Z", True),
+        ("2026-01-01T00:00:00.000+01:00", True),
+        ("2026-01-01T00:00:00,000Z", False),
+        ("2026-01-01T00:00:00.000+0100", False),
+        ("2026-02-30T00:00:00.000Z", False),
+    ],
+)
+def test_the_check_of_times_tells_right_from_wrong(text: str, valid: bool) -> None:  # noqa: FBT001  a table's column
+    value = {"timestamp": text, "energy_Wh_import": {"total": 0}}
+    assert (problems(of_type("/powermeter#/Powermeter"), value) == []) is valid
+    assert problems(of_type("/powermeter#/Powermeter"), {"timestamp": text}) != []
