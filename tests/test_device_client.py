@@ -16,7 +16,6 @@ import pytest
 from iem_dcr.device.client import MAX_ANSWER_BYTES, MeterClient
 from iem_dcr.device.messages import Gateway, PublicKey, User
 from iem_dcr.errors import (
-    AnswerLostError,
     MeterError,
     MeterTimeoutError,
     MeterUnreachableError,
@@ -384,38 +383,6 @@ async def test_time_covers_the_body(size: int) -> None:
             assert "no answer within 2.0 s" in str(error)
             assert asyncio.get_running_loop().time() - began_s == pytest.approx(2.0, abs=0.01)
         assert len(server.requests) == 2
-
-
-BROKEN = {
-    "closed before the answer": Do(then=Then.CLOSE),
-    "reset before the answer": Do(then=Then.RESET),
-    "closed within the head": Do(b"HTTP/1.1 200 OK\r\nContent-Le", Then.CLOSE),
-    "closed within the body": answer(b'{"TM":', length=50, then=Then.CLOSE),
-    "reset within the body": answer(b'{"TM":', length=50, then=Then.RESET, drip_s=0.001),
-    "closed within a chunk": Do(b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n20\r\n{"TM"', Then.CLOSE),
-}
-
-
-@pytest.mark.parametrize("call", [MeterClient.datetime, MeterClient.begin])
-@pytest.mark.parametrize("how", BROKEN)
-@virtual
-async def test_an_answer_that_is_lost(how: str, call: Any) -> None:  # noqa: ANN401  one call of many
-    """It is lost on a fresh connection, so nothing goes out again: neither a POST nor a GET."""
-    async with met(BROKEN[how]) as (client, server):
-        error = await failure(call(client))
-        assert isinstance(error, AnswerLostError)
-        assert error.may_have_acted
-        assert len(server.requests) == len(server.connections) == 1
-
-
-@virtual
-async def test_a_length_that_is_too_short() -> None:
-    """What is left over is not taken for the next answer."""
-    short = answer(CLOCK, length=8)
-    async with met(short, answer(CLOCK)) as (client, server):
-        assert isinstance(await failure(client.datetime()), NotUnderstoodError)
-        assert await client.datetime() == TIME
-        assert [connection for connection, _ in server.lines()] == [0, 1]
 
 
 @virtual

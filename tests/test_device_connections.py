@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from iem_dcr.device.client import IDLE_CLOSED_AFTER_S, POST_REUSES_WITHIN_S, MeterClient
-from iem_dcr.errors import AnswerLostError, MeterUnreachableError, RefusedError
+from iem_dcr.errors import AnswerLostError, MeterUnreachableError, NotUnderstoodError, RefusedError
 from tests.support.raw_server import Do, Then, answer
 from tests.support.virtual_time import virtual
 from tests.test_device_client import CLOCK, TIME, failure, met
@@ -191,6 +191,38 @@ async def test_what_nobody_asked_for_is_no_answer(call: str) -> None:
         assert isinstance(await failure(getattr(client, call)()), RefusedError)
         assert await client.datetime() == TIME
         assert [connection for connection, _ in server.lines()] == [0, 1, 1]
+
+
+BROKEN = {
+    "closed before the answer": Do(then=Then.CLOSE),
+    "reset before the answer": Do(then=Then.RESET),
+    "closed within the head": Do(b"HTTP/1.1 200 OK\r\nContent-Le", Then.CLOSE),
+    "closed within the body": answer(b'{"TM":', length=50, then=Then.CLOSE),
+    "reset within the body": answer(b'{"TM":', length=50, then=Then.RESET, drip_s=0.001),
+    "closed within a chunk": Do(b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n20\r\n{"TM"', Then.CLOSE),
+}
+
+
+@pytest.mark.parametrize("call", [MeterClient.datetime, MeterClient.begin])
+@pytest.mark.parametrize("how", BROKEN)
+@virtual
+async def test_an_answer_that_is_lost(how: str, call: Any) -> None:  # noqa: ANN401  one call of many
+    """It is lost on a fresh connection, so nothing goes out again: neither a POST nor a GET."""
+    async with met(BROKEN[how]) as (client, server):
+        error = await failure(call(client))
+        assert isinstance(error, AnswerLostError)
+        assert error.may_have_acted
+        assert len(server.requests) == len(server.connections) == 1
+
+
+@virtual
+async def test_a_length_that_is_too_short() -> None:
+    """What is left over is not taken for the next answer."""
+    short = answer(CLOCK, length=8)
+    async with met(short, answer(CLOCK)) as (client, server):
+        assert isinstance(await failure(client.datetime()), NotUnderstoodError)
+        assert await client.datetime() == TIME
+        assert [connection for connection, _ in server.lines()] == [0, 1]
 
 
 @virtual

@@ -287,7 +287,7 @@ def test_of_somebody_elses_transaction_the_end_decides() -> None:
         ("", True, "A", Claim.END),
         ("B", True, "A", Claim.ANOTHER_RUNS),
         ("kept", True, "A", Claim.AGAIN),
-        ("refused", True, "A", Claim.ANOTHER_RUNS),
+        ("refused", True, "A", Claim.NOTHING),
         ("A", False, "A", Claim.AWAIT),
         ("", False, "A", Claim.AWAIT),
         ("B", False, "A", Claim.NOTHING),

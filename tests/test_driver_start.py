@@ -259,7 +259,7 @@ async def test_a_reading_that_fails_does_not_fail_a_start() -> None:
         await b.until_live()
         await asyncio.sleep(0.5)
         starting = asyncio.create_task(b.driver.start_transaction(request()))
-        while b.requests("POST", "/user") == 0:  # noqa: ASYNC110  the moment is the meter's
+        while b.requests("POST", "/user") == 0:
             await asyncio.sleep(0)
         b.meter.faults.add(Fault("refuse", node="/metervalue"))
         assert (await starting).status is OK

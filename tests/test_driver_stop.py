@@ -226,7 +226,7 @@ async def test_a_reading_that_fails_does_not_fail_a_stop() -> None:
         assert (await b.driver.start_transaction(request())).status is OK
         ended = b.requests("POST", "/receipt")
         stopping = asyncio.create_task(b.driver.stop_transaction("T-1"))
-        while b.requests("POST", "/receipt") == ended:  # noqa: ASYNC110  the moment is the meter's
+        while b.requests("POST", "/receipt") == ended:
             await asyncio.sleep(0)
         b.meter.faults.add(Fault("refuse", node="/metervalue"))
         assert receipt_of(await stopping).identification == "04ABT-1"

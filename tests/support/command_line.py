@@ -48,8 +48,8 @@ def environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in _NOT_PASSED_ON}
 
 
-def begin(*arguments: str, stdout: int = subprocess.PIPE) -> subprocess.Popen[str]:
-    """Start iem-dcr with its standard streams piped."""
+def begin(*arguments: str, stdout: int = subprocess.PIPE, **variables: str) -> subprocess.Popen[str]:
+    """Start iem-dcr with its standard streams piped and some environment variables set."""
     return subprocess.Popen(  # noqa: S603  the program is ours
         [sys.executable, "-m", "iem_dcr.cli.main", *arguments],
         stdout=stdout,
@@ -57,7 +57,7 @@ def begin(*arguments: str, stdout: int = subprocess.PIPE) -> subprocess.Popen[st
         stdin=subprocess.DEVNULL,
         text=True,
         encoding="utf-8",
-        env=environment(),
+        env=environment() | variables,
     )
 
 
@@ -88,7 +88,7 @@ class Simulator:
     """A simulated meter on a loop in a thread of its own; made to sign without delay and to load for a moment only."""
 
     def __init__(self, **options: object) -> None:
-        quick: dict[str, Any] = {"private_key": SECRET, "load_delay_s": 0.0, "charge_s": 0.2, "signing_delay_s": 0.02}
+        quick: dict[str, Any] = {"private_key": SECRET, "load_delay_s": 0.0, "charge_s": 0.1, "signing_delay_s": 0.02}
         self._options = SimulatorOptions(**(quick | options))
         self._ready = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))

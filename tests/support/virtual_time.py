@@ -23,7 +23,7 @@ _CONNECTION_UNDER_WAY_S = 0.05
 """How long it may take to make a connection, or to take bytes that a socket waits to write."""
 
 
-class _VirtualSelector(selectors.DefaultSelector):  # type: ignore[valid-type, misc]  # the platform chooses the base
+class _VirtualSelector(selectors.DefaultSelector):
     """Waits for real events only, and tells the loop how far its time may jump."""
 
     def __init__(self) -> None:

@@ -75,9 +75,9 @@ class AddressType(click.ParamType):  # type: ignore[type-arg]  # generic in newe
 class SecondsType(click.FloatRange):
     """A number of seconds within a range; ``nan`` is in none."""
 
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+    def convert(self, value: str | float, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Make a number of a word."""
-        seconds = float(super().convert(value, param, ctx))
+        seconds = float(super().convert(value, param, ctx))  # type: ignore[arg-type]  # narrower than what click gives it
         if math.isnan(seconds):
             self.fail(f"{value!r} is not a number of seconds", param, ctx)
         return seconds

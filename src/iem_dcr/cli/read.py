@@ -12,6 +12,7 @@ import click
 from iem_dcr import ocmf
 from iem_dcr.cli import render
 from iem_dcr.cli.arguments import Address, AddressType, common
+from iem_dcr.cli.interruption import Interruption
 from iem_dcr.cli.terminal import Output
 from iem_dcr.device.client import MeterClient
 from iem_dcr.errors import MeterError, ReceiptError
@@ -93,7 +94,7 @@ class Look:
 @common
 def command(address: Address, as_json: bool) -> int:
     """Read a meter once: live values, status, charge point, clock and public key. Nothing is sent to it but GETs."""
-    look = asyncio.run(_look(address))
+    look = asyncio.run(_read(address))
     output = Output()
     if as_json:
         output.line(look.to_json())
@@ -101,6 +102,11 @@ def command(address: Address, as_json: bool) -> int:
         render.print_look(output.console(), look)
         output.flush()
     return output.status()
+
+
+async def _read(address: Address) -> Look:
+    with Interruption() as interruption:
+        return await interruption.break_off(_look(address), "the meter was not read.")
 
 
 async def _look(address: Address) -> Look:

@@ -147,10 +147,10 @@ def _value(name: str, text: str) -> object:
     kind = _KINDS[name]
     if text.lower() in _WORDS and (kind is bool or get_origin(kind) is UnionType):
         return _WORDS[text.lower()]
-    if kind is str or get_origin(kind) is Literal or str in get_args(kind):
-        return text
     if get_origin(kind) is tuple:
         return tuple(word.strip() for word in text.split(",") if word.strip())
+    if kind is str or get_origin(kind) is Literal or str in get_args(kind):
+        return text
     return _moment_or_number(text)
 
 

@@ -402,10 +402,9 @@ def claim(
         return Claim.END if running else Claim.AWAIT
     if transaction_id and transaction_id in kept:
         return Claim.AGAIN
-    if running and begun is not None:
-        return Claim.ANOTHER_RUNS
-    if transaction_id and transaction_id in refused:
+    is_refused = bool(transaction_id) and transaction_id in refused
+    if begun is not None:
+        return Claim.ANOTHER_RUNS if running and not is_refused else Claim.NOTHING
+    if is_refused:
         return Claim.END_UNCLAIMED if running else Claim.NOTHING
-    if running:
-        return Claim.END
-    return Claim.NOTHING if begun is not None else Claim.LAST
+    return Claim.END if running else Claim.LAST

@@ -1,0 +1,128 @@
+"""iem-dcr simulate: its address, its options, its end."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import socket
+import urllib.request
+from typing import Any
+
+import pytest
+
+from tests.support.command_line import begin, finish, read_until, run
+
+
+def state(address: str) -> dict[str, Any]:
+    with urllib.request.urlopen(f"http://{address}/_sim/state", timeout=10) as answer:
+        found: dict[str, Any] = json.load(answer)
+        return found
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_from_the_address_to_the_end(number: signal.Signals) -> None:
+    process = begin("simulate", "--port", "0")
+    first = read_until(process, "\n")
+    found = re.fullmatch(r"http://(127\.0\.0\.1:\d+)\n", first)
+    assert found is not None
+    address = found[1]
+    hints = read_until(process, "/_sim/set")
+    assert f"iem-dcr session {address} --id 04A2B3C4D5E6F7 --evse-id 'DE*PNX*E1234567*1'\n" in hints
+    assert f"http://{address}/_sim/faults" in hints
+    assert state(address)["running"] is False
+    process.send_signal(number)
+    done = finish(process)
+    assert (done.status, done.err) == (0, "")
+
+
+def test_options() -> None:
+    given = {
+        "--firmware": "v2",
+        "--serial": "7",
+        "--current": "32.5",
+        "--voltage": "800",
+        "--charge-seconds": "3",
+        "--signing-delay": "0.25",
+        "--signature-encoding": "raw",
+        "--open-at-power-cut": "lost",
+    }
+    sets = {
+        "MM": "true",
+        "EF": "E",
+        "bidirectional": "TRUE",
+        "import_wh": "5",
+        "activation_threshold_a": "1e-1",
+        "clock_at_power_up": "2020-02-03T04:05:06+00:00",
+        "RD_rows": "1-b:2.8.e, 1-b:1.8.e",
+        "private_key": "0x12AB",
+        "connections": "close",
+    }
+    process = begin(
+        "simulate",
+        "--port=0",
+        *(word for pair in given.items() for word in pair),
+        *(f"--set={name}={value}" for name, value in sets.items()),
+    )
+    address = read_until(process, "\n").strip().removeprefix("http://")
+    found = state(address)
+    process.terminate()
+    finish(process)
+    options = found["options"]
+    expected = {
+        "firmware": "v2",
+        "MS": "7",
+        "current_a": 32.5,
+        "voltage_v": 800.0,
+        "charge_s": 3.0,
+        "signing_delay_s": 0.25,
+        "signature_encoding": "raw",
+        "open_at_power_cut": "lost",
+        "MM": "true",
+        "EF": "E",
+        "bidirectional": True,
+        "import_wh": 5,
+        "activation_threshold_a": 0.1,
+        "clock_at_power_up": "2020-02-03T04:05:06+00:00",
+        "RD_rows": ["1-b:2.8.e", "1-b:1.8.e"],
+        "connections": "close",
+    }
+    assert {name: options[name] for name in expected} == expected
+    assert found["import_wh"] == 5
+    assert found["TM"].startswith("2020-02-03T04:05:0")
+
+
+def test_a_null_is_a_null() -> None:
+    process = begin("simulate", "--port=0", "--set", "EF=null", "--set", "private_key=none")
+    address = read_until(process, "\n").strip().removeprefix("http://")
+    assert state(address)["options"]["EF"] is None
+    process.terminate()
+    assert finish(process).status == 0
+
+
+def test_a_port_in_use() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = run("simulate", "--port", str(port))
+    assert (done.status, done.out) == (1, "")
+    assert done.err.startswith(f"Error: cannot listen at 127.0.0.1 port {port}: Address already in use")
+    assert "--port 0" in done.err
+
+
+def test_an_address_that_is_not_ours() -> None:
+    done = run("simulate", "--host", "203.0.113.7", "--port", "0")
+    assert (done.status, done.out) == (1, "")
+    assert "cannot listen at 203.0.113.7" in done.err
+
+
+def test_it_goes_on_without_a_reader() -> None:
+    process = begin("simulate", "--port", "0")
+    address = read_until(process, "\n").strip().removeprefix("http://")
+    assert process.stdout is not None
+    process.stdout.close()
+    assert state(address)["begun"] == 0
+    process.terminate()
+    assert process.wait(60) == 0
+    assert process.stderr is not None
+    assert process.stderr.read() == ""
+    process.stderr.close()

@@ -1,0 +1,93 @@
+"""Standard output that loses its reader, the log on standard error, and mistakes of the program itself."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from pathlib import Path
+
+import click
+import pytest
+
+from iem_dcr.cli.terminal import Output, log_on_stderr, set_verbosity, warnings_are_logged
+
+
+def test_lines_of_json(capsys: pytest.CaptureFixture[str]) -> None:
+    output = Output()
+    output.line({"event": "receipt", "verified": None, "ocmf": 'OCMF|{"TT":"5 €"}|{}\x1b'})
+    out, err = capsys.readouterr()
+    assert out == '{"event":"receipt","verified":null,"ocmf":"OCMF|{\\"TT\\":\\"5 \\u20ac\\"}|{}\\u001b"}\n'
+    assert err == ""
+    assert output.status() == 0
+
+
+def test_a_reader_that_left() -> None:
+    read_end, write_end = os.pipe()
+    told = []
+    with os.fdopen(write_end, "w") as stream:
+        output = Output(stream)
+        output.when_lost = lambda: told.append(1)
+        output.line({"n": 1})
+        os.close(read_end)
+        for n in range(3):
+            output.line({"n": n})
+        assert told == [1]
+        assert isinstance(output.error, BrokenPipeError)
+        assert output.status() == 1
+
+
+def test_a_full_disk() -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    with Path("/dev/full").open("w") as stream:
+        output = Output(stream)
+        output.line({"n": 1})
+        with pytest.raises(click.ClickException, match="standard output cannot be written: No space left"):
+            output.status()
+
+
+def test_device_text_means_nothing_to_the_console(capsys: pytest.CaptureFixture[str]) -> None:
+    Output().console().print("[bold]:smile: 12 'a' [/nope]")
+    assert capsys.readouterr().out == "[bold]:smile: 12 'a' [/nope]\n"
+
+
+def test_the_log(capsys: pytest.CaptureFixture[str]) -> None:
+    log = logging.getLogger("iem_dcr.somewhere")
+    with log_on_stderr():
+        for steps in (0, -3, 1, 9):
+            set_verbosity(steps)
+            for level in (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR):
+                log.log(level, "at %d", steps)
+        set_verbosity(-1)
+        assert not warnings_are_logged()
+    log.error("behind it")
+    assert capsys.readouterr().err.splitlines() == [
+        "warning: at 0",
+        "error: at 0",
+        "error: at -3",
+        "info: at 1",
+        "warning: at 1",
+        "error: at 1",
+        "debug: at 9",
+        "info: at 9",
+        "warning: at 9",
+        "error: at 9",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("steps", "written"),
+    [
+        (0, r"error: it failed: KeyError: 'a\\nb' \(with -vv: where\)\n"),
+        (2, r"error: it failed\nTraceback .*\nKeyError: 'a\\nb'\n"),
+    ],
+)
+def test_an_exception_is_one_line_unless_asked(steps: int, written: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with log_on_stderr():
+        set_verbosity(steps)
+        try:
+            _ = {}["a\nb"]
+        except KeyError:
+            logging.getLogger("iem_dcr.cli").exception("it failed")
+    assert re.fullmatch(written, capsys.readouterr().err, re.DOTALL)

@@ -1,0 +1,198 @@
+"""Lost answers: a start or stop still succeeds, nothing is begun or ended twice, nothing runs unknown."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, cast
+
+import pytest
+
+from iem_dcr.powermeter import TransactionRequestStatus
+from iem_dcr.simulator import Fault, SimulatorOptions
+from tests.support.bench import CI, SECRET, Bench, bench, request
+from tests.support.virtual_time import virtual
+from tests.test_driver_start import receipt_of
+
+if TYPE_CHECKING:
+    from iem_dcr.simulator import FaultKind
+
+OK = TransactionRequestStatus.OK
+UNEXPECTED_ERROR = TransactionRequestStatus.UNEXPECTED_ERROR
+ACTED = ("lose-answer", "drip", "garbage-http", "wrong-length")
+NOT_ACTED = ("lose-request", "reset")
+STALLED = ("stall", "stall acting", "server-error", "server-error acting")
+
+
+def fault(kind: str, node: str, count: int = 1) -> Fault:
+    name, _, acting = kind.partition(" ")
+    return Fault(cast("FaultKind", name), node=node, method="POST", count=count, acts=bool(acting))
+
+
+async def begun(b: Bench) -> None:
+    assert (await b.driver.start_transaction(request())).status is OK
+    assert b.meter.begun == 1
+    assert b.meter.running
+
+
+@pytest.mark.parametrize("repeated", ["refuse", "accept"])
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("kind", ACTED + NOT_ACTED + STALLED)
+@pytest.mark.parametrize("node", ["/user", "/receipt"])
+@virtual
+async def test_a_start_whose_answer_was_lost_succeeds(node: str, kind: str, count: int, repeated: str) -> None:
+    options = SimulatorOptions(private_key=SECRET).changed({"repeated_receipt": repeated})
+    async with bench(options, resilience_transaction_request_retries=0) as b:
+        b.meter.set_load(0, 0)
+        await b.until_live()
+        b.meter.faults.add(fault(kind, node, count))
+        await begun(b)
+        assert receipt_of(await b.driver.stop_transaction("T-1")).identification == "04ABT-1"
+        assert (b.meter.begun, b.meter.ended) == (1, 1)
+
+
+@pytest.mark.parametrize("repeated", ["refuse", "accept"])
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("kind", ACTED + NOT_ACTED + STALLED)
+@virtual
+async def test_a_stop_whose_answer_was_lost_succeeds(kind: str, count: int, repeated: str) -> None:
+    options = SimulatorOptions(private_key=SECRET).changed({"repeated_receipt": repeated})
+    async with bench(options, resilience_transaction_request_retries=0) as b:
+        b.meter.set_load(0, 0)
+        await b.until_live()
+        await begun(b)
+        b.meter.faults.add(fault(kind, "/receipt", count))
+        assert receipt_of(await b.driver.stop_transaction("T-1")).identification == "04ABT-1"
+        assert (b.meter.begun, b.meter.ended) == (1, 1)
+
+
+@virtual
+async def test_b_is_sent_again_only_after_two_looks_200_ms_apart() -> None:
+    async with bench() as b:
+        b.meter.set_load(0, 0)
+        await b.until_live()
+        await asyncio.sleep(0.1)
+        b.meter.faults.add(fault("lose-request", "/receipt"))
+        loop, since = asyncio.get_running_loop(), len(b.meter.requests)
+        before = loop.time()
+        await begun(b)
+        assert 0.2 <= loop.time() - before < 0.6
+        nodes = [(entry.method, entry.node) for entry in list(b.meter.requests)[since:]]
+        first = nodes.index(("POST", "/receipt"))
+        second = nodes.index(("POST", "/receipt"), first + 1)
+        assert nodes[first + 1 : second].count(("GET", "/gw")) == 2
+
+
+@virtual
+async def test_a_refusal_after_a_lost_answer_is_no_failure() -> None:
+    """B is acted on, but only after the first look; the second B would be refused because the first one runs."""
+    async with bench(resilience_transaction_request_retries=0) as b:
+        b.meter.set_load(0, 0)
+        await b.until_live()
+        b.meter.faults.add(fault("lose-request", "/receipt"))
+        looks = b.requests("GET", "/gw") + 3
+        starting = asyncio.create_task(b.driver.start_transaction(request()))
+        while b.requests("GET", "/gw") < looks:
+            await asyncio.sleep(0.001)
+        b.meter.handle("POST", "/counter/v1/ocmf/receipt", b'{"TX":"B"}')
+        assert (await starting).status is OK
+        assert b.meter.begun == 1
+
+
+@pytest.mark.parametrize("kind", ["lose-answer", "stall acting", "server-error acting"])
+@virtual
+async def test_a_start_that_failed_in_doubt_leaves_nothing_running(kind: str) -> None:
+    async with bench(command_timeout_ms=1000) as b:
+        b.meter.set_load(0, 0)
+        await b.until_live()
+        starting = asyncio.create_task(b.driver.start_transaction(request()))
+        b.meter.faults.add(fault(kind, "/receipt"))
+        while b.requests("POST", "/user") == 0:
+            await asyncio.sleep(0)
+        b.meter.faults.add(Fault("refuse", node="/gw", count=1000), Fault("refuse", node="/metervalue", count=1000))
+        assert (await starting).status is UNEXPECTED_ERROR
+        assert (b.meter.begun, b.meter.ended) == (1, 0)
+        b.meter.faults.clear()
+        await asyncio.sleep(15)
+        assert (b.meter.begun, b.meter.ended) == (1, 1)
+        late = await b.driver.stop_transaction("T-1")
+        assert receipt_of(late).identification == "04ABT-1"
+
+
+@virtual
+async def test_a_power_cycle_while_b_is_in_doubt_begins_everything_anew() -> None:
+    async with bench() as b:
+        b.meter.set_load(0, 0)
+        await b.until_live()
+        starting = asyncio.create_task(b.driver.start_transaction(request()))
+        b.meter.faults.add(fault("lose-answer", "/receipt"))
+        while not b.meter.running:
+            await asyncio.sleep(0)
+        b.meter.power_cycle(off_s=0.5, boot_s=1)
+        assert (await starting).status is OK
+        assert [record.TX for record in b.meter.signed] == ["P"]
+        receipt = receipt_of(await b.driver.stop_transaction("T-1"))
+        assert receipt.pagination == "T2"
+        assert f'"CI":"{CI}"' in receipt.text
+
+
+@pytest.mark.parametrize("fate", ["closed", "closed-late", "running", "lost"])
+@virtual
+async def test_a_power_cycle_between_user_and_b(fate: str) -> None:
+    options = SimulatorOptions(private_key=SECRET).changed({"open_at_power_cut": fate})
+    async with bench(options) as b:
+        b.meter.set_load(0, 0)
+        await b.until_live()
+        starting = asyncio.create_task(b.driver.start_transaction(request()))
+        while b.requests("POST", "/user") == 0:
+            await asyncio.sleep(0)
+        b.meter.power_cycle(off_s=0.5, boot_s=1)
+        assert (await starting).status is OK
+        receipt = receipt_of(await b.driver.stop_transaction("T-1"))
+        assert receipt.identification == "04ABT-1"
+        assert f'"CI":"{CI}"' in receipt.text
+
+
+@pytest.mark.parametrize("where", ["/receipt", "/transaction"])
+@pytest.mark.parametrize(
+    "kind", ["lose-answer", "stall", "garbage", "garbage-http", "wrong-length", "server-error", "reset"]
+)
+@virtual
+async def test_a_receipt_whose_way_is_disturbed_still_comes(kind: str, where: str) -> None:
+    async with bench(command_timeout_ms=1000) as b:
+        b.meter.set_load(0, 0)
+        await b.until_live()
+        await begun(b)
+        b.meter.faults.add(Fault(cast("FaultKind", kind), node=where, method="GET", count=5))
+        if where == "/transaction":
+            b.meter.faults.add(Fault("refuse", node="/receipt", method="GET", count=40))
+        assert receipt_of(await b.driver.stop_transaction("T-1")).text == b.meter.signed[-1].text
+
+
+@virtual
+async def test_a_stop_whose_caller_gave_up_is_finished_and_its_receipt_kept() -> None:
+    async with bench() as b:
+        b.meter.set_load(0, 0)
+        await b.until_live()
+        await begun(b)
+        caller = asyncio.create_task(b.driver.stop_transaction("T-1"))
+        await asyncio.sleep(0.01)
+        caller.cancel()
+        await asyncio.gather(caller, return_exceptions=True)
+        await asyncio.sleep(2)
+        assert not b.meter.running
+        assert receipt_of(await b.driver.stop_transaction("T-1")).identification == "04ABT-1"
+
+
+@virtual
+async def test_a_start_whose_caller_gave_up_does_not_run_on() -> None:
+    async with bench() as b:
+        b.meter.set_load(0, 0)
+        await b.until_live()
+        b.meter.faults.add(Fault("stall", node="/user", delay_s=2))
+        caller = asyncio.create_task(b.driver.start_transaction(request()))
+        await asyncio.sleep(0.5)
+        caller.cancel()
+        await asyncio.gather(caller, return_exceptions=True)
+        await asyncio.sleep(15)
+        assert b.meter.begun == b.meter.ended
+        assert not b.meter.running
