@@ -339,5 +339,5 @@ def test_a_power_cut_in_the_middle() -> None:
         simulator.of(lambda meter: meter.power_cycle(off_s=0.1, boot_s=0.1))
         done = finish(process, before)
     assert done.status == 0
-    assert "(power failure)" in done.out
+    assert "Ended          by a power failure" in done.out
     assert "VALID: the signature matches" in done.out

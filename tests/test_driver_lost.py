@@ -84,17 +84,19 @@ async def test_b_is_sent_again_only_after_two_looks_200_ms_apart() -> None:
 
 @virtual
 async def test_a_refusal_after_a_lost_answer_is_no_failure() -> None:
-    """B is acted on, but only after the first look; the second B would be refused because the first one runs."""
+    """The first B is acted on only after both looks: the second one is refused because the first one runs."""
     async with bench(resilience_transaction_request_retries=0) as b:
         b.meter.set_load(0, 0)
         await b.until_live()
         b.meter.faults.add(fault("lose-request", "/receipt"))
-        looks = b.requests("GET", "/gw") + 3
+        b.meter.faults.add(Fault("drip", node="/metervalue", count=1000, delay_s=0.001))
+        before_second_b = b.requests("GET", "/metervalue") + 5
         starting = asyncio.create_task(b.driver.start_transaction(request()))
-        while b.requests("GET", "/gw") < looks:
+        while b.requests("GET", "/metervalue") < before_second_b:
             await asyncio.sleep(0.001)
         b.meter.handle("POST", "/counter/v1/ocmf/receipt", b'{"TX":"B"}')
         assert (await starting).status is OK
+        assert b.requests("POST", "/receipt") == 3
         assert b.meter.begun == 1
 
 

@@ -29,7 +29,7 @@ _VERDICTS = {
     Outcome.INVALID: ("NOT VALID", "bold red"),
     Outcome.NOT_CHECKED: ("NOT CHECKED", "bold yellow"),
 }
-_ENDS = {"L": "ended locally", "R": "ended remotely", "A": "aborted", "P": "power failure"}
+_ENDS = {"L": "locally", "R": "remotely", "A": "aborted", "P": "by a power failure"}
 """OCMF's TX of a last reading that is no ordinary end."""
 _CLOCK_TOLERANCE_S = 5.0
 
@@ -88,6 +88,7 @@ def receipt_panel(receipt: Receipt, verification: Verification) -> Panel:
         "Tariff": _words(receipt.payload, "TT"),
         "Begin": _reading(begin),
         "End": _reading(last),
+        "Ended": _ENDS.get(last.TX, "") if last else "",
         "Energy": "not in the receipt" if receipt.energy_wh is None else kwh(receipt.energy_wh),
         "Remarks": _remarks(begin, last),
     }
@@ -166,8 +167,7 @@ def _reading(reading: Reading | None) -> str:
         return "not in the receipt"
     time = _time(reading.TM.instant) if reading.TM else "time not readable"
     register = "" if reading.energy_wh is None else f"   register {kwh(reading.energy_wh)}"
-    how = f"   ({_ENDS[reading.TX]})" if reading.TX in _ENDS else ""
-    return time + register + how
+    return time + register
 
 
 def _remarks(*readings: Reading | None) -> str:

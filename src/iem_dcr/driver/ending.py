@@ -118,12 +118,13 @@ class Ending:
         self.watch = do is Do.SAY_NOT_ENDED
         if self.watch:
             return f"the transaction was not ended: {attempt.reason}", None
+        ended_s = now_s()
         if begun is not None and begun.ended_s is None:
-            begun.ended_s = now_s()
+            begun.ended_s = ended_s
         if begun is None or begun.request.tariff_text:
             self._setup.tariff_was_changed()
         await meter.read_and_publish(deadline)
-        receipt = await self._receipts.await_new(expected, deadline, self._pause, just_ended=True)
+        receipt = await self._receipts.await_new(expected, deadline, self._pause, ended_s=ended_s)
         if receipt is None:
             return "the transaction was ended, and the meter has not given its receipt yet", None
         return "", receipt

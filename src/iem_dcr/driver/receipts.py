@@ -20,7 +20,7 @@ from iem_dcr.ocmf import Outcome
 from iem_dcr.powermeter import SignedMeterValue
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
     from iem_dcr.driver.decisions import Expected
     from iem_dcr.driver.meter import Meter
@@ -123,7 +123,7 @@ class Receipts:
         begun = self.begun
         if receipt is None or begun is None or self._meter.running or self.is_orphaned(begun):
             return
-        if judge(facts_of(receipt), begun.expected, tolerance=TOLERANCE)[0] is Judgement.OURS:
+        if self._judge(receipt, begun.expected)[0] is Judgement.OURS:
             await self.hand_over(receipt, begun, deadline)
 
     def is_orphaned(self, begun: Begun) -> bool:
@@ -138,7 +138,7 @@ class Receipts:
         deadline: Deadline,
         pause: Callable[[float, Deadline], Awaitable[None]],
         *,
-        just_ended: bool,
+        ended_s: float | None,
     ) -> Receipt | None:
         """Wait for the tuple of a transaction that has ended: GET /receipt, now and then /transaction.
 
@@ -146,33 +146,34 @@ class Receipts:
             expected: what is known of the transaction.
             deadline: for all of it.
             pause: waits, and keeps the live values going meanwhile.
-            just_ended: E was sent now, so /receipt will have it first; else /transaction is looked at from the start.
+            ended_s: when E was accepted just now, on the loop's clock: /receipt will have the tuple first. None when
+                that is long ago: /transaction is looked at from the start.
 
         Returns:
             The receipt, or None when the deadline came first.
         """
-        wait_s = FIRST_WAIT_S
-        look_at_s = now_s() + (TRANSACTION_LOOK_EVERY_S if just_ended else 0)
-        disputed: Receipt | None = None
-        disputed_until = deadline
-        while not deadline.passed:
+        look_at_s = now_s() if ended_s is None else ended_s + TRANSACTION_LOOK_EVERY_S
+        disputed: tuple[Receipt, Deadline] | None = None
+        for wait_s in _waits(ended_s):
             await pause(wait_s, deadline)
-            wait_s = min(wait_s * 2, LONGEST_WAIT_S)
+            if deadline.passed:
+                break
             receipt = await self._ask(self._meter.client.receipt, deadline)
-            if (receipt is None or not self._may_be(receipt, expected)) and now_s() >= look_at_s:
+            judgement, why = self._judge(receipt, expected)
+            if judgement is Judgement.OTHER and now_s() >= look_at_s:
                 look_at_s = now_s() + TRANSACTION_LOOK_EVERY_S
                 receipt = await self._ask(self._meter.client.transaction, deadline)
-            if receipt is not None:
-                judgement, why = judge(facts_of(receipt), expected, tolerance=TOLERANCE)
-                if judgement is Judgement.OURS:
-                    return receipt
-                if judgement is Judgement.DISAGREES:
-                    if disputed is None or disputed.text != receipt.text:
-                        disputed, disputed_until = receipt, deadline.within(SECOND_THOUGHTS_S)
-                    elif disputed_until.passed:
-                        self._meter.log.error("receipt %s is new by its PG, but %s", shown_PG(receipt), printable(why))
-                        return receipt
-        return disputed
+                judgement, why = self._judge(receipt, expected)
+            if receipt is None or judgement is Judgement.OTHER:
+                continue
+            if judgement is Judgement.OURS:
+                return receipt
+            if disputed is None or disputed[0].text != receipt.text:
+                disputed = receipt, deadline.within(SECOND_THOUGHTS_S)
+            elif disputed[1].passed:
+                self._meter.log.error("receipt %s is new by its PG, but %s", shown_PG(receipt), printable(why))
+                return receipt
+        return disputed[0] if disputed is not None else None
 
     async def last(self, deadline: Deadline) -> Receipt | None:
         """Return the last tuple the meter signed (GET /transaction), None when it has signed none.
@@ -184,8 +185,10 @@ class Receipts:
         text = await self._meter.client.transaction(timeout_s=deadline.left_s)
         return None if text is None else ocmf.parse(text)
 
-    def _may_be(self, receipt: Receipt, expected: Expected) -> bool:
-        return judge(facts_of(receipt), expected, tolerance=TOLERANCE)[0] is not Judgement.OTHER
+    def _judge(self, receipt: Receipt | None, expected: Expected) -> tuple[Judgement, str]:
+        if receipt is None:
+            return Judgement.OTHER, ""
+        return judge(facts_of(receipt), expected, tolerance=TOLERANCE)
 
     async def _ask(self, node: Callable[..., Awaitable[str | None]], deadline: Deadline) -> Receipt | None:
         try:
@@ -248,6 +251,15 @@ class Receipts:
     async def _verify(self, receipt: Receipt) -> Verification:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(None, ocmf.verify, receipt, self._meter.public_key)
+
+
+def _waits(ended_s: float | None) -> Iterator[float]:
+    """Yield the waits between looks for a receipt, seconds; the first one counts from E."""
+    yield FIRST_WAIT_S if ended_s is None else max(0.0, ended_s + FIRST_WAIT_S - now_s())
+    wait_s = FIRST_WAIT_S
+    while True:
+        wait_s = min(wait_s * 2, LONGEST_WAIT_S)
+        yield wait_s
 
 
 def facts_of(receipt: Receipt) -> Facts:

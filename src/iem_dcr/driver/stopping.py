@@ -126,7 +126,7 @@ class Stopping:
             begun.ended_s = now_s()
         left_s = max(0.0, begun.ended_s + LATE_RECEIPT_S - now_s())
         receipt = await self._receipts.await_new(
-            begun.expected, deadline.within(max(left_s, TRIES_EVERY_S)), self._pause, just_ended=False
+            begun.expected, deadline.within(max(left_s, TRIES_EVERY_S)), self._pause, ended_s=None
         )
         if receipt is None:
             return self._not_stopped("the meter has no receipt for this transaction")
