@@ -85,7 +85,7 @@ POSTS: list[tuple[str, Any, bytes]] = [
 
 @pytest.mark.parametrize(("node", "call", "said", "read"), GETS)
 @virtual
-async def test_a_get(node: str, call: Any, said: object, read: object) -> None:  # noqa: ANN401  one call of many
+async def test_a_get(node: str, call: Any, said: object, read: object) -> None:
     async with met(answer(said)) as (client, server):
         assert await call(client) == read
         (request,) = server.requests
@@ -106,7 +106,7 @@ async def test_a_live_value() -> None:
 
 @pytest.mark.parametrize(("node", "call", "body"), POSTS)
 @virtual
-async def test_a_post(node: str, call: Any, body: bytes) -> None:  # noqa: ANN401  one call of many
+async def test_a_post(node: str, call: Any, body: bytes) -> None:
     async with met(answer()) as (client, server):
         assert await call(client) is None
         (request,) = server.requests

@@ -206,7 +206,7 @@ BROKEN = {
 @pytest.mark.parametrize("call", [MeterClient.datetime, MeterClient.begin])
 @pytest.mark.parametrize("how", BROKEN)
 @virtual
-async def test_an_answer_that_is_lost(how: str, call: Any) -> None:  # noqa: ANN401  one call of many
+async def test_an_answer_that_is_lost(how: str, call: Any) -> None:
     """It is lost on a fresh connection, so nothing goes out again: neither a POST nor a GET."""
     async with met(BROKEN[how]) as (client, server):
         error = await failure(call(client))

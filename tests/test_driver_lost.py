@@ -90,8 +90,11 @@ async def test_a_refusal_after_a_lost_answer_is_no_failure() -> None:
         await b.until_live()
         b.meter.faults.add(fault("lose-request", "/receipt"))
         b.meter.faults.add(Fault("drip", node="/metervalue", count=1000, delay_s=0.001))
-        before_second_b = b.requests("GET", "/metervalue") + 5
+        second_look = b.requests("GET", "/gw") + 3
         starting = asyncio.create_task(b.driver.start_transaction(request()))
+        while b.requests("GET", "/gw") < second_look:
+            await asyncio.sleep(0.001)
+        before_second_b = b.requests("GET", "/metervalue") + 2
         while b.requests("GET", "/metervalue") < before_second_b:
             await asyncio.sleep(0.001)
         b.meter.handle("POST", "/counter/v1/ocmf/receipt", b'{"TX":"B"}')
