@@ -286,8 +286,7 @@ class MeterDriver:
         """Do what is due after a good reading; nothing as soon as a command waits."""
         meter, setup, receipts = self._meter, self._setup, self._receipts
         in_doubt = not setup.initialised or meter.doubted or meter.exchanged
-        # A clock that is off may be that of a meter which was power-cycled between two readings.
-        if (in_doubt or setup.clock_wants_setting) and now_s() >= self._next_reach_s:
+        if in_doubt and now_s() >= self._next_reach_s:
             await self._initialise()
         if self._queue:
             return

@@ -7,6 +7,7 @@ meter is back) is taken up here, whoever asked.
 from __future__ import annotations
 
 import logging
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from iem_dcr.driver.timing import now_s
@@ -15,7 +16,7 @@ from iem_dcr.powermeter import Powermeter, StationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, MutableMapping
-    from datetime import datetime, timedelta
+    from datetime import datetime
 
     from iem_dcr.config import Settings
     from iem_dcr.device.client import MeterClient
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 POLL_TIMEOUT_S = 2.0
 """The longest a live value may take."""
+CLOCK_JUMP = timedelta(seconds=5)
+"""A clock that jumps further than this between two readings was restarted or set by somebody."""
 FAILED_POLLS_FOR_FAULT = 2
 UNHEALTHY_READINGS_FOR_ERROR = 3
 
@@ -107,7 +110,7 @@ class Meter:
         self.doubted = False
         self.exchanged = False
         self.wrong = ""
-        self.published = 0
+        self._clock_off_before: timedelta | None = None
         self._failed_polls = 0
         self._unhealthy = 0
         self._errors: dict[str, StationError] = {}
@@ -128,6 +131,10 @@ class Meter:
         if self.value is None or self.read_at is None:
             return None
         return self.value.TM.instant - self.read_at
+
+    def clock_was_set(self) -> None:
+        """Take note that the clock was set, so that its jump is none."""
+        self._clock_off_before = None
 
     async def read(self, deadline: Deadline) -> MeterValue:
         """Ask for a live value (GET /metervalue) and take up what it shows.
@@ -169,7 +176,6 @@ class Meter:
                 current_a=value.I,
             )
         )
-        self.published += 1
 
     async def read_and_publish(self, deadline: Deadline) -> None:
         """Publish a live value within a command, which never fails for want of one."""
@@ -195,8 +201,15 @@ class Meter:
             self.exchanged = self.doubted = True
             self.gateway = None
             self.last_PG = None
+        self._judge_clock()
         self._judge_serial(value)
         self._judge_health(value)
+
+    def _judge_clock(self) -> None:
+        """Doubt a meter whose clock jumped: it may have been power-cycled between two readings."""
+        before, self._clock_off_before = self._clock_off_before, self.clock_off
+        if before is not None and self.clock_off is not None and abs(self.clock_off - before) > CLOCK_JUMP:
+            self.doubted = True
 
     def _judge_serial(self, value: MeterValue) -> None:
         expected = self.settings.meter_serial

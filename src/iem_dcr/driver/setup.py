@@ -214,6 +214,7 @@ class Setup:
             self._gw_wanted_s = None
             self._clock_due = not is_sane or refusal is not None
             self._clock_set_s = now_s()
+            meter.clock_was_set()
             self._clock_tried_s = None if self._clock_due else self._clock_set_s
             self._report_set(gateway, refusal, is_sane=is_sane)
             return True
@@ -281,20 +282,13 @@ class Setup:
             self._meter.log.recovered("the host's clock")
         return sane
 
-    @property
-    def clock_wants_setting(self) -> bool:
-        """Whether the meter's clock was more than 5 s off the host's at the last live value and may be set now."""
+    def _clock_wanted(self) -> bool:
+        if not self._host_is_sane() or seconds_since(self._clock_tried_s) < CLOCK_TRIES_EVERY_S:
+            return False
         off = self._meter.clock_off
         is_off = off is not None and abs(off) > CLOCK_TOLERANCE
-        return is_off and not self._meter.running and self._clock_may_be_set()
-
-    def _clock_may_be_set(self) -> bool:
-        return self._host_is_sane() and seconds_since(self._clock_tried_s) >= CLOCK_TRIES_EVERY_S
-
-    def _clock_wanted(self) -> bool:
         interval_s = self._meter.settings.datetime_resync_interval * 3600
-        is_due = self._clock_due or seconds_since(self._clock_set_s) >= interval_s
-        return self.clock_wants_setting or (is_due and self._clock_may_be_set())
+        return self._clock_due or is_off or seconds_since(self._clock_set_s) >= interval_s
 
     async def _send_clock(self, deadline: Deadline) -> None:
         meter = self._meter
@@ -307,6 +301,7 @@ class Setup:
             meter.log.failure("setting the clock", "the clock was not set: %s", error.brief)
             return
         meter.log.recovered("setting the clock")
+        meter.clock_was_set()
         self._clock_due = False
         self._clock_set_s = now_s()
 
