@@ -18,7 +18,7 @@ ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 def on_a_terminal(*arguments: str) -> tuple[int, str]:
     """Run iem-dcr on a terminal of 110 columns and return its exit status and all that was written to it."""
     ours, its = pty.openpty()
-    process = subprocess.Popen(  # noqa: S603  the program is ours
+    process = subprocess.Popen(
         [sys.executable, "-m", "iem_dcr.cli.main", *arguments],
         stdin=its,
         stdout=its,

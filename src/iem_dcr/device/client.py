@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NoReturn, Self, TypeVar
 
@@ -291,13 +292,23 @@ class MeterClient:
 
     def _raise(self, name: str, error: Exception, wire: _Wire) -> NoReturn:
         """Map what aiohttp raised to what it means for the request."""
-        what = printable(error) or type(error).__name__
+        what = _cause(error)
         if isinstance(error, aiohttp.ClientResponseError):
             raise NotUnderstoodError(self.address, name, "", f"not HTTP: {what}") from error
         if not wire.connected:
             advice = "Is the meter powered, and ip_address its address?"
             raise MeterUnreachableError(self.address, name, f"not reachable: {what}. {advice}") from error
         raise AnswerLostError(self.address, name, f"connection lost before the answer was whole: {what}") from error
+
+
+def _cause(error: Exception) -> str:
+    """Say in few words what aiohttp says in many."""
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return "the meter closed it"
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return "the answer broke off"
+    number = error.os_error.errno if isinstance(error, aiohttp.ClientConnectorError) else getattr(error, "errno", None)
+    return os.strerror(number) if isinstance(number, int) and number > 0 else printable(error) or type(error).__name__
 
 
 def _new_session() -> aiohttp.ClientSession:

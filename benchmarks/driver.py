@@ -1,0 +1,291 @@
+"""What the driver costs: latency of start and stop, drift of the schedule, CPU and memory. Ratios of one run.
+
+Usage: python benchmarks/driver.py [--quick]
+
+A simulated meter runs in a process of its own. Beside the driver, the same requests are made with a bare
+``http.client`` loop in the same run, so that the figures are ratios and differences, not a machine's speed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import http.client
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from iem_dcr.config import Settings
+from iem_dcr.driver import MeterDriver
+from iem_dcr.powermeter import TransactionReq, TransactionRequestStatus
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from iem_dcr.powermeter import Powermeter, StationError
+
+CI = "DE*BEN*E0001*1"
+BASE = "/counter/v1/ocmf"
+SIGNING_S = 0.12
+LOOKS_S = (0.02, 0.06, 0.14, 0.30, 0.55)
+"""When the driver looks for a receipt after E: waits of 20, 40, 80 … 250 ms."""
+MIB = 1024 * 1024
+
+
+@dataclass
+class Station:
+    """Notes when values come.
+
+    Attributes:
+        at_s: the loop's time of each value.
+    """
+
+    at_s: list[float] = field(default_factory=list)
+
+    def publish_powermeter(self, value: Powermeter) -> None:
+        """Note a value, made what a station gets."""
+        value.to_json()
+        self.at_s.append(asyncio.get_running_loop().time())
+
+    def publish_public_key(self, key: str) -> None:
+        """Take the key."""
+
+    def raise_error(self, error: StationError) -> None:
+        """Take an error."""
+
+    def clear_error(self, error: StationError) -> None:
+        """Take the end of an error."""
+
+
+@contextlib.contextmanager
+def simulated_meter() -> Iterator[int]:
+    """Run a simulated meter without a load in a process of its own; yields its port."""
+    command = [sys.executable, "-m", "iem_dcr.cli.main", "simulate", "--port", "0"]
+    command += ["--signing-delay", str(SIGNING_S), "--current", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603  our own program
+        try:
+            first = process.stdout.readline() if process.stdout is not None else ""
+            match = re.search(r":(\d+)\s*$", first)
+            if match is None:
+                raise SystemExit(f"the simulated meter did not start: {first!r}")
+            yield int(match[1])
+        finally:
+            process.terminate()
+
+
+def request(number: int) -> TransactionReq:
+    """Return a station's request."""
+    return TransactionReq(CI, f"bench-{number}", "ASSIGNED", "ISO14443", (), identification_data=f"04{number:012X}")
+
+
+class Bare:
+    """The requests a session needs, and nothing else, on one connection."""
+
+    def __init__(self, port: int) -> None:
+        self._connection = http.client.HTTPConnection("127.0.0.1", port)
+
+    def ask(self, method: str, node: str, body: object = None) -> bytes:
+        """Make one request and read its answer."""
+        data = None if body is None else json.dumps(body, separators=(",", ":"))
+        self._connection.request(method, BASE + node, data, {"Content-Type": "application/json"} if data else {})
+        return self._connection.getresponse().read()
+
+    def start(self) -> float:
+        """Make the requests of a start; returns seconds."""
+        before = time.perf_counter()
+        self.ask("GET", "/gw")
+        json.loads(self.ask("GET", "/metervalue"))
+        user = {"IS": True, "IL": "NONE", "IF": [], "IT": "ISO14443", "ID": "04AB", "US": False}
+        self.ask("POST", "/user", user)
+        json.loads(self.ask("GET", "/metervalue"))
+        self.ask("POST", "/receipt", {"TX": "B"})
+        return time.perf_counter() - before
+
+    def stop(self) -> float:
+        """Make the requests of a stop, the receipt's when it is there; returns seconds without the wait for it."""
+        before = time.perf_counter()
+        json.loads(self.ask("GET", "/metervalue"))
+        self.ask("POST", "/receipt", {"TX": "E"})
+        json.loads(self.ask("GET", "/metervalue"))
+        first_s = time.perf_counter() - before
+        while not (answer := self.ask("GET", "/receipt")).startswith(b"OCMF|"):
+            time.sleep(0.01)
+        before = time.perf_counter()
+        assert self.ask("GET", "/receipt") == answer  # noqa: S101  a benchmark of wrong answers is none
+        return first_s + time.perf_counter() - before
+
+
+async def latencies(port: int, sessions: int) -> tuple[list[float], list[float]]:
+    """Run sessions through the driver; returns seconds of each start and stop."""
+    starts, stops = [], []
+    async with running_driver(port) as (driver, _):
+        for number in range(sessions):
+            before = time.perf_counter()
+            started = await driver.start_transaction(request(number))
+            starts.append(time.perf_counter() - before)
+            if started.status is not TransactionRequestStatus.OK:
+                raise SystemExit(f"not started: {started.error}")
+            before = time.perf_counter()
+            stopped = await driver.stop_transaction(f"bench-{number}")
+            stops.append(time.perf_counter() - before)
+            if stopped.status is not TransactionRequestStatus.OK:
+                raise SystemExit(f"not stopped: {stopped.error}")
+    return starts, stops
+
+
+@contextlib.asynccontextmanager
+async def running_driver(port: int) -> AsyncIterator[tuple[MeterDriver, Station]]:
+    """Run a driver that has published its first value."""
+    settings = Settings.of({"ip_address": "127.0.0.1", "port_http": port, "CI": CI})
+    station = Station()
+    driver = MeterDriver(settings, station)
+    task = asyncio.create_task(driver.run())
+    try:
+        while not station.at_s:  # noqa: ASYNC110  the moment is the driver's
+            await asyncio.sleep(0.01)
+        yield driver, station
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def live_values(port: int, seconds: float) -> tuple[list[float], float]:
+    """Watch the schedule; returns the values' times and the CPU seconds a value took."""
+    async with running_driver(port) as (_, station):
+        await asyncio.sleep(3)
+        count, cpu_s = len(station.at_s), time.process_time()
+        await asyncio.sleep(seconds)
+        cpu_s = time.process_time() - cpu_s
+        values = station.at_s[count:]
+        return values, cpu_s / max(1, len(values))
+
+
+def bare_values(port: int, seconds: float) -> float:
+    """Make the same readings with a bare loop; returns CPU seconds of one."""
+    bare = Bare(port)
+    count, cpu_s = 0, time.thread_time()
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        json.loads(bare.ask("GET", "/metervalue"))
+        count += 1
+        time.sleep(1)
+    return (time.thread_time() - cpu_s) / count
+
+
+FOOTPRINT = """
+import time, sys
+before = time.perf_counter()
+{imports}
+took_ms = (time.perf_counter() - before) * 1000
+rss_kib = int(next(l for l in open("/proc/self/status") if l.startswith("VmRSS")).split()[1])
+print(took_ms, rss_kib * 1024)
+"""
+
+
+def footprint(imports: str) -> tuple[float, float]:
+    """Return import time (ms) and resident memory (MiB) of a fresh interpreter that makes these imports."""
+    runs = []
+    for _ in range(5):
+        code = FOOTPRINT.format(imports=imports)
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603  as above
+        took_ms, rss = map(float, done.stdout.split())
+        runs.append((took_ms, rss / MIB))
+    return statistics.median(run[0] for run in runs), statistics.median(run[1] for run in runs)
+
+
+def ms(seconds: float) -> str:
+    """Write seconds as milliseconds."""
+    return f"{seconds * 1000:6.1f} ms"
+
+
+def report_latency(port: int, sessions: int) -> None:
+    """Print start and stop beside the bare requests."""
+    starts, stops = asyncio.run(latencies(port, sessions))
+    bare = Bare(port)
+    bare_starts, bare_stops = [], []
+    for _ in range(sessions):
+        bare_starts.append(bare.start())
+        bare_stops.append(bare.stop())
+    first_look_s = next(at for at in LOOKS_S if at >= SIGNING_S)
+    print(f"Start and stop, median of {sessions} sessions, signing delay {SIGNING_S * 1000:.0f} ms")
+    for name, driver, plain, wait_s in (
+        ("start", starts, bare_starts, 0.0),
+        ("stop", stops, bare_stops, first_look_s),
+    ):
+        took_s, bare_s = statistics.median(driver), statistics.median(plain)
+        on_top_s = took_s - bare_s - wait_s
+        print(f"  {name:5}  driver {ms(took_s)}   bare requests {ms(bare_s)}   on top {ms(on_top_s)}", end="")
+        print(f"   (the look that can find the receipt is at {ms(wait_s).strip()})" if wait_s else "")
+        print(f"         goal: under 15 ms on top: {'met' if on_top_s < 0.015 else 'NOT MET'}")
+
+
+def report_live_values(port: int, seconds: float) -> None:
+    """Print drift and jitter of the schedule, and CPU per value beside a bare loop in the same seconds."""
+    bare_cpu: list[float] = []
+    thread = threading.Thread(target=lambda: bare_cpu.append(bare_in_a_process(port, seconds)))
+    thread.start()
+    values, cpu_s = asyncio.run(live_values(port, seconds))
+    thread.join()
+    offsets = sorted((at - values[0] + 0.5) % 1.0 - 0.5 for at in values)
+    middle = statistics.median(offsets)
+    within = sum(abs(offset - middle) <= 0.020 for offset in offsets) / len(offsets)
+    half = len(values) // 2
+    drift_s = statistics.median((at - values[0] + 0.5) % 1.0 - 0.5 for at in values[half:]) - statistics.median(
+        (at - values[0] + 0.5) % 1.0 - 0.5 for at in values[:half]
+    )
+    print(f"Live values, {len(values)} in {seconds:.0f} s")
+    print(f"  drift from first to second half {ms(drift_s).strip()}, within 20 ms {within:.1%}", end="")
+    print(f"   goal: no drift, 99 %: {'met' if abs(drift_s) < 0.005 and within >= 0.99 else 'NOT MET'}")
+    print(f"  CPU per value {ms(cpu_s).strip()}, bare http.client loop {ms(bare_cpu[0]).strip()}", end="")
+    print(f"   ratio {cpu_s / bare_cpu[0]:.1f}")
+
+
+def bare_in_a_process(port: int, seconds: float) -> float:
+    """Run the bare loop in a process of its own, so that the two do not share an interpreter."""
+    command = [sys.executable, str(Path(__file__).resolve()), "--bare-loop", str(port), str(seconds)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ)  # noqa: S603  as above
+    return float(done.stdout)
+
+
+def report_footprint() -> None:
+    """Print import time and resident memory of what an EVerest module imports."""
+    module = "import iem_dcr.config, iem_dcr.driver, iem_dcr.powermeter"
+    print("Footprint, median of 5 fresh interpreters")
+    for name, imports in (
+        ("python alone", "pass"),
+        ("aiohttp alone", "import aiohttp"),
+        ("the driver", module),
+        ("the driver, verifying", f"{module}\nimport iem_dcr.ocmf; iem_dcr.ocmf.prepare()"),
+    ):
+        took_ms, rss_mib = footprint(imports)
+        print(f"  {name:22}  import {took_ms:6.0f} ms   resident {rss_mib:5.1f} MiB")
+    print(f"  goal: under 45 MiB: {'met' if rss_mib < 45 else 'NOT MET'}")
+
+
+def main() -> None:
+    """Run all of it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a few seconds instead of minutes")
+    parser.add_argument("--bare-loop", nargs=2, metavar=("PORT", "SECONDS"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.bare_loop:
+        port, seconds = arguments.bare_loop
+        print(bare_values(int(port), float(seconds)))
+        return
+    with simulated_meter() as port:
+        report_latency(port, 5 if arguments.quick else 50)
+        report_live_values(port, 6.0 if arguments.quick else 120.0)
+    report_footprint()
+
+
+if __name__ == "__main__":
+    main()
