@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
 
 from iem_dcr import ocmf
 from iem_dcr.powermeter import TransactionRequestStatus
-from iem_dcr.simulator import Fault, SimulatorOptions
+from iem_dcr.simulator import Fault, FaultKind, SimulatorOptions
 from tests.support.bench import SECRET, Bench, bench, request
 from tests.support.virtual_time import run_virtual
 
@@ -20,18 +20,7 @@ if TYPE_CHECKING:
 
 OK = TransactionRequestStatus.OK
 NODES = ("*", "/receipt", "/user", "/metervalue", "/gw", "/transaction", "/datetime", "/publickey", "/tariff")
-KINDS = (
-    "refuse",
-    "lose-request",
-    "lose-answer",
-    "stall",
-    "drip",
-    "reset",
-    "server-error",
-    "garbage",
-    "garbage-http",
-    "wrong-length",
-)
+KINDS = get_args(FaultKind)
 ENCODINGS = ("unpadded-der", "der", "raw")
 POWER_CUTS = ("closed", "closed-late", "running", "lost")
 CONNECTIONS = ("keep-alive", "close", "drop-idle", "drop-reused")

@@ -79,6 +79,11 @@ class _Command(Generic[R]):
         else:
             self.answer.set_result(result)
 
+    def refuse(self, why: str) -> None:
+        """Answer that it could not be done, unless it was answered."""
+        if self.is_waited_for:
+            self.answer.set_result(self.failed(why))
+
 
 class _GaveWayError(Exception):
     """A question to the meter was given up in favour of a command."""
@@ -111,8 +116,8 @@ class MeterDriver:
         self._receipts = Receipts(self._meter, sink or MemorySink())
         self._setup = Setup(self._meter, self._receipts.notice)
         self._ending = Ending(self._meter, self._setup, self._receipts, self._pause)
-        self._starting = Starting(self._meter, self._setup, self._receipts, self._ending, self._pause)
-        self._stopping = Stopping(self._meter, self._setup, self._receipts, self._ending, self._pause)
+        self._starting = Starting(self._meter, self._setup, self._receipts, self._pause, self._ending)
+        self._stopping = Stopping(self._meter, self._setup, self._receipts, self._pause, self._ending)
         self._queue: deque[_Command[Any]] = deque()
         self._arrived = asyncio.Event()
         self._stopped = False
@@ -187,13 +192,16 @@ class MeterDriver:
             command.answer.cancel()
             raise
         if not done:
-            command.answer.set_result(command.failed("the meter did not do it in time"))
+            command.refuse("the meter did not do it in time")
         return command.answer.result()
 
     # --- the task that owns the meter ---
 
     async def run(self) -> None:
-        """Own the meter until cancelled. Every command that then waits is answered, and connections are closed."""
+        """Own the meter until cancelled. Every command that then waits is answered, and connections are closed.
+
+        Should it ever fail, which it does for no meter's sake, it may be started again: what waits, waits on.
+        """
         self._stopped = False
         try:
             while True:
@@ -201,13 +209,13 @@ class MeterDriver:
                     await self._serve(self._queue.popleft())
                 else:
                     await self._idle()
-        finally:
+        except asyncio.CancelledError:
             self._stopped = True
-            self._schedule = None
             while self._queue:
-                command = self._queue.popleft()
-                if command.is_waited_for:
-                    command.answer.set_result(command.failed("the driver is stopping"))
+                self._queue.popleft().refuse("the driver is stopping")
+            raise
+        finally:
+            self._schedule = None
             if self._preparing is not None:
                 await asyncio.gather(self._preparing, return_exceptions=True)
             await self._meter.client.close()
@@ -219,8 +227,7 @@ class MeterDriver:
         try:
             result = await command.work(Deadline(command.deadline.at_s - ANSWER_MARGIN_S))
         except asyncio.CancelledError:
-            if command.is_waited_for:
-                command.answer.set_result(command.failed("the driver is stopping"))
+            command.refuse("the driver is stopping")
             raise
         except Exception as error:
             self._meter.log.exception("a command failed")

@@ -76,24 +76,29 @@ class Attempt:
         return (self.why or "the meter did not answer in time") + flowing
 
 
-class Ending:
-    """Ends the transactions of one meter.
-
-    Attributes:
-        watch: a transaction that is seen running is one the station does not know of, or wants ended: end it.
-    """
+class MeterPart:
+    """What beginning, ending and stopping work with."""
 
     def __init__(
         self, meter: Meter, setup: Setup, receipts: Receipts, pause: Callable[[float, Deadline], Awaitable[None]]
     ) -> None:
         """``pause(delay_s, deadline)`` waits, and keeps live values going meanwhile."""
-        self.watch = False
         self._meter = meter
         self._setup = setup
         self._receipts = receipts
         self._pause = pause
         self._settings = meter.settings
         self._retry_s = meter.settings.resilience_transaction_request_retry_delay / 1000
+
+
+class Ending(MeterPart):
+    """Ends the transactions of one meter.
+
+    Attributes:
+        watch: a transaction that is seen running is one the station does not know of, or wants ended: end it.
+    """
+
+    watch = False
 
     async def end(self, begun: Begun | None, deadline: Deadline) -> tuple[str, Receipt | None]:
         """End the transaction that was just seen running, and get its receipt.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from iem_dcr.device.messages import User
 from iem_dcr.driver import decisions
 from iem_dcr.driver.decisions import Conversation, Do, Event, Expected, State
-from iem_dcr.driver.ending import Attempt
+from iem_dcr.driver.ending import Attempt, MeterPart
 from iem_dcr.driver.receipts import Begun
 from iem_dcr.driver.setup import warn_of_changed_text
 from iem_dcr.driver.texts import check_identification, signable_tariff
@@ -58,7 +58,7 @@ class _Start(Attempt):
     began: datetime | None = None
 
 
-class Starting:
+class Starting(MeterPart):
     """Begins the transactions of one meter."""
 
     def __init__(
@@ -66,17 +66,12 @@ class Starting:
         meter: Meter,
         setup: Setup,
         receipts: Receipts,
-        ending: Ending,
         pause: Callable[[float, Deadline], Awaitable[None]],
+        ending: Ending,
     ) -> None:
-        """``pause(delay_s, deadline)`` waits, and keeps live values going meanwhile."""
-        self._meter = meter
-        self._setup = setup
-        self._receipts = receipts
+        """``ending`` ends what runs."""
+        super().__init__(meter, setup, receipts, pause)
         self._ending = ending
-        self._pause = pause
-        self._settings = meter.settings
-        self._retry_s = meter.settings.resilience_transaction_request_retry_delay / 1000
 
     async def start(self, request: TransactionReq, deadline: Deadline) -> TransactionStartResponse:
         """Begin a transaction. Never raises for anything a meter or a station can do."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from iem_dcr.driver import decisions
 from iem_dcr.driver.decisions import Claim
+from iem_dcr.driver.ending import MeterPart
 from iem_dcr.driver.meter import seconds_since
 from iem_dcr.driver.timing import now_s
 from iem_dcr.errors import MeterError, ReceiptError, printable
@@ -29,7 +30,7 @@ LATE_RECEIPT_S = 15.0
 """How long a transaction that ended by itself may take to become a receipt."""
 
 
-class Stopping:
+class Stopping(MeterPart):
     """Stops the transactions of one meter."""
 
     def __init__(
@@ -37,17 +38,12 @@ class Stopping:
         meter: Meter,
         setup: Setup,
         receipts: Receipts,
-        ending: Ending,
         pause: Callable[[float, Deadline], Awaitable[None]],
+        ending: Ending,
     ) -> None:
-        """``pause(delay_s, deadline)`` waits, and keeps live values going meanwhile."""
-        self._meter = meter
-        self._setup = setup
-        self._receipts = receipts
+        """``ending`` ends what runs."""
+        super().__init__(meter, setup, receipts, pause)
         self._ending = ending
-        self._pause = pause
-        self._settings = meter.settings
-        self._retry_s = meter.settings.resilience_transaction_request_retry_delay / 1000
 
     async def stop(self, transaction_id: str, deadline: Deadline) -> TransactionStopResponse:
         """End a transaction and return its receipt. Never raises for anything a meter or a station can do."""
