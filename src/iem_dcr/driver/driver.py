@@ -22,8 +22,13 @@ from iem_dcr.driver.starting import Starting
 from iem_dcr.driver.station import GuardedStation
 from iem_dcr.driver.stopping import Stopping
 from iem_dcr.driver.timing import Deadline, Schedule, now_s
-from iem_dcr.errors import MeterError
-from iem_dcr.powermeter import TransactionRequestStatus, TransactionStartResponse, TransactionStopResponse
+from iem_dcr.errors import MeterError, RequestError
+from iem_dcr.powermeter import (
+    TransactionReq,
+    TransactionRequestStatus,
+    TransactionStartResponse,
+    TransactionStopResponse,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -31,7 +36,6 @@ if TYPE_CHECKING:
     from iem_dcr.config import Settings
     from iem_dcr.device.messages import Gateway, MeterValue
     from iem_dcr.driver.station import ReceiptSink, Station
-    from iem_dcr.powermeter import TransactionReq
 
 START_S = 30.0
 STOP_S = 60.0
@@ -42,6 +46,8 @@ GIVES_WAY_AFTER_S = 0.5
 UNWANTED_S = 10.0
 """How much time one try to end an unwanted transaction may take; a command waits for it."""
 
+PREPARED_WITHIN_S = 0.5
+"""How long an end waits for an import under way in the worker thread."""
 QUESTION_S = 60.0
 """Bound of a question of several requests; each of them has its own, shorter one."""
 
@@ -148,6 +154,24 @@ class MeterDriver:
 
     # --- the station's commands ---
 
+    async def start_from_json(self, value: object) -> TransactionStartResponse:
+        """Begin a transaction for a request as a station sends it; one that cannot be read is refused."""
+        try:
+            request = TransactionReq.from_json(value)
+        except RequestError as error:
+            transaction_id = value.get("transaction_id") if isinstance(value, dict) else None
+            if isinstance(transaction_id, str):
+                self._receipts.refuse(transaction_id)
+            return TransactionStartResponse(TransactionRequestStatus.UNEXPECTED_ERROR, str(error))
+        return await self.start_transaction(request)
+
+    async def stop_from_json(self, transaction_id: object) -> TransactionStopResponse:
+        """End a transaction whose id is given as a station sends it."""
+        if not isinstance(transaction_id, str):
+            why = "transaction_id has to be a text"
+            return TransactionStopResponse(TransactionRequestStatus.UNEXPECTED_ERROR, error=why)
+        return await self.stop_transaction(transaction_id)
+
     async def start_transaction(self, request: TransactionReq) -> TransactionStartResponse:
         """Begin a transaction; answers within 30 s. Never raises."""
 
@@ -217,7 +241,7 @@ class MeterDriver:
         finally:
             self._schedule = None
             if self._preparing is not None:
-                await asyncio.gather(self._preparing, return_exceptions=True)
+                await asyncio.wait({self._preparing}, timeout=PREPARED_WITHIN_S)
             await self._meter.client.close()
 
     async def _serve(self, command: _Command[R]) -> None:

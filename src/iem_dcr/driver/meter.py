@@ -37,6 +37,12 @@ COMMUNICATION_FAULT = StationError(
 VENDOR_ERROR = "powermeter/VendorError"
 ERROR_STATE = "IEM-DCR error state"
 WRONG_SERIAL = "IEM-DCR wrong meter"
+KNOWN_ERRORS = (
+    (COMMUNICATION_FAULT.type, COMMUNICATION_FAULT.sub_type),
+    (VENDOR_ERROR, ERROR_STATE),
+    (VENDOR_ERROR, WRONG_SERIAL),
+)
+"""Type and sub_type of every error the driver may raise."""
 
 
 class MeterLog(logging.LoggerAdapter[logging.Logger]):

@@ -1,0 +1,14 @@
+"""EVerest's manager starts this file; everything else is in the package iem_dcr."""
+
+import sys
+
+try:
+    from iem_dcr.everest.module import main
+except ModuleNotFoundError as error:
+    sys.exit(
+        f"IsabellenhuetteIemDcr: {error}. The package iem_dcr and what it needs have to be in the .venv beside this "
+        "file, or installed for the python3 that EVerest starts: iem-dcr everest install PREFIX does that."
+    )
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The station is EVerest: the module that its manager starts, and its installation."""
