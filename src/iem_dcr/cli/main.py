@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
 
-_COMMANDS = ("demo", "read", "session", "simulate")
+_COMMANDS = ("demo", "everest", "read", "session", "simulate")
 log = logging.getLogger("iem_dcr.cli")
 
 

@@ -126,7 +126,9 @@ class Setup:
     @property
     def key_wanted(self) -> bool:
         """Whether it is time to ask for the public key again."""
-        return not self._meter.public_key and seconds_since(self._key_tried_s) >= TRIES_EVERY_S
+        return (
+            not self._meter.public_key and not self._meter.wrong and seconds_since(self._key_tried_s) >= TRIES_EVERY_S
+        )
 
     async def ask_for_last_tuple(self, deadline: Deadline) -> None:
         """Learn the PG of the last tuple. Where there is no answer, `Meter.last_PG` becomes None."""

@@ -251,7 +251,8 @@ class Starting(MeterPart):
         waited_s = start.trouble_s()
         why = "the meter is not set up: it waits for the host's clock to be set"
         try:
-            await self._setup.initialise(start.deadline)
+            if not self._setup.gw_due:
+                await self._setup.initialise(start.deadline)
             await self._setup.make_up(start.deadline)
         except MeterError as error:
             why = f"the meter cannot be set up: {error}"

@@ -1,0 +1,441 @@
+"""Runs a Python module as EVerest's manager runs it, with a double of everestpy, and plays the rest of the charger."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+import yaml
+
+from tests.support import everest_types
+from tests.support.shared import shared
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from types import TracebackType
+
+T = TypeVar("T")
+
+DOUBLE = Path(__file__).resolve().parent / "everest_double"
+"""What stands in place of ``PREFIX/lib/everest/everestpy``."""
+
+PATIENCE_S = 60.0
+"""After this time without what is waited for, a test has failed."""
+
+POLL_S = 0.02
+"""How often a predicate is asked again when the module does nothing: it may look at something else."""
+
+
+class ModuleDied(AssertionError):  # noqa: N818 - named for what has happened
+    """The module's process ended; in a charger everything ends with it."""
+
+
+class CommandRefused(AssertionError):  # noqa: N818 - as ModuleDied
+    """EVerest would not have delivered a command."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something the module did; ``at`` is a time of `time.monotonic`, the same clock as the test's."""
+
+    at: float
+    name: str
+    data: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A value of a variable."""
+
+    at: float
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A command's result, as its caller got it."""
+
+    at: float
+    value: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """A line of EVerest's log."""
+
+    at: float
+    level: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorChange:
+    """An error raised or cleared; without effect when it was active, or was not, already."""
+
+    at: float
+    change: str
+    """``raised`` or ``cleared``."""
+    effective: bool
+    type: str
+    sub_type: str
+    message: str
+    severity: str
+
+
+class EverestBench:
+    """A module's process, from its start as a context manager to its end; every method is for the test's thread.
+
+    Args:
+        module_py: The program, as it lies in the module's folder. A ``manifest.yaml`` beside it gives the defaults.
+        config: What the charger's configuration sets.
+        interface: Interface of the implementation ``main``.
+        module_id: The module's id in the charger's configuration.
+        interpreter: The Python to run it with.
+        environment: More variables; a PYTHONPATH comes behind the framework's.
+        shutdown_handler: Whether this version of everestpy has one.
+        active_errors: Type and sub-type of what is active from the start.
+
+    Raises:
+        ValueError: When the manager would not hand the configuration on as it is.
+    """
+
+    def __init__(
+        self,
+        module_py: Path,
+        config: Mapping[str, Any] | None = None,
+        *,
+        interface: str = "powermeter",
+        module_id: str = "meter",
+        interpreter: str | Path = sys.executable,
+        environment: Mapping[str, str] | None = None,
+        shutdown_handler: bool = False,
+        active_errors: Iterable[tuple[str, str]] = (),
+    ) -> None:
+        self._command = [str(interpreter), str(module_py.resolve())]
+        self._module_id = module_id
+        self._environment = dict(environment or {})
+        self._shutdown_handler = shutdown_handler
+        self._active_at_start = tuple(active_errors)
+        self._interface = definition(interface)
+        self._setup = {
+            "config": configuration(module_py, config or {}),
+            "implementations": {"main": self._interface},
+            "active_errors": self._active_at_start,
+        }
+        self._changed = threading.Condition()
+        self._sending = threading.Lock()
+        self._events: list[Event] = []
+        self._futures: dict[int, Future[dict[str, Any]]] = {}
+        self._ids = itertools.count(1)
+        self._connection: socket.socket | None = None
+        self._over = False
+        self._out: dict[str, str] = {"stdout": "", "stderr": ""}
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as stack:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="everest-")))
+            listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+            listener.settimeout(POLL_S)
+            environment = self._prepared(folder, listener.getsockname()[1])
+            self._process = stack.enter_context(
+                subprocess.Popen(
+                    self._command,
+                    cwd=folder / "manager",
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                )
+            )
+            stack.callback(self._process.kill)
+            collectors = [threading.Thread(target=self._collect, args=(name,)) for name in self._out]
+            listening = threading.Thread(target=self._listen, args=(listener, collectors))
+            for thread in (*collectors, listening):
+                thread.start()
+            stack.callback(listening.join)
+            stack.callback(self._process.kill)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    # What the charger does
+
+    def wait_ready_to_be_told(self, timeout: float = PATIENCE_S) -> float:
+        """Wait for the module's init_done and return its time.
+
+        Raises:
+            ModuleDied: When it ended before.
+        """
+        return self.wait_for(lambda: self.events_of("init_done"), timeout)[0].at
+
+    def ready(self, timeout: float = PATIENCE_S) -> float:
+        """Wait for init_done, tell the module that all are ready, and return when it was told."""
+        self.wait_ready_to_be_told(timeout)
+        at = time.monotonic()
+        self._send(ask="ready")
+        return at
+
+    def call(self, command: str, args: dict[str, Any], timeout: float = PATIENCE_S) -> dict[str, Any]:
+        """Call a command of the implementation ``main`` and wait for its result.
+
+        Raises:
+            CommandRefused: When it comes before init_done.
+            ModuleDied: When the module ends before it answers.
+            TimeoutError: When no answer comes.
+        """
+        return self.call_async(command, args).result(timeout)
+
+    def call_async(self, command: str, args: dict[str, Any]) -> Future[dict[str, Any]]:
+        """Call a command and return what will hold its result.
+
+        Raises:
+            ValueError: When the arguments are not what the interface defines; no caller could send them.
+        """
+        schemas = self._interface["cmds"][command]["arguments"]
+        wrong = [] if args.keys() == schemas.keys() else [f"it takes {sorted(schemas)}, not {sorted(args)}"]
+        for name in args.keys() & schemas.keys():
+            wrong += everest_types.problems(schemas[name], args[name])
+        if wrong:
+            message = f"{command}: {'; '.join(wrong)}"
+            raise ValueError(message)
+        future: Future[dict[str, Any]] = Future()
+        call = next(self._ids)
+        with self._changed:
+            self._futures[call] = future
+        self._send(ask="call", id=call, implementation="main", command=command, args=args)
+        return future
+
+    def shutdown(self) -> float:
+        """Send the message of a graceful shutdown, whose handler the module may have, and return when it was sent."""
+        at = time.monotonic()
+        self._send(ask="shutdown")
+        return at
+
+    def sigterm(self, timeout: float = PATIENCE_S) -> tuple[int, float]:
+        """Stop the module as the manager does; return its exit code and the seconds it took."""
+        begin = time.monotonic()
+        self._process.send_signal(signal.SIGTERM)
+        return self.wait_exit(timeout), time.monotonic() - begin
+
+    def kill(self) -> None:
+        """End the module as a power failure ends it; one that has ended stays as it is."""
+        self._process.kill()
+        self.wait_exit()
+
+    def wait_exit(self, timeout: float = PATIENCE_S) -> int:
+        """Wait for the process's end, until all that it did and wrote has come, and return its exit code.
+
+        Raises:
+            TimeoutError: When it goes on running.
+        """
+        try:
+            code = self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise TimeoutError(f"the module still runs after {timeout} s: {self.events[-3:]}") from None
+        with self._changed:
+            assert self._changed.wait_for(lambda: self._over, PATIENCE_S)
+        return code
+
+    # What the module did
+
+    @property
+    def events(self) -> list[Event]:
+        """Everything, in the order it happened in the module."""
+        with self._changed:
+            return list(self._events)
+
+    def events_of(self, *names: str) -> list[Event]:
+        """The events of some names."""
+        return [event for event in self.events if event.name in names]
+
+    def published(self, variable: str) -> list[Published]:
+        """What was published of a variable, in order."""
+        events = self.events_of("published")
+        return [Published(event.at, event.data["value"]) for event in events if event.data["variable"] == variable]
+
+    def answers(self, command: str) -> list[Answer]:
+        """The results of a command, in order."""
+        events = self.events_of("answered")
+        return [Answer(event.at, event.data["value"]) for event in events if event.data["command"] == command]
+
+    @property
+    def errors_log(self) -> list[ErrorChange]:
+        """Every raise and clear, those without effect too."""
+        fields = ("change", "effective", "type", "sub_type", "message", "severity")
+        return [ErrorChange(it.at, **{name: it.data[name] for name in fields}) for it in self.events_of("error")]
+
+    @property
+    def errors_active(self) -> set[tuple[str, str]]:
+        """Type and sub-type of the active errors."""
+        active = set(self._active_at_start)
+        for it in self.errors_log:
+            (active.add if it.change == "raised" else active.discard)((it.type, it.sub_type))
+        return active
+
+    @property
+    def log_lines(self) -> list[LogLine]:
+        """What the module has logged with EVerest's log, of all levels."""
+        return [LogLine(event.at, event.data["level"], event.data["text"]) for event in self.events_of("log")]
+
+    @property
+    def stdout(self) -> str:
+        """What came on standard output: the log's lines from level info, and all that the module printed."""
+        return self._out["stdout"]
+
+    @property
+    def stderr(self) -> str:
+        """What came on standard error, where the log's lines do not go: tracebacks and warnings."""
+        return self._out["stderr"]
+
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        return self._process.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """How the process ended, None while it runs."""
+        return self._process.poll()
+
+    def wait_for(self, predicate: Callable[[], T | None], timeout: float = PATIENCE_S) -> T:
+        """Wait until a predicate holds, here or in something else the test has, and return what it gave.
+
+        Raises:
+            ModuleDied: When the module ended and it does not hold.
+            TimeoutError: When it did not hold in time.
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            with self._changed:
+                over, seen = self._over, len(self._events)
+            if found := predicate():
+                return found
+            if over:
+                raise self._died()
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"not within {timeout} s; the last events: {self.events[-5:]}")
+            with self._changed:
+                if len(self._events) == seen and not self._over:
+                    self._changed.wait(POLL_S)
+
+    def _prepared(self, folder: Path, port: int) -> dict[str, str]:
+        """Lay out what a process finds on a charger and return its environment."""
+        (folder / "manager").mkdir()
+        logging, setup = folder / "logging.ini", folder / "setup.json"
+        logging.write_text("[Core]\nDisableLogging=false\n", encoding="utf-8")
+        setup.write_text(json.dumps(self._setup), encoding="utf-8")
+        python_path = [str(DOUBLE), self._environment.get("PYTHONPATH", os.environ.get("PYTHONPATH", ""))]
+        return {
+            **os.environ,
+            "EV_MODULE": self._module_id,
+            "EV_PREFIX": str(folder),
+            "EV_LOG_CONF_FILE": str(logging),
+            "EV_MQTT_EVEREST_PREFIX": "everest/",
+            "EV_MQTT_EXTERNAL_PREFIX": "",
+            "EV_MQTT_BROKER_SOCKET_PATH": str(folder / "mqtt.sock"),
+            **self._environment,
+            "PYTHONPATH": os.pathsep.join(filter(None, python_path)),
+            "EV_DOUBLE_PORT": str(port),
+            "EV_DOUBLE_SETUP": str(setup),
+            "EV_DOUBLE_SHUTDOWN_HANDLER": "1" if self._shutdown_handler else "0",
+        }
+
+    def _collect(self, name: str) -> None:
+        stream = getattr(self._process, name)
+        for line in stream:
+            self._out[name] += line.decode("utf-8", "replace")
+
+    def _listen(self, listener: socket.socket, collectors: list[threading.Thread]) -> None:
+        """Take in what the module tells, to its end; calls that are open then get no answer any more."""
+        connection = None
+        while connection is None and self._process.poll() is None:
+            with contextlib.suppress(TimeoutError):
+                connection, _ = listener.accept()
+        if connection is not None:
+            connection.settimeout(None)
+            with connection, connection.makefile("rb") as lines, contextlib.suppress(ConnectionError):
+                with self._changed:
+                    self._connection = connection
+                    self._changed.notify_all()
+                for line in lines:
+                    self._take(json.loads(line))
+        self._process.wait()
+        for collector in collectors:
+            collector.join()
+        with self._changed:
+            self._connection = None
+            self._over = True
+            futures = list(self._futures.values())
+            self._futures.clear()
+            self._changed.notify_all()
+        for future in futures:
+            future.set_exception(self._died())
+
+    def _take(self, data: dict[str, Any]) -> None:
+        event = Event(data.pop("at"), data.pop("event"), data)
+        with self._changed:
+            self._events.append(event)
+            future = self._futures.pop(data["id"]) if event.name in ("answered", "refused") else None
+            self._changed.notify_all()
+        if future is None:
+            return
+        if event.name == "answered":
+            future.set_result(data["value"])
+        else:
+            future.set_exception(CommandRefused(data["reason"]))
+
+    def _send(self, **message: Any) -> None:
+        connection = self.wait_for(lambda: self._connection)
+        with self._sending, contextlib.suppress(OSError):  # it is just ending; whoever waits for an answer is told
+            connection.sendall(json.dumps(message).encode() + b"\n")
+
+    def _died(self) -> ModuleDied:
+        return ModuleDied(f"the module has ended with exit code {self.exit_code}:\n{self.stderr[-4000:]}")
+
+
+@cache
+def definition(interface: str) -> dict[str, Any]:
+    """An interface of EVerest with every type in its place and its errors by their full names."""
+    found = everest_types.of_interface(interface)
+    types = []
+    for reference in found.pop("errors", []):
+        path = reference["reference"].removeprefix("/")
+        content = yaml.safe_load(shared(f"everest/{path}.yaml").read_text(encoding="utf-8"))
+        types += [f"{path.removeprefix('errors/')}/{error['name']}" for error in content["errors"]]
+    return found | {"errors": types}
+
+
+def configuration(module_py: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """What the manager hands over: the charger's settings and the manifest's defaults, a number always as a float.
+
+    Raises:
+        ValueError: When a setting is not in the manifest (the manager drops it), or one without default is missing.
+    """
+    manifest = module_py.resolve().parent / "manifest.yaml"
+    if not manifest.exists():
+        return dict(config)
+    schemas: dict[str, Any] = yaml.safe_load(manifest.read_text(encoding="utf-8")).get("config", {})
+    given = {key: schema["default"] for key, schema in schemas.items() if "default" in schema} | dict(config)
+    if odd := given.keys() ^ schemas.keys():
+        message = f"not in the manifest, or missing and without default: {sorted(odd)}"
+        raise ValueError(message)
+    numbers: Sequence[str] = [key for key, schema in schemas.items() if schema["type"] == "number"]
+    return {key: float(value) if key in numbers else value for key, value in given.items()}

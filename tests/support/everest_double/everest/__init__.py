@@ -1,0 +1,1 @@
+"""The name under which EVerest's Python framework is imported."""

@@ -1,0 +1,341 @@
+"""Corners: what happens seldom, and would be noticed late."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from typing import TYPE_CHECKING
+
+import pytest
+
+from iem_dcr import ocmf
+from iem_dcr.powermeter import TransactionRequestStatus
+from iem_dcr.simulator import Answer, Fault, SimulatorOptions
+from tests.support.bench import SECRET, Bench, bench, request
+from tests.support.virtual_time import virtual
+from tests.test_driver_start import BEGIN, RECEIPT, receipt_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+OK = TransactionRequestStatus.OK
+UNEXPECTED_ERROR = TransactionRequestStatus.UNEXPECTED_ERROR
+END = b'{"TX":"E"}'
+BAD = "0x0001, 0x00000000, 0x00, 0x00"
+HEALTHY = "0x0000, 0x00000000, 0x00, 0x00"
+
+
+def user(ID: str) -> bytes:
+    return json.dumps({"IS": True, "IL": "NONE", "IF": [], "IT": "ISO14443", "ID": ID, "US": False}).encode()
+
+
+def changed_answers(b: Bench, change: Callable[[str, str, Answer], Answer]) -> None:
+    """Let the meter answer something else than it would."""
+    handle = b.meter.handle
+
+    def changed(method: str, path: str, body: bytes = b"") -> Answer:
+        return change(method, path.rpartition("/")[2], handle(method, path, body))
+
+    b.meter.handle = changed  # type: ignore[method-assign]  # the meter of this test
+
+
+# --- readings ---
+
+
+@virtual
+async def test_a_slow_reading_is_let_finish_within_half_a_second() -> None:
+    async with bench() as b:
+        b.meter.set_load(0, 0)
+        await b.until_live()
+        await asyncio.sleep(0.9)
+        b.meter.faults.add(Fault("drip", node="/metervalue", delay_s=0.0005))
+        count = len(b.station.values)
+        await asyncio.sleep(0.15)
+        assert len(b.station.values) == count
+        assert (await b.driver.start_transaction(request())).status is OK
+        assert len(b.station.values) == count + 2
+
+
+@virtual
+async def test_a_good_reading_between_two_failed_ones_makes_no_fault() -> None:
+    async with bench() as b:
+        await b.until_live()
+        await asyncio.sleep(0.5)
+        for _ in range(4):
+            b.meter.faults.add(Fault("refuse", node="/metervalue"))
+            await asyncio.sleep(2)
+        assert not b.station.raised
+
+
+@virtual
+async def test_a_healthy_reading_between_unhealthy_ones_makes_no_error() -> None:
+    async with bench() as b:
+        await b.until_live()
+        await asyncio.sleep(0.5)
+        for _ in range(3):
+            b.meter.configure(XC=BAD)
+            await asyncio.sleep(2)
+            b.meter.configure(XC=HEALTHY)
+            await asyncio.sleep(1)
+        assert not b.station.raised
+
+
+@virtual
+async def test_nothing_is_published_of_a_meter_that_is_not_the_configured_one() -> None:
+    async with bench(meter_serial="1ISA0000000001") as b:
+        await asyncio.sleep(10)
+        assert not b.station.values
+        assert not b.station.keys
+
+
+# --- receipts ---
+
+
+@virtual
+async def test_a_new_receipt_that_disagrees_for_good_is_handed_over_with_an_error(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with bench() as b:
+        b.meter.set_load(0, 0)
+        await b.until_live()
+        assert (await b.driver.start_transaction(request())).status is OK
+        b.meter.handle("POST", RECEIPT, END)
+        b.meter.configure(signing_delay_s=0.0)
+        await asyncio.sleep(0.2)
+        b.meter.handle("POST", "/counter/v1/ocmf/user", user("SOMEBODY"))
+        b.meter.handle("POST", RECEIPT, BEGIN)
+        assert receipt_of(await b.driver.stop_transaction("T-1")).identification == "SOMEBODY"
+    errors = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+    assert len(errors) == 1
+    assert "ID is another" in errors[0]
+
+
+@virtual
+async def test_a_new_receipt_that_disagrees_is_replaced_by_the_right_one() -> None:
+    """The record of a B that was closed by a power cut comes first; the one of the second B a moment later."""
+    async with bench(SimulatorOptions(private_key=SECRET, receipt_while_signing="previous")) as b:
+        b.meter.set_load(0, 0)
+        await b.until_live()
+        assert (await b.driver.start_transaction(request())).status is OK
+        b.meter.handle("POST", RECEIPT, END)
+        await asyncio.sleep(0.2)
+        other = b.meter.signed[-1].text.replace('"ID":"04ABT-1"', '"ID":"OTHER"')
+        b.meter.handle("POST", "/counter/v1/ocmf/user", user("04ABT-1"))
+        b.meter.handle("POST", RECEIPT, BEGIN)
+
+        def older(method: str, node: str, answer: Answer) -> Answer:
+            is_old = node in ("receipt", "transaction") and method == "GET" and b'"PG":"T1"' in answer.body
+            return Answer(200, other.encode(), "text/plain") if is_old else answer
+
+        changed_answers(b, older)
+        receipt = receipt_of(await b.driver.stop_transaction("T-1"))
+        assert receipt.pagination == "T2"
+        assert receipt.identification == "04ABT-1"
+
+
+@virtual
+async def test_a_receipt_damaged_on_its_way_is_fetched_once_more(caplog: pytest.LogCaptureFixture) -> None:
+    async with bench() as b:
+        b.meter.set_load(0, 0)
+        await b.until_live()
+
+        def damage(method: str, node: str, answer: Answer) -> Answer:
+            if method == "GET" and node == "receipt" and answer.status == 200:
+                return Answer(200, answer.body.replace(b'"ST":"G"', b'"ST":"N"'), answer.content_type)
+            return answer
+
+        changed_answers(b, damage)
+        assert (await b.driver.start_transaction(request())).status is OK
+        stopped = await b.driver.stop_transaction("T-1")
+        assert receipt_of(stopped).text == b.meter.signed[-1].text
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+@virtual
+async def test_a_last_tuple_that_was_not_known_is_asked_for_before_the_end() -> None:
+    options = SimulatorOptions(private_key=SECRET, receipt_while_signing="previous", receipt_in_transaction="previous")
+    async with bench(options) as b:
+        b.meter.set_load(0, 0)
+        await b.until_live()
+        assert (await b.driver.start_transaction(request("A"))).status is OK
+        assert (await b.driver.stop_transaction("A")).status is OK
+        b.meter.faults.add(Fault("server-error", node="/transaction", count=1000))
+        b.meter.faults.add(Fault("refuse", node="/metervalue"))
+        await asyncio.sleep(2)
+        starting = await b.driver.start_transaction(request("B", identification_data="04ABA"))
+        assert starting.status is OK
+        b.meter.faults.clear()
+        since = len(b.meter.requests)
+        assert receipt_of(await b.driver.stop_transaction("B")).pagination == "T2"
+        nodes = [(entry.method, entry.node) for entry in list(b.meter.requests)[since:]]
+        assert nodes.index(("GET", "/transaction")) < nodes.index(("POST", "/receipt"))
+
+
+@virtual
+async def test_a_late_receipt_is_kept_before_the_next_session_takes_its_place() -> None:
+    options = SimulatorOptions(private_key=SECRET, open_at_power_cut="closed-late", late_close_s=40.0)
+    async with bench(options) as b:
+        b.meter.set_load(0, 0)
+        await b.until_live()
+        assert (await b.driver.start_transaction(request("A"))).status is OK
+        b.meter.power_cycle(off_s=1, boot_s=1)
+        assert (await b.driver.stop_transaction("A")).error == "the meter has no receipt for this transaction"
+        await asyncio.sleep(40 - 15)
+        assert (await b.driver.start_transaction(request("B"))).status is OK
+        assert receipt_of(await b.driver.stop_transaction("A")).identification == "04ABA"
+        assert receipt_of(await b.driver.stop_transaction("B")).identification == "04ABB"
+
+
+@virtual
+async def test_a_receipt_that_nobody_fetched_is_found_while_nothing_happens() -> None:
+    options = SimulatorOptions(private_key=SECRET, open_at_power_cut="closed-late", late_close_s=20.0)
+    async with bench(options) as b:
+        b.meter.set_load(0, 0)
+        await b.until_live()
+        assert (await b.driver.start_transaction(request("A"))).status is OK
+        b.meter.power_cycle(off_s=1, boot_s=1)
+        await asyncio.sleep(60)
+        since = len(b.meter.requests)
+        assert receipt_of(await b.driver.stop_transaction("A")).identification == "04ABA"
+        assert len(b.meter.requests) == since
+
+
+@virtual
+async def test_somebody_elses_transaction_in_between_is_not_taken_for_this_ones() -> None:
+    options = SimulatorOptions(private_key=SECRET, receipt_while_signing="previous", signing_delay_s=2.0)
+    async with bench(options) as b:
+        b.meter.set_load(0, 0)
+        await b.until_live()
+        b.meter.handle("POST", "/counter/v1/ocmf/user", user("04ABT-1"))
+        b.meter.handle("POST", RECEIPT, BEGIN)
+        await asyncio.sleep(1.5)
+        b.meter.handle("POST", RECEIPT, END)
+        await asyncio.sleep(3)
+        assert (await b.driver.start_transaction(request())).status is OK
+        assert receipt_of(await b.driver.stop_transaction("T-1")).pagination == "T2"
+
+
+# --- starts and stops out of order ---
+
+
+@virtual
+async def test_a_start_that_differs_in_one_field_is_another() -> None:
+    async with bench() as b:
+        b.meter.set_load(0, 0)
+        await b.until_live()
+        assert (await b.driver.start_transaction(request())).status is OK
+        assert (await b.driver.start_transaction(request(tariff_text="0,99 EUR/kWh"))).status is OK
+        assert (b.meter.begun, b.meter.ended) == (2, 1)
+        assert '"TT":"0,99 EUR/kWh"' in receipt_of(await b.driver.stop_transaction("T-1")).text
+
+
+@virtual
+async def test_a_start_whose_transaction_ended_by_itself_begins_again() -> None:
+    async with bench() as b:
+        b.meter.set_load(0, 0)
+        await b.until_live()
+        assert (await b.driver.start_transaction(request())).status is OK
+        b.meter.power_cycle(off_s=0.5, boot_s=0.5)
+        await asyncio.sleep(5)
+        assert not b.meter.running
+        assert (await b.driver.start_transaction(request())).status is OK
+        assert b.meter.running
+
+
+@virtual
+async def test_the_stop_of_a_refused_start_ends_what_nobody_began() -> None:
+    async with bench() as b:
+        b.meter.set_load(0, 0)
+        await b.until_live()
+        b.meter.handle("POST", RECEIPT, BEGIN)
+        assert (await b.driver.start_transaction(request(evse_id="another"))).status is not OK
+        assert b.meter.running
+        assert (await b.driver.stop_transaction("T-1")).error == "no signed transaction for this id"
+        assert not b.meter.running
+
+
+@virtual
+async def test_a_start_given_up_in_the_queue_has_no_receipt() -> None:
+    async with bench() as b:
+        b.meter.set_load(0, 0)
+        await b.until_live()
+        assert (await b.driver.start_transaction(request("A"))).status is OK
+        b.meter.faults.add(Fault("reset", count=10_000))
+        stop = asyncio.create_task(b.driver.stop_transaction("A"))
+        await asyncio.sleep(0.1)
+        assert (await b.driver.start_transaction(request("B"))).status is UNEXPECTED_ERROR
+        b.meter.faults.clear()
+        assert receipt_of(await stop).identification == "04ABA"
+        assert (await b.driver.stop_transaction("B")).error == "no signed transaction for this id"
+        assert b.meter.begun == 1
+
+
+@virtual
+async def test_a_transaction_on_a_meter_put_in_anothers_place_is_ended_and_not_handed_over() -> None:
+    async with bench() as b:
+        b.meter.set_load(0, 0)
+        await b.until_live()
+        assert (await b.driver.start_transaction(request())).status is OK
+        b.meter.configure(MS="1SIM0000000099")
+        assert "exchanged" in (await b.driver.stop_transaction("T-1")).error
+        assert not b.meter.running
+
+
+@virtual
+async def test_the_tariff_text_of_a_start_that_failed_does_not_outlast_it() -> None:
+    async with bench(TT_initial="0,59 EUR/kWh", resilience_transaction_request_retries=0) as b:
+        await b.until_live()
+        b.meter.faults.add(Fault("refuse", node="/receipt", method="POST"))
+        refused = await b.driver.start_transaction(request(tariff_text="0,99 EUR/kWh"))
+        assert refused.status is UNEXPECTED_ERROR
+        await asyncio.sleep(3)
+        assert b.meter.as_json()["TT"] == "0,59 EUR/kWh"
+
+
+@pytest.mark.parametrize("shown", [False, True])
+@virtual
+async def test_whether_the_id_is_shown_is_as_configured(shown: bool) -> None:  # noqa: FBT001
+    bodies = []
+    async with bench(US=shown) as b:
+        await b.until_live()
+        handle = b.meter.handle
+
+        def noted(method: str, path: str, body: bytes = b"") -> Answer:
+            if path.endswith("/user"):
+                bodies.append(json.loads(body))
+            return handle(method, path, body)
+
+        b.meter.handle = noted  # type: ignore[method-assign]  # the meter of this test
+        assert (await b.driver.start_transaction(request())).status is OK
+    assert [body["US"] for body in bodies] == [shown]
+
+
+@virtual
+async def test_what_a_station_sends_is_refused_where_it_cannot_be_read() -> None:
+    async with bench() as b:
+        await b.until_live()
+        values: tuple[object, ...] = (None, [], {}, {"transaction_id": "X"}, {"transaction_id": "X", "evse_id": 7})
+        for value in values:
+            assert (await b.driver.start_from_json(value)).status is UNEXPECTED_ERROR
+        assert (await b.driver.stop_from_json("X")).error == "no signed transaction for this id"
+        assert (await b.driver.stop_from_json(7)).status is UNEXPECTED_ERROR
+
+
+@virtual
+async def test_a_receipt_without_pagination_is_matched_by_id_and_beginning() -> None:
+    async with bench() as b:
+        b.meter.set_load(0, 0)
+        await b.until_live()
+
+        def unpaged(method: str, node: str, answer: Answer) -> Answer:
+            if method == "GET" and node in ("receipt", "transaction"):
+                return Answer(answer.status, answer.body.replace(b'"PG":"T1",', b""), answer.content_type)
+            return answer
+
+        changed_answers(b, unpaged)
+        assert (await b.driver.start_transaction(request())).status is OK
+        receipt = receipt_of(await b.driver.stop_transaction("T-1"))
+        assert receipt.pagination is None
+        assert receipt.identification == "04ABT-1"
+        assert ocmf.verify(receipt, b.driver.public_key).outcome is ocmf.Outcome.INVALID

@@ -1,0 +1,582 @@
+"""The double of everestpy keeps to what is known of everestpy: shown with modules of a few lines."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.support.everest_bench import CommandRefused, EverestBench, ModuleDied, configuration, definition
+from tests.support.everest_double.everest.framework._check import check
+from tests.support.everest_types import problems
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    Script = Callable[..., Path]
+
+BEGIN = """
+import os, signal, sys, threading
+from everest.framework import Module, RuntimeSession, error, log
+session = RuntimeSession()
+module = Module(session)
+setup = module.say_hello()
+answer = {"status": "OK"}
+start = stop = lambda args: answer
+ready = lambda: None
+def attempt(do):
+    try:
+        do()
+    except Exception as refused:
+        log.info(f"{type(refused).__name__}: {refused}")
+    else:
+        log.info("fine")
+"""
+END = """
+module.implement_command("main", "start_transaction", start)
+module.implement_command("main", "stop_transaction", stop)
+module.init_done(ready)
+threading.Event().wait()
+"""
+START = {
+    "value": {
+        "evse_id": "DE*TST*E0001*1",
+        "transaction_id": "T-1",
+        "identification_status": "ASSIGNED",
+        "identification_flags": [],
+        "identification_type": "ISO14443",
+    }
+}
+STOP = {"transaction_id": "T-1"}
+VALUE: dict[str, Any] = {
+    "timestamp": "2026-03-01T12:00:00.000Z",
+    "energy_Wh_import": {"total": 10.5},
+    "voltage_V": {"DC": 400},
+    "temperatures": [{"temperature": 21.5, "location": "top"}],
+}
+FAULT = ("powermeter/CommunicationFault", "Communication timed out")
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Script:
+    """Writes a module with something of its own between its begin and its end."""
+
+    def write(own: str = "", *, begin: str = BEGIN, end: str = END) -> Path:
+        path = tmp_path / "module.py"
+        path.write_text(begin + own + end, encoding="utf-8")
+        return path
+
+    return write
+
+
+def logged(bench: EverestBench, count: int = 1) -> list[str]:
+    """Wait for a number of lines in the log and return their texts."""
+    bench.wait_for(lambda: len(bench.log_lines) >= count)
+    return [line.text for line in bench.log_lines]
+
+
+def test_a_module_is_started_as_the_manager_starts_it(script: Script, tmp_path: Path) -> None:
+    module_py = script(
+        """
+import json
+log.info(json.dumps([sys.argv, sys.orig_argv[1:], os.getcwd(), module.info.id, sys.path[1], dict(os.environ)]))
+log.info(json.dumps([setup.configs.module, setup.configs.implementations, setup.connections]))
+"""
+    )
+    with EverestBench(
+        module_py, {"ip_address": "192.0.2.1", "port_http": 80}, module_id="dc_meter", environment={"OWN": "1"}
+    ) as bench:
+        bench.wait_ready_to_be_told()
+        told, configured = (json.loads(line) for line in logged(bench, 2))
+        argv, original, cwd, module_id, first, environment = told
+        assert argv == original == [str(module_py)]
+        assert not str(tmp_path).startswith(cwd)
+        assert not cwd.startswith(str(tmp_path))
+        assert module_id == environment["EV_MODULE"] == "dc_meter"
+        assert first.endswith("everest_double")
+        assert environment["EV_MQTT_EVEREST_PREFIX"] == "everest/"
+        assert {"EV_PREFIX", "EV_LOG_CONF_FILE", "EV_MQTT_BROKER_SOCKET_PATH"} <= environment.keys()
+        assert environment["OWN"] == "1"
+        assert configured == [{"ip_address": "192.0.2.1", "port_http": 80}, {"main": {}}, {}]
+        assert [event.name for event in bench.events if event.name != "log"] == [
+            "session", "module", "hello", "implemented", "implemented", "init_done",
+        ]  # fmt: skip
+        assert bench.stdout.count("[info] ") == 2
+        assert bench.stderr == ""
+
+
+def test_a_module_may_give_its_name(script: Script) -> None:
+    begin = BEGIN.replace("Module(session)", 'Module("own_name", session)')
+    with EverestBench(script("log.info(module.info.id)\n", begin=begin)) as bench:
+        assert logged(bench) == ["own_name"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("EV_MQTT_EVEREST_PREFIX", ""), ("EV_MQTT_EVEREST_PREFIX", "everest")],
+)
+def test_without_the_managers_variables_there_is_no_configuration(script: Script, name: str, value: str) -> None:
+    with EverestBench(script(), environment={name: value}) as bench:
+        assert bench.wait_exit() == 1
+        assert f"is {name} set?" in bench.stderr
+
+
+def test_the_defaults_come_from_the_manifest(script: Script, tmp_path: Path) -> None:
+    module_py = script()
+    (tmp_path / "manifest.yaml").write_text(
+        """
+config:
+  ip_address: {type: string, description: an address}
+  port_http: {type: integer, description: a port, default: 80}
+  factor: {type: number, description: a number, default: 1}
+""",
+        encoding="utf-8",
+    )
+    given = configuration(module_py, {"ip_address": "192.0.2.1"})
+    assert given == {"ip_address": "192.0.2.1", "port_http": 80, "factor": 1.0}
+    assert isinstance(given["factor"], float)
+    assert configuration(module_py, {"ip_address": "", "port_http": 8080})["port_http"] == 8080
+    with pytest.raises(ValueError, match="ip_address"):
+        configuration(module_py, {})
+    with pytest.raises(ValueError, match="typo"):
+        configuration(module_py, {"ip_address": "", "typo": 1})
+
+
+def test_ready_comes_later_and_on_another_thread(script: Script) -> None:
+    own = """
+def ready():
+    log.info(str(threading.current_thread() is threading.main_thread()))
+    module.publish_variable("main", "public_key_ocmf", "3059")
+"""
+    with EverestBench(script(own)) as bench:
+        bench.wait_ready_to_be_told()
+        assert bench.published("public_key_ocmf") == []
+        told = bench.ready()
+        (key,) = bench.wait_for(lambda: bench.published("public_key_ocmf"))
+        assert key.value == "3059"
+        assert told < key.at
+        assert logged(bench) == ["False"]
+
+
+def test_commands_run_at_the_same_time(script: Script) -> None:
+    own = """
+meet = threading.Barrier(2)
+def start(args):
+    meet.wait(60)
+    return {"status": "OK"}
+def stop(args):
+    meet.wait(60)
+    log.info(repr(args))
+    return {"status": "NOT_SUPPORTED"}
+"""
+    with EverestBench(script(own)) as bench:
+        bench.ready()
+        started = bench.call_async("start_transaction", START)
+        assert bench.call("stop_transaction", STOP) == {"status": "NOT_SUPPORTED"}
+        assert started.result(60) == {"status": "OK"}
+        assert logged(bench) == [repr(STOP)]
+        assert bench.answers("start_transaction")[0].value == {"status": "OK"}
+
+
+def test_calls_of_one_command_wait_for_each_other(script: Script) -> None:
+    own = """
+go = threading.Semaphore(0)
+def start(args):
+    go.acquire(timeout=60)
+    return {"status": "OK", "error": args["value"]["transaction_id"]}
+def stop(args):
+    go.release()
+    return {"status": "OK"}
+"""
+    with EverestBench(script(own)) as bench:
+        bench.ready()
+        ids = ["T-1", "T-2", "T-3"]
+        calls = [
+            bench.call_async("start_transaction", {"value": START["value"] | {"transaction_id": it}}) for it in ids
+        ]
+        for _ in calls:
+            bench.call("stop_transaction", STOP)
+        assert [call.result(60)["error"] for call in calls] == ids
+        of_start = [it.name for it in bench.events_of("called", "answered") if it.data["command"].startswith("start")]
+        assert of_start == ["called", "answered"] * 3
+
+
+@pytest.mark.parametrize("raised", ["ValueError('odd')", "SystemExit(0)", "KeyboardInterrupt()"])
+def test_an_exception_in_a_handler_ends_the_process(script: Script, raised: str) -> None:
+    own = f"""
+import atexit
+atexit.register(log.info, "left in order")
+hold = threading.Event()
+def start(args):
+    hold.wait(60)
+    return answer
+def stop(args):
+    raise {raised}
+"""
+    with EverestBench(script(own)) as bench:
+        bench.ready()
+        waiting = bench.call_async("start_transaction", START)
+        with pytest.raises(ModuleDied, match="exit code 1"):
+            bench.call("stop_transaction", STOP)
+        with pytest.raises(ModuleDied):
+            waiting.result(60)
+        assert bench.exit_code == 1
+        assert "exception during handling of main.stop_transaction" in bench.stderr
+        assert raised.partition("(")[0] in bench.stderr
+        assert bench.log_lines == []
+        with pytest.raises(ModuleDied):
+            bench.call("start_transaction", START)
+
+
+def test_an_exception_in_ready_ends_the_process(script: Script) -> None:
+    with EverestBench(script("ready = lambda: 1 / 0\n")) as bench:
+        bench.ready()
+        assert bench.wait_exit() == 1
+        assert "ZeroDivisionError" in bench.stderr
+
+
+BAD_VALUES = {
+    "Decimal('1.5')": "Decimal is no JSON type",
+    "value | {'energy_Wh_import': {'total': Decimal('10.5')}}": "$.energy_Wh_import.total: Decimal is no JSON type",
+    "value | {'timestamp': datetime.now(timezone.utc)}": "$.timestamp: datetime is no JSON type",
+    "value | {'energy_Wh_import': {'total': float('nan')}}": "cannot be written as JSON",
+    "value | {'energy_Wh_import': {'total': float('inf')}}": "cannot be written as JSON",
+    "value | {'energy_Wh_import': {'total': 2 ** 64}}": "cannot be written as JSON",
+    "value | {'meter_id': '\\ud800'}": "cannot be written as JSON",
+    "value | {'temperatures': ()}": "tuple is no JSON type",
+    "value | {1: 2}": "the key 1 is no string",
+    "value | {'timestamp': '2026-03-01T12:00:00Z'}": "breaks format",
+    "value | {'timestamp': '2026-03-01T12:00:00.000+0100'}": "breaks format",
+    "value | {'timestamp': '2026-03-01T12:00:00,000Z'}": "breaks format",
+    "value | {'odd': 1}": "'odd' is not defined",
+    "value | {'meter_id': None}": "breaks type",
+    "value | {'voltage_V': {'DC': '400'}}": "breaks type",
+    "{'timestamp': value['timestamp']}": "breaks required",
+    "None": "breaks type",
+}
+
+
+def test_a_value_that_is_not_valid_is_refused(script: Script) -> None:
+    own = f"""
+from datetime import datetime, timezone
+from decimal import Decimal
+value = {VALUE!r}
+def ready():
+    for bad in [{", ".join(BAD_VALUES)}]:
+        attempt(lambda: module.publish_variable("main", "powermeter", bad))
+    attempt(lambda: module.publish_variable("main", "public_key_ocmf", b""))
+    attempt(lambda: module.publish_variable("main", "odd", 1))
+    attempt(lambda: module.publish_variable("other", "powermeter", value))
+    attempt(lambda: module.publish_variable("main", "powermeter", value))
+"""
+    with EverestBench(script(own)) as bench:
+        bench.ready()
+        lines = logged(bench, len(BAD_VALUES) + 4)
+        for line, reason in zip(lines, [*BAD_VALUES.values(), "bytes", "no variable", "'other'"], strict=False):
+            assert line.startswith("RuntimeError: ")
+            assert reason in line
+        assert lines[-1] == "fine"
+        assert [published.value for published in bench.published("powermeter")] == [VALUE]
+        assert bench.exit_code is None
+
+
+@pytest.mark.parametrize("result", ["None", "{}", "{'status': 'FINE'}", "('OK',)", "{'status': 'OK', 'odd': 1}"])
+def test_a_result_that_is_not_valid_ends_the_process(script: Script, result: str) -> None:
+    with EverestBench(script(f"answer = {result}\n")) as bench:
+        bench.ready()
+        with pytest.raises(ModuleDied, match="the result of .* could not be validated"):
+            bench.call("start_transaction", START)
+        assert bench.exit_code == 1
+
+
+def test_what_comes_too_early_is_refused(script: Script) -> None:
+    own = f"""
+attempt(lambda: module.publish_variable("main", "powermeter", {VALUE!r}))
+attempt(lambda: module.implement_command("main", "odd", start))
+attempt(lambda: module.implement_command("other", "start_transaction", start))
+attempt(lambda: module.implement_command("main", "start_transaction", start))
+attempt(lambda: module.implement_command("main", "start_transaction", start))
+attempt(lambda: module.init_done(ready))
+threading.Event().wait()
+"""
+    with EverestBench(script(own)) as bench:
+        before, odd, other, fine, twice, missing = logged(bench, 6)
+        assert "before init_done" in before
+        assert "no command 'odd'" in odd
+        assert "no implementation 'other'" in other
+        assert fine == "fine"
+        assert "registered already" in twice
+        assert "missing: [('main', 'stop_transaction')]" in missing
+        with pytest.raises(CommandRefused, match="before init_done"):
+            bench.call("start_transaction", START)
+
+
+def test_arguments_that_no_caller_could_send_are_the_tests_mistake(script: Script) -> None:
+    with EverestBench(script()) as bench:
+        with pytest.raises(ValueError, match="identification_status"):
+            bench.call("start_transaction", {"value": {"evse_id": "1"}})
+        with pytest.raises(ValueError, match="transaction_id"):
+            bench.call("stop_transaction", {"id": "T-1"})
+
+
+def test_errors_are_raised_and_cleared_once(script: Script) -> None:
+    own = """
+fault = "powermeter/CommunicationFault"
+sub_type = "Communication timed out"
+def ready():
+    factory, monitor = module.get_error_factory("main"), module.get_error_state_monitor_impl("main")
+    log.info(str(monitor.is_error_active(fault, sub_type)))
+    module.raise_error("main", factory.create_error(fault, sub_type, "first"))
+    log.info(str(monitor.is_error_active(fault, sub_type)))
+    module.raise_error("main", factory.create_error(fault, sub_type, "again", error.Severity.High))
+    module.raise_error("main", factory.create_error(fault, "", "of another sub-type", error.Severity.Medium))
+    module.clear_error("main", fault, sub_type)
+    module.clear_error("main", fault, sub_type)
+    log.info(str(monitor.is_error_active(fault, sub_type)))
+    attempt(lambda: factory.create_error("powermeter/Odd", "", ""))
+    attempt(lambda: module.clear_error("main", "Odd", ""))
+    attempt(lambda: module.raise_error("main", fault))
+    attempt(lambda: factory.create_error(fault, None, ""))
+    log.info("over")
+"""
+    with EverestBench(script(own)) as bench:
+        bench.ready()
+        before, during, after, *refused, _ = logged(bench, 8)
+        assert (before, during, after) == ("False", "True", "False")
+        assert [line.split(":")[0] for line in refused] == ["RuntimeError", "RuntimeError", "TypeError", "TypeError"]
+        assert {it.type for it in bench.errors_log} == {FAULT[0]}
+        assert [(it.change, it.effective, it.sub_type, it.message, it.severity) for it in bench.errors_log] == [
+            ("raised", True, FAULT[1], "first", "Low"),
+            ("raised", False, FAULT[1], "again", "High"),
+            ("raised", True, "", "of another sub-type", "Medium"),
+            ("cleared", True, FAULT[1], "", ""),
+            ("cleared", False, FAULT[1], "", ""),
+        ]
+        assert bench.errors_active == {(FAULT[0], "")}
+
+
+def test_an_error_may_be_active_from_the_start(script: Script) -> None:
+    own = f"""
+monitor = module.get_error_state_monitor_impl("main")
+log.info(str(monitor.is_error_active({FAULT[0]!r}, {FAULT[1]!r})))
+def ready():
+    module.clear_error("main", {FAULT[0]!r}, {FAULT[1]!r})
+"""
+    with EverestBench(script(own), active_errors=[FAULT]) as bench:
+        assert logged(bench) == ["True"]
+        assert bench.errors_active == {FAULT}
+        bench.ready()
+        (cleared,) = bench.wait_for(lambda: bench.errors_log)
+        assert cleared.effective
+        assert bench.errors_active == set()
+
+
+def test_an_older_framework_has_no_shutdown_handler(script: Script) -> None:
+    own = "log.info(str((hasattr(module, 'shutdown_handler'), hasattr(Module, 'shutdown_handler'))))\n"
+    with EverestBench(script(own)) as bench:
+        bench.ready()
+        bench.shutdown()
+        assert bench.call("start_transaction", START) == {"status": "OK"}
+        assert logged(bench) == ["(False, False)"]
+
+
+def test_a_newer_framework_calls_the_shutdown_handler_from_another_thread(script: Script) -> None:
+    own = """
+over = threading.Event()
+def shut_down():
+    log.info(str(threading.current_thread() is threading.main_thread()))
+    over.set()
+module.shutdown_handler(shut_down)
+"""
+    module_py = script(own, end=END.replace("threading.Event().wait()", "over.wait()"))
+    with EverestBench(module_py, shutdown_handler=True) as bench:
+        bench.ready()
+        told = bench.shutdown()
+        assert bench.wait_exit() == 0
+        (line,) = bench.log_lines
+        assert line.text == "False"
+        assert line.at > told
+        assert bench.stderr == ""
+
+
+def test_an_exception_in_the_shutdown_handler_ends_the_process(script: Script) -> None:
+    with EverestBench(script("module.shutdown_handler(lambda: 1 / 0)\n"), shutdown_handler=True) as bench:
+        bench.ready()
+        bench.shutdown()
+        assert bench.wait_exit() == 1
+        assert "exception during handling of shutdown" in bench.stderr
+
+
+def test_sigterm_ends_a_module_that_does_nothing_about_it(script: Script) -> None:
+    with EverestBench(script()) as bench:
+        bench.ready()
+        code, seconds = bench.sigterm()
+        assert code == bench.exit_code == -15
+        assert seconds > 0
+
+
+def test_sigterm_can_be_handled(script: Script) -> None:
+    own = """
+over = threading.Event()
+def on_sigterm(*_):
+    log.info("over")
+    over.set()
+signal.signal(signal.SIGTERM, on_sigterm)
+"""
+    # CPython runs no handler for a signal that comes just before its main thread blocks for good.
+    end = END.replace("threading.Event().wait()", "while not over.wait(0.02): pass")
+    with EverestBench(script(own, end=end)) as bench:
+        bench.ready()
+        assert bench.sigterm()[0] == 0
+        assert logged(bench) == ["over"]
+        assert bench.stderr == ""
+
+
+def test_the_end_of_the_main_thread_ends_the_process(script: Script) -> None:
+    own = "ready = threading.Event()\n"
+    end = END.replace("init_done(ready)", "init_done(ready.set)").replace("threading.Event().wait()", "ready.wait()")
+    with EverestBench(script(own, end=end)) as bench:
+        bench.ready()
+        assert bench.wait_exit() == 0
+        assert bench.stderr == ""
+
+
+def test_a_module_that_lost_its_session_dies_at_its_next_use(script: Script) -> None:
+    with EverestBench(script("del session\n")) as bench:
+        assert bench.wait_exit() == 1
+        assert "keep a reference to the session" in bench.stderr
+    with EverestBench(script(end=END.replace("threading.Event()", "del session\nthreading.Event()"))) as bench:
+        bench.ready()
+        assert bench.wait_exit() == 1
+        assert "keep a reference to the session" in bench.stderr
+
+
+def test_every_thread_may_call(script: Script) -> None:
+    own = f"""
+def publish():
+    for _ in range(25):
+        module.publish_variable("main", "powermeter", {VALUE!r})
+def ready():
+    for _ in range(4):
+        threading.Thread(target=publish).start()
+"""
+    with EverestBench(script(own)) as bench:
+        bench.ready()
+        bench.wait_for(lambda: len(bench.published("powermeter")) == 100)
+        times = [event.at for event in bench.events]
+        assert times == sorted(times)
+
+
+def test_lines_of_the_log(script: Script) -> None:
+    levels = ("verbose", "debug", "info", "warning", "error", "critical")
+    calls = "".join(f"log.{level}('as {level}')\n" for level in levels)
+    odd = """
+log.update_process_name(module.info.id)
+for odd in (b'', None, '\\ud800'):
+    attempt(lambda: log.info(odd))
+"""
+    with EverestBench(script(calls + odd)) as bench:
+        bench.wait_ready_to_be_told()
+        assert [(line.level, line.text) for line in bench.log_lines[:6]] == [(it, f"as {it}") for it in levels]
+        assert all(line.text.startswith("TypeError") for line in bench.log_lines[6:])
+        assert len(bench.log_lines) == 9
+        assert bench.events_of("process_name")[0].data == {"name": "meter"}
+        bench.sigterm()
+        assert bench.stdout.splitlines()[:4] == [f"[{level}] as {level}" for level in levels[2:]]
+
+
+def test_one_run_after_the_other(script: Script) -> None:
+    module_py = script("print('printed', flush=True)\n")
+    for _ in range(2):
+        with EverestBench(module_py) as bench:
+            bench.ready()
+            assert bench.call("stop_transaction", {"transaction_id": ""}) == {"status": "OK"}
+            bench.kill()
+            assert bench.exit_code == -9
+            assert bench.stdout == "printed\n"
+            with pytest.raises(ModuleDied, match="exit code -9"):
+                bench.ready()
+
+
+def test_a_module_that_does_not_start_is_told_with_its_last_words(script: Script) -> None:
+    with EverestBench(script(begin="raise SystemExit('no meter here')\n")) as bench:
+        with pytest.raises(ModuleDied, match="exit code 1:\nno meter here"):
+            bench.wait_ready_to_be_told()
+        with pytest.raises(ModuleDied):
+            bench.call("start_transaction", START)
+
+
+def test_waiting_comes_to_an_end(script: Script) -> None:
+    own = "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nstart = lambda args: threading.Event().wait()\n"
+    with EverestBench(script(own)) as bench:
+        bench.ready()
+        with pytest.raises(TimeoutError):
+            bench.wait_for(lambda: bench.log_lines, 0.01)
+        with pytest.raises(TimeoutError):
+            bench.call("start_transaction", START, 0.01)
+        with pytest.raises(TimeoutError):
+            bench.sigterm(0.01)
+        assert bench.exit_code is None
+
+
+def test_the_definitions_are_complete() -> None:
+    interface = definition("powermeter")
+    assert interface["cmds"].keys() == {"start_transaction", "stop_transaction"}
+    assert interface["vars"].keys() == {"powermeter", "public_key_ocmf"}
+    assert interface["errors"] == [f"powermeter/{it}" for it in ("CommunicationFault", "VendorError", "VendorWarning")]
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 3) | st.floats(-3, 3) | st.text("AZ", max_size=2)
+    | st.sampled_from(["2026-03-01T12:00:00.000Z", "2026-13-01T12:00:00.000Z", "2026-03-01T12:00:00Z", "x" * 251]),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.sampled_from(["total", "DC", "L1", "odd"]), inner),
+    max_leaves=6,
+)  # fmt: skip
+fields = st.sampled_from(
+    ["timestamp", "energy_Wh_import", "power_W", "current_A", "phase_seq_error", "meter_id", "temperatures", "odd"]
+)
+start_fields = st.sampled_from([*START["value"], "identification_level", "tariff_text", "odd"])
+
+
+@given(st.dictionaries(fields, json_values, max_size=3), st.sets(fields, max_size=2))
+def test_the_check_is_as_strict_as_a_whole_validator(changes: dict[str, Any], without: set[str]) -> None:
+    value = {key: item for key, item in (VALUE | changes).items() if key not in without}
+    schema = definition("powermeter")["vars"]["powermeter"]
+    assert (check(schema, value) is None) == (problems(schema, value) == [])
+
+
+@given(st.dictionaries(start_fields, json_values, max_size=2), st.sets(start_fields, max_size=1))
+def test_the_check_knows_the_rules_for_texts_and_lists(changes: dict[str, Any], without: set[str]) -> None:
+    value = {key: item for key, item in (START["value"] | changes).items() if key not in without}
+    schema = definition("powermeter")["cmds"]["start_transaction"]["arguments"]["value"]
+    assert (check(schema, value) is None) == (problems(schema, value) == [])
+
+
+@pytest.mark.parametrize(
+    ("rules", "good", "bad"),
+    [
+        ({"type": "integer"}, [1, 1.0, -3], [1.5, True, "1"]),
+        ({"type": "number", "minimum": 0, "maximum": 5}, [0, 5, 2.5], [-0.1, 5.1, False]),
+        ({"type": "array", "minItems": 1}, [[1]], [[]]),
+        ({"type": "null"}, [None], [0]),
+        ({"type": "string", "minLength": 2}, ["ab"], ["a"]),
+    ],
+)
+def test_other_rules_of_the_check(rules: dict[str, Any], good: list[Any], bad: list[Any]) -> None:
+    for value in good:
+        assert check(rules, value) is None
+        assert problems(rules, value) == []
+    for value in bad:
+        assert check(rules, value) is not None
+        assert problems(rules, value) != []
+
+
+def test_the_check_fails_at_a_rule_it_does_not_know() -> None:
+    with pytest.raises(KeyError, match="multipleOf"):
+        check({"multipleOf": 2}, 4)
+    assert check({}, math.nan) is not None
