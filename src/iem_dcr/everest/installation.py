@@ -85,7 +85,7 @@ class Findings:
         python: its version, "3.12", or None.
         everestpy: whether everestpy is in the prefix.
         everestpy_python: the version it is built for, or None.
-        starts: whether module.py finds all it imports.
+        starts: whether module.py is there and finds all it imports.
         problems: what is wrong, and what to do; empty when all is well.
     """
 
@@ -197,7 +197,7 @@ def check(prefix: Path, name: str = MODULE_NAME) -> Findings:
             equal = _read(folder / _MANIFEST) == _read(_SOURCE / _MANIFEST)
             problems += _problems_of_folder(folder, manifest_equal=equal)
             if probed.python is not None and wanted not in (None, probed.python):
-                problems.append(f"everestpy is built for Python {wanted}, and {probed.interpreter} is {probed.python}")
+                problems.append(f"everestpy is built for Python {wanted}, and this starts Python {probed.python}")
             if probed.error is not None:
                 problems.append(f"module.py does not start: {probed.error}")
         return Findings(
@@ -219,8 +219,6 @@ def _problems_of_folder(folder: Path, *, manifest_equal: bool) -> list[str]:
     problems = []
     if not manifest_equal:
         problems.append(f"{_MANIFEST} is not that of iem-dcr {__version__}: install again with --force")
-    if not (folder / "module.py").is_file():
-        problems.append("module.py is missing: install again with --force")
     before_module_py = [name for name in (folder.name, "index.js") if (folder / name).exists()]
     problems += [f"EVerest's manager starts {name} and not module.py: remove it" for name in before_module_py]
     return problems
@@ -238,6 +236,8 @@ class _Probed:
 
 
 def _probe(prefix: Path, folder: Path) -> _Probed:
+    if not (folder / "module.py").is_file():
+        return _Probed(error="it is missing: install again with --force")
     own = folder / _VENV / "bin" / "python3"
     interpreter = str(own) if (folder / _VENV).exists() else shutil.which("python3")
     if interpreter is None:
@@ -281,7 +281,8 @@ class _Present:
             return cls(is_ours=True, text="this module, not put there by iem-dcr")
         described = _DESCRIPTION.search(manifest.decode(errors="replace"))
         text = printable(described[1]) if described else "nothing"
-        return cls(is_ours=False, text=f"a module that says of itself: {text}")
+        kind = "a module" if marker is None else f"what was this module, with another {_MANIFEST},"
+        return cls(is_ours=False, text=f"{kind} that says of itself: {text}")
 
 
 def _built_for(prefix: Path) -> PythonVersion | None:

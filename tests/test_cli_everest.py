@@ -1,0 +1,340 @@
+"""iem-dcr everest: what it shows of an installation, what it removes, and its exit status."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import iem_dcr.everest
+from iem_dcr import __version__
+from tests.support.command_line import Done, begin, finish, run
+from tests.support.everest_prefix import MODULE, RUNNING, contents, everest_at, place_of, put_vendors
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SOURCE = Path(iem_dcr.everest.__file__).parent / MODULE
+BIN = str(Path(sys.executable).parent)
+"""Where there is a python3 that has this package."""
+
+
+@pytest.fixture
+def prefix(tmp_path: Path) -> Path:
+    return everest_at(tmp_path / "everest")
+
+
+def checked(prefix: Path, *options: str, path: str = BIN) -> tuple[Done, dict[str, Any]]:
+    """Check as JSON, with a PATH."""
+    done = finish(begin("everest", "check", str(prefix), "--json", *options, PATH=path))
+    (findings,) = done.events
+    assert done.err == ""
+    assert done.status == (1 if findings["problems"] else 0)
+    return done, findings
+
+
+def install_folder(prefix: Path, *options: str) -> Path:
+    done = run("everest", "install", str(prefix), "--no-venv", *options)
+    assert (done.status, done.err) == (0, "")
+    return place_of(prefix)
+
+
+def test_from_installing_to_removing(prefix: Path) -> None:
+    folder = place_of(prefix)
+    done = run("everest", "install", str(prefix))
+    assert (done.status, done.err) == (0, "")
+    first, environment, everestpy, hint = done.out.splitlines()
+    assert first == f"Installed version {__version__} in {folder}"
+    assert environment.startswith(f"  Environment  Python {RUNNING}, aiohttp ")
+    assert environment.endswith(", copied from here")
+    assert everestpy == f"  everestpy    built for Python {RUNNING}"
+    assert hint == f"See whether it starts: iem-dcr everest check {prefix}"
+
+    # As on a charger: no python3 but that of the environment, and none of this process's variables.
+    done = finish(begin("everest", "check", str(prefix), PATH="/nowhere", PYTHONPATH="/nowhere"))
+    assert (done.status, done.err) == (0, "")
+    assert done.out == (
+        f"{folder}\n"
+        f"  Module     this module, version {__version__}\n"
+        f"  Package    version {__version__}\n"
+        f"  Manifest   that of version {__version__}\n"
+        f"  Python     {RUNNING}, {folder}/.venv/bin/python3\n"
+        f"  everestpy  for Python {RUNNING}\n"
+        "  Starts     yes\n"
+    )
+
+    # The interpreter it was made from is gone, as after an update of the system.
+    (folder / ".venv/bin/python3").unlink()
+    (folder / ".venv/bin/python3").symlink_to("/nowhere/python3")
+    _, findings = checked(prefix)
+    assert findings["problems"] == [
+        f"module.py does not start: {folder}/.venv/bin/python3 leads to no interpreter: install again with --force"
+    ]
+    assert findings["interpreter"] == f"{folder}/.venv/bin/python3"
+    assert not findings["starts"]
+
+    done = run("everest", "uninstall", str(prefix))
+    assert (done.status, done.out, done.err) == (0, f"Removed {folder}\n", "")
+    assert list(folder.parent.iterdir()) == []
+
+
+def test_without_an_environment(prefix: Path) -> None:
+    done = run("everest", "install", str(prefix), "--no-venv", "--name", "Meter")
+    assert (done.status, done.err) == (0, "")
+    assert done.out.splitlines()[1:] == [
+        "  Environment  none; the python3 that EVerest starts has to have iem-dcr installed",
+        f"  everestpy    built for Python {RUNNING}",
+        f"See whether it starts: iem-dcr everest check {prefix} --name Meter",
+    ]
+    assert not (place_of(prefix, "Meter") / ".venv").exists()
+
+    _, findings = checked(prefix, "--name", "Meter")
+    assert findings == {
+        "folder": str(place_of(prefix, "Meter")),
+        "found": f"this module, version {__version__}",
+        "is_this_module": True,
+        "version": __version__,
+        "manifest_equal": True,
+        "interpreter": f"{BIN}/python3",
+        "python": RUNNING,
+        "everestpy": True,
+        "everestpy_python": RUNNING,
+        "starts": True,
+        "problems": [],
+    }
+    _, findings = checked(prefix, "--name", "Meter", path="/nowhere")
+    assert findings["problems"] == ["module.py does not start: there is no python3 on PATH"]
+    assert (findings["starts"], findings["interpreter"], findings["python"]) == (False, None, None)
+
+
+def test_replacing(prefix: Path) -> None:
+    folder = put_vendors(prefix)
+    before = contents(prefix)
+    done = run("everest", "install", str(prefix), "--no-venv")
+    assert (done.status, done.out) == (1, "")
+    assert done.err == (
+        f"Error: {folder} is there already: a module that says of itself: Driver in C++ for the IEM-DCR. "
+        "With --force it is replaced\n"
+    )
+    assert contents(prefix) == before
+    done = run("everest", "install", str(prefix), "--no-venv", "--force")
+    assert (done.status, done.err) == (0, "")
+    assert "  Replaced     a module that says of itself: Driver in C++ for the IEM-DCR\n" in done.out
+    assert checked(prefix)[0].status == 0
+
+
+def test_the_module_itself_is_started_by_what_check_tried(prefix: Path) -> None:
+    folder = install_folder(prefix)
+    done = subprocess.run(
+        [f"{BIN}/python3", str(folder / "module.py")],
+        env={"PYTHONPATH": str(prefix / "lib/everest/everestpy"), "PATH": BIN},
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd="/",
+    )
+    # It gets as far as the framework, of which this one has nothing but the names.
+    assert done.stderr.splitlines()[-1] == "TypeError: 'NoneType' object is not callable"
+
+
+def none_there(_folder: Path) -> None:
+    """Leave it empty."""
+
+
+def broken_framework(folder: Path) -> None:
+    framework = folder.parents[3] / "lib/everest/everestpy/everest/framework/__init__.py"
+    framework.write_text("print('noise')\nraise ImportError('libfmt.so.9:\\x1b cannot open')\n", encoding="utf-8")
+
+
+def no_everestpy(folder: Path) -> None:
+    shutil.rmtree(folder.parents[3] / "lib/everest/everestpy")
+
+
+def crashing_framework(folder: Path) -> None:
+    framework = folder.parents[3] / "lib/everest/everestpy/everest/framework/__init__.py"
+    framework.write_text("import os\nos.abort()\n", encoding="utf-8")
+
+
+def another_python(folder: Path) -> None:
+    (everestpy,) = (folder.parents[3] / "lib/everest/everestpy/everest/framework").glob("*.so")
+    everestpy.rename(everestpy.with_name("everestpy.cpython-398-aarch64-linux-gnu.so"))
+
+
+def another_version(folder: Path) -> None:
+    manifest = b"description: of another version\n"
+    (folder / "manifest.yaml").write_bytes(manifest)
+    marker = {"version": "0.0.1", "manifest_sha256": hashlib.sha256(manifest).hexdigest()}
+    (folder / ".iem-dcr").write_text(json.dumps(marker), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("change", "problems"),
+    [
+        (broken_framework, ["module.py does not start: ImportError: libfmt.so.9:  cannot open"]),
+        (crashing_framework, ["module.py does not start: ended by SIGABRT"]),
+        (
+            no_everestpy,
+            ["there is no everestpy in PREFIX/lib/everest/everestpy",
+             "module.py does not start: ModuleNotFoundError: No module named 'everest'"],
+        ),
+        (another_python, [f"everestpy is built for Python 3.98, and this starts Python {RUNNING}"]),
+        (another_version, [f"manifest.yaml is not that of iem-dcr {__version__}: install again with --force"]),
+        (
+            lambda folder: (folder / MODULE).write_bytes(b"\x7fELF"),
+            [f"EVerest's manager starts {MODULE} and not module.py: remove it"],
+        ),
+        (
+            lambda folder: (folder / "index.js").touch(),
+            ["EVerest's manager starts index.js and not module.py: remove it"],
+        ),
+        (
+            lambda folder: (folder / "module.py").unlink(),
+            ["module.py does not start: it is missing: install again with --force"],
+        ),
+        (
+            lambda folder: (folder / "manifest.yaml").write_text("description: '\x1b'\n"),
+            ["this is not this module but what was this module, with another manifest.yaml, that says of itself: ' '"],
+        ),
+        (
+            lambda folder: [(folder / ".iem-dcr").write_text("{"), (folder / "manifest.yaml").write_bytes(b"\xff")],
+            ["this is not this module but a module that says of itself: nothing"],
+        ),
+        (shutil.rmtree, ["the module is not installed: iem-dcr everest install does that"]),
+    ],
+)  # fmt: skip
+def test_what_is_wrong(prefix: Path, change: Callable[[Path], object], problems: list[str]) -> None:
+    folder = install_folder(prefix)
+    assert checked(prefix)[1]["problems"] == []
+    change(folder)
+    before = contents(prefix)
+    _, findings = checked(prefix)
+    assert findings["problems"] == [problem.replace("PREFIX", str(prefix)) for problem in problems]
+    fatal = ("module.py does not start", "this is not this module", "the module is not installed")
+    assert findings["starts"] is not any(problem.startswith(fatal) for problem in problems)
+    done = finish(begin("everest", "check", str(prefix), PATH=BIN))
+    assert done.status == 1
+    assert done.out.splitlines()[7:] == [f"Problem: {problem}" for problem in findings["problems"]]
+    assert contents(prefix) == before
+
+
+def test_the_python_of_everestpy_cannot_be_told(tmp_path: Path) -> None:
+    prefix = everest_at(tmp_path / "everest", None)
+    done = run("everest", "install", str(prefix))
+    assert (done.status, done.err) == (0, "")
+    assert "  everestpy    not found, or its Python cannot be told: the one that runs this was taken\n" in done.out
+    assert f"  Environment  Python {RUNNING}, " in done.out
+    done = run("everest", "check", str(prefix))
+    assert done.status == 0
+    assert "  everestpy  for a Python not known\n" in done.out
+    done = run("everest", "install", str(prefix), "--no-venv", "--force")
+    assert "  everestpy    not found, or its Python cannot be told\n" in done.out
+
+
+# --- removing ---
+
+
+@pytest.mark.parametrize(
+    ("put", "said"),
+    [
+        (none_there, "there is no FOLDER"),
+        (
+            lambda folder: put_vendors(folder.parents[3]),
+            "FOLDER is not this module but a module that says of itself: Driver in C++ for the IEM-DCR",
+        ),
+        (
+            lambda folder: folder.mkdir(parents=True),
+            "FOLDER is not this module but a folder without manifest.yaml",
+        ),
+    ],
+)
+def test_what_is_not_removed(prefix: Path, put: Callable[[Path], object], said: str) -> None:
+    put(place_of(prefix))
+    before = contents(prefix)
+    done = run("everest", "uninstall", str(prefix))
+    assert (done.status, done.out) == (1, "")
+    assert done.err == f"Error: {said}: nothing was removed\n".replace("FOLDER", str(place_of(prefix)))
+    assert contents(prefix) == before
+
+
+def test_another_module_installed_over_it_is_not_removed(prefix: Path) -> None:
+    folder = install_folder(prefix)
+    (folder / "manifest.yaml").write_text("description: Driver in C++\n", encoding="utf-8")
+    done = run("everest", "uninstall", str(prefix))
+    assert done.status == 1
+    assert "with another manifest.yaml, that says of itself: Driver in C++: nothing was removed" in done.err
+    assert (folder / "module.py").exists()
+
+
+def test_what_was_copied_by_hand_is_removed(prefix: Path) -> None:
+    shutil.copytree(SOURCE, place_of(prefix))
+    assert checked(prefix)[1]["found"] == "this module, not put there by iem-dcr"
+    done = run("everest", "uninstall", str(prefix))
+    assert (done.status, done.err) == (0, "")
+    assert list(place_of(prefix).parent.iterdir()) == []
+
+
+def test_of_a_link_only_the_link_is_removed(prefix: Path, tmp_path: Path) -> None:
+    shutil.copytree(SOURCE, tmp_path / "elsewhere")
+    before = contents(tmp_path / "elsewhere")
+    place_of(prefix).parent.mkdir(parents=True)
+    place_of(prefix).symlink_to(tmp_path / "elsewhere")
+    assert run("everest", "uninstall", str(prefix)).status == 0
+    assert list(place_of(prefix).parent.iterdir()) == []
+    assert contents(tmp_path / "elsewhere") == before
+
+
+# --- the command line ---
+
+
+@pytest.mark.parametrize("command", ["install", "uninstall", "check"])
+def test_mistakes_in_the_command_line(tmp_path: Path, prefix: Path, command: str) -> None:
+    for words, said in [
+        ((), "Missing argument 'PREFIX'"),
+        ((str(tmp_path),), f"there is no EVerest at {tmp_path}: expected a folder with libexec/everest/modules, "),
+        ((str(prefix), "--name", "../x"), "'../x' cannot be a module's name: expected letters, digits and _"),
+        ((str(prefix), "--name", ""), "'' cannot be a module's name"),
+    ]:
+        done = run("everest", command, *words)
+        assert (done.status, done.out) == (2, "")
+        assert said in " ".join(done.err.split())
+    assert not (prefix / "libexec").exists()
+
+
+def test_a_failure_is_one_line(prefix: Path) -> None:
+    (prefix / "libexec").write_text("in the way", encoding="utf-8")
+    for command in ("install", "uninstall", "check"):
+        done = run("everest", command, str(prefix))
+        assert done.status == 1
+    done = run("everest", "install", str(prefix), "--force")
+    assert re.fullmatch(rf"Error: {MODULE} was not installed: {prefix}/libexec\S*: Not a directory\n", done.err)
+
+
+def test_help() -> None:
+    done = run("everest", "--help")
+    assert done.status == 0
+    assert [line.split()[0] for line in done.out.split("Commands:\n")[1].splitlines()] == [
+        "check",
+        "install",
+        "uninstall",
+    ]
+    assert "everest" in run("--help").out
+    for option in ("--name", "--venv / --no-venv", "--force"):
+        assert option in run("everest", "install", "--help").out
+
+
+def test_no_reader(prefix: Path) -> None:
+    install_folder(prefix)
+    reading, writing = os.pipe()
+    os.close(reading)
+    process = begin("everest", "check", str(prefix), stdout=writing, PATH=BIN)
+    os.close(writing)
+    done = finish(process)
+    assert (done.status, done.err) == (1, "")

@@ -1,0 +1,339 @@
+"""The real module.py, run as EVerest's manager runs it, against a double of everestpy and a simulated meter."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import iem_dcr.everest
+from iem_dcr import ocmf
+from tests.support.bench import CI
+from tests.support.command_line import Simulator
+from tests.support.everest_bench import EverestBench
+
+MODULE = Path(iem_dcr.everest.__file__).parent / "IsabellenhuetteIemDcr" / "module.py"
+FAULT = ("powermeter/CommunicationFault", "Communication timed out")
+VENDOR_ERROR = ("powermeter/VendorError", "IEM-DCR error state")
+BAD = "0x0001, 0x00000000, 0x00, 0x00"
+HEALTHY = "0x0000, 0x00000000, 0x00, 0x00"
+
+
+def config(address: str, **settings: Any) -> dict[str, Any]:
+    host, _, port = address.rpartition(":")
+    quick = {"resilience_initial_connection_retry_delay": 1000}
+    return {"ip_address": host, "port_http": int(port), "CI": CI} | quick | settings
+
+
+def module(meter: Simulator, *, shutdown_handler: bool = False, **settings: Any) -> EverestBench:
+    return EverestBench(MODULE, config(meter.address, **settings), shutdown_handler=shutdown_handler)
+
+
+def start(transaction_id: str = "T-1", **fields: Any) -> dict[str, Any]:
+    request = {
+        "evse_id": CI,
+        "transaction_id": transaction_id,
+        "identification_status": "ASSIGNED",
+        "identification_flags": [],
+        "identification_type": "ISO14443",
+        "identification_data": f"04AB{transaction_id}",
+        "tariff_text": "",
+    }
+    return {"value": request | fields}
+
+
+def stop(transaction_id: str = "T-1") -> dict[str, Any]:
+    return {"transaction_id": transaction_id}
+
+
+def receipt_of(answer: dict[str, Any]) -> ocmf.Receipt:
+    assert answer["status"] == "OK", answer
+    return ocmf.parse(answer["signed_meter_value"]["signed_meter_data"])
+
+
+def values(everest: EverestBench, count: int) -> None:
+    everest.wait_for(lambda: len(everest.published("powermeter")) >= count)
+
+
+def live(everest: EverestBench) -> None:
+    everest.ready()
+    values(everest, 1)
+
+
+def more_values(everest: EverestBench, count: int = 2) -> None:
+    values(everest, len(everest.published("powermeter")) + count)
+
+
+def assert_ended_well(everest: EverestBench) -> None:
+    code, took_s = everest.sigterm()
+    assert code == 0
+    assert took_s < 5.0
+    assert "Traceback" not in everest.stderr
+    assert everest.stderr == ""
+
+
+# --- start-up ---
+
+
+def test_a_session() -> None:
+    with Simulator() as meter, module(meter, TT_initial="0,59 EUR/kWh") as everest:
+        ready_at = everest.ready()
+        values(everest, 1)
+        assert everest.published("powermeter")[0].at - ready_at < 2.0
+        assert everest.call("stop_transaction", stop(""))["status"] == "UNEXPECTED_ERROR"
+        assert everest.call("start_transaction", start()) == {"status": "OK"}
+        more_values(everest)
+        answer = everest.call("stop_transaction", stop())
+        key = everest.published("public_key_ocmf")[-1].value
+        assert ocmf.verify(receipt_of(answer), key).outcome is ocmf.Outcome.VALID
+        assert receipt_of(answer).identification == "04ABT-1"
+        assert answer["signed_meter_value"]["public_key"] == key
+        assert re.fullmatch(r"\d{4}-.*\.\d{3}Z", answer["signed_meter_value"]["timestamp"])
+        assert everest.errors_log == []
+        assert [line.text for line in everest.log_lines if line.level in ("error", "critical")] == []
+        assert "04ABT-1" not in "".join(line.text for line in everest.log_lines)
+        assert_ended_well(everest)
+
+
+def test_the_values_of_a_start_and_a_stop_come_before_their_answers() -> None:
+    with Simulator(charge_s=1.0, current_a=300.0) as meter, module(meter) as everest:
+        live(everest)
+        everest.call("start_transaction", start())
+        started = everest.answers("start_transaction")[0].at
+        first = [entry.value for entry in everest.published("powermeter") if entry.at <= started][-1]
+        more_values(everest, 3)
+        receipt = receipt_of(everest.call("stop_transaction", stop()))
+        stopped = everest.answers("stop_transaction")[0].at
+        last = [entry.value for entry in everest.published("powermeter") if entry.at <= stopped][-1]
+        assert receipt.begin is not None
+        assert receipt.end is not None
+        assert first["energy_Wh_import"]["total"] == float(receipt.begin.energy_wh or 0)
+        assert last["energy_Wh_import"]["total"] == float(receipt.end.energy_wh or 0)
+        assert last["energy_Wh_import"]["total"] > first["energy_Wh_import"]["total"]
+
+
+@pytest.mark.parametrize(("key", "value"), [("CI", ""), ("timezone", "Mars/Olympus"), ("port_http", 0), ("CT", "A|B")])
+def test_a_wrong_configuration_is_one_critical_line_and_no_ready(key: str, value: Any) -> None:
+    with EverestBench(MODULE, config("127.0.0.1:1") | {key: value}) as everest:
+        assert everest.wait_exit() == 1
+        (line,) = [line for line in everest.log_lines if line.level == "critical"]
+        assert key in line.text
+        assert str(value) in line.text
+        assert everest.events_of("init_done") == []
+        assert everest.stderr == ""
+
+
+def test_it_imports_nothing_it_does_not_need() -> None:
+    with Simulator() as meter, module(meter) as everest:
+        everest.wait_ready_to_be_told()
+        program = (
+            "import sys; from iem_dcr.driver import MeterDriver; import iem_dcr.everest.station; import iem_dcr.config; "
+            "print([name for name in sys.modules if name.split('.')[0] in "
+            "('click', 'rich', 'cryptography', 'sqlite3', 'prometheus_client', 'aiomqtt', 'paho') "
+            "or name.startswith(('aiohttp.web_', 'iem_dcr.cli', 'iem_dcr.simulator')) and name != 'aiohttp.web'])"
+        )
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == "[]"
+
+
+# --- the preconditions of a start ---
+
+
+def test_after_a_refused_start_live_values_go_on() -> None:
+    with Simulator() as meter, module(meter) as everest:
+        live(everest)
+        foreign = everest.call("start_transaction", start(evse_id="DE*PNX*E1234567*1"))
+        assert foreign["status"] == "NOT_SUPPORTED"
+        assert CI in foreign["error"]
+        more_values(everest)
+        meter.of(lambda it: it.configure(XC=BAD))
+        in_error = everest.call("start_transaction", start("T-2"))
+        assert in_error["status"] == "NOT_SUPPORTED"
+        assert BAD in in_error["error"]
+        more_values(everest)
+        assert everest.call("stop_transaction", stop("T-2"))["error"] == "no signed transaction for this id"
+        everest.wait_for(lambda: everest.errors_active == {VENDOR_ERROR})
+        meter.of(lambda it: it.configure(XC=HEALTHY))
+        everest.wait_for(lambda: not everest.errors_active)
+        assert [(entry.change, entry.effective) for entry in everest.errors_log] == [
+            ("raised", True),
+            ("cleared", True),
+        ]
+        assert_ended_well(everest)
+
+
+def test_refuse_start_with_error() -> None:
+    with Simulator() as meter, module(meter, refuse_start_with_error=True) as everest:
+        live(everest)
+        assert everest.call("start_transaction", start(evse_id="another"))["status"] == "UNEXPECTED_ERROR"
+
+
+# --- threads ---
+
+
+def test_a_start_and_a_stop_at_once() -> None:
+    with Simulator() as meter, module(meter) as everest:
+        live(everest)
+        for number in range(5):
+            name = f"T-{number}"
+            starting = everest.call_async("start_transaction", start(name))
+            stopping = everest.call_async("stop_transaction", stop(name))
+            started, stopped = starting.result(70), stopping.result(70)
+            assert started == {"status": "OK"}
+            if stopped["status"] == "OK" and receipt_of(stopped).identification == f"04AB{name}":
+                continue
+            assert receipt_of(everest.call("stop_transaction", stop(name))).identification == f"04AB{name}"
+        assert not meter.runs
+        assert_ended_well(everest)
+
+
+def test_commands_before_ready_are_answered() -> None:
+    with Simulator() as meter, module(meter) as everest:
+        everest.wait_ready_to_be_told()
+        early = everest.call_async("stop_transaction", stop(""))
+        everest.ready()
+        assert early.result(70)["status"] == "UNEXPECTED_ERROR"
+
+
+def test_a_dangling_transaction_is_ended_and_handed_over() -> None:
+    with Simulator() as meter:
+        meter.handle("POST", "/receipt", {"TX": "B"})
+        with module(meter) as everest:
+            live(everest)
+            answer = everest.call("stop_transaction", stop("from before"))
+            assert receipt_of(answer).pagination == "T1"
+            assert receipt_of(everest.call("stop_transaction", stop(""))).text == receipt_of(answer).text
+            assert not meter.runs
+
+
+# --- a meter that comes and goes ---
+
+
+def test_a_meter_that_appears_later() -> None:
+    with Simulator() as meter, module(meter) as everest:
+        meter.of(lambda it: it.power_cycle(off_s=0.1, boot_s=2.0))
+        everest.ready()
+        assert everest.published("powermeter") == []
+        values(everest, 2)
+        assert everest.call("start_transaction", start())["status"] == "OK"
+        assert_ended_well(everest)
+
+
+@pytest.mark.parametrize("fate", ["closed", "closed-late", "running", "lost"])
+@pytest.mark.parametrize("in_session", [False, True])
+def test_a_power_cycle_of_the_meter(fate: str, in_session: bool) -> None:  # noqa: FBT001
+    with Simulator(open_at_power_cut=fate, late_close_s=1.0) as meter, module(meter) as everest:
+        live(everest)
+        if in_session:
+            assert everest.call("start_transaction", start())["status"] == "OK"
+        meter.of(lambda it: it.power_cycle(off_s=0.5, boot_s=2.5))
+        if in_session:
+            stopped = everest.call("stop_transaction", stop(), timeout=70)
+            if fate == "lost":
+                assert stopped["error"] == "the meter has no receipt for this transaction"
+            else:
+                assert receipt_of(stopped).identification == "04ABT-1"
+        more_values(everest)
+        everest.wait_for(lambda: not everest.errors_active)
+        everest.wait_for(lambda: meter.posts.count("/gw") == 2)
+        assert everest.call("start_transaction", start("next"))["status"] == "OK"
+        assert receipt_of(everest.call("stop_transaction", stop("next"))).identification == "04ABnext"
+        assert_ended_well(everest)
+
+
+def test_a_connection_lost_and_regained_in_a_session() -> None:
+    with Simulator() as meter, module(meter) as everest:
+        live(everest)
+        assert everest.call("start_transaction", start())["status"] == "OK"
+        meter.fault(kind="reset", count=100_000)
+        everest.wait_for(lambda: everest.errors_active == {FAULT})
+        meter.of(lambda it: it.faults.clear())
+        everest.wait_for(lambda: not everest.errors_active)
+        assert receipt_of(everest.call("stop_transaction", stop())).identification == "04ABT-1"
+        assert [(entry.change, entry.effective) for entry in everest.errors_log] == [
+            ("raised", True),
+            ("cleared", True),
+        ]
+        assert_ended_well(everest)
+
+
+@pytest.mark.parametrize("boot_s", [0.2, 3.0])
+def test_a_power_failure_of_everything(boot_s: float) -> None:
+    with Simulator() as meter:
+        with module(meter) as everest:
+            live(everest)
+            assert everest.call("start_transaction", start())["status"] == "OK"
+            everest.kill()
+        meter.of(lambda it: it.power_cycle(off_s=0.1, boot_s=boot_s))
+        with module(meter) as everest:
+            everest.ready()
+            answer = everest.call("stop_transaction", stop(), timeout=70)
+            assert receipt_of(answer).identification == "04ABT-1"
+            assert receipt_of(everest.call("stop_transaction", stop(""))).identification == "04ABT-1"
+
+
+def test_errors_of_before_a_restart_are_cleared_unless_they_stand() -> None:
+    with Simulator() as meter:
+        everest = EverestBench(MODULE, config(meter.address), active_errors=[FAULT, VENDOR_ERROR])
+        with everest:
+            live(everest)
+            everest.wait_for(lambda: not everest.errors_active)
+            assert {entry.change for entry in everest.errors_log} == {"cleared"}
+
+
+# --- stopping ---
+
+
+@pytest.mark.parametrize("when", ["before ready", "meter absent", "idle", "in a session", "in a fault", "in a command"])
+def test_sigterm(when: str) -> None:
+    with Simulator() as meter, module(meter) as everest:
+        pending = None
+        if when == "before ready":
+            everest.wait_ready_to_be_told()
+        elif when == "meter absent":
+            meter.of(lambda it: it.power_cycle(off_s=60, boot_s=1))
+            everest.ready()
+            everest.wait_for(lambda: [line for line in everest.log_lines if "not initialised" in line.text])
+        else:
+            live(everest)
+        if when == "in a session":
+            assert everest.call("start_transaction", start())["status"] == "OK"
+        if when == "in a fault":
+            meter.fault(kind="reset", count=100_000)
+            everest.wait_for(lambda: everest.errors_active)
+        if when == "in a command":
+            meter.fault(kind="stall", node="/gw", count=100)
+            pending = everest.call_async("start_transaction", start())
+            everest.wait_for(lambda: meter.of(lambda it: it.faults.as_json()[0]["count"]) < 100)
+        assert_ended_well(everest)
+        if pending is not None:
+            assert pending.result(1)["status"] == "UNEXPECTED_ERROR"
+
+
+def test_a_graceful_shutdown_is_taken_where_everestpy_has_it() -> None:
+    with Simulator() as meter, module(meter, shutdown_handler=True) as everest:
+        live(everest)
+        everest.shutdown()
+        assert everest.wait_exit() == 0
+        assert everest.stderr == ""
+
+
+# --- the folder by itself ---
+
+
+def test_it_runs_from_a_copied_folder_without_package_metadata(tmp_path: Path) -> None:
+    folder = tmp_path / "IsabellenhuetteIemDcr"
+    folder.mkdir()
+    for source in MODULE.parent.iterdir():
+        if source.is_file():
+            (folder / source.name).write_bytes(source.read_bytes())
+    package = Path(iem_dcr.everest.__file__).parents[1]
+    (folder / "iem_dcr").symlink_to(package)
+    with Simulator() as meter, EverestBench(folder / "module.py", config(meter.address)) as everest:
+        live(everest)
+        assert everest.call("start_transaction", start())["status"] == "OK"
+        assert_ended_well(everest)
