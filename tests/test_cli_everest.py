@@ -29,7 +29,7 @@ BIN = str(Path(sys.executable).parent)
 
 @pytest.fixture
 def prefix(tmp_path: Path) -> Path:
-    return everest_at(tmp_path / "everest")
+    return everest_at(tmp_path / "my everest")
 
 
 def checked(prefix: Path, *options: str, path: str = BIN) -> tuple[Done, dict[str, Any]]:
@@ -56,7 +56,7 @@ def test_from_installing_to_removing(prefix: Path) -> None:
     assert environment.startswith(f"  Environment  Python {RUNNING}, aiohttp ")
     assert environment.endswith(", copied from here")
     assert everestpy == f"  everestpy    built for Python {RUNNING}"
-    assert hint == f"See whether it starts: iem-dcr everest check {prefix}"
+    assert hint == f"See whether it starts: iem-dcr everest check '{prefix}'"
 
     # As on a charger: no python3 but that of the environment, and none of this process's variables.
     done = finish(begin("everest", "check", str(prefix), PATH="/nowhere", PYTHONPATH="/nowhere"))
@@ -92,7 +92,7 @@ def test_without_an_environment(prefix: Path) -> None:
     assert done.out.splitlines()[1:] == [
         "  Environment  none; the python3 that EVerest starts has to have iem-dcr installed",
         f"  everestpy    built for Python {RUNNING}",
-        f"See whether it starts: iem-dcr everest check {prefix} --name Meter",
+        f"See whether it starts: iem-dcr everest check '{prefix}' --name Meter",
     ]
     assert not (place_of(prefix, "Meter") / ".venv").exists()
 

@@ -49,7 +49,7 @@ BEGINNING        REFUSED       -> BEGIN_REFUSED    PAUSE_AND_LOOK
 BEGINNING        REFUSED_LAST  -> NOT_BEGUN        SAY_NOT_BEGUN
 BEGINNING        UNSENT        -> BEGIN_REFUSED    PAUSE_AND_LOOK
 BEGINNING        LOST          -> DOUBT            PAUSE_AND_LOOK
-BEGINNING        GIVE_UP       -> DOUBTFUL         SAY_NOT_BEGUN
+BEGINNING        GIVE_UP       -> NOT_BEGUN        SAY_NOT_BEGUN
 BEGIN_REFUSED    IDLE          -> BEGINNING        BEGIN
 BEGIN_REFUSED    RUNNING       -> ENDING_OTHER     END_OTHER
 BEGIN_REFUSED    RUNNING_BARE  -> ENDING_OTHER     END_OTHER
@@ -86,10 +86,6 @@ DOUBT_LAST       UNREADABLE    -> DOUBT_LAST       PAUSE_AND_LOOK
 DOUBT_LAST       GIVE_UP       -> DOUBTFUL         SAY_NOT_BEGUN
 """
 TO_END = """
-LOOKING_TO_END   RUNNING       -> ENDING           END
-LOOKING_TO_END   IDLE          -> NONE_RUNNING     FETCH
-LOOKING_TO_END   UNREADABLE    -> LOOKING_TO_END   PAUSE_AND_LOOK
-LOOKING_TO_END   GIVE_UP       -> NOT_ENDED        SAY_NOT_ENDED
 ENDING           ACCEPTED      -> ENDED            FETCH
 ENDING           REFUSED       -> END_UNSURE       PAUSE_AND_LOOK
 ENDING           REFUSED_LAST  -> END_LAST_LOOK    LOOK
@@ -117,7 +113,7 @@ def rows(text: str) -> list[tuple[State, Event, State, Do]]:
 
 
 WRITTEN = rows(TO_BEGIN) + rows(TO_END)
-FINAL = {State.BEGUN, State.NOT_BEGUN, State.UNFIT, State.DOUBTFUL, State.ENDED, State.NONE_RUNNING, State.NOT_ENDED}
+FINAL = {State.BEGUN, State.NOT_BEGUN, State.UNFIT, State.DOUBTFUL, State.ENDED, State.NOT_ENDED}
 SAYS = {Do.SAY_BEGUN, Do.SAY_NOT_BEGUN, Do.FETCH, Do.SAY_NOT_ENDED}
 
 
@@ -188,7 +184,7 @@ def test_b_goes_out_again_after_a_lost_answer_only_when_two_looks_showed_nothing
             looks = []
 
 
-@given(walks(State.LOOKING, 25), walks(State.LOOKING_TO_END, 25))
+@given(walks(State.LOOKING, 25), walks(State.ENDING, 25))
 def test_what_may_have_been_acted_on_is_never_simply_sent_again(
     to_begin: list[tuple[State, Event, Do]], to_end: list[tuple[State, Event, Do]]
 ) -> None:
@@ -201,7 +197,7 @@ def test_what_may_have_been_acted_on_is_never_simply_sent_again(
 def test_a_start_that_fails_in_doubt_says_so(steps: list[tuple[State, Event, Do]]) -> None:
     in_doubt = False
     for state, event, do in steps:
-        if state in (State.BEGINNING, State.BEGINNING_AGAIN) and event in (Event.LOST, Event.GIVE_UP):
+        if state in (State.BEGINNING, State.BEGINNING_AGAIN) and event is Event.LOST:
             in_doubt = True
         if event in (Event.BARE, Event.RUNNING_BARE):
             in_doubt = False
@@ -257,7 +253,7 @@ def test_another_pagination_is_another_record_whatever_its_size() -> None:
 def test_a_new_record_that_disagrees_is_told_apart(tuple_facts: Facts, word: str) -> None:
     judgement, why = judge(tuple_facts, Expected("T4", "A", "M1", NOON), tolerance=MINUTE)
     assert judgement is Judgement.DISAGREES
-    assert word in why
+    assert any(word in reason for reason in why)
 
 
 def test_without_an_earlier_pagination_id_and_beginning_decide() -> None:
@@ -286,22 +282,22 @@ def test_of_somebody_elses_transaction_the_end_decides() -> None:
         ("A", True, "A", Claim.END),
         ("", True, "A", Claim.END),
         ("B", True, "A", Claim.ANOTHER_RUNS),
-        ("kept", True, "A", Claim.AGAIN),
+        ("older", True, "A", Claim.AWAIT),
         ("refused", True, "A", Claim.NOTHING),
         ("A", False, "A", Claim.AWAIT),
         ("", False, "A", Claim.AWAIT),
         ("B", False, "A", Claim.NOTHING),
-        ("kept", False, "A", Claim.AGAIN),
+        ("older", False, "A", Claim.AWAIT),
         ("refused", False, "A", Claim.NOTHING),
         ("B", True, None, Claim.END),
         ("", True, None, Claim.END),
-        ("kept", True, None, Claim.AGAIN),
+        ("older", True, None, Claim.AWAIT),
         ("refused", True, None, Claim.END_UNCLAIMED),
         ("B", False, None, Claim.LAST),
         ("", False, None, Claim.LAST),
-        ("kept", False, None, Claim.AGAIN),
+        ("older", False, None, Claim.AWAIT),
         ("refused", False, None, Claim.NOTHING),
     ],
 )
 def test_claim(transaction_id: str, running: bool, begun: str | None, expected: Claim) -> None:  # noqa: FBT001
-    assert claim(transaction_id, running=running, begun=begun, kept={"kept"}, refused={"refused"}) is expected
+    assert claim(transaction_id, running=running, begun=begun, older={"older"}, refused={"refused"}) is expected

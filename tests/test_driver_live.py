@@ -183,7 +183,20 @@ async def test_an_exchanged_meter_is_an_error_in_the_log_and_initialised_anew(ca
     errors = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
     assert "1SIM0000000042" in errors[0]
     assert "1SIM0000000099" in errors[0]
-    assert "public key changed" in errors[1]
+    assert len(errors) == 1
+
+
+@virtual
+async def test_another_key_of_the_same_meter_is_an_error_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    async with bench() as b:
+        await b.until_live()
+        b.meter.configure(private_key=SECRET + 1)
+        b.meter.power_cycle(off_s=1, boot_s=0.5)
+        await asyncio.sleep(10)
+        assert len(b.station.keys) == 2
+    errors = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+    assert len(errors) == 1
+    assert "public key changed" in errors[0]
 
 
 # --- commands before ticks ---

@@ -111,8 +111,8 @@ async def test_a_start_that_failed_in_doubt_leaves_nothing_running(kind: str) ->
         await b.until_live()
         starting = asyncio.create_task(b.driver.start_transaction(request()))
         b.meter.faults.add(fault(kind, "/receipt"))
-        while b.requests("POST", "/user") == 0:
-            await asyncio.sleep(0)
+        while b.requests("POST", "/receipt") == 0:
+            await asyncio.sleep(0.001)
         b.meter.faults.add(Fault("refuse", node="/gw", count=1000), Fault("refuse", node="/metervalue", count=1000))
         assert (await starting).status is UNEXPECTED_ERROR
         assert (b.meter.begun, b.meter.ended) == (1, 0)

@@ -196,9 +196,9 @@ async def test_an_end_that_is_refused_for_good_says_that_a_current_flows_and_is_
         stopped = await b.driver.stop_transaction("T-1")
         assert stopped.status is UNEXPECTED_ERROR
         assert "100 A was flowing" in stopped.error
-        assert 2.0 <= loop.time() - before < 3.5
+        assert 1.9 <= loop.time() - before < 3.5
         b.meter.clear_load()
-        await asyncio.sleep(5)
+        await asyncio.sleep(12)
         assert not b.meter.running
         assert receipt_of(await b.driver.stop_transaction("T-1")).identification == "04ABT-1"
         assert b.meter.ended == 1

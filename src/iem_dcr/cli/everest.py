@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -137,5 +138,5 @@ def _shown(findings: Findings) -> str:
 
 
 def _words(prefix: Path, name: str) -> str:
-    words = printable(prefix, limit=300)
+    words = shlex.quote(printable(prefix, limit=300))
     return words if name == installation.MODULE_NAME else f"{words} --name {name}"

@@ -29,9 +29,8 @@ looked at.
 * When time runs out while B is in doubt, the station is told that the start failed, and the transaction may run all
   the same. The state DOUBTFUL obliges the driver to end whatever it sees running later.
 
-**To end**: look, send E if something runs, fetch the receipt.
+**To end** what was seen running: send E, fetch the receipt.
 
-* Nothing runs: it was ended before, by a power failure or an earlier E; which receipt is due is `claim`'s to say.
 * E LOST, REFUSED or UNSENT: look. IDLE: ended. RUNNING: send it again. E needs no second look, because a second E that
   finds nothing running changes nothing.
 * The last refusal is followed by one more look: a refusal can be the answer to an E whose twin was acted on.
@@ -76,12 +75,10 @@ class State(Enum):
     UNFIT = auto()
     DOUBTFUL = auto()
 
-    LOOKING_TO_END = auto()
     ENDING = auto()
     END_UNSURE = auto()
     END_LAST_LOOK = auto()
     ENDED = auto()
-    NONE_RUNNING = auto()
     NOT_ENDED = auto()
 
 
@@ -169,7 +166,7 @@ TABLE: Mapping[State, Mapping[Event, Step]] = {
         _E.REFUSED_LAST: _FAILED,
         _E.UNSENT: (_S.BEGIN_REFUSED, _D.PAUSE_AND_LOOK),
         _E.LOST: (_S.DOUBT, _D.PAUSE_AND_LOOK),
-        _E.GIVE_UP: _IN_DOUBT,
+        _E.GIVE_UP: _FAILED,
     },
     _S.BEGIN_REFUSED: {
         _E.IDLE: (_S.BEGINNING, _D.BEGIN),
@@ -213,12 +210,6 @@ TABLE: Mapping[State, Mapping[Event, Step]] = {
         _E.GIVE_UP: _IN_DOUBT,
     },
     # --- to end ---
-    _S.LOOKING_TO_END: {
-        _E.RUNNING: (_S.ENDING, _D.END),
-        _E.IDLE: (_S.NONE_RUNNING, _D.FETCH),
-        _E.UNREADABLE: (_S.LOOKING_TO_END, _D.PAUSE_AND_LOOK),
-        _E.GIVE_UP: _STILL_RUNS,
-    },
     _S.ENDING: {
         _E.ACCEPTED: (_S.ENDED, _D.FETCH),
         _E.REFUSED: (_S.END_UNSURE, _D.PAUSE_AND_LOOK),
@@ -245,7 +236,6 @@ TABLE: Mapping[State, Mapping[Event, Step]] = {
     _S.UNFIT: {},
     _S.DOUBTFUL: {},
     _S.ENDED: {},
-    _S.NONE_RUNNING: {},
     _S.NOT_ENDED: {},
 }
 
@@ -254,7 +244,7 @@ class Conversation:
     """One walk through `TABLE`.
 
     Attributes:
-        state: where it stands; LOOKING to begin a transaction, LOOKING_TO_END to end one.
+        state: where it stands; LOOKING to begin a transaction, ENDING to end one that was seen running.
     """
 
     def __init__(self, state: State) -> None:
@@ -331,7 +321,7 @@ class Judgement(Enum):
     OTHER = auto()
 
 
-def judge(facts: Facts, expected: Expected, *, tolerance: timedelta) -> tuple[Judgement, str]:
+def judge(facts: Facts, expected: Expected, *, tolerance: timedelta) -> tuple[Judgement, tuple[str, ...]]:
     """Decide whether a tuple is the receipt looked for.
 
     Returns:
@@ -339,21 +329,21 @@ def judge(facts: Facts, expected: Expected, *, tolerance: timedelta) -> tuple[Ju
     """
     if expected.PG_before is not None and facts.PG:
         if expected.PG_before == facts.PG:
-            return Judgement.OTHER, ""
+            return Judgement.OTHER, ()
         why = _disagreements(facts, expected, tolerance)
-        return (Judgement.DISAGREES, why) if why else (Judgement.OURS, "")
+        return (Judgement.DISAGREES if why else Judgement.OURS), why
     if expected.ID is None:
         is_ours = _not_before(facts.ended, expected.ended, tolerance)
     else:
         is_ours = facts.ID == expected.ID and _not_before(facts.began, expected.began, tolerance)
-    return (Judgement.OURS if is_ours else Judgement.OTHER), ""
+    return (Judgement.OURS if is_ours else Judgement.OTHER), ()
 
 
 def _not_before(time: datetime | None, limit: datetime | None, tolerance: timedelta) -> bool:
-    return time is not None and limit is not None and time >= limit - tolerance
+    return time is not None and limit is not None and time - limit >= -tolerance
 
 
-def _disagreements(facts: Facts, expected: Expected, tolerance: timedelta) -> str:
+def _disagreements(facts: Facts, expected: Expected, tolerance: timedelta) -> tuple[str, ...]:
     found = []
     if expected.ID is not None and facts.ID != expected.ID:
         found.append("ID is another")
@@ -361,22 +351,20 @@ def _disagreements(facts: Facts, expected: Expected, tolerance: timedelta) -> st
         found.append(f"MS is {facts.MS}, not {expected.MS}")
     if expected.began is not None and facts.began is not None and abs(facts.began - expected.began) > tolerance:
         found.append(f"it began {facts.began.isoformat()}, not about {expected.began.isoformat()}")
-    return ", ".join(found)
+    return tuple(found)
 
 
 class Claim(Enum):
-    """What a stop is entitled to.
+    """What a stop is entitled to that has not had its receipt yet.
 
-    * AGAIN: the receipt that was already handed over, or kept, for this id.
     * END: what runs is to be ended, and its receipt is this stop's.
     * END_UNCLAIMED: what runs is to be ended, and its receipt is not this stop's.
-    * AWAIT: nothing but a receipt newer than what was there before B will do.
+    * AWAIT: nothing but the receipt of the transaction that this process began will do.
     * LAST: the last tuple of the meter.
     * NOTHING: there is no signed transaction for this id.
     * ANOTHER_RUNS: a transaction the station began under another id runs; it goes on.
     """
 
-    AGAIN = auto()
     END = auto()
     END_UNCLAIMED = auto()
     AWAIT = auto()
@@ -386,22 +374,21 @@ class Claim(Enum):
 
 
 def claim(
-    transaction_id: str, *, running: bool, begun: str | None, kept: Collection[str], refused: Collection[str]
+    transaction_id: str, *, running: bool, begun: str | None, older: Collection[str], refused: Collection[str]
 ) -> Claim:
     """Decide what a stop gets, so that nobody gets another's receipt.
 
     Args:
         transaction_id: of the stop; "" means: whatever runs.
         running: the meter has an active transaction.
-        begun: id of the transaction this process began and has not had the receipt of, or None.
-        kept: ids whose receipt this process has.
+        begun: id of the transaction this process began last and has not had the receipt of, or None.
+        older: ids of those it began before that one and has not had the receipt of either.
         refused: ids whose start this process refused.
     """
-    is_begun = begun is not None and transaction_id in ("", begun)
-    if is_begun:
+    if begun is not None and transaction_id in ("", begun):
         return Claim.END if running else Claim.AWAIT
-    if transaction_id and transaction_id in kept:
-        return Claim.AGAIN
+    if transaction_id and transaction_id in older:
+        return Claim.AWAIT
     is_refused = bool(transaction_id) and transaction_id in refused
     if begun is not None:
         return Claim.ANOTHER_RUNS if running and not is_refused else Claim.NOTHING

@@ -7,6 +7,7 @@ that gives way. One deadline covers a command from the call to the answer, and w
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -46,6 +47,9 @@ GIVES_WAY_AFTER_S = 0.5
 UNWANTED_S = 10.0
 """How much time one try to end an unwanted transaction may take; a command waits for it."""
 
+RESTLESS = 3
+RESTLESS_S = 60.0
+"""A meter that is in doubt more than so many times in so many seconds is initialised no more often than that."""
 PREPARED_WITHIN_S = 0.5
 """How long an end waits for an import under way in the worker thread."""
 QUESTION_S = 60.0
@@ -90,6 +94,11 @@ class _Command(Generic[R]):
         if self.is_waited_for:
             self.answer.set_result(self.failed(why))
 
+    def drop(self, why: str) -> None:
+        """Refuse a command that is not done any more, or not to its end."""
+        self.nobody_heard(None)
+        self.refuse(why)
+
 
 class _GaveWayError(Exception):
     """A question to the meter was given up in favour of a command."""
@@ -120,7 +129,7 @@ class MeterDriver:
         client = MeterClient(settings.ip_address, settings.port_http, timeout_s=settings.command_timeout_ms / 1000)
         self._meter = Meter(settings, client, GuardedStation(station), wall)
         self._receipts = Receipts(self._meter, sink or MemorySink())
-        self._setup = Setup(self._meter, self._receipts.notice)
+        self._setup = Setup(self._meter)
         self._ending = Ending(self._meter, self._setup, self._receipts, self._pause)
         self._starting = Starting(self._meter, self._setup, self._receipts, self._pause, self._ending)
         self._stopping = Stopping(self._meter, self._setup, self._receipts, self._pause, self._ending)
@@ -129,7 +138,9 @@ class MeterDriver:
         self._stopped = False
         self._schedule: Schedule | None = None
         self._next_reach_s = 0.0
-        self._adopted_s: float | None = None
+        self._looked_s: float | None = None
+        self._unwanted_s: float | None = None
+        self._initialised_s: deque[float] = deque(maxlen=RESTLESS)
         self._preparing: asyncio.Future[None] | None = None
 
     @property
@@ -196,8 +207,7 @@ class MeterDriver:
             return TransactionStopResponse(TransactionRequestStatus.UNEXPECTED_ERROR, error=why)
 
         def nobody_heard(response: TransactionStopResponse | None) -> None:
-            begun = self._receipts.begun
-            if response is None and begun is not None and transaction_id in ("", begun.id):
+            if response is None and self._receipts.is_begun(transaction_id):
                 self._ending.watch = True
 
         async def work(deadline: Deadline) -> TransactionStopResponse:
@@ -207,6 +217,7 @@ class MeterDriver:
 
     async def _do(self, command: _Command[R]) -> R:
         if self._stopped:
+            command.nobody_heard(None)
             return command.failed("the driver is not running")
         self._queue.append(command)
         self._arrived.set()
@@ -236,10 +247,11 @@ class MeterDriver:
         except asyncio.CancelledError:
             self._stopped = True
             while self._queue:
-                self._queue.popleft().refuse("the driver is stopping")
+                self._queue.popleft().drop("the driver is stopping")
             raise
         finally:
             self._schedule = None
+            await self._receipts.close()
             if self._preparing is not None:
                 await asyncio.wait({self._preparing}, timeout=PREPARED_WITHIN_S)
             await self._meter.client.close()
@@ -251,12 +263,13 @@ class MeterDriver:
         try:
             result = await command.work(Deadline(command.deadline.at_s - ANSWER_MARGIN_S))
         except asyncio.CancelledError:
-            command.refuse("the driver is stopping")
+            command.drop("the driver is stopping")
             raise
         except Exception as error:
             self._meter.log.exception("a command failed")
-            result = command.failed(f"internal error: {type(error).__name__}")
-        command.give(result)
+            command.drop(f"internal error: {type(error).__name__}")
+        else:
+            command.give(result)
 
     async def _idle(self) -> None:
         """Wait for the next tick or the next command; do what is due at a tick."""
@@ -273,6 +286,9 @@ class MeterDriver:
                 await self._tick(self._schedule)
         except _GaveWayError:
             self._meter.log.debug("a question to the meter gave way to a command")
+        except Exception:
+            self._meter.log.exception("what is done every second failed")
+            await asyncio.sleep(LIVE_VALUE_EVERY_S)
 
     async def _wait_for_command(self, delay_s: float) -> None:
         self._arrived.clear()
@@ -285,6 +301,7 @@ class MeterDriver:
     async def _reach(self) -> None:
         """Try to reach a meter that has not answered yet; when it does, initialise it and publish a first value."""
         if not await self._initialise() and not self._meter.reached:
+            self._meter.count_failure()
             return
         self._schedule = Schedule(LIVE_VALUE_EVERY_S)
         await self._make_up()
@@ -301,9 +318,12 @@ class MeterDriver:
             await self._keep_house()
 
     async def _poll(self, deadline: Deadline) -> bool:
+        was_running = self._meter.running
         if not await self._meter.poll(deadline):
             return False
         begun = self._receipts.begun
+        if was_running and not self._meter.running and (begun is None or begun.request.tariff_text):
+            self._setup.tariff_was_changed()
         if self._meter.running and begun is None:
             # Somebody else's: whatever it leaves as the last tuple is not known.
             self._meter.last_PG = None
@@ -321,10 +341,10 @@ class MeterDriver:
             await self._initialise()
         if self._queue:
             return
-        if receipts.begun is not None and receipts.begun.ended_s is not None:
+        if receipts.older or (receipts.begun is not None and receipts.begun.ended_s is not None):
             await self._look_for_receipt()
-        if self._ending.watch and meter.running:
-            await self._ending.end_unwanted(Deadline.after(UNWANTED_S))
+        if self._ending.watch and meter.running and not meter.wrong:
+            await self._end_unwanted()
         if self._queue:
             return
         if setup.key_wanted:
@@ -334,14 +354,23 @@ class MeterDriver:
     async def _initialise(self) -> bool:
         self._next_reach_s = now_s() + self._meter.settings.resilience_initial_connection_retry_delay / 1000
         try:
-            await self._question(self._setup.initialise)
+            last = await self._question(self._setup.initialise)
         except MeterError as error:
             self._meter.log.failure("the initialisation", "not initialised: %s", error.brief)
             return False
         if not self._meter.doubted:
-            self._next_reach_s = now_s()
-        await self._receipts.adopt(Deadline.after(UNWANTED_S))
+            self._initialised_s.append(now_s())
+            is_restless = len(self._initialised_s) == RESTLESS and seconds_since(self._initialised_s[0]) < RESTLESS_S
+            self._next_reach_s = now_s() + (RESTLESS_S / RESTLESS if is_restless else 0.0)
+        await self._receipts.adopt(last, Deadline.after(UNWANTED_S))
         return True
+
+    async def _end_unwanted(self) -> None:
+        if seconds_since(self._unwanted_s) >= TRIES_EVERY_S:
+            self._unwanted_s = now_s()
+            await self._ending.end_unwanted(Deadline.after(UNWANTED_S))
+            if not self._ending.watch:
+                self._unwanted_s = None
 
     async def _make_up(self) -> None:
         if self._queue or not self._setup.anything_due:
@@ -353,11 +382,11 @@ class MeterDriver:
 
     async def _look_for_receipt(self) -> None:
         """Look now and then for the receipt of a transaction that ended and whose stop has not had it."""
-        if seconds_since(self._adopted_s) < TRIES_EVERY_S:
+        if seconds_since(self._looked_s) < TRIES_EVERY_S:
             return
-        self._adopted_s = now_s()
-        await self._question(self._setup.ask_for_last_tuple)
-        await self._receipts.adopt(Deadline.after(UNWANTED_S))
+        self._looked_s = now_s()
+        last = await self._question(self._setup.ask_for_last_tuple)
+        await self._receipts.adopt(last, Deadline.after(UNWANTED_S))
 
     async def _question(self, ask: Callable[[Deadline], Coroutine[None, None, Q]]) -> Q:
         """Ask the meter something that changes nothing, and give way to a command after half a second."""
@@ -396,5 +425,7 @@ class MeterDriver:
                 await asyncio.sleep(end.left_s)
                 return
             await asyncio.sleep(max(0.0, to_tick_s))
-            await self._poll(deadline)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(GIVES_WAY_AFTER_S):
+                    await self._poll(deadline)
             schedule.advance()

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from iem_dcr.driver.decisions import Conversation, Do, Event, Expected, State
-from iem_dcr.driver.meter import seconds_since
 from iem_dcr.driver.receipts import shown_PG
 from iem_dcr.driver.timing import now_s
 from iem_dcr.errors import MeterError, RefusedError
@@ -29,7 +28,6 @@ class Attempt:
     Attributes:
         retries: how many refusals in a row are met with another try.
         refusals: how many there were since something was last accepted.
-        refused_s: when the first refusal came, on the loop's clock.
         troubled_s: since when the meter does not answer, or cannot be set up; None while it does.
         why: the last thing that went wrong, for the answer.
         current: what flowed at the last look, amperes, for the answer; "" for none.
@@ -37,7 +35,6 @@ class Attempt:
 
     retries: int
     refusals: int = 0
-    refused_s: float | None = None
     troubled_s: float | None = None
     why: str = ""
     current: str = ""
@@ -52,8 +49,6 @@ class Attempt:
                 return Event.LOST
             if not isinstance(error, RefusedError):
                 return Event.UNSENT
-            if self.refused_s is None:
-                self.refused_s = now_s()
             self.refusals += 1
             return Event.REFUSED if self.refusals <= self.retries else Event.REFUSED_LAST
         self.refusals = 0
@@ -100,46 +95,49 @@ class Ending(MeterPart):
 
     watch = False
 
-    async def end(self, begun: Begun | None, deadline: Deadline) -> tuple[str, Receipt | None]:
+    async def end(
+        self, begun: Begun | None, deadline: Deadline, *, is_waited_for: bool = True
+    ) -> tuple[str, Receipt | None]:
         """End the transaction that was just seen running, and get its receipt.
 
         Args:
             begun: what is known of it; None when this process did not begin it.
             deadline: for all of it.
+            is_waited_for: a refused end is tried again; else that is for another time.
 
         Returns:
             Why there is no receipt, or "", and the receipt, or None. The receipt is yet to be handed over.
         """
         meter = self._meter
         expected = await self._expect(begun, deadline)
-        attempt = Attempt(self._settings.resilience_transaction_request_retries)
+        attempt = Attempt(self._settings.resilience_transaction_request_retries if is_waited_for else 0)
         if meter.value is not None:
             attempt.saw(meter.value)
-        conversation = Conversation(State.LOOKING_TO_END)
-        do = conversation.process(Event.RUNNING)
+        current_until = deadline.within(self._settings.stop_current_wait_ms / 1000 if is_waited_for else 0)
+        conversation = Conversation(State.ENDING)
+        do = Do.END
         while do not in (Do.FETCH, Do.SAY_NOT_ENDED):
-            event = Event.GIVE_UP if deadline.passed else await self._step(do, attempt, deadline)
+            event = Event.GIVE_UP if deadline.passed else await self._step(do, attempt, current_until, deadline)
             do = conversation.process(event)
         self.watch = do is Do.SAY_NOT_ENDED
         if self.watch:
             return f"the transaction was not ended: {attempt.reason}", None
+        meter.last_PG = None
         ended_s = now_s()
         if begun is not None and begun.ended_s is None:
             begun.ended_s = ended_s
         if begun is None or begun.request.tariff_text:
             self._setup.tariff_was_changed()
         await meter.read_and_publish(deadline)
-        receipt = await self._receipts.await_new(expected, deadline, self._pause, ended_s=ended_s)
+        receipt = await self._receipts.await_new(begun, expected, deadline, self._pause, ended_s=ended_s)
         if receipt is None:
             return "the transaction was ended, and the meter has not given its receipt yet", None
         return "", receipt
 
     async def end_unwanted(self, deadline: Deadline) -> None:
         """End a transaction that runs although the station was told that it does not, and keep its receipt."""
-        begun = self._receipts.begun
-        if begun is not None and self._receipts.is_orphaned(begun):
-            begun = None
-        why, receipt = await self.end(begun, deadline)
+        begun = self._receipts.begun_here()
+        why, receipt = await self.end(begun, deadline, is_waited_for=False)
         if receipt is None:
             self._meter.log.failure("ending an unwanted transaction", "%s", why)
             return
@@ -160,14 +158,18 @@ class Ending(MeterPart):
             begun.expected = replace(begun.expected, PG_before=meter.last_PG)
         return begun.expected
 
-    async def _step(self, do: Do, attempt: Attempt, deadline: Deadline) -> Event:
+    async def _step(self, do: Do, attempt: Attempt, current_until: Deadline, deadline: Deadline) -> Event:
+        if self._meter.wrong:
+            attempt.why = self._meter.wrong
+            return Event.GIVE_UP
         if do is Do.END:
             event = await attempt.send(self._meter.client.end(timeout_s=deadline.left_s))
-            if event is Event.REFUSED_LAST and self._current_may_fall(attempt):
-                return Event.REFUSED
-            return event
+            is_worth_it = event is Event.REFUSED_LAST and attempt.current and not current_until.passed
+            return Event.REFUSED if is_worth_it else event
         if do is Do.PAUSE_AND_LOOK:
             await self._pause(self._retry_s, deadline)
+        if deadline.passed:
+            return Event.GIVE_UP
         try:
             value = await self._meter.read(deadline)
         except MeterError as error:
@@ -176,8 +178,3 @@ class Ending(MeterPart):
             return Event.UNREADABLE
         attempt.saw(value)
         return Event.RUNNING if value.XT else Event.IDLE
-
-    def _current_may_fall(self, attempt: Attempt) -> bool:
-        """Whether a refused end is worth another try because a current still flows."""
-        waited_s = seconds_since(attempt.refused_s)
-        return bool(attempt.current) and waited_s < self._settings.stop_current_wait_ms / 1000

@@ -120,6 +120,7 @@ class Meter:
         self._failed_polls = 0
         self._unhealthy = 0
         self._errors: dict[str, StationError] = {}
+        self._exchanges: set[tuple[str, str]] = set()
 
     @property
     def running(self) -> bool:
@@ -157,15 +158,19 @@ class Meter:
         try:
             value = await self.read(deadline)
         except MeterError as error:
-            self._failed_polls += 1
             self.doubted = True
             self.log.failure("reading the meter", "no live value: %s", error.brief)
-            if self._failed_polls >= FAILED_POLLS_FOR_FAULT and not self.in_fault:
-                self.in_fault = True
-                self._raise(COMMUNICATION_FAULT)
+            self.count_failure()
             return False
         self.publish(value)
         return True
+
+    def count_failure(self) -> None:
+        """Count a scheduled reading, or a try to reach the meter, that failed; the second in a row is a fault."""
+        self._failed_polls += 1
+        if self._failed_polls >= FAILED_POLLS_FOR_FAULT and not self.in_fault:
+            self.in_fault = True
+            self._raise(COMMUNICATION_FAULT)
 
     def publish(self, value: MeterValue) -> None:
         """Publish a live value, unless it is another meter's than the one configured."""
@@ -183,13 +188,15 @@ class Meter:
             )
         )
 
-    async def read_and_publish(self, deadline: Deadline) -> None:
-        """Publish a live value within a command, which never fails for want of one."""
+    async def read_and_publish(self, deadline: Deadline) -> bool:
+        """Publish a live value within a command, which never fails for want of one. Returns whether there was one."""
         try:
             self.publish(await self.read(deadline))
         except MeterError as error:
             self.doubted = True
             self.log.failure("reading the meter", "no live value: %s", error.brief)
+            return False
+        return True
 
     def _take_up(self, value: MeterValue) -> None:
         before, self.value = self.value, value
@@ -201,15 +208,20 @@ class Meter:
             self.in_fault = False
             self._clear(COMMUNICATION_FAULT.sub_type)
         if before is not None and before.MS != value.MS:
-            self.log.error(
-                "the meter was exchanged: its serial was %s and is %s", printable(before.MS), printable(value.MS)
-            )
-            self.exchanged = self.doubted = True
-            self.gateway = None
-            self.last_PG = None
+            self._was_exchanged(before.MS, value.MS)
         self._judge_clock()
         self._judge_serial(value)
         self._judge_health(value)
+
+    def _was_exchanged(self, before: str, now: str) -> None:
+        if (before, now) not in self._exchanges:
+            self._exchanges.add((before, now))
+            self.log.error("the meter was exchanged: its serial was %s and is %s", printable(before), printable(now))
+        self.exchanged = self.doubted = True
+        self.gateway = None
+        self.last_PG = None
+        self.public_key = ""
+        self.clock_was_set()
 
     def _judge_clock(self) -> None:
         """Doubt a meter whose clock jumped: it may have been power-cycled between two readings."""

@@ -16,7 +16,7 @@ from iem_dcr.driver.decisions import Facts, Judgement, judge
 from iem_dcr.driver.station import KeptReceipt
 from iem_dcr.driver.timing import Deadline, now_s
 from iem_dcr.errors import MeterError, ReceiptError, printable
-from iem_dcr.ocmf import Outcome
+from iem_dcr.ocmf import Outcome, Verification
 from iem_dcr.powermeter import SignedMeterValue
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from iem_dcr.driver.decisions import Expected
     from iem_dcr.driver.meter import Meter
     from iem_dcr.driver.station import ReceiptSink
-    from iem_dcr.ocmf import Receipt, Verification
+    from iem_dcr.ocmf import Receipt
     from iem_dcr.powermeter import TransactionReq
 
 T = TypeVar("T")
@@ -36,6 +36,11 @@ TRANSACTION_LOOK_EVERY_S = 2.0
 """How often /transaction is looked at beside /receipt, for a meter whose /receipt has nothing."""
 SECOND_THOUGHTS_S = 1.0
 """How long a tuple whose PG is new but whose contents disagree is looked at again before it is believed."""
+LONG_THOUGHTS_S = 15.0
+"""The same where more than one thing disagrees."""
+KEEPING_WAIT_S = 0.5
+"""How long a stop waits for its receipt to be kept."""
+VERIFYING_WAIT_S = 5.0
 TOLERANCE = timedelta(seconds=60)
 REMEMBERED = 64
 
@@ -47,7 +52,7 @@ class Begun:
     Attributes:
         request: the station's request.
         expected: what its receipt will show.
-        doubtful: whether B was acted on was not known when the start was answered, and the answer was an error.
+        doubtful: whether B was acted on is not known, and the station has not been told that it was begun.
         ended_s: when it was first seen not running any more, on the loop's clock; None while it runs.
     """
 
@@ -78,21 +83,24 @@ class MemorySink:
 
 
 class Receipts:
-    """The receipts of one meter.
+    """The receipts of one meter: what keeps one transaction's from being handed over as another's.
 
     Attributes:
-        begun: the transaction whose receipt is still to come, or None.
+        begun: the transaction begun last, while its receipt is still to come, or None.
+        older: those begun before it whose receipts never came, the latest last.
         kept: receipts by transaction id, the latest last.
         refused: ids of starts that were refused.
     """
 
     def __init__(self, meter: Meter, sink: ReceiptSink) -> None:
         self.begun: Begun | None = None
+        self.older: OrderedDict[str, Begun] = OrderedDict()
         self.kept: OrderedDict[str, SignedMeterValue] = OrderedDict()
         self.refused: OrderedDict[str, None] = OrderedDict()
+        self._handed: set[str] = set()
         self._meter = meter
         self._sink = sink
-        self._noticed: Receipt | None = None
+        self._keeping: set[asyncio.Task[None]] = set()
 
     # --- remembering ---
 
@@ -100,40 +108,77 @@ class Receipts:
         """Remember that a start was refused, so that its stop gets no other's receipt."""
         if transaction_id:
             _remember(self.refused, transaction_id, None)
+            if transaction_id in self._handed:
+                self._handed.discard(transaction_id)
+                self.kept.pop(transaction_id, None)
 
     def begin(self, begun: Begun) -> None:
-        """Remember a transaction that was begun."""
+        """Remember a transaction that is being begun, doubtful as yet, before anything says that it was."""
+        if self.begun is not None and self.begun is not begun:
+            _remember(self.older, self.begun.id, self.begun)
         self.begun = begun
-        if not begun.doubtful:
-            self.refused.pop(begun.id, None)
-            self.kept.pop(begun.id, None)
+
+    def confirm(self, begun: Begun) -> None:
+        """Take note that a transaction was begun and the station is told so."""
+        begun.doubtful = False
+        begun.ended_s = None
+        self.begun = begun
+        for memory in (self.refused, self.kept, self.older):
+            memory.pop(begun.id, None)
+        self._handed.discard(begun.id)
+
+    def withdraw(self, begun: Begun) -> None:
+        """Take note that a transaction was certainly not begun."""
+        if self.begun is begun:
+            self.begun = None
 
     def remember(self, transaction_id: str, value: SignedMeterValue) -> None:
-        """Remember a receipt under the id it was handed over for."""
+        """Remember a receipt under the id it is for."""
         if transaction_id:
             _remember(self.kept, transaction_id, value)
 
-    def notice(self, receipt: Receipt) -> None:
-        """Take note of the last tuple, read while nothing asked for it; `adopt` looks at whose it is."""
-        self._noticed = receipt
+    def again(self, transaction_id: str) -> SignedMeterValue | None:
+        """Return the receipt that is here for an id, unless a newer transaction of that id is under way."""
+        if not transaction_id or (self.begun is not None and self.begun.id == transaction_id):
+            return None
+        return self.kept.get(transaction_id)
 
-    async def adopt(self, deadline: Deadline) -> None:
-        """Keep the noticed tuple if it is the receipt that is still to come."""
-        receipt, self._noticed = self._noticed, None
-        begun = self.begun
-        if receipt is None or begun is None or self._meter.running or self.is_orphaned(begun):
-            return
-        if self._judge(receipt, begun.expected)[0] is Judgement.OURS:
-            await self.hand_over(receipt, begun, deadline)
+    def was_handed(self, value: SignedMeterValue) -> None:
+        """Take note that the station was given a receipt."""
+        self._handed.update(transaction_id for transaction_id, kept in self.kept.items() if kept is value)
+
+    def is_begun(self, transaction_id: str) -> bool:
+        """Whether a stop for this id is for the transaction that was begun last."""
+        return self.begun is not None and transaction_id in ("", self.begun.id)
 
     def is_orphaned(self, begun: Begun) -> bool:
         """Whether the meter that the transaction was begun on is not the one that answers."""
         return begun.expected.MS is not None and self._meter.serial not in ("", begun.expected.MS)
 
+    def begun_here(self) -> Begun | None:
+        """Return the transaction begun last if it was begun on the meter that answers."""
+        return None if self.begun is None or self.is_orphaned(self.begun) else self.begun
+
+    async def adopt(self, receipt: Receipt | None, deadline: Deadline) -> None:
+        """Keep the meter's last tuple if it is a receipt that is still to come, read while no stop asked for it."""
+        if receipt is None or self._is_here(receipt):
+            return
+        owner = self._older_owner(receipt, None)
+        begun = self.begun_here()
+        if owner is None and begun is not None and not self._meter.running:
+            judgement, why = self._judge(receipt, begun.expected)
+            # The clock may have been set since B, so a time that disagrees alone does not make it another's.
+            if judgement is Judgement.OURS or (judgement is Judgement.DISAGREES and self._has_its_id(receipt, begun)):
+                owner = begun
+                self._report(receipt, why)
+        if owner is not None:
+            await self.hand_over(receipt, owner, deadline)
+
     # --- finding ---
 
     async def await_new(
         self,
+        begun: Begun | None,
         expected: Expected,
         deadline: Deadline,
         pause: Callable[[float, Deadline], Awaitable[None]],
@@ -143,7 +188,8 @@ class Receipts:
         """Wait for the tuple of a transaction that has ended: GET /receipt, now and then /transaction.
 
         Args:
-            expected: what is known of the transaction.
+            begun: the transaction, or None when this process did not begin it.
+            expected: what is known of it.
             deadline: for all of it.
             pause: waits, and keeps the live values going meanwhile.
             ended_s: when E was accepted just now, on the loop's clock: /receipt will have the tuple first. None when
@@ -159,19 +205,19 @@ class Receipts:
             if deadline.passed:
                 break
             receipt = await self._ask(self._meter.client.receipt, deadline)
-            judgement, why = self._judge(receipt, expected)
+            judgement, why = await self._sort_out(receipt, begun, expected, deadline)
             if judgement is Judgement.OTHER and now_s() >= look_at_s:
                 look_at_s = now_s() + TRANSACTION_LOOK_EVERY_S
                 receipt = await self._ask(self._meter.client.transaction, deadline)
-                judgement, why = self._judge(receipt, expected)
+                judgement, why = await self._sort_out(receipt, begun, expected, deadline)
             if receipt is None or judgement is Judgement.OTHER:
                 continue
             if judgement is Judgement.OURS:
                 return receipt
             if disputed is None or disputed[0].text != receipt.text:
-                disputed = receipt, deadline.within(SECOND_THOUGHTS_S)
+                disputed = receipt, deadline.within(LONG_THOUGHTS_S if len(why) > 1 else SECOND_THOUGHTS_S)
             elif disputed[1].passed:
-                self._meter.log.error("receipt %s is new by its PG, but %s", shown_PG(receipt), printable(why))
+                self._report(receipt, why)
                 return receipt
         return disputed[0] if disputed is not None else None
 
@@ -185,10 +231,43 @@ class Receipts:
         text = await self._meter.client.transaction(timeout_s=deadline.left_s)
         return None if text is None else ocmf.parse(text)
 
-    def _judge(self, receipt: Receipt | None, expected: Expected) -> tuple[Judgement, str]:
-        if receipt is None:
-            return Judgement.OTHER, ""
+    async def _sort_out(
+        self, receipt: Receipt | None, begun: Begun | None, expected: Expected, deadline: Deadline
+    ) -> tuple[Judgement, tuple[str, ...]]:
+        """Judge a tuple that came; one that is an older transaction's is kept for that one."""
+        if receipt is None or self._is_here(receipt):
+            return Judgement.OTHER, ()
+        judgement, why = self._judge(receipt, expected)
+        if judgement is not Judgement.OURS:
+            owner = self._older_owner(receipt, begun)
+            if owner is not None:
+                await self.hand_over(receipt, owner, deadline)
+                return Judgement.OTHER, ()
+        if judgement is Judgement.DISAGREES and begun is not None and begun.doubtful:
+            return Judgement.OTHER, ()
+        return judgement, why
+
+    def _judge(self, receipt: Receipt, expected: Expected) -> tuple[Judgement, tuple[str, ...]]:
         return judge(facts_of(receipt), expected, tolerance=TOLERANCE)
+
+    def _is_here(self, receipt: Receipt) -> bool:
+        return any(value.signed_meter_data == receipt.text for value in self.kept.values())
+
+    def _older_owner(self, receipt: Receipt, but: Begun | None) -> Begun | None:
+        """Return the older transaction that a tuple agrees with in everything, if there is one."""
+        for begun in reversed(self.older.values()):
+            may_own = begun is not but and not self.is_orphaned(begun) and self._has_its_id(receipt, begun)
+            if may_own and self._judge(receipt, begun.expected)[0] is Judgement.OURS:
+                return begun
+        return None
+
+    @staticmethod
+    def _has_its_id(receipt: Receipt, begun: Begun) -> bool:
+        return receipt.identification is not None and receipt.identification == begun.expected.ID
+
+    def _report(self, receipt: Receipt, why: tuple[str, ...]) -> None:
+        if why:
+            self._meter.log.error("receipt %s is new by its PG, but %s", shown_PG(receipt), printable(", ".join(why)))
 
     async def _ask(self, node: Callable[..., Awaitable[str | None]], deadline: Deadline) -> Receipt | None:
         try:
@@ -216,16 +295,33 @@ class Receipts:
         value = SignedMeterValue(receipt.text, meter.public_key, end.TM.instant if end and end.TM else None)
         if begun is not None:
             self.remember(begun.id, value)
-            if self.begun is begun:
-                self.begun = None
+            self.withdraw(begun)
+            if self.older.get(begun.id) is begun:
+                del self.older[begun.id]
         meter.log.info("receipt %s", shown_PG(receipt))
         return value
 
     async def _keep(self, kept: KeptReceipt) -> None:
+        """Have a receipt kept. A keeper that takes its time goes on; the station is not kept waiting."""
+        task = asyncio.create_task(self._kept(kept))
+        self._keeping.add(task)
+        task.add_done_callback(self._keeping.discard)
+        _, late = await asyncio.wait({task}, timeout=KEEPING_WAIT_S)
+        if late:
+            self._meter.log.warning("receipt %s is still being kept when it is handed over", shown_PG(kept.receipt))
+
+    async def _kept(self, kept: KeptReceipt) -> None:
         try:
             await self._sink.keep(kept)
         except Exception:
             self._meter.log.exception("receipt %s was not kept", shown_PG(kept.receipt))
+
+    async def close(self) -> None:
+        """Give what is still being kept a last moment."""
+        if self._keeping:
+            _, late = await asyncio.wait(self._keeping, timeout=KEEPING_WAIT_S)
+            for task in late:
+                task.cancel()
 
     async def _verified(self, receipt: Receipt, deadline: Deadline) -> tuple[Receipt, Outcome | None]:
         """Verify a receipt; one that does not verify is fetched once more, in case it was damaged on its way."""
@@ -250,7 +346,14 @@ class Receipts:
 
     async def _verify(self, receipt: Receipt) -> Verification:
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(None, ocmf.verify, receipt, self._meter.public_key)
+        work = loop.run_in_executor(None, ocmf.verify, receipt, self._meter.public_key)
+        done, _ = await asyncio.wait({work}, timeout=VERIFYING_WAIT_S)
+        if not done:
+            return Verification(Outcome.NOT_CHECKED, f"it took longer than {VERIFYING_WAIT_S:.0f} s")
+        error = work.exception()
+        if error is not None:
+            return Verification(Outcome.NOT_CHECKED, f"the check failed: {type(error).__name__}")
+        return work.result()
 
 
 def _waits(ended_s: float | None) -> Iterator[float]:

@@ -17,8 +17,6 @@ from iem_dcr.driver.timing import now_s
 from iem_dcr.errors import MeterError, ReceiptError, RefusedError, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from iem_dcr.driver.meter import Meter
     from iem_dcr.driver.timing import Deadline
     from iem_dcr.ocmf import Receipt
@@ -37,20 +35,18 @@ class Setup:
     """Brings one meter into the state in which it can charge, and keeps it there.
 
     Attributes:
-        initialised: every question of the initialisation was answered since the meter was last in doubt.
+        initialised: the meter has been initialised since this process began; `Meter.doubted` says whether again.
         gw_due: CT is empty: charge point and clock have to be sent with POST /gw.
         tariff_due: TT_initial has to be sent.
         found_powered_up_s: when this process first met the meter, on the loop's clock, if its CT was empty then.
     """
 
-    def __init__(self, meter: Meter, noticed: Callable[[Receipt], None]) -> None:
-        """``noticed`` is told of the last tuple whenever the initialisation reads it."""
+    def __init__(self, meter: Meter) -> None:
         self.initialised = False
         self.gw_due = False
         self.tariff_due = False
         self.found_powered_up_s: float | None = None
         self._meter = meter
-        self._noticed = noticed
         self._zone = meter.settings.zone()
         self._TT = signable_tariff(meter.settings.TT_initial)
         self._first = True
@@ -72,8 +68,11 @@ class Setup:
         """Whether a transaction may begin as far as the initialisation goes."""
         return self.initialised and not self.gw_due and not self._meter.wrong
 
-    async def initialise(self, deadline: Deadline) -> None:
+    async def initialise(self, deadline: Deadline) -> Receipt | None:
         """Ask what has to be known: GET /gw, /metervalue, /publickey and the last tuple. Nothing is sent.
+
+        Returns:
+            The last tuple, or None.
 
         Raises:
             MeterError: the meter did not answer /gw or /metervalue.
@@ -82,8 +81,9 @@ class Setup:
         gateway = await meter.client.gw(timeout_s=deadline.left_s)
         value = await meter.read(deadline)
         if meter.wrong:
-            return
+            return None
         meter.gateway = gateway
+        self._first = self._first or meter.exchanged
         meter.exchanged = False
         if not gateway.is_set:
             if not self.gw_due:
@@ -100,11 +100,15 @@ class Setup:
                 self._clock_due = True
                 self.tariff_due = bool(self._TT)
         await self.ask_for_key(deadline)
-        await self.ask_for_last_tuple(deadline)
+        last = await self.ask_for_last_tuple(deadline)
+        if not gateway.is_set:
+            # A meter just powered up may still be signing what the power cut interrupted.
+            meter.last_PG = None
         self._first = False
         self.initialised = True
         meter.doubted = False
         meter.log.recovered("the initialisation")
+        return last
 
     async def ask_for_key(self, deadline: Deadline) -> None:
         """Ask for the public key and publish it when it is new. A failure is logged; it is asked for again."""
@@ -130,21 +134,19 @@ class Setup:
             not self._meter.public_key and not self._meter.wrong and seconds_since(self._key_tried_s) >= TRIES_EVERY_S
         )
 
-    async def ask_for_last_tuple(self, deadline: Deadline) -> None:
-        """Learn the PG of the last tuple. Where there is no answer, `Meter.last_PG` becomes None."""
+    async def ask_for_last_tuple(self, deadline: Deadline) -> Receipt | None:
+        """Ask for the last tuple and learn its PG. Where there is no answer, `Meter.last_PG` becomes None."""
         meter = self._meter
         meter.last_PG = None
         try:
             text = await meter.client.transaction(timeout_s=deadline.left_s)
-            if text is None:
-                meter.last_PG = ""
-                return
-            receipt = ocmf.parse(text)
+            receipt = None if text is None else ocmf.parse(text)
         except (MeterError, ReceiptError) as error:
-            meter.log.info("the last tuple is not known: %s", getattr(error, "brief", error))
-            return
-        meter.last_PG = receipt.pagination
-        self._noticed(receipt)
+            meter.log.failure("the last tuple", "the last tuple is not known: %s", getattr(error, "brief", error))
+            return None
+        meter.log.recovered("the last tuple")
+        meter.last_PG = "" if receipt is None else receipt.pagination
+        return receipt
 
     async def make_up(self, deadline: Deadline) -> None:
         """Send what is due, if nothing runs.
@@ -156,7 +158,7 @@ class Setup:
         if meter.running or meter.wrong or not self.initialised:
             return
         if self.gw_due:
-            await self._send_gw(deadline)
+            await self._set_up(deadline)
         if self.gw_due:
             return
         if self.tariff_due:
@@ -171,72 +173,76 @@ class Setup:
         if meter.running or meter.wrong or not self.initialised:
             return False
         if self.gw_due:
-            return not self._gw_waits() and seconds_since(self._gw_tried_s) >= TRIES_EVERY_S
+            return not self.waits_for_clock and seconds_since(self._gw_tried_s) >= TRIES_EVERY_S
         return (self.tariff_due and seconds_since(self._tariff_tried_s) >= TRIES_EVERY_S) or self._clock_wanted()
 
     # --- charge point ---
 
+    async def _set_up(self, deadline: Deadline) -> None:
+        """Send POST /gw; where the meter refuses it although it has no charge point, set the clock alone."""
+        try:
+            await self._send_gw(deadline)
+        except RefusedError:
+            if self._clock_wanted():
+                await self._send_clock(deadline)
+            raise
+
     async def _send_gw(self, deadline: Deadline) -> None:
-        if self._gw_waits():
-            self._meter.log.failure(
-                "the host's clock", "the host's clock says %s: POST /gw waits for a set one", self._meter.wall().date()
+        """Send POST /gw until the meter has a charge point. One whose answer was lost is looked for before the next."""
+        meter = self._meter
+        if self.waits_for_clock:
+            meter.log.failure(
+                "the host's clock", "the host's clock says %s: POST /gw waits for a set one", meter.wall().date()
             )
             return
         self._gw_tried_s = now_s()
         for attempt in range(GW_TRIES):
-            try:
-                if await self._try_gw(deadline):
-                    return
-            except MeterError as error:
-                if attempt == GW_TRIES - 1 or not error.may_have_acted or deadline.passed:
-                    raise
-                self._meter.log.failure("POST /gw", "%s: the meter is asked what it did", error.brief)
-
-    async def _try_gw(self, deadline: Deadline) -> bool:
-        """Send POST /gw once, or find that it is not needed. True when nothing is left to do."""
-        meter, settings = self._meter, self._meter.settings
-        is_sane = self._host_is_sane()
-        time = self._zone.write(meter.wall())
-        refusal: MeterError | None = None
-        try:
-            await meter.client.set_gw(settings.CT, settings.CI, time, timeout_s=deadline.left_s)
-        except MeterError as error:
-            if not error.may_have_acted and not isinstance(error, RefusedError):
-                raise
-            refusal = error
+            failure = await self._post_gw(deadline)
+            if failure is None:
+                return
             gateway = await meter.client.gw(timeout_s=deadline.left_s)
             value = await meter.read(deadline)
             meter.gateway = gateway
-            if not gateway.is_set and value.XT:
-                return True
-        else:
-            gateway = meter.gateway = Gateway(settings.CT, settings.CI, None)
-        if gateway.is_set:
-            self.gw_due = False
-            self._gw_wanted_s = None
-            self._clock_due = not is_sane or refusal is not None
-            self._clock_set_s = now_s()
-            meter.clock_was_set()
-            self._clock_tried_s = None if self._clock_due else self._clock_set_s
-            self._report_set(gateway, refusal, is_sane=is_sane)
-            return True
-        if isinstance(refusal, RefusedError) and not refusal.may_have_acted:
-            self._refused(refusal)
-            if self._clock_wanted():
-                await self._send_clock(deadline)
-            raise refusal
-        return False
+            if gateway.is_set:
+                self._is_set(gateway, sane=False)
+                return
+            if isinstance(failure, RefusedError) and not failure.may_have_acted:
+                self._refused(failure)
+            if value.XT or not failure.may_have_acted or deadline.passed or attempt == GW_TRIES - 1:
+                raise failure
+            meter.log.failure("POST /gw", "%s: the meter has no charge point yet, it is sent again", failure.brief)
 
-    def _report_set(self, gateway: Gateway, refusal: MeterError | None, *, is_sane: bool) -> None:
+    async def _post_gw(self, deadline: Deadline) -> MeterError | None:
+        """Send POST /gw once. Returns what went wrong, or None when the meter took it."""
         meter, settings = self._meter, self._meter.settings
-        meter.log.recovered("POST /gw")
-        if refusal is not None and (gateway.CT, gateway.CI) != (settings.CT, settings.CI):
-            self._report_frozen(gateway)
-            return
-        self._reported = gateway
-        if not is_sane:
+        sane = self._host_is_sane()
+        try:
+            await meter.client.set_gw(
+                settings.CT, settings.CI, self._zone.write(meter.wall()), timeout_s=deadline.left_s
+            )
+        except MeterError as error:
+            return error
+        self._is_set(Gateway(settings.CT, settings.CI, None), sane=sane)
+        if not sane:
             meter.log.warning("set up with the host's clock at %s; corrected once that is set", meter.wall().date())
-        meter.log.info("set up: CT %s, CI %s", settings.CT, settings.CI)
+        return None
+
+    def _is_set(self, gateway: Gateway, *, sane: bool) -> None:
+        """Take note that the meter has its charge point; ``sane`` says that it has the right time with it."""
+        meter, settings = self._meter, self._meter.settings
+        self.gw_due = False
+        self._gw_wanted_s = None
+        self._clock_due = not sane
+        self._clock_set_s = now_s()
+        self._clock_tried_s = self._clock_set_s if sane else None
+        meter.clock_was_set()
+        meter.gateway = gateway
+        meter.log.recovered("POST /gw")
+        if (gateway.CT, gateway.CI) == (settings.CT, settings.CI):
+            self._reported = gateway
+            meter.log.info("set up: CT %s, CI %s", settings.CT, settings.CI)
+        else:
+            self._report_frozen(gateway)
 
     def _refused(self, refusal: RefusedError) -> None:
         settings = self._meter.settings
@@ -268,7 +274,8 @@ class Setup:
                 settings.CI,
             )
 
-    def _gw_waits(self) -> bool:
+    @property
+    def waits_for_clock(self) -> bool:
         """Whether POST /gw still waits for the host's clock to be set."""
         if self._host_is_sane():
             return False

@@ -17,7 +17,6 @@ from iem_dcr.powermeter import IDENTIFICATION_ERROR_LEVELS, TransactionRequestSt
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-    from datetime import datetime
 
     from iem_dcr.driver.ending import Ending
     from iem_dcr.driver.meter import Meter
@@ -46,16 +45,16 @@ class _Start(Attempt):
         user: what will be assigned.
         deadline: for all of it.
         conversation: where it stands.
-        PG_before: PG of the last tuple before B; see `Expected`.
-        began: the meter's time shortly before B.
+        begun: the transaction, from the moment B goes out.
+        looked_again: a reading before B that failed, or was strange, has been followed by another look.
     """
 
     request: TransactionReq = field(kw_only=True)
     user: User = field(kw_only=True)
     deadline: Deadline = field(kw_only=True)
     conversation: Conversation = field(kw_only=True)
-    PG_before: str | None = None
-    began: datetime | None = None
+    begun: Begun | None = None
+    looked_again: bool = False
 
 
 class Starting(MeterPart):
@@ -77,6 +76,7 @@ class Starting(MeterPart):
         """Begin a transaction. Never raises for anything a meter or a station can do."""
         begun = self._receipts.begun
         if begun is not None and begun.request == request and not begun.doubtful and begun.ended_s is None:
+            self._ending.watch = False
             self._meter.log.info("start of transaction %s again: it runs", printable(request.transaction_id))
             return TransactionStartResponse(TransactionRequestStatus.OK)
         try:
@@ -96,6 +96,8 @@ class Starting(MeterPart):
     def _not_begun(
         self, request: TransactionReq, status: TransactionRequestStatus, why: str
     ) -> TransactionStartResponse:
+        token = request.identification_data or request.transaction_id
+        why = why.replace(token, shortened(token)) if token and token in why else why
         self._meter.log.warning(
             "transaction %s was not begun (%s): %s", printable(request.transaction_id), status.value, why
         )
@@ -141,7 +143,7 @@ class Starting(MeterPart):
             if self._setup.initialised and not (meter.in_fault or meter.doubted or meter.exchanged):
                 return ""
             try:
-                await self._setup.initialise(deadline)
+                await self._receipts.adopt(await self._setup.initialise(deadline), deadline)
             except MeterError as error:
                 why = f"the meter cannot be initialised: {error}"
             else:
@@ -164,19 +166,23 @@ class Starting(MeterPart):
             event = Event.GIVE_UP if deadline.passed else await self._step(do, start)
             do = start.conversation.process(event)
         state = start.conversation.state
-        if state in (State.BEGUN, State.DOUBTFUL):
-            self._remember(start, doubtful=state is State.DOUBTFUL)
-        elif user.TT is not None:
+        if state is State.BEGUN and start.begun is not None:
+            self._receipts.confirm(start.begun)
+            self._ending.watch = False
+            meter_log = self._meter.log
+            meter_log.info("transaction %s begun for %s", printable(request.transaction_id), shortened(user.ID))
+        elif state is not State.DOUBTFUL:
+            self._forget(start)
+        if state is not State.BEGUN and user.TT is not None:
             self._setup.tariff_was_changed()
         return state, start.why if state is State.UNFIT else start.reason
 
-    def _remember(self, start: _Start, *, doubtful: bool) -> None:
-        meter, request = self._meter, start.request
-        expected = Expected(PG_before=start.PG_before, ID=start.user.ID, MS=meter.serial, began=start.began)
-        self._receipts.begin(Begun(request, expected, doubtful=doubtful))
-        self._ending.watch = doubtful
-        if not doubtful:
-            meter.log.info("transaction %s begun for %s", printable(request.transaction_id), shortened(start.user.ID))
+    def _forget(self, start: _Start) -> None:
+        """Take back what was remembered for a B that was certainly not acted on."""
+        if start.begun is not None:
+            self._receipts.withdraw(start.begun)
+            self._ending.watch = False
+            start.begun = None
 
     async def _step(self, do: Do, start: _Start) -> Event:
         match do:
@@ -192,7 +198,7 @@ class Starting(MeterPart):
                 await self._pause(self._retry_s, start.deadline)
             case Do.WAIT_AND_LOOK:
                 await self._pause(SECOND_LOOK_S, start.deadline)
-        return await self._look(start)
+        return Event.GIVE_UP if start.deadline.passed else await self._look(start)
 
     async def _look(self, start: _Start) -> Event:
         """Look at the meter: GET /gw and GET /metervalue."""
@@ -236,36 +242,55 @@ class Starting(MeterPart):
 
     async def _send_begin(self, start: _Start) -> Event:
         meter, receipts = self._meter, self._receipts
-        if meter.last_PG is None or receipts.begun is not None:
-            await self._setup.ask_for_last_tuple(start.deadline)
-            await receipts.adopt(start.deadline)
-        start.PG_before = meter.last_PG
-        await meter.read_and_publish(start.deadline)
+        if meter.last_PG is None or (receipts.begun is not start.begun and receipts.begun is not None):
+            await receipts.adopt(await self._setup.ask_for_last_tuple(start.deadline), start.deadline)
+        was_doubted = meter.doubted
+        was_read = await meter.read_and_publish(start.deadline)
+        if meter.wrong or meter.exchanged:
+            start.why = meter.wrong or "another meter answers than before"
+            return Event.GIVE_UP
+        if not start.looked_again and not (was_read and meter.doubted == was_doubted):
+            # A power cycle since the look would have taken CT and the user along.
+            start.looked_again = True
+            return Event.UNSENT
         if meter.value is not None:
             start.saw(meter.value)
-            start.began = meter.value.TM.instant
-        return await start.send(meter.client.begin(timeout_s=start.deadline.left_s))
+        self._remember(start)
+        event = await start.send(meter.client.begin(timeout_s=start.deadline.left_s))
+        if event in (Event.REFUSED, Event.REFUSED_LAST, Event.UNSENT) and start.conversation.state is State.BEGINNING:
+            self._forget(start)
+        return event
+
+    def _remember(self, start: _Start) -> None:
+        """Remember the transaction before B goes out: whatever comes between, it is not left running unknown."""
+        meter = self._meter
+        began = meter.value.TM.instant if meter.value is not None else None
+        expected = Expected(PG_before=meter.last_PG, ID=start.user.ID, MS=meter.serial, began=began)
+        if start.begun is None:
+            start.begun = Begun(start.request, expected, doubtful=True)
+        self._receipts.begin(start.begun)
+        self._ending.watch = True
 
     async def _set_up(self, start: _Start) -> Event:
         """Initialise a meter whose CT is empty: it was power-cycled, or has never been set up."""
         waited_s = start.trouble_s()
-        why = "the meter is not set up: it waits for the host's clock to be set"
+        why = "the meter is not set up"
         try:
             if not self._setup.gw_due:
-                await self._setup.initialise(start.deadline)
+                await self._receipts.adopt(await self._setup.initialise(start.deadline), start.deadline)
             await self._setup.make_up(start.deadline)
         except MeterError as error:
             why = f"the meter cannot be set up: {error}"
         if self._setup.ready:
             return Event.DONE
+        if self._setup.waits_for_clock:
+            why = "the meter is not set up: it waits for the host's clock to be set"
         start.why = why
         return Event.GIVE_UP if waited_s >= READY_WAIT_S else Event.NOT_DONE
 
     async def _end_other(self, start: _Start) -> Event:
         """End a transaction that still runs, and get its receipt before another one takes its place in the meter."""
-        begun = self._receipts.begun
-        if begun is not None and self._receipts.is_orphaned(begun):
-            begun = None
+        begun = self._receipts.begun_here()
         whose = printable(begun.id) if begun is not None else "not begun by this process"
         self._meter.log.warning("a transaction still runs (%s): it is ended first", whose)
         why, receipt = await self._ending.end(begun, start.deadline.within(OTHER_RECEIPT_S))
@@ -273,4 +298,5 @@ class Starting(MeterPart):
             start.why = f"a transaction still ran: {why}"
             return Event.NOT_DONE
         await self._receipts.hand_over(receipt, begun, start.deadline)
+        start.begun = None
         return Event.DONE

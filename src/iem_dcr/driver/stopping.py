@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 TRIES_EVERY_S = 1.0
 READ_WAIT_S = 10.0
-"""How long the last tuple is asked for when the meter runs no transaction and does not give it."""
+"""How long a meter that runs nothing this process knows of is asked when it does not answer."""
 LATE_RECEIPT_S = 15.0
 """How long a transaction that ended by itself may take to become a receipt."""
 
@@ -47,17 +47,26 @@ class Stopping(MeterPart):
 
     async def stop(self, transaction_id: str, deadline: Deadline) -> TransactionStopResponse:
         """End a transaction and return its receipt. Never raises for anything a meter or a station can do."""
+        response = await self._stop(transaction_id, deadline)
+        if response.signed_meter_value is not None:
+            self._receipts.was_handed(response.signed_meter_value)
+        return response
+
+    async def _stop(self, transaction_id: str, deadline: Deadline) -> TransactionStopResponse:
         receipts = self._receipts
-        is_begun = receipts.begun is not None and transaction_id in ("", receipts.begun.id)
-        if transaction_id in receipts.kept and not is_begun:
-            return _stopped(receipts.kept[transaction_id])
+        value = receipts.again(transaction_id)
+        if value is not None:
+            return _stopped(value)
         problem = await self._look_to_stop(deadline)
         if problem:
-            self._ending.watch = self._ending.watch or is_begun
+            if receipts.is_begun(transaction_id):
+                self._ending.watch = True
             return self._not_stopped(problem)
-        begun = receipts.begun
-        if begun is not None and receipts.is_orphaned(begun) and transaction_id in ("", begun.id):
-            return await self._stop_on_another_meter(begun, deadline)
+        value = receipts.again(transaction_id)
+        if value is not None:
+            return _stopped(value)
+        if receipts.begun is not None and receipts.is_begun(transaction_id) and receipts.begun_here() is None:
+            return await self._stop_on_another_meter(receipts.begun, deadline)
         return await self._stop_as_claimed(transaction_id, deadline)
 
     async def _stop_as_claimed(self, transaction_id: str, deadline: Deadline) -> TransactionStopResponse:
@@ -67,15 +76,16 @@ class Stopping(MeterPart):
             transaction_id,
             running=self._meter.running,
             begun=begun.id if begun is not None else None,
-            kept=receipts.kept,
+            older=receipts.older,
             refused=receipts.refused,
         )
-        if claim is Claim.AGAIN:
-            return _stopped(receipts.kept[transaction_id])
         if claim is Claim.END:
             return await self._stop_running(begun, transaction_id, deadline)
-        if claim is Claim.AWAIT and begun is not None:
-            return await self._stop_ended(begun, deadline)
+        if claim is Claim.AWAIT:
+            awaited = (
+                begun if begun is not None and receipts.is_begun(transaction_id) else receipts.older[transaction_id]
+            )
+            return await self._stop_ended(awaited, deadline)
         if claim is Claim.LAST:
             return await self._last(transaction_id, deadline)
         if claim is Claim.ANOTHER_RUNS:
@@ -88,12 +98,14 @@ class Stopping(MeterPart):
         """Read the meter's state, waiting for a meter that does not answer. Returns why it could not be, or ""."""
         meter = self._meter
         patience = deadline
-        if self._receipts.begun is None and not meter.running:
+        if not meter.reached:
             patience = deadline.within(self._settings.initial_connection_wait_ms / 1000)
+        elif self._receipts.begun is None and not meter.running:
+            patience = deadline.within(READ_WAIT_S)
         while True:
             try:
                 if not meter.reached:
-                    await self._setup.initialise(patience)
+                    await self._receipts.adopt(await self._setup.initialise(patience), deadline)
                 else:
                     await meter.read(deadline)
             except MeterError as error:
@@ -122,11 +134,15 @@ class Stopping(MeterPart):
             begun.ended_s = now_s()
         left_s = max(0.0, begun.ended_s + LATE_RECEIPT_S - now_s())
         receipt = await self._receipts.await_new(
-            begun.expected, deadline.within(max(left_s, TRIES_EVERY_S)), self._pause, ended_s=None
+            begun, begun.expected, deadline.within(max(left_s, TRIES_EVERY_S)), self._pause, ended_s=None
         )
+        value = self._receipts.again(begun.id)
+        if receipt is None and value is not None:
+            return _stopped(value)
         if receipt is None:
             return self._not_stopped("the meter has no receipt for this transaction")
-        self._ending.watch = False
+        if self._receipts.begun is begun:
+            self._ending.watch = False
         return _stopped(await self._receipts.hand_over(receipt, begun, deadline))
 
     async def _stop_on_another_meter(self, begun: Begun, deadline: Deadline) -> TransactionStopResponse:
@@ -153,7 +169,9 @@ class Stopping(MeterPart):
             await self._pause(TRIES_EVERY_S, deadline)
         if receipt is None:
             return self._not_stopped(why)
-        return _stopped(await self._receipts.hand_over(receipt, None, deadline))
+        value = await self._receipts.hand_over(receipt, None, deadline)
+        self._receipts.remember(transaction_id, value)
+        return _stopped(value)
 
     def _may_come_late(self, transaction_id: str, receipt: Receipt | None) -> bool:
         """Whether a meter that was powered up just now may still be closing the transaction this stop is for.
