@@ -102,12 +102,12 @@ async def bench(
             sink=sink,
             wall=wall,
         )
-        task = asyncio.create_task(driver.run())
+        joined = Bench(driver, meter, server, station, wall, asyncio.create_task(driver.run()))
         try:
-            yield Bench(driver, meter, server, station, wall, task)
+            yield joined
         finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            joined.task.cancel()
+            await asyncio.gather(joined.task, return_exceptions=True)
 
 
 def request(transaction_id: str = "T-1", **fields: Any) -> TransactionReq:

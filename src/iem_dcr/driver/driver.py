@@ -341,7 +341,7 @@ class MeterDriver:
             await self._initialise()
         if self._queue:
             return
-        if receipts.older or (receipts.begun is not None and receipts.begun.ended_s is not None):
+        if receipts.may_still_come:
             await self._look_for_receipt()
         if self._ending.watch and meter.running and not meter.wrong:
             await self._end_unwanted()

@@ -147,14 +147,14 @@ class Ending(MeterPart):
 
     async def _expect(self, begun: Begun | None, deadline: Deadline) -> Expected:
         """Return what the receipt of the running transaction will show; learn the last PG if it is not known."""
-        meter = self._meter
+        meter, receipts = self._meter, self._receipts
+        is_known = meter.last_PG is not None if begun is None else begun.expected.PG_before is not None
+        if not is_known or receipts.unexamined:
+            # Whatever it is: after E another takes its place.
+            await receipts.adopt(await self._setup.ask_for_last_tuple(deadline), deadline)
         if begun is None:
-            ended = meter.value.TM.instant if meter.value is not None else None
-            if meter.last_PG is None:
-                await self._setup.ask_for_last_tuple(deadline)
-            return Expected(PG_before=meter.last_PG, ended=ended)
-        if begun.expected.PG_before is None:
-            await self._setup.ask_for_last_tuple(deadline)
+            return Expected(PG_before=meter.last_PG, ended=meter.value.TM.instant if meter.value is not None else None)
+        if not is_known:
             begun.expected = replace(begun.expected, PG_before=meter.last_PG)
         return begun.expected
 

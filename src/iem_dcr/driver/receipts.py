@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from iem_dcr import ocmf
 from iem_dcr.driver.decisions import Facts, Judgement, judge
+from iem_dcr.driver.meter import seconds_since
 from iem_dcr.driver.station import KeptReceipt
 from iem_dcr.driver.timing import Deadline, now_s
 from iem_dcr.errors import MeterError, ReceiptError, printable
@@ -40,6 +41,8 @@ LONG_THOUGHTS_S = 15.0
 """The same where more than one thing disagrees."""
 KEEPING_WAIT_S = 0.5
 """How long a stop waits for its receipt to be kept."""
+MISSED_FOR_S = 600.0
+"""How long the receipt of a transaction that ended is looked for while no stop asks for it."""
 VERIFYING_WAIT_S = 5.0
 TOLERANCE = timedelta(seconds=60)
 REMEMBERED = 64
@@ -90,6 +93,7 @@ class Receipts:
         older: those begun before it whose receipts never came, the latest last.
         kept: receipts by transaction id, the latest last.
         refused: ids of starts that were refused.
+        unexamined: the meter's last tuple could not be read when it was last due, and may be one that is missing.
     """
 
     def __init__(self, meter: Meter, sink: ReceiptSink) -> None:
@@ -97,6 +101,7 @@ class Receipts:
         self.older: OrderedDict[str, Begun] = OrderedDict()
         self.kept: OrderedDict[str, SignedMeterValue] = OrderedDict()
         self.refused: OrderedDict[str, None] = OrderedDict()
+        self.unexamined = False
         self._handed: set[str] = set()
         self._meter = meter
         self._sink = sink
@@ -147,6 +152,12 @@ class Receipts:
         """Take note that the station was given a receipt."""
         self._handed.update(transaction_id for transaction_id, kept in self.kept.items() if kept is value)
 
+    @property
+    def may_still_come(self) -> bool:
+        """Whether a receipt is missing of a transaction that ended not too long ago."""
+        missing = [*self.older.values(), *([self.begun] if self.begun is not None else [])]
+        return any(begun.ended_s is not None and seconds_since(begun.ended_s) < MISSED_FOR_S for begun in missing)
+
     def is_begun(self, transaction_id: str) -> bool:
         """Whether a stop for this id is for the transaction that was begun last."""
         return self.begun is not None and transaction_id in ("", self.begun.id)
@@ -161,6 +172,7 @@ class Receipts:
 
     async def adopt(self, receipt: Receipt | None, deadline: Deadline) -> None:
         """Keep the meter's last tuple if it is a receipt that is still to come, read while no stop asked for it."""
+        self.unexamined = receipt is None and self._meter.last_PG is None
         if receipt is None or self._is_here(receipt):
             return
         owner = self._older_owner(receipt, None)
