@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from iem_dcr.config import SETTINGS
+from tests.support.shared import shared
 from tests.support.tools import needs_tool
 
 if TYPE_CHECKING:
@@ -121,16 +122,22 @@ def test_every_setting_is_documented_as_it_is(setting: object) -> None:
                 assert cells[2] == f"{known.minimum} to {known.maximum}"
 
 
-def test_the_benchmark_runs() -> None:
+@pytest.mark.parametrize(
+    ("program", "words"),
+    [("driver.py", ("on top", "drift", "ratio", "resident")), ("everest.py", ("First value", "ratio", "Resident"))],
+)
+def test_the_benchmarks_run(program: str, words: tuple[str, ...]) -> None:
+    if program == "everest.py":
+        shared("everest")
     done = subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / "driver.py"), "--quick"],
+        [sys.executable, str(ROOT / "benchmarks" / program), "--quick"],
         capture_output=True,
         text=True,
         check=False,
         timeout=100,
     )
     assert done.returncode == 0, done.stderr
-    for word in ("on top", "drift", "ratio", "resident"):
+    for word in words:
         assert word in done.stdout
 
 

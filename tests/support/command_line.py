@@ -11,7 +11,7 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from iem_dcr.simulator import SimulatedMeter, SimulatorOptions, SimulatorServer
+from iem_dcr.simulator import Fault, SimulatedMeter, SimulatorOptions, SimulatorServer
 from tests.support.bench import CI, SECRET
 
 if TYPE_CHECKING:
@@ -130,6 +130,10 @@ class Simulator:
             return status
 
         return self.of(act)
+
+    def fault(self, **fields: Any) -> None:
+        """Let something go wrong."""
+        self.of(lambda meter: meter.faults.add(Fault(**fields)))
 
     def set_up(self, ci: str = CI) -> None:
         """Give it a charge point."""

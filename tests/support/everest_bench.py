@@ -369,6 +369,7 @@ class EverestBench:
         while connection is None and self._process.poll() is None:
             with contextlib.suppress(TimeoutError):
                 connection, _ = listener.accept()
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if connection is not None:
             connection.settimeout(None)
             with connection, connection.makefile("rb") as lines, contextlib.suppress(ConnectionError):

@@ -21,6 +21,7 @@ class Link:
 
     def __init__(self, port: int) -> None:
         self._socket = socket.create_connection(("127.0.0.1", port))
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._sending = threading.RLock()  # a signal handler may log while its thread is sending
 
     def send(self, event: str, **data: Any) -> None:
