@@ -352,3 +352,46 @@ def test_it_runs_from_a_copied_folder_without_package_metadata(tmp_path: Path) -
         live(everest)
         assert everest.call("start_transaction", start())["status"] == "OK"
         assert_ended_well(everest)
+
+
+# --- when something in the module itself goes wrong ---
+
+FAILS_ONCE = """
+import iem_dcr.driver.driver as driver
+run, failed = driver.MeterDriver.run, []
+async def once(self):
+    if not failed:
+        failed.append(True)
+        raise RuntimeError("a mistake")
+    await run(self)
+driver.MeterDriver.run = once
+"""
+FAILS_IN_A_COMMAND = """
+import iem_dcr.driver.driver as driver
+async def stop(self, transaction_id):
+    raise RuntimeError("a mistake")
+driver.MeterDriver.stop_from_json = stop
+"""
+
+
+def test_a_driver_that_fails_is_logged_and_started_again(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(FAILS_ONCE)
+    environment = {"PYTHONPATH": str(tmp_path)}
+    with Simulator() as meter, EverestBench(MODULE, config(meter.address), environment=environment) as everest:
+        live(everest)
+        (line,) = [line for line in everest.log_lines if line.level == "critical"]
+        assert "a mistake" in line.text
+        assert everest.call("start_transaction", start())["status"] == "OK"
+        assert_ended_well(everest)
+
+
+def test_a_mistake_in_a_command_is_an_answer(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(FAILS_IN_A_COMMAND)
+    environment = {"PYTHONPATH": str(tmp_path)}
+    with Simulator() as meter, EverestBench(MODULE, config(meter.address), environment=environment) as everest:
+        live(everest)
+        assert everest.call("stop_transaction", stop()) == {
+            "status": "UNEXPECTED_ERROR",
+            "error": "internal error: RuntimeError",
+        }
+        assert_ended_well(everest)
