@@ -202,6 +202,25 @@ async def test_a_receipt_that_nobody_fetched_is_found_while_nothing_happens() ->
 
 
 @virtual
+async def test_an_older_transaction_does_not_get_the_receipt_that_a_later_one_has_not_had_yet() -> None:
+    async with bench(SimulatorOptions(private_key=SECRET, open_at_power_cut="lost")) as b:
+        b.meter.set_load(0, 0)
+        await b.until_live()
+        assert (await b.driver.start_transaction(request("A"))).status is OK
+        b.meter.power_cycle(off_s=0.5, boot_s=0.5)
+        await asyncio.sleep(30)
+        assert (await b.driver.start_transaction(request("B"))).status is OK
+        b.meter.configure(open_at_power_cut="closed")
+        b.meter.power_cycle(off_s=0.5, boot_s=0.5)
+        b.meter.faults.add(Fault("refuse", node="/transaction", count=12))
+        await asyncio.sleep(5)
+        stops = [b.driver.stop_transaction("A"), b.driver.stop_transaction("B")]
+        of_a, of_b = await asyncio.gather(*stops)
+        assert of_a.error == "the meter has no receipt for this transaction"
+        assert receipt_of(of_b).identification == "04ABB"
+
+
+@virtual
 async def test_somebody_elses_transaction_in_between_is_not_taken_for_this_ones() -> None:
     options = SimulatorOptions(private_key=SECRET, receipt_while_signing="previous", signing_delay_s=2.0)
     async with bench(options) as b:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from iem_dcr import ocmf
 from iem_dcr.device.client import MeterClient
+from iem_dcr.driver.commands import Command
 from iem_dcr.driver.ending import Ending
 from iem_dcr.driver.meter import Meter, seconds_since
 from iem_dcr.driver.receipts import MemorySink, Receipts
@@ -59,47 +59,6 @@ R = TypeVar("R")
 Q = TypeVar("Q")
 
 
-@dataclass(slots=True)
-class _Command(Generic[R]):
-    """A command on its way to the task that owns the meter.
-
-    Attributes:
-        work: does it by the deadline.
-        deadline: by which it is answered, whatever happens.
-        failed: makes the answer for one that could not be done, from a reason.
-        nobody_heard: called when it was done and its caller had got another answer meanwhile.
-        answer: where its caller waits.
-    """
-
-    work: Callable[[Deadline], Coroutine[None, None, R]]
-    deadline: Deadline
-    failed: Callable[[str], R]
-    nobody_heard: Callable[[R | None], None]
-    answer: asyncio.Future[R] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
-
-    @property
-    def is_waited_for(self) -> bool:
-        """Whether nobody has been given an answer yet."""
-        return not self.answer.done()
-
-    def give(self, result: R) -> None:
-        """Answer, unless that was done."""
-        if self.answer.done():
-            self.nobody_heard(result)
-        else:
-            self.answer.set_result(result)
-
-    def refuse(self, why: str) -> None:
-        """Answer that it could not be done, unless it was answered."""
-        if self.is_waited_for:
-            self.answer.set_result(self.failed(why))
-
-    def drop(self, why: str) -> None:
-        """Refuse a command that is not done any more, or not to its end."""
-        self.nobody_heard(None)
-        self.refuse(why)
-
-
 class _GaveWayError(Exception):
     """A question to the meter was given up in favour of a command."""
 
@@ -133,7 +92,7 @@ class MeterDriver:
         self._ending = Ending(self._meter, self._setup, self._receipts, self._pause)
         self._starting = Starting(self._meter, self._setup, self._receipts, self._pause, self._ending)
         self._stopping = Stopping(self._meter, self._setup, self._receipts, self._pause, self._ending)
-        self._queue: deque[_Command[Any]] = deque()
+        self._queue: deque[Command[Any]] = deque()
         self._arrived = asyncio.Event()
         self._stopped = False
         self._schedule: Schedule | None = None
@@ -198,7 +157,7 @@ class MeterDriver:
         async def work(deadline: Deadline) -> TransactionStartResponse:
             return await self._starting.start(request, deadline)
 
-        return await self._do(_Command(work, Deadline.after(START_S), failed, nobody_heard))
+        return await self._do(Command(work, Deadline.after(START_S), failed, nobody_heard))
 
     async def stop_transaction(self, transaction_id: str) -> TransactionStopResponse:
         """End a transaction and return its signed receipt; answers within 60 s. Never raises."""
@@ -213,9 +172,9 @@ class MeterDriver:
         async def work(deadline: Deadline) -> TransactionStopResponse:
             return await self._stopping.stop(transaction_id, deadline)
 
-        return await self._do(_Command(work, Deadline.after(STOP_S), failed, nobody_heard))
+        return await self._do(Command(work, Deadline.after(STOP_S), failed, nobody_heard))
 
-    async def _do(self, command: _Command[R]) -> R:
+    async def _do(self, command: Command[R]) -> R:
         if self._stopped:
             command.nobody_heard(None)
             return command.failed("the driver is not running")
@@ -256,7 +215,7 @@ class MeterDriver:
                 await asyncio.wait({self._preparing}, timeout=PREPARED_WITHIN_S)
             await self._meter.client.close()
 
-    async def _serve(self, command: _Command[R]) -> None:
+    async def _serve(self, command: Command[R]) -> None:
         if not command.is_waited_for:
             command.nobody_heard(None)
             return

@@ -255,9 +255,9 @@ class Receipts:
             if owner is not None:
                 await self.hand_over(receipt, owner, deadline)
                 return Judgement.OTHER, ()
-        if judgement is Judgement.DISAGREES and begun is not None and begun.doubtful:
-            return Judgement.OTHER, ()
-        return judgement, why
+        # Pagination alone tells the last transaction's record from those before it, and nothing else.
+        is_last = begun is None or (begun is self.begun and not begun.doubtful)
+        return (judgement, why) if judgement is Judgement.OURS or is_last else (Judgement.OTHER, ())
 
     def _judge(self, receipt: Receipt, expected: Expected) -> tuple[Judgement, tuple[str, ...]]:
         return judge(facts_of(receipt), expected, tolerance=TOLERANCE)
