@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import logging
 from typing import TYPE_CHECKING, NoReturn
@@ -61,11 +62,11 @@ async def test_an_end_that_nobody_waits_for_is_tried_now_and_then() -> None:
 async def test_a_meter_whose_clock_jumps_all_the_time_is_not_initialised_all_the_time() -> None:
     async with bench() as b:
         await live(b)
-        by_s = [20, -20] * 100
+        by_s = itertools.cycle((20, -20))
 
         def jump(method: str, node: str, answer: Answer) -> Answer:
             if node == "metervalue":
-                b.meter.shift_clock(by_s.pop())
+                b.meter.shift_clock(next(by_s))
             return answer
 
         changed_answers(b, jump)
@@ -79,12 +80,12 @@ async def test_two_meters_at_one_address_are_a_handful_of_log_lines(caplog: pyte
     caplog.set_level(logging.INFO)
     async with bench() as b:
         await live(b)
-        serials = [OURS, ANOTHER] * 500
+        serials = itertools.cycle((ANOTHER, OURS))
 
         def other_serial(method: str, node: str, answer: Answer) -> Answer:
             if node != "metervalue":
                 return answer
-            return Answer(200, answer.body.replace(OURS.encode(), serials.pop().encode()))
+            return Answer(200, answer.body.replace(OURS.encode(), next(serials).encode()))
 
         changed_answers(b, other_serial)
         caplog.clear()
@@ -196,6 +197,7 @@ def test_pieces_of_http_in_any_order_are_an_answer_or_a_meter_error(
     then: Then,
 ) -> None:
     said = b"".join([PIECES[0], *pieces] if begins_well else pieces)
+    failures: list[MeterError] = []
 
     async def ask_everything() -> None:
         async with RawServer([Do(said, then)] * 20) as server:
@@ -204,10 +206,11 @@ def test_pieces_of_http_in_any_order_are_an_answer_or_a_meter_error(
                     try:
                         await ask()
                     except MeterError as error:
-                        assert str(error).isprintable()
+                        failures.append(error)
             assert server.requests
 
     run_virtual(ask_everything())
+    assert all(str(error).isprintable() for error in failures)
 
 
 @pytest.mark.parametrize("kind", ["server-error", "lose-request"])
@@ -278,6 +281,15 @@ async def test_a_reading_that_stalls_within_a_stop_does_not_hold_it_up() -> None
         b.meter.faults.add(Fault("stall", node="/metervalue"))
         receipt_of(await stopping)
         assert loop.time() - before < 2.1
+
+
+@virtual
+async def test_a_stop_that_runs_out_of_time_gives_what_the_meter_did_as_the_reason() -> None:
+    async with bench() as b:
+        await live(b)
+        assert (await b.driver.start_transaction(request())).status is OK
+        b.meter.faults.add(Fault("reset", count=FOR_GOOD))
+        assert "connection lost" in (await b.driver.stop_transaction("T-1")).error
 
 
 # --- the wrong meter ---
@@ -373,3 +385,20 @@ async def test_a_verification_that_breaks_withholds_no_receipt(
         assert (await b.driver.start_transaction(request())).status is OK
         assert receipt_of(await b.driver.stop_transaction("T-1")).identification == "04ABT-1"
     assert "could not be verified" in caplog.text
+
+
+@pytest.mark.parametrize("after_tick_s", [0.05, 0.1, 0.2, 0.3])
+@virtual
+async def test_a_reading_is_not_cut_short_by_the_end_of_a_wait(
+    after_tick_s: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with bench() as b:
+        b.meter.set_load(0, 0)
+        await b.until_live()
+        b.meter.faults.add(Fault("refuse", node="/gw", count=1000))
+        b.meter.faults.add(Fault("refuse", node="/metervalue"))
+        await asyncio.sleep(2 + after_tick_s)
+        b.meter.faults.add(Fault("drip", node="/metervalue", count=1000, delay_s=0.0008))
+        caplog.clear()
+        assert (await b.driver.start_transaction(request())).status is TransactionRequestStatus.UNEXPECTED_ERROR
+        assert "no live value" not in caplog.text

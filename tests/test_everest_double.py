@@ -106,7 +106,7 @@ log.info(json.dumps([setup.configs.module, setup.configs.implementations, setup.
         assert [event.name for event in bench.events if event.name != "log"] == [
             "session", "module", "hello", "implemented", "implemented", "init_done",
         ]  # fmt: skip
-        assert bench.stdout.count("[info] ") == 2
+        bench.wait_for(lambda: bench.stdout.count("[info] ") == 2)
         assert bench.stderr == ""
 
 

@@ -384,7 +384,9 @@ class MeterDriver:
                 await asyncio.sleep(end.left_s)
                 return
             await asyncio.sleep(max(0.0, to_tick_s))
+            schedule.advance()
+            if deadline.left_s < GIVES_WAY_AFTER_S:
+                continue
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(GIVES_WAY_AFTER_S):
                     await self._poll(deadline)
-            schedule.advance()
