@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import yaml
 
-from iem_dcr.config import SETTINGS
+from iem_dcr.config import SETTINGS, Settings
 from tests.support.shared import shared
 from tests.support.tools import needs_tool
 
@@ -93,6 +94,14 @@ def test_programs(page: str, block: str, port: str) -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "UNEXPECTED_ERROR" in done.stdout
+
+
+@pytest.mark.parametrize(("page", "block"), blocks("yaml"))
+def test_configurations(page: str, block: str) -> None:
+    modules = yaml.safe_load(block)["active_modules"]
+    meter = Settings.of(modules["meter"]["config_module"])
+    (evse_id,) = [module["config_module"]["evse_id"] for name, module in modules.items() if name != "meter"]
+    assert evse_id == meter.CI
 
 
 def test_there_is_something_to_run() -> None:

@@ -8,7 +8,7 @@ elsewhere is made from it.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from ipaddress import IPv6Address
+from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, cast
 
 from iem_dcr.errors import ConfigError, printable
@@ -287,6 +287,8 @@ def _is_host(text: str) -> bool:
     try:
         if ":" in text:
             IPv6Address(text)
+        elif not text.strip("0123456789."):
+            IPv4Address(text)
         else:
             text.encode("idna")
     except ValueError:

@@ -72,7 +72,7 @@ class EverestLogHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Hand over one record, at EVerest's nearest level."""
         try:
-            text = self.format(record)
+            text = self.format(record).encode("utf-8", "replace").decode()
             if record.levelno >= logging.CRITICAL:
                 log.critical(text)
             elif record.levelno >= logging.ERROR:
@@ -85,8 +85,3 @@ class EverestLogHandler(logging.Handler):
                 log.debug(text)
         except Exception:  # noqa: BLE001  logging's own way for a handler that fails
             self.handleError(record)
-
-
-def critical(text: str) -> None:
-    """Write one critical line to EVerest's log."""
-    log.critical(text)

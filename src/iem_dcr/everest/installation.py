@@ -247,9 +247,11 @@ def _probe(prefix: Path, folder: Path) -> _Probed:
     variables = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     variables |= {"PYTHONPATH": str((prefix / _EVERESTPY).absolute()), "PYTHONDONTWRITEBYTECODE": "1"}
     done = environment.run(interpreter, "-c", _PROBE, variables=variables, folder=folder)
-    found: dict[str, str | None] = {}
+    found: object = None
     with contextlib.suppress(ValueError):
         found = json.loads(done.stdout.partition("\n")[0])
+    if not isinstance(found, dict):
+        return _Probed(interpreter, error=f"{interpreter} is no Python: install again with --force")
     starts = done.returncode == 0
     error = None if starts else environment.why(done)
     return _Probed(interpreter, found.get("python"), found.get("version"), starts, error)

@@ -7,14 +7,13 @@ for the answer, and always returns one: an exception in a handler would take the
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import signal
 import sys
 import threading
 import time
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from iem_dcr.config import Settings
@@ -22,7 +21,7 @@ from iem_dcr.driver import MeterDriver
 from iem_dcr.driver.driver import START_S, STOP_S
 from iem_dcr.driver.meter import KNOWN_ERRORS
 from iem_dcr.errors import ConfigError
-from iem_dcr.everest.framework import EverestLogHandler, Framework, critical
+from iem_dcr.everest.framework import EverestLogHandler, Framework
 from iem_dcr.everest.station import EverestStation
 from iem_dcr.powermeter import TransactionRequestStatus, TransactionStartResponse, TransactionStopResponse
 
@@ -31,7 +30,10 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-ANSWER_MARGIN_S = 1.0
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+LEAVES_WITHIN_S = 0.9
+"""How long after a signal the process is ended, should it not have ended by itself."""
+HANDLER_MARGIN_S = 1.0
 """How much longer than the driver's own deadline a handler waits for its answer."""
 RESTART_AFTER_S = 1.0
 HANDLERS_END_WITHIN_S = 0.3
@@ -63,21 +65,22 @@ class EverestModule:
         self._stop = asyncio.Event()
         self._stopping = False
         self._handlers = 0
+        self._waiting: set[Future[Response]] = set()
         self._handlers_changed = threading.Condition()
         self._driver = MeterDriver(settings, EverestStation(framework))
         framework.implement("start_transaction", self._start_transaction)
         framework.implement("stop_transaction", self._stop_transaction)
-        framework.on_shutdown(self._stop_from_a_thread)
+        framework.on_shutdown(self.stop)
 
     def run(self) -> None:
         """Say that everything is offered, drive the meter from ready on, and return when told to stop."""
-        with contextlib.closing(self._loop):
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._loop.add_signal_handler(number, self._stop.set)
-            self._framework.init_done(self._ready_from_a_thread)
-            self._loop.run_until_complete(self._drive())
-            self._stopping = True
-            self._await_handlers()
+        self._framework.init_done(self._ready_from_a_thread)
+        self._loop.run_until_complete(self._drive())
+        self._answer_what_waits()
+
+    def stop(self) -> None:
+        """Have `run` end; to be called from any thread."""
+        self._loop.call_soon_threadsafe(self._stop.set)
 
     # --- on the loop ---
 
@@ -88,15 +91,16 @@ class EverestModule:
         ready.cancel()
         if not stopped.done():
             self._clear_errors_of_before()
-        driving = asyncio.ensure_future(self._driver.run())
         while not stopped.done():
+            driving = asyncio.ensure_future(self._driver.run())
             await asyncio.wait({driving, stopped}, return_when=asyncio.FIRST_COMPLETED)
             if driving.done():
-                _log.critical("the driver failed and is started again", exc_info=driving.exception())
+                error = asyncio.CancelledError() if driving.cancelled() else driving.exception()
+                _log.critical("the driver failed and is started again", exc_info=error)
                 await asyncio.wait({stopped}, timeout=RESTART_AFTER_S)
-                driving = asyncio.ensure_future(self._driver.run())
-        driving.cancel()
-        await asyncio.wait({driving})
+            else:
+                driving.cancel()
+                await asyncio.wait({driving})
 
     def _clear_errors_of_before(self) -> None:
         """Clear what EVerest still holds for active from before a restart: the driver raises anew what stands."""
@@ -111,10 +115,6 @@ class EverestModule:
 
     def _ready_from_a_thread(self) -> None:
         self._loop.call_soon_threadsafe(self._ready.set)
-
-    def _stop_from_a_thread(self) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: it has stopped already
-            self._loop.call_soon_threadsafe(self._stop.set)
 
     def _start_transaction(self, arguments: dict[str, Any]) -> dict[str, object]:
         return self._answer(lambda: self._driver.start_from_json(arguments.get("value")), _start_failed, START_S)
@@ -141,46 +141,64 @@ class EverestModule:
     def _on_the_loop(
         self, work: Callable[[], Coroutine[None, None, Response]], failed: Callable[[str], Response], deadline_s: float
     ) -> Response:
-        if self._stopping:
-            return failed("the module is stopping")
-        coroutine = work()
+        with self._handlers_changed:
+            if self._stopping:
+                return failed("the module is stopping")
+            future = asyncio.run_coroutine_threadsafe(work(), self._loop)
+            self._waiting.add(future)
         try:
-            future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
-        except RuntimeError:
-            coroutine.close()
-            return failed("the module is stopping")
-        try:
-            return future.result(deadline_s + ANSWER_MARGIN_S)
+            return future.result(deadline_s + HANDLER_MARGIN_S)
         except TimeoutError:
             future.cancel()
             return failed("the meter did not do it in time")
         except CancelledError:
             return failed("the module is stopping")
+        finally:
+            with self._handlers_changed:
+                self._waiting.discard(future)
 
-    def _await_handlers(self) -> None:
-        """Let the handlers return what they have been answered, and the framework send it."""
-        until = time.monotonic() + HANDLERS_END_WITHIN_S
+    def _answer_what_waits(self) -> None:
+        """Let the handlers return an answer, and the framework send it: the loop will do nothing any more."""
         with self._handlers_changed:
-            had_some = self._handlers > 0
-            while self._handlers and (left_s := until - time.monotonic()) > 0:
-                self._handlers_changed.wait(left_s)
-        if had_some:
-            time.sleep(REPLIES_GO_OUT_WITHIN_S)
+            self._stopping = True
+            for future in tuple(self._waiting):
+                future.cancel()
+            self._handlers_changed.wait_for(lambda: self._handlers == 0, HANDLERS_END_WITHIN_S)
+        time.sleep(REPLIES_GO_OUT_WITHIN_S)
 
 
 def main() -> NoReturn:
     """Be the module that EVerest's manager started."""
+    # Blocked in every thread from here on, so that one thread takes them, whatever the others are doing.
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    running: list[EverestModule] = []
+    threading.Thread(target=_leave_on_a_signal, args=(running,), daemon=True).start()
     framework = Framework()
+    logging.raiseExceptions = False
+    logging.basicConfig(level=logging.INFO, handlers=[EverestLogHandler()], format="%(message)s")
     try:
         settings = Settings.of(framework.config)
     except ConfigError as error:
-        critical(f"the configuration is wrong: {error}")
-        sys.exit(1)
-    handler = EverestLogHandler()
-    logging.basicConfig(level=logging.INFO, handlers=[handler], format="%(message)s")
-    EverestModule(framework, settings).run()
-    # The framework's own threads are still there and would call into an interpreter that is being taken apart.
+        _log.critical("the configuration is wrong: %s", error)
+        _leave(1)
+    module = EverestModule(framework, settings)
+    running.append(module)
+    module.run()
+    _leave(0)
+
+
+def _leave_on_a_signal(running: list[EverestModule]) -> None:
+    """End the module when a signal comes, and the process in any case: a publish may block the loop."""
+    signal.sigwait(SIGNALS)
+    if running:
+        running[0].stop()
+        time.sleep(LEAVES_WITHIN_S)
+    _leave(0)
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process. The framework's threads would call into an interpreter that is being taken apart."""
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)
+    os._exit(code)
