@@ -131,6 +131,8 @@ def test_true_is_no_number_and_one_is_not_true() -> None:
         ("ip_address", "[fe80::1]", "the address or host name of the meter"),
         ("ip_address", "a:b:c", "the address or host name of the meter"),
         ("ip_address", "a..b", "the address or host name of the meter"),
+        ("ip_address", "10.0.0", "the address or host name of the meter"),
+        ("ip_address", "1.2.3.4.5", "the address or host name of the meter"),
         ("ip_address", "m" * 64, "the address or host name of the meter"),
         ("port_http", 0, "a port from 1 to 65535"),
         *[
