@@ -18,7 +18,7 @@ NOT_ON_A_CHARGER = [
     "iem_dcr.cli",
 ]  # fmt: skip
 REGISTRIES = re.compile(
-    r"https?://[^\s\"'<>)]*(pypi|pythonhosted|/simple\b|index-url|artifactory|nexus|devpi|conda)", re.IGNORECASE
+    r"https?://[^\s\"'<>)]*(pypi|pythonhosted|/simple\b|index[-]url|artifactory|nexus|devpi|conda)", re.IGNORECASE
 )
 WRITTEN_BY_US = {".py", ".toml", ".txt", ".md", ".yaml", ".yml", ".cfg", ".ini", ".json", ""}
 
