@@ -457,7 +457,8 @@ def test_a_module_that_lost_its_session_dies_at_its_next_use(script: Script) -> 
     with EverestBench(script("del session\n")) as bench:
         assert bench.wait_exit() == 1
         assert "keep a reference to the session" in bench.stderr
-    with EverestBench(script(end=END.replace("threading.Event()", "del session\nthreading.Event()"))) as bench:
+    use = "del session\nmodule.get_error_factory('main')\nthreading.Event()"
+    with EverestBench(script(end=END.replace("threading.Event()", use))) as bench:
         bench.ready()
         assert bench.wait_exit() == 1
         assert "keep a reference to the session" in bench.stderr

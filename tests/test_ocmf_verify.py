@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import subprocess
 import sys
@@ -243,7 +244,7 @@ def compressed() -> str:
     SIGNER.der.hex()[:-2], SIGNER.der.hex() + "00", "0x" + SIGNER.der.hex(),
     "05" + SIGNER.der[-64:].hex(), "31" + SIGNER.der.hex()[2:], other_curve(), compressed(),
     base64.b64encode(SIGNER.der[:-1]).decode(), base64.b64encode(SIGNER.der).decode().rstrip("="), "\ud800" * 130,
-])  # fmt: skip
+], ids=itertools.count())  # fmt: skip
 def test_what_is_no_key_is_refused(text: str) -> None:
     with pytest.raises(ReceiptError) as caught:
         public_key_der_hex(text)
@@ -255,7 +256,7 @@ def test_what_is_no_key_is_refused(text: str) -> None:
     b"\xff" * 64,
     SIGNER.der[-64:-1] + bytes([SIGNER.der[-1] ^ 1]),
     SIGNER.der[-32:] + SIGNER.der[-64:-32],
-])  # fmt: skip
+], ids=["zero", "all ones", "last bit", "swapped"])  # fmt: skip
 def test_points_off_the_curve_are_refused(coordinates: bytes) -> None:
     for text in (coordinates.hex(), "04" + coordinates.hex(), (SIGNER.der[:-64] + coordinates).hex()):
         with pytest.raises(ReceiptError, match="not on the curve"):
