@@ -1,16 +1,33 @@
-"""iem-dcr demo and what is drawn on a terminal."""
+"""iem-dcr demo, what is drawn on a terminal, and what goes over the broker meanwhile."""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import pty
 import re
+import shlex
 import signal
+import socket
 import subprocess
 import sys
+import time
+from typing import TYPE_CHECKING
 
+import pytest
+
+from iem_dcr.everest_api.topics import QUERY_MODULES, READY_BEACON, Topics
+from iem_dcr.powermeter import TransactionReq
 from tests.support.bench import CI
+from tests.support.brokers import BROKERS, Mosquitto, Recorder
 from tests.support.command_line import PATIENCE_S, Simulator, begin, environment, finish, read_until, run
+from tests.support.tools import needs_tool
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.support.brokers import TestBroker
 
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -39,6 +56,20 @@ def on_a_terminal(*arguments: str) -> tuple[int, str]:
     return process.wait(PATIENCE_S), written.decode()
 
 
+def wait_until(condition: Callable[[], object]) -> None:
+    give_up = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < give_up
+        time.sleep(0.005)
+
+
+def told(text: str) -> tuple[str, int, list[str]]:
+    """Return the module_id, the broker's port and the topics that a demo shows."""
+    where = re.search(r"API module is (demo_[0-9a-f]{4}), at the MQTT broker 127\.0\.0\.1:(\d+)\.$", text, re.MULTILINE)
+    assert where is not None
+    return where[1], int(where[2]), re.findall(r"^  (everest_api/\S+)  ", text, re.MULTILINE)
+
+
 def test_without_a_terminal() -> None:
     done = run("demo", "--seconds", "2")
     assert (done.status, done.err) == (0, "")
@@ -61,6 +92,10 @@ def test_without_a_terminal() -> None:
     assert energy is not None
     assert int(energy[1]) > 0
     assert "  iem-dcr simulate\n" in done.out
+    module_id, port, topics = told(done.out)
+    assert f"\n  mosquitto_sub -h 127.0.0.1 -p {port} -v -t 'everest_api/#'\n" in done.out
+    ours = Topics(module_id)
+    assert topics == [READY_BEACON, ours.heartbeat, ours.check, ours.key, ours.values, ours.start, ours.stop]
 
 
 def test_on_a_terminal() -> None:
@@ -95,3 +130,153 @@ def test_a_session_on_a_terminal() -> None:
     assert re.search(r"Charging ━+ 2/2 s +0\.000 kW +0\.0 V +0\.0 A  charged 0\.00\d kWh", text)
     assert f"info: meter {simulator.address}: set up: CT EVSEID, CI {CI}" in text
     assert "VALID: the signature matches" in text
+
+
+def test_the_command_that_it_shows_lets_one_watch() -> None:
+    needs_tool("mosquitto_sub")
+    process = begin("demo", "--seconds", "4")
+    before = read_until(process, "mosquitto_sub")
+    command = [*shlex.split(before.splitlines()[-1]), "-C", "8", "-W", "30"]
+    watcher = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
+    assert (watcher.returncode, watcher.stderr) == (0, "")
+    before += read_until(process, "replies come")
+    lines = [line.split(" ", 1) for line in watcher.stdout.splitlines()]
+    (value, *_) = (json.loads(payload) for topic, payload in lines if topic == Topics(told(before)[0]).values)
+    assert value["meter_id"] == "1SIM0000000042"
+    done = finish(process, before)
+    assert (done.status, done.err) == (0, "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_with_somebody_watching_is_quiet(number: signal.Signals) -> None:
+    process = begin("demo", "--seconds", "60")
+    before = read_until(process, "replies come")
+    with contextlib.ExitStack() as watchers:
+        # One that never says anything, and one that says what is no MQTT.
+        port = told(before)[1]
+        silent, wrong = (
+            watchers.enter_context(socket.create_connection(("127.0.0.1", port), PATIENCE_S)) for _ in range(2)
+        )
+        wrong.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        before += read_until(process, "began for user")
+        process.send_signal(number)
+        done = finish(process, before)
+        silent.settimeout(PATIENCE_S)
+        with contextlib.suppress(ConnectionResetError):
+            assert silent.recv(1) == b""
+    assert (done.status, done.err) == (130, "")
+    assert "VALID: the signature matches" in done.out
+
+
+@BROKERS
+def test_what_goes_over_a_broker(kind: type[TestBroker]) -> None:
+    with kind() as broker, Recorder(broker, "everest_api/#") as watcher:
+        process = begin("demo", "--seconds", "3", "--broker", f"mqtt://127.0.0.1:{broker.port}")
+        before = read_until(process, "replies come")
+        module_id, port, topics = told(before)
+        assert port == broker.port
+        before += read_until(process, "began for user")
+        watcher.publish(QUERY_MODULES, b'{"headers":{"replyTo":"everest_api/answers"}}')
+        done = finish(process, before)
+        assert (done.status, done.err) == (0, "")
+        ours = Topics(module_id)
+        wait_until(lambda: any(f"{ours.stop}/reply/" in message.topic for message in watcher.messages))
+        assert {message.topic for message in watcher.messages} >= set(topics)
+        assert not any(message.retained for message in watcher.messages)
+
+        (start,), (stop,) = (
+            [json.loads(payload) for payload in watcher.payloads(topic)] for topic in (ours.start, ours.stop)
+        )
+        transaction = TransactionReq.from_json(start["payload"])
+        assert transaction.transaction_id in done.out
+        assert stop["payload"] == transaction.transaction_id
+        (begun,) = watcher.payloads(start["headers"]["replyTo"])
+        assert json.loads(begun) == {"status": "OK"}
+        (ended,) = map(json.loads, watcher.payloads(stop["headers"]["replyTo"]))
+        assert ended["signed_meter_value"]["signed_meter_data"] in done.out
+        (key,) = {json.loads(payload) for payload in watcher.payloads(ours.key)}
+        assert ended["signed_meter_value"]["public_key"] == key
+        assert set(watcher.payloads(ours.check)) == {b"true"}
+        beats = [int(payload) for payload in watcher.payloads(ours.heartbeat)]
+        assert beats == list(range(beats[-1] + 1))
+        assert beats[-1] >= 2
+        shown_w = [
+            f"{json.loads(payload)['power_W']['total'] / 1000:.3f} kW" for payload in watcher.payloads(ours.values)
+        ]
+        assert all(power in shown_w for power in re.findall(r"^  \d\d:\d\d:\d\d +(\S+ kW)", done.out, re.MULTILINE))
+        (answer,) = watcher.payloads("everest_api/answers")
+        (module,) = json.loads(answer)["apis"]
+        assert (module["type"], module["module_id"]) == ("powermeter", module_id)
+
+
+def test_two_demos_on_one_broker_do_not_mix() -> None:
+    with Mosquitto() as broker, Recorder(broker, "everest_api/#") as watcher:
+        both = [begin("demo", "--seconds", "2", "--broker", f"mqtt://127.0.0.1:{broker.port}") for _ in range(2)]
+        done = [finish(process) for process in both]
+        for one, other in (done, done[::-1]):
+            assert (one.status, one.err) == (0, "")
+            stops = watcher.payloads(Topics(told(one.out)[0]).stop)
+            (transaction_id,) = (json.loads(payload)["payload"] for payload in stops)
+            assert transaction_id in one.out
+            assert transaction_id not in other.out
+
+
+def test_a_broker_that_restarts_costs_nothing() -> None:
+    with Mosquitto() as broker:
+        process = begin("demo", "--seconds", "3", "--broker", f"mqtt://127.0.0.1:{broker.port}")
+        before = read_until(process, "began for user")
+        broker.restart()
+        done = finish(process, before)
+    assert done.status == 0
+    assert "VALID: the signature matches" in done.out
+    assert all(line.startswith(f"warning: broker 127.0.0.1:{broker.port}: ") for line in done.err.splitlines())
+
+
+def test_a_broker_with_users_and_the_password_not_shown() -> None:
+    with Mosquitto(users={"tester": "geheim@1"}) as broker:
+        address = f"127.0.0.1:{broker.port}"
+        done = run("demo", "--seconds", "2", "--broker", f"mqtt://tester:geheim%401@{address}")
+        assert (done.status, done.err) == (0, "")
+        assert f"mosquitto_sub -h 127.0.0.1 -p {broker.port} -u tester -P PASSWORD -v" in done.out
+        assert "geheim" not in done.out
+        refused = run("demo", "--broker", f"mqtt://tester:falsch@{address}")
+    assert refused.status == 1
+    assert refused.err.startswith(f"Error: the broker {address} cannot be used: it ")
+    assert "user and password" in refused.err
+    assert "falsch" not in refused.err
+
+
+@pytest.fixture
+def closed_port() -> Iterator[int]:
+    """Yield a port of loopback that is taken and on which nobody listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]
+
+
+def test_no_broker_there(closed_port: int) -> None:
+    done = run("demo", "--broker", f"mqtt://127.0.0.1:{closed_port}")
+    assert (done.status, done.err) == (
+        1,
+        f"Error: the broker 127.0.0.1:{closed_port} cannot be used: nothing listens there\n",
+    )
+    assert "To go on" not in done.out
+
+
+@pytest.mark.parametrize("url", ["http://u:geheim@h", "mqtt://", "mqtt://u:geheim@h:0", "mqtt://h/topic", "h:1883", ""])
+def test_what_is_no_broker_at_all(url: str) -> None:
+    done = run("demo", "--broker", url)
+    assert (done.status, done.out) == (2, "")
+    assert "--broker" in done.err
+    assert "expected mqtt://" in done.err
+    assert "geheim" not in done.err
+
+
+@pytest.mark.parametrize("package", ["aiomqtt", "amqtt"])
+def test_a_package_that_is_missing_is_named(package: str) -> None:
+    program = f"import sys; sys.modules[{package!r}] = None; from iem_dcr.cli.main import main; main(['demo'])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"Error: the demo needs the package {package}, of the extra 'tools': pip install 'iem-dcr[tools]'\n"
+    )

@@ -36,6 +36,8 @@ OTHERS: list[tuple[str, type, object, int | None, int | None]] = [
     ("IL_default", str, "NONE", None, None),
     ("meter_serial", str, "", None, None),
     ("verify_receipts", bool, True, None, None),
+    ("journal_path", str, "", None, None),
+    ("journal_keep_days", int, 365, 0, 36500),
 ]
 TABLE = VENDORS + OTHERS
 NUMBERS = [
@@ -82,6 +84,7 @@ def test_every_key_is_taken() -> None:
         "CT": "CBIDC", "CI": "DE*PNX*E1234567*1", "TT_initial": "0,42 €/kWh", "US": True, "command_timeout_ms": 500,
         "refuse_start_with_error": True, "initial_connection_wait_ms": 0, "stop_current_wait_ms": 30000,
         "IL_default": "SECURE", "meter_serial": "1TST0000000001", "verify_receipts": False,
+        "journal_path": "/var/lib/iem-dcr/receipts.db", "journal_keep_days": 0,
     }  # fmt: skip
     assert Settings.of(values).as_dict() == values
     assert list(values) == KEYS
@@ -150,6 +153,10 @@ def test_true_is_no_number_and_one_is_not_true() -> None:
         ("IL_default", "UNKNOWN", "one of NONE, HEARSAY, TRUSTED, VERIFIED, CERTIFIED, SECURE"),
         ("IL_default", "none", "one of NONE, HEARSAY"),
         ("meter_serial", "1TST|1", "the serial number as the meter gives it (MS), or nothing"),
+        *[
+            ("journal_path", value, "the path of a file in a folder that exists, or nothing")
+            for value in ("/var/lib/", "/", ".", "..", "/tmp/..", "a\0b", "a\nb", "\ud800")
+        ],
     ],
 )  # fmt: skip
 def test_what_cannot_work_is_named(key: str, value: object, expected: str) -> None:
@@ -222,7 +229,7 @@ def test_any_mapping_gives_settings_or_a_config_error(values: dict[str, Any]) ->
 
 @given(st.text())
 def test_any_zone_and_address_is_taken_or_refused(text: str) -> None:
-    for key in ("timezone", "ip_address", "CT", "meter_serial"):
+    for key in ("timezone", "ip_address", "CT", "meter_serial", "journal_path"):
         problems = problems_of({key: text})
         assert all(problem.startswith(f"{key} is ") for problem in problems)
         if not problems:

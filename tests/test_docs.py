@@ -68,7 +68,7 @@ def assert_shown(shown: str, output: str) -> None:
 
 
 @pytest.mark.parametrize(("page", "block"), blocks("console"))
-def test_commands(page: str, block: str, port: str) -> None:
+def test_commands(page: str, block: str, port: str, tmp_path: Path) -> None:
     for part in block.split("$ ")[1:]:
         command, _, shown = part.partition("\n")
         if command.startswith("make "):
@@ -81,6 +81,7 @@ def test_commands(page: str, block: str, port: str) -> None:
             capture_output=True,
             text=True,
             check=False,
+            cwd=tmp_path,
             env=os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}", "COLUMNS": "120"},
             timeout=60,
         )

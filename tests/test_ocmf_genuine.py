@@ -13,6 +13,10 @@ import pytest
 
 from iem_dcr.errors import ReceiptError
 from iem_dcr.ocmf import Outcome, Receipt, find_tuple, parse, public_key_der_hex, verify
+from iem_dcr.ocmf.curves import SECP256R1
+from iem_dcr.ocmf.findings import Severity
+from iem_dcr.ocmf.signature import signature_numbers
+from iem_dcr.ocmf.verdict import Judgement, verdict_on
 from tests.support import shared as shared_folder
 from tests.support.shared import shared
 
@@ -68,21 +72,35 @@ def test_2025_key_is_returned_unchanged() -> None:
     assert public_key_der_hex(key) == key
 
 
-def test_2025_with_any_bit_of_the_signed_part_flipped_fails() -> None:
-    text, key = of_2025()
+def verifying() -> list[tuple[str, str]]:
+    return [of_2025(), of_xml("iem-dcr-2023-raw-signature.xml")]
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_no_bit_of_a_receipt_can_be_flipped(which: int) -> None:
+    """What still verifies says the same: hex of another letter case, or SA spelt so that OCMF's default is taken."""
+    text, key = verifying()[which]
     receipt = parse(text)
-    before, behind = b"OCMF|", receipt.text.encode()[len("OCMF|") + len(receipt.signed) :]
-    assert before + receipt.signed + behind == receipt.text.encode()
-    for at in range(len(receipt.signed)):
+    whole = receipt.text.encode()
+    still_valid = []
+    for at in range(len(whole)):
         for bit in range(8):
-            signed = bytearray(receipt.signed)
-            signed[at] ^= 1 << bit
-            flipped = (before + bytes(signed) + behind).decode("utf-8", "surrogateescape")
+            flipped = bytearray(whole)
+            flipped[at] ^= 1 << bit
             try:
-                changed = parse(flipped)
+                changed = parse(flipped.decode("utf-8", "surrogateescape"))
             except ReceiptError:
                 continue
-            assert outcome(changed, key) is Outcome.INVALID, (at, bit)
+            if outcome(changed, key) is Outcome.VALID:
+                still_valid.append((at, bit))
+                assert changed.signed == receipt.signed
+                assert signature_numbers(changed.signature, SECP256R1) == signature_numbers(
+                    receipt.signature, SECP256R1
+                )
+                assert changed.algorithm == receipt.algorithm
+    behind = len("OCMF|") + len(receipt.signed)
+    letters = {behind + at for at, letter in enumerate(receipt.text[behind:]) if letter in "ABCDEFSA"}
+    assert {at for at, _ in still_valid} <= letters
 
 
 @pytest.mark.parametrize("at", [0, 10, 31, 32, 63])
@@ -122,6 +140,33 @@ def test_2023_import_and_export_does_not_verify() -> None:
     ]  # fmt: skip
     assert receipt.end == receipt.readings[4]
     assert receipt.readings[5].TM == receipt.readings[4].TM
+
+
+def judged(text: str, key: str) -> tuple[Judgement, set[str]]:
+    verdict = verdict_on([parse(text)], key)
+    return verdict.judgement, {found.code for found in verdict.findings if found.severity is Severity.ERROR}
+
+
+def test_2025_is_accepted() -> None:
+    text, key = of_2025()
+    assert judged(text, key) == (Judgement.ACCEPTED, set())
+    verdict = verdict_on([parse(text)], key)
+    assert verdict.energy_wh == 0
+    assert [found.code for found in verdict.findings] == ["time-not-synchronised"] * 2
+
+
+def test_2023_is_refused_for_its_errors_and_its_raw_signature() -> None:
+    text, key = of_xml("iem-dcr-2023-raw-signature.xml")
+    assert judged(text, key) == (Judgement.REFUSED, {"signature-form", "status-not-good", "energy-flag"})
+
+
+def test_2023_import_and_export_has_one_begin_per_register() -> None:
+    text, key = of_xml("iem-dcr-2023-import-export-does-not-verify.xml")
+    assert judged(text, key) == (Judgement.INVALID, {"signature-form", "status-not-good", "energy-flag"})
+    energies = verdict_on([parse(text)], key).energies
+    assert [(energy.direction, energy.energy_wh, energy.decides) for energy in energies] == [
+        ("import", Decimal(0), True), ("export", Decimal(0), False),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("wrap", [

@@ -137,6 +137,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "verify_receipts", default=True, description="Check the signature of every receipt with the meter's public key"
     ),
+    Setting("journal_path", "", "File of the journal in which every receipt is kept; empty keeps none"),
+    _number("journal_keep_days", 365, 0, 36500, "Days after which a receipt is deleted from the journal; 0 is never"),
 )
 
 
@@ -163,6 +165,8 @@ class Settings:
     IL_default: str
     meter_serial: str
     verify_receipts: bool
+    journal_path: str
+    journal_keep_days: int
 
     @classmethod
     def of(cls, values: Mapping[str, object] | None = None) -> Settings:
@@ -179,12 +183,12 @@ class Settings:
         checked: dict[str, Value] = {}
         for setting in SETTINGS:
             value = given.get(setting.key, setting.default)
-            problem = _type_or_range(setting, value)
+            problem = type_or_range(setting, value)
             if problem:
-                problems.append(f"{setting.key} is {_shown(value)}: {problem}")
+                problems.append(f"{setting.key} is {shown(value)}: {problem}")
             else:
                 checked[setting.key] = cast("Value", value)
-        problems += [f"{key} is {_shown(checked[key])}: expected {expected}" for key, expected in _implausible(checked)]
+        problems += [f"{key} is {shown(checked[key])}: expected {expected}" for key, expected in _implausible(checked)]
         if problems:
             raise ConfigError(problems)
         return cls(**checked)  # type: ignore[arg-type]  # each was checked against the type in SETTINGS
@@ -218,7 +222,7 @@ def from_text(key: str, text: str) -> Value:
             pass
     else:
         return text
-    raise ConfigError([f"{key} is {_shown(text)}: expected {setting.expected}"])
+    raise ConfigError([f"{key} is {shown(text)}: expected {setting.expected}"])
 
 
 _BY_KEY = {setting.key: setting for setting in SETTINGS}
@@ -228,7 +232,7 @@ def _unknown(key: str) -> str:
     return f"{printable(key, limit=60)} is not a setting: expected one of {', '.join(sorted(_BY_KEY))}"
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
     """Show a value in a message; of anything but a plain one only what it is, for it may be endless."""
     if isinstance(value, bool):
         return str(value).lower()
@@ -238,7 +242,7 @@ def _shown(value: object) -> str:
     return printable(repr(value), limit=60) if is_plain else f"a {type(value).__name__}"
 
 
-def _type_or_range(setting: Setting, value: object) -> str:
+def type_or_range(setting: Setting, value: object) -> str:
     """Return what is expected, or "" for a value of the right type and range."""
     if type(value) is not setting.kind:
         return f"expected {setting.expected}"
@@ -254,7 +258,7 @@ def _type_or_range(setting: Setting, value: object) -> str:
 def _implausible(values: Mapping[str, Value]) -> list[tuple[str, str]]:
     """Return key and expectation of every value that has the right type and still cannot work."""
     found = []
-    if "ip_address" in values and not _is_host(str(values["ip_address"])):
+    if "ip_address" in values and not is_host(str(values["ip_address"])):
         found.append(("ip_address", "the address or host name of the meter, without scheme, port or path"))
     if values.get("port_http") == 0:
         found.append(("port_http", "a port from 1 to 65535 (the meter's own is 80)"))
@@ -270,6 +274,9 @@ def _implausible(values: Mapping[str, Value]) -> list[tuple[str, str]]:
             found.append(("timezone", "±HHMM (hours to 14, minutes to 59) or an IANA name this host knows"))
     if "meter_serial" in values and values["meter_serial"] and not is_signable(str(values["meter_serial"])):
         found.append(("meter_serial", "the serial number as the meter gives it (MS), or nothing"))
+    path = str(values.get("journal_path", ""))
+    if path and (not path.isprintable() or path.rstrip("/.") != path):
+        found.append(("journal_path", "the path of a file in a folder that exists, or nothing"))
     return found
 
 
@@ -281,7 +288,8 @@ def is_signable(text: str) -> bool:
     return bool(text) and text.isascii() and text.isprintable() and "|" not in text
 
 
-def _is_host(text: str) -> bool:
+def is_host(text: str) -> bool:
+    """Tell whether a text may be an address or a host's name, without scheme, port or path."""
     if not text or any(c.isspace() or not c.isprintable() or c in "/?#@[]\\" for c in text):
         return False
     try:

@@ -6,6 +6,7 @@
     ├── ConfigError              ours: a setting is wrong; nothing was sent to any meter
     ├── RequestError             the station's: a request that must not reach the meter
     ├── ReceiptError             a text that is no OCMF tuple, or a key that is none
+    ├── JournalError             the journal of receipts cannot be opened, read or written
     └── MeterError               the meter's: which meter, which node, what to do
         ├── MeterUnreachableError    the request did not leave: it was certainly not acted on
         ├── MeterTimeoutError        no complete answer in time
@@ -15,7 +16,8 @@
 
 Who handles what: a ``ConfigError`` ends the program before it starts; a ``RequestError`` becomes the answer to
 the one who asked; a ``MeterError`` is the driver's to survive, and `MeterError.may_have_acted` is what decides
-whether a POST may go out again. ``ReceiptError`` is met by whoever reads receipts that are not from a meter.
+whether a POST may go out again. ``ReceiptError`` is met by whoever reads receipts that are not from a meter. A
+``JournalError`` never keeps a receipt from the station; what it is about stays queued.
 """
 
 from __future__ import annotations
@@ -27,7 +29,10 @@ def printable(text: object, *, limit: int = 120) -> str:
     What Python does not call printable becomes a space: line ends, escapes, lone surrogates, marks that turn the
     direction of writing.
     """
-    clean = "".join(character if character.isprintable() else " " for character in str(text)).strip()
+    clean = str(text)
+    if not clean.isprintable():
+        clean = "".join(character if character.isprintable() else " " for character in clean)
+    clean = clean.strip()
     return clean if len(clean) <= limit else clean[: limit - 1] + "…"
 
 
@@ -57,6 +62,10 @@ class RequestError(IemDcrError):
 
 class ReceiptError(IemDcrError):
     """A text cannot be read as an OCMF tuple, or a key cannot be read as a public key."""
+
+
+class JournalError(IemDcrError):
+    """The journal of receipts cannot be opened, read or written now; the message names its file and what to do."""
 
 
 class MeterError(IemDcrError):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
+from functools import lru_cache
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
@@ -54,9 +55,9 @@ def parse(text: str) -> MeterTime:
     if match is None:
         raise ValueError(f"not a time of the form YYYY-MM-DDTHH:MM:SS,mmm±HHMM: {text[:40]!r}")
     year, month, day, hour, minute, second, fraction, sign, off_hour, off_minute, sync = match.groups()
-    if int(off_minute) > 59 or int(off_hour) > 23:
+    zone = _zone(sign, off_hour, off_minute)
+    if zone is None:
         raise ValueError(f"no such offset from UTC: {text[:40]!r}")
-    offset = timedelta(hours=int(off_hour), minutes=int(off_minute))
     instant = datetime(
         int(year),
         int(month),
@@ -65,7 +66,7 @@ def parse(text: str) -> MeterTime:
         int(minute),
         int(second),
         int((fraction or "0").ljust(6, "0")),
-        tzinfo=timezone(-offset if sign == "-" else offset),
+        tzinfo=zone,
     )
     try:
         instant.astimezone(UTC)
@@ -135,6 +136,14 @@ class MeterZone:
 def rfc3339(instant: datetime) -> str:
     """Write an instant for a station: RFC 3339 in UTC, ``YYYY-MM-DDTHH:MM:SS.mmmZ``."""
     return instant.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
+
+
+@lru_cache(maxsize=64)
+def _zone(sign: str, hours: str, minutes: str) -> timezone | None:
+    if int(minutes) > 59 or int(hours) > 23:
+        return None
+    offset = timedelta(hours=int(hours), minutes=int(minutes))
+    return timezone(-offset if sign == "-" else offset)
 
 
 def _iana(name: str) -> ZoneInfo:

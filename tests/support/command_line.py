@@ -48,12 +48,14 @@ def environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in _NOT_PASSED_ON}
 
 
-def begin(*arguments: str, stdout: int = subprocess.PIPE, **variables: str) -> subprocess.Popen[str]:
+def begin(
+    *arguments: str, stdout: int = subprocess.PIPE, stderr: int = subprocess.PIPE, **variables: str
+) -> subprocess.Popen[str]:
     """Start iem-dcr with its standard streams piped and some environment variables set."""
     return subprocess.Popen(
         [sys.executable, "-m", "iem_dcr.cli.main", *arguments],
         stdout=stdout,
-        stderr=subprocess.PIPE,
+        stderr=stderr,
         stdin=subprocess.DEVNULL,
         text=True,
         encoding="utf-8",

@@ -118,6 +118,12 @@ def common(command: F) -> F:
     return command
 
 
+def verbosity() -> int:
+    """Return how often the running command was told -v, less how often -q."""
+    steps: int = click.get_current_context().meta.get(_VERBOSITY, 0)
+    return steps
+
+
 def usage_error(error: ConfigError) -> click.UsageError:
     """Make a mistake in a setting one in the command line."""
     return click.UsageError("\n".join(error.problems), click.get_current_context(silent=True))

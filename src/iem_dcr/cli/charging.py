@@ -1,37 +1,64 @@
-"""One charging session by a driver: live values, start, some seconds of charging, stop, check of the receipt."""
+"""One charging session at a meter: live values, start, some seconds of charging, stop, check of the receipt."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import click
 
 from iem_dcr import ocmf
 from iem_dcr.cli.interruption import EXIT_INTERRUPTED, LeftEarlyError
 from iem_dcr.cli.terminal import tell
-from iem_dcr.driver import MeterDriver
 from iem_dcr.ocmf import Outcome
 from iem_dcr.powermeter import TransactionRequestStatus
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from iem_dcr.cli.interruption import Interruption
     from iem_dcr.cli.station import SessionStation
     from iem_dcr.cli.terminal import Output
-    from iem_dcr.config import Settings
-    from iem_dcr.driver import KeptReceipt
-    from iem_dcr.powermeter import TransactionReq
+    from iem_dcr.device.messages import MeterValue
+    from iem_dcr.driver import KeptReceipt, ReceiptSink
+    from iem_dcr.powermeter import TransactionReq, TransactionStartResponse, TransactionStopResponse
+
+    Connect = Callable[[SessionStation, ReceiptSink], "PowerMeter"]
+    """Makes the meter of a session, which tells the station what it publishes and the sink its receipts."""
 
 TICK_S = 0.1
 SETTLING_S = 15.0
 """How long a transaction that the meter runs after a failed start may take until the driver has ended it."""
 
-_NOTHING_BEGAN = "no transaction was begun."
+NOTHING_BEGAN = "no transaction was begun."
 _MAY_RUN = "the transaction may still run in the meter. See with: iem-dcr read {}"
 _END_IT = "To end it once no current flows: iem-dcr session {} --end-running --seconds 0 --id ..."
+
+
+class PowerMeter(Protocol):
+    """The meter as whoever charges has it: a driver is one."""
+
+    @property
+    def address(self) -> str:
+        """Address of the meter, ``host:port``."""
+
+    @property
+    def value(self) -> MeterValue | None:
+        """The last live value, as the meter gave it."""
+
+    @property
+    def public_key(self) -> str:
+        """The meter's public key, hex of DER, or "" while it is not known."""
+
+    async def run(self) -> None:
+        """Be the meter until cancelled."""
+
+    async def start_transaction(self, request: TransactionReq) -> TransactionStartResponse:
+        """Begin a transaction."""
+
+    async def stop_transaction(self, transaction_id: str) -> TransactionStopResponse:
+        """End a transaction."""
 
 
 class _Keeper:
@@ -43,7 +70,9 @@ class _Keeper:
         self._own: list[KeptReceipt] = []
 
     async def keep(self, kept: KeptReceipt) -> None:
-        """Take a receipt."""
+        """Take a receipt; what only was found in the meter is no news."""
+        if kept.found:
+            return
         if kept.transaction_id == self._transaction_id:
             self._own.append(kept)
         else:
@@ -56,7 +85,7 @@ class _Keeper:
 
 
 async def charge(
-    settings: Settings,
+    connect: Connect,
     request: TransactionReq,
     station: SessionStation,
     interruption: Interruption,
@@ -67,7 +96,7 @@ async def charge(
     """Run a session.
 
     Args:
-        settings: of the meter.
+        connect: makes the meter.
         request: the start.
         station: is told of everything.
         interruption: ends the charging early; the transaction is stopped and its receipt shown all the same.
@@ -82,14 +111,14 @@ async def charge(
         LeftEarlyError: interrupted before the start, or by somebody who insisted.
     """
     keeper = _Keeper(request.transaction_id, station)
-    driver = MeterDriver(settings, station, sink=keeper)
-    may_run = _MAY_RUN.format(driver.address)
-    async with _running(driver):
-        await interruption.break_off(_first_value(driver, station, connect_s), _NOTHING_BEGAN)
-        response = await interruption.see_through(driver.start_transaction(request), may_run)
+    meter = connect(station, keeper)
+    may_run = _MAY_RUN.format(meter.address)
+    async with _running(meter):
+        await interruption.break_off(_first_value(meter, station, connect_s), NOTHING_BEGAN)
+        response = await interruption.see_through(meter.start_transaction(request), may_run)
         if response.status is not TransactionRequestStatus.OK:
             station.started(request, response)
-            await interruption.see_through(_settle(driver, station), may_run)
+            await interruption.see_through(_settle(meter, station), may_run)
             keeper.show_own()
             return False
         try:
@@ -97,22 +126,22 @@ async def charge(
             await _charge_for(seconds, station, interruption)
         finally:
             station.ending()
-            stopped = await interruption.see_through(driver.stop_transaction(request.transaction_id), may_run)
+            stopped = await interruption.see_through(meter.stop_transaction(request.transaction_id), may_run)
             station.stopped(stopped)
         if stopped.signed_meter_value is None:
             keeper.show_own()
-            if driver.value is not None and driver.value.XT:
-                tell(f"The transaction still runs in the meter. {_END_IT.format(driver.address)}")
+            if meter.value is not None and meter.value.XT:
+                tell(f"The transaction still runs in the meter. {_END_IT.format(meter.address)}")
             return False
         receipt = ocmf.parse(stopped.signed_meter_value.signed_meter_data)
         loop = asyncio.get_running_loop()
-        verification = await loop.run_in_executor(None, ocmf.verify, receipt, driver.public_key)
+        verification = await loop.run_in_executor(None, ocmf.verify, receipt, meter.public_key)
         station.receipt(receipt, verification)
         return verification.outcome is Outcome.VALID
 
 
 async def charge_and_judge(
-    settings: Settings,
+    connect: Connect,
     request: TransactionReq,
     station: SessionStation,
     interruption: Interruption,
@@ -123,7 +152,7 @@ async def charge_and_judge(
 ) -> int:
     """Run a session as `charge` does, and return the exit status: 0 if all of it went well."""
     try:
-        is_verified = await charge(settings, request, station, interruption, seconds=seconds, connect_s=connect_s)
+        is_verified = await charge(connect, request, station, interruption, seconds=seconds, connect_s=connect_s)
     except LeftEarlyError:
         if output.error is None:
             raise
@@ -135,8 +164,8 @@ async def charge_and_judge(
 
 
 @contextlib.asynccontextmanager
-async def _running(driver: MeterDriver) -> AsyncIterator[None]:
-    task = asyncio.create_task(driver.run())
+async def _running(meter: PowerMeter) -> AsyncIterator[None]:
+    task = asyncio.create_task(meter.run())
     try:
         yield
     finally:
@@ -146,13 +175,13 @@ async def _running(driver: MeterDriver) -> AsyncIterator[None]:
         task.result()
 
 
-async def _first_value(driver: MeterDriver, station: SessionStation, within_s: float) -> None:
+async def _first_value(meter: PowerMeter, station: SessionStation, within_s: float) -> None:
     try:
         async with asyncio.timeout(within_s):
             await station.live.wait()
     except TimeoutError as error:
         raise click.ClickException(
-            f"the meter {driver.address} gave no live value within {within_s:g} s; nothing was begun. "
+            f"the meter {meter.address} gave no live value within {within_s:g} s; nothing was begun. "
             "Run it with -v to see why."
         ) from error
 
@@ -167,7 +196,7 @@ async def _charge_for(seconds: float, station: SessionStation, interruption: Int
         show_passed(min(seconds, loop.time() - begun_s))
 
 
-async def _settle(driver: MeterDriver, station: SessionStation) -> None:
+async def _settle(meter: PowerMeter, station: SessionStation) -> None:
     """After a failed start, let the driver end what the meter runs all the same: a B whose answer was lost, for one.
 
     Raises:
@@ -178,10 +207,10 @@ async def _settle(driver: MeterDriver, station: SessionStation) -> None:
             while True:
                 station.live.clear()
                 await station.live.wait()
-                if driver.value is not None and not driver.value.XT:
+                if meter.value is not None and not meter.value.XT:
                     return
     except TimeoutError as error:
-        state = "still runs a transaction" if driver.value is not None and driver.value.XT else "does not answer"
+        state = "still runs a transaction" if meter.value is not None and meter.value.XT else "does not answer"
         raise click.ClickException(
-            f"the meter {driver.address} {state} after the failed start. See with: iem-dcr read {driver.address}"
+            f"the meter {meter.address} {state} after the failed start. See with: iem-dcr read {meter.address}"
         ) from error

@@ -1,9 +1,13 @@
-"""``iem-dcr demo``: a simulated meter and a charging session at it, both in this process."""
+"""``iem-dcr demo``: a charging session at a simulated meter behind EVerest's MQTT API, all of it in this process."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import secrets
+import shlex
 import uuid
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import click
@@ -11,16 +15,21 @@ from rich.text import Text
 
 from iem_dcr.cli import render
 from iem_dcr.cli.arguments import SecondsType, common
-from iem_dcr.cli.charging import charge_and_judge
+from iem_dcr.cli.charging import NOTHING_BEGAN, charge_and_judge
 from iem_dcr.cli.display import LineDisplay, LiveDisplay
 from iem_dcr.cli.interruption import Interruption
 from iem_dcr.cli.station import HumanStation
 from iem_dcr.cli.terminal import Output
 from iem_dcr.config import Settings
+from iem_dcr.errors import ConfigError
+from iem_dcr.everest_api.mqtt_settings import MqttSettings
+from iem_dcr.everest_api.topics import READY_BEACON, Topics
 from iem_dcr.powermeter import TransactionReq
 from iem_dcr.simulator import SimulatorOptions, SimulatorServer
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
     from rich.console import Console
 
 EVSE_ID = "DE*PNX*E1234567*1"
@@ -30,10 +39,21 @@ CONNECT_S = 15.0
 LOAD_DELAY_S = 0.5
 CURRENT_ENDS_BEFORE_S = 0.5
 """How long before the stop the simulated car has taken its last current: a meter ends no transaction under load."""
+PROTOCOL = "3.1.1"
+"""The version of MQTT that every broker speaks, the demo's own among them."""
 _PATIENCE = "Still ending the transaction; interrupt once more to leave at once."
 
 
-@click.command(name="demo", short_help="Show a session at a simulated meter.")
+def _mqtt(_ctx: click.Context, param: click.Parameter, url: str | None) -> MqttSettings | None:
+    if url is None:
+        return None
+    try:
+        return MqttSettings.from_url(url, protocol=PROTOCOL)
+    except ConfigError as error:
+        raise click.BadParameter("\n".join(error.problems), param=param) from error
+
+
+@click.command(name="demo", short_help="Show a session at a simulated meter behind EVerest's API.")
 @click.option(
     "--seconds",
     type=SecondsType(2, 3600),
@@ -42,13 +62,25 @@ _PATIENCE = "Still ending the transaction; interrupt once more to leave at once.
     metavar="N",
     help="How long to charge.",
 )
+@click.option(
+    "--broker",
+    "mqtt",
+    metavar="URL",
+    callback=_mqtt,
+    help="Use this MQTT broker, mqtt://USER:PASSWORD@HOST:PORT or mqtts://, instead of one of the demo's own. Not that "
+    "of a charger in use: the demo plays EVerest there.",
+)
 @common
-def command(seconds: float) -> int:
-    """Show the main job without a meter: a simulated IEM-DCR, a charging session, a signed receipt and its check."""
-    return asyncio.run(_demo(seconds))
+def command(seconds: float, mqtt: MqttSettings | None) -> int:
+    """Show the main job without a meter: a charging session at a simulated IEM-DCR, its signed receipt and its check.
+
+    The meter is driven behind EVerest's MQTT API; the demo brings the broker and plays EVerest's part. All of it can be
+    watched with mosquitto_sub, and the demo says how.
+    """
+    return asyncio.run(_demo(seconds, mqtt))
 
 
-async def _demo(seconds: float) -> int:
+async def _demo(seconds: float, given: MqttSettings | None) -> int:
     output = Output()
     console = output.console()
     options = SimulatorOptions(charge_s=seconds - LOAD_DELAY_S - CURRENT_ENDS_BEFORE_S, load_delay_s=LOAD_DELAY_S)
@@ -56,20 +88,73 @@ async def _demo(seconds: float) -> int:
         with Interruption(_PATIENCE) as interruption:
             output.when_lost = interruption.ask_to_end
             _headline(console, server)
-            display = LiveDisplay(console, seconds, table=True) if console.is_terminal else LineDisplay(console)
-            status = await charge_and_judge(
-                Settings.of({"ip_address": server.host, "port_http": server.port, "CI": EVSE_ID}),
-                _request(),
-                HumanStation(console, display),
-                interruption,
-                output,
-                seconds=seconds,
-                connect_s=CONNECT_S,
-            )
+            output.flush()
+            async with _broker(given) as mqtt:
+                status = await _session(mqtt, _settings(server), output, interruption, seconds=seconds)
     if status == 0:
         _whats_next(console)
         output.flush()
     return status or output.status()
+
+
+async def _session(
+    mqtt: MqttSettings, settings: Settings, output: Output, interruption: Interruption, *, seconds: float
+) -> int:
+    with _tools():
+        from iem_dcr.cli.behind_everest import Links, MeterBehindEverest  # noqa: PLC0415  as in _broker
+    console = output.console()
+    display = LiveDisplay(console, seconds, table=True) if console.is_terminal else LineDisplay(console)
+    async with Links(mqtt, f"demo_{secrets.token_hex(2)}") as links:
+        await interruption.break_off(links.open(), NOTHING_BEGAN)
+        _how_to_watch(console, mqtt, links.module_id)
+        output.flush()
+        return await charge_and_judge(
+            lambda station, sink: MeterBehindEverest(settings, links, station, sink),
+            _request(),
+            HumanStation(console, display),
+            interruption,
+            output,
+            seconds=seconds,
+            connect_s=CONNECT_S,
+        )
+
+
+@contextlib.asynccontextmanager
+async def _broker(given: MqttSettings | None) -> AsyncIterator[MqttSettings]:
+    """Yield how the broker is reached: the one that was given, or one that lives as long as this is entered."""
+    if given is not None:
+        yield given
+        return
+    with _tools():
+        # It takes a moment to load, and the first line should not wait for it.
+        from iem_dcr.cli.own_broker import HOST, OwnBroker  # noqa: PLC0415
+    async with OwnBroker() as own:
+        yield MqttSettings(host=HOST, port=own.port, protocol=PROTOCOL)
+
+
+@contextlib.contextmanager
+def _tools() -> Iterator[None]:
+    """Say what to install where a package is missing."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        missing = str(error.name).partition(".")[0]
+        raise click.ClickException(
+            f"the demo needs the package {missing}, of the extra 'tools': pip install 'iem-dcr[tools]'"
+        ) from error
+
+
+def _settings(server: SimulatorServer) -> Settings:
+    """Return the driver's settings; the meter's time is written in the zone of this host, as EVerest's values are."""
+    return Settings.of(
+        {
+            "ip_address": server.host,
+            "port_http": server.port,
+            "CI": EVSE_ID,
+            "timezone": f"{datetime.now().astimezone():%z}",
+            "timezone_handle_DST": False,
+        }
+    )
 
 
 def _request() -> TransactionReq:
@@ -89,7 +174,35 @@ def _request() -> TransactionReq:
 def _headline(console: Console, server: SimulatorServer) -> None:
     console.print(Text("A charging session at a simulated IEM-DCR", style="bold"))
     render.say(console, f"The simulated meter {server.meter.options.MS} is at http://{server.address}")
-    render.say(console, f"The driver sets it up for charge point {EVSE_ID} and reads it every second.\n")
+    render.say(console, f"The driver sets it up for charge point {EVSE_ID} and reads it every second.")
+
+
+def _how_to_watch(console: Console, mqtt: MqttSettings, module_id: str) -> None:
+    topics = Topics(module_id)
+    render.say(console, f"EVerest's API module is {module_id}, at the MQTT broker {mqtt.address}.")
+    render.say(console, "To watch it (longer with --seconds):")
+    render.say(console, Text.assemble("\n  ", (_watching(mqtt), "cyan"), "\n"))
+    width = len(topics.check)
+    for topic, what in (
+        (READY_BEACON, "EVerest has started"),
+        (topics.heartbeat, "and is there, every second"),
+        (topics.check, "the meter can be reached, every two seconds"),
+        (topics.key, "the key its receipts are checked with"),
+        (topics.values, "live values"),
+        (topics.start, "EVerest asks for the begin of a transaction"),
+        (topics.stop, "and for its end; replies come below both"),
+    ):
+        render.say(console, Text.assemble(f"  {topic:<{width}}  ", (what, "dim")))
+    console.print()
+
+
+def _watching(mqtt: MqttSettings) -> str:
+    words = ["mosquitto_sub", "-h", mqtt.host, "-p", str(mqtt.port)]
+    if mqtt.user is not None:
+        words += ["-u", mqtt.user, "-P", "PASSWORD"]
+    if mqtt.tls:
+        words.append("--tls-use-os-certs")
+    return f"{shlex.join(words)} -v -t 'everest_api/#'"
 
 
 def _whats_next(console: Console) -> None:
@@ -98,5 +211,6 @@ def _whats_next(console: Console) -> None:
         ("iem-dcr simulate", "a simulated meter to play with, at 127.0.0.1:8080"),
         ("iem-dcr read 127.0.0.1:8080", "one reading of it, or of a real meter"),
         (f"iem-dcr session 127.0.0.1:8080 --id {TOKEN} --evse-id '{EVSE_ID}'", "a session of your own"),
+        ("iem-dcr config example > iem-dcr.toml", "then iem-dcr run iem-dcr.toml: your meters behind a real EVerest"),
     ):
         render.say(console, Text.assemble("  ", (command_line, "cyan"), f"\n      {what}"))

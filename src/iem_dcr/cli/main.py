@@ -3,7 +3,7 @@
 ======  =============================================================================================
 0       done
 1       it failed: the meter does not answer, a transaction did not begin, a receipt does not verify
-2       the command line is wrong; nothing was sent to any meter
+2       the command line or a configuration file is wrong; nothing was sent to any meter
 130     interrupted
 ======  =============================================================================================
 """
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
 
-_COMMANDS = ("demo", "everest", "read", "session", "simulate")
+_COMMANDS = ("config", "demo", "discover", "everest", "read", "run", "session", "simulate")
 log = logging.getLogger("iem_dcr.cli")
 
 

@@ -18,6 +18,7 @@ from iem_dcr.cli.station import HumanStation, JsonStation
 from iem_dcr.cli.terminal import Output
 from iem_dcr.config import Settings, Value, from_text, is_signable
 from iem_dcr.device.client import MeterClient
+from iem_dcr.driver import MeterDriver
 from iem_dcr.errors import ConfigError, MeterError, NotUnderstoodError, RefusedError
 from iem_dcr.powermeter import IDENTIFICATION_TYPE, TransactionReq
 
@@ -205,7 +206,13 @@ async def _session(wish: Wish, *, as_json: bool) -> int:
         if not as_json:
             _introduce(console, wish, settings, gateway, value)
         return await charge_and_judge(
-            settings, request, station, interruption, output, seconds=wish.seconds, connect_s=wish.connect_s
+            lambda station, sink: MeterDriver(settings, station, sink=sink),
+            request,
+            station,
+            interruption,
+            output,
+            seconds=wish.seconds,
+            connect_s=wish.connect_s,
         )
 
 

@@ -10,13 +10,14 @@ import sys
 from typing import IO, TYPE_CHECKING, cast
 
 import click
-from rich.console import Console
 
 from iem_dcr.errors import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from typing import TextIO
+
+    from rich.console import Console
 
 _LEVELS = {-1: logging.ERROR, 0: logging.WARNING, 1: logging.INFO, 2: logging.DEBUG}
 
@@ -78,6 +79,8 @@ class Output:
 
     def console(self) -> Console:
         """Return a console on it. It takes no markup, so text from a meter means nothing to it."""
+        from rich.console import Console  # noqa: PLC0415  # only what draws loads it: the service does not
+
         return Console(file=cast("IO[str]", self), markup=False, emoji=False, highlight=False)
 
     def _lose(self, error: OSError) -> None:

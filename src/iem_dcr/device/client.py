@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NoReturn, Self, TypeVar
 
 import aiohttp
+from yarl import URL
 
 from iem_dcr import ocmf
 from iem_dcr.device import messages
@@ -46,6 +47,7 @@ MAX_ANSWER_BYTES: Final = 1024 * 1024
 IDLE_CLOSED_AFTER_S: Final = 2.0
 POST_REUSES_WITHIN_S: Final = 1.0
 
+_JSON: Final = {"Content-Type": "application/json"}
 _FAILURES: Final = (aiohttp.ClientError, OSError, UnicodeError)
 """What a request may fail with; UnicodeError where ip_address is no possible host name."""
 
@@ -74,17 +76,23 @@ class MeterClient:
     * `AnswerLostError`: the connection broke before a whole answer was there.
     * `RefusedError`: a status that is not 200.
     * `NotUnderstoodError`: an answer that is not this node's; a redirect; more than 1 MiB.
+
+    Attributes:
+        address: ``host:port``.
+        heard_s: when a whole answer last came, whatever its status, on the loop's clock; None before the first.
     """
 
     def __init__(self, host: str, port: int = 80, *, timeout_s: float = 5.0) -> None:
         self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        self._base = f"http://{self.address}"
+        self.heard_s: float | None = None
+        self._urls: dict[str, URL] = {}
         self._timeout_s = timeout_s
         self._session: aiohttp.ClientSession | None = None
         self._last_use_s = 0.0
         self._last_use_was_get = False
         self._post_may_reuse = True
         self._transaction_base: str | None = None
+        self._is_busy = False
         self._idle: asyncio.TimerHandle | None = None
         self._closing: asyncio.Task[None] | None = None
 
@@ -200,7 +208,7 @@ class MeterClient:
         name = f"{method} {node}"
         limit_s = self._limit_s(timeout_s)
         wire = _Wire()
-        self._no_longer_idle()
+        self._is_busy = True
         try:
             async with asyncio.timeout(limit_s):
                 return await self._exchange(method, base, node, body, wire)
@@ -209,6 +217,8 @@ class MeterClient:
                 raise MeterTimeoutError(self.address, name, f"no answer within {limit_s:.1f} s") from error
             what = f"no connection within {limit_s:.1f} s. Is the meter powered, and ip_address its address?"
             raise MeterUnreachableError(self.address, name, what) from error
+        finally:
+            self._is_busy = False
 
     def _limit_s(self, timeout_s: float | None) -> float:
         return self._timeout_s if timeout_s is None else max(0.0, min(timeout_s, self._timeout_s))
@@ -219,16 +229,25 @@ class MeterClient:
             self._idle = None
 
     def _close_idle(self) -> None:
+        """Close what has been idle for long enough. One timer stands while requests go on: each would cost as much."""
+        self._idle = None
+        if self._is_busy:
+            return
+        loop = asyncio.get_running_loop()
+        closes_s = self._last_use_s + IDLE_CLOSED_AFTER_S
+        if loop.time() < closes_s:
+            self._idle = loop.call_at(closes_s, self._close_idle)
+            return
         session, self._session = self._session, None
         if session is not None:
-            self._closing = asyncio.get_running_loop().create_task(session.close())
+            self._closing = loop.create_task(session.close())
 
     async def _exchange(self, method: str, base: str, node: str, body: bytes | None, wire: _Wire) -> bytes:
         """Send once; once more only a GET whose idle connection turned out to be dropped."""
         name = f"{method} {node}"
-        url = self._base + base + node
+        path = base + node
         try:
-            response = await self._send(method, url, body, wire)
+            response = await self._send(method, path, body, wire)
         except aiohttp.ClientConnectionError as error:
             self._post_may_reuse = self._post_may_reuse and not wire.reused
             if method != "GET" or not wire.reused:
@@ -236,7 +255,7 @@ class MeterClient:
             await self.close()
             wire.connected = wire.reused = False
             try:
-                response = await self._send(method, url, body, wire)
+                response = await self._send(method, path, body, wire)
             except _FAILURES as again:
                 self._raise(name, again, wire)
         except _FAILURES as error:
@@ -248,17 +267,29 @@ class MeterClient:
                 self._raise(name, error, wire)
         self._last_use_was_get = method == "GET"
         loop = asyncio.get_running_loop()
-        self._last_use_s = loop.time()
+        self._last_use_s = self.heard_s = loop.time()
         # aiohttp looks at its own limit only now and then: a connection could stay for twice as long.
-        self._idle = loop.call_later(IDLE_CLOSED_AFTER_S, self._close_idle)
+        if self._idle is None:
+            self._idle = loop.call_at(self._last_use_s + IDLE_CLOSED_AFTER_S, self._close_idle)
         return self._checked(name, response, answer)
 
-    async def _send(self, method: str, url: str, body: bytes | None, wire: _Wire) -> aiohttp.ClientResponse:
+    async def _send(self, method: str, path: str, body: bytes | None, wire: _Wire) -> aiohttp.ClientResponse:
         session = await self._session_for(method)
-        headers = {} if body is None else {"Content-Type": "application/json"}
+        headers = None if body is None else _JSON
         return await session.request(
-            method, url, data=body, headers=headers, allow_redirects=False, trace_request_ctx=wire
+            method, self._url(path), data=body, headers=headers, allow_redirects=False, trace_request_ctx=wire
         )
+
+    def _url(self, path: str) -> URL:
+        """Return the node's URL, which is taken apart once: at one value a second that is a tenth of its cost."""
+        url = self._urls.get(path)
+        if url is None:
+            text = f"http://{self.address}{path}"
+            try:
+                url = self._urls[path] = URL(text)
+            except ValueError as error:
+                raise aiohttp.InvalidURL(text) from error
+        return url
 
     async def _session_for(self, method: str) -> aiohttp.ClientSession:
         """Return a session whose idle connection, if it has one, may carry this request."""
@@ -312,16 +343,13 @@ def _cause(error: Exception) -> str:
 
 
 def _new_session() -> aiohttp.ClientSession:
-    trace = aiohttp.TraceConfig()
-    trace.on_connection_create_end.append(_connected)
-    trace.on_connection_reuseconn.append(_reused)
     session = aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=4),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
         skip_auto_headers=("Accept-Encoding", "Accept"),
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
-        trace_configs=[trace],
+        trace_configs=[_TRACE],
     )
     # From 3.10 on aiohttp sends a GET again by itself, also one that was lost on a fresh connection.
     if hasattr(session, "_retry_connection"):
@@ -342,3 +370,14 @@ async def _connected(_: aiohttp.ClientSession, context: SimpleNamespace, __: obj
 async def _reused(_: aiohttp.ClientSession, context: SimpleNamespace, __: object) -> None:
     context.trace_request_ctx.connected = True
     context.trace_request_ctx.reused = True
+
+
+def _trace_config() -> aiohttp.TraceConfig:
+    trace = aiohttp.TraceConfig()
+    trace.on_connection_create_end.append(_connected)
+    trace.on_connection_reuseconn.append(_reused)
+    return trace
+
+
+_TRACE: Final = _trace_config()
+"""Of every session: it keeps nothing of any."""

@@ -140,7 +140,7 @@ def decode(body: bytes) -> object:
         ShapeError: it is not JSON, or not of a kind anyone could mean.
     """
     try:
-        return json.loads(body, parse_float=Decimal, parse_constant=_no_constant)
+        return _JSON.decode(body.decode(json.detect_encoding(body), "surrogatepass"))
     except (ValueError, ArithmeticError, RecursionError) as error:
         raise ShapeError("", f"not JSON: {printable(body[:60].decode(errors='replace'))!r}") from error
 
@@ -186,6 +186,10 @@ def meter_value(answer: object) -> MeterValue:
 
 def _no_constant(name: str) -> object:
     raise ValueError(f"{name} is not JSON")
+
+
+_JSON = json.JSONDecoder(parse_float=Decimal, parse_constant=_no_constant)
+"""What `json.loads` would build anew for each answer."""
 
 
 def _object(answer: object) -> dict[str, object]:

@@ -16,8 +16,9 @@ from iem_dcr import ocmf
 from iem_dcr.device.client import MeterClient
 from iem_dcr.driver.commands import Command
 from iem_dcr.driver.ending import Ending
+from iem_dcr.driver.keeping import Keeping, MemorySink
 from iem_dcr.driver.meter import Meter, seconds_since
-from iem_dcr.driver.receipts import MemorySink, Receipts
+from iem_dcr.driver.receipts import Receipts
 from iem_dcr.driver.setup import TRIES_EVERY_S, Setup
 from iem_dcr.driver.starting import Starting
 from iem_dcr.driver.station import GuardedStation
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
     from iem_dcr.config import Settings
     from iem_dcr.device.messages import Gateway, MeterValue
-    from iem_dcr.driver.station import ReceiptSink, Station
+    from iem_dcr.driver.station import ReceiptJournal, ReceiptSink, Station
 
 START_S = 30.0
 STOP_S = 60.0
@@ -73,7 +74,9 @@ class MeterDriver:
     Args:
         settings: of this meter.
         station: gets live values, key and errors. Its methods must not block.
-        sink: keeps every receipt before it is handed over; without one the latest are kept in memory.
+        sink: is given every receipt before it is handed over; without one the latest are kept in memory.
+        journal: is given them too, and is asked for the receipts of transactions that this process does not know.
+        phase: where in the second the meter is read, for one of many meters (see `timing.Schedule`).
         wall: the host's clock, for tests; aware datetimes.
     """
 
@@ -83,11 +86,14 @@ class MeterDriver:
         station: Station,
         *,
         sink: ReceiptSink | None = None,
+        journal: ReceiptJournal | None = None,
+        phase: float | None = None,
         wall: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         client = MeterClient(settings.ip_address, settings.port_http, timeout_s=settings.command_timeout_ms / 1000)
         self._meter = Meter(settings, client, GuardedStation(station), wall)
-        self._receipts = Receipts(self._meter, sink or MemorySink())
+        self._keeping = Keeping(self._meter, sink or MemorySink(), journal)
+        self._receipts = Receipts(self._meter, self._keeping)
         self._setup = Setup(self._meter)
         self._ending = Ending(self._meter, self._setup, self._receipts, self._pause)
         self._starting = Starting(self._meter, self._setup, self._receipts, self._pause, self._ending)
@@ -95,6 +101,7 @@ class MeterDriver:
         self._queue: deque[Command[Any]] = deque()
         self._arrived = asyncio.Event()
         self._stopped = False
+        self._phase = phase
         self._schedule: Schedule | None = None
         self._next_reach_s = 0.0
         self._looked_s: float | None = None
@@ -106,6 +113,11 @@ class MeterDriver:
     def address(self) -> str:
         """Address of the meter, ``host:port``."""
         return self._meter.client.address
+
+    @property
+    def heard_s(self) -> float | None:
+        """When the meter last answered anything at all, on the loop's clock; None before it did."""
+        return self._meter.client.heard_s
 
     @property
     def value(self) -> MeterValue | None:
@@ -131,9 +143,13 @@ class MeterDriver:
         except RequestError as error:
             transaction_id = value.get("transaction_id") if isinstance(value, dict) else None
             if isinstance(transaction_id, str):
-                self._receipts.refuse(transaction_id)
+                self.refuse_start(transaction_id)
             return TransactionStartResponse(TransactionRequestStatus.UNEXPECTED_ERROR, str(error))
         return await self.start_transaction(request)
+
+    def refuse_start(self, transaction_id: str) -> None:
+        """Take note of a start that the station was refused elsewhere, so that its stop gets no other's receipt."""
+        self._receipts.refuse(transaction_id)
 
     async def stop_from_json(self, transaction_id: object) -> TransactionStopResponse:
         """End a transaction whose id is given as a station sends it."""
@@ -210,7 +226,7 @@ class MeterDriver:
             raise
         finally:
             self._schedule = None
-            await self._receipts.close()
+            await self._keeping.close()
             if self._preparing is not None:
                 await asyncio.wait({self._preparing}, timeout=PREPARED_WITHIN_S)
             await self._meter.client.close()
@@ -251,18 +267,18 @@ class MeterDriver:
 
     async def _wait_for_command(self, delay_s: float) -> None:
         self._arrived.clear()
+        due = asyncio.get_running_loop().call_later(delay_s, self._arrived.set)
         try:
-            async with asyncio.timeout(delay_s):
-                await self._arrived.wait()
-        except TimeoutError:
-            return
+            await self._arrived.wait()
+        finally:
+            due.cancel()
 
     async def _reach(self) -> None:
         """Try to reach a meter that has not answered yet; when it does, initialise it and publish a first value."""
         if not await self._initialise() and not self._meter.reached:
             self._meter.count_failure()
             return
-        self._schedule = Schedule(LIVE_VALUE_EVERY_S)
+        self._schedule = Schedule(LIVE_VALUE_EVERY_S, self._phase)
         await self._make_up()
         if await self._question(self._poll):
             await self._keep_house()
@@ -290,6 +306,7 @@ class MeterDriver:
             begun.ended_s = now_s()
         if self._preparing is None and self._meter.settings.verify_receipts:
             self._preparing = asyncio.get_running_loop().run_in_executor(None, ocmf.prepare)
+        self._keeping.keep_found()
         return True
 
     async def _keep_house(self) -> None:

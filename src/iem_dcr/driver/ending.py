@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from iem_dcr.driver.decisions import Conversation, Do, Event, Expected, State
-from iem_dcr.driver.receipts import shown_PG
+from iem_dcr.driver.keeping import shown_PG
 from iem_dcr.driver.timing import now_s
 from iem_dcr.errors import MeterError, RefusedError
 

@@ -1,33 +1,31 @@
-"""Receipts on their way from the meter to the station: found, verified, kept, remembered.
+"""Receipts on their way from the meter to the station: found, verified, remembered.
 
 `Receipts` is the memory that keeps one transaction's receipt from being handed over as another's.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
 from iem_dcr import ocmf
 from iem_dcr.driver.decisions import Facts, Judgement, judge
+from iem_dcr.driver.keeping import REMEMBERED, shown_PG, signed_value
 from iem_dcr.driver.meter import seconds_since
-from iem_dcr.driver.station import KeptReceipt
 from iem_dcr.driver.timing import Deadline, now_s
 from iem_dcr.errors import MeterError, ReceiptError, printable
-from iem_dcr.ocmf import Outcome, Verification
-from iem_dcr.powermeter import SignedMeterValue
+from iem_dcr.ocmf import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
     from iem_dcr.driver.decisions import Expected
+    from iem_dcr.driver.keeping import Keeping
     from iem_dcr.driver.meter import Meter
-    from iem_dcr.driver.station import ReceiptSink
     from iem_dcr.ocmf import Receipt
-    from iem_dcr.powermeter import TransactionReq
+    from iem_dcr.powermeter import SignedMeterValue, TransactionReq
 
 T = TypeVar("T")
 
@@ -39,13 +37,9 @@ SECOND_THOUGHTS_S = 1.0
 """How long a tuple whose PG is new but whose contents disagree is looked at again before it is believed."""
 LONG_THOUGHTS_S = 15.0
 """The same where more than one thing disagrees."""
-KEEPING_WAIT_S = 0.5
-"""How long a stop waits for its receipt to be kept."""
 MISSED_FOR_S = 600.0
 """How long the receipt of a transaction that ended is looked for while no stop asks for it."""
-VERIFYING_WAIT_S = 5.0
 TOLERANCE = timedelta(seconds=60)
-REMEMBERED = 64
 
 
 @dataclass(slots=True)
@@ -70,21 +64,6 @@ class Begun:
         return self.request.transaction_id
 
 
-class MemorySink:
-    """Keeps the latest receipts in memory.
-
-    Attributes:
-        receipts: the latest last.
-    """
-
-    def __init__(self) -> None:
-        self.receipts: deque[KeptReceipt] = deque(maxlen=REMEMBERED)
-
-    async def keep(self, kept: KeptReceipt) -> None:
-        """Keep a receipt, and forget the oldest when there are too many."""
-        self.receipts.append(kept)
-
-
 class Receipts:
     """The receipts of one meter: what keeps one transaction's from being handed over as another's.
 
@@ -96,7 +75,7 @@ class Receipts:
         unexamined: the meter's last tuple could not be read when it was last due, and may be one that is missing.
     """
 
-    def __init__(self, meter: Meter, sink: ReceiptSink) -> None:
+    def __init__(self, meter: Meter, keeping: Keeping) -> None:
         self.begun: Begun | None = None
         self.older: OrderedDict[str, Begun] = OrderedDict()
         self.kept: OrderedDict[str, SignedMeterValue] = OrderedDict()
@@ -104,8 +83,7 @@ class Receipts:
         self.unexamined = False
         self._handed: set[str] = set()
         self._meter = meter
-        self._sink = sink
-        self._keeping: set[asyncio.Task[None]] = set()
+        self._keeping = keeping
 
     # --- remembering ---
 
@@ -122,6 +100,7 @@ class Receipts:
         if self.begun is not None and self.begun is not begun:
             _remember(self.older, self.begun.id, self.begun)
         self.begun = begun
+        self._keeping.keep_found()
 
     def confirm(self, begun: Begun) -> None:
         """Take note that a transaction was begun and the station is told so."""
@@ -131,6 +110,7 @@ class Receipts:
         for memory in (self.refused, self.kept, self.older):
             memory.pop(begun.id, None)
         self._handed.discard(begun.id)
+        self._keeping.begun(begun.id)
 
     def withdraw(self, begun: Begun) -> None:
         """Take note that a transaction was certainly not begun."""
@@ -147,6 +127,15 @@ class Receipts:
         if not transaction_id or (self.begun is not None and self.begun.id == transaction_id):
             return None
         return self.kept.get(transaction_id)
+
+    async def filed(self, transaction_id: str) -> SignedMeterValue | None:
+        """Return the receipt that an earlier process kept for an id, if this one knows nothing of the id."""
+        if self.is_begun(transaction_id) or transaction_id in self.older or transaction_id in self.refused:
+            return None
+        value = await self._keeping.filed(transaction_id)
+        if value is not None:
+            self.remember(transaction_id, value)
+        return value
 
     def was_handed(self, value: SignedMeterValue) -> None:
         """Take note that the station was given a receipt."""
@@ -171,7 +160,7 @@ class Receipts:
         return None if self.begun is None or self.is_orphaned(self.begun) else self.begun
 
     async def adopt(self, receipt: Receipt | None, deadline: Deadline) -> None:
-        """Keep the meter's last tuple if it is a receipt that is still to come, read while no stop asked for it."""
+        """Keep the meter's last tuple, read while no stop asked for it; as somebody's if it is one that is missing."""
         self.unexamined = receipt is None and self._meter.last_PG is None
         if receipt is None or self._is_here(receipt):
             return
@@ -185,6 +174,12 @@ class Receipts:
                 self._report(receipt, why)
         if owner is not None:
             await self.hand_over(receipt, owner, deadline)
+        else:
+            self._keeping.found(receipt)
+
+    async def is_of_another(self, receipt: Receipt, transaction_id: str) -> bool:
+        """Tell whether an earlier process knew a receipt to be another transaction's than this one."""
+        return await self._keeping.is_of_another(receipt, transaction_id)
 
     # --- finding ---
 
@@ -293,18 +288,20 @@ class Receipts:
 
     # --- handing over ---
 
-    async def hand_over(self, receipt: Receipt, begun: Begun | None, deadline: Deadline) -> SignedMeterValue:
+    async def hand_over(
+        self, receipt: Receipt, begun: Begun | None, deadline: Deadline, *, ended_as: str = ""
+    ) -> SignedMeterValue:
         """Verify a receipt, keep it, remember it under its transaction, and return it for the station.
 
-        The tuple is handed over as the meter gave it, also when it does not verify.
+        The tuple is handed over as the meter gave it, also when it does not verify. ``ended_as`` is the id under which
+        the station had a transaction ended that this process did not begin.
         """
         meter = self._meter
         meter.last_PG = receipt.pagination
+        self._keeping.keep_found()
         receipt, outcome = await self._verified(receipt, deadline)
-        transaction_id = begun.id if begun is not None else ""
-        await self._keep(KeptReceipt(receipt, transaction_id, meter.public_key, outcome))
-        end = receipt.end or (receipt.readings[-1] if receipt.readings else None)
-        value = SignedMeterValue(receipt.text, meter.public_key, end.TM.instant if end and end.TM else None)
+        await self._keeping.keep(receipt, begun.id if begun is not None else ended_as, outcome)
+        value = signed_value(receipt, meter.public_key)
         if begun is not None:
             self.remember(begun.id, value)
             self.withdraw(begun)
@@ -313,38 +310,16 @@ class Receipts:
         meter.log.info("receipt %s", shown_PG(receipt))
         return value
 
-    async def _keep(self, kept: KeptReceipt) -> None:
-        """Have a receipt kept. A keeper that takes its time goes on; the station is not kept waiting."""
-        task = asyncio.create_task(self._kept(kept))
-        self._keeping.add(task)
-        task.add_done_callback(self._keeping.discard)
-        _, late = await asyncio.wait({task}, timeout=KEEPING_WAIT_S)
-        if late:
-            self._meter.log.warning("receipt %s is still being kept when it is handed over", shown_PG(kept.receipt))
-
-    async def _kept(self, kept: KeptReceipt) -> None:
-        try:
-            await self._sink.keep(kept)
-        except Exception:
-            self._meter.log.exception("receipt %s was not kept", shown_PG(kept.receipt))
-
-    async def close(self) -> None:
-        """Give what is still being kept a last moment."""
-        if self._keeping:
-            _, late = await asyncio.wait(self._keeping, timeout=KEEPING_WAIT_S)
-            for task in late:
-                task.cancel()
-
     async def _verified(self, receipt: Receipt, deadline: Deadline) -> tuple[Receipt, Outcome | None]:
         """Verify a receipt; one that does not verify is fetched once more, in case it was damaged on its way."""
         meter = self._meter
         if not meter.settings.verify_receipts:
             return receipt, None
-        verification = await self._verify(receipt)
+        verification = await self._keeping.verify(receipt, meter.public_key)
         if verification.outcome is Outcome.INVALID:
             again = await self._ask(meter.client.transaction, deadline.within(LONGEST_WAIT_S * 8))
             if again is not None and again.pagination == receipt.pagination and again.text != receipt.text:
-                second = await self._verify(again)
+                second = await self._keeping.verify(again, meter.public_key)
                 if second.outcome is Outcome.VALID:
                     return again, second.outcome
         if verification.outcome is not Outcome.VALID:
@@ -355,17 +330,6 @@ class Receipts:
                 printable(verification.reason),
             )
         return receipt, verification.outcome
-
-    async def _verify(self, receipt: Receipt) -> Verification:
-        loop = asyncio.get_running_loop()
-        work = loop.run_in_executor(None, ocmf.verify, receipt, self._meter.public_key)
-        done, _ = await asyncio.wait({work}, timeout=VERIFYING_WAIT_S)
-        if not done:
-            return Verification(Outcome.NOT_CHECKED, f"it took longer than {VERIFYING_WAIT_S:.0f} s")
-        error = work.exception()
-        if error is not None:
-            return Verification(Outcome.NOT_CHECKED, f"the check failed: {type(error).__name__}")
-        return work.result()
 
 
 def _waits(ended_s: float | None) -> Iterator[float]:
@@ -388,11 +352,6 @@ def facts_of(receipt: Receipt) -> Facts:
         began=begin.TM.instant if begin is not None and begin.TM is not None else None,
         ended=last.TM.instant if last is not None and last.TM is not None else None,
     )
-
-
-def shown_PG(receipt: Receipt) -> str:  # noqa: N802  PG is OCMF's name
-    """Return a receipt's pagination for a log line."""
-    return printable(receipt.pagination or "without PG", limit=40)
 
 
 def _remember(memory: OrderedDict[str, T], key: str, value: T) -> None:

@@ -1,4 +1,4 @@
-"""Whom the driver talks to: a station, and a keeper of receipts. Both are protocols; the driver knows neither kind."""
+"""Whom the driver talks to: a station, a keeper of receipts, a journal. All are protocols; the driver knows no kind."""
 
 from __future__ import annotations
 
@@ -40,19 +40,54 @@ class KeptReceipt:
         transaction_id: of the transaction it belongs to, or "" where that is not known.
         public_key: hex of the meter's DER key, or "".
         outcome: of its verification, or None where it was not verified.
+        address: of the meter, ``host:port``.
+        meter: serial number of the meter that gave it, or "" where that is not known.
+        found: it was only found in the meter, and is handed to nobody.
     """
 
     receipt: Receipt
     transaction_id: str
     public_key: str
     outcome: Outcome | None
+    address: str = ""
+    meter: str = ""
+    found: bool = False
 
 
 class ReceiptSink(Protocol):
     """Keeps receipts."""
 
     async def keep(self, kept: KeptReceipt) -> None:
-        """Keep a receipt; called before it is handed to the station."""
+        """Keep a receipt; called before it is handed to the station, and for what is found in the meter.
+
+        Raises:
+            JournalError: it is not kept yet.
+        """
+
+
+class FiledReceipt(Protocol):
+    """A receipt as it stands in a journal."""
+
+    @property
+    def text(self) -> str:
+        """The tuple."""
+
+    @property
+    def public_key(self) -> str:
+        """Hex of the meter's DER key, or ""."""
+
+
+class ReceiptJournal(ReceiptSink, Protocol):
+    """Keeps receipts for longer than the process lives, and finds them again. Any method may raise a JournalError."""
+
+    async def receipt_of(self, transaction_id: str, *, meter: str, address: str) -> FiledReceipt | None:
+        """Return the receipt of a transaction of this meter or address, or None where there is none."""
+
+    async def is_of_another(self, receipt: Receipt, transaction_id: str, *, meter: str) -> bool:
+        """Tell whether a receipt is known to be that of another transaction than this one."""
+
+    async def begun(self, transaction_id: str, *, meter: str) -> None:
+        """Take note that an id was given to a new transaction: a receipt under it is an older one's."""
 
 
 class GuardedStation:

@@ -54,7 +54,7 @@ class Stopping(MeterPart):
 
     async def _stop(self, transaction_id: str, deadline: Deadline) -> TransactionStopResponse:
         receipts = self._receipts
-        value = receipts.again(transaction_id)
+        value = receipts.again(transaction_id) or await receipts.filed(transaction_id)
         if value is not None:
             return _stopped(value)
         problem = await self._look_to_stop(deadline)
@@ -123,7 +123,7 @@ class Stopping(MeterPart):
         why, receipt = await self._ending.end(begun, deadline)
         if receipt is None:
             return self._not_stopped(why)
-        value = await self._receipts.hand_over(receipt, begun, deadline)
+        value = await self._receipts.hand_over(receipt, begun, deadline, ended_as=transaction_id)
         if begun is None:
             self._receipts.remember(transaction_id, value)
         return _stopped(value)
@@ -163,6 +163,8 @@ class Stopping(MeterPart):
                 receipt, why, is_final = None, f"the last receipt cannot be read: {error}", patience.passed
             else:
                 why = "the meter has never signed a transaction"
+                if receipt is not None and await self._receipts.is_of_another(receipt, transaction_id):
+                    receipt, why = None, "the meter's last receipt is that of another transaction"
                 is_final = not self._may_come_late(transaction_id, receipt)
             if is_final or deadline.passed:
                 break

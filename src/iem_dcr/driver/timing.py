@@ -47,11 +47,22 @@ class Deadline:
 
 
 class Schedule:
-    """A fixed grid of moments. One that was missed is skipped, so the grid never drifts and never catches up."""
+    """A fixed grid of moments. One that was missed is skipped, so the grid never drifts and never catches up.
 
-    def __init__(self, period_s: float) -> None:
+    Args:
+        period_s: between two moments.
+        phase: where in the periods of the loop's clock the moments are, 0.0 to below 1.0. Many schedules of one process
+            get different ones, so that they do not come due together. None has the grid begin now.
+
+    Attributes:
+        next_s: the next moment, on the loop's clock; at most a period from now.
+    """
+
+    def __init__(self, period_s: float, phase: float | None = None) -> None:
         self._period_s = period_s
         self._origin_s = now_s()
+        if phase is not None:
+            self._origin_s -= (self._origin_s - phase * period_s) % period_s
         self.next_s = self._origin_s + period_s
 
     def advance(self) -> None:

@@ -28,6 +28,8 @@ from iem_dcr.powermeter import TransactionRequestStatus, TransactionStartRespons
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
+    from iem_dcr.journal import Journal
+
 _log = logging.getLogger(__name__)
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -38,6 +40,7 @@ HANDLER_MARGIN_S = 1.0
 RESTART_AFTER_S = 1.0
 HANDLERS_END_WITHIN_S = 0.3
 REPLIES_GO_OUT_WITHIN_S = 0.05
+JOURNAL_CLOSES_WITHIN_S = 0.3
 
 Response = TransactionStartResponse | TransactionStopResponse
 
@@ -67,7 +70,8 @@ class EverestModule:
         self._handlers = 0
         self._waiting: set[Future[Response]] = set()
         self._handlers_changed = threading.Condition()
-        self._driver = MeterDriver(settings, EverestStation(framework))
+        self._journal = _journal_of(settings)
+        self._driver = MeterDriver(settings, EverestStation(framework), journal=self._journal)
         framework.implement("start_transaction", self._start_transaction)
         framework.implement("stop_transaction", self._stop_transaction)
         framework.on_shutdown(self.stop)
@@ -101,6 +105,8 @@ class EverestModule:
             else:
                 driving.cancel()
                 await asyncio.wait({driving})
+        if self._journal is not None:
+            await self._journal.close(JOURNAL_CLOSES_WITHIN_S)
 
     def _clear_errors_of_before(self) -> None:
         """Clear what EVerest still holds for active from before a restart: the driver raises anew what stands."""
@@ -165,6 +171,19 @@ class EverestModule:
                 future.cancel()
             self._handlers_changed.wait_for(lambda: self._handlers == 0, HANDLERS_END_WITHIN_S)
         time.sleep(REPLIES_GO_OUT_WITHIN_S)
+
+
+def _journal_of(settings: Settings) -> Journal | None:
+    """Open the journal that is configured, if there is one; without it nothing of it is imported, SQLite least."""
+    if not settings.journal_path:
+        return None
+    try:
+        from iem_dcr.journal import open_journal  # noqa: PLC0415
+
+        return open_journal(settings.journal_path, settings.journal_keep_days)
+    except Exception:  # noqa: BLE001  a Python without SQLite, for one, must not take the charger down
+        _log.exception("receipts are not kept in %s", settings.journal_path)
+        return None
 
 
 def main() -> NoReturn:

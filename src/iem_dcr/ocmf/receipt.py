@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from decimal import Context, Decimal
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from iem_dcr import meter_time
 from iem_dcr.errors import ReceiptError, printable
-from iem_dcr.ocmf.tuple_text import find_tuple, read_sections
+from iem_dcr.ocmf.tuple_text import read_tuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,8 +27,13 @@ DEFAULT_ALGORITHM = "ECDSA-secp256r1-SHA256"
 ENDING = frozenset("ELRAP")
 """Values of TX that end a transaction: end, local, remote, abort, power failure."""
 
+MOST_READINGS = 10_000
+"""A tuple of ten megabytes could hold three million readings; those of a transaction are a handful."""
+
 _READING_FIELDS = ("TM", "TX", "EF", "ST", "RV", "RI", "RU", "RT")
-_IMPORT_REGISTER = re.compile(r"(?:0*1-[0-9a-z]+:)?0*1\.0*8\.[0-9a-z]+(?:[.*][0-9a-z]+)?", re.ASCII | re.IGNORECASE)
+_IMPORT_REGISTER = re.compile(
+    r"(?:0*1-[0-9a-z]+:)?(?:0*1|98|9e|b[0-3])\.0*8\.[0-9a-z]+(?:[.*][0-9a-z]+)?", re.ASCII | re.IGNORECASE
+)
 _NUMBER = re.compile(r"[+-]?\d{1,40}(?:\.\d{1,40})?(?:[eE][+-]?\d{1,2})?", re.ASCII)
 _WH_PER_UNIT = {"kWh": Decimal(1000), "Wh": Decimal(1)}
 _EXACT = Context(prec=320)
@@ -60,7 +66,7 @@ class Reading:
 
     @property
     def is_import(self) -> bool:
-        """Whether the register is one of imported energy, OBIS 1.8.x (this meter's is ``1-b:1.8.e``)."""
+        """Whether the register is one of imported energy: OBIS 1.8.x (this meter's is ``1-b:1.8.e``), or OCMF's own."""
         return _IMPORT_REGISTER.fullmatch(self.RI) is not None
 
     @property
@@ -79,14 +85,20 @@ class Receipt:
         payload: the payload section; fractions are Decimal.
         signature: the signature section.
         signed: what the signature is over, the UTF-8 of the payload section exactly as received.
-        readings: the readings of RD, resolved.
     """
 
     text: str
     payload: Mapping[str, object] = field(repr=False, compare=False)
     signature: Mapping[str, object] = field(repr=False, compare=False)
     signed: bytes = field(repr=False, compare=False)
-    readings: tuple[Reading, ...] = field(repr=False, compare=False)
+    _resolved: tuple[Reading, ...] | None = field(default=None, init=False, repr=False, compare=False)
+
+    @property
+    def readings(self) -> tuple[Reading, ...]:
+        """The readings of RD, resolved; of more than `MOST_READINGS` the first so many."""
+        if self._resolved is None:  # a signature can be checked without them, and they take longer than the rest
+            object.__setattr__(self, "_resolved", _readings(self.payload.get("RD")))
+        return self._resolved or ()
 
     @property
     def pagination(self) -> str | None:
@@ -129,8 +141,12 @@ class Receipt:
         begin, end = self.begin, self.end
         if begin is None or end is None:
             return None
-        begin_wh, end_wh = begin.energy_wh, end.energy_wh
-        return None if begin_wh is None or end_wh is None else _EXACT.subtract(end_wh, begin_wh)
+        return difference_wh(begin.energy_wh, end.energy_wh)
+
+
+def difference_wh(begin_wh: Decimal | None, end_wh: Decimal | None) -> Decimal | None:
+    """Return what was counted between two values of `Reading.energy_wh`, exactly; None where one of them is."""
+    return None if begin_wh is None or end_wh is None else _EXACT.subtract(end_wh, begin_wh)
 
 
 def parse(text: str) -> Receipt:
@@ -139,23 +155,27 @@ def parse(text: str) -> Receipt:
     Raises:
         ReceiptError: there is no tuple in it, or it is one that two readers may read differently.
     """
-    found = find_tuple(text)
-    if found is None:
+    read = read_tuple(text)
+    if read is None:
         raise ReceiptError(f"no OCMF tuple: no 'OCMF|' in {printable(text[:200], limit=40)!r}")
-    sections = read_sections(found)
-    try:
-        found.encode()
-    except UnicodeEncodeError as error:
-        raise ReceiptError(
-            f"not a text of Unicode's: half a surrogate pair at character {error.start}; read the bytes as UTF-8"
-        ) from error
+    found, sections = read
+    if not found.isascii():
+        _refuse_half_characters(found)
     return Receipt(
         text=found,
         payload=sections.payload,
         signature=sections.signature,
         signed=sections.signed.encode(),
-        readings=_readings(sections.payload.get("RD")),
     )
+
+
+def _refuse_half_characters(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ReceiptError(
+            f"not a text of Unicode's: half a surrogate pair at character {error.start}; read the bytes as UTF-8"
+        ) from error
 
 
 def _readings(rows: object) -> tuple[Reading, ...]:
@@ -163,7 +183,7 @@ def _readings(rows: object) -> tuple[Reading, ...]:
         return ()
     readings: list[Reading] = []
     row: dict[str, object] = {}
-    for written in rows:
+    for written in islice(rows, MOST_READINGS):
         if isinstance(written, dict):
             row = row | {key: written[key] for key in _READING_FIELDS if key in written}
         else:
@@ -189,10 +209,11 @@ def _string(value: object) -> str | None:
     """Return a string that can be written anywhere; a JSON escape can smuggle in half a surrogate pair."""
     if not isinstance(value, str):
         return None
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return None
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return None
     return value
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import binascii
-import re
 from typing import TYPE_CHECKING
 
 from iem_dcr.errors import ReceiptError
@@ -13,7 +12,6 @@ if TYPE_CHECKING:
 
     from iem_dcr.ocmf.curves import Curve
 
-_HEX = re.compile(r"(?:[0-9A-Fa-f]{2})+")
 _SEQUENCE = 0x30
 _INTEGER = 0x02
 _LONG_FORM = 0x80
@@ -38,20 +36,35 @@ def signature_numbers(signature: Mapping[str, object], curve: Curve) -> list[tup
     return read
 
 
+def is_der(signature: Mapping[str, object]) -> bool:
+    """Whether SD is DER as the transparency software reads it: it takes integers whose top bit stands for no sign, as
+    this meter writes them, but not one that begins with nine equal bits (its reader calls that malformed).
+
+    Anything that is no signature at all is none in DER either.
+    """
+    try:
+        raw = _signature_bytes(signature)
+    except ReceiptError:
+        return False
+    return _der_numbers(raw) is not None and not any(_is_malformed(part) for part in _der_integers(raw))
+
+
 def _signature_bytes(signature: Mapping[str, object]) -> bytes:
     """Decode SD as SE says, hex by default (OCMF 1.4.1, Signature Section)."""
     encoding, data = signature.get("SE", "hex"), signature.get("SD")
-    if encoding not in ("hex", "base64"):
-        raise ReceiptError("the signature SD is unreadable: its encoding SE is neither hex nor base64")
     if not isinstance(data, str):
         raise ReceiptError("the signature SD is missing or not a string")
-    if encoding == "hex" and _HEX.fullmatch(data):
-        return bytes.fromhex(data)
-    if encoding == "base64":
-        try:
+    try:
+        if encoding == "hex":
+            raw = bytes.fromhex(data)
+            if data and len(raw) * 2 == len(data):  # fromhex leaves white space out
+                return raw
+        elif encoding == "base64":
             return binascii.a2b_base64(data, strict_mode=True)
-        except ValueError:
-            pass
+        else:
+            raise ReceiptError("the signature SD is unreadable: its encoding SE is neither hex nor base64")
+    except ValueError:
+        pass
     raise ReceiptError(f"the signature SD is unreadable: it is not {encoding}")
 
 
@@ -63,22 +76,20 @@ def _der_numbers(raw: bytes) -> tuple[int, int] | None:
     habit, with a leading 00 that DER would leave out. Lengths are the short form: SEQUENCEs of all curves of OCMF
     are shorter than 128 bytes.
     """
-    if len(raw) < 2 or raw[0] != _SEQUENCE or raw[1] >= _LONG_FORM or raw[1] != len(raw) - 2:
+    size = len(raw)
+    if not 8 <= size < 2 + _LONG_FORM or raw[0] != _SEQUENCE or raw[1] != size - 2 or raw[2] != _INTEGER:
         return None
-    first = _der_integer(raw, 2)
-    if first is None:
+    behind_r = 4 + raw[3]
+    if raw[3] == 0 or behind_r + 3 > size or raw[behind_r] != _INTEGER or raw[behind_r + 1] != size - behind_r - 2:
         return None
-    r, at = first
-    second = _der_integer(raw, at)
-    if second is None or second[1] != len(raw):
-        return None
-    return r, second[0]
+    return int.from_bytes(raw[4:behind_r], "big"), int.from_bytes(raw[behind_r + 2 :], "big")
 
 
-def _der_integer(raw: bytes, at: int) -> tuple[int, int] | None:
-    if len(raw) < at + 2 or raw[at] != _INTEGER:
-        return None
-    start, end = at + 2, at + 2 + raw[at + 1]
-    if raw[at + 1] >= _LONG_FORM or end == start or end > len(raw):
-        return None
-    return int.from_bytes(raw[start:end], "big"), end
+def _der_integers(raw: bytes) -> tuple[bytes, bytes]:
+    """Cut the two integers out of what `_der_numbers` has read."""
+    behind_r = 4 + raw[3]
+    return raw[4:behind_r], raw[behind_r + 2 :]
+
+
+def _is_malformed(integer: bytes) -> bool:
+    return len(integer) > 1 and (integer[0], integer[1] & 0x80) in ((0x00, 0x00), (0xFF, 0x80))

@@ -7,8 +7,10 @@ first ``|`` and the one behind the payload, white space included: other readers 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+from collections import Counter
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, NoReturn
@@ -64,6 +66,24 @@ def find_tuple(text: str) -> str | None:
         except ReceiptError:
             damaged = damaged or found.rstrip()
     return damaged
+
+
+def read_tuple(text: str) -> tuple[str, Sections] | None:
+    """Cut the tuple out of a text as `find_tuple` does, and decode its sections as `read_sections` does.
+
+    Returns:
+        The tuple and its sections, or None where no ``OCMF|`` is found.
+
+    Raises:
+        ReceiptError: as `read_sections`.
+    """
+    plain = text.strip(_AROUND_A_BODY)
+    if _START.match(plain):  # it cannot be JSON, and it cannot begin anywhere else: no need to look for it
+        with contextlib.suppress(ReceiptError):
+            sections = read_sections(plain)
+            return plain[: sections.end], sections
+    found = find_tuple(text)
+    return None if found is None else (found, read_sections(found))
 
 
 def read_sections(text: str, decoder: json.JSONDecoder | None = None) -> Sections:
@@ -130,12 +150,11 @@ def _candidates(text: str) -> Iterator[str]:
 
 
 def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    value: dict[str, object] = {}
-    for key, item in pairs:
-        if key in value:
-            raise ReceiptError(f"ambiguous: the key {printable(key, limit=20)!r} is given twice in one object")
-        value[key] = item
-    return value
+    value = dict(pairs)
+    if len(value) == len(pairs):
+        return value
+    twice, _ = Counter(key for key, _ in pairs).most_common(1)[0]
+    raise ReceiptError(f"ambiguous: the key {printable(twice, limit=20)!r} is given twice in one object")
 
 
 def _no_such_number(name: str) -> NoReturn:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import importlib
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 from iem_dcr.errors import ReceiptError, printable
-from iem_dcr.ocmf.curves import CURVE_OF_ALGORITHM
-from iem_dcr.ocmf.keys import public_point
+from iem_dcr.ocmf.curves import curve_of
 from iem_dcr.ocmf.signature import signature_numbers
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from iem_dcr.ocmf.curves import Curve
+    from iem_dcr.ocmf.ecdsa import Key
     from iem_dcr.ocmf.receipt import Receipt
 
 
@@ -37,7 +39,7 @@ class Verification:
 def verify(receipt: Receipt, public_key: str) -> Verification:
     """Check a receipt's signature: ECDSA over the SHA-256 of `Receipt.signed` (OCMF 1.4.1, Signature Section).
 
-    Never raises. The first call imports ``cryptography``.
+    Never raises. The first call imports ``cryptography``. A key read once is kept at hand for the next call.
 
     Args:
         receipt: what was signed, and the signature: DER, DER with integers not padded, or raw r‖s.
@@ -45,37 +47,48 @@ def verify(receipt: Receipt, public_key: str) -> Verification:
 
     Returns:
         ``VALID``, or ``INVALID`` where a signature was read and does not match, or ``NOT_CHECKED`` where the
-        algorithm is another one, or the key or the signature cannot be read.
+        algorithm is none of OCMF's, the key or the signature cannot be read, the key is one of another curve than SA
+        says, or a package is missing.
     """
     try:
-        curve = _curve(receipt.algorithm)
-        point = public_point(public_key, curve)
+        curve = curve_of(receipt.algorithm)
         read = signature_numbers(receipt.signature, curve)
+        if not public_key or public_key.isspace():
+            return Verification(Outcome.NOT_CHECKED, "no public key: the text is empty")
+        key = _key_reader()(public_key, curve)
     except ReceiptError as error:
         return Verification(Outcome.NOT_CHECKED, str(error))
+    except ImportError as error:
+        return Verification(Outcome.NOT_CHECKED, _missing(error))
     possible = [(r, s) for r, s in read if 0 < r < curve.n and 0 < s < curve.n]
     if not possible:
         return Verification(Outcome.INVALID, f"r or s of the signature is out of the range of {curve.name}")
-    try:
-        from iem_dcr.ocmf import ecdsa  # noqa: PLC0415  # nothing loads cryptography before the first check
-    except ImportError as error:
-        return Verification(Outcome.NOT_CHECKED, f"the package cryptography cannot be used: {printable(error)}")
-    if any(ecdsa.matches(receipt.signed, numbers, point, curve) for numbers in possible):
-        return Verification(Outcome.VALID, "the signature matches the data and the key")
-    return Verification(
-        Outcome.INVALID, "the signature does not match: the data was changed, or the key is another meter's"
-    )
+    for r, s in possible:
+        if key.matches(receipt.signed, r, s):
+            return _VALID
+    return _INVALID
 
 
 def prepare() -> None:
     """Import ``cryptography`` ahead of the first check: it takes a while, so it belongs in a worker thread."""
     with contextlib.suppress(ImportError):
-        importlib.import_module("iem_dcr.ocmf.ecdsa")
+        _key_reader()
 
 
-def _curve(algorithm: str | None) -> Curve:
-    curve = None if algorithm is None else CURVE_OF_ALGORITHM.get(algorithm)
-    if curve is None:
-        said = "not a string" if algorithm is None else repr(printable(algorithm, limit=40))
-        raise ReceiptError(f"the signature algorithm SA is {said}; known: {', '.join(CURVE_OF_ALGORITHM)}")
-    return curve
+_VALID = Verification(Outcome.VALID, "the signature matches the data and the key")
+_INVALID = Verification(
+    Outcome.INVALID, "the signature does not match: the data was changed, or the key is another meter's"
+)
+
+
+@cache
+def _key_reader() -> Callable[[str, Curve], Key]:
+    from iem_dcr.ocmf.ecdsa import key_of  # noqa: PLC0415  # nothing loads cryptography before the first check
+
+    return key_of
+
+
+def _missing(error: ImportError) -> str:
+    if (error.name or "").partition(".")[0] == "ecdsa":
+        return "this curve needs the package ecdsa: install iem-dcr[tools]"
+    return f"the package cryptography cannot be used: {printable(error)}"

@@ -1,0 +1,268 @@
+"""How many meters at one value a second one ``iem-dcr run`` on one core holds, with every value on time.
+
+Usage: python benchmarks/fleet.py [--quick] [--meters N] [--profile] [--no-heartbeats]
+
+On time: 99 % of all values that are due arrive at most 100 ms late, as a client of the broker sees it, against each
+meter's own grid of seconds. The number of meters is doubled until that fails, then the limit is closed in on.
+
+The service has a core of its own. The meters (fleet_meters.py), the broker (mosquitto, or amqtt where there is none),
+EVerest's heartbeats to every meter each second (fleet_heartbeats.py) and the watcher (fleet_watch.py) share the others;
+how busy they were is printed, for they must not be the limit. The same work is then done by a bare loop of http.client
+and paho in one thread (fleet_bare.py), so that the figures are ratios of one run and not a machine's speed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import signal
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+ROOT = Path(__file__).resolve().parents[1]
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+from benchmarks import fleet_processes as processes  # noqa: E402  found by the line above
+from benchmarks.fleet_profile import report_profile  # noqa: E402  as above
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Iterator
+
+GOAL_METERS = 1000
+ON_TIME = 0.99
+CLOSE_ENOUGH = 1.1
+"""The limit is known when what is held and what is not are that near to each other."""
+SETTLES_S = 4.0
+"""From the last meter's first value to the window: starting is over by then."""
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One process with so many meters.
+
+    Attributes:
+        meters: how many.
+        on_time: share of the values due that came on time.
+        late_s: lateness that 99 % of those that came do not exceed; None where none came.
+        per_value_s: CPU seconds of the process for each value.
+        busy: share of its core that the process took.
+        others: shares of a core that the meters, the broker and the watcher took.
+        resident: bytes of the process.
+        first_check_s: from the start of the process to the first communication check; None where it did not come.
+        all_there_s: to the last meter's first check and value; None likewise.
+    """
+
+    meters: int
+    on_time: float
+    late_s: float | None
+    per_value_s: float
+    busy: float
+    others: tuple[float, ...]
+    resident: int
+    first_check_s: float | None
+    all_there_s: float | None
+
+    @property
+    def held(self) -> bool:
+        """Whether every value was on time, as that is defined above."""
+        return self.on_time >= ON_TIME
+
+    def __str__(self) -> str:
+        others = ", ".join(
+            f"{name} {share:.0%}" for name, share in zip(("meters", "broker", "watcher"), self.others, strict=True)
+        )
+        late = "   -  " if self.late_s is None else f"{self.late_s * 1000:4.0f} ms"
+        return (
+            f"{self.meters:5} meters  on time {self.on_time:6.1%}  99 % within {late}  CPU per value "
+            f"{self.per_value_s * 1000:5.3f} ms  busy {self.busy:4.0%}  ({others})"
+        )
+
+
+class Fleet:
+    """The meters, the broker and EVerest's part, for one trial after another."""
+
+    def __init__(self, stack: contextlib.ExitStack, most: int, *, heartbeats: bool, settles_s: float) -> None:
+        self._folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="iem-dcr-fleet-")))
+        self._measured, self._others = processes.cores()
+        self.broker, self._port, broker_pid = stack.enter_context(processes.broker(self._folder, self._others))
+        meters = stack.enter_context(processes.helper("fleet_meters.py", most, on=self._others))
+        self._ports: list[int] = meters.hear()
+        self._watch = stack.enter_context(processes.helper("fleet_watch.py", self._port, on=self._others))
+        self._other_pids = (meters.process.pid, broker_pid, self._watch.process.pid)
+        self._heartbeats = heartbeats
+        self._settles_s = settles_s
+
+    def service(self, count: int, seconds: int) -> Trial:
+        """Measure the service."""
+        return self._trial([sys.executable, "-m", "iem_dcr.cli.main", "-q", "run", self._config(count)], count, seconds)
+
+    def bare(self, count: int, seconds: int) -> Trial:
+        """Measure the bare loop."""
+        places = self._folder / "places.json"
+        places.write_text(json.dumps({_module_id(number): self._ports[number] for number in range(count)}), "utf-8")
+        program = str(processes.HERE / "fleet_bare.py")
+        return self._trial([sys.executable, program, str(self._port), str(places)], count, seconds)
+
+    def profile(self, count: int, seconds: int) -> tuple[Trial, Path]:
+        """Measure the service under cProfile; returns also the file of its statistics."""
+        stats, program = self._folder / "stats", str(processes.HERE / "fleet_profiled.py")
+        command = [sys.executable, program, str(stats), "-q", "run", self._config(count)]
+        return self._trial(command, count, seconds, profiled=True), stats
+
+    def _trial(self, command: list[str], count: int, seconds: int, *, profiled: bool = False) -> Trial:
+        with contextlib.ExitStack() as stack:
+            if self._heartbeats:
+                stack.enter_context(self._everest(count))
+            self._watch.ask(do="expect", meters=count)
+            begin_s = time.monotonic()
+            process = stack.enter_context(processes.running(command, self._measured))
+            came = self._watch.ask(do="wait", within_s=20 + count / 50)
+            time.sleep(self._settles_s)
+            return self._measure(process, count, seconds, profiled=profiled, came=came, begin_s=begin_s)
+
+    def _measure(
+        self,
+        process: subprocess.Popen[str],
+        count: int,
+        seconds: int,
+        *,
+        profiled: bool,
+        came: dict[str, float | None],
+        begin_s: float,
+    ) -> Trial:
+        pids = (process.pid, *self._other_pids)
+        if profiled:
+            process.send_signal(signal.SIGUSR1)
+        before_s, cpu_before_s = time.monotonic(), [processes.cpu_s(pid) for pid in pids]
+        window = self._watch.ask(do="window", seconds=seconds)
+        took_s, cpu_after_s = time.monotonic() - before_s, [processes.cpu_s(pid) for pid in pids]
+        if profiled:
+            process.send_signal(signal.SIGUSR2)
+            time.sleep(1)
+        if window["values"] == 0 or window["rising"] < count * 0.9:
+            raise SystemExit(f"only {window['rising']} of {count} meters sent values with a rising register")
+        used_s = [after_s - used_s for used_s, after_s in zip(cpu_before_s, cpu_after_s, strict=True)]
+        there_s = [came[name] for name in ("last_check", "last_value")]
+        return Trial(
+            meters=count,
+            on_time=window["on_time"] / window["due"],
+            late_s=window["late_s"],
+            per_value_s=used_s[0] / window["values"],
+            busy=used_s[0] / took_s,
+            others=tuple(share_s / took_s for share_s in used_s[1:]),
+            resident=processes.resident_bytes(process.pid),
+            first_check_s=None if came["first_check"] is None else came["first_check"] - begin_s,
+            all_there_s=None if None in there_s else max(at or 0.0 for at in there_s) - begin_s,
+        )
+
+    @contextlib.contextmanager
+    def _everest(self, count: int) -> Iterator[None]:
+        names = self._folder / "module_ids.json"
+        names.write_text(json.dumps([_module_id(number) for number in range(count)]), "utf-8")
+        with processes.helper("fleet_heartbeats.py", self._port, names, on=self._others):
+            yield
+
+    def _config(self, count: int) -> str:
+        """Write a configuration of so many meters; returns its path."""
+        protocol = "5" if self.broker == "mosquitto" else "3.1.1"
+        tables = [f'[mqtt]\nhost = "127.0.0.1"\nport = {self._port}\nprotocol = "{protocol}"\n']
+        tables += [
+            f'[[meter]]\nmodule_id = "{_module_id(number)}"\nip_address = "127.0.0.1"\n'
+            f'port_http = {self._ports[number]}\nCI = "DE*BEN*E{number:04}*1"\n'
+            for number in range(count)
+        ]
+        file = self._folder / f"{count}.toml"
+        file.write_text("\n".join(tables), "utf-8")
+        return str(file)
+
+
+def _module_id(number: int) -> str:
+    return f"pm{number}"
+
+
+def search(fleet: Fleet, first: int, most: int, seconds: int) -> Trial | None:
+    """Find the most meters that are held, to a tenth; prints every trial. None when not even the first are."""
+    held: Trial | None = None
+    count, failed = first, 0
+    while True:
+        trial = fleet.service(count, seconds)
+        print(trial, flush=True)
+        if trial.held:
+            held = trial
+        else:
+            failed = count
+        if failed:
+            count = round((failed + (held.meters if held else 0)) / 2)
+        elif count == most:
+            return held
+        else:
+            count = min(2 * count, most)
+        if failed and (held is None or failed / held.meters <= CLOSE_ENOUGH):
+            return held
+
+
+def report(one: Trial, held: Trial, bare: Trial, *, is_limit: bool) -> None:
+    """Print what was found."""
+    print(f"Held on one core: {'' if is_limit else 'at least '}{held.meters} meters", end="")
+    print(f"   goal: {GOAL_METERS}: {'met' if held.meters >= GOAL_METERS else 'not met (or not tried)'}")
+    print(f"  values on time                {held.on_time:.2%}")
+    print(f"  CPU per value                 {held.per_value_s * 1000:.3f} ms", end="")
+    print(f"   bare loop {bare.per_value_s * 1000:.3f} ms   ratio {held.per_value_s / bare.per_value_s:.1f}")
+    print(f"  bare loop, as many meters     on time {bare.on_time:.1%}, busy {bare.busy:.0%}")
+    per_meter = (held.resident - one.resident) / (held.meters - one.meters)
+    print(
+        f"  resident                      {held.resident / MIB:.1f} MiB, with 1 meter {one.resident / MIB:.1f} MiB:",
+        end="",
+    )
+    print(f" {per_meter / 1024:.1f} KiB per meter")
+    for trial in (one, held):
+        first, there = (f"{at:.2f} s" if at is not None else "-" for at in (trial.first_check_s, trial.all_there_s))
+        print(f"  from the start of the process, {trial.meters} meter{'s' if trial.meters > 1 else ''}: ", end="")
+        print(f"first communication_check {first}, all meters' checks and values {there}")
+
+
+def main() -> None:
+    """Run all of it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="8 meters and a few seconds, instead of a search")
+    parser.add_argument("--meters", type=int, help="so many, instead of a search")
+    parser.add_argument("--first", type=int, default=250, help="where the search begins (%(default)s)")
+    parser.add_argument("--most", type=int, default=2000, help="where the search ends (%(default)s)")
+    parser.add_argument("--seconds", type=int, default=15, help="of each window (%(default)s)")
+    parser.add_argument("--no-heartbeats", action="store_true", help="leave EVerest's heartbeats out")
+    parser.add_argument("--profile", action="store_true", help="say what the CPU time is made of")
+    arguments = parser.parse_args()
+    seconds = 2 if arguments.quick else arguments.seconds
+    count = 8 if arguments.quick else arguments.meters
+    processes.raise_limits()
+    with contextlib.ExitStack() as stack:
+        settles_s = 1.0 if arguments.quick else SETTLES_S
+        most = count or arguments.most
+        fleet = Fleet(stack, most, heartbeats=not arguments.no_heartbeats, settles_s=settles_s)
+        heard = "without" if arguments.no_heartbeats else "with"
+        print(f"Broker {fleet.broker}, {heard} heartbeats, windows of {seconds} s", flush=True)
+        one = fleet.service(1, 2)
+        if count:
+            held: Trial | None = fleet.service(count, seconds)
+            print(held, flush=True)
+        else:
+            held = search(fleet, arguments.first, arguments.most, seconds)
+        if held is None:
+            raise SystemExit(f"not even {arguments.first} meters are held: --first takes fewer")
+        bare = fleet.bare(held.meters, seconds)
+        report(one, held, bare, is_limit=not count and held.meters < arguments.most)
+        if arguments.profile:
+            profiled, stats = fleet.profile(min(held.meters, 300), seconds)
+            report_profile(stats, profiled.meters * seconds)
+
+
+if __name__ == "__main__":
+    main()

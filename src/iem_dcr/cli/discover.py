@@ -1,0 +1,168 @@
+"""``iem-dcr discover``: which power meter APIs the EVerest at a broker offers."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from typing import TYPE_CHECKING
+
+import click
+
+from iem_dcr.cli.arguments import SecondsType, common, usage_error
+from iem_dcr.cli.interruption import Interruption
+from iem_dcr.cli.terminal import Output, tell
+from iem_dcr.errors import ConfigError, IemDcrError, printable
+from iem_dcr.everest_api.broker import Broker, MqttSettings
+from iem_dcr.everest_api.dialing import BrokerTroubleError
+from iem_dcr.everest_api.discovery import WAIT_S, discover
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from iem_dcr.everest_api.discovery import FoundApi
+
+EXIT_NONE = 1
+PROTOCOL = "3.1.1"
+"""The version of MQTT that every broker speaks."""
+CHECK_WITHIN_S = 15
+REPLY_WITHIN_S = 90
+"""What docs/everest-api.md recommends for cfg_communication_check_to_s (or more) and cfg_request_reply_to_s."""
+_FILE = click.Path(dir_okay=False)
+
+
+@click.command(name="discover", short_help="List the power meter APIs of an EVerest.")
+@click.option(
+    "--broker",
+    "url",
+    default="mqtt://localhost",
+    show_default=True,
+    metavar="URL",
+    help="MQTT broker of the EVerest: mqtt://HOST[:PORT], or mqtts:// for TLS.",
+)
+@click.option("--user", metavar="NAME", help="User name at the broker.")
+@click.option("--password-file", type=_FILE, metavar="FILE", help="File with the password of that user.")
+@click.option("--ca-file", type=_FILE, metavar="FILE", help="Certificates (PEM) that the broker's is checked against.")
+@click.option("--cert-file", type=_FILE, metavar="FILE", help="Client certificate (PEM).")
+@click.option("--key-file", type=_FILE, metavar="FILE", help="Its private key (PEM, not encrypted).")
+@click.option(
+    "--wait",
+    "wait_s",
+    type=SecondsType(0.1, 60),
+    default=WAIT_S,
+    show_default=True,
+    metavar="S",
+    help="How long to wait for answers.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Write one JSON object.")
+@common
+def command(url: str, wait_s: float, as_json: bool, **others: str | None) -> int:
+    """List the power meter APIs that the EVerest at a broker offers, with the times it monitors them by.
+
+    It publishes one question and listens for the answers; nothing else is changed or sent.
+    """
+    try:
+        mqtt = MqttSettings.from_url(url, protocol=PROTOCOL, **others)
+        mqtt.current_password()
+        mqtt.tls_context()
+    except ConfigError as error:
+        raise usage_error(error) from error
+    found = asyncio.run(_discover(mqtt, wait_s))
+    output = Output()
+    if as_json:
+        apis = [api.to_json() | {"warnings": warnings(api)} for api in found]
+        output.line({"broker": mqtt.address, "apis": apis})
+    elif found:
+        _print_table(output, found)
+    if not found:
+        tell(
+            f"No powermeter API at {printable(mqtt.address)}: nobody answered within {wait_s:g} s. Does EVerest run "
+            "with this broker, and is there a module powermeter_API in its configuration?"
+        )
+        return EXIT_NONE
+    return output.status()
+
+
+def warnings(api: FoundApi) -> list[str]:
+    """Say which of an API's times are not what is recommended, and what comes of it."""
+    said = []
+    check_s = api.communication_monitoring.get("communication_check_period_s")
+    if check_s is not None and check_s < CHECK_WITHIN_S:
+        said.append(
+            f"cfg_communication_check_to_s is {check_s:g}: set {CHECK_WITHIN_S} or more. A restart of iem-dcr or of "
+            "the broker can take longer than that, and EVerest stops charging at once when it misses the check"
+        )
+    reply_s = api.communication_monitoring.get("request_reply_timeout_s")
+    if reply_s is not None and reply_s < REPLY_WITHIN_S:
+        said.append(
+            f"cfg_request_reply_to_s is {reply_s:g}: set {REPLY_WITHIN_S}. A stop may take longer than that, and its "
+            "receipt would come when EVerest has given up waiting"
+        )
+    elif reply_s is not None and reply_s > REPLY_WITHIN_S:
+        said.append(
+            f"cfg_request_reply_to_s is {reply_s:g}: set {REPLY_WITHIN_S}. No reply comes later than that, and a lost "
+            "one blocks the connector until EVerest gives up waiting"
+        )
+    return said
+
+
+async def _discover(mqtt: MqttSettings, wait_s: float) -> tuple[FoundApi, ...]:
+    with Interruption() as interruption:
+        return await interruption.break_off(_ask(mqtt, wait_s), "nothing was found out.")
+
+
+async def _ask(mqtt: MqttSettings, wait_s: float) -> tuple[FoundApi, ...]:
+    bus = Broker(mqtt, identity=f"iem-dcr-discover-{secrets.token_hex(4)}")
+    connected = asyncio.Event()
+    bus.on_connected(connected.set)
+
+    async def ask() -> tuple[FoundApi, ...]:
+        await connected.wait()
+        return await discover(bus, wait_s=wait_s)
+
+    connection, asking = asyncio.create_task(bus.run_once()), asyncio.create_task(ask())
+    try:
+        await asyncio.wait((connection, asking), return_when=asyncio.FIRST_COMPLETED)
+        if asking.done():
+            return asking.result()
+        await connection
+    except BrokerTroubleError as error:
+        raise IemDcrError(f"broker {printable(mqtt.address)}: {error}") from error
+    finally:
+        for task in (connection, asking):
+            task.cancel()
+        await asyncio.gather(connection, asking, return_exceptions=True)
+    return ()
+
+
+def _print_table(output: Output, found: Iterable[FoundApi]) -> None:
+    from rich import box  # noqa: PLC0415  only a table for people needs it
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column(Text("Module id"), overflow="fold")
+    for heading in ("Type", "Version", "Heartbeat", "Check within", "Reply within"):
+        table.add_column(Text(heading), no_wrap=True)
+    said: dict[str, list[str]] = {}
+    for api in found:
+        times = api.communication_monitoring
+        table.add_row(
+            Text(api.module_id, style="bold"),
+            Text(api.type),
+            Text(api.version),
+            Text(_seconds(times.get("heartbeat_period_ms"), 1000)),
+            Text(_seconds(times.get("communication_check_period_s"))),
+            Text(_seconds(times.get("request_reply_timeout_s"))),
+        )
+        for warning in warnings(api):
+            said.setdefault(warning, []).append(api.module_id)
+    console = output.console()
+    console.print(table)
+    for warning, module_ids in said.items():
+        line = Text.assemble(("Warning: ", "bold yellow"), f"{', '.join(module_ids)}: {warning}.")
+        console.print(line, soft_wrap=True)
+    output.flush()
+
+
+def _seconds(time: float | None, per_second: float = 1.0) -> str:
+    return "" if time is None else f"{time / per_second:g} s"

@@ -1,0 +1,112 @@
+"""``iem-dcr run``: meters behind EVerest's MQTT API, until it is told to end.
+
+The first SIGTERM or SIGINT ends it in good order, within a few seconds; the second one at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import os
+import signal
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+
+from iem_dcr import __version__
+from iem_dcr.cli.arguments import common, verbosity
+from iem_dcr.cli.config import load
+from iem_dcr.cli.interruption import EXIT_INTERRUPTED
+from iem_dcr.service.logs import STYLES, log_lines
+from iem_dcr.service.service import Service
+from iem_dcr.service.systemd import Notifier
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from iem_dcr.service.config import ServiceConfig
+
+_log = logging.getLogger(__name__)
+
+EXIT_FAILURE = 1
+ENDS_WITHIN_S = 5.0
+"""The process ends so long after the first signal in any case, should something block its loop."""
+_LEVELS = {-2: logging.ERROR, -1: logging.WARNING, 0: logging.INFO, 1: logging.DEBUG}
+
+
+@click.command(name="run", short_help="Be power meters behind EVerest's MQTT API.")
+@click.argument("file", metavar="CONFIG.toml", type=click.Path(path_type=Path))
+@click.option(
+    "--log-format",
+    type=click.Choice(STYLES),
+    default="text",
+    show_default=True,
+    help="How the log is written to standard error.",
+)
+@common
+def command(file: Path, log_format: str) -> int:
+    """Drive the meters of a configuration file behind EVerest's MQTT API until interrupted.
+
+    What such a file looks like: iem-dcr config example.
+    """
+    config = load(file)
+    level = _LEVELS[max(-2, min(verbosity(), 1))]
+    with log_lines(log_format, level):
+        status = _serve(config)
+    _leave(status)
+
+
+def _serve(config: ServiceConfig) -> int:
+    for warning in config.warnings:
+        _log.warning("%s", warning)
+    count = len(config.meters)
+    meters = "1 meter" if count == 1 else f"{count} meters"
+    _log.info("iem-dcr %s: %s, broker %s", __version__, meters, config.mqtt.address)
+    loop = asyncio.new_event_loop()
+    try:
+        loop.run_until_complete(_until_a_signal(config))
+    except Exception:  # noqa: BLE001  whatever it is goes to the log that is read
+        _log.exception("the service failed, which is a mistake in the program")
+        return EXIT_FAILURE
+    return 0
+
+
+async def _until_a_signal(config: ServiceConfig) -> None:
+    service = Service(config, notifier=Notifier())
+    loop = asyncio.get_running_loop()
+    context = contextvars.copy_context()
+    signalled = False
+
+    def stop(number: int) -> None:
+        _log.info("%s", signal.Signals(number).name)
+        service.stop()
+
+    def take(number: int, _frame: FrameType | None) -> None:
+        nonlocal signalled
+        if signalled:
+            _leave(EXIT_INTERRUPTED)
+        signalled = True
+        guard = threading.Timer(ENDS_WITHIN_S, _leave, (EXIT_FAILURE,))
+        guard.daemon = True
+        guard.start()
+        # In a context of its own: a signal comes in the middle of some meter's work.
+        loop.call_soon_threadsafe(stop, number, context=context)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, take)
+    await service.run()
+
+
+def _leave(status: int) -> NoReturn:
+    """End the process without waiting for threads: one of them may be asking for the broker's address."""
+    for handler in logging.getLogger().handlers:
+        handler.close()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    os._exit(status)

@@ -1,0 +1,121 @@
+"""Which power meter APIs the EVerest at a broker offers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import secrets
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from iem_dcr.errors import printable
+from iem_dcr.everest_api.topics import QUERY_MODULES, is_module_id
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from iem_dcr.everest_api.bus import Bus
+
+TYPE: Final = "powermeter"
+WAIT_S: Final = 1.5
+"""EVerest's modules answer within a second."""
+
+MAX_BYTES: Final = 64 * 1024
+MAX_APIS: Final = 1024
+_MAX_PARAMETERS = 16
+_LONGEST_TEXT = 60
+
+
+@dataclass(frozen=True, slots=True)
+class FoundApi:
+    """A power meter API that EVerest offers.
+
+    Attributes:
+        type: of the API, always "powermeter".
+        module_id: of EVerest's module behind it.
+        version: of the API, "" where the answer has none.
+        communication_monitoring: the module's times by EVerest's names, each where it is given:
+            ``heartbeat_period_ms``, ``communication_check_period_s`` (in its configuration
+            cfg_communication_check_to_s), ``request_reply_timeout_s`` (cfg_request_reply_to_s).
+    """
+
+    type: str
+    module_id: str
+    version: str
+    communication_monitoring: Mapping[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, object]:
+        """Return it as JSON types, under EVerest's names."""
+        return {
+            "type": self.type,
+            "module_id": self.module_id,
+            "version": self.version,
+            "communication_monitoring": dict(self.communication_monitoring),
+        }
+
+
+async def discover(bus: Bus, *, wait_s: float = WAIT_S) -> tuple[FoundApi, ...]:
+    """Ask which power meter APIs there are.
+
+    Args:
+        bus: has to be connected.
+        wait_s: for how long answers are collected.
+
+    Returns:
+        Those that answered, each once, sorted by module_id; at most 1,024. What cannot be read is left out.
+    """
+    found: dict[str, FoundApi] = {}
+    reply_to = f"everest_api/iem-dcr/{secrets.token_hex(8)}/apis"
+
+    def take(payload: bytes, _retained: bool) -> None:  # noqa: FBT001  as the bus calls it
+        for api in read_answer(payload):
+            if len(found) < MAX_APIS or api.module_id in found:
+                found[api.module_id] = api
+
+    bus.subscribe(reply_to, take)
+    try:
+        question = json.dumps({"headers": {"replyTo": reply_to}}).encode()
+        bus.offer(QUERY_MODULES, question, good_for_s=wait_s)
+        await asyncio.sleep(wait_s)
+    finally:
+        bus.unsubscribe(reply_to, take)
+    return tuple(found[module_id] for module_id in sorted(found))
+
+
+def read_answer(payload: bytes) -> Iterator[FoundApi]:
+    """Read an answer to the question; yields nothing of what is none."""
+    if len(payload) > MAX_BYTES:
+        return
+    try:
+        answer = json.loads(payload.decode())
+    except (ValueError, RecursionError):
+        return
+    apis = answer.get("apis") if isinstance(answer, dict) else None
+    for api in apis if isinstance(apis, list) else ():
+        if not isinstance(api, dict) or api.get("type", TYPE) != TYPE:
+            continue
+        module_id = api.get("module_id")
+        if isinstance(module_id, str) and is_module_id(module_id):
+            yield FoundApi(TYPE, module_id, _version(api.get("version")), _times(api.get("communication_monitoring")))
+
+
+def _version(value: object) -> str:
+    """Return a version as a text; EVerest has a number there."""
+    is_one = isinstance(value, str | float) or (isinstance(value, int) and abs(value) < 10**_LONGEST_TEXT)
+    return printable(value, limit=_LONGEST_TEXT) if is_one and not isinstance(value, bool) else ""
+
+
+def _times(value: object) -> dict[str, float]:
+    if not isinstance(value, dict):
+        return {}
+    times = {}
+    for name, time in list(value.items())[:_MAX_PARAMETERS]:
+        if isinstance(time, int | float) and not isinstance(time, bool) and _is_sane(time):
+            times[printable(name, limit=_LONGEST_TEXT)] = time
+    return times
+
+
+def _is_sane(time: float) -> bool:
+    """Tell a number from NaN, the infinities and integers without end."""
+    return abs(time) < 1e12 and not math.isnan(time)

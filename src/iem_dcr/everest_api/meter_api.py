@@ -1,0 +1,136 @@
+"""One meter on EVerest's API: its driver, its requests, its presence, and nothing shared with another's but the bus."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import zlib
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+from iem_dcr.driver import MeterDriver
+from iem_dcr.driver.timing import Deadline
+from iem_dcr.errors import printable
+from iem_dcr.everest_api.context import METER
+from iem_dcr.everest_api.presence import Presence
+from iem_dcr.everest_api.requests import Requests
+from iem_dcr.everest_api.topics import READY_BEACON, Topics, is_module_id
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from iem_dcr.config import Settings
+    from iem_dcr.driver import ReceiptJournal, ReceiptSink
+    from iem_dcr.everest_api.bus import Bus, Handler
+
+ANSWERS_GO_OUT_WITHIN_S: Final = 1.0
+"""How long the answers to what was at work may take to go out when the meter's work ends."""
+_AT_LEAST_S: Final = 0.2
+
+
+class MeterApi:
+    """One meter on EVerest's API.
+
+    Args:
+        module_id: of the API module in EVerest's configuration.
+        settings: of the meter.
+        bus: shared with the other meters.
+        sink: is given every receipt before it is handed over; without one the latest are kept in memory.
+        journal: is given them too, and is asked for the receipts of transactions that this process does not know.
+        wall: the host's clock, for tests; aware datetimes.
+
+    Attributes:
+        module_id: as given.
+        topics: of the meter.
+        driver: of the meter.
+
+    Raises:
+        ValueError: the module_id cannot stand in a topic.
+    """
+
+    def __init__(
+        self,
+        module_id: str,
+        settings: Settings,
+        bus: Bus,
+        *,
+        sink: ReceiptSink | None = None,
+        journal: ReceiptJournal | None = None,
+        wall: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        if not is_module_id(module_id):
+            raise ValueError(f"{printable(module_id, limit=40)} is no module_id")
+        self.module_id = module_id
+        self.topics = Topics(module_id)
+        self._bus = bus
+        phase = zlib.crc32(module_id.encode()) / 2**32
+        self._presence = Presence(self.topics, bus, self._heard_s, lambda: self.driver.public_key, phase=phase)
+        self.driver = MeterDriver(settings, self._presence, sink=sink, journal=journal, phase=phase, wall=wall)
+        self._requests = Requests(self.driver, bus)
+
+    @property
+    def reachable(self) -> bool:
+        """Whether the meter can be reached, as EVerest is told. To be asked on the loop."""
+        return self._presence.reachable
+
+    async def run(self) -> None:
+        """Be the meter on the bus until cancelled; what is at work is then answered first.
+
+        May be run again, also after it failed: answers that did not go out are delivered then.
+        """
+        before = METER.set(self.module_id)
+        try:
+            await self._run(contextvars.copy_context())
+        finally:
+            METER.reset(before)
+
+    async def _run(self, context: contextvars.Context) -> None:
+        handlers: list[tuple[str, Handler]] = [
+            (topic, _within(context, handler))
+            for topic, handler in (
+                (self.topics.start, self._requests.take_start),
+                (self.topics.stop, self._requests.take_stop),
+                (self.topics.heartbeat, self._presence.take_heartbeat),
+                (READY_BEACON, self._presence.take_ready_beacon),
+            )
+        ]
+        for topic, handler in handlers:
+            self._bus.subscribe(topic, handler)
+        take_back = self._bus.on_connected(lambda: context.run(self._presence.announce))
+        try:
+            await self._work()
+        finally:
+            # Not before: a request that comes while the others are being answered is answered as well.
+            take_back()
+            for topic, handler in handlers:
+                self._bus.unsubscribe(topic, handler)
+            await self._requests.close()
+
+    async def _work(self) -> None:
+        self._presence.announce()
+        self._requests.resume()
+        tasks = {asyncio.create_task(self.driver.run()), asyncio.create_task(self._presence.run())}
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            raise _failure(done.pop())
+        finally:
+            going_out = Deadline.after(ANSWERS_GO_OUT_WITHIN_S)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._requests.finish(max(going_out.left_s, _AT_LEAST_S))
+
+    def _heard_s(self) -> float | None:
+        """When the meter last answered; not before a live value has told which meter it is."""
+        return self.driver.heard_s if self.driver.value is not None else None
+
+
+def _within(context: contextvars.Context, handler: Handler) -> Handler:
+    """Have a handler, and the tasks it makes, work in the name of the meter."""
+    return lambda message, retained: context.run(handler, message, retained)
+
+
+def _failure(task: asyncio.Task[None]) -> BaseException:
+    """Return why a task that goes on for ever has ended."""
+    error = None if task.cancelled() else task.exception()
+    return error or RuntimeError("a task of the meter ended by itself")

@@ -1,0 +1,213 @@
+"""How a broker is reached: address, user, TLS, version of the protocol. It names no MQTT library."""
+
+from __future__ import annotations
+
+import re
+import ssl
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NoReturn
+from urllib.parse import unquote, urlsplit
+
+from iem_dcr.config import is_host, shown
+from iem_dcr.errors import ConfigError, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PORT: Final = 1883
+PORT_TLS: Final = 8883
+PROTOCOLS: Final = ("5", "3.1.1")
+
+_LONGEST_TEXT = 65_535
+"""Bytes of a text in an MQTT packet (MQTT 5, section 1.5.4)."""
+_SCHEMES = {"mqtt": False, "mqtts": True}
+_FILES = ("password_file", "ca_file", "cert_file", "key_file")
+_BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_URL_EXPECTED = "expected mqtt://HOST[:PORT], or mqtts:// for TLS, with USER:PASSWORD@ before the host where needed"
+
+
+@dataclass(frozen=True, slots=True)
+class MqttSettings:
+    """How a broker is reached. The password is in neither its repr nor any message.
+
+    Attributes:
+        host: address (IPv6 without brackets) or host name of the broker.
+        port: TCP port; 0 stands for 1883, or 8883 with TLS, and is replaced by that.
+        user: user name at the broker, or None.
+        password: of that user, or None.
+        password_file: file with the password instead; read anew at every connection, line ends at its end are dropped.
+        tls: whether the connection is encrypted and the broker's certificate and name are checked.
+        ca_file: certificates (PEM) that the broker's is checked against; None takes the host's.
+        cert_file: this client's certificate (PEM), or None.
+        key_file: its private key (PEM, not encrypted); None where it stands in ``cert_file``.
+        protocol: version of MQTT, "5" or "3.1.1".
+        client_id: name of this client at the broker; None leaves it to whoever connects.
+
+    Raises:
+        ConfigError: with a line for every mistake, each beginning with the name above.
+    """
+
+    host: str = "localhost"
+    port: int = 0
+    user: str | None = None
+    password: str | None = field(default=None, repr=False)
+    password_file: str | None = None
+    tls: bool = False
+    ca_file: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
+    protocol: str = "5"
+    client_id: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.port == 0:
+            object.__setattr__(self, "port", PORT_TLS if self.tls else PORT)
+        problems = [*self._address_problems(), *self._login_problems(), *self._tls_problems()]
+        if problems:
+            raise ConfigError(problems)
+
+    @classmethod
+    def from_url(cls, url: str, **others: str | None) -> MqttSettings:
+        """Read ``mqtt://user:password@host:port``, or ``mqtts://`` for TLS; user and password may be %-encoded.
+
+        Args:
+            url: the address.
+            others: further settings by their names; what is None counts as not given.
+
+        Raises:
+            ConfigError: the URL or one of the others is wrong; the message shows no password.
+        """
+        given = {name: value for name, value in others.items() if value is not None}
+        try:
+            parts = urlsplit(url)
+            scheme, host, port, user, password = (
+                parts.scheme,
+                parts.hostname,
+                parts.port,
+                parts.username,
+                parts.password,
+            )
+        except ValueError:
+            _refuse_url("it cannot be read")
+        if scheme not in _SCHEMES:
+            _refuse_url("the scheme is another or missing")
+        if not host:
+            _refuse_url("the host is missing")
+        if parts.path not in ("", "/") or parts.query or parts.fragment or port == 0:
+            _refuse_url("a path, a query or port 0 means nothing to a broker")
+        for name, text in (("user", user), ("password", password)):
+            if text:
+                if name in given or (name == "password" and "password_file" in given):
+                    raise ConfigError([f"{name}: given in the URL and beside it; expected one of them"])
+                given[name] = _unquoted(text)
+        return cls(host=host, port=port or 0, tls=_SCHEMES[scheme], **given)
+
+    @property
+    def address(self) -> str:
+        """``host:port``, an IPv6 address in brackets."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    def current_password(self) -> str | None:
+        """Return the password as it is now; reads ``password_file``.
+
+        Raises:
+            ConfigError: the file cannot be read, or what it holds can be no password.
+        """
+        if self.password_file is None:
+            return self.password
+        try:
+            text = Path(self.password_file).read_text("utf-8").rstrip("\r\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError([f"password_file {shown(self.password_file)} cannot be read: {_why(error)}"]) from error
+        if not text or len(text.encode()) > _LONGEST_TEXT:
+            raise ConfigError([f"password_file {shown(self.password_file)} holds no password: expected one line"])
+        return text
+
+    def tls_context(self) -> ssl.SSLContext | None:
+        """Make what TLS is done with; reads the files, so it may take a moment. None without TLS.
+
+        Raises:
+            ConfigError: one of the files cannot be read or is none of what it should be.
+        """
+        if not self.tls:
+            return None
+        try:
+            context = ssl.create_default_context(cafile=self.ca_file)
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                [f"ca_file {shown(self.ca_file)}: {_why(error)}; expected certificates in PEM"]
+            ) from error
+        if self.cert_file is not None:
+            try:
+                context.load_cert_chain(self.cert_file, self.key_file, password=_no_passphrase)
+            except (OSError, ValueError) as error:
+                expected = "a certificate in PEM and the key that fits it, not encrypted"
+                where = f"cert_file {shown(self.cert_file)}, key_file {shown(self.key_file)}"
+                raise ConfigError([f"{where}: {_why(error)}; expected {expected}"]) from error
+        return context
+
+    def _address_problems(self) -> Iterator[str]:
+        if not is_host(self.host):
+            yield (
+                f"host is {shown(self.host)}: expected the address or host name of the broker, "
+                "without scheme, port or path"
+            )
+        if not 1 <= self.port <= 65535:
+            yield f"port is {shown(self.port)}: expected a number from 1 to 65535"
+        if self.protocol not in PROTOCOLS:
+            yield f"protocol is {shown(self.protocol)}: expected one of {', '.join(PROTOCOLS)}"
+        if self.client_id is not None and not _is_text(self.client_id):
+            yield f"client_id is {shown(self.client_id)}: expected a text without control characters"
+
+    def _login_problems(self) -> Iterator[str]:
+        if self.user is not None and not _is_text(self.user):
+            yield f"user is {shown(self.user)}: expected a text without control characters"
+        if self.password is not None and self.password_file is not None:
+            yield "password_file: expected password or password_file, not both"
+        if self.user is None and (self.password is not None or self.password_file is not None):
+            yield "user: expected one where there is a password"
+        if self.password is not None and not _is_text(self.password):
+            yield "password: expected a text without control characters"
+
+    def _tls_problems(self) -> Iterator[str]:
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if each.name not in _FILES or value is None:
+                continue
+            if not value or "\0" in value:
+                yield f"{each.name} is {shown(value)}: expected the path of a file"
+            if each.name != "password_file" and not self.tls:
+                yield f"{each.name} is {shown(value)}: expected TLS to be on (mqtts:// in an address)"
+        if self.key_file is not None and self.cert_file is None:
+            yield f"key_file is {shown(self.key_file)}: expected a cert_file beside it"
+
+
+def _is_text(text: str) -> bool:
+    return bool(text) and text.isprintable() and len(text.encode()) <= _LONGEST_TEXT
+
+
+def _unquoted(text: str) -> str:
+    if _BAD_ESCAPE.search(text):
+        _refuse_url("in user and password, % has to be written as %25")
+    try:
+        return unquote(text, errors="strict")
+    except UnicodeDecodeError:
+        _refuse_url("user and password have to be UTF-8")
+
+
+def _refuse_url(why: str) -> NoReturn:
+    """Refuse without a word of the URL itself, nor an error that quotes it: a password may stand anywhere in it."""
+    raise ConfigError([f"address of the broker: {_URL_EXPECTED}; {why}"]) from None
+
+
+def _no_passphrase() -> str:
+    raise ValueError("the key is encrypted")
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, ssl.SSLError):
+        return printable(error.reason or error)
+    if isinstance(error, OSError):
+        return printable(error.strerror or error)
+    return "not UTF-8" if isinstance(error, UnicodeDecodeError) else printable(error)

@@ -1,0 +1,140 @@
+"""Reading a journal while others write it. Nothing is made, and nothing in it is changed."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from typing import TYPE_CHECKING
+
+from iem_dcr.errors import JournalError
+from iem_dcr.journal.entry import COLUMNS, Entry, clean, milliseconds
+from iem_dcr.journal.schema import check_version, connect, named, resolved, said, side_file
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterator
+    from datetime import datetime
+    from pathlib import Path
+
+READ_AT_ONCE = 200
+"""Entries in memory at a time; between two such portions others may write and clear up."""
+
+
+class JournalReader:
+    """A journal open for reading. Made by `open_for_reading`.
+
+    Attributes:
+        path: of the file.
+    """
+
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        self.path = path
+        self._connection = connection
+
+    def entries(
+        self,
+        begin: datetime | None = None,
+        end: datetime | None = None,
+        *,
+        transaction_id: str | None = None,
+        meter: str | None = None,
+    ) -> Iterator[Entry]:
+        """Yield entries in the order they were kept in, a few at a time from the file.
+
+        Args:
+            begin: from which on, aware; what counts is when the transaction ended, or where the tuple does not say so,
+                when it was kept.
+            end: before which.
+            transaction_id: only those of this transaction.
+            meter: only those of the meter with this serial number.
+
+        Raises:
+            JournalError: the file cannot be read.
+        """
+        conditions, values = _conditions(begin, end, transaction_id, meter)
+        question = f"SELECT {', '.join(COLUMNS)} FROM receipts WHERE {conditions} ORDER BY id LIMIT ?"  # noqa: S608
+        last = 0
+        while rows := self._rows(question, (last, *values, READ_AT_ONCE)):
+            for row in rows:
+                entry = Entry.of_row(row)
+                last = max(last, entry.id)
+                yield entry
+
+    def count(
+        self,
+        begin: datetime | None = None,
+        end: datetime | None = None,
+        *,
+        transaction_id: str | None = None,
+        meter: str | None = None,
+    ) -> int:
+        """Return how many entries `entries` would yield."""
+        conditions, values = _conditions(begin, end, transaction_id, meter)
+        question = f"SELECT count(*) FROM receipts WHERE {conditions}"  # noqa: S608  conditions of ours
+        return int(self._rows(question, (0, *values))[0][0])
+
+    def _rows(self, question: str, values: tuple[object, ...]) -> list[tuple[int, ...]]:
+        try:
+            return self._connection.execute(question, values).fetchall()
+        except sqlite3.Error as error:
+            raise JournalError(f"{named(self.path)} cannot be read: {said(error)}") from error
+
+
+@contextlib.contextmanager
+def open_for_reading(path: str | os.PathLike[str]) -> Iterator[JournalReader]:
+    """Open a journal for reading, also while drivers write it. An empty one has no entries.
+
+    Raises:
+        JournalError: there is none, or it cannot be read, or it is of a newer version.
+    """
+    found = resolved(path)
+    if not found.is_file():
+        raise JournalError(f"{named(found)}: there is no such file")
+    try:
+        with contextlib.closing(_connected(found)) as connection:
+            if not check_version(connection, found):
+                raise JournalError(f"{named(found)}: the file is empty: nothing was ever kept in it")
+            yield JournalReader(found, connection)
+    except (sqlite3.Error, OSError) as error:
+        raise JournalError(f"{named(found)} cannot be read: {said(error)}") from error
+
+
+def _connected(path: Path) -> sqlite3.Connection:
+    """Open the file in the way that leaves nothing behind.
+
+    SQLite keeps files beside it while it is open. A connection that may write takes them away again; one that may not
+    leaves them. On a medium that nobody writes there are none, and none are needed.
+    """
+    try:
+        return _tried(path, "rw", is_immutable=False)
+    except sqlite3.Error:
+        return _tried(path, "ro", is_immutable=not side_file(path, "-wal").exists())
+
+
+def _tried(path: Path, mode: str, *, is_immutable: bool) -> sqlite3.Connection:
+    connection = connect(path, mode, is_immutable=is_immutable)
+    try:
+        connection.execute("PRAGMA query_only=ON")
+        connection.execute("PRAGMA trusted_schema=OFF")
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
+
+
+def _conditions(
+    begin: datetime | None, end: datetime | None, transaction_id: str | None, meter: str | None
+) -> tuple[str, tuple[object, ...]]:
+    """Return the conditions of a question, of which the first is on the id, and the values of the others."""
+    conditions, values = ["id > ?"], list[object]()
+    for value, condition in (
+        (None if begin is None else milliseconds(begin), "coalesce(end_ms, kept_ms) >= ?"),
+        (None if end is None else milliseconds(end), "coalesce(end_ms, kept_ms) < ?"),
+        (None if transaction_id is None else clean(transaction_id), "transaction_id = ?"),
+        (None if meter is None else clean(meter), "meter = ?"),
+    ):
+        if value is not None:
+            conditions.append(condition)
+            values.append(value)
+    return " AND ".join(conditions), tuple(values)

@@ -1,0 +1,167 @@
+"""Receipts to keep, journals under virtual time, and processes that write journals."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from iem_dcr import ocmf
+from iem_dcr.driver import KeptReceipt
+from iem_dcr.journal import open_for_reading, open_journal
+from iem_dcr.ocmf import Outcome
+from tests.support.virtual_time import VirtualTimeLoop
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from iem_dcr.journal import Entry, Journal
+    from iem_dcr.ocmf import Receipt
+
+ROOT = Path(__file__).resolve().parents[2]
+METER = "1TST0000000001"
+ADDRESS = "192.0.2.7:80"
+
+
+def tuple_text(number: int, *, ID: str | None = None, meter: str = METER, end: str = "2026-03-01T12:30:00,500") -> str:
+    """Make a tuple as the meter writes it; nobody signed it."""
+    person = f"04AB{number:06}" if ID is None else ID
+    first = '{"TM":"2026-03-01T12:00:00,000+0100 S","TX":"B","ST":"G","RV":"00000451.795","RI":"1-b:1.8.e","RU":"kWh"}'
+    last = f'{{"TM":"{end}+0100 S","TX":"E","RV":"00000{452 + number}.895"}}'
+    payload = f'{{"FV":"1.0","GI":"x","MS":"{meter}","PG":"T{number}","ID":"{person}","RD":[{first},{last}]}}'
+    return f'OCMF|{payload}|{{"SD":"30{number:08x}"}}'
+
+
+def kept(number: int, transaction_id: str = "", **fields: Any) -> KeptReceipt:
+    """Make a receipt on its way to be kept; fields of the tuple, and of what goes with it."""
+    words = {name: fields.pop(name) for name in ("ID", "meter", "end") if name in fields}
+    made = KeptReceipt(ocmf.parse(tuple_text(number, **words)), transaction_id, "3059", Outcome.VALID, ADDRESS, METER)
+    return replace(made, **fields)
+
+
+def entries(path: Path, **conditions: Any) -> list[Entry]:
+    """Read a journal."""
+    with open_for_reading(path) as reader:
+        return list(reader.entries(**conditions))
+
+
+@contextlib.asynccontextmanager
+async def journal(path: Path, keep_days: int = 365) -> AsyncIterator[Journal]:
+    """Open a journal and close it."""
+    opened = open_journal(path, keep_days)
+    try:
+        yield opened
+    finally:
+        await opened.close()
+
+
+class PatientJournal:
+    """A journal for virtual time, which stands still while the journal's threads work."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+
+    async def keep(self, kept: KeptReceipt) -> None:
+        with _standing_still():
+            await self._journal.keep(kept)
+
+    async def receipt_of(self, transaction_id: str, *, meter: str, address: str) -> Entry | None:
+        with _standing_still():
+            return await self._journal.receipt_of(transaction_id, meter=meter, address=address)
+
+    async def is_of_another(self, receipt: Receipt, transaction_id: str, *, meter: str) -> bool:
+        with _standing_still():
+            return await self._journal.is_of_another(receipt, transaction_id, meter=meter)
+
+    async def begun(self, transaction_id: str, *, meter: str) -> None:
+        with _standing_still():
+            await self._journal.begun(transaction_id, meter=meter)
+
+
+@contextlib.asynccontextmanager
+async def patient_journal(path: Path) -> AsyncIterator[PatientJournal]:
+    """Open a journal under virtual time and close it."""
+    opened = open_journal(path)
+    try:
+        yield PatientJournal(opened)
+    finally:
+        with _standing_still():
+            await opened.close()
+
+
+@contextlib.contextmanager
+def _standing_still() -> Iterator[None]:
+    clock = cast("VirtualTimeLoop", asyncio.get_running_loop())._virtual
+    clock.working_threads += 1
+    try:
+        yield
+    finally:
+        clock.working_threads -= 1
+
+
+def process(what: str, path: Path, *arguments: object) -> subprocess.Popen[str]:
+    """Start a process that writes a journal; see the functions below."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.support.journals", what, str(path), *map(str, arguments)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _say(text: object) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+async def _write(path: Path, first: int, count: int) -> None:
+    """Keep receipts one after the other, and say every one that is kept."""
+    async with journal(path) as opened:
+        for number in range(first, first + count):
+            await opened.keep(kept(number, f"T-{number}"))
+            _say(number)
+
+
+async def _small_files(path: Path, limit_bytes: int) -> None:
+    """Keep receipts until files may grow no further, then some more, and lift the limit on a word from outside."""
+    import resource  # noqa: PLC0415
+
+    from iem_dcr.errors import JournalError  # noqa: PLC0415
+
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, hard))
+    refused: list[int] = []
+    number = 0
+    async with journal(path) as opened:
+        while len(refused) < 50:
+            number += 1
+            try:
+                await opened.keep(kept(number))
+            except JournalError:
+                refused.append(number)
+        _say(f"{number} {refused[0]}")
+        await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+        while True:
+            number += 1
+            try:
+                await opened.keep(kept(number))
+            except JournalError:
+                await asyncio.sleep(0.1)
+            else:
+                break
+        _say(number)
+
+
+if __name__ == "__main__":
+    import logging
+
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    _works = {"write": _write, "small-files": _small_files}
+    asyncio.run(_works[sys.argv[1]](Path(sys.argv[2]), *map(int, sys.argv[3:])))

@@ -1,0 +1,415 @@
+"""A meter on EVerest's API: sessions, and requests of every kind; each is carried out once and answered once."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from itertools import pairwise
+
+import pytest
+
+from iem_dcr.config import Settings
+from iem_dcr.everest_api.context import METER
+from iem_dcr.everest_api.envelope import EnvelopeError, read_request
+from iem_dcr.everest_api.meter_api import MeterApi
+from iem_dcr.everest_api.requests import MOST_AT_WORK, MOST_REFUSALS
+from tests.support.api_bench import MODULE_ID, ApiBench, api_bench, request, start_payload
+from tests.support.fake_bus import FakeBus
+from tests.support.virtual_time import virtual
+
+OK = {"status": "OK"}
+
+
+async def begun(bench: ApiBench, transaction_id: str = "T-1") -> None:
+    assert await bench.answer(bench.start(transaction_id)) == OK
+
+
+async def settled(bench: ApiBench) -> None:
+    """Let everything that is under way end."""
+    await asyncio.sleep(1.5)
+
+
+@virtual
+async def test_a_session() -> None:
+    async with api_bench() as bench:
+        await bench.until_live()
+        await begun(bench)
+        assert bench.running()
+        await asyncio.sleep(5)
+        answer = await bench.answer(bench.stop())
+        assert answer["status"] == "OK"
+        assert "error" not in answer
+        [record] = bench.meter.signed
+        assert answer["signed_meter_value"]["signed_meter_data"] == record.text
+        assert not bench.running()
+        values = bench.bus.on(bench.topics.values)
+        assert values[-1].value["energy_Wh_import"]["total"] > values[0].value["energy_Wh_import"]["total"]
+        [key] = bench.bus.on(bench.topics.key)
+        assert key.value == answer["signed_meter_value"]["public_key"]
+
+
+@pytest.mark.parametrize("payload", ["T-1", {"transaction_id": "T-1"}, "", {"transaction_id": ""}])
+@virtual
+async def test_every_form_of_stop(payload: object) -> None:
+    async with api_bench() as bench:
+        await bench.until_live()
+        await begun(bench)
+        await asyncio.sleep(4)
+        answer = await bench.answer(bench.stop(payload))
+        assert answer["signed_meter_value"]["signed_meter_data"] == bench.meter.signed[-1].text
+
+
+@virtual
+async def test_everest_stops_what_it_does_not_know_when_it_starts() -> None:
+    async with api_bench() as bench:
+        await bench.until_live()
+        answer = await bench.answer(bench.stop(""))
+        assert answer["status"] == "UNEXPECTED_ERROR"
+        assert answer["error"]
+        assert "signed_meter_value" not in answer
+
+
+@virtual
+async def test_fields_of_a_later_everest_do_not_keep_a_charger_from_charging() -> None:
+    async with api_bench() as bench:
+        await bench.until_live()
+        assert await bench.answer(bench.start(reservation_id=7, customer={"language": "de"})) == OK
+
+
+@virtual
+async def test_replies_go_out_at_qos_1_and_all_else_at_0() -> None:
+    async with api_bench() as bench:
+        await bench.until_live()
+        reply_to = bench.start()
+        await bench.answer(reply_to)
+        await settled(bench)
+        assert {each.topic for each in bench.bus.published if each.qos == 1} == {reply_to}
+
+
+@virtual
+async def test_without_reply_to_nothing_is_answered() -> None:
+    async with api_bench() as bench:
+        await bench.until_live()
+        bench.bus.receive(bench.topics.start, request(start_payload()))
+        await settled(bench)
+        assert bench.running()
+        bench.bus.receive(bench.topics.stop, request("T-1"))
+        await asyncio.sleep(5)
+        assert not bench.running()
+        assert len(bench.meter.signed) == 1
+        ours = {bench.topics.values, bench.topics.key, bench.topics.check}
+        assert {each.topic for each in bench.bus.published} == ours
+
+
+@virtual
+async def test_a_start_without_reply_to_that_comes_twice_begins_one_transaction(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with api_bench() as bench:
+        await bench.until_live()
+        message = request(start_payload())
+        for _ in range(3):
+            bench.bus.receive(bench.topics.start, message)
+            await settled(bench)
+        assert bench.begun() == 1
+        assert caplog.text.count("came again and is ignored") == 2
+        bench.bus.receive(bench.topics.stop, request("T-1"))
+        await asyncio.sleep(5)
+        bench.bus.receive(bench.topics.start, message)
+        await settled(bench)
+        assert bench.begun() == 2
+
+
+@virtual
+async def test_a_repeated_start_is_answered_again_and_the_meter_left_alone() -> None:
+    async with api_bench() as bench:
+        await bench.until_live()
+        reply_to = bench.start()
+        await bench.answer(reply_to)
+        posts = bench.posts()
+        for _ in range(3):
+            await asyncio.sleep(190)
+            bench.start(reply_to=reply_to)
+            await settled(bench)
+        answers = bench.bus.on(reply_to)
+        assert [each.value for each in answers] == [OK] * 4
+        assert bench.posts() == posts
+        assert bench.begun() == 1
+
+
+@virtual
+async def test_a_repeated_stop_gets_its_receipt_again_also_after_the_next_transaction() -> None:
+    async with api_bench() as bench:
+        await bench.until_live()
+        await begun(bench)
+        await asyncio.sleep(4)
+        reply_to = bench.stop("")
+        first = await bench.answer(reply_to)
+        await begun(bench, "T-2")
+        bench.stop("", reply_to=reply_to)
+        await settled(bench)
+        assert bench.running()
+        assert [each.value for each in bench.bus.on(reply_to)] == [first, first]
+
+
+@virtual
+async def test_a_request_repeated_while_it_is_at_work_is_answered_once() -> None:
+    async with api_bench() as bench:
+        await bench.until_live()
+        await begun(bench)
+        reply_to = bench.stop()
+        for _ in range(5):
+            bench.stop(reply_to=reply_to)
+            await asyncio.sleep(0.02)
+        assert not bench.bus.on(reply_to)
+        await bench.answer(reply_to)
+        await settled(bench)
+        assert len(bench.bus.on(reply_to)) == 1
+        assert bench.meter.ended == 1
+
+
+@virtual
+async def test_a_request_repeated_while_its_answer_is_on_the_way_is_answered_once() -> None:
+    async with api_bench() as bench:
+        await bench.until_live()
+        bench.bus.acknowledge_s = 5.0
+        reply_to = bench.start()
+        for _ in range(3):
+            await asyncio.sleep(1)
+            bench.start(reply_to=reply_to)
+        await asyncio.sleep(20)
+        assert len(bench.bus.on(reply_to)) == 1
+
+
+@virtual
+async def test_another_request_under_a_known_reply_to_gets_the_same_answer(caplog: pytest.LogCaptureFixture) -> None:
+    async with api_bench() as bench:
+        await bench.until_live()
+        reply_to = bench.start()
+        await bench.answer(reply_to)
+        bench.stop(reply_to=reply_to)
+        bench.bus.receive(bench.topics.start, request(7, reply_to))
+        await settled(bench)
+        assert {each.payload for each in bench.bus.on(reply_to)} == {b'{"status":"OK"}'}
+        assert bench.running()
+        assert "the replyTo of another request" in caplog.text
+
+
+@virtual
+async def test_a_retained_request_is_ignored(caplog: pytest.LogCaptureFixture) -> None:
+    async with api_bench() as bench:
+        await bench.until_live()
+        bench.bus.receive(bench.topics.start, request(start_payload(), "reply/1"), retained=True)
+        await settled(bench)
+        assert not bench.running()
+        await begun(bench)
+        bench.bus.receive(bench.topics.stop, request("T-1", "reply/2"), retained=True)
+        await settled(bench)
+        assert bench.running()
+        assert not bench.bus.on("reply/1") + bench.bus.on("reply/2")
+        assert caplog.text.count("retained") == 2
+
+
+@pytest.mark.parametrize(
+    ("payload", "reason"),
+    [
+        (7, "an object, not a number"),
+        (None, "an object, not null"),
+        ({}, "identification_flags is missing"),
+        (start_payload(identification_flags=["RFID_PLAIN"] * 5), "4 are allowed"),
+        (start_payload(identification_type="MAGIC"), "identification_type is"),
+        (start_payload(transaction_id=7), "transaction_id has to be a text"),
+    ],
+)
+@virtual
+async def test_a_start_that_is_none_is_refused_with_a_reason(payload: object, reason: str) -> None:
+    async with api_bench() as bench:
+        await bench.until_live()
+        bench.bus.receive(bench.topics.start, request(payload, "reply/1"))
+        answer = await bench.answer("reply/1")
+        assert answer["status"] == "UNEXPECTED_ERROR"
+        assert reason in answer["error"]
+        assert not bench.running()
+
+
+@pytest.mark.parametrize("payload", [7, None, [], {}, {"transaction_id": 7}])
+@virtual
+async def test_a_stop_that_is_none_is_refused_and_what_runs_goes_on(payload: object) -> None:
+    async with api_bench() as bench:
+        await bench.until_live()
+        await begun(bench)
+        answer = await bench.answer(bench.stop(payload))
+        assert answer["status"] == "UNEXPECTED_ERROR"
+        assert "transaction" in answer["error"]
+        assert bench.running()
+
+
+@pytest.mark.parametrize("damage", [b"NaN", b'1,"transaction_id":"T-2"'])
+@virtual
+async def test_the_stop_of_a_refused_start_gets_no_others_receipt(damage: bytes) -> None:
+    async with api_bench() as bench:
+        await bench.until_live()
+        await begun(bench)
+        await asyncio.sleep(4)
+        assert (await bench.answer(bench.stop()))["status"] == "OK"
+        message = request(start_payload("T-2") | {"later": "@"}, "reply/1").replace(b'"@"', damage)
+        bench.bus.receive(bench.topics.start, message)
+        assert (await bench.answer("reply/1"))["status"] == "UNEXPECTED_ERROR"
+        answer = await bench.answer(bench.stop("T-2"))
+        assert answer["status"] == "UNEXPECTED_ERROR"
+        assert "signed_meter_value" not in answer
+
+
+@virtual
+async def test_anything_at_all_is_answered_once_where_an_answer_is_wanted() -> None:
+    seeded = random.Random(4711)
+    whole = request(start_payload(), "reply/@")
+    async with api_bench() as bench:
+        await bench.until_live()
+        expected: dict[str, int] = {}
+        for number in range(400):
+            message = bytearray(whole.replace(b"@", str(number).encode()))
+            for _ in range(seeded.randint(1, 3)):
+                at = seeded.randrange(len(message))
+                message[at : at + seeded.randint(0, 2)] = seeded.choice([b"", b"x", b"07", b'"', b"}", b",", b"\xff"])
+            try:
+                reply_to = read_request(bytes(message)).reply_to
+            except EnvelopeError as error:
+                reply_to = error.reply_to
+            if reply_to is not None:
+                expected[reply_to] = expected.get(reply_to, 0) + 1
+            bench.bus.receive(seeded.choice([bench.topics.start, bench.topics.stop]), bytes(message))
+            await asyncio.sleep(0.3)
+        await settled(bench)
+        answered = [each.topic for each in bench.bus.published if each.qos == 1]
+        assert {topic: answered.count(topic) for topic in answered} == expected
+        assert len(expected) > 100
+        assert await bench.answer(bench.start("T-9")) == OK
+
+
+@virtual
+async def test_more_requests_than_can_wait_are_refused_and_never_carried_out() -> None:
+    async with api_bench(powered=False) as bench:
+        await asyncio.sleep(1)
+        topics = [bench.start(f"T-{number}") for number in range(MOST_AT_WORK + MOST_REFUSALS)]
+        assert not [topic for topic in topics if bench.bus.on(topic)]
+        await asyncio.sleep(1)
+        refused = topics[MOST_AT_WORK:]
+        assert all("too many requests" in bench.bus.on(topic)[0].value["error"] for topic in refused)
+        assert not [topic for topic in topics[:MOST_AT_WORK] if bench.bus.on(topic)]
+        await asyncio.sleep(60)
+        assert all(len(bench.bus.on(topic)) == 1 for topic in topics)
+        bench.start(f"T-{MOST_AT_WORK}", reply_to=refused[0])
+        await settled(bench)
+        assert [each.value["status"] for each in bench.bus.on(refused[0])] == ["UNEXPECTED_ERROR"] * 2
+        await begun(bench, "T-new")
+        await asyncio.sleep(4)
+        assert (await bench.answer(bench.stop("T-new")))["status"] == "OK"
+        answer = await bench.answer(bench.stop(f"T-{MOST_AT_WORK}"))
+        assert answer["status"] == "UNEXPECTED_ERROR"
+        assert "signed_meter_value" not in answer
+
+
+@virtual
+async def test_a_flood_grows_nothing_and_takes_no_place_from_an_answer(caplog: pytest.LogCaptureFixture) -> None:
+    async with api_bench() as bench:
+        await bench.until_live()
+        await begun(bench)
+        await asyncio.sleep(3)
+        bench.bus.acknowledge_s = 30.0
+        caplog.clear()
+        tasks = len(asyncio.all_tasks())
+        reply_to = bench.stop()
+        for number in range(2000):
+            bench.bus.receive(bench.topics.start, request(number, f"flood/{number}"))
+            bench.bus.receive(bench.topics.stop, b"\xff" * 100)
+        await asyncio.sleep(5)
+        assert len(asyncio.all_tasks()) <= tasks + MOST_REFUSALS + 1
+        await asyncio.sleep(40)
+        assert (await bench.answer(reply_to))["status"] == "OK"
+        lines = [each for each in caplog.records if each.levelno >= logging.INFO]
+        assert len(lines) < 25
+
+
+@virtual
+async def test_a_flood_for_one_meter_is_not_felt_by_another() -> None:
+    bus = FakeBus()
+    async with api_bench(bus=bus, powered=False, module_id="flooded") as flooded, api_bench(bus=bus) as other:
+        await other.until_live()
+        for number in range(500):
+            flooded.start(f"F-{number}")
+            bus.receive(flooded.topics.stop, b"{")
+        await begun(other)
+        await asyncio.sleep(4)
+        assert (await other.answer(other.stop()))["status"] == "OK"
+        checks = [each.at_s for each in bus.on(other.topics.check)]
+        assert max(later - earlier for earlier, later in pairwise(checks)) < 2.1
+
+
+@virtual
+async def test_a_users_token_is_never_whole_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    token = f"{0xDEADBEEF0815CAFE:X}"
+    caplog.set_level(logging.INFO)
+    async with api_bench() as bench:
+        await bench.until_live()
+        for payload in (
+            start_payload(identification_data=token),
+            start_payload(identification_data=f"{token}|"),
+            start_payload(identification_data=[token]),
+            start_payload(identification_type=token),
+            start_payload(identification_flags=[token]),
+            token,
+            [token],
+            {"identification_data": token},
+        ):
+            bench.bus.receive(bench.topics.start, request(payload, "reply/1"))
+            bench.bus.receive(bench.topics.start, request(payload))
+            bench.bus.receive(bench.topics.start, request(payload)[:-1])
+            bench.bus.receive(bench.topics.stop, request([token]))
+            await asyncio.sleep(61)
+    assert "DE…" in caplog.text
+    assert token not in caplog.text
+    assert token[:4] not in caplog.text
+
+
+@virtual
+async def test_every_line_is_written_in_the_meters_name() -> None:
+    names = []
+
+    class Names(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.name.startswith("iem_dcr"):
+                names.append((METER.get(), record.getMessage()))
+
+    handler, log = Names(), logging.getLogger("iem_dcr")
+    log.addHandler(handler)
+    level = log.level
+    log.setLevel(logging.DEBUG)
+    try:
+        async with api_bench() as bench:
+            await bench.until_live()
+            await begun(bench)
+            bench.bus.receive(bench.topics.start, b"{")
+            bench.bus.receive(bench.topics.heartbeat, b"1")
+            await asyncio.sleep(4)
+            await bench.answer(bench.stop())
+            bench.bus.disconnect()
+            bench.bus.connect()
+            bench.meter.power_cycle(off_s=10, boot_s=1)
+            await asyncio.sleep(20)
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+    texts = "\n".join(text for _, text in names)
+    assert all(
+        part in texts for part in ("begun", "stop_transaction: OK", "no JSON", "heartbeat is there", "no live value")
+    )
+    assert {name for name, _ in names} == {MODULE_ID}
+    assert METER.get() == ""
+
+
+@pytest.mark.parametrize("module_id", ["", "a/b", "#"])
+def test_a_module_id_that_cannot_stand_in_a_topic(module_id: str) -> None:
+    with pytest.raises(ValueError, match="module_id"):
+        MeterApi(module_id, Settings.of({"ip_address": "127.0.0.1"}), FakeBus())

@@ -1,0 +1,362 @@
+"""The connection breaks, the work is cancelled, the work fails: every answer still goes out while somebody waits."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import TYPE_CHECKING
+
+import pytest
+
+from iem_dcr.everest_api.replies import WAITED_FOR_S
+from iem_dcr.simulator import SimulatorOptions
+from tests.support.api_bench import ApiBench, api_bench, request, start_payload
+from tests.support.bench import SECRET
+from tests.support.fake_bus import FakeBus
+from tests.support.virtual_time import virtual
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+OK = {"status": "OK"}
+STEPS = ("start taken", "start at work", "start answered", "charging", "stop taken", "stop at work", "stop answered")
+
+
+class BreakableBus(FakeBus):
+    """A bus with a mistake in it that can be switched on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.broken = False
+
+    def offer(self, topic: str, payload: bytes, *, good_for_s: float) -> None:
+        if self.broken:
+            raise RuntimeError("broken on purpose")
+        super().offer(topic, payload, good_for_s=good_for_s)
+
+
+def now_s() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def a_session(bench: ApiBench, at: Callable[[str], Awaitable[None]]) -> list[str]:
+    """A session that tells at which step it is. Returns the topics of the answers."""
+    await bench.until_live()
+    start = bench.start()
+    await at("start taken")
+    await asyncio.sleep(0.002)
+    await at("start at work")
+    await bench.answer(start)
+    await at("start answered")
+    await asyncio.sleep(5)
+    await at("charging")
+    stop = bench.stop()
+    await at("stop taken")
+    await asyncio.sleep(0.05)
+    await at("stop at work")
+    await bench.answer(stop)
+    await at("stop answered")
+    return [start, stop]
+
+
+@pytest.mark.parametrize("away_s", [0.0, 0.3, 45.0])
+@pytest.mark.parametrize("step", STEPS)
+@virtual
+async def test_the_connection_breaks_at_each_step_of_a_session(step: str, away_s: float) -> None:
+    async with api_bench() as bench:
+
+        async def at(reached: str) -> None:
+            if reached == step:
+                bench.bus.disconnect()
+                asyncio.get_running_loop().call_later(away_s, bench.bus.connect)
+                if not reached.endswith(("taken", "at work")):
+                    await asyncio.sleep(away_s + 0.1)
+
+        start, stop = await a_session(bench, at)
+        await asyncio.sleep(2)
+        [started], [stopped] = bench.bus.on(start), bench.bus.on(stop)
+        assert started.value == OK
+        assert stopped.value["signed_meter_value"]["signed_meter_data"] == bench.meter.signed[-1].text
+        assert (bench.begun(), bench.meter.ended) == (1, 1)
+
+
+@virtual
+async def test_an_answer_nobody_waits_for_any_more_is_given_up_and_there_when_it_is_asked_for_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with api_bench() as bench:
+        await bench.until_live()
+        reply_to = bench.start()
+        bench.bus.disconnect()
+        await asyncio.sleep(WAITED_FOR_S + 1)
+        assert "given up" in caplog.text
+        bench.bus.connect()
+        await asyncio.sleep(30)
+        assert not bench.bus.on(reply_to)
+        bench.start(reply_to=reply_to)
+        assert await bench.answer(reply_to) == OK
+        assert bench.begun() == 1
+
+
+@virtual
+async def test_an_answer_goes_out_up_to_the_last_moment() -> None:
+    async with api_bench() as bench:
+        await bench.until_live()
+        reply_to = bench.start()
+        bench.bus.disconnect()
+        await asyncio.sleep(WAITED_FOR_S - 0.5)
+        bench.bus.connect()
+        assert await bench.answer(reply_to) == OK
+
+
+@virtual
+async def test_a_broker_that_acknowledges_nothing_stops_nothing_else() -> None:
+    async with api_bench() as bench:
+        await bench.until_live()
+        bench.bus.acknowledge_s = None
+        unheard = bench.start()
+        await asyncio.sleep(WAITED_FOR_S + 1)
+        bench.bus.acknowledge_s = 0.005
+        assert (await bench.answer(bench.stop()))["status"] == "OK"
+        assert not bench.bus.on(unheard)
+
+
+@pytest.mark.parametrize("command", ["start", "stop"])
+@virtual
+async def test_what_is_at_work_is_answered_when_the_work_is_cancelled(command: str) -> None:
+    bus = FakeBus()
+    async with api_bench(SimulatorOptions(private_key=SECRET, signing_delay_s=30.0), bus=bus) as bench:
+        await bench.until_live()
+        if command == "start":
+            reply_to = bench.start()
+        else:
+            await bench.answer(bench.start())
+            await asyncio.sleep(3)
+            reply_to = bench.stop()
+            await asyncio.sleep(3)
+        before_s = now_s()
+        bench.task.cancel()
+        await asyncio.wait({bench.task})
+        assert bench.task.cancelled()
+        assert now_s() - before_s < 1.5
+        [answer] = bus.on(reply_to)
+        assert answer.value == {"status": "UNEXPECTED_ERROR", "error": "the driver is stopping"}
+        assert bus.subscribed() == []
+        assert bus._on_connected == []
+
+
+@virtual
+async def test_a_request_that_comes_while_the_work_ends_is_answered() -> None:
+    async with api_bench(SimulatorOptions(private_key=SECRET, signing_delay_s=30.0)) as bench:
+        await bench.until_live()
+        await bench.answer(bench.start())
+        await asyncio.sleep(3)
+        bench.bus.acknowledge_s = 0.3
+        first = bench.stop()
+        await asyncio.sleep(1)
+        bench.task.cancel()
+        await asyncio.sleep(0.1)
+        second = bench.stop()
+        await asyncio.wait({bench.task})
+        assert [bench.bus.on(topic)[0].value["status"] for topic in (first, second)] == ["UNEXPECTED_ERROR"] * 2
+
+
+@virtual
+async def test_the_end_does_not_wait_for_a_broker_that_is_gone() -> None:
+    async with api_bench() as bench:
+        await bench.until_live()
+        bench.start()
+        bench.bus.disconnect()
+        await asyncio.sleep(2)
+        before_s = now_s()
+        bench.task.cancel()
+        await asyncio.wait({bench.task})
+        assert bench.task.cancelled()
+        assert now_s() - before_s < 1.6
+        assert bench.bus.subscribed() == []
+
+
+@virtual
+async def test_cancelled_twice_it_ends_at_once() -> None:
+    async with api_bench() as bench:
+        await bench.until_live()
+        bench.start()
+        bench.bus.disconnect()
+        await asyncio.sleep(2)
+        before_s = now_s()
+        bench.task.cancel()
+        await asyncio.sleep(0.2)
+        bench.task.cancel()
+        await asyncio.wait({bench.task})
+        assert bench.task.cancelled()
+        assert now_s() - before_s < 0.3
+        assert bench.bus.subscribed() == []
+
+
+@virtual
+async def test_cancelled_before_it_began() -> None:
+    async with api_bench() as bench:
+        bench.task.cancel()
+        await asyncio.wait({bench.task})
+        assert bench.task.cancelled()
+        assert bench.bus.subscribed() == []
+
+
+async def failed(bench: ApiBench, bus: BreakableBus) -> None:
+    """Let the work fail, and see that nothing of it is left."""
+    bus.broken = True
+    await asyncio.wait({bench.task})
+    bus.broken = False
+    with pytest.raises(RuntimeError, match="broken on purpose"):
+        await bench.task
+    assert bus.subscribed() == []
+
+
+@virtual
+async def test_run_again_after_it_failed_it_goes_on() -> None:
+    bus = BreakableBus()
+    async with api_bench(bus=bus) as bench:
+        await bench.until_live()
+        start = bench.start()
+        await bench.answer(start)
+        await asyncio.sleep(4)
+        await failed(bench, bus)
+        again_s = now_s() - 0.001
+        bench.run_again()
+        await bench.until(bench.topics.values, after_s=again_s)
+        await bench.until(bench.topics.check, after_s=again_s)
+        await bench.until(bench.topics.key, after_s=again_s)
+        answer = await bench.answer(bench.stop())
+        assert answer["signed_meter_value"]["signed_meter_data"] == bench.meter.signed[-1].text
+        assert len(bus.on(start)) == 1
+
+
+@virtual
+async def test_an_answer_that_did_not_go_out_before_it_failed_goes_out_when_it_runs_again() -> None:
+    bus = BreakableBus()
+    async with api_bench(bus=bus) as bench:
+        await bench.until_live()
+        await bench.answer(bench.start())
+        await asyncio.sleep(4)
+        reply_to = bench.stop()
+        bus.disconnect()
+        await asyncio.sleep(3)
+        await failed(bench, bus)
+        bus.connect()
+        await asyncio.sleep(5)
+        assert not bus.on(reply_to)
+        bench.run_again()
+        answer = await bench.answer(reply_to)
+        assert answer["signed_meter_value"]["signed_meter_data"] == bench.meter.signed[-1].text
+        await asyncio.sleep(5)
+        assert len(bus.on(reply_to)) == 1
+        assert bench.meter.ended == 1
+
+
+@virtual
+async def test_what_was_at_work_when_it_failed_is_answered() -> None:
+    bus = BreakableBus()
+    async with api_bench(SimulatorOptions(private_key=SECRET, signing_delay_s=30.0), bus=bus) as bench:
+        await bench.until_live()
+        await bench.answer(bench.start())
+        await asyncio.sleep(3)
+        reply_to = bench.stop()
+        await asyncio.sleep(1)
+        await failed(bench, bus)
+        assert bus.on(reply_to)[0].value["status"] == "UNEXPECTED_ERROR"
+        bench.run_again()
+        await asyncio.sleep(40)
+        answer = await bench.answer(bench.stop())
+        assert answer["signed_meter_value"]["signed_meter_data"] == bench.meter.signed[-1].text
+        assert bench.meter.ended == 1
+
+
+@virtual
+async def test_what_the_driver_had_in_hand_when_it_failed_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(command: object) -> None:
+        raise RuntimeError("broken on purpose")
+
+    async with api_bench() as bench:
+        await bench.until_live()
+        with monkeypatch.context() as patched:
+            patched.setattr(bench.api.driver, "_serve", fail)
+            topics = [bench.start("T-1"), bench.start("T-2")]
+            await asyncio.wait({bench.task})
+        with pytest.raises(RuntimeError, match="broken on purpose"):
+            await bench.task
+        assert [bench.bus.on(topic)[0].value["status"] for topic in topics] == ["UNEXPECTED_ERROR"] * 2
+        bench.run_again()
+        await asyncio.sleep(5)
+        assert not bench.running()
+        assert await bench.answer(bench.start("T-3")) == OK
+
+
+@virtual
+async def test_after_a_restart_a_start_that_was_interrupted_leaves_nothing_running() -> None:
+    bus = BreakableBus()
+    async with api_bench(bus=bus) as bench:
+        await bench.until_live()
+        bus.receive(bench.topics.start, request(start_payload(), "reply/1"))
+        await asyncio.sleep(0.001)
+        await failed(bench, bus)
+        bench.run_again()
+        await asyncio.sleep(30)
+        told = bus.on("reply/1")[0].value["status"]
+        assert bench.running() == (told == "OK")
+
+
+class Disorder:
+    """A broker that keeps requests for a session, and trouble of every kind."""
+
+    def __init__(self, bench: ApiBench, bus: BreakableBus, seed: int) -> None:
+        self._bench = bench
+        self._bus = bus
+        self._seeded = random.Random(seed)
+
+    async def request(self, topic: str, message: bytes) -> None:
+        """Hand a request over as soon as somebody takes it, and now and then twice."""
+        for _ in range(self._seeded.randint(1, 2)):
+            while not self._bus.receive(topic, message):
+                await asyncio.sleep(0.1)
+            await asyncio.sleep(self._seeded.uniform(0, 0.3))
+
+    async def trouble(self) -> None:
+        while True:
+            await asyncio.sleep(self._seeded.uniform(0.1, 15))
+            self._bus.disconnect()
+            await asyncio.sleep(self._seeded.choice([0.0, 0.05, 3.0, 20.0]))
+            self._bus.connect()
+            if self._seeded.random() < 0.3:
+                await failed(self._bench, self._bus)
+                self._bench.run_again()
+
+    async def session(self, transaction_id: str) -> str:
+        """Have a session; returns its receipt, or "" where it got none."""
+        bench, start, stop = self._bench, f"start/{transaction_id}", f"stop/{transaction_id}"
+        await self.request(bench.topics.start, request(start_payload(transaction_id), start))
+        if await bench.answer(start) != OK:
+            return ""
+        await asyncio.sleep(4)
+        await self.request(bench.topics.stop, request(transaction_id, stop))
+        answer = await bench.answer(stop)
+        return str(answer["signed_meter_value"]["signed_meter_data"]) if answer["status"] == "OK" else ""
+
+
+@pytest.mark.parametrize("seed", range(6))
+@virtual
+async def test_sessions_while_everything_breaks_now_and_then_get_their_own_receipts(seed: int) -> None:
+    bus = BreakableBus()
+    async with api_bench(bus=bus) as bench:
+        await bench.until_live()
+        disorder = Disorder(bench, bus, seed)
+        troubling = asyncio.create_task(disorder.trouble())
+        ids = [f"T-{number}-" for number in range(12)]
+        receipts = {transaction_id: await disorder.session(transaction_id) for transaction_id in ids}
+        troubling.cancel()
+        await asyncio.gather(troubling, return_exceptions=True)
+        got = {transaction_id: text for transaction_id, text in receipts.items() if text}
+        assert len(got) >= 6
+        assert all(f"04AB{transaction_id}" in text for transaction_id, text in got.items())
+        assert len(set(got.values())) == len(got)
+        for topic in {each.topic for each in bus.published if each.qos == 1}:
+            assert len({answer.payload for answer in bus.on(topic)}) == 1

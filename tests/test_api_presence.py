@@ -1,0 +1,339 @@
+"""What EVerest is told of a meter unasked: that it can be reached, its key, its values; again where it may not know."""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import pytest
+
+from iem_dcr.driver.meter import COMMUNICATION_FAULT, ERROR_STATE, VENDOR_ERROR, WRONG_SERIAL
+from iem_dcr.everest_api.presence import HEARD_WITHIN_S, Presence
+from iem_dcr.everest_api.topics import READY_BEACON, Topics
+from iem_dcr.powermeter import StationError
+from iem_dcr.simulator import SimulatorOptions
+from iem_dcr.simulator.faults import Fault
+from tests.support.api_bench import ApiBench, api_bench
+from tests.support.bench import SECRET
+from tests.support.fake_bus import FakeBus
+from tests.support.virtual_time import virtual
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+OFF = {"off_s": 20.0, "boot_s": 3.0}
+
+
+def checks(bench: ApiBench, since_s: float = -1.0) -> list[float]:
+    """When the check was sent; it is never anything but true."""
+    sent = bench.bus.on(bench.topics.check)
+    assert {each.payload for each in sent} <= {b"true"}
+    return [each.at_s for each in sent if each.at_s > since_s]
+
+
+def keys(bench: ApiBench) -> int:
+    return len(bench.bus.on(bench.topics.key))
+
+
+def now_s() -> float:
+    return asyncio.get_running_loop().time()
+
+
+# --- the check ---
+
+
+@virtual
+async def test_the_check_comes_with_the_first_value_and_every_two_seconds() -> None:
+    async with api_bench() as bench:
+        await bench.until_live()
+        await asyncio.sleep(60)
+        sent = checks(bench)
+        assert sent[0] - bench.bus.on(bench.topics.values)[0].at_s < 0.1
+        assert max(later - earlier for earlier, later in pairwise(sent)) < 2.1
+        assert len(sent) < 35
+        assert bench.api.reachable
+
+
+@virtual
+async def test_everything_is_subscribed_before_the_first_check() -> None:
+    async with api_bench() as bench:
+        await bench.until(bench.topics.check)
+        first = bench.bus.events.index(("publish", bench.topics.check))
+        subscribed = [topic for event, topic in bench.bus.events[:first] if event == "subscribe"]
+        topics = bench.topics
+        assert set(subscribed) == {topics.start, topics.stop, topics.heartbeat, READY_BEACON}
+
+
+@virtual
+async def test_the_check_goes_on_through_a_session() -> None:
+    async with api_bench(SimulatorOptions(private_key=SECRET, charge_s=40.0, signing_delay_s=8.0)) as bench:
+        await bench.until_live()
+        await bench.answer(bench.start())
+        await asyncio.sleep(30)
+        await bench.answer(bench.stop())
+        assert max(later - earlier for earlier, later in pairwise(checks(bench))) < 2.1
+
+
+@virtual
+async def test_no_check_before_the_meter_answers_and_then_at_once() -> None:
+    async with api_bench(powered=False) as bench:
+        await asyncio.sleep(20)
+        assert not checks(bench)
+        assert not bench.api.reachable
+        value = await bench.until(bench.topics.values)
+        check = await bench.until(bench.topics.check)
+        assert check.at_s - value.at_s < 0.1
+
+
+@virtual
+async def test_the_check_is_withheld_while_the_meter_is_away_and_back_at_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with api_bench() as bench:
+        await bench.until_live()
+        await asyncio.sleep(5)
+        gone_s = now_s()
+        bench.meter.power_cycle(**OFF)
+        await asyncio.sleep(15)
+        assert not bench.api.reachable
+        assert max(checks(bench)) < gone_s + HEARD_WITHIN_S
+        assert "communication_check is withheld" in caplog.text
+        back = await bench.until(bench.topics.values, after_s=gone_s + 15)
+        check = await bench.until(bench.topics.check, after_s=gone_s + 15)
+        assert abs(check.at_s - back.at_s) < 0.1
+        await asyncio.sleep(10)
+        assert max(later - earlier for earlier, later in pairwise(checks(bench, gone_s + 15))) < 2.1
+
+
+@virtual
+async def test_another_meter_than_the_configured_one_is_not_reached() -> None:
+    async with api_bench(meter_serial="1ISA0000000000") as bench:
+        await asyncio.sleep(20)
+        assert not checks(bench)
+        assert not bench.bus.on(bench.topics.values)
+        assert not bench.api.reachable
+
+
+@virtual
+async def test_what_gives_no_live_value_is_not_reached_whatever_else_it_answers() -> None:
+    async with api_bench() as bench:
+        bench.meter.faults.add(Fault("server-error", node="/metervalue", count=8))
+        value = await bench.until(bench.topics.values)
+        assert value.at_s > 20
+        assert not [at_s for at_s in checks(bench) if at_s < value.at_s]
+
+
+@virtual
+async def test_another_meter_that_comes_back_is_not_reached_for_a_moment() -> None:
+    serial = SimulatorOptions().MS
+    async with api_bench(meter_serial=serial) as bench:
+        await bench.until_live()
+        gone_s = now_s()
+        bench.meter.power_cycle(**OFF)
+        bench.meter.configure(MS="1SIM0000000099")
+        await asyncio.sleep(60)
+        assert not checks(bench, gone_s + HEARD_WITHIN_S)
+        bench.meter.configure(MS=serial)
+        await asyncio.sleep(5)
+        assert bench.api.reachable
+
+
+@virtual
+async def test_an_error_state_stops_no_charging_and_refuses_a_start(caplog: pytest.LogCaptureFixture) -> None:
+    async with api_bench() as bench:
+        await bench.until_live()
+        bench.meter.configure(XC="0001 0000 0000 0000")
+        await asyncio.sleep(20)
+        assert now_s() - checks(bench)[-1] <= 2.0
+        assert f"{ERROR_STATE}: " in caplog.text
+        answer = await bench.answer(bench.start())
+        assert answer["status"] != "OK"
+        assert answer["error"]
+
+
+class Alone:
+    """A presence without a driver: what the meter does is said here."""
+
+    def __init__(self) -> None:
+        self.bus = FakeBus()
+        self.heard_s: float | None = None
+        self.key = ""
+        self.topics = Topics("m")
+        self.presence = Presence(self.topics, self.bus, lambda: self.heard_s, lambda: self.key)
+
+    def reachable(self) -> bool:
+        return self.presence.reachable
+
+    def sent(self, topic: str) -> list[float]:
+        return [each.at_s for each in self.bus.on(topic)]
+
+
+def error(error_type: str, sub_type: str) -> StationError:
+    return StationError(error_type, sub_type, "what happened")
+
+
+@virtual
+async def test_a_meter_counts_as_reached_for_four_seconds_after_any_answer() -> None:
+    alone = Alone()
+    assert not alone.reachable()
+    alone.heard_s = now_s()
+    await asyncio.sleep(HEARD_WITHIN_S - 0.01)
+    assert alone.reachable()
+    await asyncio.sleep(0.01)
+    assert not alone.reachable()
+
+
+@pytest.mark.parametrize(
+    ("kind", "reachable"),
+    [
+        ((COMMUNICATION_FAULT.type, COMMUNICATION_FAULT.sub_type), False),
+        ((VENDOR_ERROR, WRONG_SERIAL), False),
+        ((VENDOR_ERROR, ERROR_STATE), True),
+    ],
+)
+@virtual
+async def test_which_errors_withhold_the_check(kind: tuple[str, str], reachable: bool) -> None:  # noqa: FBT001  as pytest hands it over
+    alone = Alone()
+    alone.heard_s = now_s()
+    alone.presence.raise_error(error(*kind))
+    assert alone.reachable() is reachable
+    alone.presence.clear_error(error(*kind))
+    assert alone.reachable()
+
+
+# --- the key, and all there is, again ---
+
+
+@virtual
+async def test_the_key_is_sent_once_and_again_after_a_ready_beacon() -> None:
+    async with api_bench() as bench:
+        await bench.until_live()
+        await asyncio.sleep(30)
+        assert keys(bench) == 1
+        before = len(checks(bench))
+        bench.bus.receive(READY_BEACON, b"")
+        assert keys(bench) == 2
+        assert len(checks(bench)) == before + 1
+        first, second = bench.bus.on(bench.topics.key)
+        assert first.payload == second.payload
+
+
+async def beats(bench: ApiBench, first: int, count: int) -> int:
+    """Let EVerest's heart beat every second; returns the next number."""
+    for number in range(first, first + count):
+        bench.bus.receive(bench.topics.heartbeat, str(number).encode())
+        await asyncio.sleep(1)
+    return first + count
+
+
+@virtual
+async def test_a_steady_heartbeat_has_the_key_sent_once_when_it_begins() -> None:
+    async with api_bench() as bench:
+        await bench.until_live()
+        await asyncio.sleep(3)
+        await beats(bench, 1, 30)
+        assert keys(bench) == 2
+
+
+@virtual
+async def test_the_key_again_after_the_heartbeat_was_away(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    async with api_bench() as bench:
+        await bench.until_live()
+        number = await beats(bench, 1, 5)
+        before = keys(bench)
+        await asyncio.sleep(3.9)
+        number = await beats(bench, number, 1)
+        assert keys(bench) == before
+        await asyncio.sleep(10)
+        assert "heartbeat is away" in caplog.text
+        assert keys(bench) == before
+        await beats(bench, number, 5)
+        assert keys(bench) == before + 1
+
+
+@virtual
+async def test_the_key_again_when_the_heartbeats_number_falls() -> None:
+    async with api_bench() as bench:
+        await bench.until_live()
+        await beats(bench, 900, 5)
+        before = keys(bench)
+        await beats(bench, 0, 5)
+        assert keys(bench) == before + 1
+        await beats(bench, 2**64 - 1, 1)
+        await beats(bench, 0, 3)
+        assert keys(bench) == before + 2
+
+
+@pytest.mark.parametrize(
+    "message", [b"", b"-1", b"1.0", b"true", b"null", b'"7"', b"\xff", b"9" * 5000, b"1e3", b"{}", b"NaN", "٣".encode()]
+)
+@virtual
+async def test_a_heartbeat_that_is_none_is_ignored(message: bytes) -> None:
+    async with api_bench() as bench:
+        await bench.until_live()
+        before = keys(bench)
+        bench.bus.receive(bench.topics.heartbeat, message)
+        bench.bus.receive(bench.topics.heartbeat, b"7", retained=True)
+        assert keys(bench) == before
+        bench.bus.receive(bench.topics.heartbeat, b" 7\n")
+        assert keys(bench) == before + 1
+
+
+@virtual
+async def test_after_a_reconnection_everything_at_once() -> None:
+    async with api_bench() as bench:
+        await bench.until_live()
+        await asyncio.sleep(0.5)
+        bench.bus.disconnect()
+        await asyncio.sleep(10)
+        before = len(bench.bus.published)
+        bench.bus.connect()
+        again = bench.bus.published[before:]
+        assert {each.topic for each in again} == {bench.topics.check, bench.topics.key, bench.topics.values}
+        assert len(again) == 3
+        assert {each.at_s for each in again} == {now_s()}
+
+
+@virtual
+async def test_of_a_meter_that_is_away_only_the_key_is_told() -> None:
+    async with api_bench() as bench:
+        await bench.until_live()
+        bench.meter.power_cycle(**OFF)
+        await asyncio.sleep(10)
+        before = len(bench.bus.published)
+        bench.bus.receive(READY_BEACON, b"")
+        assert [each.topic for each in bench.bus.published[before:]] == [bench.topics.key]
+
+
+@virtual
+async def test_an_exchanged_meters_key_is_not_told_any_more() -> None:
+    alone = Alone()
+    alone.key = "3059aa"
+    alone.presence.publish_public_key(alone.key)
+    alone.presence.announce()
+    assert len(alone.sent(alone.topics.key)) == 2
+    alone.key = ""
+    alone.presence.announce()
+    assert len(alone.sent(alone.topics.key)) == 2
+
+
+def going_away(bench: ApiBench) -> None:
+    bench.bus.disconnect()
+
+
+def staying(bench: ApiBench) -> None:
+    pass
+
+
+@pytest.mark.parametrize("happening", [staying, going_away])
+@virtual
+async def test_the_meter_is_read_whatever_becomes_of_the_broker(happening: Callable[[ApiBench], None]) -> None:
+    async with api_bench() as bench:
+        await bench.until_live()
+        before = sum(each.node == "metervalue" for each in bench.meter.requests)
+        happening(bench)
+        await asyncio.sleep(60)
+        read = sum("metervalue" in each.node for each in bench.meter.requests) - before
+        assert read >= 59

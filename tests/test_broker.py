@@ -1,0 +1,613 @@
+"""The bus over real brokers: what arrives, what does not, and what a lost connection changes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from iem_dcr.everest_api.broker import MOST_UNDER_WAY, Broker
+from tests.support.brokers import BROKERS, Amqtt, Mosquitto, Network, Recorder, TestBroker, real_time, until
+from tests.support.certificates import make_certificates
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from iem_dcr.everest_api.mqtt_settings import MqttSettings
+
+START = "everest_api/1/powermeter/pm/e2m/start_transaction"
+HEARTBEAT = "everest_api/1/powermeter/pm/e2m/heartbeat"
+WORD = "sEcReT"
+IDENTITY = "iem-dcr-0123456789ab"
+
+
+@contextlib.asynccontextmanager
+async def running(settings: MqttSettings, *, identity: str = IDENTITY, connected: bool = True) -> AsyncIterator[Broker]:
+    """A bus that runs, and ends by being cancelled."""
+    bus = Broker(settings, identity=identity)
+    task = asyncio.create_task(bus.run())
+    try:
+        if connected:
+            await until(lambda: bus.connected)
+        yield bus
+    finally:
+        assert not task.done() or task.exception() is None
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert not bus.connected
+
+
+class Inbox:
+    """A handler that remembers."""
+
+    def __init__(self) -> None:
+        self.payloads: list[bytes] = []
+        self.retained: list[bytes] = []
+
+    def __call__(self, payload: bytes, retained: bool) -> None:  # noqa: FBT001  as the bus calls it
+        (self.retained if retained else self.payloads).append(payload)
+
+
+def lines(caplog: pytest.LogCaptureFixture, level: int = logging.WARNING) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno >= level]
+
+
+async def all_subscribed(bus: Broker, recorder: Recorder, topic: str, inbox: Inbox) -> None:
+    """Wait until a handler that was added to a connected bus gets what is published."""
+    bus.subscribe(topic, inbox)
+    async with asyncio.timeout(20):
+        while not inbox.payloads:
+            recorder.publish(topic, b"there?")
+            await asyncio.sleep(0.02)
+    await asyncio.sleep(0.1)
+    inbox.payloads.clear()
+
+
+# --- Back and forth ---
+
+
+@BROKERS
+@real_time
+async def test_back_and_forth(kind: type[TestBroker]) -> None:
+    with kind() as broker, Recorder(broker, "values", "reply") as everest:
+        async with running(broker.settings(), connected=False) as bus:
+            start, second, heartbeat = Inbox(), Inbox(), Inbox()
+            connections: list[bool] = []
+            bus.subscribe(START, start)
+            bus.subscribe(START, second)
+            bus.subscribe(HEARTBEAT, heartbeat)
+            take_back = bus.on_connected(lambda: connections.append(bus.connected))
+            await until(lambda: bus.connected)
+            assert connections == [True]
+            everest.publish(START, b"1")
+            everest.publish(HEARTBEAT, b"2", qos=0)
+            await until(lambda: start.payloads and second.payloads and heartbeat.payloads)
+            assert (start.payloads, second.payloads, heartbeat.payloads) == ([b"1"], [b"1"], [b"2"])
+            bus.unsubscribe(START, second)
+            bus.offer("values", b"v", good_for_s=2.0)
+            assert await bus.deliver("reply", b"r", within_s=10.0)
+            everest.publish(START, b"3")
+            await until(lambda: len(start.payloads) == 2 and len(everest.messages) == 2)
+            assert second.payloads == [b"1"]
+            assert everest.payloads("values") == [b"v"]
+            assert everest.payloads("reply") == [b"r"]
+            assert {message.retained for message in everest.messages} == {False}
+            take_back()
+            take_back()
+
+
+@real_time
+async def test_the_retained_flag_comes_through() -> None:
+    with Mosquitto() as broker, Recorder(broker) as everest:
+        everest.publish(START, b"old", retain=True)
+        async with running(broker.settings()) as bus:
+            inbox = Inbox()
+            bus.subscribe(START, inbox)
+            await until(lambda: inbox.retained)
+            assert (inbox.retained, inbox.payloads) == ([b"old"], [])
+
+
+@BROKERS
+@real_time
+async def test_a_topic_subscribed_while_connected(kind: type[TestBroker]) -> None:
+    with kind() as broker, Recorder(broker) as everest:
+        async with running(broker.settings()) as bus:
+            inbox = Inbox()
+            await all_subscribed(bus, everest, START, inbox)
+            everest.publish(START, b"1")
+            await until(lambda: inbox.payloads)
+            bus.unsubscribe(START, inbox)
+            bus.unsubscribe(START, inbox)
+            everest.publish(START, b"2")
+            await asyncio.sleep(0.1)
+            assert inbox.payloads == [b"1"]
+            # What came while nobody listened is there for who listens next: a meter's part that starts again.
+            bus.subscribe(START, inbox)
+            await until(lambda: len(inbox.payloads) == 2)
+            assert inbox.payloads == [b"1", b"2"]
+
+
+@real_time
+async def test_many_topics_and_values() -> None:
+    with Mosquitto() as broker, Recorder(broker, "v/#") as everest:
+        async with running(broker.settings(), connected=False) as bus:
+            inboxes = [Inbox() for _ in range(300)]
+            for number, inbox in enumerate(inboxes):
+                bus.subscribe(f"in/{number}", inbox)
+            await until(lambda: bus.connected)
+            for number in range(300):
+                everest.publish(f"in/{number}", b"%d" % number, qos=0)
+                bus.offer(f"v/{number}", b"%d" % number, good_for_s=20.0)
+            await until(lambda: len(everest.messages) == 300 and all(inbox.payloads for inbox in inboxes))
+            assert [inbox.payloads for inbox in inboxes] == [[b"%d" % number] for number in range(300)]
+            # The oldest first.
+            assert [message.topic for message in everest.messages] == [f"v/{number}" for number in range(300)]
+
+
+@real_time
+async def test_a_handler_that_fails_harms_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    def fails(_payload: bytes, _retained: bool) -> None:  # noqa: FBT001  as the bus calls it
+        raise ZeroDivisionError
+
+    def fails_too() -> None:
+        raise ZeroDivisionError
+
+    with Mosquitto() as broker, Recorder(broker) as everest:
+        async with running(broker.settings(), connected=False) as bus:
+            inbox = Inbox()
+            bus.subscribe(START, fails)
+            bus.subscribe(START, inbox)
+            bus.on_connected(fails_too)
+            await until(lambda: bus.connected)
+            for _ in range(20):
+                everest.publish(START, b"1")
+            await until(lambda: len(inbox.payloads) == 20)
+    assert len([line for line in lines(caplog, logging.ERROR) if START in line]) == 1
+    assert len(lines(caplog)) == 2
+
+
+@pytest.mark.parametrize("topic", ["", "a/+", "#", "a\x00b", "a\x1fb", "\ud800", "x" * 20_000])
+@real_time
+async def test_topics_that_nothing_can_be_published_on(topic: str, caplog: pytest.LogCaptureFixture) -> None:
+    with Mosquitto() as broker, Recorder(broker, "v") as everest:
+        async with running(broker.settings()) as bus:
+            bus.offer(topic, b"1", good_for_s=5.0)
+            assert not await bus.deliver(topic, b"1", within_s=5.0)
+            bus.offer("v", b"2", good_for_s=5.0)
+            await until(lambda: everest.payloads("v"))
+            assert bus.connected
+    assert len(lines(caplog)) == 1
+
+
+@real_time
+async def test_a_delivery_that_the_broker_refuses(caplog: pytest.LogCaptureFixture) -> None:
+    # mosquitto acknowledges what nobody may publish, and says so with MQTT 5.
+    with Mosquitto(users={"iem": WORD}) as broker:
+        (broker.folder / "acl").write_text("user iem\ntopic read #\ntopic write allowed\n")
+        broker.extra = f"acl_file {broker.folder}/acl"
+        broker.restart()
+        async with running(broker.settings(user="iem", password=WORD)) as bus:
+            assert await bus.deliver("allowed", b"1", within_s=10.0)
+            assert not await bus.deliver("other", b"1", within_s=10.0)
+    assert "'other' (Not authorized)" in lines(caplog)[-1]
+
+
+# --- Outages ---
+
+
+@BROKERS
+@real_time
+async def test_a_broker_that_is_killed_and_comes_back(kind: type[TestBroker], caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "iem_dcr")
+    with kind() as broker:
+        async with running(broker.settings(), connected=False) as bus:
+            inbox = Inbox()
+            connections: list[int] = []
+            bus.subscribe(START, inbox)
+            bus.on_connected(lambda: connections.append(1))
+            for number in range(1, 4):
+                await until(lambda number=number: len(connections) == number)  # type: ignore[misc]
+                with Recorder(broker) as everest:
+                    everest.publish(START, b"%d" % number)
+                    await until(lambda number=number: len(inbox.payloads) == number)  # type: ignore[misc]
+                broker.kill()
+                await until(lambda: not bus.connected)
+                assert broker.start()
+            await until(lambda: len(connections) == 4)
+        assert inbox.payloads == [b"1", b"2", b"3"]
+    assert len([line for line in lines(caplog, logging.INFO) if "connected" in line]) == 4
+    assert len(lines(caplog)) == 3, lines(caplog)
+
+
+@BROKERS
+@real_time
+async def test_replies_are_delivered_across_an_outage_once(kind: type[TestBroker]) -> None:
+    with kind() as broker, Recorder(broker, "#") as everest:
+        async with Network(broker) as network, running(broker.settings(port=network.port)) as bus:
+            network.cut()
+            await until(lambda: not bus.connected)
+            topics = [f"reply/{number}" for number in range(3 * MOST_UNDER_WAY)]
+            replies = [asyncio.create_task(bus.deliver(topic, b"r", within_s=60.0)) for topic in topics]
+            too_late = asyncio.create_task(bus.deliver("too-late", b"r", within_s=0.1))
+            given_up = asyncio.create_task(bus.deliver("given-up", b"r", within_s=60.0))
+            bus.offer("too-old", b"v", good_for_s=0.1)
+            bus.offer("value", b"first", good_for_s=60.0)
+            bus.offer("value", b"second", good_for_s=60.0)
+            assert await too_late is False
+            given_up.cancel()
+            network.mend()
+            assert await asyncio.gather(*replies) == [True] * len(replies)
+            bus.offer("end", b"", good_for_s=60.0)
+            await until(lambda: everest.payloads("end"))
+        assert sorted(message.topic for message in everest.messages) == sorted([*topics, "value", "end"])
+        assert everest.payloads("value") == [b"second"]
+
+
+@real_time
+async def test_replies_under_way_when_the_connection_breaks_arrive() -> None:
+    with Mosquitto() as broker, Recorder(broker, "#") as everest:
+        async with Network(broker) as network, running(broker.settings(port=network.port)) as bus:
+            topics = [f"reply/{number}" for number in range(200)]
+            replies = [asyncio.create_task(bus.deliver(topic, b"r", within_s=60.0)) for topic in topics]
+            await until(lambda: any(reply.done() for reply in replies))
+            network.cut()
+            network.mend()
+            assert await asyncio.gather(*replies) == [True] * len(replies)
+            await until(lambda: {message.topic for message in everest.messages} == set(topics))
+            assert network.connections == 2
+            # Only what was under way may have come twice.
+            assert len(everest.messages) <= len(topics) + MOST_UNDER_WAY
+
+
+@real_time
+async def test_a_message_that_breaks_every_connection_is_given_up(caplog: pytest.LogCaptureFixture) -> None:
+    with Mosquitto(extra="max_packet_size 2000") as broker:
+        async with running(broker.settings()) as bus:
+            assert not await bus.deliver("reply", b"x" * 3000, within_s=80.0)
+            assert await bus.deliver("reply", b"x" * 1000, within_s=20.0)
+    (dropped,) = lines(caplog, logging.ERROR)
+    assert "dropped" in dropped
+
+
+@real_time
+async def test_a_stalled_broker_makes_nothing_grow() -> None:
+    with Mosquitto() as broker, Recorder(broker, "v/#") as everest:
+        async with running(broker.settings()) as bus:
+            broker.stall()
+            payload = b"x" * 50_000
+            for number in range(400):
+                for topic in range(5):
+                    bus.offer(f"v/{topic}", payload + b"%d" % number, good_for_s=60.0)
+                await asyncio.sleep(0.001)
+            assert len(bus._slots) <= 5
+            assert bus._link is not None
+            assert len(bus._link._client._out_packet) <= 5
+            before = len(everest.messages)
+            broker.go_on()
+            last = {f"v/{topic}": payload + b"399" for topic in range(5)}
+            await until(lambda: {message.topic: message.payload for message in tuple(everest.messages)} == last)
+            # What the sockets and five slots hold, of 2,000 values.
+            assert before == 0
+            assert len(everest.messages) < 400
+
+
+@real_time
+async def test_a_flood_on_one_topic_starves_no_other() -> None:
+    with Mosquitto() as broker, Recorder(broker, "v") as flooder:
+        async with running(broker.settings(), connected=False) as bus:
+            flood, start = Inbox(), Inbox()
+            bus.subscribe("a/flood", flood)
+            bus.subscribe(START, start)
+            await until(lambda: bus.connected)
+            over = threading.Event()
+
+            def pour() -> None:
+                while not over.is_set():
+                    for _ in range(50):
+                        flooder.publish("a/flood", b"x" * 100, qos=0)
+                    over.wait(0.01)
+
+            pouring = threading.Thread(target=pour)
+            pouring.start()
+            try:
+                with Recorder(broker) as everest:
+                    number = 0
+                    while len(flood.payloads) < 1000:
+                        number += 1
+                        everest.publish(START, b"%d" % number)
+                        bus.offer("v", b"%d" % number, good_for_s=60.0)
+                        assert await bus.deliver("reply", b"r", within_s=20.0)
+                        await until(lambda: start.payloads and start.payloads[-1] == b"%d" % number)  # noqa: B023
+            finally:
+                over.set()
+                pouring.join()
+            assert start.payloads == [b"%d" % request for request in range(1, number + 1)]
+            await until(lambda: flooder.payloads("v")[-1:] == [b"%d" % number])
+
+
+# --- Sessions ---
+
+
+@real_time
+async def test_a_request_sent_while_the_process_was_away_is_carried_out() -> None:
+    with Mosquitto() as broker, Recorder(broker, "#") as everest:
+        async with running(broker.settings(), connected=False) as bus:
+            inbox = Inbox()
+            bus.subscribe(START, inbox)
+            bus.subscribe(HEARTBEAT, inbox)
+            await until(lambda: bus.connected)
+            bus.unsubscribe(START, inbox)  # as a meter's part does at its end
+            await bus.close(1.0)
+        everest.publish(START, b"meanwhile")
+        everest.publish(HEARTBEAT, b"1", qos=1)
+        late, beats = Inbox(), Inbox()
+        async with running(broker.settings()) as bus:
+            await asyncio.sleep(0.1)
+            bus.subscribe(START, late)  # even when it listens late
+            bus.subscribe(HEARTBEAT, beats)
+            await until(lambda: late.payloads)
+            everest.publish(HEARTBEAT, b"2", qos=0)
+            await until(lambda: b"2" in beats.payloads)
+        assert late.payloads == [b"meanwhile"]
+        assert beats.payloads == [b"2"]
+
+
+@real_time
+async def test_a_request_sent_while_the_connection_was_broken_is_carried_out() -> None:
+    with Mosquitto() as broker, Recorder(broker) as everest:
+        async with Network(broker) as network, running(broker.settings(port=network.port)) as bus:
+            inbox = Inbox()
+            await all_subscribed(bus, everest, START, inbox)
+            network.cut()
+            await until(lambda: not bus.connected)
+            everest.publish(START, b"meanwhile")
+            network.mend()
+            await until(lambda: inbox.payloads)
+            assert inbox.payloads == [b"meanwhile"]
+
+
+@BROKERS
+@real_time
+async def test_with_mqtt_3_a_request_sent_meanwhile_is_gone(kind: type[TestBroker]) -> None:
+    with kind() as broker, Recorder(broker) as everest:
+        settings = broker.settings(protocol="3.1.1")
+        inbox = Inbox()
+        async with running(settings, connected=False) as bus:
+            bus.subscribe(START, inbox)
+            await until(lambda: bus.connected)
+            await bus.close(1.0)
+        everest.publish(START, b"meanwhile")
+        async with running(settings, connected=False) as bus:
+            bus.subscribe(START, inbox)
+            await until(lambda: bus.connected)
+            everest.publish(START, b"now")
+            await until(lambda: inbox.payloads)
+        assert inbox.payloads == [b"now"]
+
+
+@real_time
+async def test_two_with_the_same_name(caplog: pytest.LogCaptureFixture) -> None:
+    with Mosquitto() as broker:
+        async with running(broker.settings()), running(broker.settings()):
+            await until(lambda: lines(caplog, logging.ERROR))
+    assert "client_id" in lines(caplog, logging.ERROR)[0]
+
+
+# --- Users, TLS ---
+
+
+@real_time
+async def test_a_wrong_password_and_a_file_that_is_put_right(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = tmp_path / "password"
+    file.write_text("wrong")
+    with Mosquitto(users={"iem": WORD}) as broker:
+        settings = broker.settings(user="iem", password_file=str(file))
+        async with running(settings, connected=False) as bus:
+            await until(lambda: lines(caplog, logging.ERROR))
+            await asyncio.sleep(0.3)
+            assert not bus.connected
+            file.unlink()
+            await until(lambda: len(lines(caplog, logging.ERROR)) == 2)
+            file.write_text(f"{WORD}\n")
+            await until(lambda: bus.connected)
+    refused, unreadable = lines(caplog)
+    assert "user" in refused
+    assert "password" in refused
+    assert str(broker.port) in refused
+    assert "password_file" in unreadable
+    assert WORD not in caplog.text
+
+
+@pytest.mark.parametrize("protocol", ["5", "3.1.1"])
+@real_time
+async def test_tls(tmp_path: Path, protocol: str, caplog: pytest.LogCaptureFixture) -> None:
+    good, others = make_certificates(tmp_path / "good"), make_certificates(tmp_path / "others")
+    with Mosquitto(tls=good) as broker:
+        async with running(broker.settings(tls=True, ca_file=good.ca, protocol=protocol)) as bus:
+            inbox = Inbox()
+            bus.subscribe("big", inbox)
+            await asyncio.sleep(0.1)
+            large = bytes(range(256)) * 2000
+            assert await bus.deliver("big", large, within_s=10.0)
+            bus.offer("big", b"small", good_for_s=5.0)
+            await until(lambda: len(inbox.payloads) == 2)
+            assert inbox.payloads == [large, b"small"]
+        assert not lines(caplog)
+        async with running(broker.settings(tls=True, ca_file=others.ca, protocol=protocol), connected=False) as bus:
+            await until(lambda: lines(caplog, logging.ERROR))
+            assert not bus.connected
+        assert "not trusted" in lines(caplog)[0]
+        caplog.clear()
+        async with running(broker.settings(protocol=protocol), connected=False):
+            await until(lambda: lines(caplog))
+        assert "TLS" in lines(caplog)[0]
+
+
+@real_time
+async def test_a_certificate_for_another_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    certificates = make_certificates(tmp_path, server_name="broker.example")
+    with Mosquitto(tls=certificates) as broker:
+        async with running(broker.settings(tls=True, ca_file=certificates.ca), connected=False):
+            await until(lambda: lines(caplog, logging.ERROR))
+    assert "another name" in lines(caplog)[0]
+
+
+@real_time
+async def test_client_certificates(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    made = make_certificates(tmp_path)
+    with Mosquitto(tls=made, client_certificates=True) as broker:
+        mine = {"cert_file": made.client_cert, "key_file": made.client_key}
+        async with running(broker.settings(tls=True, ca_file=made.ca, **mine)) as bus:
+            assert await bus.deliver("reply", b"r", within_s=10.0)
+        assert not lines(caplog)
+        async with running(broker.settings(tls=True, ca_file=made.ca), connected=False):
+            await until(lambda: lines(caplog))
+    assert "client certificate" in lines(caplog)[0]
+
+
+@real_time
+async def test_tls_where_there_is_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    made = make_certificates(tmp_path)
+    with Mosquitto() as broker:
+        async with running(broker.settings(tls=True, ca_file=made.ca), connected=False):
+            await until(lambda: lines(caplog))
+    assert "TLS" in lines(caplog)[0]
+
+
+# --- No broker ---
+
+
+async def refuses_everybody(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await closed(writer)
+
+
+async def closed(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
+
+
+async def speaks_something_else(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.read(1)
+    writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+    await closed(writer)
+
+
+@pytest.mark.parametrize("answer", [refuses_everybody, speaks_something_else])
+@real_time
+async def test_something_that_is_no_broker(answer: Any, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "iem_dcr")
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        settings = TestBroker.settings(_at(port))
+        async with running(settings, connected=False) as bus:
+            await until(lambda: len(lines(caplog, logging.DEBUG)) >= 3)
+            assert not bus.connected
+            assert not await bus.deliver("reply", b"r", within_s=0.05)
+    assert len(lines(caplog)) == 1, caplog.text
+
+
+@real_time
+async def test_a_broker_that_does_not_answer_mqtt_5(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("iem_dcr.everest_api.link.ANSWER_S", 0.3)
+    with Amqtt() as broker:
+        async with running(broker.settings(protocol="5"), connected=False):
+            await until(lambda: lines(caplog))
+    assert 'protocol = "3.1.1"' in lines(caplog)[0]
+
+
+@real_time
+async def test_nobody_listens_and_a_name_that_is_none(caplog: pytest.LogCaptureFixture) -> None:
+    with Mosquitto() as broker:
+        broker.kill()
+        async with running(broker.settings(), connected=False):
+            await until(lambda: lines(caplog))
+        assert "nothing listens there" in lines(caplog)[0]
+        caplog.clear()
+        async with running(broker.settings(host="no-such-host.invalid"), connected=False):
+            await until(lambda: lines(caplog))
+        assert "no-such-host.invalid" in lines(caplog)[0]
+        assert "not known" in lines(caplog)[0]
+
+
+# --- The end ---
+
+
+@BROKERS
+@real_time
+async def test_close_lets_out_what_waits(kind: type[TestBroker]) -> None:
+    with kind() as broker, Recorder(broker, "#") as everest:
+        async with running(broker.settings()) as bus:
+            replies = [asyncio.create_task(bus.deliver(f"reply/{n}", b"r", within_s=60.0)) for n in range(30)]
+            for number in range(100):
+                bus.offer(f"v/{number}", b"v", good_for_s=60.0)
+            await asyncio.sleep(0)
+            await bus.close(10.0)
+            assert await asyncio.gather(*replies) == [True] * 30
+            assert not await bus.deliver("reply", b"too late", within_s=60.0)
+            await until(lambda: len(everest.messages) == 130)
+
+
+@real_time
+async def test_close_without_a_broker_takes_its_time_and_no_more() -> None:
+    with Mosquitto() as broker:
+        broker.kill()
+        async with running(broker.settings(), connected=False) as bus:
+            reply = asyncio.create_task(bus.deliver("reply", b"r", within_s=60.0))
+            await asyncio.sleep(0.05)
+            await bus.close(0.1)
+            assert await reply is False
+        unused = Broker(broker.settings(), identity=IDENTITY)
+        await unused.close(0.1)
+
+
+@pytest.mark.parametrize("delay_ms", [0, 1, 2, 3, 4, 6, 8, 12, 20])
+@real_time
+async def test_cancelled_at_any_moment(tmp_path: Path, delay_ms: int) -> None:
+    made = make_certificates(tmp_path)
+    with Mosquitto(tls=made) as broker:
+        bus = Broker(broker.settings(tls=True, ca_file=made.ca), identity=IDENTITY)
+        for number in range(200):
+            bus.subscribe(f"in/{number}", Inbox())
+            bus.offer(f"v/{number}", b"v", good_for_s=5.0)
+        task = asyncio.create_task(bus.run())
+        reply = asyncio.create_task(bus.deliver("reply", b"r", within_s=60.0))
+        await asyncio.sleep(delay_ms / 1000)
+        reply.cancel()
+        task.cancel()
+        await asyncio.gather(task, reply, return_exceptions=True)
+        assert not bus.connected
+        # The same one may run again.
+        async with asyncio.TaskGroup() as group:
+            again = group.create_task(bus.run())
+            await until(lambda: bus.connected)
+            assert await bus.deliver("reply", b"r", within_s=10.0)
+            await bus.close(1.0)
+            await again
+
+
+@real_time
+async def test_cancelled_while_a_broker_says_nothing() -> None:
+    writers: list[asyncio.StreamWriter] = []
+    silent = await asyncio.start_server(lambda _reader, writer: writers.append(writer), "127.0.0.1", 0)
+    async with silent:
+        port = silent.sockets[0].getsockname()[1]
+        for tls in (False, True):
+            async with running(TestBroker.settings(_at(port), tls=tls), connected=False):
+                await until(lambda tls=tls: len(writers) == 1 + tls)  # type: ignore[misc]
+        for writer in writers:
+            await closed(writer)
+
+
+def _at(port: int) -> TestBroker:
+    somewhere = TestBroker()
+    somewhere.port = port
+    return somewhere

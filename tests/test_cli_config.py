@@ -1,0 +1,139 @@
+"""iem-dcr config: the example is in order, and so are the exit status and what is said of a file."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from iem_dcr.config import SETTINGS, Settings
+from iem_dcr.driver.driver import STOP_S
+from iem_dcr.everest_api.link import SESSION_S
+from iem_dcr.service.config import MQTT, MeterConfig, ServiceConfig
+from tests.support.command_line import begin, finish, run
+
+PAGE = Path(__file__).parents[1] / "docs" / "everest-api.md"
+
+
+@pytest.fixture
+def example() -> str:
+    done = run("config", "example")
+    assert (done.status, done.err) == (0, "")
+    return done.out
+
+
+def test_the_example_is_in_order_as_printed(example: str, tmp_path: Path) -> None:
+    path = tmp_path / "meters.toml"
+    path.write_text(example, "utf-8")
+    done = run("config", "check", str(path))
+    assert (done.status, done.err) == (0, "")
+    assert done.out == (
+        f"{path} is in order\n"
+        "  Broker  localhost:1883, MQTT 5\n"
+        "  Meters  1: powermeter_api at 192.168.60.12:80\n"
+    )  # fmt: skip
+    assert ServiceConfig.load(path).meters == (MeterConfig("powermeter_api", Settings.of()),)
+
+
+def test_the_example_shows_every_key_with_its_default(example: str, tmp_path: Path) -> None:
+    everything = re.sub(r"^#(?=\w+ = )", "", example, flags=re.MULTILINE)
+    document = tomllib.loads(everything)
+    assert document["mqtt"] == {setting.key: setting.default for setting in MQTT}
+    (meter,) = document["meter"]
+    assert meter == {"module_id": "powermeter_api"} | {setting.key: setting.default for setting in SETTINGS}
+    path = tmp_path / "meters.toml"
+    path.write_text(everything, "utf-8")
+    assert ServiceConfig.load(path).meters[0].settings == Settings.of()
+
+    told = " ".join(line.removeprefix("# ") for line in example.splitlines())
+    for setting in (*MQTT, *SETTINGS):
+        assert setting.description in told
+        if setting.minimum is not None:
+            assert f"{setting.minimum} to {setting.maximum}" in told
+    assert all(len(line) <= 100 for line in example.splitlines())
+
+
+def test_a_bad_file(tmp_path: Path) -> None:
+    path = tmp_path / "meters.toml"
+    path.write_text("[mqtt]\nport = 0\n[[meter]]\nmodule_id = 'a/b'\nport_htp = 1\n", "utf-8")
+    for words in (("config", "check", str(path)), ("run", str(path))):
+        done = run(*words)
+        assert (done.status, done.out) == (2, "")
+        first, second, third = done.err.splitlines()
+        assert first == f"{path}: [mqtt] port: expected a whole number from 1 to 65535, not 0"
+        assert second.startswith(f'{path}: [[meter]] 1 (module_id "a/b") module_id: expected ')
+        assert third == f'{path}: [[meter]] 1 (module_id "a/b") port_htp: no such key: did you mean port_http?'
+
+
+@pytest.mark.parametrize("words", [("config", "check"), ("run",)])
+def test_no_file(words: tuple[str, ...], tmp_path: Path) -> None:
+    done = run(*words, str(tmp_path / "none.toml"))
+    assert (done.status, done.out) == (2, "")
+    assert done.err == f"{tmp_path / 'none.toml'}: cannot be read: No such file or directory\n"
+    done = run(*words)
+    assert done.status == 2
+    assert "Missing argument" in done.err
+
+
+def test_many_meters_in_short(tmp_path: Path) -> None:
+    path = tmp_path / "depot.toml"
+    meters = "".join(f'[[meter]]\nmodule_id = "pm{n}"\nip_address = "10.0.0.{n}"\n' for n in range(1, 51))
+    path.write_text(f"[mqtt]\ntls = true\nuser = 'depot'\nprotocol = '3.1.1'\n{meters}", "utf-8")
+    done = run("config", "check", str(path))
+    assert done.status == 0
+    _, broker, last = done.out.splitlines()
+    assert broker == "  Broker  localhost:8883, MQTT 3.1.1, TLS, user depot"
+    assert last.startswith("  Meters  50: pm1 at 10.0.0.1:80, pm2 at ")
+    assert last.endswith("pm10 at 10.0.0.10:80 and 40 more")
+
+
+def test_a_password_that_everybody_can_read(tmp_path: Path) -> None:
+    path = tmp_path / "meters.toml"
+    path.write_text("[mqtt]\nuser = 'u'\npassword = 'hunter2'\n[[meter]]\n", "utf-8")
+    path.chmod(0o644)
+    done = run("config", "check", str(path))
+    assert done.status == 0
+    assert done.err.startswith(f"Warning: {path}: [mqtt] password: this file can be read by everybody")
+    assert "hunter2" not in done.err + done.out
+    assert "module_id to be found out at 192.168.60.12:80" in done.out
+
+
+def test_no_reader() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    process = begin("config", "example", stdout=writing)
+    os.close(writing)
+    done = finish(process)
+    assert (done.status, done.err) == (1, "")
+
+
+# --- the page ---
+
+
+def block(kind: str) -> str:
+    """Return the one block of a kind on the page."""
+    (found,) = re.findall(rf"^```{kind}\n(.*?)^```$", PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    return str(found)
+
+
+def test_the_configurations_on_the_page_fit_each_other(tmp_path: Path) -> None:
+    path = tmp_path / "meters.toml"
+    path.write_text(block("toml"), "utf-8")
+    (meter,) = ServiceConfig.load(path).meters
+    modules = yaml.safe_load(block("yml"))["active_modules"]
+    (module_id,) = [name for name, module in modules.items() if module["module"] == "powermeter_API"]
+    assert meter.module_id == module_id
+    assert modules["connector_1"]["config_module"]["evse_id"] == meter.settings.CI
+    monitoring = modules[module_id]["config_module"]
+    assert monitoring["cfg_communication_check_to_s"] >= 15
+    # What the broker holds at most, and the longest a stop takes.
+    assert monitoring["cfg_request_reply_to_s"] == SESSION_S + STOP_S
+
+
+def test_the_page_has_every_key_of_mqtt() -> None:
+    section = PAGE.read_text("utf-8").split("### `[mqtt]`")[1].split("### ")[0]
+    assert re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE) == [setting.key for setting in MQTT]

@@ -1,0 +1,345 @@
+"""iem-dcr run as a process of its own, with real brokers and simulated meters."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any, Self
+
+import pytest
+
+from iem_dcr import ocmf
+from iem_dcr.everest_api.topics import QUERY_MODULES, Topics
+from tests.support.api_bench import request, start_payload
+from tests.support.bench import CI
+from tests.support.brokers import BROKERS, Amqtt, Mosquitto, Recorder, real_time, until
+from tests.support.command_line import PATIENCE_S, Simulator, begin, environment
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
+
+    from tests.support.brokers import TestBroker
+
+USER_ID = "04A2B3C4D5E6F7"
+TIME = r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
+PM1 = Topics("pm1")
+
+
+class Running:
+    """The command, running."""
+
+    def __init__(self, config: Path, *options: str, **variables: str) -> None:
+        self._log = config.with_suffix(".log")
+        self._command = [sys.executable, "-m", "iem_dcr.cli.main", "run", str(config), *options]
+        self._environment = environment() | variables
+        self.process: subprocess.Popen[str]
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+    def start(self) -> None:
+        """Start it, or start it again."""
+        with self._log.open("a", encoding="utf-8") as log:
+            self.process = subprocess.Popen(
+                self._command,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
+
+    def ended(self) -> int:
+        """Wait for its end and return its status."""
+        out, _ = self.process.communicate(timeout=PATIENCE_S)
+        assert out == ""
+        return self.process.returncode
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.ended()
+
+    @property
+    def log(self) -> list[str]:
+        return self._log.read_text("utf-8").splitlines()
+
+    def logged(self, text: str) -> bool:
+        return any(text in line for line in self.log)
+
+
+def configured(tmp_path: Path, broker: TestBroker, *meters: Simulator | str, **mqtt: Any) -> Path:
+    """Write the configuration of meters pm1, pm2 … at a broker; a text is an address."""
+    keys = {"host": "127.0.0.1", "port": broker.port, "protocol": broker.protocol} | mqtt
+    lines = ["[mqtt]", *(f"{key} = {json.dumps(value)}" for key, value in keys.items())]
+    for number, meter in enumerate(meters, 1):
+        host, _, port = (meter if isinstance(meter, str) else meter.address).rpartition(":")
+        lines += [f'[[meter]]\nmodule_id = "pm{number}"', f'ip_address = "{host}"', f"port_http = {port}"]
+        lines += [f'CI = "{CI}"']
+    path = tmp_path / "meters.toml"
+    path.write_text("\n".join(lines), "utf-8")
+    path.chmod(0o600)
+    return path
+
+
+def dead_address() -> str:
+    """Return an address where nobody listens."""
+    with socket.socket() as trial:
+        trial.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{trial.getsockname()[1]}"
+
+
+def only(everest: Recorder, topic: str) -> Any:
+    (payload,) = everest.payloads(topic)
+    return json.loads(payload)
+
+
+@BROKERS
+@real_time
+async def test_a_session(tmp_path: Path, kind: type[TestBroker]) -> None:
+    with (
+        kind() as broker,
+        Simulator() as meter,
+        Recorder(broker, "everest_api/1/powermeter/#", "reply/#") as everest,
+        Running(configured(tmp_path, broker, meter, dead_address())) as running,
+    ):
+        await until(lambda: everest.payloads(PM1.values))
+        await until(lambda: everest.payloads(PM1.check) and everest.payloads(PM1.key))
+        assert everest.payloads(PM1.check)[0] == b"true"
+        everest.publish(PM1.start, request(start_payload("T-1", identification_data=USER_ID), "reply/start"))
+        await until(lambda: everest.payloads("reply/start"))
+        assert only(everest, "reply/start") == {"status": "OK"}
+        everest.publish(PM1.stop, request("T-1", "reply/stop"))
+        await until(lambda: everest.payloads("reply/stop"))
+        answer = only(everest, "reply/stop")
+        assert answer["status"] == "OK"
+        assert ocmf.parse(answer["signed_meter_value"]["signed_meter_data"]).identification == USER_ID
+        everest.publish(Topics("pm2").stop, request("T-2", "reply/dead"))
+        assert running.end() == 0
+        await until(lambda: everest.payloads("reply/dead"))
+        refused = only(everest, "reply/dead")
+        assert (refused["status"], refused["error"]) == ("UNEXPECTED_ERROR", "the driver is stopping")
+        assert not everest.payloads(Topics("pm2").check)
+        assert all(re.match(rf"{TIME} [A-Z]+ (pm1|pm2|-): ", line) for line in running.log)
+        assert {line.split()[2] for line in running.log} == {"pm1:", "pm2:", "-:"}
+        assert not running.logged("Traceback")
+        assert not running.logged(USER_ID)
+
+
+@real_time
+async def test_a_request_made_while_the_service_restarts_is_carried_out(tmp_path: Path) -> None:
+    with (
+        Mosquitto() as broker,
+        Simulator() as meter,
+        Recorder(broker, "reply/#", PM1.values) as everest,
+        Running(configured(tmp_path, broker, meter)) as running,
+    ):
+        await until(lambda: everest.payloads(PM1.values))
+        everest.publish(PM1.start, request(start_payload("T-1"), "reply/start"))
+        await until(lambda: everest.payloads("reply/start"))
+        running.process.kill()
+        running.process.communicate()
+        everest.publish(PM1.stop, request("T-1", "reply/stop"))
+        assert meter.runs
+        running.start()
+        await until(lambda: everest.payloads("reply/stop"))
+        answer = only(everest, "reply/stop")
+        assert answer["status"] == "OK"
+        assert answer["signed_meter_value"]["signed_meter_data"].startswith("OCMF|")
+        # In good order as well as killed: the session stays.
+        everest.publish(PM1.start, request(start_payload("T-2"), "reply/start2"))
+        await until(lambda: everest.payloads("reply/start2"))
+        assert running.end(signal.SIGINT) == 0
+        everest.publish(PM1.stop, request("T-2", "reply/stop2"))
+        running.start()
+        await until(lambda: everest.payloads("reply/stop2"))
+        assert only(everest, "reply/stop2")["status"] == "OK"
+        assert running.end() == 0
+
+
+@real_time
+async def test_without_module_id_the_only_one_is_found(tmp_path: Path) -> None:
+    found = Topics("the only one")
+    with Mosquitto() as broker, Simulator() as meter, Recorder(broker, QUERY_MODULES, found.values) as everest:
+        config = configured(tmp_path, broker, meter)
+        config.write_text(config.read_text("utf-8").replace('module_id = "pm1"', ""), "utf-8")
+        with Running(config) as running:
+            for _ in range(2):
+                await until(lambda: everest.payloads(QUERY_MODULES))
+                reply_to = json.loads(everest.payloads(QUERY_MODULES)[0])["headers"]["replyTo"]
+                everest.messages.clear()
+                everest.publish(reply_to, b'{"apis": [{"type": "powermeter", "module_id": "the only one"}]}')
+            await until(lambda: everest.payloads(found.values))
+            assert running.end() == 0
+            assert running.logged(" INFO the only one: ")
+
+
+@real_time
+async def test_what_systemd_is_told(tmp_path: Path) -> None:
+    path = str(tmp_path / "notify")
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening,
+        Amqtt() as broker,
+        Simulator() as meter,
+        Running(
+            configured(tmp_path, broker, meter, dead_address()), NOTIFY_SOCKET=path, WATCHDOG_USEC="200000"
+        ) as running,
+    ):
+        listening.bind(path)
+        listening.settimeout(0.0)
+        told: list[str] = []
+
+        def listen() -> list[str]:
+            try:
+                while True:
+                    told.append(listening.recv(4096).decode())
+            except BlockingIOError:
+                return told
+
+        await until(lambda: "STATUS=1 of 2 meters answers, broker connected" in listen())
+        await until(lambda: listen().count("WATCHDOG=1") > 10)
+        assert running.end() == 0
+        assert listen().count("READY=1") == 1
+        assert told[0] == "READY=1"
+        assert told[-1] == "STOPPING=1"
+
+
+@real_time
+async def test_json_and_the_choice_of_level(tmp_path: Path) -> None:
+    with Amqtt() as broker, Recorder(broker, PM1.values) as everest, Simulator() as meter:
+        config = configured(tmp_path, broker, meter)
+        with Running(config, "--log-format", "json") as running:
+            await until(lambda: everest.payloads(PM1.values))
+            assert running.end() == 0
+            lines = [json.loads(line) for line in running.log]
+            assert all(set(line) == {"time", "level", "logger", "module_id", "message"} for line in lines)
+            assert {line["module_id"] for line in lines} == {"", "pm1"}
+            assert "the meter can be reached" in {line["message"] for line in lines}
+        config.with_suffix(".log").unlink()
+        with Running(config, "-q") as running:
+            everest.messages.clear()
+            await until(lambda: everest.payloads(PM1.values))
+            assert running.end() == 0
+            assert [line for line in running.log if " INFO " in line] == []
+        with Running(config, "-v") as running:
+            await until(lambda: running.logged(": connected as "))
+            everest.publish(PM1.heartbeat, b"no number")
+            await until(lambda: running.logged(" DEBUG pm1: a heartbeat that is none"))
+            assert running.end() == 0
+
+
+@real_time
+async def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
+    with (
+        Amqtt() as broker,
+        Running(configured(tmp_path, broker, dead_address())) as running,
+        Recorder(broker) as everest,
+    ):
+        await until(lambda: running.logged(": connected as "))
+        everest.publish(PM1.stop, request("T-1", "reply/stop"))
+        everest.publish(PM1.stop, b"{")
+        await until(lambda: running.logged("pm1: stop_transaction: UNEXPECTED_ERROR"))  # so it has the first one, too
+        broker.stall()  # so that the reply cannot go out, and the first signal takes its time
+        running.process.send_signal(signal.SIGTERM)
+        await until(lambda: running.logged("SIGTERM"))
+        assert running.end() == 130
+        broker.go_on()
+
+
+@real_time
+async def test_without_broker_and_meter_it_waits_and_ends(tmp_path: Path) -> None:
+    with Amqtt() as broker:
+        broker.kill()
+        with Running(configured(tmp_path, broker, dead_address())) as running:
+            await until(lambda: running.logged("nothing listens there"))
+            await until(lambda: running.logged("pm1: meter"))
+            assert running.end() == 0
+
+
+def test_an_end_although_the_loop_is_blocked(tmp_path: Path) -> None:
+    path = tmp_path / "meters.toml"
+    path.write_text("[[meter]]\nmodule_id = 'pm1'\n", "utf-8")
+    program = f"""
+import sys, time
+from iem_dcr.cli import main, run
+class Blocked(run.Service):
+    async def run(self):
+        print("blocked", flush=True)
+        while True: time.sleep(60)
+run.Service = Blocked
+run.ENDS_WITHIN_S = 0.2
+main.main(["run", {str(path)!r}])
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"blocked\n"
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 1
+    assert b"Traceback" not in err
+
+
+@real_time
+async def test_a_log_that_nobody_reads(tmp_path: Path) -> None:
+    with Amqtt() as broker, Simulator() as meter, Recorder(broker, PM1.values) as everest:
+        config = configured(tmp_path, broker, meter)
+        for is_closed in (True, False):
+            reading, writing = os.pipe()
+            if is_closed:
+                os.close(reading)
+            else:
+                os.set_blocking(writing, False)
+                while True:  # full to the brim
+                    try:
+                        os.write(writing, b"x" * 4096)
+                    except BlockingIOError:
+                        break
+                os.set_blocking(writing, True)
+            process = begin("run", str(config), "-v", stderr=writing)
+            os.close(writing)
+            everest.messages.clear()
+            await until(lambda: len(everest.payloads(PM1.values)) > 1)
+            process.send_signal(signal.SIGTERM)
+            assert process.communicate(timeout=PATIENCE_S)[0] == ""
+            assert process.returncode == 0
+            if not is_closed:
+                os.close(reading)
+
+
+def test_it_loads_no_more_than_it_needs() -> None:
+    program = (
+        "import json, sys\n"
+        "from iem_dcr.cli.main import cli\n"
+        "assert cli.get_command(None, 'run').name == 'run'\n"
+        "print(json.dumps(sorted(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    loaded = set(json.loads(done.stdout))
+    assert {"iem_dcr.service.service", "aiomqtt", "aiohttp"} <= loaded
+    unwanted = ["rich", "amqtt", "cryptography", "sqlite3", "aiohttp.web", "unittest", "iem_dcr.everest"]
+    assert loaded.isdisjoint(unwanted)
+    assert not [name for name in loaded if name.startswith("iem_dcr.simulator")]
+
+
+@pytest.mark.parametrize("words", [("--log-format", "xml"), ("--nothing",)])
+def test_mistakes_in_the_command_line(tmp_path: Path, words: tuple[str, ...]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "iem_dcr.cli.main", "run", str(tmp_path / "x.toml"), *words],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert words[0] in done.stderr

@@ -1,0 +1,175 @@
+"""Discovery: the question, what is made of the answers, and of what is none."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from iem_dcr.everest_api.broker import Broker
+from iem_dcr.everest_api.discovery import MAX_APIS, FoundApi, discover, read_answer
+from iem_dcr.everest_api.topics import QUERY_MODULES, is_module_id
+from tests.support.brokers import BROKERS, Recorder, TestBroker, real_time, until
+from tests.support.fake_bus import FakeBus
+from tests.support.virtual_time import virtual
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+TIMES = {"heartbeat_period_ms": 1000, "communication_check_period_s": 5, "request_reply_timeout_s": 550}
+
+
+def api(module_id: str = "pm1", **others: Any) -> dict[str, Any]:
+    """An API as EVerest's modules describe themselves."""
+    return {"type": "powermeter", "module_id": module_id, "version": 1, "communication_monitoring": TIMES} | others
+
+
+def answer(*apis: object) -> bytes:
+    return json.dumps({"apis": apis}).encode()
+
+
+def module_ids(found: Iterable[FoundApi]) -> list[str]:
+    return [each.module_id for each in found]
+
+
+async def asked(bus: FakeBus, *answers: bytes) -> tuple[FoundApi, ...]:
+    """Discover, with these answers given to the question."""
+    asking = asyncio.create_task(discover(bus))
+    await asyncio.sleep(0.1)
+    (question,) = bus.on(QUERY_MODULES)
+    reply_to = question.value["headers"]["replyTo"]
+    assert bus.events == [("subscribe", reply_to), ("publish", QUERY_MODULES)]
+    for each in answers:
+        assert bus.receive(reply_to, each)
+    found = await asking
+    assert bus.subscribed() == []
+    assert bus.failures == []
+    return found
+
+
+@virtual
+async def test_what_is_found() -> None:
+    found = await asked(FakeBus(), answer(api("pm2")), answer(api("pm1"), api("pm3")), answer(api("pm2")))
+    assert module_ids(found) == ["pm1", "pm2", "pm3"]
+    assert found[0] == FoundApi("powermeter", "pm1", "1", TIMES)
+    assert found[0].to_json() == api("pm1", version="1")
+
+
+@virtual
+async def test_nobody_answers() -> None:
+    assert await asked(FakeBus()) == ()
+
+
+@virtual
+async def test_answers_come_late() -> None:
+    bus = FakeBus()
+    asking = asyncio.create_task(discover(bus, wait_s=1.0))
+    await asyncio.sleep(1.1)
+    assert await asking == ()
+    reply_to = bus.on(QUERY_MODULES)[0].value["headers"]["replyTo"]
+    assert not bus.receive(reply_to, answer(api()))
+
+
+@virtual
+async def test_broken_off() -> None:
+    bus = FakeBus()
+    asking = asyncio.create_task(discover(bus))
+    await asyncio.sleep(0.1)
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+    assert bus.subscribed() == []
+
+
+@virtual
+async def test_no_end_of_answers() -> None:
+    flood = [answer(*(api(f"pm{number}-{part}") for number in range(200))) for part in range(10)]
+    assert len(await asked(FakeBus(), *flood)) == MAX_APIS
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        b"",
+        b"null",
+        b"[1]",
+        b'{"apis": 1}',
+        b"\xff",
+        b"[" * 100_000,
+        b'{"apis": [' + b" " * 70_000 + b"]}",
+        answer(None, 1, [], {}),
+        answer(api("")),
+        answer(api("a/b")),
+        answer(api("#")),
+        answer(api("a\x00")),
+        answer({"type": "powermeter"}),
+        answer(api(type="display_message")),
+        answer(api(type=None)),
+    ],
+)
+@virtual
+async def test_an_answer_that_is_none_harms_no_other(bad: bytes) -> None:
+    assert module_ids(await asked(FakeBus(), bad, answer(api()))) == ["pm1"]
+
+
+@pytest.mark.parametrize(
+    "times", [None, 5, [], {"a": "5"}, {"a": True}, {"a": None}, {"a": float("nan")}, {"a": 1e400}]
+)
+def test_times_that_are_none(times: object) -> None:
+    (found,) = read_answer(json.dumps({"apis": [api(communication_monitoring=times)]}).encode())
+    assert found.communication_monitoring == {}
+
+
+def test_an_answer_without_times_and_version() -> None:
+    (found,) = read_answer(answer({"type": "powermeter", "module_id": "pm1"}))
+    assert found == FoundApi("powermeter", "pm1", "", {})
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=20,
+)
+APIS = st.fixed_dictionaries(
+    {},
+    optional={
+        "type": st.just("powermeter") | JSON,
+        "module_id": st.just("pm1") | JSON,
+        "version": JSON,
+        "communication_monitoring": st.dictionaries(st.text(), JSON, max_size=20) | JSON,
+    },
+)
+
+
+@given(st.one_of(st.binary(), JSON.map(lambda value: json.dumps(value).encode())))
+def test_any_answer(payload: bytes) -> None:
+    assert all(is_module_id(found.module_id) for found in read_answer(payload))
+
+
+@given(st.lists(APIS | JSON, max_size=4))
+def test_any_apis(apis: list[object]) -> None:
+    for found in read_answer(answer(*apis)):
+        assert is_module_id(found.module_id)
+        assert found.version.isprintable()
+        assert len(found.communication_monitoring) <= 16
+        json.dumps(found.to_json(), allow_nan=False)
+
+
+@BROKERS
+@real_time
+async def test_at_a_real_broker(kind: type[TestBroker]) -> None:
+    with kind() as broker, Recorder(broker, QUERY_MODULES) as everest:
+        bus = Broker(broker.settings(), identity="iem-dcr-discover")
+        connection = asyncio.create_task(bus.run())
+        await until(lambda: bus.connected)
+        asking = asyncio.create_task(discover(bus, wait_s=1.0))
+        await until(lambda: everest.messages)
+        reply_to = json.loads(everest.messages[0].payload)["headers"]["replyTo"]
+        everest.publish(reply_to, answer(api("pm2")))
+        everest.publish(reply_to, answer(api("pm1")))
+        assert module_ids(await asking) == ["pm1", "pm2"]
+        await bus.close(1.0)
+        await connection

@@ -1,0 +1,233 @@
+"""Every algorithm of OCMF, and keys in all their forms on every curve."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import subprocess
+import sys
+import textwrap
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from iem_dcr.errors import ReceiptError
+from iem_dcr.ocmf import Outcome, Verification, parse, public_key_der_hex, verify
+from iem_dcr.ocmf.curves import CURVE_OF_ALGORITHM, CURVES, SECP192K1, SECP192R1, SECP256R1, SECP384R1, Curve
+from iem_dcr.ocmf.ecdsa import key_of
+from iem_dcr.ocmf.ecdsa_python import PythonKey
+from iem_dcr.ocmf.keys import public_point
+from tests.support.ocmf_signing import CurveSigner
+
+PAYLOAD = '{"FV":"1.0","PG":"T1"}'
+CLASSES: dict[str, ec.EllipticCurve] = {
+    "secp192r1": ec.SECP192R1(),
+    "secp256k1": ec.SECP256K1(),
+    "secp256r1": ec.SECP256R1(),
+    "secp384r1": ec.SECP384R1(),
+    "brainpool256r1": ec.BrainpoolP256R1(),
+    "brainpool384r1": ec.BrainpoolP384R1(),
+}
+every_curve = pytest.mark.parametrize("curve", CURVES, ids=lambda curve: curve.name)
+
+
+def checked(text: str, key: str) -> Verification:
+    return verify(parse(text), key)
+
+
+def name_of(curve: Curve) -> str:
+    return f"ECDSA-{curve.name}-SHA256"
+
+
+@every_curve
+def test_every_algorithm_verifies_and_a_changed_receipt_does_not(curve: Curve) -> None:
+    signer = CurveSigner(curve)
+    text = signer.tuple_of(PAYLOAD)
+    assert checked(text, signer.spki).outcome is Outcome.VALID
+    assert checked(text.replace('"T1"', '"T2"'), signer.spki).outcome is Outcome.INVALID
+    assert checked(text, CurveSigner(curve, secret=2).spki).outcome is Outcome.INVALID
+    r, s = signer.numbers(PAYLOAD)
+    size = curve.order_size
+    raw = r.to_bytes(size, "big") + s.to_bytes(size, "big")
+    for section in ({"SD": raw.hex()}, {"SE": "base64", "SD": base64.b64encode(raw).decode()}):
+        written = f"OCMF|{PAYLOAD}|{json.dumps({'SA': name_of(curve), **section})}"
+        assert checked(written, signer.spki).outcome is Outcome.VALID
+
+
+@every_curve
+@pytest.mark.parametrize(("r", "s"), [(0, 1), (1, 0), ("n", 1), (1, "n")])
+def test_numbers_out_of_range_are_invalid_on_every_curve(curve: Curve, r: int | str, s: int | str) -> None:
+    size = curve.order_size
+    raw = b"".join((curve.n if value == "n" else int(value)).to_bytes(size, "big") for value in (r, s))
+    result = checked(f"OCMF|{PAYLOAD}|{json.dumps({'SA': name_of(curve), 'SD': raw.hex()})}", CurveSigner(curve).spki)
+    assert result == Verification(Outcome.INVALID, f"r or s of the signature is out of the range of {curve.name}")
+
+
+@pytest.mark.parametrize("name", ["ECDSA-brainpoolP256r1-SHA256", "ECDSA-brainpoolP384r1-SHA256"])
+def test_brainpool_with_its_p_is_the_same_curve(name: str) -> None:
+    signer = CurveSigner(CURVE_OF_ALGORITHM[name])
+    assert checked(signer.tuple_of(PAYLOAD, name), signer.spki).outcome is Outcome.VALID
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_our_curves_are_those_of_cryptography(name: str) -> None:
+    curve = CURVE_OF_ALGORITHM[f"ECDSA-{name}-SHA256"]
+    key = ec.derive_private_key(0xC0FFEE, CLASSES[name]).public_key()
+    assert key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint) == CurveSigner(curve).public
+    assert key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo).hex() == CurveSigner(curve).spki
+
+
+def pem(spki: str) -> str:
+    body = "\n".join(textwrap.wrap(base64.b64encode(bytes.fromhex(spki)).decode(), 64))
+    return f"-----BEGIN PUBLIC KEY-----\n{body}\n-----END PUBLIC KEY-----\n"
+
+
+def forms(signer: CurveSigner) -> list[str]:
+    """A key in every form."""
+    curve, point, spki = signer.curve, signer.public, signer.spki
+    x, y = signer.point()
+    short = bytes([2 + y % 2]) + x.to_bytes(curve.field_size, "big")
+    oca = f"oca:base16:asn1:{spki}"
+    return [
+        *(spki, spki.upper(), base64.b64encode(bytes.fromhex(spki)).decode(), pem(spki), oca),
+        *(base64.b64encode(oca.encode()).decode(), f"oca:base64:asn1:{base64.b64encode(bytes.fromhex(spki)).decode()}"),
+        *(point.hex(), point[1:].hex(), point.hex(" "), short.hex(), curve.spki(short).hex()),
+    ]  # fmt: skip
+
+
+@every_curve
+@settings(max_examples=10)
+@given(st.data())
+def test_every_form_of_a_key_on_every_curve(curve: Curve, data: st.DataObject) -> None:
+    signer = CurveSigner(curve, secret=data.draw(st.integers(1, curve.n - 1)))
+    for form in forms(signer):
+        assert public_point(form, curve) == signer.point(), form
+        assert public_key_der_hex(form, name_of(curve)).lower() == signer.spki
+
+
+@every_curve
+def test_a_receipt_verifies_with_every_form(curve: Curve) -> None:
+    signer = CurveSigner(curve)
+    text = signer.tuple_of(PAYLOAD)
+    assert {checked(text, form).outcome for form in forms(signer)} == {Outcome.VALID}
+
+
+@every_curve
+def test_points_off_the_curve_are_no_keys(curve: Curve) -> None:
+    x, y = CurveSigner(curve).point()
+    size = curve.field_size
+    for bad in ((x, y ^ 1), (y, x), (0, 0), (curve.p, y), (x + 1, y)):
+        point = b"\x04" + b"".join(value.to_bytes(size, "big") for value in bad)
+        for text in (point.hex(), point[1:].hex(), curve.spki(point).hex()):
+            with pytest.raises(ReceiptError, match="not on the curve"):
+                public_point(text, curve)
+    unused = next(x for x in range(1, 100) if curve.y_of(x, odd=False) is None)
+    for start in (b"\x02", b"\x03"):
+        for x in (unused, curve.p):
+            with pytest.raises(ReceiptError, match="not on the curve"):
+                public_point((start + x.to_bytes(size, "big")).hex(), curve)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "00",
+        "04",
+        "3000",
+        SECP256R1.spki(b"\x00").hex(),
+        "oca:base16:asn1:00",
+        "oca:base32:asn1:AA",
+        "oca:",
+        base64.b64encode(b"oca:base16:asn1:zz").decode(),
+        base64.b64encode(b"oca:\xff").decode(),
+        "-----BEGIN PUBLIC KEY-----\n-----END PUBLIC KEY-----",
+        pem("3000"),
+    ],
+)
+def test_the_point_at_infinity_and_other_fragments_are_no_keys(text: str) -> None:
+    with pytest.raises(ReceiptError, match="public key"):
+        public_point(text, SECP256R1)
+
+
+def test_a_key_of_another_curve_is_not_checked() -> None:
+    text = CurveSigner(SECP256R1).tuple_of(PAYLOAD)
+    for other in CURVES:
+        if other is SECP256R1:
+            continue
+        result = checked(text, CurveSigner(other).spki)
+        assert result.outcome is Outcome.NOT_CHECKED
+        assert result.reason == f"the key is one of {other.name}, but the signature algorithm's is secp256r1"
+
+
+def test_an_unknown_algorithm_has_no_key() -> None:
+    with pytest.raises(ReceiptError, match="known: ECDSA-secp192k1-SHA256"):
+        public_key_der_hex(CurveSigner(SECP384R1).spki, "RSA-2048-SHA256")
+
+
+def test_an_endless_key_is_refused() -> None:
+    with pytest.raises(ReceiptError, match="10000000 characters"):
+        public_point("0" * 10_000_000, SECP256R1)
+
+
+@every_curve
+def test_both_libraries_agree(curve: Curve) -> None:
+    signer = CurveSigner(curve)
+    r, s = signer.numbers(PAYLOAD)
+    for key in (PythonKey(signer.point(), curve), key_of(signer.spki, curve)):
+        assert key.matches(PAYLOAD.encode(), r, s)
+        assert key.matches(PAYLOAD.encode(), r, curve.n - s)
+        assert not key.matches(PAYLOAD.encode(), s, r)
+        assert not key.matches(PAYLOAD.encode() + b" ", r, s)
+
+
+def test_a_sum_at_infinity_is_no_signature() -> None:
+    """With r = -hash and the generator as key, both points of the sum cancel out."""
+    digest = int.from_bytes(hashlib.sha256(PAYLOAD.encode()).digest(), "big") >> 64
+    key = PythonKey((SECP192K1.gx, SECP192K1.gy), SECP192K1)
+    assert not key.matches(PAYLOAD.encode(), SECP192K1.n - digest % SECP192K1.n, 5)
+
+
+def test_a_key_read_once_is_at_hand() -> None:
+    signer = CurveSigner(SECP256R1, secret=77)
+    assert key_of(signer.spki, SECP256R1) is key_of(signer.spki, SECP256R1)
+    assert key_of.cache_info().maxsize == 256
+
+
+def run(program: str) -> str:
+    command = [sys.executable, "-c", program]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+VALID = "VALID the signature matches the data and the key"
+MISSING = "NOT_CHECKED this curve needs the package ecdsa: install iem-dcr[tools]"
+WITHOUT_ECDSA = "sys.modules['ecdsa'] = None"
+WITHOUT_192R1 = "from cryptography.hazmat.primitives.asymmetric import ec; del ec.SECP192R1"
+
+
+@pytest.mark.parametrize(("curve", "start", "said"), [
+    (SECP192K1, "pass", VALID),
+    (SECP192K1, WITHOUT_ECDSA, MISSING),
+    (SECP256R1, WITHOUT_ECDSA, VALID),
+    (SECP192R1, WITHOUT_192R1, VALID),
+    (SECP192R1, f"{WITHOUT_192R1}; {WITHOUT_ECDSA}", MISSING),
+])  # fmt: skip
+def test_a_curve_that_cryptography_lacks_needs_another_package(curve: Curve, start: str, said: str) -> None:
+    signer = CurveSigner(curve)
+    program = (
+        f"import sys; import iem_dcr.ocmf as o; {start}; "
+        f"v = o.verify(o.parse({signer.tuple_of(PAYLOAD)!r}), {signer.spki!r}); print(v.outcome.name, v.reason)"
+    )
+    assert run(program) == said
+
+
+def test_the_other_package_is_loaded_for_its_curve_only() -> None:
+    signer = CurveSigner(SECP256R1)
+    program = (
+        "import sys, iem_dcr.ocmf as o; "
+        f"o.verify(o.parse({signer.tuple_of(PAYLOAD)!r}), {signer.spki!r}); print('ecdsa' in sys.modules)"
+    )
+    assert run(program) == "False"

@@ -1,0 +1,292 @@
+"""Findings: a good transaction has none, and each thing that is wrong with it has its code."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from iem_dcr.ocmf import Receipt, parse
+from iem_dcr.ocmf.findings import (
+    FINDINGS,
+    Finding,
+    Severity,
+    examine,
+    examine_set,
+    examine_transaction,
+    transactions_of,
+)
+from iem_dcr.ocmf.transaction import rows_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+Row = dict[str, object]
+SD = "3006020101020101"
+BEGIN: Row = {
+    "TM": "2024-10-27T02:30:00,125+0200 S", "TX": "B", "EF": "", "ST": "G",
+    "RV": "00000012.500", "RI": "1-b:1.8.e", "RU": "kWh", "RT": "DC",
+}  # fmt: skip
+END: Row = BEGIN | {"TM": "2024-10-27T02:45:00,250+0100 S", "TX": "E", "RV": "00000020.125"}
+CHARGING: Row = BEGIN | {"TM": "2024-10-27T02:40:00,000+0200 S", "TX": "C", "RV": "00000013.000"}
+EXPORT = {"RI": "1-b:2.8.e", "RV": "7"}
+PAYLOAD: Row = {
+    "FV": "1.0", "GS": "1TEST0001", "MS": "1TEST0001", "IS": True, "IL": "HEARSAY", "IF": ["RFID_PLAIN"],
+    "IT": "ISO14443", "ID": "04A1B2", "PG": "T7", "TT": "0,42 EUR/kWh",
+}  # fmt: skip
+
+
+def of(*rows: object, sd: object = SD, **fields: object) -> Receipt:
+    payload = {name: value for name, value in (PAYLOAD | {"RD": list(rows)} | fields).items() if value != "absent"}
+    return parse(f"OCMF|{json.dumps(payload, ensure_ascii=False)}|{json.dumps({'SD': sd})}")
+
+
+def without(row: Row, *names: str) -> Row:
+    return {name: value for name, value in row.items() if name not in names}
+
+
+def told(found: Iterable[Finding]) -> list[tuple[str, int | None, str]]:
+    return [(one.code, one.reading, one.field) for one in found]
+
+
+GOOD = {
+    "begin and end": of(BEGIN, END),
+    "with a reading between": of(BEGIN, CHARGING, END),
+    "FV 1.3 as a number": of(BEGIN, END, FV=1.3),
+    "FV 0.1": of(BEGIN, END, FV="0.1"),
+    "numbers and no T text": of(BEGIN | {"RV": 12.5}, END | {"RV": 12.5}, TT="absent", ID="absent"),
+    "what both leave out": of(BEGIN, {"TM": END["TM"], "TX": "E", "RV": 13, "RI": BEGIN["RI"]}),
+    "export beside import": of(BEGIN, EXPORT, CHARGING, EXPORT, END, EXPORT),
+    "export with TX of its own": of(BEGIN, BEGIN | EXPORT, END, END | EXPORT),
+    "export first": of(BEGIN | EXPORT, BEGIN, END | EXPORT, END),
+    "every level that is none of error": of(BEGIN, END, IL="NONE"),
+    "an end of every kind": of(BEGIN, END | {"TX": "P"}),
+    "register of OCMF": of(*(row | {"RI": "01-00:B2.08.00.FF"} for row in (BEGIN, END))),
+    "compensated beside not compensated": of(
+        BEGIN | {"RI": "1-0:9e.8.0"},
+        BEGIN | {"RI": "1-0:98.8.0"},
+        END | {"RI": "1-0:9e.8.0"},
+        END | {"RI": "1-0:98.8.0"},
+    ),
+    "unpadded signature": of(BEGIN, END, sd="3044" + "0220" + "b3" + "11" * 31 + "0220" + "80" + "22" * 31),
+}
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_a_good_transaction_has_no_findings(name: str) -> None:
+    assert told(examine(GOOD[name])) == []
+
+
+CASES: list[tuple[Receipt, list[tuple[str, int | None, str]]]] = [
+    (of(BEGIN, END, TT="a|b"), [("separator-in-text", None, "TT")]),
+    (of(BEGIN, END, XX="a|b"), [("separator-in-text", None, "")]),
+    (of(BEGIN, END, TT="0,42 €"), [("text-not-ascii", None, "TT")]),
+    (of(BEGIN, END, TT="x" * 251), [("text-too-long", None, "TT")]),
+    (of(BEGIN, END, ID="x" * 41), [("text-too-long", None, "ID")]),
+    (of(BEGIN, END, IF="RFID_PLAIN"), [("field-type", None, "IF")]),
+    (of(BEGIN, END, IS=1), [("field-type", None, "IS")]),
+    (of(BEGIN, END, GI=["x"]), [("field-type", None, "GI")]),
+    (of(BEGIN, END | {"RT": {}}), [("field-type", 1, "RT")]),
+    (of(BEGIN, CHARGING, 5, END), [("field-type", 2, "RD")]),
+    (of(BEGIN, END, FV="1.4"), [("format-version", None, "FV")]),
+    (of(BEGIN, END, FV="absent"), [("format-version", None, "FV")]),
+    (of(BEGIN, END, FV="one"), [("format-version", None, "FV")]),
+    (of(BEGIN, END, FV="0.01"), [("format-version", None, "FV")]),
+    (of(BEGIN, END, sd="11" * 64), [("signature-form", None, "SD")]),
+    (of(BEGIN, END, sd="3044" + "0220" + "00" + "11" * 31 + "0220" + "22" * 32), [("signature-form", None, "SD")]),
+    (of(BEGIN, END, sd="3044" + "0220" + "22" * 32 + "0220" + "ff80" + "11" * 30), [("signature-form", None, "SD")]),
+    (of(BEGIN, END, sd="xyz"), [("signature-form", None, "SD")]),
+    (of(BEGIN, END, PG="absent"), [("pagination-missing", None, "PG")]),
+    (of(BEGIN, END, PG="T"), [("pagination-missing", None, "PG")]),
+    (of(BEGIN, END, PG="T007"), [("pagination-form", None, "PG")]),
+    (of(BEGIN, CHARGING, PG="F3"), [("fiscal", None, "PG")]),
+    (of(BEGIN, END, MS="absent"), [("meter-missing", None, "MS")]),
+    (of(BEGIN, END, IL="MISMATCH"), [("identification-level", None, "IL")]),
+    (of(BEGIN, END, IL="INVALID"), [("identification-level", None, "IL")]),
+    (of(BEGIN, END, IL="OUTDATED"), [("identification-level", None, "IL")]),
+    (of(BEGIN, END, IL="UNKNOWN "), [("identification-level", None, "IL")]),
+    (of(BEGIN, END, FV="0.4", IS="MISMATCH"), [("identification-level", None, "IS")]),
+    (of(), [("readings-missing", None, "RD"), ("transaction-incomplete", None, "TX")]),
+    (of(RD=5), [("readings-missing", None, "RD"), ("transaction-incomplete", None, "TX")]),
+    (of(BEGIN), [("transaction-incomplete", None, "TX")]),
+    (of(END), [("transaction-incomplete", None, "TX")]),
+    (of(BEGIN | EXPORT, END), [("begin-missing", None, "TX")]),
+    (of(BEGIN, END | EXPORT), [("end-missing", None, "TX")]),
+    (of(BEGIN, BEGIN, END), [("begin-repeated", 1, "TX")]),
+    (of(BEGIN, END, END), [("end-repeated", 2, "TX")]),
+    (of(BEGIN, END | {"RI": "1-0:1.8.0"}), [("registers-mixed", None, "RI")]),
+    (of(BEGIN, BEGIN | {"RI": "1-0:1.8.2"}, END, END | {"RI": "1-0:1.8.2"}), [("registers-mixed", None, "RI")]),
+    (of(BEGIN, without(END, "RI")), [("left-out", 1, "RI")]),
+    (of(BEGIN, without(END, "RV")), [("left-out", 1, "RV")]),
+    (of(BEGIN | EXPORT, without(BEGIN, "TM"), END), [("left-out", 1, "TM")]),
+    (of(BEGIN | EXPORT, without(BEGIN, "TX"), END), [("left-out", 1, "TX")]),
+    (of(BEGIN | EXPORT, without(BEGIN, "ST", "RU"), END), [("left-out", 1, "ST"), ("left-out", 1, "RU")]),
+    (of(BEGIN, CHARGING | {"RI": "1-0:99.9.9"}, END), [("register-unknown", 1, "RI")]),
+    (of(BEGIN, CHARGING | {"RI": "transaction"}, END), [("register-unknown", 1, "RI")]),
+    (of(BEGIN, END | {"RV": None}), [("value-missing", 1, "RV")]),
+    (of(BEGIN, END | {"RV": "1,5"}), [("value-unreadable", 1, "RV")]),
+    (of(BEGIN, CHARGING | {"RV": "NaN"}, END), [("value-unreadable", 1, "RV")]),
+    (of(without(BEGIN, "RU"), without(END, "RU")), [("unit-missing", 0, "RU")]),
+    (of(BEGIN | {"RU": "MWh"}, END | {"RU": "MWh"}), [("unit-unknown", 0, "RU"), ("unit-unknown", 1, "RU")]),
+    (of(BEGIN, END | {"RU": "Wh", "RV": "20125"}), [("units-mixed", 1, "RU")]),
+    (of(BEGIN | {"RU": "Wh", "RV": "12500"}, END), [("units-mixed", 1, "RU"), ("register-falling", 1, "RV")]),
+    (of(BEGIN, END | {"RU": "Wh"}), [("units-mixed", 1, "RU"), ("register-falling", 1, "RV")]),
+    (of(BEGIN, END | {"RV": "12.4999"}), [("register-falling", 1, "RV")]),
+    (of(BEGIN, CHARGING | {"RV": 5}, END), [("register-falling-between", 1, "RV")]),
+    (of(BEGIN, BEGIN | EXPORT, END, END | EXPORT | {"RV": 6}), [("register-falling-between", 3, "RV")]),
+    (of(BEGIN, END | {"TM": "2024-10-27T02:30:00,124+0200 S"}), [("time-falling", 1, "TM")]),
+    (of(BEGIN, CHARGING | {"TM": "2024-10-27T01:40:00,000+0200 S"}, END), [("time-falling-between", 1, "TM")]),
+    (of(BEGIN, END | {"TM": "yesterday S"}), [("time-unreadable", 1, "TM")]),
+    (of(BEGIN | {"TM": str(BEGIN["TM"])[:-2]}, END), [("time-flag-missing", 0, "TM")]),
+    (of(BEGIN | {"TM": str(BEGIN["TM"])[:-1]}, END), [("time-flag-missing", 0, "TM")]),
+    (of(without(BEGIN, "TM"), END), [("time-flag-missing", 0, "TM")]),
+    (of(BEGIN, END | {"TM": str(END["TM"])[:-2]}), [("time-flag-missing-at-end", 1, "TM")]),
+    (of(BEGIN | {"TM": str(BEGIN["TM"])[:-1] + "R"}, END),
+     [("time-not-synchronised", 0, "TM"), ("time-relative-mixed", 1, "TM")]),
+    (of(BEGIN, END | {"TM": str(END["TM"])[:-1] + "R"}),
+     [("time-not-synchronised", 1, "TM"), ("time-relative-at-end", 1, "TM")]),
+    (of(BEGIN | {"TM": str(BEGIN["TM"])[:-1] + "U"}, END), [("time-not-synchronised", 0, "TM")]),
+    (of(without(BEGIN, "ST"), END), [("status-missing", 0, "ST")]),
+    (of(BEGIN, END | {"ST": "M"}), [("status-not-good", 1, "ST")]),
+    (of(BEGIN, CHARGING | {"ST": "T"}, END), [("status-not-good-between", 1, "ST")]),
+    (of(BEGIN, END | {"EF": "tE"}), [("time-flag", 1, "EF"), ("energy-flag", 1, "EF")]),
+    (of(BEGIN, CHARGING | {"EF": "E"}, END), [("energy-flag-between", 1, "EF")]),
+    (of(BEGIN | {"EF": "t"}, END), [("time-flag", 0, "EF")]),
+    (of(BEGIN, CHARGING | {"TX": "X"}, END), [("exception", 1, "TX")]),
+    (of(BEGIN | {"EI": 1}, END | {"EI": 2}, FV="0.4"), [("event-counter", 1, "EI")]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("receipt", "expected"), CASES, ids=[f"{n}-{case[1][-1][0]}" for n, case in enumerate(CASES)])
+def test_what_is_wrong_has_its_code(receipt: Receipt, expected: list[tuple[str, int | None, str]]) -> None:
+    found = examine(receipt)
+    assert told(found) == expected
+    for one in found:
+        assert one.severity is FINDINGS[one.code].severity
+        assert one.receipt is None
+        assert one.text.isprintable()
+
+
+def test_event_counters_count_only_before_0_5() -> None:
+    assert told(examine(of(BEGIN | {"EI": 1}, END | {"EI": 2}, FV="0.5"))) == []
+
+
+def test_too_many_readings_are_an_error_and_the_rest_is_not_looked_at() -> None:
+    receipt = of(BEGIN, *([CHARGING] * 10_000), END)
+    assert told(examine(receipt)) == [("readings-too-many", None, "RD"), ("transaction-incomplete", None, "TX")]
+    assert len(receipt.readings) == len(rows_of([receipt])) == 10_000
+
+
+def half(row: Row, counter: int, **fields: object) -> Receipt:
+    return of(row, **({"PG": f"T{counter}"} | fields))
+
+
+def test_begin_and_end_in_tuples_of_their_own_are_a_transaction() -> None:
+    pair = [half(BEGIN, 7), half(END, 8)]
+    assert examine_transaction(pair) == ()
+    assert transactions_of(pair) == [(0, 1)]
+    assert examine_set(pair) == ()
+
+
+PAIRS: list[tuple[list[Receipt], list[tuple[str, int | None, str]]]] = [
+    ([half(BEGIN, 7), half(END, 8, MS="other")], [("meters-differ", 1, "MS")]),
+    ([half(BEGIN, 7), half(END, 8, ID="other")], [("identifications-differ", 1, "ID")]),
+    ([half(BEGIN, 8), half(END, 7)], [("pagination-falling", 1, "PG")]),
+    ([half(BEGIN, 7), half(END | {"RV": 1}, 8)], [("register-falling", 1, "RV")]),
+    ([half(BEGIN | {"ST": "E"}, 7), half(END, 8)], [("status-not-good", 0, "ST")]),
+    ([half(BEGIN, 7), half(END, 8, IL="INVALID")], [("identification-level", 1, "IL")]),
+    ([half(BEGIN, 7), half(END, 8, FV="2.0")], [("format-version", 1, "FV")]),
+    ([half(BEGIN, 7), half(CHARGING, 8)], [("transaction-incomplete", None, "TX")]),
+    ([half(BEGIN, 7), of(BEGIN, END, PG="T8")], [("begin-repeated", 1, "TX")]),
+    ([half(BEGIN, 7), half(END, 8, PG="F8")], [("fiscal", 1, "PG"), ("pagination-falling", 1, "PG")]),
+]
+
+
+@pytest.mark.parametrize(("pair", "expected"), PAIRS, ids=[case[1][0][0] for case in PAIRS])
+def test_what_is_wrong_between_two(pair: list[Receipt], expected: list[tuple[str, int | None, str]]) -> None:
+    assert [(one.code, one.receipt, one.field) for one in examine_transaction(pair)] == expected
+
+
+def test_a_set_is_sorted_into_transactions_by_meter_and_counter() -> None:
+    receipts = [
+        half(END, 4),
+        half(BEGIN, 3, MS="second"),
+        of(BEGIN, END, PG="T1"),
+        half(BEGIN, 3),
+        half(END, 4, MS="second"),
+        half(BEGIN, 2),
+        of(CHARGING, PG="F9"),
+        of(BEGIN, END, PG="T1"),
+    ]
+    assert transactions_of(receipts) == [(1, 4), (2,), (3, 0), (5,), (6,)]
+    found = [(one.code, one.receipt) for one in examine_set(receipts)]
+    assert found == [("transaction-incomplete", 5), ("fiscal", 6), ("receipt-repeated", 7)]
+
+
+def test_a_begin_and_an_end_left_over_belong_together() -> None:
+    pair = [half(END, 8, MS="other"), half(BEGIN, 7)]
+    assert transactions_of(pair) == [(1, 0)]
+    assert [(one.code, one.receipt) for one in examine_set(pair)] == [("meters-differ", 0)]
+
+
+def test_missing_counters_are_told_per_meter_and_context() -> None:
+    receipts = [
+        of(BEGIN, END, PG="T9"), of(BEGIN, END, PG="T2"), of(BEGIN, END, PG="T3"),
+        of(BEGIN, END, PG="T5"), of(CHARGING, PG="F1"), of(CHARGING, PG="F2"), of(BEGIN, END, PG="T20", MS="other"),
+    ]  # fmt: skip
+    gaps = [(one.receipt, one.text) for one in examine_set(receipts) if one.code == "pagination-gap"]
+    assert gaps == [(3, "meter 1TEST0001: T4 is missing"), (0, "meter 1TEST0001: T6 to T8 (3) are missing")]
+
+
+def test_the_same_counter_twice_is_another_matter_than_the_same_receipt_twice() -> None:
+    first, other = of(BEGIN, END), of(BEGIN, END, TT="other")
+    assert [(one.code, one.receipt) for one in examine_set([first, other, first])] == [
+        ("pagination-repeated", 1), ("receipt-repeated", 2),
+    ]  # fmt: skip
+
+
+def test_every_code_has_a_case() -> None:
+    tried = {code for _, expected in CASES for code, _, _ in expected} | {
+        code for _, expected in PAIRS for code, _, _ in expected
+    }
+    tried |= {"readings-too-many", "pagination-gap", "pagination-repeated", "receipt-repeated"}
+    assert tried == set(FINDINGS)
+
+
+def test_the_table_says_what_to_do() -> None:
+    for kind in FINDINGS.values():
+        assert kind.meaning.endswith(".")
+        assert kind.to_do.endswith(".")
+        assert not kind.differs.endswith(".")
+
+
+any_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(exclude_categories=())),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=8,
+)
+rows = st.dictionaries(st.sampled_from([*BEGIN, "EI"]), any_json | st.sampled_from([*BEGIN.values(), *END.values()]))
+payloads = st.dictionaries(st.sampled_from([*PAYLOAD, "CT", "CI"]), any_json | st.sampled_from(["T1", "F1", "0.3"]))
+
+
+@given(st.lists(st.tuples(payloads, st.lists(rows | any_json, max_size=4), any_json), min_size=1, max_size=3))
+def test_whatever_a_receipt_holds_has_findings(made: list[tuple[Row, list[object], object]]) -> None:
+    receipts = []
+    for fields, readings, sd in made:
+        text = f"OCMF|{json.dumps(PAYLOAD | fields | {'RD': readings})}|{json.dumps({'SD': sd})}"
+        if "NaN" not in text and "Infinity" not in text:
+            receipts.append(parse(text))
+    found = [*examine_set(receipts), *(one for receipt in receipts for one in examine(receipt))]
+    for one in found:
+        assert one.text.isprintable()
+        assert one.severity is FINDINGS[one.code].severity
+    groups = [number for group in transactions_of(receipts) for number in group]
+    assert {receipts[number].text for number in groups} == {receipt.text for receipt in receipts}
+    assert len(groups) == len(set(groups))
+
+
+def test_severities_are_three() -> None:
+    assert {kind.severity for kind in FINDINGS.values()} == set(Severity)

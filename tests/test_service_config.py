@@ -1,0 +1,397 @@
+"""The service's configuration file: what is right in one, and every mistake at once."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import tomllib
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from iem_dcr.config import SETTINGS, Settings, shown
+from iem_dcr.errors import ConfigError
+from iem_dcr.everest_api.mqtt_settings import MqttSettings
+from iem_dcr.service.config import LARGEST_BYTES, MQTT, MeterConfig, ServiceConfig
+from tests.support.tools import needs_tool
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+PM1 = '[[meter]] 1 (module_id "pm1")'
+MODULE_ID = "the id of EVerest's module powermeter_API: a text, not empty, without / + #"
+HOST = "the address or host name"
+METER = '[[meter]]\nmodule_id = "pm1"\n'
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Callable[[str | bytes], Path]:
+    """Return what writes a configuration file."""
+
+    def write(content: str | bytes) -> Path:
+        path = tmp_path / "meters.toml"
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        path.chmod(0o600)
+        return path
+
+    return write
+
+
+def problems(path: Path) -> list[str]:
+    """Return what is wrong with a file, without its name in front."""
+    with pytest.raises(ConfigError) as caught:
+        ServiceConfig.load(path)
+    assert all(problem.startswith(f"{path}: ") for problem in caught.value.problems)
+    assert all("\n" not in problem for problem in caught.value.problems)
+    return [problem.removeprefix(f"{path}: ") for problem in caught.value.problems]
+
+
+def certificate(folder: Path) -> tuple[Path, Path]:
+    """Make a certificate and its key."""
+    cert, key = folder / "client.pem", folder / "client.key"
+    subprocess.run(
+        [needs_tool("openssl"), "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+         "-subj", "/CN=test", "-days", "1", "-keyout", key, "-out", cert],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return cert, key
+
+
+# --- what is right ---
+
+
+def test_the_least(written: Callable[[str], Path]) -> None:
+    config = ServiceConfig.load(written("[[meter]]\n"))
+    assert config == ServiceConfig(MqttSettings(), (MeterConfig(None, Settings.of()),))
+    assert config.meters[0].address == "192.168.60.12:80"
+
+
+def test_everything(written: Callable[[str], Path], tmp_path: Path) -> None:
+    cert, key = certificate(tmp_path)
+    key.chmod(0o600)
+    (tmp_path / "secret").write_text("p:w\n", encoding="utf-8")
+    (tmp_path / "secret").chmod(0o600)
+    path = written(
+        f"""
+        [mqtt]
+        host = "fd00::1"
+        port = 8884
+        user = "charger"
+        password_file = "secret"
+        ca_file = "{cert.name}"
+        cert_file = "{cert}"
+        key_file = "{key.name}"
+        protocol = "3.1.1"
+        client_id = "depot"
+
+        [[meter]]
+        module_id = "pm1"
+        ip_address = "fd00::2"
+        CI = "DE*ABC*E1*1"
+        US = true
+
+        [[meter]]
+        module_id = "pm2"
+        port_http = 8080
+        """
+    )
+    config = ServiceConfig.load(path)
+    assert config == ServiceConfig(
+        MqttSettings(
+            host="fd00::1",
+            port=8884,
+            user="charger",
+            password_file=str(tmp_path / "secret"),
+            tls=True,
+            ca_file=str(cert),
+            cert_file=str(cert),
+            key_file=str(key),
+            protocol="3.1.1",
+            client_id="depot",
+        ),
+        (
+            MeterConfig("pm1", Settings.of({"ip_address": "fd00::2", "CI": "DE*ABC*E1*1", "US": True})),
+            MeterConfig("pm2", Settings.of({"port_http": 8080})),
+        ),
+    )
+    assert config.mqtt.current_password() == "p:w"
+    assert [meter.address for meter in config.meters] == ["[fd00::2]:80", "192.168.60.12:8080"]
+
+
+@pytest.mark.parametrize("protocol", ["5", '"5"'])
+def test_the_version_may_be_a_number(written: Callable[[str], Path], protocol: str) -> None:
+    assert ServiceConfig.load(written(f"[mqtt]\nprotocol = {protocol}\n{METER}")).mqtt.protocol == "5"
+
+
+def test_tls_has_a_port_of_its_own(written: Callable[[str], Path]) -> None:
+    mqtt = ServiceConfig.load(written(f"[mqtt]\ntls = true\n{METER}")).mqtt
+    assert (mqtt.tls, mqtt.port) == (True, 8883)
+
+
+def test_a_file_from_another_editor(written: Callable[[bytes], Path]) -> None:
+    path = written(b"\xef\xbb\xbf" + METER.replace("\n", "\r\n").encode())
+    assert ServiceConfig.load(path).meters[0].module_id == "pm1"
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.key)
+def test_every_setting_of_a_meter_is_taken(written: Callable[[str], Path], setting: object) -> None:
+    (known,) = [each for each in SETTINGS if each is setting]
+    value = str(known.default).lower() if known.kind is not str else f'"{known.default}"'
+    ServiceConfig.load(written(f"{METER}{known.key} = {value}\n"))
+    (problem,) = problems(written(f"{METER}{known.key} = 1.5\n"))
+    assert problem == f'[[meter]] 1 (module_id "pm1") {known.key}: expected {known.expected}, not 1.5'
+
+
+# --- what is wrong ---
+
+
+def test_every_mistake_at_once(written: Callable[[str], Path], tmp_path: Path) -> None:
+    path = written(
+        """
+        verbose = true
+        [mqqt]
+        [mqtt]
+        hots = "localhost"
+        port = 70000
+        password = "secret"
+        protocol = "4"
+        key_file = "nowhere.pem"
+        [[meter]]
+        ip_adress = "10.0.0.1"
+        port_http = "80"
+        [[meter]]
+        module_id = "a/b"
+        port_http = 0
+        [[meter]]
+        module_id = "pm3"
+        ip_address = "10.0.0.3"
+        [[meter]]
+        module_id = "pm3"
+        ip_address = "10.0.0.3"
+        zzz = 1
+        """
+    )
+    found = problems(path)
+    last = found.pop()
+    assert found == [
+        "verbose: stands before any table: expected [mqtt] or [[meter]] above it",
+        "[mqqt]: no such table: did you mean [mqtt]?",
+        "[mqtt] hots: no such key: did you mean host?",
+        "[mqtt] port: expected a whole number from 1 to 65535, not 70000",
+        "[mqtt] protocol: expected one of 5, 3.1.1, not '4'",
+        "[mqtt] user: expected one where there is a password",
+        f"[mqtt] key_file: expected a cert_file beside it, not {shown(f'{tmp_path}/nowhere.pem')}",
+        "[[meter]] 1 module_id: expected one for every meter where there is more than one",
+        f"[[meter]] 2 (module_id \"a/b\") module_id: expected {MODULE_ID}, not 'a/b'",
+        '[[meter]] 4 (module_id "pm3") module_id: is that of [[meter]] 3 (module_id "pm3") already: expected another',
+        "[[meter]] 1 ip_adress: no such key: did you mean ip_address?",
+        "[[meter]] 1 port_http: expected a whole number from 0 to 65535, not '80'",
+        '[[meter]] 2 (module_id "a/b") port_http: expected a port from 1 to 65535 (the meter\'s own is 80), not 0',
+        '[[meter]] 4 (module_id "pm3") zzz: no such key: expected one of '
+        + ", ".join(sorted(["module_id", *(setting.key for setting in SETTINGS)])),
+    ]
+    assert last == (
+        '[[meter]] 4 (module_id "pm3") ip_address: 10.0.0.3:80 is the meter of [[meter]] 3 (module_id "pm3") already: '
+        "expected another or another port_http"
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("", "[[meter]]: expected at least one"),
+        ("[mqtt]\n", "[[meter]]: expected at least one"),
+        ("meter = []\n", "[[meter]]: expected at least one"),
+        ("[meter]\n", "[[meter]]: expected a table [[meter]] for each meter, not a table"),
+        ("meter = 1\n", "[[meter]]: expected a table [[meter]] for each meter, not 1"),
+        ("meter = [1]\n", "[[meter]]: expected a table [[meter]] for each meter, not a list"),
+        (f"[[mqtt]]\n{METER}", "[mqtt]: expected one table, not a list"),
+        (f"mqtt = 'x'\n{METER}", "[mqtt]: expected one table, not 'x'"),
+        (f"{METER}[[meters]]\n", "[meters]: no such table: did you mean [[meter]]?"),
+        (f"{METER}[logging]\n", "[logging]: no such table: expected [mqtt] or [[meter]]"),
+        ("[mqtt\n", "line 1, column 6: not TOML: Expected ']' at the end of a table declaration"),
+        ("a = 1\na = 2\n", "line 2, column 6: not TOML: Cannot overwrite a value"),
+        (f"[mqtt]\nprotocol = 3.1.1\n{METER}",
+         "line 2, column 15: not TOML: Expected newline or end of document after a statement"),
+        ("\nx = '\n", "end of document: not TOML: Expected \"'\""),
+        (b"\n\nx = '\xe4'\n", "line 3: not UTF-8, in which TOML is written"),
+        ("x = " + "9" * 5000, "not TOML that can be read: a number without end, or tables nested too deep"),
+        ("x = " + "[" * 20_000, "not TOML that can be read: a number without end, or tables nested too deep"),
+        (f"{METER}module_ID = 'x'\n", '[[meter]] 1 (module_id "pm1") module_ID: no such key: did you mean module_id?'),
+        (f"{METER}IP_ADDRESS = 'x'\n",
+         '[[meter]] 1 (module_id "pm1") IP_ADDRESS: no such key: did you mean ip_address?'),
+        ("[[meter]]\nmodule_id = 1\n",
+         f"[[meter]] 1 module_id: expected {MODULE_ID}, not 1"),
+        (f"{METER}ip_address = 1979-05-27\n",
+         '[[meter]] 1 (module_id "pm1") ip_address: expected a text, not a date'),
+        (f"{METER}ip_address = ' is a: expected b'\n",
+         f"{PM1} ip_address: expected {HOST} of the meter, without scheme, port or path, not ' is a: expected b'"),
+        (f"[mqtt]\nhost = 'mqtt://x'\n{METER}",
+         "[mqtt] host: expected the address or host name of the broker, without scheme, port or path, not 'mqtt://x'"),
+        (f"[mqtt]\nuser = 'a\\tb'\n{METER}".replace("'", '"'),
+         "[mqtt] user: expected a text without control characters, not 'a\\tb'"),
+        (f"[mqtt]\nuser = 'u'\npassword = 12345\n{METER}", "[mqtt] password: expected a text"),
+        (f"[mqtt]\nclient_id = 5\n{METER}", "[mqtt] client_id: expected a text, not 5"),
+    ],
+    ids=itertools.count(),
+)  # fmt: skip
+def test_one_mistake(written: Callable[[str | bytes], Path], content: str | bytes, problem: str) -> None:
+    assert problems(written(content)) == [problem]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("10.0.0.1", "10.0.0.1"),
+        ("meter.local", "Meter.Local."),
+        ("fd00::1", "fd00:0::0001"),
+    ],
+)
+def test_one_meter_twice(written: Callable[[str], Path], one: str, other: str) -> None:
+    pair = '[[meter]]\nmodule_id = "a"\nip_address = "{}"\n[[meter]]\nmodule_id = "b"\nip_address = "{}"\n'
+    (problem,) = problems(written(pair.format(one, other)))
+    assert problem.startswith('[[meter]] 2 (module_id "b") ip_address: ')
+    assert len(ServiceConfig.load(written(pair.format(one, other) + "port_http = 81\n")).meters) == 2
+
+
+def test_two_meters_at_the_default_address(written: Callable[[str], Path]) -> None:
+    (problem,) = problems(written('[[meter]]\nmodule_id = "a"\n[[meter]]\nmodule_id = "b"\n'))
+    assert "192.168.60.12:80 is the meter of" in problem
+
+
+# --- files that are no such file ---
+
+
+def test_what_cannot_be_read(tmp_path: Path) -> None:
+    assert problems(tmp_path) == ["cannot be read: Is a directory"]
+    assert problems(tmp_path / "none.toml") == ["cannot be read: No such file or directory"]
+    large = tmp_path / "large.toml"
+    with large.open("wb") as file:
+        file.truncate(LARGEST_BYTES + 1)
+    assert problems(large) == ["is larger than 16 MiB"]
+
+
+def test_a_hostile_name_makes_no_second_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        ServiceConfig.load(tmp_path / "a\nb\x1b[2J.toml")
+    assert str(caught.value).isprintable()
+
+
+# --- passwords and certificates ---
+
+
+def test_password_and_password_file(written: Callable[[str], Path], tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("hush\n", encoding="utf-8")
+    path = written(f"[mqtt]\nuser = 'u'\npassword = 'p'\npassword_file = 'secret'\n{METER}")
+    assert problems(path) == ["[mqtt] password_file: expected password or password_file, not both"]
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (None, "'PATH' cannot be read: No such file or directory"),
+        (b"", "'PATH' holds no password: expected one line"),
+        (b"\xff\n", "'PATH' cannot be read: not UTF-8"),
+    ],
+)
+def test_a_password_file_without_password(
+    written: Callable[[str], Path], tmp_path: Path, content: bytes | None, why: str
+) -> None:
+    if content is not None:
+        (tmp_path / "s").write_bytes(content)
+    (problem,) = problems(written(f"[mqtt]\nuser = 'u'\npassword_file = 's'\n{METER}"))
+    assert problem.startswith("[mqtt] password_file: ")
+    assert why.replace("PATH", str(tmp_path / "s"))[-25:] in problem
+
+
+def test_certificates_that_do_not_fit(written: Callable[[str], Path], tmp_path: Path) -> None:
+    cert, _ = certificate(tmp_path)
+    (tmp_path / "other").mkdir()
+    _, other_key = certificate(tmp_path / "other")
+    (tmp_path / "empty.pem").touch()
+    found = problems(written(f"[mqtt]\nca_file = 'empty.pem'\ncert_file = '{cert}'\nkey_file = '{other_key}'\n{METER}"))
+    assert len(found) == 2
+    assert found[0].startswith("[mqtt] ca_file: ")
+    assert found[0].endswith("expected certificates in PEM")
+    assert found[1].startswith("[mqtt] cert_file: ")
+    assert "KEY_VALUES_MISMATCH" in found[1]
+    # A certificate whose key is nowhere.
+    (problem,) = problems(written(f"[mqtt]\ncert_file = '{cert}'\n{METER}"))
+    assert problem.startswith("[mqtt] cert_file: ")
+
+
+def test_files_are_looked_at_whatever_else_is_wrong(written: Callable[[str], Path]) -> None:
+    found = problems(written(f"[mqtt]\nhost = '/'\nca_file = 'nowhere'\ntls = 3\n{METER}"))
+    assert [problem.split(":")[0] for problem in found] == ["[mqtt] tls", "[mqtt] ca_file", "[mqtt] host"]
+
+
+def test_secrets_that_everybody_can_read_are_a_warning(written: Callable[[str], Path], tmp_path: Path) -> None:
+    cert, key = certificate(tmp_path)
+    key.chmod(0o644)
+    path = written(f"[mqtt]\nuser = 'u'\npassword = 'p'\ncert_file = '{cert}'\nkey_file = '{key}'\n{METER}")
+    path.chmod(0o644)
+    warnings = ServiceConfig.load(path).warnings
+    assert [warning.split(": ")[1] for warning in warnings] == ["[mqtt] password", "[mqtt] key_file"]
+    path.chmod(0o640)
+    key.chmod(0o600)
+    assert ServiceConfig.load(path).warnings == ()
+
+
+def test_no_message_has_the_password(written: Callable[[str], Path]) -> None:
+    path = written(f"[mqtt]\nhost = '/'\npassword = 'hunter2\\u0007'\n[x]\n{METER}".replace("'", '"'))
+    assert "hunter2" not in "".join(problems(path))
+    good = ServiceConfig.load(written(f"[mqtt]\nuser = 'u'\npassword = 'hunter2'\n{METER}"))
+    assert "hunter2" not in repr(good)
+
+
+# --- anything at all ---
+
+_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=6,
+)
+_KEYS = st.sampled_from([*(setting.key for setting in (*MQTT, *SETTINGS)), "module_id"]) | st.text(max_size=8)
+_TABLES = st.dictionaries(_KEYS, _VALUES, max_size=5)
+
+
+def toml(value: object) -> str:
+    """Write a value as TOML."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{toml(str(key))} = {toml(each)}" for key, each in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(toml, value)) + "]"
+    if isinstance(value, str):
+        return '"' + "".join(f"\\U{ord(character):08x}" for character in value) + '"'
+    return "true" if value is None or value is True else "false" if value is False else repr(value)
+
+
+@hypothesis_settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(mqtt=_TABLES | _VALUES, meters=st.lists(_TABLES, max_size=3) | _VALUES, others=_TABLES)
+def test_any_document_is_taken_or_refused_in_lines(
+    tmp_path: Path, mqtt: object, meters: object, others: object
+) -> None:
+    assert isinstance(others, dict)
+    document = others | {"mqtt": mqtt, "meter": meters}
+    path = tmp_path / "any.toml"
+    path.write_text("".join(f"{toml(str(key))} = {toml(value)}\n" for key, value in document.items()), "utf-8")
+    assert tomllib.loads(path.read_text("utf-8"))
+    try:
+        assert ServiceConfig.load(path).meters
+    except ConfigError as error:
+        mistakes = error.problems or ("",)
+        if not all(mistake.startswith(f"{path}: ") and mistake.isprintable() for mistake in mistakes):
+            raise
+
+
+@hypothesis_settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.binary(max_size=60) | st.text(max_size=60).map(lambda text: text.encode("utf-8", "replace")))
+def test_any_bytes(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "bytes.toml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError):
+        ServiceConfig.load(path)
