@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import random
 from itertools import pairwise
@@ -183,17 +184,55 @@ async def test_a_request_repeated_while_its_answer_is_on_the_way_is_answered_onc
 
 
 @virtual
-async def test_another_request_under_a_known_reply_to_gets_the_same_answer(caplog: pytest.LogCaptureFixture) -> None:
+async def test_another_request_under_a_known_reply_to_gets_no_others_answer(caplog: pytest.LogCaptureFixture) -> None:
     async with api_bench() as bench:
         await bench.until_live()
         reply_to = bench.start()
-        await bench.answer(reply_to)
+        bench.stop(reply_to=reply_to)  # the start is still at work
+        await settled(bench)
+        assert [each.payload for each in bench.bus.on(reply_to)] == [b'{"status":"OK"}']
+        assert "the replyTo of a request at work" in caplog.text
         bench.stop(reply_to=reply_to)
         bench.bus.receive(bench.topics.start, request(7, reply_to))
         await settled(bench)
-        assert {each.payload for each in bench.bus.on(reply_to)} == {b'{"status":"OK"}'}
+        others = [each.value for each in bench.bus.on(reply_to)[1:]]
+        assert [answer["status"] for answer in others] == ["UNEXPECTED_ERROR"] * 2
+        assert all("another request's" in answer["error"] for answer in others)
         assert bench.running()
-        assert "the replyTo of another request" in caplog.text
+        bench.start(reply_to=reply_to)
+        await settled(bench)
+        assert bench.bus.on(reply_to)[-1].payload == b'{"status":"OK"}'
+
+
+@virtual
+async def test_one_constant_reply_to_swaps_no_receipt() -> None:
+    async with api_bench() as bench:
+        await bench.until_live()
+        receipts = []
+        for number in (1, 2):
+            start = request(start_payload(transaction_id=f"T-{number}"), f"start/{number}")
+            assert bench.bus.receive(bench.topics.start, start)
+            await bench.answer(f"start/{number}")
+            await asyncio.sleep(5)
+            assert bench.bus.receive(bench.topics.stop, request(f"T-{number}", "always/the/same"))
+            await asyncio.sleep(5)
+            receipts.append(bench.bus.on("always/the/same")[-1].value)
+        assert receipts[0]["status"] == "OK"
+        assert (receipts[1]["status"], "signed_meter_value" in receipts[1]) == ("UNEXPECTED_ERROR", False)
+
+
+@virtual
+async def test_the_same_request_written_differently_is_the_same() -> None:
+    async with api_bench() as bench:
+        await bench.until_live()
+        payload = start_payload()
+        assert bench.bus.receive(bench.topics.start, request(payload, "reply/1"))
+        await bench.answer("reply/1")
+        await settled(bench)
+        again = json.dumps({"payload": dict(reversed(payload.items())), "headers": {"replyTo": "reply/1"}}, indent=2)
+        assert bench.bus.receive(bench.topics.start, again.encode())
+        await settled(bench)
+        assert [each.payload for each in bench.bus.on("reply/1")] == [b'{"status":"OK"}'] * 2
 
 
 @virtual

@@ -18,6 +18,7 @@ from iem_dcr.service.config import MeterConfig, ServiceConfig
 from iem_dcr.service.service import Service, find_module_id, identity
 from iem_dcr.service.systemd import Notifier
 from tests.support.api_bench import request, start_payload
+from tests.support.journals import entries
 from tests.support.service_site import FailingBus, now_s, site
 from tests.support.virtual_time import virtual
 
@@ -315,6 +316,35 @@ async def test_a_service_without_module_id(tmp_path: Path) -> None:
         await running.pass_time(10.0)
         assert running.values("found")
         assert running.statuses[-1] == "1 of 1 meter answers, broker connected"
+
+
+# --- the journal ---
+
+
+@virtual
+async def one_session_each(tmp_path: Path, path: Path) -> None:
+    async with site(tmp_path, "pm1", "pm2", journal_path=str(path)) as running:
+        await running.pass_time(3.0)
+        for module_id in ("pm1", "pm2"):
+            payload = start_payload(transaction_id=f"of-{module_id}")
+            assert running.bus.receive(Topics(module_id).start, request(payload, f"started/{module_id}"))
+        await running.pass_time(6.0)
+        for module_id in ("pm1", "pm2"):
+            assert running.bus.receive(Topics(module_id).stop, request(f"of-{module_id}", f"stopped/{module_id}"))
+        await running.pass_time(6.0)
+        for module_id in ("pm1", "pm2"):
+            (reply,) = running.bus.on(f"stopped/{module_id}")
+            assert reply.value["status"] == "OK"
+
+
+def test_the_receipts_of_all_meters_are_kept_in_the_journal(tmp_path: Path) -> None:
+    path = tmp_path / "receipts.db"
+    one_session_each(tmp_path, path)
+    assert sorted(entry.transaction_id for entry in entries(path)) == ["of-pm1", "of-pm2"]
+
+
+def test_a_journal_that_cannot_be_written_keeps_no_meter_from_its_sessions(tmp_path: Path) -> None:
+    one_session_each(tmp_path, tmp_path / "no such folder" / "receipts.db")
 
 
 def test_the_name_at_the_broker() -> None:

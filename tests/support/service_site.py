@@ -140,7 +140,9 @@ class Site:
 
 
 @contextlib.asynccontextmanager
-async def site(tmp_path: Path, *module_ids: str | None, dead: int = 0, watchdog_us: int = 0) -> AsyncIterator[Site]:
+async def site(
+    tmp_path: Path, *module_ids: str | None, dead: int = 0, watchdog_us: int = 0, **settings: Any
+) -> AsyncIterator[Site]:
     """Run a service; the addresses of the last meters lead to nothing where some are dead."""
     loop = asyncio.get_running_loop()
     bus = FailingBus()
@@ -153,7 +155,8 @@ async def site(tmp_path: Path, *module_ids: str | None, dead: int = 0, watchdog_
             server = await stack.enter_async_context(SimulatorServer(meter))
             host, port = server.address.split(":")
             meters[module_id or ""] = meter
-            configs.append(MeterConfig(module_id, Settings.of({"ip_address": host, "port_http": int(port), "CI": CI})))
+            address = {"ip_address": host, "port_http": int(port), "CI": CI}
+            configs.append(MeterConfig(module_id, Settings.of(address | settings)))
         with socket.socket() as nobody:
             nobody.bind(("127.0.0.1", 0))
             for number in range(dead):

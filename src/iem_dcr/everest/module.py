@@ -23,12 +23,11 @@ from iem_dcr.driver.meter import KNOWN_ERRORS
 from iem_dcr.errors import ConfigError
 from iem_dcr.everest.framework import EverestLogHandler, Framework
 from iem_dcr.everest.station import EverestStation
+from iem_dcr.journaling import journal_of
 from iem_dcr.powermeter import TransactionRequestStatus, TransactionStartResponse, TransactionStopResponse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
-
-    from iem_dcr.journal import Journal
 
 _log = logging.getLogger(__name__)
 
@@ -70,7 +69,7 @@ class EverestModule:
         self._handlers = 0
         self._waiting: set[Future[Response]] = set()
         self._handlers_changed = threading.Condition()
-        self._journal = _journal_of(settings)
+        self._journal = journal_of(settings)
         self._driver = MeterDriver(settings, EverestStation(framework), journal=self._journal)
         framework.implement("start_transaction", self._start_transaction)
         framework.implement("stop_transaction", self._stop_transaction)
@@ -171,19 +170,6 @@ class EverestModule:
                 future.cancel()
             self._handlers_changed.wait_for(lambda: self._handlers == 0, HANDLERS_END_WITHIN_S)
         time.sleep(REPLIES_GO_OUT_WITHIN_S)
-
-
-def _journal_of(settings: Settings) -> Journal | None:
-    """Open the journal that is configured, if there is one; without it nothing of it is imported, SQLite least."""
-    if not settings.journal_path:
-        return None
-    try:
-        from iem_dcr.journal import open_journal  # noqa: PLC0415
-
-        return open_journal(settings.journal_path, settings.journal_keep_days)
-    except Exception:  # noqa: BLE001  a Python without SQLite, for one, must not take the charger down
-        _log.exception("receipts are not kept in %s", settings.journal_path)
-        return None
 
 
 def main() -> NoReturn:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import zlib
+import hashlib
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
@@ -63,7 +63,7 @@ class MeterApi:
         self.module_id = module_id
         self.topics = Topics(module_id)
         self._bus = bus
-        phase = zlib.crc32(module_id.encode()) / 2**32
+        phase = _phase(module_id)
         self._presence = Presence(self.topics, bus, self._heard_s, lambda: self.driver.public_key, phase=phase)
         self.driver = MeterDriver(settings, self._presence, sink=sink, journal=journal, phase=phase, wall=wall)
         self._requests = Requests(self.driver, bus)
@@ -123,6 +123,11 @@ class MeterApi:
     def _heard_s(self) -> float | None:
         """When the meter last answered; not before a live value has told which meter it is."""
         return self.driver.heard_s if self.driver.value is not None else None
+
+
+def _phase(module_id: str) -> float:
+    """Return where in the second a meter is read: many of a process are to come due one by one, not all at once."""
+    return int.from_bytes(hashlib.sha256(module_id.encode()).digest()[:4]) / 2**32
 
 
 def _within(context: contextvars.Context, handler: Handler) -> Handler:

@@ -43,7 +43,7 @@ MOST_AT_WORK: Final = 16
 """Requests at work or waiting; each holds a place until it has its answer."""
 MOST_ANSWERS: Final = 32
 MOST_REFUSALS: Final = 32
-"""Deliveries that wait for the broker: a flood of refusals takes no place from the answer to a command."""
+"""Deliveries that wait for the broker: refusals and repetitions, however many, take no place from an answer."""
 ANSWERED_WITHIN_S: Final = 0.05
 """How long commands may take to pass on the answer of a driver that has ended."""
 
@@ -115,8 +115,8 @@ class Requests:
         except EnvelopeError as error:
             self._refuse(command, str(error), error.reply_to, error.payload)
             return
-        told = digest(command, message)
-        if request.reply_to is not None and self._is_repeated(command, request.reply_to, told):
+        told = digest(command, json.dumps(request.payload, sort_keys=True).encode())
+        if request.reply_to is not None and self._is_repeated(command, request.reply_to, told, request.payload):
             return
         try:
             work = prepare(request.payload)
@@ -142,17 +142,26 @@ class Requests:
         transaction_id = envelope.stop_id(payload)
         return lambda: self._driver.stop_transaction(transaction_id)
 
-    def _is_repeated(self, command: str, reply_to: str, told: bytes | None) -> bool:
-        """Tell whether a request has come before; it is answered as before as soon as it is answered at all."""
+    def _is_repeated(self, command: str, reply_to: str, told: bytes | None, payload: object) -> bool:
+        """Tell whether a request has come before; it is answered as before as soon as it is answered at all.
+
+        Another request under the same ``replyTo`` is not carried out, and gets no other's answer: of two transactions
+        one would have the other's receipt. While the first is at work it is not answered either, for its answer would
+        be taken for the first one's.
+        """
         reply = self._replies.find(reply_to)
         if reply is None:
             return False
-        if reply.digest != told:
-            self._unasked.warning(
-                "a %s with the replyTo of another request gets that one's answer: each request needs its own", command
-            )
-        if reply.body is not None:
-            self._deliver(reply, self._answers, MOST_ANSWERS)
+        if reply.digest == told:
+            if reply.body is not None:
+                self._deliver(reply, self._refusals, MOST_REFUSALS)
+            return True
+        self._not_begun(command, payload)
+        if reply.body is None:
+            self._unasked.warning("a %s with the replyTo of a request at work is ignored: each needs its own", command)
+            return True
+        reason = "its replyTo is another request's: each request needs its own"
+        self._answered(command, Reply(reply_to, b"", now_s()), _failed(reason), self._refusals, MOST_REFUSALS)
         return True
 
     def _is_new(self, command: str, told: bytes) -> bool:
@@ -169,7 +178,7 @@ class Requests:
 
     def _refuse(self, command: str, reason: str, reply_to: str | None, payload: object) -> None:
         """Answer what is no request, or log it where nobody is to be told."""
-        if reply_to is not None and self._is_repeated(command, reply_to, None):
+        if reply_to is not None and self._is_repeated(command, reply_to, None, payload):
             return
         self._not_begun(command, payload)
         reply = None if reply_to is None else Reply(reply_to, b"", now_s())

@@ -14,11 +14,13 @@ from iem_dcr.everest_api.bus import Bus
 from iem_dcr.everest_api.context import METER
 from iem_dcr.everest_api.discovery import discover
 from iem_dcr.everest_api.meter_api import MeterApi
+from iem_dcr.journaling import journal_of
 from iem_dcr.service.systemd import Notifier
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
+    from iem_dcr.journal import Journal
     from iem_dcr.service.config import MeterConfig, ServiceConfig
 
 _log = logging.getLogger(__name__)
@@ -32,6 +34,7 @@ METERS_END_WITHIN_S = 2.5
 """How long the meters' tasks may take to answer what waits and to have the answers delivered."""
 LEAVES_BROKER_WITHIN_S = 0.5
 ENDS_WITHIN_S = 1.0
+JOURNALS_CLOSE_WITHIN_S = 1.0
 
 ASKED_FOR_S = 1.0
 """How long one question to EVerest waits for its modules' answers."""
@@ -95,10 +98,12 @@ class Service:
             self._notifier.stopping()
             _log.info("ending")
             await _end(meters, METERS_END_WITHIN_S)
+            closing = [asyncio.create_task(meter.close()) for meter in self._meters]
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(ENDS_WITHIN_S):
                     await self._broker.close(LEAVES_BROKER_WITHIN_S)
             await _end([broker, *others], ENDS_WITHIN_S)
+            await asyncio.wait(closing, timeout=JOURNALS_CLOSE_WITHIN_S)
             self._notifier.close()
 
     async def _be_connected(self) -> None:
@@ -131,6 +136,7 @@ class _Meter:
         self._config = config
         self._bus = bus
         self.api: MeterApi | None = None
+        self._journal: Journal | None = None
 
     @property
     def answers(self) -> bool:
@@ -142,9 +148,15 @@ class _Meter:
         if self.api is None:
             module_id = self._config.module_id or await find_module_id(self._bus)
             METER.set(module_id)
-            self.api = MeterApi(module_id, self._config.settings, self._bus)
+            self._journal = journal_of(self._config.settings)
+            self.api = MeterApi(module_id, self._config.settings, self._bus, journal=self._journal)
             _log.info("the meter is at %s", self._config.address)
         await self.api.run()
+
+    async def close(self) -> None:
+        """Give the journal a moment for what is still to be written."""
+        if self._journal is not None:
+            await self._journal.close(JOURNALS_CLOSE_WITHIN_S)
 
 
 def identity(config: ServiceConfig) -> str:
