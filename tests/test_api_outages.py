@@ -125,7 +125,7 @@ async def test_a_broker_that_acknowledges_nothing_stops_nothing_else() -> None:
 @virtual
 async def test_what_is_at_work_is_answered_when_the_work_is_cancelled(command: str) -> None:
     bus = FakeBus()
-    async with api_bench(SimulatorOptions(private_key=SECRET, signing_delay_s=30.0), bus=bus) as bench:
+    async with api_bench(SimulatorOptions(private_key=SECRET, charge_s=2.0, signing_delay_s=30.0), bus=bus) as bench:
         await bench.until_live()
         if command == "start":
             reply_to = bench.start()
@@ -147,7 +147,7 @@ async def test_what_is_at_work_is_answered_when_the_work_is_cancelled(command: s
 
 @virtual
 async def test_a_request_that_comes_while_the_work_ends_is_answered() -> None:
-    async with api_bench(SimulatorOptions(private_key=SECRET, signing_delay_s=30.0)) as bench:
+    async with api_bench(SimulatorOptions(private_key=SECRET, charge_s=2.0, signing_delay_s=30.0)) as bench:
         await bench.until_live()
         await bench.answer(bench.start())
         await asyncio.sleep(3)
@@ -256,7 +256,7 @@ async def test_an_answer_that_did_not_go_out_before_it_failed_goes_out_when_it_r
 @virtual
 async def test_what_was_at_work_when_it_failed_is_answered() -> None:
     bus = BreakableBus()
-    async with api_bench(SimulatorOptions(private_key=SECRET, signing_delay_s=30.0), bus=bus) as bench:
+    async with api_bench(SimulatorOptions(private_key=SECRET, charge_s=2.0, signing_delay_s=30.0), bus=bus) as bench:
         await bench.until_live()
         await bench.answer(bench.start())
         await asyncio.sleep(3)
