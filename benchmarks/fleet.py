@@ -55,6 +55,7 @@ class Trial:
         per_value_s: CPU seconds of the process for each value.
         busy: share of its core that the process took.
         others: shares of a core that the meters, the broker and the watcher took.
+        foreign: share of a core that went to programs that have nothing to do with this.
         resident: bytes of the process.
         first_check_s: from the start of the process to the first communication check; None where it did not come.
         all_there_s: to the last meter's first check and value; None likewise.
@@ -66,6 +67,7 @@ class Trial:
     per_value_s: float
     busy: float
     others: tuple[float, ...]
+    foreign: float
     resident: int
     first_check_s: float | None
     all_there_s: float | None
@@ -76,9 +78,9 @@ class Trial:
         return self.on_time >= ON_TIME
 
     def __str__(self) -> str:
-        others = ", ".join(
-            f"{name} {share:.0%}" for name, share in zip(("meters", "broker", "watcher"), self.others, strict=True)
-        )
+        shares = (*self.others, self.foreign)
+        names = ("meters", "broker", "watcher", "foreign")
+        others = ", ".join(f"{name} {share:.0%}" for name, share in zip(names, shares, strict=True))
         late = "   -  " if self.late_s is None else f"{self.late_s * 1000:4.0f} ms"
         return (
             f"{self.meters:5} meters  on time {self.on_time:6.1%}  99 % within {late}  CPU per value "
@@ -119,18 +121,20 @@ class Fleet:
 
     def _trial(self, command: list[str], count: int, seconds: int, *, profiled: bool = False) -> Trial:
         with contextlib.ExitStack() as stack:
+            helpers: tuple[int, ...] = self._other_pids
             if self._heartbeats:
-                stack.enter_context(self._everest(count))
+                helpers = (*helpers, stack.enter_context(self._everest(count)))
             self._watch.ask(do="expect", meters=count)
+            log = stack.enter_context((self._folder / "log").open("w", encoding="utf-8"))
             begin_s = time.monotonic()
-            process = stack.enter_context(processes.running(command, self._measured))
+            process = stack.enter_context(processes.running(command, self._measured, stderr=log))
             came = self._watch.ask(do="wait", within_s=20 + count / 50)
             time.sleep(self._settles_s)
-            return self._measure(process, count, seconds, profiled=profiled, came=came, begin_s=begin_s)
+            return self._measure((process, helpers), count, seconds, profiled=profiled, came=came, begin_s=begin_s)
 
     def _measure(
         self,
-        process: subprocess.Popen[str],
+        measured: tuple[subprocess.Popen[str], tuple[int, ...]],
         count: int,
         seconds: int,
         *,
@@ -138,37 +142,40 @@ class Fleet:
         came: dict[str, float | None],
         begin_s: float,
     ) -> Trial:
-        pids = (process.pid, *self._other_pids)
+        process, helpers = measured
+        pids = (process.pid, *helpers)
         if profiled:
             process.send_signal(signal.SIGUSR1)
-        before_s, cpu_before_s = time.monotonic(), [processes.cpu_s(pid) for pid in pids]
+        before_s, all_before_s, cpu_before_s = time.monotonic(), processes.busy_s(), [*map(processes.cpu_s, pids)]
         window = self._watch.ask(do="window", seconds=seconds)
-        took_s, cpu_after_s = time.monotonic() - before_s, [processes.cpu_s(pid) for pid in pids]
+        took_s, all_s = time.monotonic() - before_s, processes.busy_s() - all_before_s
+        used_s = [processes.cpu_s(pid) - at_first_s for pid, at_first_s in zip(pids, cpu_before_s, strict=True)]
         if profiled:
             process.send_signal(signal.SIGUSR2)
             time.sleep(1)
         if window["values"] == 0 or window["rising"] < count * 0.9:
-            raise SystemExit(f"only {window['rising']} of {count} meters sent values with a rising register")
-        used_s = [after_s - used_s for used_s, after_s in zip(cpu_before_s, cpu_after_s, strict=True)]
+            said = "".join((self._folder / "log").read_text("utf-8").splitlines(keepends=True)[:5])
+            print(f"Only {window['rising']} of {count} meters sent values with a rising register.\n{said}", end="")
         there_s = [came[name] for name in ("last_check", "last_value")]
         return Trial(
             meters=count,
             on_time=window["on_time"] / window["due"],
             late_s=window["late_s"],
-            per_value_s=used_s[0] / window["values"],
+            per_value_s=used_s[0] / max(1, window["values"]),
             busy=used_s[0] / took_s,
-            others=tuple(share_s / took_s for share_s in used_s[1:]),
+            others=tuple(share_s / took_s for share_s in used_s[1:4]),
+            foreign=max(0.0, all_s - sum(used_s)) / took_s,
             resident=processes.resident_bytes(process.pid),
             first_check_s=None if came["first_check"] is None else came["first_check"] - begin_s,
             all_there_s=None if None in there_s else max(at or 0.0 for at in there_s) - begin_s,
         )
 
     @contextlib.contextmanager
-    def _everest(self, count: int) -> Iterator[None]:
+    def _everest(self, count: int) -> Iterator[int]:
         names = self._folder / "module_ids.json"
         names.write_text(json.dumps([_module_id(number) for number in range(count)]), "utf-8")
-        with processes.helper("fleet_heartbeats.py", self._port, names, on=self._others):
-            yield
+        with processes.helper("fleet_heartbeats.py", self._port, names, on=self._others) as heartbeats:
+            yield heartbeats.process.pid
 
     def _config(self, count: int) -> str:
         """Write a configuration of so many meters; returns its path."""
@@ -211,8 +218,13 @@ def search(fleet: Fleet, first: int, most: int, seconds: int) -> Trial | None:
 
 def report(one: Trial, held: Trial, bare: Trial, *, is_limit: bool) -> None:
     """Print what was found."""
-    print(f"Held on one core: {'' if is_limit else 'at least '}{held.meters} meters", end="")
-    print(f"   goal: {GOAL_METERS}: {'met' if held.meters >= GOAL_METERS else 'not met (or not tried)'}")
+    if held.held:
+        print(f"Held on one core: {'' if is_limit else 'at least '}{held.meters} meters", end="")
+        print(
+            f"   goal: {GOAL_METERS}: {'met' if held.meters >= GOAL_METERS else 'NOT MET' if is_limit else 'not tried'}"
+        )
+    else:
+        print(f"Not held on one core: {held.meters} meters")
     print(f"  values on time                {held.on_time:.2%}")
     print(f"  CPU per value                 {held.per_value_s * 1000:.3f} ms", end="")
     print(f"   bare loop {bare.per_value_s * 1000:.3f} ms   ratio {held.per_value_s / bare.per_value_s:.1f}")

@@ -134,6 +134,12 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def busy_s() -> float:
+    """Return the CPU seconds that all programs of this machine have used (proc(5): all columns but idle and iowait)."""
+    columns = Path("/proc/stat").read_text("utf-8").splitlines()[0].split()[1:9]
+    return sum(int(ticks) for place, ticks in enumerate(columns) if place not in (3, 4)) / os.sysconf("SC_CLK_TCK")
+
+
 def resident_bytes(pid: int) -> int:
     """Return a process's resident memory."""
     line = next(

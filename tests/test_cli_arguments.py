@@ -131,6 +131,17 @@ SESSION = ["session", NOBODY, "--id", "04AB"]
         (["simulate", "--set", "RD_rows=1-b:9"], "RD_rows"),
         (["simulate", "--set", "clock_at_power_up=2020-01-01"], "has no offset"),
         (["simulate", "--set", "private_key=0"], "private_key"),
+        (["verify", "-", "--key", " "], "the key is empty"),
+        (["verify", "-", "--key", "00", "--key-file", "k"], "give one of them"),
+        (["verify", "-", "--key-file", "no-such-file"], "no-such-file: No such file"),
+        (["verify", "a", "b"], "unexpected extra argument"),
+        (["receipts", "burn"], "No such command"),
+        (["receipts", "list"], "--journal"),
+        (["receipts", "list", "--journal", "j", "--from", "yesterday"], "expected 2026-03-01"),
+        (["receipts", "list", "--journal", "j", "--to", "9999-12-31"], "expected 2026-03-01"),
+        (["receipts", "export", "--journal", "j", "--format", "pdf"], "--format"),
+        (["receipts", "forget", "--journal", "j"], "--id or --transaction"),
+        (["receipts", "forget", "--journal", "j", "--id", "04AB", "--from", "2026-03-01"], "No such option"),
         (["demo", "--seconds", "0"], "--seconds"),
         (["demo", "now"], "unexpected extra argument"),
     ],
@@ -146,7 +157,10 @@ def test_a_wrong_word_is_exit_2_and_says_why(
     assert "\x1b" not in err
 
 
-@pytest.mark.parametrize("command", [[], ["demo"], ["read"], ["session"], ["simulate"]])
+@pytest.mark.parametrize("command", [
+    [], ["demo"], ["read"], ["receipts"], ["receipts", "export"], ["receipts", "forget"], ["receipts", "list"],
+    ["receipts", "show"], ["session"], ["simulate"], ["verify"],
+])  # fmt: skip
 def test_help_and_version_of_every_command(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_of([*command, "--help"]) == 0
     out, err = capsys.readouterr()

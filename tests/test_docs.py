@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 import yaml
 
 from iem_dcr.config import SETTINGS, Settings
+from iem_dcr.ocmf.findings import FINDINGS
 from tests.support.shared import shared
 from tests.support.tools import needs_tool
 
@@ -132,9 +134,30 @@ def test_every_setting_is_documented_as_it_is(setting: object) -> None:
                 assert cells[2] == f"{known.minimum} to {known.maximum}"
 
 
+def table(page: str, head: str) -> list[list[str]]:
+    """Return the cells of the table on a page that begins with this line."""
+    _, found, rest = (ROOT / "docs" / page).read_text("utf-8").partition(f"\n{head}\n")
+    assert found, head
+    rows = itertools.takewhile(lambda line: line.startswith("|"), rest.splitlines()[1:])
+    return [[cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", row)[1:-1]] for row in rows]
+
+
+def test_every_finding_is_documented_as_it_is() -> None:
+    assert table("receipts.md", "| code | severity | what it means | what to do |") == [
+        [f"`{code}`", kind.severity.value, kind.meaning, kind.to_do] for code, kind in FINDINGS.items()
+    ]
+    assert table("receipts.md", "| code | the transparency software |") == [
+        [f"`{code}`", kind.differs] for code, kind in FINDINGS.items() if kind.differs
+    ]
+
+
 @pytest.mark.parametrize(
     ("program", "words"),
-    [("driver.py", ("on top", "drift", "ratio", "resident")), ("everest.py", ("First value", "ratio", "Resident"))],
+    [
+        ("driver.py", ("on top", "drift", "ratio", "resident")),
+        ("everest.py", ("First value", "ratio", "Resident")),
+        ("receipts.py", ("Verifications", "A file of", "Journal", "ratio")),
+    ],
 )
 def test_the_benchmarks_run(program: str, words: tuple[str, ...]) -> None:
     if program == "everest.py":

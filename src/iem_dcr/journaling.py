@@ -26,3 +26,15 @@ def journal_of(settings: Settings) -> Journal | None:
     except Exception:  # noqa: BLE001  whatever it is, the meter is driven without
         _log.exception("receipts are not kept in %s", settings.journal_path)
         return None
+
+
+def check_journal_of(settings: Settings) -> None:
+    """Check at the start of a program that does not have to run whether the journal that is configured can be written.
+
+    Raises:
+        ConfigError: it cannot be, and why.
+    """
+    if settings.journal_path:
+        from iem_dcr.journal import check_journal  # noqa: PLC0415  as above
+
+        check_journal(settings.journal_path)

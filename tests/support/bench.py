@@ -16,7 +16,7 @@ from tests.support.virtual_time import VirtualWall
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from iem_dcr.driver import ReceiptSink
+    from iem_dcr.driver import ReceiptJournal, ReceiptSink
 
 CI = "DE*TST*E0001*1"
 SECRET = 0x1234567
@@ -82,6 +82,7 @@ async def bench(
     *,
     wall: VirtualWall | None = None,
     sink: ReceiptSink | None = None,
+    journal: ReceiptJournal | None = None,
     station: RememberingStation | None = None,
     powered: bool = True,
     **settings: Any,
@@ -100,6 +101,7 @@ async def bench(
             Settings.of({"ip_address": host, "port_http": int(port), "CI": CI} | settings),
             station,
             sink=sink,
+            journal=journal,
             wall=wall,
         )
         joined = Bench(driver, meter, server, station, wall, asyncio.create_task(driver.run()))

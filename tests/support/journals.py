@@ -14,13 +14,13 @@ from iem_dcr import ocmf
 from iem_dcr.driver import KeptReceipt
 from iem_dcr.journal import open_for_reading, open_journal
 from iem_dcr.ocmf import Outcome
-from tests.support.virtual_time import VirtualTimeLoop
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
     from iem_dcr.journal import Entry, Journal
     from iem_dcr.ocmf import Receipt
+    from tests.support.virtual_time import VirtualTimeLoop
 
 ROOT = Path(__file__).resolve().parents[2]
 METER = "1TST0000000001"
@@ -159,9 +159,45 @@ async def _small_files(path: Path, limit_bytes: int) -> None:
         _say(number)
 
 
+def _killed_soon(path: Path, times: int) -> None:
+    """Kill a process that is making the file after some time or other, and see that the next one can write it."""
+    import os  # noqa: PLC0415
+    import random  # noqa: PLC0415
+    import signal  # noqa: PLC0415
+    import time  # noqa: PLC0415
+
+    def child() -> int:
+        pid = os.fork()
+        if not pid:
+            sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  it lasts for the process
+            asyncio.run(_write(path, 0, 1))
+            os._exit(0)
+        return pid
+
+    chance = random.Random(times)
+    killed = 0
+    for _ in range(times):
+        for file in path.parent.iterdir():
+            file.unlink()
+        pid = child()
+        time.sleep(chance.random() * 0.012)
+        os.kill(pid, signal.SIGKILL)
+        killed += os.waitpid(pid, 0)[1] == signal.SIGKILL
+        was_there = path.exists()
+        assert os.waitpid(child(), 0)[1] == 0
+        assert [entry.text for entry in entries(path)] == [tuple_text(0)]
+        _say(f"{was_there} {sorted(file.name for file in path.parent.iterdir())}")
+    _say(killed)
+
+
 if __name__ == "__main__":
     import logging
 
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
-    _works = {"write": _write, "small-files": _small_files}
-    asyncio.run(_works[sys.argv[1]](Path(sys.argv[2]), *map(int, sys.argv[3:])))
+    _what, _path, *_numbers = sys.argv[1:]
+    if _what == "write":
+        asyncio.run(_write(Path(_path), int(_numbers[0]), int(_numbers[1])))
+    elif _what == "killed-soon":
+        _killed_soon(Path(_path), int(_numbers[0]))
+    else:
+        asyncio.run(_small_files(Path(_path), int(_numbers[0])))

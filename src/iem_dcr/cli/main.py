@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
 
-_COMMANDS = ("config", "demo", "discover", "everest", "read", "run", "session", "simulate")
+_COMMANDS = ("config", "demo", "discover", "everest", "read", "receipts", "run", "session", "simulate", "verify")
 log = logging.getLogger("iem_dcr.cli")
 
 

@@ -23,6 +23,7 @@ from iem_dcr.cli.arguments import common, verbosity
 from iem_dcr.cli.config import load
 from iem_dcr.cli.interruption import EXIT_INTERRUPTED
 from iem_dcr.service.logs import STYLES, log_lines
+from iem_dcr.service.memory import spare_collector
 from iem_dcr.service.service import Service
 from iem_dcr.service.systemd import Notifier
 
@@ -99,7 +100,11 @@ async def _until_a_signal(config: ServiceConfig) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, take)
-    await service.run()
+    sparing = asyncio.create_task(spare_collector())
+    try:
+        await service.run()
+    finally:
+        sparing.cancel()
 
 
 def _leave(status: int) -> NoReturn:

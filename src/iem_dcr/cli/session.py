@@ -20,6 +20,7 @@ from iem_dcr.config import Settings, Value, from_text, is_signable
 from iem_dcr.device.client import MeterClient
 from iem_dcr.driver import MeterDriver
 from iem_dcr.errors import ConfigError, MeterError, NotUnderstoodError, RefusedError
+from iem_dcr.journaling import check_journal_of, journal_of
 from iem_dcr.powermeter import IDENTIFICATION_TYPE, TransactionReq
 
 if TYPE_CHECKING:
@@ -176,7 +177,7 @@ def _settings_given(address: Address, evse_id: str | None, pairs: tuple[tuple[st
     """
     try:
         given = {key: from_text(key, text) for key, text in pairs}
-        Settings.of(given)
+        check_journal_of(Settings.of(given))
     except ConfigError as error:
         raise usage_error(error) from error
     for key in _OF_HOST:
@@ -205,15 +206,20 @@ async def _session(wish: Wish, *, as_json: bool) -> int:
         settings, request = _plan(wish, gateway, value)
         if not as_json:
             _introduce(console, wish, settings, gateway, value)
-        return await charge_and_judge(
-            lambda station, sink: MeterDriver(settings, station, sink=sink),
-            request,
-            station,
-            interruption,
-            output,
-            seconds=wish.seconds,
-            connect_s=wish.connect_s,
-        )
+        journal = journal_of(settings)
+        try:
+            return await charge_and_judge(
+                lambda station, sink: MeterDriver(settings, station, sink=sink, journal=journal),
+                request,
+                station,
+                interruption,
+                output,
+                seconds=wish.seconds,
+                connect_s=wish.connect_s,
+            )
+        finally:
+            if journal is not None:
+                await journal.close()
 
 
 def _introduce(console: Console, wish: Wish, settings: Settings, gateway: Gateway, value: MeterValue) -> None:

@@ -360,7 +360,11 @@ def _new_session() -> aiohttp.ClientSession:
 def _has_spoken_unasked(session: aiohttp.ClientSession) -> bool:
     """Tell whether something came in on an idle connection: aiohttp would take it for the next request's answer."""
     idle = getattr(session.connector, "_conns", {})  # there is no public way to see it; a test holds it
-    return any(protocol.should_close for connections in idle.values() for protocol, _ in connections)
+    for connections in idle.values():
+        for protocol, _ in connections:
+            if protocol.should_close:
+                return True
+    return False
 
 
 async def _connected(_: aiohttp.ClientSession, context: SimpleNamespace, __: object) -> None:

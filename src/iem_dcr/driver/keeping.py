@@ -60,6 +60,7 @@ class Keeping:
         self._seen: OrderedDict[bytes, None] = OrderedDict()
         self._found: deque[KeptReceipt] = deque()
         self._is_live = False
+        self._keeps_found = journal is not None or not isinstance(sink, MemorySink)
 
     # --- keeping ---
 
@@ -77,7 +78,7 @@ class Keeping:
 
     def found(self, receipt: Receipt) -> None:
         """Have a tuple kept that was found in the meter and is nobody's yet. One that was seen before is not again."""
-        if self._note(receipt):
+        if self._keeps_found and self._note(receipt):
             self._found.append(self._made(receipt))
             if self._is_live:
                 self.keep_found()

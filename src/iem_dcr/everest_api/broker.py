@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Final
 
 from iem_dcr.errors import ConfigError, printable
 from iem_dcr.everest_api.dialing import BrokerTroubleError, dial
-from iem_dcr.everest_api.link import TWICE_HINT, Link, LinkLostError, TakenOverError
+from iem_dcr.everest_api.link import TWICE_HINT, Link, LinkLostError, NobodyListensError, TakenOverError
 from iem_dcr.everest_api.mqtt_settings import MqttSettings
 from iem_dcr.everest_api.subscriptions import Subscriptions, qos_of
+from iem_dcr.everest_api.topics import can_be_published
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -50,12 +51,16 @@ _MOST_LOST: Final = 5
 """A message that a connection did not survive that often is not sent again: it may be the reason."""
 _LOST_BY_IT_S: Final = 1.0
 
+HEARD_WITHIN_S: Final = 5.0
+"""After a reconnection a message from before it waits so long for a first word of those it is meant for: they may have
+lost their connection too, and be slower to come back; nothing keeps it for them then."""
+SETTLES_S: Final = 0.5
+LISTENS_PAUSES_S: Final = (0.25, 5.0)
+"""First and longest pause before a message that nobody listened to is published again."""
+
 _TOPICS_AT_ONCE = 64
 _GATHER_S = 0.005
 """Values that come within it are written together."""
-
-_LONGEST_TOPIC = 16_000
-"""Characters; MQTT allows 65,535 bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +89,7 @@ class Broker:
         self._is_sending = False
         self._link: Link | None = None
         self._linked = asyncio.Event()
+        self._heard = asyncio.Event()
         self._work = asyncio.Event()
         self._subscriptions = Subscriptions(self._work.set)
         self._progress = asyncio.Event()
@@ -127,7 +133,7 @@ class Broker:
 
     def offer(self, topic: str, payload: bytes, *, good_for_s: float) -> None:
         """See `bus.Bus.offer`."""
-        if topic not in self._slots and not _can_be_published(topic):
+        if topic not in self._slots and not can_be_published(topic):
             return
         self._slots[topic] = _Offer(payload, asyncio.get_running_loop().time() + good_for_s)
         self._work.set()
@@ -138,7 +144,7 @@ class Broker:
         Returns:
             False also when the broker refuses it, and once the bus is closed.
         """
-        if not _can_be_published(topic):
+        if not can_be_published(topic):
             _log.warning("%s: nothing can be published on topic %r", self._name, printable(topic))
             return False
         deadline_s = asyncio.get_running_loop().time() + within_s
@@ -239,7 +245,7 @@ class Broker:
         except TimeoutError as error:
             raise BrokerTroubleError(f"it does not answer within {CONNECT_S:g} s") from error
         try:
-            link = Link(settings, password, self._client_id, made, self._subscriptions.dispatch)
+            link = Link(settings, password, self._client_id, made, self._take)
         except BaseException:
             made.close()
             raise
@@ -277,6 +283,7 @@ class Broker:
         if self._link is link:
             self._link = None
             self._linked.clear()
+            self._heard.clear()
             self._progress.set()
 
     def _tell(self, trouble: BrokerTroubleError) -> None:
@@ -344,38 +351,59 @@ class Broker:
         taken = [(topic, self._slots.pop(topic)) for topic in _first(self._slots)]
         return [(topic, offer.payload) for topic, offer in taken if offer.until_s >= now_s]
 
+    def _take(self, topic: str, payload: bytes, retained: bool) -> None:  # noqa: FBT001  as a handler takes it
+        if not retained:
+            self._heard.set()
+        self._subscriptions.dispatch(topic, payload, retained)
+
     async def _deliver(self, topic: str, payload: bytes, deadline_s: float) -> bool:
         loop = asyncio.get_running_loop()
+        pause_s, longest_s = LISTENS_PAUSES_S
+        began_on = self._link
         lost = 0
         while lost < _MOST_LOST:
             await self._linked.wait()
             if self._closing.is_set():
                 return False
-            async with self._under_way:
-                link = self._link
-                if link is None:
-                    continue
-                if link.gone.done():
-                    self._forget(link)
-                    continue
-                since_s = loop.time()
-                try:
-                    refused = await link.send_acknowledged(topic, payload, good_for_s=deadline_s - since_s)
-                except LinkLostError:
-                    lost += loop.time() - since_s < _LOST_BY_IT_S
-                    continue
-            if refused is None:
-                return True
-            _log.warning("%s: it refuses a message on %r (%s)", self._name, printable(topic), printable(refused))
-            return False
+            if self._link is not began_on:
+                await self._wait_for_others()
+                began_on = self._link
+            since_s = loop.time()
+            try:
+                fate = await self._attempt(topic, payload, deadline_s)
+            except LinkLostError:
+                lost += loop.time() - since_s < _LOST_BY_IT_S
+            except NobodyListensError:
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, longest_s)
+            else:
+                if fate is not None:
+                    return fate
         _log.error("%s: a message on %r broke %d connections and is dropped", self._name, printable(topic), _MOST_LOST)
         return False
+
+    async def _attempt(self, topic: str, payload: bytes, deadline_s: float) -> bool | None:
+        """Publish once; returns whether the broker has taken it, None without a connection."""
+        async with self._under_way:
+            link = self._link
+            if link is None:
+                return None
+            if link.gone.done():
+                self._forget(link)
+                return None
+            good_for_s = deadline_s - asyncio.get_running_loop().time()
+            refused = await link.send_acknowledged(topic, payload, good_for_s=good_for_s)
+        if refused is not None:
+            _log.warning("%s: it refuses a message on %r (%s)", self._name, printable(topic), printable(refused))
+        return refused is None
+
+    async def _wait_for_others(self) -> None:
+        """Give those whom a message is for time to be at the broker again as well."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(HEARD_WITHIN_S):
+                await self._heard.wait()
+        await asyncio.sleep(SETTLES_S)
 
 
 def _first(topics: Iterable[str]) -> tuple[str, ...]:
     return tuple(islice(topics, _TOPICS_AT_ONCE))
-
-
-def _can_be_published(topic: str) -> bool:
-    """Tell whether no broker will take a topic for a reason to close the connection (MQTT 5, 1.5.4 and 4.7)."""
-    return 0 < len(topic) <= _LONGEST_TOPIC and topic.isprintable() and "+" not in topic and "#" not in topic

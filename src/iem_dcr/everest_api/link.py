@@ -40,6 +40,7 @@ SESSION_S: Final = 30
 
 _PACKETS_AT_ONCE = 64
 _TAKEN_OVER = 142
+_NOBODY_LISTENS = 16
 TWICE_HINT: Final = "Is iem-dcr running twice with the same meters? Else give each its own client_id"
 _TAKEN_OVER_REASON = f"another client with the same client_id has taken the session over. {TWICE_HINT}"
 _REASONS: Mapping[int, tuple[str, bool]] = {
@@ -65,6 +66,10 @@ class TakenOverError(BrokerTroubleError):
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason, lasting=True)
+
+
+class NobodyListensError(Exception):
+    """The broker took a message and has nobody to give it to."""
 
 
 class LinkLostError(Exception):
@@ -228,6 +233,7 @@ class Link(aiomqtt.Client):
 
         Raises:
             LinkLostError: the link ended before, or there was no acknowledgement for too long, which ends it.
+            NobodyListensError: the broker says that nobody has subscribed to the topic (some do, with MQTT 5).
         """
         properties = None
         if self._is_v5:
@@ -248,6 +254,8 @@ class Link(aiomqtt.Client):
             if not self._waiting:
                 self._client.on_publish = None
         if answer.done():
+            if answer.result().value == _NOBODY_LISTENS:
+                raise NobodyListensError
             return str(answer.result()) if answer.result().is_failure else None
         self._check()
         reason = f"it did not acknowledge a message within {ANSWER_S:g} s"

@@ -18,6 +18,9 @@ MAX_TOPIC_BYTES: Final = 1024
 MAX_TOPIC_LEVELS: Final = 100
 """mosquitto closes the connection of a client that publishes on a topic of more than 200 levels, EMQX one of 128."""
 
+_LONGEST_TOPIC: Final = 16_000
+"""Characters; MQTT allows 65,535 bytes."""
+
 _PREFIX: Final = "everest_api/1/powermeter"
 
 
@@ -87,3 +90,8 @@ def is_reply_topic(text: str) -> bool:
         and len(text.encode()) <= MAX_TOPIC_BYTES
         and text.count("/") < MAX_TOPIC_LEVELS
     )
+
+
+def can_be_published(topic: str) -> bool:
+    """Tell whether no broker will take a topic for a reason to close the connection (MQTT 5, 1.5.4 and 4.7)."""
+    return 0 < len(topic) <= _LONGEST_TOPIC and topic.isprintable() and "+" not in topic and "#" not in topic

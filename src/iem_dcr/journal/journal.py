@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from iem_dcr.errors import JournalError, printable
 from iem_dcr.journal.entry import Row, clean
 from iem_dcr.journal.filing import file_row, is_of_another, note_begun, receipt_of
-from iem_dcr.journal.schema import check_version, connect, named, resolved, said
+from iem_dcr.journal.schema import check_version, connect_for_reading, named, resolved, said
 from iem_dcr.journal.writer import Work, Writer
 
 if TYPE_CHECKING:
@@ -244,8 +244,7 @@ class _Questions:
         if not self._path.exists():
             return otherwise
         try:
-            with contextlib.closing(connect(self._path)) as connection:
-                connection.execute("PRAGMA query_only=ON")
+            with contextlib.closing(connect_for_reading(self._path)) as connection:
                 return question(connection) if check_version(connection, self._path) else otherwise
         except (sqlite3.Error, OSError) as error:
             raise JournalError(f"{named(self._path)} cannot be read: {said(error)}") from error

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from iem_dcr.errors import JournalError
 from iem_dcr.journal.entry import COLUMNS, Entry, clean, milliseconds
-from iem_dcr.journal.schema import check_version, connect, named, resolved, said, side_file
+from iem_dcr.journal.schema import check_version, connect_for_reading, named, resolved, said
 
 if TYPE_CHECKING:
     import os
@@ -91,36 +91,12 @@ def open_for_reading(path: str | os.PathLike[str]) -> Iterator[JournalReader]:
     if not found.is_file():
         raise JournalError(f"{named(found)}: there is no such file")
     try:
-        with contextlib.closing(_connected(found)) as connection:
+        with contextlib.closing(connect_for_reading(found)) as connection:
             if not check_version(connection, found):
                 raise JournalError(f"{named(found)}: the file is empty: nothing was ever kept in it")
             yield JournalReader(found, connection)
     except (sqlite3.Error, OSError) as error:
         raise JournalError(f"{named(found)} cannot be read: {said(error)}") from error
-
-
-def _connected(path: Path) -> sqlite3.Connection:
-    """Open the file in the way that leaves nothing behind.
-
-    SQLite keeps files beside it while it is open. A connection that may write takes them away again; one that may not
-    leaves them. On a medium that nobody writes there are none, and none are needed.
-    """
-    try:
-        return _tried(path, "rw", is_immutable=False)
-    except sqlite3.Error:
-        return _tried(path, "ro", is_immutable=not side_file(path, "-wal").exists())
-
-
-def _tried(path: Path, mode: str, *, is_immutable: bool) -> sqlite3.Connection:
-    connection = connect(path, mode, is_immutable=is_immutable)
-    try:
-        connection.execute("PRAGMA query_only=ON")
-        connection.execute("PRAGMA trusted_schema=OFF")
-        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    except sqlite3.Error:
-        connection.close()
-        raise
-    return connection
 
 
 def _conditions(

@@ -130,6 +130,21 @@ def connect(path: Path, mode: str = "rw", *, is_immutable: bool = False) -> sqli
     return connection
 
 
+def connect_for_reading(path: Path) -> sqlite3.Connection:
+    """Open the file in the way that leaves nothing behind.
+
+    SQLite keeps files beside it while it is open. A connection that may write takes them away again; one that may not
+    leaves them. On a medium that nobody writes there are none, and none are needed.
+
+    Raises:
+        sqlite3.Error: it cannot be read.
+    """
+    try:
+        return _reading(path, "rw", is_immutable=False)
+    except sqlite3.Error:
+        return _reading(path, "ro", is_immutable=not side_file(path, "-wal").exists())
+
+
 def is_damage(error: Exception, path: Path) -> bool:
     """Tell whether an error says that the file is corrupt.
 
@@ -189,6 +204,18 @@ def said(error: Exception) -> str:
     name = getattr(error, "sqlite_errorname", None)
     text = printable(error, limit=200)
     return f"{text} ({name})" if name else text
+
+
+def _reading(path: Path, mode: str, *, is_immutable: bool) -> sqlite3.Connection:
+    connection = connect(path, mode, is_immutable=is_immutable)
+    try:
+        connection.execute("PRAGMA query_only=ON")
+        connection.execute("PRAGMA trusted_schema=OFF")
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
 
 
 def _check_place(path: Path) -> None:

@@ -107,11 +107,14 @@ def trusted_clock(now: datetime, before: datetime | None, newest: datetime | Non
     return now if known is None else min(now, known + CLOCK_STEP)
 
 
-def prune(connection: sqlite3.Connection, path: Path, keep_days: int, now: datetime) -> int:
-    """Delete what is older than so many days, if that was not done today. Returns how many receipts it was.
+def prune(connection: sqlite3.Connection, path: Path, keep_days: int, now: datetime) -> Iterator[int]:
+    """Delete what is older than so many days, if that was not done today.
 
     Of receipts whose age is not known (kept at a time that no clock had been set) those go that stand before one that
     goes. An erased receipt stays: it keeps what was erased from being stored again.
+
+    Yields:
+        How many receipts were deleted in a transaction: few, so that others can be served between two of them.
 
     Raises:
         sqlite3.Error: the file could not be read or written; what was deleted until then is.
@@ -120,25 +123,27 @@ def prune(connection: sqlite3.Connection, path: Path, keep_days: int, now: datet
     now_ms = milliseconds(now)
     pruned_ms = state.get(_PRUNED, 0)
     if 0 <= now_ms - pruned_ms < PRUNED_EVERY // timedelta(milliseconds=1):
-        return 0
+        return
     clock_ms = _trusted_ms(connection, state, now)
     if clock_ms is None:
-        return 0
+        return
     connection.executemany(
         "INSERT OR REPLACE INTO state (name, value) VALUES (?, ?)", [(_TRUSTED, clock_ms), (_PRUNED, now_ms)]
     )
     if keep_days == 0:
-        return 0
+        return
     if clock_ms < now_ms:
         _log.warning(
             "%s: the host's clock is far ahead of the last receipt: what is old is deleted little by little",
             named(path),
         )
     cutoff_ms = clock_ms - keep_days * (timedelta(days=1) // timedelta(milliseconds=1))
-    count = _delete(connection, cutoff_ms, clock_ms)
+    count = 0
+    for deleted in _delete(connection, cutoff_ms, clock_ms):
+        count += deleted
+        yield deleted
     if count:
         _log.info("%s: %d receipts older than %d days were deleted", named(path), count, keep_days)
-    return count
 
 
 def _trusted_ms(connection: sqlite3.Connection, state: dict[str, int], now: datetime) -> int | None:
@@ -148,19 +153,16 @@ def _trusted_ms(connection: sqlite3.Connection, state: dict[str, int], now: date
     return None if clock is None else milliseconds(clock)
 
 
-def _delete(connection: sqlite3.Connection, cutoff_ms: int, clock_ms: int) -> int:
+def _delete(connection: sqlite3.Connection, cutoff_ms: int, clock_ms: int) -> Iterator[int]:
     (last,) = connection.execute("SELECT max(id) FROM receipts WHERE age_ms < ?", (cutoff_ms,)).fetchone()
-    count = 0
-    while last is not None:
+    deleted = 0 if last is None else PRUNED_AT_ONCE
+    while deleted == PRUNED_AT_ONCE:
         deleted = connection.execute(
             "DELETE FROM receipts WHERE id IN (SELECT id FROM receipts WHERE id <= ? AND erased_ms IS NULL"
             " AND (age_ms < ? OR age_ms IS NULL OR age_ms > ?) ORDER BY id LIMIT ?)",
             (last, cutoff_ms, clock_ms, PRUNED_AT_ONCE),
         ).rowcount
-        count += deleted
-        if deleted < PRUNED_AT_ONCE:
-            break
-    return count
+        yield deleted
 
 
 def _instant(ms: int | None) -> datetime | None:

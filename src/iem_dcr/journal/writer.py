@@ -23,7 +23,7 @@ from iem_dcr.journal.schema import DamagedError, is_damage, named, open_for_writ
 from iem_dcr.journal.upkeep import identity, move_aside, prune
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Callable, Hashable, Iterator
     from pathlib import Path
 
 _log = logging.getLogger("iem_dcr.journal")
@@ -55,7 +55,7 @@ class Work:
         do: does it within a transaction; returns what is to be logged as an error, or "".
         what: names it in a message.
         key: work with the same key that waits already need not wait twice; None for any.
-        size: bytes it holds in memory.
+        size: bytes of a receipt that it holds in memory; 0 for what is none.
         done: when it is committed; a JournalError when it could not be yet and stays queued.
     """
 
@@ -88,6 +88,7 @@ class Writer:
         self._closing = False
         self._is_fresh = True
         self._prune_at_s = time.monotonic() + FIRST_PRUNING_S
+        self._pruning: Iterator[int] | None = None
         self._connection: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None
         self._moved_s: float | None = None
@@ -225,6 +226,7 @@ class Writer:
     def _drop(self) -> None:
         """Close the connection. What was not committed is rolled back by that."""
         connection, self._connection = self._connection, None
+        self._pruning = None
         if connection is not None:
             with suppress(sqlite3.Error):
                 connection.close()
@@ -279,22 +281,29 @@ class Writer:
         return f"{named(self.path)}: {why}; receipts wait in memory, and writing is tried again every {RETRY_S:.0f} s"
 
     def _prune_if_due(self) -> None:
-        if self._failing or self._connection is None or time.monotonic() < self._prune_at_s:
+        """Begin a pruning that is due, or go on with one by a few receipts, if nothing else waits."""
+        now_s = time.monotonic()
+        if self._failing or self._connection is None or self._queue or now_s < self._prune_at_s:
             return
-        self._prune_at_s = time.monotonic() + PRUNING_EVERY_S
         try:
-            prune(self._connection, self.path, self.keep_days, self._wall())
+            if self._pruning is None:
+                self._pruning = prune(self._connection, self.path, self.keep_days, self._wall())
+            if next(self._pruning, None) is not None:
+                return
         except Exception:  # noqa: BLE001  another day will do
             _log.exception("%s: old receipts were not deleted", named(self.path))
             self._drop()
+        self._pruning = None
+        self._prune_at_s = now_s + PRUNING_EVERY_S
 
     def _say_what_is_lost(self) -> None:
-        if self._queue:
-            some = ", ".join(work.what for work in islice(self._queue, 20))
+        lost = [work.what for work in self._queue if work.size]
+        if lost:
+            some = ", ".join(lost[:20])
             _log.error(
-                "%s: %d entries were not written when the process ended: %s",
+                "%s: %d receipts were not written when the process ended: %s",
                 named(self.path),
-                len(self._queue),
+                len(lost),
                 printable(some, limit=1000),
             )
 

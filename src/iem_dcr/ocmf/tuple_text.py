@@ -7,13 +7,11 @@ first ``|`` and the one behind the payload, white space included: other readers 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 from collections import Counter
-from dataclasses import dataclass
 from decimal import Decimal
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from iem_dcr.errors import ReceiptError, printable
 
@@ -22,13 +20,14 @@ if TYPE_CHECKING:
 
 HEADER = "OCMF|"
 
+_PLAIN = "OCMF|{"
 _START = re.compile(r"OCMF\|(?=[ \t\r\n]*\{)")
-_JSON_SPACE = re.compile(r"[ \t\r\n]*")
+_SPACES = (" ", "\t", "\r", "\n")
+_JSON_SPACE = re.compile(r"[ \t\r\n]+")
 _AROUND_A_BODY = " \t\r\n\0\ufeff"
 
 
-@dataclass(frozen=True, slots=True)
-class Sections:
+class Sections(NamedTuple):
     """The two JSON sections of a tuple that starts at the text's first character.
 
     Attributes:
@@ -78,9 +77,13 @@ def read_tuple(text: str) -> tuple[str, Sections] | None:
         ReceiptError: as `read_sections`.
     """
     plain = text.strip(_AROUND_A_BODY)
-    if _START.match(plain):  # it cannot be JSON, and it cannot begin anywhere else: no need to look for it
-        with contextlib.suppress(ReceiptError):
+    # It cannot be JSON, and it cannot begin anywhere else: no need to look for it.
+    if plain.startswith(_PLAIN) or _START.match(plain):
+        try:
             sections = read_sections(plain)
+        except ReceiptError:
+            pass  # it is looked for in every way, and what is wrong with it is told then
+        else:
             return plain[: sections.end], sections
     found = find_tuple(text)
     return None if found is None else (found, read_sections(found))
@@ -121,6 +124,8 @@ def _section(text: str, at: int, name: str, decoder: json.JSONDecoder) -> tuple[
 
 
 def _skip_space(text: str, at: int) -> int:
+    if not text.startswith(_SPACES, at):
+        return at
     match = _JSON_SPACE.match(text, at)
     return match.end() if match else at
 

@@ -60,12 +60,14 @@ def verify(receipt: Receipt, public_key: str) -> Verification:
         return Verification(Outcome.NOT_CHECKED, str(error))
     except ImportError as error:
         return Verification(Outcome.NOT_CHECKED, _missing(error))
-    possible = [(r, s) for r, s in read if 0 < r < curve.n and 0 < s < curve.n]
-    if not possible:
+    order, in_range = curve.n, False
+    for r, s in read:
+        if 0 < r < order and 0 < s < order:
+            if key.matches(receipt.signed, r, s):
+                return _VALID
+            in_range = True
+    if not in_range:
         return Verification(Outcome.INVALID, f"r or s of the signature is out of the range of {curve.name}")
-    for r, s in possible:
-        if key.matches(receipt.signed, r, s):
-            return _VALID
     return _INVALID
 
 

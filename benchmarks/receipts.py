@@ -1,0 +1,202 @@
+"""What checking and keeping receipts costs. Ratios of one run.
+
+Usage: python benchmarks/receipts.py [--quick]
+
+Verifications: receipts of one meter, each another text, read and verified on one core, beside ``cryptography`` alone
+with its key object, the signed bytes and the signature at hand. A file: as many receipts as a site has in a year,
+through ``iem-dcr verify`` on all cores. Journal: receipts committed one by one and by several tasks at once, beside
+``sqlite3`` alone with the same pragmas, the same table and one commit a receipt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sqlite3
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from iem_dcr import ocmf
+from iem_dcr.driver.station import KeptReceipt
+from iem_dcr.journal import open_journal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+GOAL = 0.8
+TASKS = 32
+CHUNK = 50
+PAYLOAD = (
+    '{{"FV":"1.0","GI":"IEM-DCR","GS":"1SIM0000000042","GV":"1.0.13","MV":"Isabellenhuette","MM":"IEM-DCR-1000",'
+    '"MS":"1SIM0000000042","CT":"EVSEID","CI":"DE*BEN*E0001*1","IS":true,"IL":"NONE","IF":[],"IT":"ISO14443",'
+    '"ID":"04{number:012X}","PG":"T{number}","TT":"","RD":[{{"TM":"2025-06-01T10:00:00,000+0200 S","TX":"B","EF":"",'
+    '"ST":"G","RV":"{begin:012.3f}","RI":"1-b:1.8.e","RU":"kWh","RT":"DC"}},{{"TM":"2025-06-01T10:30:00,000+0200 S",'
+    '"TX":"E","EF":"","ST":"G","RV":"{end:012.3f}","RI":"1-b:1.8.e","RU":"kWh","RT":"DC"}}]}}'
+)
+"""A receipt as this meter writes it, fields in its order."""
+ALGORITHM = ec.ECDSA(SHA256())
+
+
+class Signed(NamedTuple):
+    """A receipt, and what a bare check of it needs."""
+
+    text: str
+    data: bytes
+    signature: bytes
+
+
+def made(key: ec.EllipticCurvePrivateKey, count: int) -> list[Signed]:
+    """Make receipts of one meter, counted from 1."""
+    receipts = []
+    for number in range(1, count + 1):
+        payload = PAYLOAD.format(number=number, begin=number * 19.0, end=number * 19.0 + 18.5)
+        signature = key.sign(payload.encode(), ALGORITHM)
+        section = f'{{"SA":"ECDSA-secp256r1-SHA256","SD":"{signature.hex().upper()}"}}'
+        receipts.append(Signed(f"OCMF|{payload}|{section}", payload.encode(), signature))
+    return receipts
+
+
+def hex_of(key: ec.EllipticCurvePublicKey) -> str:
+    """Return a key as the meter gives it."""
+    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo).hex()
+
+
+def cpu_s(work: Callable[[Sequence[Signed]], None], some: Sequence[Signed]) -> float:
+    """Return the CPU seconds of this thread that some work takes."""
+    before = time.thread_time()
+    work(some)
+    return time.thread_time() - before
+
+
+def report_verifications(key: ec.EllipticCurvePublicKey, receipts: Sequence[Signed]) -> None:
+    """Print verifications a second. The two take turns, so that both have the same machine."""
+    text = hex_of(key)
+
+    def bare(some: Sequence[Signed]) -> None:
+        for one in some:
+            key.verify(one.signature, one.data, ALGORITHM)
+
+    def whole(some: Sequence[Signed]) -> None:
+        for receipt in [ocmf.parse(one.text) for one in some]:
+            if ocmf.verify(receipt, text).outcome is not ocmf.Outcome.VALID:
+                raise SystemExit(f"a receipt that is valid is not: {receipt.text}")
+
+    whole(receipts[:CHUNK])
+    bare_s, whole_s = [], []
+    for start in range(0, len(receipts), CHUNK):
+        some = receipts[start : start + CHUNK]
+        bare_s.append(cpu_s(bare, some) / len(some))
+        whole_s.append(cpu_s(whole, some) / len(some))
+    bare_one_s, whole_one_s = statistics.median(bare_s), statistics.median(whole_s)
+    ratio = bare_one_s / whole_one_s
+    print(f"Verifications a second on one core, median over {len(receipts)} receipts of one meter")
+    print(f"  read and verified {1 / whole_one_s:7.0f}   cryptography alone {1 / bare_one_s:7.0f}", end="")
+    print(f"   ratio {ratio:.2f}   goal: at least {GOAL:.2f}: {'met' if ratio >= GOAL else 'NOT MET'}")
+
+
+def report_file(key: ec.EllipticCurvePublicKey, receipts: Sequence[Signed], folder: Path) -> None:
+    """Print how long the command takes for a file of receipts."""
+    path = folder / "receipts.txt"
+    path.write_text("".join(f"{one.text}\n" for one in receipts), encoding="utf-8")
+    command = [sys.executable, "-m", "iem_dcr.cli.main", "verify", str(path), "--key", hex_of(key), "--json"]
+    before, before_cpu = time.perf_counter(), os.times()
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  our own program
+    took_s, after_cpu = time.perf_counter() - before, os.times()
+    if done.returncode != 0:
+        raise SystemExit(f"the file was not found valid (exit {done.returncode}): {done.stderr[-2000:]}")
+    used_s = sum(after_cpu[2:4]) - sum(before_cpu[2:4])
+    print(f"A file of {len(receipts)} receipts, {path.stat().st_size / 1e6:.0f} MB, by iem-dcr verify")
+    print(f"  {took_s:.1f} s, {len(receipts) / took_s:.0f} a second, {used_s / took_s:.1f} cores busy")
+
+
+def kept(receipts: Sequence[Signed], key: str) -> list[KeptReceipt]:
+    """Return receipts as a driver has them kept."""
+    return [
+        KeptReceipt(ocmf.parse(one.text), f"bench-{number}", key, ocmf.Outcome.VALID, "192.168.60.12:80")
+        for number, one in enumerate(receipts)
+    ]
+
+
+async def journal_s(path: Path, receipts: Sequence[KeptReceipt], tasks: int) -> float:
+    """Keep receipts from so many tasks; returns seconds until all are committed."""
+    journal = open_journal(path)
+    waiting = list(receipts)
+
+    async def keep() -> None:
+        while waiting:
+            await journal.keep(waiting.pop())
+
+    await journal.begun("", meter="")  # the file is open then
+    before = time.perf_counter()
+    await asyncio.gather(*(keep() for _ in range(tasks)))
+    took_s = time.perf_counter() - before
+    await journal.close()
+    return took_s
+
+
+def bare_s(path: Path, like: Path, count: int) -> float:
+    """Copy what a journal holds into a file with the same table and pragmas, a commit each; returns seconds."""
+    source = sqlite3.connect(like)
+    rows = source.execute("SELECT * FROM receipts LIMIT ?", (count,)).fetchall()
+    tables = [sql for (sql,) in source.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY rowid")]
+    source.close()
+    bare = sqlite3.connect(path, isolation_level=None)
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON"):
+        bare.execute(f"PRAGMA {pragma}")
+    for sql in tables:
+        bare.execute(sql)
+    insert = f"INSERT INTO receipts VALUES ({', '.join('?' * len(rows[0]))})"  # noqa: S608  as many as there are
+    before = time.perf_counter()
+    for row in rows:
+        bare.execute("BEGIN IMMEDIATE")
+        bare.execute(insert, row)
+        bare.execute("COMMIT")
+    took_s = time.perf_counter() - before
+    bare.close()
+    if len(rows) != count:
+        raise SystemExit(f"{len(rows)} receipts of {count} are in the journal")
+    return took_s
+
+
+def report_journal(receipts: Sequence[KeptReceipt], folder: Path) -> None:
+    """Print commits a second."""
+    count = len(receipts)
+    alone_s = asyncio.run(journal_s(folder / "alone.db", receipts, 1))
+    several_s = asyncio.run(journal_s(folder / "several.db", receipts, TASKS))
+    plain_s = bare_s(folder / "bare.db", folder / "alone.db", count)
+    print(f"Journal, {count} receipts committed to {folder.parent}")
+    print(
+        f"  one after the other {count / alone_s:6.0f} a second   {TASKS} tasks at once {count / several_s:6.0f}",
+        end="",
+    )
+    print(f"   sqlite3 alone {count / plain_s:6.0f}")
+    print(f"  ratio one after the other {plain_s / alone_s:.2f}, at once {plain_s / several_s:.2f}")
+
+
+def main() -> None:
+    """Run all of it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a few seconds instead of a minute")
+    quick = parser.parse_args().quick
+    private = ec.generate_private_key(ec.SECP256R1())
+    key = private.public_key()
+    receipts = made(private, 2_000 if quick else 100_000)
+    report_verifications(key, receipts[:20_000])
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        report_file(key, receipts, folder)
+        report_journal(kept(receipts[: 200 if quick else 2_000], hex_of(key)), folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,321 @@
+"""``iem-dcr receipts``: what a journal keeps, found again, handed on, and erased on request."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict, TypeVar, Unpack, cast
+
+import click
+
+from iem_dcr.cli.arguments import common
+from iem_dcr.cli.render import device_text, kwh, print_receipt, say
+from iem_dcr.cli.terminal import Output, tell
+from iem_dcr.errors import JournalError, ReceiptError, printable, shortened
+from iem_dcr.journal import forget as erase
+from iem_dcr.journal import open_for_reading
+from iem_dcr.meter_time import rfc3339
+from iem_dcr.ocmf import parse, verify
+from iem_dcr.ocmf.export import Exported, Format, Item, export
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from iem_dcr.journal import Entry, Erased, JournalReader
+    from iem_dcr.ocmf import Receipt
+
+F = TypeVar("F", bound="Callable[..., object]")
+
+EXIT_NONE = 1
+_DATE_LENGTH = len("2026-03-01")
+
+
+class Which(TypedDict):
+    """Which entries: see `iem_dcr.journal.JournalReader.entries`."""
+
+    begin: datetime | None
+    end: datetime | None
+    transaction_id: str | None
+    meter: str | None
+
+
+class TimeType(click.ParamType):  # type: ignore[type-arg]  # generic in newer click only
+    """``2026-03-01`` or ``2026-03-01T12:00[:00][+01:00]``; without an offset the time of this host."""
+
+    name = "TIME"
+
+    def __init__(self, *, is_end: bool) -> None:
+        self._is_end = is_end
+
+    def convert(self, value: str | datetime, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        """Make an instant of a word; a day alone ends with its end."""
+        if isinstance(value, datetime):
+            return value
+        try:
+            time = datetime.fromisoformat(value)
+            if len(value) <= _DATE_LENGTH and self._is_end:
+                time += timedelta(days=1)
+            return time.astimezone()
+        except (ValueError, OverflowError, OSError):
+            self.fail(f"{printable(value, limit=40)!r}: expected 2026-03-01 or 2026-03-01T12:00+01:00", param, ctx)
+
+
+def _journal(command: F) -> F:
+    """Add the option that says which journal."""
+    option = click.option(
+        "--journal",
+        "path",
+        required=True,
+        type=click.Path(dir_okay=False),
+        metavar="F",
+        help="The journal: the file that the setting journal_path names.",
+    )
+    return option(command)
+
+
+def _selection(command: F) -> F:
+    """Add the options that choose receipts, and hand them over as one `Which`."""
+
+    @functools.wraps(command)
+    def chosen(
+        begin: datetime | None, end: datetime | None, transaction_id: str | None, meter: str | None, **others: object
+    ) -> object:
+        return command(which=Which(begin=begin, end=end, transaction_id=transaction_id, meter=meter), **others)
+
+    made: Callable[..., object] = chosen
+    for option in (
+        click.option("--meter", metavar="SERIAL", help="Only those of the meter with this serial number (MS)."),
+        click.option("--transaction", "transaction_id", metavar="ID", help="Only those of this transaction."),
+        click.option(
+            "--to", "end", type=TimeType(is_end=True), help="Only those that ended before; a day is included."
+        ),
+        click.option("--from", "begin", type=TimeType(is_end=False), help="Only those that ended then or later."),
+    ):
+        made = option(made)
+    return cast("F", made)
+
+
+@click.group(name="receipts", short_help="List, show, export or erase the receipts of a journal.")
+@common
+def command() -> None:
+    """List, show, export or erase the receipts that a driver keeps in its journal (setting journal_path)."""
+
+
+@command.command(name="list", short_help="List them.")
+@_journal
+@_selection
+@click.option("--json", "as_json", is_flag=True, help="Write one JSON object per receipt.")
+@common
+def list_command(path: str, which: Which, as_json: bool) -> int:
+    """List the receipts of a journal, oldest first: when, how much, and whether the signature was valid."""
+    output = Output()
+    console = output.console()
+    count = 0
+    with open_for_reading(path) as reader:
+        for entry in reader.entries(**which):
+            count += 1
+            if as_json:
+                output.line(_entry_json(entry))
+            else:
+                say(console, _entry_line(entry))
+    output.flush()
+    return output.status() or _none_is_said(path, count)
+
+
+@command.command(name="show", short_help="Show them in full.")
+@_journal
+@_selection
+@common
+def show_command(path: str, which: Which) -> int:
+    """Show receipts of a journal in full, their signatures checked anew with the key kept beside them."""
+    output = Output()
+    console = output.console()
+    count = 0
+    with open_for_reading(path) as reader:
+        for entry in reader.entries(**which):
+            count += 1
+            receipt = _receipt(entry)
+            say(console, _entry_line(entry))
+            if isinstance(receipt, str):
+                say(console, f"  {receipt}")
+            else:
+                print_receipt(console, receipt, verify(receipt, entry.public_key))
+    output.flush()
+    return output.status() or _none_is_said(path, count)
+
+
+@command.command(name="export", short_help="Hand them on.")
+@_journal
+@_selection
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice([form.value for form in Format]),
+    default=Format.TRANSPARENCY.value,
+    show_default=True,
+    help="What to write: XML of the S.A.F.E. transparency software, tuples, CSV, or OCPP meter values.",
+)
+@click.option("-o", "--output", "file", type=click.Path(dir_okay=False), metavar="FILE", help="Write it to this file.")
+@click.option(
+    "--reencode-signature",
+    is_flag=True,
+    help="Write signatures that the transparency software cannot read (raw r‖s) anew as DER.",
+)
+@common
+def export_command(path: str, which: Which, form: str, file: str | None, reencode_signature: bool) -> int:
+    """Hand receipts on: byte for byte as the meter signed them, with its key where the format has a place for it."""
+    with open_for_reading(path) as reader:
+        items = _items(reader, **which)
+    if not items:
+        return _none_is_said(path, 0)
+    exported = export(items, Format(form), reencode_signature=reencode_signature)
+    for note in exported.notes:
+        tell(f"Note: {note}.")
+    return _written(exported, file)
+
+
+@command.command(name="forget", short_help="Erase those of a person or a transaction.")
+@_journal
+@click.option("--id", "identification", metavar="ID", help="Erase the receipts with this ID, exactly as it was signed.")
+@click.option("--transaction", "transaction_id", metavar="ID", help="Erase the receipts of this transaction.")
+@click.option("--yes", "is_confirmed", is_flag=True, help="Do not ask.")
+@common
+def forget_command(path: str, identification: str | None, transaction_id: str | None, is_confirmed: bool) -> int:
+    """Erase the receipts of a person or of a transaction: the tuple and every id go, meter, times and energies stay.
+
+    The signed tuple is the evidence of what was charged. It cannot be had back from the meter.
+    """
+    if not identification and not transaction_id:
+        raise click.UsageError("say whose receipts: --id or --transaction")
+    whose = " and of ".join(
+        words
+        for words in (
+            f"the id {printable(identification)!r}" if identification else "",
+            f"transaction {printable(transaction_id)!r}" if transaction_id else "",
+        )
+        if words
+    )
+    tell(
+        f"The receipts of {whose} will be erased from {printable(path)}. Their signed tuples are the evidence of what "
+        "was charged: after this, nobody can prove it, and nobody can bring them back."
+    )
+    if not is_confirmed and not _is_agreed():
+        tell("Nothing was erased.")
+        return EXIT_NONE
+    erased = erase(path, identification=identification or "", transaction_id=transaction_id or "")
+    return _told(erased, shortened(identification or transaction_id or ""))
+
+
+def _is_agreed() -> bool:
+    if not sys.stdin.isatty():
+        raise click.UsageError("this needs --yes, or a terminal to ask at")
+    answer: str = click.prompt("Type 'erase' to go on", default="", show_default=False, err=True)
+    return answer.strip() == "erase"
+
+
+def _told(erased: Erased, whose: str) -> int:
+    for kept_aside in erased.elsewhere:
+        tell(f"Warning: {printable(kept_aside)} is a damaged journal that was moved aside: they may still stand in it.")
+    if not erased.is_overwritten:
+        tell("Error: somebody reads the journal, so the bytes could not be overwritten yet: do it again.")
+    count = len(erased.entries)
+    if not count:
+        tell(f"No receipt of {whose} was found.")
+    else:
+        tell(f"{count} receipt{'' if count == 1 else 's'} erased.")
+    return 0 if count and erased.is_overwritten else EXIT_NONE
+
+
+def _items(reader: JournalReader, **which: Unpack[Which]) -> list[Item]:
+    items = []
+    for entry in reader.entries(**which):
+        receipt = _receipt(entry)
+        if isinstance(receipt, str):
+            tell(f"Note: entry {entry.id} ({device_text(entry.pagination or 'without PG')}) is left out: {receipt}.")
+        else:
+            items.append(Item(receipt, entry.public_key, entry.transaction_id))
+    return items
+
+
+def _receipt(entry: Entry) -> Receipt | str:
+    """Return the receipt of an entry, or why there is none."""
+    if entry.erased is not None:
+        return f"it was erased on {entry.erased:%Y-%m-%d}"
+    if not entry.is_whole:
+        return "the journal was damaged there: its tuple is not the one that was kept"
+    try:
+        return parse(entry.text)
+    except ReceiptError as error:
+        return f"it cannot be read: {error}"
+
+
+def _written(exported: Exported, file: str | None) -> int:
+    if file is None:
+        output = Output()
+        output.write(exported.text)
+        output.flush()
+        return output.status()
+    try:
+        Path(file).write_text(exported.text, encoding="utf-8", newline="")
+    except OSError as error:
+        raise JournalError(f"{printable(file)} cannot be written: {error.strerror or error}") from error
+    tell(f"{exported.count} receipt{'' if exported.count == 1 else 's'} written to {printable(file)}.")
+    return 0
+
+
+def _none_is_said(path: str, count: int) -> int:
+    if count:
+        return 0
+    tell(f"No such receipt in {printable(path)}.")
+    return EXIT_NONE
+
+
+def _entry_line(entry: Entry) -> str:
+    begin = device_text(entry.begin_text) or "?"
+    end = device_text(entry.end_text) or "?"
+    words = [
+        device_text(entry.meter),
+        device_text(entry.pagination or "without PG"),
+        device_text(entry.transaction_id) or "-",
+        device_text(entry.identification) or "-",
+        f"{begin} to {end}",
+        "?" if entry.energy_wh is None else kwh(entry.energy_wh),
+        entry.outcome.value if entry.outcome else "not checked",
+    ]
+    if entry.erased is not None:
+        words.append("ERASED")
+    elif not entry.is_whole:
+        words.append("DAMAGED")
+    errors = [str(found.get("code")) for found in entry.findings if found.get("severity") == "error"]
+    if errors:
+        words.append(device_text("not accepted by the transparency software: " + ", ".join(dict.fromkeys(errors))))
+    return "  ".join(words)
+
+
+def _entry_json(entry: Entry) -> dict[str, object]:
+    def exact(energy_wh: object) -> str | None:
+        return None if energy_wh is None else f"{energy_wh:f}"
+
+    return {
+        "entry": entry.id,
+        "meter": entry.meter,
+        "address": entry.address,
+        "pagination": entry.pagination,
+        "transaction_id": entry.transaction_id,
+        "identification": entry.identification,
+        "begin": entry.begin and rfc3339(entry.begin),
+        "end": entry.end and rfc3339(entry.end),
+        "begin_wh": exact(entry.begin_wh),
+        "end_wh": exact(entry.end_wh),
+        "energy_wh": exact(entry.energy_wh),
+        "outcome": entry.outcome.value if entry.outcome else "not checked",
+        "findings": entry.findings,
+        "found": entry.found,
+        "kept": rfc3339(entry.kept),
+        "erased": entry.erased and rfc3339(entry.erased),
+        "is_whole": entry.is_whole,
+        "public_key": entry.public_key,
+        "ocmf": entry.text,
+    }

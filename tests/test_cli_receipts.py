@@ -1,0 +1,192 @@
+"""iem-dcr receipts: found in a journal, shown, handed on so that they verify, and erased."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pty
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from iem_dcr.ocmf import parse
+from iem_dcr.ocmf.curves import SECP256R1
+from tests.support.command_line import PATIENCE_S, Done, environment, run
+from tests.support.journals import METER, entries, journal, kept, tuple_text
+from tests.support.ocmf_signing import CurveSigner
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SIGNER = CurveSigner(SECP256R1)
+KEY = SIGNER.spki
+FORMATS = ["transparency", "plain", "csv", "ocpp16", "ocpp201"]
+
+
+def payload(number: int, **fields: str) -> str:
+    """Make a payload that the transparency software accepts: nothing of the end is left out."""
+    return tuple_text(number, **fields).split("|")[1].replace('"TX":"E",', '"TX":"E","RI":"1-b:1.8.e","RU":"kWh",')
+
+
+def signed(number: int, **fields: str) -> str:
+    return SIGNER.tuple_of(payload(number, **fields))
+
+
+def raw(number: int) -> str:
+    text = payload(number)
+    data = b"".join(part.to_bytes(32, "big") for part in SIGNER.numbers(text))
+    return f'OCMF|{text}|{{"SD":"{data.hex()}"}}'
+
+
+def keep(path: Path, *texts: str) -> None:
+    async def write() -> None:
+        async with journal(path) as opened:
+            for number, text in enumerate(texts, 1):
+                await opened.keep(kept(1, f"T-{number}", receipt=parse(text), public_key=KEY))
+
+    asyncio.run(write())
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A journal of three receipts, of two meters."""
+    file = tmp_path / "receipts.sqlite"
+    keep(
+        file,
+        signed(1, ID="04AB1"),
+        signed(2, ID="04AB2", end="2026-03-02T12:30:00,000"),
+        signed(3, ID="04AB1", meter="OTHER", end="2026-03-03T12:30:00,000"),
+    )
+    return file
+
+
+def receipts(what: str, path: Path, *arguments: str) -> Done:
+    return run("receipts", what, "--journal", str(path), *arguments)
+
+
+def test_list(path: Path) -> None:
+    done = receipts("list", path)
+    assert (done.status, done.err) == (0, "")
+    assert done.out.splitlines()[0] == (
+        f"{METER}  T1  T-1  04AB1  2026-03-01T12:00:00,000+0100 S to 2026-03-01T12:30:00,500+0100 S  2.100 kWh  valid"
+    )
+    assert len(done.out.splitlines()) == 3
+    written = receipts("list", path, "--json").events
+    assert [entry["ocmf"] for entry in written] == [entry.text for entry in entries(path)]
+    assert (written[0]["energy_wh"], written[0]["end"]) == ("2100.000", "2026-03-01T11:30:00.500Z")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        (["--meter", "OTHER"], ["T3"]),
+        (["--transaction", "T-2"], ["T2"]),
+        (["--from", "2026-03-02T00:00+01:00"], ["T2", "T3"]),
+        (["--to", "2026-03-02T12:30:00+01:00"], ["T1"]),
+        (["--from", "2026-03-02T12:30:00+01:00", "--to", "2026-03-02T12:30:01+01:00"], ["T2"]),
+        (["--to", "2026-03-03"], ["T1", "T2", "T3"]),
+        (["--from", "2026-03-02", "--meter", METER], ["T2"]),
+    ],
+)
+def test_selection(path: Path, arguments: list[str], found: list[str]) -> None:
+    assert [entry["pagination"] for entry in receipts("list", path, "--json", *arguments).events] == found
+
+
+@pytest.mark.parametrize("what", ["list", "show", "export"])
+def test_none_is_exit_1(path: Path, what: str) -> None:
+    done = receipts(what, path, "--transaction", "nobody's")
+    assert (done.status, done.out) == (1, "")
+    assert "No such receipt" in done.err
+    done = receipts(what, path.with_name("none"))
+    assert (done.status, done.out) == (1, "")
+    assert "there is no such file" in done.err
+
+
+def test_show(path: Path) -> None:
+    done = receipts("show", path, "--transaction", "T-2")
+    assert (done.status, done.err) == (0, "")
+    assert "Receipt T2" in done.out
+    assert "VALID: the signature matches" in done.out
+    assert signed(2, ID="04AB2", end="2026-03-02T12:30:00,000") in done.out
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_exported_receipts_verify(path: Path, tmp_path: Path, form: str) -> None:
+    file = tmp_path / "exported"
+    done = receipts("export", path, "--format", form, "-o", str(file))
+    assert (done.status, done.out) == (0, "")
+    assert done.err == f"3 receipts written to {file}.\n"
+    key = ["--key", KEY] if form == "plain" else []
+    verified = run("verify", str(file), "--json", *key)
+    assert (verified.status, verified.err) == (0, "")
+    found = [event for event in verified.events if event["event"] == "transaction"]
+    assert [event["paginations"] for event in found] == [["T1"], ["T2"], ["T3"]]
+    assert [event["verdict"] for event in found] == ["accepted"] * 3
+    assert receipts("export", path, "--format", form).out == file.read_bytes().decode().replace("\r\n", "\n")
+
+
+def test_a_raw_signature_is_written_anew_on_request_only(tmp_path: Path) -> None:
+    path = tmp_path / "j.sqlite"
+    keep(path, raw(1))
+    done = receipts("export", path, "--format", "plain")
+    assert done.out == raw(1) + "\n"
+    assert "--reencode-signature writes it anew" in done.err
+    done = receipts("export", path, "--format", "plain", "--reencode-signature")
+    assert done.out != raw(1) + "\n"
+    assert "was written anew as DER" in done.err
+    file = tmp_path / "anew"
+    file.write_text(done.out)
+    (transaction, _) = run("verify", str(file), "--key", KEY, "--json").events
+    assert transaction["verdict"] == "accepted"
+
+
+def test_a_file_that_cannot_be_written_is_exit_1(path: Path, tmp_path: Path) -> None:
+    done = receipts("export", path, "-o", str(tmp_path / "none" / "file"))
+    assert (done.status, done.out) == (1, "")
+    assert "cannot be written: No such file" in done.err
+
+
+def test_forget(path: Path) -> None:
+    done = receipts("forget", path, "--id", "04AB1", "--yes")
+    assert (done.status, done.out) == (0, "")
+    assert "nobody can prove it" in done.err
+    assert done.err.endswith("2 receipts erased.\n")
+    assert [entry.text == "" for entry in entries(path)] == [True, False, True]
+    assert b"04AB1" not in path.read_bytes()
+    listed = receipts("list", path)
+    assert listed.out.count("ERASED") == 2
+    exported = receipts("export", path, "--format", "plain")
+    assert exported.out.count("OCMF|") == 1
+    assert exported.err.count("is left out: it was erased") == 2
+    again = receipts("forget", path, "--id", "04AB1", "--yes")
+    assert again.status == 1
+    assert "No receipt of" in again.err
+
+
+def test_forget_without_a_terminal_wants_yes(path: Path) -> None:
+    done = receipts("forget", path, "--transaction", "T-1")
+    assert done.status == 2
+    assert "--yes" in done.err
+    assert all(entry.text for entry in entries(path))
+
+
+@pytest.mark.parametrize(("answer", "status"), [(b"erase\n", 0), (b"yes\n", 1), (b"\n", 1)])
+def test_forget_asks_for_a_word(path: Path, answer: bytes, status: int) -> None:
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "iem_dcr.cli.main", "receipts", "forget", "--journal", str(path)]
+    with subprocess.Popen(
+        [*command, "--transaction", "T-1"],
+        stdin=theirs,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(),
+    ) as process:
+        os.close(theirs)
+        os.write(ours, answer)
+        _, err = process.communicate(timeout=PATIENCE_S)
+    os.close(ours)
+    assert process.returncode == status
+    assert b"Type 'erase'" in err
+    assert (entries(path)[0].text == "") == (status == 0)

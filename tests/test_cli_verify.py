@@ -1,0 +1,264 @@
+"""iem-dcr verify: what it says of receipts, by what it exits, and many of them over all cores."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from iem_dcr.cli.verifying import BATCH, MANY
+from iem_dcr.ocmf.curves import SECP256R1
+from tests.support.command_line import PATIENCE_S, Done, begin, environment, finish, run
+from tests.support.journals import tuple_text
+from tests.support.ocmf_signing import CurveSigner
+from tests.support.shared import shared
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SIGNER = CurveSigner(SECP256R1)
+KEY = SIGNER.spki
+
+
+def payload(number: int, **fields: str) -> str:
+    """Make a payload that the transparency software accepts: nothing of the end is left out."""
+    return tuple_text(number, **fields).split("|")[1].replace('"TX":"E",', '"TX":"E","RI":"1-b:1.8.e","RU":"kWh",')
+
+
+def signed(number: int, **fields: str) -> str:
+    return SIGNER.tuple_of(payload(number, **fields))
+
+
+def half(number: int, TX: str, rv: str) -> str:
+    row = {"TM": f"2026-03-01T1{number}:00:00,000+0100 S", "TX": TX, "ST": "G", "RV": rv, "RI": "1-b:1.8.e"}
+    section = {"FV": "1.0", "MS": "M", "PG": f"T{number}", "ID": "04AB", "RD": [row | {"RU": "kWh"}]}
+    return SIGNER.tuple_of(json.dumps(section))
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "receipts.txt"
+
+
+def check(file: Path, text: str | bytes, *arguments: str, key: str = KEY) -> Done:
+    file.write_bytes(text.encode() if isinstance(text, str) else text)
+    return run("verify", str(file), *(("--key", key) if key else ()), *arguments)
+
+
+def test_one_receipt(file: Path) -> None:
+    done = check(file, signed(7, ID="04ABCD"))
+    assert (done.status, done.err) == (0, "")
+    assert done.out == (
+        "Receipt T7 of meter 1TST0000000001   line 1\n"
+        "  User       04ABCD\n"
+        "  Begin      2026-03-01 12:00:00 +0100   register 451.795 kWh\n"
+        "  End        2026-03-01 12:30:00 +0100   register 459.895 kWh\n"
+        "  Energy     8.100 kWh  import 1-b:1.8.e\n"
+        "  Verdict    VALID: the signature matches the data and the key\n"
+        "\n"
+        "1 transaction: 1 valid\n"
+    )
+
+
+def test_exit_status_and_summary(file: Path) -> None:
+    good, bad, unreadable = signed(1), signed(2).replace("454.895", "455.895"), signed(3)[:200]
+    broken_key = "00" * 5
+    for text, key, status, verdict in (
+        (good, KEY, 0, "accepted"),
+        (bad, KEY, 1, "invalid"),
+        (unreadable, KEY, 2, "unreadable"),
+        (good, broken_key, 2, "not checked"),
+        (good, "", 2, "not checked"),
+        (f"{unreadable}\n{good}\n{bad}", KEY, 1, None),
+        (f"{good}\n{unreadable}", KEY, 2, None),
+    ):
+        done = check(file, text, "--json", key=key)
+        assert done.status == status
+        assert done.err == ""
+        summary = done.only("summary")
+        assert summary["transactions"] == text.count("OCMF|")
+        if verdict:
+            assert done.only("transaction")["verdict"] == verdict
+            assert summary["verdicts"][verdict] == 1
+
+
+def test_valid_but_not_accepted_is_exit_0_and_loud(file: Path) -> None:
+    done = check(file, SIGNER.tuple_of(payload(1).replace('"ST":"G"', '"ST":"E"')))
+    assert done.status == 0
+    assert "VALID, but NOT ACCEPTED by the transparency software: status-not-good\n" in done.out
+    assert done.out.endswith("1 transaction: 1 valid, but not accepted by the transparency software\n")
+
+
+def test_begin_and_end_in_tuples_of_their_own(file: Path) -> None:
+    texts = [half(5, "E", "3.5"), signed(1), half(4, "B", "1.0"), half(9, "B", "7.0")]
+    done = check(file, "\n".join(texts), "--json")
+    assert done.status == 0
+    whole, pair, alone, summary = done.events
+    assert (whole["paginations"], pair["paginations"], alone["paginations"]) == (["T1"], ["T4", "T5"], ["T9"])
+    assert (pair["energy_wh"], pair["sources"]) == ("2500.0", ["line 3", "line 1"])
+    assert (pair["begin"], pair["end"]) == ("2026-03-01T13:00:00.000Z", "2026-03-01T14:00:00.000Z")
+    assert [found["code"] for found in summary["findings"]] == ["pagination-gap"]
+
+
+def test_standard_input_and_the_documents_key(file: Path) -> None:
+    signed_value = {"signed_meter_data": signed(1), "public_key": KEY}
+    for arguments in (["verify"], ["verify", "-"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "iem_dcr.cli.main", *arguments],
+            input=json.dumps(signed_value),
+            capture_output=True,
+            text=True,
+            check=False,
+            env=environment(),
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "compare it with the meter's" in done.stdout
+    other = CurveSigner(SECP256R1, secret=5).spki
+    done_with_other = check(file, json.dumps(signed_value), key=other)
+    assert done_with_other.status == 1
+    assert "names another key than the one given" in done_with_other.out
+    assert "another key" not in check(file, json.dumps(signed_value), key=SIGNER.public.hex()).out
+
+
+@pytest.mark.parametrize(
+    "content",
+    [KEY.encode(), f"\ufeff{KEY}\n".encode(), bytes.fromhex(KEY), json.dumps({"SA": "x", "PK": KEY}).encode()],
+)
+def test_key_file(file: Path, tmp_path: Path, content: bytes) -> None:
+    key_file = tmp_path / "key"
+    key_file.write_bytes(content)
+    assert check(file, signed(1), "--key-file", str(key_file), key="").status == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"", "no receipt in it"),
+        (b"hello", "no receipt in it"),
+        (b"<!DOCTYPE a [<!ENTITY x SYSTEM 'file:///etc/passwd'>]><a>&x;</a>", "document type declaration"),
+        (b"[" * 200_000, "nested too deeply"),
+        (b"OCMF|" + b"x" * 17_000_000, "no other tuple begins"),
+    ],
+)
+def test_what_cannot_be_read_is_exit_2(file: Path, content: bytes, why: str) -> None:
+    done = check(file, content)
+    assert (done.status, done.out) == (2, "")
+    assert done.err.startswith("Error: ")
+    assert why in done.err
+    assert done.err.count("\n") == 1
+
+
+def test_no_file_is_exit_2(tmp_path: Path) -> None:
+    done = run("verify", str(tmp_path / "none"))
+    assert (done.status, done.out) == (2, "")
+    assert "cannot be read: No such file" in done.err
+
+
+def test_hostile_text_is_shown_harmless(file: Path) -> None:
+    done = check(file, signed(1, ID="[red]\\u001b[31m\\u202e\\n\\ud800"))
+    assert done.status == 0
+    assert "\x1b" not in done.out
+    assert "\u202e" not in done.out
+
+
+def test_more_than_a_few_have_a_line_each(file: Path) -> None:
+    done = check(file, "\n".join(signed(number) for number in range(25)))
+    assert done.status == 0
+    lines = done.out.splitlines()
+    assert len(lines) == 26
+    assert lines[24] == (
+        "line 25: 1TST0000000001  T24  04AB000024  2026-03-01 12:00:00 +0100  2026-03-01 12:30:00 +0100  25.100 kWh"
+        "  VALID"
+    )
+
+
+def many(file: Path) -> int:
+    """Write many receipts: two that are not genuine, one damaged, and halves far from each other."""
+    good = [signed(number) for number in range(20)]
+    lines = [half(4, "B", "1.0"), *(good[number % 20] for number in range(MANY + 2 * BATCH)), half(5, "E", "2.0")]
+    lines[700] = good[0].replace("452.895", "952.895")
+    lines[MANY + 300] = good[1].replace("453.895", "953.895")
+    lines[1500] = good[3][:99]
+    file.write_text("\n".join(lines) + "\n")
+    return len(lines)
+
+
+def test_many_over_all_cores(file: Path) -> None:
+    count = many(file)
+    done = run("verify", str(file), "--key", KEY)
+    assert (done.status, done.err) == (1, "")
+    shown = [line for line in done.out.splitlines() if line.startswith("line ")]
+    assert [line.partition(":")[0] for line in shown] == ["line 701", "line 1501", f"line {MANY + 301}"]
+    assert f"{count - 4:,} accepted transactions are not shown; --all shows them." in done.out
+    assert done.out.endswith(f"{count - 1:,} transactions: {count - 4:,} valid, 2 NOT VALID, 1 not readable\n")
+    listed = run("verify", str(file), "--key", KEY, "--json")
+    assert listed.status == 1
+    sources = [event["sources"] for event in listed.events if event["event"] == "transaction"]
+    assert sources == [*([f"line {number}"] for number in range(2, count)), ["line 1", f"line {count}"]]
+    shown_all = run("verify", str(file), "--key", KEY, "--all").out
+    assert shown_all.count("  VALID\n") == count - 4
+
+
+def test_the_bar_is_on_the_terminal_alone(file: Path) -> None:
+    many(file)
+    ours, theirs = pty.openpty()
+    shown = file.with_name("shown")
+    with shown.open("w") as out:
+        process = begin("verify", str(file), "--key", KEY, stdout=out.fileno(), stderr=theirs)
+    os.close(theirs)
+    seen = b""
+    try:
+        while piece := os.read(ours, 10_000):
+            seen += piece
+    except OSError:  # how a terminal ends
+        pass
+    os.close(ours)
+    assert process.wait(timeout=PATIENCE_S) == 1
+    assert b"receipts" in seen
+    assert "%" not in shown.read_text()
+    assert "2 NOT VALID" in shown.read_text()
+
+
+def test_an_interruption_leaves_no_process(file: Path) -> None:
+    read, write = os.pipe()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "iem_dcr.cli.main", "verify", "-", "--key", KEY],
+        stdin=read,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+        start_new_session=True,
+    )
+    os.close(read)
+    many(file)
+    with os.fdopen(write, "wb") as feed:
+        for _ in range(4):
+            feed.write(file.read_bytes())
+        feed.flush()
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("line ")
+        os.killpg(process.pid, signal.SIGINT)
+        done = finish(process)  # its pipes end when the last process that holds them has ended
+    assert done.status == 130
+    assert done.err.strip() == "Interrupted."
+
+
+def test_genuine() -> None:
+    tuple_2025 = str(shared("receipts/iem-dcr-2025-unpadded-der.ocmf"))
+    done = run("verify", tuple_2025, "--key-file", str(shared("device/publickey.json")))
+    assert done.status == 0
+    assert "Verdict    VALID:" in done.out
+    for name, status, word in (
+        ("iem-dcr-2023-raw-signature.xml", 0, "VALID, but NOT ACCEPTED by the transparency software: signature-form"),
+        ("iem-dcr-2023-import-export-does-not-verify.xml", 1, "NOT VALID: the signature does not match"),
+    ):
+        done = run("verify", str(shared(f"receipts/{name}")))
+        assert done.status == status
+        assert word in done.out

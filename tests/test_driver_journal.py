@@ -1,0 +1,479 @@
+"""The driver and its journal: what nobody fetched is kept, nothing is swapped after a restart, no stop waits long."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import sqlite3
+from typing import TYPE_CHECKING
+
+import pytest
+
+from iem_dcr.config import Settings
+from iem_dcr.driver import MeterDriver
+from iem_dcr.errors import JournalError
+from iem_dcr.journal.schema import VERSION
+from iem_dcr.ocmf import Outcome
+from iem_dcr.powermeter import TransactionRequestStatus
+from iem_dcr.simulator import Fault, SimulatorOptions
+from tests.support.bench import CI, SECRET, Bench, RememberingStation, bench, request
+from tests.support.journals import entries, patient_journal
+from tests.support.virtual_time import virtual
+from tests.test_driver_corners import END
+from tests.test_driver_power import fated
+from tests.test_driver_start import BEGIN, RECEIPT, receipt_of
+from tests.test_driver_whose import begin, expect_own, live, session_of_nobodys
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from iem_dcr.driver import KeptReceipt, ReceiptJournal
+    from iem_dcr.journal import Entry
+    from iem_dcr.ocmf import Receipt
+
+OK = TransactionRequestStatus.OK
+UNEXPECTED_ERROR = TransactionRequestStatus.UNEXPECTED_ERROR
+OF_ANOTHER = "the meter's last receipt is that of another transaction"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "receipts.db"
+
+
+@contextlib.asynccontextmanager
+async def driver(
+    b: Bench, journal: ReceiptJournal | None, **settings: object
+) -> AsyncIterator[tuple[MeterDriver, RememberingStation]]:
+    """Stop the bench's driver and run another in its place, as after a restart of the process."""
+    b.task.cancel()
+    await asyncio.gather(b.task, return_exceptions=True)
+    host, port = b.server.address.split(":")
+    station = RememberingStation()
+    given = Settings.of({"ip_address": host, "port_http": int(port), "CI": CI} | settings)
+    made = MeterDriver(given, station, journal=journal, wall=b.wall)
+    task = asyncio.create_task(made.run())
+    try:
+        yield made, station
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def whose(path: Path) -> list[tuple[str, str, bool]]:
+    """Return pagination, transaction and whether it was only found, of every receipt kept."""
+    return [(entry.pagination, entry.transaction_id, entry.found) for entry in entries(path)]
+
+
+def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+# --- what is handed over ---
+
+
+@virtual
+async def test_a_receipt_is_in_the_journal_before_the_station_has_it(tmp_path: Path) -> None:
+    path = tmp_path / "receipts.db"
+    async with bench() as b, patient_journal(path) as journal:
+        await live(b)
+        async with driver(b, journal) as (made, _):
+            assert (await made.start_transaction(request())).status is OK
+            receipt = receipt_of(await made.stop_transaction("T-1"))
+            (entry,) = entries(path)
+            assert entry.text == receipt.text
+            assert (entry.transaction_id, entry.outcome, entry.found) == ("T-1", Outcome.VALID, False)
+            assert entry.public_key == made.public_key
+            assert entry.address == made.address
+            assert receipt_of(await made.stop_transaction("T-1")).text == receipt.text
+            assert len(entries(path)) == 1
+
+
+class Hanging:
+    """A journal on a disk that does not answer."""
+
+    def __init__(self) -> None:
+        self.kept: list[KeptReceipt] = []
+
+    async def keep(self, kept: KeptReceipt) -> None:
+        self.kept.append(kept)
+        await asyncio.sleep(1e6)
+
+    async def receipt_of(self, transaction_id: str, *, meter: str, address: str) -> Entry | None:
+        await asyncio.sleep(1e6)
+        raise AssertionError
+
+    async def is_of_another(self, receipt: Receipt, transaction_id: str, *, meter: str) -> bool:
+        await asyncio.sleep(1e6)
+        raise AssertionError
+
+    async def begun(self, transaction_id: str, *, meter: str) -> None:
+        await asyncio.sleep(1e6)
+
+
+class Failing(Hanging):
+    """A journal whose disk is full."""
+
+    async def keep(self, kept: KeptReceipt) -> None:
+        self.kept.append(kept)
+        raise JournalError("the disk is full")
+
+    async def receipt_of(self, transaction_id: str, *, meter: str, address: str) -> Entry | None:
+        raise JournalError("the disk is full")
+
+    async def is_of_another(self, receipt: Receipt, transaction_id: str, *, meter: str) -> bool:
+        raise ValueError(transaction_id)
+
+    async def begun(self, transaction_id: str, *, meter: str) -> None:
+        raise JournalError("the disk is full")
+
+
+async def seconds_of_a_stop(b: Bench, journal: ReceiptJournal | None, name: str) -> float:
+    loop = asyncio.get_running_loop()
+    async with driver(b, journal) as (made, station):
+        while not station.values:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(2)
+        assert (await made.start_transaction(request(name))).status is OK
+        await asyncio.sleep(0.2)
+        before_s = loop.time()
+        assert receipt_of(await made.stop_transaction(name)).identification == f"04AB{name}"
+        return loop.time() - before_s
+
+
+@virtual
+async def test_a_stop_waits_half_a_second_at_most_for_a_disk_that_does_not_answer(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with bench() as b:
+        await live(b)
+        plain_s = await seconds_of_a_stop(b, None, "A")
+        assert await seconds_of_a_stop(b, Hanging(), "B") <= plain_s + 0.51
+        assert "is still being kept when it is handed over" in caplog.text
+        caplog.clear()
+        assert await seconds_of_a_stop(b, Failing(), "C") <= plain_s + 0.01
+    assert errors(caplog) == []
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert "is not in the journal yet: the disk is full" in warning
+
+
+@pytest.mark.parametrize("journal", [Hanging(), Failing()])
+@virtual
+async def test_a_disk_that_does_not_answer_takes_no_stop_its_receipt(journal: Hanging) -> None:
+    loop = asyncio.get_running_loop()
+    async with bench() as b:
+        await live(b)
+        await begin(b, "A")
+        await expect_own(b, "A")
+        async with driver(b, journal) as (made, station):
+            before_s = loop.time()
+            assert receipt_of(await made.stop_transaction("unknown")).identification == "04ABA"
+            assert loop.time() - before_s < 2.0
+            await asyncio.sleep(10)
+            assert len(station.values) >= 9
+            assert [error.sub_type for error in station.raised] == []
+
+
+@virtual
+async def test_a_journal_of_a_newer_version_lets_the_driver_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "receipts.db"
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA application_id=0x49454D4A")
+    connection.execute(f"PRAGMA user_version={VERSION + 1}")
+    connection.close()
+    async with bench() as b, patient_journal(path) as journal:
+        await live(b)
+        async with driver(b, journal) as (made, _):
+            assert (await made.start_transaction(request())).status is OK
+            assert receipt_of(await made.stop_transaction("T-1")).identification == "04ABT-1"
+            assert receipt_of(await made.stop_transaction("T-1")).identification == "04ABT-1"
+    assert [error for error in errors(caplog) if "install a newer iem-dcr" in error]
+
+
+# --- what nobody fetched ---
+
+
+@virtual
+async def test_what_the_meter_has_at_the_start_is_kept_once_and_handed_to_nobody(tmp_path: Path) -> None:
+    path = tmp_path / "receipts.db"
+    async with bench() as b, patient_journal(path) as journal:
+        await live(b)
+        await begin(b, "A")
+        text = receipt_of(await b.driver.stop_transaction("A")).text
+        for _ in range(2):
+            async with driver(b, journal) as (made, station):
+                await asyncio.sleep(2)
+                assert whose(path) == [("T1", "", True)]
+                assert entries(path)[0].outcome is Outcome.VALID
+                looked = b.requests("GET", "/transaction")
+                for _ in range(3):
+                    b.meter.faults.add(Fault("refuse", node="/metervalue", status=503))
+                    await asyncio.sleep(15)
+                assert b.requests("GET", "/transaction") > looked
+                assert len(station.values) > 30
+        assert [(entry.text, entry.transaction_id) for entry in entries(path)] == [(text, "")]
+        assert made.public_key
+
+
+@virtual
+async def test_found_receipts_are_shown_to_the_sink_as_found_and_not_again_at_every_look() -> None:
+    sink = Listening()
+    async with bench() as b:
+        b.meter.set_load(0, 0)
+        session_of_nobodys(b)
+        await b.until_live()
+        async with bench(sink=sink) as other:
+            other.meter.set_load(0, 0)
+            session_of_nobodys(other)
+            await asyncio.sleep(5)
+            other.meter.faults.add(Fault("refuse", node="/metervalue", status=503))
+            await asyncio.sleep(15)
+            assert [(kept.found, kept.transaction_id, kept.receipt.pagination) for kept in sink.kept] == [
+                (True, "", "T1")
+            ]
+
+
+class Listening:
+    """A sink that remembers."""
+
+    def __init__(self) -> None:
+        self.kept: list[KeptReceipt] = []
+
+    async def keep(self, kept: KeptReceipt) -> None:
+        self.kept.append(kept)
+
+
+@pytest.mark.parametrize("fate", ["closed", "closed-late"])
+@virtual
+async def test_a_transaction_cut_by_a_power_failure_and_stopped_by_nobody_is_kept(fate: str, tmp_path: Path) -> None:
+    path = tmp_path / "receipts.db"
+    async with bench(fated(fate)) as b, patient_journal(path) as journal:
+        await live(b)
+        async with driver(b, journal) as (made, _):
+            assert (await made.start_transaction(request("A"))).status is OK
+            await asyncio.sleep(2)
+            b.meter.power_cycle(off_s=2, boot_s=3)
+            await asyncio.sleep(60)
+            assert whose(path) == [("T1", "A", False)]
+
+
+@pytest.mark.parametrize("fate", ["closed", "closed-late"])
+@virtual
+async def test_a_transaction_that_another_process_began_and_a_power_failure_cut_is_kept(
+    fate: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "receipts.db"
+    async with bench(fated(fate)) as b, patient_journal(path) as journal:
+        await live(b)
+        await begin(b, "A")
+        async with driver(b, journal) as (made, _):
+            await asyncio.sleep(3)
+            b.meter.power_cycle(off_s=2, boot_s=3)
+            await asyncio.sleep(40)
+            assert (await made.start_transaction(request("B"))).status is OK
+            await asyncio.sleep(1)
+            assert whose(path) == [("T1", "", True)]
+            assert receipt_of(await made.stop_transaction("B")).identification == "04ABB"
+        assert whose(path) == [("T1", "", True), ("T2", "B", False)]
+
+
+@virtual
+async def test_what_a_stranger_left_is_kept_before_the_next_transaction_overwrites_it(tmp_path: Path) -> None:
+    path = tmp_path / "receipts.db"
+    async with bench() as b, patient_journal(path) as journal:
+        await live(b)
+        async with driver(b, journal) as (made, _):
+            await asyncio.sleep(3)
+            b.meter.handle("POST", RECEIPT, BEGIN)
+            await asyncio.sleep(2)
+            b.meter.handle("POST", RECEIPT, END)
+            await asyncio.sleep(1)
+            assert (await made.start_transaction(request("B"))).status is OK
+            receipt_of(await made.stop_transaction("B"))
+        assert whose(path) == [("T1", "", True), ("T2", "B", False)]
+
+
+@virtual
+async def test_what_could_not_be_kept_is_tried_again_at_the_next_look() -> None:
+    journal = Failing()
+    async with bench() as b:
+        await live(b)
+        await begin(b, "A")
+        await expect_own(b, "A")
+        async with driver(b, journal):
+            await asyncio.sleep(2)
+            assert len(journal.kept) == 1
+            b.meter.faults.add(Fault("refuse", node="/metervalue", status=503))
+            await asyncio.sleep(15)
+            assert len(journal.kept) == 2
+
+
+@virtual
+async def test_what_is_found_and_does_not_verify_is_an_error_and_kept(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "receipts.db"
+    async with bench() as b, patient_journal(path) as journal:
+        await live(b)
+        await begin(b, "A")
+        await expect_own(b, "A")
+        b.meter.configure(private_key=SECRET + 1)
+        async with driver(b, journal):
+            await asyncio.sleep(2)
+        assert [entry.outcome for entry in entries(path)] == [Outcome.INVALID]
+    (error,) = errors(caplog)
+    assert "receipt T1, found in the meter, does not verify" in error
+
+
+@virtual
+async def test_what_is_found_is_handed_over_later_all_the_same_when_it_is_the_one(tmp_path: Path) -> None:
+    path = tmp_path / "receipts.db"
+    async with bench(fated("closed")) as b, patient_journal(path) as journal:
+        await live(b)
+        await begin(b, "A")
+        b.meter.power_cycle(off_s=1, boot_s=1)
+        async with driver(b, journal) as (made, _):
+            await asyncio.sleep(20)
+            assert whose(path) == [("T1", "", True)]
+            assert receipt_of(await made.stop_transaction("A")).identification == "04ABA"
+        assert whose(path) == [("T1", "", False)]
+
+
+# --- after a restart ---
+
+
+@virtual
+async def test_a_stop_for_an_older_id_gets_its_own_receipt_after_a_restart(tmp_path: Path) -> None:
+    path = tmp_path / "receipts.db"
+    async with bench() as b, patient_journal(path) as journal:
+        await live(b)
+        async with driver(b, journal) as (made, _):
+            texts = {}
+            for name in ("A", "B", "C"):
+                assert (await made.start_transaction(request(name))).status is OK
+                texts[name] = receipt_of(await made.stop_transaction(name)).text
+        async with driver(b, journal) as (made, _):
+            for name, text in texts.items():
+                assert receipt_of(await made.stop_transaction(name)).text == text
+            assert receipt_of(await made.stop_transaction("")).text == texts["C"]
+            assert (await made.stop_transaction("D")).error == OF_ANOTHER
+        async with driver(b, journal) as (made, _):
+            b.meter.faults.add(Fault("reset", count=100_000))
+            answer = await made.stop_transaction("A")
+            assert answer.signed_meter_value is not None
+            assert answer.signed_meter_value.signed_meter_data == texts["A"]
+            assert answer.signed_meter_value.public_key
+            assert answer.signed_meter_value.timestamp is not None
+            b.meter.faults.clear()
+
+
+@virtual
+async def test_a_stop_for_an_older_id_does_not_end_what_runs_after_a_restart(tmp_path: Path) -> None:
+    path = tmp_path / "receipts.db"
+    async with bench() as b, patient_journal(path) as journal:
+        await live(b)
+        async with driver(b, journal) as (made, _):
+            assert (await made.start_transaction(request("A"))).status is OK
+            receipt_of(await made.stop_transaction("A"))
+            assert (await made.start_transaction(request("B"))).status is OK
+        async with driver(b, journal) as (made, _):
+            assert receipt_of(await made.stop_transaction("A")).identification == "04ABA"
+            assert b.meter.running
+            assert receipt_of(await made.stop_transaction("B")).identification == "04ABB"
+        assert whose(path) == [("T1", "A", False), ("T2", "B", False)]
+
+
+@pytest.mark.parametrize("fate", ["closed-late", "lost"])
+@virtual
+async def test_an_older_receipt_is_not_taken_for_that_of_a_cut_transaction_after_a_restart(
+    fate: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "receipts.db"
+    async with bench(fated(fate)) as b, patient_journal(path) as journal:
+        await live(b)
+        async with driver(b, journal) as (made, _):
+            assert (await made.start_transaction(request("A"))).status is OK
+            await asyncio.sleep(2)
+            b.meter.configure(open_at_power_cut="closed")
+            b.meter.power_cycle(off_s=1, boot_s=1)
+            # Ended by a power failure, as the next one is: only the journal tells them apart.
+            assert receipt_of(await made.stop_transaction("A")).readings[-1].TX == "P"
+            b.meter.configure(open_at_power_cut=fate)
+            assert (await made.start_transaction(request("B"))).status is OK
+            await asyncio.sleep(2)
+        b.meter.power_cycle(off_s=2, boot_s=3)
+        async with driver(b, journal) as (made, _):
+            stopped = await made.stop_transaction("B")
+            if fate == "lost":
+                assert stopped.error == OF_ANOTHER
+            else:
+                assert receipt_of(stopped).identification == "04ABB"
+
+
+@pytest.mark.parametrize("is_cut", [False, True])
+@virtual
+async def test_an_id_used_again_gets_no_older_receipt_after_a_restart(is_cut: bool, tmp_path: Path) -> None:  # noqa: FBT001
+    path = tmp_path / "receipts.db"
+    async with bench(fated("lost")) as b, patient_journal(path) as journal:
+        await live(b)
+        async with driver(b, journal) as (made, _):
+            assert (await made.start_transaction(request("A"))).status is OK
+            receipt_of(await made.stop_transaction("A"))
+            assert (await made.start_transaction(request("A"))).status is OK
+            await asyncio.sleep(2)
+        if is_cut:
+            b.meter.power_cycle(off_s=1, boot_s=1)
+        async with driver(b, journal) as (made, _):
+            stopped = await made.stop_transaction("A")
+            if is_cut:
+                assert stopped.error == OF_ANOTHER
+            else:
+                assert receipt_of(stopped).pagination == "T2"
+
+
+@virtual
+async def test_a_stop_for_a_refused_start_gets_nothing_from_the_journal_either(tmp_path: Path) -> None:
+    path = tmp_path / "receipts.db"
+    async with bench() as b, patient_journal(path) as journal:
+        await live(b)
+        async with driver(b, journal) as (made, _):
+            assert (await made.start_transaction(request("A"))).status is OK
+            receipt_of(await made.stop_transaction("A"))
+        async with driver(b, journal) as (made, _):
+            assert (await made.start_transaction(request("A", evse_id="another"))).status is not OK
+            assert (await made.stop_transaction("A")).error == "no signed transaction for this id"
+
+
+@virtual
+async def test_a_receipt_of_a_meter_that_was_exchanged_is_in_the_journal(tmp_path: Path) -> None:
+    path = tmp_path / "receipts.db"
+    async with bench() as b, patient_journal(path) as journal:
+        await live(b)
+        async with driver(b, journal) as (made, _):
+            assert (await made.start_transaction(request("A"))).status is OK
+            receipt_of(await made.stop_transaction("A"))
+        b.meter.configure(MS="1SIM0000000099", private_key=SECRET + 1)
+        async with driver(b, journal) as (made, station):
+            while not station.values:
+                await asyncio.sleep(0.1)
+            assert receipt_of(await made.stop_transaction("A")).meter_serial != "1SIM0000000099"
+
+
+@virtual
+async def test_several_drivers_share_a_journal(tmp_path: Path) -> None:
+    path = tmp_path / "receipts.db"
+    options = [SimulatorOptions(private_key=SECRET, MS=f"1SIM000000000{number}") for number in range(3)]
+    async with patient_journal(path) as journal, contextlib.AsyncExitStack() as stack:
+        benches = [await stack.enter_async_context(bench(option, journal=journal)) for option in options]
+        for b in benches:
+            await live(b)
+        for b in benches:
+            assert (await b.driver.start_transaction(request("T-1"))).status is OK
+        receipts = await asyncio.gather(*(b.driver.stop_transaction("T-1") for b in benches))
+        texts = {receipt_of(receipt).text for receipt in receipts}
+    assert {entry.text for entry in entries(path)} == texts
+    assert len(texts) == 3

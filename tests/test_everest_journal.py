@@ -1,0 +1,59 @@
+"""The EVerest module with a journal: what was answered is kept, also by a process that is killed right after."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.command_line import Simulator
+from tests.support.journals import entries
+from tests.test_everest_module import assert_ended_well, live, module, receipt_of, start, stop
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_a_module_that_is_killed_leaves_its_receipts_to_the_next_one(tmp_path: Path) -> None:
+    path = tmp_path / "receipts.db"
+    with Simulator() as meter:
+        texts = []
+        with module(meter, journal_path=str(path)) as everest:
+            live(everest)
+            for name in ("T-1", "T-2"):
+                assert everest.call("start_transaction", start(name))["status"] == "OK"
+                texts.append(receipt_of(everest.call("stop_transaction", stop(name))).text)
+            everest.kill()
+        assert [(entry.transaction_id, entry.text) for entry in entries(path)] == list(
+            zip(("T-1", "T-2"), texts, strict=True)
+        )
+        with module(meter, journal_path=str(path)) as everest:
+            live(everest)
+            assert receipt_of(everest.call("stop_transaction", stop("T-1"))).text == texts[0]
+            unknown = everest.call("stop_transaction", stop("T-3"))
+            assert unknown["error"] == "the meter's last receipt is that of another transaction"
+            assert_ended_well(everest)
+        assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("trouble", ["no folder", "locked"])
+def test_a_journal_that_cannot_be_written_is_one_error_and_fails_nothing(trouble: str, tmp_path: Path) -> None:
+    path = tmp_path / ("missing/receipts.db" if trouble == "no folder" else "receipts.db")
+    lock = None
+    if trouble == "locked":
+        lock = sqlite3.connect(path, isolation_level=None)
+        lock.execute("BEGIN EXCLUSIVE")
+    with Simulator() as meter, module(meter, journal_path=str(path)) as everest:
+        live(everest)
+        assert everest.call("start_transaction", start())["status"] == "OK"
+        assert receipt_of(everest.call("stop_transaction", stop())).identification == "04ABT-1"
+        assert receipt_of(everest.call("stop_transaction", stop())).identification == "04ABT-1"
+        assert_ended_well(everest)
+        lines = [line.text for line in everest.log_lines if line.level in ("error", "critical")]
+        if trouble == "no folder":
+            assert "its folder does not exist" in lines[0]
+            assert "1 receipts were not written when the process ended" in lines[-1]
+            assert len(lines) == 2
+    if lock is not None:
+        lock.close()
