@@ -192,9 +192,23 @@ async def test_a_delivery_that_the_broker_refuses(caplog: pytest.LogCaptureFixtu
         broker.extra = f"acl_file {broker.folder}/acl"
         broker.restart()
         async with running(broker.settings(user="iem", password=WORD)) as bus:
+            bus.subscribe("allowed", Inbox())
             assert await bus.deliver("allowed", b"1", within_s=10.0)
             assert not await bus.deliver("other", b"1", within_s=10.0)
     assert "'other' (Not authorized)" in lines(caplog)[-1]
+
+
+@real_time
+async def test_a_delivery_that_nobody_listens_to_yet_is_made_again() -> None:
+    # mosquitto says so with MQTT 5; it is what a reply meets whose receiver lost the broker too.
+    with Mosquitto() as broker:
+        async with running(broker.settings()) as bus:
+            reply = asyncio.create_task(bus.deliver("reply", b"r", within_s=20.0))
+            assert not await bus.deliver("nobody", b"r", within_s=0.6)
+            assert not reply.done()
+            with Recorder(broker, "reply") as everest:
+                assert await reply
+                await until(lambda: everest.payloads("reply") == [b"r"])
 
 
 # --- Outages ---
@@ -268,6 +282,8 @@ async def test_replies_under_way_when_the_connection_breaks_arrive() -> None:
 async def test_a_message_that_breaks_every_connection_is_given_up(caplog: pytest.LogCaptureFixture) -> None:
     with Mosquitto(extra="max_packet_size 2000") as broker:
         async with running(broker.settings()) as bus:
+            bus.subscribe("reply", Inbox())
+            bus.on_connected(lambda: bus.offer("reply", b"somebody is there", good_for_s=5.0))
             assert not await bus.deliver("reply", b"x" * 3000, within_s=80.0)
             assert await bus.deliver("reply", b"x" * 1000, within_s=20.0)
     (dropped,) = lines(caplog, logging.ERROR)
@@ -303,6 +319,7 @@ async def test_a_flood_on_one_topic_starves_no_other() -> None:
             flood, start = Inbox(), Inbox()
             bus.subscribe("a/flood", flood)
             bus.subscribe(START, start)
+            bus.subscribe("reply", Inbox())
             await until(lambda: bus.connected)
             over = threading.Event()
 
@@ -463,6 +480,7 @@ async def test_client_certificates(tmp_path: Path, caplog: pytest.LogCaptureFixt
     with Mosquitto(tls=made, client_certificates=True) as broker:
         mine = {"cert_file": made.client_cert, "key_file": made.client_key}
         async with running(broker.settings(tls=True, ca_file=made.ca, **mine)) as bus:
+            bus.subscribe("reply", Inbox())
             assert await bus.deliver("reply", b"r", within_s=10.0)
         assert not lines(caplog)
         async with running(broker.settings(tls=True, ca_file=made.ca), connected=False):
@@ -578,6 +596,7 @@ async def test_cancelled_at_any_moment(tmp_path: Path, delay_ms: int) -> None:
         for number in range(200):
             bus.subscribe(f"in/{number}", Inbox())
             bus.offer(f"v/{number}", b"v", good_for_s=5.0)
+        bus.subscribe("reply", Inbox())
         task = asyncio.create_task(bus.run())
         reply = asyncio.create_task(bus.deliver("reply", b"r", within_s=60.0))
         await asyncio.sleep(delay_ms / 1000)

@@ -127,6 +127,8 @@ async def test_a_session(tmp_path: Path, kind: type[TestBroker]) -> None:
         assert answer["status"] == "OK"
         assert ocmf.parse(answer["signed_meter_value"]["signed_meter_data"]).identification == USER_ID
         everest.publish(Topics("pm2").stop, request("T-2", "reply/dead"))
+        everest.publish(PM1.stop, request("T-1", "reply/again"))
+        await until(lambda: everest.payloads("reply/again"))  # so the one before it has come as well
         assert running.end() == 0
         await until(lambda: everest.payloads("reply/dead"))
         refused = only(everest, "reply/dead")
