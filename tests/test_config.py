@@ -155,7 +155,7 @@ def test_true_is_no_number_and_one_is_not_true() -> None:
         ("meter_serial", "1TST|1", "the serial number as the meter gives it (MS), or nothing"),
         *[
             ("journal_path", value, "the path of a file in a folder that exists, or nothing")
-            for value in ("/var/lib/", "/", ".", "..", "/tmp/..", "a\0b", "a\nb", "\ud800")
+            for value in ("/var/lib/", "/", ".", "..", "/var/..", "a\0b", "a\nb", "\ud800")
         ],
     ],
 )  # fmt: skip

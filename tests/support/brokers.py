@@ -8,6 +8,7 @@ import contextlib
 import functools
 import hashlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -334,9 +335,11 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 def _free_port() -> int:
-    with socket.socket() as trial:
-        trial.bind(("127.0.0.1", 0))
-        return int(trial.getsockname()[1])
+    """Return a port below those that the system gives out by itself: nothing else of the tests takes it meanwhile."""
+    while True:
+        with socket.socket() as trial, contextlib.suppress(OSError):
+            trial.bind(("127.0.0.1", random.randrange(10_000, 30_000)))
+            return int(trial.getsockname()[1])
 
 
 def _hashed(password: str) -> str:

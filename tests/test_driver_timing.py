@@ -1,0 +1,88 @@
+"""Schedules with a phase: many of them never come due together, and none drifts."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from iem_dcr.config import Settings
+from iem_dcr.driver import timing
+from iem_dcr.driver.timing import Schedule, now_s
+from iem_dcr.everest_api.meter_api import TURNS, MeterApi
+from iem_dcr.service.memory import STARTED_S, spare_collector
+from tests.support.fake_bus import FakeBus
+from tests.support.virtual_time import virtual
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@given(begin_s=st.floats(0, 1e7), phase=st.floats(0, 1, exclude_max=True), period_s=st.sampled_from([1.0, 2.0]))
+def test_a_phase_is_kept(begin_s: float, phase: float, period_s: float) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(timing, "now_s", lambda: begin_s)
+        schedule = Schedule(period_s, phase)
+        assert begin_s - 1e-6 <= schedule.next_s <= begin_s + period_s
+        for missed in (0, 1, 3):
+            patch.setattr(timing, "now_s", lambda at_s=schedule.next_s + missed * period_s: at_s)
+            schedule.advance()
+            off_s = (schedule.next_s / period_s - phase) % 1.0 * period_s
+            assert min(off_s, period_s - off_s) < 1e-6
+
+
+@virtual
+async def test_without_a_phase_it_begins_now() -> None:
+    await asyncio.sleep(0.3)
+    assert Schedule(1.0).next_s == now_s() + 1.0
+
+
+@virtual
+async def test_two_that_begin_together_come_due_apart() -> None:
+    early, late = Schedule(1.0, 0.25), Schedule(1.0, 0.75)
+    assert abs(early.next_s - late.next_s) == pytest.approx(0.5)
+
+
+@virtual
+async def test_the_meters_of_a_process_take_turns() -> None:
+    bus, settings = FakeBus(), Settings.of({"ip_address": "192.0.2.1"})
+    phases = Counter(MeterApi(f"pm{number}", settings, bus).driver._phase for number in range(1000))
+    assert len(phases) == TURNS
+    assert max(phases.values()) < 2 * 1000 / TURNS
+
+
+@pytest.fixture
+def _collector() -> Iterator[None]:
+    before = gc.get_threshold()
+    yield
+    gc.unfreeze()
+    assert gc.get_threshold() == before
+
+
+@pytest.mark.usefixtures("_collector")
+@virtual
+async def test_old_objects_are_not_searched_while_the_service_starts_and_those_it_made_never() -> None:
+    ordinary = gc.get_threshold()
+    sparing = asyncio.create_task(spare_collector())
+    await asyncio.sleep(STARTED_S - 1)
+    assert gc.get_threshold()[:2] == ordinary[:2]
+    assert gc.get_threshold()[2] > 1_000_000
+    assert gc.get_freeze_count() == 0
+    await sparing
+    assert gc.get_threshold() == ordinary
+    assert gc.get_freeze_count() > 0
+
+
+@pytest.mark.usefixtures("_collector")
+@virtual
+async def test_a_service_that_ends_while_it_starts_leaves_the_collector_as_it_was() -> None:
+    sparing = asyncio.create_task(spare_collector())
+    await asyncio.sleep(1)
+    sparing.cancel()
+    await asyncio.gather(sparing, return_exceptions=True)
+    assert gc.get_freeze_count() == 0

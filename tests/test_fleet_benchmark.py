@@ -1,0 +1,113 @@
+"""The benchmark of a fleet: that it runs, that its meters are meters to the driver, and that its judge is just."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.fleet_meters import PUBLIC_KEY
+from benchmarks.fleet_watch import judged
+from iem_dcr.config import Settings
+from iem_dcr.driver import MeterDriver
+from iem_dcr.powermeter import Powermeter, StationError, TransactionReq, TransactionRequestStatus
+from tests.support.brokers import real_time, until
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+
+
+class Station:
+    def __init__(self) -> None:
+        self.values: list[Powermeter] = []
+        self.keys: list[str] = []
+        self.errors: list[StationError] = []
+
+    def publish_powermeter(self, value: Powermeter) -> None:
+        self.values.append(value)
+
+    def publish_public_key(self, key: str) -> None:
+        self.keys.append(key)
+
+    def raise_error(self, error: StationError) -> None:
+        self.errors.append(error)
+
+    def clear_error(self, error: StationError) -> None:
+        self.errors.remove(error)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc")
+def test_it_runs() -> None:
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "fleet.py"), "--quick", "--profile"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "8 meters  on time" in done.stdout
+    for word in ("values on time", "ratio", "KiB per meter", "communication_check", "aiohttp", "paho, aiomqtt"):
+        assert word in done.stdout
+    assert "Only" not in done.stdout, done.stdout
+
+
+def two_meters() -> subprocess.Popen[str]:
+    command = [sys.executable, str(BENCHMARKS / "fleet_meters.py"), "2"]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+@real_time
+async def test_its_meters_are_meters_to_the_driver() -> None:
+    with two_meters() as meters:
+        assert meters.stdin is not None
+        assert meters.stdout is not None
+        ports = json.loads(await asyncio.to_thread(meters.stdout.readline))
+        assert len(set(ports)) == 2
+        station = Station()
+        settings = {"ip_address": "127.0.0.1", "port_http": ports[1], "CI": "DE*BEN*E1*1", "TT_initial": "0.50 EUR/kWh"}
+        driver = MeterDriver(Settings.of(settings), station)
+        task = asyncio.create_task(driver.run())
+        try:
+            await until(lambda: len(station.values) >= 2 and station.keys)
+            first, last = station.values[0], station.values[-1]
+            assert last.energy_wh_import > first.energy_wh_import > 0
+            assert last.power_w == 40_000
+            assert first.meter_id.endswith("1")
+            assert driver.gateway is not None
+            assert driver.gateway.CI == "DE*BEN*E1*1"
+            assert station.keys == [PUBLIC_KEY]
+            assert not station.errors
+            request = TransactionReq("DE*BEN*E1*1", "t", "ASSIGNED", "LOCAL")
+            assert (await driver.start_transaction(request)).status is not TransactionRequestStatus.OK
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            meters.stdin.close()
+
+
+def test_what_is_on_time() -> None:
+    punctual = [100.00 + second for second in range(10)]
+    late_once = [*punctual[:9], 109.2]
+    assert judged([punctual], 1, 10) == {"values": 10, "on_time": 10, "due": 10, "late_s": 0.0}
+    assert judged([late_once], 1, 10)["on_time"] == 9
+    assert judged([punctual, late_once], 2, 10)["due"] == 20
+
+
+def test_a_late_beginning_makes_nothing_on_time() -> None:
+    late_at_first = [100.3, *(100.0 + second for second in range(1, 10))]
+    assert judged([late_at_first], 1, 10)["on_time"] == 9
+
+
+@pytest.mark.parametrize("missing", [1, 5, 10])
+def test_what_does_not_come_is_not_on_time(missing: int) -> None:
+    assert judged([[100.0 + second for second in range(missing, 10)]], 1, 10)["on_time"] == 10 - missing
+    assert judged([], 3, 10) == {"values": 0, "on_time": 0, "due": 30, "late_s": None}
+
+
+def test_more_than_is_due_makes_up_for_nobody() -> None:
+    eager = [100.0 + tenth / 10 * 10 for tenth in range(20)]
+    assert judged([eager], 2, 10)["on_time"] == 10
