@@ -196,12 +196,18 @@ def _module_id(number: int) -> str:
 
 
 def search(fleet: Fleet, first: int, most: int, seconds: int) -> Trial | None:
-    """Find the most meters that are held, to a tenth; prints every trial. None when not even the first are."""
+    """Find the most meters that are held, to a tenth; prints every trial. None when not even the first are.
+
+    A trial that fails is made once more: another program may have wanted the core.
+    """
     held: Trial | None = None
     count, failed = first, 0
     while True:
-        trial = fleet.service(count, seconds)
-        print(trial, flush=True)
+        for _ in range(2):
+            trial = fleet.service(count, seconds)
+            print(trial, flush=True)
+            if trial.held:
+                break
         if trial.held:
             held = trial
         else:

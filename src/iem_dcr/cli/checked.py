@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rich.text import Text
 
 from iem_dcr.cli.render import device_text, kwh, say
+from iem_dcr.cli.verifying import UNREADABLE
 from iem_dcr.meter_time import rfc3339
 from iem_dcr.ocmf.findings import Severity
 from iem_dcr.ocmf.verdict import Judgement
@@ -25,7 +28,6 @@ if TYPE_CHECKING:
 
 FEW = 20
 """So many transactions are shown with all there is to say; more with a line each."""
-UNREADABLE = "unreadable"
 _STYLES = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.INFO: "dim"}
 _WORDS = {
     Judgement.ACCEPTED.value: "valid",
@@ -79,6 +81,18 @@ def to_json(checked: Checked) -> dict[str, object]:
         "findings": [finding_json(found) for found in verdict.findings],
         "notes": checked.notes,
     }
+
+
+def json_line(checked: Checked) -> str:
+    """Write a transaction as a line of JSON."""
+    return json.dumps(to_json(checked), separators=(",", ":"))
+
+
+def condensed(checked: Checked, *, as_json: bool, show_all: bool) -> Checked:
+    """Leave only what will be shown: handing a whole verdict from process to process costs more than the check."""
+    if as_json:
+        return replace(checked, verdict=None, line=json_line(checked))
+    return replace(checked, verdict=None) if _is_accepted(checked) and not show_all else checked
 
 
 def finding_json(found: Finding) -> dict[str, object]:
@@ -257,7 +271,7 @@ def _errors(verdict: Verdict) -> list[str]:
 
 
 def _is_accepted(checked: Checked) -> bool:
-    return checked.verdict is not None and checked.verdict.judgement is Judgement.ACCEPTED and not checked.notes
+    return checked.word == Judgement.ACCEPTED.value and not checked.notes
 
 
 def _instant(time: MeterTime | None) -> str | None:

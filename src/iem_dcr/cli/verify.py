@@ -10,13 +10,14 @@ import contextlib
 import json
 import sys
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 import click
 
 from iem_dcr.cli.arguments import common
-from iem_dcr.cli.checked import Shown, status_of, summary, to_json
+from iem_dcr.cli.checked import Shown, condensed, json_line, status_of, summary
 from iem_dcr.cli.terminal import Output, tell
 from iem_dcr.cli.verifying import MANY, Checking
 from iem_dcr.errors import ReceiptError, printable
@@ -25,7 +26,6 @@ from iem_dcr.ocmf.documents import LARGEST, begins_with_tuple, read_document, st
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from iem_dcr.cli.verifying import Checked
     from iem_dcr.ocmf.documents import Found, Record
 
 EXIT_UNREADABLE = 2
@@ -77,16 +77,16 @@ def _verify(output: Output, stream: IO[bytes], key: str, counts: Counter[str], *
     shown = Shown(output.console(), show_all=show_all)
     try:
         pieces, how_far = _pieces(stream)
-        checking = Checking(pieces, key)
+        checking = Checking(pieces, key, partial(condensed, as_json=as_json, show_all=show_all))
         with _Progress(how_far) as progress:
             for batch in checking.results():
                 if output.error is not None:
                     break  # nobody reads on
-                counts.update(_word(checked) for checked in batch)
+                counts.update(checked.word for checked in batch)
                 with progress.moved(checking, len(batch)):
                     if as_json:
                         for checked in batch:
-                            output.write(json.dumps(to_json(checked), separators=(",", ":")) + "\n")
+                            output.write((checked.line or json_line(checked)) + "\n")
                     else:
                         shown.take(batch, is_parallel=checking.is_parallel)
                     output.flush()
@@ -100,10 +100,6 @@ def _verify(output: Output, stream: IO[bytes], key: str, counts: Counter[str], *
         shown.end(counts, checking.across, are_counted=checking.counted)
         output.flush()
     return problem
-
-
-def _word(checked: Checked) -> str:
-    return "unreadable" if checked.verdict is None else checked.verdict.judgement.value
 
 
 def _pieces(stream: IO[bytes]) -> tuple[Iterator[Found | Record], tuple[int | None, Callable[[], int] | None]]:

@@ -27,10 +27,12 @@ from iem_dcr.ocmf.transaction import has_begin, has_end, is_fiscal, meter_of, ro
 from iem_dcr.ocmf.verdict import Verdict, judge
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from concurrent.futures import Future
 
     from iem_dcr.ocmf.findings import Finding
+
+UNREADABLE = "unreadable"
 
 MANY = 2_000
 """From more receipts on, processes are started: that takes about as long as checking so many."""
@@ -55,6 +57,8 @@ class Checked:
         notes: what else is to be said, a sentence each.
         half: the one receipt where it may have another half; it is judged once all were seen.
         counters: a stand-in for each receipt, enough to compare counters.
+        word: the judgement, or "unreadable"; "" of a half.
+        line: what is to be written of it, where the process that checked it has written it already.
     """
 
     sources: tuple[str, ...]
@@ -68,10 +72,17 @@ class Checked:
     notes: tuple[str, ...] = ()
     half: Found | None = field(default=None, repr=False)
     counters: tuple[Receipt, ...] = field(default=(), repr=False)
+    word: str = ""
+    line: str = field(default="", repr=False)
 
 
 class Checking:
     """The check of a set of receipts.
+
+    Args:
+        pieces: the receipts.
+        key: checks them all; without one each has its own.
+        condense: leaves of what was checked only what is wanted of it, where processes have to hand it over.
 
     Attributes:
         is_parallel: there were many, and they are checked in processes; known once `results` gave its first.
@@ -79,9 +90,12 @@ class Checking:
         counted: whether all counters were compared.
     """
 
-    def __init__(self, pieces: Iterable[Found | Record], key: str = "") -> None:
+    def __init__(
+        self, pieces: Iterable[Found | Record], key: str = "", condense: Callable[[Checked], Checked] | None = None
+    ) -> None:
         self._pieces = iter(pieces)
         self._key = key
+        self._condense = condense
         self.is_parallel = False
         self.across: tuple[Finding, ...] = ()
         self.counted = True
@@ -109,10 +123,10 @@ class Checking:
         self.across = examine_counters(counters)
 
     def _batches(self) -> Iterator[list[Checked]]:
-        check = partial(check_batch, key=self._key)
         first = list(islice(self._pieces, MANY + 1))
         batches = _in_batches(chain(first, self._pieces))
         self.is_parallel = len(first) > MANY
+        check = partial(check_batch, key=self._key, condense=self._condense if self.is_parallel else None)
         if not self.is_parallel:
             yield from map(check, batches)
             return
@@ -132,17 +146,20 @@ class Checking:
                 pool.shutdown(wait=False, cancel_futures=True)
 
 
-def check_batch(batch: list[Found | Record], key: str) -> list[Checked]:
+def check_batch(
+    batch: list[Found | Record], key: str, condense: Callable[[Checked], Checked] | None
+) -> list[Checked]:
     """Check and judge receipts one by one; with a key that is given, theirs are not used."""
     found = chain.from_iterable(one.tuples() if isinstance(one, Record) else (one,) for one in batch)
-    return [_check(one, key) for one in found]
+    checked = [_check(one, key) for one in found]
+    return checked if condense is None else [one if one.half is not None else condense(one) for one in checked]
 
 
 def _check(found: Found, key: str) -> Checked:
     try:
         receipt = parse(found.text)
     except ReceiptError as error:
-        return Checked((found.source,), problem=str(error))
+        return Checked((found.source,), problem=str(error), word=UNREADABLE)
     if _is_half(receipt):
         return Checked((found.source,), half=found, counters=(_counter(receipt),))
     return _judged([found], [receipt], key)
@@ -153,6 +170,7 @@ def _judged(found: list[Found], receipts: list[Receipt], key: str) -> Checked:
     verifications = [verify(receipt, used) for receipt, used in zip(receipts, keys, strict=True)]
     first = receipts[0]
     kind = first.payload.get("IT")
+    verdict = judge(receipts, verifications)
     return Checked(
         sources=tuple(one.source for one in found),
         meter=meter_of(first),
@@ -160,9 +178,10 @@ def _judged(found: list[Found], receipts: list[Receipt], key: str) -> Checked:
         identification=first.identification or "",
         identification_type=kind if isinstance(kind, str) else "",
         key_from="given" if key else "document" if any(keys) else "none",
-        verdict=judge(receipts, verifications),
+        verdict=verdict,
         notes=_notes(found, receipts, key),
         counters=tuple(_counter(receipt) for receipt in receipts),
+        word=verdict.judgement.value,
     )
 
 
