@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 from collections import Counter
 from typing import TYPE_CHECKING
@@ -12,15 +13,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iem_dcr.config import Settings
-from iem_dcr.driver import timing
+from iem_dcr.driver import MeterDriver, timing
 from iem_dcr.driver.timing import Schedule, now_s
 from iem_dcr.everest_api.meter_api import TURNS, MeterApi
 from iem_dcr.service.memory import STARTED_S, spare_collector
+from iem_dcr.powermeter import TransactionRequestStatus
+from tests.support.bench import CI, RememberingStation, bench, request
 from tests.support.fake_bus import FakeBus
 from tests.support.virtual_time import virtual
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
 
 
 @given(begin_s=st.floats(0, 1e7), phase=st.floats(0, 1, exclude_max=True), period_s=st.sampled_from([1.0, 2.0]))
@@ -54,6 +57,41 @@ async def test_the_meters_of_a_process_take_turns() -> None:
     phases = Counter(MeterApi(f"pm{number}", settings, bus).driver._phase for number in range(1000))
     assert len(phases) == TURNS
     assert max(phases.values()) < 2 * 1000 / TURNS
+
+
+@contextlib.asynccontextmanager
+async def one_that_begins_later(after_s: float) -> AsyncIterator[tuple[MeterDriver, RememberingStation]]:
+    async with bench() as other:
+        other.task.cancel()
+        await asyncio.gather(other.task, return_exceptions=True)
+        other.meter.requests.clear()
+        host, port = other.server.address.split(":")
+        station = RememberingStation()
+        settings = Settings.of({"ip_address": host, "port_http": int(port), "CI": CI})
+        driver = MeterDriver(settings, station, begins_after_s=after_s, wall=other.wall)
+        task = asyncio.create_task(driver.run())
+        try:
+            yield driver, station
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+@virtual
+async def test_a_meter_that_begins_later_is_left_alone_until_then() -> None:
+    async with one_that_begins_later(3.0) as (driver, station):
+        await asyncio.sleep(2.9)
+        assert driver.heard_s is None
+        await asyncio.sleep(0.6)
+        assert station.values
+
+
+@virtual
+async def test_a_command_does_not_wait_for_a_meter_that_begins_later() -> None:
+    async with one_that_begins_later(20.0) as (driver, _):
+        before_s = now_s()
+        assert (await driver.start_transaction(request())).status is TransactionRequestStatus.OK
+        assert now_s() - before_s < 5.0
 
 
 @pytest.fixture

@@ -107,7 +107,7 @@ async def test_a_minute_of_health_makes_the_pauses_start_anew(tmp_path: Path) ->
         await running.pass_time(62.0)
         running.bus.failing[topic] = 1
         failed_s = now_s()
-        await running.pass_time(4.0)
+        await running.pass_time(5.0)
         assert running.subscribed("pm1") == 5
         assert running.values("pm1", failed_s + 3.5), "not back after a pause of 1 s"
 

@@ -135,7 +135,11 @@ class FakeBus:
     async def _is_acknowledged(self) -> bool:
         await self._up.wait()
         connection = self._connections
-        await asyncio.sleep(3600.0 if self.acknowledge_s is None else self.acknowledge_s)
+        while self.acknowledge_s is None:
+            await asyncio.sleep(0.05)
+            if not self.connected or connection != self._connections:
+                return False
+        await asyncio.sleep(self.acknowledge_s)
         return self.connected and connection == self._connections
 
     def _flush(self) -> None:

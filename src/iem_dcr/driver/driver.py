@@ -77,6 +77,7 @@ class MeterDriver:
         sink: is given every receipt before it is handed over; without one the latest are kept in memory.
         journal: is given them too, and is asked for the receipts of transactions that this process does not know.
         phase: where in the second the meter is read, for one of many meters (see `timing.Schedule`).
+        begins_after_s: how long `run` leaves the meter alone at first, so that many begin one by one; no command waits.
         wall: the host's clock, for tests; aware datetimes.
     """
 
@@ -88,6 +89,7 @@ class MeterDriver:
         sink: ReceiptSink | None = None,
         journal: ReceiptJournal | None = None,
         phase: float | None = None,
+        begins_after_s: float = 0.0,
         wall: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         client = MeterClient(settings.ip_address, settings.port_http, timeout_s=settings.command_timeout_ms / 1000)
@@ -102,6 +104,7 @@ class MeterDriver:
         self._arrived = asyncio.Event()
         self._stopped = False
         self._phase = phase
+        self._begins_after_s = begins_after_s
         self._schedule: Schedule | None = None
         self._next_reach_s = 0.0
         self._looked_s: float | None = None
@@ -213,6 +216,8 @@ class MeterDriver:
         Should it ever fail, which it does for no meter's sake, it may be started again: what waits, waits on.
         """
         self._stopped = False
+        self._next_reach_s = max(self._next_reach_s, now_s() + self._begins_after_s)
+        self._begins_after_s = 0.0
         try:
             while True:
                 if self._queue:

@@ -39,6 +39,7 @@ class MeterApi:
         bus: shared with the other meters.
         sink: is given every receipt before it is handed over; without one the latest are kept in memory.
         journal: is given them too, and is asked for the receipts of transactions that this process does not know.
+        begins_after_s: how long the meter is left alone at first, unless a request comes; it is on the bus at once.
         wall: the host's clock, for tests; aware datetimes.
 
     Attributes:
@@ -58,6 +59,7 @@ class MeterApi:
         *,
         sink: ReceiptSink | None = None,
         journal: ReceiptJournal | None = None,
+        begins_after_s: float = 0.0,
         wall: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         if not is_module_id(module_id):
@@ -67,7 +69,15 @@ class MeterApi:
         self._bus = bus
         phase = _phase(module_id)
         self._presence = Presence(self.topics, bus, self._heard_s, lambda: self.driver.public_key, phase=phase)
-        self.driver = MeterDriver(settings, self._presence, sink=sink, journal=journal, phase=phase, wall=wall)
+        self.driver = MeterDriver(
+            settings,
+            self._presence,
+            sink=sink,
+            journal=journal,
+            phase=phase,
+            begins_after_s=begins_after_s,
+            wall=wall,
+        )
         self._requests = Requests(self.driver, bus)
 
     @property

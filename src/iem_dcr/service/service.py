@@ -29,6 +29,8 @@ FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 30.0
 HEALTHY_AFTER_S = 60.0
 """A task that lived so long before it failed is started again after the first pause."""
+METERS_BEGIN_EVERY_S = 0.005
+"""What it takes to set up a meter that answers: a thousand that began at once would all be late, and time out."""
 STATUS_EVERY_S = 1.0
 METERS_END_WITHIN_S = 2.5
 """How long the meters' tasks may take to answer what waits and to have the answers delivered."""
@@ -66,7 +68,9 @@ class Service:
         self, config: ServiceConfig, *, notifier: Notifier | None = None, broker: Connection | None = None
     ) -> None:
         self._broker = broker or Broker(config.mqtt, identity=identity(config))
-        self._meters = [_Meter(meter, self._broker) for meter in config.meters]
+        self._meters = [
+            _Meter(meter, self._broker, number * METERS_BEGIN_EVERY_S) for number, meter in enumerate(config.meters)
+        ]
         self._notifier = notifier or Notifier({})
         self._stop = asyncio.Event()
         self._ready_told = False
@@ -132,8 +136,9 @@ class Service:
 class _Meter:
     """One configured meter, and its API as soon as its module_id is known."""
 
-    def __init__(self, config: MeterConfig, bus: Bus) -> None:
+    def __init__(self, config: MeterConfig, bus: Bus, begins_after_s: float) -> None:
         self._config = config
+        self._begins_after_s = begins_after_s
         self._bus = bus
         self.api: MeterApi | None = None
         self._journal: Journal | None = None
@@ -149,7 +154,13 @@ class _Meter:
             module_id = self._config.module_id or await find_module_id(self._bus)
             METER.set(module_id)
             self._journal = journal_of(self._config.settings)
-            self.api = MeterApi(module_id, self._config.settings, self._bus, journal=self._journal)
+            self.api = MeterApi(
+                module_id,
+                self._config.settings,
+                self._bus,
+                journal=self._journal,
+                begins_after_s=self._begins_after_s,
+            )
             _log.info("the meter is at %s", self._config.address)
         await self.api.run()
 
