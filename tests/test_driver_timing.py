@@ -16,8 +16,8 @@ from iem_dcr.config import Settings
 from iem_dcr.driver import MeterDriver, timing
 from iem_dcr.driver.timing import Schedule, now_s
 from iem_dcr.everest_api.meter_api import TURNS, MeterApi
-from iem_dcr.service.memory import STARTED_S, spare_collector
 from iem_dcr.powermeter import TransactionRequestStatus
+from iem_dcr.service.memory import STARTED_S, spare_collector
 from tests.support.bench import CI, RememberingStation, bench, request
 from tests.support.fake_bus import FakeBus
 from tests.support.virtual_time import virtual
