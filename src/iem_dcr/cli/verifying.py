@@ -146,9 +146,7 @@ class Checking:
                 pool.shutdown(wait=False, cancel_futures=True)
 
 
-def check_batch(
-    batch: list[Found | Record], key: str, condense: Callable[[Checked], Checked] | None
-) -> list[Checked]:
+def check_batch(batch: list[Found | Record], key: str, condense: Callable[[Checked], Checked] | None) -> list[Checked]:
     """Check and judge receipts one by one; with a key that is given, theirs are not used."""
     found = chain.from_iterable(one.tuples() if isinstance(one, Record) else (one,) for one in batch)
     checked = [_check(one, key) for one in found]
