@@ -75,6 +75,7 @@ def test_a_genuine_live_value() -> None:
         P=Decimal(300),
         import_wh=Decimal(446540),
         export_wh=Decimal(4881),
+        transaction_wh=Decimal(1040),
     )
     assert value.is_healthy
 
@@ -102,6 +103,7 @@ def test_a_live_value_in_full() -> None:
         P=Decimal("100076.1"),
         import_wh=Decimal(12345678),
         export_wh=Decimal(1),
+        transaction_wh=Decimal(1000),
     )
 
 
@@ -119,6 +121,15 @@ def test_rows_may_be_missing_but_not_the_one_that_is_billed() -> None:
         assert (error.path, error.what) == ("RD", "no row with RI 1-b:1.8.e")
     assert refusal(without("RD")).path == "RD"
     assert refusal(DECODED | {"RD": {"RI": "1-b:1.8.e"}}).what == "expected a list, not a dict"
+
+
+@pytest.mark.parametrize(
+    "row", [None, [], {}, {"WV": "1"}, {"WV": "1", "WU": "kW"}, {"WV": "x", "WU": "kWh"}, {"WV": {}, "WU": []}]
+)
+def test_no_live_value_fails_for_the_register_of_the_transaction(row: object) -> None:
+    strange = row | {"WI": "transaction_1-b:1.8.e"} if isinstance(row, dict) else row
+    assert read(RD=[strange, IMPORT]).transaction_wh is None
+    assert read(RD=[IMPORT]).import_wh == Decimal(12345678)
 
 
 def test_a_register_that_comes_twice_is_refused() -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 IMPORT_REGISTER = "1-b:1.8.e"
 EXPORT_REGISTER = "1-b:2.8.e"
+TRANSACTION_REGISTER = "transaction_1-b:1.8.e"
 
 _WATT_HOURS = {"Wh": Decimal(1), "kWh": Decimal(1000), "MWh": Decimal(1_000_000)}
 _DIGITS = re.compile(r"-?[0-9]{1,15}(\.[0-9]{1,9})?", re.ASCII)
@@ -72,6 +73,8 @@ class MeterValue:
         P: watts.
         import_wh: register ``1-b:1.8.e``, watt hours, exact.
         export_wh: register ``1-b:2.8.e``, watt hours, exact; None where the row is missing.
+        transaction_wh: register ``transaction_1-b:1.8.e``, watt hours imported by the running transaction, or by the last
+            one while none runs; None where the row is missing or cannot be read.
     """
 
     MS: str
@@ -86,6 +89,7 @@ class MeterValue:
     P: Decimal
     import_wh: Decimal
     export_wh: Decimal | None
+    transaction_wh: Decimal | None = None
 
     @property
     def is_healthy(self) -> bool:
@@ -181,6 +185,7 @@ def meter_value(answer: object) -> MeterValue:
         P=_number(fields, "P"),
         import_wh=rows[IMPORT_REGISTER],
         export_wh=rows.get(EXPORT_REGISTER),
+        transaction_wh=_transaction_wh(fields["RD"]),
     )
 
 
@@ -261,8 +266,19 @@ def _registers(fields: dict[str, object]) -> dict[str, Decimal]:
     return found
 
 
-def _energy_wh(row: dict[str, object], path: str) -> Decimal:
-    unit, value = row.get("RU"), row.get("RV")
+def _transaction_wh(rows: object) -> Decimal | None:
+    """Return the transaction's register, which no transaction depends on: one that cannot be read is none."""
+    for row in rows if isinstance(rows, list) else ():
+        if isinstance(row, dict) and row.get("WI") == TRANSACTION_REGISTER:
+            try:
+                return _energy_wh(row, f"RD[{TRANSACTION_REGISTER}]", "W")
+            except ShapeError:
+                return None
+    return None
+
+
+def _energy_wh(row: dict[str, object], path: str, kind: str = "R") -> Decimal:
+    unit, value = row.get(f"{kind}U"), row.get(f"{kind}V")
     if not isinstance(unit, str) or unit not in _WATT_HOURS:
         raise ShapeError(f"{path}.RU", f"no unit of energy: {_shown(unit)}")
     is_number = isinstance(value, int | Decimal) and not isinstance(value, bool)
