@@ -73,8 +73,8 @@ class MeterValue:
         P: watts.
         import_wh: register ``1-b:1.8.e``, watt hours, exact.
         export_wh: register ``1-b:2.8.e``, watt hours, exact; None where the row is missing.
-        transaction_wh: register ``transaction_1-b:1.8.e``, watt hours imported by the running transaction, or by the last
-            one while none runs; None where the row is missing or cannot be read.
+        transaction_wh: register ``transaction_1-b:1.8.e``, watt hours imported by the running transaction, or by the
+            last one while none runs; None where the row is missing or cannot be read.
     """
 
     MS: str
