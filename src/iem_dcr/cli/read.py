@@ -3,89 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
 
 import click
 
-from iem_dcr import ocmf
+from iem_dcr.bringup.look import Look, look
 from iem_dcr.cli import render
 from iem_dcr.cli.arguments import Address, AddressType, common
 from iem_dcr.cli.interruption import Interruption
 from iem_dcr.cli.terminal import Output
 from iem_dcr.device.client import MeterClient
-from iem_dcr.errors import MeterError, ReceiptError
-from iem_dcr.meter_time import rfc3339
-
-if TYPE_CHECKING:
-    from decimal import Decimal
-
-    from iem_dcr.device.messages import Gateway, MeterValue, PublicKey
-
-_HEX_DIGITS_OF_FORM = {128: "X‖Y as hex", 130: "04‖X‖Y as hex"}
-
-
-@dataclass(frozen=True, slots=True)
-class Key:
-    """The meter's public key: its algorithm, as the meter writes it, as hex of DER, and what it is written in."""
-
-    SA: str
-    PK: str
-    der_hex: str
-    form: str
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """What a meter answered.
-
-    Attributes:
-        address: of the meter.
-        value: GET /metervalue.
-        clock_off: how far its clock is ahead of this host's.
-        gateway: GET /gw, or None.
-        key: GET /publickey, or None.
-        problems: why there is no gateway (``gw``) or no key (``publickey``).
-    """
-
-    address: str
-    value: MeterValue
-    clock_off: timedelta
-    gateway: Gateway | None = None
-    key: Key | None = None
-    problems: dict[str, str] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, object]:
-        """Return it as JSON types, under the meter's names; units are in the names that are not the meter's."""
-        value, gateway = self.value, self.gateway
-        return {
-            "address": self.address,
-            "metervalue": {
-                "MS": value.MS,
-                "TM": rfc3339(value.TM.instant),
-                "TM_sync": value.TM.sync,
-                "EF": value.EF,
-                "ST": value.ST,
-                "XT": value.XT,
-                "XS": value.XS,
-                "XC": value.XC,
-                "healthy": value.is_healthy,
-                "U2": float(value.U2),
-                "I": float(value.I),
-                "P": float(value.P),
-                "import_wh": float(value.import_wh),
-                "export_wh": _float(value.export_wh),
-            },
-            "gw": None
-            if gateway is None
-            else {"CT": gateway.CT, "CI": gateway.CI, "TM": gateway.TM and rfc3339(gateway.TM.instant)},
-            "publickey": None
-            if self.key is None
-            else {"SA": self.key.SA, "PK": self.key.PK, "der_hex": self.key.der_hex, "form": self.key.form},
-            "clock_ahead_s": round(self.clock_off.total_seconds(), 3),
-            "problems": self.problems,
-        }
 
 
 @click.command(name="read", short_help="Read a meter once.")
@@ -111,34 +37,4 @@ async def _read(address: Address) -> Look:
 
 async def _look(address: Address) -> Look:
     async with MeterClient(address.host, address.port) as client:
-        asked = datetime.now(UTC)
-        value = await client.metervalue()
-        answered = datetime.now(UTC)
-        problems: dict[str, str] = {}
-        gateway = key = None
-        try:
-            gateway = await client.gw()
-        except MeterError as error:
-            problems["gw"] = error.brief
-        try:
-            key = _key(await client.publickey())
-        except MeterError as error:
-            problems["publickey"] = error.brief
-        except ReceiptError as error:
-            problems["publickey"] = str(error)
-    off = value.TM.instant - (asked + (answered - asked) / 2)
-    return Look(client.address, value, off, gateway, key, problems)
-
-
-def _key(answer: PublicKey) -> Key:
-    der_hex = ocmf.public_key_der_hex(answer.PK)
-    written = "".join(answer.PK.split())
-    if written.lower() == der_hex.lower():
-        form = "DER as hex"
-    else:
-        form = _HEX_DIGITS_OF_FORM.get(len(written), "DER as base64")
-    return Key(answer.SA, answer.PK, der_hex, form)
-
-
-def _float(number: Decimal | None) -> float | None:
-    return None if number is None else float(number)
+        return await look(client)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from iem_dcr.cli.read import Look
+    from iem_dcr.bringup.look import Look
     from iem_dcr.ocmf import Reading, Receipt, Verification
     from iem_dcr.powermeter import Powermeter
 

@@ -65,6 +65,27 @@ class _Wire:
     reused: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer as it came, for whoever examines or records a meter.
+
+    Attributes:
+        status: HTTP status.
+        headers: name and value of each, in their order.
+        body: its bytes.
+        reused: it came on a connection that had carried a request before.
+    """
+
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+    reused: bool
+
+    def header(self, name: str) -> str:
+        """Return the first header of that name, in any case of letters; "" where there is none."""
+        return next((value for key, value in self.headers if key.lower() == name.lower()), "")
+
+
 class MeterClient:
     """Speaks with one meter. Requests are to be made one after the other.
 
@@ -185,6 +206,15 @@ class MeterClient:
             raise refusal
         return None
 
+    async def answer(self, node: str, *, base: str = BASE, timeout_s: float | None = None) -> Answer:
+        """GET a node and return the answer as it is, whatever its status and whether or not it is this node's.
+
+        Raises `RefusedError` never, and `NotUnderstoodError` only for what is no HTTP, or more than 1 MiB.
+        """
+        wire, response, body = await self._ask("GET", base, node, None, timeout_s)
+        headers = tuple((name, value) for name, value in response.headers.items())
+        return Answer(response.status, headers, body, wire.reused)
+
     # --- requests ----------------------------------------------------------------------------------------------------
 
     async def _get(self, node: str, read: Callable[[object], T], timeout_s: float | None) -> T:
@@ -205,13 +235,19 @@ class MeterClient:
         await self._request("POST", BASE, node, json.dumps(body, separators=(",", ":")).encode(), timeout_s)
 
     async def _request(self, method: str, base: str, node: str, body: bytes | None, timeout_s: float | None) -> bytes:
+        _, response, answer = await self._ask(method, base, node, body, timeout_s)
+        return self._checked(f"{method} {node}", response, answer)
+
+    async def _ask(
+        self, method: str, base: str, node: str, body: bytes | None, timeout_s: float | None
+    ) -> tuple[_Wire, aiohttp.ClientResponse, bytes]:
         name = f"{method} {node}"
         limit_s = self._limit_s(timeout_s)
         wire = _Wire()
         self._is_busy = True
         try:
             async with asyncio.timeout(limit_s):
-                return await self._exchange(method, base, node, body, wire)
+                return wire, *await self._exchange(method, base, node, body, wire)
         except TimeoutError as error:
             if wire.connected:
                 raise MeterTimeoutError(self.address, name, f"no answer within {limit_s:.1f} s") from error
@@ -242,7 +278,9 @@ class MeterClient:
         if session is not None:
             self._closing = loop.create_task(session.close())
 
-    async def _exchange(self, method: str, base: str, node: str, body: bytes | None, wire: _Wire) -> bytes:
+    async def _exchange(
+        self, method: str, base: str, node: str, body: bytes | None, wire: _Wire
+    ) -> tuple[aiohttp.ClientResponse, bytes]:
         """Send once; once more only a GET whose idle connection turned out to be dropped."""
         name = f"{method} {node}"
         path = base + node
@@ -271,7 +309,7 @@ class MeterClient:
         # aiohttp looks at its own limit only now and then: a connection could stay for twice as long.
         if self._idle is None:
             self._idle = loop.call_at(self._last_use_s + IDLE_CLOSED_AFTER_S, self._close_idle)
-        return self._checked(name, response, answer)
+        return response, answer
 
     async def _send(self, method: str, path: str, body: bytes | None, wire: _Wire) -> aiohttp.ClientResponse:
         session = await self._session_for(method)
