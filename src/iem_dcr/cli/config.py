@@ -65,6 +65,18 @@ def load(file: Path) -> ServiceConfig:
         raise MistakenFileError(error) from error
 
 
+def load_meters(file: Path) -> tuple[MeterConfig, ...]:
+    """Read the meters of a configuration file, whatever is in its ``[mqtt]``.
+
+    Raises:
+        MistakenFileError: there are mistakes in them.
+    """
+    try:
+        return ServiceConfig.load_meters(file)
+    except ConfigError as error:
+        raise MistakenFileError(error) from error
+
+
 @click.group(name="config", short_help="Check the service's configuration, or see an example.")
 @common
 def command() -> None:

@@ -3,7 +3,8 @@
 ======  =============================================================================================
 0       done
 1       it failed: the meter does not answer, a transaction did not begin, a receipt does not verify
-2       the command line or a configuration file is wrong; nothing was sent to any meter
+2       the command line or a configuration file is wrong; nothing was sent to any meter. What examines (doctor,
+        verify): it could not be examined
 130     interrupted
 ======  =============================================================================================
 """
@@ -31,7 +32,19 @@ if TYPE_CHECKING:
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
 
-_COMMANDS = ("config", "demo", "discover", "everest", "read", "receipts", "run", "session", "simulate", "verify")
+_COMMANDS = (
+    "config",
+    "demo",
+    "discover",
+    "doctor",
+    "everest",
+    "read",
+    "receipts",
+    "run",
+    "session",
+    "simulate",
+    "verify",
+)
 log = logging.getLogger("iem_dcr.cli")
 
 

@@ -99,6 +99,15 @@ class ServiceConfig:
         """
         return _Reading(path, _read_toml(path)).config()
 
+    @classmethod
+    def load_meters(cls, path: Path) -> tuple[MeterConfig, ...]:
+        """Read and check the ``[[meter]]`` tables alone: the broker and its files may be on another computer.
+
+        Raises:
+            ConfigError: with a line for every mistake in them.
+        """
+        return _Reading(path, _read_toml(path)).meters()
+
 
 class _Reading:
     """One file being checked; collects what is wrong with it."""
@@ -116,6 +125,13 @@ class _Reading:
         if self._problems:
             raise ConfigError(self._problems)
         return ServiceConfig(cast("MqttSettings", mqtt), tuple(meters), tuple(self._warnings))
+
+    def meters(self) -> tuple[MeterConfig, ...]:
+        self._check_tables()
+        meters = self._meters()
+        if self._problems:
+            raise ConfigError(self._problems)
+        return tuple(meters)
 
     def _problem(self, where: str, what: str) -> None:
         problem = f"{printable(self._path, limit=300)}: {where}: {what}"
@@ -255,7 +271,7 @@ class _Reading:
     def _check_addresses(self, meters: Iterable[tuple[str, MeterConfig]]) -> None:
         first: dict[tuple[str, int], str] = {}
         for label, meter in meters:
-            address = _same(meter.settings.ip_address), meter.settings.port_http
+            address = same_host(meter.settings.ip_address), meter.settings.port_http
             if address in first:
                 what = (
                     f"{meter.address} is the meter of {first[address]} already: expected another or another port_http"
@@ -323,8 +339,8 @@ def _nearest(word: str, known: Iterable[str], written: Callable[[str], str]) -> 
     return f"did you mean {written(by_lower[close[0]])}?" if close else ""
 
 
-def _same(host: str) -> str:
-    """Write an address in the one way that makes equal ones equal."""
+def same_host(host: str) -> str:
+    """Write an address or a host's name in the one way that makes equal ones equal."""
     try:
         return str(ipaddress.ip_address(host))
     except ValueError:

@@ -1,0 +1,106 @@
+"""``iem-dcr doctor``: what is wrong with a meter, and what to do. It asks and sends nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from rich.text import Text
+
+from iem_dcr.bringup import doctor
+from iem_dcr.bringup.report import State
+from iem_dcr.cli.arguments import Address, AddressType, common
+from iem_dcr.cli.interruption import Interruption
+from iem_dcr.cli.render import say
+from iem_dcr.cli.terminal import Output, tell
+from iem_dcr.errors import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from iem_dcr.bringup.report import Report
+    from iem_dcr.config import Settings
+    from iem_dcr.service.config import MeterConfig
+
+_PROXIES = ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
+_STYLES = {State.OK: "green", State.WARNING: "yellow", State.FAILED: "bold red", State.NOT_ASKED: "dim"}
+_WIDEST_STATE = max(len(state.value) for state in State)
+_TITLE = 14
+_TEXT_AT = 4 + _WIDEST_STATE + 2 + _TITLE + 2
+
+
+@click.command(name="doctor", short_help="Say what is wrong with a meter, and what to do.")
+@click.argument("address", type=AddressType(), metavar="HOST[:PORT]")
+@click.option(
+    "--config",
+    "file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Compare with the meter of this address in a configuration file of iem-dcr run (or with its only one).",
+)
+@click.option("--json", "as_json", is_flag=True, help="Write one JSON object.")
+@common
+def command(address: Address, file: Path | None, as_json: bool) -> int:
+    """Say what is wrong with a meter, and what to do about it.
+
+    It takes 4 seconds, and at most a minute with a meter that hardly answers. Nothing is sent to it but GETs, and while
+    a transaction runs only those that cannot be in its way. Exit status: 0 nothing failed, 1 something did, 2 no
+    IEM-DCR could be asked.
+    """
+    settings = None if file is None else _settings(file, address)
+    report = asyncio.run(_examine(address, settings))
+    output = Output()
+    if as_json:
+        output.line(report.to_json())
+    else:
+        console = output.console()
+        for line in lines(report):
+            say(console, line)
+        output.flush()
+    return report.exit_status or output.status()
+
+
+async def _examine(address: Address, settings: Settings | None) -> Report:
+    proxies = tuple(name for name in _PROXIES if os.environ.get(name))
+    with Interruption() as interruption:
+        examination = doctor.examine(address.host, address.port, settings, proxies=proxies)
+        return await interruption.break_off(examination, "the meter was not examined to the end.")
+
+
+def lines(report: Report) -> Iterator[Text]:
+    """Write a report as people read it."""
+    yield Text(f"Meter at {report.address}", style="bold")
+    for number, line in enumerate(report.lines, 1):
+        state = Text(f"{line.state.value:<{_WIDEST_STATE}}", style=_STYLES[line.state])
+        yield Text.assemble(f"{number:>2}  ", state, f"  {line.title:<{_TITLE}}  {line.text}")
+        if line.to_do:
+            yield Text(f"{'':<{_TEXT_AT}}-> {line.to_do}", style="cyan")
+    counts = {state: sum(line.state is state for line in report.lines) for state in State}
+    yield Text(", ".join(f"{count} {state.value}" for state, count in counts.items() if count), style="bold")
+
+
+def _settings(file: Path, address: Address) -> Settings:
+    """Find a meter in a configuration file: that of the address, or the only one.
+
+    Raises:
+        click.UsageError: there is none.
+        MistakenFileError: the file has mistakes.
+    """
+    from iem_dcr.cli.config import load_meters  # noqa: PLC0415  # without a file no configuration is loaded
+    from iem_dcr.service.config import same_host  # noqa: PLC0415  # as above
+
+    meters: tuple[MeterConfig, ...] = load_meters(file)
+    for meter in meters:
+        if (same_host(meter.settings.ip_address), meter.settings.port_http) == (same_host(address.host), address.port):
+            return meter.settings
+    if len(meters) == 1:
+        tell(f"Note: {printable(file, limit=300)} has this meter at {meters[0].address}; it is compared with that one.")
+        return meters[0].settings
+    known = ", ".join(meter.address for meter in meters[:10])
+    raise click.UsageError(
+        f"{printable(file, limit=300)} has {len(meters)} meters and none at {address}: {known}",
+        click.get_current_context(silent=True),
+    )
