@@ -7,6 +7,7 @@
     ├── RequestError             the station's: a request that must not reach the meter
     ├── ReceiptError             a text that is no OCMF tuple, or a key that is none
     ├── JournalError             the journal of receipts cannot be opened, read or written
+    ├── RecordingError           a meter's answers cannot be kept in that folder
     └── MeterError               the meter's: which meter, which node, what to do
         ├── MeterUnreachableError    the request did not leave: it was certainly not acted on
         ├── MeterTimeoutError        no complete answer in time
@@ -66,6 +67,10 @@ class ReceiptError(IemDcrError):
 
 class JournalError(IemDcrError):
     """The journal of receipts cannot be opened, read or written now; the message names its file and what to do."""
+
+
+class RecordingError(IemDcrError):
+    """A meter's answers cannot be kept in a folder; the message goes on from its name, and says what to do."""
 
 
 class MeterError(IemDcrError):

@@ -40,6 +40,7 @@ _COMMANDS = (
     "everest",
     "read",
     "receipts",
+    "record",
     "run",
     "session",
     "simulate",

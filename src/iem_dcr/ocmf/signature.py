@@ -49,6 +49,38 @@ def is_der(signature: Mapping[str, object]) -> bool:
     return _der_numbers(raw) is not None and not any(_is_malformed(part) for part in _der_integers(raw))
 
 
+def rewritten(signature: Mapping[str, object], numbers: tuple[int, int], curve: Curve) -> str | None:
+    """Write other numbers r and s as SD in exactly the form of a signature: encoding, case of letters, every length,
+    and whether an integer begins with 00 or has its top bit set.
+
+    Returns:
+        The text of SD, or None where these numbers cannot be written so.
+
+    Raises:
+        ReceiptError: SD is none that `signature_numbers` reads.
+    """
+    signature_numbers(signature, curve)
+    raw = _signature_bytes(signature)
+    is_raw = _der_numbers(raw) is None
+    parts = (raw[: curve.order_size], raw[curve.order_size :]) if is_raw else _der_integers(raw)
+    try:
+        new = [number.to_bytes(len(part), "big") for number, part in zip(numbers, parts, strict=True)]
+    except OverflowError:
+        return None
+    if not is_raw and [_head(part) for part in new] != [_head(part) for part in parts]:
+        return None
+    written = b"".join(new) if is_raw else raw[:4] + new[0] + raw[4 + raw[3] : 6 + raw[3]] + new[1]
+    if signature.get("SE", "hex") == "base64":
+        return binascii.b2a_base64(written, newline=False).decode()
+    text = written.hex()
+    return text.upper() if str(signature["SD"]).upper() == signature["SD"] else text
+
+
+def _head(integer: bytes) -> tuple[bool, bool, bool]:
+    """Tell what DER sees in an integer's first bytes: a 00, a sign, and whether the 00 is there because of a sign."""
+    return integer[0] == 0, integer[0] >= 0x80, len(integer) > 1 and integer[0] == 0 and integer[1] >= 0x80
+
+
 def _signature_bytes(signature: Mapping[str, object]) -> bytes:
     """Decode SD as SE says, hex by default (OCMF 1.4.1, Signature Section)."""
     encoding, data = signature.get("SE", "hex"), signature.get("SD")
