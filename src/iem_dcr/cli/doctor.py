@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from rich.console import Group
+from rich.table import Table
 from rich.text import Text
 
 from iem_dcr.bringup import doctor
@@ -57,8 +59,11 @@ def command(address: Address, file: Path | None, as_json: bool) -> int:
         output.line(report.to_json())
     else:
         console = output.console()
-        for line in lines(report):
-            say(console, line)
+        if output.isatty():
+            console.print(table(report))
+        else:
+            for line in lines(report):
+                say(console, line)
         output.flush()
     return report.exit_status or output.status()
 
@@ -78,8 +83,32 @@ def lines(report: Report) -> Iterator[Text]:
         yield Text.assemble(f"{number:>2}  ", state, f"  {line.title:<{_TITLE}}  {line.text}")
         if line.to_do:
             yield Text(f"{'':<{_TEXT_AT}}-> {line.to_do}", style="cyan")
+    yield Text(_counts(report), style="bold")
+
+
+def table(report: Report) -> Group:
+    """Make a table of a report, for a terminal that would wrap long lines to its edge."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(justify="right", no_wrap=True)
+    grid.add_column(no_wrap=True)
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    for number, line in enumerate(report.lines, 1):
+        state = Text(line.state.value, style=_STYLES[line.state])
+        grid.add_row(str(number), state, Text(line.title), Text(line.text))
+        if line.to_do:
+            grid.add_row("", "", "", Text(f"-> {line.to_do}", style="cyan"))
+    return Group(Text(f"Meter at {report.address}", style="bold"), grid, Text(_counts(report), style="bold"))
+
+
+def _counts(report: Report) -> str:
     counts = {state: sum(line.state is state for line in report.lines) for state in State}
-    yield Text(", ".join(f"{count} {state.value}" for state, count in counts.items() if count), style="bold")
+    counted = [f"{count} {state.value}{_plural(state, count)}" for state, count in counts.items() if count]
+    return ", ".join(counted)
+
+
+def _plural(state: State, count: int) -> str:
+    return "s" if state is State.WARNING and count > 1 else ""
 
 
 def _settings(file: Path, address: Address) -> Settings:
