@@ -14,6 +14,7 @@ from iem_dcr.config import SETTINGS, Settings
 from iem_dcr.driver.driver import STOP_S
 from iem_dcr.everest_api.link import SESSION_S
 from iem_dcr.service.config import MQTT, MeterConfig, ServiceConfig
+from iem_dcr.service.web_settings import WEB, WebSettings
 from tests.support.command_line import begin, finish, run
 
 PAGE = Path(__file__).parents[1] / "docs" / "everest-api.md"
@@ -34,15 +35,19 @@ def test_the_example_is_in_order_as_printed(example: str, tmp_path: Path) -> Non
     assert done.out == (
         f"{path} is in order\n"
         "  Broker  localhost:1883, MQTT 5\n"
+        "  Page    http://127.0.0.1:8080\n"
         "  Meters  1: powermeter_api at 192.168.60.12:80\n"
     )  # fmt: skip
-    assert ServiceConfig.load(path).meters == (MeterConfig("powermeter_api", Settings.of()),)
+    config = ServiceConfig.load(path)
+    assert config.meters == (MeterConfig("powermeter_api", Settings.of()),)
+    assert config.web == WebSettings()
 
 
 def test_the_example_shows_every_key_with_its_default(example: str, tmp_path: Path) -> None:
     everything = re.sub(r"^#(?=\w+ = )", "", example, flags=re.MULTILINE)
     document = tomllib.loads(everything)
     assert document["mqtt"] == {setting.key: setting.default for setting in MQTT}
+    assert document["web"] == {setting.key: setting.default for setting in WEB}
     (meter,) = document["meter"]
     assert meter == {"module_id": "powermeter_api"} | {setting.key: setting.default for setting in SETTINGS}
     path = tmp_path / "meters.toml"
@@ -50,7 +55,7 @@ def test_the_example_shows_every_key_with_its_default(example: str, tmp_path: Pa
     assert ServiceConfig.load(path).meters[0].settings == Settings.of()
 
     told = " ".join(line.removeprefix("# ") for line in example.splitlines())
-    for setting in (*MQTT, *SETTINGS):
+    for setting in (*MQTT, *WEB, *SETTINGS):
         assert setting.description in told
         if setting.minimum is not None:
             assert f"{setting.minimum} to {setting.maximum}" in told

@@ -16,6 +16,7 @@ from iem_dcr.config import SETTINGS, Settings, shown
 from iem_dcr.errors import ConfigError
 from iem_dcr.everest_api.mqtt_settings import MqttSettings
 from iem_dcr.service.config import LARGEST_BYTES, MQTT, MeterConfig, ServiceConfig
+from iem_dcr.service.web_settings import WebSettings
 from tests.support.tools import needs_tool
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 PM1 = '[[meter]] 1 (module_id "pm1")'
 MODULE_ID = "the id of EVerest's module powermeter_API: a text, not empty, without / + #"
 HOST = "the address or host name"
+TOKEN = "0123456789abcdef"
 METER = '[[meter]]\nmodule_id = "pm1"\n'
 
 
@@ -178,7 +180,7 @@ def test_every_mistake_at_once(written: Callable[[str], Path], tmp_path: Path) -
     found = problems(path)
     last = found.pop()
     assert found == [
-        "verbose: stands before any table: expected [mqtt] or [[meter]] above it",
+        "verbose: stands before any table: expected [mqtt], [web] or [[meter]] above it",
         "[mqqt]: no such table: did you mean [mqtt]?",
         "[mqtt] hots: no such key: did you mean host?",
         "[mqtt] port: expected a whole number from 1 to 65535, not 70000",
@@ -212,7 +214,7 @@ def test_every_mistake_at_once(written: Callable[[str], Path], tmp_path: Path) -
         (f"[[mqtt]]\n{METER}", "[mqtt]: expected one table, not a list"),
         (f"mqtt = 'x'\n{METER}", "[mqtt]: expected one table, not 'x'"),
         (f"{METER}[[meters]]\n", "[meters]: no such table: did you mean [[meter]]?"),
-        (f"{METER}[logging]\n", "[logging]: no such table: expected [mqtt] or [[meter]]"),
+        (f"{METER}[logging]\n", "[logging]: no such table: expected [mqtt], [web] or [[meter]]"),
         ("[mqtt\n", "line 1, column 6: not TOML: Expected ']' at the end of a table declaration"),
         ("a = 1\na = 2\n", "line 2, column 6: not TOML: Cannot overwrite a value"),
         (f"[mqtt]\nprotocol = 3.1.1\n{METER}",
@@ -395,3 +397,82 @@ def test_any_bytes(tmp_path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(ConfigError):
         ServiceConfig.load(path)
+
+
+# --- [web] ---
+
+
+def test_no_page_is_served_unasked(written: Callable[[str], Path]) -> None:
+    assert ServiceConfig.load(written(METER)).web is None
+    assert ServiceConfig.load(written("[web]\nlisten = ''\n" + METER)).web is None
+
+
+def test_a_page(written: Callable[[str], Path], tmp_path: Path) -> None:
+    assert ServiceConfig.load(written("[web]\n" + METER)).web == WebSettings("127.0.0.1:8080")
+    secret = tmp_path / "secret"
+    secret.write_text(f"{TOKEN}\n", "utf-8")
+    secret.chmod(0o600)
+    path = written(f"[web]\nlisten = '[::]:80'\ntoken_file = 'secret'\nnames = 'depot.example, Pi.local.'\n{METER}")
+    config = ServiceConfig.load(path)
+    web = config.web
+    assert web is not None
+    assert (web.host, web.port, web.is_loopback, web.read_token()) == ("::", 80, False, TOKEN)
+    assert web.host_names == {"depot.example", "pi.local"}
+    assert config.warnings == ()
+    secret.chmod(0o644)
+    assert ServiceConfig.load(path).warnings == (
+        f"{path}: [web] token_file: {secret} can be read by everybody: chmod o-r it",
+    )
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1:1", "127.8.9.1:8080", "[::1]:8080", "localhost:8080"])
+def test_loopback_needs_no_token(written: Callable[[str], Path], listen: str) -> None:
+    web = ServiceConfig.load(written(f"[web]\nlisten = '{listen}'\n{METER}")).web
+    assert web is not None
+    assert web.is_loopback
+
+
+@pytest.mark.parametrize(
+    ("table", "expected"),
+    [
+        ("listen = '0.0.0.0:8080'", "listen: expected a loopback address, or a token or token_file beside it: others"),
+        ("listen = '[::]:8080'", "listen: expected a loopback address, or a token"),
+        ("listen = '192.168.1.5:80'", "listen: expected a loopback address, or a token"),
+        ("listen = 'depot:80'", "listen: expected an IP address and a port, like 127.0.0.1:8080 or [::1]:8080, not "),
+        ("listen = '127.0.0.1'", "listen: expected an IP address and a port"),
+        ("listen = '127.0.0.1:'", "listen: expected an IP address and a port"),
+        ("listen = '127.0.0.1:70000'", "listen: expected an IP address and a port"),
+        ("listen = '::1:8080'", "listen: expected an IP address and a port"),
+        ("listen = 8080", "listen: expected a text, not 8080"),
+        ("token = 'short'", "token: expected 16 to 256 ASCII letters, digits and signs without spaces"),
+        ("token = 'has spaces in it, and is long'", "token: expected 16 to 256"),
+        ("token = 12345678901234567890", "token: expected a text"),
+        ("token_file = 'none'", "token_file: '"),
+        ("token_file = 'meters.toml'", "token_file: '"),
+        ("names = 'depot.example:80'", "names: expected host names without ports"),
+        ("names = 'a/b'", "names: expected host names without ports"),
+        ("port = 8080", "port: no such key: expected one of listen, names, token, token_file"),
+    ],
+)
+def test_mistakes_of_the_page(written: Callable[[str], Path], table: str, expected: str) -> None:
+    (problem,) = problems(written(f"[web]\n{table}\n{METER}"))
+    assert problem.startswith(f"[web] {expected}")
+    assert "1234567890" not in problem
+    assert "has spaces" not in problem
+
+
+def test_mistakes_of_the_page_come_with_the_others(written: Callable[[str], Path]) -> None:
+    found = problems(written("web = 3\n" + METER))
+    assert found == ["[web]: expected one table, not 3"]
+    path = written(f"[mqtt]\nport = 0\n[web]\nlisten = '0.0.0.0:1'\ntokn = 'x'\n{METER}")
+    assert [problem.partition(":")[0] for problem in problems(path)] == ["[mqtt] port", "[web] tokn", "[web] listen"]
+
+
+def test_a_token_is_nowhere_to_be_seen(written: Callable[[str], Path]) -> None:
+    path = written(f"[web]\ntoken = '{TOKEN}'\n{METER}")
+    path.chmod(0o644)
+    config = ServiceConfig.load(path)
+    assert config.warnings == (
+        f"{path}: [web] token: this file can be read by everybody: chmod o-r it, or put the token into a token_file",
+    )
+    assert TOKEN not in repr(config)

@@ -13,14 +13,14 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from iem_dcr import ocmf
-from iem_dcr.bringup.sight import Sample, SeenTransaction, Sight
+from iem_dcr.bringup.seen import TransactionWatch
+from iem_dcr.bringup.sight import Sample, Sight
 from iem_dcr.device.client import MeterClient
 from iem_dcr.driver.timing import Schedule, now_s
 from iem_dcr.errors import MeterError, ReceiptError, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from decimal import Decimal
 
     from iem_dcr.device.messages import Gateway, MeterValue
 
@@ -59,7 +59,7 @@ class WatchedMeter:
         self._problem = ""
         self._silent: tuple[datetime, float] | None = None
         self._samples: deque[Sample] = deque(maxlen=round(REMEMBERED_S / EVERY_S))
-        self._began: tuple[datetime, bool, Decimal] | None = None
+        self._transaction = TransactionWatch()
         self._gateway: Gateway | None = None
         self._has_key = False
         self._due_s = {"/gw": 0.0, "/publickey": 0.0}
@@ -126,7 +126,7 @@ class WatchedMeter:
             silent_s=None if silent_since is None else now - silent_s,
             gateway=self._gateway,
             other_problems=tuple(self._other_problems.items()),
-            transaction=self._transaction(),
+            transaction=None if value is None else self._transaction.seen(value),
             samples=tuple(sample for sample in self._samples if now - sample.at_s < REMEMBERED_S),
         )
 
@@ -140,7 +140,7 @@ class WatchedMeter:
         was_silent = self._silent is not None
         if was_silent or jumped:
             self._due_s["/gw"] = now_s()
-        self._judge_transaction(before, value, read_at, may_have_missed=was_silent or jumped)
+        self._transaction.take_up(before, value, read_at, may_have_missed=was_silent or jumped)
         self._value, self._read_at, self._read_s = value, read_at, now_s()
         if before is None or before.TM.instant != value.TM.instant:
             self._moved_s = self._read_s
@@ -150,32 +150,11 @@ class WatchedMeter:
     def _is_another(self) -> None:
         """Forget what was known: another meter answers at this address."""
         self._samples.clear()
-        self._began = self._gateway = None
+        self._transaction.forget()
+        self._gateway = None
         self._has_key = False
         self._due_s = dict.fromkeys(self._due_s, now_s())
         self._other_problems.clear()
-
-    def _judge_transaction(
-        self, before: MeterValue | None, value: MeterValue, read_at: datetime, *, may_have_missed: bool
-    ) -> None:
-        """Take note of a transaction that is seen for the first time, also right after another."""
-        if not value.XT:
-            self._began = None
-            return
-        was_running = before is not None and before.XT
-        if self._began is not None and not _fell(before, value):
-            return
-        begin_seen = before is not None and not was_running and not may_have_missed
-        self._began = read_at, begin_seen, before.import_wh if before and begin_seen else value.import_wh
-
-    def _transaction(self) -> SeenTransaction | None:
-        if self._began is None or self._value is None:
-            return None
-        since, begin_seen, begun_wh = self._began
-        charged_wh = self._value.transaction_wh
-        return SeenTransaction(
-            since, begin_seen, self._value.import_wh - begun_wh if charged_wh is None else charged_wh
-        )
 
     async def _ask_what_is_due(self) -> None:
         """Ask at most one more question, of a meter that has just answered."""
@@ -221,10 +200,3 @@ async def watch(
         for number, meter in enumerate(meters):
             phase = number / len(meters) if len(meters) > 1 else None
             tasks.create_task(meter.run(looked, phase=phase, count=count))
-
-
-def _fell(before: MeterValue | None, value: MeterValue) -> bool:
-    """Tell whether the transaction's register fell, which it only does when a new transaction begins."""
-    if before is None or before.transaction_wh is None or value.transaction_wh is None:
-        return False
-    return value.transaction_wh < before.transaction_wh

@@ -14,6 +14,7 @@ from iem_dcr.cli.terminal import Output, tell
 from iem_dcr.config import SETTINGS
 from iem_dcr.errors import ConfigError, printable
 from iem_dcr.service.config import MQTT, ServiceConfig
+from iem_dcr.service.web_settings import WEB
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -28,6 +29,10 @@ _SHOWN_METERS = 10
 _EXAMPLE_HEAD = """\
 # Configuration of iem-dcr run. A line that begins with # and a key shows the default of that key.
 # Check it with: iem-dcr config check FILE
+"""
+_EXAMPLE_WEB = """\
+# The bring-up page, for a browser on this computer. There is none without this table, or with an
+# empty listen.
 """
 _EXAMPLE_METER = """\
 # One table [[meter]] for each meter.
@@ -109,8 +114,9 @@ def example() -> int:
 
 def example_text() -> str:
     """Return a configuration file with every key; all but the module_id of its one meter are commented out."""
-    mqtt, meter = "\n".join(_commented(MQTT)), "\n".join(_commented(SETTINGS))
-    return f"{_EXAMPLE_HEAD}\n[mqtt]\n{mqtt}\n\n{_EXAMPLE_METER}[[meter]]\n{_EXAMPLE_MODULE_ID}\n{meter}\n"
+    mqtt, web, meter = ("\n".join(_commented(settings)) for settings in (MQTT, WEB, SETTINGS))
+    tables = f"[mqtt]\n{mqtt}\n\n{_EXAMPLE_WEB}[web]\n{web}\n"
+    return f"{_EXAMPLE_HEAD}\n{tables}\n{_EXAMPLE_METER}[[meter]]\n{_EXAMPLE_MODULE_ID}\n{meter}\n"
 
 
 def _commented(settings: Iterable[Setting]) -> Iterator[str]:
@@ -132,6 +138,8 @@ def _toml(value: Value) -> str:
 def _summary(file: Path, config: ServiceConfig) -> Iterator[str]:
     yield f"{printable(file, limit=300)} is in order"
     yield f"  Broker  {printable(config.mqtt.address)}, MQTT {config.mqtt.protocol}" + "".join(_broker(config))
+    if config.web is not None:
+        yield f"  Page    http://{config.web.listen}{', with a token' if config.web.needs_token else ''}"
     count = len(config.meters)
     shown = ", ".join(map(_meter, config.meters[:_SHOWN_METERS]))
     more = f" and {count - _SHOWN_METERS} more" if count > _SHOWN_METERS else ""

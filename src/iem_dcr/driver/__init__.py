@@ -5,6 +5,6 @@ through a `ReceiptSink`.
 """
 
 from iem_dcr.driver.driver import MeterDriver
-from iem_dcr.driver.station import KeptReceipt, ReceiptJournal, ReceiptSink, Station
+from iem_dcr.driver.station import KeptReceipt, Observer, ReceiptJournal, ReceiptSink, Station
 
-__all__ = ["KeptReceipt", "MeterDriver", "ReceiptJournal", "ReceiptSink", "Station"]
+__all__ = ["KeptReceipt", "MeterDriver", "Observer", "ReceiptJournal", "ReceiptSink", "Station"]

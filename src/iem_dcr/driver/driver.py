@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from iem_dcr.config import Settings
     from iem_dcr.device.messages import Gateway, MeterValue
-    from iem_dcr.driver.station import ReceiptJournal, ReceiptSink, Station
+    from iem_dcr.driver.station import Observer, ReceiptJournal, ReceiptSink, Station
 
 START_S = 30.0
 STOP_S = 60.0
@@ -77,6 +77,7 @@ class MeterDriver:
         sink: is given every receipt before it is handed over; without one the latest are kept in memory.
         journal: is given them too, and is asked for the receipts of transactions that this process does not know.
         phase: where in the second the meter is read, for one of many meters (see `timing.Schedule`).
+        observer: looks on.
         begins_after_s: how long `run` leaves the meter alone at first, so that many begin one by one; no command waits.
         wall: the host's clock, for tests; aware datetimes.
     """
@@ -89,11 +90,12 @@ class MeterDriver:
         sink: ReceiptSink | None = None,
         journal: ReceiptJournal | None = None,
         phase: float | None = None,
+        observer: Observer | None = None,
         begins_after_s: float = 0.0,
         wall: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         client = MeterClient(settings.ip_address, settings.port_http, timeout_s=settings.command_timeout_ms / 1000)
-        self._meter = Meter(settings, client, GuardedStation(station), wall)
+        self._meter = Meter(settings, client, GuardedStation(station, observer), wall)
         self._keeping = Keeping(self._meter, sink or MemorySink(), journal)
         self._receipts = Receipts(self._meter, self._keeping)
         self._setup = Setup(self._meter)
@@ -136,6 +138,11 @@ class MeterDriver:
     def public_key(self) -> str:
         """Hex of the meter's DER key, or "" before it is known."""
         return self._meter.public_key
+
+    @property
+    def request(self) -> TransactionReq | None:
+        """The station's request for the transaction begun last, while its receipt is still to come; else None."""
+        return self._receipts.begun.request if self._receipts.begun is not None else None
 
     # --- the station's commands ---
 
@@ -338,6 +345,8 @@ class MeterDriver:
             last = await self._question(self._setup.initialise)
         except MeterError as error:
             self._meter.log.failure("the initialisation", "not initialised: %s", error.brief)
+            if not self._meter.reached:
+                self._meter.station.reading_failed(error.brief)
             return False
         if not self._meter.doubted:
             self._initialised_s.append(now_s())

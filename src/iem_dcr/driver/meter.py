@@ -158,8 +158,7 @@ class Meter:
         try:
             value = await self.read(deadline)
         except MeterError as error:
-            self.doubted = True
-            self.log.failure("reading the meter", "no live value: %s", error.brief)
+            self._no_value(error)
             self.count_failure()
             return False
         self.publish(value)
@@ -193,10 +192,14 @@ class Meter:
         try:
             self.publish(await self.read(deadline))
         except MeterError as error:
-            self.doubted = True
-            self.log.failure("reading the meter", "no live value: %s", error.brief)
+            self._no_value(error)
             return False
         return True
+
+    def _no_value(self, error: MeterError) -> None:
+        self.doubted = True
+        self.log.failure("reading the meter", "no live value: %s", error.brief)
+        self.station.reading_failed(error.brief)
 
     def _take_up(self, value: MeterValue) -> None:
         before, self.value = self.value, value
@@ -212,6 +215,7 @@ class Meter:
         self._judge_clock()
         self._judge_serial(value)
         self._judge_health(value)
+        self.station.value_read(value, self.read_at)
 
     def _was_exchanged(self, before: str, now: str) -> None:
         if (before, now) not in self._exchanges:

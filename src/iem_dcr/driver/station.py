@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from datetime import datetime
 
+    from iem_dcr.device.messages import MeterValue
     from iem_dcr.ocmf import Outcome, Receipt
     from iem_dcr.powermeter import Powermeter, StationError
 
@@ -29,6 +31,22 @@ class Station(Protocol):
 
     def clear_error(self, error: StationError) -> None:
         """Clear an error that was active; it is the one that was raised."""
+
+
+class Observer(Protocol):
+    """Looks on while a meter is driven. Its methods are called on the driver's loop and must not block."""
+
+    def value_read(self, value: MeterValue, read_at: datetime) -> None:
+        """Take a live value as the meter gave it, whoever asked for it, and the host's time of its answer."""
+
+    def reading_failed(self, problem: str) -> None:
+        """Take note that there was no live value, and why."""
+
+    def error_raised(self, error: StationError) -> None:
+        """Take note of an error that is raised at the station."""
+
+    def error_cleared(self, error: StationError) -> None:
+        """Take note that an error is cleared at the station."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +109,16 @@ class ReceiptJournal(ReceiptSink, Protocol):
 
 
 class GuardedStation:
-    """A station whose failures are logged and go no further: none of them may keep a meter from being driven."""
+    """A station whose failures are logged and go no further: none of them may keep a meter from being driven.
 
-    def __init__(self, station: Station) -> None:
+    Args:
+        station: the station.
+        observer: looks on, with the same guard; None where nobody does.
+    """
+
+    def __init__(self, station: Station, observer: Observer | None = None) -> None:
         self._station = station
+        self._observer = observer
 
     def publish_powermeter(self, value: Powermeter) -> None:
         """Pass on a live value."""
@@ -107,10 +131,20 @@ class GuardedStation:
     def raise_error(self, error: StationError) -> None:
         """Pass on an error that is raised."""
         self._guard(lambda: self._station.raise_error(error))
+        self._observed(lambda observer: observer.error_raised(error))
 
     def clear_error(self, error: StationError) -> None:
         """Pass on an error that is cleared."""
         self._guard(lambda: self._station.clear_error(error))
+        self._observed(lambda observer: observer.error_cleared(error))
+
+    def value_read(self, value: MeterValue, read_at: datetime) -> None:
+        """Show the observer a live value."""
+        self._observed(lambda observer: observer.value_read(value, read_at))
+
+    def reading_failed(self, problem: str) -> None:
+        """Tell the observer that there was none."""
+        self._observed(lambda observer: observer.reading_failed(problem))
 
     @staticmethod
     def _guard(call: Callable[[], None]) -> None:
@@ -118,3 +152,11 @@ class GuardedStation:
             call()
         except Exception:  # noqa: BLE001  whatever a station does wrong must not stop the meter from being driven
             _log.exception("the station did not take what was published")
+
+    def _observed(self, call: Callable[[Observer], None]) -> None:
+        if self._observer is None:
+            return
+        try:
+            call(self._observer)
+        except Exception:  # noqa: BLE001  as above
+            _log.exception("the observer failed")

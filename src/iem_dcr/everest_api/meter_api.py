@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from iem_dcr.config import Settings
-    from iem_dcr.driver import ReceiptJournal, ReceiptSink
+    from iem_dcr.driver import Observer, ReceiptJournal, ReceiptSink
     from iem_dcr.everest_api.bus import Bus, Handler
 
 ANSWERS_GO_OUT_WITHIN_S: Final = 1.0
@@ -39,6 +39,7 @@ class MeterApi:
         bus: shared with the other meters.
         sink: is given every receipt before it is handed over; without one the latest are kept in memory.
         journal: is given them too, and is asked for the receipts of transactions that this process does not know.
+        observer: looks on while the meter is driven.
         begins_after_s: how long the meter is left alone at first, unless a request comes; it is on the bus at once.
         wall: the host's clock, for tests; aware datetimes.
 
@@ -59,6 +60,7 @@ class MeterApi:
         *,
         sink: ReceiptSink | None = None,
         journal: ReceiptJournal | None = None,
+        observer: Observer | None = None,
         begins_after_s: float = 0.0,
         wall: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
@@ -75,6 +77,7 @@ class MeterApi:
             sink=sink,
             journal=journal,
             phase=phase,
+            observer=observer,
             begins_after_s=begins_after_s,
             wall=wall,
         )

@@ -1,4 +1,4 @@
-"""The service's configuration: a TOML file with a table ``[mqtt]`` and a ``[[meter]]`` for each meter.
+"""The service's configuration: a TOML file with ``[mqtt]``, ``[web]`` for a page, and a ``[[meter]]`` for each meter.
 
 A file with mistakes is refused with all of them, each a line ``FILE: [table] key: what is expected``.
 """
@@ -18,6 +18,7 @@ from iem_dcr.config import SETTINGS, Setting, Settings, shown, type_or_range
 from iem_dcr.errors import ConfigError, printable
 from iem_dcr.everest_api.mqtt_settings import PORT, PORT_TLS, PROTOCOLS, MqttSettings
 from iem_dcr.everest_api.topics import is_module_id
+from iem_dcr.service.web_settings import WEB, WebSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -50,8 +51,11 @@ MQTT: tuple[Setting, ...] = (
 )
 """The keys of ``[mqtt]``. Paths are relative to the folder of the configuration file; an empty text counts as none."""
 
+_TABLES = {"mqtt": "[mqtt]", "web": "[web]", "meter": "[[meter]]"}
+_ANY_TABLE = "[mqtt], [web] or [[meter]]"
 _FILES = ("password_file", "ca_file", "cert_file", "key_file")
-_SECRET_FILES = ("password_file", "key_file")
+_SECRETS = ("password", "token")
+_SECRET_FILES = ("password_file", "key_file", "token_file")
 _TLS_FILES = ("ca_file", "cert_file", "key_file")
 _SYNTAX = re.compile(r"(?P<what>.*) \(at (?P<where>line \d+, column \d+|end of document)\)", re.DOTALL)
 _PROBLEM = re.compile(r"(?P<key>\w+)(?: is (?P<value>.*): expected |:? )(?P<what>.*)", re.DOTALL)
@@ -83,11 +87,13 @@ class ServiceConfig:
     Attributes:
         mqtt: how the broker is reached.
         meters: at least one; exactly one where a module_id is None.
+        web: how the bring-up page is served, or None where it is not.
         warnings: a line for everything that is allowed and still not good.
     """
 
     mqtt: MqttSettings
     meters: tuple[MeterConfig, ...]
+    web: WebSettings | None = None
     warnings: tuple[str, ...] = ()
 
     @classmethod
@@ -121,10 +127,11 @@ class _Reading:
     def config(self) -> ServiceConfig:
         self._check_tables()
         mqtt = self._mqtt()
+        web = self._web()
         meters = self._meters()
         if self._problems:
             raise ConfigError(self._problems)
-        return ServiceConfig(cast("MqttSettings", mqtt), tuple(meters), tuple(self._warnings))
+        return ServiceConfig(cast("MqttSettings", mqtt), tuple(meters), web, tuple(self._warnings))
 
     def meters(self) -> tuple[MeterConfig, ...]:
         self._check_tables()
@@ -143,36 +150,35 @@ class _Reading:
 
     def _check_tables(self) -> None:
         for name, value in self._document.items():
-            if name in ("mqtt", "meter"):
+            if name in _TABLES:
                 continue
             if isinstance(value, dict | list):
-                close = _nearest(name, ("mqtt", "meter"), {"mqtt": "[mqtt]", "meter": "[[meter]]"}.__getitem__)
-                self._problem(f"[{_name(name)}]", f"no such table: {close or 'expected [mqtt] or [[meter]]'}")
+                close = _nearest(name, _TABLES, _TABLES.__getitem__)
+                self._problem(f"[{_name(name)}]", f"no such table: {close or f'expected {_ANY_TABLE}'}")
             else:
-                self._problem(_name(name), "stands before any table: expected [mqtt] or [[meter]] above it")
+                self._problem(_name(name), f"stands before any table: expected {_ANY_TABLE} above it")
 
     # --- [mqtt] ---
 
     def _mqtt(self) -> MqttSettings | None:
-        table = self._document.get("mqtt", {})
-        if not isinstance(table, dict):
-            self._problem("[mqtt]", f"expected one table, not {_kind(table)}")
+        given = self._given("mqtt", MQTT, _FILES)
+        if given is None:
             return None
-        self._check_keys("[mqtt]", table, [setting.key for setting in MQTT])
-        given = self._given(table)
-        for key in _FILES:
-            if key in given:
-                given[key] = str(self._path.parent / str(given[key]))
         if any(key in given for key in _TLS_FILES):
             given.setdefault("tls", True)
         self._check_files(given)
-        self._check_modes(given)
-        return self._tried(lambda: MqttSettings(**given))  # type: ignore[arg-type]  # each was checked against MQTT
+        return self._tried("[mqtt]", lambda: MqttSettings(**given))  # type: ignore[arg-type]  # checked against MQTT
 
-    def _given(self, table: Mapping[str, object]) -> dict[str, Value]:
-        """Return what is given in ``[mqtt]`` and of the right type and range."""
+    def _given(self, name: str, settings: tuple[Setting, ...], files: tuple[str, ...]) -> dict[str, Value] | None:
+        """Return what is given in a table and of the right type and range, or None where it is no table."""
+        where = f"[{name}]"
+        table = self._document.get(name, {})
+        if not isinstance(table, dict):
+            self._problem(where, f"expected one table, not {_kind(table)}")
+            return None
+        self._check_keys(where, table, [setting.key for setting in settings])
         given: dict[str, Value] = {}
-        for setting in MQTT:
+        for setting in settings:
             value = table.get(setting.key, "")
             if setting.key == "protocol" and type(value) is int:
                 value = str(value)
@@ -180,29 +186,32 @@ class _Reading:
                 continue
             expected = type_or_range(setting, value)
             if expected:
-                got = "" if setting.key == "password" else f", not {shown(value)}"
-                self._problem(f"[mqtt] {setting.key}", f"{expected}{got}")
+                got = "" if setting.key in _SECRETS else f", not {shown(value)}"
+                self._problem(f"{where} {setting.key}", f"{expected}{got}")
+            elif setting.key in files:
+                given[setting.key] = str(self._path.parent / str(value))
             else:
                 given[setting.key] = cast("Value", value)
+        self._check_modes(where, given)
         return given
 
     def _check_files(self, given: Mapping[str, Value]) -> None:
         """Read every file, whatever else is wrong."""
         password, ca, cert, key = (cast("str | None", given.get(name)) for name in _FILES)
         if password:
-            self._tried(lambda: MqttSettings(user="-", password_file=password).current_password())
+            self._tried("[mqtt]", lambda: MqttSettings(user="-", password_file=password).current_password())
         if ca:
-            self._tried(lambda: MqttSettings(tls=True, ca_file=ca).tls_context())
+            self._tried("[mqtt]", lambda: MqttSettings(tls=True, ca_file=ca).tls_context())
         if cert:
-            self._tried(lambda: MqttSettings(tls=True, cert_file=cert, key_file=key).tls_context())
+            self._tried("[mqtt]", lambda: MqttSettings(tls=True, cert_file=cert, key_file=key).tls_context())
 
-    def _tried(self, make: Callable[[], T]) -> T | None:
-        """Return what is made of ``[mqtt]``, or None and its problems."""
+    def _tried(self, where: str, make: Callable[[], T]) -> T | None:
+        """Return what is made of a table, or None and its problems."""
         try:
             return make()
         except ConfigError as error:
             for problem in error.problems:
-                self._mistake("[mqtt]", problem)
+                self._mistake(where, problem)
             return None
 
     def _mistake(self, where: str, problem: str) -> None:
@@ -215,13 +224,27 @@ class _Reading:
         else:
             self._problem(f"{where} {match['key']}", f"expected {match['what']}, not {match['value']}")
 
-    def _check_modes(self, given: Mapping[str, Value]) -> None:
-        if "password" in given and _is_open_to_others(self._path):
-            advice = "chmod o-r it, or put the password into a password_file"
-            self._warning("[mqtt] password", f"this file can be read by everybody: {advice}")
+    def _check_modes(self, where: str, given: Mapping[str, Value]) -> None:
+        for key in _SECRETS:
+            if key in given and _is_open_to_others(self._path):
+                advice = f"chmod o-r it, or put the {key} into a {key}_file"
+                self._warning(f"{where} {key}", f"this file can be read by everybody: {advice}")
         for key in _SECRET_FILES:
             if key in given and _is_open_to_others(Path(str(given[key]))):
-                self._warning(f"[mqtt] {key}", f"{printable(given[key])} can be read by everybody: chmod o-r it")
+                self._warning(f"{where} {key}", f"{printable(given[key])} can be read by everybody: chmod o-r it")
+
+    # --- [web] ---
+
+    def _web(self) -> WebSettings | None:
+        """Return how the page is served, or None without a table ``[web]``, or where its ``listen`` is empty."""
+        table = self._document.get("web")
+        given = None if table is None else self._given("web", WEB, ("token_file",))
+        if given is None:
+            return None
+        web = self._tried("[web]", lambda: WebSettings(**given))  # type: ignore[arg-type]  # checked against WEB
+        if web is not None:
+            self._tried("[web]", web.read_token)
+        return None if isinstance(table, dict) and table.get("listen") == "" else web
 
     # --- [[meter]] ---
 

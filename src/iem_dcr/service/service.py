@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import logging
+from itertools import zip_longest
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from iem_dcr.errors import printable
@@ -15,13 +16,16 @@ from iem_dcr.everest_api.context import METER
 from iem_dcr.everest_api.discovery import discover
 from iem_dcr.everest_api.meter_api import MeterApi
 from iem_dcr.journaling import journal_of
+from iem_dcr.service.observation import ObservedMeter
 from iem_dcr.service.systemd import Notifier
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     from iem_dcr.journal import Journal
     from iem_dcr.service.config import MeterConfig, ServiceConfig
+    from iem_dcr.service.web.server import WebServer
+    from iem_dcr.service.web_settings import WebSettings
 
 _log = logging.getLogger(__name__)
 
@@ -62,15 +66,21 @@ class Service:
         config: the configuration.
         notifier: tells systemd.
         broker: the connection; made from the configuration where there is none.
+
+    Attributes:
+        page: the server of the bring-up page, or None without one.
     """
 
     def __init__(
         self, config: ServiceConfig, *, notifier: Notifier | None = None, broker: Connection | None = None
     ) -> None:
         self._broker = broker or Broker(config.mqtt, identity=identity(config))
+        observed = [_observed(meter) for meter in config.meters] if config.web is not None else []
         self._meters = [
-            _Meter(meter, self._broker, number * METERS_BEGIN_EVERY_S) for number, meter in enumerate(config.meters)
+            _Meter(meter, self._broker, number * METERS_BEGIN_EVERY_S, seen)
+            for number, (meter, seen) in enumerate(zip_longest(config.meters, observed))
         ]
+        self.page = self._page(config.web, observed) if config.web is not None else None
         self._notifier = notifier or Notifier({})
         self._stop = asyncio.Event()
         self._ready_told = False
@@ -95,6 +105,8 @@ class Service:
         meters = [asyncio.create_task(_supervise("the meter's task", meter.run)) for meter in self._meters]
         broker = asyncio.create_task(_supervise("the broker's task", self._be_connected))
         others = [asyncio.create_task(_supervise("telling systemd", work)) for work in (self._tell, self._prove_life)]
+        if self.page is not None:
+            others.append(asyncio.create_task(_supervise("the bring-up page", self.page.run)))
         try:
             await self._stop.wait()
         finally:
@@ -109,6 +121,13 @@ class Service:
             await _end([broker, *others], ENDS_WITHIN_S)
             await asyncio.wait(closing, timeout=JOURNALS_CLOSE_WITHIN_S)
             self._notifier.close()
+
+    def _page(self, settings: WebSettings, observed: Sequence[ObservedMeter]) -> WebServer:
+        # Imported here: without a page its server is not worth its memory.
+        from iem_dcr.service.web.server import WebServer  # noqa: PLC0415
+        from iem_dcr.service.web.site import Site  # noqa: PLC0415
+
+        return WebServer(settings, Site(observed, lambda: self.status))
 
     async def _be_connected(self) -> None:
         await self._broker.run()
@@ -136,8 +155,11 @@ class Service:
 class _Meter:
     """One configured meter, and its API as soon as its module_id is known."""
 
-    def __init__(self, config: MeterConfig, bus: Bus, begins_after_s: float) -> None:
+    def __init__(
+        self, config: MeterConfig, bus: Bus, begins_after_s: float, observed: ObservedMeter | None = None
+    ) -> None:
         self._config = config
+        self._observed = observed
         self._begins_after_s = begins_after_s
         self._bus = bus
         self.api: MeterApi | None = None
@@ -158,9 +180,13 @@ class _Meter:
                 module_id,
                 self._config.settings,
                 self._bus,
+                sink=self._observed,
                 journal=self._journal,
+                observer=self._observed,
                 begins_after_s=self._begins_after_s,
             )
+            if self._observed is not None:
+                self._observed.attach(self.api.driver, module_id)
             _log.info("the meter is at %s", self._config.address)
         await self.api.run()
 
@@ -168,6 +194,10 @@ class _Meter:
         """Give the journal a moment for what is still to be written."""
         if self._journal is not None:
             await self._journal.close(JOURNALS_CLOSE_WITHIN_S)
+
+
+def _observed(meter: MeterConfig) -> ObservedMeter:
+    return ObservedMeter(meter.settings, meter.module_id, meter.address)
 
 
 def identity(config: ServiceConfig) -> str:

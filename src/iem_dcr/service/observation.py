@@ -1,0 +1,209 @@
+"""What the bring-up page and the metrics know of a meter: what its driver reads anyway, looked on while it is driven.
+
+Nothing here asks a meter anything. Without a page nothing of this is made, and nothing is kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+from iem_dcr.bringup.seen import TransactionWatch
+from iem_dcr.bringup.sight import Sight
+from iem_dcr.driver.timing import now_s
+from iem_dcr.service.history import History
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from iem_dcr.config import Settings
+    from iem_dcr.device.messages import MeterValue
+    from iem_dcr.driver import KeptReceipt, MeterDriver
+    from iem_dcr.powermeter import StationError, TransactionReq
+
+CLOCK_JUMP: Final = timedelta(seconds=5)
+"""A clock that jumps further than this between two values may have been through a power cut."""
+ERRORS: Final = 50
+RECEIPTS: Final = 20
+"""So many of the latest are remembered of a meter."""
+
+
+@dataclass(frozen=True, slots=True)
+class SeenError:
+    """An error that was raised at the station.
+
+    Attributes:
+        error: what it is.
+        raised: host's time.
+        cleared: host's time, or None while it stands.
+    """
+
+    error: StationError
+    raised: datetime
+    cleared: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SeenReceipt:
+    """A receipt that passed: its number in this process, the host's time at which it came first, and what it is."""
+
+    number: int
+    came: datetime
+    kept: KeptReceipt
+
+
+class ObservedMeter:
+    """Looks on while one meter is driven: its driver's observer, and a keeper of its latest receipts.
+
+    Args:
+        settings: of the meter.
+        module_id: of EVerest's module it is behind; None where that is to be found out.
+        address: of the meter, ``host:port``.
+        wall: the host's clock, aware.
+
+    Attributes:
+        settings: as given.
+        module_id: as given, or as it was found out.
+        address: as given.
+        history: its values of the last half hour.
+        errors: raised at the station, the latest last.
+        receipts: the latest last.
+        received: how many have come.
+        receipts_version: changes whenever one comes or more is known of one.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        module_id: str | None,
+        address: str,
+        wall: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self.settings = settings
+        self.module_id = module_id
+        self.address = address
+        self.history = History()
+        self.errors: deque[SeenError] = deque(maxlen=ERRORS)
+        self.receipts: deque[SeenReceipt] = deque(maxlen=RECEIPTS)
+        self._wall = wall
+        self._driver: MeterDriver | None = None
+        self._value: MeterValue | None = None
+        self._read_at: datetime | None = None
+        self._read_s = self._moved_s = 0.0
+        self._clock_off: timedelta | None = None
+        self._problem = ""
+        self._silent: tuple[datetime, float] | None = None
+        self._transaction = TransactionWatch()
+        self.received = 0
+        self.receipts_version = 0
+        self._next: asyncio.Event | None = None
+
+    @property
+    def name(self) -> str:
+        """What it is called: its module_id, or its address while that is not known."""
+        return self.module_id or self.address
+
+    @property
+    def public_key(self) -> str:
+        """Hex of its DER key, or "" before it is known."""
+        return "" if self._driver is None else self._driver.public_key
+
+    @property
+    def request(self) -> TransactionReq | None:
+        """The station's request for the transaction whose receipt is still to come, or None."""
+        return None if self._driver is None else self._driver.request
+
+    def attach(self, driver: MeterDriver, module_id: str | None = None) -> None:
+        """Take note of who drives it, and behind which module."""
+        self._driver = driver
+        self.module_id = module_id or self.module_id
+
+    def sight(self) -> Sight:
+        """Return what there is to see now, but for the values of the last half hour; to be called on the loop."""
+        now, value = now_s(), self._value
+        silent_since, silent_s = self._silent or (None, now)
+        return Sight(
+            address=self.address,
+            now_s=now,
+            value=value,
+            read_at=self._read_at,
+            age_s=None if value is None else now - self._read_s,
+            stands_s=self._read_s - self._moved_s,
+            clock_off=self._clock_off,
+            problem=self._problem,
+            silent_since=silent_since,
+            silent_s=None if silent_since is None else now - silent_s,
+            gateway=None if self._driver is None else self._driver.gateway,
+            transaction=None if value is None else self._transaction.seen(value),
+        )
+
+    async def changed(self, within_s: float) -> None:
+        """Wait until something is new, for so long at most."""
+        if self._next is None:
+            self._next = asyncio.Event()
+        event = self._next
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                await event.wait()
+
+    # --- the driver's observer ---
+
+    def value_read(self, value: MeterValue, read_at: datetime) -> None:
+        """Take up a live value."""
+        before, off_before = self._value, self._clock_off
+        if before is not None and before.MS != value.MS:
+            self.history.clear()
+            self._transaction.forget()
+            before = off_before = None
+        self._clock_off = value.TM.instant - read_at
+        jumped = off_before is not None and abs(self._clock_off - off_before) > CLOCK_JUMP
+        self._transaction.take_up(before, value, read_at, may_have_missed=jumped or self._silent is not None)
+        self._value, self._read_at, self._read_s = value, read_at, now_s()
+        if before is None or before.TM.instant != value.TM.instant:
+            self._moved_s = self._read_s
+        self._problem, self._silent = "", None
+        self.history.add(self._read_s, value)
+        self._tell()
+
+    def reading_failed(self, problem: str) -> None:
+        """Take note that there was no value, and since when that is so."""
+        self._problem = problem
+        if self._silent is None:
+            self._silent = self._wall(), now_s()
+        self._tell()
+
+    def error_raised(self, error: StationError) -> None:
+        """Remember an error."""
+        self.errors.append(SeenError(error, self._wall()))
+        self._tell()
+
+    def error_cleared(self, error: StationError) -> None:
+        """Remember that it is over."""
+        for index, seen in enumerate(self.errors):
+            if seen.cleared is None and (seen.error.type, seen.error.sub_type) == (error.type, error.sub_type):
+                self.errors[index] = replace(seen, cleared=self._wall())
+        self._tell()
+
+    # --- a keeper of receipts ---
+
+    async def keep(self, kept: KeptReceipt) -> None:
+        """Remember a receipt; one that comes again is the same, with what is known of it by then."""
+        for index, seen in enumerate(self.receipts):
+            if seen.kept.receipt.text == kept.receipt.text:
+                known = kept if kept.transaction_id or not kept.found else seen.kept
+                self.receipts[index] = replace(seen, kept=known)
+                break
+        else:
+            self.received += 1
+            self.receipts.append(SeenReceipt(self.received, self._wall(), kept))
+        self.receipts_version += 1
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._next is not None:
+            self._next.set()
+            self._next = None

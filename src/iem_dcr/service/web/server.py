@@ -1,0 +1,109 @@
+"""The page's server: a task beside the meters' that none of them depends on."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Final, NoReturn, cast
+
+from aiohttp import web
+
+from iem_dcr.errors import ConfigError, printable
+from iem_dcr.service.web.access import Access
+from iem_dcr.service.web.connections import Listener, listening_socket
+from iem_dcr.service.web.guard import LARGEST_BODY, Guard
+from iem_dcr.service.web.routes import routes_of
+
+if TYPE_CHECKING:
+    from iem_dcr.service.web.site import Site
+    from iem_dcr.service.web_settings import WebSettings
+
+_log = logging.getLogger(__name__)
+
+TRIED_AGAIN_AFTER_S: Final = 10.0
+ENDS_WITHIN_S: Final = 0.2
+IDLE_S: Final = 15.0
+_LONGEST_LINE: Final = 4096
+
+
+class WebServer:
+    """Serves the page.
+
+    Args:
+        settings: where, and to whom.
+        site: what there is to show.
+
+    Attributes:
+        listening: set while it listens.
+        port: the TCP port it listens at; 0 before.
+    """
+
+    def __init__(self, settings: WebSettings, site: Site) -> None:
+        self._settings = settings
+        self._site = site
+        self._failing = ""
+        self.listening = asyncio.Event()
+        self.port = 0
+
+    @property
+    def url(self) -> str:
+        """Where it is, for a browser on this computer."""
+        host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
+        return f"http://{host}:{self.port or self._settings.port}/"
+
+    async def run(self) -> NoReturn:
+        """Serve until cancelled. While the port cannot be had it is tried again, and the log says so once."""
+        while True:
+            try:
+                await self._serve()
+            except (OSError, ConfigError) as error:
+                why = printable((error.strerror if isinstance(error, OSError) else None) or error)
+                level = logging.DEBUG if why == self._failing else logging.ERROR
+                self._failing = why
+                _log.log(
+                    level,
+                    "no bring-up page at %s: %s; it is tried again every %.0f s, and the meters do without",
+                    self._settings.listen,
+                    why,
+                    TRIED_AGAIN_AFTER_S,
+                )
+            await asyncio.sleep(TRIED_AGAIN_AFTER_S)
+
+    async def _serve(self) -> None:
+        loop = asyncio.get_running_loop()
+        access = Access(self._settings.read_token(), loop.time)
+        guard = Guard(self._settings, access, loop.time)
+        application = web.Application(client_max_size=LARGEST_BODY, middlewares=[guard.middleware])
+        application.on_response_prepare.append(guard.add_headers)
+        for route in routes_of(self._site):
+            for method in ("GET", "HEAD") if route.method == "GET" else (route.method,):
+                guard.know(application.router.add_route(method, route.path, route.handler), route)
+        runner = web.AppRunner(
+            application,
+            access_log=None,
+            logger=_quiet_log(),
+            keepalive_timeout=IDLE_S,
+            lingering_time=0.0,
+            max_line_size=_LONGEST_LINE,
+            max_field_size=_LONGEST_LINE,
+            shutdown_timeout=ENDS_WITHIN_S,
+        )
+        await runner.setup()
+        try:
+            listening = listening_socket(self._settings.host, self._settings.port)
+            self.port = listening.getsockname()[1]
+            _log.info("the bring-up page is at %s", self.url)
+            self._failing = ""
+            self.listening.set()
+            server = cast("web.Server", runner.server)  # there is one after setup
+            await Listener(server, listening, lambda _: False).run()
+        finally:
+            self.listening.clear()
+            await runner.cleanup()
+
+
+def _quiet_log() -> logging.Logger:
+    """Return a log for aiohttp's words on requests that are none, which anybody could fill the log with."""
+    log = _log.getChild("aiohttp")
+    log.setLevel(logging.CRITICAL)
+    return log

@@ -1,0 +1,58 @@
+"""What the page's handlers know: the meters of this process, and how the service is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+from aiohttp import web
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from iem_dcr.service.observation import ObservedMeter
+
+Handler: TypeAlias = "Callable[[web.Request], Awaitable[web.StreamResponse]]"
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What there is to show.
+
+    Attributes:
+        meters: in the order of the configuration.
+        status: how the service is, in a line.
+    """
+
+    meters: Sequence[ObservedMeter]
+    status: Callable[[], str]
+
+    def meter(self, name: str) -> ObservedMeter:
+        """Return the meter of a name.
+
+        Raises:
+            aiohttp.web.HTTPNotFound: there is none.
+        """
+        for meter in self.meters:
+            if name == meter.name:
+                return meter
+        raise web.HTTPNotFound(reason="There is no such meter.")
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A path, and what answers it.
+
+    Attributes:
+        path: as aiohttp's router takes it.
+        handler: answers it.
+        method: GET, which is HEAD too, or POST.
+        is_open: answered without the token: for what tells nothing of meters or persons.
+        is_stream: its answer has no end; it is counted and bounded as a stream, and not in time.
+    """
+
+    path: str
+    handler: Handler
+    method: str = "GET"
+    is_open: bool = False
+    is_stream: bool = False

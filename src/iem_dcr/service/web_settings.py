@@ -1,0 +1,151 @@
+"""How the bring-up page is served: the keys of ``[web]``, and what may not be."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from iem_dcr.config import Setting, is_host, shown
+from iem_dcr.errors import ConfigError, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+LISTEN: Final = "127.0.0.1:8080"
+SHORTEST_TOKEN: Final = 16
+LONGEST_TOKEN: Final = 256
+
+WEB: tuple[Setting, ...] = (
+    Setting(
+        "listen", LISTEN, "IP address and port of the bring-up page; any other address than a loopback needs a token"
+    ),
+    Setting("token", "", "What a browser has to give; better kept in a file of its own, see token_file"),
+    Setting("token_file", "", "File with the token, read when the service starts"),
+    Setting(
+        "names",
+        "",
+        "Host names that the page may be asked for under, beside localhost and IP addresses; commas between them",
+    ),
+)
+"""The keys of ``[web]``. Paths are relative to the folder of the configuration file; an empty text counts as none."""
+
+
+@dataclass(frozen=True, slots=True)
+class WebSettings:
+    """Where the page is, and who may see it.
+
+    Attributes:
+        listen: ``address:port``, an IPv6 address in brackets; port 0 takes any that is free.
+        token: what has to be given, or None.
+        token_file: file with it, or None.
+        names: host names it may be asked for under, with commas between them.
+
+    Raises:
+        ConfigError: with a line for every mistake, ``key is value: expected what``.
+    """
+
+    listen: str = LISTEN
+    token: str | None = field(default=None, repr=False)
+    token_file: str | None = None
+    names: str = ""
+
+    def __post_init__(self) -> None:
+        problems = [*self._listen_problems(), *self._token_problems(), *self._names_problems()]
+        if problems:
+            raise ConfigError(problems)
+
+    @property
+    def host(self) -> str:
+        """Address it listens at."""
+        return _split(self.listen)[0]
+
+    @property
+    def port(self) -> int:
+        """TCP port it listens at, 0 for any that is free."""
+        return _split(self.listen)[1]
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this computer can reach it."""
+        return ipaddress.ip_address(self.host).is_loopback
+
+    @property
+    def needs_token(self) -> bool:
+        """Whether a token has to be given."""
+        return self.token is not None or self.token_file is not None
+
+    @property
+    def host_names(self) -> frozenset[str]:
+        """The names, in lower case."""
+        return frozenset(name.strip().rstrip(".").lower() for name in self.names.split(",") if name.strip())
+
+    def read_token(self) -> str | None:
+        """Return the token; reads ``token_file``. None where none is needed.
+
+        Raises:
+            ConfigError: the file cannot be read, or what it holds can be no token.
+        """
+        if self.token_file is None:
+            return self.token
+        try:
+            text = Path(self.token_file).read_text("utf-8").strip()
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else "not UTF-8"
+            raise ConfigError([f"token_file {shown(self.token_file)} cannot be read: {printable(why)}"]) from error
+        if not _is_token(text):
+            raise ConfigError([f"token_file {shown(self.token_file)} holds no token: expected {_TOKEN}"])
+        return text
+
+    def _listen_problems(self) -> Iterator[str]:
+        try:
+            _split(self.listen)
+        except ValueError:
+            yield f"listen is {shown(self.listen)}: expected an IP address and a port, like {LISTEN} or [::1]:8080"
+            return
+        if not self.is_loopback and not self.needs_token:
+            yield (
+                f"listen is {shown(self.listen)}: expected a loopback address, or a token or token_file beside it: "
+                "others can reach this one"
+            )
+
+    def _token_problems(self) -> Iterator[str]:
+        if self.token is not None and self.token_file is not None:
+            yield "token_file: expected token or token_file, not both"
+        if self.token is not None and not _is_token(self.token):
+            yield f"token: expected {_TOKEN}"
+        if self.token_file is not None and (not self.token_file or "\0" in self.token_file):
+            yield f"token_file is {shown(self.token_file)}: expected the path of a file"
+
+    def _names_problems(self) -> Iterator[str]:
+        for name in sorted(self.host_names):
+            if not is_host(name) or ":" in name or not name.isascii():
+                yield f"names is {shown(self.names)}: expected host names without ports, and commas between them"
+                return
+
+
+_TOKEN = f"{SHORTEST_TOKEN} to {LONGEST_TOKEN} ASCII letters, digits and signs without spaces (openssl rand -hex 16)"
+
+
+def _is_token(text: str) -> bool:
+    has_length = SHORTEST_TOKEN <= len(text) <= LONGEST_TOKEN
+    return has_length and text.isascii() and text.isprintable() and " " not in text
+
+
+def _split(listen: str) -> tuple[str, int]:
+    """Return address and port.
+
+    Raises:
+        ValueError: it is not ``address:port``.
+    """
+    host, colon, port = listen.rpartition(":")
+    if host == "localhost":
+        host = "127.0.0.1"
+    elif host.startswith("[") and host.endswith("]"):
+        host = str(ipaddress.IPv6Address(host[1:-1]))
+    else:
+        host = str(ipaddress.IPv4Address(host))
+    if not colon or not (port.isascii() and port.isdigit()) or len(port) > 5 or int(port) > 65535:
+        raise ValueError(listen)
+    return host, int(port)
