@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 PM1 = '[[meter]] 1 (module_id "pm1")'
 MODULE_ID = "the id of EVerest's module powermeter_API: a text, not empty, without / + #"
 HOST = "the address or host name"
-TOKEN = "0123456789abcdef"
+TOKEN = "0123456789abcdef"  # noqa: S105  one of tests
 METER = '[[meter]]\nmodule_id = "pm1"\n'
 
 
