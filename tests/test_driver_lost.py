@@ -14,6 +14,7 @@ from tests.support.virtual_time import virtual
 from tests.test_driver_start import receipt_of
 
 if TYPE_CHECKING:
+    from iem_dcr.powermeter import TransactionStartResponse
     from iem_dcr.simulator import FaultKind
 
 OK = TransactionRequestStatus.OK
@@ -32,6 +33,15 @@ async def begun(b: Bench) -> None:
     assert (await b.driver.start_transaction(request())).status is OK
     assert b.meter.begun == 1
     assert b.meter.running
+
+
+async def in_doubt(b: Bench) -> asyncio.Task[TransactionStartResponse]:
+    """Return a start whose B was acted on just now, and whose answer will be lost."""
+    starting = asyncio.create_task(b.driver.start_transaction(request()))
+    b.meter.faults.add(fault("lose-answer", "/receipt"))
+    while not b.meter.running:
+        await asyncio.sleep(0)
+    return starting
 
 
 @pytest.mark.parametrize("repeated", ["refuse", "accept"])
@@ -128,16 +138,44 @@ async def test_a_power_cycle_while_b_is_in_doubt_begins_everything_anew() -> Non
     async with bench() as b:
         b.meter.set_load(0, 0)
         await b.until_live()
-        starting = asyncio.create_task(b.driver.start_transaction(request()))
-        b.meter.faults.add(fault("lose-answer", "/receipt"))
-        while not b.meter.running:
-            await asyncio.sleep(0)
+        starting = await in_doubt(b)
         b.meter.power_cycle(off_s=0.5, boot_s=1)
         assert (await starting).status is OK
         assert [record.TX for record in b.meter.signed] == ["P"]
         receipt = receipt_of(await b.driver.stop_transaction("T-1"))
         assert receipt.pagination == "T2"
         assert f'"CI":"{CI}"' in receipt.text
+
+
+@virtual
+async def test_a_b_in_doubt_that_a_power_cut_closed_does_not_lend_its_receipt_to_the_next_b() -> None:
+    options = SimulatorOptions(private_key=SECRET, receipt_while_signing="previous", signing_delay_s=2.0)
+    async with bench(options) as b:
+        b.meter.set_load(0, 0)
+        await b.until_live()
+        starting = await in_doubt(b)
+        b.meter.power_cycle(off_s=0.5, boot_s=1)
+        assert (await starting).status is OK
+        assert receipt_of(await b.driver.stop_transaction("T-1")).pagination == "T2"
+
+
+@virtual
+async def test_a_b_in_doubt_that_runs_on_after_a_power_cut_is_ended_although_the_start_could_not() -> None:
+    options = SimulatorOptions(private_key=SECRET, open_at_power_cut="running")
+    async with bench(options) as b:
+        b.meter.set_load(0, 0)
+        await b.until_live()
+        starting = await in_doubt(b)
+        b.meter.power_cycle(off_s=0.5, boot_s=1)
+        b.meter.set_load(50, 400)
+        failed = await starting
+        assert failed.status is UNEXPECTED_ERROR
+        assert failed.error.count("a current of 50 A was flowing") == 1
+        assert b.meter.running
+        b.meter.clear_load()
+        await asyncio.sleep(15)
+        assert (b.meter.begun, b.meter.ended) == (1, 1)
+        assert receipt_of(await b.driver.stop_transaction("T-1")).identification == "04ABT-1"
 
 
 @pytest.mark.parametrize("fate", ["closed", "closed-late", "running", "lost"])

@@ -165,6 +165,9 @@ class Starting(MeterPart):
         while do not in (Do.SAY_BEGUN, Do.SAY_NOT_BEGUN):
             event = Event.GIVE_UP if deadline.passed else await self._step(do, start)
             do = start.conversation.process(event)
+            if do in (Do.INITIALISE, Do.END_OTHER):
+                # A B in doubt and the next one are two transactions: what is known of the first stays as it is.
+                start.begun = None
         state = start.conversation.state
         if state is State.BEGUN and start.begun is not None:
             self._receipts.confirm(start.begun)
@@ -295,8 +298,7 @@ class Starting(MeterPart):
         self._meter.log.warning("a transaction still runs (%s): it is ended first", whose)
         why, receipt = await self._ending.end(begun, start.deadline.within(OTHER_RECEIPT_S))
         if receipt is None:
-            start.why = f"a transaction still ran: {why}"
+            start.why, start.current = f"a transaction still ran: {why}", ""
             return Event.NOT_DONE
         await self._receipts.hand_over(receipt, begun, start.deadline)
-        start.begun = None
         return Event.DONE
