@@ -139,6 +139,35 @@ async def test_the_same_card_twice_gets_two_receipts_also_where_the_last_tuple_c
 
 
 @virtual
+async def test_of_two_transactions_of_one_card_the_nearer_one_gets_the_receipt() -> None:
+    """The meter lost the first; the second was closed by a power cut, and nobody had asked for its receipt yet."""
+    async with bench(fated("lost")) as b:
+        await live(b)
+        for name in ("A", "B"):
+            assert (await b.driver.start_transaction(request(name, identification_data="04ABCD"))).status is OK
+            b.meter.power_cycle(off_s=1, boot_s=1)
+            await asyncio.sleep(10)
+            b.meter.configure(open_at_power_cut="closed")
+        assert (await b.driver.stop_transaction("A")).error == LOST_BY_THE_METER
+        assert receipt_of(await b.driver.stop_transaction("B")).pagination == "T1"
+
+
+@virtual
+async def test_a_stop_does_not_get_the_receipt_that_a_later_transaction_of_the_card_still_waits_for() -> None:
+    async with bench(fated("lost")) as b:
+        await live(b)
+        assert (await b.driver.start_transaction(request("A", identification_data="04ABCD"))).status is OK
+        b.meter.power_cycle(off_s=1, boot_s=1)
+        await asyncio.sleep(10)
+        assert (await b.driver.start_transaction(request("B", identification_data="04ABCD"))).status is OK
+        b.meter.faults.add(Fault("refuse", node="/receipt", method="GET", count=1000))
+        b.meter.handle("POST", RECEIPT, END)
+        await asyncio.sleep(1.5)
+        assert (await b.driver.stop_transaction("A")).error == LOST_BY_THE_METER
+        assert receipt_of(await b.driver.stop_transaction("B")).pagination == "T1"
+
+
+@virtual
 async def test_the_tariff_text_of_a_transaction_whose_stop_got_no_answer_is_not_the_next_ones() -> None:
     async with bench(TT_initial="0,59 EUR/kWh") as b:
         await live(b)

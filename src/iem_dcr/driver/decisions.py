@@ -37,12 +37,14 @@ looked at.
 
 **Whose receipt** a tuple is, its pagination decides (`judge`): the meter counts every record it signs, so the tuple
 that was there before B is known by its PG, and another PG is another record. PGs are compared for equality and never
-by size. Where no earlier PG could be had, ID and time of beginning decide.
+by size. Where no earlier PG could be had, ID and time of beginning decide; and where a tuple agrees with several
+transactions, the nearest beginning.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
@@ -50,7 +52,7 @@ from iem_dcr.errors import IemDcrError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
-    from datetime import datetime, timedelta
+    from datetime import datetime
 
 
 class ImpossibleEventError(IemDcrError):
@@ -337,6 +339,13 @@ def judge(facts: Facts, expected: Expected, *, tolerance: timedelta) -> tuple[Ju
     else:
         is_ours = facts.ID == expected.ID and _not_before(facts.began, expected.began, tolerance)
     return (Judgement.OURS if is_ours else Judgement.OTHER), ()
+
+
+def began_apart(facts: Facts, expected: Expected) -> timedelta:
+    """Return how long before or after the transaction that is expected a tuple's began; the longest where unknown."""
+    if facts.began is None or expected.began is None:
+        return timedelta.max
+    return abs(facts.began - expected.began)
 
 
 def _not_before(time: datetime | None, limit: datetime | None, tolerance: timedelta) -> bool:

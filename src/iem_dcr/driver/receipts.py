@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
 from iem_dcr import ocmf
-from iem_dcr.driver.decisions import Facts, Judgement, judge
+from iem_dcr.driver.decisions import Facts, Judgement, began_apart, judge
 from iem_dcr.driver.keeping import REMEMBERED, shown_PG, signed_value
 from iem_dcr.driver.meter import seconds_since
 from iem_dcr.driver.timing import Deadline, now_s
@@ -164,12 +164,12 @@ class Receipts:
         self.unexamined = receipt is None and self._meter.last_PG is None
         if receipt is None or self._is_here(receipt):
             return
-        owner = self._older_owner(receipt, None)
+        owner = self._owner(receipt)
         begun = self.begun_here()
         if owner is None and begun is not None and not self._meter.running:
             judgement, why = self._judge(receipt, begun.expected)
             # The clock may have been set since B, so a time that disagrees alone does not make it another's.
-            if judgement is Judgement.OURS or (judgement is Judgement.DISAGREES and self._has_its_id(receipt, begun)):
+            if judgement is Judgement.DISAGREES and receipt.identification == begun.expected.ID:
                 owner = begun
                 self._report(receipt, why)
         if owner is not None:
@@ -241,13 +241,13 @@ class Receipts:
     async def _sort_out(
         self, receipt: Receipt | None, begun: Begun | None, expected: Expected, deadline: Deadline
     ) -> tuple[Judgement, tuple[str, ...]]:
-        """Judge a tuple that came; one that is an older transaction's is kept for that one."""
+        """Judge a tuple that came; one that is another transaction's of this process is kept for that one."""
         if receipt is None or self._is_here(receipt):
             return Judgement.OTHER, ()
         judgement, why = self._judge(receipt, expected)
-        if judgement is not Judgement.OURS:
-            owner = self._older_owner(receipt, begun)
-            if owner is not None:
+        if begun is not None or judgement is not Judgement.OURS:
+            owner = self._owner(receipt, begun)
+            if owner is not None and owner is not begun:
                 await self.hand_over(receipt, owner, deadline)
                 return Judgement.OTHER, ()
         # Pagination alone tells the last transaction's record from those before it, and nothing else.
@@ -260,17 +260,22 @@ class Receipts:
     def _is_here(self, receipt: Receipt) -> bool:
         return any(value.signed_meter_data == receipt.text for value in self.kept.values())
 
-    def _older_owner(self, receipt: Receipt, but: Begun | None) -> Begun | None:
-        """Return the older transaction that a tuple agrees with in everything, if there is one."""
-        for begun in reversed(self.older.values()):
-            may_own = begun is not but and not self.is_orphaned(begun) and self._has_its_id(receipt, begun)
-            if may_own and self._judge(receipt, begun.expected)[0] is Judgement.OURS:
-                return begun
-        return None
+    def _owner(self, receipt: Receipt, awaited: Begun | None = None) -> Begun | None:
+        """Return the transaction that a tuple agrees with in everything, if there is one.
 
-    @staticmethod
-    def _has_its_id(receipt: Receipt, begun: Begun) -> bool:
-        return receipt.identification is not None and receipt.identification == begun.expected.ID
+        One card may have begun several within a minute: then it is that of the one that began nearest to it.
+        ``awaited`` is known to have ended.
+        """
+        begun = self.begun_here()
+        has_ended = begun is not None and (begun is awaited or not self._meter.running)
+        candidates = [*([begun] if begun is not None and has_ended else []), *reversed(self.older.values())]
+        facts = facts_of(receipt)
+        agreeing = [
+            candidate
+            for candidate in candidates
+            if not self.is_orphaned(candidate) and self._judge(receipt, candidate.expected)[0] is Judgement.OURS
+        ]
+        return min(agreeing, key=lambda candidate: began_apart(facts, candidate.expected), default=None)
 
     def _report(self, receipt: Receipt, why: tuple[str, ...]) -> None:
         if why:
