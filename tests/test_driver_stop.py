@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 OK = TransactionRequestStatus.OK
 UNEXPECTED_ERROR = TransactionRequestStatus.UNEXPECTED_ERROR
+END = b'{"TX":"E"}'
+OF_ANOTHER = "the meter's last receipt is that of another transaction"
 
 
 async def session(b: Bench, name: str = "T-1") -> str:
@@ -95,22 +97,27 @@ async def test_a_receipt_that_never_comes_from_receipt_comes_from_transaction() 
 # --- none running ---
 
 
+@pytest.mark.parametrize("transaction_id", ["", "never heard of"])
 @virtual
-async def test_the_last_receipt_whatever_the_id() -> None:
-    async with bench() as first:
-        first.meter.set_load(0, 0)
-        await first.until_live()
-        text = await session(first)
-        state = first.meter
-        first.task.cancel()
-        await asyncio.gather(first.task, return_exceptions=True)
-        again = asyncio.create_task(first.driver.run())
-        await asyncio.sleep(0)
-        assert receipt_of(await first.driver.stop_transaction("")).text == text
-        assert receipt_of(await first.driver.stop_transaction("never heard of")).text == text
-        assert state.ended == 1
-        again.cancel()
-        await asyncio.gather(again, return_exceptions=True)
+async def test_the_last_receipt_whatever_the_id_where_nothing_is_known_of_it(transaction_id: str) -> None:
+    async with bench() as b:
+        b.meter.set_load(0, 0)
+        b.meter.handle("POST", RECEIPT, BEGIN)
+        b.meter.handle("POST", RECEIPT, END)
+        await asyncio.sleep(1)
+        assert receipt_of(await b.driver.stop_transaction(transaction_id)).text == b.meter.signed[-1].text
+        assert b.meter.ended == 1
+
+
+@virtual
+async def test_a_receipt_that_is_known_to_be_anothers_is_not_handed_over_as_the_last_one() -> None:
+    async with bench() as b:
+        b.meter.set_load(0, 0)
+        await b.until_live()
+        text = await session(b, "A")
+        assert (await b.driver.stop_transaction("never heard of")).error == OF_ANOTHER
+        assert receipt_of(await b.driver.stop_transaction("")).text == text
+        assert receipt_of(await b.driver.stop_transaction("A")).text == text
 
 
 @pytest.mark.parametrize("firmware", ["v1", "v2"])

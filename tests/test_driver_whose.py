@@ -139,6 +139,23 @@ async def test_the_same_card_twice_gets_two_receipts_also_where_the_last_tuple_c
 
 
 @virtual
+async def test_a_receipt_that_comes_late_is_not_handed_over_as_the_last_one() -> None:
+    options = fated("closed-late", late_close_s=40.0)
+    async with bench(options, resilience_transaction_request_retries=0) as b:
+        await live(b)
+        await begin(b, "A")
+        b.meter.power_cycle(off_s=1, boot_s=1)
+        await asyncio.sleep(20)
+        b.meter.faults.add(Fault("refuse", node="/receipt", method="POST"))
+        assert (await b.driver.start_transaction(request("B"))).status is not OK
+        b.meter.faults.add(Fault("refuse", node="/transaction", status=503, count=6))
+        await asyncio.sleep(25)
+        stopped = await b.driver.stop_transaction("never heard of")
+        assert stopped.error == "the meter's last receipt is that of another transaction"
+        await expect_own(b, "A")
+
+
+@virtual
 async def test_of_two_transactions_of_one_card_the_nearer_one_gets_the_receipt() -> None:
     """The meter lost the first; the second was closed by a power cut, and nobody had asked for its receipt yet."""
     async with bench(fated("lost")) as b:

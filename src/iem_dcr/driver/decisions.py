@@ -44,7 +44,6 @@ transactions, the nearest beginning.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
@@ -52,7 +51,7 @@ from iem_dcr.errors import IemDcrError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
-    from datetime import datetime
+    from datetime import datetime, timedelta
 
 
 class ImpossibleEventError(IemDcrError):
@@ -341,11 +340,11 @@ def judge(facts: Facts, expected: Expected, *, tolerance: timedelta) -> tuple[Ju
     return (Judgement.OURS if is_ours else Judgement.OTHER), ()
 
 
-def began_apart(facts: Facts, expected: Expected) -> timedelta:
-    """Return how long before or after the transaction that is expected a tuple's began; the longest where unknown."""
+def began_apart_s(facts: Facts, expected: Expected) -> float:
+    """Return how many seconds a tuple began before or after what is expected; infinity where that is not known."""
     if facts.began is None or expected.began is None:
-        return timedelta.max
-    return abs(facts.began - expected.began)
+        return float("inf")
+    return abs((facts.began - expected.began).total_seconds())
 
 
 def _not_before(time: datetime | None, limit: datetime | None, tolerance: timedelta) -> bool:

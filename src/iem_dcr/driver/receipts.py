@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
 from iem_dcr import ocmf
-from iem_dcr.driver.decisions import Facts, Judgement, began_apart, judge
+from iem_dcr.driver.decisions import Facts, Judgement, began_apart_s, judge
 from iem_dcr.driver.keeping import REMEMBERED, shown_PG, signed_value
 from iem_dcr.driver.meter import seconds_since
 from iem_dcr.driver.timing import Deadline, now_s
@@ -140,6 +140,7 @@ class Receipts:
     def was_handed(self, value: SignedMeterValue) -> None:
         """Take note that the station was given a receipt."""
         self._handed.update(transaction_id for transaction_id, kept in self.kept.items() if kept is value)
+        self._handed &= self.kept.keys()
 
     @property
     def may_still_come(self) -> bool:
@@ -177,8 +178,19 @@ class Receipts:
         else:
             self._keeping.found(receipt)
 
-    async def is_of_another(self, receipt: Receipt, transaction_id: str) -> bool:
-        """Tell whether an earlier process knew a receipt to be another transaction's than this one."""
+    async def is_of_another(self, receipt: Receipt, transaction_id: str, deadline: Deadline) -> bool:
+        """Tell whether this process, or one before it, knows a receipt to be another transaction's than this one.
+
+        One that is still missing here is kept for its own transaction.
+        """
+        owner = None if self._is_here(receipt) else self._owner(receipt)
+        if owner is not None:
+            await self.hand_over(receipt, owner, deadline)
+        if not transaction_id:
+            return False
+        others = (value for known_id, value in self.kept.items() if known_id != transaction_id)
+        if any(value.signed_meter_data == receipt.text for value in others):
+            return True
         return await self._keeping.is_of_another(receipt, transaction_id)
 
     # --- finding ---
@@ -275,7 +287,7 @@ class Receipts:
             for candidate in candidates
             if not self.is_orphaned(candidate) and self._judge(receipt, candidate.expected)[0] is Judgement.OURS
         ]
-        return min(agreeing, key=lambda candidate: began_apart(facts, candidate.expected), default=None)
+        return min(agreeing, key=lambda candidate: began_apart_s(facts, candidate.expected), default=None)
 
     def _report(self, receipt: Receipt, why: tuple[str, ...]) -> None:
         if why:

@@ -163,7 +163,7 @@ class Stopping(MeterPart):
                 receipt, why, is_final = None, f"the last receipt cannot be read: {error}", patience.passed
             else:
                 why = "the meter has never signed a transaction"
-                if receipt is not None and await self._receipts.is_of_another(receipt, transaction_id):
+                if receipt is not None and await self._receipts.is_of_another(receipt, transaction_id, deadline):
                     receipt, why = None, "the meter's last receipt is that of another transaction"
                 is_final = not self._may_come_late(transaction_id, receipt)
             if is_final or deadline.passed:
