@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING, cast
 
 import pytest
@@ -224,6 +225,32 @@ async def test_a_stop_whose_caller_gave_up_is_finished_and_its_receipt_kept() ->
         await asyncio.sleep(2)
         assert not b.meter.running
         assert receipt_of(await b.driver.stop_transaction("T-1")).identification == "04ABT-1"
+
+
+@virtual
+async def test_a_start_whose_caller_gave_up_in_the_moment_of_its_answer_does_not_run_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "iem_dcr.driver")
+    async with bench() as b:
+        b.meter.set_load(0, 0)
+        await b.until_live()
+        caller = asyncio.create_task(b.driver.start_transaction(request()))
+
+        class GiveUp(logging.Handler):
+            """What is logged last before the answer is given has the caller give up."""
+
+            def emit(self, record: logging.LogRecord) -> None:
+                if "begun for" in record.getMessage():
+                    caller.cancel()
+
+        log, handler = logging.getLogger("iem_dcr.driver"), GiveUp()
+        log.addHandler(handler)
+        with pytest.raises(asyncio.CancelledError):
+            await caller
+        log.removeHandler(handler)
+        await asyncio.sleep(15)
+        assert (b.meter.begun, b.meter.ended) == (1, 1)
 
 
 @virtual

@@ -209,7 +209,9 @@ class MeterDriver:
         try:
             done, _ = await asyncio.wait({command.answer}, timeout=command.deadline.left_s)
         except asyncio.CancelledError:
-            command.answer.cancel()
+            if not command.answer.cancel():
+                # It came in the very moment in which the caller gave up.
+                command.nobody_heard(command.answer.result())
             raise
         if not done:
             command.refuse("the meter did not do it in time")
