@@ -187,6 +187,19 @@ async def test_an_exchanged_meter_is_an_error_in_the_log_and_initialised_anew(ca
 
 
 @virtual
+async def test_what_makes_up_a_serial_with_every_answer_fills_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    async with bench() as b:
+        await b.until_live()
+        for number in range(100):
+            b.meter.configure(MS=f"1SIM{number}")
+            await asyncio.sleep(1)
+        assert len(b.station.values) >= 100
+    errors = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert "exchanged 16 times" in errors[-1]
+    assert len(errors) == 17
+
+
+@virtual
 async def test_another_key_of_the_same_meter_is_an_error_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     async with bench() as b:
         await b.until_live()

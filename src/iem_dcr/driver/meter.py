@@ -30,6 +30,8 @@ CLOCK_JUMP = timedelta(seconds=5)
 """A clock that jumps further than this between two readings was restarted or set by somebody."""
 FAILED_POLLS_FOR_FAULT = 2
 UNHEALTHY_READINGS_FOR_ERROR = 3
+MOST_EXCHANGES = 16
+"""More than so many different exchanges are no exchanges: whatever answers makes serials up."""
 
 COMMUNICATION_FAULT = StationError(
     "powermeter/CommunicationFault", "Communication timed out", "This error is raised due to communication timeout"
@@ -218,9 +220,12 @@ class Meter:
         self.station.value_read(value, self.read_at)
 
     def _was_exchanged(self, before: str, now: str) -> None:
-        if (before, now) not in self._exchanges:
-            self._exchanges.add((before, now))
-            self.log.error("the meter was exchanged: its serial was %s and is %s", printable(before), printable(now))
+        exchange = printable(before), printable(now)
+        if exchange not in self._exchanges and len(self._exchanges) < MOST_EXCHANGES:
+            self._exchanges.add(exchange)
+            self.log.error("the meter was exchanged: its serial was %s and is %s", *exchange)
+            if len(self._exchanges) == MOST_EXCHANGES:
+                self.log.error("the meter was exchanged %d times: no more of it is logged", MOST_EXCHANGES)
         self.exchanged = self.doubted = True
         self.gateway = None
         self.last_PG = None
