@@ -112,6 +112,23 @@ async def test_a_new_receipt_that_disagrees_for_good_is_handed_over_with_an_erro
 
 
 @virtual
+async def test_a_receipt_that_disagrees_and_comes_at_the_last_moment_is_an_error_in_the_log_too(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with bench(SimulatorOptions(private_key=SECRET, signing_delay_s=59.0)) as b:
+        b.meter.set_load(0, 0)
+        await b.until_live()
+        assert (await b.driver.start_transaction(request())).status is OK
+
+        def of_another(method: str, node: str, answer: Answer) -> Answer:
+            return Answer(answer.status, answer.body.replace(b"04ABT-1", b"SOMEBODY"), answer.content_type)
+
+        changed_answers(b, of_another)
+        assert receipt_of(await b.driver.stop_transaction("T-1")).identification == "SOMEBODY"
+    assert "new by its PG, but ID is another" in caplog.text
+
+
+@virtual
 async def test_a_new_receipt_that_disagrees_is_replaced_by_the_right_one() -> None:
     """The record of a B that was closed by a power cut comes first; the one of the second B a moment later."""
     async with bench(SimulatorOptions(private_key=SECRET, receipt_while_signing="previous")) as b:

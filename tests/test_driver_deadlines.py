@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from iem_dcr import ocmf
 from iem_dcr.config import SETTINGS
 from iem_dcr.powermeter import TransactionRequestStatus
-from iem_dcr.simulator import Fault
-from tests.support.bench import bench, request
+from iem_dcr.simulator import Fault, SimulatorOptions
+from tests.support.bench import SECRET, bench, request
 from tests.support.virtual_time import virtual
+
+if TYPE_CHECKING:
+    from iem_dcr.driver import KeptReceipt
 
 START_S = 30.0
 STOP_S = 60.0
@@ -68,3 +72,32 @@ async def test_a_queue_of_stops_is_answered_in_time() -> None:
         before = loop.time()
         await asyncio.gather(*(b.driver.stop_transaction("") for _ in range(5)))
         assert loop.time() - before <= STOP_S
+
+
+class Hanging:
+    """A keeper of receipts that never comes back."""
+
+    async def keep(self, kept: KeptReceipt) -> None:
+        await asyncio.sleep(1000)
+
+
+@virtual
+async def test_a_receipt_that_comes_at_the_last_moment_is_not_kept_back_by_its_check(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The worker threads are busy, and so is the disk: the receipt is handed over unchecked, but it is handed over."""
+    loop = asyncio.get_running_loop()
+    in_executor = loop.run_in_executor
+
+    def busy(executor: Any, func: Any, *args: Any) -> Any:
+        return loop.create_future() if func is ocmf.verify else in_executor(executor, func, *args)
+
+    async with bench(SimulatorOptions(private_key=SECRET, signing_delay_s=59.0), sink=Hanging()) as b:
+        b.meter.set_load(0, 0)
+        await b.until_live()
+        assert (await b.driver.start_transaction(request())).status is TransactionRequestStatus.OK
+        monkeypatch.setattr(loop, "run_in_executor", busy)
+        before = loop.time()
+        assert (await b.driver.stop_transaction("T-1")).status is TransactionRequestStatus.OK
+        assert 59 < loop.time() - before <= STOP_S
+        monkeypatch.undo()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from iem_dcr import ocmf
 from iem_dcr.driver.station import KeptReceipt
+from iem_dcr.driver.timing import Deadline
 from iem_dcr.errors import JournalError, ReceiptError, printable
 from iem_dcr.ocmf import Outcome, Verification
 from iem_dcr.powermeter import SignedMeterValue
@@ -26,6 +27,8 @@ T = TypeVar("T")
 KEEPING_WAIT_S = 0.5
 """How long a stop waits for its receipt to be kept, and for what the journal knows of it."""
 VERIFYING_WAIT_S = 5.0
+LAST_WAIT_S = 0.2
+"""How long each of both may still take where the time of a command is over; its answer is due half a second later."""
 REMEMBERED = 64
 JOURNAL = "the journal of receipts"
 
@@ -64,7 +67,7 @@ class Keeping:
 
     # --- keeping ---
 
-    async def keep(self, receipt: Receipt, transaction_id: str, outcome: Outcome | None) -> None:
+    async def keep(self, receipt: Receipt, transaction_id: str, outcome: Outcome | None, deadline: Deadline) -> None:
         """Have a receipt kept that is about to be handed over.
 
         A keeper that takes its time goes on; the station is not kept waiting.
@@ -72,7 +75,8 @@ class Keeping:
         self._note(receipt)
         kept = replace(self._made(receipt), transaction_id=transaction_id, outcome=outcome, found=False)
         tasks = {self._start(self._kept_by(keeper, kept)) for keeper in self._keepers}
-        _, late = await asyncio.wait(tasks, timeout=KEEPING_WAIT_S)
+        wait_s = max(deadline.within(KEEPING_WAIT_S).left_s, LAST_WAIT_S)
+        _, late = await asyncio.wait(tasks, timeout=wait_s)
         if late:
             self._meter.log.warning("receipt %s is still being kept when it is handed over", shown_PG(receipt))
 
@@ -100,13 +104,14 @@ class Keeping:
             for task in late:
                 task.cancel()
 
-    async def verify(self, receipt: Receipt, public_key: str) -> Verification:
+    async def verify(self, receipt: Receipt, public_key: str, deadline: Deadline) -> Verification:
         """Check a receipt's signature in a worker thread, for at most five seconds."""
         loop = asyncio.get_running_loop()
         work = loop.run_in_executor(None, ocmf.verify, receipt, public_key)
-        done, _ = await asyncio.wait({work}, timeout=VERIFYING_WAIT_S)
+        wait_s = max(deadline.within(VERIFYING_WAIT_S).left_s, LAST_WAIT_S)
+        done, _ = await asyncio.wait({work}, timeout=wait_s)
         if not done:
-            return Verification(Outcome.NOT_CHECKED, f"it took longer than {VERIFYING_WAIT_S:.0f} s")
+            return Verification(Outcome.NOT_CHECKED, f"it took longer than {wait_s:.1f} s")
         error = work.exception()
         if error is not None:
             return Verification(Outcome.NOT_CHECKED, f"the check failed: {type(error).__name__}")
@@ -134,7 +139,7 @@ class Keeping:
 
     async def _keep_found(self, kept: KeptReceipt) -> None:
         if self._meter.settings.verify_receipts:
-            verification = await self.verify(kept.receipt, kept.public_key)
+            verification = await self.verify(kept.receipt, kept.public_key, Deadline.after(VERIFYING_WAIT_S))
             kept = replace(kept, outcome=verification.outcome)
             if verification.outcome is Outcome.INVALID:
                 self._meter.log.error(

@@ -218,7 +218,7 @@ class Receipts:
             The receipt, or None when the deadline came first.
         """
         look_at_s = now_s() if ended_s is None else ended_s + TRANSACTION_LOOK_EVERY_S
-        disputed: tuple[Receipt, Deadline] | None = None
+        disputed: tuple[Receipt, tuple[str, ...], Deadline] | None = None
         for wait_s in _waits(ended_s):
             await pause(wait_s, deadline)
             if deadline.passed:
@@ -234,11 +234,14 @@ class Receipts:
             if judgement is Judgement.OURS:
                 return receipt
             if disputed is None or disputed[0].text != receipt.text:
-                disputed = receipt, deadline.within(LONG_THOUGHTS_S if len(why) > 1 else SECOND_THOUGHTS_S)
-            elif disputed[1].passed:
-                self._report(receipt, why)
-                return receipt
-        return disputed[0] if disputed is not None else None
+                disputed = receipt, why, deadline.within(LONG_THOUGHTS_S if len(why) > 1 else SECOND_THOUGHTS_S)
+            elif disputed[2].passed:
+                break
+        if disputed is None:
+            return None
+        receipt, why, _ = disputed
+        self._report(receipt, why)
+        return receipt
 
     async def last(self, deadline: Deadline) -> Receipt | None:
         """Return the last tuple the meter signed (GET /transaction), None when it has signed none.
@@ -317,7 +320,7 @@ class Receipts:
         meter.last_PG = receipt.pagination
         self._keeping.keep_found()
         receipt, outcome = await self._verified(receipt, deadline)
-        await self._keeping.keep(receipt, begun.id if begun is not None else ended_as, outcome)
+        await self._keeping.keep(receipt, begun.id if begun is not None else ended_as, outcome, deadline)
         value = signed_value(receipt, meter.public_key)
         if begun is not None:
             self.remember(begun.id, value)
@@ -328,15 +331,18 @@ class Receipts:
         return value
 
     async def _verified(self, receipt: Receipt, deadline: Deadline) -> tuple[Receipt, Outcome | None]:
-        """Verify a receipt; one that does not verify is fetched once more, in case it was damaged on its way."""
+        """Verify a receipt; one that does not verify is fetched once more, in case it was damaged on its way.
+
+        There may be no time left for it: a receipt that is not checked is better than one that comes too late.
+        """
         meter = self._meter
         if not meter.settings.verify_receipts:
             return receipt, None
-        verification = await self._keeping.verify(receipt, meter.public_key)
+        verification = await self._keeping.verify(receipt, meter.public_key, deadline)
         if verification.outcome is Outcome.INVALID:
             again = await self._ask(meter.client.transaction, deadline.within(LONGEST_WAIT_S * 8))
             if again is not None and again.pagination == receipt.pagination and again.text != receipt.text:
-                second = await self._keeping.verify(again, meter.public_key)
+                second = await self._keeping.verify(again, meter.public_key, deadline)
                 if second.outcome is Outcome.VALID:
                     return again, second.outcome
         if verification.outcome is not Outcome.VALID:
