@@ -259,6 +259,22 @@ def test_a_folder_that_comes_later(tmp_path: Path, caplog: pytest.LogCaptureFixt
     assert len(errors(caplog)) == 1
 
 
+def test_what_failed_a_moment_ago_is_tried_once_more_at_the_end(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "later" / "receipts.db"
+
+    async def main() -> None:
+        async with journal(path) as opened:
+            with pytest.raises(JournalError, match="its folder does not exist"):
+                await opened.keep(kept(1))
+            path.parent.mkdir()
+
+    asyncio.run(main())
+    assert paginations(path) == ["T1"]
+    assert len(errors(caplog)) == 1
+
+
 @pytest.mark.parametrize(("name", "value"), [("LONGEST_QUEUE", 5), ("LARGEST_QUEUE_BYTES", 5 * len(tuple_text(1)) + 9)])
 def test_what_waits_in_memory_is_bounded_and_what_is_beyond_is_refused(
     tmp_path: Path, name: str, value: int, monkeypatch: pytest.MonkeyPatch, soon: None

@@ -7,6 +7,7 @@ queued in memory and is tried again every few seconds. A corrupt file is moved a
 from __future__ import annotations
 
 import logging
+import math
 import sqlite3
 import threading
 import time
@@ -86,6 +87,7 @@ class Writer:
         self._failing = ""
         self._failed_s = 0.0
         self._closing = False
+        self._closed_s = math.inf
         self._is_fresh = True
         self._prune_at_s = time.monotonic() + FIRST_PRUNING_S
         self._pruning: Iterator[int] | None = None
@@ -130,7 +132,7 @@ class Writer:
     def close(self) -> Future[None]:
         """Have the thread write what waits, once, and end. Returns a future that is done when it has."""
         with self._changed:
-            self._closing = True
+            self._closing, self._closed_s = True, time.monotonic()
             self._changed.notify()
         return self.ended
 
@@ -159,7 +161,8 @@ class Writer:
                 now_s = time.monotonic()
                 wait_s = self._failed_s + RETRY_S - now_s if self._failing else 0.0
                 if self._closing:
-                    if not self._queue or (self._failing and wait_s > 0):
+                    # What waits is tried once more, however short ago it failed.
+                    if not self._queue or self._failed_s > self._closed_s:
                         return None
                     wait_s = 0.0
                 if (self._queue or self._failing) and wait_s <= 0:
