@@ -419,6 +419,27 @@ async def stop(self, transaction_id):
     raise RuntimeError("a mistake")
 driver.MeterDriver.stop_from_json = stop
 """
+ANSWERS_AS_THE_WAIT_ENDS = """
+from concurrent.futures import Future
+result, late = Future.result, []
+def too_late_once(self, timeout=None):
+    answer = result(self, timeout)
+    if timeout is not None and timeout > 30 and not late:
+        late.append(True)
+        raise TimeoutError
+    return answer
+Future.result = too_late_once
+"""
+
+
+def test_an_answer_that_comes_as_the_wait_for_it_ends_is_the_one_that_is_given(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(ANSWERS_AS_THE_WAIT_ENDS)
+    environment = {"PYTHONPATH": str(tmp_path)}
+    with Simulator() as meter, EverestBench(MODULE, config(meter.address), environment=environment) as everest:
+        live(everest)
+        assert everest.call("start_transaction", start()) == {"status": "OK"}
+        assert receipt_of(everest.call("stop_transaction", stop())).identification is not None
+        assert_ended_well(everest)
 
 
 def test_a_driver_that_fails_is_logged_and_started_again(tmp_path: Path) -> None:

@@ -154,7 +154,8 @@ class EverestModule:
         try:
             return future.result(deadline_s + HANDLER_MARGIN_S)
         except TimeoutError:
-            future.cancel()
+            if not future.cancel():
+                return future.result(HANDLER_MARGIN_S)  # it came in the very moment in which the wait ended
             return failed("the meter did not do it in time")
         except CancelledError:
             return failed("the module is stopping")
