@@ -6,7 +6,7 @@ STAMP := $(VENV)/.up-to-date
 # The tests wait for processes and brokers more than they compute: more workers than cores shorten them.
 WORKERS ?= 5
 
-.PHONY: setup demo test lint bench clean
+.PHONY: setup demo test lint bench screenshots clean
 
 setup: $(STAMP)
 
@@ -34,6 +34,9 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/driver.py
 	$(BIN)/python benchmarks/everest.py
 	$(BIN)/python benchmarks/receipts.py
+
+screenshots: $(STAMP)
+	$(BIN)/python scripts/screenshots.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -60,6 +60,28 @@ class JournalReader:
                 last = max(last, entry.id)
                 yield entry
 
+    def latest(self, meter: str, count: int) -> list[Entry]:
+        """Return the entries of the meter with this serial number that were kept last, the newest first.
+
+        Raises:
+            JournalError: the file cannot be read.
+        """
+        # Backwards through the table, which ends at the first so many; an index would have all of the meter's sorted.
+        question = (
+            f"SELECT {', '.join(COLUMNS)} FROM receipts NOT INDEXED"  # noqa: S608  columns of ours
+            " WHERE meter = ? ORDER BY id DESC LIMIT ?"
+        )
+        return [Entry.of_row(row) for row in self._rows(question, (clean(meter), count))]
+
+    def entry(self, number: int) -> Entry | None:
+        """Return the entry with this number, or None where there is none.
+
+        Raises:
+            JournalError: the file cannot be read.
+        """
+        question = f"SELECT {', '.join(COLUMNS)} FROM receipts WHERE id = ?"  # noqa: S608  as above
+        return next((Entry.of_row(row) for row in self._rows(question, (number,))), None)
+
     def count(
         self,
         begin: datetime | None = None,

@@ -9,16 +9,17 @@ import asyncio
 import contextlib
 from collections import deque
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from iem_dcr.bringup.seen import TransactionWatch
-from iem_dcr.bringup.sight import Sight
+from iem_dcr.bringup.sight import Sight, Trouble
+from iem_dcr.driver.meter import WRONG_SERIAL
 from iem_dcr.driver.timing import now_s
 from iem_dcr.service.history import History
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from iem_dcr.config import Settings
     from iem_dcr.device.messages import MeterValue
@@ -37,11 +38,13 @@ class SeenError:
     """An error that was raised at the station.
 
     Attributes:
+        number: counts those of the meter.
         error: what it is.
         raised: host's time.
         cleared: host's time, or None while it stands.
     """
 
+    number: int
     error: StationError
     raised: datetime
     cleared: datetime | None = None
@@ -73,6 +76,7 @@ class ObservedMeter:
         errors: raised at the station, the latest last.
         receipts: the latest last.
         received: how many have come.
+        now: tells the host's time.
         receipts_version: changes whenever one comes or more is known of one.
     """
 
@@ -81,7 +85,7 @@ class ObservedMeter:
         settings: Settings,
         module_id: str | None,
         address: str,
-        wall: Callable[[], datetime] = lambda: datetime.now(UTC),
+        wall: Callable[[], datetime] = lambda: datetime.now().astimezone(),
     ) -> None:
         self.settings = settings
         self.module_id = module_id
@@ -89,7 +93,7 @@ class ObservedMeter:
         self.history = History()
         self.errors: deque[SeenError] = deque(maxlen=ERRORS)
         self.receipts: deque[SeenReceipt] = deque(maxlen=RECEIPTS)
-        self._wall = wall
+        self.now = wall
         self._driver: MeterDriver | None = None
         self._value: MeterValue | None = None
         self._read_at: datetime | None = None
@@ -98,6 +102,7 @@ class ObservedMeter:
         self._problem = ""
         self._silent: tuple[datetime, float] | None = None
         self._transaction = TransactionWatch()
+        self._raised = 0
         self.received = 0
         self.receipts_version = 0
         self._next: asyncio.Event | None = None
@@ -106,6 +111,11 @@ class ObservedMeter:
     def name(self) -> str:
         """What it is called: its module_id, or its address while that is not known."""
         return self.module_id or self.address
+
+    @property
+    def serial(self) -> str:
+        """Serial number at the last live value, or "" before the first."""
+        return "" if self._value is None else self._value.MS
 
     @property
     def public_key(self) -> str:
@@ -130,7 +140,7 @@ class ObservedMeter:
             address=self.address,
             now_s=now,
             value=value,
-            read_at=self._read_at,
+            read_at=None if self._read_at is None else self._read_at.astimezone(),
             age_s=None if value is None else now - self._read_s,
             stands_s=self._read_s - self._moved_s,
             clock_off=self._clock_off,
@@ -140,6 +150,12 @@ class ObservedMeter:
             gateway=None if self._driver is None else self._driver.gateway,
             transaction=None if value is None else self._transaction.seen(value),
         )
+
+    def troubles(self) -> Iterator[Trouble]:
+        """Yield the errors that stand at the station, of those that are not seen in the meter's values."""
+        for seen in self.errors:
+            if seen.cleared is None and seen.error.sub_type == WRONG_SERIAL:
+                yield Trouble(seen.error.message)
 
     async def changed(self, within_s: float) -> None:
         """Wait until something is new, for so long at most."""
@@ -173,19 +189,20 @@ class ObservedMeter:
         """Take note that there was no value, and since when that is so."""
         self._problem = problem
         if self._silent is None:
-            self._silent = self._wall(), now_s()
+            self._silent = self.now(), now_s()
         self._tell()
 
     def error_raised(self, error: StationError) -> None:
         """Remember an error."""
-        self.errors.append(SeenError(error, self._wall()))
+        self._raised += 1
+        self.errors.append(SeenError(self._raised, error, self.now()))
         self._tell()
 
     def error_cleared(self, error: StationError) -> None:
         """Remember that it is over."""
         for index, seen in enumerate(self.errors):
             if seen.cleared is None and (seen.error.type, seen.error.sub_type) == (error.type, error.sub_type):
-                self.errors[index] = replace(seen, cleared=self._wall())
+                self.errors[index] = replace(seen, cleared=self.now())
         self._tell()
 
     # --- a keeper of receipts ---
@@ -199,7 +216,7 @@ class ObservedMeter:
                 break
         else:
             self.received += 1
-            self.receipts.append(SeenReceipt(self.received, self._wall(), kept))
+            self.receipts.append(SeenReceipt(self.received, self.now(), kept))
         self.receipts_version += 1
         self._tell()
 

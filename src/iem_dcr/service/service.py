@@ -125,9 +125,8 @@ class Service:
     def _page(self, settings: WebSettings, observed: Sequence[ObservedMeter]) -> WebServer:
         # Imported here: without a page its server is not worth its memory.
         from iem_dcr.service.web.server import WebServer  # noqa: PLC0415
-        from iem_dcr.service.web.site import Site  # noqa: PLC0415
 
-        return WebServer(settings, Site(observed, lambda: self.status))
+        return WebServer(settings, observed, lambda: self.status)
 
     async def _be_connected(self) -> None:
         await self._broker.run()

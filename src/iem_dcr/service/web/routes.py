@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from iem_dcr.service.web import overview
+from iem_dcr.service.web import live, login, receipts, static
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from iem_dcr.service.web.site import Route, Site
 
-PARTS: tuple[Callable[[Site], Iterable[Route]], ...] = (overview.routes,)
+PARTS: tuple[Callable[[Site], Iterable[Route]], ...] = (
+    live.routes,
+    receipts.routes,
+    login.routes,
+    static.routes,
+)
 
 
 def routes_of(site: Site) -> tuple[Route, ...]:

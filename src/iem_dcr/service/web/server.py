@@ -9,13 +9,19 @@ from typing import TYPE_CHECKING, Final, NoReturn, cast
 from aiohttp import web
 
 from iem_dcr.errors import ConfigError, printable
+from iem_dcr.everest_api.seldom import Seldom
 from iem_dcr.service.web.access import Access
+from iem_dcr.service.web.book import ReceiptBook
 from iem_dcr.service.web.connections import Listener, listening_socket
 from iem_dcr.service.web.guard import LARGEST_BODY, Guard
 from iem_dcr.service.web.routes import routes_of
+from iem_dcr.service.web.site import Site
+from iem_dcr.service.web.streams import Streams
 
 if TYPE_CHECKING:
-    from iem_dcr.service.web.site import Site
+    from collections.abc import Callable, Sequence
+
+    from iem_dcr.service.observation import ObservedMeter
     from iem_dcr.service.web_settings import WebSettings
 
 _log = logging.getLogger(__name__)
@@ -31,16 +37,18 @@ class WebServer:
 
     Args:
         settings: where, and to whom.
-        site: what there is to show.
+        meters: what there is to show.
+        status: how the service is, in a line.
 
     Attributes:
         listening: set while it listens.
         port: the TCP port it listens at; 0 before.
     """
 
-    def __init__(self, settings: WebSettings, site: Site) -> None:
+    def __init__(self, settings: WebSettings, meters: Sequence[ObservedMeter], status: Callable[[], str]) -> None:
         self._settings = settings
-        self._site = site
+        self._meters = meters
+        self._status = status
         self._failing = ""
         self.listening = asyncio.Event()
         self.port = 0
@@ -72,10 +80,11 @@ class WebServer:
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
         access = Access(self._settings.read_token(), loop.time)
+        site = Site(self._meters, self._status, access, ReceiptBook(), Streams(), Seldom(_log, loop.time))
         guard = Guard(self._settings, access, loop.time)
         application = web.Application(client_max_size=LARGEST_BODY, middlewares=[guard.middleware])
         application.on_response_prepare.append(guard.add_headers)
-        for route in routes_of(self._site):
+        for route in routes_of(site):
             for method in ("GET", "HEAD") if route.method == "GET" else (route.method,):
                 guard.know(application.router.add_route(method, route.path, route.handler), route)
         runner = web.AppRunner(
@@ -96,9 +105,10 @@ class WebServer:
             self._failing = ""
             self.listening.set()
             server = cast("web.Server", runner.server)  # there is one after setup
-            await Listener(server, listening, lambda _: False).run()
+            await Listener(server, listening, site.streams.is_stream).run()
         finally:
             self.listening.clear()
+            site.receipts.close()
             await runner.cleanup()
 
 

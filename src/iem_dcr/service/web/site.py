@@ -10,7 +10,11 @@ from aiohttp import web
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
+    from iem_dcr.everest_api.seldom import Seldom
     from iem_dcr.service.observation import ObservedMeter
+    from iem_dcr.service.web.access import Access
+    from iem_dcr.service.web.book import ReceiptBook
+    from iem_dcr.service.web.streams import Streams
 
 Handler: TypeAlias = "Callable[[web.Request], Awaitable[web.StreamResponse]]"
 
@@ -22,10 +26,18 @@ class Site:
     Attributes:
         meters: in the order of the configuration.
         status: how the service is, in a line.
+        access: checks tokens.
+        receipts: finds a meter's latest receipts.
+        streams: serves events.
+        failures: the log of what anybody can bring about.
     """
 
     meters: Sequence[ObservedMeter]
     status: Callable[[], str]
+    access: Access
+    receipts: ReceiptBook
+    streams: Streams
+    failures: Seldom
 
     def meter(self, name: str) -> ObservedMeter:
         """Return the meter of a name.

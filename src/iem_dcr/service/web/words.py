@@ -1,0 +1,96 @@
+"""Numbers, times and codes as the page writes them. Whatever comes from a meter is made fit to be shown here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from iem_dcr.bringup.sight import duration, shown
+from iem_dcr.ocmf import Outcome
+
+if TYPE_CHECKING:
+    from datetime import datetime
+    from decimal import Decimal
+
+    from iem_dcr.meter_time import MeterTime
+
+NOTHING: Final = "—"
+"""Stands where there is no value."""
+
+STATUS: Final = {
+    "N": "not present",
+    "G": "good",
+    "T": "time-out",
+    "D": "disconnected",
+    "R": "not found",
+    "M": "manipulated",
+    "X": "exchanged",
+    "I": "incompatible",
+    "O": "out of range",
+    "S": "substitute value",
+    "E": "other error",
+    "F": "read error",
+}
+"""OCMF's ST."""
+FLAGS: Final = {"E": "energy is not reliable", "t": "the time is not reliable"}
+"""OCMF's EF."""
+SYNC: Final = {"U": "unknown", "I": "informative", "S": "synchronised", "R": "relative"}
+"""OCMF's flag behind a time."""
+ENDS: Final = {"L": "locally", "R": "remotely", "A": "aborted", "P": "by a power failure"}
+"""OCMF's TX of a last reading that is no ordinary end."""
+OUTCOMES: Final = {
+    Outcome.VALID: ("valid", "ok"),
+    Outcome.INVALID: ("not valid", "fault"),
+    Outcome.NOT_CHECKED: ("not checked", "warning"),
+    None: ("not checked", "warning"),
+}
+"""What is said of a signature, and how it looks."""
+
+
+def kw(power_w: Decimal) -> str:
+    """Write a power given in W, in kW: ``47.75``."""
+    return f"{power_w / 1000:.2f}"
+
+
+def kwh(energy_wh: Decimal | None) -> str:
+    """Write an energy given in Wh, in kWh: ``0.104``."""
+    return NOTHING if energy_wh is None else f"{energy_wh / 1000:.3f}"
+
+
+def tenths(value: Decimal) -> str:
+    """Write volts or amperes: ``382.0``."""
+    return f"{value:.1f}"
+
+
+def clock_time(instant: datetime) -> str:
+    """Write a time of the host's, in its zone: ``12:00:00``."""
+    return f"{instant.astimezone():%H:%M:%S}"
+
+
+def day_and_time(instant: datetime) -> str:
+    """Write a time of the host's with its day: ``2026-03-01 12:00:00``."""
+    return f"{instant.astimezone():%Y-%m-%d %H:%M:%S}"
+
+
+def meter_time(time: MeterTime) -> str:
+    """Write a time as the meter has it: ``2026-03-01 12:00:00 +0100``."""
+    return f"{time.instant:%Y-%m-%d %H:%M:%S %z}"
+
+
+def sync(time: MeterTime) -> str:
+    """Say what the flag behind a meter's time means."""
+    return SYNC.get(time.sync, "no flag" if not time.sync else "unknown flag")
+
+
+def ago(seconds: float | None) -> str:
+    """Write how long something is past."""
+    return "never" if seconds is None else f"{duration(seconds)} ago"
+
+
+def status(ST: str) -> str:
+    """Say what a status of OCMF means."""
+    return STATUS.get(ST, "not given" if not ST else "unknown")
+
+
+def flags(EF: str) -> str:
+    """Say what error flags of OCMF mean."""
+    return " and ".join(FLAGS.get(flag, "unknown") for flag in shown(EF)) if EF else "none"
