@@ -54,22 +54,7 @@ class Look:
         value, gateway = self.value, self.gateway
         return {
             "address": self.address,
-            "metervalue": {
-                "MS": value.MS,
-                "TM": rfc3339(value.TM.instant),
-                "TM_sync": value.TM.sync,
-                "EF": value.EF,
-                "ST": value.ST,
-                "XT": value.XT,
-                "XS": value.XS,
-                "XC": value.XC,
-                "healthy": value.is_healthy,
-                "U2": float(value.U2),
-                "I": float(value.I),
-                "P": float(value.P),
-                "import_wh": float(value.import_wh),
-                "export_wh": _float(value.export_wh),
-            },
+            "metervalue": metervalue_json(value),
             "gw": None
             if gateway is None
             else {"CT": gateway.CT, "CI": gateway.CI, "TM": gateway.TM and rfc3339(gateway.TM.instant)},
@@ -79,6 +64,27 @@ class Look:
             "clock_ahead_s": round(self.clock_off.total_seconds(), 3),
             "problems": self.problems,
         }
+
+
+def metervalue_json(value: MeterValue) -> dict[str, object]:
+    """Return a live value as JSON types, under the meter's names; units are in the names that are not the meter's."""
+    return {
+        "MS": value.MS,
+        "TM": rfc3339(value.TM.instant),
+        "TM_sync": value.TM.sync,
+        "EF": value.EF,
+        "ST": value.ST,
+        "XT": value.XT,
+        "XS": value.XS,
+        "XC": value.XC,
+        "healthy": value.is_healthy,
+        "U2": float(value.U2),
+        "I": float(value.I),
+        "P": float(value.P),
+        "import_wh": float(value.import_wh),
+        "export_wh": _float(value.export_wh),
+        "transaction_wh": _float(value.transaction_wh),
+    }
 
 
 async def look(client: MeterClient) -> Look:

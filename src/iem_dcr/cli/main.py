@@ -45,6 +45,7 @@ _COMMANDS = (
     "session",
     "simulate",
     "verify",
+    "watch",
 )
 log = logging.getLogger("iem_dcr.cli")
 
