@@ -35,8 +35,9 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/everest.py
 	$(BIN)/python benchmarks/receipts.py
 
+# The pictures of the README and the docs, drawn anew.
 screenshots: $(STAMP)
-	$(BIN)/python scripts/screenshots.py
+	@for script in scripts/*.py; do $(BIN)/python "$$script" || exit 1; done
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -35,8 +35,7 @@ EXIT_NONE_ANSWERED = 1
 DRAWN_AGAIN_AFTER_S = 0.2
 """The picture is drawn when a meter has something new, but not more often than that."""
 DRAWN_EVERY_S = 1.0
-ALL_LINES = 10_000
-"""The picture that stays behind may be higher than the window."""
+SILENCE_TOLD_EVERY_S = 60.0
 
 
 def _local_time() -> datetime:
@@ -54,7 +53,8 @@ def command(addresses: tuple[Address, ...], seconds: float | None, count: int | 
     """Watch one or more meters: values, the last minutes, transaction, and what is wrong.
 
     Each is asked once a second, beside whoever drives it: GETs of what may be asked at any time, and nothing is sent.
-    When the output is no terminal, a line is written for each value, and one when a meter stops answering.
+    When the output is no terminal, a line is written for each value; for a meter that does not answer one at once and
+    one a minute. Exit status: 1 when no meter ever answered.
     """
     twice = sorted({str(address) for address in addresses if addresses.count(address) > 1})
     if twice:
@@ -76,19 +76,28 @@ class View(Protocol):
 
 
 class LineView:
-    """A line for each value; a meter that does not answer gets one when that begins, or its reason changes."""
+    """A line for each value; a meter that does not answer gets one when that begins, when its reason changes, and again
+    after a while.
 
-    def __init__(self, output: Output, written: Callable[[Sight], str]) -> None:
+    Args:
+        output: where to.
+        written: writes a line.
+        repeats_after_s: so long nothing more is said of a meter that does not answer.
+    """
+
+    def __init__(self, output: Output, written: Callable[[Sight], str], *, repeats_after_s: float = 0.0) -> None:
         self._output = output
         self._written = written
-        self._problems: dict[str, str] = {}
+        self._repeats_after_s = repeats_after_s
+        self._told: dict[str, tuple[str, float]] = {}
 
     def looked(self, meter: WatchedMeter) -> None:
         """Write its line."""
         sight = meter.sight()
-        if sight.problem and self._problems.get(sight.address) == sight.problem:
+        problem, told_s = self._told.get(sight.address, ("", 0.0))
+        if sight.problem and sight.problem == problem and sight.now_s - told_s < self._repeats_after_s:
             return
-        self._problems[sight.address] = sight.problem
+        self._told[sight.address] = sight.problem, sight.now_s
         self._output.write(self._written(sight) + "\n")
         self._output.flush()
 
@@ -138,10 +147,10 @@ class ScreenView:
 
     def close(self) -> None:
         """Leave the last picture behind."""
-        self._console.print(self._picture(foot=""), height=ALL_LINES)
+        self._console.print(self._picture(stays=True))
 
-    def _picture(self, foot: str = "Ctrl-C ends") -> Picture:
-        return Picture(tuple(meter.sight() for meter in self._meters), self._wall(), foot)
+    def _picture(self, *, stays: bool = False) -> Picture:
+        return Picture(tuple(meter.sight() for meter in self._meters), self._wall(), stays)
 
 
 async def _watch(
@@ -177,7 +186,7 @@ def _view(output: Output, meters: Sequence[WatchedMeter], wall: Wall, *, as_json
     console = output.console()
     if console.is_terminal and not console.is_dumb_terminal:
         return ScreenView(console, meters, wall)
-    return LineView(output, plain_line)
+    return LineView(output, plain_line, repeats_after_s=SILENCE_TOLD_EVERY_S)
 
 
 def _status(output: Output, meters: Sequence[WatchedMeter]) -> int:
@@ -197,7 +206,9 @@ def sight_json(sight: Sight) -> dict[str, object]:
     return {
         "address": sight.address,
         "read_at": rfc3339(sight.read_at) if sight.read_at is not None else None,
+        "age_s": _rounded(sight.age_s),
         "no_answer_since": rfc3339(sight.silent_since) if sight.silent_since is not None else None,
+        "no_answer_for_s": _rounded(sight.silent_s),
         "metervalue": metervalue_json(value) if value is not None and is_new else None,
         "clock_ahead_s": round(sight.clock_off.total_seconds(), 3) if sight.clock_off is not None and is_new else None,
         "gw": {"CT": sight.gateway.CT, "CI": sight.gateway.CI} if sight.gateway is not None else None,
@@ -210,3 +221,7 @@ def sight_json(sight: Sight) -> dict[str, object]:
         else None,
         "troubles": [{"text": trouble.text, "fault": trouble.is_fault} for trouble in troubles(sight)],
     }
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 3)

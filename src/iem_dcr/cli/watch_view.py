@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import textwrap
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from rich.text import Text
@@ -37,7 +38,7 @@ ALL_VALUES_FROM_WIDTH: Final = 76
 """In a window as wide as that a line for a meter has more than its power."""
 _LABEL_WIDTH = 12
 _VALUE_WIDTH = 12
-_RANGE_WIDTH = 18
+_RANGE_WIDTH = 22
 _CELL_WIDTHS = (12, 10, 10, FEWEST_BARS + 2)
 
 _STYLES = {"charging": "bold green", "idle": "", "fault": "bold red", "warning": "yellow", "old": "dim"}
@@ -50,18 +51,24 @@ class Picture:
     Attributes:
         sights: of the meters, in the order in which they were given.
         now: the host's time.
-        foot: what is said below; "" has nothing there.
+        stays: it is the last one, which stays behind: nothing is left out of it, and no key is named in it.
     """
 
     sights: tuple[Sight, ...]
     now: datetime
-    foot: str = "Ctrl-C ends"
+    stays: bool = False
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Draw it in the size that the options give."""
-        width, height = options.max_width, options.height or console.size.height
-        ascii_only = options.ascii_only
-        yield _line(f"iem-dcr watch  {self.now:%H:%M:%S}  {_summary(self.sights)}", "bold")
+        height = options.height or console.size.height
+        for line in self._lines(options.max_width, height, ascii_only=options.ascii_only):
+            line.no_wrap = True
+            line.overflow = "crop" if options.ascii_only else "ellipsis"
+            yield line
+
+    def _lines(self, width: int, height: int, *, ascii_only: bool) -> Iterator[Text]:
+        name = "iem-dcr watch  " if width >= RANGE_FROM_WIDTH else ""
+        yield Text(f"{name}{self.now:%H:%M:%S}  {_summary(self.sights)}", "bold")
         left = max(1, height - 2)
         bars = _bars_in(width)
         step_s = _step_s(self.sights, bars)
@@ -72,9 +79,9 @@ class Picture:
                 yield from block
         else:
             step_s = _step_s(self.sights, FEWEST_BARS)
-            yield from _lines_of_many(self.sights, width, left, step_s, ascii_only=ascii_only)
-        if self.foot:
-            yield _line(f"{self.foot}   a bar is {duration(step_s)}", "dim")
+            room = len(self.sights) if self.stays else left
+            yield from _lines_of_many(self.sights, width, room, step_s, ascii_only=ascii_only)
+        yield Text(f"a bar is {duration(step_s)}{'' if self.stays else '   Ctrl-C ends'}", "dim")
 
 
 def sparkline(
@@ -112,7 +119,8 @@ def sparkline(
     means = {at: total / count for at, (total, count) in sums.items()}
     if not means:
         return " " * bars, 0.0, 0.0
-    low, high = min(means.values()), max(means.values())
+    drawn_of = [value(sample) for sample in samples if math.floor(sample.at_s / step_s) > newest - bars]
+    low, high = min(drawn_of), max(drawn_of)
     floor, ceiling = _scale(low, high, least_span)
     signs = BARS_ASCII if ascii_only else BARS
     drawn = [
@@ -127,7 +135,8 @@ def _scale(low: float, high: float, least_span: float | None) -> tuple[float, fl
         floor, ceiling = min(low, 0.0), max(high, 0.0)
         return floor, ceiling if ceiling > floor else floor + 1.0
     lacking = max(0.0, least_span - (high - low)) / 2
-    return low - lacking, high + lacking
+    floor = max(0.0, low - lacking) if low >= 0 else low - lacking
+    return floor, max(high, floor + least_span)
 
 
 def _bars_in(width: int) -> int:
@@ -154,7 +163,7 @@ def _block(sight: Sight, width: int, bars: int, step_s: int, *, ascii_only: bool
         style = _STYLES["fault" if trouble.is_fault else "warning"]
         yield from _wrapped(f"  {'!' if trouble.is_fault else '?'} ", "", shown(trouble.text), style, width)
     if sight.value is None and sight.silent_since is None:
-        yield _line("  asked, no answer yet", "dim")
+        yield Text("  asked, no answer yet", "dim")
 
 
 def _heading(sight: Sight, *, ascii_only: bool) -> Text:
@@ -164,7 +173,7 @@ def _heading(sight: Sight, *, ascii_only: bool) -> Text:
         line.append(f"  {shown(sight.value.MS)}")
     if sight.gateway is not None and sight.gateway.is_set:
         line.append(f"  {shown(sight.gateway.CT)} {shown(sight.gateway.CI)}", "dim")
-    return _one_line(line)
+    return line
 
 
 def _charts(sight: Sight, value: MeterValue, width: int, bars: int, step_s: int, *, ascii_only: bool) -> Iterator[Text]:
@@ -188,7 +197,7 @@ def _charts(sight: Sight, value: MeterValue, width: int, bars: int, step_s: int,
         line = Text.assemble((label, "dim"), (f"{text:>{_VALUE_WIDTH}}", style), (f"  {drawn}", "cyan"))
         if width >= RANGE_FROM_WIDTH and sight.samples:
             line.append(f"  {low / divisor:.1f} to {high / divisor:.1f} {unit}", "dim")
-        yield _one_line(line)
+        yield line
 
 
 def _facts(sight: Sight, value: MeterValue, width: int) -> Iterator[Text]:
@@ -202,7 +211,8 @@ def _facts(sight: Sight, value: MeterValue, width: int) -> Iterator[Text]:
     if sight.clock_off is not None:
         sync = f", flag {value.TM.sync}" if value.TM.sync else ""
         facts.append(("Clock", f"{clock_words(sight.clock_off)}{sync}", ""))
-    for name, text, style in facts:
+    for name, text, now_style in facts:
+        style = _STYLES["old"] if sight.silent_since is not None else now_style
         yield from _wrapped("  ", f"{name:<{_LABEL_WIDTH}}", text, style, width)
 
 
@@ -230,13 +240,13 @@ def _lines_of_many(
         yield _row(sight, address_width, step_s, has_all=width >= ALL_VALUES_FROM_WIDTH, ascii_only=ascii_only)
     hidden = len(sights) - len(drawn)
     if hidden and height > 1:
-        yield _line(f"and {hidden} more: a higher window shows them", "dim")
+        yield Text(f"and {hidden} more: a higher window shows them", "dim")
 
 
 def _row(sight: Sight, address_width: int, step_s: int, *, has_all: bool, ascii_only: bool) -> Text:
     value = sight.value
-    cells = ["", "", "", ""]
-    if value is not None:
+    cells: list[str] = []
+    if value is not None and sight.silent_since is None:
         bars, _, _ = sparkline(
             sight.samples,
             lambda sample: sample.power_w,
@@ -247,13 +257,18 @@ def _row(sight: Sight, address_width: int, step_s: int, *, has_all: bool, ascii_
         )
         cells = [kw(value.P), f"{value.U2:.1f} V", f"{value.I:.1f} A", bars]
     state, style = _state(sight)
-    address = Text(sight.address, style="bold")
-    address.truncate(address_width, overflow="ellipsis", pad=True)
-    old = _STYLES["old"] if sight.silent_since is not None else ""
-    line = address
-    for cell, width in list(zip(cells, _CELL_WIDTHS, strict=True))[: 4 if has_all else 1]:
-        line.append_text(Text(f"{cell:>{width}}", style=old))
-    return _one_line(line.append_text(Text(f"  {_short(sight, state)}", style=style)))
+    line = Text(f"{_cut(sight.address, address_width):<{address_width}}", style="bold")
+    for cell, width in list(zip(cells, _CELL_WIDTHS, strict=False))[: 4 if has_all else 1]:
+        line.append(f"{cell:>{width}}", "not bold")
+    return line.append(f"  {_short(sight, state)}", f"not bold {style}" if "bold" not in style else style)
+
+
+def _cut(address: str, width: int) -> str:
+    """Shorten an address in its middle: what tells meters apart is its end, or the begin of a name."""
+    if len(address) <= width:
+        return address
+    begin = (width - 1) // 2
+    return f"{address[:begin]}…{address[begin + 1 - width :]}"
 
 
 def _short(sight: Sight, state: str) -> str:
@@ -271,7 +286,8 @@ def plain_line(sight: Sight) -> str:
     value, read_at = sight.value, sight.read_at
     faults = "".join(f"  {'!' if trouble.is_fault else '?'} {shown(trouble.text)}" for trouble in troubles(sight))
     if value is None or read_at is None or sight.silent_since is not None:
-        at = f"{sight.silent_since:%H:%M:%S}" if sight.silent_since is not None else "--:--:--"
+        since, silent_s = sight.silent_since, sight.silent_s or 0.0
+        at = f"{since + timedelta(seconds=silent_s):%H:%M:%S}" if since is not None else "--:--:--"
         return f"{at}  {sight.address}{faults}"
     energy = f"register {kwh(value.import_wh)}"
     if sight.transaction is not None:
@@ -308,16 +324,6 @@ def _wrapped(before: str, label: str, text: str, style: str, width: int) -> Iter
     """Lay a text out in lines that begin behind its label."""
     indent = len(before) + len(label)
     lines = textwrap.wrap(text, max(8, width - indent)) or [""]
-    yield _one_line(Text.assemble((before, style), (label, "dim"), (lines[0], style)))
+    yield Text.assemble((before, style), (label, "dim"), (lines[0], style))
     for line in lines[1:]:
-        yield _line(" " * indent + line, style)
-
-
-def _line(text: str, style: str = "") -> Text:
-    return _one_line(Text(text, style=style))
-
-
-def _one_line(text: Text) -> Text:
-    text.no_wrap = True
-    text.overflow = "ellipsis"
-    return text
+        yield Text(" " * indent + line, style)

@@ -1,0 +1,545 @@
+"""iem-dcr watch: what is seen of meters beside whoever drives them, how it is drawn, and that it only asks."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import io
+import json
+import os
+import pty
+import re
+import signal
+import struct
+import subprocess
+import sys
+import termios
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.cells import cell_len
+from rich.console import Console
+
+from iem_dcr.bringup.sight import Sample, Sight
+from iem_dcr.bringup.watching import WatchedMeter, watch
+from iem_dcr.cli.watch import LineView, sight_json
+from iem_dcr.cli.watch_view import BARS, Picture, plain_line, sparkline
+from iem_dcr.device import messages
+from iem_dcr.simulator import Fault, SimulatedMeter, SimulatorOptions, SimulatorServer
+from scripts import terminal_picture
+from tests.support.bench import CI, SECRET, bench, request
+from tests.support.command_line import PATIENCE_S, Simulator, begin, environment, finish, run
+from tests.support.snapshots import assert_snapshot
+from tests.support.virtual_time import VirtualWall, run_virtual, virtual
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from iem_dcr.simulator.faults import FaultKind
+
+BASE = "/counter/v1/ocmf"
+MAY_BE_ASKED = {("GET", f"{BASE}/gw"), ("GET", f"{BASE}/metervalue"), ("GET", f"{BASE}/publickey")}
+
+
+def post(meter: SimulatedMeter, node: str, body: dict[str, Any]) -> None:
+    assert meter.handle("POST", BASE + node, json.dumps(body).encode()).status == 200
+    meter.requests.pop()
+
+
+def set_up(meter: SimulatedMeter) -> None:
+    post(meter, "/gw", {"CT": "EVSEID", "CI": CI, "TM": "2026-03-01T13:00:00,000+0100"})
+
+
+def named(text: str) -> str:
+    """Give every port of this host the same name, of the same length."""
+    return re.sub(r"(127\.0\S*:)\d{5}", r"\1PORT_", text)
+
+
+def drawn(picture: Picture, width: int = 100, height: int = 30, encoding: str = "utf-8") -> str:
+    """Draw a picture as a terminal without colours would show it."""
+    file = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    console = Console(file=file, width=width, height=height, color_system=None, markup=False, emoji=False)
+    with console.capture() as capture:
+        console.print(picture)
+    return named("".join(f"{line.rstrip()}\n" for line in capture.get().splitlines()))
+
+
+class Scene:
+    """Simulated meters that are watched under virtual time."""
+
+    def __init__(self, wall: VirtualWall) -> None:
+        self.wall = wall
+        self.servers: list[SimulatorServer] = []
+        self.watched: list[WatchedMeter] = []
+
+    @property
+    def meter(self) -> SimulatedMeter:
+        return self.servers[0].meter
+
+    def picture(self, *, stays: bool = False) -> Picture:
+        return Picture(tuple(meter.sight() for meter in self.watched), self.wall(), stays)
+
+    def sight(self) -> Sight:
+        return self.watched[0].sight()
+
+
+def watched(
+    story: Callable[[Scene], Awaitable[object]],
+    *options: dict[str, Any],
+    looked: Callable[[WatchedMeter], None] = lambda _: None,
+) -> Any:
+    """Watch meters while a story goes on; none of them gets anything but the GETs that are always allowed."""
+
+    async def main() -> Any:
+        scene = Scene(VirtualWall())
+        for of in options or ({},):
+            server = SimulatorServer(SimulatorOptions(**({"private_key": SECRET, "charge_s": 60.0} | of)))
+            await server.__aenter__()
+            scene.servers.append(server)
+            scene.watched.append(WatchedMeter(server.host, server.port, scene.wall))
+        watching = asyncio.create_task(watch(scene.watched, looked))
+        try:
+            told = await story(scene)
+        finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
+            for server in scene.servers:
+                await server.__aexit__(None, None, None)
+        for server in scene.servers:
+            assert {(got.method, f"{BASE}{got.node}") for got in server.meter.requests} <= MAY_BE_ASKED
+        return told
+
+    return run_virtual(main())
+
+
+# --- what is seen -----------------------------------------------------------------------------------------------------
+
+
+def test_a_transaction() -> None:
+    async def story(scene: Scene) -> list[str]:
+        set_up(scene.meter)
+        await asyncio.sleep(9.5)
+        post(scene.meter, "/receipt", {"TX": "B"})
+        await asyncio.sleep(50.0)
+        pictures = [drawn(scene.picture(), width) for width in (100, 64, 34)]
+        return [*pictures, drawn(scene.picture(), 60, encoding="ascii"), plain_line(scene.sight()) + "\n"]
+
+    *pictures, ascii_only, line = watched(story)
+    assert_snapshot("watch-charging.txt", "\n".join([*pictures, ascii_only, named(line)]))
+    ascii_only.encode("ascii")
+
+
+def test_a_transaction_seen_from_its_middle_says_so() -> None:
+    async def story(scene: Scene) -> str:
+        await asyncio.sleep(3.0)
+        return plain_line(scene.sight()) + drawn(scene.picture())
+
+    async def main() -> str:
+        async with SimulatorServer(SimulatorOptions(private_key=SECRET, charge_s=60.0)) as server:
+            set_up(server.meter)
+            post(server.meter, "/receipt", {"TX": "B"})
+            await asyncio.sleep(30.0)
+            meter = WatchedMeter(server.host, server.port, VirtualWall())
+            await watch([meter], lambda _: None, count=3)
+            return drawn(Picture((meter.sight(),), VirtualWall()()))
+
+    assert "Transaction runs, seen since 12:00:30, charged 0." in run_virtual(main())
+
+
+def test_transactions_one_after_the_other() -> None:
+    async def story(scene: Scene) -> list[Any]:
+        set_up(scene.meter)
+        await asyncio.sleep(2.5)
+        seen = []
+        post(scene.meter, "/receipt", {"TX": "B"})
+        await asyncio.sleep(10.0)
+        seen.append(scene.sight().transaction)
+        scene.meter.clear_load()
+        post(scene.meter, "/receipt", {"TX": "E"})
+        await asyncio.sleep(0.3)
+        post(scene.meter, "/receipt", {"TX": "B"})
+        await asyncio.sleep(3.2)
+        seen.append(scene.sight().transaction)
+        scene.meter.clear_load()
+        post(scene.meter, "/receipt", {"TX": "E"})
+        await asyncio.sleep(2.0)
+        return [*seen, scene.sight().transaction]
+
+    first, second, none = watched(story)
+    assert first.begin_seen
+    assert second.since > first.since, "one that began between two looks is another one"
+    assert 0 < second.charged_wh < first.charged_wh
+    assert none is None
+
+
+def test_a_power_cut() -> None:
+    lines: list[str] = []
+
+    async def story(scene: Scene) -> list[str]:
+        set_up(scene.meter)
+        await asyncio.sleep(4.5)
+        scene.meter.power_cycle(off_s=20.0, boot_s=5.0)
+        await asyncio.sleep(20.0)
+        lines.append(drawn(scene.picture(), 80))
+        await asyncio.sleep(10.0)
+        lines.append(drawn(scene.picture(), 80))
+        return lines
+
+    watched(story)
+    dark, back = lines
+    assert_snapshot("watch-power-cut.txt", f"{dark}\n{back}")
+    assert "no answer since 12:00:05 (19 s)" in dark
+    assert "no charge point since it was powered up" in back
+
+
+def test_a_meter_that_hangs_holds_up_no_other() -> None:
+    async def story(scene: Scene) -> list[Sight]:
+        scene.servers[1].meter.faults.add(Fault("stall", node="/metervalue", count=100))
+        await asyncio.sleep(30.0)
+        return [meter.sight() for meter in scene.watched]
+
+    well, hangs = watched(story, {}, {"MS": "1SIM2"})
+    assert len(well.samples) == 30
+    assert well.age_s <= 1.0
+    assert hangs.value is None
+    assert hangs.silent_s > 28.0
+    assert "no answer within 1.9 s" in hangs.problem
+
+
+@pytest.mark.parametrize("kind", ["garbage", "garbage-http", "wrong-length", "server-error"])
+def test_a_meter_that_says_nonsense(kind: FaultKind) -> None:
+    async def story(scene: Scene) -> list[str]:
+        set_up(scene.meter)
+        await asyncio.sleep(3.5)
+        scene.meter.faults.add(Fault(kind, node="/metervalue", count=5))
+        await asyncio.sleep(3.0)
+        bad = drawn(scene.picture())
+        await asyncio.sleep(5.0)
+        return [bad, drawn(scene.picture())]
+
+    bad, good = watched(story)
+    assert "no answer since" in bad
+    assert "● 127.0.0.1:PORT_  idle" in good
+
+
+def test_what_is_wrong() -> None:
+    async def story(scene: Scene) -> str:
+        set_up(scene.meter)
+        scene.meter.shift_clock(-95.0)
+        scene.meter.faults.add(Fault("garbage", node="/publickey", count=99))
+        await asyncio.sleep(3.5)
+        return drawn(scene.picture(), 80) + named(plain_line(scene.sight())) + "\n"
+
+    text = watched(story, {"XC": "0x0000, 0x00000100, 0x00, 0x00", "EF": "E", "ST": "F"})
+    assert_snapshot("watch-what-is-wrong.txt", text)
+
+
+def test_another_meter_at_the_address() -> None:
+    async def main() -> list[Sight]:
+        async with SimulatorServer(SimulatorOptions(private_key=SECRET, MS="1SIM1")) as server:
+            set_up(server.meter)
+            meter = WatchedMeter(server.host, server.port, VirtualWall())
+            await watch([meter], lambda _: None, count=5)
+            before = meter.sight()
+        async with SimulatorServer(SimulatorOptions(private_key=SECRET, MS="1SIM2"), port=server.port):
+            await watch([meter], lambda _: None, count=2)
+            return [before, meter.sight()]
+
+    before, after = run_virtual(main())
+    assert [
+        (sight.value and sight.value.MS, len(sight.samples), sight.gateway and sight.gateway.is_set)
+        for sight in (before, after)
+    ] == [("1SIM1", 5, True), ("1SIM2", 2, False)]
+
+
+@virtual
+async def test_beside_a_driver() -> None:
+    async with bench() as joined:
+        meter = WatchedMeter("127.0.0.1", joined.server.port, joined.wall)
+        await joined.until_live()
+        joined.meter.requests.clear()
+        posts = joined.posts()
+        watching = asyncio.create_task(watch([meter], lambda _: None))
+        started = await joined.driver.start_transaction(request("T-1"))
+        await asyncio.sleep(10.0)
+        runs = meter.sight().transaction
+        stopped = await joined.driver.stop_transaction("T-1")
+        await asyncio.sleep(1.5)
+        over = meter.sight().transaction
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+    assert posts == []
+    assert (str(started.status), str(stopped.status)) == ("OK", "OK")
+    assert runs is not None
+    assert runs.begin_seen
+    assert over is None
+    assert stopped.signed_meter_value is not None
+
+
+# --- how it is drawn --------------------------------------------------------------------------------------------------
+
+
+def many() -> list[dict[str, Any]]:
+    return [{"MS": f"1SIM{number:010}", "import_wh": 1000 * number} for number in range(1, 9)]
+
+
+def test_many_meters() -> None:
+    async def story(scene: Scene) -> list[str]:
+        for server in scene.servers:
+            set_up(server.meter)
+        await asyncio.sleep(3.5)
+        post(scene.servers[1].meter, "/receipt", {"TX": "B"})
+        scene.servers[7].meter.power_cycle(off_s=60.0, boot_s=1.0)
+        await asyncio.sleep(30.0)
+        picture = scene.picture()
+        return [
+            drawn(picture, 100, 24),
+            drawn(picture, 60, 24),
+            drawn(picture, 30, 6),
+            drawn(replace(picture, stays=True), 30, 6),
+        ]
+
+    pictures = watched(story, *many())
+    assert_snapshot("watch-many.txt", "\n".join(pictures))
+    assert "and 5 more: a higher window" in pictures[2]
+    assert "no answer" in pictures[2], "the one in trouble is not left out"
+    assert pictures[3].count("127.") == len(many())
+
+
+@pytest.mark.parametrize("width", [1, 4, 9, 20, 33, 64, 100, 300])
+@pytest.mark.parametrize("height", [1, 2, 3, 9, 40])
+def test_it_fits_into_every_window(width: int, height: int, three: Picture) -> None:
+    lines = drawn(three, width, height).splitlines()
+    assert len(lines) <= max(height, 3), "a window of less than three lines is none"
+    assert all(cell_len(line) <= width for line in lines)
+
+
+@pytest.fixture(scope="module")
+def three() -> Picture:
+    async def story(scene: Scene) -> Picture:
+        set_up(scene.meter)
+        scene.servers[2].meter.power_cycle(off_s=60.0, boot_s=1.0)
+        await asyncio.sleep(20.0)
+        return scene.picture()
+
+    told: Picture = watched(story, {}, {}, {})
+    hostile = told.sights[0]
+    assert hostile.value is not None
+    value = replace(hostile.value, MS="\x1b[31m漢字\u202e" + "W" * 80, ST="\n\x1b[2J")
+    return replace(told, sights=(replace(hostile, value=value), *told.sights[1:]))
+
+
+def test_hostile_texts_are_shown_as_text(three: Picture) -> None:
+    assert "\x1b" not in drawn(three, height=60)
+    assert "\u202e" not in drawn(three, height=60)
+    assert "\x1b" not in plain_line(three.sights[0])
+    json.loads(json.dumps(sight_json(three.sights[0])))
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(0, 400), st.floats(-1e9, 1e9)).map(lambda at: Sample(at[0], at[1], at[1], at[1])),
+        max_size=400,
+    ),
+    st.sampled_from([None, 0.5, 10.0]),
+    st.integers(1, 120),
+    st.sampled_from([1, 2, 5, 60]),
+)
+def test_bars(samples: list[Sample], least_span: float | None, bars: int, step_s: int) -> None:
+    samples = sorted(samples, key=lambda sample: sample.at_s)
+    drawn_bars, low, high = sparkline(
+        samples, lambda sample: sample.power_w, now_s=400.0, bars=bars, step_s=step_s, least_span=least_span
+    )
+    assert len(drawn_bars) == bars
+    assert set(drawn_bars) <= {*BARS, " "}
+    assert low <= high
+
+
+def test_bars_of_known_values() -> None:
+    samples = [Sample(float(second), float(second), 400.0, 0.0) for second in range(8)]
+    rising = sparkline(samples, lambda sample: sample.power_w, now_s=7.5, bars=8, step_s=1)
+    assert rising == ("▁▂▃▄▅▆▇█", 0.0, 7.0)
+    coarse = sparkline(samples, lambda sample: sample.power_w, now_s=7.5, bars=6, step_s=2)
+    assert coarse == ("  ▁▃▆█", 0.0, 7.0)
+    flat = sparkline(samples, lambda sample: sample.voltage_v, now_s=7.5, bars=10, step_s=1, least_span=10.0)
+    assert flat == ("  ▅▅▅▅▅▅▅▅", 400.0, 400.0)
+
+
+# --- lines and JSON ---------------------------------------------------------------------------------------------------
+
+
+class Written(list[str]):
+    """Stands in the place of standard output."""
+
+    def write(self, text: str) -> int:
+        self.append(named(text))
+        return len(text)
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+
+def test_lines_for_a_pipe() -> None:
+    written = Written()
+    view = LineView(written, plain_line, repeats_after_s=60.0)  # type: ignore[arg-type]  # all it asks of an output
+
+    async def story(scene: Scene) -> None:
+        set_up(scene.meter)
+        await asyncio.sleep(1.5)
+        post(scene.meter, "/receipt", {"TX": "B"})
+        await asyncio.sleep(2.0)
+        scene.meter.power_cycle(off_s=125.0, boot_s=0.0)
+        await asyncio.sleep(128.0)
+
+    watched(story, looked=view.looked)
+    assert_snapshot("watch-lines.txt", "".join(written))
+    assert [line.split("(")[1].split(")")[0] for line in written if "no answer" in line] == [
+        "0 s",
+        "1 min 00 s",
+        "2 min 00 s",
+    ]
+
+
+def test_json() -> None:
+    with Simulator() as simulator:
+        simulator.set_up()
+        done = run("watch", simulator.address, "127.0.0.1:9", "--json", "--count", "2")
+        assert simulator.methods == {"GET"}
+    assert (done.status, done.err) == (0, "")
+    good = [told for told in done.events if told["address"] == simulator.address]
+    bad = [told for told in done.events if told["address"] == "127.0.0.1:9"]
+    assert (len(good), len(bad)) == (2, 2)
+    assert good[1]["metervalue"]["MS"] == "1SIM0000000042"
+    assert good[1]["gw"] == {"CT": "EVSEID", "CI": CI}
+    assert good[1]["no_answer_since"] is None
+    assert 0 <= good[1]["age_s"] < 1
+    assert bad[1]["metervalue"] is None
+    assert bad[1]["no_answer_for_s"] > 0
+    assert "Connection refused" in bad[1]["troubles"][0]["text"]
+    assert bad[1]["troubles"][0]["fault"]
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def test_nobody_answers() -> None:
+    done = run("watch", "127.0.0.1:9", "--seconds", "0.3")
+    assert done.status == 1
+    assert "! no answer since" in done.out
+    assert "Error: meter 127.0.0.1:9, GET /metervalue: not reachable: Connection refused" in done.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("http://x/",),
+        ("127.0.0.1:9", "127.0.0.1:9"),
+        ("127.0.0.1", "--count", "0"),
+        ("127.0.0.1", "--seconds", "nan"),
+    ],
+)
+def test_mistaken_command_lines(arguments: tuple[str, ...]) -> None:
+    done = run("watch", *arguments)
+    assert (done.status, done.out) == (2, "")
+    assert "Usage: iem-dcr watch" in done.err
+
+
+def test_a_reader_that_leaves() -> None:
+    with Simulator() as simulator:
+        process = begin("watch", simulator.address)
+        assert process.stdout is not None
+        assert simulator.address in process.stdout.readline()
+        process.stdout.close()
+        process.stdout = None
+        assert finish(process).status == 1
+
+
+class Terminal:
+    """A terminal with iem-dcr on it."""
+
+    def __init__(self, *arguments: str, columns: int = 100, rows: int = 30, term: str = "xterm-256color") -> None:
+        self._ours, its = pty.openpty()
+        self.resize(columns, rows)
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "iem_dcr.cli.main", *arguments],
+            stdin=its,
+            stdout=its,
+            stderr=its,
+            env=environment() | {"TERM": term},
+            start_new_session=True,
+        )
+        os.close(its)
+        self.written = ""
+
+    def resize(self, columns: int, rows: int) -> None:
+        fcntl.ioctl(self._ours, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    def until(self, text: str) -> str:
+        """Read until a text comes; returns what came, without what came before."""
+        began = len(self.written)
+        while text not in self.written[began:]:
+            self.written += os.read(self._ours, 65536).decode()
+        return self.written[began:]
+
+    def end(self) -> int:
+        while True:
+            try:
+                some = os.read(self._ours, 65536)
+            except OSError:  # the last process of the terminal has ended
+                break
+            if not some:
+                break
+            self.written += some.decode()
+        os.close(self._ours)
+        return self.process.wait(PATIENCE_S)
+
+
+def test_on_a_terminal() -> None:
+    with Simulator() as simulator:
+        simulator.set_up()
+        terminal = Terminal("watch", simulator.address)
+        terminal.until("Ctrl-C ends")
+        terminal.resize(40, 20)
+        terminal.process.send_signal(signal.SIGWINCH)
+        terminal.until("1 meter, 0 charging")
+        terminal.process.send_signal(signal.SIGINT)
+        assert terminal.end() == 0
+        assert simulator.methods == {"GET"}
+    shown, _, left = terminal.written.rpartition("\x1b[?1049l")
+    assert shown.count("\x1b[?1049h") == 1, "it has a screen of its own"
+    assert "\x1b[?25h" in terminal.written[shown.rindex("\x1b[?25l") :], "the cursor is shown again"
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", left)
+    assert simulator.address in text, "the last picture stays behind"
+    assert "Ctrl-C" not in text
+    assert all(cell_len(line) <= 40 for line in text.replace("\r", "").splitlines())
+    assert "Traceback" not in terminal.written
+
+
+def test_a_dumb_terminal_gets_lines() -> None:
+    with Simulator() as simulator:
+        terminal = Terminal("watch", simulator.address, "--count", "1", term="dumb")
+        assert terminal.end() == 0
+    assert "\x1b" not in terminal.written
+    assert f"{simulator.address}     0.000 kW" in terminal.written
+
+
+# --- the picture in the README ----------------------------------------------------------------------------------------
+
+
+def test_the_picture_loads_nothing() -> None:
+    committed = terminal_picture.PICTURE.read_text("utf-8")
+    assert not re.findall(r"@font-face|@import|url\((?!#)|(?:href|src)=", committed)
+    drawn_now = terminal_picture.svg(run_virtual(terminal_picture.scene()))
+    assert drawn_now == committed, "make screenshots"
+
+
+def test_a_meter_value_that_is_new_has_all_it_needs() -> None:
+    value = messages.meter_value(
+        {"MS": "", "TM": "2026-03-01T13:00:00,000+0100", "XT": False, "U2": 0, "I": 0, "P": 0, "XC": "", "XS": "",
+         "EF": "", "ST": "", "RD": [{"RV": "0", "RI": "1-b:1.8.e", "RU": "kWh", "RT": "DC"}]}
+    )  # fmt: skip
+    assert plain_line(Sight("a:1", 0.0, value, VirtualWall().offset, 0.0)).startswith("12:00:00  a:1")
