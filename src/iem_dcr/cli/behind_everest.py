@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 
     from iem_dcr.config import Settings
     from iem_dcr.device.messages import MeterValue
-    from iem_dcr.driver import ReceiptSink, Station
+    from iem_dcr.driver import KeptReceipt, ReceiptSink, Station
     from iem_dcr.everest_api.mqtt_settings import MqttSettings
     from iem_dcr.powermeter import TransactionReq, TransactionStartResponse, TransactionStopResponse
+    from iem_dcr.service.observation import ObservedMeter
 
 CONNECT_S = 10.0
 _GOES_OUT_WITHIN_S = 1.0
@@ -74,6 +75,18 @@ class Links:
             raise click.ClickException(f"no connection to the broker {self._address} within {CONNECT_S:g} s") from error
 
 
+class _Both:
+    """Two keepers of receipts."""
+
+    def __init__(self, *sinks: ReceiptSink) -> None:
+        self._sinks = sinks
+
+    async def keep(self, kept: KeptReceipt) -> None:
+        """Have both keep one."""
+        for sink in self._sinks:
+            await sink.keep(kept)
+
+
 class MeterBehindEverest:
     """What a session needs of a meter, got through EVerest's API.
 
@@ -82,11 +95,15 @@ class MeterBehindEverest:
         links: to the broker.
         station: is told what EVerest is told.
         sink: keeps the receipts on the client's side.
+        observed: looks on, and is shown on the page.
     """
 
-    def __init__(self, settings: Settings, links: Links, station: Station, sink: ReceiptSink) -> None:
+    def __init__(
+        self, settings: Settings, links: Links, station: Station, sink: ReceiptSink, observed: ObservedMeter
+    ) -> None:
         self._player = EverestPlayer(links.module_id, links.everest, station)
-        self._api = MeterApi(links.module_id, settings, links.client, sink=sink)
+        self._api = MeterApi(links.module_id, settings, links.client, sink=_Both(sink, observed), observer=observed)
+        observed.attach(self._api.driver, links.module_id)
 
     @property
     def address(self) -> str:

@@ -15,7 +15,7 @@ from iem_dcr.ocmf import Outcome
 from iem_dcr.powermeter import TransactionRequestStatus
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from iem_dcr.cli.interruption import Interruption
     from iem_dcr.cli.station import SessionStation
@@ -84,6 +84,10 @@ class _Keeper:
             self._station.other_receipt(kept)
 
 
+async def _go_on() -> None:
+    """Do nothing."""
+
+
 async def charge(
     connect: Connect,
     request: TransactionReq,
@@ -92,6 +96,7 @@ async def charge(
     *,
     seconds: float,
     connect_s: float,
+    linger: Callable[[], Awaitable[None]] = _go_on,
 ) -> bool:
     """Run a session.
 
@@ -102,6 +107,7 @@ async def charge(
         interruption: ends the charging early; the transaction is stopped and its receipt shown all the same.
         seconds: how long it charges.
         connect_s: how long the first live value may take.
+        linger: what is done when the receipt was shown, with the meter still there.
 
     Returns:
         Whether the transaction was begun, stopped, and its receipt verified.
@@ -137,6 +143,7 @@ async def charge(
         loop = asyncio.get_running_loop()
         verification = await loop.run_in_executor(None, ocmf.verify, receipt, meter.public_key)
         station.receipt(receipt, verification)
+        await linger()
         return verification.outcome is Outcome.VALID
 
 
@@ -149,10 +156,13 @@ async def charge_and_judge(
     *,
     seconds: float,
     connect_s: float,
+    linger: Callable[[], Awaitable[None]] = _go_on,
 ) -> int:
     """Run a session as `charge` does, and return the exit status: 0 if all of it went well."""
     try:
-        is_verified = await charge(connect, request, station, interruption, seconds=seconds, connect_s=connect_s)
+        is_verified = await charge(
+            connect, request, station, interruption, seconds=seconds, connect_s=connect_s, linger=linger
+        )
     except LeftEarlyError:
         if output.error is None:
             raise

@@ -17,7 +17,7 @@ from iem_dcr.cli import render
 from iem_dcr.cli.arguments import SecondsType, common
 from iem_dcr.cli.charging import NOTHING_BEGAN, charge_and_judge
 from iem_dcr.cli.display import LineDisplay, LiveDisplay
-from iem_dcr.cli.interruption import Interruption
+from iem_dcr.cli.interruption import EXIT_INTERRUPTED, Interruption
 from iem_dcr.cli.station import HumanStation
 from iem_dcr.cli.terminal import Output
 from iem_dcr.config import Settings
@@ -25,10 +25,13 @@ from iem_dcr.errors import ConfigError
 from iem_dcr.everest_api.mqtt_settings import MqttSettings
 from iem_dcr.everest_api.topics import READY_BEACON, Topics
 from iem_dcr.powermeter import TransactionReq
+from iem_dcr.service.observation import ObservedMeter
+from iem_dcr.service.web.server import WebServer
+from iem_dcr.service.web_settings import WebSettings
 from iem_dcr.simulator import SimulatorOptions, SimulatorServer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Iterator, Sequence
 
     from rich.console import Console
 
@@ -36,6 +39,8 @@ EVSE_ID = "DE*PNX*E1234567*1"
 TOKEN = "04A2B3C4D5E6F7"  # noqa: S105  a made-up RFID token, shown on purpose
 TARIFF = "0.49 EUR/kWh"
 CONNECT_S = 15.0
+PAGE_S = 2.0
+"""How long the page may take to be there; the session does not wait for it longer."""
 LOAD_DELAY_S = 0.5
 CURRENT_ENDS_BEFORE_S = 0.5
 """How long before the stop the simulated car has taken its last current: a meter ends no transaction under load."""
@@ -70,17 +75,18 @@ def _mqtt(_ctx: click.Context, param: click.Parameter, url: str | None) -> MqttS
     help="Use this MQTT broker, mqtt://USER:PASSWORD@HOST:PORT or mqtts://, instead of one of the demo's own. Not that "
     "of a charger in use: the demo plays EVerest there.",
 )
+@click.option("--keep-open", is_flag=True, help="Leave meter and page running after the session, until Ctrl-C.")
 @common
-def command(seconds: float, mqtt: MqttSettings | None) -> int:
+def command(seconds: float, mqtt: MqttSettings | None, keep_open: bool) -> int:
     """Show the main job without a meter: a charging session at a simulated IEM-DCR, its signed receipt and its check.
 
     The meter is driven behind EVerest's MQTT API; the demo brings the broker and plays EVerest's part. All of it can be
-    watched with mosquitto_sub, and the demo says how.
+    watched with mosquitto_sub, and on the bring-up page with a browser; the demo says how.
     """
-    return asyncio.run(_demo(seconds, mqtt))
+    return asyncio.run(_demo(seconds, mqtt, keep_open=keep_open))
 
 
-async def _demo(seconds: float, given: MqttSettings | None) -> int:
+async def _demo(seconds: float, given: MqttSettings | None, *, keep_open: bool) -> int:
     output = Output()
     console = output.console()
     options = SimulatorOptions(charge_s=seconds - LOAD_DELAY_S - CURRENT_ENDS_BEFORE_S, load_delay_s=LOAD_DELAY_S)
@@ -90,7 +96,9 @@ async def _demo(seconds: float, given: MqttSettings | None) -> int:
             _headline(console, server)
             output.flush()
             async with _broker(given) as mqtt:
-                status = await _session(mqtt, _settings(server), output, interruption, seconds=seconds)
+                status = await _session(
+                    mqtt, _settings(server), output, interruption, seconds=seconds, keep_open=keep_open
+                )
     if status == 0:
         _whats_next(console)
         output.flush()
@@ -98,25 +106,61 @@ async def _demo(seconds: float, given: MqttSettings | None) -> int:
 
 
 async def _session(
-    mqtt: MqttSettings, settings: Settings, output: Output, interruption: Interruption, *, seconds: float
+    mqtt: MqttSettings,
+    settings: Settings,
+    output: Output,
+    interruption: Interruption,
+    *,
+    seconds: float,
+    keep_open: bool,
 ) -> int:
     with _tools():
         from iem_dcr.cli.behind_everest import Links, MeterBehindEverest  # noqa: PLC0415  as in _broker
     console = output.console()
     display = LiveDisplay(console, seconds, table=True) if console.is_terminal else LineDisplay(console)
+    is_left_open = False
+
+    async def linger() -> None:
+        nonlocal is_left_open
+        if keep_open and not interruption.came:
+            is_left_open = True
+            render.say(console, f"\nThe meter is still driven, and the page shows it: {page.url}\nCtrl-C ends it.")
+            output.flush()
+            await interruption.wait()
+
     async with Links(mqtt, f"demo_{secrets.token_hex(2)}") as links:
         await interruption.break_off(links.open(), NOTHING_BEGAN)
         _how_to_watch(console, mqtt, links.module_id)
-        output.flush()
-        return await charge_and_judge(
-            lambda station, sink: MeterBehindEverest(settings, links, station, sink),
-            _request(),
-            HumanStation(console, display),
-            interruption,
-            output,
-            seconds=seconds,
-            connect_s=CONNECT_S,
-        )
+        observed = ObservedMeter(settings, links.module_id, f"{settings.ip_address}:{settings.port_http}")
+        async with _served([observed]) as page:
+            render.say(console, Text.assemble("In a browser (to stay: --keep-open): ", (page.url, "cyan"), "\n"))
+            output.flush()
+            status = await charge_and_judge(
+                lambda station, sink: MeterBehindEverest(settings, links, station, sink, observed),
+                _request(),
+                HumanStation(console, display),
+                interruption,
+                output,
+                seconds=seconds,
+                connect_s=CONNECT_S,
+                linger=linger,
+            )
+    return 0 if is_left_open and status == EXIT_INTERRUPTED else status
+
+
+@contextlib.asynccontextmanager
+async def _served(meters: Sequence[ObservedMeter]) -> AsyncIterator[WebServer]:
+    """Serve the bring-up page at a port of loopback that is free."""
+    page = WebServer(WebSettings("127.0.0.1:0"), meters, lambda: "This is the demo: the meter is a simulated one")
+    task = asyncio.create_task(page.run())
+    try:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(PAGE_S):
+                await page.listening.wait()
+        yield page
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
 
 
 @contextlib.asynccontextmanager
