@@ -1,0 +1,312 @@
+"""The bring-up page in a real browser: what a person sees of a session, of a lost server, on a phone, by keyboard."""
+
+from __future__ import annotations
+
+import re
+import signal
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from iem_dcr import ocmf
+from iem_dcr.driver.meter import UNHEALTHY_READINGS_FOR_ERROR
+from iem_dcr.ocmf.documents import read_document
+from iem_dcr.service.web_settings import WebSettings
+from tests.support.browser import PATIENCE_MS, PHONE, chromium, is_as_wide_as, opened
+from tests.support.command_line import begin, finish, read_until
+from tests.support.page_site import PageSite
+from tests.support.tools import needs_module
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from playwright.sync_api import Browser, Locator, Page
+
+TOKEN = "0123456789abcdef0123456789abcdef"  # noqa: S105  one of tests
+ID = "04A2B3C4D5E6F7"
+POINTS = (
+    "Array.from(document.querySelectorAll('[data-chart=power] .line'))"
+    ".reduce((sum, line) => sum + line.getAttribute('d').split(/[ML]/).length - 1, 0)"
+)
+"""How many points the lines of a chart have."""
+IMAGE = "<img src=x onerror=document.title='taken'>"
+AWAY = ("net::ERR_",)
+BACKWARDS = "\u202etxt"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[PageSite]:
+    """Yield a site of two meters; the first has a receipt."""
+    with PageSite("pm1", "pm2", charge_s=0.3, load_delay_s=0.0) as running:
+        running.begin("T-1")
+        running.end("T-1")
+        yield running
+
+
+def live(page: Page) -> None:
+    page.locator("#live", has_text=re.compile("^Live$")).wait_for()
+
+
+def field(page: Page, name: str) -> Locator:
+    return page.locator(f"[data-field={name}]").first
+
+
+def until(page: Page, condition: str) -> None:
+    """Wait for what an expression says; the page's rules forbid Playwright's own way, which evaluates a text in it."""
+    give_up = time.monotonic() + PATIENCE_MS / 1000
+    while not page.evaluate(condition):
+        assert time.monotonic() < give_up, condition
+        page.wait_for_timeout(20)
+
+
+# --- a session ---
+
+
+def test_the_demo_from_begin_to_receipt(browser: Browser, tmp_path: Path) -> None:
+    process = begin("demo", "--seconds", "3", "--keep-open")
+    before = read_until(process, "In a browser")
+    found = re.search(r"http://127\.0\.0\.1:\d+/$", before.strip())
+    assert found is not None
+    with opened(browser, found[0], expected=AWAY) as page:
+        page.get_by_role("link", name=re.compile("^demo_")).click()
+        field(page, "transaction").get_by_text(re.compile("^runs since")).wait_for()
+        assert field(page, "user").inner_text() == "04…(14) (ISO14443)"
+        assert field(page, "tariff").inner_text() == "0.49 EUR/kWh"
+        until(page, "Number(document.querySelector('[data-field=current]').textContent) > 0")
+        before += read_until(process, "The meter is still driven")
+        page.get_by_role("link", name="T1", exact=True).wait_for()
+        row = page.locator("[data-rows=receipts] tr")
+        assert row.get_by_role("cell").nth(2).inner_text() == "valid"
+        with page.expect_download() as download:
+            row.get_by_role("link", name="XML").click()
+        document = tmp_path / "receipt.xml"
+        download.value.save_as(document)
+        row.get_by_role("link", name="T1").click()
+        page.get_by_role("heading", level=1).get_by_text("valid").wait_for()
+        assert ID not in page.content()
+        page.get_by_role("link", name=re.compile("^demo_")).click()
+        live(page)
+        process.send_signal(signal.SIGINT)
+        page.locator("#live", has_text="Connection lost").wait_for()
+    done = finish(process, before)
+    assert (done.status, done.err) == (0, "")
+    (entry,) = read_document(document.read_bytes())
+    assert ID in entry.text
+    assert entry.text in done.out
+    assert ocmf.verify(ocmf.parse(entry.text), entry.key).outcome is ocmf.Outcome.VALID
+
+
+def test_a_fault_and_its_end(browser: Browser) -> None:
+    with PageSite("pm1", charge_s=0.3) as site, opened(browser, site.url) as page:
+        live(page)
+        page.get_by_text("1 of 1 meter answers").wait_for()
+        site.meter(lambda meter: meter.configure(XC="0x0001, 0x00000000, 0x00, 0x00"))
+        page.get_by_role("cell", name="Fault").wait_for()
+        page.get_by_role("cell", name="in error: XC is 0x0001").wait_for()
+        page.get_by_role("link", name="pm1").click()
+        page.get_by_role("cell", name="stands").wait_for()
+        assert page.locator("[data-rows=errors] tr").count() == 1
+        site.meter(lambda meter: meter.configure(XC="0x0, 0x0, 0x0, 0x0"))
+        page.get_by_role("cell", name=re.compile("^over after")).wait_for()
+        page.locator(".state", has_text="Ready").wait_for()
+        assert page.locator("[data-rows=troubles] li").count() == 0
+    assert UNHEALTHY_READINGS_FOR_ERROR == 3
+
+
+# --- what survives ---
+
+
+def test_a_reload_keeps_the_charts(browser: Browser, site: PageSite) -> None:
+    with opened(browser, f"{site.url}/meters/pm1") as page:
+        until(page, f"{POINTS} >= 2")
+        before = page.evaluate(POINTS)
+        page.reload()
+        live(page)
+        until(page, f"{POINTS} >= {before}")
+        assert page.get_by_role("link", name="T1", exact=True).is_visible()
+
+
+def test_a_lost_server_is_said_and_it_comes_back(browser: Browser) -> None:
+    with PageSite("pm1") as site, opened(browser, f"{site.url}/meters/pm1", expected=AWAY) as page:
+        live(page)
+        until(page, f"{POINTS} >= 3")
+        before = page.evaluate(POINTS)
+        site.stop()
+        page.locator("#live", has_text=re.compile(r"^Connection lost\. What is shown is \d+ s old")).wait_for()
+        assert page.locator("body.lost").count() == 1
+        page.locator("#live", has_text=re.compile("is [2-9] s old")).wait_for()
+        site.start()
+        live(page)
+        assert page.locator("body.lost").count() == 0
+        # What was seen before the service was started anew is still there, and goes on.
+        until(page, f"{POINTS} > {before}")
+
+
+def test_without_scripts_it_shows_what_is(browser: Browser, site: PageSite) -> None:
+    with opened(browser, site.url, java_script_enabled=False) as page:
+        assert "Not live" in page.locator("#live").inner_text()
+        assert page.get_by_role("row").count() == 3
+        page.get_by_role("link", name="pm1").click()
+        assert field(page, "serial").inner_text() == "1SIM0000000042"
+        page.get_by_role("link", name="T1", exact=True).click()
+        assert "The signature matches" in page.content()
+
+
+# --- who looks how ---
+
+
+def paths(site: PageSite, page: Page) -> list[str]:
+    page.goto(f"{site.url}/meters/pm1")
+    receipt = page.get_by_role("link", name="T1", exact=True).get_attribute("href")
+    assert receipt is not None
+    return ["/", "/meters/pm1", receipt]
+
+
+def test_a_phone_scrolls_nothing_sideways(browser: Browser, site: PageSite) -> None:
+    with opened(browser, site.url, viewport=PHONE, has_touch=True, is_mobile=True) as page:
+        for path in paths(site, page):
+            page.goto(site.url + path)
+            assert is_as_wide_as(page, PHONE["width"]), path
+            assert (
+                page.evaluate(
+                    "Array.from(document.querySelectorAll('.wide, .card, figure, .tiles > div'))"
+                    ".filter((one) => one.scrollWidth > one.clientWidth + 1)"
+                    ".map((one) => one.className || one.localName)"
+                )
+                == []
+            )
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_keeps_anybody_out(browser: Browser, site: PageSite, scheme: Any) -> None:
+    axe = needs_module("axe_playwright_python.sync_playwright").Axe()
+    grounds = {"light": "rgb(244, 246, 247)", "dark": "rgb(16, 23, 26)"}
+    with opened(browser, site.url, color_scheme=scheme) as page:
+        for path in paths(site, page):
+            page.goto(site.url + path)
+            assert page.evaluate("getComputedStyle(document.body).backgroundColor") == grounds[scheme]
+            if "receipts" not in path:
+                live(page)
+            found = axe.run(page).response["violations"]
+            assert [(one["id"], [node["html"] for node in one["nodes"]]) for one in found] == []
+            assert page.get_by_role("main").count() == 1
+            assert page.get_by_role("heading", level=1).count() == 1
+
+
+def test_by_keyboard(browser: Browser, site: PageSite) -> None:
+    with opened(browser, site.url) as page:
+        live(page)
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.textContent") == "To the content"
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.textContent") == "pm1"
+        page.keyboard.press("Enter")
+        page.wait_for_url("**/meters/pm1")
+        until(page, f"{POINTS} >= 2")
+        chart = page.locator("[data-chart=voltage] svg")
+        chart.focus()
+        page.keyboard.press("ArrowLeft")
+        outputs = page.locator("output")
+        outputs.nth(1).get_by_text(re.compile(r"^\d\d:\d\d:\d\d  \d+\.\d V$")).wait_for()
+        assert [re.sub(r"[\d:.]+ *", "", text) for text in outputs.all_inner_texts()] == ["kW", "V", "A", "kWh"]
+        assert [one.get_attribute("aria-live") for one in outputs.all()] == ["off", "polite", "off", "off"]
+        page.keyboard.press("Escape")
+        until(page, "document.querySelector('output').textContent === ''")
+        assert "Voltage over the last 30 minutes: from" in (chart.get_attribute("aria-label") or "")
+
+
+def test_a_focus_is_not_lost_to_what_is_new(browser: Browser, site: PageSite) -> None:
+    with opened(browser, site.url) as page:
+        live(page)
+        page.get_by_role("link", name="pm2").focus()
+        site.meter(lambda meter: meter.configure(EF="t"), 1)
+        page.get_by_role("cell", name="Warning").wait_for()
+        assert page.evaluate("document.activeElement.textContent") == "pm2"
+        site.meter(lambda meter: meter.configure(EF=""), 1)
+
+
+def test_finding_a_meter_among_many(browser: Browser) -> None:
+    with PageSite(*(f"charger_{number:02}" for number in range(9))) as site, opened(browser, site.url) as page:
+        live(page)
+        page.get_by_label("Find a meter").fill("CHARGER_07")
+        until(page, "document.querySelectorAll('[data-rows=meters] > tr:not([hidden])').length === 1")
+        page.get_by_label("Find a meter").press("Enter")
+        assert page.get_by_role("link", name="charger_07").is_visible()
+        assert not page.get_by_role("link", name="charger_01").is_visible()
+
+
+# --- security ---
+
+
+def test_what_a_meter_says_is_text_and_nothing_else(browser: Browser) -> None:
+    hostile = f'{IMAGE}"><script>document.title="taken"</script>'
+    name = 'pm"><img src=x onerror=alert(1)>&amp;'
+    with PageSite(
+        name, MS=hostile, XS=IMAGE, ST="<b>G</b>", EF="E</td><script>", charge_s=0.3, load_delay_s=0.0
+    ) as site:
+        site.begin(f"T-1{IMAGE}", tariff_text=IMAGE, identification_data=f"{IMAGE[:30]}")
+        # The simulator's options take no controls; a meter may send them all the same.
+        site.meter(lambda meter: object.__setattr__(meter.options, "XC", f"{BACKWARDS}\x1b[31m\x00{IMAGE}"))
+        with opened(browser, site.url) as page:
+            live(page)
+            page.get_by_role("row").nth(1).get_by_role("link").click()
+            field(page, "serial").get_by_text(IMAGE).wait_for()
+            live(page)
+            assert field(page, "tariff").inner_text() == IMAGE
+            assert field(page, "transaction-id").inner_text() == f"T-1{IMAGE}"
+            assert field(page, "user").inner_text() == "<i…(30) (ISO14443)"
+            site.meter(lambda meter: meter.configure(XC="0x0"))
+            site.end(f"T-1{IMAGE}")
+            page.get_by_role("link", name="T1", exact=True).wait_for()
+            check_harmless(page)
+            page.get_by_role("link", name="T1", exact=True).click()
+            page.get_by_role("heading", level=1).get_by_text("Receipt T1").wait_for()
+            assert IMAGE in page.locator("main").inner_text()
+            check_harmless(page)
+
+
+def check_harmless(page: Page) -> None:
+    assert "taken" not in page.title()
+    assert (
+        page.evaluate(
+            "Array.from(document.querySelectorAll('img, b, script:not([src=\"/static/page.js\"]), [onerror]')).length"
+        )
+        == 0
+    )
+    assert not any(mark in page.content() for mark in ("\u202e", "\x1b", "\x00"))
+
+
+def test_a_token_is_asked_for(browser: Browser) -> None:
+    web = WebSettings("127.0.0.1:0", token=TOKEN)
+    with (
+        PageSite("pm1", web=web) as site,
+        opened(browser, f"{site.url}/meters/pm1", expected=("403 (Forbidden)", "401 (", *AWAY)) as page,
+    ):
+        page.wait_for_url("**/login")
+        page.get_by_label("Token").fill("wrong")
+        page.get_by_role("button").click()
+        page.get_by_role("alert").get_by_text("That is not the token.").wait_for()
+        page.get_by_label("Token").fill(TOKEN)
+        page.keyboard.press("Enter")
+        live(page)
+        assert page.get_by_role("link", name="pm1").is_visible()
+        (cookie,) = page.context.cookies()
+        assert (cookie["httpOnly"], cookie["sameSite"]) == (True, "Strict")
+        assert TOKEN not in cookie["value"]
+        # It is good for a service that was started anew, too.
+        site.stop()
+        page.locator("#live", has_text="Connection lost").wait_for()
+        site.start()
+        live(page)
+        page.context.clear_cookies()
+        site.stop()
+        site.start()
+        page.wait_for_url("**/login")
