@@ -94,7 +94,7 @@ class Writer:
         self._connection: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None
         self._moved_s: float | None = None
-        threading.Thread(target=self._run, name="journal", daemon=True).start()
+        self._begin()
 
     @property
     def waiting(self) -> int:
@@ -137,6 +137,9 @@ class Writer:
         return self.ended
 
     # --- the thread ---
+
+    def _begin(self) -> None:
+        threading.Thread(target=self._run, name="journal", daemon=True).start()
 
     def _run(self) -> None:
         self.ended.set_running_or_notify_cancel()

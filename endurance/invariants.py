@@ -1,0 +1,269 @@
+"""What has to hold, whatever happens: one function for each promise, with every exception to it in words.
+
+A run (`world.World`) is judged by what the station was told (`Call`), what the meters really did (`unit.Truth`) and
+what stood in the journal when all was over. A promise that is broken is a sentence; `broken` returns all of them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Final
+
+from iem_dcr.driver.driver import START_S, STOP_S
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from endurance.unit import Truth
+    from endurance.world import Call, World
+
+ANSWER_TAKES_S: Final = 1.6
+"""How long an answer may be on its way once the driver has given it: EVerest's handler has a margin of a second."""
+MOST_TASKS: Final = 24
+MOST_REMEMBERED: Final = 4 * 64 + 8
+"""The driver's memories of receipts and ids hold 64 each."""
+
+
+def broken(world: World) -> list[str]:
+    """Return every promise that was broken, each with where."""
+    return [
+        sentence
+        for promise in (
+            each_receipt_is_its_transactions_own,
+            each_stopped_transaction_has_its_receipt,
+            each_signed_receipt_is_kept,
+            nothing_runs_that_the_station_does_not_know_of,
+            every_command_is_answered_once_and_in_time,
+            the_charger_charges_again_after_all,
+            energies_never_fall,
+            the_meter_is_never_reported_unreachable_by_word,
+            nothing_grows_and_nothing_is_left,
+        )
+        for sentence in promise(world)
+    ]
+
+
+def each_receipt_is_its_transactions_own(world: World) -> Iterator[str]:
+    """Every receipt that is handed over is, byte for byte, one that a meter signed for the transaction that was asked for.
+
+    * A stop for an id under which several transactions were begun gets no earlier one than the last that the station
+      was told had begun before it asked.
+    * A stop for an id that no start was ever sent for, or for none, may get the last receipt of the meter ("with none
+      running, return the last one"), but none that another id of the same process is known to own, except for "".
+    * A process that was started after the transaction began, and keeps no journal, cannot know whose the meter's last
+      receipt is. Where the right one does not exist (the meter lost the transaction, was exchanged, or never began one)
+      it hands over the last one. Only a journal tells.
+    """
+    for call in world.calls:
+        text = call.tuple_text
+        if call.command != "stop" or text is None:
+            continue
+        truth = _truth_of(world, text)
+        if truth is None:
+            yield f"stop {call.transaction_id!r}: its receipt was never signed by a meter"
+        elif why := _why_not_its_own(world, call, truth):
+            yield f"stop {call.transaction_id!r} (call {call.number}): {why}"
+
+
+def each_stopped_transaction_has_its_receipt(world: World) -> Iterator[str]:
+    """A stop that is answered OK brings a receipt, which then is in the journal exactly once and under its id.
+
+    * The journal may be without it where its disk was full or slow when it was handed over and the process was
+      killed before it was well again: a stop waits half a second for its journal, not for ever.
+    """
+    for call in world.calls:
+        if call.command != "stop" or not call.ok:
+            continue
+        text = call.tuple_text
+        if text is None:
+            yield f"stop {call.transaction_id!r} is OK without a receipt"
+            continue
+        if world.filed is None:
+            continue
+        entries = [entry for entry in world.filed if entry.text == text]
+        if len(entries) > 1:
+            yield f"the receipt of {call.transaction_id!r} is {len(entries)} times in the journal"
+        elif not entries:
+            if not _disk_was_troubled(world, call.answered_s):
+                yield f"the receipt handed over for {call.transaction_id!r} (call {call.number}) is not in the journal"
+        elif _was_begun(world, call.transaction_id) and entries[0].transaction_id != call.transaction_id:
+            truth = _truth_of(world, text)
+            is_its_own = truth is not None and truth.transaction_id == call.transaction_id
+            if is_its_own and not _disk_was_troubled(world, call.answered_s):
+                yield f"the receipt of {call.transaction_id!r} is in the journal as that of {entries[0].transaction_id!r}"
+
+
+def each_signed_receipt_is_kept(world: World) -> Iterator[str]:
+    """With a journal, every transaction begun for the station has its receipt in it, handed over or not.
+
+    * Not where the meter was exchanged before anybody could read it, and not where the disk was in trouble.
+    * Not where a stranger's transaction put its own tuple in the place of it: the meter shows its last one only.
+    """
+    if world.filed is None:
+        return
+    texts = {entry.text for entry in world.filed}
+    for unit in world.units:
+        signed = unit.signed
+        for truth, following in zip(signed, [*signed[1:], None], strict=True):
+            if truth.owner is None or truth.text in texts:
+                continue
+            was_covered = following is not None and following.owner is None
+            was_exchanged = unit is not world.unit and following is None
+            if not (was_covered or was_exchanged or world.disk_troubled):
+                yield f"the receipt of {truth.transaction_id!r} (transaction {truth.number} of {truth.serial}) is not in the journal"
+
+
+def nothing_runs_that_the_station_does_not_know_of(world: World) -> Iterator[str]:
+    """What runs when it has been calm for a while was begun for the station, which was told so and has not been told that it stopped.
+
+    * A process that was started after it began cannot know that the station does not know of it: it is ended by the
+      next start or stop, which is looked at as well.
+    * A stranger's transaction goes on until the next start or stop.
+    """
+    truth = world.running_after_calm
+    if truth is not None and truth.owner is not None and truth.process_is(world.processes[-1].number):
+        told = _last_answered(world, "start", truth.owner.transaction_id)
+        if told is None or not told.ok:
+            yield f"{truth.transaction_id!r} runs, and the station was told that it was not begun"
+        stopped = [
+            call
+            for call in _calls(world, "stop", truth.owner.transaction_id)
+            if call.ok and (call.asked_s or 0.0) >= truth.begun_s and _owns(world, call, truth)
+        ]
+        if stopped:
+            yield f"{truth.transaction_id!r} runs, and the station was told that it was stopped"
+    if world.running_at_end is not None:
+        yield f"{world.running_at_end.transaction_id!r} runs after one more start and stop"
+
+
+def every_command_is_answered_once_and_in_time(world: World) -> Iterator[str]:
+    """Every start is answered within 30 s and every stop within 60 s of the moment at which the driver had it.
+
+    * Not where the process was killed, or ended, meanwhile. While the broker is away its answer waits for it.
+    """
+    for call in world.calls:
+        if call.answer is None:
+            if not call.excused:
+                yield f"{call.command} {call.transaction_id!r} (call {call.number}) was never answered"
+            continue
+        assert call.asked_s is not None  # noqa: S101  it was answered
+        assert call.answered_s is not None  # noqa: S101  as above
+        took_s = call.answered_s - call.asked_s
+        limit_s = (START_S if call.command == "start" else STOP_S) + ANSWER_TAKES_S
+        if took_s > limit_s and not world.counts["broker_away"]:
+            yield f"{call.command} {call.transaction_id!r} was answered after {took_s:.1f} s"
+    for letter in world.dead_letters:
+        yield f"a message that nobody waits for: {letter}"
+    for process in world.processes:
+        for failure in process.failures:
+            yield f"the task of process {process.number} failed: {failure!r}"
+
+
+def the_charger_charges_again_after_all(world: World) -> Iterator[str]:
+    """When nothing is wrong any more, a session is begun and ended as if nothing had ever been, with its receipt.
+
+    * What the network or a power cut has done is given 100 s.
+    """
+    for call in world.calls:
+        if call.fresh and not call.ok:
+            yield f"{call.command} in a world in which nothing is wrong: {call.answer}"
+
+
+def energies_never_fall(world: World) -> Iterator[str]:
+    """The energy that is published never falls within a meter."""
+    highest: dict[str, float] = {}
+    for serial, energy_wh in world.energies:
+        if energy_wh < highest.get(serial, 0.0):
+            yield f"the energy of {serial} falls from {highest[serial]} Wh to {energy_wh} Wh"
+        highest[serial] = max(energy_wh, highest.get(serial, 0.0))
+        if serial not in {unit.serial for unit in world.units}:
+            yield f"a value of {serial}, which is none of the meters"
+
+
+def the_meter_is_never_reported_unreachable_by_word(world: World) -> Iterator[str]:
+    """The communication check is ``true`` or withheld: anything else would switch it off in EVerest for good."""
+    for payload in world.checks - {b"true"}:
+        yield f"a communication check of {payload!r}"
+
+
+def nothing_grows_and_nothing_is_left(world: World) -> Iterator[str]:
+    """Tasks and memories stay bounded from session to session, and an ended process leaves no task behind."""
+    if max(world.tasks_left, default=0) > MOST_TASKS:
+        yield f"{max(world.tasks_left)} tasks at the end of a session"
+    if max(world.memory, default=0) > MOST_REMEMBERED:
+        yield f"{max(world.memory)} receipts and ids are remembered"
+    if world.leftover:
+        yield f"{world.leftover} tasks are left when all processes have ended"
+
+
+# --- help ---
+
+
+def _truth_of(world: World, text: str) -> Truth | None:
+    return next((truth for unit in world.units for truth in unit.truths if truth.text == text), None)
+
+
+def _calls(world: World, command: str, transaction_id: str) -> list[Call]:
+    return [call for call in world.calls if call.command == command and call.transaction_id == transaction_id]
+
+
+def _was_begun(world: World, transaction_id: str) -> bool:
+    return transaction_id != "" and bool(_calls(world, "start", transaction_id))
+
+
+def _last_answered(world: World, command: str, transaction_id: str) -> Call | None:
+    answered = [call for call in _calls(world, command, transaction_id) if call.answer is not None]
+    return max(answered, key=lambda call: call.answered_s or 0.0, default=None)
+
+
+def _owns(world: World, call: Call, truth: Truth) -> bool:
+    """Whether the receipt that a stop got is that of this transaction, and not of an earlier one under the same id."""
+    del world
+    return call.tuple_text is not None and call.tuple_text == truth.text
+
+
+def _why_not_its_own(world: World, call: Call, truth: Truth) -> str:
+    """Say why a receipt is not the one that was asked for, or "" where it may be handed over."""
+    if not _was_begun(world, call.transaction_id):
+        if call.transaction_id != "" and _process_knows_owner(world, call, truth):
+            return f"an id that never was gets the receipt of {truth.transaction_id!r}"
+        return ""
+    own = [each for unit in world.units for each in unit.truths if each.transaction_id == call.transaction_id]
+    if truth in own:
+        told_s = [
+            start.answered_s or 0.0
+            for start in _calls(world, "start", call.transaction_id)
+            if start.ok and (start.answered_s or 0.0) <= (call.asked_s or 0.0)
+        ]
+        later = [
+            each for each in own if each.begun_s > truth.begun_s and each.begun_s <= max(told_s, default=-1.0)
+        ]
+        return f"it is an earlier one under the same id (begun at {truth.begun_s:.1f} s)" if later else ""
+    knew = any(each.process_is(call.process) for each in own)
+    is_new_process = not world.plan.journal and not knew
+    exists = any(each.text is not None and each.serial == world.unit.serial for each in own)
+    if is_new_process and not exists and not _process_knows_owner(world, call, truth):
+        return ""
+    return f"it is that of {truth.transaction_id!r}, begun at {truth.begun_s:.1f} s on {truth.serial}"
+
+
+def _process_knows_owner(world: World, call: Call, truth: Truth) -> bool:
+    """Whether the process that answered began the receipt's transaction itself, or a journal can tell it."""
+    if truth.owner is None:
+        return False
+    if truth.process_is(call.process):
+        return True
+    return world.plan.journal and not world.disk_troubled and any(
+        other.ok and other.tuple_text == truth.text and other.transaction_id == truth.transaction_id
+        for other in world.calls
+        if other.answered_s is not None and other.answered_s < (call.asked_s or 0.0)
+    )
+
+
+def _disk_was_troubled(world: World, at_s: float | None) -> bool:
+    return at_s is not None and any(begin_s - 1.0 <= at_s <= end_s + 5.0 for begin_s, end_s in world.disk_troubled)
+
+
+def happened(worlds: list[World]) -> Counter[str]:
+    """Add up how often what happened in several runs."""
+    return sum((world.counts for world in worlds), Counter())
