@@ -361,6 +361,30 @@ async def test_what_a_station_sends_is_refused_where_it_cannot_be_read() -> None
 
 
 @virtual
+async def test_a_station_that_does_not_stop_asking_fills_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "iem_dcr.driver")
+    async with bench() as b:
+        b.meter.set_load(0, 0)
+        await b.until_live()
+        b.meter.configure(private_key=SECRET + 1)
+        assert (await b.driver.start_transaction(request("A"))).status is OK
+        caplog.clear()
+        for number in range(20):
+            assert (await b.driver.start_transaction(request("A"))).status is OK
+            odd = request(f"B{number}", tariff_text="0,59 €", identification_level="INVALID", evse_id="another")
+            assert (await b.driver.start_transaction(odd)).status is not OK
+            assert (await b.driver.stop_transaction(f"B{number}")).status is not OK
+        assert len(caplog.records) == 5 * 5
+        caplog.clear()
+        for _ in range(20):
+            assert receipt_of(await b.driver.stop_transaction("")).identification == "04ABA"
+        assert len(caplog.records) == 2, "one that it does not verify, one that it was handed over"
+        await asyncio.sleep(60)
+        assert (await b.driver.stop_transaction("B1")).status is not OK
+    assert "more lines like the next were left out" in caplog.text
+
+
+@virtual
 async def test_a_receipt_without_pagination_is_matched_by_id_and_beginning() -> None:
     async with bench() as b:
         b.meter.set_load(0, 0)

@@ -10,6 +10,7 @@ import logging
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from iem_dcr.driver.seldom import Seldom
 from iem_dcr.driver.timing import now_s
 from iem_dcr.errors import MeterError, printable
 from iem_dcr.powermeter import Powermeter, StationError
@@ -57,6 +58,7 @@ class MeterLog(logging.LoggerAdapter[logging.Logger]):
         super().__init__(logging.getLogger("iem_dcr.driver"), {})
         self._address = address
         self._failing: set[str] = set()
+        self._seldom: dict[str, Seldom] = {}
 
     def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:  # noqa: ANN401  the signature is logging's
         """Put the meter before the message."""
@@ -67,6 +69,10 @@ class MeterLog(logging.LoggerAdapter[logging.Logger]):
         level = logging.DEBUG if topic in self._failing else logging.WARNING
         self._failing.add(topic)
         self.log(level, msg, *args)
+
+    def seldom(self, topic: str) -> Seldom:
+        """Return what writes the lines of a topic that a station's requests bring about, however many they are."""
+        return self._seldom.setdefault(topic, Seldom(self, now_s))
 
     def recovered(self, topic: str) -> None:
         """Say that a topic works again."""

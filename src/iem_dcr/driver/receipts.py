@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import timedelta
@@ -82,6 +83,7 @@ class Receipts:
         self.refused: OrderedDict[str, None] = OrderedDict()
         self.unexamined = False
         self._handed: set[str] = set()
+        self._told = ""
         self._meter = meter
         self._keeping = keeping
 
@@ -327,7 +329,9 @@ class Receipts:
             self.withdraw(begun)
             if self.older.get(begun.id) is begun:
                 del self.older[begun.id]
-        meter.log.info("receipt %s", shown_PG(receipt))
+        if receipt.text != self._told:
+            self._told = receipt.text
+            meter.log.info("receipt %s", shown_PG(receipt))
         return value
 
     async def _verified(self, receipt: Receipt, deadline: Deadline) -> tuple[Receipt, Outcome | None]:
@@ -346,7 +350,8 @@ class Receipts:
                 if second.outcome is Outcome.VALID:
                     return again, second.outcome
         if verification.outcome is not Outcome.VALID:
-            meter.log.error(
+            meter.log.log(
+                logging.ERROR if receipt.text != self._told else logging.DEBUG,
                 "receipt %s is handed over although it %s: %s",
                 shown_PG(receipt),
                 "does not verify" if verification.outcome is Outcome.INVALID else "could not be verified",

@@ -61,7 +61,7 @@ class Setup:
         if self._zone.warning:
             meter.log.warning("%s", self._zone.warning)
         if meter.settings.TT_initial != self._TT:
-            warn_of_changed_text(meter, "TT_initial", meter.settings.TT_initial, self._TT)
+            meter.log.warning("%s", changed_text("TT_initial", meter.settings.TT_initial, self._TT))
 
     @property
     def ready(self) -> bool:
@@ -335,11 +335,9 @@ class Setup:
         self._tariff_tried_s = None
 
 
-def warn_of_changed_text(meter: Meter, key: str, given: str, signed: str) -> None:
-    """Say once that a tariff text is signed in another form than it was given."""
-    meter.log.warning(
-        "%s is signed in a form every reader reads alike: given %r, signed %r",
-        key,
-        printable(given, limit=300),
-        printable(signed, limit=300),
+def changed_text(key: str, given: str, signed: str) -> str:
+    """Say in a log line that a tariff text is signed in another form than it was given."""
+    return (
+        f"{key} is signed in a form every reader reads alike: given {printable(given, limit=300)!r}, "
+        f"signed {printable(signed, limit=300)!r}"
     )

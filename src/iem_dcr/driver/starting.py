@@ -10,7 +10,7 @@ from iem_dcr.driver import decisions
 from iem_dcr.driver.decisions import Conversation, Do, Event, Expected, State
 from iem_dcr.driver.ending import Attempt, MeterPart
 from iem_dcr.driver.receipts import Begun
-from iem_dcr.driver.setup import warn_of_changed_text
+from iem_dcr.driver.setup import changed_text
 from iem_dcr.driver.texts import check_identification, signable_tariff
 from iem_dcr.errors import MeterError, RequestError, printable, shortened
 from iem_dcr.powermeter import IDENTIFICATION_ERROR_LEVELS, TransactionRequestStatus, TransactionStartResponse
@@ -77,7 +77,8 @@ class Starting(MeterPart):
         begun = self._receipts.begun
         if begun is not None and begun.request == request and not begun.doubtful and begun.ended_s is None:
             self._ending.watch = False
-            self._meter.log.info("start of transaction %s again: it runs", printable(request.transaction_id))
+            again = self._meter.log.seldom("starts that come again")
+            again.info("start of transaction %s again: it runs", printable(request.transaction_id))
             return TransactionStartResponse(TransactionRequestStatus.OK)
         try:
             user = self._user(request)
@@ -98,7 +99,7 @@ class Starting(MeterPart):
     ) -> TransactionStartResponse:
         token = request.identification_data or request.transaction_id
         why = why.replace(token, shortened(token)) if token and token in why else why
-        self._meter.log.warning(
+        self._meter.log.seldom("starts that failed").warning(
             "transaction %s was not begun (%s): %s", printable(request.transaction_id), status.value, why
         )
         self._receipts.refuse(request.transaction_id)
@@ -115,14 +116,15 @@ class Starting(MeterPart):
         check_identification(ID)
         level = request.identification_level or settings.IL_default
         if request.identification_level in IDENTIFICATION_ERROR_LEVELS:
-            meter.log.warning(
+            meter.log.seldom("identification levels").warning(
                 "the station gave identification level %s, an error level: the receipt will not do for billing", level
             )
         tariff = None
         if request.tariff_text:
             tariff = signable_tariff(request.tariff_text)
             if tariff != request.tariff_text:
-                warn_of_changed_text(meter, "tariff_text", request.tariff_text, tariff)
+                changed = changed_text("tariff_text", request.tariff_text, tariff)
+                meter.log.seldom("tariff texts").warning("%s", changed)
         return User(
             IS=request.identification_status == "ASSIGNED",
             IL=level,

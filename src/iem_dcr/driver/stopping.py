@@ -186,7 +186,7 @@ class Stopping(MeterPart):
         return receipt is None or not receipt.readings or receipt.readings[-1].TX != "P"
 
     def _not_stopped(self, why: str) -> TransactionStopResponse:
-        self._meter.log.warning("no receipt for the stop: %s", why)
+        self._meter.log.seldom("stops that failed").warning("no receipt for the stop: %s", why)
         return TransactionStopResponse(TransactionRequestStatus.UNEXPECTED_ERROR, error=why)
 
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
+from iem_dcr.driver.seldom import Seldom
+from iem_dcr.driver.timing import now_s
 from iem_dcr.errors import ConfigError, printable
 from iem_dcr.everest_api.dialing import BrokerTroubleError, dial
 from iem_dcr.everest_api.link import TWICE_HINT, Link, LinkLostError, NobodyListensError, TakenOverError
@@ -101,6 +103,7 @@ class Broker:
         self._troubles: set[str] = set()
         self._pause_s = FIRST_PAUSE_S
         self._short = 0
+        self._refused = Seldom(_log, now_s)
 
     # --- The bus ---
 
@@ -394,7 +397,9 @@ class Broker:
             good_for_s = deadline_s - asyncio.get_running_loop().time()
             refused = await link.send_acknowledged(topic, payload, good_for_s=good_for_s)
         if refused is not None:
-            _log.warning("%s: it refuses a message on %r (%s)", self._name, printable(topic), printable(refused))
+            self._refused.warning(
+                "%s: it refuses a message on %r (%s)", self._name, printable(topic), printable(refused)
+            )
         return refused is None
 
     async def _wait_for_others(self) -> None:

@@ -15,9 +15,9 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from iem_dcr.driver.meter import COMMUNICATION_FAULT, VENDOR_ERROR, WRONG_SERIAL, seconds_since
+from iem_dcr.driver.seldom import Seldom
 from iem_dcr.driver.timing import Schedule, now_s
 from iem_dcr.errors import printable
-from iem_dcr.everest_api.seldom import Seldom
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,12 +12,12 @@ import logging
 import re
 from typing import TYPE_CHECKING, Any, Final
 
+from iem_dcr.driver.seldom import Seldom
 from iem_dcr.driver.timing import Deadline, now_s
 from iem_dcr.errors import RequestError, printable
 from iem_dcr.everest_api import envelope
 from iem_dcr.everest_api.envelope import EnvelopeError
 from iem_dcr.everest_api.replies import Replies, Reply, digest
-from iem_dcr.everest_api.seldom import Seldom
 from iem_dcr.powermeter import (
     TransactionReq,
     TransactionRequestStatus,
@@ -67,6 +67,7 @@ class Requests:
         self._refusals: set[asyncio.Task[None]] = set()
         self._seldom = Seldom(_log, now_s)
         self._unasked = Seldom(_log, now_s)
+        self._done_well = Seldom(_log, now_s)
 
     def take_start(self, message: bytes, retained: bool) -> None:  # noqa: FBT001  the bus's way of calling
         """Take a request to begin a transaction."""
@@ -215,7 +216,7 @@ class Requests:
             unheard = "" if reply is not None else " (it has no replyTo that could be used)"
             self._seldom.warning("%s: %s, %s%s", command, status, _masked(str(reason)), unheard)
         else:
-            _log.info("%s: %s", command, status)
+            self._done_well.info("%s: %s", command, status)
         if reply is not None:
             reply.body = json.dumps(answer, separators=(",", ":")).encode()
             self._deliver(reply, deliveries, most)

@@ -18,8 +18,8 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
+from iem_dcr.driver.seldom import Seldom
 from iem_dcr.errors import printable
-from iem_dcr.everest_api.seldom import Seldom
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Final, NoReturn, cast
 
 from aiohttp import web
 
+from iem_dcr.driver.seldom import Seldom
 from iem_dcr.errors import ConfigError, printable
-from iem_dcr.everest_api.seldom import Seldom
 from iem_dcr.service.web.access import Access
 from iem_dcr.service.web.book import ReceiptBook
 from iem_dcr.service.web.connections import Listener, listening_socket

@@ -10,7 +10,7 @@ from aiohttp import web
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from iem_dcr.everest_api.seldom import Seldom
+    from iem_dcr.driver.seldom import Seldom
     from iem_dcr.service.observation import ObservedMeter
     from iem_dcr.service.web.access import Access
     from iem_dcr.service.web.book import ReceiptBook

@@ -16,11 +16,11 @@ class Seldom:
     """Writes at most five lines a minute; the others are written at debug and counted.
 
     Args:
-        log: writes them.
+        log: writes them; a logger or an adapter of one.
         now_s: a monotonic clock, seconds.
     """
 
-    def __init__(self, log: logging.Logger, now_s: Callable[[], float]) -> None:
+    def __init__(self, log: logging.Logger | logging.LoggerAdapter[logging.Logger], now_s: Callable[[], float]) -> None:
         self._log = log
         self._now_s = now_s
         self._since_s = float("-inf")
