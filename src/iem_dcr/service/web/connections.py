@@ -29,6 +29,8 @@ ENDS_WITHIN_S: Final = 10.0
 """So much later it is broken off."""
 DEAD_AFTER_S: Final = 20.0
 """A peer that has not acknowledged anything for so long is gone."""
+SEND_BUFFER: Final = 128 * 1024
+"""Bytes that may wait in the kernel for a reader; it is who does not take them who is to notice."""
 _BACKLOG: Final = 32
 _FULL_PAUSE_S: Final = 1.0
 
@@ -85,7 +87,7 @@ class Listener:
 
     async def _serve(self, connection: socket.socket) -> None:
         """Have one connection served, and return when it is over."""
-        _notice_death(connection)
+        _bound(connection)
         protocol = _Watched(self._server())
         transport, _ = await asyncio.get_running_loop().connect_accepted_socket(lambda: protocol, connection)
         try:
@@ -161,9 +163,10 @@ def listening_socket(host: str, port: int) -> socket.socket:
     return listening
 
 
-def _notice_death(connection: socket.socket) -> None:
-    """Have the kernel break off a connection whose other side has vanished."""
+def _bound(connection: socket.socket) -> None:
+    """Have the kernel hold little for a connection, and break it off when its other side has vanished."""
     connection.settimeout(0.0)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
     if hasattr(socket, "TCP_USER_TIMEOUT"):
         with contextlib.suppress(OSError):
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(DEAD_AFTER_S * 1000))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING, Final
+from urllib.parse import parse_qs
 
 from aiohttp import web
 
@@ -35,8 +36,9 @@ def routes(site: Site) -> Iterable[Route]:
         wait_s = access.wait_s(address)
         if wait_s > 0:
             return _form(f"Too many wrong tokens: try again in {int(wait_s) + 1} s.", 429, wait_s)
-        given = (await request.post()).get("token", "")
-        if not isinstance(given, str) or not access.is_token(given.strip(), address):
+        fields = parse_qs((await request.read()).decode("utf-8", "replace"))
+        (given,) = fields.get("token", [""])[:1]
+        if not access.is_token(given.strip(), address):
             site.failures.warning("a wrong token for the bring-up page came from %s", address)
             await asyncio.sleep(WRONG_TAKES_S)
             return _form("That is not the token.", 403)

@@ -50,6 +50,7 @@ class WebServer:
         self._meters = meters
         self._status = status
         self._failing = ""
+        self._streams = Streams()
         self.listening = asyncio.Event()
         self.port = 0
 
@@ -58,6 +59,11 @@ class WebServer:
         """Where it is, for a browser on this computer."""
         host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
         return f"http://{host}:{self.port or self._settings.port}/"
+
+    @property
+    def looking_on(self) -> int:
+        """How many streams are open."""
+        return len(self._streams)
 
     async def run(self) -> NoReturn:
         """Serve until cancelled. While the port cannot be had it is tried again, and the log says so once."""
@@ -80,7 +86,7 @@ class WebServer:
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
         access = Access(self._settings.read_token(), loop.time)
-        site = Site(self._meters, self._status, access, ReceiptBook(), Streams(), Seldom(_log, loop.time))
+        site = Site(self._meters, self._status, access, ReceiptBook(), self._streams, Seldom(_log, loop.time))
         guard = Guard(self._settings, access, loop.time)
         application = web.Application(client_max_size=LARGEST_BODY, middlewares=[guard.middleware])
         application.on_response_prepare.append(guard.add_headers)
@@ -96,6 +102,7 @@ class WebServer:
             max_line_size=_LONGEST_LINE,
             max_field_size=_LONGEST_LINE,
             shutdown_timeout=ENDS_WITHIN_S,
+            handler_cancellation=True,
         )
         await runner.setup()
         try:
@@ -105,7 +112,7 @@ class WebServer:
             self._failing = ""
             self.listening.set()
             server = cast("web.Server", runner.server)  # there is one after setup
-            await Listener(server, listening, site.streams.is_stream).run()
+            await Listener(server, listening, self._streams.is_stream).run()
         finally:
             self.listening.clear()
             site.receipts.close()

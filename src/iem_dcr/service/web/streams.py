@@ -28,6 +28,10 @@ class Streams:
     def __init__(self) -> None:
         self._open: set[web.RequestHandler] = set()
 
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._open)
+
     def is_stream(self, connection: web.RequestHandler) -> bool:
         """Tell whether a connection is one of them."""
         return connection in self._open

@@ -1,0 +1,281 @@
+"""Who may ask the page what, and what every answer carries."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+import pytest
+
+from iem_dcr.errors import ConfigError
+from iem_dcr.service.web import access, guard
+from iem_dcr.service.web.access import Access
+from iem_dcr.service.web_settings import WebSettings
+from tests.support.served_page import STATUS, observed, served
+from tests.support.virtual_time import run_virtual, virtual
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.support.served_page import Answer
+
+TOKEN = "0123456789abcdef-token"  # noqa: S105  one of tests
+WITH_TOKEN = WebSettings("127.0.0.1:0", token=TOKEN)
+
+
+def form(token: str) -> bytes:
+    return urlencode({"token": token}).encode()
+
+
+def cookie_of(answer: Answer) -> str:
+    return answer.headers["Set-Cookie"].split(";")[0]
+
+
+# --- what is let through ---
+
+
+@virtual
+async def test_what_everybody_gets() -> None:
+    async with served([observed()]) as page:
+        for method in ("GET", "HEAD"):
+            answer = await page.ask("/", method)
+            assert answer.status == 200
+            assert answer.headers["Cache-Control"] == "no-store"
+            assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
+            assert (STATUS in answer.text) == (method == "GET")
+        for path in ("/static/page.css", "/static/page.js", "/static/chart.js", "/static/icon.svg"):
+            file = await page.ask(path)
+            assert (file.status, file.headers["Cache-Control"]) == (200, "no-cache")
+            again = await page.ask(path, If_None_Match=file.headers["ETag"])
+            assert (again.status, again.body) == (304, b"")
+
+
+@virtual
+async def test_every_answer_is_guarded() -> None:
+    async with served([observed()]) as page:
+        for path, method, status in (
+            ("/", "GET", 200),
+            ("/static/page.js", "GET", 200),
+            ("/nowhere", "GET", 404),
+            ("/meters/none", "GET", 404),
+            ("/meters/pm1/receipts/m1", "GET", 404),
+            ("/meters/pm1/receipts/x", "GET", 404),
+            ("/", "DELETE", 405),
+            ("/login", "GET", 303),
+        ):
+            answer = await page.ask(path, method)
+            assert answer.status == status, path
+            assert {name: answer.headers.get(name) for name in guard.HEADERS} == guard.HEADERS
+            assert not any(name.startswith("Access-Control") for name in answer.headers)
+    policy = guard.HEADERS["Content-Security-Policy"]
+    assert "unsafe" not in policy
+    assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self';")
+
+
+@virtual
+async def test_nothing_but_looking() -> None:
+    async with served([observed()]) as page:
+        for method in ("POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "BREW"):
+            answer = await page.ask("/meters/pm1", method)
+            assert answer.status in (400, 405), method
+        assert (await page.ask("/events", "HEAD")).status == 200
+
+
+@pytest.mark.parametrize(
+    ("settings", "taken", "refused"),
+    [
+        (
+            WebSettings("127.0.0.1:0"),
+            ["127.0.0.1", "localhost", "LOCALHOST.:9", "127.0.0.2:80", "[::1]:7", "localhost:8080"],
+            ["evil.example", "10.0.0.1", "depot.example", "", "a b", "localhost.evil.example", "127.0.0.1.evil.example",
+             "[::2]", "127.1", "0x7f.0.0.1", "localhost:80:80", "-"],
+        ),
+        (
+            WebSettings("127.0.0.1:0", names="depot.example"),
+            ["depot.example", "Depot.Example:443", "depot.example.", "127.0.0.1"],
+            ["x.depot.example", "example"],
+        ),
+        (
+            WebSettings("0.0.0.0:0", token=TOKEN),
+            ["10.0.0.1:8080", "[fe80::1]:8080", "127.0.0.1"],
+            ["evil.example", "10.0.0.1.evil.example", "[fe80::1", "1.2.3"],
+        ),
+    ],
+)  # fmt: skip
+def test_names_of_others_are_refused(settings: WebSettings, taken: list[str], refused: list[str]) -> None:
+    async def asked() -> None:
+        async with served([observed()], settings) as page:
+            for host in taken:
+                assert (await page.ask("/static/icon.svg", Host=host)).status == 200, host
+            for host in refused:
+                assert (await page.ask("/static/icon.svg", Host=host)).status in (400, 421), host
+
+    run_virtual(asked())
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"Sec_Fetch_Site": "same-origin", "Sec_Fetch_Mode": "cors"}, 200),
+        ({"Sec_Fetch_Site": "none", "Sec_Fetch_Mode": "navigate"}, 200),
+        ({"Origin": "http://127.0.0.1:{port}"}, 200),
+        ({"Origin": "https://127.0.0.1:{port}"}, 200),
+        ({"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "navigate", "Sec_Fetch_Dest": "document"}, 200),
+        ({"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "navigate", "Sec_Fetch_Dest": "iframe"}, 403),
+        ({"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "no-cors", "Sec_Fetch_Dest": "script"}, 403),
+        ({"Sec_Fetch_Site": "same-site", "Sec_Fetch_Mode": "cors"}, 403),
+        ({"Sec_Fetch_Site": "anything"}, 403),
+        ({"Origin": "http://evil.example"}, 403),
+        ({"Origin": "http://127.0.0.1:1"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Origin": "http://[127.0.0.1"}, 403),
+        ({"Origin": "file://127.0.0.1:{port}"}, 403),
+    ],
+)
+def test_what_pages_of_others_send_is_refused(headers: dict[str, str], status: int) -> None:
+    async def asked() -> None:
+        async with served([observed()]) as page:
+            filled: dict[str, Any] = {name: said.format(port=page.port) for name, said in headers.items()}
+            assert (await page.ask("/", **filled)).status == status
+
+    run_virtual(asked())
+
+
+@virtual
+async def test_refusals_do_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    async with served([observed()]) as page:
+        for _ in range(20):
+            await page.ask("/", Host="evil.example\x1b")
+            await page.ask("/", Host="evil.example")
+            await page.ask("/\x00")
+            await page.ask("/" + "a" * 10_000)
+    lines = [record.getMessage() for record in caplog.records if "page is at" not in record.getMessage()]
+    assert len(lines) == 5
+    assert {line[:43] for line in lines} == {"a request for the host evil.example was ref"}
+
+
+# --- the token ---
+
+
+@virtual
+async def test_without_the_token_there_is_nothing_to_see() -> None:
+    async with served([observed()], WITH_TOKEN) as page:
+        for path in ("/", "/events", "/meters/pm1", "/meters/none", "/nowhere", "/meters/pm1/receipts/m1.xml"):
+            answer = await page.ask(path)
+            assert (answer.status, answer.headers["WWW-Authenticate"]) == (401, 'Bearer realm="iem-dcr"')
+            person = await page.ask(path, Accept="text/html,*/*")
+            assert (person.status, person.headers["Location"]) == (303, "/login")
+            assert "pm1" not in answer.text + person.text
+        assert (await page.ask("/login")).status == 200
+        assert (await page.ask("/static/page.css")).status == 200
+
+
+@virtual
+async def test_a_program_gives_it_with_every_request() -> None:
+    async with served([observed()], WITH_TOKEN) as page:
+        for said, status in (
+            (f"Bearer {TOKEN}", 200),
+            (f"bearer   {TOKEN}", 200),
+            (f"Bearer {TOKEN}x", 401),
+            (f"Basic {TOKEN}", 401),
+            (TOKEN, 401),
+            ("Bearer", 401),
+        ):
+            assert (await page.ask("/", Authorization=said)).status == status, said
+
+
+@virtual
+async def test_a_browser_gives_it_once() -> None:
+    async with served([observed()], WITH_TOKEN) as page:
+        wrong = await page.ask("/login", "POST", form("wrong"))
+        assert (wrong.status, "Set-Cookie" in wrong.headers) == (403, False)
+        right = await page.ask("/login", "POST", form(TOKEN), Origin=f"http://127.0.0.1:{page.port}")
+        assert (right.status, right.headers["Location"]) == (303, "/")
+        said = right.headers["Set-Cookie"]
+        for part in ("HttpOnly", "SameSite=Strict", "Path=/", "Max-Age=43200"):
+            assert part in said
+        assert "Secure" not in said
+        assert TOKEN not in said
+        assert (await page.ask("/", Cookie=cookie_of(right))).status == 200
+        assert (await page.ask("/login", Cookie=cookie_of(right))).status == 303
+        for forged in (cookie_of(right)[:-1], cookie_of(right) + "0", f"{said.split('=')[0]}=9999999999.00"):
+            assert (await page.ask("/", Cookie=forged)).status == 401
+        secure = await page.ask("/login", "POST", form(TOKEN), Origin=f"https://127.0.0.1:{page.port}")
+        assert "Secure" in secure.headers["Set-Cookie"]
+        from_elsewhere = await page.ask("/login", "POST", form(TOKEN), Origin="http://evil.example")
+        assert from_elsewhere.status == 403
+        assert (await page.ask("/login", "POST", b"token=" + b"x" * 5000)).status == 413
+        assert (await page.ask("/login", "POST", b"\xff\xfe=%zz")).status == 403
+        assert (await page.ask("/login", "POST", b"&" * 4000 + b"token=%ff%00")).status == 403
+    async with served([observed()], WITH_TOKEN) as anew:
+        assert (await anew.ask("/", Cookie=cookie_of(right))).status == 200
+    async with served([observed()], WebSettings("127.0.0.1:0", token=TOKEN[::-1])) as other:
+        assert (await other.ask("/", Cookie=cookie_of(right))).status == 401
+
+
+@virtual
+async def test_guessing_is_slow(caplog: pytest.LogCaptureFixture) -> None:
+    async with served([observed()], WITH_TOKEN) as page:
+        right = cookie_of(await page.ask("/login", "POST", form(TOKEN)))
+        for number in range(access.FAILURES):
+            assert (await page.ask("/login", "POST", form(f"guess {number}"))).status == 403
+        for _ in range(3):
+            refused = await page.ask("/login", "POST", form(TOKEN))
+            assert refused.status == 429
+            assert 1 <= int(refused.headers["Retry-After"]) <= 11
+            assert (await page.ask("/", Authorization=f"Bearer {TOKEN}")).status == 429
+        # Who is in already stays in.
+        assert (await page.ask("/", Cookie=right)).status == 200
+        await asyncio.sleep(access.FORGIVEN_EVERY_S)
+        assert (await page.ask("/login", "POST", form(TOKEN))).status == 303
+    told = [record.getMessage() for record in caplog.records]
+    assert told == ["a wrong token for the bring-up page came from 127.0.0.1"] * access.FAILURES
+    assert TOKEN not in caplog.text
+    assert "guess" not in caplog.text
+
+
+def test_guesses_are_counted_by_network_and_forgotten() -> None:
+    now_s = 0.0
+    checked = Access(TOKEN, lambda: now_s)
+    for number in range(access.FAILURES):
+        assert checked.wait_s("fd00::1") == 0
+        assert not checked.is_token("wrong", f"fd00::{number}")
+    assert checked.wait_s("fd00::ffff") > 0
+    assert checked.wait_s("fd00:0:0:1::1") == 0
+    assert checked.wait_s("10.0.0.1") == 0
+    for number in range(2 * access.ADDRESSES):
+        checked.is_token("wrong", f"10.0.{number // 256}.{number % 256}")
+    assert len(checked._failures) == access.ADDRESSES
+    now_s = 1000.0
+    assert checked.wait_s("10.0.1.255") == 0
+
+
+def test_a_cookie_ends() -> None:
+    wall_s = 1e9
+    checked = Access(TOKEN, lambda: 0.0, lambda: wall_s)
+    cookie = checked.session()
+    assert checked.is_session(cookie)
+    for nonsense in ("", ".", "1", "x.y", "٣.00", "9" * 400, f"{cookie}\udce4", "-1.00"):
+        assert not checked.is_session(nonsense)
+    wall_s += access.SESSION_S + 1
+    assert not checked.is_session(cookie)
+    # A cookie of a time far off was made by a clock that was wrong, or by nobody.
+    wall_s = 1e8
+    assert not checked.is_session(cookie)
+
+
+@virtual
+async def test_the_token_comes_from_its_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = tmp_path / "token"
+    file.write_text(f"{TOKEN}\n", "utf-8")
+    settings = WebSettings("127.0.0.1:0", token_file=str(file))
+    async with served([observed()], settings) as page:
+        assert (await page.ask("/", Authorization=f"Bearer {TOKEN}")).status == 200
+    file.write_text("short", "utf-8")
+    with pytest.raises(ConfigError, match="holds no token"):
+        settings.read_token()
+    assert TOKEN not in caplog.text
