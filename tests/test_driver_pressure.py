@@ -324,6 +324,22 @@ async def test_a_wrong_meter_that_comes_within_a_start_is_not_sent_its_begin() -
         assert b.posts()[-1] == "/user"
 
 
+@virtual
+async def test_a_meter_that_comes_in_anothers_place_within_a_start_is_sent_nothing() -> None:
+    async with bench() as b:
+        await live(b)
+        await asyncio.sleep(0.2)
+        before = b.posts()
+
+        def exchange(method: str, node: str, answer: Answer) -> Answer:
+            b.meter.configure(MS=ANOTHER)
+            return answer
+
+        changed_answers(b, exchange)
+        assert "another meter" in (await b.driver.start_transaction(request())).error
+        assert b.posts() == before
+
+
 # --- personal data ---
 
 

@@ -292,6 +292,19 @@ async def test_a_start_repeated_after_a_stop_that_failed_goes_on() -> None:
         assert b.meter.running
 
 
+@virtual
+async def test_a_start_repeated_after_its_transaction_was_ended_unseen_is_not_taken_for_running() -> None:
+    async with bench() as b:
+        await live(b)
+        await begin(b, "A")
+        stopping = asyncio.create_task(b.driver.stop_transaction("A"))
+        while b.meter.running:
+            await asyncio.sleep(0)
+        b.meter.faults.add(Fault("stall", count=100_000))
+        assert (await stopping).status is UNEXPECTED_ERROR
+        assert (await b.driver.start_transaction(request("A"))).status is UNEXPECTED_ERROR
+
+
 # --- ids used again ---
 
 
