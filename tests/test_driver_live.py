@@ -170,6 +170,35 @@ async def test_a_meter_with_another_serial_gets_nothing_posted(caplog: pytest.Lo
 
 
 @virtual
+async def test_a_meter_that_is_silent_within_a_stop_is_a_fault_before_the_stop_is_over() -> None:
+    async with bench() as b:
+        b.meter.set_load(0, 0)
+        await b.until_live()
+        assert (await b.driver.start_transaction(request())).status is OK
+        b.meter.faults.add(Fault("stall", count=100_000))
+        stopping = asyncio.create_task(b.driver.stop_transaction("T-1"))
+        await asyncio.sleep(10)
+        assert b.station.active
+        b.meter.faults.clear()
+        assert (await stopping).status is OK
+        assert not b.station.active
+
+
+@virtual
+async def test_a_meter_that_answers_too_slowly_for_a_reading_within_a_stop_is_no_fault() -> None:
+    async with bench(SimulatorOptions(private_key=SECRET, signing_delay_s=10)) as b:
+        b.meter.set_load(0, 0)
+        await b.until_live()
+        assert (await b.driver.start_transaction(request())).status is OK
+        stopping = asyncio.create_task(b.driver.stop_transaction("T-1"))
+        while b.meter.running:
+            await asyncio.sleep(0)
+        b.meter.faults.add(Fault("stall", node="/metervalue", count=100_000))
+        assert (await stopping).status is OK
+        assert not b.station.raised
+
+
+@virtual
 async def test_an_exchanged_meter_is_an_error_in_the_log_and_initialised_anew(caplog: pytest.LogCaptureFixture) -> None:
     async with bench() as b:
         await b.until_live()

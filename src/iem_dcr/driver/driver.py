@@ -7,7 +7,6 @@ that gives way. One deadline covers a command from the call to the answer, and w
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import deque
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -420,6 +419,8 @@ class MeterDriver:
             schedule.advance()
             if deadline.left_s < GIVES_WAY_AFTER_S:
                 continue
-            with contextlib.suppress(TimeoutError):
+            try:
                 async with asyncio.timeout(GIVES_WAY_AFTER_S):
                     await self._poll(deadline)
+            except TimeoutError:
+                self._meter.count_silence()

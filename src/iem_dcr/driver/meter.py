@@ -179,6 +179,13 @@ class Meter:
             self.in_fault = True
             self._raise(COMMUNICATION_FAULT)
 
+    def count_silence(self) -> None:
+        """Count a scheduled reading that a command cut short, if the meter has answered nothing at all meanwhile."""
+        if seconds_since(self.client.heard_s) >= POLL_TIMEOUT_S:
+            self.doubted = True
+            self.log.failure("reading the meter", "no live value: no answer within %.0f s", POLL_TIMEOUT_S)
+            self.count_failure()
+
     def publish(self, value: MeterValue) -> None:
         """Publish a live value, unless it is another meter's than the one configured."""
         if self.wrong:
