@@ -153,6 +153,7 @@ async def test_a_stream_outlives_other_connections_and_ends(monkeypatch: pytest.
 @virtual
 async def test_a_reader_who_does_not_keep_up_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "SEND_BUFFER", 8192)
+    monkeypatch.setattr(streams, "TAKEN_WITHIN_S", 2.0)
     meter = observed()
     async with served([meter]) as page:
         with socket.socket() as slow:

@@ -16,7 +16,7 @@ from tests.support.virtual_time import VirtualWall
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from iem_dcr.driver import ReceiptJournal, ReceiptSink
+    from iem_dcr.driver import Observer, ReceiptJournal, ReceiptSink
 
 CI = "DE*TST*E0001*1"
 SECRET = 0x1234567
@@ -84,6 +84,7 @@ async def bench(
     sink: ReceiptSink | None = None,
     journal: ReceiptJournal | None = None,
     station: RememberingStation | None = None,
+    observer: Observer | None = None,
     powered: bool = True,
     **settings: Any,
 ) -> AsyncIterator[Bench]:
@@ -102,6 +103,7 @@ async def bench(
             station,
             sink=sink,
             journal=journal,
+            observer=observer,
             wall=wall,
         )
         joined = Bench(driver, meter, server, station, wall, asyncio.create_task(driver.run()))

@@ -18,6 +18,8 @@ RETRY_MS: Final = 2000
 """What a browser waits before it connects again."""
 TAKEN_WITHIN_S: Final = 10.0
 """A reader who leaves an event waiting for so long is dropped."""
+WAITS_BYTES: Final = 16 * 1024
+"""So much may wait here beside what waits in the kernel, before it is waited for the reader."""
 LIVES_S: Final = 3600.0
 """After so long a stream ends; the browser connects again, and shows who it is again."""
 
@@ -50,6 +52,8 @@ class Streams:
             headers={"Content-Type": "text/event-stream; charset=utf-8", "X-Accel-Buffering": "no"}
         )
         connection = request.protocol
+        if request.transport is not None:
+            request.transport.set_write_buffer_limits(high=WAITS_BYTES)
         self._open.add(connection)
         try:
             await response.prepare(request)

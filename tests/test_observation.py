@@ -1,0 +1,238 @@
+"""What is seen of a meter while it is driven: its half hour, errors and receipts; and that looking on costs nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import tracemalloc
+from dataclasses import replace
+from datetime import timedelta
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, cast
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from iem_dcr.driver.meter import COMMUNICATION_FAULT
+from iem_dcr.everest_api.mqtt_settings import MqttSettings
+from iem_dcr.meter_time import MeterTime
+from iem_dcr.ocmf import Outcome
+from iem_dcr.service.config import MeterConfig, ServiceConfig
+from iem_dcr.service.history import SLOTS, SPAN_S, STEP_S, History
+from iem_dcr.service.observation import ERRORS, RECEIPTS
+from iem_dcr.service.service import Service
+from iem_dcr.simulator import Fault
+from tests.support.bench import bench, request
+from tests.support.journals import kept
+from tests.support.served_page import observed, value, wall
+from tests.support.service_site import FailingBus
+from tests.support.virtual_time import run_virtual, virtual
+
+if TYPE_CHECKING:
+    import pytest
+
+    from iem_dcr.driver import Observer
+
+LARGEST_HISTORY = 20_000
+"""Bytes; 1,000 meters are 20 MB."""
+
+
+# --- the half hour ---
+
+
+@given(st.lists(st.floats(0.01, 2 * SPAN_S), min_size=1, max_size=60))
+def test_the_history_holds_the_last_value_of_every_slot(pauses_s: list[float]) -> None:
+    async def tried() -> None:
+        history = History()
+        last: dict[int, float] = {}
+        now = 0.0
+        for number, pause_s in enumerate(pauses_s):
+            now += pause_s
+            history.add(now, value(P=Decimal(number)))
+            last[math.floor(now / STEP_S)] = float(number)
+        series = history.series(now)
+        assert 1 <= len(series.power_w) <= SLOTS
+        assert series.first + len(series.power_w) - 1 == max(last)
+        assert series.first > max(last) - SLOTS
+        for place, power_w in enumerate(series.power_w):
+            assert power_w == last.get(series.first + place)
+        assert {len(column) for column in (series.voltage_v, series.current_a, series.import_wh)} == {
+            len(series.power_w)
+        }
+
+    run_virtual(tried())
+
+
+@virtual
+async def test_the_history_forgets_what_is_older_than_half_an_hour() -> None:
+    history = History()
+    assert history.series(5.0).power_w == ()
+    history.add(10.0, value(P=Decimal(1)))
+    assert history.series(10.0 + SPAN_S - STEP_S).power_w == (1.0,)
+    assert history.series(10.0 + 2 * SPAN_S).power_w == ()
+    history.add(10.0 + 2 * SPAN_S, value(P=Decimal(2)))
+    assert [power_w for power_w in history.series(10.0 + 2 * SPAN_S).power_w if power_w is not None] == [2.0]
+    history.clear()
+    assert history.series(10.0).import_wh == ()
+
+
+@virtual
+async def test_a_history_is_small() -> None:
+    reading = value()
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        history = History()
+        for second in range(4000):
+            history.add(float(second), reading)
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after - before < LARGEST_HISTORY
+    assert len(history.series(3999.0).power_w) == SLOTS
+
+
+# --- what is seen ---
+
+
+@virtual
+async def test_what_a_driver_reads_is_seen() -> None:
+    meter = observed()
+    assert meter.sight().value is None
+    async with bench(observer=meter) as b:
+        meter.attach(b.driver)
+        await b.until_live()
+        await asyncio.sleep(5)
+        sight = meter.sight()
+        assert sight.value == b.driver.value
+        assert sight.gateway == b.driver.gateway
+        assert sight.age_s is not None
+        assert sight.age_s <= 1.1
+        assert sight.transaction is None
+        await b.driver.start_transaction(request("T-1"))
+        await asyncio.sleep(3)
+        sight = meter.sight()
+        assert sight.transaction is not None
+        assert sight.transaction.begin_seen
+        assert meter.request is not None
+        assert meter.request.transaction_id == "T-1"
+        before = b.meter.request_counts.total()
+        for _ in range(100):
+            meter.sight()
+        assert b.meter.request_counts.total() == before
+
+
+@virtual
+async def test_a_silent_meter_is_seen_and_so_is_its_fault() -> None:
+    meter = observed()
+    async with bench(observer=meter) as b:
+        await b.until_live()
+        await asyncio.sleep(2)
+        b.meter.faults.add(Fault(kind="lose-answer", count=6))
+        await asyncio.sleep(3.5)
+        sight = meter.sight()
+        assert sight.silent_since is not None
+        assert "GET /metervalue" in sight.problem
+        assert [seen.cleared for seen in meter.errors] == [None]
+        await asyncio.sleep(10)
+        assert meter.sight().silent_since is None
+        (fault,) = meter.errors
+        assert fault.error == COMMUNICATION_FAULT
+        assert fault.cleared is not None
+        assert fault.cleared > fault.raised
+
+
+@virtual
+async def test_a_meter_that_was_never_reached_is_silent() -> None:
+    meter = observed()
+    async with bench(observer=meter, powered=False):
+        await asyncio.sleep(3)
+        sight = meter.sight()
+        assert sight.value is None
+        assert sight.silent_since is not None
+        assert "GET /" in sight.problem
+
+
+@virtual
+async def test_a_clock_that_stands_and_a_meter_that_is_exchanged() -> None:
+    meter = observed()
+    first = value()
+    meter.value_read(first, wall())
+    await asyncio.sleep(4)
+    meter.value_read(first, wall())
+    assert meter.sight().stands_s == 4
+    assert meter.sight().clock_off == timedelta(seconds=-4)
+    meter.value_read(value(TM=MeterTime(wall() + timedelta(hours=1), "")), wall())
+    assert meter.sight().stands_s == 0
+    assert len([wh for wh in meter.history.series(4.0).import_wh if wh is not None]) == 2
+    meter.value_read(value(MS="another"), wall())
+    assert meter.serial == "another"
+    assert len(meter.history.series(4.0).import_wh) == 1
+
+
+@virtual
+async def test_errors_and_receipts_are_bounded() -> None:
+    meter = observed()
+    for _ in range(2 * ERRORS):
+        meter.error_raised(COMMUNICATION_FAULT)
+        await asyncio.sleep(1)
+        meter.error_cleared(COMMUNICATION_FAULT)
+    assert len(meter.errors) == ERRORS
+    assert all(seen.cleared is not None for seen in meter.errors)
+    for number in range(2 * RECEIPTS):
+        await meter.keep(kept(number))
+    assert (len(meter.receipts), meter.received) == (RECEIPTS, 2 * RECEIPTS)
+
+
+@virtual
+async def test_a_receipt_that_comes_again_is_the_same() -> None:
+    meter = observed()
+    found = replace(kept(1), found=True, outcome=None)
+    await meter.keep(found)
+    await meter.keep(kept(1, "T-1"))
+    (seen,) = meter.receipts
+    assert (seen.number, seen.kept.transaction_id, seen.kept.outcome) == (1, "T-1", Outcome.VALID)
+    await meter.keep(found)
+    (seen,) = meter.receipts
+    assert seen.kept.transaction_id == "T-1"
+    assert meter.received == 1
+
+
+@virtual
+async def test_who_waits_for_news_has_it_at_once() -> None:
+    meter = observed()
+    loop = asyncio.get_running_loop()
+    loop.call_later(0.5, lambda: meter.reading_failed("no answer"))
+    await asyncio.gather(meter.changed(10), meter.changed(10))
+    assert loop.time() == 0.5
+    await meter.changed(2)
+    assert loop.time() == 2.5
+
+
+# --- looking on costs nobody anything ---
+
+
+@virtual
+async def test_an_observer_that_fails_hurts_no_meter(caplog: pytest.LogCaptureFixture) -> None:
+    class Failing:
+        def __getattr__(self, name: str) -> Any:
+            raise RuntimeError(name)
+
+    caplog.set_level(logging.CRITICAL)
+    async with bench(observer=cast("Observer", Failing())) as b:
+        await b.until_live()
+        b.meter.faults.add(Fault(kind="lose-answer", count=6))
+        await asyncio.sleep(20)
+        assert b.station.raised == b.station.cleared == [COMMUNICATION_FAULT]
+        assert len(b.station.values) >= 14
+
+
+def test_without_a_page_nothing_is_kept() -> None:
+    async def made() -> Service:
+        meters = (MeterConfig("pm1", observed().settings),)
+        return Service(ServiceConfig(MqttSettings(), meters), broker=FailingBus())
+
+    service = asyncio.run(made())
+    assert service.page is None
+    assert service._meters[0]._observed is None
