@@ -1,7 +1,7 @@
 """A meter's latest receipts: from its journal where it has one, else those that this process remembers.
 
-Files are read, and signatures checked, in two threads of their own: a disk that hangs keeps neither the loop nor the
-threads in which the drivers' receipts are verified.
+Files are read in one thread of its own, and receipts checked in another: a disk that hangs keeps neither the loop nor
+the threads in which the drivers' receipts are verified.
 """
 
 from __future__ import annotations
@@ -58,11 +58,13 @@ class ReceiptBook:
     """Finds receipts for the page."""
 
     def __init__(self) -> None:
-        self._threads = ThreadPoolExecutor(2, thread_name_prefix="page")
+        self._reading = ThreadPoolExecutor(1, thread_name_prefix="page-reading")
+        self._checking = ThreadPoolExecutor(1, thread_name_prefix="page-checking")
 
     def close(self) -> None:
         """Let the threads end."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for thread in (self._reading, self._checking):
+            thread.shutdown(wait=False, cancel_futures=True)
 
     async def rows(self, meter: ObservedMeter) -> tuple[tuple[Row, ...], str]:
         """Return a row for each of the latest receipts, newest first, and what has to be said of them, or ""."""
@@ -70,13 +72,13 @@ class ReceiptBook:
         path, serial = meter.settings.journal_path, meter.serial
         if path and serial:
             try:
-                entries = await self._in_thread(lambda: _latest(path, serial))
+                entries = await _done_in(self._reading, lambda: _latest(path, serial))
             except JournalError as error:
                 note = f"Only what this process remembers: {printable(error, limit=300)}."
             else:
                 return tuple(_row_of_entry(meter, entry) for entry in entries), ""
         remembered = tuple(reversed(meter.receipts))
-        rows = await self._in_thread(lambda: tuple(_row_remembered(meter, seen) for seen in remembered))
+        rows = await _done_in(self._checking, lambda: tuple(_row_remembered(meter, seen) for seen in remembered))
         return rows, note
 
     async def find(self, meter: ObservedMeter, key: str) -> Found | None:
@@ -94,23 +96,29 @@ class ReceiptBook:
             if kept is None:
                 return None
             public_key = kept.public_key or meter.public_key
-            return await self._in_thread(lambda: _judged(kept.receipt.text, public_key, kept.transaction_id))
+            return await _done_in(self._checking, lambda: _judged(kept.receipt.text, public_key, kept.transaction_id))
         path, serial = meter.settings.journal_path, meter.serial
         if where != _IN_JOURNAL or not path or not serial:
             return None
-        entry = await self._in_thread(lambda: _entry(path, int(number)))
+        entry = await _done_in(self._reading, lambda: _entry(path, int(number)))
         if entry is None or entry.meter != serial or not entry.text:
             return None
         public_key = entry.public_key or meter.public_key
-        return await self._in_thread(lambda: _judged(entry.text, public_key, entry.transaction_id))
+        return await _done_in(self._checking, lambda: _judged(entry.text, public_key, entry.transaction_id))
 
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        future = asyncio.get_running_loop().run_in_executor(self._threads, work)
-        done, _ = await asyncio.wait({future}, timeout=ANSWERS_WITHIN_S)
-        if not done:
-            future.cancel()
-            raise JournalError("the journal does not answer")
-        return future.result()
+
+async def _done_in(thread: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+    """Have something done in a thread, for five seconds at most.
+
+    Raises:
+        JournalError: it takes longer.
+    """
+    future = asyncio.get_running_loop().run_in_executor(thread, work)
+    done, _ = await asyncio.wait({future}, timeout=ANSWERS_WITHIN_S)
+    if not done:
+        future.cancel()
+        raise JournalError("the journal does not answer")
+    return future.result()
 
 
 def _latest(path: str, serial: str) -> list[Entry]:

@@ -1,0 +1,202 @@
+"""The receipts on the page: from the journal or from memory, each its own meter's, and the file is the genuine one."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sqlite3
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from iem_dcr import ocmf
+from iem_dcr.journal import forget
+from iem_dcr.ocmf.documents import read_document
+from iem_dcr.service.web import book
+from tests.support.bench import bench, request
+from tests.support.journals import METER, journal, kept
+from tests.support.served_page import observed, served, value, wall
+from tests.support.virtual_time import virtual
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from iem_dcr.service.observation import ObservedMeter
+    from tests.support.served_page import Served
+
+ROW = re.compile(r'<tr role="row" data-key="([jm]\d+)">(.*?)</tr>')
+CELL = re.compile(r"<t[hd][^>]*>(.*?)</t[hd]>")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Return a journal with receipts of two meters."""
+    path = tmp_path / "receipts.db"
+
+    async def filled() -> None:
+        async with journal(path) as opened:
+            for number in range(1, 4):
+                await opened.keep(kept(number, f"T-{number}"))
+            await opened.keep(kept(4, "T-4", meter="another"))
+
+    asyncio.run(filled())
+    return path
+
+
+def meter_with(path: Path) -> ObservedMeter:
+    meter = observed(journal_path=str(path))
+    meter.value_read(value(MS=METER), wall())
+    return meter
+
+
+async def rows(page: Served) -> dict[str, list[str]]:
+    """Return the cells of each receipt, without their markup."""
+    answer = await page.ask("/meters/pm1")
+    assert answer.status == 200
+    return {
+        key: [re.sub("<[^>]*>", "", cell) for cell in CELL.findall(cells)] for key, cells in ROW.findall(answer.text)
+    }
+
+
+# --- from the journal ---
+
+
+@virtual
+async def test_those_of_earlier_processes(path: Path) -> None:
+    async with served([meter_with(path)]) as page:
+        found = await rows(page)
+        assert list(found) == ["j3", "j2", "j1"]
+        assert found["j1"][0] == "T1"
+        assert found["j1"][2:4] == ["2.100 kWh", "valid"]
+        assert found["j1"][5:] == ["T-1", "XML"]
+        one = await page.ask("/meters/pm1/receipts/j1")
+        # It is judged anew: nobody signed what the tests file.
+        assert one.status == 200
+        assert "not checked" in one.text
+        assert "04…(10)" in one.text
+        assert "04AB000001" not in one.text
+        file = await page.ask("/meters/pm1/receipts/j1.xml")
+        assert file.headers["Content-Disposition"] == 'attachment; filename="pm1-T1.xml"'
+        assert file.headers["Cache-Control"] == "no-store"
+        (entry,) = read_document(file.body)
+        assert entry.text == kept(1).receipt.text
+
+
+@virtual
+async def test_each_is_shown_under_its_own_meter_only(path: Path) -> None:
+    async with served([meter_with(path)]) as page:
+        for key in ("j4", "j99", "j0", "j-1", "m1", "x1", "j", "jx", "j1x", "j" + "9" * 30, "..", "%2e%2e", "j1/.."):
+            for suffix in ("", ".xml"):
+                answer = await page.ask(f"/meters/pm1/receipts/{key}{suffix}")
+                assert answer.status == 404, key
+                assert "OCMF" not in answer.text
+
+
+@virtual
+async def test_one_that_was_erased(path: Path) -> None:
+    erased = await asyncio.get_running_loop().run_in_executor(None, lambda: forget(path, transaction_id="T-2"))
+    assert len(erased.entries) == 1
+    async with served([meter_with(path)]) as page:
+        cells = (await rows(page))["j2"]
+        assert (cells[3], cells[6]) == ("erased", "—")
+        assert (await page.ask("/meters/pm1/receipts/j2.xml")).status == 404
+
+
+@virtual
+async def test_a_journal_that_cannot_be_read(path: Path, tmp_path: Path) -> None:
+    for broken in (tmp_path / "none.db", tmp_path):
+        meter = meter_with(broken)
+        await meter.keep(kept(7, "T-7"))
+        async with served([meter]) as page:
+            assert list(await rows(page)) == ["m1"]
+            assert "Only what this process remembers: " in (await page.ask("/meters/pm1")).text
+            assert (await page.ask("/meters/pm1/receipts/j1")).status == 503
+            assert (await page.ask("/meters/pm1/receipts/m1")).status == 200
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE receipts SET tuple = X'00FF', findings = '[1]', outcome = 'x' WHERE id = 1")
+    async with served([meter_with(path)]) as page:
+        assert (await rows(page))["j1"][3] == "not checked"
+        assert (await page.ask("/meters/pm1/receipts/j1")).status == 404
+
+
+def test_a_disk_that_hangs_holds_up_nothing_else(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(book, "ANSWERS_WITHIN_S", 0.05)
+    over = threading.Event()
+
+    def hang(*_: object) -> list[Any]:
+        over.wait(30)
+        return []
+
+    monkeypatch.setattr(book, "_latest", hang)
+
+    async def asked() -> None:
+        meter = meter_with(path)
+        async with served([meter]) as page:
+            for _ in range(5):
+                answer = await page.ask("/meters/pm1")
+                assert "the journal does not answer" in answer.text
+            assert (await page.ask("/")).status == 200
+            over.set()
+            await asyncio.sleep(0.1)
+            assert "does not answer" not in (await page.ask("/meters/pm1")).text
+
+    try:
+        asyncio.run(asked())
+    finally:
+        over.set()
+
+
+# --- from memory ---
+
+
+@virtual
+async def test_those_that_this_process_remembers() -> None:
+    meter = observed()
+    async with bench(observer=meter, sink=meter) as b, served([meter]) as page:
+        meter.attach(b.driver)
+        await b.until_live()
+        await b.driver.start_transaction(request("T-1", tariff_text="0.49 EUR/kWh"))
+        await asyncio.sleep(4)
+        stopped = await b.driver.stop_transaction("T-1")
+        assert stopped.signed_meter_value is not None
+        (cells,) = (await rows(page)).values()
+        assert (cells[0], cells[3], cells[4], cells[5]) == ("T1", "valid", "2 info", "T-1")
+        one = await page.ask("/meters/pm1/receipts/m1")
+        assert "The signature matches, and nothing speaks against the receipt." in one.text
+        assert "0.49 EUR/kWh" in one.text
+        assert "04ABT-1" not in one.text
+        file = await page.ask("/meters/pm1/receipts/m1.xml")
+        (entry,) = read_document(file.body)
+        assert entry.text == stopped.signed_meter_value.signed_meter_data
+        assert ocmf.verify(ocmf.parse(entry.text), entry.key).outcome is ocmf.Outcome.VALID
+
+
+@virtual
+async def test_one_that_was_tampered_with() -> None:
+    meter = observed()
+    async with bench(observer=meter, sink=meter) as b, served([meter]) as page:
+        meter.attach(b.driver)
+        await b.until_live()
+        await b.driver.start_transaction(request("T-1"))
+        await asyncio.sleep(4)
+        await b.driver.stop_transaction("T-1")
+        (seen,) = meter.receipts
+        forged = ocmf.parse(seen.kept.receipt.text.replace("00000020.", "00000021.", 1))
+        await meter.keep(kept(0, "T-2", receipt=forged, outcome=ocmf.Outcome.INVALID, public_key=b.driver.public_key))
+        assert [cells[3] for cells in (await rows(page)).values()] == ["not valid", "valid"]
+        assert "The signature does not match" in (await page.ask("/meters/pm1/receipts/m2")).text
+
+
+@virtual
+async def test_a_receipt_without_anything_in_it() -> None:
+    meter = observed()
+    await meter.keep(kept(0, "", receipt=ocmf.parse('OCMF|{"ID":"secret-id-of-a-person"}|{}'), outcome=None))
+    async with served([meter]) as page:
+        ((key, cells),) = (await rows(page)).items()
+        assert (cells[0], cells[2], cells[3]) == ("without PG", "—", "not checked")
+        assert "error" in cells[4]
+        for suffix in ("", ".xml"):
+            answer = await page.ask(f"/meters/pm1/receipts/{key}{suffix}")
+            assert answer.status == 200
+            assert ("secret-id" in answer.text) == (suffix == ".xml")
