@@ -19,9 +19,6 @@ from zoneinfo import ZoneInfo
 if TYPE_CHECKING:
     from datetime import tzinfo
 
-SYNC_FLAGS = "UISR"
-"""OCMF's clock states: unknown, informative, synchronised, relative."""
-
 _TEXT = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)(?:[,.](\d{1,6}))?\s?([+-])(\d\d):?(\d\d)(?:\s+([UISR]))?", re.ASCII
 )
