@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from iem_dcr import ocmf
 from iem_dcr.device.client import MeterClient
 from iem_dcr.driver.commands import Command
-from iem_dcr.driver.ending import Ending
+from iem_dcr.driver.ending import Ending, Parts
 from iem_dcr.driver.keeping import Keeping, MemorySink
 from iem_dcr.driver.meter import Meter, seconds_since
 from iem_dcr.driver.receipts import Receipts
@@ -98,9 +98,10 @@ class MeterDriver:
         self._keeping = Keeping(self._meter, sink or MemorySink(), journal)
         self._receipts = Receipts(self._meter, self._keeping)
         self._setup = Setup(self._meter)
-        self._ending = Ending(self._meter, self._setup, self._receipts, self._pause)
-        self._starting = Starting(self._meter, self._setup, self._receipts, self._pause, self._ending)
-        self._stopping = Stopping(self._meter, self._setup, self._receipts, self._pause, self._ending)
+        parts = Parts(self._meter, self._setup, self._receipts, self._pause)
+        self._ending = Ending(parts)
+        self._starting = Starting(parts, self._ending)
+        self._stopping = Stopping(parts, self._ending)
         self._queue: deque[Command[Any]] = deque()
         self._arrived = asyncio.Event()
         self._stopped = False

@@ -71,19 +71,33 @@ class Attempt:
         return (self.why or "the meter did not answer in time") + flowing
 
 
-class MeterPart:
-    """What beginning, ending and stopping work with."""
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What beginning, ending and stopping work with.
 
-    def __init__(
-        self, meter: Meter, setup: Setup, receipts: Receipts, pause: Callable[[float, Deadline], Awaitable[None]]
-    ) -> None:
-        """``pause(delay_s, deadline)`` waits, and keeps live values going meanwhile."""
-        self._meter = meter
-        self._setup = setup
-        self._receipts = receipts
-        self._pause = pause
-        self._settings = meter.settings
-        self._retry_s = meter.settings.resilience_transaction_request_retry_delay / 1000
+    Attributes:
+        meter: what is known of it.
+        setup: brings it into the state in which it can charge.
+        receipts: whose is whose.
+        pause: ``pause(delay_s, deadline)`` waits, and keeps live values going meanwhile.
+    """
+
+    meter: Meter
+    setup: Setup
+    receipts: Receipts
+    pause: Callable[[float, Deadline], Awaitable[None]]
+
+
+class MeterPart:
+    """What beginning, ending and stopping have in common."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._meter = parts.meter
+        self._setup = parts.setup
+        self._receipts = parts.receipts
+        self._pause = parts.pause
+        self._settings = parts.meter.settings
+        self._retry_s = parts.meter.settings.resilience_transaction_request_retry_delay / 1000
 
 
 class Ending(MeterPart):

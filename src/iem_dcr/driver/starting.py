@@ -16,12 +16,7 @@ from iem_dcr.errors import MeterError, RequestError, printable, shortened
 from iem_dcr.powermeter import IDENTIFICATION_ERROR_LEVELS, TransactionRequestStatus, TransactionStartResponse
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from iem_dcr.driver.ending import Ending
-    from iem_dcr.driver.meter import Meter
-    from iem_dcr.driver.receipts import Receipts
-    from iem_dcr.driver.setup import Setup
+    from iem_dcr.driver.ending import Ending, Parts
     from iem_dcr.driver.timing import Deadline
     from iem_dcr.powermeter import TransactionReq
 
@@ -60,16 +55,9 @@ class _Start(Attempt):
 class Starting(MeterPart):
     """Begins the transactions of one meter."""
 
-    def __init__(
-        self,
-        meter: Meter,
-        setup: Setup,
-        receipts: Receipts,
-        pause: Callable[[float, Deadline], Awaitable[None]],
-        ending: Ending,
-    ) -> None:
+    def __init__(self, parts: Parts, ending: Ending) -> None:
         """``ending`` ends what runs."""
-        super().__init__(meter, setup, receipts, pause)
+        super().__init__(parts)
         self._ending = ending
 
     async def start(self, request: TransactionReq, deadline: Deadline) -> TransactionStartResponse:

@@ -13,12 +13,8 @@ from iem_dcr.errors import MeterError, ReceiptError, printable
 from iem_dcr.powermeter import TransactionRequestStatus, TransactionStopResponse
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from iem_dcr.driver.ending import Ending
-    from iem_dcr.driver.meter import Meter
-    from iem_dcr.driver.receipts import Begun, Receipts
-    from iem_dcr.driver.setup import Setup
+    from iem_dcr.driver.ending import Ending, Parts
+    from iem_dcr.driver.receipts import Begun
     from iem_dcr.driver.timing import Deadline
     from iem_dcr.ocmf import Receipt
     from iem_dcr.powermeter import SignedMeterValue
@@ -33,16 +29,9 @@ LATE_RECEIPT_S = 15.0
 class Stopping(MeterPart):
     """Stops the transactions of one meter."""
 
-    def __init__(
-        self,
-        meter: Meter,
-        setup: Setup,
-        receipts: Receipts,
-        pause: Callable[[float, Deadline], Awaitable[None]],
-        ending: Ending,
-    ) -> None:
+    def __init__(self, parts: Parts, ending: Ending) -> None:
         """``ending`` ends what runs."""
-        super().__init__(meter, setup, receipts, pause)
+        super().__init__(parts)
         self._ending = ending
 
     async def stop(self, transaction_id: str, deadline: Deadline) -> TransactionStopResponse:
