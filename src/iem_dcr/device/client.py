@@ -3,9 +3,9 @@
 How it treats connections (whether a meter's firmware keeps them alive is not known):
 
 * A GET may use a connection again. One that finds its idle connection dropped goes out once more on a fresh one.
-* A POST goes out on a fresh connection, or on one that completed a GET within the last second: only there is it
-  certain enough that a broken connection means a lost answer and not a request that never arrived. After a connection
-  that was used again has broken once, POSTs take fresh ones only.
+* A POST goes out on a fresh connection. Only there is it certain that the answer is its own (on another it may be one
+  too many to the request before), and that a broken connection means a lost answer and not a request that never
+  arrived.
 * Nothing else is ever sent twice. What a lost answer means is for the caller to find out.
 * A connection that was idle for 2 s is closed.
 """
@@ -45,7 +45,6 @@ BASE: Final = "/counter/v1/ocmf"
 BASE_V2: Final = "/counter/v2/ocmf"
 MAX_ANSWER_BYTES: Final = 1024 * 1024
 IDLE_CLOSED_AFTER_S: Final = 2.0
-POST_REUSES_WITHIN_S: Final = 1.0
 
 _JSON: Final = {"Content-Type": "application/json"}
 _FAILURES: Final = (aiohttp.ClientError, OSError, UnicodeError)
@@ -110,8 +109,6 @@ class MeterClient:
         self._timeout_s = timeout_s
         self._session: aiohttp.ClientSession | None = None
         self._last_use_s = 0.0
-        self._last_use_was_get = False
-        self._post_may_reuse = True
         self._transaction_base: str | None = None
         self._is_busy = False
         self._idle: asyncio.TimerHandle | None = None
@@ -287,8 +284,7 @@ class MeterClient:
         try:
             response = await self._send(method, path, body, wire)
         except aiohttp.ClientConnectionError as error:
-            self._post_may_reuse = self._post_may_reuse and not wire.reused
-            if method != "GET" or not wire.reused:
+            if not wire.reused:
                 self._raise(name, error, wire)
             await self.close()
             wire.connected = wire.reused = False
@@ -303,7 +299,6 @@ class MeterClient:
                 answer = await self._body(name, response)
             except (aiohttp.ClientError, OSError) as error:
                 self._raise(name, error, wire)
-        self._last_use_was_get = method == "GET"
         loop = asyncio.get_running_loop()
         self._last_use_s = self.heard_s = loop.time()
         # aiohttp looks at its own limit only now and then: a connection could stay for twice as long.
@@ -332,10 +327,7 @@ class MeterClient:
     async def _session_for(self, method: str) -> aiohttp.ClientSession:
         """Return a session whose idle connection, if it has one, may carry this request."""
         idle_s = asyncio.get_running_loop().time() - self._last_use_s
-        if method == "GET":
-            may_reuse = idle_s <= IDLE_CLOSED_AFTER_S
-        else:
-            may_reuse = self._post_may_reuse and self._last_use_was_get and idle_s <= POST_REUSES_WITHIN_S
+        may_reuse = method == "GET" and idle_s <= IDLE_CLOSED_AFTER_S
         if not may_reuse or (self._session is not None and _has_spoken_unasked(self._session)):
             await self.close()
         if self._session is None:
