@@ -6,7 +6,7 @@ STAMP := $(VENV)/.up-to-date
 # The tests wait for processes and brokers more than they compute: more workers than cores shorten them.
 WORKERS ?= 5
 
-.PHONY: setup demo test lint bench screenshots clean
+.PHONY: setup demo test lint bench fuzz screenshots clean
 
 setup: $(STAMP)
 
@@ -34,6 +34,11 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/driver.py
 	$(BIN)/python benchmarks/everest.py
 	$(BIN)/python benchmarks/receipts.py
+
+# The meter that answers as nothing should, for longer: make fuzz REQUESTS=20000 SEED=7
+fuzz: $(STAMP)
+	IEM_DCR_FUZZ_REQUESTS=$(or $(REQUESTS),5000) IEM_DCR_FUZZ_SEED=$(or $(SEED),1) \
+		$(BIN)/pytest --quiet --capture=no --timeout=0 tests/test_hostile_meter.py
 
 # The pictures of the README and the docs, drawn anew.
 screenshots: $(STAMP)

@@ -361,3 +361,22 @@ async def test_cryptography_is_imported_in_a_worker_after_the_first_value(monkey
         await b.until_live()
         await asyncio.sleep(1)
         assert "iem_dcr.ocmf.ecdsa" in sys.modules
+
+
+@virtual
+async def test_what_comes_and_goes_every_other_second_fills_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "iem_dcr")
+    async with bench() as b:
+        await b.until_live()
+        caplog.clear()
+        for _ in range(150):
+            b.meter.faults.add(Fault("garbage", node="/metervalue"))
+            await asyncio.sleep(2)
+        lines = [record.message for record in caplog.records if record.levelno >= logging.INFO]
+    failed = [line for line in lines if "no live value" in line]
+    works = [line for line in lines if "works again" in line]
+    assert 20 <= len(failed) <= 30
+    assert 20 <= len(works) <= 30
+    assert len(lines) <= 70
+    assert sum("no live value" in record.message for record in caplog.records) == 150
+    assert any("more lines like the next" in line for line in lines)

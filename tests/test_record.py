@@ -366,3 +366,9 @@ def test_a_recording_is_read_as_it_was_written(tmp_path: Path) -> None:
     folders.write(tmp_path / "a", recorded(bodies), AT, None)
     assert {path: one.body for path, one in Recording.load(tmp_path / "a").answers.items()} == bodies
     shutil.rmtree(tmp_path / "a")
+
+
+def test_an_answer_with_more_values_than_a_meter_has_is_not_disguised_for_hours() -> None:
+    body = json.dumps({f"serial{number:06}": number + 100_000 for number in range(5_000)}).encode()
+    with pytest.raises(RecordingError, match=r"more than 1000 .* --raw"):
+        folders.disguised(recorded({nodes.GW.path: body}), set())

@@ -92,6 +92,9 @@ def disguised(
 
     Returns:
         The recording, and what became of the receipts in each node's answer.
+
+    Raises:
+        RecordingError: there is more in the answers than can be disguised.
     """
     disguise = Disguise(address)
     answers = [(one, one.answer) for one in recorded if one.answer is not None]

@@ -11,11 +11,15 @@ import hmac
 import re
 from typing import TYPE_CHECKING, Final
 
+from iem_dcr.errors import RecordingError
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SHORTEST: Final = 4
 """A shorter value tells nothing, and would be found everywhere."""
+MOST: Final = 1000
+"""How many values may get a pseudonym: each is looked for in every text. A meter's answers have some dozen."""
 _TRIES: Final = 100
 _HEX: Final = re.compile(r"[0-9A-Fa-f]{4,}")
 _TOKEN: Final = re.compile(r"[0-9A-Za-z]{6,}")
@@ -39,24 +43,30 @@ class Pseudonyms:
         self._known: re.Pattern[str] | None = None
 
     def add(self, value: str, pseudonym: str | None = None) -> None:
-        """Take note of a value that must not be told, and of what is to stand in its place if that is chosen."""
+        """Take note of a value that must not be told, and of what is to stand in its place if that is chosen.
+
+        Raises:
+            RecordingError: there are too many.
+        """
         if _tells(value) and _folded(value) not in self._of:
-            self._of[_folded(value)] = ""
-            self._known = None
+            self._put(_folded(value), "")
         if pseudonym is not None:
             self._chosen[value] = pseudonym
             self._of[_folded(value)] = _folded(pseudonym)
 
     def of(self, value: str) -> str:
-        """Return the pseudonym of a whole value."""
+        """Return the pseudonym of a whole value.
+
+        Raises:
+            RecordingError: there are too many.
+        """
         if value in self._chosen:
             return self._chosen[value]
         made = self._of.get(_folded(value))
         if not made:
             made = self._made(value)
             if _tells(value):
-                self._of[_folded(value)] = made
-                self._known = None
+                self._put(_folded(value), made)
         return _cased(made, value)
 
     def within(self, text: str) -> str:
@@ -71,6 +81,16 @@ class Pseudonyms:
         for match in _TOKEN.finditer(text):
             if _looks_like_number(match[0]):
                 self.add(match[0])
+
+    def _put(self, folded: str, made: str) -> None:
+        if folded not in self._of:
+            self._known = None
+            if len(self._of) >= MOST:
+                raise RecordingError(
+                    f"was not written: there are more than {MOST} texts and numbers in the answers that need a "
+                    "pseudonym, as no IEM-DCR has them; --raw keeps the answers as they are"
+                )
+        self._of[folded] = made
 
     def _made(self, value: str) -> str:
         """Make one that is not the value itself, holds no other value that must not be told, and is nobody else's."""

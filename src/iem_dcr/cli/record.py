@@ -52,10 +52,10 @@ def command(address: Address, folder: Path, raw: bool) -> int:
         what = "none of its answers is JSON, nothing was kept"
         raise NotUnderstoodError(str(address), "GET /metervalue, /gw, /publickey", "", what)
     receipts = None
-    if not raw:
-        written = {address.host, str(address)} if any(not part.isalpha() for part in address.host) else {str(address)}
-        recorded, receipts = folders.disguised(recorded, written)
+    written = {address.host, str(address)} if any(not part.isalpha() for part in address.host) else {str(address)}
     try:
+        if not raw:
+            recorded, receipts = folders.disguised(recorded, written)
         folders.write(folder, recorded, datetime.now(UTC), receipts)
     except RecordingError as error:
         raise click.ClickException(_refused(folder, error)) from error

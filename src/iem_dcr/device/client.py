@@ -368,6 +368,8 @@ def _cause(error: Exception) -> str:
         return "the meter closed it"
     if isinstance(error, aiohttp.ClientPayloadError):
         return "the answer broke off"
+    if isinstance(error, aiohttp.ClientResponseError):
+        return printable(" ".join(error.message.split()))
     number = error.os_error.errno if isinstance(error, aiohttp.ClientConnectorError) else getattr(error, "errno", None)
     return os.strerror(number) if isinstance(number, int) and number > 0 else printable(error) or type(error).__name__
 

@@ -51,7 +51,8 @@ KNOWN_ERRORS = (
 class MeterLog(logging.LoggerAdapter[logging.Logger]):
     """A log whose lines name the meter, and in which a failure that goes on is one warning.
 
-    Topics that failed before are logged at debug until `recovered` is called for them.
+    Topics that failed before are logged at debug until `recovered` is called for them. What comes and goes without end
+    is written now and then (`Seldom`).
     """
 
     def __init__(self, address: str) -> None:
@@ -66,19 +67,21 @@ class MeterLog(logging.LoggerAdapter[logging.Logger]):
 
     def failure(self, topic: str, msg: str, *args: object) -> None:
         """Log a failure: a warning the first time, debug while it goes on."""
-        level = logging.DEBUG if topic in self._failing else logging.WARNING
+        if topic in self._failing:
+            self.debug(msg, *args)
+            return
         self._failing.add(topic)
-        self.log(level, msg, *args)
+        self.seldom(f"{topic} failed").warning(msg, *args)
 
     def seldom(self, topic: str) -> Seldom:
-        """Return what writes the lines of a topic that a station's requests bring about, however many they are."""
+        """Return what writes the lines of a topic that others bring about, however many they are."""
         return self._seldom.setdefault(topic, Seldom(self, now_s))
 
     def recovered(self, topic: str) -> None:
         """Say that a topic works again."""
         if topic in self._failing:
             self._failing.discard(topic)
-            self.info("%s works again", topic)
+            self.seldom(f"{topic} works").info("%s works again", topic)
 
 
 class Meter:

@@ -1,0 +1,315 @@
+"""A meter that answers as nothing should: nothing hangs, nothing crashes, no receipt is another's, the log stays fit.
+
+``make fuzz REQUESTS=… SEED=…`` runs the same for longer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import json
+import logging
+import os
+import random
+import resource
+import threading
+import tracemalloc
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from rich.console import Console
+
+from iem_dcr import ocmf
+from iem_dcr.bringup import doctor, recorder
+from iem_dcr.bringup.folder import disguised
+from iem_dcr.bringup.look import look
+from iem_dcr.bringup.watching import WatchedMeter, watch
+from iem_dcr.cli.watch import sight_json
+from iem_dcr.cli.watch_view import Picture, plain_line
+from iem_dcr.config import Settings
+from iem_dcr.device.client import MAX_ANSWER_BYTES, MeterClient
+from iem_dcr.device.messages import User
+from iem_dcr.driver import MeterDriver
+from iem_dcr.driver.driver import START_S, STOP_S
+from iem_dcr.errors import MeterError, RecordingError
+from iem_dcr.everest_api.meter_api import MeterApi
+from iem_dcr.powermeter import TransactionRequestStatus
+from iem_dcr.simulator import SimulatedMeter, SimulatorOptions
+from tests.support.api_bench import ApiBench
+from tests.support.bench import CI, SECRET, RememberingStation, request
+from tests.support.command_line import run
+from tests.support.fake_bus import FakeBus
+from tests.support.hostile_meter import LIES, HostileMeter
+from tests.support.hostile_wire import ABUSES, FLOODS
+from tests.support.virtual_time import VirtualWall, virtual
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+
+REQUESTS = int(os.environ.get("IEM_DCR_FUZZ_REQUESTS", "150"))
+SEED = int(os.environ.get("IEM_DCR_FUZZ_SEED", "1"))
+LIMIT_S = 2.0
+NO_TIME_S = 0.01
+LONGEST_LINE = 800
+OK = TransactionRequestStatus.OK
+SLOW = FLOODS | {
+    "slow", "silence", "length_too_long", "no_last_chunk", "head_that_stops", "strange_length", "strange_chunk_size",
+    "another_protocol", "other_status",
+}  # fmt: skip
+"""What may keep a request until its time is up: not for tests in real time."""
+QUICK = tuple(name for name in ABUSES if name not in SLOW)
+USER = User(IS=True, IL="NONE", IF=(), IT="ISO14443", ID="04AB", US=False)
+
+
+def simulated() -> SimulatedMeter:
+    loop = asyncio.get_running_loop()
+    return SimulatedMeter(SimulatorOptions(private_key=SECRET, charge_s=2.0), monotonic=loop.time)
+
+
+def nodes(client: MeterClient) -> list[Callable[[], Coroutine[Any, Any, object]]]:
+    return [
+        client.metervalue, client.gw, client.publickey, client.datetime, client.receipt, client.transaction,
+        lambda: client.set_user(USER), client.begin, client.end, lambda: client.answer("/gw"),
+    ]  # fmt: skip
+
+
+async def survived(client: MeterClient) -> None:
+    """Ask every node: each gives an answer or an error of the meter's, in time."""
+    now_s = asyncio.get_running_loop().time
+    for ask in nodes(client):
+        begun_s = now_s()
+        try:
+            said = ascii(await ask())
+        except MeterError as error:
+            said = str(error)
+            assert len(said) < 400, said
+        assert said.isprintable()
+        assert now_s() - begun_s <= LIMIT_S + NO_TIME_S
+
+
+@pytest.mark.parametrize("name", [*ABUSES, LIES])
+@virtual
+async def test_every_request_has_its_end_and_the_next_its_own_answer(name: str) -> None:
+    rounds = 10 if name == LIES else 1
+    meter = simulated()
+    async with (
+        HostileMeter(meter, seed=SEED, requests=10**9, only=(name,)) as server,
+        MeterClient("127.0.0.1", server.port, timeout_s=LIMIT_S) as client,
+    ):
+        for _ in range(rounds):
+            await survived(client)
+        assert server.done[name] >= 10 * rounds
+        with contextlib.suppress(MeterError):
+            await client.gw()
+        server.behave()
+        await asyncio.sleep(0.5)
+        assert (await client.gw()).CI == ""
+        assert (await client.metervalue()).MS == meter.options.MS
+        assert len((await client.publickey()).PK) == 182
+
+
+@pytest.mark.parametrize("name", sorted(FLOODS))
+@virtual
+async def test_a_flood_fills_no_memory(name: str) -> None:
+    async with (
+        HostileMeter(simulated(), seed=SEED, requests=10**9, only=(name,)) as server,
+        MeterClient("127.0.0.1", server.port, timeout_s=LIMIT_S) as client,
+    ):
+        with contextlib.suppress(MeterError):
+            await client.gw()
+        tracemalloc.start()
+        try:
+            with contextlib.suppress(MeterError):
+                await client.gw()
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert peak < 8 * MAX_ANSWER_BYTES
+
+
+# --- the driver ---
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+    """Yield what is logged, and see at the end that all of it is fit to be read."""
+    caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.INFO, "asyncio")
+    yield caplog
+    for record in caplog.get_records("call"):
+        line = record.getMessage()
+        assert record.exc_info is None, line
+        assert line.isprintable(), line
+        assert len(line) <= LONGEST_LINE, line
+
+
+@contextlib.asynccontextmanager
+async def driven(seed: int) -> AsyncIterator[tuple[MeterDriver, HostileMeter, RememberingStation]]:
+    """Run a driver on a hostile meter."""
+    async with HostileMeter(simulated(), seed=seed, requests=REQUESTS, share=0.6) as server:
+        address = {"ip_address": "127.0.0.1", "port_http": server.port, "CI": CI, "command_timeout_ms": 1500}
+        station = RememberingStation()
+        driver = MeterDriver(Settings.of(address), station, wall=VirtualWall())
+        task = asyncio.create_task(driver.run())
+        try:
+            yield driver, server, station
+            assert not task.done()
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+async def in_time(command: Coroutine[Any, Any, Any], limit_s: float) -> Any:
+    begun_s = asyncio.get_running_loop().time()
+    response = await command
+    assert asyncio.get_running_loop().time() - begun_s <= limit_s + NO_TIME_S
+    assert (response.error or "").isprintable()
+    assert len(response.error or "") <= LONGEST_LINE
+    return response
+
+
+def assert_its_own(text: str, transaction_id: str, meter: SimulatedMeter) -> None:
+    assert text in [record.text for record in meter.signed]
+    assert ocmf.parse(text).identification == f"04AB{transaction_id}"
+
+
+@pytest.mark.parametrize("seed", range(SEED, SEED + 3))
+@virtual
+async def test_the_driver(seed: int, log: pytest.LogCaptureFixture) -> None:
+    rng = random.Random(seed)
+    handed = 0
+    async with driven(seed) as (driver, server, station):
+        number = 0
+        while not server.behaves:
+            number += 1
+            await asyncio.sleep(rng.uniform(0, 5))
+            await in_time(driver.start_transaction(request(f"T-{number}")), START_S)
+            await asyncio.sleep(rng.uniform(0, 8))
+            stopped = await in_time(driver.stop_transaction(f"T-{number}"), STOP_S)
+            if stopped.status is OK:
+                handed += 1
+                assert_its_own(stopped.signed_meter_value.signed_meter_data, f"T-{number}", server.meter)
+        await asyncio.sleep(60)
+        assert (await in_time(driver.start_transaction(request("T-last")), START_S)).status is OK
+        await asyncio.sleep(5)
+        stopped = await in_time(driver.stop_transaction("T-last"), STOP_S)
+        assert_its_own(stopped.signed_meter_value.signed_meter_data, "T-last", server.meter)
+        await asyncio.sleep(5)
+        assert station.active == {}
+        assert station.values[-1][0] >= asyncio.get_running_loop().time() - 1.1
+        assert station.keys[-1] == driver.public_key
+        assert len(asyncio.all_tasks()) < 10
+        virtual_s = asyncio.get_running_loop().time()
+    loud = [record for record in log.records if record.levelno >= logging.INFO]
+    assert len(loud) < virtual_s
+    if "IEM_DCR_FUZZ_REQUESTS" in os.environ:
+        resident_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(  # noqa: T201  the figures of a long run
+            f"seed {seed}: {server.done.total()} requests abused, {number} sessions, {handed} receipts, {len(loud)} lines "
+            f"of log at info and above in {virtual_s:.0f} s of virtual time, at most {resident_mib:.0f} MiB resident"
+        )
+
+
+@virtual
+async def test_behind_everests_api(log: pytest.LogCaptureFixture) -> None:
+    async with HostileMeter(simulated(), seed=SEED, requests=REQUESTS, share=0.6) as server:
+        given = Settings.of({"ip_address": "127.0.0.1", "port_http": server.port, "CI": CI, "command_timeout_ms": 1500})
+        bus = FakeBus()
+        api = MeterApi("m1", given, bus, wall=VirtualWall())
+        bench = ApiBench(api, bus, server.meter, asyncio.create_task(api.run()))
+        try:
+            await asyncio.sleep(0.1)
+            number = 0
+            while not (server.behaves and number % 2):
+                number += 1
+                await bench.answer(bench.start(f"T-{number}"))
+                await asyncio.sleep(4)
+                stopped = await bench.answer(bench.stop(f"T-{number}"))
+                if stopped["status"] == "OK":
+                    assert_its_own(stopped["signed_meter_value"]["signed_meter_data"], f"T-{number}", server.meter)
+            await asyncio.sleep(60)
+            assert await bench.answer(bench.start("T-last")) == {"status": "OK"}
+            await asyncio.sleep(4)
+            stopped = await bench.answer(bench.stop("T-last"))
+            assert_its_own(stopped["signed_meter_value"]["signed_meter_data"], "T-last", server.meter)
+            assert bus.failures == []
+            assert not bench.task.done()
+            checks = bus.on(api.topics.check)
+            assert {message.payload for message in checks} == {b"true"}
+        finally:
+            bench.task.cancel()
+            await asyncio.gather(bench.task, return_exceptions=True)
+
+
+# --- the command line ---
+
+
+@pytest.mark.parametrize("seed", range(SEED, SEED + 8))
+@virtual
+async def test_who_only_looks(seed: int) -> None:
+    async with HostileMeter(simulated(), seed=seed, requests=10**9, share=0.7) as server:
+        begun_s = asyncio.get_running_loop().time()
+        report = await doctor.examine("127.0.0.1", server.port, None, wall=VirtualWall())
+        assert asyncio.get_running_loop().time() - begun_s <= 60
+        assert report.exit_status in (1, 2)
+        assert all(part.isprintable() for line in report.lines for part in (line.text, line.to_do))
+        json.dumps(report.to_json())
+        recorded = await recorder.record("127.0.0.1", server.port)
+        with contextlib.suppress(RecordingError):
+            disguised(recorded, {"127.0.0.1"})
+        async with MeterClient("127.0.0.1", server.port, timeout_s=LIMIT_S) as client:
+            with contextlib.suppress(MeterError):
+                await look(client)
+
+
+@pytest.mark.parametrize("seed", range(SEED, SEED + 3))
+@virtual
+async def test_who_watches(seed: int) -> None:
+    shown = 0
+
+    def looked(meter: WatchedMeter) -> None:
+        nonlocal shown
+        sight = meter.sight()
+        console = Console(file=io.StringIO(), width=100, height=30, force_terminal=True)
+        console.print(Picture((sight,), VirtualWall()()))
+        assert plain_line(sight).isprintable()
+        json.dumps(sight_json(sight))
+        shown += 1
+
+    async with HostileMeter(simulated(), seed=seed, requests=10**9, share=0.6) as server:
+        await watch([WatchedMeter("127.0.0.1", server.port, VirtualWall())], looked, count=60)
+    assert shown == 60
+
+
+@pytest.fixture
+def hostile_port() -> Iterator[int]:
+    """Yield the port of a hostile meter on a loop in a thread of its own."""
+    ready, over = threading.Event(), threading.Event()
+    ports: list[int] = []
+
+    async def serve() -> None:
+        async with HostileMeter(simulated(), seed=SEED, requests=10**9, only=(*QUICK, LIES), share=0.9) as server:
+            ports.append(server.port)
+            ready.set()
+            await asyncio.to_thread(over.wait)
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()))
+    thread.start()
+    assert ready.wait(10)
+    yield ports[0]
+    over.set()
+    thread.join()
+
+
+@pytest.mark.parametrize("command", [
+        ["read"], ["doctor"], ["record", "-o", "FOLDER"], ["session", "--seconds", "1"], ["watch", "--count", "2"],
+    ],
+)  # fmt: skip
+def test_commands_end_with_a_reason(command: list[str], hostile_port: int, tmp_path: Any) -> None:
+    name, *options = [part.replace("FOLDER", str(tmp_path / "kept")) for part in command]
+    for _ in range(2 if name == "read" else 1):
+        done = run(name, f"127.0.0.1:{hostile_port}", *options)
+        assert done.status in (0, 1, 2)
+        assert all(line.isprintable() for line in (done.out + done.err).splitlines())
+        assert done.status == 0 or done.err or done.out
