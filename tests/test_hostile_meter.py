@@ -206,8 +206,8 @@ async def test_the_driver(seed: int, log: pytest.LogCaptureFixture) -> None:
     if "IEM_DCR_FUZZ_REQUESTS" in os.environ:
         resident_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print(  # noqa: T201  the figures of a long run
-            f"seed {seed}: {server.done.total()} requests abused, {number} sessions, {handed} receipts, {len(loud)} lines "
-            f"of log at info and above in {virtual_s:.0f} s of virtual time, at most {resident_mib:.0f} MiB resident"
+            f"seed {seed}: {server.done.total()} requests abused, {number} sessions, {handed} receipts, {len(loud)} "
+            f"lines of log in {virtual_s:.0f} s of virtual time, at most {resident_mib:.0f} MiB resident"
         )
 
 
