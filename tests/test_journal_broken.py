@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 import iem_dcr.journal.schema
 import iem_dcr.journal.writer
 from iem_dcr.errors import JournalError
+from iem_dcr.journal.writer import Work, Writer
 from tests.support.journals import ADDRESS, entries, journal, kept, process, tuple_text
 
 if TYPE_CHECKING:
@@ -94,6 +95,15 @@ def test_a_process_that_is_killed_while_it_makes_the_file(path: Path) -> None:
     *states, killed = out.splitlines()
     assert set(states) <= {f"{was_there} {[path.name]}" for was_there in (True, False)}
     assert int(killed) > 5
+
+
+def test_a_writer_that_has_ended_takes_nothing_more(path: Path) -> None:
+    writer = Writer(path)
+    writer.close().result(10)
+    work = Work(lambda _: "", "receipt T1 of meter 1")
+    with pytest.raises(JournalError, match="is closed; receipt T1 of meter 1 is not kept"):
+        writer.submit(work)
+    assert not work.done.done()
 
 
 # --- several processes ---
