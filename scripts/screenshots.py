@@ -42,7 +42,7 @@ LARGEST_BYTES = 150_000
 SPAN_S = 31 * 60
 """A little more than the charts show."""
 SHOTS = {
-    "page-overview": ("/", {"width": 1120, "height": 560}, "light"),
+    "page-overview": ("/", {"width": 1120, "height": 440}, "light"),
     "page-meter": ("/meters/charger_1", {"width": 1120, "height": 1170}, "light"),
     "page-meter-dark": ("/meters/charger_1", {"width": 1120, "height": 1170}, "dark"),
     "page-phone": ("/meters/charger_1", {"width": 390, "height": 844}, "light"),

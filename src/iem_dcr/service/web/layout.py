@@ -24,6 +24,8 @@ CHARTS: Final = (
     ("energy", "Import register", "kWh"),
 )
 """Name, title and unit of each chart."""
+HOME: Final = "IEM-DCR meters"
+"""What the page of all meters is called where it is led to."""
 _FEW: Final = 8
 """With more meters than so many there is a field to find one."""
 
@@ -74,7 +76,7 @@ def overview_page(view: View, count: int) -> web.Response:
     )
     return document(
         "Meters",
-        top(("Meters", "")),
+        top((HOME, "")),
         tag(
             "main",
             tag("h1", "Meters"),
@@ -95,7 +97,7 @@ def meter_page(meter: ObservedMeter, view: View) -> web.Response:
     name = view.fields["name"].text
     return document(
         name,
-        top(("Meters", "/"), (name, "")),
+        top((HOME, "/"), (name, "")),
         tag(
             "main",
             tag("h1", field(view, "name"), " ", field(view, "state", class_="state")),
@@ -180,8 +182,8 @@ def _about(view: View) -> Element:
             view,
             ("Serial", "serial"),
             ("Address", "address"),
-            ("Charge point type (CT)", "CT"),
-            ("Charge point id (CI)", "CI"),
+            ("Type (CT)", "CT"),
+            ("Charge point (CI)", "CI"),
             ("Its clock", "clock"),
             ("Difference", "clock-off"),
             ("Public key", "key"),

@@ -14,7 +14,7 @@ from iem_dcr.ocmf.findings import FINDINGS, Severity
 from iem_dcr.ocmf.verdict import Judgement
 from iem_dcr.service.web import words
 from iem_dcr.service.web.html import document, table, tag
-from iem_dcr.service.web.layout import bottom, top
+from iem_dcr.service.web.layout import HOME, bottom, top
 from iem_dcr.service.web.meter_view import path_of
 from iem_dcr.service.web.site import Route
 
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from iem_dcr.service.web.site import Site
 
 _JUDGEMENTS: Final = {
-    Judgement.INVALID: ("not valid", "fault", "The signature does not match this receipt and this key."),
-    Judgement.NOT_CHECKED: ("not checked", "warning", "The signature could not be checked."),
+    Judgement.INVALID: ("not valid", "fault", "The signature does not match: {}."),
+    Judgement.NOT_CHECKED: ("not checked", "warning", "The signature could not be checked: {}."),
     Judgement.REFUSED: ("refused", "fault", "The signature matches, but the transparency software refuses this."),
     Judgement.ACCEPTED: ("valid", "ok", "The signature matches, and nothing speaks against the receipt."),
 }
@@ -78,11 +78,11 @@ def _page(meter: ObservedMeter, found: Found, path: str) -> web.Response:
     notes = export([Item(receipt, found.public_key)], Format.TRANSPARENCY).notes
     return document(
         title,
-        top(("Meters", "/"), (shown(meter.name), path_of(meter)), (title, ""), is_live=False),
+        top((HOME, "/"), (shown(meter.name), path_of(meter)), (title, ""), is_live=False),
         tag(
             "main",
             tag("h1", title, " ", tag("span", word, class_="state", data_kind=kind)),
-            tag("p", f"{why} ", tag("span", shown(verification.reason), class_="note"), class_="summary"),
+            tag("p", why.format(shown(verification.reason)), class_="summary"),
             tag(
                 "section",
                 tag("h2", "What it says"),

@@ -28,11 +28,11 @@ function put(element, cell) {
 
 function fill(element, row) {
   element.dataset.key = row.key;
-  element.dataset.kind = row.kind;
   if (element.localName === "li") {
-    put(element, row.cells[0]);
+    put(element, [[row.cells[0]].flat()[0], row.kind, ""]);
     return;
   }
+  element.dataset.kind = row.kind;
   element.setAttribute("role", "row");
   row.cells.forEach((cell, number) => {
     if (!element.cells[number]) {
