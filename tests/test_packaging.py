@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -85,3 +86,14 @@ def test_no_registrys_address_is_anywhere() -> None:
         text = path.read_text(encoding="utf-8", errors="replace")
         found += [f"{inside}: {match.group()}" for match in REGISTRIES.finditer(text)]
     assert found == []
+
+
+def test_a_wheel_has_everything_of_the_package(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(tmp_path)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    packed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    source = ROOT / "src"
+    ours = {str(path.relative_to(source)) for path in source.rglob("*") if path.is_file()}
+    assert packed == {name for name in ours if "__pycache__" not in name}
+    assert "iem_dcr/service/web/static/page.js" in packed
