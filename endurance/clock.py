@@ -78,5 +78,5 @@ class HostClock:
     def step(self, by_s: float) -> None:
         """Have it leap by so many seconds; not before 1970 nor beyond 2099."""
         now = self()
-        target = min(max(now + timedelta(seconds=by_s), datetime(1970, 1, 1, tzinfo=UTC)), datetime(2099, 1, 1, tzinfo=UTC))
-        self._start += target - now
+        least, most = (datetime(year, 1, 1, tzinfo=UTC) - now for year in (1970, 2099))
+        self._start += min(max(timedelta(seconds=max(-1e10, min(by_s, 1e10))), least), most)

@@ -239,10 +239,11 @@ def _why_not_its_own(world: World, call: Call, truth: Truth) -> str:
             each for each in own if each.begun_s > truth.begun_s and each.begun_s <= max(told_s, default=-1.0)
         ]
         return f"it is an earlier one under the same id (begun at {truth.begun_s:.1f} s)" if later else ""
-    knew = any(each.process_is(call.process) for each in own)
-    is_new_process = not world.plan.journal and not knew
-    exists = any(each.text is not None and each.serial == world.unit.serial for each in own)
-    if is_new_process and not exists and not _process_knows_owner(world, call, truth):
+    answers_a_stranger = not any(
+        start.process == call.process and (start.asked_s or 0.0) <= (call.answered_s or 0.0)
+        for start in _calls(world, "start", call.transaction_id)
+    )
+    if answers_a_stranger and not _process_knows_owner(world, call, truth):
         return ""
     return f"it is that of {truth.transaction_id!r}, begun at {truth.begun_s:.1f} s on {truth.serial}"
 

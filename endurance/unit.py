@@ -78,7 +78,8 @@ class Unit:
     """
 
     def __init__(self, options: SimulatorOptions) -> None:
-        self.meter = SimulatedMeter(options, monotonic=asyncio.get_running_loop().time)
+        self._now_s = asyncio.get_running_loop().time
+        self.meter = SimulatedMeter(options, monotonic=self._now_s)
         self.serial = options.MS
         self.power = 0
         self.truths: list[Truth] = []
@@ -101,8 +102,9 @@ class Unit:
     @property
     def signed(self) -> list[Truth]:
         """Those that are signed, in the order of their tuples."""
-        by_text = {truth.text: truth for truth in self.truths if truth.text is not None}
-        return [by_text[record.text] for record in self.meter.signed]
+        records = self.meter.signed
+        by_text = {truth.text: truth for truth in self.truths}
+        return [by_text[record.text] for record in records]
 
     def act(self, method: str, path: str, body: bytes, sent_for: Serving | None) -> Answer | None:
         """Have the meter act on a request; None when it has no power."""
@@ -154,7 +156,7 @@ class Unit:
                 self._by_record[id(state.opened)] = state.opened, truth
 
         def closed(opened: OpenRecord, *rest: Any) -> ClosedRecord:
-            self._truth_of(opened).closed_s = asyncio.get_running_loop().time()
+            self._truth_of(opened).closed_s = self._now_s()
             record: ClosedRecord = close(opened, *rest)
             return record
 

@@ -98,7 +98,11 @@ class World:
         filed: the journal at the end; None where there was none.
         counts: how often what happened.
         disk_troubled: pairs of times in which the journal could not be written at once.
-        left: tasks that were there at the end of each session, and after the end.
+        tasks_left: tasks that were there at the end of each session.
+        leftover: tasks that were there after the end.
+        memory: receipts and ids that the driver remembered at the end of each session.
+        dead_letters: messages that nobody waits for.
+        story: what happened when, for whoever reads a failed run.
     """
 
     def __init__(self, plan: Plan, folder: Path) -> None:
@@ -115,6 +119,7 @@ class World:
         self.leftover = 0
         self.memory: list[int] = []
         self.dead_letters: list[str] = []
+        self.story: list[tuple[float, str]] = []
         self.settings = Settings.of({"CT": "EVSEID", "CI": "DE*SIM*E1", **plan.settings, "journal_path": ""})
         self.host = HostClock(plan.host)
         self.disk = Disk()
@@ -244,6 +249,10 @@ class World:
                 len(receipts.older) + len(receipts.kept) + len(receipts.refused) + len(receipts._handed)  # noqa: SLF001
             )
 
+    def tell(self, what: str) -> None:
+        """Add a line to the story."""
+        self.story.append((self.now_s, what))
+
     # --- steps: the station ---
 
     def start(self, request: dict[str, Any]) -> None:
@@ -304,6 +313,7 @@ class World:
         if call.answer is None:
             call.answer, call.answered_s = answer, self.now_s
             self.counts[f"{call.command}: {answer['status']}"] += 1
+            self.tell(f"call {call.number} {call.command} {call.transaction_id!r}: {answer['status']} {answer.get('error', '')}")
         elif call.answer != answer:
             self.dead_letters.append(f"another answer to {call.command} {call.transaction_id}")
 
@@ -328,6 +338,7 @@ class World:
 
     def _do(self, step: Step) -> None:
         self.counts[step.what] += 1
+        self.tell(str(step))
         getattr(self, step.what)(**step.detail)
 
     def wire_fault(self, **detail: Any) -> None:
@@ -351,6 +362,7 @@ class World:
 
         def spring() -> None:
             self.counts[f"{what} after {method} {node}"] += 1
+            self.tell(f"{what} after {method} {node} {then}")
             getattr(self, what)(**then)
 
         self.unit.traps.append(Trap(method, node, delay_s, spring))
