@@ -104,7 +104,7 @@ def each_signed_receipt_is_kept(world: World) -> Iterator[str]:
     texts = {entry.text for entry in world.filed}
     for unit in world.units:
         signed = unit.signed
-        for truth, following in zip(signed, [*signed[1:], None], strict=True):
+        for truth, following in zip(signed, [*signed[1:], None], strict=False):
             if truth.owner is None or truth.text in texts:
                 continue
             was_covered = following is not None and following.owner is None
@@ -240,7 +240,7 @@ def _why_not_its_own(world: World, call: Call, truth: Truth) -> str:
         ]
         return f"it is an earlier one under the same id (begun at {truth.begun_s:.1f} s)" if later else ""
     answers_a_stranger = not any(
-        start.process == call.process and (start.asked_s or 0.0) <= (call.answered_s or 0.0)
+        start.process == call.process and (start.asked_s, start.number) < (call.asked_s, call.number)
         for start in _calls(world, "start", call.transaction_id)
     )
     if answers_a_stranger and not _process_knows_owner(world, call, truth):

@@ -310,6 +310,8 @@ class MeterDriver:
         was_running = self._meter.running
         if not await self._meter.poll(deadline):
             return False
+        if self._meter.running:
+            self._receipts.seen_running()
         begun = self._receipts.begun
         if was_running and not self._meter.running and (begun is None or begun.request.tariff_text):
             self._setup.tariff_was_changed()

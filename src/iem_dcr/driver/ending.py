@@ -150,6 +150,7 @@ class Ending(MeterPart):
 
     async def end_unwanted(self, deadline: Deadline) -> None:
         """End a transaction that runs although the station was told that it does not, and keep its receipt."""
+        self._receipts.seen_running()
         begun = self._receipts.begun_here()
         why, receipt = await self.end(begun, deadline, is_waited_for=False)
         if receipt is None:
@@ -163,7 +164,7 @@ class Ending(MeterPart):
         """Return what the receipt of the running transaction will show; learn the last PG if it is not known."""
         meter, receipts = self._meter, self._receipts
         is_known = meter.last_PG is not None if begun is None else begun.expected.PG_before is not None
-        if not is_known or receipts.unexamined:
+        if not is_known or receipts.unexamined or receipts.misses_another(begun):
             # Whatever it is: after E another takes its place.
             await receipts.adopt(await self._setup.ask_for_last_tuple(deadline), deadline)
         if begun is None:

@@ -100,7 +100,7 @@ class Receipts:
     def begin(self, begun: Begun) -> None:
         """Remember a transaction that is being begun, doubtful as yet, before anything says that it was."""
         if self.begun is not None and self.begun is not begun:
-            _remember(self.older, self.begun.id, self.begun)
+            self._set_aside(self.begun)
         self.begun = begun
         self._keeping.keep_found()
 
@@ -113,6 +113,18 @@ class Receipts:
             memory.pop(begun.id, None)
         self._handed.discard(begun.id)
         self._keeping.begun(begun.id)
+
+    def seen_running(self) -> None:
+        """Take note that the meter has an active transaction: where the last one was seen ended, it is another's."""
+        begun = self.begun
+        if begun is not None and begun.ended_s is not None and not begun.doubtful:
+            self._set_aside(begun)
+            self.begun = None
+
+    def _set_aside(self, begun: Begun) -> None:
+        if begun.ended_s is None:
+            begun.ended_s = now_s()
+        _remember(self.older, begun.id, begun)
 
     def withdraw(self, begun: Begun) -> None:
         """Take note that a transaction was certainly not begun."""
@@ -147,8 +159,15 @@ class Receipts:
     @property
     def may_still_come(self) -> bool:
         """Whether a receipt is missing of a transaction that ended not too long ago."""
+        return self.misses_another(None)
+
+    def misses_another(self, than: Begun | None) -> bool:
+        """Whether one is missing of another transaction than this one: what the meter signs next would cover it."""
         missing = [*self.older.values(), *([self.begun] if self.begun is not None else [])]
-        return any(begun.ended_s is not None and seconds_since(begun.ended_s) < MISSED_FOR_S for begun in missing)
+        return any(
+            begun is not than and begun.ended_s is not None and seconds_since(begun.ended_s) < MISSED_FOR_S
+            for begun in missing
+        )
 
     def is_begun(self, transaction_id: str) -> bool:
         """Whether a stop for this id is for the transaction that was begun last."""

@@ -235,7 +235,7 @@ class Starting(MeterPart):
 
     async def _send_begin(self, start: _Start) -> Event:
         meter, receipts = self._meter, self._receipts
-        if meter.last_PG is None or (receipts.begun is not start.begun and receipts.begun is not None):
+        if meter.last_PG is None or receipts.begun not in (None, start.begun) or receipts.misses_another(start.begun):
             await receipts.adopt(await self._setup.ask_for_last_tuple(start.deadline), start.deadline)
         was_doubted = meter.doubted
         was_read = await meter.read_and_publish(start.deadline)
@@ -252,6 +252,8 @@ class Starting(MeterPart):
         event = await start.send(meter.client.begin(timeout_s=start.deadline.left_s))
         if event in (Event.REFUSED, Event.REFUSED_LAST, Event.UNSENT) and start.conversation.state is State.BEGINNING:
             self._forget(start)
+            # It may be signing another's record just now: the last tuple before this transaction is then yet to come.
+            meter.last_PG = None
         return event
 
     def _remember(self, start: _Start) -> None:
@@ -283,6 +285,7 @@ class Starting(MeterPart):
 
     async def _end_other(self, start: _Start) -> Event:
         """End a transaction that still runs, and get its receipt before another one takes its place in the meter."""
+        self._receipts.seen_running()
         begun = self._receipts.begun_here()
         whose = printable(begun.id) if begun is not None else "not begun by this process"
         self._meter.log.warning("a transaction still runs (%s): it is ended first", whose)

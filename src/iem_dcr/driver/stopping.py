@@ -60,6 +60,8 @@ class Stopping(MeterPart):
 
     async def _stop_as_claimed(self, transaction_id: str, deadline: Deadline) -> TransactionStopResponse:
         receipts = self._receipts
+        if self._meter.running:
+            receipts.seen_running()
         begun = receipts.begun
         claim = decisions.claim(
             transaction_id,
