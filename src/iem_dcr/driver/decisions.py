@@ -322,8 +322,18 @@ class Judgement(Enum):
     OTHER = auto()
 
 
+ID_OF_ANOTHER = "ID is somebody else's"
+"""Not even the beginning of the one that was assigned."""
+
+
 def judge(facts: Facts, expected: Expected, *, tolerance: timedelta) -> tuple[Judgement, tuple[str, ...]]:
     """Decide whether a tuple is the receipt looked for.
+
+    Args:
+        facts: what it says.
+        expected: what is known.
+        tolerance: by how much its begin may differ, for the clock may have been set since. Of the end, which is
+            expected from a moment before, it is a twelfth.
 
     Returns:
         OURS, OTHER, or DISAGREES with what disagrees: by its PG it is ours, and something else in it says otherwise.
@@ -334,7 +344,7 @@ def judge(facts: Facts, expected: Expected, *, tolerance: timedelta) -> tuple[Ju
         why = _disagreements(facts, expected, tolerance)
         return (Judgement.DISAGREES if why else Judgement.OURS), why
     if expected.ID is None:
-        is_ours = _not_before(facts.ended, expected.ended, tolerance)
+        is_ours = _not_before(facts.ended, expected.ended, tolerance / 12)
     else:
         is_ours = facts.ID == expected.ID and _not_before(facts.began, expected.began, tolerance)
     return (Judgement.OURS if is_ours else Judgement.OTHER), ()
@@ -354,7 +364,8 @@ def _not_before(time: datetime | None, limit: datetime | None, tolerance: timede
 def _disagreements(facts: Facts, expected: Expected, tolerance: timedelta) -> tuple[str, ...]:
     found = []
     if expected.ID is not None and facts.ID != expected.ID:
-        found.append("ID is another")
+        is_cut = expected.ID.startswith(facts.ID or "")
+        found.append("ID is another" if is_cut else ID_OF_ANOTHER)
     if expected.MS is not None and facts.MS is not None and facts.MS != expected.MS:
         found.append(f"MS is {facts.MS}, not {expected.MS}")
     if expected.began is not None and facts.began is not None and abs(facts.began - expected.began) > tolerance:

@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
 from iem_dcr import ocmf
-from iem_dcr.driver.decisions import Facts, Judgement, began_apart_s, judge
+from iem_dcr.driver.decisions import ID_OF_ANOTHER, Facts, Judgement, began_apart_s, judge
 from iem_dcr.driver.keeping import REMEMBERED, shown_PG, signed_value
 from iem_dcr.driver.meter import seconds_since
 from iem_dcr.driver.timing import Deadline, now_s
@@ -37,7 +37,7 @@ TRANSACTION_LOOK_EVERY_S = 2.0
 SECOND_THOUGHTS_S = 1.0
 """How long a tuple whose PG is new but whose contents disagree is looked at again before it is believed."""
 LONG_THOUGHTS_S = 15.0
-"""The same where more than one thing disagrees."""
+"""The same where more than one thing disagrees, or its ID is somebody else's: one that is still being signed may follow."""
 MISSED_FOR_S = 600.0
 """How long the receipt of a transaction that ended is looked for while no stop asks for it."""
 TOLERANCE = timedelta(seconds=60)
@@ -74,6 +74,8 @@ class Receipts:
         kept: receipts by transaction id, the latest last.
         refused: ids of starts that were refused.
         unexamined: the meter's last tuple could not be read when it was last due, and may be one that is missing.
+        is_last_sure: the last tuple that is known is that of a transaction which was ended here; one that was only found
+            may have been followed by another that the meter was still signing.
     """
 
     def __init__(self, meter: Meter, keeping: Keeping) -> None:
@@ -82,6 +84,7 @@ class Receipts:
         self.kept: OrderedDict[str, SignedMeterValue] = OrderedDict()
         self.refused: OrderedDict[str, None] = OrderedDict()
         self.unexamined = False
+        self.is_last_sure = False
         self._handed: set[str] = set()
         self._told = ""
         self._meter = meter
@@ -102,6 +105,7 @@ class Receipts:
         if self.begun is not None and self.begun is not begun:
             self._set_aside(self.begun)
         self.begun = begun
+        self.is_last_sure = False
         self._keeping.keep_found()
 
     def confirm(self, begun: Begun) -> None:
@@ -253,9 +257,11 @@ class Receipts:
             if receipt is None or judgement is Judgement.OTHER:
                 continue
             if judgement is Judgement.OURS:
+                self.is_last_sure = True
                 return receipt
             if disputed is None or disputed[0].text != receipt.text:
-                disputed = receipt, why, deadline.within(LONG_THOUGHTS_S if len(why) > 1 else SECOND_THOUGHTS_S)
+                is_strange = len(why) > 1 or ID_OF_ANOTHER in why
+                disputed = receipt, why, deadline.within(LONG_THOUGHTS_S if is_strange else SECOND_THOUGHTS_S)
             elif disputed[2].passed:
                 break
         if disputed is None:

@@ -235,7 +235,8 @@ class Starting(MeterPart):
 
     async def _send_begin(self, start: _Start) -> Event:
         meter, receipts = self._meter, self._receipts
-        if meter.last_PG is None or receipts.begun not in (None, start.begun) or receipts.misses_another(start.begun):
+        is_known = meter.last_PG is not None and (receipts.is_last_sure or start.begun is not None)
+        if not is_known or receipts.begun not in (None, start.begun) or receipts.misses_another(start.begun):
             await receipts.adopt(await self._setup.ask_for_last_tuple(start.deadline), start.deadline)
         was_doubted = meter.doubted
         was_read = await meter.read_and_publish(start.deadline)
