@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import click
 import pytest
 
 from iem_dcr.cli.terminal import Output, log_on_stderr, set_verbosity, warnings_are_logged
+from tests.support.command_line import PATIENCE_S, environment
 
 
 def test_lines_of_json(capsys: pytest.CaptureFixture[str]) -> None:
@@ -91,3 +94,30 @@ def test_an_exception_is_one_line_unless_asked(steps: int, written: str, capsys:
         except KeyError:
             logging.getLogger("iem_dcr.cli").exception("it failed")
     assert re.fullmatch(written, capsys.readouterr().err, re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "closed", "status"),
+    [
+        ("config example", ">&-", 0),
+        ("config example", "<&- >&- 2>&-", 0),
+        ("verify", "<&-", 2),
+        ("receipts list --journal nowhere", "<&- >&- 2>&-", 1),
+    ],
+)
+def test_a_stream_that_is_closed_is_as_the_null_device(arguments: str, closed: str, status: int) -> None:
+    command = f'exec "{sys.executable}" -m iem_dcr.cli.main {arguments} {closed}'
+    done = subprocess.run(
+        ["sh", "-c", command], env=environment(), capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
+    assert done.returncode == status
+    assert "mistake" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_nothing_takes_the_number_of_a_closed_stream() -> None:
+    script = "from iem_dcr.cli import terminal; terminal.open_closed_streams(); print(open('/dev/null').fileno())"
+    done = subprocess.run(
+        ["sh", "-c", f'exec "{sys.executable}" -c "{script}" <&- 2>&-'], capture_output=True, text=True, check=False
+    )
+    assert int(done.stdout) > 2

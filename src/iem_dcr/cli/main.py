@@ -23,7 +23,7 @@ except ImportError:
 
 from iem_dcr.cli.arguments import common
 from iem_dcr.cli.interruption import EXIT_INTERRUPTED
-from iem_dcr.cli.terminal import log_on_stderr, tell
+from iem_dcr.cli.terminal import log_on_stderr, open_closed_streams, tell
 from iem_dcr.errors import ConfigError, IemDcrError
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     Args:
         arguments: of the command line, without the program's name; None takes those of the process.
     """
+    open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")

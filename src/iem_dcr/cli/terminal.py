@@ -95,6 +95,18 @@ class Output:
         self.when_lost()
 
 
+def open_closed_streams() -> None:
+    """Put the null device in the place of each standard stream that whoever called has closed.
+
+    Otherwise the next socket or file gets its number, a journal's for one, and with it what is written there.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            number = os.open(os.devnull, os.O_RDWR)
+            os.set_inheritable(number, True)  # noqa: FBT003  positional only
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115  it stays open
+
+
 class _LogHandler(logging.Handler):
     """Writes to whatever standard error is at that moment: a live display puts itself in between."""
 
