@@ -147,7 +147,9 @@ def test_a_lost_server_is_said_and_it_comes_back(browser: Browser) -> None:
         until(page, f"{POINTS} >= 3")
         before = page.evaluate(POINTS)
         site.stop()
-        page.locator("#live", has_text=re.compile(r"^Connection lost\. What is shown is \d+ s old")).wait_for()
+        page.locator(
+            "#live", has_text=re.compile(r"^Connection lost\. Trying again\. What is shown is \d+ s old\.$")
+        ).wait_for()
         assert page.locator("body.lost").count() == 1
         page.locator("#live", has_text=re.compile("is [2-9] s old")).wait_for()
         site.start()

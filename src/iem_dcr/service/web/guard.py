@@ -109,17 +109,19 @@ class Guard:
             return refused
         await self._wait_for_turn()
         route = self._routes.get(request.match_info.route)
-        if route is None or not (route.is_open or self._access.may_see(request)):
-            return self._unknown(request)
+        if route is None or not route.is_open:
+            # To who may not see the page it makes no difference what is there.
+            if not self._access.may_see(request):
+                return self._unknown(request)
+            if route is None:
+                return _plain(404, "There is no such page.")
         if route.is_stream:
             return await handler(request)
         async with self._at_once, asyncio.timeout(ANSWERED_WITHIN_S):
             return await handler(request)
 
     def _unknown(self, request: web.Request) -> web.Response:
-        """Answer somebody who may not see the page, or who asks for what is not there: to strangers it is the same."""
-        if self._access.may_see(request):
-            return _plain(404, "There is no such page.")
+        """Answer somebody who may not see the page."""
         wait_s = self._access.wait_s(request.remote or "")
         if wait_s > 0:
             return _plain(429, "Too many wrong tokens.", {"Retry-After": str(int(wait_s) + 1)})

@@ -91,13 +91,12 @@ def _content(cell: Cell) -> tuple[Element | str, ...]:
     return (tag("a", cell.text, href=cell.href),) if cell.href else (cell.text,)
 
 
-def document(title: str, *body: Element | str | None, status: int = 200, kind: str = "") -> web.Response:
-    """Return a page.
+def document(title: str, *body: Element | str | None, kind: str = "") -> str:
+    """Return a page as a text.
 
     Args:
         title: of the page.
         body: what it shows.
-        status: of the response.
         kind: what the page's program does with it; "" where it does nothing.
     """
     head = tag(
@@ -111,5 +110,9 @@ def document(title: str, *body: Element | str | None, status: int = 200, kind: s
         tag("script", src="/static/page.js", type="module") if kind else None,
     )
     whole = tag("html", head, tag("body", *body, data_page=kind or None), lang="en")
-    text = "<!DOCTYPE html>\n" + tostring(whole, encoding="unicode", method="html") + "\n"
+    return "<!DOCTYPE html>\n" + tostring(whole, encoding="unicode", method="html") + "\n"
+
+
+def page(text: str, status: int = 200) -> web.Response:
+    """Return the answer that is a page."""
     return web.Response(status=status, text=text, content_type="text/html")

@@ -12,8 +12,6 @@ from iem_dcr.service.web.meter_view import path_of
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
 
-    from aiohttp import web
-
     from iem_dcr.service.observation import ObservedMeter
     from iem_dcr.service.web.view import View
 
@@ -28,6 +26,8 @@ HOME: Final = "IEM-DCR meters"
 """What the page of all meters is called where it is led to."""
 _FEW: Final = 8
 """With more meters than so many there is a field to find one."""
+_AT_FIRST: Final = 200
+"""So many meters are on the page when it is loaded; the stream brings the others, and to write them takes a while."""
 
 
 def top(*crumbs: tuple[str, str], is_live: bool = True) -> Element:
@@ -42,7 +42,13 @@ def top(*crumbs: tuple[str, str], is_live: bool = True) -> Element:
         for text, href in crumbs
     ]
     live = (
-        tag("p", "Not live: this page needs JavaScript to go on by itself.", id="live", role="status", data_kind="off")
+        tag(
+            "p",
+            tag("span", "Not live: this page needs JavaScript to go on by itself.", role="status"),
+            tag("span"),  # how old it is; that is not spoken every second
+            id="live",
+            data_kind="off",
+        )
         if is_live
         else None
     )
@@ -64,9 +70,11 @@ def bottom() -> Element:
     )
 
 
-def overview_page(view: View, count: int) -> web.Response:
+def overview_page(view: View, count: int) -> str:
     """Return the page of all meters."""
     heads = ("Meter", "State", "Power", "Voltage", "Current", "Import register", "Charged", "What is wrong")
+    first = View(view.fields, {"meters": view.tables["meters"][:_AT_FIRST]})
+    more = f"{count - _AT_FIRST} more meters are shown with JavaScript."
     find = tag(
         "form",
         tag("label", "Find a meter ", tag("input", type="search", id="find", autocomplete="off", spellcheck="false")),
@@ -92,7 +100,7 @@ def overview_page(view: View, count: int) -> web.Response:
     )
 
 
-def meter_page(meter: ObservedMeter, view: View) -> web.Response:
+def meter_page(meter: ObservedMeter, view: View) -> str:
     """Return the page of one meter."""
     name = view.fields["name"].text
     return document(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from iem_dcr.driver.timing import now_s
 from iem_dcr.service.history import STEP_S, slot_of
 from iem_dcr.service.web import layout, meter_view
+from iem_dcr.service.web.html import page
 from iem_dcr.service.web.site import Route
 from iem_dcr.service.web.streams import event
 from iem_dcr.service.web.view import Row, View
@@ -35,7 +36,7 @@ def routes(site: Site) -> Iterable[Route]:
     glance = _Glance(site)
 
     async def all_meters(_request: web.Request) -> web.Response:
-        return layout.overview_page(await glance.view(), len(site.meters))
+        return page(await glance.page())
 
     async def all_events(request: web.Request) -> web.StreamResponse:
         return await site.streams.serve(request, glance.events())
@@ -43,7 +44,7 @@ def routes(site: Site) -> Iterable[Route]:
     async def one_meter(request: web.Request) -> web.Response:
         meter = site.meter(request.match_info["name"])
         rows, note = await site.receipts.rows(meter)
-        return layout.meter_page(meter, meter_view.detail(meter, rows, note))
+        return page(layout.meter_page(meter, meter_view.detail(meter, rows, note)))
 
     async def one_meters_events(request: web.Request) -> web.StreamResponse:
         return await site.streams.serve(request, _events_of(site, site.meter(request.match_info["name"])))
@@ -64,6 +65,13 @@ class _Glance:
         self._made_s = float("-inf")
         self._view = self._before = View()
         self._changes = b""
+        self._page = ""
+
+    async def page(self) -> str:
+        """Return the page, made once for all who ask for it meanwhile."""
+        view = await self.view()
+        self._page = self._page or layout.overview_page(view, len(self._site.meters))
+        return self._page
 
     async def view(self) -> View:
         """Return what there is to see, at most so old as it takes to be made anew."""
@@ -75,7 +83,7 @@ class _Glance:
                     rows += map(meter_view.row, meters[start : start + _AT_A_TIME])
                     await asyncio.sleep(0)
                 self._before, self._view = self._view, meter_view.overview(tuple(rows), self._site.status())
-                self._changes = b""
+                self._changes, self._page = b"", ""
                 self._made_s = now_s()
         return self._view
 

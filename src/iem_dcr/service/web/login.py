@@ -10,7 +10,7 @@ from aiohttp import web
 
 from iem_dcr.service.web.access import SESSION_S
 from iem_dcr.service.web.guard import LOGIN
-from iem_dcr.service.web.html import document, tag
+from iem_dcr.service.web.html import document, page, tag
 from iem_dcr.service.web.layout import bottom, top
 from iem_dcr.service.web.site import Route
 
@@ -60,7 +60,7 @@ def routes(site: Site) -> Iterable[Route]:
 
 
 def _form(problem: str, status: int = 200, wait_s: float = 0.0) -> web.Response:
-    response = document(
+    form = document(
         "Token",
         top(("Token", ""), is_live=False),
         tag(
@@ -89,8 +89,8 @@ def _form(problem: str, status: int = 200, wait_s: float = 0.0) -> web.Response:
             id="content",
         ),
         bottom(),
-        status=status,
     )
+    response = page(form, status)
     if wait_s > 0:
         response.headers["Retry-After"] = str(int(wait_s) + 1)
     return response

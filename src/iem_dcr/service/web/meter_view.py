@@ -123,9 +123,17 @@ def row(meter: ObservedMeter) -> Row:
         ),
         text(NOTHING if value is None else f"{words.kwh(value.import_wh)} kWh"),
         text(charged or NOTHING),
-        Cell(found[0].text if found else "", "fault" if found and found[0].is_fault else ""),
+        _worst(found),
     )
     return Row(meter.name, cells, kind)
+
+
+def _worst(found: tuple[Trouble, ...]) -> Cell:
+    """Return the worst of what is wrong, and how much more there is."""
+    if not found:
+        return text("")
+    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    return Cell(f"{found[0].text}{more}", "fault" if found[0].is_fault else "")
 
 
 def _read(sight: Sight) -> Cell:

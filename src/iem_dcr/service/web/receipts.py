@@ -13,7 +13,7 @@ from iem_dcr.ocmf.export import Format, Item, export
 from iem_dcr.ocmf.findings import FINDINGS, Severity
 from iem_dcr.ocmf.verdict import Judgement
 from iem_dcr.service.web import words
-from iem_dcr.service.web.html import document, table, tag
+from iem_dcr.service.web.html import document, page, table, tag
 from iem_dcr.service.web.layout import HOME, bottom, top
 from iem_dcr.service.web.meter_view import path_of
 from iem_dcr.service.web.site import Route
@@ -54,7 +54,7 @@ def routes(site: Site) -> Iterable[Route]:
         return meter, one
 
     async def show(request: web.Request) -> web.Response:
-        return _page(*await found(request), request.path)
+        return page(_page(*await found(request), request.path))
 
     async def download(request: web.Request) -> web.Response:
         meter, one = await found(request)
@@ -70,7 +70,7 @@ def routes(site: Site) -> Iterable[Route]:
     yield Route("/meters/{name}/receipts/{key}", show)
 
 
-def _page(meter: ObservedMeter, found: Found, path: str) -> web.Response:
+def _page(meter: ObservedMeter, found: Found, path: str) -> str:
     receipt, verdict = found.receipt, found.verdict
     title = f"Receipt {shown(receipt.pagination or 'without PG')}"
     word, kind, why = _JUDGEMENTS[verdict.judgement]

@@ -40,15 +40,15 @@ class Site:
     failures: Seldom
 
     def meter(self, name: str) -> ObservedMeter:
-        """Return the meter of a name.
+        """Return the meter of a name, or of an address: that is what it is called until its module_id is known.
 
         Raises:
             aiohttp.web.HTTPNotFound: there is none.
         """
-        for meter in self.meters:
-            if name == meter.name:
-                return meter
-        raise web.HTTPNotFound(reason="There is no such meter.")
+        found = [meter for meter in self.meters if name in (meter.name, meter.address)]
+        if not found:
+            raise web.HTTPNotFound(reason="There is no such meter.")
+        return next((meter for meter in found if name == meter.name), found[0])
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,13 +80,15 @@ function takeView(view) {
 
 let heardMs = performance.now();
 let askedMs = heardMs;
-let since = null; // when the connection was lost, a Date
 let said = "";
 
-function say(text, kind) {
+// The first part is spoken when it changes; how old it is, which changes every second, is not.
+function say(text, kind, age = "") {
+  const [spoken, aside] = live.children;
+  if (aside.textContent !== age) aside.textContent = age;
   if (said === text) return;
   said = text;
-  live.textContent = text;
+  spoken.textContent = text;
   live.dataset.kind = kind;
 }
 
@@ -98,17 +100,15 @@ function duration(ms) {
 
 function heard() {
   heardMs = performance.now();
-  since = null;
   attempts = 0;
   document.body.classList.remove("lost");
   say("Live", "ok");
 }
 
 function lost(why) {
-  since ??= new Date(Date.now() - (performance.now() - heardMs));
   document.body.classList.add("lost");
   const past = duration(performance.now() - heardMs);
-  say(`${why}. What is shown is ${past} old. Trying again.`, "fault");
+  say(`${why}. Trying again.`, "fault", ` What is shown is ${past} old.`);
 }
 
 // --- the stream ---
