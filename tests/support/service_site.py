@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from iem_dcr.service.web_settings import WebSettings
+
 
 def now_s() -> float:
     return asyncio.get_running_loop().time()
@@ -141,7 +143,12 @@ class Site:
 
 @contextlib.asynccontextmanager
 async def site(
-    tmp_path: Path, *module_ids: str | None, dead: int = 0, watchdog_us: int = 0, **settings: Any
+    tmp_path: Path,
+    *module_ids: str | None,
+    dead: int = 0,
+    watchdog_us: int = 0,
+    web: WebSettings | None = None,
+    **settings: Any,
 ) -> AsyncIterator[Site]:
     """Run a service; the addresses of the last meters lead to nothing where some are dead."""
     loop = asyncio.get_running_loop()
@@ -162,7 +169,7 @@ async def site(
             for number in range(dead):
                 address = {"ip_address": "127.0.0.1", "port_http": nobody.getsockname()[1]}
                 configs.append(MeterConfig(f"dead{number}", Settings.of(address)))
-            config = ServiceConfig(MqttSettings(), tuple(configs))
+            config = ServiceConfig(MqttSettings(), tuple(configs), web)
             environment = {"NOTIFY_SOCKET": path} | ({"WATCHDOG_USEC": str(watchdog_us)} if watchdog_us else {})
             running = Site(Service(config, notifier=Notifier(environment), broker=bus), bus, meters, path)
             try:

@@ -38,7 +38,7 @@ class TransactionWatch:
             self._began = None
             return
         was_running = before is not None and before.XT
-        if self._began is not None and not _fell(before, value):
+        if self._began is not None and not (before is not None and is_another(before, value)):
             return
         begin_seen = before is not None and not was_running and not may_have_missed
         self._began = read_at, begin_seen, before.import_wh if before and begin_seen else value.import_wh
@@ -52,8 +52,8 @@ class TransactionWatch:
         return SeenTransaction(since, begin_seen, value.import_wh - begun_wh if charged_wh is None else charged_wh)
 
 
-def _fell(before: MeterValue | None, value: MeterValue) -> bool:
+def is_another(before: MeterValue, value: MeterValue) -> bool:
     """Tell whether the transaction's register fell, which it only does when a new transaction begins."""
-    if before is None or before.transaction_wh is None or value.transaction_wh is None:
+    if before.transaction_wh is None or value.transaction_wh is None:
         return False
     return value.transaction_wh < before.transaction_wh

@@ -23,6 +23,7 @@ from yarl import URL
 
 from iem_dcr import ocmf
 from iem_dcr.device import messages
+from iem_dcr.device.telling import told
 from iem_dcr.errors import (
     AnswerLostError,
     MeterTimeoutError,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from types import SimpleNamespace, TracebackType
 
     from iem_dcr.device.messages import Gateway, MeterValue, PublicKey, User
+    from iem_dcr.device.telling import OnRequest
     from iem_dcr.meter_time import MeterTime
 
 T = TypeVar("T")
@@ -100,11 +102,14 @@ class MeterClient:
     Attributes:
         address: ``host:port``.
         heard_s: when a whole answer last came, whatever its status, on the loop's clock; None before the first.
+        on_request: is told of each request that came to its end: method, node, seconds it took, and what it failed with
+            or None. It must not raise.
     """
 
     def __init__(self, host: str, port: int = 80, *, timeout_s: float = 5.0) -> None:
         self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self.heard_s: float | None = None
+        self.on_request: OnRequest | None = None
         self._urls: dict[str, URL] = {}
         self._timeout_s = timeout_s
         self._session: aiohttp.ClientSession | None = None
@@ -208,28 +213,33 @@ class MeterClient:
 
         Raises `RefusedError` never, and `NotUnderstoodError` only for what is no HTTP, or more than 1 MiB.
         """
-        wire, response, body = await self._ask("GET", base, node, None, timeout_s)
+        with told(self.on_request, "GET", node):
+            wire, response, body = await self._ask("GET", base, node, None, timeout_s)
         headers = tuple((name, value) for name, value in response.headers.items())
         return Answer(response.status, headers, body, wire.reused)
 
     # --- requests ----------------------------------------------------------------------------------------------------
 
     async def _get(self, node: str, read: Callable[[object], T], timeout_s: float | None) -> T:
-        body = await self._request("GET", BASE, node, None, timeout_s)
-        try:
-            return read(messages.decode(body))
-        except messages.ShapeError as error:
-            raise NotUnderstoodError(self.address, f"GET {node}", error.path, error.what) from error
+        with told(self.on_request, "GET", node):
+            body = await self._request("GET", BASE, node, None, timeout_s)
+            try:
+                return read(messages.decode(body))
+            except messages.ShapeError as error:
+                raise NotUnderstoodError(self.address, f"GET {node}", error.path, error.what) from error
 
     async def _tuple(self, base: str, node: str, timeout_s: float | None) -> str | None:
-        body = await self._request("GET", base, node, None, timeout_s)
-        try:
-            return ocmf.find_tuple(body.decode())
-        except UnicodeDecodeError as error:
-            raise NotUnderstoodError(self.address, f"GET {node}", "", "not a text in UTF-8") from error
+        with told(self.on_request, "GET", node):
+            body = await self._request("GET", base, node, None, timeout_s)
+            try:
+                return ocmf.find_tuple(body.decode())
+            except UnicodeDecodeError as error:
+                raise NotUnderstoodError(self.address, f"GET {node}", "", "not a text in UTF-8") from error
 
     async def _post(self, node: str, body: Mapping[str, object], timeout_s: float | None) -> None:
-        await self._request("POST", BASE, node, json.dumps(body, separators=(",", ":")).encode(), timeout_s)
+        content = json.dumps(body, separators=(",", ":")).encode()
+        with told(self.on_request, "POST", node):
+            await self._request("POST", BASE, node, content, timeout_s)
 
     async def _request(self, method: str, base: str, node: str, body: bytes | None, timeout_s: float | None) -> bytes:
         _, response, answer = await self._ask(method, base, node, body, timeout_s)

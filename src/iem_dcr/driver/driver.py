@@ -94,7 +94,9 @@ class MeterDriver:
         wall: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         client = MeterClient(settings.ip_address, settings.port_http, timeout_s=settings.command_timeout_ms / 1000)
-        self._meter = Meter(settings, client, GuardedStation(station, observer), wall)
+        self._station = GuardedStation(station, observer)
+        client.on_request = self._station.on_request
+        self._meter = Meter(settings, client, self._station, wall)
         self._keeping = Keeping(self._meter, sink or MemorySink(), journal)
         self._receipts = Receipts(self._meter, self._keeping)
         self._setup = Setup(self._meter)
@@ -183,7 +185,9 @@ class MeterDriver:
         async def work(deadline: Deadline) -> TransactionStartResponse:
             return await self._starting.start(request, deadline)
 
-        return await self._do(Command(work, Deadline.after(START_S), failed, nobody_heard))
+        response = await self._do(Command(work, Deadline.after(START_S), failed, nobody_heard))
+        self._station.start_answered(response)
+        return response
 
     async def stop_transaction(self, transaction_id: str) -> TransactionStopResponse:
         """End a transaction and return its signed receipt; answers within 60 s. Never raises."""
@@ -198,7 +202,9 @@ class MeterDriver:
         async def work(deadline: Deadline) -> TransactionStopResponse:
             return await self._stopping.stop(transaction_id, deadline)
 
-        return await self._do(Command(work, Deadline.after(STOP_S), failed, nobody_heard))
+        response = await self._do(Command(work, Deadline.after(STOP_S), failed, nobody_heard))
+        self._station.stop_answered(response)
+        return response
 
     async def _do(self, command: Command[R]) -> R:
         if self._stopped:

@@ -11,8 +11,10 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from iem_dcr.device.messages import MeterValue
+    from iem_dcr.device.telling import OnRequest
+    from iem_dcr.errors import MeterError
     from iem_dcr.ocmf import Outcome, Receipt
-    from iem_dcr.powermeter import Powermeter, StationError
+    from iem_dcr.powermeter import Powermeter, StationError, TransactionStartResponse, TransactionStopResponse
 
 _log = logging.getLogger(__name__)
 
@@ -47,6 +49,15 @@ class Observer(Protocol):
 
     def error_cleared(self, error: StationError) -> None:
         """Take note that an error is cleared at the station."""
+
+    def request_made(self, method: str, node: str, duration_s: float, error: MeterError | None) -> None:
+        """Take note of a request to the meter that came to its end, and what it failed with."""
+
+    def start_answered(self, response: TransactionStartResponse) -> None:
+        """Take note of what the station was answered to a start."""
+
+    def stop_answered(self, response: TransactionStopResponse) -> None:
+        """Take note of what the station was answered to a stop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +156,22 @@ class GuardedStation:
     def reading_failed(self, problem: str) -> None:
         """Tell the observer that there was none."""
         self._observed(lambda observer: observer.reading_failed(problem))
+
+    @property
+    def on_request(self) -> OnRequest | None:
+        """What is to be told of each request to the meter; None where nobody looks on."""
+        return None if self._observer is None else self._request_made
+
+    def start_answered(self, response: TransactionStartResponse) -> None:
+        """Show the observer the answer to a start."""
+        self._observed(lambda observer: observer.start_answered(response))
+
+    def stop_answered(self, response: TransactionStopResponse) -> None:
+        """Show the observer the answer to a stop."""
+        self._observed(lambda observer: observer.stop_answered(response))
+
+    def _request_made(self, method: str, node: str, duration_s: float, error: MeterError | None) -> None:
+        self._observed(lambda observer: observer.request_made(method, node, duration_s, error))
 
     @staticmethod
     def _guard(call: Callable[[], None]) -> None:

@@ -47,6 +47,7 @@ class MeterApi:
         module_id: as given.
         topics: of the meter.
         driver: of the meter.
+        takes_requests: requests are taken from the bus.
 
     Raises:
         ValueError: the module_id cannot stand in a topic.
@@ -68,6 +69,7 @@ class MeterApi:
             raise ValueError(f"{printable(module_id, limit=40)} is no module_id")
         self.module_id = module_id
         self.topics = Topics(module_id)
+        self.takes_requests = False
         self._bus = bus
         phase = _phase(module_id)
         self._presence = Presence(self.topics, bus, self._heard_s, lambda: self.driver.public_key, phase=phase)
@@ -111,11 +113,13 @@ class MeterApi:
         ]
         for topic, handler in handlers:
             self._bus.subscribe(topic, handler)
+        self.takes_requests = True
         take_back = self._bus.on_connected(lambda: context.run(self._presence.announce))
         try:
             await self._work()
         finally:
             # Not before: a request that comes while the others are being answered is answered as well.
+            self.takes_requests = False
             take_back()
             for topic, handler in handlers:
                 self._bus.unsubscribe(topic, handler)

@@ -16,6 +16,8 @@ from iem_dcr.bringup.seen import TransactionWatch
 from iem_dcr.bringup.sight import Sight, Trouble
 from iem_dcr.driver.meter import WRONG_SERIAL
 from iem_dcr.driver.timing import now_s
+from iem_dcr.powermeter import TransactionRequestStatus
+from iem_dcr.service.counts import Counts
 from iem_dcr.service.history import History
 
 if TYPE_CHECKING:
@@ -24,7 +26,13 @@ if TYPE_CHECKING:
     from iem_dcr.config import Settings
     from iem_dcr.device.messages import MeterValue
     from iem_dcr.driver import KeptReceipt, MeterDriver
-    from iem_dcr.powermeter import StationError, TransactionReq
+    from iem_dcr.errors import MeterError
+    from iem_dcr.powermeter import (
+        StationError,
+        TransactionReq,
+        TransactionStartResponse,
+        TransactionStopResponse,
+    )
 
 CLOCK_JUMP: Final = timedelta(seconds=5)
 """A clock that jumps further than this between two values may have been through a power cut."""
@@ -73,6 +81,7 @@ class ObservedMeter:
         module_id: as given, or as it was found out.
         address: as given.
         history: its values of the last half hour.
+        counts: what is counted of it.
         errors: raised at the station, the latest last.
         receipts: the latest last.
         received: how many have come.
@@ -91,6 +100,7 @@ class ObservedMeter:
         self.module_id = module_id
         self.address = address
         self.history = History()
+        self.counts = Counts()
         self.errors: deque[SeenError] = deque(maxlen=ERRORS)
         self.receipts: deque[SeenReceipt] = deque(maxlen=RECEIPTS)
         self.now = wall
@@ -177,6 +187,7 @@ class ObservedMeter:
             before = off_before = None
         self._clock_off = value.TM.instant - read_at
         jumped = off_before is not None and abs(self._clock_off - off_before) > CLOCK_JUMP
+        self.counts.value(before, value)
         self._transaction.take_up(before, value, read_at, may_have_missed=jumped or self._silent is not None)
         self._value, self._read_at, self._read_s = value, read_at, now_s()
         if before is None or before.TM.instant != value.TM.instant:
@@ -194,29 +205,47 @@ class ObservedMeter:
 
     def error_raised(self, error: StationError) -> None:
         """Remember an error."""
+        self.counts.fault_raised(error)
         self._raised += 1
         self.errors.append(SeenError(self._raised, error, self.now()))
         self._tell()
 
     def error_cleared(self, error: StationError) -> None:
         """Remember that it is over."""
+        self.counts.fault_cleared(error)
         for index, seen in enumerate(self.errors):
             if seen.cleared is None and (seen.error.type, seen.error.sub_type) == (error.type, error.sub_type):
                 self.errors[index] = replace(seen, cleared=self.now())
         self._tell()
 
+    def request_made(self, method: str, node: str, duration_s: float, error: MeterError | None) -> None:
+        """Count a request to the meter."""
+        self.counts.request(method, node, duration_s, error)
+
+    def start_answered(self, response: TransactionStartResponse) -> None:
+        """Count a start."""
+        self.counts.command("start", is_ok=response.status is TransactionRequestStatus.OK)
+
+    def stop_answered(self, response: TransactionStopResponse) -> None:
+        """Count a stop."""
+        self.counts.command("stop", is_ok=response.status is TransactionRequestStatus.OK)
+
     # --- a keeper of receipts ---
 
     async def keep(self, kept: KeptReceipt) -> None:
         """Remember a receipt; one that comes again is the same, with what is known of it by then."""
+        is_new = not kept.found
         for index, seen in enumerate(self.receipts):
             if seen.kept.receipt.text == kept.receipt.text:
+                is_new = is_new and seen.kept.found
                 known = kept if kept.transaction_id or not kept.found else seen.kept
                 self.receipts[index] = replace(seen, kept=known)
                 break
         else:
             self.received += 1
             self.receipts.append(SeenReceipt(self.received, self.now(), kept))
+        if is_new:
+            self.counts.receipt(kept.outcome)
         self.receipts_version += 1
         self._tell()
 

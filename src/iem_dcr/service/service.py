@@ -17,6 +17,7 @@ from iem_dcr.everest_api.discovery import discover
 from iem_dcr.everest_api.meter_api import MeterApi
 from iem_dcr.journaling import journal_of
 from iem_dcr.service.observation import ObservedMeter
+from iem_dcr.service.standing import Standing
 from iem_dcr.service.systemd import Notifier
 
 if TYPE_CHECKING:
@@ -95,6 +96,12 @@ class Service:
         answering = sum(meter.answers for meter in self._meters)
         return f"{answering} of {_meters(len(self._meters))} {'answers' if answering == 1 else 'answer'}, {broker}"
 
+    @property
+    def standing(self) -> Standing:
+        """How the service is, for programs. No meter has a part in it: one that is dead makes nothing unready."""
+        takes_requests = all(meter.takes_requests for meter in self._meters)
+        return Standing(self._broker.connected, self._broker.connected and takes_requests and not self._stop.is_set())
+
     def stop(self) -> None:
         """Have `run` end in good order; to be called on its loop."""
         self._stop.set()
@@ -126,7 +133,7 @@ class Service:
         # Imported here: without a page its server is not worth its memory.
         from iem_dcr.service.web.server import WebServer  # noqa: PLC0415
 
-        return WebServer(settings, observed, lambda: self.status)
+        return WebServer(settings, observed, lambda: self.status, lambda: self.standing)
 
     async def _be_connected(self) -> None:
         await self._broker.run()
@@ -168,6 +175,11 @@ class _Meter:
     def answers(self) -> bool:
         """Whether the meter can be reached."""
         return self.api is not None and self.api.reachable
+
+    @property
+    def takes_requests(self) -> bool:
+        """Whether EVerest's requests are taken from the bus, whatever the meter does."""
+        return self.api is not None and self.api.takes_requests
 
     async def run(self) -> None:
         """Be the meter until cancelled. Run again, it is the same one, with the replies that it remembers."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from iem_dcr.service.web import live, login, receipts, static
+from iem_dcr.service.web import health, live, login, metrics, receipts, static
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -16,6 +16,8 @@ PARTS: tuple[Callable[[Site], Iterable[Route]], ...] = (
     receipts.routes,
     login.routes,
     static.routes,
+    metrics.routes,
+    health.routes,
 )
 
 

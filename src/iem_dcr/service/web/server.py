@@ -10,6 +10,7 @@ from aiohttp import web
 
 from iem_dcr.driver.seldom import Seldom
 from iem_dcr.errors import ConfigError, printable
+from iem_dcr.service.standing import Standing
 from iem_dcr.service.web.access import Access
 from iem_dcr.service.web.book import ReceiptBook
 from iem_dcr.service.web.connections import Listener, listening_socket
@@ -39,16 +40,24 @@ class WebServer:
         settings: where, and to whom.
         meters: what there is to show.
         status: how the service is, in a line.
+        standing: how the service is, for programs.
 
     Attributes:
         listening: set while it listens.
         port: the TCP port it listens at; 0 before.
     """
 
-    def __init__(self, settings: WebSettings, meters: Sequence[ObservedMeter], status: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        settings: WebSettings,
+        meters: Sequence[ObservedMeter],
+        status: Callable[[], str],
+        standing: Callable[[], Standing] = Standing,
+    ) -> None:
         self._settings = settings
         self._meters = meters
         self._status = status
+        self._standing = standing
         self._failing = ""
         self._streams = Streams()
         self.listening = asyncio.Event()
@@ -86,7 +95,9 @@ class WebServer:
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
         access = Access(self._settings.read_token(), loop.time)
-        site = Site(self._meters, self._status, access, ReceiptBook(), self._streams, Seldom(_log, loop.time))
+        site = Site(
+            self._meters, self._status, self._standing, access, ReceiptBook(), self._streams, Seldom(_log, loop.time)
+        )
         guard = Guard(self._settings, access, loop.time)
         application = web.Application(client_max_size=LARGEST_BODY, middlewares=[guard.middleware])
         application.on_response_prepare.append(guard.add_headers)

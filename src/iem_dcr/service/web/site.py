@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from iem_dcr.driver.seldom import Seldom
     from iem_dcr.service.observation import ObservedMeter
+    from iem_dcr.service.standing import Standing
     from iem_dcr.service.web.access import Access
     from iem_dcr.service.web.book import ReceiptBook
     from iem_dcr.service.web.streams import Streams
@@ -26,6 +27,7 @@ class Site:
     Attributes:
         meters: in the order of the configuration.
         status: how the service is, in a line.
+        standing: how the service is, for programs.
         access: checks tokens.
         receipts: finds a meter's latest receipts.
         streams: serves events.
@@ -34,6 +36,7 @@ class Site:
 
     meters: Sequence[ObservedMeter]
     status: Callable[[], str]
+    standing: Callable[[], Standing]
     access: Access
     receipts: ReceiptBook
     streams: Streams
