@@ -116,7 +116,9 @@ async def test_a_refusal_after_a_lost_answer_is_no_failure() -> None:
 
 @pytest.mark.parametrize("kind", ["lose-answer", "stall acting", "server-error acting"])
 @virtual
-async def test_a_start_that_failed_in_doubt_leaves_nothing_running(kind: str) -> None:
+async def test_a_start_that_failed_in_doubt_leaves_nothing_running(
+    kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
     async with bench(command_timeout_ms=1000) as b:
         b.meter.set_load(0, 0)
         await b.until_live()
@@ -130,6 +132,7 @@ async def test_a_start_that_failed_in_doubt_leaves_nothing_running(kind: str) ->
         b.meter.faults.clear()
         await asyncio.sleep(15)
         assert (b.meter.begun, b.meter.ended) == (1, 1)
+        assert "ended a transaction that nobody waits for: receipt T1" in caplog.text
         late = await b.driver.stop_transaction("T-1")
         assert receipt_of(late).identification == "04ABT-1"
 

@@ -25,7 +25,8 @@ looked at.
   run without the station's knowing. After a LOST B the state decides. RUNNING: it was acted on. IDLE: look once more,
   a little later, because a slow meter may act after the first look; only when both looks show nothing is B sent again.
   From then on even a refusal proves nothing, for the first B may be why the second is refused: look again.
-* A power cycle at any point (BARE) takes CT, CI, clock and user with it, and the whole sequence begins anew.
+* A power cycle at any point (BARE) takes CT, CI, clock and user with it, and the whole sequence begins anew. A B that
+  was in doubt stays a transaction of its own: the meter may have signed it, and another B is another transaction.
 * When time runs out while B is in doubt, the station is told that the start failed, and the transaction may run all
   the same. The state DOUBTFUL obliges the driver to end whatever it sees running later.
 
