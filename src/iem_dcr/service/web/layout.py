@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Final
 from iem_dcr import __version__
 from iem_dcr.service.web.html import document, field, rows, table, tag
 from iem_dcr.service.web.meter_view import path_of
+from iem_dcr.service.web.view import View
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
 
     from iem_dcr.service.observation import ObservedMeter
-    from iem_dcr.service.web.view import View
 
 CHARTS: Final = (
     ("power", "Power", "kW"),
@@ -90,9 +90,8 @@ def overview_page(view: View, count: int) -> str:
             tag("h1", "Meters"),
             tag("p", field(view, "summary"), ". ", field(view, "status"), ".", class_="summary"),
             find if count > _FEW else None,
-            tag(
-                "div", table("All meters of this service", heads, rows(view, "meters"), class_="meters"), class_="wide"
-            ),
+            tag("div", table("All meters", heads, rows(first, "meters"), class_="meters"), class_="wide"),
+            tag("noscript", tag("p", more)) if count > _AT_FIRST else None,
             id="content",
         ),
         bottom(),
