@@ -6,7 +6,7 @@ STAMP := $(VENV)/.up-to-date
 # The tests wait for processes and brokers more than they compute: more workers than cores shorten them.
 WORKERS ?= 5
 
-.PHONY: setup demo test lint bench fuzz screenshots clean
+.PHONY: setup demo test lint bench endurance fuzz screenshots clean
 
 setup: $(STAMP)
 
@@ -34,6 +34,10 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/driver.py
 	$(BIN)/python benchmarks/everest.py
 	$(BIN)/python benchmarks/receipts.py
+
+# Random sessions in which anything can happen: make endurance SESSIONS=100000 SEED=1; a failure prints how it is replayed.
+endurance: $(STAMP)
+	@$(BIN)/python -m endurance --sessions $(or $(SESSIONS),5000) --seed $(or $(SEED),1) --keep '$(KEEP)'
 
 # The meter that answers as nothing should, for longer: make fuzz REQUESTS=20000 SEED=7
 fuzz: $(STAMP)
