@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from iem_dcr.config import SETTINGS, Settings
+from iem_dcr.config import SETTINGS, Setting, Settings
 from iem_dcr.driver.driver import STOP_S
 from iem_dcr.everest_api.link import SESSION_S
 from iem_dcr.service.config import MQTT, MeterConfig, ServiceConfig
@@ -18,6 +18,7 @@ from iem_dcr.service.web_settings import WEB, WebSettings
 from tests.support.command_line import begin, finish, run
 
 PAGE = Path(__file__).parents[1] / "docs" / "everest-api.md"
+BRING_UP = PAGE.with_name("bring-up.md")
 
 
 @pytest.fixture
@@ -139,6 +140,17 @@ def test_the_configurations_on_the_page_fit_each_other(tmp_path: Path) -> None:
     assert monitoring["cfg_request_reply_to_s"] == SESSION_S + STOP_S
 
 
-def test_the_page_has_every_key_of_mqtt() -> None:
-    section = PAGE.read_text("utf-8").split("### `[mqtt]`")[1].split("### ")[0]
-    assert re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE) == [setting.key for setting in MQTT]
+@pytest.mark.parametrize(("table", "settings"), [("mqtt", MQTT), ("web", WEB)])
+def test_the_page_has_every_key_of_a_table(table: str, settings: tuple[Setting, ...]) -> None:
+    section = PAGE.read_text("utf-8").split(f"### `[{table}]`")[1].split("### ")[0]
+    assert re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE) == [setting.key for setting in settings]
+
+
+def test_the_pages_of_the_bring_up_page_can_be_configured(tmp_path: Path) -> None:
+    (tmp_path / "page-token").write_text("0123456789abcdef0123456789abcdef", "utf-8")
+    path = tmp_path / "meters.toml"
+    tables = re.findall(r"^```toml\n(.*?)^```$", BRING_UP.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    assert len(tables) == 2
+    for table in tables:
+        path.write_text(f"{table}[[meter]]\n", "utf-8")
+        assert ServiceConfig.load(path).web is not None

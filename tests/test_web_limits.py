@@ -170,6 +170,23 @@ async def test_a_reader_who_does_not_keep_up_is_dropped(monkeypatch: pytest.Monk
         assert (await page.ask("/")).status == 200
 
 
+@virtual
+async def test_many_meters_come_with_the_stream() -> None:
+    async with served([observed(f"charger_{number:03}") for number in range(250)]) as page:
+        first = (await page.ask("/")).text
+        assert first.count("data-key=") == 200
+        assert "50 more meters are shown with JavaScript." in first
+        reader, writer = await stream(page)
+        name, view = await read_event(reader)
+        rows = view["tables"]["meters"]["rows"]
+        assert (name, len(rows), view["tables"]["meters"]["whole"]) == ("view", 250, True)
+        assert view["fields"]["summary"] == "250 meters, 250 not asked yet"
+        began_s = now_s()
+        assert (await read_event(reader))[1] == {}
+        assert round(now_s() - began_s, 3) == 1.0
+        let_go([(reader, writer)])
+
+
 # --- what goes wrong ---
 
 
