@@ -51,8 +51,8 @@ def each_receipt_is_its_transactions_own(world: World) -> Iterator[str]:
     * A stop for an id that no start was ever sent for, or for none, may get the last receipt of the meter ("with none
       running, return the last one"), but none that another id of the same process is known to own, except for "".
     * A process that was started after the transaction began, and keeps no journal, cannot know whose the meter's last
-      receipt is. Where the right one does not exist (the meter lost the transaction, was exchanged, or never began one)
-      it hands over the last one. Only a journal tells.
+      receipt is, nor what runs. Where the right one does not exist (the meter lost the transaction, or never began one)
+      it hands over the last one. A journal tells, unless its disk was in trouble, and but for what a stranger began.
     """
     for call in world.calls:
         text = call.tuple_text
@@ -235,9 +235,7 @@ def _why_not_its_own(world: World, call: Call, truth: Truth) -> str:
             for start in _calls(world, "start", call.transaction_id)
             if start.ok and (start.answered_s or 0.0) <= (call.asked_s or 0.0)
         ]
-        later = [
-            each for each in own if each.begun_s > truth.begun_s and each.begun_s <= max(told_s, default=-1.0)
-        ]
+        later = [each for each in own if each.begun_s > truth.begun_s and each.begun_s <= max(told_s, default=-1.0)]
         return f"it is an earlier one under the same id (begun at {truth.begun_s:.1f} s)" if later else ""
     answers_a_stranger = not any(
         start.process == call.process and (start.asked_s, start.number) < (call.asked_s, call.number)
@@ -254,11 +252,7 @@ def _process_knows_owner(world: World, call: Call, truth: Truth) -> bool:
         return False
     if truth.process_is(call.process):
         return True
-    return world.plan.journal and not world.disk_troubled and any(
-        other.ok and other.tuple_text == truth.text and other.transaction_id == truth.transaction_id
-        for other in world.calls
-        if other.answered_s is not None and other.answered_s < (call.asked_s or 0.0)
-    )
+    return world.plan.journal and not world.disk_troubled and truth in world.noted
 
 
 def _disk_was_troubled(world: World, at_s: float | None) -> bool:

@@ -258,7 +258,12 @@ class _Maker:
         chance = self._chance
         kind = chance.choice(WIRE_FAULTS)
         method, node = chance.choice(NODES)
-        detail: dict[str, Any] = {"kind": kind, "method": method, "node": node, "count": chance.choice((1, 1, 2, 5, 20))}
+        detail: dict[str, Any] = {
+            "kind": kind,
+            "method": method,
+            "node": node,
+            "count": chance.choice((1, 1, 2, 5, 20)),
+        }
         if kind == "stall":
             detail["delay_s"] = chance.choice((0.8, 3.0, 30.0))
         if kind in ("stall", "server-error"):

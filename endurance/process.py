@@ -209,9 +209,7 @@ class Rigged:
         self._new_session, self._start = module._new_session, Starting.start  # noqa: SLF001  the one seam
         socket, start, numbers = self._socket, self._start, _numbers()
 
-        async def noted(
-            self: Starting, request: TransactionReq, deadline: Deadline
-        ) -> TransactionStartResponse:
+        async def noted(self: Starting, request: TransactionReq, deadline: Deadline) -> TransactionStartResponse:
             process = PROCESS.get()
             if process is None:
                 return await start(self, request, deadline)

@@ -137,7 +137,9 @@ class Session:
         answered: asyncio.Future[Response] = loop.create_future()
         # What has been handed to the network arrives, whether or not the process still lives then.
         sent_for = None if self._process is None else self._process.serving
-        loop.call_later(self._socket.way_s(), self._arrive, connection, method, url.path, data or b"", sent_for, answered)
+        loop.call_later(
+            self._socket.way_s(), self._arrive, connection, method, url.path, data or b"", sent_for, answered
+        )
         response = await answered
         if not connection.broken:
             connection.used = True

@@ -20,7 +20,7 @@ from iem_dcr.simulator.faults import Fault
 from endurance.clock import HostClock, JumpingLoop, NothingLeftError
 from endurance.disk import Disk, SteppedJournal
 from endurance.process import SERVICE, Process, Rigged, payload_of_start, task_factory
-from endurance.unit import Trap, Unit
+from endurance.unit import Trap, Truth, Unit
 from endurance.wire import Socket
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from endurance.plan import Plan, Step
 
 TOPICS: Final = Topics("pm")
+NOTED_WITHIN_S: Final = 0.1
 LOAD: Final = (20.0, 400.0)
 AFTERWARDS_S: Final = 75.0
 """How long a session waits for its last answer: longer than any command may take."""
@@ -101,6 +102,7 @@ class World:
         tasks_left: tasks that were there at the end of each session.
         leftover: tasks that were there after the end.
         memory: receipts and ids that the driver remembered at the end of each session.
+        noted: transactions that a journal that is well was told of.
         dead_letters: messages that nobody waits for.
         story: what happened when, for whoever reads a failed run.
     """
@@ -119,6 +121,7 @@ class World:
         self.leftover = 0
         self.memory: list[int] = []
         self.dead_letters: list[str] = []
+        self.noted: set[Truth] = set()
         self.story: list[tuple[float, str]] = []
         self.settings = Settings.of({"CT": "EVSEID", "CI": "DE*SIM*E1", **plan.settings, "journal_path": ""})
         self.host = HostClock(plan.host)
@@ -310,10 +313,16 @@ class World:
 
     def _answered(self, call: Call, answer: dict[str, Any]) -> None:
         call.answers += 1
+        if call.command == "start" and answer.get("status") == "OK":
+            running = self.unit.running
+            if running is not None:
+                self._later(NOTED_WITHIN_S, lambda: self._noted(running))
         if call.answer is None:
             call.answer, call.answered_s = answer, self.now_s
             self.counts[f"{call.command}: {answer['status']}"] += 1
-            self.tell(f"call {call.number} {call.command} {call.transaction_id!r}: {answer['status']} {answer.get('error', '')}")
+            self.tell(
+                f"call {call.number} {call.command} {call.transaction_id!r}: {answer['status']} {answer.get('error', '')}"
+            )
         elif call.answer != answer:
             self.dead_letters.append(f"another answer to {call.command} {call.transaction_id}")
 
@@ -333,6 +342,11 @@ class World:
                 self._taken(call)
             else:
                 self._queued.append((topic, message, call))
+
+    def _noted(self, truth: Truth) -> None:
+        """Take note that a journal that is well has had the time to be told of a transaction."""
+        if self.process is not None and truth.process_is(self.process.number):
+            self.noted.add(truth)
 
     # --- steps: what goes wrong ---
 

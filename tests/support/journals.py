@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 from iem_dcr import ocmf
 from iem_dcr.driver import KeptReceipt
+from iem_dcr.driver.station import NotedBegin
 from iem_dcr.journal import open_for_reading, open_journal
 from iem_dcr.ocmf import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Iterator, Sequence
 
+    from iem_dcr.driver.station import AwaitedReceipt
     from iem_dcr.journal import Entry, Journal
     from iem_dcr.ocmf import Receipt
     from tests.support.virtual_time import VirtualTimeLoop
@@ -41,6 +43,11 @@ def kept(number: int, transaction_id: str = "", **fields: Any) -> KeptReceipt:
     words = {name: fields.pop(name) for name in ("ID", "meter", "end") if name in fields}
     made = KeptReceipt(ocmf.parse(tuple_text(number, **words)), transaction_id, "3059", Outcome.VALID, ADDRESS, METER)
     return replace(made, **fields)
+
+
+def noted(transaction_id: str, meter: str = METER, **fields: Any) -> NotedBegin:
+    """Make the note of a transaction that was begun."""
+    return replace(NotedBegin(transaction_id, "04AB000001", meter, ADDRESS, "T0", None), **fields)
 
 
 def entries(path: Path, **conditions: Any) -> list[Entry]:
@@ -77,9 +84,13 @@ class PatientJournal:
         with _standing_still():
             return await self._journal.is_of_another(receipt, transaction_id, meter=meter)
 
-    async def begun(self, transaction_id: str, *, meter: str) -> None:
+    async def begun(self, noted: NotedBegin) -> None:
         with _standing_still():
-            await self._journal.begun(transaction_id, meter=meter)
+            await self._journal.begun(noted)
+
+    async def awaited(self, *, meter: str, address: str) -> Sequence[AwaitedReceipt]:
+        with _standing_still():
+            return await self._journal.awaited(meter=meter, address=address)
 
 
 @contextlib.asynccontextmanager

@@ -9,17 +9,18 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from iem_dcr import ocmf
-from iem_dcr.driver.station import KeptReceipt
+from iem_dcr.driver.station import KeptReceipt, NotedBegin
 from iem_dcr.driver.timing import Deadline
 from iem_dcr.errors import JournalError, ReceiptError, printable
 from iem_dcr.ocmf import Outcome, Verification
 from iem_dcr.powermeter import SignedMeterValue
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Coroutine, Sequence
 
+    from iem_dcr.driver.decisions import Expected
     from iem_dcr.driver.meter import Meter
-    from iem_dcr.driver.station import ReceiptJournal, ReceiptSink
+    from iem_dcr.driver.station import AwaitedReceipt, ReceiptJournal, ReceiptSink
     from iem_dcr.ocmf import Receipt
 
 T = TypeVar("T")
@@ -192,10 +193,27 @@ class Keeping:
             self._journal.is_of_another(receipt, transaction_id, meter=self._meter.serial), otherwise=False
         )
 
-    def begun(self, transaction_id: str) -> None:
-        """Have the journal note, in the background, that an id is a new transaction's."""
-        if self._journal is not None and transaction_id:
-            self._start(self._answer(self._journal.begun(transaction_id, meter=self._meter.serial), None))
+    def begun(self, transaction_id: str, expected: Expected) -> None:
+        """Have the journal note a transaction, in the background: what comes after this process shall know of it."""
+        if self._journal is None or not transaction_id:
+            return
+        meter = self._meter
+        noted = NotedBegin(
+            transaction_id,
+            expected.ID or "",
+            expected.MS or meter.serial,
+            meter.client.address,
+            expected.PG_before,
+            expected.began,
+        )
+        self._start(self._answer(self._journal.begun(noted), None))
+
+    async def awaited(self) -> Sequence[AwaitedReceipt]:
+        """Return what an earlier process began and had no receipt of. Takes at most half a second."""
+        if self._journal is None:
+            return ()
+        meter = self._meter
+        return await self._answer(self._journal.awaited(meter=meter.serial, address=meter.client.address), ())
 
     async def _answer(self, question: Coroutine[None, None, T], otherwise: T) -> T:
         log = self._meter.log

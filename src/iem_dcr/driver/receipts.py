@@ -12,21 +12,21 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
 from iem_dcr import ocmf
-from iem_dcr.driver.decisions import ID_OF_ANOTHER, Facts, Judgement, began_apart_s, judge
+from iem_dcr.driver.decisions import ID_OF_ANOTHER, Expected, Facts, Judgement, began_apart_s, judge
 from iem_dcr.driver.keeping import REMEMBERED, shown_PG, signed_value
 from iem_dcr.driver.meter import seconds_since
 from iem_dcr.driver.timing import Deadline, now_s
 from iem_dcr.errors import MeterError, ReceiptError, printable
 from iem_dcr.ocmf import Outcome
+from iem_dcr.powermeter import TransactionReq
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
-    from iem_dcr.driver.decisions import Expected
     from iem_dcr.driver.keeping import Keeping
     from iem_dcr.driver.meter import Meter
     from iem_dcr.ocmf import Receipt
-    from iem_dcr.powermeter import SignedMeterValue, TransactionReq
+    from iem_dcr.powermeter import SignedMeterValue
 
 T = TypeVar("T")
 
@@ -37,7 +37,7 @@ TRANSACTION_LOOK_EVERY_S = 2.0
 SECOND_THOUGHTS_S = 1.0
 """How long a tuple whose PG is new but whose contents disagree is looked at again before it is believed."""
 LONG_THOUGHTS_S = 15.0
-"""The same where more than one thing disagrees, or its ID is somebody else's: one that is still being signed may follow."""
+"""The same where more than one thing disagrees, or its ID is somebody else's: the right one may still be signed."""
 MISSED_FOR_S = 600.0
 """How long the receipt of a transaction that ended is looked for while no stop asks for it."""
 TOLERANCE = timedelta(seconds=60)
@@ -74,8 +74,8 @@ class Receipts:
         kept: receipts by transaction id, the latest last.
         refused: ids of starts that were refused.
         unexamined: the meter's last tuple could not be read when it was last due, and may be one that is missing.
-        is_last_sure: the last tuple that is known is that of a transaction which was ended here; one that was only found
-            may have been followed by another that the meter was still signing.
+        is_last_sure: the last tuple that is known is that of a transaction which was ended here; one that was only
+            found may have been followed by another that the meter was still signing.
     """
 
     def __init__(self, meter: Meter, keeping: Keeping) -> None:
@@ -85,6 +85,7 @@ class Receipts:
         self.refused: OrderedDict[str, None] = OrderedDict()
         self.unexamined = False
         self.is_last_sure = False
+        self._is_recalled = False
         self._handed: set[str] = set()
         self._told = ""
         self._meter = meter
@@ -116,7 +117,7 @@ class Receipts:
         for memory in (self.refused, self.kept, self.older):
             memory.pop(begun.id, None)
         self._handed.discard(begun.id)
-        self._keeping.begun(begun.id)
+        self._keeping.begun(begun.id, begun.expected)
 
     def seen_running(self) -> None:
         """Take note that the meter has an active transaction: where the last one was seen ended, it is another's."""
@@ -187,6 +188,7 @@ class Receipts:
 
     async def adopt(self, receipt: Receipt | None, deadline: Deadline) -> None:
         """Keep the meter's last tuple, read while no stop asked for it; as somebody's if it is one that is missing."""
+        await self._recall()
         self.unexamined = receipt is None and self._meter.last_PG is None
         if receipt is None or self._is_here(receipt):
             return
@@ -202,6 +204,24 @@ class Receipts:
             await self.hand_over(receipt, owner, deadline)
         else:
             self._keeping.found(receipt)
+
+    async def _recall(self) -> None:
+        """Take over what an earlier process began and had no receipt of; once, when it is known which meter answers."""
+        if self._is_recalled or not self._meter.serial:
+            return
+        self._is_recalled = True
+        for noted in await self._keeping.awaited():
+            if noted.transaction_id in (self.older.keys() | self.kept.keys() | self.refused.keys()):
+                continue
+            if self.begun is not None and self.begun.id == noted.transaction_id:
+                continue
+            request = TransactionReq("", noted.transaction_id, "", "", identification_data=noted.ID)
+            expected = Expected(PG_before=noted.PG_before, ID=noted.ID, MS=noted.meter, began=noted.began)
+            self._set_aside(Begun(request, expected))
+        if self.begun is None and self._meter.running and self.older:
+            # What runs is what was begun last; the others have ended.
+            _, self.begun = self.older.popitem()
+            self.begun.ended_s = None
 
     async def is_of_another(self, receipt: Receipt, transaction_id: str, deadline: Deadline) -> bool:
         """Tell whether this process, or one before it, knows a receipt to be another transaction's than this one.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from datetime import datetime
 
     from iem_dcr.device.messages import MeterValue
@@ -83,6 +83,51 @@ class KeptReceipt:
     found: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class NotedBegin:
+    """A transaction that was begun for the station, as it is noted for a process that comes after this one.
+
+    Attributes:
+        transaction_id: the station's.
+        ID: that was assigned, which the receipt will show.
+        meter: serial number of the meter.
+        address: of the meter, ``host:port``.
+        PG_before: PG of the last tuple before it; "" when the meter had none; None when that is not known.
+        began: the meter's own time shortly before it, or None.
+    """
+
+    transaction_id: str
+    ID: str
+    meter: str
+    address: str
+    PG_before: str | None
+    began: datetime | None
+
+
+class AwaitedReceipt(Protocol):
+    """A transaction as a journal has noted it; the names are those of `NotedBegin`."""
+
+    @property
+    def transaction_id(self) -> str:
+        """The station's id."""
+
+    @property
+    def ID(self) -> str:  # noqa: N802  OCMF's name
+        """What was assigned."""
+
+    @property
+    def meter(self) -> str:
+        """Serial number of the meter."""
+
+    @property
+    def PG_before(self) -> str | None:  # noqa: N802  OCMF's name
+        """PG of the last tuple before it; None where it is not known."""
+
+    @property
+    def began(self) -> datetime | None:
+        """The meter's own time shortly before it."""
+
+
 class ReceiptSink(Protocol):
     """Keeps receipts."""
 
@@ -115,8 +160,11 @@ class ReceiptJournal(ReceiptSink, Protocol):
     async def is_of_another(self, receipt: Receipt, transaction_id: str, *, meter: str) -> bool:
         """Tell whether a receipt is known to be that of another transaction than this one."""
 
-    async def begun(self, transaction_id: str, *, meter: str) -> None:
-        """Take note that an id was given to a new transaction: a receipt under it is an older one's."""
+    async def begun(self, noted: NotedBegin) -> None:
+        """Take note of a transaction: a receipt under its id is an older one's, and its own is still to come."""
+
+    async def awaited(self, *, meter: str, address: str) -> Sequence[AwaitedReceipt]:
+        """Return what was begun on this meter or at this address and has no receipt here, in order."""
 
 
 class GuardedStation:

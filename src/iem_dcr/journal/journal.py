@@ -15,8 +15,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from iem_dcr.errors import JournalError, printable
-from iem_dcr.journal.entry import Row, clean
-from iem_dcr.journal.filing import file_row, is_of_another, note_begun, receipt_of
+from iem_dcr.journal.entry import Row, clean, milliseconds
+from iem_dcr.journal.filing import Awaited, awaited, file_row, is_of_another, note_begun, receipt_of
 from iem_dcr.journal.schema import check_version, connect_for_reading, named, resolved, said
 from iem_dcr.journal.writer import Work, Writer
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from iem_dcr.driver.station import KeptReceipt
+    from iem_dcr.driver.station import KeptReceipt, NotedBegin
     from iem_dcr.journal.entry import Entry
     from iem_dcr.ocmf import Receipt
 
@@ -63,14 +63,22 @@ class Journal:
         """
         await self._do(_filing(kept, datetime.now(UTC)))
 
-    async def begun(self, transaction_id: str, *, meter: str) -> None:
-        """Note that an id was given to a new transaction of a meter: a receipt under it is an older one's.
+    async def begun(self, noted: NotedBegin) -> None:
+        """Note a new transaction: a receipt under its id is an older one's, and its own is still to come.
 
         Raises:
             JournalError: it could not be written yet, and stays queued.
         """
-        note = partial(note_begun, transaction_id=clean(transaction_id), meter=clean(meter))
-        await self._do(Work(note, "a note on a transaction id"))
+        note = partial(note_begun, noted=noted, now_ms=milliseconds(datetime.now(UTC)))
+        await self._do(Work(note, "a note on a transaction"))
+
+    async def awaited(self, *, meter: str, address: str) -> tuple[Awaited, ...]:
+        """Return what was begun on a meter, or at its address, and has no receipt here, in order.
+
+        Raises:
+            JournalError: the file cannot be read.
+        """
+        return await self._asked(partial(awaited, meter=clean(meter), address=clean(address)), ())
 
     async def receipt_of(self, transaction_id: str, *, meter: str, address: str) -> Entry | None:
         """Return the latest receipt of a transaction of a meter, or of what was at its address before.

@@ -73,6 +73,21 @@ _TABLES = (
 )
 
 
+_BEGUN = """
+    CREATE TABLE IF NOT EXISTS begun (
+        id INTEGER PRIMARY KEY,
+        meter TEXT NOT NULL,            -- serial number
+        address TEXT NOT NULL,          -- host:port
+        transaction_id TEXT NOT NULL,   -- the station's
+        identification TEXT NOT NULL,   -- ID that was assigned
+        pagination_before TEXT,         -- PG of the tuple before; NULL where it is not known
+        began_text TEXT NOT NULL,       -- the meter's time, ISO 8601, or ''
+        noted_ms INTEGER NOT NULL       -- host's time
+    )
+"""
+"""Transactions whose receipts are still to come: a process that is started again has to know of them."""
+
+
 class DamagedError(JournalError):
     """The file is a journal, and it is corrupt."""
 
@@ -279,6 +294,11 @@ def _check(connection: sqlite3.Connection, path: Path) -> None:
         raise DamagedError(f"{named(path)}: its tables are missing")
 
 
+def make_begun(connection: sqlite3.Connection) -> None:
+    """Make the table of what was begun in a journal that has none yet."""
+    connection.execute(_BEGUN)
+
+
 def _create(connection: sqlite3.Connection, path: Path) -> None:
     """Make the tables, unless another process has."""
     connection.execute("BEGIN IMMEDIATE")
@@ -288,6 +308,7 @@ def _create(connection: sqlite3.Connection, path: Path) -> None:
                 connection.execute(statement)
             connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version={VERSION}")
+        connection.execute(_BEGUN)
         connection.execute("COMMIT")
     except BaseException:
         with contextlib.suppress(sqlite3.Error):
