@@ -399,3 +399,12 @@ def test_the_address_of_a_meter() -> None:
     assert MeterClient("192.168.60.12").address == "192.168.60.12:80"
     assert MeterClient("meter", 8080).address == "meter:8080"
     assert MeterClient("fe80::1%eth0", 80).address == "[fe80::1%eth0]:80"
+
+
+@virtual
+async def test_a_name_that_nobody_knows() -> None:
+    async with MeterClient("meter.invalid") as client:
+        error = await failure(client.metervalue())
+    assert isinstance(error, MeterUnreachableError)
+    assert "this host does not know that name (" in error.brief
+    assert "ssl" not in error.brief

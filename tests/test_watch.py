@@ -37,6 +37,7 @@ from tests.support.virtual_time import VirtualWall, run_virtual, virtual
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from pathlib import Path
 
     from iem_dcr.simulator.faults import FaultKind
 
@@ -446,6 +447,23 @@ def test_mistaken_command_lines(arguments: tuple[str, ...]) -> None:
     done = run("watch", *arguments)
     assert (done.status, done.out) == (2, "")
     assert "Usage: iem-dcr watch" in done.err
+
+
+def test_the_meters_of_a_configuration_file(tmp_path: Path) -> None:
+    file = tmp_path / "site.toml"
+    with Simulator() as one, Simulator(MS="1SIM2") as two:
+        meters = [
+            f"[[meter]]\nmodule_id = 'pm{port}'\nip_address = '127.0.0.1'\nport_http = {port}\nCI = 'A'\n"
+            for port in (one.address.partition(":")[2], two.address.partition(":")[2])
+        ]
+        file.write_text("".join(meters))
+        done = run("watch", one.address, "--config", str(file), "--count", "1")
+    assert done.status == 0
+    assert sorted(line.split()[1] for line in done.out.splitlines()) == sorted([one.address, two.address])
+    file.write_text("[[meter]]\nport_htp = 9\n")
+    done = run("watch", "--config", str(file))
+    assert (done.status, done.out) == (2, "")
+    assert "did you mean port_http?" in done.err
 
 
 def test_a_reader_that_leaves() -> None:

@@ -8,6 +8,7 @@ import json
 import signal
 import sys
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import click
@@ -23,7 +24,7 @@ from iem_dcr.cli.watch_view import Picture, plain_line
 from iem_dcr.meter_time import rfc3339
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from rich.console import Console
 
@@ -44,22 +45,48 @@ def _local_time() -> datetime:
 
 
 @click.command(name="watch", short_help="Watch meters live.")
-@click.argument("addresses", type=AddressType(), metavar="HOST[:PORT]...", nargs=-1, required=True)
+@click.argument("addresses", type=AddressType(), metavar="HOST[:PORT]...", nargs=-1)
+@click.option(
+    "--config",
+    "file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Watch the meters of a configuration file of iem-dcr run, after those that are named.",
+)
 @click.option("--seconds", type=SecondsType(0.1), metavar="S", help="End after so long; without it, at Ctrl-C.")
 @click.option("--count", type=click.IntRange(1), metavar="N", help="End when each meter was asked N times.")
 @click.option("--json", "as_json", is_flag=True, help="Write a JSON object for each look at a meter, one a line.")
 @common
-def command(addresses: tuple[Address, ...], seconds: float | None, count: int | None, as_json: bool) -> int:
+def command(
+    addresses: tuple[Address, ...], file: Path | None, seconds: float | None, count: int | None, as_json: bool
+) -> int:
     """Watch one or more meters: values, the last minutes, transaction, and what is wrong.
 
     Each is asked once a second, beside whoever drives it: GETs of what may be asked at any time, and nothing is sent.
     When the output is no terminal, a line is written for each value; for a meter that does not answer one at once and
     one a minute. Exit status: 1 when no meter ever answered.
     """
+    context = click.get_current_context(silent=True)
     twice = sorted({str(address) for address in addresses if addresses.count(address) > 1})
     if twice:
-        raise click.UsageError(f"{', '.join(twice)}: given more than once", click.get_current_context(silent=True))
+        raise click.UsageError(f"{', '.join(twice)}: given more than once", context)
+    if file is not None:
+        addresses = tuple(dict.fromkeys((*addresses, *_configured(file))))
+    if not addresses:
+        raise click.UsageError("give the addresses of meters, or a configuration file with --config", context)
     return asyncio.run(_watch(addresses, seconds, count, as_json=as_json))
+
+
+def _configured(file: Path) -> Iterator[Address]:
+    """Yield the addresses of the meters of a configuration file.
+
+    Raises:
+        MistakenFileError: the file has mistakes.
+    """
+    from iem_dcr.cli.config import load_meters  # noqa: PLC0415  # without a file no configuration is loaded
+
+    for meter in load_meters(file):
+        yield Address(meter.settings.ip_address, meter.settings.port_http)
 
 
 class View(Protocol):

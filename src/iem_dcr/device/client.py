@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NoReturn, Self, TypeVar
 
@@ -380,7 +381,10 @@ def _cause(error: Exception) -> str:
         return "the answer broke off"
     if isinstance(error, aiohttp.ClientResponseError):
         return printable(" ".join(error.message.split()))
-    number = error.os_error.errno if isinstance(error, aiohttp.ClientConnectorError) else getattr(error, "errno", None)
+    system = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+    number = getattr(system, "errno", None)
+    if isinstance(system, socket.gaierror):
+        return f"this host does not know that name ({printable(system.strerror or number)})"
     return os.strerror(number) if isinstance(number, int) and number > 0 else printable(error) or type(error).__name__
 
 
