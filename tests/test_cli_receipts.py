@@ -13,7 +13,7 @@ import pytest
 
 from iem_dcr.ocmf import parse
 from iem_dcr.ocmf.curves import SECP256R1
-from tests.support.command_line import PATIENCE_S, Done, environment, run
+from tests.support.command_line import PATIENCE_S, Done, begin, environment, finish, run
 from tests.support.journals import METER, entries, journal, kept, tuple_text
 from tests.support.ocmf_signing import CurveSigner
 
@@ -146,6 +146,31 @@ def test_a_file_that_cannot_be_written_is_exit_1(path: Path, tmp_path: Path) -> 
     done = receipts("export", path, "-o", str(tmp_path / "none" / "file"))
     assert (done.status, done.out) == (1, "")
     assert "cannot be written: No such file" in done.err
+
+
+@pytest.mark.parametrize("name", ["receipts.sqlite", "receipts.sqlite-wal", "link", "hard"])
+def test_a_journal_is_never_written_over(path: Path, name: str) -> None:
+    path.with_name("link").symlink_to(path)
+    path.with_name("hard").hardlink_to(path)
+    before = path.read_bytes()
+    done = receipts("export", path, "-o", str(path.with_name(name)))
+    assert (done.status, done.out) == (2, "")
+    assert "is the journal itself" in done.err
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("form", ["transparency", "plain", "csv"])
+def test_receipts_go_out_in_utf_8_whatever_the_locale(tmp_path: Path, form: str) -> None:
+    path = tmp_path / "j.sqlite"
+    keep(path, signed(1, ID="J\u00fcrgen \u20ac"))
+    done = finish(
+        begin("receipts", "export", "--journal", str(path), "--format", form, PYTHONIOENCODING="iso-8859-1:strict")
+    )
+    assert done.status == 0
+    assert "J\u00fcrgen \u20ac" in done.out
+    file = tmp_path / "exported"
+    file.write_text(done.out)
+    assert run("verify", str(file), "--key", KEY).status == 0
 
 
 def test_forget(path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import sys
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -13,9 +14,11 @@ import click
 from iem_dcr.cli.arguments import common
 from iem_dcr.cli.render import device_text, kwh, print_receipt, say
 from iem_dcr.cli.terminal import Output, tell
+from iem_dcr.cli.whole_file import write_whole
 from iem_dcr.errors import JournalError, ReceiptError, printable, shortened
 from iem_dcr.journal import forget as erase
 from iem_dcr.journal import open_for_reading
+from iem_dcr.journal.schema import SIDE_FILES
 from iem_dcr.meter_time import rfc3339
 from iem_dcr.ocmf import parse, verify
 from iem_dcr.ocmf.export import Exported, Format, Item, export
@@ -166,6 +169,8 @@ def show_command(path: str, which: Which) -> int:
 @common
 def export_command(path: str, which: Which, form: str, file: str | None, reencode_signature: bool) -> int:
     """Hand receipts on: byte for byte as the meter signed them, with its key where the format has a place for it."""
+    if file is not None and _is_of_journal(Path(file), Path(path)):
+        raise click.BadParameter(f"{printable(file)} is the journal itself", param_hint="--output")
     with open_for_reading(path) as reader:
         items = _items(reader, **which)
     if not items:
@@ -251,14 +256,23 @@ def _receipt(entry: Entry) -> Receipt | str:
         return f"it cannot be read: {error}"
 
 
+def _is_of_journal(file: Path, journal: Path) -> bool:
+    """Whether a file is a journal, by whatever name, or one that belongs to it."""
+    journal = journal.resolve()
+    own = (journal, *(journal.with_name(journal.name + suffix) for suffix in SIDE_FILES))
+    return file.resolve() in own or any(file.exists() and one.exists() and file.samefile(one) for one in own)
+
+
 def _written(exported: Exported, file: str | None) -> int:
     if file is None:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8", newline="")  # whatever the locale is: they are a meter's bytes
         output = Output()
         output.write(exported.text)
         output.flush()
         return output.status()
     try:
-        Path(file).write_text(exported.text, encoding="utf-8", newline="")
+        write_whole(Path(file), exported.text.encode())
     except OSError as error:
         raise JournalError(f"{printable(file)} cannot be written: {error.strerror or error}") from error
     tell(f"{exported.count} receipt{'' if exported.count == 1 else 's'} written to {printable(file)}.")
