@@ -168,6 +168,12 @@ def test_ocpp_201_and_a_key_that_is_sent_once() -> None:
     assert [one.key for one in found] == [OCA, "", "other"]
 
 
+def test_a_key_is_that_of_one_meter() -> None:
+    other = tuple_text(3, meter="OTHER")
+    found = read_document(json.dumps([signed_value(ONE), signed_value(other, ""), signed_value(TWO, "")]).encode())
+    assert [(one.text, one.key) for one in found] == [(ONE, OCA), (other, ""), (TWO, OCA)]
+
+
 def test_everest_signed_meter_value() -> None:
     signed = {"signed_meter_data": ONE, "signing_method": "", "encoding_method": "OCMF", "public_key": KEY}
     answer = {"signed_meter_value": signed, "status": "OK"}

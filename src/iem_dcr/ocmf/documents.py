@@ -10,6 +10,8 @@ from iem_dcr.ocmf.document_csv import is_csv, read_csv
 from iem_dcr.ocmf.document_json import read_json
 from iem_dcr.ocmf.document_text import Found, Record, decoded_tuple, nothing_found, stream_records, tuples_in
 from iem_dcr.ocmf.document_xml import read_xml
+from iem_dcr.ocmf.receipt import parse
+from iem_dcr.ocmf.transaction import meter_of
 
 __all__ = ["LARGEST", "MOST", "Found", "Record", "begins_with_tuple", "read_document", "stream_records"]
 
@@ -32,7 +34,7 @@ def read_document(data: bytes) -> tuple[Found, ...]:
     It may be a tuple; a file of tuples, one per line or one after the other; one of these as hex or base64; the
     transparency software's XML; JSON, or several JSON texts one after the other, with a tuple anywhere within
     (EVerest's SignedMeterValue, messages of OCPP 1.6 and 2.x); CSV of ``iem-dcr receipts export``. A tuple without a
-    key beside it gets the document's where the document has only one.
+    key beside it gets the document's where the document has only one, and that of the same meter.
 
     Returns:
         At least one; damaged ones too, which `iem_dcr.ocmf.parse` refuses.
@@ -79,7 +81,15 @@ def _of_text(text: str) -> list[Found]:
 
 def _with_the_only_key(found: list[Found]) -> tuple[Found, ...]:
     keys = {one.key for one in found if one.key}
-    if len(keys) != 1:
+    if len(keys) != 1 or all(one.key for one in found):
         return tuple(found)
     (key,) = keys
-    return tuple(one if one.key else replace(one, key=key) for one in found)
+    meters = {_meter(one) for one in found if one.key}
+    return tuple(one if one.key or _meter(one) not in meters else replace(one, key=key) for one in found)
+
+
+def _meter(found: Found) -> str:
+    try:
+        return meter_of(parse(found.text))
+    except ReceiptError:
+        return ""
