@@ -435,7 +435,7 @@ def test_loopback_needs_no_token(written: Callable[[str], Path], listen: str) ->
 @pytest.mark.parametrize(
     ("table", "expected"),
     [
-        ("listen = '0.0.0.0:8080'", "listen: expected a loopback address, or a token or token_file beside it: others"),
+        ("listen = '0.0.0.0:8080'", "listen: expected a loopback address, or a token or token_file beside one"),
         ("listen = '[::]:8080'", "listen: expected a loopback address, or a token"),
         ("listen = '192.168.1.5:80'", "listen: expected a loopback address, or a token"),
         ("listen = 'depot:80'", "listen: expected an IP address and a port, like 127.0.0.1:8080 or [::1]:8080, not "),

@@ -106,8 +106,8 @@ class WebSettings:
             return
         if not self.is_loopback and not self.needs_token:
             yield (
-                f"listen is {shown(self.listen)}: expected a loopback address, or a token or token_file beside it: "
-                "others can reach this one"
+                f"listen is {shown(self.listen)}: expected a loopback address, or a token or token_file beside one "
+                "that others can reach"
             )
 
     def _token_problems(self) -> Iterator[str]:
