@@ -175,7 +175,7 @@ async def test_without_the_token_there_is_nothing_to_see() -> None:
 
 
 @virtual
-async def test_a_program_gives_it_with_every_request() -> None:
+async def test_a_program_gives_it_with_every_request(caplog: pytest.LogCaptureFixture) -> None:
     async with served([observed()], WITH_TOKEN) as page:
         for said, status in (
             (f"Bearer {TOKEN}", 200),
@@ -186,6 +186,8 @@ async def test_a_program_gives_it_with_every_request() -> None:
             ("Bearer", 401),
         ):
             assert (await page.ask("/", Authorization=said)).status == status, said
+    assert "a wrong token for the bring-up page came from 127.0.0.1" in caplog.text
+    assert TOKEN not in caplog.text
 
 
 @virtual
@@ -246,7 +248,10 @@ def test_guesses_are_counted_by_network_and_forgotten() -> None:
         assert not checked.is_token("wrong", f"fd00::{number}")
     assert checked.wait_s("fd00::ffff") > 0
     assert checked.wait_s("fd00:0:0:1::1") == 0
-    assert checked.wait_s("10.0.0.1") == 0
+    for _ in range(access.FAILURES):
+        checked.is_token("wrong", "::ffff:10.0.0.9")
+    assert checked.wait_s("10.0.0.9") > 0
+    assert checked.wait_s("::ffff:10.0.0.1") == checked.wait_s("10.0.0.1") == 0
     for number in range(2 * access.ADDRESSES):
         checked.is_token("wrong", f"10.0.{number // 256}.{number % 256}")
     assert len(checked._failures) == access.ADDRESSES

@@ -109,6 +109,8 @@ def _network(address: str) -> str:
         ip = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
         return ""
+    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
+        return str(ip.ipv4_mapped)
     if isinstance(ip, ipaddress.IPv6Address):
         return str(ipaddress.ip_network((ip, _IPV6_PREFIX), strict=False))
     return str(ip)

@@ -125,6 +125,8 @@ class Guard:
         wait_s = self._access.wait_s(request.remote or "")
         if wait_s > 0:
             return _plain(429, "Too many wrong tokens.", {"Retry-After": str(int(wait_s) + 1)})
+        if "Authorization" in request.headers:
+            self._lines.warning("a wrong token for the bring-up page came from %s", request.remote)
         if "text/html" in request.headers.get("Accept", "") and request.method in ("GET", "HEAD"):
             return web.Response(status=303, headers={"Location": LOGIN})
         return _plain(401, "The token is missing or wrong.", {"WWW-Authenticate": 'Bearer realm="iem-dcr"'})

@@ -153,7 +153,7 @@ async function again() {
       location.assign("/login");
     } else if (answer.status === 404) {
       why = "There is no such meter any more";
-    } else if (answer.ok) {
+    } else if (answer.ok && attempts > 1) {
       why = "No stream: too many are looking on";
     }
   } catch {
