@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from iem_dcr import ocmf
-from iem_dcr.driver.station import KeptReceipt
+from iem_dcr.driver.station import KeptReceipt, NotedBegin
 from iem_dcr.journal import open_journal
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ async def journal_s(path: Path, receipts: Sequence[KeptReceipt], tasks: int) -> 
         while waiting:
             await journal.keep(waiting.pop())
 
-    await journal.begun("", meter="")  # the file is open then
+    await journal.begun(NotedBegin("", "", "", "", None, None))  # the file is open then
     before = time.perf_counter()
     await asyncio.gather(*(keep() for _ in range(tasks)))
     took_s = time.perf_counter() - before

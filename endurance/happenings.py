@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from endurance.plan import Plan
-    from endurance.world import Call
+    from endurance.stage import Call
     from iem_dcr.simulator.faults import Fault
 
 CLOCK_CHANGES: Final = (datetime(2026, 3, 29, 1, tzinfo=UTC), datetime(2026, 10, 25, 1, tzinfo=UTC))

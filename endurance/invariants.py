@@ -14,8 +14,9 @@ from iem_dcr.driver.driver import START_S, STOP_S
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from endurance.stage import Call
     from endurance.unit import Truth
-    from endurance.world import Call, World
+    from endurance.world import World
 
 ANSWER_TAKES_S: Final = 1.6
 """How long an answer may be on its way once the driver has given it: EVerest's handler has a margin of a second."""
@@ -44,7 +45,7 @@ def broken(world: World) -> list[str]:
 
 
 def each_receipt_is_its_transactions_own(world: World) -> Iterator[str]:
-    """Every receipt that is handed over is, byte for byte, one that a meter signed for the transaction that was asked for.
+    """Every receipt that is handed over is, byte for byte, what a meter signed for the transaction that was asked for.
 
     * A stop for an id under which several transactions were begun gets no earlier one than the last that the station
       was told had begun before it asked.
@@ -90,7 +91,8 @@ def each_stopped_transaction_has_its_receipt(world: World) -> Iterator[str]:
             truth = _truth_of(world, text)
             is_its_own = truth is not None and truth.transaction_id == call.transaction_id
             if is_its_own and not _disk_was_troubled(world, call.answered_s):
-                yield f"the receipt of {call.transaction_id!r} is in the journal as that of {entries[0].transaction_id!r}"
+                whose = entries[0].transaction_id
+                yield f"the receipt of {call.transaction_id!r} is in the journal as that of {whose!r}"
 
 
 def each_signed_receipt_is_kept(world: World) -> Iterator[str]:
@@ -110,11 +112,12 @@ def each_signed_receipt_is_kept(world: World) -> Iterator[str]:
             was_covered = following is not None and following.owner is None
             was_exchanged = unit is not world.unit and following is None
             if not (was_covered or was_exchanged or world.disk_troubled):
-                yield f"the receipt of {truth.transaction_id!r} (transaction {truth.number} of {truth.serial}) is not in the journal"
+                which = f"{truth.transaction_id!r} (transaction {truth.number} of {truth.serial})"
+                yield f"the receipt of {which} is not in the journal"
 
 
 def nothing_runs_that_the_station_does_not_know_of(world: World) -> Iterator[str]:
-    """What runs when it has been calm for a while was begun for the station, which was told so and has not been told that it stopped.
+    """What runs after a calm was begun for the station, which was told so, and was not told that it has stopped.
 
     * A process that was started after it began cannot know that the station does not know of it: it is ended by the
       next start or stop, which is looked at as well.

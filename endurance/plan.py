@@ -7,9 +7,8 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from iem_dcr.simulator.options import SimulatorOptions
-
 from endurance.process import MODULE, SERVICE
+from iem_dcr.simulator.options import SimulatorOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -9,6 +9,7 @@ import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from endurance.wire import Session
 from iem_dcr.device import client as device_client
 from iem_dcr.driver import MeterDriver
 from iem_dcr.driver.driver import START_S, STOP_S
@@ -17,14 +18,12 @@ from iem_dcr.everest.station import EverestStation
 from iem_dcr.everest_api.meter_api import MeterApi
 from tests.support.fake_bus import FakeBus
 
-from endurance.wire import Session
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
 
     from endurance.disk import SteppedJournal
+    from endurance.station import Station
     from endurance.wire import Socket
-    from endurance.world import World
     from iem_dcr.driver.timing import Deadline
     from iem_dcr.powermeter import StationError, TransactionReq, TransactionStartResponse
 
@@ -78,7 +77,7 @@ class _Bus(FakeBus):
 class _Framework:
     """EVerest's framework, as far as the module's station uses it."""
 
-    def __init__(self, process: Process, world: World) -> None:
+    def __init__(self, process: Process, world: Station) -> None:
         self._process = process
         self._world = world
 
@@ -106,7 +105,7 @@ class Process:
         driver: of the meter.
     """
 
-    def __init__(self, world: World, number: int, kind: str) -> None:
+    def __init__(self, world: Station, number: int, kind: str) -> None:
         self.number = number
         self.kind = kind
         self.killed = False
@@ -129,6 +128,7 @@ class Process:
     async def call(self, command: str, value: object) -> dict[str, object]:
         """Have the module carry out a command, as its handler does."""
         work: Coroutine[Any, Any, Any]
+        answer: Any
         if command == "start":
             work, within_s = self._driver.start_from_json(value), START_S
         else:
@@ -206,7 +206,7 @@ class Rigged:
     def __enter__(self) -> None:
         """Put them in place."""
         module: Any = device_client
-        self._new_session, self._start = module._new_session, Starting.start  # noqa: SLF001  the one seam
+        self._new_session, self._start = module._new_session, Starting.start
         socket, start, numbers = self._socket, self._start, _numbers()
 
         async def noted(self: Starting, request: TransactionReq, deadline: Deadline) -> TransactionStartResponse:
@@ -219,13 +219,13 @@ class Rigged:
             finally:
                 process.serving = None
 
-        module._new_session = lambda: Session(socket, PROCESS.get())  # noqa: SLF001
+        module._new_session = lambda: Session(socket, PROCESS.get())
         Starting.start = noted  # type: ignore[method-assign]
 
     def __exit__(self, *_: object) -> None:
         """Take them back."""
         module: Any = device_client
-        module._new_session, Starting.start = self._new_session, self._start  # type: ignore[method-assign]  # noqa: SLF001
+        module._new_session, Starting.start = self._new_session, self._start  # type: ignore[method-assign]
 
 
 def _numbers() -> Iterator[int]:

@@ -6,7 +6,6 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from iem_dcr.simulator.answer import Answer
 from iem_dcr.simulator.meter import SimulatedMeter
 from iem_dcr.simulator.nodes import BASE, node_of
 
@@ -14,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from endurance.process import Serving
+    from iem_dcr.simulator.answer import Answer
     from iem_dcr.simulator.options import SimulatorOptions
     from iem_dcr.simulator.record import ClosedRecord, OpenRecord
 
@@ -86,7 +86,7 @@ class Unit:
         self.traps: list[Trap] = []
         self._owner: Serving | None = None
         self._by_record: dict[int, tuple[OpenRecord, Truth]] = {}
-        self._look_into(self.meter._state)  # noqa: SLF001  the truth is inside, and nowhere else
+        self._look_into(self.meter._state)
 
     @property
     def is_on(self) -> bool:
@@ -145,7 +145,7 @@ class Unit:
 
     def _look_into(self, state: Any) -> None:
         """Note what begins, ends, is signed and is lost, where it happens."""
-        begin, close, sign, power_up = state.begin, state._close, state._sign, state.power_up  # noqa: SLF001  as above
+        begin, close, sign, power_up = state.begin, state._close, state._sign, state.power_up
 
         def begun(now_s: float) -> None:
             before = state.opened
@@ -170,7 +170,7 @@ class Unit:
             if opened is not None and state.options.open_at_power_cut == "lost":
                 self._truth_of(opened).lost = True
 
-        state.begin, state._close, state._sign, state.power_up = begun, closed, signed, powered_up  # noqa: SLF001
+        state.begin, state._close, state._sign, state.power_up = begun, closed, signed, powered_up
 
     def _truth_of(self, opened: OpenRecord) -> Truth:
         return self._by_record[id(opened)][1]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from yarl import URL
 
-    from endurance.process import Process
+    from endurance.process import Process, Serving
     from endurance.unit import Unit
     from iem_dcr.simulator.answer import Answer
     from iem_dcr.simulator.faults import Fault
@@ -173,7 +173,7 @@ class Session:
         method: str,
         path: str,
         body: bytes,
-        sent_for: object,
+        sent_for: Serving | None,
         answered: asyncio.Future[Response],
     ) -> None:
         socket, unit = self._socket, connection.unit
