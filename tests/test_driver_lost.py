@@ -116,9 +116,7 @@ async def test_a_refusal_after_a_lost_answer_is_no_failure() -> None:
 
 @pytest.mark.parametrize("kind", ["lose-answer", "stall acting", "server-error acting"])
 @virtual
-async def test_a_start_that_failed_in_doubt_leaves_nothing_running(
-    kind: str, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_start_that_failed_in_doubt_leaves_nothing_running(kind: str, caplog: pytest.LogCaptureFixture) -> None:
     async with bench(command_timeout_ms=1000) as b:
         b.meter.set_load(0, 0)
         await b.until_live()
