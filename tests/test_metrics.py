@@ -492,7 +492,7 @@ def test_the_configurations_name_what_there_is(scraped: Scraped) -> None:
     for rule in group["rules"]:
         assert rule.keys() <= {"alert", "expr", "for"}
         names = re.findall(r"\b(iem_dcr_\w+)(?:\{(\w+)=\"(\w+)\"\})?", rule["expr"])
-        assert names
+        assert names or rule["expr"] == f'up{{job="{scrapes["scrape_configs"][0]["job_name"]}"}} == 0'
         for name, label, value in names:
             assert name in samples
             assert not label or any(labels[label] == value for labels, _ in scraped.samples(name))

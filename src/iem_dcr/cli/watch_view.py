@@ -72,16 +72,23 @@ class Picture:
         left = max(1, height - 2)
         bars = _bars_in(width)
         step_s = _step_s(self.sights, bars)
-        blocks = [list(_block(sight, width, bars, step_s, ascii_only=ascii_only)) for sight in self.sights]
-        if sum(len(block) + 1 for block in blocks) <= left:
-            for block in blocks:
-                yield Text()
-                yield from block
+        blocks = self._blocks(left, width, bars, step_s, ascii_only=ascii_only)
+        if blocks is not None:
+            yield from blocks
         else:
             step_s = _step_s(self.sights, FEWEST_BARS)
             room = len(self.sights) if self.stays else left
             yield from _lines_of_many(self.sights, width, room, step_s, ascii_only=ascii_only)
         yield Text(f"a bar is {duration(step_s)}{'' if self.stays else '   Ctrl-C ends'}", "dim")
+
+    def _blocks(self, left: int, width: int, bars: int, step_s: int, *, ascii_only: bool) -> list[Text] | None:
+        """Draw a block for each meter, or None as soon as they turn out not to fit."""
+        lines: list[Text] = []
+        for sight in self.sights:
+            lines += [Text(), *_block(sight, width, bars, step_s, ascii_only=ascii_only)]
+            if len(lines) > left:
+                return None
+        return lines
 
 
 def sparkline(
