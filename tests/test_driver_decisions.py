@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -269,6 +270,8 @@ def test_of_somebody_elses_transaction_the_end_decides() -> None:
     expected = Expected(None, ended=NOON)
     assert judged(facts(), expected) is Judgement.OURS
     assert judged(facts(began=NOON - timedelta(hours=1)), expected) is Judgement.OTHER
+    assert judged(facts(), replace(expected, ended=NOON + timedelta(seconds=0.9))) is Judgement.OURS
+    assert judged(facts(), replace(expected, ended=NOON + timedelta(seconds=1))) is Judgement.OTHER
     assert judged(facts(), Expected(None)) is Judgement.OTHER
     assert judged(facts(), Expected("T4")) is Judgement.OURS
 

@@ -333,8 +333,7 @@ def judge(facts: Facts, expected: Expected, *, tolerance: timedelta) -> tuple[Ju
     Args:
         facts: what it says.
         expected: what is known.
-        tolerance: by how much its begin may differ, for the clock may have been set since. Of the end, which is
-            expected from a moment before, it is a twelfth.
+        tolerance: by how much its begin may differ, for the clock may have been set since.
 
     Returns:
         OURS, OTHER, or DISAGREES with what disagrees: by its PG it is ours, and something else in it says otherwise.
@@ -345,7 +344,7 @@ def judge(facts: Facts, expected: Expected, *, tolerance: timedelta) -> tuple[Ju
         why = _disagreements(facts, expected, tolerance)
         return (Judgement.DISAGREES if why else Judgement.OURS), why
     if expected.ID is None:
-        is_ours = _not_before(facts.ended, expected.ended, tolerance / 12)
+        is_ours = _ended_since(facts.ended, expected.ended)
     else:
         is_ours = facts.ID == expected.ID and _not_before(facts.began, expected.began, tolerance)
     return (Judgement.OURS if is_ours else Judgement.OTHER), ()
@@ -360,6 +359,14 @@ def began_apart_s(facts: Facts, expected: Expected) -> float:
 
 def _not_before(time: datetime | None, limit: datetime | None, tolerance: timedelta) -> bool:
     return time is not None and limit is not None and time - limit >= -tolerance
+
+
+def _ended_since(time: datetime | None, limit: datetime | None) -> bool:
+    """Tell whether a tuple ended after a moment; both are of the meter's clock, and tuples have whole seconds.
+
+    What ended before E was sent, however little, is the transaction before.
+    """
+    return time is not None and limit is not None and time >= limit.replace(microsecond=0)
 
 
 def _disagreements(facts: Facts, expected: Expected, tolerance: timedelta) -> tuple[str, ...]:

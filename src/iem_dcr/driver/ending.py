@@ -165,8 +165,11 @@ class Ending(MeterPart):
         meter, receipts = self._meter, self._receipts
         is_known = meter.last_PG is not None if begun is None else begun.expected.PG_before is not None
         if not is_known or receipts.unexamined or receipts.misses_another(begun):
-            # Whatever it is: after E another takes its place.
-            await receipts.adopt(await self._setup.ask_for_last_tuple(deadline), deadline)
+            # Whatever it is: after E another takes its place, so one answer that is lost is asked for again.
+            last = await self._setup.ask_for_last_tuple(deadline)
+            if meter.last_PG is None:
+                last = await self._setup.ask_for_last_tuple(deadline)
+            await receipts.adopt(last, deadline)
         if begun is None:
             return Expected(PG_before=meter.last_PG, ended=meter.value.TM.instant if meter.value is not None else None)
         if not is_known:
