@@ -6,7 +6,7 @@ STAMP := $(VENV)/.up-to-date
 # The tests wait for processes and brokers more than they compute: more workers than cores shorten them.
 WORKERS ?= 5
 
-.PHONY: setup demo test lint bench endurance fuzz screenshots clean
+.PHONY: setup demo test lint bench endurance endurance-processes endurance-network soak fuzz screenshots clean
 
 setup: $(STAMP)
 
@@ -38,6 +38,16 @@ bench: $(STAMP)
 # Random sessions in which anything can happen: make endurance SESSIONS=100000 SEED=1; a failure prints how it is replayed.
 endurance: $(STAMP)
 	@$(BIN)/python -m endurance --sessions $(or $(SESSIONS),5000) --seed $(or $(SEED),1) --keep '$(KEEP)'
+
+# The real programs: killed at random instants, cut off from their meters, and left to run. docs/reliability.md
+endurance-processes: $(STAMP)
+	@$(BIN)/python -m endurance.processes.killing --restarts $(or $(RESTARTS),300) --seed $(or $(SEED),1)
+
+endurance-network: $(STAMP)
+	@$(BIN)/python -m endurance.processes.network --rounds $(or $(ROUNDS),3)
+
+soak: $(STAMP)
+	@$(BIN)/python -m endurance.processes.soak --hours $(or $(HOURS),1) --meters $(or $(METERS),50)
 
 # The meter that answers as nothing should, for longer: make fuzz REQUESTS=20000 SEED=7
 fuzz: $(STAMP)

@@ -341,7 +341,7 @@ async def test_a_transaction_that_another_process_began_and_a_power_failure_cut_
             await asyncio.sleep(1)
             assert whose(path) == [("T1", "", True)]
             assert receipt_of(await made.stop_transaction("B")).identification == "04ABB"
-        assert sorted(whose(path)) == [("T1", "", True), ("T2", "B", False)]
+        assert whose(path) == [("T1", "", True), ("T2", "B", False)]
 
 
 @virtual
@@ -357,7 +357,7 @@ async def test_what_a_stranger_left_is_kept_before_the_next_transaction_overwrit
             await asyncio.sleep(1)
             assert (await made.start_transaction(request("B"))).status is OK
             receipt_of(await made.stop_transaction("B"))
-        assert sorted(whose(path)) == [("T1", "", True), ("T2", "B", False)]
+        assert whose(path) == [("T1", "", True), ("T2", "B", False)]
 
 
 @virtual
@@ -483,6 +483,45 @@ async def test_one_lost_answer_does_not_hide_the_tuple_that_an_end_overwrites(tm
             receipt_of(await made.stop_transaction("B"))
             await asyncio.sleep(1)
         assert sorted(whose(path)) == [("T1", "", True), ("T2", "B", False)]
+
+
+@virtual
+async def test_a_receipt_that_a_process_between_found_is_its_own_transactions_and_no_others(tmp_path: Path) -> None:
+    """The process that began A ends; the next one ends A for a start, and ends too, before it can begin B."""
+    path = tmp_path / "receipts.db"
+    async with bench() as b, patient_journal(path) as journal:
+        await live(b)
+        async with driver(b, journal) as (made, _):
+            await begin_with(made, "A")
+        async with driver(b, journal) as (made, _):
+            b.meter.faults.add(Fault("stall", node="/user", method="POST", count=100))
+            starting = asyncio.create_task(made.start_transaction(request("B")))
+            await asyncio.sleep(10)
+            assert not b.meter.running
+        await asyncio.gather(starting, return_exceptions=True)
+        assert whose(path) == [("T1", "A", False)]
+        async with driver(b, journal) as (made, _):
+            assert (await made.stop_transaction("B")).error == OF_ANOTHER
+            assert receipt_of(await made.stop_transaction("A")).identification == "04ABA"
+
+
+@virtual
+async def test_a_receipt_that_was_found_at_the_start_is_filed_under_its_own_transaction(tmp_path: Path) -> None:
+    path = tmp_path / "receipts.db"
+    async with bench() as b, patient_journal(path) as journal:
+        await live(b)
+        async with driver(b, journal) as (made, _):
+            await begin_with(made, "A")
+        b.meter.handle("POST", RECEIPT, END)
+        await asyncio.sleep(1)
+        async with driver(b, journal) as (made, _):
+            assert receipt_of(await made.stop_transaction("A")).identification == "04ABA"
+        assert whose(path) == [("T1", "A", False)]
+
+
+async def begin_with(made: MeterDriver, name: str) -> None:
+    assert (await made.start_transaction(request(name))).status is OK
+    await asyncio.sleep(3)
 
 
 @pytest.mark.parametrize("fate", ["closed-late", "lost"])

@@ -13,7 +13,7 @@ from endurance.unit import Truth
 from endurance.world import Call, Filed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from endurance.world import World
     from iem_dcr.journal import Entry
@@ -66,11 +66,11 @@ class Meter:
         """Those that are signed."""
         return [truth for truth in self.truths if truth.text is not None]
 
-    def learn(self, state: dict[str, Any]) -> None:
+    def learn(self, state: dict[str, Any], owner_of: Callable[[str], Serving | None]) -> None:
         """Take from the simulator's state what was signed, and drop what never was.
 
         Tuples come in the order of the transactions, for there is one at a time, and name the card, of which every
-        start has its own. One that is none of ours is a truth without an owner.
+        start has its own; ``owner_of`` tells which.
         """
         place = 0
         for text in (record["text"] for record in state["signed"]):
@@ -79,7 +79,7 @@ class Meter:
                 (index for index in range(place, len(self.truths)) if _is_that(self.truths[index], card, text)), None
             )
             if found is None:
-                self.truths.insert(place, Begun(self.serial, place, None, 0.0, 0.0, text))
+                self.truths.insert(place, Begun(self.serial, place, owner_of(card), 0.0, 0.0, text, card=card))
                 found = place
             self.truths[found].text, place = text, found + 1
         running = self.running(state)
@@ -133,10 +133,17 @@ class Account:
 
     def begun(self, card: str, at_s: float, process: int, *, is_certain: bool) -> None:
         """Take note of a transaction that the meter began, or may have begun."""
-        call = next((call for call in self.calls if card and call.request.get("identification_data") == card), None)
-        owner = None if call is None else Serving(call.transaction_id, call.number, process)
         truths = self.unit.truths
+        owner = self._owner(card, process)
         truths.append(Begun(self.unit.serial, len(truths), owner, at_s, card=card, is_certain=is_certain))
+
+    def learn(self, state: dict[str, Any]) -> None:
+        """Take from the simulator's state what was signed in the end."""
+        self.unit.learn(state, lambda card: self._owner(card, 0))
+
+    def _owner(self, card: str, process: int) -> Serving | None:
+        call = next((call for call in self.calls if card and call.request.get("identification_data") == card), None)
+        return None if call is None else Serving(call.transaction_id, call.number, process)
 
     def told(self) -> str:
         """Return what happened, in order, to be read by somebody who looks for a reason."""

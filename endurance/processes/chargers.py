@@ -39,6 +39,10 @@ class Charger(Protocol):
     lives: bool
     has_value: float | None
 
+    @property
+    def pid(self) -> int:
+        """Of its process; 0 where there is none."""
+
     async def start(self) -> None:
         """Start its process."""
 
@@ -89,6 +93,11 @@ class ServiceCharger:
         self._check = check
         self._process: subprocess.Popen[str] | None = None
         self._last: tuple[str, bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """Of its process."""
+        return 0 if self._process is None else self._process.pid
 
     def hear(self, topic: str, payload: bytes) -> None:
         """Take what the power meter publishes."""
@@ -158,6 +167,11 @@ class ModuleCharger:
         self._bench: EverestBench | None = None
         self._stack = contextlib.ExitStack()
         self._calls: set[asyncio.Task[None]] = set()
+
+    @property
+    def pid(self) -> int:
+        """Of its process."""
+        return 0 if self._bench is None else self._bench.pid
 
     async def start(self) -> None:
         """Start it, and tell it that all modules are ready."""

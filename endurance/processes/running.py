@@ -100,6 +100,14 @@ def handles(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208  names alone: one may be closed meanwhile
 
 
+def waited_for_a_core_s(pid: int) -> float:
+    """Return how long a process's first thread was ready to run and had no core, as far as the kernel tells."""
+    try:
+        return int(Path(f"/proc/{pid}/schedstat").read_text("utf-8").split()[1]) / 1e9
+    except (OSError, IndexError, ValueError):
+        return 0.0
+
+
 def _status(pid: int, name: str) -> int:
     lines = Path(f"/proc/{pid}/status").read_text("utf-8").splitlines()
     return int(next(line for line in lines if line.startswith(f"{name}:")).split()[1])

@@ -18,6 +18,7 @@ from endurance.processes.account import Account, Life
 from endurance.processes.chargers import MODULE, SERVICE, Charger
 from endurance.processes.everest import start_payload
 from endurance.processes.proxy import Proxy, Trap
+from endurance.processes.running import waited_for_a_core_s
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
@@ -62,6 +63,7 @@ class Station:
         account: of its run.
         proxy: before its meter.
         seed: of what it does.
+        starting: is held while a process starts: several at once would wait for each other.
 
     Attributes:
         charger: what drives its meter.
@@ -70,7 +72,9 @@ class Station:
         broker_troubled_s: when its broker was down last, by `time.monotonic`.
     """
 
-    def __init__(self, name: str, kind: str, account: Account, meter_port: int, seed: str) -> None:
+    def __init__(
+        self, name: str, kind: str, account: Account, meter_port: int, seed: str, starting: asyncio.Semaphore
+    ) -> None:
         self.name = name
         self.kind = kind
         self.account = account
@@ -79,6 +83,7 @@ class Station:
         self.restarts: list[Restart] = []
         self.broker_troubled_s = 0.0
         self._chance = random.Random(seed)
+        self._starting = starting
         self._ids = 0
         self._meter_troubled_s = 0.0
         self._struck = asyncio.Event()
@@ -157,6 +162,11 @@ class Station:
         life = Life(len(self.account.processes), time.monotonic())
         self.account.processes.append(life)
         self._struck.clear()
+        async with self._starting:
+            life.began_s = time.monotonic()
+            await self._start_and_wait(life)
+
+    async def _start_and_wait(self, life: Life) -> None:
         await self.charger.start()
         give_up_s = life.began_s + MOST_WAIT_S
         while self.charger.has_value is None:
@@ -164,7 +174,9 @@ class Station:
                 self.account.troubles.append(f"process {life.number} does not publish within {MOST_WAIT_S} s")
                 return
             await asyncio.sleep(0.01)
-        life.back_s = self.charger.has_value - life.began_s
+        # What other programs took of the cores meanwhile says nothing of ours.
+        took_s = self.charger.has_value - life.began_s
+        life.back_s = took_s - min(waited_for_a_core_s(self.charger.pid), took_s)
         is_fair = life.began_s > max(self._meter_troubled_s, self.broker_troubled_s)
         self.restarts.append(Restart(life.back_s, is_fair))
 
@@ -304,7 +316,7 @@ class Station:
         await self._last_session(begins_s + CALM_S)
         self.account.running_at_end = await self._running()
         self.account.troubles += await self.charger.end()
-        self.account.unit.learn(await self.proxy.ask("GET", "/_sim/state"))
+        self.account.learn(await self.proxy.ask("GET", "/_sim/state"))
 
     async def _calm(self, give_up_s: float) -> None:
         """Wait until nothing runs that the station does not know of; what runs at the end is looked at."""
