@@ -147,23 +147,33 @@ class Account:
 
     def told(self) -> str:
         """Return what happened, in order, to be read by somebody who looks for a reason."""
-        lines = [(life.began_s, f"process {life.number} starts, back after {life.back_s or 0:.2f} s") for life in self.processes]
+        lines = [
+            (life.began_s, f"process {life.number} starts, back after {life.back_s or 0:.2f} s")
+            for life in self.processes
+        ]
         for call in self.calls:
-            lines.append((call.asked_s or 0.0, f"call {call.number}: {call.command} {call.transaction_id!r} {call.excused}"))
+            lines.append(
+                (call.asked_s or 0.0, f"call {call.number}: {call.command} {call.transaction_id!r} {call.excused}")
+            )
             answer = {**(call.answer or {})}
             answer.pop("signed_meter_value", None)
             if call.answered_s is not None:
-                lines.append((call.answered_s, f"call {call.number} answered by {call.process}: {answer} {_card_in(call.tuple_text)}"))
+                lines.append(
+                    (
+                        call.answered_s,
+                        f"call {call.number} answered by {call.process}: {answer} {_card_in(call.tuple_text)}",
+                    )
+                )
         for truth in self.unit.truths:
             what = f"{truth.transaction_id!r} (card {truth.card!r}){'' if truth.is_certain else ', its answer lost'}"
-            lines.append((truth.begun_s, f"the meter begins {what}: {truth.text and _card_in(truth.text)} lost={truth.lost}"))
+            lines.append(
+                (truth.begun_s, f"the meter begins {what}: {truth.text and _card_in(truth.text)} lost={truth.lost}")
+            )
         return "\n".join(f"{at_s:10.3f}  {line}" for at_s, line in sorted(lines)) + "\n"
 
     def file(self, entries: Iterable[Entry]) -> None:
         """Take what stands in the journal of this meter."""
-        self.filed = [
-            Filed(entry.text, entry.transaction_id) for entry in entries if entry.meter == self.unit.serial
-        ]
+        self.filed = [Filed(entry.text, entry.transaction_id) for entry in entries if entry.meter == self.unit.serial]
 
     def broken(self) -> list[str]:
         """Return every promise that was broken."""

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import iem_dcr.everest
+from endurance.processes import running
 from iem_dcr.everest_api.topics import Topics
 from tests.support.everest_bench import CommandRefused, EverestBench, ModuleDied
-
-from endurance.processes import running
 
 if TYPE_CHECKING:
     import subprocess
@@ -55,7 +54,7 @@ class Charger(Protocol):
     async def end(self) -> list[str]:
         """End its process in good order; returns what is wrong with how it ended or with what it wrote."""
 
-    def ask(self, command: str, value: Any, answered: Callable[[dict[str, Any]], None]) -> bool:  # noqa: ANN401  JSON
+    def ask(self, command: str, value: Any, answered: Callable[[dict[str, Any]], None]) -> bool:
         """Send a command; False where nobody is there to have it."""
 
     def repeat(self) -> None:
@@ -139,7 +138,7 @@ class ServiceCharger:
             troubles.append(f"the service's log has a traceback: {said[said.index('Traceback') :][:3000]}")
         return troubles
 
-    def ask(self, command: str, value: Any, answered: Callable[[dict[str, Any]], None]) -> bool:  # noqa: ANN401  JSON
+    def ask(self, command: str, value: Any, answered: Callable[[dict[str, Any]], None]) -> bool:
         """Publish a request; the broker holds it where nobody is there."""
         topic = self._topics.start if command == "start" else self._topics.stop
         self._last = topic, self._everest.ask(topic, value, answered)
@@ -212,7 +211,7 @@ class ModuleCharger:
         await self._over()
         return troubles
 
-    def ask(self, command: str, value: Any, answered: Callable[[dict[str, Any]], None]) -> bool:  # noqa: ANN401  JSON
+    def ask(self, command: str, value: Any, answered: Callable[[dict[str, Any]], None]) -> bool:
         """Call a command."""
         bench = self._bench
         if bench is None or not self.lives or not bench.events_of("init_done"):

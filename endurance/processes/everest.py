@@ -7,8 +7,9 @@ import json
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import paho.mqtt.client as paho
-from iem_dcr.everest_api.topics import READY_BEACON, Topics
 from paho.mqtt.enums import CallbackAPIVersion
+
+from iem_dcr.everest_api.topics import READY_BEACON, Topics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -50,7 +51,7 @@ class Everest:
         """Connect and subscribe."""
         self._loop = asyncio.get_running_loop()
         self._subscribed = asyncio.Event()
-        self._client.on_subscribe = lambda *_: self._loop.call_soon_threadsafe(self._subscribed.set)
+        self._client.on_subscribe = self._has_subscribed
         self._client.connect_async(*self._address)
         self._client.loop_start()
         async with asyncio.timeout(30):
@@ -98,6 +99,9 @@ class Everest:
     def _connected(self, *_: object) -> None:
         self.connects += 1
         self._client.subscribe([("everest_api/1/powermeter/+/m2e/#", 0), (f"{REPLIES}/#", 1)])
+
+    def _has_subscribed(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._subscribed.set)
 
     def _came(self, _client: object, _data: object, message: paho.MQTTMessage) -> None:
         self._loop.call_soon_threadsafe(self._take, message.topic, bytes(message.payload))

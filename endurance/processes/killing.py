@@ -26,18 +26,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from iem_dcr.journal import open_for_reading
-from tests.support.brokers import Mosquitto
-from tests.support.shared import SHARED
-
 from endurance.processes import running
 from endurance.processes.account import Account
 from endurance.processes.chargers import MODULE, SERVICE, ModuleCharger, ServiceCharger
 from endurance.processes.everest import Everest
 from endurance.processes.station import BACK_WITHIN_S, EVSE_ID, Station
+from iem_dcr.journal import open_for_reading
+from tests.support.brokers import Mosquitto
+from tests.support.shared import SHARED
 
 if TYPE_CHECKING:
-    import concurrent.futures
     from collections.abc import Sequence
 
 KINDS: Final = (SERVICE, MODULE, SERVICE, SERVICE, MODULE, SERVICE, SERVICE, MODULE)
@@ -129,7 +127,9 @@ class Run:
         port = int((await asyncio.to_thread(running.first_line, meter)).rpartition(":")[2])
         has_journal = number % 8 not in WITHOUT_JOURNAL
         kind = KINDS[number % len(KINDS)] if SHARED.is_dir() else SERVICE
-        station = Station(name, kind, Account(serial, journal=has_journal), port, f"{self._seed} {number}", self._starting)
+        station = Station(
+            name, kind, Account(serial, journal=has_journal), port, f"{self._seed} {number}", self._starting
+        )
         await stack.enter_async_context(station.proxy)
         settings = {"ip_address": "127.0.0.1", "port_http": station.proxy.port, "CI": EVSE_ID}
         settings |= {"resilience_initial_connection_retry_delay": 1000, "command_timeout_ms": 1000}
@@ -193,7 +193,7 @@ class Run:
         return found
 
 
-def _toml(port: int, name: str, settings: dict[str, str | int]) -> str:
+def _toml(port: int, name: str, settings: dict[str, object]) -> str:
     lines = [f'[mqtt]\nhost = "127.0.0.1"\nport = {port}\n\n[[meter]]\nmodule_id = "{name}"']
     lines += [f"{key} = {value if isinstance(value, int) else repr(value)}" for key, value in settings.items()]
     return "\n".join(lines) + "\n"
@@ -212,7 +212,10 @@ def _unsound(path: Path) -> list[str]:
     import sqlite3  # noqa: PLC0415  as elsewhere: only where there is a journal
 
     done = subprocess.run(  # noqa: S603  our own command
-        running.command("receipts", "list", "--journal", str(path), "--json"), capture_output=True, text=True, check=False
+        running.command("receipts", "list", "--journal", str(path), "--json"),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     troubles = [f"receipts list ended with {done.returncode}: {done.stderr}"] if done.returncode else []
     with contextlib.closing(sqlite3.connect(path)) as connection:
@@ -232,10 +235,10 @@ def report(found: Found) -> None:
     print()
     if found.back_s:
         ordered = sorted(found.back_s)
+        median_s, most_s = statistics.median(ordered), ordered[int(0.95 * (len(ordered) - 1))]
         print(
-            f"  from the start of a process to its first value, without its waiting for a core: median {statistics.median(ordered):.2f} s,"
-            f" 95 % {ordered[int(0.95 * (len(ordered) - 1))]:.2f} s, longest {ordered[-1]:.2f} s"
-            f" ({len(ordered)} starts with nothing else in their way)"
+            f"  from start to first value, waiting for a core left out: median {median_s:.2f} s,"
+            f" 95 % {most_s:.2f} s, longest {ordered[-1]:.2f} s ({len(ordered)} starts with nothing else in their way)"
         )
     for name, count in sorted(found.counts.items()):
         print(f"  {name:32} {count}")

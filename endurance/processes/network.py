@@ -24,8 +24,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
-from iem_dcr.journal import open_for_reading
-from tests.support.brokers import Mosquitto
 
 from endurance.processes import running
 from endurance.processes.account import Account, Life
@@ -33,6 +31,8 @@ from endurance.processes.chargers import ServiceCharger
 from endurance.processes.everest import Everest, start_payload
 from endurance.processes.ways import PacketWay, ProxyWay, unshared, why_no_namespaces, within
 from endurance.world import Call
+from iem_dcr.journal import open_for_reading
+from tests.support.brokers import Mosquitto
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -64,7 +64,7 @@ class Fault:
     cuts_power: bool = False
 
 
-def _set(**values: Any) -> Callable[[Way], None]:  # noqa: ANN401  an attribute's
+def _set(**values: Any) -> Callable[[Way], None]:
     def begin(way: Way) -> None:
         for name, value in values.items():
             setattr(way, name, value)
@@ -146,7 +146,9 @@ class Connector:
         if start.ok and not stop.ok:
             stop = await self._ask("stop", start.transaction_id)
             if not stop.ok:
-                self.account.troubles.append(f"no receipt of {start.transaction_id} after {self.fault.name}: {stop.answer}")
+                self.account.troubles.append(
+                    f"no receipt of {start.transaction_id} after {self.fault.name}: {stop.answer}"
+                )
 
     async def _fail(self, after_s: float) -> None:
         await asyncio.sleep(after_s)
@@ -240,7 +242,9 @@ class Run:
             everest = await stack.enter_async_context(Everest(broker.port, names, self._heard))
             far = None
             if self._packets:
-                far = stack.enter_context(running.running(unshared("sh", "-c", "echo; exec cat"), stdout=subprocess.PIPE))
+                far = stack.enter_context(
+                    running.running(unshared("sh", "-c", "echo; exec cat"), stdout=subprocess.PIPE)
+                )
                 await asyncio.to_thread(running.first_line, far)
                 sure = await stack.enter_async_context(PacketWay(100, far.pid, 0))
             for number, (name, fault) in enumerate(zip(names, self._faults, strict=True)):
@@ -272,9 +276,7 @@ class Run:
             await connector.round()
         await connector.finish()
 
-    async def _meter(
-        self, stack: contextlib.AsyncExitStack, name: str, far: subprocess.Popen[str] | None
-    ) -> int:
+    async def _meter(self, stack: contextlib.AsyncExitStack, name: str, far: subprocess.Popen[str] | None) -> int:
         line = running.command("simulate", "--port", "0", "--serial", f"1SIM-{name}", "--signing-delay", "0.2")
         line += ["--set", "load_delay_s=0.05", "--set", "charge_s=0.4"]
         if far is not None:
@@ -343,7 +345,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(f"skipped: packets between network namespaces: {why}")
             else:
                 line = [*unshared(sys.executable, "-m", __spec__.name), "--rounds", str(given.rounds)]
-                with running.running([*line, "--keep", str(folder / "packets")], env=os.environ | {_INSIDE: "1"}) as process:
+                with running.running(
+                    [*line, "--keep", str(folder / "packets")], env=os.environ | {_INSIDE: "1"}
+                ) as process:
                     failed = process.wait() != 0
         if given.way != "packets":
             (folder / "proxy").mkdir(parents=True, exist_ok=True)

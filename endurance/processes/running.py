@@ -28,7 +28,7 @@ def program(name: str, *arguments: object) -> list[str]:
     return [sys.executable, "-m", f"endurance.processes.{name}", *map(str, arguments)]
 
 
-def start(line: Sequence[str], log: Path | None = None, **options: Any) -> subprocess.Popen[str]:  # noqa: ANN401  as Popen's
+def start(line: Sequence[str], log: Path | None = None, **options: Any) -> subprocess.Popen[str]:
     """Start a process in a group of its own; what it writes to standard error is added to the log."""
     with contextlib.ExitStack() as stack:
         stderr = None if log is None else stack.enter_context(log.open("a", encoding="utf-8"))
@@ -54,7 +54,7 @@ def end(process: subprocess.Popen[str], *, kill: bool = False) -> int:
 
 
 @contextlib.contextmanager
-def running(line: Sequence[str], log: Path | None = None, **options: Any) -> Iterator[subprocess.Popen[str]]:  # noqa: ANN401  as Popen's
+def running(line: Sequence[str], log: Path | None = None, **options: Any) -> Iterator[subprocess.Popen[str]]:
     """Run a process; it is ended at the end."""
     process = start(line, log, **options)
     try:

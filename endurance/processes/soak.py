@@ -21,16 +21,15 @@ import statistics
 import sys
 import tempfile
 import time
-from dataclasses import astuple, dataclass, field, fields
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from endurance.processes import running
+from endurance.processes.everest import Everest, start_payload
 from iem_dcr.everest_api.topics import Topics
 from iem_dcr.journal import open_for_reading
 from tests.support.brokers import Mosquitto
-
-from endurance.processes import running
-from endurance.processes.everest import Everest, start_payload
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -122,9 +121,12 @@ def slope_per_hour(samples: Sequence[Sample], name: str) -> float:
     """Return how much a column rises in an hour, by the straight line nearest to it."""
     if len(samples) < 2:
         return 0.0
-    return 60 * statistics.linear_regression(
-        [each.minute for each in samples], [float(getattr(each, name)) for each in samples]
-    ).slope
+    return (
+        60
+        * statistics.linear_regression(
+            [each.minute for each in samples], [float(getattr(each, name)) for each in samples]
+        ).slope
+    )
 
 
 class Soak:
@@ -144,9 +146,7 @@ class Soak:
         """Start everything, fill the memories, sample, and end everything."""
         with contextlib.ExitStack() as stack:
             broker = stack.enter_context(Mosquitto())
-            meters = stack.enter_context(
-                running.running(running.program("site_meters", len(self.stations)), stdout=-1)
-            )
+            meters = stack.enter_context(running.running(running.program("site_meters", len(self.stations)), stdout=-1))
             ports: list[int] = json.loads(await asyncio.to_thread(running.first_line, meters))
             service = running.program("counted_service", self._told, "-q", "run", self._config(broker.port, ports))
             process = stack.enter_context(running.running(service, self.log))
@@ -192,9 +192,7 @@ class Soak:
                 while not self._told.exists():  # noqa: ASYNC110  another process makes it
                     await asyncio.sleep(0.02)
             counts = json.loads(self._told.read_text("utf-8"))
-            sample = Sample(
-                now_s / 60, running.resident_kib(pid), running.handles(pid), running.threads(pid), **counts
-            )
+            sample = Sample(now_s / 60, running.resident_kib(pid), running.handles(pid), running.threads(pid), **counts)
             if len(self.samples) % shown == 0:
                 self._show(sample)
             self.samples.append(sample)
@@ -204,7 +202,9 @@ class Soak:
     def _show(self, sample: Sample) -> None:
         minute, resident_kib, *counts = astuple(sample)
         sessions = sum(station.sessions for station in self.stations)
-        columns = "".join(f"{count:{width}}" for count, width in zip([*counts, sessions], (9, 9, 7, 9, 10), strict=True))
+        columns = "".join(
+            f"{count:{width}}" for count, width in zip([*counts, sessions], (9, 9, 7, 9, 10), strict=True)
+        )
         print(f"{minute:6.1f}  {resident_kib / 1024:12.2f}{columns}", flush=True)
 
     def _config(self, port: int, ports: list[int]) -> Path:

@@ -11,14 +11,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from endurance.plan import OPEN_AT_POWER_CUT
-from endurance.world import Call
-from iem_dcr.simulator.faults import Fault
-
 from endurance.processes.account import Account, Life
 from endurance.processes.chargers import MODULE, SERVICE, Charger
 from endurance.processes.everest import start_payload
 from endurance.processes.proxy import Proxy, Trap
 from endurance.processes.running import waited_for_a_core_s
+from endurance.world import Call
+from iem_dcr.simulator.faults import Fault
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
@@ -150,10 +149,12 @@ class Station:
     async def answers(self) -> None:
         """Wait until everything is answered that has to be."""
         give_up_s = time.monotonic() + MOST_WAIT_S
-        while time.monotonic() < give_up_s and any(
-            call.answer is None and not call.excused for call in self.account.calls
-        ):
+        while time.monotonic() < give_up_s and self._waits:  # noqa: ASYNC110  answers come in many places
             await asyncio.sleep(0.02)
+
+    @property
+    def _waits(self) -> bool:
+        return any(call.answer is None and not call.excused for call in self.account.calls)
 
     # --- the process ---
 
@@ -242,10 +243,9 @@ class Station:
             for call in self.account.calls
             if call.command == "start" and (call.ok or call.excused) and not self._is_ended(call.transaction_id)
         ]
-        if open_ids:
-            if self.kind == MODULE or chance.random() < 0.8:
-                self.stop(open_ids[-1])
-                await self.answers()
+        if open_ids and (self.kind == MODULE or chance.random() < 0.8):
+            self.stop(open_ids[-1])
+            await self.answers()
         if self.kind == MODULE or chance.random() < 0.2:
             self.stop("")
             await self.answers()
@@ -339,7 +339,7 @@ class Station:
                 start.fresh = stop.fresh = True
                 return
 
-    async def _running(self) -> Any:  # noqa: ANN401  a transaction, or None
+    async def _running(self) -> Any:
         return self.account.unit.running(await self.proxy.ask("GET", "/_sim/state"))
 
     # --- what the station does ---

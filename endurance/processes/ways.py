@@ -62,7 +62,7 @@ def why_no_namespaces() -> str:
         os.close(os.open(TUN, os.O_RDWR))
     except OSError as error:
         return f"{TUN}: {error.strerror}"
-    done = subprocess.run(unshared("true"), capture_output=True, text=True, check=False)
+    done = subprocess.run(unshared("true"), capture_output=True, text=True, check=False)  # noqa: S603  tools
     return f"unshare: {done.stderr.strip()}" if done.returncode else ""
 
 
@@ -246,5 +246,5 @@ class ProxyWay:
             wait_s *= 2
         if is_answer:
             await asyncio.sleep(self.delay_s)
-        while not (self.carries_answers if is_answer else self.carries_requests):
+        while not (self.carries_answers if is_answer else self.carries_requests):  # noqa: ASYNC110  plain attributes
             await asyncio.sleep(wait_s)
