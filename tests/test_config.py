@@ -227,6 +227,23 @@ def test_any_mapping_gives_settings_or_a_config_error(values: dict[str, Any]) ->
         settings.zone()
 
 
+@given(st.data())
+def test_what_is_allowed_is_taken_as_it_is_also_from_text(data: st.DataObject) -> None:
+    good: dict[str, st.SearchStrategy[object]] = {
+        setting.key: st.integers(
+            max(1, setting.minimum) if setting.key == "port_http" else setting.minimum, setting.maximum
+        )
+        for setting in SETTINGS
+        if setting.minimum is not None and setting.maximum is not None
+    }
+    good |= {setting.key: st.booleans() for setting in SETTINGS if setting.kind is bool}
+    good |= {key: st.text("abcDEF019*-_", min_size=1, max_size=30) for key in ("CT", "CI", "meter_serial")}
+    values = data.draw(st.fixed_dictionaries({}, optional=good))
+    assert Settings.of(values).as_dict() == Settings.of().as_dict() | values
+    texts = {key: str(value).lower() if isinstance(value, bool) else str(value) for key, value in values.items()}
+    assert {key: from_text(key, text) for key, text in texts.items()} == values
+
+
 @given(st.text())
 def test_any_zone_and_address_is_taken_or_refused(text: str) -> None:
     for key in ("timezone", "ip_address", "CT", "meter_serial", "journal_path"):

@@ -150,7 +150,7 @@ shapes = st.sampled_from(sorted(SCHEMAS)).flatmap(
 )
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large], deadline=None)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(st.lists(shapes, min_size=1, max_size=6))
 def test_the_client_reads_or_does_not_understand_and_nothing_else(told: list[tuple[str, str, bytes]]) -> None:
     async def ask() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from datetime import UTC, datetime, timedelta, timezone
@@ -12,7 +13,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from iem_dcr.device import messages
 from iem_dcr.meter_time import MeterTime, MeterZone, parse, rfc3339
+from iem_dcr.simulator import SimulatedMeter, SimulatorOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,6 +77,26 @@ def test_what_is_written_is_read_as_the_same_instant(instant: datetime, name: st
     read = parse(text)
     assert read == MeterTime(cut(instant), "")
     assert read.instant.utcoffset() == zone.local(instant).utcoffset()
+
+
+@pytest.mark.parametrize("name", IANA + OFFSETS)
+def test_around_every_change_of_2020_to_2040_each_instant_is_written_as_no_other(name: str) -> None:
+    for handle_dst in (True, False):
+        zone = zone_of(name, handle_dst=handle_dst)
+        moments = sorted({edge + by for edge in EDGES for by in (-HOUR, timedelta(0), HOUR)})
+        texts = [zone.write(moment) for moment in moments]
+        assert [parse(text).instant for text in texts] == [cut(moment) for moment in moments]
+        assert len(set(texts)) == len({cut(moment) for moment in moments})
+
+
+@given(instant=instants, name=zone_names, flag=st.booleans())
+def test_what_is_sent_to_a_meter_comes_back_as_the_same_second(instant: datetime, name: str, *, flag: bool) -> None:
+    meter = SimulatedMeter(SimulatorOptions(private_key=1, sync_flag=flag), monotonic=lambda: 0.0)
+    sent = zone_of(name).write(instant)
+    assert meter.handle("POST", "/counter/v1/ocmf/datetime", json.dumps({"TM": sent}).encode()).status == 200
+    read = messages.datetime_answer(messages.decode(meter.handle("GET", "/counter/v1/ocmf/datetime").body))
+    assert read == MeterTime(instant.replace(microsecond=0), "I" if flag else "")
+    assert read.instant.utcoffset() == zone_of(name).local(instant).utcoffset()
 
 
 @given(instants, st.sampled_from(IANA))

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iem_dcr import powermeter
+from iem_dcr.device import messages
 from iem_dcr.errors import RequestError
 from iem_dcr.powermeter import (
     Powermeter,
@@ -22,6 +23,7 @@ from iem_dcr.powermeter import (
     TransactionStartResponse,
     TransactionStopResponse,
 )
+from iem_dcr.simulator.energy import kwh_text
 from tests.support.everest_types import of_interface, of_type, problems
 
 REQUEST: dict[str, object] = {
@@ -55,6 +57,31 @@ statuses = st.sampled_from(TransactionRequestStatus)
 def test_a_live_value_is_a_powermeter(value: Powermeter) -> None:
     assert problems(of_interface("powermeter", "vars", "powermeter"), value.to_json()) == []
     assert json.loads(json.dumps(value.to_json(), allow_nan=False)) == value.to_json()
+
+
+@given(st.integers(0, 10**11 - 1), st.integers(0, 10**11 - 1))
+def test_energy_is_exact_from_the_meter_to_the_station(import_wh: int, export_wh: int) -> None:
+    """A register has eight digits before the point and three behind it, which a float holds in watt hours."""
+    rows = [
+        {"RV": kwh_text(Decimal(wh)), "RI": code, "RU": "kWh", "RT": "DC"}
+        for code, wh in (("1-b:1.8.e", import_wh), ("1-b:2.8.e", export_wh))
+    ]
+    said = {
+        "MS": "M",
+        "TM": "2026-03-01T12:00:00,000+0100",
+        "XT": False,
+        "XC": "0",
+        "U2": 1,
+        "I": 1,
+        "P": 1,
+        "RD": rows,
+    }
+    value = messages.meter_value(messages.decode(json.dumps(said).encode()))
+    published = Powermeter(
+        value.TM.instant, "M", value.import_wh, value.export_wh, value.P, value.U2, value.I
+    ).to_json()
+    seen = json.loads(json.dumps(published), parse_float=Decimal)
+    assert (seen["energy_Wh_import"]["total"], seen["energy_Wh_export"]["total"]) == (import_wh, export_wh)
 
 
 @given(receipts)
