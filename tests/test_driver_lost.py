@@ -150,6 +150,35 @@ async def test_a_power_cycle_while_b_is_in_doubt_begins_everything_anew() -> Non
 
 
 @virtual
+async def test_a_b_in_doubt_is_looked_for_as_long_as_the_start_may_take() -> None:
+    async with bench() as b:
+        b.meter.set_load(0, 0)
+        await b.until_live()
+        starting = await in_doubt(b)
+        b.meter.faults.add(Fault("refuse", node="/gw", status=503, count=1000))
+        await asyncio.sleep(20)
+        b.meter.faults.clear()
+        assert (await starting).status is OK
+        assert (b.meter.begun, b.meter.ended) == (1, 0)
+
+
+@virtual
+async def test_a_start_whose_meter_goes_away_before_b_fails_within_seconds() -> None:
+    loop = asyncio.get_running_loop()
+    async with bench() as b:
+        b.meter.set_load(0, 0)
+        await b.until_live()
+        starting = asyncio.create_task(b.driver.start_transaction(request()))
+        while b.requests("POST", "/user") == 0:
+            await asyncio.sleep(0)
+        before = loop.time()
+        b.meter.faults.add(Fault("refuse", node="/gw", status=503, count=1000))
+        b.meter.faults.add(Fault("refuse", node="/receipt", method="POST"))
+        assert (await starting).status is UNEXPECTED_ERROR
+        assert loop.time() - before < 8
+
+
+@virtual
 async def test_a_b_in_doubt_that_a_power_cut_closed_does_not_lend_its_receipt_to_the_next_b() -> None:
     options = SimulatorOptions(private_key=SECRET, receipt_while_signing="previous", signing_delay_s=2.0)
     async with bench(options) as b:

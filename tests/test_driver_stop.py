@@ -167,6 +167,19 @@ async def test_a_transaction_from_before_is_ended_and_handed_over(transaction_id
 
 
 @virtual
+async def test_a_stop_of_what_runs_waits_for_a_meter_that_is_silent() -> None:
+    async with bench() as b:
+        b.meter.set_load(0, 0)
+        b.meter.handle("POST", RECEIPT, BEGIN)
+        await b.until_live()
+        b.meter.faults.add(Fault("stall", count=100_000))
+        stopping = asyncio.create_task(b.driver.stop_transaction("from before the restart"))
+        await asyncio.sleep(20)
+        b.meter.faults.clear()
+        assert receipt_of(await stopping).pagination == "T1"
+
+
+@virtual
 async def test_the_stop_of_a_refused_start_gets_nobodys_receipt() -> None:
     async with bench() as b:
         b.meter.set_load(0, 0)

@@ -170,6 +170,41 @@ async def test_of_two_transactions_of_one_card_the_nearer_one_gets_the_receipt()
 
 
 @virtual
+async def test_a_transaction_does_not_get_the_receipt_that_an_earlier_one_of_the_card_still_waits_for() -> None:
+    options = fated("closed", receipt_while_signing="previous", signing_delay_s=3.0)
+    async with bench(options) as b:
+        await live(b)
+        assert (await b.driver.start_transaction(request("A", identification_data="04ABCD"))).status is OK
+        b.meter.faults.add(Fault("refuse", node="/transaction", status=503, count=100_000))
+        b.meter.power_cycle(off_s=1, boot_s=1)
+        await asyncio.sleep(10)
+        assert (await b.driver.start_transaction(request("B", identification_data="04ABCD"))).status is OK
+        b.meter.handle("POST", RECEIPT, END)
+        assert receipt_of(await b.driver.stop_transaction("B")).pagination == "T2"
+        assert receipt_of(await b.driver.stop_transaction("A")).pagination == "T1"
+
+
+@virtual
+async def test_the_stop_of_an_older_transaction_does_not_end_the_watch_for_one_in_doubt() -> None:
+    async with bench(fated("closed"), command_timeout_ms=1000) as b:
+        await live(b)
+        await begin(b, "A")
+        b.meter.faults.add(Fault("refuse", node="/transaction", status=503, count=100_000))
+        b.meter.power_cycle(off_s=1, boot_s=1)
+        await asyncio.sleep(10)
+        starting = asyncio.create_task(b.driver.start_transaction(request("B")))
+        b.meter.faults.add(Fault("lose-answer", node="/receipt", method="POST"))
+        while not b.meter.running:
+            await asyncio.sleep(0)
+        b.meter.faults.add(Fault("refuse", node="/gw", count=1000), Fault("refuse", node="/metervalue", count=1000))
+        assert (await starting).status is UNEXPECTED_ERROR
+        b.meter.faults.clear()
+        await expect_own(b, "A")
+        await asyncio.sleep(15)
+        assert not b.meter.running
+
+
+@virtual
 async def test_a_stop_does_not_get_the_receipt_that_a_later_transaction_of_the_card_still_waits_for() -> None:
     async with bench(fated("lost")) as b:
         await live(b)

@@ -97,9 +97,19 @@ def test_a_process_that_is_killed_while_it_makes_the_file(path: Path) -> None:
     assert int(killed) > 5
 
 
-def test_a_writer_that_has_ended_takes_nothing_more(path: Path) -> None:
+def ends(_: sqlite3.Connection) -> str:
+    raise SystemExit
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("how", ["closed", "died"])
+def test_a_writer_that_has_ended_takes_nothing_more(how: str, path: Path) -> None:
     writer = Writer(path)
-    writer.close().result(10)
+    if how == "closed":
+        writer.close()
+    else:
+        writer.submit(Work(ends, "what ends the thread"))
+    writer.ended.result(10)
     work = Work(lambda _: "", "receipt T1 of meter 1")
     with pytest.raises(JournalError, match="is closed; receipt T1 of meter 1 is not kept"):
         writer.submit(work)
