@@ -73,7 +73,7 @@ def until(page: Page, condition: str) -> None:
 
 @pytest.fixture
 def demo() -> Iterator[subprocess.Popen[str]]:
-    with begin("demo", "--seconds", "5", "--keep-open") as process:
+    with begin("demo", "--seconds", "7", "--keep-open") as process:
         yield process
         process.kill()
 
@@ -151,6 +151,8 @@ def test_a_lost_server_is_said_and_it_comes_back(browser: Browser) -> None:
             "#live", has_text=re.compile(r"^Connection lost\. Trying again\. What is shown is \d+ s old\.$")
         ).wait_for()
         assert page.locator("body.lost").count() == 1
+        assert field(page, "read").is_visible()
+        assert not field(page, "age").is_visible()
         page.locator("#live", has_text=re.compile("is [2-9] s old")).wait_for()
         site.start()
         live(page)

@@ -108,7 +108,7 @@ def meter_page(meter: ObservedMeter, view: View) -> str:
         tag(
             "main",
             tag("h1", field(view, "name"), " ", field(view, "state", class_="state")),
-            tag("p", field(view, "read"), class_="summary"),
+            tag("p", field(view, "read"), field(view, "age"), class_="summary"),
             rows(view, "troubles", "ul", class_="troubles", aria_label="What is wrong"),
             _tiles(view),
             _charts(),

@@ -73,7 +73,7 @@ def detail(meter: ObservedMeter, receipts: tuple[Row, ...], note: str = "") -> V
     fields = {
         "state": Cell(STATES[kind], kind),
         "name": text(shown(meter.name)),
-        "read": _read(sight),
+        **_read(sight),
         **_values(sight.value),
         **_transaction(meter, sight),
         **_meter(meter, sight),
@@ -136,11 +136,14 @@ def _worst(found: tuple[Trouble, ...]) -> Cell:
     return Cell(f"{found[0].text}{more}", "fault" if found[0].is_fault else "")
 
 
-def _read(sight: Sight) -> Cell:
+def _read(sight: Sight) -> dict[str, Cell]:
     if sight.read_at is None:
-        return text("No value yet")
+        return {"read": text("No value yet"), "age": text("")}
     is_old = sight.age_s is not None and sight.age_s > OLD_AFTER_S
-    return Cell(f"Last value {words.clock_time(sight.read_at)}, {words.ago(sight.age_s)}", "old" if is_old else "")
+    return {
+        "read": text(f"Last value {words.clock_time(sight.read_at)}"),
+        "age": Cell(f", {words.ago(sight.age_s)}", "old" if is_old else ""),
+    }
 
 
 def _values(value: MeterValue | None) -> dict[str, Cell]:
