@@ -31,7 +31,7 @@ from iem_dcr.device import messages
 from iem_dcr.simulator import Fault, SimulatedMeter, SimulatorOptions, SimulatorServer
 from scripts import terminal_picture
 from tests.support.bench import CI, SECRET, bench, request
-from tests.support.command_line import PATIENCE_S, Simulator, begin, environment, finish, run
+from tests.support.command_line import PATIENCE_S, Simulator, begin, environment, finish, read_until, run
 from tests.support.snapshots import assert_snapshot
 from tests.support.virtual_time import VirtualWall, run_virtual, virtual
 
@@ -427,7 +427,7 @@ def test_json() -> None:
 
 
 def test_nobody_answers() -> None:
-    done = run("watch", "127.0.0.1:9", "--seconds", "0.3")
+    done = run("watch", "127.0.0.1:9", "--count", "1")
     assert done.status == 1
     assert "! no answer since" in done.out
     assert "Error: meter 127.0.0.1:9, GET /metervalue: not reachable: Connection refused" in done.err
@@ -464,6 +464,23 @@ def test_the_meters_of_a_configuration_file(tmp_path: Path) -> None:
     done = run("watch", "--config", str(file))
     assert (done.status, done.out) == (2, "")
     assert "did you mean port_http?" in done.err
+
+
+@pytest.mark.parametrize(("asked", "status"), [((), 0), (("--seconds", "600"), 130)])
+def test_interrupted(asked: tuple[str, ...], status: int) -> None:
+    with Simulator() as simulator:
+        process = begin("watch", simulator.address, *asked)
+        before = read_until(process, simulator.address)
+        process.send_signal(signal.SIGTERM)
+        done = finish(process, before)
+    assert done.status == status
+    assert ("Interrupted: the meters were not watched for as long" in done.err) == (status == 130)
+
+
+def test_it_ends_by_itself() -> None:
+    with Simulator() as simulator:
+        done = run("watch", simulator.address, "--seconds", "1.5")
+    assert (done.status, done.err) == (0, "")
 
 
 def test_a_reader_that_leaves() -> None:
