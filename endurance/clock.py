@@ -75,6 +75,10 @@ class HostClock:
         """Return what the host believes the time to be."""
         return self._start + timedelta(seconds=asyncio.get_running_loop().time())
 
+    def at(self, loop_s: float) -> datetime:
+        """Return what it says, as it is set now, at a time of the loop's."""
+        return self._start + timedelta(seconds=loop_s)
+
     def step(self, by_s: float) -> None:
         """Have it leap by so many seconds; not before 1970 nor beyond 2099."""
         now = self()

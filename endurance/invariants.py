@@ -6,10 +6,14 @@ what stood in the journal when all was over. A promise that is broken is a sente
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from typing import TYPE_CHECKING, Final
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Final
 
+from iem_dcr import meter_time
 from iem_dcr.driver.driver import START_S, STOP_S
+from iem_dcr.driver.setup import FIRST_SANE_YEAR
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,6 +24,8 @@ if TYPE_CHECKING:
 
 ANSWER_TAKES_S: Final = 1.6
 """How long an answer may be on its way once the driver has given it: EVerest's handler has a margin of a second."""
+CLOCK_OFF: Final = timedelta(seconds=10)
+"""How far a meter's clock may be off: the driver corrects it from five seconds on, and it shows whole seconds."""
 MOST_TASKS: Final = 24
 MOST_REMEMBERED: Final = 4 * 64 + 8
 """The driver's memories of receipts and ids hold 64 each."""
@@ -31,9 +37,11 @@ def broken(world: World) -> list[str]:
         sentence
         for promise in (
             each_receipt_is_its_transactions_own,
+            each_receipt_says_what_was_asked_for,
             each_stopped_transaction_has_its_receipt,
             each_signed_receipt_is_kept,
             nothing_runs_that_the_station_does_not_know_of,
+            what_was_to_be_ended_does_not_run_on,
             every_command_is_answered_once_and_in_time,
             the_charger_charges_again_after_all,
             energies_never_fall,
@@ -64,6 +72,31 @@ def each_receipt_is_its_transactions_own(world: World) -> Iterator[str]:
             yield f"stop {call.transaction_id!r}: its receipt was never signed by a meter"
         elif why := _why_not_its_own(world, call, truth):
             yield f"stop {call.transaction_id!r} (call {call.number}): {why}"
+
+
+def each_receipt_says_what_was_asked_for(world: World) -> Iterator[str]:
+    """A receipt shows user, tariff text and connector of a request under its id, and begins at the time of the host.
+
+    * The connector may be empty: a meter whose power failed forgets it. Not where nothing is wrong.
+    * The time is looked at where nothing is wrong any more, and only if the host has the time itself.
+    """
+    for call in world.calls:
+        text = call.tuple_text
+        starts = _calls(world, "start", call.transaction_id)
+        if call.command != "stop" or text is None or not starts:
+            continue
+        truth = _truth_of(world, text)
+        if truth is None or truth.transaction_id != call.transaction_id:
+            continue
+        payload = json.loads(text.split("|", 2)[1])
+        if not any(_shows(payload, start.request, fresh=call.fresh) for start in starts):
+            shown = {name: payload[name] for name in ("ID", "TT", "CI")}
+            yield f"the receipt of {call.transaction_id!r} shows {shown}, which nobody asked for"
+        if call.fresh and world.running_after_calm is None and world.host.at(truth.begun_s).year >= FIRST_SANE_YEAR:
+            began = meter_time.parse(payload["RD"][0]["TM"]).instant
+            off = began - world.host.at(truth.begun_s)
+            if abs(off) > CLOCK_OFF:
+                yield f"the receipt of {call.transaction_id!r} begins at {began}, {off} off the host's time"
 
 
 def each_stopped_transaction_has_its_receipt(world: World) -> Iterator[str]:
@@ -139,6 +172,19 @@ def nothing_runs_that_the_station_does_not_know_of(world: World) -> Iterator[str
         yield f"{world.running_at_end.transaction_id!r} runs after one more start and stop"
 
 
+def what_was_to_be_ended_does_not_run_on(world: World) -> Iterator[str]:
+    """What runs when it has been calm for a while is nothing that its own process was asked to end.
+
+    * A stop that came before the transaction began is none for it.
+    """
+    truth = world.running_after_calm
+    if truth is None or truth.owner is None or not truth.process_is(world.processes[-1].number):
+        return
+    for call in _calls(world, "stop", truth.owner.transaction_id):
+        if call.process == truth.owner.process and call.answer is not None and (call.asked_s or 0.0) > truth.begun_s:
+            yield f"{truth.transaction_id!r} runs on, and the station has asked for its end (call {call.number})"
+
+
 def every_command_is_answered_once_and_in_time(world: World) -> Iterator[str]:
     """Every start is answered within 30 s and every stop within 60 s of the moment at which the driver had it.
 
@@ -208,6 +254,16 @@ def _truth_of(world: World, text: str) -> Truth | None:
 
 def _calls(world: World, command: str, transaction_id: str) -> list[Call]:
     return [call for call in world.calls if call.command == command and call.transaction_id == transaction_id]
+
+
+def _shows(payload: dict[str, Any], request: dict[str, Any], *, fresh: bool) -> bool:
+    asked_ID = request.get("identification_data") or request["transaction_id"]
+    connectors = (request["evse_id"],) if fresh else (request["evse_id"], "")
+    return (
+        payload["ID"] == asked_ID
+        and payload["CI"] in connectors
+        and request.get("tariff_text") in (None, "", payload["TT"])
+    )
 
 
 def _was_begun(world: World, transaction_id: str) -> bool:

@@ -1,0 +1,366 @@
+"""Faults that are put into the driver on purpose, one at a time: each breaks a promise, and the runs have to show it.
+
+Each is one that somebody could make. A fault lives as long as the context that `Deliberate.applied` returns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+from iem_dcr.device import messages
+from iem_dcr.device.client import MeterClient
+from iem_dcr.driver import decisions, keeping, receipts
+from iem_dcr.driver import driver as driver_module
+from iem_dcr.driver.decisions import TABLE, Claim, Do, Event, Judgement, State
+from iem_dcr.driver.driver import MeterDriver
+from iem_dcr.driver.keeping import Keeping
+from iem_dcr.driver.meter import Meter
+from iem_dcr.driver.receipts import Receipts
+from iem_dcr.driver.setup import Setup
+from iem_dcr.driver.starting import Starting
+from iem_dcr.errors import MeterError
+from iem_dcr.everest_api.presence import Presence
+from iem_dcr.everest_api.requests import Requests
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+
+NOT_BEGUN: Final = (State.NOT_BEGUN, Do.SAY_NOT_BEGUN)
+
+
+@dataclass(frozen=True, slots=True)
+class Deliberate:
+    """A fault put in on purpose.
+
+    Attributes:
+        name: of the fault.
+        breaks: what it does, and what comes of it.
+        within: so many sessions are enough to show it.
+        applied: has it in the driver while the context is entered.
+    """
+
+    name: str
+    breaks: str
+    within: int
+    applied: Callable[[], AbstractContextManager[None]]
+
+
+@contextmanager
+def _instead(owner: Any, **named: Any) -> Iterator[None]:
+    """Have other attributes in the place of an object's own."""
+    before = {name: getattr(owner, name) for name in named}
+    for name, value in named.items():
+        setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(owner, name, value)
+
+
+@contextmanager
+def _decides(changes: dict[tuple[State, Event], tuple[State, Do]]) -> Iterator[None]:
+    """Have the table of decisions say something else."""
+    table: Any = TABLE
+    before = {(state, event): table[state][event] for state, event in changes}
+    for (state, event), step in changes.items():
+        table[state][event] = step
+    try:
+        yield
+    finally:
+        for (state, event), step in before.items():
+            table[state][event] = step
+
+
+# --- beginning ---
+
+
+@contextmanager
+def _begins_blindly() -> Iterator[None]:
+    begin = MeterClient.begin
+
+    async def twice(self: MeterClient, *, timeout_s: float | None = None) -> None:
+        try:
+            await begin(self, timeout_s=timeout_s)
+        except MeterError as error:
+            if not error.may_have_acted:
+                raise
+            await begin(self, timeout_s=timeout_s)
+
+    believed = {(State.BEGINNING, Event.REFUSED): NOT_BEGUN, (State.BEGINNING, Event.REFUSED_LAST): NOT_BEGUN}
+    with _instead(MeterClient, begin=twice), _decides(believed):
+        yield
+
+
+def _doubt_is_forgotten() -> AbstractContextManager[None]:
+    return _decides(
+        {
+            (state, event): NOT_BEGUN
+            for state, steps in TABLE.items()
+            for event, (then, _) in steps.items()
+            if then is State.DOUBTFUL
+        }
+        | {(State.BEGINNING, Event.LOST): NOT_BEGUN}
+    )
+
+
+def _other_goes_on() -> AbstractContextManager[None]:
+    async def refuses(_self: Starting, start: Any) -> Event:
+        start.why = "a transaction still runs"
+        return Event.NOT_DONE
+
+    return _instead(Starting, _end_other=refuses)
+
+
+def _user_not_assigned() -> AbstractContextManager[None]:
+    async def accepted(_self: Starting, _start: Any) -> Event:
+        return Event.ACCEPTED
+
+    return _instead(Starting, _assign=accepted)
+
+
+def _user_of_before() -> AbstractContextManager[None]:
+    user = Starting._user
+    first: dict[int, Any] = {}
+
+    def of_before(self: Starting, request: Any) -> Any:
+        return first.setdefault(id(self), user(self, request))
+
+    return _instead(Starting, _user=of_before)
+
+
+def _foreign_connector() -> AbstractContextManager[None]:
+    start = Starting.start
+
+    async def any_connector(self: Starting, request: Any, deadline: Any) -> Any:
+        return await start(self, replace(request, evse_id=""), deadline)
+
+    return _instead(Starting, start=any_connector)
+
+
+def _never_set_up_again() -> AbstractContextManager[None]:
+    initialise, look = Setup.initialise, decisions.look_to_begin
+
+    async def once(self: Setup, deadline: Any) -> Any:
+        was_due = self.gw_due
+        last = await initialise(self, deadline)
+        if not self._first and self._clock_set_s is not None:
+            self.gw_due = was_due
+        return last
+
+    def always_configured(**seen: Any) -> Event:
+        event: Event = look(**seen | {"configured": True})
+        return event
+
+    stack = ExitStack()
+    stack.enter_context(_instead(Setup, initialise=once))
+    stack.enter_context(_instead(decisions, look_to_begin=always_configured))
+    return stack  # type: ignore[return-value]  # it is entered for nothing
+
+
+def _clock_never_set() -> AbstractContextManager[None]:
+    set_gw = MeterClient.set_gw
+
+    async def at_the_epoch(self: MeterClient, CT: str, CI: str, TM: str, *, timeout_s: float | None = None) -> None:
+        await set_gw(self, CT, CI, "2000-01-01T00:00:00,000+0100" if TM else TM, timeout_s=timeout_s)
+
+    async def nothing(_self: MeterClient, _TM: str, *, timeout_s: float | None = None) -> None:  # noqa: ARG001
+        return None
+
+    return _instead(MeterClient, set_gw=at_the_epoch, set_datetime=nothing)
+
+
+# --- ending and stopping ---
+
+
+def _end_believed_refused() -> AbstractContextManager[None]:
+    still_runs = (State.NOT_ENDED, Do.SAY_NOT_ENDED)
+    return _decides(
+        {
+            (State.ENDING, Event.LOST): (State.ENDING, Do.END),
+            (State.ENDING, Event.REFUSED): (State.ENDING, Do.END),
+            (State.ENDING, Event.REFUSED_LAST): still_runs,
+        }
+    )
+
+
+def _stop_ignores_the_id() -> AbstractContextManager[None]:
+    claim = decisions.claim
+
+    def whatever_runs(_transaction_id: str, **known: Any) -> Claim:
+        found: Claim = claim("", **known)
+        return found
+
+    return _instead(decisions, claim=whatever_runs)
+
+
+def _any_tuple_will_do() -> AbstractContextManager[None]:
+    def ours(*_: Any, **__: Any) -> tuple[Judgement, tuple[str, ...]]:
+        return Judgement.OURS, ()
+
+    return _instead(receipts, judge=ours)
+
+
+def _kept_under_the_wrong_id() -> AbstractContextManager[None]:
+    remember = Receipts.remember
+    before: dict[int, str] = {}
+
+    def one_late(self: Receipts, transaction_id: str, value: Any) -> None:
+        remember(self, before.get(id(self), transaction_id), value)
+        before[id(self)] = transaction_id
+
+    def the_latest(self: Receipts, transaction_id: str) -> Any:
+        return self.kept.get(transaction_id) or next(reversed(self.kept.values()), None)
+
+    stack = ExitStack()
+    stack.enter_context(_instead(Receipts, remember=one_late, again=the_latest))
+    return stack  # type: ignore[return-value]  # as above
+
+
+def _never_ends_the_unwanted() -> AbstractContextManager[None]:
+    async def leaves_it(_self: MeterDriver) -> None:
+        return None
+
+    return _instead(MeterDriver, _end_unwanted=leaves_it)
+
+
+def _takes_its_time() -> AbstractContextManager[None]:
+    return _instead(driver_module, START_S=600.0, STOP_S=600.0)
+
+
+def _writes_the_tuple_anew() -> AbstractContextManager[None]:
+    signed_value = keeping.signed_value
+
+    def tidied(receipt: Any, public_key: str) -> Any:
+        value = signed_value(receipt, public_key)
+        return replace(value, signed_meter_data=value.signed_meter_data.replace('","', '", "'))
+
+    stack = ExitStack()
+    stack.enter_context(_instead(keeping, signed_value=tidied))
+    stack.enter_context(_instead(receipts, signed_value=tidied))
+    return stack  # type: ignore[return-value]  # as above
+
+
+# --- the journal ---
+
+
+def _journal_after_the_reply() -> AbstractContextManager[None]:
+    keep = Keeping.keep
+
+    async def later(self: Keeping, *of: Any) -> None:
+        async def at_last() -> None:
+            await asyncio.sleep(4.0)
+            await keep(self, *of)
+
+        self._start(at_last())
+
+    return _instead(Keeping, keep=later)
+
+
+def _journal_not_asked() -> AbstractContextManager[None]:
+    async def knows_nothing(_self: Keeping, *_: Any) -> Any:
+        return None
+
+    changes = {name: knows_nothing for name in ("filed", "is_of_another") if hasattr(Keeping, name)}
+    return _instead(Keeping, **changes)
+
+
+def _found_is_not_kept() -> AbstractContextManager[None]:
+    def forgets(_self: Keeping, _receipt: Any) -> None:
+        return None
+
+    return _instead(Keeping, found=forgets)
+
+
+# --- what is published ---
+
+
+def _energy_of_before() -> AbstractContextManager[None]:
+    publish = Meter.publish
+    before: dict[int, Any] = {}
+
+    def of_before(self: Meter, value: Any) -> None:
+        last = before.get(id(self))
+        before[id(self)] = value
+        if last is not None and last.MS != value.MS:
+            value = replace(value, import_wh=last.import_wh, export_wh=last.export_wh)
+        publish(self, value)
+
+    return _instead(Meter, publish=of_before)
+
+
+def _energy_of_the_transaction() -> AbstractContextManager[None]:
+    return _instead(messages, IMPORT_REGISTER=messages.TRANSACTION_REGISTER)
+
+
+def _check_is_false() -> AbstractContextManager[None]:
+    check = Presence._check
+
+    def says_so(self: Presence) -> None:
+        check(self)
+        if not self.reachable:
+            self._bus.offer(self._topics.check, b"false", good_for_s=2.0)
+
+    return _instead(Presence, _check=says_so)
+
+
+def _no_reply_on_failure() -> AbstractContextManager[None]:
+    answered = Requests._answered
+
+    def only_good_news(self: Requests, command: str, reply: Any, answer: dict[str, object], *rest: Any) -> None:
+        if answer["status"] == "OK":
+            answered(self, command, reply, answer, *rest)
+
+    return _instead(Requests, _answered=only_good_news)
+
+
+def _tasks_stay() -> AbstractContextManager[None]:
+    keep = Keeping.keep
+
+    async def and_waits(self: Keeping, *of: Any) -> None:
+        await keep(self, *of)
+        self._leaked = [*getattr(self, "_leaked", ()), asyncio.create_task(asyncio.sleep(1e6))]  # type: ignore[attr-defined]
+
+    return _instead(Keeping, keep=and_waits)
+
+
+FAULTS: Final = (
+    Deliberate(
+        "blind retry of B", "a B whose answer was lost is sent again, and its refusal is believed", 400, _begins_blindly
+    ),
+    Deliberate("doubt forgotten", "a B whose answer was lost counts as not begun", 300, _doubt_is_forgotten),
+    Deliberate("the other goes on", "a start does not end what still runs, and is refused", 200, _other_goes_on),
+    Deliberate("no user", "no user is assigned before B", 25, _user_not_assigned),
+    Deliberate("the user of before", "every transaction is signed for the first user", 25, _user_of_before),
+    Deliberate("any connector", "a start for another connector is accepted", 100, _foreign_connector),
+    Deliberate("set up once", "a meter is not set up again after a power cut", 100, _never_set_up_again),
+    Deliberate("clock never set", "the meter's clock is set to the year 2000", 25, _clock_never_set),
+    Deliberate(
+        "blind retry of E", "an E is repeated without a look, and a refusal believed", 400, _end_believed_refused
+    ),
+    Deliberate("any id", "a stop ends whatever runs", 100, _stop_ignores_the_id),
+    Deliberate("stale receipt", "any tuple is taken for the one that is waited for", 100, _any_tuple_will_do),
+    Deliberate("wrong key", "receipts are remembered under the id before", 50, _kept_under_the_wrong_id),
+    Deliberate("unwanted goes on", "what the station does not know of is not ended", 400, _never_ends_the_unwanted),
+    Deliberate("deadline ignored", "a command may take ten minutes", 400, _takes_its_time),
+    Deliberate("tidied", "the tuple is not handed over as the meter wrote it", 25, _writes_the_tuple_anew),
+    Deliberate("journal late", "a receipt is written to the journal after the reply", 400, _journal_after_the_reply),
+    Deliberate("journal not asked", "after a restart the journal is not asked", 400, _journal_not_asked),
+    Deliberate("found, not kept", "a tuple found in the meter is not written to the journal", 400, _found_is_not_kept),
+    Deliberate(
+        "energy of before",
+        "after an exchange the old meter's energy is published",
+        400,
+        _energy_of_the_meter_before,
+    ),
+    Deliberate(
+        "energy of the transaction", "the register of the transaction is published", 25, _energy_of_the_transaction
+    ),
+    Deliberate("check is false", "a communication check of a meter that is away is false", 100, _check_is_false),
+    Deliberate("no reply on failure", "what failed is not answered", 100, _no_reply_on_failure),
+    Deliberate("tasks stay", "every receipt leaves a task behind", 50, _tasks_stay),
+)
