@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from iem_dcr.service.observation import ObservedMeter
     from tests.support.served_page import Served
 
-ROW = re.compile(r'<tr role="row" data-key="([jm]\d+)">(.*?)</tr>')
+ROW = re.compile(r'<tr role="row" data-key="([jm]\d+-[0-9a-f]{12})">(.*?)</tr>')
 CELL = re.compile(r"<t[hd][^>]*>(.*?)</t[hd]>")
 
 
@@ -51,7 +51,17 @@ def meter_with(path: Path) -> ObservedMeter:
 
 
 async def rows(page: Served) -> dict[str, list[str]]:
-    """Return the cells of each receipt, without their markup."""
+    """Return the cells of each receipt, without their markup, by the first part of its key."""
+    return {key.partition("-")[0]: cells for key, cells in (await found(page)).items()}
+
+
+async def path_of(page: Served, key: str) -> str:
+    """Return the path of the receipt whose key begins so."""
+    (whole,) = [whole for whole in await found(page) if whole.startswith(f"{key}-")]
+    return f"/meters/pm1/receipts/{whole}"
+
+
+async def found(page: Served) -> dict[str, list[str]]:
     answer = await page.ask("/meters/pm1")
     assert answer.status == 200
     return {
@@ -65,18 +75,18 @@ async def rows(page: Served) -> dict[str, list[str]]:
 @virtual
 async def test_those_of_earlier_processes(path: Path) -> None:
     async with served([meter_with(path)]) as page:
-        found = await rows(page)
-        assert list(found) == ["j3", "j2", "j1"]
-        assert found["j1"][0] == "T1"
-        assert found["j1"][2:4] == ["2.100 kWh", "valid"]
-        assert found["j1"][5:] == ["T-1", "XML"]
-        one = await page.ask("/meters/pm1/receipts/j1")
+        cells = await rows(page)
+        assert list(cells) == ["j3", "j2", "j1"]
+        assert cells["j1"][0] == "T1"
+        assert cells["j1"][2:4] == ["2.100 kWh", "valid"]
+        assert cells["j1"][5:] == ["T-1", "XML"]
+        one = await page.ask(await path_of(page, "j1"))
         # It is judged anew: nobody signed what the tests file.
         assert one.status == 200
         assert "not checked" in one.text
         assert "04…(10)" in one.text
         assert "04AB000001" not in one.text
-        file = await page.ask("/meters/pm1/receipts/j1.xml")
+        file = await page.ask(await path_of(page, "j1") + ".xml")
         assert file.headers["Content-Disposition"] == 'attachment; filename="pm1-T1.xml"'
         assert file.headers["Cache-Control"] == "no-store"
         (entry,) = read_document(file.body)
@@ -86,7 +96,10 @@ async def test_those_of_earlier_processes(path: Path) -> None:
 @virtual
 async def test_each_is_shown_under_its_own_meter_only(path: Path) -> None:
     async with served([meter_with(path)]) as page:
-        for key in ("j4", "j99", "j0", "j-1", "m1", "x1", "j", "jx", "j1x", "j" + "9" * 30, "..", "%2e%2e", "j1/.."):
+        whole = (await path_of(page, "j1")).rpartition("/")[2]
+        others = book._key("j", 4, kept(4, meter="another").receipt.text)
+        keys = [others, whole[:-1], whole + "0", whole.replace("j1", "j2"), whole.replace("j", "m"), whole.upper()]
+        for key in (*keys, "j1", "j0-" + "0" * 12, "j-1", "x1", "j", "j" + "9" * 30, "..", "%2e%2e", f"{whole}/.."):
             for suffix in ("", ".xml"):
                 answer = await page.ask(f"/meters/pm1/receipts/{key}{suffix}")
                 assert answer.status == 404, key
@@ -100,7 +113,7 @@ async def test_one_that_was_erased(path: Path) -> None:
     async with served([meter_with(path)]) as page:
         cells = (await rows(page))["j2"]
         assert (cells[3], cells[6]) == ("erased", "—")
-        assert (await page.ask("/meters/pm1/receipts/j2.xml")).status == 404
+        assert (await page.ask(await path_of(page, "j2") + ".xml")).status == 404
 
 
 @virtual
@@ -111,13 +124,14 @@ async def test_a_journal_that_cannot_be_read(path: Path, tmp_path: Path) -> None
         async with served([meter]) as page:
             assert list(await rows(page)) == ["m1"]
             assert "Only what this process remembers: " in (await page.ask("/meters/pm1")).text
-            assert (await page.ask("/meters/pm1/receipts/j1")).status == 503
-            assert (await page.ask("/meters/pm1/receipts/m1")).status == 200
+            in_memory = await path_of(page, "m1")
+            assert (await page.ask(in_memory)).status == 200
+            assert (await page.ask(in_memory.replace("/m1", "/j1"))).status == 503
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE receipts SET tuple = X'00FF', findings = '[1]', outcome = 'x' WHERE id = 1")
     async with served([meter_with(path)]) as page:
         assert (await rows(page))["j1"][3] == "not checked"
-        assert (await page.ask("/meters/pm1/receipts/j1")).status == 404
+        assert (await page.ask(await path_of(page, "j1"))).status == 404
 
 
 def test_a_disk_that_hangs_holds_up_nothing_else(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,11 +176,11 @@ async def test_those_that_this_process_remembers() -> None:
         assert stopped.signed_meter_value is not None
         (cells,) = (await rows(page)).values()
         assert (cells[0], cells[3], cells[4], cells[5]) == ("T1", "valid", "2 info", "T-1")
-        one = await page.ask("/meters/pm1/receipts/m1")
+        one = await page.ask(await path_of(page, "m1"))
         assert "The signature matches, and nothing speaks against the receipt." in one.text
         assert "0.49 EUR/kWh" in one.text
         assert "04ABT-1" not in one.text
-        file = await page.ask("/meters/pm1/receipts/m1.xml")
+        file = await page.ask(await path_of(page, "m1") + ".xml")
         (entry,) = read_document(file.body)
         assert entry.text == stopped.signed_meter_value.signed_meter_data
         assert ocmf.verify(ocmf.parse(entry.text), entry.key).outcome is ocmf.Outcome.VALID
@@ -185,7 +199,7 @@ async def test_one_that_was_tampered_with() -> None:
         forged = ocmf.parse(seen.kept.receipt.text.replace("00000020.", "00000021.", 1))
         await meter.keep(kept(0, "T-2", receipt=forged, outcome=ocmf.Outcome.INVALID, public_key=b.driver.public_key))
         assert [cells[3] for cells in (await rows(page)).values()] == ["not valid", "valid"]
-        assert "The signature does not match" in (await page.ask("/meters/pm1/receipts/m2")).text
+        assert "The signature does not match" in (await page.ask(await path_of(page, "m2"))).text
 
 
 @virtual
@@ -197,6 +211,20 @@ async def test_a_receipt_without_anything_in_it() -> None:
         assert (cells[0], cells[2], cells[3]) == ("without PG", "—", "not checked")
         assert "error" in cells[4]
         for suffix in ("", ".xml"):
-            answer = await page.ask(f"/meters/pm1/receipts/{key}{suffix}")
+            answer = await page.ask(await path_of(page, key) + suffix)
             assert answer.status == 200
             assert ("secret-id" in answer.text) == (suffix == ".xml")
+
+
+@virtual
+async def test_an_old_link_never_leads_to_another_receipt() -> None:
+    """Numbers begin anew with a process: a page that is still open may ask for what they meant before."""
+    before, after = observed(), observed()
+    await before.keep(kept(1, "T-1"))
+    await after.keep(kept(2, "T-2"))
+    async with served([before]) as page:
+        old = await path_of(page, "m1")
+        assert (await page.ask(old)).status == 200
+    async with served([after]) as page:
+        for suffix in ("", ".xml"):
+            assert (await page.ask(old + suffix)).status == 404

@@ -7,6 +7,8 @@ the threads in which the drivers' receipts are verified.
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -34,7 +36,10 @@ T = TypeVar("T")
 
 SHOWN: Final = 20
 ANSWERS_WITHIN_S: Final = 5.0
-_IN_JOURNAL, _IN_MEMORY = "j", "m"
+_IN_JOURNAL: Final = "j"
+_IN_MEMORY: Final = "m"
+_DIGITS: Final = 12
+_KEY: Final = re.compile(rf"(?P<where>[jm])(?P<number>[0-9]{{1,18}})-[0-9a-f]{{{_DIGITS}}}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,23 +93,30 @@ class ReceiptBook:
             JournalError: the file cannot be read.
             ReceiptError: it cannot be read as a receipt.
         """
-        where, number = key[:1], key[1:]
-        if not (number.isascii() and number.isdigit()) or len(number) > 18:
+        match = _KEY.fullmatch(key)
+        if match is None:
             return None
+        where, number = match["where"], int(match["number"])
         if where == _IN_MEMORY:
-            kept = next((seen.kept for seen in meter.receipts if seen.number == int(number)), None)
+            kept = next((seen.kept for seen in meter.receipts if seen.number == number), None)
             if kept is None:
                 return None
-            public_key = kept.public_key or meter.public_key
-            return await _done_in(self._checking, lambda: _judged(kept.receipt.text, public_key, kept.transaction_id))
-        path, serial = meter.settings.journal_path, meter.serial
-        if where != _IN_JOURNAL or not path or not serial:
+            tuple_text, public_key, transaction_id = kept.receipt.text, kept.public_key, kept.transaction_id
+        else:
+            path, serial = meter.settings.journal_path, meter.serial
+            entry = await _done_in(self._reading, lambda: _entry(path, number)) if path and serial else None
+            if entry is None or entry.meter != serial or not entry.text:
+                return None
+            tuple_text, public_key, transaction_id = entry.text, entry.public_key, entry.transaction_id
+        if key != _key(where, number, tuple_text):
             return None
-        entry = await _done_in(self._reading, lambda: _entry(path, int(number)))
-        if entry is None or entry.meter != serial or not entry.text:
-            return None
-        public_key = entry.public_key or meter.public_key
-        return await _done_in(self._checking, lambda: _judged(entry.text, public_key, entry.transaction_id))
+        public_key = public_key or meter.public_key
+        return await _done_in(self._checking, lambda: _judged(tuple_text, public_key, transaction_id))
+
+
+def _key(where: str, number: int, tuple_text: str) -> str:
+    """Return what a receipt is found under: numbers begin anew with a process or a file, so its digest is in it."""
+    return f"{where}{number}-{hashlib.sha256(tuple_text.encode('utf-8', 'replace')).hexdigest()[:_DIGITS]}"
 
 
 async def _done_in(thread: ThreadPoolExecutor, work: Callable[[], T]) -> T:
@@ -143,7 +155,7 @@ def _judged(tuple_text: str, public_key: str, transaction_id: str) -> Found:
 def _row_of_entry(meter: ObservedMeter, entry: Entry) -> Row:
     is_erased = entry.erased is not None
     line = _Line(
-        key=f"{_IN_JOURNAL}{entry.id}",
+        key=_key(_IN_JOURNAL, entry.id, entry.text),
         pagination=entry.pagination,
         ended=shown(entry.end_text) or f"kept {words.day_and_time(entry.kept)}",
         energy_wh=entry.energy_wh,
@@ -159,7 +171,7 @@ def _row_remembered(meter: ObservedMeter, seen: SeenReceipt) -> Row:
     receipt = seen.kept.receipt
     last = receipt.end or (receipt.readings[-1] if receipt.readings else None)
     line = _Line(
-        key=f"{_IN_MEMORY}{seen.number}",
+        key=_key(_IN_MEMORY, seen.number, receipt.text),
         pagination=receipt.pagination or "",
         ended=words.meter_time(last.TM) if last and last.TM else f"came {words.day_and_time(seen.came)}",
         energy_wh=receipt.energy_wh,
