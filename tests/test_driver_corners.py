@@ -108,7 +108,7 @@ async def test_a_new_receipt_that_disagrees_for_good_is_handed_over_with_an_erro
         assert receipt_of(await b.driver.stop_transaction("T-1")).identification == "SOMEBODY"
     errors = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
     assert len(errors) == 1
-    assert "ID is another" in errors[0]
+    assert "ID is somebody else" in errors[0]
 
 
 @virtual
