@@ -82,6 +82,9 @@ def test_a_good_transaction_has_no_findings(name: str) -> None:
 
 CASES: list[tuple[Receipt, list[tuple[str, int | None, str]]]] = [
     (of(BEGIN, END, TT="a|b"), [("separator-in-text", None, "TT")]),
+    (of(BEGIN, END, ID="a|b"), [("separator-in-text", None, "ID")]),
+    (of(BEGIN, END, CI="a|b"), [("separator-in-text", None, "CI")]),
+    (of(BEGIN, END, CT="a|b"), [("separator-in-text", None, "CT")]),
     (of(BEGIN, END, XX="a|b"), [("separator-in-text", None, "")]),
     (of(BEGIN, END, TT="0,42 €"), [("text-not-ascii", None, "TT")]),
     (of(BEGIN, END, TT="x" * 251), [("text-too-long", None, "TT")]),
@@ -224,6 +227,27 @@ def test_a_set_is_sorted_into_transactions_by_meter_and_counter() -> None:
     assert transactions_of(receipts) == [(1, 4), (2,), (3, 0), (5,), (6,)]
     found = [(one.code, one.receipt) for one in examine_set(receipts)]
     assert found == [("transaction-incomplete", 5), ("fiscal", 6), ("receipt-repeated", 7)]
+
+
+def test_a_begin_is_paired_with_an_end_and_with_nothing_else() -> None:
+    receipts = [half(BEGIN, 1), of(BEGIN, END, PG="T2"), of(CHARGING, PG="T3"), half(END, 4)]
+    assert transactions_of(receipts) == [(0, 3), (1,), (2,)]
+
+
+@pytest.mark.parametrize("name", ["TM", "TX", "RV", "RI", "RU", "RT", "EF", "ST"])
+def test_a_field_of_a_reading_that_is_no_text_is_told(name: str) -> None:
+    assert ("field-type", 1, name) in told(examine(of(BEGIN, CHARGING | {name: [1]}, END)))
+
+
+@pytest.mark.parametrize("name", [*PAYLOAD, "GI", "GV", "MV", "MM", "MF", "CF", "CT", "CI"])
+def test_a_field_of_the_payload_that_is_none_of_its_type_is_told(name: str) -> None:
+    assert ("field-type", None, name) in told(examine(of(BEGIN, END, **{name: {"a": 1}})))
+
+
+def test_it_is_said_which_end_is_wrong() -> None:
+    for rows, which in (((BEGIN | {"ST": "E"}, END), "begin"), ((BEGIN, END | {"ST": "E"}), "end")):
+        (found,) = examine(of(*rows))
+        assert found.text == f"ST of the {which} is 'E', not G"
 
 
 def test_a_begin_and_an_end_left_over_belong_together() -> None:

@@ -152,9 +152,27 @@ def test_der_is_read_strictly_but_for_its_zeros(damage: Callable[[bytes], bytes]
 
 @pytest.mark.parametrize("raw", [
     b"\x30", b"\x30\x00", b"\x30\x03\x02\x01\x01", b"\x30\x04\x02\x00\x02\x00", b"\x30\x05\x02\x01\x01\x02\x01",
+    b"\x30\x80\x02\x3e" + b"\x01" * 62 + b"\x02\x3e" + b"\x01" * 62,
 ])  # fmt: skip
 def test_der_of_too_few_numbers_is_unreadable(raw: bytes) -> None:
     assert_unreadable(raw)
+
+
+@pytest.mark.parametrize(("r", "s"), [(1, 1), (ORDER - 1, ORDER - 1)])
+def test_numbers_at_the_edge_of_the_range_are_in_it(r: int, s: int) -> None:
+    result = verify(parse(write(PAYLOAD, SD=in_form("raw", r, s).hex())), SIGNER.der.hex())
+    assert result.outcome is Outcome.INVALID
+    assert "does not match" in result.reason
+
+
+def test_outcomes_are_written_as_they_stand_in_journals() -> None:
+    assert [outcome.value for outcome in Outcome] == ["valid", "invalid", "not checked"]
+
+
+def test_cryptography_is_loaded_ahead_when_asked() -> None:
+    script = "import sys; from iem_dcr import ocmf; a = {*sys.modules}; ocmf.prepare(); print({*sys.modules} - a)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "'cryptography'" in done.stdout
 
 
 def assert_unreadable(raw: bytes) -> None:
