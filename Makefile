@@ -33,6 +33,7 @@ test: lint
 bench: $(STAMP)
 	$(BIN)/python benchmarks/driver.py
 	$(BIN)/python benchmarks/everest.py
+	$(BIN)/python benchmarks/fleet.py --quick
 	$(BIN)/python benchmarks/receipts.py
 
 # Random sessions in which anything can happen: make endurance SESSIONS=100000 SEED=1; a failure prints how it is replayed.

@@ -260,6 +260,15 @@ def test_one_meter_twice(written: Callable[[str], Path], one: str, other: str) -
     assert len(ServiceConfig.load(written(pair.format(one, other) + "port_http = 81\n")).meters) == 2
 
 
+def test_one_meter_twice_whatever_else_is_wrong_with_both(written: Callable[[str], Path]) -> None:
+    found = problems(written("[[meter]]\nmodule_id = 'a'\nCI = 5\n[[meter]]\nmodule_id = 'b'\ntimezone = 'Mars/X'\n"))
+    assert [problem.partition(": ")[0] for problem in found] == [
+        '[[meter]] 1 (module_id "a") CI',
+        '[[meter]] 2 (module_id "b") timezone',
+        '[[meter]] 2 (module_id "b") ip_address',
+    ]
+
+
 def test_two_meters_at_the_default_address(written: Callable[[str], Path]) -> None:
     (problem,) = problems(written('[[meter]]\nmodule_id = "a"\n[[meter]]\nmodule_id = "b"\n'))
     assert "192.168.60.12:80 is the meter of" in problem
@@ -324,6 +333,15 @@ def test_certificates_that_do_not_fit(written: Callable[[str], Path], tmp_path: 
     # A certificate whose key is nowhere.
     (problem,) = problems(written(f"[mqtt]\ncert_file = '{cert}'\n{METER}"))
     assert problem.startswith("[mqtt] cert_file: ")
+
+
+def test_each_file_that_is_missing_is_named(written: Callable[[str], Path], tmp_path: Path) -> None:
+    found = problems(written(f"[mqtt]\nca_file = 'ca'\ncert_file = 'cert'\nkey_file = 'key'\n{METER}"))
+    assert [problem.partition(": ")[0] for problem in found] == [f"[mqtt] {key}_file" for key in ("ca", "cert", "key")]
+    assert all("No such file or directory" in problem for problem in found)
+    cert, _ = certificate(tmp_path)
+    (problem,) = problems(written(f"[mqtt]\ncert_file = '{cert}'\nkey_file = 'key'\n{METER}"))
+    assert problem.startswith("[mqtt] key_file: ")
 
 
 def test_files_are_looked_at_whatever_else_is_wrong(written: Callable[[str], Path]) -> None:

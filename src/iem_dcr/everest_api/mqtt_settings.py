@@ -132,6 +132,11 @@ class MqttSettings:
         """
         if not self.tls:
             return None
+        missing = [*_unreadable("ca_file", self.ca_file, "certificates in PEM")]
+        missing += _unreadable("cert_file", self.cert_file, "this client's certificate in PEM")
+        missing += _unreadable("key_file", self.key_file, "the certificate's key in PEM")
+        if missing:
+            raise ConfigError(missing)
         try:
             context = ssl.create_default_context(cafile=self.ca_file)
         except (OSError, ValueError) as error:
@@ -181,6 +186,16 @@ class MqttSettings:
                 yield f"{each.name} is {shown(value)}: expected TLS to be on (mqtts:// in an address)"
         if self.key_file is not None and self.cert_file is None:
             yield f"key_file is {shown(self.key_file)}: expected a cert_file beside it"
+
+
+def _unreadable(name: str, path: str | None, expected: str) -> Iterator[str]:
+    """Yield which file cannot be read: of a certificate and its key OpenSSL does not tell."""
+    if path is None:
+        return
+    try:
+        Path(path).open("rb").close()
+    except OSError as error:
+        yield f"{name} {shown(path)}: {_why(error)}; expected {expected}"
 
 
 def _is_text(text: str) -> bool:

@@ -52,6 +52,7 @@ MQTT: tuple[Setting, ...] = (
 """The keys of ``[mqtt]``. Paths are relative to the folder of the configuration file; an empty text counts as none."""
 
 _TABLES = {"mqtt": "[mqtt]", "web": "[web]", "meter": "[[meter]]"}
+_ADDRESS = ("ip_address", "port_http")
 _ANY_TABLE = "[mqtt], [web] or [[meter]]"
 _FILES = ("password_file", "ca_file", "cert_file", "key_file")
 _SECRETS = ("password", "token")
@@ -261,9 +262,9 @@ class _Reading:
         for table, label in zip(tables, labels, strict=True):
             settings = self._settings(label, table)
             if settings is not None:
-                meters.append((label, MeterConfig(table.get(MODULE_ID), settings)))
-        self._check_addresses(meters)
-        return [meter for _, meter in meters]
+                meters.append(MeterConfig(table.get(MODULE_ID), settings))
+        self._check_addresses(tables, labels)
+        return meters
 
     def _check_module_ids(self, tables: list[dict[str, object]], labels: list[str]) -> None:
         first: dict[str, str] = {}
@@ -291,9 +292,14 @@ class _Reading:
                 self._mistake(where, problem)
             return None
 
-    def _check_addresses(self, meters: Iterable[tuple[str, MeterConfig]]) -> None:
+    def _check_addresses(self, tables: Iterable[Mapping[str, object]], labels: Iterable[str]) -> None:
+        """Find meters that are there twice, whatever else is wrong with them."""
         first: dict[tuple[str, int], str] = {}
-        for label, meter in meters:
+        for table, label in zip(tables, labels, strict=True):
+            try:
+                meter = MeterConfig(None, Settings.of({key: table[key] for key in _ADDRESS if key in table}))
+            except ConfigError:
+                continue
             address = same_host(meter.settings.ip_address), meter.settings.port_http
             if address in first:
                 what = (
