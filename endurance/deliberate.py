@@ -355,7 +355,7 @@ FAULTS: Final = (
         "energy of before",
         "after an exchange the old meter's energy is published",
         400,
-        _energy_of_the_meter_before,
+        _energy_of_before,
     ),
     Deliberate(
         "energy of the transaction", "the register of the transaction is published", 25, _energy_of_the_transaction

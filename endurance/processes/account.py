@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from endurance import invariants
 from endurance.process import Serving
+from endurance.stage import Call, Filed
 from endurance.unit import Truth
-from endurance.world import Call, Filed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

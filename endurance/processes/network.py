@@ -30,7 +30,7 @@ from endurance.processes.account import Account, Life
 from endurance.processes.chargers import ServiceCharger
 from endurance.processes.everest import Everest, start_payload
 from endurance.processes.ways import PacketWay, ProxyWay, unshared, why_no_namespaces, within
-from endurance.world import Call
+from endurance.stage import Call
 from iem_dcr.journal import open_for_reading
 from tests.support.brokers import Mosquitto
 

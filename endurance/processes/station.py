@@ -16,7 +16,7 @@ from endurance.processes.chargers import MODULE, SERVICE, Charger
 from endurance.processes.everest import start_payload
 from endurance.processes.proxy import Proxy, Trap
 from endurance.processes.running import waited_for_a_core_s
-from endurance.world import Call
+from endurance.stage import Call
 from iem_dcr.simulator.faults import Fault
 
 if TYPE_CHECKING:
