@@ -118,6 +118,21 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert (page.parent / target).exists(), target
 
 
+def test_pictures_are_small_and_told_in_words() -> None:
+    told = dict(
+        picture
+        for page in PAGES
+        for picture in [
+            *((path, alt) for alt, path in re.findall(r"!\[([^\]]*)\]\(([^)]+)\)", page.read_text("utf-8"))),
+            *re.findall(r'<img src="([^"]+)" alt="([^"]*)"', page.read_text("utf-8")),
+        ]
+    )
+    shown = {Path(path).name: alt for path, alt in told.items()}
+    for picture in (ROOT / "docs" / "images").iterdir():
+        assert picture.stat().st_size < 150_000, picture.name
+        assert len(shown[picture.name]) > 20, picture.name
+
+
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.key)
 def test_every_setting_is_documented_as_it_is(setting: object) -> None:
     page = (ROOT / "docs" / "settings.md").read_text("utf-8")

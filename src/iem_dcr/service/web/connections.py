@@ -12,6 +12,7 @@ import logging
 import socket
 from typing import TYPE_CHECKING, Final
 
+from iem_dcr.driver.seldom import Seldom
 from iem_dcr.errors import printable
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class Listener:
         self._server = server
         self._listening = listening
         self._is_stream = is_stream
+        self._lines = Seldom(_log, asyncio.get_running_loop().time)
         self._free = asyncio.Semaphore(AT_ONCE)
         self._connections: set[asyncio.Task[None]] = set()
 
@@ -63,7 +65,7 @@ class Listener:
                     connection, _ = await loop.sock_accept(self._listening)
                 except OSError as error:
                     self._free.release()
-                    _log.warning("no connection can be taken: %s", printable(error.strerror or error))
+                    self._lines.warning("no connection can be taken: %s", printable(error.strerror or error))
                     await asyncio.sleep(_FULL_PAUSE_S)
                     continue
                 except BaseException:

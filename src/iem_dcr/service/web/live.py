@@ -142,10 +142,11 @@ def _sample(meter: ObservedMeter) -> dict[str, object]:
 
 
 def _clock() -> dict[str, object]:
-    """Return what makes a time of a slot: the host's time at slot 0, in milliseconds since 1970, and its zone."""
+    """Return what makes a time of a slot, in milliseconds since 1970: now, the host's time at slot 0, and its zone."""
     now = datetime.now().astimezone()
     offset = now.utcoffset()
     return {
+        "now_ms": round(now.timestamp() * 1000),
         "zero_ms": round((now.timestamp() - now_s()) * 1000),
         "step_ms": round(STEP_S * 1000),
         "offset_ms": 0 if offset is None else round(offset.total_seconds() * 1000),

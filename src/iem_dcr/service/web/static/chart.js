@@ -25,6 +25,8 @@ export class Charts {
   constructor(root) {
     this.times = [];
     this.columns = { power: [], voltage: [], current: [], energy: [] };
+    this.end = Date.now();
+    this.step = 2000;
     this.offsetMs = 0;
     this.serial = "";
     this.at = null; // the moment that is read, or null
@@ -44,23 +46,31 @@ export class Charts {
       this.columns[name] = [...this.columns[name].slice(0, kept), ...history[name]];
     }
     this.serial = history.serial;
-    this.step = step;
-    this.offsetMs = history.offset_ms;
-    this.later();
+    this.pass(history);
   }
 
-  takeSample({ serial, slot, values, zero_ms: zero, step_ms: step, offset_ms: offset }) {
+  // A moment: with a value, or without one where the meter does not answer.
+  take(moment) {
+    if (moment.values) this.add(moment);
+    this.pass(moment);
+  }
+
+  add({ serial, slot, values, zero_ms: zero, step_ms: step }) {
     const [voltage, current, power, energy] = values;
     if (serial !== this.serial) this.forget(serial);
     const time = zero + slot * step;
     if (this.times.length && time - this.times.at(-1) < step / 2) this.drop(this.times.length - 1);
     this.times.push(time);
     for (const [name, value] of Object.entries({ voltage, current, power, energy })) this.columns[name].push(value);
+  }
+
+  // Time passes: what is older than half an hour goes.
+  pass({ now_ms: now, step_ms: step, offset_ms: offset }) {
+    this.end = now;
     this.step = step;
     this.offsetMs = offset;
-    this.end = time;
-    const old = this.times.findIndex((each) => each >= time - SPAN_MS);
-    if (old > 0) this.drop(0, old);
+    const young = this.times.findIndex((time) => time >= now - SPAN_MS);
+    this.drop(0, young < 0 ? this.times.length : young);
     this.later();
   }
 
@@ -158,8 +168,7 @@ class Chart {
     const values = columns[this.name].map((value) => (value === null ? null : value / PER_UNIT[this.name]));
     const present = values.filter((value) => value !== null);
     this.plotWidth = width - MARGIN.left - MARGIN.right;
-    const end = times.at(-1) ?? Date.now();
-    this.from = end - SPAN_MS;
+    this.from = this.charts.end - SPAN_MS;
     const [low, high, step] = this.range(present);
     const x = (time) => MARGIN.left + ((time - this.from) / SPAN_MS) * this.plotWidth;
     const y = (value) => MARGIN.top + (1 - (value - low) / (high - low)) * (HEIGHT - MARGIN.top - MARGIN.bottom);
@@ -205,7 +214,7 @@ class Chart {
 
   // A line for each stretch without a gap, and the area below it.
   line(times, values, x, y, low) {
-    const longest = 2.5 * (this.charts.step ?? 2000);
+    const longest = 2.5 * this.charts.step;
     const stretches = [];
     let before = null;
     values.forEach((value, place) => {

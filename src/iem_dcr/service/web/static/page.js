@@ -128,7 +128,7 @@ function connect() {
   source.addEventListener("view", (event) => {
     const view = JSON.parse(event.data);
     takeView(view);
-    if (view.values) charts?.takeSample(view);
+    charts?.take(view);
     heard();
   });
   source.addEventListener("error", again);
