@@ -37,15 +37,18 @@ from iem_dcr.everest_api.meter_api import MeterApi
 from iem_dcr.powermeter import TransactionRequestStatus
 from iem_dcr.simulator import SimulatedMeter, SimulatorOptions
 from tests.support.api_bench import ApiBench
-from tests.support.bench import CI, SECRET, RememberingStation, request
+from tests.support.bench import CI, SECRET, RememberingStation, bench, request
 from tests.support.command_line import run
 from tests.support.fake_bus import FakeBus
+from tests.support.hostile_bodies import ESCAPES
 from tests.support.hostile_meter import LIES, HostileMeter
 from tests.support.hostile_wire import ABUSES, FLOODS
-from tests.support.virtual_time import VirtualWall, virtual
+from tests.support.journals import patient_journal
+from tests.support.virtual_time import VirtualWall, run_virtual, virtual
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+    from pathlib import Path
 
 REQUESTS = int(os.environ.get("IEM_DCR_FUZZ_REQUESTS", "150"))
 SEED = int(os.environ.get("IEM_DCR_FUZZ_SEED", "1"))
@@ -229,30 +232,30 @@ async def test_behind_everests_api(log: pytest.LogCaptureFixture) -> None:
         given = Settings.of({"ip_address": "127.0.0.1", "port_http": server.port, "CI": CI, "command_timeout_ms": 1500})
         bus = FakeBus()
         api = MeterApi("m1", given, bus, wall=VirtualWall())
-        bench = ApiBench(api, bus, server.meter, asyncio.create_task(api.run()))
+        b = ApiBench(api, bus, server.meter, asyncio.create_task(api.run()))
         try:
             await asyncio.sleep(0.1)
             handed = Handed(server.meter)
             number = 0
             while not (server.behaves and number % 2):
                 number += 1
-                await bench.answer(bench.start(f"T-{number}"))
+                await b.answer(b.start(f"T-{number}"))
                 await asyncio.sleep(4)
-                stopped = await bench.answer(bench.stop(f"T-{number}"))
+                stopped = await b.answer(b.stop(f"T-{number}"))
                 if stopped["status"] == "OK":
                     handed.add(stopped["signed_meter_value"]["signed_meter_data"], f"T-{number}")
             await asyncio.sleep(60)
-            assert await bench.answer(bench.start("T-last")) == {"status": "OK"}
+            assert await b.answer(b.start("T-last")) == {"status": "OK"}
             await asyncio.sleep(4)
-            stopped = await bench.answer(bench.stop("T-last"))
+            stopped = await b.answer(b.stop("T-last"))
             handed.add(stopped["signed_meter_value"]["signed_meter_data"], "T-last")
             assert bus.failures == []
-            assert not bench.task.done()
+            assert not b.task.done()
             checks = bus.on(api.topics.check)
             assert {message.payload for message in checks} == {b"true"}
         finally:
-            bench.task.cancel()
-            await asyncio.gather(bench.task, return_exceptions=True)
+            b.task.cancel()
+            await asyncio.gather(b.task, return_exceptions=True)
 
 
 # --- the command line ---
@@ -319,10 +322,39 @@ def hostile_port() -> Iterator[int]:
         ["read"], ["doctor"], ["record", "-o", "FOLDER"], ["session", "--seconds", "1"], ["watch", "--count", "2"],
     ],
 )  # fmt: skip
-def test_commands_end_with_a_reason(command: list[str], hostile_port: int, tmp_path: Any) -> None:
+def test_commands_end_with_a_reason(command: list[str], hostile_port: int, tmp_path: Path) -> None:
     name, *options = [part.replace("FOLDER", str(tmp_path / "kept")) for part in command]
     for _ in range(2 if name == "read" else 1):
         done = run(name, f"127.0.0.1:{hostile_port}", *options)
         assert done.status in (0, 1, 2)
         assert all(line.isprintable() for line in (done.out + done.err).splitlines())
         assert done.status == 0 or done.err or done.out
+
+
+@pytest.fixture
+def journal_of_a_hostile_meter(tmp_path: Path) -> Path:
+    """A journal with the receipt of a meter that calls itself what no meter is called."""
+    path = tmp_path / "receipts.db"
+    name = ESCAPES.replace("\ud800", "")  # what has no UTF-8 cannot be signed
+    options = SimulatorOptions(private_key=SECRET, charge_s=1.0)
+    for key, value in {"MS": name, "MM": name * 20, "GI": name + "x" * 30_000, "ST": "\x1b[31m"}.items():
+        object.__setattr__(options, key, value)  # the simulator itself would refuse them
+
+    async def session() -> None:
+        async with patient_journal(path) as journal, bench(options, journal=journal) as b:
+            await b.until_live()
+            assert (await b.driver.start_transaction(request("T-1"))).status is OK
+            await asyncio.sleep(2)
+            assert (await b.driver.stop_transaction("T-1")).status is OK
+
+    run_virtual(session())
+    return path
+
+
+@pytest.mark.parametrize("command", [["list"], ["show"], ["export", "--format", "csv"]])
+def test_receipts_of_a_hostile_meter_are_shown_harmless(command: list[str], journal_of_a_hostile_meter: Path) -> None:
+    done = run("receipts", command[0], "--journal", str(journal_of_a_hostile_meter), *command[1:])
+    assert done.status == 0
+    assert "04ABT-1" in done.out
+    # A tuple is handed on as it is, and has no control characters in it but as JSON's escapes.
+    assert not set(done.out + done.err) & {chr(code) for code in (*range(10), *range(14, 32), 127)}

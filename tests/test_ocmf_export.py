@@ -181,6 +181,13 @@ def test_ocpp_leaves_out_what_has_no_time_or_value() -> None:
         assert "left out" in exported.notes[0]
 
 
+def test_csv_has_no_control_characters_of_a_meters_or_a_cards_in_its_words() -> None:
+    [row] = csv.DictReader(io.StringIO(export([signed(1, ID="\\u001b[2J\\r\\n=1")], Format.CSV).text, newline=""))
+    assert row["identification"] == "[2J  =1"
+    [row] = csv.DictReader(io.StringIO(export([signed(1, ID="\\u0007=1")], Format.CSV).text, newline=""))
+    assert row["identification"] == "'=1"
+
+
 def test_csv() -> None:
     exported = export([signed(1, ID="=1+1"), Item(parse("OCMF|{}|{}"))], Format.CSV)
     one, two = csv.DictReader(io.StringIO(exported.text, newline=""))

@@ -36,6 +36,7 @@ LONGEST_OCPP_201 = 2500
 """Characters of signedMeterData in OCPP 2.0.1; 2.1 allows 32,768."""
 _NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_LONGEST_WORD = 1000
 _COLUMNS = (
     "meter", "pagination", "transaction_id", "identification", "begin", "end", "begin_wh", "end_wh", "energy_wh",
     TUPLE, KEY,
@@ -290,8 +291,9 @@ def _time(reading: Reading | None) -> str:
 
 
 def _cell(text: str) -> str:
-    """Keep a spreadsheet from taking a word of a card's or a meter's for a formula."""
-    return f"'{text}" if text.startswith(_FORMULA) else text
+    """Keep a spreadsheet from taking a word of a card's or a meter's for a formula, and a terminal from obeying it."""
+    word = printable(text, limit=_LONGEST_WORD)
+    return f"'{word}" if text.startswith(_FORMULA) or word.startswith(_FORMULA) else word
 
 
 def _escaped(text: str) -> str:
