@@ -100,6 +100,16 @@ def test_transparency_xml() -> None:
     assert found[0].source == "value 1, transactionId 7"
 
 
+def test_no_tuple_in_a_value_is_passed_over() -> None:
+    escaped = TWO.replace("&", "&amp;").replace("<", "&lt;")
+    both = f"{ONE}\n{TWO}".encode().hex()
+    found = read_document(xml(value(ONE + escaped, "aa"), value(both, "bb", 'encoding="hex"'), value("OCMF|{", "cc")))
+    assert [(one.text, one.key) for one in found] == [
+        (ONE, "aa"), (TWO, "aa"), (ONE, "bb"), (TWO, "bb"), ("OCMF|{", "cc"),
+    ]  # fmt: skip
+    assert [one.source for one in found][:3] == ["value 1, transactionId 7"] * 2 + ["value 2, transactionId 7"]
+
+
 def test_xml_in_utf_16() -> None:
     text = xml(value(ONE)).decode().replace("?>", ' encoding="UTF-16"?>')
     assert texts(text.encode("utf-16")) == [ONE]

@@ -10,7 +10,7 @@ from typing import NoReturn
 from xml.parsers import expat
 
 from iem_dcr.errors import ReceiptError, printable
-from iem_dcr.ocmf.document_text import Found, decoded_key, decoded_tuple
+from iem_dcr.ocmf.document_text import Found, decoded_key, decoded_tuple, tuples_in
 
 DEEPEST = 50
 """Elements within each other; the format has three."""
@@ -79,8 +79,8 @@ class _Reader:
             if local == "publicKey":
                 self._key = decoded_key(text, self._encoding)
             else:
-                tuple_text = decoded_tuple(text)
-                self._signed.append(text.strip() if tuple_text is None else tuple_text.strip())
+                held = [one.text for one in tuples_in(decoded_tuple(text) or "")]
+                self._signed += held or [text.strip()]
         if local == "value":
             of = f", transactionId {printable(self._transaction, limit=40)}" if self._transaction else ""
             self._found += [Found(text, self._key, f"value {self._values}{of}") for text in self._signed]
