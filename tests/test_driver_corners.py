@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,6 +16,7 @@ from iem_dcr.simulator import Answer, Fault, SimulatorOptions
 from tests.support.bench import SECRET, Bench, bench, request
 from tests.support.virtual_time import virtual
 from tests.test_driver_start import BEGIN, RECEIPT, receipt_of
+from tests.test_driver_stop import Sink
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -187,6 +189,42 @@ async def test_a_last_tuple_that_was_not_known_is_asked_for_before_the_end() -> 
         assert receipt_of(await b.driver.stop_transaction("B")).pagination == "T2"
         nodes = [(entry.method, entry.node) for entry in list(b.meter.requests)[since:]]
         assert nodes.index(("GET", "/transaction")) < nodes.index(("POST", "/receipt"))
+
+
+@virtual
+async def test_a_transaction_that_runs_is_not_given_the_last_tuple_of_the_same_card() -> None:
+    sink = Sink()
+    async with bench(SimulatorOptions(private_key=SECRET), sink=sink) as b:
+        b.meter.set_load(0, 0)
+        await b.until_live()
+        b.meter.faults.add(Fault("refuse", node="/transaction", status=503, count=1000))
+        b.meter.handle("POST", "/counter/v1/ocmf/user", user("04ABT-1"))
+        b.meter.handle("POST", RECEIPT, BEGIN)
+        b.meter.handle("POST", RECEIPT, END)
+        await asyncio.sleep(1)
+        assert (await b.driver.start_transaction(request())).status is OK
+        b.meter.faults.clear()
+        assert receipt_of(await b.driver.stop_transaction("T-1")).pagination == "T2"
+    assert [(kept.receipt.pagination, kept.transaction_id) for kept in sink.kept] == [("T1", ""), ("T2", "T-1")]
+
+
+@virtual
+async def test_a_receipt_without_times_is_handed_over_all_the_same() -> None:
+    async with bench() as b:
+        b.meter.set_load(0, 0)
+        await b.until_live()
+
+        def timeless(method: str, node: str, answer: Answer) -> Answer:
+            if method == "GET" and node in ("receipt", "transaction"):
+                return Answer(answer.status, re.sub(rb'"TM":"[^"]*",', b"", answer.body), answer.content_type)
+            return answer
+
+        changed_answers(b, timeless)
+        assert (await b.driver.start_transaction(request())).status is OK
+        stopped = await b.driver.stop_transaction("T-1")
+        assert [reading.TM for reading in receipt_of(stopped).readings] == [None, None]
+        assert stopped.signed_meter_value is not None
+        assert stopped.signed_meter_value.timestamp is None
 
 
 @virtual
