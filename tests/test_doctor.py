@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import re
 from datetime import timedelta
@@ -11,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
 from iem_dcr.bringup import checks, doctor, nodes
 from iem_dcr.bringup.evidence import Evidence, Timed
 from iem_dcr.bringup.report import CHECKS, Line, Report, State
-from iem_dcr.cli.doctor import lines
+from iem_dcr.cli.doctor import lines, show
 from iem_dcr.config import Settings
 from iem_dcr.device import messages
 from iem_dcr.simulator import Fault, SimulatedMeter, SimulatorOptions, SimulatorServer
@@ -476,6 +478,15 @@ BODIES = st.one_of(
     st.text(max_size=20).map(lambda text: f'OCMF|{{"PG":"T1"}}|{{"SD":{json.dumps(text)}}}'.encode()),
     st.binary(max_size=20),
 )
+
+
+@pytest.mark.parametrize("width", [1, 8, 20, 40, 50, 80, 200])
+def test_no_terminal_is_too_narrow_for_a_word(width: int) -> None:
+    written = io.StringIO()
+    report = Report("127.0.0.1:80", is_meter=True, lines=(Line("errors", State.FAILED, "a word " * 9, "do it"),))
+    show(report, Console(file=written, width=width, force_terminal=True, color_system=None), is_terminal=True)
+    for word, count in (("failed", 2), ("Errors", 1), ("word", 9), ("->", 1), ("do", 1)):
+        assert written.getvalue().count(word) == count
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))

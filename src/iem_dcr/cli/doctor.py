@@ -23,6 +23,8 @@ from iem_dcr.errors import printable
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from rich.console import Console
+
     from iem_dcr.bringup.report import Report
     from iem_dcr.config import Settings
     from iem_dcr.service.config import MeterConfig
@@ -32,6 +34,7 @@ _STYLES = {State.OK: "green", State.WARNING: "yellow", State.FAILED: "bold red",
 _WIDEST_STATE = max(len(state.value) for state in State)
 _TITLE = 14
 _TEXT_AT = 4 + _WIDEST_STATE + 2 + _TITLE + 2
+_NARROWEST_TEXT = 20
 
 
 @click.command(name="doctor", short_help="Say what is wrong with a meter, and what to do.")
@@ -58,12 +61,7 @@ def command(address: Address, file: Path | None, as_json: bool) -> int:
     if as_json:
         output.line(report.to_json())
     else:
-        console = output.console()
-        if output.isatty():
-            console.print(table(report))
-        else:
-            for line in lines(report):
-                say(console, line)
+        show(report, output.console(), is_terminal=output.isatty())
         output.flush()
     return report.exit_status or output.status()
 
@@ -73,6 +71,15 @@ async def _examine(address: Address, settings: Settings | None) -> Report:
     with Interruption() as interruption:
         examination = doctor.examine(address.host, address.port, settings, proxies=proxies)
         return await interruption.break_off(examination, "the meter was not examined to the end.")
+
+
+def show(report: Report, console: Console, *, is_terminal: bool) -> None:
+    """Print a report: as a table in a terminal that has room for one, else in lines."""
+    if is_terminal and console.width >= _TEXT_AT + _NARROWEST_TEXT:
+        console.print(table(report))
+        return
+    for line in lines(report):
+        say(console, line)
 
 
 def lines(report: Report) -> Iterator[Text]:
