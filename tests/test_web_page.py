@@ -125,6 +125,12 @@ def test_a_fault_and_its_end(browser: Browser) -> None:
         page.get_by_role("cell", name=re.compile("^over after")).wait_for()
         page.locator(".state", has_text="Ready").wait_for()
         assert page.locator("[data-rows=troubles] li").count() == 0
+        site.meter(lambda meter: meter.power_cycle(off_s=4.0, boot_s=0.0))
+        page.locator(".state", has_text="No answer").wait_for()
+        page.get_by_role("listitem").get_by_text(re.compile(r"^no answer since \d\d:\d\d:\d\d")).wait_for()
+        assert field(page, "age").get_attribute("data-kind") == "old"
+        assert page.locator("#live").inner_text().strip() == "Live"
+        page.locator(".state", has_text=re.compile("Ready|Warning")).wait_for()
     assert UNHEALTHY_READINGS_FOR_ERROR == 3
 
 
