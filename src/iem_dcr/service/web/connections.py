@@ -89,9 +89,13 @@ class Listener:
 
     async def _serve(self, connection: socket.socket) -> None:
         """Have one connection served, and return when it is over."""
-        _bound(connection)
         protocol = _Watched(self._server())
-        transport, _ = await asyncio.get_running_loop().connect_accepted_socket(lambda: protocol, connection)
+        try:
+            _bound(connection)
+            transport, _ = await asyncio.get_running_loop().connect_accepted_socket(lambda: protocol, connection)
+        except BaseException:
+            connection.close()
+            raise
         try:
             while not await protocol.over_within(LIVES_S):
                 if not self._is_stream(protocol.handler):
