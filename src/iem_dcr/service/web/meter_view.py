@@ -27,6 +27,14 @@ STATES: Final = {
     "ready": "Ready",
 }
 """What a meter's state is called."""
+_COUNTED: Final = {
+    "busy": "in a transaction",
+    "silent": "without an answer",
+    "fault": "with a fault",
+    "warning": "with a warning",
+    "waiting": "not asked yet",
+}
+"""How many meters are in a state is said in these words."""
 _XS: Final = "the manufacturer's status word; its bits are not public"
 _XC: Final = "the manufacturer's error words; their bits are not public"
 
@@ -48,15 +56,6 @@ def overview(rows: tuple[Row, ...], status: str) -> View:
     parts = [f"{count} meter{'' if count == 1 else 's'}"]
     parts += [f"{counts[kind]} {word}" for kind, word in _COUNTED.items() if counts[kind]]
     return View({"summary": text(", ".join(parts)), "status": text(status)}, {"meters": rows})
-
-
-_COUNTED: Final = {
-    "busy": "in a transaction",
-    "silent": "without an answer",
-    "fault": "with a fault",
-    "warning": "with a warning",
-    "waiting": "not asked yet",
-}
 
 
 def detail(meter: ObservedMeter, receipts: tuple[Row, ...], note: str = "") -> View:
@@ -103,7 +102,7 @@ def state_of(sight: Sight, found: Iterable[Trouble]) -> str:
 
 
 def _troubles(meter: ObservedMeter, sight: Sight) -> tuple[Trouble, ...]:
-    return (*troubles(sight), *meter.troubles())
+    return tuple(sorted((*troubles(sight), *meter.troubles()), key=lambda trouble: not trouble.is_fault))
 
 
 def row(meter: ObservedMeter) -> Row:
