@@ -194,14 +194,15 @@ async def test_a_last_tuple_that_was_not_known_is_asked_for_before_the_end() -> 
 @virtual
 async def test_a_transaction_that_runs_is_not_given_the_last_tuple_of_the_same_card() -> None:
     sink = Sink()
-    async with bench(SimulatorOptions(private_key=SECRET), sink=sink) as b:
+    options = SimulatorOptions(private_key=SECRET, receipt_while_signing="previous", signing_delay_s=1.0)
+    async with bench(options, sink=sink) as b:
         b.meter.set_load(0, 0)
         await b.until_live()
         b.meter.faults.add(Fault("refuse", node="/transaction", status=503, count=1000))
         b.meter.handle("POST", "/counter/v1/ocmf/user", user("04ABT-1"))
         b.meter.handle("POST", RECEIPT, BEGIN)
         b.meter.handle("POST", RECEIPT, END)
-        await asyncio.sleep(1)
+        await asyncio.sleep(2)
         assert (await b.driver.start_transaction(request())).status is OK
         b.meter.faults.clear()
         assert receipt_of(await b.driver.stop_transaction("T-1")).pagination == "T2"
