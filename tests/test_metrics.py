@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -497,4 +496,3 @@ def test_the_configurations_name_what_there_is(scraped: Scraped) -> None:
             assert name in samples
             assert not label or any(labels[label] == value for labels, _ in scraped.samples(name))
     assert f"{UP_WITHIN_S:.0f} s old" in documented()["iem_dcr_meter_up"][2]
-    assert json.dumps(sorted(samples))

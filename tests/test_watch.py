@@ -134,10 +134,6 @@ def test_a_transaction() -> None:
 
 
 def test_a_transaction_seen_from_its_middle_says_so() -> None:
-    async def story(scene: Scene) -> str:
-        await asyncio.sleep(3.0)
-        return plain_line(scene.sight()) + drawn(scene.picture())
-
     async def main() -> str:
         async with SimulatorServer(SimulatorOptions(private_key=SECRET, charge_s=60.0)) as server:
             set_up(server.meter)
@@ -572,7 +568,7 @@ def test_the_picture_loads_nothing() -> None:
     assert drawn_now == committed, "make screenshots"
 
 
-def test_a_meter_value_that_is_new_has_all_it_needs() -> None:
+def test_a_value_with_nothing_but_what_it_has_to_have() -> None:
     value = messages.meter_value(
         {"MS": "", "TM": "2026-03-01T13:00:00,000+0100", "XT": False, "U2": 0, "I": 0, "P": 0, "XC": "", "XS": "",
          "EF": "", "ST": "", "RD": [{"RV": "0", "RI": "1-b:1.8.e", "RU": "kWh", "RT": "DC"}]}
