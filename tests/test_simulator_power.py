@@ -98,6 +98,16 @@ def test_closed_at_power_up() -> None:
     assert bench.begin() == 200
 
 
+def test_closed_without_a_charge_point() -> None:
+    bench = Bench()
+    assert bench.begin() == 200
+    bench.meter.power_cycle(off_s=1, boot_s=0)
+    bench.wait(1)
+    (closed,) = bench.meter.signed
+    assert closed.TX == "P"
+    assert '"CT":"","CI":""' in closed.text
+
+
 def test_closed_with_a_reading_of_the_power_up() -> None:
     closed = cut_in_session(power_failure_reading="at-power-up").meter.signed[-1]
     assert readings(closed.text)[1]["TM"] == "2000-01-01T00:00:00,000+0100 U"
