@@ -1,0 +1,170 @@
+"""Sessions by the thousand under virtual time: no promise is broken, everything happens, and a failure is replayed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from endurance.__main__ import main
+from endurance.deliberate import FAULTS, Deliberate
+from endurance.happenings import EVERY_KIND, carry_out_counted
+from endurance.invariants import broken
+from endurance.plan import SESSIONS_IN_A_RUN, make
+from endurance.running import broken_promises
+from endurance.shrink import from_text, shrunk, to_text
+from endurance.world import World, carry_out
+from iem_dcr.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[1]
+PARTS = 20
+RUNS = 10
+"""Of each part: 20 x 10 runs of 25 sessions are 5,000."""
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_five_thousand_sessions_break_no_promise(part: int) -> None:
+    counts: Counter[str] = Counter()
+    for seed in range(part * RUNS, (part + 1) * RUNS):
+        promises, happened = broken_promises(make(seed))
+        assert promises == [], f"make endurance SEED={seed} SESSIONS={SESSIONS_IN_A_RUN}"
+        counts += happened
+    assert counts["sessions"] == RUNS * SESSIONS_IN_A_RUN
+    assert counts["receipts handed over"] > counts["sessions"] / 2
+
+
+def test_everything_happens() -> None:
+    """In the runs of a few hundred sessions there is each kind of thing that can happen."""
+    missing = set(EVERY_KIND)
+    seed = 0
+    while missing and seed < RUNS * 4:
+        missing -= carry_out_counted(make(seed)).counts.keys()
+        seed += 1
+    assert missing == set()
+
+
+# --- the same seed, the same run ---
+
+
+def fingerprint(world: World) -> str:
+    """Digest of everything that was said and done, without what a key makes at random."""
+    told = [
+        (call.command, call.transaction_id, call.asked_s, call.answered_s, (call.tuple_text or "").rpartition("|")[0])
+        for call in world.calls
+    ]
+    done = [
+        (truth.begun_s, truth.closed_s, truth.lost, truth.transaction_id)
+        for unit in world.units
+        for truth in unit.truths
+    ]
+    text = repr((told, done, world.energies, sorted(world.counts.items())))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+FINGERPRINTS = """
+from endurance.plan import make
+from endurance.world import carry_out
+from tests.test_endurance import fingerprint
+print(*(fingerprint(carry_out(make(seed))) for seed in (3, 4, 5, 6)))
+"""
+
+
+def test_a_seed_is_the_same_run_every_time() -> None:
+    here = [fingerprint(carry_out(make(seed))) for seed in (3, 4, 5, 6)]
+    assert len(set(here)) == len(here)
+    for hash_seed in ("1", "2"):
+        elsewhere = subprocess.run(
+            [sys.executable, "-c", FINGERPRINTS],
+            env=os.environ | {"PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(ROOT)},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert elsewhere.stdout.split() == here
+
+
+# --- a failure is shortened and replayed ---
+
+
+def fault(name: str) -> Deliberate:
+    return next(each for each in FAULTS if each.name == name)
+
+
+def test_a_failing_run_is_shortened_and_replayed(capsys: pytest.CaptureFixture[str]) -> None:
+    with fault("wrong key").applied():
+        plan = make(1000)
+        assert broken(carry_out(plan))
+        kept = shrunk(plan, lambda shorter: bool(broken_promises(shorter)[0]))
+        text = to_text(kept)
+        assert from_text(text, plan) == kept
+        assert len(kept) <= 3
+        assert sum(len(steps) for steps in kept.values()) <= 6
+        assert main(["--seed", "1000", "--keep", text]) == 1
+        told = capsys.readouterr().out
+    assert "BROKEN: " in told
+    assert told.count("session ") == len(kept)
+    assert main(["--seed", "1000", "--keep", text]) == 0
+    assert "every promise was kept" in capsys.readouterr().out
+
+
+def test_shortening_keeps_what_is_needed_and_nothing_else() -> None:
+    plan = make(7)
+    needed = {(3, 0), (3, 1), (11, 1)}
+
+    def is_kept(shorter: object) -> bool:
+        left = {session.number: list(session.steps) for session in shorter.sessions}  # type: ignore[attr-defined]
+        return all(number in left and plan.sessions[number].steps[step] in left[number] for number, step in needed)
+
+    assert shrunk(plan, is_kept) == {3: (0, 1), 11: (1,)}
+
+
+def test_shortening_is_bounded() -> None:
+    runs = 0
+
+    def never_shorter(_: object) -> bool:
+        nonlocal runs
+        runs += 1
+        return False
+
+    plan = make(7)
+    assert shrunk(plan, never_shorter, most_runs=10) == plan.keeps_all()
+    assert runs == 10
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("4", "is not of the form"),
+        ("4:0-", "is not of the form"),
+        ("4:0;", "is not of the form"),
+        ("99:0", "has no session 99"),
+        ("4:99", "has no step 99"),
+        ("4:0-999999", "has no step"),
+    ],
+)
+def test_what_is_kept_is_checked(text: str, problem: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        from_text(text, make(1))
+    assert main(["--seed", "1", "--keep", text]) == 2
+    assert problem in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["--sessions", "0"], ["--sessions", "many"], ["--seed", "-1"]])
+def test_wrong_arguments_are_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_the_command_makes_runs_in_processes(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["--sessions", "50", "--seed", "3", "--workers", "2"]) == 0
+    told = capfd.readouterr().out
+    assert "50 sessions in" in told
+    assert "receipts handed over" in told
