@@ -6,7 +6,7 @@ STAMP := $(VENV)/.up-to-date
 # The tests wait for processes and brokers more than they compute: more workers than cores shorten them.
 WORKERS ?= 5
 
-.PHONY: setup demo test lint bench endurance endurance-processes endurance-network soak fuzz screenshots clean
+.PHONY: setup demo test lint bench endurance endurance-processes endurance-network endurance-day soak fuzz screenshots clean
 
 setup: $(STAMP)
 
@@ -46,6 +46,9 @@ endurance-processes: $(STAMP)
 
 endurance-network: $(STAMP)
 	@$(BIN)/python -m endurance.processes.network --rounds $(or $(ROUNDS),3)
+
+endurance-day: $(STAMP)
+	@$(BIN)/python -m endurance.day --hours $(or $(HOURS),24)
 
 soak: $(STAMP)
 	@$(BIN)/python -m endurance.processes.soak --hours $(or $(HOURS),1) --meters $(or $(METERS),50)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from endurance import invariants
 from endurance.process import Serving
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     from endurance.world import World
     from iem_dcr.journal import Entry
+
+
+NOTED_WITHIN_S: Final = 1.0
 
 
 @dataclass(slots=True, eq=False)
@@ -124,6 +127,7 @@ class Account:
         self.leftover = 0
         self.running_after_calm: Begun | None = None
         self.running_at_end: Begun | None = None
+        self.noted: set[Truth] = set()
         self.troubles: list[str] = []
 
     @property
@@ -177,7 +181,15 @@ class Account:
 
     def broken(self) -> list[str]:
         """Return every promise that was broken."""
+        self.noted = {truth for truth in self.unit.truths if self._outlived(truth)}
         return [*invariants.broken(cast("World", self)), *self.troubles]  # a world is asked for no more than this
+
+    def _outlived(self, truth: Truth) -> bool:
+        """Whether the process that began a transaction lived long enough after that to have its journal told of it."""
+        if truth.owner is None:
+            return False
+        following = truth.owner.process + 1
+        return following >= len(self.processes) or self.processes[following].began_s - truth.begun_s > NOTED_WITHIN_S
 
 
 @dataclass(frozen=True, slots=True)

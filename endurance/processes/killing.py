@@ -71,6 +71,7 @@ class Run:
     def __init__(self, folder: Path, restarts: int, seed: int, stations: int) -> None:
         self._folder = folder
         self._left = restarts
+        self._done = 0
         self._seed = seed
         self._count = stations
         self._stations: list[Station] = []
@@ -153,8 +154,9 @@ class Run:
         while self._left > 0:
             self._left -= 1
             await station.be_killed()
-            if self._left % 50 == 0:
-                print(f"{self._left} to go", file=sys.stderr, flush=True)
+            self._done += 1
+            if self._done % 50 == 0:
+                print(f"{self._done} restarts", file=sys.stderr, flush=True)
 
     async def _kill_now_and_then(self, number: int, broker: Mosquitto) -> None:
         chance = random.Random(f"{self._seed} broker {number}")
@@ -175,7 +177,7 @@ class Run:
 
     def _judged(self, restarts: int, took_s: float) -> Found:
         found = Found(restarts=restarts, took_s=took_s)
-        found.counts["broker killed"] = self.broker_kills
+        found.counts["kills of a broker"] = self.broker_kills
         for number, station in enumerate(self._stations):
             account = station.account
             if account.plan.journal:
@@ -230,7 +232,7 @@ def _unsound(path: Path) -> list[str]:
 def report(found: Found) -> None:
     """Print what came of a run."""
     print(f"{found.restarts} restarts in {found.took_s:.0f} s", end="")
-    for name in ("broker killed", "transactions", "receipts", "values"):
+    for name in ("kills of a broker", "transactions", "receipts", "values"):
         print(f", {found.counts.pop(name)} {name}", end="")
     print()
     if found.back_s:
