@@ -16,7 +16,7 @@ from iem_dcr.errors import JournalError
 from iem_dcr.journal.schema import VERSION
 from iem_dcr.ocmf import Outcome
 from iem_dcr.powermeter import TransactionRequestStatus
-from iem_dcr.simulator import Fault, SimulatorOptions
+from iem_dcr.simulator import Answer, Fault, SimulatorOptions
 from tests.support.bench import CI, SECRET, Bench, RememberingStation, bench, request
 from tests.support.journals import entries, patient_journal
 from tests.support.virtual_time import virtual
@@ -503,6 +503,32 @@ async def test_a_receipt_that_a_process_between_found_is_its_own_transactions_an
         async with driver(b, journal) as (made, _):
             assert (await made.stop_transaction("B")).error == OF_ANOTHER
             assert receipt_of(await made.stop_transaction("A")).identification == "04ABA"
+
+
+@virtual
+async def test_a_transaction_is_noted_before_it_begins(tmp_path: Path) -> None:
+    """A process that ends the moment B is out leaves word of whose transaction runs."""
+    file = tmp_path / "receipts.db"
+    async with bench() as b, patient_journal(file) as journal:
+        await live(b)
+        noted: list[tuple[str, ...]] = []
+        handle = b.meter.handle
+
+        def looked_at(method: str, path: str, body: bytes = b"") -> Answer:
+            if body == BEGIN:
+                with contextlib.closing(sqlite3.connect(file)) as connection:
+                    noted.extend(connection.execute("SELECT transaction_id, identification FROM begun"))
+            return handle(method, path, body)
+
+        async with driver(b, journal) as (made, _):
+            b.meter.handle = looked_at  # type: ignore[method-assign]
+            await begin_with(made, "A")
+            assert noted == [("A", "04ABA")]
+            receipt_of(await made.stop_transaction("A"))
+        async with driver(b, Hanging()) as (made, _):
+            begins_s = asyncio.get_running_loop().time()
+            assert (await made.start_transaction(request("B"))).status is OK
+            assert asyncio.get_running_loop().time() - begins_s < 1.5
 
 
 @virtual

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from endurance import invariants
 from endurance.process import Serving
@@ -17,9 +17,6 @@ if TYPE_CHECKING:
 
     from endurance.world import World
     from iem_dcr.journal import Entry
-
-
-NOTED_WITHIN_S: Final = 1.0
 
 
 @dataclass(slots=True, eq=False)
@@ -42,12 +39,14 @@ class Life:
     Attributes:
         number: counts the processes of a station.
         began_s: when it was started.
+        ended_s: when it was killed; None while it lives.
         back_s: how long it took until its first value; None where nobody was there to hear it, or the meter was off.
         failures: what should not be in its log.
     """
 
     number: int
     began_s: float
+    ended_s: float | None = None
     back_s: float | None = None
     failures: list[str] = field(default_factory=list)
 
@@ -181,15 +180,8 @@ class Account:
 
     def broken(self) -> list[str]:
         """Return every promise that was broken."""
-        self.noted = {truth for truth in self.unit.truths if self._outlived(truth)}
+        self.noted = {truth for truth in self.unit.truths if truth.owner is not None}
         return [*invariants.broken(cast("World", self)), *self.troubles]  # a world is asked for no more than this
-
-    def _outlived(self, truth: Truth) -> bool:
-        """Whether the process that began a transaction lived long enough after that to have its journal told of it."""
-        if truth.owner is None:
-            return False
-        following = truth.owner.process + 1
-        return following >= len(self.processes) or self.processes[following].began_s - truth.begun_s > NOTED_WITHIN_S
 
 
 @dataclass(frozen=True, slots=True)

@@ -185,6 +185,7 @@ class Station:
         """Kill the process of this number in this very moment, if it lives."""
         if not self._struck.is_set() and life == self.account.processes[-1].number:
             self._struck.set()
+            self.account.processes[-1].ended_s = time.monotonic()
             if why := self.charger.strike():
                 self.account.troubles.append(f"process {life}: {why}")
             self.excuse("its process was killed")

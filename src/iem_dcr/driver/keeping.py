@@ -193,8 +193,11 @@ class Keeping:
             self._journal.is_of_another(receipt, transaction_id, meter=self._meter.serial), otherwise=False
         )
 
-    def begun(self, transaction_id: str, expected: Expected) -> None:
-        """Have the journal note a transaction, in the background: what comes after this process shall know of it."""
+    async def begun(self, transaction_id: str, expected: Expected) -> None:
+        """Have the journal note a transaction: what comes after this process shall know of it.
+
+        Takes at most half a second; a journal that takes longer makes the note when it can.
+        """
         if self._journal is None or not transaction_id:
             return
         meter = self._meter
@@ -206,7 +209,7 @@ class Keeping:
             expected.PG_before,
             expected.began,
         )
-        self._start(self._answer(self._journal.begun(noted), None))
+        await self._answer(self._journal.begun(noted), None)
 
     async def awaited(self) -> Sequence[AwaitedReceipt]:
         """Return what an earlier process began and had no receipt of. Takes at most half a second."""

@@ -101,6 +101,10 @@ class Receipts:
                 self._handed.discard(transaction_id)
                 self.kept.pop(transaction_id, None)
 
+    async def note(self, transaction_id: str, expected: Expected) -> None:
+        """Have the journal note a transaction that is about to be begun. Takes at most half a second."""
+        await self._keeping.begun(transaction_id, expected)
+
     def begin(self, begun: Begun) -> None:
         """Remember a transaction that is being begun, doubtful as yet, before anything says that it was."""
         if self.begun is not None and self.begun is not begun:
@@ -117,7 +121,6 @@ class Receipts:
         for memory in (self.refused, self.kept, self.older):
             memory.pop(begun.id, None)
         self._handed.discard(begun.id)
-        self._keeping.begun(begun.id, begun.expected)
 
     def seen_running(self) -> None:
         """Take note that the meter has an active transaction: where the last one was seen ended, it is another's."""

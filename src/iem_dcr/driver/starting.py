@@ -238,6 +238,9 @@ class Starting(MeterPart):
         is_known = meter.last_PG is not None and (receipts.is_last_sure or start.begun is not None)
         if not is_known or receipts.begun not in (None, start.begun) or receipts.misses_another(start.begun):
             await receipts.adopt(await self._setup.ask_for_last_tuple(start.deadline), start.deadline)
+        if start.begun is None:
+            # The process may end the moment B is out: the one after it shall know whose transaction runs.
+            await receipts.note(start.request.transaction_id, self._expected(start))
         was_doubted = meter.doubted
         was_read = await meter.read_and_publish(start.deadline)
         if meter.wrong or meter.exchanged:
@@ -259,13 +262,16 @@ class Starting(MeterPart):
 
     def _remember(self, start: _Start) -> None:
         """Remember the transaction before B goes out: whatever comes between, it is not left running unknown."""
-        meter = self._meter
-        began = meter.value.TM.instant if meter.value is not None else None
-        expected = Expected(PG_before=meter.last_PG, ID=start.user.ID, MS=meter.serial, began=began)
         if start.begun is None:
-            start.begun = Begun(start.request, expected, doubtful=True)
+            start.begun = Begun(start.request, self._expected(start), doubtful=True)
         self._receipts.begin(start.begun)
         self._ending.watch = True
+
+    def _expected(self, start: _Start) -> Expected:
+        """Return what the receipt will show if B goes out now."""
+        meter = self._meter
+        began = meter.value.TM.instant if meter.value is not None else None
+        return Expected(PG_before=meter.last_PG, ID=start.user.ID, MS=meter.serial, began=began)
 
     async def _set_up(self, start: _Start) -> Event:
         """Initialise a meter whose CT is empty: it was power-cycled, or has never been set up."""
