@@ -187,11 +187,12 @@ def paths(site: PageSite, page: Page) -> list[str]:
     return ["/", "/meters/pm1", receipt]
 
 
-def test_a_phone_scrolls_nothing_sideways(browser: Browser, site: PageSite) -> None:
-    with opened(browser, site.url, viewport=PHONE, has_touch=True, is_mobile=True) as page:
+@pytest.mark.parametrize("width", [PHONE["width"], 768, 1025])
+def test_nothing_is_scrolled_sideways(browser: Browser, site: PageSite, width: int) -> None:
+    with opened(browser, site.url, viewport=PHONE | {"width": width}, has_touch=True, is_mobile=True) as page:
         for path in paths(site, page):
             page.goto(site.url + path)
-            assert is_as_wide_as(page, PHONE["width"]), path
+            assert is_as_wide_as(page, width), path
             assert (
                 page.evaluate(
                     "Array.from(document.querySelectorAll('.wide, .card, figure, .tiles > div, td, th, dd'))"
