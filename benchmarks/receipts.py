@@ -116,7 +116,8 @@ def report_file(key: ec.EllipticCurvePublicKey, receipts: Sequence[Signed], fold
         raise SystemExit(f"the file was not found valid (exit {done.returncode}): {done.stderr[-2000:]}")
     used_s = sum(after_cpu[2:4]) - sum(before_cpu[2:4])
     print(f"A file of {len(receipts)} receipts, {path.stat().st_size / 1e6:.0f} MB, by iem-dcr verify")
-    print(f"  {took_s:.1f} s, {len(receipts) / took_s:.0f} a second, {used_s / took_s:.1f} cores busy")
+    print(f"  {took_s:.1f} s, {len(receipts) / took_s:.0f} a second, {used_s / took_s:.1f} cores busy", end="")
+    print(f"   {used_s:.1f} s of CPU, {len(receipts) / used_s:.0f} a second and core")
 
 
 def kept(receipts: Sequence[Signed], key: str) -> list[KeptReceipt]:

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -117,6 +118,16 @@ def test_it_is_interrupted() -> None:
     assert (done.status, done.err) == (130, "")
     assert "VALID: the signature matches" in done.out
     assert "To go on" not in done.out
+
+
+def test_a_full_disk_is_said_to_be_that() -> None:
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("this system has no /dev/full")
+    with full.open("w") as stream:
+        done = finish(begin("demo", "--seconds", "2", stdout=stream.fileno()))
+    assert done.status == 1
+    assert done.err == "Error: standard output cannot be written: No space left on device\n"
 
 
 def test_a_session_on_a_terminal() -> None:

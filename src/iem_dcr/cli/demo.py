@@ -17,7 +17,7 @@ from iem_dcr.cli import render
 from iem_dcr.cli.arguments import SecondsType, common
 from iem_dcr.cli.charging import NOTHING_BEGAN, charge_and_judge
 from iem_dcr.cli.display import LineDisplay, LiveDisplay
-from iem_dcr.cli.interruption import EXIT_INTERRUPTED, Interruption
+from iem_dcr.cli.interruption import EXIT_INTERRUPTED, Interruption, LeftEarlyError
 from iem_dcr.cli.station import HumanStation
 from iem_dcr.cli.terminal import Output
 from iem_dcr.config import Settings
@@ -95,10 +95,15 @@ async def _demo(seconds: float, given: MqttSettings | None, *, keep_open: bool) 
             output.when_lost = interruption.ask_to_end
             _headline(console, server)
             output.flush()
-            async with _broker(given) as mqtt:
-                status = await _session(
-                    mqtt, _settings(server), output, interruption, seconds=seconds, keep_open=keep_open
-                )
+            try:
+                async with _broker(given) as mqtt:
+                    status = await _session(
+                        mqtt, _settings(server), output, interruption, seconds=seconds, keep_open=keep_open
+                    )
+            except LeftEarlyError:
+                if output.error is None:
+                    raise
+                return output.status()  # nobody interrupted: there is nobody left to write for
     if status == 0:
         _whats_next(console)
         output.flush()
