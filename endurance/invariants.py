@@ -1,7 +1,7 @@
 """What has to hold, whatever happens: one function for each promise, with every exception to it in words.
 
-A run (`world.World`) is judged by what the station was told (`Call`), what the meters really did (`unit.Truth`) and
-what stood in the journal when all was over. A promise that is broken is a sentence; `broken` returns all of them.
+A run (`evidence.Evidence`) is judged by what the station was told (`Call`), what the meters really did (`unit.Truth`)
+and what stood in the journal when all was over. A promise that is broken is a sentence; `broken` returns all of them.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from iem_dcr.driver.setup import FIRST_SANE_YEAR
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from endurance.evidence import Evidence
     from endurance.stage import Call
     from endurance.unit import Truth
-    from endurance.world import World
 
 ANSWER_TAKES_S: Final = 1.6
 """How long an answer may be on its way once the driver has given it: EVerest's handler has a margin of a second."""
@@ -31,7 +31,7 @@ MOST_REMEMBERED: Final = 4 * 64 + 8
 """The driver's memories of receipts and ids hold 64 each."""
 
 
-def broken(world: World) -> list[str]:
+def broken(world: Evidence) -> list[str]:
     """Return every promise that was broken, each with where."""
     return [
         sentence
@@ -52,7 +52,7 @@ def broken(world: World) -> list[str]:
     ]
 
 
-def each_receipt_is_its_transactions_own(world: World) -> Iterator[str]:
+def each_receipt_is_its_transactions_own(world: Evidence) -> Iterator[str]:
     """Every receipt that is handed over is, byte for byte, what a meter signed for the transaction that was asked for.
 
     * A stop for an id under which several transactions were begun gets no earlier one than the last that the station
@@ -74,7 +74,7 @@ def each_receipt_is_its_transactions_own(world: World) -> Iterator[str]:
             yield f"stop {call.transaction_id!r} (call {call.number}): {why}"
 
 
-def each_receipt_says_what_was_asked_for(world: World) -> Iterator[str]:
+def each_receipt_says_what_was_asked_for(world: Evidence) -> Iterator[str]:
     """A receipt shows user, tariff text and connector of a request under its id, and begins at the time of the host.
 
     * The connector may be empty: a meter whose power failed forgets it. Not where nothing is wrong.
@@ -99,7 +99,7 @@ def each_receipt_says_what_was_asked_for(world: World) -> Iterator[str]:
                 yield f"the receipt of {call.transaction_id!r} begins at {began}, {off} off the host's time"
 
 
-def each_stopped_transaction_has_its_receipt(world: World) -> Iterator[str]:
+def each_stopped_transaction_has_its_receipt(world: Evidence) -> Iterator[str]:
     """A stop that is answered OK brings a receipt, which then is in the journal exactly once and under its id.
 
     * The journal may be without it where its disk was full or slow when it was handed over and the process was
@@ -128,7 +128,7 @@ def each_stopped_transaction_has_its_receipt(world: World) -> Iterator[str]:
                 yield f"the receipt of {call.transaction_id!r} is in the journal as that of {whose!r}"
 
 
-def each_signed_receipt_is_kept(world: World) -> Iterator[str]:
+def each_signed_receipt_is_kept(world: Evidence) -> Iterator[str]:
     """With a journal, every transaction begun for the station has its receipt in it, handed over or not.
 
     * Not where the meter was exchanged before anybody could read it, and not where the disk was in trouble.
@@ -149,7 +149,7 @@ def each_signed_receipt_is_kept(world: World) -> Iterator[str]:
                 yield f"the receipt of {which} is not in the journal"
 
 
-def nothing_runs_that_the_station_does_not_know_of(world: World) -> Iterator[str]:
+def nothing_runs_that_the_station_does_not_know_of(world: Evidence) -> Iterator[str]:
     """What runs after a calm was begun for the station, which was told so, and was not told that it has stopped.
 
     * A process that was started after it began cannot know that the station does not know of it: it is ended by the
@@ -172,7 +172,7 @@ def nothing_runs_that_the_station_does_not_know_of(world: World) -> Iterator[str
         yield f"{world.running_at_end.transaction_id!r} runs after one more start and stop"
 
 
-def what_was_to_be_ended_does_not_run_on(world: World) -> Iterator[str]:
+def what_was_to_be_ended_does_not_run_on(world: Evidence) -> Iterator[str]:
     """What runs when it has been calm for a while is nothing that its own process was asked to end.
 
     * A stop that came before the transaction began is none for it.
@@ -185,7 +185,7 @@ def what_was_to_be_ended_does_not_run_on(world: World) -> Iterator[str]:
             yield f"{truth.transaction_id!r} runs on, and the station has asked for its end (call {call.number})"
 
 
-def every_command_is_answered_once_and_in_time(world: World) -> Iterator[str]:
+def every_command_is_answered_once_and_in_time(world: Evidence) -> Iterator[str]:
     """Every start is answered within 30 s and every stop within 60 s of the moment at which the driver had it.
 
     * Not where the process was killed, or ended, meanwhile. While the broker is away its answer waits for it.
@@ -208,7 +208,7 @@ def every_command_is_answered_once_and_in_time(world: World) -> Iterator[str]:
             yield f"the task of process {process.number} failed: {failure!r}"
 
 
-def the_charger_charges_again_after_all(world: World) -> Iterator[str]:
+def the_charger_charges_again_after_all(world: Evidence) -> Iterator[str]:
     """When nothing is wrong any more, a session is begun and ended as if nothing had ever been, with its receipt.
 
     * What the network or a power cut has done is given 100 s.
@@ -218,7 +218,7 @@ def the_charger_charges_again_after_all(world: World) -> Iterator[str]:
             yield f"{call.command} in a world in which nothing is wrong: {call.answer}"
 
 
-def energies_never_fall(world: World) -> Iterator[str]:
+def energies_never_fall(world: Evidence) -> Iterator[str]:
     """The energy that is published never falls within a meter."""
     highest: dict[str, float] = {}
     for serial, energy_wh in world.energies:
@@ -229,13 +229,13 @@ def energies_never_fall(world: World) -> Iterator[str]:
             yield f"a value of {serial}, which is none of the meters"
 
 
-def the_meter_is_never_reported_unreachable_by_word(world: World) -> Iterator[str]:
+def the_meter_is_never_reported_unreachable_by_word(world: Evidence) -> Iterator[str]:
     """The communication check is ``true`` or withheld: anything else would switch it off in EVerest for good."""
     for payload in world.checks - {b"true"}:
         yield f"a communication check of {payload!r}"
 
 
-def nothing_grows_and_nothing_is_left(world: World) -> Iterator[str]:
+def nothing_grows_and_nothing_is_left(world: Evidence) -> Iterator[str]:
     """Tasks and memories stay bounded from session to session, and an ended process leaves no task behind."""
     if max(world.tasks_left, default=0) > MOST_TASKS:
         yield f"{max(world.tasks_left)} tasks at the end of a session"
@@ -248,11 +248,11 @@ def nothing_grows_and_nothing_is_left(world: World) -> Iterator[str]:
 # --- help ---
 
 
-def _truth_of(world: World, text: str) -> Truth | None:
+def _truth_of(world: Evidence, text: str) -> Truth | None:
     return next((truth for unit in world.units for truth in unit.truths if truth.text == text), None)
 
 
-def _calls(world: World, command: str, transaction_id: str) -> list[Call]:
+def _calls(world: Evidence, command: str, transaction_id: str) -> list[Call]:
     return [call for call in world.calls if call.command == command and call.transaction_id == transaction_id]
 
 
@@ -266,22 +266,22 @@ def _shows(payload: dict[str, Any], request: dict[str, Any], *, fresh: bool) -> 
     )
 
 
-def _was_begun(world: World, transaction_id: str) -> bool:
+def _was_begun(world: Evidence, transaction_id: str) -> bool:
     return transaction_id != "" and bool(_calls(world, "start", transaction_id))
 
 
-def _last_answered(world: World, command: str, transaction_id: str) -> Call | None:
+def _last_answered(world: Evidence, command: str, transaction_id: str) -> Call | None:
     answered = [call for call in _calls(world, command, transaction_id) if call.answer is not None]
     return max(answered, key=lambda call: call.answered_s or 0.0, default=None)
 
 
-def _owns(world: World, call: Call, truth: Truth) -> bool:
+def _owns(world: Evidence, call: Call, truth: Truth) -> bool:
     """Whether the receipt that a stop got is that of this transaction, and not of an earlier one under the same id."""
     del world
     return call.tuple_text is not None and call.tuple_text == truth.text
 
 
-def _why_not_its_own(world: World, call: Call, truth: Truth) -> str:
+def _why_not_its_own(world: Evidence, call: Call, truth: Truth) -> str:
     """Say why a receipt is not the one that was asked for, or "" where it may be handed over."""
     if not _was_begun(world, call.transaction_id):
         if call.transaction_id != "" and _process_knows_owner(world, call, truth):
@@ -305,7 +305,7 @@ def _why_not_its_own(world: World, call: Call, truth: Truth) -> str:
     return f"it is that of {truth.transaction_id!r}, begun at {truth.begun_s:.1f} s on {truth.serial}"
 
 
-def _process_knows_owner(world: World, call: Call, truth: Truth) -> bool:
+def _process_knows_owner(world: Evidence, call: Call, truth: Truth) -> bool:
     """Whether the process that answered began the receipt's transaction itself, or a journal can tell it."""
     if truth.owner is None:
         return False
@@ -314,10 +314,10 @@ def _process_knows_owner(world: World, call: Call, truth: Truth) -> bool:
     return world.plan.journal and not world.disk_troubled and truth in world.noted
 
 
-def _disk_was_troubled(world: World, at_s: float | None) -> bool:
+def _disk_was_troubled(world: Evidence, at_s: float | None) -> bool:
     return at_s is not None and any(begin_s - 1.0 <= at_s <= end_s + 5.0 for begin_s, end_s in world.disk_troubled)
 
 
-def happened(worlds: list[World]) -> Counter[str]:
+def happened(worlds: list[Evidence]) -> Counter[str]:
     """Add up how often what happened in several runs."""
-    return sum((world.counts for world in worlds), Counter())
+    return sum((Counter(world.counts) for world in worlds), Counter())

@@ -139,7 +139,7 @@ def test_where_no_namespaces_can_be_made_that_is_said_and_is_no_failure(
 
 
 def tuple_of(number: int, card: str) -> str:
-    return f'OCMF|{{"PG":"T{number}","ID":"{card}"}}|{{"SD":"{number}"}}'
+    return f'OCMF|{{"PG":"T{number}","ID":"{card}","CI":"E1","TT":""}}|{{"SD":"{number}"}}'
 
 
 def told() -> Account:
@@ -153,7 +153,7 @@ def told() -> Account:
             ("start", {"status": "OK"}),
             ("stop", {"status": "OK", "signed_meter_value": {"signed_meter_data": tuple_of(number, card)}}),
         ):
-            request = {"identification_data": card}
+            request = {"identification_data": card, "transaction_id": name, "evse_id": "E1"}
             call = Call(command, name, len(account.calls), request, 0, at_s, at_s + 0.1, answer, answers=1)
             account.calls.append(call)
             if command == "start":

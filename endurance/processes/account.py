@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
 
 from endurance import invariants
 from endurance.process import Serving
@@ -15,7 +17,6 @@ from endurance.unit import Truth
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from endurance.world import World
     from iem_dcr.journal import Entry
 
 
@@ -68,11 +69,11 @@ class Meter:
         """Those that are signed."""
         return [truth for truth in self.truths if truth.text is not None]
 
-    def learn(self, state: dict[str, Any], owner_of: Callable[[str], Serving | None]) -> None:
+    def learn(self, state: dict[str, Any], begun_as: Callable[[str, int], Begun]) -> None:
         """Take from the simulator's state what was signed, and drop what never was.
 
         Tuples come in the order of the transactions, for there is one at a time, and name the card, of which every
-        start has its own; ``owner_of`` tells which.
+        start has its own; ``begun_as`` makes one that was not seen to begin.
         """
         place = 0
         for text in (record["text"] for record in state["signed"]):
@@ -81,7 +82,7 @@ class Meter:
                 (index for index in range(place, len(self.truths)) if _is_that(self.truths[index], card, text)), None
             )
             if found is None:
-                self.truths.insert(place, Begun(self.serial, place, owner_of(card), 0.0, 0.0, text, card=card))
+                self.truths.insert(place, begun_as(card, place))
                 found = place
             self.truths[found].text, place = text, found + 1
         running = self.running(state)
@@ -112,6 +113,7 @@ class Account:
 
     def __init__(self, serial: str, *, journal: bool) -> None:
         self.plan = _Plan(journal)
+        self.host = _Host()
         self.units = [Meter(serial)]
         self.calls: list[Call] = []
         self.processes: list[Life] = []
@@ -142,11 +144,19 @@ class Account:
 
     def learn(self, state: dict[str, Any]) -> None:
         """Take from the simulator's state what was signed in the end."""
-        self.unit.learn(state, lambda card: self._owner(card, 0))
+        self.unit.learn(state, self._begun_as)
+
+    def _begun_as(self, card: str, place: int) -> Begun:
+        call = self._start_with(card)
+        at_s = 0.0 if call is None else call.answered_s or call.asked_s or 0.0
+        return Begun(self.unit.serial, place, self._owner(card, 0), at_s, at_s, card=card)
 
     def _owner(self, card: str, process: int) -> Serving | None:
-        call = next((call for call in self.calls if card and call.request.get("identification_data") == card), None)
+        call = self._start_with(card)
         return None if call is None else Serving(call.transaction_id, call.number, process)
+
+    def _start_with(self, card: str) -> Call | None:
+        return next((call for call in self.calls if card and call.request.get("identification_data") == card), None)
 
     def told(self) -> str:
         """Return what happened, in order, to be read by somebody who looks for a reason."""
@@ -181,9 +191,17 @@ class Account:
     def broken(self) -> list[str]:
         """Return every promise that was broken."""
         self.noted = {truth for truth in self.unit.truths if truth.owner is not None}
-        return [*invariants.broken(cast("World", self)), *self.troubles]  # a world is asked for no more than this
+        return [*invariants.broken(self), *self.troubles]
 
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
     journal: bool
+
+
+class _Host:
+    """This host's clock."""
+
+    def at(self, monotonic_s: float) -> datetime:
+        """Return what it says at a time of `time.monotonic`, as it is set now."""
+        return datetime.now(UTC) - timedelta(seconds=time.monotonic() - monotonic_s)
