@@ -26,7 +26,7 @@ from endurance.clock import JumpingLoop
 from endurance.invariants import broken
 from endurance.plan import Plan, SessionPlan, Step
 from endurance.process import SERVICE, task_factory
-from endurance.processes.running import handles, resident_kib
+from endurance.processes.running import handles, positive, resident_kib
 from endurance.world import World
 from iem_dcr.simulator.options import SimulatorOptions
 
@@ -137,7 +137,7 @@ def grown(hours: Sequence[Hour]) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do as the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--hours", type=float, default=24.0, help="of virtual time (%(default)s)")
+    parser.add_argument("--hours", type=positive, default=24.0, help="of virtual time (%(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="of the network's latency (%(default)s)")
     given = parser.parse_args(arguments)
     logging.disable(logging.CRITICAL)

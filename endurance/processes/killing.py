@@ -249,12 +249,13 @@ def report(found: Found) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do as the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--restarts", type=int, default=300, help="how many (%(default)s)")
+    parser.add_argument("--restarts", type=running.at_least_one, default=300, help="how many (%(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="of what is done (%(default)s)")
-    parser.add_argument("--stations", type=int, default=8, help="at once (%(default)s)")
+    parser.add_argument("--stations", type=running.at_least_one, default=8, help="at once (%(default)s)")
     parser.add_argument("--keep", type=Path, help="keep logs and journals in this folder")
     given = parser.parse_args(arguments)
     running.end_on_sigterm()
+    running.need_mosquitto()
     if not SHARED.is_dir():
         print("skipped: the EVerest module, for EVerest's definitions are not beside the checkout; services only")
     with contextlib.ExitStack() as stack:

@@ -328,11 +328,12 @@ def inside(rounds: int, folder: Path, *, packets: bool, faults: Sequence[Fault] 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do as the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3, help="sessions with each fault (%(default)s)")
+    parser.add_argument("--rounds", type=running.at_least_one, default=3, help="sessions with each fault (%(default)s)")
     parser.add_argument("--way", choices=("packets", "proxy"), help="one of the two; else both")
     parser.add_argument("--keep", type=Path, help="keep logs and journals in this folder")
     given = parser.parse_args(arguments)
     running.end_on_sigterm()
+    running.need_mosquitto()
     failed = False
     with contextlib.ExitStack() as stack:
         folder = given.keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="iem-dcr-network-")))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -74,6 +75,36 @@ def first_line(process: subprocess.Popen[str]) -> str:
     if not line:
         raise RuntimeError(f"{' '.join(map(str, process.args))} ended with {process.wait()}")  # type: ignore[arg-type]
     return line.strip()
+
+
+def need_mosquitto() -> None:
+    """End the command where there is no broker.
+
+    Raises:
+        SystemExit: there is none.
+    """
+    if shutil.which("mosquitto") is None and shutil.which("mosquitto", path="/usr/local/sbin:/usr/sbin") is None:
+        raise SystemExit("mosquitto is not installed")
+
+
+def at_least_one(text: str) -> int:
+    """Read a number of a command line.
+
+    Raises:
+        ValueError: it is none, or below 1.
+    """
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+def positive(text: str) -> float:
+    """Read a time of a command line, likewise; it is above 0 and below a year of hours."""
+    number = float(text)
+    if not 0 < number < 9000:
+        raise ValueError
+    return number
 
 
 def end_on_sigterm() -> None:

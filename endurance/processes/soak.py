@@ -253,12 +253,17 @@ class Soak:
 def main() -> int:
     """Do as the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--hours", type=float, default=1.0, help="how long to sample (%(default)s)")
-    parser.add_argument("--meters", type=int, default=50, help="how many (%(default)s)")
-    parser.add_argument("--every", type=float, default=60.0, help="seconds between a meter's sessions (%(default)s)")
-    parser.add_argument("--fills", type=int, default=FILLS, help="sessions of each meter before (%(default)s)")
+    parser.add_argument("--hours", type=running.positive, default=1.0, help="how long to sample (%(default)s)")
+    parser.add_argument("--meters", type=running.at_least_one, default=50, help="how many (%(default)s)")
+    parser.add_argument(
+        "--every", type=running.positive, default=60.0, help="seconds between a meter's sessions (%(default)s)"
+    )
+    parser.add_argument(
+        "--fills", type=running.at_least_one, default=FILLS, help="sessions of each meter before (%(default)s)"
+    )
     arguments = parser.parse_args()
     running.end_on_sigterm()
+    running.need_mosquitto()
     with tempfile.TemporaryDirectory(prefix="iem-dcr-soak-") as name:
         soak = Soak(Path(name), arguments.meters, arguments.every)
         asyncio.run(soak.run(arguments.hours, arguments.fills))
