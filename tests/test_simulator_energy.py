@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iem_dcr.simulator.energy import EnergyPath, Load, charging, constant, kwh_text
+from iem_dcr.simulator.energy import EnergyPath, Load, Segment, charging, constant, kwh_text
 from tests.test_simulator_nodes import Bench
 
 amperes = st.floats(-2000, 2000)
@@ -38,6 +38,14 @@ def test_energy_never_turns_back(load: Load, one: float, two: float) -> None:
 def test_energy_is_the_integral_of_power(current_a: float, until_s: float) -> None:
     load = charging(current_a, 400, 8, after_s=0.5)
     assert load.energy_wh(until_s) == pytest.approx(summed_wh(load, until_s), abs=0.02)
+
+
+@given(ends=st.tuples(amperes, amperes, volts, volts), until_s=st.floats(0.1, 50))
+def test_energy_of_a_segment_in_which_both_change_is_the_integral_too(
+    ends: tuple[float, float, float, float], until_s: float
+) -> None:
+    load = Load((Segment(50.0, *ends),))
+    assert load.energy_wh(until_s) == pytest.approx(summed_wh(load, until_s, 1000), rel=1e-4, abs=0.05)
 
 
 @given(
@@ -84,6 +92,11 @@ def test_the_curve_has_three_phases() -> None:
     assert load.at(72.5) == pytest.approx((75, 400))
     assert load.at(92.5) == pytest.approx((30, 400))
     assert load.at(100) == (0, 0)
+
+
+def test_a_curve_of_a_second_ends_and_one_of_none_does_not() -> None:
+    assert charging(100, 400, 1).at(1.1) == (0, 0)
+    assert charging(100, 400, 0).at(1e6) == (100, 400)
 
 
 def test_registers_are_truncated() -> None:
