@@ -20,6 +20,7 @@ from tests.support.fake_bus import FakeBus
 from tests.support.virtual_time import virtual
 
 OK = {"status": "OK"}
+NEVER_BEGUN = {"status": "UNEXPECTED_ERROR", "error": "no signed transaction for this id"}
 
 
 async def begun(bench: ApiBench, transaction_id: str = "T-1") -> None:
@@ -295,9 +296,32 @@ async def test_the_stop_of_a_refused_start_gets_no_others_receipt(damage: bytes)
         message = request(start_payload("T-2") | {"later": "@"}, "reply/1").replace(b'"@"', damage)
         bench.bus.receive(bench.topics.start, message)
         assert (await bench.answer("reply/1"))["status"] == "UNEXPECTED_ERROR"
-        answer = await bench.answer(bench.stop("T-2"))
-        assert answer["status"] == "UNEXPECTED_ERROR"
-        assert "signed_meter_value" not in answer
+        assert await bench.answer(bench.stop("T-2")) == NEVER_BEGUN
+
+
+@virtual
+async def test_the_stop_of_a_start_under_anothers_reply_to_gets_no_receipt() -> None:
+    async with api_bench() as bench:
+        await bench.until_live()
+        await begun(bench)
+        await asyncio.sleep(4)
+        reply_to = bench.stop()
+        assert (await bench.answer(reply_to))["status"] == "OK"
+        bench.start("T-2", reply_to=reply_to)
+        await settled(bench)
+        assert await bench.answer(bench.stop("T-2")) == NEVER_BEGUN
+
+
+@virtual
+async def test_the_stop_of_a_start_that_was_one_too_many_gets_no_receipt() -> None:
+    async with api_bench() as bench:
+        await bench.until_live()
+        await begun(bench)
+        await asyncio.sleep(4)
+        stops = [bench.stop("T-1") for _ in range(MOST_AT_WORK)]
+        assert "too many requests" in (await bench.answer(bench.start("T-2")))["error"]
+        assert [(await bench.answer(stop))["status"] for stop in stops] == ["OK"] * MOST_AT_WORK
+        assert await bench.answer(bench.stop("T-2")) == NEVER_BEGUN
 
 
 @virtual

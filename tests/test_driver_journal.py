@@ -293,8 +293,11 @@ async def test_found_receipts_are_shown_to_the_sink_as_found_and_not_again_at_ev
             other.meter.set_load(0, 0)
             session_of_nobodys(other)
             await asyncio.sleep(5)
-            other.meter.faults.add(Fault("refuse", node="/metervalue", status=503))
-            await asyncio.sleep(15)
+            looks = other.requests("GET", "/transaction")
+            for _ in range(3):
+                other.meter.faults.add(Fault("refuse", node="/metervalue", status=503))
+                await asyncio.sleep(15)
+            assert other.requests("GET", "/transaction") >= looks + 3
             assert [(kept.found, kept.transaction_id, kept.receipt.pagination) for kept in sink.kept] == [
                 (True, "", "T1")
             ]
