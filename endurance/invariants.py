@@ -102,6 +102,7 @@ def each_receipt_says_what_was_asked_for(world: Evidence) -> Iterator[str]:
 def each_stopped_transaction_has_its_receipt(world: Evidence) -> Iterator[str]:
     """A stop that is answered OK brings a receipt, which then is in the journal exactly once and under its id.
 
+    * It is nobody's in the journal where the process was killed before the station was told that it had begun.
     * The journal may be without it where its disk was full or slow when it was handed over and the process was
       killed before it was well again: a stop waits half a second for its journal, not for ever.
     """
@@ -122,7 +123,7 @@ def each_stopped_transaction_has_its_receipt(world: Evidence) -> Iterator[str]:
                 yield f"the receipt handed over for {call.transaction_id!r} (call {call.number}) is not in the journal"
         elif _was_begun(world, call.transaction_id) and entries[0].transaction_id != call.transaction_id:
             truth = _truth_of(world, text)
-            is_its_own = truth is not None and truth.transaction_id == call.transaction_id
+            is_its_own = truth in world.noted and truth.transaction_id == call.transaction_id
             if is_its_own and not _disk_was_troubled(world, call.answered_s):
                 whose = entries[0].transaction_id
                 yield f"the receipt of {call.transaction_id!r} is in the journal as that of {whose!r}"

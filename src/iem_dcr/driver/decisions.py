@@ -324,7 +324,7 @@ class Judgement(Enum):
 
 
 ID_OF_ANOTHER = "ID is somebody else's"
-"""Not even the beginning of the one that was assigned."""
+"""Not even the beginning of the one that was assigned; or none at all."""
 
 
 def judge(facts: Facts, expected: Expected, *, tolerance: timedelta) -> tuple[Judgement, tuple[str, ...]]:
@@ -372,7 +372,7 @@ def _ended_since(time: datetime | None, limit: datetime | None) -> bool:
 def _disagreements(facts: Facts, expected: Expected, tolerance: timedelta) -> tuple[str, ...]:
     found = []
     if expected.ID is not None and facts.ID != expected.ID:
-        is_cut = expected.ID.startswith(facts.ID or "")
+        is_cut = bool(facts.ID) and expected.ID.startswith(facts.ID or "")
         found.append("ID is another" if is_cut else ID_OF_ANOTHER)
     if expected.MS is not None and facts.MS is not None and facts.MS != expected.MS:
         found.append(f"MS is {facts.MS}, not {expected.MS}")

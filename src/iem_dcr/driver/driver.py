@@ -324,8 +324,8 @@ class MeterDriver:
         if self._meter.running and begun is None:
             # Somebody else's: whatever it leaves as the last tuple is not known.
             self._meter.last_PG = None
-        elif not self._meter.running and begun is not None and begun.ended_s is None:
-            begun.ended_s = now_s()
+        elif not self._meter.running:
+            self._receipts.seen_idle()
         if self._preparing is None and self._meter.settings.verify_receipts:
             self._preparing = asyncio.get_running_loop().run_in_executor(None, ocmf.prepare)
         self._keeping.keep_found()

@@ -142,7 +142,8 @@ class Ending(MeterPart):
             begun.ended_s = ended_s
         if begun is None or begun.request.tariff_text:
             self._setup.tariff_was_changed()
-        await meter.read_and_publish(deadline)
+        if await meter.read_and_publish(deadline) and not meter.running:
+            self._receipts.seen_idle()
         receipt = await self._receipts.await_new(begun, expected, deadline, self._pause, ended_s=ended_s)
         if receipt is None:
             return "the transaction was ended, and the meter has not given its receipt yet", None

@@ -51,13 +51,15 @@ class Begun:
         request: the station's request.
         expected: what its receipt will show.
         doubtful: whether B was acted on is not known, and the station has not been told that it was begun.
-        ended_s: when it was first seen not running any more, on the loop's clock; None while it runs.
+        ended_s: when it ended, or is said to have, on the loop's clock; None while it runs.
+        seen_over: it was seen not running any more.
     """
 
     request: TransactionReq
     expected: Expected
     doubtful: bool = False
     ended_s: float | None = None
+    seen_over: bool = False
 
     @property
     def id(self) -> str:
@@ -116,18 +118,25 @@ class Receipts:
     def confirm(self, begun: Begun) -> None:
         """Take note that a transaction was begun and the station is told so."""
         begun.doubtful = False
-        begun.ended_s = None
+        begun.ended_s, begun.seen_over = None, False
         self.begun = begun
         for memory in (self.refused, self.kept, self.older):
             memory.pop(begun.id, None)
         self._handed.discard(begun.id)
 
     def seen_running(self) -> None:
-        """Take note that the meter has an active transaction: where the last one was seen ended, it is another's."""
+        """Take note that the meter has an active transaction: where the last one was seen over, it is another's."""
         begun = self.begun
-        if begun is not None and begun.ended_s is not None and not begun.doubtful:
+        if begun is not None and begun.seen_over and not begun.doubtful:
             self._set_aside(begun)
             self.begun = None
+
+    def seen_idle(self) -> None:
+        """Take note that the meter has none: the one begun last, if there is one, is over."""
+        if self.begun is not None:
+            self.begun.seen_over = True
+            if self.begun.ended_s is None:
+                self.begun.ended_s = now_s()
 
     def _set_aside(self, begun: Begun) -> None:
         if begun.ended_s is None:

@@ -235,8 +235,8 @@ class Starting(MeterPart):
 
     async def _send_begin(self, start: _Start) -> Event:
         meter, receipts = self._meter, self._receipts
-        is_known = meter.last_PG is not None and (receipts.is_last_sure or start.begun is not None)
-        if not is_known or receipts.begun not in (None, start.begun) or receipts.misses_another(start.begun):
+        is_known = meter.last_PG is not None and receipts.is_last_sure
+        if not is_known or receipts.begun is not None or receipts.misses_another(start.begun):
             await receipts.adopt(await self._setup.ask_for_last_tuple(start.deadline), start.deadline)
         if start.begun is None:
             # The process may end the moment B is out: the one after it shall know whose transaction runs.
@@ -256,14 +256,15 @@ class Starting(MeterPart):
         event = await start.send(meter.client.begin(timeout_s=start.deadline.left_s))
         if event in (Event.REFUSED, Event.REFUSED_LAST, Event.UNSENT) and start.conversation.state is State.BEGINNING:
             self._forget(start)
-            # It may be signing another's record just now: the last tuple before this transaction is then yet to come.
-            meter.last_PG = None
         return event
 
     def _remember(self, start: _Start) -> None:
         """Remember the transaction before B goes out: whatever comes between, it is not left running unknown."""
         if start.begun is None:
             start.begun = Begun(start.request, self._expected(start), doubtful=True)
+        else:
+            # The one before it was not acted on: what the meter has signed since is another's.
+            start.begun.expected = self._expected(start)
         self._receipts.begin(start.begun)
         self._ending.watch = True
 

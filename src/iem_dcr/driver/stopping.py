@@ -62,6 +62,8 @@ class Stopping(MeterPart):
         receipts = self._receipts
         if self._meter.running:
             receipts.seen_running()
+        else:
+            receipts.seen_idle()
         begun = receipts.begun
         claim = decisions.claim(
             transaction_id,
