@@ -238,9 +238,8 @@ class Starting(MeterPart):
         is_known = meter.last_PG is not None and receipts.is_last_sure
         if not is_known or receipts.begun is not None or receipts.misses_another(start.begun):
             await receipts.adopt(await self._setup.ask_for_last_tuple(start.deadline), start.deadline)
-        if start.begun is None:
-            # The process may end the moment B is out: the one after it shall know whose transaction runs.
-            await receipts.note(start.request.transaction_id, self._expected(start))
+        # The process may end the moment B is out: the one after it shall know whose transaction runs.
+        await receipts.note(start.request.transaction_id, self._expected(start))
         was_doubted = meter.doubted
         was_read = await meter.read_and_publish(start.deadline)
         if meter.wrong or meter.exchanged:
