@@ -18,7 +18,7 @@ BEFORE, AFTER = b"b" * 100, b"a" * 5000
 
 
 def test_a_new_file_has_the_rights_of_any_new_file(tmp_path: Path) -> None:
-    file, other = tmp_path / "new", tmp_path / "other"
+    file, other = tmp_path / ("\u20ac" * 85), tmp_path / "other"  # as long as a name may be
     other.touch()
     write_whole(file, AFTER)
     assert file.read_bytes() == AFTER

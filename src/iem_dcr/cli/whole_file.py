@@ -19,7 +19,7 @@ def write_whole(file: Path, data: bytes) -> None:
         file.write_bytes(data)
         return
     place = file.resolve()
-    number, name = tempfile.mkstemp(prefix=f".{place.name[:100]}.", dir=place.parent)
+    number, name = tempfile.mkstemp(prefix=".iem-dcr-", dir=place.parent)
     made = Path(name)
     try:
         with os.fdopen(number, "wb") as stream:
