@@ -279,7 +279,7 @@ class _Maker:
         method, node, delays_s = chance.choice(
             (
                 ("POST", "/user", (0.0, 0.004)),
-                ("POST", "/receipt", (0.0, 0.003, 0.05, 0.3, 1.0)),
+                ("POST", "/receipt", (0.0, 0.3, 0.13, 0.13, 0.13)),
                 ("GET", "/receipt", (0.0, 0.003)),
                 ("GET", "/transaction", (0.0, 0.003)),
                 ("POST", "/gw", (0.0,)),
