@@ -186,8 +186,9 @@ class _Maker:
         transaction_id = self.new_id()
         yield Step(0.0, "start", {"request": self.request(transaction_id)})
         end_s = self._chance.uniform(0.3, 0.9) * length_s
-        yield Step(end_s, "stop", {"transaction_id": transaction_id})
-        if self._chance.random() < 0.7:
+        is_as_everest = self._ids % 2 == 0
+        yield Step(end_s, "stop_if_begun" if is_as_everest else "stop", {"transaction_id": transaction_id})
+        if self._chance.random() < 0.7 and not is_as_everest:
             yield Step(length_s, "stop_again_if_failed", {"transaction_id": transaction_id})
 
     def twice(self, length_s: float) -> Iterator[Step]:

@@ -53,6 +53,12 @@ class Station(Stage):
         if not any(call.ok for call in stops):
             self.stop(transaction_id)
 
+    def stop_if_begun(self, transaction_id: str) -> None:
+        """Have a transaction ended, as EVerest does: one whose start has not succeeded is not stopped."""
+        starts = [call for call in self.calls if call.command == "start" and call.transaction_id == transaction_id]
+        if any(call.ok for call in starts):
+            self.stop(transaction_id)
+
     def _send(self, call: Call, payload: Any) -> None:
         self.counts[f"station: {call.command}"] += 1
         if self.plan.kind == SERVICE:
