@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from iem_dcr.device.client import MAX_ANSWER_BYTES, MeterClient
+from iem_dcr.device.client import MAX_ANSWER_BYTES, MAX_WIRE_BYTES, MeterClient
 from iem_dcr.device.messages import Gateway, PublicKey, User
 from iem_dcr.errors import (
     MeterError,
@@ -297,7 +297,7 @@ async def test_what_is_not_http_is_not_understood(said: bytes) -> None:
 
 
 @virtual
-async def test_an_answer_may_have_a_mebibyte_and_no_more() -> None:
+async def test_an_answer_may_have_so_many_bytes_and_no_more() -> None:
     padded = json.dumps(CLOCK).encode().ljust(MAX_ANSWER_BYTES)
     async with met(answer(padded), answer(padded + b" ")) as (client, server):
         assert await client.datetime() == TIME
@@ -316,7 +316,28 @@ async def test_what_is_longer_is_not_read_on(status: str) -> None:
         assert isinstance(error, NotUnderstoodError)
         await asyncio.sleep(0.01)
         assert server.open == 0
-        assert server.connections[0].sent < 32 * MAX_ANSWER_BYTES
+        assert server.connections[0].sent < 128 * MAX_ANSWER_BYTES
+
+
+@pytest.mark.parametrize("part", [b"X: y\r\n", b"HTTP/1.1 100 Continue\r\n\r\n"])
+@virtual
+async def test_what_is_longer_before_its_body_is_not_read_on(part: bytes) -> None:
+    async with met(Do(b"HTTP/1.1 200 OK\r\n" * (b"X" in part) + part * (4 * MAX_WIRE_BYTES // len(part)))) as (
+        client,
+        server,
+    ):
+        assert isinstance(await failure(client.datetime()), NotUnderstoodError)
+        await asyncio.sleep(0.01)
+        assert server.open == 0
+
+
+@virtual
+async def test_what_comes_on_one_connection_is_counted_for_each_answer() -> None:
+    half = answer(json.dumps(CLOCK).encode().ljust(MAX_ANSWER_BYTES))
+    async with met(*[half] * 5) as (client, server):
+        for _ in range(5):
+            assert await client.datetime() == TIME
+        assert len(server.connections) == 1
 
 
 @virtual

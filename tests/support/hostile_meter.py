@@ -119,7 +119,8 @@ class HostileMeter:
         self._left -= 1
         name = self._rng.choice(self._names)
         self.done[name] += 1
-        acts = method == "GET" or self._rng.random() < 0.7
+        # Who says to have taken the user and did not signs one person's transaction as another's: nobody can tell.
+        acts = method == "GET" or path.endswith("/user") or self._rng.random() < 0.7
         told = self.meter.handle(method, path, body).body if acts else b""
         if name == LIES:
             await line.send(proper(self._lie(path, told)))

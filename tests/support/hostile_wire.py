@@ -20,7 +20,7 @@ KIB, MIB = 1024, 1024 * 1024
 FLOOD_BYTES = 6 * MIB
 """Where a flood ends of itself, should nobody close the connection: more than anyone may read."""
 _BOMB = gzip.compress(bytes(64 * MIB), 1)
-_FLOOD_PAUSE_S = 0.25
+_FLOOD_PAUSE_S = 0.1
 STRAY = b'{"CT":"STRAY","CI":"STRAY","TM":"2026-03-01T12:00:00,000+0100 I","SA":"STRAY","PK":"STRAY","MS":"STRAY"}'
 """The answer to a request that nobody made."""
 _HEADERS = (

@@ -24,7 +24,7 @@ _PROBLEMS: Final = {
     MeterUnreachableError: "no connection",
     MeterTimeoutError: "no answer in time",
     AnswerLostError: "the connection broke before the answer was whole",
-    NotUnderstoodError: "not HTTP, or longer than 1 MiB",
+    NotUnderstoodError: "not HTTP, or longer than 256 KiB",
 }
 """What became of a question, without the address that the error's own words may hold."""
 

@@ -17,9 +17,12 @@ import json
 import os
 import socket
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NoReturn, Self, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, TypeVar
 
 import aiohttp
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
 from iem_dcr import ocmf
@@ -46,7 +49,10 @@ T = TypeVar("T")
 
 BASE: Final = "/counter/v1/ocmf"
 BASE_V2: Final = "/counter/v2/ocmf"
-MAX_ANSWER_BYTES: Final = 1024 * 1024
+MAX_ANSWER_BYTES: Final = 256 * 1024
+"""A hundred times what a meter has to say. For what is nothing but head aiohttp may need twenty times as much."""
+MAX_WIRE_BYTES: Final = 2 * MAX_ANSWER_BYTES
+"""Of one answer, with its heads, trailers, interim answers and the edges of its chunks."""
 IDLE_CLOSED_AFTER_S: Final = 2.0
 
 _JSON: Final = {"Content-Type": "application/json"}
@@ -98,7 +104,7 @@ class MeterClient:
     * `MeterTimeoutError`: it went out, and no whole answer came in time.
     * `AnswerLostError`: the connection broke before a whole answer was there.
     * `RefusedError`: a status that is not 200.
-    * `NotUnderstoodError`: an answer that is not this node's; a redirect; more than 1 MiB.
+    * `NotUnderstoodError`: an answer that is not this node's; a redirect; more than 256 KiB, or 512 on the wire.
 
     Attributes:
         address: ``host:port``.
@@ -212,7 +218,7 @@ class MeterClient:
     async def answer(self, node: str, *, base: str = BASE, timeout_s: float | None = None) -> Answer:
         """GET a node and return the answer as it is, whatever its status and whether or not it is this node's.
 
-        Raises `RefusedError` never, and `NotUnderstoodError` only for what is no HTTP, or more than 1 MiB.
+        Raises `RefusedError` never, and `NotUnderstoodError` only for what is no HTTP, or more than 256 KiB.
         """
         with told(self.on_request, "GET", node):
             wire, response, body = await self._ask("GET", base, node, None, timeout_s)
@@ -388,9 +394,34 @@ def _cause(error: Exception) -> str:
     return os.strerror(number) if isinstance(number, int) and number > 0 else printable(error) or type(error).__name__
 
 
+class _BoundedHandler(ResponseHandler):
+    """Reads a connection, and gives it up where an answer has no end: not every aiohttp bounds a head or its chunks."""
+
+    _came = 0
+
+    def set_response_params(self, **params: Any) -> None:  # noqa: ANN401  the signature is aiohttp's
+        """Begin with the next answer."""
+        self._came = 0
+        super().set_response_params(**params)
+
+    def data_received(self, data: bytes) -> None:
+        """Take what came, or close the connection where that is too much."""
+        self._came += len(data)
+        if self._came <= MAX_WIRE_BYTES:
+            super().data_received(data)
+            return
+        if self.transport is not None:
+            self.transport.abort()
+        self.set_exception(HttpProcessingError(code=400, message=f"more than {MAX_WIRE_BYTES} bytes"))
+
+
 def _new_session() -> aiohttp.ClientSession:
+    connector = aiohttp.TCPConnector(limit=4)
+    # There is no public way to have another reader; tests hold it.
+    factory: Any = partial(_BoundedHandler, asyncio.get_running_loop())
+    connector._factory = factory  # noqa: SLF001  as above
     session = aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=4),
+        connector=connector,
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
         skip_auto_headers=("Accept-Encoding", "Accept"),
         cookie_jar=aiohttp.DummyCookieJar(),
