@@ -249,6 +249,19 @@ async def test_a_host_without_a_clock_makes_gw_wait_and_never_sends_its_time_wit
 
 
 @virtual
+async def test_a_transaction_that_went_on_over_a_power_cut_has_its_time_of_waiting_for_the_host_s_clock() -> None:
+    options = SimulatorOptions(private_key=SECRET, charge_s=1.0, open_at_power_cut="running")
+    async with bench(options, wall=VirtualWall(datetime(1970, 1, 1, tzinfo=UTC))) as b:
+        await asyncio.sleep(80)
+        assert (await b.driver.start_transaction(request("T-1"))).status is TransactionRequestStatus.OK
+        b.meter.power_cycle(off_s=1.0, boot_s=1.0)
+        await asyncio.sleep(80)
+        assert b.meter.running
+        assert (await b.driver.start_transaction(request("T-2"))).status is TransactionRequestStatus.OK
+        assert b.posts().count("/gw") == 2
+
+
+@virtual
 async def test_gw_goes_as_soon_as_the_host_has_a_clock() -> None:
     async with bench(wall=VirtualWall(datetime(2000, 1, 1, tzinfo=UTC))) as b:
         await b.until_live()

@@ -92,9 +92,13 @@ class Setup:
             if self._first:
                 self.found_powered_up_s = now_s()
             self.gw_due = True
+            if self._gw_wanted_s is None:
+                # Also while a transaction runs: the start after it shall not wait for the host's clock once more.
+                self._gw_wanted_s = now_s()
             self.tariff_due = bool(self._TT)
         else:
             self.gw_due = False
+            self._gw_wanted_s = None
             self._report_frozen(gateway)
             if self._first:
                 self._clock_due = True
@@ -279,8 +283,6 @@ class Setup:
         """Whether POST /gw still waits for the host's clock to be set."""
         if self._host_is_sane():
             return False
-        if self._gw_wanted_s is None:
-            self._gw_wanted_s = now_s()
         return seconds_since(self._gw_wanted_s) < GW_WAITS_FOR_CLOCK_S
 
     # --- clock and tariff ---
