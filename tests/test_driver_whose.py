@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
+from iem_dcr import ocmf
 from iem_dcr.powermeter import TransactionRequestStatus
 from iem_dcr.simulator import Answer, Fault, SimulatorOptions
 from tests.support.bench import CI, SECRET, Bench, bench, request
@@ -425,3 +427,27 @@ async def test_an_exchanged_meter_gets_the_tariff_text_although_it_is_set_up() -
         b.meter.configure(MS="1SIM0000000099")
         await asyncio.sleep(30)
         assert b.meter.as_json()["TT"] == "0,59 EUR/kWh"
+
+
+@virtual
+async def test_a_receipt_seen_before_b_is_not_its_receipt_whatever_the_meter_said_was_the_last() -> None:
+    async with bench() as b:
+        await live(b)
+        await begin(b, "T-1")
+        await asyncio.sleep(3)
+        await b.driver.stop_transaction("T-1")
+        await begin(b, "T-2")
+        await asyncio.sleep(3)
+        assert (await b.driver.stop_transaction("T-2")).status is OK
+        first, second = b.meter.signed
+        b.driver._receipts.kept.clear()  # as after more receipts than are kept
+        await begin(b, "T-3")
+        assert b.driver._receipts.begun is not None
+        b.driver._receipts.begun.expected = replace(
+            b.driver._receipts.begun.expected, PG_before=ocmf.parse(first.text).pagination
+        )
+        b.meter.configure(receipt_while_signing="previous", signing_delay_s=30.0)
+        await asyncio.sleep(3)
+        stopped = await b.driver.stop_transaction("T-3")
+        assert stopped.signed_meter_value is not None
+        assert stopped.signed_meter_value.signed_meter_data == b.meter.signed[-1].text != second.text

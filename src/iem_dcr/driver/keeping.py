@@ -122,9 +122,13 @@ class Keeping:
         meter = self._meter
         return KeptReceipt(receipt, "", meter.public_key, None, meter.client.address, meter.serial, found=True)
 
+    def seen(self) -> frozenset[bytes]:
+        """Return the digests of the tuples that were seen lately."""
+        return frozenset(self._seen)
+
     def _note(self, receipt: Receipt) -> bool:
         """Take note of a tuple. Returns whether it is new."""
-        digest = _digest(receipt)
+        digest = digest_of(receipt)
         is_new = digest not in self._seen
         self._seen[digest] = None
         self._seen.move_to_end(digest)
@@ -164,7 +168,7 @@ class Keeping:
                 log.recovered(JOURNAL)
             return
         if kept.found:
-            self._seen.pop(_digest(kept.receipt), None)
+            self._seen.pop(digest_of(kept.receipt), None)
 
     # --- finding again ---
 
@@ -243,5 +247,6 @@ def shown_PG(receipt: Receipt) -> str:  # noqa: N802  PG is OCMF's name
     return printable(receipt.pagination or "without PG", limit=40)
 
 
-def _digest(receipt: Receipt) -> bytes:
+def digest_of(receipt: Receipt) -> bytes:
+    """Return what tells a tuple from every other."""
     return hashlib.sha256(receipt.text.encode()).digest()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from iem_dcr import ocmf
 from iem_dcr.driver.decisions import ID_OF_ANOTHER, Expected, Facts, Judgement, began_apart_s, judge
-from iem_dcr.driver.keeping import REMEMBERED, shown_PG, signed_value
+from iem_dcr.driver.keeping import REMEMBERED, digest_of, shown_PG, signed_value
 from iem_dcr.driver.meter import seconds_since
 from iem_dcr.driver.timing import Deadline, now_s
 from iem_dcr.errors import MeterError, ReceiptError, printable
@@ -53,6 +53,7 @@ class Begun:
         doubtful: whether B was acted on is not known, and the station has not been told that it was begun.
         ended_s: when it ended, or is said to have, on the loop's clock; None while it runs.
         seen_over: it was seen not running any more.
+        seen_before: digests of the tuples that had been seen when it was begun: none of them is its own.
     """
 
     request: TransactionReq
@@ -60,6 +61,7 @@ class Begun:
     doubtful: bool = False
     ended_s: float | None = None
     seen_over: bool = False
+    seen_before: frozenset[bytes] = frozenset()
 
     @property
     def id(self) -> str:
@@ -109,8 +111,10 @@ class Receipts:
 
     def begin(self, begun: Begun) -> None:
         """Remember a transaction that is being begun, doubtful as yet, before anything says that it was."""
-        if self.begun is not None and self.begun is not begun:
-            self._set_aside(self.begun)
+        if self.begun is not begun:
+            begun.seen_before = self._keeping.seen()
+            if self.begun is not None:
+                self._set_aside(self.begun)
         self.begun = begun
         self.is_last_sure = False
         self._keeping.keep_found()
@@ -324,6 +328,9 @@ class Receipts:
             if owner is not None and owner is not begun:
                 await self.hand_over(receipt, owner, deadline)
                 return Judgement.OTHER, ()
+        # A meter that once gave an older tuple for its last one makes a known one look new.
+        if judgement is Judgement.DISAGREES and begun is not None and digest_of(receipt) in begun.seen_before:
+            return Judgement.OTHER, ()
         # Pagination alone tells the last transaction's record from those before it, and nothing else.
         is_last = begun is None or (begun is self.begun and not begun.doubtful)
         return (judgement, why) if judgement is Judgement.OURS or is_last else (Judgement.OTHER, ())
