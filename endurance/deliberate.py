@@ -359,7 +359,7 @@ FAULTS: Final = (
     Deliberate(
         "unwanted goes on",
         "what the station does not know of is not ended",
-        400,
+        150,
         _never_ends_the_unwanted,
         B_STAYS_IN_DOUBT,
     ),
