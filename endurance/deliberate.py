@@ -42,7 +42,7 @@ class Deliberate:
         breaks: what it does, and what comes of it.
         within: so many sessions are enough to show it, the one that ends each run counted.
         applied: has it in the driver while the context is entered.
-        helped_by: what happens in every session beside what the seed says, for a fault that shows seldom.
+        helped_by: what happens in every other session beside what the seed says, for a fault that shows seldom.
     """
 
     name: str
@@ -56,6 +56,8 @@ class Deliberate:
         plan = make(seed, SESSIONS_OF_A_RUN)
         sessions = tuple(
             replace(session, steps=tuple(sorted([*self.helped_by, *session.steps], key=lambda step: step.at_s)))
+            if session.number % 2
+            else session
             for session in plan.sessions
         )
         return replace(plan, sessions=sessions)

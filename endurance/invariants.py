@@ -57,6 +57,7 @@ def each_receipt_is_its_transactions_own(world: Evidence) -> Iterator[str]:
 
     * A stop for an id under which several transactions were begun gets no earlier one than the last that the station
       was told had begun before it asked.
+      Where the meter lost the later ones and no journal is kept, a process that was started after them cannot know.
     * A stop for an id that no start was ever sent for, or for none, may get the last receipt of the meter ("with none
       running, return the last one"), but none that another id of the same process is known to own, except for "".
     * A process that was started after the transaction began, and keeps no journal, cannot know whose the meter's last
@@ -296,7 +297,8 @@ def _why_not_its_own(world: Evidence, call: Call, truth: Truth) -> str:
             if start.ok and (start.answered_s or 0.0) <= (call.asked_s or 0.0)
         ]
         later = [each for each in own if each.begun_s > truth.begun_s and each.begun_s <= max(told_s, default=-1.0)]
-        return f"it is an earlier one under the same id (begun at {truth.begun_s:.1f} s)" if later else ""
+        is_known = world.plan.journal or any(each.text is not None or each.process_is(call.process) for each in later)
+        return f"it is an earlier one under the same id (begun at {truth.begun_s:.1f} s)" if later and is_known else ""
     answers_a_stranger = not any(
         start.process == call.process and (start.asked_s, start.number) < (call.asked_s, call.number)
         for start in _calls(world, "start", call.transaction_id)
