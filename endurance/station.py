@@ -125,5 +125,5 @@ class Station(Stage):
 
     def _noted(self, truth: Truth) -> None:
         """Take note that a journal that is well has had the time to be told of a transaction."""
-        if self.process is not None and truth.process_is(self.process.number):
+        if self.process is not None and truth.process_is(self.process.number) and self.disk.is_well:
             self.noted.add(truth)
