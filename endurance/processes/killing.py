@@ -233,7 +233,7 @@ def report(found: Found) -> None:
     """Print what came of a run."""
     print(f"{found.restarts} restarts in {found.took_s:.0f} s", end="")
     for name in ("kills of a broker", "transactions", "receipts", "values"):
-        print(f", {found.counts.pop(name)} {name}", end="")
+        print(f", {found.counts.pop(name, 0)} {name}", end="")
     print()
     if found.back_s:
         ordered = sorted(found.back_s)

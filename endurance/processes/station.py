@@ -326,8 +326,15 @@ class Station:
             self.account.running_after_calm = running = await self._running()
             if running is None or time.monotonic() > give_up_s:
                 return
+            if self._is_known(running.transaction_id):
+                return
             if running.owner is not None and not running.process_is(self.account.processes[-1].number):
                 return  # the process cannot know; the last session ends it
+
+    def _is_known(self, transaction_id: str | None) -> bool:
+        """Whether the station was told that a transaction was begun, and not that it was ended."""
+        calls = [call for call in self.account.calls if call.transaction_id == transaction_id and call.ok]
+        return bool(calls) and calls[-1].command == "start"
 
     async def _last_session(self, give_up_s: float) -> None:
         while True:
