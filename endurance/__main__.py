@@ -115,17 +115,17 @@ def _judge_memory(memory: dict[int, list[tuple[int, int]]]) -> int:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError(text)
-    return number
+    return _at_least(text, 1)
 
 
 def _natural(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise ValueError(text)
-    return number
+    return _at_least(text, 0)
+
+
+def _at_least(text: str, least: int) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) >= least):
+        raise argparse.ArgumentTypeError(f"expects a whole number, at least {least}")
+    return int(text)
 
 
 if __name__ == "__main__":
