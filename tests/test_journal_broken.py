@@ -11,6 +11,7 @@ import random
 import shutil
 import signal
 import sqlite3
+import threading
 import subprocess
 import tempfile
 from pathlib import Path
@@ -104,12 +105,15 @@ def ends(_: sqlite3.Connection) -> str:
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("how", ["closed", "died"])
 def test_a_writer_that_has_ended_takes_nothing_more(how: str, path: Path) -> None:
+    before = set(threading.enumerate())
     writer = Writer(path)
+    (thread,) = set(threading.enumerate()) - before
     if how == "closed":
         writer.close()
     else:
         writer.submit(Work(ends, "what ends the thread"))
     writer.ended.result(10)
+    thread.join(10)  # what pytest has to say of its end is said within this test
     work = Work(lambda _: "", "receipt T1 of meter 1")
     with pytest.raises(JournalError, match="is closed; receipt T1 of meter 1 is not kept"):
         writer.submit(work)
