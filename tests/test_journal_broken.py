@@ -11,9 +11,9 @@ import random
 import shutil
 import signal
 import sqlite3
-import threading
 import subprocess
 import tempfile
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
