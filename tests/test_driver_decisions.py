@@ -257,6 +257,15 @@ def test_a_new_record_that_disagrees_is_told_apart(tuple_facts: Facts, word: str
     assert any(word in reason for reason in why)
 
 
+def test_a_new_record_that_began_before_the_clock_was_read_for_it_is_another_s() -> None:
+    expected = Expected("T4", "A", "M1", NOON)
+    second = timedelta(seconds=1)
+    for earlier, judgement in ((0, Judgement.OURS), (2, Judgement.OURS), (3, Judgement.DISAGREES)):
+        tuple_facts = facts(began=NOON - earlier * second)
+        assert judge(tuple_facts, expected, tolerance=MINUTE, early=2 * second)[0] is judgement
+    assert judge(facts(began=NOON + 59 * second), expected, tolerance=MINUTE, early=2 * second)[0] is Judgement.OURS
+
+
 def test_without_an_earlier_pagination_id_and_beginning_decide() -> None:
     expected = Expected(None, "A", "M1", NOON)
     assert judged(facts(), expected) is Judgement.OURS

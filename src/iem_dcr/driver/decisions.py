@@ -327,13 +327,16 @@ ID_OF_ANOTHER = "ID is somebody else's"
 """Not even the beginning of the one that was assigned; or none at all."""
 
 
-def judge(facts: Facts, expected: Expected, *, tolerance: timedelta) -> tuple[Judgement, tuple[str, ...]]:
+def judge(
+    facts: Facts, expected: Expected, *, tolerance: timedelta, early: timedelta | None = None
+) -> tuple[Judgement, tuple[str, ...]]:
     """Decide whether a tuple is the receipt looked for.
 
     Args:
         facts: what it says.
         expected: what is known.
         tolerance: by how much its begin may differ, for the clock may have been set since.
+        early: by how much it may have begun earlier than the clock was read for it; ``tolerance`` if it is not given.
 
     Returns:
         OURS, OTHER, or DISAGREES with what disagrees: by its PG it is ours, and something else in it says otherwise.
@@ -341,7 +344,7 @@ def judge(facts: Facts, expected: Expected, *, tolerance: timedelta) -> tuple[Ju
     if expected.PG_before is not None and facts.PG:
         if expected.PG_before == facts.PG:
             return Judgement.OTHER, ()
-        why = _disagreements(facts, expected, tolerance)
+        why = _disagreements(facts, expected, -(tolerance if early is None else early), tolerance)
         return (Judgement.DISAGREES if why else Judgement.OURS), why
     if expected.ID is None:
         is_ours = _ended_since(facts.ended, expected.ended)
@@ -369,14 +372,14 @@ def _ended_since(time: datetime | None, limit: datetime | None) -> bool:
     return time is not None and limit is not None and time >= limit.replace(microsecond=0)
 
 
-def _disagreements(facts: Facts, expected: Expected, tolerance: timedelta) -> tuple[str, ...]:
+def _disagreements(facts: Facts, expected: Expected, least: timedelta, most: timedelta) -> tuple[str, ...]:
     found = []
     if expected.ID is not None and facts.ID != expected.ID:
         is_cut = bool(facts.ID) and expected.ID.startswith(facts.ID or "")
         found.append("ID is another" if is_cut else ID_OF_ANOTHER)
     if expected.MS is not None and facts.MS is not None and facts.MS != expected.MS:
         found.append(f"MS is {facts.MS}, not {expected.MS}")
-    if expected.began is not None and facts.began is not None and abs(facts.began - expected.began) > tolerance:
+    if expected.began is not None and facts.began is not None and not least <= facts.began - expected.began <= most:
         found.append(f"it began {facts.began.isoformat()}, not about {expected.began.isoformat()}")
     return tuple(found)
 

@@ -41,6 +41,8 @@ LONG_THOUGHTS_S = 15.0
 MISSED_FOR_S = 600.0
 """How long the receipt of a transaction that ended is looked for while no stop asks for it."""
 TOLERANCE = timedelta(seconds=60)
+EARLY = timedelta(seconds=2)
+"""A transaction begins after its meter's clock was read for it, which shows whole seconds."""
 
 
 @dataclass(slots=True)
@@ -292,6 +294,8 @@ class Receipts:
                 judgement, why = await self._sort_out(receipt, begun, expected, deadline)
             if receipt is None or judgement is Judgement.OTHER:
                 continue
+            if disputed is not None and disputed[0].text != receipt.text:
+                self._keeping.found(disputed[0])
             if judgement is Judgement.OURS:
                 self.is_last_sure = True
                 return receipt
@@ -336,7 +340,7 @@ class Receipts:
         return (judgement, why) if judgement is Judgement.OURS or is_last else (Judgement.OTHER, ())
 
     def _judge(self, receipt: Receipt, expected: Expected) -> tuple[Judgement, tuple[str, ...]]:
-        return judge(facts_of(receipt), expected, tolerance=TOLERANCE)
+        return judge(facts_of(receipt), expected, tolerance=TOLERANCE, early=EARLY)
 
     def _is_here(self, receipt: Receipt) -> bool:
         return any(value.signed_meter_data == receipt.text for value in self.kept.values())
