@@ -51,6 +51,18 @@ def test_everything_happens() -> None:
     assert missing == set()
 
 
+@pytest.mark.parametrize(
+    ("seed", "kept"),
+    [
+        (133, "19:;20:;21:7;23:0,4"),  # the wait for the host's clock was counted from the next start
+        (20374, "20:0,2;22:0-2"),  # the meter closed a B in doubt while the next one went out
+    ],
+)
+def test_what_broke_a_promise_once_does_not_again(seed: int, kept: str) -> None:
+    plan = make(seed)
+    assert broken(carry_out(plan.only(from_text(kept, plan)))) == []
+
+
 # --- the same seed, the same run ---
 
 
