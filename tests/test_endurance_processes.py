@@ -34,6 +34,7 @@ METER = "1SIM0000000000"
 # --- the real programs ---
 
 
+@pytest.mark.timeout(300)  # a command that is lost is waited for as long as it may take
 def test_services_and_modules_killed_at_random_instants_keep_every_promise(tmp_path: Path) -> None:
     needs_tool("mosquitto")
     found = asyncio.run(Run(tmp_path, restarts=12, seed=1, stations=4).run())

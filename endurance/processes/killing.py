@@ -173,7 +173,8 @@ class Run:
             starting = asyncio.ensure_future(asyncio.to_thread(broker.start))
             await asyncio.shield(starting)
             for station in concerned:
-                station.broker_troubled_s = time.monotonic() + 2.0
+                station.broker_back_s = time.monotonic()
+                station.broker_troubled_s = station.broker_back_s + 2.0
 
     def _judged(self, restarts: int, took_s: float) -> Found:
         found = Found(restarts=restarts, took_s=took_s)

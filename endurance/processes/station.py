@@ -26,6 +26,7 @@ EVSE_ID: Final = "DE*KIL*E1"
 LENGTH_S: Final = 2.5
 """Of a session; the process is killed within it."""
 BACK_WITHIN_S: Final = 3.0
+HEARD_WITHIN_S: Final = 30.0
 MOST_WAIT_S: Final = 62.0
 CALM_S: Final = 100.0
 """As long as the simulation gives what the network or a power cut has done."""
@@ -69,6 +70,7 @@ class Station:
         restarts: how its process came back each time.
         tasks: what goes on beside its sessions.
         broker_troubled_s: when its broker was down last, by `time.monotonic`.
+        broker_back_s: when that was started again.
     """
 
     def __init__(
@@ -81,6 +83,8 @@ class Station:
         self.charger: Charger
         self.restarts: list[Restart] = []
         self.broker_troubled_s = 0.0
+        self.broker_back_s = 0.0
+        self._heard_s = 0.0
         self._chance = random.Random(seed)
         self._starting = starting
         self._ids = 0
@@ -96,6 +100,7 @@ class Station:
 
     def value(self, value: dict[str, Any]) -> None:
         """Take a live value."""
+        self._heard_s = time.monotonic()
         self.account.energies.append((value["meter_id"], value["energy_Wh_import"]["total"]))
 
     def check(self, payload: bytes) -> None:
@@ -128,6 +133,8 @@ class Station:
         call.process = self._process()
         if not self.charger.ask(call.command, value, lambda answer: self._answered(call, answer)):
             call.excused = "no process was there"
+        elif self.kind == SERVICE and (self._heard_s < self.broker_back_s or call.asked_s < self.broker_troubled_s):
+            call.excused = "its broker was killed, and nothing was heard of it since"
         return call
 
     def _answered(self, call: Call, answer: dict[str, Any]) -> None:
@@ -311,6 +318,7 @@ class Station:
         if self.tasks:
             await asyncio.wait(set(self.tasks))
         self.proxy.faults.clear()
+        await self._is_heard_again()
         begins_s = time.monotonic()
         await self.answers()
         await self._calm(begins_s + CALM_S)
@@ -318,6 +326,15 @@ class Station:
         self.account.running_at_end = await self._running()
         self.account.troubles += await self.charger.end()
         self.account.learn(await self.proxy.ask("GET", "/_sim/state"))
+
+    async def _is_heard_again(self) -> None:
+        """Wait for a service to be back at its broker: one that keeps nothing loses what is asked before that."""
+        if self.kind != SERVICE:
+            return
+        heard = len(self.account.energies)
+        give_up_s = time.monotonic() + HEARD_WITHIN_S
+        while len(self.account.energies) == heard and time.monotonic() < give_up_s:  # noqa: ASYNC110  as in `answers`
+            await asyncio.sleep(0.05)
 
     async def _calm(self, give_up_s: float) -> None:
         """Wait until nothing runs that the station does not know of; what runs at the end is looked at."""
