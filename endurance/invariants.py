@@ -16,7 +16,7 @@ from iem_dcr.driver.driver import START_S, STOP_S
 from iem_dcr.driver.setup import FIRST_SANE_YEAR
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from endurance.evidence import Evidence
     from endurance.stage import Call
@@ -32,24 +32,33 @@ MOST_REMEMBERED: Final = 4 * 64 + 8
 
 
 def broken(world: Evidence) -> list[str]:
-    """Return every promise that was broken, each with where."""
-    return [
-        sentence
-        for promise in (
-            each_receipt_is_its_transactions_own,
-            each_receipt_says_what_was_asked_for,
-            each_stopped_transaction_has_its_receipt,
-            each_signed_receipt_is_kept,
-            nothing_runs_that_the_station_does_not_know_of,
-            what_was_to_be_ended_does_not_run_on,
-            every_command_is_answered_once_and_in_time,
-            the_charger_charges_again_after_all,
-            energies_never_fall,
-            the_meter_is_never_reported_unreachable_by_word,
-            nothing_grows_and_nothing_is_left,
-        )
-        for sentence in promise(world)
-    ]
+    """Return every promise that was broken, each with where: at the end of a run."""
+    promises = (
+        *_at_all_times(),
+        each_signed_receipt_is_kept,
+        nothing_runs_that_the_station_does_not_know_of,
+        what_was_to_be_ended_does_not_run_on,
+        the_charger_charges_again_after_all,
+    )
+    found = [*world.broken_early, *(sentence for promise in promises for sentence in promise(world))]
+    return list(dict.fromkeys(found))
+
+
+def broken_so_far(world: Evidence) -> list[str]:
+    """Return what is broken of the promises that hold at all times, not only when all is calm: after each session."""
+    return [sentence for promise in _at_all_times() for sentence in promise(world)]
+
+
+def _at_all_times() -> tuple[Callable[[Evidence], Iterator[str]], ...]:
+    return (
+        each_receipt_is_its_transactions_own,
+        each_receipt_says_what_was_asked_for,
+        each_stopped_transaction_has_its_receipt,
+        every_command_is_answered_once_and_in_time,
+        energies_never_fall,
+        the_meter_is_never_reported_unreachable_by_word,
+        nothing_grows_and_nothing_is_left,
+    )
 
 
 def each_receipt_is_its_transactions_own(world: Evidence) -> Iterator[str]:
@@ -201,7 +210,7 @@ def every_command_is_answered_once_and_in_time(world: Evidence) -> Iterator[str]
         assert call.answered_s is not None  # noqa: S101  as above
         took_s = call.answered_s - call.asked_s
         limit_s = (START_S if call.command == "start" else STOP_S) + ANSWER_TAKES_S
-        if took_s > limit_s and not world.counts["broker_away"]:
+        if took_s > limit_s + call.broker_away_s:
             yield f"{call.command} {call.transaction_id!r} was answered after {took_s:.1f} s"
     for letter in world.dead_letters:
         yield f"a message that nobody waits for: {letter}"

@@ -39,6 +39,7 @@ class Call:
         answers: how many answers came.
         excused: why it needs no answer: its process was killed or ended.
         fresh: nothing was wrong with the world when it was asked, nor since.
+        broker_away_s: how long the broker was away between question and answer.
     """
 
     command: str
@@ -52,6 +53,7 @@ class Call:
     answers: int = 0
     excused: str = ""
     fresh: bool = False
+    broker_away_s: float = 0.0
 
     @property
     def ok(self) -> bool:
@@ -86,6 +88,8 @@ class Stage:
         filed: the journal at the end; None where there was none.
         counts: how often what happened.
         disk_troubled: pairs of times in which the journal could not be written at once.
+        broker_troubled: pairs of times in which the broker was away.
+        broken_early: promises that were broken at the end of a session.
         tasks_left: tasks that were there at the end of each session.
         leftover: tasks that were there after the end.
         memory: receipts and ids that the driver remembered at the end of each session.
@@ -106,6 +110,8 @@ class Stage:
         self.filed: list[Filed] | None = None
         self.counts: Counter[str] = Counter()
         self.disk_troubled: list[list[float]] = []
+        self.broker_troubled: list[list[float]] = []
+        self.broken_early: list[str] = []
         self.tasks_left: list[int] = []
         self.leftover = 0
         self.memory: list[int] = []

@@ -100,6 +100,8 @@ class Station(Stage):
                 self._later(NOTED_WITHIN_S, lambda: self._noted(running))
         if call.answer is None:
             call.answer, call.answered_s = answer, self.now_s
+            for begin_s, end_s in self.broker_troubled:
+                call.broker_away_s += max(0.0, min(end_s, self.now_s) - max(begin_s, call.asked_s or 0.0))
             self.counts[f"{call.command}: {answer['status']}"] += 1
             why = answer.get("error", "")
             self.tell(f"call {call.number} {call.command} {call.transaction_id!r}: {answer['status']} {why}")

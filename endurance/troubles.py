@@ -107,6 +107,7 @@ class Troubles(Station):
         """Have the broker gone for a while."""
         if self.broker_is_up:
             self.broker_is_up = False
+            self.broker_troubled.append([self.now_s, float("inf")])
             if self.process is not None:
                 self.process.bus.disconnect()
         self._later(for_s, self._broker_back)
@@ -114,6 +115,7 @@ class Troubles(Station):
     def _broker_back(self) -> None:
         if not self.broker_is_up:
             self.broker_is_up = True
+            self.broker_troubled[-1][1] = self.now_s
             process = self.process
             if process is not None:
                 process.bus.connect()

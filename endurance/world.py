@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from endurance.clock import JumpingLoop, NothingLeftError
+from endurance.invariants import broken_so_far
 from endurance.process import Rigged, task_factory
 from endurance.stage import TOPICS, Call, Filed
 from endurance.troubles import Troubles
@@ -46,6 +47,10 @@ class World(Troubles):
                 await self._answers(self.calls[first_call:])
                 self.tasks_left.append(len(asyncio.all_tasks()))
                 self._weigh()
+                self._read_journal()
+                self.broken_early += broken_so_far(self)
+                if self.broken_early:
+                    break
             await self._end(beating)
 
     async def _end(self, beating: asyncio.Task[None]) -> None:
@@ -63,8 +68,12 @@ class World(Troubles):
             task.cancel()
         await asyncio.sleep(2.0)
         self.leftover = len(asyncio.all_tasks()) - 1
-        if self.plan.journal:
-            with open_for_reading(self._folder / "journal.sqlite") as reader:
+        self._read_journal()
+
+    def _read_journal(self) -> None:
+        path = self._folder / "journal.sqlite"
+        if self.plan.journal and path.exists():
+            with open_for_reading(path) as reader:
                 self.filed = [Filed(entry.text, entry.transaction_id) for entry in reader.entries()]
 
     async def _last_session(self) -> None:

@@ -122,6 +122,7 @@ class Account:
         self.filed: list[Filed] | None = None
         self.counts: Counter[str] = Counter()
         self.dead_letters: list[str] = []
+        self.broken_early: list[str] = []
         self.disk_troubled: list[list[float]] = []
         self.tasks_left: list[int] = []
         self.memory: list[int] = []
