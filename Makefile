@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.up-to-date
 # The tests wait for processes and brokers more than they compute: more workers than cores shorten them.
-WORKERS ?= 8
+WORKERS ?= 5
 
 .PHONY: setup demo test lint bench endurance endurance-processes endurance-network endurance-day soak fuzz screenshots clean
 

@@ -233,7 +233,8 @@ def report(one: Trial, held: Trial, bare: Trial, *, is_limit: bool) -> None:
         print(f"Not held on one core: {held.meters} meters")
     print(f"  values on time                {held.on_time:.2%}")
     print(f"  CPU per value                 {held.per_value_s * 1000:.3f} ms", end="")
-    print(f"   bare loop {bare.per_value_s * 1000:.3f} ms   ratio {held.per_value_s / bare.per_value_s:.1f}")
+    ratio = f"{held.per_value_s / bare.per_value_s:.1f}" if bare.per_value_s else "none: it got no value in the window"
+    print(f"   bare loop {bare.per_value_s * 1000:.3f} ms   ratio {ratio}")
     print(f"  bare loop, as many meters     on time {bare.on_time:.1%}, busy {bare.busy:.0%}")
     per_meter = (held.resident - one.resident) / (held.meters - one.meters)
     print(
