@@ -128,6 +128,25 @@ def test_a_failing_run_is_shortened_and_replayed(capsys: pytest.CaptureFixture[s
     assert "every promise was kept" in capsys.readouterr().out
 
 
+def test_a_promise_is_seen_broken_at_the_end_of_the_session_that_breaks_it() -> None:
+    plan = make(1000)
+    with fault("tidied").applied():
+        world = carry_out(plan)
+    assert world.broken_early != []
+    assert len(world.tasks_left) < len(plan.sessions)
+    assert set(world.broken_early) <= set(broken(world))
+
+
+def test_an_answer_may_be_late_by_as_long_as_the_broker_was_away_and_no_longer() -> None:
+    world = carry_out(make(3))
+    call = next(call for call in world.calls if call.ok and call.command == "start")
+    assert call.asked_s is not None
+    call.answered_s, call.broker_away_s = call.asked_s + 45.0, 20.0
+    assert broken(world) == []
+    call.broker_away_s = 10.0
+    assert [sentence for sentence in broken(world) if "was answered after 45.0 s" in sentence]
+
+
 def test_shortening_keeps_what_is_needed_and_nothing_else() -> None:
     plan = make(7)
     needed = {(3, 0), (3, 1), (11, 1)}
