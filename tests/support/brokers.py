@@ -104,7 +104,7 @@ class TestBroker:
         return (self.folder / "log").read_text(errors="replace")
 
     def command(self) -> list[str]:
-        """The command that runs it."""
+        """The command that runs it. One that is only asked for its port is never started, and has none."""
         raise NotImplementedError
 
     def start(self) -> bool:
