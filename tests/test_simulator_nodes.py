@@ -182,7 +182,15 @@ def test_malformed_bodies_are_refused_and_change_nothing(node: str, body: object
     assert {**bench.meter.as_json(), "requests": 0} == {**before, "requests": 0}
 
 
-@given(body=st.binary() | st.recursive(st.text(), st.lists).map(lambda value: json.dumps(value).encode()))
+def is_command(body: bytes) -> bool:
+    """Whether a body is one that /receipt knows: Hypothesis finds them in the code."""
+    return body in (b'{"TX":"B"}', b'{"TX":"E"}')
+
+
+@given(
+    body=st.binary().filter(lambda body: not is_command(body))
+    | st.recursive(st.text(), st.lists).map(lambda value: json.dumps(value).encode())
+)
 def test_no_body_brings_it_down(body: bytes) -> None:
     bench = Bench()
     for node in ("/gw", "/datetime", "/tariff", "/user", "/receipt"):
