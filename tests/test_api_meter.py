@@ -325,6 +325,23 @@ async def test_the_stop_of_a_start_that_was_one_too_many_gets_no_receipt() -> No
 
 
 @virtual
+async def test_a_start_without_reply_to_that_was_one_too_many_is_begun_when_it_comes_again() -> None:
+    async with api_bench() as bench:
+        await bench.until_live()
+        message = request(start_payload("T-2"))
+        stops = [bench.stop("T-1") for _ in range(MOST_AT_WORK)]
+        bench.bus.receive(bench.topics.start, message)
+        for stop in stops:
+            await bench.answer(stop)
+        await settled(bench)
+        assert bench.begun() == 0
+        for _ in range(2):
+            bench.bus.receive(bench.topics.start, message)
+            await settled(bench)
+        assert bench.begun() == 1
+
+
+@virtual
 async def test_anything_at_all_is_answered_once_where_an_answer_is_wanted() -> None:
     seeded = random.Random(4711)
     whole = request(start_payload(), "reply/@")

@@ -100,6 +100,10 @@ class Replies:
             self._starts.popitem(last=False)
         return True
 
+    def forget_start(self, digest: bytes) -> None:
+        """Take note that a start was not carried out after all: it is new when it comes again."""
+        self._starts.pop(digest, None)
+
     def forget_starts(self) -> None:
         """Take note of a stop: the same start after it is another one."""
         self._starts.clear()

@@ -128,6 +128,8 @@ class Requests:
             return
         reply = None if request.reply_to is None else self._replies.begin(request.reply_to, told)
         if len(self._commands) >= MOST_AT_WORK:
+            if reply is None:
+                self._replies.forget_start(told)
             self._not_begun(command, request.payload)
             self._answered(command, reply, _failed("too many requests at once"), self._refusals, MOST_REFUSALS)
             return
