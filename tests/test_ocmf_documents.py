@@ -6,16 +6,20 @@ import base64
 import io
 import json
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from iem_dcr.errors import ReceiptError
-from iem_dcr.ocmf import Outcome, parse, verify
+from iem_dcr.ocmf import Outcome, document_json, document_text, document_xml, parse, verify
 from iem_dcr.ocmf.documents import LARGEST, Found, begins_with_tuple, read_document, stream_records
 from tests.support.journals import tuple_text
 from tests.support.shared import shared
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ONE, TWO = tuple_text(1), tuple_text(2, ID='a|b {} \\" <&> é')
 SPREAD = ONE.replace('"RD":[', '"RD":\r\n\t[')
@@ -68,6 +72,39 @@ def test_a_damaged_tuple_is_found_too() -> None:
     assert [one.source for one in found] == ["line 1", "line 2", "line 3", "line 4"]
     with pytest.raises(ReceiptError):
         parse(found[1].text)
+
+
+_MANY: dict[str, Callable[[int], str]] = {
+    "text": lambda count: f"{ONE}\n" * count,
+    "json": lambda count: json.dumps([ONE] * count),
+    "several json": lambda count: json.dumps(ONE) * count,
+    "csv": lambda count: "tuple\n" + '"a"\n' * count + "x" * 200_000,
+    "xml": lambda count: "<values>" + "<value><signedData>a</signedData></value>" * count + "< is no XML",
+}
+"""Documents of so many tuples; that of CSV and that of XML cannot be read to its end."""
+
+
+@pytest.mark.parametrize("form", _MANY)
+def test_no_more_tuples_are_looked_at_than_a_document_may_hold(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(document_text, "MOST", 3)
+    monkeypatch.setattr(document_xml, "MOST", 3)
+    looked = 0
+
+    def decoded_tuple(text: str) -> str | None:
+        nonlocal looked
+        looked += 1
+        return document_text.decoded_tuple(text)
+
+    monkeypatch.setattr(document_json, "decoded_tuple", decoded_tuple)
+    with pytest.raises(ReceiptError, match="more than 3 receipts"):
+        texts(_MANY[form](50))
+    assert looked == (4 if "json" in form else 0)
+
+
+@pytest.mark.parametrize("form", ["text", "json", "several json"])
+def test_a_document_may_be_full(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(document_text, "MOST", 3)
+    assert texts(_MANY[form](3)) == [ONE] * 3
 
 
 def xml(*values: str) -> bytes:

@@ -6,7 +6,7 @@ import csv
 import io
 
 from iem_dcr.errors import ReceiptError, printable
-from iem_dcr.ocmf.document_text import Found
+from iem_dcr.ocmf.document_text import Found, at_most
 
 TUPLE, KEY = "tuple", "public_key"
 
@@ -21,14 +21,14 @@ def read_csv(text: str) -> list[Found]:
     """Read the tuples of the rows; one without a tuple (erased) is left out.
 
     Raises:
-        ReceiptError: it is no CSV, or a field is longer than 131,072 characters.
+        ReceiptError: it is no CSV, a field is longer than 131,072 characters, or there are too many tuples.
     """
     rows = csv.DictReader(io.StringIO(text.lstrip("\ufeff"), newline=""))
     try:
-        return [
+        return at_most(
             Found(row[TUPLE], row.get(KEY) or "", f"row {number}")
             for number, row in enumerate(rows, 1)
             if row.get(TUPLE)
-        ]
+        )
     except csv.Error as error:
         raise ReceiptError(f"CSV that cannot be read: line {rows.line_num}: {printable(error)}") from error

@@ -12,7 +12,7 @@ import json
 from typing import TYPE_CHECKING
 
 from iem_dcr.errors import ReceiptError
-from iem_dcr.ocmf.document_text import Found, decoded_tuple, tuples_in
+from iem_dcr.ocmf.document_text import Found, at_most, decoded_tuple, tuples_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,7 +37,7 @@ def read_json(text: str) -> list[Found] | None:
     """Read the tuples of one JSON text or of several one after the other; None where it is no JSON.
 
     Raises:
-        ReceiptError: it is nested too deeply.
+        ReceiptError: it is nested too deeply, or holds too many tuples.
     """
     values = list[object]()
     at, size = 0, len(text)
@@ -53,8 +53,8 @@ def read_json(text: str) -> list[Found] | None:
         except RecursionError as error:
             raise ReceiptError("JSON that is nested too deeply to be read") from error
         values.append(value)
-    found = [one for value in values for one in _search(value, "", DEEPEST)]
-    return [Found(one.text, one.key, f"receipt {number}") for number, one in enumerate(found, 1)]
+    found = (one for value in values for one in _search(value, "", DEEPEST))
+    return at_most(Found(one.text, one.key, f"receipt {number}") for number, one in enumerate(found, 1))
 
 
 def _search(value: object, key: str, depth: int) -> Iterator[Found]:

@@ -10,16 +10,20 @@ import binascii
 import json
 import re
 from dataclasses import dataclass
+from itertools import islice
 from typing import IO, TYPE_CHECKING
 
 from iem_dcr.errors import ReceiptError, printable
 from iem_dcr.ocmf.tuple_text import HEADER
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 LONGEST_RECORD = 16_000_000
 """Bytes of a tuple, with all that stands before the next one in its file."""
+
+MOST = 500_000
+"""Tuples in one document."""
 
 MOST_DAMAGED = 100
 """Damaged tuples told apart before the next one that begins a line."""
@@ -172,6 +176,23 @@ def _raw(written: str, encoding: str) -> bytes | None:
         return bytes.fromhex(written) if encoding == "hex" else binascii.a2b_base64(written, strict_mode=True)
     except ValueError:
         return None
+
+
+def at_most(found: Iterable[Found]) -> list[Found]:
+    """Collect what is found in a document, and look no further than is allowed.
+
+    Raises:
+        ReceiptError: there are more than `MOST`.
+    """
+    collected = list(islice(found, MOST + 1))
+    if len(collected) > MOST:
+        raise too_many()
+    return collected
+
+
+def too_many() -> ReceiptError:
+    """Make the error for a document that holds more than `MOST` tuples."""
+    return ReceiptError(f"the document holds more than {MOST} receipts. Split it")
 
 
 def nothing_found(text: str) -> ReceiptError:

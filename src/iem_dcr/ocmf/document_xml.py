@@ -10,7 +10,7 @@ from typing import NoReturn
 from xml.parsers import expat
 
 from iem_dcr.errors import ReceiptError, printable
-from iem_dcr.ocmf.document_text import Found, decoded_key, decoded_tuple, tuples_in
+from iem_dcr.ocmf.document_text import MOST, Found, decoded_key, decoded_tuple, too_many, tuples_in
 
 DEEPEST = 50
 """Elements within each other; the format has three."""
@@ -20,7 +20,7 @@ def read_xml(data: bytes) -> list[Found]:
     """Read the tuples of a transparency file; an element of another format than OCMF is handed on as it is.
 
     Raises:
-        ReceiptError: it is no XML, or has a document type declaration.
+        ReceiptError: it is no XML, has a document type declaration, or holds too many tuples.
     """
     return _Reader().read(data)
 
@@ -85,6 +85,8 @@ class _Reader:
             of = f", transactionId {printable(self._transaction, limit=40)}" if self._transaction else ""
             self._found += [Found(text, self._key, f"value {self._values}{of}") for text in self._signed]
             self._signed = []
+            if len(self._found) > MOST:
+                raise too_many()
 
 
 def _refuse_declaration(*_: object) -> NoReturn:

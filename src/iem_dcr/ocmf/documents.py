@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import islice
 
 from iem_dcr.errors import ReceiptError
 from iem_dcr.ocmf.document_csv import is_csv, read_csv
 from iem_dcr.ocmf.document_json import read_json
-from iem_dcr.ocmf.document_text import Found, Record, decoded_tuple, nothing_found, stream_records, tuples_in
+from iem_dcr.ocmf.document_text import (
+    Found,
+    Record,
+    at_most,
+    decoded_tuple,
+    nothing_found,
+    stream_records,
+    tuples_in,
+)
 from iem_dcr.ocmf.document_xml import read_xml
 from iem_dcr.ocmf.receipt import parse
 from iem_dcr.ocmf.transaction import meter_of
 
-__all__ = ["LARGEST", "MOST", "Found", "Record", "begins_with_tuple", "read_document", "stream_records"]
+__all__ = ["LARGEST", "Found", "Record", "begins_with_tuple", "read_document", "stream_records"]
 
 LARGEST = 64_000_000
 """Bytes of the largest document; a file of tuples alone may be longer, see `stream_records`."""
-MOST = 500_000
-"""Tuples in one document."""
 _SPACE = b" \t\r\n\0\xef\xbb\xbf"
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
@@ -41,7 +46,7 @@ def read_document(data: bytes) -> tuple[Found, ...]:
 
     Raises:
         ReceiptError: there is no tuple in it, it cannot be read, or it is longer than `LARGEST` or holds more than
-            `MOST`.
+            `iem_dcr.ocmf.document_text.MOST`.
     """
     if len(data) > LARGEST:
         raise ReceiptError(f"the document has {len(data)} bytes; at most {LARGEST} are read. Split it")
@@ -51,8 +56,6 @@ def read_document(data: bytes) -> tuple[Found, ...]:
             raise ReceiptError("no receipt in it: XML without any <value> with <signedData>")
     else:
         found = _of_text(_text(data))
-    if len(found) > MOST:
-        raise ReceiptError(f"the document holds more than {MOST} receipts. Split it")
     return _with_the_only_key(found)
 
 
@@ -73,7 +76,7 @@ def _of_text(text: str) -> list[Found]:
         found = read_csv(written)
     if not found:
         held = text if "OCMF|" in text else decoded_tuple(written)
-        found = list(islice(tuples_in(held or ""), MOST + 1))
+        found = at_most(tuples_in(held or ""))
     if not found:
         raise nothing_found(written)
     return found

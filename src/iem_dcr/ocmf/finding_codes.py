@@ -120,8 +120,8 @@ FINDINGS: dict[str, Kind] = {
     ),
     "left-out": Kind(
         _E,
-        "A begin or end leaves out TX, RI or TM that is that of the reading before: OCMF allows it, the transparency "
-        "software does not fill it in.",
+        "A begin or end leaves out TX, RI, RV or (the begin) TM, or the first reading that is judged leaves out ST or "
+        "RU, where it is that of the reading before: OCMF allows it, the transparency software does not fill it in.",
         "Judge it by the energies shown here; another reader may be needed.",
     ),
     "register-unknown": Kind(
