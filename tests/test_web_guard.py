@@ -13,7 +13,7 @@ from iem_dcr.errors import ConfigError
 from iem_dcr.service.web import access, guard
 from iem_dcr.service.web.access import Access
 from iem_dcr.service.web_settings import WebSettings
-from tests.support.served_page import STATUS, observed, served
+from tests.support.served_page import STATUS, observed, read_answer, served
 from tests.support.virtual_time import run_virtual, virtual
 
 if TYPE_CHECKING:
@@ -69,6 +69,13 @@ async def test_every_answer_is_guarded() -> None:
             assert answer.status == status, path
             assert {name: answer.headers.get(name) for name in guard.HEADERS} == guard.HEADERS
             assert not any(name.startswith("Access-Control") for name in answer.headers)
+        for nonsense in (b"\0\1\2 secret\r\n\r\n", b"GET / HTTP/1.1\r\nX: " + b"a" * 9000 + b"\r\n\r\n"):
+            reader, writer = await page.connect()
+            writer.write(nonsense)
+            answer = await read_answer(reader)
+            assert (answer.status, answer.text) == (400, "That is no request.\n")
+            assert {name: answer.headers.get(name) for name in guard.HEADERS} == guard.HEADERS
+            writer.transport.abort()
     policy = guard.HEADERS["Content-Security-Policy"]
     assert "unsafe" not in policy
     assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self';")

@@ -113,6 +113,59 @@ async def test_requests_a_second_are_bounded() -> None:
 
 
 @virtual
+async def test_what_is_refused_is_bounded_too() -> None:
+    async with served([observed()]) as page:
+        reader, writer = await page.connect()
+        began_s = now_s()
+        count = 300
+        for number in range(count):
+            writer.write(page.request("/", "PUT") if number % 2 else page.request("/", Host="elsewhere.example"))
+        for number in range(count):
+            assert (await read_answer(reader)).status == (405 if number % 2 else 421)
+        assert now_s() - began_s >= (count - guard.BURST) / guard.REQUESTS_PER_S - 0.1
+        let_go([(reader, writer)])
+
+
+@virtual
+async def test_who_leaves_has_nobody_wait() -> None:
+    async with served([observed()]) as page:
+        for _ in range(600):
+            reader, writer = await page.connect()
+            writer.write(page.request("/static/icon.svg"))
+            await writer.drain()
+            await asyncio.sleep(0.006)
+            let_go([(reader, writer)])
+        began_s = now_s()
+        assert (await page.ask("/")).status == 200
+        assert now_s() - began_s < 2
+
+
+@virtual
+async def test_a_connection_brings_so_much_and_no_more() -> None:
+    async with served([observed()]) as page:
+        reader, writer = await page.connect()
+        answered = 0
+        one = page.request("/static/icon.svg", X_Padding="a" * 3000)
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                writer.write(one)
+                assert (await read_answer(reader)).status == 200
+                answered += 1
+        # The last one is answered before the connection is closed.
+        assert answered == connections.ENOUGH_BYTES // len(one) + 1
+        let_go([(reader, writer)])
+
+        reader, writer = await page.connect()
+        writer.write(page.request("/", Content_Length="10000000"))
+        with contextlib.suppress(ConnectionError):
+            for _ in range(4000):
+                writer.write(b"x" * 1000)
+                await writer.drain()
+        assert writer.is_closing()
+        let_go([(reader, writer)])
+
+
+@virtual
 async def test_requests_are_small() -> None:
     async with served([observed()]) as page:
         assert (await page.ask("/" + "a" * 5000)).status == 400

@@ -12,13 +12,14 @@ import logging
 import socket
 from typing import TYPE_CHECKING, Final
 
+from aiohttp import web
+
 from iem_dcr.driver.seldom import Seldom
 from iem_dcr.errors import printable
+from iem_dcr.service.web.guard import HEADERS, NOT_STORED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from aiohttp import web
 
 _log = logging.getLogger(__name__)
 
@@ -32,6 +33,12 @@ DEAD_AFTER_S: Final = 20.0
 """A peer that has not acknowledged anything for so long is gone."""
 SEND_BUFFER: Final = 128 * 1024
 """Bytes that may wait in the kernel for a reader; it is who does not take them who is to notice."""
+RECEIVE_BUFFER: Final = 16 * 1024
+"""Bytes that the kernel takes for the page, and so about what is read and taken apart at a time."""
+ENOUGH_BYTES: Final = 64 * 1024
+"""A connection that has brought so much is closed when what it asked for is answered."""
+MOST_BYTES: Final = 2 * ENOUGH_BYTES
+"""One that goes on is broken off."""
 _BACKLOG: Final = 32
 _FULL_PAUSE_S: Final = 1.0
 
@@ -89,7 +96,7 @@ class Listener:
 
     async def _serve(self, connection: socket.socket) -> None:
         """Have one connection served, and return when it is over."""
-        protocol = _Watched(self._server())
+        protocol = _Watched(_handler(self._server))
         try:
             _bound(connection)
             transport, _ = await asyncio.get_running_loop().connect_accepted_socket(lambda: protocol, connection)
@@ -116,6 +123,8 @@ class _Watched(asyncio.Protocol):
     def __init__(self, handler: web.RequestHandler) -> None:
         self.handler = handler
         self._over = asyncio.Event()
+        self._transport: asyncio.BaseTransport | None = None
+        self._came = 0
 
     async def over_within(self, seconds: float) -> bool:
         """Wait for the end, for so long at most. Returns whether it came."""
@@ -126,11 +135,18 @@ class _Watched(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin."""
+        self._transport = transport
         self.handler.connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
-        """Pass on what came."""
-        self.handler.data_received(data)
+        """Pass on what came, unless it is too much: not every aiohttp bounds a head, or the requests that wait."""
+        self._came += len(data)
+        if self._came <= MOST_BYTES:
+            self.handler.data_received(data)
+            if self._came > ENOUGH_BYTES:
+                self.handler.close()
+        elif isinstance(self._transport, asyncio.Transport):
+            self._transport.abort()
 
     def eof_received(self) -> None:
         """Pass on that no more will come."""
@@ -150,6 +166,34 @@ class _Watched(asyncio.Protocol):
         self.handler.connection_lost(exc)
 
 
+class _Handler(web.RequestHandler):
+    """Answers what is no HTTP as everything else is answered; aiohttp tells its version, and all that came."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,  # noqa: ARG002  the signature is aiohttp's
+    ) -> web.StreamResponse:
+        """Return the answer."""
+        _log.debug("what came was no request: %s", type(exc).__name__)
+        if request.writer.output_size > 0:
+            raise ConnectionError("an answer is already under way")
+        headers = {**HEADERS, "Cache-Control": NOT_STORED}
+        response = web.Response(status=status, text="That is no request.\n", headers=headers)
+        response.force_close()
+        return response
+
+
+def _handler(server: web.Server) -> _Handler:
+    """Make what `aiohttp.web.Server` would make. There is no public way to have another; tests hold it."""
+    options = server._kwargs  # noqa: SLF001  as above
+    return _Handler(server, loop=asyncio.get_running_loop(), **options)
+
+
 def listening_socket(host: str, port: int) -> socket.socket:
     """Listen.
 
@@ -160,6 +204,7 @@ def listening_socket(host: str, port: int) -> socket.socket:
     listening = socket.socket(family, socket.SOCK_STREAM)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
         listening.bind((host, port))
         listening.listen(_BACKLOG)
         listening.settimeout(0.0)

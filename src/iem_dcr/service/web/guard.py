@@ -104,10 +104,11 @@ class Guard:
             return _plain(500, "The page made a mistake; the log says which.")
 
     async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        # Before anything else: to refuse a request costs the loop as much as to answer one.
+        await self._wait_for_turn()
         refused = self._refused(request)
         if refused is not None:
             return refused
-        await self._wait_for_turn()
         route = self._routes.get(request.match_info.route)
         if route is None or not route.is_open:
             # To who may not see the page it makes no difference what is there.
@@ -168,7 +169,12 @@ class Guard:
         self._filled_s = now_s
         self._tokens -= 1
         if self._tokens < 0:
-            await asyncio.sleep(-self._tokens / REQUESTS_PER_S)
+            try:
+                await asyncio.sleep(-self._tokens / REQUESTS_PER_S)
+            except asyncio.CancelledError:
+                # Who left has had nothing; else those who come and leave would have others wait without end.
+                self._tokens += 1
+                raise
 
 
 def _is_from_here(request: web.Request, host: str) -> bool:

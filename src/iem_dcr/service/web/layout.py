@@ -60,8 +60,10 @@ def top(*crumbs: tuple[str, str], is_live: bool = True) -> Element:
     )
 
 
-def bottom() -> Element:
-    """Return the foot of a page."""
+def bottom(*, is_open: bool = False) -> Element:
+    """Return the foot of a page. To whom has not given the token it tells neither version nor zone."""
+    if is_open:
+        return tag("footer", tag("p", "iem-dcr"))
     now = datetime.now().astimezone()
     return tag(
         "footer",

@@ -88,7 +88,7 @@ def _form(problem: str, status: int = 200, wait_s: float = 0.0) -> web.Response:
             ),
             id="content",
         ),
-        bottom(),
+        bottom(is_open=True),
     )
     response = page(form, status)
     if wait_s > 0:
