@@ -16,7 +16,7 @@ from iem_dcr.ocmf.documents import read_document
 from iem_dcr.service.web import book
 from tests.support.bench import bench, request
 from tests.support.journals import METER, journal, kept
-from tests.support.served_page import observed, served, value, wall
+from tests.support.served_page import observed, read_event, served, value, wall
 from tests.support.virtual_time import virtual
 
 if TYPE_CHECKING:
@@ -132,6 +132,24 @@ async def test_a_journal_that_cannot_be_read(path: Path, tmp_path: Path) -> None
     async with served([meter_with(path)]) as page:
         assert (await rows(page))["j1"][3] == "not checked"
         assert (await page.ask(await path_of(page, "j1"))).status == 404
+
+
+@virtual
+async def test_before_the_meter_has_said_who_it_is(path: Path) -> None:
+    meter = observed(journal_path=str(path))
+    async with served([meter]) as page:
+        assert await rows(page) == {}
+        assert "as soon as the meter has said its serial number" in (await page.ask("/meters/pm1")).text
+        reader, writer = await page.connect()
+        writer.write(page.request("/meters/pm1/events"))
+        await reader.readuntil(b"\r\n\r\n")
+        assert (await read_event(reader))[0] == "history"
+        assert (await read_event(reader))[1].get("tables", {}).get("receipts") is None
+        meter.value_read(value(MS=METER), wall())
+        view = (await read_event(reader))[1]
+        assert len(view["tables"]["receipts"]["rows"]) == 3
+        assert view["fields"]["receipts-note"] == ""
+        writer.transport.abort()
 
 
 def test_a_disk_that_hangs_holds_up_nothing_else(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

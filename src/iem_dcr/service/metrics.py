@@ -1,8 +1,8 @@
 """The metrics of the service, for Prometheus: every name, what it means, and where its numbers come from.
 
-The numbers are taken up on the loop, a few meters at a time; the text is written in a worker thread, so that not even a
-thousand meters' metrics hold up one of them. The registry is the service's own. `prometheus_client` is imported when
-the first metrics are asked for.
+The numbers are taken up on the loop, a few meters at a time; the text is written in a thread of its own, so that not
+even a thousand meters' metrics hold up one of them, nor the check of a receipt. The registry is the service's own.
+`prometheus_client` is imported when the first metrics are asked for.
 
 Labels are bounded: nothing that a meter says, and nothing of users or transactions, is one.
 """
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from iem_dcr import __version__
 from iem_dcr.service.counts import BUCKETS_S, FAULTS
+from iem_dcr.service.one_thread import OneThread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 UP_WITHIN_S: Final = 5.0
 """A meter whose last live value is older is down; a single reading may fail."""
+WRITTEN_WITHIN_S: Final = 8.0
 METERS_AT_ONCE: Final = 50
 """So many meters' numbers are taken up before the loop goes on with other things."""
 
@@ -250,6 +252,11 @@ class Metrics:
         self._broker_connected: bool | None = None
         self._registry: CollectorRegistry | None = None
         self._one_at_a_time = asyncio.Lock()
+        self._writing = OneThread("page-metrics")
+
+    def close(self) -> None:
+        """Let the thread end."""
+        self._writing.close()
 
     async def written(self, accept: str) -> tuple[bytes, str]:
         """Write the metrics in the format that is asked for.
@@ -259,6 +266,9 @@ class Metrics:
 
         Returns:
             The text in UTF-8, and its Content-Type.
+
+        Raises:
+            TimeoutError: it takes too long.
         """
         async with self._one_at_a_time:
             states = []
@@ -267,7 +277,7 @@ class Metrics:
                 if number % METERS_AT_ONCE == 0:
                     await asyncio.sleep(0)
             self._states, self._broker_connected = tuple(states), self._standing().broker_connected
-            return await asyncio.get_running_loop().run_in_executor(None, self._write, accept)
+            return await self._writing.do(lambda: self._write(accept), WRITTEN_WITHIN_S)
 
     def collect(self) -> Iterator[Metric]:
         """Yield every metric, with the numbers that were taken up last; called by the registry."""

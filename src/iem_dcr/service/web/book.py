@@ -6,10 +6,8 @@ the threads in which the drivers' receipts are verified.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import re
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -18,6 +16,7 @@ from iem_dcr.bringup.sight import shown
 from iem_dcr.errors import JournalError, printable
 from iem_dcr.ocmf.findings import Severity, examine
 from iem_dcr.ocmf.verdict import verdict_on
+from iem_dcr.service.one_thread import OneThread
 from iem_dcr.service.web import words
 from iem_dcr.service.web.meter_view import path_of
 from iem_dcr.service.web.view import Cell, Row, text
@@ -63,13 +62,13 @@ class ReceiptBook:
     """Finds receipts for the page."""
 
     def __init__(self) -> None:
-        self._reading = ThreadPoolExecutor(1, thread_name_prefix="page-reading")
-        self._checking = ThreadPoolExecutor(1, thread_name_prefix="page-checking")
+        self._reading = OneThread("page-reading")
+        self._checking = OneThread("page-checking")
 
     def close(self) -> None:
         """Let the threads end."""
         for thread in (self._reading, self._checking):
-            thread.shutdown(wait=False, cancel_futures=True)
+            thread.close()
 
     async def rows(self, meter: ObservedMeter) -> tuple[tuple[Row, ...], str]:
         """Return a row for each of the latest receipts, newest first, and what has to be said of them, or ""."""
@@ -82,6 +81,8 @@ class ReceiptBook:
                 note = f"Only what this process remembers: {printable(error, limit=300)}."
             else:
                 return tuple(_row_of_entry(meter, entry) for entry in entries), ""
+        elif path:
+            note = "Those in the journal are shown as soon as the meter has said its serial number."
         remembered = tuple(reversed(meter.receipts))
         rows = await _done_in(self._checking, lambda: tuple(_row_remembered(meter, seen) for seen in remembered))
         return rows, note
@@ -119,18 +120,16 @@ def _key(where: str, number: int, tuple_text: str) -> str:
     return f"{where}{number}-{hashlib.sha256(tuple_text.encode('utf-8', 'replace')).hexdigest()[:_DIGITS]}"
 
 
-async def _done_in(thread: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+async def _done_in(thread: OneThread, work: Callable[[], T]) -> T:
     """Have something done in a thread, for five seconds at most.
 
     Raises:
         JournalError: it takes longer.
     """
-    future = asyncio.get_running_loop().run_in_executor(thread, work)
-    done, _ = await asyncio.wait({future}, timeout=ANSWERS_WITHIN_S)
-    if not done:
-        future.cancel()
-        raise JournalError("the journal does not answer")
-    return future.result()
+    try:
+        return await thread.do(work, ANSWERS_WITHIN_S)
+    except TimeoutError:
+        raise JournalError("the journal does not answer") from None
 
 
 def _latest(path: str, serial: str) -> list[Entry]:

@@ -64,7 +64,7 @@ class _Glance:
         self._making = asyncio.Lock()
         self._made_s = float("-inf")
         self._view = self._before = View()
-        self._changes = b""
+        self._changes = self._whole = b""
         self._page = ""
 
     async def page(self) -> str:
@@ -83,20 +83,25 @@ class _Glance:
                     rows += map(meter_view.row, meters[start : start + _AT_A_TIME])
                     await asyncio.sleep(0)
                 self._before, self._view = self._view, meter_view.overview(tuple(rows), self._site.status())
-                self._changes, self._page = b"", ""
+                self._changes = self._whole = b""
+                self._page = ""
                 self._made_s = now_s()
         return self._view
 
     async def events(self) -> AsyncIterator[bytes]:
         """Yield everything, and then what changes."""
-        shown = View()
+        shown: View | None = None
         while True:
             view = await self.view()
-            if shown is self._before and view is self._view:
+            if shown is None and view is self._view:
+                # Written once for all who come meanwhile: of a thousand meters it takes a while.
+                self._whole = self._whole or event("view", view.changes(View()))
+                yield self._whole
+            elif shown is self._before and view is self._view:
                 self._changes = self._changes or event("view", view.changes(shown))
                 yield self._changes
             else:
-                yield event("view", view.changes(shown))
+                yield event("view", view.changes(shown or View()))
             shown = view
             await asyncio.sleep(self._every_s)
 
@@ -105,12 +110,14 @@ async def _events_of(site: Site, meter: ObservedMeter) -> AsyncIterator[bytes]:
     """Yield the last half hour of a meter, and then what changes."""
     yield event("history", _history(meter))
     shown = View()
-    version = -1
+    known: tuple[str, int] | None = None
     rows: tuple[Row, ...] = ()
     note = ""
     while True:
-        if version != meter.receipts_version:
-            version = meter.receipts_version
+        # The journal is asked by the serial number, which the first value tells, or another meter's.
+        now_known = meter.serial, meter.receipts_version
+        if now_known != known:
+            known = now_known
             rows, note = await site.receipts.rows(meter)
         view = meter_view.detail(meter, rows, note)
         yield event("view", view.changes(shown) | _sample(meter))

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from iem_dcr.service.metrics import Metrics
 from iem_dcr.service.web.site import Route
 
 if TYPE_CHECKING:
@@ -17,10 +16,9 @@ if TYPE_CHECKING:
 
 def routes(site: Site) -> Iterable[Route]:
     """Return the route of the metrics."""
-    metrics = Metrics(site.meters, site.standing)
 
     async def answer(request: web.Request) -> web.Response:
-        body, content_type = await metrics.written(request.headers.get("Accept", ""))
+        body, content_type = await site.metrics.written(request.headers.get("Accept", ""))
         return web.Response(body=body, headers={"Content-Type": content_type})
 
     yield Route("/metrics", answer)

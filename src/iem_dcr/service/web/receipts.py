@@ -54,7 +54,8 @@ def routes(site: Site) -> Iterable[Route]:
         return meter, one
 
     async def show(request: web.Request) -> web.Response:
-        return page(_page(*await found(request), request.path))
+        meter, one = await found(request)
+        return page(_page(meter, one, f"{path_of(meter)}/receipts/{request.match_info['key']}"))
 
     async def download(request: web.Request) -> web.Response:
         meter, one = await found(request)

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Final, NoReturn, cast
 
 from aiohttp import web
 
+from iem_dcr.config import shown
 from iem_dcr.driver.seldom import Seldom
 from iem_dcr.errors import ConfigError, printable
+from iem_dcr.service.metrics import Metrics
+from iem_dcr.service.one_thread import OneThread
 from iem_dcr.service.standing import Standing
 from iem_dcr.service.web.access import Access
 from iem_dcr.service.web.book import ReceiptBook
@@ -30,6 +33,7 @@ _log = logging.getLogger(__name__)
 TRIED_AGAIN_AFTER_S: Final = 10.0
 ENDS_WITHIN_S: Final = 0.2
 IDLE_S: Final = 15.0
+TOKEN_WITHIN_S: Final = 5.0
 _LONGEST_LINE: Final = 4096
 
 
@@ -94,9 +98,16 @@ class WebServer:
 
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
-        access = Access(self._settings.read_token(), loop.time)
+        access = Access(await self._token(), loop.time)
         site = Site(
-            self._meters, self._status, self._standing, access, ReceiptBook(), self._streams, Seldom(_log, loop.time)
+            meters=self._meters,
+            status=self._status,
+            standing=self._standing,
+            access=access,
+            receipts=ReceiptBook(),
+            metrics=Metrics(self._meters, self._standing),
+            streams=self._streams,
+            failures=Seldom(_log, loop.time),
         )
         guard = Guard(self._settings, access, loop.time)
         application = web.Application(client_max_size=LARGEST_BODY, middlewares=[guard.middleware])
@@ -127,7 +138,24 @@ class WebServer:
         finally:
             self.listening.clear()
             site.receipts.close()
+            site.metrics.close()
             await runner.cleanup()
+
+    async def _token(self) -> str | None:
+        """Read the token, which may be on a disk that hangs.
+
+        Raises:
+            ConfigError: it cannot be read.
+        """
+        if self._settings.token_file is None:
+            return self._settings.token
+        thread = OneThread("page-token")
+        try:
+            return await thread.do(self._settings.read_token, TOKEN_WITHIN_S)
+        except TimeoutError:
+            raise ConfigError([f"token_file {shown(self._settings.token_file)} cannot be read: no answer"]) from None
+        finally:
+            thread.close()
 
 
 def _quiet_log() -> logging.Logger:

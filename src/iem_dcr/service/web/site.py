@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from iem_dcr.driver.seldom import Seldom
+    from iem_dcr.service.metrics import Metrics
     from iem_dcr.service.observation import ObservedMeter
     from iem_dcr.service.standing import Standing
     from iem_dcr.service.web.access import Access
@@ -30,6 +31,7 @@ class Site:
         standing: how the service is, for programs.
         access: checks tokens.
         receipts: finds a meter's latest receipts.
+        metrics: writes what is counted, for Prometheus.
         streams: serves events.
         failures: the log of what anybody can bring about.
     """
@@ -39,6 +41,7 @@ class Site:
     standing: Callable[[], Standing]
     access: Access
     receipts: ReceiptBook
+    metrics: Metrics
     streams: Streams
     failures: Seldom
 

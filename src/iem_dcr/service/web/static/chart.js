@@ -195,7 +195,9 @@ class Chart {
   axes(width, low, high, step, x, y) {
     const group = draw("g", { class: "axes", "aria-hidden": "true" }, this.svg);
     const digits = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
-    for (let value = low; value <= high + step / 2; value += step) {
+    // Counted, not added up: a step that is nothing beside what it is added to would never come to an end.
+    for (let number = 0; number <= Math.min(20, Math.round((high - low) / step)); number++) {
+      const value = low + number * step;
       draw("line", { x1: MARGIN.left, x2: width - MARGIN.right, y1: y(value), y2: y(value) }, group);
       const text = draw("text", { x: MARGIN.left - 6, y: y(value) + 4, "text-anchor": "end" }, group);
       text.textContent = value.toFixed(digits);
