@@ -1,4 +1,4 @@
-"""A process of ours: the service's part for one meter, or the EVerest module. It can be ended, and it can be killed."""
+"""A process of ours: the service's part for one meter, or (`everest`) the EVerest module. Ended in order, or killed."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ import contextvars
 import json
 import weakref
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from endurance.wire import Session
 from iem_dcr.device import client as device_client
-from iem_dcr.driver import MeterDriver
-from iem_dcr.driver.driver import START_S, STOP_S
 from iem_dcr.driver.starting import Starting
-from iem_dcr.everest.station import EverestStation
+from iem_dcr.everest import driving
 from iem_dcr.everest_api.meter_api import MeterApi
 from tests.support.fake_bus import FakeBus
 
@@ -24,15 +22,14 @@ if TYPE_CHECKING:
     from endurance.disk import SteppedJournal
     from endurance.station import Station
     from endurance.wire import Socket
+    from iem_dcr.driver import MeterDriver
     from iem_dcr.driver.timing import Deadline
-    from iem_dcr.powermeter import StationError, TransactionReq, TransactionStartResponse
+    from iem_dcr.powermeter import TransactionReq, TransactionStartResponse
 
 PROCESS: contextvars.ContextVar[Process | None] = contextvars.ContextVar("process", default=None)
 
 SERVICE: Final = "service"
 MODULE: Final = "module"
-HANDLER_MARGIN_S: Final = 1.0
-"""As `everest.module` has it."""
 RESTART_AFTER_S: Final = 1.0
 
 
@@ -74,73 +71,86 @@ class _Bus(FakeBus):
             self._heard(topic, payload)
 
 
-class _Framework:
-    """EVerest's framework, as far as the module's station uses it."""
-
-    def __init__(self, process: Process, world: Station) -> None:
-        self._process = process
-        self._world = world
-
-    def publish(self, variable: str, value: Any) -> None:
-        if not self._process.killed and variable == "powermeter":
-            self._world.published(value)
-
-    def raise_error(self, error: StationError) -> None:
-        """Nothing is made of it here."""
-
-    def clear_error(self, error_type: str, sub_type: str) -> None:
-        """Nothing is made of it here."""
-
-
 class Process:
-    """One process, from its start to its end.
+    """One process, from its start to its end. There are two kinds.
+
+    Args:
+        world: in which it runs.
+        number: counts the processes of a world.
 
     Attributes:
-        number: counts the processes of a world.
-        kind: SERVICE or MODULE.
         killed: it does nothing any more.
         serving: the start it is working on.
-        failures: what its main task failed with; it is started again, as the service does it.
-        bus: the service's connection to the broker.
-        driver: of the meter.
+        failures: what its main task failed with, what a handler raised.
+        journal: that it writes.
+        tasks: that work in its name.
     """
 
-    def __init__(self, world: Station, number: int, kind: str) -> None:
+    kind: ClassVar[str]
+
+    def __init__(self, world: Station, number: int) -> None:
         self.number = number
-        self.kind = kind
         self.killed = False
         self.serving: Serving | None = None
         self.failures: list[BaseException] = []
         self.journal: SteppedJournal | None = world.open_journal()
         self.tasks: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
-        self.bus = _Bus(world.heard, connected=world.broker_is_up)
         self._world = world
-        context = contextvars.copy_context()
-        context.run(PROCESS.set, self)
-        self._context = context
-        self._main = context.run(asyncio.create_task, self._run())
+        self._context = contextvars.copy_context()
+        self._context.run(PROCESS.set, self)
+        self._context.run(self._make)
+        self._main = self._context.run(asyncio.create_task, self._run())
+        world.ready(self)
 
     @property
     def driver(self) -> MeterDriver:
         """The driver of its meter."""
-        return self._driver
+        raise NotImplementedError
+
+    async def end(self) -> None:
+        """End in good order, as SIGTERM has it."""
+        raise NotImplementedError
+
+    def kill(self) -> None:
+        """Do nothing any more, from this very moment."""
+        self.killed = True
+        if self.journal is not None:
+            self.journal.kill()
+        for task in list(self.tasks):
+            task.cancel()
+
+    def receive(self, topic: str, message: bytes) -> bool:
+        """Have the broker hand over a message; returns whether somebody took it."""
+        del topic, message
+        return False
+
+    def broker_comes(self) -> None:
+        """Have the broker be there."""
+
+    def broker_goes(self) -> None:
+        """Have the broker be away."""
 
     async def call(self, command: str, value: object) -> dict[str, object]:
-        """Have the module carry out a command, as its handler does."""
-        work: Coroutine[Any, Any, Any]
-        answer: Any
-        if command == "start":
-            work, within_s = self._driver.start_from_json(value), START_S
-        else:
-            work, within_s = self._driver.stop_from_json(value), STOP_S
-        task = self._context.run(asyncio.create_task, work)
-        try:
-            async with asyncio.timeout(within_s + HANDLER_MARGIN_S):
-                answer = await task
-        except TimeoutError:
-            return {"status": "UNEXPECTED_ERROR", "error": "the meter did not do it in time"}
-        result: dict[str, object] = answer.to_json()
-        return result
+        """Have EVerest call a command; returns its answer."""
+        raise NotImplementedError
+
+    def _make(self) -> None:
+        """Make what there is before it runs."""
+        raise NotImplementedError
+
+    async def _run(self) -> None:
+        raise NotImplementedError
+
+
+class ServiceProcess(Process):
+    """The service's part for one meter."""
+
+    kind = SERVICE
+
+    @property
+    def driver(self) -> MeterDriver:
+        """The driver of its meter."""
+        return self._api.driver
 
     async def end(self) -> None:
         """End in good order, as SIGTERM has it."""
@@ -148,30 +158,34 @@ class Process:
         await asyncio.wait({self._main})
         if self.journal is not None:
             await self._context.run(asyncio.create_task, self.journal.close())
-        self.killed = self.bus.killed = True
+        self.killed = self._bus.killed = True
 
     def kill(self) -> None:
         """Do nothing any more, from this very moment."""
-        self.killed = self.bus.killed = True
-        if self.journal is not None:
-            self.journal.kill()
-        for task in list(self.tasks):
-            task.cancel()
+        self._bus.killed = True
+        super().kill()
+
+    def receive(self, topic: str, message: bytes) -> bool:
+        """Have the broker hand over a message; returns whether somebody took it."""
+        return self._bus.receive(topic, message)
+
+    def broker_comes(self) -> None:
+        """Have the broker be there."""
+        self._bus.connect()
+
+    def broker_goes(self) -> None:
+        """Have the broker be away."""
+        self._bus.disconnect()
+
+    def _make(self) -> None:
+        world = self._world
+        self._bus = _Bus(world.heard, connected=world.broker_is_up)
+        self._api = MeterApi("pm", world.settings, self._bus, journal=self.journal, wall=world.host)
 
     async def _run(self) -> None:
-        world = self._world
-        station: Any = None
-        if self.kind == SERVICE:
-            api = MeterApi("pm", world.settings, self.bus, journal=self.journal, wall=world.host)
-            self._driver, work = api.driver, api.run
-        else:
-            station = EverestStation(_Framework(self, world))  # type: ignore[arg-type]  # all that it uses of it
-            self._driver = MeterDriver(world.settings, station, journal=self.journal, wall=world.host)
-            work = self._driver.run
-        world.ready(self)
         while True:
             try:
-                await work()
+                await self._api.run()
             except asyncio.CancelledError:
                 raise
             except Exception as error:  # noqa: BLE001  as the service has it; and it is looked at
@@ -198,7 +212,7 @@ def task_factory(
 
 
 class Rigged:
-    """Has every client speak over a socket in memory, and every start known, while it is entered."""
+    """Has every client speak over a socket in memory, every start known, and no module sleep, while it is entered."""
 
     def __init__(self, socket: Socket) -> None:
         self._socket = socket
@@ -207,6 +221,7 @@ class Rigged:
         """Put them in place."""
         module: Any = device_client
         self._new_session, self._start = module._new_session, Starting.start
+        self._sleep_s, driving.REPLIES_GO_OUT_WITHIN_S = driving.REPLIES_GO_OUT_WITHIN_S, 0.0
         socket, start, numbers = self._socket, self._start, _numbers()
 
         async def noted(self: Starting, request: TransactionReq, deadline: Deadline) -> TransactionStartResponse:
@@ -226,6 +241,7 @@ class Rigged:
         """Take them back."""
         module: Any = device_client
         module._new_session, Starting.start = self._new_session, self._start  # type: ignore[method-assign]
+        driving.REPLIES_GO_OUT_WITHIN_S = self._sleep_s
 
 
 def _numbers() -> Iterator[int]:

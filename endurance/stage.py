@@ -95,6 +95,7 @@ class Stage:
         memory: receipts and ids that the driver remembered at the end of each session.
         noted: transactions that a journal that is well was told of.
         dead_letters: messages that nobody waits for.
+        errors: type and sub_type of those that EVerest holds for active.
         story: what happened when, for whoever reads a failed run.
     """
 
@@ -116,6 +117,7 @@ class Stage:
         self.leftover = 0
         self.memory: list[int] = []
         self.dead_letters: list[str] = []
+        self.errors: set[tuple[str, str]] = set()
         self.noted: set[Truth] = set()
         self.story: list[tuple[float, str]] = []
         self.settings = Settings.of({"CT": "EVSEID", "CI": "DE*SIM*E1", **plan.settings, "journal_path": ""})
@@ -153,6 +155,18 @@ class Stage:
     def published(self, value: dict[str, Any]) -> None:
         """Take a live value."""
         self.energies.append((value["meter_id"], value["energy_Wh_import"]["total"]))
+
+    def raised(self, error_type: str, sub_type: str) -> None:
+        """Take an error."""
+        if (error_type, sub_type) in self.errors:
+            self.dead_letters.append(f"error {error_type} {sub_type!r}, which is active already")
+        self.errors.add((error_type, sub_type))
+
+    def cleared(self, error_type: str, sub_type: str) -> None:
+        """Take an error back."""
+        if (error_type, sub_type) not in self.errors:
+            self.dead_letters.append(f"the end of error {error_type} {sub_type!r}, which is not active")
+        self.errors.discard((error_type, sub_type))
 
     def tell(self, what: str) -> None:
         """Add a line to the story."""

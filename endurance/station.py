@@ -109,18 +109,15 @@ class Station(Stage):
             self.dead_letters.append(f"another answer to {call.command} {call.transaction_id}")
 
     def _send_to_process(self, topic: str, message: bytes) -> bool:
-        process = self.process
-        if process is None or process.kind != SERVICE:
-            return False
-        return process.bus.receive(topic, message)
+        return self.process is not None and self.process.receive(topic, message)
 
     def _hand_over_queued(self, process: Process) -> None:
         """Have the broker hand over what it held for a client that was away."""
-        if process.killed or process.kind != SERVICE:
+        if process.killed:
             return
         queued, self._queued = self._queued, []
         for topic, message, call in queued:
-            if process.bus.receive(topic, message):
+            if process.receive(topic, message):
                 self._taken(call)
             else:
                 self._queued.append((topic, message, call))

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Final
 
-from endurance.process import Process
+from endurance.everest import ModuleProcess
+from endurance.process import MODULE, SERVICE, Process, ServiceProcess
 from endurance.station import Station
 from endurance.unit import Trap
 from iem_dcr.simulator.faults import Fault
 
+KINDS: Final[dict[str, type[Process]]] = {SERVICE: ServiceProcess, MODULE: ModuleProcess}
 LOAD: Final = (20.0, 400.0)
 HEALTHY_XC: Final = "0x0000, 0x00000000, 0x00, 0x00"
 
@@ -109,7 +111,7 @@ class Troubles(Station):
             self.broker_is_up = False
             self.broker_troubled.append([self.now_s, float("inf")])
             if self.process is not None:
-                self.process.bus.disconnect()
+                self.process.broker_goes()
         self._later(for_s, self._broker_back)
 
     def _broker_back(self) -> None:
@@ -118,7 +120,7 @@ class Troubles(Station):
             self.broker_troubled[-1][1] = self.now_s
             process = self.process
             if process is not None:
-                process.bus.connect()
+                process.broker_comes()
                 self._hand_over_queued(process)
 
     def kill(self, away_s: float) -> None:
@@ -149,7 +151,7 @@ class Troubles(Station):
 
     def _start_process(self) -> None:
         if self.process is None:
-            self.processes.append(Process(self, len(self.processes), self.plan.kind))
+            self.processes.append(KINDS[self.plan.kind](self, len(self.processes)))
 
     def heal(self) -> None:
         """Have nothing wrong any more."""
