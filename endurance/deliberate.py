@@ -10,7 +10,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
+from endurance import deliberate_station
 from endurance.plan import Plan, Step, make
+from endurance.replacing import decides, instead
 from iem_dcr.device.client import MeterClient
 from iem_dcr.driver import decisions, keeping, receipts
 from iem_dcr.driver import driver as driver_module
@@ -22,8 +24,6 @@ from iem_dcr.driver.receipts import Receipts
 from iem_dcr.driver.setup import Setup
 from iem_dcr.driver.starting import Starting
 from iem_dcr.errors import MeterError
-from iem_dcr.everest_api.presence import Presence
-from iem_dcr.everest_api.requests import Requests
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -63,33 +63,6 @@ class Deliberate:
         return replace(plan, sessions=sessions)
 
 
-@contextmanager
-def _instead(owner: Any, **named: Any) -> Iterator[None]:
-    """Have other attributes in the place of an object's own."""
-    before = {name: getattr(owner, name) for name in named}
-    for name, value in named.items():
-        setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            setattr(owner, name, value)
-
-
-@contextmanager
-def _decides(changes: dict[tuple[State, Event], tuple[State, Do]]) -> Iterator[None]:
-    """Have the table of decisions say something else."""
-    table: Any = TABLE
-    before = {(state, event): table[state][event] for state, event in changes}
-    for (state, event), step in changes.items():
-        table[state][event] = step
-    try:
-        yield
-    finally:
-        for (state, event), step in before.items():
-            table[state][event] = step
-
-
 # --- beginning ---
 
 
@@ -106,12 +79,12 @@ def _begins_blindly() -> Iterator[None]:
             await begin(self, timeout_s=timeout_s)
 
     believed = {(State.BEGINNING, Event.REFUSED): NOT_BEGUN, (State.BEGINNING, Event.REFUSED_LAST): NOT_BEGUN}
-    with _instead(MeterClient, begin=twice), _decides(believed):
+    with instead(MeterClient, begin=twice), decides(believed):
         yield
 
 
 def _doubt_is_forgotten() -> AbstractContextManager[None]:
-    return _decides(
+    return decides(
         {
             (state, event): NOT_BEGUN
             for state, steps in TABLE.items()
@@ -127,14 +100,14 @@ def _other_goes_on() -> AbstractContextManager[None]:
         start.why = "a transaction still runs"
         return Event.NOT_DONE
 
-    return _instead(Starting, _end_other=refuses)
+    return instead(Starting, _end_other=refuses)
 
 
 def _user_not_assigned() -> AbstractContextManager[None]:
     async def accepted(_self: Starting, _start: Any) -> Event:
         return Event.ACCEPTED
 
-    return _instead(Starting, _assign=accepted)
+    return instead(Starting, _assign=accepted)
 
 
 def _user_of_before() -> AbstractContextManager[None]:
@@ -144,7 +117,7 @@ def _user_of_before() -> AbstractContextManager[None]:
     def of_before(self: Starting, request: Any) -> Any:
         return first.setdefault(id(self), user(self, request))
 
-    return _instead(Starting, _user=of_before)
+    return instead(Starting, _user=of_before)
 
 
 def _foreign_connector() -> AbstractContextManager[None]:
@@ -153,7 +126,7 @@ def _foreign_connector() -> AbstractContextManager[None]:
     async def any_connector(self: Starting, request: Any, deadline: Any) -> Any:
         return await start(self, replace(request, evse_id=""), deadline)
 
-    return _instead(Starting, start=any_connector)
+    return instead(Starting, start=any_connector)
 
 
 def _never_set_up_again() -> AbstractContextManager[None]:
@@ -171,8 +144,8 @@ def _never_set_up_again() -> AbstractContextManager[None]:
         return event
 
     stack = ExitStack()
-    stack.enter_context(_instead(Setup, initialise=once))
-    stack.enter_context(_instead(decisions, look_to_begin=always_configured))
+    stack.enter_context(instead(Setup, initialise=once))
+    stack.enter_context(instead(decisions, look_to_begin=always_configured))
     return stack  # type: ignore[return-value]  # it is entered for nothing
 
 
@@ -185,14 +158,14 @@ def _clock_never_set() -> AbstractContextManager[None]:
     async def nothing(_self: MeterClient, _TM: str, *, timeout_s: float | None = None) -> None:  # noqa: ARG001
         return None
 
-    return _instead(MeterClient, set_gw=at_the_epoch, set_datetime=nothing)
+    return instead(MeterClient, set_gw=at_the_epoch, set_datetime=nothing)
 
 
 # --- ending and stopping ---
 
 
 def _end_not_made_sure_of() -> AbstractContextManager[None]:
-    return _decides({(State.ENDING, Event.LOST): (State.ENDED, Do.FETCH)})
+    return decides({(State.ENDING, Event.LOST): (State.ENDED, Do.FETCH)})
 
 
 def _stop_ignores_the_id() -> AbstractContextManager[None]:
@@ -202,14 +175,14 @@ def _stop_ignores_the_id() -> AbstractContextManager[None]:
         found: Claim = claim("", **known)
         return found
 
-    return _instead(decisions, claim=whatever_runs)
+    return instead(decisions, claim=whatever_runs)
 
 
 def _any_tuple_will_do() -> AbstractContextManager[None]:
     def ours(*_: Any, **__: Any) -> tuple[Judgement, tuple[str, ...]]:
         return Judgement.OURS, ()
 
-    return _instead(receipts, judge=ours)
+    return instead(receipts, judge=ours)
 
 
 def _kept_under_the_wrong_id() -> AbstractContextManager[None]:
@@ -224,7 +197,7 @@ def _kept_under_the_wrong_id() -> AbstractContextManager[None]:
         return self.kept.get(transaction_id) or next(reversed(self.kept.values()), None)
 
     stack = ExitStack()
-    stack.enter_context(_instead(Receipts, remember=one_late, again=the_latest))
+    stack.enter_context(instead(Receipts, remember=one_late, again=the_latest))
     return stack  # type: ignore[return-value]  # as above
 
 
@@ -232,11 +205,11 @@ def _never_ends_the_unwanted() -> AbstractContextManager[None]:
     async def leaves_it(_self: MeterDriver) -> None:
         return None
 
-    return _instead(MeterDriver, _end_unwanted=leaves_it)
+    return instead(MeterDriver, _end_unwanted=leaves_it)
 
 
 def _takes_its_time() -> AbstractContextManager[None]:
-    return _instead(driver_module, START_S=600.0, STOP_S=600.0)
+    return instead(driver_module, START_S=600.0, STOP_S=600.0)
 
 
 def _writes_the_tuple_anew() -> AbstractContextManager[None]:
@@ -247,8 +220,8 @@ def _writes_the_tuple_anew() -> AbstractContextManager[None]:
         return replace(value, signed_meter_data=value.signed_meter_data.replace('","', '", "'))
 
     stack = ExitStack()
-    stack.enter_context(_instead(keeping, signed_value=tidied))
-    stack.enter_context(_instead(receipts, signed_value=tidied))
+    stack.enter_context(instead(keeping, signed_value=tidied))
+    stack.enter_context(instead(receipts, signed_value=tidied))
     return stack  # type: ignore[return-value]  # as above
 
 
@@ -265,7 +238,7 @@ def _journal_after_the_reply() -> AbstractContextManager[None]:
 
         self._start(at_last())
 
-    return _instead(Keeping, keep=later)
+    return instead(Keeping, keep=later)
 
 
 def _journal_not_asked() -> AbstractContextManager[None]:
@@ -273,7 +246,7 @@ def _journal_not_asked() -> AbstractContextManager[None]:
         return None
 
     changes = {name: knows_nothing for name in ("filed", "is_of_another") if hasattr(Keeping, name)}
-    return _instead(Keeping, **changes)
+    return instead(Keeping, **changes)
 
 
 # --- what is published ---
@@ -290,28 +263,18 @@ def _energy_of_before() -> AbstractContextManager[None]:
             value = replace(value, import_wh=last.import_wh, export_wh=last.export_wh)
         publish(self, value)
 
-    return _instead(Meter, publish=of_before)
+    return instead(Meter, publish=of_before)
 
 
-def _check_is_false() -> AbstractContextManager[None]:
-    check = Presence._check
+def _publishing_fails() -> AbstractContextManager[None]:
+    publish = Meter.publish
 
-    def says_so(self: Presence) -> None:
-        check(self)
-        if not self.reachable:
-            self._bus.offer(self._topics.check, b"false", good_for_s=2.0)
+    def fails_at_odd_values(self: Meter, value: Any) -> None:
+        publish(self, value)
+        if int(value.import_wh) % 2:
+            raise KeyError("odd")
 
-    return _instead(Presence, _check=says_so)
-
-
-def _no_reply_on_failure() -> AbstractContextManager[None]:
-    answered = Requests._answered
-
-    def only_good_news(self: Requests, command: str, reply: Any, answer: dict[str, object], *rest: Any) -> None:
-        if answer["status"] == "OK":
-            answered(self, command, reply, answer, *rest)
-
-    return _instead(Requests, _answered=only_good_news)
+    return instead(Meter, publish=fails_at_odd_values)
 
 
 def _tasks_stay() -> AbstractContextManager[None]:
@@ -321,7 +284,7 @@ def _tasks_stay() -> AbstractContextManager[None]:
         await keep(self, *of)
         self._leaked = [*getattr(self, "_leaked", ()), asyncio.create_task(asyncio.sleep(1e6))]  # type: ignore[attr-defined]
 
-    return _instead(Keeping, keep=and_waits)
+    return instead(Keeping, keep=and_waits)
 
 
 _LOST_ANSWER: Final[dict[str, Any]] = {"kind": "lose-answer", "method": "POST", "node": "/receipt"}
@@ -340,6 +303,17 @@ LOST_BEHIND_ITS_BACK: Final = (
     Step(2.0, "cut_power", {"off_s": 0.2, "boot_s": 0.5, "open_at_power_cut": "lost"}),
 )
 """The process that began a transaction is gone, and so is the transaction: what the meter has is another's receipt."""
+
+ENDED_IN_A_COMMAND: Final = (
+    Step(0.0, "network_swallows", {"for_s": 10.0}),
+    Step(2.0, "restart", {"away_s": 0.2}),
+)
+"""The process is ended while a start waits for the meter."""
+KILLED_IN_A_FAULT: Final = (
+    Step(0.0, "network_swallows", {"for_s": 40.0}),
+    Step(20.0, "kill", {"away_s": 0.2}),
+)
+"""The process is killed while the station is told that the meter does not answer, and it still does not."""
 
 FAULTS: Final = (
     Deliberate(
@@ -375,7 +349,31 @@ FAULTS: Final = (
         75,
         _energy_of_before,
     ),
-    Deliberate("check is false", "a communication check of a meter that is away is false", 25, _check_is_false),
-    Deliberate("no reply on failure", "what failed is not answered", 150, _no_reply_on_failure),
+    Deliberate(
+        "check is false",
+        "a communication check of a meter that is away is false",
+        25,
+        deliberate_station.check_is_false,
+    ),
+    Deliberate("no reply on failure", "what failed is not answered", 150, deliberate_station.no_reply_on_failure),
+    Deliberate(
+        "left waiting",
+        "what waits when the module is ended is not answered",
+        75,
+        deliberate_station.left_waiting,
+        ENDED_IN_A_COMMAND,
+    ),
+    Deliberate(
+        "handler raises", "a start that is refused raises in its handler", 50, deliberate_station.handler_raises
+    ),
+    Deliberate("error stays", "an error of the interface is never cleared", 50, deliberate_station.error_stays),
+    Deliberate(
+        "errors of before",
+        "a new process raises an error that is active already",
+        75,
+        deliberate_station.errors_of_before,
+        KILLED_IN_A_FAULT,
+    ),
+    Deliberate("publishing fails", "publishing raises, and is caught where nobody looks", 25, _publishing_fails),
     Deliberate("tasks stay", "every receipt leaves a task behind", 10, _tasks_stay),
 )

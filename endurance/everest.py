@@ -51,21 +51,27 @@ class _Handling:
         self._context = context
         self._over = over
         self._is_over = False
+        self._runs = False
         self._halted, self._goes_on = threading.Semaphore(0), threading.Semaphore(0)
 
     def begin(self) -> None:
         """Start the thread, and return when it waits for the loop or has returned."""
+        self._runs = True
         threading.Thread(target=self._context.run, args=(self._run,), daemon=True).start()
         self.wait()
 
     def wait(self) -> None:
-        """Let it run until it waits for the loop or has returned."""
+        """If it runs, let it run until it waits for the loop or has returned."""
+        if not self._runs:
+            return
         self._halted.acquire()
+        self._runs = False
         if self._is_over:
             self._over(self)
 
     def go_on(self) -> None:
         """Have it wait for the loop no longer. Who calls this has `wait` called."""
+        self._runs = True
         self._goes_on.release()
 
     def halt(self) -> None:
@@ -216,9 +222,7 @@ class ModuleProcess(Process):
         self._handlings: list[_Handling] = []
         self._framework = _Framework(self, world)
         framework: Any = self._framework
-        self._module = _Module(
-            framework, world.settings, self.journal, asyncio.get_running_loop(), wall=world.host
-        )
+        self._module = _Module(framework, world.settings, self.journal, asyncio.get_running_loop(), wall=world.host)
 
     async def _run(self) -> None:
         self._module.ready()

@@ -39,6 +39,7 @@ def broken(world: Evidence) -> list[str]:
         nothing_runs_that_the_station_does_not_know_of,
         what_was_to_be_ended_does_not_run_on,
         the_charger_charges_again_after_all,
+        no_error_outlives_its_cause,
     )
     found = [*world.broken_early, *(sentence for promise in promises for sentence in promise(world))]
     return list(dict.fromkeys(found))
@@ -58,6 +59,7 @@ def _at_all_times() -> tuple[Callable[[Evidence], Iterator[str]], ...]:
         energies_never_fall,
         the_meter_is_never_reported_unreachable_by_word,
         nothing_grows_and_nothing_is_left,
+        nothing_fails_that_nobody_expected,
     )
 
 
@@ -254,6 +256,18 @@ def nothing_grows_and_nothing_is_left(world: Evidence) -> Iterator[str]:
         yield f"{max(world.memory)} receipts and ids are remembered"
     if world.leftover:
         yield f"{world.leftover} tasks are left when all processes have ended"
+
+
+def nothing_fails_that_nobody_expected(world: Evidence) -> Iterator[str]:
+    """Nothing is logged with a traceback: what a meter, a station, a network or a disk can do is expected."""
+    for mistake in world.mistakes:
+        yield f"an exception that nobody expected: {mistake}"
+
+
+def no_error_outlives_its_cause(world: Evidence) -> Iterator[str]:
+    """When nothing is wrong any more, EVerest holds no error for active."""
+    for error_type, sub_type in sorted(world.errors):
+        yield f"error {error_type} {sub_type!r} is active at the end"
 
 
 # --- help ---

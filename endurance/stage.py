@@ -95,6 +95,7 @@ class Stage:
         memory: receipts and ids that the driver remembered at the end of each session.
         noted: transactions that a journal that is well was told of.
         dead_letters: messages that nobody waits for.
+        mistakes: exceptions that nobody expected.
         errors: type and sub_type of those that EVerest holds for active.
         story: what happened when, for whoever reads a failed run.
     """
@@ -117,6 +118,7 @@ class Stage:
         self.leftover = 0
         self.memory: list[int] = []
         self.dead_letters: list[str] = []
+        self.mistakes: list[str] = []
         self.errors: set[tuple[str, str]] = set()
         self.noted: set[Truth] = set()
         self.story: list[tuple[float, str]] = []

@@ -136,7 +136,8 @@ class Troubles(Station):
         if process is None:
             return
         for call in self.calls:
-            if call.answer is None and call.process == process.number:
+            # A module has to answer before it ends.
+            if call.answer is None and call.process == process.number and (kill or process.kind == SERVICE):
                 call.excused = "its process was killed" if kill else "its process was ended"
         if kill:
             process.kill()

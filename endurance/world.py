@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from endurance.clock import JumpingLoop, NothingLeftError
 from endurance.invariants import broken_so_far
+from endurance.mistakes import Mistakes
 from endurance.process import Rigged, task_factory
 from endurance.stage import TOPICS, Call, Filed
 from endurance.troubles import Troubles
@@ -124,17 +124,14 @@ def carry_out(plan: Plan) -> World:
     Raises:
         NothingLeftError: everything waited for ever.
     """
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
     folder = tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None)  # noqa: S108  the quickest
     try:
-        with folder as name, asyncio.Runner(loop_factory=JumpingLoop) as runner:
+        with folder as name, asyncio.Runner(loop_factory=JumpingLoop) as runner, Mistakes() as mistakes:
             world = World(plan, Path(name))
+            world.mistakes = mistakes.found
             make_task: Any = task_factory
             runner.get_loop().set_task_factory(make_task)
             runner.run(world.run())
             return world
     except NothingLeftError as error:
         raise NothingLeftError("everything waits, and nothing will ever happen") from error
-    finally:
-        logging.disable(before)

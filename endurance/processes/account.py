@@ -122,6 +122,8 @@ class Account:
         self.filed: list[Filed] | None = None
         self.counts: Counter[str] = Counter()
         self.dead_letters: list[str] = []
+        self.mistakes: list[str] = []
+        self.errors: set[tuple[str, str]] = set()
         self.broken_early: list[str] = []
         self.disk_troubled: list[list[float]] = []
         self.tasks_left: list[int] = []
