@@ -85,12 +85,12 @@ FINGERPRINTS = """
 from endurance.plan import make
 from endurance.world import carry_out
 from tests.test_endurance import fingerprint
-print(*(fingerprint(carry_out(make(seed))) for seed in (3, 4, 5, 6)))
+print(*(fingerprint(carry_out(make(seed))) for seed in (3, 4, 5, 7)))
 """
 
 
 def test_a_seed_is_the_same_run_every_time() -> None:
-    here = [fingerprint(carry_out(make(seed))) for seed in (3, 4, 5, 6)]
+    here = [fingerprint(carry_out(make(seed))) for seed in (3, 4, 5, 7)]
     assert len(set(here)) == len(here)
     for hash_seed in ("1", "2"):
         elsewhere = subprocess.run(
