@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from iem_dcr.everest_api import dialing
 from iem_dcr.everest_api.broker import MOST_UNDER_WAY, Broker
 from tests.support.brokers import BROKERS, Amqtt, Mosquitto, Network, Recorder, TestBroker, real_time, until
 from tests.support.certificates import make_certificates
@@ -554,6 +555,37 @@ async def test_nobody_listens_and_a_name_that_is_none(caplog: pytest.LogCaptureF
             await until(lambda: lines(caplog))
         assert "no-such-host.invalid" in lines(caplog)[0]
         assert "not known" in lines(caplog)[0]
+
+
+@real_time
+async def test_a_resolver_that_hangs_is_asked_once_and_its_late_answer_is_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[str] = []
+    release = threading.Event()
+    look_up = dialing._look_up
+
+    def hang(host: str, port: int, flags: int = 0) -> Any:
+        if flags:
+            return look_up(host, port, flags)
+        asked.append(host)
+        release.wait(20)
+        return look_up("127.0.0.1", port)
+
+    monkeypatch.setattr(dialing, "_look_up", hang)
+    with Mosquitto() as broker:
+        for _ in range(3):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.05):
+                    await dialing.dial("hangs.invalid", broker.port, None)
+        dials = [asyncio.create_task(dialing.dial("hangs.invalid", broker.port, None)) for _ in range(2)]
+        await asyncio.sleep(0.05)
+        assert asked == ["hangs.invalid"]
+        release.set()
+        for made in await asyncio.gather(*dials):
+            made.close()
+        (await dialing.dial("hangs.invalid", broker.port, None)).close()
+        assert asked == ["hangs.invalid"] * 2
 
 
 # --- The end ---

@@ -11,12 +11,16 @@ import contextlib
 import socket
 import ssl
 import threading
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from iem_dcr.errors import IemDcrError, printable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     _Address = tuple[socket.AddressFamily, tuple[Any, ...]]
+    _Found: TypeAlias = "list[_Address] | BrokerTroubleError"
+    _Tell = Callable[[_Found], None]
 
 ADDRESS_S: Final = 4.0
 """How long one address of a host may take to accept a connection."""
@@ -96,7 +100,7 @@ async def _addresses(host: str, port: int) -> list[_Address]:
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[list[_Address]] = loop.create_future()
 
-    def settle(found: list[_Address] | BrokerTroubleError) -> None:
+    def settle(found: _Found) -> None:
         if answer.done():
             return
         if isinstance(found, BrokerTroubleError):
@@ -104,19 +108,61 @@ async def _addresses(host: str, port: int) -> list[_Address]:
         else:
             answer.set_result(found)
 
-    def work() -> None:
-        found: list[_Address] | BrokerTroubleError
-        try:
-            found = _look_up(host, port)
-        except (OSError, UnicodeError) as error:
-            why = error.strerror if isinstance(error, OSError) else "no name of a host"
-            found = BrokerTroubleError(f"the host is not known ({printable(why or error)})")
+    def tell(found: _Found) -> None:
         with contextlib.suppress(RuntimeError):  # the loop may be closed by then
             loop.call_soon_threadsafe(settle, found)
 
-    # A thread that nobody waits for: a resolver may take minutes, and the loop's own threads are joined at its end.
-    threading.Thread(target=work, name="iem-dcr-resolver", daemon=True).start()
-    return await answer
+    asked = _LookUp.asked(host, port, tell)
+    try:
+        return await answer
+    finally:
+        asked.leave(tell)
+
+
+class _LookUp(threading.Thread):
+    """A look-up of a host, one for each host and port at a time, however often it is asked for meanwhile.
+
+    Nobody waits for the thread: a resolver may take minutes, and the loop's own threads are joined at its end.
+    """
+
+    _lock = threading.Lock()
+    _at_work: Final[dict[tuple[str, int], _LookUp]] = {}
+
+    def __init__(self, host: str, port: int) -> None:
+        super().__init__(name="iem-dcr-resolver", daemon=True)
+        self._of = host, port
+        self._listeners: list[_Tell] = []
+
+    @classmethod
+    def asked(cls, host: str, port: int, tell: _Tell) -> _LookUp:
+        """Have somebody told of what is found, in the thread; by the look-up that is at work, or a new one."""
+        with cls._lock:
+            at_work = cls._at_work.get((host, port))
+            if at_work is None:
+                at_work = cls(host, port)
+                at_work.start()
+                cls._at_work[host, port] = at_work
+            at_work._listeners.append(tell)
+            return at_work
+
+    def leave(self, tell: _Tell) -> None:
+        """Have somebody told no more."""
+        with self._lock:
+            self._listeners.remove(tell)
+
+    def run(self) -> None:
+        found: _Found = BrokerTroubleError("the host could not be looked up")
+        try:
+            found = _look_up(*self._of)
+        except (OSError, UnicodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "no name of a host"
+            found = BrokerTroubleError(f"the host is not known ({printable(why or error)})")
+        finally:
+            with self._lock:
+                del self._at_work[self._of]
+                told = tuple(self._listeners)
+            for tell in told:
+                tell(found)
 
 
 def _look_up(host: str, port: int, flags: int = 0) -> list[_Address]:
