@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -137,7 +138,7 @@ async def journal_s(path: Path, receipts: Sequence[KeptReceipt], tasks: int) -> 
         while waiting:
             await journal.keep(waiting.pop())
 
-    await journal.begun(NotedBegin("", "", "", "", None, None))  # the file is open then
+    await journal.begun(NotedBegin("", "", "", "", None, None, datetime.now(UTC)))  # the file is open then
     before = time.perf_counter()
     await asyncio.gather(*(keep() for _ in range(tasks)))
     took_s = time.perf_counter() - before

@@ -26,17 +26,18 @@ from tests.test_driver_start import BEGIN, RECEIPT, receipt_of
 from tests.test_driver_whose import begin, expect_own, live, session_of_nobodys
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from iem_dcr.driver import KeptReceipt, ReceiptJournal
-    from iem_dcr.driver.station import AwaitedReceipt, NotedBegin
+    from iem_dcr.driver.station import NotedBegin, RecalledNotes
     from iem_dcr.journal import Entry
     from iem_dcr.ocmf import Receipt
 
 OK = TransactionRequestStatus.OK
 UNEXPECTED_ERROR = TransactionRequestStatus.UNEXPECTED_ERROR
 OF_ANOTHER = "the meter's last receipt is that of another transaction"
+NONE_SIGNED = "no signed transaction for this id"
 NONE_FOR_THIS = "the meter has no receipt for this transaction"
 
 
@@ -114,7 +115,13 @@ class Hanging:
     async def begun(self, noted: NotedBegin) -> None:
         await asyncio.sleep(1e6)
 
-    async def awaited(self, *, meter: str, address: str) -> Sequence[AwaitedReceipt]:
+    def withdraw(self, noted: NotedBegin) -> None:
+        """Queue it behind all the rest."""
+
+    def refused(self, transaction_id: str, *, meter: str, address: str) -> None:
+        """Queue it behind all the rest."""
+
+    async def recall(self, *, meter: str, address: str) -> RecalledNotes:
         await asyncio.sleep(1e6)
         raise AssertionError
 
@@ -135,7 +142,13 @@ class Failing(Hanging):
     async def begun(self, noted: NotedBegin) -> None:
         raise JournalError("the disk is full")
 
-    async def awaited(self, *, meter: str, address: str) -> Sequence[AwaitedReceipt]:
+    def withdraw(self, noted: NotedBegin) -> None:
+        raise JournalError("the disk is full")
+
+    def refused(self, transaction_id: str, *, meter: str, address: str) -> None:
+        raise ValueError(transaction_id)
+
+    async def recall(self, *, meter: str, address: str) -> RecalledNotes:
         raise JournalError("the disk is full")
 
 
@@ -504,7 +517,7 @@ async def test_a_receipt_that_a_process_between_found_is_its_own_transactions_an
         await asyncio.gather(starting, return_exceptions=True)
         assert whose(path) == [("T1", "A", False)]
         async with driver(b, journal) as (made, _):
-            assert (await made.stop_transaction("B")).error == OF_ANOTHER
+            assert (await made.stop_transaction("B")).error == NONE_SIGNED
             assert receipt_of(await made.stop_transaction("A")).identification == "04ABA"
 
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import logging
 import sqlite3
 import threading
 from dataclasses import replace
-from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
@@ -21,8 +19,7 @@ from iem_dcr.driver import KeptReceipt
 from iem_dcr.errors import ConfigError, JournalError
 from iem_dcr.journal import check_journal, forget, open_for_reading, open_journal
 from iem_dcr.journal.entry import milliseconds
-from iem_dcr.journal.filing import awaited
-from iem_dcr.journal.schema import APPLICATION_ID, VERSION, connect_for_reading
+from iem_dcr.journal.schema import APPLICATION_ID, VERSION
 from iem_dcr.ocmf import Outcome
 from tests.support.journals import ADDRESS, METER, entries, journal, kept, noted, tuple_text
 from tests.support.shared import shared
@@ -191,47 +188,6 @@ def test_a_receipt_is_found_by_its_transaction(path: Path) -> None:
     assert asked(path, "T-2", meter="another", address="elsewhere") is None
     assert asked(path, "T-3") is None
     assert asked(path, "") is None
-
-
-def test_what_was_begun_is_awaited_until_its_receipt_is_there(path: Path) -> None:
-    began = datetime(2026, 3, 1, 12, tzinfo=UTC)
-
-    async def main() -> None:
-        async with journal(path) as opened:
-            for note in (noted("T-1"), noted("T-2", began=began, PG_before=None), noted("T-3", meter="another"),
-                         noted("T-4", meter="elsewhere", address="192.0.2.9:80"), noted("T-1")):  # fmt: skip
-                await opened.begun(note)
-            await opened.keep(kept(1, "T-3", meter="another"))
-        async with journal(path) as opened:
-            found = await opened.awaited(meter=METER, address=ADDRESS)
-            assert [(each.transaction_id, each.ID, each.meter, each.PG_before, each.began) for each in found] == [
-                ("T-2", "04AB000001", METER, None, began),
-                ("T-1", "04AB000001", METER, "T0", None),
-            ]
-            await opened.keep(kept(2, "T-2"))
-            assert [each.transaction_id for each in await opened.awaited(meter=METER, address="")] == ["T-1"]
-        assert not forget(path, identification="04AB000001").elsewhere
-        async with journal(path) as opened:
-            assert await opened.awaited(meter=METER, address=ADDRESS) == ()
-            for number in range(100):
-                await opened.begun(noted(f"N-{number}"))
-            found = await opened.awaited(meter=METER, address="")
-            assert [each.transaction_id for each in found] == [f"N-{number}" for number in range(36, 100)]
-
-    asyncio.run(main())
-
-
-def test_a_journal_of_before_such_notes_were_made_awaits_nothing(path: Path) -> None:
-    async def keep_one() -> None:
-        async with journal(path) as opened:
-            await opened.keep(kept(1, "T-1"))
-
-    asyncio.run(keep_one())
-    with contextlib.closing(sqlite3.connect(path)) as connection:
-        connection.execute("DROP TABLE begun")
-    with contextlib.closing(connect_for_reading(path)) as connection:
-        assert awaited(connection, meter=METER, address=ADDRESS) == ()
-    assert len(forget(path, transaction_id="T-1").entries) == 1
 
 
 def test_an_id_that_was_given_to_another_transaction_has_the_receipt_of_that_one_only(path: Path) -> None:

@@ -7,6 +7,7 @@ import contextlib
 import subprocess
 import sys
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,12 +15,13 @@ from iem_dcr import ocmf
 from iem_dcr.driver import KeptReceipt
 from iem_dcr.driver.station import NotedBegin
 from iem_dcr.journal import open_for_reading, open_journal
+from iem_dcr.journal.writer import Work
 from iem_dcr.ocmf import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Sequence
+    from collections.abc import AsyncIterator, Iterator
 
-    from iem_dcr.driver.station import AwaitedReceipt
+    from iem_dcr.driver.station import RecalledNotes
     from iem_dcr.journal import Entry, Journal
     from iem_dcr.ocmf import Receipt
     from tests.support.virtual_time import VirtualTimeLoop
@@ -47,7 +49,7 @@ def kept(number: int, transaction_id: str = "", **fields: Any) -> KeptReceipt:
 
 def noted(transaction_id: str, meter: str = METER, **fields: Any) -> NotedBegin:
     """Make the note of a transaction that was begun."""
-    return replace(NotedBegin(transaction_id, "04AB000001", meter, ADDRESS, "T0", None), **fields)
+    return replace(NotedBegin(transaction_id, "04AB000001", meter, ADDRESS, "T0", None, datetime.now(UTC)), **fields)
 
 
 def entries(path: Path, **conditions: Any) -> list[Entry]:
@@ -88,9 +90,16 @@ class PatientJournal:
         with _standing_still():
             await self._journal.begun(noted)
 
-    async def awaited(self, *, meter: str, address: str) -> Sequence[AwaitedReceipt]:
+    def withdraw(self, noted: NotedBegin) -> None:
+        self._journal.withdraw(noted)
+
+    def refused(self, transaction_id: str, *, meter: str, address: str) -> None:
+        self._journal.refused(transaction_id, meter=meter, address=address)
+
+    async def recall(self, *, meter: str, address: str) -> RecalledNotes:
         with _standing_still():
-            return await self._journal.awaited(meter=meter, address=address)
+            await written(self._journal)
+            return await self._journal.recall(meter=meter, address=address)
 
 
 @contextlib.asynccontextmanager
@@ -102,6 +111,11 @@ async def patient_journal(path: Path) -> AsyncIterator[PatientJournal]:
     finally:
         with _standing_still():
             await opened.close()
+
+
+async def written(opened: Journal) -> None:
+    """Wait until everything is committed that the journal was given before."""
+    await asyncio.wrap_future(opened._shared.writer.submit(Work(lambda _: "", "a mark")))
 
 
 @contextlib.contextmanager

@@ -100,7 +100,7 @@ class MeterDriver:
         self._keeping = Keeping(self._meter, sink or MemorySink(), journal)
         self._receipts = Receipts(self._meter, self._keeping)
         self._setup = Setup(self._meter)
-        parts = Parts(self._meter, self._setup, self._receipts, self._pause)
+        parts = Parts(self._meter, self._setup, self._receipts, self._keeping, self._pause)
         self._ending = Ending(parts)
         self._starting = Starting(parts, self._ending)
         self._stopping = Stopping(parts, self._ending)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from iem_dcr.device.messages import MeterValue
+    from iem_dcr.driver.keeping import Keeping
     from iem_dcr.driver.meter import Meter
     from iem_dcr.driver.receipts import Begun, Receipts
     from iem_dcr.driver.setup import Setup
@@ -79,12 +80,14 @@ class Parts:
         meter: what is known of it.
         setup: brings it into the state in which it can charge.
         receipts: whose is whose.
+        keeping: has receipts kept, and noted what is begun.
         pause: ``pause(delay_s, deadline)`` waits, and keeps live values going meanwhile.
     """
 
     meter: Meter
     setup: Setup
     receipts: Receipts
+    keeping: Keeping
     pause: Callable[[float, Deadline], Awaitable[None]]
 
 
@@ -95,6 +98,7 @@ class MeterPart:
         self._meter = parts.meter
         self._setup = parts.setup
         self._receipts = parts.receipts
+        self._keeping = parts.keeping
         self._pause = parts.pause
         self._settings = parts.meter.settings
         self._retry_s = parts.meter.settings.resilience_transaction_request_retry_delay / 1000

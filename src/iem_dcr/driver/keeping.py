@@ -16,11 +16,11 @@ from iem_dcr.ocmf import Outcome, Verification
 from iem_dcr.powermeter import SignedMeterValue
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Sequence
+    from collections.abc import Callable, Coroutine
 
     from iem_dcr.driver.decisions import Expected
     from iem_dcr.driver.meter import Meter
-    from iem_dcr.driver.station import AwaitedReceipt, ReceiptJournal, ReceiptSink
+    from iem_dcr.driver.station import RecalledNotes, ReceiptJournal, ReceiptSink
     from iem_dcr.ocmf import Receipt
 
 T = TypeVar("T")
@@ -197,30 +197,52 @@ class Keeping:
             self._journal.is_of_another(receipt, transaction_id, meter=self._meter.serial), otherwise=False
         )
 
-    async def begun(self, transaction_id: str, expected: Expected) -> None:
-        """Have the journal note a transaction: what comes after this process shall know of it.
+    # --- for the process after this one ---
 
-        Takes at most half a second; a journal that takes longer makes the note when it can.
-        """
-        if self._journal is None or not transaction_id:
-            return
+    def note(self, transaction_id: str, expected: Expected) -> NotedBegin:
+        """Make the note of a transaction that is about to be begun."""
         meter = self._meter
-        noted = NotedBegin(
+        return NotedBegin(
             transaction_id,
             expected.ID or "",
             expected.MS or meter.serial,
             meter.client.address,
             expected.PG_before,
             expected.began,
+            meter.wall(),
         )
-        await self._answer(self._journal.begun(noted), None)
 
-    async def awaited(self) -> Sequence[AwaitedReceipt]:
-        """Return what an earlier process began and had no receipt of. Takes at most half a second."""
+    async def begun(self, noted: NotedBegin) -> None:
+        """Have the journal note a transaction. One that takes longer than half a second makes the note when it can."""
+        if self._journal is not None and noted.transaction_id:
+            await self._answer(self._journal.begun(noted), None)
+
+    def withdraw(self, noted: NotedBegin) -> None:
+        """Have the journal take back a note, of a B that was certainly not acted on."""
+        journal = self._journal
+        if journal is not None and noted.transaction_id:
+            self._tell(lambda: journal.withdraw(noted))
+
+    def refused(self, transaction_id: str) -> None:
+        """Have the journal note an id whose start was refused."""
+        journal, meter = self._journal, self._meter
+        if journal is not None:
+            self._tell(lambda: journal.refused(transaction_id, meter=meter.serial, address=meter.client.address))
+
+    async def recall(self) -> RecalledNotes | None:
+        """Return what an earlier process had noted. Takes at most half a second."""
         if self._journal is None:
-            return ()
+            return None
         meter = self._meter
-        return await self._answer(self._journal.awaited(meter=meter.serial, address=meter.client.address), ())
+        return await self._answer(self._journal.recall(meter=meter.serial, address=meter.client.address), None)
+
+    def _tell(self, journal: Callable[[], None]) -> None:
+        try:
+            journal()
+        except JournalError as error:
+            self._meter.log.failure(JOURNAL, "%s", printable(error, limit=400))
+        except Exception:
+            self._meter.log.exception("the journal of receipts failed")
 
     async def _answer(self, question: Coroutine[None, None, T], otherwise: T) -> T:
         log = self._meter.log

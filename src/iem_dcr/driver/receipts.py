@@ -106,10 +106,8 @@ class Receipts:
             if transaction_id in self._handed:
                 self._handed.discard(transaction_id)
                 self.kept.pop(transaction_id, None)
-
-    async def note(self, transaction_id: str, expected: Expected) -> None:
-        """Have the journal note a transaction that is about to be begun. Takes at most half a second."""
-        await self._keeping.begun(transaction_id, expected)
+            if not self._is_known(transaction_id):
+                self._keeping.refused(transaction_id)
 
     def begin(self, begun: Begun) -> None:
         """Remember a transaction that is being begun, doubtful as yet, before anything says that it was."""
@@ -228,10 +226,11 @@ class Receipts:
         if self._is_recalled or not self._meter.serial:
             return
         self._is_recalled = True
-        for noted in await self._keeping.awaited():
-            if noted.transaction_id in (self.older.keys() | self.kept.keys() | self.refused.keys()):
-                continue
-            if self.begun is not None and self.begun.id == noted.transaction_id:
+        recalled = await self._keeping.recall()
+        if recalled is None:
+            return
+        for noted in recalled.awaited:
+            if self._is_known(noted.transaction_id) or noted.transaction_id in self.refused:
                 continue
             request = TransactionReq("", noted.transaction_id, "", "", identification_data=noted.ID)
             expected = Expected(PG_before=noted.PG_before, ID=noted.ID, MS=noted.meter, began=noted.began)
@@ -240,6 +239,14 @@ class Receipts:
             # What runs is what was begun last; the others have ended.
             _, self.begun = self.older.popitem()
             self.begun.ended_s = None
+        for transaction_id in recalled.refused:
+            if not self._is_known(transaction_id):
+                _remember(self.refused, transaction_id, None)
+
+    def _is_known(self, transaction_id: str) -> bool:
+        """Whether something was begun under this id that has its receipt here, or may have one yet."""
+        is_begun = self.begun is not None and self.begun.id == transaction_id
+        return is_begun or transaction_id in self.older or transaction_id in self.kept
 
     async def is_of_another(self, receipt: Receipt, transaction_id: str, deadline: Deadline) -> bool:
         """Tell whether this process, or one before it, knows a receipt to be another transaction's than this one.

@@ -239,7 +239,28 @@ class Starting(MeterPart):
         if not is_known or receipts.begun is not None or receipts.misses_another(start.begun):
             await receipts.adopt(await self._setup.ask_for_last_tuple(start.deadline), start.deadline)
         # The process may end the moment B is out: the one after it shall know whose transaction runs.
-        await receipts.note(start.request.transaction_id, self._expected(start))
+        noted = self._keeping.note(start.request.transaction_id, self._expected(start))
+        note_stands = False
+        try:
+            await self._keeping.begun(noted)
+            event = await self._look_before_begin(start)
+            if event is None:
+                self._remember(start)
+                note_stands = True
+                event = await start.send(meter.client.begin(timeout_s=start.deadline.left_s))
+                # Where an earlier B of this transaction is in doubt, even a refusal proves nothing.
+                is_in_doubt = start.conversation.state is not State.BEGINNING
+                note_stands = is_in_doubt or event in (Event.ACCEPTED, Event.LOST)
+                if not note_stands:
+                    self._forget(start)
+        finally:
+            if not note_stands:
+                self._keeping.withdraw(noted)
+        return event
+
+    async def _look_before_begin(self, start: _Start) -> Event | None:
+        """Read a last value before B, and publish it. Returns why B must not go out now, or None."""
+        meter = self._meter
         was_doubted = meter.doubted
         was_read = await meter.read_and_publish(start.deadline)
         if meter.wrong or meter.exchanged:
@@ -251,11 +272,7 @@ class Starting(MeterPart):
             return Event.UNSENT
         if meter.value is not None:
             start.saw(meter.value)
-        self._remember(start)
-        event = await start.send(meter.client.begin(timeout_s=start.deadline.left_s))
-        if event in (Event.REFUSED, Event.REFUSED_LAST, Event.UNSENT) and start.conversation.state is State.BEGINNING:
-            self._forget(start)
-        return event
+        return None
 
     def _remember(self, start: _Start) -> None:
         """Remember the transaction before B goes out: whatever comes between, it is not left running unknown."""

@@ -94,6 +94,7 @@ class NotedBegin:
         address: of the meter, ``host:port``.
         PG_before: PG of the last tuple before it; "" when the meter had none; None when that is not known.
         began: the meter's own time shortly before it, or None.
+        noted: the host's time; it tells this note from another under the same id.
     """
 
     transaction_id: str
@@ -102,6 +103,7 @@ class NotedBegin:
     address: str
     PG_before: str | None
     began: datetime | None
+    noted: datetime
 
 
 class AwaitedReceipt(Protocol):
@@ -126,6 +128,18 @@ class AwaitedReceipt(Protocol):
     @property
     def began(self) -> datetime | None:
         """The meter's own time shortly before it."""
+
+
+class RecalledNotes(Protocol):
+    """What a journal has noted of a meter."""
+
+    @property
+    def awaited(self) -> Sequence[AwaitedReceipt]:
+        """What was begun and has no receipt there, in order; one of an id."""
+
+    @property
+    def refused(self) -> Sequence[str]:
+        """The ids whose start was refused, in order."""
 
 
 class ReceiptSink(Protocol):
@@ -163,8 +177,17 @@ class ReceiptJournal(ReceiptSink, Protocol):
     async def begun(self, noted: NotedBegin) -> None:
         """Take note of a transaction: a receipt under its id is an older one's, and its own is still to come."""
 
-    async def awaited(self, *, meter: str, address: str) -> Sequence[AwaitedReceipt]:
-        """Return what was begun on this meter or at this address and has no receipt here, in order."""
+    def withdraw(self, noted: NotedBegin) -> None:
+        """Take back a note on a transaction that was certainly not begun; in order with `begun`, and at once.
+
+        What was noted before under the same id counts again, and what is noted later stands.
+        """
+
+    def refused(self, transaction_id: str, *, meter: str, address: str) -> None:
+        """Take note of an id whose start was refused, where none was begun under it; in order with `begun`, at once."""
+
+    async def recall(self, *, meter: str, address: str) -> RecalledNotes:
+        """Return what was noted of this meter or address."""
 
 
 class GuardedStation:

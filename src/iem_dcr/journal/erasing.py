@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from iem_dcr.errors import JournalError
 from iem_dcr.journal.entry import COLUMNS, Entry, clean, milliseconds
-from iem_dcr.journal.schema import check_version, connect, make_begun, named, resolved, said
+from iem_dcr.journal.schema import check_version, connect, make_notes, named, resolved, said
 from iem_dcr.journal.upkeep import moved_aside
 
 if TYPE_CHECKING:
@@ -79,12 +79,13 @@ def forget(path: str | os.PathLike[str], *, identification: str = "", transactio
 def _erase(connection: sqlite3.Connection, which: dict[str, str], now: datetime) -> tuple[Entry, ...]:
     connection.execute("BEGIN IMMEDIATE")
     numbers = [number for (number,) in connection.execute(f"SELECT id FROM receipts WHERE {_WHICH}", which)]  # noqa: S608
-    make_begun(connection)
+    make_notes(connection)
     connection.execute(
         "DELETE FROM begun WHERE (:transaction <> '' AND transaction_id = :transaction)"
         " OR (:person <> '' AND identification = :person)",
         which,
     )
+    connection.execute("DELETE FROM refused WHERE :transaction <> '' AND transaction_id = :transaction", which)
     connection.executemany(
         "UPDATE receipts SET tuple = NULL, identification = '', transaction_id = '', findings = '[]', erased_ms = ?"
         " WHERE id = ?",

@@ -2,33 +2,18 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING
 
-from iem_dcr.journal.entry import COLUMNS, Entry, Row, clean
+from iem_dcr.journal.entry import COLUMNS, Entry, Row
+from iem_dcr.journal.notes import has_receipt
 from iem_dcr.ocmf import Outcome
 
 if TYPE_CHECKING:
     import sqlite3
 
-    from iem_dcr.driver.station import NotedBegin
-
-MOST_AWAITED: Final = 64
-"""Transactions of a meter whose receipts never came that are remembered."""
-
 _SELECTED = ", ".join(COLUMNS)
 _INSERT = f"INSERT INTO receipts ({', '.join(Row._fields)}) VALUES ({', '.join('?' * len(Row._fields))})"  # noqa: S608
 _CHECKED = (Outcome.VALID.value, Outcome.INVALID.value)
-
-
-class Awaited(NamedTuple):
-    """A transaction whose receipt is not here; the names are those of `iem_dcr.driver.station.NotedBegin`."""
-
-    transaction_id: str
-    ID: str
-    meter: str
-    PG_before: str | None
-    began: datetime | None
 
 
 def file_row(connection: sqlite3.Connection, row: Row) -> str:
@@ -41,7 +26,7 @@ def file_row(connection: sqlite3.Connection, row: Row) -> str:
         What is wrong with it beside what is in the journal already, or "".
     """
     if row.transaction_id:
-        connection.execute("DELETE FROM begun WHERE meter = ? AND transaction_id = ?", (row.meter, row.transaction_id))
+        has_receipt(connection, row.transaction_id, meter=row.meter, address=row.address)
     stood = connection.execute(
         "SELECT id, transaction_id, outcome, found, erased_ms FROM receipts"
         " WHERE meter = ? AND pagination = ? AND digest = ?",
@@ -58,58 +43,6 @@ def file_row(connection: sqlite3.Connection, row: Row) -> str:
     return (
         f"meter {row.meter} has given two different receipts with pagination {row.pagination or 'none'}; both are kept"
     )
-
-
-def note_begun(connection: sqlite3.Connection, noted: NotedBegin, now_ms: int) -> str:
-    """Note a new transaction of a meter: a receipt under its id is an older one's, its own is to come. Returns ""."""
-    meter, transaction_id = clean(noted.meter), clean(noted.transaction_id)
-    connection.execute(
-        "UPDATE receipts SET reused = 1 WHERE transaction_id = ? AND transaction_id <> '' AND meter = ? AND reused = 0",
-        (transaction_id, meter),
-    )
-    connection.execute("DELETE FROM begun WHERE meter = ? AND transaction_id = ?", (meter, transaction_id))
-    connection.execute(
-        "INSERT INTO begun (meter, address, transaction_id, identification, pagination_before, began_text, noted_ms)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (
-            meter,
-            clean(noted.address),
-            transaction_id,
-            clean(noted.ID),
-            None if noted.PG_before is None else clean(noted.PG_before),
-            "" if noted.began is None else noted.began.isoformat(),
-            now_ms,
-        ),
-    )
-    connection.execute(
-        "DELETE FROM begun WHERE meter = ?"
-        " AND id NOT IN (SELECT id FROM begun WHERE meter = ? ORDER BY id DESC LIMIT ?)",
-        (meter, meter, MOST_AWAITED),
-    )
-    return ""
-
-
-def awaited(connection: sqlite3.Connection, *, meter: str, address: str) -> tuple[Awaited, ...]:
-    """Return what was begun on a meter, or at its address, and has no receipt yet, in order."""
-    if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'begun'").fetchone() is None:
-        return ()
-    rows = connection.execute(
-        "SELECT transaction_id, identification, meter, pagination_before, began_text FROM begun"
-        " WHERE meter = ? OR address = ? ORDER BY id",
-        (meter, address),
-    )
-    return tuple(
-        Awaited(transaction_id, ID, serial, PG_before, _instant(began))
-        for transaction_id, ID, serial, PG_before, began in rows
-    )
-
-
-def _instant(text: str) -> datetime | None:
-    try:
-        instant = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    return instant if instant.tzinfo is not None else None
 
 
 def receipt_of(connection: sqlite3.Connection, transaction_id: str, *, meter: str, address: str) -> Entry | None:

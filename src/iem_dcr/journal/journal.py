@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from iem_dcr.errors import JournalError, printable
 from iem_dcr.journal.entry import Row, clean, milliseconds
-from iem_dcr.journal.filing import Awaited, awaited, file_row, is_of_another, note_begun, receipt_of
+from iem_dcr.journal.filing import file_row, is_of_another, receipt_of
+from iem_dcr.journal.notes import Recalled, note_begun, note_refused, recall, withdraw_begun
 from iem_dcr.journal.schema import check_version, connect_for_reading, named, resolved, said
 from iem_dcr.journal.writer import Work, Writer
 
@@ -69,16 +70,40 @@ class Journal:
         Raises:
             JournalError: it could not be written yet, and stays queued.
         """
-        note = partial(note_begun, noted=noted, now_ms=milliseconds(datetime.now(UTC)))
-        await self._do(Work(note, "a note on a transaction"))
+        await self._do(Work(partial(note_begun, noted=noted), "a note on a transaction"))
 
-    async def awaited(self, *, meter: str, address: str) -> tuple[Awaited, ...]:
-        """Return what was begun on a meter, or at its address, and has no receipt here, in order.
+    def withdraw(self, noted: NotedBegin) -> None:
+        """Take back a note, after it was made and before whatever is given next. Waits for nothing.
+
+        What was noted before under the same id counts again; a later note stays as it is.
+
+        Raises:
+            JournalError: it could not be written yet, and stays queued.
+        """
+        self._submit(Work(partial(withdraw_begun, noted=noted), "the withdrawal of a note"))
+
+    def refused(self, transaction_id: str, *, meter: str, address: str) -> None:
+        """Note that a start was refused, unless a note stands under its id. Waits for nothing.
+
+        Raises:
+            JournalError: it could not be written yet, and stays queued.
+        """
+        note = partial(
+            note_refused,
+            transaction_id=clean(transaction_id),
+            meter=clean(meter),
+            address=clean(address),
+            now_ms=milliseconds(datetime.now(UTC)),
+        )
+        self._submit(Work(note, "a note on a start that was refused"))
+
+    async def recall(self, *, meter: str, address: str) -> Recalled:
+        """Return what is noted of a meter, or of what was at its address.
 
         Raises:
             JournalError: the file cannot be read.
         """
-        return await self._asked(partial(awaited, meter=clean(meter), address=clean(address)), ())
+        return await self._asked(partial(recall, meter=clean(meter), address=clean(address)), Recalled())
 
     async def receipt_of(self, transaction_id: str, *, meter: str, address: str) -> Entry | None:
         """Return the latest receipt of a transaction of a meter, or of what was at its address before.
@@ -127,9 +152,12 @@ class Journal:
             )
 
     async def _do(self, work: Work) -> None:
+        await asyncio.wrap_future(self._submit(work))
+
+    def _submit(self, work: Work) -> Future[None]:
         if not self._is_open:
             raise JournalError(f"{named(self.path)} is closed; {work.what} is not kept in it")
-        await asyncio.wrap_future(self._shared.writer.submit(work))
+        return self._shared.writer.submit(work)
 
     async def _asked(self, question: Callable[[sqlite3.Connection], T], otherwise: T) -> T:
         return await asyncio.wrap_future(self._shared.questions.ask(question, otherwise))

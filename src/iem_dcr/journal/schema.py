@@ -73,7 +73,8 @@ _TABLES = (
 )
 
 
-_BEGUN = """
+_NOTES = (
+    """
     CREATE TABLE IF NOT EXISTS begun (
         id INTEGER PRIMARY KEY,
         meter TEXT NOT NULL,            -- serial number
@@ -84,8 +85,18 @@ _BEGUN = """
         began_text TEXT NOT NULL,       -- the meter's time, ISO 8601, or ''
         noted_ms INTEGER NOT NULL       -- host's time
     )
-"""
-"""Transactions whose receipts are still to come: a process that is started again has to know of them."""
+    """,
+    """
+    CREATE TABLE IF NOT EXISTS refused (
+        id INTEGER PRIMARY KEY,
+        meter TEXT NOT NULL,            -- serial number, '' where it was not known
+        address TEXT NOT NULL,          -- host:port
+        transaction_id TEXT NOT NULL,   -- the station's
+        noted_ms INTEGER NOT NULL       -- host's time
+    )
+    """,
+)
+"""What a process that is started again has to know: whose receipts are still to come, and which ids have none."""
 
 
 class DamagedError(JournalError):
@@ -294,9 +305,10 @@ def _check(connection: sqlite3.Connection, path: Path) -> None:
         raise DamagedError(f"{named(path)}: its tables are missing")
 
 
-def make_begun(connection: sqlite3.Connection) -> None:
-    """Make the table of what was begun in a journal that has none yet."""
-    connection.execute(_BEGUN)
+def make_notes(connection: sqlite3.Connection) -> None:
+    """Make the tables of what was begun and refused in a journal that has none yet."""
+    for statement in _NOTES:
+        connection.execute(statement)
 
 
 def _create(connection: sqlite3.Connection, path: Path) -> None:
@@ -308,7 +320,7 @@ def _create(connection: sqlite3.Connection, path: Path) -> None:
                 connection.execute(statement)
             connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version={VERSION}")
-        connection.execute(_BEGUN)
+        make_notes(connection)
         connection.execute("COMMIT")
     except BaseException:
         with contextlib.suppress(sqlite3.Error):

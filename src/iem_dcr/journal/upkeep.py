@@ -139,6 +139,7 @@ def prune(connection: sqlite3.Connection, path: Path, keep_days: int, now: datet
         )
     cutoff_ms = clock_ms - keep_days * (timedelta(days=1) // timedelta(milliseconds=1))
     connection.execute("DELETE FROM begun WHERE noted_ms < ?", (cutoff_ms,))
+    connection.execute("DELETE FROM refused WHERE noted_ms < ?", (cutoff_ms,))
     count = 0
     for deleted in _delete(connection, cutoff_ms, clock_ms):
         count += deleted
