@@ -162,6 +162,18 @@ async def test_a_request_that_comes_while_the_work_ends_is_answered() -> None:
 
 
 @virtual
+async def test_whether_requests_are_taken_can_be_seen() -> None:
+    async with api_bench() as bench:
+        seen = [bench.api.takes_requests]
+        await bench.until_live()
+        seen.append(bench.api.takes_requests)
+        bench.task.cancel()
+        await asyncio.gather(bench.task, return_exceptions=True)
+        seen.append(bench.api.takes_requests)
+    assert seen == [False, True, False]
+
+
+@virtual
 async def test_the_end_does_not_wait_for_a_broker_that_is_gone() -> None:
     async with api_bench() as bench:
         await bench.until_live()

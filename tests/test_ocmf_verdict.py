@@ -76,6 +76,13 @@ def test_the_register_without_the_cables_loss_decides() -> None:
     assert verdict.energy_wh == 7625
 
 
+def test_import_decides_where_export_is_judged_too() -> None:
+    rows = [row | {"RI": register} for row in (BEGIN, END) for register in ("1-0:B2.8.0", "1-0:C2.8.0")]
+    verdict = verdict_on([parse(signed(*rows))], SIGNER.spki)
+    assert [(one.register, one.decides) for one in verdict.energies] == [("1-0:B2.8.0", True), ("1-0:C2.8.0", False)]
+    assert verdict.energy_wh == 7625
+
+
 def test_a_discharge_is_judged_by_its_export() -> None:
     verdict = verdict_on([parse(signed(BEGIN | {"RI": "1-0:C2.8.0"}, END | {"RI": "1-0:C2.8.0"}))], SIGNER.spki)
     assert (verdict.judgement, verdict.energy_wh) == (Judgement.ACCEPTED, Decimal(7625))

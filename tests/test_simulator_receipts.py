@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from iem_dcr.ocmf import find_tuple
+from iem_dcr.simulator.signing import Signer
 from tests.support.shared import shared
 from tests.test_simulator_nodes import GW, USER, Bench
 
@@ -46,6 +47,15 @@ def test_signatures_verify(encoding: str) -> None:
         key.verify(signature, payload, ec.ECDSA(hashes.SHA256()))
         with pytest.raises(InvalidSignature):
             key.verify(signature, payload.replace(b"T", b"F", 1), ec.ECDSA(hashes.SHA256()))
+
+
+@pytest.mark.parametrize(("encoding", "size"), [("unpadded-der", 70), ("raw", 64)])
+def test_small_numbers_are_written_with_all_their_bytes(encoding: str, size: int) -> None:
+    signer = Signer(0xC0FFEE)
+    # One number in 256 begins with a zero byte: of 4000 some do.
+    signatures = [bytes.fromhex(signer.sign(b"signed", encoding)) for _ in range(2000)]
+    assert {len(signature) for signature in signatures} == {size}
+    assert any(signature[0 if encoding == "raw" else 4] == 0 for signature in signatures)
 
 
 def test_unpadded_integers_are_what_strict_readers_refuse() -> None:

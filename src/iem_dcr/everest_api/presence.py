@@ -83,7 +83,7 @@ class Presence:
         """Whether the meter can be reached, as EVerest is told."""
         if self._errors.keys() & _UNREACHABLE:
             return False
-        return min(seconds_since(self._heard_s()), seconds_since(self._value_s)) < HEARD_WITHIN_S
+        return seconds_since(self._heard_s()) < HEARD_WITHIN_S
 
     async def run(self) -> None:
         """Tell EVerest that the meter can be reached, every two seconds and as soon as it can again."""
