@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from endurance.wire import Session
-from iem_dcr.device import client as device_client
+from iem_dcr.device import connections
 from iem_dcr.driver.starting import Starting
 from iem_dcr.everest import driving
 from iem_dcr.everest_api.meter_api import MeterApi
@@ -219,7 +219,7 @@ class Rigged:
 
     def __enter__(self) -> None:
         """Put them in place."""
-        module: Any = device_client
+        module: Any = connections
         self._new_session, self._start = module._new_session, Starting.start
         self._sleep_s, driving.REPLIES_GO_OUT_WITHIN_S = driving.REPLIES_GO_OUT_WITHIN_S, 0.0
         socket, start, numbers = self._socket, self._start, _numbers()
@@ -239,7 +239,7 @@ class Rigged:
 
     def __exit__(self, *_: object) -> None:
         """Take them back."""
-        module: Any = device_client
+        module: Any = connections
         module._new_session, Starting.start = self._new_session, self._start  # type: ignore[method-assign]
         driving.REPLIES_GO_OUT_WITHIN_S = self._sleep_s
 

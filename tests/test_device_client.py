@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from iem_dcr.device.client import MAX_ANSWER_BYTES, MAX_WIRE_BYTES, MeterClient
+from iem_dcr.device.client import MeterClient
+from iem_dcr.device.connections import MAX_ANSWER_BYTES, MAX_WIRE_BYTES
 from iem_dcr.device.messages import Gateway, PublicKey, User
 from iem_dcr.errors import (
     MeterError,

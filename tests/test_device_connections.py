@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from iem_dcr.device.client import IDLE_CLOSED_AFTER_S, MeterClient
+from iem_dcr.device.client import MeterClient
+from iem_dcr.device.connections import IDLE_CLOSED_AFTER_S
 from iem_dcr.errors import AnswerLostError, MeterUnreachableError, NotUnderstoodError, RefusedError
 from tests.support.raw_server import Do, Then, answer
 from tests.support.virtual_time import virtual

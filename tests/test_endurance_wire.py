@@ -10,7 +10,7 @@ import pytest
 from endurance.clock import JumpingLoop
 from endurance.unit import Unit
 from endurance.wire import Session, Socket
-from iem_dcr.device import client as device_client
+from iem_dcr.device import connections
 from iem_dcr.device.client import MeterClient
 from iem_dcr.device.messages import User
 from iem_dcr.errors import MeterError
@@ -97,7 +97,7 @@ def in_memory(
     async def run() -> tuple[Story, Any]:
         unit = Unit(options())
         socket = Socket(unit, lambda: 0.5)
-        monkeypatch.setattr(device_client, "_new_session", lambda: Session(socket))
+        monkeypatch.setattr(connections, "_new_session", lambda: Session(socket))
         if off:
             unit.cut_power(60.0, 0.0)
         return await story(MeterClient("meter", timeout_s=2.0), unit.meter, requests, fault), got(unit.meter)

@@ -28,7 +28,8 @@ from iem_dcr.bringup.watching import WatchedMeter, watch
 from iem_dcr.cli.watch import sight_json
 from iem_dcr.cli.watch_view import Picture, plain_line
 from iem_dcr.config import Settings
-from iem_dcr.device.client import MAX_WIRE_BYTES, MeterClient
+from iem_dcr.device.client import MeterClient
+from iem_dcr.device.connections import MAX_WIRE_BYTES
 from iem_dcr.device.messages import User
 from iem_dcr.driver import MeterDriver
 from iem_dcr.driver.driver import START_S, STOP_S

@@ -20,7 +20,7 @@ from iem_dcr.bringup import json_text, nodes, recorder
 from iem_dcr.bringup.disguise import NOISE, SIGNED_AGAIN, Disguise
 from iem_dcr.bringup.pseudonyms import Pseudonyms
 from iem_dcr.bringup.recorder import Recorded
-from iem_dcr.device.client import Answer
+from iem_dcr.device.connections import Answer
 from iem_dcr.errors import RecordingError
 from iem_dcr.simulator import SimulatedMeter, SimulatorOptions
 from tests.support.bench import CI, SECRET

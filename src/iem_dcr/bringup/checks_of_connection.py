@@ -22,7 +22,7 @@ from iem_dcr.errors import (
 if TYPE_CHECKING:
     from iem_dcr.bringup.evidence import Evidence
     from iem_dcr.config import Settings
-    from iem_dcr.device.client import Answer
+    from iem_dcr.device.connections import Answer
 
 SLOW_S: Final = 1.0
 """A live value is due every second."""

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from iem_dcr.bringup.look import Key
     from iem_dcr.bringup.nodes import Node
-    from iem_dcr.device.client import Answer, MeterClient
+    from iem_dcr.device.client import MeterClient
+    from iem_dcr.device.connections import Answer
     from iem_dcr.device.messages import Gateway, MeterValue, PublicKey
 
 TIMEOUT_S: Final = 4.0

@@ -13,7 +13,8 @@ from iem_dcr.device.client import BASE, BASE_V2
 from iem_dcr.errors import MeterError
 
 if TYPE_CHECKING:
-    from iem_dcr.device.client import Answer, MeterClient
+    from iem_dcr.device.client import MeterClient
+    from iem_dcr.device.connections import Answer
 
 
 @dataclass(frozen=True, slots=True)

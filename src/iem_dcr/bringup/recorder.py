@@ -17,7 +17,7 @@ from iem_dcr.errors import (
 
 if TYPE_CHECKING:
     from iem_dcr.bringup.nodes import Node
-    from iem_dcr.device.client import Answer
+    from iem_dcr.device.connections import Answer
 
 TIMEOUT_S: Final = 5.0
 _PROBLEMS: Final = {
