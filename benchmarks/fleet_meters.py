@@ -21,6 +21,7 @@ from typing import Final, cast
 BASE: Final = b"/counter/v1/ocmf"
 POWER_W: Final = 40_000
 """Of every meter; 400 V and 100 A."""
+REFUSED: Final = 428
 PUBLIC_KEY: Final = (
     "3059301306072A8648CE3D020106082A8648CE3D030107034200"
     "046B17D1F2E12C4247F8BCE6E563A440F277037D812DEB33A0F4A13945D898C296"
@@ -29,13 +30,22 @@ PUBLIC_KEY: Final = (
 """The generator of secp256r1: a point on the curve, and nobody's key."""
 
 _HEAD = b"HTTP/1.1 %d %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
-_REASONS = {200: b"OK", 400: b"Bad Request", 404: b"Not Found", 405: b"Method Not Allowed", 409: b"Conflict"}
+_REASONS = {
+    200: b"OK",
+    400: b"Bad Request",
+    404: b"Not Found",
+    405: b"Method Not Allowed",
+    428: b"Precondition Required",
+}
 _LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]{1,6})\r\n", re.IGNORECASE)
 _VALUE = (
     '{"MS":"%s","TM":"%s","EF":"","ST":"G","XT":false,"RD":['
-    '{"RV":"%.5f","RI":"1-b:1.8.e","RU":"kWh","RT":"DC"},{"RV":"0.00000","RI":"1-b:2.8.e","RU":"kWh","RT":"DC"},'
-    '{"WV":"0.00000","WI":"1-b:1.8.0","WU":"kWh","WT":"DC"},{"WV":"0.00000","WI":"1-b:2.8.0","WU":"kWh","WT":"DC"}],'
-    '"U1":400.512,"U2":400.125,"U3":0,"U4":0,"I":99.969,"P":40000,"XS":"0x0000","XC":"0x0000,0x0000"}'
+    '{"RV":"%012.3f","RI":"1-b:1.8.e","RU":"kWh","RT":"DC"},'
+    '{"RV":"00000000.000","RI":"1-b:2.8.e","RU":"kWh","RT":"DC"},'
+    '{"WV":"00000000.000","WI":"transaction_1-b:1.8.e","WU":"kWh","WT":"DC"},'
+    '{"WV":"00000000.000","WI":"transaction_1-b:2.8.e","WU":"kWh","WT":"DC"}],'
+    '"U1":1.125,"U2":400.125,"U3":0,"U4":0,"I":99.969,"P":40000,"XS":"0x0000000000000001",'
+    '"XC":"0x0000, 0x00000000, 0x00, 0x00"}'
 )
 
 
@@ -87,12 +97,12 @@ class Meter:
     def _post(self, node: bytes, fields: dict[str, object]) -> int:
         if node == b"/gw":
             if self.gateway != ("", ""):
-                return 409
+                return REFUSED
             self.gateway = (str(fields.get("CT")), str(fields.get("CI")))
             return 200
         if node in (b"/datetime", b"/tariff", b"/user"):
             return 200
-        return 409 if node == b"/receipt" else 404
+        return REFUSED if node == b"/receipt" else 404
 
 
 class Connection(asyncio.Protocol):

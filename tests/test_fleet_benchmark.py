@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.fleet_meters import PUBLIC_KEY
+from benchmarks.fleet_meters import PUBLIC_KEY, Meter
 from benchmarks.fleet_watch import judged
 from iem_dcr.config import Settings
 from iem_dcr.driver import MeterDriver
 from iem_dcr.powermeter import Powermeter, StationError, TransactionReq, TransactionRequestStatus
+from iem_dcr.simulator import SimulatedMeter
 from tests.support.brokers import real_time, until
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
@@ -61,6 +62,26 @@ def test_it_runs() -> None:
 def two_meters() -> subprocess.Popen[str]:
     command = [sys.executable, str(BENCHMARKS / "fleet_meters.py"), "2"]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def test_its_meters_write_a_value_as_the_simulated_meter_does() -> None:
+    node = "/counter/v1/ocmf/metervalue"
+    value = json.loads(Meter("1SIM0000000042").value())
+    like = json.loads(SimulatedMeter(monotonic=lambda: 0.0).handle("GET", node).body)
+    assert list(value) == list(like)
+    assert value["XC"] == like["XC"]
+    assert [list(row) for row in value["RD"]] == [list(row) for row in like["RD"]]
+    for row, row_like in zip(value["RD"], like["RD"], strict=True):
+        (number, *others), (number_like, *others_like) = row.values(), row_like.values()
+        assert others == others_like
+        assert len(number) == len(number_like)
+
+
+def test_its_meters_refuse_as_a_meter_does() -> None:
+    meter, gateway = Meter("1SIM0000000042"), b'{"CT":"EVSEID","CI":"DE*1","TM":""}'
+    base = b"/counter/v1/ocmf"
+    assert [meter.answer(b"POST", base + b"/gw", gateway)[0] for _ in range(2)] == [200, 428]
+    assert meter.answer(b"POST", base + b"/receipt", b'{"TX":"B"}')[0] == 428
 
 
 @real_time
