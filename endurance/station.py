@@ -71,8 +71,7 @@ class Station(Stage):
             else:
                 self._taken(call)
                 if self._latency.random() < 0.1:
-                    # A broker may hand over again what it got no acknowledgement for.
-                    asyncio.get_running_loop().call_later(0.3, self._send_to_process, topic, message)
+                    self._later(0.3, lambda: self._hand_over_again(call, topic, message))
             return
         process = self.process
         if process is None:
@@ -110,6 +109,12 @@ class Station(Stage):
 
     def _send_to_process(self, topic: str, message: bytes) -> bool:
         return self.process is not None and self.process.receive(topic, message)
+
+    def _hand_over_again(self, call: Call, topic: str, message: bytes) -> None:
+        """Have the broker hand over again what it got no acknowledgement for; who has answered has acknowledged it."""
+        process = self.process
+        if process is not None and (call.answer is None or process.number == call.process):
+            process.receive(topic, message)
 
     def _hand_over_queued(self, process: Process) -> None:
         """Have the broker hand over what it held for a client that was away."""
