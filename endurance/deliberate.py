@@ -201,6 +201,22 @@ def _kept_under_the_wrong_id() -> AbstractContextManager[None]:
     return stack  # type: ignore[return-value]  # as above
 
 
+def _no_means_no() -> AbstractContextManager[None]:
+    stop = MeterDriver.stop_transaction
+    refused: dict[tuple[int, str], Any] = {}
+
+    async def once(self: MeterDriver, transaction_id: str) -> Any:
+        of = id(self), transaction_id
+        if of not in refused:
+            answer = await stop(self, transaction_id)
+            if not answer.error:
+                return answer
+            refused[of] = answer
+        return refused[of]
+
+    return instead(MeterDriver, stop_transaction=once)
+
+
 def _never_ends_the_unwanted() -> AbstractContextManager[None]:
     async def leaves_it(_self: MeterDriver) -> None:
         return None
@@ -304,6 +320,9 @@ LOST_BEHIND_ITS_BACK: Final = (
 )
 """The process that began a transaction is gone, and so is the transaction: what the meter has is another's receipt."""
 
+AWAY_AT_THE_STOP: Final = (Step(1.5, "set_trap", _AT_B | {"what": "network_swallows", "then": {"for_s": 80.0}}),)
+"""The meter acts on E, and is out of reach for longer than a stop may take; then it is there again."""
+
 ENDED_IN_A_COMMAND: Final = (
     Step(0.0, "network_swallows", {"for_s": 10.0}),
     Step(2.0, "restart", {"away_s": 0.2}),
@@ -339,6 +358,7 @@ FAULTS: Final = (
         _never_ends_the_unwanted,
         B_STAYS_IN_DOUBT,
     ),
+    Deliberate("no means no", "a stop that failed once fails for ever", 75, _no_means_no, AWAY_AT_THE_STOP),
     Deliberate("deadline ignored", "a command may take ten minutes", 75, _takes_its_time),
     Deliberate("tidied", "the tuple is not handed over as the meter wrote it", 10, _writes_the_tuple_anew),
     Deliberate("journal late", "a receipt is written to the journal after the reply", 10, _journal_after_the_reply),

@@ -224,11 +224,15 @@ def every_command_is_answered_once_and_in_time(world: Evidence) -> Iterator[str]
 def the_charger_charges_again_after_all(world: Evidence) -> Iterator[str]:
     """When nothing is wrong any more, a session is begun and ended as if nothing had ever been, with its receipt.
 
+    A receipt that the meter has then, and nobody was given, is handed over when it is asked for.
+
     * What the network or a power cut has done is given 100 s.
     """
     for call in world.calls:
         if call.fresh and not call.ok:
             yield f"{call.command} in a world in which nothing is wrong: {call.answer}"
+        if call.owed and not call.ok:
+            yield f"the receipt of {call.transaction_id!r} is there, and not given when all is calm: {call.answer}"
 
 
 def energies_never_fall(world: Evidence) -> Iterator[str]:

@@ -39,6 +39,7 @@ class Call:
         answers: how many answers came.
         excused: why it needs no answer: its process was killed or ended.
         fresh: nothing was wrong with the world when it was asked, nor since.
+        owed: it asks, when all is calm, for a receipt that the meter has and nobody was given.
         broker_away_s: how long the broker was away between question and answer.
     """
 
@@ -53,6 +54,7 @@ class Call:
     answers: int = 0
     excused: str = ""
     fresh: bool = False
+    owed: bool = False
     broker_away_s: float = 0.0
 
     @property

@@ -58,6 +58,7 @@ class World(Troubles):
         await asyncio.sleep(CALM_S)
         self.calmed_s = self.now_s
         self.running_after_calm = self.unit.running
+        await self._ask_for_what_is_owed()
         await self._last_session()
         self.running_at_end = self.unit.running
         process = self.process
@@ -75,6 +76,17 @@ class World(Troubles):
         if self.plan.journal and path.exists():
             with open_for_reading(path) as reader:
                 self.filed = [Filed(entry.text, entry.transaction_id) for entry in reader.entries()]
+
+    async def _ask_for_what_is_owed(self) -> None:
+        """Stop once more what ended last and was not handed over; its receipt is there, so this has to succeed."""
+        signed = self.unit.signed
+        transaction_id = signed[-1].transaction_id if signed and self.running_after_calm is None else None
+        if transaction_id is None or any(call.tuple_text == signed[-1].text for call in self.calls):
+            return
+        self.stop(transaction_id)
+        self.counts["stop of what is owed"] += 1
+        self.calls[-1].owed = True
+        await self._answers(self.calls)
 
     async def _last_session(self) -> None:
         """Have a session like any other, in a world in which nothing goes wrong."""

@@ -248,6 +248,31 @@ def test_another_pagination_is_another_record_whatever_its_size() -> None:
 
 
 @pytest.mark.parametrize(
+    ("before", "PG", "judgement"),
+    [
+        ("T4", "T5", Judgement.DISAGREES),
+        ("T4", "T6", Judgement.OTHER),
+        ("T9", "T10", Judgement.DISAGREES),
+        ("T9", "T11", Judgement.OTHER),
+        ("", "T1", Judgement.DISAGREES),
+        ("", "T2", Judgement.OTHER),
+        ("T4", "T3", Judgement.DISAGREES),
+        ("F4", "T6", Judgement.DISAGREES),
+        ("T4", "T" + "9" * 5000, Judgement.DISAGREES),
+        ("T4", "T٦", Judgement.DISAGREES),
+        ("T4", "T-6", Judgement.DISAGREES),
+        ("T4", "T", Judgement.DISAGREES),
+    ],
+)
+def test_somebody_else_s_id_in_a_record_that_is_not_the_next_one_is_another_transaction_s(
+    before: str, PG: str, judgement: Judgement
+) -> None:
+    expected = Expected(before, "A", "M1", NOON)
+    assert judged(facts(PG=PG, ID="B"), expected) is judgement
+    assert judged(facts(PG=PG, ID="A"), expected) is Judgement.OURS
+
+
+@pytest.mark.parametrize(
     ("tuple_facts", "word"),
     [(facts(ID="B"), "ID"), (facts(MS="M2"), "MS"), (facts(began=NOON - timedelta(hours=1)), "began")],
 )

@@ -323,6 +323,9 @@ class Judgement(Enum):
     OTHER = auto()
 
 
+MOST_DIGITS = 18
+"""Of a pagination counter; what is longer is none."""
+
 ID_OF_ANOTHER = "ID is somebody else's"
 """Not even the beginning of the one that was assigned; or none at all."""
 
@@ -340,17 +343,33 @@ def judge(
 
     Returns:
         OURS, OTHER, or DISAGREES with what disagrees: by its PG it is ours, and something else in it says otherwise.
+        Somebody else's ID in a record that is not the next one is OTHER: no meter's own way with IDs makes a gap.
     """
     if expected.PG_before is not None and facts.PG:
         if expected.PG_before == facts.PG:
             return Judgement.OTHER, ()
         why = _disagreements(facts, expected, -(tolerance if early is None else early), tolerance)
+        if ID_OF_ANOTHER in why and _is_later_than_next(facts.PG, expected.PG_before):
+            return Judgement.OTHER, ()
         return (Judgement.DISAGREES if why else Judgement.OURS), why
     if expected.ID is None:
         is_ours = _ended_since(facts.ended, expected.ended)
     else:
         is_ours = facts.ID == expected.ID and _not_before(facts.began, expected.began, tolerance)
     return (Judgement.OURS if is_ours else Judgement.OTHER), ()
+
+
+def _is_later_than_next(PG: str, PG_before: str) -> bool:
+    """Tell whether a record was signed between two: the counter rises by one with each, from T1 on (OCMF, field PG)."""
+    if PG_before and PG[:1] != PG_before[:1]:
+        return False
+    count, count_before = _counted(PG), _counted(PG_before) if PG_before else 0
+    return count is not None and count_before is not None and count > count_before + 1
+
+
+def _counted(PG: str) -> int | None:
+    digits = PG[1:]
+    return int(digits) if digits.isascii() and digits.isdigit() and len(digits) <= MOST_DIGITS else None
 
 
 def began_apart_s(facts: Facts, expected: Expected) -> float:
