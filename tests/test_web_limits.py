@@ -254,8 +254,8 @@ async def test_a_port_that_is_taken_is_tried_again(caplog: pytest.LogCaptureFixt
         await asyncio.sleep(3 * TRIED_AGAIN_AFTER_S)
         (told,) = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
         assert told == (
-            f"no bring-up page at 127.0.0.1:{port}: Address already in use; it is tried again every 10 s, and the "
-            "meters do without"
+            f"no bring-up page at 127.0.0.1:{port} (listen in [web]): Address already in use; it is tried again "
+            "every 10 s, and the meters do without"
         )
     await asyncio.sleep(TRIED_AGAIN_AFTER_S)
     assert server.listening.is_set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import sqlite3
 import threading
@@ -13,7 +14,8 @@ import pytest
 from iem_dcr import ocmf
 from iem_dcr.journal import forget
 from iem_dcr.ocmf.documents import read_document
-from iem_dcr.service.web import book
+from iem_dcr.ocmf.findings import Severity
+from iem_dcr.service.web import book, receipts
 from tests.support.bench import bench, request
 from tests.support.journals import METER, journal, kept
 from tests.support.served_page import observed, read_event, served, value, wall
@@ -246,3 +248,19 @@ async def test_an_old_link_never_leads_to_another_receipt() -> None:
     async with served([after]) as page:
         for suffix in ("", ".xml"):
             assert (await page.ask(old + suffix)).status == 404
+
+
+@virtual
+async def test_of_thousands_of_findings_the_worst_are_shown() -> None:
+    readings = [{"TM": "2026", "TX": "B", "RI": f"unknown {number}", "RU": "kWh"} for number in range(300)]
+    tuple_text = f"OCMF|{json.dumps({'FV': '1.0', 'PG': 'T1', 'RD': readings})}|{{}}"
+    meter = observed()
+    await meter.keep(kept(0, "", receipt=ocmf.parse(tuple_text), outcome=None))
+    async with served([meter]) as page:
+        said = (await page.ask(await path_of(page, "m1"))).text
+        body = said.partition('class="findings"')[2].partition("</table>")[0]
+        severities = re.findall(r'role="rowheader"[^>]*>(\w+)<', body)
+        assert len(severities) == receipts.MOST_FINDINGS
+        order = [severity.value for severity in Severity]
+        assert severities == sorted(severities, key=order.index)
+        assert re.search(r"And \d{3,} more: iem-dcr verify shows all", said)

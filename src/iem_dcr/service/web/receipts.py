@@ -34,7 +34,10 @@ _JUDGEMENTS: Final = {
     Judgement.REFUSED: ("refused", "fault", "The signature matches, but the transparency software refuses this."),
     Judgement.ACCEPTED: ("valid", "ok", "The signature matches, and nothing speaks against the receipt."),
 }
+_ORDER: Final = {severity: place for place, severity in enumerate(Severity)}
 _KINDS: Final = {Severity.ERROR: "fault", Severity.WARNING: "warning", Severity.INFO: ""}
+MOST_FINDINGS: Final = 100
+"""So many are on the page: a meter that signs nonsense can have thousands, and to write them holds up the loop."""
 _NOT_IN_A_NAME: Final = re.compile(r"[^A-Za-z0-9._-]+")
 
 
@@ -140,8 +143,15 @@ def _findings(receipt: Receipt, findings: tuple[Finding, ...]) -> Element:
     if not findings:
         return tag("p", "None.")
     heads = ("Severity", "Code", "What was found", "What to do")
-    body = tag("tbody", *(_finding(receipt, finding) for finding in findings))
-    return tag("div", table("Findings", heads, body, class_="findings"), class_="wide")
+    worst = sorted(findings, key=lambda finding: _ORDER[finding.severity])[:MOST_FINDINGS]
+    body = tag("tbody", *(_finding(receipt, finding) for finding in worst))
+    more = len(findings) - len(worst)
+    return tag(
+        "div",
+        table("Findings", heads, body, class_="findings"),
+        tag("p", f"And {more} more: iem-dcr verify shows all of the XML.", class_="note") if more else None,
+        class_="wide",
+    )
 
 
 def _finding(receipt: Receipt, finding: Finding) -> Element:

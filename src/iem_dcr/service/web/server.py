@@ -89,7 +89,8 @@ class WebServer:
                 self._failing = why
                 _log.log(
                     level,
-                    "no bring-up page at %s: %s; it is tried again every %.0f s, and the meters do without",
+                    "no bring-up page at %s (listen in [web]): %s; it is tried again every %.0f s, "
+                    "and the meters do without",
                     self._settings.listen,
                     why,
                     TRIED_AGAIN_AFTER_S,
