@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from iem_dcr import ocmf
-from iem_dcr.bringup.seen import TransactionWatch
-from iem_dcr.bringup.sight import Sample, Sight
+from iem_dcr.bringup.seen import SeenMeter
+from iem_dcr.bringup.sight import Sample
 from iem_dcr.device.client import MeterClient
 from iem_dcr.driver.timing import Schedule, now_s
 from iem_dcr.errors import MeterError, ReceiptError, printable
@@ -22,6 +23,7 @@ from iem_dcr.errors import MeterError, ReceiptError, printable
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from iem_dcr.bringup.sight import Sight
     from iem_dcr.device.messages import Gateway, MeterValue
 
 EVERY_S: Final = 1.0
@@ -31,8 +33,6 @@ GATEWAY_EVERY_S: Final = 60.0
 ASKED_AGAIN_AFTER_S: Final = 10.0
 """What /gw or /publickey gave no answer to is asked again so much later."""
 REMEMBERED_S: Final = 300.0
-CLOCK_JUMP: Final = timedelta(seconds=5)
-"""A clock that jumps further than this between two values may have been through a power cut."""
 
 
 class WatchedMeter:
@@ -52,14 +52,8 @@ class WatchedMeter:
         self._client = MeterClient(host, port, timeout_s=TIMEOUT_S)
         self._wall = wall
         self.address = self._client.address
-        self._value: MeterValue | None = None
-        self._read_at: datetime | None = None
-        self._read_s = self._moved_s = 0.0
-        self._clock_off: timedelta | None = None
-        self._problem = ""
-        self._silent: tuple[datetime, float] | None = None
+        self._seen = SeenMeter()
         self._samples: deque[Sample] = deque(maxlen=round(REMEMBERED_S / EVERY_S))
-        self._transaction = TransactionWatch()
         self._gateway: Gateway | None = None
         self._has_key = False
         self._due_s = {"/gw": 0.0, "/publickey": 0.0}
@@ -68,7 +62,7 @@ class WatchedMeter:
     @property
     def answered(self) -> bool:
         """Whether it has ever given a live value."""
-        return self._value is not None
+        return self._seen.value is not None
 
     async def run(
         self, looked: Callable[[WatchedMeter], None], *, phase: float | None = None, count: int | None = None
@@ -102,55 +96,32 @@ class WatchedMeter:
         try:
             value = await self._client.metervalue()
         except MeterError as error:
-            self._problem = error.brief
-            if self._silent is None:
-                self._silent = asked, asked_s
+            self._seen.failed(error.brief, asked, asked_s)
             return
         answered = self._wall()
         self._take_up(value, asked + (answered - asked) / 2)
 
     def sight(self) -> Sight:
         """Return what there is to see now; to be called on the loop."""
-        value, now = self._value, now_s()
-        silent_since, silent_s = self._silent or (None, now)
-        return Sight(
-            address=self.address,
-            now_s=now,
-            value=value,
-            read_at=self._read_at,
-            age_s=None if value is None else now - self._read_s,
-            stands_s=self._read_s - self._moved_s,
-            clock_off=self._clock_off,
-            problem=self._problem,
-            silent_since=silent_since,
-            silent_s=None if silent_since is None else now - silent_s,
+        sight = self._seen.sight(self.address)
+        return replace(
+            sight,
             gateway=self._gateway,
             other_problems=tuple(self._other_problems.items()),
-            transaction=None if value is None else self._transaction.seen(value),
-            samples=tuple(sample for sample in self._samples if now - sample.at_s < REMEMBERED_S),
+            samples=tuple(sample for sample in self._samples if sight.now_s - sample.at_s < REMEMBERED_S),
         )
 
     def _take_up(self, value: MeterValue, read_at: datetime) -> None:
-        before, off_before = self._value, self._clock_off
-        if before is not None and before.MS != value.MS:
+        news = self._seen.take_up(value, read_at)
+        if news.is_another:
             self._is_another()
-            before = off_before = None
-        self._clock_off = value.TM.instant - read_at
-        jumped = off_before is not None and abs(self._clock_off - off_before) > CLOCK_JUMP
-        was_silent = self._silent is not None
-        if was_silent or jumped:
+        if news.may_have_missed:
             self._due_s["/gw"] = now_s()
-        self._transaction.take_up(before, value, read_at, may_have_missed=was_silent or jumped)
-        self._value, self._read_at, self._read_s = value, read_at, now_s()
-        if before is None or before.TM.instant != value.TM.instant:
-            self._moved_s = self._read_s
-        self._problem, self._silent = "", None
-        self._samples.append(Sample(self._read_s, float(value.P), float(value.U2), float(value.I)))
+        self._samples.append(Sample(self._seen.read_s, float(value.P), float(value.U2), float(value.I)))
 
     def _is_another(self) -> None:
         """Forget what was known: another meter answers at this address."""
         self._samples.clear()
-        self._transaction.forget()
         self._gateway = None
         self._has_key = False
         self._due_s = dict.fromkeys(self._due_s, now_s())
@@ -158,7 +129,7 @@ class WatchedMeter:
 
     async def _ask_what_is_due(self) -> None:
         """Ask at most one more question, of a meter that has just answered."""
-        if self._silent is not None:
+        if self._seen.is_silent:
             return
         if now_s() >= self._due_s["/gw"]:
             self._due_s["/gw"] = now_s() + await self._ask_gateway()

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from iem_dcr.cli.render import device_text, kwh, say
+from iem_dcr.bringup.sight import shown
+from iem_dcr.cli.render import kwh, say
 from iem_dcr.cli.verifying import UNREADABLE
 from iem_dcr.meter_time import rfc3339
 from iem_dcr.ocmf.findings import Severity
@@ -190,14 +191,14 @@ def _block(checked: Checked) -> Iterator[Text]:
     verdict = checked.verdict
     where = ", ".join(checked.sources)
     if verdict is None:
-        yield Text(f"Receipt at {device_text(where)}", style="bold")
-        yield _row("Verdict", Text.assemble(("NOT READABLE", "bold yellow"), f": {device_text(checked.problem)}"))
+        yield Text(f"Receipt at {shown(where)}", style="bold")
+        yield _row("Verdict", Text.assemble(("NOT READABLE", "bold yellow"), f": {shown(checked.problem)}"))
         return
-    names = " and ".join(device_text(pagination or "without PG") for pagination in checked.paginations)
-    title = f"Receipt {names} of meter {device_text(checked.meter or 'without serial number')}"
-    yield Text.assemble((title, "bold"), (f"   {device_text(where)}" if where else "", "dim"))
-    kind = f" ({device_text(checked.identification_type)})" if checked.identification_type else ""
-    yield _row("User", Text(device_text(checked.identification or "none") + kind))
+    names = " and ".join(shown(pagination or "without PG") for pagination in checked.paginations)
+    title = f"Receipt {names} of meter {shown(checked.meter or 'without serial number')}"
+    yield Text.assemble((title, "bold"), (f"   {shown(where)}" if where else "", "dim"))
+    kind = f" ({shown(checked.identification_type)})" if checked.identification_type else ""
+    yield _row("User", Text(shown(checked.identification or "none") + kind))
     times = _times_of(verdict)
     yield _row("Begin", Text(_end(times.begin, times.begin_wh) if times else "not in the receipt"))
     yield _row("End", Text(_end(times.end, times.end_wh) if times else "not in the receipt"))
@@ -211,15 +212,15 @@ def _block(checked: Checked) -> Iterator[Text]:
 
 
 def _line(checked: Checked) -> Text:
-    where = device_text(", ".join(checked.sources))
+    where = shown(", ".join(checked.sources))
     verdict = checked.verdict
     if verdict is None:
-        return Text.assemble(f"{where}: ", ("NOT READABLE", "bold yellow"), f": {device_text(checked.problem)}")
+        return Text.assemble(f"{where}: ", ("NOT READABLE", "bold yellow"), f": {shown(checked.problem)}")
     times = _times_of(verdict)
     words = (
-        device_text(checked.meter),
-        " ".join(device_text(pagination) for pagination in checked.paginations),
-        device_text(checked.identification),
+        shown(checked.meter),
+        " ".join(shown(pagination) for pagination in checked.paginations),
+        shown(checked.identification),
         _end(times.begin if times else None, None),
         _end(times.end if times else None, None),
         "?" if verdict.energy_wh is None else kwh(verdict.energy_wh),
@@ -238,14 +239,14 @@ def _finding(found: Finding, before: str) -> Text:
     )
     return Text.assemble(
         (before, "dim"), (f"{found.severity.value:<7}", _STYLES[found.severity]), f" {found.code}",
-        f" ({device_text(at)})" if at else "", f": {found.text}",
+        f" ({shown(at)})" if at else "", f": {found.text}",
     )  # fmt: skip
 
 
 def _energy(energy: Energy) -> str:
     counted = "cannot be told" if energy.energy_wh is None else kwh(energy.energy_wh)
     beside = "" if energy.decides else ", beside the verdict"
-    return f"{counted}  {energy.direction or 'register'} {device_text(energy.register)}{beside}"
+    return f"{counted}  {energy.direction or 'register'} {shown(energy.register)}{beside}"
 
 
 def _end(time: MeterTime | None, value_wh: Decimal | None) -> str:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, TypedDict, TypeVar, Unpack, cast
 
 import click
 
+from iem_dcr.bringup.sight import shown
 from iem_dcr.cli.arguments import common
-from iem_dcr.cli.render import device_text, kwh, print_receipt, say
+from iem_dcr.cli.render import kwh, print_receipt, say
 from iem_dcr.cli.terminal import Output, tell
 from iem_dcr.cli.whole_file import write_whole
 from iem_dcr.errors import JournalError, ReceiptError, printable, shortened
@@ -238,7 +239,7 @@ def _items(reader: JournalReader, **which: Unpack[Which]) -> list[Item]:
     for entry in reader.entries(**which):
         receipt = _receipt(entry)
         if isinstance(receipt, str):
-            tell(f"Note: entry {entry.id} ({device_text(entry.pagination or 'without PG')}) is left out: {receipt}.")
+            tell(f"Note: entry {entry.id} ({shown(entry.pagination or 'without PG')}) is left out: {receipt}.")
         else:
             items.append(Item(receipt, entry.public_key, entry.transaction_id))
     return items
@@ -287,13 +288,13 @@ def _none_is_said(path: str, count: int) -> int:
 
 
 def _entry_line(entry: Entry) -> str:
-    begin = device_text(entry.begin_text) or "?"
-    end = device_text(entry.end_text) or "?"
+    begin = shown(entry.begin_text) or "?"
+    end = shown(entry.end_text) or "?"
     words = [
-        device_text(entry.meter),
-        device_text(entry.pagination or "without PG"),
-        device_text(entry.transaction_id) or "-",
-        device_text(entry.identification) or "-",
+        shown(entry.meter),
+        shown(entry.pagination or "without PG"),
+        shown(entry.transaction_id) or "-",
+        shown(entry.identification) or "-",
         f"{begin} to {end}",
         "?" if entry.energy_wh is None else kwh(entry.energy_wh),
         entry.outcome.value if entry.outcome else "not checked",
@@ -304,7 +305,7 @@ def _entry_line(entry: Entry) -> str:
         words.append("DAMAGED")
     errors = [str(found.get("code")) for found in entry.findings if found.get("severity") == "error"]
     if errors:
-        words.append(device_text("not accepted by the transparency software: " + ", ".join(dict.fromkeys(errors))))
+        words.append(shown("not accepted by the transparency software: " + ", ".join(dict.fromkeys(errors))))
     return "  ".join(words)
 
 

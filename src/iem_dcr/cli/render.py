@@ -9,6 +9,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from iem_dcr.bringup.sight import CLOCK_TOLERANCE_S, LONGEST_TEXT, shown
 from iem_dcr.errors import printable
 from iem_dcr.ocmf import Outcome
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from iem_dcr.ocmf import Reading, Receipt, Verification
     from iem_dcr.powermeter import Powermeter
 
-LONGEST_TEXT = 250
 _VERDICTS = {
     Outcome.VALID: ("VALID", "bold green"),
     Outcome.INVALID: ("NOT VALID", "bold red"),
@@ -31,12 +31,6 @@ _VERDICTS = {
 }
 _ENDS = {"L": "locally", "R": "remotely", "A": "aborted", "P": "by a power failure"}
 """OCMF's TX of a last reading that is no ordinary end."""
-_CLOCK_TOLERANCE_S = 5.0
-
-
-def device_text(text: object) -> str:
-    """Make a text of the meter's fit to be shown: no control characters, not without end."""
-    return printable(text, limit=LONGEST_TEXT)
 
 
 def say(console: Console, text: str | Text) -> None:
@@ -84,7 +78,7 @@ def receipt_panel(receipt: Receipt, verification: Verification) -> Panel:
     rows = {
         "Charge point": _words(receipt.payload, "CT", "CI"),
         "Meter": _words(receipt.payload, "MM", "MS"),
-        "User": f"{device_text(receipt.identification or '')} ({_words(receipt.payload, 'IT')})",
+        "User": f"{shown(receipt.identification or '')} ({_words(receipt.payload, 'IT')})",
         "Tariff": _words(receipt.payload, "TT"),
         "Begin": _reading(begin),
         "End": _reading(last),
@@ -94,7 +88,7 @@ def receipt_panel(receipt: Receipt, verification: Verification) -> Panel:
     }
     grid = _grid((name, Text(text)) for name, text in rows.items() if text)
     grid.add_row("Signature", _verdict(verification))
-    return Panel(grid, title=Text(f"Receipt {device_text(receipt.pagination or 'without PG')}"), expand=False)
+    return Panel(grid, title=Text(f"Receipt {shown(receipt.pagination or 'without PG')}"), expand=False)
 
 
 def print_receipt(console: Console, receipt: Receipt, verification: Verification) -> None:
@@ -116,8 +110,8 @@ def print_look(console: Console, look: Look) -> None:
     health = ("healthy", "green") if value.is_healthy else ("IN ERROR", "bold red")
     status = {
         "Transaction (XT)": Text("runs", style="bold") if value.XT else Text("none"),
-        "Errors (XC)": Text.assemble(health, f"  {device_text(value.XC)}"),
-        "Status word (XS)": Text(device_text(value.XS) or "not given"),
+        "Errors (XC)": Text.assemble(health, f"  {shown(value.XC)}"),
+        "Status word (XS)": Text(shown(value.XS) or "not given"),
         "Status (ST)": Text(_status(value.ST)),
         "Flags (EF)": Text(_flags(value.EF)),
     }
@@ -127,13 +121,13 @@ def print_look(console: Console, look: Look) -> None:
         point["Gateway"] = _problem(look.problems["gw"])
     else:
         not_set = Text("not set since the meter was powered up", style="yellow")
-        point["Type (CT)"] = Text(device_text(gateway.CT)) if gateway.CT else not_set
-        point["Id (CI)"] = Text(device_text(gateway.CI)) if gateway.CI else not_set
+        point["Type (CT)"] = Text(shown(gateway.CT)) if gateway.CT else not_set
+        point["Id (CI)"] = Text(shown(gateway.CI)) if gateway.CI else not_set
         point["Time (TM)"] = Text(_time(gateway.TM.instant) if gateway.TM else "not readable")
     point["Clock"] = _clock(look.clock_off)
-    key = Text(f"{look.key.form}, {device_text(look.key.SA)}") if look.key else _problem(look.problems["publickey"])
+    key = Text(f"{look.key.form}, {shown(look.key.SA)}") if look.key else _problem(look.problems["publickey"])
     point["Public key"] = key
-    say(console, Text(f"Meter {device_text(value.MS)} at {look.address}", style="bold"))
+    say(console, Text(f"Meter {shown(value.MS)} at {look.address}", style="bold"))
     _print_section(console, "Live values", {name: Text(text) for name, text in measured.items()})
     _print_section(console, "Status", status)
     _print_section(console, "Charge point, clock and key", point)
@@ -155,7 +149,7 @@ def _grid(rows: Iterable[tuple[str, Text]]) -> Table:
 
 
 def _words(payload: Mapping[str, object], *keys: str) -> str:
-    return " ".join(device_text(payload[key]) for key in keys if payload.get(key) not in (None, ""))
+    return " ".join(shown(payload[key]) for key in keys if payload.get(key) not in (None, ""))
 
 
 def _time(instant: datetime) -> str:
@@ -177,18 +171,18 @@ def _remarks(*readings: Reading | None) -> str:
             remarks.append(f"{_status(reading.ST)} at {reading.TX}")
         if reading is not None and reading.EF:
             remarks.append(f"{_flags(reading.EF)} at {reading.TX}")
-    return device_text("; ".join(remarks))
+    return shown("; ".join(remarks))
 
 
 def _status(ST: str) -> str:
-    return "G, good" if ST == "G" else device_text(ST or "not given")
+    return "G, good" if ST == "G" else shown(ST or "not given")
 
 
 def _flags(EF: str) -> str:
     meanings = {"E": "energy is not reliable", "t": "the time is not reliable"}
     if not EF:
         return "none"
-    return f"{device_text(EF)}, " + " and ".join(meanings.get(flag, "unknown") for flag in device_text(EF))
+    return f"{shown(EF)}, " + " and ".join(meanings.get(flag, "unknown") for flag in shown(EF))
 
 
 def _verdict(verification: Verification) -> Text:
@@ -200,8 +194,8 @@ def _clock(off: timedelta) -> Text:
     seconds = off.total_seconds()
     shown = f"{abs(seconds):.1f} s" if abs(seconds) < 3600 else str(abs(off)).partition(".")[0]
     text = f"{shown} {'ahead of' if seconds > 0 else 'behind'} this host"
-    return Text(text, style="" if abs(seconds) <= _CLOCK_TOLERANCE_S else "yellow")
+    return Text(text, style="" if abs(seconds) <= CLOCK_TOLERANCE_S else "yellow")
 
 
 def _problem(text: str) -> Text:
-    return Text(f"not had: {device_text(text)}", style="yellow")
+    return Text(f"not had: {shown(text)}", style="yellow")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from iem_dcr.bringup.sight import shown
 from iem_dcr.cli import render
 from iem_dcr.cli.arguments import Address, AddressType, PairType, SecondsType, common, usage_error
 from iem_dcr.cli.charging import charge_and_judge
@@ -224,10 +225,10 @@ async def _session(wish: Wish, *, as_json: bool) -> int:
 
 def _introduce(console: Console, wish: Wish, settings: Settings, gateway: Gateway, value: MeterValue) -> None:
     if gateway.is_set:
-        point = f"holds CT {render.device_text(gateway.CT)}, CI {render.device_text(gateway.CI)}"
+        point = f"holds CT {shown(gateway.CT)}, CI {shown(gateway.CI)}"
     else:
         point = f"has no charge point yet and is given CT {settings.CT}, CI {settings.CI}"
-    render.say(console, f"Meter {render.device_text(value.MS)} at {wish.address} {point}")
+    render.say(console, f"Meter {shown(value.MS)} at {wish.address} {point}")
     if value.XT:
         render.say(console, "It runs a transaction, which is ended first (--end-running)")
 

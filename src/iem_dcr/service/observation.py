@@ -9,11 +9,11 @@ import asyncio
 import contextlib
 from collections import deque
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
-from iem_dcr.bringup.seen import TransactionWatch
-from iem_dcr.bringup.sight import Sight, Trouble
+from iem_dcr.bringup.seen import SeenMeter
+from iem_dcr.bringup.sight import Trouble
 from iem_dcr.driver.meter import WRONG_SERIAL
 from iem_dcr.driver.timing import now_s
 from iem_dcr.powermeter import TransactionRequestStatus
@@ -23,6 +23,7 @@ from iem_dcr.service.history import History
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from iem_dcr.bringup.sight import Sight
     from iem_dcr.config import Settings
     from iem_dcr.device.messages import MeterValue
     from iem_dcr.driver import KeptReceipt, MeterDriver
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
         TransactionStopResponse,
     )
 
-CLOCK_JUMP: Final = timedelta(seconds=5)
-"""A clock that jumps further than this between two values may have been through a power cut."""
 ERRORS: Final = 50
 RECEIPTS: Final = 20
 """So many of the latest are remembered of a meter."""
@@ -105,13 +104,7 @@ class ObservedMeter:
         self.receipts: deque[SeenReceipt] = deque(maxlen=RECEIPTS)
         self.now = wall
         self._driver: MeterDriver | None = None
-        self._value: MeterValue | None = None
-        self._read_at: datetime | None = None
-        self._read_s = self._moved_s = 0.0
-        self._clock_off: timedelta | None = None
-        self._problem = ""
-        self._silent: tuple[datetime, float] | None = None
-        self._transaction = TransactionWatch()
+        self._seen = SeenMeter()
         self._raised = 0
         self.received = 0
         self.receipts_version = 0
@@ -125,7 +118,7 @@ class ObservedMeter:
     @property
     def serial(self) -> str:
         """Serial number at the last live value, or "" before the first."""
-        return "" if self._value is None else self._value.MS
+        return "" if self._seen.value is None else self._seen.value.MS
 
     @property
     def public_key(self) -> str:
@@ -144,21 +137,11 @@ class ObservedMeter:
 
     def sight(self) -> Sight:
         """Return what there is to see now, but for the values of the last half hour; to be called on the loop."""
-        now, value = now_s(), self._value
-        silent_since, silent_s = self._silent or (None, now)
-        return Sight(
-            address=self.address,
-            now_s=now,
-            value=value,
-            read_at=None if self._read_at is None else self._read_at.astimezone(),
-            age_s=None if value is None else now - self._read_s,
-            stands_s=self._read_s - self._moved_s,
-            clock_off=self._clock_off,
-            problem=self._problem,
-            silent_since=silent_since,
-            silent_s=None if silent_since is None else now - silent_s,
+        sight = self._seen.sight(self.address)
+        return replace(
+            sight,
+            read_at=None if sight.read_at is None else sight.read_at.astimezone(),
             gateway=None if self._driver is None else self._driver.gateway,
-            transaction=None if value is None else self._transaction.seen(value),
         )
 
     def troubles(self) -> Iterator[Trouble]:
@@ -180,27 +163,16 @@ class ObservedMeter:
 
     def value_read(self, value: MeterValue, read_at: datetime) -> None:
         """Take up a live value."""
-        before, off_before = self._value, self._clock_off
-        if before is not None and before.MS != value.MS:
+        news = self._seen.take_up(value, read_at)
+        if news.is_another:
             self.history.clear()
-            self._transaction.forget()
-            before = off_before = None
-        self._clock_off = value.TM.instant - read_at
-        jumped = off_before is not None and abs(self._clock_off - off_before) > CLOCK_JUMP
-        self.counts.value(before, value)
-        self._transaction.take_up(before, value, read_at, may_have_missed=jumped or self._silent is not None)
-        self._value, self._read_at, self._read_s = value, read_at, now_s()
-        if before is None or before.TM.instant != value.TM.instant:
-            self._moved_s = self._read_s
-        self._problem, self._silent = "", None
-        self.history.add(self._read_s, value)
+        self.counts.value(news.before, value)
+        self.history.add(self._seen.read_s, value)
         self._tell()
 
     def reading_failed(self, problem: str) -> None:
         """Take note that there was no value, and since when that is so."""
-        self._problem = problem
-        if self._silent is None:
-            self._silent = self.now(), now_s()
+        self._seen.failed(problem, self.now(), now_s())
         self._tell()
 
     def error_raised(self, error: StationError) -> None:
