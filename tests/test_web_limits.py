@@ -141,6 +141,22 @@ async def test_who_leaves_has_nobody_wait() -> None:
 
 
 @virtual
+async def test_who_is_slow_with_the_form_keeps_nobody_out() -> None:
+    async with served([observed()]) as page:
+        slow = [await page.connect() for _ in range(2 * guard.AT_ONCE)]
+        for _, writer in slow:
+            writer.write(page.request("/login", "POST", Content_Length="100"))
+        await asyncio.sleep(0.5)
+        began_s = now_s()
+        assert (await page.ask("/")).status == 200
+        assert now_s() - began_s < 1
+        assert [(await read_answer(reader)).status for reader, _ in slow] == [503] * len(slow)
+        assert now_s() - began_s < guard.ANSWERED_WITHIN_S + 1
+        assert (await page.ask("/login", "POST", b"token=" + b"x" * guard.LARGEST_BODY)).status == 413
+        let_go(slow)
+
+
+@virtual
 async def test_a_connection_brings_so_much_and_no_more() -> None:
     async with served([observed()]) as page:
         reader, writer = await page.connect()
