@@ -8,7 +8,9 @@ import logging
 import threading
 from typing import TYPE_CHECKING, Any
 
+import paho.mqtt.client as paho
 import pytest
+from paho.mqtt.enums import CallbackAPIVersion
 
 from iem_dcr.everest_api import dialing
 from iem_dcr.everest_api.broker import MOST_UNDER_WAY, Broker
@@ -210,6 +212,29 @@ async def test_a_delivery_that_nobody_listens_to_yet_is_made_again() -> None:
             with Recorder(broker, "reply") as everest:
                 assert await reply
                 await until(lambda: everest.payloads("reply") == [b"r"])
+
+
+@real_time
+async def test_a_delivery_is_of_no_use_later_than_somebody_waits_for_it() -> None:
+    # the broker passes on how many seconds are left (MQTT 5, 3.3.2.3.3), and drops what is older
+    left_s, expiry = list[int](), "MessageExpiryInterval"
+    subscribed = threading.Event()
+    everest = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
+    everest.on_message = lambda _client, _data, message: left_s.append(vars(message.properties)[expiry])
+    everest.on_connect = lambda client, *_: client.subscribe("reply", 1)
+    everest.on_subscribe = lambda *_: subscribed.set()
+    with Mosquitto() as broker:
+        everest.connect("127.0.0.1", broker.port)
+        everest.loop_start()
+        try:
+            async with running(broker.settings()) as bus:
+                await until(subscribed.is_set)
+                assert await bus.deliver("reply", b"r", within_s=30.0)
+                await until(lambda: left_s)
+        finally:
+            everest.disconnect()
+            everest.loop_stop()
+    assert left_s[0] in range(20, 31)
 
 
 # --- Outages ---

@@ -97,6 +97,22 @@ def test_addresses_that_are_none(url: str) -> None:
     assert raised.value.__cause__ is None
 
 
+@pytest.mark.parametrize(
+    ("url", "beside", "name"),
+    [
+        ("mqtt://iem@broker", {"user": "iem"}, "user"),
+        (f"mqtt://iem:{WORD}@broker", {"user": "other"}, "user"),
+        (f"mqtt://iem:{WORD}@broker", {"password": WORD}, "password"),
+        (f"mqtt://iem:{WORD}@broker", {"password_file": "/p"}, "password"),
+    ],
+)
+def test_what_is_given_in_the_address_and_beside_it(url: str, beside: dict[str, str], name: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        MqttSettings.from_url(url, **beside)
+    assert raised.value.problems == (f"{name}: given in the URL and beside it; expected one of them",)
+    assert WORD not in str(raised.value)
+
+
 @given(st.text())
 def test_any_address(url: str) -> None:
     for text in (url, f"mqtt://{url}"):

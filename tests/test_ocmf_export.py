@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import csv
+import hashlib
 import io
 import json
 import xml.etree.ElementTree as ET  # what is read here was written here
 
+import ecdsa  # type: ignore[import-untyped]  # it comes without types
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -136,6 +139,28 @@ def test_reencoding_any_numbers(r: int, s: int) -> None:
     made = reencoded(parse(f'OCMF|{payload(1)}|{{"SD":"{data}"}}'))
     assert is_der(made.signature)
     assert (r, s) in signature_numbers(made.signature, SECP256R1)
+
+
+def key_of(r: int, s: int) -> str:
+    """The key whose signature over the first payload (r, s) is."""
+    data = r.to_bytes(32, "big") + s.to_bytes(32, "big")
+    keys = ecdsa.VerifyingKey.from_public_key_recovery(data, payload(1).encode(), ecdsa.NIST256p, hashlib.sha256)
+    found: str = keys[0].to_der().hex()
+    return found
+
+
+@pytest.mark.parametrize("form", ["raw", "der"])
+def test_of_bytes_that_are_der_and_raw_at_once_the_signature_is_written_anew(form: str) -> None:
+    for tail in range(1, 100):
+        read_raw = bytes.fromhex("303e021c") + tail.to_bytes(28, "big") + bytes.fromhex("021e") + b"\x11" * 30
+        as_raw = int.from_bytes(read_raw[:32], "big"), int.from_bytes(read_raw[32:], "big")
+        as_der = tail, int.from_bytes(b"\x11" * 30, "big")
+        receipt = parse(f'OCMF|{payload(1)}|{{"SD":"{read_raw.hex()}"}}')
+        with contextlib.suppress(ecdsa.errors.MalformedPointError, ecdsa.numbertheory.Error):
+            made = reencoded(receipt, key_of(*(as_raw if form == "raw" else as_der)))
+            assert signature_numbers(made.signature, SECP256R1)[0] == (as_raw if form == "raw" else as_der)
+            return
+    raise AssertionError("none of a hundred numbers is that of a point")
 
 
 def test_a_signature_that_cannot_be_read_is_left_as_it_is() -> None:

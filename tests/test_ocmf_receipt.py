@@ -276,6 +276,7 @@ def test_ten_megabytes_in_a_text_field_are_a_receipt() -> None:
 
 def test_a_damaged_tuple_is_handed_on_from_its_header() -> None:
     assert find_tuple(f"body: {TUPLE[:-4]} \n") == TUPLE[:-4]
+    assert find_tuple(json.dumps([TUPLE[:-4], TUPLE[:-8]])) == TUPLE[:-4]
 
 
 def test_an_ambiguous_tuple_is_still_found() -> None:

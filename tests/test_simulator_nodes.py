@@ -202,6 +202,8 @@ def test_no_body_brings_it_down(body: bytes) -> None:
 def test_key_order_can_be_left_free() -> None:
     bench = Bench(strict_key_order=False)
     assert bench.post("/user", {key: USER[key] for key in reversed(USER)}) == 200
+    assert bench.post("/user", USER | {"XX": 1}) == 400
+    assert bench.post("/gw", GW | {"XX": 1}) == 400
 
 
 @pytest.mark.parametrize(

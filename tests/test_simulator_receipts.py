@@ -159,6 +159,14 @@ def test_tariff_text_sticks_or_does_not() -> None:
     assert texts(sticks=False) == ["0,40 EUR/kWh", "0,30 EUR/kWh"]
 
 
+@pytest.mark.parametrize(("sticks", "signed"), [(True, "0,50 EUR/kWh"), (False, "0,40 EUR/kWh")])
+def test_a_tariff_text_that_comes_after_the_user(sticks: bool, signed: str) -> None:  # noqa: FBT001  as pytest hands it over
+    bench = Bench(user_tariff_sticks=sticks)
+    bench.post("/user", USER | {"TT": "0,40 EUR/kWh"})
+    bench.post("/tariff", {"TT": "0,50 EUR/kWh"})
+    assert parts(bench.session().text)[1]["TT"] == signed
+
+
 def test_the_receipt_comes_when_it_is_signed() -> None:
     bench = Bench()
     bench.begin()
