@@ -234,7 +234,7 @@ class Rigged:
             finally:
                 process.serving = None
 
-        module._new_session = lambda: Session(socket, PROCESS.get())
+        module._new_session = lambda _: Session(socket, PROCESS.get())
         Starting.start = noted  # type: ignore[method-assign]
 
     def __exit__(self, *_: object) -> None:

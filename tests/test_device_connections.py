@@ -72,6 +72,43 @@ async def test_an_idle_connection_is_closed_after_two_seconds(last: str) -> None
         assert wires(server)[-1] == f"{len(server.connections) - 1} GET"
 
 
+@pytest.mark.parametrize("which", [Do(then=Then.STALL), answer(CLOCK, length=500), Do(send=b"HTTP/1.1 200 OK\r\n")])
+@pytest.mark.parametrize("method", ["begin", "datetime"])
+@virtual
+async def test_a_connection_without_a_whole_answer_is_reset(method: str, which: Do) -> None:
+    """Otherwise the host goes on sending what the meter has not acknowledged."""
+    async with met(which, timeout_s=1.0) as (client, server):
+        assert (await failure(getattr(client, method)())).may_have_acted
+        await asyncio.sleep(0.1)
+        assert [connection.was_reset for connection in server.connections] == [True]
+
+
+@virtual
+async def test_so_is_one_whose_request_is_not_waited_for_any_more() -> None:
+    async with met(Do(then=Then.STALL)) as (client, server):
+        begin = asyncio.create_task(client.begin())
+        while not server.requests:
+            await asyncio.sleep(0.01)
+        begin.cancel()
+        await asyncio.wait({begin})
+        await asyncio.sleep(0.1)
+        assert [connection.was_reset for connection in server.connections] == [True]
+
+
+@virtual
+async def test_a_connection_with_an_answer_is_closed_in_good_order() -> None:
+    async with met(DONE, CLOCK_SAID, DONE, CLOCK_SAID, answer(b"{}", "428 Precondition Required")) as (client, server):
+        await client.begin()
+        await client.datetime()
+        await client.end()
+        await asyncio.sleep(5)
+        await client.datetime()
+        with pytest.raises(RefusedError):
+            await client.begin()
+    assert len(server.connections) == 4
+    assert not any(connection.was_reset for connection in server.connections)
+
+
 @virtual
 async def test_a_post_takes_a_fresh_connection() -> None:
     async with met(DONE, DONE, CLOCK_SAID, DONE, CLOCK_SAID) as (client, server):

@@ -20,6 +20,8 @@ from endurance.processes.network import Fault
 from endurance.processes.soak import ALLOWED, Sample, grown, slope_per_hour
 from endurance.processes.ways import PacketWay, ProxyWay, unshared, why_no_namespaces
 from endurance.stage import Call, Filed
+from iem_dcr.device.client import MeterClient
+from iem_dcr.errors import MeterError
 from iem_dcr.simulator import SimulatorServer
 from tests.support.brokers import PATIENCE_S, real_time
 from tests.support.tools import needs_tool
@@ -123,6 +125,48 @@ def carry_packets(done: str) -> None:
                     way.mend()
                 found.append(await state_by(way, PATIENCE_S))
         return [b"200" in line for line in found]
+
+    pathlib.Path(done).write_text(json.dumps(asyncio.run(main())), "utf-8")
+
+
+def test_a_begin_that_was_given_up_is_not_delivered_when_the_network_is_back(tmp_path: Path) -> None:
+    if why := why_no_namespaces():
+        pytest.skip(why)
+    done = tmp_path / "done"
+    program = f"import tests.test_endurance_processes as t; t.give_up({str(done)!r})"
+    process = running.start(unshared(sys.executable, "-c", program))
+    try:
+        assert process.wait(PATIENCE_S) == 0
+    finally:
+        running.end(process)
+    assert json.loads(done.read_text("utf-8")) == ["MeterTimeoutError", False, "begun", True]
+
+
+def give_up(done: str) -> None:
+    """Run in a network namespace of its own: send B while no request gets through, and look at the meter later."""
+
+    async def main() -> list[object]:
+        found: list[object] = []
+        simulate = running.command("simulate", "--port", "8080", "--host", "0.0.0.0")  # noqa: S104  of its own network
+        with running.running(unshared(*simulate), stdout=-1) as far:
+            running.first_line(far)
+            async with (
+                PacketWay(1, far.pid, 8080) as way,
+                MeterClient(way.host, way.port, timeout_s=1.0) as client,
+            ):
+                assert b"200" in await state_by(way, PATIENCE_S)
+                for way.holds_back in (True, False):
+                    try:
+                        await client.begin()
+                        found.append("begun")
+                    except MeterError as error:
+                        found.append(type(error).__name__)
+                    way.mend()
+                    # The kernel would send what is lost again by itself after 1.6 s at the latest.
+                    await asyncio.sleep(2.0)
+                    value = await client.metervalue()
+                    found.append(value.XT)
+        return found
 
     pathlib.Path(done).write_text(json.dumps(asyncio.run(main())), "utf-8")
 

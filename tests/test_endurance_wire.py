@@ -97,7 +97,7 @@ def in_memory(
     async def run() -> tuple[Story, Any]:
         unit = Unit(options())
         socket = Socket(unit, lambda: 0.5)
-        monkeypatch.setattr(connections, "_new_session", lambda: Session(socket))
+        monkeypatch.setattr(connections, "_new_session", lambda _: Session(socket))
         if off:
             unit.cut_power(60.0, 0.0)
         return await story(MeterClient("meter", timeout_s=2.0), unit.meter, requests, fault), got(unit.meter)

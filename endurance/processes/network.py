@@ -77,6 +77,7 @@ FAULTS: Final = (
     Fault("2 s delay", 20.0, _set(delay_s=2.0)),
     Fault("black hole", 12.0, _set(carries_requests=False, carries_answers=False)),
     Fault("requests vanish", 12.0, _set(carries_requests=False)),
+    Fault("requests held back", 12.0, _set(holds_back=True)),
     Fault("answers vanish", 12.0, _set(carries_answers=False)),
     Fault("network down", 8.0, lambda way: way.set_up(is_up=False)),
     Fault("half-open", 8.0, _set(carries_requests=False, carries_answers=False), cuts_power=True),

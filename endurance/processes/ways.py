@@ -37,6 +37,7 @@ class Way(Protocol):
         loss: share of what is sent that is lost.
         delay_s: how much later the answers come.
         carries_requests, carries_answers: whether anything comes through in this direction.
+        holds_back: connections are made, and no request comes through.
     """
 
     host: str
@@ -45,6 +46,7 @@ class Way(Protocol):
     delay_s: float
     carries_requests: bool
     carries_answers: bool
+    holds_back: bool
 
     def set_up(self, *, is_up: bool) -> None:
         """Have the service's own network up or down."""
@@ -105,6 +107,7 @@ class PacketWay:
         """Have nothing wrong any more."""
         self.loss = self.delay_s = 0.0
         self.carries_requests = self.carries_answers = True
+        self.holds_back = False
 
     async def __aenter__(self) -> Self:
         """Make the devices, and carry."""
@@ -140,6 +143,8 @@ class PacketWay:
             is_answer = source == self._far_fd
             if not (self.carries_answers if is_answer else self.carries_requests):
                 return
+            if self.holds_back and not is_answer and _has_data(packet):
+                return
             if self._chance.random() < self.loss:
                 return
             if is_answer and self.delay_s:
@@ -152,6 +157,12 @@ def _tun(name: str) -> int:
     fd = os.open(TUN, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     fcntl.ioctl(fd, _TUNSETIFF, struct.pack("16sH22x", name.encode(), _IFF_TUN_NO_PI))
     return fd
+
+
+def _has_data(packet: bytes) -> bool:
+    """Whether a packet of TCP over IPv4 brings bytes, and is not one that opens, acknowledges or ends a connection."""
+    head = (packet[0] & 15) * 4
+    return packet[0] >> 4 == 4 and len(packet) > head + (packet[head + 12] >> 4) * 4
 
 
 def _write(fd: int, packet: bytes) -> None:
@@ -183,6 +194,7 @@ class ProxyWay:
         """Have nothing wrong any more."""
         self.loss = self.delay_s = 0.0
         self.carries_requests = self.carries_answers = True
+        self.holds_back = False
 
     async def __aenter__(self) -> Self:
         """Listen."""
@@ -233,6 +245,8 @@ class ProxyWay:
         with contextlib.suppress(OSError):
             while some := await reader.read(_PACKET_BYTES):
                 await self._way(is_answer=is_answer)
+                if reader.exception() is not None:
+                    break  # who resets a connection takes back what is still on its way
                 writer.write(some)
                 await writer.drain()
             await self._way(is_answer=is_answer)
@@ -246,5 +260,5 @@ class ProxyWay:
             wait_s *= 2
         if is_answer:
             await asyncio.sleep(self.delay_s)
-        while not (self.carries_answers if is_answer else self.carries_requests):  # noqa: ASYNC110  plain attributes
+        while not (self.carries_answers if is_answer else self.carries_requests and not self.holds_back):  # noqa: ASYNC110  plain attributes
             await asyncio.sleep(wait_s)

@@ -93,11 +93,13 @@ class Connection:
     Attributes:
         closed_s: the loop's time when it was seen closed, or None while it is open.
         sent: bytes handed to the host for sending.
+        was_reset: the other side did not close it in good order.
     """
 
     writer: asyncio.StreamWriter
     closed_s: float | None = None
     sent: int = 0
+    was_reset: bool = False
 
 
 @dataclass
@@ -153,9 +155,11 @@ class RawServer:
     async def _talk(self, index: int, reader: asyncio.StreamReader, connection: Connection) -> None:
         self.connections.append(connection)
         try:
-            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            with contextlib.suppress(asyncio.IncompleteReadError):
                 while await self._serve(index, reader, connection):
                     pass
+        except ConnectionError:
+            connection.was_reset = True
         finally:
             connection.closed_s = asyncio.get_running_loop().time()
             connection.writer.close()

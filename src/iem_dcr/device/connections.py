@@ -8,6 +8,8 @@ Whether a meter's firmware keeps connections alive is not known:
   arrived.
 * Nothing else is ever sent twice. What a lost answer means is for the caller to find out.
 * A connection that was idle for 2 s is closed.
+* A connection whose answer did not come is reset, not closed: otherwise the kernel would go on sending the request for
+  minutes, and a B or E that was given up would reach the meter in another transaction.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import struct
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NoReturn
@@ -27,6 +31,7 @@ from yarl import URL
 from iem_dcr.errors import AnswerLostError, MeterTimeoutError, MeterUnreachableError, NotUnderstoodError, printable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import SimpleNamespace
 
 MAX_ANSWER_BYTES: Final = 256 * 1024
@@ -36,6 +41,8 @@ MAX_WIRE_BYTES: Final = 2 * MAX_ANSWER_BYTES
 IDLE_CLOSED_AFTER_S: Final = 2.0
 
 _JSON: Final = {"Content-Type": "application/json"}
+_RESETS, _CLOSES_IN_ORDER = struct.pack("ii", 1, 0), struct.pack("ii", 0, 0)
+"""SO_LINGER: what closing does to what is still to be sent."""
 _FAILURES: Final = (aiohttp.ClientError, OSError, UnicodeError)
 """What a request may fail with; UnicodeError where ip_address is no possible host name."""
 
@@ -88,6 +95,7 @@ class Connections:
         self._urls: dict[str, URL] = {}
         self._timeout_s = timeout_s
         self._session: aiohttp.ClientSession | None = None
+        self._handler: _Handler | None = None
         self._last_use_s = 0.0
         self._is_busy = False
         self._idle: asyncio.TimerHandle | None = None
@@ -175,6 +183,8 @@ class Connections:
                 answer = await self._body(name, response)
             except (aiohttp.ClientError, OSError) as error:
                 self._raise(name, error, wire)
+        if self._handler is not None:
+            self._handler.has_answer()
         loop = asyncio.get_running_loop()
         self._last_use_s = self.heard_s = loop.time()
         # aiohttp looks at its own limit only now and then: a connection could stay for twice as long.
@@ -207,8 +217,12 @@ class Connections:
         if not may_reuse or (self._session is not None and _has_spoken_unasked(self._session)):
             await self.close()
         if self._session is None:
-            self._session = _new_session()
+            self._session = _new_session(self._connects)
         return self._session
+
+    def _connects(self, loop: asyncio.AbstractEventLoop) -> _Handler:
+        self._handler = _Handler(loop)
+        return self._handler
 
     async def _body(self, name: str, response: aiohttp.ClientResponse) -> bytes:
         answer = bytearray()
@@ -245,10 +259,25 @@ def _cause(error: Exception) -> str:
     return os.strerror(number) if isinstance(number, int) and number > 0 else printable(error) or type(error).__name__
 
 
-class _BoundedHandler(ResponseHandler):
+class _Handler(ResponseHandler):
     """Reads a connection, and gives it up where an answer has no end: not every aiohttp bounds a head or its chunks."""
 
     _came = 0
+    _socket: Any = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin; until an answer has come, closing it takes back what was not delivered."""
+        super().connection_made(transport)
+        self._socket = transport.get_extra_info("socket")
+        self._closing_is(_RESETS)
+
+    def has_answer(self) -> None:
+        """Have it closed in good order from now on."""
+        self._closing_is(_CLOSES_IN_ORDER)
+
+    def _closing_is(self, linger: bytes) -> None:
+        with suppress(OSError):  # it is closed
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
 
     def set_response_params(self, **params: Any) -> None:  # noqa: ANN401  the signature is aiohttp's
         """Begin with the next answer."""
@@ -266,10 +295,10 @@ class _BoundedHandler(ResponseHandler):
         self.set_exception(HttpProcessingError(code=400, message=f"more than {MAX_WIRE_BYTES} bytes"))
 
 
-def _new_session() -> aiohttp.ClientSession:
+def _new_session(connects: Callable[[asyncio.AbstractEventLoop], _Handler]) -> aiohttp.ClientSession:
     connector = aiohttp.TCPConnector(limit=4)
     # There is no public way to have another reader; tests hold it.
-    factory: Any = partial(_BoundedHandler, asyncio.get_running_loop())
+    factory: Any = partial(connects, asyncio.get_running_loop())
     connector._factory = factory  # noqa: SLF001  as above
     session = aiohttp.ClientSession(
         connector=connector,
