@@ -73,6 +73,18 @@ async def test_no_more_than_so_many_requests_wait() -> None:
 
 
 @virtual
+async def test_a_new_connection_is_asked_for_what_is_wanted_alone() -> None:
+    asked, inbox = subscriptions(), Inbox()
+    for topic in (START, STOP, HEARTBEAT):
+        asked.add(topic, inbox)
+    asked.to_subscribe.clear()
+    asked.remove(STOP, inbox)
+    asked.begin_anew()
+    assert list(asked.to_subscribe) == [START, HEARTBEAT]
+    asked.stop_timers()
+
+
+@virtual
 async def test_a_topic_nobody_wants_is_left_after_thirty_seconds() -> None:
     asked, inbox = subscriptions(), Inbox()
     asked.add(START, inbox)

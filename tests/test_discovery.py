@@ -123,6 +123,12 @@ def test_times_that_are_none(times: object) -> None:
     assert found.communication_monitoring == {}
 
 
+def test_apis_of_another_type_are_none_for_a_meter() -> None:
+    assert module_ids(read_answer(answer(api("pm1"), api("pm2", type="evse_manager"), api("pm3", type=None)))) == [
+        "pm1"
+    ]
+
+
 def test_an_answer_without_times_and_version() -> None:
     (found,) = read_answer(answer({"type": "powermeter", "module_id": "pm1"}))
     assert found == FoundApi("powermeter", "pm1", "", {})

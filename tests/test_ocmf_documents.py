@@ -266,6 +266,12 @@ def test_genuine() -> None:
     assert verify(parse(found.text), found.key).outcome is Outcome.VALID
 
 
+def test_a_key_is_the_nearest_one_around() -> None:
+    near = {"publicKey": "near", "data": ONE}
+    document = {"publicKey": "far", "values": [near, {"PK": "", "data": [TWO]}], "data": ONE}
+    assert [one.key for one in read_document(json.dumps(document).encode())] == ["near", "far", "far"]
+
+
 _PIECES = st.sampled_from(
     [ONE, TWO, "OCMF|", "{", "}", "|", '"', "\\", "[", "]", "<value>", "<signedData>", "</value>", "<!DOCTYPE a [",
      "<?xml version='1.0'?>", "&a;", "\n", ",", "tuple,public_key\n", "T0NNRn", "4F434D467C", "\ufeff", "\0", "\ud800"]
