@@ -163,6 +163,7 @@ def test_export_is_not_counted_as_import() -> None:
 
 @pytest.mark.parametrize(("register", "counts"), [
     ("1-b:1.8.e", True), ("1-0:1.8.0", True), ("01-00:01.08.00.FF", True), ("1-0:1.8.0*255", True), ("1.8.0", True),
+    ("1-0:1.8", True), (" 1-0:1.8.0", True), ("1-0:B2.8.0", True), ("1-0:C2.8.0", False), ("2.8.0", False),
     ("1-b:2.8.e", False), ("1-0:21.8.0", False), ("1-0:1.7.0", False), ("7-0:1.8.0", False),
     ("transaction_1-b:1.8.e", False), ("", False),
 ])  # fmt: skip

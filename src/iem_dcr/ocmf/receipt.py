@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from iem_dcr import meter_time
 from iem_dcr.errors import ReceiptError, printable
+from iem_dcr.ocmf.registers import register_of
 from iem_dcr.ocmf.tuple_text import read_tuple
 
 if TYPE_CHECKING:
@@ -31,9 +32,6 @@ MOST_READINGS = 10_000
 """A tuple of ten megabytes could hold three million readings; those of a transaction are a handful."""
 
 _READING_FIELDS = ("TM", "TX", "EF", "ST", "RV", "RI", "RU", "RT")
-_IMPORT_REGISTER = re.compile(
-    r"(?:0*1-[0-9a-z]+:)?(?:0*1|98|9e|b[0-3])\.0*8\.[0-9a-z]+(?:[.*][0-9a-z]+)?", re.ASCII | re.IGNORECASE
-)
 _NUMBER = re.compile(r"[+-]?\d{1,40}(?:\.\d{1,40})?(?:[eE][+-]?\d{1,2})?", re.ASCII)
 _WH_PER_UNIT = {"kWh": Decimal(1000), "Wh": Decimal(1)}
 _EXACT = Context(prec=320)
@@ -66,8 +64,9 @@ class Reading:
 
     @property
     def is_import(self) -> bool:
-        """Whether the register is one of imported energy: OBIS 1.8.x (this meter's is ``1-b:1.8.e``), or OCMF's own."""
-        return _IMPORT_REGISTER.fullmatch(self.RI) is not None
+        """Whether the register is one of imported energy (`iem_dcr.ocmf.registers`); A-B may be left out, ``1.8.0``."""
+        register = register_of(self.RI if ":" in self.RI else f"1-0:{self.RI}")
+        return register is not None and register.direction == "import"
 
     @property
     def energy_wh(self) -> Decimal | None:
