@@ -14,7 +14,7 @@ from iem_dcr.everest_api.mqtt_settings import MqttSettings
 from iem_dcr.everest_api.topics import Topics
 from iem_dcr.service.config import MeterConfig, ServiceConfig
 from iem_dcr.service.service import Service
-from iem_dcr.service.web import connections, guard, streams
+from iem_dcr.service.web import connections, guard, meter_view, streams
 from iem_dcr.service.web.server import TRIED_AGAIN_AFTER_S, WebServer
 from iem_dcr.service.web_settings import WebSettings
 from iem_dcr.simulator import SimulatorOptions, SimulatorServer
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     import pytest
 
+    from iem_dcr.service.observation import ObservedMeter
+    from iem_dcr.service.web.view import Row
     from tests.support.served_page import Served
 
 
@@ -74,7 +76,7 @@ async def test_one_who_trickles_does_not_stay() -> None:
             for byte in page.request("/") * 3:
                 writer.write(bytes([byte]))
                 await asyncio.sleep(2)
-                if reader.at_eof():
+                if reader.at_eof() or writer.is_closing():
                     break
         assert now_s() - began_s < connections.LIVES_S + connections.ENDS_WITHIN_S + 5
         let_go([(reader, writer)])
@@ -254,6 +256,28 @@ async def test_many_meters_come_with_the_stream() -> None:
         assert (await read_event(reader))[1] == {}
         assert round(now_s() - began_s, 3) == 1.0
         let_go([(reader, writer)])
+
+
+@virtual
+async def test_a_view_is_made_once_for_all_who_come_and_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = 0
+
+    def row(meter: ObservedMeter) -> Row:
+        nonlocal made
+        made += 1
+        return real(meter)
+
+    real = meter_view.row
+    monkeypatch.setattr(meter_view, "row", row)
+    count = 500
+    async with served([observed(f"charger_{number:03}") for number in range(count)]) as page:
+        for _ in range(20):
+            reader, writer = await page.connect()
+            writer.write(page.request("/events"))
+            await reader.readline()
+            let_go([(reader, writer)])
+        assert made <= 2 * count
+        assert (await page.ask("/")).text.count("data-key=") == 200
 
 
 # --- what goes wrong ---

@@ -61,7 +61,7 @@ class _Glance:
     def __init__(self, site: Site) -> None:
         self._site = site
         self._every_s = max(1.0, len(site.meters) / _METERS_A_SECOND)
-        self._making = asyncio.Lock()
+        self._making: asyncio.Task[None] | None = None
         self._made_s = float("-inf")
         self._view = self._before = View()
         self._changes = self._whole = b""
@@ -75,18 +75,29 @@ class _Glance:
 
     async def view(self) -> View:
         """Return what there is to see, at most so old as it takes to be made anew."""
-        async with self._making:
-            if now_s() - self._made_s >= self._every_s * 0.9:
-                rows: list[Row] = []
-                meters = self._site.meters
-                for start in range(0, len(meters), _AT_A_TIME):
-                    rows += map(meter_view.row, meters[start : start + _AT_A_TIME])
-                    await asyncio.sleep(0)
-                self._before, self._view = self._view, meter_view.overview(tuple(rows), self._site.status())
-                self._changes = self._whole = b""
-                self._page = ""
-                self._made_s = now_s()
+        if self._making is None and now_s() - self._made_s >= self._every_s * 0.9:
+            # A task of its own: one that ended with who asked would be begun anew for everybody who comes and leaves.
+            self._making = asyncio.create_task(self._make())
+            self._making.add_done_callback(self._is_made)
+        if self._making is not None:
+            await asyncio.shield(self._making)
         return self._view
+
+    async def _make(self) -> None:
+        rows: list[Row] = []
+        meters = self._site.meters
+        for start in range(0, len(meters), _AT_A_TIME):
+            rows += map(meter_view.row, meters[start : start + _AT_A_TIME])
+            await asyncio.sleep(0)
+        self._before, self._view = self._view, meter_view.overview(tuple(rows), self._site.status())
+        self._changes = self._whole = b""
+        self._page = ""
+        self._made_s = now_s()
+
+    def _is_made(self, task: asyncio.Task[None]) -> None:
+        self._making = None
+        if not task.cancelled():
+            task.exception()  # who waits has it
 
     async def events(self) -> AsyncIterator[bytes]:
         """Yield everything, and then what changes."""
