@@ -321,6 +321,21 @@ async def test_a_mistake_in_the_page_is_the_pages_alone(
 
 
 @virtual
+async def test_a_mistake_in_a_stream_ends_it(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("no view")
+
+    async with served([observed()]) as page:
+        reader, writer = await stream(page, "/meters/pm1/events")
+        assert [(await read_event(reader))[0] for _ in range(2)] == ["history", "view"]
+        monkeypatch.setattr("iem_dcr.service.web.meter_view.detail", fail)
+        assert b"HTTP/1.1" not in await reader.read()
+        assert not page.server.looking_on
+        let_go([(reader, writer)])
+    assert "could not answer /meters/pm1/events: RuntimeError('no view')" in caplog.text
+
+
+@virtual
 async def test_the_service_goes_on_without_its_page() -> None:
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))

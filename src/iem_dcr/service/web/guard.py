@@ -98,9 +98,11 @@ class Guard:
             return _plain(503, "It took too long.")
         except ConnectionError:
             raise
-        except Exception as error:  # noqa: BLE001  a mistake of the page's is the page's alone
+        except Exception as error:
             self._mistakes.warning("the page could not answer %s: %s", printable(request.path), printable(repr(error)))
             _log.debug("as follows", exc_info=error)
+            if request.writer.output_size > 0:
+                raise ConnectionError("a stream is under way: no other answer may stand in it") from error
             return _plain(500, "The page made a mistake; the log says which.")
 
     async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
