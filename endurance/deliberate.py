@@ -14,15 +14,16 @@ from endurance import deliberate_station
 from endurance.plan import Plan, Step, make
 from endurance.replacing import decides, instead
 from iem_dcr.device.client import MeterClient
-from iem_dcr.driver import decisions, keeping, receipts
+from iem_dcr.driver import decisions, keeping, memory, receipts, whose
 from iem_dcr.driver import driver as driver_module
-from iem_dcr.driver.decisions import TABLE, Claim, Do, Event, Judgement, State
+from iem_dcr.driver.decisions import TABLE, Do, Event, State
 from iem_dcr.driver.driver import MeterDriver
 from iem_dcr.driver.keeping import Keeping
+from iem_dcr.driver.memory import Memory
 from iem_dcr.driver.meter import Meter
-from iem_dcr.driver.receipts import Receipts
 from iem_dcr.driver.setup import Setup
 from iem_dcr.driver.starting import Starting
+from iem_dcr.driver.whose import Claim, Judgement
 from iem_dcr.errors import MeterError
 
 if TYPE_CHECKING:
@@ -169,35 +170,35 @@ def _end_not_made_sure_of() -> AbstractContextManager[None]:
 
 
 def _stop_ignores_the_id() -> AbstractContextManager[None]:
-    claim = decisions.claim
+    claim = whose.claim
 
     def whatever_runs(_transaction_id: str, **known: Any) -> Claim:
         found: Claim = claim("", **known)
         return found
 
-    return instead(decisions, claim=whatever_runs)
+    return instead(whose, claim=whatever_runs)
 
 
 def _any_tuple_will_do() -> AbstractContextManager[None]:
     def ours(*_: Any, **__: Any) -> tuple[Judgement, tuple[str, ...]]:
         return Judgement.OURS, ()
 
-    return instead(receipts, judge=ours)
+    return instead(memory, judge=ours)
 
 
 def _kept_under_the_wrong_id() -> AbstractContextManager[None]:
-    remember = Receipts.remember
+    remember = Memory.remember
     before: dict[int, str] = {}
 
-    def one_late(self: Receipts, transaction_id: str, value: Any) -> None:
+    def one_late(self: Memory, transaction_id: str, value: Any) -> None:
         remember(self, before.get(id(self), transaction_id), value)
         before[id(self)] = transaction_id
 
-    def the_latest(self: Receipts, transaction_id: str) -> Any:
+    def the_latest(self: Memory, transaction_id: str) -> Any:
         return self.kept.get(transaction_id) or next(reversed(self.kept.values()), None)
 
     stack = ExitStack()
-    stack.enter_context(instead(Receipts, remember=one_late, again=the_latest))
+    stack.enter_context(instead(Memory, remember=one_late, again=the_latest))
     return stack  # type: ignore[return-value]  # as above
 
 

@@ -9,21 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iem_dcr.driver.decisions import (
-    TABLE,
-    Claim,
-    Conversation,
-    Do,
-    Event,
-    Expected,
-    Facts,
-    ImpossibleEventError,
-    Judgement,
-    State,
-    claim,
-    judge,
-    look_to_begin,
-)
+from iem_dcr.driver.decisions import TABLE, Conversation, Do, Event, ImpossibleEventError, State, look_to_begin
+from iem_dcr.driver.whose import Claim, Expected, Facts, Judgement, claim, judge
 
 TO_BEGIN = """
 LOOKING          IDLE          -> ASSIGNING        ASSIGN

@@ -369,7 +369,7 @@ async def test_a_defect_after_b_leaves_nothing_running(monkeypatch: pytest.Monke
     async with bench() as b:
         await live(b)
         with monkeypatch.context() as defect:
-            defect.setattr(b.driver._receipts, "confirm", fail)
+            defect.setattr(b.driver._memory, "confirm", fail)
             assert "internal error" in (await b.driver.start_transaction(request())).error
         assert b.meter.running
         await asyncio.sleep(20)

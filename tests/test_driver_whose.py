@@ -440,11 +440,11 @@ async def test_a_receipt_seen_before_b_is_not_its_receipt_whatever_the_meter_sai
         await asyncio.sleep(3)
         assert (await b.driver.stop_transaction("T-2")).status is OK
         first, second = b.meter.signed
-        b.driver._receipts.kept.clear()  # as after more receipts than are kept
+        b.driver._memory.kept.clear()  # as after more receipts than are kept
         await begin(b, "T-3")
-        assert b.driver._receipts.begun is not None
-        b.driver._receipts.begun.expected = replace(
-            b.driver._receipts.begun.expected, PG_before=ocmf.parse(first.text).pagination
+        assert b.driver._memory.begun is not None
+        b.driver._memory.begun.expected = replace(
+            b.driver._memory.begun.expected, PG_before=ocmf.parse(first.text).pagination
         )
         b.meter.configure(receipt_while_signing="previous", signing_delay_s=30.0)
         await asyncio.sleep(3)

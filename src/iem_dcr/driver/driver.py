@@ -16,6 +16,7 @@ from iem_dcr.device.client import MeterClient
 from iem_dcr.driver.commands import Command
 from iem_dcr.driver.ending import Ending, Parts
 from iem_dcr.driver.keeping import Keeping, MemorySink
+from iem_dcr.driver.memory import Memory
 from iem_dcr.driver.meter import Meter, seconds_since
 from iem_dcr.driver.receipts import Receipts
 from iem_dcr.driver.setup import TRIES_EVERY_S, Setup
@@ -98,9 +99,10 @@ class MeterDriver:
         client.on_request = self._station.on_request
         self._meter = Meter(settings, client, self._station, wall)
         self._keeping = Keeping(self._meter, sink or MemorySink(), journal)
-        self._receipts = Receipts(self._meter, self._keeping)
+        self._memory = Memory(self._meter, self._keeping)
+        self._receipts = Receipts(self._meter, self._memory, self._keeping)
         self._setup = Setup(self._meter)
-        parts = Parts(self._meter, self._setup, self._receipts, self._keeping, self._pause)
+        parts = Parts(self._meter, self._setup, self._memory, self._receipts, self._keeping, self._pause)
         self._ending = Ending(parts)
         self._starting = Starting(parts, self._ending)
         self._stopping = Stopping(parts, self._ending)
@@ -144,7 +146,7 @@ class MeterDriver:
     @property
     def request(self) -> TransactionReq | None:
         """The station's request for the transaction begun last, while its receipt is still to come; else None."""
-        return self._receipts.begun.request if self._receipts.begun is not None else None
+        return self._memory.begun.request if self._memory.begun is not None else None
 
     # --- the station's commands ---
 
@@ -161,7 +163,7 @@ class MeterDriver:
 
     def refuse_start(self, transaction_id: str) -> None:
         """Take note of a start that the station was refused elsewhere, so that its stop gets no other's receipt."""
-        self._receipts.refuse(transaction_id)
+        self._memory.refuse(transaction_id)
 
     async def stop_from_json(self, transaction_id: object) -> TransactionStopResponse:
         """End a transaction whose id is given as a station sends it."""
@@ -178,7 +180,7 @@ class MeterDriver:
 
         def nobody_heard(response: TransactionStartResponse | None) -> None:
             if response is None:
-                self._receipts.refuse(request.transaction_id)
+                self._memory.refuse(request.transaction_id)
             elif response.status is TransactionRequestStatus.OK:
                 self._ending.watch = True
 
@@ -196,7 +198,7 @@ class MeterDriver:
             return TransactionStopResponse(TransactionRequestStatus.UNEXPECTED_ERROR, error=why)
 
         def nobody_heard(response: TransactionStopResponse | None) -> None:
-            if response is None and self._receipts.is_begun(transaction_id):
+            if response is None and self._memory.is_begun(transaction_id):
                 self._ending.watch = True
 
         async def work(deadline: Deadline) -> TransactionStopResponse:
@@ -317,15 +319,15 @@ class MeterDriver:
         if not await self._meter.poll(deadline):
             return False
         if self._meter.running:
-            self._receipts.seen_running()
-        begun = self._receipts.begun
+            self._memory.seen_running()
+        begun = self._memory.begun
         if was_running and not self._meter.running and (begun is None or begun.request.tariff_text):
             self._setup.tariff_was_changed()
         if self._meter.running and begun is None:
             # Somebody else's: whatever it leaves as the last tuple is not known.
             self._meter.last_PG = None
         elif not self._meter.running:
-            self._receipts.seen_idle()
+            self._memory.seen_idle()
         if self._preparing is None and self._meter.settings.verify_receipts:
             self._preparing = asyncio.get_running_loop().run_in_executor(None, ocmf.prepare)
         self._keeping.keep_found()
@@ -333,13 +335,13 @@ class MeterDriver:
 
     async def _keep_house(self) -> None:
         """Do what is due after a good reading; nothing as soon as a command waits."""
-        meter, setup, receipts = self._meter, self._setup, self._receipts
+        meter, setup = self._meter, self._setup
         in_doubt = not setup.initialised or meter.doubted or meter.exchanged
         if in_doubt and now_s() >= self._next_reach_s:
             await self._initialise()
         if self._queue:
             return
-        if receipts.may_still_come:
+        if self._memory.may_still_come:
             await self._look_for_receipt()
         if self._ending.watch and meter.running and not meter.wrong:
             await self._end_unwanted()

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from iem_dcr.driver.decisions import Conversation, Do, Event, Expected, State
+from iem_dcr.driver.decisions import Conversation, Do, Event, State
 from iem_dcr.driver.keeping import shown_PG
 from iem_dcr.driver.timing import now_s
+from iem_dcr.driver.whose import Expected
 from iem_dcr.errors import MeterError, RefusedError
 
 if TYPE_CHECKING:
@@ -15,8 +16,9 @@ if TYPE_CHECKING:
 
     from iem_dcr.device.messages import MeterValue
     from iem_dcr.driver.keeping import Keeping
+    from iem_dcr.driver.memory import Begun, Memory
     from iem_dcr.driver.meter import Meter
-    from iem_dcr.driver.receipts import Begun, Receipts
+    from iem_dcr.driver.receipts import Receipts
     from iem_dcr.driver.setup import Setup
     from iem_dcr.driver.timing import Deadline
     from iem_dcr.ocmf import Receipt
@@ -79,13 +81,15 @@ class Parts:
     Attributes:
         meter: what is known of it.
         setup: brings it into the state in which it can charge.
-        receipts: whose is whose.
+        memory: whose receipt is whose.
+        receipts: finds them and hands them over.
         keeping: has receipts kept, and noted what is begun.
         pause: ``pause(delay_s, deadline)`` waits, and keeps live values going meanwhile.
     """
 
     meter: Meter
     setup: Setup
+    memory: Memory
     receipts: Receipts
     keeping: Keeping
     pause: Callable[[float, Deadline], Awaitable[None]]
@@ -97,6 +101,7 @@ class MeterPart:
     def __init__(self, parts: Parts) -> None:
         self._meter = parts.meter
         self._setup = parts.setup
+        self._memory = parts.memory
         self._receipts = parts.receipts
         self._keeping = parts.keeping
         self._pause = parts.pause
@@ -147,7 +152,7 @@ class Ending(MeterPart):
         if begun is None or begun.request.tariff_text:
             self._setup.tariff_was_changed()
         if await meter.read_and_publish(deadline) and not meter.running:
-            self._receipts.seen_idle()
+            self._memory.seen_idle()
         receipt = await self._receipts.await_new(begun, expected, deadline, self._pause, ended_s=ended_s)
         if receipt is None:
             return "the transaction was ended, and the meter has not given its receipt yet", None
@@ -155,8 +160,8 @@ class Ending(MeterPart):
 
     async def end_unwanted(self, deadline: Deadline) -> None:
         """End a transaction that runs although the station was told that it does not, and keep its receipt."""
-        self._receipts.seen_running()
-        begun = self._receipts.begun_here()
+        self._memory.seen_running()
+        begun = self._memory.begun_here()
         why, receipt = await self.end(begun, deadline, is_waited_for=False)
         if receipt is None:
             self._meter.log.failure("ending an unwanted transaction", "%s", why)
@@ -167,14 +172,14 @@ class Ending(MeterPart):
 
     async def _expect(self, begun: Begun | None, deadline: Deadline) -> Expected:
         """Return what the receipt of the running transaction will show; learn the last PG if it is not known."""
-        meter, receipts = self._meter, self._receipts
+        meter, memory = self._meter, self._memory
         is_known = meter.last_PG is not None if begun is None else begun.expected.PG_before is not None
-        if not is_known or receipts.unexamined or receipts.misses_another(begun):
+        if not is_known or memory.unexamined or memory.misses_another(begun):
             # Whatever it is: after E another takes its place, so one answer that is lost is asked for again.
             last = await self._setup.ask_for_last_tuple(deadline)
             if meter.last_PG is None:
                 last = await self._setup.ask_for_last_tuple(deadline)
-            await receipts.adopt(last, deadline)
+            await self._receipts.adopt(last, deadline)
         if begun is None:
             return Expected(PG_before=meter.last_PG, ended=meter.value.TM.instant if meter.value is not None else None)
         if not is_known:

@@ -18,9 +18,9 @@ from iem_dcr.powermeter import SignedMeterValue
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-    from iem_dcr.driver.decisions import Expected
     from iem_dcr.driver.meter import Meter
     from iem_dcr.driver.station import RecalledNotes, ReceiptJournal, ReceiptSink
+    from iem_dcr.driver.whose import Expected
     from iem_dcr.ocmf import Receipt
 
 T = TypeVar("T")

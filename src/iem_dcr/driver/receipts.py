@@ -1,34 +1,26 @@
-"""Receipts on their way from the meter to the station: found, verified, remembered.
-
-`Receipts` is the memory that keeps one transaction's receipt from being handed over as another's.
-"""
+"""Receipts on their way from the meter to the station: found, verified, handed over. Whose is whose, `Memory` knows."""
 
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
-from dataclasses import dataclass
-from datetime import timedelta
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from iem_dcr import ocmf
-from iem_dcr.driver.decisions import ID_OF_ANOTHER, Expected, Facts, Judgement, began_apart_s, judge
-from iem_dcr.driver.keeping import REMEMBERED, digest_of, shown_PG, signed_value
-from iem_dcr.driver.meter import seconds_since
+from iem_dcr.driver.keeping import digest_of, shown_PG, signed_value
+from iem_dcr.driver.memory import judged
 from iem_dcr.driver.timing import Deadline, now_s
+from iem_dcr.driver.whose import ID_OF_ANOTHER, Expected, Judgement
 from iem_dcr.errors import MeterError, ReceiptError, printable
 from iem_dcr.ocmf import Outcome
-from iem_dcr.powermeter import TransactionReq
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
     from iem_dcr.driver.keeping import Keeping
+    from iem_dcr.driver.memory import Begun, Memory
     from iem_dcr.driver.meter import Meter
     from iem_dcr.ocmf import Receipt
     from iem_dcr.powermeter import SignedMeterValue
-
-T = TypeVar("T")
 
 FIRST_WAIT_S = 0.02
 LONGEST_WAIT_S = 0.25
@@ -38,180 +30,30 @@ SECOND_THOUGHTS_S = 1.0
 """How long a tuple whose PG is new but whose contents disagree is looked at again before it is believed."""
 LONG_THOUGHTS_S = 15.0
 """The same where more than one thing disagrees, or its ID is somebody else's: the right one may still be signed."""
-MISSED_FOR_S = 600.0
-"""How long the receipt of a transaction that ended is looked for while no stop asks for it."""
-TOLERANCE = timedelta(seconds=60)
-EARLY = timedelta(seconds=2)
-"""A transaction begins after its meter's clock was read for it, which shows whole seconds."""
-
-
-@dataclass(slots=True)
-class Begun:
-    """A transaction this process began, or may have begun, and whose receipt it has not had.
-
-    Attributes:
-        request: the station's request.
-        expected: what its receipt will show.
-        doubtful: whether B was acted on is not known, and the station has not been told that it was begun.
-        ended_s: when it ended, or is said to have, on the loop's clock; None while it runs.
-        seen_over: it was seen not running any more.
-        seen_before: digests of the tuples that had been seen when it was begun: none of them is its own.
-    """
-
-    request: TransactionReq
-    expected: Expected
-    doubtful: bool = False
-    ended_s: float | None = None
-    seen_over: bool = False
-    seen_before: frozenset[bytes] = frozenset()
-
-    @property
-    def id(self) -> str:
-        """The station's id of the transaction."""
-        return self.request.transaction_id
 
 
 class Receipts:
-    """The receipts of one meter: what keeps one transaction's from being handed over as another's.
+    """Finds the receipts of one meter, and hands them over."""
 
-    Attributes:
-        begun: the transaction begun last, while its receipt is still to come, or None.
-        older: those begun before it whose receipts never came, the latest last.
-        kept: receipts by transaction id, the latest last.
-        refused: ids of starts that were refused.
-        unexamined: the meter's last tuple could not be read when it was last due, and may be one that is missing.
-        is_last_sure: the last tuple that is known is that of a transaction which was ended here; one that was only
-            found may have been followed by another that the meter was still signing.
-    """
-
-    def __init__(self, meter: Meter, keeping: Keeping) -> None:
-        self.begun: Begun | None = None
-        self.older: OrderedDict[str, Begun] = OrderedDict()
-        self.kept: OrderedDict[str, SignedMeterValue] = OrderedDict()
-        self.refused: OrderedDict[str, None] = OrderedDict()
-        self.unexamined = False
-        self.is_last_sure = False
+    def __init__(self, meter: Meter, memory: Memory, keeping: Keeping) -> None:
         self._is_recalled = False
-        self._handed: set[str] = set()
         self._told = ""
         self._meter = meter
+        self._memory = memory
         self._keeping = keeping
 
-    # --- remembering ---
-
-    def refuse(self, transaction_id: str) -> None:
-        """Remember that a start was refused, so that its stop gets no other's receipt."""
-        if transaction_id:
-            _remember(self.refused, transaction_id, None)
-            if transaction_id in self._handed:
-                self._handed.discard(transaction_id)
-                self.kept.pop(transaction_id, None)
-            if not self._is_known(transaction_id):
-                self._keeping.refused(transaction_id)
-
-    def begin(self, begun: Begun) -> None:
-        """Remember a transaction that is being begun, doubtful as yet, before anything says that it was."""
-        if self.begun is not begun:
-            begun.seen_before = self._keeping.seen()
-            if self.begun is not None:
-                self._set_aside(self.begun)
-        self.begun = begun
-        self.is_last_sure = False
-        self._keeping.keep_found()
-
-    def confirm(self, begun: Begun) -> None:
-        """Take note that a transaction was begun and the station is told so."""
-        begun.doubtful = False
-        begun.ended_s, begun.seen_over = None, False
-        self.begun = begun
-        for memory in (self.refused, self.kept, self.older):
-            memory.pop(begun.id, None)
-        self._handed.discard(begun.id)
-
-    def seen_running(self) -> None:
-        """Take note that the meter has an active transaction: where the last one was seen over, it is another's."""
-        begun = self.begun
-        if begun is not None and begun.seen_over and not begun.doubtful:
-            self._set_aside(begun)
-            self.begun = None
-
-    def seen_idle(self) -> None:
-        """Take note that the meter has none: the one begun last, if there is one, is over."""
-        if self.begun is not None:
-            self.begun.seen_over = True
-            if self.begun.ended_s is None:
-                self.begun.ended_s = now_s()
-
-    def _set_aside(self, begun: Begun) -> None:
-        if begun.ended_s is None:
-            begun.ended_s = now_s()
-        _remember(self.older, begun.id, begun)
-
-    def withdraw(self, begun: Begun) -> None:
-        """Take note that a transaction was certainly not begun."""
-        if self.begun is begun:
-            self.begun = None
-
-    def remember(self, transaction_id: str, value: SignedMeterValue) -> None:
-        """Remember a receipt under the id it is for."""
-        if transaction_id:
-            _remember(self.kept, transaction_id, value)
-
-    def again(self, transaction_id: str) -> SignedMeterValue | None:
-        """Return the receipt that is here for an id, unless a newer transaction of that id is under way."""
-        if not transaction_id or (self.begun is not None and self.begun.id == transaction_id):
-            return None
-        return self.kept.get(transaction_id)
-
-    async def filed(self, transaction_id: str) -> SignedMeterValue | None:
-        """Return the receipt that an earlier process kept for an id, if this one knows nothing of the id."""
-        if self.is_begun(transaction_id) or transaction_id in self.older or transaction_id in self.refused:
-            return None
-        value = await self._keeping.filed(transaction_id)
-        if value is not None:
-            self.remember(transaction_id, value)
-        return value
-
-    def was_handed(self, value: SignedMeterValue) -> None:
-        """Take note that the station was given a receipt."""
-        self._handed.update(transaction_id for transaction_id, kept in self.kept.items() if kept is value)
-        self._handed &= self.kept.keys()
-
-    @property
-    def may_still_come(self) -> bool:
-        """Whether a receipt is missing of a transaction that ended not too long ago."""
-        return self.misses_another(None)
-
-    def misses_another(self, than: Begun | None) -> bool:
-        """Whether one is missing of another transaction than this one: what the meter signs next would cover it."""
-        missing = [*self.older.values(), *([self.begun] if self.begun is not None else [])]
-        return any(
-            begun is not than and begun.ended_s is not None and seconds_since(begun.ended_s) < MISSED_FOR_S
-            for begun in missing
-        )
-
-    def is_begun(self, transaction_id: str) -> bool:
-        """Whether a stop for this id is for the transaction that was begun last."""
-        return self.begun is not None and transaction_id in ("", self.begun.id)
-
-    def is_orphaned(self, begun: Begun) -> bool:
-        """Whether the meter that the transaction was begun on is not the one that answers."""
-        return begun.expected.MS is not None and self._meter.serial not in ("", begun.expected.MS)
-
-    def begun_here(self) -> Begun | None:
-        """Return the transaction begun last if it was begun on the meter that answers."""
-        return None if self.begun is None or self.is_orphaned(self.begun) else self.begun
+    # --- what no stop waits for ---
 
     async def adopt(self, receipt: Receipt | None, deadline: Deadline) -> None:
         """Keep the meter's last tuple, read while no stop asked for it; as somebody's if it is one that is missing."""
         await self._recall()
-        self.unexamined = receipt is None and self._meter.last_PG is None
-        if receipt is None or self._is_here(receipt):
+        self._memory.unexamined = receipt is None and self._meter.last_PG is None
+        if receipt is None or self._memory.is_here(receipt):
             return
-        owner = self._owner(receipt)
-        begun = self.begun_here()
+        owner = self._memory.owner(receipt)
+        begun = self._memory.begun_here()
         if owner is None and begun is not None and not self._meter.running:
-            judgement, why = self._judge(receipt, begun.expected)
+            judgement, why = judged(receipt, begun.expected)
             # The clock may have been set since B, so a time that disagrees alone does not make it another's.
             if judgement is Judgement.DISAGREES and receipt.identification == begun.expected.ID:
                 owner = begun
@@ -222,43 +64,34 @@ class Receipts:
             self._keeping.found(receipt)
 
     async def _recall(self) -> None:
-        """Take over what an earlier process began and had no receipt of; once, when it is known which meter answers."""
+        """Remember what an earlier process had noted; once, when it is known which meter answers."""
         if self._is_recalled or not self._meter.serial:
             return
         self._is_recalled = True
         recalled = await self._keeping.recall()
-        if recalled is None:
-            return
-        for noted in recalled.awaited:
-            if self._is_known(noted.transaction_id) or noted.transaction_id in self.refused:
-                continue
-            request = TransactionReq("", noted.transaction_id, "", "", identification_data=noted.ID)
-            expected = Expected(PG_before=noted.PG_before, ID=noted.ID, MS=noted.meter, began=noted.began)
-            self._set_aside(Begun(request, expected))
-        if self.begun is None and self._meter.running and self.older:
-            # What runs is what was begun last; the others have ended.
-            _, self.begun = self.older.popitem()
-            self.begun.ended_s = None
-        for transaction_id in recalled.refused:
-            if not self._is_known(transaction_id):
-                _remember(self.refused, transaction_id, None)
+        if recalled is not None:
+            self._memory.recall(recalled)
 
-    def _is_known(self, transaction_id: str) -> bool:
-        """Whether something was begun under this id that has its receipt here, or may have one yet."""
-        is_begun = self.begun is not None and self.begun.id == transaction_id
-        return is_begun or transaction_id in self.older or transaction_id in self.kept
+    async def filed(self, transaction_id: str) -> SignedMeterValue | None:
+        """Return the receipt that an earlier process kept for an id, if this one knows nothing of the id."""
+        if self._memory.has_started(transaction_id):
+            return None
+        value = await self._keeping.filed(transaction_id)
+        if value is not None:
+            self._memory.remember(transaction_id, value)
+        return value
 
     async def is_of_another(self, receipt: Receipt, transaction_id: str, deadline: Deadline) -> bool:
         """Tell whether this process, or one before it, knows a receipt to be another transaction's than this one.
 
         One that is still missing here is kept for its own transaction.
         """
-        owner = None if self._is_here(receipt) else self._owner(receipt)
+        owner = None if self._memory.is_here(receipt) else self._memory.owner(receipt)
         if owner is not None:
             await self.hand_over(receipt, owner, deadline)
         if not transaction_id:
             return False
-        others = (value for known_id, value in self.kept.items() if known_id != transaction_id)
+        others = (value for known_id, value in self._memory.kept.items() if known_id != transaction_id)
         if any(value.signed_meter_data == receipt.text for value in others):
             return True
         return await self._keeping.is_of_another(receipt, transaction_id)
@@ -304,7 +137,7 @@ class Receipts:
             if disputed is not None and disputed[0].text != receipt.text:
                 self._keeping.found(disputed[0])
             if judgement is Judgement.OURS:
-                self.is_last_sure = True
+                self._memory.is_last_sure = True
                 return receipt
             if disputed is None or disputed[0].text != receipt.text:
                 is_strange = len(why) > 1 or ID_OF_ANOTHER in why
@@ -331,11 +164,11 @@ class Receipts:
         self, receipt: Receipt | None, begun: Begun | None, expected: Expected, deadline: Deadline
     ) -> tuple[Judgement, tuple[str, ...]]:
         """Judge a tuple that came; one that is another transaction's of this process is kept for that one."""
-        if receipt is None or self._is_here(receipt):
+        if receipt is None or self._memory.is_here(receipt):
             return Judgement.OTHER, ()
-        judgement, why = self._judge(receipt, expected)
+        judgement, why = judged(receipt, expected)
         if begun is not None or judgement is not Judgement.OURS:
-            owner = self._owner(receipt, begun)
+            owner = self._memory.owner(receipt, begun)
             if owner is not None and owner is not begun:
                 await self.hand_over(receipt, owner, deadline)
                 return Judgement.OTHER, ()
@@ -343,31 +176,8 @@ class Receipts:
         if judgement is Judgement.DISAGREES and begun is not None and digest_of(receipt) in begun.seen_before:
             return Judgement.OTHER, ()
         # Pagination alone tells the last transaction's record from those before it, and nothing else.
-        is_last = begun is None or (begun is self.begun and not begun.doubtful)
+        is_last = begun is None or (begun is self._memory.begun and not begun.doubtful)
         return (judgement, why) if judgement is Judgement.OURS or is_last else (Judgement.OTHER, ())
-
-    def _judge(self, receipt: Receipt, expected: Expected) -> tuple[Judgement, tuple[str, ...]]:
-        return judge(facts_of(receipt), expected, tolerance=TOLERANCE, early=EARLY)
-
-    def _is_here(self, receipt: Receipt) -> bool:
-        return any(value.signed_meter_data == receipt.text for value in self.kept.values())
-
-    def _owner(self, receipt: Receipt, awaited: Begun | None = None) -> Begun | None:
-        """Return the transaction that a tuple agrees with in everything, if there is one.
-
-        One card may have begun several within a minute: then it is that of the one that began nearest to it.
-        ``awaited`` is known to have ended.
-        """
-        begun = self.begun_here()
-        has_ended = begun is not None and (begun is awaited or not self._meter.running)
-        candidates = [*([begun] if begun is not None and has_ended else []), *reversed(self.older.values())]
-        facts = facts_of(receipt)
-        agreeing = [
-            candidate
-            for candidate in candidates
-            if not self.is_orphaned(candidate) and self._judge(receipt, candidate.expected)[0] is Judgement.OURS
-        ]
-        return min(agreeing, key=lambda candidate: began_apart_s(facts, candidate.expected), default=None)
 
     def _report(self, receipt: Receipt, why: tuple[str, ...]) -> None:
         if why:
@@ -400,10 +210,7 @@ class Receipts:
         await self._keeping.keep(receipt, begun.id if begun is not None else ended_as, outcome, deadline)
         value = signed_value(receipt, meter.public_key)
         if begun is not None:
-            self.remember(begun.id, value)
-            self.withdraw(begun)
-            if self.older.get(begun.id) is begun:
-                del self.older[begun.id]
+            self._memory.settle(begun, value)
         if receipt.text != self._told:
             self._told = receipt.text
             meter.log.info("receipt %s", shown_PG(receipt))
@@ -442,23 +249,3 @@ def _waits(ended_s: float | None) -> Iterator[float]:
     while True:
         wait_s = min(wait_s * 2, LONGEST_WAIT_S)
         yield wait_s
-
-
-def facts_of(receipt: Receipt) -> Facts:
-    """Return what a tuple says of itself."""
-    begin = receipt.begin
-    last = receipt.readings[-1] if receipt.readings else None
-    return Facts(
-        PG=receipt.pagination,
-        ID=receipt.identification,
-        MS=receipt.meter_serial,
-        began=begin.TM.instant if begin is not None and begin.TM is not None else None,
-        ended=last.TM.instant if last is not None and last.TM is not None else None,
-    )
-
-
-def _remember(memory: OrderedDict[str, T], key: str, value: T) -> None:
-    memory[key] = value
-    memory.move_to_end(key)
-    while len(memory) > REMEMBERED:
-        memory.popitem(last=False)

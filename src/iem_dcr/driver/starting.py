@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 from iem_dcr.device.messages import User
 from iem_dcr.driver import decisions
-from iem_dcr.driver.decisions import Conversation, Do, Event, Expected, State
+from iem_dcr.driver.decisions import Conversation, Do, Event, State
 from iem_dcr.driver.ending import Attempt, MeterPart
-from iem_dcr.driver.receipts import Begun
+from iem_dcr.driver.memory import Begun
 from iem_dcr.driver.setup import changed_text
 from iem_dcr.driver.texts import check_identification, signable_tariff
+from iem_dcr.driver.whose import Expected
 from iem_dcr.errors import MeterError, RequestError, printable, shortened
 from iem_dcr.powermeter import IDENTIFICATION_ERROR_LEVELS, TransactionRequestStatus, TransactionStartResponse
 
@@ -62,7 +63,7 @@ class Starting(MeterPart):
 
     async def start(self, request: TransactionReq, deadline: Deadline) -> TransactionStartResponse:
         """Begin a transaction. Never raises for anything a meter or a station can do."""
-        begun = self._receipts.begun
+        begun = self._memory.begun
         if begun is not None and begun.request == request and not begun.doubtful and begun.ended_s is None:
             self._ending.watch = False
             again = self._meter.log.seldom("starts that come again")
@@ -90,7 +91,7 @@ class Starting(MeterPart):
         self._meter.log.seldom("starts that failed").warning(
             "transaction %s was not begun (%s): %s", printable(request.transaction_id), status.value, why
         )
-        self._receipts.refuse(request.transaction_id)
+        self._memory.refuse(request.transaction_id)
         return TransactionStartResponse(status, why)
 
     def _user(self, request: TransactionReq) -> User:
@@ -160,7 +161,7 @@ class Starting(MeterPart):
                 start.begun = None
         state = start.conversation.state
         if state is State.BEGUN and start.begun is not None:
-            self._receipts.confirm(start.begun)
+            self._memory.confirm(start.begun)
             self._ending.watch = False
             meter_log = self._meter.log
             meter_log.info("transaction %s begun for %s", printable(request.transaction_id), shortened(user.ID))
@@ -173,7 +174,7 @@ class Starting(MeterPart):
     def _forget(self, start: _Start) -> None:
         """Take back what was remembered for a B that was certainly not acted on."""
         if start.begun is not None:
-            self._receipts.withdraw(start.begun)
+            self._memory.withdraw(start.begun)
             self._ending.watch = False
             start.begun = None
 
@@ -234,10 +235,10 @@ class Starting(MeterPart):
         return await start.send(self._meter.client.set_user(start.user, timeout_s=start.deadline.left_s))
 
     async def _send_begin(self, start: _Start) -> Event:
-        meter, receipts = self._meter, self._receipts
-        is_known = meter.last_PG is not None and receipts.is_last_sure
-        if not is_known or receipts.begun is not None or receipts.misses_another(start.begun):
-            await receipts.adopt(await self._setup.ask_for_last_tuple(start.deadline), start.deadline)
+        meter, memory = self._meter, self._memory
+        is_known = meter.last_PG is not None and memory.is_last_sure
+        if not is_known or memory.begun is not None or memory.misses_another(start.begun):
+            await self._receipts.adopt(await self._setup.ask_for_last_tuple(start.deadline), start.deadline)
         # The process may end the moment B is out: the one after it shall know whose transaction runs.
         noted = self._keeping.note(start.request.transaction_id, self._expected(start))
         note_stands = False
@@ -281,7 +282,7 @@ class Starting(MeterPart):
         else:
             # The one before it was not acted on: what the meter has signed since is another's.
             start.begun.expected = self._expected(start)
-        self._receipts.begin(start.begun)
+        self._memory.begin(start.begun)
         self._ending.watch = True
 
     def _expected(self, start: _Start) -> Expected:
@@ -309,8 +310,8 @@ class Starting(MeterPart):
 
     async def _end_other(self, start: _Start) -> Event:
         """End a transaction that still runs, and get its receipt before another one takes its place in the meter."""
-        self._receipts.seen_running()
-        begun = self._receipts.begun_here()
+        self._memory.seen_running()
+        begun = self._memory.begun_here()
         whose = printable(begun.id) if begun is not None else "not begun by this process"
         self._meter.log.warning("a transaction still runs (%s): it is ended first", whose)
         why, receipt = await self._ending.end(begun, start.deadline.within(OTHER_RECEIPT_S))

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from iem_dcr.driver import decisions
-from iem_dcr.driver.decisions import Claim
+from iem_dcr.driver import whose
 from iem_dcr.driver.ending import MeterPart
 from iem_dcr.driver.meter import seconds_since
 from iem_dcr.driver.timing import now_s
+from iem_dcr.driver.whose import Claim
 from iem_dcr.errors import MeterError, ReceiptError, printable
 from iem_dcr.powermeter import TransactionRequestStatus, TransactionStopResponse
 
 if TYPE_CHECKING:
     from iem_dcr.driver.ending import Ending, Parts
-    from iem_dcr.driver.receipts import Begun
+    from iem_dcr.driver.memory import Begun
     from iem_dcr.driver.timing import Deadline
     from iem_dcr.ocmf import Receipt
     from iem_dcr.powermeter import SignedMeterValue
@@ -38,46 +38,44 @@ class Stopping(MeterPart):
         """End a transaction and return its receipt. Never raises for anything a meter or a station can do."""
         response = await self._stop(transaction_id, deadline)
         if response.signed_meter_value is not None:
-            self._receipts.was_handed(response.signed_meter_value)
+            self._memory.was_handed(response.signed_meter_value)
         return response
 
     async def _stop(self, transaction_id: str, deadline: Deadline) -> TransactionStopResponse:
-        receipts = self._receipts
-        value = receipts.again(transaction_id) or await receipts.filed(transaction_id)
+        memory = self._memory
+        value = memory.again(transaction_id) or await self._receipts.filed(transaction_id)
         if value is not None:
             return _stopped(value)
         problem = await self._look_to_stop(deadline)
         if problem:
-            if receipts.is_begun(transaction_id):
+            if memory.is_begun(transaction_id):
                 self._ending.watch = True
             return self._not_stopped(problem)
-        value = receipts.again(transaction_id)
+        value = memory.again(transaction_id)
         if value is not None:
             return _stopped(value)
-        if receipts.begun is not None and receipts.is_begun(transaction_id) and receipts.begun_here() is None:
-            return await self._stop_on_another_meter(receipts.begun, deadline)
+        if memory.begun is not None and memory.is_begun(transaction_id) and memory.begun_here() is None:
+            return await self._stop_on_another_meter(memory.begun, deadline)
         return await self._stop_as_claimed(transaction_id, deadline)
 
     async def _stop_as_claimed(self, transaction_id: str, deadline: Deadline) -> TransactionStopResponse:
-        receipts = self._receipts
+        memory = self._memory
         if self._meter.running:
-            receipts.seen_running()
+            memory.seen_running()
         else:
-            receipts.seen_idle()
-        begun = receipts.begun
-        claim = decisions.claim(
+            memory.seen_idle()
+        begun = memory.begun
+        claim = whose.claim(
             transaction_id,
             running=self._meter.running,
             begun=begun.id if begun is not None else None,
-            older=receipts.older,
-            refused=receipts.refused,
+            older=memory.older,
+            refused=memory.refused,
         )
         if claim is Claim.END:
             return await self._stop_running(begun, transaction_id, deadline)
         if claim is Claim.AWAIT:
-            awaited = (
-                begun if begun is not None and receipts.is_begun(transaction_id) else receipts.older[transaction_id]
-            )
+            awaited = begun if begun is not None and memory.is_begun(transaction_id) else memory.older[transaction_id]
             return await self._stop_ended(awaited, deadline)
         if claim is Claim.LAST:
             return await self._last(transaction_id, deadline)
@@ -93,7 +91,7 @@ class Stopping(MeterPart):
         patience = deadline
         if not meter.reached:
             patience = deadline.within(self._settings.initial_connection_wait_ms / 1000)
-        elif self._receipts.begun is None and not meter.running:
+        elif self._memory.begun is None and not meter.running:
             patience = deadline.within(READ_WAIT_S)
         while True:
             try:
@@ -118,7 +116,7 @@ class Stopping(MeterPart):
             return self._not_stopped(why)
         value = await self._receipts.hand_over(receipt, begun, deadline, ended_as=transaction_id)
         if begun is None:
-            self._receipts.remember(transaction_id, value)
+            self._memory.remember(transaction_id, value)
         return _stopped(value)
 
     async def _stop_ended(self, begun: Begun, deadline: Deadline) -> TransactionStopResponse:
@@ -129,12 +127,12 @@ class Stopping(MeterPart):
         receipt = await self._receipts.await_new(
             begun, begun.expected, deadline.within(max(left_s, TRIES_EVERY_S)), self._pause, ended_s=None
         )
-        value = self._receipts.again(begun.id)
+        value = self._memory.again(begun.id)
         if receipt is None and value is not None:
             return _stopped(value)
         if receipt is None:
             return self._not_stopped("the meter has no receipt for this transaction")
-        if self._receipts.begun is begun:
+        if self._memory.begun is begun:
             self._ending.watch = False
         return _stopped(await self._receipts.hand_over(receipt, begun, deadline))
 
@@ -165,7 +163,7 @@ class Stopping(MeterPart):
         if receipt is None:
             return self._not_stopped(why)
         value = await self._receipts.hand_over(receipt, None, deadline)
-        self._receipts.remember(transaction_id, value)
+        self._memory.remember(transaction_id, value)
         return _stopped(value)
 
     def _may_come_late(self, transaction_id: str, receipt: Receipt | None) -> bool:
