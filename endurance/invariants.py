@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from iem_dcr import meter_time
 from iem_dcr.driver.driver import START_S, STOP_S
-from iem_dcr.driver.setup import FIRST_SANE_YEAR
+from iem_dcr.meter_time import FIRST_SANE_YEAR
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -126,8 +126,8 @@ class World(Troubles):
     def _weigh(self) -> None:
         process = self.process
         if process is not None:
-            receipts: Any = process.driver._receipts
-            self.memory.append(len(receipts.older) + len(receipts.kept) + len(receipts.refused) + len(receipts._handed))
+            memory: Any = process.driver._memory
+            self.memory.append(len(memory.older) + len(memory.kept) + len(memory.refused) + len(memory._handed))
 
 
 def carry_out(plan: Plan) -> World:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -72,7 +73,7 @@ def test_the_table_is_the_one_of_the_vendor_and_ours() -> None:
 
 
 def test_defaults() -> None:
-    assert Settings.of().as_dict() == {key: default for key, _, default, _, _ in TABLE}
+    assert asdict(Settings.of()) == {key: default for key, _, default, _, _ in TABLE}
     assert Settings.of({}) == Settings.of(None)
 
 
@@ -86,7 +87,7 @@ def test_every_key_is_taken() -> None:
         "IL_default": "SECURE", "meter_serial": "1TST0000000001", "verify_receipts": False,
         "journal_path": "/var/lib/iem-dcr/receipts.db", "journal_keep_days": 0,
     }  # fmt: skip
-    assert Settings.of(values).as_dict() == values
+    assert asdict(Settings.of(values)) == values
     assert list(values) == KEYS
 
 
@@ -94,7 +95,7 @@ def test_every_key_is_taken() -> None:
 def test_a_number_keeps_its_range(key: str, low: int, high: int) -> None:
     smallest = 1 if key == "port_http" else low
     for good in (smallest, high):
-        assert Settings.of({key: good}).as_dict()[key] == good
+        assert asdict(Settings.of({key: good}))[key] == good
     for bad in (low - 1, high + 1, -(10**30)):
         (problem,) = refused({key: bad})
         assert problem.startswith(f"{key} is ")
@@ -223,7 +224,7 @@ def test_any_mapping_gives_settings_or_a_config_error(values: dict[str, Any]) ->
     assert all(problem.isprintable() and " expected " in problem for problem in problems)
     if not problems:
         settings = Settings.of(values)
-        assert settings.as_dict() | values == settings.as_dict()
+        assert asdict(settings) | values == asdict(settings)
         settings.zone()
 
 
@@ -239,7 +240,7 @@ def test_what_is_allowed_is_taken_as_it_is_also_from_text(data: st.DataObject) -
     good |= {setting.key: st.booleans() for setting in SETTINGS if setting.kind is bool}
     good |= {key: st.text("abcDEF019*-_", min_size=1, max_size=30) for key in ("CT", "CI", "meter_serial")}
     values = data.draw(st.fixed_dictionaries({}, optional=good))
-    assert Settings.of(values).as_dict() == Settings.of().as_dict() | values
+    assert asdict(Settings.of(values)) == asdict(Settings.of()) | values
     texts = {key: str(value).lower() if isinstance(value, bool) else str(value) for key, value in values.items()}
     assert {key: from_text(key, text) for key, text in texts.items()} == values
 

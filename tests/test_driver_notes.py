@@ -150,6 +150,24 @@ async def test_a_start_that_was_refused_before_has_its_receipt_after_a_restart(t
 
 
 @virtual
+async def test_a_start_that_is_refused_before_the_meter_answers_hides_no_transaction_of_an_earlier_process(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "receipts.db"
+    async with bench() as b, patient_journal(path) as journal:
+        await live(b)
+        async with driver(b, journal) as (made, _):
+            assert (await made.start_transaction(request("A"))).status is OK
+            await asyncio.sleep(3)
+        b.meter.faults.add(Fault("refuse", count=10_000))
+        async with driver(b, journal) as (made, _):
+            await refused_start(made, "A")
+            b.meter.faults.clear()
+            assert receipt_of(await made.stop_transaction("A")).identification == "04ABA"
+        assert whose(path) == [("T1", "A", False)]
+
+
+@virtual
 async def test_a_begin_in_doubt_has_its_receipt_after_a_restart_also_when_the_next_of_its_id_was_refused(
     tmp_path: Path,
 ) -> None:

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from iem_dcr.errors import JournalError
 from iem_dcr.journal import forget
+from iem_dcr.journal.journal import REFUSALS_WAIT_WITH
 from iem_dcr.journal.notes import recall
 from iem_dcr.journal.schema import connect_for_reading
-from tests.support.journals import ADDRESS, METER, journal, kept, noted, written
+from tests.support.journals import ADDRESS, METER, entries, journal, kept, noted, written
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -134,6 +136,25 @@ def test_an_id_is_refused_until_something_is_begun_under_it(path: Path) -> None:
         forget(path, transaction_id="N-99")
         async with journal(path) as opened:
             assert (await refused(opened))[-2:] == ("N-97", "N-98")
+
+    asyncio.run(main())
+
+
+def test_refused_starts_leave_room_for_receipts_however_many_wait(path: Path) -> None:
+    async def main() -> None:
+        async with journal(path) as opened:
+            await written(opened)
+            with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as locked:
+                locked.execute("BEGIN IMMEDIATE")
+                for number in range(REFUSALS_WAIT_WITH):
+                    opened.refused(f"N-{number}", meter=METER, address=ADDRESS)
+                with pytest.raises(JournalError, match="not noted"):
+                    opened.refused("one too many", meter=METER, address=ADDRESS)
+                keeping = asyncio.create_task(opened.keep(kept(1, "T-1")))
+                await asyncio.sleep(0)
+                locked.execute("COMMIT")
+            await keeping
+        assert [entry.transaction_id for entry in entries(path)] == ["T-1"]
 
     asyncio.run(main())
 

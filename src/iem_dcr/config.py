@@ -7,7 +7,7 @@ elsewhere is made from it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, cast
 
@@ -196,10 +196,6 @@ class Settings:
     def zone(self) -> MeterZone:
         """Return the zone the meter's time is written in."""
         return MeterZone.named(self.timezone, handle_dst=self.timezone_handle_DST)
-
-    def as_dict(self) -> dict[str, Value]:
-        """Return key and value of every setting."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
 def from_text(key: str, text: str) -> Value:

@@ -19,6 +19,9 @@ from zoneinfo import ZoneInfo
 if TYPE_CHECKING:
     from datetime import tzinfo
 
+FIRST_SANE_YEAR = 2025
+"""A clock that says less was never set: a host without a battery behind it, and no NTP yet."""
+
 _TEXT = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)(?:[,.](\d{1,6}))?\s?([+-])(\d\d):?(\d\d)(?:\s+([UISR]))?", re.ASCII
 )

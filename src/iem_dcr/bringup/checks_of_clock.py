@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from iem_dcr.bringup import sight
 from iem_dcr.bringup.report import Line, State
+from iem_dcr.meter_time import FIRST_SANE_YEAR
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
     from iem_dcr.bringup.evidence import Evidence, Timed
     from iem_dcr.config import Settings
 
-FIRST_SANE_YEAR: Final = 2025
-"""A clock that shows an earlier year has never been set."""
 WRONG_AFTER_S: Final = 60.0
 WATCHED_S: Final = 2.0
 """A clock that shows whole seconds has moved after so long."""

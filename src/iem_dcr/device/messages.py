@@ -280,11 +280,11 @@ def _transaction_wh(rows: object) -> Decimal | None:
 def _energy_wh(row: dict[str, object], path: str, kind: str = "R") -> Decimal:
     unit, value = row.get(f"{kind}U"), row.get(f"{kind}V")
     if not isinstance(unit, str) or unit not in _WATT_HOURS:
-        raise ShapeError(f"{path}.RU", f"no unit of energy: {_shown(unit)}")
+        raise ShapeError(f"{path}.{kind}U", f"no unit of energy: {_shown(unit)}")
     is_number = isinstance(value, int | Decimal) and not isinstance(value, bool)
     if not is_number and not (isinstance(value, str) and _DIGITS.fullmatch(value)):
-        raise ShapeError(f"{path}.RV", f"expected digits, not {_shown(value)}")
-    return _plausible(f"{path}.RV", Decimal(value)) * _WATT_HOURS[unit]  # type: ignore[arg-type]  # one of the three
+        raise ShapeError(f"{path}.{kind}V", f"expected digits, not {_shown(value)}")
+    return _plausible(f"{path}.{kind}V", Decimal(value)) * _WATT_HOURS[unit]  # type: ignore[arg-type]  # one of the three
 
 
 def _shown(value: object) -> str:

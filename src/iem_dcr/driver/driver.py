@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from iem_dcr import ocmf
 from iem_dcr.device.client import MeterClient
-from iem_dcr.driver.commands import Command
+from iem_dcr.driver.commands import GIVES_WAY_AFTER_S, Command, Commands, GaveWayError
 from iem_dcr.driver.ending import Ending, Parts
 from iem_dcr.driver.keeping import Keeping, MemorySink
 from iem_dcr.driver.memory import Memory
@@ -33,7 +33,7 @@ from iem_dcr.powermeter import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable
 
     from iem_dcr.config import Settings
     from iem_dcr.device.messages import Gateway, MeterValue
@@ -44,7 +44,6 @@ STOP_S = 60.0
 ANSWER_MARGIN_S = 0.5
 """How much earlier than its deadline a command's own work ends, so that its answer is the one that is given."""
 LIVE_VALUE_EVERY_S = 1.0
-GIVES_WAY_AFTER_S = 0.5
 UNWANTED_S = 10.0
 """How much time one try to end an unwanted transaction may take; a command waits for it."""
 
@@ -53,15 +52,7 @@ RESTLESS_S = 60.0
 """A meter that is in doubt more than so many times in so many seconds is initialised no more often than that."""
 PREPARED_WITHIN_S = 0.5
 """How long an end waits for an import under way in the worker thread."""
-QUESTION_S = 60.0
-"""Bound of a question of several requests; each of them has its own, shorter one."""
-
 R = TypeVar("R")
-Q = TypeVar("Q")
-
-
-class _GaveWayError(Exception):
-    """A question to the meter was given up in favour of a command."""
 
 
 class MeterDriver:
@@ -106,9 +97,7 @@ class MeterDriver:
         self._ending = Ending(parts)
         self._starting = Starting(parts, self._ending)
         self._stopping = Stopping(parts, self._ending)
-        self._queue: deque[Command[Any]] = deque()
-        self._arrived = asyncio.Event()
-        self._stopped = False
+        self._commands = Commands()
         self._phase = phase
         self._begins_after_s = begins_after_s
         self._schedule: Schedule | None = None
@@ -187,7 +176,7 @@ class MeterDriver:
         async def work(deadline: Deadline) -> TransactionStartResponse:
             return await self._starting.start(request, deadline)
 
-        response = await self._do(Command(work, Deadline.after(START_S), failed, nobody_heard))
+        response = await self._commands.do(Command(work, Deadline.after(START_S), failed, nobody_heard))
         self._station.start_answered(response)
         return response
 
@@ -204,26 +193,9 @@ class MeterDriver:
         async def work(deadline: Deadline) -> TransactionStopResponse:
             return await self._stopping.stop(transaction_id, deadline)
 
-        response = await self._do(Command(work, Deadline.after(STOP_S), failed, nobody_heard))
+        response = await self._commands.do(Command(work, Deadline.after(STOP_S), failed, nobody_heard))
         self._station.stop_answered(response)
         return response
-
-    async def _do(self, command: Command[R]) -> R:
-        if self._stopped:
-            command.nobody_heard(None)
-            return command.failed("the driver is not running")
-        self._queue.append(command)
-        self._arrived.set()
-        try:
-            done, _ = await asyncio.wait({command.answer}, timeout=command.deadline.left_s)
-        except asyncio.CancelledError:
-            if not command.answer.cancel():
-                # It came in the very moment in which the caller gave up.
-                command.nobody_heard(command.answer.result())
-            raise
-        if not done:
-            command.refuse("the meter did not do it in time")
-        return command.answer.result()
 
     # --- the task that owns the meter ---
 
@@ -232,19 +204,17 @@ class MeterDriver:
 
         Should it ever fail, which it does for no meter's sake, it may be started again: what waits, waits on.
         """
-        self._stopped = False
+        self._commands.begin()
         self._next_reach_s = max(self._next_reach_s, now_s() + self._begins_after_s)
         self._begins_after_s = 0.0
         try:
             while True:
-                if self._queue:
-                    await self._serve(self._queue.popleft())
+                if self._commands:
+                    await self._serve(self._commands.take())
                 else:
                     await self._idle()
         except asyncio.CancelledError:
-            self._stopped = True
-            while self._queue:
-                self._queue.popleft().drop("the driver is stopping")
+            self._commands.end()
             raise
         finally:
             self._schedule = None
@@ -274,26 +244,18 @@ class MeterDriver:
             self._next_reach_s = now_s()
         next_s = self._schedule.next_s if self._schedule is not None else self._next_reach_s
         if now_s() < next_s:
-            await self._wait_for_command(next_s - now_s())
+            await self._commands.wait(next_s - now_s())
             return
         try:
             if self._schedule is None:
                 await self._reach()
             else:
                 await self._tick(self._schedule)
-        except _GaveWayError:
+        except GaveWayError:
             self._meter.log.debug("a question to the meter gave way to a command")
         except Exception:
             self._meter.log.exception("what is done every second failed")
             await asyncio.sleep(LIVE_VALUE_EVERY_S)
-
-    async def _wait_for_command(self, delay_s: float) -> None:
-        self._arrived.clear()
-        due = asyncio.get_running_loop().call_later(delay_s, self._arrived.set)
-        try:
-            await self._arrived.wait()
-        finally:
-            due.cancel()
 
     async def _reach(self) -> None:
         """Try to reach a meter that has not answered yet; when it does, initialise it and publish a first value."""
@@ -302,13 +264,13 @@ class MeterDriver:
             return
         self._schedule = Schedule(LIVE_VALUE_EVERY_S, self._phase)
         await self._make_up()
-        if await self._question(self._poll):
+        if await self._commands.unless_waiting(self._poll):
             await self._keep_house()
 
     async def _tick(self, schedule: Schedule) -> None:
         """Make the scheduled reading, and do what is due."""
         try:
-            is_good = await self._question(self._poll)
+            is_good = await self._commands.unless_waiting(self._poll)
         finally:
             schedule.advance()
         if is_good:
@@ -339,22 +301,22 @@ class MeterDriver:
         in_doubt = not setup.initialised or meter.doubted or meter.exchanged
         if in_doubt and now_s() >= self._next_reach_s:
             await self._initialise()
-        if self._queue:
+        if self._commands:
             return
         if self._memory.may_still_come:
             await self._look_for_receipt()
         if self._ending.watch and meter.running and not meter.wrong:
             await self._end_unwanted()
-        if self._queue:
+        if self._commands:
             return
         if setup.key_wanted:
-            await self._question(setup.ask_for_key)
+            await self._commands.unless_waiting(setup.ask_for_key)
         await self._make_up()
 
     async def _initialise(self) -> bool:
         self._next_reach_s = now_s() + self._meter.settings.resilience_initial_connection_retry_delay / 1000
         try:
-            last = await self._question(self._setup.initialise)
+            last = await self._commands.unless_waiting(self._setup.initialise)
         except MeterError as error:
             self._meter.log.failure("the initialisation", "not initialised: %s", error.brief)
             if not self._meter.reached:
@@ -375,7 +337,7 @@ class MeterDriver:
                 self._unwanted_s = None
 
     async def _make_up(self) -> None:
-        if self._queue or not self._setup.anything_due:
+        if self._commands or not self._setup.anything_due:
             return
         try:
             await self._setup.make_up(Deadline.after(UNWANTED_S))
@@ -387,35 +349,8 @@ class MeterDriver:
         if seconds_since(self._looked_s) < TRIES_EVERY_S:
             return
         self._looked_s = now_s()
-        last = await self._question(self._setup.ask_for_last_tuple)
+        last = await self._commands.unless_waiting(self._setup.ask_for_last_tuple)
         await self._receipts.adopt(last, Deadline.after(UNWANTED_S))
-
-    async def _question(self, ask: Callable[[Deadline], Coroutine[None, None, Q]]) -> Q:
-        """Ask the meter something that changes nothing, and give way to a command after half a second."""
-        task = asyncio.ensure_future(ask(Deadline.after(QUESTION_S)))
-        try:
-            done, _ = await asyncio.wait({task}, timeout=GIVES_WAY_AFTER_S)
-            if not done:
-                await self._until_done_or_command(task)
-            if not task.done():
-                raise _GaveWayError
-            return task.result()
-        finally:
-            if not task.done():
-                task.cancel()
-                await asyncio.wait({task})
-
-    async def _until_done_or_command(self, task: asyncio.Future[Q]) -> None:
-        if self._queue:
-            return
-        self._arrived.clear()
-        arrival = asyncio.ensure_future(self._arrived.wait())
-        either: set[asyncio.Future[Any]] = {task, arrival}
-        try:
-            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            arrival.cancel()
-            await asyncio.wait({arrival})
 
     async def _pause(self, delay_s: float, deadline: Deadline) -> None:
         """Wait within a command, and make the scheduled readings meanwhile, so that live values and faults go on."""

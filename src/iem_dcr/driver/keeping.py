@@ -73,7 +73,7 @@ class Keeping:
 
         A keeper that takes its time goes on; the station is not kept waiting.
         """
-        self._note(receipt)
+        self._saw(receipt)
         kept = replace(self._made(receipt), transaction_id=transaction_id, outcome=outcome, found=False)
         tasks = {self._start(self._kept_by(keeper, kept)) for keeper in self._keepers}
         wait_s = max(deadline.within(KEEPING_WAIT_S).left_s, LAST_WAIT_S)
@@ -83,7 +83,7 @@ class Keeping:
 
     def found(self, receipt: Receipt) -> None:
         """Have a tuple kept that was found in the meter and is nobody's yet. One that was seen before is not again."""
-        if self._keeps_found and self._note(receipt):
+        if self._keeps_found and self._saw(receipt):
             self._found.append(self._made(receipt))
             if self._is_live:
                 self.keep_found()
@@ -126,8 +126,8 @@ class Keeping:
         """Return the digests of the tuples that were seen lately."""
         return frozenset(self._seen)
 
-    def _note(self, receipt: Receipt) -> bool:
-        """Take note of a tuple. Returns whether it is new."""
+    def _saw(self, receipt: Receipt) -> bool:
+        """Remember a tuple that was seen. Returns whether it is new."""
         digest = digest_of(receipt)
         is_new = digest not in self._seen
         self._seen[digest] = None

@@ -187,7 +187,7 @@ class Memory:
     def recall(self, noted_before: RecalledNotes) -> None:
         """Take over what an earlier process began and had no receipt of, and what it refused."""
         for noted in noted_before.awaited:
-            if self._is_known(noted.transaction_id) or noted.transaction_id in self.refused:
+            if self._is_known(noted.transaction_id):
                 continue
             request = TransactionReq("", noted.transaction_id, "", "", identification_data=noted.ID)
             expected = Expected(PG_before=noted.PG_before, ID=noted.ID, MS=noted.meter, began=noted.began)

@@ -15,14 +15,13 @@ from iem_dcr.driver.meter import seconds_since
 from iem_dcr.driver.texts import signable_tariff
 from iem_dcr.driver.timing import now_s
 from iem_dcr.errors import MeterError, ReceiptError, RefusedError, printable
+from iem_dcr.meter_time import FIRST_SANE_YEAR
 
 if TYPE_CHECKING:
     from iem_dcr.driver.meter import Meter
     from iem_dcr.driver.timing import Deadline
     from iem_dcr.ocmf import Receipt
 
-FIRST_SANE_YEAR = 2025
-"""A host whose clock says less has no battery behind it and no NTP yet."""
 GW_WAITS_FOR_CLOCK_S = 60.0
 CLOCK_TOLERANCE = timedelta(seconds=5)
 CLOCK_TRIES_EVERY_S = 60.0

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import random
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Final
@@ -18,8 +17,9 @@ from iem_dcr.driver.seldom import Seldom
 from iem_dcr.driver.timing import now_s
 from iem_dcr.errors import ConfigError, printable
 from iem_dcr.everest_api.dialing import BrokerTroubleError, dial
-from iem_dcr.everest_api.link import TWICE_HINT, Link, LinkLostError, NobodyListensError, TakenOverError
+from iem_dcr.everest_api.link import Link, LinkLostError, NobodyListensError
 from iem_dcr.everest_api.mqtt_settings import MqttSettings
+from iem_dcr.everest_api.outages import Outages
 from iem_dcr.everest_api.subscriptions import Subscriptions, qos_of
 from iem_dcr.everest_api.topics import can_be_published
 
@@ -32,19 +32,8 @@ __all__ = ["Broker", "MqttSettings"]
 
 _log = logging.getLogger(__name__)
 
-FIRST_PAUSE_S: Final = 0.2
-LONGEST_PAUSE_S: Final = 15.0
-TAKEN_OVER_PAUSE_S: Final = 5.0
-"""The least pause after another client took the session over, so that two do not throw each other out all the time."""
-STABLE_S: Final = 1.0
-"""A connection that lasted that long makes the pauses start anew."""
 CONNECT_S: Final = 12.0
 """How long all addresses of the broker's host may take together."""
-
-SHORT_S: Final = 20.0
-MOST_SHORT: Final = 6
-"""So many connections in a row that the broker ended within `SHORT_S`, and took again at once, mean another client of
-the same name: with MQTT 3.1.1 no broker says so, and mosquitto 2.0.11 does not with MQTT 5 either."""
 
 MOST_UNDER_WAY: Final = 16
 """Messages that wait for an acknowledgement at the same time; brokers take 20 and more (mosquitto's
@@ -100,9 +89,7 @@ class Broker:
         self._closing = asyncio.Event()
         self._ended = asyncio.Event()
         self._ended.set()
-        self._troubles: set[str] = set()
-        self._pause_s = FIRST_PAUSE_S
-        self._short = 0
+        self._outages = Outages(self._name)
         self._refused = Seldom(_log, now_s)
 
     # --- The bus ---
@@ -221,20 +208,15 @@ class Broker:
                 try:
                     trouble = await self._serve(link)
                 finally:
-                    if loop.time() - since_s >= STABLE_S:
-                        self._pause_s = FIRST_PAUSE_S
-                trouble = self._suspicious(trouble, loop.time() - since_s)
+                    lasted_s = loop.time() - since_s
+                    self._outages.lasted(lasted_s)
+                self._outages.ended(trouble, lasted_s)
             except BrokerTroubleError as error:
-                self._short = 0
-                trouble = error
+                self._outages.not_made(error)
             except Exception as error:  # noqa: BLE001  a mistake here must not end the service of all meters
                 _log.exception("%s: the connection failed, which is a mistake in the program", self._name)
-                trouble = BrokerTroubleError(printable(error))
-            self._tell(trouble)
-            if isinstance(trouble, TakenOverError):
-                self._pause_s = max(self._pause_s, TAKEN_OVER_PAUSE_S)
-            await asyncio.sleep(self._pause_s * random.uniform(0.5, 1.0))  # noqa: S311  spreads clients, no secret
-            self._pause_s = min(self._pause_s * 2, LONGEST_PAUSE_S)
+                self._outages.tell(BrokerTroubleError(printable(error)))
+            await asyncio.sleep(self._outages.next_pause_s())
 
     async def _connect(self) -> Link:
         settings = self._settings
@@ -275,28 +257,12 @@ class Broker:
             raise ended
         return trouble
 
-    def _suspicious(self, trouble: BrokerTroubleError, lasted_s: float) -> BrokerTroubleError:
-        """Return what ended a connection, or what must be behind it when that happens all the time."""
-        self._short = self._short + 1 if lasted_s < SHORT_S and not trouble.lasting else 0
-        if self._short < MOST_SHORT:
-            return trouble
-        return TakenOverError(f"it has ended {MOST_SHORT} connections soon after they were made. {TWICE_HINT}")
-
     def _forget(self, link: Link) -> None:
         if self._link is link:
             self._link = None
             self._linked.clear()
             self._heard.clear()
             self._progress.set()
-
-    def _tell(self, trouble: BrokerTroubleError) -> None:
-        """Log the first reason of an outage, and those that somebody has to do something about; each once."""
-        reason, is_first = str(trouble), not self._troubles
-        is_new = reason not in self._troubles
-        self._troubles.add(reason)
-        is_warning = is_first or (trouble.lasting and is_new)
-        level = logging.DEBUG if not is_warning else logging.ERROR if trouble.lasting else logging.WARNING
-        _log.log(level, "%s: %s; trying again", self._name, reason)
 
     # --- What goes out ---
 
@@ -339,8 +305,8 @@ class Broker:
                 todo.to_leave.pop(topic, None)
 
     def _announce(self, link: Link) -> None:
-        _log.info("%s: connected%s as %s", self._name, " again" if self._troubles else "", printable(self._client_id))
-        self._troubles.clear()
+        again = " again" if self._outages.over() else ""
+        _log.info("%s: connected%s as %s", self._name, again, printable(self._client_id))
         self._link = link
         self._linked.set()
         for handler in tuple(self._when_connected.values()):

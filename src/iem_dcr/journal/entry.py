@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, NamedTuple
 
+from iem_dcr.meter_time import FIRST_SANE_YEAR
 from iem_dcr.ocmf import Outcome
 from iem_dcr.ocmf.findings import examine
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("iem_dcr.journal")
 
-FIRST_SANE = datetime(2025, 1, 1, tzinfo=UTC)
+FIRST_SANE = datetime(FIRST_SANE_YEAR, 1, 1, tzinfo=UTC)
 """A clock that says less was never set."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MS = timedelta(milliseconds=1)

@@ -35,6 +35,8 @@ T = TypeVar("T")
 _log = logging.getLogger("iem_dcr.journal")
 
 CLOSES_WITHIN_S = 2.0
+REFUSALS_WAIT_WITH = 1000
+"""A refused start is not noted while so much waits: there can be any number of them, and receipts need the room."""
 QUESTIONS_AT_ONCE = 256
 """More than so many questions that wait mean a disk that does not answer."""
 
@@ -86,8 +88,11 @@ class Journal:
         """Note that a start was refused, unless a note stands under its id. Waits for nothing.
 
         Raises:
-            JournalError: it could not be written yet, and stays queued.
+            JournalError: it could not be written yet and stays queued; or, and that is said, it is not queued, because
+                too much waits.
         """
+        if self._shared.writer.waiting >= REFUSALS_WAIT_WITH:
+            raise JournalError(f"{named(self.path)}: too much waits to be written: a refused start is not noted")
         note = partial(
             note_refused,
             transaction_id=clean(transaction_id),
