@@ -1,9 +1,9 @@
 """Whose receipt a tuple is, and what a stop is entitled to. Nothing but decisions is in this file.
 
-Whose a tuple is, its pagination decides (`judge`): the meter counts every record it signs, so the tuple
-that was there before B is known by its PG, and another PG is another record. PGs are compared for equality and never
-by size. Where no earlier PG could be had, ID and time of beginning decide; and where a tuple agrees with several
-transactions, the nearest beginning.
+Whose a tuple is, its pagination decides (`judge`): the meter counts every record it signs, so the tuple that was there
+before B is known by its PG, and another PG is another record. By size PGs are compared for one thing only: somebody
+else's ID in a record that is not the next one makes it another's. Where no earlier PG could be had, ID and time of
+beginning decide; and where a tuple agrees with several transactions, the nearest beginning.
 """
 
 from __future__ import annotations
