@@ -220,7 +220,7 @@ class Connector:
         )
         back = f"{max(self.back_s):5.1f} s" if self.back_s else "      -"
         ok = sum(call.ok for call in calls)
-        return f"  {self.fault.name:16} {len(calls):8} {ok:5} {longest_s:13.1f} s {back:>16}"
+        return f"  {self.fault.name:18} {len(calls):8} {ok:5} {longest_s:13.1f} s {back:>16}"
 
 
 class Run:
@@ -318,7 +318,7 @@ def inside(rounds: int, folder: Path, *, packets: bool, faults: Sequence[Fault] 
     began_s = time.monotonic()
     broken = asyncio.run(run.run())
     print(f"{'packets between namespaces' if packets else 'a proxy'}, {time.monotonic() - began_s:.0f} s")
-    print("  fault            commands    OK  longest answer  values back after")
+    print("  fault              commands    OK  longest answer  values back after")
     for connector in run.connectors:
         print(connector.report())
     for sentence in broken:
