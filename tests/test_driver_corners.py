@@ -11,15 +11,18 @@ from typing import TYPE_CHECKING
 import pytest
 
 from iem_dcr import ocmf
+from iem_dcr.driver.timing import now_s
 from iem_dcr.powermeter import TransactionRequestStatus
 from iem_dcr.simulator import Answer, Fault, SimulatorOptions
 from tests.support.bench import SECRET, Bench, bench, request
+from tests.support.journals import entries, patient_journal
 from tests.support.virtual_time import virtual
 from tests.test_driver_start import BEGIN, RECEIPT, receipt_of
 from tests.test_driver_stop import Sink
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 OK = TransactionRequestStatus.OK
 UNEXPECTED_ERROR = TransactionRequestStatus.UNEXPECTED_ERROR
@@ -113,19 +116,47 @@ async def test_a_new_receipt_that_disagrees_for_good_is_handed_over_with_an_erro
     assert "ID is somebody else" in errors[0]
 
 
-@virtual
-async def test_a_record_of_somebody_else_behind_one_that_nobody_saw_is_not_handed_over() -> None:
-    async with bench() as b:
-        b.meter.set_load(0, 0)
-        await b.until_live()
-        assert (await b.driver.start_transaction(request())).status is OK
+async def replaced(b: Bench, *, sign: bool = False) -> None:
+    """Begin a transaction, and have it replaced by another between two looks of the driver's."""
+    b.meter.set_load(0, 0)
+    await b.until_live()
+    assert (await b.driver.start_transaction(request())).status is OK
+    b.meter.handle("POST", RECEIPT, END)
+    b.meter.configure(signing_delay_s=0.0)
+    await asyncio.sleep(0.2)
+    b.meter.handle("POST", "/counter/v1/ocmf/user", user("SOMEBODY"))
+    b.meter.handle("POST", RECEIPT, BEGIN)
+    if sign:
         b.meter.handle("POST", RECEIPT, END)
-        b.meter.configure(signing_delay_s=0.0)
-        await asyncio.sleep(0.2)
-        b.meter.handle("POST", "/counter/v1/ocmf/user", user("SOMEBODY"))
-        b.meter.handle("POST", RECEIPT, BEGIN)
-        response = await b.driver.stop_transaction("T-1")
-        assert (response.status, response.signed_meter_value) == (UNEXPECTED_ERROR, None)
+
+
+@pytest.mark.parametrize("sign", [False, True])
+@virtual
+async def test_the_receipt_of_one_that_took_its_place_is_kept_as_nobody_s(sign: bool, tmp_path: Path) -> None:  # noqa: FBT001  a parameter
+    path = tmp_path / "receipts.db"
+    async with patient_journal(path) as journal, bench(journal=journal) as b:
+        await replaced(b, sign=sign)
+        for _ in range(2):
+            began_s = now_s()
+            stopped = await b.driver.stop_transaction("T-1")
+            assert stopped.status is UNEXPECTED_ERROR
+            assert stopped.error == "the meter has signed another transaction since, and keeps only one receipt"
+            assert now_s() - began_s < 1.0
+        assert not b.meter.running
+        assert (await b.driver.start_transaction(request("T-2"))).status is OK
+        assert receipt_of(await b.driver.stop_transaction("T-2")).identification == "04ABT-2"
+    assert [(entry.pagination, entry.transaction_id) for entry in entries(path)] == [("T2", ""), ("T3", "T-2")]
+
+
+@virtual
+async def test_a_start_ends_the_one_that_took_its_place_and_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "receipts.db"
+    async with patient_journal(path) as journal, bench(journal=journal) as b:
+        await replaced(b)
+        assert (await b.driver.start_transaction(request("T-2"))).status is OK
+        assert receipt_of(await b.driver.stop_transaction("T-2")).identification == "04ABT-2"
+        assert (await b.driver.stop_transaction("T-1")).status is UNEXPECTED_ERROR
+    assert [(entry.pagination, entry.transaction_id) for entry in entries(path)] == [("T2", ""), ("T3", "T-2")]
 
 
 @virtual

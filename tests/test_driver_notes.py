@@ -192,6 +192,24 @@ async def test_a_begin_in_doubt_has_its_receipt_after_a_restart_also_when_the_ne
         assert whose(path) == [("T1", "A", False)]
 
 
+@virtual
+async def test_what_runs_after_a_restart_is_not_the_one_noted_if_that_has_its_receipt(tmp_path: Path) -> None:
+    path = tmp_path / "receipts.db"
+    async with bench() as b, patient_journal(path) as journal:
+        await live(b)
+        async with driver(b, journal) as (made, _):
+            assert (await made.start_transaction(request("A"))).status is OK
+            await asyncio.sleep(3)
+        b.meter.handle("POST", RECEIPT, b'{"TX":"E"}')
+        await asyncio.sleep(1)
+        b.meter.handle("POST", RECEIPT, BEGIN)
+        async with driver(b, journal) as (made, _):
+            assert receipt_of(await made.stop_transaction("A")).identification == "04ABA"
+            assert b.meter.running
+            assert receipt_of(await made.stop_transaction("B")).identification != "04ABA"
+        assert whose(path) == [("T1", "A", False), ("T2", "B", False)]
+
+
 # --- what the journal is told ---
 
 

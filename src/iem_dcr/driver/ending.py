@@ -18,10 +18,9 @@ if TYPE_CHECKING:
     from iem_dcr.driver.keeping import Keeping
     from iem_dcr.driver.memory import Begun, Memory
     from iem_dcr.driver.meter import Meter
-    from iem_dcr.driver.receipts import Receipts
+    from iem_dcr.driver.receipts import Found, Receipts
     from iem_dcr.driver.setup import Setup
     from iem_dcr.driver.timing import Deadline
-    from iem_dcr.ocmf import Receipt
 
 
 @dataclass(slots=True)
@@ -120,7 +119,7 @@ class Ending(MeterPart):
 
     async def end(
         self, begun: Begun | None, deadline: Deadline, *, is_waited_for: bool = True
-    ) -> tuple[str, Receipt | None]:
+    ) -> tuple[str, Found | None]:
         """End the transaction that was just seen running, and get its receipt.
 
         Args:
@@ -129,7 +128,7 @@ class Ending(MeterPart):
             is_waited_for: a refused end is tried again; else that is for another time.
 
         Returns:
-            Why there is no receipt, or "", and the receipt, or None. The receipt is yet to be handed over.
+            Why there is no receipt, or "", and the receipt, or None. It is yet to be handed over.
         """
         meter = self._meter
         expected = await self._expect(begun, deadline)
@@ -153,22 +152,22 @@ class Ending(MeterPart):
             self._setup.tariff_was_changed()
         if await meter.read_and_publish(deadline) and not meter.running:
             self._memory.seen_idle()
-        receipt = await self._receipts.await_new(begun, expected, deadline, self._pause, ended_s=ended_s)
-        if receipt is None:
+        found = await self._receipts.await_new(begun, expected, deadline, self._pause, ended_s=ended_s)
+        if found is None:
             return "the transaction was ended, and the meter has not given its receipt yet", None
-        return "", receipt
+        return "", found
 
     async def end_unwanted(self, deadline: Deadline) -> None:
         """End a transaction that runs although the station was told that it does not, and keep its receipt."""
         self._memory.seen_running()
         begun = self._memory.begun_here()
-        why, receipt = await self.end(begun, deadline, is_waited_for=False)
-        if receipt is None:
+        why, found = await self.end(begun, deadline, is_waited_for=False)
+        if found is None:
             self._meter.log.failure("ending an unwanted transaction", "%s", why)
             return
-        await self._receipts.hand_over(receipt, begun, deadline)
+        await self._receipts.hand_over(found.receipt, None if found.is_another_s else begun, deadline)
         self._meter.log.recovered("ending an unwanted transaction")
-        self._meter.log.warning("ended a transaction that nobody waits for: receipt %s", shown_PG(receipt))
+        self._meter.log.warning("ended a transaction that nobody waits for: receipt %s", shown_PG(found.receipt))
 
     async def _expect(self, begun: Begun | None, deadline: Deadline) -> Expected:
         """Return what the receipt of the running transaction will show; learn the last PG if it is not known."""

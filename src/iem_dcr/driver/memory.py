@@ -184,8 +184,13 @@ class Memory:
         """Return the transaction begun last if it was begun on the meter that answers."""
         return None if self.begun is None or self.is_orphaned(self.begun) else self.begun
 
-    def recall(self, noted_before: RecalledNotes) -> None:
-        """Take over what an earlier process began and had no receipt of, and what it refused."""
+    def recall(self, noted_before: RecalledNotes, last: Receipt | None) -> None:
+        """Take over what an earlier process began and had no receipt of, and what it refused.
+
+        Args:
+            noted_before: what was noted.
+            last: the meter's last tuple.
+        """
         for noted in noted_before.awaited:
             if self._is_known(noted.transaction_id):
                 continue
@@ -193,9 +198,11 @@ class Memory:
             expected = Expected(PG_before=noted.PG_before, ID=noted.ID, MS=noted.meter, began=noted.began)
             self._set_aside(Begun(request, expected))
         if self.begun is None and self._meter.running and self.older:
-            # What runs is what was begun last; the others have ended.
-            _, self.begun = self.older.popitem()
-            self.begun.ended_s = None
+            # What runs is what was begun last, if that was noted and has no receipt yet; the others have ended.
+            latest = next(reversed(self.older.values()))
+            if last is None or judged(last, latest.expected)[0] is not Judgement.OURS:
+                self.begun = self.older.pop(latest.id)
+                self.begun.ended_s = None
         for transaction_id in noted_before.refused:
             if not self._is_known(transaction_id):
                 _remember(self.refused, transaction_id, None)

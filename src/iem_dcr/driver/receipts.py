@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from iem_dcr import ocmf
@@ -32,6 +33,19 @@ LONG_THOUGHTS_S = 15.0
 """The same where more than one thing disagrees, or its ID is somebody else's: the right one may still be signed."""
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What came of waiting for a receipt.
+
+    Attributes:
+        receipt: the tuple.
+        is_another_s: it is that of a later transaction: the meter has the one that is waited for no more.
+    """
+
+    receipt: Receipt
+    is_another_s: bool = False
+
+
 class Receipts:
     """Finds the receipts of one meter, and hands them over."""
 
@@ -46,7 +60,7 @@ class Receipts:
 
     async def adopt(self, receipt: Receipt | None, deadline: Deadline) -> None:
         """Keep the meter's last tuple, read while no stop asked for it; as somebody's if it is one that is missing."""
-        await self._recall()
+        await self._recall(receipt)
         self._memory.unexamined = receipt is None and self._meter.last_PG is None
         if receipt is None or self._memory.is_here(receipt):
             return
@@ -63,14 +77,14 @@ class Receipts:
         else:
             self._keeping.found(receipt)
 
-    async def _recall(self) -> None:
+    async def _recall(self, last: Receipt | None) -> None:
         """Remember what an earlier process had noted; once, when it is known which meter answers."""
         if self._is_recalled or not self._meter.serial:
             return
         self._is_recalled = True
         recalled = await self._keeping.recall()
         if recalled is not None:
-            self._memory.recall(recalled)
+            self._memory.recall(recalled, last)
 
     async def filed(self, transaction_id: str) -> SignedMeterValue | None:
         """Return the receipt that an earlier process kept for an id, if this one knows nothing of the id."""
@@ -106,7 +120,7 @@ class Receipts:
         pause: Callable[[float, Deadline], Awaitable[None]],
         *,
         ended_s: float | None,
-    ) -> Receipt | None:
+    ) -> Found | None:
         """Wait for the tuple of a transaction that has ended: GET /receipt, now and then /transaction.
 
         Args:
@@ -118,7 +132,7 @@ class Receipts:
                 that is long ago: /transaction is looked at from the start.
 
         Returns:
-            The receipt, or None when the deadline came first.
+            The receipt, or that of a later transaction; None when the deadline came first. It is yet to be handed over.
         """
         look_at_s = now_s() if ended_s is None else ended_s + TRANSACTION_LOOK_EVERY_S
         disputed: tuple[Receipt, tuple[str, ...], Deadline] | None = None
@@ -136,9 +150,9 @@ class Receipts:
                 continue
             if disputed is not None and disputed[0].text != receipt.text:
                 self._keeping.found(disputed[0])
-            if judgement is Judgement.OURS:
+            if judgement is not Judgement.DISAGREES:
                 self._memory.is_last_sure = True
-                return receipt
+                return Found(receipt, is_another_s=judgement is Judgement.LATER)
             if disputed is None or disputed[0].text != receipt.text:
                 is_strange = len(why) > 1 or ID_OF_ANOTHER in why
                 disputed = receipt, why, deadline.within(LONG_THOUGHTS_S if is_strange else SECOND_THOUGHTS_S)
@@ -148,7 +162,7 @@ class Receipts:
             return None
         receipt, why, _ = disputed
         self._report(receipt, why)
-        return receipt
+        return Found(receipt)
 
     async def last(self, deadline: Deadline) -> Receipt | None:
         """Return the last tuple the meter signed (GET /transaction), None when it has signed none.
@@ -177,7 +191,8 @@ class Receipts:
             return Judgement.OTHER, ()
         # Pagination alone tells the last transaction's record from those before it, and nothing else.
         is_last = begun is None or (begun is self._memory.begun and not begun.doubtful)
-        return (judgement, why) if judgement is Judgement.OURS or is_last else (Judgement.OTHER, ())
+        is_certain = judgement in (Judgement.OURS, Judgement.LATER)
+        return (judgement, why) if is_certain or is_last else (Judgement.OTHER, ())
 
     def _report(self, receipt: Receipt, why: tuple[str, ...]) -> None:
         if why:

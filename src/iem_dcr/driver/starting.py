@@ -314,9 +314,9 @@ class Starting(MeterPart):
         begun = self._memory.begun_here()
         whose = printable(begun.id) if begun is not None else "not begun by this process"
         self._meter.log.warning("a transaction still runs (%s): it is ended first", whose)
-        why, receipt = await self._ending.end(begun, start.deadline.within(OTHER_RECEIPT_S))
-        if receipt is None:
+        why, found = await self._ending.end(begun, start.deadline.within(OTHER_RECEIPT_S))
+        if found is None:
             start.why, start.current = f"a transaction still ran: {why}", ""
             return Event.NOT_DONE
-        await self._receipts.hand_over(receipt, begun, start.deadline)
+        await self._receipts.hand_over(found.receipt, None if found.is_another_s else begun, start.deadline)
         return Event.DONE

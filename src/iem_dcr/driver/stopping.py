@@ -15,6 +15,7 @@ from iem_dcr.powermeter import TransactionRequestStatus, TransactionStopResponse
 if TYPE_CHECKING:
     from iem_dcr.driver.ending import Ending, Parts
     from iem_dcr.driver.memory import Begun
+    from iem_dcr.driver.receipts import Found
     from iem_dcr.driver.timing import Deadline
     from iem_dcr.ocmf import Receipt
     from iem_dcr.powermeter import SignedMeterValue
@@ -111,10 +112,12 @@ class Stopping(MeterPart):
     async def _stop_running(
         self, begun: Begun | None, transaction_id: str, deadline: Deadline
     ) -> TransactionStopResponse:
-        why, receipt = await self._ending.end(begun, deadline)
-        if receipt is None:
+        why, found = await self._ending.end(begun, deadline)
+        if found is None:
             return self._not_stopped(why)
-        value = await self._receipts.hand_over(receipt, begun, deadline, ended_as=transaction_id)
+        if found.is_another_s:
+            return await self._superseded(found, deadline)
+        value = await self._receipts.hand_over(found.receipt, begun, deadline, ended_as=transaction_id)
         if begun is None:
             self._memory.remember(transaction_id, value)
         return _stopped(value)
@@ -124,17 +127,24 @@ class Stopping(MeterPart):
         if begun.ended_s is None:
             begun.ended_s = now_s()
         left_s = max(0.0, begun.ended_s + LATE_RECEIPT_S - now_s())
-        receipt = await self._receipts.await_new(
+        found = await self._receipts.await_new(
             begun, begun.expected, deadline.within(max(left_s, TRIES_EVERY_S)), self._pause, ended_s=None
         )
         value = self._memory.again(begun.id)
-        if receipt is None and value is not None:
+        if found is None and value is not None:
             return _stopped(value)
-        if receipt is None:
+        if found is None:
             return self._not_stopped("the meter has no receipt for this transaction")
+        if found.is_another_s:
+            return await self._superseded(found, deadline)
         if self._memory.begun is begun:
             self._ending.watch = False
-        return _stopped(await self._receipts.hand_over(receipt, begun, deadline))
+        return _stopped(await self._receipts.hand_over(found.receipt, begun, deadline))
+
+    async def _superseded(self, found: Found, deadline: Deadline) -> TransactionStopResponse:
+        """Keep what came, and refuse it to this stop, whose own receipt the meter has no more."""
+        await self._receipts.hand_over(found.receipt, None, deadline)
+        return self._not_stopped("the meter has signed another transaction since, and keeps only one receipt")
 
     async def _stop_on_another_meter(self, begun: Begun, deadline: Deadline) -> TransactionStopResponse:
         if self._meter.running:

@@ -48,11 +48,18 @@ class Expected:
 
 
 class Judgement(Enum):
-    """Whether a tuple is the receipt that is looked for."""
+    """Whether a tuple is the receipt that is looked for.
+
+    * OURS: it is.
+    * DISAGREES: it may be.
+    * OTHER: it is not.
+    * LATER: it is not, and was signed after it: the meter, which keeps the last one only, has it no more.
+    """
 
     OURS = auto()
     DISAGREES = auto()
     OTHER = auto()
+    LATER = auto()
 
 
 MOST_DIGITS = 18
@@ -75,14 +82,14 @@ def judge(
 
     Returns:
         OURS, OTHER, or DISAGREES with what disagrees: by its PG it is ours, and something else in it says otherwise.
-        Somebody else's ID in a record that is not the next one is OTHER: no meter's own way with IDs makes a gap.
+        Somebody else's ID in a record that is not the next one is LATER: no meter's own way with IDs makes a gap.
     """
     if expected.PG_before is not None and facts.PG:
         if expected.PG_before == facts.PG:
             return Judgement.OTHER, ()
         why = _disagreements(facts, expected, -(tolerance if early is None else early), tolerance)
         if ID_OF_ANOTHER in why and _is_later_than_next(facts.PG, expected.PG_before):
-            return Judgement.OTHER, ()
+            return Judgement.LATER, ()
         return (Judgement.DISAGREES if why else Judgement.OURS), why
     if expected.ID is None:
         is_ours = _ended_since(facts.ended, expected.ended)
