@@ -202,6 +202,17 @@ def _kept_under_the_wrong_id() -> AbstractContextManager[None]:
     return stack  # type: ignore[return-value]  # as above
 
 
+def _ends_the_wanted() -> AbstractContextManager[None]:
+    start = Starting.start
+
+    async def and_ends(self: Starting, *of: Any) -> Any:
+        answer = await start(self, *of)
+        self._ending.watch = True
+        return answer
+
+    return instead(Starting, start=and_ends)
+
+
 def _no_means_no() -> AbstractContextManager[None]:
     stop = MeterDriver.stop_transaction
     refused: dict[tuple[int, str], Any] = {}
@@ -359,6 +370,7 @@ FAULTS: Final = (
         _never_ends_the_unwanted,
         B_STAYS_IN_DOUBT,
     ),
+    Deliberate("wanted ended", "what was begun is ended soon after, as if nobody wanted it", 10, _ends_the_wanted),
     Deliberate("no means no", "a stop that failed once fails for ever", 75, _no_means_no, AWAY_AT_THE_STOP),
     Deliberate("deadline ignored", "a command may take ten minutes", 75, _takes_its_time),
     Deliberate("tidied", "the tuple is not handed over as the meter wrote it", 10, _writes_the_tuple_anew),

@@ -27,12 +27,17 @@ class HostEvidence(Protocol):
 
 
 class MeterEvidence(Protocol):
-    """A meter: its serial number, what it began, and that of it which is signed, each in order."""
+    """A meter: its serial number, what it began, and that of it which is signed, each in order.
+
+    Beside that the times at which somebody else than our processes may have ended what ran; None: at any time.
+    """
 
     @property
     def serial(self) -> str: ...
     @property
     def truths(self) -> Sequence[Truth]: ...
+    @property
+    def meddled_s(self) -> Sequence[float] | None: ...
     @property
     def signed(self) -> Sequence[Truth]: ...
 

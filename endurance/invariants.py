@@ -7,7 +7,6 @@ and what stood in the journal when all was over. A promise that is broken is a s
 from __future__ import annotations
 
 import json
-from collections import Counter
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
@@ -55,6 +54,7 @@ def _at_all_times() -> tuple[Callable[[Evidence], Iterator[str]], ...]:
         each_receipt_is_its_transactions_own,
         each_receipt_says_what_was_asked_for,
         each_stopped_transaction_has_its_receipt,
+        nothing_ends_that_nobody_wanted_ended,
         every_command_is_answered_once_and_in_time,
         energies_never_fall,
         the_meter_is_never_reported_unreachable_by_word,
@@ -177,7 +177,7 @@ def nothing_runs_that_the_station_does_not_know_of(world: Evidence) -> Iterator[
         stopped = [
             call
             for call in _calls(world, "stop", truth.owner.transaction_id)
-            if call.ok and (call.asked_s or 0.0) >= truth.begun_s and _owns(world, call, truth)
+            if call.ok and (call.asked_s or 0.0) >= truth.begun_s and _owns(call, truth)
         ]
         if stopped:
             yield f"{truth.transaction_id!r} runs, and the station was told that it was stopped"
@@ -196,6 +196,25 @@ def what_was_to_be_ended_does_not_run_on(world: Evidence) -> Iterator[str]:
     for call in _calls(world, "stop", truth.owner.transaction_id):
         if call.process == truth.owner.process and call.answer is not None and (call.asked_s or 0.0) > truth.begun_s:
             yield f"{truth.transaction_id!r} runs on, and the station has asked for its end (call {call.number})"
+
+
+def nothing_ends_that_nobody_wanted_ended(world: Evidence) -> Iterator[str]:
+    """A transaction that the station was told had begun goes on until the station has it ended, or begins another.
+
+    * Not one that a power cut or a technician may have ended, nor where a stop for no id, or for an unknown one, came.
+    """
+    for unit in world.units:
+        if unit.meddled_s is None:
+            continue
+        for truth in unit.truths:
+            if truth.closed_s is None or truth.lost or truth.owner is None:
+                continue
+            began = _calls_between(world, truth.begun_s, truth.begun_s)
+            own = next((call for call in began if call.transaction_id == truth.transaction_id and call.ok), None)
+            if own is None or any(truth.begun_s <= at_s <= truth.closed_s for at_s in unit.meddled_s):
+                continue
+            if _calls_between(world, truth.begun_s, truth.closed_s) == [own]:
+                yield f"{truth.transaction_id!r} ended at {truth.closed_s:.1f} s, and nobody wanted it ended"
 
 
 def every_command_is_answered_once_and_in_time(world: Evidence) -> Iterator[str]:
@@ -285,6 +304,17 @@ def _calls(world: Evidence, command: str, transaction_id: str) -> list[Call]:
     return [call for call in world.calls if call.command == command and call.transaction_id == transaction_id]
 
 
+def _calls_between(world: Evidence, begin_s: float, end_s: float) -> list[Call]:
+    """Return the commands that a process had, or worked on, within a time."""
+    return [
+        call
+        for call in world.calls
+        if call.asked_s is not None
+        and call.asked_s <= end_s
+        and (call.answered_s is None or call.answered_s >= begin_s)
+    ]
+
+
 def _shows(payload: dict[str, Any], request: dict[str, Any], *, fresh: bool) -> bool:
     asked_ID = request.get("identification_data") or request["transaction_id"]
     connectors = (request["evse_id"],) if fresh else (request["evse_id"], "")
@@ -304,9 +334,8 @@ def _last_answered(world: Evidence, command: str, transaction_id: str) -> Call |
     return max(answered, key=lambda call: call.answered_s or 0.0, default=None)
 
 
-def _owns(world: Evidence, call: Call, truth: Truth) -> bool:
+def _owns(call: Call, truth: Truth) -> bool:
     """Whether the receipt that a stop got is that of this transaction, and not of an earlier one under the same id."""
-    del world
     return call.tuple_text is not None and call.tuple_text == truth.text
 
 
@@ -346,8 +375,3 @@ def _process_knows_owner(world: Evidence, call: Call, truth: Truth) -> bool:
 
 def _disk_was_troubled(world: Evidence, at_s: float | None) -> bool:
     return at_s is not None and any(begin_s - 1.0 <= at_s <= end_s + 5.0 for begin_s, end_s in world.disk_troubled)
-
-
-def happened(worlds: list[Evidence]) -> Counter[str]:
-    """Add up how often what happened in several runs."""
-    return sum((Counter(world.counts) for world in worlds), Counter())

@@ -75,6 +75,7 @@ class Unit:
         power: counts its power cuts.
         truths: every transaction it began, in order.
         traps: that are set.
+        meddled_s: when its power was cut, or somebody ended by hand what ran.
     """
 
     def __init__(self, options: SimulatorOptions) -> None:
@@ -84,6 +85,7 @@ class Unit:
         self.power = 0
         self.truths: list[Truth] = []
         self.traps: list[Trap] = []
+        self.meddled_s: list[float] = []
         self._owner: Serving | None = None
         self._by_record: dict[int, tuple[OpenRecord, Truth]] = {}
         self._look_into(self.meter._state)
@@ -123,6 +125,7 @@ class Unit:
         """Cut its power; every connection breaks."""
         self.meter.running  # noqa: B018  what is due before the cut is done before it
         self.power += 1
+        self.meddled_s.append(self._now_s())
         self.meter.power_cycle(off_s, boot_s)
 
     def begin_by_hand(self) -> None:
@@ -133,6 +136,7 @@ class Unit:
     def end_by_hand(self) -> None:
         """End whatever runs, likewise."""
         if self.is_on:
+            self.meddled_s.append(self._now_s())
             self.meter.handle("POST", f"{BASE}/receipt", b'{"TX":"E"}')
 
     def _spring(self, method: str, node: str) -> None:

@@ -59,10 +59,12 @@ class Meter:
     Attributes:
         serial: its MS.
         truths: the transactions, in order.
+        meddled_s: what ended when is not known here.
     """
 
     serial: str
     truths: list[Begun] = field(default_factory=list)
+    meddled_s: None = None
 
     @property
     def signed(self) -> list[Begun]:
