@@ -96,17 +96,22 @@ async def test_a_proxy_carries_what_it_is_told_to() -> None:
         assert b"200" in await state_by(way, PATIENCE_S)
 
 
-def test_packets_between_namespaces_are_carried_or_not(tmp_path: Path) -> None:
+def within_a_namespace(folder: Path, what: str) -> object:
+    """Call a function of this file in a process with a network of its own. Returns what it found."""
     if why := why_no_namespaces():
         pytest.skip(why)
-    done = tmp_path / "done"
-    program = f"import tests.test_endurance_processes as t; t.carry_packets({str(done)!r})"
+    done = folder / "done"
+    program = f"import tests.test_endurance_processes as t; t.{what}({str(done)!r})"
     process = running.start(unshared(sys.executable, "-c", program))
     try:
         assert process.wait(PATIENCE_S) == 0
     finally:
         running.end(process)
-    assert json.loads(done.read_text("utf-8")) == [True, False, False, False, True]
+    return json.loads(done.read_text("utf-8"))
+
+
+def test_packets_between_namespaces_are_carried_or_not(tmp_path: Path) -> None:
+    assert within_a_namespace(tmp_path, "carry_packets") == [True, False, False, False, True]
 
 
 def carry_packets(done: str) -> None:
@@ -130,16 +135,7 @@ def carry_packets(done: str) -> None:
 
 
 def test_a_begin_that_was_given_up_is_not_delivered_when_the_network_is_back(tmp_path: Path) -> None:
-    if why := why_no_namespaces():
-        pytest.skip(why)
-    done = tmp_path / "done"
-    program = f"import tests.test_endurance_processes as t; t.give_up({str(done)!r})"
-    process = running.start(unshared(sys.executable, "-c", program))
-    try:
-        assert process.wait(PATIENCE_S) == 0
-    finally:
-        running.end(process)
-    assert json.loads(done.read_text("utf-8")) == ["MeterTimeoutError", False, "begun", True]
+    assert within_a_namespace(tmp_path, "give_up") == ["MeterTimeoutError", False, "begun", True]
 
 
 def give_up(done: str) -> None:
