@@ -94,6 +94,33 @@ async def test_b_is_sent_again_only_after_two_looks_200_ms_apart() -> None:
 
 
 @virtual
+async def test_the_user_is_assigned_again_for_it_in_case_the_first_is_over_already() -> None:
+    async with bench() as b:
+        b.meter.set_load(0, 0)
+        await b.until_live()
+        starting = await in_doubt(b)
+        b.meter.handle("POST", "/counter/v1/ocmf/receipt", b'{"TX":"E"}')
+        assert (await starting).status is OK
+        assert b.meter.begun == 2
+        assert b.requests("POST", "/user") == 2
+        receipt = receipt_of(await b.driver.stop_transaction("T-1"))
+        assert (receipt.pagination, receipt.identification) == ("T2", "04ABT-1")
+
+
+@virtual
+async def test_that_gives_it_no_more_tries() -> None:
+    async with bench(resilience_transaction_request_retries=2) as b:
+        b.meter.set_load(0, 0)
+        await b.until_live()
+        b.meter.faults.add(
+            fault("lose-request", "/receipt"), Fault("refuse", node="/receipt", method="POST", count=1000)
+        )
+        assert (await b.driver.start_transaction(request())).status is UNEXPECTED_ERROR
+        assert b.requests("POST", "/receipt") == 1 + 3
+        assert b.requests("POST", "/user") == 1 + 3
+
+
+@virtual
 async def test_a_refusal_after_a_lost_answer_is_no_failure() -> None:
     """The first B is acted on only after both looks: the second one is refused because the first one runs."""
     async with bench(resilience_transaction_request_retries=0) as b:

@@ -63,6 +63,7 @@ class State(Enum):
     BEGIN_REFUSED = auto()
     DOUBT = auto()
     DOUBT_TWICE = auto()
+    ASSIGNING_AGAIN = auto()
     BEGINNING_AGAIN = auto()
     DOUBT_LAST = auto()
     BEGUN = auto()
@@ -181,10 +182,19 @@ TABLE: Mapping[State, Mapping[Event, Step]] = {
     },
     _S.DOUBT_TWICE: {
         _E.RUNNING: (_S.BEGUN, _D.SAY_BEGUN),
-        _E.IDLE: (_S.BEGINNING_AGAIN, _D.BEGIN),
+        # A B that was acted on, and is over already, has used the assignment up.
+        _E.IDLE: (_S.ASSIGNING_AGAIN, _D.ASSIGN),
         **_ANEW,
         _E.UNFIT: _IN_DOUBT,
         _E.UNREADABLE: (_S.DOUBT, _D.PAUSE_AND_LOOK),
+        _E.GIVE_UP: _IN_DOUBT,
+    },
+    _S.ASSIGNING_AGAIN: {
+        _E.ACCEPTED: (_S.BEGINNING_AGAIN, _D.BEGIN),
+        _E.REFUSED: (_S.DOUBT, _D.PAUSE_AND_LOOK),
+        _E.REFUSED_LAST: (_S.DOUBT_LAST, _D.LOOK),
+        _E.UNSENT: (_S.DOUBT, _D.PAUSE_AND_LOOK),
+        _E.LOST: (_S.DOUBT, _D.PAUSE_AND_LOOK),
         _E.GIVE_UP: _IN_DOUBT,
     },
     _S.BEGINNING_AGAIN: {

@@ -232,7 +232,12 @@ class Starting(MeterPart):
     async def _assign(self, start: _Start) -> Event:
         if self._setup.tariff_due and start.user.TT is None:
             await self._setup.send_tariff(start.deadline)
-        return await start.send(self._meter.client.set_user(start.user, timeout_s=start.deadline.left_s))
+        refusals = start.refusals
+        event = await start.send(self._meter.client.set_user(start.user, timeout_s=start.deadline.left_s))
+        if start.conversation.state is State.ASSIGNING_AGAIN and event is Event.ACCEPTED:
+            # It is B that is tried so many times.
+            start.refusals = refusals
+        return event
 
     async def _send_begin(self, start: _Start) -> Event:
         meter, memory = self._meter, self._memory
