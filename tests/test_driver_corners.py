@@ -140,12 +140,31 @@ async def test_the_receipt_of_one_that_took_its_place_is_kept_as_nobody_s(sign: 
             began_s = now_s()
             stopped = await b.driver.stop_transaction("T-1")
             assert stopped.status is UNEXPECTED_ERROR
-            assert stopped.error == "the meter has signed another transaction since, and keeps only one receipt"
+            assert stopped.error == "the meter has signed another transaction instead, and keeps only one receipt"
             assert now_s() - began_s < 1.0
         assert not b.meter.running
         assert (await b.driver.start_transaction(request("T-2"))).status is OK
         assert receipt_of(await b.driver.stop_transaction("T-2")).identification == "04ABT-2"
     assert [(entry.pagination, entry.transaction_id) for entry in entries(path)] == [("T2", ""), ("T3", "T-2")]
+
+
+@virtual
+async def test_so_is_that_of_one_begun_after_a_power_cut_in_which_ours_was_lost(tmp_path: Path) -> None:
+    path = tmp_path / "receipts.db"
+    options = SimulatorOptions(private_key=SECRET, open_at_power_cut="lost")
+    async with patient_journal(path) as journal, bench(options, journal=journal) as b:
+        b.meter.set_load(0, 0)
+        await b.until_live()
+        assert (await b.driver.start_transaction(request())).status is OK
+        b.meter.power_cycle(0.1, 0.1)
+        await asyncio.sleep(0.2)
+        b.meter.handle("POST", RECEIPT, BEGIN)
+        stopped = await b.driver.stop_transaction("T-1")
+        assert stopped.status is UNEXPECTED_ERROR
+        assert stopped.error == "the meter has signed another transaction instead, and keeps only one receipt"
+        assert (await b.driver.start_transaction(request("T-2"))).status is OK
+        assert receipt_of(await b.driver.stop_transaction("T-2")).identification == "04ABT-2"
+    assert [(entry.pagination, entry.transaction_id) for entry in entries(path)] == [("T1", ""), ("T2", "T-2")]
 
 
 @virtual

@@ -162,7 +162,8 @@ class Receipts:
             return None
         receipt, why, _ = disputed
         self._report(receipt, why)
-        return Found(receipt)
+        # An ID alone may be a meter's own way with IDs; with a time or a meter that are not ours either, it is none.
+        return Found(receipt, is_another_s=ID_OF_ANOTHER in why and len(why) > 1)
 
     async def last(self, deadline: Deadline) -> Receipt | None:
         """Return the last tuple the meter signed (GET /transaction), None when it has signed none.

@@ -144,7 +144,7 @@ class Stopping(MeterPart):
     async def _superseded(self, found: Found, deadline: Deadline) -> TransactionStopResponse:
         """Keep what came, and refuse it to this stop, whose own receipt the meter has no more."""
         await self._receipts.hand_over(found.receipt, None, deadline)
-        return self._not_stopped("the meter has signed another transaction since, and keeps only one receipt")
+        return self._not_stopped("the meter has signed another transaction instead, and keeps only one receipt")
 
     async def _stop_on_another_meter(self, begun: Begun, deadline: Deadline) -> TransactionStopResponse:
         if self._meter.running:
