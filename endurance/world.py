@@ -19,8 +19,8 @@ from iem_dcr.journal import open_for_reading
 if TYPE_CHECKING:
     from endurance.plan import Plan, Step
 
-AFTERWARDS_S: Final = 75.0
-"""How long a session waits for its last answer: longer than any command may take."""
+AFTERWARDS_S: Final = 95.0
+"""How long a session waits for its last answer: longer than any command may take, with a broker that is away first."""
 CALM_S: Final = 100.0
 """How long nothing goes wrong at the end of a run before it is judged."""
 
