@@ -290,6 +290,9 @@ def test_without_an_earlier_pagination_id_and_beginning_decide() -> None:
     assert judged(facts(ID="B"), expected) is Judgement.OTHER
     assert judged(facts(began=NOON - timedelta(hours=1)), expected) is Judgement.OTHER
     assert judged(facts(began=None), expected) is Judgement.OTHER
+    for earlier_s, judgement in ((2, Judgement.OURS), (3, Judgement.OTHER)):
+        tuple_facts = facts(began=NOON - timedelta(seconds=earlier_s))
+        assert judge(tuple_facts, expected, tolerance=MINUTE, early=timedelta(seconds=2))[0] is judgement
     assert judged(facts(PG=None), Expected("T4", "A", "M1", NOON)) is Judgement.OURS
 
 

@@ -656,3 +656,23 @@ async def test_several_drivers_share_a_journal(tmp_path: Path) -> None:
         texts = {receipt_of(receipt).text for receipt in receipts}
     assert {entry.text for entry in entries(path)} == texts
     assert len(texts) == 3
+
+
+@pytest.mark.parametrize("unreadable", [1, 2])
+@virtual
+async def test_without_a_journal_a_lost_transaction_does_not_get_the_receipt_before_of_the_same_card(
+    unreadable: int,
+) -> None:
+    options = SimulatorOptions(private_key=SECRET, open_at_power_cut="lost")
+    async with bench(options) as b:
+        await live(b)
+        card = {"identification_data": "04CARD"}
+        assert (await b.driver.start_transaction(request("A", **card))).status is OK
+        assert receipt_of(await b.driver.stop_transaction("A")).pagination == "T1"
+        async with driver(b, None) as (second, _):
+            await asyncio.sleep(5)
+            b.meter.faults.add(Fault("garbage", node="/transaction", count=unreadable))
+            assert (await second.start_transaction(request("B", **card))).status is OK
+            b.meter.power_cycle(0.1, 0.1)
+            await asyncio.sleep(3)
+            assert (await second.stop_transaction("B")).status is TransactionRequestStatus.UNEXPECTED_ERROR

@@ -57,6 +57,10 @@ def test_everything_happens() -> None:
         (133, "19:;20:;21:7;23:0,4"),  # the wait for the host's clock was counted from the next start
         (20374, "20:0,2;22:0-2"),  # the meter closed a B in doubt while the next one went out
         (493, "19:2;20:0,3-4"),  # a B in doubt had been ended by hand, and the next one went out without a user
+        (
+            2207,
+            "0:1-3;1:0-2,4",
+        ),  # a tuple of the same card, when the last one was unreadable before B
         (600288, "22:0-1,3;23:0,3"),  # what ran after a restart was taken for one that had its receipt already
         (1913, "16:;17:0-3"),  # a power cut lost ours, and a stranger's was begun before the driver could look
         (500158, "3:0-3"),  # a power cut ended ours, and a stranger's was begun before the driver could look

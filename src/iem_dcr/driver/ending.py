@@ -174,11 +174,7 @@ class Ending(MeterPart):
         meter, memory = self._meter, self._memory
         is_known = meter.last_PG is not None if begun is None else begun.expected.PG_before is not None
         if not is_known or memory.unexamined or memory.misses_another(begun):
-            # Whatever it is: after E another takes its place, so one answer that is lost is asked for again.
-            last = await self._setup.ask_for_last_tuple(deadline)
-            if meter.last_PG is None:
-                last = await self._setup.ask_for_last_tuple(deadline)
-            await self._receipts.adopt(last, deadline)
+            await self._receipts.adopt(await self._setup.ask_again_for_last_tuple(deadline), deadline)
         if begun is None:
             return Expected(PG_before=meter.last_PG, ended=meter.value.TM.instant if meter.value is not None else None)
         if not is_known:

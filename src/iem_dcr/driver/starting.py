@@ -243,7 +243,7 @@ class Starting(MeterPart):
         meter, memory = self._meter, self._memory
         is_known = meter.last_PG is not None and memory.is_last_sure
         if not is_known or memory.begun is not None or memory.misses_another(start.begun):
-            await self._receipts.adopt(await self._setup.ask_for_last_tuple(start.deadline), start.deadline)
+            await self._receipts.adopt(await self._setup.ask_again_for_last_tuple(start.deadline), start.deadline)
         # The process may end the moment B is out: the one after it shall know whose transaction runs.
         noted = self._keeping.note(start.request.transaction_id, self._expected(start))
         note_stands = False

@@ -84,17 +84,18 @@ def judge(
         OURS, OTHER, or DISAGREES with what disagrees: by its PG it is ours, and something else in it says otherwise.
         Somebody else's ID in a record that is not the next one is LATER: no meter's own way with IDs makes a gap.
     """
+    earlier = tolerance if early is None else early
     if expected.PG_before is not None and facts.PG:
         if expected.PG_before == facts.PG:
             return Judgement.OTHER, ()
-        why = _disagreements(facts, expected, -(tolerance if early is None else early), tolerance)
+        why = _disagreements(facts, expected, -earlier, tolerance)
         if ID_OF_ANOTHER in why and _is_later_than_next(facts.PG, expected.PG_before):
             return Judgement.LATER, ()
         return (Judgement.DISAGREES if why else Judgement.OURS), why
     if expected.ID is None:
         is_ours = _ended_since(facts.ended, expected.ended)
     else:
-        is_ours = facts.ID == expected.ID and _not_before(facts.began, expected.began, tolerance)
+        is_ours = facts.ID == expected.ID and _not_before(facts.began, expected.began, earlier)
     return (Judgement.OURS if is_ours else Judgement.OTHER), ()
 
 
