@@ -658,6 +658,21 @@ async def test_several_drivers_share_a_journal(tmp_path: Path) -> None:
     assert len(texts) == 3
 
 
+@pytest.mark.parametrize("transaction_id", ["B", ""])
+@virtual
+async def test_what_a_new_process_saw_run_and_end_is_waited_for(transaction_id: str) -> None:
+    async with bench(SimulatorOptions(private_key=SECRET, signing_delay_s=3.0)) as b:
+        await live(b)
+        await begin(b, "A")
+        assert receipt_of(await b.driver.stop_transaction("A")).pagination == "T1"
+        await begin(b, "B")
+        async with driver(b, None) as (second, _):
+            await asyncio.sleep(5)
+            b.meter.handle("POST", RECEIPT, END)
+            receipt = receipt_of(await second.stop_transaction(transaction_id))
+            assert (receipt.pagination, receipt.identification) == ("T2", "04ABB")
+
+
 @pytest.mark.parametrize("unreadable", [1, 2])
 @virtual
 async def test_without_a_journal_a_lost_transaction_does_not_get_the_receipt_before_of_the_same_card(

@@ -62,6 +62,7 @@ def test_everything_happens() -> None:
             "0:1-3;1:0-2,4",
         ),  # a tuple of the same card, when the last one was unreadable before B
         (600288, "22:0-1,3;23:0,3"),  # what ran after a restart was taken for one that had its receipt already
+        (2866, "13:;15:;16:;19:0-1,4,6-7"),  # after a restart, what had just ended was not signed yet
         (1913, "16:;17:0-3"),  # a power cut lost ours, and a stranger's was begun before the driver could look
         (500158, "3:0-3"),  # a power cut ended ours, and a stranger's was begun before the driver could look
     ],

@@ -83,7 +83,7 @@ class Keeping:
 
     def found(self, receipt: Receipt) -> None:
         """Have a tuple kept that was found in the meter and is nobody's yet. One that was seen before is not again."""
-        if self._keeps_found and self._saw(receipt):
+        if self._saw(receipt) and self._keeps_found:
             self._found.append(self._made(receipt))
             if self._is_live:
                 self.keep_found()

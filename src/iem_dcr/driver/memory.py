@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
-from iem_dcr.driver.keeping import REMEMBERED
+from iem_dcr.driver.keeping import REMEMBERED, digest_of
 from iem_dcr.driver.meter import seconds_since
 from iem_dcr.driver.timing import now_s
 from iem_dcr.driver.whose import Expected, Facts, Judgement, began_apart_s, judge
@@ -76,6 +76,9 @@ class Memory:
         self.unexamined = False
         self.is_last_sure = False
         self._handed: set[str] = set()
+        self._runs_nobodys = False
+        self._nobodys_over_s: float | None = None
+        self._seen_by_then: frozenset[bytes] = frozenset()
         self._meter = meter
         self._keeping = keeping
 
@@ -114,9 +117,13 @@ class Memory:
         if begun is not None and begun.seen_over and not begun.doubtful:
             self._set_aside(begun)
             self.begun = None
+        self._runs_nobodys = self.begun is None
 
     def seen_idle(self) -> None:
         """Take note that the meter has none: the one begun last, if there is one, is over."""
+        if self._runs_nobodys:
+            self._runs_nobodys = False
+            self._nobodys_over_s, self._seen_by_then = now_s(), self._keeping.seen()
         if self.begun is not None:
             self.begun.seen_over = True
             if self.begun.ended_s is None:
@@ -167,6 +174,16 @@ class Memory:
             begun is not than and begun.ended_s is not None and seconds_since(begun.ended_s) < MISSED_FOR_S
             for begun in missing
         )
+
+    def is_signing_nobodys(self, last: Receipt | None, within_s: float) -> bool:
+        """Whether one that this process did not begin was seen over just now, and its tuple is still to come.
+
+        Args:
+            last: the meter's last tuple.
+            within_s: how long the meter may take.
+        """
+        is_over = self._nobodys_over_s is not None and seconds_since(self._nobodys_over_s) < within_s
+        return is_over and (last is None or digest_of(last) in self._seen_by_then)
 
     def is_begun(self, transaction_id: str) -> bool:
         """Whether a stop for this id is for the transaction that was begun last."""

@@ -177,10 +177,13 @@ class Stopping(MeterPart):
         return _stopped(value)
 
     def _may_come_late(self, transaction_id: str, receipt: Receipt | None) -> bool:
-        """Whether a meter that was powered up just now may still be closing the transaction this stop is for.
+        """Whether the meter may still be closing or signing the transaction this stop is for.
 
-        The last tuple would then be an older session's. One that was ended by a power failure is the one itself.
+        The last tuple would then be an older session's. After a power-up the meter closes it by itself; a tuple that
+        was ended by a power failure is the one itself.
         """
+        if self._memory.is_signing_nobodys(receipt, LATE_RECEIPT_S):
+            return True
         powered_up_s = self._setup.found_powered_up_s
         if not transaction_id or seconds_since(powered_up_s) >= LATE_RECEIPT_S:
             return False
