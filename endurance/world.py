@@ -83,6 +83,8 @@ class World(Troubles):
         transaction_id = signed[-1].transaction_id if signed and self.running_after_calm is None else None
         if transaction_id is None or any(call.tuple_text == signed[-1].text for call in self.calls):
             return
+        if [truth for truth in self.unit.truths if truth.transaction_id == transaction_id][-1] is not signed[-1]:
+            return  # a later one under that id was lost: a stop is for that
         self.stop(transaction_id)
         self.counts["stop of what is owed"] += 1
         self.calls[-1].owed = True
