@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import ssl
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -152,6 +153,18 @@ def test_all_mistakes_at_once(fields: dict[str, Any], keys: list[str]) -> None:
     said = problems(**fields)
     assert [line.split(" ")[0].rstrip(":") for line in said] == keys
     assert all("expected" in line for line in said)
+
+
+@pytest.mark.parametrize("name", ["password_file", "ca_file", "cert_file"])
+def test_a_pipe_or_a_device_in_the_place_of_a_file_is_neither_waited_for_nor_read_without_end(
+    tmp_path: Path, name: str
+) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for place in (str(pipe), "/dev/zero"):
+        settings = MqttSettings(user="iem", tls=True, **{name: place})  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match=f"{name} .*: it is a pipe or a device, not a file"):
+            (settings.current_password if name == "password_file" else settings.tls_context)()
 
 
 def test_the_password_file_is_read_anew(tmp_path: Path) -> None:

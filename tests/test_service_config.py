@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import subprocess
 import tomllib
 from typing import TYPE_CHECKING
@@ -467,6 +468,8 @@ def test_loopback_needs_no_token(written: Callable[[str], Path], listen: str) ->
         ("token = 12345678901234567890", "token: expected a text"),
         ("token_file = 'none'", "token_file: '"),
         ("token_file = 'meters.toml'", "token_file: '"),
+        ("token_file = '/dev/zero'", "token_file: '/dev/zero' cannot be read: it is a pipe or a device, not a file"),
+        ("token_file = '.'", "token_file: '"),
         ("names = 'depot.example:80'", "names: expected host names without ports"),
         ("names = 'a/b'", "names: expected host names without ports"),
         ("port = 8080", "port: no such key: expected one of listen, names, token, token_file"),
@@ -477,6 +480,12 @@ def test_mistakes_of_the_page(written: Callable[[str], Path], table: str, expect
     assert problem.startswith(f"[web] {expected}")
     assert "1234567890" not in problem
     assert "has spaces" not in problem
+
+
+def test_a_token_file_that_is_a_pipe_is_not_waited_for(written: Callable[[str], Path], tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (problem,) = problems(written(f"[web]\ntoken_file = 'pipe'\n{METER}"))
+    assert problem.endswith(" cannot be read: it is a pipe or a device, not a file")
 
 
 def test_mistakes_of_the_page_come_with_the_others(written: Callable[[str], Path]) -> None:

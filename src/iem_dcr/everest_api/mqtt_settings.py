@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 import ssl
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 from urllib.parse import unquote, urlsplit
 
 from iem_dcr.config import is_host, shown
 from iem_dcr.errors import ConfigError, printable
+from iem_dcr.plain_file import read_plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -117,7 +117,7 @@ class MqttSettings:
         if self.password_file is None:
             return self.password
         try:
-            text = Path(self.password_file).read_text("utf-8").rstrip("\r\n")
+            text = read_plain(self.password_file).decode().rstrip("\r\n")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError([f"password_file {shown(self.password_file)} cannot be read: {_why(error)}"]) from error
         if not text or len(text.encode()) > _LONGEST_TEXT:
@@ -193,7 +193,7 @@ def _unreadable(name: str, path: str | None, expected: str) -> Iterator[str]:
     if path is None:
         return
     try:
-        Path(path).open("rb").close()
+        read_plain(path)
     except OSError as error:
         yield f"{name} {shown(path)}: {_why(error)}; expected {expected}"
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from iem_dcr.config import Setting, is_host, shown
 from iem_dcr.errors import ConfigError, printable
+from iem_dcr.plain_file import read_plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -90,7 +90,7 @@ class WebSettings:
         if self.token_file is None:
             return self.token
         try:
-            text = Path(self.token_file).read_text("utf-8").strip()
+            text = read_plain(self.token_file).decode().strip()
         except (OSError, ValueError) as error:
             why = error.strerror if isinstance(error, OSError) else "not UTF-8"
             raise ConfigError([f"token_file {shown(self.token_file)} cannot be read: {printable(why)}"]) from error
