@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import iem_dcr.journal.journal
 import iem_dcr.journal.writer
 from iem_dcr import ocmf
 from iem_dcr.driver import KeptReceipt
@@ -230,6 +231,40 @@ def test_a_damaged_tuple_is_not_found(path: Path) -> None:
     (entry,) = entries(path)
     assert not entry.is_whole
     assert '"00000351.795"' in entry.text
+
+
+# --- a disk that does not answer ---
+
+
+def test_a_disk_that_hangs_holds_nobody_up_who_opens_a_journal(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    answers = threading.Event()
+    asked: list[object] = []
+
+    def hanging(found: object) -> Path:
+        asked.append(found)
+        answers.wait(30)
+        return path
+
+    monkeypatch.setattr(iem_dcr.journal.journal, "resolved", hanging)
+    monkeypatch.setattr(iem_dcr.journal.journal, "PLACE_WITHIN_S", 0.01)
+
+    async def main() -> None:
+        first, second = open_journal(path), open_journal(path)
+        assert not answers.is_set()
+        assert len(asked) == 1  # the second meter does not wait for what the first waited for in vain
+        assert first.path == path
+        await first.keep(kept(4))
+        await first.close()
+        await second.close()
+
+    try:
+        asyncio.run(main())
+    finally:
+        answers.set()
+    assert len(entries(path)) == 1
+    assert "its disk does not answer" in errors(caplog)[0]
 
 
 # --- one writer for many ---

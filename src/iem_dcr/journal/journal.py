@@ -12,6 +12,7 @@ from collections import deque
 from concurrent.futures import Future
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from iem_dcr.errors import JournalError, printable
@@ -24,7 +25,6 @@ from iem_dcr.journal.writer import Work, Writer
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable
-    from pathlib import Path
 
     from iem_dcr.driver.station import KeptReceipt, NotedBegin
     from iem_dcr.journal.entry import Entry
@@ -35,6 +35,8 @@ T = TypeVar("T")
 _log = logging.getLogger("iem_dcr.journal")
 
 CLOSES_WITHIN_S = 2.0
+PLACE_WITHIN_S = 0.5
+"""How long a disk may take to tell where a path leads; all meters of a process wait for that."""
 REFUSALS_WAIT_WITH = 1000
 """A refused start is not noted while so much waits: there can be any number of them, and receipts need the room."""
 QUESTIONS_AT_ONCE = 256
@@ -179,7 +181,7 @@ def open_journal(path: str | os.PathLike[str], keep_days: int = 365) -> Journal:
         keep_days: after which a receipt is deleted; 0 keeps for ever. Where one file is opened with different ones,
             the longest holds.
     """
-    found = resolved(path)
+    found = _place(path)
     with _lock:
         shared = _open.get(found)
         if shared is None:
@@ -204,6 +206,28 @@ class _Shared:
 
 _lock = threading.Lock()
 _open: dict[Path, _Shared] = {}
+_hanging: dict[Path, threading.Thread] = {}
+"""By path as given: what still waits for a disk to say where that leads."""
+
+
+def _place(path: str | os.PathLike[str]) -> Path:
+    """Return a journal's path, links followed; as it is given where the disk does not tell in time.
+
+    A disk may hang (a network's, a worn card), and meters are driven without it. The writer waits for it, in a thread.
+    """
+    given = Path(path).absolute()
+    if given not in _hanging or not _hanging[given].is_alive():
+        found: list[Path] = []
+        asking = threading.Thread(target=lambda: found.append(resolved(given)), name="journal-place", daemon=True)
+        asking.start()
+        asking.join(PLACE_WITHIN_S)
+        if found:
+            return found[0]
+        _hanging[given] = asking
+    _log.error(
+        "journal %s: its disk does not answer; receipts wait in memory until it does", printable(given, limit=300)
+    )
+    return given
 
 
 def _let_go(shared: _Shared) -> Future[None] | None:
