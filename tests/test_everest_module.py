@@ -364,9 +364,20 @@ def test_more_signals_than_one_change_nothing() -> None:
         live(everest)
         for _ in range(50):
             with contextlib.suppress(ProcessLookupError):
-                os.kill(everest.pid, random.Random(1).choice((signal.SIGTERM, signal.SIGINT)))
+                os.kill(everest.pid, random.Random(1).choice((signal.SIGTERM, signal.SIGINT, signal.SIGHUP)))
         assert everest.wait_exit() == 0
         assert everest.stderr == ""
+
+
+def test_a_terminal_that_closes_ends_it_and_what_waits_is_answered() -> None:
+    with Simulator() as meter, module(meter) as everest:
+        everest.wait_ready_to_be_told()
+        waiting = everest.call_async("stop_transaction", stop(""))
+        everest.wait_for(lambda: everest.events_of("called"))
+        os.kill(everest.pid, signal.SIGHUP)
+        assert everest.wait_exit() == 0
+        assert everest.stderr == ""
+        assert waiting.result(1)["status"] == "UNEXPECTED_ERROR"
 
 
 def test_a_graceful_shutdown_is_taken_where_everestpy_has_it() -> None:
@@ -413,6 +424,24 @@ async def never(self):
     raise asyncio.CancelledError
 driver.MeterDriver.run = never
 """
+FAILS_TO_BEGIN = """
+import iem_dcr.driver
+class Mistaken(iem_dcr.driver.MeterDriver):
+    def __init__(self, *args, **kwargs):
+        raise RuntimeError("a mistake")
+iem_dcr.driver.MeterDriver = Mistaken
+"""
+LOG_THAT_HANGS = """
+import logging, threading
+handle = logging.Handler.handle
+def hanging(self, record):
+    if threading.current_thread() is not threading.main_thread() or "not initialised" not in record.getMessage():
+        return handle(self, record)
+    with self.lock:
+        print("hanging", file=open(HANGS, "w"), flush=True)
+        threading.Event().wait()
+logging.Handler.handle = hanging
+"""
 FAILS_IN_A_COMMAND = """
 import iem_dcr.driver.driver as driver
 async def stop(self, transaction_id):
@@ -450,6 +479,28 @@ def test_a_driver_that_fails_is_logged_and_started_again(tmp_path: Path) -> None
         (line,) = [line for line in everest.log_lines if line.level == "critical"]
         assert "a mistake" in line.text
         assert everest.call("start_transaction", start())["status"] == "OK"
+        assert_ended_well(everest)
+
+
+def test_a_module_that_cannot_be_made_says_so_and_ends(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(FAILS_TO_BEGIN)
+    with EverestBench(MODULE, config("127.0.0.1:1"), environment={"PYTHONPATH": str(tmp_path)}) as everest:
+        assert everest.wait_exit() == 1
+        (line,) = [line for line in everest.log_lines if line.level == "critical"]
+        assert "a mistake" in line.text
+        assert everest.stderr == ""
+
+
+def test_it_ends_although_the_log_hangs(tmp_path: Path) -> None:
+    sign = tmp_path / "sign"
+    (tmp_path / "sitecustomize.py").write_text(LOG_THAT_HANGS.replace("HANGS", repr(str(sign))))
+    with (
+        Simulator() as meter,
+        EverestBench(MODULE, config(meter.address), environment={"PYTHONPATH": str(tmp_path)}) as everest,
+    ):
+        meter.of(lambda it: it.power_cycle(off_s=60, boot_s=1))
+        everest.ready()
+        everest.wait_for(sign.exists)
         assert_ended_well(everest)
 
 

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import signal
-import sys
 import threading
 import time
 from typing import NoReturn
@@ -19,7 +18,8 @@ from iem_dcr.journaling import journal_of
 
 _log = logging.getLogger(__name__)
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""SIGHUP comes from a terminal that closes, where EVerest's manager runs in one."""
 LEAVES_WITHIN_S = 0.9
 """How long after a signal the process is ended, should it not have ended by itself."""
 
@@ -27,9 +27,11 @@ LEAVES_WITHIN_S = 0.9
 def main() -> NoReturn:
     """Be the module that EVerest's manager started."""
     # Blocked in every thread from here on, so that one thread takes them, whatever the others are doing.
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    # Blocked, an ignored SIGHUP would come as well, and whoever ignores it (nohup) wants the module to go on.
+    signals = [number for number in SIGNALS if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     running: list[EverestModule] = []
-    threading.Thread(target=_leave_on_a_signal, args=(running,), daemon=True).start()
+    threading.Thread(target=_leave_on_a_signal, args=(signals, running), daemon=True).start()
     framework = Framework()
     logging.raiseExceptions = False
     logging.basicConfig(level=logging.INFO, handlers=[EverestLogHandler()], format="%(message)s")
@@ -38,15 +40,19 @@ def main() -> NoReturn:
     except ConfigError as error:
         _log.critical("the configuration is wrong: %s", error)
         _leave(1)
-    module = EverestModule(framework, settings, journal_of(settings), asyncio.new_event_loop())
-    running.append(module)
-    module.run()
+    try:
+        module = EverestModule(framework, settings, journal_of(settings), asyncio.new_event_loop())
+        running.append(module)
+        module.run()
+    except Exception:  # noqa: BLE001  whatever it is goes to the log that is read
+        _log.critical("the module failed, which is a mistake in the program", exc_info=True)
+        _leave(1)
     _leave(0)
 
 
-def _leave_on_a_signal(running: list[EverestModule]) -> None:
-    """End the module when a signal comes, and the process in any case: a publish may block the loop."""
-    signal.sigwait(SIGNALS)
+def _leave_on_a_signal(signals: list[signal.Signals], running: list[EverestModule]) -> None:
+    """End the module when a signal comes, and the process in any case: a publish or the log may block the loop."""
+    signal.sigwait(signals)
     if running:
         running[0].stop()
         time.sleep(LEAVES_WITHIN_S)
@@ -54,8 +60,8 @@ def _leave_on_a_signal(running: list[EverestModule]) -> None:
 
 
 def _leave(code: int) -> NoReturn:
-    """End the process. The framework's threads would call into an interpreter that is being taken apart."""
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    """End the process. The framework's threads would call into an interpreter that is being taken apart.
+
+    Nothing is closed or flushed: the log has no buffer, and its lock may be held by who waits for a full pipe.
+    """
     os._exit(code)
