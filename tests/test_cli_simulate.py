@@ -126,3 +126,10 @@ def test_it_goes_on_without_a_reader() -> None:
     assert process.stderr is not None
     assert process.stderr.read() == ""
     process.stderr.close()
+
+
+def test_a_value_that_is_nested_without_end_is_a_mistake_in_the_command_line() -> None:
+    done = run("simulate", "--port=0", f"--set=current_a={'[' * 50_000}")
+    assert done.status == 2
+    assert "current_a" in done.err
+    assert "Traceback" not in done.err

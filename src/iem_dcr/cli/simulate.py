@@ -158,7 +158,7 @@ def _moment_or_number(text: str) -> object:
     for read in (_whole, json.loads, datetime.fromisoformat):
         try:
             return read(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
     return text
 
