@@ -11,7 +11,7 @@ import pytest
 from iem_dcr.simulator import Fault
 from tests.support.command_line import Simulator, begin, finish, read_until, run
 
-SIGNALS = [signal.SIGINT, signal.SIGTERM]
+SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 OPTIONS = ("--id", "04A2B3C4", "--seconds", "60")
 
 
@@ -53,6 +53,21 @@ def test_before_the_start_nothing_is_begun(number: signal.Signals) -> None:
         assert done.status == 130
         assert done.err.endswith("Interrupted: no transaction was begun.\n")
         assert simulator.methods == {"GET"}
+
+
+def test_a_terminal_that_closes_does_not_insist_however_often_it_says_so() -> None:
+    with Simulator(charge_s=1.0) as simulator:
+        simulator.set_up()
+        process = begin("session", simulator.address, *OPTIONS)
+        before = read_until(process, "began for user")
+        process.send_signal(signal.SIGHUP)
+        before += read_until(process, "Ending the transaction")
+        for _ in range(5):
+            process.send_signal(signal.SIGHUP)
+        done = finish(process, before)
+        assert (done.status, done.err) == (130, "")
+        assert "VALID: the signature matches" in done.out
+        assert not simulator.runs
 
 
 def test_who_insists_leaves_at_once() -> None:

@@ -261,6 +261,30 @@ async def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
 
 
 @real_time
+async def test_a_terminal_that_closes_ends_it_in_good_order(tmp_path: Path) -> None:
+    with Amqtt() as broker, Running(configured(tmp_path, broker, dead_address())) as running:
+        await until(lambda: running.logged(": connected as "))
+        for _ in range(5):  # the terminal's, the shell's
+            running.process.send_signal(signal.SIGHUP)
+        assert running.ended() == 0
+        assert running.logged("SIGHUP")
+        assert running.logged("ending")
+
+
+@real_time
+async def test_it_outlives_its_terminal_where_that_is_wanted(tmp_path: Path) -> None:
+    handler = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with Amqtt() as broker, Running(configured(tmp_path, broker, dead_address())) as running:
+            await until(lambda: running.logged(": connected as "))
+            running.process.send_signal(signal.SIGHUP)
+            assert running.end() == 0
+            assert not running.logged("SIGHUP")
+    finally:
+        signal.signal(signal.SIGHUP, handler)
+
+
+@real_time
 async def test_without_broker_and_meter_it_waits_and_ends(tmp_path: Path) -> None:
     with Amqtt() as broker:
         broker.kill()

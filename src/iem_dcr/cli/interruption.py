@@ -1,4 +1,7 @@
-"""Ctrl-C and SIGTERM. What runs in a meter is brought to its end first; only who insists leaves it as it is."""
+"""Ctrl-C, SIGTERM and a terminal that closes.
+
+What runs in a meter is brought to its end first; only who insists leaves it as it is.
+"""
 
 from __future__ import annotations
 
@@ -34,16 +37,18 @@ class LeftEarlyError(click.ClickException):
 
 
 class Interruption:
-    """Takes SIGINT and SIGTERM while it is entered, within a running loop.
+    """Takes SIGINT, SIGTERM and SIGHUP while it is entered, within a running loop.
 
     The first one asks the command to end in good order; the second one gets a word of patience; the third one has it
-    end at once.
+    end at once. SIGHUP never insists: a terminal that closes sends it, and the shell in it once more. Whoever started
+    the command so that it outlives its terminal (nohup) keeps that.
     """
 
     def __init__(self, patience: str = "") -> None:
         """``patience`` is said to the second interruption."""
         self._patience = patience
         self._count = 0
+        self._takes_hangup = False
         self._asked = asyncio.Event()
         self._insisted = asyncio.Event()
 
@@ -52,6 +57,9 @@ class Interruption:
         loop = asyncio.get_running_loop()
         for number in _SIGNALS:
             loop.add_signal_handler(number, self.interrupt)
+        self._takes_hangup = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
+        if self._takes_hangup:
+            loop.add_signal_handler(signal.SIGHUP, self.ask_to_end)
         return self
 
     def __exit__(
@@ -61,6 +69,8 @@ class Interruption:
         loop = asyncio.get_running_loop()
         for number in _SIGNALS:
             loop.remove_signal_handler(number)
+        if self._takes_hangup:
+            loop.remove_signal_handler(signal.SIGHUP)
 
     @property
     def came(self) -> bool:
@@ -77,7 +87,7 @@ class Interruption:
             tell(self._patience)
 
     def ask_to_end(self) -> None:
-        """End in good order although nobody interrupted: there is nobody left to write for."""
+        """End in good order: there is nobody left to write for, or to wait for."""
         self._asked.set()
 
     async def wait(self, seconds: float | None = None) -> None:

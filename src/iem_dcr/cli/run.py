@@ -1,6 +1,6 @@
 """``iem-dcr run``: meters behind EVerest's MQTT API, until it is told to end.
 
-The first SIGTERM or SIGINT ends it in good order, within a few seconds; the second one at once.
+The first SIGTERM, SIGINT or SIGHUP ends it in good order, within a few seconds; a second SIGTERM or SIGINT at once.
 """
 
 from __future__ import annotations
@@ -90,6 +90,8 @@ async def _until_a_signal(config: ServiceConfig) -> None:
     def take(number: int, _frame: FrameType | None) -> None:
         nonlocal signalled
         if signalled:
+            if number == signal.SIGHUP:  # a terminal that closes sends it, and the shell in it once more
+                return
             _leave(EXIT_INTERRUPTED)
         signalled = True
         guard = threading.Timer(ENDS_WITHIN_S, _leave, (EXIT_FAILURE,))
@@ -100,6 +102,8 @@ async def _until_a_signal(config: ServiceConfig) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, take)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # which nohup makes it
+        signal.signal(signal.SIGHUP, take)
     sparing = asyncio.create_task(spare_collector())
     try:
         await service.run()

@@ -150,8 +150,8 @@ def command(
     CT and CI can be written to a meter once per power-up, so a wrong one stays in a live charger: they are written only
     if the meter has none and you give --evse-id or --set CI=...
 
-    The exit status is 0 only if the transaction was begun and ended and its receipt verifies. Ctrl-C ends the
-    transaction early and still gets its receipt.
+    The exit status is 0 only if the transaction was begun and ended and its receipt verifies. Ctrl-C, or closing the
+    terminal, ends the transaction early and still gets its receipt.
     """
     if transaction_id == "":
         raise click.BadParameter("it is empty", param_hint="--transaction-id")
