@@ -488,6 +488,14 @@ def test_a_token_file_that_is_a_pipe_is_not_waited_for(written: Callable[[str], 
     assert problem.endswith(" cannot be read: it is a pipe or a device, not a file")
 
 
+def test_a_journal_is_beside_the_file_that_names_it(written: Callable[[str], Path], tmp_path: Path) -> None:
+    config = ServiceConfig.load(written(f"{METER}\njournal_path = 'receipts.db'\n"))
+    assert config.meters[0].settings.journal_path == str(tmp_path / "receipts.db")
+    config = ServiceConfig.load(written(f"{METER}\njournal_path = '/var/lib/iem-dcr/receipts.db'\n"))
+    assert config.meters[0].settings.journal_path == "/var/lib/iem-dcr/receipts.db"
+    assert ServiceConfig.load(written(METER)).meters[0].settings.journal_path == ""
+
+
 def test_mistakes_of_the_page_come_with_the_others(written: Callable[[str], Path]) -> None:
     found = problems(written("web = 3\n" + METER))
     assert found == ["[web]: expected one table, not 3"]

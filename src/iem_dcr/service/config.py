@@ -10,7 +10,7 @@ import ipaddress
 import re
 import stat
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -286,11 +286,14 @@ class _Reading:
         known = {setting.key: setting for setting in SETTINGS}
         self._check_keys(where, table, [MODULE_ID, *known])
         try:
-            return Settings.of({key: value for key, value in table.items() if key in known})
+            settings = Settings.of({key: value for key, value in table.items() if key in known})
         except ConfigError as error:
             for problem in error.problems:
                 self._mistake(where, problem)
             return None
+        if not settings.journal_path:
+            return settings
+        return replace(settings, journal_path=str(self._path.parent / settings.journal_path))
 
     def _check_addresses(self, tables: Iterable[Mapping[str, object]], labels: Iterable[str]) -> None:
         """Find meters that are there twice, whatever else is wrong with them."""
