@@ -417,6 +417,14 @@ def test_a_place_where_no_file_can_be(tmp_path: Path, place: str, what: str) -> 
     assert [file.name for file in tmp_path.iterdir()] == ["file"]
 
 
+def test_a_file_of_another_kind_does_not_pass_the_check(path: Path) -> None:
+    content = bytes(range(255, 0, -1)) * 20
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"journal_path: .*: this is no journal of receipts; change journal_path"):
+        check_journal(path)
+    assert path.read_bytes() == content
+
+
 def test_what_can_be_a_journal_passes_the_check(path: Path) -> None:
     check_journal(path)
     assert not path.exists()

@@ -34,6 +34,7 @@ SIDE_FILES = ("-wal", "-shm")
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CONSTRAINT)
 """What a corrupt file leads to. No constraint is ever broken by what is written: then an index is not true any more."""
 
+_FOREIGN = "{}: this is no journal of receipts; change journal_path"
 _WRITE_AND_READ_VERSIONS = (b"\1\1", b"\2\2")
 _TRACES = (b"OCMF|{", b"CREATE TABLE receipts")
 """What nobody else's file has in it."""
@@ -223,6 +224,8 @@ def check_journal(path: str | os.PathLike[str]) -> None:
     except (sqlite3.Error, OSError) as error:
         if not is_damage(error, path):
             raise ConfigError([f"journal_path: {named(path)}: it cannot be opened: {said(error)}"]) from error
+        if not _may_be_a_journal(path):
+            raise ConfigError([f"journal_path: {_FOREIGN.format(named(path))}"]) from error
 
 
 def said(error: Exception) -> str:
@@ -279,7 +282,7 @@ def _judge(error: BaseException, path: Path) -> None:
         return
     if _may_be_a_journal(path):
         raise DamagedError(f"{named(path)}: {said(error)}") from error
-    raise ForeignError(f"{named(path)}: this is no journal of receipts; change journal_path") from error
+    raise ForeignError(_FOREIGN.format(named(path))) from error
 
 
 def _make_wal(connection: sqlite3.Connection) -> None:
