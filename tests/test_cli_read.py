@@ -90,7 +90,7 @@ def test_a_meter_in_error_and_a_transaction() -> None:
     assert "Status (ST)        F\n" in out
     assert "Flags (EF)         t, the time is not reliable" in out
     assert "Id (CI)            not set since the meter was powered up" in out
-    assert re.search(r"Clock +\d+ days, .* behind this host", out)
+    assert re.search(r"Clock +\d+ days behind this host", out)
 
 
 def test_nodes_that_fail_are_shown_as_such() -> None:

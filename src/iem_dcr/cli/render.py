@@ -9,7 +9,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from iem_dcr.bringup.sight import CLOCK_TOLERANCE_S, LONGEST_TEXT, shown
+from iem_dcr.bringup.sight import CLOCK_TOLERANCE_S, LONGEST_TEXT, clock, shown
 from iem_dcr.errors import printable
 from iem_dcr.ocmf import Outcome
 
@@ -191,10 +191,7 @@ def _verdict(verification: Verification) -> Text:
 
 
 def _clock(off: timedelta) -> Text:
-    seconds = off.total_seconds()
-    shown = f"{abs(seconds):.1f} s" if abs(seconds) < 3600 else str(abs(off)).partition(".")[0]
-    text = f"{shown} {'ahead of' if seconds > 0 else 'behind'} this host"
-    return Text(text, style="" if abs(seconds) <= CLOCK_TOLERANCE_S else "yellow")
+    return Text(clock(off), style="" if abs(off.total_seconds()) <= CLOCK_TOLERANCE_S else "yellow")
 
 
 def _problem(text: str) -> Text:
