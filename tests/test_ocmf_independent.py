@@ -79,22 +79,25 @@ def signed_here() -> list[tuple[str, str]]:
     return made + [(CurveSigner(curve).tuple_of(PAYLOAD), CurveSigner(curve).spki) for curve in CURVES]
 
 
+def installed(command: list[str]) -> str:
+    """Run an installation, and once more if it hangs, as a registry may. Returns what is wrong, or ""."""
+    why = ""
+    for _ in range(2):
+        try:
+            done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=45)
+        except subprocess.TimeoutExpired as late:
+            why = f"no answer within {late.timeout} s"
+        else:
+            return done.stderr[-500:] or "it failed" if done.returncode else ""
+    return why
+
+
 def asked_in_node(cases: list[tuple[str, str]], folder: Path) -> list[object]:
     """Install the packages and let them verify tuples with keys."""
     npm, node = needs_tool("npm"), needs_tool("node")
-    install = [
-        npm,
-        "install",
-        "--prefix",
-        str(folder),
-        "--no-audit",
-        "--no-fund",
-        "--no-package-lock",
-        "--ignore-scripts",
-    ]
-    installed = subprocess.run([*install, *PACKAGES], check=False, capture_output=True, text=True, timeout=100)
-    if installed.returncode != 0:
-        missing = f"npm cannot install {', '.join(PACKAGES)}: {installed.stderr[-500:]}"
+    quiet = ("--no-audit", "--no-fund", "--no-package-lock", "--ignore-scripts", "--fetch-timeout=20000")
+    if why := installed([npm, "install", "--prefix", str(folder), *quiet, *PACKAGES]):
+        missing = f"npm cannot install {', '.join(PACKAGES)}: {why}"
         if os.environ.get("IEM_DCR_REQUIRE_ALL") == "1":
             pytest.fail(missing)
         pytest.skip(missing)
