@@ -217,6 +217,12 @@ class ModuleProcess(Process):
         await asyncio.sleep(0.01)
         self.kill()
 
+    def broker_comes(self) -> None:
+        """It has no broker."""
+
+    def broker_goes(self) -> None:
+        """It has no broker."""
+
     def _make(self) -> None:
         world = self._world
         self._handlings: list[_Handling] = []

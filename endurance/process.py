@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import json
 import weakref
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
@@ -71,7 +72,7 @@ class _Bus(FakeBus):
             self._heard(topic, payload)
 
 
-class Process:
+class Process(ABC):
     """One process, from its start to its end. There are two kinds.
 
     Args:
@@ -103,13 +104,13 @@ class Process:
         world.ready(self)
 
     @property
+    @abstractmethod
     def driver(self) -> MeterDriver:
         """The driver of its meter."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def end(self) -> None:
         """End in good order, as SIGTERM has it."""
-        raise NotImplementedError
 
     def kill(self) -> None:
         """Do nothing any more, from this very moment."""
@@ -124,22 +125,25 @@ class Process:
         del topic, message
         return False
 
+    @abstractmethod
     def broker_comes(self) -> None:
         """Have the broker be there."""
 
+    @abstractmethod
     def broker_goes(self) -> None:
         """Have the broker be away."""
 
     async def call(self, command: str, value: object) -> dict[str, object]:
-        """Have EVerest call a command; returns its answer."""
-        raise NotImplementedError
+        """Have EVerest call a command; returns its answer. Of a service nobody does."""
+        raise TypeError(f"{self.kind} is asked by messages, not called: {command} {value!r}")
 
+    @abstractmethod
     def _make(self) -> None:
         """Make what there is before it runs."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def _run(self) -> None:
-        raise NotImplementedError
+        """Do what its main task does."""
 
 
 class ServiceProcess(Process):

@@ -14,7 +14,17 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from iem_dcr.everest_api import dialing
 from iem_dcr.everest_api.broker import MOST_UNDER_WAY, Broker
-from tests.support.brokers import BROKERS, Amqtt, Mosquitto, Network, Recorder, TestBroker, real_time, until
+from tests.support.brokers import (
+    BROKERS,
+    Amqtt,
+    Mosquitto,
+    Network,
+    Recorder,
+    TestBroker,
+    real_time,
+    settings_at,
+    until,
+)
 from tests.support.certificates import make_certificates
 
 if TYPE_CHECKING:
@@ -549,7 +559,7 @@ async def test_something_that_is_no_broker(answer: Any, caplog: pytest.LogCaptur
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     async with server:
         port = server.sockets[0].getsockname()[1]
-        settings = TestBroker.settings(_at(port))
+        settings = settings_at(port)
         async with running(settings, connected=False) as bus:
             await until(lambda: len(lines(caplog, logging.DEBUG)) >= 3)
             assert not bus.connected
@@ -677,13 +687,7 @@ async def test_cancelled_while_a_broker_says_nothing() -> None:
     async with silent:
         port = silent.sockets[0].getsockname()[1]
         for tls in (False, True):
-            async with running(TestBroker.settings(_at(port), tls=tls), connected=False):
+            async with running(settings_at(port, tls=tls), connected=False):
                 await until(lambda tls=tls: len(writers) == 1 + tls)  # type: ignore[misc]
         for writer in writers:
             await closed(writer)
-
-
-def _at(port: int) -> TestBroker:
-    somewhere = TestBroker()
-    somewhere.port = port
-    return somewhere

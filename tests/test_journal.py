@@ -267,6 +267,12 @@ def test_a_disk_that_hangs_holds_nobody_up_who_opens_a_journal(
     assert "its disk does not answer" in errors(caplog)[0]
 
 
+def test_a_name_that_no_file_can_have_is_said_to_who_opens_it() -> None:
+    """And is no thread's traceback, nor a disk that does not answer."""
+    with pytest.raises(ValueError, match="null byte"):
+        open_journal("receipts\0.db")
+
+
 # --- one writer for many ---
 
 

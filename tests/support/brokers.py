@@ -16,6 +16,7 @@ import sys
 import tempfile
 import threading
 import time
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
@@ -66,8 +67,7 @@ async def until(condition: Callable[[], object]) -> None:
             await asyncio.sleep(0.005)
 
 
-@dataclass
-class TestBroker:
+class TestBroker(ABC):
     """A broker in a process of its own; entered, it listens.
 
     Attributes:
@@ -103,9 +103,9 @@ class TestBroker:
         """What it wrote."""
         return (self.folder / "log").read_text(errors="replace")
 
+    @abstractmethod
     def command(self) -> list[str]:
-        """The command that runs it. One that is only asked for its port is never started, and has none."""
-        raise NotImplementedError
+        """The command that runs it."""
 
     def start(self) -> bool:
         """Start it, again on the same port; return once it accepts connections, False when it ended."""
@@ -147,8 +147,13 @@ class TestBroker:
 
     def settings(self, **others: Any) -> MqttSettings:
         """How it is reached."""
-        fields: dict[str, Any] = {"host": "127.0.0.1", "port": self.port, "protocol": self.protocol} | others
-        return MqttSettings(**fields)
+        return settings_at(self.port, **{"protocol": self.protocol} | others)
+
+
+def settings_at(port: int, **others: Any) -> MqttSettings:
+    """How something on a port of this host is reached as a broker."""
+    fields: dict[str, Any] = {"host": "127.0.0.1", "port": port} | others
+    return MqttSettings(**fields)
 
 
 class Mosquitto(TestBroker):

@@ -145,7 +145,7 @@ def many_keys(_: random.Random, body: bytes) -> bytes:
 
 def another_meter(rng: random.Random, body: bytes) -> bytes:
     fields = _fields(body) or {}
-    return _written(fields | {"MS": f"1XXX{rng.randrange(10**9):09}", "CI": f"CI-{rng.randrange(100)}"})
+    return _written(fields | {"MS": f"1OTH{rng.randrange(10**9):09}", "CI": f"CI-{rng.randrange(100)}"})
 
 
 def another_state(rng: random.Random, body: bytes) -> bytes:

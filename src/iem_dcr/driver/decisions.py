@@ -126,6 +126,13 @@ _ANEW = {
 }
 _FAILED: Step = (_S.NOT_BEGUN, _D.SAY_NOT_BEGUN)
 _IN_DOUBT: Step = (_S.DOUBTFUL, _D.SAY_NOT_BEGUN)
+_STILL_IN_DOUBT = {
+    _E.REFUSED: (_S.DOUBT, _D.PAUSE_AND_LOOK),
+    _E.REFUSED_LAST: (_S.DOUBT_LAST, _D.LOOK),
+    _E.UNSENT: (_S.DOUBT, _D.PAUSE_AND_LOOK),
+    _E.LOST: (_S.DOUBT, _D.PAUSE_AND_LOOK),
+    _E.GIVE_UP: _IN_DOUBT,
+}
 _STILL_RUNS: Step = (_S.NOT_ENDED, _D.SAY_NOT_ENDED)
 
 TABLE: Mapping[State, Mapping[Event, Step]] = {
@@ -191,19 +198,11 @@ TABLE: Mapping[State, Mapping[Event, Step]] = {
     },
     _S.ASSIGNING_AGAIN: {
         _E.ACCEPTED: (_S.BEGINNING_AGAIN, _D.BEGIN),
-        _E.REFUSED: (_S.DOUBT, _D.PAUSE_AND_LOOK),
-        _E.REFUSED_LAST: (_S.DOUBT_LAST, _D.LOOK),
-        _E.UNSENT: (_S.DOUBT, _D.PAUSE_AND_LOOK),
-        _E.LOST: (_S.DOUBT, _D.PAUSE_AND_LOOK),
-        _E.GIVE_UP: _IN_DOUBT,
+        **_STILL_IN_DOUBT,
     },
     _S.BEGINNING_AGAIN: {
         _E.ACCEPTED: (_S.BEGUN, _D.SAY_BEGUN),
-        _E.REFUSED: (_S.DOUBT, _D.PAUSE_AND_LOOK),
-        _E.REFUSED_LAST: (_S.DOUBT_LAST, _D.LOOK),
-        _E.UNSENT: (_S.DOUBT, _D.PAUSE_AND_LOOK),
-        _E.LOST: (_S.DOUBT, _D.PAUSE_AND_LOOK),
-        _E.GIVE_UP: _IN_DOUBT,
+        **_STILL_IN_DOUBT,
     },
     _S.DOUBT_LAST: {
         _E.RUNNING: (_S.BEGUN, _D.SAY_BEGUN),

@@ -10,7 +10,7 @@ from iem_dcr import ocmf
 from iem_dcr.driver.keeping import digest_of, shown_PG, signed_value
 from iem_dcr.driver.memory import judged
 from iem_dcr.driver.timing import Deadline, now_s
-from iem_dcr.driver.whose import ID_OF_ANOTHER, Expected, Judgement
+from iem_dcr.driver.whose import Expected, Judgement, is_anothers, is_strange
 from iem_dcr.errors import MeterError, ReceiptError, printable
 from iem_dcr.ocmf import Outcome
 
@@ -154,16 +154,14 @@ class Receipts:
                 self._memory.is_last_sure = True
                 return Found(receipt, is_another_s=judgement is Judgement.LATER)
             if disputed is None or disputed[0].text != receipt.text:
-                is_strange = len(why) > 1 or ID_OF_ANOTHER in why
-                disputed = receipt, why, deadline.within(LONG_THOUGHTS_S if is_strange else SECOND_THOUGHTS_S)
+                disputed = receipt, why, deadline.within(LONG_THOUGHTS_S if is_strange(why) else SECOND_THOUGHTS_S)
             elif disputed[2].passed:
                 break
         if disputed is None:
             return None
         receipt, why, _ = disputed
         self._report(receipt, why)
-        # An ID alone may be a meter's own way with IDs; with a time or a meter that are not ours either, it is none.
-        return Found(receipt, is_another_s=ID_OF_ANOTHER in why and len(why) > 1)
+        return Found(receipt, is_another_s=is_anothers(why))
 
     async def last(self, deadline: Deadline) -> Receipt | None:
         """Return the last tuple the meter signed (GET /transaction), None when it has signed none.

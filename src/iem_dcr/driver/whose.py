@@ -99,6 +99,19 @@ def judge(
     return (Judgement.OURS if is_ours else Judgement.OTHER), ()
 
 
+def is_strange(why: tuple[str, ...]) -> bool:
+    """Tell whether what disagrees is more than a clock that was set: the right record may still be signed."""
+    return len(why) > 1 or ID_OF_ANOTHER in why
+
+
+def is_anothers(why: tuple[str, ...]) -> bool:
+    """Tell whether what disagrees makes a record another transaction's when no better one has followed.
+
+    An ID alone may be a meter's own way with IDs; with a time or a meter that are not ours either, it is none.
+    """
+    return len(why) > 1 and ID_OF_ANOTHER in why
+
+
 def _is_later_than_next(PG: str, PG_before: str) -> bool:
     """Tell whether a record was signed between two: the counter rises by one with each, from T1 on (OCMF, field PG)."""
     if PG_before and PG[:1] != PG_before[:1]:

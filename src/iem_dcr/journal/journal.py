@@ -9,7 +9,7 @@ import logging
 import sqlite3
 import threading
 from collections import deque
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -206,7 +206,7 @@ class _Shared:
 
 _lock = threading.Lock()
 _open: dict[Path, _Shared] = {}
-_hanging: dict[Path, threading.Thread] = {}
+_hanging: dict[Path, Future[Path]] = {}
 """By path as given: what still waits for a disk to say where that leads."""
 
 
@@ -214,16 +214,24 @@ def _place(path: str | os.PathLike[str]) -> Path:
     """Return a journal's path, links followed; as it is given where the disk does not tell in time.
 
     A disk may hang (a network's, a worn card), and meters are driven without it. The writer waits for it, in a thread.
+
+    Raises:
+        ValueError: no file can have that name.
     """
     given = Path(path).absolute()
-    if given not in _hanging or not _hanging[given].is_alive():
-        found: list[Path] = []
-        asking = threading.Thread(target=lambda: found.append(resolved(given)), name="journal-place", daemon=True)
-        asking.start()
-        asking.join(PLACE_WITHIN_S)
-        if found:
-            return found[0]
-        _hanging[given] = asking
+    if given not in _hanging or _hanging[given].done():
+        found: Future[Path] = Future()
+
+        def ask() -> None:
+            try:
+                found.set_result(resolved(given))
+            except Exception as error:  # noqa: BLE001  it is raised to who opens the journal
+                found.set_exception(error)
+
+        threading.Thread(target=ask, name="journal-place", daemon=True).start()
+        if wait({found}, PLACE_WITHIN_S).done:
+            return found.result()
+        _hanging[given] = found
     _log.error(
         "journal %s: its disk does not answer; receipts wait in memory until it does", printable(given, limit=300)
     )
