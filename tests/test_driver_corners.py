@@ -116,6 +116,22 @@ async def test_a_new_receipt_that_disagrees_for_good_is_handed_over_with_an_erro
     assert "ID is somebody else" in errors[0]
 
 
+@virtual
+async def test_a_new_receipt_of_somebody_else_s_may_be_followed_by_the_right_one_for_fifteen_seconds() -> None:
+    async with bench(verify_receipts=False) as b:
+        b.meter.set_load(0, 0)
+        await b.until_live()
+        assert (await b.driver.start_transaction(request())).status is OK
+        follows_s = now_s() + 10.0
+
+        def at_first_of_somebody(method: str, node: str, answer: Answer) -> Answer:
+            return of_somebody(method, node, answer) if now_s() < follows_s else answer
+
+        changed_answers(b, at_first_of_somebody)
+        assert receipt_of(await b.driver.stop_transaction("T-1")).identification == "04ABT-1"
+        assert follows_s < now_s() < follows_s + 1.0
+
+
 async def replaced(b: Bench, *, sign: bool = False) -> None:
     """Begin a transaction, and have it replaced by another between two looks of the driver's."""
     b.meter.set_load(0, 0)
@@ -165,6 +181,29 @@ async def test_so_is_that_of_one_begun_after_a_power_cut_in_which_ours_was_lost(
         assert (await b.driver.start_transaction(request("T-2"))).status is OK
         assert receipt_of(await b.driver.stop_transaction("T-2")).identification == "04ABT-2"
     assert [(entry.pagination, entry.transaction_id) for entry in entries(path)] == [("T1", ""), ("T2", "T-2")]
+
+
+@virtual
+async def test_ending_what_took_the_place_of_an_unwanted_one_gives_that_no_receipt(tmp_path: Path) -> None:
+    path = tmp_path / "receipts.db"
+    async with patient_journal(path) as journal, bench(journal=journal, command_timeout_ms=1000) as b:
+        b.meter.set_load(0, 0)
+        await b.until_live()
+        starting = asyncio.create_task(b.driver.start_transaction(request()))
+        b.meter.faults.add(Fault("lose-answer", node="/receipt", method="POST"))
+        while b.requests("POST", "/receipt") == 0:
+            await asyncio.sleep(0.001)
+        b.meter.faults.add(Fault("refuse", node="/gw", count=1000), Fault("refuse", node="/metervalue", count=1000))
+        assert (await starting).status is UNEXPECTED_ERROR
+        b.meter.configure(signing_delay_s=0.0)
+        b.meter.handle("POST", RECEIPT, END)
+        b.meter.handle("POST", "/counter/v1/ocmf/user", user("SOMEBODY"))
+        b.meter.handle("POST", RECEIPT, BEGIN)
+        b.meter.faults.clear()
+        await asyncio.sleep(15)
+        assert not b.meter.running
+        assert (await b.driver.stop_transaction("T-1")).status is UNEXPECTED_ERROR
+    assert [(entry.pagination, entry.transaction_id) for entry in entries(path)] == [("T1", ""), ("T2", "")]
 
 
 @virtual

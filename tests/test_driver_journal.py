@@ -12,6 +12,7 @@ import pytest
 
 from iem_dcr.config import Settings
 from iem_dcr.driver import MeterDriver
+from iem_dcr.driver.timing import now_s
 from iem_dcr.errors import JournalError
 from iem_dcr.journal.schema import VERSION
 from iem_dcr.ocmf import Outcome
@@ -671,6 +672,22 @@ async def test_what_a_new_process_saw_run_and_end_is_waited_for(transaction_id: 
             b.meter.handle("POST", RECEIPT, END)
             receipt = receipt_of(await second.stop_transaction(transaction_id))
             assert (receipt.pagination, receipt.identification) == ("T2", "04ABB")
+
+
+@virtual
+async def test_that_is_for_fifteen_seconds() -> None:
+    async with bench(SimulatorOptions(private_key=SECRET)) as b:
+        await live(b)
+        await begin(b, "A")
+        assert receipt_of(await b.driver.stop_transaction("A")).pagination == "T1"
+        await begin(b, "B")
+        async with driver(b, None) as (second, _):
+            await asyncio.sleep(5)
+            b.meter.configure(signing_delay_s=1000.0)
+            b.meter.handle("POST", RECEIPT, END)
+            ended_s = now_s()
+            assert receipt_of(await second.stop_transaction("")).pagination == "T1"
+            assert 14.0 < now_s() - ended_s < 17.0
 
 
 @pytest.mark.parametrize("unreadable", [1, 2])

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from endurance.__main__ import main
+from endurance.__main__ import GROWS_AT_MOST_KIB, WARM_AFTER_RUNS, main
 from endurance.deliberate import FAULTS, Deliberate
 from endurance.happenings import EVERY_KIND, carry_out_counted
 from endurance.invariants import broken
 from endurance.plan import SESSIONS_IN_A_RUN, make
-from endurance.running import broken_promises
+from endurance.running import Outcome, broken_promises, make_runs
 from endurance.shrink import from_text, shrunk, to_text
 from endurance.world import World, carry_out
 from iem_dcr.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = 20
@@ -135,6 +140,39 @@ def test_a_failing_run_is_shortened_and_replayed(capsys: pytest.CaptureFixture[s
     assert told.count("session ") == len(kept)
     assert main(["--seed", "1000", "--keep", text]) == 0
     assert "every promise was kept" in capsys.readouterr().out
+
+
+def test_the_command_tells_of_the_first_run_that_fails_and_how_to_replay_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def in_this_process(first: int, runs: int, workers: int) -> Iterator[Outcome]:
+        del workers
+        yield make_runs(range(first, first + runs))
+
+    monkeypatch.setattr("endurance.__main__.outcomes", in_this_process)
+    with fault("wrong key").applied():
+        outcome = make_runs(range(1000, 1003))
+        assert (outcome.runs, outcome.seed) == (1, 1000)
+        assert outcome.promises
+        assert main(["--seed", "1000", "--sessions", "75"]) == 1
+        *_, replay = capsys.readouterr().out.splitlines()
+        written = re.fullmatch(r"make endurance SEED=(\d+) KEEP='([^']+)'", replay)
+        assert written is not None
+        assert main(["--seed", written[1], "--keep", written[2]]) == 1
+    assert main(["--seed", written[1], "--keep", written[2]]) == 0
+
+
+@pytest.mark.parametrize(("grows_kib", "status"), [(GROWS_AT_MOST_KIB, 0), (GROWS_AT_MOST_KIB + 1, 1)])
+def test_the_command_fails_where_memory_grows(
+    grows_kib: int, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def grown(_first: int, _runs: int, _workers: int) -> Iterator[Outcome]:
+        for resident_kib in (60_000, 60_000 + grows_kib):
+            yield Outcome(WARM_AFTER_RUNS, Counter(), None, (), 1, resident_kib)
+
+    monkeypatch.setattr("endurance.__main__.outcomes", grown)
+    assert main(["--sessions", "100"]) == status
+    assert ("BROKEN: the memory of worker 1 grows" in capsys.readouterr().out) is bool(status)
 
 
 def test_a_promise_is_seen_broken_at_the_end_of_the_session_that_breaks_it() -> None:

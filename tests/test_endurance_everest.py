@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from endurance.invariants import broken
 from endurance.plan import SessionPlan, Step, make
 from endurance.process import MODULE
 from endurance.replacing import instead
@@ -97,4 +98,6 @@ def test_a_handler_that_raises_is_seen() -> None:
     with instead(MeterDriver, start_from_json=raises):
         world = carry_out(planned(Step(1.0, "start", {"request": REQUEST})))
     assert first(world, "start").answer == {"status": "UNEXPECTED_ERROR", "error": "internal error: KeyError"}
-    assert world.mistakes[0] == 'a command failed: KeyError("on the handler\'s thread")'
+    mistake = 'a command failed: KeyError("on the handler\'s thread")'
+    assert world.mistakes[0] == mistake
+    assert f"an exception that nobody expected: {mistake}" in broken(world)

@@ -147,7 +147,8 @@ class TestBroker(ABC):
 
     def settings(self, **others: Any) -> MqttSettings:
         """How it is reached."""
-        return settings_at(self.port, **{"protocol": self.protocol} | others)
+        fields: dict[str, Any] = {"port": self.port, "protocol": self.protocol} | others
+        return settings_at(**fields)
 
 
 def settings_at(port: int, **others: Any) -> MqttSettings:
