@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from typing import Final
 
+from endurance.given import at_least_one, natural
 from endurance.plan import SESSIONS_IN_A_RUN, Plan, make
 from endurance.running import Outcome, broken_promises, outcomes
 from endurance.shrink import from_text, shrunk, to_text
@@ -25,10 +26,10 @@ EXIT_USAGE: Final = 2
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     parser = argparse.ArgumentParser(prog="make endurance", description=__doc__)
-    parser.add_argument("--sessions", type=_positive, default=5000, help="how many to run at least")
-    parser.add_argument("--seed", type=_natural, default=1, help="of the first run; every run has the next one")
+    parser.add_argument("--sessions", type=at_least_one, default=5000, help="how many to run at least")
+    parser.add_argument("--seed", type=natural, default=1, help="of the first run; every run has the next one")
     parser.add_argument("--keep", default="", help="replay what is kept of one seed, as a failure prints it")
-    parser.add_argument("--workers", type=_positive, default=os.cpu_count() or 1, help="processes to use")
+    parser.add_argument("--workers", type=at_least_one, default=os.cpu_count() or 1, help="processes to use")
     given = parser.parse_args(arguments)
     if given.keep:
         try:
@@ -112,20 +113,6 @@ def _judge_memory(memory: dict[int, list[tuple[int, int]]]) -> int:
             print(f"BROKEN: the memory of worker {worker} grows")
             status = EXIT_BROKEN
     return status
-
-
-def _positive(text: str) -> int:
-    return _at_least(text, 1)
-
-
-def _natural(text: str) -> int:
-    return _at_least(text, 0)
-
-
-def _at_least(text: str, least: int) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) >= least):
-        raise argparse.ArgumentTypeError(f"expects a whole number, at least {least}")
-    return int(text)
 
 
 if __name__ == "__main__":

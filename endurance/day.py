@@ -23,10 +23,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from endurance.clock import JumpingLoop
+from endurance.given import positive
 from endurance.invariants import broken
 from endurance.plan import Plan, SessionPlan, Step
 from endurance.process import SERVICE, task_factory
-from endurance.processes.running import handles, positive, resident_kib
+from endurance.processes.running import handles, resident_kib
 from endurance.world import World
 from iem_dcr.simulator.options import SimulatorOptions
 

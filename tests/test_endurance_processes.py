@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import pathlib
@@ -13,6 +14,7 @@ import pytest
 
 from endurance.day import Hour
 from endurance.day import grown as grown_in_a_day
+from endurance.given import positive
 from endurance.processes import network, running, ways
 from endurance.processes.account import Account, Life
 from endurance.processes.killing import Run
@@ -165,6 +167,21 @@ def give_up(done: str) -> None:
         return found
 
     pathlib.Path(done).write_text(json.dumps(asyncio.run(main())), "utf-8")
+
+
+@pytest.mark.parametrize("arguments", [["--rounds", "0"], ["--rounds", "-1"], ["--rounds", "many"]])
+def test_wrong_numbers_are_said_to_be_so(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        network.main(arguments)
+    assert ended.value.code == 2
+    assert "expects a whole number, at least 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "9000", "much", ""])
+def test_a_time_is_above_nothing_and_below_a_year_of_hours(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="above 0 and below 9000"):
+        positive(text)
+    assert positive("0.5") == 0.5
 
 
 def test_where_no_namespaces_can_be_made_that_is_said_and_is_no_failure(

@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from endurance.given import at_least_one
 from endurance.processes import running
 from endurance.processes.account import Account
 from endurance.processes.chargers import MODULE, SERVICE, ModuleCharger, ServiceCharger
@@ -250,9 +251,9 @@ def report(found: Found) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do as the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--restarts", type=running.at_least_one, default=300, help="how many (%(default)s)")
+    parser.add_argument("--restarts", type=at_least_one, default=300, help="how many (%(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="of what is done (%(default)s)")
-    parser.add_argument("--stations", type=running.at_least_one, default=8, help="at once (%(default)s)")
+    parser.add_argument("--stations", type=at_least_one, default=8, help="at once (%(default)s)")
     parser.add_argument("--keep", type=Path, help="keep logs and journals in this folder")
     given = parser.parse_args(arguments)
     running.end_on_sigterm()

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
 
+from endurance.given import at_least_one
 from endurance.processes import running
 from endurance.processes.account import Account, Life
 from endurance.processes.chargers import ServiceCharger
@@ -329,7 +330,7 @@ def inside(rounds: int, folder: Path, *, packets: bool, faults: Sequence[Fault] 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do as the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=running.at_least_one, default=3, help="sessions with each fault (%(default)s)")
+    parser.add_argument("--rounds", type=at_least_one, default=3, help="sessions with each fault (%(default)s)")
     parser.add_argument("--way", choices=("packets", "proxy"), help="one of the two; else both")
     parser.add_argument("--keep", type=Path, help="keep logs and journals in this folder")
     given = parser.parse_args(arguments)

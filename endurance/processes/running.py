@@ -87,26 +87,6 @@ def need_mosquitto() -> None:
         raise SystemExit("mosquitto is not installed")
 
 
-def at_least_one(text: str) -> int:
-    """Read a number of a command line.
-
-    Raises:
-        ValueError: it is none, or below 1.
-    """
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
-
-
-def positive(text: str) -> float:
-    """Read a time of a command line, likewise; it is above 0 and below a year of hours."""
-    number = float(text)
-    if not 0 < number < 9000:
-        raise ValueError
-    return number
-
-
 def end_on_sigterm() -> None:
     """Have SIGTERM unwind this process, so that what it started ends too."""
 

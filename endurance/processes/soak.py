@@ -25,6 +25,7 @@ from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from endurance.given import at_least_one, positive
 from endurance.processes import running
 from endurance.processes.everest import Everest, start_payload
 from iem_dcr.everest_api.topics import Topics
@@ -253,14 +254,10 @@ class Soak:
 def main() -> int:
     """Do as the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--hours", type=running.positive, default=1.0, help="how long to sample (%(default)s)")
-    parser.add_argument("--meters", type=running.at_least_one, default=50, help="how many (%(default)s)")
-    parser.add_argument(
-        "--every", type=running.positive, default=60.0, help="seconds between a meter's sessions (%(default)s)"
-    )
-    parser.add_argument(
-        "--fills", type=running.at_least_one, default=FILLS, help="sessions of each meter before (%(default)s)"
-    )
+    parser.add_argument("--hours", type=positive, default=1.0, help="how long to sample (%(default)s)")
+    parser.add_argument("--meters", type=at_least_one, default=50, help="how many (%(default)s)")
+    parser.add_argument("--every", type=positive, default=60.0, help="seconds between a meter's sessions (%(default)s)")
+    parser.add_argument("--fills", type=at_least_one, default=FILLS, help="sessions of each meter before (%(default)s)")
     arguments = parser.parse_args()
     running.end_on_sigterm()
     running.need_mosquitto()
