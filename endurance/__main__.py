@@ -10,7 +10,8 @@ from collections import Counter
 from typing import Final
 
 from endurance.given import at_least_one, natural
-from endurance.plan import SESSIONS_IN_A_RUN, Plan, make
+from endurance.knobs import KNOWN, differences
+from endurance.plan import KNOBS, SESSIONS_IN_A_RUN, Plan, make
 from endurance.running import Outcome, broken_promises, outcomes
 from endurance.shrink import from_text, shrunk, to_text
 from iem_dcr.errors import ConfigError
@@ -28,22 +29,27 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="make endurance", description=__doc__)
     parser.add_argument("--sessions", type=at_least_one, default=5000, help="how many to run at least")
     parser.add_argument("--seed", type=natural, default=1, help="of the first run; every run has the next one")
+    parser.add_argument(
+        "--knobs", choices=KNOBS, default=KNOWN, metavar="KNOBS", help="known, all, or a name of a knob (%(default)s)"
+    )
     parser.add_argument("--keep", default="", help="replay what is kept of one seed, as a failure prints it")
     parser.add_argument("--workers", type=at_least_one, default=os.cpu_count() or 1, help="processes to use")
     given = parser.parse_args(arguments)
     if given.keep:
         try:
-            plan = make(given.seed)
+            plan = make(given.seed, knobs=given.knobs)
             return _replay(plan.only(from_text(given.keep, plan)))
         except ConfigError as error:
             print(f"make endurance: {error}", file=sys.stderr)
             return EXIT_USAGE
-    return _run_many(given.seed, -(-given.sessions // SESSIONS_IN_A_RUN), given.workers)
+    return _run_many(given.seed, -(-given.sessions // SESSIONS_IN_A_RUN), given.workers, given.knobs)
 
 
 def _replay(plan: Plan) -> int:
     """Carry out one run and tell it step by step."""
     print(f"seed {plan.seed}: {plan.kind}, {'with' if plan.journal else 'without'} a journal, host at {plan.host}")
+    for name, value in differences(plan.options):
+        print(f"  knob {name}={value}")
     for session in plan.sessions:
         print(f"session {session.number}, {session.length_s:g} s or longer")
         for step in session.steps:
@@ -55,13 +61,13 @@ def _replay(plan: Plan) -> int:
     return EXIT_BROKEN if promises else 0
 
 
-def _run_many(first: int, runs: int, workers: int) -> int:
+def _run_many(first: int, runs: int, workers: int, knobs: str) -> int:
     total: Counter[str] = Counter()
     memory: dict[int, list[tuple[int, int]]] = {}
     began_s = said_s = time.monotonic()
     failed: Outcome | None = None
     done = 0
-    for outcome in outcomes(first, runs, workers):
+    for outcome in outcomes(first, runs, workers, knobs):
         done += outcome.runs
         total += outcome.counts
         of_worker = memory.setdefault(outcome.worker, [])
@@ -75,7 +81,7 @@ def _run_many(first: int, runs: int, workers: int) -> int:
             print(f"{done * SESSIONS_IN_A_RUN} of {runs * SESSIONS_IN_A_RUN} sessions, {rate:.0f} a second", flush=True)
     _sum_up(total, done, time.monotonic() - began_s, workers)
     if failed is not None:
-        _tell(failed)
+        _tell(failed, knobs)
         return EXIT_BROKEN
     return _judge_memory(memory)
 
@@ -89,15 +95,16 @@ def _sum_up(total: Counter[str], runs: int, took_s: float, workers: int) -> None
     )
 
 
-def _tell(failed: Outcome) -> None:
+def _tell(failed: Outcome, knobs: str) -> None:
     """Say what was broken, shorten the run, and print the line that replays it."""
     if failed.seed is None:
         return
     for promise in failed.promises:
         print(f"BROKEN by seed {failed.seed}: {promise}")
-    plan = make(failed.seed)
+    plan = make(failed.seed, knobs=knobs)
     kept = shrunk(plan, lambda shorter: bool(broken_promises(shorter)[0]))
-    print(f"make endurance SEED={failed.seed} KEEP='{to_text(kept)}'")
+    what = f"KEEP='{to_text(kept)}'" if kept else f"SESSIONS={SESSIONS_IN_A_RUN}"
+    print(f"make endurance KNOBS={knobs} SEED={failed.seed} {what}")
 
 
 def _judge_memory(memory: dict[int, list[tuple[int, int]]]) -> int:

@@ -25,11 +25,13 @@ from typing import TYPE_CHECKING, Any, Final
 from endurance.clock import JumpingLoop
 from endurance.given import positive
 from endurance.invariants import broken
+from endurance.knobs import KNOWN
+from endurance.model import SERVICE
 from endurance.plan import Plan, SessionPlan, Step
-from endurance.process import SERVICE, task_factory
+from endurance.process import task_factory
 from endurance.processes.running import handles, resident_kib
 from endurance.world import World
-from iem_dcr.simulator.options import SimulatorOptions
+from iem_dcr.simulator import SimulatorOptions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -119,7 +121,7 @@ def plan_of(hours: float, seed: int) -> Plan:
     settings = {"timezone": "Europe/Berlin", "TT_initial": "0,49 EUR/kWh"}
     host = datetime(2026, 3, 28, 12, tzinfo=UTC)  # summer time begins in the night
     options = SimulatorOptions(charge_s=3.0)
-    return Plan(seed, SERVICE, True, options, settings, host, tuple(sessions))  # noqa: FBT003  with a journal
+    return Plan(seed, KNOWN, SERVICE, True, options, settings, host, tuple(sessions))  # noqa: FBT003  with a journal
 
 
 def grown(hours: Sequence[Hour]) -> list[str]:

@@ -11,14 +11,14 @@ import contextvars
 import threading
 from typing import TYPE_CHECKING, Any, Final
 
-from endurance.process import MODULE, Process
+from endurance.model import MODULE
+from endurance.process import Process, Surroundings
 from iem_dcr.everest.driving import EverestModule
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from concurrent.futures import Future
 
-    from endurance.station import Station
     from iem_dcr.driver import MeterDriver
     from iem_dcr.powermeter import StationError
 
@@ -143,10 +143,10 @@ class _Module(EverestModule):
 class _Framework:
     """EVerest's framework as far as the module uses it. What it holds of errors outlives the process."""
 
-    def __init__(self, process: ModuleProcess, world: Station) -> None:
+    def __init__(self, process: ModuleProcess, around: Surroundings) -> None:
         self.handlers: dict[str, Callable[[dict[str, Any]], dict[str, object]]] = {}
         self._process = process
-        self._world = world
+        self._around = around
 
     def implement(self, command: str, handler: Callable[[dict[str, Any]], dict[str, object]]) -> None:
         """Take note of a handler."""
@@ -158,21 +158,21 @@ class _Framework:
     def publish(self, variable: str, value: Any) -> None:
         """Take a variable."""
         if not self._process.killed and variable == "powermeter":
-            self._world.published(value)
+            self._around.published(value)
 
     def raise_error(self, error: StationError) -> None:
         """Take an error."""
         if not self._process.killed:
-            self._world.raised(error.type, error.sub_type)
+            self._around.raised(error.type, error.sub_type)
 
     def clear_error(self, error_type: str, sub_type: str) -> None:
         """Take an error back."""
         if not self._process.killed:
-            self._world.cleared(error_type, sub_type)
+            self._around.cleared(error_type, sub_type)
 
     def is_error_active(self, error_type: str, sub_type: str) -> bool:
         """Tell whether an error is active."""
-        return (error_type, sub_type) in self._world.errors
+        return (error_type, sub_type) in self._around.errors
 
 
 class ModuleProcess(Process):
@@ -224,11 +224,11 @@ class ModuleProcess(Process):
         """It has no broker."""
 
     def _make(self) -> None:
-        world = self._world
+        around = self._around
         self._handlings: list[_Handling] = []
-        self._framework = _Framework(self, world)
+        self._framework = _Framework(self, around)
         framework: Any = self._framework
-        self._module = _Module(framework, world.settings, self.journal, asyncio.get_running_loop(), wall=world.host)
+        self._module = _Module(framework, around.settings, self.journal, asyncio.get_running_loop(), wall=around.host)
 
     async def _run(self) -> None:
         self._module.ready()

@@ -1,7 +1,10 @@
 """What has to hold, whatever happens: one function for each promise, with every exception to it in words.
 
-A run (`evidence.Evidence`) is judged by what the station was told (`Call`), what the meters really did (`unit.Truth`)
-and what stood in the journal when all was over. A promise that is broken is a sentence; `broken` returns all of them.
+A run (`model.Record`) is judged by what the station was told (`Call`), what the meters really did (`Truth`) and what
+stood in the journal when all was over. A promise that is broken is a sentence; `broken` returns all of them.
+
+A disk in trouble, however it fails, excuses one thing only: what it kept unwritten is lost for the journal, and for the
+process after this one, if this one is killed before the disk is well again.
 """
 
 from __future__ import annotations
@@ -17,9 +20,7 @@ from iem_dcr.meter_time import FIRST_SANE_YEAR
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from endurance.evidence import Evidence
-    from endurance.stage import Call
-    from endurance.unit import Truth
+    from endurance.model import Call, Record, Truth
 
 ANSWER_TAKES_S: Final = 1.6
 """How long an answer may be on its way once the driver has given it: EVerest's handler has a margin of a second."""
@@ -30,7 +31,7 @@ MOST_REMEMBERED: Final = 4 * 64 + 8
 """The driver's memories of receipts and ids hold 64 each."""
 
 
-def broken(world: Evidence) -> list[str]:
+def broken(world: Record) -> list[str]:
     """Return every promise that was broken, each with where: at the end of a run."""
     promises = (
         *_at_all_times(),
@@ -44,17 +45,18 @@ def broken(world: Evidence) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def broken_so_far(world: Evidence) -> list[str]:
+def broken_so_far(world: Record) -> list[str]:
     """Return what is broken of the promises that hold at all times, not only when all is calm: after each session."""
     return [sentence for promise in _at_all_times() for sentence in promise(world)]
 
 
-def _at_all_times() -> tuple[Callable[[Evidence], Iterator[str]], ...]:
+def _at_all_times() -> tuple[Callable[[Record], Iterator[str]], ...]:
     return (
         each_receipt_is_its_transactions_own,
         each_receipt_says_what_was_asked_for,
         each_stopped_transaction_has_its_receipt,
         nothing_ends_that_nobody_wanted_ended,
+        no_record_is_destroyed,
         every_command_is_answered_once_and_in_time,
         energies_never_fall,
         the_meter_is_never_reported_unreachable_by_word,
@@ -63,7 +65,7 @@ def _at_all_times() -> tuple[Callable[[Evidence], Iterator[str]], ...]:
     )
 
 
-def each_receipt_is_its_transactions_own(world: Evidence) -> Iterator[str]:
+def each_receipt_is_its_transactions_own(world: Record) -> Iterator[str]:
     """Every receipt that is handed over is, byte for byte, what a meter signed for the transaction that was asked for.
 
     * A stop for an id under which several transactions were begun gets no earlier one than the last that the station
@@ -73,7 +75,7 @@ def each_receipt_is_its_transactions_own(world: Evidence) -> Iterator[str]:
       running, return the last one"), but none that another id of the same process is known to own, except for "".
     * A process that was started after the transaction began, and keeps no journal, cannot know whose the meter's last
       receipt is, nor what runs. Where the right one does not exist (the meter lost the transaction, or never began one)
-      it hands over the last one. A journal tells, unless its disk was in trouble, and but for what a stranger began.
+      it hands over the last one. A journal tells what it had the time to write, but for what a stranger began.
     """
     for call in world.calls:
         text = call.tuple_text
@@ -86,7 +88,7 @@ def each_receipt_is_its_transactions_own(world: Evidence) -> Iterator[str]:
             yield f"stop {call.transaction_id!r} (call {call.number}): {why}"
 
 
-def each_receipt_says_what_was_asked_for(world: Evidence) -> Iterator[str]:
+def each_receipt_says_what_was_asked_for(world: Record) -> Iterator[str]:
     """A receipt shows user, tariff text and connector of a request under its id, and begins at the time of the host.
 
     * The connector may be empty: a meter whose power failed forgets it. Not where nothing is wrong.
@@ -104,19 +106,19 @@ def each_receipt_says_what_was_asked_for(world: Evidence) -> Iterator[str]:
         if not any(_shows(payload, start.request, fresh=call.fresh) for start in starts):
             shown = {name: payload[name] for name in ("ID", "TT", "CI")}
             yield f"the receipt of {call.transaction_id!r} shows {shown}, which nobody asked for"
-        if call.fresh and world.running_after_calm is None and world.host.at(truth.begun_s).year >= FIRST_SANE_YEAR:
+        if call.fresh and world.running_after_calm is None and world.host_at(truth.begun_s).year >= FIRST_SANE_YEAR:
             began = meter_time.parse(payload["RD"][0]["TM"]).instant
-            off = began - world.host.at(truth.begun_s)
+            off = began - world.host_at(truth.begun_s)
             if abs(off) > CLOCK_OFF:
                 yield f"the receipt of {call.transaction_id!r} begins at {began}, {off} off the host's time"
 
 
-def each_stopped_transaction_has_its_receipt(world: Evidence) -> Iterator[str]:
+def each_stopped_transaction_has_its_receipt(world: Record) -> Iterator[str]:
     """A stop that is answered OK brings a receipt, which then is in the journal exactly once and under its id.
 
     * It is nobody's in the journal where the process was killed before the station was told that it had begun.
-    * The journal may be without it where its disk was full or slow when it was handed over and the process was
-      killed before it was well again: a stop waits half a second for its journal, not for ever.
+    * Not before the disk is well: a stop waits half a second for its journal, not for ever.
+    * Not where a disk in trouble kept it unwritten and the process was killed then.
     """
     for call in world.calls:
         if call.command != "stop" or not call.ok:
@@ -125,26 +127,27 @@ def each_stopped_transaction_has_its_receipt(world: Evidence) -> Iterator[str]:
         if text is None:
             yield f"stop {call.transaction_id!r} is OK without a receipt"
             continue
-        if world.filed is None:
+        if world.filed is None or not world.disk_is_well:
             continue
         entries = [entry for entry in world.filed if entry.text == text]
         if len(entries) > 1:
             yield f"the receipt of {call.transaction_id!r} is {len(entries)} times in the journal"
         elif not entries:
-            if not _disk_was_troubled(world, call.answered_s):
+            if not _was_dropped(world, call.answered_s):
                 yield f"the receipt handed over for {call.transaction_id!r} (call {call.number}) is not in the journal"
         elif _was_begun(world, call.transaction_id) and entries[0].transaction_id != call.transaction_id:
             truth = _truth_of(world, text)
-            is_its_own = truth in world.noted and truth.transaction_id == call.transaction_id
-            if is_its_own and not _disk_was_troubled(world, call.answered_s):
+            is_its_own = truth is not None and truth in world.noted and truth.transaction_id == call.transaction_id
+            if is_its_own and not _was_dropped(world, call.answered_s):
                 whose = entries[0].transaction_id
                 yield f"the receipt of {call.transaction_id!r} is in the journal as that of {whose!r}"
 
 
-def each_signed_receipt_is_kept(world: Evidence) -> Iterator[str]:
+def each_signed_receipt_is_kept(world: Record) -> Iterator[str]:
     """With a journal, every transaction begun for the station has its receipt in it, handed over or not.
 
-    * Not where the meter was exchanged before anybody could read it, and not where the disk was in trouble.
+    * Not where the meter was exchanged before anybody could read it.
+    * Not where a disk in trouble kept it unwritten and the process was killed then.
     * Not where a stranger's transaction put its own tuple in the place of it: the meter shows its last one only.
     """
     if world.filed is None:
@@ -157,12 +160,12 @@ def each_signed_receipt_is_kept(world: Evidence) -> Iterator[str]:
                 continue
             was_covered = following is not None and following.owner is None
             was_exchanged = unit is not world.unit and following is None
-            if not (was_covered or was_exchanged or world.disk_troubled):
+            if not (was_covered or was_exchanged or _was_dropped(world, truth.closed_s)):
                 which = f"{truth.transaction_id!r} (transaction {truth.number} of {truth.serial})"
                 yield f"the receipt of {which} is not in the journal"
 
 
-def nothing_runs_that_the_station_does_not_know_of(world: Evidence) -> Iterator[str]:
+def nothing_runs_that_the_station_does_not_know_of(world: Record) -> Iterator[str]:
     """What runs after a calm was begun for the station, which was told so, and was not told that it has stopped.
 
     * A process that was started after it began cannot know that the station does not know of it: it is ended by the
@@ -185,7 +188,7 @@ def nothing_runs_that_the_station_does_not_know_of(world: Evidence) -> Iterator[
         yield f"{world.running_at_end.transaction_id!r} runs after one more start and stop"
 
 
-def what_was_to_be_ended_does_not_run_on(world: Evidence) -> Iterator[str]:
+def what_was_to_be_ended_does_not_run_on(world: Record) -> Iterator[str]:
     """What runs when it has been calm for a while is nothing that its own process was asked to end.
 
     * A stop that came before the transaction began is none for it.
@@ -198,7 +201,7 @@ def what_was_to_be_ended_does_not_run_on(world: Evidence) -> Iterator[str]:
             yield f"{truth.transaction_id!r} runs on, and the station has asked for its end (call {call.number})"
 
 
-def nothing_ends_that_nobody_wanted_ended(world: Evidence) -> Iterator[str]:
+def nothing_ends_that_nobody_wanted_ended(world: Record) -> Iterator[str]:
     """A transaction that the station was told had begun goes on until the station has it ended, or begins another.
 
     * Not one that a power cut or a technician may have ended, nor where a stop for no id, or for an unknown one, came.
@@ -217,7 +220,20 @@ def nothing_ends_that_nobody_wanted_ended(world: Evidence) -> Iterator[str]:
                 yield f"{truth.transaction_id!r} ended at {truth.closed_s:.1f} s, and nobody wanted it ended"
 
 
-def every_command_is_answered_once_and_in_time(world: Evidence) -> Iterator[str]:
+def no_record_is_destroyed(world: Record) -> Iterator[str]:
+    """No B of ours destroys a transaction of ours that runs, or whose record the meter is signing.
+
+    * A process that was started since, and keeps no journal, cannot know that a record is being signed.
+    """
+    for unit in world.units:
+        for truth, by in unit.spoiled:
+            if truth.owner is None:
+                continue
+            if truth.process_is(by.process) or (world.journal and truth in world.noted):
+                yield f"the transaction {truth.transaction_id!r} was destroyed by the begin of {by.transaction_id!r}"
+
+
+def every_command_is_answered_once_and_in_time(world: Record) -> Iterator[str]:
     """Every start is answered within 30 s and every stop within 60 s of the moment at which the driver had it.
 
     * Not where the process was killed, or ended, meanwhile. While the broker is away its answer waits for it.
@@ -240,7 +256,7 @@ def every_command_is_answered_once_and_in_time(world: Evidence) -> Iterator[str]
             yield f"the task of process {process.number} failed: {failure!r}"
 
 
-def the_charger_charges_again_after_all(world: Evidence) -> Iterator[str]:
+def the_charger_charges_again_after_all(world: Record) -> Iterator[str]:
     """When nothing is wrong any more, a session is begun and ended as if nothing had ever been, with its receipt.
 
     A receipt that the meter has then, and nobody was given, is handed over when it is asked for.
@@ -254,7 +270,7 @@ def the_charger_charges_again_after_all(world: Evidence) -> Iterator[str]:
             yield f"the receipt of {call.transaction_id!r} is there, and not given when all is calm: {call.answer}"
 
 
-def energies_never_fall(world: Evidence) -> Iterator[str]:
+def energies_never_fall(world: Record) -> Iterator[str]:
     """The energy that is published never falls within a meter."""
     highest: dict[str, float] = {}
     for serial, energy_wh in world.energies:
@@ -265,13 +281,13 @@ def energies_never_fall(world: Evidence) -> Iterator[str]:
             yield f"a value of {serial}, which is none of the meters"
 
 
-def the_meter_is_never_reported_unreachable_by_word(world: Evidence) -> Iterator[str]:
+def the_meter_is_never_reported_unreachable_by_word(world: Record) -> Iterator[str]:
     """The communication check is ``true`` or withheld: anything else would switch it off in EVerest for good."""
     for payload in world.checks - {b"true"}:
         yield f"a communication check of {payload!r}"
 
 
-def nothing_grows_and_nothing_is_left(world: Evidence) -> Iterator[str]:
+def nothing_grows_and_nothing_is_left(world: Record) -> Iterator[str]:
     """Tasks and memories stay bounded from session to session, and an ended process leaves no task behind."""
     if max(world.tasks_left, default=0) > MOST_TASKS:
         yield f"{max(world.tasks_left)} tasks at the end of a session"
@@ -281,13 +297,13 @@ def nothing_grows_and_nothing_is_left(world: Evidence) -> Iterator[str]:
         yield f"{world.leftover} tasks are left when all processes have ended"
 
 
-def nothing_fails_that_nobody_expected(world: Evidence) -> Iterator[str]:
+def nothing_fails_that_nobody_expected(world: Record) -> Iterator[str]:
     """Nothing is logged with a traceback: what a meter, a station, a network or a disk can do is expected."""
     for mistake in world.mistakes:
         yield f"an exception that nobody expected: {mistake}"
 
 
-def no_error_outlives_its_cause(world: Evidence) -> Iterator[str]:
+def no_error_outlives_its_cause(world: Record) -> Iterator[str]:
     """When nothing is wrong any more, EVerest holds no error for active."""
     for error_type, sub_type in sorted(world.errors):
         yield f"error {error_type} {sub_type!r} is active at the end"
@@ -296,15 +312,15 @@ def no_error_outlives_its_cause(world: Evidence) -> Iterator[str]:
 # --- help ---
 
 
-def _truth_of(world: Evidence, text: str) -> Truth | None:
+def _truth_of(world: Record, text: str) -> Truth | None:
     return next((truth for unit in world.units for truth in unit.truths if truth.text == text), None)
 
 
-def _calls(world: Evidence, command: str, transaction_id: str) -> list[Call]:
+def _calls(world: Record, command: str, transaction_id: str) -> list[Call]:
     return [call for call in world.calls if call.command == command and call.transaction_id == transaction_id]
 
 
-def _calls_between(world: Evidence, begin_s: float, end_s: float) -> list[Call]:
+def _calls_between(world: Record, begin_s: float, end_s: float) -> list[Call]:
     """Return the commands that a process had, or worked on, within a time."""
     return [
         call
@@ -325,11 +341,11 @@ def _shows(payload: dict[str, Any], request: dict[str, Any], *, fresh: bool) -> 
     )
 
 
-def _was_begun(world: Evidence, transaction_id: str) -> bool:
+def _was_begun(world: Record, transaction_id: str) -> bool:
     return transaction_id != "" and bool(_calls(world, "start", transaction_id))
 
 
-def _last_answered(world: Evidence, command: str, transaction_id: str) -> Call | None:
+def _last_answered(world: Record, command: str, transaction_id: str) -> Call | None:
     answered = [call for call in _calls(world, command, transaction_id) if call.answer is not None]
     return max(answered, key=lambda call: call.answered_s or 0.0, default=None)
 
@@ -339,7 +355,7 @@ def _owns(call: Call, truth: Truth) -> bool:
     return call.tuple_text is not None and call.tuple_text == truth.text
 
 
-def _why_not_its_own(world: Evidence, call: Call, truth: Truth) -> str:
+def _why_not_its_own(world: Record, call: Call, truth: Truth) -> str:
     """Say why a receipt is not the one that was asked for, or "" where it may be handed over."""
     if not _was_begun(world, call.transaction_id):
         if call.transaction_id != "" and _process_knows_owner(world, call, truth):
@@ -353,7 +369,7 @@ def _why_not_its_own(world: Evidence, call: Call, truth: Truth) -> str:
             if start.ok and (start.answered_s or 0.0) <= (call.asked_s or 0.0)
         ]
         later = [each for each in own if each.begun_s > truth.begun_s and each.begun_s <= max(told_s, default=-1.0)]
-        is_known = world.plan.journal or any(each.text is not None or each.process_is(call.process) for each in later)
+        is_known = world.journal or any(each.text is not None or each.process_is(call.process) for each in later)
         return f"it is an earlier one under the same id (begun at {truth.begun_s:.1f} s)" if later and is_known else ""
     answers_a_stranger = not any(
         start.process == call.process and (start.asked_s, start.number) < (call.asked_s, call.number)
@@ -364,14 +380,15 @@ def _why_not_its_own(world: Evidence, call: Call, truth: Truth) -> str:
     return f"it is that of {truth.transaction_id!r}, begun at {truth.begun_s:.1f} s on {truth.serial}"
 
 
-def _process_knows_owner(world: Evidence, call: Call, truth: Truth) -> bool:
+def _process_knows_owner(world: Record, call: Call, truth: Truth) -> bool:
     """Whether the process that answered began the receipt's transaction itself, or a journal can tell it."""
     if truth.owner is None:
         return False
     if truth.process_is(call.process):
         return True
-    return world.plan.journal and not world.disk_troubled and truth in world.noted
+    return world.journal and truth in world.noted
 
 
-def _disk_was_troubled(world: Evidence, at_s: float | None) -> bool:
-    return at_s is not None and any(begin_s - 1.0 <= at_s <= end_s + 5.0 for begin_s, end_s in world.disk_troubled)
+def _was_dropped(world: Record, at_s: float | None) -> bool:
+    """Whether what was to be written at a time was lost: its disk was in trouble, and its process was killed then."""
+    return at_s is not None and any(begin_s - 5.0 <= at_s <= end_s for begin_s, end_s in world.disk_troubled)

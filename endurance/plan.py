@@ -5,19 +5,20 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from endurance.process import MODULE, SERVICE
-from iem_dcr.simulator.options import SimulatorOptions
+from endurance import knobs as knob
+from endurance.model import MODULE, SERVICE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from iem_dcr.simulator import SimulatorOptions
 
 SESSIONS_IN_A_RUN: Final = 25
 CALM: Final = 0.3
 """Share of the sessions in which nothing goes wrong."""
 
-OPEN_AT_POWER_CUT: Final = ("closed", "closed-late", "running", "lost")
 WIRE_FAULTS: Final = ("refuse", "lose-request", "lose-answer", "stall", "reset", "server-error", "garbage",
                       "garbage-http", "wrong-length")  # fmt: skip
 NODES: Final = (
@@ -67,7 +68,7 @@ class Plan:
     """A run: what it begins with, and its sessions.
 
     Attributes:
-        seed: it was made from.
+        seed, knobs: it was made from.
         kind: which of our processes drives the meter.
         journal: whether receipts are kept.
         options: of the meter.
@@ -77,6 +78,7 @@ class Plan:
     """
 
     seed: int
+    knobs: str
     kind: str
     journal: bool
     options: SimulatorOptions
@@ -98,35 +100,31 @@ class Plan:
         return {session.number: tuple(range(len(session.steps))) for session in self.sessions}
 
 
-def make(seed: int, sessions: int = SESSIONS_IN_A_RUN) -> Plan:
-    """Make the run of a seed."""
+def make(seed: int, sessions: int = SESSIONS_IN_A_RUN, knobs: str = knob.KNOWN) -> Plan:
+    """Make the run of a seed.
+
+    Args:
+        seed: of everything in it.
+        sessions: how many it has.
+        knobs: one of `KNOBS`: what is turned of the meter, and which troubles there are.
+    """
     chance = random.Random(seed)
     kind = chance.choice((SERVICE, MODULE))
-    options = SimulatorOptions(
-        MS=f"1SIM{seed % 10**10:010}",
-        firmware=chance.choice(("v1", "v2")),
-        bidirectional=chance.random() < 0.2,
-        charge_s=chance.choice((1.0, 3.0, 8.0)),
-        signing_delay_s=chance.choice((0.12, 0.12, 0.5, 2.0)),
-        open_at_power_cut=chance.choice(OPEN_AT_POWER_CUT),
-        power_failure_reading=chance.choice(("at-cut", "at-power-up")),
-        late_close_s=chance.choice((1.0, 5.0)),
-        repeated_receipt=chance.choice(("refuse", "refuse", "accept")),
-        receipt_while_signing=chance.choice(("refuse", "nothing", "previous")),
-        receipt_in_transaction=chance.choice(("refuse", "nothing", "previous")),
-        receipt_after_power_up=chance.random() < 0.7,
-        user_tariff_sticks=chance.random() < 0.7,
-        receipt_wrapping=chance.choice(("raw", "quoted", "json-string", "object")),
-    )
+    options = knob.options(chance, f"1SIM{seed % 10**10:010}")
     settings: dict[str, Any] = {
         "timezone": chance.choice(("+0100", "Europe/Berlin", "+0000")),
         "command_timeout_ms": chance.choice((1000, 5000)),
         "resilience_initial_connection_retry_delay": chance.choice((1000, 3000)),
         "TT_initial": chance.choice(("", "0,49 EUR/kWh")),
     }
-    maker = _Maker(chance)
+    options = knob.turned(random.Random(f"{seed} knobs"), options, knobs)
+    more = (
+        {knobs: 7 * _MORE_TROUBLES[knobs]} if knobs in _MORE_TROUBLES else _MORE_TROUBLES if knobs == knob.ALL else {}
+    )
+    maker = _Maker(chance, sum(more.values(), start=_TROUBLES))
     return Plan(
         seed,
+        knobs,
         kind,
         chance.random() < 0.7,
         options,
@@ -139,8 +137,9 @@ def make(seed: int, sessions: int = SESSIONS_IN_A_RUN) -> Plan:
 class _Maker:
     """Makes sessions: what the station does, and what goes wrong meanwhile."""
 
-    def __init__(self, chance: random.Random) -> None:
+    def __init__(self, chance: random.Random, troubles: tuple[Trouble, ...]) -> None:
         self._chance = chance
+        self._troubles = troubles
         self._ids = 0
         self._cards = [f"04A2{chance.randrange(16**6):06X}" for _ in range(3)]
 
@@ -155,8 +154,7 @@ class _Maker:
 
     def trouble(self, length_s: float) -> Iterator[Step]:
         chance = self._chance
-        maker: Callable[[_Maker, float], Iterator[Step]] = chance.choice(_TROUBLES)
-        yield from maker(self, chance.uniform(0.0, length_s))
+        yield from chance.choice(self._troubles)(self, chance.uniform(0.0, length_s))
 
     # --- what the station does ---
 
@@ -243,7 +241,7 @@ class _Maker:
             yield Step(1.2, "start", {"request": self.request(transaction_id)})
         yield Step(0.6 * length_s, "stop", {"transaction_id": transaction_id})
 
-    def late(self, length_s: float) -> Iterator[Step]:
+    def late_stop(self, length_s: float) -> Iterator[Step]:
         """A session that is only stopped after the next one, if at all."""
         first, second = self.new_id(), self.new_id()
         yield Step(0.0, "start", {"request": self.request(first)})
@@ -323,7 +321,8 @@ class _Maker:
         yield Step(at_s, "step_host", {"by_s": by_s})
 
     def disk(self, at_s: float) -> Iterator[Step]:
-        yield Step(at_s, "disk_fails", {"full": self._chance.random() < 0.6, "for_s": self._chance.choice((2.0, 15.0))})
+        trouble = "full" if self._chance.random() < 0.6 else "writes slowly"
+        yield Step(at_s, "disk_fails", {"trouble": trouble, "for_s": self._chance.choice((2.0, 15.0))})
 
     def exchanged(self, at_s: float) -> Iterator[Step]:
         if self._chance.random() < 0.4:
@@ -340,21 +339,60 @@ class _Maker:
         """A current that flows when nothing may be begun or ended."""
         yield Step(at_s, "current_flows", {"for_s": self._chance.choice((2.0, 8.0, 20.0))})
 
+    # --- what goes wrong with every knob turned ---
+
+    def unreadable(self, at_s: float) -> Iterator[Step]:
+        """A disk that does not answer, or answers with an error, also when it is read: often as a process starts."""
+        chance = self._chance
+        for_s = chance.choice((2.0, 15.0, 40.0))
+        yield Step(at_s, "disk_fails", {"trouble": chance.choice(("silent", "broken", "slow")), "for_s": for_s})
+        if chance.random() < 0.5:
+            yield Step(at_s + 0.1, chance.choice(("kill", "restart")), {"away_s": 0.3})
+
+    def late(self, at_s: float) -> Iterator[Step]:
+        """Requests that are acted on seconds after they were given up."""
+        chance = self._chance
+        method, node = chance.choice((("POST", "/receipt"), ("POST", "/receipt"), ("POST", "/user"), ("POST", "*")))
+        detail = {"kind": "act-late", "method": method, "node": node, "count": chance.choice((1, 1, 2))}
+        yield Step(chance.choice((0.0, at_s)), "wire_fault", detail | {"delay_s": chance.choice((0.8, 2.0, 6.0))})
+        yield Step(at_s + 10.0, "wire_heals")
+
+    def frozen(self, at_s: float) -> Iterator[Step]:
+        yield Step(at_s, "values_freeze", {"for_s": self._chance.choice((3.0, 15.0, 60.0))})
+
+    def falls(self, at_s: float) -> Iterator[Step]:
+        yield Step(at_s, "register_falls", {"to_wh": self._chance.choice((0, 20_480))})
+
+    def swapped(self, at_s: float) -> Iterator[Step]:
+        """Another meter at this address, and this one again later: two meters whose cables are swapped."""
+        away_s = self._chance.choice((0.5, 4.0, 12.0))
+        yield Step(at_s, "swap_meters", {"away_s": away_s})
+
     def _cut(self) -> dict[str, Any]:
         chance = self._chance
         return {
             "off_s": chance.choice((0.2, 2.0, 10.0)),
             "boot_s": chance.choice((0.5, 3.0, 12.0)),
-            "open_at_power_cut": chance.choice(OPEN_AT_POWER_CUT),
+            "open_at_power_cut": chance.choice(knob.OPEN_AT_POWER_CUT),
         }
 
 
+Trouble: TypeAlias = "Callable[[_Maker, float], Iterator[Step]]"
 _STATIONS: Final = (
     _Maker.plain, _Maker.plain, _Maker.plain, _Maker.plain, _Maker.plain, _Maker.plain, _Maker.twice, _Maker.stops,
-    _Maker.before, _Maker.at_once, _Maker.wrong_ids, _Maker.refused, _Maker.late,
+    _Maker.before, _Maker.at_once, _Maker.wrong_ids, _Maker.refused, _Maker.late_stop,
 )  # fmt: skip
 _TROUBLES: Final = (
     _Maker.wire, _Maker.wire, _Maker.wire, _Maker.wire, _Maker.power, _Maker.power, _Maker.trapped, _Maker.trapped,
     _Maker.trapped, _Maker.network, _Maker.killed, _Maker.ended, _Maker.clock, _Maker.host, _Maker.disk,
     _Maker.exchanged, _Maker.stranger, _Maker.broker, _Maker.load,
 )  # fmt: skip
+_MORE_TROUBLES: Final[dict[str, tuple[Trouble, ...]]] = {
+    "unreadable": (_Maker.unreadable, _Maker.unreadable),
+    "late": (_Maker.late, _Maker.late),
+    "frozen": (_Maker.frozen,),
+    "falls": (_Maker.falls,),
+    "swapped": (_Maker.swapped,),
+}
+KNOBS: Final = (knob.KNOWN, knob.ALL, *knob.UNKNOWN, *_MORE_TROUBLES)
+"""What `make` may be told to turn."""

@@ -4,49 +4,65 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import itertools
 import json
 import weakref
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 
-from endurance.wire import Session
+from endurance.model import SERVICE, Serving
+from endurance.network import Session
 from iem_dcr.device import connections
 from iem_dcr.driver.starting import Starting
 from iem_dcr.everest import driving
 from iem_dcr.everest_api.meter_api import MeterApi
+from iem_dcr.everest_api.topics import Topics
 from tests.support.fake_bus import FakeBus
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator
+    from collections.abc import Callable, Coroutine
 
+    from endurance.clock import HostClock
     from endurance.disk import SteppedJournal
-    from endurance.station import Station
-    from endurance.wire import Socket
+    from endurance.network import Network
+    from iem_dcr.config import Settings
     from iem_dcr.driver import MeterDriver
     from iem_dcr.driver.timing import Deadline
     from iem_dcr.powermeter import TransactionReq, TransactionStartResponse
 
 PROCESS: contextvars.ContextVar[Process | None] = contextvars.ContextVar("process", default=None)
-
-SERVICE: Final = "service"
-MODULE: Final = "module"
+TOPICS: Final = Topics("pm")
 RESTART_AFTER_S: Final = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Serving:
-    """A start that a process is working on.
+class Surroundings(Protocol):
+    """What a process finds around it: its settings, the host, the broker, EVerest, its disk."""
 
-    Attributes:
-        transaction_id: the station's.
-        number: counts the starts of a world.
-        process: number of the process.
-    """
+    settings: Settings
+    host: HostClock
+    broker_is_up: bool
+    errors: set[tuple[str, str]]
 
-    transaction_id: str
-    number: int
-    process: int
+    def open_journal(self) -> SteppedJournal | None:
+        """Open the journal."""
+
+    def ready(self, process: Process) -> None:
+        """Hear that a process has subscribed, or is about to within this round."""
+
+    def heard(self, topic: str, payload: bytes) -> None:
+        """Take what is published at the broker."""
+
+    def published(self, value: dict[str, Any]) -> None:
+        """Take a live value."""
+
+    def raised(self, error_type: str, sub_type: str) -> None:
+        """Take an error."""
+
+    def cleared(self, error_type: str, sub_type: str) -> None:
+        """Take the end of an error."""
+
+    def unwritten_was_dropped(self) -> None:
+        """Hear that a kill came before all was written."""
 
 
 class _Bus(FakeBus):
@@ -76,8 +92,8 @@ class Process(ABC):
     """One process, from its start to its end. There are two kinds.
 
     Args:
-        world: in which it runs.
-        number: counts the processes of a world.
+        around: what it finds around it.
+        number: counts the processes of a run.
 
     Attributes:
         killed: it does nothing any more.
@@ -89,19 +105,19 @@ class Process(ABC):
 
     kind: ClassVar[str]
 
-    def __init__(self, world: Station, number: int) -> None:
+    def __init__(self, around: Surroundings, number: int) -> None:
         self.number = number
         self.killed = False
         self.serving: Serving | None = None
         self.failures: list[BaseException] = []
-        self.journal: SteppedJournal | None = world.open_journal()
+        self.journal: SteppedJournal | None = around.open_journal()
         self.tasks: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
-        self._world = world
+        self._around = around
         self._context = contextvars.copy_context()
         self._context.run(PROCESS.set, self)
         self._context.run(self._make)
         self._main = self._context.run(asyncio.create_task, self._run())
-        world.ready(self)
+        around.ready(self)
 
     @property
     @abstractmethod
@@ -115,13 +131,13 @@ class Process(ABC):
     def kill(self) -> None:
         """Do nothing any more, from this very moment."""
         self.killed = True
-        if self.journal is not None:
-            self.journal.kill()
+        if self.journal is not None and self.journal.kill():
+            self._around.unwritten_was_dropped()
         for task in list(self.tasks):
             task.cancel()
 
     def receive(self, topic: str, message: bytes) -> bool:
-        """Have the broker hand over a message; returns whether somebody took it."""
+        """Have the broker hand over a message; returns whether it was taken."""
         del topic, message
         return False
 
@@ -134,7 +150,7 @@ class Process(ABC):
         """Have the broker be away."""
 
     async def call(self, command: str, value: object) -> dict[str, object]:
-        """Have EVerest call a command; returns its answer. Of a service nobody does."""
+        """Have EVerest call a command of a module; returns its answer."""
         raise TypeError(f"{self.kind} is asked by messages, not called: {command} {value!r}")
 
     @abstractmethod
@@ -170,7 +186,7 @@ class ServiceProcess(Process):
         super().kill()
 
     def receive(self, topic: str, message: bytes) -> bool:
-        """Have the broker hand over a message; returns whether somebody took it."""
+        """Have the broker hand over a message; returns whether it was taken."""
         return self._bus.receive(topic, message)
 
     def broker_comes(self) -> None:
@@ -182,9 +198,9 @@ class ServiceProcess(Process):
         self._bus.disconnect()
 
     def _make(self) -> None:
-        world = self._world
-        self._bus = _Bus(world.heard, connected=world.broker_is_up)
-        self._api = MeterApi("pm", world.settings, self._bus, journal=self.journal, wall=world.host)
+        around = self._around
+        self._bus = _Bus(around.heard, connected=around.broker_is_up)
+        self._api = MeterApi("pm", around.settings, self._bus, journal=self.journal, wall=around.host)
 
     async def _run(self) -> None:
         while True:
@@ -197,7 +213,7 @@ class ServiceProcess(Process):
             await asyncio.sleep(RESTART_AFTER_S)
 
 
-def payload_of_start(request: dict[str, object], reply_to: str) -> bytes:
+def payload_of_start(request: object, reply_to: str) -> bytes:
     """Write a request as EVerest's API module does."""
     return json.dumps({"headers": {"replyTo": reply_to}, "payload": request}).encode()
 
@@ -216,17 +232,17 @@ def task_factory(
 
 
 class Rigged:
-    """Has every client speak over a socket in memory, every start known, and no module sleep, while it is entered."""
+    """Has every client speak over a network in memory, every start known, and no module sleep, while it is entered."""
 
-    def __init__(self, socket: Socket) -> None:
-        self._socket = socket
+    def __init__(self, network: Network) -> None:
+        self._network = network
 
     def __enter__(self) -> None:
         """Put them in place."""
         module: Any = connections
         self._new_session, self._start = module._new_session, Starting.start
         self._sleep_s, driving.REPLIES_GO_OUT_WITHIN_S = driving.REPLIES_GO_OUT_WITHIN_S, 0.0
-        socket, start, numbers = self._socket, self._start, _numbers()
+        network, start, numbers = self._network, self._start, itertools.count()
 
         async def noted(self: Starting, request: TransactionReq, deadline: Deadline) -> TransactionStartResponse:
             process = PROCESS.get()
@@ -238,7 +254,7 @@ class Rigged:
             finally:
                 process.serving = None
 
-        module._new_session = lambda _: Session(socket, PROCESS.get())
+        module._new_session = lambda _: Session(network, PROCESS.get())
         Starting.start = noted  # type: ignore[method-assign]
 
     def __exit__(self, *_: object) -> None:
@@ -246,10 +262,3 @@ class Rigged:
         module: Any = connections
         module._new_session, Starting.start = self._new_session, self._start  # type: ignore[method-assign]
         driving.REPLIES_GO_OUT_WITHIN_S = self._sleep_s
-
-
-def _numbers() -> Iterator[int]:
-    number = 0
-    while True:
-        yield number
-        number += 1

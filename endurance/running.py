@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from endurance.happenings import carry_out_counted
+from endurance.counts import counted
 from endurance.invariants import broken
+from endurance.knobs import KNOWN
 from endurance.plan import Plan, make
+from endurance.world import carry_out
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,24 +48,24 @@ class Outcome:
 def broken_promises(plan: Plan) -> tuple[list[str], Counter[str]]:
     """Carry out a run. Returns the promises it broke, an error of any kind among them, and what happened in it."""
     try:
-        ran = carry_out_counted(plan)
-        return broken(ran.world), ran.counts
+        world = carry_out(plan)
+        return broken(world), counted(world)
     except Exception as error:  # noqa: BLE001  whatever it is, the run is not as it should be
         return [f"the run itself failed: {type(error).__name__}: {error}"], Counter()
 
 
-def make_runs(seeds: range) -> Outcome:
+def make_runs(seeds: range, knobs: str = KNOWN) -> Outcome:
     """Make the runs of some seeds, up to the first that breaks a promise."""
     counts: Counter[str] = Counter()
     for done, seed in enumerate(seeds, start=1):
-        promises, happened = broken_promises(make(seed))
+        promises, happened = broken_promises(make(seed, knobs=knobs))
         counts += happened
         if promises:
             return Outcome(done, counts, seed, tuple(promises), os.getpid(), _resident_kib())
     return Outcome(len(seeds), counts, None, (), os.getpid(), _resident_kib())
 
 
-def outcomes(first: int, runs: int, workers: int) -> Iterator[Outcome]:
+def outcomes(first: int, runs: int, workers: int, knobs: str) -> Iterator[Outcome]:
     """Have the runs made by several processes; their outcomes come as they are done."""
     ends = first + runs
     chunks = (range(begin, min(begin + RUNS_AT_ONCE, ends)) for begin in range(first, ends, RUNS_AT_ONCE))
@@ -72,7 +74,7 @@ def outcomes(first: int, runs: int, workers: int) -> Iterator[Outcome]:
         waiting: set[Future[Outcome]] = set()
         try:
             for chunk in chunks:
-                waiting.add(pool.submit(make_runs, chunk))
+                waiting.add(pool.submit(make_runs, chunk, knobs))
                 if len(waiting) >= 2 * workers:
                     done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
                     yield from (future.result() for future in done)

@@ -1,37 +1,93 @@
-"""The station: it has transactions begun and ended, over either of its interfaces, and takes what it is answered."""
+"""The station: it has transactions begun and ended, over either of its interfaces, and keeps what it is told."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import random
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from endurance.process import SERVICE, Process, payload_of_start
-from endurance.stage import TOPICS, Call, Stage
+from endurance.clock import HostClock
+from endurance.disk import Disk, SteppedJournal
+from endurance.meter import Unit
+from endurance.model import SERVICE, Call, Record, Truth
+from endurance.process import TOPICS, Process, payload_of_start
+from iem_dcr.config import Settings
 
 if TYPE_CHECKING:
-    from endurance.unit import Truth
+    from collections.abc import Coroutine
+    from datetime import datetime
+    from pathlib import Path
+
+    from endurance.network import Network
+    from endurance.plan import Plan
 
 NOTED_WITHIN_S: Final = 0.1
 
 
-class Station(Stage):
-    """The station's part of the world."""
+class Station(Record):
+    """A charging point and its station, without what goes wrong.
 
-    def ready(self, process: Process) -> None:
-        """Take note that a process has subscribed, or is about to within this round."""
-        asyncio.get_running_loop().call_soon(self._hand_over_queued, process)
+    Attributes:
+        plan: the plan.
+        broker_troubled: pairs of times in which the broker was away.
+        story: what happened when, for whoever reads a failed run.
+    """
 
-    def heard(self, topic: str, payload: bytes) -> None:
-        """Take what was published at the broker."""
-        if topic == TOPICS.values:
-            self.published(json.loads(payload))
-        elif topic == TOPICS.check:
-            self.checks.add(payload)
-        elif topic in self._by_reply:
-            self._answered(self._by_reply[topic], json.loads(payload))
-        elif topic != TOPICS.key:
-            self.dead_letters.append(topic)
+    processes: list[Process]
+    units: list[Unit]
+
+    def __init__(self, plan: Plan, folder: Path) -> None:
+        super().__init__(journal=plan.journal)
+        self.plan = plan
+        self.processes = []
+        self.units = []
+        self.broker_troubled: list[list[float]] = []
+        self.story: list[tuple[float, str]] = []
+        self.settings = Settings.of({"CT": "EVSEID", "CI": "DE*SIM*E1", **plan.settings, "journal_path": ""})
+        self.host = HostClock(plan.host)
+        self.disk = Disk()
+        self.broker_is_up = True
+        self._network: Network
+        self._folder = folder
+        self._latency = random.Random(plan.seed)
+        self._by_reply: dict[str, Call] = {}
+        self._queued: list[tuple[str, bytes, Call]] = []
+        self._unnoted: list[Truth] = []
+        self._trouble_began_s = 0.0
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def host_at(self, at_s: float) -> datetime:
+        """Return what the host's clock says, as it is set now, at a time of the run's."""
+        return self.host.at(at_s)
+
+    @property
+    def process(self) -> Process | None:
+        """The process that lives."""
+        return self.processes[-1] if self.processes and not self.processes[-1].killed else None
+
+    @property
+    def unit(self) -> Unit:
+        """The meter that stands there."""
+        return self._network.unit
+
+    @property
+    def now_s(self) -> float:
+        """Seconds since the beginning."""
+        return asyncio.get_running_loop().time()
+
+    @property
+    def disk_is_well(self) -> bool:
+        """Whether all that is to be in the journal can be in it by now."""
+        process = self.process
+        return self.disk.is_well and (process is None or process.journal is None or not process.journal.unwritten)
+
+    def tell(self, what: str) -> None:
+        """Add a line to the story."""
+        self.story.append((self.now_s, what))
+
+    # --- what it asks for ---
 
     def start(self, request: dict[str, Any]) -> None:
         """Have a transaction begun."""
@@ -48,7 +104,7 @@ class Station(Stage):
         self._send(call, transaction_id if plain else {"transaction_id": transaction_id})
 
     def stop_again_if_failed(self, transaction_id: str) -> None:
-        """Have a transaction ended that was not ended as yet."""
+        """Have a transaction ended whose end failed so far."""
         stops = [call for call in self.calls if call.command == "stop" and call.transaction_id == transaction_id]
         if not any(call.ok for call in stops):
             self.stop(transaction_id)
@@ -107,6 +163,51 @@ class Station(Stage):
         elif call.answer != answer:
             self.dead_letters.append(f"another answer to {call.command} {call.transaction_id}")
 
+    # --- what a process finds around it (`process.Surroundings`) ---
+
+    def open_journal(self) -> SteppedJournal | None:
+        """Open the journal for a process."""
+        return SteppedJournal(self._folder / "journal.sqlite", self.disk) if self.journal else None
+
+    def ready(self, process: Process) -> None:
+        """Hear that a process has subscribed, or is about to within this round."""
+        asyncio.get_running_loop().call_soon(self._hand_over_queued, process)
+
+    def heard(self, topic: str, payload: bytes) -> None:
+        """Take what was published at the broker."""
+        if topic == TOPICS.values:
+            self.published(json.loads(payload))
+        elif topic == TOPICS.check:
+            self.checks.add(payload)
+        elif topic in self._by_reply:
+            self._answered(self._by_reply[topic], json.loads(payload))
+        elif topic != TOPICS.key:
+            self.dead_letters.append(topic)
+
+    def published(self, value: dict[str, Any]) -> None:
+        """Take a live value."""
+        self.energies.append((value["meter_id"], value["energy_Wh_import"]["total"]))
+
+    def raised(self, error_type: str, sub_type: str) -> None:
+        """Take an error."""
+        if (error_type, sub_type) in self.errors:
+            self.dead_letters.append(f"error {error_type} {sub_type!r}, which is active already")
+        self.errors.add((error_type, sub_type))
+
+    def cleared(self, error_type: str, sub_type: str) -> None:
+        """Take the end of an error."""
+        if (error_type, sub_type) not in self.errors:
+            self.dead_letters.append(f"the end of error {error_type} {sub_type!r}, which is not active")
+        self.errors.discard((error_type, sub_type))
+
+    def unwritten_was_dropped(self) -> None:
+        """Hear that a kill came before all was written: that of a disk in trouble is not promised."""
+        self.counts["unwritten at a kill"] += 1
+        if not self.disk.is_well:
+            self.disk_troubled.append((self._trouble_began_s, self.now_s))
+
+    # --- the broker ---
+
     def _send_to_process(self, topic: str, message: bytes) -> bool:
         return self.process is not None and self.process.receive(topic, message)
 
@@ -127,7 +228,26 @@ class Station(Stage):
             else:
                 self._queued.append((topic, message, call))
 
+    # --- help ---
+
     def _noted(self, truth: Truth) -> None:
-        """Take note that a journal that is well has had the time to be told of a transaction."""
-        if self.process is not None and truth.process_is(self.process.number) and self.disk.is_well:
+        """Keep that the journal has had the time to write a transaction; one in trouble has it when it is well."""
+        if self.process is None or not truth.process_is(self.process.number):
+            return
+        if self.disk_is_well:
             self.noted.add(truth)
+        else:
+            self._unnoted.append(truth)
+
+    def _new_unit(self, serial: str) -> Unit:
+        unit = Unit(replace(self.plan.options, MS=serial), self.counts)
+        self.units.append(unit)
+        return unit
+
+    def _later(self, after_s: float, what: Any) -> None:
+        asyncio.get_running_loop().call_later(after_s, what)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

@@ -6,10 +6,11 @@ import asyncio
 from typing import Any, Final
 
 from endurance.everest import ModuleProcess
-from endurance.process import MODULE, SERVICE, Process, ServiceProcess
-from endurance.station import Station
-from endurance.unit import Trap
-from iem_dcr.simulator.faults import Fault
+from endurance.meter import Trap
+from endurance.model import MODULE, SERVICE
+from endurance.process import Process, ServiceProcess
+from endurance.station import NOTED_WITHIN_S, Station
+from iem_dcr.simulator import Fault
 
 KINDS: Final[dict[str, type[Process]]] = {SERVICE: ServiceProcess, MODULE: ModuleProcess}
 LOAD: Final = (20.0, 400.0)
@@ -21,7 +22,6 @@ class Troubles(Station):
 
     def wire_fault(self, **detail: Any) -> None:
         """Have the meter's next requests fail."""
-        self.counts[f"wire: {detail['kind']}"] += 1
         self.unit.meter.faults.add(Fault(**detail))
 
     def wire_heals(self) -> None:
@@ -30,8 +30,6 @@ class Troubles(Station):
 
     def cut_power(self, off_s: float, boot_s: float, open_at_power_cut: str) -> None:
         """Cut the meter's power."""
-        running = self.unit.running is not None
-        self.counts[f"power cut, {open_at_power_cut if running else 'idle'}"] += 1
         self.unit.meter.configure(open_at_power_cut=open_at_power_cut)
         self.unit.cut_power(off_s, boot_s)
 
@@ -62,33 +60,58 @@ class Troubles(Station):
 
     def network_swallows(self, for_s: float) -> None:
         """Have the network take what is sent and give nothing back."""
-        self._socket.swallows = True
-        self._later(for_s, lambda: setattr(self._socket, "swallows", False))
+        self._network.swallows = True
+        self._later(for_s, lambda: setattr(self._network, "swallows", False))
 
     def network_is_slow(self, by_s: float, for_s: float) -> None:
         """Have every way take longer."""
-        self._socket.slow_s = by_s
-        self._later(for_s, lambda: setattr(self._socket, "slow_s", 0.0))
+        self._network.slow_s = by_s
+        self._later(for_s, lambda: setattr(self._network, "slow_s", 0.0))
 
-    def disk_fails(self, full: bool, for_s: float) -> None:  # noqa: FBT001  a step's detail
-        """Have the journal's disk full, or slow."""
-        if not self.plan.journal:
+    def disk_fails(self, trouble: str, for_s: float) -> None:
+        """Have the journal's disk in trouble: one of `disk.TROUBLES`."""
+        if not self.journal:
             return
-        self.disk.full, self.disk.slow_s = full, self.disk.slow_s if full else 1.5
-        self.disk_troubled.append([self.now_s, float("inf")])
+        if self.disk.is_well:
+            self._trouble_began_s = self.now_s
+        self.counts[f"disk {trouble}"] += 1
+        self.disk.trouble = trouble
         self._later(for_s, self._disk_heals)
 
     def _disk_heals(self) -> None:
         self.disk.heal()
-        for trouble in self.disk_troubled:
-            trouble[1] = min(trouble[1], self.now_s)
+        unnoted, self._unnoted = self._unnoted, []
+        for truth in unnoted:
+            self._later(2.0 + NOTED_WITHIN_S, lambda noted=truth: self._noted(noted))
 
     def exchange_meter(self, private_network_s: float) -> None:
         """Put another meter in the place of this one; its address does not answer for a while."""
         self.unit.cut_power(private_network_s, 0.0)
         unit = self._new_unit(f"1SIM9{len(self.units):02}{self.plan.seed % 10**7:07}")
         unit.cut_power(private_network_s, 0.5)
-        self._socket.unit = unit
+        self._network.unit = unit
+
+    def swap_meters(self, away_s: float) -> None:
+        """Have the meter of another charging point answer at this address, and then this one again."""
+        here = self.unit
+        other = self._new_unit(f"1SIM8{len(self.units):02}{self.plan.seed % 10**7:07}")
+        self._network.unit = other
+
+        def back() -> None:
+            if self._network.unit is other:
+                self._network.unit = here
+
+        self._later(away_s, back)
+
+    def values_freeze(self, for_s: float) -> None:
+        """Have the live values stand still, while HTTP goes on answering."""
+        unit = self.unit
+        unit.meter.configure(frozen=True)
+        self._later(for_s, lambda: unit.meter.configure(frozen=False))
+
+    def register_falls(self, to_wh: int) -> None:
+        """Have the import register fall."""
+        self.unit.meter.configure(import_wh=min(to_wh, int(self.unit.meter.registers.import_wh)))
 
     def begin_by_hand(self) -> None:
         """Have a technician begin a transaction; not in the very milliseconds in which ours assigns its user."""
@@ -135,7 +158,10 @@ class Troubles(Station):
         process = self.process
         if process is None:
             return
+        self.counts["process killed" if kill else "process ended and started"] += 1
         for call in self.calls:
+            if kill and call.answer is None and call.process == process.number and not call.excused:
+                self.counts[f"process killed in a {call.command}"] += 1
             # A module has to answer before it ends.
             if call.answer is None and call.process == process.number and (kill or process.kind == SERVICE):
                 call.excused = "its process was killed" if kill else "its process was ended"
@@ -156,12 +182,12 @@ class Troubles(Station):
 
     def heal(self) -> None:
         """Have nothing wrong any more."""
-        self._socket.swallows, self._socket.slow_s = False, 0.0
+        self._network.swallows, self._network.slow_s = False, 0.0
         unit = self.unit
         unit.traps.clear()
         unit.meter.faults.clear()
         unit.meter.clear_load()
-        unit.meter.configure(XC=HEALTHY_XC)
+        unit.meter.configure(XC=HEALTHY_XC, frozen=False)
         self._disk_heals()
         self._broker_back()
         self._start_process()

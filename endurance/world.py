@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -10,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Final
 from endurance.clock import JumpingLoop, NothingLeftError
 from endurance.invariants import broken_so_far
 from endurance.mistakes import Mistakes
-from endurance.process import Rigged, task_factory
-from endurance.stage import TOPICS, Call, Filed
+from endurance.model import Call, Filed
+from endurance.network import Network
+from endurance.process import TOPICS, Rigged, task_factory
 from endurance.troubles import Troubles
-from endurance.wire import Socket
 from iem_dcr.journal import open_for_reading
 
 if TYPE_CHECKING:
@@ -32,8 +33,8 @@ class World(Troubles):
 
     async def run(self) -> None:
         """Carry out the plan, then let it be calm, have one more session, and end."""
-        self._socket = Socket(self._new_unit(self.plan.options.MS), self._latency.random)
-        with Rigged(self._socket):
+        self._network = Network(self._new_unit(self.plan.options.MS), self._latency.random, self.counts)
+        with Rigged(self._network):
             self._start_process()
             beating = asyncio.create_task(self._beat())
             for session in self.plan.sessions:
@@ -73,7 +74,7 @@ class World(Troubles):
 
     def _read_journal(self) -> None:
         path = self._folder / "journal.sqlite"
-        if self.plan.journal and path.exists():
+        if self.journal and path.exists():
             with open_for_reading(path) as reader:
                 self.filed = [Filed(entry.text, entry.transaction_id) for entry in reader.entries()]
 
@@ -120,9 +121,8 @@ class World(Troubles):
         getattr(self, step.what)(**step.detail)
 
     async def _beat(self) -> None:
-        while True:
-            self._heartbeats += 1
-            self._send_to_process(TOPICS.heartbeat, str(self._heartbeats).encode())
+        for beat in itertools.count(1):
+            self._send_to_process(TOPICS.heartbeat, str(beat).encode())
             await asyncio.sleep(1.0)
 
     def _weigh(self) -> None:

@@ -22,7 +22,7 @@ from iem_dcr.everest_api.topics import READY_BEACON, Topics
 from iem_dcr.powermeter import TransactionReq
 from iem_dcr.simulator import SimulatorOptions
 from tests.support.api_bench import ApiBench, api_bench, request, start_payload
-from tests.support.bench import SECRET
+from tests.support.bench import SECRET, SERIAL
 from tests.support.shared import shared
 from tests.support.virtual_time import virtual
 
@@ -170,7 +170,7 @@ def check_all_sent(bench: ApiBench, replies: dict[str, str]) -> set[str]:
 @pytest.mark.parametrize("bidirectional", [False, True])
 @virtual
 async def test_all_we_send_in_sessions_good_and_bad_is_as_the_document_says(bidirectional: bool) -> None:  # noqa: FBT001  as pytest hands it over
-    options = SimulatorOptions(private_key=SECRET, charge_s=2.0, bidirectional=bidirectional, current_a=-3.0)
+    options = SimulatorOptions(MS=SERIAL, private_key=SECRET, charge_s=2.0, bidirectional=bidirectional, current_a=-3.0)
     async with api_bench(options) as bench:
         await bench.until_live()
         replies = {}

@@ -168,7 +168,7 @@ async def test_a_request_repeated_while_it_is_at_work_is_answered_once() -> None
         await bench.answer(reply_to)
         await settled(bench)
         assert len(bench.bus.on(reply_to)) == 1
-        assert bench.meter.ended == 1
+        assert bench.meter.state.ended == 1
 
 
 @virtual

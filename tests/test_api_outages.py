@@ -11,7 +11,7 @@ import pytest
 from iem_dcr.everest_api.replies import WAITED_FOR_S
 from iem_dcr.simulator import SimulatorOptions
 from tests.support.api_bench import ApiBench, api_bench, request, start_payload
-from tests.support.bench import SECRET
+from tests.support.bench import SECRET, SERIAL
 from tests.support.fake_bus import FakeBus
 from tests.support.virtual_time import virtual
 
@@ -77,7 +77,7 @@ async def test_the_connection_breaks_at_each_step_of_a_session(step: str, away_s
         [started], [stopped] = bench.bus.on(start), bench.bus.on(stop)
         assert started.value == OK
         assert stopped.value["signed_meter_value"]["signed_meter_data"] == bench.meter.signed[-1].text
-        assert (bench.begun(), bench.meter.ended) == (1, 1)
+        assert (bench.begun(), bench.meter.state.ended) == (1, 1)
 
 
 @virtual
@@ -125,7 +125,9 @@ async def test_a_broker_that_acknowledges_nothing_stops_nothing_else() -> None:
 @virtual
 async def test_what_is_at_work_is_answered_when_the_work_is_cancelled(command: str) -> None:
     bus = FakeBus()
-    async with api_bench(SimulatorOptions(private_key=SECRET, charge_s=2.0, signing_delay_s=30.0), bus=bus) as bench:
+    async with api_bench(
+        SimulatorOptions(MS=SERIAL, private_key=SECRET, charge_s=2.0, signing_delay_s=30.0), bus=bus
+    ) as bench:
         await bench.until_live()
         if command == "start":
             reply_to = bench.start()
@@ -147,7 +149,7 @@ async def test_what_is_at_work_is_answered_when_the_work_is_cancelled(command: s
 
 @virtual
 async def test_a_request_that_comes_while_the_work_ends_is_answered() -> None:
-    async with api_bench(SimulatorOptions(private_key=SECRET, charge_s=2.0, signing_delay_s=30.0)) as bench:
+    async with api_bench(SimulatorOptions(MS=SERIAL, private_key=SECRET, charge_s=2.0, signing_delay_s=30.0)) as bench:
         await bench.until_live()
         await bench.answer(bench.start())
         await asyncio.sleep(3)
@@ -262,13 +264,15 @@ async def test_an_answer_that_did_not_go_out_before_it_failed_goes_out_when_it_r
         assert answer["signed_meter_value"]["signed_meter_data"] == bench.meter.signed[-1].text
         await asyncio.sleep(5)
         assert len(bus.on(reply_to)) == 1
-        assert bench.meter.ended == 1
+        assert bench.meter.state.ended == 1
 
 
 @virtual
 async def test_what_was_at_work_when_it_failed_is_answered() -> None:
     bus = BreakableBus()
-    async with api_bench(SimulatorOptions(private_key=SECRET, charge_s=2.0, signing_delay_s=30.0), bus=bus) as bench:
+    async with api_bench(
+        SimulatorOptions(MS=SERIAL, private_key=SECRET, charge_s=2.0, signing_delay_s=30.0), bus=bus
+    ) as bench:
         await bench.until_live()
         await bench.answer(bench.start())
         await asyncio.sleep(3)
@@ -280,7 +284,7 @@ async def test_what_was_at_work_when_it_failed_is_answered() -> None:
         await asyncio.sleep(40)
         answer = await bench.answer(bench.stop())
         assert answer["signed_meter_value"]["signed_meter_data"] == bench.meter.signed[-1].text
-        assert bench.meter.ended == 1
+        assert bench.meter.state.ended == 1
 
 
 @virtual

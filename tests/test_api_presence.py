@@ -15,7 +15,7 @@ from iem_dcr.powermeter import StationError
 from iem_dcr.simulator import SimulatorOptions
 from iem_dcr.simulator.faults import Fault
 from tests.support.api_bench import ApiBench, api_bench
-from tests.support.bench import SECRET
+from tests.support.bench import SECRET, SERIAL
 from tests.support.fake_bus import FakeBus
 from tests.support.virtual_time import virtual
 
@@ -67,7 +67,7 @@ async def test_everything_is_subscribed_before_the_first_check() -> None:
 
 @virtual
 async def test_the_check_goes_on_through_a_session() -> None:
-    async with api_bench(SimulatorOptions(private_key=SECRET, charge_s=40.0, signing_delay_s=8.0)) as bench:
+    async with api_bench(SimulatorOptions(MS=SERIAL, private_key=SECRET, charge_s=40.0, signing_delay_s=8.0)) as bench:
         await bench.until_live()
         await bench.answer(bench.start())
         await asyncio.sleep(30)
@@ -126,7 +126,7 @@ async def test_what_gives_no_live_value_is_not_reached_whatever_else_it_answers(
 
 @virtual
 async def test_another_meter_that_comes_back_is_not_reached_for_a_moment() -> None:
-    serial = SimulatorOptions().MS
+    serial = SERIAL
     async with api_bench(meter_serial=serial) as bench:
         await bench.until_live()
         gone_s = now_s()

@@ -77,7 +77,7 @@ def test_without_a_terminal() -> None:
     assert "\x1b" not in done.out
     lines = done.out.splitlines()
     assert lines[0] == "A charging session at a simulated IEM-DCR"
-    assert re.fullmatch(r"The simulated meter 1SIM0000000042 is at http://127\.0\.0\.1:\d+", lines[1])
+    assert re.fullmatch(r"The simulated meter 1SIM\d{10} is at http://127\.0\.0\.1:\d+", lines[1])
     values = [line for line in lines if re.match(r"  \d\d:\d\d:\d\d ", line)]
     assert len(values) >= 1
     assert any(re.search(r"[1-9]\d*\.\d A", line) for line in values)

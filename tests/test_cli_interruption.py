@@ -111,7 +111,7 @@ def test_a_reader_that_leaves_ends_the_transaction_quietly() -> None:
         assert process.wait(60) == 1
         assert process.stderr.read() == ""
         process.stderr.close()
-        assert simulator.of(lambda meter: (meter.begun, meter.ended)) == (1, 1)
+        assert simulator.of(lambda meter: (meter.state.begun, meter.state.ended)) == (1, 1)
 
 
 @pytest.mark.parametrize(

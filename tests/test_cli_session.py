@@ -226,7 +226,7 @@ def test_lost_answers_do_no_harm() -> None:
         simulator.of(lambda meter: meter.faults.add(Fault("lose-answer", node="/receipt", method="POST", count=2)))
         done = quick(simulator)
         assert done.status == 0
-        assert simulator.of(lambda meter: (meter.begun, meter.ended)) == (1, 1)
+        assert simulator.of(lambda meter: (meter.state.begun, meter.state.ended)) == (1, 1)
 
 
 def test_an_end_refused_while_a_current_flows() -> None:

@@ -53,10 +53,10 @@ def test_options() -> None:
         "bidirectional": "TRUE",
         "import_wh": "5",
         "activation_threshold_a": "1e-1",
-        "clock_at_power_up": "2020-02-03T04:05:06+00:00",
+        "unset_time": "1970",
         "RD_rows": "1-b:2.8.e, 1-b:1.8.e",
         "private_key": "0x12AB",
-        "connections": "close",
+        "connections": "one-waits",
     }
     process = begin(
         "simulate",
@@ -83,13 +83,13 @@ def test_options() -> None:
         "bidirectional": True,
         "import_wh": 5,
         "activation_threshold_a": 0.1,
-        "clock_at_power_up": "2020-02-03T04:05:06+00:00",
+        "unset_time": "1970",
         "RD_rows": ["1-b:2.8.e", "1-b:1.8.e"],
-        "connections": "close",
+        "connections": "one-waits",
     }
     assert {name: options[name] for name in expected} == expected
     assert found["import_wh"] == 5
-    assert found["TM"].startswith("2020-02-03T04:05:0")
+    assert found["TM"].startswith("1970-01-01T00:00:0")
 
 
 def test_a_null_is_a_null() -> None:

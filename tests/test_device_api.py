@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
 
+import click
 import pytest
 from openapi_spec_validator import validate
 
@@ -14,9 +16,9 @@ from iem_dcr.bringup import nodes
 from iem_dcr.device.client import MeterClient
 from iem_dcr.device.messages import User
 from iem_dcr.simulator import Answer, SimulatedMeter, SimulatorOptions
-from iem_dcr.simulator.nodes import _NODES
+from iem_dcr.simulator.nodes import Nodes
 from iem_dcr.simulator.options import OBIS_CODES
-from tests.support.bench import SECRET
+from tests.support.bench import meter_options
 from tests.support.device_api import API, FILE, V1, answer_schema, operations, problems, request_schema, resolved
 from tests.support.raw_server import RawServer, answer
 from tests.support.recorded import FIRMWARE, Recording
@@ -86,7 +88,7 @@ def test_its_examples_are_what_it_says() -> None:
 
 def test_it_has_the_nodes_there_are() -> None:
     described = {(method, path) for method, path, _ in operations()}
-    served = {(method, V1 + node) for node, methods in _NODES.items() for method in methods}
+    served = {(method, V1 + node) for node, methods in Nodes.METHODS.items() for method in methods}
     assert described == served | {("GET", nodes.TRANSACTION_V2.path)}
     always = {path for method, path, operation in operations() if operation["tags"] == ["always"]}
     assert always == {node.path for node in nodes.ALL if node.always}
@@ -108,14 +110,21 @@ def test_the_page_says_the_same() -> None:
 # --- the simulator ----------------------------------------------------------------------------------------------------
 
 
+OUTSIDE_OF_THE_DOCUMENT = ("xt_type", "number_type", "register_type", "unset_time", "milliseconds", "xc_blanks")
+"""Knobs that make a meter write what the document, which has what is known, does not have."""
+
+
 def knobs() -> Iterator[dict[str, Any]]:
     """Every knob at every value that it can have, of numbers at some."""
     yield {}
-    for name, hint in get_type_hints(SimulatorOptions).items():
-        if get_origin(hint) is Literal:
-            yield from ({name: value} for value in get_args(hint))
-        elif hint is bool:
-            yield from ({name: value} for value in (True, False))
+    for option in fields(SimulatorOptions):
+        kind = option.metadata["type"]
+        if option.name in OUTSIDE_OF_THE_DOCUMENT:
+            continue
+        if isinstance(kind, click.Choice):
+            yield from ({option.name: value} for value in kind.choices if value not in ("nothing", "null"))
+        elif isinstance(kind, click.types.BoolParamType):
+            yield from ({option.name: value} for value in (True, False))
     yield {"RD_rows": ()}
     yield from ({"RD_rows": (code,)} for code in OBIS_CODES)
     yield {"XC": "0x0001, 0x00000100, 0xff, 0x01", "XS": "0x0000004000000004", "ST": "F", "EF": "Et"}
@@ -126,7 +135,7 @@ def knobs() -> Iterator[dict[str, Any]]:
 def walked(options: dict[str, Any]) -> Iterator[tuple[str, str, Answer]]:
     """Lead a meter through everything: before and in a transaction, while it signs, after a power cut; refusals too."""
     now = [0.0]
-    meter = SimulatedMeter(SimulatorOptions(**({"private_key": SECRET} | options)), monotonic=lambda: now[0])
+    meter = SimulatedMeter(meter_options(**options), monotonic=lambda: now[0])
 
     def ask(method: str, path: str, body: object = None) -> tuple[str, str, Answer]:
         content = b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()

@@ -21,7 +21,7 @@ from iem_dcr.cli.doctor import lines, show
 from iem_dcr.config import Settings
 from iem_dcr.device import messages
 from iem_dcr.simulator import Fault, SimulatedMeter, SimulatorOptions, SimulatorServer
-from tests.support.bench import CI, SECRET
+from tests.support.bench import CI, SECRET, SERIAL, meter_options
 from tests.support.command_line import Simulator, run
 from tests.support.raw_server import Do, RawServer, Then, answer
 from tests.support.recorded import FIRMWARE, RecordedMeter, Recording
@@ -79,7 +79,7 @@ def examined(
     """Examine a simulated meter under virtual time; see that it got GETs alone."""
 
     async def main() -> tuple[Report, SimulatedMeter]:
-        async with SimulatorServer(SimulatorOptions(**({"private_key": SECRET, "charge_s": 0.2} | options))) as server:
+        async with SimulatorServer(meter_options(**({"charge_s": 0.2} | options))) as server:
             await before(server.meter)
             began_s = asyncio.get_running_loop().time()
             report = await doctor.examine(server.host, server.port, settings, proxies=proxies, wall=VirtualWall())
@@ -134,7 +134,7 @@ def test_a_meter_with_everything_wrong() -> None:
         Settings.of({"CI": CI, "meter_serial": "1ISA1"}),
         XC="0x0000, 0x00000100, 0x00, 0x00",
         ST="F",
-        connections="close",
+        keep_alive="close",
     )
     assert_snapshot("doctor-all-wrong.txt", normal(report))
     assert report.exit_status == 1
@@ -303,7 +303,7 @@ def test_the_place_of_the_transaction(firmware: str) -> None:
 def test_a_receipt_of_another_key() -> None:
     async def before(meter: SimulatedMeter) -> None:
         await ready(meter)
-        meter.configure(private_key=SECRET + 1)
+        meter.configure(MS=SERIAL, private_key=SECRET + 1)
 
     report, _ = examined(before)
     assert of(report, "receipt").state is State.FAILED
@@ -418,7 +418,7 @@ def test_a_closed_port() -> None:
 @virtual
 async def test_a_meter_that_is_slow_ends_within_a_minute() -> None:
     """Every answer comes just before its time is up."""
-    meter = SimulatedMeter(SimulatorOptions(private_key=SECRET), monotonic=asyncio.get_running_loop().time)
+    meter = SimulatedMeter(SimulatorOptions(MS=SERIAL, private_key=SECRET), monotonic=asyncio.get_running_loop().time)
     set_up(meter)
     await sign(meter)
 

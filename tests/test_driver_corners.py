@@ -14,7 +14,7 @@ from iem_dcr import ocmf
 from iem_dcr.driver.timing import now_s
 from iem_dcr.powermeter import TransactionRequestStatus
 from iem_dcr.simulator import Answer, Fault, SimulatorOptions
-from tests.support.bench import SECRET, Bench, bench, request
+from tests.support.bench import SECRET, SERIAL, Bench, bench, request
 from tests.support.journals import entries, patient_journal
 from tests.support.virtual_time import virtual
 from tests.test_driver_start import BEGIN, RECEIPT, receipt_of
@@ -167,7 +167,7 @@ async def test_the_receipt_of_one_that_took_its_place_is_kept_as_nobody_s(sign: 
 @virtual
 async def test_so_is_that_of_one_begun_after_a_power_cut_in_which_ours_was_lost(tmp_path: Path) -> None:
     path = tmp_path / "receipts.db"
-    options = SimulatorOptions(private_key=SECRET, open_at_power_cut="lost")
+    options = SimulatorOptions(MS=SERIAL, private_key=SECRET, open_at_power_cut="lost")
     async with patient_journal(path) as journal, bench(options, journal=journal) as b:
         b.meter.set_load(0, 0)
         await b.until_live()
@@ -221,7 +221,7 @@ async def test_a_start_ends_the_one_that_took_its_place_and_goes_on(tmp_path: Pa
 async def test_a_receipt_that_disagrees_and_comes_at_the_last_moment_is_an_error_in_the_log_too(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async with bench(SimulatorOptions(private_key=SECRET, signing_delay_s=59.0)) as b:
+    async with bench(SimulatorOptions(MS=SERIAL, private_key=SECRET, signing_delay_s=59.0)) as b:
         b.meter.set_load(0, 0)
         await b.until_live()
         assert (await b.driver.start_transaction(request())).status is OK
@@ -233,7 +233,7 @@ async def test_a_receipt_that_disagrees_and_comes_at_the_last_moment_is_an_error
 @virtual
 async def test_a_new_receipt_that_disagrees_is_replaced_by_the_right_one() -> None:
     """The record of a B that was closed by a power cut comes first; the one of the second B a moment later."""
-    async with bench(SimulatorOptions(private_key=SECRET, receipt_while_signing="previous")) as b:
+    async with bench(SimulatorOptions(MS=SERIAL, private_key=SECRET, receipt_while_signing="previous")) as b:
         b.meter.set_load(0, 0)
         await b.until_live()
         assert (await b.driver.start_transaction(request())).status is OK
@@ -273,7 +273,9 @@ async def test_a_receipt_damaged_on_its_way_is_fetched_once_more(caplog: pytest.
 
 @virtual
 async def test_a_last_tuple_that_was_not_known_is_asked_for_before_the_end() -> None:
-    options = SimulatorOptions(private_key=SECRET, receipt_while_signing="previous", receipt_in_transaction="previous")
+    options = SimulatorOptions(
+        MS=SERIAL, private_key=SECRET, receipt_while_signing="previous", receipt_in_transaction="previous"
+    )
     async with bench(options) as b:
         b.meter.set_load(0, 0)
         await b.until_live()
@@ -294,7 +296,7 @@ async def test_a_last_tuple_that_was_not_known_is_asked_for_before_the_end() -> 
 @virtual
 async def test_a_transaction_that_runs_is_not_given_the_last_tuple_of_the_same_card() -> None:
     sink = Sink()
-    options = SimulatorOptions(private_key=SECRET, receipt_while_signing="previous", signing_delay_s=1.0)
+    options = SimulatorOptions(MS=SERIAL, private_key=SECRET, receipt_while_signing="previous", signing_delay_s=1.0)
     async with bench(options, sink=sink) as b:
         b.meter.set_load(0, 0)
         await b.until_live()
@@ -330,7 +332,7 @@ async def test_a_receipt_without_times_is_handed_over_all_the_same() -> None:
 
 @virtual
 async def test_a_late_receipt_is_kept_before_the_next_session_takes_its_place() -> None:
-    options = SimulatorOptions(private_key=SECRET, open_at_power_cut="closed-late", late_close_s=40.0)
+    options = SimulatorOptions(MS=SERIAL, private_key=SECRET, open_at_power_cut="closed-late", late_close_s=40.0)
     async with bench(options) as b:
         b.meter.set_load(0, 0)
         await b.until_live()
@@ -345,7 +347,7 @@ async def test_a_late_receipt_is_kept_before_the_next_session_takes_its_place() 
 
 @virtual
 async def test_a_receipt_that_nobody_fetched_is_found_while_nothing_happens() -> None:
-    options = SimulatorOptions(private_key=SECRET, open_at_power_cut="closed-late", late_close_s=20.0)
+    options = SimulatorOptions(MS=SERIAL, private_key=SECRET, open_at_power_cut="closed-late", late_close_s=20.0)
     async with bench(options) as b:
         b.meter.set_load(0, 0)
         await b.until_live()
@@ -359,7 +361,7 @@ async def test_a_receipt_that_nobody_fetched_is_found_while_nothing_happens() ->
 
 @virtual
 async def test_an_older_transaction_does_not_get_the_receipt_that_a_later_one_has_not_had_yet() -> None:
-    async with bench(SimulatorOptions(private_key=SECRET, open_at_power_cut="lost")) as b:
+    async with bench(SimulatorOptions(MS=SERIAL, private_key=SECRET, open_at_power_cut="lost")) as b:
         b.meter.set_load(0, 0)
         await b.until_live()
         assert (await b.driver.start_transaction(request("A"))).status is OK
@@ -378,7 +380,7 @@ async def test_an_older_transaction_does_not_get_the_receipt_that_a_later_one_ha
 
 @virtual
 async def test_somebody_elses_transaction_in_between_is_not_taken_for_this_ones() -> None:
-    options = SimulatorOptions(private_key=SECRET, receipt_while_signing="previous", signing_delay_s=2.0)
+    options = SimulatorOptions(MS=SERIAL, private_key=SECRET, receipt_while_signing="previous", signing_delay_s=2.0)
     async with bench(options) as b:
         b.meter.set_load(0, 0)
         await b.until_live()
@@ -403,7 +405,7 @@ async def test_a_start_that_differs_in_one_field_is_another() -> None:
         await b.until_live()
         assert (await b.driver.start_transaction(request())).status is OK
         assert (await b.driver.start_transaction(request(tariff_text="0,99 EUR/kWh"))).status is OK
-        assert (b.meter.begun, b.meter.ended) == (2, 1)
+        assert (b.meter.state.begun, b.meter.state.ended) == (2, 1)
         assert '"TT":"0,99 EUR/kWh"' in receipt_of(await b.driver.stop_transaction("T-1")).text
 
 
@@ -445,7 +447,7 @@ async def test_a_start_given_up_in_the_queue_has_no_receipt() -> None:
         b.meter.faults.clear()
         assert receipt_of(await stop).identification == "04ABA"
         assert (await b.driver.stop_transaction("B")).error == "no signed transaction for this id"
-        assert b.meter.begun == 1
+        assert b.meter.state.begun == 1
 
 
 @virtual
@@ -505,7 +507,7 @@ async def test_a_station_that_does_not_stop_asking_fills_no_log(caplog: pytest.L
     async with bench() as b:
         b.meter.set_load(0, 0)
         await b.until_live()
-        b.meter.configure(private_key=SECRET + 1)
+        b.meter.configure(MS=SERIAL, private_key=SECRET + 1)
         assert (await b.driver.start_transaction(request("A"))).status is OK
         caplog.clear()
         for number in range(20):

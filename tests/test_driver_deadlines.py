@@ -11,7 +11,7 @@ from iem_dcr import ocmf
 from iem_dcr.config import SETTINGS
 from iem_dcr.powermeter import TransactionRequestStatus
 from iem_dcr.simulator import Fault, SimulatorOptions
-from tests.support.bench import SECRET, bench, request
+from tests.support.bench import SECRET, SERIAL, bench, request
 from tests.support.virtual_time import virtual
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ async def test_a_receipt_that_comes_at_the_last_moment_is_not_kept_back_by_its_c
     def busy(executor: Any, func: Any, *args: Any) -> Any:
         return loop.create_future() if func is ocmf.verify else in_executor(executor, func, *args)
 
-    async with bench(SimulatorOptions(private_key=SECRET, signing_delay_s=59.0), sink=Hanging()) as b:
+    async with bench(SimulatorOptions(MS=SERIAL, private_key=SECRET, signing_delay_s=59.0), sink=Hanging()) as b:
         b.meter.set_load(0, 0)
         await b.until_live()
         assert (await b.driver.start_transaction(request())).status is TransactionRequestStatus.OK

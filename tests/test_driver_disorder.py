@@ -11,7 +11,7 @@ import pytest
 
 from iem_dcr.powermeter import TransactionRequestStatus
 from iem_dcr.simulator import SimulatorOptions
-from tests.support.bench import SECRET, Bench, bench, request
+from tests.support.bench import SECRET, SERIAL, Bench, bench, request
 from tests.support.virtual_time import run_virtual
 from tests.test_driver_sessions import configure, id_of, mischief, quiet, signed_for
 
@@ -95,7 +95,7 @@ def test_whatever_the_order_a_receipt_is_its_own_transactions(seed: int, caplog:
     names = [f"{seed}-{number}" for number in range(SESSIONS)]
 
     async def disorder() -> None:
-        options = SimulatorOptions(private_key=SECRET, firmware=rng.choice(("v1", "v2")))
+        options = SimulatorOptions(MS=SERIAL, private_key=SECRET, firmware=rng.choice(("v1", "v2")))
         async with bench(options, TT_initial="0,79 EUR/kWh") as b:
             await b.until_live()
             station = DisorderlyStation(b, rng)

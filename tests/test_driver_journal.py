@@ -18,7 +18,7 @@ from iem_dcr.journal.schema import VERSION
 from iem_dcr.ocmf import Outcome
 from iem_dcr.powermeter import TransactionRequestStatus
 from iem_dcr.simulator import Answer, Fault, SimulatorOptions
-from tests.support.bench import CI, SECRET, Bench, RememberingStation, bench, request
+from tests.support.bench import CI, SECRET, SERIAL, Bench, RememberingStation, bench, request
 from tests.support.journals import entries, patient_journal
 from tests.support.virtual_time import virtual
 from tests.test_driver_corners import END
@@ -401,7 +401,7 @@ async def test_what_is_found_and_does_not_verify_is_an_error_and_kept(
         await live(b)
         await begin(b, "A")
         await expect_own(b, "A")
-        b.meter.configure(private_key=SECRET + 1)
+        b.meter.configure(MS=SERIAL, private_key=SECRET + 1)
         async with driver(b, journal):
             await asyncio.sleep(2)
         assert [entry.outcome for entry in entries(path)] == [Outcome.INVALID]
@@ -470,7 +470,7 @@ async def test_a_stop_for_an_older_id_does_not_end_what_runs_after_a_restart(tmp
 @virtual
 async def test_the_receipt_before_is_not_taken_for_what_another_process_began(tmp_path: Path) -> None:
     """The last tuple could not be read before E, and is shown until the new one is signed."""
-    options = SimulatorOptions(private_key=SECRET, receipt_while_signing="previous", signing_delay_s=2.0)
+    options = SimulatorOptions(MS=SERIAL, private_key=SECRET, receipt_while_signing="previous", signing_delay_s=2.0)
     async with bench(options) as b, patient_journal(tmp_path / "receipts.db") as journal:
         for kept_by in (journal, None):
             await live(b)
@@ -662,7 +662,7 @@ async def test_several_drivers_share_a_journal(tmp_path: Path) -> None:
 @pytest.mark.parametrize("transaction_id", ["B", ""])
 @virtual
 async def test_what_a_new_process_saw_run_and_end_is_waited_for(transaction_id: str) -> None:
-    async with bench(SimulatorOptions(private_key=SECRET, signing_delay_s=3.0)) as b:
+    async with bench(SimulatorOptions(MS=SERIAL, private_key=SECRET, signing_delay_s=3.0)) as b:
         await live(b)
         await begin(b, "A")
         assert receipt_of(await b.driver.stop_transaction("A")).pagination == "T1"
@@ -676,7 +676,7 @@ async def test_what_a_new_process_saw_run_and_end_is_waited_for(transaction_id: 
 
 @virtual
 async def test_that_is_for_fifteen_seconds() -> None:
-    async with bench(SimulatorOptions(private_key=SECRET)) as b:
+    async with bench(SimulatorOptions(MS=SERIAL, private_key=SECRET)) as b:
         await live(b)
         await begin(b, "A")
         assert receipt_of(await b.driver.stop_transaction("A")).pagination == "T1"
@@ -695,7 +695,7 @@ async def test_that_is_for_fifteen_seconds() -> None:
 async def test_without_a_journal_a_lost_transaction_does_not_get_the_receipt_before_of_the_same_card(
     unreadable: int,
 ) -> None:
-    options = SimulatorOptions(private_key=SECRET, open_at_power_cut="lost")
+    options = SimulatorOptions(MS=SERIAL, private_key=SECRET, open_at_power_cut="lost")
     async with bench(options) as b:
         await live(b)
         card = {"identification_data": "04CARD"}

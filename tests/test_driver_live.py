@@ -13,7 +13,7 @@ import pytest
 from iem_dcr.driver.meter import COMMUNICATION_FAULT
 from iem_dcr.powermeter import Powermeter, StationError, TransactionRequestStatus
 from iem_dcr.simulator import Fault, SimulatorOptions
-from tests.support.bench import SECRET, Bench, RememberingStation, bench, request
+from tests.support.bench import SECRET, SERIAL, Bench, RememberingStation, bench, request
 from tests.support.virtual_time import virtual
 
 OK = TransactionRequestStatus.OK
@@ -28,7 +28,7 @@ def published_at(b: Bench) -> list[float]:
 
 @virtual
 async def test_values_are_the_meters_own_and_exact() -> None:
-    async with bench(SimulatorOptions(private_key=SECRET, import_wh=446_540, export_wh=4_881)) as b:
+    async with bench(SimulatorOptions(MS=SERIAL, private_key=SECRET, import_wh=446_540, export_wh=4_881)) as b:
         b.meter.set_load(5, 60)
         await b.until_live()
         value = b.station.values[0][1]
@@ -186,7 +186,7 @@ async def test_a_meter_that_is_silent_within_a_stop_is_a_fault_before_the_stop_i
 
 @virtual
 async def test_a_meter_that_answers_too_slowly_for_a_reading_within_a_stop_is_no_fault() -> None:
-    async with bench(SimulatorOptions(private_key=SECRET, signing_delay_s=10)) as b:
+    async with bench(SimulatorOptions(MS=SERIAL, private_key=SECRET, signing_delay_s=10)) as b:
         b.meter.set_load(0, 0)
         await b.until_live()
         assert (await b.driver.start_transaction(request())).status is OK
@@ -232,7 +232,7 @@ async def test_what_makes_up_a_serial_with_every_answer_fills_no_log(caplog: pyt
 async def test_another_key_of_the_same_meter_is_an_error_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     async with bench() as b:
         await b.until_live()
-        b.meter.configure(private_key=SECRET + 1)
+        b.meter.configure(MS=SERIAL, private_key=SECRET + 1)
         b.meter.power_cycle(off_s=1, boot_s=0.5)
         await asyncio.sleep(10)
         assert len(b.station.keys) == 2

@@ -10,7 +10,7 @@ import pytest
 
 from iem_dcr.powermeter import TransactionRequestStatus
 from iem_dcr.simulator import Fault, SimulatorOptions
-from tests.support.bench import CI, SECRET, Bench, bench, request
+from tests.support.bench import CI, SECRET, SERIAL, Bench, bench, request
 from tests.support.virtual_time import virtual
 from tests.test_driver_start import receipt_of
 
@@ -22,6 +22,10 @@ OK = TransactionRequestStatus.OK
 UNEXPECTED_ERROR = TransactionRequestStatus.UNEXPECTED_ERROR
 ACTED = ("lose-answer", "drip", "garbage-http", "wrong-length")
 NOT_ACTED = ("lose-request", "reset")
+REPEATED = {
+    "refuse": {"idle_end": "refuse", "second_begin": "refuse"},
+    "accept": {"idle_end": "accept", "second_begin": "ignore"},
+}
 STALLED = ("stall", "stall acting", "server-error", "server-error acting")
 
 
@@ -32,7 +36,7 @@ def fault(kind: str, node: str, count: int = 1) -> Fault:
 
 async def begun(b: Bench) -> None:
     assert (await b.driver.start_transaction(request())).status is OK
-    assert b.meter.begun == 1
+    assert b.meter.state.begun == 1
     assert b.meter.running
 
 
@@ -51,14 +55,14 @@ async def in_doubt(b: Bench) -> asyncio.Task[TransactionStartResponse]:
 @pytest.mark.parametrize("node", ["/user", "/receipt"])
 @virtual
 async def test_a_start_whose_answer_was_lost_succeeds(node: str, kind: str, count: int, repeated: str) -> None:
-    options = SimulatorOptions(private_key=SECRET).changed({"repeated_receipt": repeated})
+    options = SimulatorOptions(MS=SERIAL, private_key=SECRET).changed(REPEATED[repeated])
     async with bench(options, resilience_transaction_request_retries=0) as b:
         b.meter.set_load(0, 0)
         await b.until_live()
         b.meter.faults.add(fault(kind, node, count))
         await begun(b)
         assert receipt_of(await b.driver.stop_transaction("T-1")).identification == "04ABT-1"
-        assert (b.meter.begun, b.meter.ended) == (1, 1)
+        assert (b.meter.state.begun, b.meter.state.ended) == (1, 1)
 
 
 @pytest.mark.parametrize("repeated", ["refuse", "accept"])
@@ -66,14 +70,14 @@ async def test_a_start_whose_answer_was_lost_succeeds(node: str, kind: str, coun
 @pytest.mark.parametrize("kind", ACTED + NOT_ACTED + STALLED)
 @virtual
 async def test_a_stop_whose_answer_was_lost_succeeds(kind: str, count: int, repeated: str) -> None:
-    options = SimulatorOptions(private_key=SECRET).changed({"repeated_receipt": repeated})
+    options = SimulatorOptions(MS=SERIAL, private_key=SECRET).changed(REPEATED[repeated])
     async with bench(options, resilience_transaction_request_retries=0) as b:
         b.meter.set_load(0, 0)
         await b.until_live()
         await begun(b)
         b.meter.faults.add(fault(kind, "/receipt", count))
         assert receipt_of(await b.driver.stop_transaction("T-1")).identification == "04ABT-1"
-        assert (b.meter.begun, b.meter.ended) == (1, 1)
+        assert (b.meter.state.begun, b.meter.state.ended) == (1, 1)
 
 
 @virtual
@@ -101,7 +105,7 @@ async def test_the_user_is_assigned_again_for_it_in_case_the_first_is_over_alrea
         starting = await in_doubt(b)
         b.meter.handle("POST", "/counter/v1/ocmf/receipt", b'{"TX":"E"}')
         assert (await starting).status is OK
-        assert b.meter.begun == 2
+        assert b.meter.state.begun == 2
         assert b.requests("POST", "/user") == 2
         receipt = receipt_of(await b.driver.stop_transaction("T-1"))
         assert (receipt.pagination, receipt.identification) == ("T2", "04ABT-1")
@@ -138,7 +142,7 @@ async def test_a_refusal_after_a_lost_answer_is_no_failure() -> None:
         b.meter.handle("POST", "/counter/v1/ocmf/receipt", b'{"TX":"B"}')
         assert (await starting).status is OK
         assert b.requests("POST", "/receipt") == 3
-        assert b.meter.begun == 1
+        assert b.meter.state.begun == 1
 
 
 @pytest.mark.parametrize("kind", ["lose-answer", "stall acting", "server-error acting"])
@@ -153,10 +157,10 @@ async def test_a_start_that_failed_in_doubt_leaves_nothing_running(kind: str, ca
             await asyncio.sleep(0.001)
         b.meter.faults.add(Fault("refuse", node="/gw", count=1000), Fault("refuse", node="/metervalue", count=1000))
         assert (await starting).status is UNEXPECTED_ERROR
-        assert (b.meter.begun, b.meter.ended) == (1, 0)
+        assert (b.meter.state.begun, b.meter.state.ended) == (1, 0)
         b.meter.faults.clear()
         await asyncio.sleep(15)
-        assert (b.meter.begun, b.meter.ended) == (1, 1)
+        assert (b.meter.state.begun, b.meter.state.ended) == (1, 1)
         assert "ended a transaction that nobody waits for: receipt T1" in caplog.text
         late = await b.driver.stop_transaction("T-1")
         assert receipt_of(late).identification == "04ABT-1"
@@ -186,7 +190,7 @@ async def test_a_b_in_doubt_is_looked_for_as_long_as_the_start_may_take() -> Non
         await asyncio.sleep(20)
         b.meter.faults.clear()
         assert (await starting).status is OK
-        assert (b.meter.begun, b.meter.ended) == (1, 0)
+        assert (b.meter.state.begun, b.meter.state.ended) == (1, 0)
 
 
 @virtual
@@ -207,7 +211,7 @@ async def test_a_start_whose_meter_goes_away_before_b_fails_within_seconds() -> 
 
 @virtual
 async def test_a_b_in_doubt_that_a_power_cut_closed_does_not_lend_its_receipt_to_the_next_b() -> None:
-    options = SimulatorOptions(private_key=SECRET, receipt_while_signing="previous", signing_delay_s=2.0)
+    options = SimulatorOptions(MS=SERIAL, private_key=SECRET, receipt_while_signing="previous", signing_delay_s=2.0)
     async with bench(options) as b:
         b.meter.set_load(0, 0)
         await b.until_live()
@@ -219,7 +223,7 @@ async def test_a_b_in_doubt_that_a_power_cut_closed_does_not_lend_its_receipt_to
 
 @virtual
 async def test_a_b_in_doubt_that_runs_on_after_a_power_cut_is_ended_although_the_start_could_not() -> None:
-    options = SimulatorOptions(private_key=SECRET, open_at_power_cut="running")
+    options = SimulatorOptions(MS=SERIAL, private_key=SECRET, open_at_power_cut="running")
     async with bench(options) as b:
         b.meter.set_load(0, 0)
         await b.until_live()
@@ -232,14 +236,14 @@ async def test_a_b_in_doubt_that_runs_on_after_a_power_cut_is_ended_although_the
         assert b.meter.running
         b.meter.clear_load()
         await asyncio.sleep(15)
-        assert (b.meter.begun, b.meter.ended) == (1, 1)
+        assert (b.meter.state.begun, b.meter.state.ended) == (1, 1)
         assert receipt_of(await b.driver.stop_transaction("T-1")).identification == "04ABT-1"
 
 
 @pytest.mark.parametrize("fate", ["closed", "closed-late", "running", "lost"])
 @virtual
 async def test_a_power_cycle_between_user_and_b(fate: str) -> None:
-    options = SimulatorOptions(private_key=SECRET).changed({"open_at_power_cut": fate})
+    options = SimulatorOptions(MS=SERIAL, private_key=SECRET).changed({"open_at_power_cut": fate})
     async with bench(options) as b:
         b.meter.set_load(0, 0)
         await b.until_live()
@@ -307,7 +311,7 @@ async def test_a_start_whose_caller_gave_up_in_the_moment_of_its_answer_does_not
             await caller
         log.removeHandler(handler)
         await asyncio.sleep(15)
-        assert (b.meter.begun, b.meter.ended) == (1, 1)
+        assert (b.meter.state.begun, b.meter.state.ended) == (1, 1)
 
 
 @virtual
@@ -321,5 +325,5 @@ async def test_a_start_whose_caller_gave_up_does_not_run_on() -> None:
         caller.cancel()
         await asyncio.gather(caller, return_exceptions=True)
         await asyncio.sleep(15)
-        assert b.meter.begun == b.meter.ended
+        assert b.meter.state.begun == b.meter.state.ended
         assert not b.meter.running

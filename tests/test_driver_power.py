@@ -12,7 +12,7 @@ from iem_dcr.config import Settings
 from iem_dcr.driver import MeterDriver
 from iem_dcr.powermeter import TransactionRequestStatus
 from iem_dcr.simulator import Fault, SimulatorOptions
-from tests.support.bench import CI, SECRET, Bench, RememberingStation, bench, request
+from tests.support.bench import CI, SECRET, SERIAL, Bench, RememberingStation, bench, request
 from tests.support.virtual_time import virtual
 from tests.test_driver_start import receipt_of
 
@@ -25,7 +25,9 @@ FATES = ("closed", "closed-late", "running", "lost")
 
 
 def fated(fate: str, **options: object) -> SimulatorOptions:
-    return SimulatorOptions(private_key=SECRET).changed({"open_at_power_cut": fate, "late_close_s": 8.0, **options})
+    return SimulatorOptions(MS=SERIAL, private_key=SECRET).changed(
+        {"open_at_power_cut": fate, "late_close_s": 8.0, **options}
+    )
 
 
 async def earlier_session(b: Bench) -> None:

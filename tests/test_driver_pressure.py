@@ -18,7 +18,7 @@ from iem_dcr.driver.meter import COMMUNICATION_FAULT
 from iem_dcr.errors import MeterError
 from iem_dcr.powermeter import TransactionRequestStatus
 from iem_dcr.simulator import Answer, Fault, SimulatorOptions
-from tests.support.bench import SECRET, Bench, bench, request
+from tests.support.bench import SECRET, SERIAL, Bench, bench, request
 from tests.support.raw_server import Do, RawServer, Then
 from tests.support.virtual_time import run_virtual, virtual
 from tests.test_driver_corners import END, changed_answers
@@ -271,7 +271,7 @@ async def test_one_failed_reading_fails_no_stop_that_may_not_wait_for_the_meter(
 @virtual
 async def test_a_reading_that_stalls_within_a_stop_does_not_hold_it_up() -> None:
     loop = asyncio.get_running_loop()
-    async with bench(SimulatorOptions(private_key=SECRET, signing_delay_s=1.2)) as b:
+    async with bench(SimulatorOptions(MS=SERIAL, private_key=SECRET, signing_delay_s=1.2)) as b:
         await live(b)
         await asyncio.sleep(0.5)
         assert (await b.driver.start_transaction(request())).status is OK
@@ -373,7 +373,7 @@ async def test_a_defect_after_b_leaves_nothing_running(monkeypatch: pytest.Monke
             assert "internal error" in (await b.driver.start_transaction(request())).error
         assert b.meter.running
         await asyncio.sleep(20)
-        assert (b.meter.begun, b.meter.ended) == (1, 1)
+        assert (b.meter.state.begun, b.meter.state.ended) == (1, 1)
 
 
 @virtual

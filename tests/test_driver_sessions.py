@@ -12,7 +12,7 @@ import pytest
 from iem_dcr import ocmf
 from iem_dcr.powermeter import TransactionRequestStatus
 from iem_dcr.simulator import Fault, FaultKind, SimulatorOptions
-from tests.support.bench import SECRET, Bench, bench, request
+from tests.support.bench import SECRET, SERIAL, Bench, bench, request
 from tests.support.virtual_time import run_virtual
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ NODES = ("*", "/receipt", "/user", "/metervalue", "/gw", "/transaction", "/datet
 KINDS = get_args(FaultKind)
 ENCODINGS = ("unpadded-der", "der", "raw")
 POWER_CUTS = ("closed", "closed-late", "running", "lost")
-CONNECTIONS = ("keep-alive", "close", "drop-idle", "drop-reused")
+KEEP_ALIVE = ("keep", "close", "drop-idle", "drop-reused")
 WHILE_SIGNING = ("refuse", "nothing", "previous")
 
 
@@ -57,11 +57,12 @@ async def mischief(b: Bench, rng: random.Random) -> None:
 
 def configure(b: Bench, rng: random.Random) -> None:
     b.meter.configure(
-        connections=rng.choice(CONNECTIONS),
+        keep_alive=rng.choice(KEEP_ALIVE),
         signature_encoding=rng.choice(ENCODINGS),
         receipt_while_signing=rng.choice(WHILE_SIGNING),
         receipt_in_transaction=rng.choice(WHILE_SIGNING),
-        repeated_receipt=rng.choice(("refuse", "accept")),
+        idle_end=rng.choice(("refuse", "accept")),
+        second_begin=rng.choice(("refuse", "ignore")),
         user_tariff_sticks=rng.choice((True, False)),
         receipt_wrapping=rng.choice(("raw", "json-string", "object")),
         signing_delay_s=rng.choice((0.0, 0.12, 1.0)),
@@ -129,7 +130,7 @@ def test_no_receipt_is_lost_or_swapped(seed: int, caplog: pytest.LogCaptureFixtu
     rng = random.Random(seed)
 
     async def sessions() -> list[str]:
-        options = SimulatorOptions(private_key=SECRET, firmware=rng.choice(("v1", "v2")))
+        options = SimulatorOptions(MS=SERIAL, private_key=SECRET, firmware=rng.choice(("v1", "v2")))
         async with bench(options, TT_initial="0,79 EUR/kWh") as b:
             await b.until_live()
             outcomes = [await one_session(b, rng, f"{seed}-{number}") for number in range(25)]

@@ -12,7 +12,7 @@ import pytest
 from iem_dcr import ocmf
 from iem_dcr.powermeter import TransactionRequestStatus
 from iem_dcr.simulator import Fault, SimulatorOptions
-from tests.support.bench import CI, SECRET, Bench, bench, request
+from tests.support.bench import CI, SECRET, SERIAL, Bench, bench, request
 from tests.support.virtual_time import VirtualWall, virtual
 
 OK = TransactionRequestStatus.OK
@@ -51,7 +51,7 @@ async def test_the_first_value_comes_at_once_and_the_key_before_it() -> None:
 
 @virtual
 async def test_a_bare_key_is_published_as_der() -> None:
-    async with bench(SimulatorOptions(private_key=SECRET, public_key_form="raw")) as b:
+    async with bench(SimulatorOptions(MS=SERIAL, private_key=SECRET, public_key_form="raw")) as b:
         await b.until_live()
         assert b.station.keys[0].startswith("3059301306072a8648ce3d0201")
 
@@ -250,7 +250,7 @@ async def test_a_host_without_a_clock_makes_gw_wait_and_never_sends_its_time_wit
 
 @virtual
 async def test_a_transaction_that_went_on_over_a_power_cut_has_its_time_of_waiting_for_the_host_s_clock() -> None:
-    options = SimulatorOptions(private_key=SECRET, charge_s=1.0, open_at_power_cut="running")
+    options = SimulatorOptions(MS=SERIAL, private_key=SECRET, charge_s=1.0, open_at_power_cut="running")
     async with bench(options, wall=VirtualWall(datetime(1970, 1, 1, tzinfo=UTC))) as b:
         await asyncio.sleep(80)
         assert (await b.driver.start_transaction(request("T-1"))).status is TransactionRequestStatus.OK

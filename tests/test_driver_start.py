@@ -11,7 +11,7 @@ import pytest
 from iem_dcr import ocmf
 from iem_dcr.powermeter import TransactionRequestStatus, TransactionStopResponse
 from iem_dcr.simulator import Fault, SimulatorOptions
-from tests.support.bench import CI, SECRET, Bench, bench, request
+from tests.support.bench import CI, SECRET, SERIAL, Bench, bench, request
 from tests.support.virtual_time import virtual
 
 OK = TransactionRequestStatus.OK
@@ -164,7 +164,7 @@ async def test_the_same_start_again_is_ok_without_touching_the_meter() -> None:
         since = len(b.meter.requests)
         assert (await b.driver.start_transaction(request())).status is OK
         assert at_the_meter(b, since) == []
-        assert b.meter.begun == 1
+        assert b.meter.state.begun == 1
 
 
 @virtual
@@ -175,7 +175,7 @@ async def test_any_other_start_ends_what_runs_and_keeps_its_receipt() -> None:
         assert (await b.driver.start_transaction(request("A"))).status is OK
         await asyncio.sleep(3)
         assert (await b.driver.start_transaction(request("B"))).status is OK
-        assert (b.meter.begun, b.meter.ended) == (2, 1)
+        assert (b.meter.state.begun, b.meter.state.ended) == (2, 1)
         first = receipt_of(await b.driver.stop_transaction("A"))
         assert first.identification == "04ABA"
         assert b.meter.running
@@ -269,7 +269,9 @@ async def test_a_reading_that_fails_does_not_fail_a_start() -> None:
 
 @virtual
 async def test_receipts_are_found_without_an_earlier_pagination(caplog: pytest.LogCaptureFixture) -> None:
-    options = SimulatorOptions(private_key=SECRET, receipt_while_signing="previous", receipt_in_transaction="previous")
+    options = SimulatorOptions(
+        MS=SERIAL, private_key=SECRET, receipt_while_signing="previous", receipt_in_transaction="previous"
+    )
     async with bench(options) as b:
         b.meter.set_load(0, 0)
         await b.until_live()

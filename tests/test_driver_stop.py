@@ -12,7 +12,7 @@ from iem_dcr import ocmf
 from iem_dcr.ocmf import Outcome
 from iem_dcr.powermeter import TransactionRequestStatus
 from iem_dcr.simulator import Fault, SimulatorOptions
-from tests.support.bench import SECRET, Bench, bench, request
+from tests.support.bench import SECRET, SERIAL, Bench, bench, request
 from tests.support.virtual_time import virtual
 from tests.test_driver_start import BEGIN, RECEIPT, receipt_of
 
@@ -35,7 +35,7 @@ async def session(b: Bench, name: str = "T-1") -> str:
 @pytest.mark.parametrize("encoding", ["unpadded-der", "der", "raw"])
 @virtual
 async def test_the_receipt_is_handed_over_byte_for_byte(firmware: str, wrapping: str, encoding: str) -> None:
-    options = SimulatorOptions(private_key=SECRET).changed(
+    options = SimulatorOptions(MS=SERIAL, private_key=SECRET).changed(
         {"firmware": firmware, "receipt_wrapping": wrapping, "signature_encoding": encoding}
     )
     async with bench(options) as b:
@@ -70,7 +70,7 @@ async def test_the_live_value_after_the_end_is_published_before_the_answer() -> 
 @pytest.mark.parametrize("signing_s", [0.0, 0.12, 3.0, 30.0])
 @virtual
 async def test_the_receipt_is_awaited_and_never_an_older_one(answer: str, signing_s: float) -> None:
-    options = SimulatorOptions(private_key=SECRET, signing_delay_s=signing_s).changed(
+    options = SimulatorOptions(MS=SERIAL, private_key=SECRET, signing_delay_s=signing_s).changed(
         {"receipt_while_signing": answer, "receipt_in_transaction": answer}
     )
     loop = asyncio.get_running_loop()
@@ -106,7 +106,7 @@ async def test_the_last_receipt_whatever_the_id_where_nothing_is_known_of_it(tra
         b.meter.handle("POST", RECEIPT, END)
         await asyncio.sleep(1)
         assert receipt_of(await b.driver.stop_transaction(transaction_id)).text == b.meter.signed[-1].text
-        assert b.meter.ended == 1
+        assert b.meter.state.ended == 1
 
 
 @virtual
@@ -123,7 +123,7 @@ async def test_a_receipt_that_is_known_to_be_anothers_is_not_handed_over_as_the_
 @pytest.mark.parametrize("firmware", ["v1", "v2"])
 @virtual
 async def test_an_error_when_there_has_never_been_one(firmware: str) -> None:
-    async with bench(SimulatorOptions(private_key=SECRET).changed({"firmware": firmware})) as b:
+    async with bench(SimulatorOptions(MS=SERIAL, private_key=SECRET).changed({"firmware": firmware})) as b:
         await b.until_live()
         stopped = await b.driver.stop_transaction("")
         assert stopped.status is UNEXPECTED_ERROR
@@ -221,7 +221,7 @@ async def test_an_end_that_is_refused_for_good_says_that_a_current_flows_and_is_
         await asyncio.sleep(12)
         assert not b.meter.running
         assert receipt_of(await b.driver.stop_transaction("T-1")).identification == "04ABT-1"
-        assert b.meter.ended == 1
+        assert b.meter.state.ended == 1
 
 
 @virtual
@@ -260,7 +260,7 @@ async def test_a_receipt_that_does_not_verify_is_handed_over_with_an_error(caplo
     async with bench() as b:
         b.meter.set_load(0, 0)
         await b.until_live()
-        b.meter.configure(private_key=SECRET + 1)
+        b.meter.configure(MS=SERIAL, private_key=SECRET + 1)
         assert (await b.driver.start_transaction(request())).status is OK
         before = b.requests("GET", "/transaction")
         assert receipt_of(await b.driver.stop_transaction("T-1")).text == b.meter.signed[-1].text
@@ -274,7 +274,7 @@ async def test_verification_can_be_switched_off(caplog: pytest.LogCaptureFixture
     async with bench(verify_receipts=False) as b:
         b.meter.set_load(0, 0)
         await b.until_live()
-        b.meter.configure(private_key=SECRET + 1)
+        b.meter.configure(MS=SERIAL, private_key=SECRET + 1)
         await session(b)
     assert not caplog.records
 

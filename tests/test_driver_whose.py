@@ -10,7 +10,7 @@ import pytest
 from iem_dcr import ocmf
 from iem_dcr.powermeter import TransactionRequestStatus
 from iem_dcr.simulator import Answer, Fault, SimulatorOptions
-from tests.support.bench import CI, SECRET, Bench, bench, request
+from tests.support.bench import CI, SECRET, SERIAL, Bench, bench, request
 from tests.support.virtual_time import virtual
 from tests.test_driver_corners import END, changed_answers
 from tests.test_driver_power import fated
@@ -113,7 +113,7 @@ async def test_a_late_receipt_from_before_the_restart_is_not_taken_for_the_first
 
 @virtual
 async def test_the_receipt_of_a_transaction_ended_for_a_start_that_failed_is_not_the_next_ones() -> None:
-    options = SimulatorOptions(private_key=SECRET, signing_delay_s=20.0, receipt_while_signing="previous")
+    options = SimulatorOptions(MS=SERIAL, private_key=SECRET, signing_delay_s=20.0, receipt_while_signing="previous")
     async with bench(options) as b:
         b.meter.set_load(0, 0)
         b.meter.handle("POST", RECEIPT, BEGIN)
@@ -127,7 +127,7 @@ async def test_the_receipt_of_a_transaction_ended_for_a_start_that_failed_is_not
 
 @virtual
 async def test_the_same_card_twice_gets_two_receipts_also_where_the_last_tuple_cannot_be_read() -> None:
-    options = SimulatorOptions(private_key=SECRET, signing_delay_s=1.0, receipt_while_signing="previous")
+    options = SimulatorOptions(MS=SERIAL, private_key=SECRET, signing_delay_s=1.0, receipt_while_signing="previous")
     async with bench(options) as b:
         await live(b)
         b.meter.faults.add(Fault("refuse", node="/transaction", status=503, count=100_000))
@@ -389,7 +389,7 @@ async def test_a_start_that_the_end_of_the_run_cut_short_is_ended_by_the_next_ru
         assert b.meter.running
         await run_again(b)
         assert "stopping" in (await starting).error
-        assert (b.meter.begun, b.meter.ended) == (1, 1)
+        assert (b.meter.state.begun, b.meter.state.ended) == (1, 1)
 
 
 @virtual

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from endurance.__main__ import GROWS_AT_MOST_KIB, WARM_AFTER_RUNS, main
+from endurance.counts import EVERY_KIND, MORE_KINDS, counted
 from endurance.deliberate import FAULTS, Deliberate
-from endurance.happenings import EVERY_KIND, carry_out_counted
 from endurance.invariants import broken
-from endurance.plan import SESSIONS_IN_A_RUN, make
+from endurance.knobs import ALL
+from endurance.plan import KNOBS, SESSIONS_IN_A_RUN, make
 from endurance.running import Outcome, broken_promises, make_runs
 from endurance.shrink import from_text, shrunk, to_text
 from endurance.world import World, carry_out
@@ -27,16 +28,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).resolve().parents[1]
-PARTS = 20
+PARTS = 8
 RUNS = 10
-"""Of each part: 20 x 10 runs of 25 sessions are 5,000."""
+"""Of each part: 8 x 10 runs of 25 sessions are 2,000."""
 
 RICH = (0, 1, 2, 3, 4, 7, 18, 60)
 """Seeds whose runs have much in them, so that little is to be run to see everything."""
 
 
 @pytest.mark.parametrize("part", range(PARTS))
-def test_five_thousand_sessions_break_no_promise(part: int) -> None:
+def test_two_thousand_sessions_break_no_promise(part: int) -> None:
     counts: Counter[str] = Counter()
     for seed in range(part * RUNS, (part + 1) * RUNS):
         promises, happened = broken_promises(make(seed))
@@ -50,10 +51,29 @@ def test_everything_happens() -> None:
     """In the runs above there is each kind of thing that can happen; a few of them have it all."""
     missing = set(EVERY_KIND)
     for seed in dict.fromkeys([*RICH, *range(PARTS * RUNS)]):
-        missing -= carry_out_counted(make(seed)).counts.keys()
+        missing -= counted(carry_out(make(seed))).keys()
         if not missing:
             break
     assert missing == set()
+
+
+def test_with_all_knobs_every_knob_is_turned_and_every_trouble_comes() -> None:
+    missing = set(MORE_KINDS)
+    for seed in range(PARTS * RUNS):
+        plan = make(seed, sessions=6, knobs=ALL)
+        missing -= counted(carry_out(plan)).keys()
+        if not missing:
+            break
+    assert missing == set()
+
+
+def test_one_knob_is_turned_by_its_name_and_nothing_else_is() -> None:
+    known = make(5)
+    for name in set(KNOBS) - {"known", ALL}:
+        plan = make(5, knobs=name)
+        changed = {each for each, value in plan.options.as_json().items() if value != known.options.as_json()[each]}
+        assert changed <= {name}
+        assert changed or plan.sessions != known.sessions or name in ("idle_end", "receipt_while_signing")
 
 
 @pytest.mark.parametrize(
@@ -145,9 +165,9 @@ def test_a_failing_run_is_shortened_and_replayed(capsys: pytest.CaptureFixture[s
 def test_the_command_tells_of_the_first_run_that_fails_and_how_to_replay_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def in_this_process(first: int, runs: int, workers: int) -> Iterator[Outcome]:
+    def in_this_process(first: int, runs: int, workers: int, knobs: str) -> Iterator[Outcome]:
         del workers
-        yield make_runs(range(first, first + runs))
+        yield make_runs(range(first, first + runs), knobs)
 
     monkeypatch.setattr("endurance.__main__.outcomes", in_this_process)
     with fault("wrong key").applied():
@@ -156,7 +176,7 @@ def test_the_command_tells_of_the_first_run_that_fails_and_how_to_replay_it(
         assert outcome.promises
         assert main(["--seed", "1000", "--sessions", "75"]) == 1
         *_, replay = capsys.readouterr().out.splitlines()
-        written = re.fullmatch(r"make endurance SEED=(\d+) KEEP='([^']+)'", replay)
+        written = re.fullmatch(r"make endurance KNOBS=known SEED=(\d+) KEEP='([^']+)'", replay)
         assert written is not None
         assert main(["--seed", written[1], "--keep", written[2]]) == 1
     assert main(["--seed", written[1], "--keep", written[2]]) == 0
@@ -166,7 +186,7 @@ def test_the_command_tells_of_the_first_run_that_fails_and_how_to_replay_it(
 def test_the_command_fails_where_memory_grows(
     grows_kib: int, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def grown(_first: int, _runs: int, _workers: int) -> Iterator[Outcome]:
+    def grown(_first: int, _runs: int, _workers: int, _knobs: str) -> Iterator[Outcome]:
         for resident_kib in (60_000, 60_000 + grows_kib):
             yield Outcome(WARM_AFTER_RUNS, Counter(), None, (), 1, resident_kib)
 
@@ -236,7 +256,9 @@ def test_what_is_kept_is_checked(text: str, problem: str, capsys: pytest.Capture
     assert problem in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [["--sessions", "0"], ["--sessions", "many"], ["--seed", "-1"]])
+@pytest.mark.parametrize(
+    "arguments", [["--sessions", "0"], ["--sessions", "many"], ["--seed", "-1"], ["--knobs", "some"]]
+)
 def test_wrong_arguments_are_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(arguments)

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from endurance.invariants import broken
+from endurance.model import MODULE
 from endurance.plan import SessionPlan, Step, make
-from endurance.process import MODULE
 from endurance.replacing import instead
 from endurance.world import carry_out
 from iem_dcr.driver import MeterDriver
@@ -16,8 +16,8 @@ from iem_dcr.driver.driver import START_S
 from iem_dcr.everest.driving import HANDLER_MARGIN_S
 
 if TYPE_CHECKING:
+    from endurance.model import Call
     from endurance.plan import Plan
-    from endurance.stage import Call
     from endurance.world import World
 
 REQUEST = {

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+from endurance.stage import Call, Filed
 
 from endurance.day import Hour
 from endurance.day import grown as grown_in_a_day
@@ -21,7 +22,6 @@ from endurance.processes.killing import Run
 from endurance.processes.network import Fault
 from endurance.processes.soak import ALLOWED, Sample, grown, slope_per_hour
 from endurance.processes.ways import PacketWay, ProxyWay, unshared, why_no_namespaces
-from endurance.stage import Call, Filed
 from iem_dcr.device.client import MeterClient
 from iem_dcr.errors import MeterError
 from iem_dcr.simulator import SimulatorServer

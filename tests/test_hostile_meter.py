@@ -38,7 +38,7 @@ from iem_dcr.everest_api.meter_api import MeterApi
 from iem_dcr.powermeter import TransactionRequestStatus
 from iem_dcr.simulator import SimulatedMeter, SimulatorOptions
 from tests.support.api_bench import ApiBench
-from tests.support.bench import CI, SECRET, RememberingStation, bench, request
+from tests.support.bench import CI, SECRET, SERIAL, RememberingStation, bench, request
 from tests.support.command_line import run
 from tests.support.fake_bus import FakeBus
 from tests.support.hostile_bodies import ESCAPES
@@ -68,7 +68,7 @@ USER = User(IS=True, IL="NONE", IF=(), IT="ISO14443", ID="04AB", US=False)
 
 def simulated() -> SimulatedMeter:
     loop = asyncio.get_running_loop()
-    return SimulatedMeter(SimulatorOptions(private_key=SECRET, charge_s=2.0), monotonic=loop.time)
+    return SimulatedMeter(SimulatorOptions(MS=SERIAL, private_key=SECRET, charge_s=2.0), monotonic=loop.time)
 
 
 def nodes(client: MeterClient) -> list[Callable[[], Coroutine[Any, Any, object]]]:
@@ -336,7 +336,7 @@ def journal_of_a_hostile_meter(tmp_path: Path) -> Path:
     """A journal with the receipt of a meter that calls itself what no meter is called."""
     path = tmp_path / "receipts.db"
     name = ESCAPES.replace("\ud800", "")  # what has no UTF-8 cannot be signed
-    options = SimulatorOptions(private_key=SECRET, charge_s=1.0)
+    options = SimulatorOptions(MS=SERIAL, private_key=SECRET, charge_s=1.0)
     for key, value in {"MS": name, "MM": name * 20, "GI": name + "x" * 30_000, "ST": "\x1b[31m"}.items():
         object.__setattr__(options, key, value)  # the simulator itself would refuse them
 

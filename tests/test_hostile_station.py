@@ -14,7 +14,7 @@ from iem_dcr import ocmf
 from iem_dcr.powermeter import TransactionRequestStatus
 from iem_dcr.simulator import SimulatedMeter, SimulatorOptions
 from tests.support.api_bench import api_bench, request, start_payload
-from tests.support.bench import SECRET, bench
+from tests.support.bench import SECRET, SERIAL, bench
 from tests.support.bench import request as start_request
 from tests.support.device_api import problems as problems_of_body
 from tests.support.device_api import request_schema
@@ -49,7 +49,13 @@ OTHERS: list[object] = [
     ["T-1"],
 ]
 CARD = "5EC2E7F00D{:04}"
-QUICK: dict[str, Any] = {"private_key": SECRET, "charge_s": 0.2, "load_delay_s": 0.0, "signing_delay_s": 0.02}
+QUICK: dict[str, Any] = {
+    "MS": SERIAL,
+    "private_key": SECRET,
+    "charge_s": 0.2,
+    "load_delay_s": 0.0,
+    "signing_delay_s": 0.02,
+}
 
 
 def starts(rng: random.Random, number: int) -> Any:

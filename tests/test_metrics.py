@@ -25,7 +25,7 @@ from iem_dcr.service.standing import Standing
 from iem_dcr.service.web_settings import WebSettings
 from iem_dcr.simulator import Fault, SimulatorOptions, SimulatorServer
 from tests.support.api_bench import request, start_payload
-from tests.support.bench import SECRET
+from tests.support.bench import SECRET, SERIAL
 from tests.support.service_site import Site, site
 from tests.support.virtual_time import run_virtual, virtual
 
@@ -214,7 +214,7 @@ def test_the_meters_errors(tmp_path: Path) -> None:
 
 def test_a_receipt_that_is_not_valid(tmp_path: Path) -> None:
     async def story(running: Site) -> Scraped:
-        running.meters["pm1"].configure(private_key=SECRET + 1)  # its driver has the other key already
+        running.meters["pm1"].configure(MS=SERIAL, private_key=SECRET + 1)  # its driver has the other key already
         await session(running, "pm1", "T-1")
         return await scrape(running)
 
@@ -416,7 +416,7 @@ def test_ready_once_the_module_id_is_known(tmp_path: Path) -> None:
 async def test_requests_are_told_of_once_each() -> None:
     heard: list[tuple[str, str, float, MeterError | None]] = []
     async with (
-        SimulatorServer(SimulatorOptions(private_key=SECRET)) as server,
+        SimulatorServer(SimulatorOptions(MS=SERIAL, private_key=SECRET)) as server,
         MeterClient(server.host, server.port) as client,
     ):
         client.on_request = lambda *of: heard.append(of)

@@ -22,8 +22,8 @@ from iem_dcr.bringup.pseudonyms import Pseudonyms
 from iem_dcr.bringup.recorder import Recorded
 from iem_dcr.device.connections import Answer
 from iem_dcr.errors import RecordingError
-from iem_dcr.simulator import SimulatedMeter, SimulatorOptions
-from tests.support.bench import CI, SECRET
+from iem_dcr.simulator import SimulatedMeter
+from tests.support.bench import CI, SECRET, meter_options
 from tests.support.command_line import Simulator, run
 from tests.support.ocmf_signing import CurveSigner
 from tests.support.recorded import FIRMWARE, Recording
@@ -43,7 +43,7 @@ JSON_TYPE = (("Content-Type", "application/json"),)
 def signed_meter(**options: Any) -> dict[str, bytes]:
     """Bodies of a simulated meter that has signed a receipt, by path."""
     now = [0.0]
-    meter = SimulatedMeter(SimulatorOptions(**({"private_key": SECRET} | options)), monotonic=lambda: now[0])
+    meter = SimulatedMeter(meter_options(**options), monotonic=lambda: now[0])
     user = {"IS": True, "IL": "HEARSAY", "IF": ["RFID_PLAIN"], "IT": "ISO14443", "ID": USER, "US": False}
     for node, body in (
         ("/gw", {"CT": "EVSEID", "CI": CI, "TM": "2026-03-01T12:00:00,000+0100"}),
@@ -194,7 +194,7 @@ def shape(text: str) -> str:
 
 def test_a_receipt_that_does_not_verify_does_not_afterwards() -> None:
     bodies = signed_meter()
-    bodies[nodes.PUBLICKEY.path] = signed_meter(private_key=SECRET + 1)[nodes.PUBLICKEY.path]
+    bodies[nodes.PUBLICKEY.path] = signed_meter(MS=SERIAL, private_key=SECRET + 1)[nodes.PUBLICKEY.path]
     written, told = disguised(bodies)
     assert set(told) == {NOISE}
     receipt = ocmf.parse(written[nodes.TRANSACTION_V1.path].decode())

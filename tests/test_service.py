@@ -139,7 +139,7 @@ async def test_the_reply_to_what_was_finished_survives_a_failure(tmp_path: Path)
         await running.pass_time(4.0)
         (reply,) = running.bus.on("reply/1")
         assert reply.value == {"status": "OK"}
-        assert running.meters["pm1"].begun == 1
+        assert running.meters["pm1"].state.begun == 1
 
 
 @virtual

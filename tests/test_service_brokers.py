@@ -120,12 +120,12 @@ async def test_the_broker_is_killed_at_each_step_of_a_session(kind: type[TestBro
             await site.break_down()
             await ask(site.everest, PM.start, start)  # lost: the broker has nobody to hold it for
             await site.be_back()
-            assert meter.begun == 0
+            assert meter.state.begun == 0
         if step == "in start":
             meter.faults.add(Fault("drip", "/receipt", "POST", delay_s=0.01))
         await ask(site.everest, PM.start, start)
         if step == "in start":
-            await until(lambda: meter.begun)
+            await until(lambda: meter.state.begun)
             assert not site.everest.payloads(START_REPLY)
             await site.break_down()
             await site.be_back()
@@ -138,7 +138,7 @@ async def test_the_broker_is_killed_at_each_step_of_a_session(kind: type[TestBro
             assert meter.running
         await ask(site.everest, PM.stop, stop)
         if step == "in stop":
-            await until(lambda: meter.ended)
+            await until(lambda: meter.state.ended)
             assert not site.everest.payloads(STOP_REPLY)
             await site.break_down()
             await site.be_back()
@@ -151,7 +151,7 @@ async def test_the_broker_is_killed_at_each_step_of_a_session(kind: type[TestBro
             for reply_to in (STOP_REPLY, "reply/another"):
                 await ask(site.everest, PM.stop, request("T-1", reply_to))
                 assert receipt_of(await answer(site.everest, reply_to), "T-1") == receipt
-        assert (meter.begun, meter.ended, site.posted) == (1, 1, 2)
+        assert (meter.state.begun, meter.state.ended, site.posted) == (1, 1, 2)
 
 
 @BROKERS
@@ -162,7 +162,7 @@ async def test_an_answer_waits_for_everest_to_be_back_at_the_broker_too(kind: ty
         await ask(site.everest, PM.start, request(start_payload("T-1"), START_REPLY))
         assert await answer(site.everest, START_REPLY) == OK
         await ask(site.everest, PM.stop, stop)
-        await until(lambda: site.meter.ended)
+        await until(lambda: site.meter.state.ended)
         await site.break_down()
         site.close()
         site.mend()
@@ -170,7 +170,7 @@ async def test_an_answer_waits_for_everest_to_be_back_at_the_broker_too(kind: ty
         await asyncio.to_thread(site.connect)
         await until(lambda: len(site.everest.payloads(PM.values)) > 1)
         receipt_of(await answer(site.everest, STOP_REPLY), "T-1")
-        assert (site.meter.begun, site.meter.ended, site.posted) == (1, 1, 2)
+        assert (site.meter.state.begun, site.meter.state.ended, site.posted) == (1, 1, 2)
 
 
 @real_time
@@ -260,7 +260,7 @@ async def test_malformed_requests(kind: type[TestBroker]) -> None:
             assert answered < replies.keys()
             assert len(replies) == len(answered) + 2  # the two of the session
             assert set(replies.values()) == {1}
-            assert meter.begun == 1
+            assert meter.state.begun == 1
 
 
 def names_transaction(payload: object) -> bool:
@@ -310,6 +310,6 @@ async def test_whatever_is_published_as_a_request_harms_nothing() -> None:
         async with simulated() as (meter, port), serving(broker.settings(), {"pm1": port}):
             await until(lambda: everest.payloads(PM.values))
             await asyncio.to_thread(flood, everest, itertools.count())
-            assert meter.begun == 0
+            assert meter.state.begun == 0
             assert await session(everest, "pm1", "T-1")
-            assert meter.begun == 1
+            assert meter.state.begun == 1

@@ -182,7 +182,7 @@ def test_the_receipt_comes_when_it_is_signed() -> None:
     assert bench.get("/receipt").content_type == "text/plain"
 
 
-@pytest.mark.parametrize("kind", ["nothing", "previous"])
+@pytest.mark.parametrize("kind", ["empty", "previous"])
 def test_the_receipt_of_a_transaction_not_yet_signed(kind: str) -> None:
     bench = Bench(receipt_while_signing=kind, receipt_in_transaction=kind)
     bench.begin()
@@ -196,7 +196,7 @@ def test_the_receipt_of_a_transaction_not_yet_signed(kind: str) -> None:
     answers = [bench.get("/receipt")]
     bench.end()
     answers.append(bench.get("/receipt"))
-    assert {(answer.status, answer.body) for answer in answers} == {(200, b'""' if kind == "nothing" else first)}
+    assert {(answer.status, answer.body) for answer in answers} == {(200, b'""' if kind == "empty" else first)}
     assert bench.get("/transaction").body == first
 
 

@@ -51,7 +51,7 @@ class Client:
 
 @contextlib.asynccontextmanager
 async def client(**options: object) -> AsyncIterator[Client]:
-    chosen = SimulatorOptions(**cast("dict[str, Any]", {"private_key": 77} | options))
+    chosen = SimulatorOptions(**cast("dict[str, Any]", {"private_key": 77, "MS": "1SIM0000000042"} | options))
     async with SimulatorServer(chosen) as server, aiohttp.ClientSession() as session:
         yield Client(server, session)
 
@@ -85,10 +85,15 @@ def test_it_runs_on_an_ordinary_loop() -> None:
 @virtual
 async def test_chunked_bodies_and_expectations_are_understood() -> None:
     async with client() as http:
+        reader, writer = await asyncio.open_connection(http.server.host, http.server.port)
         head = f"POST {BASE}/receipt HTTP/1.1\r\nHost: meter\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n"
-        answer = await http.raw(head.encode() + b'Expect: 100-continue\r\n\r\n4\r\n{"TX\r\n6\r\n":"B"}\r\n0\r\n\r\n')
-        assert answer.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n")
+        writer.write(head.encode() + b"Expect: 100-continue\r\n\r\n")
+        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        writer.write(b'4\r\n{"TX\r\n6\r\n":"B"}\r\n0\r\n\r\n')
+        assert (await reader.read()).startswith(b"HTTP/1.1 200 OK\r\n")
         assert http.meter.running
+        writer.close()
+        await writer.wait_closed()
 
 
 @virtual
@@ -132,7 +137,7 @@ async def test_listening_on_the_newer_protocol() -> None:
 
 @pytest.mark.parametrize(
     ("habit", "pause_s", "connections"),
-    [("keep-alive", 60.0, 1), ("close", 0.0, 3), ("drop-idle", 0.4, 1), ("drop-idle", 0.6, 3)],
+    [("keep", 60.0, 1), ("close", 0.0, 3), ("drop-idle", 0.4, 1), ("drop-idle", 0.6, 3)],
 )
 def test_connection_habits(habit: str, pause_s: float, connections: int) -> None:
     async def main() -> None:
@@ -143,7 +148,7 @@ def test_connection_habits(habit: str, pause_s: float, connections: int) -> None
 
         trace = aiohttp.TraceConfig()
         trace.on_connection_create_end.append(note)
-        chosen = SimulatorOptions(**cast("dict[str, Any]", {"connections": habit}))
+        chosen = SimulatorOptions(**cast("dict[str, Any]", {"keep_alive": habit}))
         connector = aiohttp.TCPConnector(keepalive_timeout=1000)
         async with (
             SimulatorServer(chosen) as server,
@@ -159,7 +164,7 @@ def test_connection_habits(habit: str, pause_s: float, connections: int) -> None
 
 @virtual
 async def test_a_reused_connection_is_dropped_and_its_request_lost() -> None:
-    async with client(connections="drop-reused") as http:
+    async with client(keep_alive="drop-reused") as http:
         assert (await http.get("/gw"))[0] == 200
         with pytest.raises(aiohttp.ServerDisconnectedError):
             await http.begin()
@@ -181,9 +186,9 @@ async def test_fault_refuse_and_server_error() -> None:
         assert await http.begin() == (428, b"not now")
         assert (await http.get("/gw"))[0] == 403
         assert (await http.begin())[0] == 500
-        assert http.meter.begun == 0
+        assert http.meter.state.begun == 0
         assert (await http.begin())[0] == 503
-        assert http.meter.begun == 1
+        assert http.meter.state.begun == 1
         assert (await http.get("/gw"))[0] == 200
 
 
@@ -315,3 +320,75 @@ async def test_control_over_http() -> None:
         state = json.loads((await http.ask("GET", "/_sim/state"))[1])
         assert [record["text"] for record in state["signed"]] == [record.text for record in http.meter.signed]
         assert (await http.ask("POST", "/_sim/set", {"XC": 1}))[0] == 400
+
+
+@virtual
+async def test_a_request_that_was_given_up_is_acted_on_later() -> None:
+    async with client() as http:
+        http.meter.faults.add(Fault("act-late", delay_s=3))
+        with pytest.raises(TimeoutError):
+            await http.ask("POST", BASE + "/receipt", BEGIN, timeout_s=1)
+        assert http.meter.state.begun == 0
+        await asyncio.sleep(2.1)
+        assert http.meter.running
+        assert http.meter.requests[-1].acted
+
+
+@virtual
+async def test_head_and_body_come_in_two_writes_or_in_one() -> None:
+    for two_segments in (True, False):
+        async with client(two_segments=two_segments) as http:
+            reader, writer = await asyncio.open_connection(http.server.host, http.server.port)
+            writer.write(f"GET {BASE}/gw HTTP/1.1\r\nHost: meter\r\nConnection: close\r\n\r\n".encode())
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert b"Content-Length" in head
+            assert json.loads(await reader.read())["CT"] == ""
+            writer.close()
+            await writer.wait_closed()
+
+
+async def connected(server: SimulatorServer) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    reader, writer = await asyncio.open_connection(server.host, server.port)
+    writer.write(f"GET {BASE}/gw HTTP/1.1\r\nHost: meter\r\n\r\n".encode())
+    return reader, writer
+
+
+@virtual
+async def test_a_second_connection_waits() -> None:
+    async with client(connections="one-waits") as http:
+        reader, writer = await connected(http.server)
+        assert b"200" in await reader.readline()
+        second, second_writer = await connected(http.server)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(second.readline(), 5)
+        writer.close()
+        assert b"200" in await second.readline()
+        second_writer.close()
+
+
+@virtual
+async def test_a_second_connection_is_refused() -> None:
+    async with client(connections="one-refused") as http:
+        reader, writer = await connected(http.server)
+        assert b"200" in await reader.readline()
+        with pytest.raises(ConnectionRefusedError):
+            await connected(http.server)
+        writer.close()
+        await asyncio.sleep(0.1)
+        assert (await http.get("/gw"))[0] == 200
+
+
+@virtual
+async def test_two_meters_swap_addresses() -> None:
+    async with client(MS="1") as one, client(MS="2") as other:
+        first, second = one.server.meter, other.server.meter
+        await one.begin()
+        one.server.serve(second)
+        other.server.serve(first)
+        await asyncio.sleep(0.1)
+        assert [json.loads((await http.get("/metervalue"))[1])["MS"] for http in (one, other)] == ["2", "1"]
+        assert json.loads((await other.get("/metervalue"))[1])["XT"] is True
+        first.power_cycle(1, 1)
+        with pytest.raises(aiohttp.ClientConnectorError):
+            await other.get("/gw")
+        assert (await one.get("/gw"))[0] == 200

@@ -30,7 +30,7 @@ from iem_dcr.cli.watch_view import BARS, Picture, plain_line, sparkline
 from iem_dcr.device import messages
 from iem_dcr.simulator import Fault, SimulatedMeter, SimulatorOptions, SimulatorServer
 from scripts import terminal_picture
-from tests.support.bench import CI, SECRET, bench, request
+from tests.support.bench import CI, SECRET, SERIAL, bench, meter_options, request
 from tests.support.command_line import PATIENCE_S, Simulator, begin, environment, finish, read_until, run
 from tests.support.snapshots import assert_snapshot
 from tests.support.virtual_time import VirtualWall, run_virtual, virtual
@@ -97,7 +97,7 @@ def watched(
     async def main() -> Any:
         scene = Scene(VirtualWall())
         for of in options or ({},):
-            server = SimulatorServer(SimulatorOptions(**({"private_key": SECRET, "charge_s": 60.0} | of)))
+            server = SimulatorServer(meter_options(**({"charge_s": 60.0} | of)))
             await server.__aenter__()
             scene.servers.append(server)
             scene.watched.append(WatchedMeter(server.host, server.port, scene.wall))
@@ -135,7 +135,7 @@ def test_a_transaction() -> None:
 
 def test_a_transaction_seen_from_its_middle_says_so() -> None:
     async def main() -> str:
-        async with SimulatorServer(SimulatorOptions(private_key=SECRET, charge_s=60.0)) as server:
+        async with SimulatorServer(SimulatorOptions(MS=SERIAL, private_key=SECRET, charge_s=60.0)) as server:
             set_up(server.meter)
             post(server.meter, "/receipt", {"TX": "B"})
             await asyncio.sleep(30.0)

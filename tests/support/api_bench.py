@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from iem_dcr.config import Settings
 from iem_dcr.everest_api.meter_api import MeterApi
 from iem_dcr.simulator import SimulatedMeter, SimulatorOptions, SimulatorServer
-from tests.support.bench import CI, SECRET
+from tests.support.bench import CI, SECRET, SERIAL
 from tests.support.fake_bus import FakeBus, Published
 from tests.support.virtual_time import VirtualWall
 
@@ -94,7 +94,7 @@ class ApiBench:
 
     def begun(self) -> int:
         """How many transactions the meter has begun."""
-        return self.meter.begun
+        return self.meter.state.begun
 
     def running(self) -> bool:
         """Whether a transaction runs in the meter."""
@@ -117,7 +117,7 @@ async def api_bench(
 ) -> AsyncIterator[ApiBench]:
     """Run a meter on the API, all on this loop. What a handler raises is an error."""
     loop = asyncio.get_running_loop()
-    options = options or SimulatorOptions(private_key=SECRET, charge_s=2.0)
+    options = options or SimulatorOptions(MS=SERIAL, private_key=SECRET, charge_s=2.0)
     meter = SimulatedMeter(options, monotonic=loop.time)
     async with SimulatorServer(meter) as server:
         if not powered:

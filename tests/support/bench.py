@@ -21,6 +21,14 @@ if TYPE_CHECKING:
 CI = "DE*TST*E0001*1"
 SECRET = 0x1234567
 """The simulated meter's private key in tests: a number as good as any."""
+SERIAL = "1SIM0000000042"
+"""Its serial number in tests."""
+
+
+def meter_options(**options: Any) -> SimulatorOptions:
+    """Return a meter's options with the serial and the key of all tests, unless they are given."""
+    chosen: dict[str, Any] = {"MS": SERIAL, "private_key": SECRET}
+    return SimulatorOptions(**(chosen | options))
 
 
 @dataclass
@@ -90,7 +98,7 @@ async def bench(
 ) -> AsyncIterator[Bench]:
     """Run a driver against a simulated meter, both on this loop."""
     loop = asyncio.get_running_loop()
-    options = options or SimulatorOptions(private_key=SECRET, charge_s=2.0)
+    options = options or SimulatorOptions(MS=SERIAL, private_key=SECRET, charge_s=2.0)
     meter = SimulatedMeter(options, monotonic=loop.time)
     wall = wall or VirtualWall()
     async with SimulatorServer(meter) as server:

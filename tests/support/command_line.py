@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from iem_dcr.simulator import Fault, SimulatedMeter, SimulatorOptions, SimulatorServer
-from tests.support.bench import CI, SECRET
+from tests.support.bench import CI, SECRET, SERIAL
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,8 +89,14 @@ def read_until(process: subprocess.Popen[str], text: str) -> str:
 class Simulator:
     """A simulated meter on a loop in a thread of its own; made to sign without delay and to load for a moment only."""
 
-    def __init__(self, **options: object) -> None:
-        quick: dict[str, Any] = {"private_key": SECRET, "load_delay_s": 0.0, "charge_s": 0.1, "signing_delay_s": 0.02}
+    def __init__(self, **options: Any) -> None:
+        quick: dict[str, Any] = {
+            "MS": SERIAL,
+            "private_key": SECRET,
+            "load_delay_s": 0.0,
+            "charge_s": 0.1,
+            "signing_delay_s": 0.02,
+        }
         self._options = SimulatorOptions(**(quick | options))
         self._ready = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))

@@ -14,7 +14,7 @@ from iem_dcr.service.config import MeterConfig, ServiceConfig
 from iem_dcr.service.service import Service
 from iem_dcr.service.web_settings import WebSettings
 from iem_dcr.simulator import SimulatedMeter, SimulatorOptions, SimulatorServer
-from tests.support.bench import CI, SECRET
+from tests.support.bench import CI, SECRET, SERIAL
 from tests.support.service_site import FailingBus
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class PageSite:
         self._names = names or ("pm1",)
         self._web = web or WebSettings("127.0.0.1:0")
         self._settings = settings or {}
-        self._options: dict[str, Any] = {"private_key": SECRET, "signing_delay_s": 0.02} | options
+        self._options: dict[str, Any] = {"MS": SERIAL, "private_key": SECRET, "signing_delay_s": 0.02} | options
         self._ready = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._live()))
         self._meters: list[SimulatedMeter] = []

@@ -15,7 +15,7 @@ from iem_dcr.service.config import MeterConfig, ServiceConfig
 from iem_dcr.service.service import Service
 from iem_dcr.service.systemd import Notifier
 from iem_dcr.simulator import SimulatedMeter, SimulatorOptions, SimulatorServer
-from tests.support.bench import CI, SECRET
+from tests.support.bench import CI, SECRET, SERIAL
 from tests.support.fake_bus import FakeBus
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ async def site(
     path = str(tmp_path / "notify")
     async with contextlib.AsyncExitStack() as stack:
         for module_id in module_ids:
-            meter = SimulatedMeter(SimulatorOptions(private_key=SECRET, charge_s=2.0), monotonic=loop.time)
+            meter = SimulatedMeter(SimulatorOptions(MS=SERIAL, private_key=SECRET, charge_s=2.0), monotonic=loop.time)
             server = await stack.enter_async_context(SimulatorServer(meter))
             host, port = server.address.split(":")
             meters[module_id or ""] = meter

@@ -12,9 +12,9 @@ from iem_dcr.config import Settings
 from iem_dcr.everest_api.topics import Topics
 from iem_dcr.service.config import MeterConfig, ServiceConfig
 from iem_dcr.service.service import Service
-from iem_dcr.simulator import SimulatedMeter, SimulatorOptions, SimulatorServer
+from iem_dcr.simulator import SimulatedMeter, SimulatorServer
 from tests.support.api_bench import request, start_payload
-from tests.support.bench import CI, SECRET
+from tests.support.bench import CI, meter_options
 from tests.support.brokers import Recorder, until
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ REPLIES = "reply/#"
 @contextlib.asynccontextmanager
 async def simulated(**options: Any) -> AsyncIterator[tuple[SimulatedMeter, int]]:
     """A simulated meter and its port."""
-    quick = {"private_key": SECRET, "load_delay_s": 0.0, "charge_s": 0.1, "signing_delay_s": 0.02}
-    async with SimulatorServer(SimulatorOptions(**(quick | options))) as server:
+    quick = {"load_delay_s": 0.0, "charge_s": 0.1, "signing_delay_s": 0.02}
+    async with SimulatorServer(meter_options(**(quick | options))) as server:
         yield server.meter, server.port
 
 

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Final
 
 from iem_dcr import meter_time
 
-_SENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d,\d{3}[+-]\d{4}", re.ASCII)
+_SENT: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d,\d{3}[+-]\d{4}", re.ASCII)
+_ZONE: Final = timezone(timedelta(hours=1))
+_STARTS: Final = {"1970": datetime(1970, 1, 1, tzinfo=_ZONE)}
+_2000: Final = datetime(2000, 1, 1, tzinfo=_ZONE)
+_STANDS: Final = {"zeros": "0000-00-00T00:00:00,000+0000", "dashes": "----------T--------", "empty": ""}
+"""What TM may read for as long as it is not set, where it does not run from a date of its own."""
 
 
 class MeterClock:
@@ -17,9 +23,10 @@ class MeterClock:
         flag: OCMF's clock state: "U" until it is set, then "I".
     """
 
-    def __init__(self, instant: datetime, now_s: float) -> None:
+    def __init__(self, unset_time: str, now_s: float) -> None:
         self.flag = "U"
-        self._instant = instant
+        self._unset_time = unset_time
+        self._instant = _STARTS.get(unset_time, _2000)
         self._set_at_s = now_s
 
     def set(self, instant: datetime, now_s: float) -> None:
@@ -29,14 +36,20 @@ class MeterClock:
         self._set_at_s = now_s
 
     def shift(self, by_s: float) -> None:
-        """Make it wrong by so many seconds more, without anybody having set it."""
+        """Make it wrong by so many seconds more."""
         self._instant = _moved(self._instant, by_s)
 
-    def text(self, now_s: float, *, with_flag: bool = True) -> str:
-        """Write its time as the meter does: ``YYYY-MM-DDTHH:MM:SS,000±HHMM X``."""
-        instant = _moved(self._instant, now_s - self._set_at_s).replace(microsecond=0)
-        written = instant.replace(tzinfo=None).isoformat(timespec="milliseconds").replace(".", ",") + f"{instant:%z}"
-        return f"{written} {self.flag}" if with_flag else written
+    def text(self, now_s: float, *, sync_flag: bool = True, milliseconds: bool = True) -> str | None:
+        """Write its time as the meter does: ``YYYY-MM-DDTHH:MM:SS,000±HHMM X``; None where TM is left out."""
+        if self.flag == "U" and self._unset_time == "missing":
+            return None
+        if self.flag == "U" and self._unset_time in _STANDS:
+            written = _STANDS[self._unset_time]
+        else:
+            instant = _moved(self._instant, now_s - self._set_at_s)
+            fraction = ",000" if milliseconds else ""
+            written = f"{instant.replace(tzinfo=None, microsecond=0).isoformat()}{fraction}{instant:%z}"
+        return f"{written} {self.flag}" if sync_flag and written else written
 
 
 def parse_sent(text: str) -> datetime:

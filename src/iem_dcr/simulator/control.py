@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from iem_dcr.errors import ConfigError, printable
-from iem_dcr.simulator.answer import Answer, json_answer
 from iem_dcr.simulator.faults import Fault
-from iem_dcr.simulator.options import LARGEST_LOAD, LONGEST_OFF_S, LONGEST_SKEW_S, number_in
+from iem_dcr.simulator.nodes import Answer, json_answer
+from iem_dcr.simulator.options import LARGEST_LOAD, LONGEST_OFF_S, LONGEST_SKEW_S
+from iem_dcr.simulator.values import number_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -125,6 +125,14 @@ class EnergyPath:
         self._load = load
         self._since_s = now_s
 
+    def set_registers(self, now_s: float, *, import_wh: int | None = None, export_wh: int | None = None) -> None:
+        """Give registers another value, which may be lower; whatever flows goes on."""
+        exact_import, exact_export = self._exact(now_s)
+        if import_wh is not None:
+            self._import_wh += Decimal(import_wh) - exact_import
+        if export_wh is not None:
+            self._export_wh += Decimal(export_wh) - exact_export
+
     def at(self, now_s: float) -> tuple[float, float]:
         """Return current in A and voltage in V."""
         return self._load.at(now_s - self._since_s)

@@ -1,33 +1,38 @@
-"""Faults as data: which requests they hit and for how many of them. The server makes bytes of them."""
+"""Faults as data: which requests they hit, for how many of them, and what the meter does then. The server writes it."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Final, Literal, get_args
+
+import click
 
 from iem_dcr.errors import ConfigError, printable
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+from iem_dcr.simulator.values import Flag, Line, Number, Whole, checked
 
 FaultKind = Literal[
-    "refuse",
-    "lose-request",
-    "lose-answer",
-    "stall",
-    "drip",
-    "reset",
-    "server-error",
-    "garbage",
-    "garbage-http",
-    "wrong-length",
-]
+    "refuse", "lose-request", "lose-answer", "act-late", "stall", "drip", "reset", "server-error", "garbage",
+    "garbage-http", "wrong-length",
+]  # fmt: skip
 
-_METHODS = ("*", "GET", "POST")
-_DEFAULT_STATUS = {"refuse": 428, "server-error": 500}
-_DEFAULT_DELAY_S = {"stall": 30.0, "drip": 0.05}
-_ALWAYS_ACT = ("lose-answer", "drip", "garbage", "garbage-http", "wrong-length")
-_MAY_ACT = ("stall", "server-error")
+_DEFAULT_STATUS: Final = {"refuse": 428, "server-error": 500}
+_DEFAULT_DELAY_S: Final = {"act-late": 3.0, "stall": 30.0, "drip": 0.05}
+_ALWAYS_ACT: Final = ("lose-answer", "drip", "garbage", "garbage-http", "wrong-length")
+_MAY_ACT: Final = ("stall", "server-error")
+
+
+class _Node(Line):
+    """``/receipt`` and the like, or "*"."""
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str | None:
+        """Read it."""
+        if not isinstance(value, str) or not value.isprintable() or not (value == "*" or value.startswith("/")):
+            self.fail('expects a node like "/receipt", or "*"', param, ctx)
+        return value
+
+
+def _field(default: object, kind: object) -> Any:  # noqa: ANN401  the field has its own type
+    return field(default=default, metadata={"type": kind})
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,57 +41,38 @@ class Fault:
 
     Attributes:
         kind: "refuse": a status, not acted on; "lose-request": the connection is closed, not acted on; "lose-answer":
-            acted on, then closed; "stall": nothing for ``delay_s``, then closed; "drip": acted on, the answer comes
+            acted on, then closed; "act-late": no answer, acted on after ``delay_s``, whether or not the client is
+            still there, then closed; "stall": nothing for ``delay_s``, then closed; "drip": acted on, the answer comes
             byte by byte, ``delay_s`` apart; "reset": the connection is reset, not acted on; "server-error": a status;
             "garbage": acted on, status 200 with bytes that are no JSON; "garbage-http": acted on, bytes that are no
             HTTP; "wrong-length": acted on, announces more bytes than come, then closed.
         node: ``/receipt``, or "*" for every node.
         method: "GET", "POST" or "*".
         count: how many requests it hits.
-        status: HTTP status of "refuse" (428) and "server-error" (500).
+        status: HTTP status of "refuse" (428) and "server-error" (500); None: as in brackets.
         body: text of the answer of those two.
-        delay_s: of "stall" (30 s in all) and "drip" (0.05 s between bytes).
+        delay_s: of "act-late" (3 s), "stall" (30 s in all) and "drip" (0.05 s between bytes); None: as in brackets.
         acts: whether "stall" and "server-error" act on the request; the other kinds have it in their nature.
     """
 
-    kind: FaultKind
-    node: str = "*"
-    method: str = "*"
-    count: int = 1
-    status: int | None = None
-    body: str = ""
-    delay_s: float | None = None
-    acts: bool = False
+    kind: FaultKind = field(metadata={"type": click.Choice(get_args(FaultKind))})
+    node: str = _field("*", _Node())
+    method: str = _field("*", click.Choice(("*", "GET", "POST")))
+    count: int = _field(1, Whole(1))
+    status: int | None = _field(None, Whole(400, 599, optional=True))
+    body: str = _field("", Line())
+    delay_s: float | None = _field(None, Number(0, 86_400, optional=True))
+    acts: bool = _field(False, Flag())  # noqa: FBT003  the default
 
     def __post_init__(self) -> None:
-        """Check every value.
+        """Read and check every value.
 
         Raises:
             ConfigError: with one line for each value that does not fit.
         """
-        problems = list(self._problems())
-        if problems:
-            raise ConfigError(problems)
-
-    def _problems(self) -> Iterable[str]:
-        if self.kind not in get_args(FaultKind):
-            yield f"kind: {printable(repr(self.kind))} is not one of {', '.join(get_args(FaultKind))}"
-        if not _line(self.node) or not (self.node == "*" or self.node.startswith("/")):
-            yield 'node: expects a node like "/receipt", or "*"'
-        if self.method not in _METHODS:
-            yield f"method: expects one of {', '.join(_METHODS)}"
-        if not _whole(self.count) or self.count < 1:
-            yield "count: expects a whole number, at least 1"
-        if self.status is not None and not (_whole(self.status) and 400 <= self.status <= 599):
-            yield "status: expects an HTTP status from 400 to 599"
-        if not _line(self.body):
-            yield "body: expects text in one line"
-        if self.delay_s is not None and not (_number(self.delay_s) and 0 <= self.delay_s <= 86_400):
-            yield "delay_s: expects seconds, from 0 to 86400"
-        if not _truth(self.acts):
-            yield "acts: expects true or false"
+        checked(self)
         if self.acts and self.kind not in _MAY_ACT:
-            yield f"acts: has a meaning for {' and '.join(_MAY_ACT)} only"
+            raise ConfigError([f"acts: has a meaning for {' and '.join(_MAY_ACT)} only"])
 
     @classmethod
     def from_json(cls, value: object) -> Fault:
@@ -97,17 +83,18 @@ class Fault:
         """
         if not isinstance(value, dict):
             raise ConfigError(["fault: expects an object with at least the key kind"])
-        known = {field.name for field in fields(cls)}
+        known = {each.name for each in fields(cls)}
         problems = [f"{printable(key)}: no such key of a fault" for key in value if key not in known]
         if "kind" not in value:
             problems.append("kind: is missing")
         if problems:
             raise ConfigError(problems)
-        return cls(**cast("Mapping[str, Any]", value))
+        given: dict[str, Any] = value
+        return cls(**given)
 
     @property
     def acted(self) -> bool:
-        """Whether the meter acts on a request this fault hits."""
+        """Whether the meter acts at once on a request that this fault hits."""
         return self.acts or self.kind in _ALWAYS_ACT
 
     @property
@@ -153,19 +140,3 @@ class FaultPlan:
     def as_json(self) -> list[dict[str, object]]:
         """Return what is left, with ``count`` the requests still to be hit."""
         return [asdict(fault) | {"count": left} for fault, left in self._left]
-
-
-def _line(value: object) -> bool:
-    return isinstance(value, str) and value.isprintable()
-
-
-def _truth(value: object) -> bool:
-    return isinstance(value, bool)
-
-
-def _whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)

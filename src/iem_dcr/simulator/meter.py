@@ -4,23 +4,25 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
-from iem_dcr.simulator import energy, nodes
-from iem_dcr.simulator.answer import TEXT_TYPE, Answer, RefusalError
+from iem_dcr.simulator import energy
 from iem_dcr.simulator.faults import FaultPlan
-from iem_dcr.simulator.options import LARGEST_LOAD, LONGEST_OFF_S, LONGEST_SKEW_S, SimulatorOptions, number_in
-from iem_dcr.simulator.signing import Signer
+from iem_dcr.simulator.live_values import LiveValues
+from iem_dcr.simulator.nodes import Nodes, node_of
+from iem_dcr.simulator.options import LARGEST_LOAD, LONGEST_OFF_S, LONGEST_SKEW_S, SimulatorOptions
 from iem_dcr.simulator.state import EPSILON_S, MeterState
+from iem_dcr.simulator.values import number_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from cryptography.hazmat.primitives.asymmetric import ec
 
-    from iem_dcr.simulator.record import SignedRecord
+    from iem_dcr.simulator.nodes import Answer
+    from iem_dcr.simulator.signing import SignedRecord
 
-_REQUESTS_KEPT = 1000
+_REQUESTS_KEPT: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,8 @@ class SimulatedMeter:
         self.power_listeners: list[Callable[[], None]] = []
         self._monotonic = monotonic
         self._state = MeterState(options or SimulatorOptions(), monotonic())
+        self._values = LiveValues(monotonic())
+        self._nodes = Nodes(self._state, self._values)
         self._power_up_at_s: float | None = None
         self._reachable_at_s = 0.0
 
@@ -67,11 +71,8 @@ class SimulatedMeter:
         now_s = self._advance()
         if self.unreachable_for_s > 0:
             raise ConnectionRefusedError("the simulated meter is without power")
-        try:
-            answer = nodes.answer(self._state, method, path, body, now_s)
-        except RefusalError as refusal:
-            answer = Answer(refusal.status, refusal.reason.encode(), TEXT_TYPE)
-        self.note(method, nodes.node_of(path), answer.status, acted=answer.status == 200)
+        answer = self._nodes.answer(method, path, body, now_s)
+        self.note(method, node_of(path), answer.status, acted=answer.status < 300)
         return answer
 
     def note(self, method: str, node: str, status: int | None, *, acted: bool) -> None:
@@ -80,24 +81,27 @@ class SimulatedMeter:
         self.request_counts[method, node] += 1
 
     @property
+    def state(self) -> MeterState:
+        """What the meter knows, as it is now."""
+        self._advance()
+        return self._state
+
+    @property
     def options(self) -> SimulatorOptions:
         """The options in force."""
         return self._state.options
 
-    def configure(self, **changes: object) -> None:
+    def configure(self, **changes: Any) -> None:  # noqa: ANN401  the options check their values
         """Change options while the meter runs; all of them, or none.
 
-        A new load or signing delay holds from the next transaction on, a new ``clock_at_power_up`` from the next
-        power-up, a new key and serial from the next record.
+        A new load or signing delay holds from the next transaction on, a new ``unset_time`` from the next power-up, a
+        new key, serial and pagination from the next record, a new register from now.
 
         Raises:
-            ConfigError: a name is no option that can be changed now, or a value does not fit.
+            ConfigError: a name is no option, or a value does not fit.
         """
-        self._advance()
-        options = self._state.options.changed(changes)
-        if "private_key" in changes:
-            self._state.signer = Signer(options.private_key)
-        self._state.options = options
+        now_s = self._advance()
+        self._state.configure(self._state.options.changed(changes), set(changes), now_s)
 
     def shift_clock(self, by_s: float) -> None:
         """Make the meter's clock wrong by so many seconds, until it is set again."""
@@ -149,34 +153,22 @@ class SimulatedMeter:
     @property
     def signed(self) -> list[SignedRecord]:
         """All records it has signed until now, oldest first."""
-        self._advance()
-        return list(self._state.signed)
+        return list(self.state.signed)
 
     @property
     def running(self) -> bool:
-        """Whether a transaction runs; this is XT."""
-        self._advance()
-        return self._state.opened is not None
-
-    @property
-    def begun(self) -> int:
-        """How many transactions were begun."""
-        return self._state.begun
-
-    @property
-    def ended(self) -> int:
-        """How many transactions were ended by an accepted E."""
-        return self._state.ended
-
-    @property
-    def registers(self) -> energy.Registers:
-        """The total registers in Wh, as /metervalue shows them."""
-        return self._state.energy.registers(self._advance())
+        """Whether a transaction runs, whatever XT says of it."""
+        return self.state.opened is not None
 
     @property
     def public_key(self) -> ec.EllipticCurvePublicKey:
         """The key its receipts verify with."""
         return self._state.signer.public_key
+
+    @property
+    def registers(self) -> energy.Registers:
+        """The total registers in Wh."""
+        return self._state.energy.registers(self._advance())
 
     def as_json(self) -> Mapping[str, object]:
         """Return the whole state as JSON types."""
@@ -191,7 +183,7 @@ class SimulatedMeter:
             "user": asdict(state.user) if state.user else None,
             "TT": state.tariff_text,
             "running": state.opened is not None,
-            "signing": state.unsigned is not None,
+            "signing": bool(state.unsigned),
             "begun": state.begun,
             "ended": state.ended,
             "current_a": current_a,
@@ -209,11 +201,14 @@ class SimulatedMeter:
         }
 
     def _advance(self) -> float:
+        """Bring everything to this moment: what is due comes before whatever is asked for."""
         now_s = self._monotonic()
         if self._power_up_at_s is not None:
             if now_s + EPSILON_S < self._power_up_at_s:
                 return now_s
             self._state.power_up(self._power_up_at_s)
+            self._values.power_up(self._power_up_at_s)
             self._power_up_at_s = None
+        self._values.advance(self._state, now_s)
         self._state.sign_due(now_s)
         return now_s

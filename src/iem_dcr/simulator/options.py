@@ -1,245 +1,256 @@
-"""What a simulated meter is like: its make, its load, and one knob for everything that is not known of the real one."""
+"""What a simulated meter is like: its make, its load, and a knob for everything that is not known of the real one.
+
+A knob is declared once: its default, the type that reads and checks its value (from Python, from the command line, from
+the control path), its group and its help. `iem-dcr simulate --help` and docs/simulator.md list what is declared here.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
-from datetime import datetime, timedelta, timezone
-from types import UnionType
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args, get_origin, get_type_hints
+import random
+from dataclasses import Field, dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, Final
 
-from cryptography.hazmat.primitives.asymmetric import ec  # noqa: TC002  # get_type_hints looks it up
+import click
 
 from iem_dcr.errors import ConfigError, printable
+from iem_dcr.simulator.values import Flag, Line, Number, SecretKey, Several, Whole, checked
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from cryptography.hazmat.primitives.asymmetric import ec
+
 TOTAL_IMPORT, TOTAL_EXPORT = "1-b:1.8.e", "1-b:2.8.e"
 TRANSACTION_IMPORT, TRANSACTION_EXPORT = "transaction_1-b:1.8.e", "transaction_1-b:2.8.e"
-OBIS_CODES = (TOTAL_IMPORT, TOTAL_EXPORT, TRANSACTION_IMPORT, TRANSACTION_EXPORT)
+OBIS_CODES: Final = (TOTAL_IMPORT, TOTAL_EXPORT, TRANSACTION_IMPORT, TRANSACTION_EXPORT)
 """The rows of /metervalue in the order the meter writes them."""
+METERVALUE_FIELDS: Final = (
+    "MS", "TM", "EF", "ST", "XT", "RD", "U1", "U2", "U3", "U4", "I", "P", "XS", "XC",
+)  # fmt: skip
 
-SECP256R1_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+LARGEST_LOAD: Final = 1e6
+LONGEST_OFF_S: Final = 86_400.0
+LONGEST_SKEW_S: Final = 1e9
+_LARGEST_WH: Final = 10**11 - 1
 
-ReceiptAnswer = Literal["refuse", "nothing", "previous"]
+NO_RECEIPT: Final = ("refuse", "not-found", "nothing", "null", "empty")
+"""How GET /receipt and /transaction may say that there is none: a refusal, 404, 200 with no body, null, or ""."""
 
-LARGEST_LOAD = 1e6
-LONGEST_OFF_S = 86_400.0
-LONGEST_SKEW_S = 1e9
 
-_LARGEST = {int: 1e9, float: 1e6}
-_START_VALUES = ("import_wh", "export_wh", "pagination")
-_MAY_BE_NEGATIVE = ("current_a",)
+_TEXT: Final = Line()
+_DELAY: Final = Number(0, LONGEST_OFF_S)
+_LAG: Final = Number(0, 5)
+_RECEIPT: Final = click.Choice((*NO_RECEIPT, "previous"))
+
+
+def _one(*words: str) -> click.Choice[str]:
+    return click.Choice(words)
+
+
+def _knob(default: object, kind: object, text: str) -> Any:  # noqa: ANN401  the field has its own type
+    return field(default=default, metadata={"type": kind, "help": text})
+
+
+def _on(text: str) -> Any:  # noqa: ANN401  as above
+    return _knob(True, Flag(), text)  # noqa: FBT003  the default
+
+
+def _off(text: str) -> Any:  # noqa: ANN401  as above
+    return _knob(False, Flag(), text)  # noqa: FBT003  the default
+
+
+GROUPS: Final = {
+    "Meter": "MS",
+    "Load": "current_a",
+    "Clock": "unset_time",
+    "Live values": "value_age_s",
+    "Transactions": "second_begin",
+    "Receipts": "signing_delay_s",
+    "HTTP": "post_status",
+}
+"""The first option of each group; the others follow it in their order."""
+
+
+# --- the options -----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class SimulatorOptions:
-    """Everything that can be chosen of a simulated meter. What is not a start value can be changed while it runs.
+    """Everything that can be chosen of a simulated meter, at the start and while it runs.
 
-    Attributes:
-        MS: serial number, also GS of receipts.
-        MM: model, as it stands in receipts.
-        MV: manufacturer.
-        GI: gateway identification.
-        GV: firmware text.
-        private_key: the secp256r1 key it signs with, as a key or as the secret number; None generates one.
-        firmware: "v1" has /transaction below /counter/v1/ocmf, "v2" below /counter/v2/ocmf instead.
-        bidirectional: receipts carry a second RD object for the export register with each reading.
-        import_wh: import register at the start.
-        export_wh: export register at the start.
-        pagination: number of records signed before the start.
-        current_a: current of a charging session; negative feeds back.
-        voltage_v: voltage of a charging session.
-        charge_s: how long current flows; 0: constant load until it is switched off (`SimulatedMeter.clear_load`).
-        load_delay_s: from an accepted B to the first current.
-        activation_threshold_a: B and E are refused while the current is above it, in either direction.
-        signing_delay_s: from an accepted E to its tuple.
-        clock_at_power_up: where the clock starts at every power-up, with the offset it is written with.
-        sync_flag: times carry OCMF's sync flag.
-        EF: error flags; None: "t" until the clock is set, as the real meter has it, then "".
-        ST: OCMF status.
-        XS: status word.
-        XC: error words.
-        U1: volts at the first sense input; the meter's DC voltage is U2.
-        power_decimals: decimals of P; a captured answer has whole watts for 60.1 V and 5 A.
-        RD_rows: OBIS codes of the rows of /metervalue, in order; a row may be missing.
-        signature_encoding: SD as DER whose two integers are 32 bytes without 00 pad, as proper DER, or as r‖s.
-        public_key_form: PK as hex of SubjectPublicKeyInfo or as hex of X‖Y.
-        receipt_wrapping: the tuple alone; in quotes or braces as it is; as a JSON string; in a JSON object.
-        receipt_while_signing: answer of GET /receipt until the signature is computed.
-        receipt_in_transaction: answer of GET /receipt while a transaction runs.
-        receipt_after_power_up: GET /receipt still has the last tuple after a power cycle (/transaction always has).
-        repeated_receipt: a B while a transaction runs, and an E while none does, is refused, or answered 200 without
-            doing anything.
-        strict_key_order: a POST whose keys are in another order than the meter's is refused.
-        user_required: B without a POST /user before it is refused.
-        user_tariff_sticks: TT of /user stays the tariff text for the transactions after it.
-        user_id_limit: longest ID of /user, in characters.
-        tariff_text_limit: longest TT, in characters.
-        open_at_power_cut: what becomes of a transaction open at a power cut: signed with TX "P" at power-up, signed
-            ``late_close_s`` after it, still running, or gone.
-        power_failure_reading: the reading of TX "P" is of the moment of the cut (with CT, CI and clock as they were),
-            or of the power-up.
-        late_close_s: see ``open_at_power_cut``.
-        connections: keep-alive; close after each answer; close an idle one after ``idle_s``; drop a connection on
-            which a second request comes, without acting on that.
-        idle_s: see ``connections``.
-        expect_continue: ``Expect: 100-continue`` is answered; else the client waits in vain before it sends its body.
+    Every value is read and checked when the object is made; `help_in_groups` has what each means.
     """
 
-    MS: str = "1SIM0000000042"
-    MM: str = "IEM-DCR-SIM-125"
-    MV: str = "Isabellenhuette"
-    GI: str = "Isabellenhuette IEM-DCR-SIM-125"
-    GV: str = "DU-90.00.01_SU-90.00.02"
-    private_key: int | ec.EllipticCurvePrivateKey | None = None
-    firmware: Literal["v1", "v2"] = "v1"
-    bidirectional: bool = False
-    import_wh: int = 20_480
-    export_wh: int = 1_024
-    pagination: int = 0
+    MS: str = field(
+        default_factory=lambda: f"1SIM{random.SystemRandom().randrange(10**10):010}",
+        metadata={"type": _TEXT, "help": "Serial number; a random one unless it is given."},
+    )
+    MM: str = _knob("IEM-DCR-SIM-125", _TEXT, "Model, as it stands in receipts.")
+    MV: str = _knob("Isabellenhuette", _TEXT, "Manufacturer.")
+    GI: str = _knob("Isabellenhuette IEM-DCR-SIM-125", _TEXT, "Gateway identification.")
+    GV: str = _knob("DU-90.00.01_SU-90.00.02", _TEXT, "Firmware text.")
+    private_key: int | ec.EllipticCurvePrivateKey | None = _knob(  # noqa: RUF009  a field
+        None, SecretKey(), "Secret number of the key it signs with; none: a new one is generated."
+    )
+    firmware: str = _knob("v1", _one("v1", "v2"), "/transaction is below /counter/v1 or /counter/v2.")
+    bidirectional: bool = _off("Receipts have a second RD object for the export register.")
+    import_wh: int = _knob(20_480, Whole(0, _LARGEST_WH), "Import register; lowered while it runs, it falls.")
+    export_wh: int = _knob(1_024, Whole(0, _LARGEST_WH), "Export register, likewise.")
+    pagination: int = _knob(0, Whole(0, 10**9), "Number of the last record that was signed.")
 
-    current_a: float = 125.0
-    voltage_v: float = 400.0
-    charge_s: float = 8.0
-    load_delay_s: float = 0.5
-    activation_threshold_a: float = 0.5
-    signing_delay_s: float = 0.12
+    current_a: float = _knob(
+        125.0, Number(-LARGEST_LOAD, LARGEST_LOAD), "Current of a charging session; negative feeds back."
+    )
+    voltage_v: float = _knob(400.0, Number(0, LARGEST_LOAD), "Voltage of a charging session.")
+    charge_s: float = _knob(8.0, _DELAY, "How long current flows; 0: until it is switched off.")
+    load_delay_s: float = _knob(0.5, _DELAY, "From an accepted B to the first current.")
+    activation_threshold_a: float = _knob(
+        0.5, Number(0, LARGEST_LOAD), "B and E are refused while the current is above it, in either direction."
+    )
 
-    clock_at_power_up: datetime = datetime(2000, 1, 1, tzinfo=timezone(timedelta(hours=1)))
-    sync_flag: bool = True
-    EF: str | None = None
-    ST: str = "G"
-    XS: str = "0x0000000000000001"
-    XC: str = "0x0000, 0x00000000, 0x00, 0x00"
-    U1: float = 1.125
-    power_decimals: int = 0
-    RD_rows: tuple[str, ...] = OBIS_CODES
+    unset_time: str = _knob(
+        "2000", _one("2000", "1970", "zeros", "dashes", "empty", "missing"), "What TM reads before it is set."
+    )
+    sync_flag: bool = _on("Times carry OCMF's sync flag.")
+    milliseconds: bool = _on("Times are written with milliseconds.")
 
-    signature_encoding: Literal["unpadded-der", "der", "raw"] = "unpadded-der"
-    public_key_form: Literal["der", "raw"] = "der"
-    receipt_wrapping: Literal["raw", "quoted", "braced", "json-string", "object"] = "raw"
-    receipt_while_signing: ReceiptAnswer = "refuse"
-    receipt_in_transaction: ReceiptAnswer = "refuse"
-    receipt_after_power_up: bool = True
-    repeated_receipt: Literal["refuse", "accept"] = "refuse"
-    strict_key_order: bool = True
-    user_required: bool = False
-    user_tariff_sticks: bool = True
-    user_id_limit: int = 40
-    tariff_text_limit: int = 250
-    open_at_power_cut: Literal["closed", "closed-late", "running", "lost"] = "closed"
-    power_failure_reading: Literal["at-cut", "at-power-up"] = "at-cut"
-    late_close_s: float = 5.0
+    value_age_s: float = _knob(0.0, _LAG, "/metervalue is a snapshot up to so old.")
+    begin_shows_after_s: float = _knob(0.0, _LAG, "From an accepted B to XT true.")
+    end_shows_after_s: float = _knob(0.0, _LAG, "From an accepted E to XT false.")
+    false_xt: str = _knob(
+        "never",
+        _one("never", "single", "after-power-cut", "both"),
+        "XT is false in a running transaction: in every fifth reading, or for 4 s after a power cut.",
+    )
+    frozen: bool = _off("/metervalue stands still, TM included.")
+    missing: tuple[str, ...] = _knob((), Several(METERVALUE_FIELDS), "Fields that /metervalue leaves out.")
+    null: tuple[str, ...] = _knob((), Several(METERVALUE_FIELDS), "Fields that are null in /metervalue.")
+    xt_type: str = _knob("bool", _one("bool", "number", "text"), 'XT is true, 1 or "true".')
+    number_type: str = _knob("number", _one("number", "text"), "U1 to U4, I and P are numbers or text.")
+    register_type: str = _knob("text", _one("text", "number"), "RV and WV are text or numbers.")
+    xc_blanks: bool = _on("XC has a blank after each comma.")
+    EF: str | None = _knob(None, Line(optional=True), 'Error flags; none: "t" until the clock is set.')
+    ST: str = _knob("G", _TEXT, "OCMF status.")
+    XS: str = _knob("0x0000000000000001", _TEXT, "Status word.")
+    XC: str = _knob("0x0000, 0x00000000, 0x00, 0x00", _TEXT, "Error words.")
+    U1: float = _knob(1.125, Number(-LARGEST_LOAD, LARGEST_LOAD), "Volts at the first input; the DC voltage is U2.")
+    power_decimals: int = _knob(0, Whole(0, 6), "Decimals of P; the captured answer has whole watts.")
+    RD_rows: tuple[str, ...] = _knob(OBIS_CODES, Several(OBIS_CODES), "Rows of /metervalue, in order.")
 
-    connections: Literal["keep-alive", "close", "drop-idle", "drop-reused"] = "keep-alive"
-    idle_s: float = 0.5
-    expect_continue: bool = True
+    second_begin: str = _knob(
+        "refuse",
+        _one("refuse", "ignore", "restart", "close-and-restart"),
+        "B in a running transaction: refused; 200 and nothing; the old one is lost; the old one is closed.",
+    )
+    idle_end: str = _knob("refuse", _one("refuse", "accept"), "E at an idle meter: refused, or 200.")
+    user_while_running: str = _knob("accept", _one("accept", "refuse"), "POST /user in a running transaction.")
+    user_required: bool = _off("B without a POST /user before it is refused.")
+    user_tariff_sticks: bool = _on(
+        "TT of /user stays the tariff text for the transactions after it.",
+    )
+    user_id_limit: int = _knob(40, Whole(0, 10**6), "Longest ID of /user, in characters.")
+    tariff_text_limit: int = _knob(250, Whole(0, 10**6), "Longest TT, in characters.")
+    open_at_power_cut: str = _knob(
+        "closed", _one("closed", "closed-late", "running", "lost"), "What becomes of a transaction open at a power cut."
+    )
+    power_failure_reading: str = _knob(
+        "at-cut", _one("at-cut", "at-power-up"), "Which moment the reading with TX P is of."
+    )
+    late_close_s: float = _knob(5.0, _DELAY, "From power-up to the record of closed-late.")
+
+    signing_delay_s: float = _knob(0.12, _DELAY, "From an accepted E to its tuple.")
+    begin_spoils_signature: bool = _off("B while a record is signed: refused, or accepted and that record is lost.")
+    signature_encoding: str = _knob(
+        "unpadded-der", _one("unpadded-der", "der", "raw"), "How SD is written; unpadded as the real meter."
+    )
+    public_key_form: str = _knob("der", _one("der", "raw"), "PK is SubjectPublicKeyInfo, or X and Y.")
+    receipt_wrapping: str = _knob(
+        "raw", _one("raw", "quoted", "braced", "json-string", "object"), "What surrounds the tuple."
+    )
+    receipt_while_signing: str = _knob("refuse", _RECEIPT, "GET /receipt until the signature is there.")
+    receipt_in_transaction: str = _knob("refuse", _RECEIPT, "GET /receipt while a transaction runs.")
+    receipt_never_signed: str = _knob("not-found", click.Choice(NO_RECEIPT), "Both nodes when nothing was ever signed.")
+    receipt_after_power_up: bool = _on(
+        "GET /receipt still has the last tuple after a power cycle, as /transaction has.",
+    )
+    transaction_lag_s: float = _knob(0.0, _LAG, "/transaction has a new tuple so long after /receipt.")
+    PG: str = _knob(
+        "counter",
+        _one("counter", "missing", "restarts"),
+        "Pagination: counts, is left out, or begins again with each power-up.",
+    )
+
+    post_status: int = _knob(200, Whole(200, 299), "Status of a POST that was acted on: 200, 201, 202, 204.")
+    refusal_status: int = _knob(428, Whole(400, 499), "Status of a refusal that is not of the body's form.")
+    connections: str = _knob(
+        "any",
+        _one("any", "one-waits", "one-refused"),
+        "How many are served at once: any number; one, the others wait or are refused.",
+    )
+    keep_alive: str = _knob(
+        "keep",
+        _one("keep", "close", "drop-idle", "drop-reused"),
+        "A connection is kept; closed after each answer; closed after idle_s; dropped at its second request.",
+    )
+    idle_s: float = _knob(0.5, _DELAY, "See keep_alive.")
+    two_segments: bool = _on("Head and body are written one after the other.")
+    expect_continue: bool = _on("Expect: 100-continue is answered.")
+    strict_key_order: bool = _on("Keys of a POST must be in the meter's order.")
 
     def __post_init__(self) -> None:
-        """Check every value.
+        """Read and check every value.
 
         Raises:
             ConfigError: with one line for each value that does not fit.
         """
-        problems = [
-            problem for name, hint in _hints().items() if (problem := _problem(name, getattr(self, name), hint))
-        ]
-        if not problems and self.clock_at_power_up.utcoffset() is None:
-            problems.append("clock_at_power_up: has no offset from UTC; write it like 2000-01-01T00:00:00+01:00")
-        if not problems and (set(self.RD_rows) - set(OBIS_CODES) or len(set(self.RD_rows)) < len(self.RD_rows)):
-            problems.append(f"RD_rows: expects each of these at most once: {', '.join(OBIS_CODES)}")
-        if isinstance(self.private_key, int) and not 0 < self.private_key < SECP256R1_ORDER:
-            problems.append(
-                "private_key: the secret number of a secp256r1 key is at least 1 and below the curve's order"
-            )
-        if problems:
-            raise ConfigError(problems)
+        checked(self)
 
-    def changed(self, changes: Mapping[str, object]) -> SimulatorOptions:
-        """Return these options with some of them changed, as a control path or a test hands them in.
-
-        Lists are taken for tuples and ISO 8601 text for times, as JSON has neither.
+    def changed(self, changes: Mapping[str, Any]) -> SimulatorOptions:
+        """Return these options with some of them changed.
 
         Raises:
-            ConfigError: a name is no option that can be changed while the meter runs, or a value does not fit.
+            ConfigError: there is no option of a name, or a value does not fit.
         """
-        problems = [f"{printable(name)}: no such option" for name in changes if name not in _hints()]
-        problems += [f"{name}: can be set at the start only" for name in changes if name in _START_VALUES]
-        if problems:
-            raise ConfigError(problems)
-        values = {name: _from_json(name, value) for name, value in changes.items()}
-        return replace(self, **cast("dict[str, Any]", values))
+        check_names(changes)
+        return replace(self, **changes)
 
     def as_json(self) -> dict[str, object]:
         """Return the options as JSON types, without the private key."""
-        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "private_key"}
-        return values | {"clock_at_power_up": self.clock_at_power_up.isoformat(), "RD_rows": list(self.RD_rows)}
+        values = {option.name: getattr(self, option.name) for option in fields(self) if option.name != "private_key"}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
-def number_in(name: str, value: object, least: float, most: float) -> float:
-    """Check a number from outside.
+def check_names(names: Mapping[str, object]) -> None:
+    """Check names of options.
 
     Raises:
-        ConfigError: it is no number, or outside of the range.
+        ConfigError: there is no option of a name.
     """
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= most:
-        raise ConfigError([f"{name}: expects a number from {least:g} to {most:g}"])
-    return float(value)
+    known = {option.name for option in fields(SimulatorOptions)}
+    if problems := [f"{printable(name, limit=60)}: no such option" for name in names if name not in known]:
+        raise ConfigError(problems)
 
 
-def _hints() -> dict[str, object]:
-    if not _HINTS:
-        _HINTS.update(get_type_hints(SimulatorOptions))
-    return _HINTS
+def help_in_groups() -> dict[str, list[tuple[str, str]]]:
+    """Return by group the name of every option, and what it means with its values and [default]."""
+    groups: dict[str, list[tuple[str, str]]] = {}
+    firsts = {first: group for group, first in GROUPS.items()}
+    for option in fields(SimulatorOptions):
+        group = firsts.get(option.name) or next(reversed(groups))
+        groups.setdefault(group, []).append((option.name, _help(option)))
+    return groups
 
 
-_HINTS: dict[str, object] = {}
+def _help(option: Field[Any]) -> str:
+    kind, text = option.metadata["type"], option.metadata["help"]
+    values = ""
+    if isinstance(kind, click.Choice):
+        values = f" One of {', '.join(map(str, kind.choices))}."
+    default = "" if option.name == "MS" else f" [{_written(option.default)}]"
+    return f"{text}{values}{default}"
 
 
-def _from_json(name: str, value: object) -> object:
-    if name == "RD_rows" and isinstance(value, list):
-        return tuple(value)
-    if name == "clock_at_power_up" and isinstance(value, str):
-        try:
-            return datetime.fromisoformat(value)
-        except ValueError as error:
-            raise ConfigError([f"{name}: {error}"]) from error
-    return value
-
-
-def _problem(name: str, value: object, hint: object) -> str:
-    if not _fits(value, hint):
-        return f"{name}: {printable(repr(value))} is not {_expected(hint)}"
-    if isinstance(value, (int, float)) and name != "private_key":
-        if not abs(value) <= _LARGEST[int if hint is int else float]:
-            return f"{name}: {printable(value)} is out of all proportion"
-        if value < 0 and name not in _MAY_BE_NEGATIVE:
-            return f"{name}: {printable(value)} is negative"
-    return ""
-
-
-def _fits(value: object, hint: object) -> bool:
-    origin = get_origin(hint)
-    if origin is Literal:
-        return value in get_args(hint)
-    if origin is UnionType:
-        return any(_fits(value, one) for one in get_args(hint))
-    if origin is tuple:
-        return isinstance(value, tuple) and all(isinstance(item, str) for item in value)
-    if hint in (int, float):
-        allowed = int if hint is int else (int, float)
-        return isinstance(value, allowed) and not isinstance(value, bool)
-    if isinstance(value, str):
-        return hint is str and value.isprintable()
-    return isinstance(value, cast("type", hint))
-
-
-def _expected(hint: object) -> str:
-    if get_origin(hint) is Literal:
-        return "one of " + ", ".join(get_args(hint))
-    if get_origin(hint) is UnionType:
-        return " or ".join(_expected(one) for one in get_args(hint))
-    names = {float: "a number", int: "a whole number", bool: "true or false", str: "text in one line"}
-    names |= {datetime: "a time like 2000-01-01T00:00:00+01:00", type(None): "null"}
-    return names.get(cast("type", hint), "a list of texts" if get_origin(hint) is tuple else "a secp256r1 key")
+def _written(value: object) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(value) or "none"
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)

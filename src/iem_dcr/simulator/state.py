@@ -1,26 +1,50 @@
-"""The meter's state and what changes it: begin, end, signing, power cut and power-up."""
+"""The meter's state and what changes it: begin, end, signing, power cut and power-up.
+
+A transaction is open, then being signed, then signed; or it is lost. Each of these steps is told to ``watchers`` as an
+`Event`, so that whoever judges a driver knows what the meter really did. The state itself says nothing of what the
+nodes show of it, and when: that is for `live_values` and `nodes`.
+"""
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from iem_dcr.simulator import energy, record
-from iem_dcr.simulator.answer import RefusalError
+from iem_dcr.simulator import energy
 from iem_dcr.simulator.clock import MeterClock
-from iem_dcr.simulator.record import ClosedRecord, Gateway, OpenRecord, Reading, SignedRecord, User
-from iem_dcr.simulator.signing import Signer
+from iem_dcr.simulator.signing import ClosedRecord, Gateway, OpenRecord, Reading, SignedRecord, Signer, User
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from iem_dcr.simulator.options import SimulatorOptions
 
-EPSILON_S = 1e-6
+EPSILON_S: Final = 1e-6
 """A timer of an event loop may fire this much too early."""
+
+
+class RefusalError(Exception):
+    """The meter does not do what it was asked; nothing has changed in it. ``status`` None: its usual one."""
+
+    def __init__(self, reason: str, status: int | None = None) -> None:
+        self.status = status
+        self.reason = reason
+        super().__init__(reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A step of a transaction: "begun", "closed", "signed" with its tuple, or "lost": it will never be signed."""
+
+    kind: str
+    transaction: int
+    text: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Unsigned:
-    """A record whose signature is not there yet; ``late`` is one the meter closes some time after a power-up."""
+    """A record whose signature is not there yet; ``late`` is one that the meter closes some time after a power-up."""
 
     record: ClosedRecord
     due_s: float
@@ -35,30 +59,35 @@ class MeterState:
         user: what POST /user set for the next transaction, or None.
         tariff_text: the text on the display.
         opened: the transaction that runs.
-        unsigned: the record being signed.
+        ended_s: when the last accepted E ended a transaction; None before that, and from a power-up on.
+        survived_cut: the open transaction began before the last power-up.
+        unsigned: the records being signed, in order.
         signed: all records signed, in order.
-        last: what /transaction answers.
         receipt: what GET /receipt answers.
         begun: transactions begun.
         ended: transactions ended by an accepted E.
+        watchers: are told of each `Event`.
     """
 
     def __init__(self, options: SimulatorOptions, now_s: float) -> None:
         self.options = options
         self.signer = Signer(options.private_key)
         self.energy = energy.EnergyPath(options.import_wh, options.export_wh, now_s)
-        self.clock = MeterClock(options.clock_at_power_up, now_s)
+        self.clock = MeterClock(options.unset_time, now_s)
         self.gateway: Gateway | None = None
         self.user: User | None = None
         self.tariff_text = ""
         self.opened: OpenRecord | None = None
-        self.unsigned: Unsigned | None = None
+        self.ended_s: float | None = None
+        self.survived_cut = False
+        self.unsigned: deque[Unsigned] = deque()
         self.signed: list[SignedRecord] = []
-        self.last: SignedRecord | None = None
         self.receipt: SignedRecord | None = None
         self.begun = 0
         self.ended = 0
-        self._pages = options.pagination
+        self.watchers: list[Callable[[Event], None]] = []
+        self._page = options.pagination
+        self._signed_s = 0.0
         self._manual_load: energy.Load | None = None
         self._transaction_registers = energy.ZERO
         self._at_cut: tuple[Reading, Gateway] | None = None
@@ -70,9 +99,9 @@ class MeterState:
             return self.options.EF
         return "t" if self.clock.flag == "U" else ""
 
-    def time_text(self, now_s: float) -> str:
-        """TM as it is in every answer."""
-        return self.clock.text(now_s, with_flag=self.options.sync_flag)
+    def time_text(self, now_s: float) -> str | None:
+        """TM as it is in every answer; None where it is left out."""
+        return self.clock.text(now_s, sync_flag=self.options.sync_flag, milliseconds=self.options.milliseconds)
 
     def transaction_registers(self, now_s: float) -> energy.Registers:
         """The registers of the transaction; while none runs those of the one before."""
@@ -80,35 +109,64 @@ class MeterState:
             return self._transaction_registers
         return self.energy.registers(now_s).minus(self.opened.begin.registers)
 
+    def last_signed(self, now_s: float) -> SignedRecord | None:
+        """What /transaction answers: the last record, or the one before for ``transaction_lag_s``."""
+        lags = now_s + EPSILON_S < self._signed_s + self.options.transaction_lag_s
+        shown = self.signed[:-1] if lags else self.signed
+        return shown[-1] if shown else None
+
+    # --- what changes it ---
+
+    def configure(self, options: SimulatorOptions, changes: set[str], now_s: float) -> None:
+        """Change options: a new key and pagination hold from the next record, a register from now."""
+        self.options = options
+        if "private_key" in changes:
+            self.signer = Signer(options.private_key)
+        if "pagination" in changes:
+            self._page = options.pagination
+        registers = {name: getattr(options, name) for name in ("import_wh", "export_wh") if name in changes}
+        self.energy.set_registers(now_s, **registers)
+
     def set_gateway(self, gateway: Gateway) -> None:
         """Take CT and CI; once per power-up."""
         if self.gateway is not None:
-            raise RefusalError(428, "CT and CI were set since power-up")
+            raise RefusalError("CT and CI were set since power-up")
         self.gateway = gateway
 
     def set_user(self, user: User) -> None:
         """Take the user of the next transaction."""
+        if self.opened is not None and self.options.user_while_running == "refuse":
+            raise RefusalError("a transaction is running")
         self.user = user
         if user.TT is not None and self.options.user_tariff_sticks:
             self.tariff_text = user.TT
 
     def begin(self, now_s: float) -> None:
         """Begin a transaction."""
-        if self.unsigned is not None:
-            raise RefusalError(428, "a record is being signed")
-        if self.opened is not None:
-            self._repeated("a transaction is running")
+        if any(each.late for each in self.unsigned) or (self.unsigned and not self.options.begin_spoils_signature):
+            raise RefusalError("a record is being signed")
+        if self.opened is not None and self.options.second_begin == "refuse":
+            raise RefusalError("a transaction is running")
+        if self.opened is not None and self.options.second_begin == "ignore":
             return
         self._refuse_under_load(now_s)
         if self.options.user_required and self.user is None:
-            raise RefusalError(428, "no user was set")
+            raise RefusalError("no user was set")
+        while self.unsigned:
+            self._lose(self.unsigned.popleft().record.opened)
+        if self.opened is not None and self.options.second_begin == "restart":
+            self._lose(self.opened)
+        elif self.opened is not None:
+            self._close_and_sign(self.opened, "E", now_s)
         user = self.user or User()
         text = self.tariff_text
         if user.TT is not None and not self.options.user_tariff_sticks:
             text = user.TT
-        self.opened = OpenRecord(self._reading("B", now_s), user, text)
-        self.user = None
         self.begun += 1
+        self.opened = OpenRecord(self.begun, now_s, self._reading("B", now_s), user, text)
+        self.survived_cut = False
+        self.user = None
+        self._tell("begun", self.opened)
         if self._manual_load is None:
             options = self.options
             load = energy.charging(options.current_a, options.voltage_v, options.charge_s, after_s=options.load_delay_s)
@@ -117,12 +175,13 @@ class MeterState:
     def end(self, now_s: float) -> None:
         """End the transaction; the signature comes ``signing_delay_s`` later."""
         if self.opened is None:
-            self._repeated("no transaction is running")
+            if self.options.idle_end == "refuse":
+                raise RefusalError("no transaction is running")
             return
         self._refuse_under_load(now_s)
-        closed = self._close(self.opened, self._reading("E", now_s), self.gateway or Gateway())
-        self.unsigned = Unsigned(closed, now_s + self.options.signing_delay_s)
+        self._close_and_sign(self.opened, "E", now_s)
         self.ended += 1
+        self.ended_s = now_s
         if self._manual_load is None:
             self.energy.connect(energy.NOTHING, now_s)
 
@@ -136,9 +195,10 @@ class MeterState:
             self.energy.connect(load or energy.NOTHING, now_s)
 
     def sign_due(self, now_s: float) -> None:
-        """Sign the record whose time has come."""
-        if self.unsigned is not None and now_s + EPSILON_S >= self.unsigned.due_s:
-            self._sign(self.unsigned.record)
+        """Sign the records whose time has come."""
+        while self.unsigned and now_s + EPSILON_S >= self.unsigned[0].due_s:
+            due = self.unsigned.popleft()
+            self._sign(due.record, due.due_s)
 
     def cut_power(self, now_s: float) -> None:
         """Lose power: what is metered ends here, and so does a session's load."""
@@ -147,50 +207,65 @@ class MeterState:
 
     def power_up(self, now_s: float) -> None:
         """Come back: clock wrong, charge point and user gone, and the open transaction as ``open_at_power_cut``."""
-        self.clock = MeterClock(self.options.clock_at_power_up, now_s)
-        self.gateway, self.user, self.tariff_text = None, None, ""
+        self.clock = MeterClock(self.options.unset_time, now_s)
+        self.gateway, self.user, self.tariff_text, self.ended_s = None, None, "", None
         self.energy.connect(self._manual_load or energy.NOTHING, now_s)
         if not self.options.receipt_after_power_up:
             self.receipt = None
+        if self.options.PG == "restarts":
+            self._page = 0
+        self.unsigned = deque(
+            replace(each, due_s=now_s + self.options.late_close_s if each.late else now_s) for each in self.unsigned
+        )
         if self.opened is not None:
             self._after_power_cut(self.opened, now_s)
-        elif self.unsigned is not None:
-            due_s = now_s + self.options.late_close_s if self.unsigned.late else now_s
-            self.unsigned = replace(self.unsigned, due_s=due_s)
         self._at_cut = None
 
     def _after_power_cut(self, opened: OpenRecord, now_s: float) -> None:
-        policy = self.options.open_at_power_cut
-        if policy == "running":
+        fate = self.options.open_at_power_cut
+        if fate == "running":
+            self.survived_cut = True
+            return
+        if fate == "lost":
+            self._lose(opened)
             return
         reading, gateway = self._reading("P", now_s), Gateway()
         if self.options.power_failure_reading == "at-cut" and self._at_cut is not None:
             reading, gateway = self._at_cut
-        closed = self._close(opened, reading, gateway)
-        if policy == "closed":
-            self._sign(closed)
-        elif policy == "closed-late":
-            self.unsigned = Unsigned(closed, now_s + self.options.late_close_s, late=True)
+        due_s = now_s + (self.options.late_close_s if fate == "closed-late" else 0.0)
+        self.unsigned.append(Unsigned(self._close(opened, reading, gateway), due_s, late=fate == "closed-late"))
+        self.sign_due(now_s)
+
+    def _close_and_sign(self, opened: OpenRecord, code: str, now_s: float) -> None:
+        closed = self._close(opened, self._reading(code, now_s), self.gateway or Gateway())
+        self.unsigned.append(Unsigned(closed, now_s + self.options.signing_delay_s))
 
     def _close(self, opened: OpenRecord, reading: Reading, gateway: Gateway) -> ClosedRecord:
         self._transaction_registers = reading.registers.minus(opened.begin.registers)
         self.opened = None
+        self._tell("closed", opened)
         return ClosedRecord(opened, reading, gateway)
 
-    def _sign(self, closed: ClosedRecord) -> None:
-        self._pages += 1
-        self.last = self.receipt = record.signed(closed, self._pages, self.options, self.signer)
-        self.signed.append(self.last)
-        self.unsigned = None
+    def _sign(self, closed: ClosedRecord, now_s: float) -> None:
+        self._page += 1
+        self._signed_s = now_s
+        self.receipt = self.signer.signed(closed, self._page, self.options)
+        self.signed.append(self.receipt)
+        self._tell("signed", closed.opened, self.receipt.text)
+
+    def _lose(self, opened: OpenRecord) -> None:
+        if opened is self.opened:
+            self.opened = None
+        self._tell("lost", opened)
 
     def _reading(self, code: str, now_s: float) -> Reading:
         return Reading(self.time_text(now_s), code, self.error_flags, self.options.ST, self.energy.registers(now_s))
 
-    def _repeated(self, reason: str) -> None:
-        if self.options.repeated_receipt == "refuse":
-            raise RefusalError(428, reason)
-
     def _refuse_under_load(self, now_s: float) -> None:
         current_a, _ = self.energy.at(now_s)
         if abs(current_a) > self.options.activation_threshold_a:
-            raise RefusalError(428, f"current of {current_a:.1f} A is above the activation threshold")
+            raise RefusalError(f"current of {current_a:.1f} A is above the activation threshold")
+
+    def _tell(self, kind: str, opened: OpenRecord, text: str = "") -> None:
+        for watcher in tuple(self.watchers):
+            watcher(Event(kind, opened.number, text))

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from endurance.clock import JumpingLoop
-from endurance.unit import Unit
-from endurance.wire import Session, Socket
+from endurance.meter import Unit
+from endurance.network import Network, Session
 from iem_dcr.device import connections
 from iem_dcr.device.client import MeterClient
 from iem_dcr.device.messages import User
 from iem_dcr.errors import MeterError
-from iem_dcr.simulator import SimulatedMeter, SimulatorOptions, SimulatorServer
-from iem_dcr.simulator.faults import Fault
+from iem_dcr.simulator import Fault, SimulatedMeter, SimulatorOptions, SimulatorServer
 from tests.support.bench import SECRET
 from tests.support.virtual_time import VirtualTimeLoop
 
@@ -29,6 +29,7 @@ FAULTS = (
     Fault("server-error", acts=True),
     Fault("lose-request"),
     Fault("lose-answer"),
+    Fault("act-late", delay_s=0.3),
     Fault("reset"),
     Fault("stall", delay_s=30.0),
     Fault("stall", delay_s=30.0, acts=True),
@@ -73,7 +74,7 @@ def got(meter: SimulatedMeter) -> list[tuple[str, str, int | None]]:
 
 
 def options() -> SimulatorOptions:
-    return SimulatorOptions(private_key=SECRET)
+    return SimulatorOptions(private_key=SECRET, MS="1SIM0000000042")
 
 
 def over_sockets(requests: tuple[str, ...], fault: Fault | None, off: bool) -> tuple[Story, Any]:  # noqa: FBT001
@@ -95,9 +96,9 @@ def in_memory(
     monkeypatch: pytest.MonkeyPatch, requests: tuple[str, ...], fault: Fault | None, *, off: bool
 ) -> tuple[Story, Any]:
     async def run() -> tuple[Story, Any]:
-        unit = Unit(options())
-        socket = Socket(unit, lambda: 0.5)
-        monkeypatch.setattr(connections, "_new_session", lambda _: Session(socket))
+        unit = Unit(options(), Counter())
+        network = Network(unit, lambda: 0.5)
+        monkeypatch.setattr(connections, "_new_session", lambda _: Session(network))
         if off:
             unit.cut_power(60.0, 0.0)
         return await story(MeterClient("meter", timeout_s=2.0), unit.meter, requests, fault), got(unit.meter)
