@@ -228,7 +228,12 @@ class ModuleProcess(Process):
         self._handlings: list[_Handling] = []
         self._framework = _Framework(self, around)
         framework: Any = self._framework
-        self._module = _Module(framework, around.settings, self.journal, asyncio.get_running_loop(), wall=around.host)
+        loop = asyncio.get_running_loop()
+        self._module = _Module(
+            framework, around.settings, self.journal, loop, wall=around.host, connect=self.connect
+        )
+            framework, around.settings, self.journal, asyncio.get_running_loop(), wall=around.host, connect=self.connect
+        )
 
     async def _run(self) -> None:
         self._module.ready()

@@ -1,6 +1,6 @@
-"""The network between driver and meter, in memory: it takes the place of aiohttp's session, below all of `MeterClient`.
+"""The network between driver and meter, in memory: a connection is a pair of streams, as `device.transport` wants them.
 
-Connections, what breaks them and what is raised then are as with aiohttp; `tests/test_endurance_network.py` holds both
+What breaks a connection and what is read of it then are as with sockets; `tests/test_endurance_network.py` holds both
 against each other. A request that was sent arrives whatever becomes of the process that sent it.
 """
 
@@ -11,21 +11,15 @@ import errno
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-import aiohttp
-from multidict import CIMultiDict
-
-from iem_dcr.simulator import node_of, substitute
+from iem_dcr.simulator import GARBAGE_HTTP, http_bytes, node_of, substitute
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
-
-    from yarl import URL
-
     from endurance.meter import Unit
     from endurance.model import Serving
     from iem_dcr.simulator import Answer, Fault
 
 LATENCY_S: Final = (0.0005, 0.01)
+MISSING_BYTES: Final = 16
 COUNTED_AS: Final = {
     "refuse": "request refused", "lose-request": "request lost", "lose-answer": "answer lost",
     "act-late": "request acted on late", "stall": "answer stalled", "drip": "answer stalled", "reset": "request lost",
@@ -48,12 +42,12 @@ class Network:
     Args:
         unit: the meter.
         latency: returns a number from 0 to 1 for each way of a request.
+        counts: how often which fault hit a request.
 
     Attributes:
         unit: the meter; another one after an exchange.
         swallows: the network takes what is sent and gives nothing back.
         slow_s: seconds that each way takes longer.
-        counts: how often which fault hit a request.
     """
 
     def __init__(self, unit: Unit, latency: Any, counts: Counter[str] | None = None) -> None:
@@ -62,7 +56,7 @@ class Network:
         self.swallows = False
         self.slow_s = 0.0
         self._latency = latency
-        self._served: _Connection | None = None
+        self._served: Connection | None = None
         self._freed = asyncio.Event()
 
     def way_s(self) -> float:
@@ -70,251 +64,149 @@ class Network:
         least, most = LATENCY_S
         return self.slow_s + least + (most - least) * float(self._latency())
 
-    async def connect(self) -> _Connection:
-        """Make a connection.
+    async def connect(self, sender: Sender | None = None) -> tuple[asyncio.StreamReader, Any]:
+        """Make a connection for a process; its end closes it.
 
         Raises:
-            aiohttp.ClientOSError: it is refused.
+            ConnectionRefusedError: the meter has no power, or serves another connection.
         """
-        if self.swallows:
+        if self.swallows or (sender is not None and sender.killed):
             await asyncio.Event().wait()
         await asyncio.sleep(self.way_s())
         while self.unit.meter.options.connections != "any" and self._is_occupied():
             if self.unit.meter.options.connections == "one-refused":
-                raise aiohttp.ClientOSError(errno.ECONNREFUSED, "Connection refused")
+                raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
             self._freed.clear()
             await self._freed.wait()
         if not self.unit.is_on:
-            raise aiohttp.ClientOSError(errno.ECONNREFUSED, "Connection refused")
-        self._served = _Connection(self)
-        return self._served
+            raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
+        self._served = Connection(self, sender)
+        return self._served.reader, self._served
 
-    def close(self, connection: _Connection) -> None:
-        """Close a connection, in order or not."""
-        connection.broken = True
+    def is_closed(self, connection: Connection) -> None:
+        """Serve the next one."""
         if self._served is connection:
             self._served = None
             self._freed.set()
 
     def _is_occupied(self) -> bool:
-        return self._served is not None and self._served.lives(self)
+        served = self._served
+        return served is not None and served.lives and not (served.sender is not None and served.sender.killed)
 
 
-class _Connection:
-    """One connection; it is of the meter that stood there, and lives as long as that one's power."""
+class Connection:
+    """One connection, and the client's writer of it. It is of the meter that stood there, and lives with its power."""
 
-    def __init__(self, network: Network) -> None:
-        self.unit = network.unit
-        self.power = network.unit.power
-        self.broken = False
-        self.idle_since_s = 0.0
+    def __init__(self, network: Network, sender: Sender | None) -> None:
+        self.reader = asyncio.StreamReader()
+        self.sender = sender
+        self.transport = self
+        self._network = network
+        self._unit = network.unit
+        self._power = network.unit.power
+        self._is_closed = False
 
-    def reaches_its_meter(self, network: Network) -> bool:
-        return network.unit is self.unit and self.unit.power == self.power and self.unit.is_on
+    @property
+    def lives(self) -> bool:
+        """Whether bytes still go over it."""
+        return not self._is_closed and self._reaches_its_meter
 
-    def lives(self, network: Network) -> bool:
-        return not self.broken and self.reaches_its_meter(network)
+    @property
+    def _reaches_its_meter(self) -> bool:
+        unit = self._unit
+        return self._network.unit is unit and unit.power == self._power and unit.is_on
 
-    def may_be_used_again(self, network: Network, now_s: float) -> bool:
-        options = self.unit.meter.options
-        is_dropped = options.keep_alive == "drop-idle" and now_s - self.idle_since_s >= options.idle_s
-        return self.lives(network) and not is_dropped and options.keep_alive != "drop-reused"
+    # --- the client's side ---
 
+    def write(self, data: bytes) -> None:
+        """Send a request, which is whole; it arrives whether or not the client lives then."""
+        serving = None if self.sender is None else self.sender.serving
+        asyncio.get_running_loop().call_later(self._network.way_s(), self._arrive, data, serving)
 
-class _Content:
-    def __init__(self, body: bytes, error: Exception | None) -> None:
-        self._body = body
-        self._error = error
-
-    async def iter_any(self) -> AsyncIterator[bytes]:
-        if self._body:
-            yield self._body
-        if self._error is not None:
-            raise self._error
-
-
-class Response:
-    """What `MeterClient` uses of aiohttp's response."""
-
-    def __init__(self, status: int, body: bytes, error: Exception | None = None) -> None:
-        self.status = status
-        self.headers: CIMultiDict[str] = CIMultiDict()
-        self.content = _Content(body, error)
-
-    async def __aenter__(self) -> Response:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        return None
+    async def drain(self) -> None:
+        """Nothing is held back."""
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Close it, in order or not."""
+        self._is_closed = True
+        self._network.is_closed(self)
 
+    abort = close
 
-class Session:
-    """What `MeterClient` uses of aiohttp's session: at most one idle connection.
+    async def wait_closed(self) -> None:
+        """It is closed at once."""
 
-    Args:
-        network: where it leads.
-        sender: whose it is; None for a process that is never killed.
-    """
+    def get_extra_info(self, _: str) -> None:
+        """There is no socket."""
 
-    connector = None
+    # --- the meter's side ---
 
-    def __init__(self, network: Network, sender: Sender | None = None) -> None:
-        self._network = network
-        self._sender = sender
-        self._idle: _Connection | None = None
-
-    async def close(self) -> None:
-        """Drop the idle connection."""
-        if self._idle is not None:
-            self._network.close(self._idle)
-            self._idle = None
-
-    async def request(
-        self,
-        method: str,
-        url: URL,
-        *,
-        data: bytes | None = None,
-        headers: Mapping[str, str] | None = None,
-        allow_redirects: bool = False,
-        trace_request_ctx: Any = None,
-    ) -> Response:
-        """Send a request and return its answer.
-
-        Raises:
-            aiohttp.ClientError: as aiohttp would.
-        """
-        del headers, allow_redirects
-        connection = await self._connection(trace_request_ctx)
-        loop = asyncio.get_running_loop()
-        answered: asyncio.Future[Response] = loop.create_future()
-        # What has been handed to the network arrives, whether or not the process still lives then.
-        sent_for = None if self._sender is None else self._sender.serving
-        loop.call_later(
-            self._network.way_s(), self._arrive, connection, method, url.path, data or b"", sent_for, answered
-        )
-        try:
-            response = await answered
-        except BaseException:
-            self._network.close(connection)
-            raise
-        if connection.unit.meter.options.keep_alive == "close":
-            self._network.close(connection)
-        elif not connection.broken:
-            connection.idle_since_s = loop.time()
-            self._idle = connection
-        return response
-
-    async def _connection(self, trace: Any) -> _Connection:
-        if self._sender is not None and self._sender.killed:
-            await asyncio.Event().wait()
-        idle, self._idle = self._idle, None
-        if idle is not None:
-            if trace is not None:
-                trace.connected = trace.reused = True
-            if not idle.may_be_used_again(self._network, asyncio.get_running_loop().time()):
-                self._network.close(idle)
-                raise aiohttp.ServerDisconnectedError
-            return idle
-        connection = await self._network.connect()
-        if trace is not None:
-            trace.connected = True
-        return connection
-
-    # --- at the meter ---
-
-    def _arrive(
-        self,
-        connection: _Connection,
-        method: str,
-        path: str,
-        body: bytes,
-        sent_for: Serving | None,
-        answered: asyncio.Future[Response],
-    ) -> None:
-        network, unit = self._network, connection.unit
+    def _arrive(self, data: bytes, serving: Serving | None) -> None:
+        network, unit = self._network, self._unit
         if network.swallows:
-            network.close(connection)
             return
-        if not connection.reaches_its_meter(network):
-            self._break(connection, answered)
+        if not self._reaches_its_meter:
+            self._reset()
             return
+        head, _, body = data.partition(b"\r\n\r\n")
+        method, path, _ = head.split(b"\r\n")[0].decode().split(" ")
         fault = unit.meter.faults.take(method, node_of(path))
         if fault is not None:
             network.counts[COUNTED_AS[fault.kind]] += 1
-        loop = asyncio.get_running_loop()
         if fault is not None and fault.kind == "act-late":
-            loop.call_later(fault.wait_s, self._act_late, connection, method, path, body, sent_for, answered)
+            asyncio.get_running_loop().call_later(fault.wait_s, self._act_late, method, path, body, serving)
             return
-        answer = unit.act(method, path, body, sent_for) if fault is None or fault.acted else None
-        if not connection.lives(network):  # its power went in the very moment, or the client gave up
-            self._break(connection, answered)
+        answer = unit.act(method, path, body, serving) if fault is None or fault.acted else None
+        if not self.lives:  # its power went in the very moment, or the client gave up
+            self._reset()
             return
         instead = answer if fault is None else substitute(fault, answer)
         if instead is not None:
-            loop.call_later(network.way_s(), self._come_back, connection, instead, answered)
+            self._answer(http_bytes(instead))
         elif fault is not None:
-            self._spoil(connection, fault, answer, answered)
+            self._spoil(fault, answer)
 
-    def _act_late(
-        self,
-        connection: _Connection,
-        method: str,
-        path: str,
-        body: bytes,
-        sent_for: Serving | None,
-        answered: asyncio.Future[Response],
-    ) -> None:
+    def _act_late(self, method: str, path: str, body: bytes, serving: Serving | None) -> None:
         """Act on a request whose client may have gone; the meter loses it with its power."""
-        unit = connection.unit
-        if unit.power == connection.power and unit.is_on:
-            unit.meddled_s.append(asyncio.get_running_loop().time())
-            unit.act(method, path, body, sent_for)
-        self._break(connection, answered)
+        if self._unit.power == self._power and self._unit.is_on:
+            self._unit.meddled_s.append(asyncio.get_running_loop().time())
+            self._unit.act(method, path, body, serving)
+        self._end()
 
-    def _come_back(self, connection: _Connection, answer: Answer, answered: asyncio.Future[Response]) -> None:
-        if self._network.swallows:
-            self._network.close(connection)
-        elif not connection.lives(self._network):
-            self._break(connection, answered)
-        else:
-            _give(answered, Response(answer.status, answer.body))
-
-    def _spoil(
-        self, connection: _Connection, fault: Fault, answer: Answer | None, answered: asyncio.Future[Response]
-    ) -> None:
-        if fault.kind in ("stall", "drip"):
-            taken_s = fault.wait_s if answer is None or fault.kind == "stall" else fault.wait_s * 300
-            asyncio.get_running_loop().call_later(taken_s, self._break, connection, answered)
-            return
-        self._network.close(connection)
-        if fault.kind == "garbage-http":
-            error = aiohttp.http_exceptions.BadStatusLine("garbage")
-            _fail(answered, aiohttp.ClientResponseError(_INFO, (), status=400, message=str(error)))
+    def _spoil(self, fault: Fault, answer: Answer | None) -> None:
+        loop = asyncio.get_running_loop()
+        if fault.kind == "stall" or (fault.kind == "drip" and answer is None):
+            loop.call_later(fault.wait_s, self._end)
+        elif fault.kind == "drip" and answer is not None:
+            loop.call_later(fault.wait_s * len(http_bytes(answer)), self._answer, http_bytes(answer))
+        elif fault.kind == "garbage-http":
+            self._answer(GARBAGE_HTTP)
         elif fault.kind == "wrong-length" and answer is not None:
-            broke_off = aiohttp.ClientPayloadError("Response payload is not completed")
-            _give(answered, Response(answer.status, answer.body, broke_off))
+            self._answer(http_bytes(answer, more_bytes=MISSING_BYTES))
         elif fault.kind == "reset":
-            _fail(answered, aiohttp.ClientOSError(errno.ECONNRESET, "Connection reset by peer"))
+            self._reset()
         else:
-            _fail(answered, aiohttp.ServerDisconnectedError())
+            self._end()
 
-    def _break(self, connection: _Connection, answered: asyncio.Future[Response]) -> None:
-        self._network.close(connection)
-        _fail(answered, aiohttp.ServerDisconnectedError())
+    def _answer(self, data: bytes) -> None:
+        asyncio.get_running_loop().call_later(self._network.way_s(), self._come_back, data)
 
+    def _come_back(self, data: bytes) -> None:
+        if self._network.swallows:
+            return
+        if not self.lives:
+            self._reset()
+            return
+        self.reader.feed_data(data)
+        self.reader.feed_eof()
 
-_INFO: Any = None
+    def _end(self) -> None:
+        """Close it from the meter's side."""
+        if not self._network.swallows:
+            self.reader.feed_eof()
+        self._network.is_closed(self)
 
-
-def _give(answered: asyncio.Future[Response], response: Response) -> None:
-    if not answered.done():
-        answered.set_result(response)
-
-
-def _fail(answered: asyncio.Future[Response], error: Exception) -> None:
-    if not answered.done():
-        answered.set_exception(error)
+    def _reset(self) -> None:
+        if not self._network.swallows and self.reader.exception() is None:
+            self.reader.set_exception(ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"))
+        self._network.is_closed(self)

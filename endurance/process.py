@@ -11,8 +11,6 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 
 from endurance.model import SERVICE, Serving
-from endurance.network import Session
-from iem_dcr.device import connections
 from iem_dcr.driver.starting import Starting
 from iem_dcr.everest import driving
 from iem_dcr.everest_api.meter_api import MeterApi
@@ -42,6 +40,7 @@ class Surroundings(Protocol):
     host: HostClock
     broker_is_up: bool
     errors: set[tuple[str, str]]
+    network: Network
 
     def open_journal(self) -> SteppedJournal | None:
         """Open the journal."""
@@ -136,6 +135,10 @@ class Process(ABC):
         for task in list(self.tasks):
             task.cancel()
 
+    async def connect(self, _host: str, _port: int) -> tuple[asyncio.StreamReader, Any]:
+        """Connect to the meter."""
+        return await self._around.network.connect(self)
+
     def receive(self, topic: str, message: bytes) -> bool:
         """Have the broker hand over a message; returns whether it was taken."""
         del topic, message
@@ -200,7 +203,9 @@ class ServiceProcess(Process):
     def _make(self) -> None:
         around = self._around
         self._bus = _Bus(around.heard, connected=around.broker_is_up)
-        self._api = MeterApi("pm", around.settings, self._bus, journal=self.journal, wall=around.host)
+        self._api = MeterApi(
+            "pm", around.settings, self._bus, journal=self.journal, wall=around.host, connect=self.connect
+        )
 
     async def _run(self) -> None:
         while True:
@@ -232,17 +237,13 @@ def task_factory(
 
 
 class Rigged:
-    """Has every client speak over a network in memory, every start known, and no module sleep, while it is entered."""
-
-    def __init__(self, network: Network) -> None:
-        self._network = network
+    """Has every start known, and no module sleep, while it is entered."""
 
     def __enter__(self) -> None:
         """Put them in place."""
-        module: Any = connections
-        self._new_session, self._start = module._new_session, Starting.start
+        self._start = Starting.start
         self._sleep_s, driving.REPLIES_GO_OUT_WITHIN_S = driving.REPLIES_GO_OUT_WITHIN_S, 0.0
-        network, start, numbers = self._network, self._start, itertools.count()
+        start, numbers = self._start, itertools.count()
 
         async def noted(self: Starting, request: TransactionReq, deadline: Deadline) -> TransactionStartResponse:
             process = PROCESS.get()
@@ -254,11 +255,9 @@ class Rigged:
             finally:
                 process.serving = None
 
-        module._new_session = lambda _: Session(network, PROCESS.get())
         Starting.start = noted  # type: ignore[method-assign]
 
     def __exit__(self, *_: object) -> None:
         """Take them back."""
-        module: Any = connections
-        module._new_session, Starting.start = self._new_session, self._start  # type: ignore[method-assign]
+        Starting.start = self._start  # type: ignore[method-assign]
         driving.REPLIES_GO_OUT_WITHIN_S = self._sleep_s

@@ -49,7 +49,7 @@ class Station(Record):
         self.host = HostClock(plan.host)
         self.disk = Disk()
         self.broker_is_up = True
-        self._network: Network
+        self.network: Network
         self._folder = folder
         self._latency = random.Random(plan.seed)
         self._by_reply: dict[str, Call] = {}
@@ -70,7 +70,7 @@ class Station(Record):
     @property
     def unit(self) -> Unit:
         """The meter that stands there."""
-        return self._network.unit
+        return self.network.unit
 
     @property
     def now_s(self) -> float:

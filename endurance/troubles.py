@@ -60,13 +60,13 @@ class Troubles(Station):
 
     def network_swallows(self, for_s: float) -> None:
         """Have the network take what is sent and give nothing back."""
-        self._network.swallows = True
-        self._later(for_s, lambda: setattr(self._network, "swallows", False))
+        self.network.swallows = True
+        self._later(for_s, lambda: setattr(self.network, "swallows", False))
 
     def network_is_slow(self, by_s: float, for_s: float) -> None:
         """Have every way take longer."""
-        self._network.slow_s = by_s
-        self._later(for_s, lambda: setattr(self._network, "slow_s", 0.0))
+        self.network.slow_s = by_s
+        self._later(for_s, lambda: setattr(self.network, "slow_s", 0.0))
 
     def disk_fails(self, trouble: str, for_s: float) -> None:
         """Have the journal's disk in trouble: one of `disk.TROUBLES`."""
@@ -89,17 +89,17 @@ class Troubles(Station):
         self.unit.cut_power(private_network_s, 0.0)
         unit = self._new_unit(f"1SIM9{len(self.units):02}{self.plan.seed % 10**7:07}")
         unit.cut_power(private_network_s, 0.5)
-        self._network.unit = unit
+        self.network.unit = unit
 
     def swap_meters(self, away_s: float) -> None:
         """Have the meter of another charging point answer at this address, and then this one again."""
         here = self.unit
         other = self._new_unit(f"1SIM8{len(self.units):02}{self.plan.seed % 10**7:07}")
-        self._network.unit = other
+        self.network.unit = other
 
         def back() -> None:
-            if self._network.unit is other:
-                self._network.unit = here
+            if self.network.unit is other:
+                self.network.unit = here
 
         self._later(away_s, back)
 
@@ -182,7 +182,7 @@ class Troubles(Station):
 
     def heal(self) -> None:
         """Have nothing wrong any more."""
-        self._network.swallows, self._network.slow_s = False, 0.0
+        self.network.swallows, self.network.slow_s = False, 0.0
         unit = self.unit
         unit.traps.clear()
         unit.meter.faults.clear()

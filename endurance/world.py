@@ -33,8 +33,8 @@ class World(Troubles):
 
     async def run(self) -> None:
         """Carry out the plan, then let it be calm, have one more session, and end."""
-        self._network = Network(self._new_unit(self.plan.options.MS), self._latency.random, self.counts)
-        with Rigged(self._network):
+        self.network = Network(self._new_unit(self.plan.options.MS), self._latency.random, self.counts)
+        with Rigged():
             self._start_process()
             beating = asyncio.create_task(self._beat())
             for session in self.plan.sessions:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Final, Self
 
 import aiohttp
 from aiohttp import web
+from iem_dcr.simulator.answer import Answer
 
 from iem_dcr.simulator import wire
-from iem_dcr.simulator.answer import Answer
 from iem_dcr.simulator.faults import FaultPlan
 from iem_dcr.simulator.nodes import node_of
 

@@ -104,7 +104,7 @@ class Powermeter:
         meter_id: serial number of the meter.
         energy_wh_import: cumulative import register, watt hours, exact.
         energy_wh_export: cumulative export register, watt hours, exact; None for a meter without one.
-        power_w: watts; positive is import.
+        power_w: watts; positive is import; None where the meter gave none, as the two below.
         voltage_v: volts.
         current_a: amperes.
     """
@@ -113,9 +113,9 @@ class Powermeter:
     meter_id: str
     energy_wh_import: Decimal
     energy_wh_export: Decimal | None
-    power_w: Decimal
-    voltage_v: Decimal
-    current_a: Decimal
+    power_w: Decimal | None
+    voltage_v: Decimal | None
+    current_a: Decimal | None
 
     def to_json(self) -> dict[str, object]:
         """Return EVerest's type Powermeter in plain JSON types. The one place where energy becomes a float."""
@@ -123,12 +123,15 @@ class Powermeter:
             "timestamp": rfc3339(self.timestamp),
             "meter_id": self.meter_id,
             "energy_Wh_import": {"total": float(self.energy_wh_import)},
-            "power_W": {"total": float(self.power_w)},
-            "voltage_V": {"DC": float(self.voltage_v)},
-            "current_A": {"DC": float(self.current_a)},
         }
-        if self.energy_wh_export is not None:
-            value["energy_Wh_export"] = {"total": float(self.energy_wh_export)}
+        for name, kind, number in (
+            ("power_W", "total", self.power_w),
+            ("voltage_V", "DC", self.voltage_v),
+            ("current_A", "DC", self.current_a),
+            ("energy_Wh_export", "total", self.energy_wh_export),
+        ):
+            if number is not None:
+                value[name] = {kind: float(number)}
         return value
 
 

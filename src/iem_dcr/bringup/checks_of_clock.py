@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from iem_dcr.bringup.evidence import Evidence, Timed
     from iem_dcr.config import Settings
+    from iem_dcr.meter_time import MeterTime
 
 WRONG_AFTER_S: Final = 60.0
 WATCHED_S: Final = 2.0
@@ -29,28 +30,32 @@ def clock(evidence: Evidence, settings: Settings | None) -> Line:
         return Line("clock", State.FAILED, "not seen, because there is no live value")
     last = evidence.values[-1]
     time = last.value.TM
+    if time is None or last.clock_off is None:
+        to_do = "Start what drives the meter: it sets the clock before a transaction begins."
+        return Line("clock", State.WARNING, "its time cannot be read: it was not set since power-up", to_do)
     flag = f"{time.sync}, {_STATES[time.sync]}" if time.sync else "none"
+    off_s = last.clock_off.total_seconds()
     text = f"{sight.clock(last.clock_off)}; sync flag {flag}"
     values: dict[str, object] = {
-        "ahead_s": round(last.clock_off.total_seconds(), 3),
+        "ahead_s": round(off_s, 3),
         "sync": time.sync or None,
         "TM": time.instant.isoformat(timespec="seconds"),
     }
-    state, what, to_do = next(_problems(evidence, last, settings), (State.OK, "", ""))
+    state, what, to_do = next(_problems(evidence, last, time, off_s, settings), (State.OK, "", ""))
     return Line("clock", state, f"{text}: {what}" if what else text, to_do, values)
 
 
-def _problems(evidence: Evidence, last: Timed, settings: Settings | None) -> Iterator[tuple[State, str, str]]:
+def _problems(
+    evidence: Evidence, last: Timed, time: MeterTime, off_s: float, settings: Settings | None
+) -> Iterator[tuple[State, str, str]]:
     """Yield what is wrong, the most telling first."""
     first = evidence.values[0]
-    off_s = last.clock_off.total_seconds()
-    time = last.value.TM
-    if last.read_s - first.read_s >= WATCHED_S and time.instant == first.value.TM.instant:
+    if last.read_s - first.read_s >= WATCHED_S and time == first.value.TM:
         yield State.FAILED, "it stands still", "Power the meter off and on. If it stays so, the meter is defective."
     if last.host.year < FIRST_SANE_YEAR:
         yield State.WARNING, f"this host believes to be in {last.host.year}", "Set this host's clock, then ask again."
     if abs(off_s) > sight.CLOCK_TOLERANCE_S:
-        yield _difference(last, off_s)
+        yield _difference(time, off_s)
     if time.sync == "U":
         yield State.WARNING, "by chance right", "Start what drives the meter: it sets the clock."
     if time.sync == "R":
@@ -58,14 +63,13 @@ def _problems(evidence: Evidence, last: Timed, settings: Settings | None) -> Ite
     if not time.sync:
         yield State.WARNING, "it has no flag", "The transparency software refuses a receipt whose begin has none."
     if settings is not None:
-        yield from _zone(last, settings)
+        yield from _zone(last, time, settings)
 
 
-def _difference(last: Timed, off_s: float) -> tuple[State, str, str]:
-    shown_year = last.value.TM.instant.year
+def _difference(time: MeterTime, off_s: float) -> tuple[State, str, str]:
     drive = "Start what drives the meter: it sets the clock before a transaction begins."
-    if shown_year < FIRST_SANE_YEAR or last.value.TM.sync == "U":
-        return State.WARNING, f"it shows {last.value.TM.instant:%Y-%m-%d %H:%M}", drive
+    if time.instant.year < FIRST_SANE_YEAR or time.sync == "U":
+        return State.WARNING, f"it shows {time.instant:%Y-%m-%d %H:%M}", drive
     hours = round(off_s / 3600)
     if hours and abs(hours) <= FURTHEST_ZONE_H and abs(off_s - hours * 3600) <= sight.CLOCK_TOLERANCE_S:
         what = f"that is {abs(hours)} h to the second: a time zone or summer time, not a clock that is wrong"
@@ -78,11 +82,11 @@ def _difference(last: Timed, off_s: float) -> tuple[State, str, str]:
     return State.FAILED if abs(off_s) > WRONG_AFTER_S else State.WARNING, "it is wrong", to_do
 
 
-def _zone(last: Timed, settings: Settings) -> Iterator[tuple[State, str, str]]:
-    written = last.value.TM.instant.utcoffset() or timedelta(0)
+def _zone(last: Timed, time: MeterTime, settings: Settings) -> Iterator[tuple[State, str, str]]:
+    written = time.instant.utcoffset() or timedelta(0)
     wanted = settings.zone().local(last.host).utcoffset() or timedelta(0)
     if written != wanted:
-        what = f"its time is written with {last.value.TM.instant:%z}, the configuration has {_offset(wanted)} now"
+        what = f"its time is written with {time.instant:%z}, the configuration has {_offset(wanted)} now"
         yield State.WARNING, what, "Who drives it sets that with the clock; see that it has this configuration."
 
 

@@ -22,7 +22,7 @@ from iem_dcr.errors import (
 if TYPE_CHECKING:
     from iem_dcr.bringup.evidence import Evidence
     from iem_dcr.config import Settings
-    from iem_dcr.device.connections import Answer
+    from iem_dcr.device.transport import Answer
 
 SLOW_S: Final = 1.0
 """A live value is due every second."""
@@ -67,7 +67,7 @@ def _unreachable(error: MeterUnreachableError) -> tuple[str, str]:
             "nothing at this address answers, not even with a refusal",
             f"Check the address (from the factory {_FACTORY_ADDRESS}), power and cable, and any firewall in between.",
         )
-    if isinstance(getattr(cause, "os_error", None), socket.gaierror):
+    if isinstance(cause, socket.gaierror):
         return "this host does not know that name", f"Give the IP address (from the factory {_FACTORY_ADDRESS})."
     return printable(error.brief), f"Check the address (from the factory {_FACTORY_ADDRESS})."
 
@@ -77,8 +77,9 @@ def _stranger(evidence: Evidence, error: MeterError) -> tuple[str, str]:
         return (
             "something takes the connection and says nothing",
             (
-                "A meter that is starting needs some seconds: try again. One that stays like this hangs: power it off "
-                "and on. Something that waits for TLS (https) also says nothing; an IEM-DCR speaks plain HTTP."
+                "A meter that is starting needs some seconds: try again. If the meter serves one connection at a time, "
+                "it is in use: end what else asks it. Something that waits for TLS (https) also says nothing; an "
+                "IEM-DCR speaks plain HTTP."
             ),
         )
     if isinstance(error, AnswerLostError):
@@ -139,23 +140,21 @@ def _what_error_asks(error: MeterError) -> str:
     if isinstance(error, NotUnderstoodError):
         return "This firmware is not known. Please record it with iem-dcr record, and send it."
     if isinstance(error, RefusedError):
-        return "A meter that is starting may refuse for some seconds: try again, then power it off and on."
-    return "Look for what else asks this meter, and for a bad cable or switch; then power the meter off and on."
+        return "A meter that is starting may refuse for some seconds: try again."
+    return (
+        "If the meter serves one connection at a time, it is in use: look for what else asks it. Else look for a bad "
+        "cable or switch."
+    )
 
 
 def connections(evidence: Evidence, _: Settings | None) -> Line:
-    """Tell whether a connection is kept for the next request; a driver is right with either."""
+    """Tell what the meter says of its connection after an answer; each request makes a new one in any case."""
     plain = evidence.plain
     if plain is None or isinstance(plain, MeterError):
         return Line("connections", State.WARNING, "not seen, because GET /metervalue had no answer")
     said = plain.header("Connection").strip().lower()
-    values = {"kept_alive": plain.reused}
-    if plain.reused:
-        return Line("connections", State.OK, "kept for the next request", "", values)
-    if said == "close":
-        return Line("connections", State.OK, "closed after each answer; each request makes a new one", "", values)
-    text = "dropped after an answer without a word; each request makes a new one"
-    return Line("connections", State.OK, text, "", values)
+    text = "closed after each answer" if said == "close" else "closed by this program after each answer"
+    return Line("connections", State.OK, f"{text}; each request makes a new one", "", {"connection": said})
 
 
 def _milliseconds(seconds: float) -> str:

@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Final
 
 from iem_dcr.bringup.report import Line, State
-from iem_dcr.bringup.sight import shown
+from iem_dcr.bringup.sight import measured, shown
 
 if TYPE_CHECKING:
     from iem_dcr.bringup.evidence import Evidence
@@ -31,8 +31,11 @@ def errors(evidence: Evidence, _: Settings | None) -> Line:
     value = evidence.last
     if value is None:
         return Line("errors", State.FAILED, _NO_VALUE)
-    values = {"XC": value.XC, "healthy": value.is_healthy}
-    if value.is_healthy:
+    values = {"XC": value.XC, "healthy": None if value.has_error is None else not value.has_error}
+    if value.has_error is None:
+        to_do = "Transactions work; whether the meter is in error cannot be seen. Please record this firmware."
+        return Line("errors", State.WARNING, f"XC cannot be read: {shown(value.XC) or 'none'}", to_do, values)
+    if not value.has_error:
         return Line("errors", State.OK, f"XC {shown(value.XC)}", "", values)
     to_do = (
         "The meter is in error, and must not charge. Power it off and on; if it stays, give its manufacturer XC and XS."
@@ -64,12 +67,15 @@ def reading(evidence: Evidence, _: Settings | None) -> Line:
     value = evidence.last
     if value is None:
         return Line("reading", State.FAILED, _NO_VALUE)
+    text = f"{measured(value.U2, 'V')} * {measured(value.I, 'A')}, P {measured(value.P, 'W', 0)}"
+    if value.U2 is None or value.I is None or value.P is None:
+        to_do = "What the meter does not give is not published; the bill does not depend on it."
+        return Line("reading", State.WARNING, f"{text}: not all of it can be read", to_do)
     values: dict[str, object] = {"U2": float(value.U2), "I": float(value.I), "P": float(value.P)}
-    text = f"{value.U2:.1f} V * {value.I:.1f} A, P {value.P:.0f} W"
     unlike = [timed.value for timed in evidence.values if not _is_alike(timed.value)]
     if len(unlike) == len(evidence.values):
         product = value.U2 * value.I
-        if product and abs(product + value.P) <= _tolerance_w(value):
+        if product and abs(product + value.P) <= _tolerance_w(product, value.P):
             what, to_do = "P has the other sign", "Voltage or current is connected the wrong way round."
         else:
             what, to_do = f"U2·I is {product:.0f} W", "Check the sense lines of the voltage and the shunt's connection."
@@ -105,7 +111,7 @@ def register(evidence: Evidence, _: Settings | None) -> Line:
         to_do = "A register of a meter never falls: it is defective, or another meter answered in between."
         return Line("register", State.FAILED, f"{text}: it fell", to_do, values)
     grew_wh = _grown_wh(first.value, value)
-    due_wh = min(abs(timed.value.P) for timed in evidence.values) * Decimal(watched_s) / 3600
+    due_wh = min(abs(timed.value.P or Decimal(0)) for timed in evidence.values) * Decimal(watched_s) / 3600
     if grew_wh == 0 and due_wh >= COUNTS_FROM_WH:
         to_do = "What flows is not counted: the meter is defective, or its values stand still."
         return Line("register", State.FAILED, f"{text}: nothing was counted of about {due_wh:.0f} Wh", to_do, values)
@@ -115,11 +121,14 @@ def register(evidence: Evidence, _: Settings | None) -> Line:
 
 
 def _is_alike(value: MeterValue) -> bool:
-    return abs(value.U2 * value.I - value.P) <= _tolerance_w(value)
+    if value.U2 is None or value.I is None or value.P is None:
+        return True
+    product = value.U2 * value.I
+    return abs(product - value.P) <= _tolerance_w(product, value.P)
 
 
-def _tolerance_w(value: MeterValue) -> Decimal:
-    return SHARE * max(abs(value.U2 * value.I), abs(value.P)) + ALLOWANCE_W
+def _tolerance_w(product: Decimal, power: Decimal) -> Decimal:
+    return SHARE * max(abs(product), abs(power)) + ALLOWANCE_W
 
 
 def _falls(before: MeterValue, after: MeterValue) -> bool:

@@ -36,5 +36,5 @@ async def examine(
         proxies: environment variables of this host that name a proxy.
         wall: the host's clock, aware.
     """
-    async with MeterClient(host, port, timeout_s=evidence.TIMEOUT_S) as client:
+    async with MeterClient(host, port, timeout_s=evidence.TIMEOUT_S, pause_s=evidence.PAUSE_S) as client:
         return checks.judge(await evidence.gather(client, wall), settings, proxies=proxies)

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from iem_dcr.bringup.look import Key
     from iem_dcr.bringup.nodes import Node
     from iem_dcr.device.client import MeterClient
-    from iem_dcr.device.connections import Answer
     from iem_dcr.device.messages import Gateway, MeterValue, PublicKey
+    from iem_dcr.device.transport import Answer
 
 TIMEOUT_S: Final = 4.0
 """Of each question. There are 13 at the most, so that it is over within a minute whatever the meter does."""
 QUESTIONS: Final = 5
-PAUSE_S: Final = 0.2
+PAUSE_S: Final = 1.0
 MOST_LOST: Final = 2
 """So many questions for a live value without an answer are enough."""
 COUNTED_S: Final = 3.0
@@ -45,7 +45,7 @@ class Timed:
     value: MeterValue
     read_s: float
     took_s: float
-    clock_off: timedelta
+    clock_off: timedelta | None
     host: datetime
 
 
@@ -106,9 +106,7 @@ async def gather(client: MeterClient, wall: Callable[[], datetime] = lambda: dat
 
 
 async def _ask_values(evidence: Evidence, client: MeterClient, wall: Callable[[], datetime]) -> None:
-    for number in range(QUESTIONS):
-        if number:
-            await asyncio.sleep(PAUSE_S)
+    for _ in range(QUESTIONS):
         await _ask_value(evidence, client, wall)
         if len(evidence.lost) >= MOST_LOST:
             return
@@ -124,7 +122,8 @@ async def _ask_value(evidence: Evidence, client: MeterClient, wall: Callable[[],
         return
     took_s = now_s() - asked_s
     host = asked + timedelta(seconds=took_s / 2)
-    evidence.values.append(Timed(value, asked_s, took_s, value.TM.instant - host, host))
+    off = None if value.TM is None else value.TM.instant - host
+    evidence.values.append(Timed(value, asked_s, took_s, off, host))
 
 
 async def _ask_gateway_and_key(evidence: Evidence, client: MeterClient) -> None:

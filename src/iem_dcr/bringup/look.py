@@ -36,7 +36,7 @@ class Look:
     Attributes:
         address: of the meter.
         value: GET /metervalue.
-        clock_off: how far its clock is ahead of this host's.
+        clock_off: how far its clock is ahead of this host's, or None where it cannot be read.
         gateway: GET /gw, or None.
         key: GET /publickey, or None.
         problems: why there is no gateway (``gw``) or no key (``publickey``).
@@ -44,7 +44,7 @@ class Look:
 
     address: str
     value: MeterValue
-    clock_off: timedelta
+    clock_off: timedelta | None
     gateway: Gateway | None = None
     key: Key | None = None
     problems: dict[str, str] = field(default_factory=dict)
@@ -61,7 +61,7 @@ class Look:
             "publickey": None
             if self.key is None
             else {"SA": self.key.SA, "PK": self.key.PK, "der_hex": self.key.der_hex, "form": self.key.form},
-            "clock_ahead_s": round(self.clock_off.total_seconds(), 3),
+            "clock_ahead_s": None if self.clock_off is None else round(self.clock_off.total_seconds(), 3),
             "problems": self.problems,
         }
 
@@ -70,17 +70,17 @@ def metervalue_json(value: MeterValue) -> dict[str, object]:
     """Return a live value as JSON types, under the meter's names; units are in the names that are not the meter's."""
     return {
         "MS": value.MS,
-        "TM": rfc3339(value.TM.instant),
-        "TM_sync": value.TM.sync,
+        "TM": None if value.TM is None else rfc3339(value.TM.instant),
+        "TM_sync": None if value.TM is None else value.TM.sync,
         "EF": value.EF,
         "ST": value.ST,
         "XT": value.XT,
         "XS": value.XS,
         "XC": value.XC,
-        "healthy": value.is_healthy,
-        "U2": float(value.U2),
-        "I": float(value.I),
-        "P": float(value.P),
+        "healthy": None if value.has_error is None else not value.has_error,
+        "U2": _float(value.U2),
+        "I": _float(value.I),
+        "P": _float(value.P),
         "import_wh": float(value.import_wh),
         "export_wh": _float(value.export_wh),
         "transaction_wh": _float(value.transaction_wh),
@@ -108,7 +108,7 @@ async def look(client: MeterClient) -> Look:
         problems["publickey"] = error.brief
     except ReceiptError as error:
         problems["publickey"] = str(error)
-    off = value.TM.instant - (asked + (answered - asked) / 2)
+    off = None if value.TM is None else value.TM.instant - (asked + (answered - asked) / 2)
     return Look(client.address, value, off, gateway, key, problems)
 
 

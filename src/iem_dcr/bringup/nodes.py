@@ -14,7 +14,7 @@ from iem_dcr.errors import MeterError
 
 if TYPE_CHECKING:
     from iem_dcr.device.client import MeterClient
-    from iem_dcr.device.connections import Answer
+    from iem_dcr.device.transport import Answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,4 +94,4 @@ def _running(answer: Answer) -> bool | None:
     except messages.ShapeError:
         return None
     value = fields.get("XT") if answer.status == 200 and isinstance(fields, dict) else None
-    return value if isinstance(value, bool) else None
+    return messages.flag(value)

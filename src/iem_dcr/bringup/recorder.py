@@ -17,9 +17,11 @@ from iem_dcr.errors import (
 
 if TYPE_CHECKING:
     from iem_dcr.bringup.nodes import Node
-    from iem_dcr.device.connections import Answer
+    from iem_dcr.device.transport import Answer
 
 TIMEOUT_S: Final = 5.0
+PAUSE_S: Final = 1.0
+"""Requests are so far apart: a meter that serves one connection at a time has time for who drives it."""
 _PROBLEMS: Final = {
     MeterUnreachableError: "no connection",
     MeterTimeoutError: "no answer in time",
@@ -49,7 +51,7 @@ async def record(host: str, port: int) -> tuple[Recorded, ...]:
     Raises:
         MeterError: the meter is not reachable.
     """
-    async with MeterClient(host, port, timeout_s=TIMEOUT_S) as client:
+    async with MeterClient(host, port, timeout_s=TIMEOUT_S, pause_s=PAUSE_S) as client:
         questioner = nodes.Questioner(client, TIMEOUT_S)
         recorded = [await _first(questioner)]
         recorded += [await _one(node, questioner) for node in nodes.ALL[1:]]

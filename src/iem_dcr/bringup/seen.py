@@ -70,12 +70,13 @@ class SeenMeter:
         if is_another:
             self._transaction.forget()
             before = off_before = None
-        self._clock_off = value.TM.instant - read_at
-        jumped = off_before is not None and abs(self._clock_off - off_before) > CLOCK_JUMP
+        self._clock_off = None if value.TM is None else value.TM.instant - read_at
+        is_known = off_before is not None and self._clock_off is not None
+        jumped = is_known and abs(self._clock_off - off_before) > CLOCK_JUMP  # type: ignore[operator]  # both are known
         news = News(before, is_another, jumped or self.is_silent)
         self._transaction.take_up(before, value, read_at, may_have_missed=news.may_have_missed)
         self.value, self._read_at, self.read_s = value, read_at, now_s()
-        if before is None or before.TM.instant != value.TM.instant:
+        if before is None or value.TM is None or before.TM != value.TM:
             self._moved_s = self.read_s
         self._problem, self._silent = "", None
         return news
@@ -135,7 +136,7 @@ class TransactionWatch:
         if not value.XT:
             self._began = None
             return
-        was_running = before is not None and before.XT
+        was_running = before is not None and bool(before.XT)
         if self._began is not None and not (before is not None and is_another(before, value)):
             return
         begin_seen = before is not None and not was_running and not may_have_missed

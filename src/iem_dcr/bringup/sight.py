@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import nan
 from typing import TYPE_CHECKING, Final
 
 from iem_dcr.errors import printable
@@ -23,9 +24,19 @@ STANDS_AFTER_S: Final = 5.0
 LONGEST_TEXT: Final = 250
 
 
+def number(value: Decimal | None) -> float:
+    """Return a number as the charts need it: ``nan`` where the meter gave none."""
+    return nan if value is None else float(value)
+
+
+def measured(value: Decimal | None, unit: str, decimals: int = 1) -> str:
+    """Write a number with its unit; a dash where the meter gave none."""
+    return f"- {unit}" if value is None else f"{value:.{decimals}f} {unit}"
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A live value as the charts need it: when it was read on the loop's clock, watts, volts, amperes."""
+    """A live value as the charts need it: when it was read on the loop's clock, watts, volts, amperes, or ``nan``."""
 
     at_s: float
     power_w: float
@@ -118,7 +129,7 @@ def _words(sight: Sight) -> Iterator[Trouble]:
     value = sight.value
     if value is None:
         return
-    if not value.is_healthy:
+    if value.has_error:
         yield Trouble(f"in error: XC is {shown(value.XC)}")
     if "E" in value.EF:
         yield Trouble(f"EF is {shown(value.EF)}: energy is not reliable")

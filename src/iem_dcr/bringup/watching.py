@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from iem_dcr import ocmf
 from iem_dcr.bringup.seen import SeenMeter
-from iem_dcr.bringup.sight import Sample
+from iem_dcr.bringup.sight import Sample, number
 from iem_dcr.device.client import MeterClient
 from iem_dcr.driver.timing import Schedule, now_s
 from iem_dcr.errors import MeterError, ReceiptError, printable
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from iem_dcr.device.messages import Gateway, MeterValue
 
 EVERY_S: Final = 1.0
+PAUSE_S: Final = 1.0
+"""Requests are so far apart: a meter that serves one connection at a time has time for who drives it."""
 TIMEOUT_S: Final = 1.9
 """Of each question: a meter that hangs is asked every two seconds. Its driver gives it no more time either."""
 GATEWAY_EVERY_S: Final = 60.0
@@ -49,7 +51,7 @@ class WatchedMeter:
     """
 
     def __init__(self, host: str, port: int, wall: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
-        self._client = MeterClient(host, port, timeout_s=TIMEOUT_S)
+        self._client = MeterClient(host, port, timeout_s=TIMEOUT_S, pause_s=PAUSE_S)
         self._wall = wall
         self.address = self._client.address
         self._seen = SeenMeter()
@@ -75,19 +77,16 @@ class WatchedMeter:
             count: how many looks.
         """
         schedule = Schedule(EVERY_S, phase)
-        try:
-            while count is None or count > 0:
-                await self.look()
-                looked(self)
-                await self._ask_what_is_due()
-                if count is not None:
-                    count -= 1
-                    if not count:
-                        return
-                schedule.advance()
-                await asyncio.sleep(max(0.0, schedule.next_s - now_s()))
-        finally:
-            await self._client.close()
+        while count is None or count > 0:
+            await self.look()
+            looked(self)
+            await self._ask_what_is_due()
+            if count is not None:
+                count -= 1
+                if not count:
+                    return
+            schedule.advance()
+            await asyncio.sleep(max(0.0, schedule.next_s - now_s()))
 
     async def look(self) -> None:
         """Ask for a live value once, and take up what it shows. Never raises for the meter's sake."""
@@ -117,7 +116,7 @@ class WatchedMeter:
             self._is_another()
         if news.may_have_missed:
             self._due_s["/gw"] = now_s()
-        self._samples.append(Sample(self._seen.read_s, float(value.P), float(value.U2), float(value.I)))
+        self._samples.append(Sample(self._seen.read_s, number(value.P), number(value.U2), number(value.I)))
 
     def _is_another(self) -> None:
         """Forget what was known: another meter answers at this address."""

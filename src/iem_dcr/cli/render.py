@@ -9,7 +9,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from iem_dcr.bringup.sight import CLOCK_TOLERANCE_S, LONGEST_TEXT, clock, shown
+from iem_dcr.bringup.sight import CLOCK_TOLERANCE_S, LONGEST_TEXT, clock, measured, shown
 from iem_dcr.errors import printable
 from iem_dcr.ocmf import Outcome
 
@@ -43,9 +43,9 @@ def kwh(energy_wh: Decimal) -> str:
     return f"{energy_wh / 1000:.3f} kWh"
 
 
-def kw(power_w: Decimal) -> str:
-    """Write a power given in W: ``47.500 kW``."""
-    return f"{power_w / 1000:.3f} kW"
+def kw(power_w: Decimal | None) -> str:
+    """Write a power given in W: ``47.500 kW``; a dash where the meter gave none."""
+    return "- kW" if power_w is None else f"{power_w / 1000:.3f} kW"
 
 
 def value_line(value: Powermeter, charged_wh: Decimal | None = None) -> str:
@@ -100,14 +100,16 @@ def print_receipt(console: Console, receipt: Receipt, verification: Verification
 def print_look(console: Console, look: Look) -> None:
     """Print one reading of a meter."""
     value = look.value
-    measured = {
+    live = {
         "Power": kw(value.P),
-        "Voltage (U2)": f"{value.U2:.1f} V",
-        "Current (I)": f"{value.I:.1f} A",
+        "Voltage (U2)": measured(value.U2, "V"),
+        "Current (I)": measured(value.I, "A"),
         "Import": kwh(value.import_wh),
         "Export": "no such register" if value.export_wh is None else kwh(value.export_wh),
     }
-    health = ("healthy", "green") if value.is_healthy else ("IN ERROR", "bold red")
+    health = {False: ("healthy", "green"), True: ("IN ERROR", "bold red"), None: ("not known", "yellow")}[
+        value.has_error
+    ]
     status = {
         "Transaction (XT)": Text("runs", style="bold") if value.XT else Text("none"),
         "Errors (XC)": Text.assemble(health, f"  {shown(value.XC)}"),
@@ -124,11 +126,11 @@ def print_look(console: Console, look: Look) -> None:
         point["Type (CT)"] = Text(shown(gateway.CT)) if gateway.CT else not_set
         point["Id (CI)"] = Text(shown(gateway.CI)) if gateway.CI else not_set
         point["Time (TM)"] = Text(_time(gateway.TM.instant) if gateway.TM else "not readable")
-    point["Clock"] = _clock(look.clock_off)
+    point["Clock"] = Text("not readable", style="yellow") if look.clock_off is None else _clock(look.clock_off)
     key = Text(f"{look.key.form}, {shown(look.key.SA)}") if look.key else _problem(look.problems["publickey"])
     point["Public key"] = key
     say(console, Text(f"Meter {shown(value.MS)} at {look.address}", style="bold"))
-    _print_section(console, "Live values", {name: Text(text) for name, text in measured.items()})
+    _print_section(console, "Live values", {name: Text(text) for name, text in live.items()})
     _print_section(console, "Status", status)
     _print_section(console, "Charge point, clock and key", point)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from rich.text import Text
 
 from iem_dcr.bringup.sight import clock as clock_words
-from iem_dcr.bringup.sight import duration, shown, troubles
+from iem_dcr.bringup.sight import duration, measured, shown, troubles
 from iem_dcr.cli.render import kw, kwh
 
 if TYPE_CHECKING:
@@ -120,13 +120,14 @@ def sparkline(
     sums: dict[int, tuple[float, int]] = {}
     for sample in samples:
         at = math.floor(sample.at_s / step_s) - newest + bars - 1
-        if 0 <= at < bars:
+        if 0 <= at < bars and not math.isnan(value(sample)):
             total, count = sums.get(at, (0.0, 0))
             sums[at] = total + value(sample), count + 1
     means = {at: total / count for at, (total, count) in sums.items()}
     if not means:
         return " " * bars, 0.0, 0.0
-    drawn_of = [value(sample) for sample in samples if math.floor(sample.at_s / step_s) > newest - bars]
+    drawn_of = [value(each) for each in samples if math.floor(each.at_s / step_s) > newest - bars]
+    drawn_of = [each for each in drawn_of if not math.isnan(each)]
     low, high = min(drawn_of), max(drawn_of)
     floor, ceiling = _scale(low, high, least_span)
     signs = BARS_ASCII if ascii_only else BARS
@@ -186,8 +187,8 @@ def _heading(sight: Sight, *, ascii_only: bool) -> Text:
 def _charts(sight: Sight, value: MeterValue, width: int, bars: int, step_s: int, *, ascii_only: bool) -> Iterator[Text]:
     rows: tuple[tuple[str, str, Callable[[Sample], float], float | None, float, str], ...] = (
         ("Power", kw(value.P), lambda sample: sample.power_w, None, 1000.0, "kW"),
-        ("Voltage", f"{value.U2:.1f} V", lambda sample: sample.voltage_v, LEAST_SPAN_V, 1.0, "V"),
-        ("Current", f"{value.I:.1f} A", lambda sample: sample.current_a, None, 1.0, "A"),
+        ("Voltage", measured(value.U2, "V"), lambda sample: sample.voltage_v, LEAST_SPAN_V, 1.0, "V"),
+        ("Current", measured(value.I, "A"), lambda sample: sample.current_a, None, 1.0, "A"),
     )
     style = _STYLES["old"] if sight.silent_since is not None else ""
     for name, text, pick, least_span, divisor, unit in rows:
@@ -216,7 +217,7 @@ def _facts(sight: Sight, value: MeterValue, width: int) -> Iterator[Text]:
         ("Transaction", _transaction(sight), "bold" if sight.transaction is not None else ""),
     ]
     if sight.clock_off is not None:
-        sync = f", flag {value.TM.sync}" if value.TM.sync else ""
+        sync = f", flag {value.TM.sync}" if value.TM is not None and value.TM.sync else ""
         facts.append(("Clock", f"{clock_words(sight.clock_off)}{sync}", ""))
     for name, text, now_style in facts:
         style = _STYLES["old"] if sight.silent_since is not None else now_style
@@ -262,7 +263,7 @@ def _row(sight: Sight, address_width: int, step_s: int, *, has_all: bool, ascii_
             step_s=step_s,
             ascii_only=ascii_only,
         )
-        cells = [kw(value.P), f"{value.U2:.1f} V", f"{value.I:.1f} A", bars]
+        cells = [kw(value.P), measured(value.U2, "V"), measured(value.I, "A"), bars]
     state, style = _state(sight)
     line = Text(f"{_cut(sight.address, address_width):<{address_width}}", style="bold")
     for cell, width in list(zip(cells, _CELL_WIDTHS, strict=False))[: 4 if has_all else 1]:
@@ -299,8 +300,8 @@ def plain_line(sight: Sight) -> str:
     energy = f"register {kwh(value.import_wh)}"
     if sight.transaction is not None:
         energy += f"  charged {kwh(sight.transaction.charged_wh)}"
-    measured = f"{kw(value.P):>11}  {value.U2:6.1f} V  {value.I:6.1f} A"
-    return f"{read_at:%H:%M:%S}  {sight.address}  {measured}  {energy}{faults}"
+    values = f"{kw(value.P):>11}  {measured(value.U2, 'V'):>8}  {measured(value.I, 'A'):>8}"
+    return f"{read_at:%H:%M:%S}  {sight.address}  {values}  {energy}{faults}"
 
 
 def _summary(sights: Sequence[Sight]) -> str:

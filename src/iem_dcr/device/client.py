@@ -1,4 +1,4 @@
-"""The HTTP client of one meter: a coroutine for each node. How it treats connections: `iem_dcr.device.connections`."""
+"""The HTTP client of one meter: a coroutine for each node. How a request is carried: `iem_dcr.device.transport`."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 from iem_dcr import ocmf
 from iem_dcr.device import messages
-from iem_dcr.device.connections import Connections
-from iem_dcr.device.telling import told
-from iem_dcr.errors import NotUnderstoodError, RefusedError, printable
+from iem_dcr.device.transport import Transport, node_of
+from iem_dcr.errors import MeterError, NotUnderstoodError, ReceiptError, RefusedError, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from types import TracebackType
+    from typing import TypeAlias
 
-    from iem_dcr.device.connections import Answer
     from iem_dcr.device.messages import Gateway, MeterValue, PublicKey, User
-    from iem_dcr.device.telling import OnRequest
+    from iem_dcr.device.transport import Answer, Connect
     from iem_dcr.meter_time import MeterTime
+    from iem_dcr.ocmf import Receipt
+
+    OnRequest: TypeAlias = Callable[[str, str, float, MeterError | None], None]
+    """Is told method, node, the seconds that a request took, and what it failed with or None."""
 
 T = TypeVar("T")
 
@@ -36,39 +39,49 @@ class MeterClient:
     * `MeterUnreachableError`: the request did not go out.
     * `MeterTimeoutError`: it went out, and no whole answer came in time.
     * `AnswerLostError`: the connection broke before a whole answer was there.
-    * `RefusedError`: a status that is not 200.
-    * `NotUnderstoodError`: an answer that is not this node's; a redirect; more than 256 KiB, or 512 on the wire.
+    * `RefusedError`: a status that is no success. 2xx is success; 4xx says that this request was not acted on; after
+      anything else it may have been (`MeterError.may_have_acted`).
+    * `NotUnderstoodError`: an answer that is not this node's; a redirect; more than 256 KiB.
 
     Attributes:
         address: ``host:port``.
-        on_request: is told of each request that came to its end: method, node, seconds it took, and what it failed with
-            or None. It must not raise.
+        on_request: is told of each request that came to its end. It must not raise.
     """
 
-    def __init__(self, host: str, port: int = 80, *, timeout_s: float = 5.0) -> None:
-        self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    def __init__(
+        self,
+        host: str,
+        port: int = 80,
+        *,
+        timeout_s: float = 5.0,
+        pause_s: float = 0.0,
+        connect: Connect | None = None,
+    ) -> None:
+        """Requests begin ``pause_s`` apart, for whoever looks on beside a driver; ``connect``: see `Transport`."""
         self.on_request: OnRequest | None = None
-        self._connections = Connections(self.address, timeout_s=timeout_s)
-        self._transaction_base: str | None = None
+        self._transport = Transport(host, port, timeout_s=timeout_s, connect=connect)
+        self._pause_s = pause_s
+        self._asked_s: float | None = None
+        self._transaction_base = BASE
 
     @property
-    def heard_s(self) -> float | None:
+    def address(self) -> str:
+        """``host:port``."""
+        return self._transport.address
+
+    @property
+    def last_response_s(self) -> float | None:
         """When a whole answer last came, whatever its status, on the loop's clock; None before the first."""
-        return self._connections.heard_s
+        return self._transport.last_response_s
 
     async def __aenter__(self) -> Self:
-        """Connections are made when they are needed."""
+        """Nothing is held between requests."""
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close every connection."""
-        await self.close()
-
-    async def close(self) -> None:
-        """Close every connection. The client may be used again; it then connects anew."""
-        await self._connections.close()
+        """As above."""
 
     # --- the nodes ---------------------------------------------------------------------------------------------------
 
@@ -81,19 +94,19 @@ class MeterClient:
         await self._post("/gw", {"CT": CT, "CI": CI, "TM": TM}, timeout_s)
 
     async def set_tariff(self, TT: str, *, timeout_s: float | None = None) -> None:
-        """POST /tariff: set the tariff text."""
+        """POST /tariff: set the tariff text, on the display and in the signed record."""
         await self._post("/tariff", {"TT": TT}, timeout_s)
 
     async def metervalue(self, *, timeout_s: float | None = None) -> MeterValue:
-        """GET /metervalue: a live value."""
+        """GET /metervalue: a live value, a picture of some moment ago."""
         return await self._get("/metervalue", messages.meter_value, timeout_s)
 
     async def publickey(self, *, timeout_s: float | None = None) -> PublicKey:
         """GET /publickey: the key that the meter's receipts verify with."""
         return await self._get("/publickey", messages.public_key, timeout_s)
 
-    async def datetime(self, *, timeout_s: float | None = None) -> MeterTime:
-        """GET /datetime: the meter's clock."""
+    async def datetime(self, *, timeout_s: float | None = None) -> MeterTime | None:
+        """GET /datetime: the meter's clock, or None where it cannot be read."""
         return await self._get("/datetime", messages.datetime_answer, timeout_s)
 
     async def set_datetime(self, TM: str, *, timeout_s: float | None = None) -> None:
@@ -112,32 +125,24 @@ class MeterClient:
         """POST /receipt ``{"TX":"E"}``: end the transaction."""
         await self._post("/receipt", {"TX": "E"}, timeout_s)
 
-    async def receipt(self, *, timeout_s: float | None = None) -> str | None:
-        """GET /receipt: the signed tuple of the transaction just ended, or None while there is none."""
-        return await self._tuple(BASE, "/receipt", timeout_s)
+    async def receipt(self, *, timeout_s: float | None = None) -> Receipt | None:
+        """GET /receipt: the signed tuple of the transaction just ended, or None where there is none.
 
-    async def transaction(self, *, timeout_s: float | None = None) -> str | None:
-        """GET /transaction: the last signed tuple, also after a restart; None when there has never been one.
-
-        Firmware has it under v1 or v2: the one that gave a tuple is asked first from then on. A 404 of both, or an
-        answer without a tuple, is a meter that has signed nothing yet; any other refusal is raised.
+        A refusal, 200 with nothing and null all mean that there is none.
         """
-        bases = [BASE, BASE_V2] if self._transaction_base != BASE_V2 else [BASE_V2, BASE]
-        refusal: RefusedError | None = None
-        now_s = asyncio.get_running_loop().time
-        ends_s = now_s() + self._connections.limit_s(timeout_s)
-        for base in bases:
-            try:
-                text = await self._tuple(base, "/transaction", ends_s - now_s())
-            except RefusedError as error:
-                if error.status != 404:
-                    refusal = error
-                continue
-            if text is not None:
+        return await self._receipt(BASE, "/receipt", timeout_s)
+
+    async def transaction(self, *, timeout_s: float | None = None) -> Receipt | None:
+        """GET /transaction: the last signed tuple, also after a restart, or None where there has never been one.
+
+        Firmware has it under v1 or v2: the one that gave a tuple is asked first from then on.
+        """
+        ends_s = self._now_s() + self._transport.limit_s(timeout_s)
+        for base in (self._transaction_base, BASE_V2 if self._transaction_base == BASE else BASE):
+            receipt = await self._receipt(base, "/transaction", ends_s - self._now_s())
+            if receipt is not None:
                 self._transaction_base = base
-                return text
-        if refusal is not None:
-            raise refusal
+                return receipt
         return None
 
     async def answer(self, node: str, *, base: str = BASE, timeout_s: float | None = None) -> Answer:
@@ -145,38 +150,68 @@ class MeterClient:
 
         Raises `RefusedError` never, and `NotUnderstoodError` only for what is no HTTP, or more than 256 KiB.
         """
-        with told(self.on_request, "GET", node):
-            return await self._connections.ask("GET", base, node, None, timeout_s)
+        return await self._request("GET", base + node, timeout_s, lambda answer: answer)
 
     # --- requests ----------------------------------------------------------------------------------------------------
 
     async def _get(self, node: str, read: Callable[[object], T], timeout_s: float | None) -> T:
-        with told(self.on_request, "GET", node):
-            body = await self._request("GET", BASE, node, None, timeout_s)
+        def understood(answer: Answer) -> T:
+            self._check_status(f"GET {node}", answer)
             try:
-                return read(messages.decode(body))
+                return read(messages.decode(answer.body))
             except messages.ShapeError as error:
                 raise NotUnderstoodError(self.address, f"GET {node}", error.path, error.what) from error
 
-    async def _tuple(self, base: str, node: str, timeout_s: float | None) -> str | None:
-        with told(self.on_request, "GET", node):
-            body = await self._request("GET", base, node, None, timeout_s)
-            try:
-                return ocmf.find_tuple(body.decode())
-            except UnicodeDecodeError as error:
-                raise NotUnderstoodError(self.address, f"GET {node}", "", "not a text in UTF-8") from error
+        return await self._request("GET", BASE + node, timeout_s, understood)
 
     async def _post(self, node: str, body: Mapping[str, object], timeout_s: float | None) -> None:
         content = json.dumps(body, separators=(",", ":")).encode()
-        with told(self.on_request, "POST", node):
-            await self._request("POST", BASE, node, content, timeout_s)
+        await self._request(
+            "POST", BASE + node, timeout_s, lambda answer: self._check_status(f"POST {node}", answer), content
+        )
 
-    async def _request(self, method: str, base: str, node: str, body: bytes | None, timeout_s: float | None) -> bytes:
-        name = f"{method} {node}"
-        answer = await self._connections.ask(method, base, node, body, timeout_s)
+    async def _receipt(self, base: str, node: str, timeout_s: float | None) -> Receipt | None:
+        def found(answer: Answer) -> Receipt | None:
+            if 400 <= answer.status < 500:
+                return None
+            self._check_status(f"GET {node}", answer)
+            try:
+                text = ocmf.find_tuple(answer.body.decode())
+                return None if text is None else ocmf.parse(text)
+            except (UnicodeDecodeError, ReceiptError) as error:
+                raise NotUnderstoodError(self.address, f"GET {node}", "", f"no OCMF tuple: {error}") from error
+
+        return await self._request("GET", base + node, timeout_s, found)
+
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        timeout_s: float | None,
+        read: Callable[[Answer], T],
+        body: bytes | None = None,
+    ) -> T:
+        """Make one request and read its answer; the one place through which every request goes."""
+        if self._asked_s is not None and self._pause_s > 0:
+            await asyncio.sleep(max(0.0, self._asked_s + self._pause_s - self._now_s()))
+        began_s = self._asked_s = self._now_s()
+        failed: MeterError | None = None
+        try:
+            return read(await self._transport.request(method, path, body, timeout_s))
+        except MeterError as error:
+            failed = error
+            raise
+        finally:
+            if self.on_request is not None:
+                self.on_request(method, node_of(path), self._now_s() - began_s, failed)
+
+    def _check_status(self, name: str, answer: Answer) -> None:
         if 300 <= answer.status < 400:
             target = printable(answer.header("Location") or "nowhere")
             raise NotUnderstoodError(self.address, name, "", f"a redirect ({answer.status}) to {target}")
-        if answer.status != 200:
+        if not 200 <= answer.status < 300:
             raise RefusedError(self.address, name, answer.status, answer.body[:200].decode(errors="replace"))
-        return answer.body
+
+    @staticmethod
+    def _now_s() -> float:
+        return asyncio.get_running_loop().time()

@@ -1,8 +1,9 @@
 """The answers of the meter's nodes, typed, and the bodies that are sent to it.
 
-Reading is tolerant where meters may differ (unknown keys, whole numbers, rows in any order, rows that are missing) and
-strict where a wrong value would be billed: a number is a number, an energy has a unit, nothing is made up.
-All shapes are those of ``/counter/v1/ocmf/…`` on the meter.
+Only the import register and the serial matter to billing: an answer of /metervalue without a readable import register
+is no value. Everything else is None where it is missing, null or cannot be read, and costs neither a value nor a fault.
+Numbers may be text and text a number; true may be 1 or "true"; rows may come in any order. Nothing is made up: a number
+is a number, an energy has a unit. All shapes are those of ``/counter/v1/ocmf/…`` on the meter.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from decimal import Decimal
-from typing import TYPE_CHECKING
+from decimal import Decimal, InvalidOperation
+from typing import TYPE_CHECKING, Final
 
 from iem_dcr import meter_time
 from iem_dcr.errors import printable
@@ -19,14 +20,15 @@ from iem_dcr.errors import printable
 if TYPE_CHECKING:
     from iem_dcr.meter_time import MeterTime
 
-IMPORT_REGISTER = "1-b:1.8.e"
-EXPORT_REGISTER = "1-b:2.8.e"
-TRANSACTION_REGISTER = "transaction_1-b:1.8.e"
+IMPORT_REGISTER: Final = "1-b:1.8.e"
+EXPORT_REGISTER: Final = "1-b:2.8.e"
+TRANSACTION_REGISTER: Final = "transaction_1-b:1.8.e"
 
-_WATT_HOURS = {"Wh": Decimal(1), "kWh": Decimal(1000), "MWh": Decimal(1_000_000)}
-_DIGITS = re.compile(r"-?[0-9]{1,15}(\.[0-9]{1,9})?", re.ASCII)
-_PLAUSIBLE = Decimal("1e15")
-_ZERO = re.compile(r"\s*(?:0[xX])?0+\s*", re.ASCII)
+_WATT_HOURS: Final = {"Wh": Decimal(1), "kWh": Decimal(1000), "MWh": Decimal(1_000_000)}
+_NUMBER: Final = re.compile(r"\s*-?[0-9]{1,15}(\.[0-9]{1,9})?\s*", re.ASCII)
+_PLAUSIBLE: Final = Decimal("1e15")
+_WORD: Final = re.compile(r"\s*(?:0[xX])?([0-9a-fA-F]{1,32})\s*", re.ASCII)
+_FLAGS: Final = {"true": True, "1": True, "false": False, "0": False}
 
 
 class ShapeError(ValueError):
@@ -53,48 +55,49 @@ class Gateway:
     @property
     def is_set(self) -> bool:
         """Whether POST /gw was accepted since the meter was powered up."""
-        return self.CT != ""
+        return self.CT != "" or self.CI != ""
 
 
 @dataclass(frozen=True, slots=True)
 class MeterValue:
-    """Answer of GET /metervalue.
+    """Answer of GET /metervalue. A field is None, or "" where it is text, when the meter gave none that can be read.
 
     Attributes:
         MS: serial number of the meter.
         TM: its clock.
         EF: error flags of OCMF.
         ST: status of OCMF.
-        XT: a transaction is active.
+        XT: a transaction was active at the moment that the value shows.
         XS: status word, as text.
         XC: error words, as text.
         U2: the DC voltage, volts.
         I: amperes.
         P: watts.
         import_wh: register ``1-b:1.8.e``, watt hours, exact.
-        export_wh: register ``1-b:2.8.e``, watt hours, exact; None where the row is missing.
+        export_wh: register ``1-b:2.8.e``, watt hours, exact.
         transaction_wh: register ``transaction_1-b:1.8.e``, watt hours imported by the running transaction, or by the
-            last one while none runs; None where the row is missing or cannot be read.
+            last one while none runs.
     """
 
     MS: str
-    TM: MeterTime
+    TM: MeterTime | None
     EF: str
     ST: str
-    XT: bool
+    XT: bool | None
     XS: str
     XC: str
-    U2: Decimal
-    I: Decimal  # noqa: E741  the meter's name of the current
-    P: Decimal
+    U2: Decimal | None
+    I: Decimal | None  # noqa: E741  the meter's name of the current
+    P: Decimal | None
     import_wh: Decimal
     export_wh: Decimal | None
     transaction_wh: Decimal | None = None
 
     @property
-    def is_healthy(self) -> bool:
-        """Whether every word of XC is hexadecimal zero; how the zeros are written does not matter."""
-        return all(_ZERO.fullmatch(word) for word in self.XC.split(","))
+    def has_error(self) -> bool | None:
+        """Whether a word of XC reads as a number other than zero; None where no word can be read."""
+        words = [match[1] for word in self.XC.split(",") if (match := _WORD.fullmatch(word))]
+        return any(int(word, 16) for word in words) if words else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,9 +135,7 @@ class User:
             "ID": self.ID,
             "US": self.US,
         }
-        if self.TT is not None:
-            body["TT"] = self.TT
-        return body
+        return body if self.TT is None else body | {"TT": self.TT}
 
 
 def decode(body: bytes) -> object:
@@ -151,140 +152,123 @@ def decode(body: bytes) -> object:
 
 def gateway(answer: object) -> Gateway:
     """Read the answer of GET /gw."""
-    fields = _object(answer)
-    return Gateway(_text(fields, "CT"), _text(fields, "CI"), _time_or_none(fields))
+    reader = _Reader(answer)
+    return Gateway(reader.text("CT"), reader.text("CI"), reader.time())
 
 
-def datetime_answer(answer: object) -> MeterTime:
+def datetime_answer(answer: object) -> MeterTime | None:
     """Read the answer of GET /datetime."""
-    return _time(_object(answer))
+    return _Reader(answer).time()
 
 
 def public_key(answer: object) -> PublicKey:
-    """Read the answer of GET /publickey."""
-    fields = _object(answer)
-    return PublicKey(_optional_text(fields, "SA"), _text(fields, "PK"))
+    """Read the answer of GET /publickey.
+
+    Raises:
+        ShapeError: there is no key.
+    """
+    reader = _Reader(answer)
+    if not reader.text("PK"):
+        raise ShapeError("PK", "no text")
+    return PublicKey(reader.text("SA"), reader.text("PK"))
 
 
 def meter_value(answer: object) -> MeterValue:
-    """Read the answer of GET /metervalue."""
-    fields = _object(answer)
-    rows = _registers(fields)
-    if IMPORT_REGISTER not in rows:
-        raise ShapeError("RD", f"no row with RI {IMPORT_REGISTER}")
+    """Read the answer of GET /metervalue.
+
+    Raises:
+        ShapeError: it has no import register that can be read.
+    """
+    reader = _Reader(answer)
     return MeterValue(
-        MS=_text(fields, "MS"),
-        TM=_time(fields),
-        EF=_optional_text(fields, "EF"),
-        ST=_optional_text(fields, "ST"),
-        XT=_flag(fields, "XT"),
-        XS=_optional_text(fields, "XS"),
-        XC=_text(fields, "XC"),
-        U2=_number(fields, "U2"),
-        I=_number(fields, "I"),
-        P=_number(fields, "P"),
-        import_wh=rows[IMPORT_REGISTER],
-        export_wh=rows.get(EXPORT_REGISTER),
-        transaction_wh=_transaction_wh(fields["RD"]),
+        MS=reader.text("MS"),
+        TM=reader.time(),
+        EF=reader.text("EF"),
+        ST=reader.text("ST"),
+        XT=reader.flag("XT"),
+        XS=reader.text("XS"),
+        XC=reader.text("XC"),
+        U2=reader.number("U2"),
+        I=reader.number("I"),
+        P=reader.number("P"),
+        import_wh=reader.register_wh(IMPORT_REGISTER, "R"),
+        export_wh=reader.register_wh_or_none(EXPORT_REGISTER, "R"),
+        transaction_wh=reader.register_wh_or_none(TRANSACTION_REGISTER, "W"),
     )
+
+
+def flag(value: object) -> bool | None:
+    """Read true and false, 0 and 1, and their texts; anything else is None."""
+    return _FLAGS.get(str(value).strip().lower()) if isinstance(value, bool | int | str) else None
+
+
+class _Reader:
+    """Reads fields of an answer: what is missing, null or of no use is None, or "" where it is text."""
+
+    def __init__(self, answer: object) -> None:
+        if not isinstance(answer, dict):
+            raise ShapeError("", f"expected an object, not {_shown(answer)}")
+        self._fields: dict[str, object] = answer
+
+    def text(self, key: str) -> str:
+        value = self._fields.get(key)
+        is_number = isinstance(value, int | Decimal) and not isinstance(value, bool)
+        return str(value) if is_number else value if isinstance(value, str) else ""
+
+    def flag(self, key: str) -> bool | None:
+        return flag(self._fields.get(key))
+
+    def number(self, key: str) -> Decimal | None:
+        return _number(self._fields.get(key))
+
+    def time(self) -> MeterTime | None:
+        try:
+            return meter_time.parse(self.text("TM"))
+        except ValueError:
+            return None
+
+    def register_wh(self, code: str, kind: str) -> Decimal:
+        """Return a register of RD by its OBIS code; ``kind`` is R of the totals, or W of the transaction's."""
+        rows = self._fields.get("RD")
+        if not isinstance(rows, list):
+            raise ShapeError("RD", "missing" if rows is None else f"expected a list, not {_shown(rows)}")
+        found = [row for row in rows if isinstance(row, dict) and row.get(f"{kind}I") == code]
+        path = f"RD[{code}]"
+        if len(found) != 1:
+            raise ShapeError("RD" if not found else path, f"{len(found)} rows with {kind}I {code}")
+        unit, value = found[0].get(f"{kind}U"), found[0].get(f"{kind}V")
+        if not isinstance(unit, str) or unit not in _WATT_HOURS:
+            raise ShapeError(f"{path}.{kind}U", f"no unit of energy: {_shown(unit)}")
+        number = _number(value)
+        if number is None:
+            raise ShapeError(f"{path}.{kind}V", f"expected digits, not {_shown(value)}")
+        return number * _WATT_HOURS[unit]
+
+    def register_wh_or_none(self, code: str, kind: str) -> Decimal | None:
+        try:
+            return self.register_wh(code, kind)
+        except ShapeError:
+            return None
+
+
+def _number(value: object) -> Decimal | None:
+    if isinstance(value, bool) or not isinstance(value, int | Decimal | str):
+        return None
+    if isinstance(value, str) and not _NUMBER.fullmatch(value):
+        return None
+    try:
+        number = Decimal(value.strip() if isinstance(value, str) else value)
+    except InvalidOperation:
+        return None
+    return number if number.is_finite() and -_PLAUSIBLE <= number <= _PLAUSIBLE else None
 
 
 def _no_constant(name: str) -> object:
     raise ValueError(f"{name} is not JSON")
 
 
-_JSON = json.JSONDecoder(parse_float=Decimal, parse_constant=_no_constant)
+_JSON: Final = json.JSONDecoder(parse_float=Decimal, parse_constant=_no_constant)
 """What `json.loads` would build anew for each answer."""
-
-
-def _object(answer: object) -> dict[str, object]:
-    if not isinstance(answer, dict):
-        raise ShapeError("", f"expected an object, not {_shown(answer)}")
-    return answer
-
-
-def _text(fields: dict[str, object], key: str) -> str:
-    value = fields.get(key)
-    if not isinstance(value, str):
-        raise ShapeError(key, "missing" if key not in fields else f"expected a text, not {_shown(value)}")
-    return value
-
-
-def _optional_text(fields: dict[str, object], key: str) -> str:
-    return _text(fields, key) if key in fields else ""
-
-
-def _flag(fields: dict[str, object], key: str) -> bool:
-    value = fields.get(key)
-    if not isinstance(value, bool):
-        raise ShapeError(key, "missing" if key not in fields else f"expected true or false, not {_shown(value)}")
-    return value
-
-
-def _number(fields: dict[str, object], key: str) -> Decimal:
-    value = fields.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | Decimal):
-        raise ShapeError(key, "missing" if key not in fields else f"expected a number, not {_shown(value)}")
-    return _plausible(key, Decimal(value))
-
-
-def _plausible(path: str, number: Decimal) -> Decimal:
-    if not (number.is_finite() and -_PLAUSIBLE <= number <= _PLAUSIBLE):
-        raise ShapeError(path, f"no number a meter can have: {_shown(number)}")
-    return number
-
-
-def _time(fields: dict[str, object]) -> MeterTime:
-    try:
-        return meter_time.parse(_text(fields, "TM"))
-    except ShapeError:
-        raise
-    except ValueError as error:
-        raise ShapeError("TM", printable(error)) from error
-
-
-def _time_or_none(fields: dict[str, object]) -> MeterTime | None:
-    """Read TM of /gw, which nothing depends on: a clock that is not set may say anything."""
-    try:
-        return _time(fields)
-    except ShapeError:
-        return None
-
-
-def _registers(fields: dict[str, object]) -> dict[str, Decimal]:
-    """Return the two total registers by their OBIS code, in watt hours. Other rows are passed over."""
-    rows = fields.get("RD")
-    if not isinstance(rows, list):
-        raise ShapeError("RD", "missing" if rows is None else f"expected a list, not {_shown(rows)}")
-    found: dict[str, Decimal] = {}
-    for row in rows:
-        name = row.get("RI") if isinstance(row, dict) else None
-        if name in (IMPORT_REGISTER, EXPORT_REGISTER):
-            if name in found:
-                raise ShapeError(f"RD[{name}]", "this register comes twice")
-            found[name] = _energy_wh(row, f"RD[{name}]")
-    return found
-
-
-def _transaction_wh(rows: object) -> Decimal | None:
-    """Return the transaction's register, which no transaction depends on: one that cannot be read is none."""
-    for row in rows if isinstance(rows, list) else ():
-        if isinstance(row, dict) and row.get("WI") == TRANSACTION_REGISTER:
-            try:
-                return _energy_wh(row, f"RD[{TRANSACTION_REGISTER}]", "W")
-            except ShapeError:
-                return None
-    return None
-
-
-def _energy_wh(row: dict[str, object], path: str, kind: str = "R") -> Decimal:
-    unit, value = row.get(f"{kind}U"), row.get(f"{kind}V")
-    if not isinstance(unit, str) or unit not in _WATT_HOURS:
-        raise ShapeError(f"{path}.{kind}U", f"no unit of energy: {_shown(unit)}")
-    is_number = isinstance(value, int | Decimal) and not isinstance(value, bool)
-    if not is_number and not (isinstance(value, str) and _DIGITS.fullmatch(value)):
-        raise ShapeError(f"{path}.{kind}V", f"expected digits, not {_shown(value)}")
-    return _plausible(f"{path}.{kind}V", Decimal(value)) * _WATT_HOURS[unit]  # type: ignore[arg-type]  # one of the three
 
 
 def _shown(value: object) -> str:

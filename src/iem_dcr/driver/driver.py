@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from iem_dcr.config import Settings
     from iem_dcr.device.messages import Gateway, MeterValue
+    from iem_dcr.device.transport import Connect
     from iem_dcr.driver.station import Observer, ReceiptJournal, ReceiptSink, Station
 
 START_S = 30.0
@@ -71,6 +72,7 @@ class MeterDriver:
         observer: looks on.
         begins_after_s: how long `run` leaves the meter alone at first, so that many begin one by one; no command waits.
         wall: the host's clock, for tests; aware datetimes.
+        connect: makes the connections, for tests: see `iem_dcr.device.transport`.
     """
 
     def __init__(
@@ -84,8 +86,10 @@ class MeterDriver:
         observer: Observer | None = None,
         begins_after_s: float = 0.0,
         wall: Callable[[], datetime] = lambda: datetime.now(UTC),
+        connect: Connect | None = None,
     ) -> None:
-        client = MeterClient(settings.ip_address, settings.port_http, timeout_s=settings.command_timeout_ms / 1000)
+        limit_s = settings.command_timeout_ms / 1000
+        client = MeterClient(settings.ip_address, settings.port_http, timeout_s=limit_s, connect=connect)
         self._station = GuardedStation(station, observer)
         client.on_request = self._station.on_request
         self._meter = Meter(settings, client, self._station, wall)
@@ -115,7 +119,7 @@ class MeterDriver:
     @property
     def heard_s(self) -> float | None:
         """When the meter last answered anything at all, on the loop's clock; None before it did."""
-        return self._meter.client.heard_s
+        return self._meter.client.last_response_s
 
     @property
     def value(self) -> MeterValue | None:
@@ -221,7 +225,6 @@ class MeterDriver:
             await self._keeping.close()
             if self._preparing is not None:
                 await asyncio.wait({self._preparing}, timeout=PREPARED_WITHIN_S)
-            await self._meter.client.close()
 
     async def _serve(self, command: Command[R]) -> None:
         if not command.is_waited_for:

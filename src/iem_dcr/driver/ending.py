@@ -176,7 +176,8 @@ class Ending(MeterPart):
         if not is_known or memory.unexamined or memory.misses_another(begun):
             await self._receipts.adopt(await self._setup.ask_again_for_last_tuple(deadline), deadline)
         if begun is None:
-            return Expected(PG_before=meter.last_PG, ended=meter.value.TM.instant if meter.value is not None else None)
+            shown = meter.value.TM if meter.value is not None else None
+            return Expected(PG_before=meter.last_PG, ended=shown.instant if shown is not None else None)
         if not is_known:
             begun.expected = replace(begun.expected, PG_before=meter.last_PG)
         return begun.expected

@@ -7,12 +7,13 @@ meter is back) is taken up here, whoever asked.
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from iem_dcr.driver.seldom import Seldom
 from iem_dcr.driver.timing import now_s
-from iem_dcr.errors import MeterError, printable
+from iem_dcr.errors import MeterError, MeterTimeoutError, MeterUnreachableError, printable
 from iem_dcr.powermeter import Powermeter, StationError
 
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ class Meter:
         in_fault: a CommunicationFault is raised.
         doubted: something failed since the meter was last initialised, so a power cycle may have gone unseen.
         exchanged: another meter answers than before, and it has not been initialised yet.
+        is_slow: its live values take longer than 2 s, or the last one did not come in that time.
         wrong: why this meter must get nothing posted (another serial than configured), or "".
     """
 
@@ -126,6 +128,7 @@ class Meter:
         self.in_fault = False
         self.doubted = False
         self.exchanged = False
+        self.is_slow = False
         self.wrong = ""
         self._clock_off_before: timedelta | None = None
         self._failed_polls = 0
@@ -136,7 +139,7 @@ class Meter:
     @property
     def running(self) -> bool:
         """Whether a transaction was active at the last live value."""
-        return self.value is not None and self.value.XT
+        return self.value is not None and bool(self.value.XT)
 
     @property
     def serial(self) -> str:
@@ -146,7 +149,7 @@ class Meter:
     @property
     def clock_off(self) -> timedelta | None:
         """How far the meter's clock was ahead of the host's at the last live value."""
-        if self.value is None or self.read_at is None:
+        if self.value is None or self.value.TM is None or self.read_at is None:
             return None
         return self.value.TM.instant - self.read_at
 
@@ -160,7 +163,15 @@ class Meter:
         Raises:
             MeterError: there is none.
         """
-        value = await self.client.metervalue(timeout_s=min(deadline.left_s, POLL_TIMEOUT_S))
+        began_s = now_s()
+        limit_s = None if self.is_slow else POLL_TIMEOUT_S
+        try:
+            value = await self.client.metervalue(timeout_s=min(deadline.left_s, limit_s or deadline.left_s))
+        except (MeterTimeoutError, MeterUnreachableError):
+            # It may be slow: the next value is waited for as long as any other answer.
+            self.is_slow = self.is_slow or now_s() - began_s >= POLL_TIMEOUT_S
+            raise
+        self.is_slow = now_s() - began_s >= POLL_TIMEOUT_S
         self._take_up(value)
         return value
 
@@ -184,9 +195,10 @@ class Meter:
 
     def count_silence(self) -> None:
         """Count a scheduled reading that a command cut short, if the meter has answered nothing at all meanwhile."""
-        if seconds_since(self.client.heard_s) >= POLL_TIMEOUT_S:
+        limit_s = self.settings.command_timeout_ms / 1000 if self.is_slow else POLL_TIMEOUT_S
+        if seconds_since(self.client.last_response_s) >= limit_s:
             self.doubted = True
-            self.log.failure("reading the meter", "no live value: no answer within %.0f s", POLL_TIMEOUT_S)
+            self.log.failure("reading the meter", "no live value: no answer within %.0f s", limit_s)
             self.count_failure()
 
     def publish(self, value: MeterValue) -> None:
@@ -195,7 +207,7 @@ class Meter:
             return
         self.station.publish_powermeter(
             Powermeter(
-                timestamp=value.TM.instant,
+                timestamp=self.wall() if value.TM is None else value.TM.instant,
                 meter_id=printable(value.MS),
                 energy_wh_import=value.import_wh,
                 energy_wh_export=value.export_wh,
@@ -220,7 +232,10 @@ class Meter:
         self.station.reading_failed(error.brief)
 
     def _take_up(self, value: MeterValue) -> None:
-        before, self.value = self.value, value
+        before = self.value
+        if before is not None and not value.MS:
+            value = replace(value, MS=before.MS)
+        self.value = value
         self.read_at = self.wall()
         self.reached = True
         self._failed_polls = 0
@@ -256,7 +271,7 @@ class Meter:
 
     def _judge_serial(self, value: MeterValue) -> None:
         expected = self.settings.meter_serial
-        if expected and expected != value.MS:
+        if expected and value.MS and expected != value.MS:
             if not self.wrong:
                 self.wrong = f"the meter has serial {printable(value.MS)}, configured is meter_serial {expected}"
                 self.log.error("%s: nothing is sent to it. Check ip_address and meter_serial", self.wrong)
@@ -267,7 +282,10 @@ class Meter:
 
     def _judge_health(self, value: MeterValue) -> None:
         text = printable(value.XC)
-        if value.is_healthy:
+        if value.has_error is None:
+            self.log.failure("the meter's state (XC)", "the meter's state is not known: XC cannot be read: %r", text)
+            return
+        if not value.has_error:
             self._unhealthy = 0
             self.log.recovered("the meter's state (XC)")
             self._clear(ERROR_STATE)

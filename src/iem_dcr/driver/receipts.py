@@ -6,12 +6,11 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from iem_dcr import ocmf
 from iem_dcr.driver.keeping import digest_of, shown_PG, signed_value
 from iem_dcr.driver.memory import judged
 from iem_dcr.driver.timing import Deadline, now_s
 from iem_dcr.driver.whose import Expected, Judgement, is_anothers, is_strange
-from iem_dcr.errors import MeterError, ReceiptError, printable
+from iem_dcr.errors import MeterError, NotUnderstoodError, printable
 from iem_dcr.ocmf import Outcome
 
 if TYPE_CHECKING:
@@ -168,10 +167,8 @@ class Receipts:
 
         Raises:
             MeterError: it could not be asked.
-            ReceiptError: what it has is no tuple.
         """
-        text = await self._meter.client.transaction(timeout_s=deadline.left_s)
-        return None if text is None else ocmf.parse(text)
+        return await self._meter.client.transaction(timeout_s=deadline.left_s)
 
     async def _sort_out(
         self, receipt: Receipt | None, begun: Begun | None, expected: Expected, deadline: Deadline
@@ -197,14 +194,13 @@ class Receipts:
         if why:
             self._meter.log.error("receipt %s is new by its PG, but %s", shown_PG(receipt), printable(", ".join(why)))
 
-    async def _ask(self, node: Callable[..., Awaitable[str | None]], deadline: Deadline) -> Receipt | None:
+    async def _ask(self, node: Callable[..., Awaitable[Receipt | None]], deadline: Deadline) -> Receipt | None:
         try:
-            text = await node(timeout_s=deadline.left_s)
-            return None if text is None else ocmf.parse(text)
+            return await node(timeout_s=deadline.left_s)
+        except NotUnderstoodError as error:
+            self._meter.log.failure("reading the receipt", "the meter's receipt cannot be read: %s", error.brief)
         except MeterError as error:
             self._meter.log.debug("no receipt yet: %s", error.brief)
-        except ReceiptError as error:
-            self._meter.log.failure("reading the receipt", "the meter's receipt cannot be read: %s", error)
         return None
 
     # --- handing over ---

@@ -142,10 +142,9 @@ class Setup:
         meter = self._meter
         meter.last_PG = None
         try:
-            text = await meter.client.transaction(timeout_s=deadline.left_s)
-            receipt = None if text is None else ocmf.parse(text)
-        except (MeterError, ReceiptError) as error:
-            meter.log.failure("the last tuple", "the last tuple is not known: %s", getattr(error, "brief", error))
+            receipt = await meter.client.transaction(timeout_s=deadline.left_s)
+        except MeterError as error:
+            meter.log.failure("the last tuple", "the last tuple is not known: %s", error.brief)
             return None
         meter.log.recovered("the last tuple")
         meter.last_PG = "" if receipt is None else receipt.pagination

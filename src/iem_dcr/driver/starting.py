@@ -211,10 +211,10 @@ class Starting(MeterPart):
         unfit = ""
         if gateway.is_set and gateway.CI != CI:
             unfit = f"the meter holds CI {printable(gateway.CI)}, the transaction is for {printable(CI)}"
-        elif not value.is_healthy:
+        elif value.has_error:
             unfit = f"the meter is in error: XC is {printable(value.XC)}"
         event = decisions.look_to_begin(
-            state=start.conversation.state, running=value.XT, configured=gateway.is_set, fit=not unfit
+            state=start.conversation.state, running=bool(value.XT), configured=gateway.is_set, fit=not unfit
         )
         if event is Event.UNFIT:
             start.why = unfit
@@ -293,7 +293,8 @@ class Starting(MeterPart):
     def _expected(self, start: _Start) -> Expected:
         """Return what the receipt will show if B goes out now."""
         meter = self._meter
-        began = meter.value.TM.instant if meter.value is not None else None
+        shown = meter.value.TM if meter.value is not None else None
+        began = shown.instant if shown is not None else None
         return Expected(PG_before=meter.last_PG, ID=start.user.ID, MS=meter.serial, began=began)
 
     async def _set_up(self, start: _Start) -> Event:

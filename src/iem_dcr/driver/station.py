@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from datetime import datetime
 
+    from iem_dcr.device.client import OnRequest
     from iem_dcr.device.messages import MeterValue
-    from iem_dcr.device.telling import OnRequest
     from iem_dcr.errors import MeterError
     from iem_dcr.ocmf import Outcome, Receipt
     from iem_dcr.powermeter import Powermeter, StationError, TransactionStartResponse, TransactionStopResponse

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from iem_dcr.config import Settings
+    from iem_dcr.device.transport import Connect
     from iem_dcr.everest.framework import Framework
     from iem_dcr.journal import Journal
 
@@ -56,6 +57,7 @@ class EverestModule:
         journal: of its receipts, or None. It is closed at the end.
         loop: on which the driver is to live.
         wall: the host's clock; aware datetimes.
+        connect: makes the connections: see `iem_dcr.device.transport`.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class EverestModule:
         loop: asyncio.AbstractEventLoop,
         *,
         wall: Callable[[], datetime] = lambda: datetime.now(UTC),
+        connect: Connect | None = None,
     ) -> None:
         self._framework = framework
         self._loop = loop
@@ -76,7 +79,7 @@ class EverestModule:
         self._waiting: set[Future[Response]] = set()
         self._handlers_changed = threading.Condition()
         self._journal = journal
-        self._driver = MeterDriver(settings, EverestStation(framework), journal=journal, wall=wall)
+        self._driver = MeterDriver(settings, EverestStation(framework), journal=journal, wall=wall, connect=connect)
         framework.implement("start_transaction", self._start_transaction)
         framework.implement("stop_transaction", self._stop_transaction)
         framework.on_shutdown(self.stop)

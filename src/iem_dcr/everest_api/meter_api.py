@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from iem_dcr.config import Settings
+    from iem_dcr.device.transport import Connect
     from iem_dcr.driver import Observer, ReceiptJournal, ReceiptSink
     from iem_dcr.everest_api.bus import Bus, Handler
 
@@ -42,6 +43,7 @@ class MeterApi:
         observer: looks on while the meter is driven.
         begins_after_s: how long the meter is left alone at first, unless a request comes; it is on the bus at once.
         wall: the host's clock, for tests; aware datetimes.
+        connect: makes the connections, for tests: see `iem_dcr.device.transport`.
 
     Attributes:
         module_id: as given.
@@ -64,6 +66,7 @@ class MeterApi:
         observer: Observer | None = None,
         begins_after_s: float = 0.0,
         wall: Callable[[], datetime] = lambda: datetime.now(UTC),
+        connect: Connect | None = None,
     ) -> None:
         if not is_module_id(module_id):
             raise ValueError(f"{printable(module_id, limit=40)} is no module_id")
@@ -82,6 +85,7 @@ class MeterApi:
             observer=observer,
             begins_after_s=begins_after_s,
             wall=wall,
+            connect=connect,
         )
         self._requests = Requests(self.driver, bus)
 

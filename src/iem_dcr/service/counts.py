@@ -109,8 +109,8 @@ class Counts:
         if before is None:
             return
         other = is_another(before, value)
-        self.begun += value.XT and (not before.XT or other)
-        self.ended += before.XT and (not value.XT or other)
+        self.begun += bool(value.XT) and (not before.XT or other)
+        self.ended += bool(before.XT) and (not value.XT or other)
 
     def command(self, command: str, *, is_ok: bool) -> None:
         """Count the answer to a start or a stop."""

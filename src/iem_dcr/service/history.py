@@ -10,6 +10,8 @@ from array import array
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from iem_dcr.bringup.sight import number
+
 if TYPE_CHECKING:
     from iem_dcr.device.messages import MeterValue
 
@@ -62,7 +64,7 @@ class History:
         for missed in range(max(self._last + 1, slot - SLOTS + 1), slot):
             self._put(missed, (_NOTHING,) * 4)
         self._last = max(slot, self._last)
-        self._put(slot, (float(value.U2), float(value.I), float(value.P), float(value.import_wh)))
+        self._put(slot, (number(value.U2), number(value.I), number(value.P), float(value.import_wh)))
 
     def series(self, now_s: float) -> Series:
         """Return what was remembered in the last half hour."""

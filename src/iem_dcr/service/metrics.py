@@ -176,7 +176,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
         "iem_dcr_transaction_active",
         "gauge",
         "1 while a transaction runs in the meter (XT)",
-        _reading(lambda value: float(value.XT)),
+        _reading(lambda value: None if value.XT is None else float(value.XT)),
     ),
     Family(
         "iem_dcr_clock_difference_seconds",

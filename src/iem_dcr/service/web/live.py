@@ -155,7 +155,7 @@ def _sample(meter: ObservedMeter) -> dict[str, object]:
     value = sight.value
     if value is None or sight.age_s is None or sight.age_s > STEP_S:
         return _clock()
-    numbers = [float(number) for number in (value.U2, value.I, value.P, value.import_wh)]
+    numbers = [None if each is None else float(each) for each in (value.U2, value.I, value.P, value.import_wh)]
     return _clock() | {"serial": meter.serial, "slot": slot_of(now_s() - sight.age_s), "values": numbers}
 
 

@@ -194,7 +194,7 @@ def _meter(meter: ObservedMeter, sight: Sight) -> dict[str, Cell]:
     fields = {
         "address": text(meter.address),
         "serial": text(NOTHING if value is None else shown(value.MS) or "none"),
-        "clock": text(NOTHING if value is None else f"{words.meter_time(value.TM)}, {words.sync(value.TM)}"),
+        "clock": text(_clock(value)),
         "clock-off": text(NOTHING if off is None else clock(off)),
         "key": text(_key(meter.public_key)),
     }
@@ -211,6 +211,12 @@ def _meter(meter: ObservedMeter, sight: Sight) -> dict[str, Cell]:
     return fields
 
 
+def _clock(value: MeterValue | None) -> str:
+    if value is None:
+        return NOTHING
+    return "not readable" if value.TM is None else f"{words.meter_time(value.TM)}, {words.sync(value.TM)}"
+
+
 def _key(public_key: str) -> str:
     return f"{public_key[:8]} … {public_key[-16:]}" if public_key else "not known yet"
 
@@ -224,9 +230,9 @@ def _trouble_rows(found: Iterable[Trouble]) -> Iterator[Row]:
 def _word_rows(value: MeterValue | None) -> Iterator[Row]:
     if value is None:
         return
-    health = "no error" if value.is_healthy else f"in error; {_XC}"
+    health = {False: "no error", True: f"in error; {_XC}", None: "not readable"}[value.has_error]
     for name, content, meaning, kind in (
-        ("XC", value.XC, health, "" if value.is_healthy else "fault"),
+        ("XC", value.XC, health, {False: "", True: "fault", None: "warning"}[value.has_error]),
         ("XS", value.XS, _XS, ""),
         ("ST", value.ST, words.status(value.ST), "" if value.ST in ("G", "") else "warning"),
         ("EF", value.EF, words.flags(value.EF), "fault" if "E" in value.EF else "warning" if value.EF else ""),

@@ -46,9 +46,9 @@ OUTCOMES: Final = {
 """What is said of a signature, and how it looks."""
 
 
-def kw(power_w: Decimal) -> str:
+def kw(power_w: Decimal | None) -> str:
     """Write a power given in W, in kW: ``47.75``."""
-    return f"{power_w / 1000:.2f}"
+    return NOTHING if power_w is None else f"{power_w / 1000:.2f}"
 
 
 def kwh(energy_wh: Decimal | None) -> str:
@@ -56,9 +56,9 @@ def kwh(energy_wh: Decimal | None) -> str:
     return NOTHING if energy_wh is None else f"{energy_wh / 1000:.3f}"
 
 
-def tenths(value: Decimal) -> str:
+def tenths(value: Decimal | None) -> str:
     """Write volts or amperes: ``382.0``."""
-    return f"{value:.1f}"
+    return NOTHING if value is None else f"{value:.1f}"
 
 
 def clock_time(instant: datetime) -> str:

@@ -1,0 +1,352 @@
+"""HTTP/1.1 to one meter: h11 over asyncio streams, one connection for each request. The one file that imports h11.
+
+* A connection is made for a request and closed after its answer, as the vendor's driver does. There is no stale
+  keep-alive, and nothing is left open for a meter that serves one connection at a time.
+* Head and body go out in one write, with Content-Length and without Expect.
+* A connection whose answer did not come is reset, not closed: otherwise the kernel would go on sending the request for
+  minutes, and a B or E that was given up would reach the meter in another transaction.
+* What is tolerated of embedded servers: CR LF before a status line, blanks before a header's colon, bare LF, no length
+  (the body ends with the connection, or as soon as it is whole when the time is over).
+* Nothing is ever sent twice. What a lost answer means is for the caller to find out.
+
+`connect` is the seam: whoever replaces it puts another network below the client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import json
+import os
+import re
+import socket
+import struct
+import threading
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import h11
+
+from iem_dcr.errors import AnswerLostError, MeterTimeoutError, MeterUnreachableError, NotUnderstoodError, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from typing import TypeAlias
+
+    Connect: TypeAlias = Callable[[str, int], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
+
+MAX_ANSWER_BYTES: Final = 256 * 1024
+"""Of one answer on the wire, interim answers included: a hundred times what a meter has to say."""
+_READ_BYTES: Final = 65_536
+_RESET: Final = struct.pack("ii", 1, 0)
+"""SO_LINGER: closing takes back what is still to be sent."""
+_END_OF_HEAD: Final = re.compile(rb"\n\r?\n")
+_BLANKS_BEFORE_COLON: Final = re.compile(rb"^([^\s:()<>@,;\\\"/\[\]?={}]+)[ \t]+:", re.MULTILINE)
+_FRAMING: Final = (b"content-length", b"transfer-encoding")
+_ADVICE: Final = "Is the meter powered, and ip_address its address?"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer as it came, whatever its status.
+
+    Attributes:
+        status: HTTP status.
+        headers: name and value of each, in their order.
+        body: its bytes.
+    """
+
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+
+    def header(self, name: str) -> str:
+        """Return the first header of that name, in any case of letters; "" where there is none."""
+        return next((value for key, value in self.headers if key.lower() == name.lower()), "")
+
+
+class Transport:
+    """Carries the requests to one meter.
+
+    Attributes:
+        address: ``host:port``.
+        last_response_s: when a whole answer last came, whatever its status, on the loop's clock; None before the first.
+    """
+
+    def __init__(self, host: str, port: int, *, timeout_s: float, connect: Connect | None = None) -> None:
+        """``timeout_s`` is the longest that a request may take, connecting and body included."""
+        self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self.last_response_s: float | None = None
+        self._host = host
+        self._port = port
+        self._timeout_s = timeout_s
+        self._connect = connect or open_connection
+
+    def limit_s(self, timeout_s: float | None) -> float:
+        """Return how many seconds a request may take: never more than this meter's own limit."""
+        return self._timeout_s if timeout_s is None else max(0.0, min(timeout_s, self._timeout_s))
+
+    async def request(self, method: str, path: str, body: bytes | None, timeout_s: float | None) -> Answer:
+        """Make one request, and return its answer whatever its status.
+
+        Raises:
+            MeterUnreachableError: there was no connection: the request did not go out.
+            MeterTimeoutError: no whole answer came in time.
+            AnswerLostError: the connection broke before the answer was whole.
+            NotUnderstoodError: the answer is no HTTP, or larger than `MAX_ANSWER_BYTES`.
+        """
+        node = f"{method} {node_of(path)}"
+        limit_s = self.limit_s(timeout_s)
+        exchange = _Exchange(method, path, self.address.removesuffix(":80"), body)
+        writer: asyncio.StreamWriter | None = None
+        try:
+            async with asyncio.timeout(limit_s):
+                try:
+                    reader, writer = await self._connect(self._host, self._port)
+                except (OSError, UnicodeError) as error:
+                    raise MeterUnreachableError(self.address, node, self._why_not(error)) from error
+                await exchange.run(reader, writer)
+        except TimeoutError as error:
+            if writer is None:
+                what = f"no connection within {limit_s:.1f} s. {_ADVICE}"
+                raise MeterUnreachableError(self.address, node, what) from error
+            if not exchange.is_whole_without_end:
+                raise MeterTimeoutError(self.address, node, f"no answer within {limit_s:.1f} s") from error
+        except OSError as error:
+            what = f"connection lost before the answer was whole: {_said(error)}"
+            raise AnswerLostError(self.address, node, what) from error
+        except h11.RemoteProtocolError as error:
+            raise NotUnderstoodError(self.address, node, "", f"not HTTP: {printable(error)}") from error
+        finally:
+            if writer is not None:
+                await _close(writer, in_order=exchange.is_answered)
+        self.last_response_s = asyncio.get_running_loop().time()
+        return exchange.answer
+
+    def _why_not(self, error: Exception) -> str:
+        if isinstance(error, _NoZoneError):
+            return f"not reachable: {self._host} is a link-local address, and its zone is missing: {self._host}%eth0"
+        return f"not reachable: {_said(error)}. {_ADVICE}"
+
+
+def node_of(path: str) -> str:
+    """Return the node of a path: ``/receipt``."""
+    return f"/{path.rpartition('/')[2]}"
+
+
+class _Exchange:
+    """One request on its connection, and what has come of its answer."""
+
+    def __init__(self, method: str, path: str, host: str, body: bytes | None) -> None:
+        self.is_answered = False
+        self._http = h11.Connection(h11.CLIENT)
+        headers = [("Host", host), ("Connection", "close")]
+        if body is not None:
+            headers += [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
+        self._request = self._http.send(h11.Request(method=method, target=path, headers=headers)) or b""
+        self._request += self._http.send(h11.Data(data=body or b"")) or b""
+        self._request += self._http.send(h11.EndOfMessage()) or b""
+        self._head = b""
+        self._response: h11.Response | None = None
+        self._body = bytearray()
+
+    @property
+    def answer(self) -> Answer:
+        """The answer, as far as it came."""
+        assert self._response is not None  # noqa: S101  it is asked for when it is there
+        headers = tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in self._response.headers)
+        return Answer(self._response.status_code, headers, bytes(self._body))
+
+    @property
+    def is_whole_without_end(self) -> bool:
+        """Whether the body has no announced end and is a whole JSON value or tuple: then nothing more will come."""
+        if self._response is None or any(name in _FRAMING for name, _ in self._response.headers):
+            return False
+        text = bytes(self._body).strip()
+        return (text.startswith(b"OCMF|") and text.endswith(b"}")) or _is_json(text)
+
+    async def run(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Send the request and read its answer.
+
+        Raises:
+            OSError: the connection broke.
+            h11.RemoteProtocolError: what came is no HTTP, or too much of it.
+        """
+        writer.write(self._request)
+        await writer.drain()
+        came = 0
+        while not self.is_answered:
+            data = await reader.read(_READ_BYTES)
+            came += len(data)
+            if came > MAX_ANSWER_BYTES:
+                raise h11.RemoteProtocolError(f"more than {MAX_ANSWER_BYTES} bytes")
+            if data:
+                self._receive(data)
+            else:
+                self._end()
+
+    def _receive(self, data: bytes) -> None:
+        """Hand data to h11; heads in whole, without what embedded servers send and h11 refuses."""
+        if self._response is None:
+            data = self._after_the_heads(self._head + data)
+        if data and not self.is_answered:
+            self._http.receive_data(data)
+            self._read_events()
+
+    def _after_the_heads(self, data: bytes) -> bytes:
+        """Read heads, those of interim answers as well; returns what follows the last one, or keeps what is no head."""
+        while self._response is None:
+            data = data.lstrip(b"\r\n")
+            if not data.startswith(b"HTTP/"[: len(data)]):
+                raise h11.RemoteProtocolError(f"it begins with {data[:20]!r}")
+            end = _END_OF_HEAD.search(data)
+            if end is None:
+                self._head = data
+                return b""
+            head, data = data[: end.end()], data[end.end() :]
+            self._http.receive_data(_BLANKS_BEFORE_COLON.sub(rb"\1:", head))
+            self._read_events()
+        return data
+
+    def _end(self) -> None:
+        """Take the end of the connection: the end of the body, where no other was announced."""
+        if self._response is None:
+            raise ConnectionResetError("the answer broke off" if self._head else "the meter closed it")
+        try:
+            self._http.receive_data(b"")
+            self._read_events()
+        except h11.RemoteProtocolError as error:
+            raise ConnectionResetError("the answer broke off") from error
+
+    def _read_events(self) -> None:
+        """Take what h11 makes of what came."""
+        while not self.is_answered:
+            event = self._http.next_event()
+            if isinstance(event, h11.Response):
+                self._response = event
+            elif isinstance(event, h11.Data):
+                self._body += event.data
+            elif isinstance(event, h11.EndOfMessage):
+                self.is_answered = True
+            elif not isinstance(event, h11.InformationalResponse):
+                return
+
+
+async def _close(writer: asyncio.StreamWriter, *, in_order: bool) -> None:
+    """Close a connection, or reset one whose answer did not come."""
+    if not in_order:
+        with contextlib.suppress(OSError, AttributeError):
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        writer.transport.abort()
+        return
+    writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
+
+
+# --- connecting ------------------------------------------------------------------------------------------------------
+
+
+class _NoZoneError(OSError):
+    pass
+
+
+async def open_connection(host: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Connect to a host: its addresses are tried in the order in which the resolver gives them.
+
+    Raises:
+        OSError: none of them could be reached.
+    """
+    error: OSError | None = None
+    for family, kind, protocol, _, address in await _addresses(host, port):
+        try:
+            return await _connect_to(family, kind, protocol, address)
+        except OSError as failed:
+            error = failed
+    raise error or OSError(f"no address of {host}")
+
+
+async def _connect_to(
+    family: int,
+    kind: int,
+    protocol: int,
+    address: Any,  # noqa: ANN401  what getaddrinfo gives
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    connecting = socket.socket(family, kind, protocol)
+    try:
+        connecting.settimeout(0)
+        await asyncio.get_running_loop().sock_connect(connecting, address)
+        return await asyncio.open_connection(sock=connecting)
+    except BaseException:
+        connecting.close()
+        raise
+
+
+async def _addresses(host: str, port: int) -> list[Any]:
+    """Return the addresses of a host. A number asks no resolver; a name is looked up in a thread of its own."""
+    with contextlib.suppress(ValueError):
+        number = ipaddress.ip_address(host)
+        if isinstance(number, ipaddress.IPv6Address) and number.is_link_local and number.scope_id is None:
+            raise _NoZoneError(host)
+    with contextlib.suppress(socket.gaierror):
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    return await _look_up(host, port)
+
+
+_lock = threading.Lock()
+_look_ups: dict[tuple[str, int], Future[list[Any]]] = {}
+"""One in flight for each name: a resolver that is silent for a minute holds one thread, and only meters with names."""
+
+
+async def _look_up(host: str, port: int) -> list[Any]:
+    name = host, port
+    with _lock:
+        look_up = _look_ups.get(name)
+        if look_up is None:
+            look_up = _look_ups[name] = Future()
+            threading.Thread(target=_resolve, args=(name, look_up), name="look-up", daemon=True).start()
+    loop = asyncio.get_running_loop()
+    done = asyncio.Event()
+
+    def wake(_: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(done.set)
+
+    look_up.add_done_callback(wake)
+    await done.wait()
+    return look_up.result()
+
+
+def _resolve(name: tuple[str, int], look_up: Future[list[Any]]) -> None:
+    try:
+        found = socket.getaddrinfo(*name, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        outcome: list[Any] | Exception = error
+    else:
+        outcome = found
+    with _lock:
+        del _look_ups[name]
+    if isinstance(outcome, Exception):
+        look_up.set_exception(outcome)
+    else:
+        look_up.set_result(outcome)
+
+
+def _said(error: Exception) -> str:
+    """Say in few words what the system says."""
+    if isinstance(error, socket.gaierror):
+        return f"this host does not know that name ({printable(error.strerror or error.errno)})"
+    if isinstance(error, UnicodeError):
+        return "that is no name of a host"
+    number = getattr(error, "errno", None)
+    return os.strerror(number) if isinstance(number, int) and number > 0 else printable(error) or type(error).__name__
+
+
+def _is_json(body: bytes) -> bool:
+    try:
+        json.loads(body)
+    except (ValueError, RecursionError):
+        return False
+    return True
