@@ -229,11 +229,7 @@ class ModuleProcess(Process):
         self._framework = _Framework(self, around)
         framework: Any = self._framework
         loop = asyncio.get_running_loop()
-        self._module = _Module(
-            framework, around.settings, self.journal, loop, wall=around.host, connect=self.connect
-        )
-            framework, around.settings, self.journal, asyncio.get_running_loop(), wall=around.host, connect=self.connect
-        )
+        self._module = _Module(framework, around.settings, self.journal, loop, wall=around.host, connect=self.connect)
 
     async def _run(self) -> None:
         self._module.ready()

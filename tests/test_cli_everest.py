@@ -53,7 +53,7 @@ def test_from_installing_to_removing(prefix: Path) -> None:
     assert (done.status, done.err) == (0, "")
     first, environment, everestpy, hint = done.out.splitlines()
     assert first == f"Installed version {__version__} in {folder}"
-    assert environment.startswith(f"  Environment  Python {RUNNING}, aiohttp ")
+    assert environment.startswith(f"  Environment  Python {RUNNING}, cryptography ")
     assert environment.endswith(", copied from here")
     assert everestpy == f"  everestpy    built for Python {RUNNING}"
     assert hint == f"See whether it starts: iem-dcr everest check '{prefix}'"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from iem_dcr import ocmf
 from iem_dcr.config import Settings
 from iem_dcr.device.messages import Gateway, MeterValue, PublicKey, User
 from iem_dcr.driver import MeterDriver, driver
@@ -24,6 +25,8 @@ from tests.support.virtual_time import VirtualWall, virtual
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from iem_dcr.ocmf import Receipt
 
 OK = TransactionRequestStatus.OK
 BAD = "0x0000, 0x00000010, 0x00, 0x00"
@@ -59,7 +62,7 @@ class ScriptedMeter:
     """
 
     address = ADDRESS
-    heard_s = None
+    last_response_s = None
 
     def __init__(self, wall: VirtualWall) -> None:
         self.wanted: Path = ()
@@ -154,8 +157,8 @@ class ScriptedMeter:
             self._running = False
             self._sign()
 
-    async def receipt(self, **_: Any) -> str | None:
-        return self._last
+    async def receipt(self, **_: Any) -> Receipt | None:
+        return None if self._last is None else ocmf.parse(self._last)
 
     transaction = receipt
 

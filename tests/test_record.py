@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from iem_dcr.device.connections import Answer
 
 from iem_dcr import ocmf
 from iem_dcr.bringup import folder as folders
@@ -20,7 +21,6 @@ from iem_dcr.bringup import json_text, nodes, recorder
 from iem_dcr.bringup.disguise import NOISE, SIGNED_AGAIN, Disguise
 from iem_dcr.bringup.pseudonyms import Pseudonyms
 from iem_dcr.bringup.recorder import Recorded
-from iem_dcr.device.connections import Answer
 from iem_dcr.errors import RecordingError
 from iem_dcr.simulator import SimulatedMeter
 from tests.support.bench import CI, SECRET, meter_options

@@ -113,6 +113,7 @@ async def _ask_values(evidence: Evidence, client: MeterClient, wall: Callable[[]
 
 
 async def _ask_value(evidence: Evidence, client: MeterClient, wall: Callable[[], datetime]) -> None:
+    await client.pause()
     now_s = asyncio.get_running_loop().time
     asked, asked_s = wall(), now_s()
     try:

@@ -90,6 +90,7 @@ class WatchedMeter:
 
     async def look(self) -> None:
         """Ask for a live value once, and take up what it shows. Never raises for the meter's sake."""
+        await self._client.pause()
         asked = self._wall()
         asked_s = now_s()
         try:

@@ -152,6 +152,11 @@ class MeterClient:
         """
         return await self._request("GET", base + node, timeout_s, lambda answer: answer)
 
+    async def pause(self) -> None:
+        """Wait until a request may go out; for whoever measures how long it takes then."""
+        if self._asked_s is not None and self._pause_s > 0:
+            await asyncio.sleep(max(0.0, self._asked_s + self._pause_s - self._now_s()))
+
     # --- requests ----------------------------------------------------------------------------------------------------
 
     async def _get(self, node: str, read: Callable[[object], T], timeout_s: float | None) -> T:
@@ -192,18 +197,19 @@ class MeterClient:
         body: bytes | None = None,
     ) -> T:
         """Make one request and read its answer; the one place through which every request goes."""
-        if self._asked_s is not None and self._pause_s > 0:
-            await asyncio.sleep(max(0.0, self._asked_s + self._pause_s - self._now_s()))
+        await self.pause()
         began_s = self._asked_s = self._now_s()
-        failed: MeterError | None = None
         try:
-            return read(await self._transport.request(method, path, body, timeout_s))
+            result = read(await self._transport.request(method, path, body, timeout_s))
         except MeterError as error:
-            failed = error
+            self._tell(method, path, began_s, error)
             raise
-        finally:
-            if self.on_request is not None:
-                self.on_request(method, node_of(path), self._now_s() - began_s, failed)
+        self._tell(method, path, began_s, None)
+        return result
+
+    def _tell(self, method: str, path: str, began_s: float, error: MeterError | None) -> None:
+        if self.on_request is not None:
+            self.on_request(method, node_of(path), self._now_s() - began_s, error)
 
     def _check_status(self, name: str, answer: Answer) -> None:
         if 300 <= answer.status < 400:

@@ -27,7 +27,8 @@ TRANSACTION_REGISTER: Final = "transaction_1-b:1.8.e"
 _WATT_HOURS: Final = {"Wh": Decimal(1), "kWh": Decimal(1000), "MWh": Decimal(1_000_000)}
 _NUMBER: Final = re.compile(r"\s*-?[0-9]{1,15}(\.[0-9]{1,9})?\s*", re.ASCII)
 _PLAUSIBLE: Final = Decimal("1e15")
-_WORD: Final = re.compile(r"\s*(?:0[xX])?([0-9a-fA-F]{1,32})\s*", re.ASCII)
+_WORD: Final = re.compile(r"(?:0[xX])?([0-9a-fA-F]{1,32})", re.ASCII)
+_BETWEEN_WORDS: Final = re.compile(r"[\s,;]+")
 _FLAGS: Final = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -96,7 +97,7 @@ class MeterValue:
     @property
     def has_error(self) -> bool | None:
         """Whether a word of XC reads as a number other than zero; None where no word can be read."""
-        words = [match[1] for word in self.XC.split(",") if (match := _WORD.fullmatch(word))]
+        words = [match[1] for word in _BETWEEN_WORDS.split(self.XC) if (match := _WORD.fullmatch(word))]
         return any(int(word, 16) for word in words) if words else None
 
 
@@ -151,8 +152,14 @@ def decode(body: bytes) -> object:
 
 
 def gateway(answer: object) -> Gateway:
-    """Read the answer of GET /gw."""
+    """Read the answer of GET /gw.
+
+    Raises:
+        ShapeError: it has none of the fields of this node.
+    """
     reader = _Reader(answer)
+    if not reader.has_any("CT", "CI", "TM"):
+        raise ShapeError("", "none of CT, CI and TM")
     return Gateway(reader.text("CT"), reader.text("CI"), reader.time())
 
 
@@ -209,6 +216,9 @@ class _Reader:
         if not isinstance(answer, dict):
             raise ShapeError("", f"expected an object, not {_shown(answer)}")
         self._fields: dict[str, object] = answer
+
+    def has_any(self, *keys: str) -> bool:
+        return not self._fields.keys().isdisjoint(keys)
 
     def text(self, key: str) -> str:
         value = self._fields.get(key)

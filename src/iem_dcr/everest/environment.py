@@ -3,7 +3,7 @@
 everestpy is one shared object, so the environment has to be of the minor version of Python that it is built for. How
 it is filled, as a charger often has no way to a package index:
 
-1. Where the Python that runs this is of that version, what is needed at run time (aiohttp, cryptography and what they
+1. Where the Python that runs this is of that version, what is needed at run time (h11, cryptography and what they
    need) is copied file by file from the installation in use: nothing is fetched, and the charger gets the very
    versions that were tried.
 2. For another Python, or where those files cannot be told from the rest, pip installs them.
@@ -30,7 +30,7 @@ from iem_dcr.errors import IemDcrError, printable
 
 _log = logging.getLogger(__name__)
 
-REQUIREMENTS = {"aiohttp": "3.9", "cryptography": "42"}
+REQUIREMENTS = {"cryptography": "42", "h11": "0.14"}
 """What the package needs at run time, and since which version."""
 OLDEST_PYTHON = (3, 11)
 
@@ -53,7 +53,7 @@ class Environment:
 
     Attributes:
         python: its version, "3.12".
-        contents: what the package needs at run time, with versions: "aiohttp 3.9.5".
+        contents: what the package needs at run time, with versions: "h11 0.14.0".
         copied: whether that was copied from the Python in use; else pip installed it.
     """
 
