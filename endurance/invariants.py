@@ -14,7 +14,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from iem_dcr import meter_time
-from iem_dcr.driver.driver import START_S, STOP_S
+from iem_dcr.driver.driver import SILENT_STOP_S, START_S
 from iem_dcr.meter_time import FIRST_SANE_YEAR
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ ANSWER_TAKES_S: Final = 1.6
 """How long an answer may be on its way once the driver has given it: EVerest's handler has a margin of a second."""
 CLOCK_OFF: Final = timedelta(seconds=10)
 """How far a meter's clock may be off: the driver corrects it from five seconds on, and it shows whole seconds."""
+SHOWN_WITHIN_S: Final = 15.0
+"""How long a meter may take to show a receipt: it signs for two seconds, closes late, and a node lags."""
 MOST_TASKS: Final = 24
 MOST_REMEMBERED: Final = 4 * 64 + 8
 """The driver's memories of receipts and ids hold 64 each."""
@@ -66,21 +68,25 @@ def _at_all_times() -> tuple[Callable[[Record], Iterator[str]], ...]:
 
 
 def each_receipt_is_its_transactions_own(world: Record) -> Iterator[str]:
-    """Every receipt that is handed over is, byte for byte, what a meter signed for the transaction that was asked for.
+    """Every receipt that is delivered is, byte for byte, what a meter signed for the transaction that was asked for.
 
     * A stop for an id under which several transactions were begun gets no earlier one than the last that the station
       was told had begun before it asked.
       Where the meter lost the later ones and no journal is kept, a process that was started after them cannot know.
-    * A stop for an id that no start was ever sent for, or for none, may get the last receipt of the meter ("with none
-      running, return the last one"), but none that another id of the same process is known to own, except for "".
-    * A process that was started after the transaction began, and keeps no journal, cannot know whose the meter's last
-      receipt is, nor what runs. Where the right one does not exist (the meter lost the transaction, or never began one)
-      it hands over the last one. A journal tells what it had the time to write, but for what a stranger began.
+    * A receipt that was delivered for an id is that id's from then on.
+    * An id that means nothing to the process has no influence, nor has "": the stop gets the receipt of what it ended,
+      or the meter's last one. An id means something to the process that was sent its start, and to those after it that
+      find it in the journal.
     """
     for call in world.calls:
         text = call.tuple_text
         if call.command != "stop" or text is None:
             continue
+        if any(
+            each.tuple_text == text and each.transaction_id == call.transaction_id
+            for each in world.calls[: call.number]
+        ):
+            continue  # it was judged when it was delivered first
         truth = _truth_of(world, text)
         if truth is None:
             yield f"stop {call.transaction_id!r}: its receipt was never signed by a meter"
@@ -204,6 +210,7 @@ def what_was_to_be_ended_does_not_run_on(world: Record) -> Iterator[str]:
 def nothing_ends_that_nobody_wanted_ended(world: Record) -> Iterator[str]:
     """A transaction that the station was told had begun goes on until the station has it ended, or begins another.
 
+    * Not one that ended before the station was told of it: the start that began it began another.
     * Not one that a power cut or a technician may have ended, nor where a stop for no id, or for an unknown one, came.
     """
     for unit in world.units:
@@ -214,7 +221,11 @@ def nothing_ends_that_nobody_wanted_ended(world: Record) -> Iterator[str]:
                 continue
             began = _calls_between(world, truth.begun_s, truth.begun_s)
             own = next((call for call in began if call.transaction_id == truth.transaction_id and call.ok), None)
-            if own is None or any(truth.begun_s <= at_s <= truth.closed_s for at_s in unit.meddled_s):
+            if (
+                own is None
+                or (own.answered_s or 0.0) > truth.closed_s
+                or any(truth.begun_s <= at_s <= truth.closed_s for at_s in unit.meddled_s)
+            ):
                 continue
             if _calls_between(world, truth.begun_s, truth.closed_s) == [own]:
                 yield f"{truth.transaction_id!r} ended at {truth.closed_s:.1f} s, and nobody wanted it ended"
@@ -246,7 +257,7 @@ def every_command_is_answered_once_and_in_time(world: Record) -> Iterator[str]:
         assert call.asked_s is not None  # noqa: S101  it was answered
         assert call.answered_s is not None  # noqa: S101  as above
         took_s = call.answered_s - call.asked_s
-        limit_s = (START_S if call.command == "start" else STOP_S) + ANSWER_TAKES_S
+        limit_s = (START_S if call.command == "start" else SILENT_STOP_S) + ANSWER_TAKES_S
         if took_s > limit_s + call.broker_away_s:
             yield f"{call.command} {call.transaction_id!r} was answered after {took_s:.1f} s"
     for letter in world.dead_letters:
@@ -271,12 +282,17 @@ def the_charger_charges_again_after_all(world: Record) -> Iterator[str]:
 
 
 def energies_never_fall(world: Record) -> Iterator[str]:
-    """The energy that is published never falls within a meter."""
-    highest: dict[str, float] = {}
-    for serial, energy_wh in world.energies:
-        if energy_wh < highest.get(serial, 0.0):
-            yield f"the energy of {serial} falls from {highest[serial]} Wh to {energy_wh} Wh"
-        highest[serial] = max(energy_wh, highest.get(serial, 0.0))
+    """The energy that is published never falls within a meter, also where its register does.
+
+    * A process that was started since a register fell does not know what was published before.
+    """
+    highest: dict[tuple[str, int], float] = {}
+    for serial, energy_wh, process in world.energies:
+        number = process if world.counts.get("register_falls") else 0
+        before_wh = highest.get((serial, number), 0.0)
+        if energy_wh < before_wh:
+            yield f"the energy of {serial} falls from {before_wh} Wh to {energy_wh} Wh"
+        highest[serial, number] = max(energy_wh, before_wh)
         if serial not in {unit.serial for unit in world.units}:
             yield f"a value of {serial}, which is none of the meters"
 
@@ -356,13 +372,9 @@ def _owns(call: Call, truth: Truth) -> bool:
 
 
 def _why_not_its_own(world: Record, call: Call, truth: Truth) -> str:
-    """Say why a receipt is not the one that was asked for, or "" where it may be handed over."""
-    if not _was_begun(world, call.transaction_id):
-        if call.transaction_id != "" and _process_knows_owner(world, call, truth):
-            return f"an id that never was gets the receipt of {truth.transaction_id!r}"
-        return ""
+    """Say why a receipt is not the one that was asked for, or "" where it may be delivered."""
     own = [each for unit in world.units for each in unit.truths if each.transaction_id == call.transaction_id]
-    if truth in own:
+    if truth in own and call.transaction_id:
         told_s = [
             start.answered_s or 0.0
             for start in _calls(world, "start", call.transaction_id)
@@ -371,22 +383,28 @@ def _why_not_its_own(world: Record, call: Call, truth: Truth) -> str:
         later = [each for each in own if each.begun_s > truth.begun_s and each.begun_s <= max(told_s, default=-1.0)]
         is_known = world.journal or any(each.text is not None or each.process_is(call.process) for each in later)
         return f"it is an earlier one under the same id (begun at {truth.begun_s:.1f} s)" if later and is_known else ""
-    answers_a_stranger = not any(
+    if _means_something(world, call, own):
+        return f"it is that of {truth.transaction_id!r}, begun at {truth.begun_s:.1f} s on {truth.serial}"
+    asked_s = call.asked_s or 0.0
+    newer = [
+        each.transaction_id
+        for each in world.unit.signed
+        if each.begun_s > truth.begun_s and (each.closed_s or asked_s) < asked_s - SHOWN_WITHIN_S
+    ]
+    is_of_this_meter = truth.serial == world.unit.serial
+    return f"it is not the last one: {newer[-1]!r} was signed since" if newer and is_of_this_meter else ""
+
+
+def _means_something(world: Record, call: Call, own: list[Truth]) -> bool:
+    """Whether the id of a stop means something to the process that answered it."""
+    if call.transaction_id == "":
+        return False
+    if any(
         start.process == call.process and (start.asked_s, start.number) < (call.asked_s, call.number)
         for start in _calls(world, "start", call.transaction_id)
-    )
-    if answers_a_stranger and not _process_knows_owner(world, call, truth):
-        return ""
-    return f"it is that of {truth.transaction_id!r}, begun at {truth.begun_s:.1f} s on {truth.serial}"
-
-
-def _process_knows_owner(world: Record, call: Call, truth: Truth) -> bool:
-    """Whether the process that answered began the receipt's transaction itself, or a journal can tell it."""
-    if truth.owner is None:
-        return False
-    if truth.process_is(call.process):
+    ):
         return True
-    return world.journal and truth in world.noted
+    return world.journal and bool(own) and all(each in world.noted for each in own)
 
 
 def _was_dropped(world: Record, at_s: float | None) -> bool:

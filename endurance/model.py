@@ -159,7 +159,7 @@ class Record:
         units: every meter that stood there, in the order in which they came.
         processes: every process of ours, in order.
         calls: every command of the station, in order.
-        energies: what was published: serial and watt hours, in order.
+        energies: what was published: serial, watt hours, and number of the process, in order.
         checks: payloads of the communication check.
         filed: the journal at the end; None where there was none.
         counts: how often what happened.
@@ -180,7 +180,7 @@ class Record:
         self.units: Sequence[MeterRecord] = []
         self.processes: Sequence[Worker] = []
         self.calls: list[Call] = []
-        self.energies: list[tuple[str, float]] = []
+        self.energies: list[tuple[str, float, int]] = []
         self.checks: set[bytes] = set()
         self.filed: list[Filed] | None = None
         self.counts: Counter[str] = Counter()

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
     from iem_dcr.simulator import SimulatorOptions
 
+import os
+
+JOURNALS = os.environ.get("NOJ") is None
 SESSIONS_IN_A_RUN: Final = 25
 CALM: Final = 0.3
 """Share of the sessions in which nothing goes wrong."""
@@ -126,7 +129,7 @@ def make(seed: int, sessions: int = SESSIONS_IN_A_RUN, knobs: str = knob.KNOWN) 
         seed,
         knobs,
         kind,
-        chance.random() < 0.7,
+        chance.random() < 0.7 and JOURNALS,
         options,
         settings,
         chance.choice(INSTANTS) + timedelta(seconds=chance.random()),

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 
 from endurance.model import SERVICE, Serving
-from iem_dcr.driver.starting import Starting
+from iem_dcr.driver.start import Starting
 from iem_dcr.everest import driving
 from iem_dcr.everest_api.meter_api import MeterApi
 from iem_dcr.everest_api.topics import Topics

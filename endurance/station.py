@@ -186,7 +186,8 @@ class Station(Record):
 
     def published(self, value: dict[str, Any]) -> None:
         """Take a live value."""
-        self.energies.append((value["meter_id"], value["energy_Wh_import"]["total"]))
+        process = self.processes[-1].number if self.processes else 0
+        self.energies.append((value["meter_id"], value["energy_Wh_import"]["total"], process))
 
     def raised(self, error_type: str, sub_type: str) -> None:
         """Take an error."""

@@ -20,7 +20,7 @@ from iem_dcr.journal import open_for_reading
 if TYPE_CHECKING:
     from endurance.plan import Plan, Step
 
-AFTERWARDS_S: Final = 95.0
+AFTERWARDS_S: Final = 145.0
 """How long a session waits for its last answer: longer than any command may take, with a broker that is away first."""
 CALM_S: Final = 100.0
 """How long nothing goes wrong at the end of a run before it is judged."""
@@ -128,8 +128,7 @@ class World(Troubles):
     def _weigh(self) -> None:
         process = self.process
         if process is not None:
-            memory: Any = process.driver._memory
-            self.memory.append(len(memory.older) + len(memory.kept) + len(memory.refused) + len(memory._handed))
+            self.memory.append(process.driver.remembered)
 
 
 def carry_out(plan: Plan) -> World:

@@ -133,7 +133,14 @@ SETTINGS: tuple[Setting, ...] = (
         "Identification level signed when the station gives none (OCMF IL)",
         choices=IDENTIFICATION_LEVELS,
     ),
-    Setting("meter_serial", "", "Serial number the meter must have (its MS); empty accepts any"),
+    Setting(
+        "meter_serial", "", "Serial number the meter must have (its MS); pin: the first one that answers; empty: any"
+    ),
+    Setting(
+        "strict_transaction_ids",
+        default=False,
+        description="Answer a stop for an unknown id with an error where the last receipt is another transaction's",
+    ),
     Setting(
         "verify_receipts", default=True, description="Check the signature of every receipt with the meter's public key"
     ),
@@ -164,6 +171,7 @@ class Settings:
     stop_current_wait_ms: int
     IL_default: str
     meter_serial: str
+    strict_transaction_ids: bool
     verify_receipts: bool
     journal_path: str
     journal_keep_days: int

@@ -19,6 +19,8 @@ from zoneinfo import ZoneInfo
 if TYPE_CHECKING:
     from datetime import tzinfo
 
+RELEASED = datetime(2026, 1, 1, tzinfo=UTC)
+"""A clock that says less was never set: this program is younger."""
 FIRST_SANE_YEAR = 2025
 """A clock that says less was never set: a host without a battery behind it, and no NTP yet."""
 

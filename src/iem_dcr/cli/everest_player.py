@@ -11,7 +11,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from iem_dcr.driver.meter import COMMUNICATION_FAULT
+from iem_dcr.driver.meter_state import COMMUNICATION_FAULT
 from iem_dcr.errors import IemDcrError, printable
 from iem_dcr.everest_api.discovery import TYPE
 from iem_dcr.everest_api.envelope import EnvelopeError, read_request
@@ -28,7 +28,7 @@ from iem_dcr.powermeter import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from iem_dcr.driver.station import Station
+    from iem_dcr.driver.ports import Station
     from iem_dcr.everest_api.bus import Bus
 
 T = TypeVar("T")

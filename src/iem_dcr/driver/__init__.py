@@ -1,10 +1,29 @@
-"""Knows how to treat a meter: initialisation, live values, clock, transactions, faults.
+"""The driver of one meter: `MeterDriver` drives it for a `Station`."""
 
-Its way in is `MeterDriver`; towards a charging station it speaks through a `Station`, towards whoever keeps receipts
-through a `ReceiptSink`.
-"""
+from __future__ import annotations
 
 from iem_dcr.driver.driver import MeterDriver
-from iem_dcr.driver.station import KeptReceipt, Observer, ReceiptJournal, ReceiptSink, Station
+from iem_dcr.driver.ports import (
+    FiledReceipt,
+    Journal,
+    KeptReceipt,
+    NotedEntry,
+    Observer,
+    Recalled,
+    ReceiptSink,
+    Station,
+)
+from iem_dcr.driver.receipt_keeper import MemorySink
 
-__all__ = ["KeptReceipt", "MeterDriver", "Observer", "ReceiptJournal", "ReceiptSink", "Station"]
+__all__ = [
+    "FiledReceipt",
+    "Journal",
+    "KeptReceipt",
+    "MemorySink",
+    "MeterDriver",
+    "NotedEntry",
+    "Observer",
+    "Recalled",
+    "ReceiptSink",
+    "Station",
+]

@@ -32,36 +32,36 @@ class Command(Generic[R]):
         work: does it by the deadline.
         deadline: by which it is answered, whatever happens.
         failed: makes the answer for one that could not be done, from a reason.
-        nobody_heard: called when it was done and its caller had got another answer meanwhile.
+        on_abandoned: called when it was not done, or done after its caller had got another answer; with the result.
         answer: where its caller waits.
     """
 
     work: Callable[[Deadline], Coroutine[None, None, R]]
     deadline: Deadline
     failed: Callable[[str], R]
-    nobody_heard: Callable[[R | None], None]
+    on_abandoned: Callable[[R | None], None]
     answer: asyncio.Future[R] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
     @property
-    def is_waited_for(self) -> bool:
-        """Whether nobody has been given an answer yet."""
+    def is_wanted(self) -> bool:
+        """Whether its caller still waits."""
         return not self.answer.done()
 
     def give(self, result: R) -> None:
         """Answer, unless that was done."""
         if self.answer.done():
-            self.nobody_heard(result)
+            self.on_abandoned(result)
         else:
             self.answer.set_result(result)
 
     def refuse(self, why: str) -> None:
         """Answer that it could not be done, unless it was answered."""
-        if self.is_waited_for:
+        if self.is_wanted:
             self.answer.set_result(self.failed(why))
 
     def drop(self, why: str) -> None:
         """Refuse a command that is not done any more, or not to its end."""
-        self.nobody_heard(None)
+        self.on_abandoned(None)
         self.refuse(why)
 
 
@@ -94,7 +94,7 @@ class Commands:
     async def do(self, command: Command[R]) -> R:
         """Have a command done, and return its answer; by its deadline there is one."""
         if self._is_refused:
-            command.nobody_heard(None)
+            command.on_abandoned(None)
             return command.failed("the driver is not running")
         self._queue.append(command)
         self._arrived.set()
@@ -103,7 +103,7 @@ class Commands:
         except asyncio.CancelledError:
             if not command.answer.cancel():
                 # It came in the very moment in which the caller gave up.
-                command.nobody_heard(command.answer.result())
+                command.on_abandoned(command.answer.result())
             raise
         if not done:
             command.refuse("the meter did not do it in time")
@@ -118,7 +118,7 @@ class Commands:
         finally:
             due.cancel()
 
-    async def unless_waiting(self, ask: Callable[[Deadline], Coroutine[None, None, Q]]) -> Q:
+    async def preemptible(self, ask: Callable[[Deadline], Coroutine[None, None, Q]]) -> Q:
         """Ask the meter something that changes nothing, and give way to a command after half a second.
 
         Raises:

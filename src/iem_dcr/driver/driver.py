@@ -1,30 +1,33 @@
 """The driver of one meter: one task owns it and does everything in turn, commands before ticks.
 
-A command waits for what is under way, except for a question to the meter that has been in flight for half a second:
-that gives way. One deadline covers a command from the call to the answer, and whatever happens there is an answer.
+A command waits for what is under way, except for a question to the meter that has been in flight for half a second: that
+is given up. One deadline covers a command from the call to the answer, and whatever happens there is an answer. A tick
+reads a live value, looks for receipts that are due, ends what the station does not want, and sends what provisioning has.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from iem_dcr import ocmf
 from iem_dcr.device.client import MeterClient
 from iem_dcr.driver.commands import GIVES_WAY_AFTER_S, Command, Commands, GaveWayError
-from iem_dcr.driver.ending import Ending, Parts
-from iem_dcr.driver.keeping import Keeping, MemorySink
-from iem_dcr.driver.memory import Memory
-from iem_dcr.driver.meter import Meter, seconds_since
-from iem_dcr.driver.receipts import Receipts
-from iem_dcr.driver.setup import TRIES_EVERY_S, Setup
-from iem_dcr.driver.starting import Starting
+from iem_dcr.driver.host_clock import HostClock
+from iem_dcr.driver.ledger import Ledger
+from iem_dcr.driver.meter import VALUE_TIMEOUT_S, Meter
+from iem_dcr.driver.provisioning import Provisioning
+from iem_dcr.driver.rate_limited_log import MeterLog
+from iem_dcr.driver.receipt_keeper import ReceiptKeeper
+from iem_dcr.driver.start import Starting
 from iem_dcr.driver.station import GuardedStation
-from iem_dcr.driver.stopping import Stopping
-from iem_dcr.driver.timing import Deadline, Schedule, now_s
-from iem_dcr.errors import MeterError, RequestError
+from iem_dcr.driver.stop import Stopping
+from iem_dcr.driver.timing import Deadline, Schedule, now_s, seconds_since
+from iem_dcr.driver.transitions import State
+from iem_dcr.errors import MeterError, RequestError, printable
 from iem_dcr.powermeter import (
     TransactionReq,
     TransactionRequestStatus,
@@ -38,20 +41,24 @@ if TYPE_CHECKING:
     from iem_dcr.config import Settings
     from iem_dcr.device.messages import Gateway, MeterValue
     from iem_dcr.device.transport import Connect
-    from iem_dcr.driver.station import Observer, ReceiptJournal, ReceiptSink, Station
+    from iem_dcr.driver.ledger import Entry
+    from iem_dcr.driver.ports import Journal, Observer, ReceiptSink, Station
 
-START_S = 30.0
-STOP_S = 60.0
-ANSWER_MARGIN_S = 0.5
+START_S: Final = 30.0
+STOP_S: Final = 60.0
+SILENT_STOP_S: Final = 110.0
+"""A stop may take so long while the meter is silent: its other users wait for 120 s."""
+ANSWER_MARGIN_S: Final = 0.5
 """How much earlier than its deadline a command's own work ends, so that its answer is the one that is given."""
-LIVE_VALUE_EVERY_S = 1.0
-UNWANTED_S = 10.0
-"""How much time one try to end an unwanted transaction may take; a command waits for it."""
-
-RESTLESS = 3
-RESTLESS_S = 60.0
-"""A meter that is in doubt more than so many times in so many seconds is initialised no more often than that."""
-PREPARED_WITHIN_S = 0.5
+LIVE_VALUE_EVERY_S: Final = 1.0
+LOOK_EVERY_S: Final = 2.0
+END_EVERY_S: Final = 10.0
+WORK_S: Final = 10.0
+"""How much time the driver's own work on a meter may take; a command waits for it."""
+RESTLESS: Final = 3
+RESTLESS_S: Final = 60.0
+"""A meter that needs it more than so many times in so many seconds is initialised no more often than that."""
+PREPARED_WITHIN_S: Final = 0.5
 """How long an end waits for an import under way in the worker thread."""
 R = TypeVar("R")
 
@@ -61,13 +68,13 @@ class MeterDriver:
 
     `run` is the task that owns the meter; it goes on until it is cancelled and may be started again.
     `start_transaction` and `stop_transaction` may be called from any task of the same loop; they never raise and always
-    answer within 30 s and 60 s; what comes before `run` waits for it.
+    answer within 30 s and 60 s (110 s while the meter is silent); what comes before `run` waits for it.
 
     Args:
         settings: of this meter.
         station: gets live values, key and errors. Its methods must not block.
-        sink: is given every receipt before it is handed over; without one the latest are kept in memory.
-        journal: is given them too, and is asked for the receipts of transactions that this process does not know.
+        sink: is given every receipt before it is returned; without one the latest are kept in memory.
+        journal: the ledger's memory on disk.
         phase: where in the second the meter is read, for one of many meters (see `timing.Schedule`).
         observer: looks on.
         begins_after_s: how long `run` leaves the meter alone at first, so that many begin one by one; no command waits.
@@ -81,7 +88,7 @@ class MeterDriver:
         station: Station,
         *,
         sink: ReceiptSink | None = None,
-        journal: ReceiptJournal | None = None,
+        journal: Journal | None = None,
         phase: float | None = None,
         observer: Observer | None = None,
         begins_after_s: float = 0.0,
@@ -90,26 +97,32 @@ class MeterDriver:
     ) -> None:
         limit_s = settings.command_timeout_ms / 1000
         client = MeterClient(settings.ip_address, settings.port_http, timeout_s=limit_s, connect=connect)
-        self._station = GuardedStation(station, observer)
-        client.on_request = self._station.on_request
-        self._meter = Meter(settings, client, self._station, wall)
-        self._keeping = Keeping(self._meter, sink or MemorySink(), journal)
-        self._memory = Memory(self._meter, self._keeping)
-        self._receipts = Receipts(self._meter, self._memory, self._keeping)
-        self._setup = Setup(self._meter)
-        parts = Parts(self._meter, self._setup, self._memory, self._receipts, self._keeping, self._pause)
-        self._ending = Ending(parts)
-        self._starting = Starting(parts, self._ending)
-        self._stopping = Stopping(parts, self._ending)
+        log = MeterLog(client.address)
+        self._station = GuardedStation(station, observer, log)
+        if observer is not None:
+            client.on_request = lambda *told: self._station.observe("request_made", *told)
+        clock = HostClock(wall)
+        self._ledger = Ledger(self._changed)
+        self._keeper = ReceiptKeeper(
+            client.address, self._ledger, clock, log, sink=sink, journal=journal, verifies=settings.verify_receipts
+        )
+        self._meter = Meter(settings, client, self._ledger, self._keeper, self._station, clock, log)
+        self._provisioning = Provisioning(self._meter)
+        self._starting = Starting(self._meter, self._provisioning, self._pause)
+        self._stopping = Stopping(self._meter, self._provisioning, self._pause)
         self._commands = Commands()
+        self._working: str | None = None
         self._phase = phase
         self._begins_after_s = begins_after_s
         self._schedule: Schedule | None = None
         self._next_reach_s = 0.0
         self._looked_s: float | None = None
-        self._unwanted_s: float | None = None
+        self._ended_s: float | None = None
         self._initialised_s: deque[float] = deque(maxlen=RESTLESS)
         self._preparing: asyncio.Future[None] | None = None
+        self._reading: asyncio.Task[None] | None = None
+
+    # --- what there is to see ---
 
     @property
     def address(self) -> str:
@@ -117,29 +130,45 @@ class MeterDriver:
         return self._meter.client.address
 
     @property
-    def heard_s(self) -> float | None:
+    def last_response_s(self) -> float | None:
         """When the meter last answered anything at all, on the loop's clock; None before it did."""
         return self._meter.client.last_response_s
 
     @property
     def value(self) -> MeterValue | None:
         """The last live value, as the meter gave it."""
-        return self._meter.value
+        return self._meter.state.value
 
     @property
     def gateway(self) -> Gateway | None:
         """Charge point type and id in the meter, or None before it was asked."""
-        return self._meter.gateway
+        return self._meter.state.gateway
 
     @property
     def public_key(self) -> str:
         """Hex of the meter's DER key, or "" before it is known."""
-        return self._meter.public_key
+        return self._meter.state.public_key
 
     @property
     def request(self) -> TransactionReq | None:
-        """The station's request for the transaction begun last, while its receipt is still to come; else None."""
-        return self._memory.begun.request if self._memory.begun is not None else None
+        """The station's request for the transaction that runs, for all that is known; else None."""
+        running = self._ledger.running
+        return None if running is None else running.request
+
+    @property
+    def remembered(self) -> int:
+        """How many entries and receipts are in memory; bounded."""
+        return self._ledger.size
+
+    @property
+    def held_registers(self) -> int:
+        """How often a register fell, and the last published value was published instead."""
+        return self._meter.state.held_registers
+
+    @property
+    def frozen_values(self) -> int:
+        """How many live values were not published because nothing in them moved."""
+        return self._meter.state.frozen_values
 
     # --- the station's commands ---
 
@@ -155,8 +184,9 @@ class MeterDriver:
         return await self.start_transaction(request)
 
     def refuse_start(self, transaction_id: str) -> None:
-        """Take note of a start that the station was refused elsewhere, so that its stop gets no other's receipt."""
-        self._memory.refuse(transaction_id)
+        """Remember a start that the station was refused elsewhere, so that its stop ends nothing."""
+        self._ledger.refuse(transaction_id, self._meter.clock.now())
+        self._keeper.refused(transaction_id, self._meter.state.serial)
 
     async def stop_from_json(self, transaction_id: object) -> TransactionStopResponse:
         """End a transaction whose id is given as a station sends it."""
@@ -171,46 +201,69 @@ class MeterDriver:
         def failed(why: str) -> TransactionStartResponse:
             return TransactionStartResponse(TransactionRequestStatus.UNEXPECTED_ERROR, why)
 
-        def nobody_heard(response: TransactionStartResponse | None) -> None:
-            if response is None:
-                self._memory.refuse(request.transaction_id)
-            elif response.status is TransactionRequestStatus.OK:
-                self._ending.watch = True
+        def on_abandoned(response: TransactionStartResponse | None) -> None:
+            newest = self._ledger.newest(request.transaction_id)
+            if newest is not None and newest.state in (State.OPEN, State.UNCERTAIN):
+                self._ledger.mark(newest, unwanted=True, told=False)
+            elif response is None:
+                self.refuse_start(request.transaction_id)
 
         async def work(deadline: Deadline) -> TransactionStartResponse:
             return await self._starting.start(request, deadline)
 
-        response = await self._commands.do(Command(work, Deadline.after(START_S), failed, nobody_heard))
-        self._station.start_answered(response)
+        response = await self._commands.do(Command(work, Deadline.after(START_S), failed, on_abandoned))
+        self._station.observe("start_answered", response)
         return response
 
     async def stop_transaction(self, transaction_id: str) -> TransactionStopResponse:
-        """End a transaction and return its signed receipt; answers within 60 s. Never raises."""
+        """End a transaction and return its signed receipt; answers within 60 s, or 110 s while the meter is silent."""
 
         def failed(why: str) -> TransactionStopResponse:
             return TransactionStopResponse(TransactionRequestStatus.UNEXPECTED_ERROR, error=why)
 
-        def nobody_heard(response: TransactionStopResponse | None) -> None:
-            if response is None and self._memory.is_begun(transaction_id):
-                self._ending.watch = True
+        def on_abandoned(_response: TransactionStopResponse | None) -> None:
+            newest = self._ledger.newest(transaction_id)
+            if newest is not None and newest.state in (State.OPEN, State.UNCERTAIN):
+                self._ledger.mark(newest, unwanted=True, told=False)
 
         async def work(deadline: Deadline) -> TransactionStopResponse:
-            return await self._stopping.stop(transaction_id, deadline)
+            self._working = transaction_id
+            try:
+                return await self._stop(transaction_id, deadline)
+            finally:
+                self._working = None
 
-        response = await self._commands.do(Command(work, Deadline.after(STOP_S), failed, nobody_heard))
-        self._station.stop_answered(response)
+        response = await self._commands.do(Command(work, Deadline.after(SILENT_STOP_S), failed, on_abandoned))
+        self._station.observe("stop_answered", response)
         return response
+
+    async def _stop(self, transaction_id: str, deadline: Deadline) -> TransactionStopResponse:
+        """Stop within 60 s; what the meter's silence takes of them is added, up to 110 s."""
+        began_s = now_s()
+        bounded = deadline.within(STOP_S - (SILENT_STOP_S - deadline.left_s) - 2 * ANSWER_MARGIN_S)
+        response = await self._stopping.stop(transaction_id, bounded)
+        while (
+            response.signed_meter_value is None and not deadline.passed and bounded.passed and self._is_silent(began_s)
+        ):
+            bounded = deadline.within(WORK_S)
+            response = await self._stopping.stop(transaction_id, bounded)
+        return response
+
+    def _is_silent(self, since_s: float) -> bool:
+        heard_s = self._meter.client.last_response_s
+        return heard_s is None or heard_s < since_s or seconds_since(heard_s) > WORK_S
 
     # --- the task that owns the meter ---
 
     async def run(self) -> None:
-        """Own the meter until cancelled. Every command that then waits is answered, and connections are closed.
+        """Own the meter until cancelled. Every command that then waits is answered.
 
         Should it ever fail, which it does for no meter's sake, it may be started again: what waits, waits on.
         """
         self._commands.begin()
         self._next_reach_s = max(self._next_reach_s, now_s() + self._begins_after_s)
         self._begins_after_s = 0.0
+        self._recall("")
         try:
             while True:
                 if self._commands:
@@ -222,13 +275,27 @@ class MeterDriver:
             raise
         finally:
             self._schedule = None
-            await self._keeping.close()
+            if self._reading is not None:
+                self._reading.cancel()
+                await asyncio.wait({self._reading})
+                self._reading = None
+            await self._keeper.close()
             if self._preparing is not None:
                 await asyncio.wait({self._preparing}, timeout=PREPARED_WITHIN_S)
 
+    def _recall(self, serial: str) -> None:
+        """Read the journal, beside everything else."""
+
+        async def read() -> None:
+            pinned = await self._keeper.read(serial)
+            self._meter.state.pinned = pinned or self._meter.state.pinned
+
+        if self._reading is None or self._reading.done():
+            self._reading = asyncio.create_task(read())
+
     async def _serve(self, command: Command[R]) -> None:
-        if not command.is_waited_for:
-            command.nobody_heard(None)
+        if not command.is_wanted:
+            command.on_abandoned(None)
             return
         try:
             result = await command.work(Deadline(command.deadline.at_s - ANSWER_MARGIN_S))
@@ -243,7 +310,7 @@ class MeterDriver:
 
     async def _idle(self) -> None:
         """Wait for the next tick or the next command; do what is due at a tick."""
-        if self._schedule is None and self._meter.reached:
+        if self._schedule is None and self._meter.state.reached:
             self._next_reach_s = now_s()
         next_s = self._schedule.next_s if self._schedule is not None else self._next_reach_s
         if now_s() < next_s:
@@ -255,105 +322,118 @@ class MeterDriver:
             else:
                 await self._tick(self._schedule)
         except GaveWayError:
-            self._meter.log.debug("a question to the meter gave way to a command")
+            self._meter.log.debug("a question to the meter was given up for a command")
         except Exception:
-            self._meter.log.exception("what is done every second failed")
+            self._meter.log.limited("the periodic work failed").log(
+                logging.ERROR, "the periodic work failed", exc_info=True
+            )
             await asyncio.sleep(LIVE_VALUE_EVERY_S)
 
     async def _reach(self) -> None:
         """Try to reach a meter that has not answered yet; when it does, initialise it and publish a first value."""
-        if not await self._initialise() and not self._meter.reached:
-            self._meter.count_failure()
+        if not await self._initialise() and not self._meter.state.reached:
+            self._meter.state.count_failure()
             return
         self._schedule = Schedule(LIVE_VALUE_EVERY_S, self._phase)
         await self._make_up()
-        if await self._commands.unless_waiting(self._poll):
-            await self._keep_house()
+        if await self._commands.preemptible(self._poll):
+            await self._do_what_is_due()
 
     async def _tick(self, schedule: Schedule) -> None:
         """Make the scheduled reading, and do what is due."""
         try:
-            is_good = await self._commands.unless_waiting(self._poll)
+            is_good = await self._commands.preemptible(self._poll)
         finally:
             schedule.advance()
         if is_good:
-            await self._keep_house()
+            await self._do_what_is_due()
 
     async def _poll(self, deadline: Deadline) -> bool:
-        was_running = self._meter.running
-        if not await self._meter.poll(deadline):
+        """Make a scheduled reading and publish it. Two that fail in a row are a communication fault."""
+        meter = self._meter
+        try:
+            if await meter.read(deadline):
+                meter.state.publish()
+        except MeterError as error:
+            meter.state.no_value(error.brief)
+            meter.state.count_failure()
             return False
-        if self._meter.running:
-            self._memory.seen_running()
-        begun = self._memory.begun
-        if was_running and not self._meter.running and (begun is None or begun.request.tariff_text):
-            self._setup.tariff_was_changed()
-        if self._meter.running and begun is None:
-            # Somebody else's: whatever it leaves as the last tuple is not known.
-            self._meter.last_PG = None
-        elif not self._meter.running:
-            self._memory.seen_idle()
-        if self._preparing is None and self._meter.settings.verify_receipts:
+        if self._preparing is None and meter.settings.verify_receipts:
             self._preparing = asyncio.get_running_loop().run_in_executor(None, ocmf.prepare)
-        self._keeping.keep_found()
+        self._keeper.keep_found()
+        if meter.state.serial and self._keeper.is_read:
+            self._recall_once(meter.state.serial)
         return True
 
-    async def _keep_house(self) -> None:
+    def _recall_once(self, serial: str) -> None:
+        if self._meter.settings.meter_serial == "pin" and not self._meter.state.pinned:
+            self._meter.state.pinned = serial
+            self._keeper.pin(serial)
+        if not self._keeper.has_read(serial):
+            self._recall(serial)
+
+    async def _do_what_is_due(self) -> None:
         """Do what is due after a good reading; nothing as soon as a command waits."""
-        meter, setup = self._meter, self._setup
-        in_doubt = not setup.initialised or meter.doubted or meter.exchanged
-        if in_doubt and now_s() >= self._next_reach_s:
+        meter, provisioning = self._meter, self._provisioning
+        if (not provisioning.initialised or meter.state.needs_reinit) and now_s() >= self._next_reach_s:
             await self._initialise()
         if self._commands:
             return
-        if self._memory.may_still_come:
-            await self._look_for_receipt()
-        if self._ending.watch and meter.running and not meter.wrong:
-            await self._end_unwanted()
+        await self._look_for_receipts()
+        await self._end_unwanted()
         if self._commands:
             return
-        if setup.key_wanted:
-            await self._commands.unless_waiting(setup.ask_for_key)
+        if provisioning.key_wanted:
+            await self._commands.preemptible(provisioning.ask_for_key)
         await self._make_up()
 
     async def _initialise(self) -> bool:
-        self._next_reach_s = now_s() + self._meter.settings.resilience_initial_connection_retry_delay / 1000
+        meter = self._meter
+        self._next_reach_s = now_s() + meter.settings.resilience_initial_connection_retry_delay / 1000
         try:
-            last = await self._commands.unless_waiting(self._setup.initialise)
+            await self._commands.preemptible(self._provisioning.initialise)
         except MeterError as error:
-            self._meter.log.failure("the initialisation", "not initialised: %s", error.brief)
-            if not self._meter.reached:
-                self._meter.station.reading_failed(error.brief)
+            meter.log.failure("the initialisation", "not initialised: %s", error.brief)
+            if not meter.state.reached:
+                self._station.observe("reading_failed", error.brief)
             return False
-        if not self._meter.doubted:
+        if not meter.state.needs_reinit:
             self._initialised_s.append(now_s())
             is_restless = len(self._initialised_s) == RESTLESS and seconds_since(self._initialised_s[0]) < RESTLESS_S
             self._next_reach_s = now_s() + (RESTLESS_S / RESTLESS if is_restless else 0.0)
-        await self._receipts.adopt(last, Deadline.after(UNWANTED_S))
         return True
 
-    async def _end_unwanted(self) -> None:
-        if seconds_since(self._unwanted_s) >= TRIES_EVERY_S:
-            self._unwanted_s = now_s()
-            await self._ending.end_unwanted(Deadline.after(UNWANTED_S))
-            if not self._ending.watch:
-                self._unwanted_s = None
-
     async def _make_up(self) -> None:
-        if self._commands or not self._setup.anything_due:
-            return
-        try:
-            await self._setup.make_up(Deadline.after(UNWANTED_S))
-        except MeterError as error:
-            self._meter.log.failure("POST /gw", "not set up: %s", error.brief)
+        if not self._commands and self._provisioning.anything_due:
+            await self._provisioning.make_up(Deadline.after(WORK_S))
 
-    async def _look_for_receipt(self) -> None:
-        """Look now and then for the receipt of a transaction that ended and whose stop has not had it."""
-        if seconds_since(self._looked_s) < TRIES_EVERY_S:
-            return
-        self._looked_s = now_s()
-        last = await self._commands.unless_waiting(self._setup.ask_for_last_tuple)
-        await self._receipts.adopt(last, Deadline.after(UNWANTED_S))
+    async def _look_for_receipts(self) -> None:
+        """Look for receipts that are still to come, while nothing is seen running."""
+        if self._ledger.awaited and not self._meter.state.XT and seconds_since(self._looked_s) >= LOOK_EVERY_S:
+            self._looked_s = now_s()
+            await self._commands.preemptible(self._meter.new_receipt)
+            self._ledger.give_up(now_s())
+
+    async def _end_unwanted(self) -> None:
+        """End what the station does not want: at once, then every 10 s, until E is accepted or a receipt is there."""
+        meter = self._meter
+        serials = {entry.serial for entry in self._ledger.unwanted}
+        if not serials:
+            self._ended_s = None
+        elif (
+            meter.state.serial in serials and not meter.state.unaccepted and seconds_since(self._ended_s) >= END_EVERY_S
+        ):
+            self._ended_s = now_s()
+            meter.log.info("a transaction that the station does not want may run: it is ended")
+            await meter.send_end(Deadline.after(WORK_S))
+
+    def _changed(self, before: Entry, now: Entry) -> None:
+        """Hear from the ledger that an entry's state changed."""
+        if now.told and now.state in (State.CLOSED, State.LOST) and self._working is None:
+            is_over = "it is lost" if now.state is State.LOST else "the meter has ended it by itself"
+            self._meter.state.interrupted(f"transaction {printable(now.transaction_id)}: {is_over}")
+        if before.state is not State.CLOSED and now.state is State.LOST:
+            self._keeper.note_later(now)
 
     async def _pause(self, delay_s: float, deadline: Deadline) -> None:
         """Wait within a command, and make the scheduled readings meanwhile, so that live values and faults go on."""
@@ -372,4 +452,9 @@ class MeterDriver:
                 async with asyncio.timeout(GIVES_WAY_AFTER_S):
                     await self._poll(deadline)
             except TimeoutError:
-                self._meter.count_silence()
+                limit_s = (
+                    self._meter.settings.command_timeout_ms / 1000 if self._meter.state.is_slow else VALUE_TIMEOUT_S
+                )
+                if seconds_since(self._meter.client.last_response_s) >= limit_s:
+                    self._meter.state.no_value(f"no answer within {limit_s:.0f} s")
+                    self._meter.state.count_failure()

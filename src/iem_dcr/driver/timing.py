@@ -69,3 +69,8 @@ class Schedule:
         """Go on to the first moment of the grid that is still to come."""
         passed = math.floor((now_s() + _NOTHING_LEFT_S - self._origin_s) / self._period_s)
         self.next_s = self._origin_s + (passed + 1) * self._period_s
+
+
+def seconds_since(moment_s: float | None) -> float:
+    """Return the seconds since a moment on the loop's clock; without one, more than any interval."""
+    return float("inf") if moment_s is None else now_s() - moment_s

@@ -15,8 +15,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from iem_dcr.driver import MeterDriver
-from iem_dcr.driver.driver import START_S, STOP_S
-from iem_dcr.driver.meter import KNOWN_ERRORS
+from iem_dcr.driver.driver import SILENT_STOP_S, START_S
+from iem_dcr.driver.meter_state import KNOWN_ERRORS
 from iem_dcr.everest.station import EverestStation
 from iem_dcr.powermeter import TransactionRequestStatus, TransactionStartResponse, TransactionStopResponse
 
@@ -145,7 +145,9 @@ class EverestModule:
         return self._answer(lambda: self._driver.start_from_json(arguments.get("value")), _start_failed, START_S)
 
     def _stop_transaction(self, arguments: dict[str, Any]) -> dict[str, object]:
-        return self._answer(lambda: self._driver.stop_from_json(arguments.get("transaction_id")), _stop_failed, STOP_S)
+        return self._answer(
+            lambda: self._driver.stop_from_json(arguments.get("transaction_id")), _stop_failed, SILENT_STOP_S
+        )
 
     def _answer(
         self, work: Callable[[], Coroutine[None, None, Response]], failed: Callable[[str], Response], deadline_s: float

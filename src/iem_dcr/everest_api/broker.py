@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
-from iem_dcr.driver.seldom import Seldom
+from iem_dcr.driver.rate_limited_log import RateLimitedLog
 from iem_dcr.driver.timing import now_s
 from iem_dcr.errors import ConfigError, printable
 from iem_dcr.everest_api.dialing import BrokerTroubleError, dial
@@ -90,7 +90,7 @@ class Broker:
         self._ended = asyncio.Event()
         self._ended.set()
         self._outages = Outages(self._name)
-        self._refused = Seldom(_log, now_s)
+        self._refused = RateLimitedLog(_log, now_s)
 
     # --- The bus ---
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from iem_dcr.config import Settings
     from iem_dcr.device.transport import Connect
-    from iem_dcr.driver import Observer, ReceiptJournal, ReceiptSink
+    from iem_dcr.driver import Journal, Observer, ReceiptSink
     from iem_dcr.everest_api.bus import Bus, Handler
 
 ANSWERS_GO_OUT_WITHIN_S: Final = 1.0
@@ -62,7 +62,7 @@ class MeterApi:
         bus: Bus,
         *,
         sink: ReceiptSink | None = None,
-        journal: ReceiptJournal | None = None,
+        journal: Journal | None = None,
         observer: Observer | None = None,
         begins_after_s: float = 0.0,
         wall: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -145,7 +145,7 @@ class MeterApi:
 
     def _heard_s(self) -> float | None:
         """When the meter last answered; not before a live value has told which meter it is."""
-        return self.driver.heard_s if self.driver.value is not None else None
+        return self.driver.last_response_s if self.driver.value is not None else None
 
 
 def _phase(module_id: str) -> float:

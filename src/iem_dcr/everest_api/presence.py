@@ -14,9 +14,9 @@ import logging
 import re
 from typing import TYPE_CHECKING, Final
 
-from iem_dcr.driver.meter import COMMUNICATION_FAULT, VENDOR_ERROR, WRONG_SERIAL, seconds_since
-from iem_dcr.driver.seldom import Seldom
-from iem_dcr.driver.timing import Schedule, now_s
+from iem_dcr.driver.meter_state import COMMUNICATION_FAULT, VENDOR_ERROR, WRONG_SERIAL
+from iem_dcr.driver.rate_limited_log import RateLimitedLog
+from iem_dcr.driver.timing import Schedule, now_s, seconds_since
 from iem_dcr.errors import printable
 
 if TYPE_CHECKING:
@@ -75,8 +75,8 @@ class Presence:
         self._heartbeat = 0
         self._heartbeat_s: float | None = None
         self._heartbeat_away = False
-        self._lines = Seldom(_log, now_s)
-        self._heartbeat_lines = Seldom(_log, now_s)
+        self._lines = RateLimitedLog(_log, now_s)
+        self._heartbeat_lines = RateLimitedLog(_log, now_s)
 
     @property
     def reachable(self) -> bool:

@@ -12,7 +12,7 @@ import logging
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from iem_dcr.driver.seldom import Seldom
+from iem_dcr.driver.rate_limited_log import RateLimitedLog
 from iem_dcr.driver.timing import Deadline, now_s
 from iem_dcr.errors import RequestError, printable
 from iem_dcr.everest_api import envelope
@@ -65,9 +65,9 @@ class Requests:
         self._commands: set[asyncio.Task[Response]] = set()
         self._answers: set[asyncio.Task[None]] = set()
         self._refusals: set[asyncio.Task[None]] = set()
-        self._seldom = Seldom(_log, now_s)
-        self._unasked = Seldom(_log, now_s)
-        self._done_well = Seldom(_log, now_s)
+        self._seldom = RateLimitedLog(_log, now_s)
+        self._unasked = RateLimitedLog(_log, now_s)
+        self._done_well = RateLimitedLog(_log, now_s)
 
     def take_start(self, message: bytes, retained: bool) -> None:  # noqa: FBT001  the bus's way of calling
         """Take a request to begin a transaction."""

@@ -9,7 +9,7 @@ from bisect import bisect_left
 from typing import TYPE_CHECKING, Final
 
 from iem_dcr.bringup.seen import is_another
-from iem_dcr.driver.meter import ERROR_STATE, WRONG_SERIAL
+from iem_dcr.driver.meter_state import ERROR_STATE, WRONG_SERIAL
 from iem_dcr.errors import (
     AnswerLostError,
     MeterError,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from iem_dcr.bringup.seen import SeenMeter
 from iem_dcr.bringup.sight import Trouble
-from iem_dcr.driver.meter import WRONG_SERIAL
+from iem_dcr.driver.meter_state import WRONG_SERIAL
 from iem_dcr.driver.timing import now_s
 from iem_dcr.powermeter import TransactionRequestStatus
 from iem_dcr.service.counts import Counts

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
-from iem_dcr.driver.seldom import Seldom
+from iem_dcr.driver.rate_limited_log import RateLimitedLog
 from iem_dcr.errors import printable
 from iem_dcr.service.web.guard import HEADERS, NOT_STORED
 
@@ -58,7 +58,7 @@ class Listener:
         self._server = server
         self._listening = listening
         self._is_stream = is_stream
-        self._lines = Seldom(_log, asyncio.get_running_loop().time)
+        self._lines = RateLimitedLog(_log, asyncio.get_running_loop().time)
         self._free = asyncio.Semaphore(AT_ONCE)
         self._connections: set[asyncio.Task[None]] = set()
 

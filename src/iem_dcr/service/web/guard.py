@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from iem_dcr.driver.seldom import Seldom
+from iem_dcr.driver.rate_limited_log import RateLimitedLog
 from iem_dcr.errors import printable
 
 if TYPE_CHECKING:
@@ -75,8 +75,8 @@ class Guard:
         self._at_once = asyncio.Semaphore(AT_ONCE)
         self._tokens = BURST
         self._filled_s = now_s()
-        self._lines = Seldom(_log, now_s)
-        self._mistakes = Seldom(_log, now_s)
+        self._lines = RateLimitedLog(_log, now_s)
+        self._mistakes = RateLimitedLog(_log, now_s)
 
     def know(self, found: web.AbstractRoute, route: Route) -> None:
         """Take note of what the router finds a route as."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, NoReturn, cast
 from aiohttp import web
 
 from iem_dcr.config import shown
-from iem_dcr.driver.seldom import Seldom
+from iem_dcr.driver.rate_limited_log import RateLimitedLog
 from iem_dcr.errors import ConfigError, printable
 from iem_dcr.service.metrics import Metrics
 from iem_dcr.service.one_thread import OneThread
@@ -108,7 +108,7 @@ class WebServer:
             receipts=ReceiptBook(),
             metrics=Metrics(self._meters, self._standing),
             streams=self._streams,
-            failures=Seldom(_log, loop.time),
+            failures=RateLimitedLog(_log, loop.time),
         )
         guard = Guard(self._settings, access, loop.time)
         application = web.Application(client_max_size=LARGEST_BODY, middlewares=[guard.middleware])

@@ -10,7 +10,7 @@ from aiohttp import web
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from iem_dcr.driver.seldom import Seldom
+    from iem_dcr.driver.rate_limited_log import RateLimitedLog
     from iem_dcr.service.metrics import Metrics
     from iem_dcr.service.observation import ObservedMeter
     from iem_dcr.service.standing import Standing
@@ -43,7 +43,7 @@ class Site:
     receipts: ReceiptBook
     metrics: Metrics
     streams: Streams
-    failures: Seldom
+    failures: RateLimitedLog
 
     def meter(self, name: str) -> ObservedMeter:
         """Return the meter of a name, or of an address: that is what it is called until its module_id is known.

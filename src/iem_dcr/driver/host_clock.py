@@ -1,0 +1,68 @@
+"""The host's clock, and whether it can be trusted.
+
+A host without a battery behind its clock starts in 1970, or at the time of its last shutdown. Its clock counts as set
+when it is later than this program's release and than the newest time in the journal. A journal time more than a year
+after the release is ignored while the kernel says that the clock is synchronised: then the journal's was wrong.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final
+
+from iem_dcr.driver.timing import now_s
+from iem_dcr.meter_time import RELEASED
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
+STEP: Final = timedelta(seconds=10)
+"""A host clock that moves further than this against the loop's was set."""
+_YEAR: Final = timedelta(days=365)
+_TIME_ERROR: Final = 5
+_TIMEX_BYTES: Final = 512
+
+
+class HostClock:
+    """The host's clock.
+
+    Attributes:
+        newest: the newest host time in the journal, or None.
+    """
+
+    def __init__(self, wall: Callable[[], datetime], is_synchronised: Callable[[], bool] | None = None) -> None:
+        self.newest: datetime | None = None
+        self._wall = wall
+        self._is_synchronised = is_synchronised or kernel_is_synchronised
+        self._start: datetime | None = None
+
+    def now(self) -> datetime:
+        """Return what the host believes the time to be."""
+        return self._wall()
+
+    @property
+    def is_set(self) -> bool:
+        """Whether it can be trusted."""
+        now = self.now()
+        if now < RELEASED:
+            return False
+        if self.newest is None or now >= self.newest:
+            return True
+        return self.newest > RELEASED + _YEAR and self._is_synchronised()
+
+    def was_stepped(self) -> bool:
+        """Tell whether it was set since this was asked last."""
+        start = self.now() - timedelta(seconds=now_s())
+        before, self._start = self._start, start
+        return before is not None and abs(start - before) > STEP
+
+
+def kernel_is_synchronised() -> bool:
+    """Tell whether the kernel says that the clock is synchronised (adjtimex); False where it cannot be asked."""
+    try:
+        state: int = ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(_TIMEX_BYTES))
+    except (AttributeError, OSError):
+        return False
+    return 0 <= state < _TIME_ERROR

@@ -1,0 +1,314 @@
+"""Keeps receipts: verified, written to the journal before they are returned, and found again by the process after this one.
+
+Nothing waits for the journal longer than 0.5 s: what is not written by then is written later, and one error says what a
+kill would lose now. The journal is read when the process starts, and asked again until it answers; until then the ledger
+does not know whose the meter's last receipt is. What is found before the first live value waits for it: its check would
+import ``cryptography``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from iem_dcr import ocmf
+from iem_dcr.driver.ports import KeptReceipt
+from iem_dcr.driver.timing import Deadline
+from iem_dcr.errors import JournalError, ReceiptError, printable
+from iem_dcr.ocmf import Outcome, Verification
+from iem_dcr.powermeter import SignedMeterValue
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Coroutine
+
+    from iem_dcr.driver.host_clock import HostClock
+    from iem_dcr.driver.ledger import Entry, Ledger
+    from iem_dcr.driver.meter_state import MeterState
+    from iem_dcr.driver.ports import Journal, ReceiptSink
+    from iem_dcr.driver.rate_limited_log import MeterLog
+    from iem_dcr.ocmf import Receipt
+
+T = TypeVar("T")
+
+JOURNAL_WAIT_S: Final = 0.5
+READ_TIMEOUT_S: Final = 10.0
+READ_AGAIN_AFTER_S: Final = 1.0
+VERIFY_TIMEOUT_S: Final = 5.0
+LAST_WAIT_S: Final = 0.2
+"""How long a check or a write may still take where the time of a command is over."""
+JOURNAL: Final = "the journal of receipts"
+
+
+class MemorySink:
+    """Keeps the latest receipts in memory.
+
+    Attributes:
+        receipts: the latest last.
+    """
+
+    def __init__(self) -> None:
+        self.receipts: deque[KeptReceipt] = deque(maxlen=64)
+
+    async def keep(self, kept: KeptReceipt) -> None:
+        """Keep a receipt, and forget the oldest when there are too many."""
+        self.receipts.append(kept)
+
+
+class ReceiptKeeper:
+    """Keeps the receipts of one meter.
+
+    Attributes:
+        is_read: what the journal knows is in the ledger; True where there is no journal.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        ledger: Ledger,
+        clock: HostClock,
+        log: MeterLog,
+        *,
+        sink: ReceiptSink | None,
+        journal: Journal | None,
+        verifies: bool,
+    ) -> None:
+        self.is_read = journal is None
+        self._address = address
+        self._ledger = ledger
+        self._clock = clock
+        self._log = log
+        self._journal = journal
+        self._sink = sink or MemorySink()
+        self._verifies = verifies
+        self._keeps_found = journal is not None or sink is not None
+        self._found: deque[tuple[Receipt, Entry | None, str, str]] = deque()
+        self._is_live = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._read = asyncio.Event()
+        self._recalled_serials: set[str] = set()
+
+    # --- the journal is read ---
+
+    async def read(self, serial: str = "") -> str:
+        """Read what the journal knows of this meter, and ask again until it answers. Returns the pinned serial."""
+        if self._journal is None or serial in self._recalled_serials:
+            return ""
+        while True:
+            try:
+                async with asyncio.timeout(READ_TIMEOUT_S):
+                    recalled = await self._journal.recall(meter=serial, address=self._address)
+            except (TimeoutError, JournalError) as error:
+                what = "%s is not read yet: %s"
+                self._log.failure(f"reading {JOURNAL}", what, JOURNAL, printable(error, limit=300) or "no answer")
+            except Exception:
+                self._log.exception("%s failed", JOURNAL)
+            else:
+                break
+            await asyncio.sleep(READ_AGAIN_AFTER_S)
+        self._log.recovered(f"reading {JOURNAL}")
+        self._recalled_serials.add(serial)
+        for filed in recalled.receipts:
+            try:
+                receipt = ocmf.parse(filed.text)
+            except ReceiptError:
+                continue
+            self._ledger.recall_receipt(receipt, filed.transaction_id, answers=not filed.superseded)
+        for entry in recalled.entries:
+            self._ledger.recall(entry)
+        for transaction_id in recalled.refused:
+            self._ledger.recall_refused(transaction_id, self._clock.now())
+        if recalled.newest is not None:
+            self._clock.newest = max(recalled.newest, self._clock.newest or recalled.newest)
+        self.is_read = True
+        self._read.set()
+        return recalled.pinned
+
+    def has_read(self, serial: str) -> bool:
+        """Whether what the journal knows of a serial is in the ledger."""
+        return self._journal is None or serial in self._recalled_serials
+
+    async def wait_until_read(self, deadline: Deadline) -> bool:
+        """Wait until the journal is read. Returns whether it is."""
+        if not self.is_read:
+            try:
+                async with asyncio.timeout(deadline.left_s):
+                    await self._read.wait()
+            except TimeoutError:
+                return False
+        return True
+
+    async def filed(self, transaction_id: str, serial: str) -> Receipt | None:
+        """Return the receipt of an id from the journal, however old; None where it does not answer."""
+        if self._journal is None or not transaction_id:
+            return None
+        found = await self._answer(self._journal.receipt_of(transaction_id, meter=serial, address=self._address))
+        try:
+            return None if found is None else ocmf.parse(found.text)
+        except ReceiptError:
+            return None
+
+    # --- entries ---
+
+    async def note(self, entry: Entry) -> None:
+        """Write an entry before its B goes out."""
+        if self._journal is not None:
+            await self._answer(self._journal.note(entry.to_note(self._address)))
+
+    def note_later(self, entry: Entry) -> None:
+        """Write what became of an entry; nothing waits for it."""
+        if self._journal is not None:
+            self._start(self._told(self._journal.note(entry.to_note(self._address))))
+
+    def withdraw(self, entry: Entry) -> None:
+        """Take back the entry of a B that was refused; nothing waits for it."""
+        if self._journal is not None:
+            self._start(self._told(self._journal.withdraw(entry.to_note(self._address))))
+
+    def refused(self, transaction_id: str, serial: str) -> None:
+        """Note an id whose start failed; nothing waits for it."""
+        if self._journal is not None and transaction_id:
+            self._start(self._told(self._journal.refused(transaction_id, meter=serial, address=self._address)))
+
+    def pin(self, serial: str) -> None:
+        """Write the serial that is accepted at this address; nothing waits for it."""
+        if self._journal is not None:
+            self._start(self._told(self._journal.pin(self._address, serial)))
+
+    # --- receipts ---
+
+    def found(self, receipt: Receipt, entry: Entry | None, state: MeterState) -> None:
+        """Have a new receipt kept, under its entry or without an owner; nothing waits for it."""
+        if self._keeps_found or entry is not None:
+            self._found.append((receipt, entry, state.public_key, state.serial))
+            if self._is_live:
+                self.keep_found()
+
+    def keep_found(self) -> None:
+        """Have kept what was found: live values come."""
+        self._is_live = True
+        while self._found:
+            self._start(self._keep_found(*self._found.popleft()))
+
+    async def deliver(
+        self, receipt: Receipt, transaction_id: str, state: MeterState, deadline: Deadline
+    ) -> SignedMeterValue:
+        """Verify a receipt, have it written, and return it for the station, byte for byte as the meter gave it."""
+        self.keep_found()
+        kept = await self._checked(receipt, transaction_id, state.public_key, state.serial, deadline)
+        self._ledger.deliver(transaction_id, receipt)
+        tasks = {self._start(self._kept_by(keeper, kept)) for keeper in self._keepers}
+        _, late = await asyncio.wait(tasks, timeout=max(deadline.within(JOURNAL_WAIT_S).left_s, LAST_WAIT_S))
+        if late:
+            what = "receipt %s is returned before it is written: a kill would lose it for the journal"
+            self._log.limited("late receipts").log(logging.ERROR, what, shown_PG(receipt))
+        self._log.info("receipt %s", shown_PG(receipt))
+        return signed_value(receipt, state.public_key)
+
+    async def close(self) -> None:
+        """Give what is still being written a last moment."""
+        self.keep_found()
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=JOURNAL_WAIT_S)
+            for task in late:
+                task.cancel()
+
+    @property
+    def _keepers(self) -> tuple[ReceiptSink, ...]:
+        return (self._sink,) if self._journal is None else (self._journal, self._sink)
+
+    async def _keep_found(self, receipt: Receipt, entry: Entry | None, public_key: str, serial: str) -> None:
+        transaction_id = "" if entry is None else entry.transaction_id
+        kept = await self._checked(receipt, transaction_id, public_key, serial, Deadline.after(VERIFY_TIMEOUT_S))
+        superseded = entry is not None and self._ledger.get(entry).superseded
+        for keeper in self._keepers:
+            await self._kept_by(keeper, replace(kept, found=entry is None, superseded=superseded))
+
+    async def _checked(
+        self, receipt: Receipt, transaction_id: str, public_key: str, serial: str, deadline: Deadline
+    ) -> KeptReceipt:
+        """Check a receipt: its signature, and what the transparency software will say of it."""
+        kept = KeptReceipt(receipt, transaction_id, public_key, None, address=self._address, meter=serial)
+        if not self._verifies:
+            return kept
+        verification = await self._verify(receipt, public_key, deadline)
+        kept = replace(kept, outcome=verification.outcome)
+        if verification.outcome is Outcome.INVALID:
+            what = "receipt %s does not verify: %s; it is returned as the meter gave it"
+            self._log.error(what, shown_PG(receipt), printable(verification.reason))
+        elif verification.outcome is Outcome.NOT_CHECKED:
+            self._log.error("receipt %s could not be verified: %s", shown_PG(receipt), printable(verification.reason))
+        else:
+            from iem_dcr.ocmf.findings import Severity, examine  # noqa: PLC0415  not before the first live value
+
+            findings = [finding.text for finding in examine(receipt) if finding.severity is Severity.ERROR]
+            if findings:
+                what = "receipt %s has a valid signature, and the transparency software refuses it: %s"
+                self._log.error(what, shown_PG(receipt), printable("; ".join(findings), limit=300))
+                kept = replace(kept, accepted=False)
+        return kept
+
+    async def _verify(self, receipt: Receipt, public_key: str, deadline: Deadline) -> Verification:
+        work = asyncio.get_running_loop().run_in_executor(None, ocmf.verify, receipt, public_key)
+        wait_s = max(deadline.within(VERIFY_TIMEOUT_S).left_s, LAST_WAIT_S)
+        done, _ = await asyncio.wait({work}, timeout=wait_s)
+        if not done:
+            return Verification(Outcome.NOT_CHECKED, f"it took longer than {wait_s:.1f} s")
+        error = work.exception()
+        if error is not None:
+            return Verification(Outcome.NOT_CHECKED, f"the check failed: {type(error).__name__}")
+        return work.result()
+
+    # --- how the journal is called ---
+
+    async def _kept_by(self, keeper: ReceiptSink, kept: KeptReceipt) -> None:
+        try:
+            await keeper.keep(kept)
+        except JournalError as error:
+            what = "receipt %s is not in the journal yet, and a kill would lose it: %s"
+            self._log.failure(JOURNAL, what, shown_PG(kept.receipt), printable(error, limit=300), level=logging.ERROR)
+        except Exception:
+            self._log.exception("receipt %s was not kept", shown_PG(kept.receipt))
+        else:
+            if keeper is not self._sink:
+                self._log.recovered(JOURNAL)
+
+    async def _told(self, writing: Awaitable[None]) -> None:
+        try:
+            await writing
+        except JournalError as error:
+            self._log.failure(JOURNAL, "%s", printable(error, limit=300), level=logging.ERROR)
+        except Exception:
+            self._log.exception("%s failed", JOURNAL)
+
+    async def _answer(self, question: Awaitable[T]) -> T | None:
+        try:
+            async with asyncio.timeout(JOURNAL_WAIT_S):
+                return await question
+        except TimeoutError:
+            what = "%s did not answer within %.1f s: a kill would lose what it was told now"
+            self._log.failure(JOURNAL, what, JOURNAL, JOURNAL_WAIT_S, level=logging.ERROR)
+        except JournalError as error:
+            self._log.failure(JOURNAL, "%s", printable(error, limit=300), level=logging.ERROR)
+        except Exception:
+            self._log.exception("%s failed", JOURNAL)
+        return None
+
+    def _start(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+def signed_value(receipt: Receipt, public_key: str) -> SignedMeterValue:
+    """Return a receipt as the station takes it."""
+    end = receipt.end or (receipt.readings[-1] if receipt.readings else None)
+    return SignedMeterValue(receipt.text, public_key, end.TM.instant if end and end.TM else None)
+
+
+def shown_PG(receipt: Receipt) -> str:  # noqa: N802  PG is OCMF's name
+    """Return a receipt's pagination for a log line."""
+    return printable(receipt.pagination or "without PG", limit=40)

@@ -1,0 +1,318 @@
+"""A start, from the request to the answer: one loop.
+
+Theory. Each round asks GET /gw (and posts it where CI is empty), the last receipt, sends E, assigns the user, notes the
+entry, and sends B; again until B is accepted, was refused often enough, or the time is over. E goes first every time:
+what runs is ended before something new is begun, whatever XT says. A refused E means nothing. After an accepted one the
+start waits for a receipt, long where one is due, short where it is not; E without an answer begins the loop again, and
+never B. So no B is ever repeated blindly: before the next one E has ended what the last one may have begun.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final
+
+from iem_dcr.device.messages import User
+from iem_dcr.driver.meter import Reply
+from iem_dcr.driver.provisioning import changed_text
+from iem_dcr.driver.texts import check_identification, signable_tariff
+from iem_dcr.driver.timing import now_s
+from iem_dcr.driver.transitions import AWAITED, State
+from iem_dcr.errors import MeterError, RequestError, printable, shortened
+from iem_dcr.powermeter import IDENTIFICATION_ERROR_LEVELS, TransactionRequestStatus, TransactionStartResponse
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+
+    from iem_dcr.driver.ledger import Entry
+    from iem_dcr.driver.meter import Meter
+    from iem_dcr.driver.provisioning import Provisioning
+    from iem_dcr.driver.timing import Deadline
+    from iem_dcr.powermeter import TransactionReq
+
+    Pause = Callable[[float, Deadline], Awaitable[None]]
+
+RECEIPT_WAIT_S: Final = 15.0
+SHORT_WAIT_S: Final = 0.25
+"""How long a receipt is waited for after an accepted E: where one is due, and where none is."""
+UNANSWERED_WAIT_S: Final = 1.0
+
+
+class Starting:
+    """Begins transactions on one meter."""
+
+    def __init__(self, meter: Meter, provisioning: Provisioning, pause: Pause) -> None:
+        """``pause`` waits within a command, while live values go on."""
+        self._meter = meter
+        self._provisioning = provisioning
+        self._pause = pause
+
+    async def start(self, request: TransactionReq, deadline: Deadline) -> TransactionStartResponse:
+        """Begin a transaction. Never raises for anything a meter or a station can do."""
+        meter = self._meter
+        newest = meter.ledger.newest(request.transaction_id)
+        if newest is not None and newest.state is State.OPEN and not newest.power_up and newest.is_answered:
+            meter.ledger.mark(newest, unwanted=False, told=True)
+            meter.log.limited("starts that come again").log(
+                logging.INFO, "start of transaction %s again: it runs", printable(request.transaction_id)
+            )
+            return TransactionStartResponse(TransactionRequestStatus.OK)
+        try:
+            user = self._user(request)
+        except RequestError as error:
+            return self._failed(request, None, TransactionRequestStatus.UNEXPECTED_ERROR, str(error))
+        return await _Start(meter, self._provisioning, self._pause, self._failed, request, user, deadline).run()
+
+    def _user(self, request: TransactionReq) -> User:
+        """Make the assignment of a request: what will be signed as IS, IL, IF, IT, ID and TT.
+
+        Raises:
+            RequestError: the id cannot be signed.
+        """
+        meter = self._meter
+        ID = request.identification_data or request.transaction_id
+        check_identification(ID)
+        level = request.identification_level or meter.settings.IL_default
+        if request.identification_level in IDENTIFICATION_ERROR_LEVELS:
+            meter.log.limited("identification levels").log(
+                logging.WARNING,
+                "the station gave identification level %s, an error level: the receipt will not do for billing",
+                level,
+            )
+        tariff = None
+        if request.tariff_text:
+            tariff = signable_tariff(request.tariff_text)
+            if tariff != request.tariff_text:
+                changed = changed_text("tariff_text", request.tariff_text, tariff)
+                meter.log.limited("tariff texts").log(logging.WARNING, "%s", changed)
+        return User(
+            IS=request.identification_status == "ASSIGNED",
+            IL=level,
+            IF=request.identification_flags,
+            IT=request.identification_type,
+            ID=ID,
+            US=meter.settings.US,
+            TT=tariff,
+        )
+
+    def _failed(
+        self, request: TransactionReq, doubtful: Entry | None, status: TransactionRequestStatus, why: str
+    ) -> TransactionStartResponse:
+        """Answer a start that failed; what it may have begun is ended by the driver itself."""
+        meter = self._meter
+        meter.log.limited("starts that failed").log(
+            logging.WARNING, "transaction %s was not begun (%s): %s", printable(request.transaction_id), status, why
+        )
+        if doubtful is None:
+            meter.ledger.refuse(request.transaction_id, meter.clock.now())
+            meter.keeper.refused(request.transaction_id, meter.state.serial)
+        for entry in meter.ledger.entries:
+            if entry.transaction_id == request.transaction_id and entry.state is State.UNCERTAIN:
+                meter.ledger.mark(entry, unwanted=True, told=False)
+        return TransactionStartResponse(status, why)
+
+
+class _Start:
+    """One start. ``doubtful`` is the newest entry of it whose B has no answer."""
+
+    def __init__(
+        self,
+        meter: Meter,
+        provisioning: Provisioning,
+        pause: Pause,
+        failed: Callable[[TransactionReq, Entry | None, TransactionRequestStatus, str], TransactionStartResponse],
+        request: TransactionReq,
+        user: User,
+        deadline: Deadline,
+    ) -> None:
+        self._meter = meter
+        self._provisioning = provisioning
+        self._pause = pause
+        self._failed = failed
+        self._request = request
+        self._user = user
+        self._deadline = deadline
+        self._doubtful: Entry | None = None
+        self._refusals_left = meter.settings.resilience_transaction_request_retries
+        self._end_is_doubtful = False
+        self._delay_s = 0.0
+        self._serial = ""
+
+    async def run(self) -> TransactionStartResponse:
+        """Go through rounds until there is an answer."""
+        meter, deadline = self._meter, self._deadline
+        retry_s = meter.settings.resilience_transaction_request_retry_delay / 1000
+        why = "the meter did not do it in time"
+        while not deadline.passed:
+            self._delay_s = retry_s
+            response = await self._round()
+            if response is not None:
+                return response
+            why = meter.why or why
+            if self._refusals_left < 0:
+                break
+            await self._pause(self._delay_s, deadline)
+        return self._failed(self._request, self._doubtful, TransactionRequestStatus.UNEXPECTED_ERROR, why)
+
+    async def _round(self) -> TransactionStartResponse | None:
+        """Go through one round. Returns the answer, or None for another round."""
+        meter = self._meter
+        why_not = await self._look()
+        if why_not is not None:
+            return why_not if isinstance(why_not, TransactionStartResponse) else None
+        if not await self._end_what_runs():
+            return None
+        if not await self._assign():
+            return None
+        return await self._begin()
+
+    async def _look(self) -> TransactionStartResponse | str | None:
+        """Ask GET /gw, and the last receipt. Returns None where the round goes on, an answer, or why it does not."""
+        meter = self._meter
+        try:
+            gateway = await meter.gw(self._deadline)
+            if meter.state.value is None or meter.state.needs_reinit or not self._provisioning.initialised:
+                await self._provisioning.initialise(self._deadline)
+            else:
+                await meter.read(self._deadline)
+            self._serial = meter.state.serial
+            if meter.state.unaccepted or meter.state.value is None:
+                meter.why = meter.state.unaccepted or "the meter gives no live value"
+                self._delay_s = UNANSWERED_WAIT_S
+                return meter.why
+            self._provisioning.take_up(gateway)
+            if self._provisioning.gw_due:
+                if not await self._provisioning.send_gw(self._deadline):
+                    self._delay_s = UNANSWERED_WAIT_S
+                    return meter.why
+                gateway = await meter.gw(self._deadline)
+            if self._provisioning.is_clock_off(meter.time) and meter.may_be_told:
+                await self._provisioning.send_clock(self._deadline)
+                gateway = await meter.gw(self._deadline)
+        except MeterError as error:
+            meter.state.needs_reinit = True
+            meter.why = f"the meter does not answer: {error}"
+            self._delay_s = UNANSWERED_WAIT_S
+            return meter.why
+        unfit = self._unfit(gateway.CI)
+        if unfit and self._doubtful is None:
+            refuses = meter.settings.refuse_start_with_error
+            status = TransactionRequestStatus.UNEXPECTED_ERROR if refuses else TransactionRequestStatus.NOT_SUPPORTED
+            return self._failed(self._request, None, status, unfit)
+        await meter.last_receipt(self._deadline)
+        if unfit:
+            meter.why = unfit
+            await meter.send_end(self._deadline)
+        return unfit or None
+
+    def _unfit(self, held: str) -> str:
+        CI = self._request.evse_id or self._meter.settings.CI
+        if held != CI:
+            return f"the meter holds CI {printable(held)}, the transaction is for {printable(CI)}"
+        value = self._meter.state.value
+        if value is not None and value.has_error:
+            return f"the meter is in error: XC is {printable(value.XC)}"
+        return ""
+
+    async def _end_what_runs(self) -> bool:
+        """Send E, and wait for the receipt of what it ended. Returns whether the round goes on to B."""
+        meter = self._meter
+        was_due = any(entry.state in AWAITED for entry in meter.ledger.entries) or bool(meter.state.XT)
+        reply = await meter.send_end(self._deadline)
+        if reply in (Reply.UNANSWERED, Reply.UNSENT):
+            self._end_is_doubtful = self._end_is_doubtful or reply is Reply.UNANSWERED
+            self._delay_s = UNANSWERED_WAIT_S
+            return False
+        if reply is Reply.REFUSED and meter.state.current_flows and meter.state.XT is not False:
+            # Neither E nor B is acted on at a current: what runs has to be ended first, and cannot be yet.
+            self._delay_s = UNANSWERED_WAIT_S
+            return False
+        if reply is Reply.REFUSED and not self._end_is_doubtful:
+            return True
+        self._end_is_doubtful = False
+        return await self._wait_for_receipt(RECEIPT_WAIT_S if was_due else SHORT_WAIT_S)
+
+    async def _wait_for_receipt(self, wait_s: float) -> bool:
+        """Wait for a new receipt. Returns False where a question had no answer: a power cut may have gone unseen."""
+        meter, end = self._meter, self._deadline.within(wait_s)
+        delays = receipt_delays()
+        all_answered = True
+        while True:
+            arrival = await meter.new_receipt(self._deadline)
+            all_answered = all_answered and arrival is not None
+            if end.passed or (arrival is not None and arrival.is_new):
+                return all_answered and not self._deadline.passed
+            await self._pause(min(next(delays), end.left_s), self._deadline)
+
+    async def _assign(self) -> bool:
+        meter = self._meter
+        if self._provisioning.tariff_due and self._user.TT is None:
+            await self._provisioning.send_tariff(self._deadline)
+        reply = await meter.send(meter.client.set_user(self._user, timeout_s=self._deadline.left_s))
+        if reply is Reply.REFUSED:
+            self._refusals_left -= 1
+        elif reply is not Reply.ACCEPTED:
+            self._delay_s = UNANSWERED_WAIT_S
+        return reply is Reply.ACCEPTED
+
+    async def _begin(self) -> TransactionStartResponse | None:
+        meter, ledger = self._meter, self._meter.ledger
+        if meter.state.unaccepted or meter.state.serial != self._serial:
+            meter.why = meter.state.unaccepted or "another meter answers than before"
+            return None
+        entry = ledger.begin(
+            self._request, self._user.ID, meter.state.serial, noted=meter.clock.now(), sent=meter.time, at_s=now_s()
+        )
+        is_sent = False
+        try:
+            await meter.keeper.note(entry)
+            is_sent = True
+            reply = await meter.send(meter.client.begin(timeout_s=self._deadline.left_s))
+        except BaseException:
+            # Given up in the middle: B may be out.
+            if is_sent:
+                ledger.mark(ledger.on_begin_unanswered(entry, now_s()), unwanted=True)
+            else:
+                ledger.on_begin_refused(entry)
+            raise
+        if reply is Reply.ACCEPTED:
+            entry = ledger.mark(ledger.on_begin_accepted(entry, now_s()), told=True)
+            meter.keeper.note_later(entry)
+            if self._user.TT is not None:
+                self._provisioning.tariff_was_changed()
+            self._judge_clock()
+            meter.state.is_told()
+            name = printable(self._request.transaction_id)
+            meter.log.info("transaction %s begun for %s", name, shortened(self._user.ID))
+            return TransactionStartResponse(TransactionRequestStatus.OK)
+        if reply is Reply.UNANSWERED:
+            self._doubtful = ledger.on_begin_unanswered(entry, now_s())
+            meter.keeper.note_later(self._doubtful)
+            self._delay_s = UNANSWERED_WAIT_S
+            return None
+        ledger.on_begin_refused(entry)
+        meter.keeper.withdraw(entry)
+        if reply is Reply.REFUSED:
+            self._refusals_left -= 1
+        else:
+            self._delay_s = UNANSWERED_WAIT_S
+        return None
+
+    def _judge_clock(self) -> None:
+        """Say it once where a session is signed with a clock that is more than a minute off."""
+        meter = self._meter
+        now, meters = meter.clock.now(), meter.time
+        if meters is not None and meter.clock.is_set and abs((meters - now).total_seconds()) > MAX_CLOCK_OFF_S:
+            meter.log.error("the session is signed with a wrong clock: the meter's is %s, the host's %s", meters, now)
+
+
+MAX_CLOCK_OFF_S: Final = 60.0
+
+
+def receipt_delays() -> Iterator[float]:
+    """Yield pauses between looks for a receipt: it is found within 15 ms or a tenth of the time that it takes."""
+    waited_s = 0.0
+    while True:
+        delay_s = min(max(0.012, waited_s * 0.09), 1.0)
+        waited_s += delay_s
+        yield delay_s

@@ -1,0 +1,252 @@
+"""A stop, from the id to the receipt.
+
+Theory. What a stop gets is one row of the table in docs/architecture.md; `receipt_matching.entitlement` picks it. Where
+something of ours may run, E is sent whatever XT says, and its receipt is waited for as long as it may still come: to the
+deadline where B and E were accepted, else until it is certain that none comes. An id that means nothing here has no
+influence: what runs is ended, and its receipt is the new one that ends not before E; nothing runs: the last receipt.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final
+
+from iem_dcr.driver.meter import Reply
+from iem_dcr.driver.receipt_matching import Entitlement, Right, ended_since, entitlement
+from iem_dcr.driver.start import UNANSWERED_WAIT_S, receipt_delays
+from iem_dcr.driver.timing import Deadline, now_s
+from iem_dcr.driver.transitions import AWAITED, RUNNING, State
+from iem_dcr.errors import MeterError, printable
+from iem_dcr.powermeter import TransactionRequestStatus, TransactionStopResponse
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from iem_dcr.driver.ledger import Entry
+    from iem_dcr.driver.meter import Meter
+    from iem_dcr.driver.provisioning import Provisioning
+    from iem_dcr.driver.start import Pause
+    from iem_dcr.ocmf import Receipt
+
+JOURNAL_WAIT_S: Final = 10.0
+"""How long a stop for an id that this process does not know waits for the journal to be read."""
+STARTUP_WAIT_S: Final = 5.0
+"""How long "" waits for a meter that has not answered this process yet: the charger is not ready before its answer."""
+NOTHING_RAN_AFTER_S: Final = 15.0
+FRESH_VALUE_S: Final = 0.5
+SERIAL_READINGS: Final = 3
+SERIAL_READ_AGAIN_S: Final = 1.0
+
+
+class Stopping:
+    """Stops the transactions of one meter."""
+
+    def __init__(self, meter: Meter, provisioning: Provisioning, pause: Pause) -> None:
+        self._meter = meter
+        self._provisioning = provisioning
+        self._pause = pause
+
+    async def stop(self, transaction_id: str, deadline: Deadline) -> TransactionStopResponse:
+        """End a transaction and return its receipt. Never raises for anything a meter or a station can do."""
+        meter, ledger = self._meter, self._meter.ledger
+        if not meter.keeper.is_read and ledger.newest(transaction_id) is None:
+            if not await meter.keeper.wait_until_read(deadline.within(JOURNAL_WAIT_S)):
+                return self._failed("the journal of receipts does not answer: whose the last receipt is is not known")
+        here = await self._here(transaction_id)
+        if here is not None:
+            return await self._delivered(here, transaction_id, deadline)
+        found = await self._entitlement(transaction_id, deadline)
+        match found.right:
+            case Right.RECEIPT if found.entry is not None and found.entry.receipt is not None:
+                return await self._delivered(found.entry.receipt, transaction_id, deadline)
+            case Right.REFUSED:
+                return self._failed("the start of this transaction was refused, and nothing was begun for it")
+            case Right.ONE_LOOK if found.entry is not None:
+                return await self._one_look(found.entry, transaction_id, deadline)
+            case Right.END if found.entry is not None:
+                return await self._end(found.entry, transaction_id, deadline)
+            case _:
+                return await self._end_whatever_runs(transaction_id, deadline)
+
+    async def _entitlement(self, transaction_id: str, deadline: Deadline) -> Entitlement:
+        """Return what an id is entitled to; another meter's answer may be one odd reading, and is read again."""
+        meter = self._meter
+        for _ in range(SERIAL_READINGS):
+            found = entitlement(transaction_id, meter.ledger.entries, meter.state.serial)
+            if found.right is not Right.ONE_LOOK or found.entry is None or found.entry.serial == meter.state.serial:
+                break
+            await self._pause(SERIAL_READ_AGAIN_S, deadline)
+        return found
+
+    async def _here(self, transaction_id: str) -> Receipt | None:
+        """Return the receipt that is here for an id: in memory, or in the journal."""
+        ledger = self._meter.ledger
+        newest = ledger.newest(transaction_id)
+        if not transaction_id or (newest is not None and newest.state is not State.CLOSED):
+            return None
+        return ledger.receipt_of(transaction_id) or await self._meter.keeper.filed(
+            transaction_id, self._meter.state.serial
+        )
+
+    # --- ours ---
+
+    async def _end(self, entry: Entry, transaction_id: str, deadline: Deadline) -> TransactionStopResponse:
+        """End what was begun here, and return its receipt; an error once it is certain that none comes."""
+        meter, ledger = self._meter, self._meter.ledger
+        current_until = Deadline.after(meter.settings.stop_current_wait_ms / 1000)
+        delays = receipt_delays()
+        if entry.told:
+            ledger.mark(entry, told=False)
+        ledger.mark(entry, unwanted=True)
+        while not deadline.passed:
+            entry = ledger.get(entry)
+            if entry.state is State.CLOSED and entry.receipt is not None:
+                return await self._delivered(entry.receipt, transaction_id, deadline)
+            if entry.state is State.LOST or entry.serial != meter.state.serial != "":
+                return await self._one_look(entry, transaction_id, deadline)
+            delay_s = UNANSWERED_WAIT_S
+            if entry.state in RUNNING:
+                reply = await self._send_end(entry, deadline)
+                if reply is Reply.ACCEPTED:
+                    delays = receipt_delays()
+                    continue
+                if reply is Reply.REFUSED:
+                    await meter.new_receipt(deadline)
+                    delay_s = meter.settings.resilience_transaction_request_retry_delay / 1000
+                    if meter.state.current_flows and current_until.passed:
+                        return self._failed(f"a current still flows: {meter.why}")
+            else:
+                arrival = await meter.new_receipt(deadline)
+                delay_s = UNANSWERED_WAIT_S if arrival is None else next(delays)
+            ledger.give_up(now_s())
+            if ledger.get(entry).state in AWAITED:
+                await self._pause(delay_s, deadline)
+        return self._failed(meter.why or "the meter did not give the receipt in time")
+
+    async def _send_end(self, entry: Entry, deadline: Deadline) -> Reply | None:
+        """Send E, after GET /gw; none where the receipt is there already, or the meter does not answer."""
+        meter = self._meter
+        if not await self._look(deadline):
+            return None
+        if meter.state.unaccepted or meter.state.serial != entry.serial:
+            meter.why = meter.state.unaccepted or "another meter answers than before"
+            return None
+        if meter.ledger.seen_idle_since(entry):
+            await meter.last_receipt(deadline)
+            if meter.ledger.get(entry).state not in RUNNING:
+                return None
+        return await meter.send_end(deadline)
+
+    async def _look(self, deadline: Deadline) -> bool:
+        """GET /gw, posted where CI is empty: the end is signed with that clock. Returns whether the meter answers."""
+        meter = self._meter
+        try:
+            gateway = await meter.gw(deadline)
+            if meter.state.value is None or meter.state.needs_reinit:
+                await meter.read(deadline)
+            self._provisioning.take_up(gateway)
+            if self._provisioning.gw_due and await self._provisioning.send_gw(deadline):
+                await meter.gw(deadline)
+        except MeterError as error:
+            meter.state.needs_reinit = True
+            meter.why = f"the meter does not answer: {error}"
+            return False
+        return True
+
+    async def _one_look(self, entry: Entry, transaction_id: str, deadline: Deadline) -> TransactionStopResponse:
+        """Return the receipt of a transaction that is lost, or another meter's, if it has turned up."""
+        meter = self._meter
+        meter.ledger.mark(entry, told=False, unwanted=True)
+        await meter.new_receipt(deadline)
+        entry = meter.ledger.get(entry)
+        if entry.receipt is not None:
+            return await self._delivered(entry.receipt, transaction_id, deadline)
+        if entry.serial != meter.state.serial:
+            return self._failed(f"it was begun on meter {printable(entry.serial)}, and another one answers now")
+        return self._failed("the meter has no receipt for this transaction: it is lost")
+
+    # --- whatever runs ---
+
+    async def _end_whatever_runs(self, transaction_id: str, deadline: Deadline) -> TransactionStopResponse:
+        meter = self._meter
+        if not meter.state.reached:
+            wait_s = STARTUP_WAIT_S if transaction_id == "" else meter.settings.initial_connection_wait_ms / 1000
+            deadline_of_reach = deadline.within(wait_s)
+        else:
+            deadline_of_reach = deadline
+        ended_at: datetime | None = None
+        end_doubtful = False
+        while True:
+            if deadline_of_reach.passed and not meter.state.reached:
+                return self._failed(meter.why or "the meter does not answer")
+            if deadline.passed:
+                return self._failed(meter.why or "the meter did not do it in time")
+            if not await self._look(deadline_of_reach):
+                await self._pause(UNANSWERED_WAIT_S, deadline)
+                continue
+            if meter.state.wrong:
+                return self._failed(meter.state.wrong)
+            if meter.state.unaccepted:
+                await self._pause(UNANSWERED_WAIT_S, deadline)
+                continue
+            deadline_of_reach = deadline
+            await meter.last_receipt(deadline)
+            moment = meter.time
+            reply = await meter.send_end(deadline)
+            if reply is Reply.ACCEPTED:
+                ended_at = ended_at if end_doubtful else moment
+                return await self._receipt_of_what_ran(transaction_id, ended_at, deadline)
+            if reply is Reply.REFUSED and end_doubtful and not meter.state.current_flows:
+                return await self._receipt_of_what_ran(transaction_id, ended_at, deadline)
+            if reply is Reply.REFUSED and not meter.state.current_flows and not meter.state.XT:
+                return await self._last(transaction_id, deadline)
+            if reply is Reply.UNANSWERED and not end_doubtful:
+                ended_at, end_doubtful = moment, True
+            await self._pause(UNANSWERED_WAIT_S, deadline)
+
+    async def _receipt_of_what_ran(
+        self, transaction_id: str, ended_at: datetime | None, deadline: Deadline
+    ) -> TransactionStopResponse:
+        """Wait for the receipt of what an accepted E has ended, if anything ran."""
+        meter, ran = self._meter, bool(self._meter.state.XT)
+        began_s, delays = now_s(), receipt_delays()
+        while not deadline.passed:
+            arrival = await meter.new_receipt(deadline)
+            last = meter.ledger.last
+            if arrival is not None and arrival.is_new and last is not None and ended_since(last, ended_at):
+                return await self._delivered(last, transaction_id, deadline)
+            ran = ran or bool(meter.state.XT)
+            if not ran and now_s() - began_s >= NOTHING_RAN_AFTER_S:
+                return await self._last(transaction_id, deadline)
+            await self._pause(next(delays), deadline)
+        return self._failed("what ran was ended, and the meter has not given its receipt yet")
+
+    async def _last(self, transaction_id: str, deadline: Deadline) -> TransactionStopResponse:
+        """Return the last receipt of the meter: nothing runs."""
+        meter, last = self._meter, self._meter.ledger.last
+        if last is None:
+            return self._failed("no transaction is in progress, and there has been none before")
+        owner = meter.ledger.owner_of(last)
+        if meter.settings.strict_transaction_ids and transaction_id and owner not in ("", transaction_id):
+            return self._failed("no signed transaction for this id: the last receipt is another's")
+        return await self._delivered(last, transaction_id, deadline)
+
+    # --- answers ---
+
+    async def _delivered(self, receipt: Receipt, transaction_id: str, deadline: Deadline) -> TransactionStopResponse:
+        meter = self._meter
+        owner = meter.ledger.owner_of(receipt) or transaction_id
+        for entry in meter.ledger.entries:
+            if entry.transaction_id in (owner, transaction_id) and entry.told:
+                meter.ledger.mark(entry, told=False)
+        meter.state.is_told()
+        value = await meter.keeper.deliver(receipt, owner, meter.state, deadline)
+        if meter.state.value is None or not meter.state.in_fault:
+            await meter.publish_fresh(deadline.within(FRESH_VALUE_S))
+        return TransactionStopResponse(TransactionRequestStatus.OK, value)
+
+    def _failed(self, why: str) -> TransactionStopResponse:
+        self._meter.log.limited("stops that failed").log(
+            logging.WARNING, "no receipt was returned: %s", printable(why, limit=300)
+        )
+        return TransactionStopResponse(TransactionRequestStatus.UNEXPECTED_ERROR, error=why)
