@@ -31,13 +31,13 @@ class Do:
     """What is done upon one request.
 
     Attributes:
-        send: the bytes to answer with.
+        send: the bytes to answer with; several parts go out as segments of their own.
         then: what follows.
-        drip_s: seconds between two of the bytes; 0 sends them at once.
+        drip_s: seconds between two of the bytes, or of the parts; 0 sends them at once.
         flood: go on sending until the other side closes.
     """
 
-    send: bytes = b""
+    send: bytes | tuple[bytes, ...] = b""
     then: Then = Then.KEEP
     drip_s: float = 0.0
     flood: bool = False
@@ -177,7 +177,9 @@ class RawServer:
             return False
         do = self.script[len(self.requests) - 1]
         writer = connection.writer
-        for part in [do.send] if not do.drip_s else [do.send[i : i + 1] for i in range(len(do.send))]:
+        data = b"".join(do.send) if isinstance(do.send, tuple) else do.send
+        singles = do.send if isinstance(do.send, tuple) else [data[i : i + 1] for i in range(len(data))]
+        for part in singles if do.drip_s else [data]:
             writer.write(part)
             connection.sent += len(part)
             await writer.drain()
