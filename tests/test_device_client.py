@@ -73,21 +73,13 @@ async def test_a_post(node: str, call: Any, body: bytes) -> None:
         }
 
 
+@pytest.mark.parametrize("content_type", ["text/html; charset=latin-1", "?", ""])
 @virtual
-async def test_a_live_value() -> None:
-    async with connected(answer(VALUE)) as (client, server):
+async def test_a_live_value_of_any_content_type(content_type: str) -> None:
+    async with connected(answer(VALUE, content_type=content_type)) as (client, server):
         value = await client.metervalue()
         assert (value.MS, str(value.import_wh), value.TM) == ("1TST0000000001", "446540.000", TIME)
         assert server.lines() == [(0, f"GET {V1}/metervalue")]
-
-
-@pytest.mark.parametrize("content_type", ["text/plain", "text/html; charset=latin-1", "?", ""])
-@virtual
-async def test_any_content_type_will_do(content_type: str) -> None:
-    said = [answer(body, content_type=content_type) for body in (CLOCK, TUPLE.encode())]
-    async with connected(*said) as (client, _):
-        assert await client.datetime() == TIME
-        assert await client.receipt() is not None
 
 
 # --- receipts ---
@@ -186,9 +178,7 @@ async def test_a_4xx_was_not_acted_on(status: str) -> None:
         assert not error.may_have_acted
 
 
-@pytest.mark.parametrize(
-    "status", ["301 Moved", "302 Found", "304 Same", "307 There", "500 Error", "503 Busy", "600 ?"]
-)
+@pytest.mark.parametrize("status", ["301 Moved", "304 Same", "307 There", "500 Error", "503 Busy", "600 ?"])
 @virtual
 async def test_any_other_status_leaves_open_what_was_done(status: str) -> None:
     said = answer(b"", status, headers="Location: /counter/v2/ocmf/gw\r\n")
@@ -284,23 +274,11 @@ async def test_when_an_answer_last_came() -> None:
     """A refusal is an answer, and so is what is not understood; silence and what is no HTTP are none."""
     script = answer(CLOCK), answer(b"", "503 Busy"), answer(b"?"), Do(then=Then.STALL), Do(b"SSH-2.0-x\r\n", Then.CLOSE)
     async with connected(*script, timeout_s=1.0) as (client, _):
-        assert client.last_response_s is None
+        came_s = [client.last_response_s]
         await client.datetime()
-        came_s = []
         for _ in range(4):
+            came_s.append(client.last_response_s)
             await asyncio.sleep(1)
             await failure(client.datetime())
-            assert client.last_response_s is not None
-            came_s.append(round(client.last_response_s, 1))
-        assert came_s == [1, 2, 2, 2]
-
-
-@virtual
-async def test_nothing_is_held_between_requests() -> None:
-    async with connected(answer(CLOCK), answer(CLOCK)) as (client, server):
-        async with client as same:
-            assert same is client
-            await client.datetime()
-            await asyncio.sleep(0.1)
-            assert server.open == 0
-        assert await client.datetime() == TIME
+        assert came_s == [None, *[pytest.approx(at_s, abs=0.1) for at_s in (0, 1, 2, 2)]]
+        assert client.last_response_s == came_s[-1]

@@ -13,7 +13,7 @@ from tests.support.raw_server import Do, Then
 _OK = b"HTTP/1.1 200 OK"
 _LENGTH = b"Content-Length: %d" % len(CLOCK_BODY)
 _CHUNKED = b"Transfer-Encoding: chunked"
-_CHUNKS = b"7\r\n%b\r\n%x\r\n%b\r\n0\r\n\r\n" % (CLOCK_BODY[:7], len(CLOCK_BODY) - 7, CLOCK_BODY[7:])
+_CHUNKS = b"7;a=b\r\n%b\r\n%08x\r\n%b\r\n0\r\nX: y\r\n\r\n" % (CLOCK_BODY[:7], len(CLOCK_BODY) - 7, CLOCK_BODY[7:])
 _STRAY = b'{"TM":"2001-01-01T00:00:00,000+0000 S"}'
 _INTERIM = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -36,6 +36,7 @@ READ: dict[str, Do] = {
     "no length, and the connection stays open": Do(_said(), Then.STALL),
     "the same Content-Length twice": Do(_said(_LENGTH, _LENGTH)),
     "one Content-Length, written as a list": Do(_said(b"%b, %d" % (_LENGTH, len(CLOCK_BODY)))),
+    "chunks with extensions and trailers": Do(_said(_CHUNKED.swapcase(), body=_CHUNKS)),
     "Content-Length and chunks": Do(_said(_LENGTH, _CHUNKED, body=_CHUNKS)),
     "a byte order mark": Do(_said(b"Content-Length: %d" % (len(CLOCK_BODY) + 3), body=b"\xef\xbb\xbf" + CLOCK_BODY)),
     "interim answers before the answer": Do(_INTERIM * 100 + _said(_LENGTH)),
@@ -46,6 +47,9 @@ READ: dict[str, Do] = {
 
 REFUSED: dict[str, tuple[type[MeterError], Do]] = {
     "interim answers without end": (NotUnderstoodError, Do(_INTERIM * (MAX_ANSWER_BYTES // len(_INTERIM) + 1))),
+    "a head without end": (NotUnderstoodError, Do(_OK + b"\r\nX: y" * 2**16)),
+    "a header line without end": (NotUnderstoodError, Do(_OK + b"\r\nX: " + b"y" * 2**20)),
+    "empty lines without end": (NotUnderstoodError, Do(b"\r\n" * 2**18)),
     "more than 256 KiB": (NotUnderstoodError, Do(_said(b"Content-Length: 99999999", body=b""), flood=True)),
     "a header line without a colon": (NotUnderstoodError, Do(_said(b"nonsense", _LENGTH))),
     "a status line that is none": (NotUnderstoodError, Do(_said(_LENGTH, status=b"ICY 200 OK"))),
@@ -63,7 +67,7 @@ REFUSED: dict[str, tuple[type[MeterError], Do]] = {
     "a length that is too long, and the connection stays open": (MeterTimeoutError, Do(_said(b"Content-Length: 99"))),
     "chunks without an end; the connection is closed": (
         AnswerLostError,
-        Do(_said(_CHUNKED, body=_CHUNKS[:-5]), Then.CLOSE),
+        Do(_said(_CHUNKED, body=_CHUNKS[:-11]), Then.CLOSE),
     ),
     "half a JSON value without a length, and the connection stays open": (
         MeterTimeoutError,
