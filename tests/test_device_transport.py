@@ -42,7 +42,6 @@ async def next_is_its_own(client: MeterClient) -> None:
 
 
 def refusing(said: Do) -> Do:
-    assert isinstance(said.send, bytes)
     return Do(said.send.replace(b" 200", b" 428"), said.then)
 
 
@@ -97,9 +96,8 @@ def segments(data: bytes, cuts: set[int]) -> tuple[bytes, ...]:
 def test_segments_do_not_matter(name: str, cuts: set[int], apart_s: float) -> None:
     """Head and body may come in two segments, and all of it byte by byte."""
     kind, said = SMALL[name]
-    assert isinstance(said.send, bytes)
     parts = segments(said.send, cuts)
-    whole = Do(parts, said.then, apart_s if len(parts) < 9 else 0.0001)
+    whole = Do(said.send, said.then, apart_s if len(parts) < 9 else 0.0001, parts=parts)
 
     async def ask() -> None:
         async with connected(whole, NEXT, timeout_s=LIMIT_S) as (client, _):
