@@ -1,17 +1,16 @@
-"""The way to the meter in memory against aiohttp and the simulator: what the client sees, and what the meter gets."""
+"""The network in memory against sockets and the simulator's server: what the client sees, what the meter acts on."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from endurance.clock import JumpingLoop
 from endurance.meter import Unit
-from endurance.network import Network, Session
-from iem_dcr.device import connections
+from endurance.network import Network
 from iem_dcr.device.client import MeterClient
 from iem_dcr.device.messages import User
 from iem_dcr.errors import MeterError
@@ -39,6 +38,7 @@ FAULTS = (
     Fault("wrong-length"),
 )
 Story = list[tuple[str, bool | None]]
+Outcome = tuple[Story, list[tuple[str, str, int | None]]]
 
 
 async def ask(client: MeterClient, what: str) -> tuple[str, bool | None]:
@@ -64,66 +64,79 @@ async def story(client: MeterClient, meter: SimulatedMeter, requests: tuple[str,
         meter.faults.add(fault)
     told.append(await ask(client, requests[-1]))
     told.append(await ask(client, "look"))
-    await client.close()
     return told
 
 
-def got(meter: SimulatedMeter) -> list[tuple[str, str, int | None]]:
-    """Return what the meter has acted on; the in-memory way does not tell it of what never came."""
+def acted(meter: SimulatedMeter) -> list[tuple[str, str, int | None]]:
+    """Return what the meter has acted on; the network in memory does not tell it of what never came."""
     return [(each.method, each.node, each.status) for each in meter.requests if each.acted]
 
 
-def options() -> SimulatorOptions:
-    return SimulatorOptions(private_key=SECRET, MS="1SIM0000000042")
+def options(connections: str) -> SimulatorOptions:
+    return SimulatorOptions(private_key=SECRET, MS="1SIM0000000042", connections=connections)
 
 
-def over_sockets(requests: tuple[str, ...], fault: Fault | None, off: bool) -> tuple[Story, Any]:  # noqa: FBT001
-    async def run() -> tuple[Story, Any]:
-        meter = SimulatedMeter(options(), monotonic=asyncio.get_running_loop().time)
+def over_sockets(requests: tuple[str, ...], fault: Fault | None, *, off: bool, connections: str) -> Outcome:
+    async def run() -> Outcome:
+        meter = SimulatedMeter(options(connections), monotonic=asyncio.get_running_loop().time)
         async with SimulatorServer(meter) as server:
             host, port = server.address.split(":")
-            client = MeterClient(host, int(port), timeout_s=2.0)
             if off:
                 meter.power_cycle(60.0, 0.0)
                 await asyncio.sleep(0.01)
-            return await story(client, meter, requests, fault), got(meter)
+            client = MeterClient(host, int(port), timeout_s=2.0)
+            return await story(client, meter, requests, fault), acted(meter)
 
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
         return runner.run(run())
 
 
-def in_memory(
-    monkeypatch: pytest.MonkeyPatch, requests: tuple[str, ...], fault: Fault | None, *, off: bool
-) -> tuple[Story, Any]:
-    async def run() -> tuple[Story, Any]:
-        unit = Unit(options(), Counter())
+def in_memory(requests: tuple[str, ...], fault: Fault | None, *, off: bool, connections: str) -> Outcome:
+    async def run() -> Outcome:
+        unit = Unit(options(connections), Counter())
         network = Network(unit, lambda: 0.5)
-        monkeypatch.setattr(connections, "_new_session", lambda _: Session(network))
         if off:
             unit.cut_power(60.0, 0.0)
-        return await story(MeterClient("meter", timeout_s=2.0), unit.meter, requests, fault), got(unit.meter)
+        client = MeterClient("meter", timeout_s=2.0, connect=lambda *_: network.connect())
+        return await story(client, unit.meter, requests, fault), acted(unit.meter)
 
     with asyncio.Runner(loop_factory=JumpingLoop) as runner:
         return runner.run(run())
 
 
-@pytest.mark.parametrize(
-    "requests",
-    [("look",), ("look", "look"), ("assign",), ("look", "assign"), ("assign", "begin"), ("assign", "look", "begin")],
-    ids="-".join,
-)
-@pytest.mark.parametrize("fault", [None, *FAULTS], ids=lambda fault: "none" if fault is None else fault_id(fault))
-def test_both_ways_are_alike(requests: tuple[str, ...], fault: Fault | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = over_sockets(requests, fault, off=False)
-    assert in_memory(monkeypatch, requests, fault, off=False) == real
+def fault_id(fault: Fault | None) -> str:
+    if fault is None:
+        return "none"
+    return f"{fault.kind}{'-acts' if fault.acts else ''}{f'-{fault.delay_s:g}s' if fault.delay_s else ''}"
+
+
+ALL = ("look",), ("assign",), ("assign", "begin"), ("begin", "fetch")
+
+
+@pytest.mark.parametrize("requests", ALL, ids="-".join)
+@pytest.mark.parametrize("fault", [None, *FAULTS], ids=fault_id)
+def test_both_networks_are_alike(requests: tuple[str, ...], fault: Fault | None) -> None:
+    real = over_sockets(requests, fault, off=False, connections="any")
+    assert in_memory(requests, fault, off=False, connections="any") == real
+
+
+FREED = [fault for fault in FAULTS if fault.wait_s < 2.0 and fault.kind != "garbage-http"]
+"""The simulator's server is done with the connection before the client is. In memory, a connection that the client gave
+up is free at once."""
+
+
+@pytest.mark.parametrize("requests", ALL, ids="-".join)
+@pytest.mark.parametrize("fault", [None, *FREED], ids=fault_id)
+@pytest.mark.parametrize("connections", ["one-waits", "one-refused"])
+def test_so_are_meters_that_serve_one_connection(
+    requests: tuple[str, ...], fault: Fault | None, connections: str
+) -> None:
+    real = over_sockets(requests, fault, off=False, connections=connections)
+    assert in_memory(requests, fault, off=False, connections=connections) == real
 
 
 @pytest.mark.parametrize("requests", [("look",), ("assign",)], ids="-".join)
-def test_without_power_both_refuse(requests: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    real = over_sockets(requests, None, off=True)
-    assert in_memory(monkeypatch, requests, None, off=True) == real
+def test_without_power_both_refuse(requests: tuple[str, ...]) -> None:
+    real = over_sockets(requests, None, off=True, connections="any")
+    assert in_memory(requests, None, off=True, connections="any") == real
     assert real[0][0] == ("MeterUnreachableError", False)
-
-
-def fault_id(fault: Fault) -> str:
-    return f"{fault.kind}{'-acts' if fault.acts else ''}{f'-{fault.delay_s:g}s' if fault.delay_s else ''}"

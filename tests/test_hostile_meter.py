@@ -29,8 +29,8 @@ from iem_dcr.cli.watch import sight_json
 from iem_dcr.cli.watch_view import Picture, plain_line
 from iem_dcr.config import Settings
 from iem_dcr.device.client import MeterClient
-from iem_dcr.device.connections import MAX_WIRE_BYTES
 from iem_dcr.device.messages import User
+from iem_dcr.device.transport import MAX_ANSWER_BYTES
 from iem_dcr.driver import MeterDriver
 from iem_dcr.driver.driver import START_S, STOP_S
 from iem_dcr.errors import MeterError, RecordingError
@@ -129,7 +129,7 @@ async def test_a_flood_fills_no_memory(name: str) -> None:
             peak = tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
-        assert peak < 32 * MAX_WIRE_BYTES
+        assert peak < 32 * MAX_ANSWER_BYTES
 
 
 # --- the driver ---

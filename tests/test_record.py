@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from iem_dcr.device.connections import Answer
 
 from iem_dcr import ocmf
 from iem_dcr.bringup import folder as folders
@@ -21,6 +20,7 @@ from iem_dcr.bringup import json_text, nodes, recorder
 from iem_dcr.bringup.disguise import NOISE, SIGNED_AGAIN, Disguise
 from iem_dcr.bringup.pseudonyms import Pseudonyms
 from iem_dcr.bringup.recorder import Recorded
+from iem_dcr.device.transport import Answer
 from iem_dcr.errors import RecordingError
 from iem_dcr.simulator import SimulatedMeter
 from tests.support.bench import CI, SECRET, meter_options
@@ -58,11 +58,7 @@ def signed_meter(**options: Any) -> dict[str, bytes]:
 
 
 def recorded(bodies: dict[str, bytes], headers: tuple[tuple[str, str], ...] = JSON_TYPE) -> tuple[Recorded, ...]:
-    return tuple(
-        Recorded(node, Answer(200, headers, bodies[node.path], reused=False))
-        for node in nodes.ALL
-        if node.path in bodies
-    )
+    return tuple(Recorded(node, Answer(200, headers, bodies[node.path])) for node in nodes.ALL if node.path in bodies)
 
 
 def disguised(bodies: dict[str, bytes]) -> tuple[dict[str, bytes], list[str]]:

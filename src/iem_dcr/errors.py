@@ -117,7 +117,7 @@ class AnswerLostError(MeterError):
 
 
 class RefusedError(MeterError):
-    """The meter answered with a status that is not 200.
+    """The meter answered with a status that is no success: neither 2xx nor a redirect.
 
     Attributes:
         status: the HTTP status.

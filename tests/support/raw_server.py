@@ -33,14 +33,16 @@ class Do:
     Attributes:
         send: the bytes to answer with.
         then: what follows.
-        drip_s: seconds between two of the bytes; 0 sends them at once.
+        drip_s: seconds between two of the bytes, or of the parts; 0 sends them at once.
         flood: go on sending until the other side closes.
+        parts: segments that are sent instead.
     """
 
     send: bytes = b""
     then: Then = Then.KEEP
     drip_s: float = 0.0
     flood: bool = False
+    parts: tuple[bytes, ...] = ()
 
 
 def answer(
@@ -177,7 +179,8 @@ class RawServer:
             return False
         do = self.script[len(self.requests) - 1]
         writer = connection.writer
-        for part in [do.send] if not do.drip_s else [do.send[i : i + 1] for i in range(len(do.send))]:
+        singles = do.parts or [do.send[i : i + 1] for i in range(len(do.send))]
+        for part in singles if do.drip_s else [do.send]:
             writer.write(part)
             connection.sent += len(part)
             await writer.drain()

@@ -135,14 +135,22 @@ class MeterClient:
     async def transaction(self, *, timeout_s: float | None = None) -> Receipt | None:
         """GET /transaction: the last signed tuple, also after a restart, or None where there has never been one.
 
-        Firmware has it under v1 or v2: the one that gave a tuple is asked first from then on.
+        Firmware has it under v1 or v2: the one that gave a tuple is asked first from then on. Where one of them answers
+        with an error of the server's and the other has no tuple, that error is raised.
         """
+        failed: RefusedError | None = None
         ends_s = self._now_s() + self._transport.limit_s(timeout_s)
         for base in (self._transaction_base, BASE_V2 if self._transaction_base == BASE else BASE):
-            receipt = await self._receipt(base, "/transaction", ends_s - self._now_s())
+            try:
+                receipt = await self._receipt(base, "/transaction", ends_s - self._now_s())
+            except RefusedError as error:
+                failed = error
+                continue
             if receipt is not None:
                 self._transaction_base = base
                 return receipt
+        if failed is not None:
+            raise failed
         return None
 
     async def answer(self, node: str, *, base: str = BASE, timeout_s: float | None = None) -> Answer:

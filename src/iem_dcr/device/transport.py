@@ -81,6 +81,7 @@ class Transport:
         self.last_response_s: float | None = None
         self._host = host
         self._port = port
+        self._host_header = _host_header(host, port)
         self._timeout_s = timeout_s
         self._connect = connect or open_connection
 
@@ -99,7 +100,7 @@ class Transport:
         """
         node = f"{method} {node_of(path)}"
         limit_s = self.limit_s(timeout_s)
-        exchange = _Exchange(method, path, self.address.removesuffix(":80"), body)
+        exchange = _Exchange(method, path, self._host_header, body)
         writer: asyncio.StreamWriter | None = None
         try:
             async with asyncio.timeout(limit_s):
@@ -125,10 +126,22 @@ class Transport:
         self.last_response_s = asyncio.get_running_loop().time()
         return exchange.answer
 
-    def _why_not(self, error: Exception) -> str:
-        if isinstance(error, _NoZoneError):
-            return f"not reachable: {self._host} is a link-local address, and its zone is missing: {self._host}%eth0"
+    @staticmethod
+    def _why_not(error: Exception) -> str:
+        if isinstance(error, _ZoneError):
+            return f"not reachable: {error}"
         return f"not reachable: {_said(error)}. {_ADVICE}"
+
+
+def _host_header(host: str, port: int) -> bytes:
+    """Return the value of Host: a name in ASCII, an IPv6 address without its zone, which means nothing to others."""
+    address, _, _ = host.partition("%")
+    try:
+        name = address if address.isascii() else address.encode("idna").decode()
+    except UnicodeError:
+        name = ""  # no such name can be looked up: nothing will be sent
+    name = f"[{name}]" if ":" in name else name
+    return (name if port == 80 else f"{name}:{port}").encode()
 
 
 def node_of(path: str) -> str:
@@ -139,12 +152,12 @@ def node_of(path: str) -> str:
 class _Exchange:
     """One request on its connection, and what has come of its answer."""
 
-    def __init__(self, method: str, path: str, host: str, body: bytes | None) -> None:
+    def __init__(self, method: str, path: str, host: bytes, body: bytes | None) -> None:
         self.is_answered = False
         self._http = h11.Connection(h11.CLIENT)
-        headers = [("Host", host), ("Connection", "close")]
+        headers = [(b"Host", host), (b"Connection", b"close")]
         if body is not None:
-            headers += [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
+            headers += [(b"Content-Type", b"application/json"), (b"Content-Length", b"%d" % len(body))]
         self._request = self._http.send(h11.Request(method=method, target=path, headers=headers)) or b""
         self._request += self._http.send(h11.Data(data=body or b"")) or b""
         self._request += self._http.send(h11.EndOfMessage()) or b""
@@ -249,8 +262,8 @@ async def _close(writer: asyncio.StreamWriter, *, in_order: bool) -> None:
 # --- connecting ------------------------------------------------------------------------------------------------------
 
 
-class _NoZoneError(OSError):
-    pass
+class _ZoneError(OSError):
+    """The zone of an IPv6 address is missing, or this host has no such interface."""
 
 
 async def open_connection(host: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -286,12 +299,16 @@ async def _connect_to(
 
 async def _addresses(host: str, port: int) -> list[Any]:
     """Return the addresses of a host. A number asks no resolver; a name is looked up in a thread of its own."""
+    zone: str | None = None
     with contextlib.suppress(ValueError):
-        number = ipaddress.ip_address(host)
-        if isinstance(number, ipaddress.IPv6Address) and number.is_link_local and number.scope_id is None:
-            raise _NoZoneError(host)
+        number = ipaddress.IPv6Address(host)
+        zone = number.scope_id
+        if number.is_link_local and zone is None:
+            raise _ZoneError(f"{host} is a link-local address, and its zone is missing: {host}%eth0")
     with contextlib.suppress(socket.gaierror):
         return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    if zone is not None:
+        raise _ZoneError(f"this host has no network interface {printable(zone)}")
     return await _look_up(host, port)
 
 
