@@ -19,7 +19,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -28,7 +27,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from iem_dcr import ocmf
-from iem_dcr.driver.station import KeptReceipt, NotedBegin
+from iem_dcr.driver.ports import KeptReceipt
 from iem_dcr.journal import open_journal
 
 if TYPE_CHECKING:
@@ -124,7 +123,7 @@ def report_file(key: ec.EllipticCurvePublicKey, receipts: Sequence[Signed], fold
 def kept(receipts: Sequence[Signed], key: str) -> list[KeptReceipt]:
     """Return receipts as a driver has them kept."""
     return [
-        KeptReceipt(ocmf.parse(one.text), f"bench-{number}", key, ocmf.Outcome.VALID, "192.168.60.12:80")
+        KeptReceipt(ocmf.parse(one.text), f"bench-{number}", key, ocmf.Outcome.VALID, address="192.168.60.12:80")
         for number, one in enumerate(receipts)
     ]
 
@@ -138,7 +137,7 @@ async def journal_s(path: Path, receipts: Sequence[KeptReceipt], tasks: int) -> 
         while waiting:
             await journal.keep(waiting.pop())
 
-    await journal.begun(NotedBegin("", "", "", "", None, None, datetime.now(UTC)))  # the file is open then
+    await journal.recall(meter="", address="")  # the file is open then
     before = time.perf_counter()
     await asyncio.gather(*(keep() for _ in range(tasks)))
     took_s = time.perf_counter() - before

@@ -1,21 +1,19 @@
-"""The journal on its real file, with its threads taken into the loop: a kill can come between any two writes."""
+"""The journal on its real file, stepped in the time of the run: a kill can come between any two units of its work."""
 
 from __future__ import annotations
 
 import asyncio
 import sqlite3
-from concurrent.futures import Future
-from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
-from iem_dcr.journal.journal import Journal, _Questions, _Shared
-from iem_dcr.journal.writer import LARGEST_BATCH, RETRY_S, Work, Writer
+from iem_dcr.journal import Journal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-T = TypeVar("T")
+    from iem_dcr.journal.work import Unit
 
 QUICK_S: Final = 0.004
 SLOW_S: Final = 1.5
@@ -48,122 +46,53 @@ class Disk:
         for work in waiting:
             asyncio.get_running_loop().call_soon(work)
 
-    def does(self, work: Callable[[], None], *, writing: bool) -> None:
-        """Have some work done when the disk gets to it."""
+    def does(self, unit: Unit, *, writes: bool) -> None:
+        """Have a unit of work done when the disk gets to it."""
+        work = partial(self._do, unit, writes=writes)
         if self.trouble == "silent":
             self._waiting.append(work)
             return
-        is_slow = self.trouble == "slow" or (writing and self.trouble == "writes slowly")
+        is_slow = self.trouble == "slow" or (writes and self.trouble == "writes slowly")
         asyncio.get_running_loop().call_later(SLOW_S if is_slow else QUICK_S, work)
 
-    def check(self, *, writing: bool) -> None:
-        """Fail as SQLite does on this disk.
-
-        Raises:
-            sqlite3.OperationalError: the disk is full or broken.
-        """
-        if self.trouble == "broken" or (writing and self.trouble == "full"):
+    def _do(self, unit: Unit, *, writes: bool) -> None:
+        if self.trouble == "broken" or (writes and self.trouble == "full"):
             is_full = self.trouble == "full"
             error = sqlite3.OperationalError("database or disk is full" if is_full else "disk I/O error")
             error.sqlite_errorcode = sqlite3.SQLITE_FULL if is_full else sqlite3.SQLITE_IOERR
-            raise error
+            error.sqlite_errorname = "SQLITE_FULL" if is_full else "SQLITE_IOERR"
+            unit(error)
+        else:
+            unit(None)
 
 
-class _SteppedWriter(Writer):
-    def __init__(self, path: Path, disk: Disk) -> None:
+class _Worker:
+    """Has the units of a journal done by a disk, in the time of the loop."""
+
+    def __init__(self, disk: Disk) -> None:
         self._disk = disk
-        self._is_called = False
-        self._dead = False
-        super().__init__(path)
 
-    def _begin(self) -> None:
-        self.ended.set_running_or_notify_cancel()
+    def time(self) -> float:
+        return asyncio.get_running_loop().time()
 
-    def submit(self, work: Work) -> Future[None]:
-        try:
-            return super().submit(work)
-        finally:
-            self._call()
+    def submit(self, unit: Unit, after_s: float, *, writes: bool) -> None:
+        asyncio.get_running_loop().call_later(after_s, partial(self._disk.does, unit, writes=writes))
 
-    def close(self) -> Future[None]:
-        ended = super().close()
-        if not self._dead:
-            if self._disk.trouble != "silent":
-                self._step()
-            self._end()
-        return ended
-
-    def kill(self) -> bool:
-        """Do nothing any more; what was not committed is gone. Returns whether there was any."""
-        self._dead = True
-        dropped = self.waiting > 0
-        self._drop()
-        return dropped
-
-    def _call(self) -> None:
-        if not self._is_called and not self._dead:
-            self._is_called = True
-            self._disk.does(self._step, writing=True)
-
-    def _step(self) -> None:
-        self._is_called = False
-        if self._dead or not self._queue:
-            return
-        self._attempt(list(islice(self._queue, LARGEST_BATCH)))
-        if self._queue and self._failing:
-            asyncio.get_running_loop().call_later(RETRY_S, self._call)
-        elif self._queue:
-            self._call()
-
-    def _write(self, batch: list[Work]) -> list[str | Exception]:
-        self._disk.check(writing=True)
-        return super()._write(batch)
-
-    def _end(self) -> None:
-        self._dead = True
-        self._drop()
-        self._say_what_is_lost()
-        if not self.ended.done():
-            self.ended.set_result(None)
-
-
-class _SteppedQuestions(_Questions):
-    def __init__(self, path: Path, disk: Disk) -> None:
-        self._disk = disk
-        super().__init__(path)
-
-    def ask(self, question: Callable[[sqlite3.Connection], T], otherwise: T) -> Future[T]:
-        future: Future[T] = Future()
-
-        def checked(connection: sqlite3.Connection) -> T:
-            self._disk.check(writing=False)
-            return question(connection)
-
-        def answer() -> None:
-            if future.set_running_or_notify_cancel():
-                try:
-                    future.set_result(self._answer(checked, otherwise))
-                except Exception as error:  # noqa: BLE001  it is raised to the one who asked
-                    future.set_exception(error)
-
-        self._disk.does(answer, writing=False)
-        return future
+    def stop(self) -> None:
+        """A unit that is called later does nothing."""
 
 
 class SteppedJournal(Journal):
     """A journal whose process may be killed."""
 
     def __init__(self, path: Path, disk: Disk) -> None:
-        shared: Any = _Shared.__new__(_Shared)
-        shared.users, shared.writer, shared.questions = 1, _SteppedWriter(path, disk), _SteppedQuestions(path, disk)
-        super().__init__(shared)
+        super().__init__(path, worker=_Worker(disk))
 
-    @property
-    def unwritten(self) -> int:
-        """How much waits."""
-        return self._shared.writer.waiting
+    async def close(self, timeout_s: float = 2.0) -> None:
+        """End as the last thing that its process does: what is not written then never is."""
+        await super().close(timeout_s)
+        self.abandon()
 
     def kill(self) -> bool:
         """Have the process end here. Returns whether something had not been written."""
-        writer: Any = self._shared.writer
-        return bool(writer.kill())
+        return self.abandon() > 0

@@ -136,7 +136,6 @@ SESSION = ["session", NOBODY, "--id", "04AB"]
         (["verify", "-", "--key-file", "no-such-file"], "no-such-file: No such file"),
         (["verify", "a", "b"], "unexpected extra argument"),
         (["receipts", "burn"], "No such command"),
-        (["receipts", "list"], "--journal"),
         (["receipts", "list", "--journal", "j", "--from", "yesterday"], "expected 2026-03-01"),
         (["receipts", "list", "--journal", "j", "--to", "9999-12-31"], "expected 2026-03-01"),
         (["receipts", "export", "--journal", "j", "--format", "pdf"], "--format"),

@@ -7,7 +7,7 @@ import os
 import pty
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -16,9 +16,6 @@ from iem_dcr.ocmf.curves import SECP256R1
 from tests.support.command_line import PATIENCE_S, Done, begin, environment, finish, run
 from tests.support.journals import METER, entries, journal, kept, tuple_text
 from tests.support.ocmf_signing import CurveSigner
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 SIGNER = CurveSigner(SECP256R1)
 KEY = SIGNER.spki
@@ -76,6 +73,7 @@ def test_list(path: Path) -> None:
     written = receipts("list", path, "--json").events
     assert [entry["ocmf"] for entry in written] == [entry.text for entry in entries(path)]
     assert (written[0]["energy_wh"], written[0]["end"]) == ("2100.000", "2026-03-01T11:30:00.500Z")
+    assert written[0]["accepted"] is True
 
 
 @pytest.mark.parametrize(
@@ -92,6 +90,22 @@ def test_list(path: Path) -> None:
 )
 def test_selection(path: Path, arguments: list[str], found: list[str]) -> None:
     assert [entry["pagination"] for entry in receipts("list", path, "--json", *arguments).events] == found
+
+
+def test_without_a_journal_the_first_that_is_there_is_read_and_named(path: Path) -> None:
+    home, none = str(path.parent), str(path.parent / "none")
+    if not Path("/var/lib/iem-dcr/receipts.db").exists():
+        done = finish(begin("receipts", "list", STATE_DIRECTORY=none, XDG_STATE_HOME=home))
+        assert (done.status, done.out) == (2, "")
+        assert "--journal" in done.err
+        assert "no journal is where journal_path auto leads to" in " ".join(done.err.split())
+    found = path.parent / "iem-dcr" / "receipts.db"
+    found.parent.mkdir()
+    path.rename(found)
+    done = finish(begin("receipts", "list", STATE_DIRECTORY=str(found.parent), XDG_STATE_HOME=none))
+    assert (done.status, done.err) == (0, f"Journal: {found}\n")
+    assert len(done.out.splitlines()) == 3
+    assert finish(begin("receipts", "list", "--help", XDG_STATE_HOME=home)).err == ""
 
 
 @pytest.mark.parametrize("what", ["list", "show", "export"])

@@ -3,34 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import sqlite3
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-import iem_dcr.journal.erasing
-import iem_dcr.journal.upkeep
-import iem_dcr.journal.writer
 from iem_dcr.errors import JournalError
-from iem_dcr.journal import forget, open_for_reading
-from iem_dcr.journal.entry import Row
-from iem_dcr.journal.filing import file_row
-from iem_dcr.journal.schema import open_for_writing
-from iem_dcr.journal.upkeep import CLOCK_STEP, PRUNED_AT_ONCE, trusted_clock
-from tests.support.journals import METER, entries, journal, kept, tuple_text
+from iem_dcr.journal import Journal, forget
+from iem_dcr.journal.maintenance import PRUNED_AT_ONCE
+from tests.support.journals import METER, NOW, StepWorker, entries, entry, journal, kept, result, tuple_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
-    from iem_dcr.driver import KeptReceipt
+    from iem_dcr.driver.ports import KeptReceipt
 
-NOW = datetime(2026, 6, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
+HOURS_S = 3600.0
 NEVER_SET = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -40,11 +32,12 @@ def path(tmp_path: Path) -> Path:
 
 
 def keep(path: Path, *receipts: KeptReceipt) -> None:
-    async def main() -> None:
-        async with journal(path) as opened:
-            await asyncio.gather(*(opened.keep(receipt) for receipt in receipts))
-
-    asyncio.run(main())
+    worker = StepWorker()
+    opened = Journal(path, worker=worker)
+    answers = [opened.keep(receipt) for receipt in receipts]
+    worker.run()
+    assert [result(answer) for answer in answers] == [None] * len(receipts)
+    opened.abandon()
 
 
 # --- erasing ---
@@ -61,15 +54,15 @@ def test_the_tuple_and_the_ids_go_and_the_sums_stay(path: Path) -> None:
     erased = forget(path, identification="04AB000077")
     assert erased.is_overwritten
     assert erased.elsewhere == ()
-    (entry,) = erased.entries
-    assert entries(path)[77] == entry
-    assert (entry.text, entry.identification, entry.transaction_id, entry.findings) == ("", "", "", ())
-    assert entry.erased is not None
+    (gone,) = erased.entries
+    assert entries(path)[77] == gone
+    assert (gone.text, gone.identification, gone.transaction_id, gone.findings) == ("", "", "", ())
+    assert gone.erased is not None
     same = ("id", "meter", "address", "pagination", "begin_text", "end_text", "begin", "end", "energy_wh", "public_key")
-    assert [getattr(entry, name) for name in same] == [getattr(before, name) for name in same]
+    assert [getattr(gone, name) for name in same] == [getattr(before, name) for name in same]
     rest = files(path)
-    for gone in ("04AB000077", "transaction-77", tuple_text(77), "300000004d"):
-        assert gone.encode() not in rest
+    for text in ("04AB000077", "transaction-77", tuple_text(77), "300000004d"):
+        assert text.encode() not in rest
     assert rest.count(b"OCMF|") == 199
 
 
@@ -97,8 +90,8 @@ def test_every_receipt_of_a_person_goes_also_where_pages_were_split_and_a_driver
 
 def test_erasing_by_transaction(path: Path) -> None:
     keep(path, kept(1, "T-1"), kept(2, "T-2"), kept(3, "T-2"))
-    assert [entry.pagination for entry in forget(path, transaction_id="T-2").entries] == ["T2", "T3"]
-    assert [entry.text for entry in entries(path)] == [tuple_text(1), "", ""]
+    assert [gone.pagination for gone in forget(path, transaction_id="T-2").entries] == ["T2", "T3"]
+    assert [found.text for found in entries(path)] == [tuple_text(1), "", ""]
     assert forget(path, transaction_id="T-2").entries == ()
     assert forget(path).entries == ()
 
@@ -107,25 +100,22 @@ def test_what_was_erased_does_not_come_back_when_the_meter_shows_it_again(path: 
     keep(path, kept(1, "T-1"))
     forget(path, transaction_id="T-1")
     keep(path, kept(1, "T-1"), kept(1, found=True))
-    (entry,) = entries(path)
-    assert (entry.text, entry.transaction_id) == ("", "")
+    (found,) = entries(path)
+    assert (found.text, found.transaction_id) == ("", "")
     assert b"04AB000001" not in files(path)
 
 
-def test_while_somebody_reads_it_is_not_said_to_be_overwritten(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(iem_dcr.journal.erasing, "OVERWRITTEN_WITHIN_S", 0.0)
-    monkeypatch.setattr("iem_dcr.journal.schema.BUSY_S", 0.05)
+def test_while_something_reads_it_is_not_said_to_be_overwritten(path: Path) -> None:
     keep(path, kept(1, "T-1"))
-    reader = sqlite3.connect(path, isolation_level=None)
-    reader.execute("BEGIN")
-    assert reader.execute("SELECT count(*) FROM receipts").fetchone() == (1,)
-    assert not forget(path, transaction_id="T-1").is_overwritten
-    reader.close()
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        assert reader.execute("SELECT count(*) FROM receipts").fetchone() == (1,)
+        assert not forget(path, transaction_id="T-1", overwrite_timeout_s=0.0).is_overwritten
     assert forget(path, transaction_id="T-1").is_overwritten
     assert b"04AB000001" not in files(path)
 
 
-def test_corrupt_files_in_which_it_may_still_stand_are_named(path: Path) -> None:
+def test_damaged_files_in_which_it_may_still_stand_are_named(path: Path) -> None:
     keep(path, kept(1, "T-1"))
     aside = path.with_name(f"{path.name}.corrupt-20260101T000000Z")
     aside.touch()
@@ -136,6 +126,8 @@ def test_corrupt_files_in_which_it_may_still_stand_are_named(path: Path) -> None
 def test_a_journal_that_is_none(path: Path) -> None:
     with pytest.raises(JournalError, match="there is no such file"):
         forget(path, transaction_id="T-1")
+    path.touch()
+    assert forget(path, transaction_id="T-1").entries == ()
     path.write_text("something else " * 100)
     with pytest.raises(JournalError, match="erasing was not completed"):
         forget(path, transaction_id="T-1")
@@ -145,161 +137,157 @@ def test_a_journal_that_is_none(path: Path) -> None:
 # --- what is old ---
 
 
+class Years:
+    """A journal whose host has the clock that a test gives it."""
+
+    def __init__(self, path: Path, keep_days: int = 365) -> None:
+        self.path = path
+        self.now = NOW
+        self.worker = StepWorker()
+        self.journal = Journal(path, keep_days, worker=self.worker, wall=lambda: self.now)
+        self.worker.run()
+
+    def keep_at(self, number: int, now: datetime, **fields: str) -> None:
+        self.now = now
+        self.journal.keep(kept(number, f"T-{number}", **fields))
+        self.worker.run()
+
+    def prune(self, first: datetime, days: int = 1) -> int:
+        """Let days pass from a time of the host on; returns how many receipts are deleted."""
+        before = len(entries(self.path))
+        for day in range(days):
+            self.now = first + day * DAY
+            self.worker.wait(24 * HOURS_S)
+        return before - len(entries(self.path))
+
+    @property
+    def left(self) -> list[int]:
+        return [int(found.pagination[1:]) for found in entries(self.path)]
+
+
 @pytest.fixture
-def opened(path: Path) -> Iterator[sqlite3.Connection]:
-    connection = open_for_writing(path)
-    yield connection
-    connection.close()
+def years(path: Path) -> Years:
+    return Years(path)
 
 
-def file_at(connection: sqlite3.Connection, number: int, when: datetime, **fields: str) -> None:
-    file_row(connection, Row.of(kept(number, f"T-{number}", **fields), when))
-
-
-def left(path: Path) -> list[int]:
-    return [int(entry.pagination[1:]) for entry in entries(path)]
-
-
-def prune(connection: sqlite3.Connection, path: Path, keep_days: int, now: datetime) -> int:
-    counts = list(iem_dcr.journal.upkeep.prune(connection, path, keep_days, now))
-    assert all(count <= PRUNED_AT_ONCE for count in counts)
-    return sum(counts)
-
-
-def run_daily(connection: sqlite3.Connection, path: Path, keep_days: int, first: datetime, days: int) -> int:
-    return sum(prune(connection, path, keep_days, first + number * DAY) for number in range(days))
-
-
-def test_what_is_older_than_the_days_goes(
-    opened: sqlite3.Connection, path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_what_is_older_than_the_days_goes_and_is_overwritten(years: Years, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "iem_dcr.journal")
     for number in range(500):
-        file_at(opened, number, NOW - (500 - number) * DAY)
-    assert prune(opened, path, 365, NOW) == 135
-    assert left(path) == list(range(135, 500))
+        years.keep_at(number, NOW - (500 - number) * DAY)
+    years.now = NOW
+    years.worker.wait(0.9 * HOURS_S)
+    assert len(years.left) == 500
+    years.worker.wait(0.2 * HOURS_S)
+    assert years.left == list(range(135, 500))
     assert [record.getMessage().partition(": ")[2] for record in caplog.records] == [
         "135 receipts older than 365 days were deleted"
     ]
-    assert prune(opened, path, 30, NOW + DAY / 2) == 0
-    assert prune(opened, path, 30, NOW + DAY) == 336
-    assert prune(opened, path, 0, NOW + 5000 * DAY) == 0
+    years.journal.keep_days = 30
+    assert years.prune(NOW + DAY / 2) == 0
+    assert years.prune(NOW + DAY) == 336
+    years.journal.keep_days = 0
+    assert years.prune(NOW + 5000 * DAY) == 0
+    years.journal.abandon()
+    assert files(years.path).count(b"OCMF|") == 29
 
 
-def test_what_was_erased_stays_so_that_it_does_not_come_back(opened: sqlite3.Connection, path: Path) -> None:
+def test_few_are_deleted_at_once_and_receipts_come_in_between(years: Years) -> None:
+    years.now = NOW - 400 * DAY
+    for number in range(3 * PRUNED_AT_ONCE):
+        years.journal.keep(kept(number))
+    years.worker.run()
+    years.keep_at(1000, NOW)
+    years.worker.now_s += HOURS_S
+    assert years.worker.step()
+    assert len(years.left) == 2 * PRUNED_AT_ONCE + 1
+    years.journal.keep(kept(1001))
+    assert years.worker.step()
+    assert len(years.left) == 2 * PRUNED_AT_ONCE + 2
+    years.worker.run()
+    assert years.left == [1000, 1001]
+
+
+def test_what_was_erased_stays_so_that_it_does_not_come_back(years: Years) -> None:
     for number in range(3):
-        file_at(opened, number, NOW - (400 - number) * DAY)
-    forget(path, transaction_id="T-1")
-    file_at(opened, 4, NOW)
-    assert prune(opened, path, 365, NOW) == 2
-    assert left(path) == [1, 4]
+        years.keep_at(number, NOW - (400 - number) * DAY)
+    forget(years.path, transaction_id="T-1")
+    years.keep_at(4, NOW)
+    assert years.prune(NOW) == 2
+    assert years.left == [1, 4]
 
 
-def test_a_host_without_a_clock_deletes_nothing_and_what_it_kept_is_not_old_when_it_has_one(
-    opened: sqlite3.Connection, path: Path
-) -> None:
+def test_a_host_without_a_clock_deletes_nothing_and_what_it_kept_is_not_old_when_it_has_one(years: Years) -> None:
+    years.journal.keep_days = 1
+    years.journal.note(entry("N-1", noted=NEVER_SET))
     for number in range(3):
-        file_at(opened, number, NEVER_SET + number * DAY, end="1970-01-02T00:00:00,000")
-    assert prune(opened, path, 1, NEVER_SET + 4 * DAY) == 0
-    file_at(opened, 3, NOW)
-    assert run_daily(opened, path, 30, NOW, 29) == 0
-    assert left(path) == [0, 1, 2, 3]
-    assert run_daily(opened, path, 30, NOW + 29 * DAY, 3) == 4
+        years.keep_at(number, NEVER_SET + number * DAY, end="1970-01-02T00:00:00,000")
+    assert years.prune(NEVER_SET + 4 * DAY) == 0
+    years.journal.keep_days = 30
+    years.keep_at(3, NOW)
+    assert years.prune(NOW, 29) == 0
+    assert years.prune(NOW + 29 * DAY, 3) == 4
+    answer = years.journal.recall(meter=METER, address="")
+    years.worker.run()
+    assert [one.transaction_id for one in result(answer).entries] == ["N-1"]
 
 
-def test_the_meters_time_counts_where_the_host_had_none(opened: sqlite3.Connection, path: Path) -> None:
-    file_at(opened, 1, NEVER_SET, end="2026-01-01T00:00:00,000")
-    file_at(opened, 2, NOW)
-    assert prune(opened, path, 120, NOW) == 1
-    assert left(path) == [2]
+def test_entries_and_refused_ids_grow_old_too(years: Years) -> None:
+    years.now = NOW - 400 * DAY
+    years.journal.note(entry("N-1", noted=years.now))
+    years.journal.refused("R-1", meter=METER, address="")
+    years.now = NOW
+    years.journal.note(entry("N-2", noted=NOW))
+    years.journal.refused("R-2", meter=METER, address="")
+    years.keep_at(1, NOW)
+    years.prune(NOW)
+    answer = years.journal.recall(meter=METER, address="")
+    years.worker.run()
+    recalled = result(answer)
+    assert [one.transaction_id for one in recalled.entries] == ["N-2"]
+    assert recalled.refused == ("R-2",)
+
+
+def test_the_meters_time_counts_where_the_host_had_none(years: Years) -> None:
+    years.journal.keep_days = 120
+    years.keep_at(1, NEVER_SET, end="2026-01-01T00:00:00,000")
+    years.keep_at(2, NOW)
+    assert years.prune(NOW) == 1
+    assert years.left == [2]
 
 
 def test_a_clock_that_leaps_ahead_does_not_take_everything_along(
-    opened: sqlite3.Connection, path: Path, caplog: pytest.LogCaptureFixture
+    years: Years, caplog: pytest.LogCaptureFixture
 ) -> None:
     for number in range(100):
-        file_at(opened, number, NOW - (100 - number) * DAY)
-    assert prune(opened, path, 365, NOW) == 0
+        years.keep_at(number, NOW - (100 - number) * DAY)
+    assert years.prune(NOW) == 0
     leapt = datetime(2080, 1, 1, tzinfo=UTC)
-    file_at(opened, 100, leapt)
-    assert run_daily(opened, path, 365, leapt, 30) == 0
+    years.keep_at(100, leapt)
+    assert years.prune(leapt, 30) == 0
     assert "the host's clock is far ahead" in caplog.text
-    file_at(opened, 101, NOW + 30 * DAY)
-    assert run_daily(opened, path, 365, NOW + 30 * DAY, 200) == 0
-    assert len(left(path)) == 102
+    years.keep_at(101, NOW + 30 * DAY)
+    assert years.prune(NOW + 30 * DAY, 200) == 0
+    assert len(years.left) == 102
     # Kept at a time that never came, it is as old as what stands behind it.
-    assert run_daily(opened, path, 365, NOW + 230 * DAY, 400) == 102
+    assert years.prune(NOW + 230 * DAY, 400) == 102
 
 
-def test_a_journal_that_lay_for_years_is_cleared_up_little_by_little(opened: sqlite3.Connection, path: Path) -> None:
-    file_at(opened, 1, NOW)
-    assert prune(opened, path, 30, NOW) == 0
-    assert prune(opened, path, 30, NOW + 1000 * DAY) == 0
-    assert run_daily(opened, path, 30, NOW + 1001 * DAY, 10) == 1
+def test_a_journal_that_lay_for_years_is_cleared_up_little_by_little(years: Years) -> None:
+    years.journal.keep_days = 30
+    years.keep_at(1, NOW)
+    assert years.prune(NOW) == 0
+    assert years.prune(NOW + 1000 * DAY) == 0
+    assert years.prune(NOW + 1001 * DAY, 10) == 1
 
 
-moments = st.datetimes(datetime(1970, 1, 1), datetime(2090, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001
-
-
-@settings(deadline=None)
-@given(st.lists(moments, min_size=1, max_size=30), moments)
-def test_the_trusted_clock_never_leaps_and_is_never_ahead_of_the_hosts(nows: list[datetime], newest: datetime) -> None:
-    before: datetime | None = None
-    for now in nows:
-        clock = trusted_clock(now, before, newest)
-        if clock is None:
-            assert now.year < 2025
-            continue
-        assert clock <= now
-        assert clock <= (newest if before is None else before) + CLOCK_STEP
-        before = clock
-
-
-def test_a_process_prunes_when_it_has_run_for_a_while(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(iem_dcr.journal.writer, "FIRST_PRUNING_S", 0.1)
-    connection = open_for_writing(path)
-    file_at(connection, 1, datetime.now(UTC) - 366 * DAY)
-    file_at(connection, 2, datetime.now(UTC) - 364 * DAY)
-    file_at(connection, 3, datetime.now(UTC))
-    connection.close()
-
-    async def main() -> None:
-        async with journal(path):
-            while left(path) != [2, 3]:
-                await asyncio.sleep(0.02)
-
-    asyncio.run(main())
-
-
-def test_a_long_pruning_lets_receipts_through(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(iem_dcr.journal.writer, "FIRST_PRUNING_S", 0.1)
-    monkeypatch.setattr(iem_dcr.journal.upkeep, "PRUNED_AT_ONCE", 1)
-    connection = open_for_writing(path)
-    connection.execute("BEGIN")
-    for number in range(300):
-        file_at(connection, number, datetime.now(UTC) - 366 * DAY)
-    file_at(connection, 300, datetime.now(UTC))
-    connection.execute("COMMIT")
-    connection.close()
-
-    async def main() -> None:
-        async with journal(path) as opened:
-            while len(entries(path)) > 290:
-                await asyncio.sleep(0)
-            await opened.keep(kept(301))
-            assert len(entries(path)) > 2
-            while left(path) != [300, 301]:
-                await asyncio.sleep(0.02)
-
-    asyncio.run(main())
-
-
-def test_what_was_deleted_is_overwritten(opened: sqlite3.Connection, path: Path) -> None:
-    for number in range(50):
-        file_at(opened, number, NOW - 400 * DAY)
-    file_at(opened, 50, NOW)
-    assert prune(opened, path, 365, NOW) == 50
-    opened.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    assert files(path).count(b"OCMF|") == 1
-    with open_for_reading(path) as reader:
-        assert reader.count() == 1
+def test_a_pruning_that_fails_is_tried_again_hours_later(years: Years, caplog: pytest.LogCaptureFixture) -> None:
+    years.keep_at(1, NOW - 400 * DAY)
+    years.keep_at(2, NOW)
+    years.worker.now_s += HOURS_S
+    error = sqlite3.OperationalError("made by a test")
+    error.sqlite_errorcode = sqlite3.SQLITE_FULL
+    assert years.worker.step(error)
+    assert "old receipts were not deleted: the disk is full" in caplog.text
+    assert years.left == [1, 2]
+    years.worker.wait(6 * HOURS_S)
+    assert years.left == [2]

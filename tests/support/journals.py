@@ -1,34 +1,34 @@
-"""Receipts to keep, journals under virtual time, and processes that write journals."""
+"""Receipts and entries to keep, journals in virtual time, and processes that write journals."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import subprocess
 import sys
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from iem_dcr import ocmf
-from iem_dcr.driver import KeptReceipt
-from iem_dcr.driver.station import NotedBegin
-from iem_dcr.journal import open_for_reading, open_journal
-from iem_dcr.journal.writer import Work
+from iem_dcr.driver.ports import KeptReceipt, NotedEntry
+from iem_dcr.journal import Journal, open_for_reading, open_journal
 from iem_dcr.ocmf import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Awaitable
 
-    from iem_dcr.driver.station import RecalledNotes
-    from iem_dcr.journal import Entry, Journal
-    from iem_dcr.ocmf import Receipt
-    from tests.support.virtual_time import VirtualTimeLoop
+    from iem_dcr.journal import Entry
+    from iem_dcr.journal.work import Unit
+
+T = TypeVar("T")
 
 ROOT = Path(__file__).resolve().parents[2]
 METER = "1TST0000000001"
 ADDRESS = "192.0.2.7:80"
+NOW = datetime(2026, 6, 1, tzinfo=UTC)
 
 
 def tuple_text(number: int, *, ID: str | None = None, meter: str = METER, end: str = "2026-03-01T12:30:00,500") -> str:
@@ -43,19 +43,31 @@ def tuple_text(number: int, *, ID: str | None = None, meter: str = METER, end: s
 def kept(number: int, transaction_id: str = "", **fields: Any) -> KeptReceipt:
     """Make a receipt on its way to be kept; fields of the tuple, and of what goes with it."""
     words = {name: fields.pop(name) for name in ("ID", "meter", "end") if name in fields}
-    made = KeptReceipt(ocmf.parse(tuple_text(number, **words)), transaction_id, "3059", Outcome.VALID, ADDRESS, METER)
+    made = KeptReceipt(
+        ocmf.parse(tuple_text(number, **words)), transaction_id, "3059", Outcome.VALID, address=ADDRESS, meter=METER
+    )
     return replace(made, **fields)
 
 
-def noted(transaction_id: str, meter: str = METER, **fields: Any) -> NotedBegin:
-    """Make the note of a transaction that was begun."""
-    return replace(NotedBegin(transaction_id, "04AB000001", meter, ADDRESS, "T0", None, datetime.now(UTC)), **fields)
+def entry(transaction_id: str, state: str = "uncertain", **fields: Any) -> NotedEntry:
+    """Make an entry of the ledger, of a B that went out now."""
+    made = NotedEntry(transaction_id, "04AB000001", METER, ADDRESS, "T0", None, None, state, datetime.now(UTC))
+    return replace(made, **fields)
 
 
 def entries(path: Path, **conditions: Any) -> list[Entry]:
     """Read a journal."""
     with open_for_reading(path) as reader:
         return list(reader.entries(**conditions))
+
+
+def result(answer: Awaitable[T]) -> T:
+    """Return what a method of a journal has come to."""
+
+    async def main() -> T:
+        return await asyncio.wait_for(answer, 10)
+
+    return asyncio.run(main())
 
 
 @contextlib.asynccontextmanager
@@ -68,64 +80,69 @@ async def journal(path: Path, keep_days: int = 365) -> AsyncIterator[Journal]:
         await opened.close()
 
 
-class PatientJournal:
-    """A journal for virtual time, which stands still while the journal's threads work."""
+class StepWorker:
+    """Does the units of a journal when a test says so, in time that passes when a test says so.
 
-    def __init__(self, journal: Journal) -> None:
-        self._journal = journal
+    Attributes:
+        now_s: its time.
+        writes: whether the unit that is due next may write.
+    """
 
-    async def keep(self, kept: KeptReceipt) -> None:
-        with _standing_still():
-            await self._journal.keep(kept)
+    def __init__(self) -> None:
+        self.now_s = 0.0
+        self.writes = False
+        self._unit: Unit | None = None
+        self._due_s = math.inf
 
-    async def receipt_of(self, transaction_id: str, *, meter: str, address: str) -> Entry | None:
-        with _standing_still():
-            return await self._journal.receipt_of(transaction_id, meter=meter, address=address)
+    def time(self) -> float:
+        return self.now_s
 
-    async def is_of_another(self, receipt: Receipt, transaction_id: str, *, meter: str) -> bool:
-        with _standing_still():
-            return await self._journal.is_of_another(receipt, transaction_id, meter=meter)
+    def submit(self, unit: Unit, after_s: float, *, writes: bool) -> None:
+        self._unit, self._due_s, self.writes = unit, self.now_s + after_s, writes
 
-    async def begun(self, noted: NotedBegin) -> None:
-        with _standing_still():
-            await self._journal.begun(noted)
+    def stop(self) -> None:
+        self._unit = None
 
-    def withdraw(self, noted: NotedBegin) -> None:
-        self._journal.withdraw(noted)
+    def step(self, failure: Exception | None = None) -> bool:
+        """Do the next unit, or have it fail; returns whether one was due."""
+        if self._unit is None or self._due_s > self.now_s:
+            return False
+        unit, self._unit = self._unit, None
+        unit(failure)
+        return True
 
-    def refused(self, transaction_id: str, *, meter: str, address: str) -> None:
-        self._journal.refused(transaction_id, meter=meter, address=address)
+    def run(self, failure: Exception | None = None) -> None:
+        """Do what is due."""
+        while self.step(failure):
+            pass
 
-    async def recall(self, *, meter: str, address: str) -> RecalledNotes:
-        with _standing_still():
-            await written(self._journal)
-            return await self._journal.recall(meter=meter, address=address)
+    def wait(self, seconds: float) -> None:
+        """Let time pass, and do what is due then."""
+        self.now_s += seconds
+        self.run()
+
+
+class LoopWorker:
+    """Does the units of a journal on the running loop, each in no time: for tests in virtual time."""
+
+    def time(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def submit(self, unit: Unit, after_s: float, *, writes: bool) -> None:
+        asyncio.get_running_loop().call_later(after_s, unit, None)
+
+    def stop(self) -> None:
+        pass
 
 
 @contextlib.asynccontextmanager
-async def patient_journal(path: Path) -> AsyncIterator[PatientJournal]:
-    """Open a journal under virtual time and close it."""
-    opened = open_journal(path)
+async def virtual_journal(path: Path) -> AsyncIterator[Journal]:
+    """Open a journal that takes no virtual time, and close it."""
+    opened = Journal(path, worker=LoopWorker())
     try:
-        yield PatientJournal(opened)
+        yield opened
     finally:
-        with _standing_still():
-            await opened.close()
-
-
-async def written(opened: Journal) -> None:
-    """Wait until everything is committed that the journal was given before."""
-    await asyncio.wrap_future(opened._shared.writer.submit(Work(lambda _: "", "a mark")))
-
-
-@contextlib.contextmanager
-def _standing_still() -> Iterator[None]:
-    clock = cast("VirtualTimeLoop", asyncio.get_running_loop())._virtual
-    clock.working_threads += 1
-    try:
-        yield
-    finally:
-        clock.working_threads -= 1
+        await opened.close()
 
 
 def process(what: str, path: Path, *arguments: object) -> subprocess.Popen[str]:

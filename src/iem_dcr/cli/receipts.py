@@ -20,6 +20,7 @@ from iem_dcr.errors import JournalError, ReceiptError, printable, shortened
 from iem_dcr.journal import forget as erase
 from iem_dcr.journal import open_for_reading
 from iem_dcr.journal.schema import SIDE_FILES
+from iem_dcr.journaling import existing
 from iem_dcr.meter_time import rfc3339
 from iem_dcr.ocmf import parse, verify
 from iem_dcr.ocmf.export import Exported, Format, Item, export
@@ -66,15 +67,27 @@ class TimeType(click.ParamType):  # type: ignore[type-arg]  # generic in newer c
             self.fail(f"{printable(value, limit=40)!r}: expected 2026-03-01 or 2026-03-01T12:00+01:00", param, ctx)
 
 
+def _found(ctx: click.Context, param: click.Parameter, path: str | None) -> str | None:
+    """Return the journal that was given, or the first that is where ``journal_path`` auto leads to, and name that."""
+    if path is not None or ctx.resilient_parsing:
+        return path
+    found = existing()
+    if found is None:
+        raise click.MissingParameter("no journal is where journal_path auto leads to", ctx=ctx, param=param)
+    tell(f"Journal: {printable(found, limit=300)}")
+    return str(found)
+
+
 def _journal(command: F) -> F:
     """Add the option that says which journal."""
     option = click.option(
         "--journal",
         "path",
-        required=True,
+        callback=_found,
         type=click.Path(dir_okay=False),
         metavar="F",
-        help="The journal: the file that the setting journal_path names.",
+        help="The journal: the file that the setting journal_path names. Without this option, the first that is where "
+        "journal_path auto leads to; its name is written to standard error.",
     )
     return option(command)
 
@@ -326,6 +339,7 @@ def _entry_json(entry: Entry) -> dict[str, object]:
         "end_wh": exact(entry.end_wh),
         "energy_wh": exact(entry.energy_wh),
         "outcome": entry.outcome.value if entry.outcome else "not checked",
+        "accepted": entry.accepted,
         "findings": entry.findings,
         "found": entry.found,
         "kept": rfc3339(entry.kept),

@@ -147,7 +147,7 @@ class Recalled:
 class ReceiptSink(Protocol):
     """Keeps receipts."""
 
-    async def keep(self, kept: KeptReceipt) -> None:
+    def keep(self, kept: KeptReceipt) -> Awaitable[None]:
         """Keep a receipt; called before it is returned to the station, and for what is found in the meter.
 
         Raises:
@@ -180,7 +180,7 @@ class Journal(Protocol):
     def refused(self, transaction_id: str, *, meter: str, address: str) -> Awaitable[None]:
         """Note an id whose start failed with none of its B possibly acted on, unless an entry stands under it."""
 
-    async def keep(self, kept: KeptReceipt) -> None:
+    def keep(self, kept: KeptReceipt) -> Awaitable[None]:
         """Write a receipt; done when it is committed and will stand after a power cut. Its entry is done with."""
 
     def pin(self, address: str, meter: str) -> Awaitable[None]:

@@ -1,7 +1,11 @@
-"""The file: its tables, its version, and how a connection to it is opened.
+"""What stands in a journal: its tables, their versions, and how a file becomes a connection to them.
 
-WAL, so that reading and writing do not wait for each other; synchronous FULL, so that what was committed stands after a
-power cut; secure_delete, so that what was deleted is overwritten.
+Version 2 is written. Version 1 (iem-dcr 0.1.0) becomes version 2 in one transaction when it is opened for writing; for
+a reader, views make it look like version 2. Head and tables of a file have to agree, so a changed bit in either is
+found, and no file of another program is taken for a journal.
+
+WAL, so that readers and the writer do not wait for each other; synchronous FULL, so that a commit survives a power cut;
+secure_delete, so that deleted bytes are overwritten.
 """
 
 from __future__ import annotations
@@ -9,103 +13,144 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import stat
 import time
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
-from iem_dcr.errors import ConfigError, JournalError, printable
+from iem_dcr.errors import JournalError, printable
 
-VERSION = 1
-"""PRAGMA user_version of a journal this code writes."""
-NO_VERSION = 100_000
-"""A version beyond this is no version but damage."""
-APPLICATION_ID = 0x49454D4A
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+VERSION: Final = 2
+"""PRAGMA user_version of a journal that this code writes."""
+MAX_VERSION: Final = 100_000
+"""A larger number is no version but damage."""
+APPLICATION_ID: Final = 0x49454D4A
 """PRAGMA application_id of a journal: ``IEMJ``."""
-FILE_MODE = 0o600
-"""Receipts hold the ids of persons."""
-BUSY_S = 5.0
+FILE_MODE: Final = 0o600
+"""Receipts hold ids of persons."""
+BUSY_TIMEOUT_S: Final = 5.0
 """How long a connection waits for another one, of this process or another, that is writing."""
-CHECKED_BYTES = 256 * 1024 * 1024
-"""Up to this size a file is checked when it is opened for writing; beyond it the check would take too long."""
-_SWITCH_EVERY_S = 0.05
-SIDE_FILES = ("-wal", "-shm")
-"""Files that SQLite keeps beside the one of the journal while it is in use."""
+MAX_CHECKED_BYTES: Final = 256 * 1024 * 1024
+"""Up to this size a file is checked when it is opened for writing; the check of a larger one would take too long."""
+SIDE_FILES: Final = ("-wal", "-shm")
+"""Files that SQLite keeps beside a journal while it is in use."""
 
-_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CONSTRAINT)
-"""What a corrupt file leads to. No constraint is ever broken by what is written: then an index is not true any more."""
+_SWITCH_RETRY_S = 0.05
 
-_FOREIGN = "{}: this is no journal of receipts; change journal_path"
-_WRITE_AND_READ_VERSIONS = (b"\1\1", b"\2\2")
-_TRACES = (b"OCMF|{", b"CREATE TABLE receipts")
-"""What nobody else's file has in it."""
+# --- tables; what a column of receipts means stands at `iem_dcr.journal.maintenance.Entry` ---
 
-_TABLES = (
-    """
+_RECEIPTS = """
     CREATE TABLE receipts (
         id INTEGER PRIMARY KEY,
-        meter TEXT NOT NULL,            -- serial number: MS of the tuple, or that of the meter that gave it
-        pagination TEXT NOT NULL,       -- PG, or '' where there is none
+        meter TEXT NOT NULL, pagination TEXT NOT NULL,
         digest BLOB NOT NULL,           -- SHA-256 of the tuple; it stays when the tuple is erased
-        address TEXT NOT NULL,          -- of the meter, host:port
-        transaction_id TEXT NOT NULL,   -- the station's, or '' where it is not known
-        reused INTEGER NOT NULL DEFAULT 0,  -- the station has begun another transaction under the same id since
-        identification TEXT NOT NULL,   -- ID of the tuple
-        begin_text TEXT NOT NULL,       -- TM of the reading that begins, as the meter wrote it
-        begin_ms INTEGER,               -- the same, milliseconds since 1970 UTC
-        end_text TEXT NOT NULL,
-        end_ms INTEGER,
-        begin_wh TEXT NOT NULL,         -- exact decimals, '' where there is none
-        end_wh TEXT NOT NULL,
-        energy_wh TEXT NOT NULL,
-        tuple BLOB,                     -- byte for byte; NULL when it was erased
-        public_key TEXT NOT NULL,
-        outcome TEXT NOT NULL,          -- of the check of its signature, '' where there was none
+        address TEXT NOT NULL, transaction_id TEXT NOT NULL,
+        superseded INTEGER NOT NULL DEFAULT 0,  -- a later B under its id was answered 2xx: it answers no stop
+        identification TEXT NOT NULL,
+        begin_text TEXT NOT NULL, begin_ms INTEGER,  -- milliseconds since 1970 UTC
+        end_text TEXT NOT NULL, end_ms INTEGER,
+        begin_wh TEXT NOT NULL, end_wh TEXT NOT NULL, energy_wh TEXT NOT NULL,  -- exact decimals, '' without one
+        tuple BLOB,                     -- NULL when it was erased
+        public_key TEXT NOT NULL, outcome TEXT NOT NULL,
         findings TEXT NOT NULL,         -- JSON
-        found INTEGER NOT NULL,         -- it was only found in the meter, and handed to nobody
-        kept_ms INTEGER NOT NULL,       -- host's time at which it was kept first
+        found INTEGER NOT NULL, kept_ms INTEGER NOT NULL,
         age_ms INTEGER,                 -- the time its age counts from; NULL where none is known
         erased_ms INTEGER,
+        accepted INTEGER NOT NULL DEFAULT 1,
         UNIQUE (meter, pagination, digest)
-    )
-    """,
-    "CREATE INDEX receipts_transaction ON receipts (transaction_id) WHERE transaction_id <> ''",
-    "CREATE INDEX receipts_age ON receipts (age_ms)",
-    "CREATE TABLE state (name TEXT PRIMARY KEY, value INTEGER NOT NULL)",
-)
-
-
-_NOTES = (
-    """
-    CREATE TABLE IF NOT EXISTS begun (
-        id INTEGER PRIMARY KEY,
-        meter TEXT NOT NULL,            -- serial number
-        address TEXT NOT NULL,          -- host:port
-        transaction_id TEXT NOT NULL,   -- the station's
-        identification TEXT NOT NULL,   -- ID that was assigned
-        pagination_before TEXT,         -- PG of the tuple before; NULL where it is not known
-        began_text TEXT NOT NULL,       -- the meter's time, ISO 8601, or ''
-        noted_ms INTEGER NOT NULL       -- host's time
-    )
-    """,
-    """
-    CREATE TABLE IF NOT EXISTS refused (
+    )"""
+_REFUSED = """
+    CREATE TABLE refused (              -- ids whose start failed with none of its B possibly acted on
         id INTEGER PRIMARY KEY,
         meter TEXT NOT NULL,            -- serial number, '' where it was not known
-        address TEXT NOT NULL,          -- host:port
-        transaction_id TEXT NOT NULL,   -- the station's
-        noted_ms INTEGER NOT NULL       -- host's time
-    )
-    """,
+        address TEXT NOT NULL, transaction_id TEXT NOT NULL, noted_ms INTEGER NOT NULL
+    )"""
+_LEDGER = """
+    CREATE TABLE ledger (               -- each B that may have been acted on and has no receipt here, in their order
+        id INTEGER PRIMARY KEY,
+        meter TEXT NOT NULL, address TEXT NOT NULL, transaction_id TEXT NOT NULL, identification TEXT NOT NULL,
+        pagination_before TEXT,         -- PG of the receipt before; NULL where it is not known
+        sent_text TEXT NOT NULL, answered_text TEXT NOT NULL,  -- the meter's time, ISO 8601, or ''
+        state TEXT NOT NULL, noted_us INTEGER NOT NULL,  -- host's time, microseconds since 1970 UTC
+        UNIQUE (meter, transaction_id, noted_us)
+    )"""
+_PINS = "CREATE TABLE pins (address TEXT PRIMARY KEY, meter TEXT NOT NULL, noted_ms INTEGER NOT NULL)"
+_STATE = "CREATE TABLE state (name TEXT PRIMARY KEY, value INTEGER NOT NULL)"
+_INDEXES_OF_1 = (
+    "CREATE INDEX receipts_transaction ON receipts (transaction_id) WHERE transaction_id <> ''",
+    "CREATE INDEX receipts_age ON receipts (age_ms)",
 )
-"""What a process that is started again has to know: whose receipts are still to come, and which ids have none."""
+_INDEXES = (
+    "CREATE INDEX receipts_meter ON receipts (meter)",
+    "CREATE INDEX receipts_address ON receipts (address)",
+)
+_TABLES = (_RECEIPTS, _STATE, _REFUSED, _LEDGER, _PINS)
+
+# --- version 1 ---
+
+_ACCEPTED_OF_1 = """NOT (outcome = 'valid' AND findings LIKE '%"severity": "error"%')"""
+# 0.1.0 took back the note of a B that was refused. So every note stands for a B that may have been acted on, and at a
+# meter all but the latest are over.
+_LEDGER_OF_1 = """
+    SELECT id, meter, address, transaction_id, identification, pagination_before, began_text AS sent_text,
+        '' AS answered_text, noted_ms * 1000 AS noted_us,
+        CASE WHEN id IN (SELECT max(id) FROM main.begun GROUP BY meter) THEN 'uncertain' ELSE 'lost' END AS state
+    FROM main.begun ORDER BY id
+    """
+_VIEWS_OF_1 = (
+    f"CREATE TEMP VIEW receipts AS SELECT *, reused AS superseded, {_ACCEPTED_OF_1} AS accepted FROM main.receipts",  # noqa: S608
+    f"CREATE TEMP VIEW ledger AS {_LEDGER_OF_1}",
+    "CREATE TEMP VIEW pins AS SELECT '' AS address, '' AS meter, 0 AS noted_ms WHERE FALSE",
+)
+_FROM_1_TO_2 = (
+    "ALTER TABLE receipts RENAME COLUMN reused TO superseded",
+    "ALTER TABLE receipts ADD COLUMN accepted INTEGER NOT NULL DEFAULT 1",
+    f"UPDATE receipts SET accepted = 0 WHERE NOT {_ACCEPTED_OF_1}",  # noqa: S608  a condition of ours
+    _LEDGER,
+    f"""INSERT OR REPLACE INTO ledger (id, meter, address, transaction_id, identification, pagination_before, sent_text,
+        answered_text, noted_us, state) {_LEDGER_OF_1}""",
+    "DROP TABLE begun",
+    _PINS,
+    *_INDEXES,
+)
+
+
+@cache
+def _columns_by_version() -> dict[int, dict[str, set[str]]]:
+    """Return the columns that each table has to have, by version."""
+    with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+        for table in _TABLES:
+            connection.execute(table)
+        newest = _columns_of(connection)
+    begun = newest["ledger"] - {"sent_text", "answered_text", "noted_us", "state"} | {"began_text", "noted_ms"}
+    receipts = newest["receipts"] - {"superseded", "accepted"} | {"reused"}
+    oldest = {"receipts": receipts, "state": newest["state"], "refused": newest["refused"], "begun": begun}
+    return {1: oldest, VERSION: newest}
+
+
+def _columns_of(connection: sqlite3.Connection) -> dict[str, set[str]]:
+    columns: dict[str, set[str]] = {}
+    question = "SELECT m.name, c.name FROM sqlite_master AS m LEFT JOIN pragma_table_info(m.name) AS c"
+    for table, column in connection.execute(question):
+        columns.setdefault(table, set()).add(column)
+    return {table: found for table, found in columns.items() if not table.startswith("sqlite_")}
 
 
 class DamagedError(JournalError):
-    """The file is a journal, and it is corrupt."""
+    """The file is a journal, and it is damaged."""
 
 
 class ForeignError(JournalError):
-    """The file is no journal."""
+    """The file is no journal, or one of a newer version."""
+
+
+class NoFolderError(JournalError):
+    """The folder of the file is missing, or this user may not use it."""
 
 
 def resolved(path: str | os.PathLike[str]) -> Path:
@@ -123,207 +168,124 @@ def side_file(path: Path, suffix: str) -> Path:
     return path.with_name(path.name + suffix)
 
 
-def open_for_writing(path: Path) -> sqlite3.Connection:
-    """Open a journal for writing; where there is no file, make one that nobody else may read.
+def version_of(connection: sqlite3.Connection, path: Path) -> int:
+    """Return the version of an open journal; 0 for an empty file.
 
     Raises:
-        DamagedError: it is corrupt.
-        JournalError: it is another file, or of a newer version, or its folder is missing.
-        sqlite3.Error: it cannot be opened now.
+        DamagedError: its head and its tables do not agree.
+        ForeignError: it is another program's, or of a newer version.
+        sqlite3.Error: it cannot be read.
     """
-    _check_place(path)
-    with contextlib.suppress(FileExistsError):
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, FILE_MODE))
-    connection = connect(path)
-    try:
-        _prepare(connection, path)
-    except BaseException as error:
-        connection.close()
-        _judge(error, path)
-        raise
-    return connection
+    ((version,), (application,)) = (
+        connection.execute(f"PRAGMA {number}").fetchone() for number in ("user_version", "application_id")
+    )
+    columns = _columns_of(connection)
+    if not (version or application or columns):
+        return 0
+    known = [
+        number
+        for number, tables in _columns_by_version().items()
+        if all(columns.get(table, set()) >= needed for table, needed in tables.items())
+    ]
+    if application != APPLICATION_ID:
+        if known:
+            raise DamagedError(f"{named(path)}: its head is damaged: it does not say that it is a journal")
+        raise ForeignError(f"{named(path)}: this is another program's database; change journal_path")
+    if VERSION < version <= MAX_VERSION:
+        raise ForeignError(
+            f"{named(path)}: it is of version {version}, and this program knows versions up to {VERSION}; "
+            "install a newer iem-dcr, or change journal_path"
+        )
+    if version not in known:
+        raise DamagedError(f"{named(path)}: its tables are not those of version {version}")
+    return int(version)
+
+
+# --- opening ---
 
 
 def connect(path: Path, mode: str = "rw", *, is_immutable: bool = False) -> sqlite3.Connection:
-    """Open the file as SQLite's, for reading or for writing; never makes one.
+    """Open a file as SQLite's, for reading or for writing; never makes one.
 
     Raises:
         sqlite3.Error: it cannot be opened.
     """
     uri = f"file:{quote(os.fsencode(path))}?mode={mode}" + ("&immutable=1" if is_immutable else "")
-    connection = sqlite3.connect(uri, uri=True, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
-    # A damaged text shall be read all the same, and the others beside it.
+    connection = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+    # A damaged text is read all the same, and so are the others beside it.
     connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
+    connection.execute("PRAGMA trusted_schema=OFF")
     return connection
 
 
-def connect_for_reading(path: Path) -> sqlite3.Connection:
-    """Open the file in the way that leaves nothing behind.
+def open_to_read(path: Path) -> tuple[sqlite3.Connection, int]:
+    """Open a journal in the way that leaves nothing behind; one of version 1 looks like one of version 2.
 
     SQLite keeps files beside it while it is open. A connection that may write takes them away again; one that may not
-    leaves them. On a medium that nobody writes there are none, and none are needed.
+    leaves them. On a read-only medium there are none, and none are needed.
+
+    Returns:
+        The connection, and the version of the file; 0 for an empty one.
 
     Raises:
-        sqlite3.Error: it cannot be read.
+        JournalError: it is damaged, another program's, or of a newer version.
+        sqlite3.Error, UnicodeDecodeError: it cannot be read.
     """
     try:
-        return _reading(path, "rw", is_immutable=False)
+        return _opened_to_read(path, "rw", is_immutable=False)
     except sqlite3.Error:
-        return _reading(path, "ro", is_immutable=not side_file(path, "-wal").exists())
+        return _opened_to_read(path, "ro", is_immutable=not side_file(path, "-wal").exists())
 
 
-def is_damage(error: Exception, path: Path) -> bool:
-    """Tell whether an error says that the file is corrupt.
-
-    The file may be looked at, so no connection to it may be open in this thread: closing it would drop their locks.
-    """
-    code = getattr(error, "sqlite_errorcode", None)
-    if code is None or (code & 0xFF) != sqlite3.SQLITE_READONLY:
-        return isinstance(error, DamagedError) or (code is not None and (code & 0xFF) in _DAMAGED)
-    # A head with a write version that SQLite does not know makes a file read-only.
-    with path.open("rb") as file:
-        return file.read(20)[18:] not in _WRITE_AND_READ_VERSIONS
-
-
-def check_version(connection: sqlite3.Connection, path: Path) -> bool:
-    """Check that an open file is a journal that can be read. Returns False for an empty one.
-
-    Raises:
-        JournalError: it is another program's, or of a newer version.
-        sqlite3.Error: it cannot be read.
-    """
-    version = _number(connection, "PRAGMA user_version")
-    application = _number(connection, "PRAGMA application_id")
-    tables = _number(connection, "SELECT count(*) FROM sqlite_master")
-    if not (version or application or tables):
-        return False
-    if application != APPLICATION_ID or version > NO_VERSION:
-        raise ForeignError(f"{named(path)}: this is another program's database; change journal_path")
-    if version > VERSION:
-        raise JournalError(
-            f"{named(path)}: it is of version {version}, and this program knows versions up to {VERSION}; "
-            "install a newer iem-dcr, or change journal_path"
-        )
-    return True
-
-
-def check_journal(path: str | os.PathLike[str]) -> None:
-    """Check at a program's start that a journal can be written. Makes no file.
-
-    Raises:
-        ConfigError: it cannot be, and why. A corrupt one is no reason: the writer moves it aside.
-    """
-    path = resolved(path)
-    try:
-        _check_place(path)
-        if path.exists():
-            with contextlib.closing(connect(path)) as connection:
-                check_version(connection, path)
-    except JournalError as error:
-        raise ConfigError([f"journal_path: {error}"]) from error
-    except (sqlite3.Error, OSError) as error:
-        if not is_damage(error, path):
-            raise ConfigError([f"journal_path: {named(path)}: it cannot be opened: {said(error)}"]) from error
-        if not _may_be_a_journal(path):
-            raise ConfigError([f"journal_path: {_FOREIGN.format(named(path))}"]) from error
-
-
-def said(error: Exception) -> str:
-    """Return what an error of SQLite's or the host's says, with its name."""
-    name = getattr(error, "sqlite_errorname", None)
-    text = printable(error, limit=200)
-    return f"{text} ({name})" if name else text
-
-
-def _reading(path: Path, mode: str, *, is_immutable: bool) -> sqlite3.Connection:
+def _opened_to_read(path: Path, mode: str, *, is_immutable: bool) -> tuple[sqlite3.Connection, int]:
     connection = connect(path, mode, is_immutable=is_immutable)
     try:
+        version = version_of(connection, path)
+        if version == 1:
+            _run(connection, ("PRAGMA temp_store=MEMORY", *_VIEWS_OF_1))
         connection.execute("PRAGMA query_only=ON")
-        connection.execute("PRAGMA trusted_schema=OFF")
-        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    except sqlite3.Error:
+    except BaseException:
         connection.close()
         raise
-    return connection
+    return connection, version
 
 
-def _check_place(path: Path) -> None:
-    if not path.parent.is_dir():
-        raise JournalError(f"{named(path)}: its folder does not exist; create it, or change journal_path")
-    if path.exists() and not path.is_file():
-        raise JournalError(f"{named(path)}: this is no file; change journal_path")
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise JournalError(f"{named(path)}: this user may not write it; change its rights, or journal_path")
+def prepare(connection: sqlite3.Connection, path: Path, *, is_checked: bool) -> None:
+    """Check a file that was connected for writing, and have it written as a journal is. Changes no table.
 
-
-def _prepare(connection: sqlite3.Connection, path: Path) -> None:
-    """Bring a fresh connection into the state to write with, and an empty file into that of a journal."""
-    connection.execute("PRAGMA trusted_schema=OFF")
-    connection.execute("PRAGMA cell_size_check=ON")
-    is_journal = check_version(connection, path)
-    if is_journal and path.stat().st_size <= CHECKED_BYTES:
-        _check(connection, path)
-    _make_wal(connection)
-    connection.execute("PRAGMA synchronous=FULL")
-    connection.execute("PRAGMA secure_delete=ON")
-    # Also where nothing is to be made: whether it can be written shall come out now, not with the first receipt.
-    _create(connection, path)
-
-
-def _judge(error: BaseException, path: Path) -> None:
-    """Raise what an error at the opening of a file means, where it is about the file.
-
-    Nothing was asked of it yet that a sound file does not know, so SQLITE_ERROR is about its head.
+    Raises:
+        DamagedError, ForeignError, sqlite3.Error: it cannot be used.
     """
-    if isinstance(error, sqlite3.Error):
-        if not is_damage(error, path) and getattr(error, "sqlite_errorcode", None) != sqlite3.SQLITE_ERROR:
-            return
-    elif not isinstance(error, ForeignError):
-        return
-    if _may_be_a_journal(path):
-        raise DamagedError(f"{named(path)}: {said(error)}") from error
-    raise ForeignError(_FOREIGN.format(named(path))) from error
-
-
-def _make_wal(connection: sqlite3.Connection) -> None:
-    """Switch to WAL. Two processes that do so at once with a new file are told to try again; SQLite does not wait."""
-    ends_s = time.monotonic() + BUSY_S
+    connection.execute("PRAGMA cell_size_check=ON")
+    if version_of(connection, path) and not is_checked and path.stat().st_size <= MAX_CHECKED_BYTES:
+        found = connection.execute("PRAGMA quick_check(1)").fetchone()
+        if found is None or found[0] != "ok":
+            raise DamagedError(f"{named(path)}: {printable(found[0] if found else 'no answer to the check')}")
+    ends_s = time.monotonic() + BUSY_TIMEOUT_S
     while True:
         try:
             connection.execute("PRAGMA journal_mode=WAL")
+            break
         except sqlite3.OperationalError as error:
+            # SQLite does not wait where two processes switch a new file at once.
             if (error.sqlite_errorcode & 0xFF) != sqlite3.SQLITE_BUSY or time.monotonic() >= ends_s:
                 raise
-            time.sleep(_SWITCH_EVERY_S)
-        else:
-            return
+        time.sleep(_SWITCH_RETRY_S)
+    _run(connection, ("PRAGMA synchronous=FULL", "PRAGMA secure_delete=ON"))
 
 
-def _check(connection: sqlite3.Connection, path: Path) -> None:
-    found = connection.execute("PRAGMA quick_check(1)").fetchone()
-    if found is None or found[0] != "ok":
-        raise DamagedError(f"{named(path)}: {printable(found[0] if found else 'no answer to the check')}")
-    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    if not tables >= {"receipts", "state"}:
-        raise DamagedError(f"{named(path)}: its tables are missing")
+def bring_up_to_date(connection: sqlite3.Connection, path: Path) -> None:
+    """Make the tables or migrate them in one transaction, unless another process has.
 
-
-def make_notes(connection: sqlite3.Connection) -> None:
-    """Make the tables of what was begun and refused in a journal that has none yet."""
-    for statement in _NOTES:
-        connection.execute(statement)
-
-
-def _create(connection: sqlite3.Connection, path: Path) -> None:
-    """Make the tables, unless another process has."""
+    Raises:
+        sqlite3.Error: that is not possible now; nothing is changed.
+    """
     connection.execute("BEGIN IMMEDIATE")
     try:
-        if not check_version(connection, path):
-            for statement in _TABLES:
-                connection.execute(statement)
-            connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
-            connection.execute(f"PRAGMA user_version={VERSION}")
-        make_notes(connection)
+        version = version_of(connection, path)
+        if version != VERSION:
+            _run(connection, (*_TABLES, *_INDEXES_OF_1, *_INDEXES) if version == 0 else _FROM_1_TO_2)
+            _run(connection, (f"PRAGMA application_id={APPLICATION_ID}", f"PRAGMA user_version={VERSION}"))
         connection.execute("COMMIT")
     except BaseException:
         with contextlib.suppress(sqlite3.Error):
@@ -331,26 +293,34 @@ def _create(connection: sqlite3.Connection, path: Path) -> None:
         raise
 
 
-def _number(connection: sqlite3.Connection, question: str) -> int:
-    return int(connection.execute(question).fetchone()[0])
+def _run(connection: sqlite3.Connection, statements: Iterable[str]) -> None:
+    for statement in statements:
+        connection.execute(statement)
 
 
-def _may_be_a_journal(path: Path) -> bool:
-    """Tell whether a file that is no database any more may have been a journal, and not some other file.
+def check_place(path: Path) -> None:
+    """Check that a file is or can be at a path, and can be written, as far as rights tell.
 
-    It may when it says so at the place of the application id, is all zeros as a power cut leaves it, or has traces of
-    one.
+    Raises:
+        NoFolderError: its folder is missing or forbidden.
+        ForeignError: what is there is no file.
+        JournalError: this user may not write it.
+        OSError: the disk does not tell.
     """
-    with path.open("rb") as file:
-        head = file.read(4096)
-        if head[68:72] == APPLICATION_ID.to_bytes(4, "big") or not head.strip(b"\0"):
-            return True
-        before = head
-        for _ in range(CHECKED_BYTES // 65536):
-            if any(trace in before for trace in _TRACES):
-                return True
-            piece = file.read(65536)
-            if not piece:
-                return False
-            before = before[-32:] + piece
-    return False
+    forbidden = f"{named(path)}: this user may not use its folder; change its rights, or journal_path"
+    try:
+        mode = path.stat().st_mode
+    except PermissionError:
+        raise NoFolderError(forbidden) from None
+    except (FileNotFoundError, NotADirectoryError):
+        if not path.parent.is_dir():
+            raise NoFolderError(
+                f"{named(path)}: its folder does not exist; create it, or change journal_path"
+            ) from None
+        if not os.access(path.parent, os.W_OK | os.X_OK):
+            raise NoFolderError(forbidden) from None
+        return
+    if not stat.S_ISREG(mode):
+        raise ForeignError(f"{named(path)}: this is no file; change journal_path")
+    if not os.access(path, os.W_OK):
+        raise JournalError(f"{named(path)}: this user may not write it; change its rights, or journal_path")

@@ -1,0 +1,397 @@
+"""Looking after a journal while drivers write it: reading, erasing on request, deleting what is old.
+
+* Reading changes nothing. Rows are fetched a few at a time, so that no reader keeps a writer from clearing up.
+* Erasing removes the tuple and whatever names a person; meter, pagination, times and energies stay, and with the digest
+  of the tuple the row keeps it from being stored again. The file is rebuilt then: split pages may hold copies.
+* Age is judged by a clock that cannot leap. It follows the host's by a week per pruning at most, and pruning is daily:
+  a host that believes to be in another year does not delete everything. A receipt that was kept while the host had no
+  time, or one that never came, goes with its neighbours. A host without a set clock deletes nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import sqlite3
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import TYPE_CHECKING, Final
+
+from iem_dcr.errors import JournalError
+from iem_dcr.journal import schema
+from iem_dcr.journal.file import moved_aside, said
+from iem_dcr.journal.records import FIRST_SANE, clean, instant_of, milliseconds
+from iem_dcr.journal.schema import named
+from iem_dcr.ocmf import Outcome
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+_log = logging.getLogger("iem_dcr.journal")
+
+READ_AT_ONCE: Final = 200
+"""Entries in memory at a time."""
+PRUNED_AT_ONCE: Final = 200
+"""Receipts deleted in one transaction, so that nothing else waits long for it."""
+PRUNING_INTERVAL: Final = timedelta(hours=20)
+CLOCK_STEP: Final = timedelta(days=7)
+"""How far the time that decides what is old moves from one pruning to the next, at most."""
+OVERWRITE_TIMEOUT_S: Final = 30.0
+"""How long erasing waits for readers that still see what was erased."""
+
+_OVERWRITE_RETRY_S = 0.1
+_TRUSTED = "trusted_clock_ms"
+_PRUNED = "pruned_ms"
+_COLUMNS = (
+    "id", "meter", "pagination", "digest", "address", "transaction_id", "identification", "begin_text", "begin_ms",
+    "end_text", "end_ms", "begin_wh", "end_wh", "energy_wh", "tuple", "public_key", "outcome", "accepted", "findings",
+    "found", "kept_ms", "erased_ms",
+)  # fmt: skip
+_PLAIN = (
+    "meter", "address", "pagination", "transaction_id", "identification", "begin_text", "end_text", "public_key",
+)  # fmt: skip
+_SELECT = f"SELECT {', '.join(_COLUMNS)} FROM receipts"  # noqa: S608  columns of ours
+
+
+# --- reading ---
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One receipt in the journal.
+
+    Attributes:
+        id: number of the entry in its file; a later one is larger.
+        meter: serial number of the meter.
+        address: of the meter, ``host:port``.
+        pagination: PG, or "".
+        transaction_id: the station's, or "" where it is not known or was erased.
+        identification: ID of the tuple, or "" where it has none or it was erased.
+        begin_text: TM of the reading that begins, as the meter wrote it; "" without one.
+        begin: the same as an instant in UTC, or None.
+        end_text: TM of the reading that ends.
+        end: the same as an instant in UTC, or None.
+        begin_wh: import register at the beginning, Wh, exactly; None where the tuple has none.
+        end_wh: the same at the end.
+        energy_wh: imported energy, Wh, exactly.
+        text: the tuple byte for byte, or "" where it was erased.
+        public_key: hex of the meter's DER key, or "".
+        outcome: of the check of its signature, or None where it was not checked.
+        accepted: False where its signature is valid and the transparency software refuses it all the same.
+        findings: what was found beside the signature when it was kept: objects of code, severity, reading, field, text.
+        found: it was only found in the meter, and delivered to no one.
+        kept: host's time at which it was kept first.
+        erased: host's time at which it was erased on request, or None.
+        is_whole: the tuple is the one that was kept; False where the file was damaged, or it was erased.
+    """
+
+    id: int
+    meter: str
+    address: str
+    pagination: str
+    transaction_id: str
+    identification: str
+    begin_text: str
+    begin: datetime | None
+    end_text: str
+    end: datetime | None
+    begin_wh: Decimal | None
+    end_wh: Decimal | None
+    energy_wh: Decimal | None
+    text: str
+    public_key: str
+    outcome: Outcome | None
+    accepted: bool
+    findings: tuple[Mapping[str, object], ...]
+    found: bool
+    kept: datetime
+    erased: datetime | None
+    is_whole: bool
+
+
+_OUTCOMES = {outcome.value: outcome for outcome in Outcome}
+
+
+def _entry_of(row: tuple[object, ...]) -> Entry:
+    """Make an entry of a row of `_SELECT`; what was damaged reads as nothing."""
+    values = dict(zip(_COLUMNS, row, strict=True))
+    texts = {column: value if isinstance(value, str) else "" for column, value in values.items()}
+    raw = values["tuple"]
+    raw = raw.encode("utf-8", "surrogatepass") if isinstance(raw, str) else raw
+    raw = raw if isinstance(raw, bytes) else b""
+    number = values["id"]
+    return Entry(
+        id=number if isinstance(number, int) else 0,
+        **{column: texts[column] for column in _PLAIN},
+        begin=instant_of(values["begin_ms"]),
+        end=instant_of(values["end_ms"]),
+        begin_wh=_decimal(texts["begin_wh"]),
+        end_wh=_decimal(texts["end_wh"]),
+        energy_wh=_decimal(texts["energy_wh"]),
+        text=raw.decode("utf-8", "replace"),
+        outcome=_OUTCOMES.get(texts["outcome"]),
+        accepted=bool(values["accepted"]),
+        findings=_findings(texts["findings"]),
+        found=bool(values["found"]),
+        kept=instant_of(values["kept_ms"]) or datetime.fromtimestamp(0, UTC),
+        erased=instant_of(values["erased_ms"]),
+        is_whole=bool(raw) and hashlib.sha256(raw).digest() == values["digest"],
+    )
+
+
+class JournalReader:
+    """A journal open for reading. Made by `open_for_reading`.
+
+    Attributes:
+        path: of the file.
+    """
+
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        self.path = path
+        self._connection = connection
+
+    def entries(
+        self,
+        begin: datetime | None = None,
+        end: datetime | None = None,
+        *,
+        transaction_id: str | None = None,
+        meter: str | None = None,
+    ) -> Iterator[Entry]:
+        """Yield entries in the order they were kept in, a few at a time from the file.
+
+        Args:
+            begin: from which on, aware; what counts is when the transaction ended, or where the tuple does not say so,
+                when it was kept.
+            end: before which.
+            transaction_id: only those of this transaction.
+            meter: only those of the meter with this serial number.
+
+        Raises:
+            JournalError: the file cannot be read.
+        """
+        conditions: dict[str, object] = {
+            "coalesce(end_ms, kept_ms) >= ?": None if begin is None else milliseconds(begin),
+            "coalesce(end_ms, kept_ms) < ?": None if end is None else milliseconds(end),
+            "transaction_id = ?": None if transaction_id is None else clean(transaction_id),
+            "meter = ?": None if meter is None else clean(meter),
+        }
+        given = {condition: value for condition, value in conditions.items() if value is not None}
+        question = f"{_SELECT} WHERE {' AND '.join(['id > ?', *given])} ORDER BY id LIMIT {READ_AT_ONCE}"
+        last = 0
+        while found := self._rows(question, (last, *given.values())):
+            yield from found
+            last = found[-1].id
+
+    def latest(self, meter: str, count: int) -> list[Entry]:
+        """Return the entries of the meter with this serial number that were kept last, the newest first.
+
+        Raises:
+            JournalError: the file cannot be read.
+        """
+        return self._rows(f"{_SELECT} WHERE meter = ? ORDER BY id DESC LIMIT ?", (clean(meter), count))
+
+    def entry(self, number: int) -> Entry | None:
+        """Return the entry with this number, or None where there is none.
+
+        Raises:
+            JournalError: the file cannot be read.
+        """
+        return next(iter(self._rows(f"{_SELECT} WHERE id = ?", (number,))), None)
+
+    def _rows(self, question: str, values: tuple[object, ...]) -> list[Entry]:
+        try:
+            return [_entry_of(row) for row in self._connection.execute(question, values)]
+        except (sqlite3.Error, UnicodeDecodeError) as error:
+            raise _unreadable(self.path, error) from error
+
+
+@contextlib.contextmanager
+def open_for_reading(path: str | os.PathLike[str]) -> Iterator[JournalReader]:
+    """Open a journal for reading, also while drivers write it.
+
+    Raises:
+        JournalError: there is none, nothing was ever kept in it, it cannot be read, or it is of a newer version.
+    """
+    found = schema.resolved(path)
+    if not found.is_file():
+        raise JournalError(f"{named(found)}: there is no such file")
+    try:
+        connection, version = schema.open_to_read(found)
+    except (sqlite3.Error, OSError, UnicodeDecodeError) as error:
+        raise _unreadable(found, error) from error
+    with contextlib.closing(connection):
+        if not version:
+            raise JournalError(f"{named(found)}: the file is empty: nothing was ever kept in it")
+        yield JournalReader(found, connection)
+
+
+def _unreadable(path: Path, error: Exception) -> JournalError:
+    return JournalError(f"{named(path)} cannot be read: {said(error)}; is it a journal, and may this user read it?")
+
+
+def _findings(text: str) -> tuple[Mapping[str, object], ...]:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return ()
+    return tuple(one for one in found if isinstance(one, dict)) if isinstance(found, list) else ()
+
+
+def _decimal(text: str) -> Decimal | None:
+    try:
+        return Decimal(text) if text else None
+    except ArithmeticError:
+        return None
+
+
+# --- erasing ---
+
+
+@dataclass(frozen=True, slots=True)
+class Erased:
+    """What was erased.
+
+    Attributes:
+        entries: the entries as they are now.
+        is_overwritten: its bytes are gone from the file and from those beside it. False while something reads the file
+            without end: erase again later.
+        elsewhere: damaged journals that were moved aside, in which it may still stand.
+    """
+
+    entries: tuple[Entry, ...]
+    is_overwritten: bool
+    elsewhere: tuple[Path, ...]
+
+
+def forget(
+    path: str | os.PathLike[str],
+    *,
+    identification: str = "",
+    transaction_id: str = "",
+    overwrite_timeout_s: float = OVERWRITE_TIMEOUT_S,
+) -> Erased:
+    """Erase the receipts of a person's id, or of a transaction. This destroys evidence, and nothing restores it.
+
+    Drivers may write meanwhile; they wait. The rebuilt file takes free space of its own size for a moment.
+
+    Args:
+        path: of the journal.
+        identification: ID of the tuples, exactly as signed; "" for none.
+        transaction_id: the station's id; "" for none.
+        overwrite_timeout_s: how long to wait for readers of the file.
+
+    Raises:
+        JournalError: there is no such journal, or it cannot be written; where entries were erased already and could
+            not be overwritten yet, the message says so.
+    """
+    found = schema.resolved(path)
+    if not found.is_file():
+        raise JournalError(f"{named(found)}: there is no such file")
+    which = {"transaction": clean(transaction_id), "person": clean(identification)}
+    try:
+        with contextlib.closing(schema.connect(found)) as connection:
+            connection.execute("PRAGMA synchronous=FULL")
+            connection.execute("PRAGMA secure_delete=ON")
+            version = schema.version_of(connection, found)
+            entries = _erase(connection, which, version) if version else ()
+            # Also where nothing is left to erase: an earlier call may have been cut short between the two.
+            is_overwritten = not version or _overwrite(connection, overwrite_timeout_s)
+            return Erased(entries, is_overwritten, moved_aside(found))
+    except (sqlite3.Error, OSError, UnicodeDecodeError) as error:
+        raise JournalError(f"{named(found)}: erasing was not completed: {said(error)}. Do it again") from error
+
+
+def _erase(connection: sqlite3.Connection, which: dict[str, str], version: int) -> tuple[Entry, ...]:
+    # A file of version 1 stays what it is: the process that writes it may still be of that version.
+    ledger, select = ("begun", _SELECT.replace("accepted", "1")) if version == 1 else ("ledger", _SELECT)
+    of_id = ":transaction <> '' AND transaction_id = :transaction"
+    of_both = f"(({of_id}) OR (:person <> '' AND identification = :person))"
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute(f"DELETE FROM {ledger} WHERE {of_both}", which)  # noqa: S608  conditions of ours, as below
+    connection.execute(f"DELETE FROM refused WHERE {of_id}", which)  # noqa: S608
+    question = f"SELECT id FROM receipts WHERE erased_ms IS NULL AND {of_both}"  # noqa: S608
+    numbers = connection.execute(question, which).fetchall()
+    connection.executemany(
+        "UPDATE receipts SET tuple = NULL, identification = '', transaction_id = '', findings = '[]', erased_ms = ?"
+        " WHERE id = ?",
+        [(milliseconds(datetime.now(UTC)), number) for (number,) in numbers],
+    )
+    entries = tuple(_entry_of(connection.execute(f"{select} WHERE id = ?", number).fetchone()) for number in numbers)
+    connection.execute("COMMIT")
+    return entries
+
+
+def _overwrite(connection: sqlite3.Connection, timeout_s: float) -> bool:
+    """Rebuild the file from what is left, and empty the -wal. Returns False while something reads what was there."""
+    connection.execute("VACUUM")
+    connection.execute("PRAGMA busy_timeout=0")
+    ends_s = time.monotonic() + timeout_s
+    while True:
+        (is_busy, *_) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if not is_busy:
+            return True
+        if time.monotonic() >= ends_s:
+            return False
+        time.sleep(_OVERWRITE_RETRY_S)
+
+
+# --- deleting what is old ---
+
+
+def prune(connection: sqlite3.Connection, path: Path, keep_days: int, now: datetime) -> bool:
+    """Delete some of what is older than so many days, if that was not done today. 0 days delete nothing.
+
+    Returns:
+        Whether there is more: few are deleted at once, so that other work can be done in between.
+
+    Raises:
+        sqlite3.Error: the file could not be read or written.
+    """
+    state = dict(connection.execute("SELECT name, value FROM state").fetchall())
+    pruned = instant_of(state.get(_PRUNED))
+    if now < FIRST_SANE or (pruned is not None and timedelta() <= now - pruned < PRUNING_INTERVAL):
+        return False
+    (newest_ms,) = connection.execute("SELECT max(age_ms) FROM receipts").fetchone()
+    known = instant_of(state.get(_TRUSTED)) or instant_of(newest_ms) or now
+    clock = min(now, known + CLOCK_STEP)
+    if keep_days and _delete(connection, path, clock, keep_days):
+        return True
+    if keep_days and clock < now:
+        _log.warning(
+            "%s: the host's clock is far ahead of the last receipt: what is old is deleted little by little",
+            named(path),
+        )
+    connection.executemany(
+        "INSERT OR REPLACE INTO state (name, value) VALUES (?, ?)",
+        [(_TRUSTED, milliseconds(clock)), (_PRUNED, milliseconds(now))],
+    )
+    return False
+
+
+def _delete(connection: sqlite3.Connection, path: Path, clock: datetime, keep_days: int) -> bool:
+    """Delete some of what is old by a clock. Returns whether there may be more."""
+    values = {
+        "cutoff": milliseconds(clock - timedelta(days=keep_days)),
+        "clock": milliseconds(clock),
+        "first": milliseconds(FIRST_SANE),
+        "count": PRUNED_AT_ONCE,
+    }
+    # What was noted before the host had its time is not old for that; the ids after it push it out.
+    connection.execute("DELETE FROM ledger WHERE noted_us >= :first * 1000 AND noted_us < :cutoff * 1000", values)
+    connection.execute("DELETE FROM refused WHERE noted_ms >= :first AND noted_ms < :cutoff", values)
+    deleted = connection.execute(
+        "DELETE FROM receipts WHERE id IN (SELECT id FROM receipts"
+        " WHERE id <= (SELECT max(id) FROM receipts WHERE age_ms < :cutoff) AND erased_ms IS NULL"
+        " AND (age_ms < :cutoff OR age_ms IS NULL OR age_ms > :clock) ORDER BY id LIMIT :count)",
+        values,
+    ).rowcount
+    if deleted:
+        _log.info("%s: %d receipts older than %d days were deleted", named(path), deleted, keep_days)
+    return deleted == PRUNED_AT_ONCE

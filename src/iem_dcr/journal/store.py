@@ -1,0 +1,402 @@
+"""The journal as drivers have it: what is given is written, and what is asked is answered, in the order of the calls.
+
+All users of one file in a process share one `Journal`. It has one unit of work done at a time: the commit of all that
+waits, one question, a piece of a pruning, or the end. A `Worker` does them, a thread or what a simulation brings. So no
+disk blocks a loop, and a question sees what was given before it.
+
+What an error means is told in `iem_dcr.journal.file`. What could not be written for the file's sake waits in memory and
+is tried again every `RETRY_S`; questions do not wait for that. The first failure is logged with what a kill would lose,
+its repeats at debug level. What waits is bounded: a refused start gives way to a note, and a note to a receipt.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import threading
+from collections import deque
+from concurrent.futures import Future
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from iem_dcr.driver.ports import Recalled
+from iem_dcr.errors import JournalError, printable
+from iem_dcr.journal import records
+from iem_dcr.journal.file import JournalFile, reason
+from iem_dcr.journal.maintenance import prune
+from iem_dcr.journal.schema import NoFolderError, named
+from iem_dcr.journal.work import Answer, Rank, ThreadWorker, Work
+
+if TYPE_CHECKING:
+    import os
+    import sqlite3
+    from collections.abc import Awaitable, Callable
+
+    from iem_dcr.driver.ports import FiledReceipt, KeptReceipt, NotedEntry
+    from iem_dcr.journal.work import Unit, Worker
+
+T = TypeVar("T")
+
+_log = logging.getLogger("iem_dcr.journal")
+
+CLOSE_TIMEOUT_S: Final = 2.0
+RETRY_S: Final = 3.0
+FIRST_PRUNING_S: Final = 3600.0
+PRUNING_S: Final = 6 * 3600.0
+"""How often a process looks whether a pruning is due."""
+MAX_BATCH: Final = 500
+MAX_WAITING: Final = 10_000
+MAX_WAITING_BYTES: Final = 64 * 1024 * 1024
+"""Receipts that may wait in memory while the file cannot be written; one beyond that is lost, loudly."""
+MAX_QUESTIONS: Final = 256
+"""More questions than this mean a disk that does not answer."""
+MAX_NAMED: Final = 20
+"""Receipts that a message names."""
+
+
+class Journal:
+    """A journal for any number of drivers on any number of loops: an `iem_dcr.driver.ports.Journal`.
+
+    Its methods neither wait nor raise. Errors come out of what they return, which need not be awaited: a `JournalError`
+    means that a question has to be asked again, or that something is not written yet. It stays queued then, unless the
+    message says otherwise. `open_journal` shares a journal; one that is made here is shared with nothing.
+
+    Args:
+        path: of the file; its folder has to exist.
+        keep_days: after which a receipt is deleted; 0 keeps for ever.
+        worker: does the units of work; None has a thread do them.
+        wall: the host's clock; aware datetimes.
+
+    Attributes:
+        path: of the file.
+        keep_days: may be changed.
+        users: the last of so many that closes the journal ends it.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        keep_days: int = 365,
+        *,
+        worker: Worker | None = None,
+        wall: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self.path = Path(path).absolute()
+        self.keep_days = keep_days
+        self.users = 1
+        self._wall = wall
+        self._worker = worker or ThreadWorker()
+        self._file = JournalFile(self.path, wall, self._worker.time)
+        self._lock = threading.RLock()
+        self._queue: deque[Work] = deque()
+        self._batch: list[Work] = []
+        self._waiting_bytes = 0
+        self._problem = ""
+        self._retry_at_s = -math.inf
+        self._prune_at_s = self._worker.time() + FIRST_PRUNING_S
+        self._is_opened = self._is_full = self._is_closing = self._is_over = self._is_working = False
+        self._submitted: Unit | None = None
+        self._submitted_for: tuple[object, float] | None = None
+        self._ended: Future[None] = Future()
+        self._ended.set_running_or_notify_cancel()
+        with self._lock:
+            self._submit()
+
+    @property
+    def unwritten(self) -> int:
+        """How much waits to be written; a kill loses it."""
+        return len(self._unwritten())
+
+    def recall(self, *, meter: str, address: str) -> Awaitable[Recalled]:
+        """Return what is known of a meter or of its address. A file that is absent, foreign or moved aside is empty."""
+        return self._ask(partial(records.recall, meter=meter, address=address), Recalled())
+
+    def receipt_of(self, transaction_id: str, *, meter: str, address: str) -> Awaitable[FiledReceipt | None]:
+        """Return the receipt that answers a stop for an id, however old, or None."""
+        question = partial(records.receipt_of, transaction_id=transaction_id, meter=meter, address=address)
+        return self._ask(question, None)
+
+    def note(self, entry: NotedEntry) -> Awaitable[None]:
+        """Write an entry of the ledger, or a later state of it."""
+        what = f"the entry of transaction {printable(entry.transaction_id)}"
+        return self._write(Work(Rank.NOTE, partial(records.note_entry, entry=entry), what))
+
+    def withdraw(self, entry: NotedEntry) -> Awaitable[None]:
+        """Take back the entry of a B that was refused. What was noted before under its id counts again."""
+        what = f"the withdrawal of an entry of transaction {printable(entry.transaction_id)}"
+        return self._write(Work(Rank.NOTE, partial(records.withdraw_entry, entry=entry), what))
+
+    def refused(self, transaction_id: str, *, meter: str, address: str) -> Awaitable[None]:
+        """Note an id whose start failed with none of its B possibly acted on, unless an entry stands under it."""
+        note = partial(records.note_refused, transaction_id=transaction_id, meter=meter, address=address)
+        what = f"the refused transaction {printable(transaction_id)}"
+        return self._write(Work(Rank.REFUSED, partial(note, now=self._wall()), what))
+
+    def keep(self, kept: KeptReceipt) -> Awaitable[None]:
+        """Write a receipt; done when it is committed and will stand after a power cut. Its entry is done with."""
+        receipt = kept.receipt
+        whose = receipt.meter_serial or kept.meter or kept.address
+        work = Work(
+            Rank.RECEIPT,
+            partial(records.keep_receipt, kept=kept, now=self._wall()),
+            printable(f"receipt {receipt.pagination or 'without PG'} of meter {whose}"),
+            key=(receipt.text, kept.transaction_id, kept.outcome, kept.found, kept.superseded),
+            size_bytes=len(receipt.text),
+        )
+        return self._write(work)
+
+    def pin(self, address: str, meter: str) -> Awaitable[None]:
+        """Write the serial that is accepted at an address; "" for none."""
+        pin = partial(records.note_pin, address=address, meter=meter, now=self._wall())
+        return self._write(Work(Rank.NOTE, pin, f"the serial pinned for {printable(address)}"))
+
+    async def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
+        """Have what waits written, for so many seconds at most; the last user's call ends the journal.
+
+        What is not written then is named in the log.
+        """
+        ended = _let_go(self)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await (self._ask(lambda _: None, None) if ended is None else asyncio.wrap_future(ended))
+        except TimeoutError:
+            _log.error("%s does not answer: %s may be lost; check its disk", named(self.path), self._at_risk())
+        except JournalError:
+            pass  # it was logged when it came up
+
+    def end(self) -> Future[None]:
+        """Have what waits written once more and the file closed. Returns a future that is done then."""
+        with self._lock:
+            self._is_closing = True
+            self._submit()
+        return self._ended
+
+    def abandon(self) -> int:
+        """End as a kill does, between two units of work of a simulation. Returns how much was not written."""
+        with self._lock:
+            self._is_closing = self._is_over = True
+        self._end_file()
+        return self.unwritten
+
+    # --- the queue ---
+
+    def _ask(self, ask: Callable[[sqlite3.Connection], T], otherwise: T) -> Awaitable[T]:
+        work = Work(Rank.QUESTION, ask, otherwise=otherwise)
+        with self._lock:
+            is_answering = sum(each.rank is Rank.QUESTION for each in self._queue) < MAX_QUESTIONS
+            if self._is_closing or not is_answering:
+                why = "is closed" if self._is_closing else "does not answer; check its disk"
+                work.settle(f"{named(self.path)} {why}")
+            else:
+                self._queue.append(work)
+                self._submit()
+        return Answer(work.done)
+
+    def _write(self, work: Work) -> Awaitable[None]:
+        work.done.set_running_or_notify_cancel()  # cancelling it changes nothing
+        with self._lock:
+            # What is given again and again while writing fails need not wait twice.
+            known = (each for each in self._queue if work.key is not None and each.key == work.key)
+            if self._problem and (same := next(known, None)) is not None:
+                return Answer(same.done)
+            if self._is_closing or not self._has_room(work):
+                why = "it is closed" if self._is_closing else self._problem or "too much waits to be written"
+                work.settle(f"{named(self.path)}: {why}: {work.what} is NOT kept")
+                level = logging.DEBUG if self._is_full or self._is_closing else logging.ERROR
+                _log.log(level, "%s: %s: %s, and what follows, is NOT kept", named(self.path), why, work.what)
+                self._is_full = True
+                return Answer(work.done)
+            self._queue.append(work)
+            self._waiting_bytes += work.size_bytes
+            if self._problem:
+                work.settle(self._waits())
+            self._submit()
+        return Answer(work.done)
+
+    def _has_room(self, work: Work) -> bool:
+        """Make room for a write if it is worth more than what waits."""
+        if self._waiting_bytes + work.size_bytes > MAX_WAITING_BYTES:
+            return False
+        if len(self._batch) + len(self._queue) < MAX_WAITING:
+            return True
+        least = min(self._queue, key=lambda each: each.rank, default=work)
+        if least.rank < work.rank:
+            self._queue.remove(least)
+            least.settle(f"{named(self.path)}: {least.what} is NOT kept: what is worth more needs its room")
+        return least.rank < work.rank
+
+    def _unwritten(self) -> list[Work]:
+        with self._lock:
+            return [*self._batch, *(work for work in self._queue if work.rank is not Rank.QUESTION)]
+
+    def _next(self) -> tuple[Callable[[Exception | None], None], float]:
+        """Return what is to be done next, and from when on."""
+        asks = self._problem and any(work.rank is Rank.QUESTION for work in self._queue)
+        if asks or (self._queue and self._queue[0].rank is Rank.QUESTION):
+            return self._answer, -math.inf
+        if self._is_closing and all(work.rank is not Rank.QUESTION for work in self._queue):
+            return self._finish, -math.inf
+        if self._queue or self._problem or not self._is_opened:
+            return self._write_batch, self._retry_at_s if self._problem else -math.inf
+        return self._prune, self._prune_at_s
+
+    def _submit(self) -> None:
+        """Have the next unit of work done, unless it is under way. Called with the lock."""
+        if self._is_working or self._is_over:
+            return
+        wanted = self._next()
+        if self._submitted is None or self._submitted_for != wanted:
+            work, due_s = wanted
+
+            def unit(failure: Exception | None) -> None:
+                self._do(unit, work, failure)
+
+            self._submitted, self._submitted_for = unit, wanted
+            after_s = max(0.0, due_s - self._worker.time())
+            self._worker.submit(unit, after_s, writes=work != self._answer)
+
+    # --- units of work ---
+
+    def _do(self, unit: Unit, work: Callable[[Exception | None], None], failure: Exception | None) -> None:
+        with self._lock:
+            if unit is not self._submitted or self._is_over:
+                return
+            self._submitted, self._is_working = None, True
+        try:
+            work(failure)
+        except Exception:  # noqa: BLE001  the worker has to go on
+            _log.exception("%s: a unit of work failed", named(self.path))
+        with self._lock:
+            self._is_working = False
+            self._submit()
+
+    def _write_batch(self, failure: Exception | None) -> None:
+        with self._lock:
+            self._is_opened = True
+            while self._queue and self._queue[0].rank is not Rank.QUESTION and len(self._batch) < MAX_BATCH:
+                self._batch.append(self._queue.popleft())
+        try:
+            results = self._file.commit([work.do for work in self._batch], failure)
+        except Exception as error:  # noqa: BLE001  whatever it is, what waits stays
+            self._fail(error)
+            return
+        with self._lock:
+            batch, self._batch = self._batch, []
+            self._waiting_bytes -= sum(work.size_bytes for work in batch)
+            problem, self._problem, self._is_full = self._problem, "", False
+        if problem:
+            _log.info("%s works again: %d of what waited are written", named(self.path), len(batch))
+        for work, result in zip(batch, results, strict=False):
+            if isinstance(result, Exception):
+                _log.error("%s: %s is not kept", named(self.path), work.what, exc_info=result)
+                work.settle(f"{named(self.path)}: {work.what} is not kept: {type(result).__name__}")
+            elif result:
+                _log.error("%s: %s", named(self.path), printable(result, limit=400))
+            work.settle()
+
+    def _fail(self, error: Exception) -> None:
+        why = reason(error, self.path)
+        with self._lock:
+            self._queue.extendleft(reversed(self._batch))
+            self._batch = []
+            is_new, self._problem = self._problem != why, why
+            self._retry_at_s = self._worker.time() + RETRY_S
+            waiting, problem = self._unwritten(), self._waits()
+        level = logging.WARNING if isinstance(error, NoFolderError) else logging.ERROR
+        _log.log(level if is_new else logging.DEBUG, "%s; a kill now loses %s", problem, self._at_risk())
+        for work in waiting:
+            work.settle(problem)
+
+    def _answer(self, failure: Exception | None) -> None:
+        with self._lock:
+            work = next(work for work in self._queue if work.rank is Rank.QUESTION)
+            self._queue.remove(work)
+        if work.done.set_running_or_notify_cancel():
+            try:
+                work.done.set_result(self._file.ask(work.do, work.otherwise, failure))
+            except Exception as error:  # noqa: BLE001  it is raised to who asked
+                work.done.set_exception(error)
+
+    def _prune(self, failure: Exception | None) -> None:
+        try:
+            if prune(self._file.opened(failure), self.path, self.keep_days, self._wall()):
+                return
+        except Exception as error:  # noqa: BLE001  another day will do
+            self._file.close()
+            _log.warning("%s: old receipts were not deleted: %s", named(self.path), reason(error, self.path))
+        self._prune_at_s = self._worker.time() + PRUNING_S
+
+    def _finish(self, failure: Exception | None) -> None:
+        self._problem = ""
+        while self._queue and not self._problem:
+            self._write_batch(failure)
+        if self._queue:
+            _log.error("%s: not written when the process ended: %s", named(self.path), self._at_risk())
+        self._is_over = True
+        self._end_file()
+
+    def _end_file(self) -> None:
+        self._file.close()
+        self._worker.stop()
+        if not self._ended.done():
+            self._ended.set_result(None)
+
+    # --- messages ---
+
+    def _waits(self) -> str:
+        return f"{named(self.path)}: {self._problem}. What is given waits in memory and is tried every {RETRY_S:g} s"
+
+    def _at_risk(self) -> str:
+        """Name what waits to be written."""
+        waiting = self._unwritten()
+        receipts = [work.what for work in waiting if work.rank is Rank.RECEIPT]
+        parts = receipts[:MAX_NAMED]
+        if len(receipts) > MAX_NAMED:
+            parts.append(f"{len(receipts) - MAX_NAMED} more receipts")
+        if notes := len(waiting) - len(receipts):
+            parts.append(f"{notes} note{'s' if notes > 1 else ''} on transactions")
+        return ", ".join(parts) or "nothing"
+
+
+def open_journal(path: str | os.PathLike[str], keep_days: int = 365) -> Journal:
+    """Open a journal for the drivers of this process; the file is opened, and made, in the background.
+
+    Never fails for anything that is wrong with the file: that is logged, and what is given waits in memory until it can
+    be written. A program that would rather not start calls `iem_dcr.journal.check_journal` first.
+
+    Args:
+        path: of the file; its folder has to exist.
+        keep_days: after which a receipt is deleted; 0 keeps for ever. Where one file is opened with different ones,
+            the longest holds.
+    """
+    found = Path(path).absolute()
+    with _lock:
+        journal = _shared.get(found)
+        if journal is None:
+            _log.info("receipts are kept in %s", named(found))
+            journal = _shared[found] = Journal(found, keep_days)
+            return journal
+        journal.users += 1
+        if journal.keep_days != keep_days:
+            journal.keep_days = 0 if 0 in (journal.keep_days, keep_days) else max(journal.keep_days, keep_days)
+            _log.warning("%s is opened with different journal_keep_days: %d holds", named(found), journal.keep_days)
+        return journal
+
+
+_lock = threading.Lock()
+_shared: dict[Path, Journal] = {}
+"""By the path under which they were opened."""
+
+
+def _let_go(journal: Journal) -> Future[None] | None:
+    """Have one user less. Returns, for the last one, a future that is done when the journal has ended."""
+    with _lock:
+        journal.users -= 1
+        if journal.users > 0:
+            return None
+        if _shared.get(journal.path) is journal:
+            del _shared[journal.path]
+    return journal.end()

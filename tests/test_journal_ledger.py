@@ -1,0 +1,294 @@
+"""What a journal keeps of the ledger for the next process: entries without a receipt, refused ids, receipts, pins."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from iem_dcr.driver.ports import FiledReceipt, Recalled
+from iem_dcr.journal import Journal, forget
+from tests.support.journals import ADDRESS, METER, NOW, StepWorker, entry, kept, result, tuple_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from iem_dcr.driver.ports import NotedEntry
+
+SECOND = timedelta(seconds=1)
+
+
+class Desk:
+    """A journal on a file, and what it answers."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.worker = StepWorker()
+        self.journal = Journal(path, worker=self.worker, wall=lambda: NOW)
+
+    def recall(self, meter: str = METER, address: str = ADDRESS) -> Recalled:
+        answer = self.journal.recall(meter=meter, address=address)
+        self.worker.run()
+        return result(answer)
+
+    def standing(self) -> list[tuple[str, str]]:
+        return [(one.transaction_id, one.state) for one in self.recall().entries]
+
+    def receipt_of(self, transaction_id: str) -> str | None:
+        answer = self.journal.receipt_of(transaction_id, meter=METER, address=ADDRESS)
+        self.worker.run()
+        found = result(answer)
+        return None if found is None else found.text
+
+    def refuse(self, transaction_id: str, meter: str = METER, address: str = ADDRESS) -> None:
+        self.journal.refused(transaction_id, meter=meter, address=address)
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    made = Desk(tmp_path / "receipts.db")
+    yield made
+    made.journal.abandon()
+
+
+def note(desk: Desk, *entries: NotedEntry) -> None:
+    for one in entries:
+        desk.journal.note(one)
+
+
+def test_a_new_journal_knows_nothing(desk: Desk) -> None:
+    assert desk.recall() == Recalled()
+
+
+def test_entries_come_back_as_they_were_noted_in_the_order_of_their_b(desk: Desk) -> None:
+    meters_zone = timezone(timedelta(hours=1))
+    first = entry("T-1", PG_before=None, sent=datetime(2026, 3, 1, 12, 0, 0, 123456, meters_zone), noted=NOW)
+    second = entry("T-2", "open", PG_before="", noted=NOW + SECOND)
+    third = entry("T-1", ID="\ud800", noted=NOW + 2 * SECOND + timedelta(microseconds=1))
+    elsewhere = entry("T-4", meter="another", address="192.0.2.9:80")
+    exchanged = entry("T-5", meter="another")
+    note(desk, first, second, third, elsewhere, exchanged)
+    later = replace(first, state="lost", answered=datetime(2026, 3, 1, 12, 0, 1, tzinfo=meters_zone))
+    note(desk, later)
+    assert desk.recall().entries == (later, second, replace(third, ID="\\ud800"), exchanged)
+    assert desk.recall(address="").entries == (later, second, replace(third, ID="\\ud800"))
+    assert desk.recall().entries[0].sent == first.sent
+
+
+def test_a_receipt_settles_the_entries_of_its_id(desk: Desk) -> None:
+    note(desk, entry("T-1", "lost"), entry("T-2", "open"), entry("T-1", "open"), entry("T-1", meter="another"))
+    desk.journal.keep(kept(1))
+    assert len(desk.standing()) == 4
+    desk.journal.keep(kept(2, "T-1"))
+    assert desk.standing() == [("T-2", "open"), ("T-1", "uncertain")]
+
+
+def test_a_superseded_receipt_settles_the_older_entries_only_and_answers_no_stop(desk: Desk) -> None:
+    note(desk, entry("T-1", "lost"), entry("T-1", "lost"), entry("T-1", "open"))
+    desk.journal.keep(kept(1, "T-1", superseded=True))
+    assert desk.standing() == [("T-1", "open")]
+    assert desk.receipt_of("T-1") is None
+    assert desk.recall().receipts == (FiledReceipt(tuple_text(1), "T-1", "3059", superseded=True),)
+    desk.journal.keep(kept(2, "T-1"))
+    assert desk.receipt_of("T-1") == tuple_text(2)
+    desk.journal.keep(kept(2, "T-1", superseded=True))
+    assert desk.receipt_of("T-1") is None
+
+
+def test_a_b_that_was_answered_2xx_supersedes_the_receipts_of_its_id(desk: Desk) -> None:
+    desk.journal.keep(kept(1, "T-1"))
+    again = entry("T-1")
+    note(desk, replace(again, meter="another", state="open"), again)
+    assert desk.receipt_of("T-1") == tuple_text(1)
+    note(desk, replace(again, state="open"))
+    assert desk.receipt_of("T-1") is None
+    desk.journal.keep(kept(2, "T-1"))
+    assert desk.receipt_of("T-1") == tuple_text(2)
+    assert [one.superseded for one in desk.recall().receipts] == [True, False]
+
+
+def test_an_entry_is_withdrawn_and_no_other_with_it(desk: Desk) -> None:
+    first, second, third = (entry("T-1", noted=NOW + number * SECOND) for number in range(3))
+    note(desk, first, entry("T-2"), second)
+    for _ in range(2):
+        desk.journal.withdraw(second)
+        assert desk.standing() == [("T-1", "uncertain"), ("T-2", "uncertain")]
+    note(desk, third)
+    desk.journal.withdraw(first)
+    assert [one.noted for one in desk.recall().entries if one.transaction_id == "T-1"] == [third.noted]
+    desk.journal.withdraw(replace(third, meter="another"))
+    assert len(desk.standing()) == 2
+
+
+def test_an_id_is_refused_until_an_entry_or_a_receipt_is_there(desk: Desk) -> None:
+    for transaction_id in ("T-1", "T-2", "T-3", "T-1"):
+        desk.refuse(transaction_id, meter="")
+    desk.refuse("T-4", meter="another", address="elsewhere")
+    assert desk.recall(meter="").refused == ("T-2", "T-3", "T-1")
+    note(desk, entry("T-2"))
+    desk.journal.keep(kept(1, "T-3"))
+    assert desk.recall().refused == ("T-1",)
+    desk.refuse("T-2", meter="")
+    desk.refuse("T-2", address="elsewhere")
+    assert desk.recall().refused == ("T-1",)
+    assert desk.recall(meter="another", address="").refused == ("T-4",)
+
+
+def test_only_the_latest_are_kept(desk: Desk) -> None:
+    for number in range(100):
+        note(desk, entry(f"N-{number}"), entry("the same", noted=NOW + number * SECOND))
+        desk.refuse(f"R-{number}")
+        desk.journal.keep(kept(number))
+    recalled = desk.recall()
+    ids = dict.fromkeys(one.transaction_id for one in recalled.entries)
+    assert set(ids) == {"the same", *(f"N-{number}" for number in range(37, 100))}
+    noted = [one.noted for one in recalled.entries if one.transaction_id == "the same"]
+    assert noted == [NOW + number * SECOND for number in range(36, 100)]
+    assert recalled.refused == tuple(f"R-{number}" for number in range(36, 100))
+    assert [one.text for one in recalled.receipts] == [tuple_text(number) for number in range(36, 100)]
+
+
+def test_receipts_are_those_of_the_meter_or_its_address_and_none_that_was_erased(desk: Desk) -> None:
+    desk.journal.keep(kept(1, "T-1"))
+    desk.journal.keep(kept(2, "T-2", meter="another"))
+    desk.journal.keep(kept(3, "T-3", address="elsewhere"))
+    desk.journal.keep(kept(4, "T-4", meter="another", address="elsewhere"))
+    desk.recall()
+    forget(desk.path, transaction_id="T-1")
+    assert [one.transaction_id for one in desk.recall().receipts] == ["T-2", "T-3"]
+    assert [one.transaction_id for one in desk.recall(meter="another", address="").receipts] == ["T-2", "T-4"]
+
+
+def test_a_serial_is_pinned_for_an_address(desk: Desk) -> None:
+    assert desk.recall().pinned == ""
+    desk.journal.pin(ADDRESS, METER)
+    desk.journal.pin("elsewhere", "another")
+    assert desk.recall(meter="").pinned == METER
+    desk.journal.pin(ADDRESS, "")
+    assert desk.recall().pinned == ""
+
+
+def test_the_newest_time_is_that_of_the_host(tmp_path: Path) -> None:
+    desk = Desk(tmp_path / "receipts.db")
+    desk.journal.keep(kept(1))
+    assert desk.recall().newest == NOW
+    note(desk, entry("T-1", noted=NOW + timedelta(microseconds=1)))
+    assert desk.recall(meter="another", address="").newest == NOW + timedelta(microseconds=1)
+    desk.journal.abandon()
+
+
+def test_what_names_a_person_is_erased_from_the_ledger_too(desk: Desk) -> None:
+    note(desk, entry("T-1", ID="a person"), entry("T-2"), entry("T-3"))
+    desk.refuse("T-4")
+    desk.recall()
+    forget(desk.path, identification="a person")
+    forget(desk.path, transaction_id="T-3")
+    forget(desk.path, transaction_id="T-4")
+    assert desk.standing() == [("T-2", "uncertain")]
+    assert desk.recall().refused == ()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    ["state = 'oqen'", "noted_us = 9223372036854775807", "noted_us = 'x'", "noted_us = -9223372036854775808"],
+)
+def test_a_damaged_entry_reads_as_nothing(damage: str, desk: Desk) -> None:
+    note(desk, entry("T-1"), entry("T-2"))
+    desk.recall()
+    with closing(sqlite3.connect(desk.path, isolation_level=None)) as connection:
+        connection.execute(f"UPDATE ledger SET {damage}, sent_text = 'x' WHERE transaction_id = 'T-1'")  # noqa: S608
+        connection.execute("UPDATE ledger SET sent_text = '2026-03-01' WHERE transaction_id = 'T-2'")
+    assert desk.standing() == [("T-2", "uncertain")]
+    assert desk.recall().entries[0].sent is None
+
+
+# --- against a model ---
+
+IDS = st.sampled_from(["A", "B", "C"])
+STEPS = st.one_of(
+    st.tuples(st.just("note"), IDS, st.sampled_from(["uncertain", "open", "lost"])),
+    st.tuples(st.just("again"), st.integers(0, 5), st.sampled_from(["open", "ended", "lost"])),
+    st.tuples(st.just("withdraw"), st.integers(0, 5), st.just("")),
+    st.tuples(st.just("refuse"), IDS, st.just("")),
+    st.tuples(st.sampled_from(["keep", "keep superseded"]), IDS, st.just("")),
+)
+
+
+class Model:
+    """What the port says, in a few lines of Python."""
+
+    def __init__(self) -> None:
+        self.entries: dict[datetime, NotedEntry] = {}
+        self.refused: dict[str, None] = {}
+        self.receipts: dict[str, tuple[str, bool]] = {}
+
+    def note(self, one: NotedEntry) -> None:
+        self.entries[one.noted] = one
+        self.refused.pop(one.transaction_id, None)
+        if one.state == "open":
+            for text, (transaction_id, superseded) in self.receipts.items():
+                self.receipts[text] = transaction_id, superseded or transaction_id == one.transaction_id
+
+    def keep(self, text: str, transaction_id: str, *, superseded: bool) -> None:
+        self.receipts[text] = transaction_id, superseded
+        settled = [noted for noted, one in self.entries.items() if one.transaction_id == transaction_id]
+        for noted in settled[:-1] if superseded else settled:
+            del self.entries[noted]
+        if not superseded:
+            self.refused.pop(transaction_id, None)
+
+    def refuse(self, transaction_id: str) -> None:
+        if all(one.transaction_id != transaction_id for one in self.entries.values()):
+            self.refused.pop(transaction_id, None)
+            self.refused[transaction_id] = None
+
+    def receipt_of(self, transaction_id: str) -> str | None:
+        found = [
+            text
+            for text, (whose, superseded) in self.receipts.items()
+            if (whose, superseded) == (transaction_id, False)
+        ]
+        return found[-1] if found else None
+
+
+@settings(deadline=None, max_examples=60, database=None)
+@given(steps=st.lists(STEPS, max_size=12))
+def test_any_order_of_calls_is_what_the_port_says(
+    steps: list[tuple[str, str | int, str]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    desk, model = Desk(tmp_path_factory.mktemp("journal") / "receipts.db"), Model()
+    for number, (what, which, state) in enumerate(steps):
+        known = list(model.entries.values())
+        if what == "note":
+            one = entry(str(which), state, noted=NOW + number * SECOND)
+        elif what in ("again", "withdraw"):
+            if not known:
+                continue
+            one = known[int(which) % len(known)]
+        if what in ("note", "again"):
+            one = replace(one, state=state)
+            model.note(one)
+            desk.journal.note(one)
+        elif what == "withdraw":
+            del model.entries[one.noted]
+            desk.journal.withdraw(one)
+        elif what == "refuse":
+            model.refuse(str(which))
+            desk.refuse(str(which))
+        else:
+            superseded = what == "keep superseded"
+            model.keep(tuple_text(number), str(which), superseded=superseded)
+            desk.journal.keep(kept(number, str(which), superseded=superseded))
+    recalled = desk.recall()
+    assert recalled.entries == tuple(model.entries.values())
+    assert recalled.refused == tuple(model.refused)
+    assert {one.text: (one.transaction_id, one.superseded) for one in recalled.receipts} == model.receipts
+    assert [desk.receipt_of(name) for name in "ABC"] == [model.receipt_of(name) for name in "ABC"]
+    desk.journal.abandon()

@@ -1,0 +1,241 @@
+"""A journal that was written by iem-dcr 0.1.0: nothing of it is lost, and what it noted counts."""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+import subprocess
+from contextlib import closing
+from datetime import UTC, datetime, timedelta, timezone
+from typing import TYPE_CHECKING
+
+import pytest
+
+from iem_dcr.driver.ports import FiledReceipt, NotedEntry, Recalled
+from iem_dcr.errors import JournalError
+from iem_dcr.journal import Journal, check_journal, forget
+from tests.support.journals import ADDRESS, METER, StepWorker, entries, kept, result, tuple_text
+from tests.test_journal_broken import small_disk
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+OLD_TABLES = """
+    PRAGMA journal_mode=WAL;
+    CREATE TABLE receipts (
+        id INTEGER PRIMARY KEY,
+        meter TEXT NOT NULL,            -- serial number: MS of the tuple, or that of the meter that gave it
+        pagination TEXT NOT NULL,       -- PG, or '' where there is none
+        digest BLOB NOT NULL,           -- SHA-256 of the tuple; it stays when the tuple is erased
+        address TEXT NOT NULL,          -- of the meter, host:port
+        transaction_id TEXT NOT NULL,   -- the station's, or '' where it is not known
+        reused INTEGER NOT NULL DEFAULT 0,  -- the station has begun another transaction under the same id since
+        identification TEXT NOT NULL,   -- ID of the tuple
+        begin_text TEXT NOT NULL,       -- TM of the reading that begins, as the meter wrote it
+        begin_ms INTEGER,               -- the same, milliseconds since 1970 UTC
+        end_text TEXT NOT NULL,
+        end_ms INTEGER,
+        begin_wh TEXT NOT NULL,         -- exact decimals, '' where there is none
+        end_wh TEXT NOT NULL,
+        energy_wh TEXT NOT NULL,
+        tuple BLOB,                     -- byte for byte; NULL when it was erased
+        public_key TEXT NOT NULL,
+        outcome TEXT NOT NULL,          -- of the check of its signature, '' where there was none
+        findings TEXT NOT NULL,         -- JSON
+        found INTEGER NOT NULL,         -- it was only found in the meter, and handed to nobody
+        kept_ms INTEGER NOT NULL,       -- host's time at which it was kept first
+        age_ms INTEGER,                 -- the time its age counts from; NULL where none is known
+        erased_ms INTEGER,
+        UNIQUE (meter, pagination, digest)
+    );
+    CREATE INDEX receipts_transaction ON receipts (transaction_id) WHERE transaction_id <> '';
+    CREATE INDEX receipts_age ON receipts (age_ms);
+    CREATE TABLE state (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
+    CREATE TABLE IF NOT EXISTS begun (
+        id INTEGER PRIMARY KEY,
+        meter TEXT NOT NULL,            -- serial number
+        address TEXT NOT NULL,          -- host:port
+        transaction_id TEXT NOT NULL,   -- the station's
+        identification TEXT NOT NULL,   -- ID that was assigned
+        pagination_before TEXT,         -- PG of the tuple before; NULL where it is not known
+        began_text TEXT NOT NULL,       -- the meter's time, ISO 8601, or ''
+        noted_ms INTEGER NOT NULL       -- host's time
+    );
+    CREATE TABLE IF NOT EXISTS refused (
+        id INTEGER PRIMARY KEY,
+        meter TEXT NOT NULL,            -- serial number, '' where it was not known
+        address TEXT NOT NULL,          -- host:port
+        transaction_id TEXT NOT NULL,   -- the station's
+        noted_ms INTEGER NOT NULL       -- host's time
+    );
+    PRAGMA application_id=1229278538;
+    PRAGMA user_version=1;
+"""
+OLD_ROWS = """
+    INSERT INTO begun VALUES (1, '{meter}', '{address}', 'T-7', '04AB', 'T5', '2026-03-01T12:00:00+01:00', {noted_ms});
+    INSERT INTO begun VALUES (2, 'another', 'elsewhere', 'T-7', '04AC', NULL, '', {noted_ms} + 1);
+    INSERT INTO begun VALUES (3, '{meter}', '{address}', 'T-8', '04AD', NULL, '', {noted_ms} + 2);
+    INSERT INTO begun VALUES (4, '{meter}', '{address}', 'T-8', '04AE', '', '', {noted_ms} + 2000);
+    INSERT INTO refused VALUES (1, '', '{address}', 'T-5', {noted_ms});
+    INSERT INTO refused VALUES (2, '{meter}', '{address}', 'T-6', {noted_ms} + 1);
+    INSERT INTO state VALUES ('trusted_clock_ms', {noted_ms}), ('pruned_ms', {noted_ms});
+"""
+NOTED_MS = 1_772_362_800_000
+NOTED = datetime(2026, 3, 1, 11, tzinfo=UTC)
+ERROR = '[{"code": "signature-form", "severity": "error", "reading": null, "field": "SD", "text": "x"}]'
+INFO = '[{"code": "fiscal", "severity": "info", "reading": null, "field": "PG", "text": "x"}]'
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    made = tmp_path / "receipts.db"
+    write_old(made)
+    return made
+
+
+def write_old(path: Path) -> None:
+    """Write a journal as 0.1.0 has left it."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.executescript(OLD_TABLES)
+        connection.executescript(OLD_ROWS.format(meter=METER, address=ADDRESS, noted_ms=NOTED_MS))
+        for number, (outcome, findings, reused) in enumerate(
+            (("valid", INFO, 1), ("valid", ERROR, 0), ("invalid", ERROR, 0), ("", "[]", 0)), 1
+        ):
+            raw = tuple_text(number).encode()
+            connection.execute(
+                "INSERT INTO receipts VALUES (?, ?, ?, ?, ?, ?, ?, ?, '', NULL, '', NULL, '', '', '5100.000', ?,"
+                " '3059', ?, ?, 0, ?, ?, NULL)",
+                (
+                    number, METER, f"T{number}", hashlib.sha256(raw).digest(), ADDRESS, "T-1" if number < 3 else "",
+                    reused, f"04AB{number:06}", raw, outcome, findings, NOTED_MS, NOTED_MS,
+                ),
+            )  # fmt: skip
+
+
+def recall(path: Path, **which: str) -> Recalled:
+    worker = StepWorker()
+    opened = Journal(path, worker=worker)
+    answer = opened.recall(**({"meter": METER, "address": ADDRESS} | which))
+    worker.run()
+    opened.abandon()
+    return result(answer)
+
+
+def noted(transaction_id: str, ID: str, PG_before: str | None, state: str, after_ms: int) -> NotedEntry:
+    when = NOTED + timedelta(milliseconds=after_ms)
+    return NotedEntry(transaction_id, ID, METER, ADDRESS, PG_before, None, None, state, when)
+
+
+BEGAN = datetime(2026, 3, 1, 12, tzinfo=timezone(timedelta(hours=1)))
+EXPECTED = Recalled(
+    entries=(
+        NotedEntry("T-7", "04AB", METER, ADDRESS, "T5", BEGAN, None, "lost", NOTED),
+        noted("T-8", "04AD", None, "lost", 2),
+        noted("T-8", "04AE", "", "uncertain", 2000),
+    ),
+    refused=("T-5", "T-6"),
+    receipts=(
+        FiledReceipt(tuple_text(1), "T-1", "3059", superseded=True),
+        FiledReceipt(tuple_text(2), "T-1", "3059"),
+        FiledReceipt(tuple_text(3), "", "3059"),
+        FiledReceipt(tuple_text(4), "", "3059"),
+    ),
+    newest=NOTED + timedelta(seconds=2),
+)
+"""Only the latest that was begun at a meter can still run: 0.1.0 took back the notes of what was refused."""
+
+
+def version(path: Path) -> int:
+    with closing(sqlite3.connect(path)) as connection:
+        return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def test_it_is_migrated_when_a_driver_opens_it_and_what_it_noted_counts(path: Path) -> None:
+    check_journal(path)
+    assert version(path) == 1
+    before = entries(path)
+    assert recall(path) == EXPECTED
+    assert version(path) == 2
+    assert entries(path) == before
+    assert recall(path) == EXPECTED
+    assert [one.state for one in recall(path, meter="another", address="").entries] == ["uncertain"]
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+def test_it_is_written_on_like_any_other(path: Path) -> None:
+    worker = StepWorker()
+    opened = Journal(path, worker=worker)
+    opened.keep(kept(4, "T-8"))
+    opened.keep(kept(5, "T-9", accepted=False))
+    worker.run()
+    opened.abandon()
+    assert [one.transaction_id for one in recall(path).entries] == ["T-7"]
+    assert [(one.transaction_id, one.accepted) for one in entries(path)] == [
+        ("T-1", True), ("T-1", False), ("", True), ("T-8", True), ("T-9", False),
+    ]  # fmt: skip
+
+
+def test_a_reader_sees_it_as_it_will_be_and_changes_nothing(path: Path) -> None:
+    before = path.read_bytes()
+    assert [(one.transaction_id, one.text, one.accepted) for one in entries(path)] == [
+        ("T-1", tuple_text(1), True), ("T-1", tuple_text(2), False), ("", tuple_text(3), True),
+        ("", tuple_text(4), True),
+    ]  # fmt: skip
+    assert path.read_bytes() == before
+
+
+def test_it_is_read_where_it_cannot_be_migrated() -> None:
+    with small_disk(pages=300) as folder:
+        write_old(folder / "receipts.db")
+        subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
+        assert recall(folder / "receipts.db") == EXPECTED
+
+
+def test_a_reader_does_not_keep_it_from_being_migrated(path: Path) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN")
+        other.execute("SELECT * FROM receipts").fetchone()
+        assert recall(path) == EXPECTED
+    assert version(path) == 2
+
+
+def test_a_migration_that_fails_half_way_changes_nothing_and_is_tried_again(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE pins (x)")
+    before = entries(path)
+    worker = StepWorker()
+    opened = Journal(path, worker=worker)
+    opened.keep(kept(5))
+    worker.run()
+    assert opened.unwritten == 1
+    assert version(path) == 1
+    assert recall(path) == EXPECTED
+    assert entries(path) == before
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("DROP TABLE pins")
+    worker.wait(3)
+    opened.abandon()
+    assert version(path) == 2
+    assert len(entries(path)) == 5
+
+
+def test_erasing_leaves_it_as_it_is_for_the_process_that_writes_it(path: Path) -> None:
+    assert [one.pagination for one in forget(path, transaction_id="T-1").entries] == ["T1", "T2"]
+    assert forget(path, transaction_id="T-8").entries == ()
+    assert forget(path, transaction_id="T-5").entries == ()
+    assert version(path) == 1
+    recalled = recall(path)
+    assert [one.transaction_id for one in recalled.entries] == ["T-7"]
+    assert recalled.refused == ("T-6",)
+    assert [one.text for one in recalled.receipts] == [tuple_text(3), tuple_text(4)]
+
+
+@pytest.mark.parametrize("damage", ["DROP TABLE begun", "ALTER TABLE receipts RENAME reused TO reuzed"])
+def test_one_whose_tables_are_not_those_of_its_version_is_moved_aside(damage: str, path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(damage)
+    with pytest.raises(JournalError, match="its tables are not those of version 1"):
+        entries(path)
+    assert recall(path) == Recalled()
+    assert len([*path.parent.glob("*.corrupt-*")]) == 1
