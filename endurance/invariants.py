@@ -404,7 +404,8 @@ def _means_something(world: Record, call: Call, own: list[Truth]) -> bool:
         for start in _calls(world, "start", call.transaction_id)
     ):
         return True
-    return world.journal and bool(own) and all(each in world.noted for each in own)
+    before = [each for each in own if each.begun_s < (call.asked_s or 0.0)]
+    return world.journal and bool(before) and all(each in world.noted for each in before)
 
 
 def _was_dropped(world: Record, at_s: float | None) -> bool:
