@@ -11,6 +11,7 @@ from iem_dcr.journal import Journal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from datetime import datetime
     from pathlib import Path
 
     from iem_dcr.journal.work import Unit
@@ -85,8 +86,8 @@ class _Worker:
 class SteppedJournal(Journal):
     """A journal whose process may be killed."""
 
-    def __init__(self, path: Path, disk: Disk) -> None:
-        super().__init__(path, worker=_Worker(disk))
+    def __init__(self, path: Path, disk: Disk, wall: Callable[[], datetime]) -> None:
+        super().__init__(path, worker=_Worker(disk), wall=wall)
 
     async def close(self, timeout_s: float = 2.0) -> None:
         """End as the last thing that its process does: what is not written then never is."""

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from endurance.plan import Plan
 
 NOTED_WITHIN_S: Final = 0.1
+WRITTEN_AFTER_S: Final = 6.0
+"""What waits for a disk that was in trouble is written so long after its end: it is tried again every 3 s."""
 
 
 class Station(Record):
@@ -56,6 +58,7 @@ class Station(Record):
         self._queued: list[tuple[str, bytes, Call]] = []
         self._unnoted: list[Truth] = []
         self._trouble_began_s = 0.0
+        self._trouble_ended_s = -WRITTEN_AFTER_S
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def host_at(self, at_s: float) -> datetime:
@@ -167,7 +170,7 @@ class Station(Record):
 
     def open_journal(self) -> SteppedJournal | None:
         """Open the journal for a process."""
-        return SteppedJournal(self._folder / "journal.sqlite", self.disk) if self.journal else None
+        return SteppedJournal(self._folder / "journal.sqlite", self.disk, self.host) if self.journal else None
 
     def ready(self, process: Process) -> None:
         """Hear that a process has subscribed, or is about to within this round."""
@@ -202,9 +205,9 @@ class Station(Record):
         self.errors.discard((error_type, sub_type))
 
     def unwritten_was_dropped(self) -> None:
-        """Hear that a kill came before all was written: that of a disk in trouble is not promised."""
+        """Hear that a kill came before all was written: it is not promised where the disk is in trouble, or has just been."""
         self.counts["unwritten at a kill"] += 1
-        if not self.disk.is_well:
+        if not self.disk.is_well or self.now_s - self._trouble_ended_s < WRITTEN_AFTER_S:
             self.disk_troubled.append((self._trouble_began_s, self.now_s))
 
     # --- the broker ---

@@ -79,6 +79,8 @@ class Troubles(Station):
         self._later(for_s, self._disk_heals)
 
     def _disk_heals(self) -> None:
+        if not self.disk.is_well:
+            self._trouble_ended_s = self.now_s
         self.disk.heal()
         unnoted, self._unnoted = self._unnoted, []
         for truth in unnoted:
