@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from contextlib import closing
+from copy import deepcopy
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
+from random import Random
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from iem_dcr.driver.ports import FiledReceipt, Recalled
+from iem_dcr.errors import JournalError
 from iem_dcr.journal import Journal, forget
 from tests.support.journals import ADDRESS, METER, NOW, StepWorker, entry, kept, result, tuple_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Awaitable, Iterator
     from pathlib import Path
 
     from iem_dcr.driver.ports import NotedEntry
@@ -82,14 +84,6 @@ def test_entries_come_back_as_they_were_noted_in_the_order_of_their_b(desk: Desk
     assert desk.recall().entries[0].sent == first.sent
 
 
-def test_a_receipt_settles_the_entries_of_its_id(desk: Desk) -> None:
-    note(desk, entry("T-1", "lost"), entry("T-2", "open"), entry("T-1", "open"), entry("T-1", meter="another"))
-    desk.journal.keep(kept(1))
-    assert len(desk.standing()) == 4
-    desk.journal.keep(kept(2, "T-1"))
-    assert desk.standing() == [("T-2", "open"), ("T-1", "uncertain")]
-
-
 def test_a_superseded_receipt_settles_the_older_entries_only_and_answers_no_stop(desk: Desk) -> None:
     note(desk, entry("T-1", "lost"), entry("T-1", "lost"), entry("T-1", "open"))
     desk.journal.keep(kept(1, "T-1", superseded=True))
@@ -112,19 +106,6 @@ def test_a_b_that_was_answered_2xx_supersedes_the_receipts_of_its_id(desk: Desk)
     desk.journal.keep(kept(2, "T-1"))
     assert desk.receipt_of("T-1") == tuple_text(2)
     assert [one.superseded for one in desk.recall().receipts] == [True, False]
-
-
-def test_an_entry_is_withdrawn_and_no_other_with_it(desk: Desk) -> None:
-    first, second, third = (entry("T-1", noted=NOW + number * SECOND) for number in range(3))
-    note(desk, first, entry("T-2"), second)
-    for _ in range(2):
-        desk.journal.withdraw(second)
-        assert desk.standing() == [("T-1", "uncertain"), ("T-2", "uncertain")]
-    note(desk, third)
-    desk.journal.withdraw(first)
-    assert [one.noted for one in desk.recall().entries if one.transaction_id == "T-1"] == [third.noted]
-    desk.journal.withdraw(replace(third, meter="another"))
-    assert len(desk.standing()) == 2
 
 
 def test_an_id_is_refused_until_an_entry_or_a_receipt_is_there(desk: Desk) -> None:
@@ -211,15 +192,6 @@ def test_a_damaged_entry_reads_as_nothing(damage: str, desk: Desk) -> None:
 
 # --- against a model ---
 
-IDS = st.sampled_from(["A", "B", "C"])
-STEPS = st.one_of(
-    st.tuples(st.just("note"), IDS, st.sampled_from(["uncertain", "open", "lost"])),
-    st.tuples(st.just("again"), st.integers(0, 5), st.sampled_from(["open", "ended", "lost"])),
-    st.tuples(st.just("withdraw"), st.integers(0, 5), st.just("")),
-    st.tuples(st.just("refuse"), IDS, st.just("")),
-    st.tuples(st.sampled_from(["keep", "keep superseded"]), IDS, st.just("")),
-)
-
 
 class Model:
     """What the port says, in a few lines of Python."""
@@ -250,45 +222,95 @@ class Model:
             self.refused[transaction_id] = None
 
     def receipt_of(self, transaction_id: str) -> str | None:
-        found = [
-            text
-            for text, (whose, superseded) in self.receipts.items()
-            if (whose, superseded) == (transaction_id, False)
-        ]
-        return found[-1] if found else None
+        which = (transaction_id, False)
+        return next((text for text, whose in reversed(self.receipts.items()) if whose == which), None)
+
+    def assert_is(self, recalled: Recalled) -> None:
+        assert recalled.entries == tuple(self.entries.values())
+        assert recalled.refused == tuple(self.refused)
+        assert {one.text: (one.transaction_id, one.superseded) for one in recalled.receipts} == self.receipts
 
 
-@settings(deadline=None, max_examples=60, database=None)
-@given(steps=st.lists(STEPS, max_size=12))
-def test_any_order_of_calls_is_what_the_port_says(
-    steps: list[tuple[str, str | int, str]], tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    desk, model = Desk(tmp_path_factory.mktemp("journal") / "receipts.db"), Model()
-    for number, (what, which, state) in enumerate(steps):
-        known = list(model.entries.values())
-        if what == "note":
-            one = entry(str(which), state, noted=NOW + number * SECOND)
-        elif what in ("again", "withdraw"):
-            if not known:
-                continue
-            one = known[int(which) % len(known)]
-        if what in ("note", "again"):
-            one = replace(one, state=state)
-            model.note(one)
-            desk.journal.note(one)
-        elif what == "withdraw":
-            del model.entries[one.noted]
-            desk.journal.withdraw(one)
-        elif what == "refuse":
-            model.refuse(str(which))
-            desk.refuse(str(which))
+class Run:
+    """A journal that is called, fails and is killed at random, and the model after each of its writes."""
+
+    def __init__(self, path: Path, seed: int) -> None:
+        self.path = path
+        self.chance = Random(seed)
+        self.models = [Model()]
+        self.acknowledged: dict[int, Awaitable[None]] = {}
+        self.begin()
+
+    def begin(self) -> None:
+        self.worker = StepWorker()
+        self.journal = Journal(self.path, worker=self.worker, wall=lambda: NOW)
+        self.questions: list[Awaitable[Recalled]] = []
+
+    @property
+    def written(self) -> int:
+        return len(self.models) - 1 - self.journal.unwritten
+
+    def write(self, number: int) -> None:
+        name, model = self.chance.choice("ABC"), deepcopy(self.models[-1])
+        what = self.chance.choice(["note", "note", "again", "withdraw", "refuse", "keep", "keep"])
+        known = self.chance.choice([*model.entries.values(), None])
+        if what == "refuse":
+            model.refuse(name)
+            answer = self.journal.refused(name, meter=METER, address=ADDRESS)
+        elif what == "keep":
+            superseded = self.chance.random() < 0.3
+            model.keep(tuple_text(number), name, superseded=superseded)
+            answer = self.journal.keep(kept(number, name, superseded=superseded))
+        elif what == "withdraw" and known is not None:
+            del model.entries[known.noted]
+            answer = self.journal.withdraw(known)
         else:
-            superseded = what == "keep superseded"
-            model.keep(tuple_text(number), str(which), superseded=superseded)
-            desk.journal.keep(kept(number, str(which), superseded=superseded))
-    recalled = desk.recall()
-    assert recalled.entries == tuple(model.entries.values())
-    assert recalled.refused == tuple(model.refused)
-    assert {one.text: (one.transaction_id, one.superseded) for one in recalled.receipts} == model.receipts
-    assert [desk.receipt_of(name) for name in "ABC"] == [model.receipt_of(name) for name in "ABC"]
-    desk.journal.abandon()
+            is_new = what == "note" or known is None
+            one = entry(name, noted=NOW + number * SECOND) if is_new or known is None else known
+            one = replace(one, state=self.chance.choice(["uncertain", "open", "ended", "lost"]))
+            model.note(one)
+            answer = self.journal.note(one)
+        self.models.append(model)
+        self.acknowledged[len(self.models) - 1] = answer
+
+    def step(self) -> None:
+        error = sqlite3.OperationalError("made by a test")
+        error.sqlite_errorcode = sqlite3.SQLITE_FULL
+        is_question = not self.worker.writes
+        if self.worker.step(error if self.chance.random() < 0.2 and not is_question else None) and is_question:
+            self.models[self.written].assert_is(result(self.questions.pop(0)))
+
+    def kill(self) -> None:
+        written = self.written
+        self.journal.abandon()
+        for number, answer in self.acknowledged.items():
+            if number > written:
+                with pytest.raises((JournalError, TimeoutError)):
+                    asyncio.run(asyncio.wait_for(answer, 0))
+        del self.models[written + 1 :]
+        self.acknowledged = {}
+        self.begin()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_whatever_is_called_fails_or_is_killed_the_file_is_what_the_port_says(seed: int, tmp_path: Path) -> None:
+    run = Run(tmp_path / "receipts.db", seed)
+    for number in range(60):
+        what = run.chance.random()
+        if what < 0.5:
+            run.write(number)
+        elif what < 0.7:
+            run.questions.append(run.journal.recall(meter=METER, address=ADDRESS))
+        elif what < 0.75:
+            run.kill()
+        elif what < 0.8:
+            run.worker.now_s += 3
+        run.step()
+    run.worker.wait(3)
+    assert run.journal.unwritten == 0
+    for name in "ABC":
+        answer = run.journal.receipt_of(name, meter=METER, address="")
+        run.worker.run()
+        found = result(answer)
+        assert (None if found is None else found.text) == run.models[-1].receipt_of(name)
+    run.journal.abandon()

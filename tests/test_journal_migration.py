@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import shutil
 import sqlite3
 import subprocess
-from contextlib import closing
+import tempfile
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,36 +19,35 @@ from iem_dcr.driver.ports import FiledReceipt, NotedEntry, Recalled
 from iem_dcr.errors import JournalError
 from iem_dcr.journal import Journal, check_journal, forget
 from tests.support.journals import ADDRESS, METER, StepWorker, entries, kept, result, tuple_text
-from tests.test_journal_broken import small_disk
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
 OLD_TABLES = """
     PRAGMA journal_mode=WAL;
     CREATE TABLE receipts (
         id INTEGER PRIMARY KEY,
-        meter TEXT NOT NULL,            -- serial number: MS of the tuple, or that of the meter that gave it
-        pagination TEXT NOT NULL,       -- PG, or '' where there is none
-        digest BLOB NOT NULL,           -- SHA-256 of the tuple; it stays when the tuple is erased
-        address TEXT NOT NULL,          -- of the meter, host:port
-        transaction_id TEXT NOT NULL,   -- the station's, or '' where it is not known
-        reused INTEGER NOT NULL DEFAULT 0,  -- the station has begun another transaction under the same id since
-        identification TEXT NOT NULL,   -- ID of the tuple
-        begin_text TEXT NOT NULL,       -- TM of the reading that begins, as the meter wrote it
-        begin_ms INTEGER,               -- the same, milliseconds since 1970 UTC
+        meter TEXT NOT NULL,
+        pagination TEXT NOT NULL,
+        digest BLOB NOT NULL,
+        address TEXT NOT NULL,
+        transaction_id TEXT NOT NULL,
+        reused INTEGER NOT NULL DEFAULT 0,
+        identification TEXT NOT NULL,
+        begin_text TEXT NOT NULL,
+        begin_ms INTEGER,
         end_text TEXT NOT NULL,
         end_ms INTEGER,
-        begin_wh TEXT NOT NULL,         -- exact decimals, '' where there is none
+        begin_wh TEXT NOT NULL,
         end_wh TEXT NOT NULL,
         energy_wh TEXT NOT NULL,
-        tuple BLOB,                     -- byte for byte; NULL when it was erased
+        tuple BLOB,
         public_key TEXT NOT NULL,
-        outcome TEXT NOT NULL,          -- of the check of its signature, '' where there was none
-        findings TEXT NOT NULL,         -- JSON
-        found INTEGER NOT NULL,         -- it was only found in the meter, and handed to nobody
-        kept_ms INTEGER NOT NULL,       -- host's time at which it was kept first
-        age_ms INTEGER,                 -- the time its age counts from; NULL where none is known
+        outcome TEXT NOT NULL,
+        findings TEXT NOT NULL,
+        found INTEGER NOT NULL,
+        kept_ms INTEGER NOT NULL,
+        age_ms INTEGER,
         erased_ms INTEGER,
         UNIQUE (meter, pagination, digest)
     );
@@ -53,20 +56,20 @@ OLD_TABLES = """
     CREATE TABLE state (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
     CREATE TABLE IF NOT EXISTS begun (
         id INTEGER PRIMARY KEY,
-        meter TEXT NOT NULL,            -- serial number
-        address TEXT NOT NULL,          -- host:port
-        transaction_id TEXT NOT NULL,   -- the station's
-        identification TEXT NOT NULL,   -- ID that was assigned
-        pagination_before TEXT,         -- PG of the tuple before; NULL where it is not known
-        began_text TEXT NOT NULL,       -- the meter's time, ISO 8601, or ''
-        noted_ms INTEGER NOT NULL       -- host's time
+        meter TEXT NOT NULL,
+        address TEXT NOT NULL,
+        transaction_id TEXT NOT NULL,
+        identification TEXT NOT NULL,
+        pagination_before TEXT,
+        began_text TEXT NOT NULL,
+        noted_ms INTEGER NOT NULL
     );
     CREATE TABLE IF NOT EXISTS refused (
         id INTEGER PRIMARY KEY,
-        meter TEXT NOT NULL,            -- serial number, '' where it was not known
-        address TEXT NOT NULL,          -- host:port
-        transaction_id TEXT NOT NULL,   -- the station's
-        noted_ms INTEGER NOT NULL       -- host's time
+        meter TEXT NOT NULL,
+        address TEXT NOT NULL,
+        transaction_id TEXT NOT NULL,
+        noted_ms INTEGER NOT NULL
     );
     PRAGMA application_id=1229278538;
     PRAGMA user_version=1;
@@ -143,6 +146,22 @@ EXPECTED = Recalled(
     newest=NOTED + timedelta(seconds=2),
 )
 """Only the latest that was begun at a meter can still run: 0.1.0 took back the notes of what was refused."""
+
+
+@contextmanager
+def small_disk(*, pages: int) -> Iterator[Path]:
+    """Mount a disk of so many pages; the test is skipped where that is not allowed."""
+    folder = Path(tempfile.mkdtemp())
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={pages * os.sysconf('SC_PAGE_SIZE')}", "none", str(folder)]
+    try:
+        if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+            pytest.skip("a file system cannot be mounted here")
+        try:
+            yield folder
+        finally:
+            subprocess.run(["umount", "-l", str(folder)], check=True)
+    finally:
+        folder.rmdir()
 
 
 def version(path: Path) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ from iem_dcr import journaling
 from iem_dcr.config import Settings
 from iem_dcr.errors import ConfigError
 from iem_dcr.journaling import check_journal_of, existing, journal_of, place
+from tests.support.journals import process
 
 
 @pytest.fixture
@@ -58,10 +58,23 @@ def test_the_first_folder_that_is_there_is_taken(homes: dict[str, Path], caplog:
     assert warnings(caplog) == []
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_that_is_forbidden_is_passed_over(homes: dict[str, Path]) -> None:
-    homes["service"].mkdir(mode=0o500)
-    assert place("auto") == homes["user"] / "receipts.db"
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_folder_that_is_forbidden_is_passed_over_and_a_file_in_it_counts_as_empty(
+    is_there: bool,  # noqa: FBT001  a table's column
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "folder" / "receipts.db"
+    path.parent.mkdir()
+    if is_there:
+        path.touch()
+    path.parent.chmod(0o000)
+    with process("forbidden", path) as user:
+        out, err = user.communicate(timeout=60)
+    path.parent.chmod(0o700)
+    assert out.split() == ["0", "1", "None"]
+    first, second = err.splitlines()
+    assert first.startswith(f"WARNING journal {path}: this user may not use its folder; change its rights")
+    assert second.startswith("WARNING no folder for the journal of receipts")
 
 
 def test_a_file_in_the_place_of_a_folder_is_passed_over(homes: dict[str, Path]) -> None:

@@ -232,6 +232,23 @@ def _killed_soon(path: Path, times: int) -> None:
     _say(killed)
 
 
+def _forbidden(path: Path) -> None:
+    """Use a journal as a user who may not use its folder."""
+    import os  # noqa: PLC0415
+
+    from iem_dcr.journaling import place  # noqa: PLC0415
+
+    if os.geteuid() == 0:
+        os.setuid(65534)
+    worker = StepWorker()
+    opened = Journal(path, worker=worker)
+    answer = opened.recall(meter=METER, address=ADDRESS)
+    opened.keep(kept(1))
+    worker.run()
+    os.environ |= {"STATE_DIRECTORY": str(path.parent), "XDG_STATE_HOME": str(path.parent)}
+    _say(f"{len(result(answer).receipts)} {opened.unwritten} {place('auto')}")
+
+
 if __name__ == "__main__":
     import logging
 
@@ -239,6 +256,8 @@ if __name__ == "__main__":
     _what, _path, *_numbers = sys.argv[1:]
     if _what == "write":
         asyncio.run(_write(Path(_path), int(_numbers[0]), int(_numbers[1])))
+    elif _what == "forbidden":
+        _forbidden(Path(_path))
     elif _what == "killed-soon":
         _killed_soon(Path(_path), int(_numbers[0]))
     else:

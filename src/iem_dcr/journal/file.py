@@ -1,15 +1,16 @@
-"""The file of a journal while it is in use: what an error on it means, and what follows.
+"""The file of a journal while it is in use: what an error means, and what follows from it.
 
-* DAMAGE: SQLite calls the file corrupt, no database or of an unknown format; a constraint is broken (only a false
-  index does that); a name or message of SQLite is not UTF-8 (all of ours are ASCII); head and tables do not agree. The
-  file is moved aside and a new one begun. What it held counts as empty at once.
-* REFUSED: the file belongs to another program or a newer version, or its folder is missing or forbidden. It stays as it
-  is and counts as empty at once; writes are to be tried again.
-* FAILURE: everything else that SQLite or the host reports: full, locked, read-only, an I/O error. Nothing is known of
-  the content: questions are answered by a reader if it can, else to be asked again; writes are to be tried again.
+* DAMAGE: SQLite reports that the file is corrupt, no database or of an unknown format; a constraint is broken (only a
+  wrong index does that); a name or message of SQLite is not UTF-8 (all of ours are ASCII); head and tables disagree.
+  The file is moved aside and a new one is created. Questions are answered as by an empty file, at once.
+* REFUSED: the file belongs to another program or a newer version, or its folder is missing or forbidden. It is left
+  alone. Questions are answered as by an empty file, at once; writes are retried.
+* FAILURE: every other error of SQLite or the host: full, locked, read-only, I/O error. It says nothing about the
+  content. Questions are answered by a read-only connection, or raise if that fails too; writes are retried.
 
-An error for the values of one unit of work (`_is_own_fault`) is none of these: what the unit did is undone, and the
-others go on. SQLITE_ERROR, a statement that does not fit the tables, has the file opened and checked anew.
+An error caused by the values of one unit of work (`_is_own_fault`) is none of these: its changes are undone, and the
+other units are committed. After SQLITE_ERROR, a statement that does not fit the tables, the file is opened and checked
+again before it is judged.
 """
 
 from __future__ import annotations
@@ -38,9 +39,9 @@ T = TypeVar("T")
 _log = logging.getLogger("iem_dcr.journal")
 
 MOVED_AT_MOST_EVERY_S: Final = 60.0
-"""A file that is damaged again so soon after the last was moved aside stays where it is: the disk is broken."""
+"""A file that is damaged again within this time is not moved: the disk is broken."""
 ATTEMPTS: Final = 3
-"""How often a commit is tried at once, in a file that was moved, deleted or replaced."""
+"""How often a commit is tried at once when its file is moved, deleted, replaced or damaged."""
 
 _DAMAGE_CODES = frozenset({
     sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT, sqlite3.SQLITE_CONSTRAINT,
@@ -66,7 +67,7 @@ class Verdict(Enum):
 
 
 class JournalFile:
-    """A file that is opened when it is needed, and anew after an error or when another is in its place.
+    """A file that is opened on demand, and reopened after an error or when it was replaced.
 
     Args:
         path: of the file.
@@ -86,17 +87,15 @@ class JournalFile:
     def commit(
         self, works: Sequence[Callable[[sqlite3.Connection], str | None]], failure: Exception | None = None
     ) -> list[str | Exception | None]:
-        """Do some units of work and commit them, in the file that stands at the path after that.
+        """Do some units of work and commit them, in the file that is at the path afterwards.
 
         Returns:
-            For each unit what is to be logged as an error, "" or None, or the exception for which it was given up.
+            For each unit a message to log as an error, "" or None, or the exception because of which it was undone.
 
         Raises:
-            Exception: nothing was written; `verdict` tells what it means. ``failure`` is raised as if by SQLite.
+            Exception: nothing was committed; see `verdict`. ``failure`` is raised as if by SQLite.
         """
-        last: Exception = JournalError(
-            f"{named(self._given)}: it is moved or deleted again and again; find out by whom"
-        )
+        last: Exception = JournalError(f"{named(self._given)}: it keeps being moved or deleted; find out by what")
         for _ in range(ATTEMPTS):
             try:
                 results = self._transaction(works, failure)
@@ -114,7 +113,7 @@ class JournalFile:
         raise last
 
     def ask(self, question: Callable[[sqlite3.Connection], T], otherwise: T, failure: Exception | None = None) -> T:
-        """Answer a question; ``otherwise`` is the answer of a file that counts as empty.
+        """Answer a question; ``otherwise`` is the answer of an empty file.
 
         Raises:
             JournalError: the file cannot be read now.
@@ -125,7 +124,7 @@ class JournalFile:
             self.close()
             found = verdict(error, self._path)
             if found is Verdict.DAMAGE:
-                with contextlib.suppress(JournalError, OSError):  # the next write finds that out, and logs it
+                with contextlib.suppress(JournalError, OSError):  # the next write fails as well, and logs it
                     self._move_aside(error)
             if found is not Verdict.FAILURE:
                 return otherwise
@@ -137,14 +136,14 @@ class JournalFile:
         """Return the connection to the file that is at the path now.
 
         Raises:
-            Exception: it cannot be opened; `verdict` tells what that means. ``failure`` is raised as if by SQLite.
+            Exception: it cannot be opened; see `verdict`. ``failure`` is raised as if by SQLite.
         """
         if failure is not None:
             raise failure
         if self._connection is None or not self._is_in_place():
             self._path = resolved(self._given)
             self._identity = identity(self._path)
-            # Once per file: while a disk is full the check of a large file would come with every retry.
+            # Checked once per file: on a full disk every retry would check a large file again.
             is_checked = self._identity is not None and self._identity == self._checked
             self._connection = open_for_writing(self._path, is_checked=is_checked)
             self._checked = self._identity = self._identity or identity(self._path)
@@ -161,7 +160,7 @@ class JournalFile:
         if identity(self._path) == self._identity:
             return True
         self.close()
-        _log.error("%s was moved or deleted while it was in use: a new one is begun", named(self._path))
+        _log.error("%s was moved or deleted while it was in use: a new one is created", named(self._path))
         return False
 
     def _transaction(
@@ -186,7 +185,7 @@ class JournalFile:
         return results
 
     def _ask_reader(self, question: Callable[[sqlite3.Connection], T], otherwise: T) -> T:
-        """Answer by a connection that only reads: nothing is known to be wrong but writing."""
+        """Answer by a connection that only reads; it works on a full or read-only disk."""
         try:
             if identity(self._path) is None:
                 return otherwise
@@ -208,7 +207,7 @@ class JournalFile:
         if aside is not None:
             self._moved_s = now_s
             _log.error(
-                "%s is damaged (%s): it was moved to %s, and a new one is begun. What it holds can still be looked for",
+                "%s is damaged (%s): it was moved to %s, and a new one is created. Its content is still there",
                 named(self._path),
                 said(error),
                 printable(aside.name, limit=300),
@@ -240,7 +239,7 @@ def open_for_writing(path: Path, *, is_checked: bool = False) -> sqlite3.Connect
         except Exception as error:
             connection.close()
             raise _judged(error, path) from error
-        # Also where nothing is to be made: whether it can be written has to show now, not with the first receipt.
+        # Even without anything to change: a file that cannot be written has to show now, not with the first receipt.
         schema.bring_up_to_date(connection, path)
     except BaseException:
         connection.close()
@@ -267,16 +266,16 @@ def check_journal(path: str | os.PathLike[str]) -> None:
 
 
 def _judged(error: Exception, path: Path) -> Exception:
-    """Return what an error of a file that is being opened means, where it is about the content of the file.
+    """Return a `DamagedError` or `ForeignError` for an error at opening that is about the content of the file.
 
-    SQLITE_ERROR is about its head: nothing was asked of it yet that a sound file does not know.
+    SQLITE_ERROR is one: the statements so far fit every sound file.
     """
     if isinstance(error, JournalError):
         return error
     if _code(error) != sqlite3.SQLITE_ERROR and verdict(error, path) is not Verdict.DAMAGE:
         return error
     head = _head(path)
-    # It says so at the place of the application id, or is all zeros as a power cut leaves it.
+    # A journal has its application id there; a power cut leaves zeros.
     if head[68:72] == schema.APPLICATION_ID.to_bytes(4, "big") or (head and not head.strip(b"\0")):
         return DamagedError(f"{named(path)}: {said(error)}")
     return ForeignError(
@@ -288,23 +287,22 @@ def _judged(error: Exception, path: Path) -> Exception:
 
 
 def verdict(error: Exception, path: Path) -> Verdict:
-    """Return what an error on a file means.
+    """Return what an error means for a file.
 
-    The head of the file may be read, so this thread must have no connection to it: closing a file that is opened beside
-    one drops its locks.
+    Reads the head of the file, so call it without an open connection: closing a second descriptor drops POSIX locks.
     """
     if isinstance(error, (ForeignError, NoFolderError)):
         return Verdict.REFUSED
     if isinstance(error, (DamagedError, UnicodeDecodeError)):
         return Verdict.DAMAGE
     code = _code(error)
-    # A head with a write version that SQLite does not know makes a file read-only.
+    # An unknown write version in the head makes a file read-only for SQLite.
     is_strange = code == sqlite3.SQLITE_READONLY and _head(path)[18:20] not in (*_FORMAT_VERSIONS, b"")
     return Verdict.DAMAGE if is_strange or code in _DAMAGE_CODES else Verdict.FAILURE
 
 
 def reason(error: Exception, path: Path) -> str:
-    """Say what an error on a file is and what to do about it, without the name of the file."""
+    """Describe an error and what to do about it, without the name of the file."""
     if isinstance(error, JournalError):
         return str(error).removeprefix(f"{named(path)}: ")
     happened, do = _REASONS.get(_code(error), ("it cannot be used", "check its disk, or change journal_path"))
@@ -312,7 +310,7 @@ def reason(error: Exception, path: Path) -> str:
 
 
 def said(error: Exception) -> str:
-    """Return what an error of SQLite's or the host's says, with its name."""
+    """Return the message and the name of an error of SQLite or the host."""
     name = getattr(error, "sqlite_errorname", None) or type(error).__name__
     return f"{printable(error, limit=200)}, {name}"
 
@@ -341,14 +339,14 @@ def _head(path: Path) -> bytes:
 
 
 def identity(path: Path) -> tuple[int, int] | None:
-    """Return which file is at a path now, by device and inode; None where there is none.
+    """Return which file is at a path now, by device and inode; None where there is none, or its folder is forbidden.
 
     Raises:
         OSError: the disk does not tell.
     """
     try:
         found = path.stat()
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
         return None
     return found.st_dev, found.st_ino
 
@@ -370,7 +368,7 @@ def move_aside(path: Path, which: tuple[int, int] | None, now: datetime) -> Path
         name = f".corrupt-{now.astimezone(UTC):%Y%m%dT%H%M%SZ}"
         names = chain([name], (f"{name}-{number}" for number in count(1)))
         aside = next(one for one in (side_file(path, name) for name in names) if not one.exists())
-        # What was committed last is in the -wal; under its new name SQLite finds it again.
+        # The -wal holds the latest commits; SQLite finds it under the new name.
         for suffix in SIDE_FILES:
             beside = side_file(path, suffix)
             if beside.exists():
@@ -388,7 +386,7 @@ def moved_aside(path: Path) -> tuple[Path, ...]:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Enter while no other process moves a journal in this folder."""
+    """Hold the lock under which processes move journals in a folder."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

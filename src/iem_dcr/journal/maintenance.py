@@ -1,11 +1,12 @@
-"""Looking after a journal while drivers write it: reading, erasing on request, deleting what is old.
+"""Maintenance of a journal while drivers write it: reading, erasing on request, deleting what is old.
 
-* Reading changes nothing. Rows are fetched a few at a time, so that no reader keeps a writer from clearing up.
-* Erasing removes the tuple and whatever names a person; meter, pagination, times and energies stay, and with the digest
-  of the tuple the row keeps it from being stored again. The file is rebuilt then: split pages may hold copies.
-* Age is judged by a clock that cannot leap. It follows the host's by a week per pruning at most, and pruning is daily:
-  a host that believes to be in another year does not delete everything. A receipt that was kept while the host had no
-  time, or one that never came, goes with its neighbours. A host without a set clock deletes nothing.
+* Reading changes nothing. Rows are fetched a few at a time, so that a reader does not keep the writer from
+  checkpointing.
+* Erasing removes the tuple and everything that names a person. Meter, pagination, times and energies stay, and the
+  digest keeps the tuple from being stored again. The file is rebuilt, because pages that were split may hold copies.
+* Age is judged by a clock that cannot leap. It follows the host's clock by at most a week per pruning, and pruning is
+  daily, so a wrong year does not delete everything. A receipt kept while the host's clock was not set, or was ahead, is
+  deleted with its neighbours. A host whose clock is not set deletes nothing.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ _log = logging.getLogger("iem_dcr.journal")
 READ_AT_ONCE: Final = 200
 """Entries in memory at a time."""
 PRUNED_AT_ONCE: Final = 200
-"""Receipts deleted in one transaction, so that nothing else waits long for it."""
+"""Receipts deleted in one transaction; more would keep other work waiting."""
 PRUNING_INTERVAL: Final = timedelta(hours=20)
 CLOCK_STEP: Final = timedelta(days=7)
 """How far the time that decides what is old moves from one pruning to the next, at most."""
@@ -277,9 +278,9 @@ def forget(
     transaction_id: str = "",
     overwrite_timeout_s: float = OVERWRITE_TIMEOUT_S,
 ) -> Erased:
-    """Erase the receipts of a person's id, or of a transaction. This destroys evidence, and nothing restores it.
+    """Erase the receipts of a person's id or of a transaction. This destroys evidence that nothing can restore.
 
-    Drivers may write meanwhile; they wait. The rebuilt file takes free space of its own size for a moment.
+    Drivers that write meanwhile wait. Rebuilding the file needs free space of its own size.
 
     Args:
         path: of the journal.
@@ -301,7 +302,7 @@ def forget(
             connection.execute("PRAGMA secure_delete=ON")
             version = schema.version_of(connection, found)
             entries = _erase(connection, which, version) if version else ()
-            # Also where nothing is left to erase: an earlier call may have been cut short between the two.
+            # Even if nothing is left to erase: an earlier call may have been interrupted in between.
             is_overwritten = not version or _overwrite(connection, overwrite_timeout_s)
             return Erased(entries, is_overwritten, moved_aside(found))
     except (sqlite3.Error, OSError, UnicodeDecodeError) as error:
@@ -309,7 +310,7 @@ def forget(
 
 
 def _erase(connection: sqlite3.Connection, which: dict[str, str], version: int) -> tuple[Entry, ...]:
-    # A file of version 1 stays what it is: the process that writes it may still be of that version.
+    # A file of version 1 is not migrated here: the process that writes it may still be of that version.
     ledger, select = ("begun", _SELECT.replace("accepted", "1")) if version == 1 else ("ledger", _SELECT)
     of_id = ":transaction <> '' AND transaction_id = :transaction"
     of_both = f"(({of_id}) OR (:person <> '' AND identification = :person))"
@@ -346,10 +347,10 @@ def _overwrite(connection: sqlite3.Connection, timeout_s: float) -> bool:
 
 
 def prune(connection: sqlite3.Connection, path: Path, keep_days: int, now: datetime) -> bool:
-    """Delete some of what is older than so many days, if that was not done today. 0 days delete nothing.
+    """Delete some of what is older than ``keep_days``, unless that was done today; 0 deletes nothing.
 
     Returns:
-        Whether there is more: few are deleted at once, so that other work can be done in between.
+        Whether there is more. Few are deleted at once, so that other work can be done in between.
 
     Raises:
         sqlite3.Error: the file could not be read or written.
@@ -383,7 +384,7 @@ def _delete(connection: sqlite3.Connection, path: Path, clock: datetime, keep_da
         "first": milliseconds(FIRST_SANE),
         "count": PRUNED_AT_ONCE,
     }
-    # What was noted before the host had its time is not old for that; the ids after it push it out.
+    # A note made before the host's clock was set is not old for that; later ids displace it.
     connection.execute("DELETE FROM ledger WHERE noted_us >= :first * 1000 AND noted_us < :cutoff * 1000", values)
     connection.execute("DELETE FROM refused WHERE noted_ms >= :first AND noted_ms < :cutoff", values)
     deleted = connection.execute(

@@ -2,11 +2,11 @@
 
 Every function runs inside its caller's transaction:
 
-* A receipt is one row, however often it is seen. A later sighting adds what was not known: its transaction, the
-  check of its signature, that it is superseded. It replaces no transaction and restores nothing that was erased.
-* An entry is one row, named by meter, id and the host's time at which it was made. A later note of it changes that row.
-  The receipt of its id removes it; a superseded receipt removes only the entries before the latest.
-* An entry that is noted as open, its B was answered 2xx, supersedes the receipts that are here under its id.
+* A receipt is one row, however often it is seen. A later sighting adds what was not known: its transaction, the check
+  of its signature, that it is superseded. It never changes the transaction and restores nothing that was erased.
+* An entry is one row, named by meter, id and the host's time at which it was made; a later note of it updates that row.
+  A receipt removes the entries of its id; a superseded receipt removes those before the latest.
+* An entry that is noted as open (its B was answered 2xx) supersedes the receipts that are stored under its id.
 * An id is either in the ledger or refused. A damaged row reads as nothing.
 """
 
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 _log = logging.getLogger("iem_dcr.journal")
 
 MAX_IDS: Final = 64
-"""Ids of a meter that the ledger keeps, entries that it keeps of an id, and refused ids of an address."""
+"""Ids kept per meter in the ledger, entries kept per id, and refused ids kept per address."""
 MAX_RECALLED: Final = 64
-"""Receipts that a process is told of when it starts."""
+"""Receipts returned by `recall`."""
 FIRST_SANE: Final = datetime(FIRST_SANE_YEAR, 1, 1, tzinfo=UTC)
 """A clock that says less was never set."""
 OPEN: Final = "open"
@@ -224,7 +224,7 @@ def recall(connection: sqlite3.Connection, *, meter: str, address: str) -> Recal
     refused = connection.execute(
         "SELECT transaction_id FROM refused WHERE meter = :meter OR address = :address ORDER BY id", which
     )
-    # Twice by an index: a condition with OR would read the whole file for a meter that has few receipts.
+    # Two searches by index: a condition with OR would read the whole file for a meter with few receipts.
     receipts = connection.execute(
         "SELECT tuple, digest, transaction_id, public_key, superseded FROM receipts WHERE id IN ("
         " SELECT id FROM (SELECT id FROM receipts WHERE meter = :meter AND erased_ms IS NULL"
@@ -315,7 +315,7 @@ def _values_of(kept: KeptReceipt, now: datetime) -> dict[str, object]:
     raw = receipt.text.encode()
     begin, end = receipt.begin, receipt.end
     kept_ms, end_ms = milliseconds(now), _ms_of(end)
-    # A host that has not had the time yet counts by when the transaction ended, if the meter had it.
+    # While the host's clock is not set, the age counts from the end of the transaction, if the meter's clock was.
     ages_ms = (ms for ms in (kept_ms, end_ms) if ms is not None and ms >= milliseconds(FIRST_SANE))
     return {
         "meter": clean(receipt.meter_serial or kept.meter),

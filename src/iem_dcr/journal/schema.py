@@ -1,8 +1,8 @@
-"""What stands in a journal: its tables, their versions, and how a file becomes a connection to them.
+"""The tables of a journal, their versions, the migration between them, and how a file is opened.
 
-Version 2 is written. Version 1 (iem-dcr 0.1.0) becomes version 2 in one transaction when it is opened for writing; for
-a reader, views make it look like version 2. Head and tables of a file have to agree, so a changed bit in either is
-found, and no file of another program is taken for a journal.
+Version 2 is written. Version 1 (iem-dcr 0.1.0) is migrated in one transaction when it is opened for writing; readers
+see it through views as if it were version 2. The head and the tables of a file have to agree: that finds a changed bit
+in either, and keeps files of other programs from being taken for journals.
 
 WAL, so that readers and the writer do not wait for each other; synchronous FULL, so that a commit survives a power cut;
 secure_delete, so that deleted bytes are overwritten.
@@ -36,13 +36,13 @@ FILE_MODE: Final = 0o600
 BUSY_TIMEOUT_S: Final = 5.0
 """How long a connection waits for another one, of this process or another, that is writing."""
 MAX_CHECKED_BYTES: Final = 256 * 1024 * 1024
-"""Up to this size a file is checked when it is opened for writing; the check of a larger one would take too long."""
+"""Files up to this size are checked when they are opened for writing; for larger ones that takes too long."""
 SIDE_FILES: Final = ("-wal", "-shm")
 """Files that SQLite keeps beside a journal while it is in use."""
 
 _SWITCH_RETRY_S = 0.05
 
-# --- tables; what a column of receipts means stands at `iem_dcr.journal.maintenance.Entry` ---
+# --- tables; `iem_dcr.journal.maintenance.Entry` explains the columns of receipts ---
 
 _RECEIPTS = """
     CREATE TABLE receipts (
@@ -94,8 +94,8 @@ _TABLES = (_RECEIPTS, _STATE, _REFUSED, _LEDGER, _PINS)
 # --- version 1 ---
 
 _ACCEPTED_OF_1 = """NOT (outcome = 'valid' AND findings LIKE '%"severity": "error"%')"""
-# 0.1.0 took back the note of a B that was refused. So every note stands for a B that may have been acted on, and at a
-# meter all but the latest are over.
+# 0.1.0 withdrew the note of a B that was refused. So every note is a B that may have been acted on, and of a meter only
+# the latest can still run.
 _LEDGER_OF_1 = """
     SELECT id, meter, address, transaction_id, identification, pagination_before, began_text AS sent_text,
         '' AS answered_text, noted_ms * 1000 AS noted_us,
@@ -212,17 +212,17 @@ def connect(path: Path, mode: str = "rw", *, is_immutable: bool = False) -> sqli
     """
     uri = f"file:{quote(os.fsencode(path))}?mode={mode}" + ("&immutable=1" if is_immutable else "")
     connection = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
-    # A damaged text is read all the same, and so are the others beside it.
+    # A damaged text must not keep the rest of its row from being read.
     connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
     connection.execute("PRAGMA trusted_schema=OFF")
     return connection
 
 
 def open_to_read(path: Path) -> tuple[sqlite3.Connection, int]:
-    """Open a journal in the way that leaves nothing behind; one of version 1 looks like one of version 2.
+    """Open a journal for reading without leaving files behind; version 1 looks like version 2.
 
-    SQLite keeps files beside it while it is open. A connection that may write takes them away again; one that may not
-    leaves them. On a read-only medium there are none, and none are needed.
+    SQLite keeps side files while a journal is open. A connection that may write removes them again, one that may not
+    leaves them. A read-only medium has none and needs none.
 
     Returns:
         The connection, and the version of the file; 0 for an empty one.
@@ -251,7 +251,7 @@ def _opened_to_read(path: Path, mode: str, *, is_immutable: bool) -> tuple[sqlit
 
 
 def prepare(connection: sqlite3.Connection, path: Path, *, is_checked: bool) -> None:
-    """Check a file that was connected for writing, and have it written as a journal is. Changes no table.
+    """Check a file that was connected for writing, and set the modes in which a journal is written.
 
     Raises:
         DamagedError, ForeignError, sqlite3.Error: it cannot be used.
@@ -267,7 +267,7 @@ def prepare(connection: sqlite3.Connection, path: Path, *, is_checked: bool) -> 
             connection.execute("PRAGMA journal_mode=WAL")
             break
         except sqlite3.OperationalError as error:
-            # SQLite does not wait where two processes switch a new file at once.
+            # SQLite does not wait when two processes switch a new file at once.
             if (error.sqlite_errorcode & 0xFF) != sqlite3.SQLITE_BUSY or time.monotonic() >= ends_s:
                 raise
         time.sleep(_SWITCH_RETRY_S)
@@ -275,7 +275,7 @@ def prepare(connection: sqlite3.Connection, path: Path, *, is_checked: bool) -> 
 
 
 def bring_up_to_date(connection: sqlite3.Connection, path: Path) -> None:
-    """Make the tables or migrate them in one transaction, unless another process has.
+    """Create or migrate the tables in one transaction, unless another process has done so.
 
     Raises:
         sqlite3.Error: that is not possible now; nothing is changed.

@@ -1,12 +1,12 @@
-"""The journal as drivers have it: what is given is written, and what is asked is answered, in the order of the calls.
+"""The journal as drivers use it: writes and questions are done in the order of the calls, outside the event loop.
 
-All users of one file in a process share one `Journal`. It has one unit of work done at a time: the commit of all that
-waits, one question, a piece of a pruning, or the end. A `Worker` does them, a thread or what a simulation brings. So no
-disk blocks a loop, and a question sees what was given before it.
+All users of one file in a process share one `Journal`. It has one unit of work done at a time: the commit of all queued
+writes, one question, a piece of a pruning, or the end. A `Worker` does them: a thread, or what a simulation provides.
+So no disk blocks a loop, and a question sees what was written before it.
 
-What an error means is told in `iem_dcr.journal.file`. What could not be written for the file's sake waits in memory and
-is tried again every `RETRY_S`; questions do not wait for that. The first failure is logged with what a kill would lose,
-its repeats at debug level. What waits is bounded: a refused start gives way to a note, and a note to a receipt.
+`iem_dcr.journal.file` defines what an error means. A write that fails because of the file stays queued and is retried
+every `RETRY_S`; questions do not wait for that. The first failure is logged with what a kill would lose, repeats at
+debug level. The queue is bounded: receipts displace notes, and notes displace refused ids.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ PRUNING_S: Final = 6 * 3600.0
 MAX_BATCH: Final = 500
 MAX_WAITING: Final = 10_000
 MAX_WAITING_BYTES: Final = 64 * 1024 * 1024
-"""Receipts that may wait in memory while the file cannot be written; one beyond that is lost, loudly."""
+"""Receipts that may wait in memory while the file cannot be written; more are not kept, with an error."""
 MAX_QUESTIONS: Final = 256
 """More questions than this mean a disk that does not answer."""
 MAX_NAMED: Final = 20
@@ -60,9 +60,9 @@ MAX_NAMED: Final = 20
 class Journal:
     """A journal for any number of drivers on any number of loops: an `iem_dcr.driver.ports.Journal`.
 
-    Its methods neither wait nor raise. Errors come out of what they return, which need not be awaited: a `JournalError`
-    means that a question has to be asked again, or that something is not written yet. It stays queued then, unless the
-    message says otherwise. `open_journal` shares a journal; one that is made here is shared with nothing.
+    Its methods neither wait nor raise. Awaiting what they return raises a `JournalError` where a question has to be
+    asked again, or where a write is not committed yet; it stays queued, unless the message says otherwise. Awaiting is
+    optional. `open_journal` returns shared journals; one that is constructed directly is not shared.
 
     Args:
         path: of the file; its folder has to exist.
@@ -107,7 +107,7 @@ class Journal:
 
     @property
     def unwritten(self) -> int:
-        """How much waits to be written; a kill loses it."""
+        """Number of writes that are not committed yet; a kill loses them."""
         return len(self._unwritten())
 
     def recall(self, *, meter: str, address: str) -> Awaitable[Recalled]:
@@ -139,14 +139,9 @@ class Journal:
         """Write a receipt; done when it is committed and will stand after a power cut. Its entry is done with."""
         receipt = kept.receipt
         whose = receipt.meter_serial or kept.meter or kept.address
-        work = Work(
-            Rank.RECEIPT,
-            partial(records.keep_receipt, kept=kept, now=self._wall()),
-            printable(f"receipt {receipt.pagination or 'without PG'} of meter {whose}"),
-            key=(receipt.text, kept.transaction_id, kept.outcome, kept.found, kept.superseded),
-            size_bytes=len(receipt.text),
-        )
-        return self._write(work)
+        what = printable(f"receipt {receipt.pagination or 'without PG'} of meter {whose}")
+        keep = partial(records.keep_receipt, kept=kept, now=self._wall())
+        return self._write(Work(Rank.RECEIPT, keep, what, size_bytes=len(receipt.text)))
 
     def pin(self, address: str, meter: str) -> Awaitable[None]:
         """Write the serial that is accepted at an address; "" for none."""
@@ -175,7 +170,7 @@ class Journal:
         return self._ended
 
     def abandon(self) -> int:
-        """End as a kill does, between two units of work of a simulation. Returns how much was not written."""
+        """End as a kill does, between two units of work of a simulation. Returns the number of writes it loses."""
         with self._lock:
             self._is_closing = self._is_over = True
         self._end_file()
@@ -198,26 +193,24 @@ class Journal:
     def _write(self, work: Work) -> Awaitable[None]:
         work.done.set_running_or_notify_cancel()  # cancelling it changes nothing
         with self._lock:
-            # What is given again and again while writing fails need not wait twice.
-            known = (each for each in self._queue if work.key is not None and each.key == work.key)
-            if self._problem and (same := next(known, None)) is not None:
-                return Answer(same.done)
-            if self._is_closing or not self._has_room(work):
-                why = "it is closed" if self._is_closing else self._problem or "too much waits to be written"
+            if self._is_closing:
+                work.settle(f"{named(self.path)} is closed: {work.what} is NOT kept")
+            elif not self._has_room(work):
+                why = self._problem or "the queue in memory is full"
                 work.settle(f"{named(self.path)}: {why}: {work.what} is NOT kept")
-                level = logging.DEBUG if self._is_full or self._is_closing else logging.ERROR
+                level = logging.DEBUG if self._is_full else logging.ERROR
                 _log.log(level, "%s: %s: %s, and what follows, is NOT kept", named(self.path), why, work.what)
                 self._is_full = True
-                return Answer(work.done)
-            self._queue.append(work)
-            self._waiting_bytes += work.size_bytes
-            if self._problem:
-                work.settle(self._waits())
-            self._submit()
+            else:
+                self._queue.append(work)
+                self._waiting_bytes += work.size_bytes
+                if self._problem:
+                    work.settle(self._waits())
+                self._submit()
         return Answer(work.done)
 
     def _has_room(self, work: Work) -> bool:
-        """Make room for a write if it is worth more than what waits."""
+        """Make room for a write, if a queued one has a lower rank."""
         if self._waiting_bytes + work.size_bytes > MAX_WAITING_BYTES:
             return False
         if len(self._batch) + len(self._queue) < MAX_WAITING:
@@ -225,7 +218,7 @@ class Journal:
         least = min(self._queue, key=lambda each: each.rank, default=work)
         if least.rank < work.rank:
             self._queue.remove(least)
-            least.settle(f"{named(self.path)}: {least.what} is NOT kept: what is worth more needs its room")
+            least.settle(f"{named(self.path)}: {least.what} is NOT kept: the queue in memory is full")
         return least.rank < work.rank
 
     def _unwritten(self) -> list[Work]:
@@ -288,7 +281,7 @@ class Journal:
             self._waiting_bytes -= sum(work.size_bytes for work in batch)
             problem, self._problem, self._is_full = self._problem, "", False
         if problem:
-            _log.info("%s works again: %d of what waited are written", named(self.path), len(batch))
+            _log.info("%s works again: %d queued writes are committed", named(self.path), len(batch))
         for work, result in zip(batch, results, strict=False):
             if isinstance(result, Exception):
                 _log.error("%s: %s is not kept", named(self.path), work.what, exc_info=result)
@@ -347,7 +340,7 @@ class Journal:
     # --- messages ---
 
     def _waits(self) -> str:
-        return f"{named(self.path)}: {self._problem}. What is given waits in memory and is tried every {RETRY_S:g} s"
+        return f"{named(self.path)}: {self._problem}. Writes wait in memory and are retried every {RETRY_S:g} s"
 
     def _at_risk(self) -> str:
         """Name what waits to be written."""

@@ -1,4 +1,4 @@
-"""What a journal has to do, and the seam by which that is done: who does it, when, and on which disk."""
+"""Units of work of a journal, and the seam that decides when and on which disk they are done."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from iem_dcr.errors import JournalError
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable, Generator, Hashable
+    from collections.abc import Callable, Generator
 
     Unit = Callable[[Exception | None], None]
-    """Does a unit of work when it is called with None; with an error it fails as if SQLite had raised that. A unit that
-    another one took the place of does nothing. It never raises."""
+    """Does a unit of work when called with None; called with an error, fails as if SQLite had raised it. Does nothing
+    when it was replaced by a later unit. Never raises."""
 
 
 T = TypeVar("T")
@@ -30,7 +30,7 @@ T = TypeVar("T")
 class Worker(Protocol):
     """Has the units of work of one journal done, one after the other. `ThreadWorker` is the default.
 
-    A simulation brings its own. It needs no thread and steps the journal in its own time::
+    A simulation provides its own, which needs no thread and runs in the time of the simulation::
 
         class Disk:
             failure: Exception | None = None  # sqlite3.OperationalError with its sqlite_errorcode
@@ -46,24 +46,24 @@ class Worker(Protocol):
 
         journal = Journal(path, worker=Disk())
 
-    A disk that does not answer keeps the unit, and calls it when it does. A kill comes between two units:
-    `Journal.abandon` drops what is not written. Units are to be called by one thread at a time.
+    A disk that does not answer keeps the unit and calls it later. A kill happens between two units: `Journal.abandon`
+    drops what is not written. Units have to be called by one thread at a time.
     """
 
     def time(self) -> float:
         """Return seconds that never run backwards."""
 
     def submit(self, unit: Unit, after_s: float, *, writes: bool) -> None:
-        """Have a unit called in so many seconds or later, in place of the one before. Does not call it itself.
+        """Schedule a unit in place of the one before. Must return without having called it.
 
         Args:
             unit: the unit.
-            after_s: 0 for at once.
+            after_s: earliest time from now, s.
             writes: it may write to the file.
         """
 
     def stop(self) -> None:
-        """Hear that no unit follows."""
+        """Called when no unit follows."""
 
 
 class ThreadWorker:
@@ -112,7 +112,7 @@ class ThreadWorker:
 
 
 class Rank(IntEnum):
-    """What a write is worth where not all can wait; and what is no write."""
+    """Which write is displaced first when the queue is full; a question is no write."""
 
     REFUSED = 0
     NOTE = 1
@@ -128,7 +128,6 @@ class Work:
         do: does it within a transaction; a write returns what is to be logged as an error, or nothing.
         what: names a write in a message.
         otherwise: the answer to a question of a file that counts as empty.
-        key: while a write with the same key waits, this one need not wait as well; None for any.
         size_bytes: of a receipt that it holds in memory.
         done: when it is committed or answered; a JournalError when it could not be yet.
     """
@@ -137,18 +136,17 @@ class Work:
     do: Callable[[sqlite3.Connection], Any]
     what: str = ""
     otherwise: object = None
-    key: Hashable | None = None
     size_bytes: int = 0
     done: Future[Any] = field(default_factory=Future)
 
     def settle(self, problem: str = "") -> None:
-        """Tell who waits for a write what came of it, unless that was told before."""
+        """Resolve ``done``, unless it is resolved already."""
         if not self.done.done():
             self.done.set_exception(JournalError(problem)) if problem else self.done.set_result(None)
 
 
 class Answer(Generic[T]):
-    """What a method returns: it may be awaited on any loop, or dropped."""
+    """Result of a method of a journal: may be awaited on any loop, or dropped."""
 
     def __init__(self, future: Future[T]) -> None:
         self._future = future
