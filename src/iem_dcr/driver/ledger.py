@@ -295,13 +295,19 @@ class Ledger:
             return Arrival(is_new=False)
         self._know(receipt)
         self.last = receipt
+        return Arrival(is_new=True, entry=self.claim(receipt))
+
+    def claim(self, receipt: Receipt) -> Entry | None:
+        """Return the entry that a receipt closes now, if any: also one that came before the journal was read."""
+        if self.owner_of(receipt):
+            return None
         entry = receipt_matching.owner(receipt, self.entries)
         if entry is None:
-            return Arrival(is_new=True)
+            return None
         superseded = entry.superseded or self._has_newer_answered(entry)
         entry = self._put(replace(entry, receipt=receipt, superseded=superseded))
         self._own(receipt, entry.transaction_id, answers=not superseded)
-        return Arrival(is_new=True, entry=self._move(entry, Event.RECEIPT))
+        return self._move(entry, Event.RECEIPT)
 
     def give_up(self, at_s: float) -> None:
         """Move to LOST what no receipt comes for any more."""

@@ -39,6 +39,8 @@ READ_AGAIN_AFTER_S: Final = 1.0
 VERIFY_TIMEOUT_S: Final = 5.0
 LAST_WAIT_S: Final = 0.2
 """How long a check or a write may still take where the time of a command is over."""
+MOST_UNOWNED: Final = 8
+"""So many receipts that were seen before the journal was read are matched again when it is."""
 JOURNAL: Final = "the journal of receipts"
 
 
@@ -85,6 +87,7 @@ class ReceiptKeeper:
         self._verifies = verifies
         self._keeps_found = journal is not None or sink is not None
         self._found: deque[tuple[Receipt, Entry | None, str, str]] = deque()
+        self._unowned: deque[tuple[Receipt, str, str]] = deque(maxlen=MOST_UNOWNED)
         self._is_live = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._read = asyncio.Event()
@@ -120,6 +123,10 @@ class ReceiptKeeper:
             self._ledger.recall(entry)
         for transaction_id in recalled.refused:
             self._ledger.recall_refused(transaction_id, self._clock.now())
+        for receipt, public_key, found_at in tuple(self._unowned):
+            entry = self._ledger.claim(receipt)
+            if entry is not None:
+                self._take_up(receipt, entry, public_key, found_at)
         if recalled.newest is not None:
             self._clock.newest = max(recalled.newest, self._clock.newest or recalled.newest)
         self.is_read = True
@@ -181,10 +188,15 @@ class ReceiptKeeper:
 
     def found(self, receipt: Receipt, entry: Entry | None, state: MeterState) -> None:
         """Have a new receipt kept, under its entry or without an owner; nothing waits for it."""
+        if entry is None:
+            self._unowned.append((receipt, state.public_key, state.serial))
         if self._keeps_found or entry is not None:
-            self._found.append((receipt, entry, state.public_key, state.serial))
-            if self._is_live:
-                self.keep_found()
+            self._take_up(receipt, entry, state.public_key, state.serial)
+
+    def _take_up(self, receipt: Receipt, entry: Entry | None, public_key: str, serial: str) -> None:
+        self._found.append((receipt, entry, public_key, serial))
+        if self._is_live:
+            self.keep_found()
 
     def keep_found(self) -> None:
         """Have kept what was found: live values come."""

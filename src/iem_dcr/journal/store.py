@@ -159,6 +159,8 @@ class Journal:
                 await (self._ask(lambda _: None, None) if ended is None else asyncio.wrap_future(ended))
         except TimeoutError:
             _log.error("%s does not answer: %s may be lost; check its disk", named(self.path), self._at_risk())
+            for work in self._unwritten():
+                work.settle(f"{named(self.path)} is closed: {work.what} may be lost")
         except JournalError:
             pass  # it was logged when it came up
 

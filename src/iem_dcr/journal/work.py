@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import asyncio
 import threading
 import time
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
@@ -141,7 +142,7 @@ class Work:
 
     def settle(self, problem: str = "") -> None:
         """Resolve ``done``, unless it is resolved already."""
-        if not self.done.done():
+        with contextlib.suppress(InvalidStateError):
             self.done.set_exception(JournalError(problem)) if problem else self.done.set_result(None)
 
 
