@@ -70,6 +70,8 @@ class HostClock:
 
     def __init__(self, start: datetime) -> None:
         self._start = start
+        self.latest = start
+        """The latest that it ever said before a step."""
 
     def __call__(self) -> datetime:
         """Return what the host believes the time to be."""
@@ -82,5 +84,6 @@ class HostClock:
     def step(self, by_s: float) -> None:
         """Have it leap by so many seconds; not before 1970 nor beyond 2099."""
         now = self()
+        self.latest = max(self.latest, now)
         least, most = (datetime(year, 1, 1, tzinfo=UTC) - now for year in (1970, 2099))
         self._start += min(max(timedelta(seconds=max(-1e10, min(by_s, 1e10))), least), most)

@@ -84,16 +84,18 @@ class _Worker:
 
 
 class SteppedJournal(Journal):
-    """A journal whose process may be killed."""
+    """A journal whose process may be killed. ``dropped`` hears that it ended before all was written."""
 
-    def __init__(self, path: Path, disk: Disk, wall: Callable[[], datetime]) -> None:
+    def __init__(self, path: Path, disk: Disk, wall: Callable[[], datetime], dropped: Callable[[], None]) -> None:
         super().__init__(path, worker=_Worker(disk), wall=wall)
+        self._dropped = dropped
 
     async def close(self, timeout_s: float = 2.0) -> None:
         """End as the last thing that its process does: what is not written then never is."""
         await super().close(timeout_s)
-        self.abandon()
+        self.kill()
 
-    def kill(self) -> bool:
-        """Have the process end here. Returns whether something had not been written."""
-        return self.abandon() > 0
+    def kill(self) -> None:
+        """Have the process end here."""
+        if self.abandon():
+            self._dropped()

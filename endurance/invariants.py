@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from iem_dcr import meter_time
 from iem_dcr.driver.driver import SILENT_STOP_S, START_S
-from iem_dcr.meter_time import FIRST_SANE_YEAR
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -98,7 +97,7 @@ def each_receipt_says_what_was_asked_for(world: Record) -> Iterator[str]:
     """A receipt shows user, tariff text and connector of a request under its id, and begins at the time of the host.
 
     * The connector may be empty: a meter whose power failed forgets it. Not where nothing is wrong.
-    * The time is looked at where nothing is wrong any more, and only if the host has the time itself.
+    * The time is looked at where nothing is wrong any more, and only if the host's clock can be trusted.
     """
     for call in world.calls:
         text = call.tuple_text
@@ -112,7 +111,7 @@ def each_receipt_says_what_was_asked_for(world: Record) -> Iterator[str]:
         if not any(_shows(payload, start.request, fresh=call.fresh) for start in starts):
             shown = {name: payload[name] for name in ("ID", "TT", "CI")}
             yield f"the receipt of {call.transaction_id!r} shows {shown}, which nobody asked for"
-        if call.fresh and world.running_after_calm is None and world.host_at(truth.begun_s).year >= FIRST_SANE_YEAR:
+        if call.fresh and world.running_after_calm is None and world.host_is_set_at(truth.begun_s):
             began = meter_time.parse(payload["RD"][0]["TM"]).instant
             off = began - world.host_at(truth.begun_s)
             if abs(off) > CLOCK_OFF:

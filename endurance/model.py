@@ -10,6 +10,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from iem_dcr.meter_time import RELEASED
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
@@ -209,3 +211,7 @@ class Record:
     def host_at(self, at_s: float) -> datetime:
         """Return what the host's clock says, as it is set now, at a time of the run's."""
         raise NotImplementedError
+
+    def host_is_set_at(self, at_s: float) -> bool:
+        """Tell whether the host's clock could be trusted then."""
+        return self.host_at(at_s) >= RELEASED

@@ -60,9 +60,6 @@ class Surroundings(Protocol):
     def cleared(self, error_type: str, sub_type: str) -> None:
         """Take the end of an error."""
 
-    def unwritten_was_dropped(self) -> None:
-        """Hear that a kill came before all was written."""
-
 
 class _Bus(FakeBus):
     """The broker as one process sees it; nothing is kept of what goes over it."""
@@ -130,8 +127,8 @@ class Process(ABC):
     def kill(self) -> None:
         """Do nothing any more, from this very moment."""
         self.killed = True
-        if self.journal is not None and self.journal.kill():
-            self._around.unwritten_was_dropped()
+        if self.journal is not None:
+            self.journal.kill()
         for task in list(self.tasks):
             task.cancel()
 

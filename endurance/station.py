@@ -65,6 +65,10 @@ class Station(Record):
         """Return what the host's clock says, as it is set now, at a time of the run's."""
         return self.host.at(at_s)
 
+    def host_is_set_at(self, at_s: float) -> bool:
+        """Tell whether the host's clock could be trusted: one behind the times in the journal cannot."""
+        return super().host_is_set_at(at_s) and self.host.latest <= self.host_at(at_s)
+
     @property
     def process(self) -> Process | None:
         """The process that lives."""
@@ -170,7 +174,9 @@ class Station(Record):
 
     def open_journal(self) -> SteppedJournal | None:
         """Open the journal for a process."""
-        return SteppedJournal(self._folder / "journal.sqlite", self.disk, self.host) if self.journal else None
+        if not self.journal:
+            return None
+        return SteppedJournal(self._folder / "journal.sqlite", self.disk, self.host, self._unwritten_was_dropped)
 
     def ready(self, process: Process) -> None:
         """Hear that a process has subscribed, or is about to within this round."""
@@ -204,8 +210,8 @@ class Station(Record):
             self.dead_letters.append(f"the end of error {error_type} {sub_type!r}, which is not active")
         self.errors.discard((error_type, sub_type))
 
-    def unwritten_was_dropped(self) -> None:
-        """Hear that a kill came before all was written: it is not promised where the disk is in trouble, or has just been."""
+    def _unwritten_was_dropped(self) -> None:
+        """Hear of an end before all was written: nothing is promised where the disk is in trouble, or has just been."""
         self.counts["unwritten at a kill"] += 1
         if not self.disk.is_well or self.now_s - self._trouble_ended_s < WRITTEN_AFTER_S:
             self.disk_troubled.append((self._trouble_began_s, self.now_s))

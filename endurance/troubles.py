@@ -9,7 +9,7 @@ from endurance.everest import ModuleProcess
 from endurance.meter import Trap
 from endurance.model import MODULE, SERVICE
 from endurance.process import Process, ServiceProcess
-from endurance.station import NOTED_WITHIN_S, Station
+from endurance.station import NOTED_WITHIN_S, WRITTEN_AFTER_S, Station
 from iem_dcr.simulator import Fault
 
 KINDS: Final[dict[str, type[Process]]] = {SERVICE: ServiceProcess, MODULE: ModuleProcess}
@@ -72,7 +72,7 @@ class Troubles(Station):
         """Have the journal's disk in trouble: one of `disk.TROUBLES`."""
         if not self.journal:
             return
-        if self.disk.is_well:
+        if self.disk.is_well and self.now_s - self._trouble_ended_s >= WRITTEN_AFTER_S:
             self._trouble_began_s = self.now_s
         self.counts[f"disk {trouble}"] += 1
         self.disk.trouble = trouble
