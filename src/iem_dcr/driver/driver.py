@@ -1,8 +1,9 @@
 """The driver of one meter: one task owns it and does everything in turn, commands before ticks.
 
-A command waits for what is under way, except for a question to the meter that has been in flight for half a second: that
-is given up. One deadline covers a command from the call to the answer, and whatever happens there is an answer. A tick
-reads a live value, looks for receipts that are due, ends what the station does not want, and sends what provisioning has.
+A command waits for what is under way, except for a question to the meter that has been in flight for half a second:
+that is given up. One deadline covers a command from the call to the answer, and whatever happens there is an answer.
+A tick reads a live value, looks for receipts that are due, ends what the station does not want, and sends what
+provisioning has.
 """
 
 from __future__ import annotations
@@ -106,7 +107,15 @@ class MeterDriver:
         self._keeper = ReceiptKeeper(
             client.address, self._ledger, clock, log, sink=sink, journal=journal, verifies=settings.verify_receipts
         )
-        self._meter = Meter(settings, client, self._ledger, self._keeper, self._station, clock, log)
+        self._meter = Meter(
+            settings,
+            client,
+            ledger=self._ledger,
+            keeper=self._keeper,
+            station=self._station,
+            clock=clock,
+            log=log,
+        )
         self._provisioning = Provisioning(self._meter)
         self._starting = Starting(self._meter, self._provisioning, self._pause)
         self._stopping = Stopping(self._meter, self._provisioning, self._pause)
@@ -323,7 +332,7 @@ class MeterDriver:
                 await self._tick(self._schedule)
         except GaveWayError:
             self._meter.log.debug("a question to the meter was given up for a command")
-        except Exception:
+        except Exception:  # noqa: BLE001  live values go on, whatever happens
             self._meter.log.limited("the periodic work failed").log(
                 logging.ERROR, "the periodic work failed", exc_info=True
             )

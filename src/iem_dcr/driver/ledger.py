@@ -1,9 +1,9 @@
 """The ledger: all that the driver knows of transactions, and the only place that changes it.
 
-Theory. Evidence comes in three ranks: a new receipt of ours closes a transaction; the answer to a request that acts says
-what was done; a live value is a picture of some moment ago, and XT false proves nothing. Every piece of evidence comes in
-by one of the ``on_`` methods, which move entries by the table of `transitions`. Who owns a receipt is decided by
-`receipt_matching`. The journal is this memory on disk: it is told of what `changed` and `receipts` hold.
+Theory. Evidence comes in three ranks: a new receipt of ours closes a transaction; the answer to a request that acts
+says what was done; a live value is a picture of some moment ago, and XT false proves nothing. Every piece of evidence
+comes in by one of the ``on_`` methods, which move entries by the table of `transitions`. Who owns a receipt is
+decided by `receipt_matching`. The journal is this memory on disk: it is told of what `changed` and `receipts` hold.
 
 Times ending in ``_s`` are the loop's; all others are the meter's own.
 """
@@ -360,7 +360,7 @@ class Ledger:
                     is_answered=noted.state in ("open", "ended"),
                     power_up=self._power_up_s is not None,
                     told=noted.state == "open",
-                )  # fmt: skip
+                )
             )
             self._sort()
 

@@ -1,4 +1,4 @@
-"""One meter as a start, a stop and a tick ask it: each answer goes to the ledger, and what acts has one of three replies."""
+"""One meter as starts, stops and ticks ask it: each answer goes to the ledger; each request that acts has a `Reply`."""
 
 from __future__ import annotations
 
@@ -54,6 +54,7 @@ class Meter:
         self,
         settings: Settings,
         client: MeterClient,
+        *,
         ledger: Ledger,
         keeper: ReceiptKeeper,
         station: GuardedStation,

@@ -1,8 +1,8 @@
 """What is known of the meter itself: its last live value, its serial, and its faults.
 
-A live value is a picture of some moment ago. What it shows of transactions goes to the ledger; here it is judged for what
-the station sees: who the meter is, whether it is in error, whether it answers, and what may be published. Nothing acts on
-one odd reading: another serial counts when a second reading, a second later, agrees.
+A live value is a picture of some moment ago. What it shows of transactions goes to the ledger; here it is judged for
+what the station sees: who the meter is, whether it is in error, whether it answers, and what may be published.
+Nothing acts on one odd reading: another serial counts when a second reading, a second later, agrees.
 """
 
 from __future__ import annotations

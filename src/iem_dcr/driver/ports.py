@@ -175,7 +175,10 @@ class Journal(Protocol):
         """Write an entry, or a later state of it; in the order of the calls."""
 
     def withdraw(self, entry: NotedEntry) -> Awaitable[None]:
-        """Take back the entry of a B that was refused: it leaves none. What was noted before under the id counts again."""
+        """Take back the entry of a B that was refused: it leaves none.
+
+        What was noted before under the id counts again.
+        """
 
     def refused(self, transaction_id: str, *, meter: str, address: str) -> Awaitable[None]:
         """Note an id whose start failed with none of its B possibly acted on, unless an entry stands under it."""

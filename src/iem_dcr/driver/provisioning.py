@@ -1,7 +1,7 @@
 """Provisioning: charge point, clock, tariff text and key of a meter, and what of it is due.
 
-`initialise` asks, `make_up` sends. Nothing is sent while a transaction may run; what could not be sent stays due. CT and
-CI are taken once per power-up: an accepted POST /gw is the proof that there was one.
+`initialise` asks, `make_up` sends. Nothing is sent while a transaction may run; what could not be sent stays due. CT
+and CI are taken once per power-up: an accepted POST /gw is the proof that there was one.
 """
 
 from __future__ import annotations

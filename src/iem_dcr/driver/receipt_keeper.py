@@ -1,9 +1,9 @@
-"""Keeps receipts: verified, written to the journal before they are returned, and found again by the process after this one.
+"""Keeps receipts: verified, written to the journal before they are returned, and found again by the next process.
 
-Nothing waits for the journal longer than 0.5 s: what is not written by then is written later, and one error says what a
-kill would lose now. The journal is read when the process starts, and asked again until it answers; until then the ledger
-does not know whose the meter's last receipt is. What is found before the first live value waits for it: its check would
-import ``cryptography``.
+Nothing waits for the journal longer than 0.5 s: what is not written by then is written later, and one error says what
+a kill would lose now. The journal is read when the process starts, and asked again until it answers; until then the
+ledger does not know whose the meter's last receipt is. What is found before the first live value waits for it: its
+check would import ``cryptography``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from iem_dcr.driver.host_clock import HostClock
     from iem_dcr.driver.ledger import Entry, Ledger
     from iem_dcr.driver.meter_state import MeterState
-    from iem_dcr.driver.ports import Journal, ReceiptSink
+    from iem_dcr.driver.ports import Journal, Recalled, ReceiptSink
     from iem_dcr.driver.rate_limited_log import MeterLog
     from iem_dcr.ocmf import Receipt
 
@@ -99,28 +99,38 @@ class ReceiptKeeper:
         """Read what the journal knows of this meter, and ask again until it answers. Returns the pinned serial."""
         if self._journal is None or serial in self._recalled_serials:
             return ""
+        recalled = await self._recalled(self._journal, serial)
+        self._recalled_serials.add(serial)
+        self._take_over(recalled)
+        self.is_read = True
+        self._read.set()
+        return recalled.pinned
+
+    async def _recalled(self, journal: Journal, serial: str) -> Recalled:
         while True:
             try:
                 async with asyncio.timeout(READ_TIMEOUT_S):
-                    recalled = await self._journal.recall(meter=serial, address=self._address)
+                    recalled = await journal.recall(meter=serial, address=self._address)
             except (TimeoutError, JournalError) as error:
                 what = "%s is not read yet: %s"
                 self._log.failure(f"reading {JOURNAL}", what, JOURNAL, printable(error, limit=300) or "no answer")
-            except Exception:
+            except Exception:  # noqa: BLE001  a journal's fault must not keep the meter from being driven
                 self._log.exception("%s failed", JOURNAL)
             else:
-                break
+                self._log.recovered(f"reading {JOURNAL}")
+                return recalled
             await asyncio.sleep(READ_AGAIN_AFTER_S)
-        self._log.recovered(f"reading {JOURNAL}")
-        self._recalled_serials.add(serial)
+
+    def _take_over(self, recalled: Recalled) -> None:
+        """Have the ledger know what the journal knows, and match again what was seen before."""
         for filed in recalled.receipts:
             try:
                 receipt = ocmf.parse(filed.text)
             except ReceiptError:
                 continue
             self._ledger.recall_receipt(receipt, filed.transaction_id, answers=not filed.superseded)
-        for entry in recalled.entries:
-            self._ledger.recall(entry)
+        for noted in recalled.entries:
+            self._ledger.recall(noted)
         for transaction_id in recalled.refused:
             self._ledger.recall_refused(transaction_id, self._clock.now())
         for receipt, public_key, found_at in tuple(self._unowned):
@@ -129,9 +139,6 @@ class ReceiptKeeper:
                 self._take_up(receipt, entry, public_key, found_at)
         if recalled.newest is not None:
             self._clock.newest = max(recalled.newest, self._clock.newest or recalled.newest)
-        self.is_read = True
-        self._read.set()
-        return recalled.pinned
 
     def has_read(self, serial: str) -> bool:
         """Whether what the journal knows of a serial is in the ledger."""
@@ -281,7 +288,7 @@ class ReceiptKeeper:
         except JournalError as error:
             what = "receipt %s is not in the journal yet, and a kill would lose it: %s"
             self._log.failure(JOURNAL, what, shown_PG(kept.receipt), printable(error, limit=300), level=logging.ERROR)
-        except Exception:
+        except Exception:  # noqa: BLE001  as above
             self._log.exception("receipt %s was not kept", shown_PG(kept.receipt))
         else:
             if keeper is not self._sink:
@@ -292,7 +299,7 @@ class ReceiptKeeper:
             await writing
         except JournalError as error:
             self._log.failure(JOURNAL, "%s", printable(error, limit=300), level=logging.ERROR)
-        except Exception:
+        except Exception:  # noqa: BLE001  as above
             self._log.exception("%s failed", JOURNAL)
 
     async def _answer(self, question: Awaitable[T]) -> T | None:
@@ -304,7 +311,7 @@ class ReceiptKeeper:
             self._log.failure(JOURNAL, what, JOURNAL, JOURNAL_WAIT_S, level=logging.ERROR)
         except JournalError as error:
             self._log.failure(JOURNAL, "%s", printable(error, limit=300), level=logging.ERROR)
-        except Exception:
+        except Exception:  # noqa: BLE001  as above
             self._log.exception("%s failed", JOURNAL)
         return None
 

@@ -2,9 +2,9 @@
 
 Theory. A receipt is *new* when its signed payload differs from every receipt that the driver knows. A new receipt is
 *ours* when it is of the same serial, shows the ID that was assigned (or a cut of it), and begins between 5 s before B
-went out and 5 s after its answer or time-out, by the meter's own clock. What cannot be read (no ID, no time) agrees with
-everything, but one of the two must agree, and then the pagination must have moved on since B. Of several entries that
-fit, it is that of the B that went out nearest to the begin. Everything else is another's: it closes nothing.
+went out and 5 s after its answer or time-out, by the meter's own clock. What cannot be read (no ID, no time) agrees
+with everything, but one of the two must agree, and then the pagination must have moved on since B. Of several entries
+that fit, it is that of the B that went out nearest to the begin. Everything else is another's: it closes nothing.
 """
 
 from __future__ import annotations
@@ -131,12 +131,9 @@ def entitlement(transaction_id: str, entries: Sequence[Entry], serial: str) -> E
     if not own:
         return Entitlement(Right.WHATEVER_RUNS)
     newest = own[-1]
-    if newest.state is State.CLOSED:
-        return Entitlement(Right.RECEIPT, newest)
-    if not newest.is_answered:
-        earlier = [entry for entry in own if entry.state is State.CLOSED]
-        if earlier and newest.state not in AWAITED:
-            return Entitlement(Right.RECEIPT, earlier[-1])
+    closed = [entry for entry in own if entry.state is State.CLOSED]
+    if closed and (newest is closed[-1] or not (newest.is_answered or newest.state in AWAITED)):
+        return Entitlement(Right.RECEIPT, closed[-1])
     if newest.state is State.REFUSED:
         return Entitlement(Right.REFUSED, newest)
     if newest.state is State.LOST or (serial and newest.serial not in (serial, "")):

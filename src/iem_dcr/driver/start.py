@@ -61,7 +61,16 @@ class Starting:
             user = self._user(request)
         except RequestError as error:
             return self._failed(request, None, TransactionRequestStatus.UNEXPECTED_ERROR, str(error))
-        return await _Start(meter, self._provisioning, self._pause, self._failed, request, user, deadline).run()
+        one = _Start(
+            meter,
+            self._provisioning,
+            self._pause,
+            failed=self._failed,
+            request=request,
+            user=user,
+            deadline=deadline,
+        )
+        return await one.run()
 
     def _user(self, request: TransactionReq) -> User:
         """Make the assignment of a request: what will be signed as IS, IL, IF, IT, ID and TT.
@@ -120,6 +129,7 @@ class _Start:
         meter: Meter,
         provisioning: Provisioning,
         pause: Pause,
+        *,
         failed: Callable[[TransactionReq, Entry | None, TransactionRequestStatus, str], TransactionStartResponse],
         request: TransactionReq,
         user: User,
@@ -156,7 +166,6 @@ class _Start:
 
     async def _round(self) -> TransactionStartResponse | None:
         """Go through one round. Returns the answer, or None for another round."""
-        meter = self._meter
         why_not = await self._look()
         if why_not is not None:
             return why_not if isinstance(why_not, TransactionStartResponse) else None

@@ -1,9 +1,10 @@
 """A stop, from the id to the receipt.
 
-Theory. What a stop gets is one row of the table in docs/architecture.md; `receipt_matching.entitlement` picks it. Where
-something of ours may run, E is sent whatever XT says, and its receipt is waited for as long as it may still come: to the
-deadline where B and E were accepted, else until it is certain that none comes. An id that means nothing here has no
-influence: what runs is ended, and its receipt is the new one that ends not before E; nothing runs: the last receipt.
+Theory. What a stop gets is one row of the table in docs/architecture.md; `receipt_matching.entitlement` picks it.
+Where something of ours may run, E is sent whatever XT says, and its receipt is waited for as long as it may still
+come: to the deadline where B and E were accepted, else until it is certain that none comes. An id that means nothing
+here has no influence: what runs is ended, and its receipt is the new one that ends not before E; nothing runs: the
+last receipt.
 """
 
 from __future__ import annotations
@@ -49,13 +50,15 @@ class Stopping:
     async def stop(self, transaction_id: str, deadline: Deadline) -> TransactionStopResponse:
         """End a transaction and return its receipt. Never raises for anything a meter or a station can do."""
         meter, ledger = self._meter, self._meter.ledger
-        if not meter.keeper.is_read and ledger.newest(transaction_id) is None:
-            if not await meter.keeper.wait_until_read(deadline.within(JOURNAL_WAIT_S)):
-                return self._failed("the journal of receipts does not answer: whose the last receipt is is not known")
+        is_known = meter.keeper.is_read or ledger.newest(transaction_id) is not None
+        if not is_known and not await meter.keeper.wait_until_read(deadline.within(JOURNAL_WAIT_S)):
+            return self._failed("the journal of receipts does not answer: whose the last receipt is is not known")
         here = await self._here(transaction_id)
         if here is not None:
             return await self._delivered(here, transaction_id, deadline)
-        found = await self._entitlement(transaction_id, deadline)
+        return await self._by_right(await self._entitlement(transaction_id, deadline), transaction_id, deadline)
+
+    async def _by_right(self, found: Entitlement, transaction_id: str, deadline: Deadline) -> TransactionStopResponse:
         match found.right:
             case Right.RECEIPT if found.entry is not None and found.entry.receipt is not None:
                 return await self._delivered(found.entry.receipt, transaction_id, deadline)
@@ -169,40 +172,38 @@ class Stopping:
 
     async def _end_whatever_runs(self, transaction_id: str, deadline: Deadline) -> TransactionStopResponse:
         meter = self._meter
-        if not meter.state.reached:
-            wait_s = STARTUP_WAIT_S if transaction_id == "" else meter.settings.initial_connection_wait_ms / 1000
-            deadline_of_reach = deadline.within(wait_s)
-        else:
-            deadline_of_reach = deadline
+        why = await self._reach(transaction_id, deadline)
         ended_at: datetime | None = None
         end_doubtful = False
-        while True:
-            if deadline_of_reach.passed and not meter.state.reached:
-                return self._failed(meter.why or "the meter does not answer")
-            if deadline.passed:
-                return self._failed(meter.why or "the meter did not do it in time")
-            if not await self._look(deadline_of_reach):
-                await self._pause(UNANSWERED_WAIT_S, deadline)
-                continue
-            if meter.state.wrong:
-                return self._failed(meter.state.wrong)
-            if meter.state.unaccepted:
-                await self._pause(UNANSWERED_WAIT_S, deadline)
-                continue
-            deadline_of_reach = deadline
+        while not why and not deadline.passed:
             await meter.last_receipt(deadline)
             moment = meter.time
             reply = await meter.send_end(deadline)
-            if reply is Reply.ACCEPTED:
+            is_idle = reply is Reply.REFUSED and not meter.state.current_flows
+            if reply is Reply.ACCEPTED or (is_idle and end_doubtful):
                 ended_at = ended_at if end_doubtful else moment
                 return await self._receipt_of_what_ran(transaction_id, ended_at, deadline)
-            if reply is Reply.REFUSED and end_doubtful and not meter.state.current_flows:
-                return await self._receipt_of_what_ran(transaction_id, ended_at, deadline)
-            if reply is Reply.REFUSED and not meter.state.current_flows and not meter.state.XT:
+            if is_idle and not meter.state.XT:
                 return await self._last(transaction_id, deadline)
             if reply is Reply.UNANSWERED and not end_doubtful:
                 ended_at, end_doubtful = moment, True
             await self._pause(UNANSWERED_WAIT_S, deadline)
+            why = await self._reach(transaction_id, deadline)
+        return self._failed(why or meter.why or "the meter did not do it in time")
+
+    async def _reach(self, transaction_id: str, deadline: Deadline) -> str:
+        """Ask until the meter answers and is the one that may be ended. Returns why it is not, or ""."""
+        meter = self._meter
+        limit = deadline
+        if not meter.state.reached:
+            wait_ms = meter.settings.initial_connection_wait_ms
+            limit = deadline.within(STARTUP_WAIT_S if transaction_id == "" else wait_ms / 1000)
+        while not (deadline if meter.state.reached else limit).passed:
+            is_there = await self._look(limit)
+            if is_there and (meter.state.wrong or not meter.state.unaccepted):
+                return meter.state.wrong
+            await self._pause(UNANSWERED_WAIT_S, deadline)
+        return meter.state.unaccepted or meter.why or "the meter does not answer"
 
     async def _receipt_of_what_ran(
         self, transaction_id: str, ended_at: datetime | None, deadline: Deadline

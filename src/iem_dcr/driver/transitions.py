@@ -1,14 +1,15 @@
 """What becomes of a transaction in the ledger: every state, every event, and the one table that joins them.
 
 Theory. A B that may have been acted on is an entry of its own. It is UNCERTAIN until its answer: 2xx makes it OPEN, a
-refusal leaves no entry. 2xx to E says that nothing runs now, so what was open is ENDED; whether anything had run, only a
-receipt tells. 2xx to another B says that no earlier one runs: what was open or uncertain is LOST. A new receipt of ours
-closes an entry, from any state in which it may have been acted on, LOST too: evidence that comes late is still evidence.
-It is certain that no receipt comes when E was answered and nothing ran for a while: then the entry is LOST. A live value
-moves an entry in one case only: a B without an answer can be acted on after an accepted E, and then something runs.
+refusal leaves no entry. 2xx to E says that nothing runs now, so what was open is ENDED; whether anything had run,
+only a receipt tells. 2xx to another B says that no earlier one runs: what was open or uncertain is LOST. A new
+receipt of ours closes an entry, from any state in which it may have been acted on, LOST too: evidence that comes late
+is still evidence. It is certain that no receipt comes when E was answered and nothing ran for a while: then the entry
+is LOST. A live value moves an entry in one case only: a B without an answer can be acted on after an accepted E, and
+then something runs.
 
-REFUSED is the entry of a start that failed with none of its B possibly acted on. CLOSED and REFUSED are final. An event
-that the table does not have changes nothing.
+REFUSED is the entry of a start that failed with none of its B possibly acted on. CLOSED and REFUSED are final. An
+event that the table does not have changes nothing.
 """
 
 from __future__ import annotations

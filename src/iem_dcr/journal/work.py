@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import asyncio
+import contextlib
 import threading
 import time
 from concurrent.futures import Future, InvalidStateError
