@@ -145,6 +145,7 @@ class _Start:
         self._doubtful: Entry | None = None
         self._refusals_left = meter.settings.resilience_transaction_request_retries
         self._end_is_doubtful = False
+        self._was_ended_again = False
         self._delay_s = 0.0
         self._serial = ""
 
@@ -239,7 +240,13 @@ class _Start:
         if reply is Reply.REFUSED and not self._end_is_doubtful:
             return True
         self._end_is_doubtful = False
-        return await self._wait_for_receipt(RECEIPT_WAIT_S if was_due else SHORT_WAIT_S)
+        last = meter.ledger.last
+        is_sure = await self._wait_for_receipt(RECEIPT_WAIT_S if was_due else SHORT_WAIT_S)
+        if was_due and meter.ledger.last is last and meter.state.XT and not self._was_ended_again:
+            # No receipt, and a transaction is still shown: E may have come too early, whatever its answer said.
+            self._was_ended_again = True
+            return False
+        return is_sure
 
     async def _wait_for_receipt(self, wait_s: float) -> bool:
         """Wait for a new receipt. Returns False where a question had no answer: a power cut may have gone unseen."""
