@@ -237,8 +237,7 @@ class MeterState:
             if not self.wrong:
                 self.wrong = f"the meter has serial {printable(self.serial)}, wanted is {wanted}"
                 self._log.error(
-                    "%s: nothing is sent to it. Check ip_address and meter_serial; to accept this meter: "
-                    "iem-dcr receipts pin %s, or the setting meter_serial",
+                    "%s: nothing is sent to it. Check ip_address; to accept this meter, set meter_serial to %s",
                     self.wrong,
                     printable(self.serial),
                 )
