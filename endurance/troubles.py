@@ -175,6 +175,10 @@ class Troubles(Station):
 
     async def _end_and_start(self, process: Process, away_s: float) -> None:
         await process.end()
+        for call in self.calls:
+            # What the broker handed over while the service was ending.
+            if call.answer is None and call.process == process.number and process.kind == SERVICE:
+                call.excused = "its process was ended"
         await asyncio.sleep(away_s)
         self._start_process()
 
