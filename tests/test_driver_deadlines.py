@@ -13,12 +13,15 @@ from iem_dcr.powermeter import TransactionRequestStatus
 from iem_dcr.simulator import Fault, SimulatorOptions
 from tests.support.bench import SECRET, SERIAL, bench, request
 from tests.support.virtual_time import virtual
+from tests.test_driver_start import expect_refused
 
 if TYPE_CHECKING:
     from iem_dcr.driver import KeptReceipt
 
 START_S = 30.0
 STOP_S = 60.0
+SILENT_STOP_S = 110.0
+"""A stop may take so long while the meter is silent."""
 MAXIMA: dict[str, Any] = {
     setting.key: setting.maximum for setting in SETTINGS if setting.maximum is not None and setting.key != "port_http"
 }
@@ -58,9 +61,9 @@ async def test_a_command_behind_another_is_answered_in_time() -> None:
         assert start.status is TransactionRequestStatus.UNEXPECTED_ERROR
         assert loop.time() - before <= START_S + 0.1
         assert (await stop).status is TransactionRequestStatus.UNEXPECTED_ERROR
-        assert loop.time() - before <= STOP_S
+        assert loop.time() - before <= SILENT_STOP_S
         b.meter.faults.clear()
-        assert (await b.driver.stop_transaction("T-2")).error == "no signed transaction for this id"
+        await expect_refused(b, "T-2")
 
 
 @virtual
@@ -71,7 +74,7 @@ async def test_a_queue_of_stops_is_answered_in_time() -> None:
         b.meter.faults.add(Fault("stall", count=100_000, delay_s=100.0))
         before = loop.time()
         await asyncio.gather(*(b.driver.stop_transaction("") for _ in range(5)))
-        assert loop.time() - before <= STOP_S
+        assert loop.time() - before <= SILENT_STOP_S
 
 
 class Hanging:
@@ -92,12 +95,12 @@ async def test_a_receipt_that_comes_at_the_last_moment_is_not_kept_back_by_its_c
     def busy(executor: Any, func: Any, *args: Any) -> Any:
         return loop.create_future() if func is ocmf.verify else in_executor(executor, func, *args)
 
-    async with bench(SimulatorOptions(MS=SERIAL, private_key=SECRET, signing_delay_s=59.0), sink=Hanging()) as b:
+    async with bench(SimulatorOptions(MS=SERIAL, private_key=SECRET, signing_delay_s=57.5), sink=Hanging()) as b:
         b.meter.set_load(0, 0)
         await b.until_live()
         assert (await b.driver.start_transaction(request())).status is TransactionRequestStatus.OK
         monkeypatch.setattr(loop, "run_in_executor", busy)
         before = loop.time()
         assert (await b.driver.stop_transaction("T-1")).status is TransactionRequestStatus.OK
-        assert 59 < loop.time() - before <= STOP_S
+        assert 57.5 < loop.time() - before <= STOP_S
         monkeypatch.undo()

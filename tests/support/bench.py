@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from iem_dcr.config import Settings
 from iem_dcr.driver import MeterDriver
 from iem_dcr.powermeter import Powermeter, StationError, TransactionReq
-from iem_dcr.simulator import SimulatedMeter, SimulatorOptions, SimulatorServer
+from iem_dcr.simulator import Answer, Fault, SimulatedMeter, SimulatorOptions, SimulatorServer
 from tests.support.virtual_time import VirtualWall
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from iem_dcr.driver import Observer, ReceiptJournal, ReceiptSink
+    from iem_dcr.driver import Journal, Observer, ReceiptSink
 
 CI = "DE*TST*E0001*1"
 SECRET = 0x1234567
@@ -75,6 +75,19 @@ class Bench:
         while not self.station.values:
             await asyncio.sleep(0.01)
 
+    def once_done(self, verb: str, node: str, *faults: Fault) -> None:
+        """Have faults set in with the next request to a node that the meter has done: they meet what comes after it."""
+        handle = self.meter.handle
+
+        def looked_at(method: str, path: str, body: bytes = b"") -> Answer:
+            answer = handle(method, path, body)
+            if method == verb and path.endswith(node):
+                self.meter.handle = handle  # type: ignore[method-assign]
+                self.meter.faults.add(*faults)
+            return answer
+
+        self.meter.handle = looked_at  # type: ignore[method-assign]
+
     def requests(self, method: str, node: str) -> int:
         """Count the requests the meter has got for a node."""
         return sum(1 for request in self.meter.requests if (request.method, request.node) == (method, node))
@@ -90,7 +103,7 @@ async def bench(
     *,
     wall: VirtualWall | None = None,
     sink: ReceiptSink | None = None,
-    journal: ReceiptJournal | None = None,
+    journal: Journal | None = None,
     station: RememberingStation | None = None,
     observer: Observer | None = None,
     powered: bool = True,
