@@ -1,74 +1,112 @@
 """Faults that are put into the driver on purpose, one at a time: each breaks a promise, and the runs have to show it.
 
-Each is one that somebody could make. A fault lives as long as the context that `Deliberate.applied` returns.
+Each is an error that somebody could make: it loses a receipt, swaps it for another's, or keeps the charger from
+charging. A fault is a function that has it in the program as long as the context it returns is entered; its sentence
+says what is broken. `FAULTS` says of each which sessions show it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from endurance import deliberate_station
-from endurance.plan import Plan, Step, make
-from endurance.replacing import decides, instead
+from endurance.knobs import KNOWN
+from endurance.plan import Plan, SessionPlan, Step, make
+from endurance.replacing import instead
 from iem_dcr.device.client import MeterClient
-from iem_dcr.driver import decisions, keeping, memory, receipts, whose
-from iem_dcr.driver import driver as driver_module
-from iem_dcr.driver.decisions import TABLE, Do, Event, State
+from iem_dcr.driver import driver, receipt_keeper, receipt_matching, stop
 from iem_dcr.driver.driver import MeterDriver
-from iem_dcr.driver.keeping import Keeping
-from iem_dcr.driver.memory import Memory
-from iem_dcr.driver.meter import Meter
-from iem_dcr.driver.setup import Setup
-from iem_dcr.driver.starting import Starting
-from iem_dcr.driver.whose import Claim, Judgement
+from iem_dcr.driver.ledger import Ledger
+from iem_dcr.driver.meter_state import MeterState
+from iem_dcr.driver.provisioning import Provisioning
+from iem_dcr.driver.receipt_keeper import ReceiptKeeper
+from iem_dcr.driver.receipt_matching import Entitlement, Right
+from iem_dcr.driver.start import Starting, _Start
+from iem_dcr.driver.transitions import AWAITED, State
 from iem_dcr.errors import MeterError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from contextlib import AbstractContextManager
 
-SESSIONS_OF_A_RUN: Final = 4
-NOT_BEGUN: Final = (State.NOT_BEGUN, Do.SAY_NOT_BEGUN)
+    Fault = AbstractContextManager[None]
 
 
-@dataclass(frozen=True, slots=True)
-class Deliberate:
-    """A fault put in on purpose.
+async def _nothing(*_: Any) -> None:
+    return None
 
-    Attributes:
-        name: of the fault.
-        breaks: what it does, and what comes of it.
-        within: so many sessions are enough to show it, the one that ends each run counted.
-        applied: has it in the driver while the context is entered.
-        helped_by: what happens in every other session beside what the seed says, for a fault that shows seldom.
-    """
 
-    name: str
-    breaks: str
-    within: int
-    applied: Callable[[], AbstractContextManager[None]]
-    helped_by: tuple[Step, ...] = ()
+async def _goes_on(*_: Any) -> bool:
+    return True
 
-    def run_of(self, seed: int) -> Plan:
-        """Return a short run in which it may show: one ends in a calm, which tells most."""
-        plan = make(seed, SESSIONS_OF_A_RUN)
-        sessions = tuple(
-            replace(session, steps=tuple(sorted([*self.helped_by, *session.steps], key=lambda step: step.at_s)))
-            if session.number % 2
-            else session
-            for session in plan.sessions
-        )
-        return replace(plan, sessions=sessions)
+
+# --- whose a receipt is ---
+
+
+def any_new_receipt_closes() -> Fault:
+    """An entry is closed by any new receipt: a stop gets a stranger's."""
+    return instead(receipt_matching, is_ours=lambda _receipt, entry: entry.state in AWAITED)
+
+
+def matched_by_id_alone() -> Fault:
+    """An entry is closed by any new receipt of the same card: a stop gets that of the transaction before."""
+
+    def shows_its_ID(receipt: Any, entry: Any) -> bool:  # noqa: N802  OCMF's name
+        return entry.state not in (State.CLOSED, State.REFUSED) and receipt.identification in (None, entry.ID)
+
+    return instead(receipt_matching, is_ours=shows_its_ID)
+
+
+def id_without_influence() -> Fault:
+    """A stop ends whatever runs, and gets its receipt."""
+    return instead(stop, entitlement=lambda *_: Entitlement(Right.WHATEVER_RUNS))
+
+
+def refused_start_forgotten() -> Fault:
+    """The stop of a start that was refused is not known to have no receipt: it gets another's."""
+    return instead(Ledger, refuse=lambda *_: None)
+
+
+def remembered_under_the_id_before() -> Fault:
+    """A receipt is remembered under the id of the one before."""
+    own = Ledger._own
+    before: dict[int, str] = {}
+
+    def one_late(self: Ledger, receipt: Any, transaction_id: str, *, answers: bool) -> None:
+        own(self, receipt, before.get(id(self), transaction_id), answers=answers)
+        before[id(self)] = transaction_id
+
+    return instead(Ledger, _own=one_late)
+
+
+def tidied() -> Fault:
+    """A receipt is not handed over as the meter wrote it: its signature is that of another text."""
+    signed_value = receipt_keeper.signed_value
+
+    def with_blanks(receipt: Any, public_key: str) -> Any:
+        value = signed_value(receipt, public_key)
+        return replace(value, signed_meter_data=value.signed_meter_data.replace('","', '", "'))
+
+    return instead(receipt_keeper, signed_value=with_blanks)
 
 
 # --- beginning ---
 
 
-@contextmanager
-def _begins_blindly() -> Iterator[None]:
+def doubtful_begin_forgotten() -> Fault:
+    """A B without an answer counts as not acted on: what it began runs on, and nobody is to pay for it."""
+
+    def forgets(self: Ledger, entry: Any, _at_s: float) -> Any:
+        self.on_begin_refused(entry)
+        return entry
+
+    return instead(Ledger, on_begin_unanswered=forgets)
+
+
+def begin_repeated_blindly() -> Fault:
+    """A B without an answer is sent again at once: the second's answer is taken for that of the first."""
     begin = MeterClient.begin
 
     async def twice(self: MeterClient, *, timeout_s: float | None = None) -> None:
@@ -79,334 +117,401 @@ def _begins_blindly() -> Iterator[None]:
                 raise
             await begin(self, timeout_s=timeout_s)
 
-    believed = {(State.BEGINNING, Event.REFUSED): NOT_BEGUN, (State.BEGINNING, Event.REFUSED_LAST): NOT_BEGUN}
-    with instead(MeterClient, begin=twice), decides(believed):
-        yield
+    return instead(MeterClient, begin=twice)
 
 
-def _doubt_is_forgotten() -> AbstractContextManager[None]:
-    return decides(
-        {
-            (state, event): NOT_BEGUN
-            for state, steps in TABLE.items()
-            for event, (then, _) in steps.items()
-            if then is State.DOUBTFUL
-        }
-        | {(State.BEGINNING, Event.LOST): NOT_BEGUN}
-    )
+def start_ends_nothing() -> Fault:
+    """B goes out without an E before it: a meter that takes a second B destroys what runs."""
+    return instead(_Start, _end_what_runs=_goes_on)
 
 
-def _other_goes_on() -> AbstractContextManager[None]:
-    async def refuses(_self: Starting, start: Any) -> Event:
-        start.why = "a transaction still runs"
-        return Event.NOT_DONE
+def begins_after_doubtful_end() -> Fault:
+    """B goes out after an E that had no answer: what runs may not have been ended, and is destroyed."""
+    end = _Start._end_what_runs
 
-    return instead(Starting, _end_other=refuses)
+    async def believes(self: _Start) -> bool:
+        return await end(self) or self._end_is_doubtful
 
-
-def _user_not_assigned() -> AbstractContextManager[None]:
-    async def accepted(_self: Starting, _start: Any) -> Event:
-        return Event.ACCEPTED
-
-    return instead(Starting, _assign=accepted)
+    return instead(_Start, _end_what_runs=believes)
 
 
-def _user_of_before() -> AbstractContextManager[None]:
-    user = Starting._user
-    first: dict[int, Any] = {}
+def late_end_not_awaited() -> Fault:
+    """An E is refused because an earlier one was acted on: B goes out while the meter still signs."""
+    end = _Start._end_what_runs
 
-    def of_before(self: Starting, request: Any) -> Any:
-        return first.setdefault(id(self), user(self, request))
+    async def forgets(self: _Start) -> bool:
+        self._end_is_doubtful = False
+        return await end(self)
 
-    return instead(Starting, _user=of_before)
-
-
-def _foreign_connector() -> AbstractContextManager[None]:
-    start = Starting.start
-
-    async def any_connector(self: Starting, request: Any, deadline: Any) -> Any:
-        return await start(self, replace(request, evse_id=""), deadline)
-
-    return instead(Starting, start=any_connector)
+    return instead(_Start, _end_what_runs=forgets)
 
 
-def _never_set_up_again() -> AbstractContextManager[None]:
-    initialise, look = Setup.initialise, decisions.look_to_begin
-
-    async def once(self: Setup, deadline: Any) -> Any:
-        was_due = self.gw_due
-        last = await initialise(self, deadline)
-        if not self._first and self._clock_set_s is not None:
-            self.gw_due = was_due
-        return last
-
-    def always_configured(**seen: Any) -> Event:
-        event: Event = look(**seen | {"configured": True})
-        return event
-
-    stack = ExitStack()
-    stack.enter_context(instead(Setup, initialise=once))
-    stack.enter_context(instead(decisions, look_to_begin=always_configured))
-    return stack  # type: ignore[return-value]  # it is entered for nothing
+def receipt_not_awaited() -> Fault:
+    """B follows an accepted E at once, while the meter still signs: the receipt is lost."""
+    return instead(_Start, _wait_for_receipt=_goes_on)
 
 
-def _clock_never_set() -> AbstractContextManager[None]:
+def any_connector() -> Fault:
+    """A start for a connector that the meter does not hold is accepted: the receipt shows another one."""
+    return instead(_Start, _unfit=lambda *_: "")
+
+
+def set_up_once() -> Fault:
+    """A meter is not set up again after a power cut: no start succeeds any more."""
+    take_up = Provisioning.take_up
+
+    def once(self: Provisioning, gateway: Any) -> None:
+        if gateway.is_set or not self.initialised:
+            take_up(self, gateway)
+
+    return instead(Provisioning, take_up=once)
+
+
+def clock_never_set() -> Fault:
+    """The meter's clock is set to the year 2000: a receipt begins at a time that never was."""
     set_gw = MeterClient.set_gw
 
     async def at_the_epoch(self: MeterClient, CT: str, CI: str, TM: str, *, timeout_s: float | None = None) -> None:
         await set_gw(self, CT, CI, "2000-01-01T00:00:00,000+0100" if TM else TM, timeout_s=timeout_s)
 
-    async def nothing(_self: MeterClient, _TM: str, *, timeout_s: float | None = None) -> None:  # noqa: ARG001
+    async def nowhere(_self: MeterClient, _TM: str, *, timeout_s: float | None = None) -> None:  # noqa: ARG001
         return None
 
-    return instead(MeterClient, set_gw=at_the_epoch, set_datetime=nothing)
+    return instead(MeterClient, set_gw=at_the_epoch, set_datetime=nowhere)
 
 
-# --- ending and stopping ---
+# --- ending ---
 
 
-def _end_not_made_sure_of() -> AbstractContextManager[None]:
-    return decides({(State.ENDING, Event.LOST): (State.ENDED, Do.FETCH)})
+def doubtful_end_believed() -> Fault:
+    """An E without an answer counts as accepted: what was to be ended runs on."""
+    end = MeterClient.end
+
+    async def believes(self: MeterClient, *, timeout_s: float | None = None) -> None:
+        try:
+            await end(self, timeout_s=timeout_s)
+        except MeterError as error:
+            if not error.may_have_acted:
+                raise
+
+    return instead(MeterClient, end=believes)
 
 
-def _stop_ignores_the_id() -> AbstractContextManager[None]:
-    claim = whose.claim
+def given_up_while_it_runs() -> Fault:
+    """A transaction is given up 15 s after its E was refused, though it is seen running: it is never ended."""
 
-    def whatever_runs(_transaction_id: str, **known: Any) -> Claim:
-        found: Claim = claim("", **known)
-        return found
+    def too_early(_self: Ledger, entry: Any, at_s: float) -> bool:
+        return entry.end_answered_s is not None and at_s - entry.end_answered_s >= 15.0
 
-    return instead(whose, claim=whatever_runs)
-
-
-def _any_tuple_will_do() -> AbstractContextManager[None]:
-    def ours(*_: Any, **__: Any) -> tuple[Judgement, tuple[str, ...]]:
-        return Judgement.OURS, ()
-
-    return instead(memory, judge=ours)
+    return instead(Ledger, no_receipt_comes=too_early)
 
 
-def _kept_under_the_wrong_id() -> AbstractContextManager[None]:
-    remember = Memory.remember
-    before: dict[int, str] = {}
-
-    def one_late(self: Memory, transaction_id: str, value: Any) -> None:
-        remember(self, before.get(id(self), transaction_id), value)
-        before[id(self)] = transaction_id
-
-    def the_latest(self: Memory, transaction_id: str) -> Any:
-        return self.kept.get(transaction_id) or next(reversed(self.kept.values()), None)
-
-    stack = ExitStack()
-    stack.enter_context(instead(Memory, remember=one_late, again=the_latest))
-    return stack  # type: ignore[return-value]  # as above
+def unwanted_goes_on() -> Fault:
+    """What the station was told has not begun is not ended by the driver."""
+    return instead(MeterDriver, _end_unwanted=_nothing)
 
 
-def _ends_the_wanted() -> AbstractContextManager[None]:
+def wanted_ended() -> Fault:
+    """What was begun is ended soon after, as if nobody wanted it."""
     start = Starting.start
 
-    async def and_ends(self: Starting, *of: Any) -> Any:
-        answer = await start(self, *of)
-        self._ending.watch = True
+    async def and_ends(self: Starting, request: Any, deadline: Any) -> Any:
+        answer = await start(self, request, deadline)
+        newest = self._meter.ledger.newest(request.transaction_id)
+        if newest is not None:
+            self._meter.ledger.mark(newest, unwanted=True)
         return answer
 
     return instead(Starting, start=and_ends)
 
 
-def _no_means_no() -> AbstractContextManager[None]:
-    stop = MeterDriver.stop_transaction
+def no_means_no() -> Fault:
+    """A stop that failed once fails for ever: its receipt is there, and nobody gets it."""
+    stop_transaction = MeterDriver.stop_transaction
     refused: dict[tuple[int, str], Any] = {}
 
     async def once(self: MeterDriver, transaction_id: str) -> Any:
         of = id(self), transaction_id
-        if of not in refused:
-            answer = await stop(self, transaction_id)
-            if not answer.error:
-                return answer
+        answer = refused.get(of) or await stop_transaction(self, transaction_id)
+        if answer.error:
             refused[of] = answer
-        return refused[of]
+        return answer
 
     return instead(MeterDriver, stop_transaction=once)
 
 
-def _never_ends_the_unwanted() -> AbstractContextManager[None]:
-    async def leaves_it(_self: MeterDriver) -> None:
-        return None
-
-    return instead(MeterDriver, _end_unwanted=leaves_it)
+def deadline_ignored() -> Fault:
+    """A command may take ten minutes while the meter is away."""
+    return instead(driver, START_S=600.0, STOP_S=600.0, SILENT_STOP_S=600.0)
 
 
-def _takes_its_time() -> AbstractContextManager[None]:
-    return instead(driver_module, START_S=600.0, STOP_S=600.0)
+# --- what is kept ---
 
 
-def _writes_the_tuple_anew() -> AbstractContextManager[None]:
-    signed_value = keeping.signed_value
-
-    def tidied(receipt: Any, public_key: str) -> Any:
-        value = signed_value(receipt, public_key)
-        return replace(value, signed_meter_data=value.signed_meter_data.replace('","', '", "'))
-
-    stack = ExitStack()
-    stack.enter_context(instead(keeping, signed_value=tidied))
-    stack.enter_context(instead(receipts, signed_value=tidied))
-    return stack  # type: ignore[return-value]  # as above
+def never_noted() -> Fault:
+    """No entry is written: the process after a kill ends another for one that was lost."""
+    return instead(ReceiptKeeper, note=_nothing, note_later=lambda *_: None)
 
 
-# --- the journal ---
+def not_recalled() -> Fault:
+    """The journal is not read by the process after a kill: a stop that comes again ends what runs now."""
+
+    async def knows_nothing(self: ReceiptKeeper, serial: str = "") -> str:
+        self.is_read = True
+        self._recalled_serials.add(serial)
+        self._read.set()
+        return ""
+
+    return instead(ReceiptKeeper, read=knows_nothing)
 
 
-def _journal_after_the_reply() -> AbstractContextManager[None]:
-    keep = Keeping.keep
+def kept_after_the_reply() -> Fault:
+    """A receipt is written seconds after it was handed over: it is not in the journal yet."""
+    kept_by = ReceiptKeeper._kept_by
 
-    async def later(self: Keeping, *of: Any) -> None:
+    async def later(self: ReceiptKeeper, *of: Any) -> None:
         async def at_last() -> None:
-            await asyncio.sleep(4.0)
-            await keep(self, *of)
+            await asyncio.sleep(20.0)
+            await kept_by(self, *of)
 
         self._start(at_last())
 
-    return instead(Keeping, keep=later)
+    return instead(ReceiptKeeper, _kept_by=later)
 
 
-def _journal_not_asked() -> AbstractContextManager[None]:
-    async def knows_nothing(_self: Keeping, *_: Any) -> Any:
-        return None
+def found_not_kept() -> Fault:
+    """A receipt that no stop asks for is not kept."""
+    return instead(ReceiptKeeper, found=lambda *_: None)
 
-    changes = {name: knows_nothing for name in ("filed", "is_of_another") if hasattr(Keeping, name)}
-    return instead(Keeping, **changes)
+
+def tasks_stay() -> Fault:
+    """Every receipt that is handed over leaves a task behind."""
+    deliver = ReceiptKeeper.deliver
+
+    async def and_waits(self: ReceiptKeeper, *of: Any) -> Any:
+        self._leaked = [*getattr(self, "_leaked", ()), asyncio.create_task(asyncio.sleep(1e6))]  # type: ignore[attr-defined]
+        return await deliver(self, *of)
+
+    return instead(ReceiptKeeper, deliver=and_waits)
 
 
 # --- what is published ---
 
 
-def _energy_of_before() -> AbstractContextManager[None]:
-    publish = Meter.publish
-    before: dict[int, Any] = {}
-
-    def of_before(self: Meter, value: Any) -> None:
-        last = before.get(id(self))
-        before[id(self)] = value
-        if last is not None and last.MS != value.MS:
-            value = replace(value, import_wh=last.import_wh, export_wh=last.export_wh)
-        publish(self, value)
-
-    return instead(Meter, publish=of_before)
+def fallen_register_published() -> Fault:
+    """A register that fell is published as it is: the energy falls."""
+    return instead(MeterState, _held=lambda _self, _serial, _register, energy_wh: energy_wh)
 
 
-def _publishing_fails() -> AbstractContextManager[None]:
-    publish = Meter.publish
+def publishing_fails() -> Fault:
+    """Publishing raises, and is caught where nobody looks."""
+    publish = MeterState.publish
 
-    def fails_at_odd_values(self: Meter, value: Any) -> None:
-        publish(self, value)
-        if int(value.import_wh) % 2:
+    def fails_at_odd_values(self: MeterState) -> None:
+        publish(self)
+        if self.value is not None and int(self.value.import_wh) % 2:
             raise KeyError("odd")
 
-    return instead(Meter, publish=fails_at_odd_values)
+    return instead(MeterState, publish=fails_at_odd_values)
 
 
-def _tasks_stay() -> AbstractContextManager[None]:
-    keep = Keeping.keep
-
-    async def and_waits(self: Keeping, *of: Any) -> None:
-        await keep(self, *of)
-        self._leaked = [*getattr(self, "_leaked", ()), asyncio.create_task(asyncio.sleep(1e6))]  # type: ignore[attr-defined]
-
-    return instead(Keeping, keep=and_waits)
+# --- the sessions that show them ---
 
 
-_LOST_ANSWER: Final[dict[str, Any]] = {"kind": "lose-answer", "method": "POST", "node": "/receipt"}
-_LOST_REQUEST: Final[dict[str, Any]] = {"kind": "lose-request", "method": "POST", "node": "/receipt"}
-_AT_B: Final[dict[str, Any]] = {"method": "POST", "node": "/receipt", "delay_s": 0.0}
+def _start(at_s: float, transaction_id: str, **fields: Any) -> Step:
+    request = {
+        "evse_id": "DE*SIM*E1",
+        "transaction_id": transaction_id,
+        "identification_status": "ASSIGNED",
+        "identification_flags": [],
+        "identification_type": "ISO14443",
+        "identification_data": transaction_id.replace("T-", "04AA"),
+    }
+    return Step(at_s, "start", {"request": request | fields})
 
-B_IS_IN_DOUBT: Final = (Step(0.0, "wire_fault", _LOST_ANSWER),)
-"""The meter acts on B, and its answer is lost."""
-B_STAYS_IN_DOUBT: Final = (Step(0.0, "set_trap", _AT_B | {"what": "network_swallows", "then": {"for_s": 40.0}}),)
+
+def _stop(at_s: float, transaction_id: str) -> Step:
+    return Step(at_s, "stop", {"transaction_id": transaction_id})
+
+
+def _fault(at_s: float, kind: str, method: str = "POST", node: str = "/receipt", count: int = 1) -> Step:
+    return Step(at_s, "wire_fault", {"kind": kind, "method": method, "node": node, "count": count})
+
+
+def _at_begin(what: str, then: dict[str, Any]) -> Step:
+    """Have something happen when the user is assigned: the next POST /receipt is B."""
+    return Step(0.0, "set_trap", {"method": "POST", "node": "/user", "delay_s": 0.0, "what": what, "then": then})
+
+
+def _at_end(what: str, then: dict[str, Any]) -> Step:
+    """Have something happen at the next POST /receipt, while T-1 runs: it is E."""
+    return Step(2.9, "set_trap", {"method": "POST", "node": "/receipt", "delay_s": 0.0, "what": what, "then": then})
+
+
+def _power_is_cut(at_s: float) -> Step:
+    return Step(at_s, "cut_power", {"off_s": 0.2, "boot_s": 0.5, "open_at_power_cut": "lost"})
+
+
+def _away(at_s: float, for_s: float) -> Step:
+    return Step(at_s, "network_swallows", {"for_s": for_s})
+
+
+_KILL: Final = {"away_s": 0.2}
+_SWALLOWED: Final = {"method": "POST", "node": "/receipt", "delay_s": 0.0, "what": "network_swallows"}
+ONE: Final = _start(0.0, "T-1"), _stop(6.0, "T-1")
+TWO: Final = _start(0.0, "T-1"), _start(3.0, "T-2"), _stop(6.0, "T-2"), _stop(8.0, "T-1")
+"""The second is begun while the first runs."""
+END_WITHOUT_ANSWER: Final = _start(0.0, "T-1"), _fault(2.9, "lose-answer"), _start(3.0, "T-2"), _stop(9.0, "T-2")
+END_LOST: Final = _start(0.0, "T-1"), _fault(2.9, "lose-request"), _start(3.0, "T-2"), _stop(9.0, "T-2")
+STOP_LOST: Final = _start(0.0, "T-1"), _fault(2.9, "lose-request"), _stop(3.0, "T-1")
+BEGIN_WITHOUT_ANSWER: Final = (
+    _at_begin("wire_fault", {"kind": "lose-answer", "method": "POST", "node": "/receipt"}),
+    _start(0.0, "T-1"),
+    _stop(10.0, "T-1"),
+)
+BEGIN_STAYS_IN_DOUBT: Final = _at_begin("set_trap", _SWALLOWED | {"then": {"for_s": 40.0}}), _start(0.0, "T-1")
 """The meter acts on B, and cannot be asked for longer than a start may take."""
-E_IS_LOST: Final = (Step(0.0, "set_trap", _AT_B | {"what": "wire_fault", "then": _LOST_REQUEST}),)
-"""The first E does not reach the meter, and the connection breaks."""
-
+STRANGER_IN_ITS_PLACE: Final = (
+    _start(0.0, "T-1"),
+    _power_is_cut(1.0),
+    Step(1.9, "begin_by_hand"),
+    Step(2.3, "end_by_hand"),
+    _stop(6.0, "T-1"),
+)
+"""A power cut loses ours, and a stranger's is begun before the driver can look."""
+SAME_CARD: Final = (
+    _start(0.0, "T-1"),
+    Step(3.0, "kill", {"away_s": 1.0}),
+    Step(3.3, "end_by_hand"),
+    _fault(3.9, "garbage", "GET", "/transaction", 20),
+    _fault(3.9, "garbage", "GET", "/receipt", 20),
+    _start(6.0, "T-2", identification_data="04AA1"),
+    Step(14.0, "wire_heals"),
+    _stop(14.5, "T-2"),
+)
+"""The receipt before cannot be read before B, and shows the same card."""
+LOST_AND_ANOTHER: Final = (
+    _start(0.0, "T-1"),
+    _power_is_cut(1.0),
+    _start(4.0, "T-2"),
+    _stop(8.0, "T-1"),
+    _stop(12.0, "T-2"),
+)
 LOST_BEHIND_ITS_BACK: Final = (
-    Step(1.0, "kill", {"away_s": 0.2}),
-    Step(2.0, "cut_power", {"off_s": 0.2, "boot_s": 0.5, "open_at_power_cut": "lost"}),
+    _start(0.0, "T-1"),
+    Step(3.0, "kill", _KILL),
+    _power_is_cut(5.0),
+    _start(9.0, "T-2"),
+    _stop(13.0, "T-1"),
+    _stop(17.0, "T-2"),
 )
-"""The process that began a transaction is gone, and so is the transaction: what the meter has is another's receipt."""
-
-AWAY_AT_THE_STOP: Final = (Step(1.5, "set_trap", _AT_B | {"what": "network_swallows", "then": {"for_s": 80.0}}),)
+"""The process that began a transaction is gone, and so is the transaction: what runs is another."""
+STOPPED_AGAIN: Final = (
+    _start(0.0, "T-1"),
+    _stop(3.0, "T-1"),
+    Step(5.0, "kill", _KILL),
+    _start(7.0, "T-2"),
+    _stop(10.0, "T-1"),
+    _stop(13.0, "T-2"),
+)
+"""A stop comes again to a process that did not serve the first, while another transaction runs."""
+REFUSED: Final = (
+    _start(0.0, "T-1"),
+    _stop(3.0, "T-1"),
+    _start(5.0, "T-2", evse_id="DE*OTHER*E9"),
+    _stop(8.0, "T-2"),
+)
+CURRENT_FLOWS: Final = (
+    _start(0.0, "T-1"),
+    Step(1.0, "current_flows", {"for_s": 40.0}),
+    _stop(3.0, "T-1"),
+    _stop(70.0, "T-1"),
+)
+AWAY_AT_THE_STOP: Final = (
+    _start(0.0, "T-1"),
+    _at_end("network_swallows", {"for_s": 130.0}),
+    _stop(3.0, "T-1"),
+)
 """The meter acts on E, and is out of reach for longer than a stop may take; then it is there again."""
-
-ENDED_IN_A_COMMAND: Final = (
-    Step(0.0, "network_swallows", {"for_s": 10.0}),
-    Step(2.0, "restart", {"away_s": 0.2}),
-)
-"""The process is ended while a start waits for the meter."""
-KILLED_IN_A_FAULT: Final = (
-    Step(0.0, "network_swallows", {"for_s": 40.0}),
-    Step(20.0, "kill", {"away_s": 0.2}),
-)
+AWAY_AT_THE_START: Final = _away(1.0, 80.0), _start(2.0, "T-1")
+ENDED_IN_A_START: Final = _away(1.0, 10.0), _start(1.5, "T-1"), Step(3.0, "restart", _KILL)
+KILLED_IN_A_FAULT: Final = _away(1.0, 40.0), Step(20.0, "kill", _KILL)
 """The process is killed while the station is told that the meter does not answer, and it still does not."""
+REGISTER_FALLS: Final = (Step(3.0, "register_falls", {"to_wh": 0}),)
 
+
+@dataclass(frozen=True, slots=True)
+class Deliberate:
+    """A fault put in on purpose, and what shows it.
+
+    Attributes:
+        applied: has it in the program while the context is entered.
+        steps: of the session that shows it; one more, in a calm, ends every run.
+        knobs: which meters.
+        seeds: of the runs; the first that breaks a promise is enough.
+    """
+
+    applied: Callable[[], Fault]
+    steps: tuple[Step, ...]
+    knobs: str = KNOWN
+    seeds: range = range(1000, 1005)
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self.applied.__name__
+
+    @property
+    def breaks(self) -> str:
+        """What comes of it."""
+        return self.applied.__doc__ or ""
+
+    @property
+    def sessions(self) -> int:
+        """How many sessions are enough to show it."""
+        return 2 * len(self.seeds)
+
+    def run_of(self, seed: int) -> Plan:
+        """Return the run of a seed: its meter and its process, and the steps."""
+        length_s = self.steps[-1].at_s + AFTER_LAST_STEP_S
+        return replace(make(seed, 1, self.knobs), sessions=(SessionPlan(0, length_s, self.steps),))
+
+
+AFTER_LAST_STEP_S: Final = 5.0
+SPOILS: Final = "begin_spoils_signature"
 FAULTS: Final = (
-    Deliberate(
-        "blind retry of B", "a lost B is sent again, and its refusal believed", 150, _begins_blindly, B_IS_IN_DOUBT
-    ),
-    Deliberate(
-        "doubt forgotten", "a B whose answer was lost counts as not begun", 25, _doubt_is_forgotten, B_IS_IN_DOUBT
-    ),
-    Deliberate("the other goes on", "a start does not end what still runs, and is refused", 150, _other_goes_on),
-    Deliberate("no user", "no user is assigned before B", 10, _user_not_assigned),
-    Deliberate("the user of before", "every transaction is signed for the first user", 10, _user_of_before),
-    Deliberate("any connector", "a start for another connector is accepted", 150, _foreign_connector),
-    Deliberate("set up once", "a meter is not set up again after a power cut", 25, _never_set_up_again),
-    Deliberate("clock never set", "the meter's clock is set to the year 2000", 10, _clock_never_set),
-    Deliberate("E not made sure of", "a lost E counts as accepted", 25, _end_not_made_sure_of, E_IS_LOST),
-    Deliberate("any id", "a stop ends whatever runs", 50, _stop_ignores_the_id),
-    Deliberate("stale receipt", "any tuple is taken for the one that is waited for", 25, _any_tuple_will_do),
-    Deliberate("wrong key", "receipts are remembered under the id before", 10, _kept_under_the_wrong_id),
-    Deliberate(
-        "unwanted goes on",
-        "what the station does not know of is not ended",
-        150,
-        _never_ends_the_unwanted,
-        B_STAYS_IN_DOUBT,
-    ),
-    Deliberate("wanted ended", "what was begun is ended soon after, as if nobody wanted it", 10, _ends_the_wanted),
-    Deliberate("no means no", "a stop that failed once fails for ever", 75, _no_means_no, AWAY_AT_THE_STOP),
-    Deliberate("deadline ignored", "a command may take ten minutes", 75, _takes_its_time),
-    Deliberate("tidied", "the tuple is not handed over as the meter wrote it", 10, _writes_the_tuple_anew),
-    Deliberate("journal late", "a receipt is written to the journal after the reply", 10, _journal_after_the_reply),
-    Deliberate("journal not asked", "after a restart it is not asked", 150, _journal_not_asked, LOST_BEHIND_ITS_BACK),
-    Deliberate(
-        "energy of before",
-        "after an exchange the old meter's energy is published",
-        75,
-        _energy_of_before,
-    ),
-    Deliberate(
-        "check is false",
-        "a communication check of a meter that is away is false",
-        25,
-        deliberate_station.check_is_false,
-    ),
-    Deliberate("no reply on failure", "what failed is not answered", 150, deliberate_station.no_reply_on_failure),
-    Deliberate(
-        "left waiting",
-        "what waits when the module is ended is not answered",
-        75,
-        deliberate_station.left_waiting,
-        ENDED_IN_A_COMMAND,
-    ),
-    Deliberate(
-        "handler raises", "a start that is refused raises in its handler", 50, deliberate_station.handler_raises
-    ),
-    Deliberate("error stays", "an error of the interface is never cleared", 50, deliberate_station.error_stays),
-    Deliberate(
-        "errors of before",
-        "a new process raises an error that is active already",
-        75,
-        deliberate_station.errors_of_before,
-        KILLED_IN_A_FAULT,
-    ),
-    Deliberate("publishing fails", "publishing raises, and is caught where nobody looks", 25, _publishing_fails),
-    Deliberate("tasks stay", "every receipt leaves a task behind", 10, _tasks_stay),
+    Deliberate(any_new_receipt_closes, STRANGER_IN_ITS_PLACE),
+    Deliberate(matched_by_id_alone, SAME_CARD, seeds=range(1000, 1040)),
+    Deliberate(id_without_influence, LOST_AND_ANOTHER),
+    Deliberate(refused_start_forgotten, REFUSED),
+    Deliberate(remembered_under_the_id_before, TWO),
+    Deliberate(tidied, ONE),
+    Deliberate(doubtful_begin_forgotten, BEGIN_STAYS_IN_DOUBT),
+    Deliberate(begin_repeated_blindly, BEGIN_WITHOUT_ANSWER),
+    Deliberate(start_ends_nothing, TWO, "second_begin", range(1000, 1020)),
+    Deliberate(begins_after_doubtful_end, END_LOST, "second_begin", range(1000, 1020)),
+    Deliberate(late_end_not_awaited, END_WITHOUT_ANSWER, SPOILS, range(1000, 1020)),
+    Deliberate(receipt_not_awaited, TWO, SPOILS),
+    Deliberate(any_connector, REFUSED),
+    Deliberate(set_up_once, LOST_AND_ANOTHER),
+    Deliberate(clock_never_set, ONE),
+    Deliberate(doubtful_end_believed, STOP_LOST),
+    Deliberate(given_up_while_it_runs, CURRENT_FLOWS),
+    Deliberate(unwanted_goes_on, BEGIN_STAYS_IN_DOUBT),
+    Deliberate(wanted_ended, ONE),
+    Deliberate(no_means_no, AWAY_AT_THE_STOP),
+    Deliberate(deadline_ignored, AWAY_AT_THE_START),
+    Deliberate(never_noted, LOST_BEHIND_ITS_BACK),
+    Deliberate(not_recalled, STOPPED_AGAIN),
+    Deliberate(kept_after_the_reply, ONE),
+    Deliberate(found_not_kept, TWO[:3]),
+    Deliberate(tasks_stay, ONE),
+    Deliberate(fallen_register_published, REGISTER_FALLS),
+    Deliberate(publishing_fails, ONE),
+    Deliberate(deliberate_station.check_is_false, AWAY_AT_THE_START),
+    Deliberate(deliberate_station.no_reply_on_failure, REFUSED),
+    Deliberate(deliberate_station.left_waiting, ENDED_IN_A_START),
+    Deliberate(deliberate_station.handler_raises, REFUSED),
+    Deliberate(deliberate_station.error_stays, AWAY_AT_THE_START),
+    Deliberate(deliberate_station.errors_of_before, KILLED_IN_A_FAULT),
 )

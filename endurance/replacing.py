@@ -5,8 +5,6 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from iem_dcr.driver.decisions import TABLE, Do, Event, State
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -22,17 +20,3 @@ def instead(owner: Any, **named: Any) -> Iterator[None]:
     finally:
         for name, value in before.items():
             setattr(owner, name, value)
-
-
-@contextmanager
-def decides(changes: dict[tuple[State, Event], tuple[State, Do]]) -> Iterator[None]:
-    """Have the table of decisions say something else."""
-    table: Any = TABLE
-    before = {(state, event): table[state][event] for state, event in changes}
-    for (state, event), step in changes.items():
-        table[state][event] = step
-    try:
-        yield
-    finally:
-        for (state, event), step in before.items():
-            table[state][event] = step

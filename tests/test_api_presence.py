@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from iem_dcr.driver.meter import COMMUNICATION_FAULT, ERROR_STATE, VENDOR_ERROR, WRONG_SERIAL
+from iem_dcr.driver.meter_state import COMMUNICATION_FAULT, ERROR_STATE, VENDOR_ERROR, WRONG_SERIAL
 from iem_dcr.everest_api.presence import HEARD_WITHIN_S, Presence
 from iem_dcr.everest_api.topics import READY_BEACON, Topics
 from iem_dcr.powermeter import StationError

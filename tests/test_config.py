@@ -36,6 +36,7 @@ OTHERS: list[tuple[str, type, object, int | None, int | None]] = [
     ("stop_current_wait_ms", int, 10000, 0, 30000),
     ("IL_default", str, "NONE", None, None),
     ("meter_serial", str, "", None, None),
+    ("strict_transaction_ids", bool, False, None, None),
     ("verify_receipts", bool, True, None, None),
     ("journal_path", str, "", None, None),
     ("journal_keep_days", int, 365, 0, 36500),
@@ -84,8 +85,8 @@ def test_every_key_is_taken() -> None:
         "resilience_transaction_request_retries": 0, "resilience_transaction_request_retry_delay": 1000,
         "CT": "CBIDC", "CI": "DE*PNX*E1234567*1", "TT_initial": "0,42 €/kWh", "US": True, "command_timeout_ms": 500,
         "refuse_start_with_error": True, "initial_connection_wait_ms": 0, "stop_current_wait_ms": 30000,
-        "IL_default": "SECURE", "meter_serial": "1TST0000000001", "verify_receipts": False,
-        "journal_path": "/var/lib/iem-dcr/receipts.db", "journal_keep_days": 0,
+        "IL_default": "SECURE", "meter_serial": "1TST0000000001", "strict_transaction_ids": True,
+        "verify_receipts": False, "journal_path": "/var/lib/iem-dcr/receipts.db", "journal_keep_days": 0,
     }  # fmt: skip
     assert asdict(Settings.of(values)) == values
     assert list(values) == KEYS

@@ -10,7 +10,7 @@ from decimal import Decimal
 
 import pytest
 
-from iem_dcr.driver.meter import COMMUNICATION_FAULT
+from iem_dcr.driver.meter_state import COMMUNICATION_FAULT
 from iem_dcr.powermeter import Powermeter, StationError, TransactionRequestStatus
 from iem_dcr.simulator import Fault, SimulatorOptions
 from tests.support.bench import SECRET, SERIAL, Bench, RememberingStation, bench, request
@@ -157,13 +157,14 @@ async def test_a_meter_with_another_serial_gets_nothing_posted(caplog: pytest.Lo
         started = await b.driver.start_transaction(request())
         stopped = await b.driver.stop_transaction("T-1")
         assert b.posts() == []
-        for text in (started.error, stopped.error, b.station.raised[0].message, caplog.text):
+        for text in (started.error, b.station.raised[0].message, caplog.text):
             assert "1ISA0000000001" in text
             assert "1SIM0000000042" in text
+        assert stopped.signed_meter_value is None
         assert [error.type for error in b.station.raised] == ["powermeter/VendorError"]
         assert started.status is TransactionRequestStatus.UNEXPECTED_ERROR
         b.meter.configure(MS="1ISA0000000001")
-        await asyncio.sleep(15)
+        await asyncio.sleep(30)
         assert not b.station.active
         assert b.posts()[:1] == ["/gw"]
         assert (await b.driver.start_transaction(request("T-2"))).status is OK
@@ -205,7 +206,7 @@ async def test_an_exchanged_meter_is_an_error_in_the_log_and_initialised_anew(ca
         await asyncio.sleep(1)
         b.meter.configure(MS="1SIM0000000099", private_key=SECRET + 1)
         b.meter.power_cycle(off_s=1, boot_s=0.5)
-        await asyncio.sleep(10)
+        await asyncio.sleep(20)
         assert b.posts() == ["/gw", "/gw"]
         assert len(b.station.keys) == 2
         assert b.station.keys[0] != b.station.keys[1]
@@ -216,13 +217,13 @@ async def test_an_exchanged_meter_is_an_error_in_the_log_and_initialised_anew(ca
 
 
 @virtual
-async def test_what_makes_up_a_serial_with_every_answer_fills_no_log(caplog: pytest.LogCaptureFixture) -> None:
+async def test_what_makes_up_serials_without_end_fills_no_log(caplog: pytest.LogCaptureFixture) -> None:
     async with bench() as b:
         await b.until_live()
-        for number in range(100):
+        for number in range(50):
             b.meter.configure(MS=f"1SIM{number}")
-            await asyncio.sleep(1)
-        assert len(b.station.values) >= 100
+            await asyncio.sleep(3)
+        assert len(b.station.values) >= 50
     errors = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     assert "exchanged 16 times" in errors[-1]
     assert len(errors) == 17
@@ -308,7 +309,7 @@ async def test_a_station_that_fails_does_not_stop_the_driver(caplog: pytest.LogC
         b.meter.faults.add(Fault("refuse", node="/metervalue", count=3))
         await asyncio.sleep(5)
         assert (await b.driver.start_transaction(request())).status is OK
-        assert "did not take" in caplog.text
+        assert "does not take" in caplog.text
 
 
 @virtual

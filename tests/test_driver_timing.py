@@ -81,7 +81,7 @@ async def one_that_begins_later(after_s: float) -> AsyncIterator[tuple[MeterDriv
 async def test_a_meter_that_begins_later_is_left_alone_until_then() -> None:
     async with one_that_begins_later(3.0) as (driver, station):
         await asyncio.sleep(2.9)
-        assert driver.heard_s is None
+        assert driver.last_response_s is None
         await asyncio.sleep(0.6)
         assert station.values
 

@@ -129,7 +129,7 @@ def test_a_seed_is_the_same_run_every_time() -> None:
     for hash_seed in ("1", "2"):
         elsewhere = subprocess.run(
             [sys.executable, "-c", FINGERPRINTS],
-            env=os.environ | {"PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(ROOT)},
+            env=os.environ | {"PYTHONHASHSEED": hash_seed, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"},
             cwd=ROOT,
             capture_output=True,
             text=True,
@@ -146,19 +146,19 @@ def fault(name: str) -> Deliberate:
 
 
 def test_a_failing_run_is_shortened_and_replayed(capsys: pytest.CaptureFixture[str]) -> None:
-    with fault("wrong key").applied():
-        plan = make(1000)
+    with fault("remembered_under_the_id_before").applied():
+        plan = make(1001)
         assert broken(carry_out(plan))
         kept = shrunk(plan, lambda shorter: bool(broken_promises(shorter)[0]))
         text = to_text(kept)
         assert from_text(text, plan) == kept
         assert len(kept) <= 3
         assert sum(len(steps) for steps in kept.values()) <= 6
-        assert main(["--seed", "1000", "--keep", text]) == 1
+        assert main(["--seed", "1001", "--keep", text]) == 1
         told = capsys.readouterr().out
     assert "BROKEN: " in told
     assert told.count("session ") == len(kept)
-    assert main(["--seed", "1000", "--keep", text]) == 0
+    assert main(["--seed", "1001", "--keep", text]) == 0
     assert "every promise was kept" in capsys.readouterr().out
 
 
@@ -170,11 +170,11 @@ def test_the_command_tells_of_the_first_run_that_fails_and_how_to_replay_it(
         yield make_runs(range(first, first + runs), knobs)
 
     monkeypatch.setattr("endurance.__main__.outcomes", in_this_process)
-    with fault("wrong key").applied():
-        outcome = make_runs(range(1000, 1003))
-        assert (outcome.runs, outcome.seed) == (1, 1000)
+    with fault("remembered_under_the_id_before").applied():
+        outcome = make_runs(range(1001, 1004))
+        assert (outcome.runs, outcome.seed) == (1, 1001)
         assert outcome.promises
-        assert main(["--seed", "1000", "--sessions", "75"]) == 1
+        assert main(["--seed", "1001", "--sessions", "75"]) == 1
         *_, replay = capsys.readouterr().out.splitlines()
         written = re.fullmatch(r"make endurance KNOBS=known SEED=(\d+) KEEP='([^']+)'", replay)
         assert written is not None

@@ -176,7 +176,7 @@ def test_after_a_refused_start_live_values_go_on() -> None:
         assert in_error["status"] == "NOT_SUPPORTED"
         assert BAD in in_error["error"]
         more_values(everest)
-        assert everest.call("stop_transaction", stop("T-2"))["error"] == "no signed transaction for this id"
+        assert "refused" in everest.call("stop_transaction", stop("T-2"))["error"]
         everest.wait_for(lambda: everest.errors_active == {VENDOR_ERROR})
         meter.of(lambda it: it.configure(XC=HEALTHY))
         everest.wait_for(lambda: not everest.errors_active)
@@ -255,7 +255,7 @@ def test_a_power_cycle_of_the_meter(fate: str, in_session: bool) -> None:  # noq
         if in_session:
             stopped = everest.call("stop_transaction", stop(), timeout=70)
             if fate == "lost":
-                assert stopped["error"] == "the meter has no receipt for this transaction"
+                assert "no receipt for this transaction" in stopped["error"]
             else:
                 assert receipt_of(stopped).identification == "04ABT-1"
         more_values(everest)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iem_dcr.cli.everest_player import CHECK_WITHIN_S, REPLY_WITHIN_S, EverestPlayer
-from iem_dcr.driver.meter import COMMUNICATION_FAULT
+from iem_dcr.driver.meter_state import COMMUNICATION_FAULT
 from iem_dcr.everest_api.discovery import read_answer
 from iem_dcr.everest_api.topics import QUERY_MODULES, READY_BEACON
 from iem_dcr.powermeter import TransactionReq, TransactionRequestStatus

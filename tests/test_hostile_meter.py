@@ -44,7 +44,7 @@ from tests.support.fake_bus import FakeBus
 from tests.support.hostile_bodies import ESCAPES
 from tests.support.hostile_meter import LIES, HostileMeter
 from tests.support.hostile_wire import ABUSES, FLOODS
-from tests.support.journals import patient_journal
+from tests.support.journals import virtual_journal
 from tests.support.virtual_time import VirtualWall, run_virtual, virtual
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
     yield caplog
     for record in caplog.get_records("call"):
         line = record.getMessage()
-        assert record.exc_info is None, line
+        assert not record.exc_info, line
         assert line.isprintable(), line
         assert len(line) <= LONGEST_LINE, line
 
@@ -341,7 +341,7 @@ def journal_of_a_hostile_meter(tmp_path: Path) -> Path:
         object.__setattr__(options, key, value)  # the simulator itself would refuse them
 
     async def session() -> None:
-        async with patient_journal(path) as journal, bench(options, journal=journal) as b:
+        async with virtual_journal(path) as journal, bench(options, journal=journal) as b:
             await b.until_live()
             assert (await b.driver.start_transaction(request("T-1"))).status is OK
             await asyncio.sleep(2)

@@ -89,7 +89,7 @@ def log(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     ]
     assert len(lines) > 10
     for record, line in lines:
-        assert record.exc_info is None, line
+        assert not record.exc_info, line
         assert line.isprintable(), line
         assert len(line) <= LONGEST_LINE, line
         assert record.levelno < logging.INFO or CARD[:6] not in line, line

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iem_dcr.driver.meter import COMMUNICATION_FAULT
+from iem_dcr.driver.meter_state import COMMUNICATION_FAULT
 from iem_dcr.everest_api.mqtt_settings import MqttSettings
 from iem_dcr.meter_time import MeterTime
 from iem_dcr.ocmf import Outcome
@@ -215,9 +215,12 @@ async def test_who_waits_for_news_has_it_at_once() -> None:
 
 @virtual
 async def test_an_observer_that_fails_hurts_no_meter(caplog: pytest.LogCaptureFixture) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("a defect")
+
     class Failing:
         def __getattr__(self, name: str) -> Any:
-            raise RuntimeError(name)
+            return fail
 
     caplog.set_level(logging.CRITICAL)
     async with bench(observer=cast("Observer", Failing())) as b:

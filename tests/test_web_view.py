@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING, Any
 
@@ -12,17 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iem_dcr.device.messages import Gateway
-from iem_dcr.driver.meter import COMMUNICATION_FAULT, VENDOR_ERROR, WRONG_SERIAL
+from iem_dcr.driver.meter_state import COMMUNICATION_FAULT, VENDOR_ERROR, WRONG_SERIAL
 from iem_dcr.meter_time import MeterTime
-from iem_dcr.powermeter import StationError
+from iem_dcr.powermeter import StationError, TransactionRequestStatus
 from iem_dcr.service.web.html import tag, visible
 from iem_dcr.service.web.layout import meter_page
 from iem_dcr.service.web.meter_view import detail, path_of, row
 from iem_dcr.service.web.view import Cell, Row, View
-from tests.support.bench import bench, request
+from tests.support.bench import CI, bench, request
 from tests.support.served_page import observed, value, wall
-from tests.support.virtual_time import run_virtual, virtual
+from tests.support.virtual_time import VirtualWall, run_virtual, virtual
 
 if TYPE_CHECKING:
     from iem_dcr.service.observation import ObservedMeter
@@ -151,16 +149,14 @@ async def test_a_transaction_that_nobody_here_began() -> None:
 @virtual
 async def test_a_charge_point_that_is_another_than_configured() -> None:
     meter = observed(CI="DE*ABC*E1*1")
-    async with bench(observer=meter) as b:
+    async with bench(observer=meter, wall=VirtualWall(datetime(1970, 1, 1, tzinfo=UTC))) as b:
         meter.attach(b.driver)
         await b.until_live()
-        held = b.driver.gateway
-        assert held is not None
-        assert detail(meter, ()).fields["CT"] == Cell("EVSEID")
-        b.driver._meter.gateway = replace(held, CI="DE*OLD*E9")
-        assert detail(meter, ()).fields["CI"] == Cell("DE*OLD*E9 (configured is DE*ABC*E1*1)", "warning")
-        b.driver._meter.gateway = Gateway("", "", None)
         assert detail(meter, ()).fields["CI"] == Cell("not set since the meter was powered up", "warning")
+        await asyncio.sleep(70)
+        assert (await b.driver.start_transaction(request())).status is TransactionRequestStatus.OK
+        assert detail(meter, ()).fields["CT"] == Cell("EVSEID")
+        assert detail(meter, ()).fields["CI"] == Cell(f"{CI} (configured is DE*ABC*E1*1)", "warning")
 
 
 def said(meter: ObservedMeter) -> list[str]:

@@ -105,7 +105,7 @@ class EverestBench:
         interface: Interface of the implementation ``main``.
         module_id: The module's id in the charger's configuration.
         interpreter: The Python to run it with.
-        environment: More variables; a PYTHONPATH comes behind the framework's.
+        environment: More variables; a PYTHONPATH comes behind the framework's, and this process's behind it.
         shutdown_handler: Whether this version of everestpy has one.
         active_errors: Type and sub-type of what is active from the start.
 
@@ -342,7 +342,7 @@ class EverestBench:
         logging, setup = folder / "logging.ini", folder / "setup.json"
         logging.write_text("[Core]\nDisableLogging=false\n", encoding="utf-8")
         setup.write_text(json.dumps(self._setup), encoding="utf-8")
-        python_path = [str(DOUBLE), self._environment.get("PYTHONPATH", os.environ.get("PYTHONPATH", ""))]
+        python_path = [str(DOUBLE), self._environment.get("PYTHONPATH", ""), os.environ.get("PYTHONPATH", "")]
         return {
             **os.environ,
             "EV_MODULE": self._module_id,

@@ -11,6 +11,7 @@ Times ending in ``_s`` are the loop's; all others are the meter's own.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import OrderedDict
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -246,7 +247,11 @@ class Ledger:
     def refuse(self, transaction_id: str, noted: datetime) -> None:
         """Remember a start that failed with none of its B possibly acted on."""
         newest = self.newest(transaction_id)
-        if transaction_id and (newest is None or (newest.state is State.CLOSED and newest.receipt is None)):
+        if (
+            transaction_id
+            and transaction_id not in self._by_id
+            and (newest is None or (newest.state is State.CLOSED and newest.receipt is None))
+        ):
             self._add(Entry(self._next, transaction_id, "", "", None, State.REFUSED, noted))
 
     # --- evidence: E ---
@@ -291,17 +296,22 @@ class Ledger:
     def on_receipt(self, receipt: Receipt | None) -> Arrival:
         """Take a receipt that the meter shows; None where it has none."""
         self.was_asked = True
-        if receipt is None or self.knows(receipt):
+        if receipt is None:
+            return Arrival(is_new=False)
+        if self.knows(receipt):
+            # One of a process before: /transaction may lag, so a known one never takes the place of a newer one.
+            self.last = self.last or receipt
             return Arrival(is_new=False)
         self._know(receipt)
         self.last = receipt
         return Arrival(is_new=True, entry=self.claim(receipt))
 
-    def claim(self, receipt: Receipt) -> Entry | None:
-        """Return the entry that a receipt closes now, if any: also one that came before the journal was read."""
+    def claim(self, receipt: Receipt, seen_s: float = math.inf) -> Entry | None:
+        """Return the entry that a receipt closes, if any; one whose B went out after the receipt was seen it cannot."""
         if self.owner_of(receipt):
             return None
-        entry = receipt_matching.owner(receipt, self.entries)
+        earlier = [entry for entry in self.entries if entry.sent_s is None or entry.sent_s <= seen_s]
+        entry = receipt_matching.owner(receipt, earlier)
         if entry is None:
             return None
         superseded = entry.superseded or self._has_newer_answered(entry)

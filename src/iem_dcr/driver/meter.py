@@ -6,6 +6,7 @@ from datetime import timedelta
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Final
 
+from iem_dcr.driver.ledger import CLOCK_LEAP
 from iem_dcr.driver.meter_state import MeterState
 from iem_dcr.driver.timing import now_s
 from iem_dcr.errors import MeterError, MeterTimeoutError, MeterUnreachableError, NotUnderstoodError, RefusedError
@@ -48,6 +49,7 @@ class Meter:
         settings, client, ledger, keeper, station, clock, log: what it is made of.
         state: what its live values show.
         why: what the last request that failed failed with.
+        clock_leapt: a live value has shown a leap of the meter's clock since GET /gw: `time` is not to be relied on.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Meter:
         self.log = log
         self.state = MeterState(settings, station, clock, log)
         self.why = ""
+        self.clock_leapt = False
         self._time: tuple[datetime, float] | None = None
 
     @property
@@ -98,6 +101,7 @@ class Meter:
         asked_s = now_s()
         gateway = await self.client.gw(timeout_s=deadline.left_s)
         self.state.gateway = gateway
+        self.clock_leapt = False
         self._time = None if gateway.TM is None else (gateway.TM.instant, (asked_s + now_s()) / 2)
         return gateway
 
@@ -121,6 +125,9 @@ class Meter:
             self.ledger.on_live_value(
                 XT=value.XT, current_flows=self.state.current_flows, clock_leap=self.state.clock_leap, at_s=now_s()
             )
+            if self.state.clock_leap is not None and abs(self.state.clock_leap) > CLOCK_LEAP:
+                self.clock_leapt = True
+                self.keeper.match_again()
         self.ledger.give_up(now_s())
         return is_good
 
@@ -171,6 +178,7 @@ class Meter:
             if error.may_have_acted:
                 return Reply.UNANSWERED
             return Reply.REFUSED if isinstance(error, RefusedError) else Reply.UNSENT
+        self.why = ""
         return Reply.ACCEPTED
 
     async def send_end(self, deadline: Deadline) -> Reply:

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
+from collections import OrderedDict, deque
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from iem_dcr import ocmf
+from iem_dcr.driver.ledger import digest_of
 from iem_dcr.driver.ports import KeptReceipt
-from iem_dcr.driver.timing import Deadline
+from iem_dcr.driver.timing import Deadline, now_s
 from iem_dcr.errors import JournalError, ReceiptError, printable
 from iem_dcr.ocmf import Outcome, Verification
 from iem_dcr.powermeter import SignedMeterValue
@@ -39,6 +40,7 @@ READ_AGAIN_AFTER_S: Final = 1.0
 VERIFY_TIMEOUT_S: Final = 5.0
 LAST_WAIT_S: Final = 0.2
 """How long a check or a write may still take where the time of a command is over."""
+MAX_REMEMBERED: Final = 64
 MOST_UNOWNED: Final = 8
 """So many receipts that were seen before the journal was read are matched again when it is."""
 JOURNAL: Final = "the journal of receipts"
@@ -87,9 +89,12 @@ class ReceiptKeeper:
         self._verifies = verifies
         self._keeps_found = journal is not None or sink is not None
         self._found: deque[tuple[Receipt, Entry | None, str, str]] = deque()
-        self._unowned: deque[tuple[Receipt, str, str]] = deque(maxlen=MOST_UNOWNED)
+        self._unowned: deque[tuple[Receipt, str, str, float]] = deque(maxlen=MOST_UNOWNED)
+        self._signers: OrderedDict[bytes, tuple[str, str]] = OrderedDict()
+        self._checks: OrderedDict[tuple[bytes, str], asyncio.Task[tuple[Outcome, bool]]] = OrderedDict()
+        self._shown: OrderedDict[tuple[bytes, str], None] = OrderedDict()
         self._is_live = False
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._read = asyncio.Event()
         self._recalled_serials: set[str] = set()
 
@@ -128,15 +133,13 @@ class ReceiptKeeper:
                 receipt = ocmf.parse(filed.text)
             except ReceiptError:
                 continue
+            self._signed_by(receipt, filed.public_key, receipt.meter_serial or "")
             self._ledger.recall_receipt(receipt, filed.transaction_id, answers=not filed.superseded)
         for noted in recalled.entries:
             self._ledger.recall(noted)
         for transaction_id in recalled.refused:
             self._ledger.recall_refused(transaction_id, self._clock.now())
-        for receipt, public_key, found_at in tuple(self._unowned):
-            entry = self._ledger.claim(receipt)
-            if entry is not None:
-                self._take_up(receipt, entry, public_key, found_at)
+        self.match_again()
         if recalled.newest is not None:
             self._clock.newest = max(recalled.newest, self._clock.newest or recalled.newest)
 
@@ -160,9 +163,12 @@ class ReceiptKeeper:
             return None
         found = await self._answer(self._journal.receipt_of(transaction_id, meter=serial, address=self._address))
         try:
-            return None if found is None else ocmf.parse(found.text)
+            receipt = None if found is None else ocmf.parse(found.text)
         except ReceiptError:
             return None
+        if receipt is not None and found is not None:
+            self._signed_by(receipt, found.public_key, receipt.meter_serial or serial)
+        return receipt
 
     # --- entries ---
 
@@ -195,10 +201,18 @@ class ReceiptKeeper:
 
     def found(self, receipt: Receipt, entry: Entry | None, state: MeterState) -> None:
         """Have a new receipt kept, under its entry or without an owner; nothing waits for it."""
+        self._signed_by(receipt, state.public_key, state.serial)
         if entry is None:
-            self._unowned.append((receipt, state.public_key, state.serial))
+            self._unowned.append((receipt, state.public_key, state.serial, now_s()))
         if self._keeps_found or entry is not None:
             self._take_up(receipt, entry, state.public_key, state.serial)
+
+    def match_again(self) -> None:
+        """Match what had no owner: the journal was read since, or it is known now how the meter's clock leapt."""
+        for receipt, public_key, serial, seen_s in tuple(self._unowned):
+            entry = self._ledger.claim(receipt, seen_s)
+            if entry is not None:
+                self._take_up(receipt, entry, public_key, serial)
 
     def _take_up(self, receipt: Receipt, entry: Entry | None, public_key: str, serial: str) -> None:
         self._found.append((receipt, entry, public_key, serial))
@@ -216,7 +230,8 @@ class ReceiptKeeper:
     ) -> SignedMeterValue:
         """Verify a receipt, have it written, and return it for the station, byte for byte as the meter gave it."""
         self.keep_found()
-        kept = await self._checked(receipt, transaction_id, state.public_key, state.serial, deadline)
+        public_key, serial = self._signer(receipt, state)
+        kept = await self._checked(receipt, transaction_id, public_key, serial, deadline)
         self._ledger.deliver(transaction_id, receipt)
         tasks = {self._start(self._kept_by(keeper, kept)) for keeper in self._keepers}
         _, late = await asyncio.wait(tasks, timeout=max(deadline.within(JOURNAL_WAIT_S).left_s, LAST_WAIT_S))
@@ -224,7 +239,16 @@ class ReceiptKeeper:
             what = "receipt %s is returned before it is written: a kill would lose it for the journal"
             self._log.limited("late receipts").log(logging.ERROR, what, shown_PG(receipt))
         self._log.info("receipt %s", shown_PG(receipt))
-        return signed_value(receipt, state.public_key)
+        return signed_value(receipt, public_key)
+
+    def _signed_by(self, receipt: Receipt, public_key: str, serial: str) -> None:
+        self._signers[digest_of(receipt)] = public_key, serial
+        _limit(self._signers)
+
+    def _signer(self, receipt: Receipt, state: MeterState) -> tuple[str, str]:
+        """Return key and serial of the meter that a receipt was read from: another one may answer now."""
+        public_key, serial = self._signers.get(digest_of(receipt), ("", state.serial))
+        return public_key or (state.public_key if serial in ("", state.serial) else ""), serial or state.serial
 
     async def close(self) -> None:
         """Give what is still being written a last moment."""
@@ -252,8 +276,28 @@ class ReceiptKeeper:
         kept = KeptReceipt(receipt, transaction_id, public_key, None, address=self._address, meter=serial)
         if not self._verifies:
             return kept
-        verification = await self._verify(receipt, public_key, deadline)
-        kept = replace(kept, outcome=verification.outcome)
+        which = digest_of(receipt), public_key
+        if which not in self._checks:
+            self._checks[which] = self._start(self._check(receipt, public_key))
+            _limit(self._checks)
+        check = self._checks[which]
+        wait_s = max(deadline.within(VERIFY_TIMEOUT_S).left_s, LAST_WAIT_S)
+        done, _ = await asyncio.wait({check}, timeout=wait_s)
+        if not done:
+            what = "receipt %s could not be verified: it took longer than %.1f s"
+            self._log.error(what, shown_PG(receipt), wait_s)
+            return replace(kept, outcome=Outcome.NOT_CHECKED)
+        outcome, accepted = check.result()
+        if outcome is Outcome.NOT_CHECKED:
+            self._checks.pop(which, None)
+        return replace(kept, outcome=outcome, accepted=accepted)
+
+    async def _check(self, receipt: Receipt, public_key: str) -> tuple[Outcome, bool]:
+        """Check a receipt, once for all who ask. Returns the outcome, and False where a valid one is refused."""
+        try:
+            verification = await asyncio.get_running_loop().run_in_executor(None, ocmf.verify, receipt, public_key)
+        except Exception as error:  # noqa: BLE001  a check that fails must not keep the receipt from the station
+            verification = Verification(Outcome.NOT_CHECKED, f"the check failed: {type(error).__name__}")
         if verification.outcome is Outcome.INVALID:
             what = "receipt %s does not verify: %s; it is returned as the meter gave it"
             self._log.error(what, shown_PG(receipt), printable(verification.reason))
@@ -266,23 +310,18 @@ class ReceiptKeeper:
             if findings:
                 what = "receipt %s has a valid signature, and the transparency software refuses it: %s"
                 self._log.error(what, shown_PG(receipt), printable("; ".join(findings), limit=300))
-                kept = replace(kept, accepted=False)
-        return kept
-
-    async def _verify(self, receipt: Receipt, public_key: str, deadline: Deadline) -> Verification:
-        work = asyncio.get_running_loop().run_in_executor(None, ocmf.verify, receipt, public_key)
-        wait_s = max(deadline.within(VERIFY_TIMEOUT_S).left_s, LAST_WAIT_S)
-        done, _ = await asyncio.wait({work}, timeout=wait_s)
-        if not done:
-            return Verification(Outcome.NOT_CHECKED, f"it took longer than {wait_s:.1f} s")
-        error = work.exception()
-        if error is not None:
-            return Verification(Outcome.NOT_CHECKED, f"the check failed: {type(error).__name__}")
-        return work.result()
+                return verification.outcome, False
+        return verification.outcome, True
 
     # --- how the journal is called ---
 
     async def _kept_by(self, keeper: ReceiptSink, kept: KeptReceipt) -> None:
+        if keeper is self._sink:
+            shown = digest_of(kept.receipt), kept.transaction_id
+            if shown in self._shown:
+                return
+            self._shown[shown] = None
+            _limit(self._shown)
         try:
             await keeper.keep(kept)
         except JournalError as error:
@@ -315,11 +354,16 @@ class ReceiptKeeper:
             self._log.exception("%s failed", JOURNAL)
         return None
 
-    def _start(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+    def _start(self, work: Coroutine[None, None, T]) -> asyncio.Task[T]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _limit(latest: OrderedDict[Any, Any]) -> None:
+    while len(latest) > MAX_REMEMBERED:
+        latest.popitem(last=False)
 
 
 def signed_value(receipt: Receipt, public_key: str) -> SignedMeterValue:

@@ -276,6 +276,12 @@ class _Start:
         if meter.state.unaccepted or meter.state.serial != self._serial:
             meter.why = meter.state.unaccepted or "another meter answers than before"
             return None
+        if meter.clock_leapt:
+            try:
+                await meter.gw(self._deadline)
+            except MeterError as error:
+                meter.why = f"the meter does not answer: {error}"
+                return None
         entry = ledger.begin(
             self._request, self._user.ID, meter.state.serial, noted=meter.clock.now(), sent=meter.time, at_s=now_s()
         )
