@@ -188,9 +188,22 @@ def test_a_transaction_that_runs_is_ended_when_asked_to() -> None:
         assert done.status == 0
         records = simulator.of(lambda meter: [record.text for record in meter.signed])
         assert not simulator.runs
-    assert len(records) == 2
+    names = [event["event"] for event in done.events if event["event"] in ("receipt", "start_transaction")]
+    assert names == ["receipt", "start_transaction", "receipt"]
     written = [(event["verified"], event["ocmf"]) for event in done.events if event["event"] == "receipt"]
-    assert written[-1] == (True, records[-1])
+    assert written == [(True, text) for text in records]
+
+
+def test_the_receipt_of_a_transaction_ended_first_is_printed() -> None:
+    with Simulator() as simulator:
+        simulator.set_up()
+        assert simulator.handle("POST", "/receipt", {"TX": "B"}) == 200
+        done = session(simulator, "--seconds", "0.2", "--end-running", "--set", "verify_receipts=false")
+    assert done.status == 0
+    assert "It runs a transaction, which is ended first" in done.out
+    assert done.out.count("─ Receipt T") == 2
+    assert "NOT CHECKED" in done.out.partition("Receipt T2")[0]
+    assert "VALID: the signature matches" in done.out.partition("Receipt T2")[2]
 
 
 def test_a_start_that_is_refused() -> None:

@@ -49,6 +49,7 @@ class Meter:
         settings, client, ledger, keeper, station, clock, log: what it is made of.
         state: what its live values show.
         why: what the last request that failed failed with.
+        awaits_end: a new receipt is that of a transaction that was ended here just now, whoever began it.
         clock_leapt: a live value has shown a leap of the meter's clock since GET /gw: `time` is not to be relied on.
     """
 
@@ -73,6 +74,7 @@ class Meter:
         self.state = MeterState(settings, station, clock, log)
         self.why = ""
         self.clock_leapt = False
+        self.awaits_end = False
         self._time: tuple[datetime, float] | None = None
 
     @property
@@ -163,7 +165,7 @@ class Meter:
         arrival = self.ledger.on_receipt(receipt)
         if receipt is not None and arrival.is_new:
             self.log.recovered("reading the receipt")
-            self.keeper.found(receipt, arrival.entry, self.state)
+            self.keeper.found(receipt, arrival.entry, self.state, is_news=self.awaits_end)
         return arrival
 
     # --- what acts ---

@@ -206,6 +206,8 @@ class MeterState:
             return True
         if self._other is None or self._other[0] != MS or now_s() - self._other[1] < AGREES_AFTER_S:
             self._other = self._other if self._other is not None and self._other[0] == MS else (MS, now_s())
+            what = "serial %s was read once where %s answers: does another device have the same address?"
+            self._log.limited("another serial").log(logging.WARNING, what, printable(MS), printable(self.serial))
             return False
         self._log_exchange(printable(self.serial), printable(MS))
         self.serial, self._other = MS, None

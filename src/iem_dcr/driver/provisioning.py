@@ -6,6 +6,7 @@ and CI are taken once per power-up: an accepted POST /gw is the proof that there
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -173,6 +174,8 @@ class Provisioning:
         meter.log.recovered("POST /gw")
         meter.log.recovered("the host's clock")
         self._reported = settings.CT, settings.CI
+        if meter.state.gateway is not None:
+            meter.state.gateway = replace(meter.state.gateway, CT=settings.CT, CI=settings.CI)
         meter.log.info("set up: CT %s, CI %s", settings.CT, settings.CI)
         if not is_set:
             meter.log.warning(

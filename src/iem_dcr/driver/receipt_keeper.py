@@ -88,7 +88,7 @@ class ReceiptKeeper:
         self._sink = sink or MemorySink()
         self._verifies = verifies
         self._keeps_found = journal is not None or sink is not None
-        self._found: deque[tuple[Receipt, Entry | None, str, str]] = deque()
+        self._found: deque[tuple[KeptReceipt, Entry | None]] = deque()
         self._unowned: deque[tuple[Receipt, str, str, float]] = deque(maxlen=MOST_UNOWNED)
         self._signers: OrderedDict[bytes, tuple[str, str]] = OrderedDict()
         self._checks: OrderedDict[tuple[bytes, str], asyncio.Task[tuple[Outcome, bool]]] = OrderedDict()
@@ -199,23 +199,35 @@ class ReceiptKeeper:
 
     # --- receipts ---
 
-    def found(self, receipt: Receipt, entry: Entry | None, state: MeterState) -> None:
-        """Have a new receipt kept, under its entry or without an owner; nothing waits for it."""
+    def found(self, receipt: Receipt, entry: Entry | None, state: MeterState, *, is_news: bool = False) -> None:
+        """Have a new receipt kept, under its entry or without an owner; nothing waits for it.
+
+        ``is_news``: it is that of a transaction that was ended here.
+        """
         self._signed_by(receipt, state.public_key, state.serial)
         if entry is None:
             self._unowned.append((receipt, state.public_key, state.serial, now_s()))
         if self._keeps_found or entry is not None:
-            self._take_up(receipt, entry, state.public_key, state.serial)
+            self._take_up(receipt, entry, state.public_key, state.serial, is_news=is_news)
 
     def match_again(self) -> None:
         """Match what had no owner: the journal was read since, or it is known now how the meter's clock leapt."""
         for receipt, public_key, serial, seen_s in tuple(self._unowned):
             entry = self._ledger.claim(receipt, seen_s)
             if entry is not None:
-                self._take_up(receipt, entry, public_key, serial)
+                self._take_up(receipt, entry, public_key, serial, is_news=True)
 
-    def _take_up(self, receipt: Receipt, entry: Entry | None, public_key: str, serial: str) -> None:
-        self._found.append((receipt, entry, public_key, serial))
+    def _take_up(self, receipt: Receipt, entry: Entry | None, public_key: str, serial: str, *, is_news: bool) -> None:
+        kept = KeptReceipt(
+            receipt,
+            "" if entry is None else entry.transaction_id,
+            public_key,
+            None,
+            found=entry is None and not is_news,
+            address=self._address,
+            meter=serial,
+        )
+        self._found.append((kept, entry))
         if self._is_live:
             self.keep_found()
 
@@ -231,14 +243,15 @@ class ReceiptKeeper:
         """Verify a receipt, have it written, and return it for the station, byte for byte as the meter gave it."""
         self.keep_found()
         public_key, serial = self._signer(receipt, state)
-        kept = await self._checked(receipt, transaction_id, public_key, serial, deadline)
+        kept = KeptReceipt(receipt, transaction_id, public_key, None, address=self._address, meter=serial)
+        kept = await self._checked(kept, deadline)
         self._ledger.deliver(transaction_id, receipt)
         tasks = {self._start(self._kept_by(keeper, kept)) for keeper in self._keepers}
         _, late = await asyncio.wait(tasks, timeout=max(deadline.within(JOURNAL_WAIT_S).left_s, LAST_WAIT_S))
         if late:
             what = "receipt %s is returned before it is written: a kill would lose it for the journal"
             self._log.limited("late receipts").log(logging.ERROR, what, shown_PG(receipt))
-        self._log.info("receipt %s", shown_PG(receipt))
+        self._log.limited("receipts").log(logging.INFO, "receipt %s", shown_PG(receipt))
         return signed_value(receipt, public_key)
 
     def _signed_by(self, receipt: Receipt, public_key: str, serial: str) -> None:
@@ -262,20 +275,17 @@ class ReceiptKeeper:
     def _keepers(self) -> tuple[ReceiptSink, ...]:
         return (self._sink,) if self._journal is None else (self._journal, self._sink)
 
-    async def _keep_found(self, receipt: Receipt, entry: Entry | None, public_key: str, serial: str) -> None:
-        transaction_id = "" if entry is None else entry.transaction_id
-        kept = await self._checked(receipt, transaction_id, public_key, serial, Deadline.after(VERIFY_TIMEOUT_S))
+    async def _keep_found(self, kept: KeptReceipt, entry: Entry | None) -> None:
+        kept = await self._checked(kept, Deadline.after(VERIFY_TIMEOUT_S))
         superseded = entry is not None and self._ledger.get(entry).superseded
         for keeper in self._keepers:
-            await self._kept_by(keeper, replace(kept, found=entry is None, superseded=superseded))
+            await self._kept_by(keeper, replace(kept, superseded=superseded))
 
-    async def _checked(
-        self, receipt: Receipt, transaction_id: str, public_key: str, serial: str, deadline: Deadline
-    ) -> KeptReceipt:
+    async def _checked(self, kept: KeptReceipt, deadline: Deadline) -> KeptReceipt:
         """Check a receipt: its signature, and what the transparency software will say of it."""
-        kept = KeptReceipt(receipt, transaction_id, public_key, None, address=self._address, meter=serial)
         if not self._verifies:
             return kept
+        receipt, public_key = kept.receipt, kept.public_key
         which = digest_of(receipt), public_key
         if which not in self._checks:
             self._checks[which] = self._start(self._check(receipt, public_key))

@@ -241,7 +241,11 @@ class _Start:
             return True
         self._end_is_doubtful = False
         last = meter.ledger.last
-        is_sure = await self._wait_for_receipt(RECEIPT_WAIT_S if was_due else SHORT_WAIT_S)
+        meter.awaits_end = was_due
+        try:
+            is_sure = await self._wait_for_receipt(RECEIPT_WAIT_S if was_due else SHORT_WAIT_S)
+        finally:
+            meter.awaits_end = False
         if was_due and meter.ledger.last is last and meter.state.XT and not self._was_ended_again:
             # No receipt, and a transaction is still shown: E may have come too early, whatever its answer said.
             self._was_ended_again = True
@@ -265,6 +269,8 @@ class _Start:
         if self._provisioning.tariff_due and self._user.TT is None:
             await self._provisioning.send_tariff(self._deadline)
         reply = await meter.send(meter.client.set_user(self._user, timeout_s=self._deadline.left_s))
+        if self._user.TT is not None and reply is not Reply.REFUSED:
+            self._provisioning.tariff_was_changed()
         if reply is Reply.REFUSED:
             self._refusals_left -= 1
         elif reply is not Reply.ACCEPTED:
@@ -300,8 +306,6 @@ class _Start:
         if reply is Reply.ACCEPTED:
             entry = ledger.mark(ledger.on_begin_accepted(entry, now_s()), told=True)
             meter.keeper.note_later(entry)
-            if self._user.TT is not None:
-                self._provisioning.tariff_was_changed()
             self._judge_clock()
             meter.state.is_told()
             name = printable(self._request.transaction_id)

@@ -65,6 +65,7 @@ class Stopping:
             case Right.RECEIPT if found.entry is not None and found.entry.receipt is not None:
                 return await self._delivered(found.entry.receipt, transaction_id, deadline)
             case Right.REFUSED:
+                await self._end_what_nobody_began(deadline)
                 return self._failed("the start of this transaction was refused, and nothing was begun for it")
             case Right.ONE_LOOK if found.entry is not None:
                 return await self._one_look(found.entry, transaction_id, deadline)
@@ -72,6 +73,14 @@ class Stopping:
                 return await self._end(found.entry, transaction_id, deadline)
             case _:
                 return await self._end_whatever_runs(transaction_id, deadline)
+
+    async def _end_what_nobody_began(self, deadline: Deadline) -> None:
+        """End what runs where no start of ours can have begun it."""
+        meter = self._meter
+        if meter.state.XT and not meter.ledger.awaited and await self._look(deadline):
+            await meter.last_receipt(deadline)
+            if not (meter.state.wrong or meter.state.unaccepted):
+                await meter.send_end(deadline)
 
     async def _entitlement(self, transaction_id: str, deadline: Deadline) -> Entitlement:
         """Return what an id is entitled to; another meter's answer may be one odd reading, and is read again."""
