@@ -27,6 +27,7 @@ def gateway(b: Bench) -> dict[str, str]:
 def clock_off(b: Bench) -> timedelta:
     value = b.driver.value
     assert value is not None
+    assert value.TM is not None
     return value.TM.instant - b.wall()
 
 
