@@ -29,7 +29,7 @@ from endurance.knobs import KNOWN
 from endurance.model import SERVICE
 from endurance.plan import Plan, SessionPlan, Step
 from endurance.process import task_factory
-from endurance.processes.running import handles, resident_kib
+from endurance.processes.programs import handles, resident_kib
 from endurance.world import World
 from iem_dcr.simulator import SimulatorOptions
 

@@ -4,35 +4,39 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
-import pathlib
+import sqlite3
 import sys
+import time
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from endurance.stage import Call, Filed
 
 from endurance.day import Hour
 from endurance.day import grown as grown_in_a_day
 from endurance.given import positive
-from endurance.processes import network, running, ways
-from endurance.processes.account import Account, Life
+from endurance.model import Call, Filed, Serving, Truth
+from endurance.processes import network, programs, ways
 from endurance.processes.killing import Run
 from endurance.processes.network import Fault
-from endurance.processes.soak import ALLOWED, Sample, grown, slope_per_hour
-from endurance.processes.ways import PacketWay, ProxyWay, unshared, why_no_namespaces
+from endurance.processes.soak import ALLOWED, Sample, growth, slope_per_hour
+from endurance.processes.station import Station
+from endurance.processes.ways import PacketWay, ProxyWay, Trouble, unshared, why_no_namespaces, within
+from endurance.processes.wrapped_program import Connection, Disk
 from iem_dcr.device.client import MeterClient
 from iem_dcr.errors import MeterError
-from iem_dcr.simulator import SimulatorServer
+from iem_dcr.simulator import BASE, SimulatorServer
 from tests.support.brokers import PATIENCE_S, real_time
 from tests.support.tools import needs_tool
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    from collections.abc import Awaitable, Callable
 
 METER = "1SIM0000000000"
+QUICK: dict[str, Any] = {"signing_delay_s": 0.0, "current_a": 0.0}
 
 
 # --- the real programs ---
@@ -41,138 +45,121 @@ METER = "1SIM0000000000"
 @pytest.mark.timeout(300)  # a command that is lost is waited for as long as it may take
 def test_services_and_modules_killed_at_random_instants_keep_every_promise(tmp_path: Path) -> None:
     needs_tool("mosquitto")
-    found = asyncio.run(Run(tmp_path, restarts=12, seed=1, stations=4).run())
-    assert found.broken == []
-    assert found.counts["start: OK"] >= 4
-    assert found.counts["stop: OK"] >= 4
-    assert found.counts["receipts"] >= 4
+    run = Run(tmp_path, restarts=12, seed=1, stations=4, slow_disk=False)
+    asyncio.run(run.run())
+    assert run.broken == []
+    assert min(run.counts["start: OK"], run.counts["stop: OK"], run.counts["receipts"]) >= 4
     assert len(list(tmp_path.glob("*.sqlite"))) == 2
 
 
 def test_a_session_whose_answers_vanish_for_a_while_keeps_every_promise(tmp_path: Path) -> None:
     needs_tool("mosquitto")
-    fault = Fault("answers vanish", 2.0, lambda way: setattr(way, "carries_answers", False))
-    run = network.Run(tmp_path, 1, [fault], packets=False)
+    run = network.Run(tmp_path, 1, [Fault("answers vanish", 2.0, Trouble(carries_answers=False))], packets=False)
     assert asyncio.run(run.run()) == []
-    (connector,) = run.connectors
-    assert [call.ok for call in connector.account.calls][-2:] == [True, True]
-    assert len(connector.back_s) == 1
+    (station,) = run.stations
+    assert [call.ok for call in station.calls][-2:] == [True, True]
+    assert len(station.back_s) == 1
 
 
 # --- the way to a meter ---
 
 
-async def state_by(way: ProxyWay | PacketWay, within_s: float) -> bytes:
-    """Ask the meter for its state; b"" where no answer comes in time."""
-    writer = None
-    try:
-        async with asyncio.timeout(within_s):
-            reader, writer = await asyncio.open_connection(way.host, way.port)
-            writer.write(b"GET /_sim/state HTTP/1.1\r\nHost: m\r\nConnection: close\r\n\r\n")
-            return await reader.readline()
-    except (TimeoutError, OSError):
-        return b""
-    finally:
-        if writer is not None:
-            writer.transport.abort()
+async def begins(host: str, port: int) -> bool:
+    """Send B as the driver does. Returns whether it was answered."""
+    async with MeterClient(host, port, timeout_s=1.0) as client:
+        with contextlib.suppress(MeterError):
+            await client.begin()
+            return True
+    return False
+
+
+async def tried(way: ways.Way, station: Station, send: Callable[[], Awaitable[bool]]) -> list[tuple[bool, bool]]:
+    """Have B sent while each trouble lasts. Returns whether it was answered, and whether the meter had it then."""
+    found = []
+    answers_vanish, requests_vanish = Trouble(carries_answers=False), Trouble(carries_requests=False)
+    for trouble in (Trouble(), answers_vanish, requests_vanish, Trouble(holds_back=True), Trouble(loss=1.0), Trouble()):
+        way.set_trouble(trouble)
+        is_answered = await send()
+        way.set_trouble(Trouble())
+        # The kernel would send again by itself what is held back, after 1.6 s at the latest.
+        await asyncio.sleep(2.0 if trouble.holds_back else 0.3)
+        found.append((is_answered, station.meter.open_transaction is not None))
+        station.meter.handle("POST", f"{BASE}/receipt", b'{"TX":"E"}')
+    return found
 
 
 @real_time
 async def test_a_proxy_carries_what_it_is_told_to() -> None:
-    async with SimulatorServer() as meter, ProxyWay(1, meter.port) as way:
-        assert b"200" in await state_by(way, PATIENCE_S)
-        for fails in ("carries_requests", "carries_answers"):
-            setattr(way, fails, False)
-            assert await state_by(way, 0.3) == b""
-            way.mend()
-            assert b"200" in await state_by(way, PATIENCE_S)
-        way.delay_s = PATIENCE_S
-        assert await state_by(way, 0.3) == b""
-        way.mend()
-        way.loss = 1.0
-        assert await state_by(way, 0.3) == b""
-        way.mend()
-        way.set_up(is_up=False)
-        assert await state_by(way, PATIENCE_S) == b""
-        way.set_up(is_up=True)
-        assert b"200" in await state_by(way, PATIENCE_S)
+    station = Station("pm", METER, **QUICK)
+    async with SimulatorServer(station.meter) as server, ProxyWay(server.port) as way:
+        found = await tried(way, station, lambda: begins(way.host, way.port))
+        assert found == [(True, True), (False, True), (False, False), (False, False), (False, False), (True, True)]
+        way.set_trouble(Trouble(is_up=False))
+        assert not await begins(way.host, way.port)
 
 
-def within_a_namespace(folder: Path, what: str) -> object:
-    """Call a function of this file in a process with a network of its own. Returns what it found."""
+def test_a_begin_that_packets_lost_is_not_delivered_when_the_network_is_back(tmp_path: Path) -> None:
     if why := why_no_namespaces():
         pytest.skip(why)
-    done = folder / "done"
-    program = f"import tests.test_endurance_processes as t; t.{what}({str(done)!r})"
-    process = running.start(unshared(sys.executable, "-c", program))
-    try:
-        assert process.wait(PATIENCE_S) == 0
-    finally:
-        running.end(process)
-    return json.loads(done.read_text("utf-8"))
-
-
-def test_packets_between_namespaces_are_carried_or_not(tmp_path: Path) -> None:
-    assert within_a_namespace(tmp_path, "carry_packets") == [True, False, False, False, True]
+    done = tmp_path / "done"
+    program = f"import tests.test_endurance_processes as t; t.carry_packets({str(done)!r})"
+    with programs.running(unshared(sys.executable, "-c", program)) as process:
+        assert process.wait(PATIENCE_S * 2) == 0
+    assert json.loads(done.read_text("utf-8")) == [[True, True], *[[False, False]] * 4, [True, True]]
 
 
 def carry_packets(done: str) -> None:
-    """Run in a network namespace of its own: ask a meter in another one over a way that fails and is mended."""
+    """Run in a network namespace of its own, where the meter is; B comes from another one."""
 
-    async def main() -> list[bool]:
-        simulate = running.command("simulate", "--port", "8080", "--host", "0.0.0.0")  # noqa: S104  of its own network
-        with running.running(unshared(*simulate), stdout=-1) as far:
-            running.first_line(far)
-            async with PacketWay(1, far.pid, 8080) as way:
-                found = [await state_by(way, PATIENCE_S)]
-                for fails in ({"carries_answers": False}, {"carries_requests": False}, {"loss": 1.0}):
-                    for name, value in fails.items():
-                        setattr(way, name, value)
-                    found.append(await state_by(way, 0.5))
-                    way.mend()
-                found.append(await state_by(way, PATIENCE_S))
-        return [b"200" in line for line in found]
+    async def send(pid: int, way: PacketWay) -> bool:
+        call = f"t.begins({way.host!r}, {way.port})"
+        program = f"import asyncio, sys, tests.test_endurance_processes as t; sys.exit(not asyncio.run({call}))"
+        client = await asyncio.create_subprocess_exec(*within(pid, sys.executable, "-c", program), cwd=programs.ROOT)
+        return await client.wait() == 0
 
-    pathlib.Path(done).write_text(json.dumps(asyncio.run(main())), "utf-8")
+    async def main() -> list[tuple[bool, bool]]:
+        station = Station("pm", METER, **QUICK)
+        async with contextlib.AsyncExitStack() as stack:
+            pid = await network.new_namespace(stack)
+            way = await stack.enter_async_context(PacketWay(1, pid))
+            way.port = (await stack.enter_async_context(SimulatorServer(station.meter, way.host))).port
+            return await tried(way, station, lambda: send(pid, way))
 
-
-def test_a_begin_that_was_given_up_is_not_delivered_when_the_network_is_back(tmp_path: Path) -> None:
-    assert within_a_namespace(tmp_path, "give_up") == ["MeterTimeoutError", False, "begun", True]
+    Path(done).write_text(json.dumps(asyncio.run(main())), "utf-8")
 
 
-def give_up(done: str) -> None:
-    """Run in a network namespace of its own: send B while no request gets through, and look at the meter later."""
-
-    async def main() -> list[object]:
-        found: list[object] = []
-        simulate = running.command("simulate", "--port", "8080", "--host", "0.0.0.0")  # noqa: S104  of its own network
-        with running.running(unshared(*simulate), stdout=-1) as far:
-            running.first_line(far)
-            async with (
-                PacketWay(1, far.pid, 8080) as way,
-                MeterClient(way.host, way.port, timeout_s=1.0) as client,
-            ):
-                assert b"200" in await state_by(way, PATIENCE_S)
-                for way.holds_back in (True, False):
-                    try:
-                        await client.begin()
-                        found.append("begun")
-                    except MeterError as error:
-                        found.append(type(error).__name__)
-                    way.mend()
-                    # The kernel would send what is lost again by itself after 1.6 s at the latest.
-                    await asyncio.sleep(2.0)
-                    value = await client.metervalue()
-                    found.append(value.XT)
-        return found
-
-    pathlib.Path(done).write_text(json.dumps(asyncio.run(main())), "utf-8")
+# --- the disk of a journal ---
 
 
-@pytest.mark.parametrize("arguments", [["--rounds", "0"], ["--rounds", "-1"], ["--rounds", "many"]])
-def test_wrong_numbers_are_said_to_be_so(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_disk_in_trouble_takes_its_time_or_takes_nothing_until_that_is_over(tmp_path: Path) -> None:
+    disk = Disk(tmp_path / "journal.sqlite", has_troubles=True)
+    Connection.disk_file = disk.file
+    with contextlib.closing(sqlite3.connect(disk.journal, factory=Connection, isolation_level=None)) as journal:
+        journal.execute("CREATE TABLE receipts (text)")
+        for is_full in (True, False):
+            disk.start_trouble(1.0, wait_s=0.4, is_full=is_full)
+            began_s = time.monotonic()
+            journal.execute("BEGIN")
+            journal.execute("INSERT INTO receipts VALUES ('T1')")
+            if is_full:
+                with pytest.raises(sqlite3.OperationalError, match="database or disk is full"):
+                    journal.execute("COMMIT")
+                journal.execute("ROLLBACK")
+                time.sleep(max(0.0, disk.well_s - time.monotonic()))
+            else:
+                journal.execute("COMMIT")
+                assert 0.4 <= time.monotonic() - began_s < 1.0
+        assert journal.execute("SELECT count(*) FROM receipts").fetchone() == (1,)
+    assert [begin_s for begin_s, _ in disk.dropped_by_kill()] == [begin_s for begin_s, _ in disk.troubles]
+
+
+# --- the command lines ---
+
+
+@pytest.mark.parametrize("rounds", ["0", "-1", "many"])
+def test_wrong_numbers_are_said_to_be_so(rounds: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        network.main(arguments)
+        network.main(["--rounds", rounds])
     assert ended.value.code == 2
     assert "expects a whole number, at least 1" in capsys.readouterr().err
 
@@ -196,118 +183,58 @@ def test_where_no_namespaces_can_be_made_that_is_said_and_is_no_failure(
 # --- what judges a run ---
 
 
-def tuple_of(number: int, card: str) -> str:
-    return f'OCMF|{{"PG":"T{number}","ID":"{card}","CI":"E1","TT":""}}|{{"SD":"{number}"}}'
+def tuple_of(number: int, name: str) -> str:
+    return f'OCMF|{{"PG":"T{number}","ID":"04{name}","CI":"E1","TT":""}}|{{"SD":"{number}"}}'
 
 
-def told() -> Account:
+def stop_answer(number: int, name: str) -> dict[str, object]:
+    return {"status": "OK", "signed_meter_value": {"signed_meter_data": tuple_of(number, name)}}
+
+
+def two_sessions() -> Station:
     """Two sessions of one process, as they should be."""
-    account = Account(METER, journal=True)
-    account.processes.append(Life(0, began_s=0.0))
+    station = Station("pm", METER)
+    station.process_starts()
+    station.filed = []
     for number, name in enumerate(("A", "B"), start=1):
-        at_s = 10.0 * number
-        card = f"04{name}"
-        for command, answer in (
-            ("start", {"status": "OK"}),
-            ("stop", {"status": "OK", "signed_meter_value": {"signed_meter_data": tuple_of(number, card)}}),
-        ):
-            request = {"identification_data": card, "transaction_id": name, "evse_id": "E1"}
-            call = Call(command, name, len(account.calls), request, 0, at_s, at_s + 0.1, answer, answers=1)
-            account.calls.append(call)
-            if command == "start":
-                account.begun(card, at_s, 0, is_certain=True)
-            at_s += 5
-    account.energies = [(METER, 1.0), (METER, 2.0)]
-    account.checks = {b"true"}
-    account.filed = [Filed(tuple_of(number, card), name) for number, card, name in ((1, "04A", "A"), (2, "04B", "B"))]
-    account.learn({"signed": [{"text": filed.text} for filed in account.filed], "running": False})
-    return account
+        at_s, calls = 10.0 * number, station.calls
+        request = {"identification_data": f"04{name}", "transaction_id": name, "evse_id": "E1"}
+        calls.append(Call("start", name, len(calls), request, 0, at_s, at_s + 0.1, {"status": "OK"}, answers=1))
+        calls.append(Call("stop", name, len(calls), {}, 0, at_s + 5, at_s + 5.1, stop_answer(number, name), answers=1))
+        owner = Serving(name, calls[-2].number, 0)
+        station.unit.truths.append(Truth(METER, number - 1, owner, at_s, at_s + 5, tuple_of(number, name)))
+        station.filed.append(Filed(tuple_of(number, name), name))
+    station.energies = [(METER, 1.0), (METER, 2.0)]
+    station.checks = {b"true"}
+    return station
 
 
 def test_a_run_as_it_should_be_breaks_no_promise() -> None:
-    assert told().broken() == []
-
-
-def swapped(account: Account) -> None:
-    account.calls[3].answer = account.calls[1].answer
-
-
-def unfiled(account: Account) -> None:
-    assert account.filed is not None
-    account.filed.pop()
-
-
-def filed_twice(account: Account) -> None:
-    assert account.filed is not None
-    account.filed.append(account.filed[0])
-
-
-def filed_as_anothers(account: Account) -> None:
-    assert account.filed is not None
-    account.filed[0] = replace(account.filed[0], transaction_id="")
-
-
-def unanswered(account: Account) -> None:
-    account.calls[2].answer = None
-
-
-def late(account: Account) -> None:
-    account.calls[2].answered_s = 60.0
-
-
-def falling(account: Account) -> None:
-    account.energies.append((METER, 1.5))
-
-
-def silenced(account: Account) -> None:
-    account.checks.add(b"false")
-
-
-def running_on(account: Account) -> None:
-    account.running_at_end = account.unit.truths[-1]
-
-
-def invented(account: Account) -> None:
-    text = tuple_of(9, "04A")
-    account.calls[1].answer = {"status": "OK", "signed_meter_value": {"signed_meter_data": text}}
+    station = two_sessions()
+    assert station.broken() == []
+    assert "call 1 stop 'A': OK by 0, receipt T1 of card 04A" in station.chronicle()
 
 
 @pytest.mark.parametrize(
-    ("spoil", "sentence"),
+    ("sentence", "spoil"),
     [
-        (swapped, "it is that of 'A'"),
-        (unfiled, "is not in the journal"),
-        (filed_twice, "2 times in the journal"),
-        (filed_as_anothers, "is in the journal as that of ''"),
-        (unanswered, "was never answered"),
-        (late, "was answered after 40.0 s"),
-        (falling, "falls from 2.0 Wh to 1.5 Wh"),
-        (silenced, "a communication check of b'false'"),
-        (running_on, "runs after one more start and stop"),
-        (invented, "was never signed by a meter"),
+        ("it is that of 'A'", lambda run: setattr(run.calls[3], "answer", run.calls[1].answer)),
+        ("is not in the journal", lambda run: run.filed.pop()),
+        ("2 times in the journal", lambda run: run.filed.append(run.filed[0])),
+        ("in the journal as that of ''", lambda run: run.filed.insert(0, replace(run.filed.pop(0), transaction_id=""))),
+        ("was never answered", lambda run: setattr(run.calls[2], "answer", None)),
+        ("was answered after 40.0 s", lambda run: setattr(run.calls[2], "answered_s", 60.0)),
+        ("falls from 2.0 Wh to 1.5 Wh", lambda run: run.energies.append((METER, 1.5))),
+        ("a communication check of b'false'", lambda run: run.checks.add(b"false")),
+        ("runs after one more start and stop", lambda run: setattr(run, "running_at_end", run.unit.truths[-1])),
+        ("nobody wanted it ended", lambda run: setattr(run.unit.truths[0], "closed_s", 12.0)),
+        ("was never signed by a meter", lambda run: setattr(run.calls[1], "answer", stop_answer(9, "A"))),
     ],
 )
-def test_what_is_wrong_with_a_run_is_found(spoil: Callable[[Account], None], sentence: str) -> None:
-    account = told()
-    spoil(account)
-    assert any(sentence in broken for broken in account.broken()), account.broken()
-
-
-def test_a_tuple_is_known_by_the_card_of_its_start_and_by_its_place() -> None:
-    account = told()
-    account.begun("04A", 50.0, 0, is_certain=True)
-    account.begun("04A", 60.0, 0, is_certain=False)
-    account.unit.truths[2].lost = True
-    texts = [tuple_of(1, "04A"), tuple_of(2, "04B"), tuple_of(3, "04A"), tuple_of(4, "04C")]
-    account.learn({"signed": [{"text": text} for text in texts], "running": False})
-    assert [(truth.text, truth.transaction_id) for truth in account.unit.truths] == [
-        (texts[0], "A"),
-        (texts[1], "B"),
-        (None, "A"),
-        (texts[2], "A"),
-        (texts[3], None),
-    ]
-    assert "T3 of card '04A'" in account.told()
+def test_what_is_wrong_with_a_run_is_found(sentence: str, spoil: Callable[[Station], object]) -> None:
+    station = two_sessions()
+    spoil(station)
+    assert any(sentence in broken for broken in station.broken()), station.broken()
 
 
 # --- what grows ---
@@ -323,11 +250,10 @@ def samples(**slopes: float) -> list[Sample]:
 
 
 def test_what_grows_in_an_hour_is_told_from_a_moments_work() -> None:
-    flat = samples()
-    assert all(by <= ALLOWED[name] for name, by in grown(flat).items())
+    assert all(by <= ALLOWED[name] for name, by in growth(samples()).items())
     for name, allowed in ALLOWED.items():
         risen = samples(**{name: 3 * allowed})
-        assert [each for each, by in grown(risen).items() if by > ALLOWED[each]] == [name]
+        assert [each for each, by in growth(risen).items() if by > ALLOWED[each]] == [name]
         assert slope_per_hour(risen, name) == pytest.approx(3 * allowed, rel=0.1)
 
 

@@ -77,6 +77,7 @@ def test_energy_is_exact_from_the_meter_to_the_station(import_wh: int, export_wh
         "RD": rows,
     }
     value = messages.meter_value(messages.decode(json.dumps(said).encode()))
+    assert value.TM is not None
     published = Powermeter(
         value.TM.instant, "M", value.import_wh, value.export_wh, value.P, value.U2, value.I
     ).to_json()

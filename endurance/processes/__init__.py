@@ -1,5 +1,6 @@
-"""The real programs, as processes of their own, over real HTTP and a real broker: killed, cut off, and left to run.
+"""The real programs as processes of their own, over real HTTP and a real broker: killed, cut off, and left to run.
 
-`make endurance-processes` kills them at random instants (`killing`), `make endurance-network` has the network fail
-(`network`), `make soak` lets them run (`soak`). What has to hold is in `endurance.invariants`, as for the simulation.
+Three commands: `killing` kills the programs at random instants, `network` makes their network fail, `soak` lets them
+run. All use `station`, which is EVerest and a simulated meter in the command's own process, and which records what both
+did. `endurance.invariants` says what has to hold, as it does for the simulation.
 """

@@ -1,9 +1,8 @@
-"""The way from a service to a meter, which can fail: packets between network namespaces, or bytes through a proxy.
+"""Ways from a service to its meter that can fail: packets between network namespaces, or bytes through a proxy.
 
-Between namespaces each way is a pair of TUN devices, and this process carries the packets from one to the other or
-not: what is lost, late, or lost in one direction only is then met by the kernel's own TCP. No netem, no netfilter and
-no right beyond the namespaces' own is needed. A proxy is the nearest thing where there are no namespaces: what a lossy
-network does to TCP is there made of delays.
+Between namespaces a way is a pair of TUN devices, and this process carries the packets from one to the other, or not:
+the TCP of the kernel meets what is lost, late, or lost in one direction. That needs no netem, no netfilter, and only
+such rights as are had in a namespace. Where there are none, a proxy makes delays of what a network does to TCP.
 """
 
 from __future__ import annotations
@@ -16,43 +15,145 @@ import random
 import shutil
 import struct
 import subprocess
-from typing import TYPE_CHECKING, Final, Protocol, Self
-
-if TYPE_CHECKING:
-    from types import TracebackType
+from dataclasses import dataclass
+from typing import Final, Self
 
 TUN: Final = "/dev/net/tun"
-_TUNSETIFF: Final = 0x400454CA
-_IFF_TUN_NO_PI: Final = 0x1001
-_PACKET_BYTES: Final = 65_536
-_RESENT_AFTER_S: Final = 0.2
-"""As long TCP waits at least before it sends again what was lost."""
+TUNSETIFF: Final = 0x400454CA
+IFF_TUN_NO_PI: Final = 0x1001
+MAX_READ_BYTES: Final = 65_536
+RESENT_AFTER_S: Final = 0.2
+"""TCP waits at least as long before it sends again what was lost, and twice as long each time after that."""
 
 
-class Way(Protocol):
-    """A way to a meter.
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """What is wrong with a way.
 
     Attributes:
-        host, port: at which the meter is reached by it.
         loss: share of what is sent that is lost.
-        delay_s: how much later the answers come.
+        delay_s: how much later answers come.
         carries_requests, carries_answers: whether anything comes through in this direction.
         holds_back: connections are made, and no request comes through.
+        is_up: the service's own network is up.
     """
 
-    host: str
-    port: int
-    loss: float
-    delay_s: float
-    carries_requests: bool
-    carries_answers: bool
-    holds_back: bool
+    loss: float = 0.0
+    delay_s: float = 0.0
+    carries_requests: bool = True
+    carries_answers: bool = True
+    holds_back: bool = False
+    is_up: bool = True
 
-    def set_up(self, *, is_up: bool) -> None:
-        """Have the service's own network up or down."""
 
-    def mend(self) -> None:
-        """Have nothing wrong any more."""
+class Way:
+    """A way to a meter. ``host`` and ``port`` are where a service reaches the meter by it."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self.host = host
+        self.port = port
+        self.trouble = Trouble()
+        self._chance = random.Random(port)
+
+    def set_trouble(self, trouble: Trouble) -> None:
+        """Have this trouble from now on, and no other; `Trouble()` is none."""
+        if trouble.is_up != self.trouble.is_up:
+            self._set_up(is_up=trouble.is_up)
+        self.trouble = trouble
+
+    def _set_up(self, *, is_up: bool) -> None:
+        raise NotImplementedError
+
+    def _loses(self) -> bool:
+        return self._chance.random() < self.trouble.loss
+
+    def _carries(self, *, is_answer: bool, has_data: bool = True) -> bool:
+        if is_answer:
+            return self.trouble.carries_answers
+        return self.trouble.carries_requests and not (self.trouble.holds_back and has_data)
+
+
+class PacketWay(Way):
+    """A way of packets from another network namespace into this one.
+
+    Args:
+        number: decides its devices and addresses.
+        pid: of a process in the other namespace, where the service is.
+
+    Attributes:
+        host: an address in this namespace, for the meter.
+    """
+
+    def __init__(self, number: int, pid: int) -> None:
+        super().__init__(f"10.99.{number}.1", 0)
+        self._number = number
+        self._pid = pid
+        self._near, self._far = f"near{number}", f"far{number}"
+
+    async def __aenter__(self) -> Self:
+        self._near_fd, self._far_fd = _tun(self._near), _tun(self._far)
+        _call("ip", "address", "add", f"{self.host}/30", "dev", self._near)
+        _call("ip", "link", "set", self._near, "up")
+        _call("ip", "link", "set", self._far, "netns", str(self._pid))
+        _call(*within(self._pid, "ip", "address", "add", f"10.99.{self._number}.2/30", "dev", self._far))
+        self._set_up(is_up=True)
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._near_fd, self._carry, self._near_fd, self._far_fd)
+        loop.add_reader(self._far_fd, self._carry, self._far_fd, self._near_fd)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for fd in (self._near_fd, self._far_fd):
+            asyncio.get_running_loop().remove_reader(fd)
+            os.close(fd)
+
+    def _set_up(self, *, is_up: bool) -> None:
+        _call(*within(self._pid, "ip", "link", "set", self._far, "up" if is_up else "down"))
+
+    def _carry(self, source: int, target: int) -> None:
+        with contextlib.suppress(OSError):
+            packet = os.read(source, MAX_READ_BYTES)
+            is_answer = source == self._near_fd
+            if self._loses() or not self._carries(is_answer=is_answer, has_data=_has_data(packet)):
+                return
+            if is_answer and self.trouble.delay_s:
+                asyncio.get_running_loop().call_later(self.trouble.delay_s, _write, target, packet)
+            else:
+                _write(target, packet)
+
+
+def _tun(name: str) -> int:
+    fd = os.open(TUN, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    fcntl.ioctl(fd, TUNSETIFF, struct.pack("16sH22x", name.encode(), IFF_TUN_NO_PI))
+    return fd
+
+
+def _has_data(packet: bytes) -> bool:
+    """Tell whether a TCP packet over IPv4 has content, and does not only open, acknowledge or end a connection."""
+    head_bytes = (packet[0] & 15) * 4
+    return packet[0] >> 4 == 4 and len(packet) > head_bytes + (packet[head_bytes + 12] >> 4) * 4
+
+
+def _write(fd: int, packet: bytes) -> None:
+    with contextlib.suppress(OSError):  # the device is down, or gone
+        os.write(fd, packet)
+
+
+def _call(*line: str) -> None:
+    done = subprocess.run(line, capture_output=True, text=True, check=False)  # noqa: S603  tools of the system
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(line)}: {done.stderr.strip()}")
+
+
+def unshared(*line: str) -> list[str]:
+    """Return a command that runs another one in a new network namespace; who is not root is root in there."""
+    rights = [] if os.geteuid() == 0 else ["--map-root-user"]
+    return ["unshare", *rights, "--net", *line]
+
+
+def within(pid: int, *line: str) -> list[str]:
+    """Return a command that runs another one in the network namespace of a process."""
+    return ["nsenter", f"--net=/proc/{pid}/ns/net", *line]
 
 
 def why_no_namespaces() -> str:
@@ -68,197 +169,63 @@ def why_no_namespaces() -> str:
     return f"unshare: {done.stderr.strip()}" if done.returncode else ""
 
 
-def unshared(*line: str) -> list[str]:
-    """Return a command that runs another one in a new network namespace; who is not root is root in there."""
-    rights = [] if os.geteuid() == 0 else ["--map-root-user"]
-    return ["unshare", *rights, "--net", *line]
+class ProxyWay(Way):
+    """A way of bytes through a proxy on this host. What TCP would send again when a trouble is over waits here."""
 
-
-def within(pid: int, *line: str) -> list[str]:
-    """Return a command that runs another one in a process's network namespace."""
-    return ["nsenter", f"--net=/proc/{pid}/ns/net", *line]
-
-
-def _call(*line: str) -> None:
-    done = subprocess.run(line, capture_output=True, text=True, check=False)  # noqa: S603  tools of the system
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(line)}: {done.stderr.strip()}")
-
-
-class PacketWay:
-    """A way of packets into the network namespace of another process.
-
-    Args:
-        number: of it; it decides devices and addresses.
-        pid: of a process in the other namespace.
-        port: of the meter.
-    """
-
-    def __init__(self, number: int, pid: int, port: int) -> None:
-        self.host = f"10.99.{number}.2"
-        self.port = port
-        self._near, self._far = f"near{number}", f"far{number}"
-        self._number = number
-        self._pid = pid
-        self._chance = random.Random(number)
-        self.mend()
-
-    def mend(self) -> None:
-        """Have nothing wrong any more."""
-        self.loss = self.delay_s = 0.0
-        self.carries_requests = self.carries_answers = True
-        self.holds_back = False
+    def __init__(self, meter_port: int) -> None:
+        super().__init__("127.0.0.1", 0)
+        self._meter_port = meter_port
+        self._connections: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
-        """Make the devices, and carry."""
-        self._near_fd, self._far_fd = _tun(self._near), _tun(self._far)
-        _call("ip", "address", "add", f"10.99.{self._number}.1/30", "dev", self._near)
-        _call("ip", "link", "set", self._far, "netns", str(self._pid))
-        for line in (
-            ("ip", "address", "add", f"{self.host}/30", "dev", self._far),
-            ("ip", "link", "set", self._far, "up"),
-        ):
-            _call(*within(self._pid, *line))
-        self.set_up(is_up=True)
-        loop = asyncio.get_running_loop()
-        loop.add_reader(self._near_fd, self._carry, self._near_fd, self._far_fd)
-        loop.add_reader(self._far_fd, self._carry, self._far_fd, self._near_fd)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Take the devices away."""
-        for fd in (self._near_fd, self._far_fd):
-            asyncio.get_running_loop().remove_reader(fd)
-            os.close(fd)
-
-    def set_up(self, *, is_up: bool) -> None:
-        """Set the service's device up or down."""
-        _call("ip", "link", "set", self._near, "up" if is_up else "down")
-
-    def _carry(self, source: int, target: int) -> None:
-        with contextlib.suppress(BlockingIOError, OSError):
-            packet = os.read(source, _PACKET_BYTES)
-            is_answer = source == self._far_fd
-            if not (self.carries_answers if is_answer else self.carries_requests):
-                return
-            if self.holds_back and not is_answer and _has_data(packet):
-                return
-            if self._chance.random() < self.loss:
-                return
-            if is_answer and self.delay_s:
-                asyncio.get_running_loop().call_later(self.delay_s, _write, target, packet)
-            else:
-                _write(target, packet)
-
-
-def _tun(name: str) -> int:
-    fd = os.open(TUN, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-    fcntl.ioctl(fd, _TUNSETIFF, struct.pack("16sH22x", name.encode(), _IFF_TUN_NO_PI))
-    return fd
-
-
-def _has_data(packet: bytes) -> bool:
-    """Whether a packet of TCP over IPv4 brings bytes, and is not one that opens, acknowledges or ends a connection."""
-    head = (packet[0] & 15) * 4
-    return packet[0] >> 4 == 4 and len(packet) > head + (packet[head + 12] >> 4) * 4
-
-
-def _write(fd: int, packet: bytes) -> None:
-    with contextlib.suppress(OSError):  # the device is down, or gone
-        os.write(fd, packet)
-
-
-class ProxyWay:
-    """A way of bytes, through a proxy on this host.
-
-    What TCP would send again when a fault is over waits here until then.
-
-    Args:
-        number: of it.
-        port: of the meter, on 127.0.0.1.
-    """
-
-    host = "127.0.0.1"
-
-    def __init__(self, number: int, port: int) -> None:
-        self.port = 0
-        self._meter_port = port
-        self._chance = random.Random(number)
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._is_up = True
-        self.mend()
-
-    def mend(self) -> None:
-        """Have nothing wrong any more."""
-        self.loss = self.delay_s = 0.0
-        self.carries_requests = self.carries_answers = True
-        self.holds_back = False
-
-    async def __aenter__(self) -> Self:
-        """Listen."""
-        self._server = await asyncio.start_server(self._connect, self.host, 0)
+        self._server = await asyncio.start_server(self._serve, self.host, 0)
         self.port = int(self._server.sockets[0].getsockname()[1])
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Drop every connection."""
+    async def __aexit__(self, *_: object) -> None:
         self._server.close()
-        await self._drop()
+        self._set_up(is_up=False)
+        await asyncio.gather(*self._connections, return_exceptions=True)
 
-    def set_up(self, *, is_up: bool) -> None:
-        """Let connections through, or break them and refuse new ones."""
-        self._is_up = is_up
+    def _set_up(self, *, is_up: bool) -> None:
+        """Break every connection when the network goes down; `_serve` refuses new ones then."""
         if not is_up:
-            for task in self._tasks:
+            for task in self._connections:
                 task.cancel()
 
-    async def _drop(self) -> None:
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101  this is a coroutine
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        far_writer: asyncio.StreamWriter | None = None
-        with contextlib.suppress(OSError, asyncio.CancelledError):
-            try:
-                if not self._is_up:
-                    return
-                await self._way(is_answer=False)
-                far_reader, far_writer = await asyncio.open_connection(self.host, self._meter_port)
+        self._connections.add(task)
+        task.add_done_callback(self._connections.discard)
+        async with contextlib.AsyncExitStack() as stack:
+            stack.enter_context(contextlib.suppress(OSError, asyncio.CancelledError))
+            stack.callback(writer.transport.abort)
+            if self.trouble.is_up:
+                await self._pass(is_answer=False)
+                meter_reader, meter_writer = await asyncio.open_connection(self.host, self._meter_port)
+                stack.callback(meter_writer.transport.abort)
                 async with asyncio.TaskGroup() as copying:
-                    copying.create_task(self._copy(reader, far_writer, is_answer=False))
-                    copying.create_task(self._copy(far_reader, writer, is_answer=True))
-            finally:
-                writer.transport.abort()
-                if far_writer is not None:
-                    far_writer.transport.abort()
+                    copying.create_task(self._copy(reader, meter_writer, is_answer=False))
+                    copying.create_task(self._copy(meter_reader, writer, is_answer=True))
 
     async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, is_answer: bool) -> None:
         with contextlib.suppress(OSError):
-            while some := await reader.read(_PACKET_BYTES):
-                await self._way(is_answer=is_answer)
+            while some := await reader.read(MAX_READ_BYTES):
+                await self._pass(is_answer=is_answer)
                 if reader.exception() is not None:
                     break  # who resets a connection takes back what is still on its way
                 writer.write(some)
                 await writer.drain()
-            await self._way(is_answer=is_answer)
+            await self._pass(is_answer=is_answer)
         writer.transport.close()
 
-    async def _way(self, *, is_answer: bool) -> None:
+    async def _pass(self, *, is_answer: bool) -> None:
         """Take as long as the way takes."""
-        wait_s = _RESENT_AFTER_S
-        while self._chance.random() < self.loss:
+        wait_s = RESENT_AFTER_S
+        while self._loses():
             await asyncio.sleep(wait_s)
             wait_s *= 2
-        if is_answer:
-            await asyncio.sleep(self.delay_s)
-        while not (self.carries_answers if is_answer else self.carries_requests and not self.holds_back):  # noqa: ASYNC110  plain attributes
+        await asyncio.sleep(self.trouble.delay_s if is_answer else 0.0)
+        while not self._carries(is_answer=is_answer):  # noqa: ASYNC110  a plain attribute decides
             await asyncio.sleep(wait_s)

@@ -1,4 +1,4 @@
-"""Processes that end with whoever started them, and what the system says of one."""
+"""Programs as processes that end with the command that started them, and what the kernel says about a process."""
 
 from __future__ import annotations
 
@@ -8,29 +8,25 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from types import FrameType
 
-ROOT = Path(__file__).resolve().parents[2]
-ENDS_WITHIN_S = 10.0
+ROOT: Final = Path(__file__).resolve().parents[2]
+END_TIMEOUT_S: Final = 10.0
 
 
-def command(*arguments: str) -> list[str]:
-    """The command iem-dcr."""
+def iem_dcr(*arguments: str) -> list[str]:
+    """Return the command line of iem-dcr."""
     return [sys.executable, "-m", "iem_dcr.cli.main", *arguments]
 
 
-def program(name: str, *arguments: object) -> list[str]:
-    """A program of this package."""
-    return [sys.executable, "-m", f"endurance.processes.{name}", *map(str, arguments)]
-
-
 def start(line: Sequence[str], log: Path | None = None, **options: Any) -> subprocess.Popen[str]:
-    """Start a process in a group of its own; what it writes to standard error is added to the log."""
+    """Start a process in a group of its own, so that Ctrl-C does not reach it. The log gets its standard error."""
     with contextlib.ExitStack() as stack:
         stderr = None if log is None else stack.enter_context(log.open("a", encoding="utf-8"))
         return subprocess.Popen(  # noqa: S603  our own programs
@@ -38,12 +34,12 @@ def start(line: Sequence[str], log: Path | None = None, **options: Any) -> subpr
         )
 
 
-def end(process: subprocess.Popen[str], *, kill: bool = False) -> int:
-    """End a process by SIGTERM, or SIGKILL where it does not end or is to be killed; return its exit code."""
+def end(process: subprocess.Popen[str]) -> int:
+    """End a process with SIGTERM, or with SIGKILL where that does not help. Returns its exit code."""
     if process.poll() is None:
-        process.send_signal(signal.SIGKILL if kill else signal.SIGTERM)
+        process.terminate()
         try:
-            process.wait(ENDS_WITHIN_S)
+            process.wait(END_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -55,40 +51,23 @@ def end(process: subprocess.Popen[str], *, kill: bool = False) -> int:
 
 
 @contextlib.contextmanager
-def running(line: Sequence[str], log: Path | None = None, **options: Any) -> Iterator[subprocess.Popen[str]]:
-    """Run a process; it is ended at the end."""
-    process = start(line, log, **options)
+def running(line: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """Run a process for as long as the block is entered."""
+    process = start(line, **options)
     try:
         yield process
     finally:
         end(process)
 
 
-def first_line(process: subprocess.Popen[str]) -> str:
-    """Return the first line that a process writes.
+def prepare() -> None:
+    """Make a command fit to start processes: SIGTERM ends them with it.
 
     Raises:
-        RuntimeError: it ended before.
-    """
-    assert process.stdout is not None  # noqa: S101  it was started so
-    line = process.stdout.readline()
-    if not line:
-        raise RuntimeError(f"{' '.join(map(str, process.args))} ended with {process.wait()}")  # type: ignore[arg-type]
-    return line.strip()
-
-
-def need_mosquitto() -> None:
-    """End the command where there is no broker.
-
-    Raises:
-        SystemExit: there is none.
+        SystemExit: there is no broker.
     """
     if shutil.which("mosquitto") is None and shutil.which("mosquitto", path="/usr/local/sbin:/usr/sbin") is None:
         raise SystemExit("mosquitto is not installed")
-
-
-def end_on_sigterm() -> None:
-    """Have SIGTERM unwind this process, so that what it started ends too."""
 
     def leave(number: int, _frame: FrameType | None) -> NoReturn:
         raise SystemExit(128 + number)
@@ -96,8 +75,20 @@ def end_on_sigterm() -> None:
     signal.signal(signal.SIGTERM, leave)
 
 
+def new_folder(stack: contextlib.ExitStack, keep: Path | None) -> Path:
+    """Make a folder for logs and journals, which goes with the stack unless it is to be kept.
+
+    Raises:
+        FileExistsError: what is to be kept is there already; its journals would be taken for those of this run.
+    """
+    if keep is None:
+        return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="iem-dcr-")))
+    keep.mkdir(parents=True)
+    return keep
+
+
 def resident_kib(pid: int) -> int:
-    """Return a process's resident memory."""
+    """Return how much memory of a process is resident."""
     return _status(pid, "VmRSS")
 
 
@@ -108,11 +99,11 @@ def threads(pid: int) -> int:
 
 def handles(pid: int) -> int:
     """Return how many file handles a process has."""
-    return len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208  names alone: one may be closed meanwhile
+    return len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208  names only: one may be closed meanwhile
 
 
-def waited_for_a_core_s(pid: int) -> float:
-    """Return how long a process's first thread was ready to run and had no core, as far as the kernel tells."""
+def waited_for_core_s(pid: int) -> float:
+    """Return how long the first thread of a process was ready to run and had no core; 0 where that is not known."""
     try:
         return int(Path(f"/proc/{pid}/schedstat").read_text("utf-8").split()[1]) / 1e9
     except (OSError, IndexError, ValueError):
