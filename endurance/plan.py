@@ -15,9 +15,6 @@ if TYPE_CHECKING:
 
     from iem_dcr.simulator import SimulatorOptions
 
-import os
-
-JOURNALS = os.environ.get("NOJ") is None
 SESSIONS_IN_A_RUN: Final = 25
 CALM: Final = 0.3
 """Share of the sessions in which nothing goes wrong."""
@@ -129,7 +126,7 @@ def make(seed: int, sessions: int = SESSIONS_IN_A_RUN, knobs: str = knob.KNOWN) 
         seed,
         knobs,
         kind,
-        chance.random() < 0.7 and JOURNALS,
+        chance.random() < 0.7,
         options,
         settings,
         chance.choice(INSTANTS) + timedelta(seconds=chance.random()),
@@ -357,7 +354,7 @@ class _Maker:
         chance = self._chance
         method, node = chance.choice((("POST", "/receipt"), ("POST", "/receipt"), ("POST", "/user"), ("POST", "*")))
         detail = {"kind": "act-late", "method": method, "node": node, "count": chance.choice((1, 1, 2))}
-        yield Step(chance.choice((0.0, at_s)), "wire_fault", detail | {"delay_s": chance.choice((0.8, 2.0, 6.0))})
+        yield Step(chance.choice((0.0, at_s)), "wire_fault", detail | {"delay_s": chance.choice((0.8, 2.0, 5.0))})
         yield Step(at_s + 10.0, "wire_heals")
 
     def frozen(self, at_s: float) -> Iterator[Step]:

@@ -204,7 +204,7 @@ def two_sessions() -> Station:
         owner = Serving(name, calls[-2].number, 0)
         station.unit.truths.append(Truth(METER, number - 1, owner, at_s, at_s + 5, tuple_of(number, name)))
         station.filed.append(Filed(tuple_of(number, name), name))
-    station.energies = [(METER, 1.0), (METER, 2.0)]
+    station.energies = [(METER, 1.0, 0), (METER, 2.0, 0)]
     station.checks = {b"true"}
     return station
 
@@ -224,7 +224,7 @@ def test_a_run_as_it_should_be_breaks_no_promise() -> None:
         ("in the journal as that of ''", lambda run: run.filed.insert(0, replace(run.filed.pop(0), transaction_id=""))),
         ("was never answered", lambda run: setattr(run.calls[2], "answer", None)),
         ("was answered after 40.0 s", lambda run: setattr(run.calls[2], "answered_s", 60.0)),
-        ("falls from 2.0 Wh to 1.5 Wh", lambda run: run.energies.append((METER, 1.5))),
+        ("falls from 2.0 Wh to 1.5 Wh", lambda run: run.energies.append((METER, 1.5, 0))),
         ("a communication check of b'false'", lambda run: run.checks.add(b"false")),
         ("runs after one more start and stop", lambda run: setattr(run, "running_at_end", run.unit.truths[-1])),
         ("nobody wanted it ended", lambda run: setattr(run.unit.truths[0], "closed_s", 12.0)),

@@ -116,8 +116,8 @@ class Station(Record):
     def on_value(self, value: dict[str, Any], at_s: float | None = None) -> None:
         """Record a live value."""
         self.value_s = at_s or time.monotonic()
-        self.energies.append((value["meter_id"], value["energy_Wh_import"]["total"]))
         process = self.processes[-1]
+        self.energies.append((value["meter_id"], value["energy_Wh_import"]["total"], process.number))
         if process.back_s is None and self.value_s > process.began_s + FIRST_WORD_S:
             process.back_s = self.value_s - process.began_s
 
