@@ -183,20 +183,6 @@ def clock_never_set() -> Fault:
 # --- ending ---
 
 
-def doubtful_end_believed() -> Fault:
-    """An E without an answer counts as accepted: what was to be ended runs on."""
-    end = MeterClient.end
-
-    async def believes(self: MeterClient, *, timeout_s: float | None = None) -> None:
-        try:
-            await end(self, timeout_s=timeout_s)
-        except MeterError as error:
-            if not error.may_have_acted:
-                raise
-
-    return instead(MeterClient, end=believes)
-
-
 def given_up_while_it_runs() -> Fault:
     """A transaction is given up 15 s after its E was refused, though it is seen running: it is never ended."""
 
@@ -363,7 +349,6 @@ TWO: Final = _start(0.0, "T-1"), _start(3.0, "T-2"), _stop(6.0, "T-2"), _stop(8.
 """The second is begun while the first runs."""
 END_WITHOUT_ANSWER: Final = _start(0.0, "T-1"), _fault(2.9, "lose-answer"), _start(3.0, "T-2"), _stop(9.0, "T-2")
 END_LOST: Final = _start(0.0, "T-1"), _fault(2.9, "lose-request"), _start(3.0, "T-2"), _stop(9.0, "T-2")
-STOP_LOST: Final = _start(0.0, "T-1"), _fault(2.9, "lose-request"), _stop(3.0, "T-1")
 BEGIN_WITHOUT_ANSWER: Final = (
     _at_begin("wire_fault", {"kind": "lose-answer", "method": "POST", "node": "/receipt"}),
     _start(0.0, "T-1"),
@@ -487,7 +472,7 @@ FAULTS: Final = (
     Deliberate(remembered_under_the_id_before, TWO),
     Deliberate(tidied, ONE),
     Deliberate(doubtful_begin_forgotten, BEGIN_STAYS_IN_DOUBT),
-    Deliberate(begin_repeated_blindly, BEGIN_WITHOUT_ANSWER),
+    Deliberate(begin_repeated_blindly, BEGIN_WITHOUT_ANSWER, "second_begin", range(1000, 1040)),
     Deliberate(start_ends_nothing, TWO, "second_begin", range(1000, 1020)),
     Deliberate(begins_after_doubtful_end, END_LOST, "second_begin", range(1000, 1020)),
     Deliberate(late_end_not_awaited, END_WITHOUT_ANSWER, SPOILS, range(1000, 1020)),
@@ -495,7 +480,6 @@ FAULTS: Final = (
     Deliberate(any_connector, REFUSED),
     Deliberate(set_up_once, LOST_AND_ANOTHER),
     Deliberate(clock_never_set, ONE),
-    Deliberate(doubtful_end_believed, STOP_LOST),
     Deliberate(given_up_while_it_runs, CURRENT_FLOWS),
     Deliberate(unwanted_goes_on, BEGIN_STAYS_IN_DOUBT),
     Deliberate(wanted_ended, ONE),

@@ -202,12 +202,14 @@ class MeterState:
     def _is_the_meter(self, MS: str) -> bool:
         """Tell whether it is the meter that answered before, or one that has come to stay."""
         if self.serial == MS or not self.serial:
+            if self._other is not None:
+                what = "serial %s was read once where %s answers: does another device have the same address?"
+                log = self._log.limited("another serial")
+                log.log(logging.WARNING, what, printable(self._other[0]), printable(MS))
             self.serial, self._other = MS, None
             return True
         if self._other is None or self._other[0] != MS or now_s() - self._other[1] < AGREES_AFTER_S:
             self._other = self._other if self._other is not None and self._other[0] == MS else (MS, now_s())
-            what = "serial %s was read once where %s answers: does another device have the same address?"
-            self._log.limited("another serial").log(logging.WARNING, what, printable(MS), printable(self.serial))
             return False
         self._log_exchange(printable(self.serial), printable(MS))
         self.serial, self._other = MS, None
