@@ -18,7 +18,7 @@ from tests.support.command_line import Done, begin, finish, run
 if TYPE_CHECKING:
     from pathlib import Path
 
-GOOD = {"heartbeat_period_ms": 1000, "communication_check_period_s": 15, "request_reply_timeout_s": 90}
+GOOD = {"heartbeat_period_ms": 1000, "communication_check_period_s": 15, "request_reply_timeout_s": 120}
 AS_IT_COMES = {"heartbeat_period_ms": 500, "communication_check_period_s": 5, "request_reply_timeout_s": 550}
 
 SHOWN = """
@@ -26,11 +26,11 @@ SHOWN = """
  ──────────────────────────────────────────────────────────────────────────
  pm1         powermeter   1         0.5 s       5 s            550 s
  pm2         powermeter   1         0.5 s       5 s            550 s
- pm3         powermeter   1         1 s         15 s           90 s
+ pm3         powermeter   1         1 s         15 s           120 s
 
 Warning: pm1, pm2: cfg_communication_check_to_s is 5: set 15 or more. A restart of iem-dcr or of the broker can take \
 longer than that, and EVerest stops charging at once when it misses the check.
-Warning: pm1, pm2: cfg_request_reply_to_s is 550: set 90. No reply comes later than that, and a lost one blocks the \
+Warning: pm1, pm2: cfg_request_reply_to_s is 550: set 120. No reply comes later than that, and a lost one blocks the \
 connector until EVerest gives up waiting.
 """
 
@@ -145,4 +145,4 @@ def test_mistakes_in_the_command_line(options: tuple[str, ...], said: str) -> No
 def test_times_that_are_not_given_are_not_warned_of() -> None:
     assert warnings(FoundApi("powermeter", "pm1", "1")) == []
     (said,) = warnings(FoundApi("powermeter", "pm1", "1", {"request_reply_timeout_s": 60}))
-    assert said.startswith("cfg_request_reply_to_s is 60: set 90.")
+    assert said.startswith("cfg_request_reply_to_s is 60: set 120.")

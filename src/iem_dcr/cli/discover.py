@@ -25,7 +25,7 @@ EXIT_NONE = 1
 PROTOCOL = "3.1.1"
 """The version of MQTT that every broker speaks."""
 CHECK_WITHIN_S = 15
-REPLY_WITHIN_S = 90
+REPLY_WITHIN_S = 120
 """What docs/everest-api.md recommends for cfg_communication_check_to_s (or more) and cfg_request_reply_to_s."""
 _FILE = click.Path(dir_okay=False)
 

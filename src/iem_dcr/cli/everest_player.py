@@ -39,7 +39,7 @@ HEARTBEAT_EVERY_S: Final = 1.0
 """EVerest's cfg_heartbeat_interval_ms as it is by default."""
 CHECK_WITHIN_S: Final = 15.0
 """cfg_communication_check_to_s as it is recommended for this meter."""
-REPLY_WITHIN_S: Final = 90.0
+REPLY_WITHIN_S: Final = 120.0
 """cfg_request_reply_to_s as it is recommended for this meter."""
 ANSWER_WITHIN_S: Final = 1.0
 """How long whoever asks which modules there are waits for their answers."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 REMEMBERED_S: Final = 600.0
 REMEMBERED: Final = 256
-WAITED_FOR_S: Final = 90.0
+WAITED_FOR_S: Final = 120.0
 """How long the sender of a request may wait for its answer: cfg_request_reply_to_s as it is recommended."""
 UNANSWERED_STARTS_S: Final = 60.0
 UNANSWERED_STARTS: Final = 64
