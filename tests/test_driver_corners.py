@@ -468,3 +468,21 @@ async def test_a_receipt_without_pagination_is_matched_by_id_and_beginning() -> 
         assert receipt.pagination is None
         assert receipt.identification == "04ABT-1"
         assert ocmf.verify(receipt, b.driver.public_key).outcome is ocmf.Outcome.INVALID
+
+
+@virtual
+async def test_a_receipt_damaged_on_its_way_is_fetched_once_more(caplog: pytest.LogCaptureFixture) -> None:
+    async with bench() as b:
+        b.meter.set_load(0, 0)
+        await b.until_live()
+
+        def damage(method: str, node: str, answer: Answer) -> Answer:
+            if method == "GET" and node == "receipt" and answer.status == 200:
+                return Answer(200, answer.body.replace(b'"ST":"G"', b'"ST":"N"'), answer.content_type)
+            return answer
+
+        changed_answers(b, damage)
+        assert (await b.driver.start_transaction(request())).status is OK
+        stopped = await b.driver.stop_transaction("T-1")
+        assert receipt_of(stopped).text == b.meter.signed[-1].text
+    assert [record.levelno for record in caplog.records if "does not verify" in record.getMessage()] == [logging.ERROR]

@@ -324,6 +324,24 @@ async def test_a_meter_that_comes_in_anothers_place_within_a_start_is_the_one_th
         assert receipt_of(await b.driver.stop_transaction("T-1")).meter_serial == ANOTHER
 
 
+# --- personal data ---
+
+
+@virtual
+async def test_an_id_that_the_meter_repeats_in_its_refusal_stays_out_of_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with bench() as b:
+        await live(b)
+        b.meter.faults.add(Fault("refuse", node="/user", body="bad user 04AB99887766", count=10))
+        refused = await b.driver.start_transaction(request(identification_data="04AB99887766"))
+        assert refused.status is UNEXPECTED_ERROR
+        assert "POST /user" in refused.error
+    assert "POST /user" in caplog.text
+    assert "04AB99887766" not in caplog.text
+
+
 # --- defects of our own ---
 
 

@@ -170,12 +170,12 @@ class Meter:
 
     # --- what acts ---
 
-    async def send(self, request: Awaitable[None]) -> Reply:
-        """Send what acts, once."""
+    async def send(self, request: Awaitable[None], secret: str = "") -> Reply:
+        """Send what acts, once. An answer that repeats ``secret`` is not quoted."""
         try:
             await request
         except MeterError as error:
-            self.why = str(error)
+            self.why = str(error) if not secret or secret not in str(error) else f"meter {error.meter}, {error.node}: refused"
             self.state.needs_reinit = self.state.needs_reinit or not isinstance(error, RefusedError)
             if error.may_have_acted:
                 return Reply.UNANSWERED

@@ -237,6 +237,13 @@ class ReceiptKeeper:
         while self._found:
             self._start(self._keep_found(*self._found.popleft()))
 
+    async def outcome(self, receipt: Receipt, state: MeterState, deadline: Deadline) -> Outcome | None:
+        """Check a receipt with the key of its meter; None where receipts are not checked."""
+        self.keep_found()
+        public_key, serial = self._signer(receipt, state)
+        kept = KeptReceipt(receipt, "", public_key, None, address=self._address, meter=serial)
+        return (await self._checked(kept, deadline)).outcome
+
     async def deliver(
         self, receipt: Receipt, transaction_id: str, state: MeterState, deadline: Deadline
     ) -> SignedMeterValue:
@@ -309,7 +316,7 @@ class ReceiptKeeper:
         except Exception as error:  # noqa: BLE001  a check that fails must not keep the receipt from the station
             verification = Verification(Outcome.NOT_CHECKED, f"the check failed: {type(error).__name__}")
         if verification.outcome is Outcome.INVALID:
-            what = "receipt %s does not verify: %s; it is returned as the meter gave it"
+            what = "receipt %s does not verify: %s; unless a second answer is better, it is returned as the meter gave it"
             self._log.error(what, shown_PG(receipt), printable(verification.reason))
         elif verification.outcome is Outcome.NOT_CHECKED:
             self._log.error("receipt %s could not be verified: %s", shown_PG(receipt), printable(verification.reason))

@@ -268,7 +268,9 @@ class _Start:
         meter = self._meter
         if self._provisioning.tariff_due and self._user.TT is None:
             await self._provisioning.send_tariff(self._deadline)
-        reply = await meter.send(meter.client.set_user(self._user, timeout_s=self._deadline.left_s))
+        reply = await meter.send(
+            meter.client.set_user(self._user, timeout_s=self._deadline.left_s), secret=self._user.ID
+        )
         if self._user.TT is not None and reply is not Reply.REFUSED:
             self._provisioning.tariff_was_changed()
         if reply is Reply.REFUSED:

@@ -18,6 +18,7 @@ from iem_dcr.driver.start import UNANSWERED_WAIT_S, receipt_delays
 from iem_dcr.driver.timing import Deadline, now_s
 from iem_dcr.driver.transitions import AWAITED, RUNNING, State
 from iem_dcr.errors import MeterError, printable
+from iem_dcr.ocmf import Outcome
 from iem_dcr.powermeter import TransactionRequestStatus, TransactionStopResponse
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ NOTHING_RAN_AFTER_S: Final = 15.0
 END_AGAIN_AFTER_S: Final = 10.5
 """XT still true so long after an accepted E, which no live value's age explains: E is sent again."""
 FRESH_VALUE_S: Final = 0.5
+ASKED_AGAIN_S: Final = 2.0
 SERIAL_READINGS: Final = 3
 SERIAL_READ_AGAIN_S: Final = 1.0
 
@@ -262,10 +264,29 @@ class Stopping:
             if entry.transaction_id in (owner, transaction_id) and entry.told:
                 meter.ledger.mark(entry, told=False)
         meter.state.is_told()
+        receipt = await self._undamaged(receipt, deadline)
         value = await meter.keeper.deliver(receipt, owner, meter.state, deadline)
         if meter.state.value is None or not meter.state.in_fault:
             await meter.publish_fresh(deadline.within(FRESH_VALUE_S))
         return TransactionStopResponse(TransactionRequestStatus.OK, value)
+
+    async def _undamaged(self, receipt: Receipt, deadline: Deadline) -> Receipt:
+        """Ask once more for a receipt that does not verify: it may have been damaged on its way."""
+        meter = self._meter
+        if await meter.keeper.outcome(receipt, meter.state, deadline) is not Outcome.INVALID:
+            return receipt
+        try:
+            again = await meter.client.transaction(timeout_s=deadline.within(ASKED_AGAIN_S).left_s)
+        except MeterError:
+            return receipt
+        is_same = again is not None and (again.pagination, again.identification) == (
+            receipt.pagination,
+            receipt.identification,
+        )
+        if again is None or not is_same or again.text == receipt.text:
+            return receipt
+        is_whole = await meter.keeper.outcome(again, meter.state, deadline) is Outcome.VALID
+        return again if is_whole else receipt
 
     def _failed(self, why: str) -> TransactionStopResponse:
         self._meter.log.limited("stops that failed").log(
