@@ -175,7 +175,8 @@ class Meter:
         try:
             await request
         except MeterError as error:
-            self.why = str(error) if not secret or secret not in str(error) else f"meter {error.meter}, {error.node}: refused"
+            is_quoted = not secret or secret not in str(error)
+            self.why = str(error) if is_quoted else f"meter {error.meter}, {error.node}: refused"
             self.state.needs_reinit = self.state.needs_reinit or not isinstance(error, RefusedError)
             if error.may_have_acted:
                 return Reply.UNANSWERED

@@ -316,7 +316,7 @@ class ReceiptKeeper:
         except Exception as error:  # noqa: BLE001  a check that fails must not keep the receipt from the station
             verification = Verification(Outcome.NOT_CHECKED, f"the check failed: {type(error).__name__}")
         if verification.outcome is Outcome.INVALID:
-            what = "receipt %s does not verify: %s; unless a second answer is better, it is returned as the meter gave it"
+            what = "receipt %s does not verify: %s; it is returned as it is, unless a second answer is better"
             self._log.error(what, shown_PG(receipt), printable(verification.reason))
         elif verification.outcome is Outcome.NOT_CHECKED:
             self._log.error("receipt %s could not be verified: %s", shown_PG(receipt), printable(verification.reason))
