@@ -20,10 +20,7 @@ _NAMES = {
     "aiomqtt": "paho, aiomqtt",
     "json": "json",
     "asyncio": "asyncio",
-    "yarl": "aiohttp",
-    "multidict": "aiohttp",
-    "aiohttp": "aiohttp",
-    "aiosignal": "aiohttp",
+    "h11": "h11",
 }
 
 

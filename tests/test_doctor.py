@@ -436,7 +436,7 @@ async def test_a_meter_that_is_slow_ends_within_a_minute() -> None:
         assert 40 < loop.time() - began_s <= AT_MOST_S
         await asyncio.sleep(5)
     assert of(report, "reachable").state is State.FAILED
-    assert of(report, "receipt").state is State.OK
+    assert of(report, "receipt").text.startswith("T1 is valid")
 
 
 def test_a_meter_that_loses_answers() -> None:

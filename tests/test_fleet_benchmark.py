@@ -52,7 +52,7 @@ def test_it_runs() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "8 meters  on time" in done.stdout
-    for word in ("values on time", "ratio", "KiB per meter", "communication_check", "aiohttp", "paho, aiomqtt"):
+    for word in ("values on time", "ratio", "KiB per meter", "communication_check", "h11", "paho, aiomqtt"):
         assert word in done.stdout
     # On a busy machine one of them may have a single value in the short window, and so no rising register.
     few = re.search(r"Only (\d+) of 8 meters", done.stdout)
