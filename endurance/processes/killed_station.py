@@ -274,18 +274,20 @@ class KilledStation(Station):
         self._broker_back_s = 0.0
         await self.answers()
         await asyncio.sleep(SETTLE_S)
-        await until(lambda: self._clock_is_right() and not self._runs_unknown_to_station(), CALM_S)
+        await until(self._is_calm, CALM_S)
         self.running_after_calm = self.meter.open_transaction
         await self.last_session()
         self.troubles += await self.driver.terminate()
 
-    def _runs_unknown_to_station(self) -> bool:
-        """Tell whether something runs that its process has to end by itself."""
+    def _is_calm(self) -> bool:
+        """Tell whether the process has nothing left to put right: what it runs, and the clock while nothing runs."""
         running = self.meter.open_transaction
-        if running is None or (running.owner is not None and not running.process_is(self.processes[-1].number)):
-            return False  # the process that began it was killed; the next start ends it
+        if running is None:
+            return self._clock_is_right()
+        if running.owner is not None and not running.process_is(self.processes[-1].number):
+            return True  # the process that began it was killed; the next start ends it
         told = [call.command for call in self.calls if call.transaction_id == running.transaction_id and call.ok]
-        return told[-1:] != ["start"]
+        return told[-1:] == ["start"]
 
     def _clock_is_right(self) -> bool:
         text = self.meter.state.time_text(time.monotonic())
