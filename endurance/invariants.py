@@ -399,7 +399,9 @@ def _means_something(world: Record, call: Call, own: list[Truth]) -> bool:
     if call.transaction_id == "":
         return False
     if any(
-        start.process == call.process and (start.asked_s, start.number) < (call.asked_s, call.number)
+        start.process == call.process
+        and start.answer is not None  # a broker that was killed may have lost it on its way
+        and (start.asked_s, start.number) < (call.asked_s, call.number)
         for start in _calls(world, "start", call.transaction_id)
     ):
         return True
