@@ -286,6 +286,20 @@ class Ledger:
                 if not entry.is_answered:
                     self._move(entry, Event.RUNS_AFTER_END)
 
+    def on_clock_off(self, off: timedelta) -> bool:
+        """Take how far the meter's clock is from the host's: it may have leapt while no process looked.
+
+        Returns whether it has, since the B of an entry of a process before.
+        """
+        has_leapt = False
+        for entry in self._here:
+            if entry.sent_s is None and entry.sent is not None and entry.leapt is None and entry.state in AWAITED:
+                leap = off - (entry.sent - entry.noted)
+                if abs(leap) > CLOCK_LEAP:
+                    self._put(replace(entry, leapt=leap))
+                    has_leapt = True
+        return has_leapt
+
     def on_power_up(self, at_s: float) -> None:
         """The meter was powered up: what was open may be over, or go on."""
         self._power_up_s = at_s

@@ -127,6 +127,8 @@ class Meter:
             self.ledger.on_live_value(
                 XT=value.XT, current_flows=self.state.current_flows, clock_leap=self.state.clock_leap, at_s=now_s()
             )
+            if self.state.clock_off is not None and self.ledger.on_clock_off(self.state.clock_off):
+                self.keeper.match_again()
             if self.state.clock_leap is not None and abs(self.state.clock_leap) > CLOCK_LEAP:
                 self.clock_leapt = True
                 self.keeper.match_again()
