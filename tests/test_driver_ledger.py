@@ -56,7 +56,7 @@ def begun(made: Ledger, name: str = "A", *, at_s: float = 0.0, sent: datetime | 
 
 
 def idle(made: Ledger, at_s: float) -> None:
-    made.on_live_value(XT=False, current_flows=False, clock_leap=None, at_s=at_s)
+    made.on_live_value(XT=False, current_flows=False, at_s=at_s)
 
 
 # --- evidence ---
@@ -127,6 +127,32 @@ def test_a_receipt_of_before_is_never_that_of_a_later_b() -> None:
     assert made.get(entry).state is State.OPEN
 
 
+def test_a_clock_that_leapt_before_b_is_measured_when_it_is_seen_however_late() -> None:
+    """Live values that stand still in between make the leap look neither longer nor like one."""
+    made = ledger()
+    entry = begun(made)
+    made.on_end_accepted(3.0)
+    found = receipt(1, begun=BEGUN + HOUR)
+    assert made.on_receipt(found).entry is None
+    for at_s in (4.0, 12.0, 20.0):
+        made.on_clock(BEGUN + timedelta(seconds=4), BEGUN, at_s)
+    assert made.get(entry).leapt is None
+    assert made.on_clock(BEGUN + HOUR + timedelta(seconds=30), BEGUN, 30.0)
+    closed = made.claim(found, seen_s=3.5)
+    assert closed is not None
+    assert closed.state is State.CLOSED
+    assert closed.receipt == found
+
+
+def test_a_receipt_that_was_seen_before_b_is_not_claimed_by_a_clock_that_leapt() -> None:
+    made = ledger()
+    found = receipt(1, begun=BEGUN + HOUR)
+    assert made.on_receipt(found).entry is None
+    begun(made, at_s=5.0)
+    made.on_clock(BEGUN + HOUR, BEGUN, 5.0)
+    assert made.claim(found, seen_s=4.0) is None
+
+
 def test_a_receipt_that_was_seen_before_another_never_becomes_the_last_again() -> None:
     made = ledger()
     for number in (1, 2, 1):
@@ -160,7 +186,7 @@ def test_no_receipt_comes_when_nothing_has_run_for_fifteen_seconds_after_e(what:
     entry = made.on_begin_unanswered(begin(made), 0.0)
     made.on_end_accepted(10.0)
     if what in ("XT", "current"):
-        made.on_live_value(XT=what == "XT", current_flows=what == "current", clock_leap=None, at_s=15.0)
+        made.on_live_value(XT=what == "XT", current_flows=what == "current", at_s=15.0)
     if what == "power-up":
         made.on_power_up(15.0)
     if what != "no values":
@@ -285,7 +311,7 @@ class AnyEvidence(RuleBasedStateMachine):
     @rule(XT=st.booleans(), current_flows=st.booleans(), after_s=st.sampled_from([1.0, 30.0]))
     def shows(self, after_s: float, *, XT: bool, current_flows: bool) -> None:
         self._pass(after_s)
-        self.ledger.on_live_value(XT=XT, current_flows=current_flows, clock_leap=None, at_s=self.now_s)
+        self.ledger.on_live_value(XT=XT, current_flows=current_flows, at_s=self.now_s)
         self.ledger.give_up(self.now_s)
 
     @rule()

@@ -84,6 +84,7 @@ def test_one_knob_is_turned_by_its_name_and_nothing_else_is() -> None:
         ("all", 0, "11:3-4;12:0-3"),  # the receipt came before the journal could be read, and was nobody's for good
         ("unreadable", 1, "12:0,2-3;13:0"),  # a journal that was closed left those who waited for it waiting
         ("all", 5241, "22:;24:0-1,3-4"),  # the clock leapt before B, and nobody was there any more who had seen it
+        ("all", 5251, "23:3;24:0-2"),  # the same while live values stood still, which made the leap look longer
         ("known", 187, "13:1-3;14:1"),  # an unknown id got another transaction's receipt while the disk was in trouble
     ],
 )

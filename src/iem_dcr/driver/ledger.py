@@ -145,6 +145,7 @@ class Ledger:
         self.last: Receipt | None = None
         self.was_asked = False
         self._runs_s: float | None = None
+        self._meters_clock: datetime | None = None
         self._current_s: float | None = None
         self._power_up_s: float | None = None
         self._idle_value_s: float | None = None
@@ -269,14 +270,10 @@ class Ledger:
 
     # --- evidence: values, power-ups, receipts ---
 
-    def on_live_value(self, *, XT: bool | None, current_flows: bool, clock_leap: timedelta | None, at_s: float) -> None:
+    def on_live_value(self, *, XT: bool | None, current_flows: bool, at_s: float) -> None:
         """Take what a live value shows."""
         if current_flows:
             self._current_s = at_s
-        if clock_leap is not None and abs(clock_leap) > CLOCK_LEAP:
-            for entry in self._here:
-                if entry.state in AWAITED and entry.leapt is None and entry.sent_s is not None:
-                    self._put(replace(entry, leapt=clock_leap))
         if not XT:
             self._idle_value_s = at_s
             return
@@ -286,18 +283,24 @@ class Ledger:
                 if not entry.is_answered:
                     self._move(entry, Event.RUNS_AFTER_END)
 
-    def on_clock_off(self, off: timedelta) -> bool:
-        """Take how far the meter's clock is from the host's: it may have leapt while no process looked.
+    def on_clock(self, meters: datetime, hosts: datetime, at_s: float) -> bool:
+        """Take what the meter's clock says now: it may have leapt between the look at it and a B.
 
-        Returns whether it has, since the B of an entry of a process before.
+        How far is measured by the loop's clock, for a B of a process before by the host's. A clock that stands still,
+        as that of frozen values does, says nothing. Returns whether an unowned receipt may belong to an entry now.
         """
+        if meters == self._meters_clock:
+            return False
+        self._meters_clock = meters
         has_leapt = False
         for entry in self._here:
-            if entry.sent_s is None and entry.sent is not None and entry.leapt is None and entry.state in AWAITED:
-                leap = off - (entry.sent - entry.noted)
-                if abs(leap) > CLOCK_LEAP:
-                    self._put(replace(entry, leapt=leap))
-                    has_leapt = True
+            if entry.sent is None or entry.state not in AWAITED:
+                continue
+            went_s = (hosts - entry.noted).total_seconds() if entry.sent_s is None else at_s - entry.sent_s
+            leap = meters - entry.sent - timedelta(seconds=went_s)
+            if abs(leap) > CLOCK_LEAP:
+                self._put(replace(entry, leapt=leap))
+                has_leapt = True
         return has_leapt
 
     def on_power_up(self, at_s: float) -> None:

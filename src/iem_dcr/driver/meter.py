@@ -124,14 +124,11 @@ class Meter:
         is_good = self.state.take_up(value, is_open=self.is_open)
         self.ledger.serial = self.state.serial
         if self.state.value is not None and value.MS in (self.state.serial, ""):
-            self.ledger.on_live_value(
-                XT=value.XT, current_flows=self.state.current_flows, clock_leap=self.state.clock_leap, at_s=now_s()
-            )
-            if self.state.clock_off is not None and self.ledger.on_clock_off(self.state.clock_off):
+            self.ledger.on_live_value(XT=value.XT, current_flows=self.state.current_flows, at_s=now_s())
+            if value.TM is not None and self.ledger.on_clock(value.TM.instant, self.clock.now(), now_s()):
                 self.keeper.match_again()
             if self.state.clock_leap is not None and abs(self.state.clock_leap) > CLOCK_LEAP:
                 self.clock_leapt = True
-                self.keeper.match_again()
         self.ledger.give_up(now_s())
         return is_good
 
