@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from iem_dcr import ocmf
 from iem_dcr.driver import FiledReceipt, Recalled
-from iem_dcr.driver.ledger import NO_RECEIPT_AFTER_S, Entry, Ledger
+from iem_dcr.driver.ledger import NO_RECEIPT_AFTER_S, Ledger
 from iem_dcr.driver.transitions import AWAITED, State
 from iem_dcr.powermeter import TransactionRequestStatus
 from iem_dcr.simulator import Answer, Fault
@@ -25,6 +25,7 @@ from tests.test_driver_whose import live
 
 if TYPE_CHECKING:
     from iem_dcr.driver import KeptReceipt, NotedEntry
+    from iem_dcr.driver.entry import Entry
     from iem_dcr.ocmf import Receipt
 
 OK = TransactionRequestStatus.OK

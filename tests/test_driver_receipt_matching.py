@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iem_dcr import ocmf
-from iem_dcr.driver.ledger import Entry
+from iem_dcr.driver.entry import Entry
 from iem_dcr.driver.receipt_matching import Right, ended_since, entitlement, is_ours, owner
 from iem_dcr.driver.transitions import State
 from tests.support.bench import SERIAL

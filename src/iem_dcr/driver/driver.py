@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from iem_dcr.config import Settings
     from iem_dcr.device.messages import Gateway, MeterValue
     from iem_dcr.device.transport import Connect
-    from iem_dcr.driver.ledger import Entry
+    from iem_dcr.driver.entry import Entry
     from iem_dcr.driver.ports import Journal, Observer, ReceiptSink, Station
 
 START_S: Final = 30.0

@@ -18,6 +18,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from iem_dcr.driver import receipt_matching
+from iem_dcr.driver.entry import Entry
 from iem_dcr.driver.transitions import AWAITED, RUNNING, Event, State, after
 
 if TYPE_CHECKING:
@@ -36,82 +37,6 @@ NO_RECEIPT_AFTER_S: Final = 15.0
 VALUE_AGE_S: Final = 6.0
 """A live value may be 5 s old: one that shows a transaction later than this after E shows one that began since."""
 CLOCK_LEAP: Final = timedelta(seconds=5)
-
-_STATES: Final = {State.UNCERTAIN: "uncertain", State.OPEN: "open", State.ENDED: "ended", State.LOST: "lost"}
-_BY_NAME: Final = {name: state for state, name in _STATES.items()}
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A B that may have been acted on, or a start that was refused.
-
-    Attributes:
-        number: counts the entries.
-        transaction_id: the station's.
-        ID: that was assigned, which the receipt will show.
-        serial: of the meter.
-        PG_before: PG of the last receipt before it; "" where there was none; None where that is not known.
-        state: what is known of it.
-        noted: the host's time at which it was made.
-        sent_s: when B went out; None for one of a process before.
-        sent: the same by the meter's clock, or None.
-        answered: the meter's time of the answer to B, or of its time-out.
-        leapt: how far the meter's clock leapt between the look at it and B, for all that is known.
-        is_answered: B was answered 2xx.
-        power_up: the meter was powered up since B.
-        end_answered_s: when E was answered first since B.
-        request: of the start; None for one of a process before.
-        receipt: its receipt, when it is closed.
-        superseded: its receipt answers no stop: another transaction was begun under the same id.
-        unwanted: the driver ends it by itself.
-        told: the station was answered that it was begun, and has not asked for its end.
-    """
-
-    number: int
-    transaction_id: str
-    ID: str
-    serial: str
-    PG_before: str | None
-    state: State
-    noted: datetime
-    sent_s: float | None = None
-    sent: datetime | None = None
-    answered: datetime | None = None
-    leapt: timedelta | None = None
-    is_answered: bool = False
-    power_up: bool = False
-    end_answered_s: float | None = None
-    request: TransactionReq | None = None
-    receipt: Receipt | None = None
-    superseded: bool = False
-    unwanted: bool = False
-    told: bool = False
-
-    @property
-    def windows(self) -> tuple[tuple[datetime, datetime], ...]:
-        """Between which times of the meter B was acted on, if it was; a clock that leapt makes two."""
-        if self.sent is None:
-            return ()
-        window = self.sent, self.answered or self.sent
-        if self.leapt is None:
-            return (window,)
-        return window, (window[0] + self.leapt, window[1] + self.leapt)
-
-    def to_note(self, address: str) -> NotedEntry:
-        """Return it as the journal keeps it."""
-        from iem_dcr.driver.ports import NotedEntry  # noqa: PLC0415  ports know the ledger's words, not the reverse
-
-        return NotedEntry(
-            self.transaction_id,
-            self.ID,
-            self.serial,
-            address,
-            self.PG_before,
-            self.sent,
-            self.answered,
-            _STATES.get(self.state, "lost"),
-            self.noted,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -372,23 +297,7 @@ class Ledger:
         """Take an entry of a process before, unless it is known."""
         known = {(entry.transaction_id, entry.noted) for entry in self.entries}
         if (noted.transaction_id, noted.noted) not in known:
-            state = _BY_NAME.get(noted.state, State.LOST)
-            self._add(
-                Entry(
-                    self._next,
-                    noted.transaction_id,
-                    noted.ID,
-                    noted.meter,
-                    noted.PG_before,
-                    state,
-                    noted.noted,
-                    sent=noted.sent,
-                    answered=noted.answered,
-                    is_answered=noted.state in ("open", "ended"),
-                    power_up=self._power_up_s is not None,
-                    told=noted.state == "open",
-                )
-            )
+            self._add(Entry.of_note(self._next, noted, power_up=self._power_up_s is not None))
             self._sort()
 
     def recall_receipt(self, receipt: Receipt, transaction_id: str, *, answers: bool) -> None:

@@ -25,8 +25,9 @@ from iem_dcr.powermeter import SignedMeterValue
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Coroutine
 
+    from iem_dcr.driver.entry import Entry
     from iem_dcr.driver.host_clock import HostClock
-    from iem_dcr.driver.ledger import Entry, Ledger
+    from iem_dcr.driver.ledger import Ledger
     from iem_dcr.driver.meter_state import MeterState
     from iem_dcr.driver.ports import Journal, Recalled, ReceiptSink
     from iem_dcr.driver.rate_limited_log import MeterLog

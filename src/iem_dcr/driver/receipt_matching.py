@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from datetime import datetime
 
-    from iem_dcr.driver.ledger import Entry
+    from iem_dcr.driver.entry import Entry
     from iem_dcr.ocmf import Receipt
 
 BEGINS_BEFORE: Final = timedelta(seconds=5)

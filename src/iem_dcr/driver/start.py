@@ -24,7 +24,7 @@ from iem_dcr.powermeter import IDENTIFICATION_ERROR_LEVELS, TransactionRequestSt
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
-    from iem_dcr.driver.ledger import Entry
+    from iem_dcr.driver.entry import Entry
     from iem_dcr.driver.meter import Meter
     from iem_dcr.driver.provisioning import Provisioning
     from iem_dcr.driver.timing import Deadline

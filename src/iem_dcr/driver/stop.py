@@ -24,7 +24,7 @@ from iem_dcr.powermeter import TransactionRequestStatus, TransactionStopResponse
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from iem_dcr.driver.ledger import Entry
+    from iem_dcr.driver.entry import Entry
     from iem_dcr.driver.meter import Meter
     from iem_dcr.driver.provisioning import Provisioning
     from iem_dcr.driver.start import Pause
