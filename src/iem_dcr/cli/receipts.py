@@ -73,7 +73,7 @@ def _found(ctx: click.Context, param: click.Parameter, path: str | None) -> str 
         return path
     found = existing()
     if found is None:
-        raise click.MissingParameter("no journal is where journal_path auto leads to", ctx=ctx, param=param)
+        raise click.MissingParameter("there is none in the default folders", ctx=ctx, param=param)
     tell(f"Journal: {printable(found, limit=300)}")
     return str(found)
 
