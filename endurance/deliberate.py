@@ -25,6 +25,7 @@ from iem_dcr.driver.receipt_keeper import ReceiptKeeper
 from iem_dcr.driver.receipt_matching import Entitlement, Right
 from iem_dcr.driver.start import Starting, _Start
 from iem_dcr.driver.transitions import AWAITED, State
+from iem_dcr.driver.upkeep import Upkeep
 from iem_dcr.errors import MeterError
 
 if TYPE_CHECKING:
@@ -194,7 +195,7 @@ def given_up_while_it_runs() -> Fault:
 
 def unwanted_goes_on() -> Fault:
     """What the station was told has not begun is not ended by the driver."""
-    return instead(MeterDriver, _end_unwanted=_nothing)
+    return instead(Upkeep, _end_unwanted=_nothing)
 
 
 def wanted_ended() -> Fault:

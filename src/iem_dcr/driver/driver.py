@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from iem_dcr import ocmf
 from iem_dcr.device.client import MeterClient
 from iem_dcr.driver.commands import GIVES_WAY_AFTER_S, Command, Commands, GaveWayError
 from iem_dcr.driver.host_clock import HostClock
@@ -28,7 +26,8 @@ from iem_dcr.driver.station import GuardedStation
 from iem_dcr.driver.stop import Stopping
 from iem_dcr.driver.timing import Deadline, Schedule, now_s, seconds_since
 from iem_dcr.driver.transitions import State
-from iem_dcr.errors import MeterError, RequestError, printable
+from iem_dcr.driver.upkeep import WORK_S, Upkeep
+from iem_dcr.errors import RequestError, printable
 from iem_dcr.powermeter import (
     TransactionReq,
     TransactionRequestStatus,
@@ -52,15 +51,6 @@ SILENT_STOP_S: Final = 110.0
 ANSWER_MARGIN_S: Final = 0.5
 """How much earlier than its deadline a command's own work ends, so that its answer is the one that is given."""
 LIVE_VALUE_EVERY_S: Final = 1.0
-LOOK_EVERY_S: Final = 2.0
-END_EVERY_S: Final = 10.0
-WORK_S: Final = 10.0
-"""How much time the driver's own work on a meter may take; a command waits for it."""
-RESTLESS: Final = 3
-RESTLESS_S: Final = 60.0
-"""A meter that needs it more than so many times in so many seconds is initialised no more often than that."""
-PREPARED_WITHIN_S: Final = 0.5
-"""How long an end waits for an import under way in the worker thread."""
 R = TypeVar("R")
 
 
@@ -120,16 +110,11 @@ class MeterDriver:
         self._starting = Starting(self._meter, self._provisioning, self._pause)
         self._stopping = Stopping(self._meter, self._provisioning, self._pause)
         self._commands = Commands()
+        self._upkeep = Upkeep(self._meter, self._provisioning, self._commands)
         self._working: str | None = None
         self._phase = phase
         self._begins_after_s = begins_after_s
         self._schedule: Schedule | None = None
-        self._next_reach_s = 0.0
-        self._looked_s: float | None = None
-        self._ended_s: float | None = None
-        self._initialised_s: deque[float] = deque(maxlen=RESTLESS)
-        self._preparing: asyncio.Future[None] | None = None
-        self._reading: asyncio.Task[None] | None = None
 
     # --- what there is to see ---
 
@@ -270,9 +255,9 @@ class MeterDriver:
         Should it ever fail, which it does for no meter's sake, it may be started again: what waits, waits on.
         """
         self._commands.begin()
-        self._next_reach_s = max(self._next_reach_s, now_s() + self._begins_after_s)
+        self._upkeep.next_reach_s = max(self._upkeep.next_reach_s, now_s() + self._begins_after_s)
         self._begins_after_s = 0.0
-        self._recall("")
+        self._upkeep.recall("")
         try:
             while True:
                 if self._commands:
@@ -284,23 +269,7 @@ class MeterDriver:
             raise
         finally:
             self._schedule = None
-            if self._reading is not None:
-                self._reading.cancel()
-                await asyncio.wait({self._reading})
-                self._reading = None
-            await self._keeper.close()
-            if self._preparing is not None:
-                await asyncio.wait({self._preparing}, timeout=PREPARED_WITHIN_S)
-
-    def _recall(self, serial: str) -> None:
-        """Read the journal, beside everything else."""
-
-        async def read() -> None:
-            pinned = await self._keeper.read(serial)
-            self._meter.state.pinned = pinned or self._meter.state.pinned
-
-        if self._reading is None or self._reading.done():
-            self._reading = asyncio.create_task(read())
+            await self._upkeep.close()
 
     async def _serve(self, command: Command[R]) -> None:
         if not command.is_wanted:
@@ -320,8 +289,8 @@ class MeterDriver:
     async def _idle(self) -> None:
         """Wait for the next tick or the next command; do what is due at a tick."""
         if self._schedule is None and self._meter.state.reached:
-            self._next_reach_s = now_s()
-        next_s = self._schedule.next_s if self._schedule is not None else self._next_reach_s
+            self._upkeep.next_reach_s = now_s()
+        next_s = self._schedule.next_s if self._schedule is not None else self._upkeep.next_reach_s
         if now_s() < next_s:
             await self._commands.wait(next_s - now_s())
             return
@@ -340,101 +309,22 @@ class MeterDriver:
 
     async def _reach(self) -> None:
         """Try to reach a meter that has not answered yet; when it does, initialise it and publish a first value."""
-        if not await self._initialise() and not self._meter.state.reached:
+        if not await self._upkeep.initialise() and not self._meter.state.reached:
             self._meter.state.count_failure()
             return
         self._schedule = Schedule(LIVE_VALUE_EVERY_S, self._phase)
-        await self._make_up()
-        if await self._commands.preemptible(self._poll):
-            await self._do_what_is_due()
+        await self._upkeep.make_up()
+        if await self._commands.preemptible(self._upkeep.poll):
+            await self._upkeep.do_what_is_due()
 
     async def _tick(self, schedule: Schedule) -> None:
         """Make the scheduled reading, and do what is due."""
         try:
-            is_good = await self._commands.preemptible(self._poll)
+            is_good = await self._commands.preemptible(self._upkeep.poll)
         finally:
             schedule.advance()
         if is_good:
-            await self._do_what_is_due()
-
-    async def _poll(self, deadline: Deadline) -> bool:
-        """Make a scheduled reading and publish it. Two that fail in a row are a communication fault."""
-        meter = self._meter
-        try:
-            if await meter.read(deadline):
-                meter.state.publish()
-        except MeterError as error:
-            meter.state.no_value(error.brief)
-            meter.state.count_failure()
-            return False
-        if self._preparing is None and meter.settings.verify_receipts:
-            self._preparing = asyncio.get_running_loop().run_in_executor(None, ocmf.prepare)
-        self._keeper.keep_found()
-        if meter.state.serial and self._keeper.is_read:
-            self._recall_once(meter.state.serial)
-        return True
-
-    def _recall_once(self, serial: str) -> None:
-        if self._meter.settings.meter_serial == "pin" and not self._meter.state.pinned:
-            self._meter.state.pinned = serial
-            self._keeper.pin(serial)
-        if not self._keeper.has_read(serial):
-            self._recall(serial)
-
-    async def _do_what_is_due(self) -> None:
-        """Do what is due after a good reading; nothing as soon as a command waits."""
-        meter, provisioning = self._meter, self._provisioning
-        if (not provisioning.initialised or meter.state.needs_reinit) and now_s() >= self._next_reach_s:
-            await self._initialise()
-        if self._commands:
-            return
-        await self._look_for_receipts()
-        await self._end_unwanted()
-        if self._commands:
-            return
-        if provisioning.key_wanted:
-            await self._commands.preemptible(provisioning.ask_for_key)
-        await self._make_up()
-
-    async def _initialise(self) -> bool:
-        meter = self._meter
-        self._next_reach_s = now_s() + meter.settings.resilience_initial_connection_retry_delay / 1000
-        try:
-            await self._commands.preemptible(self._provisioning.initialise)
-        except MeterError as error:
-            meter.log.failure("the initialisation", "not initialised: %s", error.brief)
-            if not meter.state.reached:
-                self._station.observe("reading_failed", error.brief)
-            return False
-        if not meter.state.needs_reinit:
-            self._initialised_s.append(now_s())
-            is_restless = len(self._initialised_s) == RESTLESS and seconds_since(self._initialised_s[0]) < RESTLESS_S
-            self._next_reach_s = now_s() + (RESTLESS_S / RESTLESS if is_restless else 0.0)
-        return True
-
-    async def _make_up(self) -> None:
-        if not self._commands and self._provisioning.anything_due:
-            await self._provisioning.make_up(Deadline.after(WORK_S))
-
-    async def _look_for_receipts(self) -> None:
-        """Look for receipts that are still to come, while nothing is seen running."""
-        if self._ledger.awaited and not self._meter.state.XT and seconds_since(self._looked_s) >= LOOK_EVERY_S:
-            self._looked_s = now_s()
-            await self._commands.preemptible(self._meter.new_receipt)
-            self._ledger.give_up(now_s())
-
-    async def _end_unwanted(self) -> None:
-        """End what the station does not want: at once, then every 10 s, until E is accepted or a receipt is there."""
-        meter = self._meter
-        serials = {entry.serial for entry in self._ledger.unwanted}
-        if not serials:
-            self._ended_s = None
-        elif (
-            meter.state.serial in serials and not meter.state.unaccepted and seconds_since(self._ended_s) >= END_EVERY_S
-        ):
-            self._ended_s = now_s()
-            meter.log.info("a transaction that the station does not want may run: it is ended")
-            await meter.send_end(Deadline.after(WORK_S))
+            await self._upkeep.do_what_is_due()
 
     def _changed(self, before: Entry, now: Entry) -> None:
         """Hear from the ledger that an entry's state changed."""
@@ -459,7 +349,7 @@ class MeterDriver:
                 continue
             try:
                 async with asyncio.timeout(GIVES_WAY_AFTER_S):
-                    await self._poll(deadline)
+                    await self._upkeep.poll(deadline)
             except TimeoutError:
                 limit_s = (
                     self._meter.settings.command_timeout_ms / 1000 if self._meter.state.is_slow else VALUE_TIMEOUT_S

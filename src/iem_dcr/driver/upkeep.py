@@ -1,0 +1,149 @@
+"""What is due to a meter between commands: the scheduled reading, the journal's and the meter's receipts, an end.
+
+A question to the meter gives way to a command that waits, and nothing else is begun as soon as one does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from iem_dcr import ocmf
+from iem_dcr.driver.timing import Deadline, now_s, seconds_since
+from iem_dcr.errors import MeterError
+
+if TYPE_CHECKING:
+    from iem_dcr.driver.commands import Commands
+    from iem_dcr.driver.meter import Meter
+    from iem_dcr.driver.provisioning import Provisioning
+
+LOOK_EVERY_S: Final = 2.0
+END_EVERY_S: Final = 10.0
+WORK_S: Final = 10.0
+"""How much time the driver's own work on a meter may take; a command waits for it."""
+RESTLESS: Final = 3
+RESTLESS_S: Final = 60.0
+"""A meter that needs it more than so many times in so many seconds is initialised no more often than that."""
+PREPARED_WITHIN_S: Final = 0.5
+"""How long an end waits for an import under way in the worker thread."""
+
+
+class Upkeep:
+    """Does what is due to one meter.
+
+    Attributes:
+        next_reach_s: when the meter may be initialised next, on the loop's clock.
+    """
+
+    def __init__(self, meter: Meter, provisioning: Provisioning, commands: Commands) -> None:
+        self.next_reach_s = 0.0
+        self._meter = meter
+        self._provisioning = provisioning
+        self._commands = commands
+        self._looked_s: float | None = None
+        self._ended_s: float | None = None
+        self._initialised_s: deque[float] = deque(maxlen=RESTLESS)
+        self._preparing: asyncio.Future[None] | None = None
+        self._reading: asyncio.Task[None] | None = None
+
+    async def close(self) -> None:
+        """End what is done beside the task, and give what is still being written a last moment."""
+        if self._reading is not None:
+            self._reading.cancel()
+            await asyncio.wait({self._reading})
+            self._reading = None
+        await self._meter.keeper.close()
+        if self._preparing is not None:
+            await asyncio.wait({self._preparing}, timeout=PREPARED_WITHIN_S)
+
+    def recall(self, serial: str) -> None:
+        """Read the journal, beside everything else."""
+
+        async def read() -> None:
+            pinned = await self._meter.keeper.read(serial)
+            self._meter.state.pinned = pinned or self._meter.state.pinned
+
+        if self._reading is None or self._reading.done():
+            self._reading = asyncio.create_task(read())
+
+    async def poll(self, deadline: Deadline) -> bool:
+        """Make a scheduled reading and publish it. Two that fail in a row are a communication fault."""
+        meter = self._meter
+        try:
+            if await meter.read(deadline):
+                meter.state.publish()
+        except MeterError as error:
+            meter.state.no_value(error.brief)
+            meter.state.count_failure()
+            return False
+        if self._preparing is None and meter.settings.verify_receipts:
+            self._preparing = asyncio.get_running_loop().run_in_executor(None, ocmf.prepare)
+        self._meter.keeper.keep_found()
+        if meter.state.serial and self._meter.keeper.is_read:
+            self._recall_once(meter.state.serial)
+        return True
+
+    def _recall_once(self, serial: str) -> None:
+        if self._meter.settings.meter_serial == "pin" and not self._meter.state.pinned:
+            self._meter.state.pinned = serial
+            self._meter.keeper.pin(serial)
+        if not self._meter.keeper.has_read(serial):
+            self.recall(serial)
+
+    async def do_what_is_due(self) -> None:
+        """Do what is due after a good reading; nothing as soon as a command waits."""
+        meter, provisioning = self._meter, self._provisioning
+        if (not provisioning.initialised or meter.state.needs_reinit) and now_s() >= self.next_reach_s:
+            await self.initialise()
+        if self._commands:
+            return
+        await self._look_for_receipts()
+        await self._end_unwanted()
+        if self._commands:
+            return
+        if provisioning.key_wanted:
+            await self._commands.preemptible(provisioning.ask_for_key)
+        await self.make_up()
+
+    async def initialise(self) -> bool:
+        """Initialise the meter. Returns whether it answered."""
+        meter = self._meter
+        self.next_reach_s = now_s() + meter.settings.resilience_initial_connection_retry_delay / 1000
+        try:
+            await self._commands.preemptible(self._provisioning.initialise)
+        except MeterError as error:
+            meter.log.failure("the initialisation", "not initialised: %s", error.brief)
+            if not meter.state.reached:
+                self._meter.station.observe("reading_failed", error.brief)
+            return False
+        if not meter.state.needs_reinit:
+            self._initialised_s.append(now_s())
+            is_restless = len(self._initialised_s) == RESTLESS and seconds_since(self._initialised_s[0]) < RESTLESS_S
+            self.next_reach_s = now_s() + (RESTLESS_S / RESTLESS if is_restless else 0.0)
+        return True
+
+    async def make_up(self) -> None:
+        """Send what is due to the meter, unless a command waits."""
+        if not self._commands and self._provisioning.anything_due:
+            await self._provisioning.make_up(Deadline.after(WORK_S))
+
+    async def _look_for_receipts(self) -> None:
+        """Look for receipts that are still to come, while nothing is seen running."""
+        if self._meter.ledger.awaited and not self._meter.state.XT and seconds_since(self._looked_s) >= LOOK_EVERY_S:
+            self._looked_s = now_s()
+            await self._commands.preemptible(self._meter.new_receipt)
+            self._meter.ledger.give_up(now_s())
+
+    async def _end_unwanted(self) -> None:
+        """End what the station does not want: at once, then every 10 s, until E is accepted or a receipt is there."""
+        meter = self._meter
+        serials = {entry.serial for entry in self._meter.ledger.unwanted}
+        if not serials:
+            self._ended_s = None
+        elif (
+            meter.state.serial in serials and not meter.state.unaccepted and seconds_since(self._ended_s) >= END_EVERY_S
+        ):
+            self._ended_s = now_s()
+            meter.log.info("a transaction that the station does not want may run: it is ended")
+            await meter.send_end(Deadline.after(WORK_S))
