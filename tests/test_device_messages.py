@@ -211,7 +211,8 @@ def test_every_answer_is_an_object(answer: object, reader: Callable[[object], ob
 def test_gateway() -> None:
     answer = {"CT": "EVSEID", "CI": "DE*TST*E1", "TM": "2026-03-01T13:00:00,250+0100", "new": 1}
     assert messages.gateway(answer) == Gateway("EVSEID", "DE*TST*E1", MeterTime(NOON))
-    for clock in ("1970", None, "0000-00-00T00:00:00,000+0000 U", "----", ""):
+    edges = "0001-01-01T00:00:00,000+0000 U", "9999-12-31T23:59:59,999+0000 S"
+    for clock in ("1970", None, "0000-00-00T00:00:00,000+0000 U", "----", "", *edges):
         assert messages.gateway(answer | {"TM": clock}).TM is None
     assert messages.gateway({"CI": None}) == Gateway("", "", None)
     assert [messages.gateway({"CI": CI}).is_set for CI in ("", "DE*1")] == [False, True]

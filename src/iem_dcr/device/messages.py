@@ -209,6 +209,9 @@ def flag(value: object) -> bool | None:
     return _FLAGS.get(str(value).strip().lower()) if isinstance(value, bool | int | str) else None
 
 
+CLOCK_YEARS: Final = range(1900, 3000)
+
+
 class _Reader:
     """Reads fields of an answer: what is missing, null or of no use is None, or "" where it is text."""
 
@@ -232,10 +235,12 @@ class _Reader:
         return _number(self._fields.get(key))
 
     def time(self) -> MeterTime | None:
+        """Return TM, or None where it is none: in years that no clock has, times cannot be reckoned with either."""
         try:
-            return meter_time.parse(self.text("TM"))
+            time = meter_time.parse(self.text("TM"))
         except ValueError:
             return None
+        return time if time.instant.year in CLOCK_YEARS else None
 
     def register_wh(self, code: str, kind: str) -> Decimal:
         """Return a register of RD by its OBIS code; ``kind`` is R of the totals, or W of the transaction's."""
