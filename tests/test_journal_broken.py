@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import itertools
 import logging
 import random
@@ -11,6 +12,8 @@ import shutil
 import signal
 import sqlite3
 import tempfile
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +22,7 @@ import pytest
 from iem_dcr.driver.ports import Recalled
 from iem_dcr.errors import JournalError
 from iem_dcr.journal import Journal
+from iem_dcr.journal.file import JournalFile
 from iem_dcr.journal.store import MAX_QUESTIONS, MAX_WAITING, MAX_WAITING_BYTES
 from tests.support.journals import (
     ADDRESS,
@@ -635,6 +639,15 @@ def test_a_flipped_bit_in_the_log_of_a_killed_process_loses_what_it_held_at_most
             other = Path(folder) / "receipts.db"
             other.with_name(f"{other.name}-wal").write_bytes(changed)
             assert outcome(other, whole) == "read"
+
+
+def test_a_file_that_another_process_moves_between_two_looks_at_it_is_opened_again_at_once(path: Path) -> None:
+    file = JournalFile(path, lambda: datetime.now(UTC), time.monotonic)
+    try:
+        gone = FileNotFoundError(errno.ENOENT, "No such file or directory", str(path))
+        assert file.commit([lambda _: "done"], gone) == ["done"]
+    finally:
+        file.close()
 
 
 def test_two_processes_that_find_the_file_damaged_move_it_once(path: Path, full: bytes) -> None:

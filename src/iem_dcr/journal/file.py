@@ -104,8 +104,8 @@ class JournalFile:
                 self.close()
                 if verdict(error, self._path) is Verdict.DAMAGE:
                     self._move_aside(error)
-                elif _code(error) != sqlite3.SQLITE_ERROR:
-                    raise
+                elif _code(error) != sqlite3.SQLITE_ERROR and not isinstance(error, FileNotFoundError):
+                    raise  # what is not found was moved by another process between two looks at it
                 self._checked = None
             else:
                 if self._is_in_place():
