@@ -51,6 +51,19 @@ async def test_an_end_that_was_answered_and_ended_nothing_is_sent_again() -> Non
 
 
 @virtual
+async def test_a_start_waits_for_the_receipt_of_what_was_ended_by_hand() -> None:
+    options = SimulatorOptions(MS=SERIAL, private_key=SECRET, transaction_lag_s=2.0, receipt_in_transaction="empty")
+    async with bench(options) as b:
+        await live(b)
+        assert (await b.driver.start_transaction(request("A"))).status is OK
+        await asyncio.sleep(5)
+        assert b.meter.handle("POST", "/counter/v1/ocmf/receipt", b'{"TX": "E"}').status == 200
+        assert (await b.driver.start_transaction(request("B"))).status is OK
+        assert receipt_of(await b.driver.stop_transaction("A")).identification == "04ABA"
+        assert receipt_of(await b.driver.stop_transaction("B")).identification == "04ABB"
+
+
+@virtual
 async def test_the_stop_of_a_refused_start_ends_what_nobody_began() -> None:
     async with bench() as b:
         await live(b)

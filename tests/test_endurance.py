@@ -85,6 +85,8 @@ def test_one_knob_is_turned_by_its_name_and_nothing_else_is() -> None:
         ("unreadable", 1, "12:0,2-3;13:0"),  # a journal that was closed left those who waited for it waiting
         ("all", 5241, "22:;24:0-1,3-4"),  # the clock leapt before B, and nobody was there any more who had seen it
         ("all", 5251, "23:3;24:0-2"),  # the same while live values stood still, which made the leap look longer
+        ("all", 20261353, "16:2;17:0-1,5;18:1,3"),  # ended by hand, and B overwrote the receipt before it was shown
+        ("all", 31053, "23:4-6;24:0-1"),  # B went to a meter that had come back in the second since it was looked at
         ("known", 187, "13:1-3;14:1"),  # an unknown id got another transaction's receipt while the disk was in trouble
     ],
 )

@@ -104,6 +104,11 @@ class Ledger:
         return tuple(entry for entry in self._here if entry.state in AWAITED)
 
     @property
+    def expects_receipt(self) -> bool:
+        """Whether a receipt is certain to come, now or at the end: a B was accepted, with no power-up since."""
+        return any(entry.is_answered and not entry.power_up for entry in self.awaited)
+
+    @property
     def unwanted(self) -> tuple[Entry, ...]:
         """The entries that the driver ends by itself."""
         return tuple(entry for entry in self._here if entry.unwanted and entry.state in RUNNING)

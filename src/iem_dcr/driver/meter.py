@@ -50,6 +50,7 @@ class Meter:
         state: what its live values show.
         why: what the last request that failed failed with.
         awaits_end: a new receipt is that of a transaction that was ended here just now, whoever began it.
+        read_s: when the last live value came, on the loop's clock; None before it did.
         clock_leapt: a live value has shown a leap of the meter's clock since GET /gw: `time` is not to be relied on.
     """
 
@@ -73,6 +74,7 @@ class Meter:
         self.log = log
         self.state = MeterState(settings, station, clock, log)
         self.why = ""
+        self.read_s: float | None = None
         self.clock_leapt = False
         self.awaits_end = False
         self._time: tuple[datetime, float] | None = None
@@ -120,6 +122,7 @@ class Meter:
         except (MeterTimeoutError, MeterUnreachableError):
             self.state.is_slow = self.state.is_slow or now_s() - began_s >= VALUE_TIMEOUT_S
             raise
+        self.read_s = now_s()
         self.state.is_slow = now_s() - began_s >= VALUE_TIMEOUT_S
         is_good = self.state.take_up(value, is_open=self.is_open)
         self.ledger.serial = self.state.serial

@@ -2,9 +2,11 @@
 
 Theory. Each round asks GET /gw (and posts it where CI is empty), the last receipt, sends E, assigns the user, notes the
 entry, and sends B; again until B is accepted, was refused often enough, or the time is over. E goes first every time:
-what runs is ended before something new is begun, whatever XT says. A refused E means nothing. After an accepted one the
-start waits for a receipt, long where one is due, short where it is not; E without an answer begins the loop again, and
-never B. So no B is ever repeated blindly: before the next one E has ended what the last one may have begun.
+what runs is ended before something new is begun, whatever XT says. After an accepted one the start waits for a receipt,
+long where one is due, short where it is not; E without an answer begins the loop again, and never B. So no B is ever
+repeated blindly: before the next one E has ended what the last one may have begun. A refused E means nothing, except
+where a receipt is certain to come: what ran has ended by itself, or this E came too early, and B would overwrite the
+one receipt that the meter shows. Then the loop begins again until that receipt is here, for 15 s at most.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from iem_dcr.device.messages import User
 from iem_dcr.driver.meter import Reply
 from iem_dcr.driver.provisioning import changed_text
 from iem_dcr.driver.texts import check_identification, signable_tariff
-from iem_dcr.driver.timing import now_s
+from iem_dcr.driver.timing import now_s, seconds_since
 from iem_dcr.driver.transitions import AWAITED, State
 from iem_dcr.errors import MeterError, RequestError, printable, shortened
 from iem_dcr.powermeter import IDENTIFICATION_ERROR_LEVELS, TransactionRequestStatus, TransactionStartResponse
@@ -36,6 +38,8 @@ RECEIPT_WAIT_S: Final = 15.0
 SHORT_WAIT_S: Final = 0.25
 """How long a receipt is waited for after an accepted E: where one is due, and where none is."""
 UNANSWERED_WAIT_S: Final = 1.0
+LOOK_HOLDS_S: Final = 0.3
+"""How long a live value says which meter a B reaches: a start without waits never reads a second one."""
 
 
 class Starting:
@@ -146,6 +150,7 @@ class _Start:
         self._refusals_left = meter.settings.resilience_transaction_request_retries
         self._end_is_doubtful = False
         self._was_ended_again = False
+        self._receipt_due: Deadline | None = None
         self._delay_s = 0.0
         self._serial = ""
 
@@ -237,6 +242,11 @@ class _Start:
             # Neither E nor B is acted on at a current: what runs has to be ended first, and cannot be yet.
             self._delay_s = UNANSWERED_WAIT_S
             return False
+        if reply is Reply.REFUSED and meter.ledger.expects_receipt:
+            self._receipt_due = self._receipt_due or self._deadline.within(RECEIPT_WAIT_S)
+            if not self._receipt_due.passed:
+                self._delay_s = UNANSWERED_WAIT_S
+                return False
         if reply is Reply.REFUSED and not self._end_is_doubtful:
             return True
         self._end_is_doubtful = False
@@ -281,9 +291,6 @@ class _Start:
 
     async def _begin(self) -> TransactionStartResponse | None:
         meter, ledger = self._meter, self._meter.ledger
-        if meter.state.unaccepted or meter.state.serial != self._serial:
-            meter.why = meter.state.unaccepted or "another meter answers than before"
-            return None
         if meter.clock_leapt:
             try:
                 await meter.gw(self._deadline)
@@ -291,13 +298,13 @@ class _Start:
                 meter.why = f"the meter does not answer: {error}"
                 return None
         entry = ledger.begin(
-            self._request, self._user.ID, meter.state.serial, noted=meter.clock.now(), sent=meter.time, at_s=now_s()
+            self._request, self._user.ID, self._serial, noted=meter.clock.now(), sent=meter.time, at_s=now_s()
         )
         is_sent = False
         try:
             await meter.keeper.note(entry)
-            is_sent = True
-            reply = await meter.send(meter.client.begin(timeout_s=self._deadline.left_s))
+            is_sent = await self._is_still_the_meter()
+            reply = await meter.send(meter.client.begin(timeout_s=self._deadline.left_s)) if is_sent else Reply.UNSENT
         except BaseException:
             # Given up in the middle: B may be out.
             if is_sent:
@@ -325,6 +332,20 @@ class _Start:
         else:
             self._delay_s = UNANSWERED_WAIT_S
         return None
+
+    async def _is_still_the_meter(self) -> bool:
+        """Tell whether the meter that was looked at still answers; asks it where that was a while ago."""
+        meter = self._meter
+        if seconds_since(meter.read_s) > LOOK_HOLDS_S:
+            try:
+                await meter.read(self._deadline)
+            except MeterError as error:
+                meter.why = f"the meter does not answer: {error}"
+                return False
+        if meter.state.unaccepted or meter.state.serial != self._serial:
+            meter.why = meter.state.unaccepted or "another meter answers than before"
+            return False
+        return True
 
     def _judge_clock(self) -> None:
         """Say it once where a session is signed with a clock that is more than a minute off."""
