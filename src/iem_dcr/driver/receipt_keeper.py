@@ -181,22 +181,22 @@ class ReceiptKeeper:
     def note_later(self, entry: Entry) -> None:
         """Write what became of an entry; nothing waits for it."""
         if self._journal is not None:
-            self._start(self._told(self._journal.note(entry.to_note(self._address))))
+            self._start(self._answer(self._journal.note(entry.to_note(self._address))))
 
     def withdraw(self, entry: Entry) -> None:
         """Take back the entry of a B that was refused; nothing waits for it."""
         if self._journal is not None:
-            self._start(self._told(self._journal.withdraw(entry.to_note(self._address))))
+            self._start(self._answer(self._journal.withdraw(entry.to_note(self._address))))
 
     def refused(self, transaction_id: str, serial: str) -> None:
         """Note an id whose start failed; nothing waits for it."""
         if self._journal is not None and transaction_id:
-            self._start(self._told(self._journal.refused(transaction_id, meter=serial, address=self._address)))
+            self._start(self._answer(self._journal.refused(transaction_id, meter=serial, address=self._address)))
 
     def pin(self, serial: str) -> None:
         """Write the serial that is accepted at this address; nothing waits for it."""
         if self._journal is not None:
-            self._start(self._told(self._journal.pin(self._address, serial)))
+            self._start(self._answer(self._journal.pin(self._address, serial)))
 
     # --- receipts ---
 
@@ -255,10 +255,7 @@ class ReceiptKeeper:
         kept = await self._checked(kept, deadline)
         self._ledger.deliver(transaction_id, receipt)
         tasks = {self._start(self._kept_by(keeper, kept)) for keeper in self._keepers}
-        _, late = await asyncio.wait(tasks, timeout=max(deadline.within(JOURNAL_WAIT_S).left_s, LAST_WAIT_S))
-        if late:
-            what = "receipt %s is returned before it is written: a kill would lose it for the journal"
-            self._log.limited("late receipts").log(logging.ERROR, what, shown_PG(receipt))
+        await asyncio.wait(tasks, timeout=max(deadline.within(JOURNAL_WAIT_S).left_s, LAST_WAIT_S))
         self._log.limited("receipts").log(logging.INFO, "receipt %s", shown_PG(receipt))
         return signed_value(receipt, public_key)
 
@@ -336,42 +333,34 @@ class ReceiptKeeper:
     # --- how the journal is called ---
 
     async def _kept_by(self, keeper: ReceiptSink, kept: KeptReceipt) -> None:
-        if keeper is self._sink:
-            shown = digest_of(kept.receipt), kept.transaction_id
-            if shown in self._shown:
-                return
-            self._shown[shown] = None
-            _limit(self._shown)
+        if keeper is self._journal:
+            await self._answer(keeper.keep(kept), f"receipt {shown_PG(kept.receipt)}")
+            return
+        shown = digest_of(kept.receipt), kept.transaction_id
+        if shown in self._shown:
+            return
+        self._shown[shown] = None
+        _limit(self._shown)
         try:
             await keeper.keep(kept)
-        except JournalError as error:
-            what = "receipt %s is not in the journal yet, and a kill would lose it: %s"
-            self._log.failure(JOURNAL, what, shown_PG(kept.receipt), printable(error, limit=300), level=logging.ERROR)
         except Exception:  # noqa: BLE001  as above
             self._log.exception("receipt %s was not kept", shown_PG(kept.receipt))
-        else:
-            if keeper is not self._sink:
-                self._log.recovered(JOURNAL)
 
-    async def _told(self, writing: Awaitable[None]) -> None:
-        try:
-            await writing
-        except JournalError as error:
-            self._log.failure(JOURNAL, "%s", printable(error, limit=300), level=logging.ERROR)
-        except Exception:  # noqa: BLE001  as above
-            self._log.exception("%s failed", JOURNAL)
-
-    async def _answer(self, question: Awaitable[T]) -> T | None:
+    async def _answer(self, question: Awaitable[T], what: str = "what it was told now") -> T | None:
+        """Wait for the journal, 0.5 s at most: it goes on with what it was told, and nothing here piles up."""
         try:
             async with asyncio.timeout(JOURNAL_WAIT_S):
-                return await question
+                answer = await question
         except TimeoutError:
-            what = "%s did not answer within %.1f s: a kill would lose what it was told now"
-            self._log.failure(JOURNAL, what, JOURNAL, JOURNAL_WAIT_S, level=logging.ERROR)
+            late = "%s did not answer within %.1f s: a kill would lose %s"
+            self._log.failure(JOURNAL, late, JOURNAL, JOURNAL_WAIT_S, what, level=logging.ERROR)
         except JournalError as error:
             self._log.failure(JOURNAL, "%s", printable(error, limit=300), level=logging.ERROR)
         except Exception:  # noqa: BLE001  as above
             self._log.exception("%s failed", JOURNAL)
+        else:
+            self._log.recovered(JOURNAL)
+            return answer
         return None
 
     def _start(self, work: Coroutine[None, None, T]) -> asyncio.Task[T]:
