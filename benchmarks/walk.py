@@ -2,7 +2,7 @@
 
 Usage: python benchmarks/walk.py [--list start|stop|'live value']
 
-Counts this program's own functions, with `sys.setprofile`. A call is counted when a function is entered; a coroutine that
+Counts own functions, with `sys.setprofile`. A call is counted when a function is entered; a coroutine that
 is resumed is not entered again. A hop is a call into another file than the call before it. The simulated meter runs in
 a process of its own.
 """

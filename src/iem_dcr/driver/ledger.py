@@ -34,8 +34,9 @@ MAX_RECEIPTS: Final = 64
 MAX_KNOWN: Final = 256
 NO_RECEIPT_AFTER_S: Final = 15.0
 """XT false for so long, and no receipt: none comes."""
-VALUE_AGE_S: Final = 6.0
-"""A live value may be 5 s old: one that shows a transaction later than this after E shows one that began since."""
+SHOWN_AFTER_END_S: Final = 10.5
+"""A live value may be 5 s old, and an end may show 5 s late: XT true later than this after an accepted E means that a B
+without an answer was acted on since, or that another meter, there for a moment, has answered E."""
 CLOCK_LEAP: Final = timedelta(seconds=5)
 
 
@@ -208,10 +209,9 @@ class Ledger:
             self._idle_value_s = at_s
             return
         self._runs_s = at_s
-        if self._end_accepted_s is not None and at_s - self._end_accepted_s > VALUE_AGE_S:
+        if self._end_accepted_s is not None and at_s - self._end_accepted_s > SHOWN_AFTER_END_S:
             for entry in self._here:
-                if not entry.is_answered:
-                    self._move(entry, Event.RUNS_AFTER_END)
+                self._move(entry, Event.RUNS_AFTER_END)
 
     def on_clock(self, meters: datetime, hosts: datetime, at_s: float) -> bool:
         """Take what the meter's clock says now: it may have leapt between the look at it and a B.

@@ -35,8 +35,6 @@ JOURNAL_WAIT_S: Final = 10.0
 STARTUP_WAIT_S: Final = 5.0
 """How long "" waits for a meter that has not answered this process yet: the charger is not ready before its answer."""
 NOTHING_RAN_AFTER_S: Final = 15.0
-END_AGAIN_AFTER_S: Final = 10.5
-"""XT still true so long after an accepted E, which no live value's age explains: E is sent again."""
 FRESH_VALUE_S: Final = 0.5
 ASKED_AGAIN_S: Final = 2.0
 SERIAL_READINGS: Final = 3
@@ -110,7 +108,7 @@ class Stopping:
         """End what was begun here, and return its receipt; an error once it is certain that none comes."""
         meter, ledger = self._meter, self._meter.ledger
         current_until = Deadline.after(meter.settings.stop_current_wait_ms / 1000)
-        delays, ended_s = receipt_delays(), now_s()
+        delays = receipt_delays()
         if entry.told:
             ledger.mark(entry, told=False)
         ledger.mark(entry, unwanted=True)
@@ -124,7 +122,7 @@ class Stopping:
             if entry.state in RUNNING:
                 reply = await self._send_end(entry, deadline)
                 if reply is Reply.ACCEPTED:
-                    delays, ended_s = receipt_delays(), now_s()
+                    delays = receipt_delays()
                     continue
                 if reply is Reply.REFUSED:
                     await meter.new_receipt(deadline)
@@ -134,20 +132,10 @@ class Stopping:
             else:
                 arrival = await meter.new_receipt(deadline)
                 delay_s = UNANSWERED_WAIT_S if arrival is None else next(delays)
-                ended_s = await self._end_again(ended_s, deadline)
             ledger.give_up(now_s())
             if ledger.get(entry).state in AWAITED:
                 await self._pause(delay_s, deadline)
         return self._failed(meter.why or "the meter did not give the receipt in time")
-
-    async def _end_again(self, ended_s: float, deadline: Deadline) -> float:
-        """Send E again where another meter, there for a moment, may have answered it. Returns when it was sent."""
-        meter = self._meter
-        if not meter.state.XT or now_s() - ended_s < END_AGAIN_AFTER_S or meter.state.unaccepted:
-            return ended_s
-        ended_s = now_s()
-        await meter.send_end(deadline)
-        return ended_s
 
     async def _send_end(self, entry: Entry, deadline: Deadline) -> Reply | None:
         """Send E, after GET /gw; none where the receipt is there already, or the meter does not answer."""

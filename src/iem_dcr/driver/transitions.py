@@ -5,8 +5,8 @@ refusal leaves no entry. 2xx to E says that nothing runs now, so what was open i
 only a receipt tells. 2xx to another B says that no earlier one runs: what was open or uncertain is LOST. A new
 receipt of ours closes an entry, from any state in which it may have been acted on, LOST too: evidence that comes late
 is still evidence. It is certain that no receipt comes when E was answered and nothing ran for a while: then the entry
-is LOST. A live value moves an entry in one case only: a B without an answer can be acted on after an accepted E, and
-then something runs.
+is LOST. A live value moves an entry in one case only: something is shown running so long after an accepted E that no
+delay explains it. Then a B without an answer was acted on since, or another meter has answered E, and E is due again.
 
 REFUSED is the entry of a start that failed with none of its B possibly acted on. CLOSED and REFUSED are final. An
 event that the table does not have changes nothing.
