@@ -398,8 +398,9 @@ def _means_something(world: Record, call: Call, own: list[Truth]) -> bool:
     """Whether the id of a stop means something to the process that answered it."""
     if call.transaction_id == "":
         return False
+    process = call.process if call.answered_by is None else call.answered_by
     if any(
-        start.process == call.process
+        start.process == process
         and start.answer is not None  # a broker that was killed may have lost it on its way
         and (start.asked_s, start.number) < (call.asked_s, call.number)
         for start in _calls(world, "start", call.transaction_id)

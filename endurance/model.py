@@ -80,6 +80,7 @@ class Call:
         process: number of the process that had it first; None while none was there to have it.
         asked_s: when the process had it.
         answered_s, answer: when the station had the answer, and what it was.
+        answered_by: number of the process that gave it, where that is known; a broker hands a request on to the next.
         answers: how many answers came.
         excused: why it needs no answer: its process was killed or ended.
         fresh: nothing was wrong when it was asked, nor since.
@@ -95,6 +96,7 @@ class Call:
     asked_s: float | None = None
     answered_s: float | None = None
     answer: dict[str, Any] | None = None
+    answered_by: int | None = None
     answers: int = 0
     excused: str = ""
     fresh: bool = False

@@ -162,6 +162,7 @@ class Station(Record):
                 self._later(NOTED_WITHIN_S, lambda: self._noted(running))
         if call.answer is None:
             call.answer, call.answered_s = answer, self.now_s
+            call.answered_by = None if self.process is None else self.process.number
             for begin_s, end_s in self.broker_troubled:
                 call.broker_away_s += max(0.0, min(end_s, self.now_s) - max(begin_s, call.asked_s or 0.0))
             self.counts[f"{call.command}: {answer['status']}"] += 1
