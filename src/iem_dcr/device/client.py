@@ -139,10 +139,11 @@ class MeterClient:
         with an error of the server's and the other has no tuple, that error is raised.
         """
         failed: RefusedError | None = None
-        ends_s = self._now_s() + self._transport.limit_s(timeout_s)
+        loop = asyncio.get_running_loop()
+        ends_s = loop.time() + (self._transport.timeout_s if timeout_s is None else timeout_s)
         for base in (self._transaction_base, BASE_V2 if self._transaction_base == BASE else BASE):
             try:
-                receipt = await self._receipt(base, "/transaction", ends_s - self._now_s())
+                receipt = await self._receipt(base, "/transaction", ends_s - loop.time())
             except RefusedError as error:
                 failed = error
                 continue
@@ -163,7 +164,7 @@ class MeterClient:
     async def pause(self) -> None:
         """Wait until a request may go out; for whoever measures how long it takes then."""
         if self._asked_s is not None and self._pause_s > 0:
-            await asyncio.sleep(max(0.0, self._asked_s + self._pause_s - self._now_s()))
+            await asyncio.sleep(max(0.0, self._asked_s + self._pause_s - asyncio.get_running_loop().time()))
 
     # --- requests ----------------------------------------------------------------------------------------------------
 
@@ -179,9 +180,8 @@ class MeterClient:
 
     async def _post(self, node: str, body: Mapping[str, object], timeout_s: float | None) -> None:
         content = json.dumps(body, separators=(",", ":")).encode()
-        await self._request(
-            "POST", BASE + node, timeout_s, lambda answer: self._check_status(f"POST {node}", answer), content
-        )
+        name = f"POST {node}"
+        await self._request("POST", BASE + node, timeout_s, lambda answer: self._check_status(name, answer), content)
 
     async def _receipt(self, base: str, node: str, timeout_s: float | None) -> Receipt | None:
         def found(answer: Answer) -> Receipt | None:
@@ -205,19 +205,19 @@ class MeterClient:
         body: bytes | None = None,
     ) -> T:
         """Make one request and read its answer; the one place through which every request goes."""
-        await self.pause()
-        began_s = self._asked_s = self._now_s()
+        if self._pause_s > 0:
+            await self.pause()
+        loop = asyncio.get_running_loop()
+        self._asked_s = began_s = loop.time()
         try:
             result = read(await self._transport.request(method, path, body, timeout_s))
         except MeterError as error:
-            self._tell(method, path, began_s, error)
+            if self.on_request is not None:
+                self.on_request(method, node_of(path), loop.time() - began_s, error)
             raise
-        self._tell(method, path, began_s, None)
-        return result
-
-    def _tell(self, method: str, path: str, began_s: float, error: MeterError | None) -> None:
         if self.on_request is not None:
-            self.on_request(method, node_of(path), self._now_s() - began_s, error)
+            self.on_request(method, node_of(path), loop.time() - began_s, None)
+        return result
 
     def _check_status(self, name: str, answer: Answer) -> None:
         if 300 <= answer.status < 400:
@@ -225,7 +225,3 @@ class MeterClient:
             raise NotUnderstoodError(self.address, name, "", f"a redirect ({answer.status}) to {target}")
         if not 200 <= answer.status < 300:
             raise RefusedError(self.address, name, answer.status, answer.body[:200].decode(errors="replace"))
-
-    @staticmethod
-    def _now_s() -> float:
-        return asyncio.get_running_loop().time()

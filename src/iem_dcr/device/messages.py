@@ -157,15 +157,15 @@ def gateway(answer: object) -> Gateway:
     Raises:
         ShapeError: it has none of the fields of this node.
     """
-    reader = _Reader(answer)
-    if not reader.has_any("CT", "CI", "TM"):
+    fields = _fields(answer)
+    if fields.keys().isdisjoint(("CT", "CI", "TM")):
         raise ShapeError("", "none of CT, CI and TM")
-    return Gateway(reader.text("CT"), reader.text("CI"), reader.time())
+    return Gateway(_text(fields, "CT"), _text(fields, "CI"), _time(fields))
 
 
 def datetime_answer(answer: object) -> MeterTime | None:
     """Read the answer of GET /datetime."""
-    return _Reader(answer).time()
+    return _time(_fields(answer))
 
 
 def public_key(answer: object) -> PublicKey:
@@ -174,10 +174,10 @@ def public_key(answer: object) -> PublicKey:
     Raises:
         ShapeError: there is no key.
     """
-    reader = _Reader(answer)
-    if not reader.text("PK"):
+    fields = _fields(answer)
+    if not _text(fields, "PK"):
         raise ShapeError("PK", "no text")
-    return PublicKey(reader.text("SA"), reader.text("PK"))
+    return PublicKey(_text(fields, "SA"), _text(fields, "PK"))
 
 
 def meter_value(answer: object) -> MeterValue:
@@ -186,21 +186,26 @@ def meter_value(answer: object) -> MeterValue:
     Raises:
         ShapeError: it has no import register that can be read.
     """
-    reader = _Reader(answer)
+    fields = _fields(answer)
+    registers = _registers(fields.get("RD"))
+    import_wh = _wh(registers, "R", IMPORT_REGISTER)
+    if isinstance(import_wh, ShapeError):
+        raise import_wh
+    export_wh, transaction_wh = _wh(registers, "R", EXPORT_REGISTER), _wh(registers, "W", TRANSACTION_REGISTER)
     return MeterValue(
-        MS=reader.text("MS"),
-        TM=reader.time(),
-        EF=reader.text("EF"),
-        ST=reader.text("ST"),
-        XT=reader.flag("XT"),
-        XS=reader.text("XS"),
-        XC=reader.text("XC"),
-        U2=reader.number("U2"),
-        I=reader.number("I"),
-        P=reader.number("P"),
-        import_wh=reader.register_wh(IMPORT_REGISTER, "R"),
-        export_wh=reader.register_wh_or_none(EXPORT_REGISTER, "R"),
-        transaction_wh=reader.register_wh_or_none(TRANSACTION_REGISTER, "W"),
+        MS=_text(fields, "MS"),
+        TM=_time(fields),
+        EF=_text(fields, "EF"),
+        ST=_text(fields, "ST"),
+        XT=flag(fields.get("XT")),
+        XS=_text(fields, "XS"),
+        XC=_text(fields, "XC"),
+        U2=_number(fields.get("U2")),
+        I=_number(fields.get("I")),
+        P=_number(fields.get("P")),
+        import_wh=import_wh,
+        export_wh=export_wh if isinstance(export_wh, Decimal) else None,
+        transaction_wh=transaction_wh if isinstance(transaction_wh, Decimal) else None,
     )
 
 
@@ -212,58 +217,56 @@ def flag(value: object) -> bool | None:
 CLOCK_YEARS: Final = range(1900, 3000)
 
 
-class _Reader:
-    """Reads fields of an answer: what is missing, null or of no use is None, or "" where it is text."""
+def _fields(answer: object) -> dict[str, object]:
+    if not isinstance(answer, dict):
+        raise ShapeError("", f"expected an object, not {_shown(answer)}")
+    return answer
 
-    def __init__(self, answer: object) -> None:
-        if not isinstance(answer, dict):
-            raise ShapeError("", f"expected an object, not {_shown(answer)}")
-        self._fields: dict[str, object] = answer
 
-    def has_any(self, *keys: str) -> bool:
-        return not self._fields.keys().isdisjoint(keys)
+def _text(fields: dict[str, object], key: str) -> str:
+    value = fields.get(key)
+    is_number = isinstance(value, int | Decimal) and not isinstance(value, bool)
+    return str(value) if is_number else value if isinstance(value, str) else ""
 
-    def text(self, key: str) -> str:
-        value = self._fields.get(key)
-        is_number = isinstance(value, int | Decimal) and not isinstance(value, bool)
-        return str(value) if is_number else value if isinstance(value, str) else ""
 
-    def flag(self, key: str) -> bool | None:
-        return flag(self._fields.get(key))
+def _time(fields: dict[str, object]) -> MeterTime | None:
+    """Return TM, or None where it is none: in years that no clock has, times cannot be reckoned with either."""
+    try:
+        time = meter_time.parse(_text(fields, "TM"))
+    except ValueError:
+        return None
+    return time if time.instant.year in CLOCK_YEARS else None
 
-    def number(self, key: str) -> Decimal | None:
-        return _number(self._fields.get(key))
 
-    def time(self) -> MeterTime | None:
-        """Return TM, or None where it is none: in years that no clock has, times cannot be reckoned with either."""
-        try:
-            time = meter_time.parse(self.text("TM"))
-        except ValueError:
-            return None
-        return time if time.instant.year in CLOCK_YEARS else None
+def _registers(rows: object) -> dict[tuple[str, object], list[dict[str, object]]]:
+    """Return the rows of RD by kind and OBIS code: the totals have RI, RV and RU, the transaction's WI, WV and WU.
 
-    def register_wh(self, code: str, kind: str) -> Decimal:
-        """Return a register of RD by its OBIS code; ``kind`` is R of the totals, or W of the transaction's."""
-        rows = self._fields.get("RD")
-        if not isinstance(rows, list):
-            raise ShapeError("RD", "missing" if rows is None else f"expected a list, not {_shown(rows)}")
-        found = [row for row in rows if isinstance(row, dict) and row.get(f"{kind}I") == code]
-        path = f"RD[{code}]"
-        if len(found) != 1:
-            raise ShapeError("RD" if not found else path, f"{len(found)} rows with {kind}I {code}")
-        unit, value = found[0].get(f"{kind}U"), found[0].get(f"{kind}V")
-        if not isinstance(unit, str) or unit not in _WATT_HOURS:
-            raise ShapeError(f"{path}.{kind}U", f"no unit of energy: {_shown(unit)}")
-        number = _number(value)
-        if number is None:
-            raise ShapeError(f"{path}.{kind}V", f"expected digits, not {_shown(value)}")
-        return number * _WATT_HOURS[unit]
+    Raises:
+        ShapeError: there are none.
+    """
+    if not isinstance(rows, list):
+        raise ShapeError("RD", "missing" if rows is None else f"expected a list, not {_shown(rows)}")
+    found: dict[tuple[str, object], list[dict[str, object]]] = {}
+    for row in rows:
+        if isinstance(row, dict):
+            for kind in ("R", "W"):
+                if isinstance(code := row.get(f"{kind}I"), str):
+                    found.setdefault((kind, code), []).append(row)
+    return found
 
-    def register_wh_or_none(self, code: str, kind: str) -> Decimal | None:
-        try:
-            return self.register_wh(code, kind)
-        except ShapeError:
-            return None
+
+def _wh(registers: dict[tuple[str, object], list[dict[str, object]]], kind: str, code: str) -> Decimal | ShapeError:
+    """Return a register, or why it cannot be read."""
+    rows, path = registers.get((kind, code), []), f"RD[{code}]"
+    if len(rows) != 1:
+        return ShapeError(path if rows else "RD", f"{len(rows)} rows with {kind}I {code}")
+    unit, value = rows[0].get(f"{kind}U"), rows[0].get(f"{kind}V")
+    if not isinstance(unit, str) or unit not in _WATT_HOURS:
+        return ShapeError(f"{path}.{kind}U", f"no unit of energy: {_shown(unit)}")
+    number = _number(value)
+    if number is None:
+        return ShapeError(f"{path}.{kind}V", f"expected digits, not {_shown(value)}")
+    return number * _WATT_HOURS[unit]
 
 
 def _number(value: object) -> Decimal | None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import ipaddress
 import json
 import os
@@ -72,25 +73,23 @@ class Transport:
 
     Attributes:
         address: ``host:port``.
+        timeout_s: the longest that a request may take, connecting and body included.
         last_response_s: when a whole answer last came, whatever its status, on the loop's clock; None before the first.
     """
 
     def __init__(self, host: str, port: int, *, timeout_s: float, connect: Connect | None = None) -> None:
-        """``timeout_s`` is the longest that a request may take, connecting and body included."""
         self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self.timeout_s = timeout_s
         self.last_response_s: float | None = None
         self._host = host
         self._port = port
         self._host_header = _host_header(host, port)
-        self._timeout_s = timeout_s
         self._connect = connect or open_connection
-
-    def limit_s(self, timeout_s: float | None) -> float:
-        """Return how many seconds a request may take: never more than this meter's own limit."""
-        return self._timeout_s if timeout_s is None else max(0.0, min(timeout_s, self._timeout_s))
 
     async def request(self, method: str, path: str, body: bytes | None, timeout_s: float | None) -> Answer:
         """Make one request, and return its answer whatever its status.
+
+        ``timeout_s`` of None takes this meter's own limit; no request takes longer than that.
 
         Raises:
             MeterUnreachableError: there was no connection: the request did not go out.
@@ -99,7 +98,7 @@ class Transport:
             NotUnderstoodError: the answer is no HTTP, or larger than `MAX_ANSWER_BYTES`.
         """
         node = f"{method} {node_of(path)}"
-        limit_s = self.limit_s(timeout_s)
+        limit_s = self.timeout_s if timeout_s is None else max(0.0, min(timeout_s, self.timeout_s))
         exchange = _Exchange(method, path, self._host_header, body)
         writer: asyncio.StreamWriter | None = None
         try:
@@ -124,7 +123,7 @@ class Transport:
             if writer is not None:
                 await _close(writer, in_order=exchange.is_answered)
         self.last_response_s = asyncio.get_running_loop().time()
-        return exchange.answer
+        return exchange.answer()
 
     @staticmethod
     def _why_not(error: Exception) -> str:
@@ -165,9 +164,8 @@ class _Exchange:
         self._response: h11.Response | None = None
         self._body = bytearray()
 
-    @property
     def answer(self) -> Answer:
-        """The answer, as far as it came."""
+        """Return the answer, as far as it came."""
         assert self._response is not None  # noqa: S101  it is asked for when it is there
         headers = tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in self._response.headers)
         return Answer(self._response.status_code, headers, bytes(self._body))
@@ -203,25 +201,22 @@ class _Exchange:
     def _receive(self, data: bytes) -> None:
         """Hand data to h11; heads in whole, without what embedded servers send and h11 refuses."""
         if self._response is None:
-            data = self._after_the_heads(self._head + data)
-        if data and not self.is_answered:
-            self._http.receive_data(data)
+            data = self._head + data
+        while data and not self.is_answered:
+            if self._response is not None:
+                self._http.receive_data(data)
+                data = b""
+            else:
+                data = data.lstrip(b"\r\n")
+                if not data.startswith(b"HTTP/"[: len(data)]):
+                    raise h11.RemoteProtocolError(f"it begins with {data[:20]!r}")
+                end = _END_OF_HEAD.search(data)
+                if end is None:
+                    self._head = data
+                    return
+                self._http.receive_data(_BLANKS_BEFORE_COLON.sub(rb"\1:", data[: end.end()]))
+                self._head, data = b"", data[end.end() :]
             self._read_events()
-
-    def _after_the_heads(self, data: bytes) -> bytes:
-        """Read heads, those of interim answers as well; returns what follows the last one, or keeps what is no head."""
-        while self._response is None:
-            data = data.lstrip(b"\r\n")
-            if not data.startswith(b"HTTP/"[: len(data)]):
-                raise h11.RemoteProtocolError(f"it begins with {data[:20]!r}")
-            end = _END_OF_HEAD.search(data)
-            if end is None:
-                self._head = data
-                return b""
-            head, data = data[: end.end()], data[end.end() :]
-            self._http.receive_data(_BLANKS_BEFORE_COLON.sub(rb"\1:", head))
-            self._read_events()
-        return data
 
     def _end(self) -> None:
         """Take the end of the connection: the end of the body, where no other was announced."""
@@ -267,47 +262,47 @@ class _ZoneError(OSError):
 
 
 async def open_connection(host: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Connect to a host: its addresses are tried in the order in which the resolver gives them.
+    """Connect to a host. A number asks no resolver; the addresses of a name are tried in the resolver's order.
 
     Raises:
         OSError: none of them could be reached.
     """
+    if _is_number(host):
+        return await asyncio.open_connection(host, port)
     error: OSError | None = None
     for family, kind, protocol, _, address in await _addresses(host, port):
+        connecting = socket.socket(family, kind, protocol)
         try:
-            return await _connect_to(family, kind, protocol, address)
+            connecting.settimeout(0)
+            await asyncio.get_running_loop().sock_connect(connecting, address)
+            return await asyncio.open_connection(sock=connecting)
         except OSError as failed:
+            connecting.close()
             error = failed
+        except BaseException:
+            connecting.close()
+            raise
     raise error or OSError(f"no address of {host}")
 
 
-async def _connect_to(
-    family: int,
-    kind: int,
-    protocol: int,
-    address: Any,  # noqa: ANN401  what getaddrinfo gives
-) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    connecting = socket.socket(family, kind, protocol)
+@functools.lru_cache
+def _is_number(host: str) -> bool:
+    """Tell whether a host is an address that asyncio takes as it is; one with a zone it would give to a resolver."""
     try:
-        connecting.settimeout(0)
-        await asyncio.get_running_loop().sock_connect(connecting, address)
-        return await asyncio.open_connection(sock=connecting)
-    except BaseException:
-        connecting.close()
-        raise
+        number = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    if number.version == 6 and number.is_link_local and number.scope_id is None:
+        raise _ZoneError(f"{host} is a link-local address, and its zone is missing: {host}%eth0")
+    return "%" not in host
 
 
 async def _addresses(host: str, port: int) -> list[Any]:
-    """Return the addresses of a host. A number asks no resolver; a name is looked up in a thread of its own."""
-    zone: str | None = None
-    with contextlib.suppress(ValueError):
-        number = ipaddress.IPv6Address(host)
-        zone = number.scope_id
-        if number.is_link_local and zone is None:
-            raise _ZoneError(f"{host} is a link-local address, and its zone is missing: {host}%eth0")
+    """Return the addresses of a host; a name is looked up in a thread of its own."""
     with contextlib.suppress(socket.gaierror):
         return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
-    if zone is not None:
+    _, has_zone, zone = host.partition("%")
+    if has_zone:
         raise _ZoneError(f"this host has no network interface {printable(zone)}")
     return await _look_up(host, port)
 
