@@ -88,6 +88,7 @@ def test_one_knob_is_turned_by_its_name_and_nothing_else_is() -> None:
         ("all", 20261353, "16:2;17:0-1,5;18:1,3"),  # ended by hand, and B overwrote the receipt before it was shown
         ("all", 31053, "23:4-6;24:0-1"),  # B went to a meter that had come back in the second since it was looked at
         ("all", 50031, "22:;24:0,2-3"),  # another meter answered E, and nothing sent it again once the stop was over
+        ("all", 55043, "22:;24:0-1,5"),  # the clock leapt before B, and live values without TM did not show it
         ("known", 187, "13:1-3;14:1"),  # an unknown id got another transaction's receipt while the disk was in trouble
     ],
 )

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from iem_dcr.driver.receipt_keeper import ReceiptKeeper
     from iem_dcr.driver.station import GuardedStation
     from iem_dcr.driver.timing import Deadline
+    from iem_dcr.meter_time import MeterTime
     from iem_dcr.ocmf import Receipt
 
 VALUE_TIMEOUT_S: Final = 2.0
@@ -107,6 +108,7 @@ class Meter:
         self.state.gateway = gateway
         self.clock_leapt = False
         self._time = None if gateway.TM is None else (gateway.TM.instant, (asked_s + now_s()) / 2)
+        self._take_up_clock(gateway.TM)
         return gateway
 
     async def read(self, deadline: Deadline) -> bool:
@@ -128,12 +130,16 @@ class Meter:
         self.ledger.serial = self.state.serial
         if self.state.value is not None and value.MS in (self.state.serial, ""):
             self.ledger.on_live_value(XT=value.XT, current_flows=self.state.current_flows, at_s=now_s())
-            if value.TM is not None and self.ledger.on_clock(value.TM.instant, self.clock.now(), now_s()):
-                self.keeper.match_again()
+            self._take_up_clock(value.TM)
             if self.state.clock_leap is not None and abs(self.state.clock_leap) > CLOCK_LEAP:
                 self.clock_leapt = True
         self.ledger.give_up(now_s())
         return is_good
+
+    def _take_up_clock(self, TM: MeterTime | None) -> None:  # noqa: N803  the meter's name
+        """Have a receipt that had no owner matched again where the meter's clock is seen to have leapt."""
+        if TM is not None and self.ledger.on_clock(TM.instant, self.clock.now(), now_s()):
+            self.keeper.match_again()
 
     async def publish_fresh(self, deadline: Deadline) -> None:
         """Publish a live value of this moment; the one who waits never fails for want of it."""
