@@ -76,6 +76,12 @@ def test_list(path: Path) -> None:
     assert written[0]["accepted"] is True
 
 
+def test_not_accepted_stands_beside_valid(tmp_path: Path) -> None:
+    keep(tmp_path / "falling", signed(1, end="2026-03-01T11:00:00,000"))
+    line = receipts("list", tmp_path / "falling").out
+    assert line.endswith("  valid  not accepted by the transparency software: time-falling\n")
+
+
 @pytest.mark.parametrize(
     ("arguments", "found"),
     [

@@ -16,7 +16,7 @@ import pytest
 from iem_dcr import ocmf
 from iem_dcr.everest_api.topics import QUERY_MODULES, Topics
 from tests.support.api_bench import request, start_payload
-from tests.support.bench import CI
+from tests.support.bench import CI, SERIAL
 from tests.support.brokers import BROKERS, Amqtt, Mosquitto, Recorder, real_time, until
 from tests.support.command_line import PATIENCE_S, Simulator, begin, environment
 
@@ -169,6 +169,30 @@ async def test_a_request_made_while_the_service_restarts_is_carried_out(tmp_path
         await until(lambda: everest.payloads("reply/stop2"))
         assert only(everest, "reply/stop2")["status"] == "OK"
         assert running.end() == 0
+
+
+@real_time
+async def test_one_meter_at_two_addresses_is_one_error(tmp_path: Path) -> None:
+    with (
+        Amqtt() as broker,
+        Simulator("0.0.0.0") as meter,  # noqa: S104  so that it has two addresses, both of loopback
+        Recorder(broker, "everest_api/1/powermeter/#", "reply/#") as everest,
+    ):
+        port = meter.address.rpartition(":")[2]
+        both = [f"127.0.0.1:{port}", f"127.0.0.2:{port}"]
+        with Running(configured(tmp_path, broker, *both)) as running:
+            await until(lambda: running.logged(" ERROR -: the meter with serial"))
+            (error,) = [line for line in running.log if " ERROR " in line]
+            for word in (SERIAL, " and ".join(both), "Give each [[meter]] the address of its own meter"):
+                assert word in error
+            for module_id in ("pm1", "pm2"):
+                topics, before = Topics(module_id), len(everest.payloads(Topics(module_id).values))
+                await until(lambda: len(everest.payloads(topics.values)) > before + 1)  # noqa: B023  waited for here
+                everest.publish(topics.start, request(start_payload(f"T-{module_id}"), f"reply/{module_id}"))
+                await until(lambda: everest.payloads(f"reply/{module_id}"))  # noqa: B023  as above
+                assert only(everest, f"reply/{module_id}") == {"status": "OK"}
+            assert running.end() == 0
+            assert sum(" ERROR -: " in line for line in running.log) == 1
 
 
 @real_time

@@ -89,6 +89,39 @@ async def test_a_receipt_is_in_the_journal_before_the_station_has_it(tmp_path: P
             assert len(entries(path)) == 1
 
 
+@virtual
+async def test_a_valid_receipt_that_the_transparency_software_refuses_is_returned_and_one_error(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with bench() as b, virtual_journal(path) as journal:
+        await live(b)
+        async with driver(b, journal) as (made, _):
+            assert (await made.start_transaction(request())).status is OK
+            b.meter.configure(import_wh=100)
+            stopped = await made.stop_transaction("T-1")
+            await made.stop_transaction("T-1")
+        assert receipt_of(stopped).text == b.meter.signed[-1].text
+    assert [(entry.outcome, entry.accepted) for entry in entries(path)] == [(Outcome.VALID, False)]
+    (error,) = [line for line in errors(caplog) if "receipt" in line]
+    assert "receipt T1 has a valid signature, and the transparency software refuses it: the register falls" in error
+
+
+@virtual
+async def test_a_meter_that_signs_in_a_form_of_its_own_is_no_error(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = SimulatorOptions(MS=SERIAL, private_key=SECRET, signature_encoding="raw")
+    async with bench(options) as b, virtual_journal(path) as journal:
+        await live(b)
+        async with driver(b, journal) as (made, _):
+            assert (await made.start_transaction(request())).status is OK
+            receipt_of(await made.stop_transaction("T-1"))
+    (entry,) = entries(path)
+    assert (entry.outcome, entry.accepted) == (Outcome.VALID, True)
+    assert "signature-form" in {found["code"] for found in entry.findings}
+    assert not errors(caplog)
+
+
 class Hanging:
     """A journal on a disk that does not answer."""
 

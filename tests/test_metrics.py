@@ -208,8 +208,95 @@ def test_the_meters_errors(tmp_path: Path) -> None:
         return await scrape(running)
 
     scraped = told(tmp_path, story)
-    faults = {labels["fault"]: number for labels, number in scraped.samples("iem_dcr_fault_active")}
-    assert faults == {"communication": 0, "error_state": 1, "wrong_meter": 0}
+    assert faults(scraped) == {"communication": 0, "error_state": 1, "wrong_meter": 0, "transaction_interrupted": 0}
+
+
+def test_a_transaction_that_ended_by_itself(tmp_path: Path) -> None:
+    async def story(running: Site) -> list[Scraped]:
+        topics = Topics("pm1")
+        assert running.bus.receive(topics.start, request(start_payload("T-1"), "reply/1"))
+        await running.pass_time(5.0)
+        running.meters["pm1"].power_cycle(off_s=0.5, boot_s=0.5)
+        await running.pass_time(30.0)
+        interrupted = await scrape(running)
+        assert running.bus.receive(topics.stop, request("T-1", "reply/2"))
+        await running.pass_time(5.0)
+        return [interrupted, await scrape(running)]
+
+    interrupted, told_of = told(tmp_path, story)
+    assert faults(interrupted) == {
+        "communication": 0, "error_state": 0, "wrong_meter": 0, "transaction_interrupted": 1,
+    }  # fmt: skip
+    assert not any(faults(told_of).values())
+
+
+def test_a_register_that_fell(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def story(running: Site) -> list[Scraped]:
+        running.meters["pm1"].configure(import_wh=20000)
+        await running.pass_time(10.0)
+        fell = await scrape(running)
+        running.meters["pm1"].configure(import_wh=20490)
+        await running.pass_time(2.0)
+        risen = await scrape(running)
+        await running.pass_time(10.0)
+        published = [each.value["energy_Wh_import"]["total"] for each in running.bus.on(Topics("pm1").values)]
+        assert published == sorted(published)
+        assert {*published} == {20480.0, 20490.0}
+        return [fell, risen, await scrape(running)]
+
+    fell, risen, later = told(tmp_path, story)
+    assert 8 <= (fell.of("iem_dcr_held_registers_total") or 0) <= 11
+    assert fell.of("iem_dcr_import_watthours_total") == 20000, "the meter's own"
+    assert later.of("iem_dcr_held_registers_total") == risen.of("iem_dcr_held_registers_total")
+    (error,) = errors(caplog)
+    for word in ("import register", "20480", "20000"):
+        assert word in error
+
+
+def test_values_that_stand_still(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def story(running: Site) -> list[Scraped]:
+        running.meters["pm1"].configure(frozen=True)
+        await running.pass_time(8.0)
+        soon = await scrape(running)
+        await running.pass_time(12.0)
+        published = len(running.values("pm1"))
+        frozen = await scrape(running)
+        await running.pass_time(5.0)
+        assert len(running.values("pm1")) == published
+        running.meters["pm1"].configure(frozen=False)
+        await running.pass_time(2.0)
+        assert len(running.values("pm1")) > published
+        moving = await scrape(running)
+        await running.pass_time(10.0)
+        return [soon, frozen, moving, await scrape(running)]
+
+    soon, frozen, moving, later = told(tmp_path, story)
+    assert soon.of("iem_dcr_frozen_values_total") == 0
+    assert 8 <= (frozen.of("iem_dcr_frozen_values_total") or 0) <= 12
+    assert (frozen.of("iem_dcr_meter_up"), frozen.of("iem_dcr_fault_active", fault="communication")) == (1, 1)
+    assert later.of("iem_dcr_frozen_values_total") == moving.of("iem_dcr_frozen_values_total")
+    assert later.of("iem_dcr_fault_active", fault="communication") == 0
+    assert caplog.text.count("the live values stand still") == 1
+
+
+def test_a_serial_at_two_addresses(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def story(running: Site) -> list[list[float | None]]:
+        name, seen = "iem_dcr_duplicate_serial_active", []
+        serial = running.meters["pm2"].options.MS
+        for shown, wait_s in ((serial, 15.0), (SERIAL, 8.0), (SERIAL, 10.0), (serial, 6.0)):
+            running.meters["pm2"].configure(MS=shown)
+            await running.pass_time(wait_s)
+            scraped = await scrape(running)
+            seen.append([scraped.of(name, module_id) for module_id in ("pm1", "pm2", "pm3")])
+        assert len(running.values("pm1")) > 35, "no driver is held up"
+        return seen
+
+    caplog.set_level("INFO")
+    assert told(tmp_path, story, "pm1", "pm2", "pm3") == [[0, 0, 0], [0, 0, 0], [1, 1, 0], [0, 0, 0]]
+    (error,) = [line for line in errors(caplog) if "exchanged" not in line]
+    assert SERIAL in error
+    assert len(re.findall(r"127\.0\.0\.1:\d+", error)) == 2
+    assert f"the meter with serial {SERIAL} answers at one address only again" in caplog.text
 
 
 def test_a_receipt_that_is_not_valid(tmp_path: Path) -> None:
@@ -223,6 +310,26 @@ def test_a_receipt_that_is_not_valid(tmp_path: Path) -> None:
     assert scraped.of("iem_dcr_receipts_total", verdict="valid") == 0
 
 
+def test_a_receipt_that_the_transparency_software_refuses(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def story(running: Site) -> Scraped:
+        topics = Topics("pm1")
+        assert running.bus.receive(topics.start, request(start_payload("T-1"), "reply/1"))
+        await running.pass_time(5.0)
+        running.meters["pm1"].configure(import_wh=100)
+        assert running.bus.receive(topics.stop, request("T-1", "reply/2"))
+        await running.pass_time(5.0)
+        (answer,) = running.bus.on("reply/2")
+        assert answer.value["status"] == "OK"
+        assert answer.value["signed_meter_value"]["signed_meter_data"].startswith("OCMF|")
+        return await scrape(running)
+
+    scraped = told(tmp_path, story)
+    verdicts = {labels["verdict"]: number for labels, number in scraped.samples("iem_dcr_receipts_total")}
+    assert verdicts == {"valid": 0, "not_accepted": 1, "invalid": 0, "not_checked": 0}
+    (error,) = [line for line in errors(caplog) if "receipt" in line]
+    assert "receipt T1 has a valid signature, and the transparency software refuses it: the register falls" in error
+
+
 def test_a_start_that_fails(tmp_path: Path) -> None:
     async def story(running: Site) -> Scraped:
         running.meters["pm1"].set_load(10.0, 400.0)
@@ -233,6 +340,14 @@ def test_a_start_that_fails(tmp_path: Path) -> None:
     scraped = told(tmp_path, story)
     assert scraped.of("iem_dcr_commands_total", command="start", result="failed") == 1
     assert scraped.of("iem_dcr_transactions_begun_total") == 0
+
+
+def faults(scraped: Scraped) -> dict[str, float]:
+    return {labels["fault"]: number for labels, number in scraped.samples("iem_dcr_fault_active")}
+
+
+def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
 
 
 # --- the format, and its bounds ---------------------------------------------------------------------------------------

@@ -96,6 +96,18 @@ async def test_those_of_earlier_processes(path: Path) -> None:
 
 
 @virtual
+async def test_not_accepted_stands_beside_valid(path: Path) -> None:
+    async with journal(path) as opened:
+        await opened.keep(kept(9, "T-9", accepted=False))
+    meter = meter_with(path)
+    in_memory = observed("pm2")
+    await in_memory.keep(kept(9, "T-9", accepted=False))
+    async with served([meter, in_memory]) as page:
+        assert [cells[3] for cells in (await rows(page)).values()] == ["valid, not accepted", *["valid"] * 3]
+        assert "valid, not accepted" in (await page.ask("/meters/pm2")).text
+
+
+@virtual
 async def test_each_is_shown_under_its_own_meter_only(path: Path) -> None:
     async with served([meter_with(path)]) as page:
         whole = (await path_of(page, "j1")).rpartition("/")[2]

@@ -89,7 +89,8 @@ def read_until(process: subprocess.Popen[str], text: str) -> str:
 class Simulator:
     """A simulated meter on a loop in a thread of its own; made to sign without delay and to load for a moment only."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, host: str = "127.0.0.1", **options: Any) -> None:
+        self._host = host
         quick: dict[str, Any] = {
             "MS": SERIAL,
             "private_key": SECRET,
@@ -115,7 +116,7 @@ class Simulator:
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._over = asyncio.Event()
-        async with SimulatorServer(self._options) as server:
+        async with SimulatorServer(self._options, self._host) as server:
             self.address = server.address
             self._meter = server.meter
             self._ready.set()

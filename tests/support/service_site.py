@@ -150,15 +150,19 @@ async def site(
     web: WebSettings | None = None,
     **settings: Any,
 ) -> AsyncIterator[Site]:
-    """Run a service; the addresses of the last meters lead to nothing where some are dead."""
+    """Run a service; the addresses of the last meters lead to nothing where some are dead.
+
+    The first meter has the serial of all tests, each further one another.
+    """
     loop = asyncio.get_running_loop()
     bus = FailingBus()
     meters: dict[str, SimulatedMeter] = {}
     configs = []
     path = str(tmp_path / "notify")
     async with contextlib.AsyncExitStack() as stack:
-        for module_id in module_ids:
-            meter = SimulatedMeter(SimulatorOptions(MS=SERIAL, private_key=SECRET, charge_s=2.0), monotonic=loop.time)
+        for number, module_id in enumerate(module_ids):
+            serial = f"{SERIAL}-{number}" if number else SERIAL
+            meter = SimulatedMeter(SimulatorOptions(MS=serial, private_key=SECRET, charge_s=2.0), monotonic=loop.time)
             server = await stack.enter_async_context(SimulatorServer(meter))
             host, port = server.address.split(":")
             meters[module_id or ""] = meter

@@ -9,7 +9,7 @@ from bisect import bisect_left
 from typing import TYPE_CHECKING, Final
 
 from iem_dcr.bringup.seen import is_another
-from iem_dcr.driver.meter_state import ERROR_STATE, WRONG_SERIAL
+from iem_dcr.driver.meter_state import ERROR_STATE, INTERRUPTED, WRONG_SERIAL
 from iem_dcr.errors import (
     AnswerLostError,
     MeterError,
@@ -42,11 +42,12 @@ REASONS: Final = {
 """Why a request failed."""
 OTHER: Final = "other"
 COMMUNICATION: Final = "communication"
-FAULTS: Final = (COMMUNICATION, "error_state", "wrong_meter")
+FAULTS: Final = (COMMUNICATION, "error_state", "wrong_meter", "transaction_interrupted")
 COMMANDS: Final = ("start", "stop")
 RESULTS: Final = ("ok", "failed")
-VERDICTS: Final = ("valid", "invalid", "not_checked")
-_FAULTS: Final = {ERROR_STATE: "error_state", WRONG_SERIAL: "wrong_meter"}
+NOT_ACCEPTED: Final = "not_accepted"
+VERDICTS: Final = ("valid", NOT_ACCEPTED, "invalid", "not_checked")
+_FAULTS: Final = {ERROR_STATE: "error_state", WRONG_SERIAL: "wrong_meter", INTERRUPTED: "transaction_interrupted"}
 
 
 class Durations:
@@ -80,7 +81,7 @@ class Counts:
         ended: transactions that were seen to end there.
         raised: faults that were raised at the station.
         active: the faults that stand.
-        receipts: that were handed over, each once, by what the check of the signature said.
+        receipts: that were handed over, each once, by what their check said.
     """
 
     __slots__ = ("active", "begun", "commands", "durations", "ended", "failures", "raised", "receipts")
@@ -126,6 +127,7 @@ class Counts:
         """Take note that a fault is over."""
         self.active.discard(_FAULTS.get(error.sub_type, COMMUNICATION))
 
-    def receipt(self, outcome: Outcome | None) -> None:
-        """Count a receipt that was handed over."""
-        self.receipts["not_checked" if outcome is None else outcome.name.lower()] += 1
+    def receipt(self, outcome: Outcome | None, *, accepted: bool) -> None:
+        """Count a receipt that was handed over; ``accepted`` is False where the transparency software refuses it."""
+        verdict = "not_checked" if outcome is None else outcome.name.lower()
+        self.receipts[verdict if accepted else NOT_ACCEPTED] += 1

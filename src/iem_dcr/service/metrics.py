@@ -56,6 +56,9 @@ class MeterState:
         raised: faults by name.
         active: names of the faults that stand.
         receipts: by verdict.
+        held_registers: how often a register that fell was published at its value before.
+        frozen_values: live values that were not published because nothing in them moved.
+        is_duplicate: its serial answers at another address of the file, too.
     """
 
     module_id: str
@@ -70,6 +73,9 @@ class MeterState:
     raised: dict[str, int]
     active: frozenset[str]
     receipts: dict[str, int]
+    held_registers: int
+    frozen_values: int
+    is_duplicate: bool
 
     @classmethod
     def of(cls, meter: ObservedMeter) -> MeterState:
@@ -88,6 +94,9 @@ class MeterState:
             raised=dict(counts.raised),
             active=frozenset(counts.active),
             receipts=dict(counts.receipts),
+            held_registers=meter.held_registers,
+            frozen_values=meter.frozen_values,
+            is_duplicate=meter.is_duplicate,
         )
 
     @property
@@ -220,9 +229,27 @@ FAMILIES: Final[tuple[Family, ...]] = (
     Family(
         "iem_dcr_receipts",
         "counter",
-        "Receipts that were handed over, each once, by the check of the signature",
+        "Receipts that were handed over, each once, by what their check said",
         _by(lambda meter: meter.receipts),
         ("verdict",),
+    ),
+    Family(
+        "iem_dcr_held_registers",
+        "counter",
+        "How often a register that fell was published at its value before",
+        _single(lambda meter: meter.held_registers),
+    ),
+    Family(
+        "iem_dcr_frozen_values",
+        "counter",
+        "Live values that were not published because nothing in them moved",
+        _single(lambda meter: meter.frozen_values),
+    ),
+    Family(
+        "iem_dcr_duplicate_serial_active",
+        "gauge",
+        "1 while the meter's serial answers at another address of the file, too",
+        _single(lambda meter: float(meter.is_duplicate)),
     ),
     Family(
         "iem_dcr_requests_failed",

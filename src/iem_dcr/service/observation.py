@@ -86,6 +86,7 @@ class ObservedMeter:
         received: how many have come.
         now: tells the host's time.
         receipts_version: changes whenever one comes or more is known of one.
+        is_duplicate: its serial answers at another address of the file, too.
     """
 
     def __init__(
@@ -108,6 +109,7 @@ class ObservedMeter:
         self._raised = 0
         self.received = 0
         self.receipts_version = 0
+        self.is_duplicate = False
         self._next: asyncio.Event | None = None
 
     @property
@@ -124,6 +126,16 @@ class ObservedMeter:
     def public_key(self) -> str:
         """Hex of its DER key, or "" before it is known."""
         return "" if self._driver is None else self._driver.public_key
+
+    @property
+    def held_registers(self) -> int:
+        """How often a register that fell was published at its value before."""
+        return 0 if self._driver is None else self._driver.held_registers
+
+    @property
+    def frozen_values(self) -> int:
+        """How many live values were not published because nothing in them moved."""
+        return 0 if self._driver is None else self._driver.frozen_values
 
     @property
     def request(self) -> TransactionReq | None:
@@ -217,7 +229,7 @@ class ObservedMeter:
             self.received += 1
             self.receipts.append(SeenReceipt(self.received, self.now(), kept))
         if is_new:
-            self.counts.receipt(kept.outcome)
+            self.counts.receipt(kept.outcome, accepted=kept.accepted)
         self.receipts_version += 1
         self._tell()
 

@@ -9,6 +9,8 @@ import logging
 from itertools import zip_longest
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
+from iem_dcr.driver.rate_limited_log import RateLimitedLog
+from iem_dcr.driver.timing import now_s
 from iem_dcr.errors import printable
 from iem_dcr.everest_api.broker import Broker
 from iem_dcr.everest_api.bus import Bus
@@ -16,6 +18,7 @@ from iem_dcr.everest_api.context import METER
 from iem_dcr.everest_api.discovery import discover
 from iem_dcr.everest_api.meter_api import MeterApi
 from iem_dcr.journaling import journal_of
+from iem_dcr.service.duplicate_serials import DuplicateSerials
 from iem_dcr.service.observation import ObservedMeter
 from iem_dcr.service.standing import Standing
 from iem_dcr.service.systemd import Notifier
@@ -23,6 +26,7 @@ from iem_dcr.service.systemd import Notifier
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
 
+    from iem_dcr.device.messages import MeterValue
     from iem_dcr.journal import Journal
     from iem_dcr.service.config import MeterConfig, ServiceConfig
     from iem_dcr.service.web.server import WebServer
@@ -37,6 +41,9 @@ HEALTHY_AFTER_S = 60.0
 METERS_BEGIN_EVERY_S = 0.005
 """What it takes to set up a meter that answers: a thousand that began at once would all be late, and time out."""
 STATUS_EVERY_S = 1.0
+SERIALS_EVERY_S = 2.0
+NAMED_ADDRESSES = 4
+"""So many addresses of one serial are named in a line of the log."""
 METERS_END_WITHIN_S = 2.5
 """How long the meters' tasks may take to answer what waits and to have the answers delivered."""
 LEAVES_BROKER_WITHIN_S = 0.5
@@ -112,6 +119,7 @@ class Service:
         meters = [asyncio.create_task(_supervise("the meter's task", meter.run)) for meter in self._meters]
         broker = asyncio.create_task(_supervise("the broker's task", self._be_connected))
         others = [asyncio.create_task(_supervise("telling systemd", work)) for work in (self._tell, self._prove_life)]
+        others.append(asyncio.create_task(_supervise("comparing serials", self._compare_serials)))
         if self.page is not None:
             others.append(asyncio.create_task(_supervise("the bring-up page", self.page.run)))
         try:
@@ -150,6 +158,29 @@ class Service:
                 self._status_told = status
             await asyncio.sleep(STATUS_EVERY_S)
 
+    async def _compare_serials(self) -> NoReturn:
+        """Log a serial that answers at two addresses, and when that is over. No driver waits for it."""
+        duplicates, log = DuplicateSerials(), RateLimitedLog(_log, now_s)
+        seen: dict[str, MeterValue] = {}
+        told: set[str] = set()
+        while True:
+            newest = {meter.address: meter.value for meter in self._meters if meter.value is not None}
+            read = {address: value.MS for address, value in newest.items() if value is not seen.get(address)}
+            seen, found = newest, duplicates.take_up(read, now_s())
+            for serial in found.keys() - told:
+                what = (
+                    "the meter with serial %s answers at %s: the drivers of these addresses end each other's"
+                    " transactions. Give each [[meter]] the address of its own meter, or take one out of the file"
+                )
+                log.log(logging.ERROR, what, printable(serial), _named(found[serial]))
+            for serial in told - found.keys():
+                log.info("the meter with serial %s answers at one address only again", printable(serial))
+            told = {*found}
+            doubled = {address for addresses in found.values() for address in addresses}
+            for meter in self._meters:
+                meter.show_duplicate(is_duplicate=meter.address in doubled)
+            await asyncio.sleep(SERIALS_EVERY_S)
+
     async def _prove_life(self) -> None:
         """Tell the watchdog that the loop turns; nobody else may."""
         while self._notifier.watchdog_every_s is not None:
@@ -172,6 +203,16 @@ class _Meter:
         self._journal: Journal | None = None
 
     @property
+    def address(self) -> str:
+        """Address of the meter, ``host:port``."""
+        return self._config.address
+
+    @property
+    def value(self) -> MeterValue | None:
+        """Its last live value, or None."""
+        return None if self.api is None else self.api.driver.value
+
+    @property
     def answers(self) -> bool:
         """Whether the meter can be reached."""
         return self.api is not None and self.api.reachable
@@ -180,6 +221,11 @@ class _Meter:
     def takes_requests(self) -> bool:
         """Whether EVerest's requests are taken from the bus, whatever the meter does."""
         return self.api is not None and self.api.takes_requests
+
+    def show_duplicate(self, *, is_duplicate: bool) -> None:
+        """Have the metrics tell whether the meter's serial answers at another address, too."""
+        if self._observed is not None:
+            self._observed.is_duplicate = is_duplicate
 
     async def run(self) -> None:
         """Be the meter until cancelled. Run again, it is the same one, with the replies that it remembers."""
@@ -290,6 +336,13 @@ async def _end(tasks: Iterable[asyncio.Task[NoReturn]], within_s: float) -> None
     _, late = await asyncio.wait(pending, timeout=within_s)
     if late:
         _log.warning("%d tasks did not end within %.0f s and are left", len(late), within_s)
+
+
+def _named(addresses: Iterable[str]) -> str:
+    """Name addresses for a line of the log, a few at most."""
+    names = sorted(addresses)
+    more = len(names) - NAMED_ADDRESSES
+    return " and ".join(names[:NAMED_ADDRESSES]) + (f" and {more} more" if more > 0 else "")
 
 
 def _meters(count: int) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from iem_dcr import ocmf
 from iem_dcr.bringup.sight import shown
 from iem_dcr.errors import JournalError, printable
+from iem_dcr.ocmf import Outcome
 from iem_dcr.ocmf.findings import Severity, examine
 from iem_dcr.ocmf.verdict import verdict_on
 from iem_dcr.service.one_thread import OneThread
@@ -158,7 +159,7 @@ def _row_of_entry(meter: ObservedMeter, entry: Entry) -> Row:
         pagination=entry.pagination,
         ended=shown(entry.end_text) or f"kept {words.day_and_time(entry.kept)}",
         energy_wh=entry.energy_wh,
-        signature=Cell("erased", "off") if is_erased else Cell(*words.OUTCOMES[entry.outcome]),
+        signature=Cell("erased", "off") if is_erased else _signature(entry.outcome, accepted=entry.accepted),
         severities=tuple(str(finding.get("severity")) for finding in entry.findings),
         transaction_id=entry.transaction_id,
         is_there=bool(entry.text),
@@ -174,11 +175,16 @@ def _row_remembered(meter: ObservedMeter, seen: SeenReceipt) -> Row:
         pagination=receipt.pagination or "",
         ended=words.meter_time(last.TM) if last and last.TM else f"came {words.day_and_time(seen.came)}",
         energy_wh=receipt.energy_wh,
-        signature=Cell(*words.OUTCOMES[seen.kept.outcome]),
+        signature=_signature(seen.kept.outcome, accepted=seen.kept.accepted),
         severities=tuple(finding.severity.value for finding in examine(receipt)),
         transaction_id=seen.kept.transaction_id,
     )
     return line.row(meter)
+
+
+def _signature(outcome: Outcome | None, *, accepted: bool) -> Cell:
+    is_refused = outcome is Outcome.VALID and not accepted
+    return Cell(*(words.NOT_ACCEPTED if is_refused else words.OUTCOMES[outcome]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _JUDGEMENTS: Final = {
     Judgement.INVALID: ("not valid", "fault", "The signature does not match: {}."),
     Judgement.NOT_CHECKED: ("not checked", "warning", "The signature could not be checked: {}."),
-    Judgement.REFUSED: ("refused", "fault", "The signature matches, but the transparency software refuses this."),
+    Judgement.REFUSED: (*words.NOT_ACCEPTED, "The signature matches, but the transparency software refuses this."),
     Judgement.ACCEPTED: ("valid", "ok", "The signature matches, and nothing speaks against the receipt."),
 }
 _ORDER: Final = {severity: place for place, severity in enumerate(Severity)}

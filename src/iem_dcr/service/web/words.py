@@ -44,6 +44,8 @@ OUTCOMES: Final = {
     None: ("not checked", "warning"),
 }
 """What is said of a signature, and how it looks."""
+NOT_ACCEPTED: Final = ("valid, not accepted", "fault")
+"""The same of a receipt whose signature is valid and that the transparency software refuses."""
 
 
 def kw(power_w: Decimal | None) -> str:
