@@ -6,7 +6,7 @@ STAMP := $(VENV)/.up-to-date
 # The tests wait for processes and brokers more than they compute: more workers than cores shorten them.
 WORKERS ?= 5
 
-.PHONY: setup demo test lint bench endurance endurance-processes endurance-network endurance-day soak fuzz screenshots clean
+.PHONY: setup demo test lint bench walk endurance endurance-processes endurance-network endurance-day soak fuzz screenshots clean
 
 setup: $(STAMP)
 
@@ -35,6 +35,10 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/everest.py
 	$(BIN)/python benchmarks/fleet.py --quick
 	$(BIN)/python benchmarks/receipts.py
+
+# How many calls, functions and files a start, a stop and a live value walk through: make walk LIST=start
+walk: $(STAMP)
+	@$(BIN)/python benchmarks/walk.py $(if $(LIST),--list '$(LIST)')
 
 # Random sessions in which anything can happen: make endurance SESSIONS=100000 SEED=1; a failure prints how it is replayed.
 endurance: $(STAMP)

@@ -2,9 +2,9 @@
 
 Usage: python benchmarks/walk.py [--list start|stop|'live value']
 
-Counts own functions, with `sys.setprofile`. A call is counted when a function is entered; a coroutine that
-is resumed is not entered again. A hop is a call into another file than the call before it. The simulated meter runs in
-a process of its own.
+Counts this program's own functions, with `sys.setprofile`. A call is counted when a function is entered: a coroutine is
+not entered again when it is resumed, and a comprehension is no function to walk to. A hop is a call into another file
+than the call before it. The simulated meter runs in a process of its own.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ class Walk:
 
     def _on_event(self, frame: FrameType, event: str, _argument: object) -> None:
         code = frame.f_code
-        if event == "call" and code.co_filename.startswith(OWN) and frame not in self._entered:
+        is_function = code.co_name == "<lambda>" or not code.co_name.startswith("<")
+        if event == "call" and is_function and code.co_filename.startswith(OWN) and frame not in self._entered:
             self._entered.add(frame)
             self.calls.append((code.co_filename.removeprefix(OWN + "/"), code.co_qualname))
 

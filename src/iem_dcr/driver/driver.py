@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from iem_dcr.device.client import MeterClient
@@ -83,7 +84,7 @@ class MeterDriver:
         phase: float | None = None,
         observer: Observer | None = None,
         begins_after_s: float = 0.0,
-        wall: Callable[[], datetime] = lambda: datetime.now(UTC),
+        wall: Callable[[], datetime] | None = None,
         connect: Connect | None = None,
     ) -> None:
         limit_s = settings.command_timeout_ms / 1000
@@ -92,7 +93,7 @@ class MeterDriver:
         self._station = GuardedStation(station, observer, log)
         if observer is not None:
             client.on_request = lambda *told: self._station.observe("request_made", *told)
-        clock = HostClock(wall)
+        clock = HostClock(wall or partial(datetime.now, UTC))
         self._ledger = Ledger(self._changed)
         self._keeper = ReceiptKeeper(
             client.address, self._ledger, clock, log, sink=sink, journal=journal, verifies=settings.verify_receipts
@@ -196,10 +197,7 @@ class MeterDriver:
             return TransactionStartResponse(TransactionRequestStatus.UNEXPECTED_ERROR, why)
 
         def on_abandoned(response: TransactionStartResponse | None) -> None:
-            newest = self._ledger.newest(request.transaction_id)
-            if newest is not None and newest.state in (State.OPEN, State.UNCERTAIN):
-                self._ledger.mark(newest, unwanted=True, told=False)
-            elif response is None:
+            if not self._ledger.disown(request.transaction_id) and response is None:
                 self.refuse_start(request.transaction_id)
 
         async def work(deadline: Deadline) -> TransactionStartResponse:
@@ -216,9 +214,7 @@ class MeterDriver:
             return TransactionStopResponse(TransactionRequestStatus.UNEXPECTED_ERROR, error=why)
 
         def on_abandoned(_response: TransactionStopResponse | None) -> None:
-            newest = self._ledger.newest(transaction_id)
-            if newest is not None and newest.state in (State.OPEN, State.UNCERTAIN):
-                self._ledger.mark(newest, unwanted=True, told=False)
+            self._ledger.disown(transaction_id)
 
         async def work(deadline: Deadline) -> TransactionStopResponse:
             self._working = transaction_id

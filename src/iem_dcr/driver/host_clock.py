@@ -29,18 +29,15 @@ class HostClock:
     """The host's clock.
 
     Attributes:
+        now: what the host believes the time to be; aware datetimes.
         newest: the newest host time in the journal, or None.
     """
 
     def __init__(self, wall: Callable[[], datetime], is_synchronised: Callable[[], bool] | None = None) -> None:
         self.newest: datetime | None = None
-        self._wall = wall
+        self.now = wall
         self._is_synchronised = is_synchronised or kernel_is_synchronised
         self._start: datetime | None = None
-
-    def now(self) -> datetime:
-        """Return what the host believes the time to be."""
-        return self._wall()
 
     @property
     def is_set(self) -> bool:

@@ -36,7 +36,8 @@ NO_RECEIPT_AFTER_S: Final = 15.0
 """XT false for so long, and no receipt: none comes."""
 SHOWN_AFTER_END_S: Final = 10.5
 """A live value may be 5 s old, and an end may show 5 s late: XT true later than this after an accepted E means that a B
-without an answer was acted on since, or that another meter, there for a moment, has answered E."""
+without an answer was acted on since, or that another meter, there for a moment, has answered E. Once XT false was seen
+later than this, what runs then is another transaction."""
 CLOCK_LEAP: Final = timedelta(seconds=5)
 
 
@@ -85,9 +86,9 @@ class Ledger:
         return tuple(self._entries.values())
 
     @property
-    def _here(self) -> tuple[Entry, ...]:
+    def _here(self) -> list[Entry]:
         """The entries of the meter that answers."""
-        return tuple(entry for entry in self.entries if entry.serial in (self.serial, ""))
+        return [entry for entry in self._entries.values() if entry.serial in (self.serial, "")]
 
     @property
     def size(self) -> int:
@@ -106,8 +107,8 @@ class Ledger:
 
     @property
     def expects_receipt(self) -> bool:
-        """Whether a receipt is certain to come, now or at the end: a B was accepted, with no power-up since."""
-        return any(entry.is_answered and not entry.power_up for entry in self.awaited)
+        """Whether a receipt is certain to come, now or at the end, unless another B overwrites it."""
+        return any(self._will_be_signed(entry) for entry in self.awaited)
 
     @property
     def unwanted(self) -> tuple[Entry, ...]:
@@ -142,8 +143,8 @@ class Ledger:
         return digest_of(receipt) in self._known
 
     def is_certain_to_come(self, entry: Entry) -> bool:
-        """Tell whether a receipt is certain to come: B and E were accepted, with no power-up between."""
-        return entry.state is State.ENDED and entry.is_answered and not entry.power_up
+        """Tell whether a receipt is certain to come: B and E were accepted, with no power-up and no other B since."""
+        return entry.state is State.ENDED and self._will_be_signed(entry)
 
     # --- evidence: B ---
 
@@ -166,6 +167,9 @@ class Ledger:
                 self._move(other, Event.OTHER_BEGIN_ACCEPTED)
                 if other.transaction_id == entry.transaction_id:
                     self._put(replace(self.get(other), superseded=True))
+        for other in self.entries:
+            if other.transaction_id == entry.transaction_id and other.serial != entry.serial:
+                self._put(replace(other, unwanted=True, told=False))
         return self._move(entry, Event.BEGIN_ACCEPTED)
 
     def on_begin_refused(self, entry: Entry) -> None:
@@ -209,9 +213,14 @@ class Ledger:
             self._idle_value_s = at_s
             return
         self._runs_s = at_s
-        if self._end_accepted_s is not None and at_s - self._end_accepted_s > SHOWN_AFTER_END_S:
+        if self._end_accepted_s is None:
+            return
+        shown_until_s = self._end_accepted_s + SHOWN_AFTER_END_S
+        is_another = self._idle_value_s is not None and self._idle_value_s > shown_until_s
+        if at_s > shown_until_s and not is_another:
             for entry in self._here:
-                self._move(entry, Event.RUNS_AFTER_END)
+                if not self._is_overwritten(entry):
+                    self._move(entry, Event.RUNS_AFTER_END)
 
     def on_clock(self, meters: datetime, hosts: datetime, at_s: float) -> bool:
         """Take what the meter's clock says now: it may have leapt between the look at it and a B.
@@ -298,6 +307,16 @@ class Ledger:
         changes = {name: value for name, value in (("unwanted", unwanted), ("told", told)) if value is not None}
         return self._put(replace(entry, **changes)) if entry.number in self._entries else entry  # type: ignore[arg-type]
 
+    def disown(self, transaction_id: str) -> bool:
+        """Note that the station wants a transaction ended, on whichever meter any B of it was acted on.
+
+        Returns whether any may run, or has a receipt still to come.
+        """
+        own = [each for each in self.entries if each.transaction_id == transaction_id and each.state in AWAITED]
+        for entry in own:
+            self._put(replace(entry, unwanted=True, told=False))
+        return bool(own)
+
     def recall(self, noted: NotedEntry) -> None:
         """Take an entry of a process before, unless it is known."""
         known = {(entry.transaction_id, entry.noted) for entry in self.entries}
@@ -326,6 +345,13 @@ class Ledger:
         for entry in self._here:
             if entry.state in AWAITED and entry.end_answered_s is None:
                 self._put(replace(entry, end_answered_s=at_s))
+
+    def _will_be_signed(self, entry: Entry) -> bool:
+        return entry.is_answered and not entry.power_up and not self._is_overwritten(entry)
+
+    def _is_overwritten(self, entry: Entry) -> bool:
+        """Tell whether another B was accepted since: the meter runs that, and shows its receipt."""
+        return any(other.number > entry.number and other.is_answered for other in self._here)
 
     def _has_newer_answered(self, entry: Entry) -> bool:
         return any(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from iem_dcr.driver.ledger import CLOCK_LEAP
 from iem_dcr.driver.meter_state import MeterState
-from iem_dcr.driver.timing import now_s
+from iem_dcr.driver.timing import now_s, seconds_since
 from iem_dcr.errors import MeterError, MeterTimeoutError, MeterUnreachableError, NotUnderstoodError, RefusedError
 
 if TYPE_CHECKING:
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 VALUE_TIMEOUT_S: Final = 2.0
 """A live value that takes longer is one of a slow meter: it is asked for again with ``command_timeout_ms``."""
+
+
+TRANSACTION_EVERY_S: Final = 0.1
 
 
 class Reply(Enum):
@@ -79,6 +82,7 @@ class Meter:
         self.clock_leapt = False
         self.awaits_end = False
         self._time: tuple[datetime, float] | None = None
+        self._transaction_asked_s: float | None = None
 
     @property
     def is_open(self) -> bool:
@@ -136,7 +140,7 @@ class Meter:
         self.ledger.give_up(now_s())
         return is_good
 
-    def _take_up_clock(self, TM: MeterTime | None) -> None:  # noqa: N803  the meter's name
+    def _take_up_clock(self, TM: MeterTime | None) -> None:
         """Have a receipt that had no owner matched again where the meter's clock is seen to have leapt."""
         if TM is not None and self.ledger.on_clock(TM.instant, self.clock.now(), now_s()):
             self.keeper.match_again()
@@ -151,12 +155,17 @@ class Meter:
 
     async def last_receipt(self, deadline: Deadline) -> Arrival | None:
         """GET /transaction: the last receipt, also after a restart. Returns None where there was no answer."""
-        return await self._receipt(self.client.transaction(timeout_s=deadline.left_s))
+        arrival = await self._receipt(self.client.transaction(timeout_s=deadline.left_s))
+        self._transaction_asked_s = None if arrival is None else now_s()
+        return arrival
 
     async def new_receipt(self, deadline: Deadline) -> Arrival | None:
-        """Ask both nodes for a receipt that is new: GET /receipt has it first, /transaction also after a restart."""
+        """Ask both nodes for a receipt that is new: GET /receipt has it first, /transaction also after a restart.
+
+        Looks that follow each other closely ask /receipt alone.
+        """
         arrival = await self._receipt(self.client.receipt(timeout_s=deadline.left_s))
-        if arrival is not None and arrival.is_new:
+        if arrival is not None and (arrival.is_new or seconds_since(self._transaction_asked_s) < TRANSACTION_EVERY_S):
             return arrival
         return await self.last_receipt(deadline) or arrival
 

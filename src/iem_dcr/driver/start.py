@@ -119,9 +119,7 @@ class Starting:
         if doubtful is None:
             meter.ledger.refuse(request.transaction_id, meter.clock.now())
             meter.keeper.refused(request.transaction_id, meter.state.serial)
-        for entry in meter.ledger.entries:
-            if entry.transaction_id == request.transaction_id and entry.state is State.UNCERTAIN:
-                meter.ledger.mark(entry, unwanted=True, told=False)
+        meter.ledger.disown(request.transaction_id)
         return TransactionStartResponse(status, why)
 
 

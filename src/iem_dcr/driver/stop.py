@@ -109,9 +109,7 @@ class Stopping:
         meter, ledger = self._meter, self._meter.ledger
         current_until = Deadline.after(meter.settings.stop_current_wait_ms / 1000)
         delays = receipt_delays()
-        if entry.told:
-            ledger.mark(entry, told=False)
-        ledger.mark(entry, unwanted=True)
+        ledger.disown(entry.transaction_id)
         while not deadline.passed:
             entry = ledger.get(entry)
             if entry.receipt is not None:
@@ -170,7 +168,7 @@ class Stopping:
     async def _one_look(self, entry: Entry, transaction_id: str, deadline: Deadline) -> TransactionStopResponse:
         """Return the receipt of a transaction that is lost, or another meter's, if it has turned up."""
         meter = self._meter
-        meter.ledger.mark(entry, told=False, unwanted=True)
+        meter.ledger.disown(entry.transaction_id)
         await meter.new_receipt(deadline)
         entry = meter.ledger.get(entry)
         if entry.receipt is not None:
