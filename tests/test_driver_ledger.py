@@ -44,7 +44,7 @@ def receipt(number: int, ID: str = "04ABA", begun: datetime = BEGUN) -> Receipt:
 
 def ledger() -> Ledger:
     made = Ledger()
-    made.serial = SERIAL
+    made.on_serial(SERIAL)
     return made
 
 
@@ -88,7 +88,7 @@ def test_a_refused_e_says_nothing() -> None:
 def test_evidence_of_a_meter_is_not_about_what_was_begun_on_another() -> None:
     made = ledger()
     entry = begun(made)
-    made.serial = "1SIM0000000099"
+    made.on_serial("1SIM0000000099")
     made.on_end_accepted(5.0)
     idle(made, 6.0)
     idle(made, 100.0)
@@ -263,12 +263,29 @@ def test_a_recalled_entry_gets_its_receipt_and_is_older_than_what_this_process_b
 
 def test_a_recalled_receipt_is_not_new_and_answers_its_own_id() -> None:
     made = ledger()
-    made.recall_receipt(receipt(1), "A", answers=True)
-    made.recall_receipt(receipt(2), "B", answers=False)
+    made.recall_receipts([(receipt(1), "A", True), (receipt(2), "B", False)])
     assert made.receipt_of("A") == receipt(1)
     assert made.receipt_of("B") is None
     assert not made.on_receipt(receipt(1)).is_new
     assert not made.on_receipt(receipt(2)).is_new
+
+
+def test_the_last_receipt_is_the_newer_of_two_that_the_journal_knows_whichever_is_shown_first() -> None:
+    made = ledger()
+    made.on_receipt(receipt(1))
+    made.recall_receipts([(receipt(1), "A", True), (receipt(2), "B", True)])
+    made.on_receipt(receipt(2))
+    assert made.last == receipt(2)
+    made.on_receipt(receipt(1))
+    assert made.last == receipt(2), "a node that lags"
+
+
+def test_what_this_process_has_seen_is_newer_than_what_the_journal_knows() -> None:
+    made = ledger()
+    made.on_receipt(receipt(3))
+    made.recall_receipts([(receipt(1), "A", True), (receipt(2), "B", True)])
+    made.on_receipt(receipt(2))
+    assert made.last == receipt(3)
 
 
 # --- whatever comes in whatever order ---

@@ -22,7 +22,7 @@ from iem_dcr.driver.entry import Entry
 from iem_dcr.driver.transitions import AWAITED, RUNNING, Event, State, after
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from datetime import datetime
 
     from iem_dcr.driver.ports import NotedEntry
@@ -205,6 +205,12 @@ class Ledger:
 
     # --- evidence: values, power-ups, receipts ---
 
+    def on_serial(self, serial: str) -> None:
+        """Another meter answers: what values showed was another's."""
+        if serial != self.serial:
+            self.serial = serial
+            self._runs_s = self._current_s = self._idle_value_s = self._meters_clock = None
+
     def on_live_value(self, *, XT: bool | None, current_flows: bool, at_s: float) -> None:
         """Take what a live value shows."""
         if current_flows:
@@ -255,8 +261,10 @@ class Ledger:
         if receipt is None:
             return Arrival(is_new=False)
         if self.knows(receipt):
-            # One of a process before: /transaction may lag, so a known one never takes the place of a newer one.
-            self.last = self.last or receipt
+            # One of a process before, maybe: /transaction may lag, so it never takes the place of a newer one.
+            order = {digest: number for number, digest in enumerate(self._known)}
+            if self.last is None or order[digest_of(receipt)] > order.get(digest_of(self.last), -1):
+                self.last = receipt
             return Arrival(is_new=False)
         self._know(receipt)
         self.last = receipt
@@ -324,11 +332,16 @@ class Ledger:
             self._add(Entry.of_note(self._next, noted, power_up=self._power_up_s is not None))
             self._sort()
 
-    def recall_receipt(self, receipt: Receipt, transaction_id: str, *, answers: bool) -> None:
-        """Take a receipt that the journal has."""
-        self._know(receipt)
-        if transaction_id:
-            self._own(receipt, transaction_id, answers=answers)
+    def recall_receipts(self, filed: Iterable[tuple[Receipt, str, bool]]) -> None:
+        """Take the receipts that the journal has, the oldest first, each with its id and whether it answers for it."""
+        seen = self._known
+        self._known = OrderedDict()
+        for receipt, transaction_id, answers in filed:
+            self._know(receipt)
+            if transaction_id:
+                self._own(receipt, transaction_id, answers=answers)
+        for digest in seen:
+            self._known.setdefault(digest)
 
     def recall_refused(self, transaction_id: str, noted: datetime) -> None:
         """Take a refused id that the journal has."""

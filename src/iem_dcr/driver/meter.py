@@ -131,7 +131,7 @@ class Meter:
         self.read_s = now_s()
         self.state.is_slow = now_s() - began_s >= VALUE_TIMEOUT_S
         is_good = self.state.take_up(value, is_open=self.is_open)
-        self.ledger.serial = self.state.serial
+        self.ledger.on_serial(self.state.serial)
         if self.state.value is not None and value.MS in (self.state.serial, ""):
             self.ledger.on_live_value(XT=value.XT, current_flows=self.state.current_flows, at_s=now_s())
             self._take_up_clock(value.TM)

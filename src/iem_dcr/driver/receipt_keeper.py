@@ -129,13 +129,15 @@ class ReceiptKeeper:
 
     def _take_over(self, recalled: Recalled) -> None:
         """Have the ledger know what the journal knows, and match again what was seen before."""
+        receipts = []
         for filed in recalled.receipts:
             try:
                 receipt = ocmf.parse(filed.text)
             except ReceiptError:
                 continue
             self._signed_by(receipt, filed.public_key, receipt.meter_serial or "")
-            self._ledger.recall_receipt(receipt, filed.transaction_id, answers=not filed.superseded)
+            receipts.append((receipt, filed.transaction_id, not filed.superseded))
+        self._ledger.recall_receipts(receipts)
         for noted in recalled.entries:
             self._ledger.recall(noted)
         for transaction_id in recalled.refused:
