@@ -42,7 +42,7 @@ walk: $(STAMP)
 
 # Random sessions in which anything can happen: make endurance SESSIONS=100000 SEED=1; a failure prints how it is replayed.
 endurance: $(STAMP)
-	@$(BIN)/python -m endurance --sessions $(or $(SESSIONS),5000) --seed $(or $(SEED),1) --knobs $(or $(KNOBS),known) --keep '$(KEEP)'
+	@$(BIN)/python -m endurance --sessions $(or $(SESSIONS),5000) --seed $(or $(SEED),1) --knobs $(or $(KNOBS),all) --keep '$(KEEP)'
 
 # The real programs: killed at random instants, cut off from their meters, and left to run. docs/reliability.md
 endurance-processes: $(STAMP)

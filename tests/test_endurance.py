@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = 8
 RUNS = 10
-"""Of each part: 8 x 10 runs of 25 sessions are 2,000. In every other part all knobs are turned."""
+"""Of each part: 8 x 10 runs of 25 sessions are 2,000. In the first part only what is known of meters is turned."""
 
 RICH = (0, 1, 2, 3, 4, 7, 18, 60)
 """Seeds whose runs have much in them, so that little is to be run to see everything."""
@@ -39,7 +39,7 @@ RICH = (0, 1, 2, 3, 4, 7, 18, 60)
 @pytest.mark.parametrize("part", range(PARTS))
 def test_two_thousand_sessions_break_no_promise(part: int) -> None:
     counts: Counter[str] = Counter()
-    knobs = ALL if part % 2 else KNOWN
+    knobs = ALL if part else KNOWN
     for seed in range(part * RUNS, (part + 1) * RUNS):
         promises, happened = broken_promises(make(seed, knobs=knobs))
         assert promises == [], f"make endurance KNOBS={knobs} SEED={seed} SESSIONS={SESSIONS_IN_A_RUN}"
