@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
 import sqlite3
 import subprocess
-import tempfile
-from contextlib import closing, contextmanager
+from contextlib import closing
 from datetime import UTC, datetime, timedelta, timezone
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,10 +14,11 @@ import pytest
 from iem_dcr.driver.ports import FiledReceipt, NotedEntry, Recalled
 from iem_dcr.errors import JournalError
 from iem_dcr.journal import Journal, check_journal, forget
+from tests.support.disks import small_disk
 from tests.support.journals import ADDRESS, METER, StepWorker, entries, kept, result, tuple_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from pathlib import Path
 
 OLD_TABLES = """
     PRAGMA journal_mode=WAL;
@@ -146,22 +143,6 @@ EXPECTED = Recalled(
     newest=NOTED + timedelta(seconds=2),
 )
 """Only the latest that was begun at a meter can still run: 0.1.0 took back the notes of what was refused."""
-
-
-@contextmanager
-def small_disk(*, pages: int) -> Iterator[Path]:
-    """Mount a disk of so many pages; the test is skipped where that is not allowed."""
-    folder = Path(tempfile.mkdtemp())
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={pages * os.sysconf('SC_PAGE_SIZE')}", "none", str(folder)]
-    try:
-        if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
-            pytest.skip("a file system cannot be mounted here")
-        try:
-            yield folder
-        finally:
-            subprocess.run(["umount", "-l", str(folder)], check=True)
-    finally:
-        folder.rmdir()
 
 
 def version(path: Path) -> int:

@@ -13,6 +13,7 @@ import logging
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from iem_dcr.config import PIN
 from iem_dcr.device.client import MeterClient
 from iem_dcr.driver.commands import GIVES_WAY_AFTER_S, Command, Commands, GaveWayError
 from iem_dcr.driver.host_clock import HostClock
@@ -257,8 +258,9 @@ class MeterDriver:
         self._commands.begin()
         self._upkeep.next_reach_s = max(self._upkeep.next_reach_s, now_s() + self._begins_after_s)
         self._begins_after_s = 0.0
-        self._upkeep.recall("")
         try:
+            if self._meter.settings.meter_serial == PIN:
+                await self._upkeep.read_journal()
             while True:
                 if self._commands:
                     await self._serve(self._commands.take())
@@ -276,6 +278,7 @@ class MeterDriver:
             command.on_abandoned(None)
             return
         try:
+            await self._upkeep.read_journal()
             result = await command.work(Deadline(command.deadline.at_s - ANSWER_MARGIN_S))
         except asyncio.CancelledError:
             command.drop("the driver is stopping")
@@ -315,6 +318,7 @@ class MeterDriver:
         self._schedule = Schedule(LIVE_VALUE_EVERY_S, self._phase)
         await self._upkeep.make_up()
         if await self._commands.preemptible(self._upkeep.poll):
+            await self._upkeep.read_journal()
             await self._upkeep.do_what_is_due()
 
     async def _tick(self, schedule: Schedule) -> None:
