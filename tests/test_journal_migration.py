@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import sqlite3
 import subprocess
@@ -14,8 +15,13 @@ import pytest
 from iem_dcr.driver.ports import FiledReceipt, NotedEntry, Recalled
 from iem_dcr.errors import JournalError
 from iem_dcr.journal import Journal, check_journal, forget
+from tests.support.bench import SERIAL, bench, request
 from tests.support.disks import small_disk
-from tests.support.journals import ADDRESS, METER, StepWorker, entries, kept, result, tuple_text
+from tests.support.journals import ADDRESS, METER, StepWorker, entries, kept, result, tuple_text, virtual_journal
+from tests.support.virtual_time import virtual
+from tests.test_driver_journal import OK, driver
+from tests.test_driver_start import receipt_of
+from tests.test_driver_whose import live
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -93,20 +99,20 @@ def path(tmp_path: Path) -> Path:
     return made
 
 
-def write_old(path: Path) -> None:
+def write_old(path: Path, meter: str = METER, address: str = ADDRESS) -> None:
     """Write a journal as 0.1.0 has left it."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.executescript(OLD_TABLES)
-        connection.executescript(OLD_ROWS.format(meter=METER, address=ADDRESS, noted_ms=NOTED_MS))
+        connection.executescript(OLD_ROWS.format(meter=meter, address=address, noted_ms=NOTED_MS))
         for number, (outcome, findings, reused) in enumerate(
             (("valid", INFO, 1), ("valid", ERROR, 0), ("invalid", ERROR, 0), ("", "[]", 0)), 1
         ):
-            raw = tuple_text(number).encode()
+            raw = tuple_text(number, meter=meter).encode()
             connection.execute(
                 "INSERT INTO receipts VALUES (?, ?, ?, ?, ?, ?, ?, ?, '', NULL, '', NULL, '', '', '5100.000', ?,"
                 " '3059', ?, ?, 0, ?, ?, NULL)",
                 (
-                    number, METER, f"T{number}", hashlib.sha256(raw).digest(), ADDRESS, "T-1" if number < 3 else "",
+                    number, meter, f"T{number}", hashlib.sha256(raw).digest(), address, "T-1" if number < 3 else "",
                     reused, f"04AB{number:06}", raw, outcome, findings, NOTED_MS, NOTED_MS,
                 ),
             )  # fmt: skip
@@ -161,6 +167,24 @@ def test_it_is_migrated_when_a_driver_opens_it_and_what_it_noted_counts(path: Pa
     assert [one.state for one in recall(path, meter="another", address="").entries] == ["uncertain"]
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+@virtual
+async def test_a_driver_acts_on_what_it_noted(tmp_path: Path) -> None:
+    path = tmp_path / "receipts.db"
+    async with bench() as b:
+        await live(b)
+        assert (await b.driver.start_transaction(request("T-8", identification_data="04AE"))).status is OK
+        await asyncio.sleep(2)
+        write_old(path, SERIAL, b.driver.address)
+        async with virtual_journal(path) as journal, driver(b, journal) as (made, _):
+            for refused in ("T-5", "T-6"):
+                assert "was refused" in (await made.stop_transaction(refused)).error
+            assert b.meter.running
+            assert receipt_of(await made.stop_transaction("T-8")).identification == "04AE"
+            assert receipt_of(await made.stop_transaction("T-1")).text == tuple_text(2, meter=SERIAL)
+            assert receipt_of(await made.stop_transaction("T-8")).identification == "04AE"
+    assert version(path) == 2
 
 
 def test_it_is_written_on_like_any_other(path: Path) -> None:

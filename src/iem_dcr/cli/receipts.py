@@ -260,7 +260,8 @@ def pin_command(path: str, serial: str, addresses: tuple[str, ...]) -> int:
         )
     if not addresses and len(pinned) > 1:
         raise click.UsageError(f"say for which --address; pinned are {shown_pins}")
-    chosen = [address if address in pinned else f"{address}:{DEFAULT_PORT}" for address in addresses] or [*pinned]
+    whole = {address.removesuffix(f":{DEFAULT_PORT}"): address for address in pinned}
+    chosen = [whole.get(address, address) for address in addresses] or [*pinned]
     for address in chosen:
         if address not in pinned:
             raise click.BadParameter(
