@@ -228,8 +228,8 @@ def forget_command(path: str, identification: str | None, transaction_id: str | 
     return _told(erased, shortened(identification or transaction_id or ""))
 
 
-def _serial(_ctx: click.Context, param: click.Parameter, serial: str) -> str:
-    if not is_signable(serial) or serial == PIN:
+def _serial(ctx: click.Context, param: click.Parameter, serial: str) -> str:
+    if not ctx.resilient_parsing and (not is_signable(serial) or serial == PIN):
         raise click.BadParameter("expected is the serial number as the meter gives it (MS)", param=param)
     return serial
 
