@@ -83,9 +83,10 @@ def main() -> None:
     sessions = 3 if parser.parse_args().quick else 30
     with tempfile.TemporaryDirectory() as folder:
         idle_mib, idle_s = idle_module(Path(folder))
-    with Simulator(signing_delay_s=SIGNING_S, current_a=0.0) as meter:
+    with Simulator(signing_delay_s=SIGNING_S, current_a=0.0) as meter, tempfile.TemporaryDirectory() as kept:
         host, _, port = meter.address.rpartition(":")
-        with EverestBench(MODULE, {"ip_address": host, "port_http": int(port), "CI": CI}) as everest:
+        settings = {"ip_address": host, "port_http": int(port), "CI": CI}
+        with EverestBench(MODULE, settings, environment={"STATE_DIRECTORY": kept}) as everest:
             ready_at = everest.ready()
             first = everest.wait_for(lambda: everest.published("powermeter"))[0]
             starts, stops = [], []

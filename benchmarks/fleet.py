@@ -183,7 +183,7 @@ class Fleet:
         tables = [f'[mqtt]\nhost = "127.0.0.1"\nport = {self._port}\nprotocol = "{protocol}"\n']
         tables += [
             f'[[meter]]\nmodule_id = "{_module_id(number)}"\nip_address = "127.0.0.1"\n'
-            f'port_http = {self._ports[number]}\nCI = "DE*BEN*E{number:04}*1"\n'
+            f'port_http = {self._ports[number]}\nCI = "DE*BEN*E{number:04}*1"\njournal_path = "off"\n'
             for number in range(count)
         ]
         file = self._folder / f"{count}.toml"

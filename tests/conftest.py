@@ -1,13 +1,46 @@
-"""What holds for all tests: Hypothesis does not time them, for on a busy computer it would time the neighbours."""
+"""What holds for all tests: Hypothesis does not time them, and no journal of theirs is in a folder of this computer.
+
+Hypothesis would time the neighbours on a busy computer. The state folder of a test is its own, and the first that is
+looked at: what a test before has kept would answer its stops, and the user's own journal is no test's business.
+"""
 
 from __future__ import annotations
 
+import itertools
 import signal
+from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # under nohup; the processes that are tested take that over
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def state_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Keep what lives longer than a test away from the folders of this computer, too."""
+    folder = tmp_path_factory.mktemp("state")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STATE_DIRECTORY", str(folder))
+        patch.setenv("XDG_STATE_HOME", str(folder / "home"))
+        yield folder
+
+
+@pytest.fixture(autouse=True)
+def state_folder(state_folders: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder in which the programs that a test runs keep their journal, unless they are told another place."""
+    folder = state_folders / str(next(_numbers))
+    folder.mkdir()
+    monkeypatch.setenv("STATE_DIRECTORY", str(folder))
+    monkeypatch.setenv("XDG_STATE_HOME", str(folder / "home"))
+    return folder

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import pty
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from iem_dcr.journal import pins
 from iem_dcr.ocmf import parse
 from iem_dcr.ocmf.curves import SECP256R1
 from tests.support.command_line import PATIENCE_S, Done, begin, environment, finish, run
@@ -57,6 +60,17 @@ def path(tmp_path: Path) -> Path:
         signed(3, ID="04AB1", meter="OTHER", end="2026-03-03T12:30:00,000"),
     )
     return file
+
+
+def pinned(path: Path, **meters: str) -> None:
+    """Have a driver pin meters, each for an address of one letter."""
+
+    async def write() -> None:
+        async with journal(path) as opened:
+            for host, serial in meters.items():
+                await opened.pin(f"{host}:80", serial)
+
+    asyncio.run(write())
 
 
 def receipts(what: str, path: Path, *arguments: str) -> Done:
@@ -235,3 +249,66 @@ def test_forget_asks_for_a_word(path: Path, answer: bytes, status: int) -> None:
     assert process.returncode == status
     assert b"Type 'erase'" in err
     assert (entries(path)[0].text == "") == (status == 0)
+
+
+# --- pinned meters ---
+
+
+def test_another_meter_is_accepted_where_one_is_pinned(path: Path) -> None:
+    pinned(path, a=METER)
+    done = receipts("pin", path, "NEW")
+    assert (done.status, done.out, done.err) == (0, "", f"a:80: NEW is accepted instead of {METER}.\n")
+    assert pins(path) == {"a:80": "NEW"}
+    assert receipts("pin", path, "NEW").err == "a:80: NEW is accepted already.\n"
+
+
+def test_of_several_the_address_says_which(path: Path) -> None:
+    pinned(path, a="A", b="B", c="C")
+    done = receipts("pin", path, "B")
+    assert (done.status, done.out) == (2, "")
+    assert "say for which --address; pinned are A for a:80, B for b:80, C for c:80" in " ".join(done.err.split())
+    done = receipts("pin", path, "B", "--address", "a", "--address", "c:80")
+    assert done.err.splitlines() == [
+        "a:80: B is accepted instead of A.",
+        "c:80: B is accepted instead of C.",
+        "Note: it is pinned for b:80 as well.",
+    ]
+    assert pins(path) == {"a:80": "B", "b:80": "B", "c:80": "B"}
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "what"),
+    [
+        (["NEW", "--address", "a:81"], 2, f"no meter is pinned for a:81; pinned are {METER} for a:80"),
+        (["NEW", "--address", "a:80", "--address", "x"], 2, "no meter is pinned for x;"),
+        (["pin"], 2, "expected is the serial number as the meter gives it (MS)"),
+        ([""], 2, "expected is the serial number as the meter gives it (MS)"),
+        (["a|b"], 2, "expected is the serial number as the meter gives it (MS)"),
+        ([], 2, "Missing argument 'SERIAL'"),
+    ],
+)
+def test_mistakes_change_no_pin(path: Path, words: list[str], status: int, what: str) -> None:
+    pinned(path, a=METER)
+    done = receipts("pin", path, *words)
+    assert (done.status, done.out) == (status, "")
+    assert what in " ".join(done.err.split())
+    assert pins(path) == {"a:80": METER}
+
+
+def test_a_journal_without_pins_says_who_pins(path: Path) -> None:
+    done = receipts("pin", path, "NEW")
+    assert (done.status, done.out) == (1, "")
+    assert f"no meter is pinned in {path}: a driver with meter_serial pin does that" in " ".join(done.err.split())
+    none = path.with_name("none")
+    assert "there is no such file" in receipts("pin", none, "NEW").err
+    assert not none.exists()
+
+
+def test_a_pin_that_cannot_be_written_says_so(path: Path) -> None:
+    pinned(path, a=METER)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        done = receipts("pin", path, "NEW")
+    assert (done.status, done.out) == (1, "")
+    assert "cannot be written: database is locked" in done.err
+    assert pins(path) == {"a:80": METER}

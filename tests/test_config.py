@@ -38,7 +38,7 @@ OTHERS: list[tuple[str, type, object, int | None, int | None]] = [
     ("meter_serial", str, "", None, None),
     ("strict_transaction_ids", bool, False, None, None),
     ("verify_receipts", bool, True, None, None),
-    ("journal_path", str, "", None, None),
+    ("journal_path", str, "auto", None, None),
     ("journal_keep_days", int, 365, 0, 36500),
 ]
 TABLE = VENDORS + OTHERS
@@ -156,7 +156,7 @@ def test_true_is_no_number_and_one_is_not_true() -> None:
         ("IL_default", "none", "one of NONE, HEARSAY"),
         ("meter_serial", "1TST|1", "the serial number as the meter gives it (MS), or nothing"),
         *[
-            ("journal_path", value, "the path of a file in a folder that exists, or nothing")
+            ("journal_path", value, "auto, off, or the path of a file in a folder that exists")
             for value in ("/var/lib/", "/", ".", "..", "/var/..", "a\0b", "a\nb", "\ud800")
         ],
     ],

@@ -187,6 +187,11 @@ def test_another_meter_than_configured() -> None:
     assert of(report, "serial").state is State.FAILED
 
 
+def test_no_serial_is_wrong_where_the_driver_pins_it() -> None:
+    report, _ = examined(ready, Settings.of({"CI": CI, "meter_serial": "pin"}))
+    assert of(report, "serial").state is State.OK
+
+
 # --- the clock --------------------------------------------------------------------------------------------------------
 
 

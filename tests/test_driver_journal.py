@@ -745,7 +745,7 @@ async def test_a_start_that_is_refused_before_the_meter_answers_hides_no_transac
             assert (await made.start_transaction(request("A"))).status is OK
             await asyncio.sleep(3)
         b.meter.faults.add(Fault("refuse", count=10_000))
-        async with driver(b, journal) as (made, _):
+        async with virtual_journal(path, unit_s=1.0) as slow, driver(b, slow) as (made, _):
             await refused_start(made, "A")
             b.meter.faults.clear()
             assert receipt_of(await made.stop_transaction("A")).identification == "04ABA"

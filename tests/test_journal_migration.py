@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
-import os
-import shutil
 import sqlite3
 import subprocess
-import tempfile
-from contextlib import closing, contextmanager
+from contextlib import closing
 from datetime import UTC, datetime, timedelta, timezone
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,10 +15,16 @@ import pytest
 from iem_dcr.driver.ports import FiledReceipt, NotedEntry, Recalled
 from iem_dcr.errors import JournalError
 from iem_dcr.journal import Journal, check_journal, forget
-from tests.support.journals import ADDRESS, METER, StepWorker, entries, kept, result, tuple_text
+from tests.support.bench import SERIAL, bench, request
+from tests.support.disks import small_disk
+from tests.support.journals import ADDRESS, METER, StepWorker, entries, kept, result, tuple_text, virtual_journal
+from tests.support.virtual_time import virtual
+from tests.test_driver_journal import OK, driver
+from tests.test_driver_start import receipt_of
+from tests.test_driver_whose import live
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from pathlib import Path
 
 OLD_TABLES = """
     PRAGMA journal_mode=WAL;
@@ -96,20 +99,20 @@ def path(tmp_path: Path) -> Path:
     return made
 
 
-def write_old(path: Path) -> None:
+def write_old(path: Path, meter: str = METER, address: str = ADDRESS) -> None:
     """Write a journal as 0.1.0 has left it."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.executescript(OLD_TABLES)
-        connection.executescript(OLD_ROWS.format(meter=METER, address=ADDRESS, noted_ms=NOTED_MS))
+        connection.executescript(OLD_ROWS.format(meter=meter, address=address, noted_ms=NOTED_MS))
         for number, (outcome, findings, reused) in enumerate(
             (("valid", INFO, 1), ("valid", ERROR, 0), ("invalid", ERROR, 0), ("", "[]", 0)), 1
         ):
-            raw = tuple_text(number).encode()
+            raw = tuple_text(number, meter=meter).encode()
             connection.execute(
                 "INSERT INTO receipts VALUES (?, ?, ?, ?, ?, ?, ?, ?, '', NULL, '', NULL, '', '', '5100.000', ?,"
                 " '3059', ?, ?, 0, ?, ?, NULL)",
                 (
-                    number, METER, f"T{number}", hashlib.sha256(raw).digest(), ADDRESS, "T-1" if number < 3 else "",
+                    number, meter, f"T{number}", hashlib.sha256(raw).digest(), address, "T-1" if number < 3 else "",
                     reused, f"04AB{number:06}", raw, outcome, findings, NOTED_MS, NOTED_MS,
                 ),
             )  # fmt: skip
@@ -148,22 +151,6 @@ EXPECTED = Recalled(
 """Only the latest that was begun at a meter can still run: 0.1.0 took back the notes of what was refused."""
 
 
-@contextmanager
-def small_disk(*, pages: int) -> Iterator[Path]:
-    """Mount a disk of so many pages; the test is skipped where that is not allowed."""
-    folder = Path(tempfile.mkdtemp())
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={pages * os.sysconf('SC_PAGE_SIZE')}", "none", str(folder)]
-    try:
-        if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
-            pytest.skip("a file system cannot be mounted here")
-        try:
-            yield folder
-        finally:
-            subprocess.run(["umount", "-l", str(folder)], check=True)
-    finally:
-        folder.rmdir()
-
-
 def version(path: Path) -> int:
     with closing(sqlite3.connect(path)) as connection:
         return int(connection.execute("PRAGMA user_version").fetchone()[0])
@@ -180,6 +167,24 @@ def test_it_is_migrated_when_a_driver_opens_it_and_what_it_noted_counts(path: Pa
     assert [one.state for one in recall(path, meter="another", address="").entries] == ["uncertain"]
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+@virtual
+async def test_a_driver_acts_on_what_it_noted(tmp_path: Path) -> None:
+    path = tmp_path / "receipts.db"
+    async with bench() as b:
+        await live(b)
+        assert (await b.driver.start_transaction(request("T-8", identification_data="04AE"))).status is OK
+        await asyncio.sleep(2)
+        write_old(path, SERIAL, b.driver.address)
+        async with virtual_journal(path) as journal, driver(b, journal) as (made, _):
+            for refused in ("T-5", "T-6"):
+                assert "was refused" in (await made.stop_transaction(refused)).error
+            assert b.meter.running
+            assert receipt_of(await made.stop_transaction("T-8")).identification == "04AE"
+            assert receipt_of(await made.stop_transaction("T-1")).text == tuple_text(2, meter=SERIAL)
+            assert receipt_of(await made.stop_transaction("T-8")).identification == "04AE"
+    assert version(path) == 2
 
 
 def test_it_is_written_on_like_any_other(path: Path) -> None:

@@ -1,20 +1,26 @@
-"""Where the journal is: the order of the folders, and that a Python without SQLite drives meters all the same."""
+"""Where the journal is, and when it is opened; and that a Python without SQLite drives meters all the same."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
-from iem_dcr import journaling
+from iem_dcr import journal, journaling
 from iem_dcr.config import Settings
+from iem_dcr.driver import Recalled
 from iem_dcr.errors import ConfigError
-from iem_dcr.journaling import check_journal_of, existing, journal_of, place
-from tests.support.journals import process
+from iem_dcr.journaling import Journals, LateJournal, check_journal_of, existing, place
+from tests.support.disks import small_disk
+from tests.support.journals import ADDRESS, METER, entries, entry, kept, process
+
+NAME = "receipts.db"
 
 
 @pytest.fixture
@@ -27,34 +33,30 @@ def homes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
     return folders
 
 
-def settings(path: str) -> Settings:
-    return Settings.of({"ip_address": "192.0.2.7", "journal_path": path})
+def settings(path: str | Path, **others: object) -> Settings:
+    return Settings.of({"ip_address": "192.0.2.7", "journal_path": str(path)} | others)
+
+
+def late(path: str | Path, journals: Journals | None = None) -> LateJournal:
+    made = (journals or Journals(resolves_auto=True)).of(settings(path))
+    assert made is not None
+    return made
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-@pytest.mark.parametrize("setting", ["", "off"])
-def test_none_is_kept_where_none_is_wanted(setting: str, homes: dict[str, Path]) -> None:
-    assert place(setting) is None
-    assert journal_of(settings(setting), resolves_auto=True) is None
-    check_journal_of(settings(setting), resolves_auto=True)
-    assert not any(folder.exists() for folder in homes.values())
-
-
-def test_a_path_is_taken_as_it_is() -> None:
-    assert place("/data/receipts.db") == Path("/data/receipts.db")
-    assert place("receipts.db") == Path("receipts.db")
+# --- where it is ---
 
 
 def test_the_first_folder_that_is_there_is_taken(homes: dict[str, Path], caplog: pytest.LogCaptureFixture) -> None:
-    assert place("auto") == homes["user"] / "receipts.db"
+    assert place() == homes["user"] / NAME
     assert homes["user"].stat().st_mode & 0o777 == 0o700
     homes["system"].mkdir()
-    assert place("auto") == homes["system"] / "receipts.db"
+    assert place() == homes["system"] / NAME
     homes["service"].mkdir()
-    assert place("auto") == homes["service"] / "receipts.db"
+    assert place() == homes["service"] / NAME
     assert warnings(caplog) == []
 
 
@@ -63,7 +65,7 @@ def test_a_folder_that_is_forbidden_is_passed_over_and_a_file_in_it_counts_as_em
     is_there: bool,  # noqa: FBT001  a table's column
     tmp_path: Path,
 ) -> None:
-    path = tmp_path / "folder" / "receipts.db"
+    path = tmp_path / "folder" / NAME
     path.parent.mkdir()
     if is_there:
         path.touch()
@@ -72,20 +74,33 @@ def test_a_folder_that_is_forbidden_is_passed_over_and_a_file_in_it_counts_as_em
         out, err = user.communicate(timeout=60)
     path.parent.chmod(0o700)
     assert out.split() == ["0", "1", "None"]
-    first, second = err.splitlines()
+    (first,) = err.splitlines()
     assert first.startswith(f"WARNING journal {path}: this user may not use its folder; change its rights")
-    assert second.startswith("WARNING no folder for the journal of receipts")
 
 
 def test_a_file_in_the_place_of_a_folder_is_passed_over(homes: dict[str, Path]) -> None:
     homes["service"].touch()
-    assert place("auto") == homes["user"] / "receipts.db"
+    assert place() == homes["user"] / NAME
 
 
 def test_a_file_that_cannot_be_used_stays_the_journal(homes: dict[str, Path]) -> None:
     homes["service"].mkdir()
-    (homes["service"] / "receipts.db").mkdir()
-    assert place("auto") == homes["service"] / "receipts.db"
+    (homes["service"] / NAME).mkdir()
+    assert place() == homes["service"] / NAME
+
+
+def test_on_a_read_only_disk_a_journal_stays_the_journal_and_an_empty_folder_is_passed_over(
+    homes: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with small_disk(pages=300) as disk:
+        (disk / "with").mkdir()
+        (disk / "with" / NAME).touch()
+        (disk / "without").mkdir()
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        monkeypatch.setenv("STATE_DIRECTORY", str(disk / "without"))
+        assert place() == homes["user"] / NAME
+        monkeypatch.setenv("STATE_DIRECTORY", str(disk / "with"))
+        assert place() == disk / "with" / NAME
 
 
 def test_a_state_home_that_is_relative_is_ignored(
@@ -93,34 +108,7 @@ def test_a_state_home_that_is_relative_is_ignored(
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", "relative")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert place("auto") == tmp_path / ".local" / "state" / "iem-dcr" / "receipts.db"
-
-
-def test_no_folder_is_one_warning_and_no_journal(
-    homes: dict[str, Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    homes["user"].parent.touch()
-    assert journal_of(settings("auto"), resolves_auto=True) is None
-    (warning,) = warnings(caplog)
-    assert "set journal_path to a file" in warning
-
-
-def test_auto_is_for_those_that_resolve_it(homes: dict[str, Path], caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
-    assert journal_of(settings("auto")) is None
-    check_journal_of(settings("auto"))
-    assert not homes["user"].exists()
-
-    async def main() -> None:
-        opened = journal_of(settings("auto"), resolves_auto=True)
-        assert opened is not None
-        assert opened.path == homes["user"] / "receipts.db"
-        await opened.pin("192.0.2.7:80", "1TST0000000001")
-        await opened.close()
-
-    asyncio.run(main())
-    assert f"receipts are kept in journal {homes['user'] / 'receipts.db'}" in caplog.text
-    assert (homes["user"] / "receipts.db").stat().st_mode & 0o777 == 0o600
+    assert place() == tmp_path / ".local" / "state" / "iem-dcr" / NAME
 
 
 def test_the_first_that_exists_is_found(homes: dict[str, Path]) -> None:
@@ -128,31 +116,205 @@ def test_the_first_that_exists_is_found(homes: dict[str, Path]) -> None:
     homes["service"].mkdir()
     for name in ("user", "system"):
         homes[name].mkdir(parents=True)
-        (homes[name] / "receipts.db").touch()
-        assert existing() == homes[name] / "receipts.db"
+        (homes[name] / NAME).touch()
+        assert existing() == homes[name] / NAME
 
 
-def test_a_journal_that_cannot_be_is_refused_by_the_check(tmp_path: Path) -> None:
+def test_a_journal_that_cannot_be_is_refused_by_the_check(tmp_path: Path, homes: dict[str, Path]) -> None:
     with pytest.raises(ConfigError, match="its folder does not exist"):
-        check_journal_of(settings(str(tmp_path / "none" / "receipts.db")))
+        check_journal_of(settings(tmp_path / "none" / NAME))
+    for none in ("", "off", "auto"):
+        check_journal_of(settings(none))
+    assert not any(folder.exists() for folder in homes.values())
 
 
-def test_a_python_without_sqlite_is_one_warning(tmp_path: Path) -> None:
+# --- who has one ---
+
+
+@pytest.mark.parametrize("setting", ["", "off"])
+def test_none_is_kept_where_none_is_wanted(setting: str) -> None:
+    assert Journals(resolves_auto=True).of(settings(setting)) is None
+
+
+def test_auto_is_the_default_and_none_for_those_that_do_not_resolve_it() -> None:
+    assert Settings.of().journal_path == "auto"
+    assert Journals().of(Settings.of()) is None
+    assert Journals(resolves_auto=True).of(Settings.of()) is not None
+
+
+def test_auto_is_found_when_it_is_turned_to_and_said(homes: dict[str, Path], caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    file = homes["user"] / NAME
+
+    async def main() -> None:
+        made = late("auto")
+        await made.close()
+        assert not file.parent.exists()
+        assert (await made.recall(meter=METER, address=ADDRESS)) == Recalled()
+        assert made.path == file
+        await made.keep(kept(1, "T-1"))
+        found = await made.receipt_of("T-1", meter=METER, address=ADDRESS)
+        assert found is not None
+        assert found.text == kept(1).receipt.text
+        await made.close()
+
+    asyncio.run(main())
+    assert caplog.text.count(f"receipts are kept in journal {file}") == 1
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert [one.transaction_id for one in entries(file)] == ["T-1"]
+
+
+def test_the_meters_of_a_process_share_it(homes: dict[str, Path], caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    journals = Journals(resolves_auto=True)
+    homes["service"].mkdir()
+
+    async def main() -> None:
+        made = [late("auto", journals), late(homes["service"] / NAME, journals)]
+        for number, one in enumerate(made):
+            await one.keep(kept(number, f"T-{number}"))
+        await asyncio.gather(*(one.close() for one in made))
+
+    asyncio.run(main())
+    assert caplog.text.count("receipts are kept in") == 1
+    assert [one.transaction_id for one in entries(homes["service"] / NAME)] == ["T-0", "T-1"]
+
+
+def test_no_folder_is_one_warning_for_all_meters_and_an_empty_journal(
+    homes: dict[str, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    homes["user"].parent.touch()
+    journals = Journals(resolves_auto=True)
+
+    async def main() -> None:
+        for one in (late("auto", journals), late("auto", journals)):
+            await one.keep(kept(1, "T-1"))
+            assert (await one.recall(meter=METER, address=ADDRESS)) == Recalled()
+            assert await one.receipt_of("T-1", meter=METER, address=ADDRESS) is None
+            assert one.path is None
+            await one.close()
+
+    asyncio.run(main())
+    (warning,) = warnings(caplog)
+    assert warning.startswith("no folder for the journal of receipts")
+    assert "set journal_path to a file" in warning
+
+
+def test_a_python_without_sqlite_is_one_warning_for_all_meters(tmp_path: Path) -> None:
     code = (
-        "import logging, sys; logging.basicConfig(format='%(levelname)s %(message)s')\n"
+        "import asyncio, logging, sys; logging.basicConfig(format='%(levelname)s %(message)s')\n"
         "sys.modules['sqlite3'] = sys.modules['_sqlite3'] = None\n"
-        "from iem_dcr.config import Settings; from iem_dcr.journaling import journal_of\n"
-        f"path = {str(tmp_path / 'receipts.db')!r}\n"
-        "print(journal_of(Settings.of({'ip_address': '192.0.2.7', 'journal_path': path})))\n"
+        "from iem_dcr.config import Settings; from iem_dcr.journaling import Journals\n"
+        "async def main():\n"
+        "    journals = Journals(resolves_auto=True)\n"
+        f"    for path in ('auto', {str(tmp_path / NAME)!r}):\n"
+        "        one = journals.of(Settings.of({'journal_path': path}))\n"
+        "        print(await one.recall(meter='', address='a') == await one.recall(meter='', address='b'), one.path)\n"
+        "asyncio.run(main())\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "None\n"
-    assert done.stderr.startswith("WARNING receipts are not kept in ")
-    assert "install python3-sqlite3" in done.stderr
-    assert done.stderr.count("\n") == 1
+    assert done.stdout == "True None\n" * 2
+    (warning,) = done.stderr.splitlines()
+    assert warning.startswith("WARNING receipts are not kept: this Python has no SQLite")
+    assert "install python3-sqlite3" in warning
 
 
-def test_sqlite_is_loaded_by_the_first_journal_only() -> None:
-    code = "import sys, iem_dcr.journaling, iem_dcr.driver.ports; print('sqlite3' in sys.modules)"
+def test_what_fails_at_opening_is_said_and_takes_nobody_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(*_: object) -> None:
+        raise ValueError
+
+    monkeypatch.setattr(journal, "open_journal", fails)
+
+    async def main() -> None:
+        assert (await late(tmp_path / NAME).recall(meter=METER, address=ADDRESS)) == Recalled()
+
+    asyncio.run(main())
+    assert len(warnings(caplog)) == 1
+    assert "cannot be opened: receipts are not kept" in caplog.text
+
+
+# --- when it is opened ---
+
+
+def test_sqlite_is_loaded_by_the_first_that_turns_to_a_journal(tmp_path: Path) -> None:
+    code = (
+        "import asyncio, sys; from iem_dcr.config import Settings; from iem_dcr.journaling import Journals\n"
+        "async def main():\n"
+        f"    one = Journals().of(Settings.of({{'journal_path': {str(tmp_path / NAME)!r}}}))\n"
+        "    print('sqlite3' in sys.modules)\n"
+        "    await one.recall(meter='', address='a')\n"
+        "    print('sqlite3' in sys.modules)\n"
+        "    await one.close()\n"
+        "asyncio.run(main())\n"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "False\n"
+    assert done.stdout == "False\nTrue\n"
+
+
+def test_what_is_written_before_it_is_open_waits_in_its_order_and_holds_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that hangs hangs in a thread; who gave up waiting takes nothing back."""
+    over = threading.Event()
+    makes = journal.open_journal
+
+    def slow(*found: object) -> journal.Journal:
+        over.wait(60)
+        return makes(*found)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(journal, "open_journal", slow)
+    first = entry("T-1")
+
+    async def main() -> None:
+        made = late(tmp_path / NAME)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(made.recall(meter=METER, address=ADDRESS), 0.01)
+        made.note(first)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(_done(made.withdraw(first)), 0.01)
+        made.note(entry("T-2"))
+        made.refused("T-3", meter=METER, address=ADDRESS)
+        made.pin(ADDRESS, METER)
+        asking = asyncio.create_task(made.recall(meter=METER, address=ADDRESS))
+        await asyncio.sleep(0)
+        over.set()
+        recalled = await asking
+        assert [one.transaction_id for one in recalled.entries] == ["T-2"]
+        assert recalled.refused == ("T-3",)
+        assert recalled.pinned == METER
+        await made.close()
+
+    try:
+        asyncio.run(main())
+    finally:
+        over.set()
+
+
+async def _done(writing: object) -> None:
+    await writing  # type: ignore[misc]
+
+
+def test_an_end_waits_for_it_no_longer_than_it_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    over = threading.Event()
+    monkeypatch.setattr(journal, "open_journal", lambda *_: over.wait(60))
+
+    async def main() -> None:
+        made = late(tmp_path / NAME)
+        made.keep(kept(1, "T-1"))
+        await made.close(0.05)
+
+    try:
+        asyncio.run(main())
+    finally:
+        over.set()
+    assert warnings(caplog) == ["the journal of receipts was not open in time: 1 writes that waited are lost"]
+
+
+def test_tests_have_a_state_folder_of_their_own(state_folder: Path) -> None:
+    assert place() == state_folder / NAME
+    assert os.environ["STATE_DIRECTORY"] == str(state_folder)
+    assert not os.environ["XDG_STATE_HOME"].startswith(str(Path.home()))

@@ -493,7 +493,12 @@ def test_a_journal_is_beside_the_file_that_names_it(written: Callable[[str], Pat
     assert config.meters[0].settings.journal_path == str(tmp_path / "receipts.db")
     config = ServiceConfig.load(written(f"{METER}\njournal_path = '/var/lib/iem-dcr/receipts.db'\n"))
     assert config.meters[0].settings.journal_path == "/var/lib/iem-dcr/receipts.db"
-    assert ServiceConfig.load(written(METER)).meters[0].settings.journal_path == ""
+    assert ServiceConfig.load(written(METER)).meters[0].settings.journal_path == "auto"
+    for word in ("auto", "off", ""):
+        config = ServiceConfig.load(written(f"{METER}\njournal_path = '{word}'\n"))
+        assert config.meters[0].settings.journal_path == word
+    config = ServiceConfig.load(written(f"{METER}\njournal_path = './auto'\n"))
+    assert config.meters[0].settings.journal_path == str(tmp_path / "auto")
 
 
 def test_mistakes_of_the_page_come_with_the_others(written: Callable[[str], Path]) -> None:

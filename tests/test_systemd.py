@@ -144,6 +144,7 @@ def test_what_the_unit_file_says() -> None:
         ("Service", "NoNewPrivileges"): "yes",
         ("Service", "DynamicUser"): "yes",
         ("Service", "StateDirectory"): "iem-dcr",
+        ("Service", "StateDirectoryMode"): "0700",
         ("Install", "WantedBy"): "multi-user.target",
     }
     assert expected.items() <= found.items()

@@ -7,6 +7,7 @@ import json
 import re
 import sqlite3
 import threading
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -46,8 +47,16 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
+@dataclass
+class KeptAt:
+    """A journal that is open."""
+
+    path: Path | None
+
+
 def meter_with(path: Path) -> ObservedMeter:
-    meter = observed(journal_path=str(path))
+    meter = observed()
+    meter.attach(None, "pm1", KeptAt(path))
     meter.value_read(value(MS=METER), wall())
     return meter
 
@@ -150,9 +159,13 @@ async def test_a_journal_that_cannot_be_read(path: Path, tmp_path: Path) -> None
 
 @virtual
 async def test_before_the_meter_has_said_who_it_is(path: Path) -> None:
-    meter = observed(journal_path=str(path))
+    meter = observed()
+    kept_at = KeptAt(None)
+    meter.attach(None, "pm1", kept_at)
     async with served([meter]) as page:
         assert await rows(page) == {}
+        assert "serial number" not in (await page.ask("/meters/pm1")).text
+        kept_at.path = path
         assert "as soon as the meter has said its serial number" in (await page.ask("/meters/pm1")).text
         reader, writer = await page.connect()
         writer.write(page.request("/meters/pm1/events"))

@@ -90,7 +90,7 @@ class Station(Record):
     def settings(self, journal: Path) -> dict[str, object]:
         """Return the settings of its power meter."""
         host, port = self.address
-        kept = {"journal_path": str(journal)} if self.journal else {}
+        kept = {"journal_path": str(journal) if self.journal else "off"}
         return {"ip_address": host, "port_http": port, "CI": EVSE_ID, **kept}
 
     def process_starts(self) -> Process:

@@ -21,6 +21,12 @@ Value = str | int | bool
 
 _TOO_LONG_TO_SHOW = 10**18
 
+PIN = "pin"
+"""As ``meter_serial``: the first meter that answers is the wanted one."""
+AUTO = "auto"
+OFF = ("", "off")
+"""As ``journal_path``: a file in one of some folders, and none."""
+
 IDENTIFICATION_LEVELS = ("NONE", "HEARSAY", "TRUSTED", "VERIFIED", "CERTIFIED", "SECURE")
 """OCMF's levels that are acceptable for billing (OCMF 1.4.1, IL); the others are error levels."""
 
@@ -144,7 +150,11 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "verify_receipts", default=True, description="Check the signature of every receipt with the meter's public key"
     ),
-    Setting("journal_path", "", "File of the journal in which every receipt is kept; empty keeps none"),
+    Setting(
+        "journal_path",
+        AUTO,
+        "File of the journal that keeps every receipt; auto: in the state folder; off or empty: none",
+    ),
     _number("journal_keep_days", 365, 0, 36500, "Days after which a receipt is deleted from the journal; 0 is never"),
 )
 
@@ -280,7 +290,7 @@ def _implausible(values: Mapping[str, Value]) -> list[tuple[str, str]]:
         found.append(("meter_serial", "the serial number as the meter gives it (MS), or nothing"))
     path = str(values.get("journal_path", ""))
     if path and (not path.isprintable() or path.rstrip("/.") != path):
-        found.append(("journal_path", "the path of a file in a folder that exists, or nothing"))
+        found.append(("journal_path", "auto, off, or the path of a file in a folder that exists"))
     return found
 
 

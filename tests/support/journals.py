@@ -123,22 +123,25 @@ class StepWorker:
 
 
 class LoopWorker:
-    """Does the units of a journal on the running loop, each in no time: for tests in virtual time."""
+    """Does the units of a journal on the running loop, each in no virtual time or so many seconds."""
+
+    def __init__(self, unit_s: float = 0.0) -> None:
+        self._unit_s = unit_s
 
     def time(self) -> float:
         return asyncio.get_running_loop().time()
 
     def submit(self, unit: Unit, after_s: float, *, writes: bool) -> None:
-        asyncio.get_running_loop().call_later(after_s, unit, None)
+        asyncio.get_running_loop().call_later(after_s + self._unit_s, unit, None)
 
     def stop(self) -> None:
         pass
 
 
 @contextlib.asynccontextmanager
-async def virtual_journal(path: Path) -> AsyncIterator[Journal]:
-    """Open a journal that takes no virtual time, and close it."""
-    opened = Journal(path, worker=LoopWorker())
+async def virtual_journal(path: Path, unit_s: float = 0.0) -> AsyncIterator[Journal]:
+    """Open a journal that takes no virtual time, or so many seconds for each unit of work, and close it."""
+    opened = Journal(path, worker=LoopWorker(unit_s))
     try:
         yield opened
     finally:
@@ -246,7 +249,7 @@ def _forbidden(path: Path) -> None:
     opened.keep(kept(1))
     worker.run()
     os.environ |= {"STATE_DIRECTORY": str(path.parent), "XDG_STATE_HOME": str(path.parent)}
-    _say(f"{len(result(answer).receipts)} {opened.unwritten} {place('auto')}")
+    _say(f"{len(result(answer).receipts)} {opened.unwritten} {place()}")
 
 
 if __name__ == "__main__":

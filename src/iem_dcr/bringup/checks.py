@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 from iem_dcr.bringup import checks_of_clock, checks_of_connection, checks_of_receipt, checks_of_values
 from iem_dcr.bringup.report import CHECKS, Line, Report, State
 from iem_dcr.bringup.sight import shown
+from iem_dcr.config import PIN
 from iem_dcr.errors import MeterError
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ def _serial(evidence: Evidence, settings: Settings | None) -> Line:
     value = evidence.last
     if value is None:
         return Line("serial", State.FAILED, checks_of_connection.no_values(evidence))
-    wanted = settings.meter_serial if settings is not None else ""
+    # Which serial is pinned stands in the driver's journal, if it has one.
+    wanted = settings.meter_serial if settings is not None and settings.meter_serial != PIN else ""
     values: dict[str, object] = {"MS": value.MS, "wanted": wanted or None}
     others = {timed.value.MS for timed in evidence.values} - {value.MS}
     if others:

@@ -1,4 +1,4 @@
-"""``iem-dcr receipts``: what a journal keeps, found again, handed on, and erased on request."""
+"""``iem-dcr receipts``: what a journal keeps, found again, handed on, and erased on request; and the pinned meters."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, TypedDict, TypeVar, Unpack, cast
 import click
 
 from iem_dcr.bringup.sight import shown
-from iem_dcr.cli.arguments import common
+from iem_dcr.cli.arguments import DEFAULT_PORT, common
 from iem_dcr.cli.render import kwh, print_receipt, say
 from iem_dcr.cli.terminal import Output, tell
 from iem_dcr.cli.whole_file import write_whole
+from iem_dcr.config import PIN, is_signable
 from iem_dcr.errors import JournalError, ReceiptError, printable, shortened
 from iem_dcr.journal import forget as erase
-from iem_dcr.journal import open_for_reading
+from iem_dcr.journal import open_for_reading, pin, pins
 from iem_dcr.journal.schema import SIDE_FILES
 from iem_dcr.journaling import existing
 from iem_dcr.meter_time import rfc3339
@@ -114,7 +115,7 @@ def _selection(command: F) -> F:
     return cast("F", made)
 
 
-@click.group(name="receipts", short_help="List, show, export or erase the receipts of a journal.")
+@click.group(name="receipts", short_help="List, show, export or erase the receipts of a journal; accept a new meter.")
 @common
 def command() -> None:
     """List, show, export or erase the receipts that a driver keeps in its journal (setting journal_path)."""
@@ -225,6 +226,55 @@ def forget_command(path: str, identification: str | None, transaction_id: str | 
         return EXIT_NONE
     erased = erase(path, identification=identification or "", transaction_id=transaction_id or "")
     return _told(erased, shortened(identification or transaction_id or ""))
+
+
+def _serial(ctx: click.Context, param: click.Parameter, serial: str) -> str:
+    if not ctx.resilient_parsing and (not is_signable(serial) or serial == PIN):
+        raise click.BadParameter("expected is the serial number as the meter gives it (MS)", param=param)
+    return serial
+
+
+@command.command(name="pin", short_help="Accept another meter where one is pinned.")
+@_journal
+@click.argument("serial", metavar="SERIAL", callback=_serial)
+@click.option(
+    "--address",
+    "addresses",
+    multiple=True,
+    metavar="HOST[:PORT]",
+    help="The address of the meter, as the driver's settings have it. May be given more than once, and left out where "
+    "the journal has one pinned meter.",
+)
+@common
+def pin_command(path: str, serial: str, addresses: tuple[str, ...]) -> int:
+    """Accept the meter with this serial number at an address for which another one is pinned (meter_serial pin).
+
+    A driver that runs takes it up within ten seconds, one that is started later at its start.
+    """
+    pinned = pins(path)
+    shown_pins = ", ".join(f"{printable(meter)} for {printable(address)}" for address, meter in pinned.items())
+    if not pinned:
+        raise JournalError(
+            f"no meter is pinned in {printable(path, limit=300)}: a driver with meter_serial pin does that when its "
+            "meter answers, in the journal of its journal_path"
+        )
+    if not addresses and len(pinned) > 1:
+        raise click.UsageError(f"say for which --address; pinned are {shown_pins}")
+    whole = {address.removesuffix(f":{DEFAULT_PORT}"): address for address in pinned}
+    chosen = [whole.get(address, address) for address in addresses] or [*pinned]
+    for address in chosen:
+        if address not in pinned:
+            raise click.BadParameter(
+                f"no meter is pinned for {printable(address)}; pinned are {shown_pins}", param_hint="--address"
+            )
+    pin(path, serial, chosen)
+    for address in chosen:
+        before = "already" if pinned[address] == serial else f"instead of {printable(pinned[address])}"
+        tell(f"{printable(address)}: {serial} is accepted {before}.")
+    for address, meter in pinned.items():
+        if meter == serial and address not in chosen:
+            tell(f"Note: it is pinned for {printable(address)} as well.")
+    return 0
 
 
 def _is_agreed() -> bool:

@@ -22,6 +22,7 @@ from iem_dcr import __version__
 from iem_dcr.cli.arguments import common, verbosity
 from iem_dcr.cli.config import load
 from iem_dcr.cli.interruption import EXIT_INTERRUPTED
+from iem_dcr.journaling import Journals
 from iem_dcr.service.logs import STYLES, log_lines
 from iem_dcr.service.memory import spare_collector
 from iem_dcr.service.service import Service
@@ -78,7 +79,7 @@ def _serve(config: ServiceConfig) -> int:
 
 
 async def _until_a_signal(config: ServiceConfig) -> None:
-    service = Service(config, notifier=Notifier())
+    service = Service(config, notifier=Notifier(), journals=Journals(resolves_auto=True))
     loop = asyncio.get_running_loop()
     context = contextvars.copy_context()
     signalled = False

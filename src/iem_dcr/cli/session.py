@@ -21,7 +21,7 @@ from iem_dcr.config import Settings, Value, from_text, is_signable
 from iem_dcr.device.client import MeterClient
 from iem_dcr.driver import MeterDriver
 from iem_dcr.errors import ConfigError, MeterError, NotUnderstoodError, RefusedError
-from iem_dcr.journaling import check_journal_of, journal_of
+from iem_dcr.journaling import Journals, check_journal_of
 from iem_dcr.powermeter import IDENTIFICATION_TYPE, TransactionReq
 
 if TYPE_CHECKING:
@@ -207,7 +207,7 @@ async def _session(wish: Wish, *, as_json: bool) -> int:
         settings, request = _plan(wish, gateway, value)
         if not as_json:
             _introduce(console, wish, settings, gateway, value)
-        journal = journal_of(settings)
+        journal = Journals().of(settings)
         try:
             return await charge_and_judge(
                 lambda station, sink: MeterDriver(settings, station, sink=sink, journal=journal),

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from iem_dcr.config import PIN
 from iem_dcr.device.client import MeterClient
 from iem_dcr.driver.commands import GIVES_WAY_AFTER_S, Command, Commands, GaveWayError
 from iem_dcr.driver.host_clock import HostClock
@@ -253,8 +254,9 @@ class MeterDriver:
         self._commands.begin()
         self._upkeep.next_reach_s = max(self._upkeep.next_reach_s, now_s() + self._begins_after_s)
         self._begins_after_s = 0.0
-        self._upkeep.recall("")
         try:
+            if self._meter.settings.meter_serial == PIN:
+                await self._upkeep.read_journal()
             while True:
                 if self._commands:
                     await self._serve(self._commands.take())
@@ -272,6 +274,7 @@ class MeterDriver:
             command.on_abandoned(None)
             return
         try:
+            await self._upkeep.read_journal()
             result = await command.work(Deadline(command.deadline.at_s - ANSWER_MARGIN_S))
         except asyncio.CancelledError:
             command.drop("the driver is stopping")
@@ -311,6 +314,7 @@ class MeterDriver:
         self._schedule = Schedule(LIVE_VALUE_EVERY_S, self._phase)
         await self._upkeep.make_up()
         if await self._commands.preemptible(self._upkeep.poll):
+            await self._upkeep.read_journal()
             await self._upkeep.do_what_is_due()
 
     async def _tick(self, schedule: Schedule) -> None:

@@ -11,8 +11,10 @@ import logging
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
+from shlex import quote
 from typing import TYPE_CHECKING, Final
 
+from iem_dcr.config import PIN
 from iem_dcr.driver.timing import now_s
 from iem_dcr.errors import printable
 from iem_dcr.meter_time import RELEASED
@@ -183,6 +185,15 @@ class MeterState:
             )
         )
 
+    def pin(self, serial: str, *, is_open: bool) -> None:
+        """Take the serial that is pinned for this address, "" for none known, and judge the meter by it at once."""
+        if serial in ("", self.pinned):
+            return
+        self.pinned = serial
+        self._station.clear_error(WRONG_SERIAL)
+        if self.serial:
+            self._judge_serial(is_open=is_open)
+
     def interrupted(self, why: str) -> None:
         """Raise that a transaction which the station believes to run is over."""
         self._log.error("the transaction is over, and the station has not asked for its end: %s", why)
@@ -235,21 +246,23 @@ class MeterState:
             self.needs_reinit = True
 
     def _judge_serial(self, *, is_open: bool) -> None:
-        wanted = self._settings.meter_serial
-        wanted = self.pinned if wanted == "pin" else wanted
-        if wanted and wanted != self.serial:
-            if not self.wrong:
-                self.wrong = f"the meter has serial {printable(self.serial)}, wanted is {wanted}"
-                self._log.error(
-                    "%s: nothing is sent to it. Check ip_address; to accept this meter, set meter_serial to %s",
-                    self.wrong,
-                    printable(self.serial),
-                )
-            if not is_open:
-                self._station.raise_error(StationError(VENDOR_ERROR, WRONG_SERIAL, self.wrong))
-        elif self.wrong:
+        is_pinned = self._settings.meter_serial == PIN
+        wanted = self.pinned if is_pinned else self._settings.meter_serial
+        if not wanted or wanted == self.serial:
+            if self.wrong:
+                self._log.limited("the right meter").info("serial %s is accepted", printable(self.serial))
             self.wrong = ""
             self._station.clear_error(WRONG_SERIAL)
+            return
+        serial = printable(self.serial)
+        wrong = f"the meter has serial {serial}, wanted is {printable(wanted)}"
+        command = f"iem-dcr receipts pin {quote(serial)} --address {quote(self._log.address)}, or " if is_pinned else ""
+        to_do = f"check ip_address; to accept this meter: {command}set meter_serial to {serial}"
+        if wrong != self.wrong:
+            self.wrong = wrong
+            self._log.limited("the wrong meter").log(logging.ERROR, "%s: nothing is sent to it; %s", wrong, to_do)
+        if not is_open:
+            self._station.raise_error(StationError(VENDOR_ERROR, WRONG_SERIAL, f"{wrong}; {to_do}"))
 
     def _judge_errors(self, value: MeterValue) -> None:
         text = printable(value.XC)

@@ -15,17 +15,21 @@ PER_S: Final = 60.0
 
 
 class MeterLog(logging.LoggerAdapter[logging.Logger]):
-    """Names the meter in each line. A failure is a warning once, and debug while it goes on."""
+    """Names the meter in each line. A failure is a warning once, and debug while it goes on.
+
+    Attributes:
+        address: of the meter, ``host:port``.
+    """
 
     def __init__(self, address: str) -> None:
         super().__init__(logging.getLogger("iem_dcr.driver"))
-        self._address = address
+        self.address = address
         self._failing: set[str] = set()
         self._limited: dict[str, RateLimitedLog] = {}
 
     def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:  # noqa: ANN401  the signature is logging's
         """Put the meter before the message."""
-        return f"meter {self._address}: {msg}", kwargs
+        return f"meter {self.address}: {msg}", kwargs
 
     def failure(self, topic: str, msg: str, *args: object, level: int = logging.WARNING) -> None:
         """Log a failure: at ``level`` the first time, at debug while it goes on."""

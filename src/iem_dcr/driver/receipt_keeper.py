@@ -112,6 +112,13 @@ class ReceiptKeeper:
         self._read.set()
         return recalled.pinned
 
+    async def pinned(self) -> str:
+        """Return the serial that the journal has pinned for this address by now; "" where it does not answer."""
+        if self._journal is None:
+            return ""
+        recalled = await self._answer(self._journal.recall(meter="", address=self._address))
+        return "" if recalled is None else recalled.pinned
+
     async def _recalled(self, journal: Journal, serial: str) -> Recalled:
         while True:
             try:

@@ -6,14 +6,19 @@ A question to the meter gives way to a command that waits, and nothing else is b
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from iem_dcr import ocmf
+from iem_dcr.config import PIN
+from iem_dcr.driver.receipt_keeper import JOURNAL_WAIT_S
 from iem_dcr.driver.timing import Deadline, now_s, seconds_since
 from iem_dcr.errors import MeterError
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from iem_dcr.driver.commands import Commands
     from iem_dcr.driver.meter import Meter
     from iem_dcr.driver.provisioning import Provisioning
@@ -25,6 +30,8 @@ WORK_S: Final = 10.0
 RESTLESS: Final = 3
 RESTLESS_S: Final = 60.0
 """A meter that needs it more than so many times in so many seconds is initialised no more often than that."""
+PIN_ASKED_EVERY_S: Final = 10.0
+"""How often the journal is asked whether another meter is accepted by now, while the wrong one answers."""
 PREPARED_WITHIN_S: Final = 0.5
 """How long an end waits for an import under way in the worker thread."""
 
@@ -41,6 +48,8 @@ class Upkeep:
         self._meter = meter
         self._provisioning = provisioning
         self._commands = commands
+        self._recalled_s = math.inf
+        self._pin_asked_s: float | None = None
         self._looked_s: float | None = None
         self._ended_s: float | None = None
         self._initialised_s: deque[float] = deque(maxlen=RESTLESS)
@@ -59,10 +68,20 @@ class Upkeep:
 
     def recall(self, serial: str) -> None:
         """Read the journal, beside everything else."""
+        self._recalled_s = min(self._recalled_s, now_s())
+        self._read(lambda: self._meter.keeper.read(serial))
+
+    async def read_journal(self) -> None:
+        """Have the journal read where it is not yet, and give it half a second in all before it is done without."""
+        if not self._meter.keeper.is_read:
+            self.recall("")
+            await self._meter.keeper.wait_until_read(Deadline(self._recalled_s + JOURNAL_WAIT_S))
+
+    def _read(self, ask: Callable[[], Awaitable[str]]) -> None:
+        """Ask the journal something that it answers with the pinned serial, unless another question is under way."""
 
         async def read() -> None:
-            pinned = await self._meter.keeper.read(serial)
-            self._meter.state.pinned = pinned or self._meter.state.pinned
+            self._meter.state.pin(await ask(), is_open=self._meter.is_open)
 
         if self._reading is None or self._reading.done():
             self._reading = asyncio.create_task(read())
@@ -80,16 +99,21 @@ class Upkeep:
         if self._preparing is None and meter.settings.verify_receipts:
             self._preparing = asyncio.get_running_loop().run_in_executor(None, ocmf.prepare)
         self._meter.keeper.keep_found()
-        if meter.state.serial and self._meter.keeper.is_read:
-            self._recall_once(meter.state.serial)
+        if meter.state.serial and not meter.keeper.has_read(meter.state.serial):
+            self.recall(meter.state.serial)
+        if meter.settings.meter_serial == PIN and meter.state.serial and meter.keeper.is_read:
+            self._pin(meter.state.serial)
         return True
 
-    def _recall_once(self, serial: str) -> None:
-        if self._meter.settings.meter_serial == "pin" and not self._meter.state.pinned:
-            self._meter.state.pinned = serial
-            self._meter.keeper.pin(serial)
-        if not self._meter.keeper.has_read(serial):
-            self.recall(serial)
+    def _pin(self, serial: str) -> None:
+        """Pin the first meter that answers; ask whether another one is accepted by now while it is not that one."""
+        keeper, state = self._meter.keeper, self._meter.state
+        if not state.pinned:
+            state.pin(serial, is_open=self._meter.is_open)
+            keeper.pin(serial)
+        elif state.wrong and seconds_since(self._pin_asked_s) >= PIN_ASKED_EVERY_S:
+            self._pin_asked_s = now_s()
+            self._read(keeper.pinned)
 
     async def do_what_is_due(self) -> None:
         """Do what is due after a good reading; nothing as soon as a command waits."""
@@ -124,8 +148,9 @@ class Upkeep:
         return True
 
     async def make_up(self) -> None:
-        """Send what is due to the meter, unless a command waits."""
-        if not self._commands and self._provisioning.anything_due:
+        """Send what is due, unless a command waits. The journal may show that the host's clock is behind."""
+        is_read = self._meter.keeper.is_read or now_s() >= self._recalled_s + JOURNAL_WAIT_S
+        if is_read and not self._commands and self._provisioning.anything_due:
             await self._provisioning.make_up(Deadline.after(WORK_S))
 
     async def _look_for_receipts(self) -> None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from iem_dcr.device.transport import Connect
     from iem_dcr.everest.framework import Framework
     from iem_dcr.journal import Journal
+    from iem_dcr.journaling import LateJournal
 
 _log = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ class EverestModule:
         self,
         framework: Framework,
         settings: Settings,
-        journal: Journal | None,
+        journal: Journal | LateJournal | None,
         loop: asyncio.AbstractEventLoop,
         *,
         wall: Callable[[], datetime] = lambda: datetime.now(UTC),

@@ -14,7 +14,7 @@ from iem_dcr.config import Settings
 from iem_dcr.errors import ConfigError
 from iem_dcr.everest.driving import EverestModule
 from iem_dcr.everest.framework import EverestLogHandler, Framework
-from iem_dcr.journaling import journal_of
+from iem_dcr.journaling import Journals
 
 _log = logging.getLogger(__name__)
 
@@ -41,7 +41,8 @@ def main() -> NoReturn:
         _log.critical("the configuration is wrong: %s", error)
         _leave(1)
     try:
-        module = EverestModule(framework, settings, journal_of(settings), asyncio.new_event_loop())
+        journal = Journals(resolves_auto=True).of(settings)
+        module = EverestModule(framework, settings, journal, asyncio.new_event_loop())
         running.append(module)
         module.run()
     except Exception:  # noqa: BLE001  whatever it is goes to the log that is read

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from iem_dcr.config import SETTINGS, Setting, Settings, shown, type_or_range
+from iem_dcr.config import AUTO, OFF, SETTINGS, Setting, Settings, shown, type_or_range
 from iem_dcr.errors import ConfigError, printable
 from iem_dcr.everest_api.mqtt_settings import PORT, PORT_TLS, PROTOCOLS, MqttSettings
 from iem_dcr.everest_api.topics import is_module_id
@@ -291,7 +291,7 @@ class _Reading:
             for problem in error.problems:
                 self._mistake(where, problem)
             return None
-        if not settings.journal_path:
+        if settings.journal_path in (AUTO, *OFF):
             return settings
         return replace(settings, journal_path=str(self._path.parent / settings.journal_path))
 

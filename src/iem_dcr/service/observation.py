@@ -10,7 +10,7 @@ import contextlib
 from collections import deque
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from iem_dcr.bringup.seen import SeenMeter
 from iem_dcr.bringup.sight import Trouble
@@ -22,6 +22,7 @@ from iem_dcr.service.history import History
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from iem_dcr.bringup.sight import Sight
     from iem_dcr.config import Settings
@@ -66,6 +67,14 @@ class SeenReceipt:
     kept: KeptReceipt
 
 
+class KeptInFile(Protocol):
+    """A journal: ``path`` is its file, or None before it is open."""
+
+    @property
+    def path(self) -> Path | None:
+        """The file."""
+
+
 class ObservedMeter:
     """Looks on while one meter is driven: its driver's observer, and a keeper of its latest receipts.
 
@@ -105,6 +114,7 @@ class ObservedMeter:
         self.receipts: deque[SeenReceipt] = deque(maxlen=RECEIPTS)
         self.now = wall
         self._driver: MeterDriver | None = None
+        self._journal: KeptInFile | None = None
         self._seen = SeenMeter()
         self._raised = 0
         self.received = 0
@@ -138,13 +148,21 @@ class ObservedMeter:
         return 0 if self._driver is None else self._driver.frozen_values
 
     @property
+    def journal_path(self) -> Path | None:
+        """The file of its journal; None while none is open."""
+        return None if self._journal is None else self._journal.path
+
+    @property
     def request(self) -> TransactionReq | None:
         """The station's request for the transaction whose receipt is still to come, or None."""
         return None if self._driver is None else self._driver.request
 
-    def attach(self, driver: MeterDriver, module_id: str | None = None) -> None:
-        """Take note of who drives it, and behind which module."""
+    def attach(
+        self, driver: MeterDriver | None, module_id: str | None = None, journal: KeptInFile | None = None
+    ) -> None:
+        """Take note of who drives it, behind which module, and of the journal of its receipts."""
         self._driver = driver
+        self._journal = journal
         self.module_id = module_id or self.module_id
 
     def sight(self) -> Sight:

@@ -17,7 +17,7 @@ from iem_dcr.everest_api.bus import Bus
 from iem_dcr.everest_api.context import METER
 from iem_dcr.everest_api.discovery import discover
 from iem_dcr.everest_api.meter_api import MeterApi
-from iem_dcr.journaling import journal_of
+from iem_dcr.journaling import Journals
 from iem_dcr.service.duplicate_serials import DuplicateSerials
 from iem_dcr.service.observation import ObservedMeter
 from iem_dcr.service.standing import Standing
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     from iem_dcr.device.messages import MeterValue
-    from iem_dcr.journal import Journal
+    from iem_dcr.journaling import LateJournal
     from iem_dcr.service.config import MeterConfig, ServiceConfig
     from iem_dcr.service.web.server import WebServer
     from iem_dcr.service.web_settings import WebSettings
@@ -74,18 +74,25 @@ class Service:
         config: the configuration.
         notifier: tells systemd.
         broker: the connection; made from the configuration where there is none.
+        journals: opens the meters' journals; without it ``auto`` means none.
 
     Attributes:
         page: the server of the bring-up page, or None without one.
     """
 
     def __init__(
-        self, config: ServiceConfig, *, notifier: Notifier | None = None, broker: Connection | None = None
+        self,
+        config: ServiceConfig,
+        *,
+        notifier: Notifier | None = None,
+        broker: Connection | None = None,
+        journals: Journals | None = None,
     ) -> None:
+        journals = journals or Journals()
         self._broker = broker or Broker(config.mqtt, identity=identity(config))
         observed = [_observed(meter) for meter in config.meters] if config.web is not None else []
         self._meters = [
-            _Meter(meter, self._broker, number * METERS_BEGIN_EVERY_S, seen)
+            _Meter(meter, self._broker, journals.of(meter.settings), number * METERS_BEGIN_EVERY_S, seen)
             for number, (meter, seen) in enumerate(zip_longest(config.meters, observed))
         ]
         self.page = self._page(config.web, observed) if config.web is not None else None
@@ -193,14 +200,19 @@ class _Meter:
     """One configured meter, and its API as soon as its module_id is known."""
 
     def __init__(
-        self, config: MeterConfig, bus: Bus, begins_after_s: float, observed: ObservedMeter | None = None
+        self,
+        config: MeterConfig,
+        bus: Bus,
+        journal: LateJournal | None,
+        begins_after_s: float,
+        observed: ObservedMeter | None = None,
     ) -> None:
         self._config = config
         self._observed = observed
         self._begins_after_s = begins_after_s
         self._bus = bus
         self.api: MeterApi | None = None
-        self._journal: Journal | None = None
+        self._journal = journal
 
     @property
     def address(self) -> str:
@@ -232,7 +244,6 @@ class _Meter:
         if self.api is None:
             module_id = self._config.module_id or await find_module_id(self._bus)
             METER.set(module_id)
-            self._journal = journal_of(self._config.settings)
             self.api = MeterApi(
                 module_id,
                 self._config.settings,
@@ -243,7 +254,7 @@ class _Meter:
                 begins_after_s=self._begins_after_s,
             )
             if self._observed is not None:
-                self._observed.attach(self.api.driver, module_id)
+                self._observed.attach(self.api.driver, module_id, self._journal)
             _log.info("the meter is at %s", self._config.address)
         await self.api.run()
 

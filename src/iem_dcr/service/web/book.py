@@ -26,6 +26,7 @@ from iem_dcr.service.web.words import NOTHING
 if TYPE_CHECKING:
     from collections.abc import Callable
     from decimal import Decimal
+    from pathlib import Path
 
     from iem_dcr.journal import Entry
     from iem_dcr.ocmf import Receipt
@@ -74,7 +75,7 @@ class ReceiptBook:
     async def rows(self, meter: ObservedMeter) -> tuple[tuple[Row, ...], str]:
         """Return a row for each of the latest receipts, newest first, and what has to be said of them, or ""."""
         note = ""
-        path, serial = meter.settings.journal_path, meter.serial
+        path, serial = meter.journal_path, meter.serial
         if path and serial:
             try:
                 entries = await _done_in(self._reading, lambda: _latest(path, serial))
@@ -105,7 +106,7 @@ class ReceiptBook:
                 return None
             tuple_text, public_key, transaction_id = kept.receipt.text, kept.public_key, kept.transaction_id
         else:
-            path, serial = meter.settings.journal_path, meter.serial
+            path, serial = meter.journal_path, meter.serial
             entry = await _done_in(self._reading, lambda: _entry(path, number)) if path and serial else None
             if entry is None or entry.meter != serial or not entry.text:
                 return None
@@ -133,14 +134,14 @@ async def _done_in(thread: OneThread, work: Callable[[], T]) -> T:
         raise JournalError("the journal does not answer") from None
 
 
-def _latest(path: str, serial: str) -> list[Entry]:
+def _latest(path: Path, serial: str) -> list[Entry]:
     from iem_dcr.journal import open_for_reading  # noqa: PLC0415  only who has a journal loads SQLite
 
     with open_for_reading(path) as reader:
         return reader.latest(serial, SHOWN)
 
 
-def _entry(path: str, number: int) -> Entry | None:
+def _entry(path: Path, number: int) -> Entry | None:
     from iem_dcr.journal import open_for_reading  # noqa: PLC0415  as above
 
     with open_for_reading(path) as reader:

@@ -121,12 +121,12 @@ async def _events_of(site: Site, meter: ObservedMeter) -> AsyncIterator[bytes]:
     """Yield the last half hour of a meter, and then what changes."""
     yield event("history", _history(meter))
     shown = View()
-    known: tuple[str, int] | None = None
+    known: tuple[object, ...] | None = None
     rows: tuple[Row, ...] = ()
     note = ""
     while True:
-        # The journal is asked by the serial number, which the first value tells, or another meter's.
-        now_known = meter.serial, meter.receipts_version
+        # The journal is asked by the serial number, which the first value tells, or another meter's, once it is open.
+        now_known = meter.serial, meter.journal_path, meter.receipts_version
         if now_known != known:
             known = now_known
             rows, note = await site.receipts.rows(meter)
