@@ -18,7 +18,7 @@ from iem_dcr.everest_api.topics import QUERY_MODULES, Topics
 from tests.support.api_bench import request, start_payload
 from tests.support.bench import CI, SERIAL
 from tests.support.brokers import BROKERS, Amqtt, Mosquitto, Recorder, real_time, until
-from tests.support.command_line import PATIENCE_S, Simulator, begin, environment
+from tests.support.command_line import PATIENCE_S, Simulator, begin, environment, run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -138,6 +138,33 @@ async def test_a_session(tmp_path: Path, kind: type[TestBroker]) -> None:
         assert {line.split()[2] for line in running.log} == {"pm1:", "pm2:", "-:"}
         assert not running.logged("Traceback")
         assert not running.logged(USER_ID)
+
+
+@real_time
+async def test_without_a_word_the_receipts_of_all_meters_are_kept_in_the_state_folder(
+    tmp_path: Path, state_folder: Path
+) -> None:
+    with (
+        Mosquitto() as broker,
+        Simulator() as meter,
+        Simulator(MS="1SIM0000000043") as second,
+        Recorder(broker, "everest_api/1/powermeter/#", "reply/#") as everest,
+        Running(configured(tmp_path, broker, meter, second.address)) as running,
+    ):
+        for module_id in ("pm1", "pm2"):
+            topics = Topics(module_id)
+            await until(lambda topics=topics: everest.payloads(topics.values))  # type: ignore[misc]
+            everest.publish(topics.start, request(start_payload(f"of-{module_id}"), f"reply/{module_id}"))
+            await until(lambda of=module_id: everest.payloads(f"reply/{of}"))  # type: ignore[misc]
+            everest.publish(topics.stop, request(f"of-{module_id}", f"reply/stop/{module_id}"))
+            await until(lambda of=module_id: everest.payloads(f"reply/stop/{of}"))  # type: ignore[misc]
+        assert running.end() == 0
+        path = state_folder / "receipts.db"
+        (line,) = [line for line in running.log if "receipts are kept" in line]
+        assert line.endswith(f"INFO -: receipts are kept in journal {path}")
+        listed = run("receipts", "list")
+        assert (listed.status, listed.err) == (0, f"Journal: {path}\n")
+        assert [line.split()[2] for line in listed.out.splitlines()] == ["of-pm1", "of-pm2"]
 
 
 @real_time

@@ -36,6 +36,34 @@ def test_a_module_that_is_killed_leaves_its_receipts_to_the_next_one(tmp_path: P
         assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
+def test_without_a_word_it_keeps_one_in_the_state_folder_and_opens_it_after_the_first_value(state_folder: Path) -> None:
+    path = state_folder / "receipts.db"
+    with Simulator() as meter:
+        with module(meter) as everest:
+            live(everest)
+            everest.wait_for(lambda: [line for line in everest.log_lines if "receipts are kept" in line.text])
+            told = [event.name for event in everest.events if event.name == "published" or "receipts are" in str(event)]
+            assert told.index("published") < told.index("log")
+            assert str(path) in next(line.text for line in everest.log_lines if "receipts are kept" in line.text)
+            assert everest.call("start_transaction", start())["status"] == "OK"
+            everest.kill()
+        with module(meter) as everest:
+            live(everest)
+            assert receipt_of(everest.call("stop_transaction", stop("another"))).identification == "04ABT-1"
+            assert receipt_of(everest.call("stop_transaction", stop())).identification == "04ABT-1"
+            assert_ended_well(everest)
+    assert [(entry.transaction_id, entry.found) for entry in entries(path)] == [("T-1", False)]
+
+
+def test_off_keeps_none(state_folder: Path) -> None:
+    with Simulator() as meter, module(meter, journal_path="off") as everest:
+        live(everest)
+        assert everest.call("start_transaction", start())["status"] == "OK"
+        assert receipt_of(everest.call("stop_transaction", stop())).identification == "04ABT-1"
+        assert_ended_well(everest)
+    assert list(state_folder.iterdir()) == []
+
+
 @pytest.mark.parametrize("trouble", ["no folder", "locked"])
 def test_a_journal_that_cannot_be_written_is_one_error_and_fails_nothing(trouble: str, tmp_path: Path) -> None:
     path = tmp_path / ("missing/receipts.db" if trouble == "no folder" else "receipts.db")
