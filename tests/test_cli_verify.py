@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from iem_dcr.cli.verifying import BATCH, MANY
-from iem_dcr.ocmf.curves import SECP256R1
+from iem_dcr.ocmf.keys import SECP256R1
 from tests.support.command_line import PATIENCE_S, Done, begin, environment, finish, run
 from tests.support.journals import tuple_text
 from tests.support.ocmf_signing import CurveSigner

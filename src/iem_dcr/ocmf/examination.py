@@ -1,41 +1,39 @@
-"""Examining the receipts of one transaction; `iem_dcr.ocmf.findings` says by whose rules."""
+"""Examining the receipts of one transaction by the rules of `iem_dcr.ocmf.rules`.
+
+What stands in each receipt is looked at here; begin and end together by `iem_dcr.ocmf.transaction`.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from decimal import Decimal
+import re
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from iem_dcr.errors import printable
-from iem_dcr.ocmf.finding_codes import finding
-from iem_dcr.ocmf.judging import judge_transaction
-from iem_dcr.ocmf.receipt import MOST_READINGS
+from iem_dcr.ocmf.receipt import MOST_READINGS, Row
 from iem_dcr.ocmf.registers import register_of
-from iem_dcr.ocmf.signature import is_der
-from iem_dcr.ocmf.transaction import (
-    has_begin,
-    has_end,
-    is_fiscal,
-    meter_of,
-    pagination_of,
-    rows_of,
-    version_of,
-)
+from iem_dcr.ocmf.rules import Finding, finding
+from iem_dcr.ocmf.signature import Form, form_of
+from iem_dcr.ocmf.transaction import Transaction, double_in, is_old, quoted, text_of
+from iem_dcr.ocmf.tuple_text import HEADER, repeated_keys
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from iem_dcr.ocmf.finding_codes import Finding
     from iem_dcr.ocmf.receipt import Receipt
-    from iem_dcr.ocmf.transaction import Row
 
-_OLDEST, _NEWEST = Decimal("0.1"), Decimal("1.3")
-_TEXTS = ("TT", "ID", "CI", "CT")
-_PAYLOAD_TEXTS = ("FV", "GI", "GV", "GS", "PG", "MV", "MM", "MS", "MF", "CF", "IL", "IT", "ID", "TT", "CT", "CI")
-_READING_TEXTS = ("TM", "TX", "RV", "RI", "RU", "RT", "EF", "ST")
-_SIGNATURE_TEXTS = ("SA", "SE", "SM", "SD")
+
+_OLDEST, _NEWEST = 0.1, 1.3
 _LONGEST = {"TT": 250, "ID": 40}
+_TEXTS = frozenset({"FV", "GI", "GV", "GS", "PG", "MV", "MM", "MS", "MF", "CF", "IT", "ID", "TT"})
+_TEXTS_NEW = _TEXTS | {"IL", "CT", "CI"}
+_TEXTS_OLD = _TEXTS | {"VI", "VV", "IS"}
+_SIGNED_TEXTS = ("TT", "ID", "CI", "CT")
+_READING_TEXTS = frozenset({"TM", "TX", "RV", "RI", "RU", "ST", "EF", "RT"})
+_READING_TEXTS_OLD = frozenset({"TM", "TX", "RV", "RI", "RU", "ST", "EI"})
+_LOSS_TEXTS = ("LN", "LI", "LR", "LU")
+_SIGNATURE_TEXTS = ("SA", "SE", "SM", "SD")
+_PLAIN_NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?", re.ASCII)
 
 
 def examine(receipt: Receipt) -> tuple[Finding, ...]:
@@ -43,7 +41,7 @@ def examine(receipt: Receipt) -> tuple[Finding, ...]:
 
     A receipt of one end only gets ``transaction-incomplete``; `examine_transaction` takes both.
     """
-    return tuple(replace(one, receipt=None) for one in examine_transaction([receipt]))
+    return tuple(_examine([receipt], [None]))
 
 
 def examine_transaction(receipts: Sequence[Receipt]) -> tuple[Finding, ...]:
@@ -52,143 +50,162 @@ def examine_transaction(receipts: Sequence[Receipt]) -> tuple[Finding, ...]:
     Returns:
         The findings, with the index of the receipt each is about.
     """
-    rows = rows_of(receipts)
-    found: list[Finding] = []
-    for number, receipt in enumerate(receipts):
-        of_payload = (*_of_text(receipt), *_of_types(receipt), *_of_payload(receipt))
-        found += [replace(one, receipt=number) for one in of_payload]
-    for row in rows:
-        found += _of_row(row)
-    found += _between(receipts)
-    found += _of_transaction(receipts, rows)
-    return tuple(found)
+    return tuple(_examine(receipts, range(len(receipts))))
 
 
-def _of_text(receipt: Receipt) -> Iterator[Finding]:
-    fields = {name: text for name in _TEXTS if isinstance(text := receipt.payload.get(name), str)}
-    if receipt.text.count("|") > 2:
-        named = next((name for name, text in fields.items() if "|" in text), "")
-        yield finding(
-            "separator-in-text", f"a | stands in {named or 'a section'}; other readers cut there", field=named
-        )
+def _examine(receipts: Sequence[Receipt], numbers: Sequence[int | None]) -> Iterator[Finding]:
+    numbered = list(zip(numbers, receipts, strict=True))
+    for number, receipt in numbered:
+        yield from _of_tuple(receipt, number)
+        yield from _of_fields(receipt, number)
+        yield from _of_signature(receipt, number)
+        yield from _of_payload(receipt, number)
+    for number, receipt in numbered:
+        old = is_old(receipt)
+        for row in receipt.rows:
+            yield from _types_of_row(receipt, row, number, old=old)
+            yield from _of_row(row, number)
+    if len(numbered) > 1:
+        yield from _between_receipts(receipts)
+    first = receipts[0]
+    if len(receipts) > 1 or (first.has_begin and first.has_end and not first.is_fiscal):
+        yield from Transaction(numbered).judge()
+    elif not first.is_fiscal:
+        missing = [what for what, has in (("begin", first.has_begin), ("end", first.has_end)) if not has]
+        yield finding("transaction-incomplete", f"no {' and no '.join(missing)} in it", field="TX")
+
+
+# --- one receipt ---
+
+
+def _of_tuple(receipt: Receipt, number: int | None) -> Iterator[Finding]:
+    payload, text = receipt.payload, receipt.text
+    if text.count("|") > 2:
+        named = next((name for name in _SIGNED_TEXTS if "|" in str(payload.get(name))), "")
+        what = f"a | stands in {named or 'a section'}; other readers cut there"
+        yield finding("separator-in-text", what, field=named, receipt=number)
     if not receipt.signed.isascii():
-        named = next((name for name, text in fields.items() if not text.isascii()), "")
-        yield finding("text-not-ascii", f"{named or 'the payload'} holds characters that are not ASCII", field=named)
+        named = next((name for name in _SIGNED_TEXTS if not str(payload.get(name)).isascii()), "")
+        what = f"{named or 'the payload'} holds characters that are not ASCII"
+        yield finding("text-not-ascii", what, field=named, receipt=number)
     for name, longest in _LONGEST.items():
-        if len(fields.get(name, "")) > longest:
-            yield finding(
-                "text-too-long", f"{name} has {len(fields[name])} characters, {longest} are allowed", field=name
-            )
-    if not is_der(receipt.signature):
-        yield finding("signature-form", "the signature is not DER as the transparency software reads it", field="SD")
+        value = payload.get(name)
+        if isinstance(value, str) and len(value) > longest:
+            what = f"{name} has {len(value)} characters, {longest} are allowed"
+            yield finding("text-too-long", what, field=name, receipt=number)
+    signed = receipt.signed.decode()
+    outer, inner = repeated_keys(signed, payload)
+    in_signature = repeated_keys(text[len(HEADER) + len(signed) + 1 :], receipt.signature)
+    if outer:
+        what = f"the payload gives {printable(outer, limit=20)!r} twice"
+        yield finding("key-repeated", what, field=printable(outer, limit=20), receipt=number)
+    for key in (inner, *in_signature):
+        if key:
+            what = f"{printable(key, limit=20)!r} is given twice in one object; the last one counts"
+            yield finding("key-repeated-within", what, field=printable(key, limit=20), receipt=number)
+    if receipt.has_odd_numbers:
+        yield finding("number-form", "a number is written as JSON does not have it", receipt=number)
 
 
-def _of_types(receipt: Receipt) -> Iterator[Finding]:
-    for section, names in ((receipt.payload, _PAYLOAD_TEXTS), (receipt.signature, _SIGNATURE_TEXTS)):
-        for name in names:
-            if isinstance(section.get(name), (list, dict)):
-                yield finding("field-type", f"{name} is no text", field=name)
-    status, flags = receipt.payload.get("IS"), receipt.payload.get("IF")
-    if not isinstance(status, (bool, str, type(None))):
-        yield finding("field-type", "IS is neither true nor false", field="IS")
-    if flags is not None and not (
-        isinstance(flags, list) and not any(isinstance(flag, (list, dict)) for flag in flags)
-    ):
-        yield finding("field-type", "IF is no list of texts", field="IF")
-
-
-def _of_payload(receipt: Receipt) -> Iterator[Finding]:
-    version, pagination = version_of(receipt), receipt.payload.get("PG")
+def _of_fields(receipt: Receipt, number: int | None) -> Iterator[Finding]:
+    payload = receipt.payload
+    version = double_in(payload.get("FV"))
     if version is None or not _OLDEST <= version <= _NEWEST:
-        said = _shown(receipt.payload["FV"]) if "FV" in receipt.payload else "missing"
-        yield finding("format-version", f"FV is {said}; the transparency software reads 0.1 to 1.3", field="FV")
-    if not isinstance(pagination, str) or len(pagination) < 2:
-        yield finding("pagination-missing", "PG is missing or too short", field="PG")
-    elif pagination_of(receipt) is None:
-        yield finding(
-            "pagination-form", f"PG is {printable(pagination, limit=20)!r}, not T or F and a number", field="PG"
-        )
-    if receipt.pagination and receipt.pagination.startswith("F"):
-        yield finding("fiscal", "readings without a transaction (PG F): begin and end were not judged", field="PG")
+        said = quoted(payload["FV"]) if "FV" in payload else "missing"
+        what = f"FV is {said}; the transparency software reads 0.1 to 1.3"
+        yield finding("format-version", what, field="FV", receipt=number)
+    for name in _wrong_fields(payload, old=is_old(receipt)):
+        yield finding("field-type", f"{name} is of another type than OCMF says", field=name, receipt=number)
+    for name in _SIGNATURE_TEXTS:
+        if type(receipt.signature.get(name)) in (list, dict):
+            yield finding("field-type", f"{name} is no text", field=name, receipt=number)
+
+
+def _wrong_fields(payload: Mapping[str, object], *, old: bool) -> Iterator[str]:
+    texts = _TEXTS_OLD if old else _TEXTS_NEW
+    for name, value in payload.items():
+        if type(value) in (list, dict) and name in texts:
+            yield name
+    if not old and not isinstance(payload.get("IS"), (bool, str, type(None))):
+        yield "IS"
+    flags = payload.get("IF")
+    if flags is not None and (not isinstance(flags, list) or any(type(flag) in (list, dict) for flag in flags)):
+        yield "IF"
+    loss = None if old else payload.get("LC")
+    if loss is not None and (
+        not isinstance(loss, dict) or any(type(loss.get(name)) in (list, dict) for name in _LOSS_TEXTS)
+    ):
+        yield "LC"
+
+
+def _of_signature(receipt: Receipt, number: int | None) -> Iterator[Finding]:
+    form = form_of(receipt.signature)
+    if form is Form.ODD:
+        what = "SA, SE or SD is written otherwise than OCMF has it"
+        yield finding("signature-spelling", what, field="SD", receipt=number)
+    elif form is Form.ENCODING:
+        what = f"SE is {quoted(receipt.signature.get('SE'))}, or SD holds a carriage return"
+        yield finding("signature-encoding", what, field="SE", receipt=number)
+    elif form is Form.NOT_DER:
+        what = "the signature is not DER as the transparency software reads it"
+        yield finding("signature-form", what, field="SD", receipt=number)
+
+
+def _of_payload(receipt: Receipt, number: int | None) -> Iterator[Finding]:
+    RD, PG = receipt.payload.get("RD"), text_of(receipt.payload.get("PG"))
+    if not isinstance(RD, list) or not RD:
+        yield finding("readings-missing", "RD holds no readings", field="RD", receipt=number)
+    elif len(RD) > MOST_READINGS:
+        yield finding("readings-too-many", f"RD holds {len(RD)} readings", field="RD", receipt=number)
+    if PG is None or len(PG) < 2:
+        yield finding("pagination-missing", "PG is missing or too short", field="PG", receipt=number)
+    elif receipt.counter is None:
+        what = f"PG is {printable(PG, limit=20)!r}, not T or F and a number"
+        yield finding("pagination-form", what, field="PG", receipt=number)
+    if receipt.is_fiscal:
+        what = "readings without a transaction (PG F): begin and end were not judged"
+        yield finding("fiscal", what, field="PG", receipt=number)
     if not receipt.meter_serial:
-        yield finding("meter-missing", "MS, the meter's serial number, is missing", field="MS")
-    yield from _of_readings(receipt.payload.get("RD"))
+        yield finding("meter-missing", "MS, the meter's serial number, is missing", field="MS", receipt=number)
 
 
-def _of_readings(written: object) -> Iterator[Finding]:
-    if not isinstance(written, list) or not written:
-        yield finding("readings-missing", "RD holds no readings", field="RD")
-    elif len(written) > MOST_READINGS:
-        yield finding("readings-too-many", f"RD holds {len(written)} readings", field="RD")
+def _types_of_row(receipt: Receipt, row: Row, number: int | None, *, old: bool) -> Iterator[Finding]:
+    RD = receipt.payload.get("RD")
+    if not row.written and not (isinstance(RD, list) and isinstance(RD[row.at], dict)):
+        yield finding("field-type", "a reading is no object", field="RD", reading=row.at, receipt=number)
+    for name, value in row.written.items():
+        if type(value) in (list, dict) and name in (_READING_TEXTS_OLD if old else _READING_TEXTS):
+            yield finding("field-type", f"{name} is no text", field=name, reading=row.at, receipt=number)
 
 
-def _of_row(row: Row) -> Iterator[Finding]:
-    reading, at = row.reading, row.index
-    if not row.written:
-        yield finding(
-            "field-type", "a reading is no object, or an empty one", field="RD", reading=at, receipt=row.receipt
-        )
-    for name in _READING_TEXTS:
-        if isinstance(row.written.get(name), (list, dict)):
-            yield finding("field-type", f"{name} is no text", field=name, reading=at, receipt=row.receipt)
-    if reading.RV is None and row.written.get("RV") is not None:
-        yield finding(
-            "value-unreadable",
-            f"RV is no number: {_shown(row.written['RV'])}",
-            field="RV",
-            reading=at,
-            receipt=row.receipt,
-        )
+def _of_row(row: Row, number: int | None) -> Iterator[Finding]:
+    reading, written = row.reading, row.written
+
+    def found(code: str, text: str, field: str) -> Finding:
+        return finding(code, text, field=field, reading=row.at, receipt=number)
+
+    RV = written.get("RV")
+    if reading.RV is None and RV is not None:
+        yield found("value-unreadable", f"RV is no number: {quoted(RV)}", "RV")
+    elif isinstance(RV, str) and not _PLAIN_NUMBER.fullmatch(RV):
+        yield found("number-form", f"RV is written as {RV[:40]!r}", "RV")
     if register_of(reading.RI) is None and (reading.RV is not None or reading.RI):
-        yield finding(
-            "register-unknown",
-            f"RI {_shown(reading.RI)} is no register known here",
-            field="RI",
-            reading=at,
-            receipt=row.receipt,
-        )
-    if reading.RV is not None and reading.RU not in ("kWh", "Wh") and reading.RU:
-        yield finding(
-            "unit-unknown",
-            f"RU is {_shown(reading.RU)}, neither kWh nor Wh",
-            field="RU",
-            reading=at,
-            receipt=row.receipt,
-        )
-    if "t" in reading.EF:
-        yield finding(
-            "time-flag",
-            "EF contains t: the time is not usable for billing",
-            field="EF",
-            reading=at,
-            receipt=row.receipt,
-        )
+        yield found("register-unknown", f"RI {quoted(reading.RI)} is no register known here", "RI")
+    if reading.RU not in ("kWh", "Wh") and reading.RV is not None and (reading.RU or written.get("RU") is not None):
+        yield found("unit-unknown", f"RU is {quoted(written.get('RU', reading.RU))}, neither kWh nor Wh", "RU")
+    if reading.EF and "t" in reading.EF:
+        yield found("time-flag", "EF contains t: the time is not usable for billing", "EF")
     if reading.TX == "X":
-        yield finding("exception", "an exception while charging (TX X)", field="TX", reading=at, receipt=row.receipt)
+        yield found("exception", "an exception while charging (TX X)", "TX")
 
 
-def _between(receipts: Sequence[Receipt]) -> Iterator[Finding]:
+def _between_receipts(receipts: Sequence[Receipt]) -> Iterator[Finding]:
     for number, (before, after) in enumerate(pairwise(receipts), start=1):
-        if meter_of(before) != meter_of(after):
+        if before.meter != after.meter:
             yield finding("meters-differ", "begin and end are of different meters", field="MS", receipt=number)
         if before.identification != after.identification:
             yield finding("identifications-differ", "begin and end name different users", field="ID", receipt=number)
-        first, second = pagination_of(before), pagination_of(after)
+        first, second = before.counter, after.counter
         if first and second and (first[0] != second[0] or first[1] >= second[1]):
             text = f"PG {after.pagination} does not come after {before.pagination}"
             yield finding("pagination-falling", printable(text, limit=100), field="PG", receipt=number)
-
-
-def _of_transaction(receipts: Sequence[Receipt], rows: list[Row]) -> Iterator[Finding]:
-    if any(is_fiscal(receipt) for receipt in receipts):
-        return
-    missing = [name for name, there in (("begin", has_begin(rows)), ("end", has_end(rows))) if not there]
-    if missing:
-        yield finding("transaction-incomplete", f"no {' and no '.join(missing)} in it", field="TX")
-    else:
-        yield from judge_transaction(receipts, rows)
-
-
-def _shown(value: object) -> str:
-    text = str(value)[:60] if isinstance(value, (str, int, Decimal)) else type(value).__name__
-    return repr(printable(text, limit=40))

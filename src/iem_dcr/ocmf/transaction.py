@@ -1,142 +1,367 @@
-"""The readings of a transaction, per register: those of one tuple, or of a begin and an end in tuples of their own.
+"""Judging begin and end of a transaction as the transparency software does (`iem_dcr.ocmf.rules`).
 
-A reading that leaves TX out takes it from the reading before (OCMF, Readings). It then is no second begin or end of a
-register that has one of its own; but the second object of a meter that writes a row per register inherits TX and TM,
-and is its register's begin or end.
+A row is judged by what stands in it: that software fills in nothing but ST and RU. Where it therefore misses what OCMF
+takes from the reading before, the finding is ``left-out``, so that the reason can be told from a value that is not
+there at all.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from calendar import monthrange
+from datetime import datetime, timedelta, timezone
 from decimal import Decimal
-from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from iem_dcr.ocmf.receipt import ENDING, MOST_READINGS, Reading
-from iem_dcr.ocmf.registers import register_of
+from iem_dcr.errors import printable
+from iem_dcr.ocmf.receipt import ENDING, Row, ends_of, number_in
+from iem_dcr.ocmf.registers import BLANKS, Register, key_of_register, register_of
+from iem_dcr.ocmf.rules import Finding, finding
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping
 
     from iem_dcr.ocmf.receipt import Receipt
 
-_PAGINATION = re.compile(r"([TF])(0|[1-9]\d{0,29})", re.ASCII)
-_VERSION = re.compile(r"\s*(\d{1,9}(?:\.\d{0,20})?)\s*", re.ASCII)
+ERROR_LEVELS = frozenset({"MISMATCH", "INVALID", "OUTDATED", "UNKNOWN"})
+"""Values of IL that say that the user was not identified."""
+
+WITHOUT_LEVEL = 0.5
+"""Before this FV the level stands in IS, and readings count events in EI."""
+
+_DOUBLE = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,9})?[dDfF]?", re.ASCII)
+_TIME = re.compile(
+    r"(\d{4})-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])T(\d\d):([0-5]\d):([0-5]\d),(\d{3})([+-])(\d\d)([0-5]\d)", re.ASCII
+)
+_WIDEST_OFFSET = timedelta(hours=18)
+_WH = {"wh": 1000.0}
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One object of RD.
+class _Judged(NamedTuple):
+    """A row of a register that is judged, with ST and RU as the transparency software fills them in."""
 
-    Attributes:
-        receipt: index of the receipt it is in.
-        index: its index in RD.
-        reading: what it says, fields left out taken from the reading before.
-        written: the object as written; empty where RD holds something else.
-        time_text: TM as text, taken from the reading before where it is left out; "" where there is none.
-    """
+    number: int | None
+    row: Row
+    register: Register
+    ST: str | None
+    RU: str | None
 
-    receipt: int
-    index: int
-    reading: Reading
-    written: Mapping[str, object]
-    time_text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Ends:
-    """The begins and ends of one register, in their order; only the first of each where more are inherited."""
-
-    begins: tuple[Row, ...]
-    ends: tuple[Row, ...]
+    def found(self, code: str, text: str, field: str) -> Finding:
+        return finding(code, text, field=field, reading=self.row.at, receipt=self.number)
 
     @property
-    def begin(self) -> Row | None:
-        """The first begin."""
-        return self.begins[0] if self.begins else None
-
-    @property
-    def end(self) -> Row | None:
-        """The last end."""
-        return self.ends[-1] if self.ends else None
+    def what(self) -> str:
+        return "begin" if _TX(self.row.written) == "B" else "end"
 
 
-def rows_of(receipts: Sequence[Receipt]) -> list[Row]:
-    """Return the readings of receipts, in their order."""
-    rows: list[Row] = []
-    for number, receipt in enumerate(receipts):
-        time_text = ""
-        written = receipt.payload.get("RD")
-        objects = islice(written, MOST_READINGS) if isinstance(written, list) else ()
-        for index, (value, reading) in enumerate(zip(objects, receipt.readings, strict=True)):
-            row: Mapping[str, object] = value if isinstance(value, dict) else {}
-            told = row.get("TM", time_text if isinstance(value, dict) else "")
-            time_text = told if isinstance(told, str) else ""
-            rows.append(Row(number, index, reading, row, time_text))
-    return rows
+class Transaction:
+    """Judges begin and end, in the order of the transparency software."""
+
+    def __init__(self, numbered: list[tuple[int | None, Receipt]]) -> None:
+        self._numbered = numbered
+        self._rows = [(number, row) for number, receipt in numbered for row in receipt.rows]
+        self._judged = _judged_of(self._rows)
+
+    def judge(self) -> Iterator[Finding]:
+        """Yield what is found in a begin and an end, and in the readings between."""
+        if len(self._numbered) > 1:
+            yield from self._parts()
+        yield from self._levels()
+        yield from self._first()
+        begins = [one for one in self._judged if _TX(one.row.written) == "B"]
+        ends = [one for one in self._judged if _TX(one.row.written) in ENDING]
+        yield from self._counts(begins, ends)
+        for one in (*begins, *ends):
+            yield from _of_end(one)
+        for one in begins:
+            yield from _begin_flag(one)
+        for one in ends:
+            if _flag(one.row.time_text) is None:
+                text = "TM of the end has no flag of how well the clock is set"
+                yield one.found("time-flag-missing-at-end", text, "TM")
+        if begins and ends:
+            yield from self._begin_to_end(begins[0], ends[-1])
+        if len(self._numbered) > 1:
+            yield from self._across()
+        yield from self._between({id(one.row) for one in (*begins, *ends)})
+
+    def _levels(self) -> Iterator[Finding]:
+        for number, receipt in self._numbered:
+            name = "IS" if is_old(receipt) else "IL"
+            level = (text_of(receipt.payload.get(name)) or "").strip(BLANKS)
+            if level in ERROR_LEVELS:
+                text = f"{name} is {level}: the user was not identified"
+                yield finding("identification-level", text, field=name, receipt=number)
+
+    def _parts(self) -> Iterator[Finding]:
+        """The first of two tuples may hold no end, the second no begin, of whatever register."""
+        for at, (code, what, not_there) in enumerate(
+            (("end-repeated", "end", ENDING), ("begin-repeated", "begin", frozenset("B")))
+        ):
+            number = self._numbered[at][0]
+            for of, row in self._rows:
+                if of == number and _TX(row.written) in not_there:
+                    text = f"the tuple of the {'begin' if at == 0 else 'end'} holds a {what}"
+                    yield finding(code, text, field="TX", reading=row.at, receipt=number)
+
+    def _first(self) -> Iterator[Finding]:
+        """ST and RU are filled in from the judged reading before, so the first has to have them."""
+        for one in self._judged[:1]:
+            for name, code in (("ST", "status-missing"), ("RU", "unit-missing")):
+                if one.row.written.get(name) is None:
+                    is_inherited = name not in one.row.written and getattr(one.row.reading, name)
+                    text = f"{name} is left out, and not filled in by other readers" if is_inherited else None
+                    yield one.found("left-out" if text else code, text or f"{name} is missing", name)
+
+    def _counts(self, begins: list[_Judged], ends: list[_Judged]) -> Iterator[Finding]:
+        for code, ones in (("begin", begins), ("end", ends)):
+            if not ones:
+                yield from self._not_there(code)
+            seen: set[object] = set()
+            for one in ones:
+                if one.register.groups in seen and len(self._numbered) == 1:
+                    text = f"a further {code} of register {printable(one.row.written['RI'], limit=40)}"
+                    yield one.found(f"{code}-repeated", text, "TX")
+                seen.add(one.register.groups)
+        spellings = {one.register.groups: str(one.row.written["RI"]) for one in (*begins, *ends)}
+        if len(spellings) > 1:
+            names = printable(", ".join([*spellings.values()][:10]), limit=100)
+            yield finding("registers-mixed", f"begin or end of {len(spellings)} registers: {names}", field="RI")
+        elif len({one.row.written["RI"] for one in (*begins, *ends)}) > 1:
+            text = f"the register is spelled {quoted(begins[0].row.written['RI'])} and otherwise at the end"
+            yield ends[-1].found("register-spelling", text, "RI")
+
+    def _not_there(self, code: str) -> Iterator[Finding]:
+        """Tell a begin or end that leaves out what other readers look for from one that is not there."""
+        rows = [(number, row) for number, row in self._rows if _is_judged(row.reading.RI)]
+        number_of = {id(row): number for number, row in rows}
+        is_told = False
+        for register in ends_of(row for _, row in rows).values():
+            for row in register.begins if code == "begin" else register.ends:
+                for name in ("TX", "RI", "RV"):
+                    if row.written.get(name) is None and getattr(row.reading, name) not in ("", None):
+                        text = f"{name} of the {code} is left out, and not filled in by other readers"
+                        at, where = row.at, number_of[id(row)]
+                        yield finding("left-out", text, field=name, reading=at, receipt=where)
+                        is_told = True
+        if not is_told:
+            yield finding(f"{code}-missing", f"no register that is judged has a {code}", field="TX")
+
+    def _begin_to_end(self, begin: _Judged, end: _Judged) -> Iterator[Finding]:
+        first, last = begin.row.reading, end.row.reading
+        if begin.RU != end.RU and None not in (begin.RU, end.RU):
+            text = f"the begin is in {quoted(begin.RU or '')}, the end in {quoted(end.RU or '')}"
+            yield end.found("units-mixed", text, "RU")
+        falls = _is_above(_number(begin.row), _number(end.row))
+        if falls or (first.RU != last.RU and _is_above(first.energy_wh, last.energy_wh)):
+            yield end.found("register-falling", f"the register falls from {first.RV} to {last.RV}", "RV")
+        yield from _times(begin, end)
+        relative = _flag(begin.row.time_text) == "R", _flag(end.row.time_text) == "R"
+        if relative == (True, False):
+            yield end.found("time-relative-mixed", "the begin's time is relative (R), the end's is not", "TM")
+        if relative == (False, True):
+            yield end.found("time-relative-at-end", "the end's time is relative (R), the begin's is not", "TM")
+        receipt = next(receipt for number, receipt in self._numbered if number == end.number)
+        if is_old(receipt):
+            counter = double_in(end.row.written.get("EI"))
+            if counter is not None and counter != double_in(begin.row.written.get("EI")):
+                yield end.found("event-counter", "EI differs between begin and end", "EI")
+
+    def _across(self) -> Iterator[Finding]:
+        """Every judged reading of the begin's tuple has to be as low as every one of the end's, in kWh."""
+        number_of_begin = self._numbered[0][0]
+        of_begin: list[tuple[float, int | None, Row]] = []
+        of_end: list[tuple[float, int | None, Row]] = []
+        for number, row in self._rows:
+            register = _own_register(row)
+            if register is not None and register.judged and register.groups[5] == 0:
+                (of_begin if number == number_of_begin else of_end).append((_kwh(row), number, row))
+        if not of_begin or not of_end:
+            code = "begin-missing" if not of_begin else "end-missing"
+            yield finding(code, "its tuple holds no total of a register that is judged", field="RI")
+            return
+        highest = max(value for value, _, _ in of_begin)
+        lowest, number, row = min(of_end, key=lambda one: one[0])
+        is_told = len(of_begin) == len(of_end) == 1 and _is_above(_number(of_begin[0][2]), _number(row))
+        if highest > lowest and not is_told:
+            text = f"the end's tuple holds {lowest:g} kWh, the begin's {highest:g} kWh"
+            yield finding("register-falling", text, field="RV", reading=row.at, receipt=number)
+
+    def _between(self, judged_ends: set[int]) -> Iterator[Finding]:
+        last: dict[object, tuple[int | None, Row]] = {}
+        for number, row in self._rows:
+            reading = row.reading
+            if id(row) not in judged_ends:
+                if reading.ST not in ("G", ""):
+                    text = f"ST is {printable(reading.ST, limit=20)!r}, not G"
+                    yield finding("status-not-good-between", text, field="ST", reading=row.at, receipt=number)
+                if "E" in reading.EF:
+                    text = "EF contains E: the energy is not usable"
+                    yield finding("energy-flag-between", text, field="EF", reading=row.at, receipt=number)
+            register = key_of_register(reading.RI)
+            of, before = last.get(register, (None, None))
+            if before is not None and not {id(before), id(row)} <= judged_ends:
+                is_told = of != number and _is_judged(reading.RI)  # the readings of two tuples are judged already
+                yield from _falling(before, row, number, is_told=is_told)
+            if reading.RV is not None:
+                last[register] = number, row
 
 
-def judged_of(rows: Iterable[Row]) -> list[Row]:
-    """Return the rows by which the transparency software judges: those of registers with the cable's loss taken out,
-    or where there are none, those of all registers it knows.
+def _judged_of(rows: Iterable[tuple[int | None, Row]]) -> list[_Judged]:
+    """Return the rows of registers with the cable's loss taken out, or where there are none, of all that are judged."""
+    found = []
+    for number, row in rows:
+        register = _own_register(row)
+        if register is not None and register.judged:
+            found.append((number, row, register))
+    compensated = [one for one in found if one[2].compensated]
+    judged: list[_Judged] = []
+    ST = RU = None
+    for number, row, register in compensated or found:
+        ST = text_of(row.written.get("ST")) if row.written.get("ST") is not None else ST
+        RU = text_of(row.written.get("RU")) if row.written.get("RU") is not None else RU
+        judged.append(_Judged(number, row, register, ST, RU))
+    return judged
+
+
+def _own_register(row: Row) -> Register | None:
+    RI = row.written.get("RI")
+    return register_of(RI) if isinstance(RI, str) else None
+
+
+def _is_judged(RI: str) -> bool:
+    register = register_of(RI)
+    return register is not None and register.judged
+
+
+def _of_end(one: _Judged) -> Iterator[Finding]:
+    """Judge a begin or an end by itself."""
+    reading, written, what = one.row.reading, one.row.written, one.what
+    if written.get("RV") is None:
+        if reading.RV is not None and "RV" not in written:
+            text = f"RV of the {what} is left out, and not filled in by other readers"
+            yield one.found("left-out", text, "RV")
+        else:
+            yield one.found("value-missing", f"the {what} has no value", "RV")
+    if one.ST not in ("G", None):
+        yield one.found("status-not-good", f"ST of the {what} is {printable(one.ST, limit=20)!r}, not G", "ST")
+    if "E" in reading.EF or "E" in (text_of(written.get("EF")) or ""):
+        yield one.found("energy-flag", f"EF of the {what} contains E: the energy is not usable", "EF")
+    time_text = one.row.time_text
+    if time_text and reading.TM is None:
+        shown = printable(time_text[:60], limit=40)
+        yield one.found("time-unreadable", f"TM of the {what} is no time: {shown!r}", "TM")
+    flag = _flag(time_text)
+    if flag not in (None, "S"):
+        shown = printable(flag, limit=20)
+        yield one.found("time-not-synchronised", f"the clock of the {what} was not synchronised: {shown!r}", "TM")
+
+
+def _begin_flag(one: _Judged) -> Iterator[Finding]:
+    if _flag(one.row.time_text) is None:
+        yield one.found("time-flag-missing", "TM of the begin has no flag of how well the clock is set", "TM")
+    elif one.row.written.get("TM") is None:
+        yield one.found("left-out", "TM of the begin is left out, and not filled in by other readers", "TM")
+
+
+def _times(begin: _Judged, end: _Judged) -> Iterator[Finding]:
+    first, last = _time_there(begin.row), _time_there(end.row)
+    if first is not None and last is not None:
+        if first > last:
+            yield end.found("time-falling", f"the end is earlier than the begin, which is at {first}", "TM")
+        return
+    own_first, own_last = begin.row.reading.TM, end.row.reading.TM
+    if own_first and own_last and own_first.instant > own_last.instant:
+        yield end.found("time-falling-between", "the end is earlier than the begin", "TM")
+
+
+def _falling(before: Row, row: Row, number: int | None, *, is_told: bool) -> Iterator[Finding]:
+    first, last = before.reading, row.reading
+    if not is_told and _is_above(first.energy_wh, last.energy_wh):
+        text = f"register {printable(last.RI, limit=40)} falls from {first.RV} to {last.RV}"
+        yield finding("register-falling-between", text, field="RV", reading=row.at, receipt=number)
+    if first.TM and last.TM and first.TM.instant > last.TM.instant:
+        text = "earlier than the reading of the same register before it"
+        yield finding("time-falling-between", text, field="TM", reading=row.at, receipt=number)
+
+
+# --- values as the transparency software takes them ---
+
+
+def text_of(value: object) -> str | None:
+    """Return what it takes for a text: a number or a truth value is one as well."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value) if isinstance(value, (int, Decimal)) else None
+
+
+def _TX(written: Mapping[str, object]) -> str:  # noqa: N802  TX is OCMF's name
+    TX = written.get("TX")
+    return TX.strip(BLANKS) if isinstance(TX, str) else ""
+
+
+def double_in(value: object) -> float | None:
+    """Read a number in binary, as Java does; None where it is none."""
+    text = None if isinstance(value, bool) else text_of(value)
+    if text is None or len(text) > 400 or not _DOUBLE.fullmatch(text.strip(BLANKS)):
+        return None
+    return float(text.strip(BLANKS).rstrip("dDfF"))
+
+
+def _number(row: Row) -> float | None:
+    """The bare number of a row: compared in binary, whatever its unit."""
+    value = number_in(row.written.get("RV"))
+    return None if value is None else float(value)
+
+
+def _kwh(row: Row) -> float:
+    value, RU = _number(row), text_of(row.written.get("RU"))
+    return (value or 0.0) / _WH.get((RU or "").strip(BLANKS).lower(), 1.0)
+
+
+def _flag(time_text: str) -> str | None:
+    """Return what it takes for the flag: what stands behind the first space of TM."""
+    parts = time_text.rstrip(" ").split(" ")
+    return parts[1] if len(parts) > 1 else None
+
+
+def _time_there(row: Row) -> datetime | None:
+    """Read TM as it does: milliseconds behind a comma, an offset without a colon, and any flag. 24:00:00,000 is the
+    next day's beginning, and a day past the end of its month is the month's last.
     """
-    judged = [(row, register) for row in rows if (register := register_of(row.reading.RI)) and register.judged]
-    compensated = [row for row, register in judged if register.compensated]
-    return compensated or [row for row, _ in judged]
+    TM = row.written.get("TM")
+    if not isinstance(TM, str) or _flag(TM) is None:
+        return None
+    match = _TIME.fullmatch(TM.split(" ")[0])
+    if match is None:
+        return None
+    year, month, day, hour, minute, second, ms = (int(group) for group in match.groups()[:7])
+    offset = timedelta(hours=int(match[9]), minutes=int(match[10]))
+    next_day = hour == 24 and minute == second == ms == 0
+    if year == 0 or offset > _WIDEST_OFFSET or (hour > 23 and not next_day):
+        return None
+    day = min(day, monthrange(year, month)[1])
+    zone = timezone(-offset if match[8] == "-" else offset)
+    try:
+        time = datetime(year, month, day, 0 if next_day else hour, minute, second, 1000 * ms, tzinfo=zone)
+        return time + timedelta(days=1) if next_day else time
+    except OverflowError:
+        return None
 
 
-def ends_of(rows: Iterable[Row]) -> dict[str, Ends]:
-    """Return the begins and ends of each register, by its RI, in the order in which the registers appear."""
-    of: dict[str, list[Row]] = {}
-    for row in rows:
-        if row.reading.TX == "B" or row.reading.TX in ENDING:
-            of.setdefault(row.reading.RI, []).append(row)
-    return {
-        register: Ends(
-            _own([row for row in found if row.reading.TX == "B"]),
-            _own([row for row in found if row.reading.TX in ENDING]),
-        )
-        for register, found in of.items()
-    }
+def _is_above(first: float | Decimal | None, last: float | Decimal | None) -> bool:
+    return first is not None and last is not None and first > last
 
 
-def has_begin(rows: Iterable[Row]) -> bool:
-    """Whether any register has a begin."""
-    return any(row.reading.TX == "B" for row in rows)
+def is_old(receipt: Receipt) -> bool:
+    """Whether a receipt is of OCMF before 0.5."""
+    version = double_in(receipt.payload.get("FV"))
+    return version is not None and version < WITHOUT_LEVEL
 
 
-def has_end(rows: Iterable[Row]) -> bool:
-    """Whether any register has an end."""
-    return any(row.reading.TX in ENDING for row in rows)
-
-
-def meter_of(receipt: Receipt) -> str:
-    """Return what tells a receipt's meter from others: its serial number, or the gateway's, or ""."""
-    gateway = receipt.payload.get("GS")
-    return receipt.meter_serial or (gateway if isinstance(gateway, str) else "")
-
-
-def pagination_of(receipt: Receipt) -> tuple[str, int] | None:
-    """Return PG as context (``T`` or ``F``) and counter; None where it is not of that form."""
-    match = _PAGINATION.fullmatch(receipt.pagination or "")
-    return None if match is None else (match[1], int(match[2]))
-
-
-def is_fiscal(receipt: Receipt) -> bool:
-    """Whether the receipt is none of a transaction: its PG begins with another letter than ``T``."""
-    return bool(receipt.pagination) and not (receipt.pagination or "").startswith("T")
-
-
-def version_of(receipt: Receipt) -> Decimal | None:
-    """Return FV as a number; None where it is none."""
-    value = receipt.payload.get("FV")
-    if isinstance(value, (int, Decimal)) and not isinstance(value, bool):
-        return Decimal(value)
-    match = _VERSION.fullmatch(value) if isinstance(value, str) else None
-    return None if match is None else Decimal(match[1])
-
-
-def _own(rows: list[Row]) -> tuple[Row, ...]:
-    own = tuple(row for row in rows if "TX" in row.written)
-    return own or tuple(rows[:1])
+def quoted(value: object) -> str:
+    """Write a value of a tuple in quotes, cut and fit to be printed."""
+    text = str(value)[:60] if isinstance(value, (str, int, Decimal)) else type(value).__name__
+    return repr(printable(text, limit=40))
