@@ -48,7 +48,7 @@ _KEYS = frozenset({"publickey", "pk", "meterpublickey"})
 _BEGINS_JSON = ("{", "[", '"')
 _HEX = re.compile(r"(?:[0-9A-Fa-f]{2})+")
 _BASE64 = re.compile(r"[A-Za-z0-9+/]{16,}={0,2}")
-_LINE_START = re.compile(r'[{\["]|OCMF\|(?=[ \t]*\{)')
+_LINE_START = re.compile(r'[{\[]|^(?=")|OCMF\|(?=[ \t]*\{)')
 _MOST_STARTS = 20
 _CONTEXTS = {"Transaction.Begin": "begin", "Transaction.End": "end"}
 _PLACE = ("values", "value")
@@ -224,7 +224,7 @@ def _of_lines(text: str, notes: list[str]) -> list[Found]:
     def each() -> Iterator[Found]:
         nonlocal is_log
         for number, line in enumerate(text.split("\n"), 1):
-            found, is_read = _of_line(line)
+            found, is_read = _of_line(line.strip(_AROUND))
             if found:
                 is_log |= not line.lstrip(_AROUND).startswith((*_BEGINS_JSON, HEADER))
             elif not is_read and line.strip(_AROUND):
