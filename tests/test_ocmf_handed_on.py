@@ -108,7 +108,7 @@ def test_one_register_may_be_spelled_with_and_without_its_total() -> None:
     ({"SE": "base64", "SD": "\r\n".join(textwrap.wrap(b64(SD), 30))}, Judgement.REFUSED, "signature-encoding"),
 ])  # fmt: skip
 def test_a_signature_is_read_in_every_spelling(section: dict[str, object], judgement: Judgement, code: str) -> None:
-    text = SIGNER.tuple_of(PAYLOAD, **section)
+    text = SIGNER.tuple_of(PAYLOAD, section=section)
     assert judged(text) == (judgement, [code])
     assert judged(text.replace("04AB", "04AC"))[0] is Judgement.INVALID
 
@@ -118,7 +118,7 @@ def test_a_signature_is_read_in_every_spelling(section: dict[str, object], judge
     {"SD": "3080" + SD.hex()[4:] + "0000"},
 ])  # fmt: skip
 def test_what_is_not_read_there_is_not_checked_here(section: dict[str, object]) -> None:
-    assert judged(SIGNER.tuple_of(PAYLOAD, **section))[0] is Judgement.NOT_CHECKED
+    assert judged(SIGNER.tuple_of(PAYLOAD, section=section))[0] is Judgement.NOT_CHECKED
 
 
 # --- keys ---

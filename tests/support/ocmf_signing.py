@@ -73,10 +73,10 @@ class CurveSigner:
         r, s = self.key.sign_digest(digest, sigencode=lambda r, s, _: (r, s), k=NONCE, allow_truncate=True)
         return int(r), int(s)
 
-    def tuple_of(self, payload: str, algorithm: str | None = None, **section: object) -> str:
+    def tuple_of(self, payload: str, algorithm: str | None = None, section: dict[str, object] | None = None) -> str:
         """Write a tuple with a DER signature; a field of the signature section that is given takes its place."""
         fields: dict[str, object] = {
             "SA": algorithm or f"ECDSA-{self.curve.name}-SHA256",
             "SD": der(*self.numbers(payload)).hex(),
         }
-        return f"OCMF|{payload}|{json.dumps(fields | section)}"
+        return f"OCMF|{payload}|{json.dumps(fields | (section or {}))}"

@@ -152,6 +152,7 @@ def public_key_der_hex(text: str, algorithm: str | None = None) -> str:
     return written if written.lower() == der_hex else der_hex
 
 
+@lru_cache(maxsize=_KEYS_KEPT)
 def is_plain(text: str, curve: Curve) -> bool:
     """Whether a key that is DER as hex or base64 is padded base64, has short lengths and names its curve.
 
@@ -240,10 +241,8 @@ def _base64(written: str) -> bytes | None:
 
 def _point_in(raw: bytes, curve: Curve) -> bytes | None:
     """Return the point of a key as SEC 1 writes it, on the curve or not; None where the bytes hold none of its size."""
-    if raw[:1] == bytes([SEQUENCE]):
-        inner = elements(raw)
-        if inner is None or len(inner) < 2 or inner[1][0] != BIT_STRING:
-            return None
+    inner = elements(raw) or []
+    if len(inner) > 1 and inner[1][0] == BIT_STRING:
         return inner[1][1][1:]
     if len(raw) == 2 * curve.size:
         return _UNCOMPRESSED + raw

@@ -16,7 +16,6 @@ import contextlib
 import enum
 import re
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING
 
 from iem_dcr.errors import ReceiptError
@@ -102,7 +101,6 @@ def verify(receipt: Receipt, public_key: str) -> Verification:
     return _VALID if is_valid else _INVALID
 
 
-@cache
 def prepare() -> None:
     """Import ``cryptography`` ahead of the first check: it takes a while, so it belongs in a worker thread."""
     with contextlib.suppress(ImportError):
@@ -122,17 +120,19 @@ def signature_numbers(signature: Mapping[str, object], curve: Curve) -> list[tup
 
 def form_of(signature: Mapping[str, object]) -> Form:
     """Tell how a signature is written, whether it matches or not."""
+    SA, SE, SD = signature.get("SA", ""), signature.get("SE", "hex"), str(signature.get("SD"))
     try:
+        if SE == "hex" and _is_known(SA) and SD.isalnum() and _is_usual(bytes.fromhex(SD)):
+            return Form.PLAIN
         raw = _bytes_of(signature)
-    except ReceiptError:
+    except (ReceiptError, ValueError):
         return Form.NOT_DER
-    SA, SE, SD = signature.get("SA", ""), signature.get("SE", "hex"), str(signature["SD"])
     if SE not in _READ_THERE or (SE != "hex" and "\r" in SD and SE is not None):
         return Form.ENCODING
     integers = _integers(raw)
-    if integers is None or any(_is_malformed(part) for part in integers):
+    if integers is None or _is_malformed(integers[0]) or _is_malformed(integers[1]):
         return Form.NOT_DER
-    if _is_short(raw, integers) and (SA == "" or SA in CURVE_OF_ALGORITHM) and _is_spelled_plainly(SE, SD):
+    if _is_short(raw, integers) and _is_known(SA) and _is_spelled_plainly(SE, SD):
         return Form.PLAIN
     return Form.ODD
 
@@ -230,6 +230,22 @@ def _integers(raw: bytes) -> tuple[bytes, bytes] | None:
 def _is_short(raw: bytes, integers: tuple[bytes, bytes]) -> bool:
     """Whether DER has its lengths in short form, and nothing but the two integers."""
     return len(raw) < 0x82 and raw[1] == len(raw) - 2 and len(integers[0]) + len(integers[1]) == len(raw) - 6
+
+
+def _is_known(SA: object) -> bool:
+    return isinstance(SA, str) and (SA == "" or SA in CURVE_OF_ALGORITHM)
+
+
+def _is_usual(raw: bytes) -> bool:
+    """Whether bytes are DER of two integers in short form, of which none is malformed; most are, and are told fast."""
+    size = len(raw)
+    if not 8 <= size < 0x82 or raw[0] != der.SEQUENCE or raw[1] != size - 2 or raw[2] != der.INTEGER:
+        return False
+    at = 4 + raw[3]
+    if at + 2 >= size or raw[at] != der.INTEGER or raw[at + 1] != size - at - 2:
+        return False
+    r, s = raw[4], raw[at + 2]
+    return (0 < r < 0xFF or (r == 0 and raw[5] >= 0x80)) and (0 < s < 0xFF or (s == 0 and raw[at + 3 :] >= b"\x80"))
 
 
 def _is_malformed(integer: bytes) -> bool:

@@ -22,7 +22,7 @@ from typing import IO, TYPE_CHECKING, NamedTuple, NoReturn
 from iem_dcr.errors import ReceiptError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 HEADER = "OCMF|"
 
@@ -149,7 +149,7 @@ def read_sections(text: str, start: int = 0, decoder: json.JSONDecoder | None = 
     return Sections(payload, signature, text[begin:separator], end, is_odd or is_too)
 
 
-def repeated_keys(section: str, decoded: object) -> tuple[str, str]:
+def repeated_keys(section: str, decoded: Mapping[str, object]) -> tuple[str, str]:
     """Return a key that the outermost object of a section gives more than once, and one that an object within gives.
 
     Args:
@@ -160,7 +160,7 @@ def repeated_keys(section: str, decoded: object) -> tuple[str, str]:
         Each "" where there is none.
     """
     try:
-        if section.count('":') == _count_keys(decoded) and not any(f'"{space}' in section for space in _SPACES):
+        if section.count('"') == 2 * _count_texts(decoded):
             return "", ""
         repeated: list[str] = []
 
@@ -296,10 +296,15 @@ def _candidates(text: str) -> Iterator[str]:
             waiting.extend(reversed(value))
 
 
-def _count_keys(value: object) -> int:
-    if isinstance(value, dict):
-        return len(value) + sum(_count_keys(inner) for inner in value.values() if type(inner) in (dict, list))
-    return sum(_count_keys(inner) for inner in value) if isinstance(value, list) else 0
+def _count_texts(value: Mapping[str, object] | list[object]) -> int:
+    """Count the keys and texts in decoded JSON; each has two quotes, and more if it holds one."""
+    count, inner = (0, value) if isinstance(value, list) else (len(value), value.values())
+    for one in inner:
+        if isinstance(one, str):
+            count += 1
+        elif isinstance(one, (dict, list)):
+            count += _count_texts(one)
+    return count
 
 
 def _no_such_number(name: str) -> NoReturn:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from iem_dcr.errors import ReceiptError
 from iem_dcr.ocmf.examination import examine_transaction
 from iem_dcr.ocmf.keys import curve_of, is_plain
-from iem_dcr.ocmf.receipt import difference_wh, ends_of
+from iem_dcr.ocmf.receipt import Reading, difference_wh, ends_of
 from iem_dcr.ocmf.registers import register_of
 from iem_dcr.ocmf.rules import Finding, Severity, finding
 from iem_dcr.ocmf.signature import Outcome, verify
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from decimal import Decimal
 
     from iem_dcr.meter_time import MeterTime
-    from iem_dcr.ocmf.receipt import Reading, Receipt, Row
+    from iem_dcr.ocmf.receipt import Receipt
     from iem_dcr.ocmf.registers import Register
     from iem_dcr.ocmf.signature import Verification
 
@@ -41,8 +41,7 @@ class Judgement(enum.Enum):
     """The signatures match, and nothing speaks against the transaction."""
 
 
-@dataclass(frozen=True, slots=True)
-class Energy:
+class Energy(NamedTuple):
     """What one register counted from begin to end.
 
     Attributes:
@@ -159,19 +158,16 @@ def _of_keys(receipts: Sequence[Receipt], public_keys: Sequence[str]) -> Iterato
 def energies_of(receipts: Sequence[Receipt]) -> tuple[Energy, ...]:
     """Return what each register with a begin or an end counted; of judged registers, those of import decide."""
     rows = [row for receipt in receipts for row in receipt.rows]
-    only_compensated = any(register.compensated for register in map(_register_of, rows) if register)
     counted = []
     for begins, ends in ends_of(rows).values():
         begin, end = begins[0].reading if begins else None, ends[-1].reading if ends else None
-        either = begin or end
-        counted.append((register_of(either.RI) if either else None, begin, end))
-    judged = [
-        register
-        for register, _, _ in counted
-        if register and register.judged and (register.compensated or not only_compensated)
-    ]
-    deciding = [register for register in judged if register.direction == "import"] or judged
-    return tuple(_energy(register, begin, end, decides=register in deciding) for register, begin, end in counted)
+        counted.append((register_of((begin or end or Reading()).RI), begin, end))
+    judged = [register for register, _, _ in counted if register is not None and register.judged]
+    if len(judged) > 1:
+        compensated = any(register.compensated for row in rows if (register := register_of(row.reading.RI)))
+        judged = [register for register in judged if register.compensated or not compensated]
+        judged = [register for register in judged if register.direction == "import"] or judged
+    return tuple(_energy(register, begin, end, decides=register in judged) for register, begin, end in counted)
 
 
 def _energy(register: Register | None, begin: Reading | None, end: Reading | None, *, decides: bool) -> Energy:
@@ -187,10 +183,6 @@ def _energy(register: Register | None, begin: Reading | None, end: Reading | Non
         end=end.TM if end else None,
         decides=decides,
     )
-
-
-def _register_of(row: Row) -> Register | None:
-    return register_of(row.reading.RI)
 
 
 def energy_summary(energies: Sequence[Energy]) -> str:
