@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from rich.text import Text
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 FEW = 20
 """So many transactions are shown with all there is to say; more with a line each."""
+MOST_LISTED = 10_000
+"""Findings across all that are listed in JSON; of more, their number is told."""
 _STYLES = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.INFO: "dim"}
 _WORDS = {
     Judgement.ACCEPTED.value: "valid",
@@ -110,11 +113,14 @@ def finding_json(found: Finding) -> dict[str, object]:
 
 def summary(counts: Counter[str], across: Iterable[Finding], problem: str) -> dict[str, object]:
     """Return how many transactions there were of each verdict, and what was found across all, as JSON types."""
+    across = iter(across)
+    findings = [finding_json(found) for found in islice(across, MOST_LISTED)]
     return {
         "event": "summary",
         "transactions": counts.total(),
         "verdicts": {word: counts[word] for word in _WORDS},
-        "findings": [finding_json(found) for found in across],
+        "findings": findings,
+        "more_findings": sum(1 for _ in across),
         "problem": problem,
     }
 
@@ -153,11 +159,11 @@ class Shown:
             for line in _block(checked, show_all=self._all):
                 say(self._console, line)
             say(self._console, "")
-        listed = list(across)
-        for found in listed[:FEW]:
+        across = iter(across)
+        for found in islice(across, FEW):
             say(self._console, _finding(found, "Across all: "))
-        if len(listed) > FEW:
-            say(self._console, f"Across all: {len(listed) - FEW:,} more of the kind; --json lists them.")
+        if more := sum(1 for _ in across):
+            say(self._console, f"Across all: {more:,} more of the kind; --json lists them.")
         if not are_counted:
             say(self._console, "The counters (PG) of so many receipts were not all compared.")
         if self._hidden:

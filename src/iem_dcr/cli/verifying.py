@@ -101,6 +101,7 @@ class Checking:
         self._condense = condense
         self._halves: dict[tuple[str, str, int], Found] = {}
         self._held: list[Found] = []
+        self._done: set[int] = set()
         self.are_many = False
         self.counters = Counters()
 
@@ -127,16 +128,18 @@ class Checking:
             groups = transactions_of(receipts)
             yield [_judged([held[at] for at in group], [receipts[at] for at in group], self._key) for group in groups]
 
-    def findings(self) -> tuple[Finding, ...]:
-        """Return what is found across the whole set, once `results` has ended."""
-        return tuple(self.counters.findings())
+    def findings(self) -> Iterator[Finding]:
+        """Yield what is found across the whole set, once `results` has ended."""
+        return self.counters.findings()
 
     def _paired(self, half: Found, counted: tuple[str, str, int, int] | None) -> Checked | None:
         """Judge a half with the other one, if that is here and certain; else hold it."""
         if counted is None:
             self._held.append(half)
             return None
-        meter, context, counter, _ = counted
+        meter, context, counter, digest = counted
+        if digest in self._done:
+            return None
         receipt = parse(half.text)
         is_begin = half_of(receipt) == "begin"
         other = self._halves.get((meter, context, counter + 1 if is_begin else counter - 1))
@@ -147,6 +150,7 @@ class Checking:
                 self._halves[meter, context, counter] = half
             return None
         del self._halves[meter, context, counter + 1 if is_begin else counter - 1]
+        self._done |= {digest, Counters.digest_of(other.text)}
         both = [half, other] if is_begin else [other, half]
         return _judged(both, [parse(one.text) for one in both], self._key)
 

@@ -98,8 +98,12 @@ class Counters:
         counter = receipt.counter
         if counter is None:
             return None
-        digest = hashlib.blake2b(receipt.text.encode(), digest_size=8).digest()
-        return receipt.meter, *counter, int.from_bytes(digest, "big")
+        return receipt.meter, *counter, Counters.digest_of(receipt.text)
+
+    @staticmethod
+    def digest_of(text: str) -> int:
+        """Return a number of 64 bits that tells texts apart."""
+        return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
     def add(self, entry: tuple[str, str, int, int] | None) -> None:
         """Take up the next receipt of the set."""
@@ -119,28 +123,24 @@ class Counters:
         """Yield what is missing, or there more than once, with the index of the receipt each is about."""
         for (meter, context), (values, digests, numbers) in self._of.items():
             name = f"meter {printable(meter, limit=40)}"
-            order = array("Q", sorted(range(len(values)), key=values.__getitem__))
+            order: Sequence[int] = range(len(values))
+            if any(values[at] > values[at + 1] for at in order[:-1]):
+                order = array("Q", sorted(order, key=values.__getitem__))
             seen: set[int] = set()
-            gaps: list[Finding] = []
             last = -1
             for at in order:
                 before, last = last, values[at]
-                value, number = values[at], numbers[at]
-                if before == value:
-                    text = f"{context}{value} of {name}"
-                    if digests[at] in seen:
-                        yield finding("receipt-repeated", f"{text} is there again", field="PG", receipt=number)
-                    else:
-                        yield finding(
-                            "pagination-repeated", f"another receipt has {text} too", field="PG", receipt=number
-                        )
-                    seen.add(digests[at])
+                if before != last:
+                    seen = {digests[at]}
+                    if 0 <= before < last - 1:
+                        text = f"{name}: {_span(context, before + 1, last - 1)} missing"
+                        yield finding("pagination-gap", text, field="PG", receipt=numbers[at])
                     continue
-                seen = {digests[at]}
-                if 0 <= before < value - 1:
-                    text = f"{name}: {_span(context, before + 1, value - 1)} missing"
-                    gaps.append(finding("pagination-gap", text, field="PG", receipt=number))
-            yield from gaps
+                code, text = "pagination-repeated", f"another receipt has {context}{last} of {name} too"
+                if digests[at] in seen:
+                    code, text = "receipt-repeated", f"{context}{last} of {name} is there again"
+                yield finding(code, text, field="PG", receipt=numbers[at])
+                seen.add(digests[at])
 
 
 def _span(context: str, first: int, last: int) -> str:
