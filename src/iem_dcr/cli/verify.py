@@ -67,12 +67,25 @@ _DER = b"\x30"
     help="Write the receipts to a file that the transparency software opens.",
 )
 @click.option(
+    "--reencode-signature",
+    is_flag=True,
+    help="With --export, write signatures that the transparency software cannot read anew as DER.",
+)
+@click.option(
     "--jobs", type=click.IntRange(1, 64), default=1, show_default=True, metavar="N", help="Check in so many processes."
 )
 @click.option("--json", "as_json", is_flag=True, help="Write one JSON object per transaction, and a summary.")
 @common
 def command(
-    *, file: str, key: str | None, key_file: str | None, show_all: bool, export_to: str | None, jobs: int, as_json: bool
+    *,
+    file: str,
+    key: str | None,
+    key_file: str | None,
+    show_all: bool,
+    export_to: str | None,
+    reencode_signature: bool,
+    jobs: int,
+    as_json: bool,
 ) -> int:
     """Check receipts: who, when, how much, and the verdict on signature and content.
 
@@ -88,7 +101,7 @@ def command(
         with _opened(file) as stream:
             pieces, how_far = _pieces(stream, file)
             if export_to is not None:
-                pieces = iter(_exported(pieces, used, export_to))
+                pieces = iter(_exported(pieces, used, export_to, reencode=reencode_signature))
             checking = Checking(pieces, used, jobs, partial(condensed, as_json=as_json, show_all=show_all))
             problem = _verify(output, checking, how_far, counts, show_all=show_all, as_json=as_json)
     except OSError as error:
@@ -151,7 +164,7 @@ def _pieces(stream: IO[bytes], file: str) -> tuple[Iterator[Found | Record], How
     return iter(found), (len(found), None)
 
 
-def _exported(pieces: Iterator[Found | Record], key: str, file: str) -> list[Found]:
+def _exported(pieces: Iterator[Found | Record], key: str, file: str, *, reencode: bool) -> list[Found]:
     """Write receipts as the transparency software's XML; return them, to be checked."""
     found: list[Found] = []
     for piece in pieces:
@@ -163,7 +176,7 @@ def _exported(pieces: Iterator[Found | Record], key: str, file: str) -> list[Fou
     for one in found:
         with contextlib.suppress(ReceiptError):  # what cannot be read is told by the check
             items.append(Item(parse(one.text), key or one.key))
-    exported = export(items, Format.TRANSPARENCY)
+    exported = export(items, Format.TRANSPARENCY, reencode_signature=reencode)
     write_whole(Path(file), exported.text.encode())
     for note in exported.notes:
         tell(f"Note: {note}.")

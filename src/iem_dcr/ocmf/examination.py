@@ -198,7 +198,7 @@ def _of_row(row: Row, number: int | None) -> list[Finding]:
     RV = written.get("RV")
     if reading.RV is None and RV is not None:
         add("value-unreadable", f"RV is no number: {quoted(RV)}", "RV")
-    elif isinstance(RV, str) and not _PLAIN_NUMBER.fullmatch(RV):
+    elif isinstance(RV, str) and not RV.isdigit() and not _PLAIN_NUMBER.fullmatch(RV):
         add("number-form", f"RV is written as {RV[:40]!r}", "RV")
     if register_of(reading.RI) is None and (reading.RV is not None or reading.RI):
         add("register-unknown", f"RI {quoted(reading.RI)} is no register known here", "RI")

@@ -166,6 +166,9 @@ def _value(item: Item, number: int, notes: list[str]) -> list[str]:
     text, encoding = item.receipt.text, "plain"
     if _NOT_IN_XML.search(text):
         text, encoding = text.encode().hex(), "hex"
+        notes.append(
+            f"{_name(item.receipt)}: its control characters cannot stand in XML; as hex it is not opened there"
+        )
     lines = [
         f'  <value transactionId="{number}" context="{_context(item.receipt)}">',
         f'    <signedData format="OCMF" encoding="{encoding}">{_escaped(text)}</signedData>',

@@ -168,12 +168,12 @@ class Receipt:
     @property
     def has_begin(self) -> bool:
         """Whether any register has a begin."""
-        return any(row.reading.TX == "B" for row in self.rows)
+        return "B" in {row.reading.TX for row in self.rows}
 
     @property
     def has_end(self) -> bool:
         """Whether any register has an end."""
-        return any(row.reading.TX in ENDING for row in self.rows)
+        return not ENDING.isdisjoint({row.reading.TX for row in self.rows})
 
     @property
     def begin(self) -> Reading | None:
@@ -216,8 +216,10 @@ def ends_of(rows: Iterable[Row]) -> dict[object, Ends]:
     for row in rows:
         TX = row.reading.TX
         if TX == "B" or TX in ENDING:
-            register = of.setdefault(key_of_register(row.reading.RI), Ends([], []))
-            _add(register.begins if TX == "B" else register.ends, row)
+            key = key_of_register(row.reading.RI)
+            if key not in of:
+                of[key] = Ends([], [])
+            _add(of[key][0 if TX == "B" else 1], row)
     return of
 
 

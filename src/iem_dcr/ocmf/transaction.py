@@ -90,7 +90,8 @@ class Transaction:
             found += self._begin_to_end(begins[0], ends[-1])
         if len(self._numbered) > 1:
             found += self._across()
-        found += self._between({id(one.row) for one in (*begins, *ends)})
+        if len(self._rows) > len(begins) + len(ends):
+            found += self._between({id(one.row) for one in (*begins, *ends)})
         return found
 
     def _levels(self) -> list[Finding]:
@@ -129,22 +130,26 @@ class Transaction:
 
     def _counts(self, begins: list[_Judged], ends: list[_Judged]) -> list[Finding]:
         found: list[Finding] = []
+        if len(begins) == len(ends) == 1 and begins[0].row.written["RI"] == ends[0].row.written["RI"]:
+            return found
         for code, ones in (("begin", begins), ("end", ends)):
             if not ones:
                 found += self._not_there(code)
             seen: set[object] = set()
             for one in ones:
-                if one.register.groups in seen and len(self._numbered) == 1:
+                which = one.number, one.register.groups  # one in the other's tuple is told by _parts
+                if which in seen:
                     text = f"a further {code} of register {printable(one.row.written['RI'], limit=40)}"
                     found.append(one.found(f"{code}-repeated", text, "TX"))
-                seen.add(one.register.groups)
-        spellings = {one.register.groups: str(one.row.written["RI"]) for one in (*begins, *ends)}
+                seen.add(which)
+        both = (*begins, *ends)
+        spellings = {one.register.groups: str(one.row.written["RI"]) for one in both}
         if len(spellings) > 1:
             names = printable(", ".join([*spellings.values()][:10]), limit=100)
             found.append(finding("registers-mixed", f"begin or end of {len(spellings)} registers: {names}", field="RI"))
-        elif len({one.row.written["RI"] for one in (*begins, *ends)}) > 1:
-            text = f"the register is spelled {quoted(begins[0].row.written['RI'])} and otherwise at the end"
-            found.append(ends[-1].found("register-spelling", text, "RI"))
+        elif len({one.row.written["RI"] for one in both}) > 1:
+            text = f"the register is spelled {quoted(both[0].row.written['RI'])} and otherwise"
+            found.append(both[-1].found("register-spelling", text, "RI"))
         return found
 
     def _not_there(self, code: str) -> list[Finding]:
