@@ -20,6 +20,10 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from iem_dcr.ocmf.receipt import Row
 
 
 class Severity(enum.Enum):
@@ -305,3 +309,11 @@ def finding(
 ) -> Finding:
     """Build a finding of the severity of its code."""
     return Finding(code, FINDINGS[code].severity, reading, field, text, receipt)
+
+
+class Report(list[Finding]):
+    """The findings of an examination, in their order."""
+
+    def add(self, code: str, text: str, field: str = "", row: Row | None = None, of: int | None = None) -> None:
+        """Add one: about which field, of which row, and of which receipt by its index."""
+        self.append(finding(code, text, field=field, reading=None if row is None else row.at, receipt=of))

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from iem_dcr.errors import printable
 from iem_dcr.ocmf.receipt import ENDING, Row, ends_of
 from iem_dcr.ocmf.registers import BLANKS, Register, key_of_register, register_of
-from iem_dcr.ocmf.rules import Finding, finding
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from iem_dcr.ocmf.receipt import Receipt
+    from iem_dcr.ocmf.rules import Report
 
 ERROR_LEVELS = frozenset({"MISMATCH", "INVALID", "OUTDATED", "UNKNOWN"})
 """Values of IL that say that the user was not identified."""
@@ -40,9 +40,7 @@ _WH = {"wh": 1000.0}
 
 
 class _Judged(NamedTuple):
-    """A row of a register that is judged, with ST and RU as the transparency software fills them in, and the flag of
-    its time.
-    """
+    """A row of a register that is judged, with ST and RU as the transparency software fills them in."""
 
     number: int | None
     row: Row
@@ -52,188 +50,212 @@ class _Judged(NamedTuple):
     RU: str | None
     flag: str | None
 
-    def found(self, code: str, text: str, field: str) -> Finding:
-        return finding(code, text, field=field, reading=self.row.at, receipt=self.number)
-
-    @property
-    def what(self) -> str:
-        return "begin" if self.TX == "B" else "end"
-
 
 class Transaction:
-    """Judges begin and end, in the order of the transparency software."""
+    """Judges begin and end.
 
-    def __init__(self, numbered: list[tuple[int | None, Receipt]]) -> None:
+    Args:
+        report: takes what is found.
+        numbered: one receipt, or the begin's and the end's, each with the index that its findings get.
+    """
+
+    def __init__(self, report: Report, numbered: list[tuple[int | None, Receipt]]) -> None:
+        self._report = report
         self._numbered = numbered
+        self._is_pair = len(numbered) > 1
         self._rows = [(number, row) for number, receipt in numbered for row in receipt.rows]
         self._judged = _judged_of(self._rows)
+        self._begins = [one for one in self._judged if one.TX == "B"]
+        self._ends = [one for one in self._judged if one.TX in ENDING]
 
-    def judge(self) -> list[Finding]:
-        """Yield what is found in a begin and an end, and in the readings between."""
-        found: list[Finding] = []
-        if len(self._numbered) > 1:
-            found += self._parts()
-        found += self._levels()
-        found += self._first()
-        begins = [one for one in self._judged if one.TX == "B"]
-        ends = [one for one in self._judged if one.TX in ENDING]
-        found += self._counts(begins, ends)
-        for one in (*begins, *ends):
-            found += _of_end(one)
+    def judge(self) -> None:
+        """Report what is found in a begin and an end, and in the readings between."""
+        begins, ends = self._begins, self._ends
+        if self._is_pair:
+            self._look_at_parts()
+        self._look_at_levels()
+        self._look_at_first()
+        self._count()
         for one in begins:
-            found += _begin_flag(one)
+            self._look_at(one, "begin")
+        for one in ends:
+            self._look_at(one, "end")
+        for one in begins:
+            self._look_at_flag(one)
         for one in ends:
             if one.flag is None:
                 text = "TM of the end has no flag of how well the clock is set"
-                found.append(one.found("time-flag-missing-at-end", text, "TM"))
+                self._add("time-flag-missing-at-end", text, "TM", one)
         if begins and ends:
-            found += self._begin_to_end(begins[0], ends[-1])
-        if len(self._numbered) > 1:
-            found += self._across()
+            self._compare(begins[0], ends[-1])
+        if self._is_pair:
+            self._look_across()
         if len(self._rows) > len(begins) + len(ends):
-            found += self._between({id(one.row) for one in (*begins, *ends)})
-        return found
+            self._look_between()
 
-    def _levels(self) -> list[Finding]:
-        found: list[Finding] = []
+    def _add(self, code: str, text: str, field: str, one: _Judged) -> None:
+        self._report.add(code, text, field, one.row, one.number)
+
+    def _look_at_parts(self) -> None:
+        """The first of two tuples may hold no end, the second no begin, of whatever register."""
+        for at, code, not_there in ((0, "end-repeated", ENDING), (1, "begin-repeated", frozenset("B"))):
+            for of, row in self._rows:
+                if of == at and _TX(row.written) in not_there:
+                    what = "the begin's tuple holds an end" if at == 0 else "the end's tuple holds a begin"
+                    self._report.add(code, what, "TX", row, of)
+
+    def _look_at_levels(self) -> None:
         for number, receipt in self._numbered:
             name = "IS" if is_old(receipt) else "IL"
             level = (text_of(receipt.payload.get(name)) or "").strip(BLANKS)
             if level in ERROR_LEVELS:
                 text = f"{name} is {level}: the user was not identified"
-                found.append(finding("identification-level", text, field=name, receipt=number))
-        return found
+                self._report.add("identification-level", text, name, of=number)
 
-    def _parts(self) -> list[Finding]:
-        """The first of two tuples may hold no end, the second no begin, of whatever register."""
-        found: list[Finding] = []
-        for at, (code, what, not_there) in enumerate(
-            (("end-repeated", "end", ENDING), ("begin-repeated", "begin", frozenset("B")))
-        ):
-            number = self._numbered[at][0]
-            for of, row in self._rows:
-                if of == number and _TX(row.written) in not_there:
-                    text = f"the tuple of the {'begin' if at == 0 else 'end'} holds a {what}"
-                    found.append(finding(code, text, field="TX", reading=row.at, receipt=number))
-        return found
-
-    def _first(self) -> list[Finding]:
+    def _look_at_first(self) -> None:
         """ST and RU are filled in from the judged reading before, so the first has to have them."""
-        found: list[Finding] = []
         for one in self._judged[:1]:
             for name, code in (("ST", "status-missing"), ("RU", "unit-missing")):
-                if one.row.written.get(name) is None:
-                    is_inherited = name not in one.row.written and getattr(one.row.reading, name)
-                    text = f"{name} is left out, and not filled in by other readers" if is_inherited else None
-                    found.append(one.found("left-out" if text else code, text or f"{name} is missing", name))
-        return found
+                is_there = one.row.written.get(name) is not None
+                if not is_there and not self._is_left_out(name, one.row, one.number, "the first reading"):
+                    self._add(code, f"{name} is missing", name, one)
 
-    def _counts(self, begins: list[_Judged], ends: list[_Judged]) -> list[Finding]:
-        found: list[Finding] = []
+    def _is_left_out(self, name: str, row: Row, number: int | None, what: str) -> bool:
+        """Report a field that only this reader takes from the reading before; return whether it does."""
+        inherited = row.time_text if name == "TM" else getattr(row.reading, name)
+        if row.written.get(name, "") is None or inherited in ("", None):
+            return False
+        text = f"{name} of {what} is left out, and not filled in by other readers"
+        self._report.add("left-out", text, name, row, number)
+        return True
+
+    def _count(self) -> None:
+        begins, ends = self._begins, self._ends
         if len(begins) == len(ends) == 1 and begins[0].row.written["RI"] == ends[0].row.written["RI"]:
-            return found
+            return
         for code, ones in (("begin", begins), ("end", ends)):
             if not ones:
-                found += self._not_there(code)
+                self._look_for(code)
             seen: set[object] = set()
             for one in ones:
-                which = one.number, one.register.groups  # one in the other's tuple is told by _parts
+                which = one.number, one.register.groups  # one in the other's tuple is reported already
                 if which in seen:
-                    text = f"a further {code} of register {printable(one.row.written['RI'], limit=40)}"
-                    found.append(one.found(f"{code}-repeated", text, "TX"))
+                    self._add(f"{code}-repeated", f"a further {code} of {quoted(one.row.written['RI'])}", "TX", one)
                 seen.add(which)
         both = (*begins, *ends)
         spellings = {one.register.groups: str(one.row.written["RI"]) for one in both}
         if len(spellings) > 1:
             names = printable(", ".join([*spellings.values()][:10]), limit=100)
-            found.append(finding("registers-mixed", f"begin or end of {len(spellings)} registers: {names}", field="RI"))
+            self._report.add("registers-mixed", f"begin or end of {len(spellings)} registers: {names}", "RI")
         elif len({one.row.written["RI"] for one in both}) > 1:
             text = f"the register is spelled {quoted(both[0].row.written['RI'])} and otherwise"
-            found.append(both[-1].found("register-spelling", text, "RI"))
-        return found
+            self._add("register-spelling", text, "RI", both[-1])
 
-    def _not_there(self, code: str) -> list[Finding]:
+    def _look_for(self, code: str) -> None:
         """Tell a begin or end that leaves out what other readers look for from one that is not there."""
-        found: list[Finding] = []
-        rows = [(number, row) for number, row in self._rows if _is_judged(row.reading.RI)]
-        number_of = {id(row): number for number, row in rows}
+        number_of = {id(row): number for number, row in self._rows}
         is_told = False
-        for register in ends_of(row for _, row in rows).values():
+        for register in ends_of(row for _, row in self._rows if _is_judged(row.reading.RI)).values():
             for row in register.begins if code == "begin" else register.ends:
                 for name in ("TX", "RI", "RV"):
-                    if row.written.get(name) is None and getattr(row.reading, name) not in ("", None):
-                        text = f"{name} of the {code} is left out, and not filled in by other readers"
-                        at, where = row.at, number_of[id(row)]
-                        found.append(finding("left-out", text, field=name, reading=at, receipt=where))
-                        is_told = True
+                    if row.written.get(name) is None:
+                        is_told |= self._is_left_out(name, row, number_of[id(row)], f"the {code}")
         if not is_told:
-            found.append(finding(f"{code}-missing", f"no register that is judged has a {code}", field="TX"))
-        return found
+            self._report.add(f"{code}-missing", f"no register that is judged has a {code}", "TX")
 
-    def _begin_to_end(self, begin: _Judged, end: _Judged) -> list[Finding]:
-        found: list[Finding] = []
+    def _look_at(self, one: _Judged, what: str) -> None:
+        """Judge a begin or an end by itself."""
+        reading, written, time_text = one.row.reading, one.row.written, one.row.time_text
+        if written.get("RV") is None and not self._is_left_out("RV", one.row, one.number, f"the {what}"):
+            self._add("value-missing", f"the {what} has no value", "RV", one)
+        if one.ST not in ("G", None):
+            self._add("status-not-good", f"ST of the {what} is {quoted(one.ST)}, not G", "ST", one)
+        if "E" in reading.EF or "E" in (text_of(written.get("EF")) or ""):
+            self._add("energy-flag", f"EF of the {what} contains E: the energy is not usable", "EF", one)
+        if time_text and reading.TM is None:
+            self._add("time-unreadable", f"TM of the {what} is no time: {quoted(time_text)}", "TM", one)
+        if one.flag not in (None, "S"):
+            text = f"the clock of the {what} was not synchronised: {quoted(one.flag)}"
+            self._add("time-not-synchronised", text, "TM", one)
+
+    def _look_at_flag(self, begin: _Judged) -> None:
+        if begin.flag is None:
+            self._add("time-flag-missing", "TM of the begin has no flag of how well the clock is set", "TM", begin)
+        elif begin.row.written.get("TM") is None:
+            self._is_left_out("TM", begin.row, begin.number, "the begin")
+
+    def _compare(self, begin: _Judged, end: _Judged) -> None:
         first, last = begin.row.reading, end.row.reading
         if begin.RU != end.RU and None not in (begin.RU, end.RU):
-            text = f"the begin is in {quoted(begin.RU or '')}, the end in {quoted(end.RU or '')}"
-            found.append(end.found("units-mixed", text, "RU"))
+            self._add("units-mixed", f"the begin is in {quoted(begin.RU)}, the end in {quoted(end.RU)}", "RU", end)
         falls = _is_above(_number(begin.row), _number(end.row))
         if falls or (first.RU != last.RU and _is_above(first.energy_wh, last.energy_wh)):
-            found.append(end.found("register-falling", f"the register falls from {first.RV} to {last.RV}", "RV"))
-        found += _times(begin, end)
-        relative = begin.flag == "R", end.flag == "R"
-        if relative == (True, False):
-            found.append(end.found("time-relative-mixed", "the begin's time is relative (R), the end's is not", "TM"))
-        if relative == (False, True):
-            found.append(end.found("time-relative-at-end", "the end's time is relative (R), the begin's is not", "TM"))
+            self._add("register-falling", f"the register falls from {first.RV} to {last.RV}", "RV", end)
+        self._compare_times(begin, end)
+        if begin.flag == "R" != end.flag:
+            self._add("time-relative-mixed", "the begin's time is relative (R), the end's is not", "TM", end)
+        if begin.flag != "R" == end.flag:
+            self._add("time-relative-at-end", "the end's time is relative (R), the begin's is not", "TM", end)
         counter = double_in(end.row.written.get("EI"))
-        if counter is not None:
-            receipt = next(receipt for number, receipt in self._numbered if number == end.number)
-            if is_old(receipt) and counter != double_in(begin.row.written.get("EI")):
-                found.append(end.found("event-counter", "EI differs between begin and end", "EI"))
-        return found
+        differs = counter is not None and counter != double_in(begin.row.written.get("EI"))
+        if differs and any(is_old(receipt) for number, receipt in self._numbered if number == end.number):
+            self._add("event-counter", "EI differs between begin and end", "EI", end)
 
-    def _across(self) -> list[Finding]:
+    def _compare_times(self, begin: _Judged, end: _Judged) -> None:
+        first, last = _time_there(begin), _time_there(end)
+        if first is not None and last is not None:
+            if first > last:
+                self._add("time-falling", f"the end is earlier than the begin, which is at {first}", "TM", end)
+            return
+        own_first, own_last = begin.row.reading.TM, end.row.reading.TM
+        if own_first and own_last and own_first.instant > own_last.instant:
+            self._add("time-falling-between", "the end is earlier than the begin", "TM", end)
+
+    def _look_across(self) -> None:
         """Every judged reading of the begin's tuple has to be as low as every one of the end's, in kWh."""
-        found: list[Finding] = []
-        number_of_begin = self._numbered[0][0]
-        of_begin: list[tuple[float, int | None, Row]] = []
-        of_end: list[tuple[float, int | None, Row]] = []
+        parts: tuple[list[tuple[float, Row]], ...] = ([], [])
         for number, row in self._rows:
             register = _own_register(row)
             if register is not None and register.judged and register.groups[5] == 0:
-                (of_begin if number == number_of_begin else of_end).append((_kwh(row), number, row))
-        if not of_begin or not of_end:
-            code = "begin-missing" if not of_begin else "end-missing"
-            found.append(finding(code, "its tuple holds no total of a register that is judged", field="RI"))
-            return found
-        highest = max(value for value, _, _ in of_begin)
-        lowest, number, row = min(of_end, key=lambda one: one[0])
-        is_told = len(of_begin) == len(of_end) == 1 and _is_above(_number(of_begin[0][2]), _number(row))
+                parts[min(number or 0, 1)].append((_kwh(row), row))
+        for part, code in zip(parts, ("begin-missing", "end-missing"), strict=True):
+            if not part:
+                self._report.add(code, "its tuple holds no total of a register that is judged", "RI")
+                return
+        highest, of_begin = max(parts[0], key=lambda one: one[0])
+        lowest, row = min(parts[1], key=lambda one: one[0])
+        is_told = len(parts[0]) == len(parts[1]) == 1 and _is_above(_number(of_begin), _number(row))
         if highest > lowest and not is_told:
             text = f"the end's tuple holds {lowest:g} kWh, the begin's {highest:g} kWh"
-            found.append(finding("register-falling", text, field="RV", reading=row.at, receipt=number))
-        return found
+            self._report.add("register-falling", text, "RV", row, 1)
 
-    def _between(self, judged_ends: set[int]) -> list[Finding]:
-        found: list[Finding] = []
+    def _look_between(self) -> None:
+        judged_ends = {id(one.row) for one in (*self._begins, *self._ends)}
         last: dict[object, tuple[int | None, Row]] = {}
         for number, row in self._rows:
             reading = row.reading
             if id(row) not in judged_ends:
                 if reading.ST not in ("G", ""):
-                    text = f"ST is {printable(reading.ST, limit=20)!r}, not G"
-                    found.append(finding("status-not-good-between", text, field="ST", reading=row.at, receipt=number))
+                    self._report.add("status-not-good-between", f"ST is {quoted(reading.ST)}, not G", "ST", row, number)
                 if "E" in reading.EF:
                     text = "EF contains E: the energy is not usable"
-                    found.append(finding("energy-flag-between", text, field="EF", reading=row.at, receipt=number))
+                    self._report.add("energy-flag-between", text, "EF", row, number)
             register = key_of_register(reading.RI)
             of, before = last.get(register, (None, None))
             if before is not None and not {id(before), id(row)} <= judged_ends:
-                is_told = of != number and _is_judged(reading.RI)  # the readings of two tuples are judged already
-                found += _falling(before, row, number, is_told=is_told)
+                self._look_at_step(before, row, number, is_in_one=of == number)
             if reading.RV is not None:
                 last[register] = number, row
-        return found
+
+    def _look_at_step(self, before: Row, row: Row, number: int | None, *, is_in_one: bool) -> None:
+        first, last = before.reading, row.reading
+        falls = _is_above(first.energy_wh, last.energy_wh)
+        if falls and (is_in_one or not _is_judged(last.RI)):  # the readings of two tuples are judged already
+            text = f"register {printable(last.RI, limit=40)} falls from {first.RV} to {last.RV}"
+            self._report.add("register-falling-between", text, "RV", row, number)
+        if first.TM and last.TM and first.TM.instant > last.TM.instant:
+            text = "earlier than the reading of the same register before it"
+            self._report.add("time-falling-between", text, "TM", row, number)
 
 
 def _judged_of(rows: Iterable[tuple[int | None, Row]]) -> list[_Judged]:
@@ -263,66 +285,6 @@ def _own_register(row: Row) -> Register | None:
 def _is_judged(RI: str) -> bool:
     register = register_of(RI)
     return register is not None and register.judged
-
-
-def _of_end(one: _Judged) -> list[Finding]:
-    """Judge a begin or an end by itself."""
-    found: list[Finding] = []
-    reading, written, what = one.row.reading, one.row.written, one.what
-    if written.get("RV") is None:
-        if reading.RV is not None and "RV" not in written:
-            text = f"RV of the {what} is left out, and not filled in by other readers"
-            found.append(one.found("left-out", text, "RV"))
-        else:
-            found.append(one.found("value-missing", f"the {what} has no value", "RV"))
-    if one.ST not in ("G", None):
-        found.append(one.found("status-not-good", f"ST of the {what} is {printable(one.ST, limit=20)!r}, not G", "ST"))
-    if "E" in reading.EF or "E" in (text_of(written.get("EF")) or ""):
-        found.append(one.found("energy-flag", f"EF of the {what} contains E: the energy is not usable", "EF"))
-    time_text = one.row.time_text
-    if time_text and reading.TM is None:
-        shown = printable(time_text[:60], limit=40)
-        found.append(one.found("time-unreadable", f"TM of the {what} is no time: {shown!r}", "TM"))
-    if one.flag not in (None, "S"):
-        shown = printable(one.flag, limit=20)
-        found.append(
-            one.found("time-not-synchronised", f"the clock of the {what} was not synchronised: {shown!r}", "TM")
-        )
-    return found
-
-
-def _begin_flag(one: _Judged) -> list[Finding]:
-    found: list[Finding] = []
-    if one.flag is None:
-        found.append(one.found("time-flag-missing", "TM of the begin has no flag of how well the clock is set", "TM"))
-    elif one.row.written.get("TM") is None:
-        found.append(one.found("left-out", "TM of the begin is left out, and not filled in by other readers", "TM"))
-    return found
-
-
-def _times(begin: _Judged, end: _Judged) -> list[Finding]:
-    found: list[Finding] = []
-    first, last = _time_there(begin), _time_there(end)
-    if first is not None and last is not None:
-        if first > last:
-            found.append(end.found("time-falling", f"the end is earlier than the begin, which is at {first}", "TM"))
-        return found
-    own_first, own_last = begin.row.reading.TM, end.row.reading.TM
-    if own_first and own_last and own_first.instant > own_last.instant:
-        found.append(end.found("time-falling-between", "the end is earlier than the begin", "TM"))
-    return found
-
-
-def _falling(before: Row, row: Row, number: int | None, *, is_told: bool) -> list[Finding]:
-    found: list[Finding] = []
-    first, last = before.reading, row.reading
-    if not is_told and _is_above(first.energy_wh, last.energy_wh):
-        text = f"register {printable(last.RI, limit=40)} falls from {first.RV} to {last.RV}"
-        found.append(finding("register-falling-between", text, field="RV", reading=row.at, receipt=number))
-    if first.TM and last.TM and first.TM.instant > last.TM.instant:
-        text = "earlier than the reading of the same register before it"
-        found.append(finding("time-falling-between", text, field="TM", reading=row.at, receipt=number))
-    return found
 
 
 # --- values as the transparency software takes them ---
