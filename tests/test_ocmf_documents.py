@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iem_dcr.errors import ReceiptError
-from iem_dcr.ocmf import Outcome, import_formats, parse, verify
+from iem_dcr.ocmf import Outcome, import_formats, import_xml, parse, verify
 from iem_dcr.ocmf.import_formats import LARGEST, Found, begins_with_tuple, read_document, stream_records
 from tests.support.journals import tuple_text
 from tests.support.shared import shared
@@ -91,6 +91,7 @@ _MANY: dict[str, Callable[[int], str]] = {
 @pytest.mark.parametrize("form", _MANY)
 def test_no_more_tuples_are_looked_at_than_a_document_may_hold(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(import_formats, "MOST", 3)
+    monkeypatch.setattr(import_xml, "MOST", 3)
     with pytest.raises(ReceiptError, match="more than 3 receipts"):
         texts(_MANY[form](50))
 
@@ -98,6 +99,7 @@ def test_no_more_tuples_are_looked_at_than_a_document_may_hold(form: str, monkey
 @pytest.mark.parametrize("form", ["text", "json", "several json"])
 def test_a_document_may_be_full(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(import_formats, "MOST", 3)
+    monkeypatch.setattr(import_xml, "MOST", 3)
     assert texts(_MANY[form](3)) == [ONE] * 3
 
 

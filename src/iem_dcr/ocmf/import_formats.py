@@ -3,24 +3,21 @@
 A tuple is known by how it begins, so every text in a document is looked at, and unwrapped where it is JSON, XML, hex or
 base64 (OCPP's signedMeterData, and what a CSMS makes of it). The key is the nearest one around it; where there is none
 above it, the only one in the objects beside it (OICP's CalibrationLawVerificationInfo).
-
-Of XML it is said here what of it the transparency software cannot open: it takes a value's text as it stands, whatever
-its attributes say, and knows no namespace.
 """
 
 from __future__ import annotations
 
-import binascii
 import csv
 import io
 import json
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
-from typing import TYPE_CHECKING, NoReturn
-from xml.parsers import expat
+from typing import TYPE_CHECKING
 
 from iem_dcr.errors import ReceiptError, printable
+from iem_dcr.ocmf.encoding import unwrapped
+from iem_dcr.ocmf.import_xml import MOST, Found, read_xml
 from iem_dcr.ocmf.receipt import parse
 from iem_dcr.ocmf.rules import Finding, finding
 from iem_dcr.ocmf.tuple_text import HEADER, Record, read_sections, stream_records, tuples_in
@@ -32,12 +29,8 @@ __all__ = ["LARGEST", "Found", "Record", "begins_with_tuple", "found_around", "r
 
 LARGEST = 64_000_000
 """Bytes of the largest document; a file of tuples alone may be longer, see `stream_records`."""
-MOST = 500_000
-"""Tuples in one document."""
 DEEPEST = 5
 """Texts within texts: base64 twice, in a message of JSON, in a log of JSON, in a message, has five."""
-DEEPEST_XML = 50
-"""Elements within each other; the format has three."""
 TUPLE, KEY = "tuple", "public_key"
 """Columns of the CSV of ``iem-dcr receipts export``."""
 
@@ -46,31 +39,8 @@ _SPACE = b" \t\r\n\0\xef\xbb\xbf"
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 _KEYS = frozenset({"publickey", "pk", "meterpublickey"})
 _BEGINS_JSON = ("{", "[", '"')
-_HEX = re.compile(r"(?:[0-9A-Fa-f]{2})+")
-_BASE64 = re.compile(r"[A-Za-z0-9+/]{16,}={0,2}")
 _LINE_START = re.compile(r'[{\[]|^(?=")|OCMF\|(?=[ \t]*\{)')
 _MOST_STARTS = 20
-_CONTEXTS = {"Transaction.Begin": "begin", "Transaction.End": "end"}
-_PLACE = ("values", "value")
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A tuple in a document.
-
-    Attributes:
-        text: the tuple as written; where it is damaged, all of it that can be made out.
-        key: the public key that stands beside it, in a form `iem_dcr.ocmf.public_key_der_hex` may read; "" for none.
-        source: where in the document it stands, for people: ``line 3``.
-        findings: what the transparency software cannot read of the document.
-        context: what the document calls it: "begin", "end", or "".
-    """
-
-    text: str
-    key: str = ""
-    source: str = ""
-    findings: tuple[Finding, ...] = ()
-    context: str = ""
 
 
 def begins_with_tuple(head: bytes) -> bool:
@@ -101,7 +71,7 @@ def read_document(data: bytes, notes: list[str] | None = None) -> tuple[Found, .
     if len(data) > LARGEST:
         raise ReceiptError(f"the document has {len(data)} bytes; at most {LARGEST} are read. Split it")
     if data.lstrip(_SPACE).startswith(b"<") or (data[:2] in _UTF_16 and b"<" in data[2:4]):
-        found = _Xml().read(data.strip(_SPACE) if data[:2] not in _UTF_16 else data)
+        found = read_xml(data.strip(_SPACE) if data[:2] not in _UTF_16 else data)
         if not found:
             raise ReceiptError("no receipt in it: XML without any <value> with <signedData>")
     else:
@@ -288,33 +258,15 @@ def _within(text: str, key: str, depth: int) -> Iterator[Found]:
                 return
     if depth and written.startswith("<"):
         try:
-            yield from (replace(one, key=one.key or key) for one in _Xml().read(written.encode()))
+            yield from (replace(one, key=one.key or key) for one in read_xml(written.encode()))
         except (ReceiptError, UnicodeEncodeError):
             pass
         else:
             return
     if HEADER in written:
         yield from (Found(one, key) for one, _ in tuples_in(written))
-    elif depth and (inner_text := _unwrapped(written)) is not None:
+    elif depth and (inner_text := unwrapped(written, HEADER)) is not None:
         yield from _within(inner_text, key, depth - 1)
-
-
-def _unwrapped(written: str) -> str | None:
-    """Return a text out of hex or base64, padded or not; None where it is neither, or holds neither text nor tuple."""
-    together = "".join(written.split())
-    if not together.isascii():
-        return None
-    try:
-        if _HEX.fullmatch(together):
-            raw = bytes.fromhex(together)
-        elif _BASE64.fullmatch(together):
-            bare = together.rstrip("=")
-            raw = binascii.a2b_base64(bare + "=" * (-len(bare) % 4))
-        else:
-            return None
-    except ValueError:
-        return None
-    return raw.decode("utf-8", "surrogateescape") if raw.isascii() or HEADER.encode() in raw else None
 
 
 def _key_in(value: _Object) -> str:
@@ -350,110 +302,3 @@ def _of_csv(text: str) -> list[Found]:
         )
     except csv.Error as error:
         raise ReceiptError(f"CSV that cannot be read: line {rows.line_num}: {printable(error)}") from error
-
-
-# --- XML ---
-
-
-class _Xml:
-    """Collects while expat reads. A document type declaration is refused as soon as it begins: entities are declared
-    nowhere else, so nothing can be expanded and nothing outside be fetched.
-    """
-
-    def __init__(self) -> None:
-        self._found: list[Found] = []
-        self._path: list[str] = []
-        self._text: list[str] | None = None
-        self._signed: list[tuple[str, str]] = []
-        self._key = ""
-        self._transaction = self._context = ""
-        self._values = 0
-        self._has_namespace = False
-
-    def read(self, data: bytes) -> list[Found]:
-        """Read the tuples of a transparency file; an element of another format than OCMF is handed on as it is.
-
-        Raises:
-            ReceiptError: it is no XML, has a document type declaration, or holds too many tuples.
-        """
-        parser = expat.ParserCreate()
-        parser.buffer_text = True
-        parser.StartDoctypeDeclHandler = _refuse_declaration
-        parser.EntityDeclHandler = _refuse_declaration
-        parser.ExternalEntityRefHandler = _refuse_declaration
-        parser.StartElementHandler = self._start
-        parser.EndElementHandler = self._end
-        parser.CharacterDataHandler = self._characters
-        try:
-            parser.Parse(data, True)  # noqa: FBT003  positional only; at once, or a long piece is looked at again and again
-        except expat.ExpatError as error:
-            raise ReceiptError(f"not XML: {printable(error)}") from error
-        except (ValueError, LookupError) as error:  # an encoding that the declaration names and nobody knows
-            raise ReceiptError(f"XML that cannot be read: {printable(error)}") from error
-        return self._found
-
-    def _start(self, name: str, attributes: dict[str, str]) -> None:
-        if len(self._path) >= DEEPEST_XML:
-            raise ReceiptError(f"XML with elements nested more than {DEEPEST_XML} deep is no transparency file")
-        local = name.rpartition(":")[2]
-        self._path.append(local)
-        self._has_namespace |= ":" in name or bool(attributes.get("xmlns"))
-        if local == "value":
-            self._signed, self._key = [], ""
-            self._transaction = attributes.get("transactionId", "")
-            self._context = _CONTEXTS.get(attributes.get("context", "").strip(), "")
-            self._values += 1
-        elif local in ("signedData", "publicKey"):
-            self._text = []
-
-    def _characters(self, text: str) -> None:
-        if self._text is not None:
-            self._text.append(text)
-
-    def _end(self, name: str) -> None:
-        local = name.rpartition(":")[2]
-        self._path.pop()
-        if self._text is not None and local in ("signedData", "publicKey"):
-            text, self._text = "".join(self._text).strip(), None
-            if local == "publicKey":
-                self._key = text
-            else:
-                held = [one.text for one in _within(text, "", 1)]
-                self._signed += [(one, text) for one in held or [text]]
-        if local == "value":
-            of = f", transactionId {printable(self._transaction, limit=40)}" if self._transaction else ""
-            place = f"value {self._values}{of}"
-            is_placed = tuple(self._path) == _PLACE[:1] and not self._has_namespace
-            self._found += [
-                Found(one, self._key, place, tuple(_findings(one, text, self._key, is_placed=is_placed)), self._context)
-                for one, text in self._signed
-            ]
-            self._signed = []
-            if len(self._found) > MOST:
-                raise ReceiptError(f"the document holds more than {MOST} receipts. Split it")
-
-
-def _findings(one: str, text: str, key: str, *, is_placed: bool) -> Iterator[Finding]:
-    """Tell what the transparency software does not read of a tuple, the text of its value, and its key."""
-    why = [] if is_placed else ["a namespace, or other elements around"]
-    if HEADER not in text:
-        why.append("data in hex or base64")
-    elif not text.startswith(one) or text[len(one) :].lstrip()[:1] not in ("", "|"):
-        yield finding("text-around-tuple", "text stands before or behind the tuple in its value")
-    bare = "".join(key.split())
-    raw = bytes.fromhex(bare) if _HEX.fullmatch(bare) else _base64(bare)
-    if key and raw[:1] != b"\x30":
-        why.append("a key that is no DER in hex or base64")
-    if why:
-        yield finding("container-not-readable", f"the transparency software cannot open it: {', '.join(why)}")
-
-
-def _base64(text: str) -> bytes:
-    try:
-        return binascii.a2b_base64(text.rstrip("=") + "=" * (-len(text.rstrip("=")) % 4), strict_mode=True)
-    except ValueError:
-        return b""
-
-
-def _refuse_declaration(*_: object) -> NoReturn:
-    raise ReceiptError("XML with a document type declaration or entities is not read; a transparency file has none")

@@ -13,7 +13,6 @@ A SubjectPublicKeyInfo that names another curve than SA is refused.
 from __future__ import annotations
 
 import base64
-import binascii
 import contextlib
 import re
 from dataclasses import dataclass
@@ -21,12 +20,11 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
 
 from iem_dcr.errors import ReceiptError, printable
-from iem_dcr.ocmf.der import BIT_STRING, SEQUENCE, elements
+from iem_dcr.ocmf.encoding import BIT_STRING, SEQUENCE, elements, from_base64, from_hex
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_HEX = re.compile(r"(?:[0-9A-Fa-f]{2})+")
 _PEM = re.compile(r"-----BEGIN PUBLIC KEY-----([A-Za-z0-9+/=\s]+)-----END PUBLIC KEY-----", re.ASCII)
 _OCA = re.compile(r"\s*oca:(\w{1,10}):\w{1,10}:(.*)", re.DOTALL | re.ASCII)
 _BETWEEN_DIGITS = re.compile(r"[\s:]+")
@@ -163,9 +161,9 @@ def is_plain(text: str, curve: Curve) -> bool:
     except (ReceiptError, ImportError):
         return True
     written = "".join(text.split())
-    raw = _hex(written)
+    raw = from_hex(written)
     is_padded = raw is not None or len(written) % 4 == 0
-    raw = _base64(written) if raw is None else raw
+    raw = from_base64(written) if raw is None else raw
     return raw is None or raw[0] != SEQUENCE or (is_padded and len(raw) in (size, size - curve.size))
 
 
@@ -213,9 +211,9 @@ def _bytes_of(text: str, depth: int) -> Iterator[bytes]:
         text = match[2] if match[1] in ("base16", "base64") else ""
     elif match := _PEM.search(text):
         text = match[1]
-    if (raw := _hex(_BETWEEN_DIGITS.sub("", text))) is not None:
+    if (raw := from_hex(_BETWEEN_DIGITS.sub("", text))) is not None:
         yield raw
-    raw = _base64("".join(text.split()))
+    raw = from_base64("".join(text.split()))
     if raw is None:
         return
     yield raw
@@ -223,20 +221,6 @@ def _bytes_of(text: str, depth: int) -> Iterator[bytes]:
         yield base64.b32decode("".join(text.split()))
     if depth and raw.isascii():
         yield from _bytes_of(raw.decode(), depth - 1)
-
-
-def _hex(written: str) -> bytes | None:
-    return bytes.fromhex(written) if _HEX.fullmatch(written) else None
-
-
-def _base64(written: str) -> bytes | None:
-    """Decode base64, padded or not."""
-    if not written.isascii():
-        return None
-    try:
-        return binascii.a2b_base64(written.rstrip("=") + "=" * (-len(written.rstrip("=")) % 4), strict_mode=True)
-    except ValueError:
-        return None
 
 
 def _point_in(raw: bytes, curve: Curve) -> bytes | None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from iem_dcr.errors import ReceiptError
-from iem_dcr.ocmf import der
+from iem_dcr.ocmf import encoding as der
 from iem_dcr.ocmf.keys import CURVE_OF_ALGORITHM, curve_of, key_of, missing
 
 if TYPE_CHECKING:
@@ -192,9 +192,8 @@ def _bytes_of(signature: Mapping[str, object]) -> bytes:
     try:
         if encoding == "hex" and text.isalnum():
             return bytes.fromhex(text)
-        if encoding == "base64" and text.isascii():
-            padded = text if text.endswith("=") else text + "=" * (-len(text) % 4)
-            return binascii.a2b_base64(padded, strict_mode=True)
+        if encoding == "base64" and (raw := der.from_base64(text)) is not None:
+            return raw
         if encoding == "base32":
             return base64.b32decode(text)
     except ValueError:

@@ -1,15 +1,46 @@
-"""The little of DER that receipts need: a SEQUENCE's elements, and a signature written anew (X.690).
+"""How bytes are written: hex and base64, and the little of DER that receipts need (X.690).
 
-Lengths are read in short and in long form, as the transparency software's reader does. Indefinite lengths are not read.
+Base64 may lack its padding, as it does in many a backend. In DER, lengths are read in short and in long form, as the
+transparency software's reader does; indefinite lengths are not read.
 """
 
 from __future__ import annotations
+
+import binascii
+import re
 
 SEQUENCE = 0x30
 INTEGER = 0x02
 BIT_STRING = 0x03
 _LONG_FORM = 0x80
 _LONGEST_LENGTH = 4
+_HEX = re.compile(r"(?:[0-9A-Fa-f]{2})+")
+_BASE64 = re.compile(r"[A-Za-z0-9+/]{16,}={0,2}")
+
+
+def from_hex(text: str) -> bytes | None:
+    """Decode hex; None where it is none."""
+    return bytes.fromhex(text) if _HEX.fullmatch(text) else None
+
+
+def from_base64(text: str) -> bytes | None:
+    """Decode base64, padded or not; None where it is none."""
+    bare = text.rstrip("=")
+    try:
+        return binascii.a2b_base64(bare + "=" * (-len(bare) % 4), strict_mode=True)
+    except ValueError:
+        return None
+
+
+def unwrapped(text: str, marker: str) -> str | None:
+    """Return a text out of hex or base64; None where it is neither, or does not hold text, nor the marker."""
+    together = "".join(text.split())
+    raw = from_hex(together)
+    if raw is None and _BASE64.fullmatch(together):
+        raw = from_base64(together)
+    if raw is None or not (raw.isascii() or marker.encode() in raw):
+        return None
+    return raw.decode("utf-8", "surrogateescape")
 
 
 def elements(raw: bytes, *, may_go_on: bool = False) -> list[tuple[int, bytes]] | None:
