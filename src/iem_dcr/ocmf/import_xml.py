@@ -12,6 +12,7 @@ from xml.parsers import expat
 
 from iem_dcr.errors import ReceiptError, printable
 from iem_dcr.ocmf.encoding import SEQUENCE, from_base64, from_hex, unwrapped
+from iem_dcr.ocmf.registers import BLANKS
 from iem_dcr.ocmf.rules import Finding, finding
 from iem_dcr.ocmf.tuple_text import HEADER, tuples_in
 
@@ -108,7 +109,7 @@ class _Reader:
         local = name.rpartition(":")[2]
         self._path.pop()
         if self._text is not None and local in ("signedData", "publicKey"):
-            text, self._text = "".join(self._text).strip(), None
+            text, self._text = "".join(self._text).strip(BLANKS), None
             if local == "publicKey":
                 self._key = text
             else:
@@ -139,7 +140,8 @@ def _findings(one: str, text: str, key: str, *, is_placed: bool) -> Iterator[Fin
     if key and raw[:1] != bytes([SEQUENCE]):
         why.append("a key that is no DER in hex or base64")
     if why:
-        yield finding("container-not-readable", f"the transparency software cannot open it: {', '.join(why)}")
+        what = f"the transparency software cannot open it ({', '.join(why)}); verify --export writes another file"
+        yield finding("container-not-readable", what)
 
 
 def _refuse_declaration(*_: object) -> NoReturn:
