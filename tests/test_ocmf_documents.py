@@ -239,7 +239,20 @@ def test_a_stream_is_read_in_records() -> None:
 
 @pytest.mark.parametrize(
     "piece",
-    ["OCMF|{", 'OCMF|{"":"', 'OCMF|{"', "OCMF|{[", "OCMF| ", "OCMF|{}|", 'OCMF|{"a":[', '"OCMF|{":0,', '{"a":"'],
+    [
+        "OCMF|{",
+        '{"a":',
+        '[{"publicKey":"x","a":',
+        "{\n",
+        'OCMF|{"":"',
+        'OCMF|{"',
+        "OCMF|{[",
+        "OCMF| ",
+        "OCMF|{}|",
+        'OCMF|{"a":[',
+        '"OCMF|{":0,',
+        '{"a":"',
+    ],
 )
 def test_time_is_linear(piece: str) -> None:
     """Were it quadratic, it would take hours: the test's own time limit ends it."""

@@ -1,7 +1,7 @@
 """What the transparency software makes of a receipt, to the letter, and receipts in every form a CSMS hands over.
 
-Every case is signed here with a throw-away key. Where a case says what the transparency software does, that was tried
-with its version 1.4.1.
+Every case is signed here with a throw-away key. Where a case says what the transparency software does, that is what its
+source says.
 """
 
 from __future__ import annotations
@@ -287,6 +287,11 @@ OCPI = {"encoding_method": "OCMF", "public_key": b64(DER), "signed_values": [{"n
 ])  # fmt: skip
 def test_every_form_is_read_with_its_key(document: object) -> None:
     assert [outcome for _, outcome in outcomes(json.dumps(document))] == [Outcome.VALID]
+
+
+def test_json_may_be_as_deep_as_it_is_read() -> None:
+    deep = '{"a":' * 400 + json.dumps(signed_value()) + "}" * 400
+    assert [outcome for _, outcome in outcomes(deep)] == [Outcome.VALID]
 
 
 def test_the_key_of_the_objects_beside_is_taken_only_where_it_is_one() -> None:

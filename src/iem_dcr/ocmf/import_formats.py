@@ -276,9 +276,13 @@ def _key_in(value: _Object) -> str:
     return ""
 
 
-def _key_beside(value: _Object) -> str:
-    """Return the key that stands in an object within this one, where there is only one."""
-    keys = {key for _, inner in value if isinstance(inner, _Object) and (key := _key_in(inner) or _key_beside(inner))}
+def _key_beside(value: _Object, depth: int = 3) -> str:
+    """Return the key that stands in an object within this one, not far below, where there is only one."""
+    keys = {
+        key
+        for _, inner in value
+        if isinstance(inner, _Object) and depth and (key := _key_in(inner) or _key_beside(inner, depth - 1))
+    }
     return keys.pop() if len(keys) == 1 else ""
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from iem_dcr.errors import ReceiptError
-from iem_dcr.ocmf import encoding as der
+from iem_dcr.ocmf.encoding import INTEGER, SEQUENCE, elements, from_base64, integer, sequence
 from iem_dcr.ocmf.keys import CURVE_OF_ALGORITHM, curve_of, key_of, missing
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def form_of(signature: Mapping[str, object]) -> Form:
 
 def in_der(r: int, s: int) -> bytes:
     """Write r and s as DER (RFC 3279, 2.2.3)."""
-    return der.sequence(der.integer(r) + der.integer(s))
+    return sequence(integer(r) + integer(s))
 
 
 def rewritten(signature: Mapping[str, object], numbers: tuple[int, int], curve: Curve) -> str | None:
@@ -175,9 +175,9 @@ def rewritten(signature: Mapping[str, object], numbers: tuple[int, int], curve: 
     return text.upper() if SD.upper() == SD else text
 
 
-def _head(integer: bytes) -> tuple[bool, bool, bool]:
+def _head(part: bytes) -> tuple[bool, bool, bool]:
     """Tell what DER sees in an integer's first bytes: a 00, a sign, and whether the 00 is there because of a sign."""
-    return integer[0] == 0, integer[0] >= 0x80, len(integer) > 1 and integer[0] == 0 and integer[1] >= 0x80
+    return part[0] == 0, part[0] >= 0x80, len(part) > 1 and part[0] == 0 and part[1] >= 0x80
 
 
 def _bytes_of(signature: Mapping[str, object]) -> bytes:
@@ -192,7 +192,7 @@ def _bytes_of(signature: Mapping[str, object]) -> bytes:
     try:
         if encoding == "hex" and text.isalnum():
             return bytes.fromhex(text)
-        if encoding == "base64" and (raw := der.from_base64(text)) is not None:
+        if encoding == "base64" and (raw := from_base64(text)) is not None:
             return raw
         if encoding == "base32":
             return base64.b32decode(text)
@@ -219,11 +219,11 @@ def _numbers_in(raw: bytes, curve: Curve) -> list[tuple[int, int]]:
 
 def _integers(raw: bytes) -> tuple[bytes, bytes] | None:
     """Read SEQUENCE { INTEGER r, INTEGER s }; the integers are unsigned and may have any number of leading zeros."""
-    found = der.elements(raw, may_go_on=True)
+    found = elements(raw, may_go_on=True)
     if found is None or len(found) < 2:
         return None
     (tag_r, r), (tag_s, s) = found[:2]
-    return (r, s) if tag_r == tag_s == der.INTEGER and r and s else None
+    return (r, s) if tag_r == tag_s == INTEGER and r and s else None
 
 
 def _is_short(raw: bytes, integers: tuple[bytes, bytes]) -> bool:
@@ -238,14 +238,14 @@ def _is_known(SA: object) -> bool:
 def _is_usual(raw: bytes) -> bool:
     """Whether bytes are DER of two integers in short form, of which none is malformed; most are, and are told fast."""
     size = len(raw)
-    if not 8 <= size < 0x82 or raw[0] != der.SEQUENCE or raw[1] != size - 2 or raw[2] != der.INTEGER:
+    if not 8 <= size < 0x82 or raw[0] != SEQUENCE or raw[1] != size - 2 or raw[2] != INTEGER:
         return False
     at = 4 + raw[3]
-    if at + 2 >= size or raw[at] != der.INTEGER or raw[at + 1] != size - at - 2:
+    if at + 2 >= size or raw[at] != INTEGER or raw[at + 1] != size - at - 2:
         return False
     r, s = raw[4], raw[at + 2]
     return (0 < r < 0xFF or (r == 0 and raw[5] >= 0x80)) and (0 < s < 0xFF or (s == 0 and raw[at + 3 :] >= b"\x80"))
 
 
-def _is_malformed(integer: bytes) -> bool:
-    return len(integer) > 1 and (integer[0], integer[1] & 0x80) in ((0x00, 0x00), (0xFF, 0x80))
+def _is_malformed(part: bytes) -> bool:
+    return len(part) > 1 and (part[0], part[1] & 0x80) in ((0x00, 0x00), (0xFF, 0x80))
