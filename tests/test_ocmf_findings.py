@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,10 +13,10 @@ from hypothesis import strategies as st
 from iem_dcr.ocmf import Receipt, parse
 from iem_dcr.ocmf.examination import examine, examine_transaction
 from iem_dcr.ocmf.rules import FINDINGS, Finding, Severity
-from iem_dcr.ocmf.sets import examine_set, transactions_of
+from iem_dcr.ocmf.sets import Counters, transactions_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 Row = dict[str, object]
 SD = "3006020101020101"
@@ -35,6 +36,19 @@ PAYLOAD: Row = {
 def of(*rows: object, sd: object = SD, **fields: object) -> Receipt:
     payload = {name: value for name, value in (PAYLOAD | {"RD": list(rows)} | fields).items() if value != "absent"}
     return parse(f"OCMF|{json.dumps(payload, ensure_ascii=False)}|{json.dumps({'SD': sd})}")
+
+
+def examine_set(receipts: Sequence[Receipt]) -> tuple[Finding, ...]:
+    """Examine each transaction of a set, and the counters; the findings have the index of the receipt each is about."""
+    found: list[Finding] = []
+    for group in transactions_of(receipts):
+        for one in examine_transaction([receipts[number] for number in group]):
+            at = one.receipt if one.receipt is not None else len(group) - 1
+            found.append(replace(one, receipt=group[at]))
+    counters = Counters()
+    for receipt in receipts:
+        counters.add(Counters.entry_of(receipt))
+    return (*found, *counters.findings())
 
 
 def again(receipt: Receipt, old: str, new: str) -> Receipt:

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from iem_dcr.errors import printable
-from iem_dcr.ocmf.examination import examine_transaction
-from iem_dcr.ocmf.rules import Finding, finding
+from iem_dcr.ocmf.rules import finding
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from iem_dcr.ocmf.receipt import Receipt
+    from iem_dcr.ocmf.rules import Finding
 
 MOST_COUNTED = 2_000_000
 """Receipts whose counters are compared; each takes 24 bytes."""
@@ -61,23 +60,6 @@ def transactions_of(receipts: Sequence[Receipt]) -> list[tuple[int, ...]]:
     else:
         groups += [(number,) for number in (*lone_begins, *lone_ends)]
     return sorted(groups)
-
-
-def examine_set(receipts: Sequence[Receipt]) -> tuple[Finding, ...]:
-    """Examine a set of receipts: each transaction in it, and their counters.
-
-    Returns:
-        The findings, with the index of the receipt each is about.
-    """
-    found: list[Finding] = []
-    for group in transactions_of(receipts):
-        for one in examine_transaction([receipts[number] for number in group]):
-            at = one.receipt if one.receipt is not None else len(group) - 1
-            found.append(replace(one, receipt=group[at]))
-    counters = Counters()
-    for receipt in receipts:
-        counters.add(Counters.entry_of(receipt))
-    return (*found, *counters.findings())
 
 
 class Counters:
