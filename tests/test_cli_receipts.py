@@ -15,7 +15,7 @@ import pytest
 
 from iem_dcr.journal import pins
 from iem_dcr.ocmf import parse
-from iem_dcr.ocmf.curves import SECP256R1
+from iem_dcr.ocmf.keys import SECP256R1
 from tests.support.command_line import PATIENCE_S, Done, begin, environment, finish, run
 from tests.support.journals import METER, entries, journal, kept, tuple_text
 from tests.support.ocmf_signing import CurveSigner

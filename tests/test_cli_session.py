@@ -73,7 +73,7 @@ def test_events() -> None:
     assert (signed["signing_method"], signed["encoding_method"]) == ("", "OCMF")
     assert signed["public_key"] == key["value"]
 
-    assert done.only("receipt") == {"event": "receipt", "verified": True, "ocmf": record.text}
+    assert done.only("receipt") == {"event": "receipt", "verified": True, "accepted": True, "ocmf": record.text}
     payload = ocmf.parse(record.text).payload
     assert [payload[name] for name in ("CT", "CI", "IS", "IL", "IF", "IT", "ID", "PG", "TT")] == [
         "EVSEID",

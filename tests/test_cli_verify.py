@@ -1,4 +1,4 @@
-"""iem-dcr verify: what it says of receipts, by what it exits, and many of them over all cores."""
+"""iem-dcr verify: what it says of receipts, by what it exits, and many of them in one process or in several."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from iem_dcr.cli.verifying import BATCH, MANY
-from iem_dcr.ocmf.curves import SECP256R1
+from iem_dcr.ocmf.keys import SECP256R1
 from tests.support.command_line import PATIENCE_S, Done, begin, environment, finish, run
 from tests.support.journals import tuple_text
 from tests.support.ocmf_signing import CurveSigner
@@ -149,7 +149,7 @@ def test_key_file(file: Path, tmp_path: Path, content: bytes) -> None:
 def test_what_cannot_be_read_is_exit_2(file: Path, content: bytes, why: str) -> None:
     done = check(file, content)
     assert (done.status, done.out) == (2, "")
-    assert done.err.startswith("Error: ")
+    assert done.err.startswith(f"Error: {file}: ")
     assert why in done.err
     assert done.err.count("\n") == 1
 
@@ -157,7 +157,7 @@ def test_what_cannot_be_read_is_exit_2(file: Path, content: bytes, why: str) -> 
 def test_no_file_is_exit_2(tmp_path: Path) -> None:
     done = run("verify", str(tmp_path / "none"))
     assert (done.status, done.out) == (2, "")
-    assert "cannot be read: No such file" in done.err
+    assert done.err == f"Error: {tmp_path / 'none'}: it cannot be read: No such file or directory\n"
 
 
 def test_hostile_text_is_shown_harmless(file: Path) -> None:
@@ -189,19 +189,20 @@ def many(file: Path) -> int:
     return len(lines)
 
 
-def test_many_over_all_cores(file: Path) -> None:
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_many(file: Path, jobs: str) -> None:
     count = many(file)
-    done = run("verify", str(file), "--key", KEY)
+    done = run("verify", str(file), "--key", KEY, "--jobs", jobs)
     assert (done.status, done.err) == (1, "")
     shown = [line for line in done.out.splitlines() if line.startswith("line ")]
     assert [line.partition(":")[0] for line in shown] == ["line 701", "line 1501", f"line {MANY + 301}"]
     assert f"{count - 4:,} accepted transactions are not shown; --all shows them." in done.out
     assert done.out.endswith(f"{count - 1:,} transactions: {count - 4:,} valid, 2 NOT VALID, 1 not readable\n")
-    listed = run("verify", str(file), "--key", KEY, "--json")
+    listed = run("verify", str(file), "--key", KEY, "--json", "--jobs", jobs)
     assert listed.status == 1
     sources = [event["sources"] for event in listed.events if event["event"] == "transaction"]
     assert sources == [*([f"line {number}"] for number in range(2, count)), ["line 1", f"line {count}"]]
-    shown_all = run("verify", str(file), "--key", KEY, "--all").out
+    shown_all = run("verify", str(file), "--key", KEY, "--all", "--jobs", jobs).out
     assert shown_all.count("  VALID\n") == count - 4
 
 
@@ -228,7 +229,7 @@ def test_the_bar_is_on_the_terminal_alone(file: Path) -> None:
 def test_an_interruption_leaves_no_process(file: Path) -> None:
     read, write = os.pipe()
     process = subprocess.Popen(
-        [sys.executable, "-m", "iem_dcr.cli.main", "verify", "-", "--key", KEY],
+        [sys.executable, "-m", "iem_dcr.cli.main", "verify", "-", "--key", KEY, "--jobs", "2"],
         stdin=read,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -248,6 +249,52 @@ def test_an_interruption_leaves_no_process(file: Path) -> None:
         done = finish(process)  # its pipes end when the last process that holds them has ended
     assert done.status == 130
     assert done.err.strip() == "Interrupted."
+
+
+def test_a_finding_that_asks_for_nothing_is_shown_on_request(file: Path) -> None:
+    text = SIGNER.tuple_of(payload(1).replace("+0100 S", "+0100 U"))
+    assert "Finding" not in check(file, text).out
+    assert check(file, text, "--all").out.count("time-not-synchronised") == 2
+    codes = [found["code"] for found in check(file, text, "--json").only("transaction")["findings"]]
+    assert codes == ["time-not-synchronised"] * 2
+
+
+def test_another_file_is_written_that_the_transparency_software_opens(file: Path) -> None:
+    signed_value = {"signedMeterData": signed(1), "publicKey": SIGNER.public.hex()}
+    other = file.with_name("other.xml")
+    document = f"{json.dumps(signed_value)}\nhello\n{json.dumps(signed_value | {'signedMeterData': signed(2)})}\n"
+    done = check(file, document, "--export", str(other), key="")
+    assert done.status == 0
+    assert done.err == (f"Note: {file}: line 2: no JSON and no receipt; passed over\n2 receipts written to {other}.\n")
+    again = run("verify", str(other), "--json")
+    assert [event["verdict"] for event in again.events if event["event"] == "transaction"] == ["accepted"] * 2
+    assert [event["findings"] for event in again.events if event["event"] == "transaction"] == [[], []]
+
+
+def test_a_form_that_the_transparency_software_cannot_open_is_said(file: Path) -> None:
+    value = f"<value><signedData>{signed(1)}</signedData><publicKey>{SIGNER.public.hex()}</publicKey></value>"
+    done = check(file, f"<values>{value}</values>", key="")
+    assert done.status == 0
+    assert "Verdict    VALID: " in done.out
+    assert "container-not-readable" in done.out
+
+
+def test_both_directions_are_shown(file: Path) -> None:
+    rows = [
+        {"TM": f"2026-03-01T1{at}:00:00,000+0100 S", "TX": TX, "ST": "G", "RV": 5 + at * fed, "RI": RI, "RU": "kWh"}
+        for at, TX in enumerate("BE")
+        for RI, fed in (("1-b:1.8.e", 0), ("1-b:2.8.e", 2))
+    ]
+    texts = [SIGNER.tuple_of(json.dumps({"FV": "1.0", "MS": "M", "PG": f"T{n}", "RD": rows})) for n in range(22)]
+    assert "0.000 kWh import, 2.000 kWh export  VALID\n" in check(file, "\n".join(texts)).out
+    assert "Energy     2.000 kWh  export 1-b:2.8.e, beside the verdict\n" in check(file, texts[0]).out
+
+
+def test_a_receipt_that_is_there_again_is_no_half_of_its_own(file: Path) -> None:
+    texts = [half(4, "B", "1.0"), half(5, "E", "2.0"), half(4, "B", "1.0"), half(5, "E", "2.0")]
+    done = check(file, "\n".join(texts), "--json")
+    assert done.only("transaction")["paginations"] == ["T4", "T5"]
+    assert [found["code"] for found in done.only("summary")["findings"]] == ["receipt-repeated"] * 2
 
 
 def test_genuine() -> None:

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from iem_dcr.config import SETTINGS, Settings
-from iem_dcr.ocmf.findings import FINDINGS
+from iem_dcr.ocmf.rules import FINDINGS, UNREAD_HERE
 from tests.support.shared import shared
 from tests.support.tools import needs_tool
 
@@ -158,11 +158,12 @@ def table(page: str, head: str) -> list[list[str]]:
 
 
 def test_every_finding_is_documented_as_it_is() -> None:
-    assert table("receipts.md", "| code | severity | what it means | what to do |") == [
-        [f"`{code}`", kind.severity.value, kind.meaning, kind.to_do] for code, kind in FINDINGS.items()
+    assert table("receipts.md", "| code | severity | what it means | the transparency software | what to do |") == [
+        [f"`{code}`", kind.severity.value, kind.meaning, kind.there, kind.to_do] for code, kind in FINDINGS.items()
     ]
-    assert table("receipts.md", "| code | the transparency software |") == [
-        [f"`{code}`", kind.differs] for code, kind in FINDINGS.items() if kind.differs
+    assert table("receipts.md", "| matter | the transparency software |") == [
+        *([f"`{code}`", kind.differs] for code, kind in FINDINGS.items() if kind.differs),
+        *([matter, text] for matter, text in UNREAD_HERE.items()),
     ]
 
 

@@ -10,6 +10,7 @@ from decimal import Decimal
 
 import pytest
 
+from iem_dcr import ocmf
 from iem_dcr.driver.meter_state import COMMUNICATION_FAULT
 from iem_dcr.powermeter import Powermeter, StationError, TransactionRequestStatus
 from iem_dcr.simulator import Fault, SimulatorOptions
@@ -355,7 +356,7 @@ async def test_a_driver_may_run_again() -> None:
 @virtual
 async def test_cryptography_is_imported_in_a_worker_after_the_first_value(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "iem_dcr.ocmf.ecdsa", raising=False)
-    sys.modules["iem_dcr.ocmf.verify"]._key_reader.cache_clear()
+    monkeypatch.delattr(ocmf, "ecdsa", raising=False)
     async with bench() as b:
         await asyncio.sleep(0)
         assert "iem_dcr.ocmf.ecdsa" not in sys.modules

@@ -16,11 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iem_dcr.ocmf import Outcome, Receipt, parse, verify
-from iem_dcr.ocmf.curves import CURVES, SECP256R1, Curve
-from iem_dcr.ocmf.documents import read_document
+from iem_dcr.ocmf.examination import examine
 from iem_dcr.ocmf.export import LONGEST_OCPP_201, Format, Item, export, reencoded, signed_meter_value
-from iem_dcr.ocmf.findings import examine
-from iem_dcr.ocmf.signature import is_der, signature_numbers
+from iem_dcr.ocmf.import_formats import read_document
+from iem_dcr.ocmf.keys import CURVES, SECP256R1, Curve
+from iem_dcr.ocmf.signature import Form, form_of, signature_numbers
 from tests.support.journals import tuple_text
 from tests.support.ocmf_signing import CurveSigner
 from tests.support.shared import shared
@@ -40,7 +40,7 @@ def signed(number: int, **fields: str) -> Item:
 def raw(number: int, curve: Curve = SECP256R1, encoding: str = "hex") -> Item:
     signer = CurveSigner(curve)
     text = payload(number)
-    data = b"".join(part.to_bytes(curve.order_size, "big") for part in signer.numbers(text))
+    data = b"".join(part.to_bytes(curve.size, "big") for part in signer.numbers(text))
     section = {
         "SA": f"ECDSA-{curve.name}-SHA256",
         "SE": encoding,
@@ -118,7 +118,7 @@ def test_a_raw_signature_stays_unless_asked(form: Format) -> None:
     receipt = parse(found.text)
     assert "written anew as DER" in exported.notes[0]
     assert receipt.signed == item.receipt.signed
-    assert is_der(receipt.signature)
+    assert form_of(receipt.signature) is Form.PLAIN
     assert (receipt.algorithm, receipt.signature["SM"]) == (item.receipt.algorithm, "application/x-der")
     assert verify(receipt, KEY).outcome is Outcome.VALID
 
@@ -128,7 +128,7 @@ def test_a_raw_signature_stays_unless_asked(form: Format) -> None:
 def test_reencoding_on_every_curve(curve: Curve, encoding: str) -> None:
     item = raw(1, curve, encoding)
     made = reencoded(item.receipt, item.public_key)
-    assert is_der(made.signature)
+    assert form_of(made.signature) is Form.PLAIN
     assert signature_numbers(made.signature, curve)[0] == CurveSigner(curve).numbers(payload(1))
     assert verify(made, item.public_key).outcome is Outcome.VALID
 
@@ -137,7 +137,7 @@ def test_reencoding_on_every_curve(curve: Curve, encoding: str) -> None:
 def test_reencoding_any_numbers(r: int, s: int) -> None:
     data = (r.to_bytes(32, "big") + s.to_bytes(32, "big")).hex()
     made = reencoded(parse(f'OCMF|{payload(1)}|{{"SD":"{data}"}}'))
-    assert is_der(made.signature)
+    assert form_of(made.signature) is Form.PLAIN
     assert (r, s) in signature_numbers(made.signature, SECP256R1)
 
 

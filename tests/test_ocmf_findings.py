@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,19 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iem_dcr.ocmf import Receipt, parse
-from iem_dcr.ocmf.findings import (
-    FINDINGS,
-    Finding,
-    Severity,
-    examine,
-    examine_set,
-    examine_transaction,
-    transactions_of,
-)
-from iem_dcr.ocmf.transaction import rows_of
+from iem_dcr.ocmf.examination import examine, examine_transaction
+from iem_dcr.ocmf.rules import FINDINGS, Finding, Severity
+from iem_dcr.ocmf.sets import Counters, transactions_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 Row = dict[str, object]
 SD = "3006020101020101"
@@ -42,6 +36,25 @@ PAYLOAD: Row = {
 def of(*rows: object, sd: object = SD, **fields: object) -> Receipt:
     payload = {name: value for name, value in (PAYLOAD | {"RD": list(rows)} | fields).items() if value != "absent"}
     return parse(f"OCMF|{json.dumps(payload, ensure_ascii=False)}|{json.dumps({'SD': sd})}")
+
+
+def examine_set(receipts: Sequence[Receipt]) -> tuple[Finding, ...]:
+    """Examine each transaction of a set, and the counters; the findings have the index of the receipt each is about."""
+    found: list[Finding] = []
+    for group in transactions_of(receipts):
+        for one in examine_transaction([receipts[number] for number in group]):
+            at = one.receipt if one.receipt is not None else len(group) - 1
+            found.append(replace(one, receipt=group[at]))
+    counters = Counters()
+    for receipt in receipts:
+        counters.add(Counters.entry_of(receipt))
+    return (*found, *counters.findings())
+
+
+def again(receipt: Receipt, old: str, new: str) -> Receipt:
+    """The receipt with something in its text put in place of another."""
+    assert old in receipt.text
+    return parse(receipt.text.replace(old, new, 1))
 
 
 def without(row: Row, *names: str) -> Row:
@@ -80,7 +93,16 @@ def test_a_good_transaction_has_no_findings(name: str) -> None:
     assert told(examine(GOOD[name])) == []
 
 
-CASES: list[tuple[Receipt, list[tuple[str, int | None, str]]]] = [
+Told = list[tuple[str, int | None, str]]
+ODD_TIMES: dict[str, Told] = {
+    "2024-10-27T05:30:00,125+0200 s": [("time-unreadable", 0, "TM"), ("time-not-synchronised", 0, "TM")],
+    "2024-10-27T05:30:00,125+0200 X": [("time-unreadable", 0, "TM"), ("time-not-synchronised", 0, "TM")],
+    "2024-10-27T24:00:00,000+0200 S": [("time-unreadable", 0, "TM")],
+    "2024-11-31T02:30:00,000+0200 S": [("time-unreadable", 0, "TM")],
+}
+"""Times that only the transparency software reads."""
+
+CASES: list[tuple[Receipt, Told]] = [
     (of(BEGIN, END, TT="a|b"), [("separator-in-text", None, "TT")]),
     (of(BEGIN, END, ID="a|b"), [("separator-in-text", None, "ID")]),
     (of(BEGIN, END, CI="a|b"), [("separator-in-text", None, "CI")]),
@@ -94,6 +116,21 @@ CASES: list[tuple[Receipt, list[tuple[str, int | None, str]]]] = [
     (of(BEGIN, END, GI=["x"]), [("field-type", None, "GI")]),
     (of(BEGIN, END | {"RT": {}}), [("field-type", 1, "RT")]),
     (of(BEGIN, CHARGING, 5, END), [("field-type", 2, "RD")]),
+    (of(BEGIN, END, LC="x"), [("field-type", None, "LC")]),
+    (of(BEGIN, END, LC=[]), [("field-type", None, "LC")]),
+    (of(BEGIN, END, LC={"LR": [1]}), [("field-type", None, "LC")]),
+    (of(BEGIN, END, IF=[[]]), [("field-type", None, "IF")]),
+    (again(of(BEGIN, END), '"PG": "T7"', '"PG": "T7", "PG": "T7"'), [("key-repeated", None, "PG")]),
+    (again(of(BEGIN, END), '"ST": "G"', '"ST": "E", "ST": "G"'), [("key-repeated-within", None, "ST")]),
+    (again(of(BEGIN, END), '{"SD"', '{"SD": "00", "SD"'), [("key-repeated-within", None, "SD")]),
+    (again(of(BEGIN, END), '"00000012.500"', "012.5"), [("number-form", None, "")]),
+    (of(BEGIN | {"RV": "  12.5 "}, END), [("number-form", 0, "RV")]),
+    (of(BEGIN | {"RV": ".5"}, END | {"RV": "5."}), [("number-form", 0, "RV"), ("number-form", 1, "RV")]),
+    (of(BEGIN, END, sd="30 06\n020101 020101"), [("signature-spelling", None, "SD")]),
+    (of(BEGIN, END, sd="308106020101020101"), [("signature-spelling", None, "SD")]),
+    (again(of(BEGIN, END), '{"SD"', '{"SA": null, "SD"'), [("signature-spelling", None, "SD")]),
+    (again(of(BEGIN, END), '{"SD"', '{"SE": null, "SD"'), [("signature-spelling", None, "SD")]),
+    (again(of(BEGIN, END), '{"SD"', '{"SE": "HEX", "SD"'), [("signature-encoding", None, "SE")]),
     (of(BEGIN, END, FV="1.4"), [("format-version", None, "FV")]),
     (of(BEGIN, END, FV="absent"), [("format-version", None, "FV")]),
     (of(BEGIN, END, FV="one"), [("format-version", None, "FV")]),
@@ -104,6 +141,8 @@ CASES: list[tuple[Receipt, list[tuple[str, int | None, str]]]] = [
     (of(BEGIN, END, sd="xyz"), [("signature-form", None, "SD")]),
     (of(BEGIN, END, PG="absent"), [("pagination-missing", None, "PG")]),
     (of(BEGIN, END, PG="T"), [("pagination-missing", None, "PG")]),
+    (of(BEGIN, END, PG=5), [("pagination-missing", None, "PG"), ("fiscal", None, "PG")]),
+    (of(BEGIN, END, PG=12), [("pagination-form", None, "PG"), ("fiscal", None, "PG")]),
     (of(BEGIN, END, PG="T007"), [("pagination-form", None, "PG")]),
     (of(BEGIN, CHARGING, PG="F3"), [("fiscal", None, "PG")]),
     (of(BEGIN, END, MS="absent"), [("meter-missing", None, "MS")]),
@@ -121,6 +160,7 @@ CASES: list[tuple[Receipt, list[tuple[str, int | None, str]]]] = [
     (of(BEGIN, BEGIN, END), [("begin-repeated", 1, "TX")]),
     (of(BEGIN, END, END), [("end-repeated", 2, "TX")]),
     (of(BEGIN, END | {"RI": "1-0:1.8.0"}), [("registers-mixed", None, "RI")]),
+    (of(BEGIN, END | {"RI": "01-0b:01.8.0E*255"}), [("register-spelling", 1, "RI")]),
     (of(BEGIN, BEGIN | {"RI": "1-0:1.8.2"}, END, END | {"RI": "1-0:1.8.2"}), [("registers-mixed", None, "RI")]),
     (of(BEGIN, without(END, "RI")), [("left-out", 1, "RI")]),
     (of(BEGIN, without(END, "RV")), [("left-out", 1, "RV")]),
@@ -133,6 +173,7 @@ CASES: list[tuple[Receipt, list[tuple[str, int | None, str]]]] = [
     (of(BEGIN, END | {"RV": "1,5"}), [("value-unreadable", 1, "RV")]),
     (of(BEGIN, CHARGING | {"RV": "NaN"}, END), [("value-unreadable", 1, "RV")]),
     (of(without(BEGIN, "RU"), without(END, "RU")), [("unit-missing", 0, "RU")]),
+    (of(BEGIN | {"RU": ""}, END | {"RU": ""}), [("unit-unknown", 0, "RU"), ("unit-unknown", 1, "RU")]),
     (of(BEGIN | {"RU": "MWh"}, END | {"RU": "MWh"}), [("unit-unknown", 0, "RU"), ("unit-unknown", 1, "RU")]),
     (of(BEGIN, END | {"RU": "Wh", "RV": "20125"}), [("units-mixed", 1, "RU")]),
     (of(BEGIN | {"RU": "Wh", "RV": "12500"}, END), [("units-mixed", 1, "RU"), ("register-falling", 1, "RV")]),
@@ -143,6 +184,11 @@ CASES: list[tuple[Receipt, list[tuple[str, int | None, str]]]] = [
     (of(BEGIN, END | {"TM": "2024-10-27T02:30:00,124+0200 S"}), [("time-falling", 1, "TM")]),
     (of(BEGIN, CHARGING | {"TM": "2024-10-27T01:40:00,000+0200 S"}, END), [("time-falling-between", 1, "TM")]),
     (of(BEGIN, END | {"TM": "yesterday S"}), [("time-unreadable", 1, "TM")]),
+    *((of(BEGIN | {"TM": begin}, END), [*told, ("time-falling", 1, "TM")]) for begin, told in ODD_TIMES.items()),
+    (of(BEGIN | {"TM": "2024-02-30T02:30:00,125+0200 S"}, END | {"TM": "2024-02-28T02:30:00,125+0200 S"}),
+     [("time-unreadable", 0, "TM"), ("time-falling", 1, "TM")]),
+    (of(BEGIN | {"TM": "2024-10-27T24:00:01,000+0200 S"}, END), [("time-unreadable", 0, "TM")]),
+    (of(BEGIN | {"TM": "2024-10-27T05:30:00,125+02:00 S"}, END), [("time-falling-between", 1, "TM")]),
     (of(BEGIN | {"TM": str(BEGIN["TM"])[:-2]}, END), [("time-flag-missing", 0, "TM")]),
     (of(BEGIN | {"TM": str(BEGIN["TM"])[:-1]}, END), [("time-flag-missing", 0, "TM")]),
     (of(without(BEGIN, "TM"), END), [("time-flag-missing", 0, "TM")]),
@@ -154,6 +200,8 @@ CASES: list[tuple[Receipt, list[tuple[str, int | None, str]]]] = [
     (of(BEGIN | {"TM": str(BEGIN["TM"])[:-1] + "U"}, END), [("time-not-synchronised", 0, "TM")]),
     (of(without(BEGIN, "ST"), END), [("status-missing", 0, "ST")]),
     (of(BEGIN, END | {"ST": "M"}), [("status-not-good", 1, "ST")]),
+    (of(BEGIN, END | {"ST": ""}), [("status-not-good", 1, "ST")]),
+    (of(BEGIN, END | {"ST": 1}), [("status-not-good", 1, "ST")]),
     (of(BEGIN, CHARGING | {"ST": "T"}, END), [("status-not-good-between", 1, "ST")]),
     (of(BEGIN, END | {"EF": "tE"}), [("time-flag", 1, "EF"), ("energy-flag", 1, "EF")]),
     (of(BEGIN, CHARGING | {"EF": "E"}, END), [("energy-flag-between", 1, "EF")]),
@@ -180,7 +228,7 @@ def test_event_counters_count_only_before_0_5() -> None:
 def test_too_many_readings_are_an_error_and_the_rest_is_not_looked_at() -> None:
     receipt = of(BEGIN, *([CHARGING] * 10_000), END)
     assert told(examine(receipt)) == [("readings-too-many", None, "RD"), ("transaction-incomplete", None, "TX")]
-    assert len(receipt.readings) == len(rows_of([receipt])) == 10_000
+    assert len(receipt.readings) == len(receipt.rows) == 10_000
 
 
 def half(row: Row, counter: int, **fields: object) -> Receipt:
@@ -202,9 +250,21 @@ PAIRS: list[tuple[list[Receipt], list[tuple[str, int | None, str]]]] = [
     ([half(BEGIN | {"ST": "E"}, 7), half(END, 8)], [("status-not-good", 0, "ST")]),
     ([half(BEGIN, 7), half(END, 8, IL="INVALID")], [("identification-level", 1, "IL")]),
     ([half(BEGIN, 7), half(END, 8, FV="2.0")], [("format-version", 1, "FV")]),
-    ([half(BEGIN, 7), half(CHARGING, 8)], [("transaction-incomplete", None, "TX")]),
+    ([half(BEGIN, 7), half(CHARGING, 8)], [("end-missing", None, "TX")]),
     ([half(BEGIN, 7), of(BEGIN, END, PG="T8")], [("begin-repeated", 1, "TX")]),
     ([half(BEGIN, 7), half(END, 8, PG="F8")], [("fiscal", 1, "PG"), ("pagination-falling", 1, "PG")]),
+    ([half(BEGIN, 7), of(END | {"TX": "C", "RV": 1}, END, PG="T8")], [("register-falling", 1, "RV")]),
+    ([of(BEGIN, CHARGING | {"RV": 21}, PG="T7"), half(END, 8)], [("register-falling", 1, "RV")]),
+    (
+        [half(BEGIN, 7), half(END | {"RU": "wh"}, 8)],
+        [("unit-unknown", 1, "RU"), ("units-mixed", 1, "RU"), ("register-falling", 1, "RV")],
+    ),
+    (
+        [half(BEGIN, 7), half(END | {"RU": " WH ", "RV": 20125}, 8)],
+        [("unit-unknown", 1, "RU"), ("units-mixed", 1, "RU")],
+    ),
+    ([half(BEGIN | {"RI": "1-0:B3.8.0*1"}, 7), half(END | {"RI": "1-0:B3.8.0*1"}, 8)], [("begin-missing", None, "RI")]),
+    ([of(BEGIN, END | EXPORT, PG="T7"), half(END, 8)], [("end-repeated", 0, "TX")]),
 ]
 
 
@@ -277,6 +337,7 @@ def test_every_code_has_a_case() -> None:
         code for _, expected in PAIRS for code, _, _ in expected
     }
     tried |= {"readings-too-many", "pagination-gap", "pagination-repeated", "receipt-repeated"}
+    tried |= {"container-not-readable", "context-swapped", "text-around-tuple", "key-spelling"}
     assert tried == set(FINDINGS)
 
 

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from iem_dcr.errors import ReceiptError
 from iem_dcr.ocmf import Outcome, Receipt, parse
-from iem_dcr.ocmf.curves import CURVES, SECP256R1
-from iem_dcr.ocmf.findings import examine, examine_set
+from iem_dcr.ocmf.examination import examine
+from iem_dcr.ocmf.keys import CURVES, SECP256R1
 from iem_dcr.ocmf.verdict import Judgement, verdict_on
 from tests.support.ocmf_signing import CurveSigner
+from tests.test_ocmf_findings import examine_set
 
 SIGNER = CurveSigner(SECP256R1)
 PAYLOAD = (

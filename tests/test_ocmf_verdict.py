@@ -8,7 +8,7 @@ from decimal import Decimal
 import pytest
 
 from iem_dcr.ocmf import Outcome, Verification, parse
-from iem_dcr.ocmf.curves import SECP256R1, SECP384R1
+from iem_dcr.ocmf.keys import SECP256R1, SECP384R1
 from iem_dcr.ocmf.verdict import Judgement, judge, verdict_on
 from tests.support.ocmf_signing import CurveSigner
 

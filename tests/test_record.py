@@ -221,7 +221,7 @@ def test_genuine_answers() -> None:
 
 
 def test_signatures_of_other_curves_become_noise() -> None:
-    signer = CurveSigner(next(curve for curve in ocmf.curves.CURVES if curve.name == "secp384r1"))
+    signer = CurveSigner(next(curve for curve in ocmf.keys.CURVES if curve.name == "secp384r1"))
     text = signer.tuple_of('{"FV":"1.0","MS":"1SIM12345","ID":"04A2B3C4"}')
     bodies = {nodes.TRANSACTION_V1.path: text.encode(), nodes.PUBLICKEY.path: f'{{"PK":"{signer.spki}"}}'.encode()}
     written, told = disguised(bodies)

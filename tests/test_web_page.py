@@ -12,7 +12,7 @@ import pytest
 
 from iem_dcr import ocmf
 from iem_dcr.driver.meter_state import ERROR_READINGS_FOR_FAULT
-from iem_dcr.ocmf.documents import read_document
+from iem_dcr.ocmf.import_formats import read_document
 from iem_dcr.service.web_settings import WebSettings
 from tests.support.browser import PATIENCE_MS, PHONE, chromium, is_as_wide_as, opened
 from tests.support.command_line import begin, finish, read_until

@@ -14,8 +14,8 @@ import pytest
 
 from iem_dcr import ocmf
 from iem_dcr.journal import forget
-from iem_dcr.ocmf.documents import read_document
-from iem_dcr.ocmf.findings import Severity
+from iem_dcr.ocmf.import_formats import read_document
+from iem_dcr.ocmf.rules import Severity
 from iem_dcr.service.web import book, receipts
 from tests.support.bench import bench, request
 from tests.support.journals import METER, journal, kept

@@ -10,7 +10,7 @@ from iem_dcr.bringup.evidence import tuple_in
 from iem_dcr.bringup.report import Line, State
 from iem_dcr.bringup.sight import shown
 from iem_dcr.errors import MeterError, ReceiptError, printable
-from iem_dcr.ocmf.findings import Severity
+from iem_dcr.ocmf.rules import Severity
 from iem_dcr.ocmf.verdict import Judgement, verdict_on
 
 if TYPE_CHECKING:

@@ -7,8 +7,7 @@ import secrets
 from typing import TYPE_CHECKING, Final
 
 from iem_dcr.errors import ReceiptError
-from iem_dcr.ocmf.curves import SECP256R1
-from iem_dcr.ocmf.keys import public_point
+from iem_dcr.ocmf.keys import SECP256R1, key_of
 from iem_dcr.ocmf.signature import rewritten
 
 if TYPE_CHECKING:
@@ -33,12 +32,13 @@ class ThrowAwayKey:
             What is to stand for its coordinates wherever they are met, as hex; and the key. None where the other one
             cannot be read, or is in a form that keeps no coordinates (a compressed point, a key in several lines).
         """
+        from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat  # noqa: PLC0415  # as above
+
         try:
-            old = _coordinates(*public_point(PK, SECP256R1))
+            old = key_of(PK, SECP256R1).point[1:]
         except ReceiptError:
             return None
-        numbers = self._key.public_key().public_numbers()
-        new = _coordinates(numbers.x, numbers.y)
+        new = self._key.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)[1:]
         at = PK.lower().find(old.hex())
         if at >= 0:
             text = new.hex()
@@ -80,7 +80,3 @@ def noise(signature: Mapping[str, object]) -> str | None:
 
 def _both(old: bytes, new: bytes) -> dict[str, str]:
     return {old.hex(): new.hex(), old.hex().upper(): new.hex().upper()}
-
-
-def _coordinates(x: int, y: int) -> bytes:
-    return x.to_bytes(32, "big") + y.to_bytes(32, "big")

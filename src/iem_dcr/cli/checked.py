@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from rich.text import Text
 
 from iem_dcr.bringup.sight import shown
-from iem_dcr.cli.render import kwh, say
+from iem_dcr.cli.render import kwh, say, verdict_text
 from iem_dcr.cli.verifying import UNREADABLE
 from iem_dcr.meter_time import rfc3339
-from iem_dcr.ocmf.findings import Severity
-from iem_dcr.ocmf.verdict import Judgement
+from iem_dcr.ocmf.rules import Severity
+from iem_dcr.ocmf.verdict import Judgement, energy_summary
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -24,11 +25,13 @@ if TYPE_CHECKING:
 
     from iem_dcr.cli.verifying import Checked
     from iem_dcr.meter_time import MeterTime
-    from iem_dcr.ocmf.findings import Finding
+    from iem_dcr.ocmf.rules import Finding
     from iem_dcr.ocmf.verdict import Energy, Verdict
 
 FEW = 20
 """So many transactions are shown with all there is to say; more with a line each."""
+MOST_LISTED = 10_000
+"""Findings across all that are listed in JSON; of more, their number is told."""
 _STYLES = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.INFO: "dim"}
 _WORDS = {
     Judgement.ACCEPTED.value: "valid",
@@ -110,11 +113,14 @@ def finding_json(found: Finding) -> dict[str, object]:
 
 def summary(counts: Counter[str], across: Iterable[Finding], problem: str) -> dict[str, object]:
     """Return how many transactions there were of each verdict, and what was found across all, as JSON types."""
+    across = iter(across)
+    findings = [finding_json(found) for found in islice(across, MOST_LISTED)]
     return {
         "event": "summary",
         "transactions": counts.total(),
         "verdicts": {word: counts[word] for word in _WORDS},
-        "findings": [finding_json(found) for found in across],
+        "findings": findings,
+        "more_findings": sum(1 for _ in across),
         "problem": problem,
     }
 
@@ -130,18 +136,18 @@ class Shown:
         self._hidden = 0
         self._keys_from_document = False
 
-    def take(self, batch: Iterable[Checked], *, is_parallel: bool) -> None:
+    def take(self, batch: Iterable[Checked], *, are_many: bool) -> None:
         """Show some; the first few are held until it is known whether there are more."""
         for checked in batch:
             self._keys_from_document |= checked.key_from == "document"
-            if is_parallel and not self._all and _is_accepted(checked):
+            if are_many and not self._all and _is_accepted(checked):
                 self._hidden += 1
                 continue
             if self._is_long:
                 say(self._console, _line(checked))
                 continue
             self._held.append(checked)
-            if len(self._held) > FEW or is_parallel:
+            if len(self._held) > FEW or are_many:
                 self._is_long = True
                 for held in self._held:
                     say(self._console, _line(held))
@@ -150,14 +156,14 @@ class Shown:
     def end(self, counts: Counter[str], across: Iterable[Finding], *, are_counted: bool) -> None:
         """Show what is held, what was found across all, and how many there were of each verdict."""
         for checked in self._held:
-            for line in _block(checked):
+            for line in _block(checked, show_all=self._all):
                 say(self._console, line)
             say(self._console, "")
-        listed = list(across)
-        for found in listed[:FEW]:
+        across = iter(across)
+        for found in islice(across, FEW):
             say(self._console, _finding(found, "Across all: "))
-        if len(listed) > FEW:
-            say(self._console, f"Across all: {len(listed) - FEW:,} more of the kind; --json lists them.")
+        if more := sum(1 for _ in across):
+            say(self._console, f"Across all: {more:,} more of the kind; --json lists them.")
         if not are_counted:
             say(self._console, "The counters (PG) of so many receipts were not all compared.")
         if self._hidden:
@@ -172,22 +178,7 @@ class Shown:
         say(self._console, Text(f"{total:,} transaction{'' if total == 1 else 's'}: {words}", style="bold"))
 
 
-def verdict_text(verdict: Verdict) -> Text:
-    """Write the verdict on a transaction, loudly where it is not plainly good."""
-    if verdict.judgement is Judgement.ACCEPTED:
-        return Text.assemble(("VALID", "bold green"), f": {_reason(verdict)}")
-    if verdict.judgement is Judgement.REFUSED:
-        return Text.assemble(
-            ("VALID", "bold green"), ", but ", ("NOT ACCEPTED by the transparency software", "bold red"),
-            f": {', '.join(_errors(verdict))}",
-        )  # fmt: skip
-    word, style = (
-        ("NOT VALID", "bold red") if verdict.judgement is Judgement.INVALID else ("NOT CHECKED", "bold yellow")
-    )
-    return Text.assemble((word, style), f": {_reason(verdict)}")
-
-
-def _block(checked: Checked) -> Iterator[Text]:
+def _block(checked: Checked, *, show_all: bool) -> Iterator[Text]:
     verdict = checked.verdict
     where = ", ".join(checked.sources)
     if verdict is None:
@@ -208,7 +199,8 @@ def _block(checked: Checked) -> Iterator[Text]:
     for note in checked.notes:
         yield _row("Note", Text(note, style="yellow"))
     for found in verdict.findings:
-        yield _finding(found, "  Finding    ")
+        if show_all or not found.asks_for_nothing:
+            yield _finding(found, "  Finding    ")
 
 
 def _line(checked: Checked) -> Text:
@@ -223,7 +215,7 @@ def _line(checked: Checked) -> Text:
         shown(checked.identification),
         _end(times.begin if times else None, None),
         _end(times.end if times else None, None),
-        "?" if verdict.energy_wh is None else kwh(verdict.energy_wh),
+        energy_summary(verdict.energies) or "?",
     )
     said = Text("VALID", style="bold green") if verdict.judgement is Judgement.ACCEPTED else verdict_text(verdict)
     return Text.assemble(f"{where}: ", "  ".join(words), "  ", said)
@@ -260,15 +252,8 @@ def _times_of(verdict: Verdict) -> Energy | None:
 
 def _reason(verdict: Verdict) -> str:
     if verdict.judgement is Judgement.REFUSED:
-        return f"not accepted by the transparency software: {', '.join(_errors(verdict))}"
-    outcome = "invalid" if verdict.judgement is Judgement.INVALID else verdict.verifications[0].outcome.value
-    if verdict.judgement is Judgement.NOT_CHECKED:
-        outcome = "not checked"
-    return next(one.reason for one in verdict.verifications if one.outcome.value == outcome)
-
-
-def _errors(verdict: Verdict) -> list[str]:
-    return list(dict.fromkeys(found.code for found in verdict.findings if found.severity is Severity.ERROR))
+        return f"not accepted by the transparency software: {', '.join(verdict.errors)}"
+    return verdict.reason
 
 
 def _is_accepted(checked: Checked) -> bool:

@@ -12,6 +12,7 @@ from rich.text import Text
 from iem_dcr.bringup.sight import CLOCK_TOLERANCE_S, LONGEST_TEXT, clock, measured, shown
 from iem_dcr.errors import printable
 from iem_dcr.ocmf import Outcome
+from iem_dcr.ocmf.verdict import Judgement, energy_summary_of, judge
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from iem_dcr.bringup.look import Look
     from iem_dcr.ocmf import Reading, Receipt, Verification
+    from iem_dcr.ocmf.verdict import Verdict
     from iem_dcr.powermeter import Powermeter
 
 _VERDICTS = {
@@ -83,11 +85,11 @@ def receipt_panel(receipt: Receipt, verification: Verification) -> Panel:
         "Begin": _reading(begin),
         "End": _reading(last),
         "Ended": _ENDS.get(last.TX, "") if last else "",
-        "Energy": "not in the receipt" if receipt.energy_wh is None else kwh(receipt.energy_wh),
+        "Energy": energy_summary_of(receipt) or "not in the receipt",
         "Remarks": _remarks(begin, last),
     }
     grid = _grid((name, Text(text)) for name, text in rows.items() if text)
-    grid.add_row("Signature", _verdict(verification))
+    grid.add_row("Signature", verdict_text(judge([receipt], [verification])))
     return Panel(grid, title=Text(f"Receipt {shown(receipt.pagination or 'without PG')}"), expand=False)
 
 
@@ -187,9 +189,15 @@ def _flags(EF: str) -> str:
     return f"{shown(EF)}, " + " and ".join(meanings.get(flag, "unknown") for flag in shown(EF))
 
 
-def _verdict(verification: Verification) -> Text:
-    word, style = _VERDICTS[verification.outcome]
-    return Text.assemble((word, style), f": {printable(verification.reason, limit=LONGEST_TEXT)}")
+def verdict_text(verdict: Verdict) -> Text:
+    """Write the verdict on a transaction, loudly where it is not plainly good."""
+    if verdict.judgement is Judgement.REFUSED:
+        return Text.assemble(
+            ("VALID", "bold green"), ", but ", ("NOT ACCEPTED by the transparency software", "bold red"),
+            f": {', '.join(verdict.errors)}",
+        )  # fmt: skip
+    word, style = _VERDICTS[verdict.outcome]
+    return Text.assemble((word, style), f": {printable(verdict.reason, limit=LONGEST_TEXT)}")
 
 
 def _clock(off: timedelta) -> Text:

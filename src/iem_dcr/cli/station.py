@@ -14,6 +14,8 @@ from iem_dcr.cli import render
 from iem_dcr.cli.terminal import tell, warnings_are_logged
 from iem_dcr.errors import printable
 from iem_dcr.ocmf import Outcome, Verification
+from iem_dcr.ocmf.examination import examine
+from iem_dcr.ocmf.rules import Severity
 from iem_dcr.powermeter import TransactionRequestStatus
 
 if TYPE_CHECKING:
@@ -133,7 +135,9 @@ class JsonStation(SessionStation):
         self._receipt(kept.receipt, kept.outcome or Outcome.NOT_CHECKED)
 
     def _receipt(self, receipt: Receipt, outcome: Outcome) -> None:
-        self._output.line({"event": "receipt", "verified": VERIFIED[outcome], "ocmf": receipt.text})
+        accepted = VERIFIED[outcome] and not any(found.severity is Severity.ERROR for found in examine(receipt))
+        written = {"verified": VERIFIED[outcome], "accepted": accepted, "ocmf": receipt.text}
+        self._output.line({"event": "receipt", **written})
 
     def _error(self, event: str, error: StationError) -> None:
         self._output.line({"event": event, "type": error.type, "sub_type": error.sub_type, "message": error.message})

@@ -12,7 +12,7 @@ import sys
 from collections import Counter
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, TypeAlias
 
 import click
 
@@ -20,13 +20,19 @@ from iem_dcr.cli.arguments import common
 from iem_dcr.cli.checked import Shown, condensed, json_line, status_of, summary
 from iem_dcr.cli.terminal import Output, tell
 from iem_dcr.cli.verifying import MANY, Checking
+from iem_dcr.cli.whole_file import write_whole
 from iem_dcr.errors import ReceiptError, printable
-from iem_dcr.ocmf.documents import LARGEST, begins_with_tuple, read_document, stream_records
+from iem_dcr.ocmf import parse
+from iem_dcr.ocmf.export import Format, Item, export
+from iem_dcr.ocmf.import_formats import LARGEST, Found, begins_with_tuple, read_document, stream_records
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from iem_dcr.ocmf.documents import Found, Record
+    from iem_dcr.ocmf.import_formats import Record
+
+HowFar: TypeAlias = "tuple[int | None, Callable[[], int] | None]"
+"""How much there is of a stream, and what says how much of that was taken."""
 
 EXIT_UNREADABLE = 2
 _LONGEST_KEY = 10_000
@@ -47,14 +53,45 @@ _DER = b"\x30"
 @click.option(
     "--key-file", type=click.Path(dir_okay=False), metavar="F", help="File with that key: as text, DER, PEM or JSON."
 )
-@click.option("--all", "show_all", is_flag=True, help=f"Of more than {MANY:,} receipts, show the accepted ones too.")
+@click.option(
+    "--all",
+    "show_all",
+    is_flag=True,
+    help=f"Show findings that ask for nothing, and of more than {MANY:,} receipts the accepted ones too.",
+)
+@click.option(
+    "--export",
+    "export_to",
+    type=click.Path(dir_okay=False),
+    metavar="F",
+    help="Write the receipts to a file that the transparency software opens.",
+)
+@click.option(
+    "--reencode-signature",
+    is_flag=True,
+    help="With --export, write signatures that the transparency software cannot read anew as DER.",
+)
+@click.option(
+    "--jobs", type=click.IntRange(1, 64), default=1, show_default=True, metavar="N", help="Check in so many processes."
+)
 @click.option("--json", "as_json", is_flag=True, help="Write one JSON object per transaction, and a summary.")
 @common
-def command(file: str, key: str | None, key_file: str | None, show_all: bool, as_json: bool) -> int:
+def command(
+    *,
+    file: str,
+    key: str | None,
+    key_file: str | None,
+    show_all: bool,
+    export_to: str | None,
+    reencode_signature: bool,
+    jobs: int,
+    as_json: bool,
+) -> int:
     """Check receipts: who, when, how much, and the verdict on signature and content.
 
     FILE may be an OCMF tuple, a file of tuples, the transparency software's XML, JSON with signed meter values
-    (EVerest, OCPP 1.6 and 2.x), or CSV of "iem-dcr receipts export". Standard input is read without one.
+    (EVerest, OCPP 1.6 and 2.x, OCPI, OICP) or a log of them, or CSV of "iem-dcr receipts export". Standard input is
+    read without one.
     """
     used = _key(key, key_file)
     output = Output()
@@ -62,22 +99,29 @@ def command(file: str, key: str | None, key_file: str | None, show_all: bool, as
     problem = ""
     try:
         with _opened(file) as stream:
-            problem = _verify(output, stream, used, counts, show_all=show_all, as_json=as_json)
+            pieces, how_far = _pieces(stream, file)
+            if export_to is not None:
+                pieces = iter(_exported(pieces, used, export_to, reencode=reencode_signature))
+            checking = Checking(pieces, used, jobs, partial(condensed, as_json=as_json, show_all=show_all))
+            problem = _verify(output, checking, how_far, counts, show_all=show_all, as_json=as_json)
     except OSError as error:
-        problem = f"{printable(file)} cannot be read: {error.strerror or error}"
+        problem = f"it cannot be read: {error.strerror or error}"
+    except ReceiptError as error:
+        problem = str(error)
     if problem:
+        problem = f"{'standard input' if file == '-' else printable(file)}: {problem}"
         tell(f"Error: {problem}")
     status = status_of(counts)
     return output.status() or status or (EXIT_UNREADABLE if problem else 0)
 
 
-def _verify(output: Output, stream: IO[bytes], key: str, counts: Counter[str], *, show_all: bool, as_json: bool) -> str:
-    """Check what a stream holds, write it, and count it; return why not all of it could be read, or ""."""
+def _verify(
+    output: Output, checking: Checking, how_far: HowFar, counts: Counter[str], *, show_all: bool, as_json: bool
+) -> str:
+    """Check receipts, write what became of them, and count it; return why not all could be read, or ""."""
     problem = ""
     shown = Shown(output.console(), show_all=show_all)
     try:
-        pieces, how_far = _pieces(stream)
-        checking = Checking(pieces, key, partial(condensed, as_json=as_json, show_all=show_all))
         with _Progress(how_far) as progress:
             for batch in checking.results():
                 if output.error is not None:
@@ -88,21 +132,21 @@ def _verify(output: Output, stream: IO[bytes], key: str, counts: Counter[str], *
                         for checked in batch:
                             output.write((checked.line or json_line(checked)) + "\n")
                     else:
-                        shown.take(batch, is_parallel=checking.is_parallel)
+                        shown.take(batch, are_many=checking.are_many)
                     output.flush()
     except ReceiptError as error:
         problem = str(error)
         if not counts:
             return problem
     if as_json:
-        output.line(summary(counts, checking.across, problem))
+        output.line(summary(counts, checking.findings(), problem))
     else:
-        shown.end(counts, checking.across, are_counted=checking.counted)
+        shown.end(counts, checking.findings(), are_counted=checking.counters.are_all_counted)
         output.flush()
     return problem
 
 
-def _pieces(stream: IO[bytes]) -> tuple[Iterator[Found | Record], tuple[int | None, Callable[[], int] | None]]:
+def _pieces(stream: IO[bytes], file: str) -> tuple[Iterator[Found | Record], HowFar]:
     """Return the receipts of a stream, how much there is of it, and what says how much of that was taken.
 
     Raises:
@@ -113,8 +157,31 @@ def _pieces(stream: IO[bytes]) -> tuple[Iterator[Found | Record], tuple[int | No
     if begins_with_tuple(head[:1000]):
         size = Path(stream.name).stat().st_size if isinstance(stream.name, str) and stream.seekable() else None
         return iter(stream_records(stream)), (size, stream.tell if size else None)
-    found = read_document(stream.read(LARGEST + 1))
+    notes: list[str] = []
+    found = read_document(stream.read(LARGEST + 1), notes)
+    for note in notes:
+        tell(f"Note: {'standard input' if file == '-' else printable(file)}: {note}")
     return iter(found), (len(found), None)
+
+
+def _exported(pieces: Iterator[Found | Record], key: str, file: str, *, reencode: bool) -> list[Found]:
+    """Write receipts as the transparency software's XML; return them, to be checked."""
+    found: list[Found] = []
+    for piece in pieces:
+        if isinstance(piece, Found):
+            found.append(piece)
+        else:
+            found += [Found(text, source=f"line {line}") for text, line in piece.tuples()]
+    items = []
+    for one in found:
+        with contextlib.suppress(ReceiptError):  # what cannot be read is told by the check
+            items.append(Item(parse(one.text), key or one.key))
+    exported = export(items, Format.TRANSPARENCY, reencode_signature=reencode)
+    write_whole(Path(file), exported.text.encode())
+    for note in exported.notes:
+        tell(f"Note: {note}.")
+    tell(f"{exported.count} receipt{'' if exported.count == 1 else 's'} written to {printable(file)}.")
+    return found
 
 
 @contextlib.contextmanager
@@ -131,7 +198,7 @@ def _opened(file: str) -> Iterator[IO[bytes]]:
 class _Progress:
     """A bar on standard error, if that is a terminal and there are many."""
 
-    def __init__(self, how_far: tuple[int | None, Callable[[], int] | None]) -> None:
+    def __init__(self, how_far: HowFar) -> None:
         self._total, self._taken = how_far
         self._stack = contextlib.ExitStack()
         self._count = 0
@@ -148,7 +215,7 @@ class _Progress:
     def moved(self, checking: Checking, count: int) -> Iterator[None]:
         """Move on by some receipts; while the context is entered, the bar leaves the terminal to others."""
         self._count += count
-        if self._bar is None and checking.is_parallel and sys.stderr.isatty():
+        if self._bar is None and checking.are_many and sys.stderr.isatty():
             self._bar = _Bar(self._total)
         if self._bar is None:
             yield

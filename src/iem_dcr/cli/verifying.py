@@ -1,12 +1,12 @@
-"""Checking receipts, few in this process, many over all cores; nothing of them is held longer than it takes.
+"""Checking receipts, in this process or in as many as are asked for; nothing of them is held longer than it takes.
 
 A receipt with begin and end (and one of no transaction) is judged as it comes. One with only a begin or only an end is
-held until all were seen, for the other half may stand anywhere.
+held until the other half comes, which may stand anywhere: an end whose counter is the next one after a begin's of the
+same meter is its other half at once, the others are paired when all were seen.
 """
 
 from __future__ import annotations
 
-import hashlib
 import multiprocessing
 import os
 import signal
@@ -20,25 +20,23 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 from iem_dcr.errors import IemDcrError, ReceiptError
-from iem_dcr.ocmf import Receipt, parse, public_key_der_hex, verify
-from iem_dcr.ocmf.documents import Found, Record
-from iem_dcr.ocmf.findings import examine_counters, transactions_of
-from iem_dcr.ocmf.transaction import has_begin, has_end, is_fiscal, meter_of, rows_of
+from iem_dcr.ocmf import parse, public_key_der_hex, verify
+from iem_dcr.ocmf.import_formats import Found, Record, found_around
+from iem_dcr.ocmf.sets import Counters, half_of, transactions_of
 from iem_dcr.ocmf.verdict import Verdict, judge
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from concurrent.futures import Future
 
-    from iem_dcr.ocmf.findings import Finding
+    from iem_dcr.ocmf import Receipt
+    from iem_dcr.ocmf.rules import Finding
 
 UNREADABLE = "unreadable"
 
 MANY = 2_000
-"""From more receipts on, processes are started: that takes about as long as checking so many."""
+"""Of more receipts, the accepted ones are not shown one by one."""
 BATCH = 250
-MOST_COUNTED = 200_000
-"""Receipts whose counters are compared; more would have to be held."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +53,8 @@ class Checked:
         verdict: None where it could not be read.
         problem: why it could not be read.
         notes: what else is to be said, a sentence each.
-        half: the one receipt where it may have another half; it is judged once all were seen.
-        counters: a stand-in for each receipt, enough to compare counters.
+        half: the one receipt where it may have another half; it is judged together with that.
+        counted: meter, context, counter and digest of each of its receipts, to compare counters.
         word: the judgement, or "unreadable"; "" of a half.
         line: what is to be written of it, where the process that checked it has written it already.
     """
@@ -71,7 +69,7 @@ class Checked:
     problem: str = ""
     notes: tuple[str, ...] = ()
     half: Found | None = field(default=None, repr=False)
-    counters: tuple[Receipt, ...] = field(default=(), repr=False)
+    counted: tuple[tuple[str, str, int, int] | None, ...] = field(default=(), repr=False)
     word: str = ""
     line: str = field(default="", repr=False)
 
@@ -82,61 +80,95 @@ class Checking:
     Args:
         pieces: the receipts.
         key: checks them all; without one each has its own.
-        condense: leaves of what was checked only what is wanted of it, where processes have to hand it over.
+        jobs: processes that check; 1 is this one.
+        condense: leaves of what was checked only what is wanted of it.
 
     Attributes:
-        is_parallel: there were many, and they are checked in processes; known once `results` gave its first.
-        across: findings across the whole set; complete when `results` has ended.
-        counted: whether all counters were compared.
+        are_many: there are more than `MANY`; known once `results` gave its first.
+        counters: those of the whole set; complete when `results` has ended.
     """
 
     def __init__(
-        self, pieces: Iterable[Found | Record], key: str = "", condense: Callable[[Checked], Checked] | None = None
+        self,
+        pieces: Iterable[Found | Record],
+        key: str = "",
+        jobs: int = 1,
+        condense: Callable[[Checked], Checked] | None = None,
     ) -> None:
         self._pieces = iter(pieces)
         self._key = key
+        self._jobs = jobs
         self._condense = condense
-        self.is_parallel = False
-        self.across: tuple[Finding, ...] = ()
-        self.counted = True
+        self._halves: dict[tuple[str, str, int], Found] = {}
+        self._held: list[Found] = []
+        self._done: set[int] = set()
+        self.are_many = False
+        self.counters = Counters()
 
     def results(self) -> Iterator[list[Checked]]:
-        """Yield what became of the receipts, some at a time, in their order; halves at the end.
+        """Yield what became of the receipts, some at a time, in their order; halves when the other one is there.
 
         Raises:
             ReceiptError: the rest cannot be read.
             IemDcrError: a process that checked was ended by something else.
         """
-        counters: list[Receipt] = []
-        halves: list[Found] = []
         for batch in self._batches():
+            done = []
             for checked in batch:
-                if len(counters) < MOST_COUNTED:
-                    counters += checked.counters
-                else:
-                    self.counted = False
-                if checked.half is not None:
-                    halves.append(checked.half)
-            yield [checked for checked in batch if checked.half is None]
-        if halves:
-            yield _pair(halves, self._key)
-        self.across = examine_counters(counters)
+                for counted in checked.counted:
+                    self.counters.add(counted)
+                if checked.half is None:
+                    done.append(checked)
+                elif (pair := self._paired(checked.half, checked.counted[0])) is not None:
+                    done.append(pair)
+            yield done
+        held = [*self._held, *self._halves.values()]
+        if held:
+            receipts = [parse(half.text) for half in held]
+            groups = transactions_of(receipts)
+            yield [_judged([held[at] for at in group], [receipts[at] for at in group], self._key) for group in groups]
+
+    def findings(self) -> Iterator[Finding]:
+        """Yield what is found across the whole set, once `results` has ended."""
+        return self.counters.findings()
+
+    def _paired(self, half: Found, counted: tuple[str, str, int, int] | None) -> Checked | None:
+        """Judge a half with the other one, if that is here and certain; else hold it."""
+        if counted is None:
+            self._held.append(half)
+            return None
+        meter, context, counter, digest = counted
+        if digest in self._done:
+            return None
+        receipt = parse(half.text)
+        is_begin = half_of(receipt) == "begin"
+        other = self._halves.get((meter, context, counter + 1 if is_begin else counter - 1))
+        if other is None or half_of(parse(other.text)) == half_of(receipt):
+            if (meter, context, counter) in self._halves:
+                self._held.append(half)
+            else:
+                self._halves[meter, context, counter] = half
+            return None
+        del self._halves[meter, context, counter + 1 if is_begin else counter - 1]
+        self._done |= {digest, Counters.digest_of(other.text)}
+        both = [half, other] if is_begin else [other, half]
+        return _judged(both, [parse(one.text) for one in both], self._key)
 
     def _batches(self) -> Iterator[list[Checked]]:
         first = list(islice(self._pieces, MANY + 1))
+        self.are_many = len(first) > MANY
         batches = _in_batches(chain(first, self._pieces))
-        self.is_parallel = len(first) > MANY
-        check = partial(check_batch, key=self._key, condense=self._condense if self.is_parallel else None)
-        if not self.is_parallel:
+        condense = self._condense if self.are_many and self._jobs > 1 else None
+        check = partial(check_batch, key=self._key, condense=condense)
+        if self._jobs == 1:
             yield from map(check, batches)
             return
-        workers = os.cpu_count() or 1
-        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin_worker) as pool:
+        with ProcessPoolExecutor(self._jobs, multiprocessing.get_context("spawn"), _begin_worker) as pool:
             running: deque[Future[list[Checked]]] = deque()
             try:
                 for batch in batches:
                     running.append(pool.submit(check, batch))
-                    if len(running) > 4 * workers:
+                    if len(running) > 4 * self._jobs:
                         yield running.popleft().result()
                 while running:
                     yield running.popleft().result()
@@ -146,10 +178,20 @@ class Checking:
                 pool.shutdown(wait=False, cancel_futures=True)
 
 
+def _in_batches(pieces: Iterator[Found | Record]) -> Iterator[list[Found | Record]]:
+    while batch := list(islice(pieces, BATCH)):
+        yield batch
+
+
 def check_batch(batch: list[Found | Record], key: str, condense: Callable[[Checked], Checked] | None) -> list[Checked]:
     """Check and judge receipts one by one; with a key that is given, theirs are not used."""
-    found = chain.from_iterable(one.tuples() if isinstance(one, Record) else (one,) for one in batch)
-    checked = [_check(one, key) for one in found]
+    checked: list[Checked] = []
+    for piece in batch:
+        if isinstance(piece, Record):
+            found = [Found(text, source=f"line {line}") for text, line in piece.tuples()]
+        else:
+            found = [piece]
+        checked += [_check(one, key) for one in found]
     return checked if condense is None else [one if one.half is not None else condense(one) for one in checked]
 
 
@@ -158,37 +200,35 @@ def _check(found: Found, key: str) -> Checked:
         receipt = parse(found.text)
     except ReceiptError as error:
         return Checked((found.source,), problem=str(error), word=UNREADABLE)
-    if _is_half(receipt):
-        return Checked((found.source,), half=found, counters=(_counter(receipt),))
-    return _judged([found], [receipt], key)
+    counted = Counters.entry_of(receipt)
+    if half_of(receipt):
+        return Checked((found.source,), half=found, counted=(counted,))
+    return _judged([found], [receipt], key, (counted,))
 
 
-def _judged(found: list[Found], receipts: list[Receipt], key: str) -> Checked:
+def _judged(
+    found: list[Found],
+    receipts: list[Receipt],
+    key: str,
+    counted: tuple[tuple[str, str, int, int] | None, ...] = (),
+) -> Checked:
     keys = [key or one.key for one in found]
     verifications = [verify(receipt, used) for receipt, used in zip(receipts, keys, strict=True)]
     first = receipts[0]
     kind = first.payload.get("IT")
-    verdict = judge(receipts, verifications)
+    verdict = judge(receipts, verifications, keys, found_around(found))
     return Checked(
         sources=tuple(one.source for one in found),
-        meter=meter_of(first),
+        meter=first.meter,
         paginations=tuple(receipt.pagination or "" for receipt in receipts),
         identification=first.identification or "",
         identification_type=kind if isinstance(kind, str) else "",
         key_from="given" if key else "document" if any(keys) else "none",
         verdict=verdict,
         notes=_notes(found, receipts, key),
-        counters=tuple(_counter(receipt) for receipt in receipts),
+        counted=counted,
         word=verdict.judgement.value,
     )
-
-
-def _pair(halves: list[Found], key: str) -> list[Checked]:
-    receipts = [parse(half.text) for half in halves]
-    return [
-        _judged([halves[number] for number in group], [receipts[number] for number in group], key)
-        for group in transactions_of(receipts)
-    ]
 
 
 def _notes(found: list[Found], receipts: list[Receipt], key: str) -> tuple[str, ...]:
@@ -203,24 +243,6 @@ def _der(key: str, receipt: Receipt) -> str:
         return public_key_der_hex(key, receipt.algorithm).lower()
     except ReceiptError:
         return ""
-
-
-def _is_half(receipt: Receipt) -> bool:
-    if is_fiscal(receipt):
-        return False
-    rows = rows_of([receipt])
-    return has_begin(rows) != has_end(rows)
-
-
-def _counter(receipt: Receipt) -> Receipt:
-    """Make a small stand-in whose text is as good to tell receipts apart."""
-    digest = hashlib.sha256(receipt.text.encode()).hexdigest()
-    return Receipt(digest, {"MS": meter_of(receipt), "PG": receipt.pagination}, {}, b"")
-
-
-def _in_batches(pieces: Iterator[Found | Record]) -> Iterator[list[Found | Record]]:
-    while batch := list(islice(pieces, BATCH)):
-        yield batch
 
 
 def _begin_worker() -> None:

@@ -6,6 +6,7 @@ and CI are taken once per power-up: an accepted POST /gw is the proof that there
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
@@ -104,7 +105,8 @@ class Provisioning:
         self._key_tried_s = now_s()
         try:
             answer = await meter.client.publickey(timeout_s=deadline.left_s)
-            key = ocmf.public_key_der_hex(answer.PK)
+            # It may load cryptography, which takes a while.
+            key = await asyncio.get_running_loop().run_in_executor(None, ocmf.public_key_der_hex, answer.PK)
         except (MeterError, ReceiptError) as error:
             meter.log.failure("the public key", "no public key: %s", getattr(error, "brief", error))
             return

@@ -328,7 +328,8 @@ class ReceiptKeeper:
         elif verification.outcome is Outcome.NOT_CHECKED:
             self._log.error("receipt %s could not be verified: %s", shown_PG(receipt), printable(verification.reason))
         else:
-            from iem_dcr.ocmf.findings import Severity, examine  # noqa: PLC0415  not before the first live value
+            from iem_dcr.ocmf.examination import examine  # noqa: PLC0415  not before the first live value
+            from iem_dcr.ocmf.rules import Severity  # noqa: PLC0415  as above
 
             # The form of its signatures is a habit of the meter, which nobody at the charger can change.
             errors = (found for found in examine(receipt) if found.severity is Severity.ERROR)

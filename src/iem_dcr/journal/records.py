@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 from iem_dcr.driver.ports import FiledReceipt, NotedEntry, Recalled
 from iem_dcr.meter_time import FIRST_SANE_YEAR
 from iem_dcr.ocmf import Outcome
-from iem_dcr.ocmf.findings import examine
+from iem_dcr.ocmf.examination import examine
 
 if TYPE_CHECKING:
     import sqlite3

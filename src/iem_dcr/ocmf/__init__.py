@@ -1,14 +1,14 @@
 """Receipts: the signed OCMF tuples of a meter, read without touching a byte, and their signatures checked.
 
-Importing this package does not import ``cryptography``: only `verify` does, when it is called.
+Importing this package does not import ``cryptography``: only `verify` and `public_key_der_hex` do, when called.
 """
 
 from __future__ import annotations
 
 from iem_dcr.ocmf.keys import public_key_der_hex
 from iem_dcr.ocmf.receipt import Reading, Receipt, parse
+from iem_dcr.ocmf.signature import Outcome, Verification, prepare, verify
 from iem_dcr.ocmf.tuple_text import find_tuple
-from iem_dcr.ocmf.verify import Outcome, Verification, prepare, verify
 
 __all__ = [
     "Outcome",

@@ -1,69 +1,122 @@
-"""The one place that imports ``cryptography``; `iem_dcr.ocmf.verify` imports it when a signature is first checked.
+"""The one place that imports ``cryptography``: points become keys, and keys check signatures.
 
-Two curves may be missing there: secp192k1 it never had, and secp192r1 some builds of OpenSSL leave out. For those
-`iem_dcr.ocmf.ecdsa_python` is asked, which needs the package ``ecdsa``.
+Two curves may be missing there: secp192k1 it never had, and secp192r1 some builds of OpenSSL leave out. For those the
+package ``ecdsa`` is asked, pure Python. It checks signatures and never makes any, so that it is not hardened against
+timing does no harm.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import TYPE_CHECKING, Protocol
+import hashlib
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ec, utils
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
-from iem_dcr.ocmf.keys import encode_point, public_point
+from iem_dcr.ocmf.keys import CURVES, SECP192K1
 
 if TYPE_CHECKING:
-    from iem_dcr.ocmf.curves import Curve
+    from iem_dcr.ocmf.keys import Curve, Key
 
-_CLASS_NAME_OF = {
-    "secp192r1": "SECP192R1",
-    "secp256k1": "SECP256K1",
-    "secp256r1": "SECP256R1",
-    "secp384r1": "SECP384R1",
-    "brainpool256r1": "BrainpoolP256R1",
-    "brainpool384r1": "BrainpoolP384R1",
-}
-_KEYS_KEPT = 256
 _ALGORITHM = ec.ECDSA(SHA256())
+_SECP192K1_OID = bytes.fromhex("06052b8104001f")
+_NAMES = {curve.class_name.lower(): curve.name for curve in CURVES if curve.class_name}
+_SECP192K1_P = 2**192 - 2**32 - 4553
+_SECP192K1_G = (
+    0xDB4FF10EC057E9AE26B07D0280B7F4341DA5D1B1EAE06C7D,
+    0x9B2F2F6D9C5628A7844163D015BE86344082AA88D95E2F9D,
+)
 
 
-class Key(Protocol):
-    """A key that is ready to check signatures."""
+def curve_named_in(raw: bytes) -> str:
+    """Return the name of the curve that a DER SubjectPublicKeyInfo names; "" where it is none that can be read."""
+    if _SECP192K1_OID in raw[:40]:
+        return SECP192K1.name
+    try:
+        key = load_der_public_key(raw)
+    except (ValueError, UnsupportedAlgorithm):
+        return ""
+    name = getattr(getattr(key, "curve", None), "name", "another kind")
+    return _NAMES.get(name.lower(), name)
 
-    def matches(self, signed: bytes, r: int, s: int) -> bool:
-        """Whether (r, s), both in the range of the curve, is the ECDSA signature with SHA-256 over ``signed``."""
 
-
-@lru_cache(maxsize=_KEYS_KEPT)
-def key_of(text: str, curve: Curve) -> Key:
-    """Read a key, in a form `iem_dcr.ocmf.public_key_der_hex` reads; a key read before is still at hand.
+def key_at(point: bytes, curve: Curve) -> Key:
+    """Make a key of a point as SEC 1 writes it.
 
     Raises:
-        ReceiptError: the text is no key of this curve.
+        ValueError: it is no point of the curve.
         ImportError: ``cryptography`` lacks the curve, and the package ``ecdsa`` is not there.
     """
-    point = public_point(text, curve)
-    kind = getattr(ec, _CLASS_NAME_OF.get(curve.name, ""), None)
+    kind = getattr(ec, curve.class_name, None) if curve.class_name else None
     if kind is not None:
         try:
-            return _OpenSslKey(ec.EllipticCurvePublicKey.from_encoded_point(kind(), encode_point(*point, curve)))
+            return _OpenSslKey(ec.EllipticCurvePublicKey.from_encoded_point(kind(), point))
         except UnsupportedAlgorithm:
             pass
-    from iem_dcr.ocmf import ecdsa_python  # noqa: PLC0415  # wanted for the rarest curves only
-
-    return ecdsa_python.PythonKey(point, curve)
+    return _python_key(point, curve)
 
 
 class _OpenSslKey:
     def __init__(self, key: ec.EllipticCurvePublicKey) -> None:
         self._key = key
 
-    def matches(self, signed: bytes, r: int, s: int) -> bool:
+    @property
+    def der(self) -> bytes:
+        return self._key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+    @property
+    def point(self) -> bytes:
+        return self._key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+
+    def verifies(self, signature: bytes, signed: bytes) -> bool:
         try:
-            self._key.verify(utils.encode_dss_signature(r, s), signed, _ALGORITHM)
+            self._key.verify(signature, signed, _ALGORITHM)
         except InvalidSignature:
             return False
         return True
+
+
+class _PythonKey:
+    def __init__(self, key: Any) -> None:  # noqa: ANN401  the package comes without types
+        self._key = key
+
+    @property
+    def der(self) -> bytes:
+        return bytes(self._key.to_der())
+
+    @property
+    def point(self) -> bytes:
+        return bytes(self._key.to_string("uncompressed"))
+
+    def verifies(self, signature: bytes, signed: bytes) -> bool:
+        import ecdsa  # type: ignore[import-untyped]  # noqa: PLC0415  it comes without types
+
+        try:
+            return bool(
+                self._key.verify(signature, signed, hashlib.sha256, ecdsa.util.sigdecode_der, allow_truncate=True)
+            )
+        except (ecdsa.BadSignatureError, ecdsa.der.UnexpectedDER, TypeError):  # the point at infinity has no x
+            return False
+
+
+def _python_key(point: bytes, curve: Curve) -> Key:
+    import ecdsa  # noqa: PLC0415  wanted for the rarest curves only
+
+    kind = ecdsa.NIST192p if curve.name == "secp192r1" else python_secp192k1()
+    try:
+        return _PythonKey(ecdsa.VerifyingKey.from_string(point, curve=kind))
+    except ecdsa.errors.MalformedPointError as error:
+        raise ValueError(str(error)) from error
+
+
+@cache
+def python_secp192k1() -> Any:  # noqa: ANN401  as above
+    """Return secp192k1 as the package ``ecdsa`` takes a curve: y² = x³ + 3 (SEC 2, 2.2.1)."""
+    from ecdsa import curves, ellipticcurve  # noqa: PLC0415  as above
+
+    field = ellipticcurve.CurveFp(_SECP192K1_P, 0, 3, 1)
+    generator = ellipticcurve.PointJacobi(field, *_SECP192K1_G, 1, SECP192K1.n, generator=True)
+    return curves.Curve(SECP192K1.name, field, generator, (1, 3, 132, 0, 31))

@@ -1,41 +1,44 @@
-"""Examining the receipts of one transaction; `iem_dcr.ocmf.findings` says by whose rules."""
+"""Examining the receipts of one transaction by the rules of `iem_dcr.ocmf.rules`.
+
+What stands in each receipt is looked at here; begin and end together by `iem_dcr.ocmf.transaction`.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from decimal import Decimal
+import re
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from iem_dcr.errors import printable
-from iem_dcr.ocmf.finding_codes import finding
-from iem_dcr.ocmf.judging import judge_transaction
 from iem_dcr.ocmf.receipt import MOST_READINGS
 from iem_dcr.ocmf.registers import register_of
-from iem_dcr.ocmf.signature import is_der
-from iem_dcr.ocmf.transaction import (
-    has_begin,
-    has_end,
-    is_fiscal,
-    meter_of,
-    pagination_of,
-    rows_of,
-    version_of,
-)
+from iem_dcr.ocmf.rules import Report
+from iem_dcr.ocmf.signature import Form, form_of
+from iem_dcr.ocmf.transaction import Transaction, double_in, is_old, quoted, text_of
+from iem_dcr.ocmf.tuple_text import HEADER, repeated_keys
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from iem_dcr.ocmf.finding_codes import Finding
-    from iem_dcr.ocmf.receipt import Receipt
-    from iem_dcr.ocmf.transaction import Row
+    from iem_dcr.ocmf.receipt import Receipt, Row
+    from iem_dcr.ocmf.rules import Finding
 
-_OLDEST, _NEWEST = Decimal("0.1"), Decimal("1.3")
-_TEXTS = ("TT", "ID", "CI", "CT")
-_PAYLOAD_TEXTS = ("FV", "GI", "GV", "GS", "PG", "MV", "MM", "MS", "MF", "CF", "IL", "IT", "ID", "TT", "CT", "CI")
-_READING_TEXTS = ("TM", "TX", "RV", "RI", "RU", "RT", "EF", "ST")
-_SIGNATURE_TEXTS = ("SA", "SE", "SM", "SD")
+_OLDEST, _NEWEST = 0.1, 1.3
 _LONGEST = {"TT": 250, "ID": 40}
+_TEXTS = frozenset({"FV", "GI", "GV", "GS", "PG", "MV", "MM", "MS", "MF", "CF", "IT", "ID", "TT"})
+_TEXTS_NEW = _TEXTS | {"IL", "CT", "CI"}
+_TEXTS_OLD = _TEXTS | {"VI", "VV", "IS"}
+_SIGNED_TEXTS = ("TT", "ID", "CI", "CT")
+_READING_TEXTS = frozenset({"TM", "TX", "RV", "RI", "RU", "ST", "EF", "RT"})
+_READING_TEXTS_OLD = frozenset({"TM", "TX", "RV", "RI", "RU", "ST", "EI"})
+_LOSS_TEXTS = ("LN", "LI", "LR", "LU")
+_SIGNATURE_TEXTS = ("SA", "SE", "SM", "SD")
+_PLAIN_NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?", re.ASCII)
+_FORMS = {
+    Form.ODD: ("signature-spelling", "SA, SE or SD is written otherwise than OCMF has it", "SD"),
+    Form.ENCODING: ("signature-encoding", "SE is not hex or base64 to the letter, or SD holds a carriage return", "SE"),
+    Form.NOT_DER: ("signature-form", "the signature is not DER as the transparency software reads it", "SD"),
+}
 
 
 def examine(receipt: Receipt) -> tuple[Finding, ...]:
@@ -43,7 +46,7 @@ def examine(receipt: Receipt) -> tuple[Finding, ...]:
 
     A receipt of one end only gets ``transaction-incomplete``; `examine_transaction` takes both.
     """
-    return tuple(replace(one, receipt=None) for one in examine_transaction([receipt]))
+    return tuple(_examined([receipt], [None]))
 
 
 def examine_transaction(receipts: Sequence[Receipt]) -> tuple[Finding, ...]:
@@ -52,143 +55,144 @@ def examine_transaction(receipts: Sequence[Receipt]) -> tuple[Finding, ...]:
     Returns:
         The findings, with the index of the receipt each is about.
     """
-    rows = rows_of(receipts)
-    found: list[Finding] = []
-    for number, receipt in enumerate(receipts):
-        of_payload = (*_of_text(receipt), *_of_types(receipt), *_of_payload(receipt))
-        found += [replace(one, receipt=number) for one in of_payload]
-    for row in rows:
-        found += _of_row(row)
-    found += _between(receipts)
-    found += _of_transaction(receipts, rows)
-    return tuple(found)
+    return tuple(_examined(receipts, range(len(receipts))))
 
 
-def _of_text(receipt: Receipt) -> Iterator[Finding]:
-    fields = {name: text for name in _TEXTS if isinstance(text := receipt.payload.get(name), str)}
-    if receipt.text.count("|") > 2:
-        named = next((name for name, text in fields.items() if "|" in text), "")
-        yield finding(
-            "separator-in-text", f"a | stands in {named or 'a section'}; other readers cut there", field=named
+def _examined(receipts: Sequence[Receipt], numbers: Sequence[int | None]) -> Report:
+    report = Report()
+    numbered = list(zip(numbers, receipts, strict=True))
+    for number, receipt in numbered:
+        _tuple(report, receipt, number)
+        _fields(report, receipt, number)
+        _payload(report, receipt, number)
+    for number, receipt in numbered:
+        for row in receipt.rows:
+            _types(report, receipt, row, number)
+            _row(report, row, number)
+    first = receipts[0]
+    if len(receipts) > 1:
+        for number, (before, after) in enumerate(pairwise(receipts), 1):
+            _pair(report, before, after, number)
+        Transaction(report, numbered).judge()
+    elif not first.is_fiscal:
+        missing = [what for what, has in (("begin", first.has_begin), ("end", first.has_end)) if not has]
+        if missing:
+            report.add("transaction-incomplete", f"no {' and no '.join(missing)} in it", "TX")
+        else:
+            Transaction(report, numbered).judge()
+    return report
+
+
+def _tuple(report: Report, receipt: Receipt, number: int | None) -> None:
+    payload, text = receipt.payload, receipt.text
+    if text.count("|") > 2:
+        name = next((name for name in _SIGNED_TEXTS if "|" in str(payload.get(name))), "")
+        report.add(
+            "separator-in-text", f"a | stands in {name or 'a section'}; other readers cut there", name, of=number
         )
     if not receipt.signed.isascii():
-        named = next((name for name, text in fields.items() if not text.isascii()), "")
-        yield finding("text-not-ascii", f"{named or 'the payload'} holds characters that are not ASCII", field=named)
+        name = next((name for name in _SIGNED_TEXTS if not str(payload.get(name)).isascii()), "")
+        report.add("text-not-ascii", f"{name or 'the payload'} holds characters that are not ASCII", name, of=number)
     for name, longest in _LONGEST.items():
-        if len(fields.get(name, "")) > longest:
-            yield finding(
-                "text-too-long", f"{name} has {len(fields[name])} characters, {longest} are allowed", field=name
-            )
-    if not is_der(receipt.signature):
-        yield finding("signature-form", "the signature is not DER as the transparency software reads it", field="SD")
+        value = payload.get(name)
+        if isinstance(value, str) and len(value) > longest:
+            report.add("text-too-long", f"{name} has {len(value)} characters, {longest} are allowed", name, of=number)
+    signed = receipt.signed.decode()
+    outer, inner = repeated_keys(signed, payload)
+    in_signature = repeated_keys(text[len(HEADER) + len(signed) + 1 :], receipt.signature)
+    if outer:
+        report.add("key-repeated", f"the payload gives {quoted(outer)} twice", printable(outer, limit=20), of=number)
+    for key in (inner, *in_signature):
+        if key:
+            what = f"an object gives {quoted(key)} twice; the last one counts"
+            report.add("key-repeated-within", what, printable(key, limit=20), of=number)
+    if receipt.has_odd_numbers:
+        report.add("number-form", "a number is written as JSON does not have it", of=number)
 
 
-def _of_types(receipt: Receipt) -> Iterator[Finding]:
-    for section, names in ((receipt.payload, _PAYLOAD_TEXTS), (receipt.signature, _SIGNATURE_TEXTS)):
-        for name in names:
-            if isinstance(section.get(name), (list, dict)):
-                yield finding("field-type", f"{name} is no text", field=name)
-    status, flags = receipt.payload.get("IS"), receipt.payload.get("IF")
-    if not isinstance(status, (bool, str, type(None))):
-        yield finding("field-type", "IS is neither true nor false", field="IS")
-    if flags is not None and not (
-        isinstance(flags, list) and not any(isinstance(flag, (list, dict)) for flag in flags)
-    ):
-        yield finding("field-type", "IF is no list of texts", field="IF")
-
-
-def _of_payload(receipt: Receipt) -> Iterator[Finding]:
-    version, pagination = version_of(receipt), receipt.payload.get("PG")
+def _fields(report: Report, receipt: Receipt, number: int | None) -> None:
+    payload, signature = receipt.payload, receipt.signature
+    version = double_in(payload.get("FV"))
     if version is None or not _OLDEST <= version <= _NEWEST:
-        said = _shown(receipt.payload["FV"]) if "FV" in receipt.payload else "missing"
-        yield finding("format-version", f"FV is {said}; the transparency software reads 0.1 to 1.3", field="FV")
-    if not isinstance(pagination, str) or len(pagination) < 2:
-        yield finding("pagination-missing", "PG is missing or too short", field="PG")
-    elif pagination_of(receipt) is None:
-        yield finding(
-            "pagination-form", f"PG is {printable(pagination, limit=20)!r}, not T or F and a number", field="PG"
-        )
-    if receipt.pagination and receipt.pagination.startswith("F"):
-        yield finding("fiscal", "readings without a transaction (PG F): begin and end were not judged", field="PG")
+        said = quoted(payload["FV"]) if "FV" in payload else "missing"
+        report.add("format-version", f"FV is {said}; the transparency software reads 0.1 to 1.3", "FV", of=number)
+    for name in _wrong_fields(payload, old=is_old(receipt)):
+        report.add("field-type", f"{name} is of another type", name, of=number)
+    for name in _SIGNATURE_TEXTS:
+        if type(signature.get(name)) in (list, dict):
+            report.add("field-type", f"{name} is no text", name, of=number)
+    form = form_of(signature)
+    if form is not Form.PLAIN:
+        report.add(*_FORMS[form], of=number)
+
+
+def _wrong_fields(payload: Mapping[str, object], *, old: bool) -> Iterator[str]:
+    texts = _TEXTS_OLD if old else _TEXTS_NEW
+    for name, value in payload.items():
+        if type(value) in (list, dict) and name in texts:
+            yield name
+    if not old and not isinstance(payload.get("IS"), (bool, str, type(None))):
+        yield "IS"
+    flags = payload.get("IF")
+    if flags is not None and (not isinstance(flags, list) or any(type(flag) in (list, dict) for flag in flags)):
+        yield "IF"
+    loss = None if old else payload.get("LC")
+    if loss is not None and (
+        not isinstance(loss, dict) or any(type(loss.get(name)) in (list, dict) for name in _LOSS_TEXTS)
+    ):
+        yield "LC"
+
+
+def _payload(report: Report, receipt: Receipt, number: int | None) -> None:
+    RD, PG = receipt.payload.get("RD"), text_of(receipt.payload.get("PG"))
+    if not isinstance(RD, list) or not RD:
+        report.add("readings-missing", "RD holds no readings", "RD", of=number)
+    elif len(RD) > MOST_READINGS:
+        report.add("readings-too-many", f"RD holds {len(RD)} readings", "RD", of=number)
+    if PG is None or len(PG) < 2:
+        report.add("pagination-missing", "PG is missing or too short", "PG", of=number)
+    elif receipt.counter is None:
+        report.add("pagination-form", f"PG is {quoted(PG)}, not T or F and a number", "PG", of=number)
+    if receipt.is_fiscal:
+        report.add("fiscal", "readings without a transaction (PG F): begin and end were not judged", "PG", of=number)
     if not receipt.meter_serial:
-        yield finding("meter-missing", "MS, the meter's serial number, is missing", field="MS")
-    yield from _of_readings(receipt.payload.get("RD"))
+        report.add("meter-missing", "MS, the meter's serial number, is missing", "MS", of=number)
 
 
-def _of_readings(written: object) -> Iterator[Finding]:
-    if not isinstance(written, list) or not written:
-        yield finding("readings-missing", "RD holds no readings", field="RD")
-    elif len(written) > MOST_READINGS:
-        yield finding("readings-too-many", f"RD holds {len(written)} readings", field="RD")
-
-
-def _of_row(row: Row) -> Iterator[Finding]:
-    reading, at = row.reading, row.index
+def _types(report: Report, receipt: Receipt, row: Row, number: int | None) -> None:
     if not row.written:
-        yield finding(
-            "field-type", "a reading is no object, or an empty one", field="RD", reading=at, receipt=row.receipt
-        )
-    for name in _READING_TEXTS:
-        if isinstance(row.written.get(name), (list, dict)):
-            yield finding("field-type", f"{name} is no text", field=name, reading=at, receipt=row.receipt)
-    if reading.RV is None and row.written.get("RV") is not None:
-        yield finding(
-            "value-unreadable",
-            f"RV is no number: {_shown(row.written['RV'])}",
-            field="RV",
-            reading=at,
-            receipt=row.receipt,
-        )
+        RD = receipt.payload.get("RD")
+        if not (isinstance(RD, list) and isinstance(RD[row.at], dict)):
+            report.add("field-type", "a reading is no object", "RD", row, number)
+    for name, value in row.written.items():
+        if type(value) in (list, dict) and name in (_READING_TEXTS_OLD if is_old(receipt) else _READING_TEXTS):
+            report.add("field-type", f"{name} is no text", name, row, number)
+
+
+def _row(report: Report, row: Row, number: int | None) -> None:
+    reading, written = row.reading, row.written
+    RV = written.get("RV")
+    if reading.RV is None and RV is not None:
+        report.add("value-unreadable", f"RV is no number: {quoted(RV)}", "RV", row, number)
+    elif isinstance(RV, str) and not RV.isdigit() and not _PLAIN_NUMBER.fullmatch(RV):
+        report.add("number-form", f"RV is written as {RV[:40]!r}", "RV", row, number)
     if register_of(reading.RI) is None and (reading.RV is not None or reading.RI):
-        yield finding(
-            "register-unknown",
-            f"RI {_shown(reading.RI)} is no register known here",
-            field="RI",
-            reading=at,
-            receipt=row.receipt,
-        )
-    if reading.RV is not None and reading.RU not in ("kWh", "Wh") and reading.RU:
-        yield finding(
-            "unit-unknown",
-            f"RU is {_shown(reading.RU)}, neither kWh nor Wh",
-            field="RU",
-            reading=at,
-            receipt=row.receipt,
-        )
-    if "t" in reading.EF:
-        yield finding(
-            "time-flag",
-            "EF contains t: the time is not usable for billing",
-            field="EF",
-            reading=at,
-            receipt=row.receipt,
-        )
+        report.add("register-unknown", f"RI {quoted(reading.RI)} is no register known here", "RI", row, number)
+    if reading.RU not in ("kWh", "Wh") and reading.RV is not None and (reading.RU or written.get("RU") is not None):
+        RU = written.get("RU", reading.RU)
+        report.add("unit-unknown", f"RU is {quoted(RU)}, neither kWh nor Wh", "RU", row, number)
+    if reading.EF and "t" in reading.EF:
+        report.add("time-flag", "EF contains t: the time is not usable for billing", "EF", row, number)
     if reading.TX == "X":
-        yield finding("exception", "an exception while charging (TX X)", field="TX", reading=at, receipt=row.receipt)
+        report.add("exception", "an exception while charging (TX X)", "TX", row, number)
 
 
-def _between(receipts: Sequence[Receipt]) -> Iterator[Finding]:
-    for number, (before, after) in enumerate(pairwise(receipts), start=1):
-        if meter_of(before) != meter_of(after):
-            yield finding("meters-differ", "begin and end are of different meters", field="MS", receipt=number)
-        if before.identification != after.identification:
-            yield finding("identifications-differ", "begin and end name different users", field="ID", receipt=number)
-        first, second = pagination_of(before), pagination_of(after)
-        if first and second and (first[0] != second[0] or first[1] >= second[1]):
-            text = f"PG {after.pagination} does not come after {before.pagination}"
-            yield finding("pagination-falling", printable(text, limit=100), field="PG", receipt=number)
-
-
-def _of_transaction(receipts: Sequence[Receipt], rows: list[Row]) -> Iterator[Finding]:
-    if any(is_fiscal(receipt) for receipt in receipts):
-        return
-    missing = [name for name, there in (("begin", has_begin(rows)), ("end", has_end(rows))) if not there]
-    if missing:
-        yield finding("transaction-incomplete", f"no {' and no '.join(missing)} in it", field="TX")
-    else:
-        yield from judge_transaction(receipts, rows)
-
-
-def _shown(value: object) -> str:
-    text = str(value)[:60] if isinstance(value, (str, int, Decimal)) else type(value).__name__
-    return repr(printable(text, limit=40))
+def _pair(report: Report, before: Receipt, after: Receipt, number: int) -> None:
+    if before.meter != after.meter:
+        report.add("meters-differ", "begin and end are of different meters", "MS", of=number)
+    if before.identification != after.identification:
+        report.add("identifications-differ", "begin and end name different users", "ID", of=number)
+    first, second = before.counter, after.counter
+    if first and second and (first[0] != second[0] or first[1] >= second[1]):
+        text = f"PG {after.pagination} does not come after {before.pagination}"
+        report.add("pagination-falling", printable(text, limit=100), "PG", of=number)

@@ -18,14 +18,11 @@ from xml.sax.saxutils import escape
 
 from iem_dcr.errors import ReceiptError, printable
 from iem_dcr.meter_time import rfc3339
-from iem_dcr.ocmf.curves import curve_of
-from iem_dcr.ocmf.document_csv import KEY, TUPLE
-from iem_dcr.ocmf.finding_sets import transactions_of
-from iem_dcr.ocmf.keys import public_key_der_hex
+from iem_dcr.ocmf.import_formats import KEY, TUPLE
+from iem_dcr.ocmf.keys import curve_of, public_key_der_hex
 from iem_dcr.ocmf.receipt import parse
-from iem_dcr.ocmf.signature import is_der, signature_numbers
-from iem_dcr.ocmf.transaction import has_begin, has_end, meter_of, rows_of
-from iem_dcr.ocmf.verify import Outcome, verify
+from iem_dcr.ocmf.sets import half_of, transactions_of
+from iem_dcr.ocmf.signature import Form, Outcome, form_of, in_der, signature_numbers, verify
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -110,7 +107,7 @@ def reencoded(receipt: Receipt, public_key: str = "") -> Receipt:
     made = []
     for r, s in signature_numbers(receipt.signature, curve_of(receipt.algorithm)):
         section = {name: value for name, value in receipt.signature.items() if name not in ("SE", "SD")}
-        section["SD"] = (b"\x30" + _length(integers := _integer(r) + _integer(s)) + integers).hex()
+        section["SD"] = in_der(r, s).hex()
         head = receipt.text[: len("OCMF|") + len(receipt.signed.decode())]
         made.append(parse(f"{head}|{json.dumps(section, separators=(',', ':'), default=str)}"))
     return next((one for one in made if verify(one, public_key).outcome is Outcome.VALID), made[-1])
@@ -135,7 +132,7 @@ def signed_meter_value(item: Item) -> dict[str, str]:
 
 def _with_signature(item: Item, notes: list[str], *, reencode: bool) -> Item:
     receipt = item.receipt
-    if is_der(receipt.signature):
+    if form_of(receipt.signature) not in (Form.NOT_DER, Form.ENCODING):
         return item
     if not reencode:
         notes.append(
@@ -169,6 +166,9 @@ def _value(item: Item, number: int, notes: list[str]) -> list[str]:
     text, encoding = item.receipt.text, "plain"
     if _NOT_IN_XML.search(text):
         text, encoding = text.encode().hex(), "hex"
+        notes.append(
+            f"{_name(item.receipt)}: its control characters cannot stand in XML; as hex it is not opened there"
+        )
     lines = [
         f'  <value transactionId="{number}" context="{_context(item.receipt)}">',
         f'    <signedData format="OCMF" encoding="{encoding}">{_escaped(text)}</signedData>',
@@ -267,8 +267,7 @@ def _meter_values(
 
 def _context(receipt: Receipt) -> str:
     """Return OCPP's context of a receipt; begin and end in one tuple are handed on at the end."""
-    rows = rows_of([receipt])
-    return "Transaction.Begin" if has_begin(rows) and not has_end(rows) else "Transaction.End"
+    return "Transaction.Begin" if half_of(receipt) == "begin" else "Transaction.End"
 
 
 def _der_key(item: Item, notes: list[str]) -> str:
@@ -282,7 +281,7 @@ def _der_key(item: Item, notes: list[str]) -> str:
 
 
 def _name(receipt: Receipt) -> str:
-    meter, pagination = meter_of(receipt), receipt.pagination
+    meter, pagination = receipt.meter, receipt.pagination
     return f"receipt {printable(pagination or 'without PG', limit=40)} of meter {printable(meter or '?', limit=40)}"
 
 
@@ -302,16 +301,6 @@ def _escaped(text: str) -> str:
 
 def _base64(text: str) -> str:
     return base64.b64encode(text.encode()).decode()
-
-
-def _integer(value: int) -> bytes:
-    raw = value.to_bytes(value.bit_length() // 8 + 1, "big")
-    return b"\x02" + _length(raw) + raw
-
-
-def _length(content: bytes) -> bytes:
-    size = len(content)
-    return bytes([size]) if size < 0x80 else bytes([0x81, size])
 
 
 _WRITERS: dict[Format, Callable[[Sequence[Item], list[str]], tuple[str, int]]] = {

@@ -1,142 +1,229 @@
-"""A meter's public key in the forms it is met in.
+"""A meter's public key, in the forms in which it is met, and the curves of OCMF.
 
 GET /publickey of 2025 firmware gives hex of DER SubjectPublicKeyInfo; a unit of 2023 is known by bare X‖Y; OCMF
-allows base64; OCPP carries base64 of ``oca:base16:asn1:<hex>`` (OCA, Signed Meter Values in OCPP). All are brought to
-hex of DER SubjectPublicKeyInfo, which everything onward asks for.
+allows base64; OCPP carries base64 of ``oca:base16:asn1:<hex>`` (OCA, Signed Meter Values in OCPP) and, in that paper's
+own example, base64 of the hex. So a text is unwrapped until bytes remain, and the bytes are a DER
+SubjectPublicKeyInfo or a point as SEC 1 writes it. ``cryptography`` reads both, and says whether the point is on the
+curve. What it refuses in the wrapping of a key (lengths in long form, the curve spelled out by its parameters) the
+S.A.F.E. transparency software does not look at: it takes the BIT STRING out of the sequence, and so does this.
 
-A SubjectPublicKeyInfo names its curve; one that is not the curve of SA is refused. (The transparency software takes
-the bare point out of it and finds it to be no point of SA's curve.)
+A SubjectPublicKeyInfo that names another curve than SA is refused.
 """
 
 from __future__ import annotations
 
-import binascii
+import base64
+import contextlib
 import re
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Protocol
 
 from iem_dcr.errors import ReceiptError, printable
-from iem_dcr.ocmf.curves import CURVES, SECP256R1, Curve, curve_of
+from iem_dcr.ocmf.encoding import BIT_STRING, SEQUENCE, elements, from_base64, from_hex
 
-_HEX = re.compile(r"(?:[0-9A-Fa-f]{2})+")
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 _PEM = re.compile(r"-----BEGIN PUBLIC KEY-----([A-Za-z0-9+/=\s]+)-----END PUBLIC KEY-----", re.ASCII)
-_OCA = "oca:"
-_UNCOMPRESSED = 0x04
-_COMPRESSED = (0x02, 0x03)
-_LONGEST = 2000
-"""Characters of the longest text looked at; the longest key has some 330 in its longest form."""
+_OCA = re.compile(r"\s*oca:(\w{1,10}):\w{1,10}:(.*)", re.DOTALL | re.ASCII)
+_BETWEEN_DIGITS = re.compile(r"[\s:]+")
+_UNCOMPRESSED = b"\x04"
+_COMPRESSED = (b"\x02", b"\x03")
+_LONGEST = 4000
+"""Characters of the longest text looked at: base64 of a PEM of a key with its curve's parameters has some 1,000."""
+_DEEPEST = 3
+_KEYS_KEPT = 256
 
 _EXPECTED = (
     "expected is DER SubjectPublicKeyInfo as hex, base64, PEM or oca:base16:asn1:…, or a point as hex: 04‖X‖Y, X‖Y"
 )
 
 
-def public_key_der_hex(text: str, algorithm: str | None = None) -> str:
-    """Bring a key to hex of DER SubjectPublicKeyInfo with an uncompressed point.
+@dataclass(frozen=True, slots=True, eq=False)
+class Curve:
+    """An elliptic curve of OCMF (OCMF 1.4.1, Signature methods); its arithmetic is that of ``cryptography``.
+
+    Attributes:
+        name: the name within SA.
+        size: bytes of a coordinate, and of r and of s in a raw signature.
+        n: order of the generator; r and s are below it (SEC 2, RFC 5639).
+        class_name: its class in ``cryptography``; "" where there is none.
+    """
+
+    name: str
+    size: int
+    n: int
+    class_name: str
+
+
+# fmt: off
+SECP192K1 = Curve("secp192k1", 24, 0xFFFFFFFFFFFFFFFFFFFFFFFE26F2FC170F69466A74DEFD8D, "")
+SECP192R1 = Curve("secp192r1", 24, 0xFFFFFFFFFFFFFFFFFFFFFFFF99DEF836146BC9B1B4D22831, "SECP192R1")
+SECP256K1 = Curve("secp256k1", 32,
+    0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141, "SECP256K1")
+SECP256R1 = Curve("secp256r1", 32,
+    0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551, "SECP256R1")
+SECP384R1 = Curve("secp384r1", 48,
+    0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFC7634D81F4372DDF581A0DB248B0A77AECEC196ACCC52973, "SECP384R1")
+BRAINPOOL256R1 = Curve("brainpool256r1", 32,
+    0xA9FB57DBA1EEA9BC3E660A909D838D718C397AA3B561A6F7901E0E82974856A7, "BrainpoolP256R1")
+BRAINPOOL384R1 = Curve("brainpool384r1", 48,
+    0x8CB91E82A3386D280F5D6F7E50E641DF152F7109ED5456B31F166E6CAC0425A7CF3AB6AF6B7FC3103B883202E9046565,
+    "BrainpoolP384R1")
+# fmt: on
+
+CURVES = (SECP192K1, SECP192R1, SECP256K1, SECP256R1, SECP384R1, BRAINPOOL256R1, BRAINPOOL384R1)
+
+CURVE_OF_ALGORITHM = {f"ECDSA-{curve.name}-SHA256": curve for curve in CURVES} | {
+    "ECDSA-brainpoolP256r1-SHA256": BRAINPOOL256R1,
+    "ECDSA-brainpoolP384r1-SHA256": BRAINPOOL384R1,
+}
+"""The curve of each value of SA; their hash is SHA-256. Other readers write brainpool with the P of RFC 5639."""
+
+_CURVE_OF_LOWER = {
+    name.replace("brainpoolP", "brainpool").lower().removeprefix("ecdsa"): curve
+    for name, curve in CURVE_OF_ALGORITHM.items()
+}
+
+
+class Key(Protocol):
+    """A key that is ready to check signatures."""
+
+    @property
+    def der(self) -> bytes:
+        """The key as DER SubjectPublicKeyInfo with a named curve and an uncompressed point."""
+
+    @property
+    def point(self) -> bytes:
+        """The point as 04‖X‖Y."""
+
+    def verifies(self, signature: bytes, signed: bytes) -> bool:
+        """Whether a DER signature is the ECDSA signature with SHA-256 over ``signed``."""
+
+
+def curve_of(algorithm: str | None) -> Curve:
+    """Return the curve of a value of SA, whatever the case of its letters behind ``ECDSA``.
 
     Args:
-        text: DER SubjectPublicKeyInfo as hex, base64 or PEM, or 04‖X‖Y, X‖Y or a compressed point as hex, or any of
-            these as ``oca:base16:asn1:<hex>`` or base64 of that; white space is left out.
+        algorithm: SA; None stands for an SA that is not a string.
+
+    Raises:
+        ReceiptError: the algorithm is not one of OCMF's.
+    """
+    curve = None if algorithm is None else CURVE_OF_ALGORITHM.get(algorithm)
+    if curve is None and algorithm is not None and algorithm.startswith("ECDSA-"):
+        curve = _CURVE_OF_LOWER.get(algorithm.removeprefix("ECDSA").lower().replace("brainpoolp", "brainpool"))
+    if curve is None:
+        said = "not a string" if algorithm is None else repr(printable(algorithm, limit=40))
+        raise ReceiptError(f"the signature algorithm SA is {said}; known: {', '.join(CURVE_OF_ALGORITHM)}")
+    return curve
+
+
+def public_key_der_hex(text: str, algorithm: str | None = None) -> str:
+    """Bring a key to hex of DER SubjectPublicKeyInfo with an uncompressed point. Loads ``cryptography``.
+
+    Args:
+        text: DER SubjectPublicKeyInfo as hex, base64 or PEM, or 04‖X‖Y, X‖Y or a compressed point as hex or base64, or
+            any of these as ``oca:base16:asn1:<hex>``, or base64 of one of these texts; white space is left out.
         algorithm: the SA the key belongs to; by default that of a key of secp256r1.
 
     Returns:
         The hex in lower case; a text that already is hex of DER keeps its letter case.
 
     Raises:
-        ReceiptError: the text is none of these, or the point is not on the curve.
+        ReceiptError: the text is none of these, the point is not on the curve, or ``cryptography`` cannot be used.
     """
     curve = SECP256R1 if algorithm is None else curve_of(algorithm)
-    der = curve.spki(encode_point(*public_point(text, curve), curve))
-    written = _without_space(text)
-    return written if written.lower() == der.hex() else der.hex()
+    try:
+        der_hex = key_of(text, curve).der.hex()
+    except ImportError as error:
+        raise ReceiptError(missing(error)) from error
+    written = "".join(text.split())
+    return written if written.lower() == der_hex else der_hex
 
 
-def public_point(text: str, curve: Curve) -> tuple[int, int]:
-    """Read a key as the point (x, y) of a curve, from the forms of `public_key_der_hex`.
+@lru_cache(maxsize=_KEYS_KEPT)
+def is_plain(text: str, curve: Curve) -> bool:
+    """Whether a key that is DER as hex or base64 is padded base64, has short lengths and names its curve.
+
+    True of what is no such text as well: PEM, a point, OCPP's forms.
+    """
+    try:
+        size = len(key_of(text, curve).der)
+    except (ReceiptError, ImportError):
+        return True
+    written = "".join(text.split())
+    raw = from_hex(written)
+    is_padded = raw is not None or len(written) % 4 == 0
+    raw = from_base64(written) if raw is None else raw
+    return raw is None or raw[0] != SEQUENCE or (is_padded and len(raw) in (size, size - curve.size))
+
+
+def missing(error: ImportError) -> str:
+    """Say which package a key or a signature needs."""
+    if (error.name or "").partition(".")[0] == "ecdsa":
+        return "this curve needs the package ecdsa: install iem-dcr[tools]"
+    return f"the package cryptography cannot be used: {printable(error)}"
+
+
+@lru_cache(maxsize=_KEYS_KEPT)
+def key_of(text: str, curve: Curve) -> Key:
+    """Read a key, in a form of `public_key_der_hex`; a key read before is still at hand.
 
     Raises:
-        ReceiptError: the text is none of these forms, or the key is one of another curve, or off the curve.
+        ReceiptError: the text is no key of this curve.
+        ImportError: ``cryptography`` cannot be used, or lacks the curve and the package ``ecdsa`` is not there.
     """
     if len(text) > _LONGEST:
         raise ReceiptError(f"not a public key: {len(text)} characters are more than any key has")
-    pem = _PEM.search(text)
-    written = _without_space(pem[1] if pem else text)
-    if not written:
+    if not text.strip():
         raise ReceiptError("no public key: the text is empty")
-    for raw in _readings(written):
-        point = _point(raw, curve)
-        if point is not None:
-            return _coordinates(point, curve)
-    raise ReceiptError(f"not a public key of {curve.name}: {printable(written, limit=40)!r}; {_EXPECTED}")
+    from iem_dcr.ocmf import ecdsa  # noqa: PLC0415  nothing loads cryptography before the first key
+
+    for raw in _bytes_of(text, _DEEPEST):
+        point = _point_in(raw, curve)
+        if point is None:
+            continue
+        named = ecdsa.curve_named_in(raw)
+        if named not in ("", curve.name):
+            raise ReceiptError(f"the key is one of {named}, but the signature algorithm's is {curve.name}")
+        try:
+            return ecdsa.key_at(point, curve)
+        except ValueError as error:
+            raise ReceiptError(
+                f"not a public key: its point is not on the curve {curve.name}; is a digit wrong?"
+            ) from error
+    shown = printable("".join(text.split()), limit=40)
+    raise ReceiptError(f"not a public key of {curve.name}: {shown!r}; {_EXPECTED}")
 
 
-def encode_point(x: int, y: int, curve: Curve) -> bytes:
-    """Write a point as 04‖X‖Y (SEC 1, uncompressed)."""
-    size = curve.field_size
-    return bytes([_UNCOMPRESSED]) + x.to_bytes(size, "big") + y.to_bytes(size, "big")
+def _bytes_of(text: str, depth: int) -> Iterator[bytes]:
+    """Yield the bytes of a key in every way its text can be read: a text of hex digits may be base64 as well."""
+    if match := _OCA.match(text):
+        text = match[2] if match[1] in ("base16", "base64") else ""
+    elif match := _PEM.search(text):
+        text = match[1]
+    if (raw := from_hex(_BETWEEN_DIGITS.sub("", text))) is not None:
+        yield raw
+    raw = from_base64("".join(text.split()))
+    if raw is None:
+        return
+    yield raw
+    with contextlib.suppress(ValueError):
+        yield base64.b32decode("".join(text.split()))
+    if depth and raw.isascii():
+        yield from _bytes_of(raw.decode(), depth - 1)
 
 
-def _without_space(text: str) -> str:
-    return "".join(text.split())
-
-
-def _readings(written: str) -> list[bytes]:
-    """Read a text in every way its characters allow: a text of hex digits may be base64 as well."""
-    read = []
-    if written.startswith(_OCA):
-        encoding, _, written = written.removeprefix(_OCA).partition(":asn1:")
-        if encoding not in ("base16", "base64"):
-            return []
-        return [raw for raw in (_hex(written) if encoding == "base16" else _base64(written),) if raw is not None]
-    if (raw := _hex(written)) is not None:
-        read.append(raw)
-    if (raw := _base64(written)) is not None:
-        if raw.startswith(_OCA.encode()):
-            return _readings(raw.decode("ascii", "replace"))
-        if raw[:1] == b"\x30":  # only DER: a bare point is written as hex
-            read.append(raw)
-    return read
-
-
-def _hex(written: str) -> bytes | None:
-    return bytes.fromhex(written) if _HEX.fullmatch(written) else None
-
-
-def _base64(written: str) -> bytes | None:
-    try:
-        return binascii.a2b_base64(written, strict_mode=True)
-    except ValueError:
-        return None
-
-
-def _point(raw: bytes, curve: Curve) -> bytes | None:
-    """Return the point as SEC 1 writes it, or None where the bytes are no key of this curve.
-
-    Raises:
-        ReceiptError: they are a SubjectPublicKeyInfo of another curve.
-    """
-    for named in CURVES:
-        for size in (2 * named.field_size + 1, named.field_size + 1):
-            point = raw[-size:]
-            if _is_point(point, named) and raw == named.spki(point):
-                if named is not curve:
-                    raise ReceiptError(f"the key is one of {named.name}, but the signature algorithm's is {curve.name}")
-                return point
-    if _is_point(raw, curve):
-        return raw
-    return bytes([_UNCOMPRESSED]) + raw if len(raw) == 2 * curve.field_size else None
-
-
-def _is_point(raw: bytes, curve: Curve) -> bool:
-    size = curve.field_size
-    return (len(raw) == 2 * size + 1 and raw[0] == _UNCOMPRESSED) or (len(raw) == size + 1 and raw[0] in _COMPRESSED)
-
-
-def _coordinates(point: bytes, curve: Curve) -> tuple[int, int]:
-    size = curve.field_size
-    x = int.from_bytes(point[1 : size + 1], "big")
-    if point[0] == _UNCOMPRESSED:
-        y: int | None = int.from_bytes(point[size + 1 :], "big")
-    else:
-        y = curve.y_of(x, odd=point[0] == _COMPRESSED[1])
-    if y is None or not curve.holds(x, y):
-        raise ReceiptError(f"not a public key: its point is not on the curve {curve.name}; is a digit wrong?")
-    return x, y
+def _point_in(raw: bytes, curve: Curve) -> bytes | None:
+    """Return the point of a key as SEC 1 writes it, on the curve or not; None where the bytes hold none of its size."""
+    inner = elements(raw) or []
+    if len(inner) > 1 and inner[1][0] == BIT_STRING:
+        return inner[1][1][1:]
+    if len(raw) == 2 * curve.size:
+        return _UNCOMPRESSED + raw
+    is_point = (len(raw) == 2 * curve.size + 1 and raw[:1] == _UNCOMPRESSED) or (
+        len(raw) == curve.size + 1 and raw[:1] in _COMPRESSED
+    )
+    return raw if is_point else None

@@ -2,6 +2,10 @@
 
 A field that is missing, or is not what OCMF says it is, reads as None or "": a receipt with an odd field is still a
 receipt, and its signature can be checked.
+
+A reading that leaves a field out takes it from the reading before (OCMF, Readings). A reading that takes over TX is no
+second begin or end of a register that has one of its own; but the second object of a meter that writes a row per
+register inherits TX and TM, and is its register's begin or end.
 """
 
 from __future__ import annotations
@@ -10,15 +14,15 @@ import re
 from dataclasses import dataclass, field
 from decimal import Context, Decimal
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from iem_dcr import meter_time
 from iem_dcr.errors import ReceiptError, printable
-from iem_dcr.ocmf.registers import register_of
+from iem_dcr.ocmf.registers import BLANKS, key_of_register, register_of
 from iem_dcr.ocmf.tuple_text import read_tuple
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from iem_dcr.meter_time import MeterTime
 
@@ -32,7 +36,8 @@ MOST_READINGS = 10_000
 """A tuple of ten megabytes could hold three million readings; those of a transaction are a handful."""
 
 _READING_FIELDS = ("TM", "TX", "EF", "ST", "RV", "RI", "RU", "RT")
-_NUMBER = re.compile(r"[+-]?\d{1,40}(?:\.\d{1,40})?(?:[eE][+-]?\d{1,2})?", re.ASCII)
+_NUMBER = re.compile(r"[+-]?(?:\d{1,40}(?:\.\d{0,40})?|\.\d{1,40})(?:[eE][+-]?\d{1,2})?", re.ASCII)
+_PAGINATION = re.compile(r"([TF])(0|[1-9]\d{0,17})", re.ASCII)
 _WH_PER_UNIT = {"kWh": Decimal(1000), "Wh": Decimal(1)}
 _EXACT = Context(prec=320)
 """Wide enough for every difference of two numbers that `_NUMBER` lets through."""
@@ -75,6 +80,22 @@ class Reading:
         return None if self.RV is None or factor is None else _EXACT.multiply(self.RV, factor)
 
 
+class Row(NamedTuple):
+    """One object of RD.
+
+    Attributes:
+        at: its index in RD.
+        written: the object as written; empty where RD holds something else.
+        reading: what it says, fields left out taken from the reading before.
+        time_text: TM as text, taken from the reading before where it is left out; "" where there is none.
+    """
+
+    at: int
+    written: Mapping[str, object]
+    reading: Reading
+    time_text: str
+
+
 @dataclass(frozen=True, slots=True)
 class Receipt:
     """One signed OCMF tuple. Two receipts are equal when their texts are.
@@ -84,20 +105,27 @@ class Receipt:
         payload: the payload section; fractions are Decimal.
         signature: the signature section.
         signed: what the signature is over, the UTF-8 of the payload section exactly as received.
+        has_odd_numbers: a number is written as JSON does not have it, and is read as text.
     """
 
     text: str
     payload: Mapping[str, object] = field(repr=False, compare=False)
     signature: Mapping[str, object] = field(repr=False, compare=False)
     signed: bytes = field(repr=False, compare=False)
-    _resolved: tuple[Reading, ...] | None = field(default=None, init=False, repr=False, compare=False)
+    has_odd_numbers: bool = field(default=False, repr=False, compare=False)
+    _rows: tuple[Row, ...] | None = field(default=None, init=False, repr=False, compare=False)
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """The objects of RD; of more than `MOST_READINGS` the first so many."""
+        if self._rows is None:  # a signature can be checked without them, and they take longer than the rest
+            object.__setattr__(self, "_rows", _rows_of(self.payload.get("RD")))
+        return self._rows or ()
 
     @property
     def readings(self) -> tuple[Reading, ...]:
-        """The readings of RD, resolved; of more than `MOST_READINGS` the first so many."""
-        if self._resolved is None:  # a signature can be checked without them, and they take longer than the rest
-            object.__setattr__(self, "_resolved", _readings(self.payload.get("RD")))
-        return self._resolved or ()
+        """What the objects of RD say; of more than `MOST_READINGS` the first so many."""
+        return tuple(row.reading for row in self.rows)
 
     @property
     def pagination(self) -> str | None:
@@ -105,9 +133,26 @@ class Receipt:
         return _string(self.payload.get("PG"))
 
     @property
+    def counter(self) -> tuple[str, int] | None:
+        """PG as context (``T`` or ``F``) and counter; None where it is not of that form."""
+        match = _PAGINATION.fullmatch(self.pagination or "")
+        return None if match is None else (match[1], int(match[2]))
+
+    @property
+    def is_fiscal(self) -> bool:
+        """Whether the receipt is none of a transaction: its PG begins with another letter than ``T``."""
+        PG = self.payload.get("PG")
+        return isinstance(PG, (str, int, Decimal)) and PG != "" and (PG is True or not str(PG).startswith("T"))
+
+    @property
     def meter_serial(self) -> str | None:
         """MS: serial number of the meter."""
         return _string(self.payload.get("MS"))
+
+    @property
+    def meter(self) -> str:
+        """What tells the meter from others: its serial number, or the gateway's, or ""."""
+        return self.meter_serial or _string(self.payload.get("GS")) or ""
 
     @property
     def identification(self) -> str | None:
@@ -117,7 +162,18 @@ class Receipt:
     @property
     def algorithm(self) -> str | None:
         """SA, or OCMF's default where there is none; None where it is not a string."""
-        return _string(self.signature.get("SA", DEFAULT_ALGORITHM))
+        SA = self.signature.get("SA")
+        return DEFAULT_ALGORITHM if SA is None else _string(SA)
+
+    @property
+    def has_begin(self) -> bool:
+        """Whether any register has a begin."""
+        return "B" in {row.reading.TX for row in self.rows}
+
+    @property
+    def has_end(self) -> bool:
+        """Whether any register has an end."""
+        return not ENDING.isdisjoint({row.reading.TX for row in self.rows})
 
     @property
     def begin(self) -> Reading | None:
@@ -129,7 +185,11 @@ class Receipt:
         """The last reading that ends the transaction, of the register of `begin` (without one: of any import)."""
         begin = self.begin
         for reading in reversed(self.readings):
-            same = reading.is_import if begin is None else reading.RI == begin.RI
+            same = (
+                reading.is_import
+                if begin is None
+                else reading.RI == begin.RI or key_of_register(reading.RI) == key_of_register(begin.RI)
+            )
             if same and reading.TX in ENDING:
                 return reading
         return None
@@ -143,6 +203,35 @@ class Receipt:
         return difference_wh(begin.energy_wh, end.energy_wh)
 
 
+class Ends(NamedTuple):
+    """The begins and ends of one register, in their order; only the first of each where more are inherited."""
+
+    begins: list[Row]
+    ends: list[Row]
+
+
+def ends_of(rows: Iterable[Row]) -> dict[object, Ends]:
+    """Return the begins and ends of each register, in the order in which the registers appear."""
+    of: dict[object, Ends] = {}
+    for row in rows:
+        TX = row.reading.TX
+        if TX == "B" or TX in ENDING:
+            key = key_of_register(row.reading.RI)
+            if key not in of:
+                of[key] = Ends([], [])
+            _add(of[key][0 if TX == "B" else 1], row)
+    return of
+
+
+def _add(rows: list[Row], row: Row) -> None:
+    if "TX" in row.written:
+        if rows and "TX" not in rows[0].written:
+            rows.clear()
+        rows.append(row)
+    elif not rows:
+        rows.append(row)
+
+
 def difference_wh(begin_wh: Decimal | None, end_wh: Decimal | None) -> Decimal | None:
     """Return what was counted between two values of `Reading.energy_wh`, exactly; None where one of them is."""
     return None if begin_wh is None or end_wh is None else _EXACT.subtract(end_wh, begin_wh)
@@ -152,56 +241,55 @@ def parse(text: str) -> Receipt:
     """Read a receipt from a text that `find_tuple` finds a tuple in.
 
     Raises:
-        ReceiptError: there is no tuple in it, or it is one that two readers may read differently.
+        ReceiptError: there is no tuple in it.
     """
     read = read_tuple(text)
     if read is None:
         raise ReceiptError(f"no OCMF tuple: no 'OCMF|' in {printable(text[:200], limit=40)!r}")
-    found, sections = read
-    if not found.isascii():
-        _refuse_half_characters(found)
-    return Receipt(
-        text=found,
-        payload=sections.payload,
-        signature=sections.signature,
-        signed=sections.signed.encode(),
-    )
-
-
-def _refuse_half_characters(text: str) -> None:
+    found, (payload, signature, signed, _, has_odd_numbers) = read
     try:
-        text.encode()
+        data = signed.encode()
+        if not found.isascii():
+            found.encode()
     except UnicodeEncodeError as error:
         raise ReceiptError(
             f"not a text of Unicode's: half a surrogate pair at character {error.start}; read the bytes as UTF-8"
         ) from error
+    return Receipt(found, payload, signature, data, has_odd_numbers)
 
 
-def _readings(rows: object) -> tuple[Reading, ...]:
-    if not isinstance(rows, list):
+def _rows_of(RD: object) -> tuple[Row, ...]:
+    if not isinstance(RD, list):
         return ()
-    readings: list[Reading] = []
-    row: dict[str, object] = {}
-    for written in islice(rows, MOST_READINGS):
+    rows: list[Row] = []
+    fields: dict[str, object] = {}
+    for index, written in enumerate(islice(RD, MOST_READINGS)):
         if isinstance(written, dict):
-            row = row | {key: written[key] for key in _READING_FIELDS if key in written}
+            fields = fields | written
+            time = fields.get("TM")
+            rows.append(Row(index, written, _reading(fields), time if isinstance(time, str) else ""))
         else:
-            row = {}  # it says nothing, and nothing can be taken over from it
-        readings.append(_reading(row))
-    return tuple(readings)
+            fields = {}  # it says nothing, and nothing can be taken over from it
+            rows.append(Row(index, fields, Reading(), ""))
+    return tuple(rows)
 
 
-def _reading(row: Mapping[str, object]) -> Reading:
+def _reading(fields: Mapping[str, object]) -> Reading:
+    get = fields.get
     return Reading(
-        TM=_time(row.get("TM")),
-        TX=_string(row.get("TX")) or "",
-        EF=_string(row.get("EF")) or "",
-        ST=_string(row.get("ST")) or "",
-        RV=_number(row.get("RV")),
-        RI=_string(row.get("RI")) or "",
-        RU=_string(row.get("RU")) or "",
-        RT=_string(row.get("RT")) or "",
+        _time(get("TM")),
+        _text(get("TX")).strip(BLANKS),
+        _text(get("EF")),
+        _text(get("ST")),
+        number_in(get("RV")),
+        _text(get("RI")),
+        _text(get("RU")),
+        _text(get("RT")),
     )
+
+
+def _text(value: object) -> str:
+    return _string(value) or ""
 
 
 def _string(value: object) -> str | None:
@@ -225,9 +313,9 @@ def _time(value: object) -> MeterTime | None:
         return None
 
 
-def _number(value: object) -> Decimal | None:
-    """Read a register's value: this meter writes a string of digits, OCMF asks for a JSON number."""
+def number_in(value: object) -> Decimal | None:
+    """Read a register's value: this meter writes a string of digits, OCMF asks for a JSON number; others pad it."""
     if isinstance(value, bool) or not isinstance(value, (str, int, Decimal)):
         return None
-    text = str(value)
+    text = str(value).strip(BLANKS)
     return Decimal(text) if _NUMBER.fullmatch(text) else None

@@ -12,11 +12,14 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
+_GROUP = r"([0-9a-f]*)"
 _CODE = re.compile(
-    r"([0-9a-f]{1,4})-([0-9a-f]{1,4}):([0-9a-f]{1,4})\.([0-9a-f]{1,4})(?:\.([0-9a-f]{0,4})(?:[.*]([0-9a-f]{0,4}))?)?",
-    re.ASCII | re.IGNORECASE,
+    rf"{_GROUP}(?:-{_GROUP}(?::{_GROUP}(?:\.{_GROUP}(?:\.{_GROUP}(?:[.*]{_GROUP})?)?)?)?)?", re.ASCII | re.IGNORECASE
 )
-_LONGEST = 40
+BLANKS = "".join(map(chr, range(0x21)))
+"""What the transparency software cuts off around an RI, a TX or a number."""
+
+_LONGEST_KEPT = 40
 _ENERGY = 8
 _IMPORT = frozenset({0x01, 0x98, 0x9E, 0xB0, 0xB1, 0xB2, 0xB3})
 _EXPORT = frozenset({0x02, 0xC0, 0xC1, 0xC2, 0xC3})
@@ -30,11 +33,13 @@ class Register:
     """What an OBIS code says.
 
     Attributes:
+        groups: A to F; F is 0 for a total, however that is written.
         direction: "import", "export", or "" where it is neither of energy.
         judged: the transparency software looks at this register to judge a transaction.
         compensated: the cable's loss is taken out; where a transaction has such a register, only those are judged.
     """
 
+    groups: tuple[int, ...]
     direction: str
     judged: bool
     compensated: bool
@@ -42,17 +47,26 @@ class Register:
 
 def register_of(code: str) -> Register | None:
     """Read an OBIS code; None where it is none of electrical energy's (or none at all)."""
-    return None if len(code) > _LONGEST else _register_of(code)
+    return _register_of(code) if len(code) <= _LONGEST_KEPT else _read(code)
 
 
-@lru_cache(maxsize=256)
-def _register_of(code: str) -> Register | None:
-    match = _CODE.fullmatch(code.strip())
+def key_of_register(code: str) -> object:
+    """Return what is the same for one register however it is spelled: ``1-0:1.8.0`` and ``01-00:1.8.0*255``."""
+    register = register_of(code)
+    return code if register is None else register.groups
+
+
+def _read(code: str) -> Register | None:
+    match = _CODE.fullmatch(code.strip(BLANKS))
     if match is None:
         return None
-    a, _, c, d, _, f = (int(group or "0", 16) for group in match.groups())
+    a, b, c, d, e, f = (int(group or "0", 16) & 0xFFFFFFFF for group in match.groups())
     if a != 1 or d != _ENERGY or c not in _JUDGED | _EXPORT:
         return None
+    f = 0 if f in _TOTAL else f
     direction = "import" if c in _IMPORT else "export" if c in _EXPORT else ""
     compensated = c in _COMPENSATED
-    return Register(direction, judged=compensated or (c in _JUDGED and f in _TOTAL), compensated=compensated)
+    return Register((a, b, c, d, e, f), direction, compensated or (c in _JUDGED and f == 0), compensated)
+
+
+_register_of = lru_cache(maxsize=256)(_read)

@@ -1,20 +1,110 @@
-"""The signature of a receipt, from the text of SD to the numbers r and s of ECDSA."""
+"""The signature of a receipt: from the text of SD to ECDSA's r and s, and its check.
+
+The check has three outcomes that are never mixed: valid, not valid, could not be checked.
+
+What is read: DER; DER whose integers are as they come, without the 00 that DER puts before a set top bit (this meter
+since 2025); raw r‖s (this meter in 2023, which the S.A.F.E. transparency software does not read). In the spelling it is
+as lenient as that software: SA and SE may be null, the curve in SA may have letters of any case, SD may hold white
+space, base64 may lack its padding, DER may have lengths in long form, further elements, and bytes behind it.
+"""
 
 from __future__ import annotations
 
+import base64
 import binascii
+import contextlib
+import enum
+import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from iem_dcr.errors import ReceiptError
+from iem_dcr.ocmf.encoding import INTEGER, SEQUENCE, elements, from_base64, integer, sequence
+from iem_dcr.ocmf.keys import CURVE_OF_ALGORITHM, curve_of, key_of, missing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from iem_dcr.ocmf.curves import Curve
+    from iem_dcr.ocmf.keys import Curve
+    from iem_dcr.ocmf.receipt import Receipt
 
-_SEQUENCE = 0x30
-_INTEGER = 0x02
-_LONG_FORM = 0x80
+_HEX = re.compile(r"[0-9A-Fa-f]+")
+_SPACE = re.compile(r"[ \t\r\n]+")
+_ENCODINGS = {"hex": "hex", "base64": "base64", "base32": "base32"}
+_READ_THERE = (None, *_ENCODINGS)
+
+
+class Outcome(enum.Enum):
+    """What became of a check."""
+
+    VALID = "valid"
+    INVALID = "invalid"
+    NOT_CHECKED = "not checked"
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """The outcome of a check, and why in words for the one who asked."""
+
+    outcome: Outcome
+    reason: str
+
+
+class Form(enum.Enum):
+    """How a signature is written, by what the transparency software makes of it."""
+
+    PLAIN = "plain"
+    """As OCMF has it."""
+    ODD = "odd"
+    """Otherwise, but read there."""
+    ENCODING = "encoding"
+    """SE is not hex, base64 or base32, letter by letter: not read there."""
+    NOT_DER = "not DER"
+    """Not read there: raw r‖s, an integer that begins with nine equal bits, or no signature at all."""
+
+
+_VALID = Verification(Outcome.VALID, "the signature matches the data and the key")
+_INVALID = Verification(
+    Outcome.INVALID, "the signature does not match: the data was changed, or the key is another meter's"
+)
+
+
+def verify(receipt: Receipt, public_key: str) -> Verification:
+    """Check a receipt's signature: ECDSA over the SHA-256 of `Receipt.signed` (OCMF 1.4.1, Signature Section).
+
+    Never raises. The first call imports ``cryptography``. A key read once is kept at hand for the next call.
+
+    Args:
+        receipt: what was signed, and the signature.
+        public_key: the meter's key, in a form `iem_dcr.ocmf.public_key_der_hex` reads.
+
+    Returns:
+        ``VALID``, or ``INVALID`` where a signature was read and does not match, or ``NOT_CHECKED`` where the
+        algorithm is none of OCMF's, the key or the signature cannot be read, the key is one of another curve than SA
+        says, or a package is missing.
+    """
+    try:
+        curve = curve_of(receipt.algorithm)
+        raw = _bytes_of(receipt.signature)
+        key = key_of(public_key, curve)
+        if key.verifies(raw, receipt.signed):
+            return _VALID
+        numbers = _numbers_in(raw, curve)
+    except ReceiptError as error:
+        return Verification(Outcome.NOT_CHECKED, str(error))
+    except ImportError as error:
+        return Verification(Outcome.NOT_CHECKED, missing(error))
+    in_range = [(r, s) for r, s in numbers if 0 < r < curve.n and 0 < s < curve.n]
+    if not in_range:
+        return Verification(Outcome.INVALID, f"r or s of the signature is out of the range of {curve.name}")
+    is_valid = any(key.verifies(in_der(*both), receipt.signed) for both in in_range)
+    return _VALID if is_valid else _INVALID
+
+
+def prepare() -> None:
+    """Import ``cryptography`` ahead of the first check: it takes a while, so it belongs in a worker thread."""
+    with contextlib.suppress(ImportError):
+        from iem_dcr.ocmf import ecdsa  # noqa: F401, PLC0415  that it is loaded is all
 
 
 def signature_numbers(signature: Mapping[str, object], curve: Curve) -> list[tuple[int, int]]:
@@ -25,28 +115,31 @@ def signature_numbers(signature: Mapping[str, object], curve: Curve) -> list[tup
     Raises:
         ReceiptError: SD is no text in the encoding SE, or its bytes are neither DER nor raw r‖s.
     """
-    raw = _signature_bytes(signature)
-    numbers = _der_numbers(raw)
-    read = [] if numbers is None else [numbers]
-    size = curve.order_size
-    if len(raw) == 2 * size:
-        read.append((int.from_bytes(raw[:size], "big"), int.from_bytes(raw[size:], "big")))
-    if not read:
-        raise ReceiptError("the signature SD is unreadable: its bytes are neither DER nor raw r‖s")
-    return read
+    return _numbers_in(_bytes_of(signature), curve)
 
 
-def is_der(signature: Mapping[str, object]) -> bool:
-    """Whether SD is DER as the transparency software reads it: it takes integers whose top bit stands for no sign, as
-    this meter writes them, but not one that begins with nine equal bits (its reader calls that malformed).
-
-    Anything that is no signature at all is none in DER either.
-    """
+def form_of(signature: Mapping[str, object]) -> Form:
+    """Tell how a signature is written, whether it matches or not."""
+    SA, SE, SD = signature.get("SA", ""), signature.get("SE", "hex"), str(signature.get("SD"))
     try:
-        raw = _signature_bytes(signature)
-    except ReceiptError:
-        return False
-    return _der_numbers(raw) is not None and not any(_is_malformed(part) for part in _der_integers(raw))
+        if SE == "hex" and _is_known(SA) and SD.isalnum() and _is_usual(bytes.fromhex(SD)):
+            return Form.PLAIN
+        raw = _bytes_of(signature)
+    except (ReceiptError, ValueError):
+        return Form.NOT_DER
+    if SE not in _READ_THERE or (SE != "hex" and "\r" in SD and SE is not None):
+        return Form.ENCODING
+    integers = _integers(raw)
+    if integers is None or _is_malformed(integers[0]) or _is_malformed(integers[1]):
+        return Form.NOT_DER
+    if _is_short(raw, integers) and _is_known(SA) and _is_spelled_plainly(SE, SD):
+        return Form.PLAIN
+    return Form.ODD
+
+
+def in_der(r: int, s: int) -> bytes:
+    """Write r and s as DER (RFC 3279, 2.2.3)."""
+    return sequence(integer(r) + integer(s))
 
 
 def rewritten(signature: Mapping[str, object], numbers: tuple[int, int], curve: Curve) -> str | None:
@@ -60,9 +153,15 @@ def rewritten(signature: Mapping[str, object], numbers: tuple[int, int], curve: 
         ReceiptError: SD is none that `signature_numbers` reads.
     """
     signature_numbers(signature, curve)
-    raw = _signature_bytes(signature)
-    is_raw = _der_numbers(raw) is None
-    parts = (raw[: curve.order_size], raw[curve.order_size :]) if is_raw else _der_integers(raw)
+    raw, SD = _bytes_of(signature), str(signature["SD"])
+    parts = _integers(raw)
+    is_raw = parts is None
+    if parts is None:
+        parts = (raw[: curve.size], raw[curve.size :])
+    elif not _is_short(raw, parts):
+        return None
+    if not _is_spelled_plainly(signature.get("SE", "hex"), SD):
+        return None
     try:
         new = [number.to_bytes(len(part), "big") for number, part in zip(numbers, parts, strict=True)]
     except OverflowError:
@@ -73,55 +172,80 @@ def rewritten(signature: Mapping[str, object], numbers: tuple[int, int], curve: 
     if signature.get("SE", "hex") == "base64":
         return binascii.b2a_base64(written, newline=False).decode()
     text = written.hex()
-    return text.upper() if str(signature["SD"]).upper() == signature["SD"] else text
+    return text.upper() if SD.upper() == SD else text
 
 
-def _head(integer: bytes) -> tuple[bool, bool, bool]:
+def _head(part: bytes) -> tuple[bool, bool, bool]:
     """Tell what DER sees in an integer's first bytes: a 00, a sign, and whether the 00 is there because of a sign."""
-    return integer[0] == 0, integer[0] >= 0x80, len(integer) > 1 and integer[0] == 0 and integer[1] >= 0x80
+    return part[0] == 0, part[0] >= 0x80, len(part) > 1 and part[0] == 0 and part[1] >= 0x80
 
 
-def _signature_bytes(signature: Mapping[str, object]) -> bytes:
+def _bytes_of(signature: Mapping[str, object]) -> bytes:
     """Decode SD as SE says, hex by default (OCMF 1.4.1, Signature Section)."""
-    encoding, data = signature.get("SE", "hex"), signature.get("SD")
-    if not isinstance(data, str):
+    SE, SD = signature.get("SE"), signature.get("SD")
+    if not isinstance(SD, str):
         raise ReceiptError("the signature SD is missing or not a string")
+    encoding = "hex" if SE is None else _ENCODINGS.get(SE.lower()) if isinstance(SE, str) else None
+    if encoding is None:
+        raise ReceiptError("the signature SD is unreadable: its encoding SE is neither hex nor base64")
+    text = SD if SD.isalnum() else _SPACE.sub("", SD)
     try:
-        if encoding == "hex":
-            raw = bytes.fromhex(data)
-            if data and len(raw) * 2 == len(data):  # fromhex leaves white space out
-                return raw
-        elif encoding == "base64":
-            return binascii.a2b_base64(data, strict_mode=True)
-        else:
-            raise ReceiptError("the signature SD is unreadable: its encoding SE is neither hex nor base64")
+        if encoding == "hex" and text.isalnum():
+            return bytes.fromhex(text)
+        if encoding == "base64" and (raw := from_base64(text)) is not None:
+            return raw
+        if encoding == "base32":
+            return base64.b32decode(text)
     except ValueError:
         pass
     raise ReceiptError(f"the signature SD is unreadable: it is not {encoding}")
 
 
-def _der_numbers(raw: bytes) -> tuple[int, int] | None:
-    """Read SEQUENCE { INTEGER r, INTEGER s } with nothing behind it.
+def _is_spelled_plainly(SE: object, SD: str) -> bool:
+    if SE == "base64":
+        return len(SD) % 4 == 0 and not _SPACE.search(SD)
+    return SE == "hex" and _HEX.fullmatch(SD) is not None
 
-    The integers are read as unsigned and may have any number of leading zeros: this meter writes both with 32 bytes
-    as they come, without the 00 that DER puts before a set top bit (as in its genuine receipts) and, by the same
-    habit, with a leading 00 that DER would leave out. Lengths are the short form: SEQUENCEs of all curves of OCMF
-    are shorter than 128 bytes.
-    """
+
+def _numbers_in(raw: bytes, curve: Curve) -> list[tuple[int, int]]:
+    integers = _integers(raw)
+    read = [] if integers is None else [integers]
+    if len(raw) == 2 * curve.size:
+        read.append((raw[: curve.size], raw[curve.size :]))
+    if not read:
+        raise ReceiptError("the signature SD is unreadable: its bytes are neither DER nor raw r‖s")
+    return [(int.from_bytes(r, "big"), int.from_bytes(s, "big")) for r, s in read]
+
+
+def _integers(raw: bytes) -> tuple[bytes, bytes] | None:
+    """Read SEQUENCE { INTEGER r, INTEGER s }; the integers are unsigned and may have any number of leading zeros."""
+    found = elements(raw, may_go_on=True)
+    if found is None or len(found) < 2:
+        return None
+    (tag_r, r), (tag_s, s) = found[:2]
+    return (r, s) if tag_r == tag_s == INTEGER and r and s else None
+
+
+def _is_short(raw: bytes, integers: tuple[bytes, bytes]) -> bool:
+    """Whether DER has its lengths in short form, and nothing but the two integers."""
+    return len(raw) < 0x82 and raw[1] == len(raw) - 2 and len(integers[0]) + len(integers[1]) == len(raw) - 6
+
+
+def _is_known(SA: object) -> bool:
+    return isinstance(SA, str) and (SA == "" or SA in CURVE_OF_ALGORITHM)
+
+
+def _is_usual(raw: bytes) -> bool:
+    """Whether bytes are DER of two integers in short form, of which none is malformed; most are, and are told fast."""
     size = len(raw)
-    if not 8 <= size < 2 + _LONG_FORM or raw[0] != _SEQUENCE or raw[1] != size - 2 or raw[2] != _INTEGER:
-        return None
-    behind_r = 4 + raw[3]
-    if raw[3] == 0 or behind_r + 3 > size or raw[behind_r] != _INTEGER or raw[behind_r + 1] != size - behind_r - 2:
-        return None
-    return int.from_bytes(raw[4:behind_r], "big"), int.from_bytes(raw[behind_r + 2 :], "big")
+    if not 8 <= size < 0x82 or raw[0] != SEQUENCE or raw[1] != size - 2 or raw[2] != INTEGER:
+        return False
+    at = 4 + raw[3]
+    if at + 2 >= size or raw[at] != INTEGER or raw[at + 1] != size - at - 2:
+        return False
+    r, s = raw[4], raw[at + 2]
+    return (0 < r < 0xFF or (r == 0 and raw[5] >= 0x80)) and (0 < s < 0xFF or (s == 0 and raw[at + 3 :] >= b"\x80"))
 
 
-def _der_integers(raw: bytes) -> tuple[bytes, bytes]:
-    """Cut the two integers out of what `_der_numbers` has read."""
-    behind_r = 4 + raw[3]
-    return raw[4:behind_r], raw[behind_r + 2 :]
-
-
-def _is_malformed(integer: bytes) -> bool:
-    return len(integer) > 1 and (integer[0], integer[1] & 0x80) in ((0x00, 0x00), (0xFF, 0x80))
+def _is_malformed(part: bytes) -> bool:
+    return len(part) > 1 and (part[0], part[1] & 0x80) in ((0x00, 0x00), (0xFF, 0x80))

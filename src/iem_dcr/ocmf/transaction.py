@@ -1,142 +1,381 @@
-"""The readings of a transaction, per register: those of one tuple, or of a begin and an end in tuples of their own.
+"""Judging begin and end of a transaction as the transparency software does (`iem_dcr.ocmf.rules`).
 
-A reading that leaves TX out takes it from the reading before (OCMF, Readings). It then is no second begin or end of a
-register that has one of its own; but the second object of a meter that writes a row per register inherits TX and TM,
-and is its register's begin or end.
+A row is judged by what stands in it: that software fills in nothing but ST and RU. Where it therefore misses what OCMF
+takes from the reading before, the finding is ``left-out``, so that the reason can be told from a value that is not
+there at all.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from calendar import monthrange
+from datetime import datetime, timedelta, timezone
 from decimal import Decimal
-from itertools import islice
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
 
-from iem_dcr.ocmf.receipt import ENDING, MOST_READINGS, Reading
-from iem_dcr.ocmf.registers import register_of
+from iem_dcr.errors import printable
+from iem_dcr.ocmf.receipt import ENDING, Row, ends_of
+from iem_dcr.ocmf.registers import BLANKS, Register, key_of_register, register_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
 
     from iem_dcr.ocmf.receipt import Receipt
+    from iem_dcr.ocmf.rules import Report
 
-_PAGINATION = re.compile(r"([TF])(0|[1-9]\d{0,29})", re.ASCII)
-_VERSION = re.compile(r"\s*(\d{1,9}(?:\.\d{0,20})?)\s*", re.ASCII)
+ERROR_LEVELS = frozenset({"MISMATCH", "INVALID", "OUTDATED", "UNKNOWN"})
+"""Values of IL that say that the user was not identified."""
+
+WITHOUT_LEVEL = 0.5
+"""Before this FV the level stands in IS, and readings count events in EI."""
+
+_DOUBLE = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,9})?[dDfF]?", re.ASCII)
+_TIME = re.compile(
+    r"(\d{4})-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])T(\d\d):([0-5]\d):([0-5]\d),(\d{3})([+-])(\d\d)([0-5]\d)", re.ASCII
+)
+_LONGEST_NUMBER = 400
+_WIDEST_OFFSET = timedelta(hours=18)
+_WH = {"wh": 1000.0}
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One object of RD.
+class _Judged(NamedTuple):
+    """A row of a register that is judged, with ST and RU as the transparency software fills them in."""
 
-    Attributes:
-        receipt: index of the receipt it is in.
-        index: its index in RD.
-        reading: what it says, fields left out taken from the reading before.
-        written: the object as written; empty where RD holds something else.
-        time_text: TM as text, taken from the reading before where it is left out; "" where there is none.
+    number: int | None
+    row: Row
+    register: Register
+    TX: str
+    ST: str | None
+    RU: str | None
+    flag: str | None
+
+
+class Transaction:
+    """Judges begin and end.
+
+    Args:
+        report: takes what is found.
+        numbered: one receipt, or the begin's and the end's, each with the index that its findings get.
     """
 
-    receipt: int
-    index: int
-    reading: Reading
-    written: Mapping[str, object]
-    time_text: str
+    def __init__(self, report: Report, numbered: list[tuple[int | None, Receipt]]) -> None:
+        self._report = report
+        self._numbered = numbered
+        self._is_pair = len(numbered) > 1
+        self._rows = [(number, row) for number, receipt in numbered for row in receipt.rows]
+        self._judged = _judged_of(self._rows)
+        self._begins = [one for one in self._judged if one.TX == "B"]
+        self._ends = [one for one in self._judged if one.TX in ENDING]
+
+    def judge(self) -> None:
+        """Report what is found in a begin and an end, and in the readings between."""
+        begins, ends = self._begins, self._ends
+        if self._is_pair:
+            self._look_at_parts()
+        self._look_at_levels()
+        self._look_at_first()
+        self._count()
+        for one in begins:
+            self._look_at(one, "begin")
+        for one in ends:
+            self._look_at(one, "end")
+        for one in begins:
+            self._look_at_flag(one)
+        for one in ends:
+            if one.flag is None:
+                text = "TM of the end has no flag of how well the clock is set"
+                self._add("time-flag-missing-at-end", text, "TM", one)
+        if begins and ends:
+            self._compare(begins[0], ends[-1])
+        if self._is_pair:
+            self._look_across()
+        if len(self._rows) > len(begins) + len(ends):
+            self._look_between()
+
+    def _add(self, code: str, text: str, field: str, one: _Judged) -> None:
+        self._report.add(code, text, field, one.row, one.number)
+
+    def _look_at_parts(self) -> None:
+        """The first of two tuples may hold no end, the second no begin, of whatever register."""
+        for at, code, not_there in ((0, "end-repeated", ENDING), (1, "begin-repeated", frozenset("B"))):
+            for of, row in self._rows:
+                if of == at and _TX(row.written) in not_there:
+                    what = "the begin's tuple holds an end" if at == 0 else "the end's tuple holds a begin"
+                    self._report.add(code, what, "TX", row, of)
+
+    def _look_at_levels(self) -> None:
+        for number, receipt in self._numbered:
+            name = "IS" if is_old(receipt) else "IL"
+            level = (text_of(receipt.payload.get(name)) or "").strip(BLANKS)
+            if level in ERROR_LEVELS:
+                text = f"{name} is {level}: the user was not identified"
+                self._report.add("identification-level", text, name, of=number)
+
+    def _look_at_first(self) -> None:
+        """ST and RU are filled in from the judged reading before, so the first has to have them."""
+        for one in self._judged[:1]:
+            for name, code in (("ST", "status-missing"), ("RU", "unit-missing")):
+                is_there = one.row.written.get(name) is not None
+                if not is_there and not self._is_left_out(name, one.row, one.number, "the first reading"):
+                    self._add(code, f"{name} is missing", name, one)
+
+    def _is_left_out(self, name: str, row: Row, number: int | None, what: str) -> bool:
+        """Report a field that only this reader takes from the reading before; return whether it does."""
+        inherited = row.time_text if name == "TM" else getattr(row.reading, name)
+        if row.written.get(name, "") is None or inherited in ("", None):
+            return False
+        text = f"{name} of {what} is left out, and not filled in by other readers"
+        self._report.add("left-out", text, name, row, number)
+        return True
+
+    def _count(self) -> None:
+        begins, ends = self._begins, self._ends
+        if len(begins) == len(ends) == 1 and begins[0].row.written["RI"] == ends[0].row.written["RI"]:
+            return
+        for code, ones in (("begin", begins), ("end", ends)):
+            if not ones:
+                self._look_for(code)
+            seen: set[object] = set()
+            for one in ones:
+                which = one.number, one.register.groups  # one in the other's tuple is reported already
+                if which in seen:
+                    self._add(f"{code}-repeated", f"a further {code} of {quoted(one.row.written['RI'])}", "TX", one)
+                seen.add(which)
+        both = (*begins, *ends)
+        spellings = {one.register.groups: str(one.row.written["RI"]) for one in both}
+        if len(spellings) > 1:
+            names = printable(", ".join([*spellings.values()][:10]), limit=100)
+            self._report.add("registers-mixed", f"begin or end of {len(spellings)} registers: {names}", "RI")
+        elif len({one.row.written["RI"] for one in both}) > 1:
+            text = f"the register is spelled {quoted(both[0].row.written['RI'])} and otherwise"
+            self._add("register-spelling", text, "RI", both[-1])
+
+    def _look_for(self, code: str) -> None:
+        """Tell a begin or end that leaves out what other readers look for from one that is not there."""
+        number_of = {id(row): number for number, row in self._rows}
+        is_told = False
+        for register in ends_of(row for _, row in self._rows if _is_judged(row.reading.RI)).values():
+            for row in register.begins if code == "begin" else register.ends:
+                for name in ("TX", "RI", "RV"):
+                    if row.written.get(name) is None:
+                        is_told |= self._is_left_out(name, row, number_of[id(row)], f"the {code}")
+        if not is_told:
+            self._report.add(f"{code}-missing", f"no register that is judged has a {code}", "TX")
+
+    def _look_at(self, one: _Judged, what: str) -> None:
+        """Judge a begin or an end by itself."""
+        reading, written, time_text = one.row.reading, one.row.written, one.row.time_text
+        if written.get("RV") is None and not self._is_left_out("RV", one.row, one.number, f"the {what}"):
+            self._add("value-missing", f"the {what} has no value", "RV", one)
+        if one.ST not in ("G", None):
+            self._add("status-not-good", f"ST of the {what} is {quoted(one.ST)}, not G", "ST", one)
+        if "E" in reading.EF or "E" in (text_of(written.get("EF")) or ""):
+            self._add("energy-flag", f"EF of the {what} contains E: the energy is not usable", "EF", one)
+        if time_text and reading.TM is None:
+            self._add("time-unreadable", f"TM of the {what} is no time: {quoted(time_text)}", "TM", one)
+        if one.flag not in (None, "S"):
+            text = f"the clock of the {what} was not synchronised: {quoted(one.flag)}"
+            self._add("time-not-synchronised", text, "TM", one)
+
+    def _look_at_flag(self, begin: _Judged) -> None:
+        if begin.flag is None:
+            self._add("time-flag-missing", "TM of the begin has no flag of how well the clock is set", "TM", begin)
+        elif begin.row.written.get("TM") is None:
+            self._is_left_out("TM", begin.row, begin.number, "the begin")
+
+    def _compare(self, begin: _Judged, end: _Judged) -> None:
+        first, last = begin.row.reading, end.row.reading
+        if begin.RU != end.RU and None not in (begin.RU, end.RU):
+            self._add("units-mixed", f"the begin is in {quoted(begin.RU)}, the end in {quoted(end.RU)}", "RU", end)
+        falls = _is_above(_number(begin.row), _number(end.row))
+        if falls or (first.RU != last.RU and _is_above(first.energy_wh, last.energy_wh)):
+            self._add("register-falling", f"the register falls from {first.RV} to {last.RV}", "RV", end)
+        self._compare_times(begin, end)
+        if begin.flag == "R" != end.flag:
+            self._add("time-relative-mixed", "the begin's time is relative (R), the end's is not", "TM", end)
+        if begin.flag != "R" == end.flag:
+            self._add("time-relative-at-end", "the end's time is relative (R), the begin's is not", "TM", end)
+        counter = double_in(end.row.written.get("EI"))
+        differs = counter is not None and counter != double_in(begin.row.written.get("EI"))
+        if differs and any(is_old(receipt) for number, receipt in self._numbered if number == end.number):
+            self._add("event-counter", "EI differs between begin and end", "EI", end)
+
+    def _compare_times(self, begin: _Judged, end: _Judged) -> None:
+        first, last = _time_there(begin), _time_there(end)
+        if first is not None and last is not None:
+            if first > last:
+                self._add("time-falling", f"the end is earlier than the begin, which is at {first}", "TM", end)
+            return
+        own_first, own_last = begin.row.reading.TM, end.row.reading.TM
+        if own_first and own_last and own_first.instant > own_last.instant:
+            self._add("time-falling-between", "the end is earlier than the begin", "TM", end)
+
+    def _look_across(self) -> None:
+        """Every judged reading of the begin's tuple has to be as low as every one of the end's, in kWh."""
+        parts: tuple[list[tuple[float, Row]], ...] = ([], [])
+        for number, row in self._rows:
+            register = _own_register(row)
+            if register is not None and register.judged and register.groups[5] == 0:
+                parts[min(number or 0, 1)].append((_kwh(row), row))
+        for part, code in zip(parts, ("begin-missing", "end-missing"), strict=True):
+            if not part:
+                self._report.add(code, "its tuple holds no total of a register that is judged", "RI")
+                return
+        highest, of_begin = max(parts[0], key=lambda one: one[0])
+        lowest, row = min(parts[1], key=lambda one: one[0])
+        is_told = len(parts[0]) == len(parts[1]) == 1 and _is_above(_number(of_begin), _number(row))
+        if highest > lowest and not is_told:
+            text = f"the end's tuple holds {lowest:g} kWh, the begin's {highest:g} kWh"
+            self._report.add("register-falling", text, "RV", row, 1)
+
+    def _look_between(self) -> None:
+        judged_ends = {id(one.row) for one in (*self._begins, *self._ends)}
+        last: dict[object, tuple[int | None, Row]] = {}
+        for number, row in self._rows:
+            reading = row.reading
+            if id(row) not in judged_ends:
+                if reading.ST not in ("G", ""):
+                    self._report.add("status-not-good-between", f"ST is {quoted(reading.ST)}, not G", "ST", row, number)
+                if "E" in reading.EF:
+                    text = "EF contains E: the energy is not usable"
+                    self._report.add("energy-flag-between", text, "EF", row, number)
+            register = key_of_register(reading.RI)
+            of, before = last.get(register, (None, None))
+            if before is not None and not {id(before), id(row)} <= judged_ends:
+                self._look_at_step(before, row, number, is_in_one=of == number)
+            if reading.RV is not None:
+                last[register] = number, row
+
+    def _look_at_step(self, before: Row, row: Row, number: int | None, *, is_in_one: bool) -> None:
+        first, last = before.reading, row.reading
+        falls = _is_above(first.energy_wh, last.energy_wh)
+        if falls and (is_in_one or not _is_judged(last.RI)):  # the readings of two tuples are judged already
+            text = f"register {printable(last.RI, limit=40)} falls from {first.RV} to {last.RV}"
+            self._report.add("register-falling-between", text, "RV", row, number)
+        if first.TM and last.TM and first.TM.instant > last.TM.instant:
+            text = "earlier than the reading of the same register before it"
+            self._report.add("time-falling-between", text, "TM", row, number)
 
 
-@dataclass(frozen=True, slots=True)
-class Ends:
-    """The begins and ends of one register, in their order; only the first of each where more are inherited."""
-
-    begins: tuple[Row, ...]
-    ends: tuple[Row, ...]
-
-    @property
-    def begin(self) -> Row | None:
-        """The first begin."""
-        return self.begins[0] if self.begins else None
-
-    @property
-    def end(self) -> Row | None:
-        """The last end."""
-        return self.ends[-1] if self.ends else None
-
-
-def rows_of(receipts: Sequence[Receipt]) -> list[Row]:
-    """Return the readings of receipts, in their order."""
-    rows: list[Row] = []
-    for number, receipt in enumerate(receipts):
-        time_text = ""
-        written = receipt.payload.get("RD")
-        objects = islice(written, MOST_READINGS) if isinstance(written, list) else ()
-        for index, (value, reading) in enumerate(zip(objects, receipt.readings, strict=True)):
-            row: Mapping[str, object] = value if isinstance(value, dict) else {}
-            told = row.get("TM", time_text if isinstance(value, dict) else "")
-            time_text = told if isinstance(told, str) else ""
-            rows.append(Row(number, index, reading, row, time_text))
-    return rows
+def _judged_of(rows: Iterable[tuple[int | None, Row]]) -> list[_Judged]:
+    """Return the rows of registers with the cable's loss taken out, or where there are none, of all that are judged."""
+    found = []
+    for number, row in rows:
+        register = _own_register(row)
+        if register is not None and register.judged:
+            found.append((number, row, register))
+    compensated = [one for one in found if one[2].compensated]
+    judged: list[_Judged] = []
+    ST = RU = None
+    for number, row, register in compensated or found:
+        own_ST, own_RU = row.written.get("ST"), row.written.get("RU")
+        ST = ST if own_ST is None else text_of(own_ST)
+        RU = RU if own_RU is None else text_of(own_RU)
+        flag = _flag(row.time_text)
+        judged.append(_Judged(number, row, register, _TX(row.written), ST, RU, flag))
+    return judged
 
 
-def judged_of(rows: Iterable[Row]) -> list[Row]:
-    """Return the rows by which the transparency software judges: those of registers with the cable's loss taken out,
-    or where there are none, those of all registers it knows.
+def _own_register(row: Row) -> Register | None:
+    RI = row.written.get("RI")
+    return register_of(RI) if isinstance(RI, str) else None
+
+
+def _is_judged(RI: str) -> bool:
+    register = register_of(RI)
+    return register is not None and register.judged
+
+
+# --- values as the transparency software takes them ---
+
+
+def text_of(value: object) -> str | None:
+    """Return what it takes for a text: a number or a truth value is one as well."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value) if isinstance(value, (int, Decimal)) else None
+
+
+def _TX(written: Mapping[str, object]) -> str:  # noqa: N802  TX is OCMF's name
+    TX = written.get("TX")
+    return TX.strip(BLANKS) if isinstance(TX, str) else ""
+
+
+def double_in(value: object) -> float | None:
+    """Read a number in binary, as Java does; None where it is none."""
+    text = None if isinstance(value, bool) else text_of(value)
+    return None if text is None or len(text) > _LONGEST_NUMBER else _double(text)
+
+
+@lru_cache(maxsize=64)
+def _double(text: str) -> float | None:
+    number = text.strip(BLANKS)
+    return float(number.rstrip("dDfF")) if _DOUBLE.fullmatch(number) else None
+
+
+def _number(row: Row) -> float | None:
+    """The bare number of a row: compared in binary, whatever its unit."""
+    value = row.reading.RV
+    return None if value is None or row.written.get("RV") is None else float(value)
+
+
+def _kwh(row: Row) -> float:
+    value, RU = _number(row), text_of(row.written.get("RU"))
+    return (value or 0.0) / _WH.get((RU or "").strip(BLANKS).lower(), 1.0)
+
+
+def _flag(time_text: str) -> str | None:
+    """Return what it takes for the flag: what stands behind the first space of TM."""
+    if " " not in (text := time_text.rstrip(" ")):
+        return None
+    return text.split(" ", 2)[1]
+
+
+def _time_there(one: _Judged) -> datetime | None:
+    """Read TM as it does: milliseconds behind a comma, an offset without a colon, and any flag. 24:00:00,000 is the
+    next day's beginning, and a day past the end of its month is the month's last.
     """
-    judged = [(row, register) for row in rows if (register := register_of(row.reading.RI)) and register.judged]
-    compensated = [row for row, register in judged if register.compensated]
-    return compensated or [row for row, _ in judged]
+    TM, read = one.row.written.get("TM"), one.row.reading.TM
+    if not isinstance(TM, str) or one.flag is None:
+        return None
+    if read is not None and _is_plain_time(TM):
+        return read.instant
+    match = _TIME.fullmatch(TM.split(" ")[0])
+    if match is None:
+        return None
+    year, month, day, hour, minute, second, ms = (int(group) for group in match.groups()[:7])
+    offset = timedelta(hours=int(match[9]), minutes=int(match[10]))
+    next_day = hour == 24 and minute == second == ms == 0
+    if year == 0 or offset > _WIDEST_OFFSET or (hour > 23 and not next_day):
+        return None
+    day = min(day, monthrange(year, month)[1])
+    zone = timezone(-offset if match[8] == "-" else offset)
+    try:
+        time = datetime(year, month, day, 0 if next_day else hour, minute, second, 1000 * ms, tzinfo=zone)
+        return time + timedelta(days=1) if next_day else time
+    except OverflowError:
+        return None
 
 
-def ends_of(rows: Iterable[Row]) -> dict[str, Ends]:
-    """Return the begins and ends of each register, by its RI, in the order in which the registers appear."""
-    of: dict[str, list[Row]] = {}
-    for row in rows:
-        if row.reading.TX == "B" or row.reading.TX in ENDING:
-            of.setdefault(row.reading.RI, []).append(row)
-    return {
-        register: Ends(
-            _own([row for row in found if row.reading.TX == "B"]),
-            _own([row for row in found if row.reading.TX in ENDING]),
-        )
-        for register, found in of.items()
-    }
+def _is_plain_time(TM: str) -> bool:
+    """Whether a time that this reader has read is one of that software's form as well, with an offset below 18 h."""
+    return TM[19] == "," and TM[20:23].isdigit() and TM[23] in "+-" and TM[24:26] < "18" and TM[28:29] == " "
 
 
-def has_begin(rows: Iterable[Row]) -> bool:
-    """Whether any register has a begin."""
-    return any(row.reading.TX == "B" for row in rows)
+def _is_above(first: float | Decimal | None, last: float | Decimal | None) -> bool:
+    return first is not None and last is not None and first > last
 
 
-def has_end(rows: Iterable[Row]) -> bool:
-    """Whether any register has an end."""
-    return any(row.reading.TX in ENDING for row in rows)
+def is_old(receipt: Receipt) -> bool:
+    """Whether a receipt is of OCMF before 0.5."""
+    version = double_in(receipt.payload.get("FV"))
+    return version is not None and version < WITHOUT_LEVEL
 
 
-def meter_of(receipt: Receipt) -> str:
-    """Return what tells a receipt's meter from others: its serial number, or the gateway's, or ""."""
-    gateway = receipt.payload.get("GS")
-    return receipt.meter_serial or (gateway if isinstance(gateway, str) else "")
-
-
-def pagination_of(receipt: Receipt) -> tuple[str, int] | None:
-    """Return PG as context (``T`` or ``F``) and counter; None where it is not of that form."""
-    match = _PAGINATION.fullmatch(receipt.pagination or "")
-    return None if match is None else (match[1], int(match[2]))
-
-
-def is_fiscal(receipt: Receipt) -> bool:
-    """Whether the receipt is none of a transaction: its PG begins with another letter than ``T``."""
-    return bool(receipt.pagination) and not (receipt.pagination or "").startswith("T")
-
-
-def version_of(receipt: Receipt) -> Decimal | None:
-    """Return FV as a number; None where it is none."""
-    value = receipt.payload.get("FV")
-    if isinstance(value, (int, Decimal)) and not isinstance(value, bool):
-        return Decimal(value)
-    match = _VERSION.fullmatch(value) if isinstance(value, str) else None
-    return None if match is None else Decimal(match[1])
-
-
-def _own(rows: list[Row]) -> tuple[Row, ...]:
-    own = tuple(row for row in rows if "TX" in row.written)
-    return own or tuple(rows[:1])
+def quoted(value: object) -> str:
+    """Write a value of a tuple in quotes, cut and fit to be printed."""
+    text = str(value)[:60] if isinstance(value, (str, int, Decimal)) else type(value).__name__
+    return repr(printable(text, limit=40))

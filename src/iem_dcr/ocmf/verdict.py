@@ -1,28 +1,31 @@
 """The verdict on a transaction: its signatures, the findings, and the energy per register.
 
 Import decides: export of a bidirectional meter stands beside it and refuses nothing, as in the S.A.F.E. transparency
-software (`iem_dcr.ocmf.findings` says where this judges as it does).
+software (`iem_dcr.ocmf.rules` says where this judges as it does).
 """
 
 from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from iem_dcr.ocmf.findings import Finding, Severity, examine_transaction
-from iem_dcr.ocmf.receipt import difference_wh
+from iem_dcr.errors import ReceiptError
+from iem_dcr.ocmf.examination import examine_transaction
+from iem_dcr.ocmf.keys import curve_of, is_plain
+from iem_dcr.ocmf.receipt import Reading, difference_wh, ends_of
 from iem_dcr.ocmf.registers import register_of
-from iem_dcr.ocmf.transaction import ends_of, judged_of, rows_of
-from iem_dcr.ocmf.verify import Outcome, verify
+from iem_dcr.ocmf.rules import Finding, Severity, finding
+from iem_dcr.ocmf.signature import Outcome, verify
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from decimal import Decimal
 
     from iem_dcr.meter_time import MeterTime
     from iem_dcr.ocmf.receipt import Receipt
-    from iem_dcr.ocmf.verify import Verification
+    from iem_dcr.ocmf.registers import Register
+    from iem_dcr.ocmf.signature import Verification
 
 
 class Judgement(enum.Enum):
@@ -38,8 +41,7 @@ class Judgement(enum.Enum):
     """The signatures match, and nothing speaks against the transaction."""
 
 
-@dataclass(frozen=True, slots=True)
-class Energy:
+class Energy(NamedTuple):
     """What one register counted from begin to end.
 
     Attributes:
@@ -89,25 +91,49 @@ class Verdict:
         """Energy of the transaction in Wh, exactly; None where it cannot be told."""
         return None if self.deciding is None else self.deciding.energy_wh
 
+    @property
+    def outcome(self) -> Outcome:
+        """What became of the check of the signatures, taken together."""
+        outcomes = {Judgement.INVALID: Outcome.INVALID, Judgement.NOT_CHECKED: Outcome.NOT_CHECKED}
+        return outcomes.get(self.judgement, Outcome.VALID)
+
+    @property
+    def reason(self) -> str:
+        """Why the signatures are what `outcome` says."""
+        return next(one.reason for one in self.verifications if one.outcome is self.outcome)
+
+    @property
+    def errors(self) -> tuple[str, ...]:
+        """The codes for which the transparency software refuses the transaction, each once."""
+        return tuple(dict.fromkeys(one.code for one in self.findings if one.severity is Severity.ERROR))
+
 
 def verdict_on(receipts: Sequence[Receipt], public_key: str) -> Verdict:
     """Check the signatures of a transaction's receipts with their meter's key, and judge it. Never raises."""
-    return judge(receipts, [verify(receipt, public_key) for receipt in receipts])
+    keys = [public_key] * len(receipts)
+    return judge(receipts, [verify(receipt, public_key) for receipt in receipts], keys)
 
 
-def judge(receipts: Sequence[Receipt], verifications: Sequence[Verification]) -> Verdict:
+def judge(
+    receipts: Sequence[Receipt],
+    verifications: Sequence[Verification],
+    public_keys: Sequence[str] = (),
+    found_before: Sequence[Finding] = (),
+) -> Verdict:
     """Judge a transaction: one receipt, or begin and end each in a receipt of its own, in their order.
 
     Args:
         receipts: at least one.
         verifications: what became of the check of each receipt's signature.
+        public_keys: the key of each receipt, where the form in which it is written is to be judged too.
+        found_before: what was found in the file that they were in.
 
     Raises:
         ValueError: there is no receipt, or not one verification for each.
     """
     if not receipts or len(receipts) != len(verifications):
         raise ValueError(f"{len(receipts)} receipts and {len(verifications)} verifications are no transaction")
-    findings = examine_transaction(receipts)
+    findings = (*found_before, *examine_transaction(receipts), *_of_keys(receipts, public_keys))
     outcomes = {verification.outcome for verification in verifications}
     if Outcome.INVALID in outcomes:
         judgement = Judgement.INVALID
@@ -120,31 +146,68 @@ def judge(receipts: Sequence[Receipt], verifications: Sequence[Verification]) ->
     return Verdict(judgement, tuple(verifications), findings, energies_of(receipts))
 
 
+def _of_keys(receipts: Sequence[Receipt], public_keys: Sequence[str]) -> Iterator[Finding]:
+    for number, (receipt, key) in enumerate(zip(receipts, public_keys, strict=False)):
+        try:
+            if not is_plain(key, curve_of(receipt.algorithm)):
+                yield finding("key-spelling", "the public key is written in an unusual form", receipt=number)
+        except ReceiptError:
+            pass
+
+
 def energies_of(receipts: Sequence[Receipt]) -> tuple[Energy, ...]:
     """Return what each register with a begin or an end counted; of judged registers, those of import decide."""
-    rows = rows_of(receipts)
-    judged = set(ends_of(judged_of(rows)))
-    imported = {code for code in judged if _direction(code) == "import"}
-    energies = []
-    for code, ends in ends_of(rows).items():
-        begin = ends.begin.reading if ends.begin else None
-        end = ends.end.reading if ends.end else None
-        begin_wh, end_wh = (reading.energy_wh if reading else None for reading in (begin, end))
-        energies.append(
-            Energy(
-                register=code,
-                direction=_direction(code),
-                begin_wh=begin_wh,
-                end_wh=end_wh,
-                energy_wh=difference_wh(begin_wh, end_wh),
-                begin=begin.TM if begin else None,
-                end=end.TM if end else None,
-                decides=code in (imported or judged),
-            )
-        )
-    return tuple(energies)
+    rows = [row for receipt in receipts for row in receipt.rows]
+    counted = []
+    for begins, ends in ends_of(rows).values():
+        begin, end = begins[0].reading if begins else None, ends[-1].reading if ends else None
+        counted.append((register_of((begin or end or Reading()).RI), begin, end))
+    judged = [register for register, _, _ in counted if register is not None and register.judged]
+    if len(judged) > 1:
+        compensated = any(register.compensated for row in rows if (register := register_of(row.reading.RI)))
+        judged = [register for register in judged if register.compensated or not compensated]
+        judged = [register for register in judged if register.direction == "import"] or judged
+    return tuple(_energy(register, begin, end, decides=register in judged) for register, begin, end in counted)
 
 
-def _direction(code: str) -> str:
-    register = register_of(code)
-    return register.direction if register else ""
+def _energy(register: Register | None, begin: Reading | None, end: Reading | None, *, decides: bool) -> Energy:
+    begin_wh, end_wh = (reading.energy_wh if reading else None for reading in (begin, end))
+    either = begin or end
+    return Energy(
+        register=either.RI if either else "",
+        direction=register.direction if register else "",
+        begin_wh=begin_wh,
+        end_wh=end_wh,
+        energy_wh=difference_wh(begin_wh, end_wh),
+        begin=begin.TM if begin else None,
+        end=end.TM if end else None,
+        decides=decides,
+    )
+
+
+def energy_summary(energies: Sequence[Energy]) -> str:
+    """Write what a transaction counted: ``8.100 kWh``, and where something was fed back, both directions:
+    ``0.000 kWh import, 5.200 kWh export``. "" where neither can be told.
+    """
+    import_wh, export_wh = (_of_direction(energies, direction) for direction in ("import", "export"))
+    if export_wh:
+        return (f"{_kwh(import_wh)} import, " if import_wh is not None else "") + f"{_kwh(export_wh)} export"
+    deciding = [energy.energy_wh for energy in energies if energy.decides]
+    energy_wh = deciding[0] if len(deciding) == 1 else import_wh
+    return "" if energy_wh is None else _kwh(energy_wh)
+
+
+def energy_summary_of(receipt: Receipt) -> str:
+    """Write what the transaction of one receipt counted, as `energy_summary` does."""
+    return energy_summary(energies_of([receipt]))
+
+
+def _of_direction(energies: Sequence[Energy], direction: str) -> Decimal | None:
+    """Return what the one register of a direction counted: the one that decides, or the only one that is told."""
+    told = [energy for energy in energies if energy.direction == direction and energy.energy_wh is not None]
+    told = [energy for energy in told if energy.decides] or told
+    return told[0].energy_wh if told else None
+
+
+def _kwh(energy_wh: Decimal | None) -> str:
+    return "?" if energy_wh is None else f"{energy_wh / 1000:.3f} kWh"

@@ -15,7 +15,8 @@ from iem_dcr import ocmf
 from iem_dcr.bringup.sight import shown
 from iem_dcr.errors import JournalError, printable
 from iem_dcr.ocmf import Outcome
-from iem_dcr.ocmf.findings import Severity, examine
+from iem_dcr.ocmf.examination import examine
+from iem_dcr.ocmf.rules import Severity
 from iem_dcr.ocmf.verdict import verdict_on
 from iem_dcr.service.one_thread import OneThread
 from iem_dcr.service.web import words

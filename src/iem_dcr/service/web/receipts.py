@@ -10,7 +10,7 @@ from aiohttp import web
 from iem_dcr.bringup.sight import shown
 from iem_dcr.errors import JournalError, ReceiptError, printable, shortened
 from iem_dcr.ocmf.export import Format, Item, export
-from iem_dcr.ocmf.findings import FINDINGS, Severity
+from iem_dcr.ocmf.rules import FINDINGS, Severity
 from iem_dcr.ocmf.verdict import Judgement
 from iem_dcr.service.web import words
 from iem_dcr.service.web.html import document, page, table, tag
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
 
     from iem_dcr.ocmf import Reading, Receipt
-    from iem_dcr.ocmf.findings import Finding
+    from iem_dcr.ocmf.rules import Finding
     from iem_dcr.service.observation import ObservedMeter
     from iem_dcr.service.web.book import Found
     from iem_dcr.service.web.site import Site

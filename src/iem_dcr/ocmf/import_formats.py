@@ -1,0 +1,308 @@
+"""Reading tuples and their keys out of whatever they are handed on in: see `read_document`.
+
+A tuple is known by how it begins, so every text in a document is looked at, and unwrapped where it is JSON, XML, hex or
+base64 (OCPP's signedMeterData, and what a CSMS makes of it). The key is the nearest one around it; where there is none
+above it, the only one in the objects beside it (OICP's CalibrationLawVerificationInfo).
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from dataclasses import replace
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from iem_dcr.errors import ReceiptError, printable
+from iem_dcr.ocmf.encoding import unwrapped
+from iem_dcr.ocmf.import_xml import MOST, Found, read_xml
+from iem_dcr.ocmf.receipt import parse
+from iem_dcr.ocmf.rules import Finding, finding
+from iem_dcr.ocmf.tuple_text import HEADER, Record, read_sections, stream_records, tuples_in
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+__all__ = ["LARGEST", "Found", "Record", "begins_with_tuple", "found_around", "read_document", "stream_records"]
+
+LARGEST = 64_000_000
+"""Bytes of the largest document; a file of tuples alone may be longer, see `stream_records`."""
+DEEPEST = 5
+"""Texts within texts: base64 twice, in a message of JSON, in a log of JSON, in a message, has five."""
+TUPLE, KEY = "tuple", "public_key"
+"""Columns of the CSV of ``iem-dcr receipts export``."""
+
+_AROUND = " \t\r\n\0\ufeff"
+_SPACE = b" \t\r\n\0\xef\xbb\xbf"
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+_KEYS = frozenset({"publickey", "pk", "meterpublickey"})
+_BEGINS_JSON = ("{", "[", '"')
+_LINE_START = re.compile(r'[{\[]|^(?=")|OCMF\|(?=[ \t]*\{)')
+_MOST_STARTS = 20
+
+
+def begins_with_tuple(head: bytes) -> bool:
+    """Whether a file that begins so is one of tuples, which `stream_records` reads without holding it."""
+    return head.lstrip(_SPACE).startswith(HEADER.encode())
+
+
+def read_document(data: bytes, notes: list[str] | None = None) -> tuple[Found, ...]:
+    """Read the tuples of a document, in their order, in time linear to its length.
+
+    It may be a tuple; a file of tuples, one per line or one after the other; one of these as hex or base64; the
+    transparency software's XML; JSON, several JSON texts one after the other, or lines of which some hold JSON, with a
+    tuple anywhere within (EVerest's SignedMeterValue, messages of OCPP 1.6 and 2.x and logs of them, OCPI, OICP); CSV
+    of ``iem-dcr receipts export``. A tuple without a key beside it gets the document's where the document has only
+    one, and that of the same meter.
+
+    Args:
+        data: the document.
+        notes: what could not be read of it is added, a sentence each.
+
+    Returns:
+        At least one; damaged ones too, which `iem_dcr.ocmf.parse` refuses.
+
+    Raises:
+        ReceiptError: there is no tuple in it, it cannot be read, or it is longer than `LARGEST` or holds more than
+            `MOST`.
+    """
+    if len(data) > LARGEST:
+        raise ReceiptError(f"the document has {len(data)} bytes; at most {LARGEST} are read. Split it")
+    if data.lstrip(_SPACE).startswith(b"<") or (data[:2] in _UTF_16 and b"<" in data[2:4]):
+        found = read_xml(data.strip(_SPACE) if data[:2] not in _UTF_16 else data)
+        if not found:
+            raise ReceiptError("no receipt in it: XML without any <value> with <signedData>")
+    else:
+        found = _of_text(_decoded(data), [] if notes is None else notes)
+    return _with_the_only_key(found)
+
+
+def found_around(found: Sequence[Found]) -> list[Finding]:
+    """Return what was found in the document around the tuples of one transaction, a begin before its end."""
+    around = [replace(one, receipt=number) for number, each in enumerate(found) for one in each.findings]
+    if len(found) > 1 and (found[0].context == "end" or found[-1].context == "begin"):
+        around.append(finding("context-swapped", "the context attributes of begin and end are swapped"))
+    return around
+
+
+def _decoded(data: bytes) -> str:
+    encoding = "utf-16" if data[:2] in _UTF_16 else "utf-8-sig"
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise ReceiptError(f"not a text in UTF-8: byte {error.start} belongs to no character") from error
+
+
+def _of_text(text: str, notes: list[str]) -> list[Found]:
+    written = text.strip(_AROUND)
+    found: list[Found] = []
+    if written.startswith(_BEGINS_JSON):
+        found = _of_json(written)
+    elif _is_csv(written):
+        found = _of_csv(written)
+    if not found:
+        found = _at_most(Found(one, source=f"line {line}") for one, line in tuples_in(text)) if HEADER in text else []
+        if not written.startswith(HEADER):
+            unread: list[str] = []
+            by_line = _of_lines(text, unread)
+            if sum(map(_is_whole, by_line)) > sum(map(_is_whole, found)):
+                found = by_line
+                notes += unread
+    found = found or _at_most(_within(written, "", DEEPEST))
+    if not found:
+        raise ReceiptError(
+            f"no receipt in it: it begins with {printable(written[:200], limit=40)!r}; expected is an OCMF tuple, a "
+            "file of them, transparency XML, or JSON or CSV with signed meter values"
+        )
+    return found
+
+
+def _is_whole(found: Found) -> bool:
+    try:
+        read_sections(found.text)
+    except ReceiptError:
+        return False
+    return True
+
+
+def _with_the_only_key(found: list[Found]) -> tuple[Found, ...]:
+    keys = {one.key for one in found if one.key}
+    if len(keys) != 1 or all(one.key for one in found):
+        return tuple(found)
+    (key,) = keys
+    meters = {_meter(one) for one in found if one.key}
+    return tuple(one if one.key or _meter(one) not in meters else replace(one, key=key) for one in found)
+
+
+def _meter(found: Found) -> str:
+    try:
+        return parse(found.text).meter
+    except ReceiptError:
+        return ""
+
+
+def _at_most(found: Iterable[Found]) -> list[Found]:
+    """Collect what is found in a document, and look no further than is allowed."""
+    collected = list(islice(found, MOST + 1))
+    if len(collected) > MOST:
+        raise ReceiptError(f"the document holds more than {MOST} receipts. Split it")
+    return collected
+
+
+# --- JSON ---
+
+
+class _Object(tuple[tuple[str, object], ...]):
+    """An object's pairs: one whose key is there again is looked at too."""
+
+    __slots__ = ()
+
+
+_JSON = json.JSONDecoder(strict=False, parse_int=str, parse_float=str, parse_constant=str, object_pairs_hook=_Object)
+
+
+def _of_json(text: str) -> list[Found]:
+    """Read one JSON text, or several one after the other; nothing where one of them is none."""
+    values = list[object]()
+    at, size = 0, len(text)
+    while at < size:
+        if text[at] in _AROUND:
+            at += 1
+            continue
+        try:
+            value, at = _JSON.raw_decode(text, at)
+        except ValueError:
+            return []
+        except RecursionError as error:
+            raise ReceiptError("JSON that is nested too deeply to be read") from error
+        values.append(value)
+    found = (one for value in values for one in _search(value, "", DEEPEST))
+    return _at_most(replace(one, source=f"receipt {number}") for number, one in enumerate(found, 1))
+
+
+def _of_lines(text: str, notes: list[str]) -> list[Found]:
+    """Read lines that hold JSON, or a tuple, with any text before it.
+
+    The other lines become a note: those that have a brace, and where lines have nothing before their JSON, all.
+    """
+    unread: list[int] = []
+    plain: list[int] = []
+    is_log = False
+
+    def each() -> Iterator[Found]:
+        nonlocal is_log
+        for number, line in enumerate(text.split("\n"), 1):
+            found, is_read = _of_line(line.strip(_AROUND))
+            if found:
+                is_log |= not line.lstrip(_AROUND).startswith((*_BEGINS_JSON, HEADER))
+            elif not is_read and line.strip(_AROUND):
+                (unread if "{" in line else plain).append(number)
+            yield from (replace(one, source=f"line {number}") for one in found)
+
+    found = _at_most(each())
+    unread = unread if is_log else sorted(unread + plain)
+    if found and unread:
+        more = f" and {len(unread) - 10:,} more" if len(unread) > 10 else ""
+        lines = ", ".join(str(number) for number in unread[:10])
+        notes.append(f"line{'' if len(unread) == 1 else 's'} {lines}{more}: no JSON and no receipt; passed over")
+    return found
+
+
+def _of_line(line: str) -> tuple[list[Found], bool]:
+    """Return what a line holds, and whether it could be read."""
+    found: list[Found] = []
+    at, is_read = 0, False
+    for match in islice(_LINE_START.finditer(line), _MOST_STARTS):
+        if match.start() < at:
+            continue
+        try:
+            if match[0] == HEADER:
+                end = read_sections(line, match.start()).end
+                found.append(Found(line[match.start() : end]))
+            else:
+                value, end = _JSON.raw_decode(line, match.start())
+                found += islice(_search(value, "", DEEPEST), MOST)
+        except (ValueError, RecursionError, ReceiptError):
+            continue
+        at, is_read = end, True
+    return found, is_read
+
+
+def _search(value: object, key: str, depth: int) -> Iterator[Found]:
+    """Yield the tuples within a value in their order; without recursion, for JSON may be deep."""
+    waiting = [(value, key)]
+    while waiting:
+        value, key = waiting.pop()
+        if isinstance(value, str):
+            yield from _within(value, key, depth)
+        elif isinstance(value, _Object):
+            key = _key_in(value) or _key_beside(value) or key
+            waiting.extend((inner, key) for _, inner in reversed(value))
+        elif isinstance(value, list):
+            waiting.extend((inner, key) for inner in reversed(value))
+
+
+def _within(text: str, key: str, depth: int) -> Iterator[Found]:
+    """Yield the tuples within a text: as it is, or unwrapped from JSON, XML, hex or base64."""
+    written = text.strip(_AROUND)
+    if depth and written.startswith(_BEGINS_JSON):
+        try:
+            inner, end = _JSON.raw_decode(written)
+        except (ValueError, RecursionError):
+            pass
+        else:
+            if not written[end:].strip(_AROUND):
+                yield from _search(inner, key, depth - 1)
+                return
+    if depth and written.startswith("<"):
+        try:
+            yield from (replace(one, key=one.key or key) for one in read_xml(written.encode()))
+        except (ReceiptError, UnicodeEncodeError):
+            pass
+        else:
+            return
+    if HEADER in written:
+        yield from (Found(one, key) for one, _ in tuples_in(written))
+    elif depth and (inner_text := unwrapped(written, HEADER)) is not None:
+        yield from _within(inner_text, key, depth - 1)
+
+
+def _key_in(value: _Object) -> str:
+    for name, inner in value:
+        if isinstance(inner, str) and inner and name.replace("_", "").replace("-", "").lower() in _KEYS:
+            return inner
+    return ""
+
+
+def _key_beside(value: _Object, depth: int = 3) -> str:
+    """Return the key that stands in an object within this one, not far below, where there is only one."""
+    keys = {
+        key
+        for _, inner in value
+        if isinstance(inner, _Object) and depth and (key := _key_in(inner) or _key_beside(inner, depth - 1))
+    }
+    return keys.pop() if len(keys) == 1 else ""
+
+
+# --- CSV ---
+
+
+def _is_csv(text: str) -> bool:
+    """Whether the first line names the columns of a CSV with tuples."""
+    line = text[:2000].partition("\n")[0]
+    return TUPLE in [name.strip().strip('"') for name in line.split(",")]
+
+
+def _of_csv(text: str) -> list[Found]:
+    """Read the tuples of the rows; one without a tuple (erased) is left out."""
+    rows = csv.DictReader(io.StringIO(text, newline=""))
+    try:
+        return _at_most(
+            Found(row[TUPLE], row.get(KEY) or "", f"row {number}")
+            for number, row in enumerate(rows, 1)
+            if row.get(TUPLE)
+        )
+    except csv.Error as error:
+        raise ReceiptError(f"CSV that cannot be read: line {rows.line_num}: {printable(error)}") from error

@@ -1,0 +1,148 @@
+"""The S.A.F.E. transparency software's XML: one ``<value>`` with ``<signedData>`` and ``<publicKey>`` per tuple.
+
+More is read than that software opens, and that is said: it takes a value's text as it stands, whatever its attributes
+say, knows no namespace, and takes a key that is DER in hex or base64.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NoReturn
+from xml.parsers import expat
+
+from iem_dcr.errors import ReceiptError, printable
+from iem_dcr.ocmf.encoding import SEQUENCE, from_base64, from_hex, unwrapped
+from iem_dcr.ocmf.registers import BLANKS
+from iem_dcr.ocmf.rules import Finding, finding
+from iem_dcr.ocmf.tuple_text import HEADER, tuples_in
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MOST = 500_000
+"""Tuples in one document."""
+DEEPEST = 50
+"""Elements within each other; the format has three."""
+
+_CONTEXTS = {"Transaction.Begin": "begin", "Transaction.End": "end"}
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A tuple in a document.
+
+    Attributes:
+        text: the tuple as written; where it is damaged, all of it that can be made out.
+        key: the public key that stands beside it, in a form `iem_dcr.ocmf.public_key_der_hex` may read; "" for none.
+        source: where in the document it stands, for people: ``line 3``.
+        findings: what the transparency software cannot read of the document.
+        context: what the document calls it: "begin", "end", or "".
+    """
+
+    text: str
+    key: str = ""
+    source: str = ""
+    findings: tuple[Finding, ...] = ()
+    context: str = ""
+
+
+def read_xml(data: bytes) -> list[Found]:
+    """Read the tuples of a transparency file; an element of another format than OCMF is handed on as it is.
+
+    Raises:
+        ReceiptError: it is no XML, has a document type declaration, or holds too many tuples.
+    """
+    return _Reader().read(data)
+
+
+class _Reader:
+    """Collects while expat reads. A document type declaration is refused as soon as it begins: entities are declared
+    nowhere else, so nothing can be expanded and nothing outside be fetched.
+    """
+
+    def __init__(self) -> None:
+        self._found: list[Found] = []
+        self._path: list[str] = []
+        self._text: list[str] | None = None
+        self._signed: list[tuple[str, str]] = []
+        self._key = ""
+        self._transaction = self._context = ""
+        self._values = 0
+        self._has_namespace = False
+
+    def read(self, data: bytes) -> list[Found]:
+        parser = expat.ParserCreate()
+        parser.buffer_text = True
+        parser.StartDoctypeDeclHandler = _refuse_declaration
+        parser.EntityDeclHandler = _refuse_declaration
+        parser.ExternalEntityRefHandler = _refuse_declaration
+        parser.StartElementHandler = self._start
+        parser.EndElementHandler = self._end
+        parser.CharacterDataHandler = self._characters
+        try:
+            parser.Parse(data, True)  # noqa: FBT003  positional only; at once, or a long piece is looked at again and again
+        except expat.ExpatError as error:
+            raise ReceiptError(f"not XML: {printable(error)}") from error
+        except (ValueError, LookupError) as error:  # an encoding that the declaration names and nobody knows
+            raise ReceiptError(f"XML that cannot be read: {printable(error)}") from error
+        return self._found
+
+    def _start(self, name: str, attributes: dict[str, str]) -> None:
+        if len(self._path) >= DEEPEST:
+            raise ReceiptError(f"XML with elements nested more than {DEEPEST} deep is no transparency file")
+        local = name.rpartition(":")[2]
+        self._path.append(local)
+        self._has_namespace |= ":" in name or bool(attributes.get("xmlns"))
+        if local == "value":
+            self._signed, self._key = [], ""
+            self._transaction = attributes.get("transactionId", "")
+            self._context = _CONTEXTS.get(attributes.get("context", "").strip(), "")
+            self._values += 1
+        elif local in ("signedData", "publicKey"):
+            self._text = []
+
+    def _characters(self, text: str) -> None:
+        if self._text is not None:
+            self._text.append(text)
+
+    def _end(self, name: str) -> None:
+        local = name.rpartition(":")[2]
+        self._path.pop()
+        if self._text is not None and local in ("signedData", "publicKey"):
+            text, self._text = "".join(self._text).strip(BLANKS), None
+            if local == "publicKey":
+                self._key = text
+            else:
+                inner = text if HEADER in text else unwrapped(text, HEADER) or ""
+                self._signed += [(one, text) for one, _ in tuples_in(inner)] or [(text, text)]
+        if local == "value":
+            of = f", transactionId {printable(self._transaction, limit=40)}" if self._transaction else ""
+            place = f"value {self._values}{of}"
+            is_placed = tuple(self._path) == ("values",) and not self._has_namespace
+            self._found += [
+                Found(one, self._key, place, tuple(_findings(one, text, self._key, is_placed=is_placed)), self._context)
+                for one, text in self._signed
+            ]
+            self._signed = []
+            if len(self._found) > MOST:
+                raise ReceiptError(f"the document holds more than {MOST} receipts. Split it")
+
+
+def _findings(one: str, text: str, key: str, *, is_placed: bool) -> Iterator[Finding]:
+    """Tell what the transparency software does not read of a tuple, the text of its value, and its key."""
+    why = [] if is_placed else ["a namespace, or other elements around"]
+    if HEADER not in text:
+        why.append("data in hex or base64")
+    elif not text.startswith(one) or text[len(one) :].lstrip()[:1] not in ("", "|"):
+        yield finding("text-around-tuple", "text stands before or behind the tuple in its value")
+    bare = "".join(key.split())
+    raw = from_hex(bare) or from_base64(bare) or b""
+    if key and raw[:1] != bytes([SEQUENCE]):
+        why.append("a key that is no DER in hex or base64")
+    if why:
+        what = f"the transparency software cannot open it ({', '.join(why)}); verify --export writes another file"
+        yield finding("container-not-readable", what)
+
+
+def _refuse_declaration(*_: object) -> NoReturn:
+    raise ReceiptError("XML with a document type declaration or entities is not read; a transparency file has none")
