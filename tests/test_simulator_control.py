@@ -14,10 +14,10 @@ from tests.test_simulator_nodes import GW, USER, Bench
 
 
 def send(bench: Bench, method: str, path: str, body: object = None) -> tuple[int, dict[str, Any]]:
-    done = control(bench.meter, method, "/_sim/" + path, b"" if body is None else json.dumps(body).encode())
-    if done.afterwards is not None:
-        done.afterwards()
-    return done.answer.status, json.loads(done.answer.body)
+    answer, then = control(bench.meter, method, "/_sim/" + path, b"" if body is None else json.dumps(body).encode())
+    if then is not None:
+        then()
+    return answer.status, json.loads(answer.body)
 
 
 def test_state_tells_everything() -> None:
@@ -110,6 +110,6 @@ def test_bad_input_is_refused_and_changes_nothing(
 def test_no_body_brings_it_down(body: bytes) -> None:
     bench = Bench()
     for path in ("set", "faults", "power-cycle"):
-        done = control(bench.meter, "POST", "/_sim/" + path, body)
-        assert done.answer.status in (200, 400)
-        json.loads(done.answer.body)
+        answer, _ = control(bench.meter, "POST", "/_sim/" + path, body)
+        assert answer.status in (200, 400)
+        json.loads(answer.body)

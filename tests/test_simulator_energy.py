@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iem_dcr.simulator.energy import EnergyPath, Load, Segment, charging, constant, kwh_text
+from iem_dcr.simulator.energy import EnergyPath, Load, Segment, charging, kwh_text
 from tests.test_simulator_nodes import Bench
 
 amperes = st.floats(-2000, 2000)
@@ -51,7 +51,7 @@ def test_energy_of_a_segment_in_which_both_change_is_the_integral_too(
 @given(
     load=loads,
     cuts=st.lists(st.floats(0, 1e5), min_size=1, max_size=6),
-    rest=st.builds(constant, amperes, volts),
+    rest=st.builds(charging, amperes, volts),
 )
 def test_registers_do_not_depend_on_when_they_are_read(load: Load, cuts: list[float], rest: Load) -> None:
     moments = sorted(cuts)
@@ -79,7 +79,7 @@ def test_a_load_connected_again_and_again_is_one_load(
 ) -> None:
     path = EnergyPath(10**9, 10**9, 0.0)
     for moment in (0, *sorted(again_at)):
-        path.connect(constant(current_a, voltage_v), moment)
+        path.connect(charging(current_a, voltage_v), moment)
     import_wh, export_wh = (register - 10**9 for register in path.registers(3600.0))
     assert import_wh - export_wh == pytest.approx(Decimal(current_a * voltage_v), abs=Decimal("1.001"))
     assert max(import_wh, -export_wh, key=abs) * Decimal(current_a) >= 0

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from iem_dcr.errors import ConfigError
 from iem_dcr.simulator import Fault, FaultPlan, SimulatorOptions
-from iem_dcr.simulator.options import help_in_groups
+from iem_dcr.simulator.options import help_in_groups, made
 from tests.test_simulator_nodes import Bench
 
 if TYPE_CHECKING:
@@ -153,15 +153,15 @@ def test_numbers_from_outside_are_checked(act: Callable[[Bench], None]) -> None:
 )
 def test_a_fault_that_does_not_fit_is_refused(wrong: object, complaint: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        Fault.from_json(wrong)
+        made(Fault, wrong)
     assert caught.value.problems[0].startswith(complaint)
 
 
 @given(value=st.dictionaries(st.sampled_from([field.name for field in fields(Fault)]), JSON))
 def test_any_json_is_a_fault_or_refused(value: dict[str, object]) -> None:
     with contextlib.suppress(ConfigError):
-        fault = Fault.from_json(value)
-        assert Fault.from_json(asdict(fault)) == fault
+        fault = made(Fault, value)
+        assert made(Fault, asdict(fault)) == fault
 
 
 def test_a_plan_hits_what_matches_and_counts() -> None:

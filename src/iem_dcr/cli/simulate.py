@@ -11,7 +11,7 @@ from iem_dcr.cli.interruption import Interruption
 from iem_dcr.cli.terminal import Output
 from iem_dcr.errors import ConfigError, printable
 from iem_dcr.simulator import SimulatorOptions, SimulatorServer
-from iem_dcr.simulator.options import check_names, help_in_groups
+from iem_dcr.simulator.options import help_in_groups, made
 
 
 class _Simulate(click.Command):
@@ -56,8 +56,7 @@ def command(*, host: str, port: int, pairs: tuple[tuple[str, str], ...], **named
     """
     given = {name: value for name, value in named.items() if value is not None} | dict(pairs)
     try:
-        check_names(given)
-        options = SimulatorOptions(**given)  # type: ignore[arg-type]  # it reads text as well
+        options = made(SimulatorOptions, given)
     except ConfigError as error:
         raise usage_error(error) from error
     return asyncio.run(_simulate(options, host, port))

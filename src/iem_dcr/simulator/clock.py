@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta, timezone
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from iem_dcr import meter_time
 
+if TYPE_CHECKING:
+    from iem_dcr.simulator.options import SimulatorOptions
+
 _SENT: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d,\d{3}[+-]\d{4}", re.ASCII)
 _ZONE: Final = timezone(timedelta(hours=1))
-_STARTS: Final = {"1970": datetime(1970, 1, 1, tzinfo=_ZONE)}
-_2000: Final = datetime(2000, 1, 1, tzinfo=_ZONE)
-_STANDS: Final = {"zeros": "0000-00-00T00:00:00,000+0000", "dashes": "----------T--------", "empty": ""}
-"""What TM may read for as long as it is not set, where it does not run from a date of its own."""
+_STANDS: Final = {
+    "zeros": "0000-00-00T00:00:00,000+0000",
+    "dashes": "----------T--------",
+    "empty": "",
+    "missing": None,
+}
+"""What TM reads until it is set where it does not run from 1970 or 2000; None: TM is left out."""
 
 
 class MeterClock:
@@ -26,30 +32,26 @@ class MeterClock:
     def __init__(self, unset_time: str, now_s: float) -> None:
         self.flag = "U"
         self._unset_time = unset_time
-        self._instant = _STARTS.get(unset_time, _2000)
+        self._instant = datetime(1970 if unset_time == "1970" else 2000, 1, 1, tzinfo=_ZONE)
         self._set_at_s = now_s
 
     def set(self, instant: datetime, now_s: float) -> None:
         """Set it; from now on it is written with the offset of ``instant``."""
-        self.flag = "I"
-        self._instant = instant
-        self._set_at_s = now_s
+        self.flag, self._instant, self._set_at_s = "I", instant, now_s
 
     def shift(self, by_s: float) -> None:
         """Make it wrong by so many seconds more."""
         self._instant = _moved(self._instant, by_s)
 
-    def text(self, now_s: float, *, sync_flag: bool = True, milliseconds: bool = True) -> str | None:
+    def text(self, now_s: float, options: SimulatorOptions) -> str | None:
         """Write its time as the meter does: ``YYYY-MM-DDTHH:MM:SS,000±HHMM X``; None where TM is left out."""
-        if self.flag == "U" and self._unset_time == "missing":
-            return None
         if self.flag == "U" and self._unset_time in _STANDS:
             written = _STANDS[self._unset_time]
         else:
             instant = _moved(self._instant, now_s - self._set_at_s)
-            fraction = ",000" if milliseconds else ""
+            fraction = ",000" if options.milliseconds else ""
             written = f"{instant.replace(tzinfo=None, microsecond=0).isoformat()}{fraction}{instant:%z}"
-        return f"{written} {self.flag}" if sync_flag and written else written
+        return f"{written} {self.flag}" if written and options.sync_flag else written
 
 
 def parse_sent(text: str) -> datetime:
@@ -64,6 +66,7 @@ def parse_sent(text: str) -> datetime:
 
 
 def _moved(instant: datetime, by_s: float) -> datetime:
+    """Return a moment so many seconds later, or the same one at the end of the calendar."""
     try:
         moved = instant + timedelta(seconds=by_s)
         moved.astimezone(UTC)

@@ -42,7 +42,7 @@ class Segment:
 class Load:
     """A load over time: segments one after the other, then nothing. Its current never changes its sign."""
 
-    segments: tuple[Segment, ...]
+    segments: tuple[Segment, ...] = ()
 
     def at(self, since_s: float) -> tuple[float, float]:
         """Return current in A and voltage in V so long after the load began."""
@@ -64,89 +64,69 @@ class Load:
         return total_ws / _SECONDS_PER_HOUR
 
 
-NOTHING = Load(())
-
-
-def constant(current_a: float, voltage_v: float, *, after_s: float = 0.0) -> Load:
-    """Return a load that stays until it is switched off."""
-    return _after(after_s, Segment(inf, current_a, current_a, voltage_v, voltage_v))
-
-
-def charging(current_a: float, voltage_v: float, charge_s: float, *, after_s: float = 0.0) -> Load:
+def charging(current_a: float, voltage_v: float, charge_s: float = 0.0, *, after_s: float = 0.0) -> Load:
     """Return a session's load: constant current while the voltage rises, constant voltage, then the taper.
 
     Args:
         current_a: the current it begins with; negative feeds back.
         voltage_v: the voltage it rises to.
-        charge_s: how long current flows; 0: a constant load without end.
+        charge_s: how long current flows; 0: constant, until it is switched off.
         after_s: time before the first current.
     """
+    wait = (Segment(after_s, 0.0, 0.0, 0.0, 0.0),) if after_s > 0 else ()
     if charge_s <= 0:
-        return constant(current_a, voltage_v, after_s=after_s)
-    return _after(
-        after_s,
-        Segment(charge_s * 0.60, current_a, current_a, voltage_v * 0.95, voltage_v),
-        Segment(charge_s * 0.25, current_a, current_a * 0.5, voltage_v, voltage_v),
-        Segment(charge_s * 0.15, current_a * 0.5, current_a * 0.1, voltage_v, voltage_v),
+        return Load((*wait, Segment(inf, current_a, current_a, voltage_v, voltage_v)))
+    return Load(
+        (
+            *wait,
+            Segment(charge_s * 0.60, current_a, current_a, voltage_v * 0.95, voltage_v),
+            Segment(charge_s * 0.25, current_a, current_a * 0.5, voltage_v, voltage_v),
+            Segment(charge_s * 0.15, current_a * 0.5, current_a * 0.1, voltage_v, voltage_v),
+        )
     )
 
 
-def _after(wait_s: float, *segments: Segment) -> Load:
-    wait = (Segment(wait_s, 0.0, 0.0, 0.0, 0.0),) if wait_s > 0 else ()
-    return Load(wait + segments)
-
-
 class Registers(NamedTuple):
-    """The two cumulative registers in whole Wh, as the meter shows them: truncated."""
+    """The two cumulative registers in Wh."""
 
-    import_wh: Decimal
-    export_wh: Decimal
+    import_wh: Decimal = Decimal(0)
+    export_wh: Decimal = Decimal(0)
 
     def minus(self, other: Registers) -> Registers:
         """Return what was added since ``other``."""
         return Registers(self.import_wh - other.import_wh, self.export_wh - other.export_wh)
 
 
-ZERO = Registers(Decimal(0), Decimal(0))
-
-
 class EnergyPath:
     """The load of the moment and the registers behind it."""
 
     def __init__(self, import_wh: int, export_wh: int, now_s: float) -> None:
-        self._import_wh = Decimal(import_wh)
-        self._export_wh = Decimal(export_wh)
-        self._load = NOTHING
+        self._before = Registers(Decimal(import_wh), Decimal(export_wh))
+        self._load = Load()
         self._since_s = now_s
 
     def connect(self, load: Load, now_s: float) -> None:
         """Let ``load`` begin now, in the place of the one before it."""
-        self._import_wh, self._export_wh = self._exact(now_s)
-        self._load = load
-        self._since_s = now_s
+        self._before, self._load, self._since_s = self._exact(now_s), load, now_s
 
-    def set_registers(self, now_s: float, *, import_wh: int | None = None, export_wh: int | None = None) -> None:
-        """Give registers another value, which may be lower; whatever flows goes on."""
-        exact_import, exact_export = self._exact(now_s)
-        if import_wh is not None:
-            self._import_wh += Decimal(import_wh) - exact_import
-        if export_wh is not None:
-            self._export_wh += Decimal(export_wh) - exact_export
+    def set_register(self, name: str, energy_wh: int, now_s: float) -> None:
+        """Give ``import_wh`` or ``export_wh`` another value, which may be lower; whatever flows goes on."""
+        moved_wh = getattr(self._before, name) + energy_wh - getattr(self._exact(now_s), name)
+        self._before = self._before._replace(**{name: moved_wh})
 
     def at(self, now_s: float) -> tuple[float, float]:
         """Return current in A and voltage in V."""
         return self._load.at(now_s - self._since_s)
 
     def registers(self, now_s: float) -> Registers:
-        """Return the registers, truncated to Wh."""
+        """Return the registers, truncated to whole Wh as the meter shows them."""
         import_wh, export_wh = self._exact(now_s)
         return Registers(import_wh // 1, export_wh // 1)
 
-    def _exact(self, now_s: float) -> tuple[Decimal, Decimal]:
+    def _exact(self, now_s: float) -> Registers:
         energy_wh = Decimal(self._load.energy_wh(now_s - self._since_s)).quantize(_MICRO)
-        if energy_wh >= 0:
-            return self._import_wh + energy_wh, self._export_wh
-        return self._import_wh, self._export_wh - energy_wh
+        import_wh, export_wh = self._before
+        return Registers(import_wh + max(energy_wh, Decimal(0)), export_wh + max(-energy_wh, Decimal(0)))
 
 
 def kwh_text(energy_wh: Decimal) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Final, Literal, get_args
+from dataclasses import asdict, dataclass, field
+from typing import Final, Literal, get_args
 
 import click
 
-from iem_dcr.errors import ConfigError, printable
-from iem_dcr.simulator.values import Flag, Line, Number, Whole, checked
+from iem_dcr.errors import ConfigError
+from iem_dcr.simulator.options import SECONDS, knob, read_all
 
 FaultKind = Literal[
     "refuse", "lose-request", "lose-answer", "act-late", "stall", "drip", "reset", "server-error", "garbage",
@@ -21,18 +21,10 @@ _ALWAYS_ACT: Final = ("lose-answer", "drip", "garbage", "garbage-http", "wrong-l
 _MAY_ACT: Final = ("stall", "server-error")
 
 
-class _Node(Line):
-    """``/receipt`` and the like, or "*"."""
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str | None:
-        """Read it."""
-        if not isinstance(value, str) or not value.isprintable() or not (value == "*" or value.startswith("/")):
-            self.fail('expects a node like "/receipt", or "*"', param, ctx)
-        return value
-
-
-def _field(default: object, kind: object) -> Any:  # noqa: ANN401  the field has its own type
-    return field(default=default, metadata={"type": kind})
+def _node(value: object) -> str:
+    if not isinstance(value, str) or not value.isprintable() or not (value == "*" or value.startswith("/")):
+        raise ValueError('expects a node like "/receipt", or "*"')
+    return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +32,7 @@ class Fault:
     """What happens to the next ``count`` requests that match.
 
     Attributes:
-        kind: "refuse": a status, not acted on; "lose-request": the connection is closed, not acted on; "lose-answer":
-            acted on, then closed; "act-late": no answer, acted on after ``delay_s``, whether or not the client is
-            still there, then closed; "stall": nothing for ``delay_s``, then closed; "drip": acted on, the answer comes
-            byte by byte, ``delay_s`` apart; "reset": the connection is reset, not acted on; "server-error": a status;
-            "garbage": acted on, status 200 with bytes that are no JSON; "garbage-http": acted on, bytes that are no
-            HTTP; "wrong-length": acted on, announces more bytes than come, then closed.
+        kind: what becomes of the request; docs/simulator.md has each.
         node: ``/receipt``, or "*" for every node.
         method: "GET", "POST" or "*".
         count: how many requests it hits.
@@ -53,44 +40,24 @@ class Fault:
         body: text of the answer of those two.
         delay_s: of "act-late" (3 s), "stall" (30 s in all) and "drip" (0.05 s between bytes); None: as in brackets.
         acts: whether "stall" and "server-error" act on the request; the other kinds have it in their nature.
+
+    Raises:
+        ConfigError: with one line for each value that does not fit.
     """
 
     kind: FaultKind = field(metadata={"type": click.Choice(get_args(FaultKind))})
-    node: str = _field("*", _Node())
-    method: str = _field("*", click.Choice(("*", "GET", "POST")))
-    count: int = _field(1, Whole(1))
-    status: int | None = _field(None, Whole(400, 599, optional=True))
-    body: str = _field("", Line())
-    delay_s: float | None = _field(None, Number(0, 86_400, optional=True))
-    acts: bool = _field(False, Flag())  # noqa: FBT003  the default
+    node: str = knob("*", kind=_node)
+    method: str = knob("*", kind=click.Choice(("*", "GET", "POST")))
+    count: int = knob(1, kind=click.IntRange(1))
+    status: int | None = knob(None, kind=click.IntRange(400, 599))
+    body: str = knob("")
+    delay_s: float | None = knob(None, kind=SECONDS)
+    acts: bool = knob(False)
 
     def __post_init__(self) -> None:
-        """Read and check every value.
-
-        Raises:
-            ConfigError: with one line for each value that does not fit.
-        """
-        checked(self)
+        read_all(self)
         if self.acts and self.kind not in _MAY_ACT:
             raise ConfigError([f"acts: has a meaning for {' and '.join(_MAY_ACT)} only"])
-
-    @classmethod
-    def from_json(cls, value: object) -> Fault:
-        """Read one fault of the control path.
-
-        Raises:
-            ConfigError: it is no object, has unknown keys, lacks "kind" or has a value that does not fit.
-        """
-        if not isinstance(value, dict):
-            raise ConfigError(["fault: expects an object with at least the key kind"])
-        known = {each.name for each in fields(cls)}
-        problems = [f"{printable(key)}: no such key of a fault" for key in value if key not in known]
-        if "kind" not in value:
-            problems.append("kind: is missing")
-        if problems:
-            raise ConfigError(problems)
-        given: dict[str, Any] = value
-        return cls(**given)
 
     @property
     def acted(self) -> bool:
@@ -130,10 +97,7 @@ class FaultPlan:
         """Return the fault that hits this request and count it off, or None."""
         for index, (fault, left) in enumerate(self._left):
             if fault.hits(method, node):
-                if left > 1:
-                    self._left[index] = (fault, left - 1)
-                else:
-                    del self._left[index]
+                self._left[index : index + 1] = [(fault, left - 1)] if left > 1 else []
                 return fault
         return None
 

@@ -1,14 +1,18 @@
-"""What the meter signs: a transaction's record as an OCMF tuple, the key, and the forms of key and signature."""
+"""What the meter signs: a transaction's record as an OCMF tuple, and the forms of key and signature.
+
+The order of fields and the way of signing are those of the 2025 firmware (receipts/iem-dcr-2025-unpadded-der.ocmf).
+"""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from iem_dcr.simulator.energy import Registers, kwh_text
 from iem_dcr.simulator.options import TOTAL_EXPORT, TOTAL_IMPORT
@@ -34,9 +38,8 @@ class User:
     TT: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Gateway:
-    """What POST /gw says of the charge point; both "" after power-up."""
+class Gateway(NamedTuple):
+    """What POST /gw says of the charge point."""
 
     CT: str = ""
     CI: str = ""
@@ -44,13 +47,14 @@ class Gateway:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One reading of a record; TM is None where the meter writes none."""
+    """One reading of a record, with the charge point of its moment; TM is None where the meter writes none."""
 
     TM: str | None
     TX: str
     EF: str
     ST: str
     registers: Registers
+    gateway: Gateway
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +73,15 @@ class OpenRecord:
 
 @dataclass(frozen=True, slots=True)
 class ClosedRecord:
-    """A transaction with its last reading; CT and CI are those in force at that reading."""
+    """A transaction with its last reading, which is signed at ``due_s``.
+
+    ``late`` is one that the meter closes some time after a power-up.
+    """
 
     opened: OpenRecord
     end: Reading
-    gateway: Gateway
+    due_s: float
+    late: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,28 +106,23 @@ class SignedRecord:
 
 
 class Signer:
-    """A secp256r1 key that signs."""
+    """A secp256r1 key that signs; a new one where the options have none.
 
-    def __init__(self, private_key: int | ec.EllipticCurvePrivateKey | None) -> None:
-        if private_key is None:
-            private_key = ec.generate_private_key(ec.SECP256R1())
-        elif isinstance(private_key, int):
-            private_key = ec.derive_private_key(private_key, ec.SECP256R1())
-        self._key = private_key
+    Attributes:
+        public_key: the other half, for whoever verifies.
+    """
 
-    @property
-    def public_key(self) -> ec.EllipticCurvePublicKey:
-        """The other half, for whoever verifies."""
-        return self._key.public_key()
+    def __init__(self, secret: int | ec.EllipticCurvePrivateKey | None) -> None:
+        if secret is None:
+            secret = ec.generate_private_key(ec.SECP256R1())
+        self._key = ec.derive_private_key(secret, ec.SECP256R1()) if isinstance(secret, int) else secret
+        self.public_key = self._key.public_key()
 
     def public_key_text(self, form: str) -> str:
         """Write PK: "der" is hex of SubjectPublicKeyInfo with its head in lower case, "raw" is X‖Y in upper case."""
-        point = self.public_key.public_bytes(serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint)
-        coordinates = point[1:].hex().upper()
-        if form == "raw":
-            return coordinates
-        info = self.public_key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-        return info[: -len(point) + 1].hex() + coordinates
+        info = self.public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        coordinates = info[-64:].hex().upper()
+        return coordinates if form == "raw" else info[:-64].hex() + coordinates
 
     def sign(self, payload: bytes, encoding: str) -> str:
         """Sign bytes and write SD in upper-case hex.
@@ -130,31 +133,22 @@ class Signer:
                 that keeps them positive (receipts/iem-dcr-2025: ``3044 0220 <r> 0220 <s>``).
         """
         der = self._key.sign(payload, ec.ECDSA(hashes.SHA256()))
-        if encoding == "der":
-            return der.hex().upper()
         r, s = (number.to_bytes(32, "big") for number in decode_dss_signature(der))
-        if encoding == "raw":
-            return (r + s).hex().upper()
-        return (b"\x30\x44\x02\x20" + r + b"\x02\x20" + s).hex().upper()
+        unpadded = b"\x30\x44\x02\x20" + r + b"\x02\x20" + s
+        return {"der": der, "raw": r + s, "unpadded-der": unpadded}[encoding].hex().upper()
 
     def signed(self, record: ClosedRecord, page: int, options: SimulatorOptions) -> SignedRecord:
-        """Write and sign a record in the order of the 2025 firmware: FV GI GS … PG TT RD."""
+        """Write and sign a record."""
         PG = "" if options.PG == "missing" else f"T{page}"
         payload = _compact(_payload(record, PG, options))
         signature = {"SA": ALGORITHM, "SD": self.sign(payload.encode(), options.signature_encoding)}
-        energy = record.end.registers.minus(record.opened.begin.registers)
-        return SignedRecord(
-            text=f"OCMF|{payload}|{_compact(signature)}",
-            PG=PG,
-            ID=record.opened.user.ID,
-            TX=record.end.TX,
-            import_wh=energy.import_wh,
-            export_wh=energy.export_wh,
-        )
+        import_wh, export_wh = record.end.registers.minus(record.opened.begin.registers)
+        text = f"OCMF|{payload}|{_compact(signature)}"
+        return SignedRecord(text, PG, record.opened.user.ID, record.end.TX, import_wh, export_wh)
 
 
 def _payload(record: ClosedRecord, PG: str, options: SimulatorOptions) -> dict[str, object]:
-    user = record.opened.user
+    user, gateway = record.opened.user, record.end.gateway
     return {
         "FV": "1.0",
         "GI": options.GI,
@@ -163,8 +157,8 @@ def _payload(record: ClosedRecord, PG: str, options: SimulatorOptions) -> dict[s
         "MV": options.MV,
         "MM": options.MM,
         "MS": options.MS,
-        "CT": record.gateway.CT,
-        "CI": record.gateway.CI,
+        "CT": gateway.CT,
+        "CI": gateway.CI,
         "IS": user.IS,
         "IL": user.IL,
         "IF": user.IF,
