@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Final
 
 from iem_dcr import meter_time
@@ -11,7 +11,7 @@ from iem_dcr import meter_time
 if TYPE_CHECKING:
     from iem_dcr.simulator.options import SimulatorOptions
 
-_SENT: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d,\d{3}[+-]\d{4}", re.ASCII)
+_SENT: Final = re.compile(r"[12]\d{3}-\d\d-\d\dT\d\d:\d\d:\d\d,\d{3}[+-]\d{4}", re.ASCII)
 _ZONE: Final = timezone(timedelta(hours=1))
 _STANDS: Final = {
     "zeros": "0000-00-00T00:00:00,000+0000",
@@ -41,14 +41,14 @@ class MeterClock:
 
     def shift(self, by_s: float) -> None:
         """Make it wrong by so many seconds more."""
-        self._instant = _moved(self._instant, by_s)
+        self._instant += timedelta(seconds=by_s)
 
     def text(self, now_s: float, options: SimulatorOptions) -> str | None:
         """Write its time as the meter does: ``YYYY-MM-DDTHH:MM:SS,000±HHMM X``; None where TM is left out."""
         if self.flag == "U" and self._unset_time in _STANDS:
             written = _STANDS[self._unset_time]
         else:
-            instant = _moved(self._instant, now_s - self._set_at_s)
+            instant = self._instant + timedelta(seconds=now_s - self._set_at_s)
             fraction = ",000" if options.milliseconds else ""
             written = f"{instant.replace(tzinfo=None, microsecond=0).isoformat()}{fraction}{instant:%z}"
         return f"{written} {self.flag}" if written and options.sync_flag else written
@@ -57,19 +57,11 @@ class MeterClock:
 def parse_sent(text: str) -> datetime:
     """Read TM of POST /gw and /datetime: milliseconds and offset must be there, a sync flag must not.
 
+    A year from 3000 on is none, so that no clock leaves the calendar.
+
     Raises:
         ValueError: it is written otherwise, or no such moment exists.
     """
     if not _SENT.fullmatch(text):
         raise ValueError("TM is not of the form YYYY-MM-DDTHH:MM:SS,mmm+HHMM")
     return meter_time.parse(text).instant
-
-
-def _moved(instant: datetime, by_s: float) -> datetime:
-    """Return a moment so many seconds later, or the same one at the end of the calendar."""
-    try:
-        moved = instant + timedelta(seconds=by_s)
-        moved.astimezone(UTC)
-    except OverflowError:
-        return instant
-    return moved

@@ -1,15 +1,7 @@
 """The control path: what a test or a demonstration does to the meter from outside, over the same port.
 
-======  ====================  =================================================================================
-GET     /_sim/state           the whole state, with all signed tuples
-POST    /_sim/faults          a fault or a list of them (`Fault`)
-DELETE  /_sim/faults          forgets all faults
-POST    /_sim/power-cycle     ``{"off_s", "boot_s"}``, both optional; the answer goes out before the power goes
-POST    /_sim/set             options by name (`SimulatorOptions`); beside them ``clock_skew_s`` shifts the clock and
-                              ``load`` is ``{"current_a", "voltage_v"}``, or null to switch off whatever flows
-======  ====================  =================================================================================
-
-Every answer is JSON. What is not understood is answered 400 with ``{"error": [reason, …]}`` and changes nothing.
+docs/simulator.md has the requests. Every answer is JSON. What is not understood is answered with
+``{"error": [reason, …]}`` and changes nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +14,7 @@ import click
 from iem_dcr.errors import ConfigError
 from iem_dcr.simulator.faults import Fault
 from iem_dcr.simulator.nodes import Answer, json_answer
-from iem_dcr.simulator.options import SECONDS, SIGNED, UNSIGNED, made, read
+from iem_dcr.simulator.options import SECONDS, SIGNED, UNSIGNED, build, read
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,12 +37,14 @@ def control(
                 return json_answer(meter.as_json()), None
             case "POST", "faults":
                 given = _json(body)
-                faults = [made(Fault, _object(each)) for each in (given if isinstance(given, list) else [given])]
+                faults = [build(Fault, _object(each)) for each in (given if isinstance(given, list) else [given])]
                 meter.faults.add(*faults)
             case "DELETE", "faults":
                 meter.faults.clear()
             case "POST", "power-cycle":
-                times_s = _numbers(_json(body or b"{}"), {"off_s": 2.0, "boot_s": 3.0}, off_s=SECONDS, boot_s=SECONDS)
+                times_s = _numbers(
+                    {"off_s": 2.0, "boot_s": 3.0} | _object(_json(body or b"{}")), off_s=SECONDS, boot_s=SECONDS
+                )
                 answer = json_answer({"reachable_after_s": sum(times_s.values())})
                 return answer, lambda: meter.power_cycle(**times_s)
             case "POST", "set":
@@ -67,7 +61,7 @@ def _set(meter: SimulatedMeter, changes: dict[str, Any]) -> None:
     """Change options, the clock and the load; all of them, or none."""
     skew_s = read("clock_skew_s", _SKEW, changes.pop("clock_skew_s", 0.0))
     has_load, load = "load" in changes, changes.pop("load", None)
-    flow = None if load is None else _numbers(load, {}, current_a=SIGNED, voltage_v=UNSIGNED)
+    flow = None if load is None else _numbers(_object(load), current_a=SIGNED, voltage_v=UNSIGNED)
     meter.configure(**changes)
     meter.shift_clock(skew_s)
     if flow is not None:
@@ -76,8 +70,7 @@ def _set(meter: SimulatedMeter, changes: dict[str, Any]) -> None:
         meter.clear_load()
 
 
-def _numbers(given: object, defaults: dict[str, float], **kinds: Kind) -> dict[str, float]:
-    values = defaults | _object(given)
+def _numbers(values: dict[str, Any], **kinds: Kind) -> dict[str, float]:
     if values.keys() != kinds.keys():
         raise ConfigError([f"expects an object with {' and '.join(kinds)}"])
     return {name: read(name, kind, values[name]) for name, kind in kinds.items()}

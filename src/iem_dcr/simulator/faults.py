@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Final, Literal, get_args
 
 import click
@@ -74,20 +74,16 @@ class Fault:
         """The delay it makes."""
         return self.delay_s if self.delay_s is not None else _DEFAULT_DELAY_S.get(self.kind, 0.0)
 
-    def hits(self, method: str, node: str) -> bool:
-        """Whether it is for this request."""
-        return self.method in ("*", method) and self.node in ("*", node)
-
 
 class FaultPlan:
     """Faults in the order they were added; the first that matches a request is the one that hits it."""
 
     def __init__(self) -> None:
-        self._left: list[tuple[Fault, int]] = []
+        self._left: list[Fault] = []
 
     def add(self, *faults: Fault) -> None:
         """Add faults behind those there are."""
-        self._left.extend((fault, fault.count) for fault in faults)
+        self._left.extend(faults)
 
     def clear(self) -> None:
         """Forget all faults."""
@@ -95,12 +91,12 @@ class FaultPlan:
 
     def take(self, method: str, node: str) -> Fault | None:
         """Return the fault that hits this request and count it off, or None."""
-        for index, (fault, left) in enumerate(self._left):
-            if fault.hits(method, node):
-                self._left[index : index + 1] = [(fault, left - 1)] if left > 1 else []
+        for index, fault in enumerate(self._left):
+            if fault.method in ("*", method) and fault.node in ("*", node):
+                self._left[index : index + 1] = [replace(fault, count=fault.count - 1)] if fault.count > 1 else []
                 return fault
         return None
 
     def as_json(self) -> list[dict[str, object]]:
         """Return what is left, with ``count`` the requests still to be hit."""
-        return [asdict(fault) | {"count": left} for fault, left in self._left]
+        return [asdict(fault) for fault in self._left]

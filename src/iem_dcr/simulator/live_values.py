@@ -71,6 +71,8 @@ def _measured(state: MeterState, at_s: float) -> dict[str, Any]:
     options = state.options
     current_a, voltage_v = state.energy.at(at_s)
     total, transaction = state.energy.registers(at_s), state.transaction_registers(at_s)
+    begun_s = state.opened.begun_s + options.begin_shows_after_s if state.opened else math.inf
+    ended_s = state.ended_s + options.end_shows_after_s if state.ended_s is not None else -math.inf
     rows = {
         TOTAL_IMPORT: ("R", total.import_wh),
         TOTAL_EXPORT: ("R", total.export_wh),
@@ -94,7 +96,7 @@ def _measured(state: MeterState, at_s: float) -> dict[str, Any]:
         "TM": state.time_text(at_s),
         "EF": state.error_flags,
         "ST": options.ST,
-        "XT": _is_shown_as_running(state, at_s),
+        "XT": begun_s <= at_s or at_s < ended_s,
         "RD": [row(code) for code in options.RD_rows],
         "U1": number(options.U1),
         "U2": number(voltage_v),
@@ -105,10 +107,3 @@ def _measured(state: MeterState, at_s: float) -> dict[str, Any]:
         "XS": options.XS,
         "XC": options.XC if options.xc_blanks else options.XC.replace(" ", ""),
     }
-
-
-def _is_shown_as_running(state: MeterState, at_s: float) -> bool:
-    options = state.options
-    if state.opened is not None and at_s >= state.opened.begun_s + options.begin_shows_after_s:
-        return True
-    return state.ended_s is not None and at_s < state.ended_s + options.end_shows_after_s

@@ -14,6 +14,7 @@ from iem_dcr.simulator import nodes
 from iem_dcr.simulator.energy import Registers, charging
 from iem_dcr.simulator.faults import FaultPlan
 from iem_dcr.simulator.options import SimulatorOptions
+from iem_dcr.simulator.signing import public_key_text
 from iem_dcr.simulator.state import EPSILON_S, MeterState
 
 if TYPE_CHECKING:
@@ -57,12 +58,7 @@ class SimulatedMeter:
         self._reachable_at_s = 0.0
 
     def handle(self, method: str, path: str, body: bytes = b"") -> nodes.Answer:
-        """Act on a request.
-
-        Args:
-            method: HTTP method in upper case.
-            path: path without query, ``/counter/v1/ocmf/metervalue``.
-            body: the body's bytes.
+        """Act on a request to a path like ``/counter/v1/ocmf/metervalue``.
 
         Raises:
             ConnectionRefusedError: the meter is without power or boots.
@@ -110,7 +106,7 @@ class SimulatedMeter:
     @property
     def public_key(self) -> ec.EllipticCurvePublicKey:
         """The key its receipts verify with."""
-        return self._state.signer.public_key
+        return self._state.key.public_key()
 
     @property
     def registers(self) -> Registers:
@@ -121,30 +117,16 @@ class SimulatedMeter:
         """Return the whole state as JSON types."""
         now_s, state = self._advance(), self._state
         current_a, voltage_v = state.energy.at(now_s)
-        import_wh, export_wh = map(int, state.energy.registers(now_s))
         return {
-            "unreachable_for_s": self.unreachable_for_s,
-            "TM": state.time_text(now_s),
-            "gateway": state.gateway._asdict() if state.gateway else None,
-            "user": asdict(state.user) if state.user else None,
-            "TT": state.tariff_text,
-            "running": state.opened is not None,
-            "signing": bool(state.unsigned),
-            "begun": state.begun,
-            "ended": state.ended,
-            "current_a": current_a,
-            "voltage_v": voltage_v,
-            "import_wh": import_wh,
-            "export_wh": export_wh,
-            "signed": [
-                asdict(record) | {"import_wh": int(record.import_wh), "export_wh": int(record.export_wh)}
-                for record in state.signed
-            ],
-            "public_key": state.signer.public_key_text("der"),
-            "faults": self.faults.as_json(),
-            "requests": [asdict(request) for request in self.requests],
+            "unreachable_for_s": self.unreachable_for_s, "TM": state.time_text(now_s),
+            "gateway": state.gateway, "user": state.user, "TT": state.tariff_text,
+            "running": state.opened is not None, "signing": bool(state.unsigned),
+            "begun": state.begun, "ended": state.ended,
+            "current_a": current_a, "voltage_v": voltage_v, **state.energy.registers(now_s)._asdict(),
+            "signed": [asdict(record) for record in state.signed], "public_key": public_key_text(state.key, "der"),
+            "faults": self.faults.as_json(), "requests": [asdict(request) for request in self.requests],
             "options": state.options.as_json(),
-        }
+        }  # fmt: skip
 
     # --- what is done to it by hand ---
 

@@ -10,12 +10,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from iem_dcr.simulator.clock import parse_sent
-from iem_dcr.simulator.signing import ALGORITHM, Gateway, User
+from iem_dcr.simulator.signing import ALGORITHM, NO_GATEWAY, public_key_text
 from iem_dcr.simulator.state import RefusalError
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from iem_dcr.simulator.options import SimulatorOptions
     from iem_dcr.simulator.signing import SignedRecord
     from iem_dcr.simulator.state import MeterState
@@ -25,19 +23,12 @@ NEWER_TRANSACTION: Final = "/counter/v2/ocmf/transaction"
 JSON_TYPE: Final = "application/json"
 TEXT_TYPE: Final = "text/plain"
 METHODS: Final = {
-    "/gw": ("GET", "POST"),
-    "/tariff": ("POST",),
-    "/metervalue": ("GET",),
-    "/publickey": ("GET",),
-    "/datetime": ("GET", "POST"),
-    "/user": ("POST",),
-    "/receipt": ("GET", "POST"),
-    "/transaction": ("GET",),
-}
+    "/gw": ("GET", "POST"), "/tariff": ("POST",), "/metervalue": ("GET",), "/publickey": ("GET",),
+    "/datetime": ("GET", "POST"), "/user": ("POST",), "/receipt": ("GET", "POST"), "/transaction": ("GET",),
+}  # fmt: skip
 """The methods that each node has."""
-
-_TYPE_NAMES: Final[dict[type, str]] = {str: "a string", bool: "true or false", list: "a list of strings"}
-_USER: Final[dict[str, type]] = {"IS": bool, "IL": str, "IF": list, "IT": str, "ID": str, "US": bool}
+_TYPES: Final[dict[str, type[Any]]] = {"IS": bool, "US": bool, "IF": list}
+"""What is not text in the body of a POST."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +52,8 @@ def node_of(path: str) -> str:
 
 def answer(state: MeterState, method: str, path: str, body: bytes, now_s: float) -> Answer:
     """Let the node of ``path`` act and answer; a refusal is an answer too."""
-    node = node_of(path)
-    is_newer = node == "/transaction" and state.options.firmware == "v2"
     try:
-        if node not in METHODS or path != (NEWER_TRANSACTION if is_newer else BASE + node):
-            raise RefusalError("no such node", 404)
-        if method not in METHODS[node]:
-            raise RefusalError("the node has no such method", 405)
+        node = _node(state.options, method, path)
         if method == "GET":
             return _get(state, node, now_s)
         _post(state, node, body, now_s)
@@ -76,18 +62,28 @@ def answer(state: MeterState, method: str, path: str, body: bytes, now_s: float)
     return Answer(state.options.post_status)
 
 
+def _node(options: SimulatorOptions, method: str, path: str) -> str:
+    node = node_of(path)
+    is_newer = node == "/transaction" and options.firmware == "v2"
+    if node not in METHODS or path != (NEWER_TRANSACTION if is_newer else BASE + node):
+        raise RefusalError("no such node", 404)
+    if method not in METHODS[node]:
+        raise RefusalError("the node has no such method", 405)
+    return node
+
+
 def _get(state: MeterState, node: str, now_s: float) -> Answer:
     options, text = state.options, state.time_text(now_s)
     time = {} if text is None else {"TM": text}
     match node:
         case "/gw":
-            return json_answer((state.gateway or Gateway())._asdict() | time)
+            return json_answer({**(state.gateway or NO_GATEWAY), **time})
         case "/datetime":
             return json_answer(time)
         case "/metervalue":
             return json_answer(state.live.answer(now_s))
         case "/publickey":
-            return json_answer({"SA": ALGORITHM, "PK": state.signer.public_key_text(options.public_key_form)})
+            return json_answer({"SA": ALGORITHM, "PK": public_key_text(state.key, options.public_key_form)})
         case "/transaction":
             return _tuple(state.last_signed(now_s), "previous", options)
     kind = "previous"
@@ -118,25 +114,22 @@ def _tuple(record: SignedRecord | None, kind: str, options: SimulatorOptions) ->
 def _post(state: MeterState, node: str, body: bytes, now_s: float) -> None:
     match node:
         case "/gw":
-            values = _fields(body, {"CT": str, "CI": str, "TM": str}, state.options)
-            instant = _instant(values["TM"])
-            state.set_gateway(Gateway(values["CT"], values["CI"]))
+            values = _fields(body, state.options, "CT", "CI", "TM")
+            instant = values.pop("TM")
+            state.set_gateway(values)
             state.clock.set(instant, now_s)
         case "/datetime":
-            state.clock.set(_instant(_fields(body, {"TM": str}, state.options)["TM"]), now_s)
+            state.clock.set(_fields(body, state.options, "TM")["TM"], now_s)
         case "/tariff":
-            state.tariff_text = _fields(body, {"TT": str}, state.options)["TT"]
+            state.tariff_text = _fields(body, state.options, "TT")["TT"]
         case "/user":
-            values = _fields(body, _USER, state.options)
-            state.set_user(User(**(values | {"IF": tuple(values["IF"])})))
+            state.set_user(_fields(body, state.options, "IS", "IL", "IF", "IT", "ID", "US", optional="TT"))
         case "/receipt":
-            code = _fields(body, {"TX": str}, state.options)["TX"]
-            if code not in ("B", "E"):
-                raise RefusalError("TX is neither B nor E", 400)
+            code = _fields(body, state.options, "TX")["TX"]
             (state.begin if code == "B" else state.end)(now_s)
 
 
-def _fields(body: bytes, wanted: dict[str, type], options: SimulatorOptions) -> dict[str, Any]:
+def _fields(body: bytes, options: SimulatorOptions, *wanted: str, optional: str = "") -> dict[str, Any]:
     try:
         values = json.loads(body)
         # a lone surrogate, which JSON can spell, has no UTF-8 to be signed
@@ -145,23 +138,22 @@ def _fields(body: bytes, wanted: dict[str, type], options: SimulatorOptions) -> 
         raise RefusalError("the body is not JSON", 400) from error
     if not isinstance(values, dict):
         raise RefusalError("the body is not an object", 400)
-    if wanted is _USER and "TT" in values:
-        wanted = _USER | {"TT": str}
-    if values.keys() != wanted.keys() or (options.strict_key_order and list(values) != list(wanted)):
-        order = " in this order" if options.strict_key_order else ""
-        raise RefusalError(f"the keys are not {', '.join(wanted)}{order}", 400)
-    for key, kind in wanted.items():
-        items = values[key] if isinstance(values[key], list) else ()
-        if type(values[key]) is not kind or any(not isinstance(item, str) for item in items):
-            raise RefusalError(f"{key} is not {_TYPE_NAMES[kind]}", 400)
-    for key, limit in (("ID", options.user_id_limit), ("TT", options.tariff_text_limit)):
-        if len(values.get(key, "")) > limit:
-            raise RefusalError(f"{key} has more than {limit} characters", 400)
-    return values
+    keys = [*wanted, optional] if optional in values else [*wanted]
+    if values.keys() != set(keys) or (options.strict_key_order and list(values) != keys):
+        raise RefusalError(f"the keys are not {', '.join(keys)}, in this order", 400)
+    return {key: _value(key, values[key], options) for key in keys}
 
 
-def _instant(text: str) -> datetime:
+def _value(key: str, value: Any, options: SimulatorOptions) -> Any:  # noqa: ANN401  JSON, and a moment for TM
+    kind = _TYPES.get(key, str)
+    if not isinstance(value, kind) or (kind is list and any(not isinstance(item, str) for item in value)):
+        raise RefusalError(f"{key} is no {kind.__name__}", 400)
+    limit = {"ID": options.user_id_limit, "TT": options.tariff_text_limit}.get(key)
+    if limit is not None and len(value) > limit:
+        raise RefusalError(f"{key} has more than {limit} characters", 400)
+    if key == "TX" and value not in ("B", "E"):
+        raise RefusalError("TX is neither B nor E", 400)
     try:
-        return parse_sent(text)
+        return parse_sent(value) if key == "TM" else value
     except ValueError as error:
         raise RefusalError(str(error), 400) from error

@@ -13,7 +13,6 @@ from dataclasses import MISSING, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from iem_dcr.errors import ConfigError, printable
 
@@ -56,17 +55,16 @@ def _line(value: object) -> str:
 
 def _some_of(*words: str) -> Kind:
     def some(value: object) -> tuple[str, ...]:
-        given = [word.strip() for word in value.split(",") if word.strip()] if isinstance(value, str) else value
-        if not isinstance(given, (list, tuple)) or any(given.count(word) > 1 or word not in words for word in given):
+        if isinstance(value, str):
+            value = [word for word in map(str.strip, value.split(",")) if word not in ("", "none")]
+        if not isinstance(value, (list, tuple)) or any(value.count(word) > 1 or word not in words for word in value):
             raise ValueError(f"expects each of these at most once: {', '.join(words)}")
-        return tuple(given)
+        return tuple(value)
 
     return some
 
 
-def _secret_key(value: object) -> int | ec.EllipticCurvePrivateKey:
-    if isinstance(value, ec.EllipticCurvePrivateKey):
-        return value
+def _secret(value: object) -> int:
     number = int(str(value), 0)
     if not 0 < number < _SECP256R1_ORDER:
         raise ValueError("the secret number of a secp256r1 key is at least 1 and below the curve's order")
@@ -125,8 +123,8 @@ def read_all(options: DataclassInstance) -> None:
         raise ConfigError(problems)
 
 
-def made(kind: type[D], values: Mapping[str, Any]) -> D:
-    """Make an object of options from their names.
+def build(kind: type[D], values: Mapping[str, Any]) -> D:
+    """Make an object of options by name.
 
     Raises:
         ConfigError: there is no option of a name, one is missing that has no default, or a value does not fit.
@@ -158,9 +156,7 @@ class SimulatorOptions:
     MV: str = knob("Isabellenhuette", "Manufacturer.")
     GI: str = knob("Isabellenhuette IEM-DCR-SIM-125", "Gateway identification.")
     GV: str = knob("DU-90.00.01_SU-90.00.02", "Firmware text.")
-    private_key: int | ec.EllipticCurvePrivateKey | None = knob(  # noqa: RUF009  a field
-        None, "Secret number of the key it signs with; none: a new one is generated.", _secret_key
-    )
+    private_key: int | None = knob(None, "Secret number of the key it signs with; none: a new one.", _secret)
     firmware: str = choice("/transaction is below /counter/v1 or /counter/v2.", "v1", "v2")
     bidirectional: bool = knob(False, "Receipts have a second RD object for the export register.")
     import_wh: int = knob(20_480, "Import register; lowered while it runs, it falls.", _WATT_HOURS)
@@ -258,25 +254,9 @@ class SimulatorOptions:
         Raises:
             ConfigError: there is no option of a name, or a value does not fit.
         """
-        return made(SimulatorOptions, {each.name: getattr(self, each.name) for each in fields(self)} | dict(changes))
+        return build(SimulatorOptions, {each.name: getattr(self, each.name) for each in fields(self)} | dict(changes))
 
     def as_json(self) -> dict[str, object]:
         """Return the options as JSON types, without the private key."""
         values = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "private_key"}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
-
-
-def help_in_groups() -> dict[str, list[tuple[str, str]]]:
-    """Return by group the name of every option, and what it means with its values and [default]."""
-    groups: dict[str, list[tuple[str, str]]] = {}
-    for each in fields(SimulatorOptions):
-        text, kind, default = each.metadata["help"], each.metadata["type"], each.default
-        if isinstance(kind, click.Choice):
-            text += f" One of {', '.join(kind.choices)}."
-        if isinstance(default, tuple):
-            default = ", ".join(default) or None
-        if default is not MISSING:
-            text += f" [{str(default).lower() if default is None or isinstance(default, bool) else default}]"
-        group = each.metadata["group"] or next(reversed(groups))
-        groups.setdefault(group, []).append((each.name, text))
-    return groups

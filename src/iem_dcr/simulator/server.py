@@ -1,6 +1,6 @@
 """The meter on a TCP port: aiohttp's server, with habits of connections, faults and power cuts.
 
-A port is open while the meter has power, and no connection outlives it. Each connection is served by an
+The port is open while the meter has power, and no connection outlives it. Each connection is served by an
 `aiohttp.web.Server` of its own, which knows how long it is kept and how many requests it has brought. What a fault
 writes in the place of an answer goes straight to the transport, and ends the connection.
 """
@@ -13,7 +13,6 @@ import logging
 import socket
 import struct
 import sys
-from http import HTTPStatus
 from http.client import responses
 from typing import TYPE_CHECKING, Final, Self
 
@@ -25,21 +24,20 @@ from iem_dcr.simulator.meter import SimulatedMeter
 from iem_dcr.simulator.nodes import TEXT_TYPE, Answer, node_of
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from iem_dcr.simulator.faults import Fault
     from iem_dcr.simulator.options import SimulatorOptions
 
 GARBAGE: Final = b'{"RV": 00000012,345;;\xff\x80'
 GARBAGE_HTTP: Final = b"\x16\x03\x01IEM-DCR\r\n\r\n"
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _MISSING_BYTES: Final = 16
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 _BACKLOG: Final = 100
 _KEPT_S: Final = 1e9
 
+# aiohttp logs a failed answer; what came and was no HTTP is answered with 400 and is no failure.
 _log = logging.getLogger(__name__)
 _log.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError)))
-"""aiohttp's log of a failed answer, without what came and was no HTTP: that is answered with 400."""
 
 
 class SimulatorServer:
@@ -60,6 +58,7 @@ class SimulatorServer:
         self._meter = meter
         self._listener: socket.socket | None = None
         self._connections: dict[asyncio.Task[None], _Connection] = {}
+        self._is_on = False
         self._power_up: asyncio.TimerHandle | None = None
 
     @property
@@ -86,9 +85,7 @@ class SimulatorServer:
         self._start()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Stop listening and drop every connection."""
         self.meter.power_listeners.remove(self._restart)
         self._stop()
@@ -144,7 +141,7 @@ class SimulatorServer:
         if self._listener is None:
             self._listener = self._socket()
             self._listener.listen(_BACKLOG)
-            self._listener.setblocking(False)  # noqa: FBT003  as the standard library has it
+            self._listener.settimeout(0)
         asyncio.get_running_loop().add_reader(self._listener, self._accept, self._listener)
 
     def _pause_listening(self, *, refuse: bool) -> None:
@@ -176,15 +173,10 @@ class _Connection(web.Server):
     """Serves one connection: aiohttp calls `answer` for each request on it."""
 
     def __init__(self, meter: SimulatedMeter) -> None:
-        is_dropped = meter.options.keep_alive == "drop-idle"
-        super().__init__(
-            self.answer,
-            access_log=None,
-            logger=_log,
-            keepalive_timeout=meter.options.idle_s if is_dropped else _KEPT_S,
-            lingering_time=0.0,
-        )
+        kept_s = meter.options.idle_s if meter.options.keep_alive == "drop-idle" else _KEPT_S
+        super().__init__(self.answer, access_log=None, logger=_log, keepalive_timeout=kept_s, lingering_time=0.0)
         self._meter = meter
+        self._transport: asyncio.Transport | None = None
         self._busy = asyncio.Lock()
         self._ended = asyncio.Event()
         self._broken_off = asyncio.Event()
@@ -192,24 +184,23 @@ class _Connection(web.Server):
     async def run(self, accepted: socket.socket) -> None:
         """Serve it until it has ended and its last request is done with."""
         accepted.settimeout(0)
-        transport, _ = await asyncio.get_running_loop().connect_accepted_socket(self, accepted)
+        self._transport, _ = await asyncio.get_running_loop().connect_accepted_socket(self, accepted)
         if self._broken_off.is_set():
-            transport.abort()
+            self._transport.abort()
         await self._ended.wait()
         async with self._busy:
             pass
+
+    def break_off(self) -> None:
+        """End it at once, whatever it is doing."""
+        self._broken_off.set()
+        if self._transport is not None:
+            self._transport.abort()
 
     def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
         """Notice its end."""
         super().connection_lost(handler, exc)
         self._ended.set()
-
-    def break_off(self) -> None:
-        """End it at once, whatever it is doing."""
-        self._broken_off.set()
-        for handler in self.connections:
-            if handler.transport is not None:
-                handler.transport.abort()
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer a request, or close its connection: what is returned then goes nowhere."""
@@ -227,10 +218,10 @@ class _Connection(web.Server):
         Raises:
             OSError: there is no answer, or nobody to take it.
         """
-        if self._meter.options.expect_continue and request.headers.get("Expect") == "100-continue":
-            transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        body = await request.read()
         meter, method, node = self._meter, request.method, node_of(request.path)
+        if meter.options.expect_continue and request.headers.get("Expect") == "100-continue":
+            transport.write(_CONTINUE)
+        body = await request.read()
         if node.startswith(PREFIX):
             answer, then = control(meter, method, node, body)
             response = await self._send(request, answer)
@@ -241,23 +232,21 @@ class _Connection(web.Server):
             meter.note(method, node, None, acted=False)
             raise ConnectionAbortedError
         fault = meter.faults.take(method, node)
-        if fault is None:
-            return await self._send(request, meter.handle(method, request.path, body))
-        if fault.kind == "act-late":
+        if fault is not None and fault.kind == "act-late":
             await self._pause(fault.wait_s)
-        acts = fault.acted or fault.kind == "act-late"
+        acts = fault is None or fault.acted or fault.kind == "act-late"
         meant = meter.handle(method, request.path, body) if acts else None
-        instead = substitute(fault, meant)
+        told = substitute(fault, meant) if fault is not None else meant
         if meant is None:
-            meter.note(method, node, instead.status if instead else None, acted=False)
-        if instead is not None:
-            return await self._send(request, instead)
-        await self._spoil(transport, fault, meant)
+            meter.note(method, node, told.status if told else None, acted=False)
+        if told is not None:
+            return await self._send(request, told)
+        if fault is not None:
+            await self._spoil(transport, fault, meant)
         raise ConnectionAbortedError
 
     async def _send(self, request: web.BaseRequest, answer: Answer) -> web.StreamResponse:
-        options = self._meter.options
-        headers = dict(_headers(answer))
+        options, headers = self._meter.options, _headers(answer)
         response = web.StreamResponse(status=answer.status, headers=headers)
         if not options.two_segments:
             response = web.Response(status=answer.status, headers=headers, body=answer.body)
@@ -269,7 +258,7 @@ class _Connection(web.Server):
         await response.write_eof()
         return response
 
-    async def _spoil(self, transport: asyncio.Transport, fault: Fault, answer: Answer | None) -> None:
+    async def _spoil(self, transport: asyncio.Transport, fault: Fault, meant: Answer | None) -> None:
         """Write what a fault writes in the place of an answer."""
         if fault.kind == "reset":
             transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
@@ -278,10 +267,10 @@ class _Connection(web.Server):
             await self._pause(fault.wait_s)
         elif fault.kind == "garbage-http":
             transport.write(GARBAGE_HTTP)
-        elif fault.kind == "wrong-length" and answer is not None:
-            transport.write(http_bytes(answer, more_bytes=_MISSING_BYTES))
-        elif fault.kind == "drip" and answer is not None:
-            for byte in http_bytes(answer):
+        elif fault.kind == "wrong-length" and meant is not None:
+            transport.write(http_bytes(meant, more_bytes=_MISSING_BYTES))
+        elif fault.kind == "drip" and meant is not None:
+            for byte in http_bytes(meant):
                 transport.write(bytes((byte,)))
                 await self._pause(fault.wait_s)
                 if transport.is_closing():
@@ -305,12 +294,13 @@ def substitute(fault: Fault, answer: Answer | None) -> Answer | None:
 
 def http_bytes(answer: Answer, *, more_bytes: int = 0) -> bytes:
     """Write an answer as HTTP/1.1 that ends its connection, announcing ``more_bytes`` beyond its length."""
-    head = f"HTTP/1.1 {answer.status} {responses.get(answer.status, '')}\r\nConnection: close\r\n"
-    head += "".join(f"{name}: {value}\r\n" for name, value in _headers(answer, more_bytes=more_bytes).items())
+    headers = {"Connection": "close"} | _headers(answer, more_bytes=more_bytes)
+    head = f"HTTP/1.1 {answer.status} {responses.get(answer.status, '')}\r\n"
+    head += "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     return head.encode() + b"\r\n" + answer.body
 
 
 def _headers(answer: Answer, *, more_bytes: int = 0) -> dict[str, str]:
-    if answer.status == HTTPStatus.NO_CONTENT:
+    if answer.status == 204:
         return {}
     return {"Content-Type": answer.content_type, "Content-Length": str(len(answer.body) + more_bytes)}

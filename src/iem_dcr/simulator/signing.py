@@ -7,54 +7,36 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from iem_dcr.simulator.energy import Registers, kwh_text
+from iem_dcr.simulator.energy import kwh_text
 from iem_dcr.simulator.options import TOTAL_EXPORT, TOTAL_IMPORT
 
 if TYPE_CHECKING:
-    from decimal import Decimal
+    from collections.abc import Mapping
 
+    from iem_dcr.simulator.energy import Registers
     from iem_dcr.simulator.options import SimulatorOptions
 
 ALGORITHM: Final = "ECDSA-secp256r1-SHA256"
-
-
-@dataclass(frozen=True, slots=True)
-class User:
-    """What POST /user says; a record without one says that no user was assigned."""
-
-    IS: bool = False
-    IL: str = "NONE"
-    IF: tuple[str, ...] = ()
-    IT: str = "NONE"
-    ID: str = ""
-    US: bool = False
-    TT: str | None = None
-
-
-class Gateway(NamedTuple):
-    """What POST /gw says of the charge point."""
-
-    CT: str = ""
-    CI: str = ""
+NO_GATEWAY: Final[Mapping[str, str]] = {"CT": "", "CI": ""}
+"""Charge point of a record, as POST /gw says it, while it was not set."""
+NO_USER: Final[Mapping[str, Any]] = {"IS": False, "IL": "NONE", "IF": [], "IT": "NONE", "ID": ""}
+"""User of a record, as POST /user says it, where none was assigned."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One reading of a record, with the charge point of its moment; TM is None where the meter writes none."""
+    """One reading of a record: TM, TX, EF and ST, the registers, and the charge point of that moment."""
 
-    TM: str | None
-    TX: str
-    EF: str
-    ST: str
+    head: Mapping[str, str]
     registers: Registers
-    gateway: Gateway
+    gateway: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +49,7 @@ class OpenRecord:
     number: int
     begun_s: float
     begin: Reading
-    user: User
+    user: Mapping[str, Any]
     TT: str
 
 
@@ -86,101 +68,70 @@ class ClosedRecord:
 
 @dataclass(frozen=True, slots=True)
 class SignedRecord:
-    """A signed tuple, and what it is about.
+    """A signed OCMF tuple, and what it is about.
 
-    Attributes:
-        text: the OCMF tuple.
-        PG: pagination, ``T4``; "" where the meter writes none.
-        ID: the user's id.
-        TX: code of the last reading, "E" or "P".
-        import_wh: energy of the transaction.
-        export_wh: energy fed back in the transaction.
+    ``PG`` is "" where the meter writes none, ``TX`` is of the last reading, "E" or "P". The energies are the
+    transaction's.
     """
 
     text: str
     PG: str
     ID: str
     TX: str
-    import_wh: Decimal
-    export_wh: Decimal
+    import_wh: int
+    export_wh: int
 
 
-class Signer:
-    """A secp256r1 key that signs; a new one where the options have none.
+def private_key(secret: int | None) -> ec.EllipticCurvePrivateKey:
+    """Return the secp256r1 key of a secret number, or a new one."""
+    curve = ec.SECP256R1()
+    return ec.generate_private_key(curve) if secret is None else ec.derive_private_key(secret, curve)
 
-    Attributes:
-        public_key: the other half, for whoever verifies.
+
+def public_key_text(key: ec.EllipticCurvePrivateKey, form: str) -> str:
+    """Write PK: "der" is hex of SubjectPublicKeyInfo with its head in lower case, "raw" is X‖Y in upper case."""
+    info = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    coordinates = info[-64:].hex().upper()
+    return coordinates if form == "raw" else info[:-64].hex() + coordinates
+
+
+def signature(key: ec.EllipticCurvePrivateKey, payload: bytes, encoding: str) -> str:
+    """Sign bytes and write SD in upper-case hex.
+
+    Args:
+        key: signs.
+        payload: the signed bytes, as they will be sent.
+        encoding: "der"; "raw": r‖s; "unpadded-der": DER in which both integers are 32 bytes and never get the 00 that
+            keeps them positive (receipts/iem-dcr-2025: ``3044 0220 <r> 0220 <s>``).
     """
-
-    def __init__(self, secret: int | ec.EllipticCurvePrivateKey | None) -> None:
-        if secret is None:
-            secret = ec.generate_private_key(ec.SECP256R1())
-        self._key = ec.derive_private_key(secret, ec.SECP256R1()) if isinstance(secret, int) else secret
-        self.public_key = self._key.public_key()
-
-    def public_key_text(self, form: str) -> str:
-        """Write PK: "der" is hex of SubjectPublicKeyInfo with its head in lower case, "raw" is X‖Y in upper case."""
-        info = self.public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        coordinates = info[-64:].hex().upper()
-        return coordinates if form == "raw" else info[:-64].hex() + coordinates
-
-    def sign(self, payload: bytes, encoding: str) -> str:
-        """Sign bytes and write SD in upper-case hex.
-
-        Args:
-            payload: the signed bytes, as they will be sent.
-            encoding: "der"; "raw": r‖s; "unpadded-der": DER in which both integers are 32 bytes and never get the 00
-                that keeps them positive (receipts/iem-dcr-2025: ``3044 0220 <r> 0220 <s>``).
-        """
-        der = self._key.sign(payload, ec.ECDSA(hashes.SHA256()))
-        r, s = (number.to_bytes(32, "big") for number in decode_dss_signature(der))
-        unpadded = b"\x30\x44\x02\x20" + r + b"\x02\x20" + s
-        return {"der": der, "raw": r + s, "unpadded-der": unpadded}[encoding].hex().upper()
-
-    def signed(self, record: ClosedRecord, page: int, options: SimulatorOptions) -> SignedRecord:
-        """Write and sign a record."""
-        PG = "" if options.PG == "missing" else f"T{page}"
-        payload = _compact(_payload(record, PG, options))
-        signature = {"SA": ALGORITHM, "SD": self.sign(payload.encode(), options.signature_encoding)}
-        import_wh, export_wh = record.end.registers.minus(record.opened.begin.registers)
-        text = f"OCMF|{payload}|{_compact(signature)}"
-        return SignedRecord(text, PG, record.opened.user.ID, record.end.TX, import_wh, export_wh)
+    der = key.sign(payload, ec.ECDSA(hashes.SHA256()))
+    r, s = (number.to_bytes(32, "big") for number in decode_dss_signature(der))
+    unpadded = b"\x30\x44\x02\x20" + r + b"\x02\x20" + s
+    return {"der": der, "raw": r + s, "unpadded-der": unpadded}[encoding].hex().upper()
 
 
-def _payload(record: ClosedRecord, PG: str, options: SimulatorOptions) -> dict[str, object]:
-    user, gateway = record.opened.user, record.end.gateway
-    return {
-        "FV": "1.0",
-        "GI": options.GI,
-        "GS": options.MS,
-        "GV": options.GV,
-        "MV": options.MV,
-        "MM": options.MM,
-        "MS": options.MS,
-        "CT": gateway.CT,
-        "CI": gateway.CI,
-        "IS": user.IS,
-        "IL": user.IL,
-        "IF": user.IF,
-        "IT": user.IT,
-        "ID": user.ID,
-        **({"PG": PG} if PG else {}),
-        "TT": record.opened.TT,
-        "RD": [row for reading in (record.opened.begin, record.end) for row in _rows(reading, options)],
-    }
+def signed(key: ec.EllipticCurvePrivateKey, record: ClosedRecord, page: int, options: SimulatorOptions) -> SignedRecord:
+    """Write and sign a record."""
+    opened, end = record.opened, record.end
+    pagination = {} if options.PG == "missing" else {"PG": f"T{page}"}
+    payload = _compact({
+        "FV": "1.0", "GI": options.GI, "GS": options.MS, "GV": options.GV,
+        "MV": options.MV, "MM": options.MM, "MS": options.MS, **end.gateway,
+        **{name: opened.user[name] for name in NO_USER}, **pagination, "TT": opened.TT,
+        "RD": _rows(opened.begin, options) + _rows(end, options),
+    })  # fmt: skip
+    SD = signature(key, payload.encode(), options.signature_encoding)
+    text = f"OCMF|{payload}|{_compact({'SA': ALGORITHM, 'SD': SD})}"
+    energy = end.registers.minus(opened.begin.registers)
+    return SignedRecord(text, pagination.get("PG", ""), opened.user["ID"], end.head["TX"], *energy)
 
 
 def _rows(reading: Reading, options: SimulatorOptions) -> list[dict[str, str]]:
-    head = {} if reading.TM is None else {"TM": reading.TM}
-    head |= {"TX": reading.TX, "EF": reading.EF, "ST": reading.ST}
-    rows = [head | _register(reading.registers.import_wh, TOTAL_IMPORT)]
+    import_wh, export_wh = reading.registers
+    rows = [{**reading.head, "RV": kwh_text(import_wh), "RI": TOTAL_IMPORT, "RU": "kWh", "RT": "DC"}]
     if options.bidirectional:
-        rows.append(_register(reading.registers.export_wh, TOTAL_EXPORT))
+        rows.append({"RV": kwh_text(export_wh), "RI": TOTAL_EXPORT, "RU": "kWh", "RT": "DC"})
     return rows
-
-
-def _register(energy_wh: Decimal, code: str) -> dict[str, str]:
-    return {"RV": kwh_text(energy_wh), "RI": code, "RU": "kWh", "RT": "DC"}
 
 
 def _compact(value: object) -> str:

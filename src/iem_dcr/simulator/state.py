@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any, Final
 from iem_dcr.simulator.clock import MeterClock
 from iem_dcr.simulator.energy import EnergyPath, Load, Registers, charging
 from iem_dcr.simulator.live_values import LiveValues
-from iem_dcr.simulator.signing import ClosedRecord, Gateway, OpenRecord, Reading, SignedRecord, Signer, User
+from iem_dcr.simulator.signing import NO_GATEWAY, NO_USER, ClosedRecord, OpenRecord, Reading, private_key, signed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from iem_dcr.simulator.options import SimulatorOptions
+    from iem_dcr.simulator.signing import SignedRecord
 
 EPSILON_S: Final = 1e-6
 """A timer of an event loop may fire this much too early."""
@@ -47,28 +48,24 @@ class MeterState:
 
     Attributes:
         live: what /metervalue shows of it.
-        gateway: what POST /gw set since the last power-up, or None.
-        user: what POST /user set for the next transaction, or None.
+        gateway, user: what POST /gw said since the last power-up and POST /user for the next transaction, or None.
         tariff_text: the text on the display.
-        opened: the transaction that runs.
-        ended_s: when the last accepted E ended a transaction; None before that, and from a power-up on.
+        opened, unsigned, signed: the transaction that runs, those being signed, and all that were; in order.
+        begun, ended: how many transactions were begun, and ended by an accepted E.
+        ended_s: when that last was; None from a power-up on.
         survived_cut: the open transaction began before the last power-up.
-        unsigned: the records being signed, in order.
-        signed: all records signed, in order.
         receipt: what GET /receipt answers.
-        begun: transactions begun.
-        ended: transactions ended by an accepted E.
         watchers: are told of each `Event`.
     """
 
     def __init__(self, options: SimulatorOptions, now_s: float) -> None:
         self.options = options
-        self.signer = Signer(options.private_key)
-        self.energy = EnergyPath(options.import_wh, options.export_wh, now_s)
+        self.key = private_key(options.private_key)
+        self.energy = EnergyPath(Registers(options.import_wh, options.export_wh), now_s)
         self.clock = MeterClock(options.unset_time, now_s)
         self.live = LiveValues(self, now_s)
-        self.gateway: Gateway | None = None
-        self.user: User | None = None
+        self.gateway: Mapping[str, str] | None = None
+        self.user: Mapping[str, Any] | None = None
         self.tariff_text = ""
         self.opened: OpenRecord | None = None
         self.ended_s: float | None = None
@@ -117,7 +114,7 @@ class MeterState:
             record = self.unsigned.popleft()
             self._page += 1
             self._signed_s = record.due_s
-            self.receipt = self.signer.signed(record, self._page, self.options)
+            self.receipt = signed(self.key, record, self._page, self.options)
             self.signed.append(self.receipt)
             self._tell("signed", record.opened, self.receipt.text)
 
@@ -125,25 +122,25 @@ class MeterState:
         """Change options: a new key and pagination hold from the next record, a register from now."""
         self.options = self.options.changed(changes)
         if "private_key" in changes:
-            self.signer = Signer(self.options.private_key)
+            self.key = private_key(self.options.private_key)
         if "pagination" in changes:
             self._page = self.options.pagination
         for name in changes.keys() & {"import_wh", "export_wh"}:
             self.energy.set_register(name, getattr(self.options, name), now_s)
 
-    def set_gateway(self, gateway: Gateway) -> None:
+    def set_gateway(self, gateway: Mapping[str, str]) -> None:
         """Take CT and CI; once per power-up."""
         if self.gateway is not None:
             raise RefusalError("CT and CI were set since power-up")
         self.gateway = gateway
 
-    def set_user(self, user: User) -> None:
+    def set_user(self, user: Mapping[str, Any]) -> None:
         """Take the user of the next transaction."""
         if self.opened is not None and self.options.user_while_running == "refuse":
             raise RefusalError("a transaction is running")
         self.user = user
-        if user.TT is not None and self.options.user_tariff_sticks:
-            self.tariff_text = user.TT
+        if self.options.user_tariff_sticks:
+            self.tariff_text = user.get("TT", self.tariff_text)
 
     def begin(self, now_s: float) -> None:
         """Begin a transaction."""
@@ -163,8 +160,8 @@ class MeterState:
             self._tell("lost", self.opened)
         elif self.opened is not None:
             self._close(self.opened, self._reading("E", now_s), now_s + options.signing_delay_s)
-        user, self.user = self.user or User(), None
-        text = user.TT if user.TT is not None and not options.user_tariff_sticks else self.tariff_text
+        user, self.user = self.user or NO_USER, None
+        text = self.tariff_text if options.user_tariff_sticks else user.get("TT", self.tariff_text)
         self.begun += 1
         self.opened = OpenRecord(self.begun, now_s, self._reading("B", now_s), user, text)
         self.survived_cut = False
@@ -232,8 +229,10 @@ class MeterState:
         self._tell("closed", opened)
 
     def _reading(self, code: str, now_s: float) -> Reading:
-        registers, gateway = self.energy.registers(now_s), self.gateway or Gateway()
-        return Reading(self.time_text(now_s), code, self.error_flags, self.options.ST, registers, gateway)
+        text = self.time_text(now_s)
+        head = {} if text is None else {"TM": text}
+        head |= {"TX": code, "EF": self.error_flags, "ST": self.options.ST}
+        return Reading(head, self.energy.registers(now_s), self.gateway or NO_GATEWAY)
 
     def _refuse_under_load(self, now_s: float) -> None:
         current_a, _ = self.energy.at(now_s)
