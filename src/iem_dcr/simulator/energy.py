@@ -59,11 +59,7 @@ class Load:
 def charging(current_a: float, voltage_v: float, charge_s: float = 0.0, *, after_s: float = 0.0) -> Load:
     """Return a session's load: constant current while the voltage rises, constant voltage, then the taper.
 
-    Args:
-        current_a: the current it begins with; negative feeds back.
-        voltage_v: the voltage it rises to.
-        charge_s: how long current flows; 0: constant, until it is switched off.
-        after_s: time before the first current.
+    A negative current feeds back. Without ``charge_s`` both are constant until they are switched off.
     """
     segments = [Segment(after_s, 0.0, 0.0, 0.0, 0.0)]
     if charge_s > 0:

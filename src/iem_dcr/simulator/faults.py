@@ -8,6 +8,7 @@ from typing import Final, Literal, get_args
 import click
 
 from iem_dcr.errors import ConfigError
+from iem_dcr.simulator.nodes import METHODS
 from iem_dcr.simulator.options import SECONDS, knob, read_all
 
 FaultKind = Literal[
@@ -19,12 +20,6 @@ _DEFAULT_STATUS: Final = {"refuse": 428, "server-error": 500}
 _DEFAULT_DELAY_S: Final = {"act-late": 3.0, "stall": 30.0, "drip": 0.05}
 _ALWAYS_ACT: Final = ("lose-answer", "drip", "garbage", "garbage-http", "wrong-length")
 _MAY_ACT: Final = ("stall", "server-error")
-
-
-def _node(value: object) -> str:
-    if not isinstance(value, str) or not value.isprintable() or not (value == "*" or value.startswith("/")):
-        raise ValueError('expects a node like "/receipt", or "*"')
-    return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +41,7 @@ class Fault:
     """
 
     kind: FaultKind = field(metadata={"type": click.Choice(get_args(FaultKind))})
-    node: str = knob("*", kind=_node)
+    node: str = knob("*", kind=click.Choice(("*", *METHODS)))
     method: str = knob("*", kind=click.Choice(("*", "GET", "POST")))
     count: int = knob(1, kind=click.IntRange(1))
     status: int | None = knob(None, kind=click.IntRange(400, 599))

@@ -25,31 +25,32 @@ class LiveValues:
 
     def __init__(self, state: MeterState, now_s: float) -> None:
         self._state = state
-        self._frozen: dict[str, Any] | None = None
+        self._kept: dict[str, Any] | None = None
         self._running_readings = 0
         self.power_up(now_s)
 
     def power_up(self, now_s: float) -> None:
-        """Forget what was measured before."""
-        self._snapshot: dict[str, Any] | None = None
+        """Forget what was measured before, unless the values are frozen."""
+        self._kept = self._kept if self._state.options.frozen else None
         self._taken_s = now_s
         self._first_answer_s: float | None = None
 
     def advance(self, now_s: float) -> None:
         """Take the snapshot that is due. To be called before anything changes in the state."""
-        age_s = self._state.options.value_age_s
-        if age_s > 0 and (due_s := math.floor(now_s / age_s) * age_s) > self._taken_s:
-            self._snapshot, self._taken_s = _measured(self._state, due_s), due_s
+        options = self._state.options
+        if (age_s := options.value_age_s) > 0 and (due_s := math.floor(now_s / age_s) * age_s) > self._taken_s:
+            self._taken_s = due_s
+            self._kept = self._kept if options.frozen else _measured(self._state, due_s)
 
     def answer(self, now_s: float) -> dict[str, object]:
         """Return the answer of GET /metervalue, as JSON types."""
         options = self._state.options
         if self._first_answer_s is None:
             self._first_answer_s = now_s
-        measured = (self._snapshot if options.value_age_s > 0 else None) or _measured(self._state, now_s)
-        self._snapshot = measured if options.value_age_s > 0 else None
-        self._frozen = (self._frozen or measured) if options.frozen else None
-        shown = dict(self._frozen or measured)
+        is_kept = options.frozen or options.value_age_s > 0
+        measured = (self._kept if is_kept else None) or _measured(self._state, now_s)
+        self._kept = measured if is_kept else None
+        shown = dict(measured)
         runs = shown["XT"] and not self._is_falsely_false(now_s - self._first_answer_s)
         shown["XT"] = {"bool": runs, "number": int(runs), "text": str(runs).lower()}[options.xt_type]
         if shown["TM"] is None and "TM" not in options.null:

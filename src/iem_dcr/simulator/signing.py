@@ -96,13 +96,10 @@ def public_key_text(key: ec.EllipticCurvePrivateKey, form: str) -> str:
 
 
 def signature(key: ec.EllipticCurvePrivateKey, payload: bytes, encoding: str) -> str:
-    """Sign bytes and write SD in upper-case hex.
+    """Sign bytes and write SD in upper-case hex: as "der", as "raw" r‖s, or as "unpadded-der".
 
-    Args:
-        key: signs.
-        payload: the signed bytes, as they will be sent.
-        encoding: "der"; "raw": r‖s; "unpadded-der": DER in which both integers are 32 bytes and never get the 00 that
-            keeps them positive (receipts/iem-dcr-2025: ``3044 0220 <r> 0220 <s>``).
+    In the last one both integers have 32 bytes and never get the 00 that keeps them positive (receipts/iem-dcr-2025:
+    ``3044 0220 <r> 0220 <s>``).
     """
     der = key.sign(payload, ec.ECDSA(hashes.SHA256()))
     r, s = (number.to_bytes(32, "big") for number in decode_dss_signature(der))
