@@ -223,8 +223,8 @@ class _Connection(web.Server):
             transport.write(_CONTINUE)
         body = await request.read()
         if node.startswith(PREFIX):
-            answer, then = control(meter, method, node, body)
-            response = await self._send(request, answer)
+            said, then = control(meter, method, node, body)
+            response = await self._send(request, said)
             if then is not None:
                 then()
             return response
@@ -235,14 +235,14 @@ class _Connection(web.Server):
         if fault is not None and fault.kind == "act-late":
             await self._pause(fault.wait_s)
         acts = fault is None or fault.acted or fault.kind == "act-late"
-        meant = meter.handle(method, request.path, body) if acts else None
-        told = substitute(fault, meant) if fault is not None else meant
-        if meant is None:
-            meter.note(method, node, told.status if told else None, acted=False)
-        if told is not None:
-            return await self._send(request, told)
+        answer = meter.handle(method, request.path, body) if acts else None
+        sent = substitute(fault, answer) if fault is not None else answer
+        if answer is None:
+            meter.note(method, node, sent.status if sent else None, acted=False)
+        if sent is not None:
+            return await self._send(request, sent)
         if fault is not None:
-            await self._spoil(transport, fault, meant)
+            await self._spoil(transport, fault, answer)
         raise ConnectionAbortedError
 
     async def _send(self, request: web.BaseRequest, answer: Answer) -> web.StreamResponse:
@@ -258,7 +258,7 @@ class _Connection(web.Server):
         await response.write_eof()
         return response
 
-    async def _spoil(self, transport: asyncio.Transport, fault: Fault, meant: Answer | None) -> None:
+    async def _spoil(self, transport: asyncio.Transport, fault: Fault, answer: Answer | None) -> None:
         """Write what a fault writes in the place of an answer."""
         if fault.kind == "reset":
             transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
@@ -267,10 +267,10 @@ class _Connection(web.Server):
             await self._pause(fault.wait_s)
         elif fault.kind == "garbage-http":
             transport.write(GARBAGE_HTTP)
-        elif fault.kind == "wrong-length" and meant is not None:
-            transport.write(http_bytes(meant, more_bytes=_MISSING_BYTES))
-        elif fault.kind == "drip" and meant is not None:
-            for byte in http_bytes(meant):
+        elif fault.kind == "wrong-length" and answer is not None:
+            transport.write(http_bytes(answer, more_bytes=_MISSING_BYTES))
+        elif fault.kind == "drip" and answer is not None:
+            for byte in http_bytes(answer):
                 transport.write(bytes((byte,)))
                 await self._pause(fault.wait_s)
                 if transport.is_closing():
