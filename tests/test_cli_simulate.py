@@ -7,10 +7,12 @@ import re
 import signal
 import socket
 import urllib.request
+from dataclasses import fields
 from typing import Any
 
 import pytest
 
+from iem_dcr.simulator import SimulatorOptions
 from tests.support.command_line import begin, finish, read_until, run
 
 
@@ -98,6 +100,15 @@ def test_a_null_is_a_null() -> None:
     assert state(address)["options"]["EF"] is None
     process.terminate()
     assert finish(process).status == 0
+
+
+def test_the_help_has_every_knob_in_its_group() -> None:
+    done = run("simulate", "--help")
+    assert re.findall(r"^  (\w+) {2,}|^([A-Z][\w ]+):$", done.out, re.MULTILINE)[1:] == [
+        pair
+        for knob in fields(SimulatorOptions)
+        for pair in ([("", knob.metadata["group"])] if knob.metadata["group"] else []) + [(knob.name, "")]
+    ]
 
 
 def test_a_port_in_use() -> None:

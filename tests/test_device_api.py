@@ -16,7 +16,7 @@ from iem_dcr.bringup import nodes
 from iem_dcr.device.client import MeterClient
 from iem_dcr.device.messages import User
 from iem_dcr.simulator import Answer, SimulatedMeter, SimulatorOptions
-from iem_dcr.simulator.nodes import Nodes
+from iem_dcr.simulator.nodes import METHODS
 from iem_dcr.simulator.options import OBIS_CODES
 from tests.support.bench import meter_options
 from tests.support.device_api import API, FILE, V1, answer_schema, operations, problems, request_schema, resolved
@@ -88,7 +88,7 @@ def test_its_examples_are_what_it_says() -> None:
 
 def test_it_has_the_nodes_there_are() -> None:
     described = {(method, path) for method, path, _ in operations()}
-    served = {(method, V1 + node) for node, methods in Nodes.METHODS.items() for method in methods}
+    served = {(method, V1 + node) for node, methods in METHODS.items() for method in methods}
     assert described == served | {("GET", nodes.TRANSACTION_V2.path)}
     always = {path for method, path, operation in operations() if operation["tags"] == ["always"]}
     assert always == {node.path for node in nodes.ALL if node.always}

@@ -63,7 +63,7 @@ def test_a_live_value_is_a_powermeter(value: Powermeter) -> None:
 def test_energy_is_exact_from_the_meter_to_the_station(import_wh: int, export_wh: int) -> None:
     """A register has eight digits before the point and three behind it, which a float holds in watt hours."""
     rows = [
-        {"RV": kwh_text(Decimal(wh)), "RI": code, "RU": "kWh", "RT": "DC"}
+        {"RV": kwh_text(wh), "RI": code, "RU": "kWh", "RT": "DC"}
         for code, wh in (("1-b:1.8.e", import_wh), ("1-b:2.8.e", export_wh))
     ]
     said = {

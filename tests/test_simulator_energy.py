@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iem_dcr.simulator.energy import EnergyPath, Load, Segment, charging, constant, kwh_text
+from iem_dcr.simulator.energy import EnergyPath, Load, Registers, charging, kwh_text
 from tests.test_simulator_nodes import Bench
 
 amperes = st.floats(-2000, 2000)
@@ -40,22 +40,14 @@ def test_energy_is_the_integral_of_power(current_a: float, until_s: float) -> No
     assert load.energy_wh(until_s) == pytest.approx(summed_wh(load, until_s), abs=0.02)
 
 
-@given(ends=st.tuples(amperes, amperes, volts, volts), until_s=st.floats(0.1, 50))
-def test_energy_of_a_segment_in_which_both_change_is_the_integral_too(
-    ends: tuple[float, float, float, float], until_s: float
-) -> None:
-    load = Load((Segment(50.0, *ends),))
-    assert load.energy_wh(until_s) == pytest.approx(summed_wh(load, until_s, 1000), rel=1e-4, abs=0.05)
-
-
 @given(
     load=loads,
     cuts=st.lists(st.floats(0, 1e5), min_size=1, max_size=6),
-    rest=st.builds(constant, amperes, volts),
+    rest=st.builds(charging, amperes, volts),
 )
 def test_registers_do_not_depend_on_when_they_are_read(load: Load, cuts: list[float], rest: Load) -> None:
     moments = sorted(cuts)
-    polled, unpolled = EnergyPath(0, 0, 5.0), EnergyPath(0, 0, 5.0)
+    polled, unpolled = EnergyPath(Registers(), 5.0), EnergyPath(Registers(), 5.0)
     for path in (polled, unpolled):
         path.connect(load, 5.0)
     seen = [polled.registers(5.0 + moment) for moment in moments]
@@ -77,9 +69,9 @@ def test_energy_adds_up(load: Load, one: float, two: float, three: float) -> Non
 def test_a_load_connected_again_and_again_is_one_load(
     current_a: float, voltage_v: float, again_at: list[float]
 ) -> None:
-    path = EnergyPath(10**9, 10**9, 0.0)
+    path = EnergyPath(Registers(10**9, 10**9), 0.0)
     for moment in (0, *sorted(again_at)):
-        path.connect(constant(current_a, voltage_v), moment)
+        path.connect(charging(current_a, voltage_v), moment)
     import_wh, export_wh = (register - 10**9 for register in path.registers(3600.0))
     assert import_wh - export_wh == pytest.approx(Decimal(current_a * voltage_v), abs=Decimal("1.001"))
     assert max(import_wh, -export_wh, key=abs) * Decimal(current_a) >= 0
@@ -113,4 +105,4 @@ def test_registers_are_truncated() -> None:
     [(0, "00000000.000"), (446_540, "00000446.540"), (99_999_999_999, "99999999.999"), (10**11 + 7, "00000000.007")],
 )
 def test_register_text(energy_wh: int, text: str) -> None:
-    assert kwh_text(Decimal(energy_wh)) == text
+    assert kwh_text(energy_wh) == text

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from iem_dcr.ocmf import find_tuple
-from iem_dcr.simulator.signing import Signer
+from iem_dcr.simulator.signing import private_key, signature
 from tests.support.shared import shared
 from tests.test_simulator_nodes import GW, USER, Bench
 
@@ -51,11 +51,11 @@ def test_signatures_verify(encoding: str) -> None:
 
 @pytest.mark.parametrize(("encoding", "size"), [("unpadded-der", 70), ("raw", 64)])
 def test_small_numbers_are_written_with_all_their_bytes(encoding: str, size: int) -> None:
-    signer = Signer(0xC0FFEE)
+    key = private_key(0xC0FFEE)
     # One number in 256 begins with a zero byte: of 4000 some do.
-    signatures = [bytes.fromhex(signer.sign(b"signed", encoding)) for _ in range(2000)]
-    assert {len(signature) for signature in signatures} == {size}
-    assert any(signature[0 if encoding == "raw" else 4] == 0 for signature in signatures)
+    signatures = [bytes.fromhex(signature(key, b"signed", encoding)) for _ in range(2000)]
+    assert {len(one) for one in signatures} == {size}
+    assert any(one[0 if encoding == "raw" else 4] == 0 for one in signatures)
 
 
 def test_unpadded_integers_are_what_strict_readers_refuse() -> None:
@@ -189,7 +189,7 @@ def test_the_receipt_of_a_transaction_not_yet_signed(kind: str) -> None:
     answers = [bench.get("/receipt")]
     bench.end()
     answers.append(bench.get("/receipt"))
-    assert {(answer.status, answer.body) for answer in answers} <= {(200, b'""'), (404, b"no transaction was signed")}
+    assert {(answer.status, answer.body) for answer in answers} <= {(200, b'""'), (404, b"there is no receipt")}
     bench.wait(1)
     first = bench.get("/receipt").body
     bench.begin()

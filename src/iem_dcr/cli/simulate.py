@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import MISSING, Field, fields
+from typing import Any
 
 import click
 
@@ -11,7 +13,7 @@ from iem_dcr.cli.interruption import Interruption
 from iem_dcr.cli.terminal import Output
 from iem_dcr.errors import ConfigError, printable
 from iem_dcr.simulator import SimulatorOptions, SimulatorServer
-from iem_dcr.simulator.options import check_names, help_in_groups
+from iem_dcr.simulator.options import build
 
 
 class _Simulate(click.Command):
@@ -22,9 +24,25 @@ class _Simulate(click.Command):
         super().format_epilog(ctx, formatter)
         formatter.write_paragraph()
         formatter.write_text("Knobs, given as --set NAME=VALUE, with their values and [default]:")
-        for group, knobs in help_in_groups().items():
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for knob in fields(SimulatorOptions):
+            group = knob.metadata["group"] or next(reversed(groups))
+            groups.setdefault(group, []).append((knob.name, _help(knob)))
+        for group, lines in groups.items():
             with formatter.section(group):
-                formatter.write_dl(knobs, col_max=24)
+                formatter.write_dl(lines, col_max=24)
+
+
+def _help(knob: Field[Any]) -> str:
+    """Say what a knob means, with its values and [default]."""
+    text, kind, default = knob.metadata["help"], knob.metadata["type"], knob.default
+    if isinstance(kind, click.Choice):
+        text += f" One of {', '.join(kind.choices)}."
+    if isinstance(default, tuple):
+        default = ", ".join(default) or None
+    if default is None or isinstance(default, bool):
+        default = str(default).lower()
+    return text if default is MISSING else f"{text} [{default}]"
 
 
 @click.command(name="simulate", short_help="Run a simulated meter.", cls=_Simulate)
@@ -56,8 +74,7 @@ def command(*, host: str, port: int, pairs: tuple[tuple[str, str], ...], **named
     """
     given = {name: value for name, value in named.items() if value is not None} | dict(pairs)
     try:
-        check_names(given)
-        options = SimulatorOptions(**given)  # type: ignore[arg-type]  # it reads text as well
+        options = build(SimulatorOptions, given)
     except ConfigError as error:
         raise usage_error(error) from error
     return asyncio.run(_simulate(options, host, port))

@@ -1,111 +1,79 @@
 """The control path: what a test or a demonstration does to the meter from outside, over the same port.
 
-======  ====================  =================================================================================
-GET     /_sim/state           the whole state, with all signed tuples
-POST    /_sim/faults          a fault or a list of them (`Fault`)
-DELETE  /_sim/faults          forgets all faults
-POST    /_sim/power-cycle     ``{"off_s", "boot_s"}``, both optional; the answer goes out before the power goes
-POST    /_sim/set             options by name (`SimulatorOptions`); beside them ``clock_skew_s`` shifts the clock and
-                              ``load`` is ``{"current_a", "voltage_v"}``, or null to switch off whatever flows
-======  ====================  =================================================================================
-
-Every answer is JSON. What is not understood is answered 400 with ``{"error": [reason, …]}`` and changes nothing.
+docs/simulator.md has the requests. Every answer is JSON. What is not understood is answered with
+``{"error": [reason, …]}`` and changes nothing.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
-from iem_dcr.errors import ConfigError, printable
+import click
+
+from iem_dcr.errors import ConfigError
 from iem_dcr.simulator.faults import Fault
 from iem_dcr.simulator.nodes import Answer, json_answer
-from iem_dcr.simulator.options import LARGEST_LOAD, LONGEST_OFF_S, LONGEST_SKEW_S
-from iem_dcr.simulator.values import number_in
+from iem_dcr.simulator.options import SECONDS, SIGNED, UNSIGNED, build, read
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from iem_dcr.simulator.meter import SimulatedMeter
+    from iem_dcr.simulator.options import Kind
 
-PREFIX = "/_sim/"
-
-
-@dataclass(frozen=True, slots=True)
-class Controlled:
-    """An answer of the control path, and what is to be done once it went out."""
-
-    answer: Answer
-    afterwards: Callable[[], None] | None = None
+PREFIX: Final = "/_sim/"
+_REQUESTS: Final = "GET state, POST faults, DELETE faults, POST power-cycle and POST set, each below /_sim/"
+_SKEW: Final = click.FloatRange(-1e9, 1e9)
 
 
-def control(meter: SimulatedMeter, method: str, path: str, body: bytes = b"") -> Controlled:
-    """Act on a request of the control path."""
-    actions = _ACTIONS.get(path)
-    if actions is None:
-        return _error(404, f"no such path; there are {', '.join(_ACTIONS)}")
-    action = actions.get(method)
-    if action is None:
-        return _error(405, f"expects {' or '.join(actions)}")
+def control(
+    meter: SimulatedMeter, method: str, path: str, body: bytes = b""
+) -> tuple[Answer, Callable[[], None] | None]:
+    """Act on a request of the control path. Returns its answer, and what is to be done once that went out."""
     try:
-        return action(meter, body)
+        match method, path.removeprefix(PREFIX):
+            case "GET", "state":
+                return json_answer(meter.as_json()), None
+            case "POST", "faults":
+                given = _json(body)
+                faults = [build(Fault, _object(each)) for each in (given if isinstance(given, list) else [given])]
+                meter.faults.add(*faults)
+            case "DELETE", "faults":
+                meter.faults.clear()
+            case "POST", "power-cycle":
+                times_s = _numbers(
+                    {"off_s": 2.0, "boot_s": 3.0} | _object(_json(body or b"{}")), off_s=SECONDS, boot_s=SECONDS
+                )
+                answer = json_answer({"reachable_after_s": sum(times_s.values())})
+                return answer, lambda: meter.power_cycle(**times_s)
+            case "POST", "set":
+                _set(meter, _object(_json(body)))
+                return json_answer({"options": meter.options.as_json()}), None
+            case _:
+                return json_answer({"error": [f"no such request; there are {_REQUESTS}"]}, 404), None
     except ConfigError as error:
-        return _error(400, *error.problems)
+        return json_answer({"error": list(error.problems)}, 400), None
+    return json_answer({"faults": meter.faults.as_json()}), None
 
 
-def _state(meter: SimulatedMeter, _body: bytes) -> Controlled:
-    return Controlled(json_answer(meter.as_json()))
-
-
-def _add_faults(meter: SimulatedMeter, body: bytes) -> Controlled:
-    value = _json(body)
-    faults = [Fault.from_json(item) for item in (value if isinstance(value, list) else [value])]
-    meter.faults.add(*faults)
-    return _faults(meter)
-
-
-def _clear_faults(meter: SimulatedMeter, _body: bytes) -> Controlled:
-    meter.faults.clear()
-    return _faults(meter)
-
-
-def _faults(meter: SimulatedMeter) -> Controlled:
-    return Controlled(json_answer({"faults": meter.faults.as_json()}))
-
-
-def _power_cycle(meter: SimulatedMeter, body: bytes) -> Controlled:
-    times = {"off_s": 2.0, "boot_s": 3.0}
-    for name, value in (_object(body) if body.strip() else {}).items():
-        if name not in times:
-            raise ConfigError([f"{printable(name)}: expects {' and '.join(times)}"])
-        times[name] = number_in(name, value, 0, LONGEST_OFF_S)
-    answer = json_answer({"reachable_after_s": sum(times.values())})
-    return Controlled(answer, lambda: meter.power_cycle(**times))
-
-
-def _set(meter: SimulatedMeter, body: bytes) -> Controlled:
-    changes = _object(body)
-    then: list[Callable[[], None]] = []
-    if "clock_skew_s" in changes:
-        skew_s = number_in("clock_skew_s", changes.pop("clock_skew_s"), -LONGEST_SKEW_S, LONGEST_SKEW_S)
-        then.append(lambda: meter.shift_clock(skew_s))
-    if "load" in changes:
-        then.append(_load(meter, changes.pop("load")))
+def _set(meter: SimulatedMeter, changes: dict[str, Any]) -> None:
+    """Change options, the clock and the load; all of them, or none."""
+    skew_s = read("clock_skew_s", _SKEW, changes.pop("clock_skew_s", 0.0))
+    has_load, load = "load" in changes, changes.pop("load", None)
+    flow = None if load is None else _numbers(_object(load), current_a=SIGNED, voltage_v=UNSIGNED)
     meter.configure(**changes)
-    for step in then:
-        step()
-    return Controlled(json_answer({"options": meter.options.as_json()}))
+    meter.shift_clock(skew_s)
+    if flow is not None:
+        meter.set_load(**flow)
+    elif has_load:
+        meter.clear_load()
 
 
-def _load(meter: SimulatedMeter, value: object) -> Callable[[], None]:
-    if value is None:
-        return meter.clear_load
-    if not isinstance(value, dict) or value.keys() != {"current_a", "voltage_v"}:
-        raise ConfigError(["load: expects null or an object with the keys current_a and voltage_v"])
-    current_a = number_in("current_a", value["current_a"], -LARGEST_LOAD, LARGEST_LOAD)
-    voltage_v = number_in("voltage_v", value["voltage_v"], 0, LARGEST_LOAD)
-    return lambda: meter.set_load(current_a, voltage_v)
+def _numbers(values: dict[str, Any], **kinds: Kind) -> dict[str, float]:
+    if values.keys() != kinds.keys():
+        raise ConfigError([f"expects an object with {' and '.join(kinds)}"])
+    return {name: read(name, kind, values[name]) for name, kind in kinds.items()}
 
 
 def _json(body: bytes) -> object:
@@ -116,20 +84,7 @@ def _json(body: bytes) -> object:
     return value
 
 
-def _object(body: bytes) -> dict[str, object]:
-    value = _json(body)
+def _object(value: object) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise ConfigError(["the body is not an object"])
+        raise ConfigError([f"expects an object, not {json.dumps(value)[:40]}"])
     return value
-
-
-def _error(status: int, *reasons: str) -> Controlled:
-    return Controlled(json_answer({"error": list(reasons)}, status))
-
-
-_ACTIONS: dict[str, dict[str, Callable[[SimulatedMeter, bytes], Controlled]]] = {
-    PREFIX + "state": {"GET": _state},
-    PREFIX + "faults": {"POST": _add_faults, "DELETE": _clear_faults},
-    PREFIX + "power-cycle": {"POST": _power_cycle},
-    PREFIX + "set": {"POST": _set},
-}

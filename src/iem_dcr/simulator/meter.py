@@ -1,4 +1,8 @@
-"""The simulated meter: give it a request, get its answer. No socket, no task, no clock of its own."""
+"""The simulated meter: give it a request, get its answer. No socket, no task, no clock of its own.
+
+Whatever it is asked, it first does what was due by that moment. Its registers, its answers and the events of its
+transactions are therefore the same however often it is asked.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +10,18 @@ from collections import Counter, deque
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from iem_dcr.simulator import energy
+from iem_dcr.simulator import nodes
+from iem_dcr.simulator.energy import Registers, charging
 from iem_dcr.simulator.faults import FaultPlan
-from iem_dcr.simulator.live_values import LiveValues
-from iem_dcr.simulator.nodes import Nodes, node_of
-from iem_dcr.simulator.options import LARGEST_LOAD, LONGEST_OFF_S, LONGEST_SKEW_S, SimulatorOptions
+from iem_dcr.simulator.options import SimulatorOptions
+from iem_dcr.simulator.signing import public_key_text
 from iem_dcr.simulator.state import EPSILON_S, MeterState
-from iem_dcr.simulator.values import number_in
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from cryptography.hazmat.primitives.asymmetric import ec
 
-    from iem_dcr.simulator.nodes import Answer
     from iem_dcr.simulator.signing import SignedRecord
 
 _REQUESTS_KEPT: Final = 1000
@@ -52,33 +54,27 @@ class SimulatedMeter:
         self.power_listeners: list[Callable[[], None]] = []
         self._monotonic = monotonic
         self._state = MeterState(options or SimulatorOptions(), monotonic())
-        self._values = LiveValues(monotonic())
-        self._nodes = Nodes(self._state, self._values)
         self._power_up_at_s: float | None = None
         self._reachable_at_s = 0.0
 
-    def handle(self, method: str, path: str, body: bytes = b"") -> Answer:
-        """Act on a request.
-
-        Args:
-            method: HTTP method in upper case.
-            path: path without query, ``/counter/v1/ocmf/metervalue``.
-            body: the body's bytes.
+    def handle(self, method: str, path: str, body: bytes = b"") -> nodes.Answer:
+        """Act on a request to a path like ``/counter/v1/ocmf/metervalue``.
 
         Raises:
             ConnectionRefusedError: the meter is without power or boots.
         """
-        now_s = self._advance()
         if self.unreachable_for_s > 0:
             raise ConnectionRefusedError("the simulated meter is without power")
-        answer = self._nodes.answer(method, path, body, now_s)
-        self.note(method, node_of(path), answer.status, acted=answer.status < 300)
+        answer = nodes.answer(self._state, method, path, body, self._advance())
+        self.note(method, nodes.node_of(path), answer.status, acted=answer.status < 300)
         return answer
 
     def note(self, method: str, node: str, status: int | None, *, acted: bool) -> None:
         """Log a request that did not reach `handle`."""
         self.requests.append(Request(method, node, status, acted))
         self.request_counts[method, node] += 1
+
+    # --- what it is like now ---
 
     @property
     def state(self) -> MeterState:
@@ -91,63 +87,10 @@ class SimulatedMeter:
         """The options in force."""
         return self._state.options
 
-    def configure(self, **changes: Any) -> None:  # noqa: ANN401  the options check their values
-        """Change options while the meter runs; all of them, or none.
-
-        A new load or signing delay holds from the next transaction on, a new ``unset_time`` from the next power-up, a
-        new key, serial and pagination from the next record, a new register from now.
-
-        Raises:
-            ConfigError: a name is no option, or a value does not fit.
-        """
-        now_s = self._advance()
-        self._state.configure(self._state.options.changed(changes), set(changes), now_s)
-
-    def shift_clock(self, by_s: float) -> None:
-        """Make the meter's clock wrong by so many seconds, until it is set again."""
-        number_in("clock_skew_s", by_s, -LONGEST_SKEW_S, LONGEST_SKEW_S)
-        self._advance()
-        self._state.clock.shift(by_s)
-
-    def set_load(self, current_a: float, voltage_v: float) -> None:
-        """Let a constant load flow from now on, transaction or not.
-
-        It survives a power cycle, and until it is cleared no transaction brings a charging curve of its own.
-
-        Raises:
-            ConfigError: a value is no number or out of all proportion, or the voltage is negative.
-        """
-        number_in("current_a", current_a, -LARGEST_LOAD, LARGEST_LOAD)
-        number_in("voltage_v", voltage_v, 0, LARGEST_LOAD)
-        self._state.set_manual_load(energy.constant(current_a, voltage_v), self._advance())
-
-    def clear_load(self) -> None:
-        """Switch off whatever flows: a load set by hand, or the charging curve of the running transaction."""
-        self._state.set_manual_load(None, self._advance())
-
-    def power_cycle(self, off_s: float = 2.0, boot_s: float = 3.0) -> None:
-        """Cut the power now, give it back after ``off_s``, answer again ``boot_s`` after that.
-
-        The clock restarts, and an open transaction meets its fate (``open_at_power_cut``), when power comes back.
-
-        Raises:
-            ConfigError: a time is negative or longer than a day.
-        """
-        number_in("off_s", off_s, 0, LONGEST_OFF_S)
-        number_in("boot_s", boot_s, 0, LONGEST_OFF_S)
-        now_s = self._advance()
-        if self._power_up_at_s is None:
-            self._state.cut_power(now_s)
-        self._power_up_at_s = now_s + off_s
-        self._reachable_at_s = now_s + off_s + boot_s
-        for listener in tuple(self.power_listeners):
-            listener()
-
     @property
     def unreachable_for_s(self) -> float:
         """How long it will not answer; 0 when it does."""
-        self._advance()
-        left_s = self._reachable_at_s - self._monotonic()
+        left_s = self._reachable_at_s - self._advance()
         return left_s if self._power_up_at_s is not None or left_s > EPSILON_S else 0.0
 
     @property
@@ -163,52 +106,76 @@ class SimulatedMeter:
     @property
     def public_key(self) -> ec.EllipticCurvePublicKey:
         """The key its receipts verify with."""
-        return self._state.signer.public_key
+        return self._state.key.public_key()
 
     @property
-    def registers(self) -> energy.Registers:
+    def registers(self) -> Registers:
         """The total registers in Wh."""
         return self._state.energy.registers(self._advance())
 
-    def as_json(self) -> Mapping[str, object]:
+    def as_json(self) -> dict[str, object]:
         """Return the whole state as JSON types."""
-        now_s = self._advance()
-        state = self._state
+        now_s, state = self._advance(), self._state
         current_a, voltage_v = state.energy.at(now_s)
-        registers = state.energy.registers(now_s)
         return {
-            "unreachable_for_s": self.unreachable_for_s,
-            "TM": state.time_text(now_s),
-            "gateway": asdict(state.gateway) if state.gateway else None,
-            "user": asdict(state.user) if state.user else None,
-            "TT": state.tariff_text,
-            "running": state.opened is not None,
-            "signing": bool(state.unsigned),
-            "begun": state.begun,
-            "ended": state.ended,
-            "current_a": current_a,
-            "voltage_v": voltage_v,
-            "import_wh": int(registers.import_wh),
-            "export_wh": int(registers.export_wh),
-            "signed": [
-                asdict(record) | {"import_wh": int(record.import_wh), "export_wh": int(record.export_wh)}
-                for record in state.signed
-            ],
-            "public_key": state.signer.public_key_text("der"),
-            "faults": self.faults.as_json(),
-            "requests": [asdict(request) for request in self.requests],
+            "unreachable_for_s": self.unreachable_for_s, "TM": state.time_text(now_s),
+            "gateway": state.gateway, "user": state.user, "TT": state.tariff_text,
+            "running": state.opened is not None, "signing": bool(state.unsigned),
+            "begun": state.begun, "ended": state.ended,
+            "current_a": current_a, "voltage_v": voltage_v, **state.energy.registers(now_s)._asdict(),
+            "signed": [asdict(record) for record in state.signed], "public_key": public_key_text(state.key, "der"),
+            "faults": self.faults.as_json(), "requests": [asdict(request) for request in self.requests],
             "options": state.options.as_json(),
-        }
+        }  # fmt: skip
+
+    # --- what is done to it by hand ---
+
+    def configure(self, **changes: Any) -> None:  # noqa: ANN401  the options check their values
+        """Change options while the meter runs; all of them, or none.
+
+        A new load or signing delay holds from the next transaction on, a new ``unset_time`` from the next power-up, a
+        new key, serial and pagination from the next record, a new register from now.
+
+        Raises:
+            ConfigError: a name is no option, or a value does not fit.
+        """
+        self._state.configure(changes, self._advance())
+
+    def shift_clock(self, by_s: float) -> None:
+        """Make the meter's clock wrong by so many seconds, until it is set again."""
+        self.state.clock.shift(by_s)
+
+    def set_load(self, current_a: float, voltage_v: float) -> None:
+        """Let a constant load flow from now on, transaction or not.
+
+        It survives a power cycle, and until it is cleared no transaction brings a charging curve of its own.
+        """
+        self._state.set_manual_load(charging(current_a, voltage_v), self._advance())
+
+    def clear_load(self) -> None:
+        """Switch off whatever flows: a load set by hand, or the charging curve of the running transaction."""
+        self._state.set_manual_load(None, self._advance())
+
+    def power_cycle(self, off_s: float = 2.0, boot_s: float = 3.0) -> None:
+        """Cut the power now, give it back after ``off_s``, answer again ``boot_s`` after that.
+
+        The clock restarts, and an open transaction meets its fate (``open_at_power_cut``), when power comes back.
+        """
+        now_s = self._advance()
+        if self._power_up_at_s is None:
+            self._state.cut_power(now_s)
+        self._power_up_at_s = now_s + off_s
+        self._reachable_at_s = now_s + off_s + boot_s
+        for listener in tuple(self.power_listeners):
+            listener()
 
     def _advance(self) -> float:
-        """Bring everything to this moment: what is due comes before whatever is asked for."""
+        """Bring everything to this moment, and return it: what is due comes before whatever is asked for."""
         now_s = self._monotonic()
         if self._power_up_at_s is not None:
             if now_s + EPSILON_S < self._power_up_at_s:
                 return now_s
-            self._state.power_up(self._power_up_at_s)
-            self._values.power_up(self._power_up_at_s)
-            self._power_up_at_s = None
-        self._values.advance(self._state, now_s)
-        self._state.sign_due(now_s)
+            power_up_at_s, self._power_up_at_s = self._power_up_at_s, None
+            self._state.power_up(power_up_at_s)
+        self._state.advance(now_s)
         return now_s

@@ -1,29 +1,34 @@
-"""The REST nodes: which path and method is answered, and in which shape."""
+"""The REST nodes: which path and method is answered, what a body has to be, and the shape of the answer.
+
+A body is read as strictly as it is known to be sent; what it lacks is refused with 400 and changes nothing.
+"""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from iem_dcr.simulator import bodies
-from iem_dcr.simulator.signing import ALGORITHM
+from iem_dcr.simulator.clock import parse_sent
+from iem_dcr.simulator.signing import ALGORITHM, NO_GATEWAY, public_key_text
 from iem_dcr.simulator.state import RefusalError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import TypeAlias
-
-    from iem_dcr.simulator.live_values import LiveValues
+    from iem_dcr.simulator.options import SimulatorOptions
     from iem_dcr.simulator.signing import SignedRecord
     from iem_dcr.simulator.state import MeterState
-
-    Handler: TypeAlias = Callable[["Nodes", bytes, float], "Answer"]
 
 BASE: Final = "/counter/v1/ocmf"
 NEWER_TRANSACTION: Final = "/counter/v2/ocmf/transaction"
 JSON_TYPE: Final = "application/json"
 TEXT_TYPE: Final = "text/plain"
+METHODS: Final = {
+    "/gw": ("GET", "POST"), "/tariff": ("POST",), "/metervalue": ("GET",), "/publickey": ("GET",),
+    "/datetime": ("GET", "POST"), "/user": ("POST",), "/receipt": ("GET", "POST"), "/transaction": ("GET",),
+}  # fmt: skip
+"""The methods that each node has."""
+_TYPES: Final[dict[str, type[Any]]] = {"IS": bool, "US": bool, "IF": list}
+"""What is not text in the body of a POST."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,128 +47,113 @@ def json_answer(value: object, status: int = 200) -> Answer:
 
 def node_of(path: str) -> str:
     """Return the node a path means: ``/receipt``; a path that is none of the meter's stays as it is."""
-    if path == NEWER_TRANSACTION:
-        return "/transaction"
-    return path.removeprefix(BASE) or path
+    return "/transaction" if path == NEWER_TRANSACTION else path.removeprefix(BASE) or path
 
 
-class Nodes:
-    """The nodes of one meter.
+def answer(state: MeterState, method: str, path: str, body: bytes, now_s: float) -> Answer:
+    """Let the node of ``path`` act and answer; a refusal is an answer too."""
+    try:
+        node = _node(state.options, method, path)
+        if method == "GET":
+            return _get(state, node, now_s)
+        _post(state, node, body, now_s)
+    except RefusalError as refusal:
+        return Answer(refusal.status or state.options.refusal_status, str(refusal).encode(), TEXT_TYPE)
+    return Answer(state.options.post_status)
 
-    Attributes:
-        METHODS: the methods that each node has.
-    """
 
-    def __init__(self, state: MeterState, values: LiveValues) -> None:
-        self._state = state
-        self._values = values
+def _node(options: SimulatorOptions, method: str, path: str) -> str:
+    node = node_of(path)
+    is_newer = node == "/transaction" and options.firmware == "v2"
+    if node not in METHODS or path != (NEWER_TRANSACTION if is_newer else BASE + node):
+        raise RefusalError("no such node", 404)
+    if method not in METHODS[node]:
+        raise RefusalError("the node has no such method", 405)
+    return node
 
-    def answer(self, method: str, path: str, body: bytes, now_s: float) -> Answer:
-        """Let the node of ``path`` answer; a refusal is an answer too."""
-        try:
-            return self._handler(method, path)(self, body, now_s)
-        except RefusalError as refusal:
-            status = self._state.options.refusal_status if refusal.status is None else refusal.status
-            return Answer(status, refusal.reason.encode(), TEXT_TYPE)
 
-    def _handler(self, method: str, path: str) -> Handler:
-        transaction_path = NEWER_TRANSACTION if self._state.options.firmware == "v2" else BASE + "/transaction"
-        node = node_of(path)
-        handlers = self.METHODS.get(node)
-        if handlers is None or path != (transaction_path if node == "/transaction" else BASE + node):
-            raise RefusalError("no such node", 404)
-        if method not in handlers:
-            raise RefusalError("the node has no such method", 405)
-        return handlers[method]
+def _get(state: MeterState, node: str, now_s: float) -> Answer:
+    options, text = state.options, state.time_text(now_s)
+    time = {} if text is None else {"TM": text}
+    match node:
+        case "/gw":
+            return json_answer({**(state.gateway or NO_GATEWAY), **time})
+        case "/datetime":
+            return json_answer(time)
+        case "/metervalue":
+            return json_answer(state.live.answer(now_s))
+        case "/publickey":
+            return json_answer({"SA": ALGORITHM, "PK": public_key_text(state.key, options.public_key_form)})
+        case "/transaction":
+            return _tuple(state.last_signed(now_s), "previous", options)
+    kind = "previous"
+    if state.opened is not None:
+        kind = options.receipt_in_transaction
+    elif state.unsigned:
+        kind = options.receipt_while_signing
+    return _tuple(state.receipt, kind, options)
 
-    def _time(self, now_s: float) -> dict[str, object]:
-        text = self._state.time_text(now_s)
-        return {} if text is None else {"TM": text}
 
-    def _done(self) -> Answer:
-        return Answer(self._state.options.post_status)
-
-    def _get_gw(self, _body: bytes, now_s: float) -> Answer:
-        gateway = self._state.gateway
-        names = ("", "") if gateway is None else (gateway.CT, gateway.CI)
-        return json_answer({"CT": names[0], "CI": names[1], **self._time(now_s)})
-
-    def _post_gw(self, body: bytes, now_s: float) -> Answer:
-        gateway, instant = bodies.gateway(body, self._state.options)
-        self._state.set_gateway(gateway)
-        self._state.clock.set(instant, now_s)
-        return self._done()
-
-    def _get_datetime(self, _body: bytes, now_s: float) -> Answer:
-        return json_answer(self._time(now_s))
-
-    def _post_datetime(self, body: bytes, now_s: float) -> Answer:
-        self._state.clock.set(bodies.instant(body, self._state.options), now_s)
-        return self._done()
-
-    def _post_tariff(self, body: bytes, _now_s: float) -> Answer:
-        self._state.tariff_text = bodies.tariff(body, self._state.options)
-        return self._done()
-
-    def _post_user(self, body: bytes, _now_s: float) -> Answer:
-        self._state.set_user(bodies.user(body, self._state.options))
-        return self._done()
-
-    def _get_publickey(self, _body: bytes, _now_s: float) -> Answer:
-        return json_answer(
-            {"SA": ALGORITHM, "PK": self._state.signer.public_key_text(self._state.options.public_key_form)}
-        )
-
-    def _get_metervalue(self, _body: bytes, now_s: float) -> Answer:
-        return json_answer(self._values.answer(self._state, now_s))
-
-    def _post_receipt(self, body: bytes, now_s: float) -> Answer:
-        if bodies.mark(body, self._state.options) == "B":
-            self._state.begin(now_s)
-        else:
-            self._state.end(now_s)
-        return self._done()
-
-    def _get_receipt(self, _body: bytes, _now_s: float) -> Answer:
-        kind = "previous"
-        if self._state.opened is not None:
-            kind = self._state.options.receipt_in_transaction
-        elif self._state.unsigned:
-            kind = self._state.options.receipt_while_signing
-        if kind == "previous":
-            return self._tuple(self._state.receipt)
-        return _no_receipt(kind, "the receipt is not there yet")
-
-    def _get_transaction(self, _body: bytes, now_s: float) -> Answer:
-        return self._tuple(self._state.last_signed(now_s))
-
-    def _tuple(self, record: SignedRecord | None) -> Answer:
-        options = self._state.options
-        if record is None:
-            return _no_receipt(options.receipt_never_signed, "no transaction was signed")
-        if options.receipt_wrapping == "raw":
-            return Answer(200, record.text.encode(), TEXT_TYPE)
+def _tuple(record: SignedRecord | None, kind: str, options: SimulatorOptions) -> Answer:
+    """Answer with a record, or as ``kind`` has it that there is none."""
+    if kind == "previous" and record is not None:
         wrapped = {
+            "raw": record.text,
             "quoted": f'"{record.text}"',
             "braced": f"{{{record.text}}}\r\n",
             "json-string": json.dumps(record.text, ensure_ascii=False),
             "object": json.dumps({"OCMF": record.text}, ensure_ascii=False),
-        }
-        return Answer(200, wrapped[options.receipt_wrapping].encode())
-
-    METHODS: ClassVar[dict[str, dict[str, Handler]]] = {
-        "/gw": {"GET": _get_gw, "POST": _post_gw},
-        "/tariff": {"POST": _post_tariff},
-        "/metervalue": {"GET": _get_metervalue},
-        "/publickey": {"GET": _get_publickey},
-        "/datetime": {"GET": _get_datetime, "POST": _post_datetime},
-        "/user": {"POST": _post_user},
-        "/receipt": {"GET": _get_receipt, "POST": _post_receipt},
-        "/transaction": {"GET": _get_transaction},
-    }
-
-
-def _no_receipt(kind: str, reason: str) -> Answer:
+        }[options.receipt_wrapping]
+        return Answer(200, wrapped.encode(), TEXT_TYPE if options.receipt_wrapping == "raw" else JSON_TYPE)
+    kind = options.receipt_never_signed if kind == "previous" else kind
     if kind in ("refuse", "not-found"):
-        raise RefusalError(reason, 404 if kind == "not-found" else None)
+        raise RefusalError("there is no receipt", 404 if kind == "not-found" else None)
     return Answer(200, {"nothing": b"", "null": b"null", "empty": b'""'}[kind])
+
+
+def _post(state: MeterState, node: str, body: bytes, now_s: float) -> None:
+    match node:
+        case "/gw":
+            values = _fields(body, state.options, "CT", "CI", "TM")
+            instant = values.pop("TM")
+            state.set_gateway(values)
+            state.clock.set(instant, now_s)
+        case "/datetime":
+            state.clock.set(_fields(body, state.options, "TM")["TM"], now_s)
+        case "/tariff":
+            state.tariff_text = _fields(body, state.options, "TT")["TT"]
+        case "/user":
+            state.set_user(_fields(body, state.options, "IS", "IL", "IF", "IT", "ID", "US", optional="TT"))
+        case "/receipt":
+            code = _fields(body, state.options, "TX")["TX"]
+            (state.begin if code == "B" else state.end)(now_s)
+
+
+def _fields(body: bytes, options: SimulatorOptions, *wanted: str, optional: str = "") -> dict[str, Any]:
+    try:
+        values = json.loads(body)
+        # a lone surrogate, which JSON can spell, has no UTF-8 to be signed
+        json.dumps(values, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise RefusalError("the body is not JSON", 400) from error
+    if not isinstance(values, dict):
+        raise RefusalError("the body is not an object", 400)
+    keys = [*wanted, optional] if optional in values else [*wanted]
+    if values.keys() != set(keys) or (options.strict_key_order and list(values) != keys):
+        raise RefusalError(f"the keys are not {', '.join(keys)}, in this order", 400)
+    return {key: _value(key, values[key], options) for key in keys}
+
+
+def _value(key: str, value: Any, options: SimulatorOptions) -> Any:  # noqa: ANN401  JSON, and a moment for TM
+    kind = _TYPES.get(key, str)
+    if not isinstance(value, kind) or (kind is list and any(not isinstance(item, str) for item in value)):
+        raise RefusalError(f"{key} is no {kind.__name__}", 400)
+    limit = {"ID": options.user_id_limit, "TT": options.tariff_text_limit}.get(key)
+    if limit is not None and len(value) > limit:
+        raise RefusalError(f"{key} has more than {limit} characters", 400)
+    if key == "TX" and value not in ("B", "E"):
+        raise RefusalError("TX is neither B nor E", 400)
+    try:
+        return parse_sent(value) if key == "TM" else value
+    except ValueError as error:
+        raise RefusalError(str(error), 400) from error

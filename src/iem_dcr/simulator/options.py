@@ -1,209 +1,252 @@
-"""What a simulated meter is like: its make, its load, and a knob for everything that is not known of the real one.
+"""What a simulated meter is like: a knob for its make, its load and everything that is not known of the real one.
 
-A knob is declared once: its default, the type that reads and checks its value (from Python, from the command line, from
-the control path), its group and its help. `iem-dcr simulate --help` and docs/simulator.md list what is declared here.
+A knob is a field of `SimulatorOptions`: its default, its type and its help stand there and nowhere else. A value is
+read as the text of a command line would be, whether it comes from there, from JSON or from Python: 204 and "204" are
+one status, and 204.0 is none. docs/simulator.md has what is known of the real meter.
 """
 
 from __future__ import annotations
 
+import math
 import random
-from dataclasses import Field, dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import MISSING, dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
 from iem_dcr.errors import ConfigError, printable
-from iem_dcr.simulator.values import Flag, Line, Number, SecretKey, Several, Whole, checked
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+    from typing import TypeAlias
 
-    from cryptography.hazmat.primitives.asymmetric import ec
+    from _typeshed import DataclassInstance
+
+    Kind: TypeAlias = Callable[[Any], Any]
+    """A type of click's, or a function that raises ValueError."""
+    D = TypeVar("D", bound=DataclassInstance)
+
+T = TypeVar("T")
 
 TOTAL_IMPORT, TOTAL_EXPORT = "1-b:1.8.e", "1-b:2.8.e"
 TRANSACTION_IMPORT, TRANSACTION_EXPORT = "transaction_1-b:1.8.e", "transaction_1-b:2.8.e"
 OBIS_CODES: Final = (TOTAL_IMPORT, TOTAL_EXPORT, TRANSACTION_IMPORT, TRANSACTION_EXPORT)
 """The rows of /metervalue in the order the meter writes them."""
-METERVALUE_FIELDS: Final = (
-    "MS", "TM", "EF", "ST", "XT", "RD", "U1", "U2", "U3", "U4", "I", "P", "XS", "XC",
-)  # fmt: skip
+_VALUE_FIELDS: Final = ("MS", "TM", "EF", "ST", "XT", "RD", "U1", "U2", "U3", "U4", "I", "P", "XS", "XC")
+_RECEIPT: Final = ("refuse", "not-found", "nothing", "null", "empty", "previous")
+"""What /receipt may answer for one that is not there: a refusal, 404, 200 with no body, null, "", or the one before."""
+_SECP256R1_ORDER: Final = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 
-LARGEST_LOAD: Final = 1e6
-LONGEST_OFF_S: Final = 86_400.0
-LONGEST_SKEW_S: Final = 1e9
-_LARGEST_WH: Final = 10**11 - 1
+# --- types ---
 
-NO_RECEIPT: Final = ("refuse", "not-found", "nothing", "null", "empty")
-"""How GET /receipt and /transaction may say that there is none: a refusal, 404, 200 with no body, null, or ""."""
-
-
-_TEXT: Final = Line()
-_DELAY: Final = Number(0, LONGEST_OFF_S)
-_LAG: Final = Number(0, 5)
-_RECEIPT: Final = click.Choice((*NO_RECEIPT, "previous"))
+SIGNED: Final = click.FloatRange(-1e6, 1e6)
+UNSIGNED: Final = click.FloatRange(0, 1e6)
+SECONDS: Final = click.FloatRange(0, 86_400)
+_LAG: Final = click.FloatRange(0, 5)
+_WATT_HOURS: Final = click.IntRange(0, 10**11 - 1)
+_LENGTH: Final = click.IntRange(0, 10**6)
 
 
-def _one(*words: str) -> click.Choice[str]:
-    return click.Choice(words)
+def _line(value: object) -> str:
+    if not isinstance(value, str) or not value.isprintable():
+        raise ValueError(f"{value!r} is not text in one line")
+    return value
 
 
-def _knob(default: object, kind: object, text: str) -> Any:  # noqa: ANN401  the field has its own type
-    return field(default=default, metadata={"type": kind, "help": text})
+def _some_of(*words: str) -> Kind:
+    def some(value: object) -> tuple[str, ...]:
+        if isinstance(value, str):
+            value = [word for word in map(str.strip, value.split(",")) if word not in ("", "none")]
+        if not isinstance(value, (list, tuple)) or any(value.count(word) > 1 or word not in words for word in value):
+            raise ValueError(f"expects each of these at most once: {', '.join(words)}")
+        return tuple(value)
+
+    return some
 
 
-def _on(text: str) -> Any:  # noqa: ANN401  as above
-    return _knob(True, Flag(), text)  # noqa: FBT003  the default
+def _secret(value: object) -> int:
+    number = int(str(value), 0)
+    if not 0 < number < _SECP256R1_ORDER:
+        raise ValueError("the secret number of a secp256r1 key is at least 1 and below the curve's order")
+    return number
 
 
-def _off(text: str) -> Any:  # noqa: ANN401  as above
-    return _knob(False, Flag(), text)  # noqa: FBT003  the default
+def read(name: str, kind: Kind, value: object) -> Any:  # noqa: ANN401  as the type has it
+    """Read the value of an option.
+
+    Raises:
+        ConfigError: it does not fit.
+    """
+    try:
+        result = kind(str(value) if isinstance(kind, click.ParamType) else value)
+    except click.BadParameter as error:
+        problem = error.message
+    except (ValueError, RecursionError) as error:
+        problem = str(error)
+    else:
+        if not isinstance(result, float) or not math.isnan(result):
+            return result
+        problem = "nan is not a number"
+    raise ConfigError([f"{name}: {printable(problem)}"])
 
 
-GROUPS: Final = {
-    "Meter": "MS",
-    "Load": "current_a",
-    "Clock": "unset_time",
-    "Live values": "value_age_s",
-    "Transactions": "second_begin",
-    "Receipts": "signing_delay_s",
-    "HTTP": "post_status",
-}
-"""The first option of each group; the others follow it in their order."""
+def knob(default: T, text: str = "", kind: Kind | None = None, *, group: str = "") -> T:
+    """Declare an option, true or false or text in one line unless it has a type; a group goes on until the next.
+
+    Where the default is None, None and the texts "none" and "null" are None.
+    """
+    kind = kind or (click.BOOL if isinstance(default, bool) else _line)
+    return field(default=default, metadata={"help": text, "type": kind, "group": group})
 
 
-# --- the options -----------------------------------------------------------------------------------------------------
+def choice(text: str, *values: str, group: str = "") -> str:
+    """Declare an option with some values, of which the first is the default."""
+    return knob(values[0], text, click.Choice(values), group=group)
+
+
+def read_all(options: DataclassInstance) -> None:
+    """Read every option of a new object, in place.
+
+    Raises:
+        ConfigError: with one line for each value that does not fit.
+    """
+    problems: list[str] = []
+    for each in fields(options):
+        value = getattr(options, each.name)
+        try:
+            is_none = each.default is None and str(value).lower() in ("none", "null")
+            value = None if is_none else read(each.name, each.metadata["type"], value)
+        except ConfigError as error:
+            problems += error.problems
+        object.__setattr__(options, each.name, value)
+    if problems:
+        raise ConfigError(problems)
+
+
+def build(kind: type[D], values: Mapping[str, Any]) -> D:
+    """Make an object of options by name.
+
+    Raises:
+        ConfigError: there is no option of a name, one is missing that has no default, or a value does not fit.
+    """
+    needed = {each.name: each.default is MISSING and each.default_factory is MISSING for each in fields(kind)}
+    problems = [f"{printable(name, limit=60)}: no such option" for name in values if name not in needed]
+    problems += [f"{name}: is missing" for name, is_needed in needed.items() if is_needed and name not in values]
+    if problems:
+        raise ConfigError(problems)
+    return kind(**values)
+
+
+# --- the knobs ---
 
 
 @dataclass(frozen=True, slots=True)
 class SimulatorOptions:
     """Everything that can be chosen of a simulated meter, at the start and while it runs.
 
-    Every value is read and checked when the object is made; `help_in_groups` has what each means.
+    Raises:
+        ConfigError: with one line for each value that does not fit.
     """
 
     MS: str = field(
         default_factory=lambda: f"1SIM{random.SystemRandom().randrange(10**10):010}",
-        metadata={"type": _TEXT, "help": "Serial number; a random one unless it is given."},
+        metadata={"help": "Serial number; a random one unless it is given.", "type": _line, "group": "Meter"},
     )
-    MM: str = _knob("IEM-DCR-SIM-125", _TEXT, "Model, as it stands in receipts.")
-    MV: str = _knob("Isabellenhuette", _TEXT, "Manufacturer.")
-    GI: str = _knob("Isabellenhuette IEM-DCR-SIM-125", _TEXT, "Gateway identification.")
-    GV: str = _knob("DU-90.00.01_SU-90.00.02", _TEXT, "Firmware text.")
-    private_key: int | ec.EllipticCurvePrivateKey | None = _knob(  # noqa: RUF009  a field
-        None, SecretKey(), "Secret number of the key it signs with; none: a new one is generated."
-    )
-    firmware: str = _knob("v1", _one("v1", "v2"), "/transaction is below /counter/v1 or /counter/v2.")
-    bidirectional: bool = _off("Receipts have a second RD object for the export register.")
-    import_wh: int = _knob(20_480, Whole(0, _LARGEST_WH), "Import register; lowered while it runs, it falls.")
-    export_wh: int = _knob(1_024, Whole(0, _LARGEST_WH), "Export register, likewise.")
-    pagination: int = _knob(0, Whole(0, 10**9), "Number of the last record that was signed.")
+    MM: str = knob("IEM-DCR-SIM-125", "Model, as it stands in receipts.")
+    MV: str = knob("Isabellenhuette", "Manufacturer.")
+    GI: str = knob("Isabellenhuette IEM-DCR-SIM-125", "Gateway identification.")
+    GV: str = knob("DU-90.00.01_SU-90.00.02", "Firmware text.")
+    private_key: int | None = knob(None, "Secret number of the key it signs with; none: a new one.", _secret)
+    firmware: str = choice("/transaction is below /counter/v1 or /counter/v2.", "v1", "v2")
+    bidirectional: bool = knob(False, "Receipts have a second RD object for the export register.")
+    import_wh: int = knob(20_480, "Import register; lowered while it runs, it falls.", _WATT_HOURS)
+    export_wh: int = knob(1_024, "Export register, likewise.", _WATT_HOURS)
+    pagination: int = knob(0, "Number of the last record that was signed.", click.IntRange(0, 10**9))
 
-    current_a: float = _knob(
-        125.0, Number(-LARGEST_LOAD, LARGEST_LOAD), "Current of a charging session; negative feeds back."
-    )
-    voltage_v: float = _knob(400.0, Number(0, LARGEST_LOAD), "Voltage of a charging session.")
-    charge_s: float = _knob(8.0, _DELAY, "How long current flows; 0: until it is switched off.")
-    load_delay_s: float = _knob(0.5, _DELAY, "From an accepted B to the first current.")
-    activation_threshold_a: float = _knob(
-        0.5, Number(0, LARGEST_LOAD), "B and E are refused while the current is above it, in either direction."
-    )
+    current_a: float = knob(125.0, "Current of a charging session; negative feeds back.", SIGNED, group="Load")
+    voltage_v: float = knob(400.0, "Voltage of a charging session.", UNSIGNED)
+    charge_s: float = knob(8.0, "How long current flows; 0: until it is switched off.", SECONDS)
+    load_delay_s: float = knob(0.5, "From an accepted B to the first current.", SECONDS)
+    activation_threshold_a: float = knob(0.5, "B and E are refused above it, in either direction.", UNSIGNED)
 
-    unset_time: str = _knob(
-        "2000", _one("2000", "1970", "zeros", "dashes", "empty", "missing"), "What TM reads before it is set."
+    unset_time: str = choice(
+        "What TM reads before it is set.", "2000", "1970", "zeros", "dashes", "empty", "missing", group="Clock"
     )
-    sync_flag: bool = _on("Times carry OCMF's sync flag.")
-    milliseconds: bool = _on("Times are written with milliseconds.")
+    sync_flag: bool = knob(True, "Times carry OCMF's sync flag.")
+    milliseconds: bool = knob(True, "Times are written with milliseconds.")
 
-    value_age_s: float = _knob(0.0, _LAG, "/metervalue is a snapshot up to so old.")
-    begin_shows_after_s: float = _knob(0.0, _LAG, "From an accepted B to XT true.")
-    end_shows_after_s: float = _knob(0.0, _LAG, "From an accepted E to XT false.")
-    false_xt: str = _knob(
-        "never",
-        _one("never", "single", "after-power-cut", "both"),
+    value_age_s: float = knob(0.0, "/metervalue is a snapshot up to so old.", _LAG, group="Live values")
+    begin_shows_after_s: float = knob(0.0, "From an accepted B to XT true.", _LAG)
+    end_shows_after_s: float = knob(0.0, "From an accepted E to XT false.", _LAG)
+    false_xt: str = choice(
         "XT is false in a running transaction: in every fifth reading, or for 4 s after a power cut.",
+        *("never", "single", "after-power-cut", "both"),
     )
-    frozen: bool = _off("/metervalue stands still, TM included.")
-    missing: tuple[str, ...] = _knob((), Several(METERVALUE_FIELDS), "Fields that /metervalue leaves out.")
-    null: tuple[str, ...] = _knob((), Several(METERVALUE_FIELDS), "Fields that are null in /metervalue.")
-    xt_type: str = _knob("bool", _one("bool", "number", "text"), 'XT is true, 1 or "true".')
-    number_type: str = _knob("number", _one("number", "text"), "U1 to U4, I and P are numbers or text.")
-    register_type: str = _knob("text", _one("text", "number"), "RV and WV are text or numbers.")
-    xc_blanks: bool = _on("XC has a blank after each comma.")
-    EF: str | None = _knob(None, Line(optional=True), 'Error flags; none: "t" until the clock is set.')
-    ST: str = _knob("G", _TEXT, "OCMF status.")
-    XS: str = _knob("0x0000000000000001", _TEXT, "Status word.")
-    XC: str = _knob("0x0000, 0x00000000, 0x00, 0x00", _TEXT, "Error words.")
-    U1: float = _knob(1.125, Number(-LARGEST_LOAD, LARGEST_LOAD), "Volts at the first input; the DC voltage is U2.")
-    power_decimals: int = _knob(0, Whole(0, 6), "Decimals of P; the captured answer has whole watts.")
-    RD_rows: tuple[str, ...] = _knob(OBIS_CODES, Several(OBIS_CODES), "Rows of /metervalue, in order.")
+    frozen: bool = knob(False, "/metervalue stands still, TM included.")
+    missing: tuple[str, ...] = knob((), "Fields that /metervalue leaves out.", _some_of(*_VALUE_FIELDS))
+    null: tuple[str, ...] = knob((), "Fields that are null in /metervalue.", _some_of(*_VALUE_FIELDS))
+    xt_type: str = choice('XT is true, 1 or "true".', "bool", "number", "text")
+    number_type: str = choice("U1 to U4, I and P are numbers or text.", "number", "text")
+    register_type: str = choice("RV and WV are text or numbers.", "text", "number")
+    xc_blanks: bool = knob(True, "XC has a blank after each comma.")
+    EF: str | None = knob(None, 'Error flags; none: "t" until the clock is set.', _line)
+    ST: str = knob("G", "OCMF status.")
+    XS: str = knob("0x0000000000000001", "Status word.")
+    XC: str = knob("0x0000, 0x00000000, 0x00, 0x00", "Error words.")
+    U1: float = knob(1.125, "Volts at the first input; the DC voltage is U2.", SIGNED)
+    power_decimals: int = knob(0, "Decimals of P; the captured answer has whole watts.", click.IntRange(0, 6))
+    RD_rows: tuple[str, ...] = knob(OBIS_CODES, "Rows of /metervalue, in order.", _some_of(*OBIS_CODES))
 
-    second_begin: str = _knob(
-        "refuse",
-        _one("refuse", "ignore", "restart", "close-and-restart"),
+    second_begin: str = choice(
         "B in a running transaction: refused; 200 and nothing; the old one is lost; the old one is closed.",
+        *("refuse", "ignore", "restart", "close-and-restart"),
+        group="Transactions",
     )
-    idle_end: str = _knob("refuse", _one("refuse", "accept"), "E at an idle meter: refused, or 200.")
-    user_while_running: str = _knob("accept", _one("accept", "refuse"), "POST /user in a running transaction.")
-    user_required: bool = _off("B without a POST /user before it is refused.")
-    user_tariff_sticks: bool = _on(
-        "TT of /user stays the tariff text for the transactions after it.",
+    idle_end: str = choice("E at an idle meter: refused, or 200.", "refuse", "accept")
+    user_while_running: str = choice("POST /user in a running transaction.", "accept", "refuse")
+    user_required: bool = knob(False, "B without a POST /user before it is refused.")
+    user_tariff_sticks: bool = knob(True, "TT of /user stays the tariff text for the transactions after it.")
+    user_id_limit: int = knob(40, "Longest ID of /user, in characters.", _LENGTH)
+    tariff_text_limit: int = knob(250, "Longest TT, in characters.", _LENGTH)
+    open_at_power_cut: str = choice(
+        "What becomes of a transaction open at a power cut.", "closed", "closed-late", "running", "lost"
     )
-    user_id_limit: int = _knob(40, Whole(0, 10**6), "Longest ID of /user, in characters.")
-    tariff_text_limit: int = _knob(250, Whole(0, 10**6), "Longest TT, in characters.")
-    open_at_power_cut: str = _knob(
-        "closed", _one("closed", "closed-late", "running", "lost"), "What becomes of a transaction open at a power cut."
-    )
-    power_failure_reading: str = _knob(
-        "at-cut", _one("at-cut", "at-power-up"), "Which moment the reading with TX P is of."
-    )
-    late_close_s: float = _knob(5.0, _DELAY, "From power-up to the record of closed-late.")
+    power_failure_reading: str = choice("Which moment the reading with TX P is of.", "at-cut", "at-power-up")
+    late_close_s: float = knob(5.0, "From power-up to the record of closed-late.", SECONDS)
 
-    signing_delay_s: float = _knob(0.12, _DELAY, "From an accepted E to its tuple.")
-    begin_spoils_signature: bool = _off("B while a record is signed: refused, or accepted and that record is lost.")
-    signature_encoding: str = _knob(
-        "unpadded-der", _one("unpadded-der", "der", "raw"), "How SD is written; unpadded as the real meter."
+    signing_delay_s: float = knob(0.12, "From an accepted E to its tuple.", SECONDS, group="Receipts")
+    begin_spoils_signature: bool = knob(False, "B while a record is signed is accepted, and that record lost.")
+    signature_encoding: str = choice("How SD is written; unpadded as the real meter.", "unpadded-der", "der", "raw")
+    public_key_form: str = choice("PK is SubjectPublicKeyInfo, or X and Y.", "der", "raw")
+    receipt_wrapping: str = choice("What surrounds the tuple.", "raw", "quoted", "braced", "json-string", "object")
+    receipt_while_signing: str = choice("GET /receipt until the signature is there.", *_RECEIPT)
+    receipt_in_transaction: str = choice("GET /receipt while a transaction runs.", *_RECEIPT)
+    receipt_never_signed: str = choice(
+        "Both nodes when nothing was ever signed.", "not-found", "refuse", "nothing", "null", "empty"
     )
-    public_key_form: str = _knob("der", _one("der", "raw"), "PK is SubjectPublicKeyInfo, or X and Y.")
-    receipt_wrapping: str = _knob(
-        "raw", _one("raw", "quoted", "braced", "json-string", "object"), "What surrounds the tuple."
-    )
-    receipt_while_signing: str = _knob("refuse", _RECEIPT, "GET /receipt until the signature is there.")
-    receipt_in_transaction: str = _knob("refuse", _RECEIPT, "GET /receipt while a transaction runs.")
-    receipt_never_signed: str = _knob("not-found", click.Choice(NO_RECEIPT), "Both nodes when nothing was ever signed.")
-    receipt_after_power_up: bool = _on(
-        "GET /receipt still has the last tuple after a power cycle, as /transaction has.",
-    )
-    transaction_lag_s: float = _knob(0.0, _LAG, "/transaction has a new tuple so long after /receipt.")
-    PG: str = _knob(
-        "counter",
-        _one("counter", "missing", "restarts"),
-        "Pagination: counts, is left out, or begins again with each power-up.",
+    receipt_after_power_up: bool = knob(True, "GET /receipt has the last tuple after a power cycle too.")
+    transaction_lag_s: float = knob(0.0, "/transaction has a new tuple so long after /receipt.", _LAG)
+    PG: str = choice(
+        "Pagination: counts, is left out, or begins again with each power-up.", "counter", "missing", "restarts"
     )
 
-    post_status: int = _knob(200, Whole(200, 299), "Status of a POST that was acted on: 200, 201, 202, 204.")
-    refusal_status: int = _knob(428, Whole(400, 499), "Status of a refusal that is not of the body's form.")
-    connections: str = _knob(
-        "any",
-        _one("any", "one-waits", "one-refused"),
+    post_status: int = knob(200, "Status of a POST that was acted on.", click.IntRange(200, 299), group="HTTP")
+    refusal_status: int = knob(428, "Status of a refusal, but of a body's form.", click.IntRange(400, 499))
+    connections: str = choice(
         "How many are served at once: any number; one, the others wait or are refused.",
+        *("any", "one-waits", "one-refused"),
     )
-    keep_alive: str = _knob(
-        "keep",
-        _one("keep", "close", "drop-idle", "drop-reused"),
+    keep_alive: str = choice(
         "A connection is kept; closed after each answer; closed after idle_s; dropped at its second request.",
+        *("keep", "close", "drop-idle", "drop-reused"),
     )
-    idle_s: float = _knob(0.5, _DELAY, "See keep_alive.")
-    two_segments: bool = _on("Head and body are written one after the other.")
-    expect_continue: bool = _on("Expect: 100-continue is answered.")
-    strict_key_order: bool = _on("Keys of a POST must be in the meter's order.")
+    idle_s: float = knob(0.5, "See keep_alive.", SECONDS)
+    two_segments: bool = knob(True, "Head and body are written one after the other.")
+    expect_continue: bool = knob(True, "Expect: 100-continue is answered.")
+    strict_key_order: bool = knob(True, "Keys of a POST must be in the meter's order.")
 
     def __post_init__(self) -> None:
-        """Read and check every value.
-
-        Raises:
-            ConfigError: with one line for each value that does not fit.
-        """
-        checked(self)
+        read_all(self)
 
     def changed(self, changes: Mapping[str, Any]) -> SimulatorOptions:
         """Return these options with some of them changed.
@@ -211,46 +254,9 @@ class SimulatorOptions:
         Raises:
             ConfigError: there is no option of a name, or a value does not fit.
         """
-        check_names(changes)
-        return replace(self, **changes)
+        return build(SimulatorOptions, {each.name: getattr(self, each.name) for each in fields(self)} | dict(changes))
 
     def as_json(self) -> dict[str, object]:
         """Return the options as JSON types, without the private key."""
-        values = {option.name: getattr(self, option.name) for option in fields(self) if option.name != "private_key"}
+        values = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "private_key"}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
-
-
-def check_names(names: Mapping[str, object]) -> None:
-    """Check names of options.
-
-    Raises:
-        ConfigError: there is no option of a name.
-    """
-    known = {option.name for option in fields(SimulatorOptions)}
-    if problems := [f"{printable(name, limit=60)}: no such option" for name in names if name not in known]:
-        raise ConfigError(problems)
-
-
-def help_in_groups() -> dict[str, list[tuple[str, str]]]:
-    """Return by group the name of every option, and what it means with its values and [default]."""
-    groups: dict[str, list[tuple[str, str]]] = {}
-    firsts = {first: group for group, first in GROUPS.items()}
-    for option in fields(SimulatorOptions):
-        group = firsts.get(option.name) or next(reversed(groups))
-        groups.setdefault(group, []).append((option.name, _help(option)))
-    return groups
-
-
-def _help(option: Field[Any]) -> str:
-    kind, text = option.metadata["type"], option.metadata["help"]
-    values = ""
-    if isinstance(kind, click.Choice):
-        values = f" One of {', '.join(map(str, kind.choices))}."
-    default = "" if option.name == "MS" else f" [{_written(option.default)}]"
-    return f"{text}{values}{default}"
-
-
-def _written(value: object) -> str:
-    if isinstance(value, tuple):
-        return ", ".join(value) or "none"
-    return str(value).lower() if value is None or isinstance(value, bool) else str(value)

@@ -1,56 +1,42 @@
-"""What the meter signs: a transaction's record as an OCMF tuple, the key, and the forms of key and signature."""
+"""What the meter signs: a transaction's record as an OCMF tuple, and the forms of key and signature.
+
+The order of fields and the way of signing are those of the 2025 firmware (receipts/iem-dcr-2025-unpadded-der.ocmf).
+"""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from iem_dcr.simulator.energy import Registers, kwh_text
+from iem_dcr.simulator.energy import kwh_text
 from iem_dcr.simulator.options import TOTAL_EXPORT, TOTAL_IMPORT
 
 if TYPE_CHECKING:
-    from decimal import Decimal
+    from collections.abc import Mapping
 
+    from iem_dcr.simulator.energy import Registers
     from iem_dcr.simulator.options import SimulatorOptions
 
 ALGORITHM: Final = "ECDSA-secp256r1-SHA256"
-
-
-@dataclass(frozen=True, slots=True)
-class User:
-    """What POST /user says; a record without one says that no user was assigned."""
-
-    IS: bool = False
-    IL: str = "NONE"
-    IF: tuple[str, ...] = ()
-    IT: str = "NONE"
-    ID: str = ""
-    US: bool = False
-    TT: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Gateway:
-    """What POST /gw says of the charge point; both "" after power-up."""
-
-    CT: str = ""
-    CI: str = ""
+NO_GATEWAY: Final[Mapping[str, str]] = {"CT": "", "CI": ""}
+"""Charge point of a record, as POST /gw says it, while it was not set."""
+NO_USER: Final[Mapping[str, Any]] = {"IS": False, "IL": "NONE", "IF": [], "IT": "NONE", "ID": ""}
+"""User of a record, as POST /user says it, where none was assigned."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One reading of a record; TM is None where the meter writes none."""
+    """One reading of a record: TM, TX, EF and ST, the registers, and the charge point of that moment."""
 
-    TM: str | None
-    TX: str
-    EF: str
-    ST: str
+    head: Mapping[str, str]
     registers: Registers
+    gateway: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,130 +49,86 @@ class OpenRecord:
     number: int
     begun_s: float
     begin: Reading
-    user: User
+    user: Mapping[str, Any]
     TT: str
 
 
 @dataclass(frozen=True, slots=True)
 class ClosedRecord:
-    """A transaction with its last reading; CT and CI are those in force at that reading."""
+    """A transaction with its last reading, which is signed at ``due_s``.
+
+    ``late`` is one that the meter closes some time after a power-up.
+    """
 
     opened: OpenRecord
     end: Reading
-    gateway: Gateway
+    due_s: float
+    late: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class SignedRecord:
-    """A signed tuple, and what it is about.
+    """A signed OCMF tuple, and what it is about.
 
-    Attributes:
-        text: the OCMF tuple.
-        PG: pagination, ``T4``; "" where the meter writes none.
-        ID: the user's id.
-        TX: code of the last reading, "E" or "P".
-        import_wh: energy of the transaction.
-        export_wh: energy fed back in the transaction.
+    ``PG`` is "" where the meter writes none, ``TX`` is of the last reading, "E" or "P". The energies are the
+    transaction's.
     """
 
     text: str
     PG: str
     ID: str
     TX: str
-    import_wh: Decimal
-    export_wh: Decimal
+    import_wh: int
+    export_wh: int
 
 
-class Signer:
-    """A secp256r1 key that signs."""
-
-    def __init__(self, private_key: int | ec.EllipticCurvePrivateKey | None) -> None:
-        if private_key is None:
-            private_key = ec.generate_private_key(ec.SECP256R1())
-        elif isinstance(private_key, int):
-            private_key = ec.derive_private_key(private_key, ec.SECP256R1())
-        self._key = private_key
-
-    @property
-    def public_key(self) -> ec.EllipticCurvePublicKey:
-        """The other half, for whoever verifies."""
-        return self._key.public_key()
-
-    def public_key_text(self, form: str) -> str:
-        """Write PK: "der" is hex of SubjectPublicKeyInfo with its head in lower case, "raw" is X‖Y in upper case."""
-        point = self.public_key.public_bytes(serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint)
-        coordinates = point[1:].hex().upper()
-        if form == "raw":
-            return coordinates
-        info = self.public_key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-        return info[: -len(point) + 1].hex() + coordinates
-
-    def sign(self, payload: bytes, encoding: str) -> str:
-        """Sign bytes and write SD in upper-case hex.
-
-        Args:
-            payload: the signed bytes, as they will be sent.
-            encoding: "der"; "raw": r‖s; "unpadded-der": DER in which both integers are 32 bytes and never get the 00
-                that keeps them positive (receipts/iem-dcr-2025: ``3044 0220 <r> 0220 <s>``).
-        """
-        der = self._key.sign(payload, ec.ECDSA(hashes.SHA256()))
-        if encoding == "der":
-            return der.hex().upper()
-        r, s = (number.to_bytes(32, "big") for number in decode_dss_signature(der))
-        if encoding == "raw":
-            return (r + s).hex().upper()
-        return (b"\x30\x44\x02\x20" + r + b"\x02\x20" + s).hex().upper()
-
-    def signed(self, record: ClosedRecord, page: int, options: SimulatorOptions) -> SignedRecord:
-        """Write and sign a record in the order of the 2025 firmware: FV GI GS … PG TT RD."""
-        PG = "" if options.PG == "missing" else f"T{page}"
-        payload = _compact(_payload(record, PG, options))
-        signature = {"SA": ALGORITHM, "SD": self.sign(payload.encode(), options.signature_encoding)}
-        energy = record.end.registers.minus(record.opened.begin.registers)
-        return SignedRecord(
-            text=f"OCMF|{payload}|{_compact(signature)}",
-            PG=PG,
-            ID=record.opened.user.ID,
-            TX=record.end.TX,
-            import_wh=energy.import_wh,
-            export_wh=energy.export_wh,
-        )
+def private_key(secret: int | None) -> ec.EllipticCurvePrivateKey:
+    """Return the secp256r1 key of a secret number, or a new one."""
+    curve = ec.SECP256R1()
+    return ec.generate_private_key(curve) if secret is None else ec.derive_private_key(secret, curve)
 
 
-def _payload(record: ClosedRecord, PG: str, options: SimulatorOptions) -> dict[str, object]:
-    user = record.opened.user
-    return {
-        "FV": "1.0",
-        "GI": options.GI,
-        "GS": options.MS,
-        "GV": options.GV,
-        "MV": options.MV,
-        "MM": options.MM,
-        "MS": options.MS,
-        "CT": record.gateway.CT,
-        "CI": record.gateway.CI,
-        "IS": user.IS,
-        "IL": user.IL,
-        "IF": user.IF,
-        "IT": user.IT,
-        "ID": user.ID,
-        **({"PG": PG} if PG else {}),
-        "TT": record.opened.TT,
-        "RD": [row for reading in (record.opened.begin, record.end) for row in _rows(reading, options)],
-    }
+def public_key_text(key: ec.EllipticCurvePrivateKey, form: str) -> str:
+    """Write PK: "der" is hex of SubjectPublicKeyInfo with its head in lower case, "raw" is X‖Y in upper case."""
+    info = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    coordinates = info[-64:].hex().upper()
+    return coordinates if form == "raw" else info[:-64].hex() + coordinates
+
+
+def signature(key: ec.EllipticCurvePrivateKey, payload: bytes, encoding: str) -> str:
+    """Sign bytes and write SD in upper-case hex: as "der", as "raw" r‖s, or as "unpadded-der".
+
+    In the last one both integers have 32 bytes and never get the 00 that keeps them positive (receipts/iem-dcr-2025:
+    ``3044 0220 <r> 0220 <s>``).
+    """
+    der = key.sign(payload, ec.ECDSA(hashes.SHA256()))
+    r, s = (number.to_bytes(32, "big") for number in decode_dss_signature(der))
+    unpadded = b"\x30\x44\x02\x20" + r + b"\x02\x20" + s
+    return {"der": der, "raw": r + s, "unpadded-der": unpadded}[encoding].hex().upper()
+
+
+def signed(key: ec.EllipticCurvePrivateKey, record: ClosedRecord, page: int, options: SimulatorOptions) -> SignedRecord:
+    """Write and sign a record."""
+    opened, end = record.opened, record.end
+    pagination = {} if options.PG == "missing" else {"PG": f"T{page}"}
+    payload = _compact({
+        "FV": "1.0", "GI": options.GI, "GS": options.MS, "GV": options.GV,
+        "MV": options.MV, "MM": options.MM, "MS": options.MS, **end.gateway,
+        **{name: opened.user[name] for name in NO_USER}, **pagination, "TT": opened.TT,
+        "RD": _rows(opened.begin, options) + _rows(end, options),
+    })  # fmt: skip
+    SD = signature(key, payload.encode(), options.signature_encoding)
+    text = f"OCMF|{payload}|{_compact({'SA': ALGORITHM, 'SD': SD})}"
+    energy = end.registers.minus(opened.begin.registers)
+    return SignedRecord(text, pagination.get("PG", ""), opened.user["ID"], end.head["TX"], *energy)
 
 
 def _rows(reading: Reading, options: SimulatorOptions) -> list[dict[str, str]]:
-    head = {} if reading.TM is None else {"TM": reading.TM}
-    head |= {"TX": reading.TX, "EF": reading.EF, "ST": reading.ST}
-    rows = [head | _register(reading.registers.import_wh, TOTAL_IMPORT)]
+    import_wh, export_wh = reading.registers
+    rows = [{**reading.head, "RV": kwh_text(import_wh), "RI": TOTAL_IMPORT, "RU": "kWh", "RT": "DC"}]
     if options.bidirectional:
-        rows.append(_register(reading.registers.export_wh, TOTAL_EXPORT))
+        rows.append({"RV": kwh_text(export_wh), "RI": TOTAL_EXPORT, "RU": "kWh", "RT": "DC"})
     return rows
-
-
-def _register(energy_wh: Decimal, code: str) -> dict[str, str]:
-    return {"RV": kwh_text(energy_wh), "RI": code, "RU": "kWh", "RT": "DC"}
 
 
 def _compact(value: object) -> str:

@@ -1,24 +1,26 @@
 """The meter's state and what changes it: begin, end, signing, power cut and power-up.
 
 A transaction is open, then being signed, then signed; or it is lost. Each of these steps is told to ``watchers`` as an
-`Event`, so that whoever judges a driver knows what the meter really did. The state itself says nothing of what the
-nodes show of it, and when: that is for `live_values` and `nodes`.
+`Event`, so that whoever judges a driver knows what the meter really did. The moment comes in from outside, and a method
+refuses before it changes anything. What the nodes show of the state, and when, is for `live_values` and `nodes`.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from iem_dcr.simulator import energy
 from iem_dcr.simulator.clock import MeterClock
-from iem_dcr.simulator.signing import ClosedRecord, Gateway, OpenRecord, Reading, SignedRecord, Signer, User
+from iem_dcr.simulator.energy import EnergyPath, Load, Registers, charging
+from iem_dcr.simulator.live_values import LiveValues
+from iem_dcr.simulator.signing import NO_GATEWAY, NO_USER, ClosedRecord, OpenRecord, Reading, private_key, signed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from iem_dcr.simulator.options import SimulatorOptions
+    from iem_dcr.simulator.signing import SignedRecord
 
 EPSILON_S: Final = 1e-6
 """A timer of an event loop may fire this much too early."""
@@ -29,7 +31,6 @@ class RefusalError(Exception):
 
     def __init__(self, reason: str, status: int | None = None) -> None:
         self.status = status
-        self.reason = reason
         super().__init__(reason)
 
 
@@ -42,45 +43,34 @@ class Event:
     text: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Unsigned:
-    """A record whose signature is not there yet; ``late`` is one that the meter closes some time after a power-up."""
-
-    record: ClosedRecord
-    due_s: float
-    late: bool = False
-
-
 class MeterState:
-    """Everything the meter knows. Methods get the monotonic time of the caller and refuse before they change anything.
+    """Everything the meter knows.
 
     Attributes:
-        gateway: what POST /gw set since the last power-up, or None.
-        user: what POST /user set for the next transaction, or None.
+        live: what /metervalue shows of it.
+        gateway, user: what POST /gw said since the last power-up and POST /user for the next transaction, or None.
         tariff_text: the text on the display.
-        opened: the transaction that runs.
-        ended_s: when the last accepted E ended a transaction; None before that, and from a power-up on.
+        opened, unsigned, signed: the transaction that runs, those being signed, and all that were; in order.
+        begun, ended: how many transactions were begun, and ended by an accepted E.
+        ended_s: when that last was; None from a power-up on.
         survived_cut: the open transaction began before the last power-up.
-        unsigned: the records being signed, in order.
-        signed: all records signed, in order.
         receipt: what GET /receipt answers.
-        begun: transactions begun.
-        ended: transactions ended by an accepted E.
         watchers: are told of each `Event`.
     """
 
     def __init__(self, options: SimulatorOptions, now_s: float) -> None:
         self.options = options
-        self.signer = Signer(options.private_key)
-        self.energy = energy.EnergyPath(options.import_wh, options.export_wh, now_s)
+        self.key = private_key(options.private_key)
+        self.energy = EnergyPath(Registers(options.import_wh, options.export_wh), now_s)
         self.clock = MeterClock(options.unset_time, now_s)
-        self.gateway: Gateway | None = None
-        self.user: User | None = None
+        self.live = LiveValues(self, now_s)
+        self.gateway: Mapping[str, str] | None = None
+        self.user: Mapping[str, Any] | None = None
         self.tariff_text = ""
         self.opened: OpenRecord | None = None
         self.ended_s: float | None = None
         self.survived_cut = False
-        self.unsigned: deque[Unsigned] = deque()
+        self.unsigned: deque[ClosedRecord] = deque()
         self.signed: list[SignedRecord] = []
         self.receipt: SignedRecord | None = None
         self.begun = 0
@@ -88,9 +78,9 @@ class MeterState:
         self.watchers: list[Callable[[Event], None]] = []
         self._page = options.pagination
         self._signed_s = 0.0
-        self._manual_load: energy.Load | None = None
-        self._transaction_registers = energy.ZERO
-        self._at_cut: tuple[Reading, Gateway] | None = None
+        self._manual_load: Load | None = None
+        self._transaction_registers = Registers()
+        self._at_cut: Reading | None = None
 
     @property
     def error_flags(self) -> str:
@@ -101,9 +91,9 @@ class MeterState:
 
     def time_text(self, now_s: float) -> str | None:
         """TM as it is in every answer; None where it is left out."""
-        return self.clock.text(now_s, sync_flag=self.options.sync_flag, milliseconds=self.options.milliseconds)
+        return self.clock.text(now_s, self.options)
 
-    def transaction_registers(self, now_s: float) -> energy.Registers:
+    def transaction_registers(self, now_s: float) -> Registers:
         """The registers of the transaction; while none runs those of the one before."""
         if self.opened is None:
             return self._transaction_registers
@@ -117,59 +107,67 @@ class MeterState:
 
     # --- what changes it ---
 
-    def configure(self, options: SimulatorOptions, changes: set[str], now_s: float) -> None:
-        """Change options: a new key and pagination hold from the next record, a register from now."""
-        self.options = options
-        if "private_key" in changes:
-            self.signer = Signer(options.private_key)
-        if "pagination" in changes:
-            self._page = options.pagination
-        registers = {name: getattr(options, name) for name in ("import_wh", "export_wh") if name in changes}
-        self.energy.set_registers(now_s, **registers)
+    def advance(self, now_s: float) -> None:
+        """Do what is due by now."""
+        self.live.advance(now_s)
+        while self.unsigned and now_s + EPSILON_S >= self.unsigned[0].due_s:
+            record = self.unsigned.popleft()
+            self._page += 1
+            self._signed_s = record.due_s
+            self.receipt = signed(self.key, record, self._page, self.options)
+            self.signed.append(self.receipt)
+            self._tell("signed", record.opened, self.receipt.text)
 
-    def set_gateway(self, gateway: Gateway) -> None:
+    def configure(self, changes: dict[str, Any], now_s: float) -> None:
+        """Change options: a new key and pagination hold from the next record, a register from now."""
+        self.options = self.options.changed(changes)
+        if "private_key" in changes:
+            self.key = private_key(self.options.private_key)
+        if "pagination" in changes:
+            self._page = self.options.pagination
+        for name in changes.keys() & {"import_wh", "export_wh"}:
+            self.energy.set_register(name, getattr(self.options, name), now_s)
+
+    def set_gateway(self, gateway: Mapping[str, str]) -> None:
         """Take CT and CI; once per power-up."""
         if self.gateway is not None:
             raise RefusalError("CT and CI were set since power-up")
         self.gateway = gateway
 
-    def set_user(self, user: User) -> None:
+    def set_user(self, user: Mapping[str, Any]) -> None:
         """Take the user of the next transaction."""
         if self.opened is not None and self.options.user_while_running == "refuse":
             raise RefusalError("a transaction is running")
         self.user = user
-        if user.TT is not None and self.options.user_tariff_sticks:
-            self.tariff_text = user.TT
+        if self.options.user_tariff_sticks:
+            self.tariff_text = user.get("TT", self.tariff_text)
 
     def begin(self, now_s: float) -> None:
         """Begin a transaction."""
-        if any(each.late for each in self.unsigned) or (self.unsigned and not self.options.begin_spoils_signature):
+        options = self.options
+        if any(each.late for each in self.unsigned) or (self.unsigned and not options.begin_spoils_signature):
             raise RefusalError("a record is being signed")
-        if self.opened is not None and self.options.second_begin == "refuse":
+        if self.opened is not None and options.second_begin == "refuse":
             raise RefusalError("a transaction is running")
-        if self.opened is not None and self.options.second_begin == "ignore":
+        if self.opened is not None and options.second_begin == "ignore":
             return
         self._refuse_under_load(now_s)
-        if self.options.user_required and self.user is None:
+        if options.user_required and self.user is None:
             raise RefusalError("no user was set")
         while self.unsigned:
-            self._lose(self.unsigned.popleft().record.opened)
-        if self.opened is not None and self.options.second_begin == "restart":
-            self._lose(self.opened)
+            self._tell("lost", self.unsigned.popleft().opened)
+        if self.opened is not None and options.second_begin == "restart":
+            self._tell("lost", self.opened)
         elif self.opened is not None:
-            self._close_and_sign(self.opened, "E", now_s)
-        user = self.user or User()
-        text = self.tariff_text
-        if user.TT is not None and not self.options.user_tariff_sticks:
-            text = user.TT
+            self._close(self.opened, self._reading("E", now_s), now_s + options.signing_delay_s)
+        user, self.user = self.user or NO_USER, None
+        text = self.tariff_text if options.user_tariff_sticks else user.get("TT", self.tariff_text)
         self.begun += 1
         self.opened = OpenRecord(self.begun, now_s, self._reading("B", now_s), user, text)
         self.survived_cut = False
-        self.user = None
         self._tell("begun", self.opened)
         if self._manual_load is None:
-            options = self.options
-            load = energy.charging(options.current_a, options.voltage_v, options.charge_s, after_s=options.load_delay_s)
+            load = charging(options.current_a, options.voltage_v, options.charge_s, after_s=options.load_delay_s)
             self.energy.connect(load, now_s)
 
     def end(self, now_s: float) -> None:
@@ -179,87 +177,62 @@ class MeterState:
                 raise RefusalError("no transaction is running")
             return
         self._refuse_under_load(now_s)
-        self._close_and_sign(self.opened, "E", now_s)
+        self._close(self.opened, self._reading("E", now_s), now_s + self.options.signing_delay_s)
         self.ended += 1
         self.ended_s = now_s
         if self._manual_load is None:
-            self.energy.connect(energy.NOTHING, now_s)
+            self.energy.connect(Load(), now_s)
 
-    def set_manual_load(self, load: energy.Load | None, now_s: float) -> None:
+    def set_manual_load(self, load: Load | None, now_s: float) -> None:
         """Connect a load in the place of whatever flows; None switches everything off.
 
         Without power nothing is metered: the load is connected at power-up.
         """
         self._manual_load = load
         if self._at_cut is None:
-            self.energy.connect(load or energy.NOTHING, now_s)
-
-    def sign_due(self, now_s: float) -> None:
-        """Sign the records whose time has come."""
-        while self.unsigned and now_s + EPSILON_S >= self.unsigned[0].due_s:
-            due = self.unsigned.popleft()
-            self._sign(due.record, due.due_s)
+            self.energy.connect(load or Load(), now_s)
 
     def cut_power(self, now_s: float) -> None:
         """Lose power: what is metered ends here, and so does a session's load."""
-        self._at_cut = self._reading("P", now_s), self.gateway or Gateway()
-        self.energy.connect(energy.NOTHING, now_s)
+        self._at_cut = self._reading("P", now_s)
+        self.energy.connect(Load(), now_s)
 
     def power_up(self, now_s: float) -> None:
         """Come back: clock wrong, charge point and user gone, and the open transaction as ``open_at_power_cut``."""
-        self.clock = MeterClock(self.options.unset_time, now_s)
+        options = self.options
+        self.clock = MeterClock(options.unset_time, now_s)
+        self.live.power_up(now_s)
         self.gateway, self.user, self.tariff_text, self.ended_s = None, None, "", None
-        self.energy.connect(self._manual_load or energy.NOTHING, now_s)
-        if not self.options.receipt_after_power_up:
+        self.energy.connect(self._manual_load or Load(), now_s)
+        if not options.receipt_after_power_up:
             self.receipt = None
-        if self.options.PG == "restarts":
+        if options.PG == "restarts":
             self._page = 0
-        self.unsigned = deque(
-            replace(each, due_s=now_s + self.options.late_close_s if each.late else now_s) for each in self.unsigned
-        )
-        if self.opened is not None:
-            self._after_power_cut(self.opened, now_s)
-        self._at_cut = None
-
-    def _after_power_cut(self, opened: OpenRecord, now_s: float) -> None:
-        fate = self.options.open_at_power_cut
-        if fate == "running":
-            self.survived_cut = True
-            return
-        if fate == "lost":
-            self._lose(opened)
-            return
-        reading, gateway = self._reading("P", now_s), Gateway()
-        if self.options.power_failure_reading == "at-cut" and self._at_cut is not None:
-            reading, gateway = self._at_cut
-        due_s = now_s + (self.options.late_close_s if fate == "closed-late" else 0.0)
-        self.unsigned.append(Unsigned(self._close(opened, reading, gateway), due_s, late=fate == "closed-late"))
-        self.sign_due(now_s)
-
-    def _close_and_sign(self, opened: OpenRecord, code: str, now_s: float) -> None:
-        closed = self._close(opened, self._reading(code, now_s), self.gateway or Gateway())
-        self.unsigned.append(Unsigned(closed, now_s + self.options.signing_delay_s))
-
-    def _close(self, opened: OpenRecord, reading: Reading, gateway: Gateway) -> ClosedRecord:
-        self._transaction_registers = reading.registers.minus(opened.begin.registers)
-        self.opened = None
-        self._tell("closed", opened)
-        return ClosedRecord(opened, reading, gateway)
-
-    def _sign(self, closed: ClosedRecord, now_s: float) -> None:
-        self._page += 1
-        self._signed_s = now_s
-        self.receipt = self.signer.signed(closed, self._page, self.options)
-        self.signed.append(self.receipt)
-        self._tell("signed", closed.opened, self.receipt.text)
-
-    def _lose(self, opened: OpenRecord) -> None:
-        if opened is self.opened:
+        late_s = now_s + options.late_close_s
+        self.unsigned = deque(replace(each, due_s=late_s if each.late else now_s) for each in self.unsigned)
+        fate = options.open_at_power_cut
+        self.survived_cut = self.opened is not None and fate == "running"
+        if self.opened is not None and fate == "lost":
+            self._tell("lost", self.opened)
             self.opened = None
-        self._tell("lost", opened)
+        elif self.opened is not None and fate != "running":
+            at_cut = self._at_cut if options.power_failure_reading == "at-cut" else None
+            is_late = fate == "closed-late"
+            self._close(self.opened, at_cut or self._reading("P", now_s), late_s if is_late else now_s, late=is_late)
+        self._at_cut = None
+        self.advance(now_s)
+
+    def _close(self, opened: OpenRecord, end: Reading, due_s: float, *, late: bool = False) -> None:
+        self._transaction_registers = end.registers.minus(opened.begin.registers)
+        self.opened = None
+        self.unsigned.append(ClosedRecord(opened, end, due_s, late))
+        self._tell("closed", opened)
 
     def _reading(self, code: str, now_s: float) -> Reading:
-        return Reading(self.time_text(now_s), code, self.error_flags, self.options.ST, self.energy.registers(now_s))
+        text = self.time_text(now_s)
+        head = {} if text is None else {"TM": text}
+        head |= {"TX": code, "EF": self.error_flags, "ST": self.options.ST}
+        return Reading(head, self.energy.registers(now_s), self.gateway or NO_GATEWAY)
 
     def _refuse_under_load(self, now_s: float) -> None:
         current_a, _ = self.energy.at(now_s)
