@@ -263,6 +263,7 @@ async def test_a_process_knows_what_the_one_before_it_began(tmp_path: Path) -> N
         async with driver(b, journal) as (made, _):
             assert receipt_of(await made.stop_transaction("B")).identification == "04ABA"
             assert receipt_of(await made.stop_transaction("A")).identification == "04ABA"
+            await asyncio.sleep(10)
         assert whose(path) == [("T1", "A", False)]
 
 
@@ -281,6 +282,7 @@ async def test_what_ended_while_nobody_looked_is_filed_under_its_own_id_and_give
             assert refused.status is UNEXPECTED_ERROR
             assert "another" in refused.error
             assert receipt_of(await made.stop_transaction("A")).identification == "04ABA"
+            await asyncio.sleep(10)
         assert whose(path) == [("T1", "A", False)]
 
 
@@ -436,6 +438,7 @@ async def test_what_is_found_is_handed_over_later_all_the_same_when_it_is_the_on
             await asyncio.sleep(20)
             assert whose(path) == [("T1", "", True)]
             assert receipt_of(await made.stop_transaction("A")).identification == "04ABA"
+            await asyncio.sleep(10)
         assert whose(path) == [("T1", "A", False)]
 
 
@@ -572,6 +575,7 @@ async def test_a_receipt_that_was_found_at_the_start_is_filed_under_its_own_tran
         await asyncio.sleep(1)
         async with driver(b, journal) as (made, _):
             assert receipt_of(await made.stop_transaction("A")).identification == "04ABA"
+            await asyncio.sleep(10)
         assert whose(path) == [("T1", "A", False)]
 
 
@@ -749,6 +753,7 @@ async def test_a_start_that_is_refused_before_the_meter_answers_hides_no_transac
             await refused_start(made, "A")
             b.meter.faults.clear()
             assert receipt_of(await made.stop_transaction("A")).identification == "04ABA"
+            await asyncio.sleep(10)
         assert whose(path) == [("T1", "A", False)]
 
 
@@ -778,6 +783,7 @@ async def test_a_begin_in_doubt_has_its_receipt_after_a_restart_also_when_the_ne
         b.meter.faults.clear()
         async with driver(b, journal) as (made, _):
             assert receipt_of(await made.stop_transaction("A")).identification == "04ABA"
+            await asyncio.sleep(10)
         assert whose(path) == [("T1", "A", False)]
 
 

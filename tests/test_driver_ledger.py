@@ -137,7 +137,7 @@ def test_a_clock_that_leapt_before_b_is_measured_when_it_is_seen_however_late() 
     assert made.on_receipt(found).entry is None
     for at_s in (4.0, 12.0, 20.0):
         made.on_clock(BEGUN + timedelta(seconds=4), BEGUN, at_s)
-    assert made.get(entry).leapt is None
+    assert made.get(entry).leaps == ()
     assert made.on_clock(BEGUN + HOUR + timedelta(seconds=30), BEGUN, 30.0)
     closed = made.claim(found, seen_s=3.5)
     assert closed is not None

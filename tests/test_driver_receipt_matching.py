@@ -124,7 +124,7 @@ def test_an_entry_of_which_no_time_is_known_is_known_by_its_id_and_the_paginatio
 
 
 def test_a_clock_that_leapt_gives_a_second_time_at_which_it_may_have_begun() -> None:
-    leapt = entry(leapt=timedelta(hours=1))
+    leapt = entry(leaps=(timedelta(hours=1),))
     assert is_ours(receipt(), leapt)
     assert is_ours(receipt(began=NOON + timedelta(hours=1)), leapt)
     assert not is_ours(receipt(began=NOON + timedelta(minutes=30)), leapt)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from iem_dcr.driver.ports import NotedEntry
 from iem_dcr.driver.transitions import State
 
 if TYPE_CHECKING:
-    from datetime import datetime, timedelta
+    from datetime import datetime
 
     from iem_dcr.ocmf import Receipt
     from iem_dcr.powermeter import TransactionReq
 
+NO_LEAP: Final = timedelta(0)
 _STATES: Final = {State.UNCERTAIN: "uncertain", State.OPEN: "open", State.ENDED: "ended", State.LOST: "lost"}
 _BY_NAME: Final = {name: state for state, name in _STATES.items()}
 
@@ -33,7 +35,7 @@ class Entry:
         sent_s: when B went out; None for one of a process before.
         sent: the same by the meter's clock, or None.
         answered: the meter's time of the answer to B, or of its time-out.
-        leapt: how far the meter's clock leapt between the look at it and B, for all that is known.
+        leaps: how far the meter's clock may have leapt between the look at it and B: what was seen of it since.
         is_answered: B was answered 2xx.
         power_up: the meter was powered up since B.
         end_answered_s: when E was answered first since B.
@@ -54,7 +56,7 @@ class Entry:
     sent_s: float | None = None
     sent: datetime | None = None
     answered: datetime | None = None
-    leapt: timedelta | None = None
+    leaps: tuple[timedelta, ...] = ()
     is_answered: bool = False
     power_up: bool = False
     end_answered_s: float | None = None
@@ -66,13 +68,11 @@ class Entry:
 
     @property
     def windows(self) -> tuple[tuple[datetime, datetime], ...]:
-        """Between which times of the meter B was acted on, if it was; a clock that leapt makes two."""
+        """Between which times of the meter B was acted on, if it was: one more for each leap of its clock."""
         if self.sent is None:
             return ()
-        window = self.sent, self.answered or self.sent
-        if self.leapt is None:
-            return (window,)
-        return window, (window[0] + self.leapt, window[1] + self.leapt)
+        begin, end = self.sent, self.answered or self.sent
+        return tuple((begin + leap, end + leap) for leap in (NO_LEAP, *self.leaps))
 
     def to_note(self, address: str) -> NotedEntry:
         """Return it as the journal keeps it."""

@@ -18,7 +18,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from iem_dcr.driver import receipt_matching
-from iem_dcr.driver.entry import Entry
+from iem_dcr.driver.entry import NO_LEAP, Entry
 from iem_dcr.driver.transitions import AWAITED, RUNNING, Event, State, after
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ SHOWN_AFTER_END_S: Final = 10.5
 without an answer was acted on since, or that another meter, there for a moment, has answered E. Once XT false was seen
 later than this, what runs then is another transaction."""
 CLOCK_LEAP: Final = timedelta(seconds=5)
+MAX_LEAPS: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,8 +244,8 @@ class Ledger:
                 continue
             went_s = (hosts - entry.noted).total_seconds() if entry.sent_s is None else at_s - entry.sent_s
             leap = meters - entry.sent - timedelta(seconds=went_s)
-            if abs(leap) > CLOCK_LEAP:
-                self._put(replace(entry, leapt=leap))
+            if all(abs(leap - known) > CLOCK_LEAP for known in (NO_LEAP, *entry.leaps)):
+                self._put(replace(entry, leaps=(*entry.leaps, leap)[-MAX_LEAPS:]))
                 has_leapt = True
         return has_leapt
 
