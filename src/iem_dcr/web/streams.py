@@ -55,7 +55,8 @@ class Streams:
         response.force_close()
         if request.transport is not None:
             request.transport.set_write_buffer_limits(high=BUFFER_BYTES)
-            request.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
+            with contextlib.suppress(OSError):  # the reader has left already
+                request.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
         self.count += 1
         try:
             async with contextlib.aclosing(events):

@@ -68,8 +68,9 @@ class MeterView:
         """Return what there is to show now; to be called on the loop."""
         sight = meter.sight()
         found = tuple(sorted((*troubles(sight), *meter.troubles()), key=lambda trouble: not trouble.is_fault))
-        title = (sight.gateway.CI if sight.gateway is not None else "") or str(meter.settings.CI)
-        return cls(meter, sight, found, _state_of(sight, found), shown(title), path_of(meter))
+        held = "" if sight.gateway is None else sight.gateway.CI
+        title = shown(held) or shown(meter.settings.CI) or shown(meter.name)
+        return cls(meter, sight, found, _state_of(sight, found), title, path_of(meter))
 
     @property
     def state_name(self) -> str:

@@ -3,11 +3,9 @@ const NS = "http://www.w3.org/2000/svg";
 const HEIGHT = 180;
 const MARGIN = { top: 8, right: 10, bottom: 24, left: 52 };
 const MINUTE_MS = 60_000;
-// Each range's length and the distance of its ticks; the longest is asked for as it is wanted, the others are streamed.
-const RANGES = { "10min": [10, 2], "30min": [30, 5], "24h": [1440, 240] };
-const STREAMED_MS = 30 * MINUTE_MS;
+const RANGES = { "10min": [10, 2], "30min": [30, 5], "24h": [1440, 240] }; // minutes, and minutes from tick to tick
+const STREAMED_MS = 30 * MINUTE_MS; // a longer range is asked for
 const SHOWN = { power: [2, 1000, 1], voltage: [1, 1, 10], current: [1, 1, 1], energy: [3, 1000, 0.01] }; // digits, divisor, least range
-const NAMES = Object.keys(SHOWN);
 
 function draw(name, attributes, parent, text) {
   const element = document.createElementNS(NS, name);
@@ -24,41 +22,37 @@ function stepFor(range, count) {
   return [1, 2, 5, 10].map((factor) => factor * power).find((step) => step >= rough);
 }
 
-// Values with their times; what comes takes the place of what was there since its begin.
-function merged(old, came, keepsMs) {
-  const isOther = !old || (came.power.length > 0 && came.serial !== old.serial);
-  const times = isOther ? [] : old.times;
-  const first = times.findIndex((time) => time >= came.now_ms - keepsMs);
-  const before = came.power.length ? times.filter((time) => time < came.first_ms - came.step_ms / 2).length : times.length;
-  const kept = (column) => (first < 0 || isOther ? [] : column.slice(first, before));
-  const made = { ...came, serial: isOther ? came.serial : old.serial };
-  made.times = [...kept(times), ...came.power.map((_, number) => came.first_ms + number * came.step_ms)];
-  for (const name of NAMES) made[name] = [...kept(old?.[name]), ...came[name]];
-  return made;
+function pointsOf({ first_ms: first, step_ms: step, power, voltage, current, energy }) {
+  return power.map((watts, place) => (
+    { time: first + place * step, power: watts, voltage: voltage[place], current: current[place], energy: energy[place] }
+  ));
 }
 
 export class Charts {
   constructor(holder) {
     this.path = holder.dataset.history;
-    this.streamed = this.asked = null;
-    this.at = null; // the moment that is read, or null
+    this.streamed = []; // the last half hour
+    this.asked = []; // a longer range, coarser
+    this.points = []; // what is shown of either
+    this.at = null; // the time that is read, or null
+    this.serial = "";
     this.waiting = false;
     this.charts = Array.from(holder.querySelectorAll("[data-chart]"), (place) => new Chart(place, this));
     for (const radio of document.querySelectorAll("input[name=range]")) {
-      radio.addEventListener("change", () => this.choose(radio));
+      radio.addEventListener("change", () => {
+        window.history.replaceState(null, "", `?range=${radio.value}`);
+        this.choose(radio);
+      });
       if (radio.checked) this.choose(radio);
     }
     new ResizeObserver(() => this.later()).observe(holder);
   }
 
   choose(radio) {
-    const [minutes, tick] = RANGES[radio.value];
-    this.span = minutes * MINUTE_MS;
-    this.tick = tick * MINUTE_MS;
+    [this.span, this.tick] = RANGES[radio.value].map((minutes) => minutes * MINUTE_MS);
     this.said = radio.parentElement.textContent.trim();
     this.at = null;
     document.getElementById("csv").search = `?range=${radio.value}`;
-    history.replaceState(null, "", `?range=${radio.value}`);
     if (this.span > STREAMED_MS) this.ask(radio);
     this.later();
   }
@@ -66,19 +60,30 @@ export class Charts {
   async ask(radio) {
     clearTimeout(this.timer);
     if (!radio.checked) return;
+    let pause = MINUTE_MS;
     try {
-      const answer = await fetch(`${this.path}?range=${radio.value}`, { cache: "no-store" });
-      if (answer.ok) this.asked = merged(null, await answer.json(), this.span);
+      const series = await (await fetch(`${this.path}?range=${radio.value}`, { cache: "no-store" })).json();
+      this.asked = pointsOf(series);
+      pause = this.askedStep = series.step_ms;
     } catch {
       // The server is away: what is shown stays.
     }
-    this.timer = setTimeout(() => this.ask(radio), this.asked?.step_ms ?? MINUTE_MS);
+    this.timer = setTimeout(() => this.ask(radio), pause);
     this.later();
   }
 
-  // What the server streams; what this page saw before stays, for the service may have been started anew.
+  // What the server streams takes the place of what was there since its begin. What this page saw before stays, for the
+  // service may have been started anew.
   take(series) {
-    this.streamed = merged(this.streamed, series, STREAMED_MS);
+    if (series.power.length) {
+      const kept = series.serial === this.serial ? this.streamed : [];
+      this.serial = series.serial;
+      this.streamed = [...kept.filter(({ time }) => time < series.first_ms - series.step_ms / 2), ...pointsOf(series)];
+    }
+    this.end = series.now_ms;
+    this.offset = series.offset_ms;
+    this.streamedStep = series.step_ms;
+    this.streamed = this.streamed.filter(({ time }) => time >= this.end - STREAMED_MS);
     this.later();
   }
 
@@ -87,36 +92,33 @@ export class Charts {
     this.waiting = true;
     requestAnimationFrame(() => {
       this.waiting = false;
-      const series = this.span > STREAMED_MS ? this.asked : this.streamed;
-      if (!series) return;
-      this.end = this.streamed?.now_ms ?? series.now_ms;
-      const first = series.times.findIndex((time) => time >= this.end - this.span);
-      this.series = { ...series, times: first < 0 ? [] : series.times.slice(first) };
-      for (const name of NAMES) this.series[name] = first < 0 ? [] : series[name].slice(first);
+      if (!this.end) return;
+      const isAsked = this.span > STREAMED_MS;
+      this.step = isAsked ? this.askedStep : this.streamedStep;
+      this.points = (isAsked ? this.asked : this.streamed).filter(({ time }) => time >= this.end - this.span);
       for (const chart of this.charts) chart.update();
     });
   }
 
   clock(time, end) {
-    return new Date(time + this.series.offset_ms).toISOString().slice(11, end);
+    return new Date(time + this.offset).toISOString().slice(11, end);
   }
 
-  // The place of the value next to a moment, or -1.
+  // The place of the point next to a time; -1 where there is none.
   near(time) {
-    const { times } = this.series;
-    return times.reduce((best, at, place) => (Math.abs(at - time) < Math.abs(times[best] - time) ? place : best), times.length ? 0 : -1);
+    const far = this.points.map((point) => Math.abs(point.time - time));
+    return far.indexOf(Math.min(...far));
   }
 
   read(time) {
-    this.at = time === null || !this.series ? null : (this.series.times[this.near(time)] ?? null);
+    this.at = time === null ? null : (this.points[this.near(time)]?.time ?? null);
     this.later();
   }
 
   move(count) {
-    if (!this.series?.times.length) return;
-    const last = this.series.times.length - 1;
+    const last = this.points.length - 1;
     const place = this.at === null ? last : this.near(this.at) + count;
-    this.read(this.series.times[Math.max(0, Math.min(place, last))]);
+    this.read(this.points[Math.max(0, Math.min(place, last))]?.time ?? null);
   }
 }
 
@@ -147,24 +149,27 @@ class Chart {
   }
 
   update() {
-    const { series, span, end, said } = this.charts;
+    const { span, end, said } = this.charts;
     const full = this.holder.clientWidth;
-    const values = series[this.chart].map((value) => (value === null ? null : value / this.divisor));
-    const present = values.filter((value) => value !== null);
-    this.nothing.textContent = present.length ? "" : `No data in the last ${said}`;
-    this.svg.toggleAttribute("hidden", !present.length);
+    const points = this.charts.points
+      .filter((point) => point[this.chart] !== null)
+      .map((point) => ({ time: point.time, value: point[this.chart] / this.divisor }));
+    this.nothing.textContent = points.length ? "" : `No data in the last ${said}`;
+    this.svg.toggleAttribute("hidden", !points.length);
     this.output.textContent = "";
-    if (!full || !present.length) return;
+    if (!full || !points.length) return;
     this.width = full - MARGIN.left - MARGIN.right;
-    const [low, high, step] = this.scale(present);
+    const values = points.map(({ value }) => value);
+    const [low, high, step] = this.scale(values);
     const x = (time) => MARGIN.left + ((time - end + span) / span) * this.width;
     const y = (value) => MARGIN.top + (1 - (value - low) / (high - low)) * (HEIGHT - MARGIN.top - MARGIN.bottom);
-    for (const [key, value] of [["viewBox", `0 0 ${full} ${HEIGHT}`], ["width", full]]) this.svg.setAttribute(key, value);
+    this.svg.setAttribute("viewBox", `0 0 ${full} ${HEIGHT}`);
+    this.svg.setAttribute("width", full);
     this.svg.replaceChildren();
     this.axes(full, low, high, step, x, y);
-    this.lines(values, x, y, low);
-    this.reading(values, x, y);
-    const [least, most, last] = [Math.min(...present), Math.max(...present), present.at(-1)].map((value) => this.written(value));
+    this.lines(points, x, y, low);
+    this.reading(points, x, y);
+    const [least, most, last] = [Math.min(...values), Math.max(...values), values.at(-1)].map((one) => this.written(one));
     const text = `${this.title} over the last ${said}: from ${least} to ${most}, last ${last}. Arrow keys read single values.`;
     if (this.svg.getAttribute("aria-label") !== text) this.svg.setAttribute("aria-label", text);
   }
@@ -173,9 +178,9 @@ class Chart {
     return `${value.toFixed(this.digits)} ${this.unit}`;
   }
 
-  scale(present) {
-    const low = Math.min(...present, ...(this.chart === "energy" ? [] : [0]));
-    const high = Math.max(...present, low + this.least);
+  scale(values) {
+    const low = Math.min(...values, ...(this.chart === "energy" ? [] : [0]));
+    const high = Math.max(...values, low + this.least);
     const step = stepFor(high - low, 4);
     return [Math.floor(low / step + 1e-9) * step, Math.ceil(high / step - 1e-9) * step, step];
   }
@@ -189,27 +194,25 @@ class Chart {
       draw("line", { x1: MARGIN.left, x2: full - MARGIN.right, y1: height, y2: height }, group);
       draw("text", { x: MARGIN.left - 6, y: height + 4, "text-anchor": "end" }, group, (low + number * step).toFixed(digits));
     }
-    const { end, span, series } = this.charts;
+    const { end, span, offset } = this.charts;
+    const bottom = HEIGHT - MARGIN.bottom;
     const tick = this.width < 360 ? 2 * this.charts.tick : this.charts.tick;
-    for (let time = Math.ceil((end - span + series.offset_ms) / tick) * tick - series.offset_ms; time <= end; time += tick) {
-      draw("line", { x1: x(time), x2: x(time), y1: HEIGHT - MARGIN.bottom, y2: HEIGHT - MARGIN.bottom + 4 }, group);
-      if (x(time) > MARGIN.left + 12 && x(time) < full - 16) {
-        draw("text", { x: x(time), y: HEIGHT - 6, "text-anchor": "middle" }, group, this.charts.clock(time, 16));
-      }
+    for (let time = Math.ceil((end - span + offset) / tick) * tick - offset; time <= end; time += tick) {
+      draw("line", { x1: x(time), x2: x(time), y1: bottom, y2: bottom + 4 }, group);
+      if (x(time) < MARGIN.left + 12 || x(time) > full - 16) continue;
+      draw("text", { x: x(time), y: HEIGHT - 6, "text-anchor": "middle" }, group, this.charts.clock(time, 16));
     }
   }
 
   // A line for each stretch without a gap, and the area below it.
-  lines(values, x, y, low) {
-    const { times, step_ms: step } = this.charts.series;
+  lines(points, x, y, low) {
     const stretches = [];
     let before = -Infinity;
-    values.forEach((value, place) => {
-      if (value === null) return;
-      if (times[place] - before > 2.5 * step) stretches.push([]);
-      stretches.at(-1).push(`${x(times[place]).toFixed(1)},${y(value).toFixed(1)}`);
-      before = times[place];
-    });
+    for (const { time, value } of points) {
+      if (time - before > 2.5 * this.charts.step) stretches.push([]);
+      stretches.at(-1).push(`${x(time).toFixed(1)},${y(value).toFixed(1)}`);
+      before = time;
+    }
     for (const stretch of stretches) {
       const path = `M${stretch.join("L")}`;
       draw("path", { class: "area", d: `${path}V${y(low).toFixed(1)}H${stretch[0].split(",")[0]}Z` }, this.svg);
@@ -217,13 +220,12 @@ class Chart {
     }
   }
 
-  reading(values, x, y) {
-    const place = this.charts.at === null ? -1 : this.charts.near(this.charts.at);
-    if (place < 0) return;
-    const time = this.charts.series.times[place];
+  reading(points, x, y) {
+    const time = this.charts.at;
+    if (time === null) return;
+    const point = points.find((one) => one.time === time);
     draw("line", { class: "moment", x1: x(time), x2: x(time), y1: MARGIN.top, y2: HEIGHT - MARGIN.bottom }, this.svg);
-    if (values[place] !== null) draw("circle", { class: "moment", cx: x(time), cy: y(values[place]), r: 3.5 }, this.svg);
-    const text = values[place] === null ? "no value" : this.written(values[place]);
-    this.output.textContent = `${this.charts.clock(time, 19)}  ${text}`;
+    if (point) draw("circle", { class: "moment", cx: x(time), cy: y(point.value), r: 3.5 }, this.svg);
+    this.output.textContent = `${this.charts.clock(time, 19)}  ${point ? this.written(point.value) : "no value"}`;
   }
 }
