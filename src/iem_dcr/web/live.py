@@ -50,7 +50,7 @@ class Overview:
         """Return the summary and after it the card of each meter, in their order."""
         async with self._making:
             if now_s() - self._made_s >= self._period_s * 0.9:
-                self._parts = [part async for part in self._rendered()]
+                self._parts = await self._render()
                 self._made_s = now_s()
             return self._parts
 
@@ -63,7 +63,7 @@ class Overview:
             before, parts = parts, await self.parts()
             yield event("view", {"parts": _changed(before, parts)})
 
-    async def _rendered(self) -> AsyncGenerator[str]:
+    async def _render(self) -> list[str]:
         cards: list[str] = []
         states: list[str] = []
         for number, meter in enumerate(self._meters):
@@ -72,9 +72,7 @@ class Overview:
             view = MeterView.of(meter)
             states.append(view.state)
             cards.append(templates.render("card.html", id=f"m{number}", view=view))
-        yield templates.render("summary.html", summary=summary(states), status=self._status())
-        for card in cards:
-            yield card
+        return [templates.render("summary.html", summary=summary(states), status=self._status()), *cards]
 
 
 async def meter_events(meter: ObservedMeter, receipts: ReceiptList) -> AsyncGenerator[bytes]:

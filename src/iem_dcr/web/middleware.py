@@ -81,7 +81,7 @@ class Checks:
         """Answer an error with a page for a browser, else with a line."""
         try:
             return await handler(request)
-        except web.HTTPRedirection:
+        except (web.HTTPRedirection, ConnectionError):
             raise
         except web.HTTPException as error:
             kept = {name: error.headers[name] for name in _KEPT if name in error.headers}

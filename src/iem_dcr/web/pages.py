@@ -187,8 +187,8 @@ class Pages:
         try:
             async with asyncio.timeout(_FORM_TIMEOUT_S):
                 form = parse_qs((await request.read()).decode("utf-8", "replace"))
-        except TimeoutError:
-            raise web.HTTPRequestTimeout(text="The form did not come.") from None
+        except (TimeoutError, web.RequestPayloadError):
+            raise web.HTTPBadRequest(text="The form did not come whole.") from None
         if not self._auth.is_token(form.get("token", [""])[0].strip(), address):
             self._failures.warning("a wrong token for the bring-up page came from %s", address)
             await asyncio.sleep(_WRONG_TOKEN_S)

@@ -237,6 +237,7 @@ async def test_a_browser_gives_it_once() -> None:
         assert from_elsewhere.status == 403
         assert (await page.ask("/login", "POST", b"token=" + b"x" * MAX_BODY)).status == 413
         assert (await page.ask("/login", "POST", b"\xff\xfe=%zz")).status == 403
+        assert (await page.ask("/login", "POST", Transfer_Encoding="chunked\r\n\r\nnonsense")).status == 400
         assert (await page.ask("/login", "POST", b"&" * 4000 + b"token=%ff%00")).status == 403
     async with served([observed()], WITH_TOKEN) as anew:
         assert (await anew.ask("/", Cookie=cookie_of(right))).status == 200
