@@ -28,9 +28,9 @@ from iem_dcr.config import Settings  # noqa: E402
 from iem_dcr.driver import MeterDriver  # noqa: E402
 from iem_dcr.powermeter import TransactionReq  # noqa: E402
 from iem_dcr.service.observation import ObservedMeter  # noqa: E402
-from iem_dcr.service.web.server import WebServer  # noqa: E402
 from iem_dcr.service.web_settings import WebSettings  # noqa: E402
 from iem_dcr.simulator import SimulatedMeter, SimulatorOptions, SimulatorServer  # noqa: E402
+from iem_dcr.web.server import WebServer  # noqa: E402
 from tests.support.bench import RememberingStation  # noqa: E402
 from tests.support.virtual_time import VirtualTimeLoop, VirtualWall  # noqa: E402
 
@@ -42,11 +42,11 @@ LARGEST_BYTES = 150_000
 SPAN_S = 31 * 60
 """A little more than the charts show."""
 SHOTS = {
-    "page-overview": ("/", {"width": 1120, "height": 440}, "light"),
-    "page-meter": ("/meters/charger_1", {"width": 1120, "height": 1170}, "light"),
-    "page-meter-dark": ("/meters/charger_1", {"width": 1120, "height": 1170}, "dark"),
+    "page-overview": ("/", {"width": 1120, "height": 490}, "light"),
+    "page-meter": ("/meters/charger_1", {"width": 1120, "height": 1120}, "light"),
+    "page-meter-dark": ("/meters/charger_1", {"width": 1120, "height": 1120}, "dark"),
     "page-phone": ("/meters/charger_1", {"width": 390, "height": 844}, "light"),
-    "page-phone-overview": ("/", {"width": 390, "height": 844}, "dark"),
+    "page-phone-overview": ("/", {"width": 390, "height": 960}, "dark"),
 }
 
 

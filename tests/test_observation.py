@@ -11,6 +11,7 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, cast
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,7 +20,7 @@ from iem_dcr.everest_api.mqtt_settings import MqttSettings
 from iem_dcr.meter_time import MeterTime
 from iem_dcr.ocmf import Outcome
 from iem_dcr.service.config import MeterConfig, ServiceConfig
-from iem_dcr.service.history import SLOTS, SPAN_S, STEP_S, History
+from iem_dcr.service.history import COARSE_SPAN_S, COARSE_STEP_S, SPAN_S, STEP_S, History
 from iem_dcr.service.observation import ERRORS, RECEIPTS
 from iem_dcr.service.service import Service
 from iem_dcr.simulator import Fault
@@ -30,15 +31,13 @@ from tests.support.service_site import FailingBus
 from tests.support.virtual_time import run_virtual, virtual
 
 if TYPE_CHECKING:
-    import pytest
-
     from iem_dcr.driver import Observer
 
-LARGEST_HISTORY = 20_000
-"""Bytes; 1,000 meters are 20 MB."""
+LARGEST_HISTORY = 36_000
+"""Bytes; 1,000 meters are 36 MB."""
 
 
-# --- the half hour ---
+# --- the history ---
 
 
 @given(st.lists(st.floats(0.01, 2 * SPAN_S), min_size=1, max_size=60))
@@ -52,11 +51,12 @@ def test_the_history_holds_the_last_value_of_every_slot(pauses_s: list[float]) -
             history.add(now, value(P=Decimal(number)))
             last[math.floor(now / STEP_S)] = float(number)
         series = history.series(now)
-        assert 1 <= len(series.power_w) <= SLOTS
-        assert series.first + len(series.power_w) - 1 == max(last)
-        assert series.first > max(last) - SLOTS
+        first = round(series.first_s / STEP_S)
+        assert 1 <= len(series.power_w) <= SPAN_S / STEP_S
+        assert first + len(series.power_w) - 1 == max(last)
+        assert first > max(last) - SPAN_S / STEP_S
         for place, power_w in enumerate(series.power_w):
-            assert power_w == last.get(series.first + place)
+            assert power_w == last.get(first + place)
         assert {len(column) for column in (series.voltage_v, series.current_a, series.import_wh)} == {
             len(series.power_w)
         }
@@ -64,17 +64,41 @@ def test_the_history_holds_the_last_value_of_every_slot(pauses_s: list[float]) -
     run_virtual(tried())
 
 
+@given(st.lists(st.tuples(st.floats(0.01, 300), st.none() | st.integers(0, 1000)), min_size=1, max_size=60))
+def test_the_day_holds_the_mean_of_every_slot(read: list[tuple[float, int | None]]) -> None:
+    async def tried() -> None:
+        history = History()
+        slots: dict[int, list[int]] = {}
+        now = 0.0
+        for number, (pause_s, power_w) in enumerate(read):
+            now += pause_s
+            history.add(now, value(P=None if power_w is None else Decimal(power_w), import_wh=Decimal(number)))
+            slots.setdefault(math.floor(now / COARSE_STEP_S), []).extend([] if power_w is None else [power_w])
+        series = history.series(now, COARSE_SPAN_S)
+        first = round(series.first_s / COARSE_STEP_S)
+        assert (first, series.step_s, series.import_wh[-1]) == (min(slots), COARSE_STEP_S, len(read) - 1)
+        for place, mean_w in enumerate(series.power_w):
+            values = slots.get(first + place)
+            assert mean_w == (pytest.approx(sum(values) / len(values), abs=0.51) if values else None)
+
+    run_virtual(tried())
+
+
 @virtual
-async def test_the_history_forgets_what_is_older_than_half_an_hour() -> None:
+async def test_the_history_forgets_what_is_older_than_its_range() -> None:
     history = History()
     assert history.series(5.0).power_w == ()
     history.add(10.0, value(P=Decimal(1)))
     assert history.series(10.0 + SPAN_S - STEP_S).power_w == (1.0,)
+    assert history.series(609.0, 600.0).power_w == (1.0,)
+    assert history.series(610.0, 600.0).power_w == ()
     assert history.series(10.0 + 2 * SPAN_S).power_w == ()
+    assert history.series(10.0 + 2 * SPAN_S, COARSE_SPAN_S).power_w == (1.0,)
     history.add(10.0 + 2 * SPAN_S, value(P=Decimal(2)))
     assert [power_w for power_w in history.series(10.0 + 2 * SPAN_S).power_w if power_w is not None] == [2.0]
+    assert history.series(10.0 + COARSE_SPAN_S, COARSE_SPAN_S).power_w[:1] == (None,)
     history.clear()
-    assert history.series(10.0).import_wh == ()
+    assert history.series(10.0).import_wh == history.series(10.0, COARSE_SPAN_S).import_wh == ()
 
 
 @virtual
@@ -84,13 +108,13 @@ async def test_a_history_is_small() -> None:
     try:
         before, _ = tracemalloc.get_traced_memory()
         history = History()
-        for second in range(4000):
-            history.add(float(second), reading)
+        for number in range(4000):
+            history.add(number * 30.0, reading)
         after, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     assert after - before < LARGEST_HISTORY
-    assert len(history.series(3999.0).power_w) == SLOTS
+    assert len(history.series(3999 * 30.0, COARSE_SPAN_S).power_w) == COARSE_SPAN_S / COARSE_STEP_S
 
 
 # --- what is seen ---

@@ -96,4 +96,4 @@ def test_a_wheel_has_everything_of_the_package(tmp_path: Path) -> None:
     source = ROOT / "src"
     ours = {str(path.relative_to(source)) for path in source.rglob("*") if path.is_file()}
     assert packed == {name for name in ours if "__pycache__" not in name}
-    assert "iem_dcr/service/web/static/page.js" in packed
+    assert {"iem_dcr/web/static/page.js", "iem_dcr/web/templates/meter.html"} <= packed

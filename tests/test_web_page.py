@@ -57,8 +57,9 @@ def live(page: Page) -> None:
     page.locator("#live", has_text=re.compile("^Live$")).wait_for()
 
 
-def field(page: Page, name: str) -> Locator:
-    return page.locator(f"[data-field={name}]").first
+def field(page: Page, label: str) -> Locator:
+    """Return the value that stands behind a label."""
+    return page.locator(f"dt:text-is('{label}') + dd").first
 
 
 def until(page: Page, condition: str) -> None:
@@ -84,14 +85,14 @@ def test_the_demo_from_begin_to_receipt(browser: Browser, demo: subprocess.Popen
     found = re.search(r"http://127\.0\.0\.1:\d+/$", before.strip())
     assert found is not None
     with opened(browser, found[0], expected=AWAY) as page:
-        page.get_by_role("link", name=re.compile("^demo_")).click()
-        field(page, "transaction").get_by_text(re.compile("^runs since")).wait_for()
-        assert field(page, "user").inner_text() == "04…(14) (ISO14443)"
-        assert field(page, "tariff").inner_text() == "0.49 EUR/kWh"
-        until(page, "Number(document.querySelector('[data-field=current]').textContent) > 0")
+        page.get_by_role("listitem").get_by_role("link").last.click()
+        field(page, "State").get_by_text(re.compile("^runs since")).wait_for()
+        assert field(page, "User").inner_text() == "04…(14) (ISO14443)"
+        assert field(page, "Tariff").inner_text() == "0.49 EUR/kWh"
+        until(page, "parseFloat(document.querySelector('.hero dd').textContent) > 0")
         before += read_until(demo, "The meter is still driven")
         page.get_by_role("link", name="T1", exact=True).wait_for()
-        row = page.locator("[data-rows=receipts] tr")
+        row = page.locator("#receipts tbody tr")
         assert row.get_by_role("cell").nth(2).inner_text() == "valid"
         with page.expect_download() as download:
             row.get_by_role("link", name="XML").click()
@@ -101,7 +102,7 @@ def test_the_demo_from_begin_to_receipt(browser: Browser, demo: subprocess.Popen
         page.goto(urljoin(found[0], row.get_by_role("link", name="T1").get_attribute("href") or ""))
         page.get_by_role("heading", level=1).get_by_text("valid").wait_for()
         assert ID not in page.content()
-        page.get_by_role("link", name=re.compile("^demo_")).click()
+        page.get_by_role("navigation").get_by_role("link").last.click()
         live(page)
         demo.send_signal(signal.SIGINT)
         page.locator("#live", has_text="Connection lost").wait_for()
@@ -118,18 +119,18 @@ def test_a_fault_and_its_end(browser: Browser) -> None:
         live(page)
         page.get_by_text("1 of 1 meter answers").wait_for()
         site.meter(lambda meter: meter.configure(XC="0x0001, 0x00000000, 0x00, 0x00"))
-        page.get_by_role("cell", name="Fault").wait_for()
-        page.get_by_role("cell", name="in error: XC is 0x0001").wait_for()
-        page.get_by_role("link", name="pm1").click()
+        page.locator("#meters .state", has_text="Fault").wait_for()
+        page.locator("#meters").get_by_text("in error: XC is 0x0001").wait_for()
+        page.get_by_role("listitem").get_by_role("link").last.click()
         page.get_by_role("cell", name="stands").wait_for()
-        assert page.locator("[data-rows=errors] tr").count() == 1
+        assert page.locator("#errors tbody tr").count() == 1
         site.meter(lambda meter: meter.configure(XC="0x0, 0x0, 0x0, 0x0"))
         page.get_by_role("cell", name=re.compile("^over after")).wait_for()
         page.locator(".state", has_text=re.compile("Ready|Warning")).wait_for()
         site.meter(lambda meter: meter.power_cycle(off_s=4.0, boot_s=0.0))
         page.locator(".state", has_text="No answer").wait_for()
         page.get_by_role("listitem").get_by_text(re.compile(r"^no answer since \d\d:\d\d:\d\d")).wait_for()
-        assert field(page, "age").get_attribute("data-kind") == "old"
+        assert page.locator(".age").get_attribute("data-kind") == "warning"
         assert page.locator("#live").inner_text().strip() == "Live"
         page.locator(".state", has_text=re.compile("Ready|Warning")).wait_for()
     assert ERROR_READINGS_FOR_FAULT == 3
@@ -158,8 +159,8 @@ def test_a_lost_server_is_said_and_it_comes_back(browser: Browser) -> None:
             "#live", has_text=re.compile(r"^Connection lost\. Trying again\. What is shown is \d+ s old\.$")
         ).wait_for()
         assert page.locator("body.lost").count() == 1
-        assert field(page, "read").is_visible()
-        assert not field(page, "age").is_visible()
+        assert page.get_by_text(re.compile("last value")).is_visible()
+        assert not page.locator(".age").is_visible()
         page.locator("#live", has_text=re.compile("is [2-9] s old")).wait_for()
         site.start()
         live(page)
@@ -171,9 +172,9 @@ def test_a_lost_server_is_said_and_it_comes_back(browser: Browser) -> None:
 def test_without_scripts_it_shows_what_is(browser: Browser, site: PageSite) -> None:
     with opened(browser, site.url, java_script_enabled=False) as page:
         assert "Not live" in page.locator("#live").inner_text()
-        assert page.get_by_role("row").count() == 3
-        page.get_by_role("link", name="pm1").click()
-        assert field(page, "serial").inner_text() == "1SIM0000000042"
+        assert page.locator("#meters > li").count() == 2
+        page.locator("#m0").get_by_role("link").click()
+        assert field(page, "Serial").inner_text() == "1SIM0000000042"
         page.get_by_role("link", name="T1", exact=True).click()
         assert "The signature matches" in page.content()
 
@@ -196,7 +197,7 @@ def test_nothing_is_scrolled_sideways(browser: Browser, site: PageSite, width: i
             assert is_as_wide_as(page, width), path
             assert (
                 page.evaluate(
-                    "Array.from(document.querySelectorAll('.wide, .card, figure, .tiles > div, td, th, dd'))"
+                    "Array.from(document.querySelectorAll('.card, figure, .hero, .tiles > *, .meters > *, th, td, dd'))"
                     ".filter((one) => one.offsetParent && one.scrollWidth > one.clientWidth + 1)"
                     ".map((one) => one.className || one.localName)"
                 )
@@ -211,11 +212,11 @@ def test_nothing_keeps_anybody_out(browser: Browser, site: PageSite, scheme: Any
     if scheme == "dark":  # only the colours are others
         options["runOnly"] = ["color-contrast"]
     grounds = {"light": "rgb(244, 246, 247)", "dark": "rgb(16, 23, 26)"}
-    with opened(browser, site.url, color_scheme=scheme) as page:
-        for path in paths(site, page):
+    with opened(browser, site.url, color_scheme=scheme, expected=("404 (Not Found)",)) as page:
+        for path in (*paths(site, page), "/nowhere"):
             page.goto(site.url + path)
             assert page.evaluate("getComputedStyle(document.body).backgroundColor") == grounds[scheme]
-            if "receipts" not in path:
+            if page.locator("#live").count():
                 live(page)
             found = axe.run(page, options=options).response["violations"]
             assert [(one["id"], [node["html"] for node in one["nodes"]]) for one in found] == []
@@ -229,7 +230,7 @@ def test_by_keyboard(browser: Browser, site: PageSite) -> None:
         page.keyboard.press("Tab")
         assert page.evaluate("document.activeElement.textContent") == "To the content"
         page.keyboard.press("Tab")
-        assert page.evaluate("document.activeElement.textContent") == "pm1"
+        assert page.evaluate("document.activeElement.pathname") == "/meters/pm1"
         page.keyboard.press("Enter")
         page.wait_for_url("**/meters/pm1")
         until(page, f"{POINTS} >= 2")
@@ -245,13 +246,51 @@ def test_by_keyboard(browser: Browser, site: PageSite) -> None:
         assert "Voltage over the last 30 minutes: from" in (chart.get_attribute("aria-label") or "")
 
 
+def test_the_range_of_the_charts(browser: Browser, tmp_path: Path) -> None:
+    with PageSite("pm1") as site, opened(browser, f"{site.url}/meters/pm1?range=10min") as page:
+        live(page)
+        until(page, f"{POINTS} >= 2")
+        assert page.get_by_role("radio", name="10 minutes").is_checked()
+        assert "Power over the last 10 minutes: from 0.00 kW" in (
+            page.locator("svg").first.get_attribute("aria-label") or ""
+        )
+        page.get_by_role("radio", name="10 minutes").focus()
+        page.keyboard.press("ArrowLeft")
+        page.wait_for_url("**/meters/pm1?range=24h")
+        page.locator("svg[aria-label^='Power over the last 24 hours']").wait_for()
+        with page.expect_download() as download:
+            page.get_by_role("link", name="CSV").click()
+        assert download.value.suggested_filename == "pm1-24h.csv"
+        download.value.save_as(tmp_path / "day.csv")
+        assert (tmp_path / "day.csv").read_text("utf-8").startswith("time,power_w,")
+        page.reload()
+        live(page)
+        assert page.get_by_role("radio", name="24 hours").is_checked()
+
+
+def test_a_chart_without_values_says_so(browser: Browser) -> None:
+    with PageSite("pm1", null=("U2",)) as site, opened(browser, f"{site.url}/meters/pm1") as page:
+        live(page)
+        until(page, f"{POINTS} >= 1")
+        voltage = page.locator("[data-chart=voltage]")
+        voltage.get_by_text("No data in the last 30 minutes").wait_for()
+        assert not voltage.locator("svg").is_visible()
+
+
+def test_what_is_not_there_is_a_page(browser: Browser, site: PageSite) -> None:
+    with opened(browser, f"{site.url}/nowhere", expected=("404 (Not Found)",)) as page:
+        assert page.get_by_role("heading", level=1).inner_text() == "Not Found"
+        page.get_by_role("link", name="To all meters").click()
+        live(page)
+
+
 def test_a_focus_is_not_lost_to_what_is_new(browser: Browser, site: PageSite) -> None:
     with opened(browser, site.url) as page:
         live(page)
-        page.get_by_role("link", name="pm2").focus()
+        page.locator("#m1").get_by_role("link").focus()
         site.meter(lambda meter: meter.configure(EF="t"), 1)
-        page.get_by_role("cell", name="Warning").wait_for()
-        assert page.evaluate("document.activeElement.textContent") == "pm2"
+        page.locator("#m1 .state", has_text="Warning").wait_for()
+        assert page.evaluate("document.activeElement.pathname") == "/meters/pm2"
         site.meter(lambda meter: meter.configure(EF=""), 1)
 
 
@@ -259,10 +298,10 @@ def test_finding_a_meter_among_many(browser: Browser) -> None:
     with PageSite(*(f"charger_{number:02}" for number in range(9))) as site, opened(browser, site.url) as page:
         live(page)
         page.get_by_label("Find a meter").fill("CHARGER_07")
-        until(page, "document.querySelectorAll('[data-rows=meters] > tr:not([hidden])').length === 1")
+        until(page, "document.querySelectorAll('#meters > li:not([hidden])').length === 1")
         page.get_by_label("Find a meter").press("Enter")
-        assert page.get_by_role("link", name="charger_07").is_visible()
-        assert not page.get_by_role("link", name="charger_01").is_visible()
+        assert page.locator("#m7").is_visible()
+        assert not page.locator("#m1").is_visible()
 
 
 # --- security ---
@@ -279,12 +318,12 @@ def test_what_a_meter_says_is_text_and_nothing_else(browser: Browser) -> None:
         site.meter(lambda meter: object.__setattr__(meter.options, "XC", f"{BACKWARDS}\x1b[31m\x00{IMAGE}"))
         with opened(browser, site.url) as page:
             live(page)
-            page.get_by_role("row").nth(1).get_by_role("link").click()
-            field(page, "serial").get_by_text(IMAGE).wait_for()
+            page.locator("#m0").get_by_role("link").click()
+            field(page, "Serial").get_by_text(IMAGE).wait_for()
             live(page)
-            assert field(page, "tariff").inner_text() == IMAGE
-            assert field(page, "transaction-id").inner_text() == f"T-1{IMAGE}"
-            assert field(page, "user").inner_text() == "<i…(30) (ISO14443)"
+            assert field(page, "Tariff").inner_text() == IMAGE
+            assert field(page, "Id").inner_text() == f"T-1{IMAGE}"
+            assert field(page, "User").inner_text() == "<i…(30) (ISO14443)"
             site.meter(lambda meter: meter.configure(XC="0x0"))
             site.end(f"T-1{IMAGE}")
             page.get_by_role("link", name="T1", exact=True).wait_for()
@@ -319,7 +358,7 @@ def test_a_token_is_asked_for(browser: Browser) -> None:
         page.get_by_label("Token").fill(TOKEN)
         page.keyboard.press("Enter")
         live(page)
-        assert page.get_by_role("link", name="pm1").is_visible()
+        assert page.locator("#m0").get_by_role("link").is_visible()
         (cookie,) = page.context.cookies()
         assert (cookie["httpOnly"], cookie["sameSite"]) == (True, "Strict")
         assert TOKEN not in cookie["value"]

@@ -16,7 +16,8 @@ from iem_dcr import ocmf
 from iem_dcr.journal import forget
 from iem_dcr.ocmf.import_formats import read_document
 from iem_dcr.ocmf.rules import Severity
-from iem_dcr.service.web import book, receipts
+from iem_dcr.web import receipt_list
+from iem_dcr.web.receipt_view import MAX_FINDINGS
 from tests.support.bench import bench, request
 from tests.support.journals import METER, journal, kept
 from tests.support.served_page import observed, read_event, served, value, wall
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from iem_dcr.service.observation import ObservedMeter
     from tests.support.served_page import Served
 
-ROW = re.compile(r'<tr role="row" data-key="([jm]\d+-[0-9a-f]{12})">(.*?)</tr>')
+ROW = re.compile(r'<tr role="row" id="([jm]\d+-[0-9a-f]{12})">(.*?)</tr>', re.DOTALL)
 CELL = re.compile(r"<t[hd][^>]*>(.*?)</t[hd]>")
 
 
@@ -120,7 +121,7 @@ async def test_not_accepted_stands_beside_valid(path: Path) -> None:
 async def test_each_is_shown_under_its_own_meter_only(path: Path) -> None:
     async with served([meter_with(path)]) as page:
         whole = (await path_of(page, "j1")).rpartition("/")[2]
-        others = book._key("j", 4, kept(4, meter="another").receipt.text)
+        others = receipt_list.key_of("j", 4, kept(4, meter="another").receipt.text)
         keys = [others, whole[:-1], whole + "0", whole.replace("j1", "j2"), whole.replace("j", "m"), whole.upper()]
         for key in (*keys, "j1", "j0-" + "0" * 12, "j-1", "x1", "j", "j" + "9" * 30, "..", "%2e%2e", f"{whole}/.."):
             for suffix in ("", ".xml"):
@@ -170,24 +171,22 @@ async def test_before_the_meter_has_said_who_it_is(path: Path) -> None:
         reader, writer = await page.connect()
         writer.write(page.request("/meters/pm1/events"))
         await reader.readuntil(b"\r\n\r\n")
-        assert (await read_event(reader))[0] == "history"
-        assert (await read_event(reader))[1].get("tables", {}).get("receipts") is None
+        assert "as soon as" in " ".join((await read_event(reader))[1]["parts"])
         meter.value_read(value(MS=METER), wall())
-        view = (await read_event(reader))[1]
-        assert len(view["tables"]["receipts"]["rows"]) == 3
-        assert view["fields"]["receipts-note"] == ""
+        (part,) = [part for part in (await read_event(reader))[1]["parts"] if 'id="receipts"' in part]
+        assert (len(ROW.findall(part)), "as soon as" in part) == (3, False)
         writer.transport.abort()
 
 
 def test_a_disk_that_hangs_holds_up_nothing_else(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(book, "ANSWERS_WITHIN_S", 0.05)
+    monkeypatch.setattr(receipt_list, "JOURNAL_TIMEOUT_S", 0.05)
     over = threading.Event()
 
     def hang(*_: object) -> list[Any]:
         over.wait(30)
         return []
 
-    monkeypatch.setattr(book, "_latest", hang)
+    monkeypatch.setattr(receipt_list, "_latest", hang)
 
     async def asked() -> None:
         meter = meter_with(path)
@@ -285,7 +284,7 @@ async def test_of_thousands_of_findings_the_worst_are_shown() -> None:
         said = (await page.ask(await path_of(page, "m1"))).text
         body = said.partition('class="findings"')[2].partition("</table>")[0]
         severities = re.findall(r'role="rowheader"[^>]*>(\w+)<', body)
-        assert len(severities) == receipts.MOST_FINDINGS
+        assert len(severities) == MAX_FINDINGS
         order = [severity.value for severity in Severity]
         assert severities == sorted(severities, key=order.index)
         assert re.search(r"And \d{3,} more: iem-dcr verify shows all", said)

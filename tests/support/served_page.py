@@ -14,8 +14,8 @@ from iem_dcr.config import Settings
 from iem_dcr.device.messages import MeterValue
 from iem_dcr.meter_time import MeterTime
 from iem_dcr.service.observation import ObservedMeter
-from iem_dcr.service.web.server import WebServer
 from iem_dcr.service.web_settings import WebSettings
+from iem_dcr.web.server import WebServer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence

@@ -26,9 +26,9 @@ from iem_dcr.everest_api.mqtt_settings import MqttSettings
 from iem_dcr.everest_api.topics import READY_BEACON, Topics
 from iem_dcr.powermeter import TransactionReq
 from iem_dcr.service.observation import ObservedMeter
-from iem_dcr.service.web.server import WebServer
 from iem_dcr.service.web_settings import WebSettings
 from iem_dcr.simulator import SimulatorOptions, SimulatorServer
+from iem_dcr.web.server import WebServer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence

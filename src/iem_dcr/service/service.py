@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from iem_dcr.device.messages import MeterValue
     from iem_dcr.journaling import LateJournal
     from iem_dcr.service.config import MeterConfig, ServiceConfig
-    from iem_dcr.service.web.server import WebServer
     from iem_dcr.service.web_settings import WebSettings
+    from iem_dcr.web.server import WebServer
 
 _log = logging.getLogger(__name__)
 
@@ -146,7 +146,7 @@ class Service:
 
     def _page(self, settings: WebSettings, observed: Sequence[ObservedMeter]) -> WebServer:
         # Imported here: without a page its server is not worth its memory.
-        from iem_dcr.service.web.server import WebServer  # noqa: PLC0415
+        from iem_dcr.web.server import WebServer  # noqa: PLC0415
 
         return WebServer(settings, observed, lambda: self.status, lambda: self.standing)
 

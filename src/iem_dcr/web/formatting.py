@@ -1,4 +1,4 @@
-"""Numbers, times and codes as the page writes them. Whatever comes from a meter is made fit to be shown here."""
+"""Numbers, times and codes as the page writes them; the templates use these functions as filters."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 NOTHING: Final = "—"
 """Stands where there is no value."""
 
-STATUS: Final = {
+_STATUS: Final = {
     "N": "not present",
     "G": "good",
     "T": "time-out",
@@ -31,21 +31,24 @@ STATUS: Final = {
     "F": "read error",
 }
 """OCMF's ST."""
-FLAGS: Final = {"E": "energy is not reliable", "t": "the time is not reliable"}
+_FLAGS: Final = {"E": "energy is not reliable", "t": "the time is not reliable"}
 """OCMF's EF."""
-SYNC: Final = {"U": "unknown", "I": "informative", "S": "synchronised", "R": "relative"}
+_SYNC: Final = {"U": "unknown", "I": "informative", "S": "synchronised", "R": "relative"}
 """OCMF's flag behind a time."""
-ENDS: Final = {"L": "locally", "R": "remotely", "A": "aborted", "P": "by a power failure"}
+_ENDS: Final = {"L": ", ended locally", "R": ", ended remotely", "A": ", aborted", "P": ", ended by a power failure"}
 """OCMF's TX of a last reading that is no ordinary end."""
-OUTCOMES: Final = {
+_OUTCOMES: Final = {
     Outcome.VALID: ("valid", "ok"),
     Outcome.INVALID: ("not valid", "fault"),
     Outcome.NOT_CHECKED: ("not checked", "warning"),
     None: ("not checked", "warning"),
 }
-"""What is said of a signature, and how it looks."""
-NOT_ACCEPTED: Final = ("valid, not accepted", "fault")
-"""The same of a receipt whose signature is valid and that the transparency software refuses."""
+
+
+def signature(outcome: Outcome | None, *, accepted: bool) -> tuple[str, str]:
+    """Say what the check of a signature gave, and how it looks: a valid receipt may still not be accepted."""
+    is_refused = outcome is Outcome.VALID and not accepted
+    return ("valid, not accepted", "fault") if is_refused else _OUTCOMES[outcome]
 
 
 def kw(power_w: Decimal | None) -> str:
@@ -78,9 +81,11 @@ def meter_time(time: MeterTime) -> str:
     return f"{time.instant:%Y-%m-%d %H:%M:%S %z}"
 
 
-def sync(time: MeterTime) -> str:
-    """Say what the flag behind a meter's time means."""
-    return SYNC.get(time.sync, "no flag" if not time.sync else "unknown flag")
+def meter_clock(time: MeterTime | None) -> str:
+    """Write a time as the meter has it, with the meaning of the flag behind it."""
+    if time is None:
+        return "not readable"
+    return f"{meter_time(time)}, {_SYNC.get(time.sync, 'unknown flag' if time.sync else 'no flag')}"
 
 
 def ago(seconds: float | None) -> str:
@@ -90,9 +95,14 @@ def ago(seconds: float | None) -> str:
 
 def status(ST: str) -> str:
     """Say what a status of OCMF means."""
-    return STATUS.get(ST, "not given" if not ST else "unknown")
+    return _STATUS.get(ST, "unknown" if ST else "not given")
 
 
 def flags(EF: str) -> str:
     """Say what error flags of OCMF mean."""
-    return " and ".join(FLAGS.get(flag, "unknown") for flag in shown(EF)) if EF else "none"
+    return " and ".join(_FLAGS.get(flag, "unknown") for flag in shown(EF)) if EF else "none"
+
+
+def end_of(TX: str) -> str:
+    """Say how a transaction ended where it was no ordinary end, else ""."""
+    return _ENDS.get(TX, "")

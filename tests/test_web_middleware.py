@@ -10,9 +10,10 @@ from urllib.parse import urlencode
 import pytest
 
 from iem_dcr.errors import ConfigError
-from iem_dcr.service.web import access, guard
-from iem_dcr.service.web.access import Access
 from iem_dcr.service.web_settings import WebSettings
+from iem_dcr.web import auth, middleware
+from iem_dcr.web.auth import Auth
+from iem_dcr.web.server import MAX_BODY, MAX_LINE
 from tests.support.served_page import STATUS, observed, read_answer, served
 from tests.support.virtual_time import run_virtual, virtual
 
@@ -67,16 +68,16 @@ async def test_every_answer_is_guarded() -> None:
         ):
             answer = await page.ask(path, method)
             assert answer.status == status, path
-            assert {name: answer.headers.get(name) for name in guard.HEADERS} == guard.HEADERS
+            assert {name: answer.headers.get(name) for name in middleware.HEADERS} == middleware.HEADERS
             assert not any(name.startswith("Access-Control") for name in answer.headers)
-        for nonsense in (b"\0\1\2 secret\r\n\r\n", b"GET / HTTP/1.1\r\nX: " + b"a" * 9000 + b"\r\n\r\n"):
+        for nonsense in (b"\0\1\2 secret\r\n\r\n", b"GET / HTTP/1.1\r\nX: " + b"a" * 2 * MAX_LINE + b"\r\n\r\n"):
             reader, writer = await page.connect()
             writer.write(nonsense)
-            answer = await read_answer(reader)
-            assert (answer.status, answer.text) == (400, "That is no request.\n")
-            assert {name: answer.headers.get(name) for name in guard.HEADERS} == guard.HEADERS
+            assert (await read_answer(reader)).status == 400
             writer.transport.abort()
-    policy = guard.HEADERS["Content-Security-Policy"]
+        assert (await page.ask("/" + "a" * 2 * MAX_LINE)).status == 400
+        assert (await page.ask("/", "POST", b"x" * 25 * MAX_BODY)).status == 405
+    policy = middleware.HEADERS["Content-Security-Policy"]
     assert "unsafe" not in policy
     assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self';")
 
@@ -165,6 +166,23 @@ async def test_refusals_do_not_fill_the_log(caplog: pytest.LogCaptureFixture) ->
     assert {line[:43] for line in lines} == {"a request for the host evil.example was ref"}
 
 
+@virtual
+async def test_a_person_gets_an_error_as_a_page() -> None:
+    async with served([observed()]) as page:
+        for path, status, said in (
+            ("/nowhere", 404, "There is no such page."),
+            ("/meters/none", 404, "There is no such meter."),
+            ("/meters/pm1/history.csv?range=1h", 400, "range is 1h: expected one of 10min, 30min, 24h."),
+        ):
+            answer = await page.ask(path, Accept="text/html,*/*")
+            assert (answer.status, answer.headers["Content-Type"]) == (status, "text/html; charset=utf-8")
+            assert f"<p>{said}</p>" in answer.text
+            assert 'href="/"' in answer.text
+            assert (await page.ask(path)).text == f"{said}\n"
+        stranger = await page.ask("/", Accept="text/html", Host="evil.example")
+        assert (stranger.status, "<p>This page has another name." in stranger.text) == (421, True)
+
+
 # --- the token ---
 
 
@@ -217,8 +235,9 @@ async def test_a_browser_gives_it_once() -> None:
         assert "Secure" in secure.headers["Set-Cookie"]
         from_elsewhere = await page.ask("/login", "POST", form(TOKEN), Origin="http://evil.example")
         assert from_elsewhere.status == 403
-        assert (await page.ask("/login", "POST", b"token=" + b"x" * 5000)).status == 413
+        assert (await page.ask("/login", "POST", b"token=" + b"x" * MAX_BODY)).status == 413
         assert (await page.ask("/login", "POST", b"\xff\xfe=%zz")).status == 403
+        assert (await page.ask("/login", "POST", Transfer_Encoding="chunked\r\n\r\nnonsense")).status == 400
         assert (await page.ask("/login", "POST", b"&" * 4000 + b"token=%ff%00")).status == 403
     async with served([observed()], WITH_TOKEN) as anew:
         assert (await anew.ask("/", Cookie=cookie_of(right))).status == 200
@@ -230,7 +249,7 @@ async def test_a_browser_gives_it_once() -> None:
 async def test_guessing_is_slow(caplog: pytest.LogCaptureFixture) -> None:
     async with served([observed()], WITH_TOKEN) as page:
         right = cookie_of(await page.ask("/login", "POST", form(TOKEN)))
-        for number in range(access.FAILURES):
+        for number in range(auth.MAX_FAILURES):
             assert (await page.ask("/login", "POST", form(f"guess {number}"))).status == 403
         for _ in range(3):
             refused = await page.ask("/login", "POST", form(TOKEN))
@@ -239,41 +258,41 @@ async def test_guessing_is_slow(caplog: pytest.LogCaptureFixture) -> None:
             assert (await page.ask("/", Authorization=f"Bearer {TOKEN}")).status == 429
         # Who is in already stays in.
         assert (await page.ask("/", Cookie=right)).status == 200
-        await asyncio.sleep(access.FORGIVEN_EVERY_S)
+        await asyncio.sleep(auth.FORGIVEN_EVERY_S)
         assert (await page.ask("/login", "POST", form(TOKEN))).status == 303
     told = [record.getMessage() for record in caplog.records]
-    assert told == ["a wrong token for the bring-up page came from 127.0.0.1"] * access.FAILURES
+    assert told == ["a wrong token for the bring-up page came from 127.0.0.1"] * auth.MAX_FAILURES
     assert TOKEN not in caplog.text
     assert "guess" not in caplog.text
 
 
 def test_guesses_are_counted_by_network_and_forgotten() -> None:
     now_s = 0.0
-    checked = Access(TOKEN, lambda: now_s)
-    for number in range(access.FAILURES):
+    checked = Auth(TOKEN, lambda: now_s)
+    for number in range(auth.MAX_FAILURES):
         assert checked.wait_s("fd00::1") == 0
         assert not checked.is_token("wrong", f"fd00::{number}")
     assert checked.wait_s("fd00::ffff") > 0
     assert checked.wait_s("fd00:0:0:1::1") == 0
-    for _ in range(access.FAILURES):
+    for _ in range(auth.MAX_FAILURES):
         checked.is_token("wrong", "::ffff:10.0.0.9")
     assert checked.wait_s("10.0.0.9") > 0
     assert checked.wait_s("::ffff:10.0.0.1") == checked.wait_s("10.0.0.1") == 0
-    for number in range(2 * access.ADDRESSES):
+    for number in range(2 * auth.MAX_ADDRESSES):
         checked.is_token("wrong", f"10.0.{number // 256}.{number % 256}")
-    assert len(checked._failures) == access.ADDRESSES
+    assert len(checked._failures) == auth.MAX_ADDRESSES
     now_s = 1000.0
     assert checked.wait_s("10.0.1.255") == 0
 
 
 def test_a_cookie_ends() -> None:
     wall_s = 1e9
-    checked = Access(TOKEN, lambda: 0.0, lambda: wall_s)
+    checked = Auth(TOKEN, lambda: 0.0, lambda: wall_s)
     cookie = checked.session()
     assert checked.is_session(cookie)
     for nonsense in ("", ".", "1", "x.y", "٣.00", "9" * 400, f"{cookie}\udce4", "-1.00"):
         assert not checked.is_session(nonsense)
-    wall_s += access.SESSION_S + 1
+    wall_s += auth.SESSION_S + 1
     assert not checked.is_session(cookie)
     # A cookie of a time far off was made by a clock that was wrong, or by nobody.
     wall_s = 1e8

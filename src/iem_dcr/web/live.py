@@ -1,0 +1,117 @@
+"""The events that keep a page up to date: the parts of it that have changed, as HTML that the server wrote."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime, timedelta
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Any, Final
+
+from iem_dcr.driver.timing import now_s
+from iem_dcr.service.history import SPAN_S, STEP_S
+from iem_dcr.web import templates
+from iem_dcr.web.streams import event
+from iem_dcr.web.views import MeterView, summary
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Sequence
+
+    from iem_dcr.service.observation import ObservedMeter
+    from iem_dcr.web.receipt_list import ReceiptList, Row
+
+BEAT_S: Final = 2.0
+"""A stream says something at least so often, so that a browser knows that it lives."""
+PAUSE_S: Final = 0.25
+"""Between two events of one stream."""
+_AT_A_TIME: Final = 50
+"""Of so many meters the parts are rendered before other tasks have their turn."""
+_METERS_PER_S: Final = 250
+_NEW_S: Final = 2 * STEP_S
+"""What is sent again of a series: the slot that is being filled, and the one before."""
+
+
+class Overview:
+    """The parts of the page of all meters: rendered once for all who look, and only while somebody does.
+
+    Args:
+        meters: in their order.
+        status: how the service is, in a line.
+    """
+
+    def __init__(self, meters: Sequence[ObservedMeter], status: Callable[[], str]) -> None:
+        self._meters = meters
+        self._status = status
+        self._period_s = max(1.0, len(meters) / _METERS_PER_S)
+        self._parts: list[str] = []
+        self._made_s = float("-inf")
+        self._making = asyncio.Lock()
+
+    async def parts(self) -> list[str]:
+        """Return the summary and after it the card of each meter, in their order."""
+        async with self._making:
+            if now_s() - self._made_s >= self._period_s * 0.9:
+                self._parts = await self._render()
+                self._made_s = now_s()
+            return self._parts
+
+    async def events(self) -> AsyncGenerator[bytes]:
+        """Yield everything, and then what changes."""
+        parts = await self.parts()
+        yield event("view", {"parts": [parts[0], templates.render("meters.html", cards=parts[1:])]})
+        while True:
+            await asyncio.sleep(self._period_s)
+            before, parts = parts, await self.parts()
+            yield event("view", {"parts": _changed(before, parts)})
+
+    async def _render(self) -> list[str]:
+        cards: list[str] = []
+        states: list[str] = []
+        for number, meter in enumerate(self._meters):
+            if number % _AT_A_TIME == 0:
+                await asyncio.sleep(0)
+            view = MeterView.of(meter)
+            states.append(view.state)
+            cards.append(templates.render("card.html", id=f"m{number}", view=view))
+        return [templates.render("summary.html", summary=summary(states), status=self._status()), *cards]
+
+
+async def meter_events(meter: ObservedMeter, receipts: ReceiptList) -> AsyncGenerator[bytes]:
+    """Yield everything of a meter with its last half hour, and then what changes."""
+    parts: list[str] = []
+    known: tuple[object, ...] | None = None
+    rows: tuple[Row, ...] = ()
+    note = ""
+    span_s = SPAN_S
+    while True:
+        # The journal is asked by the serial number, which the first value tells, or another meter's, once it is open.
+        now_known = meter.serial, meter.journal_path, meter.receipts_version
+        if now_known != known:
+            known = now_known
+            rows, note = await receipts.rows(meter)
+        before, parts = parts, templates.live_parts("meter.html", view=MeterView.of(meter), rows=rows, note=note)
+        yield event("view", {"parts": _changed(before, parts), "series": history(meter, span_s)})
+        span_s = _NEW_S
+        await asyncio.sleep(PAUSE_S)
+        await meter.changed(BEAT_S - PAUSE_S)
+
+
+def history(meter: ObservedMeter, span_s: float) -> dict[str, Any]:
+    """Return what the charts show of the last ``span_s`` seconds, as JSON types; times are ms since 1970."""
+    series = meter.history.series(now_s(), span_s)
+    now = datetime.now().astimezone()
+    now_ms = round(now.timestamp() * 1000)
+    return {
+        "serial": meter.serial,
+        "now_ms": now_ms,
+        "offset_ms": round((now.utcoffset() or timedelta()).total_seconds() * 1000),
+        "first_ms": now_ms - round((now_s() - series.first_s) * 1000),
+        "step_ms": round(series.step_s * 1000),
+        "voltage": series.voltage_v,
+        "current": series.current_a,
+        "power": series.power_w,
+        "energy": series.import_wh,
+    }
+
+
+def _changed(before: list[str], after: list[str]) -> list[str]:
+    return [part for part, was in zip_longest(after, before) if part != was]

@@ -1,0 +1,256 @@
+"""What the paths of `server` answer."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import hashlib
+import io
+import logging
+import re
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+from urllib.parse import parse_qs
+
+from aiohttp import web
+
+from iem_dcr.driver.rate_limited_log import RateLimitedLog
+from iem_dcr.driver.timing import now_s
+from iem_dcr.errors import JournalError, ReceiptError, printable
+from iem_dcr.ocmf.export import Format, Item, export
+from iem_dcr.service.history import COARSE_SPAN_S, SPAN_S
+from iem_dcr.web import live, templates
+from iem_dcr.web.auth import SESSION_S
+from iem_dcr.web.receipt_view import receipt_view
+from iem_dcr.web.views import MeterView
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from iem_dcr.service.metrics import Metrics
+    from iem_dcr.service.observation import ObservedMeter
+    from iem_dcr.service.standing import Standing
+    from iem_dcr.web.auth import Auth
+    from iem_dcr.web.receipt_list import Found, ReceiptList
+    from iem_dcr.web.streams import Streams
+
+_log = logging.getLogger(__name__)
+
+RANGES: Final = {"10min": ("10 minutes", 600.0), "30min": ("30 minutes", SPAN_S), "24h": ("24 hours", COARSE_SPAN_S)}
+"""What the charts can show: name and seconds."""
+_RANGE: Final = "30min"
+_FEW: Final = 8
+"""With more meters than so many there is a field to find one."""
+_AT_FIRST: Final = 200
+"""So many meters are on the page when it is loaded; the stream brings the others."""
+_FORM_TIMEOUT_S: Final = 10.0
+_WRONG_TOKEN_S: Final = 0.5
+"""How long the answer to a wrong token takes."""
+_NOT_IN_A_NAME: Final = re.compile(r"[^A-Za-z0-9._-]+")
+_TYPES: Final = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+
+
+class Pages:
+    """The handlers, and what they know.
+
+    Args:
+        meters: in the order of the configuration.
+        status: how the service is, in a line.
+        standing: how the service is, for programs.
+        auth: checks tokens.
+        receipts: finds a meter's latest receipts.
+        metrics: writes what is counted, for Prometheus.
+        streams: serves events.
+    """
+
+    def __init__(
+        self,
+        *,
+        meters: Sequence[ObservedMeter],
+        status: Callable[[], str],
+        standing: Callable[[], Standing],
+        auth: Auth,
+        receipts: ReceiptList,
+        metrics: Metrics,
+        streams: Streams,
+    ) -> None:
+        self._meters = meters
+        self._standing = standing
+        self._auth = auth
+        self._receipts = receipts
+        self._metrics = metrics
+        self._streams = streams
+        self._failures = RateLimitedLog(_log, now_s)
+        self._overview = live.Overview(meters, status)
+        files = (file for file in Path(__file__).with_name("static").iterdir() if file.suffix in _TYPES)
+        self._static = {file.name: (file.read_bytes(), _TYPES[file.suffix]) for file in files}
+
+    # --- all meters ---
+
+    async def overview(self, _request: web.Request) -> web.Response:
+        """Answer with all meters."""
+        text, *cards = await self._overview.parts()
+        more = len(cards) - _AT_FIRST
+        return _page("overview.html", text=text, cards=cards[:_AT_FIRST], more=more, has_search=len(cards) > _FEW)
+
+    async def overview_events(self, request: web.Request) -> web.StreamResponse:
+        """Answer with what changes in it."""
+        return await self._streams.serve(request, self._overview.events())
+
+    # --- one meter ---
+
+    async def meter(self, request: web.Request) -> web.Response:
+        """Answer with one meter."""
+        meter = self._meter(request)
+        rows, note = await self._receipts.rows(meter)
+        chosen = request.query.get("range", _RANGE)
+        return _page(
+            "meter.html",
+            view=MeterView.of(meter),
+            rows=rows,
+            note=note,
+            ranges=RANGES,
+            chosen=chosen if chosen in RANGES else _RANGE,
+        )
+
+    async def meter_events(self, request: web.Request) -> web.StreamResponse:
+        """Answer with what changes in it."""
+        return await self._streams.serve(request, live.meter_events(self._meter(request), self._receipts))
+
+    async def history(self, request: web.Request) -> web.Response:
+        """Answer with what its charts show over a range, as JSON."""
+        return web.json_response(live.history(self._meter(request), _range(request)))
+
+    async def history_csv(self, request: web.Request) -> web.Response:
+        """Answer with the same as CSV."""
+        meter = self._meter(request)
+        series = meter.history.series(now_s(), _range(request))
+        first = datetime.now().astimezone() - timedelta(seconds=now_s() - series.first_s)
+        text = io.StringIO()
+        writer = csv.writer(text)
+        writer.writerow(("time", "power_w", "voltage_v", "current_a", "import_wh"))
+        columns = zip(series.power_w, series.voltage_v, series.current_a, series.import_wh, strict=True)
+        for number, row in enumerate(columns):
+            if any(value is not None for value in row):
+                time = first + timedelta(seconds=number * series.step_s)
+                writer.writerow((time.isoformat(timespec="seconds"), *row))
+        return _download(text.getvalue(), "text/csv", f"{meter.name}-{request.query.get('range', _RANGE)}", "csv")
+
+    # --- one receipt ---
+
+    async def receipt(self, request: web.Request) -> web.Response:
+        """Answer with one receipt."""
+        meter, found = await self._receipt(request)
+        view = MeterView.of(meter)
+        return _page("receipt.html", view=view, key=request.match_info["key"], **receipt_view(found))
+
+    async def receipt_xml(self, request: web.Request) -> web.Response:
+        """Answer with the receipt for the transparency software, as the meter signed it."""
+        meter, found = await self._receipt(request)
+        item = Item(found.receipt, found.public_key, found.transaction_id)
+        text = export([item], Format.TRANSPARENCY).text
+        return _download(text, "application/xml", f"{meter.name}-{found.receipt.pagination or 'receipt'}", "xml")
+
+    # --- for programs ---
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        """Answer with what is counted. It needs the token like the page: it tells when and how much is charged."""
+        body, content_type = await self._metrics.written(request.headers.get("Accept", ""))
+        return web.Response(body=body, headers={"Content-Type": content_type})
+
+    async def live(self, _request: web.Request) -> web.Response:
+        """Answer that the loop turns; else nothing would."""
+        return web.Response(text="live\n")
+
+    async def ready(self, _request: web.Request) -> web.Response:
+        """Tell whether the broker is connected and takes requests for every meter; no meter has a part in it."""
+        is_ready = self._standing().is_ready
+        return web.Response(status=200 if is_ready else 503, text="ready\n" if is_ready else "not ready\n")
+
+    # --- the token, and files ---
+
+    async def login(self, request: web.Request) -> web.Response:
+        """Answer with the token's form."""
+        if self._auth.may_see(request):
+            raise web.HTTPSeeOther("/")
+        return _page("login.html", problem="")
+
+    async def take_token(self, request: web.Request) -> web.Response:
+        """Take the token from the form."""
+        address = request.remote or ""
+        wait_s = int(self._auth.wait_s(address)) + 1
+        if self._auth.wait_s(address) > 0:
+            response = _page("login.html", 429, problem=f"Too many wrong tokens: try again in {wait_s} s.")
+            response.headers["Retry-After"] = str(wait_s)
+            return response
+        try:
+            async with asyncio.timeout(_FORM_TIMEOUT_S):
+                form = parse_qs((await request.read()).decode("utf-8", "replace"))
+        except (TimeoutError, web.RequestPayloadError):
+            raise web.HTTPBadRequest(text="The form did not come whole.") from None
+        if not self._auth.is_token(form.get("token", [""])[0].strip(), address):
+            self._failures.warning("a wrong token for the bring-up page came from %s", address)
+            await asyncio.sleep(_WRONG_TOKEN_S)
+            return _page("login.html", 403, problem="That is not the token.")
+        redirection = web.HTTPSeeOther("/")
+        redirection.set_cookie(
+            self._auth.cookie,
+            self._auth.session(),
+            max_age=SESSION_S,
+            path="/",
+            httponly=True,
+            samesite="Strict",
+            # Behind a proxy that speaks TLS to the browser only the browser's word tells that it does.
+            secure=request.headers.get("Origin", "").startswith("https:"),
+        )
+        raise redirection
+
+    async def static(self, request: web.Request) -> web.Response:
+        """Answer with a file of the page, which a browser keeps and asks for anew every time."""
+        if (name := request.match_info["name"]) not in self._static:
+            raise web.HTTPNotFound(text="There is no such file.")
+        content, content_type = self._static[name]
+        tag = hashlib.sha256(content).hexdigest()[:16]
+        headers = {"ETag": f'"{tag}"', "Cache-Control": "no-cache"}
+        if request.if_none_match and tag in (known.value for known in request.if_none_match):
+            return web.Response(status=304, headers=headers)
+        return web.Response(body=content, content_type=content_type, charset="utf-8", headers=headers)
+
+    def _meter(self, request: web.Request) -> ObservedMeter:
+        """Return the meter of a path: by its name, or by its address, as long as its module_id is not known."""
+        name = request.match_info["name"]
+        found = [meter for meter in self._meters if name in (meter.name, meter.address)]
+        if not found:
+            raise web.HTTPNotFound(text="There is no such meter.")
+        return next((meter for meter in found if name == meter.name), found[0])
+
+    async def _receipt(self, request: web.Request) -> tuple[ObservedMeter, Found]:
+        meter = self._meter(request)
+        try:
+            found = await self._receipts.find(meter, request.match_info["key"])
+        except JournalError as error:
+            raise web.HTTPServiceUnavailable(text=printable(error)) from error
+        except ReceiptError as error:
+            raise web.HTTPNotFound(text=printable(error)) from error
+        if found is None:
+            raise web.HTTPNotFound(text="There is no such receipt, or not any more.")
+        return meter, found
+
+
+def _page(template: str, status: int = 200, **context: object) -> web.Response:
+    return web.Response(status=status, text=templates.render(template, **context), content_type="text/html")
+
+
+def _download(text: str, content_type: str, name: str, suffix: str) -> web.Response:
+    name = _NOT_IN_A_NAME.sub("-", name)[:80].strip("-.") or "iem-dcr"
+    disposition = f'attachment; filename="{name}.{suffix}"'
+    return web.Response(text=text, content_type=content_type, headers={"Content-Disposition": disposition})
+
+
+def _range(request: web.Request) -> float:
+    """Return the seconds of a request's range."""
+    chosen = request.query.get("range", _RANGE)
+    if chosen not in RANGES:
+        raise web.HTTPBadRequest(text=f"range is {printable(chosen)}: expected one of {', '.join(RANGES)}.")
+    return RANGES[chosen][1]

@@ -1,0 +1,83 @@
+"""What there is to show of one receipt: what it says, what the check of its signature gave, and what was found."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from iem_dcr.bringup.sight import shown
+from iem_dcr.errors import shortened
+from iem_dcr.ocmf.export import Format, Item, export
+from iem_dcr.ocmf.rules import FINDINGS, Severity
+from iem_dcr.ocmf.verdict import Judgement
+from iem_dcr.web import formatting
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from iem_dcr.ocmf import Reading, Receipt
+    from iem_dcr.ocmf.rules import Finding
+    from iem_dcr.web.receipt_list import Found
+
+MAX_FINDINGS: Final = 100
+"""So many are on the page: a meter that signs nonsense can have thousands."""
+_JUDGEMENTS: Final = {
+    Judgement.INVALID: ("not valid", "fault", "The signature does not match: {}."),
+    Judgement.NOT_CHECKED: ("not checked", "warning", "The signature could not be checked: {}."),
+    Judgement.REFUSED: (
+        "valid, not accepted", "fault", "The signature matches, but the transparency software refuses this."
+    ),
+    Judgement.ACCEPTED: ("valid", "ok", "The signature matches, and nothing speaks against the receipt."),
+}  # fmt: skip
+_KINDS: Final = {Severity.ERROR: "fault", Severity.WARNING: "warning", Severity.INFO: ""}
+
+
+def receipt_view(found: Found) -> dict[str, Any]:
+    """Return what the template of a receipt shows."""
+    receipt, verdict = found.receipt, found.verdict
+    word, kind, why = _JUDGEMENTS[verdict.judgement]
+    (verification,) = verdict.verifications
+    order = list(Severity)
+    worst = sorted(verdict.findings, key=lambda finding: order.index(finding.severity))[:MAX_FINDINGS]
+    return {
+        "title": f"Receipt {shown(receipt.pagination or 'without PG')}",
+        "word": word,
+        "kind": kind,
+        "why": why.format(shown(verification.reason)),
+        "lines": tuple(_lines(receipt, found.transaction_id)),
+        "findings": tuple(_finding(receipt, finding) for finding in worst),
+        "left_out": len(verdict.findings) - len(worst),
+        "notes": export([Item(receipt, found.public_key)], Format.TRANSPARENCY).notes,
+    }
+
+
+def _lines(receipt: Receipt, transaction_id: str) -> Iterator[tuple[str, str]]:
+    ID = receipt.identification or ""
+    last = receipt.end or (receipt.readings[-1] if receipt.readings else None)
+    yield "Charge point", _payload(receipt, "CT", "CI")
+    yield "Meter", _payload(receipt, "MM", "MS")
+    yield "User", f"{shortened(ID) if ID else formatting.NOTHING} ({_payload(receipt, 'IT') or 'no type'})"
+    yield "Tariff", _payload(receipt, "TT")
+    yield "Begin", _reading(receipt.begin)
+    yield "End", _reading(last) + (formatting.end_of(last.TX) if last else "")
+    yield "Energy", "not in the receipt" if receipt.energy_wh is None else f"{formatting.kwh(receipt.energy_wh)} kWh"
+    yield "Transaction", shown(transaction_id)
+    yield "Algorithm", shown(receipt.algorithm or "")
+
+
+def _payload(receipt: Receipt, *keys: str) -> str:
+    return " ".join(shown(receipt.payload[key]) for key in keys if receipt.payload.get(key) not in (None, ""))
+
+
+def _reading(reading: Reading | None) -> str:
+    if reading is None:
+        return "not in the receipt"
+    time = formatting.meter_clock(reading.TM) if reading.TM else "time not readable"
+    return time if reading.energy_wh is None else f"{time}; register {formatting.kwh(reading.energy_wh)} kWh"
+
+
+def _finding(receipt: Receipt, finding: Finding) -> tuple[str, str, str, str, str]:
+    """Return kind, severity, code, text and what to do; the text may cite the user's id, which is shortened."""
+    ID = receipt.identification or ""
+    text = shown(finding.text)
+    text = text.replace(ID, shortened(ID)) if len(ID) > 2 else text
+    return _KINDS[finding.severity], finding.severity.value, finding.code, text, FINDINGS[finding.code].to_do

@@ -1,0 +1,192 @@
+"""The page's server: a task beside the meters' that none of them depends on, and the table of its paths.
+
+What others can do to it is bounded by aiohttp (lines and headers of 4 KiB, a body of 4 KiB, idle connections closed
+after 15 s) and by the number of streams. It is made for the people of one site. Where it is open to more, a
+reverse proxy in front of it bounds connections and requests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from typing import TYPE_CHECKING, Final, NoReturn
+
+from aiohttp import web
+
+from iem_dcr.config import shown
+from iem_dcr.errors import ConfigError, printable
+from iem_dcr.service.metrics import Metrics
+from iem_dcr.service.one_thread import OneThread
+from iem_dcr.service.standing import Standing
+from iem_dcr.web import templates
+from iem_dcr.web.auth import Auth
+from iem_dcr.web.middleware import LOGIN, Checks, add_headers
+from iem_dcr.web.pages import Pages
+from iem_dcr.web.receipt_list import ReceiptList
+from iem_dcr.web.streams import Streams
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from iem_dcr.service.observation import ObservedMeter
+    from iem_dcr.service.web_settings import WebSettings
+
+_log = logging.getLogger(__name__)
+
+RETRY_AFTER_S: Final = 10.0
+MAX_LINE: Final = 4096
+"""Bytes of a request's first line, and of one header."""
+MAX_BODY: Final = 4096
+"""Bytes; only the token's form has a body."""
+IDLE_TIMEOUT_S: Final = 15.0
+_BACKLOG: Final = 32
+_TOKEN_TIMEOUT_S: Final = 5.0
+_SHUTDOWN_TIMEOUT_S: Final = 0.2
+
+
+class WebServer:
+    """Serves the page.
+
+    Args:
+        settings: where, and to whom.
+        meters: what there is to show.
+        status: how the service is, in a line.
+        standing: how the service is, for programs.
+
+    Attributes:
+        listening: set while it listens.
+        port: the TCP port it listens at; 0 before.
+    """
+
+    def __init__(
+        self,
+        settings: WebSettings,
+        meters: Sequence[ObservedMeter],
+        status: Callable[[], str],
+        standing: Callable[[], Standing] = Standing,
+    ) -> None:
+        self._settings = settings
+        self._meters = meters
+        self._status = status
+        self._standing = standing
+        self._failing = ""
+        self._streams = Streams()
+        self.listening = asyncio.Event()
+        self.port = 0
+        templates.load()  # here, because no meter is being read yet
+
+    @property
+    def url(self) -> str:
+        """Where it is, for a browser on this computer."""
+        host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
+        return f"http://{host}:{self.port or self._settings.port}/"
+
+    @property
+    def open_streams(self) -> int:
+        """How many streams are open."""
+        return self._streams.count
+
+    async def run(self) -> NoReturn:
+        """Serve until cancelled. While the port cannot be had it is tried again, and the log says so once."""
+        while True:
+            try:
+                await self._serve()
+            except (OSError, ConfigError) as error:
+                # asyncio puts the reason of a failed bind into a sentence of its own.
+                why = printable(os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error)
+                level = logging.DEBUG if why == self._failing else logging.ERROR
+                self._failing = why
+                _log.log(
+                    level,
+                    "no bring-up page at %s (listen in [web]): %s; it is tried again every %.0f s, "
+                    "and the meters do without",
+                    self._settings.listen,
+                    why,
+                    RETRY_AFTER_S,
+                )
+            await asyncio.sleep(RETRY_AFTER_S)
+
+    async def _serve(self) -> None:
+        auth = Auth(await self._token(), asyncio.get_running_loop().time)
+        receipts, metrics = ReceiptList(), Metrics(self._meters, self._standing)
+        pages = Pages(
+            meters=self._meters,
+            status=self._status,
+            standing=self._standing,
+            auth=auth,
+            receipts=receipts,
+            metrics=metrics,
+            streams=self._streams,
+        )
+        runner = web.AppRunner(
+            self._application(pages, auth),
+            access_log=None,
+            logger=_quiet_log(),
+            keepalive_timeout=IDLE_TIMEOUT_S,
+            lingering_time=0.0,
+            max_line_size=MAX_LINE,
+            max_field_size=MAX_LINE,
+            shutdown_timeout=_SHUTDOWN_TIMEOUT_S,
+            handler_cancellation=True,
+        )
+        try:
+            await runner.setup()
+            await web.TCPSite(runner, self._settings.host, self._settings.port, backlog=_BACKLOG).start()
+            self.port = runner.addresses[0][1]
+            _log.info("the bring-up page is at %s", self.url)
+            self._failing = ""
+            self.listening.set()
+            await asyncio.Event().wait()
+        finally:
+            self.listening.clear()
+            receipts.close()
+            metrics.close()
+            await runner.cleanup()
+
+    def _application(self, pages: Pages, auth: Auth) -> web.Application:
+        checks = Checks(self._settings, auth)
+        application = web.Application(client_max_size=MAX_BODY, middlewares=[checks.errors, checks.refusals])
+        application.on_response_prepare.append(add_headers)
+        application.add_routes(
+            [
+                web.get("/", pages.overview),
+                web.get("/events", pages.overview_events),
+                web.get("/meters/{name}", pages.meter),
+                web.get("/meters/{name}/events", pages.meter_events),
+                web.get("/meters/{name}/history.json", pages.history),
+                web.get("/meters/{name}/history.csv", pages.history_csv),
+                web.get("/meters/{name}/receipts/{key}.xml", pages.receipt_xml),
+                web.get("/meters/{name}/receipts/{key}", pages.receipt),
+                web.get("/metrics", pages.metrics),
+                web.get("/health/live", pages.live),
+                web.get("/health/ready", pages.ready),
+                web.get("/static/{name}", pages.static),
+                web.get(LOGIN, pages.login),
+                web.post(LOGIN, pages.take_token),
+            ]
+        )
+        return application
+
+    async def _token(self) -> str | None:
+        """Read the token, which may be on a disk that hangs.
+
+        Raises:
+            ConfigError: it cannot be read.
+        """
+        if self._settings.token_file is None:
+            return self._settings.token
+        thread = OneThread("page-token")
+        try:
+            return await thread.do(self._settings.read_token, _TOKEN_TIMEOUT_S)
+        except TimeoutError:
+            raise ConfigError([f"token_file {shown(self._settings.token_file)} cannot be read: no answer"]) from None
+        finally:
+            thread.close()
+
+
+def _quiet_log() -> logging.Logger:
+    """Return a log for what aiohttp says of requests that are none, which anybody could fill the log with."""
+    log = _log.getChild("aiohttp")
+    log.setLevel(logging.CRITICAL)
+    return log

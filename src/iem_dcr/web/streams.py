@@ -1,0 +1,97 @@
+"""Streams of server-sent events: a bounded number, and none for a reader who does not keep up."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import socket
+from typing import TYPE_CHECKING, Final
+
+from aiohttp import web
+
+from iem_dcr.driver.rate_limited_log import RateLimitedLog
+from iem_dcr.driver.timing import now_s
+from iem_dcr.errors import printable
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+_log = logging.getLogger(__name__)
+
+MAX_STREAMS: Final = 24
+"""Further ones are told to come again."""
+RETRY_MS: Final = 2000
+"""What a browser waits before it connects again."""
+READ_TIMEOUT_S: Final = 10.0
+"""A reader who leaves an event waiting for so long is dropped."""
+BUFFER_BYTES: Final = 16 * 1024
+"""So much may wait for a reader here, and some more in the kernel, so that a slow one is noticed early."""
+LIFETIME_S: Final = 3600.0
+"""After so long a stream ends; the browser connects again, and shows its cookie again."""
+
+
+class Streams:
+    """Serves streams.
+
+    Attributes:
+        count: how many are open.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._mistakes = RateLimitedLog(_log, now_s)
+
+    async def serve(self, request: web.Request, events: AsyncGenerator[bytes]) -> web.StreamResponse:
+        """Send events, each made by `event`, until the reader leaves."""
+        if request.method == "HEAD":
+            return web.Response()
+        if self.count >= MAX_STREAMS:
+            return web.Response(status=503, text="Too many streams are open.\n", headers={"Retry-After": "10"})
+        response = web.StreamResponse(
+            headers={"Content-Type": "text/event-stream; charset=utf-8", "X-Accel-Buffering": "no"}
+        )
+        response.force_close()
+        if request.transport is not None:
+            request.transport.set_write_buffer_limits(high=BUFFER_BYTES)
+            with contextlib.suppress(OSError):  # the reader has left already
+                request.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
+        self.count += 1
+        try:
+            async with contextlib.aclosing(events):
+                await response.prepare(request)
+                await self._send(request, response, events)
+        except ConnectionError:
+            pass  # the reader has left
+        except Exception as error:  # noqa: BLE001  as in `middleware`, but no other answer may stand in a stream
+            self._mistakes.warning("the page could not answer %s: %s", printable(request.path), printable(repr(error)))
+            _log.debug("as follows", exc_info=error)
+            _break_off(request)
+        finally:
+            self.count -= 1
+        return response
+
+    @staticmethod
+    async def _send(request: web.Request, response: web.StreamResponse, events: AsyncGenerator[bytes]) -> None:
+        ends_s = now_s() + LIFETIME_S
+        await response.write(b"retry: %d\n\n" % RETRY_MS)
+        async for one in events:
+            try:
+                async with asyncio.timeout(READ_TIMEOUT_S):
+                    await response.write(one)
+            except TimeoutError:
+                _break_off(request)
+                return
+            if now_s() > ends_s:
+                return
+
+
+def event(name: str, data: object) -> bytes:
+    """Make an event."""
+    return f"event: {name}\ndata: {json.dumps(data, separators=(',', ':'))}\n\n".encode()
+
+
+def _break_off(request: web.Request) -> None:
+    if request.transport is not None:
+        request.transport.abort()

@@ -1,0 +1,72 @@
+"""The page's HTML: jinja2 templates of this package.
+
+Every value is escaped (autoescape), and before that whatever is not visible becomes a space: controls, and marks that
+turn the direction of writing. So no text of a meter, a card or a tariff can become markup or hide.
+
+A page that is kept up to date has blocks whose names begin with ``live_``, each with one element that has an id. A
+stream renders these alone and sends those that have changed; the browser replaces the element with the same id.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from iem_dcr import __version__
+from iem_dcr.bringup.sight import clock, duration, shown
+from iem_dcr.web import formatting
+
+_LIVE: Final = "live_"
+
+
+def _visible(value: object) -> object:
+    """Make a value fit to be shown."""
+    if value is None:
+        return formatting.NOTHING
+    if isinstance(value, str) and not isinstance(value, Markup) and not value.isprintable():
+        return "".join(character if character.isprintable() else " " for character in value)
+    return value
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).with_name("templates")),
+        autoescape=True,
+        finalize=_visible,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for function in (
+        formatting.kw, formatting.kwh, formatting.tenths, formatting.clock_time, formatting.day_and_time,
+        formatting.meter_clock, formatting.ago, formatting.status, formatting.flags, formatting.end_of,
+        clock, duration, shown,
+    ):  # fmt: skip
+        environment.filters[function.__name__] = function
+    environment.globals.update(version=__version__, now=lambda: datetime.now().astimezone())
+    return environment
+
+
+_ENVIRONMENT: Final = _environment()
+
+
+def load() -> None:
+    """Compile all templates, which takes a moment; what is not loaded is compiled when it is first used."""
+    for name in _ENVIRONMENT.list_templates():
+        _ENVIRONMENT.get_template(name)
+
+
+def render(name: str, **context: object) -> Markup:
+    """Return a page, or a part of one."""
+    return Markup(_ENVIRONMENT.get_template(name).render(context))  # noqa: S704  its values are escaped
+
+
+def live_parts(name: str, **context: object) -> list[str]:
+    """Return the parts of a page that are kept up to date, always in the same order."""
+    template = _ENVIRONMENT.get_template(name)
+    blocks = [make for block, make in template.blocks.items() if block.startswith(_LIVE)]
+    return ["".join(make(template.new_context(context))) for make in blocks]
