@@ -25,6 +25,7 @@ from iem_dcr.journaling import existing
 from iem_dcr.meter_time import rfc3339
 from iem_dcr.ocmf import parse, verify
 from iem_dcr.ocmf.export import Exported, Format, Item, export
+from iem_dcr.ocmf.verdict import energy_summary_of_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -359,7 +360,7 @@ def _entry_line(entry: Entry) -> str:
         shown(entry.transaction_id) or "-",
         shown(entry.identification) or "-",
         f"{begin} to {end}",
-        "?" if entry.energy_wh is None else kwh(entry.energy_wh),
+        energy_summary_of_text(entry.text) or ("?" if entry.energy_wh is None else kwh(entry.energy_wh)),
         entry.outcome.value if entry.outcome else "not checked",
     ]
     if entry.erased is not None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from iem_dcr.errors import ReceiptError
 from iem_dcr.ocmf.examination import examine_transaction
 from iem_dcr.ocmf.keys import curve_of, is_plain
-from iem_dcr.ocmf.receipt import Reading, difference_wh, ends_of
+from iem_dcr.ocmf.receipt import Reading, difference_wh, ends_of, parse
 from iem_dcr.ocmf.registers import register_of
 from iem_dcr.ocmf.rules import Finding, Severity, finding
 from iem_dcr.ocmf.signature import Outcome, verify
@@ -200,6 +200,14 @@ def energy_summary(energies: Sequence[Energy]) -> str:
 def energy_summary_of(receipt: Receipt) -> str:
     """Write what the transaction of one receipt counted, as `energy_summary` does."""
     return energy_summary(energies_of([receipt]))
+
+
+def energy_summary_of_text(text: str) -> str:
+    """Write what the transaction of one tuple counted, as `energy_summary` does; "" where it cannot be read."""
+    try:
+        return energy_summary_of(parse(text))
+    except ReceiptError:
+        return ""
 
 
 def _of_direction(energies: Sequence[Energy], direction: str) -> Decimal | None:

@@ -16,13 +16,12 @@ from iem_dcr.bringup.sight import shown
 from iem_dcr.errors import JournalError, printable
 from iem_dcr.ocmf.examination import examine
 from iem_dcr.ocmf.rules import Severity
-from iem_dcr.ocmf.verdict import verdict_on
+from iem_dcr.ocmf.verdict import energy_summary_of, energy_summary_of_text, verdict_on
 from iem_dcr.service.one_thread import OneThread
 from iem_dcr.web import formatting
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from decimal import Decimal
     from pathlib import Path
 
     from iem_dcr.journal import Entry
@@ -48,7 +47,7 @@ class Row:
         key: finds it, see `ReceiptList.find`.
         pagination: PG, or "".
         ended: when it ended, in words.
-        energy_wh: imported, watt hours.
+        energy: what it counted, in words.
         signature: what is said of it, and how that looks.
         findings: how many there are, and how that looks.
         transaction_id: the station's, or "".
@@ -58,7 +57,7 @@ class Row:
     key: str
     pagination: str
     ended: str
-    energy_wh: Decimal | None
+    energy: str
     signature: tuple[str, str]
     findings: tuple[str, str]
     transaction_id: str
@@ -183,7 +182,7 @@ def _row_of_entry(entry: Entry) -> Row:
         key=key_of(_IN_JOURNAL, entry.id, entry.text),
         pagination=shown(entry.pagination),
         ended=shown(entry.end_text) or f"kept {formatting.day_and_time(entry.kept)}",
-        energy_wh=entry.energy_wh,
+        energy=energy_summary_of_text(entry.text) or formatting.NOTHING,
         signature=("erased", "off") if is_erased else formatting.signature(entry.outcome, accepted=entry.accepted),
         findings=_counted([str(finding.get("severity")) for finding in entry.findings]),
         transaction_id=shown(entry.transaction_id),
@@ -198,7 +197,7 @@ def _row_remembered(seen: SeenReceipt) -> Row:
         key=key_of(_IN_MEMORY, seen.number, receipt.text),
         pagination=shown(receipt.pagination or ""),
         ended=formatting.meter_time(last.TM) if last and last.TM else f"came {formatting.day_and_time(seen.came)}",
-        energy_wh=receipt.energy_wh,
+        energy=energy_summary_of(receipt) or formatting.NOTHING,
         signature=formatting.signature(seen.kept.outcome, accepted=seen.kept.accepted),
         findings=_counted([finding.severity.value for finding in examine(receipt)]),
         transaction_id=shown(seen.kept.transaction_id),

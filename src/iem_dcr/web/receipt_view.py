@@ -8,7 +8,7 @@ from iem_dcr.bringup.sight import shown
 from iem_dcr.errors import shortened
 from iem_dcr.ocmf.export import Format, Item, export
 from iem_dcr.ocmf.rules import FINDINGS, Severity
-from iem_dcr.ocmf.verdict import Judgement
+from iem_dcr.ocmf.verdict import Judgement, energy_summary_of
 from iem_dcr.web import formatting
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def _lines(receipt: Receipt, transaction_id: str) -> Iterator[tuple[str, str]]:
     yield "Tariff", _payload(receipt, "TT")
     yield "Begin", _reading(receipt.begin)
     yield "End", _reading(last) + (formatting.end_of(last.TX) if last else "")
-    yield "Energy", "not in the receipt" if receipt.energy_wh is None else f"{formatting.kwh(receipt.energy_wh)} kWh"
+    yield "Energy", energy_summary_of(receipt) or "not in the receipt"
     yield "Transaction", shown(transaction_id)
     yield "Algorithm", shown(receipt.algorithm or "")
 
