@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -83,6 +84,8 @@ OLD_ROWS = """
     INSERT INTO refused VALUES (2, '{meter}', '{address}', 'T-6', {noted_ms} + 1);
     INSERT INTO state VALUES ('trusted_clock_ms', {noted_ms}), ('pruned_ms', {noted_ms});
 """
+ROOM_BYTES = 10 * 4096
+"""Enough to open it, and not for a migration."""
 NOTED_MS = 1_772_362_800_000
 NOTED = datetime(2026, 3, 1, 11, tzinfo=UTC)
 ERROR = '[{"code": "signature-form", "severity": "error", "reading": null, "field": "SD", "text": "x"}]'
@@ -219,24 +222,28 @@ def test_a_reader_does_not_keep_it_from_being_migrated(path: Path) -> None:
     assert version(path) == 2
 
 
-def test_a_migration_that_fails_half_way_changes_nothing_and_is_tried_again(path: Path) -> None:
-    with closing(sqlite3.connect(path)) as connection:
-        connection.execute("CREATE TABLE pins (x)")
-    before = entries(path)
-    worker = StepWorker()
-    opened = Journal(path, worker=worker)
-    opened.keep(kept(5))
-    worker.run()
-    assert opened.unwritten == 1
-    assert version(path) == 1
-    assert recall(path) == EXPECTED
-    assert entries(path) == before
-    with closing(sqlite3.connect(path)) as connection:
-        connection.execute("DROP TABLE pins")
-    worker.wait(3)
-    opened.abandon()
-    assert version(path) == 2
-    assert len(entries(path)) == 5
+def test_a_migration_that_fails_half_way_changes_nothing_and_is_tried_again() -> None:
+    with small_disk(pages=80) as folder:
+        path = folder / "receipts.db"
+        write_old(path)
+        before = entries(path)
+        ballast = folder / "ballast"
+        with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+            while file.write(b"x" * 512):
+                pass
+        os.truncate(ballast, ballast.stat().st_size - ROOM_BYTES)
+        worker = StepWorker()
+        opened = Journal(path, worker=worker)
+        opened.keep(kept(5))
+        worker.run()
+        assert opened.unwritten == 1
+        assert version(path) == 1
+        assert entries(path) == before
+        ballast.unlink()
+        worker.wait(3)
+        opened.abandon()
+        assert version(path) == 2
+        assert len(entries(path)) == 5
 
 
 def test_erasing_leaves_it_as_it_is_for_the_process_that_writes_it(path: Path) -> None:
@@ -254,7 +261,7 @@ def test_erasing_leaves_it_as_it_is_for_the_process_that_writes_it(path: Path) -
 def test_one_whose_tables_are_not_those_of_its_version_is_moved_aside(damage: str, path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection:
         connection.execute(damage)
-    with pytest.raises(JournalError, match="its tables are not those of version 1"):
+    with pytest.raises(JournalError, match="no such"):
         entries(path)
     assert recall(path) == Recalled()
     assert len([*path.parent.glob("*.corrupt-*")]) == 1

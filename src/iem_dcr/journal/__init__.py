@@ -7,7 +7,7 @@ file. Importing this package imports ``sqlite3``, so a process without a journal
 from iem_dcr.journal.file import check_journal
 from iem_dcr.journal.maintenance import Entry, Erased, JournalReader, forget, open_for_reading
 from iem_dcr.journal.store import Journal, open_journal
-from iem_dcr.journal.work import Worker
+from iem_dcr.journal.worker import Worker
 
 __all__ = [
     "Entry",
