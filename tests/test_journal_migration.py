@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from iem_dcr.driver.ports import FiledReceipt, NotedEntry, Recalled
-from iem_dcr.errors import JournalError
 from iem_dcr.journal import Journal, check_journal, forget
 from tests.support.journals import ADDRESS, METER, StepWorker, entries, kept, result, tuple_text
 
@@ -261,7 +260,5 @@ def test_erasing_leaves_it_as_it_is_for_the_process_that_writes_it(path: Path) -
 def test_one_whose_tables_are_not_those_of_its_version_is_moved_aside(damage: str, path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection:
         connection.execute(damage)
-    with pytest.raises(JournalError, match="no such"):
-        entries(path)
     assert recall(path) == Recalled()
     assert len([*path.parent.glob("*.corrupt-*")]) == 1

@@ -1,17 +1,17 @@
 """The file of a journal while it is in use: what an error on it means, and what follows from it.
 
 * DAMAGE (`DamagedError`): SQLite reports that the file is corrupt, no database or of an unknown format; a constraint is
-  broken (only a wrong index does that); a name or message of SQLite is not UTF-8 (all of ours are ASCII); head and
-  tables disagree. The file is moved aside and a new one is created. Questions are answered as by an empty file.
+  broken (only a wrong index does that); a name or message of SQLite is not UTF-8 (all of ours are ASCII); our
+  statements do not fit its tables. The file is moved aside and a new one is created. Questions are answered as by an
+  empty file.
 * REFUSAL (`RefusedError`): the file is not marked as a journal, or is of a newer version, or its folder is missing or
   forbidden. It is left alone. Questions are answered as by an empty file; writes are retried.
 * FAILURE (any other `JournalError`): the disk is full, locked, read-only or broken. It says nothing about the content:
   questions raise it, and are to be asked again; writes are retried.
 
-Errors of a file that is no longer in its place mean nothing: the one that is there now is tried at once. An error that
-the values of one unit of work cause (`_is_own_fault`) undoes that unit only.
-
-Questions have a connection of their own, which also works on a full or read-only disk.
+A file that was opened a while ago may have been moved or migrated since, so its errors are judged only when they come
+back from the file that is at the path now. An error that the values of one unit of work cause (`_is_own_fault`) undoes
+that unit only. Questions have a connection of their own, which also works on a full or read-only disk.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ _FORBIDDEN = "this user may not use its folder; change its rights, or journal_pa
 _ASIDE = ".corrupt-"
 _DAMAGE = frozenset({
     sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT, sqlite3.SQLITE_CONSTRAINT,
-    sqlite3.SQLITE_MISMATCH,
+    sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_ERROR,
 })  # fmt: skip
 _FORMAT_VERSIONS = (b"\1\1", b"\2\2", b"")
 """Write and read version in the head of a file: rollback journal, WAL, an empty file."""
@@ -116,8 +116,7 @@ def check_journal(path: str | os.PathLike[str]) -> None:
     found = resolved(path)
     try:
         if _is_there(found):
-            with contextlib.closing(schema.connect(found)) as connection:
-                schema.look_into(connection)
+            schema.open_to_read(found)[0].close()
     except Exception as error:
         judgement = judged(error, found)
         if not isinstance(judgement, DamagedError):
@@ -180,16 +179,18 @@ class JournalFile:
             Exception: nothing was committed; see `judged`. ``failure`` is raised as if by SQLite.
         """
         for _ in range(ATTEMPTS):
+            is_fresh = self._connection is None
             try:
                 results = self._transaction(works, failure)
                 if self._is_in_place():
                     return results
             except Exception as error:
-                self.close()
-                failure, judgement = None, judged(error, self._path)
-                if isinstance(judgement, DamagedError):
-                    self._move_aside(judgement, self._identity)
-                elif identity(self._path) == self._identity:
+                failure = None
+                if code_of(error) == sqlite3.SQLITE_ERROR and not is_fresh:
+                    self.close()
+                    continue
+                judgement = self._judge(error, self._identity)
+                if not isinstance(judgement, DamagedError) and identity(self._path) == self._identity:
                     raise judgement from error
         raise JournalError("it keeps being moved or deleted; find out by what")
 
@@ -199,15 +200,20 @@ class JournalFile:
         Raises:
             JournalError: the file cannot be read now. ``failure`` is handled as if SQLite had raised it.
         """
-        self._path = resolved(self._given)
+        self._path, which = resolved(self._given), None
         try:
-            return self._answer(question, otherwise, failure)
+            which = identity(self._path)
+            _raise(failure)
+            if which is None:
+                return otherwise
+            connection, version = schema.open_to_read(self._path)
+            with contextlib.closing(connection):
+                return question(connection) if version else otherwise
         except Exception as error:
-            self.close()
-            judgement = judged(error, self._path)
-            if isinstance(judgement, DamagedError):
-                with contextlib.suppress(JournalError, OSError):  # the next write fails as well, and logs it
-                    self._move_aside(judgement, identity(self._path))
+            try:
+                judgement = self._judge(error, which)
+            except (JournalError, OSError):  # it cannot be moved; the next write fails as well, and logs it
+                return otherwise
             if isinstance(judgement, (DamagedError, RefusedError)):
                 return otherwise
             raise JournalError(f"{named(self._path)} cannot be read: {judgement}") from error
@@ -219,20 +225,10 @@ class JournalFile:
             with contextlib.suppress(sqlite3.Error):
                 connection.close()
 
-    def _answer(self, question: Callable[[sqlite3.Connection], T], otherwise: T, failure: Exception | None) -> T:
-        if failure is not None:
-            raise failure
-        if identity(self._path) is None:
-            return otherwise
-        connection, version = schema.open_to_read(self._path)
-        with contextlib.closing(connection):
-            return question(connection) if version else otherwise
-
     def _transaction(
         self, works: Sequence[Callable[[sqlite3.Connection], Any]], failure: Exception | None
     ) -> list[Any]:
-        if failure is not None:
-            raise failure
+        _raise(failure)
         connection = self._opened()
         results: list[Any] = []
         if works:
@@ -270,12 +266,20 @@ class JournalFile:
         _log.error("%s was moved or deleted while it was in use: a new one is created", named(self._path))
         return False
 
-    def _move_aside(self, error: DamagedError, which: tuple[int, int] | None) -> None:
-        """Move a damaged file aside, with the files beside it, unless another process has done so.
+    def _judge(self, error: Exception, which: tuple[int, int] | None) -> JournalError:
+        """Close the file, and move it aside if it is damaged. Returns what the error means.
 
         Raises:
             JournalError, OSError: it cannot be moved.
         """
+        self.close()
+        judgement = judged(error, self._path)
+        if isinstance(judgement, DamagedError):
+            self._move_aside(judgement, which)
+        return judgement
+
+    def _move_aside(self, error: DamagedError, which: tuple[int, int] | None) -> None:
+        """Move a damaged file aside, with the files beside it, unless another process has done so."""
         path, now_s = self._path, self._monotonic()
         if self._moved_s is not None and now_s - self._moved_s < MOVED_AT_MOST_EVERY_S:
             raise JournalError(f"it is damaged again at once ({error}); check its disk") from error
@@ -295,6 +299,11 @@ class JournalFile:
         self._moved_s = now_s
         what = "%s is damaged (%s): it was moved to %s, and a new one is created. Its content is still there"
         _log.error(what, named(path), error, printable(aside.name, limit=300))
+
+
+def _raise(failure: Exception | None) -> None:
+    if failure is not None:
+        raise failure
 
 
 def identity(path: Path) -> tuple[int, int] | None:

@@ -42,6 +42,8 @@ PRUNED_AT_ONCE: Final = 200
 PRUNING_INTERVAL: Final = timedelta(hours=20)
 CLOCK_STEP: Final = timedelta(days=7)
 """How far the time that decides what is old moves from one pruning to the next, at most."""
+OVERWRITE_TIMEOUT_S: Final = 2.0
+"""How long erasing waits for readers that still see what was erased; drivers cannot write meanwhile."""
 
 _UNREADABLE = " cannot be read: {}; is it a journal, and may this user read it?"
 _NOT_ERASED = ": erasing was not completed: {}. Do it again"
@@ -216,6 +218,7 @@ def open_for_reading(path: str | os.PathLike[str]) -> Iterator[JournalReader]:
     found = _existing(path)
     with _told(found):
         connection, version = schema.open_to_read(found)
+        connection.execute("COMMIT")
     with contextlib.closing(connection):
         if not version:
             raise JournalError(f"{named(found)}: the file is empty: nothing was ever kept in it")
@@ -264,7 +267,7 @@ def forget(
     *,
     identification: str = "",
     transaction_id: str = "",
-    overwrite_timeout_s: float = schema.BUSY_TIMEOUT_S,
+    overwrite_timeout_s: float = OVERWRITE_TIMEOUT_S,
 ) -> Erased:
     """Erase the receipts of a person's id or of a transaction. This destroys evidence that nothing can restore.
 
@@ -284,33 +287,33 @@ def forget(
     which = {"transaction": clean(transaction_id), "person": clean(identification)}
     with _told(found, _NOT_ERASED):
         with contextlib.closing(schema.connect(found)) as connection:
-            version = schema.look_into(connection)
-            entries = _erase(connection, which, version) if version else ()
-        # Even if nothing was left to erase: an earlier call may have been interrupted in between.
-        with contextlib.closing(schema.connect(found)) as connection:
+            with connection:
+                entries = _erase(connection, which)
+            # Even if nothing was left to erase: an earlier call may have been interrupted in between.
             connection.execute("VACUUM")
             connection.execute(f"PRAGMA busy_timeout={overwrite_timeout_s * 1000:.0f}")
             (is_busy, *_) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         return Erased(entries, not is_busy, moved_aside(found))
 
 
-def _erase(connection: sqlite3.Connection, which: dict[str, str], version: int) -> tuple[Entry, ...]:
-    # A file of version 1 is not migrated here: the process that writes it may still be of that version.
-    ledger = "begun" if version == 1 else "ledger"
+def _erase(connection: sqlite3.Connection, which: dict[str, str]) -> tuple[Entry, ...]:
     of_id = ":transaction <> '' AND transaction_id = :transaction"
     of_both = f"(({of_id}) OR (:person <> '' AND identification = :person))"
     connection.execute("BEGIN IMMEDIATE")
-    connection.execute(f"DELETE FROM main.{ledger} WHERE {of_both}", which)
-    connection.execute(f"DELETE FROM main.refused WHERE {of_id}", which)
+    version = schema.version_of(connection)
+    if not version:
+        return ()
+    # A file of version 1 is not migrated here: the process that writes it may still be of that version.
+    ledger, select = ("begun", _SELECT.replace("accepted", "1")) if version == 1 else ("ledger", _SELECT)
+    connection.execute(f"DELETE FROM {ledger} WHERE {of_both}", which)
+    connection.execute(f"DELETE FROM refused WHERE {of_id}", which)
     numbers = connection.execute(f"SELECT id FROM receipts WHERE erased_ms IS NULL AND {of_both}", which).fetchall()
     connection.executemany(
-        "UPDATE main.receipts SET tuple = NULL, identification = '', transaction_id = '', findings = '[]',"
+        "UPDATE receipts SET tuple = NULL, identification = '', transaction_id = '', findings = '[]',"
         " erased_ms = ? WHERE id = ?",
         [(milliseconds(datetime.now(UTC)), number) for (number,) in numbers],
     )
-    entries = tuple(_entry_of(connection.execute(f"{_SELECT} WHERE id = ?", number).fetchone()) for number in numbers)
-    connection.execute("COMMIT")
-    return entries
+    return tuple(_entry_of(connection.execute(f"{select} WHERE id = ?", number).fetchone()) for number in numbers)
 
 
 # --- deleting what is old ---

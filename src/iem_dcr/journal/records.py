@@ -43,7 +43,16 @@ STATES: Final = frozenset({"uncertain", OPEN, "ended", "lost"})
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MS = timedelta(milliseconds=1)
 _US = timedelta(microseconds=1)
-_SAME = "meter = :meter AND pagination = :pagination"
+_CHECKED_NOW = "outcome NOT IN ('valid', 'invalid') AND excluded.outcome IN ('valid', 'invalid')"
+_SEEN_AGAIN = f"""
+    ON CONFLICT (meter, pagination, digest) DO UPDATE SET
+        transaction_id = CASE transaction_id WHEN '' THEN excluded.transaction_id ELSE transaction_id END,
+        superseded = superseded OR (excluded.superseded AND transaction_id IN ('', excluded.transaction_id)),
+        found = found AND excluded.found,
+        accepted = CASE WHEN {_CHECKED_NOW} THEN excluded.accepted ELSE accepted END,
+        public_key = CASE WHEN {_CHECKED_NOW} THEN excluded.public_key ELSE public_key END,
+        outcome = CASE WHEN {_CHECKED_NOW} THEN excluded.outcome ELSE outcome END
+    WHERE erased_ms IS NULL"""
 _OF_ID = "transaction_id = :transaction_id AND (meter = :meter OR address = :address)"
 _FILED = "SELECT tuple, digest, transaction_id, public_key, superseded FROM receipts"
 
@@ -61,34 +70,21 @@ def keep_receipt(connection: sqlite3.Connection, kept: KeptReceipt, now: datetim
     meter, PG, given = values["meter"], values["pagination"], values["transaction_id"]
     if given:
         _settle_entries(connection, values | {"noted_meter": clean(kept.meter)})
-    question = f"SELECT id, transaction_id, erased_ms FROM receipts WHERE {_SAME} AND digest = :digest"
-    same = connection.execute(question, values).fetchone()
-    if same is None:
-        other = connection.execute(f"SELECT id FROM receipts WHERE {_SAME}", values).fetchone()
-        _insert(connection, "receipts", values)
-        if other is None:
-            return ""
+    before = connection.execute(
+        "SELECT digest = :digest AS is_same, transaction_id FROM receipts"
+        " WHERE meter = :meter AND pagination = :pagination ORDER BY is_same DESC LIMIT 1",
+        values,
+    ).fetchone()
+    _insert(connection, "receipts", values, _SEEN_AGAIN)
+    if before is None:
+        return ""
+    is_same, owner = before
+    if not is_same:
         return f"meter {meter} has given two different receipts with pagination {PG or 'none'}; both are kept"
-    number, transaction_id, erased_ms = same
-    if erased_ms is not None:
+    if not owner or given in ("", owner):
         return ""
-    connection.execute(
-        "UPDATE receipts SET found = found AND :found,"
-        " superseded = superseded OR (:superseded AND transaction_id IN ('', :transaction_id)),"
-        " transaction_id = CASE transaction_id WHEN '' THEN :transaction_id ELSE transaction_id END WHERE id = :id",
-        values | {"id": number},
-    )
-    connection.execute(
-        "UPDATE receipts SET outcome = :outcome, accepted = :accepted, public_key = :public_key, findings = :findings"
-        " WHERE id = :id AND outcome NOT IN ('valid', 'invalid') AND :outcome IN ('valid', 'invalid')",
-        values | {"id": number},
-    )
-    if not transaction_id or given in ("", transaction_id):
-        return ""
-    return (
-        f"the receipt {PG} of meter {meter} is in the journal as that of transaction {transaction_id}, and was now"
-        f" given for transaction {given}; the first one stands"
-    )
+    what = f"the receipt {PG} of meter {meter} is in the journal as that of transaction {owner}"
+    return f"{what}, and was now given for transaction {given}; the first one stands"
 
 
 def receipt_of(connection: sqlite3.Connection, transaction_id: str, *, meter: str, address: str) -> FiledReceipt | None:
@@ -194,10 +190,10 @@ def recall(connection: sqlite3.Connection, *, meter: str, address: str) -> Recal
         "SELECT transaction_id, identification, meter, address, pagination_before, sent_text, answered_text, state,"
         " noted_us FROM ledger WHERE meter = :meter OR address = :address ORDER BY id",
         which,
-    )
+    ).fetchall()
     refused = connection.execute(
         "SELECT transaction_id FROM refused WHERE meter = :meter OR address = :address ORDER BY id", which
-    )
+    ).fetchall()
     # Two searches by index: a condition with OR would read the whole file for a meter with few receipts.
     latest = f"erased_ms IS NULL ORDER BY id DESC LIMIT {MAX_RECALLED}"
     receipts = connection.execute(
@@ -205,7 +201,7 @@ def recall(connection: sqlite3.Connection, *, meter: str, address: str) -> Recal
         f" UNION SELECT id FROM (SELECT id FROM receipts WHERE address = :address AND {latest}))"
         f" ORDER BY id DESC LIMIT {MAX_RECALLED}",
         which,
-    )
+    ).fetchall()
     # The newest host time that a set clock has left; what is damaged is later than the year 9999.
     (newest_us,) = connection.execute(
         "SELECT max(us) FROM (SELECT * FROM"

@@ -1,8 +1,8 @@
 """The tables of a journal, the migration between their versions, and how a file is opened.
 
 Version 2 is written. Version 1 (iem-dcr 0.1.0) is migrated when it is opened for writing, in the transaction that would
-otherwise create the tables; a reader sees it through views as if it were version 2. Both then ask for every column of
-version 2, so a file whose head, version and tables disagree is found damaged before it is used.
+otherwise create the tables; a reader sees it through views as if it were version 2. What a file is, is read in one
+transaction, because other processes make and migrate files as well.
 
 WAL, so that readers and the writer do not wait for each other; synchronous FULL, so that a commit survives a power cut;
 secure_delete, so that deleted bytes are overwritten. A file is checked as a whole when it is opened for writing: what
@@ -13,11 +13,9 @@ Errors here do not name the file; whoever hands them on does (`named`).
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sqlite3
 import time
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
@@ -25,7 +23,7 @@ from urllib.parse import quote
 from iem_dcr.errors import JournalError, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
 VERSION: Final = 2
 """PRAGMA user_version of a journal that this code writes."""
@@ -175,68 +173,43 @@ def connect(path: Path, mode: str = "rw", *, is_immutable: bool = False) -> sqli
 
 
 def version_of(connection: sqlite3.Connection) -> int:
-    """Return the version of a journal, by its head; 0 for an empty file.
+    """Return the version of a journal, by its head; 0 for an empty file. Called within a transaction.
 
     Raises:
         DamagedError: the head is not a journal's, but the tables are.
         RefusedError: it is another program's, or of a newer version.
         sqlite3.Error: it cannot be read.
     """
-    connection.execute("SAVEPOINT look")  # one state of the file, whatever other processes do
     pragmas = ("user_version", "application_id")
     version, application = (int(connection.execute(f"PRAGMA {name}").fetchone()[0]) for name in pragmas)
     tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    connection.execute("RELEASE look")
     if not (version or application or tables):
         return 0
     if application != APPLICATION_ID:
         if tables >= _OF_EVERY_VERSION:
             raise DamagedError("its head is damaged: it does not say that it is a journal")
         raise RefusedError("this is another program's database; change journal_path")
-    if VERSION < version <= MAX_VERSION:
+    if not 1 <= version <= MAX_VERSION:
+        raise DamagedError(f"its head is damaged: it says that it is of version {version}")
+    if version > VERSION:
         raise RefusedError(
             f"it is of version {version}, and this program knows versions up to {VERSION}; install a newer iem-dcr, or "
             "change journal_path"
         )
-    if not 1 <= version <= VERSION:
-        raise DamagedError(f"its head is damaged: it says that it is of version {version}")
-    return version
-
-
-@contextlib.contextmanager
-def _every_journal_takes() -> Iterator[None]:
-    """Have SQLITE_ERROR be one of the format: statements that every sound journal takes were not taken."""
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        if code_of(error) == sqlite3.SQLITE_ERROR:
-            error.sqlite_errorcode = sqlite3.SQLITE_FORMAT
-        raise
-
-
-@_every_journal_takes()
-def look_into(connection: sqlite3.Connection) -> int:
-    """Have a connection read any version as version 2. Returns the version; 0 for an empty file.
-
-    Raises:
-        DamagedError, RefusedError, sqlite3.Error: see `version_of`; SQLITE_FORMAT where head and tables do not agree.
-    """
-    connection.execute("BEGIN")
-    version = version_of(connection)
-    _run(connection, _VIEWS_OF_1 if version == 1 else ())
-    _run(connection, _questions() if version else ())
-    connection.execute("COMMIT")
     return version
 
 
 def open_to_read(path: Path) -> tuple[sqlite3.Connection, int]:
-    """Open a journal for reading without leaving files behind. Returns the connection, and what `look_into` does.
+    """Open a journal for reading without leaving files behind; every version reads as version 2.
 
     SQLite keeps side files while a journal is open. A connection that may write removes them again, one that may not
     leaves them. A read-only medium has none and needs none.
 
+    Returns:
+        A connection within a transaction, so that all it reads is of one moment, and the version; 0 for an empty file.
+
     Raises:
-        DamagedError, RefusedError, sqlite3.Error: see `look_into`.
+        DamagedError, RefusedError, sqlite3.Error: see `version_of`.
     """
     try:
         return _opened_to_read(connect(path))
@@ -246,7 +219,9 @@ def open_to_read(path: Path) -> tuple[sqlite3.Connection, int]:
 
 def _opened_to_read(connection: sqlite3.Connection) -> tuple[sqlite3.Connection, int]:
     try:
-        version = look_into(connection)
+        connection.execute("BEGIN")
+        version = version_of(connection)
+        _run(connection, _VIEWS_OF_1 if version == 1 else ())
         connection.execute("PRAGMA query_only=ON")
     except BaseException:
         connection.close()
@@ -254,7 +229,6 @@ def _opened_to_read(connection: sqlite3.Connection) -> tuple[sqlite3.Connection,
     return connection, version
 
 
-@_every_journal_takes()
 def open_to_write(path: Path, *, is_checked: bool) -> sqlite3.Connection:
     """Open a journal for writing; an older one is migrated, and an empty file gets its tables.
 
@@ -269,13 +243,15 @@ def open_to_write(path: Path, *, is_checked: bool) -> sqlite3.Connection:
     """
     connection = connect(path)
     try:
+        connection.execute("BEGIN")
         if version_of(connection) and not is_checked and path.stat().st_size <= MAX_CHECKED_BYTES:
             _check_pages(connection)
+        connection.execute("COMMIT")
         _switch_to_wal(connection)
         # Even without anything to change: a file that cannot be written has to show before the first receipt.
         _run(connection, ("PRAGMA synchronous=FULL", "PRAGMA secure_delete=ON", "BEGIN IMMEDIATE"))
         version = version_of(connection)
-        _run(connection, (*_MIGRATIONS[version], *_questions(), "COMMIT"))
+        _run(connection, (*_MIGRATIONS[version], "COMMIT"))
         if not version:  # so that the file itself says what it is, not only the -wal
             connection.execute("PRAGMA wal_checkpoint")
     except BaseException:
@@ -302,18 +278,6 @@ def _switch_to_wal(connection: sqlite3.Connection) -> None:
             time.sleep(_SWITCH_RETRY_S)
         else:
             return
-
-
-@cache
-def _questions() -> tuple[str, ...]:
-    """Return statements that only a file with every column of every table takes."""
-    with contextlib.closing(sqlite3.connect(":memory:")) as connection:
-        _run(connection, _TABLES)
-        rows = connection.execute(
-            "SELECT m.name, group_concat(c.name) FROM sqlite_master AS m JOIN pragma_table_info(m.name) AS c"
-            " WHERE m.type = 'table' GROUP BY m.name"
-        )
-        return tuple(f"SELECT {columns} FROM {table} LIMIT 0" for table, columns in rows)
 
 
 def _run(connection: sqlite3.Connection, statements: Iterable[str]) -> None:

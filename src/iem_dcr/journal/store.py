@@ -63,38 +63,31 @@ MAX_NAMED: Final = 20
 """Receipts that a message names."""
 
 
-@dataclass(slots=True, eq=False)
-class _Work:
-    """A write or a question.
+@dataclass(eq=False)
+class _Work(Generic[T]):
+    """A write or a question. It may be awaited on any loop, or dropped.
 
     Attributes:
         do: does it within a transaction; a write returns what is to be logged as an error, or nothing.
+        otherwise: the answer to a question of a file that counts as empty; None for a write.
         what: names a write in a message; "" for a question.
         size_bytes: of a receipt that it holds in memory; 0 for anything else.
-        otherwise: the answer to a question of a file that counts as empty.
         done: when it is committed or answered; a JournalError when it could not be yet.
     """
 
     do: Callable[[sqlite3.Connection], Any]
+    otherwise: T
     what: str = ""
     size_bytes: int = 0
-    otherwise: object = None
-    done: Future[Any] = field(default_factory=Future)
+    done: Future[T] = field(default_factory=Future)
+
+    def __await__(self) -> Generator[object, None, T]:
+        return cast("Generator[object, None, T]", asyncio.wrap_future(self.done).__await__())
 
     def settle(self, problem: str = "") -> None:
         """Resolve ``done``, unless it is resolved already."""
         with contextlib.suppress(InvalidStateError):
-            self.done.set_exception(JournalError(problem)) if problem else self.done.set_result(None)
-
-
-class _Answer(Generic[T]):
-    """What a method of a journal returns: may be awaited on any loop, or dropped."""
-
-    def __init__(self, future: Future[T]) -> None:
-        self._future = future
-
-    def __await__(self) -> Generator[object, None, T]:
-        return cast("Generator[object, None, T]", asyncio.wrap_future(self._future).__await__())
+            self.done.set_exception(JournalError(problem)) if problem else self.done.set_result(self.otherwise)
 
 
 class Journal:
@@ -127,11 +120,12 @@ class Journal:
         self.path = Path(path).absolute()
         self.keep_days = keep_days
         self.users = 1
+        self._name = named(self.path)
         self._wall = wall
         self._worker = worker or ThreadWorker()
         self._file = JournalFile(self.path, wall, self._worker.time)
         self._lock = threading.RLock()
-        self._queue: deque[_Work] = deque()
+        self._queue: deque[_Work[Any]] = deque()
         self._waiting_bytes = 0
         self._problem = ""
         self._write_at_s = -math.inf
@@ -190,14 +184,15 @@ class Journal:
 
         What is not written then is named in the log.
         """
-        ended = _let_go(self)
+        with _lock:
+            self.users -= 1
+            if not self.users and _shared.get(self.path) is self:
+                del _shared[self.path]
         try:
             async with asyncio.timeout(timeout_s):
-                await (self._ask(lambda _: None, None) if ended is None else asyncio.wrap_future(ended))
+                await (self._ask(lambda _: None, None) if self.users > 0 else asyncio.wrap_future(self.end()))
         except TimeoutError:
-            _log.error("%s does not answer: %s may be lost; check its disk", named(self.path), self._at_risk())
-            for work in self._unwritten():
-                work.settle(f"{named(self.path)} is closed: {work.what} may be lost")
+            _log.error("%s does not answer: %s may be lost; check its disk", self._name, self._at_risk())
         except JournalError:
             pass  # it was logged when it came up
 
@@ -218,26 +213,26 @@ class Journal:
     # --- the queue ---
 
     def _ask(self, ask: Callable[[sqlite3.Connection], T], otherwise: T) -> Awaitable[T]:
-        work = _Work(ask, otherwise=otherwise)
+        work = _Work(ask, otherwise)
         with self._lock:
             if self._is_closing:
-                work.settle(f"{named(self.path)} is closed")
+                work.settle(f"{self._name} is closed")
             elif sum(not each.what for each in self._queue) >= MAX_QUESTIONS:
-                work.settle(f"{named(self.path)} does not answer; check its disk")
+                work.settle(f"{self._name} does not answer; check its disk")
             else:
                 self._queue.append(work)
                 self._submit()
-        return _Answer(work.done)
+        return work
 
     def _write(self, what: str, do: Callable[[sqlite3.Connection], Any], size_bytes: int = 0) -> Awaitable[None]:
-        work = _Work(do, what, size_bytes)
+        work = _Work(do, None, what, size_bytes)
         work.done.set_running_or_notify_cancel()  # cancelling it changes nothing
         with self._lock:
             most = MAX_WAITING if size_bytes else MAX_WAITING_NOTES
             if self._is_closing:
-                work.settle(f"{named(self.path)} is closed: {what} is NOT kept")
+                work.settle(f"{self._name} is closed: {what} is NOT kept")
             elif len(self._queue) >= most or self._waiting_bytes + size_bytes > MAX_WAITING_BYTES:
-                why = f"{named(self.path)}: {self._problem or 'its disk does not answer'}: the queue in memory is full"
+                why = f"{self._name}: {self._problem or 'its disk does not answer'}: the queue in memory is full"
                 work.settle(f"{why}: {what} is NOT kept")
                 _log.log(logging.DEBUG if self._is_full else logging.ERROR, "%s: %s is NOT kept", why, what)
                 self._is_full = True
@@ -247,9 +242,9 @@ class Journal:
                 if self._problem:
                     work.settle(self._waits())
                 self._submit()
-        return _Answer(work.done)
+        return work
 
-    def _unwritten(self) -> list[_Work]:
+    def _unwritten(self) -> list[_Work[Any]]:
         with self._lock:
             return [work for work in self._queue if work.what]
 
@@ -283,7 +278,7 @@ class Journal:
         try:
             wanted[0](failure)
         except Exception:  # noqa: BLE001  the worker has to go on
-            _log.exception("%s: a unit of work failed", named(self.path))
+            _log.exception("%s: a unit of work failed", self._name)
         with self._lock:
             self._submit()
 
@@ -302,13 +297,13 @@ class Journal:
                 self._waiting_bytes -= work.size_bytes
             problem, self._problem, self._is_full, self._write_at_s = self._problem, "", False, -math.inf
         if problem:
-            _log.info("%s works again: %d queued writes are committed", named(self.path), len(batch))
+            _log.info("%s works again: %d queued writes are committed", self._name, len(batch))
         for work, result in zip(batch, results, strict=True):
             if isinstance(result, Exception):
-                _log.error("%s: %s is not kept", named(self.path), work.what, exc_info=result)
-                work.settle(f"{named(self.path)}: {work.what} is not kept: {type(result).__name__}")
+                _log.error("%s: %s is not kept", self._name, work.what, exc_info=result)
+                work.settle(f"{self._name}: {work.what} is not kept: {type(result).__name__}")
             elif result:
-                _log.error("%s: %s", named(self.path), printable(result, limit=400))
+                _log.error("%s: %s", self._name, printable(result, limit=400))
             work.settle()
 
     def _fail(self, error: JournalError) -> None:
@@ -336,9 +331,9 @@ class Journal:
         try:
             (has_more,) = self._file.commit([work], failure)
         except Exception as error:  # noqa: BLE001  another day will do
-            has_more = False
-            why = judged(error, self.path)
-            _log.warning("%s: old receipts were not deleted: %s", named(self.path), why)
+            has_more = error
+        if isinstance(has_more, Exception):
+            _log.warning("%s: old receipts were not deleted: %s", self._name, judged(has_more, self.path))
         if has_more is not True:
             self._prune_at_s = self._worker.time() + PRUNING_S
 
@@ -347,7 +342,7 @@ class Journal:
         while self._queue and not self._problem:
             self._write_batch(failure)
         if self._queue:
-            _log.error("%s: not written when the process ended: %s", named(self.path), self._at_risk())
+            _log.error("%s: not written when the process ended: %s", self._name, self._at_risk())
         self._end_file()
 
     def _end_file(self) -> None:
@@ -360,7 +355,7 @@ class Journal:
     # --- messages ---
 
     def _waits(self) -> str:
-        return f"{named(self.path)}: {self._problem}. Writes wait in memory and are retried every {RETRY_S:g} s"
+        return f"{self._name}: {self._problem}. Writes wait in memory and are retried every {RETRY_S:g} s"
 
     def _at_risk(self) -> str:
         """Name what waits to be written."""
@@ -402,14 +397,3 @@ def open_journal(path: str | os.PathLike[str], keep_days: int = 365) -> Journal:
 _lock = threading.Lock()
 _shared: dict[Path, Journal] = {}
 """By the path under which they were opened."""
-
-
-def _let_go(journal: Journal) -> Future[None] | None:
-    """Have one user less. Returns, for the last one, a future that is done when the journal has ended."""
-    with _lock:
-        journal.users -= 1
-        if journal.users > 0:
-            return None
-        if _shared.get(journal.path) is journal:
-            del _shared[journal.path]
-    return journal.end()
