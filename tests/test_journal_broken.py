@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import logging
 import random
+import re
 import shutil
 import signal
 import sqlite3
@@ -559,14 +560,15 @@ def test_a_flipped_bit_anywhere_is_read_over_or_the_file_is_moved_aside(
 ) -> None:
     chance = random.Random(11)
     schema = range(100, 4096)
-    places = [*range(100), *chance.sample(schema, 80), *chance.sample(range(4096, len(full)), 120)]
+    keys = [match.start() for match in re.finditer(b"PRIMARY KEY", full)]
+    places = [*range(100), *keys, *chance.sample(schema, 80), *chance.sample(range(4096, len(full)), 120)]
     outcomes = {}
     for place in places:
         changed = bytearray(full)
         changed[place] ^= 1 << chance.randrange(8)
         with tempfile.TemporaryDirectory() as folder:
             outcomes[place] = outcome(Path(folder) / "receipts.db", bytes(changed))
-    assert len(outcomes) == 300
+    assert len(outcomes) >= 300
     assert {place for place, what in outcomes.items() if what == "refused"} <= set(USER_VERSION)
     assert {"read", "moved aside"} <= set(outcomes.values())
     assert "Traceback" not in caplog.text

@@ -245,7 +245,7 @@ def open_to_write(path: Path, *, is_checked: bool) -> sqlite3.Connection:
     try:
         connection.execute("BEGIN")
         if version_of(connection) and not is_checked and path.stat().st_size <= MAX_CHECKED_BYTES:
-            _check_pages(connection)
+            _check(connection)
         connection.execute("COMMIT")
         _switch_to_wal(connection)
         # Even without anything to change: a file that cannot be written has to show before the first receipt.
@@ -260,10 +260,14 @@ def open_to_write(path: Path, *, is_checked: bool) -> sqlite3.Connection:
     return connection
 
 
-def _check_pages(connection: sqlite3.Connection) -> None:
+def _check(connection: sqlite3.Connection) -> None:
     (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     if found != "ok":
         raise DamagedError(printable(found))
+    # SQLite takes any other word there for a part of the type, and rows have no number then.
+    numbered = "SELECT count(*) FROM sqlite_master WHERE sql LIKE '%id INTEGER PRIMARY KEY,%'"
+    if connection.execute(numbered).fetchone() != (3,):  # in every version
+        raise DamagedError("its tables have lost their keys")
 
 
 def _switch_to_wal(connection: sqlite3.Connection) -> None:
