@@ -37,8 +37,6 @@ _log = logging.getLogger("iem_dcr.journal")
 
 READ_AT_ONCE: Final = 200
 """Entries in memory at a time."""
-PRUNED_AT_ONCE: Final = 200
-"""Receipts deleted in one transaction; more would keep other work waiting."""
 PRUNING_INTERVAL: Final = timedelta(hours=20)
 CLOCK_STEP: Final = timedelta(days=7)
 """How far the time that decides what is old moves from one pruning to the next, at most."""
@@ -319,50 +317,39 @@ def _erase(connection: sqlite3.Connection, which: dict[str, str]) -> tuple[Entry
 # --- deleting what is old ---
 
 
-def prune(connection: sqlite3.Connection, path: Path, keep_days: int, now: datetime) -> bool:
-    """Delete some of what is older than ``keep_days``, unless that was done today; 0 deletes nothing.
+def prune(connection: sqlite3.Connection, path: Path, keep_days: int, now: datetime) -> None:
+    """Delete what is older than ``keep_days``, unless that was done today; 0 deletes nothing.
 
     Runs inside its caller's transaction.
-
-    Returns:
-        Whether there is more. Few are deleted at once, so that other work can be done in between.
     """
     state = dict(connection.execute("SELECT name, value FROM state").fetchall())
     pruned = instant_of(state.get(_PRUNED))
     if now < FIRST_SANE or (pruned is not None and timedelta() <= now - pruned < PRUNING_INTERVAL):
-        return False
+        return
     (newest_ms,) = connection.execute("SELECT max(age_ms) FROM receipts").fetchone()
     known = instant_of(state.get(_TRUSTED)) or instant_of(newest_ms) or now
     clock = min(now, known + CLOCK_STEP)
-    if keep_days and _delete(connection, path, clock, keep_days):
-        return True
-    if keep_days and clock < now:
-        what = "%s: the host's clock is far ahead of the last receipt: what is old is deleted little by little"
-        _log.warning(what, named(path))
-    connection.executemany(
-        "INSERT OR REPLACE INTO state (name, value) VALUES (?, ?)",
-        [(_TRUSTED, milliseconds(clock)), (_PRUNED, milliseconds(now))],
-    )
-    return False
-
-
-def _delete(connection: sqlite3.Connection, path: Path, clock: datetime, keep_days: int) -> bool:
-    """Delete some of what is old by a clock. Returns whether there may be more."""
     values = {
         "cutoff": milliseconds(clock - timedelta(days=keep_days)),
         "clock": milliseconds(clock),
         "first": milliseconds(FIRST_SANE),
-        "count": PRUNED_AT_ONCE,
     }
+    connection.executemany(
+        "INSERT OR REPLACE INTO state (name, value) VALUES (?, ?)",
+        [(_TRUSTED, values["clock"]), (_PRUNED, milliseconds(now))],
+    )
+    if not keep_days:
+        return
+    if clock < now:
+        what = "%s: the host's clock is far ahead of the last receipt: what is old is deleted little by little"
+        _log.warning(what, named(path))
     # A note made before the host's clock was set is not old for that; later ids displace it.
     connection.execute("DELETE FROM ledger WHERE noted_us >= :first * 1000 AND noted_us < :cutoff * 1000", values)
     connection.execute("DELETE FROM refused WHERE noted_ms >= :first AND noted_ms < :cutoff", values)
     deleted = connection.execute(
-        "DELETE FROM receipts WHERE id IN (SELECT id FROM receipts"
-        " WHERE id <= (SELECT max(id) FROM receipts WHERE age_ms < :cutoff) AND erased_ms IS NULL"
-        " AND (age_ms < :cutoff OR age_ms IS NULL OR age_ms > :clock) ORDER BY id LIMIT :count)",
+        "DELETE FROM receipts WHERE id <= (SELECT max(id) FROM receipts WHERE age_ms < :cutoff) AND erased_ms IS NULL"
+        " AND (age_ms < :cutoff OR age_ms IS NULL OR age_ms > :clock)",
         values,
     ).rowcount
     if deleted:
         _log.info("%s: %d receipts older than %d days were deleted", named(path), deleted, keep_days)
-    return deleted == PRUNED_AT_ONCE

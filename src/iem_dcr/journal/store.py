@@ -1,7 +1,7 @@
 """The journal as drivers use it: writes and questions are done in the order of the calls, outside the event loop.
 
 All users of one file in a process share one `Journal`. It has one unit of work done at a time: the commit of all queued
-writes, one question, a piece of a pruning, or the end. A `Worker` does them: a thread, or what a simulation provides.
+writes, one question, a pruning, or the end. A `Worker` does them: a thread, or what a simulation provides.
 So no disk blocks a loop, and a question sees what was written before it.
 
 `iem_dcr.journal.file` defines what an error means. A write that fails because of the file stays queued and is retried
@@ -327,15 +327,14 @@ class Journal:
                 work.done.set_exception(error)
 
     def _prune(self, failure: Exception | None) -> None:
+        self._prune_at_s = self._worker.time() + PRUNING_S
         work = partial(prune, path=self.path, keep_days=self.keep_days, now=self._wall())
         try:
-            (has_more,) = self._file.commit([work], failure)
+            (result,) = self._file.commit([work], failure)
         except Exception as error:  # noqa: BLE001  another day will do
-            has_more = error
-        if isinstance(has_more, Exception):
-            _log.warning("%s: old receipts were not deleted: %s", self._name, judged(has_more, self.path))
-        if has_more is not True:
-            self._prune_at_s = self._worker.time() + PRUNING_S
+            result = error
+        if result is not None:
+            _log.warning("%s: old receipts were not deleted: %s", self._name, judged(result, self.path))
 
     def _finish(self, failure: Exception | None) -> None:
         self._problem = ""
