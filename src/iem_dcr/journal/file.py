@@ -27,17 +27,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from iem_dcr.errors import ConfigError, JournalError, printable
 from iem_dcr.journal import schema
-from iem_dcr.journal.schema import (
-    SIDE_FILES,
-    DamagedError,
-    NoFolderError,
-    RefusedError,
-    code_of,
-    named,
-    resolved,
-    said,
-    side_file,
-)
+from iem_dcr.journal.schema import DamagedError, NoFolderError, RefusedError, code_of, named, resolved, said, side_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -124,13 +114,7 @@ def check_journal(path: str | os.PathLike[str]) -> None:
 
 
 def _is_there(path: Path) -> bool:
-    """Return whether a file is at a path. It, or one that is made there, can be written as far as rights tell.
-
-    Raises:
-        RefusedError: its folder is missing or forbidden, or what is there is no file.
-        JournalError: this user may not write it.
-        OSError: the disk does not tell.
-    """
+    """Return whether a file is at a path. Raises `JournalError` where rights forbid that one is written there."""
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
@@ -172,11 +156,8 @@ class JournalFile:
     def commit(self, works: Sequence[Callable[[sqlite3.Connection], Any]], failure: Exception | None) -> list[Any]:
         """Do some units of work and commit them, in the file that is at the path afterwards.
 
-        Returns:
-            For each unit what it returned, or the exception because of which it was undone.
-
-        Raises:
-            Exception: nothing was committed; see `judged`. ``failure`` is raised as if by SQLite.
+        Returns for each what it returned, or the exception because of which it was undone. Raises what `judged` makes
+        of an error, with nothing committed. ``failure`` counts as if SQLite had raised it.
         """
         for _ in range(ATTEMPTS):
             is_fresh = self._connection is None
@@ -195,11 +176,7 @@ class JournalFile:
         raise JournalError("it keeps being moved or deleted; find out by what")
 
     def ask(self, question: Callable[[sqlite3.Connection], T], otherwise: T, failure: Exception | None) -> T:
-        """Answer a question; ``otherwise`` is the answer of an empty file.
-
-        Raises:
-            JournalError: the file cannot be read now. ``failure`` is handled as if SQLite had raised it.
-        """
+        """Answer a question; ``otherwise`` is the answer of an empty file. Raises `JournalError` after a failure."""
         self._path, which = resolved(self._given), None
         try:
             which = identity(self._path)
@@ -267,11 +244,7 @@ class JournalFile:
         return False
 
     def _judge(self, error: Exception, which: tuple[int, int] | None) -> JournalError:
-        """Close the file, and move it aside if it is damaged. Returns what the error means.
-
-        Raises:
-            JournalError, OSError: it cannot be moved.
-        """
+        """Close the file, and move it aside if it is damaged. Returns what the error means."""
         self.close()
         judgement = judged(error, self._path)
         if isinstance(judgement, DamagedError):
@@ -290,7 +263,7 @@ class JournalFile:
                 return
             aside = side_file(path, f"{_ASIDE}{self._wall().astimezone(UTC):%Y%m%dT%H%M%S.%fZ}")
             # The -wal holds the latest commits; SQLite finds it under the new name.
-            for suffix in SIDE_FILES:
+            for suffix in schema.SIDE_FILES:
                 with contextlib.suppress(FileNotFoundError):
                     side_file(path, suffix).rename(side_file(aside, suffix))
             path.rename(aside)
@@ -307,11 +280,7 @@ def _raise(failure: Exception | None) -> None:
 
 
 def identity(path: Path) -> tuple[int, int] | None:
-    """Return which file is at a path now, by device and inode; None where there is none, or its folder is forbidden.
-
-    Raises:
-        OSError: the disk does not tell.
-    """
+    """Return which file is at a path now, by device and inode; None where there is none, or its folder is forbidden."""
     try:
         found = path.stat()
     except (FileNotFoundError, NotADirectoryError, PermissionError):
@@ -322,4 +291,4 @@ def identity(path: Path) -> tuple[int, int] | None:
 def moved_aside(path: Path) -> tuple[Path, ...]:
     """Return the damaged journals that were moved aside from a path."""
     found = (other for other in path.parent.iterdir() if other.name.startswith(f"{path.name}{_ASIDE}"))
-    return tuple(sorted(other for other in found if not other.name.endswith(SIDE_FILES)))
+    return tuple(sorted(other for other in found if not other.name.endswith(schema.SIDE_FILES)))

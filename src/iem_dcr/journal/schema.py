@@ -173,12 +173,10 @@ def connect(path: Path, mode: str = "rw", *, is_immutable: bool = False) -> sqli
 
 
 def version_of(connection: sqlite3.Connection) -> int:
-    """Return the version of a journal, by its head; 0 for an empty file. Called within a transaction.
+    """Return the version of a journal, 0 for an empty file. Called within a transaction.
 
     Raises:
-        DamagedError: the head is not a journal's, but the tables are.
-        RefusedError: it is another program's, or of a newer version.
-        sqlite3.Error: it cannot be read.
+        DamagedError, RefusedError, sqlite3.Error: it is not one that can be read.
     """
     pragmas = ("user_version", "application_id")
     version, application = (int(connection.execute(f"PRAGMA {name}").fetchone()[0]) for name in pragmas)
@@ -200,16 +198,10 @@ def version_of(connection: sqlite3.Connection) -> int:
 
 
 def open_to_read(path: Path) -> tuple[sqlite3.Connection, int]:
-    """Open a journal for reading without leaving files behind; every version reads as version 2.
+    """Open a journal for reading, within a transaction. Returns the connection, and what `version_of` does.
 
     SQLite keeps side files while a journal is open. A connection that may write removes them again, one that may not
     leaves them. A read-only medium has none and needs none.
-
-    Returns:
-        A connection within a transaction, so that all it reads is of one moment, and the version; 0 for an empty file.
-
-    Raises:
-        DamagedError, RefusedError, sqlite3.Error: see `version_of`.
     """
     try:
         return _opened_to_read(connect(path))
@@ -230,16 +222,10 @@ def _opened_to_read(connection: sqlite3.Connection) -> tuple[sqlite3.Connection,
 
 
 def open_to_write(path: Path, *, is_checked: bool) -> sqlite3.Connection:
-    """Open a journal for writing; an older one is migrated, and an empty file gets its tables.
-
-    Args:
-        path: of the file.
-        is_checked: its pages were checked before.
+    """Open a journal for writing; it is checked, unless it was before, and brought to version 2.
 
     Raises:
-        DamagedError: it is damaged.
-        RefusedError: it is another program's file, or of a newer version.
-        sqlite3.Error, OSError: it cannot be opened now; nothing is changed.
+        DamagedError, RefusedError, sqlite3.Error, OSError: it cannot be used, and nothing was changed.
     """
     connection = connect(path)
     try:
