@@ -125,6 +125,15 @@ def test_only_its_user_may_read_the_file(path: Path) -> None:
     connection.close()
 
 
+def test_a_new_file_says_itself_what_it_is_and_not_only_its_log(path: Path) -> None:
+    worker = StepWorker()
+    opened = Journal(path, worker=worker)
+    worker.run()
+    head = path.read_bytes()
+    opened.abandon()
+    assert head[68:72] == APPLICATION_ID.to_bytes(4, "big")
+
+
 # --- the same once ---
 
 

@@ -637,6 +637,24 @@ def test_a_flipped_bit_in_the_log_of_a_killed_process_loses_what_it_held_at_most
             assert outcome(other, whole) == "read"
 
 
+def test_a_file_that_took_the_place_of_a_damaged_one_is_not_moved(
+    path: Path, full: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    path.write_bytes(full)
+    worker = StepWorker()
+    opened = Journal(path, worker=worker)
+    worker.run()
+    other = path.with_name("other.db")
+    other.write_bytes(full)
+    other.replace(path)
+    opened.keep(kept(100))
+    worker.step(failure("SQLITE_CORRUPT"))
+    opened.abandon()
+    assert len(paginations(path)) == 61
+    assert [*path.parent.glob("*.corrupt-*")] == []
+    assert logged(caplog) == []
+
+
 def test_two_processes_that_find_the_file_damaged_move_it_once(path: Path, full: bytes) -> None:
     path.write_bytes(full[:5000] + b"\xff" * 20_000 + full[25_000:])
     writers = [process("write", path, number * 1000, 20) for number in (1, 2, 3)]
