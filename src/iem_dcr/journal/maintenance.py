@@ -202,7 +202,7 @@ class JournalReader:
         return next(iter(self._rows("WHERE id = ?", number)), None)
 
     def _rows(self, which: str, *values: object) -> list[Entry]:
-        with _told(self.path):
+        with told(self.path):
             return [_entry_of(row) for row in self._connection.execute(f"{_SELECT} {which}", values)]
 
 
@@ -213,8 +213,8 @@ def open_for_reading(path: str | os.PathLike[str]) -> Iterator[JournalReader]:
     Raises:
         JournalError: there is none, nothing was ever kept in it, it cannot be read, or it is of a newer version.
     """
-    found = _existing(path)
-    with _told(found):
+    found = existing(path)
+    with told(found):
         connection, version = schema.open_to_read(found)
         connection.execute("COMMIT")
     with contextlib.closing(connection):
@@ -223,7 +223,8 @@ def open_for_reading(path: str | os.PathLike[str]) -> Iterator[JournalReader]:
         yield JournalReader(found, connection)
 
 
-def _existing(path: str | os.PathLike[str]) -> Path:
+def existing(path: str | os.PathLike[str]) -> Path:
+    """Return the path of a journal that is there, symbolic links followed, or raise a `JournalError`."""
     found = schema.resolved(path)
     if not found.is_file():
         raise JournalError(f"{named(found)}: there is no such file")
@@ -231,7 +232,7 @@ def _existing(path: str | os.PathLike[str]) -> Path:
 
 
 @contextlib.contextmanager
-def _told(path: Path, what: str = _UNREADABLE) -> Iterator[None]:
+def told(path: Path, what: str = _UNREADABLE) -> Iterator[None]:
     """Have what goes wrong with a file be a `JournalError` that names it."""
     try:
         yield
@@ -281,9 +282,9 @@ def forget(
         JournalError: there is no such journal, or it cannot be written; where entries were erased already and could
             not be overwritten yet, the message says so.
     """
-    found = _existing(path)
+    found = existing(path)
     which = {"transaction": clean(transaction_id), "person": clean(identification)}
-    with _told(found, _NOT_ERASED):
+    with told(found, _NOT_ERASED):
         with contextlib.closing(schema.connect(found)) as connection:
             with connection:
                 entries = _erase(connection, which)

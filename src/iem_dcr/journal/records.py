@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from iem_dcr.driver.ports import FiledReceipt, NotedEntry, Recalled
 from iem_dcr.meter_time import FIRST_SANE_YEAR
+from iem_dcr.ocmf import Outcome
 from iem_dcr.ocmf.findings import examine
 
 if TYPE_CHECKING:
@@ -43,7 +44,8 @@ STATES: Final = frozenset({"uncertain", OPEN, "ended", "lost"})
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MS = timedelta(milliseconds=1)
 _US = timedelta(microseconds=1)
-_CHECKED_NOW = "outcome NOT IN ('valid', 'invalid') AND excluded.outcome IN ('valid', 'invalid')"
+_CHECKED = f"('{Outcome.VALID.value}', '{Outcome.INVALID.value}')"
+_CHECKED_NOW = f"outcome NOT IN {_CHECKED} AND excluded.outcome IN {_CHECKED}"
 _SEEN_AGAIN = f"""
     ON CONFLICT (meter, pagination, digest) DO UPDATE SET
         transaction_id = CASE transaction_id WHEN '' THEN excluded.transaction_id ELSE transaction_id END,
