@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
-    from iem_dcr.journal.work import Unit
+    from iem_dcr.journal.worker import Unit
 
 QUICK_S: Final = 0.004
 SLOW_S: Final = 1.5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 import re
@@ -124,6 +125,15 @@ def test_only_its_user_may_read_the_file(path: Path) -> None:
     connection.close()
 
 
+def test_a_new_file_says_itself_what_it_is_and_not_only_its_log(path: Path) -> None:
+    worker = StepWorker()
+    opened = Journal(path, worker=worker)
+    worker.run()
+    head = path.read_bytes()
+    opened.abandon()
+    assert head[68:72] == APPLICATION_ID.to_bytes(4, "big")
+
+
 # --- the same once ---
 
 
@@ -195,6 +205,21 @@ def test_a_damaged_tuple_is_not_found(path: Path) -> None:
     (found,) = entries(path)
     assert not found.is_whole
     assert '"00000351.795"' in found.text
+
+
+@pytest.mark.parametrize("value", ["7", "x'ff'", "'x'", "-1e300", "9223372036854775807", "'{\"a\": 1}'"])
+def test_a_damaged_row_is_read_as_far_as_it_can_be(value: str, path: Path) -> None:
+    keep(path, kept(1, "T-1"), kept(2, "T-2"))
+    columns = ["id", "meter", "pagination", "digest", "transaction_id", "tuple"]
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        others = {column for _, column, *_ in connection.execute("PRAGMA table_info(receipts)")} - {*columns}
+        changes = ", ".join(f"{column} = {value}" for column in others if column != "erased_ms")
+        connection.execute(f"UPDATE receipts SET {changes} WHERE id = 1")  # noqa: S608
+        connection.execute(f"UPDATE receipts SET digest = {value}, tuple = {value} WHERE id = 2")  # noqa: S608
+    first, second = entries(path)
+    assert (first.text, first.is_whole, first.transaction_id, first.findings) == (tuple_text(1), True, "T-1", ())
+    assert (second.is_whole, second.energy_wh) == (False, Decimal("3100.000"))
+    assert asked(path, "T-2") is None
 
 
 # --- one for many ---

@@ -13,7 +13,6 @@ import pytest
 
 from iem_dcr.errors import JournalError
 from iem_dcr.journal import Journal, forget
-from iem_dcr.journal.maintenance import PRUNED_AT_ONCE
 from tests.support.journals import METER, NOW, StepWorker, entries, entry, journal, kept, result, tuple_text
 
 if TYPE_CHECKING:
@@ -189,22 +188,6 @@ def test_what_is_older_than_the_days_goes_and_is_overwritten(years: Years, caplo
     assert years.prune(NOW + 5000 * DAY) == 0
     years.journal.abandon()
     assert files(years.path).count(b"OCMF|") == 29
-
-
-def test_few_are_deleted_at_once_and_receipts_come_in_between(years: Years) -> None:
-    years.now = NOW - 400 * DAY
-    for number in range(3 * PRUNED_AT_ONCE):
-        years.journal.keep(kept(number))
-    years.worker.run()
-    years.keep_at(1000, NOW)
-    years.worker.now_s += HOURS_S
-    assert years.worker.step()
-    assert len(years.left) == 2 * PRUNED_AT_ONCE + 1
-    years.journal.keep(kept(1001))
-    assert years.worker.step()
-    assert len(years.left) == 2 * PRUNED_AT_ONCE + 2
-    years.worker.run()
-    assert years.left == [1000, 1001]
 
 
 def test_what_was_erased_stays_so_that_it_does_not_come_back(years: Years) -> None:

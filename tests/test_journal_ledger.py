@@ -91,6 +91,7 @@ def test_a_superseded_receipt_settles_the_older_entries_only_and_answers_no_stop
     assert desk.receipt_of("T-1") is None
     assert desk.recall().receipts == (FiledReceipt(tuple_text(1), "T-1", "3059", superseded=True),)
     desk.journal.keep(kept(2, "T-1"))
+    desk.journal.keep(kept(2, "T-2", superseded=True))
     assert desk.receipt_of("T-1") == tuple_text(2)
     desk.journal.keep(kept(2, "T-1", superseded=True))
     assert desk.receipt_of("T-1") is None

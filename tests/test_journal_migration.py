@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from iem_dcr.driver.ports import FiledReceipt, NotedEntry, Recalled
-from iem_dcr.errors import JournalError
 from iem_dcr.journal import Journal, check_journal, forget
 from tests.support.bench import SERIAL, bench, request
 from tests.support.disks import small_disk
@@ -224,24 +223,26 @@ def test_a_reader_does_not_keep_it_from_being_migrated(path: Path) -> None:
     assert version(path) == 2
 
 
-def test_a_migration_that_fails_half_way_changes_nothing_and_is_tried_again(path: Path) -> None:
-    with closing(sqlite3.connect(path)) as connection:
-        connection.execute("CREATE TABLE pins (x)")
-    before = entries(path)
-    worker = StepWorker()
-    opened = Journal(path, worker=worker)
-    opened.keep(kept(5))
-    worker.run()
-    assert opened.unwritten == 1
-    assert version(path) == 1
-    assert recall(path) == EXPECTED
-    assert entries(path) == before
-    with closing(sqlite3.connect(path)) as connection:
-        connection.execute("DROP TABLE pins")
-    worker.wait(3)
-    opened.abandon()
-    assert version(path) == 2
-    assert len(entries(path)) == 5
+def test_a_migration_that_fails_half_way_changes_nothing_and_is_tried_again() -> None:
+    with small_disk(pages=80) as folder:
+        path = folder / "receipts.db"
+        write_old(path)
+        before = entries(path)
+        ballast = folder / "ballast"
+        # What is left is enough to open it, and not for a migration.
+        ballast.write_bytes(b"x" * (70 * folder.stat().st_blksize - path.stat().st_size))
+        worker = StepWorker()
+        opened = Journal(path, worker=worker)
+        opened.keep(kept(5))
+        worker.run()
+        assert opened.unwritten == 1
+        assert version(path) == 1
+        assert entries(path) == before
+        ballast.unlink()
+        worker.wait(3)
+        opened.abandon()
+        assert version(path) == 2
+        assert len(entries(path)) == 5
 
 
 def test_erasing_leaves_it_as_it_is_for_the_process_that_writes_it(path: Path) -> None:
@@ -259,7 +260,5 @@ def test_erasing_leaves_it_as_it_is_for_the_process_that_writes_it(path: Path) -
 def test_one_whose_tables_are_not_those_of_its_version_is_moved_aside(damage: str, path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection:
         connection.execute(damage)
-    with pytest.raises(JournalError, match="its tables are not those of version 1"):
-        entries(path)
     assert recall(path) == Recalled()
     assert len([*path.parent.glob("*.corrupt-*")]) == 1

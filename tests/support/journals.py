@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable
 
     from iem_dcr.journal import Entry
-    from iem_dcr.journal.work import Unit
+    from iem_dcr.journal.worker import Unit
 
 T = TypeVar("T")
 

@@ -8,7 +8,7 @@ from iem_dcr.journal.file import check_journal
 from iem_dcr.journal.maintenance import Entry, Erased, JournalReader, forget, open_for_reading
 from iem_dcr.journal.pins import pin, pins
 from iem_dcr.journal.store import Journal, open_journal
-from iem_dcr.journal.work import Worker
+from iem_dcr.journal.worker import Worker
 
 __all__ = [
     "Entry",

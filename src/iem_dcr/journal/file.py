@@ -1,16 +1,17 @@
-"""The file of a journal while it is in use: what an error means, and what follows from it.
+"""The file of a journal while it is in use: what an error on it means, and what follows from it.
 
-* DAMAGE: SQLite reports that the file is corrupt, no database or of an unknown format; a constraint is broken (only a
-  wrong index does that); a name or message of SQLite is not UTF-8 (all of ours are ASCII); head and tables disagree.
-  The file is moved aside and a new one is created. Questions are answered as by an empty file, at once.
-* REFUSED: the file belongs to another program or a newer version, or its folder is missing or forbidden. It is left
-  alone. Questions are answered as by an empty file, at once; writes are retried.
-* FAILURE: every other error of SQLite or the host: full, locked, read-only, I/O error. It says nothing about the
-  content. Questions are answered by a read-only connection, or raise if that fails too; writes are retried.
+* DAMAGE (`DamagedError`): SQLite reports that the file is corrupt, no database or of an unknown format; a constraint is
+  broken (only a wrong index does that); a name or message of SQLite is not UTF-8 (all of ours are ASCII); our
+  statements do not fit its tables. The file is moved aside and a new one is created. Questions are answered as by an
+  empty file.
+* REFUSAL (`RefusedError`): the file is not marked as a journal, or is of a newer version, or its folder is missing or
+  forbidden. It is left alone. Questions are answered as by an empty file; writes are retried.
+* FAILURE (any other `JournalError`): the disk is full, locked, read-only or broken. It says nothing about the content:
+  questions raise it, and are to be asked again; writes are retried.
 
-An error caused by the values of one unit of work (`_is_own_fault`) is none of these: its changes are undone, and the
-other units are committed. After SQLITE_ERROR, a statement that does not fit the tables, the file is opened and checked
-again before it is judged.
+A file that was opened a while ago may have been moved or migrated since, so its errors are judged only when they come
+back from the file that is at the path now. An error that the values of one unit of work cause (`_is_own_fault`) undoes
+that unit only. Questions have a connection of their own, which also works on a full or read-only disk.
 """
 
 from __future__ import annotations
@@ -20,17 +21,16 @@ import fcntl
 import logging
 import os
 import sqlite3
+import stat
 from datetime import UTC
-from enum import Enum
-from itertools import chain, count
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from iem_dcr.errors import ConfigError, JournalError, printable
 from iem_dcr.journal import schema
-from iem_dcr.journal.schema import SIDE_FILES, DamagedError, ForeignError, NoFolderError, named, resolved, side_file
+from iem_dcr.journal.schema import DamagedError, NoFolderError, RefusedError, code_of, named, resolved, said, side_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from datetime import datetime
     from pathlib import Path
 
@@ -38,18 +38,22 @@ T = TypeVar("T")
 
 _log = logging.getLogger("iem_dcr.journal")
 
+FILE_MODE: Final = 0o600
+"""Receipts hold ids of persons."""
 MOVED_AT_MOST_EVERY_S: Final = 60.0
 """A file that is damaged again within this time is not moved: the disk is broken."""
 ATTEMPTS: Final = 3
 """How often a commit is tried at once when its file is moved, deleted, replaced or damaged."""
 
-_DAMAGE_CODES = frozenset({
+_FORBIDDEN = "this user may not use its folder; change its rights, or journal_path"
+_ASIDE = ".corrupt-"
+_DAMAGE = frozenset({
     sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT, sqlite3.SQLITE_CONSTRAINT,
-    sqlite3.SQLITE_MISMATCH,
+    sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_ERROR,
 })  # fmt: skip
-_FORMAT_VERSIONS = (b"\1\1", b"\2\2")
-"""Write and read version in the head of a file: rollback journal, WAL."""
-_REASONS = {
+_FORMAT_VERSIONS = (b"\1\1", b"\2\2", b"")
+"""Write and read version in the head of a file: rollback journal, WAL, an empty file."""
+_FAILURES = {
     sqlite3.SQLITE_FULL: ("the disk is full", "free some space"),
     sqlite3.SQLITE_BUSY: ("another process has it locked", "end the process that holds it, if this lasts"),
     sqlite3.SQLITE_READONLY: ("this user may not write it, or its disk is read-only", "change that, or journal_path"),
@@ -58,12 +62,77 @@ _REASONS = {
 }
 
 
-class Verdict(Enum):
-    """What an error means for a file; see above."""
+# --- what an error means ---
 
-    DAMAGE = "damage"
-    REFUSED = "refused"
-    FAILURE = "failure"
+
+def judged(error: Exception, path: Path) -> JournalError:
+    """Return what an error on a file means, and what to do, without the name of the file; see above.
+
+    May read the head of the file, so call it without an open connection: closing a second descriptor drops POSIX locks.
+    """
+    if isinstance(error, JournalError):
+        return error
+    code = code_of(error)
+    is_damage = code in _DAMAGE or isinstance(error, UnicodeDecodeError)
+    head = _head(path) if is_damage or code == sqlite3.SQLITE_READONLY else b""
+    # An unknown write version in the head makes a file read-only for SQLite.
+    if is_damage or head[18:20] not in _FORMAT_VERSIONS:
+        # A journal has its application id there; a power cut leaves zeros.
+        if head[68:72] == schema.APPLICATION_ID.to_bytes(4, "big") or not head.strip(b"\0"):
+            return DamagedError(said(error))
+        return RefusedError("this is no journal of receipts; change journal_path, or move the file away if it was one")
+    happened, do = _FAILURES.get(code, ("it cannot be used", "check its disk, or change journal_path"))
+    return JournalError(f"{happened} ({said(error)}); {do}")
+
+
+def _head(path: Path) -> bytes:
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        return file.read(4096)
+    return b""
+
+
+def _is_own_fault(error: Exception) -> bool:
+    if isinstance(error, (sqlite3.ProgrammingError, sqlite3.DataError)):
+        return True
+    return not isinstance(error, (sqlite3.DatabaseError, OSError, MemoryError, UnicodeDecodeError))
+
+
+def check_journal(path: str | os.PathLike[str]) -> None:
+    """Check when a program starts whether a journal can be written. Makes no file.
+
+    Raises:
+        ConfigError: it cannot be, and why. A damaged one is no reason: the writer moves it aside.
+    """
+    found = resolved(path)
+    try:
+        if _is_there(found):
+            schema.open_to_read(found)[0].close()
+    except Exception as error:
+        judgement = judged(error, found)
+        if not isinstance(judgement, DamagedError):
+            raise ConfigError([f"journal_path: {named(found)}: {judgement}"]) from error
+
+
+def _is_there(path: Path) -> bool:
+    """Return whether a file is at a path. Raises `JournalError` where rights forbid that one is written there."""
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        if not path.parent.is_dir():
+            raise NoFolderError("its folder does not exist; create it, or change journal_path") from None
+        if not os.access(path.parent, os.W_OK | os.X_OK):
+            raise NoFolderError(_FORBIDDEN) from None
+        return False
+    except PermissionError:
+        raise NoFolderError(_FORBIDDEN) from None
+    if not stat.S_ISREG(mode):
+        raise RefusedError("this is no file; change journal_path")
+    if not os.access(path, os.W_OK):
+        raise JournalError("this user may not write it; change its rights, or journal_path")
+    return True
+
+
+# --- the file in use ---
 
 
 class JournalFile:
@@ -84,70 +153,47 @@ class JournalFile:
         self._checked: tuple[int, int] | None = None
         self._moved_s: float | None = None
 
-    def commit(
-        self, works: Sequence[Callable[[sqlite3.Connection], str | None]], failure: Exception | None = None
-    ) -> list[str | Exception | None]:
+    def commit(self, works: Sequence[Callable[[sqlite3.Connection], Any]], failure: Exception | None) -> list[Any]:
         """Do some units of work and commit them, in the file that is at the path afterwards.
 
-        Returns:
-            For each unit a message to log as an error, "" or None, or the exception because of which it was undone.
-
-        Raises:
-            Exception: nothing was committed; see `verdict`. ``failure`` is raised as if by SQLite.
+        Returns for each what it returned, or the exception because of which it was undone. Raises what `judged` makes
+        of an error, with nothing committed. ``failure`` counts as if SQLite had raised it.
         """
-        last: Exception = JournalError(f"{named(self._given)}: it keeps being moved or deleted; find out by what")
         for _ in range(ATTEMPTS):
+            is_fresh = self._connection is None
             try:
                 results = self._transaction(works, failure)
-            except Exception as error:
-                last, failure = error, None
-                self.close()
-                if verdict(error, self._path) is Verdict.DAMAGE:
-                    self._move_aside(error)
-                elif _code(error) != sqlite3.SQLITE_ERROR and not isinstance(error, FileNotFoundError):
-                    raise  # what is not found was moved by another process between two looks at it
-                self._checked = None
-            else:
                 if self._is_in_place():
                     return results
-        raise last
+            except Exception as error:
+                failure = None
+                if code_of(error) == sqlite3.SQLITE_ERROR and not is_fresh:
+                    self.close()
+                    continue
+                judgement = self._judge(error, self._identity)
+                if not isinstance(judgement, DamagedError) and identity(self._path) == self._identity:
+                    raise judgement from error
+        raise JournalError("it keeps being moved or deleted; find out by what")
 
-    def ask(self, question: Callable[[sqlite3.Connection], T], otherwise: T, failure: Exception | None = None) -> T:
-        """Answer a question; ``otherwise`` is the answer of an empty file.
-
-        Raises:
-            JournalError: the file cannot be read now.
-        """
+    def ask(self, question: Callable[[sqlite3.Connection], T], otherwise: T, failure: Exception | None) -> T:
+        """Answer a question; ``otherwise`` is the answer of an empty file. Raises `JournalError` after a failure."""
+        self._path, which = resolved(self._given), None
         try:
-            return question(self.opened(failure))
-        except Exception as error:  # noqa: BLE001  all are judged
-            self.close()
-            found = verdict(error, self._path)
-            if found is Verdict.DAMAGE:
-                with contextlib.suppress(JournalError, OSError):  # the next write fails as well, and logs it
-                    self._move_aside(error)
-            if found is not Verdict.FAILURE:
+            which = identity(self._path)
+            _raise(failure)
+            if which is None:
                 return otherwise
-            if failure is not None:
-                raise _unreadable(self._path, failure) from failure
-        return self._ask_reader(question, otherwise)
-
-    def opened(self, failure: Exception | None = None) -> sqlite3.Connection:
-        """Return the connection to the file that is at the path now.
-
-        Raises:
-            Exception: it cannot be opened; see `verdict`. ``failure`` is raised as if by SQLite.
-        """
-        if failure is not None:
-            raise failure
-        if self._connection is None or not self._is_in_place():
-            self._path = resolved(self._given)
-            self._identity = identity(self._path)
-            # Checked once per file: on a full disk every retry would check a large file again.
-            is_checked = self._identity is not None and self._identity == self._checked
-            self._connection = open_for_writing(self._path, is_checked=is_checked)
-            self._checked = self._identity = self._identity or identity(self._path)
-        return self._connection
+            connection, version = schema.open_to_read(self._path)
+            with contextlib.closing(connection):
+                return question(connection) if version else otherwise
+        except Exception as error:
+            try:
+                judgement = self._judge(error, which)
+            except (JournalError, OSError):  # it cannot be moved; the next write fails as well, and logs it
+                return otherwise
+            if isinstance(judgement, (DamagedError, RefusedError)):
+                return otherwise
+            raise JournalError(f"{named(self._path)} cannot be read: {judgement}") from error
 
     def close(self) -> None:
         """Close the connection. What was not committed is rolled back by that."""
@@ -156,6 +202,40 @@ class JournalFile:
             with contextlib.suppress(sqlite3.Error):
                 connection.close()
 
+    def _transaction(
+        self, works: Sequence[Callable[[sqlite3.Connection], Any]], failure: Exception | None
+    ) -> list[Any]:
+        _raise(failure)
+        connection = self._opened()
+        results: list[Any] = []
+        if works:
+            connection.execute("BEGIN IMMEDIATE")
+            for work in works:
+                connection.execute("SAVEPOINT unit")
+                try:
+                    results.append(work(connection))
+                except Exception as error:
+                    if not _is_own_fault(error):
+                        raise
+                    connection.execute("ROLLBACK TO unit")
+                    results.append(error)
+                connection.execute("RELEASE unit")
+            connection.execute("COMMIT")
+        return results
+
+    def _opened(self) -> sqlite3.Connection:
+        if self._connection is None or not self._is_in_place():
+            self._path = resolved(self._given)
+            self._identity = identity(self._path)
+            if not _is_there(self._path):
+                with contextlib.suppress(FileExistsError):
+                    os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, FILE_MODE))
+                self._identity = identity(self._path)
+            # Checked once per file: a large one would be checked at every retry on a full disk.
+            self._connection = schema.open_to_write(self._path, is_checked=self._identity == self._checked)
+            self._checked = self._identity
+        return self._connection
+
     def _is_in_place(self) -> bool:
         if identity(self._path) == self._identity:
             return True
@@ -163,233 +243,52 @@ class JournalFile:
         _log.error("%s was moved or deleted while it was in use: a new one is created", named(self._path))
         return False
 
-    def _transaction(
-        self, works: Sequence[Callable[[sqlite3.Connection], str | None]], failure: Exception | None
-    ) -> list[str | Exception | None]:
-        connection = self.opened(failure)
-        if not works:
-            return []
-        results: list[str | Exception | None] = []
-        connection.execute("BEGIN IMMEDIATE")
-        for work in works:
-            connection.execute("SAVEPOINT unit")
-            try:
-                results.append(work(connection))
-            except Exception as error:
-                if not _is_own_fault(error):
-                    raise
-                connection.execute("ROLLBACK TO unit")
-                results.append(error)
-            connection.execute("RELEASE unit")
-        connection.execute("COMMIT")
-        return results
+    def _judge(self, error: Exception, which: tuple[int, int] | None) -> JournalError:
+        """Close the file, and move it aside if it is damaged. Returns what the error means."""
+        self.close()
+        judgement = judged(error, self._path)
+        if isinstance(judgement, DamagedError):
+            self._move_aside(judgement, which)
+        return judgement
 
-    def _ask_reader(self, question: Callable[[sqlite3.Connection], T], otherwise: T) -> T:
-        """Answer by a connection that only reads; it works on a full or read-only disk."""
-        try:
-            if identity(self._path) is None:
-                return otherwise
-            connection, version = schema.open_to_read(self._path)
-            with contextlib.closing(connection):
-                return question(connection) if version else otherwise
-        except Exception as error:
-            if verdict(error, self._path) is not Verdict.FAILURE:
-                return otherwise
-            raise _unreadable(self._path, error) from error
-
-    def _move_aside(self, error: Exception) -> None:
-        now_s = self._monotonic()
+    def _move_aside(self, error: DamagedError, which: tuple[int, int] | None) -> None:
+        """Move a damaged file aside, with the files beside it, unless another process has done so."""
+        path, now_s = self._path, self._monotonic()
         if self._moved_s is not None and now_s - self._moved_s < MOVED_AT_MOST_EVERY_S:
-            raise JournalError(
-                f"{named(self._path)}: it is damaged again at once ({said(error)}); check its disk"
-            ) from error
-        aside = move_aside(self._path, self._identity, self._wall())
-        if aside is not None:
-            self._moved_s = now_s
-            _log.error(
-                "%s is damaged (%s): it was moved to %s, and a new one is created. Its content is still there",
-                named(self._path),
-                said(error),
-                printable(aside.name, limit=300),
-            )
-
-
-# --- opening ---
-
-
-def open_for_writing(path: Path, *, is_checked: bool = False) -> sqlite3.Connection:
-    """Open a journal for writing; an older one is migrated, and where there is no file, one of mode 0600 is made.
-
-    Its pages are checked, unless they were before.
-
-    Raises:
-        DamagedError: it is damaged.
-        ForeignError: it is another program's file, or of a newer version.
-        NoFolderError: its folder is missing or forbidden.
-        JournalError: this user may not write it.
-        sqlite3.Error: it cannot be opened now.
-    """
-    schema.check_place(path)
-    with contextlib.suppress(FileExistsError):
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, schema.FILE_MODE))
-    connection = schema.connect(path)
-    try:
+            raise JournalError(f"it is damaged again at once ({error}); check its disk") from error
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            schema.prepare(connection, path, is_checked=is_checked)
-        except Exception as error:
-            connection.close()
-            raise _judged(error, path) from error
-        # Even without anything to change: a file that cannot be written has to show now, not with the first receipt.
-        schema.bring_up_to_date(connection, path)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)  # no other process moves a journal meanwhile
+            if which is None or identity(path) != which:
+                return
+            aside = side_file(path, f"{_ASIDE}{self._wall().astimezone(UTC):%Y%m%dT%H%M%S.%fZ}")
+            # The -wal holds the latest commits; SQLite finds it under the new name.
+            for suffix in schema.SIDE_FILES:
+                with contextlib.suppress(FileNotFoundError):
+                    side_file(path, suffix).rename(side_file(aside, suffix))
+            path.rename(aside)
+        finally:
+            os.close(folder)
+        self._moved_s = now_s
+        what = "%s is damaged (%s): it was moved to %s, and a new one is created. Its content is still there"
+        _log.error(what, named(path), error, printable(aside.name, limit=300))
 
 
-def check_journal(path: str | os.PathLike[str]) -> None:
-    """Check when a program starts whether a journal can be written. Makes no file.
-
-    Raises:
-        ConfigError: it cannot be, and why. A damaged one is no reason: the writer moves it aside.
-    """
-    found = resolved(path)
-    try:
-        schema.check_place(found)
-        if found.exists():
-            with contextlib.closing(schema.connect(found)) as connection:
-                schema.version_of(connection, found)
-    except (JournalError, sqlite3.Error, OSError, UnicodeDecodeError) as error:
-        judged = _judged(error, found)
-        if not isinstance(judged, DamagedError):
-            raise ConfigError([f"journal_path: {named(found)}: {reason(judged, found)}"]) from error
-
-
-def _judged(error: Exception, path: Path) -> Exception:
-    """Return a `DamagedError` or `ForeignError` for an error at opening that is about the content of the file.
-
-    SQLITE_ERROR is one: the statements so far fit every sound file.
-    """
-    if isinstance(error, JournalError):
-        return error
-    if _code(error) != sqlite3.SQLITE_ERROR and verdict(error, path) is not Verdict.DAMAGE:
-        return error
-    head = _head(path)
-    # A journal has its application id there; a power cut leaves zeros.
-    if head[68:72] == schema.APPLICATION_ID.to_bytes(4, "big") or (head and not head.strip(b"\0")):
-        return DamagedError(f"{named(path)}: {said(error)}")
-    return ForeignError(
-        f"{named(path)}: this is no journal of receipts; change journal_path, or move the file away if it was one"
-    )
-
-
-# --- what an error means ---
-
-
-def verdict(error: Exception, path: Path) -> Verdict:
-    """Return what an error means for a file.
-
-    Reads the head of the file, so call it without an open connection: closing a second descriptor drops POSIX locks.
-    """
-    if isinstance(error, (ForeignError, NoFolderError)):
-        return Verdict.REFUSED
-    if isinstance(error, (DamagedError, UnicodeDecodeError)):
-        return Verdict.DAMAGE
-    code = _code(error)
-    # An unknown write version in the head makes a file read-only for SQLite.
-    is_strange = code == sqlite3.SQLITE_READONLY and _head(path)[18:20] not in (*_FORMAT_VERSIONS, b"")
-    return Verdict.DAMAGE if is_strange or code in _DAMAGE_CODES else Verdict.FAILURE
-
-
-def reason(error: Exception, path: Path) -> str:
-    """Describe an error and what to do about it, without the name of the file."""
-    if isinstance(error, JournalError):
-        return str(error).removeprefix(f"{named(path)}: ")
-    happened, do = _REASONS.get(_code(error), ("it cannot be used", "check its disk, or change journal_path"))
-    return f"{happened} ({said(error)}); {do}"
-
-
-def said(error: Exception) -> str:
-    """Return the message and the name of an error of SQLite or the host."""
-    name = getattr(error, "sqlite_errorname", None) or type(error).__name__
-    return f"{printable(error, limit=200)}, {name}"
-
-
-def _is_own_fault(error: Exception) -> bool:
-    if isinstance(error, (sqlite3.ProgrammingError, sqlite3.InterfaceError, sqlite3.DataError)):
-        return True
-    return not isinstance(error, (sqlite3.Error, OSError, MemoryError, UnicodeDecodeError, JournalError))
-
-
-def _unreadable(path: Path, error: Exception) -> JournalError:
-    return JournalError(f"{named(path)} cannot be read: {reason(error, path)}")
-
-
-def _code(error: Exception) -> int:
-    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
-
-
-def _head(path: Path) -> bytes:
-    with contextlib.suppress(OSError), path.open("rb") as file:
-        return file.read(4096)
-    return b""
-
-
-# --- moving a damaged file aside ---
+def _raise(failure: Exception | None) -> None:
+    if failure is not None:
+        raise failure
 
 
 def identity(path: Path) -> tuple[int, int] | None:
-    """Return which file is at a path now, by device and inode; None where there is none, or its folder is forbidden.
-
-    Raises:
-        OSError: the disk does not tell.
-    """
+    """Return which file is at a path now, by device and inode; None where there is none, or its folder is forbidden."""
     try:
         found = path.stat()
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return None
-    return found.st_dev, found.st_ino
-
-
-def move_aside(path: Path, which: tuple[int, int] | None, now: datetime) -> Path | None:
-    """Move a damaged journal aside, with the files beside it, unless another process has done so.
-
-    Args:
-        path: of the journal.
-        which: the file that was found damaged, by `identity`.
-        now: the host's time, for its new name; which is returned, or None where it was not there any more.
-
-    Raises:
-        OSError: it cannot be moved.
-    """
-    with _locked(path.parent):
-        if which is None or identity(path) != which:
-            return None
-        name = f".corrupt-{now.astimezone(UTC):%Y%m%dT%H%M%SZ}"
-        names = chain([name], (f"{name}-{number}" for number in count(1)))
-        aside = next(one for one in (side_file(path, name) for name in names) if not one.exists())
-        # The -wal holds the latest commits; SQLite finds it under the new name.
-        for suffix in SIDE_FILES:
-            beside = side_file(path, suffix)
-            if beside.exists():
-                beside.rename(side_file(aside, suffix))
-        path.rename(aside)
-        return aside
+    return (found.st_dev, found.st_ino) if stat.S_ISREG(found.st_mode) else None
 
 
 def moved_aside(path: Path) -> tuple[Path, ...]:
     """Return the damaged journals that were moved aside from a path."""
-    beginning = f"{path.name}.corrupt-"
-    found = (other for other in path.parent.iterdir() if other.name.startswith(beginning))
-    return tuple(sorted(other for other in found if not other.name.endswith(SIDE_FILES)))
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the lock under which processes move journals in a folder."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(descriptor)
+    found = (other for other in path.parent.iterdir() if other.name.startswith(f"{path.name}{_ASIDE}"))
+    return tuple(sorted(other for other in found if not other.name.endswith(schema.SIDE_FILES)))

@@ -1,7 +1,7 @@
 """Maintenance of a journal while drivers write it: reading, erasing on request, deleting what is old.
 
 * Reading changes nothing. Rows are fetched a few at a time, so that a reader does not keep the writer from
-  checkpointing.
+  checkpointing. SQL gives each column the type that it should have, so a damaged row is read as far as it can be.
 * Erasing removes the tuple and everything that names a person. Meter, pagination, times and energies stay, and the
   digest keeps the tuple from being stored again. The file is rebuilt, because pages that were split may hold copies.
 * Age is judged by a clock that cannot leap. It follows the host's clock by at most a week per pruning, and pruning is
@@ -16,17 +16,16 @@ import hashlib
 import json
 import logging
 import sqlite3
-import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from iem_dcr.errors import JournalError
 from iem_dcr.journal import schema
-from iem_dcr.journal.file import moved_aside, said
+from iem_dcr.journal.file import moved_aside
 from iem_dcr.journal.records import FIRST_SANE, clean, instant_of, milliseconds
-from iem_dcr.journal.schema import named
+from iem_dcr.journal.schema import named, said
 from iem_dcr.ocmf import Outcome
 
 if TYPE_CHECKING:
@@ -38,26 +37,26 @@ _log = logging.getLogger("iem_dcr.journal")
 
 READ_AT_ONCE: Final = 200
 """Entries in memory at a time."""
-PRUNED_AT_ONCE: Final = 200
-"""Receipts deleted in one transaction; more would keep other work waiting."""
 PRUNING_INTERVAL: Final = timedelta(hours=20)
 CLOCK_STEP: Final = timedelta(days=7)
 """How far the time that decides what is old moves from one pruning to the next, at most."""
-OVERWRITE_TIMEOUT_S: Final = 30.0
-"""How long erasing waits for readers that still see what was erased."""
+OVERWRITE_TIMEOUT_S: Final = 2.0
+"""How long erasing waits for readers that still see what was erased; drivers cannot write meanwhile."""
 
-_OVERWRITE_RETRY_S = 0.1
+_UNREADABLE = " cannot be read: {}; is it a journal, and may this user read it?"
+_NOT_ERASED = ": erasing was not completed: {}. Do it again"
 _TRUSTED = "trusted_clock_ms"
 _PRUNED = "pruned_ms"
+_OUTCOMES = {outcome.value: outcome for outcome in Outcome}
+_TEXTS = ("meter", "address", "pagination", "transaction_id", "identification", "begin_text", "end_text", "public_key")
+_READ_AS_TEXT = (*_TEXTS, "begin_wh", "end_wh", "energy_wh", "outcome", "findings")
+_READ_AS_IS = ("id", "digest", "begin_ms", "end_ms", "accepted", "found", "kept_ms", "erased_ms")
 _COLUMNS = (
-    "id", "meter", "pagination", "digest", "address", "transaction_id", "identification", "begin_text", "begin_ms",
-    "end_text", "end_ms", "begin_wh", "end_wh", "energy_wh", "tuple", "public_key", "outcome", "accepted", "findings",
-    "found", "kept_ms", "erased_ms",
-)  # fmt: skip
-_PLAIN = (
-    "meter", "address", "pagination", "transaction_id", "identification", "begin_text", "end_text", "public_key",
-)  # fmt: skip
-_SELECT = f"SELECT {', '.join(_COLUMNS)} FROM receipts"  # noqa: S608  columns of ours
+    *(f"CAST(ifnull({column}, '') AS TEXT) AS {column}" for column in _READ_AS_TEXT),
+    "CAST(ifnull(tuple, '') AS BLOB) AS tuple",
+    *_READ_AS_IS,
+)
+_SELECT = f"SELECT {', '.join(_COLUMNS)} FROM receipts"
 
 
 # --- reading ---
@@ -116,38 +115,45 @@ class Entry:
     is_whole: bool
 
 
-_OUTCOMES = {outcome.value: outcome for outcome in Outcome}
-
-
-def _entry_of(row: tuple[object, ...]) -> Entry:
+def _entry_of(row: tuple[Any, ...]) -> Entry:
     """Make an entry of a row of `_SELECT`; what was damaged reads as nothing."""
-    values = dict(zip(_COLUMNS, row, strict=True))
-    texts = {column: value if isinstance(value, str) else "" for column, value in values.items()}
+    values = dict(zip((*_READ_AS_TEXT, "tuple", *_READ_AS_IS), row, strict=True))
     raw = values["tuple"]
-    raw = raw.encode("utf-8", "surrogatepass") if isinstance(raw, str) else raw
-    raw = raw if isinstance(raw, bytes) else b""
-    number = values["id"]
     return Entry(
-        id=number if isinstance(number, int) else 0,
-        **{column: texts[column] for column in _PLAIN},
+        id=values["id"],
+        **{column: values[column] for column in _TEXTS},
         begin=instant_of(values["begin_ms"]),
         end=instant_of(values["end_ms"]),
-        begin_wh=_decimal(texts["begin_wh"]),
-        end_wh=_decimal(texts["end_wh"]),
-        energy_wh=_decimal(texts["energy_wh"]),
+        begin_wh=_decimal(values["begin_wh"]),
+        end_wh=_decimal(values["end_wh"]),
+        energy_wh=_decimal(values["energy_wh"]),
         text=raw.decode("utf-8", "replace"),
-        outcome=_OUTCOMES.get(texts["outcome"]),
+        outcome=_OUTCOMES.get(values["outcome"]),
         accepted=bool(values["accepted"]),
-        findings=_findings(texts["findings"]),
+        findings=_findings(values["findings"]),
         found=bool(values["found"]),
         kept=instant_of(values["kept_ms"]) or datetime.fromtimestamp(0, UTC),
         erased=instant_of(values["erased_ms"]),
-        is_whole=bool(raw) and hashlib.sha256(raw).digest() == values["digest"],
+        is_whole=hashlib.sha256(raw).digest() == values["digest"],
     )
 
 
+def _findings(text: str) -> tuple[Mapping[str, object], ...]:
+    try:
+        return tuple(one for one in json.loads(text) if isinstance(one, dict))
+    except (ValueError, TypeError, RecursionError):
+        return ()
+
+
+def _decimal(text: str) -> Decimal | None:
+    try:
+        return Decimal(text) if text else None
+    except ArithmeticError:
+        return None
+
+
 class JournalReader:
-    """A journal open for reading. Made by `open_for_reading`.
+    """A journal open for reading. Made by `open_for_reading`. What it cannot read raises `JournalError`.
 
     Attributes:
         path: of the file.
@@ -173,9 +179,6 @@ class JournalReader:
             end: before which.
             transaction_id: only those of this transaction.
             meter: only those of the meter with this serial number.
-
-        Raises:
-            JournalError: the file cannot be read.
         """
         conditions: dict[str, object] = {
             "coalesce(end_ms, kept_ms) >= ?": None if begin is None else milliseconds(begin),
@@ -184,33 +187,23 @@ class JournalReader:
             "meter = ?": None if meter is None else clean(meter),
         }
         given = {condition: value for condition, value in conditions.items() if value is not None}
-        question = f"{_SELECT} WHERE {' AND '.join(['id > ?', *given])} ORDER BY id LIMIT {READ_AT_ONCE}"
+        question = f"WHERE {' AND '.join(['id > ?', *given])} ORDER BY id LIMIT {READ_AT_ONCE}"
         last = 0
-        while found := self._rows(question, (last, *given.values())):
+        while found := self._rows(question, last, *given.values()):
             yield from found
             last = found[-1].id
 
     def latest(self, meter: str, count: int) -> list[Entry]:
-        """Return the entries of the meter with this serial number that were kept last, the newest first.
-
-        Raises:
-            JournalError: the file cannot be read.
-        """
-        return self._rows(f"{_SELECT} WHERE meter = ? ORDER BY id DESC LIMIT ?", (clean(meter), count))
+        """Return the entries of the meter with this serial number that were kept last, the newest first."""
+        return self._rows("WHERE meter = ? ORDER BY id DESC LIMIT ?", clean(meter), count)
 
     def entry(self, number: int) -> Entry | None:
-        """Return the entry with this number, or None where there is none.
+        """Return the entry with this number, or None where there is none."""
+        return next(iter(self._rows("WHERE id = ?", number)), None)
 
-        Raises:
-            JournalError: the file cannot be read.
-        """
-        return next(iter(self._rows(f"{_SELECT} WHERE id = ?", (number,))), None)
-
-    def _rows(self, question: str, values: tuple[object, ...]) -> list[Entry]:
-        try:
-            return [_entry_of(row) for row in self._connection.execute(question, values)]
-        except (sqlite3.Error, UnicodeDecodeError) as error:
-            raise _unreadable(self.path, error) from error
+    def _rows(self, which: str, *values: object) -> list[Entry]:
+        with told(self.path):
+            return [_entry_of(row) for row in self._connection.execute(f"{_SELECT} {which}", values)]
 
 
 @contextlib.contextmanager
@@ -220,36 +213,33 @@ def open_for_reading(path: str | os.PathLike[str]) -> Iterator[JournalReader]:
     Raises:
         JournalError: there is none, nothing was ever kept in it, it cannot be read, or it is of a newer version.
     """
-    found = schema.resolved(path)
-    if not found.is_file():
-        raise JournalError(f"{named(found)}: there is no such file")
-    try:
+    found = existing(path)
+    with told(found):
         connection, version = schema.open_to_read(found)
-    except (sqlite3.Error, OSError, UnicodeDecodeError) as error:
-        raise _unreadable(found, error) from error
+        connection.execute("COMMIT")
     with contextlib.closing(connection):
         if not version:
             raise JournalError(f"{named(found)}: the file is empty: nothing was ever kept in it")
         yield JournalReader(found, connection)
 
 
-def _unreadable(path: Path, error: Exception) -> JournalError:
-    return JournalError(f"{named(path)} cannot be read: {said(error)}; is it a journal, and may this user read it?")
+def existing(path: str | os.PathLike[str]) -> Path:
+    """Return the path of a journal that is there, symbolic links followed, or raise a `JournalError`."""
+    found = schema.resolved(path)
+    if not found.is_file():
+        raise JournalError(f"{named(found)}: there is no such file")
+    return found
 
 
-def _findings(text: str) -> tuple[Mapping[str, object], ...]:
+@contextlib.contextmanager
+def told(path: Path, what: str = _UNREADABLE) -> Iterator[None]:
+    """Have what goes wrong with a file be a `JournalError` that names it."""
     try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
-        return ()
-    return tuple(one for one in found if isinstance(one, dict)) if isinstance(found, list) else ()
-
-
-def _decimal(text: str) -> Decimal | None:
-    try:
-        return Decimal(text) if text else None
-    except ArithmeticError:
-        return None
+        yield
+    except JournalError as error:
+        raise JournalError(f"{named(path)}: {error}") from error
+    except (sqlite3.Error, OSError, UnicodeDecodeError) as error:
+        raise JournalError(f"{named(path)}{what.format(said(error))}") from error
 
 
 # --- erasing ---
@@ -286,113 +276,81 @@ def forget(
         path: of the journal.
         identification: ID of the tuples, exactly as signed; "" for none.
         transaction_id: the station's id; "" for none.
-        overwrite_timeout_s: how long to wait for readers of the file.
+        overwrite_timeout_s: how long to wait for readers of the file, during which nothing is written to it.
 
     Raises:
         JournalError: there is no such journal, or it cannot be written; where entries were erased already and could
             not be overwritten yet, the message says so.
     """
-    found = schema.resolved(path)
-    if not found.is_file():
-        raise JournalError(f"{named(found)}: there is no such file")
+    found = existing(path)
     which = {"transaction": clean(transaction_id), "person": clean(identification)}
-    try:
+    with told(found, _NOT_ERASED):
         with contextlib.closing(schema.connect(found)) as connection:
-            connection.execute("PRAGMA synchronous=FULL")
-            connection.execute("PRAGMA secure_delete=ON")
-            version = schema.version_of(connection, found)
-            entries = _erase(connection, which, version) if version else ()
-            # Even if nothing is left to erase: an earlier call may have been interrupted in between.
-            is_overwritten = not version or _overwrite(connection, overwrite_timeout_s)
-            return Erased(entries, is_overwritten, moved_aside(found))
-    except (sqlite3.Error, OSError, UnicodeDecodeError) as error:
-        raise JournalError(f"{named(found)}: erasing was not completed: {said(error)}. Do it again") from error
+            with connection:
+                entries = _erase(connection, which)
+            # Even if nothing was left to erase: an earlier call may have been interrupted in between.
+            connection.execute("VACUUM")
+            connection.execute(f"PRAGMA busy_timeout={overwrite_timeout_s * 1000:.0f}")
+            (is_busy, *_) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        return Erased(entries, not is_busy, moved_aside(found))
 
 
-def _erase(connection: sqlite3.Connection, which: dict[str, str], version: int) -> tuple[Entry, ...]:
-    # A file of version 1 is not migrated here: the process that writes it may still be of that version.
-    ledger, select = ("begun", _SELECT.replace("accepted", "1")) if version == 1 else ("ledger", _SELECT)
+def _erase(connection: sqlite3.Connection, which: dict[str, str]) -> tuple[Entry, ...]:
     of_id = ":transaction <> '' AND transaction_id = :transaction"
     of_both = f"(({of_id}) OR (:person <> '' AND identification = :person))"
     connection.execute("BEGIN IMMEDIATE")
-    connection.execute(f"DELETE FROM {ledger} WHERE {of_both}", which)  # noqa: S608  conditions of ours, as below
-    connection.execute(f"DELETE FROM refused WHERE {of_id}", which)  # noqa: S608
-    question = f"SELECT id FROM receipts WHERE erased_ms IS NULL AND {of_both}"  # noqa: S608
-    numbers = connection.execute(question, which).fetchall()
+    version = schema.version_of(connection)
+    if not version:
+        return ()
+    # A file of version 1 is not migrated here: the process that writes it may still be of that version.
+    ledger, select = ("begun", _SELECT.replace("accepted", "1")) if version == 1 else ("ledger", _SELECT)
+    connection.execute(f"DELETE FROM {ledger} WHERE {of_both}", which)
+    connection.execute(f"DELETE FROM refused WHERE {of_id}", which)
+    numbers = connection.execute(f"SELECT id FROM receipts WHERE erased_ms IS NULL AND {of_both}", which).fetchall()
     connection.executemany(
-        "UPDATE receipts SET tuple = NULL, identification = '', transaction_id = '', findings = '[]', erased_ms = ?"
-        " WHERE id = ?",
+        "UPDATE receipts SET tuple = NULL, identification = '', transaction_id = '', findings = '[]',"
+        " erased_ms = ? WHERE id = ?",
         [(milliseconds(datetime.now(UTC)), number) for (number,) in numbers],
     )
-    entries = tuple(_entry_of(connection.execute(f"{select} WHERE id = ?", number).fetchone()) for number in numbers)
-    connection.execute("COMMIT")
-    return entries
-
-
-def _overwrite(connection: sqlite3.Connection, timeout_s: float) -> bool:
-    """Rebuild the file from what is left, and empty the -wal. Returns False while something reads what was there."""
-    connection.execute("VACUUM")
-    connection.execute("PRAGMA busy_timeout=0")
-    ends_s = time.monotonic() + timeout_s
-    while True:
-        (is_busy, *_) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        if not is_busy:
-            return True
-        if time.monotonic() >= ends_s:
-            return False
-        time.sleep(_OVERWRITE_RETRY_S)
+    return tuple(_entry_of(connection.execute(f"{select} WHERE id = ?", number).fetchone()) for number in numbers)
 
 
 # --- deleting what is old ---
 
 
-def prune(connection: sqlite3.Connection, path: Path, keep_days: int, now: datetime) -> bool:
-    """Delete some of what is older than ``keep_days``, unless that was done today; 0 deletes nothing.
+def prune(connection: sqlite3.Connection, path: Path, keep_days: int, now: datetime) -> None:
+    """Delete what is older than ``keep_days``, unless that was done today; 0 deletes nothing.
 
-    Returns:
-        Whether there is more. Few are deleted at once, so that other work can be done in between.
-
-    Raises:
-        sqlite3.Error: the file could not be read or written.
+    Runs inside its caller's transaction.
     """
     state = dict(connection.execute("SELECT name, value FROM state").fetchall())
     pruned = instant_of(state.get(_PRUNED))
     if now < FIRST_SANE or (pruned is not None and timedelta() <= now - pruned < PRUNING_INTERVAL):
-        return False
+        return
     (newest_ms,) = connection.execute("SELECT max(age_ms) FROM receipts").fetchone()
     known = instant_of(state.get(_TRUSTED)) or instant_of(newest_ms) or now
     clock = min(now, known + CLOCK_STEP)
-    if keep_days and _delete(connection, path, clock, keep_days):
-        return True
-    if keep_days and clock < now:
-        _log.warning(
-            "%s: the host's clock is far ahead of the last receipt: what is old is deleted little by little",
-            named(path),
-        )
-    connection.executemany(
-        "INSERT OR REPLACE INTO state (name, value) VALUES (?, ?)",
-        [(_TRUSTED, milliseconds(clock)), (_PRUNED, milliseconds(now))],
-    )
-    return False
-
-
-def _delete(connection: sqlite3.Connection, path: Path, clock: datetime, keep_days: int) -> bool:
-    """Delete some of what is old by a clock. Returns whether there may be more."""
     values = {
         "cutoff": milliseconds(clock - timedelta(days=keep_days)),
         "clock": milliseconds(clock),
         "first": milliseconds(FIRST_SANE),
-        "count": PRUNED_AT_ONCE,
     }
+    connection.executemany(
+        "INSERT OR REPLACE INTO state (name, value) VALUES (?, ?)",
+        [(_TRUSTED, values["clock"]), (_PRUNED, milliseconds(now))],
+    )
+    if not keep_days:
+        return
+    if clock < now:
+        what = "%s: the host's clock is far ahead of the last receipt: what is old is deleted little by little"
+        _log.warning(what, named(path))
     # A note made before the host's clock was set is not old for that; later ids displace it.
     connection.execute("DELETE FROM ledger WHERE noted_us >= :first * 1000 AND noted_us < :cutoff * 1000", values)
     connection.execute("DELETE FROM refused WHERE noted_ms >= :first AND noted_ms < :cutoff", values)
     deleted = connection.execute(
-        "DELETE FROM receipts WHERE id IN (SELECT id FROM receipts"
-        " WHERE id <= (SELECT max(id) FROM receipts WHERE age_ms < :cutoff) AND erased_ms IS NULL"
-        " AND (age_ms < :cutoff OR age_ms IS NULL OR age_ms > :clock) ORDER BY id LIMIT :count)",
+        "DELETE FROM receipts WHERE id <= (SELECT max(id) FROM receipts WHERE age_ms < :cutoff) AND erased_ms IS NULL"
+        " AND (age_ms < :cutoff OR age_ms IS NULL OR age_ms > :clock)",
         values,
     ).rowcount
     if deleted:
         _log.info("%s: %d receipts older than %d days were deleted", named(path), deleted, keep_days)
-    return deleted == PRUNED_AT_ONCE

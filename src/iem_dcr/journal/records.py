@@ -25,8 +25,7 @@ from iem_dcr.ocmf.examination import examine
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterable, Iterator
-    from decimal import Decimal
+    from collections.abc import Iterable, Iterator, Mapping
 
     from iem_dcr.driver.ports import KeptReceipt
     from iem_dcr.ocmf import Reading, Receipt
@@ -45,10 +44,19 @@ STATES: Final = frozenset({"uncertain", OPEN, "ended", "lost"})
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MS = timedelta(milliseconds=1)
 _US = timedelta(microseconds=1)
-_DELETE_REFUSED = (
-    "DELETE FROM refused WHERE transaction_id = :transaction_id AND (meter = :meter OR address = :address)"
-)
-_CHECKED = (Outcome.VALID.value, Outcome.INVALID.value)
+_CHECKED = f"('{Outcome.VALID.value}', '{Outcome.INVALID.value}')"
+_CHECKED_NOW = f"outcome NOT IN {_CHECKED} AND excluded.outcome IN {_CHECKED}"
+_SEEN_AGAIN = f"""
+    ON CONFLICT (meter, pagination, digest) DO UPDATE SET
+        transaction_id = CASE transaction_id WHEN '' THEN excluded.transaction_id ELSE transaction_id END,
+        superseded = superseded OR (excluded.superseded AND transaction_id IN ('', excluded.transaction_id)),
+        found = found AND excluded.found,
+        accepted = CASE WHEN {_CHECKED_NOW} THEN excluded.accepted ELSE accepted END,
+        public_key = CASE WHEN {_CHECKED_NOW} THEN excluded.public_key ELSE public_key END,
+        outcome = CASE WHEN {_CHECKED_NOW} THEN excluded.outcome ELSE outcome END
+    WHERE erased_ms IS NULL"""
+_OF_ID = "transaction_id = :transaction_id AND (meter = :meter OR address = :address)"
+_FILED = "SELECT tuple, digest, transaction_id, public_key, superseded FROM receipts"
 
 
 # --- receipts ---
@@ -61,35 +69,31 @@ def keep_receipt(connection: sqlite3.Connection, kept: KeptReceipt, now: datetim
         What is wrong with it beside what is in the journal already, or "".
     """
     values = _values_of(kept, now)
-    if kept.transaction_id:
-        _settle_entries(connection, values, clean(kept.meter))
-    same = connection.execute(
-        "SELECT id, transaction_id, superseded, outcome, found, erased_ms FROM receipts"
-        " WHERE meter = :meter AND pagination = :pagination AND digest = :digest",
+    meter, PG, given = values["meter"], values["pagination"], values["transaction_id"]
+    if given:
+        _settle_entries(connection, values | {"noted_meter": clean(kept.meter)})
+    before = connection.execute(
+        "SELECT digest = :digest AS is_same, transaction_id FROM receipts"
+        " WHERE meter = :meter AND pagination = :pagination ORDER BY is_same DESC LIMIT 1",
         values,
     ).fetchone()
-    if same is not None:
-        return "" if same[5] is not None else _see_again(connection, values, same[:5])
-    other = connection.execute(
-        "SELECT id FROM receipts WHERE meter = :meter AND pagination = :pagination LIMIT 1", values
-    ).fetchone()
-    connection.execute(
-        f"INSERT INTO receipts ({', '.join(values)}) VALUES (:{', :'.join(values)})",  # noqa: S608  columns of ours
-        values,
-    )
-    if other is None:
+    _insert(connection, "receipts", values, _SEEN_AGAIN)
+    if before is None:
         return ""
-    PG = values["pagination"] or "none"
-    return f"meter {values['meter']} has given two different receipts with pagination {PG}; both are kept"
+    is_same, owner = before
+    if not is_same:
+        return f"meter {meter} has given two different receipts with pagination {PG or 'none'}; both are kept"
+    if not owner or given in ("", owner):
+        return ""
+    what = f"the receipt {PG} of meter {meter} is in the journal as that of transaction {owner}"
+    return f"{what}, and was now given for transaction {given}; the first one stands"
 
 
 def receipt_of(connection: sqlite3.Connection, transaction_id: str, *, meter: str, address: str) -> FiledReceipt | None:
     """Return the latest whole receipt that answers a stop for an id, of a meter or of what was at its address."""
     rows = connection.execute(
-        "SELECT tuple, digest, transaction_id, public_key, superseded FROM receipts"
-        " WHERE transaction_id = ? AND transaction_id <> '' AND (meter = ? OR address = ?)"
-        " AND superseded = 0 AND erased_ms IS NULL ORDER BY id DESC",
-        (clean(transaction_id), clean(meter), clean(address)),
+        f"{_FILED} WHERE {_OF_ID} AND transaction_id <> '' AND superseded = 0 AND erased_ms IS NULL ORDER BY id DESC",
+        {"transaction_id": clean(transaction_id), "meter": clean(meter), "address": clean(address)},
     )
     return next(_filed(rows), None)
 
@@ -100,37 +104,14 @@ def _filed(rows: Iterable[tuple[object, ...]]) -> Iterator[FiledReceipt]:
             yield FiledReceipt(raw.decode("utf-8", "replace"), str(transaction_id), str(public_key), bool(superseded))
 
 
-def _see_again(connection: sqlite3.Connection, values: dict[str, object], same: tuple[int, str, int, str, int]) -> str:
-    number, transaction_id, superseded, outcome, found = same
-    given = values["transaction_id"]
-    changed: list[str] = []
-    if given and not transaction_id:
-        changed.append("transaction_id")
-    if values["superseded"] and not superseded and given == (transaction_id or given):
-        changed.append("superseded")
-    if values["outcome"] in _CHECKED and outcome not in _CHECKED:
-        changed += ["outcome", "accepted", "public_key", "findings"]
-    if found and not values["found"]:
-        changed.append("found")
-    if changed:
-        columns = ", ".join(f"{column} = :{column}" for column in changed)
-        connection.execute(f"UPDATE receipts SET {columns} WHERE id = :id", values | {"id": number})  # noqa: S608
-    if transaction_id and given not in ("", transaction_id):
-        return (
-            f"the receipt {values['pagination']} of meter {values['meter']} is in the journal as that of transaction"
-            f" {transaction_id}, and was now given for transaction {given}; the first one stands"
-        )
-    return ""
-
-
-def _settle_entries(connection: sqlite3.Connection, values: dict[str, object], meter: str) -> None:
-    """Remove the entries that a receipt is for; ``meter`` is the serial under which they were noted."""
+def _settle_entries(connection: sqlite3.Connection, values: Mapping[str, object]) -> None:
+    """Remove the entries that a receipt is for; they may have been noted under another serial than the receipt's."""
     which = "transaction_id = :transaction_id AND meter IN (:meter, :noted_meter)"
     if values["superseded"]:
-        which += f" AND id < (SELECT max(id) FROM ledger WHERE {which})"  # noqa: S608  a condition of ours
+        which += f" AND id < (SELECT max(id) FROM ledger WHERE {which})"
     else:
-        connection.execute(_DELETE_REFUSED, values)
-    connection.execute(f"DELETE FROM ledger WHERE {which}", values | {"noted_meter": meter})  # noqa: S608  as above
+        connection.execute(f"DELETE FROM refused WHERE {_OF_ID}", values)
+    connection.execute(f"DELETE FROM ledger WHERE {which}", values)
 
 
 # --- the ledger ---
@@ -149,13 +130,9 @@ def note_entry(connection: sqlite3.Connection, entry: NotedEntry) -> None:
         "state": clean(entry.state),
         "noted_us": microseconds(entry.noted),
     }
-    connection.execute(_DELETE_REFUSED, values)
-    connection.execute(
-        f"INSERT INTO ledger ({', '.join(values)}) VALUES (:{', :'.join(values)})"  # noqa: S608  columns of ours
-        " ON CONFLICT (meter, transaction_id, noted_us) DO UPDATE SET "
-        + ", ".join(f"{column} = excluded.{column}" for column in values),
-        values,
-    )
+    connection.execute(f"DELETE FROM refused WHERE {_OF_ID}", values)
+    changes = ", ".join(f"{column} = excluded.{column}" for column in values)
+    _insert(connection, "ledger", values, f" ON CONFLICT (meter, transaction_id, noted_us) DO UPDATE SET {changes}")
     if entry.state == OPEN:
         connection.execute(
             "UPDATE receipts SET superseded = 1 WHERE transaction_id = :transaction_id AND transaction_id <> ''"
@@ -190,15 +167,10 @@ def note_refused(
         "transaction_id": clean(transaction_id),
         "noted_ms": milliseconds(now),
     }
-    entry = "SELECT 1 FROM ledger WHERE transaction_id = :transaction_id AND (meter = :meter OR address = :address)"
-    if connection.execute(entry, values).fetchone() is not None:
+    if connection.execute(f"SELECT 1 FROM ledger WHERE {_OF_ID}", values).fetchone() is not None:
         return
-    connection.execute(_DELETE_REFUSED, values)
-    connection.execute(
-        "INSERT INTO refused (meter, address, transaction_id, noted_ms)"
-        " VALUES (:meter, :address, :transaction_id, :noted_ms)",
-        values,
-    )
+    connection.execute(f"DELETE FROM refused WHERE {_OF_ID}", values)
+    _insert(connection, "refused", values)
     of_address = "FROM refused WHERE address = :address"
     connection.execute(
         f"DELETE {of_address} AND id NOT IN (SELECT id {of_address} ORDER BY id DESC LIMIT {MAX_IDS})", values
@@ -215,31 +187,36 @@ def note_pin(connection: sqlite3.Connection, address: str, meter: str, now: date
 
 def recall(connection: sqlite3.Connection, *, meter: str, address: str) -> Recalled:
     """Return what is known of a meter or of its address."""
-    which = {"meter": clean(meter), "address": clean(address), "max": MAX_RECALLED}
+    which = {"meter": clean(meter), "address": clean(address)}
     entries = connection.execute(
         "SELECT transaction_id, identification, meter, address, pagination_before, sent_text, answered_text, state,"
         " noted_us FROM ledger WHERE meter = :meter OR address = :address ORDER BY id",
         which,
-    )
+    ).fetchall()
     refused = connection.execute(
         "SELECT transaction_id FROM refused WHERE meter = :meter OR address = :address ORDER BY id", which
-    )
+    ).fetchall()
     # Two searches by index: a condition with OR would read the whole file for a meter with few receipts.
+    latest = f"erased_ms IS NULL ORDER BY id DESC LIMIT {MAX_RECALLED}"
     receipts = connection.execute(
-        "SELECT tuple, digest, transaction_id, public_key, superseded FROM receipts WHERE id IN ("
-        " SELECT id FROM (SELECT id FROM receipts WHERE meter = :meter AND erased_ms IS NULL"
-        " ORDER BY id DESC LIMIT :max)"
-        " UNION SELECT id FROM (SELECT id FROM receipts WHERE address = :address AND erased_ms IS NULL"
-        " ORDER BY id DESC LIMIT :max))"
-        " ORDER BY id DESC LIMIT :max",
+        f"{_FILED} WHERE id IN (SELECT id FROM (SELECT id FROM receipts WHERE meter = :meter AND {latest})"
+        f" UNION SELECT id FROM (SELECT id FROM receipts WHERE address = :address AND {latest}))"
+        f" ORDER BY id DESC LIMIT {MAX_RECALLED}",
         which,
-    )
+    ).fetchall()
+    # The newest host time that a set clock has left; what is damaged is later than the year 9999.
+    (newest_us,) = connection.execute(
+        "SELECT max(us) FROM (SELECT * FROM"
+        " (SELECT kept_ms * 1000 AS us FROM receipts WHERE age_ms = kept_ms ORDER BY age_ms DESC LIMIT 1)"
+        " UNION ALL SELECT noted_us FROM ledger UNION ALL SELECT noted_ms * 1000 FROM refused"
+        " UNION ALL SELECT noted_ms * 1000 FROM pins) WHERE us < 253402300800000000"
+    ).fetchone()
     pinned = connection.execute("SELECT meter FROM pins WHERE address = :address", which).fetchone()
     return Recalled(
         entries=tuple(entry for entry in map(_entry_of, entries) if entry is not None),
         refused=tuple(str(transaction_id) for (transaction_id,) in refused),
         receipts=tuple(_filed(receipts))[::-1],
-        newest=_newest(connection),
+        newest=instant_of(newest_us, _US),
         pinned="" if pinned is None else str(pinned[0]),
     )
 
@@ -249,30 +226,9 @@ def _entry_of(row: tuple[object, ...]) -> NotedEntry | None:
     noted = instant_of(noted_us, _US)
     if noted is None or state not in STATES:
         return None
-    return NotedEntry(
-        transaction_id=str(transaction_id),
-        ID=str(ID),
-        meter=str(meter),
-        address=str(address),
-        PG_before=None if PG_before is None else str(PG_before),
-        sent=_time_of(sent),
-        answered=_time_of(answered),
-        state=str(state),
-        noted=noted,
-    )
-
-
-def _newest(connection: sqlite3.Connection) -> datetime | None:
-    """Return the newest host time that a set clock has left in the file."""
-    questions = (
-        ("SELECT kept_ms FROM receipts WHERE age_ms = kept_ms ORDER BY age_ms DESC LIMIT 1", _MS),
-        ("SELECT max(noted_us) FROM ledger", _US),
-        ("SELECT max(noted_ms) FROM refused", _MS),
-        ("SELECT max(noted_ms) FROM pins", _MS),
-    )
-    rows = ((connection.execute(question).fetchone(), unit) for question, unit in questions)
-    times = (instant_of(row[0], unit) for row, unit in rows if row is not None)
-    return max((time for time in times if time is not None), default=None)
+    PG_before = None if PG_before is None else str(PG_before)
+    times = _time_of(sent), _time_of(answered)
+    return NotedEntry(str(transaction_id), str(ID), str(meter), str(address), PG_before, *times, str(state), noted)
 
 
 # --- values ---
@@ -309,6 +265,11 @@ def _time_of(text: object) -> datetime | None:
     return time if time.tzinfo is not None else None
 
 
+def _insert(connection: sqlite3.Connection, table: str, values: Mapping[str, object], or_else: str = "") -> None:
+    columns = f"({', '.join(values)}) VALUES (:{', :'.join(values)})"
+    connection.execute(f"INSERT INTO {table} {columns}{or_else}", values)
+
+
 def _values_of(kept: KeptReceipt, now: datetime) -> dict[str, object]:
     """Return what is written of a receipt, by column."""
     receipt = kept.receipt
@@ -317,6 +278,8 @@ def _values_of(kept: KeptReceipt, now: datetime) -> dict[str, object]:
     kept_ms, end_ms = milliseconds(now), _ms_of(end)
     # While the host's clock is not set, the age counts from the end of the transaction, if the meter's clock was.
     ages_ms = (ms for ms in (kept_ms, end_ms) if ms is not None and ms >= milliseconds(FIRST_SANE))
+    energies = (begin and begin.energy_wh, end and end.energy_wh, receipt.energy_wh)
+    begin_wh, end_wh, energy_wh = ("" if energy is None else f"{energy:f}" for energy in energies)
     return {
         "meter": clean(receipt.meter_serial or kept.meter),
         "pagination": receipt.pagination or "",
@@ -329,9 +292,9 @@ def _values_of(kept: KeptReceipt, now: datetime) -> dict[str, object]:
         "begin_ms": _ms_of(begin),
         "end_text": _TM_text(receipt, end),
         "end_ms": end_ms,
-        "begin_wh": _exact(begin.energy_wh if begin else None),
-        "end_wh": _exact(end.energy_wh if end else None),
-        "energy_wh": _exact(receipt.energy_wh),
+        "begin_wh": begin_wh,
+        "end_wh": end_wh,
+        "energy_wh": energy_wh,
         "tuple": raw,
         "public_key": clean(kept.public_key),
         "outcome": kept.outcome.value if kept.outcome is not None else "",
@@ -347,24 +310,17 @@ def _ms_of(reading: Reading | None) -> int | None:
     return milliseconds(reading.TM.instant) if reading is not None and reading.TM is not None else None
 
 
-def _exact(energy_wh: Decimal | None) -> str:
-    return "" if energy_wh is None else f"{energy_wh:f}"
-
-
 def _TM_text(receipt: Receipt, reading: Reading | None) -> str:  # noqa: N802  TM is OCMF's name
     """Return the TM of a reading as the tuple has it; one that is left out is that of the reading before."""
     rows = receipt.payload.get("RD")
     if reading is None or not isinstance(rows, list):
         return ""
-    text = ""
+    text: object = ""
     for row, made in zip(rows, receipt.readings, strict=False):
-        if isinstance(row, dict) and "TM" in row:
-            text = row["TM"] if isinstance(row["TM"], str) else ""
-        elif not isinstance(row, dict):
-            text = ""
+        text = row.get("TM", text) if isinstance(row, dict) else ""
         if made is reading:
             break
-    return clean(text)
+    return clean(text) if isinstance(text, str) else ""
 
 
 def _findings(receipt: Receipt) -> str:

@@ -1,21 +1,21 @@
-"""The tables of a journal, their versions, the migration between them, and how a file is opened.
+"""The tables of a journal, the migration between their versions, and how a file is opened.
 
-Version 2 is written. Version 1 (iem-dcr 0.1.0) is migrated in one transaction when it is opened for writing; readers
-see it through views as if it were version 2. The head and the tables of a file have to agree: that finds a changed bit
-in either, and keeps files of other programs from being taken for journals.
+Version 2 is written. Version 1 (iem-dcr 0.1.0) is migrated when it is opened for writing, in the transaction that would
+otherwise create the tables; a reader sees it through views as if it were version 2. What a file is, is read in one
+transaction, because other processes make and migrate files as well.
 
 WAL, so that readers and the writer do not wait for each other; synchronous FULL, so that a commit survives a power cut;
-secure_delete, so that deleted bytes are overwritten.
+secure_delete, so that deleted bytes are overwritten. A file is checked as a whole when it is opened for writing: what
+is written into a damaged file might never be read again.
+
+Errors here do not name the file; whoever hands them on does (`named`).
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sqlite3
-import stat
 import time
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
@@ -31,12 +31,10 @@ MAX_VERSION: Final = 100_000
 """A larger number is no version but damage."""
 APPLICATION_ID: Final = 0x49454D4A
 """PRAGMA application_id of a journal: ``IEMJ``."""
-FILE_MODE: Final = 0o600
-"""Receipts hold ids of persons."""
 BUSY_TIMEOUT_S: Final = 5.0
-"""How long a connection waits for another one, of this process or another, that is writing."""
+"""How long a connection waits for another one, of this process or another."""
 MAX_CHECKED_BYTES: Final = 256 * 1024 * 1024
-"""Files up to this size are checked when they are opened for writing; for larger ones that takes too long."""
+"""Larger files are not checked when they are opened: that would keep the first receipt waiting for too long."""
 SIDE_FILES: Final = ("-wal", "-shm")
 """Files that SQLite keeps beside a journal while it is in use."""
 
@@ -81,6 +79,8 @@ _LEDGER = """
     )"""
 _PINS = "CREATE TABLE pins (address TEXT PRIMARY KEY, meter TEXT NOT NULL, noted_ms INTEGER NOT NULL)"
 _STATE = "CREATE TABLE state (name TEXT PRIMARY KEY, value INTEGER NOT NULL)"
+_TABLES = (_RECEIPTS, _STATE, _REFUSED, _LEDGER, _PINS)
+_OF_EVERY_VERSION = {"receipts", "state", "refused"}
 _INDEXES_OF_1 = (
     "CREATE INDEX receipts_transaction ON receipts (transaction_id) WHERE transaction_id <> ''",
     "CREATE INDEX receipts_age ON receipts (age_ms)",
@@ -89,7 +89,6 @@ _INDEXES = (
     "CREATE INDEX receipts_meter ON receipts (meter)",
     "CREATE INDEX receipts_address ON receipts (address)",
 )
-_TABLES = (_RECEIPTS, _STATE, _REFUSED, _LEDGER, _PINS)
 
 # --- version 1 ---
 
@@ -103,14 +102,14 @@ _LEDGER_OF_1 = """
     FROM main.begun ORDER BY id
     """
 _VIEWS_OF_1 = (
-    f"CREATE TEMP VIEW receipts AS SELECT *, reused AS superseded, {_ACCEPTED_OF_1} AS accepted FROM main.receipts",  # noqa: S608
+    f"CREATE TEMP VIEW receipts AS SELECT *, reused AS superseded, {_ACCEPTED_OF_1} AS accepted FROM main.receipts",
     f"CREATE TEMP VIEW ledger AS {_LEDGER_OF_1}",
     "CREATE TEMP VIEW pins AS SELECT '' AS address, '' AS meter, 0 AS noted_ms WHERE FALSE",
 )
 _FROM_1_TO_2 = (
     "ALTER TABLE receipts RENAME COLUMN reused TO superseded",
     "ALTER TABLE receipts ADD COLUMN accepted INTEGER NOT NULL DEFAULT 1",
-    f"UPDATE receipts SET accepted = 0 WHERE NOT {_ACCEPTED_OF_1}",  # noqa: S608  a condition of ours
+    f"UPDATE receipts SET accepted = 0 WHERE NOT {_ACCEPTED_OF_1}",
     _LEDGER,
     f"""INSERT OR REPLACE INTO ledger (id, meter, address, transaction_id, identification, pagination_before, sent_text,
         answered_text, noted_us, state) {_LEDGER_OF_1}""",
@@ -118,44 +117,20 @@ _FROM_1_TO_2 = (
     _PINS,
     *_INDEXES,
 )
-
-
-@cache
-def _columns_by_version() -> dict[int, dict[str, set[str]]]:
-    """Return the columns that each table has to have, by version."""
-    with contextlib.closing(sqlite3.connect(":memory:")) as connection:
-        for table in _TABLES:
-            connection.execute(table)
-        newest = _columns_of(connection)
-    begun = newest["ledger"] - {"sent_text", "answered_text", "noted_us", "state"} | {"began_text", "noted_ms"}
-    receipts = newest["receipts"] - {"superseded", "accepted"} | {"reused"}
-    oldest = {"receipts": receipts, "state": newest["state"], "refused": newest["refused"], "begun": begun}
-    return {1: oldest, VERSION: newest}
-
-
-def _columns_of(connection: sqlite3.Connection) -> dict[str, set[str]]:
-    columns: dict[str, set[str]] = {}
-    question = "SELECT m.name, c.name FROM sqlite_master AS m LEFT JOIN pragma_table_info(m.name) AS c"
-    for table, column in connection.execute(question):
-        columns.setdefault(table, set()).add(column)
-    return {table: found for table, found in columns.items() if not table.startswith("sqlite_")}
+_STAMP = (f"PRAGMA application_id={APPLICATION_ID}", f"PRAGMA user_version={VERSION}")
+_MIGRATIONS = {0: (*_TABLES, *_INDEXES_OF_1, *_INDEXES, *_STAMP), 1: (*_FROM_1_TO_2, *_STAMP), VERSION: ()}
 
 
 class DamagedError(JournalError):
     """The file is a journal, and it is damaged."""
 
 
-class ForeignError(JournalError):
-    """The file is no journal, or one of a newer version."""
+class RefusedError(JournalError):
+    """The file is no journal, or one of a newer version, or there is no place for one."""
 
 
-class NoFolderError(JournalError):
+class NoFolderError(RefusedError):
     """The folder of the file is missing, or this user may not use it."""
-
-
-def resolved(path: str | os.PathLike[str]) -> Path:
-    """Return the absolute path of a journal's file, symbolic links followed."""
-    return Path(os.path.realpath(path))
 
 
 def named(path: Path) -> str:
@@ -163,86 +138,82 @@ def named(path: Path) -> str:
     return f"journal {printable(path, limit=300)}"
 
 
+def resolved(path: str | os.PathLike[str]) -> Path:
+    """Return the absolute path of a journal's file, symbolic links followed."""
+    return Path(os.path.realpath(path))
+
+
 def side_file(path: Path, suffix: str) -> Path:
     """Return the path of a file beside the journal's."""
     return path.with_name(path.name + suffix)
 
 
-def version_of(connection: sqlite3.Connection, path: Path) -> int:
-    """Return the version of an open journal; 0 for an empty file.
+def said(error: Exception) -> str:
+    """Return the message and the name of an error of SQLite or the host."""
+    name = getattr(error, "sqlite_errorname", None) or type(error).__name__
+    return f"{printable(error, limit=200)}, {name}"
 
-    Raises:
-        DamagedError: its head and its tables do not agree.
-        ForeignError: it is another program's, or of a newer version.
-        sqlite3.Error: it cannot be read.
-    """
-    ((version,), (application,)) = (
-        connection.execute(f"PRAGMA {number}").fetchone() for number in ("user_version", "application_id")
-    )
-    columns = _columns_of(connection)
-    if not (version or application or columns):
-        return 0
-    known = [
-        number
-        for number, tables in _columns_by_version().items()
-        if all(columns.get(table, set()) >= needed for table, needed in tables.items())
-    ]
-    if application != APPLICATION_ID:
-        if known:
-            raise DamagedError(f"{named(path)}: its head is damaged: it does not say that it is a journal")
-        raise ForeignError(f"{named(path)}: this is another program's database; change journal_path")
-    if VERSION < version <= MAX_VERSION:
-        raise ForeignError(
-            f"{named(path)}: it is of version {version}, and this program knows versions up to {VERSION}; "
-            "install a newer iem-dcr, or change journal_path"
-        )
-    if version not in known:
-        raise DamagedError(f"{named(path)}: its tables are not those of version {version}")
-    return int(version)
+
+def code_of(error: Exception) -> int:
+    """Return SQLite's primary code of an error; 0 where it is not SQLite's."""
+    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
 
 
 # --- opening ---
 
 
 def connect(path: Path, mode: str = "rw", *, is_immutable: bool = False) -> sqlite3.Connection:
-    """Open a file as SQLite's, for reading or for writing; never makes one.
-
-    Raises:
-        sqlite3.Error: it cannot be opened.
-    """
+    """Open a file as SQLite's; never makes one."""
     uri = f"file:{quote(os.fsencode(path))}?mode={mode}" + ("&immutable=1" if is_immutable else "")
     connection = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
     # A damaged text must not keep the rest of its row from being read.
     connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
-    connection.execute("PRAGMA trusted_schema=OFF")
+    _run(connection, ("PRAGMA trusted_schema=OFF", "PRAGMA cell_size_check=ON", "PRAGMA temp_store=MEMORY"))
     return connection
 
 
+def version_of(connection: sqlite3.Connection) -> int:
+    """Return the version of a journal, 0 for an empty file. Called within a transaction.
+
+    Raises:
+        DamagedError, RefusedError, sqlite3.Error: it is not one that can be read.
+    """
+    pragmas = ("user_version", "application_id")
+    version, application = (int(connection.execute(f"PRAGMA {name}").fetchone()[0]) for name in pragmas)
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if not (version or application or tables):
+        return 0
+    if application != APPLICATION_ID:
+        if tables >= _OF_EVERY_VERSION:
+            raise DamagedError("its head is damaged: it does not say that it is a journal")
+        raise RefusedError("this is another program's database; change journal_path")
+    if not 1 <= version <= MAX_VERSION:
+        raise DamagedError(f"its head is damaged: it says that it is of version {version}")
+    if version > VERSION:
+        raise RefusedError(
+            f"it is of version {version}, and this program knows versions up to {VERSION}; install a newer iem-dcr, or "
+            "change journal_path"
+        )
+    return version
+
+
 def open_to_read(path: Path) -> tuple[sqlite3.Connection, int]:
-    """Open a journal for reading without leaving files behind; version 1 looks like version 2.
+    """Open a journal for reading, within a transaction. Returns the connection, and what `version_of` does.
 
     SQLite keeps side files while a journal is open. A connection that may write removes them again, one that may not
     leaves them. A read-only medium has none and needs none.
-
-    Returns:
-        The connection, and the version of the file; 0 for an empty one.
-
-    Raises:
-        JournalError: it is damaged, another program's, or of a newer version.
-        sqlite3.Error, UnicodeDecodeError: it cannot be read.
     """
     try:
-        return _opened_to_read(path, "rw", is_immutable=False)
+        return _opened_to_read(connect(path))
     except sqlite3.Error:
-        return _opened_to_read(path, "ro", is_immutable=not side_file(path, "-wal").exists())
+        return _opened_to_read(connect(path, "ro", is_immutable=not side_file(path, "-wal").exists()))
 
 
-def _opened_to_read(path: Path, mode: str, *, is_immutable: bool) -> tuple[sqlite3.Connection, int]:
-    connection = connect(path, mode, is_immutable=is_immutable)
+def _opened_to_read(connection: sqlite3.Connection) -> tuple[sqlite3.Connection, int]:
     try:
-        version = version_of(connection, path)
-        if version == 1:
-            _run(connection, ("PRAGMA temp_store=MEMORY", *_VIEWS_OF_1))
+        connection.execute("BEGIN")
+        version = version_of(connection)
+        _run(connection, _VIEWS_OF_1 if version == 1 else ())
         connection.execute("PRAGMA query_only=ON")
     except BaseException:
         connection.close()
@@ -250,77 +221,55 @@ def _opened_to_read(path: Path, mode: str, *, is_immutable: bool) -> tuple[sqlit
     return connection, version
 
 
-def prepare(connection: sqlite3.Connection, path: Path, *, is_checked: bool) -> None:
-    """Check a file that was connected for writing, and set the modes in which a journal is written.
+def open_to_write(path: Path, *, is_checked: bool) -> sqlite3.Connection:
+    """Open a journal for writing; it is checked, unless it was before, and brought to version 2.
 
     Raises:
-        DamagedError, ForeignError, sqlite3.Error: it cannot be used.
+        DamagedError, RefusedError, sqlite3.Error, OSError: it cannot be used, and nothing was changed.
     """
-    connection.execute("PRAGMA cell_size_check=ON")
-    if version_of(connection, path) and not is_checked and path.stat().st_size <= MAX_CHECKED_BYTES:
-        found = connection.execute("PRAGMA quick_check(1)").fetchone()
-        if found is None or found[0] != "ok":
-            raise DamagedError(f"{named(path)}: {printable(found[0] if found else 'no answer to the check')}")
+    connection = connect(path)
+    try:
+        connection.execute("BEGIN")
+        if version_of(connection) and not is_checked and path.stat().st_size <= MAX_CHECKED_BYTES:
+            _check(connection)
+        connection.execute("COMMIT")
+        _switch_to_wal(connection)
+        # Even without anything to change: a file that cannot be written has to show before the first receipt.
+        _run(connection, ("PRAGMA synchronous=FULL", "PRAGMA secure_delete=ON", "BEGIN IMMEDIATE"))
+        version = version_of(connection)
+        _run(connection, (*_MIGRATIONS[version], "COMMIT"))
+        if not version:  # so that the file itself says what it is, not only the -wal
+            connection.execute("PRAGMA wal_checkpoint")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _check(connection: sqlite3.Connection) -> None:
+    (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    if found != "ok":
+        raise DamagedError(printable(found))
+    # SQLite takes any other word there for a part of the type, and rows have no number then.
+    numbered = "SELECT count(*) FROM sqlite_master WHERE sql LIKE '%id INTEGER PRIMARY KEY,%'"
+    if connection.execute(numbered).fetchone() != (3,):  # in every version
+        raise DamagedError("its tables have lost their keys")
+
+
+def _switch_to_wal(connection: sqlite3.Connection) -> None:
     ends_s = time.monotonic() + BUSY_TIMEOUT_S
     while True:
         try:
             connection.execute("PRAGMA journal_mode=WAL")
-            break
         except sqlite3.OperationalError as error:
             # SQLite does not wait when two processes switch a new file at once.
-            if (error.sqlite_errorcode & 0xFF) != sqlite3.SQLITE_BUSY or time.monotonic() >= ends_s:
+            if code_of(error) != sqlite3.SQLITE_BUSY or time.monotonic() >= ends_s:
                 raise
-        time.sleep(_SWITCH_RETRY_S)
-    _run(connection, ("PRAGMA synchronous=FULL", "PRAGMA secure_delete=ON"))
-
-
-def bring_up_to_date(connection: sqlite3.Connection, path: Path) -> None:
-    """Create or migrate the tables in one transaction, unless another process has done so.
-
-    Raises:
-        sqlite3.Error: that is not possible now; nothing is changed.
-    """
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        version = version_of(connection, path)
-        if version != VERSION:
-            _run(connection, (*_TABLES, *_INDEXES_OF_1, *_INDEXES) if version == 0 else _FROM_1_TO_2)
-            _run(connection, (f"PRAGMA application_id={APPLICATION_ID}", f"PRAGMA user_version={VERSION}"))
-        connection.execute("COMMIT")
-    except BaseException:
-        with contextlib.suppress(sqlite3.Error):
-            connection.execute("ROLLBACK")
-        raise
+            time.sleep(_SWITCH_RETRY_S)
+        else:
+            return
 
 
 def _run(connection: sqlite3.Connection, statements: Iterable[str]) -> None:
     for statement in statements:
         connection.execute(statement)
-
-
-def check_place(path: Path) -> None:
-    """Check that a file is or can be at a path, and can be written, as far as rights tell.
-
-    Raises:
-        NoFolderError: its folder is missing or forbidden.
-        ForeignError: what is there is no file.
-        JournalError: this user may not write it.
-        OSError: the disk does not tell.
-    """
-    forbidden = f"{named(path)}: this user may not use its folder; change its rights, or journal_path"
-    try:
-        mode = path.stat().st_mode
-    except PermissionError:
-        raise NoFolderError(forbidden) from None
-    except (FileNotFoundError, NotADirectoryError):
-        if not path.parent.is_dir():
-            raise NoFolderError(
-                f"{named(path)}: its folder does not exist; create it, or change journal_path"
-            ) from None
-        if not os.access(path.parent, os.W_OK | os.X_OK):
-            raise NoFolderError(forbidden) from None
-        return
-    if not stat.S_ISREG(mode):
-        raise ForeignError(f"{named(path)}: this is no file; change journal_path")
-    if not os.access(path, os.W_OK):
-        raise JournalError(f"{named(path)}: this user may not write it; change its rights, or journal_path")

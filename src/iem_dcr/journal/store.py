@@ -1,42 +1,45 @@
 """The journal as drivers use it: writes and questions are done in the order of the calls, outside the event loop.
 
 All users of one file in a process share one `Journal`. It has one unit of work done at a time: the commit of all queued
-writes, one question, a piece of a pruning, or the end. A `Worker` does them: a thread, or what a simulation provides.
+writes, one question, a pruning, or the end. A `Worker` does them: a thread, or what a simulation provides.
 So no disk blocks a loop, and a question sees what was written before it.
 
 `iem_dcr.journal.file` defines what an error means. A write that fails because of the file stays queued and is retried
 every `RETRY_S`; questions do not wait for that. The first failure is logged with what a kill would lose, repeats at
-debug level. The queue is bounded: receipts displace notes, and notes displace refused ids.
+debug level. The queue is bounded, and half of it is for receipts alone.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import threading
 from collections import deque
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
+from itertools import islice, takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 from iem_dcr.driver.ports import Recalled
 from iem_dcr.errors import JournalError, printable
 from iem_dcr.journal import records
-from iem_dcr.journal.file import JournalFile, reason
+from iem_dcr.journal.file import JournalFile, judged
 from iem_dcr.journal.maintenance import prune
 from iem_dcr.journal.schema import NoFolderError, named
-from iem_dcr.journal.work import Answer, Rank, ThreadWorker, Work
+from iem_dcr.journal.worker import ThreadWorker
 
 if TYPE_CHECKING:
     import os
     import sqlite3
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Generator
 
     from iem_dcr.driver.ports import FiledReceipt, KeptReceipt, NotedEntry
-    from iem_dcr.journal.work import Unit, Worker
+    from iem_dcr.journal.worker import Unit, Worker
 
 T = TypeVar("T")
 
@@ -49,12 +52,42 @@ PRUNING_S: Final = 6 * 3600.0
 """How often a process looks whether a pruning is due."""
 MAX_BATCH: Final = 500
 MAX_WAITING: Final = 10_000
+"""Writes that may wait in memory while the file cannot be written; more are not kept, with an error."""
+MAX_WAITING_NOTES: Final = MAX_WAITING // 2
+"""Where so many wait, only receipts are taken."""
 MAX_WAITING_BYTES: Final = 64 * 1024 * 1024
-"""Receipts that may wait in memory while the file cannot be written; more are not kept, with an error."""
+"""Of receipts that wait."""
 MAX_QUESTIONS: Final = 256
 """More questions than this mean a disk that does not answer."""
 MAX_NAMED: Final = 20
 """Receipts that a message names."""
+
+
+@dataclass(eq=False)
+class _Work(Generic[T]):
+    """A write or a question. It may be awaited on any loop, or dropped.
+
+    Attributes:
+        do: does it within a transaction; a write returns what is to be logged as an error, or nothing.
+        otherwise: the answer to a question of a file that counts as empty; None for a write.
+        what: names a write in a message; "" for a question.
+        size_bytes: of a receipt that it holds in memory; 0 for anything else.
+        done: when it is committed or answered; a JournalError when it could not be yet.
+    """
+
+    do: Callable[[sqlite3.Connection], Any]
+    otherwise: T
+    what: str = ""
+    size_bytes: int = 0
+    done: Future[T] = field(default_factory=Future)
+
+    def __await__(self) -> Generator[object, None, T]:
+        return cast("Generator[object, None, T]", asyncio.wrap_future(self.done).__await__())
+
+    def settle(self, problem: str = "") -> None:
+        """Resolve ``done``, unless it is resolved already."""
+        with contextlib.suppress(InvalidStateError):
+            self.done.set_exception(JournalError(problem)) if problem else self.done.set_result(self.otherwise)
 
 
 class Journal:
@@ -87,19 +120,18 @@ class Journal:
         self.path = Path(path).absolute()
         self.keep_days = keep_days
         self.users = 1
+        self._name = named(self.path)
         self._wall = wall
         self._worker = worker or ThreadWorker()
         self._file = JournalFile(self.path, wall, self._worker.time)
         self._lock = threading.RLock()
-        self._queue: deque[Work] = deque()
-        self._batch: list[Work] = []
+        self._queue: deque[_Work[Any]] = deque()
         self._waiting_bytes = 0
         self._problem = ""
-        self._retry_at_s = -math.inf
+        self._write_at_s = -math.inf
         self._prune_at_s = self._worker.time() + FIRST_PRUNING_S
-        self._is_opened = self._is_full = self._is_closing = self._is_over = self._is_working = False
-        self._submitted: Unit | None = None
-        self._submitted_for: tuple[object, float] | None = None
+        self._is_opened = self._is_full = self._is_closing = self._is_over = False
+        self._submitted: tuple[Unit, float] | None = None
         self._ended: Future[None] = Future()
         self._ended.set_running_or_notify_cancel()
         with self._lock:
@@ -122,18 +154,17 @@ class Journal:
     def note(self, entry: NotedEntry) -> Awaitable[None]:
         """Write an entry of the ledger, or a later state of it."""
         what = f"the entry of transaction {printable(entry.transaction_id)}"
-        return self._write(Work(Rank.NOTE, partial(records.note_entry, entry=entry), what))
+        return self._write(what, partial(records.note_entry, entry=entry))
 
     def withdraw(self, entry: NotedEntry) -> Awaitable[None]:
         """Take back the entry of a B that was refused. What was noted before under its id counts again."""
         what = f"the withdrawal of an entry of transaction {printable(entry.transaction_id)}"
-        return self._write(Work(Rank.NOTE, partial(records.withdraw_entry, entry=entry), what))
+        return self._write(what, partial(records.withdraw_entry, entry=entry))
 
     def refused(self, transaction_id: str, *, meter: str, address: str) -> Awaitable[None]:
         """Note an id whose start failed with none of its B possibly acted on, unless an entry stands under it."""
         note = partial(records.note_refused, transaction_id=transaction_id, meter=meter, address=address)
-        what = f"the refused transaction {printable(transaction_id)}"
-        return self._write(Work(Rank.REFUSED, partial(note, now=self._wall()), what))
+        return self._write(f"the refused transaction {printable(transaction_id)}", partial(note, now=self._wall()))
 
     def keep(self, kept: KeptReceipt) -> Awaitable[None]:
         """Write a receipt; done when it is committed and will stand after a power cut. Its entry is done with."""
@@ -141,26 +172,27 @@ class Journal:
         whose = receipt.meter_serial or kept.meter or kept.address
         what = printable(f"receipt {receipt.pagination or 'without PG'} of meter {whose}")
         keep = partial(records.keep_receipt, kept=kept, now=self._wall())
-        return self._write(Work(Rank.RECEIPT, keep, what, size_bytes=len(receipt.text)))
+        return self._write(what, keep, size_bytes=len(receipt.text))
 
     def pin(self, address: str, meter: str) -> Awaitable[None]:
         """Write the serial that is accepted at an address; "" for none."""
         pin = partial(records.note_pin, address=address, meter=meter, now=self._wall())
-        return self._write(Work(Rank.NOTE, pin, f"the serial pinned for {printable(address)}"))
+        return self._write(f"the serial pinned for {printable(address)}", pin)
 
     async def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
         """Have what waits written, for so many seconds at most; the last user's call ends the journal.
 
         What is not written then is named in the log.
         """
-        ended = _let_go(self)
+        with _lock:
+            self.users -= 1
+            if not self.users and _shared.get(self.path) is self:
+                del _shared[self.path]
         try:
             async with asyncio.timeout(timeout_s):
-                await (self._ask(lambda _: None, None) if ended is None else asyncio.wrap_future(ended))
+                await (self._ask(lambda _: None, None) if self.users > 0 else asyncio.wrap_future(self.end()))
         except TimeoutError:
-            _log.error("%s does not answer: %s may be lost; check its disk", named(self.path), self._at_risk())
-            for work in self._unwritten():
-                work.settle(f"{named(self.path)} is closed: {work.what} may be lost")
+            _log.error("%s does not answer: %s may be lost; check its disk", self._name, self._at_risk())
         except JournalError:
             pass  # it was logged when it came up
 
@@ -174,131 +206,110 @@ class Journal:
     def abandon(self) -> int:
         """End as a kill does, between two units of work of a simulation. Returns the number of writes it loses."""
         with self._lock:
-            self._is_closing = self._is_over = True
+            self._is_closing = True
         self._end_file()
         return self.unwritten
 
     # --- the queue ---
 
     def _ask(self, ask: Callable[[sqlite3.Connection], T], otherwise: T) -> Awaitable[T]:
-        work = Work(Rank.QUESTION, ask, otherwise=otherwise)
+        work = _Work(ask, otherwise)
         with self._lock:
-            is_answering = sum(each.rank is Rank.QUESTION for each in self._queue) < MAX_QUESTIONS
-            if self._is_closing or not is_answering:
-                why = "is closed" if self._is_closing else "does not answer; check its disk"
-                work.settle(f"{named(self.path)} {why}")
+            if self._is_closing:
+                work.settle(f"{self._name} is closed")
+            elif sum(not each.what for each in self._queue) >= MAX_QUESTIONS:
+                work.settle(f"{self._name} does not answer; check its disk")
             else:
                 self._queue.append(work)
                 self._submit()
-        return Answer(work.done)
+        return work
 
-    def _write(self, work: Work) -> Awaitable[None]:
+    def _write(self, what: str, do: Callable[[sqlite3.Connection], Any], size_bytes: int = 0) -> Awaitable[None]:
+        work = _Work(do, None, what, size_bytes)
         work.done.set_running_or_notify_cancel()  # cancelling it changes nothing
         with self._lock:
+            most = MAX_WAITING if size_bytes else MAX_WAITING_NOTES
             if self._is_closing:
-                work.settle(f"{named(self.path)} is closed: {work.what} is NOT kept")
-            elif not self._has_room(work):
-                why = self._problem or "the queue in memory is full"
-                work.settle(f"{named(self.path)}: {why}: {work.what} is NOT kept")
-                level = logging.DEBUG if self._is_full else logging.ERROR
-                _log.log(level, "%s: %s: %s, and what follows, is NOT kept", named(self.path), why, work.what)
+                work.settle(f"{self._name} is closed: {what} is NOT kept")
+            elif len(self._queue) >= most or self._waiting_bytes + size_bytes > MAX_WAITING_BYTES:
+                why = f"{self._name}: {self._problem or 'its disk does not answer'}: the queue in memory is full"
+                work.settle(f"{why}: {what} is NOT kept")
+                _log.log(logging.DEBUG if self._is_full else logging.ERROR, "%s: %s is NOT kept", why, what)
                 self._is_full = True
             else:
                 self._queue.append(work)
-                self._waiting_bytes += work.size_bytes
+                self._waiting_bytes += size_bytes
                 if self._problem:
                     work.settle(self._waits())
                 self._submit()
-        return Answer(work.done)
+        return work
 
-    def _has_room(self, work: Work) -> bool:
-        """Make room for a write, if a queued one has a lower rank."""
-        if self._waiting_bytes + work.size_bytes > MAX_WAITING_BYTES:
-            return False
-        if len(self._batch) + len(self._queue) < MAX_WAITING:
-            return True
-        least = min(self._queue, key=lambda each: each.rank, default=work)
-        if least.rank < work.rank:
-            self._queue.remove(least)
-            least.settle(f"{named(self.path)}: {least.what} is NOT kept: the queue in memory is full")
-        return least.rank < work.rank
-
-    def _unwritten(self) -> list[Work]:
+    def _unwritten(self) -> list[_Work[Any]]:
         with self._lock:
-            return [*self._batch, *(work for work in self._queue if work.rank is not Rank.QUESTION)]
+            return [work for work in self._queue if work.what]
 
-    def _next(self) -> tuple[Callable[[Exception | None], None], float]:
+    def _next(self) -> tuple[Unit, float]:
         """Return what is to be done next, and from when on."""
-        asks = self._problem and any(work.rank is Rank.QUESTION for work in self._queue)
-        if asks or (self._queue and self._queue[0].rank is Rank.QUESTION):
+        questions = (work for work in (self._queue if self._problem else islice(self._queue, 1)) if not work.what)
+        if next(questions, None) is not None:
             return self._answer, -math.inf
-        if self._is_closing and all(work.rank is not Rank.QUESTION for work in self._queue):
+        if self._is_closing and all(work.what for work in self._queue):
             return self._finish, -math.inf
         if self._queue or self._problem or not self._is_opened:
-            return self._write_batch, self._retry_at_s if self._problem else -math.inf
+            return self._write_batch, self._write_at_s
         return self._prune, self._prune_at_s
 
     def _submit(self) -> None:
-        """Have the next unit of work done, unless it is under way. Called with the lock."""
-        if self._is_working or self._is_over:
-            return
+        """Have the next unit of work done. Called with the lock."""
         wanted = self._next()
-        if self._submitted is None or self._submitted_for != wanted:
-            work, due_s = wanted
-
-            def unit(failure: Exception | None) -> None:
-                self._do(unit, work, failure)
-
-            self._submitted, self._submitted_for = unit, wanted
+        if not self._is_over and self._submitted != wanted:
+            self._submitted = wanted
+            do, due_s = wanted
             after_s = max(0.0, due_s - self._worker.time())
-            self._worker.submit(unit, after_s, writes=work != self._answer)
+            self._worker.submit(partial(self._do, wanted), after_s, writes=do != self._answer)
 
     # --- units of work ---
 
-    def _do(self, unit: Unit, work: Callable[[Exception | None], None], failure: Exception | None) -> None:
+    def _do(self, wanted: tuple[Unit, float], failure: Exception | None) -> None:
         with self._lock:
-            if unit is not self._submitted or self._is_over:
+            if wanted is not self._submitted or self._is_over:
                 return
-            self._submitted, self._is_working = None, True
+            self._submitted = None
         try:
-            work(failure)
+            wanted[0](failure)
         except Exception:  # noqa: BLE001  the worker has to go on
-            _log.exception("%s: a unit of work failed", named(self.path))
+            _log.exception("%s: a unit of work failed", self._name)
         with self._lock:
-            self._is_working = False
             self._submit()
 
     def _write_batch(self, failure: Exception | None) -> None:
         with self._lock:
             self._is_opened = True
-            while self._queue and self._queue[0].rank is not Rank.QUESTION and len(self._batch) < MAX_BATCH:
-                self._batch.append(self._queue.popleft())
+            batch = list(islice(takewhile(lambda work: work.what, self._queue), MAX_BATCH))
         try:
-            results = self._file.commit([work.do for work in self._batch], failure)
+            results = self._file.commit([work.do for work in batch], failure)
         except Exception as error:  # noqa: BLE001  whatever it is, what waits stays
-            self._fail(error)
+            self._fail(judged(error, self.path))
             return
         with self._lock:
-            batch, self._batch = self._batch, []
-            self._waiting_bytes -= sum(work.size_bytes for work in batch)
-            problem, self._problem, self._is_full = self._problem, "", False
+            for work in batch:
+                self._queue.popleft()
+                self._waiting_bytes -= work.size_bytes
+            problem, self._problem, self._is_full, self._write_at_s = self._problem, "", False, -math.inf
         if problem:
-            _log.info("%s works again: %d queued writes are committed", named(self.path), len(batch))
-        for work, result in zip(batch, results, strict=False):
+            _log.info("%s works again: %d queued writes are committed", self._name, len(batch))
+        for work, result in zip(batch, results, strict=True):
             if isinstance(result, Exception):
-                _log.error("%s: %s is not kept", named(self.path), work.what, exc_info=result)
-                work.settle(f"{named(self.path)}: {work.what} is not kept: {type(result).__name__}")
+                _log.error("%s: %s is not kept", self._name, work.what, exc_info=result)
+                work.settle(f"{self._name}: {work.what} is not kept: {type(result).__name__}")
             elif result:
-                _log.error("%s: %s", named(self.path), printable(result, limit=400))
+                _log.error("%s: %s", self._name, printable(result, limit=400))
             work.settle()
 
-    def _fail(self, error: Exception) -> None:
-        why = reason(error, self.path)
+    def _fail(self, error: JournalError) -> None:
         with self._lock:
-            self._queue.extendleft(reversed(self._batch))
-            self._batch = []
-            is_new, self._problem = self._problem != why, why
-            self._retry_at_s = self._worker.time() + RETRY_S
+            is_new, self._problem = self._problem != str(error), str(error)
+            self._write_at_s = self._worker.time() + RETRY_S
             waiting, problem = self._unwritten(), self._waits()
         level = logging.WARNING if isinstance(error, NoFolderError) else logging.ERROR
         _log.log(level if is_new else logging.DEBUG, "%s; a kill now loses %s", problem, self._at_risk())
@@ -307,7 +318,7 @@ class Journal:
 
     def _answer(self, failure: Exception | None) -> None:
         with self._lock:
-            work = next(work for work in self._queue if work.rank is Rank.QUESTION)
+            work = next(work for work in self._queue if not work.what)
             self._queue.remove(work)
         if work.done.set_running_or_notify_cancel():
             try:
@@ -316,24 +327,25 @@ class Journal:
                 work.done.set_exception(error)
 
     def _prune(self, failure: Exception | None) -> None:
-        try:
-            if prune(self._file.opened(failure), self.path, self.keep_days, self._wall()):
-                return
-        except Exception as error:  # noqa: BLE001  another day will do
-            self._file.close()
-            _log.warning("%s: old receipts were not deleted: %s", named(self.path), reason(error, self.path))
         self._prune_at_s = self._worker.time() + PRUNING_S
+        work = partial(prune, path=self.path, keep_days=self.keep_days, now=self._wall())
+        try:
+            (result,) = self._file.commit([work], failure)
+        except Exception as error:  # noqa: BLE001  another day will do
+            result = error
+        if result is not None:
+            _log.warning("%s: old receipts were not deleted: %s", self._name, judged(result, self.path))
 
     def _finish(self, failure: Exception | None) -> None:
         self._problem = ""
         while self._queue and not self._problem:
             self._write_batch(failure)
         if self._queue:
-            _log.error("%s: not written when the process ended: %s", named(self.path), self._at_risk())
-        self._is_over = True
+            _log.error("%s: not written when the process ended: %s", self._name, self._at_risk())
         self._end_file()
 
     def _end_file(self) -> None:
+        self._is_over = True
         self._file.close()
         self._worker.stop()
         if not self._ended.done():
@@ -342,12 +354,12 @@ class Journal:
     # --- messages ---
 
     def _waits(self) -> str:
-        return f"{named(self.path)}: {self._problem}. Writes wait in memory and are retried every {RETRY_S:g} s"
+        return f"{self._name}: {self._problem}. Writes wait in memory and are retried every {RETRY_S:g} s"
 
     def _at_risk(self) -> str:
         """Name what waits to be written."""
         waiting = self._unwritten()
-        receipts = [work.what for work in waiting if work.rank is Rank.RECEIPT]
+        receipts = [work.what for work in waiting if work.size_bytes]
         parts = receipts[:MAX_NAMED]
         if len(receipts) > MAX_NAMED:
             parts.append(f"{len(receipts) - MAX_NAMED} more receipts")
@@ -384,14 +396,3 @@ def open_journal(path: str | os.PathLike[str], keep_days: int = 365) -> Journal:
 _lock = threading.Lock()
 _shared: dict[Path, Journal] = {}
 """By the path under which they were opened."""
-
-
-def _let_go(journal: Journal) -> Future[None] | None:
-    """Have one user less. Returns, for the last one, a future that is done when the journal has ended."""
-    with _lock:
-        journal.users -= 1
-        if journal.users > 0:
-            return None
-        if _shared.get(journal.path) is journal:
-            del _shared[journal.path]
-    return journal.end()
