@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import sqlite3
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from iem_dcr.errors import JournalError
 from iem_dcr.journal import schema
-from iem_dcr.journal.file import said
+from iem_dcr.journal.maintenance import existing, told
 from iem_dcr.journal.records import clean, milliseconds
-from iem_dcr.journal.schema import named
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Iterator
-    from pathlib import Path
+    from collections.abc import Iterable
 
 
 def pins(path: str | os.PathLike[str]) -> dict[str, str]:
@@ -25,7 +21,8 @@ def pins(path: str | os.PathLike[str]) -> dict[str, str]:
     Raises:
         JournalError: there is no such journal, or it cannot be read.
     """
-    with _used(path, "cannot be read") as found:
+    found = existing(path)
+    with told(found):
         connection, version = schema.open_to_read(found)
         with contextlib.closing(connection):
             question = "SELECT address, meter FROM pins WHERE meter <> '' ORDER BY address"
@@ -43,21 +40,10 @@ def pin(path: str | os.PathLike[str], meter: str, addresses: Iterable[str]) -> N
     Raises:
         JournalError: there is no such journal, or it cannot be written.
     """
+    found = existing(path)
     rows = [(clean(meter), milliseconds(datetime.now(UTC)), clean(address)) for address in addresses]
-    with _used(path, "cannot be written") as found, contextlib.closing(schema.connect(found)) as connection:
-        schema.version_of(connection, found)
+    with told(found, " cannot be written: {}"), contextlib.closing(schema.connect(found)) as connection, connection:
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("BEGIN IMMEDIATE")
+        schema.version_of(connection)
         connection.executemany("UPDATE pins SET meter = ?, noted_ms = ? WHERE address = ?", rows)
-        connection.execute("COMMIT")
-
-
-@contextlib.contextmanager
-def _used(path: str | os.PathLike[str], problem: str) -> Iterator[Path]:
-    found = schema.resolved(path)
-    if not found.is_file():
-        raise JournalError(f"{named(found)}: there is no such file")
-    try:
-        yield found
-    except (sqlite3.Error, OSError, UnicodeDecodeError) as error:
-        raise JournalError(f"{named(found)} {problem}: {said(error)}") from error
