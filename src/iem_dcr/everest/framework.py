@@ -72,12 +72,12 @@ class Framework:
         return bool(monitor.is_error_active(error.type, error.sub_type))
 
 
-_LOG_FROM_LEVEL: Final = (
-    (logging.CRITICAL, log.critical),
-    (logging.ERROR, log.error),
-    (logging.WARNING, log.warning),
-    (logging.INFO, log.info),
-    (logging.NOTSET, log.debug),
+_LEVELS: Final = (
+    (logging.CRITICAL, "critical"),
+    (logging.ERROR, "error"),
+    (logging.WARNING, "warning"),
+    (logging.INFO, "info"),
+    (logging.NOTSET, "debug"),
 )
 
 
@@ -88,6 +88,6 @@ class _LogHandler(logging.Handler):
         """Hand over one record, at EVerest's nearest level."""
         try:
             text = self.format(record).encode("utf-8", "replace").decode()
-            next(write for level, write in _LOG_FROM_LEVEL if record.levelno >= level)(text)
+            getattr(log, next(name for level, name in _LEVELS if record.levelno >= level))(text)
         except Exception:  # noqa: BLE001  logging's own way for a handler that fails
             self.handleError(record)
