@@ -499,6 +499,17 @@ def test_the_folder_for_receipts_is_made_for_a_user(prefix: Path, tmp_path: Path
 
 
 @needs_root
+def test_a_module_that_everests_user_could_not_start_is_not_installed(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    prefix = everest_at(closed / "everest")
+    before = contents(tmp_path)
+    with pytest.raises(InstallationError, match=r"nothing was installed: user nobody may not run .*, or not read "):
+        install(prefix, state=tmp_path / "state", user="nobody")
+    assert contents(tmp_path) == before
+
+
+@needs_root
 def test_the_folder_for_receipts_goes_when_the_installation_fails(
     prefix: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -65,7 +65,9 @@ def command() -> None:
     help="Fill .venv by pip from these wheels, without an index. Without it, what runs this is copied.",
 )
 @click.option(
-    "--user", metavar="NAME", help="The user that EVerest runs as, who gets the state folder.  [default: you]"
+    "--user",
+    metavar="NAME",
+    help="The user that EVerest runs as: can start it, and gets the state folder.  [default: you]",
 )
 @click.option(
     "--state-folder",

@@ -21,6 +21,7 @@ from iem_dcr import __version__
 from iem_dcr.errors import ConfigError, printable
 
 if TYPE_CHECKING:
+    import pwd
     from collections.abc import Iterator
 
 MODULE_NAME: Final = "IsabellenhuetteIemDcr"
@@ -245,8 +246,9 @@ def run(
     variables: dict[str, str] | None = None,
     folder: Path | None = None,
     timeout_s: float | None = None,
+    user: pwd.struct_passwd | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end; one that takes too long has failed."""
+    """Run a command to its end, as another user where one is named; one that takes too long has failed."""
     words = [str(word) for word in command]
     try:
         return subprocess.run(  # noqa: S603  interpreters, of this process or found on PATH, with words of these files
@@ -259,6 +261,9 @@ def run(
             env=variables,
             cwd=folder,
             timeout=timeout_s,
+            user=user and user.pw_uid,
+            group=user and user.pw_gid,
+            extra_groups=user and os.getgrouplist(user.pw_name, user.pw_gid),
         )
     except subprocess.TimeoutExpired:
         return subprocess.CompletedProcess(words, 1, "", f"no end within {timeout_s:.0f} s")

@@ -90,7 +90,8 @@ def install(
         wheels: folder with wheels of what the module needs; None copies that from the running installation.
         force: replace what is there.
         state: folder to make for the journal of receipts, or None.
-        user: whom that folder is made for; None is the user that runs this.
+        user: the user that EVerest runs as: has that folder, and is seen to be able to start the module; None is the
+            one that runs this.
 
     Raises:
         ConfigError: no module can have that name, there is no EVerest at that prefix, or no such user.
@@ -109,6 +110,8 @@ def install(
             problems = examine(prefix, new).problems
             if problems:
                 raise InstallationError(f"{name} was not installed: {'; '.join(problems)}")
+            if user is not None and owner is not None and os.geteuid() == 0:
+                _see_that_it_runs_as(owner, new / VENV / "bin" / "python3")
         kept = None if state is None else _make_state_folder(state, owner, undo)
         # A charger may lose its power at any moment: the files go to the disk before the folder gets its name.
         os.sync()
@@ -272,6 +275,18 @@ def _install_wheels(python: Path, wheels: Path) -> None:
         wheels,
         *REQUIREMENTS,
     )
+
+
+def _see_that_it_runs_as(user: pwd.struct_passwd, python: Path) -> None:
+    try:
+        done = run(python, "-I", "-c", "import iem_dcr.everest.module", user=user)
+    except PermissionError as error:
+        raise InstallationError(
+            f"nothing was installed: user {user.pw_name} may not run {python.resolve()}, or not read "
+            f"{python.parents[3]}. Run iem-dcr with a Python that this user may run"
+        ) from error
+    if done.returncode != 0:
+        raise InstallationError(f"nothing was installed: it does not start as user {user.pw_name}: {why(done)}")
 
 
 def _demand(trouble: str, *command: str | Path) -> None:
