@@ -28,7 +28,9 @@ from iem_dcr import __version__
 from iem_dcr.errors import ConfigError, InstallationError
 from iem_dcr.everest.check import check, module_folder, python_of_everestpy
 from iem_dcr.everest.install import REQUIREMENTS, install, uninstall
-from tests.support.command_line import begin, finish, run
+from tests.support.bench import CI
+from tests.support.command_line import Simulator, begin, finish, run
+from tests.support.everest_bench import DOUBLE, EverestBench
 from tests.support.everest_prefix import (
     EVERESTS_OWN,
     FRAMEWORK,
@@ -39,6 +41,7 @@ from tests.support.everest_prefix import (
     place_of,
     put_vendors,
 )
+from tests.test_everest_module import assert_ended_well, start, stop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -330,16 +333,16 @@ def test_another_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     stand_in(tmp_path / "three", "3.28", "exit 0")
     (tmp_path / "three" / "python3.28").chmod(0o644)
     before = contents(prefix)
-    trouble = f"EVerest's everestpy is built for Python 3.28, and this is Python {RUNNING}"
-    with pytest.raises(InstallationError) as failed:
-        install(prefix)
-    assert str(failed.value) == (
-        f"{trouble}: run iem-dcr with Python 3.28, or give --wheels a folder with wheels of cryptography, h11 and what "
-        "they need for it. With --no-venv only the folder is copied"
+    trouble = (
+        f"EVerest's everestpy is built for Python 3.28, and this is Python {RUNNING}: run iem-dcr with Python 3.28; "
+        "or have it on PATH, and give --wheels a folder with wheels of cryptography, h11 and what they need for it (it "
+        "takes 3.11 or newer). With --no-venv only the folder is copied"
     )
+    with pytest.raises(InstallationError, match=re.escape(trouble)):
+        install(prefix)
     for name in ("none", "one", "two", "three"):
         monkeypatch.setenv("PATH", str(tmp_path / name))
-        with pytest.raises(InstallationError, match=f"{trouble}; there is no Python 3.28 .*on PATH: install it"):
+        with pytest.raises(InstallationError, match=re.escape(trouble)):
             install(prefix, wheels=tmp_path)
     assert contents(prefix) == before
     installed = install(prefix, venv=False)
@@ -430,6 +433,22 @@ def test_all_is_well(whole: Path) -> None:
     assert contents(place_of(whole)) == before
 
 
+def test_the_installed_module_gives_a_receipt(tmp_path: Path) -> None:
+    """With the double in the place of everestpy."""
+    prefix = tmp_path / "everest"
+    shutil.copytree(DOUBLE, prefix / "lib/everest/everestpy", ignore=shutil.ignore_patterns("__pycache__"))
+    folder = install(prefix).folder
+    with Simulator() as meter:
+        host, _, port = meter.address.rpartition(":")
+        config = {"ip_address": host, "port_http": int(port), "CI": CI, "journal_path": str(tmp_path / "receipts.db")}
+        python = folder / ".venv/bin/python3"
+        with EverestBench(folder / "module.py", config, interpreter=python) as everest:
+            everest.ready()
+            assert everest.call("start_transaction", start()) == {"status": "OK"}
+            assert everest.call("stop_transaction", stop())["status"] == "OK"
+            assert_ended_well(everest)
+
+
 def wheels_of(folder: Path, names: list[str]) -> Path:
     """Make wheels again of what is installed here."""
     folder.mkdir()
@@ -454,7 +473,7 @@ def test_wheels(prefix: Path, tmp_path: Path) -> None:
     next(wheels.glob("h11*")).unlink()
     with pytest.raises(InstallationError) as failed:
         install(prefix, wheels=wheels, force=True)
-    assert str(failed.value).startswith(f"the wheels in {wheels} are not enough: it takes those of cryptography, h11 ")
+    assert str(failed.value).startswith(f"the wheels in {wheels} are not those of cryptography, h11 and what ")
     assert "No matching distribution found for h11>=0.14" in str(failed.value)
     assert contents(place_of(prefix)) == before
 

@@ -67,7 +67,7 @@ def command() -> None:
 @click.option(
     "--user",
     metavar="NAME",
-    help="The user that EVerest runs as: can start it, and gets the state folder.  [default: you]",
+    help="The user that EVerest runs as: can start it, and gets the state folder.  [default: root]",
 )
 @click.option(
     "--state-folder",

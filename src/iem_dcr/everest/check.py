@@ -15,19 +15,19 @@ import subprocess
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from iem_dcr import __version__
 from iem_dcr.errors import ConfigError, printable
 
 if TYPE_CHECKING:
-    import pwd
     from collections.abc import Iterator
 
 MODULE_NAME: Final = "IsabellenhuetteIemDcr"
 SOURCE: Final = Path(__file__).parent / MODULE_NAME
 MANIFEST: Final = "manifest.yaml"
 VENV: Final = ".venv"
+THIS_MODULE: Final = "this module"
 
 _MODULES = "libexec/everest/modules"
 _EVERESTPY = "lib/everest/everestpy"
@@ -36,7 +36,6 @@ _NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 _OURS = b"The iem-dcr authors"
 _DESCRIPTION = re.compile(r"^description:[ \t]*(?:[>|][+-]?[ \t]*\n[ \t]+)?(\S.*)$", re.MULTILINE)
 _TAG = re.compile(r"\.cpython-3(\d+)-")
-_PATIENCE_S = 60.0
 _SAYS_ITS_VERSION = "import sys; print('%d.%d' % sys.version_info[:2], flush=True)\n"
 _IMPORTS_WHAT_MODULE_PY_IMPORTS = """\
 try:
@@ -105,8 +104,8 @@ def examine(prefix: Path, folder: Path) -> Findings:
     probed, equal = _Probed(), False
     if present is None:
         problems.append("the module is not installed: iem-dcr everest install does that")
-    elif not present.is_ours:
-        problems.append(f"this is not this module but {present.text}")
+    elif present != THIS_MODULE:
+        problems.append(f"this is not this module but {present}")
     else:
         probed = _probe(prefix, folder)
         equal = _read(folder / MANIFEST) == _read(SOURCE / MANIFEST)
@@ -120,8 +119,8 @@ def examine(prefix: Path, folder: Path) -> Findings:
             problems.append(f"module.py does not start: {probed.error}")
     return Findings(
         str(folder),
-        None if present is None else present.text,
-        is_this_module=present is not None and present.is_ours,
+        present,
+        is_this_module=present == THIS_MODULE,
         version=probed.version,
         manifest_equal=equal,
         interpreter=probed.interpreter,
@@ -149,28 +148,20 @@ def module_folder(prefix: Path, name: str) -> Path:
     return prefix.absolute() / _MODULES / name
 
 
-class Present(NamedTuple):
-    """Something at a module's place: whether it is this module, of whatever version, and what it is in words."""
-
-    is_ours: bool
-    text: str
-
-
-def what_is_at(folder: Path) -> Present | None:
-    """Say what is at a module's place; None where there is nothing."""
+def what_is_at(folder: Path) -> str | None:
+    """Say what is at a module's place: `THIS_MODULE`, of whatever version, or what else; None for nothing."""
     if not os.path.lexists(folder):
         return None
     if not folder.is_dir():
-        return Present(is_ours=False, text="no folder")
+        return "no folder"
     # Only the manifest counts: another module may have been installed over this one.
     manifest = _read(folder / MANIFEST)
     if manifest is None:
-        return Present(is_ours=False, text=f"a folder without {MANIFEST}")
+        return f"a folder without {MANIFEST}"
     if _OURS in manifest:
-        return Present(is_ours=True, text="this module")
+        return THIS_MODULE
     described = _DESCRIPTION.search(manifest.decode(errors="replace"))
-    text = printable(described[1]) if described else "nothing"
-    return Present(is_ours=False, text=f"a module that says of itself: {text}")
+    return f"a module that says of itself: {printable(described[1]) if described else 'nothing'}"
 
 
 def _read(path: Path) -> bytes | None:
@@ -238,35 +229,13 @@ def _run_as_manager(
 ) -> subprocess.CompletedProcess[str]:
     variables = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     variables |= {"PYTHONPATH": str((prefix / _EVERESTPY).absolute()), "PYTHONDONTWRITEBYTECODE": "1"}
-    return run(interpreter, "-c", program, variables=variables, folder=folder, timeout_s=_PATIENCE_S)
+    return run(interpreter, "-c", program, env=variables, cwd=folder)
 
 
-def run(
-    *command: str | Path,
-    variables: dict[str, str] | None = None,
-    folder: Path | None = None,
-    timeout_s: float | None = None,
-    user: pwd.struct_passwd | None = None,
-) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end, as another user where one is named; one that takes too long has failed."""
-    words = [str(word) for word in command]
-    try:
-        return subprocess.run(  # noqa: S603  interpreters, of this process or found on PATH, with words of these files
-            words,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            check=False,
-            env=variables,
-            cwd=folder,
-            timeout=timeout_s,
-            user=user and user.pw_uid,
-            group=user and user.pw_gid,
-            extra_groups=user and os.getgrouplist(user.pw_name, user.pw_gid),
-        )
-    except subprocess.TimeoutExpired:
-        return subprocess.CompletedProcess(words, 1, "", f"no end within {timeout_s:.0f} s")
+def run(*command: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:  # noqa: ANN401  subprocess.run's
+    """Run an interpreter to its end, with options of `subprocess.run`."""
+    options |= {"stdin": subprocess.DEVNULL, "capture_output": True, "encoding": "utf-8", "errors": "replace"}
+    return subprocess.run(command, check=False, **options)  # noqa: S603  the words are of these files
 
 
 def why(done: subprocess.CompletedProcess[str]) -> str:

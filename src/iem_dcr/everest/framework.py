@@ -72,22 +72,13 @@ class Framework:
         return bool(monitor.is_error_active(error.type, error.sub_type))
 
 
-_LEVELS: Final = (
-    (logging.CRITICAL, "critical"),
-    (logging.ERROR, "error"),
-    (logging.WARNING, "warning"),
-    (logging.INFO, "info"),
-    (logging.NOTSET, "debug"),
-)
-
-
 class _LogHandler(logging.Handler):
-    """Hands log records to EVerest's log, which filters and formats them."""
+    """Hands log records to EVerest's log, which filters and formats them, and has Python's names for levels."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Hand over one record, at EVerest's nearest level."""
+        """Hand over one record."""
         try:
             text = self.format(record).encode("utf-8", "replace").decode()
-            getattr(log, next(name for level, name in _LEVELS if record.levelno >= level))(text)
+            getattr(log, record.levelname.lower(), log.info)(text)
         except Exception:  # noqa: BLE001  logging's own way for a handler that fails
             self.handleError(record)

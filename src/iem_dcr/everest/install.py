@@ -18,15 +18,15 @@ import os
 import pwd
 import shutil
 import sys
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution, distributions
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from iem_dcr.errors import ConfigError, InstallationError, printable
 from iem_dcr.everest.check import (
     MODULE_NAME,
     SOURCE,
+    THIS_MODULE,
     VENV,
     examine,
     interpreters,
@@ -52,17 +52,8 @@ _WHEELS: Final = "cryptography, h11 and what they need"
 _PACKAGE: Final = Path(__file__).parents[1]
 
 
-@dataclass(frozen=True, slots=True)
-class Installed:
-    """What was installed.
-
-    Attributes:
-        folder: of the module.
-        replaced: what was there before, in words, or None.
-        everestpy_python: the version everestpy is built for, "3.12"; None where that cannot be told.
-        environment: what is in the environment beside module.py, in words, or None where there is none.
-        state: what came of the folder for receipts, in words, or None where none was asked for.
-    """
+class Installed(NamedTuple):
+    """What was installed: versions as "3.12", the rest in words, and None where there is nothing to say."""
 
     folder: Path
     replaced: str | None
@@ -90,8 +81,7 @@ def install(
         wheels: folder with wheels of what the module needs; None copies that from the running installation.
         force: replace what is there.
         state: folder to make for the journal of receipts, or None.
-        user: the user that EVerest runs as: has that folder, and is seen to be able to start the module; None is the
-            one that runs this.
+        user: the user that EVerest runs as: gets that folder, and is seen to be able to start the module. None is root.
 
     Raises:
         ConfigError: no module can have that name, there is no EVerest at that prefix, or no such user.
@@ -101,7 +91,7 @@ def install(
     with _failing_as(f"{name} was not installed"), _workplace(folder) as new, contextlib.ExitStack() as undo:
         before = what_is_at(folder)
         if before is not None and not force:
-            raise InstallationError(f"{folder} is there already: {before.text}. With --force it is replaced")
+            raise InstallationError(f"{folder} is there already: {before}. With --force it is replaced")
         built_for = python_of_everestpy(prefix)
         shutil.copytree(SOURCE, new, ignore=shutil.ignore_patterns("__pycache__", VENV))
         made = None
@@ -110,7 +100,7 @@ def install(
             problems = examine(prefix, new).problems
             if problems:
                 raise InstallationError(f"{name} was not installed: {'; '.join(problems)}")
-            if user is not None and owner is not None and os.geteuid() == 0:
+            if user is not None and os.geteuid() == 0:
                 _see_that_it_runs_as(owner, new / VENV / "bin" / "python3")
         kept = None if state is None else _make_state_folder(state, owner, undo)
         # A charger may lose its power at any moment: the files go to the disk before the folder gets its name.
@@ -119,7 +109,7 @@ def install(
             folder.rename(_hidden(folder, "old"))
         new.rename(folder)
         undo.pop_all()
-    return Installed(folder, before and before.text, built_for, made, kept)
+    return Installed(folder, before, built_for, made, kept)
 
 
 def uninstall(prefix: Path, name: str = MODULE_NAME) -> Path:
@@ -134,8 +124,8 @@ def uninstall(prefix: Path, name: str = MODULE_NAME) -> Path:
         present = what_is_at(folder)
         if present is None:
             raise InstallationError(f"there is no {folder}: nothing was removed")
-        if not present.is_ours:
-            raise InstallationError(f"{folder} is not this module but {present.text}: nothing was removed")
+        if present != THIS_MODULE:
+            raise InstallationError(f"{folder} is not this module but {present}: nothing was removed")
         folder.rename(_hidden(folder, "gone"))
     return folder
 
@@ -192,46 +182,30 @@ def _failing_as(what: str) -> Iterator[None]:
 
 
 def _interpreter_for(built_for: str | None, prefix: Path, wheels: Path | None) -> str:
-    """Return the path of an interpreter of that version: the running one, or with wheels another one.
-
-    Raises:
-        InstallationError: there is none.
-    """
-    running = f"{sys.version_info.major}.{sys.version_info.minor}"
-    if built_for in (None, running):
-        return sys.executable
-    trouble = f"EVerest's everestpy is built for Python {built_for}, and this is Python {running}"
-    if wheels is None:
-        raise InstallationError(
-            f"{trouble}: run iem-dcr with Python {built_for}, or give --wheels a folder with wheels of {_WHEELS} for "
-            "it. With --no-venv only the folder is copied"
-        )
-    # A launcher of that name may have no such version to launch.
-    found = next((path for path in interpreters(prefix) if version_of(path, prefix) == built_for), None)
+    """Return the path of an interpreter of that version: the running one, or with wheels another one."""
+    able = [sys.executable] if wheels is None else interpreters(prefix)
+    found = next((path for path in able if built_for in (None, version_of(path, prefix))), None)
     if found is None:
-        raise InstallationError(f"{trouble}; there is no Python {built_for} from 3.11 on on PATH: install it")
+        raise InstallationError(
+            f"EVerest's everestpy is built for Python {built_for}, and this is Python {sys.version_info.major}."
+            f"{sys.version_info.minor}: run iem-dcr with Python {built_for}; or have it on PATH, and give --wheels a "
+            f"folder with wheels of {_WHEELS} for it (it takes 3.11 or newer). With --no-venv only the folder is copied"
+        )
     return found
 
 
 def _make_environment(interpreter: str, venv: Path, future: Path, wheels: Path | None) -> str:
-    """Make an environment with all that the module needs, and say what is in it.
-
-    Args:
-        interpreter: whose version it gets.
-        venv: folder to make.
-        future: path that folder will be renamed to.
-        wheels: folder of wheels, or None.
-
-    Raises:
-        InstallationError: it could not be filled.
-    """
-    pip = ["--without-pip"] if wheels is None else []
-    _demand("no environment can be made", interpreter, "-I", "-m", "venv", *pip, venv)
+    """Make an environment with all that the module needs; say what is in it. The folder will be renamed to `future`."""
+    options = ["--without-pip"] if wheels is None else []
+    _demand("no environment can be made", interpreter, "-I", "-m", "venv", *options, venv)
     (site,) = (venv / "lib").glob("python3.*/site-packages")
     if wheels is None:
         _copy_what_is_needed(site)
     else:
-        _install_wheels(venv / "bin" / "python3", wheels.absolute())
+        trouble = f"the wheels in {printable(wheels, limit=200)} are not those of {_WHEELS} for this Python and machine"
+        pip = ["-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check", "--no-index"]
+        python = venv / "bin" / "python3"
+        _demand(f"{trouble}. pip said", python, "-I", *pip, "--find-links", wheels.absolute(), *REQUIREMENTS)
     shutil.copytree(_PACKAGE, site / _PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
     # Compiled now, the module starts as fast the first time. What packages carry that does not compile is not imported.
     run(venv / "bin" / "python3", "-I", "-m", "compileall", "-q", site)
@@ -264,22 +238,11 @@ def _copy_what_is_needed(site: Path) -> None:
                 shutil.copy2(str(file.locate()), site / file)
 
 
-def _install_wheels(python: Path, wheels: Path) -> None:
-    pip = ("-I", "-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check", "--no-index")
-    _demand(
-        f"the wheels in {printable(wheels, limit=200)} are not enough: it takes those of {_WHEELS}, for this Python "
-        "and machine. pip said",
-        python,
-        *pip,
-        "--find-links",
-        wheels,
-        *REQUIREMENTS,
-    )
-
-
 def _see_that_it_runs_as(user: pwd.struct_passwd, python: Path) -> None:
+    groups = os.getgrouplist(user.pw_name, user.pw_gid)
+    options = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": groups}
     try:
-        done = run(python, "-I", "-c", "import iem_dcr.everest.module", user=user)
+        done = run(python, "-I", "-c", "import iem_dcr.everest.module", **options)
     except PermissionError as error:
         raise InstallationError(
             f"nothing was installed: user {user.pw_name} may not run {python.resolve()}, or not read "
@@ -298,31 +261,24 @@ def _demand(trouble: str, *command: str | Path) -> None:
 # --- the folder for receipts ---
 
 
-def _user(name: str | None) -> pwd.struct_passwd | None:
+def _user(name: str | None) -> pwd.struct_passwd:
     try:
-        return pwd.getpwuid(os.geteuid()) if name is None else pwd.getpwnam(name)
+        return pwd.getpwnam(name or "root")
     except (KeyError, ValueError) as error:
-        if name is None:
-            return None
         raise ConfigError([f"there is no user {printable(name, limit=60)} on this host"]) from error
 
 
-def _make_state_folder(state: Path, owner: pwd.struct_passwd | None, undo: contextlib.ExitStack) -> str:
+def _make_state_folder(state: Path, owner: pwd.struct_passwd, undo: contextlib.ExitStack) -> str:
     """Make the folder for the journal of receipts, unless it is there; say what came of it."""
     shown = printable(state, limit=200)
-    elsewhere = "" if state == SYSTEM_FOLDER else f"; set journal_path to {shown}/{FILE}"
-    if os.geteuid() != 0 or owner is None:
+    if os.geteuid() != 0:
         return f"only root makes {shown}; without it they are kept in the home of EVerest's user"
     if not state.exists():
         state.mkdir(FOLDER_MODE)
-        undo.callback(_remove_empty, state)
+        undo.callback(state.rmdir)
         state.chmod(FOLDER_MODE)
         os.chown(state, owner.pw_uid, owner.pw_gid)
     elif state.stat().st_uid != owner.pw_uid:
         return f"{shown} is another user's: chown -R {owner.pw_name} {shown}, or name that user with --user"
+    elsewhere = "" if state == SYSTEM_FOLDER else f"; set journal_path to {shown}/{FILE}"
     return f"{shown}, for user {owner.pw_name}{elsewhere}"
-
-
-def _remove_empty(folder: Path) -> None:
-    with contextlib.suppress(OSError):
-        folder.rmdir()

@@ -51,7 +51,6 @@ LOOP_END_TIMEOUT_S: Final = 0.9
 HANDLERS_END_TIMEOUT_S: Final = 0.3
 REPLIES_GO_OUT_S = 0.05
 """A handler's answer is on its way when it has returned; the framework tells nobody when it is out."""
-VENDORS_DEFAULT_CI: Final = Settings.of().CI
 
 
 class EverestModule:
@@ -140,8 +139,9 @@ class EverestModule:
         self._loop.call_soon_threadsafe(self._ready.set)
 
     def stop(self) -> None:
-        """Have `run` end."""
+        """Have `run` end, also before ready."""
         self._loop.call_soon_threadsafe(self._stop.set)
+        self._loop.call_soon_threadsafe(self._ready.set)
 
     def end(self) -> None:
         """Stop, and return when every handler that waits has its answer; the loop may hang."""
@@ -171,13 +171,11 @@ class EverestModule:
 
     async def drive(self) -> None:
         """Drive the meter from ready on, until told to stop."""
+        await self._ready.wait()
         stopped = asyncio.ensure_future(self._stop.wait())
-        ready = asyncio.ensure_future(self._ready.wait())
-        await asyncio.wait({ready, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        ready.cancel()
-        if not stopped.done():
+        if not self._stop.is_set():
             self._clear_errors_of_before()
-        while not stopped.done():
+        while not self._stop.is_set():
             driving = asyncio.ensure_future(self._driver.run())
             await asyncio.wait({driving, stopped}, return_when=asyncio.FIRST_COMPLETED)
             if driving.done():
@@ -223,21 +221,20 @@ def main(framework_type: type[Framework], signals: Sequence[signal.Signals]) -> 
     logging.basicConfig(level=logging.INFO, handlers=[framework.log_handler], format="%(message)s")
     try:
         settings = Settings.of(framework.config)
-    except ConfigError as error:
-        _log.critical("the configuration is wrong: %s", error)
-        _leave(1)
-    if settings.CI == VENDORS_DEFAULT_CI:
-        _log.error(
-            "CI is %s, the default of the vendor's module: it is being frozen into the meter until the meter's next "
-            "power cycle, and receipts are signed for it. Set CI in this module's config_module to the evse_id of "
-            "EvseManager",
-            settings.CI,
-        )
-    try:
+        if settings.CI == Settings.of().CI:
+            _log.error(
+                "CI is %s, the default of the vendor's module: it is being frozen into the meter until the next power "
+                "cycle of the meter, and receipts are signed for it. Set CI in this module's config_module to the "
+                "evse_id of EvseManager",
+                settings.CI,
+            )
         journal = Journals(resolves_auto=True).of(settings)
         module = EverestModule(framework, settings, journal, asyncio.new_event_loop())
         running.append(module)
         module.run()
+    except ConfigError as error:
+        _log.critical("the configuration is wrong: %s", error)
+        _leave(1)
     except Exception:  # noqa: BLE001  whatever it is goes to the log that is read
         _log.critical("the module failed, which is a mistake in the program", exc_info=True)
         _leave(1)
