@@ -219,7 +219,7 @@ def _probe(prefix: Path, folder: Path) -> _Probed:
     if not os.access(interpreter, os.X_OK):
         return _Probed(interpreter, error=f"{interpreter} leads to no interpreter: install again with --force")
     done = _run_as_manager(interpreter, _SAYS_ITS_VERSION + _IMPORTS_WHAT_MODULE_PY_IMPORTS, prefix, folder)
-    said = [re.fullmatch(r"\d+\.\d+(\.\d+)?", line) for line in done.stdout.split("\n", 2)[:2]]
+    said = [re.fullmatch(r"\d+\.\d+[\w.+]*", line) for line in done.stdout.split("\n", 2)[:2]]
     python, version = [line and line[0] for line in said] + [None] * (2 - len(said))
     return _Probed(interpreter, python, version, None if done.returncode == 0 else why(done))
 

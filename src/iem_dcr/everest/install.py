@@ -227,7 +227,7 @@ def _copy_what_is_needed(site: Path) -> None:
         except PackageNotFoundError:
             files = None
         own = [file for file in files or () if not file.is_absolute() and ".." not in file.parts]
-        if not own or any(file.suffix == ".pth" for file in own):
+        if not own:
             raise InstallationError(
                 f"the files of {name} cannot be told from others in this Python's installation: install iem-dcr with "
                 f"pip in an environment of its own, or give --wheels a folder with wheels of {_WHEELS}"
