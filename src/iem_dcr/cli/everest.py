@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 import signal
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
@@ -133,7 +134,7 @@ def check(prefix: Path, name: str, *, as_json: bool) -> int:
         raise usage_error(error) from error
     output = Output()
     if as_json:
-        output.line(findings.to_json())
+        output.line(asdict(findings))
     else:
         output.write(_shown(findings))
         output.flush()

@@ -13,7 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -79,10 +79,6 @@ class Findings:
     everestpy_python: str | None
     starts: bool
     problems: tuple[str, ...]
-
-    def to_json(self) -> dict[str, object]:
-        """Return it as JSON types."""
-        return asdict(self) | {"problems": list(self.problems)}
 
 
 def check(prefix: Path, name: str = MODULE_NAME) -> Findings:

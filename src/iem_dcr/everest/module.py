@@ -6,7 +6,8 @@
   and a driver that fails is started again.
 * Signals are blocked in every thread but one, which waits for them and ends the loop. Where the loop does not end,
   because a publish or the log hangs, that thread answers the handlers that wait, and ends the process.
-* The process leaves without taking the interpreter apart: the framework's threads would call into it.
+* The process leaves by `os._exit`: the framework's threads would call into an interpreter that is taken apart. Nothing
+  has to be flushed, as the log has no buffer; its lock may be held by who waits for a full pipe.
 """
 
 from __future__ import annotations
@@ -208,12 +209,7 @@ def _failed(why: str) -> dict[str, object]:
 
 
 def main(framework_type: type[Framework], signals: Sequence[signal.Signals]) -> NoReturn:
-    """Be the module that EVerest's manager started.
-
-    Args:
-        framework_type: connects to EVerest.
-        signals: that end the module; they are blocked, and one may have come.
-    """
+    """Be the module that EVerest's manager started. The signals end it; they are blocked, and one may have come."""
     running: list[EverestModule] = []
     threading.Thread(target=_leave_on_a_signal, args=(signals, running), daemon=True).start()
     framework = framework_type()
@@ -234,11 +230,11 @@ def main(framework_type: type[Framework], signals: Sequence[signal.Signals]) -> 
         module.run()
     except ConfigError as error:
         _log.critical("the configuration is wrong: %s", error)
-        _leave(1)
+        os._exit(1)
     except Exception:  # noqa: BLE001  whatever it is goes to the log that is read
         _log.critical("the module failed, which is a mistake in the program", exc_info=True)
-        _leave(1)
-    _leave(0)
+        os._exit(1)
+    os._exit(0)
 
 
 def _leave_on_a_signal(signals: Sequence[signal.Signals], running: list[EverestModule]) -> None:
@@ -246,9 +242,4 @@ def _leave_on_a_signal(signals: Sequence[signal.Signals], running: list[EverestM
     signal.sigwait([one for one in signals if one != signal.SIGHUP or signal.getsignal(one) != signal.SIG_IGN])
     if running:
         running[0].end()
-    _leave(0)
-
-
-def _leave(code: int) -> NoReturn:
-    """End the process. Nothing is flushed: the log has no buffer, and its lock may be held by who waits for a pipe."""
-    os._exit(code)
+    os._exit(0)
