@@ -76,7 +76,7 @@ def more_values(everest: EverestBench, count: int = 2) -> None:
 def assert_ended_well(everest: EverestBench) -> None:
     code, took_s = everest.sigterm()
     assert code == 0
-    assert took_s < 2.0
+    assert took_s < 10.0
     assert "Traceback" not in everest.stderr
     assert everest.stderr == ""
 
