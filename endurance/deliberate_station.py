@@ -5,10 +5,10 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
+from endurance.everest import StandInFramework
 from endurance.replacing import instead
 from iem_dcr.driver.commands import Command
-from iem_dcr.everest.driving import EverestModule
-from iem_dcr.everest.station import EverestStation
+from iem_dcr.everest.module import EverestModule
 from iem_dcr.everest_api.presence import Presence
 from iem_dcr.everest_api.requests import Requests
 
@@ -67,10 +67,10 @@ def handler_raises() -> AbstractContextManager[None]:
 def error_stays() -> AbstractContextManager[None]:
     """An error is never cleared."""
 
-    def nothing(_self: EverestStation, _error: Any) -> None:
+    def nothing(_self: StandInFramework, _error: Any) -> None:
         return None
 
-    return instead(EverestStation, clear_error=nothing)
+    return instead(StandInFramework, clear_error=nothing)
 
 
 def errors_of_before() -> AbstractContextManager[None]:

@@ -9,21 +9,18 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from endurance.model import MODULE
 from endurance.process import Process, Surroundings
-from iem_dcr.everest.driving import EverestModule
+from iem_dcr.everest.module import LOOP_END_TIMEOUT_S, EverestModule
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from concurrent.futures import Future
 
     from iem_dcr.driver import MeterDriver
-    from iem_dcr.powermeter import StationError
-
-LEAVES_WITHIN_S: Final = 0.9
-"""As `everest.module` has it: how long after a signal the process is gone in any case."""
+    from iem_dcr.powermeter import Powermeter, StationError
 
 _HANDLING: contextvars.ContextVar[_Handling] = contextvars.ContextVar("handling")
 
@@ -129,8 +126,8 @@ class _Waiting:
 class _Module(EverestModule):
     """The module, of which nothing is replaced but what its handlers wait with."""
 
-    def _submit(self, work: Coroutine[None, None, Any]) -> Future[Any]:
-        waiting: Any = _Waiting(super()._submit(work), self._loop, _HANDLING.get())
+    def _submit(self, command: Coroutine[None, None, Any]) -> Future[Any]:
+        waiting: Any = _Waiting(super()._submit(command), self._loop, _HANDLING.get())
         return waiting  # type: ignore[no-any-return]  # as much of a future as the module uses
 
     def say_that_it_is_over(self) -> None:
@@ -140,7 +137,7 @@ class _Module(EverestModule):
         self.answer_what_waits()
 
 
-class _Framework:
+class StandInFramework:
     """EVerest's framework as far as the module uses it. What it holds of errors outlives the process."""
 
     def __init__(self, process: ModuleProcess, around: Surroundings) -> None:
@@ -155,24 +152,27 @@ class _Framework:
     def on_shutdown(self, stop: Callable[[], None]) -> None:
         """Signals end it here."""
 
-    def publish(self, variable: str, value: Any) -> None:
-        """Take a variable."""
-        if not self._process.killed and variable == "powermeter":
-            self._around.published(value)
+    def publish_powermeter(self, value: Powermeter) -> None:
+        """Take a live value."""
+        if not self._process.killed:
+            self._around.published(value.to_json())
+
+    def publish_public_key(self, key: str) -> None:
+        """Take a key."""
 
     def raise_error(self, error: StationError) -> None:
         """Take an error."""
         if not self._process.killed:
             self._around.raised(error.type, error.sub_type)
 
-    def clear_error(self, error_type: str, sub_type: str) -> None:
+    def clear_error(self, error: StationError) -> None:
         """Take an error back."""
         if not self._process.killed:
-            self._around.cleared(error_type, sub_type)
+            self._around.cleared(error.type, error.sub_type)
 
-    def is_error_active(self, error_type: str, sub_type: str) -> bool:
+    def is_error_active(self, error: StationError) -> bool:
         """Tell whether an error is active."""
-        return (error_type, sub_type) in self._around.errors
+        return (error.type, error.sub_type) in self._around.errors
 
 
 class ModuleProcess(Process):
@@ -210,7 +210,7 @@ class ModuleProcess(Process):
     async def end(self) -> None:
         """End in good order, as SIGTERM has it."""
         self._module.stop()
-        await asyncio.wait({self._main}, timeout=LEAVES_WITHIN_S)
+        await asyncio.wait({self._main}, timeout=LOOP_END_TIMEOUT_S)
         self._module.say_that_it_is_over()
         for handling in list(self._handlings):
             handling.wait()
@@ -226,7 +226,7 @@ class ModuleProcess(Process):
     def _make(self) -> None:
         around = self._around
         self._handlings: list[_Handling] = []
-        self._framework = _Framework(self, around)
+        self._framework = StandInFramework(self, around)
         framework: Any = self._framework
         loop = asyncio.get_running_loop()
         self._module = _Module(framework, around.settings, self.journal, loop, wall=around.host, connect=self.connect)

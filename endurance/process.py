@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 
 from endurance.model import SERVICE, Serving
 from iem_dcr.driver.start import Starting
-from iem_dcr.everest import driving
+from iem_dcr.everest import module as everest_module
 from iem_dcr.everest_api.meter_api import MeterApi
 from iem_dcr.everest_api.topics import Topics
 from tests.support.fake_bus import FakeBus
@@ -239,7 +239,7 @@ class Rigged:
     def __enter__(self) -> None:
         """Put them in place."""
         self._start = Starting.start
-        self._sleep_s, driving.REPLIES_GO_OUT_WITHIN_S = driving.REPLIES_GO_OUT_WITHIN_S, 0.0
+        self._sleep_s, everest_module.REPLIES_GO_OUT_S = everest_module.REPLIES_GO_OUT_S, 0.0
         start, numbers = self._start, itertools.count()
 
         async def noted(self: Starting, request: TransactionReq, deadline: Deadline) -> TransactionStartResponse:
@@ -257,4 +257,4 @@ class Rigged:
     def __exit__(self, *_: object) -> None:
         """Take them back."""
         Starting.start = self._start  # type: ignore[method-assign]
-        driving.REPLIES_GO_OUT_WITHIN_S = self._sleep_s
+        everest_module.REPLIES_GO_OUT_S = self._sleep_s

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import re
 import shutil
@@ -17,12 +15,15 @@ import pytest
 import iem_dcr.everest
 from iem_dcr import __version__
 from tests.support.command_line import Done, begin, finish, run
-from tests.support.everest_prefix import MODULE, RUNNING, contents, everest_at, place_of, put_vendors
+from tests.support.everest_prefix import EVERESTS_OWN, MODULE, RUNNING, contents, everest_at, place_of, put_vendors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 SOURCE = Path(iem_dcr.everest.__file__).parent / MODULE
+SHARED_OBJECT = (
+    f"lib/everest/everestpy/everest/framework/everestpy.cpython-{RUNNING.replace('.', '')}-x86_64-linux-gnu.so"
+)
 BIN = str(Path(sys.executable).parent)
 """Where there is a python3 that has this package."""
 
@@ -41,29 +42,38 @@ def checked(prefix: Path, *options: str, path: str = BIN) -> tuple[Done, dict[st
     return done, findings
 
 
+def install(prefix: Path, *options: str) -> Done:
+    """Install, and leave the folder for receipts of this host alone."""
+    return run("everest", "install", str(prefix), "--state-folder", str(prefix.with_name("state")), *options)
+
+
 def install_folder(prefix: Path, *options: str) -> Path:
-    done = run("everest", "install", str(prefix), "--no-venv", *options)
+    done = install(prefix, "--no-venv", *options)
     assert (done.status, done.err) == (0, "")
     return place_of(prefix)
 
 
 def test_from_installing_to_removing(prefix: Path) -> None:
     folder = place_of(prefix)
-    done = run("everest", "install", str(prefix))
+    done = install(prefix)
     assert (done.status, done.err) == (0, "")
-    first, environment, everestpy, hint = done.out.splitlines()
+    first, environment, everestpy, starts, receipts = done.out.splitlines()
     assert first == f"Installed version {__version__} in {folder}"
     assert environment.startswith(f"  Environment  Python {RUNNING}, cryptography ")
     assert environment.endswith(", copied from here")
     assert everestpy == f"  everestpy    built for Python {RUNNING}"
-    assert hint == f"See whether it starts: iem-dcr everest check '{prefix}'"
+    assert starts == "  Starts       yes"
+    state = prefix.with_name("state")
+    assert receipts.startswith(
+        f"  Receipts     {state}, for user " if os.geteuid() == 0 else f"  Receipts     only root makes {state}"
+    )
 
     # As on a charger: no python3 but that of the environment, and none of this process's variables.
     done = finish(begin("everest", "check", str(prefix), PATH="/nowhere", PYTHONPATH="/nowhere"))
     assert (done.status, done.err) == (0, "")
     assert done.out == (
         f"{folder}\n"
-        f"  Module     this module, version {__version__}\n"
+        "  Module     this module\n"
         f"  Package    version {__version__}\n"
         f"  Manifest   that of version {__version__}\n"
         f"  Python     {RUNNING}, {folder}/.venv/bin/python3\n"
@@ -87,9 +97,9 @@ def test_from_installing_to_removing(prefix: Path) -> None:
 
 
 def test_without_an_environment(prefix: Path) -> None:
-    done = run("everest", "install", str(prefix), "--no-venv", "--name", "Meter")
+    done = install(prefix, "--no-venv", "--name", "Meter")
     assert (done.status, done.err) == (0, "")
-    assert done.out.splitlines()[1:] == [
+    assert [line for line in done.out.splitlines()[1:] if "Receipts" not in line] == [
         "  Environment  none; the python3 that EVerest starts has to have iem-dcr installed",
         f"  everestpy    built for Python {RUNNING}",
         f"See whether it starts: iem-dcr everest check '{prefix}' --name Meter",
@@ -99,7 +109,7 @@ def test_without_an_environment(prefix: Path) -> None:
     _, findings = checked(prefix, "--name", "Meter")
     assert findings == {
         "folder": str(place_of(prefix, "Meter")),
-        "found": f"this module, version {__version__}",
+        "found": "this module",
         "is_this_module": True,
         "version": __version__,
         "manifest_equal": True,
@@ -118,14 +128,14 @@ def test_without_an_environment(prefix: Path) -> None:
 def test_replacing(prefix: Path) -> None:
     folder = put_vendors(prefix)
     before = contents(prefix)
-    done = run("everest", "install", str(prefix), "--no-venv")
+    done = install(prefix, "--no-venv")
     assert (done.status, done.out) == (1, "")
     assert done.err == (
         f"Error: {folder} is there already: a module that says of itself: Driver in C++ for the IEM-DCR. "
         "With --force it is replaced\n"
     )
     assert contents(prefix) == before
-    done = run("everest", "install", str(prefix), "--no-venv", "--force")
+    done = install(prefix, "--no-venv", "--force")
     assert (done.status, done.err) == (0, "")
     assert "  Replaced     a module that says of itself: Driver in C++ for the IEM-DCR\n" in done.out
     assert checked(prefix)[0].status == 0
@@ -169,16 +179,24 @@ def another_python(folder: Path) -> None:
 
 
 def another_version(folder: Path) -> None:
-    manifest = b"description: of another version\n"
-    (folder / "manifest.yaml").write_bytes(manifest)
-    marker = {"version": "0.0.1", "manifest_sha256": hashlib.sha256(manifest).hexdigest()}
-    (folder / ".iem-dcr").write_text(json.dumps(marker), encoding="utf-8")
+    manifest = (folder / "manifest.yaml").read_text(encoding="utf-8")
+    (folder / "manifest.yaml").write_text(manifest.replace("strict_transaction_ids:", "strict:"), encoding="utf-8")
+
+
+def missing_library(folder: Path) -> None:
+    """As where everestpy's shared object, or one that it needs, cannot be loaded."""
+    framework = folder.parents[3] / "lib/everest/everestpy/everest/framework"
+    (framework / "__init__.py").write_text(EVERESTS_OWN, encoding="utf-8")
 
 
 @pytest.mark.parametrize(
     ("change", "problems"),
     [
         (broken_framework, ["module.py does not start: ImportError: libfmt.so.9:  cannot open"]),
+        (
+            missing_library,
+            [f"module.py does not start: ImportError: PREFIX/{SHARED_OBJECT}: file too short"],
+        ),
         (crashing_framework, ["module.py does not start: ended by SIGABRT"]),
         (
             no_everestpy,
@@ -201,10 +219,10 @@ def another_version(folder: Path) -> None:
         ),
         (
             lambda folder: (folder / "manifest.yaml").write_text("description: '\x1b'\n"),
-            ["this is not this module but what was this module, with another manifest.yaml, that says of itself: ' '"],
+            ["this is not this module but a module that says of itself: ' '"],
         ),
         (
-            lambda folder: [(folder / ".iem-dcr").write_text("{"), (folder / "manifest.yaml").write_bytes(b"\xff")],
+            lambda folder: (folder / "manifest.yaml").write_bytes(b"\xff"),
             ["this is not this module but a module that says of itself: nothing"],
         ),
         (shutil.rmtree, ["the module is not installed: iem-dcr everest install does that"]),
@@ -226,16 +244,22 @@ def test_what_is_wrong(prefix: Path, change: Callable[[Path], object], problems:
 
 
 def test_the_python_of_everestpy_cannot_be_told(tmp_path: Path) -> None:
-    prefix = everest_at(tmp_path / "everest", None)
-    done = run("everest", "install", str(prefix))
+    prefix = everest_at(tmp_path / "everest", None, "raise ImportError('not with any of these')\n")
+    done = install(prefix, "--no-venv")
     assert (done.status, done.err) == (0, "")
-    assert "  everestpy    not found, or its Python cannot be told: the one that runs this was taken\n" in done.out
-    assert f"  Environment  Python {RUNNING}, " in done.out
-    done = run("everest", "check", str(prefix))
-    assert done.status == 0
+    assert "  everestpy    its Python cannot be told\n" in done.out
+    done = finish(begin("everest", "check", str(prefix), PATH=BIN))
+    assert done.status == 1
     assert "  everestpy  for a Python not known\n" in done.out
-    done = run("everest", "install", str(prefix), "--no-venv", "--force")
-    assert "  everestpy    not found, or its Python cannot be told\n" in done.out
+    assert "Problem: module.py does not start: ImportError: not with any of these\n" in done.out
+
+
+def test_everestpy_without_a_version_in_its_name(tmp_path: Path) -> None:
+    prefix = everest_at(tmp_path / "everest", None)
+    assert f"  everestpy    built for Python {RUNNING}\n" in install(prefix, "--no-venv").out
+    done = finish(begin("everest", "check", str(prefix), PATH=BIN))
+    assert done.status == 0
+    assert f"  everestpy  for Python {RUNNING}\n" in done.out
 
 
 # --- removing ---
@@ -269,13 +293,13 @@ def test_another_module_installed_over_it_is_not_removed(prefix: Path) -> None:
     (folder / "manifest.yaml").write_text("description: Driver in C++\n", encoding="utf-8")
     done = run("everest", "uninstall", str(prefix))
     assert done.status == 1
-    assert "with another manifest.yaml, that says of itself: Driver in C++: nothing was removed" in done.err
+    assert "is not this module but a module that says of itself: Driver in C++: nothing was removed" in done.err
     assert (folder / "module.py").exists()
 
 
 def test_what_was_copied_by_hand_is_removed(prefix: Path) -> None:
     shutil.copytree(SOURCE, place_of(prefix))
-    assert checked(prefix)[1]["found"] == "this module, not put there by iem-dcr"
+    assert checked(prefix)[1]["found"] == "this module"
     done = run("everest", "uninstall", str(prefix))
     assert (done.status, done.err) == (0, "")
     assert list(place_of(prefix).parent.iterdir()) == []
@@ -301,6 +325,15 @@ def test_mistakes_in_the_command_line(tmp_path: Path, prefix: Path, command: str
         ((str(tmp_path),), f"there is no EVerest at {tmp_path}: expected a folder with libexec/everest/modules, "),
         ((str(prefix), "--name", "../x"), "'../x' cannot be a module's name: expected letters, digits and _"),
         ((str(prefix), "--name", ""), "'' cannot be a module's name"),
+        *(
+            [
+                ((str(prefix), "--user", "of-no-host"), "there is no user of-no-host on this host"),
+                ((str(prefix), "--wheels", "/nowhere"), "Directory '/nowhere' does not exist"),
+                ((str(prefix), "--wheels", "/", "--no-venv"), "--wheels is what .venv is filled from"),
+            ]
+            if command == "install"
+            else []
+        ),
     ]:
         done = run("everest", command, *words)
         assert (done.status, done.out) == (2, "")
@@ -313,7 +346,7 @@ def test_a_failure_is_one_line(prefix: Path) -> None:
     for command in ("install", "uninstall", "check"):
         done = run("everest", command, str(prefix))
         assert done.status == 1
-    done = run("everest", "install", str(prefix), "--force")
+    done = install(prefix, "--force")
     assert re.fullmatch(rf"Error: {MODULE} was not installed: {prefix}/libexec\S*: Not a directory\n", done.err)
 
 
@@ -326,7 +359,7 @@ def test_help() -> None:
         "uninstall",
     ]
     assert "everest" in run("--help").out
-    for option in ("--name", "--venv / --no-venv", "--force"):
+    for option in ("--name", "--venv / --no-venv", "--wheels", "--user", "--state-folder", "--force"):
         assert option in run("everest", "install", "--help").out
 
 

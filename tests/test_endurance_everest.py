@@ -13,7 +13,7 @@ from endurance.replacing import instead
 from endurance.world import carry_out
 from iem_dcr.driver import MeterDriver
 from iem_dcr.driver.driver import START_S
-from iem_dcr.everest.driving import HANDLER_MARGIN_S
+from iem_dcr.everest.module import HANDLER_MARGIN_S
 
 if TYPE_CHECKING:
     from endurance.model import Call

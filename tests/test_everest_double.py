@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,7 +13,9 @@ from hypothesis import strategies as st
 
 from tests.support.everest_bench import CommandRefused, EverestBench, ModuleDied, configuration, definition
 from tests.support.everest_double.everest.framework._check import check
+from tests.support.everest_double.everest.framework._module import Module
 from tests.support.everest_types import problems
+from tests.support.shared import shared
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,6 +81,48 @@ def logged(bench: EverestBench, count: int = 1) -> list[str]:
     """Wait for a number of lines in the log and return their texts."""
     bench.wait_for(lambda: len(bench.log_lines) >= count)
     return [line.text for line in bench.log_lines]
+
+
+NAMES = """
+impl_id, value, message = "main", "3059", "not reached"
+type, sub_type, severity = "powermeter/CommunicationFault", "Communication timed out", error.Severity.High
+handler = lambda args: {"status": "OK"}
+on_ready = f = lambda: None
+"""
+SLASHES = re.compile(r"log\.([a-z/]+)\(str\)")
+
+
+def test_the_calls_of_everestpy_are_taken_as_the_facts_write_them(script: Script) -> None:
+    facts = shared("everest-facts.md").read_text(encoding="utf-8")
+    block = facts.partition("## everestpy\n\n")[2].partition("\n\n")[0]
+    lines = [line.strip() for line in block.splitlines()]
+    calls = []
+    for line in lines[1:]:
+        if "implement_command" in line:
+            calls += [line.replace(" name,", f" {name!r},") for name in ("start_transaction", "stop_transaction")]
+        elif "[, severity]" in line:
+            calls += [line.replace("[, severity]", ""), line.replace("[, severity]", ", severity")]
+        elif found := SLASHES.fullmatch(line):
+            calls += [f"log.{level}('as {level}')" for level in found[1].split("/")]
+        else:
+            calls.append(line.replace(" name,", " 'public_key_ocmf',"))
+    called = {name for call in calls for name in re.findall(r"module\.(\w+)\(", call)}
+    offered = {name for name in vars(Module) if not name.startswith("_")} | {"shutdown_handler"}
+    assert called == offered
+    module_py = script(
+        "\n".join(calls), begin=f"import threading\n{lines[0]}\n{NAMES}", end="\nthreading.Event().wait()\n"
+    )
+    with EverestBench(module_py, shutdown_handler=True) as bench:
+        told = [line for line in logged(bench, 6) if line.startswith("as ")]
+        assert told == [f"as {level}" for level in ("verbose", "debug", "info", "warning", "error", "critical")]
+        assert [it.value for it in bench.published("public_key_ocmf")] == ["3059"]
+        assert [(it.change, it.effective, it.severity) for it in bench.errors_log] == [
+            ("raised", True, "Low"),  # the default
+            ("raised", False, "High"),  # of a type and sub-type that are active: nothing happens
+            ("cleared", True, ""),
+        ]
+        assert bench.ready() > 0
+        assert bench.call("stop_transaction", STOP) == {"status": "OK"}
 
 
 def test_a_module_is_started_as_the_manager_starts_it(script: Script, tmp_path: Path) -> None:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import pwd
 import re
 import shutil
+import signal
+import stat
 import subprocess
 import sys
+import time
 import tomllib
 import zipfile
 from importlib.metadata import distribution
@@ -19,14 +25,26 @@ from hypothesis import strategies as st
 
 import iem_dcr.everest
 from iem_dcr import __version__
-from iem_dcr.errors import ConfigError
-from iem_dcr.everest import environment, installation
-from iem_dcr.everest.environment import OLDEST_PYTHON, REQUIREMENTS, InstallationError
-from iem_dcr.everest.installation import check, install, module_folder, uninstall
-from tests.support.everest_prefix import MODULE, RUNNING, contents, everest_at, place_of, put_vendors
+from iem_dcr.errors import ConfigError, InstallationError
+from iem_dcr.everest.check import check, module_folder, python_of_everestpy
+from iem_dcr.everest.install import REQUIREMENTS, install, uninstall
+from tests.support.bench import CI
+from tests.support.command_line import Simulator, begin, finish, run
+from tests.support.everest_bench import DOUBLE, EverestBench
+from tests.support.everest_prefix import (
+    EVERESTS_OWN,
+    FRAMEWORK,
+    MODULE,
+    RUNNING,
+    contents,
+    everest_at,
+    place_of,
+    put_vendors,
+)
+from tests.test_everest_module import assert_ended_well, start, stop
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = Path(iem_dcr.everest.__file__).parent / MODULE
@@ -44,8 +62,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     prefix = everest_at(tmp_path_factory.mktemp("whole") / "my everest")
     installed = install(prefix)
     assert installed.environment is not None
-    assert installed.environment.copied
-    assert installed.environment.python == RUNNING
+    assert installed.environment.startswith(f"Python {RUNNING}, cryptography ")
+    assert installed.environment.endswith(", copied from here")
     assert installed.everestpy_python == RUNNING
     assert installed.replaced is None
     assert installed.folder == place_of(prefix)
@@ -117,9 +135,6 @@ def test_the_folder_as_it_is(prefix: Path) -> None:
     installed = install(prefix, "Meter", venv=False)
     assert (installed.environment, installed.replaced) == (None, None)
     there = contents(installed.folder)
-    marker = there.pop(".iem-dcr")
-    assert isinstance(marker, bytes)
-    assert f'"version": "{__version__}"'.encode() in marker
     assert there == {name: text for name, text in contents(SOURCE).items() if "__pycache__" not in name}
     assert {"manifest.yaml", "module.py"} <= set(there)
     assert os.listdir(installed.folder.parent) == ["Meter"]  # noqa: PTH208  hidden ones too, by name
@@ -167,15 +182,15 @@ def test_what_is_there_stays_without_force(prefix: Path, put: Callable[[Path], o
     installed = install(prefix, venv=False, force=True)
     assert re.match(said, installed.replaced or "")
     assert {path.name for path in folder.parent.iterdir()} == {MODULE}
-    assert {"module.py", "manifest.yaml", ".iem-dcr"} <= set(contents(folder))
+    assert {"module.py", "manifest.yaml"} <= set(contents(folder))
     assert MODULE not in contents(folder)
 
 
 def test_it_is_not_installed_over_itself(prefix: Path) -> None:
     install(prefix, venv=False)
-    with pytest.raises(InstallationError, match=f"is there already: this module, version {__version__}"):
+    with pytest.raises(InstallationError, match=r"is there already: this module\. With --force it is replaced"):
         install(prefix, venv=False)
-    assert install(prefix, venv=False, force=True).replaced == f"this module, version {__version__}"
+    assert install(prefix, venv=False, force=True).replaced == "this module"
 
 
 def test_force_on_a_link_leaves_alone_where_it_leads(prefix: Path, tmp_path: Path) -> None:
@@ -214,23 +229,81 @@ def test_no_permission(prefix: Path) -> None:
         place_of(prefix).parent.chmod(0o755)
 
 
-def test_what_was_there_is_put_back(tmp_path: Path) -> None:
-    folder = put_vendors(tmp_path)
+def test_what_a_killed_command_left_is_put_in_order(prefix: Path) -> None:
+    folder = put_vendors(prefix)
+    before = contents(prefix)
+    hidden = {what: folder.with_name(f".{MODULE}.{what}") for what in ("new", "old", "gone")}
+    # It was killed when the old module had made room, and the new one was whole.
+    folder.rename(hidden["old"])
+    shutil.copytree(SOURCE, hidden["new"])
+    with pytest.raises(InstallationError, match="is there already: a module that says of itself"):
+        install(prefix)
+    assert contents(prefix) == before
+    # It was killed when the new one was in place.
+    shutil.copytree(folder, hidden["old"])
+    shutil.copytree(folder, hidden["gone"])
+    with pytest.raises(InstallationError, match="is not this module"):
+        uninstall(prefix)
+    assert contents(prefix) == before
+
+
+def command_lines() -> Iterator[str]:
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            yield (process / "cmdline").read_text(encoding="utf-8", errors="replace")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_an_installation_that_is_ended(tmp_path: Path, number: signal.Signals) -> None:
+    fresh, used = everest_at(tmp_path / "fresh"), everest_at(tmp_path / "used")
+    put_vendors(used)
     before = contents(tmp_path)
-    with pytest.raises(FileNotFoundError):
-        installation._put_in_place(tmp_path / "never made", folder)
+    for prefix in (fresh, used):
+        process = begin("everest", "install", "--force", str(prefix), "--state-folder", str(tmp_path / "state"))
+        new = place_of(prefix).with_name(f".{MODULE}.new")
+        while not (new / ".venv").exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(number)
+        done = finish(process)
+        if number is signal.SIGKILL:
+            assert done.status == -number
+            while any(str(new) in words for words in command_lines()):  # what it had started goes on for a moment
+                time.sleep(0.01)
+            uninstalled = run("everest", "uninstall", str(prefix))
+            assert uninstalled.status == 1
+        else:
+            assert (done.status, done.out, done.err.strip()) == (130, "", "Interrupted.")
+    if number is signal.SIGKILL:  # the process knew that it had made this folder, the next one does not
+        (fresh / "libexec/everest/modules").rmdir()
+        (fresh / "libexec/everest").rmdir()
+        (fresh / "libexec").rmdir()
     assert contents(tmp_path) == before
 
 
 def test_a_failure_half_way_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stand_in(tmp_path / "bin", "3.99", "echo 'Traceback'; echo 'No module named venv' >&2; exit 1")
+    stand_in(tmp_path / "bin", "3.29", "echo 'Traceback'; echo 'No module named venv' >&2; exit 1")
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    fresh, used = everest_at(tmp_path / "fresh", "3.99"), everest_at(tmp_path / "used", "3.99")
+    fresh, used = everest_at(tmp_path / "fresh", "3.29"), everest_at(tmp_path / "used", "3.29")
     put_vendors(used)
     before = contents(tmp_path)
     for prefix in (fresh, used):
         with pytest.raises(InstallationError, match="no environment can be made: No module named venv"):
-            install(prefix, force=True)
+            install(prefix, force=True, wheels=tmp_path)
+    assert contents(tmp_path) == before
+
+
+def test_a_module_that_would_not_start_is_not_installed(tmp_path: Path) -> None:
+    """everestpy says why only in its first try: here its shared object cannot be loaded."""
+    prefix = everest_at(tmp_path / "everest", None, EVERESTS_OWN)
+    put_vendors(prefix)
+    before = contents(tmp_path)
+    with pytest.raises(InstallationError) as failed:
+        install(prefix, force=True, state=tmp_path / "state")
+    shared_object = prefix / "lib/everest/everestpy/everest/framework/everestpy.so"
+    assert str(failed.value) == (
+        f"{MODULE} was not installed: module.py does not start: ImportError: {shared_object}: file too short"
+    )
     assert contents(tmp_path) == before
 
 
@@ -239,6 +312,7 @@ def test_a_full_disk(prefix: Path) -> None:
     put_vendors(prefix)
     before = contents(prefix)
     command = [sys.executable, "-m", "iem_dcr.cli.main", "everest", "install", "--force", str(prefix)]
+    command += ["--state-folder", str(prefix / "state")]
     limited = ["sh", "-c", 'ulimit -f 1024; exec "$@"', "sh", *command]
     done = subprocess.run(limited, capture_output=True, text=True, check=False)
     assert done.returncode == 1
@@ -249,57 +323,62 @@ def test_a_full_disk(prefix: Path) -> None:
 # --- which Python ---
 
 
-def test_another_python_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    prefix = everest_at(tmp_path / "everest", "3.98")
+def test_another_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prefix = everest_at(tmp_path / "everest", "3.28")
     # A launcher that knows no such version is none, nor is what cannot be run, nor an interpreter of another version.
-    stand_in(tmp_path / "one", "3.98", "exit 127")
-    (tmp_path / "one" / "python3.98").write_text("#!/bin/sh\nexit 127\n", encoding="utf-8")
-    stand_in(tmp_path / "two", "3.97", "exit 0")
-    (tmp_path / "two" / "python3.97").rename(tmp_path / "two" / "python3.98")
-    stand_in(tmp_path / "three", "3.98", "exit 0")
-    (tmp_path / "three" / "python3.98").chmod(0o644)
-    monkeypatch.setenv("PATH", os.pathsep.join(str(tmp_path / name) for name in ("none", "one", "two", "three")))
+    stand_in(tmp_path / "one", "3.28", "exit 127")
+    (tmp_path / "one" / "python3.28").write_text("#!/bin/sh\nexit 127\n", encoding="utf-8")
+    stand_in(tmp_path / "two", "3.27", "exit 0")
+    (tmp_path / "two" / "python3.27").rename(tmp_path / "two" / "python3.28")
+    stand_in(tmp_path / "three", "3.28", "exit 0")
+    (tmp_path / "three" / "python3.28").chmod(0o644)
     before = contents(prefix)
-    with pytest.raises(InstallationError) as failed:
-        install(prefix)
-    assert str(failed.value) == (
-        f"EVerest's everestpy is built for Python 3.98, this is Python {RUNNING}, and there is no python3.98 on PATH: "
-        "install it, or run iem-dcr with it. With --no-venv only the folder is copied"
+    trouble = (
+        f"EVerest's everestpy is built for Python 3.28, and this is Python {RUNNING}: run iem-dcr with Python 3.28; "
+        "or have it on PATH, and give --wheels a folder with wheels of cryptography, h11 and what they need for it (it "
+        "takes 3.11 or newer). With --no-venv only the folder is copied"
     )
+    with pytest.raises(InstallationError, match=re.escape(trouble)):
+        install(prefix)
+    for name in ("none", "one", "two", "three"):
+        monkeypatch.setenv("PATH", str(tmp_path / name))
+        with pytest.raises(InstallationError, match=re.escape(trouble)):
+            install(prefix, wheels=tmp_path)
     assert contents(prefix) == before
     installed = install(prefix, venv=False)
-    assert installed.everestpy_python == "3.98"
-
-
-def test_a_python_that_is_too_old(tmp_path: Path) -> None:
-    prefix = everest_at(tmp_path, "3.10")
-    with pytest.raises(InstallationError, match=r"built for Python 3\.10; this module needs 3\.11 or newer"):
-        install(prefix)
+    assert installed.everestpy_python == "3.28"
 
 
 @pytest.mark.parametrize(
     ("versions", "taken"),
-    [
-        ([], None),
-        (["3.9"], (3, 9)),
-        (["3.9", "3.98", "3.12"], (3, 98)),
-        (["3.98", RUNNING], sys.version_info[:2]),
-    ],
+    [([], RUNNING), (["3.9"], "3.9"), (["3.9", "3.98", "3.12"], "3.98"), (["3.98", RUNNING], RUNNING)],
 )
-def test_which_python_everestpy_is_built_for(
-    tmp_path: Path, versions: list[str], taken: tuple[int, int] | None
-) -> None:
+def test_which_python_everestpy_is_built_for(tmp_path: Path, versions: list[str], taken: str) -> None:
     prefix = everest_at(tmp_path, None)
     for version in versions:
         (prefix / f"lib/everest/everestpy/a.cpython-{version.replace('.', '')}-aarch64-linux-gnu.so").touch()
     (prefix / "lib/everest/everestpy/b.cpython-396-x86_64-linux-gnu.so.bak").touch()
-    assert installation._built_for(prefix) == taken
+    assert python_of_everestpy(prefix) == taken
+
+
+def test_an_everestpy_without_a_version_in_its_name_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As EVerest's CMake installs it. The interpreter beside it is the only one that can import it."""
+    refusal = "import sys\nif 'beside' not in sys.argv:\n    raise ImportError('Python version mismatch')\n"
+    prefix = everest_at(tmp_path / "everest", None, refusal + FRAMEWORK)
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert python_of_everestpy(prefix) is None
+    stand_in(prefix / "bin", "3", f'exec {sys.executable} "$@" beside')
+    (prefix / "bin/python3").write_text(f'#!/bin/sh\nexec {sys.executable} "$@" beside\n', encoding="utf-8")
+    assert python_of_everestpy(prefix) == RUNNING
+    assert check(prefix).everestpy_python == RUNNING
 
 
 def test_the_requirements_are_the_projects() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert sorted(project["dependencies"]) == sorted(f"{name}>={version}" for name, version in REQUIREMENTS.items())
-    assert project["requires-python"] == ">=" + ".".join(map(str, OLDEST_PYTHON))
+    assert sorted(project["dependencies"]) == sorted(REQUIREMENTS)
+    assert project["requires-python"] == ">=3.11"
 
 
 # --- the environment ---
@@ -311,14 +390,14 @@ def test_the_environment_is_whole_and_its_own(whole: Path) -> None:
         f"import {', '.join(NEEDED)}, cryptography.hazmat.primitives.asymmetric.ec, importlib.metadata\n"
         "import iem_dcr.driver, sys\n"
         "files = [module.__file__ for module in list(sys.modules.values()) if getattr(module, '__file__', None)]\n"
-        "print(iem_dcr.__version__, importlib.metadata.version('iem-dcr'), importlib.metadata.version('h11'))\n"
+        "print(iem_dcr.__version__, importlib.metadata.version('h11'))\n"
         "print(*[file for file in files if '-packages' in file], sep='\\n')"
     )
     done = subprocess.run(
         [folder / ".venv/bin/python3", "-I", "-c", code], capture_output=True, text=True, check=True, cwd="/"
     )
     versions, *files = done.stdout.splitlines()
-    assert versions == f"{__version__} {__version__} {distribution('h11').version}"
+    assert versions == f"{__version__} {distribution('h11').version}"
     assert len(files) > 40
     assert all(file.startswith(f"{folder}/.venv/") for file in files)
     site = next(folder.glob(".venv/lib/python3.*/site-packages"))
@@ -326,12 +405,9 @@ def test_the_environment_is_whole_and_its_own(whole: Path) -> None:
     assert not (site / "click").exists()
     assert not (site / "pip").exists()
     assert not list(site.glob("*.pth"))
-    assert {path.name for path in site.glob("*.dist-info")} >= {
-        f"{name}-{distribution(name).version}.dist-info" for name in REQUIREMENTS
+    assert {path.name for path in site.glob("*.dist-info")} == {
+        f"{name}-{distribution(name).version}.dist-info" for name in NEEDED
     }
-    recorded = (site / f"iem_dcr-{__version__}.dist-info/RECORD").read_text(encoding="utf-8").splitlines()
-    assert all((site / line.split(",")[0]).is_file() for line in recorded)
-    assert "iem_dcr/everest/module.py,," in recorded
 
 
 def test_the_environment_names_its_own_place(whole: Path) -> None:
@@ -346,7 +422,7 @@ def test_all_is_well(whole: Path) -> None:
     before = contents(place_of(whole))
     findings = check(whole)
     assert findings.problems == ()
-    assert findings.found == f"this module, version {__version__}"
+    assert findings.found == "this module"
     assert findings.is_this_module
     assert findings.manifest_equal
     assert findings.everestpy
@@ -357,37 +433,127 @@ def test_all_is_well(whole: Path) -> None:
     assert contents(place_of(whole)) == before
 
 
-def test_pip_brings_what_cannot_be_copied(prefix: Path, tmp_path: Path) -> None:
-    """An interpreter that has nothing installed, and a folder of wheels in place of an index."""
-    wheels = tmp_path / "wheels"
-    wheels.mkdir()
-    for part in environment._installed_parts():
+def test_the_installed_module_gives_a_receipt(tmp_path: Path) -> None:
+    """With the double in the place of everestpy."""
+    prefix = tmp_path / "everest"
+    shutil.copytree(DOUBLE, prefix / "lib/everest/everestpy", ignore=shutil.ignore_patterns("__pycache__"))
+    folder = install(prefix).folder
+    with Simulator() as meter:
+        host, _, port = meter.address.rpartition(":")
+        config = {"ip_address": host, "port_http": int(port), "CI": CI, "journal_path": str(tmp_path / "receipts.db")}
+        python = folder / ".venv/bin/python3"
+        with EverestBench(folder / "module.py", config, interpreter=python) as everest:
+            everest.ready()
+            assert everest.call("start_transaction", start()) == {"status": "OK"}
+            assert everest.call("stop_transaction", stop())["status"] == "OK"
+            assert_ended_well(everest)
+
+
+def wheels_of(folder: Path, names: list[str]) -> Path:
+    """Make wheels again of what is installed here."""
+    folder.mkdir()
+    for part in map(distribution, names):
         tag = re.search(r"^Tag: (.*)$", part.read_text("WHEEL") or "", re.MULTILINE)
         assert tag is not None
         name = part.name.replace("-", "_")
-        with zipfile.ZipFile(wheels / f"{name}-{part.version}-{tag[1]}.whl", "w") as wheel:
+        with zipfile.ZipFile(folder / f"{name}-{part.version}-{tag[1]}.whl", "w") as wheel:
             for file in part.files or ():
                 if ".." not in file.parts and file.suffix != ".pyc":
                     wheel.write(str(file.locate()), str(file))
-    code = (
-        "import logging, sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path\n"
-        "from iem_dcr.everest.installation import install; print(install(Path(sys.argv[2])).environment)"
-    )
-    source = Path(iem_dcr.everest.__file__).parents[2]
-    variables = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheels), "PIP_CONFIG_FILE": os.devnull}
-    command = [sys.executable, "-I", "-S", "-c", code, str(source), str(prefix)]
-    done = subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "copied=False" in done.stdout
-    assert "is not installed for this Python; pip is asked for cryptography and h11" in done.stderr
+    return folder
+
+
+def test_wheels(prefix: Path, tmp_path: Path) -> None:
+    wheels = wheels_of(tmp_path / "wheels", [*NEEDED, "pycparser"])
+    installed = install(prefix, wheels=wheels)
+    assert (installed.environment or "").endswith(f"cffi {distribution('cffi').version}, from {wheels}")
     assert check(prefix).problems == ()
 
     before = contents(place_of(prefix))
-    shutil.rmtree(wheels)
-    code = code.replace("Path(sys.argv[2])", "Path(sys.argv[2]), force=True")
-    command = [sys.executable, "-I", "-S", "-c", code, str(source), str(prefix)]
-    done = subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert "cryptography and h11 could not be installed: see that pip finds them" in done.stderr
-    assert "No matching distribution found for cryptography>=42" in done.stderr
+    next(wheels.glob("h11*")).unlink()
+    with pytest.raises(InstallationError) as failed:
+        install(prefix, wheels=wheels, force=True)
+    assert str(failed.value).startswith(f"the wheels in {wheels} are not those of cryptography, h11 and what ")
+    assert "No matching distribution found for h11>=0.14" in str(failed.value)
     assert contents(place_of(prefix)) == before
+
+
+def test_an_installation_that_does_not_say_which_files_are_whose(prefix: Path, tmp_path: Path) -> None:
+    """As where a distribution's packages come without their lists of files."""
+    packages = tmp_path / "packages"
+    packages.mkdir()
+    (packages / "h11").symlink_to(str(distribution("h11").locate_file("h11")))
+    code = (
+        "import sys; sys.path[:0] = sys.argv[1:3]; from pathlib import Path\n"
+        "from iem_dcr.everest.install import install; install(Path(sys.argv[3]))"
+    )
+    before = contents(prefix)
+    command = [sys.executable, "-I", "-S", "-c", code, str(ROOT / "src"), str(packages), str(prefix)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "the files of cryptography cannot be told from others in this Python's installation" in done.stderr
+    assert "give --wheels a folder with wheels of cryptography, h11 and what they need" in done.stderr
+    assert contents(prefix) == before
+
+
+# --- the folder for receipts ---
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="takes root")
+
+
+@needs_root
+def test_the_folder_for_receipts_is_made_for_a_user(prefix: Path, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    nobody = pwd.getpwnam("nobody")
+    said = f"{state}, for user nobody; set journal_path to {state}/receipts.db"
+    assert install(prefix, venv=False, state=state, user="nobody").state == said
+    made = state.stat()
+    assert (made.st_uid, made.st_gid, stat.S_IMODE(made.st_mode)) == (nobody.pw_uid, nobody.pw_gid, 0o700)
+    (state / "receipts.db").touch()
+    assert install(prefix, venv=False, force=True, state=state, user="nobody").state == said
+    other = install(prefix, venv=False, force=True, state=state).state
+    assert other == f"{state} is another user's: chown -R root {state}, or name that user with --user"
+    assert state.stat().st_uid == nobody.pw_uid
+    assert (state / "receipts.db").exists()
+
+
+@needs_root
+def test_a_module_that_everests_user_could_not_start_is_not_installed(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    prefix = everest_at(closed / "everest")
+    before = contents(tmp_path)
+    with pytest.raises(InstallationError, match=r"nothing was installed: user nobody may not run .*, or not read "):
+        install(prefix, state=tmp_path / "state", user="nobody")
+    assert contents(tmp_path) == before
+
+
+@needs_root
+def test_the_folder_for_receipts_goes_when_the_installation_fails(
+    prefix: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = contents(tmp_path)
+
+    def fails() -> None:
+        assert (tmp_path / "state").exists()
+        raise OSError(errno.EIO, "Input/output error", "/dev/sda")
+
+    monkeypatch.setattr(os, "sync", fails)
+    with pytest.raises(InstallationError, match="was not installed: /dev/sda: Input/output error"):
+        install(prefix, venv=False, state=tmp_path / "state")
+    assert contents(tmp_path) == before
+
+
+def test_only_root_makes_the_folder_for_receipts(prefix: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    state = tmp_path / "state"
+    said = install(prefix, venv=False, state=state).state
+    assert said == f"only root makes {state}; without it they are kept in the home of EVerest's user"
+    assert not state.exists()
+
+
+def test_a_user_that_does_not_exist(prefix: Path, tmp_path: Path) -> None:
+    before = contents(tmp_path)
+    with pytest.raises(ConfigError, match="there is no user of-no-host on this host"):
+        install(prefix, venv=False, state=tmp_path / "state", user="of-no-host")
+    assert contents(tmp_path) == before

@@ -8,6 +8,7 @@
     ├── ReceiptError             a text that is no OCMF tuple, or a key that is none
     ├── JournalError             the journal of receipts cannot be opened, read or written
     ├── RecordingError           a meter's answers cannot be kept in that folder
+    ├── InstallationError        the EVerest module cannot be installed, removed or looked at
     └── MeterError               the meter's: which meter, which node, what to do
         ├── MeterUnreachableError    the request did not leave: it was certainly not acted on
         ├── MeterTimeoutError        no complete answer in time
@@ -71,6 +72,10 @@ class JournalError(IemDcrError):
 
 class RecordingError(IemDcrError):
     """A meter's answers cannot be kept in a folder; the message goes on from its name, and says what to do."""
+
+
+class InstallationError(IemDcrError):
+    """The EVerest module cannot be installed, removed or looked at; what was there before is there still."""
 
 
 class MeterError(IemDcrError):

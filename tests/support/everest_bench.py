@@ -107,6 +107,7 @@ class EverestBench:
         interpreter: The Python to run it with.
         environment: More variables; a PYTHONPATH comes behind the framework's, and this process's behind it.
         shutdown_handler: Whether this version of everestpy has one.
+        overlapping: Calls of one command do not wait for each other, which is harder than everestpy.
         active_errors: Type and sub-type of what is active from the start.
 
     Raises:
@@ -123,12 +124,14 @@ class EverestBench:
         interpreter: str | Path = sys.executable,
         environment: Mapping[str, str] | None = None,
         shutdown_handler: bool = False,
+        overlapping: bool = False,
         active_errors: Iterable[tuple[str, str]] = (),
     ) -> None:
         self._command = [str(interpreter), str(module_py.resolve())]
         self._module_id = module_id
         self._environment = dict(environment or {})
         self._shutdown_handler = shutdown_handler
+        self._overlapping = overlapping
         self._active_at_start = tuple(active_errors)
         self._interface = definition(interface)
         self._setup = {
@@ -356,6 +359,7 @@ class EverestBench:
             "EV_DOUBLE_PORT": str(port),
             "EV_DOUBLE_SETUP": str(setup),
             "EV_DOUBLE_SHUTDOWN_HANDLER": "1" if self._shutdown_handler else "0",
+            "EV_DOUBLE_OVERLAPPING": "1" if self._overlapping else "0",
         }
 
     def _collect(self, name: str) -> None:

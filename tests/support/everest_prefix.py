@@ -13,6 +13,8 @@ MODULE = "IsabellenhuetteIemDcr"
 RUNNING = f"{sys.version_info[0]}.{sys.version_info[1]}"
 FRAMEWORK = "Module = RuntimeSession = log = None\n"
 """What module.py imports of everestpy; enough to import, not to run."""
+EVERESTS_OWN = "try:\n    from .everestpy import *\nexcept ImportError:\n    from everestpy import *\n"
+"""What everestpy itself consists of beside its shared object."""
 VENDORS = "description: >-\n  Driver in C++ for the IEM-DCR\nprovides: {}\n"
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
+import signal
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -12,12 +15,17 @@ from iem_dcr import __version__
 from iem_dcr.cli.arguments import common, usage_error
 from iem_dcr.cli.terminal import Output
 from iem_dcr.errors import ConfigError, printable
-from iem_dcr.everest import installation
+from iem_dcr.everest.check import MODULE_NAME
+from iem_dcr.everest.check import check as checked
+from iem_dcr.everest.install import install as installed_in
+from iem_dcr.everest.install import uninstall as uninstalled_from
+from iem_dcr.journaling import SYSTEM_FOLDER
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-    from iem_dcr.everest.installation import Findings, Installed
+    from iem_dcr.everest.check import Findings
+    from iem_dcr.everest.install import Installed
 
 F = TypeVar("F", bound="Callable[..., object]")
 
@@ -29,7 +37,7 @@ def _place(command: F) -> F:
     prefix = click.argument("prefix", type=click.Path(path_type=Path), metavar="PREFIX")
     name = click.option(
         "--name",
-        default=installation.MODULE_NAME,
+        default=MODULE_NAME,
         show_default=True,
         metavar="NAME",
         help="The module's name there, as in the charger's configuration.",
@@ -51,16 +59,46 @@ def command() -> None:
     show_default=True,
     help="Make .venv beside module.py, with all it needs. EVerest uses that by itself; without it, its own python3.",
 )
+@click.option(
+    "--wheels",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    metavar="FOLDER",
+    help="Fill .venv by pip from these wheels, without an index. Without it, what runs this is copied.",
+)
+@click.option(
+    "--user",
+    metavar="NAME",
+    help="The user that EVerest runs as: can start it, and gets the state folder.  [default: root]",
+)
+@click.option(
+    "--state-folder",
+    "state",
+    type=click.Path(path_type=Path),
+    default=SYSTEM_FOLDER,
+    show_default=True,
+    metavar="FOLDER",
+    help="Folder to make for the journal of receipts; only root makes it.",
+)
 @click.option("--force", is_flag=True, help="Replace the module that is there.")
 @common
-def install(prefix: Path, name: str, *, venv: bool, force: bool) -> int:
-    """Put the module into PREFIX/libexec/everest/modules/NAME. Nothing is overwritten without --force."""
+def install(
+    prefix: Path, name: str, *, venv: bool, wheels: Path | None, user: str | None, state: Path, force: bool
+) -> int:
+    """Put the module into PREFIX/libexec/everest/modules/NAME, and see that it would start.
+
+    Nothing is overwritten without --force. What fails or is interrupted leaves everything as it was.
+    """
+    if wheels is not None and not venv:
+        raise click.UsageError("--wheels is what .venv is filled from: leave out --no-venv")
     try:
-        installed = installation.install(prefix, name, venv=venv, force=force)
+        with _interrupted_by_signals():
+            done = installed_in(prefix, name, venv=venv, wheels=wheels, force=force, state=state, user=user)
     except ConfigError as error:
         raise usage_error(error) from error
     output = Output()
-    output.write(_told(installed) + f"See whether it starts: iem-dcr everest check {_words(prefix, name)}\n")
+    output.write(_told(done))
+    if done.environment is None:
+        output.write(f"See whether it starts: iem-dcr everest check {_words(prefix, name)}\n")
     output.flush()
     return output.status()
 
@@ -71,7 +109,8 @@ def install(prefix: Path, name: str, *, venv: bool, force: bool) -> int:
 def uninstall(prefix: Path, name: str) -> int:
     """Remove PREFIX/libexec/everest/modules/NAME, if it is this module."""
     try:
-        folder = installation.uninstall(prefix, name)
+        with _interrupted_by_signals():
+            folder = uninstalled_from(prefix, name)
     except ConfigError as error:
         raise usage_error(error) from error
     output = Output()
@@ -90,34 +129,51 @@ def check(prefix: Path, name: str, *, as_json: bool) -> int:
     The exit status is 0 when all is well, else 1.
     """
     try:
-        findings = installation.check(prefix, name)
+        findings = checked(prefix, name)
     except ConfigError as error:
         raise usage_error(error) from error
     output = Output()
     if as_json:
-        output.line(findings.to_json())
+        output.line(asdict(findings))
     else:
         output.write(_shown(findings))
         output.flush()
     return EXIT_UNWELL if findings.problems else output.status()
 
 
-def _told(installed: Installed) -> str:
-    lines = [f"Installed version {__version__} in {printable(installed.folder, limit=300)}"]
-    if installed.replaced is not None:
-        lines.append(f"  Replaced     {installed.replaced}")
-    made = installed.environment
-    if made is None:
-        lines.append("  Environment  none; the python3 that EVerest starts has to have iem-dcr installed")
-    else:
-        source = "copied from here" if made.copied else "installed by pip"
-        lines.append(f"  Environment  Python {made.python}, {', '.join(made.contents)}, {source}")
-    if installed.everestpy_python is not None:
-        lines.append(f"  everestpy    built for Python {installed.everestpy_python}")
-    elif made is None:
-        lines.append("  everestpy    not found, or its Python cannot be told")
-    else:
-        lines.append("  everestpy    not found, or its Python cannot be told: the one that runs this was taken")
+@contextlib.contextmanager
+def _interrupted_by_signals() -> Iterator[None]:
+    """Have the first signal that ends a program undo what was begun, and no other one keep it from that."""
+    signals = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # which nohup makes it
+        signals.append(signal.SIGHUP)
+
+    came: list[int] = []
+
+    def interrupt(number: int, _: object) -> None:
+        came.append(number)
+        if len(came) == 1:
+            raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in signals}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _told(done: Installed) -> str:
+    unknown = "its Python cannot be told" + ("" if done.environment is None else ": the one that runs this was taken")
+    rows = [
+        ("Replaced", done.replaced),
+        ("Environment", done.environment or "none; the python3 that EVerest starts has to have iem-dcr installed"),
+        ("everestpy", f"built for Python {done.everestpy_python}" if done.everestpy_python else unknown),
+        ("Starts", done.environment and "yes"),
+        ("Receipts", done.state),
+    ]
+    lines = [f"Installed version {__version__} in {printable(done.folder, limit=300)}"]
+    lines += [f"  {name:<12} {text}" for name, text in rows if text is not None]
     return "\n".join(lines) + "\n"
 
 
@@ -139,4 +195,4 @@ def _shown(findings: Findings) -> str:
 
 def _words(prefix: Path, name: str) -> str:
     words = shlex.quote(printable(prefix, limit=300))
-    return words if name == installation.MODULE_NAME else f"{words} --name {name}"
+    return words if name == MODULE_NAME else f"{words} --name {name}"

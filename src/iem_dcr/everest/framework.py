@@ -1,44 +1,46 @@
-"""EVerest's framework as this module uses it. The one file that imports everestpy (``everest.framework``).
+"""EVerest's framework, as a station and as a log. The one file that imports everestpy (``everest.framework``).
 
-everestpy comes with EVerest and is on no package index. It calls handlers on threads of its own.
+everestpy comes with EVerest and is on no package index. It calls handlers on threads of its own, and may be called from
+any thread.
 """
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from everest.framework import Module, RuntimeSession, log
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from iem_dcr.powermeter import StationError
+    from iem_dcr.powermeter import Powermeter, StationError
 
-IMPLEMENTATION = "main"
+IMPLEMENTATION: Final = "main"
 """Implementation id of the interface `powermeter` in the manifest."""
 
 
 class Framework:
-    """A module's connection to EVerest.
+    """A module's connection to EVerest, and its driver's station. What EVerest refuses raises.
 
     Attributes:
         config: the module's configuration, by key.
+        log_handler: hands log records to EVerest's log.
     """
 
     def __init__(self) -> None:
-        # The session has to live as long as the module.
-        self._session = RuntimeSession()
+        self._session = RuntimeSession()  # everestpy holds no reference to it, and needs it to the end
         self._module = Module(self._session)
         log.update_process_name(self._module.info.id)
         self.config: dict[str, Any] = dict(self._module.say_hello().configs.module)
+        self.log_handler: logging.Handler = _LogHandler()
 
     def implement(self, command: str, handler: Callable[[dict[str, Any]], dict[str, object]]) -> None:
         """Offer a command. The handler is called on a thread of the framework's and must never raise."""
         self._module.implement_command(IMPLEMENTATION, command, handler)
 
     def init_done(self, on_ready: Callable[[], None]) -> None:
-        """Say that everything is offered; ``on_ready`` is called from another thread when all modules are."""
+        """Say that everything is offered; ``on_ready`` is called from another thread when all modules are ready."""
         self._module.init_done(on_ready)
 
     def on_shutdown(self, stop: Callable[[], None]) -> None:
@@ -47,41 +49,36 @@ class Framework:
         if register is not None:
             register(stop)
 
-    def publish(self, variable: str, value: object) -> None:
-        """Publish a variable: JSON types only."""
-        self._module.publish_variable(IMPLEMENTATION, variable, value)
+    def publish_powermeter(self, value: Powermeter) -> None:
+        """Publish the variable `powermeter`."""
+        self._module.publish_variable(IMPLEMENTATION, "powermeter", value.to_json())
+
+    def publish_public_key(self, key: str) -> None:
+        """Publish the variable `public_key_ocmf`; never empty: OCPP 1.6 would store that over the good one."""
+        self._module.publish_variable(IMPLEMENTATION, "public_key_ocmf", key)
 
     def raise_error(self, error: StationError) -> None:
-        """Raise an error of the interface."""
+        """Raise an error; one that is active stays as it is."""
         factory = self._module.get_error_factory(IMPLEMENTATION)
         self._module.raise_error(IMPLEMENTATION, factory.create_error(error.type, error.sub_type, error.message))
 
-    def clear_error(self, error_type: str, sub_type: str) -> None:
-        """Clear an error of the interface."""
-        self._module.clear_error(IMPLEMENTATION, error_type, sub_type)
+    def clear_error(self, error: StationError) -> None:
+        """Clear an error, whatever its message."""
+        self._module.clear_error(IMPLEMENTATION, error.type, error.sub_type)
 
-    def is_error_active(self, error_type: str, sub_type: str) -> bool:
-        """Tell whether EVerest holds an error of this module's for active."""
+    def is_error_active(self, error: StationError) -> bool:
+        """Tell whether an error of this type and sub-type is active."""
         monitor = self._module.get_error_state_monitor_impl(IMPLEMENTATION)
-        return bool(monitor.is_error_active(error_type, sub_type))
+        return bool(monitor.is_error_active(error.type, error.sub_type))
 
 
-class EverestLogHandler(logging.Handler):
-    """Hands log records to EVerest's log, which filters and formats them."""
+class _LogHandler(logging.Handler):
+    """Hands log records to EVerest's log, which filters and formats them, and has Python's names for levels."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Hand over one record, at EVerest's nearest level."""
+        """Hand over one record."""
         try:
             text = self.format(record).encode("utf-8", "replace").decode()
-            if record.levelno >= logging.CRITICAL:
-                log.critical(text)
-            elif record.levelno >= logging.ERROR:
-                log.error(text)
-            elif record.levelno >= logging.WARNING:
-                log.warning(text)
-            elif record.levelno >= logging.INFO:
-                log.info(text)
-            else:
-                log.debug(text)
+            getattr(log, record.levelname.lower(), log.info)(text)
         except Exception:  # noqa: BLE001  logging's own way for a handler that fails
             self.handleError(record)

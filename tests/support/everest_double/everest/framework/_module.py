@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _OFFERS_SHUTDOWN_HANDLER = os.environ.get("EV_DOUBLE_SHUTDOWN_HANDLER") == "1"
 """Only newer versions of everestpy have one."""
+_IS_OVERLAPPING = os.environ.get("EV_DOUBLE_OVERLAPPING") == "1"
+"""Every call gets a thread of its own."""
 
 
 class RuntimeSession:
@@ -228,7 +230,10 @@ class Module:
             self._check_session()
             link().send("answered", id=call, command=command, value=result)
 
-        self._pool.submit(f"{impl_id}.{command}", handle)
+        if _IS_OVERLAPPING:
+            threading.Thread(target=handle, name=f"everest-call-{call}", daemon=True).start()
+        else:
+            self._pool.submit(f"{impl_id}.{command}", handle)
 
 
 def guarded(name: str, callback: Callable[[], Any]) -> Any:

@@ -1,0 +1,242 @@
+"""What is at a module's place in an EVerest prefix, and whether it would start. Nothing is changed.
+
+EVerest's manager starts module.py with the Python of the ``.venv`` beside it, else with the python3 on PATH. everestpy
+is one shared object, built for one minor version of Python. Its file name tells which (``.cpython-312-``), unless
+EVerest's own CMake installed it: then interpreters are asked to import it, each in a process of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from iem_dcr import __version__
+from iem_dcr.errors import ConfigError, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MODULE_NAME: Final = "IsabellenhuetteIemDcr"
+SOURCE: Final = Path(__file__).parent / MODULE_NAME
+MANIFEST: Final = "manifest.yaml"
+VENV: Final = ".venv"
+THIS_MODULE: Final = "this module"
+
+_MODULES = "libexec/everest/modules"
+_EVERESTPY = "lib/everest/everestpy"
+_SIGNS_OF_EVEREST = (_MODULES, "lib/everest", "share/everest", "bin/manager")
+_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
+_OURS = b"The iem-dcr authors"
+_DESCRIPTION = re.compile(r"^description:[ \t]*(?:[>|][+-]?[ \t]*\n[ \t]+)?(\S.*)$", re.MULTILINE)
+_TAG = re.compile(r"\.cpython-3(\d+)-")
+_SAYS_ITS_VERSION = "import sys; print('%d.%d' % sys.version_info[:2], flush=True)\n"
+_IMPORTS_WHAT_MODULE_PY_IMPORTS = """\
+try:
+    import iem_dcr
+    print(iem_dcr.__version__, flush=True)
+    import everest.framework
+    import iem_dcr.everest.module, iem_dcr.everest.framework, cryptography.hazmat.primitives.asymmetric.ec
+except ImportError as error:
+    while isinstance(error.__context__, ImportError):  # everestpy tries a second way, which hides why the first failed
+        error = error.__context__
+    sys.exit(f"{type(error).__name__}: {error}")
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What is there.
+
+    Attributes:
+        folder: of the module.
+        found: what it is, in words; None where there is nothing.
+        is_this_module: whether it is this module.
+        version: of the package that module.py gets, or None.
+        manifest_equal: whether manifest.yaml is this package's.
+        interpreter: path of what the manager would start, or None.
+        python: its version, "3.12", or None.
+        everestpy: whether everestpy is in the prefix.
+        everestpy_python: the version it is built for, or None.
+        starts: whether module.py is there and finds all it imports.
+        problems: what is wrong, and what to do; empty when all is well.
+    """
+
+    folder: str
+    found: str | None
+    is_this_module: bool
+    version: str | None
+    manifest_equal: bool
+    interpreter: str | None
+    python: str | None
+    everestpy: bool
+    everestpy_python: str | None
+    starts: bool
+    problems: tuple[str, ...]
+
+
+def check(prefix: Path, name: str = MODULE_NAME) -> Findings:
+    """Look at what is there, and have its Python import what module.py imports.
+
+    Raises:
+        ConfigError: no module can have that name, or there is no EVerest at that prefix.
+        OSError: it cannot be looked at.
+    """
+    return examine(prefix, module_folder(prefix, name))
+
+
+def examine(prefix: Path, folder: Path) -> Findings:
+    """Look at a folder as `check` does, wherever it is."""
+    present = what_is_at(folder)
+    built_for = python_of_everestpy(prefix)
+    everestpy = (prefix / _EVERESTPY / "everest").exists()
+    problems = [] if everestpy else [f"there is no everestpy in {prefix / _EVERESTPY}"]
+    probed, equal = _Probed(), False
+    if present is None:
+        problems.append("the module is not installed: iem-dcr everest install does that")
+    elif present != THIS_MODULE:
+        problems.append(f"this is not this module but {present}")
+    else:
+        probed = _probe(prefix, folder)
+        equal = _read(folder / MANIFEST) == _read(SOURCE / MANIFEST)
+        if not equal:
+            problems.append(f"{MANIFEST} is not that of iem-dcr {__version__}: install again with --force")
+        before_module_py = [other for other in (folder.name, "index.js") if (folder / other).exists()]
+        problems += [f"EVerest's manager starts {other} and not module.py: remove it" for other in before_module_py]
+        if None not in (probed.python, built_for) and built_for != probed.python:
+            problems.append(f"everestpy is built for Python {built_for}, and this starts Python {probed.python}")
+        if probed.error is not None:
+            problems.append(f"module.py does not start: {probed.error}")
+    return Findings(
+        str(folder),
+        present,
+        is_this_module=present == THIS_MODULE,
+        version=probed.version,
+        manifest_equal=equal,
+        interpreter=probed.interpreter,
+        python=probed.python,
+        everestpy=everestpy,
+        everestpy_python=built_for,
+        starts=probed.interpreter is not None and probed.error is None,
+        problems=tuple(problems),
+    )
+
+
+def module_folder(prefix: Path, name: str) -> Path:
+    """Return where a module of that name belongs.
+
+    Raises:
+        ConfigError: no module can have that name, or there is no EVerest at that prefix.
+    """
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            [f"{printable(name, limit=60)!r} cannot be a module's name: expected letters, digits and _, no digit first"]
+        )
+    if not any((prefix / sign).exists() for sign in _SIGNS_OF_EVEREST):
+        signs = ", ".join(_SIGNS_OF_EVEREST[:-1]) + " or " + _SIGNS_OF_EVEREST[-1]
+        raise ConfigError([f"there is no EVerest at {printable(prefix)}: expected a folder with {signs} in it"])
+    return prefix.absolute() / _MODULES / name
+
+
+def what_is_at(folder: Path) -> str | None:
+    """Say what is at a module's place: `THIS_MODULE`, of whatever version, or what else; None for nothing."""
+    if not os.path.lexists(folder):
+        return None
+    if not folder.is_dir():
+        return "no folder"
+    # Only the manifest counts: another module may have been installed over this one.
+    manifest = _read(folder / MANIFEST)
+    if manifest is None:
+        return f"a folder without {MANIFEST}"
+    if _OURS in manifest:
+        return THIS_MODULE
+    described = _DESCRIPTION.search(manifest.decode(errors="replace"))
+    return f"a module that says of itself: {printable(described[1]) if described else 'nothing'}"
+
+
+def _read(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None
+
+
+# --- which Python ---
+
+
+def python_of_everestpy(prefix: Path) -> str | None:
+    """Return the version of Python that everestpy is built for, "3.12"; None where that cannot be told.
+
+    Where there are several it is ours, or else the newest.
+    """
+    minors = {int(found[1]) for path in (prefix / _EVERESTPY).rglob("*.so") if (found := _TAG.search(path.name))}
+    if minors:
+        return f"3.{sys.version_info.minor if sys.version_info.minor in minors else max(minors)}"
+    if not (prefix / _EVERESTPY / "everest").exists():
+        return None
+    able = (version_of(interpreter, prefix, "import everest.framework") for interpreter in interpreters(prefix))
+    return next(filter(None, able), None)
+
+
+def interpreters(prefix: Path) -> Iterator[str]:
+    """Yield this interpreter, the one beside everestpy, and those on PATH."""
+    names = ("python3", *(f"python3.{minor}" for minor in range(11, 30)))
+    found = [shutil.which(name, path=path) for path in (str(prefix / "bin"), None) for name in names]
+    yield from dict.fromkeys(filter(None, [sys.executable, *found]))
+
+
+def version_of(interpreter: str, prefix: Path, program: str = "") -> str | None:
+    """Return an interpreter's version, "3.12", if it carries out a program; else None."""
+    done = _run_as_manager(interpreter, _SAYS_ITS_VERSION + program, prefix)
+    return done.stdout.partition("\n")[0] if done.returncode == 0 else None
+
+
+# --- what comes of starting it ---
+
+
+class _Probed(NamedTuple):
+    interpreter: str | None = None
+    python: str | None = None
+    version: str | None = None
+    error: str | None = None
+
+
+def _probe(prefix: Path, folder: Path) -> _Probed:
+    """Have the interpreter that the manager would start import what module.py imports."""
+    if not (folder / "module.py").is_file():
+        return _Probed(error="it is missing: install again with --force")
+    own = folder / VENV / "bin" / "python3"
+    interpreter = str(own) if (folder / VENV).exists() else shutil.which("python3")
+    if interpreter is None:
+        return _Probed(error="there is no python3 on PATH")
+    if not os.access(interpreter, os.X_OK):
+        return _Probed(interpreter, error=f"{interpreter} leads to no interpreter: install again with --force")
+    done = _run_as_manager(interpreter, _SAYS_ITS_VERSION + _IMPORTS_WHAT_MODULE_PY_IMPORTS, prefix, folder)
+    said = [re.fullmatch(r"\d+\.\d+[\w.+]*", line) for line in done.stdout.split("\n", 2)[:2]]
+    python, version = [line and line[0] for line in said] + [None] * (2 - len(said))
+    return _Probed(interpreter, python, version, None if done.returncode == 0 else why(done))
+
+
+def _run_as_manager(
+    interpreter: str, program: str, prefix: Path, folder: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    variables |= {"PYTHONPATH": str((prefix / _EVERESTPY).absolute()), "PYTHONDONTWRITEBYTECODE": "1"}
+    return run(interpreter, "-c", program, env=variables, cwd=folder)
+
+
+def run(*command: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:  # noqa: ANN401  subprocess.run's
+    """Run an interpreter to its end, with options of `subprocess.run`."""
+    options |= {"stdin": subprocess.DEVNULL, "capture_output": True, "encoding": "utf-8", "errors": "replace"}
+    return subprocess.run(command, check=False, **options)  # noqa: S603  the words are of these files
+
+
+def why(done: subprocess.CompletedProcess[str]) -> str:
+    """Say why a command failed: the last line it wrote, or the signal that ended it."""
+    if done.returncode < 0:
+        return f"ended by {signal.Signals(-done.returncode).name}"
+    lines = [line for output in (done.stdout, done.stderr) for line in output.split("\n") if line.strip()]
+    return printable(lines[-1], limit=300) if lines else f"ended with status {done.returncode}"
