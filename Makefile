@@ -46,7 +46,7 @@ endurance: $(STAMP)
 
 # The real programs: killed at random instants, cut off from their meters, and left to run. docs/reliability.md
 endurance-processes: $(STAMP)
-	@$(BIN)/python -m endurance.processes.killing --restarts $(or $(RESTARTS),300) --seed $(or $(SEED),1)
+	@$(BIN)/python -m endurance.processes.killing --restarts $(or $(RESTARTS),300) --seed $(or $(SEED),1) --slow-disk
 
 endurance-network: $(STAMP)
 	@$(BIN)/python -m endurance.processes.network --rounds $(or $(ROUNDS),3)
