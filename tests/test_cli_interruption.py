@@ -26,7 +26,7 @@ def test_a_transaction_is_ended_and_its_receipt_written(number: signal.Signals) 
         assert (done.status, done.err) == (130, "")
         assert done.only("stop_transaction")["response"]["status"] == "OK"
         (record,) = simulator.of(lambda meter: meter.signed)
-        assert done.only("receipt") == {"event": "receipt", "verified": True, "ocmf": record.text}
+        assert done.only("receipt") == {"event": "receipt", "verified": True, "accepted": True, "ocmf": record.text}
         assert not simulator.runs
 
 

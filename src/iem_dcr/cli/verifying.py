@@ -7,6 +7,7 @@ same meter is its other half at once, the others are paired when all were seen.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -17,6 +18,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, islice
+from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING
 
 from iem_dcr.errors import IemDcrError, ReceiptError
@@ -167,7 +169,8 @@ class Checking:
             running: deque[Future[list[Checked]]] = deque()
             try:
                 for batch in batches:
-                    running.append(pool.submit(check, batch))
+                    with _interruption_waits():
+                        running.append(pool.submit(check, batch))
                     if len(running) > 4 * self._jobs:
                         yield running.popleft().result()
                 while running:
@@ -245,9 +248,21 @@ def _der(key: str, receipt: Receipt) -> str:
         return ""
 
 
+@contextlib.contextmanager
+def _interruption_waits() -> Iterator[None]:
+    """Hold SIGINT back: a process that is started meanwhile has it blocked until it can leave it to this one."""
+    resource_tracker.ensure_running()  # starting it would let SIGINT through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _begin_worker() -> None:
     """Leave an interruption to the process that started this one, and end with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
