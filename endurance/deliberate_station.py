@@ -9,7 +9,7 @@ from endurance.replacing import instead
 from iem_dcr.driver.commands import Command
 from iem_dcr.everest.driving import EverestModule
 from iem_dcr.everest.station import EverestStation
-from iem_dcr.everest_api.presence import Presence
+from iem_dcr.everest_api.status_publisher import StatusPublisher
 from iem_dcr.everest_api.requests import Requests
 
 if TYPE_CHECKING:
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 def check_is_false() -> AbstractContextManager[None]:
     """A meter that is away is told by word."""
-    check = Presence._check
+    check = StatusPublisher._check
 
-    def says_so(self: Presence) -> None:
+    def says_so(self: StatusPublisher) -> None:
         check(self)
         if not self.reachable:
             self._bus.offer(self._topics.check, b"false", good_for_s=2.0)
 
-    return instead(Presence, _check=says_so)
+    return instead(StatusPublisher, _check=says_so)
 
 
 def no_reply_on_failure() -> AbstractContextManager[None]:

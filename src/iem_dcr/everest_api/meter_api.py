@@ -12,8 +12,8 @@ from iem_dcr.driver import MeterDriver
 from iem_dcr.driver.timing import Deadline
 from iem_dcr.errors import printable
 from iem_dcr.everest_api.context import METER
-from iem_dcr.everest_api.presence import Presence
 from iem_dcr.everest_api.requests import Requests
+from iem_dcr.everest_api.status_publisher import StatusPublisher
 from iem_dcr.everest_api.topics import READY_BEACON, Topics, is_module_id
 
 if TYPE_CHECKING:
@@ -75,10 +75,10 @@ class MeterApi:
         self.takes_requests = False
         self._bus = bus
         phase = _phase(module_id)
-        self._presence = Presence(self.topics, bus, self._heard_s, lambda: self.driver.public_key, phase=phase)
+        self._status = StatusPublisher(self.topics, bus, self._heard_s, lambda: self.driver.public_key, phase=phase)
         self.driver = MeterDriver(
             settings,
-            self._presence,
+            self._status,
             sink=sink,
             journal=journal,
             phase=phase,
@@ -92,7 +92,7 @@ class MeterApi:
     @property
     def reachable(self) -> bool:
         """Whether the meter can be reached, as EVerest is told. To be asked on the loop."""
-        return self._presence.reachable
+        return self._status.reachable
 
     async def run(self) -> None:
         """Be the meter on the bus until cancelled; what is at work is then answered first.
@@ -111,14 +111,14 @@ class MeterApi:
             for topic, handler in (
                 (self.topics.start, self._requests.take_start),
                 (self.topics.stop, self._requests.take_stop),
-                (self.topics.heartbeat, self._presence.take_heartbeat),
-                (READY_BEACON, self._presence.take_ready_beacon),
+                (self.topics.heartbeat, self._status.take_heartbeat),
+                (READY_BEACON, self._status.take_ready_beacon),
             )
         ]
         for topic, handler in handlers:
             self._bus.subscribe(topic, handler)
         self.takes_requests = True
-        take_back = self._bus.on_connected(lambda: context.run(self._presence.announce))
+        take_back = self._bus.on_connected(lambda: context.run(self._status.announce))
         try:
             await self._work()
         finally:
@@ -130,9 +130,9 @@ class MeterApi:
             await self._requests.close()
 
     async def _work(self) -> None:
-        self._presence.announce()
+        self._status.announce()
         self._requests.resume()
-        tasks = {asyncio.create_task(self.driver.run()), asyncio.create_task(self._presence.run())}
+        tasks = {asyncio.create_task(self.driver.run()), asyncio.create_task(self._status.run())}
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             raise _failure(done.pop())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from iem_dcr.driver.meter_state import COMMUNICATION_FAULT, ERROR_STATE, VENDOR_ERROR, WRONG_SERIAL
-from iem_dcr.everest_api.presence import HEARD_WITHIN_S, Presence
+from iem_dcr.everest_api.status_publisher import HEARD_WITHIN_S, StatusPublisher
 from iem_dcr.everest_api.topics import READY_BEACON, Topics
 from iem_dcr.powermeter import StationError
 from iem_dcr.simulator import SimulatorOptions
@@ -160,10 +160,10 @@ class Alone:
         self.heard_s: float | None = None
         self.key = ""
         self.topics = Topics("m")
-        self.presence = Presence(self.topics, self.bus, lambda: self.heard_s, lambda: self.key)
+        self.publisher = StatusPublisher(self.topics, self.bus, lambda: self.heard_s, lambda: self.key)
 
     def reachable(self) -> bool:
-        return self.presence.reachable
+        return self.publisher.reachable
 
     def sent(self, topic: str) -> list[float]:
         return [each.at_s for each in self.bus.on(topic)]
@@ -196,9 +196,9 @@ async def test_a_meter_counts_as_reached_for_four_seconds_after_any_answer() -> 
 async def test_which_errors_withhold_the_check(kind: tuple[str, str], reachable: bool) -> None:  # noqa: FBT001  as pytest hands it over
     alone = Alone()
     alone.heard_s = now_s()
-    alone.presence.raise_error(error(*kind))
+    alone.publisher.raise_error(error(*kind))
     assert alone.reachable() is reachable
-    alone.presence.clear_error(error(*kind))
+    alone.publisher.clear_error(error(*kind))
     assert alone.reachable()
 
 
@@ -311,11 +311,11 @@ async def test_of_a_meter_that_is_away_only_the_key_is_told() -> None:
 async def test_an_exchanged_meters_key_is_not_told_any_more() -> None:
     alone = Alone()
     alone.key = "3059aa"
-    alone.presence.publish_public_key(alone.key)
-    alone.presence.announce()
+    alone.publisher.publish_public_key(alone.key)
+    alone.publisher.announce()
     assert len(alone.sent(alone.topics.key)) == 2
     alone.key = ""
-    alone.presence.announce()
+    alone.publisher.announce()
     assert len(alone.sent(alone.topics.key)) == 2
 
 

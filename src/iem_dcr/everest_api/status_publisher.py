@@ -42,8 +42,8 @@ _UNREACHABLE: Final = frozenset(
 _HEARTBEAT: Final = re.compile(rb"[ \t\r\n]{0,8}(\d{1,20})[ \t\r\n]{0,8}")
 
 
-class Presence:
-    """One meter's presence at EVerest; the driver's station.
+class StatusPublisher:
+    """Publishes one meter's status; the driver's station.
 
     Args:
         topics: of the meter.

@@ -1,0 +1,523 @@
+"""The connection to the broker that all meters of a process share. The one file that imports an MQTT library.
+
+* Each connection is a new `aiomqtt.Client`; when it is lost, another is made after a pause (`backoff`).
+* The work of a connection is one task group. Whatever fails in it, a lost connection or an answer that did not come
+  within 10 s, ends the group, and with it the connection.
+* QoS 0: one slot for each topic, in which a newer message replaces an older one. A broker that is slow or away makes
+  nothing grow.
+* QoS 1: a message stays until the broker has acknowledged it, and is published again on each new connection. After a
+  reconnection it first waits for its receivers, which may have lost the broker too: nothing keeps it for them.
+* Subscriptions are acknowledged before anything is published.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import socket
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import aiomqtt
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from iem_dcr.errors import ConfigError, printable
+from iem_dcr.everest_api.backoff import Backoff
+from iem_dcr.everest_api.broker_errors import BrokerError, from_os_error, from_reason_code
+from iem_dcr.everest_api.subscriptions import HEARTBEAT, Subscriptions, qos_of
+from iem_dcr.everest_api.topics import can_be_published
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterable
+
+    from iem_dcr.everest_api.bus import Handler
+    from iem_dcr.everest_api.mqtt_settings import MqttSettings
+
+_log = logging.getLogger(__name__)
+_client_log = logging.getLogger(f"{__name__}.client")
+_client_log.setLevel(logging.CRITICAL + 1)  # aiomqtt and paho log as errors what is a lost connection here
+
+KEEPALIVE_S: Final = 15
+CONNACK_TIMEOUT_S: Final = 5.0
+"""aiomqtt does not notice that a connection was closed before CONNACK, and waits that long for it."""
+ANSWER_TIMEOUT_S: Final = 10.0
+"""How long the broker may take to acknowledge SUBSCRIBE and PUBLISH, and the kernel to take a message at QoS 0."""
+SESSION_S: Final = 30
+"""With MQTT 5: how long the broker keeps subscriptions and requests for a client that is away."""
+DISCONNECT_TIMEOUT_S: Final = 0.5
+END_TIMEOUT_S: Final = 12.0
+"""How long `run`, once cancelled, waits for an attempt to connect that is under way: 5 s in a thread that cannot be
+ended, then for CONNACK."""
+
+MAX_UNACKNOWLEDGED: Final = 16
+"""Brokers take 20 and more (mosquitto's max_inflight_messages)."""
+MAX_LOST: Final = 5
+"""A message that a connection did not survive that often is given up: it may be the reason."""
+_LOST_BY_IT_S: Final = 1.0
+
+RECEIVER_TIMEOUT_S: Final = 5.0
+HEARTBEAT_TIMEOUT_S: Final = 30.0
+"""How long a message waits for its receivers after a reconnection: for any message, or for every heartbeat that was
+heard on the connection before."""
+SETTLES_S: Final = 0.5
+
+_TOPICS_AT_ONCE: Final = 64
+_MAX_SENDING: Final = 256
+"""Messages at QoS 0 that wait for the kernel; what is offered beyond that waits in its slot."""
+_TCP_USER_TIMEOUT_MS: Final = 10_000
+_SEND_BUFFER_BYTES: Final = 128 * 1024
+"""What the kernel may hold for a broker that does not read; values grow old in there."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Offer:
+    payload: bytes
+    until_s: float
+
+
+@dataclass(slots=True, eq=False)
+class _Delivery:
+    """A message at QoS 1 that the broker has not acknowledged.
+
+    Attributes:
+        since: number of the connection on which it began.
+        tried: number of the connection that last took it up.
+        lost: how many connections ended right after it was published.
+        done: whether the broker has it.
+    """
+
+    topic: str
+    payload: bytes
+    until_s: float
+    since: int
+    done: asyncio.Future[bool]
+    tried: int = -1
+    lost: int = 0
+
+
+class MqttConnection:
+    """The bus of all meters of a process.
+
+    With MQTT 5 the session outlives a connection, and the process, by 30 s: requests sent meanwhile come afterwards.
+
+    Args:
+        settings: how the broker is reached.
+        identity: name of this client at the broker where the settings give none. It is the same after a restart of the
+            same service, and no other client's.
+    """
+
+    def __init__(self, settings: MqttSettings, *, identity: str) -> None:
+        self._settings = settings
+        self._client_id = settings.client_id or identity
+        self._name = f"broker {printable(settings.address)}"
+        self._subscriptions = Subscriptions()
+        self._on_connected: dict[object, Callable[[], None]] = {}
+        self._slots: dict[str, _Offer] = {}
+        self._deliveries: dict[_Delivery, None] = {}
+        self._sending: set[asyncio.Task[None]] = set()
+        self._work = asyncio.Event()
+        self._progress = asyncio.Event()
+        self._is_connected = False
+        self._number = 0
+        self._heard = asyncio.Event()
+        self._beating: set[str] = set()
+        self._awaited: set[str] = set()
+        self._closing = asyncio.Event()
+        self._ended = asyncio.Event()
+        self._ended.set()
+        self._backoff = Backoff(self._name)
+
+    # --- the bus ---
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection and all subscriptions are acknowledged."""
+        return self._is_connected
+
+    def subscribe(self, topic: str, handler: Handler) -> None:
+        """See `bus.Bus.subscribe`. Requests are taken at QoS 1, heartbeats at QoS 0."""
+        self._subscriptions.add(topic, handler)
+        self._work.set()
+
+    def unsubscribe(self, topic: str, handler: Handler) -> None:
+        """See `bus.Bus.unsubscribe`. Requests of the next 30 s wait for another handler."""
+        self._subscriptions.remove(topic, handler)
+
+    def on_connected(self, handler: Callable[[], None]) -> Callable[[], None]:
+        """See `bus.Bus.on_connected`."""
+        key = object()
+        self._on_connected[key] = handler
+
+        def take_back() -> None:
+            self._on_connected.pop(key, None)
+
+        return take_back
+
+    def offer(self, topic: str, payload: bytes, *, good_for_s: float) -> None:
+        """See `bus.Bus.offer`."""
+        if topic in self._slots or can_be_published(topic):
+            self._slots[topic] = _Offer(payload, _now_s() + good_for_s)
+            self._work.set()
+
+    async def deliver(self, topic: str, payload: bytes, *, within_s: float) -> bool:
+        """See `bus.Bus.deliver`. It may arrive twice where the connection is lost before the acknowledgement.
+
+        Returns:
+            False also once the bus is closed.
+        """
+        if not can_be_published(topic):
+            _log.warning("%s: nothing can be published on topic %r", self._name, printable(topic))
+            return False
+        if self._closing.is_set():
+            return False
+        done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        delivery = _Delivery(topic, payload, _now_s() + within_s, self._number if self._is_connected else -1, done)
+        self._deliveries[delivery] = None
+        self._work.set()
+        try:
+            async with asyncio.timeout_at(delivery.until_s):
+                return await done
+        except TimeoutError:
+            return False
+        finally:
+            self._deliveries.pop(delivery, None)
+            self._progress.set()
+
+    # --- from run to close ---
+
+    async def run(self) -> None:
+        """Connect, and again whenever the connection is lost, until it is cancelled or `close` is called."""
+        self._ended.clear()
+        stop = asyncio.Event()
+        tasks = [asyncio.create_task(self._keep_connected(stop)), asyncio.create_task(self._closing.wait())]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            stop.set()
+            tasks[1].cancel()
+            try:
+                # Not cancelled at once: an attempt to connect that is abandoned would leave a connection behind.
+                await asyncio.wait(tasks, timeout=END_TIMEOUT_S)
+            finally:
+                tasks[0].cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+                self._ended.set()
+                self._progress.set()
+
+    async def run_once(self) -> None:
+        """Connect once, and use that connection until it is lost or this is cancelled.
+
+        Raises:
+            BrokerError: there is no connection, or none any more; nothing is logged.
+        """
+        await self._serve(asyncio.Event())
+
+    async def probe(self) -> None:
+        """Connect and disconnect, to learn at once whether it can be done.
+
+        Raises:
+            BrokerError: it cannot; the message is the reason.
+        """
+        async with self._connection():
+            pass
+
+    async def close(self, within_s: float) -> None:
+        """Let what is being delivered and offered go out, for that long at most, then disconnect and end `run`.
+
+        The broker keeps the session for 30 s (MQTT 5), as after a lost connection.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                while self._deliveries or (self._is_connected and (self._slots or self._sending)):
+                    self._progress.clear()
+                    await self._progress.wait()
+        self._closing.set()
+        for delivery in self._deliveries:
+            _settle(delivery, acknowledged=False)
+        await self._ended.wait()
+
+    async def _keep_connected(self, stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            try:
+                await self._serve(stop)
+            except _LostError as error:
+                self._backoff.lost(error, error.lasted_s)
+            except BrokerError as error:
+                self._backoff.failed(error)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._backoff.next_pause_s()):
+                    await stop.wait()
+
+    # --- one connection ---
+
+    async def _serve(self, stop: asyncio.Event) -> None:
+        """Use one connection until it is lost, or until it is stopped."""
+        async with self._connection() as client:
+            since_s = _now_s()
+            try:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(_until_lost(client))
+                    group.create_task(self._send(client, group))
+                    await stop.wait()
+                    raise _StoppedError
+            except ExceptionGroup as errors:
+                lost, others = errors.split(aiomqtt.MqttError)
+                mistakes = others and others.split(_StoppedError)[1]
+                if mistakes:
+                    raise mistakes from None
+                if lost:
+                    raise _LostError(_reason(lost, is_tls=self._settings.tls), _now_s() - since_s) from errors
+            finally:
+                self._is_connected = False
+                self._sending.clear()
+                self._progress.set()
+
+    @contextlib.asynccontextmanager
+    async def _connection(self) -> AsyncIterator[aiomqtt.Client]:
+        settings = self._settings
+        try:
+            password, tls = await asyncio.to_thread(lambda: (settings.current_password(), settings.tls_context()))
+        except ConfigError as error:
+            raise BrokerError("; ".join(error.problems), lasting=True) from error
+        version: dict[str, Any] = {"protocol": aiomqtt.ProtocolVersion.V311, "clean_session": True}
+        if settings.protocol == "5":
+            properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+            properties.SessionExpiryInterval = SESSION_S
+            version = {"protocol": aiomqtt.ProtocolVersion.V5, "clean_start": False, "properties": properties}
+        client = aiomqtt.Client(
+            settings.host,
+            settings.port,
+            username=settings.user,
+            password=password,
+            identifier=self._client_id,
+            tls_context=tls,
+            logger=_client_log,
+            timeout=CONNACK_TIMEOUT_S,
+            keepalive=KEEPALIVE_S,
+            max_inflight_messages=MAX_UNACKNOWLEDGED,
+            queue_type=cast("type[asyncio.Queue[aiomqtt.Message]]", partial(_Inbox, take=self._take)),
+            socket_options=_socket_options(),
+            **version,
+        )
+        # Not ``async with``: aiomqtt keeps the socket of a CONNECT that was not answered, unless it is left.
+        try:
+            await client.__aenter__()
+        except (aiomqtt.MqttError, UnicodeError) as error:
+            await _leave(client)
+            raise _not_connected(error, settings) from error
+        client.timeout = ANSWER_TIMEOUT_S
+        try:
+            yield client
+        finally:
+            await _leave(client)
+
+    # --- what comes in ---
+
+    def _take(self, message: aiomqtt.Message) -> None:
+        topic, retained = message.topic.value, message.retain
+        if not retained:
+            if topic.endswith(HEARTBEAT):
+                self._beating.add(topic)
+                self._awaited.discard(topic)
+            if not self._awaited:
+                self._heard.set()
+        self._subscriptions.dispatch(topic, message.payload, retained)
+
+    # --- what goes out ---
+
+    async def _send(self, client: aiomqtt.Client, group: asyncio.TaskGroup) -> None:
+        self._subscriptions.begin_anew()
+        await self._subscribe(client, group)
+        self._announce()
+        while True:
+            self._work.clear()
+            await self._subscribe(client, group)
+            for delivery in self._deliveries:
+                if delivery.tried != self._number:
+                    delivery.tried = self._number
+                    group.create_task(self._publish(client, delivery))
+            while self._slots:
+                if len(self._sending) >= _MAX_SENDING:
+                    await asyncio.wait(self._sending, return_when=asyncio.FIRST_COMPLETED)
+                topic = next(iter(self._slots))
+                offer = self._slots.pop(topic)
+                if offer.until_s >= _now_s():
+                    task = group.create_task(client.publish(topic, offer.payload))
+                    self._sending.add(task)
+                    task.add_done_callback(self._sent)
+            self._progress.set()
+            await self._work.wait()
+
+    async def _subscribe(self, client: aiomqtt.Client, group: asyncio.TaskGroup) -> None:
+        while topics := _first(self._subscriptions.new):
+            wanted: Any = [(topic, qos_of(topic)) for topic in topics]
+            if self._settings.protocol == "5":
+                # Retained messages come with a new subscription, not with every reconnection.
+                new = SubscribeOptions.RETAIN_SEND_IF_NEW_SUB
+                wanted = [(topic, SubscribeOptions(qos=qos, retainHandling=new)) for topic, qos in wanted]
+            # aiomqtt waits with asyncio.wait_for, which may swallow a cancellation before Python 3.12.
+            asking = group.create_task(client.subscribe(wanted))
+            await asyncio.wait({asking})
+            for topic, code in zip(topics, asking.result(), strict=False):
+                self._subscriptions.new.pop(topic, None)
+                if isinstance(code, ReasonCode) and code.is_failure:
+                    what = "%s: it refuses the subscription to %s (%s): see its access rules"
+                    _log.error(what, self._name, printable(topic, limit=300), printable(code))
+
+    def _announce(self) -> None:
+        again = " again" if self._backoff.connected() else ""
+        _log.info("%s: connected%s as %s", self._name, again, printable(self._client_id))
+        self._number += 1
+        self._is_connected = True
+        self._heard.clear()
+        self._awaited |= self._beating
+        self._beating.clear()
+        for handler in tuple(self._on_connected.values()):
+            try:
+                handler()
+            except Exception:  # noqa: BLE001  a mistake in one meter's handler must not reach the others
+                _log.exception("%s: what follows a connection failed, which is a mistake in the program", self._name)
+
+    def _sent(self, task: asyncio.Task[None]) -> None:
+        self._sending.discard(task)
+        if not self._sending:
+            self._progress.set()
+
+    async def _publish(self, client: aiomqtt.Client, delivery: _Delivery) -> None:
+        if delivery.since != self._number:
+            await self._wait_for_receivers()
+        left_s = delivery.until_s - _now_s()
+        if delivery.done.done() or left_s <= 0:
+            return
+        properties = None
+        if self._settings.protocol == "5":
+            properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+            properties.MessageExpiryInterval = math.ceil(left_s)
+        since_s, is_acknowledged = _now_s(), False
+        try:
+            await client.publish(delivery.topic, delivery.payload, 1, properties=properties)
+            is_acknowledged = True
+        finally:
+            if is_acknowledged:
+                _settle(delivery, acknowledged=True)
+            elif _now_s() - since_s < _LOST_BY_IT_S:
+                self._count_loss(delivery)
+
+    def _count_loss(self, delivery: _Delivery) -> None:
+        delivery.lost += 1
+        if delivery.lost >= MAX_LOST:
+            what = "%s: a message on %r broke %d connections and is dropped"
+            _log.error(what, self._name, printable(delivery.topic), delivery.lost)
+            _settle(delivery, acknowledged=False)
+
+    async def _wait_for_receivers(self) -> None:
+        """Give those whom a message is for time to be at the broker again as well."""
+        try:
+            async with asyncio.timeout(HEARTBEAT_TIMEOUT_S if self._awaited else RECEIVER_TIMEOUT_S):
+                await self._heard.wait()
+        except TimeoutError:
+            self._awaited.clear()
+        await asyncio.sleep(SETTLES_S)
+
+
+class _Inbox(asyncio.Queue[aiomqtt.Message]):
+    """aiomqtt's queue of incoming messages, which holds none: each is handed over as it is read.
+
+    With a queue each message costs a task and three turns of the loop, and a flood fills it faster than it is emptied.
+    """
+
+    def __init__(self, maxsize: int = 0, *, take: Callable[[aiomqtt.Message], None]) -> None:
+        super().__init__(maxsize)
+        self._hand_over = take
+
+    def put_nowait(self, item: aiomqtt.Message) -> None:
+        """Hand a message over."""
+        self._hand_over(item)
+
+
+async def _until_lost(client: aiomqtt.Client) -> None:
+    """Wait for the end of a connection; raises its reason."""
+    async for _ in client.messages:
+        pass
+
+
+class _StoppedError(Exception):
+    """The end of a connection is wanted."""
+
+
+class _LostError(BrokerError):
+    """A connection ended, after so many seconds."""
+
+    def __init__(self, why: BrokerError, lasted_s: float) -> None:
+        super().__init__(str(why), lasting=why.lasting, is_taken_over=why.is_taken_over)
+        self.lasted_s = lasted_s
+
+
+async def _leave(client: aiomqtt.Client) -> None:
+    client.timeout = DISCONNECT_TIMEOUT_S
+    with contextlib.suppress(aiomqtt.MqttError):
+        await client.__aexit__(None, None, None)
+
+
+def _not_connected(error: Exception, settings: MqttSettings) -> BrokerError:
+    """Say why an attempt to connect failed."""
+    cause = error.__context__  # aiomqtt raises its own error from None
+    if isinstance(error, aiomqtt.MqttCodeError):
+        return _from_code(error.rc, f"it refuses the connection ({printable(error)})")
+    if isinstance(cause, OSError) and not isinstance(cause, TimeoutError):
+        return from_os_error(cause, is_tls=settings.tls)
+    if isinstance(error, UnicodeError):
+        return BrokerError("the host is not known (no name of a host)")
+    hint = "Does it want a client certificate (cert_file, key_file)" if settings.tls else "Is TLS wanted on that port"
+    reason = f"it does not answer within {CONNACK_TIMEOUT_S:g} s. {hint}"
+    return BrokerError(f'{reason}, or another version of MQTT (protocol = "3.1.1" or "5")?')
+
+
+def _reason(group: ExceptionGroup[aiomqtt.MqttError], *, is_tls: bool) -> BrokerError:
+    """Say why a connection ended: the broker's own reason first."""
+    errors = [error for error in group.exceptions if isinstance(error, aiomqtt.MqttError)]
+    causes = [error.__cause__ for error in errors if error.__cause__ is not None]
+    for cause in causes:
+        if isinstance(cause, aiomqtt.MqttCodeError):
+            return _from_code(cause.rc, "the connection broke")
+        if isinstance(cause, OSError):
+            return from_os_error(cause, is_tls=is_tls)
+    if causes:
+        return BrokerError(f"the connection broke ({printable(causes[0])})")
+    return BrokerError(f"it did not acknowledge a message within {ANSWER_TIMEOUT_S:g} s")
+
+
+def _from_code(code: int | ReasonCode | None, otherwise: str) -> BrokerError:
+    return from_reason_code(code.value if isinstance(code, ReasonCode) else -1, otherwise)
+
+
+def _socket_options() -> list[tuple[int, int, int]]:
+    options = [
+        (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+        (socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES),
+    ]
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # a broker's host that is gone is noticed before the keep-alive does
+        options.append((socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _TCP_USER_TIMEOUT_MS))
+    return options
+
+
+def _settle(delivery: _Delivery, *, acknowledged: bool) -> None:
+    if not delivery.done.done():
+        delivery.done.set_result(acknowledged)
+
+
+def _first(topics: Iterable[str]) -> tuple[str, ...]:
+    return tuple(islice(topics, _TOPICS_AT_ONCE))
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()
