@@ -9,8 +9,8 @@ from endurance.replacing import instead
 from iem_dcr.driver.commands import Command
 from iem_dcr.everest.driving import EverestModule
 from iem_dcr.everest.station import EverestStation
-from iem_dcr.everest_api.status_publisher import StatusPublisher
 from iem_dcr.everest_api.requests import Requests
+from iem_dcr.everest_api.status_publisher import StatusPublisher
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -32,9 +32,11 @@ def no_reply_on_failure() -> AbstractContextManager[None]:
     """Only what succeeded is answered."""
     answered = Requests._answered
 
-    def only_good_news(self: Requests, command: str, reply: Any, answer: dict[str, object], *rest: Any) -> None:
+    def only_good_news(
+        self: Requests, command: str, reply: Any, answer: dict[str, object], *rest: Any, **named: Any
+    ) -> None:
         if answer["status"] == "OK":
-            answered(self, command, reply, answer, *rest)
+            answered(self, command, reply, answer, **rest)
 
     return instead(Requests, _answered=only_good_news)
 

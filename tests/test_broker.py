@@ -196,19 +196,6 @@ async def test_a_handler_that_fails_harms_nobody(caplog: pytest.LogCaptureFixtur
     assert len(lines(caplog)) == 2
 
 
-@pytest.mark.parametrize("topic", ["", "a/+", "#", "a\x00b", "a\x1fb", "\ud800", "x" * 20_000])
-@real_time
-async def test_topics_that_nothing_can_be_published_on(topic: str, caplog: pytest.LogCaptureFixture) -> None:
-    with Mosquitto() as broker, Recorder(broker, "v") as everest:
-        async with running(broker.settings()) as bus:
-            bus.offer(topic, b"1", good_for_s=5.0)
-            assert not await bus.deliver(topic, b"1", within_s=5.0)
-            bus.offer("v", b"2", good_for_s=5.0)
-            await until(lambda: everest.payloads("v"))
-            assert bus.connected
-    assert len(lines(caplog)) == 1
-
-
 @real_time
 async def test_a_delivery_is_of_no_use_later_than_somebody_waits_for_it() -> None:
     # the broker passes on how many seconds are left (MQTT 5, 3.3.2.3.3), and drops what is older
@@ -323,18 +310,6 @@ async def test_replies_under_way_when_the_connection_breaks_arrive() -> None:
             assert network.connections == 2
             # Only what was under way may have come twice.
             assert len(everest.messages) <= len(topics) + MAX_UNACKNOWLEDGED
-
-
-@real_time
-async def test_a_message_that_breaks_every_connection_is_given_up(caplog: pytest.LogCaptureFixture) -> None:
-    with Mosquitto(extra="max_packet_size 2000") as broker:
-        async with running(broker.settings()) as bus:
-            bus.subscribe("reply", Inbox())
-            bus.on_connected(lambda: bus.offer("reply", b"somebody is there", good_for_s=5.0))
-            assert not await bus.deliver("reply", b"x" * 3000, within_s=80.0)
-            assert await bus.deliver("reply", b"x" * 1000, within_s=20.0)
-    (dropped,) = lines(caplog, logging.ERROR)
-    assert "dropped" in dropped
 
 
 @real_time

@@ -47,19 +47,18 @@ class Backoff:
         return was_out
 
     def failed(self, error: BrokerError) -> None:
-        """Log why there is no connection."""
-        self._short = 0
-        self._tell(error)
-
-    def lost(self, error: BrokerError, lasted_s: float) -> None:
-        """Log why a connection ended, or what must be behind it when that happens again and again."""
-        if lasted_s >= STABLE_S:
+        """Log why there is no connection, or what must be behind it when connections end again and again."""
+        lasted_s = error.lasted_s
+        if lasted_s is not None and lasted_s >= STABLE_S:
             self._pause_s = FIRST_PAUSE_S
-        self._short = self._short + 1 if lasted_s < SHORT_S and not error.lasting else 0
+        is_short = lasted_s is not None and lasted_s < SHORT_S and not error.lasting
+        self._short = self._short + 1 if is_short else 0
         if self._short >= MAX_SHORT:
             reason = f"it has ended {MAX_SHORT} connections soon after they were made. {TWICE_HINT}"
             error = BrokerError(reason, lasting=True, is_taken_over=True)
-        self._tell(error)
+        self._log(error)
+        if error.is_taken_over:
+            self._pause_s = max(self._pause_s, TAKEN_OVER_PAUSE_S)
 
     def next_pause_s(self) -> float:
         """Return how long to wait before the next attempt, longer each time."""
@@ -67,11 +66,9 @@ class Backoff:
         self._pause_s = min(self._pause_s * 2, MAX_PAUSE_S)
         return pause_s
 
-    def _tell(self, error: BrokerError) -> None:
+    def _log(self, error: BrokerError) -> None:
         reason, is_first = str(error), not self._reasons
         is_told = is_first or (error.lasting and reason not in self._reasons)
         self._reasons.add(reason)
         level = logging.DEBUG if not is_told else logging.ERROR if error.lasting else logging.WARNING
         _log.log(level, "%s: %s; trying again", self._name, reason)
-        if error.is_taken_over:
-            self._pause_s = max(self._pause_s, TAKEN_OVER_PAUSE_S)

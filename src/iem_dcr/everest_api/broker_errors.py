@@ -40,9 +40,11 @@ class BrokerError(IemDcrError):
     Attributes:
         lasting: whether only a change of settings, here or at the broker, helps.
         is_taken_over: whether another client of the same name takes this one's place.
+        lasted_s: how long there was a connection; None where none was made.
     """
 
     def __init__(self, reason: str, *, lasting: bool = False, is_taken_over: bool = False) -> None:
+        self.lasted_s: float | None = None
         self.lasting = lasting
         self.is_taken_over = is_taken_over
         super().__init__(reason)

@@ -1,13 +1,11 @@
 """The connection to the broker that all meters of a process share. The one file that imports an MQTT library.
 
 * Each connection is a new `aiomqtt.Client`; when it is lost, another is made after a pause (`backoff`).
-* The work of a connection is one task group. Whatever fails in it, a lost connection or an answer that did not come
+* The work of a connection is one task group. Whatever fails in it, a lost connection or an answer that does not come
   within 10 s, ends the group, and with it the connection.
-* QoS 0: one slot for each topic, in which a newer message replaces an older one. A broker that is slow or away makes
-  nothing grow.
-* QoS 1: a message stays until the broker has acknowledged it, and is published again on each new connection. After a
-  reconnection it first waits for its receivers, which may have lost the broker too: nothing keeps it for them.
-* Subscriptions are acknowledged before anything is published.
+* All subscriptions are acknowledged before anything is published.
+* What is to go out is in the `outbox`. After a reconnection a message at QoS 1 first waits for its receivers, which may
+  have lost the broker too: the broker keeps nothing for them.
 """
 
 from __future__ import annotations
@@ -17,7 +15,6 @@ import contextlib
 import logging
 import math
 import socket
-from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -31,11 +28,11 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from iem_dcr.errors import ConfigError, printable
 from iem_dcr.everest_api.backoff import Backoff
 from iem_dcr.everest_api.broker_errors import BrokerError, from_os_error, from_reason_code
+from iem_dcr.everest_api.outbox import Delivery, Outbox
 from iem_dcr.everest_api.subscriptions import HEARTBEAT, Subscriptions, qos_of
-from iem_dcr.everest_api.topics import can_be_published
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable
+    from collections.abc import AsyncIterator, Callable
 
     from iem_dcr.everest_api.bus import Handler
     from iem_dcr.everest_api.mqtt_settings import MqttSettings
@@ -58,9 +55,9 @@ ended, then for CONNACK."""
 
 MAX_UNACKNOWLEDGED: Final = 16
 """Brokers take 20 and more (mosquitto's max_inflight_messages)."""
-MAX_LOST: Final = 5
-"""A message that a connection did not survive that often is given up: it may be the reason."""
-_LOST_BY_IT_S: Final = 1.0
+MAX_SENDING: Final = 256
+"""Messages at QoS 0 that wait for the kernel; the others wait in the outbox."""
+_TOPICS_AT_ONCE: Final = 64
 
 RECEIVER_TIMEOUT_S: Final = 5.0
 HEARTBEAT_TIMEOUT_S: Final = 30.0
@@ -68,38 +65,12 @@ HEARTBEAT_TIMEOUT_S: Final = 30.0
 heard on the connection before."""
 SETTLES_S: Final = 0.5
 
-_TOPICS_AT_ONCE: Final = 64
-_MAX_SENDING: Final = 256
-"""Messages at QoS 0 that wait for the kernel; what is offered beyond that waits in its slot."""
-_TCP_USER_TIMEOUT_MS: Final = 10_000
-_SEND_BUFFER_BYTES: Final = 128 * 1024
-"""What the kernel may hold for a broker that does not read; values grow old in there."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Offer:
-    payload: bytes
-    until_s: float
-
-
-@dataclass(slots=True, eq=False)
-class _Delivery:
-    """A message at QoS 1 that the broker has not acknowledged.
-
-    Attributes:
-        since: number of the connection on which it began.
-        tried: number of the connection that last took it up.
-        lost: how many connections ended right after it was published.
-        done: whether the broker has it.
-    """
-
-    topic: str
-    payload: bytes
-    until_s: float
-    since: int
-    done: asyncio.Future[bool]
-    tried: int = -1
-    lost: int = 0
+_SOCKET_OPTIONS: Final = [
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+    (socket.SOL_SOCKET, socket.SO_SNDBUF, 128 * 1024),  # values grow old in there while a broker does not read
+    # A broker's host that is gone is noticed before the keep-alive notices it.
+    *([(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 10_000)] if hasattr(socket, "TCP_USER_TIMEOUT") else []),
+]
 
 
 class MqttConnection:
@@ -118,21 +89,19 @@ class MqttConnection:
         self._client_id = settings.client_id or identity
         self._name = f"broker {printable(settings.address)}"
         self._subscriptions = Subscriptions()
-        self._on_connected: dict[object, Callable[[], None]] = {}
-        self._slots: dict[str, _Offer] = {}
-        self._deliveries: dict[_Delivery, None] = {}
-        self._sending: set[asyncio.Task[None]] = set()
+        self._on_connected: dict[Callable[[], None], None] = {}
         self._work = asyncio.Event()
-        self._progress = asyncio.Event()
-        self._is_connected = False
+        self._outbox = Outbox(self._work.set)
+        self._room = asyncio.Semaphore(MAX_SENDING)
+        self._backoff = Backoff(self._name)
         self._number = 0
+        self._is_connected = False
         self._heard = asyncio.Event()
         self._beating: set[str] = set()
         self._awaited: set[str] = set()
         self._closing = asyncio.Event()
         self._ended = asyncio.Event()
         self._ended.set()
-        self._backoff = Backoff(self._name)
 
     # --- the bus ---
 
@@ -152,19 +121,12 @@ class MqttConnection:
 
     def on_connected(self, handler: Callable[[], None]) -> Callable[[], None]:
         """See `bus.Bus.on_connected`."""
-        key = object()
-        self._on_connected[key] = handler
-
-        def take_back() -> None:
-            self._on_connected.pop(key, None)
-
-        return take_back
+        self._on_connected[handler] = None
+        return lambda: self._on_connected.pop(handler, None)
 
     def offer(self, topic: str, payload: bytes, *, good_for_s: float) -> None:
         """See `bus.Bus.offer`."""
-        if topic in self._slots or can_be_published(topic):
-            self._slots[topic] = _Offer(payload, _now_s() + good_for_s)
-            self._work.set()
+        self._outbox.offer(topic, payload, good_for_s)
 
     async def deliver(self, topic: str, payload: bytes, *, within_s: float) -> bool:
         """See `bus.Bus.deliver`. It may arrive twice where the connection is lost before the acknowledgement.
@@ -172,23 +134,8 @@ class MqttConnection:
         Returns:
             False also once the bus is closed.
         """
-        if not can_be_published(topic):
-            _log.warning("%s: nothing can be published on topic %r", self._name, printable(topic))
-            return False
-        if self._closing.is_set():
-            return False
-        done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        delivery = _Delivery(topic, payload, _now_s() + within_s, self._number if self._is_connected else -1, done)
-        self._deliveries[delivery] = None
-        self._work.set()
-        try:
-            async with asyncio.timeout_at(delivery.until_s):
-                return await done
-        except TimeoutError:
-            return False
-        finally:
-            self._deliveries.pop(delivery, None)
-            self._progress.set()
+        since = self._number if self._is_connected else None
+        return await self._outbox.deliver(topic, payload, within_s, since=since)
 
     # --- from run to close ---
 
@@ -196,22 +143,22 @@ class MqttConnection:
         """Connect, and again whenever the connection is lost, until it is cancelled or `close` is called."""
         self._ended.clear()
         stop = asyncio.Event()
-        tasks = [asyncio.create_task(self._keep_connected(stop)), asyncio.create_task(self._closing.wait())]
+        keeping = asyncio.create_task(self._keep_connected(stop))
+        closing = asyncio.create_task(self._closing.wait())
         try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
+            await asyncio.wait((keeping, closing), return_when=asyncio.FIRST_COMPLETED)
         finally:
             stop.set()
-            tasks[1].cancel()
             try:
-                # Not cancelled at once: an attempt to connect that is abandoned would leave a connection behind.
-                await asyncio.wait(tasks, timeout=END_TIMEOUT_S)
+                # Not cancelled at once: an attempt to connect that is abandoned leaves a connection behind.
+                await asyncio.wait((keeping,), timeout=END_TIMEOUT_S)
             finally:
-                tasks[0].cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
+                for task in (keeping, closing):
+                    task.cancel()
+                await asyncio.gather(keeping, closing, return_exceptions=True)
                 self._ended.set()
-                self._progress.set()
+        if not keeping.cancelled():
+            keeping.result()
 
     async def run_once(self) -> None:
         """Connect once, and use that connection until it is lost or this is cancelled.
@@ -235,22 +182,14 @@ class MqttConnection:
 
         The broker keeps the session for 30 s (MQTT 5), as after a lost connection.
         """
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(within_s):
-                while self._deliveries or (self._is_connected and (self._slots or self._sending)):
-                    self._progress.clear()
-                    await self._progress.wait()
+        await self._outbox.close(within_s, offers=self._is_connected)
         self._closing.set()
-        for delivery in self._deliveries:
-            _settle(delivery, acknowledged=False)
         await self._ended.wait()
 
     async def _keep_connected(self, stop: asyncio.Event) -> None:
         while not stop.is_set():
             try:
                 await self._serve(stop)
-            except _LostError as error:
-                self._backoff.lost(error, error.lasted_s)
             except BrokerError as error:
                 self._backoff.failed(error)
             with contextlib.suppress(TimeoutError):
@@ -266,7 +205,7 @@ class MqttConnection:
             try:
                 async with asyncio.TaskGroup() as group:
                     group.create_task(_until_lost(client))
-                    group.create_task(self._send(client, group))
+                    group.create_task(self._work_on(client, group))
                     await stop.wait()
                     raise _StoppedError
             except ExceptionGroup as errors:
@@ -275,25 +214,39 @@ class MqttConnection:
                 if mistakes:
                     raise mistakes from None
                 if lost:
-                    raise _LostError(_reason(lost, is_tls=self._settings.tls), _now_s() - since_s) from errors
+                    why = _why_lost(lost, self._settings)
+                    why.lasted_s = _now_s() - since_s
+                    raise why from errors
             finally:
                 self._is_connected = False
-                self._sending.clear()
-                self._progress.set()
 
     @contextlib.asynccontextmanager
     async def _connection(self) -> AsyncIterator[aiomqtt.Client]:
-        settings = self._settings
         try:
-            password, tls = await asyncio.to_thread(lambda: (settings.current_password(), settings.tls_context()))
+            client = await self._client()
         except ConfigError as error:
             raise BrokerError("; ".join(error.problems), lasting=True) from error
+        # Not ``async with``: aiomqtt keeps the socket of a CONNECT that was not answered, unless it is left.
+        try:
+            await client.__aenter__()
+        except (aiomqtt.MqttError, UnicodeError) as error:
+            await _leave(client)
+            raise _why_not_connected(error, self._settings) from error
+        client.timeout = ANSWER_TIMEOUT_S
+        try:
+            yield client
+        finally:
+            await _leave(client)
+
+    async def _client(self) -> aiomqtt.Client:
+        settings = self._settings
+        password, tls = await asyncio.to_thread(lambda: (settings.current_password(), settings.tls_context()))
         version: dict[str, Any] = {"protocol": aiomqtt.ProtocolVersion.V311, "clean_session": True}
         if settings.protocol == "5":
             properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
             properties.SessionExpiryInterval = SESSION_S
             version = {"protocol": aiomqtt.ProtocolVersion.V5, "clean_start": False, "properties": properties}
-        client = aiomqtt.Client(
+        return aiomqtt.Client(
             settings.host,
             settings.port,
             username=settings.user,
@@ -301,26 +254,13 @@ class MqttConnection:
             identifier=self._client_id,
             tls_context=tls,
             logger=_client_log,
+            queue_type=cast("type[asyncio.Queue[aiomqtt.Message]]", partial(_Inbox, take=self._take)),
             timeout=CONNACK_TIMEOUT_S,
             keepalive=KEEPALIVE_S,
             max_inflight_messages=MAX_UNACKNOWLEDGED,
-            queue_type=cast("type[asyncio.Queue[aiomqtt.Message]]", partial(_Inbox, take=self._take)),
-            socket_options=_socket_options(),
+            socket_options=_SOCKET_OPTIONS,
             **version,
         )
-        # Not ``async with``: aiomqtt keeps the socket of a CONNECT that was not answered, unless it is left.
-        try:
-            await client.__aenter__()
-        except (aiomqtt.MqttError, UnicodeError) as error:
-            await _leave(client)
-            raise _not_connected(error, settings) from error
-        client.timeout = ANSWER_TIMEOUT_S
-        try:
-            yield client
-        finally:
-            await _leave(client)
-
-    # --- what comes in ---
 
     def _take(self, message: aiomqtt.Message) -> None:
         topic, retained = message.topic.value, message.retain
@@ -332,33 +272,27 @@ class MqttConnection:
                 self._heard.set()
         self._subscriptions.dispatch(topic, message.payload, retained)
 
-    # --- what goes out ---
-
-    async def _send(self, client: aiomqtt.Client, group: asyncio.TaskGroup) -> None:
+    async def _work_on(self, client: aiomqtt.Client, group: asyncio.TaskGroup) -> None:
+        """Subscribe and publish. What waits for the broker is a task of its own in the group."""
         self._subscriptions.begin_anew()
         await self._subscribe(client, group)
         self._announce()
         while True:
             self._work.clear()
             await self._subscribe(client, group)
-            for delivery in self._deliveries:
+            for delivery in self._outbox.deliveries:
                 if delivery.tried != self._number:
                     delivery.tried = self._number
-                    group.create_task(self._publish(client, delivery))
-            while self._slots:
-                if len(self._sending) >= _MAX_SENDING:
-                    await asyncio.wait(self._sending, return_when=asyncio.FIRST_COMPLETED)
-                topic = next(iter(self._slots))
-                offer = self._slots.pop(topic)
-                if offer.until_s >= _now_s():
-                    task = group.create_task(client.publish(topic, offer.payload))
-                    self._sending.add(task)
-                    task.add_done_callback(self._sent)
-            self._progress.set()
+                    group.create_task(self._deliver(client, delivery))
+            await self._room.acquire()
+            while offer := self._outbox.take_offer():
+                group.create_task(client.publish(*offer)).add_done_callback(self._sent)
+                await self._room.acquire()
+            self._room.release()
             await self._work.wait()
 
     async def _subscribe(self, client: aiomqtt.Client, group: asyncio.TaskGroup) -> None:
-        while topics := _first(self._subscriptions.new):
+        while topics := tuple(islice(self._subscriptions.new, _TOPICS_AT_ONCE)):
             wanted: Any = [(topic, qos_of(topic)) for topic in topics]
             if self._settings.protocol == "5":
                 # Retained messages come with a new subscription, not with every reconnection.
@@ -366,7 +300,7 @@ class MqttConnection:
                 wanted = [(topic, SubscribeOptions(qos=qos, retainHandling=new)) for topic, qos in wanted]
             # aiomqtt waits with asyncio.wait_for, which may swallow a cancellation before Python 3.12.
             asking = group.create_task(client.subscribe(wanted))
-            await asyncio.wait({asking})
+            await asyncio.wait((asking,))
             for topic, code in zip(topics, asking.result(), strict=False):
                 self._subscriptions.new.pop(topic, None)
                 if isinstance(code, ReasonCode) and code.is_failure:
@@ -381,18 +315,17 @@ class MqttConnection:
         self._heard.clear()
         self._awaited |= self._beating
         self._beating.clear()
-        for handler in tuple(self._on_connected.values()):
+        for handler in tuple(self._on_connected):
             try:
                 handler()
             except Exception:  # noqa: BLE001  a mistake in one meter's handler must not reach the others
                 _log.exception("%s: what follows a connection failed, which is a mistake in the program", self._name)
 
-    def _sent(self, task: asyncio.Task[None]) -> None:
-        self._sending.discard(task)
-        if not self._sending:
-            self._progress.set()
+    def _sent(self, _task: asyncio.Task[None]) -> None:
+        self._room.release()
+        self._outbox.sent()
 
-    async def _publish(self, client: aiomqtt.Client, delivery: _Delivery) -> None:
+    async def _deliver(self, client: aiomqtt.Client, delivery: Delivery) -> None:
         if delivery.since != self._number:
             await self._wait_for_receivers()
         left_s = delivery.until_s - _now_s()
@@ -402,22 +335,8 @@ class MqttConnection:
         if self._settings.protocol == "5":
             properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
             properties.MessageExpiryInterval = math.ceil(left_s)
-        since_s, is_acknowledged = _now_s(), False
-        try:
-            await client.publish(delivery.topic, delivery.payload, 1, properties=properties)
-            is_acknowledged = True
-        finally:
-            if is_acknowledged:
-                _settle(delivery, acknowledged=True)
-            elif _now_s() - since_s < _LOST_BY_IT_S:
-                self._count_loss(delivery)
-
-    def _count_loss(self, delivery: _Delivery) -> None:
-        delivery.lost += 1
-        if delivery.lost >= MAX_LOST:
-            what = "%s: a message on %r broke %d connections and is dropped"
-            _log.error(what, self._name, printable(delivery.topic), delivery.lost)
-            _settle(delivery, acknowledged=False)
+        await client.publish(delivery.topic, delivery.payload, 1, properties=properties)
+        delivery.settle(acknowledged=True)
 
     async def _wait_for_receivers(self) -> None:
         """Give those whom a message is for time to be at the broker again as well."""
@@ -432,7 +351,7 @@ class MqttConnection:
 class _Inbox(asyncio.Queue[aiomqtt.Message]):
     """aiomqtt's queue of incoming messages, which holds none: each is handed over as it is read.
 
-    With a queue each message costs a task and three turns of the loop, and a flood fills it faster than it is emptied.
+    From a queue each message costs a task and three turns of the loop, and a flood fills it faster than it is emptied.
     """
 
     def __init__(self, maxsize: int = 0, *, take: Callable[[aiomqtt.Message], None]) -> None:
@@ -444,22 +363,14 @@ class _Inbox(asyncio.Queue[aiomqtt.Message]):
         self._hand_over(item)
 
 
-async def _until_lost(client: aiomqtt.Client) -> None:
-    """Wait for the end of a connection; raises its reason."""
-    async for _ in client.messages:
-        pass
-
-
 class _StoppedError(Exception):
     """The end of a connection is wanted."""
 
 
-class _LostError(BrokerError):
-    """A connection ended, after so many seconds."""
-
-    def __init__(self, why: BrokerError, lasted_s: float) -> None:
-        super().__init__(str(why), lasting=why.lasting, is_taken_over=why.is_taken_over)
-        self.lasted_s = lasted_s
+async def _until_lost(client: aiomqtt.Client) -> None:
+    """Wait for the end of a connection; raises its reason."""
+    async for _ in client.messages:
+        pass
 
 
 async def _leave(client: aiomqtt.Client) -> None:
@@ -468,8 +379,7 @@ async def _leave(client: aiomqtt.Client) -> None:
         await client.__aexit__(None, None, None)
 
 
-def _not_connected(error: Exception, settings: MqttSettings) -> BrokerError:
-    """Say why an attempt to connect failed."""
+def _why_not_connected(error: Exception, settings: MqttSettings) -> BrokerError:
     cause = error.__context__  # aiomqtt raises its own error from None
     if isinstance(error, aiomqtt.MqttCodeError):
         return _from_code(error.rc, f"it refuses the connection ({printable(error)})")
@@ -482,15 +392,13 @@ def _not_connected(error: Exception, settings: MqttSettings) -> BrokerError:
     return BrokerError(f'{reason}, or another version of MQTT (protocol = "3.1.1" or "5")?')
 
 
-def _reason(group: ExceptionGroup[aiomqtt.MqttError], *, is_tls: bool) -> BrokerError:
-    """Say why a connection ended: the broker's own reason first."""
-    errors = [error for error in group.exceptions if isinstance(error, aiomqtt.MqttError)]
-    causes = [error.__cause__ for error in errors if error.__cause__ is not None]
+def _why_lost(errors: ExceptionGroup[aiomqtt.MqttError], settings: MqttSettings) -> BrokerError:
+    causes = [error.__cause__ for error in errors.exceptions if error.__cause__ is not None]
     for cause in causes:
         if isinstance(cause, aiomqtt.MqttCodeError):
             return _from_code(cause.rc, "the connection broke")
         if isinstance(cause, OSError):
-            return from_os_error(cause, is_tls=is_tls)
+            return from_os_error(cause, is_tls=settings.tls)
     if causes:
         return BrokerError(f"the connection broke ({printable(causes[0])})")
     return BrokerError(f"it did not acknowledge a message within {ANSWER_TIMEOUT_S:g} s")
@@ -498,25 +406,6 @@ def _reason(group: ExceptionGroup[aiomqtt.MqttError], *, is_tls: bool) -> Broker
 
 def _from_code(code: int | ReasonCode | None, otherwise: str) -> BrokerError:
     return from_reason_code(code.value if isinstance(code, ReasonCode) else -1, otherwise)
-
-
-def _socket_options() -> list[tuple[int, int, int]]:
-    options = [
-        (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
-        (socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES),
-    ]
-    if hasattr(socket, "TCP_USER_TIMEOUT"):  # a broker's host that is gone is noticed before the keep-alive does
-        options.append((socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _TCP_USER_TIMEOUT_MS))
-    return options
-
-
-def _settle(delivery: _Delivery, *, acknowledged: bool) -> None:
-    if not delivery.done.done():
-        delivery.done.set_result(acknowledged)
-
-
-def _first(topics: Iterable[str]) -> tuple[str, ...]:
-    return tuple(islice(topics, _TOPICS_AT_ONCE))
 
 
 def _now_s() -> float:

@@ -21,8 +21,8 @@ MAX_HELD: Final = 256
 _MAX_HELD_BYTES: Final = 64 * 1024
 HEARTBEAT: Final = "/heartbeat"
 """How the topic of a heartbeat ends."""
-_AT_QOS_0: Final = (HEARTBEAT, "/ready_beacon")
-"""In a session that is away they would fill the broker's queue and drive the requests out."""
+_AT_QOS_0: Final = (HEARTBEAT, "/ready_beacon", "/apis")
+"""No requests: in a session that is away they would fill the broker's queue and drive the requests out."""
 
 
 @dataclass(frozen=True, slots=True)
