@@ -32,9 +32,7 @@ def no_reply_on_failure() -> AbstractContextManager[None]:
     """Only what succeeded is answered."""
     answered = Requests._answered
 
-    def only_good_news(
-        self: Requests, command: str, reply: Any, answer: dict[str, object], *rest: Any, **named: Any
-    ) -> None:
+    def only_good_news(self: Requests, command: str, reply: Any, answer: dict[str, object], **rest: Any) -> None:
         if answer["status"] == "OK":
             answered(self, command, reply, answer, **rest)
 
