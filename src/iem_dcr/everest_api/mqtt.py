@@ -55,8 +55,6 @@ ended, then for CONNACK."""
 
 MAX_UNACKNOWLEDGED: Final = 16
 """Brokers take 20 and more (mosquitto's max_inflight_messages)."""
-MAX_SENDING: Final = 256
-"""Messages at QoS 0 that wait for the kernel; the others wait in the outbox."""
 _TOPICS_AT_ONCE: Final = 64
 
 RECEIVER_TIMEOUT_S: Final = 5.0
@@ -92,7 +90,6 @@ class MqttConnection:
         self._on_connected: dict[Callable[[], None], None] = {}
         self._work = asyncio.Event()
         self._outbox = Outbox(self._work.set)
-        self._room = asyncio.Semaphore(MAX_SENDING)
         self._backoff = Backoff(self._name)
         self._number = 0
         self._is_connected = False
@@ -284,11 +281,9 @@ class MqttConnection:
                 if delivery.tried != self._number:
                     delivery.tried = self._number
                     group.create_task(self._deliver(client, delivery))
-            await self._room.acquire()
-            while offer := self._outbox.take_offer():
-                group.create_task(client.publish(*offer)).add_done_callback(self._sent)
-                await self._room.acquire()
-            self._room.release()
+            for topic, payload in self._outbox.take_offers():
+                sending = group.create_task(client.publish(topic, payload))
+                sending.add_done_callback(partial(self._sent, topic))
             await self._work.wait()
 
     async def _subscribe(self, client: aiomqtt.Client, group: asyncio.TaskGroup) -> None:
@@ -321,9 +316,8 @@ class MqttConnection:
             except Exception:  # noqa: BLE001  a mistake in one meter's handler must not reach the others
                 _log.exception("%s: what follows a connection failed, which is a mistake in the program", self._name)
 
-    def _sent(self, _task: asyncio.Task[None]) -> None:
-        self._room.release()
-        self._outbox.sent()
+    def _sent(self, topic: str, _task: asyncio.Task[None]) -> None:
+        self._outbox.sent(topic)
 
     async def _deliver(self, client: aiomqtt.Client, delivery: Delivery) -> None:
         if delivery.since != self._number:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 
 @dataclass(slots=True, eq=False)
@@ -50,14 +50,13 @@ class Outbox:
 
     Attributes:
         deliveries: those that are not acknowledged, in their order.
-        sending: how many offers a connection has taken that are not written yet.
     """
 
     def __init__(self, changed: Callable[[], None]) -> None:
         self.deliveries: dict[Delivery, None] = {}
-        self.sending = 0
         self._changed = changed
         self._offers: dict[str, tuple[bytes, float]] = {}
+        self._sending: set[str] = set()
         self._progress = asyncio.Event()
         self._is_closed = False
 
@@ -66,20 +65,20 @@ class Outbox:
         self._offers[topic] = payload, _now_s() + good_for_s
         self._changed()
 
-    def take_offer(self) -> tuple[str, bytes] | None:
-        """Return topic and payload of the oldest offer that is still good, or None."""
-        while self._offers:
-            topic = next(iter(self._offers))
+    def take_offers(self) -> Iterator[tuple[str, bytes]]:
+        """Yield topic and payload of each offer that is still good. A topic waits until its last one is written."""
+        for topic in [topic for topic in self._offers if topic not in self._sending]:
             payload, until_s = self._offers.pop(topic)
             if until_s >= _now_s():
-                self.sending += 1
-                return topic, payload
-        return None
+                self._sending.add(topic)
+                yield topic, payload
 
-    def sent(self) -> None:
-        """Count an offer that was taken as written, or as lost with its connection."""
-        self.sending -= 1
+    def sent(self, topic: str) -> None:
+        """Count the offer that was taken for a topic as written, or as lost with its connection."""
+        self._sending.discard(topic)
         self._progress.set()
+        if topic in self._offers:
+            self._changed()
 
     async def deliver(self, topic: str, payload: bytes, within_s: float, *, since: int | None) -> bool:
         """Keep a message until a connection has had it acknowledged; False when the time passed first."""
@@ -107,7 +106,7 @@ class Outbox:
         """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within_s):
-                while self.deliveries or (offers and (self._offers or self.sending)):
+                while self.deliveries or (offers and (self._offers or self._sending)):
                     self._progress.clear()
                     await self._progress.wait()
         self._is_closed = True
