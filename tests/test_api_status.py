@@ -153,7 +153,7 @@ async def test_an_error_state_stops_no_charging_and_refuses_a_start(caplog: pyte
 
 
 class Alone:
-    """A presence without a driver: what the meter does is said here."""
+    """A publisher without a driver: what the meter does is said here."""
 
     def __init__(self) -> None:
         self.bus = FakeBus()

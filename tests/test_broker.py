@@ -13,7 +13,8 @@ import paho.mqtt.client as paho
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
-from iem_dcr.everest_api.mqtt import MAX_UNACKNOWLEDGED, RECEIVER_TIMEOUT_S, MqttConnection
+from iem_dcr.everest_api.mqtt import MAX_UNACKNOWLEDGED, MqttConnection
+from iem_dcr.everest_api.receivers import ANY_MESSAGE_TIMEOUT_S
 from tests.support.brokers import (
     BROKERS,
     Amqtt,
@@ -287,8 +288,8 @@ async def test_after_an_outage_a_reply_waits_for_the_heartbeat_that_was_there_be
             with Recorder(broker) as another:
                 another.publish(START, b"of another station")
                 await until(lambda: other.payloads)
-            # Longer than the broker is given where no heartbeat was heard, and than a message takes to arrive.
-            await asyncio.sleep(RECEIVER_TIMEOUT_S + 1.0)
+            # Longer than a reply waits where no heartbeat was heard before.
+            await asyncio.sleep(ANY_MESSAGE_TIMEOUT_S + 1.0)
             assert not reply.done()
             with Recorder(broker, "reply") as everest:
                 everest.publish(HEARTBEAT, b"1", qos=0)

@@ -4,8 +4,8 @@
 * The work of a connection is one task group. Whatever fails in it, a lost connection or an answer that does not come
   within 10 s, ends the group, and with it the connection.
 * All subscriptions are acknowledged before anything is published.
-* What is to go out is in the `outbox`. After a reconnection a message at QoS 1 first waits for its receivers, which may
-  have lost the broker too: the broker keeps nothing for them.
+* What is to go out is in the `outbox`. A message at QoS 1 is published on each new connection until the broker has
+  acknowledged it; there it first waits for its `receivers`, which may have lost the broker too.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from iem_dcr.errors import ConfigError, printable
 from iem_dcr.everest_api.backoff import Backoff
 from iem_dcr.everest_api.broker_errors import BrokerError, from_os_error, from_reason_code
 from iem_dcr.everest_api.outbox import Delivery, Outbox
-from iem_dcr.everest_api.subscriptions import HEARTBEAT, Subscriptions, qos_of
+from iem_dcr.everest_api.receivers import Receivers
+from iem_dcr.everest_api.subscriptions import Subscriptions, qos_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -56,12 +57,6 @@ ended, then for CONNACK."""
 MAX_UNACKNOWLEDGED: Final = 16
 """Brokers take 20 and more (mosquitto's max_inflight_messages)."""
 _TOPICS_AT_ONCE: Final = 64
-
-RECEIVER_TIMEOUT_S: Final = 5.0
-HEARTBEAT_TIMEOUT_S: Final = 30.0
-"""How long a message waits for its receivers after a reconnection: for any message, or for every heartbeat that was
-heard on the connection before."""
-SETTLES_S: Final = 0.5
 
 _SOCKET_OPTIONS: Final = [
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
@@ -93,9 +88,7 @@ class MqttConnection:
         self._backoff = Backoff(self._name)
         self._number = 0
         self._is_connected = False
-        self._heard = asyncio.Event()
-        self._beating: set[str] = set()
-        self._awaited: set[str] = set()
+        self._receivers = Receivers()
         self._closing = asyncio.Event()
         self._ended = asyncio.Event()
         self._ended.set()
@@ -262,11 +255,7 @@ class MqttConnection:
     def _take(self, message: aiomqtt.Message) -> None:
         topic, retained = message.topic.value, message.retain
         if not retained:
-            if topic.endswith(HEARTBEAT):
-                self._beating.add(topic)
-                self._awaited.discard(topic)
-            if not self._awaited:
-                self._heard.set()
+            self._receivers.hear(topic)
         self._subscriptions.dispatch(topic, message.payload, retained)
 
     async def _work_on(self, client: aiomqtt.Client, group: asyncio.TaskGroup) -> None:
@@ -307,9 +296,7 @@ class MqttConnection:
         _log.info("%s: connected%s as %s", self._name, again, printable(self._client_id))
         self._number += 1
         self._is_connected = True
-        self._heard.clear()
-        self._awaited |= self._beating
-        self._beating.clear()
+        self._receivers.begin_anew()
         for handler in tuple(self._on_connected):
             try:
                 handler()
@@ -321,7 +308,7 @@ class MqttConnection:
 
     async def _deliver(self, client: aiomqtt.Client, delivery: Delivery) -> None:
         if delivery.since != self._number:
-            await self._wait_for_receivers()
+            await self._receivers.wait()
         left_s = delivery.until_s - _now_s()
         if delivery.done.done() or left_s <= 0:
             return
@@ -331,15 +318,6 @@ class MqttConnection:
             properties.MessageExpiryInterval = math.ceil(left_s)
         await client.publish(delivery.topic, delivery.payload, 1, properties=properties)
         delivery.settle(acknowledged=True)
-
-    async def _wait_for_receivers(self) -> None:
-        """Give those whom a message is for time to be at the broker again as well."""
-        try:
-            async with asyncio.timeout(HEARTBEAT_TIMEOUT_S if self._awaited else RECEIVER_TIMEOUT_S):
-                await self._heard.wait()
-        except TimeoutError:
-            self._awaited.clear()
-        await asyncio.sleep(SETTLES_S)
 
 
 class _Inbox(asyncio.Queue[aiomqtt.Message]):
