@@ -373,7 +373,7 @@ def _why_lost(errors: ExceptionGroup[aiomqtt.MqttError], settings: MqttSettings)
             return from_os_error(cause, is_tls=settings.tls)
     if causes:
         return BrokerError(f"the connection broke ({printable(causes[0])})")
-    return BrokerError(f"it did not acknowledge a message within {ANSWER_TIMEOUT_S:g} s")
+    return BrokerError(f"it closed the connection, or did not acknowledge a message within {ANSWER_TIMEOUT_S:g} s")
 
 
 def _from_code(code: int | ReasonCode | None, otherwise: str) -> BrokerError:
