@@ -24,7 +24,7 @@ _REASONS: Final[Mapping[int, tuple[str, bool]]] = {
     137: ("it is busy", False),
     138: ("it has banned this client", True),
     139: ("it is shutting down", False),
-    141: ("it has heard nothing of this client for too long", False),
+    141: ("the keep-alive ended the connection: one side has heard nothing of the other for too long", False),
     149: ("it does not take messages of that size", False),
     TAKEN_OVER: (f"another client with the same client_id has taken the session over. {TWICE_HINT}", True),
 }
