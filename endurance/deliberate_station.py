@@ -9,8 +9,8 @@ from endurance.everest import StandInFramework
 from endurance.replacing import instead
 from iem_dcr.driver.commands import Command
 from iem_dcr.everest.module import EverestModule
-from iem_dcr.everest_api.presence import Presence
 from iem_dcr.everest_api.requests import Requests
+from iem_dcr.everest_api.status_publisher import StatusPublisher
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -18,23 +18,23 @@ if TYPE_CHECKING:
 
 def check_is_false() -> AbstractContextManager[None]:
     """A meter that is away is told by word."""
-    check = Presence._check
+    check = StatusPublisher._check
 
-    def says_so(self: Presence) -> None:
+    def says_so(self: StatusPublisher) -> None:
         check(self)
         if not self.reachable:
             self._bus.offer(self._topics.check, b"false", good_for_s=2.0)
 
-    return instead(Presence, _check=says_so)
+    return instead(StatusPublisher, _check=says_so)
 
 
 def no_reply_on_failure() -> AbstractContextManager[None]:
     """Only what succeeded is answered."""
     answered = Requests._answered
 
-    def only_good_news(self: Requests, command: str, reply: Any, answer: dict[str, object], *rest: Any) -> None:
+    def only_good_news(self: Requests, command: str, reply: Any, answer: dict[str, object], **rest: Any) -> None:
         if answer["status"] == "OK":
-            answered(self, command, reply, answer, *rest)
+            answered(self, command, reply, answer, **rest)
 
     return instead(Requests, _answered=only_good_news)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import pytest
@@ -131,16 +132,14 @@ def test_topics_of_others_that_are_fine(topic: str) -> None:
 @pytest.mark.parametrize(
     ("payload", "reason"),
     [
-        ("NaN", "NaN is no JSON"),
-        ('{"a":[-Infinity]}', "-Infinity is no JSON"),
+        ("NaN", "NaN"),
+        ('{"a":[-Infinity]}', "NaN and numbers that are too large are no JSON"),
         ("1e999", "too large"),
-        ("9" * 5000, "5000 digits"),
-        ("-" + "9" * 20, "20 digits"),
         ('{"transaction_id":"T-1","transaction_id":"T-2"}', "'transaction_id' is there more than once"),
         ('"\\ud800"', "half a surrogate"),
         ('{"a":["\\udc00x"]}', "half a surrogate"),
         ('{"\\udfff":1}', "half a surrogate"),
-        ("[" * MAX_DEPTH + "]" * MAX_DEPTH, "nested"),
+        ("[" * (MAX_DEPTH + 1) + "]" * (MAX_DEPTH + 1), "nested"),
     ],
 )
 def test_what_is_odd_is_refused_and_the_sender_told(payload: str, reason: str) -> None:
@@ -159,9 +158,9 @@ def test_a_payload_that_is_missing() -> None:
     [
         b"", b" ", b"null", b"42", b'"T-1"', b"[]", b"{", b'{"payload":}', b"\xff\xfe{}", b"\xef\xbb\xbf{}",
         b'{"payload":"\xed\xa0\x80"}', b'{"payload":1}x', b"{'payload':1}", b"[" * 60_000,
-        b'{"payload":' * 5_000, b'{"payload":"' + b"x" * MAX_BYTES + b'"}',
+        b'{"payload":' * 5_000, b'{"payload":' + b"9" * 5_000 + b"}", b'{"payload":"' + b"x" * MAX_BYTES + b'"}',
     ],
-    ids=range(16),
+    ids=range(17),
 )  # fmt: skip
 def test_what_is_no_request_at_all(message: bytes) -> None:
     assert refused(message).reply_to is None
@@ -175,7 +174,7 @@ def test_a_reply_topic_given_twice_is_none() -> None:
 
 
 def test_what_could_be_read_of_a_refused_payload_comes_along() -> None:
-    assert refused(raw('{"transaction_id":"T-9","x":NaN}')).payload == {"transaction_id": "T-9", "x": None}
+    assert refused(raw('{"transaction_id":"T-9","x":1e999}')).payload == {"transaction_id": "T-9", "x": math.inf}
 
 
 def test_the_largest_request_is_read() -> None:

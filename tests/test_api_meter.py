@@ -15,7 +15,7 @@ from iem_dcr.config import Settings
 from iem_dcr.everest_api.context import METER
 from iem_dcr.everest_api.envelope import EnvelopeError, read_request
 from iem_dcr.everest_api.meter_api import MeterApi
-from iem_dcr.everest_api.requests import MOST_AT_WORK, MOST_REFUSALS
+from iem_dcr.everest_api.requests import MAX_AT_WORK, MAX_REFUSALS
 from tests.support.api_bench import MODULE_ID, ApiBench, api_bench, request, start_payload
 from tests.support.fake_bus import FakeBus
 from tests.support.virtual_time import virtual
@@ -325,9 +325,9 @@ async def test_the_stop_of_a_start_that_was_one_too_many_gets_no_receipt() -> No
         await bench.until_live()
         await begun(bench)
         await asyncio.sleep(4)
-        stops = [bench.stop("T-1") for _ in range(MOST_AT_WORK)]
+        stops = [bench.stop("T-1") for _ in range(MAX_AT_WORK)]
         assert "too many requests" in (await bench.answer(bench.start("T-2")))["error"]
-        assert [(await bench.answer(stop))["status"] for stop in stops] == ["OK"] * MOST_AT_WORK
+        assert [(await bench.answer(stop))["status"] for stop in stops] == ["OK"] * MAX_AT_WORK
         expect_refused(await bench.answer(bench.stop("T-2")))
 
 
@@ -336,7 +336,7 @@ async def test_a_start_without_reply_to_that_was_one_too_many_is_begun_when_it_c
     async with api_bench() as bench:
         await bench.until_live()
         message = request(start_payload("T-2"))
-        stops = [bench.stop("T-1") for _ in range(MOST_AT_WORK)]
+        stops = [bench.stop("T-1") for _ in range(MAX_AT_WORK)]
         bench.bus.receive(bench.topics.start, message)
         for stop in stops:
             await bench.answer(stop)
@@ -379,21 +379,21 @@ async def test_anything_at_all_is_answered_once_where_an_answer_is_wanted() -> N
 async def test_more_requests_than_can_wait_are_refused_and_never_carried_out() -> None:
     async with api_bench(powered=False) as bench:
         await asyncio.sleep(1)
-        topics = [bench.start(f"T-{number}") for number in range(MOST_AT_WORK + MOST_REFUSALS)]
+        topics = [bench.start(f"T-{number}") for number in range(MAX_AT_WORK + MAX_REFUSALS)]
         assert not [topic for topic in topics if bench.bus.on(topic)]
         await asyncio.sleep(1)
-        refused = topics[MOST_AT_WORK:]
+        refused = topics[MAX_AT_WORK:]
         assert all("too many requests" in bench.bus.on(topic)[0].value["error"] for topic in refused)
-        assert not [topic for topic in topics[:MOST_AT_WORK] if bench.bus.on(topic)]
+        assert not [topic for topic in topics[:MAX_AT_WORK] if bench.bus.on(topic)]
         await asyncio.sleep(60)
         assert all(len(bench.bus.on(topic)) == 1 for topic in topics)
-        bench.start(f"T-{MOST_AT_WORK}", reply_to=refused[0])
+        bench.start(f"T-{MAX_AT_WORK}", reply_to=refused[0])
         await settled(bench)
         assert [each.value["status"] for each in bench.bus.on(refused[0])] == ["UNEXPECTED_ERROR"] * 2
         await begun(bench, "T-new")
         await asyncio.sleep(4)
         assert (await bench.answer(bench.stop("T-new")))["status"] == "OK"
-        answer = await bench.answer(bench.stop(f"T-{MOST_AT_WORK}"))
+        answer = await bench.answer(bench.stop(f"T-{MAX_AT_WORK}"))
         assert answer["status"] == "UNEXPECTED_ERROR"
         assert "signed_meter_value" not in answer
 
@@ -412,7 +412,7 @@ async def test_a_flood_grows_nothing_and_takes_no_place_from_an_answer(caplog: p
             bench.bus.receive(bench.topics.start, request(number, f"flood/{number}"))
             bench.bus.receive(bench.topics.stop, b"\xff" * 100)
         await asyncio.sleep(5)
-        assert len(asyncio.all_tasks()) <= tasks + MOST_REFUSALS + 1
+        assert len(asyncio.all_tasks()) <= tasks + MAX_REFUSALS + 1
         await asyncio.sleep(40)
         assert (await bench.answer(reply_to))["status"] == "OK"
         lines = [each for each in caplog.records if each.levelno >= logging.INFO]

@@ -1,4 +1,4 @@
-"""Which topics a broker is asked for, and what becomes of a request that nobody handles yet."""
+"""Which topics a broker is asked for, and what becomes of a request that has no handler yet."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from iem_dcr.everest_api.subscriptions import HELD_S, Subscriptions
+from iem_dcr.everest_api.subscriptions import HELD_S, MAX_HELD, Subscriptions
 from tests.support.virtual_time import virtual
 
 START = "everest_api/1/powermeter/pm/e2m/start_transaction"
@@ -26,7 +26,7 @@ class Inbox:
 
 
 def subscriptions() -> Subscriptions:
-    return Subscriptions(lambda: None)
+    return Subscriptions()
 
 
 @pytest.mark.parametrize(("after_s", "handed"), [(HELD_S - 0.1, [b"1", b"2"]), (HELD_S + 0.1, [])])
@@ -45,7 +45,6 @@ async def test_a_request_waits_thirty_seconds_for_its_meter(after_s: float, hand
     held.add(START, inbox)
     await asyncio.sleep(0)
     assert inbox.payloads == handed
-    held.stop_timers()
 
 
 @pytest.mark.parametrize(
@@ -59,58 +58,37 @@ async def test_what_is_no_request_of_now_does_not_wait(topic: str, payload: byte
     held.add(topic, inbox)
     await asyncio.sleep(0)
     assert inbox.payloads == []
-    held.stop_timers()
 
 
 @virtual
 async def test_no_more_than_so_many_requests_wait() -> None:
     held, inbox = subscriptions(), Inbox()
-    for number in range(300):
+    for number in range(MAX_HELD + 44):
         held.dispatch(START, b"%d" % number, False)  # noqa: FBT003  not retained
     held.add(START, inbox)
     await asyncio.sleep(0)
-    assert inbox.payloads == [b"%d" % number for number in range(44, 300)]
+    assert inbox.payloads == [b"%d" % number for number in range(44, MAX_HELD + 44)]
 
 
 @virtual
-async def test_a_new_connection_is_asked_for_what_is_wanted_alone() -> None:
+async def test_a_new_connection_is_asked_for_what_has_a_handler() -> None:
     asked, inbox = subscriptions(), Inbox()
     for topic in (START, STOP, HEARTBEAT):
         asked.add(topic, inbox)
-    asked.to_subscribe.clear()
+    asked.new.clear()
     asked.remove(STOP, inbox)
     asked.begin_anew()
-    assert list(asked.to_subscribe) == [START, HEARTBEAT]
-    asked.stop_timers()
+    assert list(asked.new) == [START, HEARTBEAT]
 
 
 @virtual
-async def test_a_topic_nobody_wants_is_left_after_thirty_seconds() -> None:
-    asked, inbox = subscriptions(), Inbox()
+async def test_a_topic_is_asked_for_when_its_first_handler_comes() -> None:
+    asked, inbox, other = subscriptions(), Inbox(), Inbox()
     asked.add(START, inbox)
-    asked.remove(START, inbox)
-    await asyncio.sleep(HELD_S - 0.1)
-    assert list(asked.to_leave) == []
-    await asyncio.sleep(0.2)
-    assert list(asked.to_leave) == [START]
+    asked.new.clear()
+    asked.add(START, other)
+    assert not asked.new
+    for each in (inbox, other):
+        asked.remove(START, each)
     asked.add(START, inbox)
-    assert list(asked.to_leave) == []
-
-
-@virtual
-async def test_a_topic_wanted_again_in_time_is_not_left() -> None:
-    asked, inbox = subscriptions(), Inbox()
-    asked.add(START, inbox)
-    asked.remove(START, inbox)
-    await asyncio.sleep(HELD_S - 0.1)
-    asked.add(START, inbox)
-    await asyncio.sleep(HELD_S)
-    assert list(asked.to_leave) == []
-
-
-@virtual
-async def test_a_topic_that_still_comes_though_nobody_wants_it_is_left() -> None:
-    asked = subscriptions()
-    asked.dispatch(START, b"1", False)  # noqa: FBT003  not retained
-    await asyncio.sleep(HELD_S + 0.1)
-    assert list(asked.to_leave) == [START]
+    assert list(asked.new) == [START]

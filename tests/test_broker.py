@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import threading
 from typing import TYPE_CHECKING, Any
@@ -12,8 +13,8 @@ import paho.mqtt.client as paho
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
-from iem_dcr.everest_api import dialing
-from iem_dcr.everest_api.broker import MOST_UNDER_WAY, Broker
+from iem_dcr.everest_api.mqtt import MAX_UNACKNOWLEDGED, MqttConnection
+from iem_dcr.everest_api.receivers import ANY_MESSAGE_TIMEOUT_S
 from tests.support.brokers import (
     BROKERS,
     Amqtt,
@@ -28,10 +29,13 @@ from tests.support.brokers import (
 from tests.support.certificates import make_certificates
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
     from iem_dcr.everest_api.mqtt_settings import MqttSettings
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*ssl.SSLSocket:pytest.PytestUnraisableExceptionWarning")
+"""paho leaves the socket of a TLS handshake that failed to the garbage collector."""
 
 START = "everest_api/1/powermeter/pm/e2m/start_transaction"
 HEARTBEAT = "everest_api/1/powermeter/pm/e2m/heartbeat"
@@ -39,10 +43,19 @@ WORD = "sEcReT"
 IDENTITY = "iem-dcr-0123456789ab"
 
 
+@pytest.fixture(autouse=True)
+def _collected() -> Iterator[None]:
+    """Have sockets that were left to the garbage collector closed within the test that left them."""
+    yield
+    gc.collect()
+
+
 @contextlib.asynccontextmanager
-async def running(settings: MqttSettings, *, identity: str = IDENTITY, connected: bool = True) -> AsyncIterator[Broker]:
+async def running(
+    settings: MqttSettings, *, identity: str = IDENTITY, connected: bool = True
+) -> AsyncIterator[MqttConnection]:
     """A bus that runs, and ends by being cancelled."""
-    bus = Broker(settings, identity=identity)
+    bus = MqttConnection(settings, identity=identity)
     task = asyncio.create_task(bus.run())
     try:
         if connected:
@@ -70,7 +83,7 @@ def lines(caplog: pytest.LogCaptureFixture, level: int = logging.WARNING) -> lis
     return [record.getMessage() for record in caplog.records if record.levelno >= level]
 
 
-async def all_subscribed(bus: Broker, recorder: Recorder, topic: str, inbox: Inbox) -> None:
+async def all_subscribed(bus: MqttConnection, recorder: Recorder, topic: str, inbox: Inbox) -> None:
     """Wait until a handler that was added to a connected bus gets what is published."""
     bus.subscribe(topic, inbox)
     async with asyncio.timeout(20):
@@ -184,46 +197,6 @@ async def test_a_handler_that_fails_harms_nobody(caplog: pytest.LogCaptureFixtur
     assert len(lines(caplog)) == 2
 
 
-@pytest.mark.parametrize("topic", ["", "a/+", "#", "a\x00b", "a\x1fb", "\ud800", "x" * 20_000])
-@real_time
-async def test_topics_that_nothing_can_be_published_on(topic: str, caplog: pytest.LogCaptureFixture) -> None:
-    with Mosquitto() as broker, Recorder(broker, "v") as everest:
-        async with running(broker.settings()) as bus:
-            bus.offer(topic, b"1", good_for_s=5.0)
-            assert not await bus.deliver(topic, b"1", within_s=5.0)
-            bus.offer("v", b"2", good_for_s=5.0)
-            await until(lambda: everest.payloads("v"))
-            assert bus.connected
-    assert len(lines(caplog)) == 1
-
-
-@real_time
-async def test_a_delivery_that_the_broker_refuses(caplog: pytest.LogCaptureFixture) -> None:
-    # mosquitto acknowledges what nobody may publish, and says so with MQTT 5.
-    with Mosquitto(users={"iem": WORD}) as broker:
-        (broker.folder / "acl").write_text("user iem\ntopic read #\ntopic write allowed\n")
-        broker.extra = f"acl_file {broker.folder}/acl"
-        broker.restart()
-        async with running(broker.settings(user="iem", password=WORD)) as bus:
-            bus.subscribe("allowed", Inbox())
-            assert await bus.deliver("allowed", b"1", within_s=10.0)
-            assert not await bus.deliver("other", b"1", within_s=10.0)
-    assert "'other' (Not authorized)" in lines(caplog)[-1]
-
-
-@real_time
-async def test_a_delivery_that_nobody_listens_to_yet_is_made_again() -> None:
-    # mosquitto says so with MQTT 5; it is what a reply meets whose receiver lost the broker too.
-    with Mosquitto() as broker:
-        async with running(broker.settings()) as bus:
-            reply = asyncio.create_task(bus.deliver("reply", b"r", within_s=20.0))
-            assert not await bus.deliver("nobody", b"r", within_s=0.6)
-            assert not reply.done()
-            with Recorder(broker, "reply") as everest:
-                assert await reply
-                await until(lambda: everest.payloads("reply") == [b"r"])
-
-
 @real_time
 async def test_a_delivery_is_of_no_use_later_than_somebody_waits_for_it() -> None:
     # the broker passes on how many seconds are left (MQTT 5, 3.3.2.3.3), and drops what is older
@@ -281,7 +254,7 @@ async def test_replies_are_delivered_across_an_outage_once(kind: type[TestBroker
         async with Network(broker) as network, running(broker.settings(port=network.port)) as bus:
             network.cut()
             await until(lambda: not bus.connected)
-            topics = [f"reply/{number}" for number in range(3 * MOST_UNDER_WAY)]
+            topics = [f"reply/{number}" for number in range(3 * MAX_UNACKNOWLEDGED)]
             replies = [asyncio.create_task(bus.deliver(topic, b"r", within_s=60.0)) for topic in topics]
             too_late = asyncio.create_task(bus.deliver("too-late", b"r", within_s=0.1))
             given_up = asyncio.create_task(bus.deliver("given-up", b"r", within_s=60.0))
@@ -299,6 +272,32 @@ async def test_replies_are_delivered_across_an_outage_once(kind: type[TestBroker
 
 
 @real_time
+async def test_after_an_outage_a_reply_waits_for_the_heartbeat_that_was_there_before() -> None:
+    # EVerest can be slower to come back than this client, and the broker keeps nothing for it.
+    with Mosquitto() as broker:
+        async with Network(broker) as network, running(broker.settings(port=network.port)) as bus:
+            beats, other = Inbox(), Inbox()
+            with Recorder(broker) as everest:
+                await all_subscribed(bus, everest, HEARTBEAT, beats)
+                await all_subscribed(bus, everest, START, other)
+            network.cut()
+            await until(lambda: not bus.connected)
+            reply = asyncio.create_task(bus.deliver("reply", b"r", within_s=60.0))
+            network.mend()
+            await until(lambda: bus.connected)
+            with Recorder(broker) as another:
+                another.publish(START, b"of another station")
+                await until(lambda: other.payloads)
+            # Longer than a reply waits where no heartbeat was heard before.
+            await asyncio.sleep(ANY_MESSAGE_TIMEOUT_S + 1.0)
+            assert not reply.done()
+            with Recorder(broker, "reply") as everest:
+                everest.publish(HEARTBEAT, b"1", qos=0)
+                assert await reply
+                await until(lambda: everest.payloads("reply") == [b"r"])
+
+
+@real_time
 async def test_replies_under_way_when_the_connection_breaks_arrive() -> None:
     with Mosquitto() as broker, Recorder(broker, "#") as everest:
         async with Network(broker) as network, running(broker.settings(port=network.port)) as bus:
@@ -311,19 +310,7 @@ async def test_replies_under_way_when_the_connection_breaks_arrive() -> None:
             await until(lambda: {message.topic for message in everest.messages} == set(topics))
             assert network.connections == 2
             # Only what was under way may have come twice.
-            assert len(everest.messages) <= len(topics) + MOST_UNDER_WAY
-
-
-@real_time
-async def test_a_message_that_breaks_every_connection_is_given_up(caplog: pytest.LogCaptureFixture) -> None:
-    with Mosquitto(extra="max_packet_size 2000") as broker:
-        async with running(broker.settings()) as bus:
-            bus.subscribe("reply", Inbox())
-            bus.on_connected(lambda: bus.offer("reply", b"somebody is there", good_for_s=5.0))
-            assert not await bus.deliver("reply", b"x" * 3000, within_s=80.0)
-            assert await bus.deliver("reply", b"x" * 1000, within_s=20.0)
-    (dropped,) = lines(caplog, logging.ERROR)
-    assert "dropped" in dropped
+            assert len(everest.messages) <= len(topics) + MAX_UNACKNOWLEDGED
 
 
 @real_time
@@ -336,9 +323,6 @@ async def test_a_stalled_broker_makes_nothing_grow() -> None:
                 for topic in range(5):
                     bus.offer(f"v/{topic}", payload + b"%d" % number, good_for_s=60.0)
                 await asyncio.sleep(0.001)
-            assert len(bus._slots) <= 5
-            assert bus._link is not None
-            assert len(bus._link._client._out_packet) <= 5
             before = len(everest.messages)
             broker.go_on()
             last = {f"v/{topic}": payload + b"399" for topic in range(5)}
@@ -561,17 +545,14 @@ async def test_something_that_is_no_broker(answer: Any, caplog: pytest.LogCaptur
         port = server.sockets[0].getsockname()[1]
         settings = settings_at(port)
         async with running(settings, connected=False) as bus:
-            await until(lambda: len(lines(caplog, logging.DEBUG)) >= 3)
+            await until(lambda: len(lines(caplog, logging.DEBUG)) >= 2)
             assert not bus.connected
             assert not await bus.deliver("reply", b"r", within_s=0.05)
     assert len(lines(caplog)) == 1, caplog.text
 
 
 @real_time
-async def test_a_broker_that_does_not_answer_mqtt_5(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr("iem_dcr.everest_api.link.ANSWER_S", 0.3)
+async def test_a_broker_that_does_not_answer_mqtt_5(caplog: pytest.LogCaptureFixture) -> None:
     with Amqtt() as broker:
         async with running(broker.settings(protocol="5"), connected=False):
             await until(lambda: lines(caplog))
@@ -590,37 +571,6 @@ async def test_nobody_listens_and_a_name_that_is_none(caplog: pytest.LogCaptureF
             await until(lambda: lines(caplog))
         assert "no-such-host.invalid" in lines(caplog)[0]
         assert "not known" in lines(caplog)[0]
-
-
-@real_time
-async def test_a_resolver_that_hangs_is_asked_once_and_its_late_answer_is_taken(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    asked: list[str] = []
-    release = threading.Event()
-    look_up = dialing._look_up
-
-    def hang(host: str, port: int, flags: int = 0) -> Any:
-        if flags:
-            return look_up(host, port, flags)
-        asked.append(host)
-        release.wait(20)
-        return look_up("127.0.0.1", port)
-
-    monkeypatch.setattr(dialing, "_look_up", hang)
-    with Mosquitto() as broker:
-        for _ in range(3):
-            with pytest.raises(TimeoutError):
-                async with asyncio.timeout(0.05):
-                    await dialing.dial("hangs.invalid", broker.port, None)
-        dials = [asyncio.create_task(dialing.dial("hangs.invalid", broker.port, None)) for _ in range(2)]
-        await asyncio.sleep(0.05)
-        assert asked == ["hangs.invalid"]
-        release.set()
-        for made in await asyncio.gather(*dials):
-            made.close()
-        (await dialing.dial("hangs.invalid", broker.port, None)).close()
-        assert asked == ["hangs.invalid"] * 2
 
 
 # --- The end ---
@@ -650,7 +600,7 @@ async def test_close_without_a_broker_takes_its_time_and_no_more() -> None:
             await asyncio.sleep(0.05)
             await bus.close(0.1)
             assert await reply is False
-        unused = Broker(broker.settings(), identity=IDENTITY)
+        unused = MqttConnection(broker.settings(), identity=IDENTITY)
         await unused.close(0.1)
 
 
@@ -659,7 +609,7 @@ async def test_close_without_a_broker_takes_its_time_and_no_more() -> None:
 async def test_cancelled_at_any_moment(tmp_path: Path, delay_ms: int) -> None:
     made = make_certificates(tmp_path)
     with Mosquitto(tls=made) as broker:
-        bus = Broker(broker.settings(tls=True, ca_file=made.ca), identity=IDENTITY)
+        bus = MqttConnection(broker.settings(tls=True, ca_file=made.ca), identity=IDENTITY)
         for number in range(200):
             bus.subscribe(f"in/{number}", Inbox())
             bus.offer(f"v/{number}", b"v", good_for_s=5.0)

@@ -12,7 +12,7 @@ import yaml
 
 from iem_dcr.config import SETTINGS, Setting, Settings
 from iem_dcr.driver.driver import SILENT_STOP_S, STOP_S
-from iem_dcr.everest_api.link import SESSION_S
+from iem_dcr.everest_api.mqtt import SESSION_S
 from iem_dcr.service.config import MQTT, MeterConfig, ServiceConfig
 from iem_dcr.service.web_settings import WEB, WebSettings
 from tests.support.command_line import begin, finish, run

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iem_dcr.everest_api.broker import Broker
 from iem_dcr.everest_api.discovery import MAX_APIS, FoundApi, discover, read_answer
+from iem_dcr.everest_api.mqtt import MqttConnection
 from iem_dcr.everest_api.topics import QUERY_MODULES, is_module_id
 from tests.support.brokers import BROKERS, Recorder, TestBroker, real_time, until
 from tests.support.fake_bus import FakeBus
@@ -168,7 +168,7 @@ def test_any_apis(apis: list[object]) -> None:
 @real_time
 async def test_at_a_real_broker(kind: type[TestBroker]) -> None:
     with kind() as broker, Recorder(broker, QUERY_MODULES) as everest:
-        bus = Broker(broker.settings(), identity="iem-dcr-discover")
+        bus = MqttConnection(broker.settings(), identity="iem-dcr-discover")
         connection = asyncio.create_task(bus.run())
         await until(lambda: bus.connected)
         asking = asyncio.create_task(discover(bus, wait_s=1.0))

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Self
 import click
 
 from iem_dcr.cli.everest_player import EverestPlayer, connected
-from iem_dcr.everest_api.broker import Broker
-from iem_dcr.everest_api.dialing import BrokerTroubleError
+from iem_dcr.everest_api.broker_errors import BrokerError
 from iem_dcr.everest_api.meter_api import MeterApi
+from iem_dcr.everest_api.mqtt import MqttConnection
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -42,8 +42,8 @@ class Links:
     def __init__(self, mqtt: MqttSettings, module_id: str) -> None:
         self.module_id = module_id
         self._address = mqtt.address
-        self.client = Broker(mqtt, identity=f"iem-dcr-{module_id}")
-        self.everest = Broker(mqtt, identity=f"everest-{module_id}")
+        self.client = MqttConnection(mqtt, identity=f"iem-dcr-{module_id}")
+        self.everest = MqttConnection(mqtt, identity=f"everest-{module_id}")
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
@@ -69,7 +69,7 @@ class Links:
             async with asyncio.timeout(CONNECT_S):
                 await connected(self.client)
                 await connected(self.everest)
-        except BrokerTroubleError as error:
+        except BrokerError as error:
             raise click.ClickException(f"the broker {self._address} cannot be used: {error}") from error
         except TimeoutError as error:
             raise click.ClickException(f"no connection to the broker {self._address} within {CONNECT_S:g} s") from error

@@ -12,9 +12,10 @@ from iem_dcr.cli.arguments import SecondsType, common, usage_error
 from iem_dcr.cli.interruption import Interruption
 from iem_dcr.cli.terminal import Output, tell
 from iem_dcr.errors import ConfigError, IemDcrError, printable
-from iem_dcr.everest_api.broker import Broker, MqttSettings
-from iem_dcr.everest_api.dialing import BrokerTroubleError
+from iem_dcr.everest_api.broker_errors import BrokerError
 from iem_dcr.everest_api.discovery import WAIT_S, discover
+from iem_dcr.everest_api.mqtt import MqttConnection
+from iem_dcr.everest_api.mqtt_settings import MqttSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -111,7 +112,7 @@ async def _discover(mqtt: MqttSettings, wait_s: float) -> tuple[FoundApi, ...]:
 
 
 async def _ask(mqtt: MqttSettings, wait_s: float) -> tuple[FoundApi, ...]:
-    bus = Broker(mqtt, identity=f"iem-dcr-discover-{secrets.token_hex(4)}")
+    bus = MqttConnection(mqtt, identity=f"iem-dcr-discover-{secrets.token_hex(4)}")
     connected = asyncio.Event()
     bus.on_connected(connected.set)
 
@@ -125,7 +126,7 @@ async def _ask(mqtt: MqttSettings, wait_s: float) -> tuple[FoundApi, ...]:
         if asking.done():
             return asking.result()
         await connection
-    except BrokerTroubleError as error:
+    except BrokerError as error:
         raise IemDcrError(f"broker {printable(mqtt.address)}: {error}") from error
     finally:
         for task in (connection, asking):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 Handler = Callable[[bytes, bool], None]
-"""Takes a payload and its retained flag. Called on the loop; must not block and must not raise (the bus guards it)."""
+"""Takes a payload and its retained flag. Called on the loop; must not block. The bus logs what it raises."""
 
 
 class Bus(Protocol):
@@ -17,20 +17,13 @@ class Bus(Protocol):
         """Whether there is a connection and all subscriptions are acknowledged."""
 
     def subscribe(self, topic: str, handler: Handler) -> None:
-        """Have messages on a topic handled, from now on and after every reconnection.
-
-        Several handlers per topic are possible.
-        """
+        """Have a handler called with each message on a topic, across reconnections. A topic may have several."""
 
     def unsubscribe(self, topic: str, handler: Handler) -> None:
         """Have a handler called no more."""
 
     def on_connected(self, handler: Callable[[], None]) -> Callable[[], None]:
-        """Have a handler called after every (re)connection, once all subscriptions are acknowledged.
-
-        Returns:
-            What takes it back.
-        """
+        """Have a handler called after every connection, once all is subscribed. Returns what takes it back."""
 
     def offer(self, topic: str, payload: bytes, *, good_for_s: float) -> None:
         """Publish as soon as possible: QoS 0, not retained, the latest per topic wins; dropped when older than that.

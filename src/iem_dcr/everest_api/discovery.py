@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 import secrets
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from iem_dcr.errors import printable
@@ -21,10 +20,12 @@ TYPE: Final = "powermeter"
 WAIT_S: Final = 1.5
 """EVerest's modules answer within a second."""
 
-MAX_BYTES: Final = 64 * 1024
 MAX_APIS: Final = 1024
-_MAX_PARAMETERS = 16
-_LONGEST_TEXT = 60
+_MAX_BYTES: Final = 64 * 1024
+_MAX_TIMES: Final = 16
+_MAX_TEXT: Final = 60
+_REPLY_TO: Final = f"everest_api/iem-dcr/{secrets.token_hex(8)}/apis"
+"""One topic for all questions of a process: subscriptions stay as long as its session."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +48,7 @@ class FoundApi:
 
     def to_json(self) -> dict[str, object]:
         """Return it as JSON types, under EVerest's names."""
-        return {
-            "type": self.type,
-            "module_id": self.module_id,
-            "version": self.version,
-            "communication_monitoring": dict(self.communication_monitoring),
-        }
+        return asdict(self)
 
 
 async def discover(bus: Bus, *, wait_s: float = WAIT_S) -> tuple[FoundApi, ...]:
@@ -66,56 +62,46 @@ async def discover(bus: Bus, *, wait_s: float = WAIT_S) -> tuple[FoundApi, ...]:
         Those that answered, each once, sorted by module_id; at most 1,024. What cannot be read is left out.
     """
     found: dict[str, FoundApi] = {}
-    reply_to = f"everest_api/iem-dcr/{secrets.token_hex(8)}/apis"
 
     def take(payload: bytes, _retained: bool) -> None:  # noqa: FBT001  as the bus calls it
         for api in read_answer(payload):
             if len(found) < MAX_APIS or api.module_id in found:
                 found[api.module_id] = api
 
-    bus.subscribe(reply_to, take)
+    bus.subscribe(_REPLY_TO, take)
     try:
-        question = json.dumps({"headers": {"replyTo": reply_to}}).encode()
+        question = json.dumps({"headers": {"replyTo": _REPLY_TO}}).encode()
         bus.offer(QUERY_MODULES, question, good_for_s=wait_s)
         await asyncio.sleep(wait_s)
     finally:
-        bus.unsubscribe(reply_to, take)
+        bus.unsubscribe(_REPLY_TO, take)
     return tuple(found[module_id] for module_id in sorted(found))
 
 
 def read_answer(payload: bytes) -> Iterator[FoundApi]:
     """Read an answer to the question; yields nothing of what is none."""
-    if len(payload) > MAX_BYTES:
-        return
     try:
-        answer = json.loads(payload.decode())
+        answer = json.loads(payload.decode()) if len(payload) <= _MAX_BYTES else None
     except (ValueError, RecursionError):
         return
     apis = answer.get("apis") if isinstance(answer, dict) else None
     for api in apis if isinstance(apis, list) else ():
-        if not isinstance(api, dict) or api.get("type", TYPE) != TYPE:
-            continue
-        module_id = api.get("module_id")
-        if isinstance(module_id, str) and is_module_id(module_id):
-            yield FoundApi(TYPE, module_id, _version(api.get("version")), _times(api.get("communication_monitoring")))
+        if isinstance(api, dict) and api.get("type", TYPE) == TYPE:
+            module_id, times = api.get("module_id"), api.get("communication_monitoring")
+            if isinstance(module_id, str) and is_module_id(module_id):
+                yield FoundApi(TYPE, module_id, _version(api.get("version")), _times(times))
 
 
 def _version(value: object) -> str:
     """Return a version as a text; EVerest has a number there."""
-    is_one = isinstance(value, str | float) or (isinstance(value, int) and abs(value) < 10**_LONGEST_TEXT)
-    return printable(value, limit=_LONGEST_TEXT) if is_one and not isinstance(value, bool) else ""
+    return printable(value, limit=_MAX_TEXT) if isinstance(value, str) or _is_number(value) else ""
 
 
 def _times(value: object) -> dict[str, float]:
-    if not isinstance(value, dict):
-        return {}
-    times = {}
-    for name, time in list(value.items())[:_MAX_PARAMETERS]:
-        if isinstance(time, int | float) and not isinstance(time, bool) and _is_sane(time):
-            times[printable(name, limit=_LONGEST_TEXT)] = time
-    return times
+    times = list(value.items())[:_MAX_TIMES] if isinstance(value, dict) else []
+    return {printable(name, limit=_MAX_TEXT): time for name, time in times if _is_number(time)}
 
 
-def _is_sane(time: float) -> bool:
-    """Tell a number from NaN, the infinities and integers without end."""
-    return abs(time) < 1e12 and not math.isnan(time)
+def _is_number(value: object) -> bool:
+    """Tell a number from true and false, NaN, the infinities and integers without end."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e12

@@ -1,4 +1,4 @@
-"""One meter on EVerest's API: its driver, its requests, its presence, and nothing shared with another's but the bus."""
+"""One meter on EVerest's API: its driver, its requests, its status, and nothing shared with another's but the bus."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from iem_dcr.driver import MeterDriver
 from iem_dcr.driver.timing import Deadline
 from iem_dcr.errors import printable
 from iem_dcr.everest_api.context import METER
-from iem_dcr.everest_api.presence import Presence
 from iem_dcr.everest_api.requests import Requests
+from iem_dcr.everest_api.status_publisher import StatusPublisher
 from iem_dcr.everest_api.topics import READY_BEACON, Topics, is_module_id
 
 if TYPE_CHECKING:
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from iem_dcr.driver import Journal, Observer, ReceiptSink
     from iem_dcr.everest_api.bus import Bus, Handler
 
-ANSWERS_GO_OUT_WITHIN_S: Final = 1.0
-"""How long the answers to what was at work may take to go out when the meter's work ends."""
-_AT_LEAST_S: Final = 0.2
+REPLIES_TIMEOUT_S: Final = 1.0
+"""How long the driver's end and the replies to what was at work may take together when the meter's work ends."""
+_MIN_REPLIES_TIMEOUT_S: Final = 0.2
 TURNS: Final = 25
 """In so many turns a second the meters of a process are read."""
 
@@ -75,10 +75,12 @@ class MeterApi:
         self.takes_requests = False
         self._bus = bus
         phase = _phase(module_id)
-        self._presence = Presence(self.topics, bus, self._heard_s, lambda: self.driver.public_key, phase=phase)
+        self._status = StatusPublisher(
+            self.topics, bus, self._last_response_s, lambda: self.driver.public_key, phase=phase
+        )
         self.driver = MeterDriver(
             settings,
-            self._presence,
+            self._status,
             sink=sink,
             journal=journal,
             phase=phase,
@@ -92,12 +94,12 @@ class MeterApi:
     @property
     def reachable(self) -> bool:
         """Whether the meter can be reached, as EVerest is told. To be asked on the loop."""
-        return self._presence.reachable
+        return self._status.reachable
 
     async def run(self) -> None:
         """Be the meter on the bus until cancelled; what is at work is then answered first.
 
-        May be run again, also after it failed: answers that did not go out are delivered then.
+        May be run again, also after it failed: replies that did not go out are delivered then.
         """
         before = METER.set(self.module_id)
         try:
@@ -106,44 +108,48 @@ class MeterApi:
             METER.reset(before)
 
     async def _run(self, context: contextvars.Context) -> None:
-        handlers: list[tuple[str, Handler]] = [
-            (topic, _within(context, handler))
-            for topic, handler in (
-                (self.topics.start, self._requests.take_start),
-                (self.topics.stop, self._requests.take_stop),
-                (self.topics.heartbeat, self._presence.take_heartbeat),
-                (READY_BEACON, self._presence.take_ready_beacon),
-            )
-        ]
-        for topic, handler in handlers:
+        """Be on the bus. Handlers, and the tasks they make, log in the name of the meter."""
+
+        def within(handler: Handler) -> Handler:
+            return lambda message, retained: context.run(handler, message, retained)
+
+        handlers = {
+            self.topics.start: within(self._requests.take_start),
+            self.topics.stop: within(self._requests.take_stop),
+            self.topics.heartbeat: within(self._status.take_heartbeat),
+            READY_BEACON: within(self._status.take_ready_beacon),
+        }
+        for topic, handler in handlers.items():
             self._bus.subscribe(topic, handler)
         self.takes_requests = True
-        take_back = self._bus.on_connected(lambda: context.run(self._presence.announce))
+        take_back = self._bus.on_connected(lambda: context.run(self._status.announce))
         try:
             await self._work()
         finally:
             # Not before: a request that comes while the others are being answered is answered as well.
             self.takes_requests = False
             take_back()
-            for topic, handler in handlers:
+            for topic, handler in handlers.items():
                 self._bus.unsubscribe(topic, handler)
             await self._requests.close()
 
     async def _work(self) -> None:
-        self._presence.announce()
+        self._status.announce()
         self._requests.resume()
-        tasks = {asyncio.create_task(self.driver.run()), asyncio.create_task(self._presence.run())}
+        tasks = [asyncio.create_task(self.driver.run()), asyncio.create_task(self._status.run())]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            raise _failure(done.pop())
+            for task in done:
+                task.result()
+            raise RuntimeError("a task of the meter ended by itself")
         finally:
-            going_out = Deadline.after(ANSWERS_GO_OUT_WITHIN_S)
+            end = Deadline.after(REPLIES_TIMEOUT_S)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            await self._requests.finish(max(going_out.left_s, _AT_LEAST_S))
+            await self._requests.finish(max(end.left_s, _MIN_REPLIES_TIMEOUT_S))
 
-    def _heard_s(self) -> float | None:
+    def _last_response_s(self) -> float | None:
         """When the meter last answered; not before a live value has told which meter it is."""
         return self.driver.last_response_s if self.driver.value is not None else None
 
@@ -154,14 +160,3 @@ def _phase(module_id: str) -> float:
     Nor one by one: what the loop, the kernel and the broker do once for several meters costs each of them less.
     """
     return int.from_bytes(hashlib.sha256(module_id.encode()).digest()[:4]) % TURNS / TURNS
-
-
-def _within(context: contextvars.Context, handler: Handler) -> Handler:
-    """Have a handler, and the tasks it makes, work in the name of the meter."""
-    return lambda message, retained: context.run(handler, message, retained)
-
-
-def _failure(task: asyncio.Task[None]) -> BaseException:
-    """Return why a task that goes on for ever has ended."""
-    error = None if task.cancelled() else task.exception()
-    return error or RuntimeError("a task of the meter ended by itself")

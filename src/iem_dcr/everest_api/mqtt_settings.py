@@ -81,27 +81,21 @@ class MqttSettings:
         given = {name: value for name, value in others.items() if value is not None}
         try:
             parts = urlsplit(url)
-            scheme, host, port, user, password = (
-                parts.scheme,
-                parts.hostname,
-                parts.port,
-                parts.username,
-                parts.password,
-            )
+            host, port = parts.hostname, parts.port
         except ValueError:
             _refuse_url("it cannot be read")
-        if scheme not in _SCHEMES:
+        if parts.scheme not in _SCHEMES:
             _refuse_url("the scheme is another or missing")
         if not host:
             _refuse_url("the host is missing")
         if parts.path not in ("", "/") or parts.query or parts.fragment or port == 0:
             _refuse_url("a path, a query or port 0 means nothing to a broker")
-        for name, text in (("user", user), ("password", password)):
+        for name, text in (("user", parts.username), ("password", parts.password)):
             if text:
                 if name in given or (name == "password" and "password_file" in given):
                     raise ConfigError([f"{name}: given in the URL and beside it; expected one of them"])
                 given[name] = _unquoted(text)
-        return cls(host=host, port=port or 0, tls=_SCHEMES[scheme], **given)
+        return cls(host=host, port=port or 0, tls=_SCHEMES[parts.scheme], **given)
 
     @property
     def address(self) -> str:
@@ -137,27 +131,21 @@ class MqttSettings:
         missing += _unreadable("key_file", self.key_file, "the certificate's key in PEM")
         if missing:
             raise ConfigError(missing)
+        what, expected = f"ca_file {shown(self.ca_file)}", "certificates in PEM"
         try:
             context = ssl.create_default_context(cafile=self.ca_file)
-        except (OSError, ValueError) as error:
-            raise ConfigError(
-                [f"ca_file {shown(self.ca_file)}: {_why(error)}; expected certificates in PEM"]
-            ) from error
-        if self.cert_file is not None:
-            try:
-                context.load_cert_chain(self.cert_file, self.key_file, password=_no_passphrase)
-            except (OSError, ValueError) as error:
+            if self.cert_file is not None:
+                what = f"cert_file {shown(self.cert_file)}, key_file {shown(self.key_file)}"
                 expected = "a certificate in PEM and the key that fits it, not encrypted"
-                where = f"cert_file {shown(self.cert_file)}, key_file {shown(self.key_file)}"
-                raise ConfigError([f"{where}: {_why(error)}; expected {expected}"]) from error
+                context.load_cert_chain(self.cert_file, self.key_file, password=_no_passphrase)
+        except (OSError, ValueError) as error:
+            raise ConfigError([f"{what}: {_why(error)}; expected {expected}"]) from error
         return context
 
     def _address_problems(self) -> Iterator[str]:
         if not is_host(self.host):
-            yield (
-                f"host is {shown(self.host)}: expected the address or host name of the broker, "
-                "without scheme, port or path"
-            )
+            expected = "the address or host name of the broker, without scheme, port or path"
+            yield f"host is {shown(self.host)}: expected {expected}"
         if not 1 <= self.port <= 65535:
             yield f"port is {shown(self.port)}: expected a number from 1 to 65535"
         if self.protocol not in PROTOCOLS:
@@ -170,7 +158,7 @@ class MqttSettings:
             yield f"user is {shown(self.user)}: expected a text without control characters"
         if self.password is not None and self.password_file is not None:
             yield "password_file: expected password or password_file, not both"
-        if self.user is None and (self.password is not None or self.password_file is not None):
+        if self.user is None and {self.password, self.password_file} != {None}:
             yield "user: expected one where there is a password"
         if self.password is not None and not _is_text(self.password):
             yield "password: expected a text without control characters"

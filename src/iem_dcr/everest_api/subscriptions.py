@@ -1,4 +1,4 @@
-"""Who handles which topic, and what the broker has to be told of it."""
+"""Which handler gets which message. A request for a meter whose task is about to start again waits for it."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Final
 from iem_dcr.errors import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from iem_dcr.everest_api.bus import Handler
 
 _log = logging.getLogger(__name__)
 
 HELD_S: Final = 30.0
-"""How long a request waits for a meter that does not listen, and a topic that nobody handles stays subscribed."""
-_MOST_HELD = 256
-_LARGEST_HELD_BYTES = 64 * 1024
-_NO_REQUESTS = ("/heartbeat", "/ready_beacon")
-"""Subscribed at QoS 0: in a session that is away they would fill the broker's queue and drive the requests out."""
+"""How long a request waits for a handler; the broker keeps one as long for a service that is away (MQTT 5)."""
+MAX_HELD: Final = 256
+_MAX_HELD_BYTES: Final = 64 * 1024
+HEARTBEAT: Final = "/heartbeat"
+"""How the topic of a heartbeat ends."""
+_AT_QOS_0: Final = (HEARTBEAT, "/ready_beacon", "/apis")
+"""No requests: in a session that is away they would fill the broker's queue and drive the requests out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,101 +33,61 @@ class _Held:
 
 
 class Subscriptions:
-    """The handlers of a bus.
-
-    Args:
-        changed: is called when the broker has something to be told.
+    """The handlers of a bus. A topic that nothing handles any more stays subscribed: its requests are held.
 
     Attributes:
-        to_subscribe: topics the broker has to be asked for, in order.
-        to_leave: topics it has to be told that they are not wanted any more.
+        new: topics for which the broker has yet to be asked, in order.
     """
 
-    def __init__(self, changed: Callable[[], None]) -> None:
-        self.to_subscribe: dict[str, None] = {}
-        self.to_leave: dict[str, None] = {}
-        self._changed = changed
+    def __init__(self) -> None:
+        self.new: dict[str, None] = {}
         self._handlers: dict[str, tuple[Handler, ...]] = {}
-        self._leaving: dict[str, asyncio.TimerHandle] = {}
-        self._held: deque[_Held] = deque(maxlen=_MOST_HELD)
-        self._complained: set[str] = set()
+        self._held: deque[_Held] = deque(maxlen=MAX_HELD)
+        self._failed: set[str] = set()
 
     def add(self, topic: str, handler: Handler) -> None:
-        """Have a handler called, with what was held for the topic first."""
+        """Have a handler called, first with what was held for the topic."""
         handlers = self._handlers.get(topic, ())
         self._handlers[topic] = (*handlers, handler)
-        if handlers:
-            return
-        if topic in self._leaving:
-            self._leaving.pop(topic).cancel()
-        self.to_leave.pop(topic, None)
-        self.to_subscribe[topic] = None
-        self._changed()
-        if self._held:
-            self._hand_over(topic)
+        if not handlers:
+            self.new[topic] = None
+            self._release(topic)
 
     def remove(self, topic: str, handler: Handler) -> None:
-        """Have a handler called no more; the broker learns of it 30 s later, unless somebody wants the topic again."""
-        left = list(self._handlers.get(topic, ()))
-        if handler not in left:
-            return
-        left.remove(handler)
+        """Have a handler called no more."""
+        left = tuple(each for each in self._handlers.get(topic, ()) if each != handler)
         if left:
-            self._handlers[topic] = tuple(left)
-            return
-        del self._handlers[topic]
-        self._complained.discard(topic)
-        self._leave_later(topic)
+            self._handlers[topic] = left
+        else:
+            self._handlers.pop(topic, None)
+            self._failed.discard(topic)
 
     def begin_anew(self) -> None:
         """Have every topic subscribed on a new connection."""
-        self.to_subscribe = dict.fromkeys(self._handlers)
-
-    def stop_timers(self) -> None:
-        """Forget what was to be left later."""
-        for timer in self._leaving.values():
-            timer.cancel()
-        self._leaving.clear()
+        self.new = dict.fromkeys(self._handlers)
 
     def dispatch(self, topic: str, payload: bytes, retained: bool) -> None:  # noqa: FBT001  as a handler takes it
-        """Hand a message to its handlers; what one of them raises is logged once for each topic."""
-        handlers = self._handlers.get(topic)
-        if handlers is None:
-            self._hold(topic, payload, retained=retained)
+        """Hand a message to its handlers; a handler that raises is logged once for each topic."""
+        if topic not in self._handlers:
+            if not retained and qos_of(topic) and len(payload) <= _MAX_HELD_BYTES:
+                self._held.append(_Held(topic, payload, asyncio.get_running_loop().time() + HELD_S))
             return
-        for handler in handlers:
+        for handler in self._handlers[topic]:
             try:
                 handler(payload, retained)
-            except Exception:  # noqa: BLE001  one meter's mistake is not the others'
-                if topic not in self._complained:
-                    self._complained.add(topic)
+            except Exception:  # noqa: BLE001  a mistake in one meter's handler must not reach the others
+                if topic not in self._failed:
+                    self._failed.add(topic)
                     _log.exception("a message on %s failed, which is a mistake in the program", printable(topic))
 
-    def _hold(self, topic: str, payload: bytes, *, retained: bool) -> None:
-        """Keep a request for a meter that is about to listen, and leave topics that none listens to any more."""
-        if topic not in self._leaving and topic not in self.to_leave:
-            self._leave_later(topic)
-        if not retained and qos_of(topic) and len(payload) <= _LARGEST_HELD_BYTES:
-            self._held.append(_Held(topic, payload, asyncio.get_running_loop().time() + HELD_S))
-
-    def _hand_over(self, topic: str) -> None:
-        loop = asyncio.get_running_loop()
-        for held in tuple(self._held):
-            if held.topic == topic:
-                self._held.remove(held)
-                if held.until_s >= loop.time():
-                    loop.call_soon(self.dispatch, topic, held.payload, False)  # noqa: FBT003  not retained
-
-    def _leave_later(self, topic: str) -> None:
-        self._leaving[topic] = asyncio.get_running_loop().call_later(HELD_S, self._leave, topic)
-
-    def _leave(self, topic: str) -> None:
-        self._leaving.pop(topic, None)
-        if topic not in self._handlers:
-            self.to_leave[topic] = None
-            self._changed()
+    def _release(self, topic: str) -> None:
+        loop = asyncio.get_running_loop() if self._held else None
+        for held in [each for each in self._held if each.topic == topic]:
+            self._held.remove(held)
+            if loop is not None and held.until_s >= loop.time():
+                loop.call_soon(self.dispatch, topic, held.payload, False)  # noqa: FBT003  not retained
 
 
 def qos_of(topic: str) -> int:
-    """Return at which quality of service a topic is subscribed."""
-    return 0 if topic.endswith(_NO_REQUESTS) else 1
+    """Return the quality of service at which a topic is subscribed."""
+    return 0 if topic.endswith(_AT_QOS_0) else 1

@@ -6,7 +6,6 @@ The addresses are those of EVerest's AsyncAPI document of `powermeter_API`; ``e2
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 READY_BEACON: Final = "everest_api/ready_beacon"
@@ -17,52 +16,32 @@ QUERY_MODULES: Final = "everest_api/query-modules/powermeter"
 MAX_TOPIC_BYTES: Final = 1024
 MAX_TOPIC_LEVELS: Final = 100
 """mosquitto closes the connection of a client that publishes on a topic of more than 200 levels, EMQX one of 128."""
-
-_LONGEST_TOPIC: Final = 16_000
-"""Characters; MQTT allows 65,535 bytes."""
-
-_PREFIX: Final = "everest_api/1/powermeter"
+_MAX_MODULE_ID: Final = 256
 
 
-@dataclass(frozen=True, slots=True)
 class Topics:
     """The topics of one meter, in full.
 
     Args:
         module_id: of the API module in EVerest's configuration; has to pass `is_module_id`.
+
+    Attributes:
+        start: requests to begin a transaction.
+        stop: requests to end one.
+        heartbeat: a rising number, normally every second.
+        values: live values.
+        key: the public key.
+        check: signs that the meter can be reached.
     """
 
-    module_id: str
-
-    @property
-    def start(self) -> str:
-        """Requests to begin a transaction."""
-        return f"{_PREFIX}/{self.module_id}/e2m/start_transaction"
-
-    @property
-    def stop(self) -> str:
-        """Requests to end a transaction."""
-        return f"{_PREFIX}/{self.module_id}/e2m/stop_transaction"
-
-    @property
-    def heartbeat(self) -> str:
-        """A rising number, normally every second."""
-        return f"{_PREFIX}/{self.module_id}/e2m/heartbeat"
-
-    @property
-    def values(self) -> str:
-        """Live values."""
-        return f"{_PREFIX}/{self.module_id}/m2e/powermeter_values"
-
-    @property
-    def key(self) -> str:
-        """The public key."""
-        return f"{_PREFIX}/{self.module_id}/m2e/public_key_ocmf"
-
-    @property
-    def check(self) -> str:
-        """Signs that the meter can be reached."""
-        return f"{_PREFIX}/{self.module_id}/m2e/communication_check"
+    def __init__(self, module_id: str) -> None:
+        prefix = f"everest_api/1/powermeter/{module_id}"
+        self.start: Final = f"{prefix}/e2m/start_transaction"
+        self.stop: Final = f"{prefix}/e2m/stop_transaction"
+        self.heartbeat: Final = f"{prefix}/e2m/heartbeat"
+        self.values: Final = f"{prefix}/m2e/powermeter_values"
+        self.key: Final = f"{prefix}/m2e/public_key_ocmf"
+        self.check: Final = f"{prefix}/m2e/communication_check"
 
 
 def is_module_id(text: str) -> bool:
@@ -70,28 +49,15 @@ def is_module_id(text: str) -> bool:
 
     A space at an end is refused as well: it would be a mistake that cannot be seen.
     """
-    return (
-        0 < len(text) <= 256 and text.isprintable() and text == text.strip() and not any(sign in text for sign in "/+#")
-    )
+    is_printable = text.isprintable() and text == text.strip()
+    return 0 < len(text) <= _MAX_MODULE_ID and is_printable and not {*text} & {*"/+#"}
 
 
 def is_reply_topic(text: str) -> bool:
-    """Tell whether an answer may be published on a topic that somebody else chose.
+    """Tell whether a reply may be published on a topic that somebody else chose.
 
     No wildcards, nothing that is not printable (NUL, control characters, lone surrogates and non-characters let a
-    broker close the connection, MQTT 5 section 1.5.4), none of the broker's own (``$``), not too long or too deep.
+    broker close the connection, MQTT 5, 1.5.4), none of the broker's own (``$``), not too long or too deep.
     """
-    return (
-        0 < len(text) <= MAX_TOPIC_BYTES
-        and text.isprintable()
-        and not text.startswith("$")
-        and "+" not in text
-        and "#" not in text
-        and len(text.encode()) <= MAX_TOPIC_BYTES
-        and text.count("/") < MAX_TOPIC_LEVELS
-    )
-
-
-def can_be_published(topic: str) -> bool:
-    """Tell whether no broker will take a topic for a reason to close the connection (MQTT 5, 1.5.4 and 4.7)."""
-    return 0 < len(topic) <= _LONGEST_TOPIC and topic.isprintable() and "+" not in topic and "#" not in topic
+    is_text = text.isprintable() and not text.startswith("$") and not {*text} & {*"+#"}
+    return is_text and 0 < len(text.encode()) <= MAX_TOPIC_BYTES and text.count("/") < MAX_TOPIC_LEVELS

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, NoReturn, Protocol
 from iem_dcr.driver.rate_limited_log import RateLimitedLog
 from iem_dcr.driver.timing import now_s
 from iem_dcr.errors import printable
-from iem_dcr.everest_api.broker import Broker
 from iem_dcr.everest_api.bus import Bus
 from iem_dcr.everest_api.context import METER
 from iem_dcr.everest_api.discovery import discover
 from iem_dcr.everest_api.meter_api import MeterApi
+from iem_dcr.everest_api.mqtt import MqttConnection
 from iem_dcr.journaling import Journals
 from iem_dcr.service.duplicate_serials import DuplicateSerials
 from iem_dcr.service.observation import ObservedMeter
@@ -58,7 +58,7 @@ ASKED_AGAIN_AFTER_S = 10.0
 
 
 class Connection(Bus, Protocol):
-    """A bus that has to be run, as `everest_api.broker.Broker` has."""
+    """A bus that has to be run, as `everest_api.mqtt.MqttConnection` has."""
 
     async def run(self) -> None:
         """Be connected until closed or cancelled."""
@@ -89,7 +89,7 @@ class Service:
         journals: Journals | None = None,
     ) -> None:
         journals = journals or Journals()
-        self._broker = broker or Broker(config.mqtt, identity=identity(config))
+        self._broker = broker or MqttConnection(config.mqtt, identity=identity(config))
         observed = [_observed(meter) for meter in config.meters] if config.web is not None else []
         self._meters = [
             _Meter(meter, self._broker, journals.of(meter.settings), number * METERS_BEGIN_EVERY_S, seen)

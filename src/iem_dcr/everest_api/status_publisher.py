@@ -1,4 +1,4 @@
-"""What EVerest is told of a meter unasked: live values, the key, and that the meter can be reached.
+"""Publishes a meter's status: live values, the key, and the communication check.
 
 The communication check is ``true`` or withheld, never ``false``: that would switch it off for good. Withholding it is
 all this API has for an error, and an emergency stop under load: so it is withheld only where nothing can be done with
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-CHECK_EVERY_S: Final = 2.0
+CHECK_PERIOD_S: Final = 2.0
 CHECK_GOOD_S: Final = 2.0
 VALUE_GOOD_S: Final = 2.0
 KEY_GOOD_S: Final = 60.0
-HEARD_WITHIN_S: Final = 4.0
-"""A meter that has answered nothing for so long cannot be reached: it is asked every second."""
-HEARTBEAT_AWAY_S: Final = 5.0
+RESPONSE_TIMEOUT_S: Final = 4.0
+"""A meter that has answered nothing for so long cannot be reached: it is read every second."""
+HEARTBEAT_TIMEOUT_S: Final = 5.0
 
 _UNREACHABLE: Final = frozenset(
     {(COMMUNICATION_FAULT.type, COMMUNICATION_FAULT.sub_type), (VENDOR_ERROR, WRONG_SERIAL)}
@@ -42,13 +42,13 @@ _UNREACHABLE: Final = frozenset(
 _HEARTBEAT: Final = re.compile(rb"[ \t\r\n]{0,8}(\d{1,20})[ \t\r\n]{0,8}")
 
 
-class Presence:
-    """One meter's presence at EVerest; the driver's station.
+class StatusPublisher:
+    """Publishes one meter's status; the driver's station.
 
     Args:
         topics: of the meter.
         bus: to EVerest.
-        heard_s: when the meter last answered, on the loop's clock; None while it is not known who answers.
+        last_response_s: when the meter last answered, on the loop's clock; None while it is not known who answers.
         key: the public key of the meter that answers, or "".
         phase: where in its period the check is published (see `timing.Schedule`).
     """
@@ -57,14 +57,14 @@ class Presence:
         self,
         topics: Topics,
         bus: Bus,
-        heard_s: Callable[[], float | None],
+        last_response_s: Callable[[], float | None],
         key: Callable[[], str],
         *,
         phase: float | None = None,
     ) -> None:
         self._topics = topics
         self._bus = bus
-        self._heard_s = heard_s
+        self._last_response_s = last_response_s
         self._key = key
         self._phase = phase
         self._errors: dict[tuple[str, str], str] = {}
@@ -83,11 +83,11 @@ class Presence:
         """Whether the meter can be reached, as EVerest is told."""
         if self._errors.keys() & _UNREACHABLE:
             return False
-        return seconds_since(self._heard_s()) < HEARD_WITHIN_S
+        return seconds_since(self._last_response_s()) < RESPONSE_TIMEOUT_S
 
     async def run(self) -> None:
-        """Tell EVerest that the meter can be reached, every two seconds and as soon as it can again."""
-        schedule = Schedule(CHECK_EVERY_S, self._phase)
+        """Publish the check every two seconds, and as soon as the meter can be reached again."""
+        schedule = Schedule(CHECK_PERIOD_S, self._phase)
         while True:
             self._check()
             self._notice_heartbeat()
@@ -98,7 +98,7 @@ class Presence:
             schedule.advance()
 
     def announce(self) -> None:
-        """Tell an EVerest that may know nothing all there is: nothing of it is kept by the broker."""
+        """Publish all there is, for an EVerest that may know nothing: the broker keeps nothing of it."""
         self._check()
         self._offer_key(self._key())
         if seconds_since(self._value_s) < VALUE_GOOD_S:
@@ -118,7 +118,7 @@ class Presence:
         self._offer_key(key)
 
     def raise_error(self, error: StationError) -> None:
-        """Take note of an error. Of all but two of them EVerest cannot be told through this API."""
+        """Have an error active. This API has no means to tell EVerest of any but two of them."""
         kind = (error.type, error.sub_type)
         self._errors[kind] = printable(error.message)
         if kind not in _UNREACHABLE:
@@ -126,12 +126,12 @@ class Presence:
         self._look_again()
 
     def clear_error(self, error: StationError) -> None:
-        """Take note that an error is over."""
+        """Have an error active no more."""
         self._errors.pop((error.type, error.sub_type), None)
         self._lines.info("%s is over", error.sub_type)
         self._look_again()
 
-    # --- what EVerest tells ---
+    # --- what EVerest publishes ---
 
     def take_heartbeat(self, message: bytes, retained: bool) -> None:  # noqa: FBT001  the bus's way of calling
         """Take EVerest's heartbeat; after a silence, or when its number fell, another EVerest may be there."""
@@ -142,24 +142,20 @@ class Presence:
         number, before = int(match[1]), self._heartbeat
         silent_s = seconds_since(self._heartbeat_s)
         self._heartbeat, self._heartbeat_s, self._heartbeat_away = number, now_s(), False
-        if silent_s >= HEARTBEAT_AWAY_S or number < before:
+        if silent_s >= HEARTBEAT_TIMEOUT_S or number < before:
             self._heartbeat_lines.info(
-                "EVerest's heartbeat is there%s", "" if silent_s >= HEARTBEAT_AWAY_S else " anew"
+                "EVerest's heartbeat is there%s", "" if silent_s >= HEARTBEAT_TIMEOUT_S else " anew"
             )
             self.announce()
 
     def take_ready_beacon(self, _message: bytes, _retained: bool) -> None:  # noqa: FBT001  as above
         """Take EVerest's word that it has just started."""
-        _log.debug("EVerest is ready")
         self.announce()
 
     # --- inside ---
 
     def _look_again(self) -> None:
-        """Have the check looked at once the driver is done with what it has in hand.
-
-        An answer can end one error and begin another.
-        """
+        """Have `run` look, once the driver is done: an answer can end one error and begin another."""
         if self.reachable != self._was_reachable:
             self._wake.set()
 
@@ -179,7 +175,7 @@ class Presence:
             self._bus.offer(self._topics.key, _json(key), good_for_s=KEY_GOOD_S)
 
     def _notice_heartbeat(self) -> None:
-        if not self._heartbeat_away and HEARTBEAT_AWAY_S <= seconds_since(self._heartbeat_s) < float("inf"):
+        if not self._heartbeat_away and HEARTBEAT_TIMEOUT_S <= seconds_since(self._heartbeat_s) < float("inf"):
             self._heartbeat_away = True
             self._heartbeat_lines.info("EVerest's heartbeat is away")
 

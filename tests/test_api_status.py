@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from iem_dcr.driver.meter_state import COMMUNICATION_FAULT, ERROR_STATE, VENDOR_ERROR, WRONG_SERIAL
-from iem_dcr.everest_api.presence import HEARD_WITHIN_S, Presence
+from iem_dcr.everest_api.status_publisher import RESPONSE_TIMEOUT_S, StatusPublisher
 from iem_dcr.everest_api.topics import READY_BEACON, Topics
 from iem_dcr.powermeter import StationError
 from iem_dcr.simulator import SimulatorOptions
@@ -97,7 +97,7 @@ async def test_the_check_is_withheld_while_the_meter_is_away_and_back_at_once(
         bench.meter.power_cycle(**OFF)
         await asyncio.sleep(15)
         assert not bench.api.reachable
-        assert max(checks(bench)) < gone_s + HEARD_WITHIN_S
+        assert max(checks(bench)) < gone_s + RESPONSE_TIMEOUT_S
         assert "communication_check is withheld" in caplog.text
         back = await bench.until(bench.topics.values, after_s=gone_s + 15)
         check = await bench.until(bench.topics.check, after_s=gone_s + 15)
@@ -133,7 +133,7 @@ async def test_another_meter_that_comes_back_is_not_reached_for_a_moment() -> No
         bench.meter.power_cycle(**OFF)
         bench.meter.configure(MS="1SIM0000000099")
         await asyncio.sleep(60)
-        assert not checks(bench, gone_s + HEARD_WITHIN_S)
+        assert not checks(bench, gone_s + RESPONSE_TIMEOUT_S)
         bench.meter.configure(MS=serial)
         await asyncio.sleep(5)
         assert bench.api.reachable
@@ -153,17 +153,17 @@ async def test_an_error_state_stops_no_charging_and_refuses_a_start(caplog: pyte
 
 
 class Alone:
-    """A presence without a driver: what the meter does is said here."""
+    """A publisher without a driver: what the meter does is said here."""
 
     def __init__(self) -> None:
         self.bus = FakeBus()
         self.heard_s: float | None = None
         self.key = ""
         self.topics = Topics("m")
-        self.presence = Presence(self.topics, self.bus, lambda: self.heard_s, lambda: self.key)
+        self.publisher = StatusPublisher(self.topics, self.bus, lambda: self.heard_s, lambda: self.key)
 
     def reachable(self) -> bool:
-        return self.presence.reachable
+        return self.publisher.reachable
 
     def sent(self, topic: str) -> list[float]:
         return [each.at_s for each in self.bus.on(topic)]
@@ -178,7 +178,7 @@ async def test_a_meter_counts_as_reached_for_four_seconds_after_any_answer() -> 
     alone = Alone()
     assert not alone.reachable()
     alone.heard_s = now_s()
-    await asyncio.sleep(HEARD_WITHIN_S - 0.01)
+    await asyncio.sleep(RESPONSE_TIMEOUT_S - 0.01)
     assert alone.reachable()
     await asyncio.sleep(0.01)
     assert not alone.reachable()
@@ -196,9 +196,9 @@ async def test_a_meter_counts_as_reached_for_four_seconds_after_any_answer() -> 
 async def test_which_errors_withhold_the_check(kind: tuple[str, str], reachable: bool) -> None:  # noqa: FBT001  as pytest hands it over
     alone = Alone()
     alone.heard_s = now_s()
-    alone.presence.raise_error(error(*kind))
+    alone.publisher.raise_error(error(*kind))
     assert alone.reachable() is reachable
-    alone.presence.clear_error(error(*kind))
+    alone.publisher.clear_error(error(*kind))
     assert alone.reachable()
 
 
@@ -311,11 +311,11 @@ async def test_of_a_meter_that_is_away_only_the_key_is_told() -> None:
 async def test_an_exchanged_meters_key_is_not_told_any_more() -> None:
     alone = Alone()
     alone.key = "3059aa"
-    alone.presence.publish_public_key(alone.key)
-    alone.presence.announce()
+    alone.publisher.publish_public_key(alone.key)
+    alone.publisher.announce()
     assert len(alone.sent(alone.topics.key)) == 2
     alone.key = ""
-    alone.presence.announce()
+    alone.publisher.announce()
     assert len(alone.sent(alone.topics.key)) == 2
 
 

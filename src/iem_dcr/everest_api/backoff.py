@@ -1,0 +1,74 @@
+"""The outages of a broker: how long to wait before the next attempt, and what is logged of it.
+
+Pauses double from 0.2 s to 15 s and are jittered, so that many clients do not come back in step. The first reason of an
+outage is logged, and each further one that needs a change of settings; what repeats is logged at debug.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from typing import Final
+
+from iem_dcr.everest_api.broker_errors import TWICE_HINT, BrokerError
+
+_log = logging.getLogger(__name__)
+
+FIRST_PAUSE_S: Final = 0.2
+MAX_PAUSE_S: Final = 15.0
+TAKEN_OVER_PAUSE_S: Final = 5.0
+"""The least pause after another client took the session over: two do not throw each other out all the time."""
+STABLE_S: Final = 1.0
+"""After a connection that lasted that long the pauses begin anew."""
+
+SHORT_S: Final = 20.0
+MAX_SHORT: Final = 6
+"""So many connections in a row that the broker accepted and ended within `SHORT_S` mean another client of the same
+name: MQTT 3.1.1 has no reason code for it, and mosquitto 2.0.11 sends none with MQTT 5 either."""
+
+
+class Backoff:
+    """The outages of one broker.
+
+    Args:
+        name: of the broker; each log line begins with it.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._reasons: set[str] = set()
+        self._pause_s = FIRST_PAUSE_S
+        self._short = 0
+
+    def connected(self) -> bool:
+        """End the outage. Returns whether there was one."""
+        was_out = bool(self._reasons)
+        self._reasons.clear()
+        return was_out
+
+    def failed(self, error: BrokerError) -> None:
+        """Log why there is no connection, or what must be behind it when connections end again and again."""
+        lasted_s = error.lasted_s
+        if lasted_s is not None and lasted_s >= STABLE_S:
+            self._pause_s = FIRST_PAUSE_S
+        is_short = lasted_s is not None and lasted_s < SHORT_S and not error.lasting
+        self._short = self._short + 1 if is_short else 0
+        if self._short >= MAX_SHORT:
+            reason = f"it has ended {MAX_SHORT} connections soon after they were made. {TWICE_HINT}"
+            error = BrokerError(reason, lasting=True, is_taken_over=True)
+        self._log(error)
+        if error.is_taken_over:
+            self._pause_s = max(self._pause_s, TAKEN_OVER_PAUSE_S)
+
+    def next_pause_s(self) -> float:
+        """Return how long to wait before the next attempt, longer each time."""
+        pause_s = self._pause_s * random.uniform(0.5, 1.0)  # noqa: S311  spreads clients, no secret
+        self._pause_s = min(self._pause_s * 2, MAX_PAUSE_S)
+        return pause_s
+
+    def _log(self, error: BrokerError) -> None:
+        reason, is_first = str(error), not self._reasons
+        is_told = is_first or (error.lasting and reason not in self._reasons)
+        self._reasons.add(reason)
+        level = logging.DEBUG if not is_told else logging.ERROR if error.lasting else logging.WARNING
+        _log.log(level, "%s: %s; trying again", self._name, reason)
