@@ -181,7 +181,7 @@ def test_the_receipt_of_an_earlier_b_under_an_id_that_was_begun_again_answers_no
     assert made.receipt_of("A") is None
 
 
-@pytest.mark.parametrize("what", ["nothing", "XT", "current", "power-up", "no values"])
+@pytest.mark.parametrize("what", ["nothing", "XT", "current", "power-up", "no values", "no XT"])
 def test_no_receipt_comes_when_nothing_has_run_for_fifteen_seconds_after_e(what: str) -> None:
     made = ledger()
     entry = made.on_begin_unanswered(begin(made), 0.0)
@@ -190,7 +190,9 @@ def test_no_receipt_comes_when_nothing_has_run_for_fifteen_seconds_after_e(what:
         made.on_live_value(XT=what == "XT", current_flows=what == "current", at_s=15.0)
     if what == "power-up":
         made.on_power_up(15.0)
-    if what != "no values":
+    if what == "no XT":
+        made.on_live_value(XT=None, current_flows=False, at_s=10.0 + NO_RECEIPT_AFTER_S)
+    elif what != "no values":
         idle(made, 10.0 + NO_RECEIPT_AFTER_S)
     made.give_up(10.0 + NO_RECEIPT_AFTER_S)
     assert made.get(entry).state is (State.LOST if what == "nothing" else State.ENDED)

@@ -92,6 +92,7 @@ def test_one_knob_is_turned_by_its_name_and_nothing_else_is() -> None:
         ("all", 57310, "12:1-4"),  # a B without an answer ran on at a meter that was away when its id was stopped
         ("all", 59021, ""),  # the last receipt was one that the node before had shown late, known to the journal
         ("known", 2084, "23:2;24:1-3"),  # the clock leapt twice
+        ("all", 1187, "0:0,5;1:0-1"),  # a meter that shows no XT was taken for an idle one
         ("known", 187, "13:1-3;14:1"),  # an unknown id got another transaction's receipt while the disk was in trouble
     ],
 )

@@ -217,7 +217,8 @@ class Ledger:
         if current_flows:
             self._current_s = at_s
         if not XT:
-            self._idle_value_s = at_s
+            # A value without XT shows nothing: what runs at a meter that gives none must not be taken for lost.
+            self._idle_value_s = at_s if XT is False else self._idle_value_s
             return
         self._runs_s = at_s
         if self._end_accepted_s is None:
