@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import argparse
-import math
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-MOST: Final = 9000
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
-
-def at_least_one(text: str) -> int:
-    """Read a whole number.
-
-    Raises:
-        argparse.ArgumentTypeError: it is none, or below 1.
-    """
-    return _at_least(text, 1)
+MOST_HOURS: Final = 9000
 
 
-def natural(text: str) -> int:
-    """Read a whole number, 0 among them.
+def at_least(least: int) -> Callable[[str], int]:
+    """Return what reads a whole number of a command line.
 
     Raises:
-        argparse.ArgumentTypeError: it is none.
+        argparse.ArgumentTypeError: when it is called, with what is none, or is below that.
     """
-    return _at_least(text, 0)
+
+    def read(text: str) -> int:
+        if not (text.isascii() and text.isdigit() and int(text) >= least):
+            raise argparse.ArgumentTypeError(f"expects a whole number, at least {least}")
+        return int(text)
+
+    return read
 
 
 def positive(text: str) -> float:
@@ -36,13 +35,7 @@ def positive(text: str) -> float:
     try:
         number = float(text)
     except ValueError:
-        number = math.nan
-    if not 0 < number < MOST:
-        raise argparse.ArgumentTypeError(f"expects a number above 0 and below {MOST}")
+        number = 0.0
+    if not 0 < number < MOST_HOURS:
+        raise argparse.ArgumentTypeError(f"expects a number above 0 and below {MOST_HOURS}")
     return number
-
-
-def _at_least(text: str, least: int) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) >= least):
-        raise argparse.ArgumentTypeError(f"expects a whole number, at least {least}")
-    return int(text)

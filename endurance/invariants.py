@@ -19,7 +19,8 @@ from iem_dcr.driver.driver import SILENT_STOP_S, START_S
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from endurance.model import Call, Record, Truth
+    from endurance.meter import Truth
+    from endurance.model import Call, Record
 
 ANSWER_TAKES_S: Final = 1.6
 """How long an answer may be on its way once the driver has given it: EVerest's handler has a margin of a second."""
@@ -142,7 +143,7 @@ def each_stopped_transaction_has_its_receipt(world: Record) -> Iterator[str]:
                 yield f"the receipt handed over for {call.transaction_id!r} (call {call.number}) is not in the journal"
         elif _was_begun(world, call.transaction_id) and entries[0].transaction_id != call.transaction_id:
             truth = _truth_of(world, text)
-            is_its_own = truth is not None and truth in world.noted and truth.transaction_id == call.transaction_id
+            is_its_own = truth is not None and _is_noted(world, truth) and truth.transaction_id == call.transaction_id
             if is_its_own and not _was_dropped(world, call.answered_s):
                 whose = entries[0].transaction_id
                 yield f"the receipt of {call.transaction_id!r} is in the journal as that of {whose!r}"
@@ -158,13 +159,13 @@ def each_signed_receipt_is_kept(world: Record) -> Iterator[str]:
     if world.filed is None:
         return
     texts = {entry.text for entry in world.filed}
-    for unit in world.units:
-        signed = unit.signed
+    for meter in world.meters:
+        signed = meter.signed_truths
         for truth, following in zip(signed, [*signed[1:], None], strict=False):
             if truth.owner is None or truth.text in texts:
                 continue
             was_covered = following is not None and following.owner is None
-            was_exchanged = unit is not world.unit and following is None
+            was_exchanged = meter is not world.meter and following is None
             if not (was_covered or was_exchanged or _was_dropped(world, truth.closed_s)):
                 which = f"{truth.transaction_id!r} (transaction {truth.number} of {truth.serial})"
                 yield f"the receipt of {which} is not in the journal"
@@ -212,10 +213,10 @@ def nothing_ends_that_nobody_wanted_ended(world: Record) -> Iterator[str]:
     * Not one that ended before the station was told of it: the start that began it began another.
     * Not one that a power cut or a technician may have ended, nor where a stop for no id, or for an unknown one, came.
     """
-    for unit in world.units:
-        if unit.meddled_s is None:
+    for meter in world.meters:
+        if meter.meddled_s is None:
             continue
-        for truth in unit.truths:
+        for truth in meter.truths:
             if truth.closed_s is None or truth.lost or truth.owner is None:
                 continue
             began = _calls_between(world, truth.begun_s, truth.begun_s)
@@ -223,7 +224,7 @@ def nothing_ends_that_nobody_wanted_ended(world: Record) -> Iterator[str]:
             if (
                 own is None
                 or (own.answered_s or 0.0) > truth.closed_s
-                or any(truth.begun_s <= at_s <= truth.closed_s for at_s in unit.meddled_s)
+                or any(truth.begun_s <= at_s <= truth.closed_s for at_s in meter.meddled_s)
             ):
                 continue
             if _calls_between(world, truth.begun_s, truth.closed_s) == [own]:
@@ -235,11 +236,11 @@ def no_record_is_destroyed(world: Record) -> Iterator[str]:
 
     * A process that was started since, and keeps no journal, cannot know that a record is being signed.
     """
-    for unit in world.units:
-        for truth, by in unit.spoiled:
+    for meter in world.meters:
+        for truth, by in meter.spoiled:
             if truth.owner is None:
                 continue
-            if truth.process_is(by.process) or (world.journal and truth in world.noted):
+            if truth.process_is(by.process) or (world.journal and _is_noted(world, truth)):
                 yield f"the transaction {truth.transaction_id!r} was destroyed by the begin of {by.transaction_id!r}"
 
 
@@ -292,7 +293,7 @@ def energies_never_fall(world: Record) -> Iterator[str]:
         if energy_wh < before_wh:
             yield f"the energy of {serial} falls from {before_wh} Wh to {energy_wh} Wh"
         highest[serial, number] = max(energy_wh, before_wh)
-        if serial not in {unit.serial for unit in world.units}:
+        if serial not in {meter.serial for meter in world.meters}:
             yield f"a value of {serial}, which is none of the meters"
 
 
@@ -328,7 +329,7 @@ def no_error_outlives_its_cause(world: Record) -> Iterator[str]:
 
 
 def _truth_of(world: Record, text: str) -> Truth | None:
-    return next((truth for unit in world.units for truth in unit.truths if truth.text == text), None)
+    return next((truth for meter in world.meters for truth in meter.truths if truth.text == text), None)
 
 
 def _calls(world: Record, command: str, transaction_id: str) -> list[Call]:
@@ -372,7 +373,7 @@ def _owns(call: Call, truth: Truth) -> bool:
 
 def _why_not_its_own(world: Record, call: Call, truth: Truth) -> str:
     """Say why a receipt is not the one that was asked for, or "" where it may be delivered."""
-    own = [each for unit in world.units for each in unit.truths if each.transaction_id == call.transaction_id]
+    own = [each for meter in world.meters for each in meter.truths if each.transaction_id == call.transaction_id]
     if truth in own and call.transaction_id:
         told_s = [
             start.answered_s or 0.0
@@ -387,10 +388,10 @@ def _why_not_its_own(world: Record, call: Call, truth: Truth) -> str:
     asked_s = call.asked_s or 0.0
     newer = [
         each.transaction_id
-        for each in world.unit.signed
+        for each in world.meter.signed_truths
         if each.begun_s > truth.begun_s and (each.closed_s or asked_s) < asked_s - SHOWN_WITHIN_S
     ]
-    is_of_this_meter = truth.serial == world.unit.serial
+    is_of_this_meter = truth.serial == world.meter.serial
     return f"it is not the last one: {newer[-1]!r} was signed since" if newer and is_of_this_meter else ""
 
 
@@ -406,9 +407,14 @@ def _means_something(world: Record, call: Call, own: list[Truth]) -> bool:
     ):
         return True
     before = [each for each in own if each.begun_s < (call.asked_s or 0.0)]
-    return world.journal and bool(before) and all(each in world.noted for each in before)
+    return world.journal and bool(before) and all(_is_noted(world, each) for each in before)
 
 
 def _was_dropped(world: Record, at_s: float | None) -> bool:
     """Whether what was to be written at a time was lost: its disk was in trouble, and its process was killed then."""
     return at_s is not None and any(begin_s - 5.0 <= at_s <= end_s for begin_s, end_s in world.disk_troubled)
+
+
+def _is_noted(world: Record, truth: Truth) -> bool:
+    """Whether a journal has a transaction: it is written before B goes out, unless a disk in trouble keeps it."""
+    return not any(begin_s <= truth.begun_s <= end_s for begin_s, end_s in world.disk_troubled)

@@ -20,7 +20,7 @@ Kept = dict[int, tuple[int, ...]]
 
 MOST_RUNS: Final = 200
 """So many shortened runs are made at most; each takes a fraction of a second."""
-_SESSION: Final = re.compile(r"(\d{1,6}):((?:\d{1,6}(?:-\d{1,6})?(?:,\d{1,6}(?:-\d{1,6})?)*)?)", re.ASCII)
+_SESSION: Final = re.compile(r"(\d{1,6}):((?:\d{1,6}(?:-\d{1,6})?(?:,(?!$)|$))*)", re.ASCII)
 
 
 def shrunk(plan: Plan, is_broken: Callable[[Plan], bool], most_runs: int = MOST_RUNS) -> Kept:
@@ -31,49 +31,40 @@ def shrunk(plan: Plan, is_broken: Callable[[Plan], bool], most_runs: int = MOST_
         is_broken: carries out a run and tells whether it breaks one.
         most_runs: how many it may carry out.
     """
-    tries = _Tries(plan, is_broken, most_runs)
-    kept = plan.keeps_all()
-    kept = tries.without(kept, sorted(kept), lambda some: {number: kept[number] for number in some})
-    for number in sorted(kept):
-        steps = kept[number]
-        before = dict(kept)
-        kept = tries.without(kept, steps, lambda some, n=number, b=before: b | {n: tuple(some)})  # type: ignore[misc]
+    runs = 0
+
+    def breaks(kept: Kept) -> bool:
+        nonlocal runs
+        runs += 1
+        return runs <= most_runs and is_broken(plan.only(kept))
+
+    whole = plan.keeps_all()
+    kept = {number: whole[number] for number in _fewest(list(whole), lambda some: breaks({n: whole[n] for n in some}))}
+    for number, steps in list(kept.items()):
+        others = kept
+        kept = others | {number: _fewest(steps, lambda some, n=number, o=others: breaks(o | {n: some}))}  # type: ignore[misc]
     # A session that does nothing may have been needed for its time alone.
     for number in [number for number, steps in kept.items() if not steps]:
         fewer = {other: steps for other, steps in kept.items() if other != number}
-        if fewer and tries.breaks(fewer):
+        if fewer and breaks(fewer):
             kept = fewer
     return kept
 
 
-class _Tries:
-    """The runs that are made, which are counted."""
-
-    def __init__(self, plan: Plan, is_broken: Callable[[Plan], bool], most: int) -> None:
-        self._plan = plan
-        self._is_broken = is_broken
-        self._left = most
-
-    def breaks(self, kept: Kept) -> bool:
-        if self._left <= 0:
-            return False
-        self._left -= 1
-        return self._is_broken(self._plan.only(kept))
-
-    def without(self, kept: Kept, parts: Sequence[int], made: Callable[[Sequence[int]], Kept]) -> Kept:
-        """Leave out as many parts as possible, the last ones first, in pieces that get smaller."""
-        left = list(parts)
-        size = len(left)
-        while size:
-            end = len(left)
-            while end > 0:
-                begin = max(0, end - size)
-                fewer = left[:begin] + left[end:]
-                if len(fewer) < len(left) and self.breaks(made(fewer)):
-                    left, kept = fewer, made(fewer)
-                end = begin
-            size = min(size // 2, len(left))
-        return kept
+def _fewest(parts: Sequence[int], suffices: Callable[[tuple[int, ...]], bool]) -> tuple[int, ...]:
+    """Leave out as many parts as possible, the last ones first, in pieces that get smaller."""
+    left = tuple(parts)
+    size = len(left)
+    while size:
+        end = len(left)
+        while end > 0:
+            begin = max(0, end - size)
+            fewer = left[:begin] + left[end:]
+            if suffices(fewer):
+                left = fewer
+            end = begin
+        size = min(size // 2, len(left))
+    return left
 
 
 def to_text(kept: Kept) -> str:
@@ -93,29 +84,23 @@ def from_text(text: str, plan: Plan) -> Kept:
         match = _SESSION.fullmatch(part.strip())
         if match is None:
             raise ConfigError([f"KEEP: {printable(part)} is not of the form 4:0-2,5 (a session and its steps)"])
-        number, steps = int(match[1]), _numbers(match[2])
+        number = int(match[1])
         if number not in all_steps:
             raise ConfigError([f"KEEP: seed {plan.seed} has no session {number}"])
-        missing = [step for step in steps if step not in all_steps[number]]
-        if missing:
-            raise ConfigError([f"KEEP: session {number} of seed {plan.seed} has no step {missing[0]}"])
-        kept[number] = steps
+        steps: set[int] = set()
+        for first, _, last in (span.partition("-") for span in match[2].split(",") if span):
+            steps.update(range(int(first), int(last or first) + 1))
+        if missing := steps - set(all_steps[number]):
+            raise ConfigError([f"KEEP: session {number} of seed {plan.seed} has no step {min(missing)}"])
+        kept[number] = tuple(sorted(steps))
     return kept
 
 
 def _ranges(numbers: Sequence[int]) -> str:
-    written: list[list[int]] = []
+    spans: list[list[int]] = []
     for number in sorted(numbers):
-        if written and number == written[-1][1] + 1:
-            written[-1][1] = number
+        if spans and number == spans[-1][1] + 1:
+            spans[-1][1] = number
         else:
-            written.append([number, number])
-    return ",".join(f"{first}" if first == last else f"{first}-{last}" for first, last in written)
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    numbers: list[int] = []
-    for part in filter(None, text.split(",")):
-        first, _, last = part.partition("-")
-        numbers += range(int(first), int(last or first) + 1)
-    return tuple(sorted(set(numbers)))
+            spans.append([number, number])
+    return ",".join(f"{first}" if first == last else f"{first}-{last}" for first, last in spans)

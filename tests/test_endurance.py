@@ -19,13 +19,14 @@ from endurance.deliberate import FAULTS, Deliberate
 from endurance.invariants import broken
 from endurance.knobs import ALL, KNOWN
 from endurance.plan import KNOBS, SESSIONS_IN_A_RUN, make
-from endurance.running import Outcome, broken_promises, make_runs
+from endurance.running import Outcome, broken_promises, carry_out, make_runs
 from endurance.shrink import from_text, shrunk, to_text
-from endurance.world import World, carry_out
 from iem_dcr.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from endurance.world import World
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = 8
@@ -104,8 +105,8 @@ def fingerprint(world: World) -> str:
     ]
     done = [
         (truth.begun_s, truth.closed_s, truth.lost, truth.transaction_id)
-        for unit in world.units
-        for truth in unit.truths
+        for meter in world.meters
+        for truth in meter.truths
     ]
     text = repr((told, done, world.energies, sorted(world.counts.items())))
     return hashlib.sha256(text.encode()).hexdigest()
@@ -113,7 +114,7 @@ def fingerprint(world: World) -> str:
 
 FINGERPRINTS = """
 from endurance.plan import make
-from endurance.world import carry_out
+from endurance.running import carry_out
 from tests.test_endurance import fingerprint
 print(*(fingerprint(carry_out(make(seed))) for seed in (3, 4, 5, 7)))
 """

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable, Coroutine, Mapping, Sequence
 
-    from endurance.processes.station import OnAnswer, Station
+    from endurance.processes.station import RealStation
 
 WRAPPED_PROGRAM: Final = Path(__file__).with_name("wrapped_program.py")
 SAFE_PATH: Final = {"PYTHONSAFEPATH": "1"}
@@ -42,15 +42,19 @@ class ServiceProcess:
     def __init__(
         self,
         folder: Path,
-        stations: Sequence[Station],
+        stations: Sequence[RealStation],
         broker: tuple[str, int],
         journal: Path,
         *options: str,
         prefix: Sequence[str] = (),
         **environment: str,
     ) -> None:
+        lines = [f'[mqtt]\nhost = "{broker[0]}"\nport = {broker[1]}']
+        for station in stations:
+            lines.append(f'\n[[meter]]\nmodule_id = "{station.name}"')
+            lines += [f"{name} = {json.dumps(value)}" for name, value in station.settings(journal).items()]
         config = folder / f"{stations[0].name}.toml"
-        config.write_text(_configuration(stations, broker, journal), "utf-8")
+        config.write_text("\n".join(lines) + "\n", "utf-8")
         program = [sys.executable, str(WRAPPED_PROGRAM)] if environment else programs.iem_dcr()
         self.log = config.with_suffix(".log")
         self._line = [*prefix, *program, *options, "run", str(config)]
@@ -72,6 +76,19 @@ class ServiceProcess:
         self._process.kill()
         return "" if code is None else f"the service ended by itself with {code}"
 
+    async def reap(self) -> int:
+        """End it where it was not killed. Returns its exit code when it has ended."""
+        return 0 if self._process is None else await asyncio.to_thread(programs.end, self._process)
+
+    async def terminate(self) -> list[str]:
+        """End it in good order. Returns what is wrong with its end or in its log."""
+        code = await self.reap()
+        log = self.log.read_text("utf-8", "replace")
+        wrong = [f"the service ended with {code}"] if code else []
+        if "Traceback" in log:
+            wrong.append(f"the service's log has a traceback: {log[log.index('Traceback') :][:3000]}")
+        return wrong
+
     async def __aenter__(self) -> Self:
         await self.start()
         return self
@@ -79,29 +96,6 @@ class ServiceProcess:
     async def __aexit__(self, *_: object) -> None:
         self.kill()
         await self.reap()
-
-    async def reap(self) -> None:
-        """Wait for the end of a killed process."""
-        if self._process is not None:
-            await asyncio.to_thread(programs.end, self._process)
-
-    async def terminate(self) -> list[str]:
-        """End it in good order. Returns what is wrong with its end or in its log."""
-        assert self._process is not None  # noqa: S101  it was started
-        code = await asyncio.to_thread(programs.end, self._process)
-        log = self.log.read_text("utf-8", "replace")
-        wrong = [f"the service ended with {code}"] if code else []
-        if "Traceback" in log:
-            wrong.append(f"the service's log has a traceback: {log[log.index('Traceback') :][:3000]}")
-        return wrong
-
-
-def _configuration(stations: Sequence[Station], broker: tuple[str, int], journal: Path) -> str:
-    lines = [f'[mqtt]\nhost = "{broker[0]}"\nport = {broker[1]}']
-    for station in stations:
-        lines.append(f'\n[[meter]]\nmodule_id = "{station.name}"')
-        lines += [f"{name} = {json.dumps(value)}" for name, value in station.settings(journal).items()]
-    return "\n".join(lines) + "\n"
 
 
 class ModuleProcess:
@@ -150,27 +144,32 @@ class ModuleProcess:
         """Wait for the end of a killed process."""
         if self._bench is not None:
             await asyncio.to_thread(self._bench.wait_exit)
-            await self._leave()
+            self._bench = None
+            await asyncio.to_thread(self._stack.close)
+            if self._tasks:
+                await asyncio.wait(set(self._tasks), timeout=5)
 
     async def terminate(self) -> list[str]:
         """End it in good order. Returns what is wrong with its end or in what it wrote."""
         assert self._bench is not None  # noqa: S101  it was started
         code, _ = await asyncio.to_thread(self._bench.sigterm)
         stderr = self._bench.stderr
-        await self._leave()
+        await self.reap()
         wrong = [f"the module ended with {code}"] if code else []
         return [*wrong, f"the module wrote to standard error: {stderr[:3000]}"] if stderr else wrong
 
-    def send(self, command: str, payload: Any, on_answer: OnAnswer) -> Callable[[], None] | None:
-        """Call a command. EVerest calls it once."""
+    def call(self, command: str, payload: Any, on_answer: Callable[[dict[str, Any]], None]) -> bool:
+        """Call a command. Returns whether a module is there to be called."""
         bench = self._bench
         if bench is None or bench.exit_code is not None or not bench.events_of("init_done"):
-            return None
+            return False
         arguments = {"value": payload | {"tariff_text": ""}} if command == "start" else {"transaction_id": payload}
         self._spawn(self._call(bench, f"{command}_transaction", arguments, on_answer))
-        return lambda: None
+        return True
 
-    async def _call(self, bench: EverestBench, command: str, arguments: dict[str, Any], on_answer: OnAnswer) -> None:
+    async def _call(
+        self, bench: EverestBench, command: str, arguments: dict[str, Any], on_answer: Callable[[dict[str, Any]], None]
+    ) -> None:
         with contextlib.suppress(ModuleDied, CommandRefused):  # no answer comes
             future = await asyncio.to_thread(bench.call_async, command, arguments)
             on_answer(await asyncio.wrap_future(future))
@@ -185,12 +184,6 @@ class ModuleProcess:
                 self._on_value(each.value, each.at)
             handed_on = len(published)
             await asyncio.sleep(0.02)
-
-    async def _leave(self) -> None:
-        self._bench = None
-        await asyncio.to_thread(self._stack.close)
-        if self._tasks:
-            await asyncio.wait(set(self._tasks), timeout=5)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

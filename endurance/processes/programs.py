@@ -1,9 +1,8 @@
-"""Programs as processes that end with the command that started them, and what the kernel says about a process."""
+"""Programs as processes that end with the command that started them."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import signal
 import subprocess
@@ -36,17 +35,13 @@ def start(line: Sequence[str], log: Path | None = None, **options: Any) -> subpr
 
 def end(process: subprocess.Popen[str]) -> int:
     """End a process with SIGTERM, or with SIGKILL where that does not help. Returns its exit code."""
-    if process.poll() is None:
-        process.terminate()
-        try:
-            process.wait(END_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-    for stream in (process.stdin, process.stdout):
-        if stream is not None:
-            with contextlib.suppress(OSError):
-                stream.close()
+    process.terminate()
+    try:
+        process.wait(END_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+    with contextlib.suppress(OSError), process:  # closes its pipes and waits
+        pass
     return process.returncode
 
 
@@ -60,46 +55,32 @@ def running(line: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[st
         end(process)
 
 
-def prepare() -> None:
-    """Make a command fit to start processes: SIGTERM ends them with it.
+@contextlib.contextmanager
+def prepared(keep: Path | None) -> Iterator[Path]:
+    """Make a command fit to start processes: SIGTERM ends them with it. Returns a folder for logs and journals.
+
+    Args:
+        keep: a new folder that stays; None for one that goes.
 
     Raises:
-        SystemExit: there is no broker.
+        SystemExit: there is no broker, or the folder is there already; its journals would be taken for this run's.
     """
-    if shutil.which("mosquitto") is None and shutil.which("mosquitto", path="/usr/local/sbin:/usr/sbin") is None:
+    if not any(shutil.which("mosquitto", path=path) for path in (None, "/usr/local/sbin:/usr/sbin")):
         raise SystemExit("mosquitto is not installed")
 
     def leave(number: int, _frame: FrameType | None) -> NoReturn:
         raise SystemExit(128 + number)
 
     signal.signal(signal.SIGTERM, leave)
-
-
-def new_folder(stack: contextlib.ExitStack, keep: Path | None) -> Path:
-    """Make a folder for logs and journals, which goes with the stack unless it is to be kept.
-
-    Raises:
-        FileExistsError: what is to be kept is there already; its journals would be taken for those of this run.
-    """
     if keep is None:
-        return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="iem-dcr-")))
-    keep.mkdir(parents=True)
-    return keep
-
-
-def resident_kib(pid: int) -> int:
-    """Return how much memory of a process is resident."""
-    return _status(pid, "VmRSS")
-
-
-def threads(pid: int) -> int:
-    """Return how many threads a process has."""
-    return _status(pid, "Threads")
-
-
-def handles(pid: int) -> int:
-    """Return how many file handles a process has."""
-    return len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208  names only: one may be closed meanwhile
+        with tempfile.TemporaryDirectory(prefix="iem-dcr-") as name:
+            yield Path(name)
+        return
+    try:
+        keep.mkdir(parents=True)
+    except OSError as error:
+        raise SystemExit(f"{keep}: {error.strerror}") from None
+    yield keep
 
 
 def waited_for_core_s(pid: int) -> float:
@@ -108,8 +89,3 @@ def waited_for_core_s(pid: int) -> float:
         return int(Path(f"/proc/{pid}/schedstat").read_text("utf-8").split()[1]) / 1e9
     except (OSError, IndexError, ValueError):
         return 0.0
-
-
-def _status(pid: int, name: str) -> int:
-    lines = Path(f"/proc/{pid}/status").read_text("utf-8").splitlines()
-    return int(next(line for line in lines if line.startswith(f"{name}:")).split()[1])

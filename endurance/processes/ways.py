@@ -15,6 +15,7 @@ import random
 import shutil
 import struct
 import subprocess
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -28,25 +29,31 @@ RESENT_AFTER_S: Final = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """What is wrong with a way.
+    """What is wrong with a way, for some time.
 
     Attributes:
+        name: of it.
+        lasts_s: how long.
         loss: share of what is sent that is lost.
         delay_s: how much later answers come.
         carries_requests, carries_answers: whether anything comes through in this direction.
         holds_back: connections are made, and no request comes through.
         is_up: the service's own network is up.
+        cuts_power: the meter loses its power meanwhile, and does not know the connections afterwards that it had.
     """
 
+    name: str = ""
+    lasts_s: float = 12.0
     loss: float = 0.0
     delay_s: float = 0.0
     carries_requests: bool = True
     carries_answers: bool = True
     holds_back: bool = False
     is_up: bool = True
+    cuts_power: bool = False
 
 
-class Way:
+class Way(ABC):
     """A way to a meter. ``host`` and ``port`` are where a service reaches the meter by it."""
 
     def __init__(self, host: str, port: int) -> None:
@@ -61,8 +68,9 @@ class Way:
             self._set_up(is_up=trouble.is_up)
         self.trouble = trouble
 
+    @abstractmethod
     def _set_up(self, *, is_up: bool) -> None:
-        raise NotImplementedError
+        """Have the service's own network come or go."""
 
     def _loses(self) -> bool:
         return self._chance.random() < self.trouble.loss
