@@ -1,17 +1,17 @@
 """Faults that are put into the program on purpose, one at a time: each breaks a promise, and the runs have to show it.
 
 Each is an error that somebody could make: it loses a receipt, swaps it for another's, or keeps the charger from
-charging. A fault is a function in the place of one of the program, which it gets as its first argument, ``own``; its
-sentence says what is broken. `fault` says where it goes and which sessions show it.
+charging. Its sentence says what is broken. With it stands where it goes and which session shows it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
-from unittest.mock import patch
+from unittest.mock import AsyncMock, Mock, patch
 
 from endurance.knobs import KNOWN
 from endurance.model import start_request
@@ -35,12 +35,9 @@ from iem_dcr.everest_api.presence import Presence
 from iem_dcr.everest_api.requests import Requests
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    Steps = tuple[Step, ...]
+    from collections.abc import Callable, Iterator, Sequence
 
 AFTER_LAST_STEP_S: Final = 5.0
-FAULTS: list[Deliberate] = []
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,31 +45,28 @@ class Deliberate:
     """A fault put in on purpose, and what shows it.
 
     Attributes:
-        name: of the fault.
-        breaks: what comes of it.
-        places: what is replaced: an object, and the name of its attribute.
-        instead: called in the place of a function, or returns what is in the place of a value.
+        name, breaks: of the fault, and what comes of it.
         steps: of the session that shows it; one more, in a calm, ends every run.
+        instead: returns what is there instead of what was there.
+        places: what is replaced: objects, and the names of their attributes.
         knobs: which meters.
-        seeds: how many runs, from seed 1000; the first that breaks a promise is enough.
+        seeds: of the runs; the first that breaks a promise is enough.
     """
 
     name: str
     breaks: str
-    places: tuple[tuple[Any, str], ...]
-    instead: Callable[..., Any]
-    steps: Steps
-    knobs: str
-    seeds: range
+    steps: tuple[Step, ...]
+    instead: Callable[[Any], Any]
+    places: Sequence[tuple[Any, str]]
+    knobs: str = KNOWN
+    seeds: range = range(1000, 1005)
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
         """Have it in the program while the context is entered."""
         with contextlib.ExitStack() as stack:
             for owner, name in self.places:
-                own = getattr(owner, name)
-                instead = _with_own(self.instead, own) if callable(own) else self.instead(own)
-                stack.enter_context(patch.object(owner, name, instead))
+                stack.enter_context(patch.object(owner, name, self.instead(getattr(owner, name))))
             yield
 
     def run_of(self, seed: int) -> Plan:
@@ -81,24 +75,25 @@ class Deliberate:
         return replace(make(seed, 1, self.knobs), sessions=(SessionPlan(0, length_s, self.steps),))
 
 
-def _with_own(instead: Callable[..., Any], own: Any) -> Any:
-    def replacement(*args: Any, **named: Any) -> Any:
-        return instead(own, *args, **named)
-
-    return replacement
-
-
 def fault(
-    steps: Steps, *places: tuple[Any, str], knobs: str = KNOWN, seeds: int = 5
+    steps: tuple[Step, ...], *places: tuple[Any, str], knobs: str = KNOWN, seeds: int = 5
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Make a function a fault that these steps show."""
+    """Make a function a fault: it is called instead of another, which is its first argument; these steps show it."""
 
-    def register(instead: Callable[..., Any]) -> Callable[..., Any]:
-        name, breaks = instead.__name__, instead.__doc__ or ""
-        FAULTS.append(Deliberate(name, breaks, places, instead, steps, knobs, range(1000, 1000 + seeds)))
-        return instead
+    def made(function: Callable[..., Any]) -> Callable[..., Any]:
+        def instead(own: Any) -> Callable[..., Any]:
+            return lambda *args, **named: function(own, *args, **named)
 
-    return register
+        name, breaks = function.__name__, function.__doc__ or ""
+        FAULTS.append(Deliberate(name, breaks, steps, instead, places, knobs, range(1000, 1000 + seeds)))
+        return function
+
+    return made
+
+
+def _returns(value: Any) -> Callable[[Any], Any]:
+    """Return what has a function return this and do nothing else."""
+    return lambda own: (AsyncMock if inspect.iscoroutinefunction(own) else Mock)(return_value=value)
 
 
 # --- the sessions that show them: starts and stops of the transactions T-1 and T-2, and what happens meanwhile ---
@@ -136,7 +131,6 @@ def _trap(at_s: float, node: str, then: Step) -> Step:
 ONE: Final = _start(0, 1), _stop(6, 1)
 TWO: Final = _start(0, 1), _start(3, 2), _stop(6, 2), _stop(8, 1)
 """The second is begun while the first runs."""
-FOUND: Final = TWO[:3]
 END_WITHOUT_ANSWER: Final = _start(0, 1), _wire(2.9, "lose-answer"), _start(3, 2), _stop(9, 2)
 END_LOST: Final = _start(0, 1), _wire(2.9, "lose-request"), _start(3, 2), _stop(9, 2)
 BEGIN_WITHOUT_ANSWER: Final = _trap(0, "/user", _wire(0, "lose-answer")), _start(0, 1), _stop(10, 1)
@@ -168,14 +162,37 @@ KILLED_IN_A_FAULT: Final = _away(1, 40.0), _kill(20)
 REGISTER_FALLS: Final = (step(3, "register_falls", to_wh=0),)
 
 
-def _done(*_: Any) -> asyncio.Future[None]:
-    """Return what may be awaited, or not."""
-    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    future.set_result(None)
-    return future
+# --- faults that leave something out ---
+
+FAULTS: Final = [
+    Deliberate("id_without_influence", "A stop ends whatever runs, and gets its receipt.",
+               LOST_AND_ANOTHER, _returns(Entitlement(Right.WHATEVER_RUNS)), [(stop, "entitlement")]),
+    Deliberate("refused_start_forgotten", "The stop of a start that was refused gets another's receipt.",
+               REFUSED, _returns(None), [(Ledger, "refuse")]),
+    Deliberate("start_ends_nothing", "B goes out without an E: a meter that takes a second B destroys what runs.",
+               TWO, _returns(value=True), [(_Start, "_end_what_runs")], "second_begin", range(1000, 1020)),
+    Deliberate("receipt_not_awaited", "B follows E at once, while the meter still signs: the receipt is lost.",
+               TWO, _returns(value=True), [(_Start, "_wait_for_receipt")], "begin_spoils_signature"),
+    Deliberate("any_connector", "A start for a connector that the meter does not hold is accepted.",
+               REFUSED, _returns(""), [(_Start, "_unfit")]),
+    Deliberate("unwanted_goes_on", "What the station was told has not begun is not ended by the driver.",
+               BEGIN_STAYS_IN_DOUBT, _returns(None), [(Upkeep, "_end_unwanted")]),
+    Deliberate("deadline_ignored", "A command may take ten minutes while the meter is away.", AWAY_AT_THE_START,
+               lambda _: 600.0, [(driver, "START_S"), (driver, "STOP_S"), (driver, "SILENT_STOP_S")]),
+    Deliberate("never_noted", "No entry is written: the process after a kill ends another for one that was lost.",
+               LOST_BEHIND_ITS_BACK, _returns(None), [(ReceiptKeeper, "note"), (ReceiptKeeper, "note_later")]),
+    Deliberate("found_not_kept", "A receipt that no stop asks for is not kept.",
+               TWO[:3], _returns(None), [(ReceiptKeeper, "found")]),
+    Deliberate("left_waiting", "Commands that wait when the module is ended are never answered.",
+               ENDED_IN_A_START, _returns(None), [(Command, "drop"), (EverestModule, "answer_what_waits")]),
+    Deliberate("error_stays", "An error is never cleared.",
+               AWAY_AT_THE_START, _returns(None), [(EverestStation, "clear_error")]),
+    Deliberate("errors_of_before", "What EVerest holds for active from before a restart is raised once more.",
+               KILLED_IN_A_FAULT, _returns(None), [(EverestModule, "_clear_errors_of_before")]),
+]  # fmt: skip
 
 
-# --- whose a receipt is ---
+# --- faults that do something else ---
 
 
 @fault(STRANGER_IN_ITS_PLACE, (receipt_matching, "is_ours"))
@@ -190,17 +207,6 @@ def matched_by_id_alone(_own: Any, receipt: Any, entry: Any) -> bool:
     return entry.state not in (State.CLOSED, State.REFUSED) and receipt.identification in (None, entry.ID)
 
 
-@fault(LOST_AND_ANOTHER, (stop, "entitlement"))
-def id_without_influence(*_: Any) -> Entitlement:
-    """A stop ends whatever runs, and gets its receipt."""
-    return Entitlement(Right.WHATEVER_RUNS)
-
-
-@fault(REFUSED, (Ledger, "refuse"))
-def refused_start_forgotten(*_: Any) -> None:
-    """The stop of a start that was refused is not known to have no receipt: it gets another's."""
-
-
 @fault(TWO, (Ledger, "_own"))
 def remembered_under_the_id_before(own: Any, self: Any, receipt: Any, transaction_id: str, *, answers: bool) -> None:
     """A receipt is remembered under the id of the one before."""
@@ -213,9 +219,6 @@ def tidied(own: Any, receipt: Any, public_key: str) -> Any:
     """A receipt is not handed over as the meter wrote it: its signature is that of another text."""
     value = own(receipt, public_key)
     return replace(value, signed_meter_data=value.signed_meter_data.replace('","', '", "'))
-
-
-# --- beginning ---
 
 
 @fault(BEGIN_STAYS_IN_DOUBT, (Ledger, "on_begin_unanswered"))
@@ -236,12 +239,6 @@ async def begin_repeated_blindly(own: Any, *of: Any, **named: Any) -> None:
         await own(*of, **named)
 
 
-@fault(TWO, (_Start, "_end_what_runs"), knobs="second_begin", seeds=20)
-async def start_ends_nothing(*_: Any) -> bool:
-    """B goes out without an E before it: a meter that takes a second B destroys what runs."""
-    return True
-
-
 @fault(END_LOST, (_Start, "_end_what_runs"), knobs="second_begin", seeds=20)
 async def begins_after_doubtful_end(own: Any, self: Any) -> bool:
     """B goes out after an E that had no answer: what runs may not have been ended, and is destroyed."""
@@ -253,18 +250,6 @@ async def late_end_not_awaited(own: Any, self: Any) -> bool:
     """An E is refused because an earlier one was acted on: B goes out while the meter still signs."""
     self._end_is_doubtful = False
     return bool(await own(self))
-
-
-@fault(TWO, (_Start, "_wait_for_receipt"), knobs="begin_spoils_signature")
-async def receipt_not_awaited(*_: Any) -> bool:
-    """B follows an accepted E at once, while the meter still signs: the receipt is lost."""
-    return True
-
-
-@fault(REFUSED, (_Start, "_unfit"))
-def any_connector(*_: Any) -> str:
-    """A start for a connector that the meter does not hold is accepted: the receipt shows another one."""
-    return ""
 
 
 @fault(LOST_AND_ANOTHER, (Provisioning, "take_up"))
@@ -282,18 +267,10 @@ async def clock_never_set(own: Any, self: Any, *of: str, timeout_s: float | None
         await own(self, CT, CI, "2000-01-01T00:00:00,000+0100" if TM else TM, timeout_s=timeout_s)
 
 
-# --- ending ---
-
-
 @fault(CURRENT_FLOWS, (Ledger, "no_receipt_comes"))
 def given_up_while_it_runs(_own: Any, _self: Any, entry: Any, at_s: float) -> bool:
     """A transaction is given up 15 s after its E was refused, though it is seen running: it is never ended."""
     return entry.end_answered_s is not None and at_s - entry.end_answered_s >= 15.0
-
-
-@fault(BEGIN_STAYS_IN_DOUBT, (Upkeep, "_end_unwanted"))
-async def unwanted_goes_on(*_: Any) -> None:
-    """What the station was told has not begun is not ended by the driver."""
 
 
 @fault(ONE, (Starting, "start"))
@@ -316,21 +293,6 @@ async def no_means_no(own: Any, self: Any, transaction_id: str) -> Any:
     return answer
 
 
-@fault(AWAY_AT_THE_START, (driver, "START_S"), (driver, "STOP_S"), (driver, "SILENT_STOP_S"))
-def deadline_ignored(_own: float) -> float:
-    """A command may take ten minutes while the meter is away."""
-    return 600.0
-
-
-# --- what is kept ---
-
-
-@fault(LOST_BEHIND_ITS_BACK, (ReceiptKeeper, "note"), (ReceiptKeeper, "note_later"))
-def never_noted(*_: Any) -> asyncio.Future[None]:
-    """No entry is written: the process after a kill ends another for one that was lost."""
-    return _done()
-
-
 @fault(STOPPED_AGAIN, (ReceiptKeeper, "read"))
 async def not_recalled(_own: Any, self: Any, serial: str = "") -> str:
     """The journal is not read by the process after a kill: a stop that comes again ends what runs now."""
@@ -351,19 +313,11 @@ async def kept_after_the_reply(own: Any, self: Any, *of: Any) -> None:
     self._start(at_last())
 
 
-@fault(FOUND, (ReceiptKeeper, "found"))
-def found_not_kept(*_: Any, **__: Any) -> None:
-    """A receipt that no stop asks for is not kept."""
-
-
 @fault(ONE, (ReceiptKeeper, "deliver"))
 async def tasks_stay(own: Any, self: Any, *of: Any) -> Any:
     """Every receipt that is handed over leaves a task behind."""
     self._leaked = [*getattr(self, "_leaked", ()), asyncio.create_task(asyncio.sleep(1e6))]
     return await own(self, *of)
-
-
-# --- what is published, and what is between the driver and its station ---
 
 
 @fault(REGISTER_FALLS, (MeterState, "_held"))
@@ -395,11 +349,6 @@ def no_reply_on_failure(own: Any, self: Any, command: str, reply: Any, answer: A
         own(self, command, reply, answer, *rest)
 
 
-@fault(ENDED_IN_A_START, (Command, "drop"), (EverestModule, "answer_what_waits"))
-def left_waiting(*_: Any) -> None:
-    """Commands that wait when the module is ended are answered neither by the driver nor by the module."""
-
-
 @fault(REFUSED, (EverestModule, "_start_transaction"))
 def handler_raises(own: Any, self: Any, arguments: Any) -> Any:
     """A handler lets an exception out, when the driver fails as well as when it says no."""
@@ -407,13 +356,3 @@ def handler_raises(own: Any, self: Any, arguments: Any) -> Any:
     if answer["status"] != "OK":
         raise ValueError(answer.get("error"))
     return answer
-
-
-@fault(AWAY_AT_THE_START, (EverestStation, "clear_error"))
-def error_stays(*_: Any) -> None:
-    """An error is never cleared."""
-
-
-@fault(KILLED_IN_A_FAULT, (EverestModule, "_clear_errors_of_before"))
-def errors_of_before(*_: Any) -> None:
-    """What EVerest holds for active from before a restart is raised once more."""

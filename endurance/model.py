@@ -110,7 +110,7 @@ class Record:
         counts: how often what happened.
         disk_troubled: from when until when a disk in trouble kept something unwritten that a kill then dropped.
         broken_early: promises that were broken before the end.
-        tasks_left, memory: tasks that were there at the end of each session, and what the driver remembered then.
+        tasks_left, memory: tasks that were there at the end of sessions, and what the driver remembered then.
         leftover: tasks that were there after the end.
         dead_letters: messages that are answers to nothing.
         mistakes: exceptions that nothing expects.
@@ -137,6 +137,10 @@ class Record:
         self.mistakes: list[str] = []
         self.running_after_calm: Truth | None = None
         self.running_at_end: Truth | None = None
+
+    def calls_of(self, command: str, transaction_id: str) -> list[Call]:
+        """Return the starts or stops of an id."""
+        return [call for call in self.calls if (call.command, call.transaction_id) == (command, transaction_id)]
 
     @property
     def disk_is_well(self) -> bool:

@@ -73,12 +73,12 @@ class Station(Record):
 
     def stop_again_if_failed(self, transaction_id: str) -> None:
         """Have a transaction ended whose end failed so far."""
-        if not any(call.ok for call in self._calls("stop", transaction_id)):
+        if not any(call.ok for call in self.calls_of("stop", transaction_id)):
             self.stop(transaction_id)
 
     def stop_if_begun(self, transaction_id: str) -> None:
         """Have a transaction ended, as EVerest does: one whose start has not succeeded is not stopped."""
-        if any(call.ok for call in self._calls("start", transaction_id)):
+        if any(call.ok for call in self.calls_of("start", transaction_id)):
             self.stop(transaction_id)
 
     async def session(self, request: dict[str, Any], length_s: float) -> tuple[Call, Call]:
@@ -112,9 +112,6 @@ class Station(Record):
             self.counts[f"{call.command}: {answer['status']}"] += 1
         elif call.answer != answer:
             self.dead_letters.append(f"another answer to {call.command} {call.transaction_id}")
-
-    def _calls(self, command: str, transaction_id: str) -> list[Call]:
-        return [call for call in self.calls if (call.command, call.transaction_id) == (command, transaction_id)]
 
     def _command(self, call: Call, payload: object) -> Call:
         self.calls.append(call)

@@ -65,6 +65,7 @@ class World(Station):
         self._broker_is_up = True
         self._broker_troubled: list[list[float]] = []
         self._queued: list[tuple[str, bytes, Call]] = []
+        self._last_sent: tuple[Call, str, bytes] | None = None
         self._disk_trouble_began_s = 0.0
         self._disk_trouble_ended_s = -WRITTEN_AFTER_S
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -122,8 +123,9 @@ class World(Station):
             await asyncio.sleep(at_s - self.now_s)
 
     def weigh(self) -> None:
-        """Look at what there is at the end of a session."""
-        self.tasks_left.append(len(asyncio.all_tasks()))
+        """Look at what there is at the end of a session; what waits for a disk is as much as there was to write."""
+        if self.disk_is_well:
+            self.tasks_left.append(len(asyncio.all_tasks()))
         if self.process is not None:
             self.memory.append(self.process.driver.remembered)
 
@@ -174,8 +176,7 @@ class World(Station):
             self._queued.append((topic, message, call))
             return
         self._taken(call)
-        if self._latency.random() < 0.1:
-            self._later(0.3, lambda: self._hand_over_again(call, topic, message))
+        self._last_sent = call, topic, message
 
     async def _call(self, process: ModuleProcess, call: Call, value: object) -> None:
         answer = await process.call(call.command, value)
@@ -198,10 +199,12 @@ class World(Station):
     def _receive(self, topic: str, message: bytes) -> bool:
         return self._service is not None and self._service.bus.receive(topic, message)
 
-    def _hand_over_again(self, call: Call, topic: str, message: bytes) -> None:
+    def repeat(self) -> None:
         """Have the broker hand over again what it got no acknowledgement for; who has answered has acknowledged it."""
-        if call.answer is None or self.processes[-1].number == call.process:
-            self._receive(topic, message)
+        if self._last_sent is not None:
+            call, topic, message = self._last_sent
+            if call.answer is None or self.processes[-1].number == call.process:
+                self._receive(topic, message)
 
     def _hand_over_queued(self) -> None:
         """Have the broker hand over what it held for a client that was away."""

@@ -8,52 +8,39 @@ import random
 import time
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, get_args
+from typing import TYPE_CHECKING, Any, Final
 
 from endurance.invariants import CLOCK_OFF
-from endurance.knobs import OPEN_AT_POWER_CUT
 from endurance.meter import Trap
 from endurance.model import MODULE, SERVICE, Call
+from endurance.plan import CLOCK, LOAD, MORE_TROUBLES, POWER, TRAPPED, WIRE, Maker, picked
 from endurance.processes.driver_processes import ModuleProcess, ServiceProcess
 from endurance.processes.programs import waited_for_core_s
 from endurance.processes.station import CALM_S, EverestMqtt, Process, RealStation
 from endurance.station import until
 from iem_dcr import meter_time
-from iem_dcr.simulator import FaultKind
 from tests.support.shared import SHARED
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from endurance.plan import Step
     from endurance.processes.wrapped_program import Disk
 
 KINDS: Final = (SERVICE, MODULE, SERVICE, SERVICE, MODULE, SERVICE, SERVICE, MODULE)
 """Kinds of the stations 0 to 7, repeated for more. Each pair of stations shares a journal."""
 WITHOUT_JOURNAL: Final = (3, 4)
-SESSION_S: Final = 2.5
-"""The process is killed within it."""
 SETTLE_S: Final = 3.5
 """After this time no request is acted on any more that the last faults had held up."""
 BROKER_SETTLES_S: Final = 2.0
 """How long a service has to be heard again after its broker was started."""
-METER_SETTLES_S: Final = 6.0
+METER_SETTLES_S: Final = 10.0
 """How long a trouble of the meter or of the way to it may delay the first value of a process."""
-FAULTY_NODES: Final = (
-    "* *", "POST /user", "POST /receipt", "GET /receipt", "GET /metervalue", "GET /transaction", "POST /gw",
-    "POST /datetime",
-)  # fmt: skip
-TRAPPED_NODES: Final = (
-    "POST /user", "POST /receipt", "POST /receipt", "POST /receipt", "GET /receipt", "GET /receipt",
-    "GET /transaction", "POST /gw", "GET /metervalue",
-)  # fmt: skip
-SESSIONS: Final = (
-    "0 start A; 0.6 stop A", "0 start A; 0.3 stop A", "0 start A; 0.9 stop A", "0 start A", "0 start A",
-    "0 start A; 0.02 repeat; 0.5 stop A; 0.52 repeat", "0 start A; 0.4 start A; 0.7 stop A; 0.8 stop A",
-    "0 start A; 0.4 start B; 0.7 stop B; 0.8 stop A", "0 start A; 0.4 stop; 0.8 stop A",
-    "0 start A; 0.4 stop never-begun; 0.8 stop A", "0 start A; 0.001 stop A; 0.7 stop A",
-)  # fmt: skip
-"""What a station does in a session: when (as a share of its length), which command, for which id. A repeat is what a
-broker does that got no acknowledgement."""
+PLAN_S: Final = 12.0
+PACE: Final = 0.2
+HASTENED: Final = ("off_s", "boot_s", "for_s", "delay_s")
+"""A session is planned for so long, and done in this share of the time."""
+KILLING_TROUBLES: Final = (*(4 * [WIRE]), *(2 * [POWER]), CLOCK, *(2 * [LOAD]), *MORE_TROUBLES["late"][:1])
 
 
 class KilledStation(RealStation):
@@ -87,12 +74,12 @@ class KilledStation(RealStation):
         self.disk = disk
         self.back_s: list[float] = []
         self._chance = random.Random(f"{seed} {number}")
+        self._maker = Maker(self._chance, KILLING_TROUBLES, self.new_id)
         self._starting = starting
         self._is_killed = False
         self._last_message: tuple[str, bytes] | None = None
         self._broker_back_s = 0.0
         self._meter_settled_s = 0.0
-        self._next_trouble: asyncio.TimerHandle | None = None
 
     def settings(self, journal: Path) -> dict[str, object]:
         """Return the settings of its power meter, which gives up sooner than usual."""
@@ -160,18 +147,17 @@ class KilledStation(RealStation):
 
     async def be_killed(self) -> None:
         """Run a session in which the process is killed at some moment, and go on as EVerest does after a restart."""
-        chance, loop = self._chance, asyncio.get_running_loop()
+        chance = self._chance
         kill = partial(self._kill, self.processes[-1])
         session = asyncio.create_task(self._session())
-        if chance.random() < 0.4:
-            self._plan_trouble()
+        if self.disk.has_troubles and self.disk.well_s < time.monotonic() and chance.random() < 0.3:
+            self.counts[f"trouble: {self.disk.start_random_trouble(chance)}"] += 1
         if chance.random() < 0.5:
-            method, node = chance.choice(TRAPPED_NODES).split()
-            delay_s = chance.choice((0.0, 0.0, 0.002, 0.02, 0.15))
-            self.meter.traps.append(Trap(method, node, delay_s, kill, before=chance.random() < 0.4))
+            trap = picked(chance, TRAPPED)
+            self.meter.traps.append(Trap(trap["method"], trap["node"], trap["delay_s"], kill, chance.random() < 0.4))
             self.counts["trap"] += 1
         else:
-            loop.call_later(chance.uniform(0.0, SESSION_S), kill)
+            self._later(PACE * chance.uniform(0.0, PLAN_S), kill)
         await session
         self.meter.traps.clear()
         kill()
@@ -182,22 +168,34 @@ class KilledStation(RealStation):
         await self.answers()
 
     async def _session(self) -> None:
+        """Have a session as the simulation has them, in less time."""
         chance, begin_s = self._chance, time.monotonic()
-        ids = {"A": self.new_id(), "B": self.new_id(), "": ""}
-        for step in chance.choice(SESSIONS).split("; "):
-            part, what, which = [*step.split(), ""][:3]
-            at_s = begin_s + float(part) * SESSION_S * chance.uniform(0.8, 1.1)
-            is_killed = await until(lambda: self._is_killed, at_s - time.monotonic())
+        session = self._maker.session(0, PLAN_S)
+        for step in session.steps:
+            left_s = begin_s + PACE * step.at_s - time.monotonic()
+            if step.at_s > session.length_s:
+                self._later(left_s, partial(self._have, step))
+                continue
             # The broker keeps what is asked of a service that is away.
+            is_killed = await until(lambda: self._is_killed, left_s)
             if is_killed and (self.kind == MODULE or chance.random() < 0.5):
                 return
-            transaction_id = ids.get(which, which)
-            if what == "start":
-                self.start(self.new_request(transaction_id))
-            elif what == "stop":
-                self.stop(transaction_id)
-            elif self._last_message is not None:
-                self.everest.publish(*self._last_message)
+            self._have(step)
+
+    def _have(self, step: Step) -> None:
+        detail = {name: PACE * each if name in HASTENED else each for name, each in step.detail.items()}
+        if step.what in ("wire_fault", "cut_power", "shift_clock", "current_flows", "meter_in_error"):
+            self.counts[f"trouble: {step.what}"] += 1
+            self.tell(f"{step.what} {detail}")
+            self._meter_settled_s = time.monotonic() + METER_SETTLES_S
+        if detail.get("kind") == "act-late":
+            self.meter.meddled_s = None  # it may end what is running then
+        getattr(self, step.what)(**detail)
+
+    def repeat(self) -> None:
+        """Have the broker hand over a message again."""
+        if self.kind == SERVICE and self._last_message is not None:
+            self.everest.publish(*self._last_message)
 
     async def _end_what_was_open(self) -> None:
         """Ask for the session that was open, and then for "", as EVerest does when it starts.
@@ -217,51 +215,10 @@ class KilledStation(RealStation):
             self.stop("")
             await self.answers()
 
-    # --- what goes wrong besides ---
-
-    def _plan_trouble(self) -> None:
-        """Have something go wrong within this session: a step of `endurance.station`, or a trouble of the disk."""
-        chance = self._chance
-        method, node = chance.choice(FAULTY_NODES).split()
-        wire = {"kind": chance.choice(get_args(FaultKind)), "method": method, "node": node}
-        wire["count"] = chance.choice((1, 1, 2, 4))
-        if wire["kind"] == "stall":
-            wire |= {"delay_s": chance.choice((0.5, 2.0)), "acts": chance.random() < 0.5}
-        cut = {"off_s": chance.choice((0.1, 0.5)), "boot_s": chance.choice((0.2, 1.0))}
-        troubles: list[tuple[str, dict[str, Any]]] = [
-            ("wire_fault", wire),
-            ("wire_fault", wire),
-            ("cut_power", cut | {"open_at_power_cut": chance.choice(OPEN_AT_POWER_CUT)}),
-            ("shift_clock", {"by_s": chance.choice((-7200.0, -30.0, 3600.0))}),
-            ("current_flows", {"for_s": chance.uniform(0.5, 2.0)}),
-            ("meter_in_error", {"for_s": chance.uniform(0.5, 2.0)}),
-        ]
-        if self.disk.has_troubles and self.disk.well_s < time.monotonic():
-            troubles += len(troubles) * [("disk_fails", {})]
-        what, detail = chance.choice(troubles)
-        # The driver sets a clock once a minute at most: it leaps before the next process starts, which sets it at once.
-        after_s = chance.uniform(0.0, 0.2 if what == "shift_clock" else SESSION_S)
-        self._next_trouble = asyncio.get_running_loop().call_later(after_s, self._have_trouble, what, detail)
-
-    def _have_trouble(self, what: str, detail: dict[str, Any]) -> None:
-        self.tell(f"{what} {detail}")
-        if what != "disk_fails":
-            self.counts[f"trouble: {what}"] += 1
-            self._meter_settled_s = time.monotonic() + METER_SETTLES_S
-        if detail.get("kind") == "act-late":
-            self.meter.meddled_s = None  # it may end what is running then
-        getattr(self, what)(**detail)
-
-    def disk_fails(self) -> None:
-        """Have the disk of the journal in trouble."""
-        self.counts[f"trouble: {self.disk.start_random_trouble(self._chance)}"] += 1
-
     # --- the end ---
 
     async def finish(self) -> None:
         """Clear all faults, wait until it is calm, run one more session, and end the process."""
-        if self._next_trouble is not None:
-            self._next_trouble.cancel()
         self.heal()
         # A service that is back at its broker is heard; the broker may have lost what was asked before that.
         now_s = time.monotonic()

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from endurance.given import at_least
+from endurance.model import start_request
 from endurance.processes import programs
 from endurance.processes.driver_processes import ServiceProcess
 from endurance.processes.station import CALM_S, EverestMqtt, RealStation
@@ -85,7 +86,7 @@ class CutOffStation(RealStation):
         for _ in range(count):
             failing = asyncio.create_task(self._fail(self._chance.uniform(0.0, 6.0)))
             await asyncio.sleep(self._chance.uniform(0.0, 3.0))
-            start, stop = await self.session(self.new_request(), self._chance.uniform(0.5, 6.0))
+            start, stop = await self.session(start_request(self.new_id(), ""), self._chance.uniform(0.5, 6.0))
             await failing
             if start.ok and not stop.ok:
                 stop = self.stop(start.transaction_id)

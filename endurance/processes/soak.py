@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Final
 
 from endurance.given import at_least, positive
 from endurance.growth import grown, handles, resident_kib, threads
+from endurance.model import start_request
 from endurance.processes import programs
 from endurance.processes.driver_processes import ServiceProcess
 from endurance.processes.station import EverestMqtt, RealStation
@@ -91,7 +92,7 @@ class Soak:
             await self._have_session(station, chance.uniform(2.0, 20.0))
 
     async def _have_session(self, station: RealStation, length_s: float) -> None:
-        for call in await station.session(station.new_request(), length_s):
+        for call in await station.session(start_request(station.new_id(), ""), length_s):
             call.fresh = True
 
     async def _sample(self, pid: int, hours: float) -> None:

@@ -107,10 +107,10 @@ class RealStation(Station):
         """Return an id that was not used before."""
         return f"{self.name}-{next(self._ids)}"
 
-    def new_request(self, transaction_id: str = "") -> dict[str, Any]:
-        """Return the request of a start. Every start has a card of its own, which tells whose a transaction is."""
+    def start(self, request: dict[str, Any]) -> Call:
+        """Have a transaction begun with a card of its own, which tells whose it is."""
         card = f"04{self.name.encode().hex()}{len(self.calls):06}"
-        return start_request(transaction_id or self.new_id(), card)
+        return super().start(request | {"identification_data": card})
 
     def _owner_of(self, card: str) -> Serving | None:
         for call in self.calls if card else ():
@@ -139,7 +139,7 @@ class RealStation(Station):
         give_up_s = time.monotonic() + CALM_S
         is_over = False
         while not is_over:
-            calls = await self.session(self.new_request(), 1.5)
+            calls = await self.session(start_request(self.new_id(), ""), 1.5)
             is_over = all(call.ok for call in calls) or time.monotonic() > give_up_s
         for call in calls:
             call.fresh = True
