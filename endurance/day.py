@@ -73,7 +73,7 @@ class Day(World):
                     if module.startswith("iem_dcr.") and not module.startswith(_NOT_OURS)
                 ),
                 "tasks": len(asyncio.all_tasks()),
-                "timers": len(loop._scheduled),
+                "timers": sum(not timer.cancelled() for timer in loop._scheduled),
                 "handles": handles(os.getpid()),
                 "MiB": resident_kib(os.getpid()) / 1024,
             }

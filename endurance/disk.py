@@ -35,6 +35,7 @@ class Disk:
     def __init__(self) -> None:
         self.trouble = ""
         self._waiting: list[Callable[[], None]] = []
+        self._next: asyncio.TimerHandle | None = None
 
     def heal(self) -> None:
         """Be well again; what waits for an answer gets it."""
@@ -49,7 +50,9 @@ class Disk:
         return asyncio.get_running_loop().time()
 
     def submit(self, unit: Unit, after_s: float, *, writes: bool) -> None:
-        asyncio.get_running_loop().call_later(after_s, self._take, unit, writes)
+        if self._next is not None:
+            self._next.cancel()  # a unit takes the place of the one before
+        self._next = asyncio.get_running_loop().call_later(after_s, self._take, unit, writes)
 
     def stop(self) -> None:
         """A unit that is called later does nothing."""

@@ -163,7 +163,7 @@ class ModuleProcess:
         bench = self._bench
         if bench is None or bench.exit_code is not None or not bench.events_of("init_done"):
             return False
-        arguments = {"value": payload | {"tariff_text": ""}} if command == "start" else {"transaction_id": payload}
+        arguments = {"value": {"tariff_text": ""} | payload} if command == "start" else {"transaction_id": payload}
         self._spawn(self._call(bench, f"{command}_transaction", arguments, on_answer))
         return True
 
