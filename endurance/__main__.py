@@ -51,9 +51,8 @@ def _replay(plan: Plan) -> int:
     for name, value in differences(plan.options):
         print(f"  knob {name}={value}")
     for session in plan.sessions:
-        print(f"session {session.number}, {session.length_s:g} s or longer")
         for step in session.steps:
-            print(f"  {step}")
+            print(f"session {session.number} {step}")
     promises, _ = broken_promises(plan, tell=print)
     for promise in promises:
         print(f"BROKEN: {promise}")

@@ -16,7 +16,7 @@ from endurance import knobs as knob
 from endurance.model import MODULE, SERVICE, start_request
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from iem_dcr.simulator import SimulatorOptions
 
@@ -189,18 +189,21 @@ class Plan:
     host: datetime
     sessions: tuple[SessionPlan, ...]
 
-    def only(self, kept: Mapping[int, Sequence[int]]) -> Plan:
-        """Return this run with the steps of these numbers only, by session; all other sessions are left out."""
-        sessions = tuple(
-            replace(session, steps=tuple(session.steps[index] for index in kept[session.number]))
-            for session in self.sessions
-            if session.number in kept
-        )
-        return replace(self, sessions=sessions)
+    @property
+    def steps(self) -> int:
+        """How many steps there are; they are numbered through."""
+        return sum(len(session.steps) for session in self.sessions)
 
-    def keeps_all(self) -> dict[int, tuple[int, ...]]:
-        """Return what `only` is to be given for the whole run."""
-        return {session.number: tuple(range(len(session.steps))) for session in self.sessions}
+    def only(self, kept: Collection[int]) -> Plan:
+        """Return this run with the steps of these numbers only, to the last session that has one."""
+        numbers = itertools.count()
+        sessions = [
+            replace(session, steps=tuple(each for each in session.steps if next(numbers) in kept))
+            for session in self.sessions
+        ]
+        while sessions and not sessions[-1].steps:
+            del sessions[-1]
+        return replace(self, sessions=tuple(sessions))
 
 
 def make(seed: int, sessions: int = SESSIONS_IN_A_RUN, knobs: str = knob.KNOWN) -> Plan:
