@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 QUICK_S: Final = 0.004
 SLOW_S: Final = 1.5
+WRITTEN_AFTER_S: Final = 6.0
+"""What waits for a disk that was in trouble is written so long after its end: it is tried again every 3 s."""
 ERRORS: Final = {
     "full": ("database or disk is full", sqlite3.SQLITE_FULL, "SQLITE_FULL"),
     "broken": ("disk I/O error", sqlite3.SQLITE_IOERR, "SQLITE_IOERR"),
@@ -30,15 +32,32 @@ class Disk:
     Attributes:
         trouble: "" while it is well. "full": it takes no write; "writes slowly". The others hit reads as well:
             "slow"; "silent": it does not answer; "broken": it answers with an error.
+        troubles: begin and end of each.
     """
 
     def __init__(self) -> None:
         self.trouble = ""
+        self.troubles: list[tuple[float, float]] = []
+        self._began_s = 0.0
         self._waiting: list[Callable[[], None]] = []
         self._next: asyncio.TimerHandle | None = None
 
+    def fail(self, trouble: str) -> None:
+        """Be in trouble."""
+        if not self.trouble:
+            self._began_s = self.time()
+        self.trouble = trouble
+
+    def dropped_by_kill(self) -> list[tuple[float, float]]:
+        """Return from when until now a process that ends now may have kept something unwritten."""
+        now_s = self.time()
+        is_now = [(self._began_s, now_s)] if self.trouble else []
+        return is_now + [(begin_s, now_s) for begin_s, end_s in self.troubles if now_s < end_s + WRITTEN_AFTER_S]
+
     def heal(self) -> None:
         """Be well again; what waits for an answer gets it."""
+        if self.trouble:
+            self.troubles.append((self._began_s, self.time()))
         self.trouble = ""
         waiting, self._waiting = self._waiting, []
         for work in waiting:

@@ -7,7 +7,7 @@ Runs under virtual time (`world`) and runs of real processes (`processes`) are t
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from iem_dcr.meter_time import RELEASED
 
@@ -85,15 +85,6 @@ class Filed:
     transaction_id: str
 
 
-class Worker(Protocol):
-    """A process of ours: its number, and what its main task failed with."""
-
-    @property
-    def number(self) -> int: ...
-    @property
-    def failures(self) -> Sequence[object]: ...
-
-
 class Record:
     """What is known of a run, as the promises look at it. Its times are those of its meters.
 
@@ -101,7 +92,7 @@ class Record:
         journal: whether receipts are kept.
         meter: that stands there.
         meters: every meter that stood there, in the order in which they came.
-        processes: every process of ours, in order.
+        processes: every process of ours, in order, with its number and what its main task failed with.
         calls: every command of the station, in order.
         energies: what was published: serial, watt hours, and number of the process, in order.
         checks: payloads of the communication check.
@@ -121,7 +112,7 @@ class Record:
         self.journal = journal
         self.meter = meter
         self.meters = [meter]
-        self.processes: Sequence[Worker] = []
+        self.processes: Sequence[Any] = []
         self.calls: list[Call] = []
         self.energies: list[tuple[str, float, int]] = []
         self.checks: set[bytes] = set()

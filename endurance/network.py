@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from iem_dcr.simulator import GARBAGE_HTTP, http_bytes, node_of, substitute
 
@@ -21,20 +21,13 @@ if TYPE_CHECKING:
 
 LATENCY_S: Final = (0.0005, 0.01)
 MISSING_BYTES: Final = 16
-COUNTED_AS: Final = {
-    "refuse": "request refused", "lose-request": "request lost", "lose-answer": "answer lost",
-    "act-late": "request acted on late", "stall": "answer stalled", "drip": "answer stalled", "reset": "request lost",
-    "server-error": "request refused", "garbage": "answer garbled", "garbage-http": "answer garbled",
-    "wrong-length": "answer garbled",
-}  # fmt: skip
-"""What the kinds of faults are to who looks at them."""
 
 
-class Sender(Protocol):
-    """The process that sends a request: whether it was killed, and the start it is working on."""
+class Sender:
+    """Who sends requests: whether it was killed, and the start it is working on."""
 
-    killed: bool
-    serving: Serving | None
+    killed = False
+    serving: Serving | None = None
 
 
 class Network:
@@ -64,13 +57,13 @@ class Network:
         least, most = LATENCY_S
         return self.slow_s + least + (most - least) * self._latency()
 
-    async def connect(self, sender: Sender | None = None) -> tuple[asyncio.StreamReader, Any]:
+    async def connect(self, sender: Sender) -> tuple[asyncio.StreamReader, Any]:
         """Make a connection for a process; its end closes it.
 
         Raises:
             ConnectionRefusedError: the meter has no power, or serves another connection.
         """
-        if self.swallows or (sender is not None and sender.killed):
+        if self.swallows or sender.killed:
             await asyncio.Event().wait()
         await asyncio.sleep(self.way_s())
         while (habit := self.meter.options.connections) != "any" and self._is_occupied():
@@ -90,14 +83,13 @@ class Network:
             self._freed.set()
 
     def _is_occupied(self) -> bool:
-        served = self._served
-        return served is not None and served.lives and not (served.sender is not None and served.sender.killed)
+        return self._served is not None and self._served.lives and not self._served.sender.killed
 
 
 class Connection:
     """One connection, and the client's writer of it. It is of the meter that stood there, and lives with its power."""
 
-    def __init__(self, network: Network, sender: Sender | None) -> None:
+    def __init__(self, network: Network, sender: Sender) -> None:
         self.reader = asyncio.StreamReader()
         self.sender = sender
         self.transport = self
@@ -120,7 +112,7 @@ class Connection:
 
     def write(self, data: bytes) -> None:
         """Send a request, which is whole; it arrives whether or not the client lives then."""
-        self._later(self._network.way_s(), self._arrive, data, self.sender.serving if self.sender else None)
+        self._later(self._network.way_s(), self._arrive, data, self.sender.serving)
 
     async def drain(self) -> None:
         """Nothing is held back."""
@@ -151,7 +143,7 @@ class Connection:
         method, path, _ = head.split(b"\r\n")[0].decode().split(" ")
         fault = meter.faults.take(method, node_of(path))
         if fault is not None:
-            network.counts[COUNTED_AS[fault.kind]] += 1
+            network.counts[f"wire: {fault.kind}"] += 1
         if fault is not None and fault.kind == "act-late":
             self._later(fault.wait_s, self._act_late, method, path, body, serving)
             return

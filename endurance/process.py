@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from unittest.mock import patch
 
 from endurance.meter import Serving
+from endurance.network import Network, Sender
 from iem_dcr.driver.start import Starting
 from iem_dcr.everest import driving
 from iem_dcr.everest.driving import EverestModule
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
     from endurance.clock import HostClock
     from endurance.disk import SteppedJournal
-    from endurance.network import Network
     from endurance.station import Station
     from iem_dcr.config import Settings
     from iem_dcr.driver import MeterDriver
@@ -59,12 +59,10 @@ class Around:
     broker_is_up: bool
 
 
-class Process(ABC):
-    """One process, from its start to its end; ``number`` counts those of a run.
+class Process(Sender, ABC):
+    """One process, from its start to its end; ``number`` counts those of a run. Killed, it does nothing any more.
 
     Attributes:
-        killed: it does nothing any more.
-        serving: the start it is working on.
         failures: what its main task failed with, what a handler raised.
         journal: that it writes.
         tasks: that work in its name.
@@ -72,8 +70,6 @@ class Process(ABC):
 
     def __init__(self, around: Around, number: int) -> None:
         self.number = number
-        self.killed = False
-        self.serving: Serving | None = None
         self.failures: list[BaseException] = []
         self.journal = around.journal
         self.tasks: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()

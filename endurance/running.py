@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, Any, Final
 from unittest.mock import patch
 
 from endurance.clock import JumpingLoop
-from endurance.counts import counted
 from endurance.growth import resident_kib
 from endurance.invariants import broken
-from endurance.knobs import KNOWN
+from endurance.knobs import KNOWN, OPEN_AT_POWER_CUT, UNKNOWN, differences
 from endurance.plan import Plan, make
 from endurance.process import task_factory
 from endurance.world import World
@@ -73,6 +72,36 @@ def logged_mistakes() -> Iterator[list[str]]:
             stack.callback(logger.setLevel, logger.level)
             logger.setLevel(logging.ERROR)
         yield found
+
+
+EVERY_KIND: Final = (
+    "wire: refuse", "wire: lose-request", "wire: lose-answer", "wire: stall", "wire: reset", "wire: server-error",
+    "wire: garbage", "wire: garbage-http", "wire: wrong-length",
+    *(f"power cut in a session, {fate}" for fate in OPEN_AT_POWER_CUT),
+    "power cut between /user and B", "power cut while signing", "power cut between E and GET /receipt", "slow boot",
+    "kill", "killed in a start", "killed in a stop", "restart", "shift_clock", "step_host", "exchange_meter",
+    "network_swallows", "network_is_slow", "broker_away", "current_flows", "meter_in_error", "begin_by_hand", "repeat",
+    "disk full", "disk writes slowly", "start: OK", "start: NOT_SUPPORTED", "stop: OK", "stop: UNEXPECTED_ERROR",
+)  # fmt: skip
+"""Everything of which a large number of runs has to have some, with the knobs ``known``."""
+MORE_KINDS: Final = (
+    "wire: act-late", "disk slow", "disk silent", "disk broken", "values_freeze", "register_falls", "swap_meters",
+    *(f"knob {name}" for name in UNKNOWN),
+)  # fmt: skip
+"""What runs with ``all`` knobs have besides."""
+
+
+def counted(world: World) -> Counter[str]:
+    """Return how often what happened in a run: where it hit a request, a meter, a process; not where it was planned."""
+    counts = Counter({name: count for name, count in world.counts.items() if name in (*EVERY_KIND, *MORE_KINDS)})
+    counts.update(f"knob {name}" for name, _ in differences(world.plan.options) if name in UNKNOWN)
+    counts["sessions"] = len(world.plan.sessions)
+    counts["commands"] = len(world.calls)
+    counts["receipts handed over"] = sum(call.tuple_text is not None for call in world.calls)
+    counts["transactions"] = sum(len(meter.truths) for meter in world.meters)
+    counts["live values"] = len(world.energies)
+    counts["virtual seconds"] = int(world.calmed_s)
+    return counts
 
 
 def broken_promises(plan: Plan, tell: Callable[[str], object] = str) -> tuple[list[str], Counter[str]]:

@@ -166,6 +166,7 @@ class Station(Record):
 
         def spring() -> None:
             self.tell(f"{what} after {method} {node} {then}")
+            self.counts[what] += 1
             getattr(self, what)(**then)
 
         self.meter.traps.append(Trap(method, node, delay_s, spring))

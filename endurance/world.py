@@ -33,8 +33,6 @@ ANSWER_TIMEOUT_S: Final = 145.0
 """Longer than any command may take, with a broker that is away first."""
 CALM_S: Final = 100.0
 """How long nothing goes wrong at the end of a run before it is judged."""
-WRITTEN_AFTER_S: Final = 6.0
-"""What waits for a disk that was in trouble is written so long after its end: it is tried again every 3 s."""
 KINDS: Final[dict[str, type[Process]]] = {SERVICE: ServiceProcess, MODULE: ModuleProcess}
 
 
@@ -66,8 +64,6 @@ class World(Station):
         self._broker_troubled: list[list[float]] = []
         self._queued: list[tuple[str, bytes, Call]] = []
         self._last_sent: tuple[Call, str, bytes] | None = None
-        self._disk_trouble_began_s = 0.0
-        self._disk_trouble_ended_s = -WRITTEN_AFTER_S
         self._tasks: set[asyncio.Task[Any]] = set()
 
     @property
@@ -249,10 +245,9 @@ class World(Station):
         """Kill our process, and start it again."""
         process = self.process
         if process is not None:
-            self.counts["process killed"] += 1
             for call in self.calls:
                 if call.answer is None and call.process == process.number and not call.excused:
-                    self.counts[f"process killed in a {call.command}"] += 1
+                    self.counts[f"killed in a {call.command}"] += 1
             self.tell(f"process {process.number} is killed")
             self.excuse("its process was killed", process.number)
             process.kill()
@@ -261,7 +256,6 @@ class World(Station):
     def restart(self, away_s: float) -> None:
         """End our process, and start it again."""
         if self.process is not None:
-            self.counts["process ended and started"] += 1
             self.tell(f"process {self.process.number} is ended")
             self._excuse_service(self.process)
             self._spawn(self._end_and_start(self.process, away_s))
@@ -296,21 +290,13 @@ class World(Station):
     def disk_fails(self, trouble: str, for_s: float) -> None:
         """Have the journal's disk in trouble: see `disk.Disk`."""
         if self.journal:
-            if not self.disk.trouble and self.now_s - self._disk_trouble_ended_s >= WRITTEN_AFTER_S:
-                self._disk_trouble_began_s = self.now_s
             self.counts[f"disk {trouble}"] += 1
-            self.disk.trouble = trouble
-            self._later(for_s, self._disk_heals)
-
-    def _disk_heals(self) -> None:
-        if self.disk.trouble:
-            self._disk_trouble_ended_s = self.now_s
-        self.disk.heal()
+            self.disk.fail(trouble)
+            self._later(for_s, self.disk.heal)
 
     def _unwritten_was_dropped(self) -> None:
         """Hear of an end before all was written: nothing is promised where the disk is in trouble, or has just been."""
-        if self.disk.trouble or self.now_s - self._disk_trouble_ended_s < WRITTEN_AFTER_S:
-            self.disk_troubled.append((self._disk_trouble_began_s, self.now_s))
+        self.disk_troubled += self.disk.dropped_by_kill()
 
     def exchange_meter(self, private_network_s: float) -> None:
         """Put another meter in the place of this one; its address does not answer for a while."""
@@ -345,7 +331,7 @@ class World(Station):
     def heal(self) -> None:
         super().heal()
         self._network.swallows, self._network.slow_s = False, 0.0
-        self._disk_heals()
+        self.disk.heal()
         self._broker_back()
         self._start_process()
 

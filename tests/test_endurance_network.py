@@ -10,7 +10,7 @@ import pytest
 
 from endurance.clock import JumpingLoop
 from endurance.meter import Meter
-from endurance.network import Network
+from endurance.network import Network, Sender
 from iem_dcr.device.client import MeterClient
 from iem_dcr.device.messages import User
 from iem_dcr.errors import MeterError
@@ -97,7 +97,7 @@ def in_memory(requests: tuple[str, ...], fault: Fault | None, *, off: bool, conn
         network = Network(meter, lambda: 0.5, Counter())
         if off:
             meter.power_cycle(60.0, 0.0)
-        client = MeterClient("meter", timeout_s=2.0, connect=lambda *_: network.connect())
+        client = MeterClient("meter", timeout_s=2.0, connect=lambda *_: network.connect(Sender()))
         return await story(client, meter, requests, fault), acted(meter)
 
     with asyncio.Runner(loop_factory=JumpingLoop) as runner:

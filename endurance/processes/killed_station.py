@@ -14,8 +14,7 @@ from endurance.invariants import CLOCK_OFF
 from endurance.meter import Trap
 from endurance.model import MODULE, SERVICE, Call
 from endurance.plan import CLOCK, LOAD, MORE_TROUBLES, POWER, TRAPPED, WIRE, Maker, picked
-from endurance.processes.driver_processes import ModuleProcess, ServiceProcess
-from endurance.processes.programs import waited_for_core_s
+from endurance.processes.programs import ModuleProcess, ServiceProcess, waited_for_core_s
 from endurance.processes.station import CALM_S, EverestMqtt, Process, RealStation
 from endurance.station import until
 from iem_dcr import meter_time

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final
 from endurance.given import at_least
 from endurance.model import start_request
 from endurance.processes import programs
-from endurance.processes.driver_processes import ServiceProcess
+from endurance.processes.programs import ServiceProcess
 from endurance.processes.station import CALM_S, EverestMqtt, RealStation
 from endurance.processes.ways import PacketWay, ProxyWay, Trouble, unshared, why_no_namespaces, within
 from endurance.station import until

@@ -1,22 +1,33 @@
-"""Programs as processes that end with the command that started them."""
+"""Programs as processes that end with the command that started them; those that drive a meter can be killed."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
+
+from endurance.processes.wrapped_program import MODULE_PY
+from tests.support.everest_bench import CommandRefused, EverestBench, ModuleDied, configuration
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
     from types import FrameType
+
+    from endurance.processes.station import RealStation
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 END_TIMEOUT_S: Final = 10.0
+WRAPPED_PROGRAM: Final = Path(__file__).with_name("wrapped_program.py")
+SAFE_PATH: Final = {"PYTHONSAFEPATH": "1"}
+"""The folder of the wrapped program does not come before EVerest's framework."""
 
 
 def iem_dcr(*arguments: str) -> list[str]:
@@ -89,3 +100,168 @@ def waited_for_core_s(pid: int) -> float:
         return int(Path(f"/proc/{pid}/schedstat").read_text("utf-8").split()[1]) / 1e9
     except (OSError, IndexError, ValueError):
         return 0.0
+
+
+class ServiceProcess:
+    """`iem-dcr run`.
+
+    Args:
+        folder: for its configuration and log.
+        stations: whose meters it drives.
+        broker: host and port of its broker.
+        journal: of its meters.
+        options: of iem-dcr.
+        prefix: a command that runs it somewhere else.
+        environment: variables of `wrapped_program`; without any the program runs as it is.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        stations: Sequence[RealStation],
+        broker: tuple[str, int],
+        journal: Path,
+        *options: str,
+        prefix: Sequence[str] = (),
+        **environment: str,
+    ) -> None:
+        lines = [f'[mqtt]\nhost = "{broker[0]}"\nport = {broker[1]}']
+        for station in stations:
+            lines.append(f'\n[[meter]]\nmodule_id = "{station.name}"')
+            lines += [f"{name} = {json.dumps(value)}" for name, value in station.settings(journal).items()]
+        config = folder / f"{stations[0].name}.toml"
+        config.write_text("\n".join(lines) + "\n", "utf-8")
+        program = [sys.executable, str(WRAPPED_PROGRAM)] if environment else iem_dcr()
+        self.log = config.with_suffix(".log")
+        self._line = [*prefix, *program, *options, "run", str(config)]
+        self._environment = {**os.environ, **SAFE_PATH, **environment} if environment else None
+        self._process: subprocess.Popen[str] | None = None
+
+    @property
+    def pid(self) -> int:
+        return 0 if self._process is None else self._process.pid
+
+    async def start(self) -> None:
+        self._process = start(self._line, self.log, env=self._environment)
+
+    def kill(self) -> str:
+        """Kill it in this very moment. Returns how it ended where it had ended before, or ""."""
+        if self._process is None:
+            return ""
+        code = self._process.poll()
+        self._process.kill()
+        return "" if code is None else f"the service ended by itself with {code}"
+
+    async def reap(self) -> int:
+        """End it where it was not killed. Returns its exit code when it has ended."""
+        return 0 if self._process is None else await asyncio.to_thread(end, self._process)
+
+    async def terminate(self) -> list[str]:
+        """End it in good order. Returns what is wrong with its end or in its log."""
+        code = await self.reap()
+        log = self.log.read_text("utf-8", "replace")
+        wrong = [f"the service ended with {code}"] if code else []
+        if "Traceback" in log:
+            wrong.append(f"the service's log has a traceback: {log[log.index('Traceback') :][:3000]}")
+        return wrong
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.kill()
+        await self.reap()
+
+
+class ModuleProcess:
+    """The EVerest module, under a double of EVerest's framework.
+
+    Args:
+        settings: of the module.
+        on_value: gets every live value, and when the module published it.
+        environment: variables of `wrapped_program`; without any the module runs as it is.
+    """
+
+    def __init__(
+        self, settings: Mapping[str, Any], on_value: Callable[[dict[str, Any], float], None], **environment: str
+    ) -> None:
+        self._program = WRAPPED_PROGRAM if environment else MODULE_PY
+        self._settings = configuration(MODULE_PY, settings)
+        self._on_value = on_value
+        self._environment = SAFE_PATH | environment if environment else {}
+        self._bench: EverestBench | None = None
+        self._stack = contextlib.ExitStack()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def pid(self) -> int:
+        return 0 if self._bench is None else self._bench.pid
+
+    async def start(self) -> None:
+        bench = EverestBench(self._program, self._settings, environment=self._environment)
+        await asyncio.to_thread(self._stack.enter_context, bench)
+        self._bench = bench
+        with contextlib.suppress(ModuleDied):  # it was killed meanwhile
+            await asyncio.to_thread(bench.ready)
+        self._spawn(self._watch(bench))
+
+    def kill(self) -> str:
+        """Kill it in this very moment. Returns how it ended where it had ended before, or ""."""
+        if self._bench is None:
+            return ""
+        if self._bench.exit_code is not None:
+            return f"the module ended by itself with {self._bench.exit_code}: {self._bench.stderr[-3000:]}"
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._bench.pid, signal.SIGKILL)
+        return ""
+
+    async def reap(self) -> None:
+        """Wait for the end of a killed process."""
+        if self._bench is not None:
+            await asyncio.to_thread(self._bench.wait_exit)
+            self._bench = None
+            await asyncio.to_thread(self._stack.close)
+            if self._tasks:
+                await asyncio.wait(set(self._tasks), timeout=5)
+
+    async def terminate(self) -> list[str]:
+        """End it in good order. Returns what is wrong with its end or in what it wrote."""
+        assert self._bench is not None  # noqa: S101  it was started
+        code, _ = await asyncio.to_thread(self._bench.sigterm)
+        stderr = self._bench.stderr
+        await self.reap()
+        wrong = [f"the module ended with {code}"] if code else []
+        return [*wrong, f"the module wrote to standard error: {stderr[:3000]}"] if stderr else wrong
+
+    def call(self, command: str, payload: Any, on_answer: Callable[[dict[str, Any]], None]) -> bool:
+        """Call a command. Returns whether a module is there to be called."""
+        bench = self._bench
+        if bench is None or bench.exit_code is not None or not bench.events_of("init_done"):
+            return False
+        arguments = {"value": {"tariff_text": ""} | payload} if command == "start" else {"transaction_id": payload}
+        self._spawn(self._call(bench, f"{command}_transaction", arguments, on_answer))
+        return True
+
+    async def _call(
+        self, bench: EverestBench, command: str, arguments: dict[str, Any], on_answer: Callable[[dict[str, Any]], None]
+    ) -> None:
+        with contextlib.suppress(ModuleDied, CommandRefused):  # no answer comes
+            future = await asyncio.to_thread(bench.call_async, command, arguments)
+            on_answer(await asyncio.wrap_future(future))
+
+    async def _watch(self, bench: EverestBench) -> None:
+        """Hand on the values of a process, to the last one."""
+        handed_on, is_over = 0, False
+        while not is_over:
+            is_over = bench is not self._bench
+            published = bench.published("powermeter")
+            for each in published[handed_on:]:
+                self._on_value(each.value, each.at)
+            handed_on = len(published)
+            await asyncio.sleep(0.02)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

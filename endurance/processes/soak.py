@@ -25,7 +25,7 @@ from endurance.given import at_least, positive
 from endurance.growth import grown, handles, resident_kib, threads
 from endurance.model import start_request
 from endurance.processes import programs
-from endurance.processes.driver_processes import ServiceProcess
+from endurance.processes.programs import ServiceProcess
 from endurance.processes.station import EverestMqtt, RealStation
 from endurance.station import until
 from iem_dcr.simulator import SimulatorServer
