@@ -138,7 +138,7 @@ class Run:
 
 def damage(journal: Path) -> list[str]:
     """Return what `iem-dcr receipts list` and SQLite find wrong with a journal."""
-    line = programs.iem_dcr("receipts", "list", "--journal", str(journal), "--json")
+    line = (*programs.IEM_DCR, "receipts", "list", "--journal", str(journal), "--json")
     done = subprocess.run(line, capture_output=True, text=True, check=False)  # noqa: S603  our own command
     found = [f"receipts list ended with {done.returncode}: {done.stderr}"] if done.returncode else []
     with contextlib.closing(sqlite3.connect(journal)) as connection:

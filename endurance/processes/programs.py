@@ -1,4 +1,4 @@
-"""Programs as processes that end with the command that started them; those that drive a meter can be killed."""
+"""Programs as processes that end with the command that started them; the two that drive a meter can be killed."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 
@@ -23,47 +24,26 @@ if TYPE_CHECKING:
 
     from endurance.processes.station import RealStation
 
+    OnAnswer = Callable[[dict[str, Any]], None]
+
 ROOT: Final = Path(__file__).resolve().parents[2]
+IEM_DCR: Final = (sys.executable, "-m", "iem_dcr.cli.main")
 END_TIMEOUT_S: Final = 10.0
 WRAPPED_PROGRAM: Final = Path(__file__).with_name("wrapped_program.py")
 SAFE_PATH: Final = {"PYTHONSAFEPATH": "1"}
 """The folder of the wrapped program does not come before EVerest's framework."""
 
 
-def iem_dcr(*arguments: str) -> list[str]:
-    """Return the command line of iem-dcr."""
-    return [sys.executable, "-m", "iem_dcr.cli.main", *arguments]
-
-
-def start(line: Sequence[str], log: Path | None = None, **options: Any) -> subprocess.Popen[str]:
-    """Start a process in a group of its own, so that Ctrl-C does not reach it. The log gets its standard error."""
-    with contextlib.ExitStack() as stack:
-        stderr = None if log is None else stack.enter_context(log.open("a", encoding="utf-8"))
-        return subprocess.Popen(  # noqa: S603  our own programs
-            line, stdin=subprocess.PIPE, text=True, stderr=stderr, cwd=ROOT, start_new_session=True, **options
-        )
-
-
-def end(process: subprocess.Popen[str]) -> int:
-    """End a process with SIGTERM, or with SIGKILL where that does not help. Returns its exit code."""
-    process.terminate()
-    try:
-        process.wait(END_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-    with contextlib.suppress(OSError), process:  # closes its pipes and waits
-        pass
-    return process.returncode
-
-
 @contextlib.contextmanager
 def running(line: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
-    """Run a process for as long as the block is entered."""
-    process = start(line, **options)
-    try:
-        yield process
-    finally:
-        end(process)
+    """Run a process for as long as the block is entered, in a group of its own, so that Ctrl-C does not reach it."""
+    with subprocess.Popen(  # noqa: S603  our own programs
+        line, stdin=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True, **options
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
 
 
 @contextlib.contextmanager
@@ -83,15 +63,12 @@ def prepared(keep: Path | None) -> Iterator[Path]:
         raise SystemExit(128 + number)
 
     signal.signal(signal.SIGTERM, leave)
-    if keep is None:
-        with tempfile.TemporaryDirectory(prefix="iem-dcr-") as name:
-            yield Path(name)
-        return
-    try:
-        keep.mkdir(parents=True)
-    except OSError as error:
-        raise SystemExit(f"{keep}: {error.strerror}") from None
-    yield keep
+    with tempfile.TemporaryDirectory(prefix="iem-dcr-") as name:
+        try:
+            (keep or Path(name, "run")).mkdir(parents=True)
+        except OSError as error:
+            raise SystemExit(f"{keep}: {error.strerror}") from None
+        yield keep or Path(name, "run")
 
 
 def waited_for_core_s(pid: int) -> float:
@@ -131,36 +108,48 @@ class ServiceProcess:
             lines += [f"{name} = {json.dumps(value)}" for name, value in station.settings(journal).items()]
         config = folder / f"{stations[0].name}.toml"
         config.write_text("\n".join(lines) + "\n", "utf-8")
-        program = [sys.executable, str(WRAPPED_PROGRAM)] if environment else iem_dcr()
+        program = (sys.executable, str(WRAPPED_PROGRAM)) if environment else IEM_DCR
         self.log = config.with_suffix(".log")
-        self._line = [*prefix, *program, *options, "run", str(config)]
+        self._line = (*prefix, *program, *options, "run", str(config))
         self._environment = {**os.environ, **SAFE_PATH, **environment} if environment else None
-        self._process: subprocess.Popen[str] | None = None
+        self._process: asyncio.subprocess.Process | None = None
 
     @property
     def pid(self) -> int:
         return 0 if self._process is None else self._process.pid
 
     async def start(self) -> None:
-        self._process = start(self._line, self.log, env=self._environment)
+        with self.log.open("a") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                *self._line, stderr=log, cwd=ROOT, env=self._environment, start_new_session=True
+            )
 
     def kill(self) -> str:
         """Kill it in this very moment. Returns how it ended where it had ended before, or ""."""
         if self._process is None:
             return ""
-        code = self._process.poll()
+        if self._process.returncode is not None:
+            return f"the service ended by itself with {self._process.returncode}"
         self._process.kill()
-        return "" if code is None else f"the service ended by itself with {code}"
+        return ""
 
-    async def reap(self) -> int:
-        """End it where it was not killed. Returns its exit code when it has ended."""
-        return 0 if self._process is None else await asyncio.to_thread(end, self._process)
+    async def reap(self) -> None:
+        """Wait for the end of a killed process."""
+        if self._process is not None:
+            await self._process.wait()
 
     async def terminate(self) -> list[str]:
         """End it in good order. Returns what is wrong with its end or in its log."""
-        code = await self.reap()
+        assert self._process is not None  # noqa: S101  it was started
+        wrong = []
+        try:
+            self._process.terminate()
+            async with asyncio.timeout(END_TIMEOUT_S):
+                if code := await self._process.wait():
+                    wrong.append(f"the service ended with {code}")
+        except (TimeoutError, ProcessLookupError) as error:
+            wrong.append(f"the service does not end in good order: {error!r}")
         log = self.log.read_text("utf-8", "replace")
-        wrong = [f"the service ended with {code}"] if code else []
         if "Traceback" in log:
             wrong.append(f"the service's log has a traceback: {log[log.index('Traceback') :][:3000]}")
         return wrong
@@ -186,10 +175,9 @@ class ModuleProcess:
     def __init__(
         self, settings: Mapping[str, Any], on_value: Callable[[dict[str, Any], float], None], **environment: str
     ) -> None:
-        self._program = WRAPPED_PROGRAM if environment else MODULE_PY
-        self._settings = configuration(MODULE_PY, settings)
+        program, variables = (WRAPPED_PROGRAM, SAFE_PATH | environment) if environment else (MODULE_PY, {})
+        self._make = partial(EverestBench, program, configuration(MODULE_PY, settings), environment=variables)
         self._on_value = on_value
-        self._environment = SAFE_PATH | environment if environment else {}
         self._bench: EverestBench | None = None
         self._stack = contextlib.ExitStack()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -199,7 +187,7 @@ class ModuleProcess:
         return 0 if self._bench is None else self._bench.pid
 
     async def start(self) -> None:
-        bench = EverestBench(self._program, self._settings, environment=self._environment)
+        bench = self._make()
         await asyncio.to_thread(self._stack.enter_context, bench)
         self._bench = bench
         with contextlib.suppress(ModuleDied):  # it was killed meanwhile
@@ -234,7 +222,7 @@ class ModuleProcess:
         wrong = [f"the module ended with {code}"] if code else []
         return [*wrong, f"the module wrote to standard error: {stderr[:3000]}"] if stderr else wrong
 
-    def call(self, command: str, payload: Any, on_answer: Callable[[dict[str, Any]], None]) -> bool:
+    def call(self, command: str, payload: Any, on_answer: OnAnswer) -> bool:
         """Call a command. Returns whether a module is there to be called."""
         bench = self._bench
         if bench is None or bench.exit_code is not None or not bench.events_of("init_done"):
@@ -243,9 +231,7 @@ class ModuleProcess:
         self._spawn(self._call(bench, f"{command}_transaction", arguments, on_answer))
         return True
 
-    async def _call(
-        self, bench: EverestBench, command: str, arguments: dict[str, Any], on_answer: Callable[[dict[str, Any]], None]
-    ) -> None:
+    async def _call(self, bench: EverestBench, command: str, arguments: dict[str, Any], on_answer: OnAnswer) -> None:
         with contextlib.suppress(ModuleDied, CommandRefused):  # no answer comes
             future = await asyncio.to_thread(bench.call_async, command, arguments)
             on_answer(await asyncio.wrap_future(future))
