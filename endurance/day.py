@@ -19,7 +19,7 @@ from collections import Counter
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from endurance.given import positive
+from endurance.given import positive, verdict
 from endurance.growth import grown, handles, resident_kib
 from endurance.invariants import broken
 from endurance.model import SERVICE, start_request
@@ -114,10 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"{given.hours:g} hours in {time.monotonic() - began_s:.0f} s: {day.values} values,"
         f" {sum(call.ok for call in day.calls)} of {len(day.calls)} commands OK"
     )
-    for trouble in troubles:
-        print(f"BROKEN: {trouble}")
-    print("Something grows, or is broken." if troubles else "Nothing grows.")
-    return 1 if troubles else 0
+    return verdict(troubles, "Nothing grows.")
 
 
 if __name__ == "__main__":

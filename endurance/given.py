@@ -1,4 +1,4 @@
-"""Numbers as they are given on the command lines here."""
+"""What the commands here are given, numbers, and what they say at their end."""
 
 from __future__ import annotations
 
@@ -6,17 +6,14 @@ import argparse
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 MOST_HOURS: Final = 9000
+"""A year has 8,766."""
 
 
 def at_least(least: int) -> Callable[[str], int]:
-    """Return what reads a whole number of a command line.
-
-    Raises:
-        argparse.ArgumentTypeError: when it is called, with what is none, or is below that.
-    """
+    """Return what reads a whole number, and raises ArgumentTypeError where it is none or below ``least``."""
 
     def read(text: str) -> int:
         if not (text.isascii() and text.isdigit() and int(text) >= least):
@@ -27,10 +24,10 @@ def at_least(least: int) -> Callable[[str], int]:
 
 
 def positive(text: str) -> float:
-    """Read a time; it is below a year of hours.
+    """Read a number above 0 and below a year of hours.
 
     Raises:
-        argparse.ArgumentTypeError: it is none, or not above 0.
+        argparse.ArgumentTypeError: it is none.
     """
     try:
         number = float(text)
@@ -39,3 +36,11 @@ def positive(text: str) -> float:
     if not 0 < number < MOST_HOURS:
         raise argparse.ArgumentTypeError(f"expects a number above 0 and below {MOST_HOURS}")
     return number
+
+
+def verdict(broken: Sequence[str], well: str = "Nothing is broken.") -> int:
+    """Say what was broken, or that all is well. Returns the command's exit status."""
+    for sentence in broken:
+        print(f"BROKEN: {sentence}")
+    print(f"{len(broken)} promises broken." if broken else well)
+    return 1 if broken else 0

@@ -57,6 +57,7 @@ class Station(Record):
         self.kind = kind
         self.topics = Topics(name)
         self._by_reply: dict[str, Call] = {}
+        self._last_sent: tuple[Call, str, bytes] | None = None
         self._story: list[tuple[float, str]] = []
 
     # --- commands ---
@@ -128,7 +129,9 @@ class Station(Record):
         reply_to = f"everest/reply/{self.name}/{call.number}"
         self._by_reply[reply_to] = call
         topic = self.topics.start if call.command == "start" else self.topics.stop
-        return topic, json.dumps({"headers": {"replyTo": reply_to}, "payload": payload}).encode()
+        message = json.dumps({"headers": {"replyTo": reply_to}, "payload": payload}).encode()
+        self._last_sent = call, topic, message
+        return topic, message
 
     # --- what is published ---
 

@@ -63,7 +63,6 @@ class World(Station):
         self._broker_is_up = True
         self._broker_troubled: list[list[float]] = []
         self._queued: list[tuple[str, bytes, Call]] = []
-        self._last_sent: tuple[Call, str, bytes] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
 
     @property
@@ -172,7 +171,6 @@ class World(Station):
             self._queued.append((topic, message, call))
             return
         self._taken(call)
-        self._last_sent = call, topic, message
 
     async def _call(self, process: ModuleProcess, call: Call, value: object) -> None:
         answer = await process.call(call.command, value)

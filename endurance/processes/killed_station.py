@@ -76,7 +76,6 @@ class KilledStation(RealStation):
         self._maker = Maker(self._chance, KILLING_TROUBLES, self.new_id)
         self._starting = starting
         self._is_killed = False
-        self._last_message: tuple[str, bytes] | None = None
         self._broker_back_s = 0.0
         self._meter_settled_s = 0.0
 
@@ -105,10 +104,6 @@ class KilledStation(RealStation):
         super()._send(call, payload)
         if time.monotonic() <= self._broker_back_s + BROKER_SETTLES_S or self.value_s <= self._broker_back_s:
             call.excused = "its broker was killed, and nothing was heard of the service since"
-
-    def _message(self, call: Call, payload: object) -> tuple[str, bytes]:
-        self._last_message = super()._message(call, payload)
-        return self._last_message
 
     def broker_is_killed(self) -> None:
         """Excuse what is not answered now, and what is asked until the service is heard again."""
@@ -193,8 +188,9 @@ class KilledStation(RealStation):
 
     def repeat(self) -> None:
         """Have the broker hand over a message again."""
-        if self.kind == SERVICE and self._last_message is not None:
-            self.everest.publish(*self._last_message)
+        if self._last_sent is not None:
+            _, topic, message = self._last_sent
+            self.everest.publish(topic, message)
 
     async def _end_what_was_open(self) -> None:
         """Ask for the session that was open, and then for "", as EVerest does when it starts.

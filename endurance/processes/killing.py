@@ -26,7 +26,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from endurance.given import at_least
+from endurance.given import at_least, verdict
 from endurance.processes import programs
 from endurance.processes.killed_station import KilledStation
 from endurance.processes.station import EverestMqtt
@@ -165,10 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run = Run(folder, restarts=given.restarts, seed=given.seed, stations=given.stations, slow_disk=given.slow_disk)
         asyncio.run(run.run())
     run.report(time.monotonic() - began_s)
-    for sentence in run.broken:
-        print(f"BROKEN: {sentence}")
-    print(f"{len(run.broken)} promises broken." if run.broken else "Nothing is broken.")
-    return 1 if run.broken else 0
+    return verdict(run.broken)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from endurance.given import at_least
+from endurance.given import at_least, verdict
 from endurance.model import start_request
 from endurance.processes import programs
 from endurance.processes.programs import ServiceProcess
@@ -162,8 +162,8 @@ async def new_namespace(stack: contextlib.AsyncExitStack) -> int:
     return process.pid
 
 
-def run_faults(rounds: int, folder: Path, *, packets: bool) -> bool:
-    """Run all faults and print the results. Returns whether every promise held."""
+def run_faults(rounds: int, folder: Path, *, packets: bool) -> int:
+    """Run all faults and print the results. Returns the exit status."""
     run = Run(folder, rounds, packets=packets)
     began_s = time.monotonic()
     broken = asyncio.run(run.run())
@@ -171,19 +171,17 @@ def run_faults(rounds: int, folder: Path, *, packets: bool) -> bool:
     print("  fault              commands    OK  longest answer  values back after")
     for station in run.stations:
         print(station.row())
-    for sentence in broken:
-        print(f"BROKEN: {sentence}")
-    return not broken
+    return verdict(broken)
 
 
-def run_in_namespace(rounds: int, folder: Path) -> bool:
-    """Run this command in a network namespace. Returns whether every promise held; True where there are none."""
+def run_in_namespace(rounds: int, folder: Path) -> int:
+    """Run this command in a network namespace. Returns its exit status; 0 where there are none."""
     if why := why_no_namespaces():
         print(f"skipped: packets between network namespaces: {why}")
-        return True
+        return 0
     line = unshared(sys.executable, "-m", __spec__.name, "--rounds", str(rounds), "--keep", str(folder))
     with programs.running(line, env=os.environ | {INSIDE: "1"}) as process:
-        return process.wait() == 0
+        return process.wait()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -196,13 +194,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with programs.prepared(given.keep) as folder:
         if os.environ.get(INSIDE):
             subprocess.run(["ip", "link", "set", "lo", "up"], check=True)  # noqa: S607  a tool of the system
-            return 0 if run_faults(given.rounds, folder, packets=True) else 1
-        held = given.way == "proxy" or run_in_namespace(given.rounds, folder / "packets")
+            return run_faults(given.rounds, folder, packets=True)
+        status = 0 if given.way == "proxy" else run_in_namespace(given.rounds, folder / "packets")
         if given.way != "packets":
             (folder / "proxy").mkdir()
-            held = run_faults(given.rounds, folder / "proxy", packets=False) and held
-    print("Nothing is broken." if held else "Something is broken.")
-    return 0 if held else 1
+            status |= run_faults(given.rounds, folder / "proxy", packets=False)
+    return status
 
 
 if __name__ == "__main__":

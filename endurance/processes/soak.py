@@ -21,7 +21,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Final
 
-from endurance.given import at_least, positive
+from endurance.given import at_least, positive, verdict
 from endurance.growth import grown, handles, resident_kib, threads
 from endurance.model import start_request
 from endurance.processes import programs
@@ -128,10 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     with programs.prepared(None) as folder:
         broken = asyncio.run(Soak(folder, given.meters, given.every).run(given.hours, given.fills))
-    for sentence in broken:
-        print(f"BROKEN: {sentence}")
-    print("It grows, or it failed." if broken else "Nothing grows.")
-    return 1 if broken else 0
+    return verdict(broken, "Nothing grows.")
 
 
 if __name__ == "__main__":

@@ -56,11 +56,11 @@ class Trouble:
 class Way(ABC):
     """A way to a meter. ``host`` and ``port`` are where a service reaches the meter by it."""
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str) -> None:
         self.host = host
-        self.port = port
+        self.port = 0
         self.trouble = Trouble()
-        self._chance = random.Random(port)
+        self._chance = random.Random(host)
 
     def set_trouble(self, trouble: Trouble) -> None:
         """Have this trouble from now on, and no other; `Trouble()` is none."""
@@ -93,7 +93,7 @@ class PacketWay(Way):
     """
 
     def __init__(self, number: int, pid: int) -> None:
-        super().__init__(f"10.99.{number}.1", 0)
+        super().__init__(f"10.99.{number}.1")
         self._number = number
         self._pid = pid
         self._near, self._far = f"near{number}", f"far{number}"
@@ -181,7 +181,7 @@ class ProxyWay(Way):
     """A way of bytes through a proxy on this host. What TCP would send again when a trouble is over waits here."""
 
     def __init__(self, meter_port: int) -> None:
-        super().__init__("127.0.0.1", 0)
+        super().__init__("127.0.0.1")
         self._meter_port = meter_port
         self._connections: set[asyncio.Task[None]] = set()
 
@@ -206,8 +206,7 @@ class ProxyWay(Way):
         assert task is not None  # noqa: S101  this is a coroutine
         self._connections.add(task)
         task.add_done_callback(self._connections.discard)
-        async with contextlib.AsyncExitStack() as stack:
-            stack.enter_context(contextlib.suppress(OSError, asyncio.CancelledError))
+        with contextlib.suppress(OSError, asyncio.CancelledError), contextlib.ExitStack() as stack:
             stack.callback(writer.transport.abort)
             if self.trouble.is_up:
                 await self._pass(is_answer=False)
