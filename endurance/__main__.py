@@ -17,9 +17,6 @@ from endurance.shrink import from_text, shrunk, to_text
 from iem_dcr.errors import ConfigError
 
 SAYS_EVERY_S: Final = 5.0
-WARM_AFTER_RUNS: Final = 40
-"""After so many runs everything is imported, and what a worker holds should not grow any more."""
-GROWS_AT_MOST_KIB: Final = 16 * 1024
 EXIT_BROKEN: Final = 1
 EXIT_USAGE: Final = 2
 
@@ -62,15 +59,12 @@ def _replay(plan: Plan) -> int:
 
 def _run_many(first: int, runs: int, workers: int, knobs: str) -> int:
     total: Counter[str] = Counter()
-    memory: dict[int, list[tuple[int, int]]] = {}
     began_s = said_s = time.monotonic()
     failed: Outcome | None = None
     done = 0
     for outcome in outcomes(first, runs, workers, knobs):
         done += outcome.runs
         total += outcome.counts
-        of_worker = memory.setdefault(outcome.worker, [(0, 0)])
-        of_worker.append((outcome.runs + of_worker[-1][0], outcome.resident_kib))
         if outcome.seed is not None:
             failed = outcome
             break
@@ -82,34 +76,14 @@ def _run_many(first: int, runs: int, workers: int, knobs: str) -> int:
     sessions, took_s = done * SESSIONS_IN_A_RUN, time.monotonic() - began_s
     rate = f"{sessions / max(took_s, 0.001):.0f} a second"
     print(f"{sessions} sessions in {took_s:.0f} s with {workers} processes: {rate}")
-    if failed is not None:
-        _tell(failed, knobs)
-        return EXIT_BROKEN
-    return _judge_memory(memory)
-
-
-def _tell(failed: Outcome, knobs: str) -> None:
-    """Say what was broken, shorten the run, and print the line that replays it."""
-    assert failed.seed is not None  # noqa: S101  it broke a promise
+    if failed is None or failed.seed is None:
+        return 0
     for promise in failed.promises:
         print(f"BROKEN by seed {failed.seed}: {promise}")
     kept = shrunk(make(failed.seed, knobs=knobs), lambda shorter: bool(broken_promises(shorter)[0]))
     what = f"KEEP='{to_text(kept)}'" if kept else f"SESSIONS={SESSIONS_IN_A_RUN}"
     print(f"make endurance KNOBS={knobs} SEED={failed.seed} {what}")
-
-
-def _judge_memory(memory: dict[int, list[tuple[int, int]]]) -> int:
-    """Say how the workers' memory went from when they were warm to the end; growing is a broken promise as well."""
-    status = 0
-    for worker, points in sorted(memory.items()):
-        warm = [kib for runs, kib in points if runs >= WARM_AFTER_RUNS]
-        if warm:
-            begin, end = warm[0] / 1024, warm[-1] / 1024
-            print(f"worker {worker}: {begin:.1f} MiB after {WARM_AFTER_RUNS} runs, {end:.1f} MiB at the end")
-            if warm[-1] - warm[0] > GROWS_AT_MOST_KIB:
-                print(f"BROKEN: the memory of worker {worker} grows")
-                status = EXIT_BROKEN
-    return status
+    return EXIT_BROKEN
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import multiprocessing
-import os
 import tempfile
 from collections import Counter
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Final
 from unittest.mock import patch
 
 from endurance.clock import JumpingLoop
-from endurance.growth import resident_kib
 from endurance.invariants import broken
 from endurance.knobs import KNOWN, OPEN_AT_POWER_CUT, UNKNOWN, differences
 from endurance.plan import Plan, make
@@ -127,27 +125,23 @@ class Outcome:
         runs: how many were made.
         counts: what happened how often.
         seed, promises: of the first that broke a promise, or None.
-        worker, resident_kib: the process that made them, and its memory afterwards.
     """
 
     runs: int
     counts: Counter[str]
     seed: int | None
     promises: tuple[str, ...]
-    worker: int
-    resident_kib: int
 
 
 def make_runs(seeds: range, knobs: str = KNOWN) -> Outcome:
     """Make the runs of some seeds, up to the first that breaks a promise."""
     counts: Counter[str] = Counter()
-    worker = os.getpid()
     for done, seed in enumerate(seeds, start=1):
         promises, happened = broken_promises(make(seed, knobs=knobs))
         counts += happened
         if promises:
-            return Outcome(done, counts, seed, tuple(promises), worker, resident_kib(worker))
-    return Outcome(len(seeds), counts, None, (), worker, resident_kib(worker))
+            return Outcome(done, counts, seed, tuple(promises))
+    return Outcome(len(seeds), counts, None, ())
 
 
 def outcomes(first: int, runs: int, workers: int, knobs: str) -> Iterator[Outcome]:

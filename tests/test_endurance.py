@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from endurance.__main__ import GROWS_AT_MOST_KIB, WARM_AFTER_RUNS, main
+from endurance.__main__ import main
 from endurance.deliberate import FAULTS, Deliberate
 from endurance.invariants import broken
 from endurance.knobs import ALL, KNOWN
@@ -238,19 +238,6 @@ def test_the_command_tells_of_the_first_run_that_fails_and_how_to_replay_it(
         assert written is not None
         assert main(["--seed", written[1], "--keep", written[2]]) == 1
     assert main(["--seed", written[1], "--keep", written[2]]) == 0
-
-
-@pytest.mark.parametrize(("grows_kib", "status"), [(GROWS_AT_MOST_KIB, 0), (GROWS_AT_MOST_KIB + 1, 1)])
-def test_the_command_fails_where_memory_grows(
-    grows_kib: int, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def grown(_first: int, _runs: int, _workers: int, _knobs: str) -> Iterator[Outcome]:
-        for resident_kib in (60_000, 60_000 + grows_kib):
-            yield Outcome(WARM_AFTER_RUNS, Counter(), None, (), 1, resident_kib)
-
-    monkeypatch.setattr("endurance.__main__.outcomes", grown)
-    assert main(["--sessions", "100"]) == status
-    assert ("BROKEN: the memory of worker 1 grows" in capsys.readouterr().out) is bool(status)
 
 
 def test_a_promise_is_seen_broken_at_the_end_of_the_session_that_breaks_it() -> None:
