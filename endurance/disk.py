@@ -43,7 +43,6 @@ class Disk:
         self._next: asyncio.TimerHandle | None = None
 
     def fail(self, trouble: str) -> None:
-        """Be in trouble."""
         if not self.trouble:
             self._began_s = self.time()
         self.trouble = trouble
@@ -107,6 +106,5 @@ class SteppedJournal(Journal):
         self.kill()
 
     def kill(self) -> None:
-        """Have the process end here."""
         if self.abandon():
             self._dropped()

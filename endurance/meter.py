@@ -52,11 +52,9 @@ class Truth:
 
     @property
     def transaction_id(self) -> str | None:
-        """The station's id of it."""
         return None if self.owner is None else self.owner.transaction_id
 
     def process_is(self, number: int | None) -> bool:
-        """Whether the process of this number began it."""
         return self.owner is not None and self.owner.process == number
 
 
@@ -113,18 +111,15 @@ class Meter(SimulatedMeter):
 
     @property
     def open_transaction(self) -> Truth | None:
-        """The transaction that runs."""
         opened = self.state.opened
         return None if opened is None else self.truths[opened.number - 1]
 
     @property
     def signed_truths(self) -> list[Truth]:
-        """The transactions that are signed by now."""
         _ = self.state  # what is due is signed
         return [truth for truth in self.truths if truth.text is not None]
 
     def handle(self, method: str, path: str, body: bytes = b"", sent_for: Serving | None = None) -> Answer:
-        """Act on a request, which is sent for a start or for none."""
         node = node_of(path)
         self._spring(method, node, before=True)
         self._sent_for = sent_for or self._owner_of_card(self._card)
@@ -139,7 +134,6 @@ class Meter(SimulatedMeter):
         return answer
 
     def power_cycle(self, off_s: float = 2.0, boot_s: float = 3.0) -> None:
-        """Cut its power; every connection breaks."""
         self._counts[f"power cut {self._moment()}"] += 1
         if boot_s >= SLOW_BOOT_S:
             self._counts["slow boot"] += 1

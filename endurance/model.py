@@ -67,12 +67,10 @@ class Call:
 
     @property
     def ok(self) -> bool:
-        """Whether it was answered OK."""
         return self.answer is not None and self.answer.get("status") == "OK"
 
     @property
     def tuple_text(self) -> str | None:
-        """The receipt that was delivered."""
         signed = (self.answer or {}).get("signed_meter_value")
         return signed.get("signed_meter_data") if isinstance(signed, dict) else None
 
@@ -130,7 +128,6 @@ class Record:
         self.running_at_end: Truth | None = None
 
     def calls_of(self, command: str, transaction_id: str) -> list[Call]:
-        """Return the starts or stops of an id."""
         return [call for call in self.calls if (call.command, call.transaction_id) == (command, transaction_id)]
 
     @property

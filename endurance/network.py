@@ -53,7 +53,6 @@ class Network:
         self._freed = asyncio.Event()
 
     def way_s(self) -> float:
-        """Return how long one way takes."""
         least, most = LATENCY_S
         return self.slow_s + least + (most - least) * self._latency()
 
@@ -77,7 +76,6 @@ class Network:
         return self._served.reader, self._served
 
     def is_closed(self, connection: Connection) -> None:
-        """Serve the next one."""
         if self._served is connection:
             self._served = None
             self._freed.set()
@@ -101,7 +99,6 @@ class Connection:
 
     @property
     def lives(self) -> bool:
-        """Whether bytes still go over it."""
         return not self._is_closed and self._network.meter is self._meter and self._has_power
 
     @property
@@ -118,7 +115,6 @@ class Connection:
         """Nothing is held back."""
 
     def close(self) -> None:
-        """Close it, in order or not."""
         self._is_closed = True
         self._network.is_closed(self)
 

@@ -149,7 +149,6 @@ class Step:
     detail: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        """One line of a listing."""
         return f"{self.at_s:6.2f} s  {self.what}" + "".join(f" {name}={value}" for name, value in self.detail.items())
 
 
@@ -247,7 +246,6 @@ class Maker:
         self._cards = [f"04A2{chance.randrange(16**6):06X}" for _ in range(3)]
 
     def session(self, number: int, length_s: float) -> SessionPlan:
-        """Make a session."""
         chance = self._chance
         steps = self._station(length_s)
         for _ in range(0 if chance.random() < CALM else chance.choice((1, 1, 1, 2, 3))):

@@ -97,7 +97,6 @@ class Process(Sender, ABC):
             task.cancel()
 
     async def connect(self, _host: str, _port: int) -> tuple[asyncio.StreamReader, Any]:
-        """Connect to the meter."""
         return await self._around.network.connect(self)
 
     @abstractmethod

@@ -63,7 +63,6 @@ class Station(Record):
     # --- commands ---
 
     def start(self, request: dict[str, Any]) -> Call:
-        """Have a transaction begun."""
         return self._command(Call("start", request["transaction_id"], len(self.calls), request), request)
 
     def stop(self, transaction_id: str) -> Call:
@@ -83,7 +82,6 @@ class Station(Record):
             self.stop(transaction_id)
 
     async def session(self, request: dict[str, Any], length_s: float) -> tuple[Call, Call]:
-        """Run a whole session."""
         start = self.start(request)
         await self.answers(start)
         await asyncio.sleep(length_s)
@@ -107,7 +105,6 @@ class Station(Record):
                 call.excused = why
 
     def on_answer(self, call: Call, answer: dict[str, Any]) -> None:
-        """Take an answer."""
         if call.answer is None:
             call.answer, call.answered_s = answer, self.meter.now_s()
             self.counts[f"{call.command}: {answer['status']}"] += 1
@@ -136,7 +133,6 @@ class Station(Record):
     # --- what is published ---
 
     def on_message(self, topic: str, payload: bytes) -> None:
-        """Take what a service published at the broker."""
         if topic == self.topics.values:
             self.on_value(json.loads(payload))
         elif topic == self.topics.check:
@@ -147,14 +143,12 @@ class Station(Record):
             self.dead_letters.append(topic)
 
     def on_value(self, value: dict[str, Any]) -> None:
-        """Take a live value."""
         process = self.processes[-1].number if self.processes else 0
         self.energies.append((value["meter_id"], value["energy_Wh_import"]["total"], process))
 
     # --- what happens to the meter ---
 
     def wire_fault(self, **detail: Any) -> None:
-        """Have the meter's next requests fail."""
         self.meter.faults.add(Fault(**detail))
 
     def wire_heals(self) -> None:
@@ -182,7 +176,6 @@ class Station(Record):
         self._configured_for(for_s, {"XC": XC_ERROR}, {"XC": XC_WELL})
 
     def values_freeze(self, for_s: float) -> None:
-        """Have the live values stand still, while HTTP goes on answering."""
         self._configured_for(for_s, {"frozen": True}, {"frozen": False})
 
     def register_falls(self, to_wh: int) -> None:
@@ -194,7 +187,6 @@ class Station(Record):
         self._later(for_s, self.meter.clear_load)
 
     def heal(self) -> None:
-        """Have nothing wrong any more."""
         self.meter.traps.clear()
         self.meter.faults.clear()
         self.meter.clear_load()
@@ -218,7 +210,6 @@ class Station(Record):
             self.filed = [Filed(entry.text, entry.transaction_id) for entry in entries]
 
     def tell(self, what: str) -> None:
-        """Add a line to the chronicle."""
         self._story.append((self.meter.now_s(), what))
 
     def chronicle(self) -> str:

@@ -67,12 +67,10 @@ class World(Station):
 
     @property
     def process(self) -> Process | None:
-        """The process that lives."""
         return self.processes[-1] if self.processes and not self.processes[-1].killed else None
 
     @property
     def now_s(self) -> float:
-        """Seconds since the beginning."""
         return self.meter.now_s()
 
     @property
@@ -210,7 +208,6 @@ class World(Station):
                 self._queued.append((topic, message, call))
 
     def broker_away(self, for_s: float) -> None:
-        """Have the broker gone for a while."""
         if self._broker_is_up:
             self._broker_is_up = False
             self._broker_troubled.append([self.now_s, float("inf")])
@@ -240,7 +237,6 @@ class World(Station):
         asyncio.get_running_loop().call_soon(self._hand_over_queued)  # it subscribes within this round
 
     def kill(self, away_s: float) -> None:
-        """Kill our process, and start it again."""
         process = self.process
         if process is not None:
             for call in self.calls:
@@ -252,7 +248,6 @@ class World(Station):
             self._later(away_s, self._start_process)
 
     def restart(self, away_s: float) -> None:
-        """End our process, and start it again."""
         if self.process is not None:
             self.tell(f"process {self.process.number} is ended")
             self._excuse_service(self.process)
@@ -272,16 +267,13 @@ class World(Station):
     # --- what goes wrong around it ---
 
     def step_host(self, by_s: float) -> None:
-        """Have the host's clock leap."""
         self.host.step(by_s)
 
     def network_swallows(self, for_s: float) -> None:
-        """Have the network take what is sent and give nothing back."""
         self._network.swallows = True
         self._later(for_s, lambda: setattr(self._network, "swallows", False))
 
     def network_is_slow(self, by_s: float, for_s: float) -> None:
-        """Have every way take longer."""
         self._network.slow_s = by_s
         self._later(for_s, lambda: setattr(self._network, "slow_s", 0.0))
 
@@ -323,7 +315,6 @@ class World(Station):
             self.meter.by_hand("B")
 
     def end_by_hand(self) -> None:
-        """Have a technician end what runs."""
         self.meter.by_hand("E")
 
     def heal(self) -> None:

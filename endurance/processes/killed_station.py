@@ -111,7 +111,6 @@ class KilledStation(RealStation):
         self.excuse("its broker was killed")
 
     def broker_is_back(self) -> None:
-        """Expect the service to be heard again."""
         self._broker_back_s = time.monotonic()
 
     # --- the process ---
@@ -187,7 +186,6 @@ class KilledStation(RealStation):
         getattr(self, step.what)(**detail)
 
     def repeat(self) -> None:
-        """Have the broker hand over a message again."""
         if self._last_sent is not None:
             _, topic, message = self._last_sent
             self.everest.publish(topic, message)

@@ -123,7 +123,6 @@ class Run:
         self.counts["values"] += len(station.energies)
 
     def report(self, took_s: float) -> None:
-        """Print the result."""
         names = ("restarts", "kills of a broker", "transactions", "receipts", "values")
         print(", ".join(f"{self.counts.pop(name, 0)} {name}" for name in names), f"in {took_s:.0f} s")
         if back_s := sorted(each for station in self._stations for each in station.back_s):

@@ -114,7 +114,6 @@ class CutOffStation(RealStation):
         return [f"{self._fault.name}: {each}" for each in super().judge(journal)]
 
     def row(self) -> str:
-        """Return a line of the table."""
         longest_s = max((call.answered_s or 0.0) - (call.asked_s or 0.0) for call in self.calls)
         ok = sum(call.ok for call in self.calls)
         back_s = max(self.back_s, default=float("nan"))

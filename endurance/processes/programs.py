@@ -134,7 +134,6 @@ class ServiceProcess:
         return ""
 
     async def reap(self) -> None:
-        """Wait for the end of a killed process."""
         if self._process is not None:
             await self._process.wait()
 
@@ -205,7 +204,6 @@ class ModuleProcess:
         return ""
 
     async def reap(self) -> None:
-        """Wait for the end of a killed process."""
         if self._bench is not None:
             await asyncio.to_thread(self._bench.wait_exit)
             self._bench = None

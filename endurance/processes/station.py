@@ -74,7 +74,6 @@ class RealStation(Station):
         return datetime.now(UTC) - timedelta(seconds=time.monotonic() - at_s)
 
     def settings(self, journal: Path) -> dict[str, object]:
-        """Return the settings of its power meter."""
         host, port = self.address
         kept = {"journal_path": str(journal)} if self.journal else {}
         return {"ip_address": host, "port_http": port, "CI": EVSE_ID, **kept}
@@ -82,7 +81,6 @@ class RealStation(Station):
     # --- its process ---
 
     def process_starts(self) -> Process:
-        """Record that a process of ours is started now."""
         self.processes.append(Process(len(self.processes), time.monotonic()))
         self.tell(f"process {self.processes[-1].number} starts")
         return self.processes[-1]
@@ -94,7 +92,6 @@ class RealStation(Station):
         return last.number if time.monotonic() > last.began_s + FIRST_WORD_S else max(0, last.number - 1)
 
     def on_value(self, value: dict[str, Any], at_s: float | None = None) -> None:
-        """Take a live value."""
         super().on_value(value)
         self.value_s = at_s or time.monotonic()
         process = self.processes[-1]
@@ -104,7 +101,6 @@ class RealStation(Station):
     # --- commands ---
 
     def new_id(self) -> str:
-        """Return an id that was not used before."""
         return f"{self.name}-{next(self._ids)}"
 
     def start(self, request: dict[str, Any]) -> Call:
@@ -203,7 +199,6 @@ class EverestMqtt:
         station.everest = self
 
     def publish(self, topic: str, message: bytes, qos: int = 1) -> None:
-        """Publish a message."""
         self._client.publish(topic, message, qos=qos)
 
     def _take(self, topic: str, payload: bytes) -> None:
