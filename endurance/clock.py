@@ -18,13 +18,11 @@ class NothingLeftError(Exception):
 class _Jump(selectors.SelectSelector):
     """Selects nothing. Instead of waiting it moves the time on."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.now_s = 0.0
+    now_s = 0.0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if timeout is None:
-            raise NothingLeftError
+            raise NothingLeftError("everything waits, and nothing will ever happen")
         self.now_s += max(0.0, timeout)
         return []
 
@@ -37,7 +35,6 @@ class JumpingLoop(asyncio.SelectorEventLoop):
         super().__init__(self._jump)
 
     def time(self) -> float:
-        """Virtual seconds since the loop was made."""
         return self._jump.now_s
 
     def call_soon_threadsafe(  # type: ignore[override]  # the signature is asyncio's, without its type variables
@@ -47,17 +44,14 @@ class JumpingLoop(asyncio.SelectorEventLoop):
         return self.call_soon(callback, *args, context=context)
 
     def run_in_executor(  # type: ignore[override]  # as above
-        self, executor: Any, func: Callable[..., Any], *args: Any
+        self, _executor: Any, func: Callable[..., Any], *args: Any
     ) -> asyncio.Future[Any]:
         """Do the work at once; who waits for it hears of it in the next round."""
-        del executor
         future = self.create_future()
         try:
-            result = func(*args)
+            future.set_result(func(*args))
         except Exception as error:  # noqa: BLE001  it is raised to whoever waits
             future.set_exception(error)
-        else:
-            future.set_result(result)
         return future
 
 
@@ -66,16 +60,16 @@ class HostClock:
 
     Args:
         start: what it says when the loop's time is 0.
+
+    Attributes:
+        latest: the latest that it ever said before a step.
     """
 
     def __init__(self, start: datetime) -> None:
-        self._start = start
-        self.latest = start
-        """The latest that it ever said before a step."""
+        self._start = self.latest = start
 
     def __call__(self) -> datetime:
-        """Return what the host believes the time to be."""
-        return self._start + timedelta(seconds=asyncio.get_running_loop().time())
+        return self.at(asyncio.get_running_loop().time())
 
     def at(self, loop_s: float) -> datetime:
         """Return what it says, as it is set now, at a time of the loop's."""

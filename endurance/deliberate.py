@@ -1,22 +1,25 @@
-"""Faults that are put into the driver on purpose, one at a time: each breaks a promise, and the runs have to show it.
+"""Faults that are put into the program on purpose, one at a time: each breaks a promise, and the runs have to show it.
 
 Each is an error that somebody could make: it loses a receipt, swaps it for another's, or keeps the charger from
-charging. A fault is a function that has it in the program as long as the context it returns is entered; its sentence
-says what is broken. `FAULTS` says of each which sessions show it.
+charging. Its sentence says what is broken. With it stands where it goes and which session shows it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import inspect
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
+from unittest.mock import AsyncMock, Mock, patch
 
-from endurance import deliberate_station
 from endurance.knobs import KNOWN
-from endurance.plan import Plan, SessionPlan, Step, make
-from endurance.replacing import instead
+from endurance.model import start_request
+from endurance.plan import Plan, SessionPlan, Step, make, step
+from endurance.process import ModuleProcess
 from iem_dcr.device.client import MeterClient
 from iem_dcr.driver import driver, receipt_keeper, receipt_matching, stop
+from iem_dcr.driver.commands import Command
 from iem_dcr.driver.driver import MeterDriver
 from iem_dcr.driver.ledger import Ledger
 from iem_dcr.driver.meter_state import MeterState
@@ -27,404 +30,14 @@ from iem_dcr.driver.start import Starting, _Start
 from iem_dcr.driver.transitions import AWAITED, State
 from iem_dcr.driver.upkeep import Upkeep
 from iem_dcr.errors import MeterError
+from iem_dcr.everest.module import EverestModule
+from iem_dcr.everest_api.requests import Requests
+from iem_dcr.everest_api.status_publisher import StatusPublisher
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from contextlib import AbstractContextManager
+    from collections.abc import Callable, Iterator, Sequence
 
-    Fault = AbstractContextManager[None]
-
-
-async def _nothing(*_: Any) -> None:
-    return None
-
-
-async def _goes_on(*_: Any) -> bool:
-    return True
-
-
-# --- whose a receipt is ---
-
-
-def any_new_receipt_closes() -> Fault:
-    """An entry is closed by any new receipt: a stop gets a stranger's."""
-    return instead(receipt_matching, is_ours=lambda _receipt, entry: entry.state in AWAITED)
-
-
-def matched_by_id_alone() -> Fault:
-    """An entry is closed by any new receipt of the same card: a stop gets that of the transaction before."""
-
-    def shows_its_ID(receipt: Any, entry: Any) -> bool:  # noqa: N802  OCMF's name
-        return entry.state not in (State.CLOSED, State.REFUSED) and receipt.identification in (None, entry.ID)
-
-    return instead(receipt_matching, is_ours=shows_its_ID)
-
-
-def id_without_influence() -> Fault:
-    """A stop ends whatever runs, and gets its receipt."""
-    return instead(stop, entitlement=lambda *_: Entitlement(Right.WHATEVER_RUNS))
-
-
-def refused_start_forgotten() -> Fault:
-    """The stop of a start that was refused is not known to have no receipt: it gets another's."""
-    return instead(Ledger, refuse=lambda *_: None)
-
-
-def remembered_under_the_id_before() -> Fault:
-    """A receipt is remembered under the id of the one before."""
-    own = Ledger._own
-    before: dict[int, str] = {}
-
-    def one_late(self: Ledger, receipt: Any, transaction_id: str, *, answers: bool) -> None:
-        own(self, receipt, before.get(id(self), transaction_id), answers=answers)
-        before[id(self)] = transaction_id
-
-    return instead(Ledger, _own=one_late)
-
-
-def tidied() -> Fault:
-    """A receipt is not handed over as the meter wrote it: its signature is that of another text."""
-    signed_value = receipt_keeper.signed_value
-
-    def with_blanks(receipt: Any, public_key: str) -> Any:
-        value = signed_value(receipt, public_key)
-        return replace(value, signed_meter_data=value.signed_meter_data.replace('","', '", "'))
-
-    return instead(receipt_keeper, signed_value=with_blanks)
-
-
-# --- beginning ---
-
-
-def doubtful_begin_forgotten() -> Fault:
-    """A B without an answer counts as not acted on: what it began runs on, and nobody is to pay for it."""
-
-    def forgets(self: Ledger, entry: Any, _at_s: float) -> Any:
-        self.on_begin_refused(entry)
-        return entry
-
-    return instead(Ledger, on_begin_unanswered=forgets)
-
-
-def begin_repeated_blindly() -> Fault:
-    """A B without an answer is sent again at once: the second's answer is taken for that of the first."""
-    begin = MeterClient.begin
-
-    async def twice(self: MeterClient, *, timeout_s: float | None = None) -> None:
-        try:
-            await begin(self, timeout_s=timeout_s)
-        except MeterError as error:
-            if not error.may_have_acted:
-                raise
-            await begin(self, timeout_s=timeout_s)
-
-    return instead(MeterClient, begin=twice)
-
-
-def start_ends_nothing() -> Fault:
-    """B goes out without an E before it: a meter that takes a second B destroys what runs."""
-    return instead(_Start, _end_what_runs=_goes_on)
-
-
-def begins_after_doubtful_end() -> Fault:
-    """B goes out after an E that had no answer: what runs may not have been ended, and is destroyed."""
-    end = _Start._end_what_runs
-
-    async def believes(self: _Start) -> bool:
-        return await end(self) or self._end_is_doubtful
-
-    return instead(_Start, _end_what_runs=believes)
-
-
-def late_end_not_awaited() -> Fault:
-    """An E is refused because an earlier one was acted on: B goes out while the meter still signs."""
-    end = _Start._end_what_runs
-
-    async def forgets(self: _Start) -> bool:
-        self._end_is_doubtful = False
-        with instead(Ledger, expects_receipt=False):
-            return await end(self)
-
-    return instead(_Start, _end_what_runs=forgets)
-
-
-def receipt_not_awaited() -> Fault:
-    """B follows an accepted E at once, while the meter still signs: the receipt is lost."""
-    return instead(_Start, _wait_for_receipt=_goes_on)
-
-
-def any_connector() -> Fault:
-    """A start for a connector that the meter does not hold is accepted: the receipt shows another one."""
-    return instead(_Start, _unfit=lambda *_: "")
-
-
-def set_up_once() -> Fault:
-    """A meter is not set up again after a power cut: no start succeeds any more."""
-    take_up = Provisioning.take_up
-
-    def once(self: Provisioning, gateway: Any) -> None:
-        if gateway.is_set or not self.initialised:
-            take_up(self, gateway)
-
-    return instead(Provisioning, take_up=once)
-
-
-def clock_never_set() -> Fault:
-    """The meter's clock is set to the year 2000: a receipt begins at a time that never was."""
-    set_gw = MeterClient.set_gw
-
-    async def at_the_epoch(self: MeterClient, CT: str, CI: str, TM: str, *, timeout_s: float | None = None) -> None:
-        await set_gw(self, CT, CI, "2000-01-01T00:00:00,000+0100" if TM else TM, timeout_s=timeout_s)
-
-    async def nowhere(_self: MeterClient, _TM: str, *, timeout_s: float | None = None) -> None:  # noqa: ARG001
-        return None
-
-    return instead(MeterClient, set_gw=at_the_epoch, set_datetime=nowhere)
-
-
-# --- ending ---
-
-
-def given_up_while_it_runs() -> Fault:
-    """A transaction is given up 15 s after its E was refused, though it is seen running: it is never ended."""
-
-    def too_early(_self: Ledger, entry: Any, at_s: float) -> bool:
-        return entry.end_answered_s is not None and at_s - entry.end_answered_s >= 15.0
-
-    return instead(Ledger, no_receipt_comes=too_early)
-
-
-def unwanted_goes_on() -> Fault:
-    """What the station was told has not begun is not ended by the driver."""
-    return instead(Upkeep, _end_unwanted=_nothing)
-
-
-def wanted_ended() -> Fault:
-    """What was begun is ended soon after, as if nobody wanted it."""
-    start = Starting.start
-
-    async def and_ends(self: Starting, request: Any, deadline: Any) -> Any:
-        answer = await start(self, request, deadline)
-        newest = self._meter.ledger.newest(request.transaction_id)
-        if newest is not None:
-            self._meter.ledger.mark(newest, unwanted=True)
-        return answer
-
-    return instead(Starting, start=and_ends)
-
-
-def no_means_no() -> Fault:
-    """A stop that failed once fails for ever: its receipt is there, and nobody gets it."""
-    stop_transaction = MeterDriver.stop_transaction
-    refused: dict[tuple[int, str], Any] = {}
-
-    async def once(self: MeterDriver, transaction_id: str) -> Any:
-        of = id(self), transaction_id
-        answer = refused.get(of) or await stop_transaction(self, transaction_id)
-        if answer.error:
-            refused[of] = answer
-        return answer
-
-    return instead(MeterDriver, stop_transaction=once)
-
-
-def deadline_ignored() -> Fault:
-    """A command may take ten minutes while the meter is away."""
-    return instead(driver, START_S=600.0, STOP_S=600.0, SILENT_STOP_S=600.0)
-
-
-# --- what is kept ---
-
-
-def never_noted() -> Fault:
-    """No entry is written: the process after a kill ends another for one that was lost."""
-    return instead(ReceiptKeeper, note=_nothing, note_later=lambda *_: None)
-
-
-def not_recalled() -> Fault:
-    """The journal is not read by the process after a kill: a stop that comes again ends what runs now."""
-
-    async def knows_nothing(self: ReceiptKeeper, serial: str = "") -> str:
-        self.is_read = True
-        self._recalled_serials.add(serial)
-        self._read.set()
-        return ""
-
-    return instead(ReceiptKeeper, read=knows_nothing)
-
-
-def kept_after_the_reply() -> Fault:
-    """A receipt is written seconds after it was handed over: it is not in the journal yet."""
-    kept_by = ReceiptKeeper._kept_by
-
-    async def later(self: ReceiptKeeper, *of: Any) -> None:
-        async def at_last() -> None:
-            await asyncio.sleep(20.0)
-            await kept_by(self, *of)
-
-        self._start(at_last())
-
-    return instead(ReceiptKeeper, _kept_by=later)
-
-
-def found_not_kept() -> Fault:
-    """A receipt that no stop asks for is not kept."""
-    return instead(ReceiptKeeper, found=lambda *_: None)
-
-
-def tasks_stay() -> Fault:
-    """Every receipt that is handed over leaves a task behind."""
-    deliver = ReceiptKeeper.deliver
-
-    async def and_waits(self: ReceiptKeeper, *of: Any) -> Any:
-        self._leaked = [*getattr(self, "_leaked", ()), asyncio.create_task(asyncio.sleep(1e6))]  # type: ignore[attr-defined]
-        return await deliver(self, *of)
-
-    return instead(ReceiptKeeper, deliver=and_waits)
-
-
-# --- what is published ---
-
-
-def fallen_register_published() -> Fault:
-    """A register that fell is published as it is: the energy falls."""
-    return instead(MeterState, _held=lambda _self, _serial, _register, energy_wh: energy_wh)
-
-
-def publishing_fails() -> Fault:
-    """Publishing raises, and is caught where nobody looks."""
-    publish = MeterState.publish
-
-    def fails_at_odd_values(self: MeterState) -> None:
-        publish(self)
-        if self.value is not None and int(self.value.import_wh) % 2:
-            raise KeyError("odd")
-
-    return instead(MeterState, publish=fails_at_odd_values)
-
-
-# --- the sessions that show them ---
-
-
-def _start(at_s: float, transaction_id: str, **fields: Any) -> Step:
-    request = {
-        "evse_id": "DE*SIM*E1",
-        "transaction_id": transaction_id,
-        "identification_status": "ASSIGNED",
-        "identification_flags": [],
-        "identification_type": "ISO14443",
-        "identification_data": transaction_id.replace("T-", "04AA"),
-    }
-    return Step(at_s, "start", {"request": request | fields})
-
-
-def _stop(at_s: float, transaction_id: str) -> Step:
-    return Step(at_s, "stop", {"transaction_id": transaction_id})
-
-
-def _fault(at_s: float, kind: str, method: str = "POST", node: str = "/receipt", count: int = 1) -> Step:
-    return Step(at_s, "wire_fault", {"kind": kind, "method": method, "node": node, "count": count})
-
-
-def _at_begin(what: str, then: dict[str, Any]) -> Step:
-    """Have something happen when the user is assigned: the next POST /receipt is B."""
-    return Step(0.0, "set_trap", {"method": "POST", "node": "/user", "delay_s": 0.0, "what": what, "then": then})
-
-
-def _at_end(what: str, then: dict[str, Any]) -> Step:
-    """Have something happen at the next POST /receipt, while T-1 runs: it is E."""
-    return Step(2.9, "set_trap", {"method": "POST", "node": "/receipt", "delay_s": 0.0, "what": what, "then": then})
-
-
-def _power_is_cut(at_s: float) -> Step:
-    return Step(at_s, "cut_power", {"off_s": 0.2, "boot_s": 0.5, "open_at_power_cut": "lost"})
-
-
-def _away(at_s: float, for_s: float) -> Step:
-    return Step(at_s, "network_swallows", {"for_s": for_s})
-
-
-_KILL: Final = {"away_s": 0.2}
-_SWALLOWED: Final = {"method": "POST", "node": "/receipt", "delay_s": 0.0, "what": "network_swallows"}
-ONE: Final = _start(0.0, "T-1"), _stop(6.0, "T-1")
-TWO: Final = _start(0.0, "T-1"), _start(3.0, "T-2"), _stop(6.0, "T-2"), _stop(8.0, "T-1")
-"""The second is begun while the first runs."""
-END_WITHOUT_ANSWER: Final = _start(0.0, "T-1"), _fault(2.9, "lose-answer"), _start(3.0, "T-2"), _stop(9.0, "T-2")
-END_LOST: Final = _start(0.0, "T-1"), _fault(2.9, "lose-request"), _start(3.0, "T-2"), _stop(9.0, "T-2")
-BEGIN_WITHOUT_ANSWER: Final = (
-    _at_begin("wire_fault", {"kind": "lose-answer", "method": "POST", "node": "/receipt"}),
-    _start(0.0, "T-1"),
-    _stop(10.0, "T-1"),
-)
-BEGIN_STAYS_IN_DOUBT: Final = _at_begin("set_trap", _SWALLOWED | {"then": {"for_s": 40.0}}), _start(0.0, "T-1")
-"""The meter acts on B, and cannot be asked for longer than a start may take."""
-STRANGER_IN_ITS_PLACE: Final = (
-    _start(0.0, "T-1"),
-    _power_is_cut(1.0),
-    Step(1.9, "begin_by_hand"),
-    Step(2.3, "end_by_hand"),
-    _stop(6.0, "T-1"),
-)
-"""A power cut loses ours, and a stranger's is begun before the driver can look."""
-SAME_CARD: Final = (
-    _start(0.0, "T-1"),
-    Step(3.0, "kill", {"away_s": 1.0}),
-    Step(3.3, "end_by_hand"),
-    _fault(3.9, "garbage", "GET", "/transaction", 20),
-    _fault(3.9, "garbage", "GET", "/receipt", 20),
-    _start(6.0, "T-2", identification_data="04AA1"),
-    Step(14.0, "wire_heals"),
-    _stop(14.5, "T-2"),
-)
-"""The receipt before cannot be read before B, and shows the same card."""
-LOST_AND_ANOTHER: Final = (
-    _start(0.0, "T-1"),
-    _power_is_cut(1.0),
-    _start(4.0, "T-2"),
-    _stop(8.0, "T-1"),
-    _stop(12.0, "T-2"),
-)
-LOST_BEHIND_ITS_BACK: Final = (
-    _start(0.0, "T-1"),
-    Step(3.0, "kill", _KILL),
-    _power_is_cut(5.0),
-    _start(9.0, "T-2"),
-    _stop(13.0, "T-1"),
-    _stop(17.0, "T-2"),
-)
-"""The process that began a transaction is gone, and so is the transaction: what runs is another."""
-STOPPED_AGAIN: Final = (
-    _start(0.0, "T-1"),
-    _stop(3.0, "T-1"),
-    Step(5.0, "kill", _KILL),
-    _start(7.0, "T-2"),
-    _stop(10.0, "T-1"),
-    _stop(13.0, "T-2"),
-)
-"""A stop comes again to a process that did not serve the first, while another transaction runs."""
-REFUSED: Final = (
-    _start(0.0, "T-1"),
-    _stop(3.0, "T-1"),
-    _start(5.0, "T-2", evse_id="DE*OTHER*E9"),
-    _stop(8.0, "T-2"),
-)
-CURRENT_FLOWS: Final = (
-    _start(0.0, "T-1"),
-    Step(1.0, "current_flows", {"for_s": 40.0}),
-    _stop(3.0, "T-1"),
-    _stop(70.0, "T-1"),
-)
-AWAY_AT_THE_STOP: Final = (
-    _start(0.0, "T-1"),
-    _at_end("network_swallows", {"for_s": 130.0}),
-    _stop(3.0, "T-1"),
-)
-"""The meter acts on E, and is out of reach for longer than a stop may take; then it is there again."""
-AWAY_AT_THE_START: Final = _away(1.0, 80.0), _start(2.0, "T-1")
-ENDED_IN_A_START: Final = _away(1.0, 10.0), _start(1.5, "T-1"), Step(3.0, "restart", _KILL)
-KILLED_IN_A_FAULT: Final = _away(1.0, 40.0), Step(20.0, "kill", _KILL)
-"""The process is killed while the station is told that the meter does not answer, and it still does not."""
-REGISTER_FALLS: Final = (Step(3.0, "register_falls", {"to_wh": 0}),)
+AFTER_LAST_STEP_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -432,31 +45,29 @@ class Deliberate:
     """A fault put in on purpose, and what shows it.
 
     Attributes:
-        applied: has it in the program while the context is entered.
+        name, breaks: of the fault, and what comes of it.
         steps: of the session that shows it; one more, in a calm, ends every run.
+        instead: returns what is there instead of what was there.
+        places: what is replaced: objects, and the names of their attributes.
         knobs: which meters.
         seeds: of the runs; the first that breaks a promise is enough.
     """
 
-    applied: Callable[[], Fault]
+    name: str
+    breaks: str
     steps: tuple[Step, ...]
+    instead: Callable[[Any], Any]
+    places: Sequence[tuple[Any, str]]
     knobs: str = KNOWN
     seeds: range = range(1000, 1005)
 
-    @property
-    def name(self) -> str:
-        """Its name."""
-        return self.applied.__name__
-
-    @property
-    def breaks(self) -> str:
-        """What comes of it."""
-        return self.applied.__doc__ or ""
-
-    @property
-    def sessions(self) -> int:
-        """How many sessions are enough to show it."""
-        return 2 * len(self.seeds)
+    @contextlib.contextmanager
+    def applied(self) -> Iterator[None]:
+        """Have it in the program while the context is entered."""
+        with contextlib.ExitStack() as stack:
+            for owner, name in self.places:
+                stack.enter_context(patch.object(owner, name, self.instead(getattr(owner, name))))
+            yield
 
     def run_of(self, seed: int) -> Plan:
         """Return the run of a seed: its meter and its process, and the steps."""
@@ -464,40 +75,285 @@ class Deliberate:
         return replace(make(seed, 1, self.knobs), sessions=(SessionPlan(0, length_s, self.steps),))
 
 
-AFTER_LAST_STEP_S: Final = 5.0
-SPOILS: Final = "begin_spoils_signature"
-FAULTS: Final = (
-    Deliberate(any_new_receipt_closes, STRANGER_IN_ITS_PLACE),
-    Deliberate(matched_by_id_alone, SAME_CARD, seeds=range(1000, 1040)),
-    Deliberate(id_without_influence, LOST_AND_ANOTHER),
-    Deliberate(refused_start_forgotten, REFUSED),
-    Deliberate(remembered_under_the_id_before, TWO),
-    Deliberate(tidied, ONE),
-    Deliberate(doubtful_begin_forgotten, BEGIN_STAYS_IN_DOUBT),
-    Deliberate(begin_repeated_blindly, BEGIN_WITHOUT_ANSWER, "second_begin", range(1000, 1040)),
-    Deliberate(start_ends_nothing, TWO, "second_begin", range(1000, 1020)),
-    Deliberate(begins_after_doubtful_end, END_LOST, "second_begin", range(1000, 1020)),
-    Deliberate(late_end_not_awaited, END_WITHOUT_ANSWER, SPOILS, range(1000, 1020)),
-    Deliberate(receipt_not_awaited, TWO, SPOILS),
-    Deliberate(any_connector, REFUSED),
-    Deliberate(set_up_once, LOST_AND_ANOTHER),
-    Deliberate(clock_never_set, ONE),
-    Deliberate(given_up_while_it_runs, CURRENT_FLOWS),
-    Deliberate(unwanted_goes_on, BEGIN_STAYS_IN_DOUBT),
-    Deliberate(wanted_ended, ONE),
-    Deliberate(no_means_no, AWAY_AT_THE_STOP),
-    Deliberate(deadline_ignored, AWAY_AT_THE_START),
-    Deliberate(never_noted, LOST_BEHIND_ITS_BACK),
-    Deliberate(not_recalled, STOPPED_AGAIN),
-    Deliberate(kept_after_the_reply, ONE),
-    Deliberate(found_not_kept, TWO[:3]),
-    Deliberate(tasks_stay, ONE),
-    Deliberate(fallen_register_published, REGISTER_FALLS),
-    Deliberate(publishing_fails, ONE),
-    Deliberate(deliberate_station.check_is_false, AWAY_AT_THE_START),
-    Deliberate(deliberate_station.no_reply_on_failure, REFUSED),
-    Deliberate(deliberate_station.left_waiting, ENDED_IN_A_START),
-    Deliberate(deliberate_station.handler_raises, REFUSED),
-    Deliberate(deliberate_station.error_stays, AWAY_AT_THE_START),
-    Deliberate(deliberate_station.errors_of_before, KILLED_IN_A_FAULT),
-)
+def fault(
+    steps: tuple[Step, ...], *places: tuple[Any, str], knobs: str = KNOWN, seeds: int = 5
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Make a function a fault: it is called instead of another, which is its first argument; these steps show it."""
+
+    def made(function: Callable[..., Any]) -> Callable[..., Any]:
+        def instead(own: Any) -> Callable[..., Any]:
+            return lambda *args, **named: function(own, *args, **named)
+
+        name, breaks = function.__name__, function.__doc__ or ""
+        FAULTS.append(Deliberate(name, breaks, steps, instead, places, knobs, range(1000, 1000 + seeds)))
+        return function
+
+    return made
+
+
+def _returns(value: Any) -> Callable[[Any], Any]:
+    """Return what has a function return this and do nothing else."""
+    return lambda own: (AsyncMock if inspect.iscoroutinefunction(own) else Mock)(return_value=value)
+
+
+# --- the sessions that show them: starts and stops of the transactions T-1 and T-2, and what happens meanwhile ---
+
+
+def _start(at_s: float, number: int, **fields: Any) -> Step:
+    return step(at_s, "start", request=start_request(f"T-{number}", f"04AA{number}") | fields)
+
+
+def _stop(at_s: float, number: int) -> Step:
+    return step(at_s, "stop", transaction_id=f"T-{number}")
+
+
+def _wire(at_s: float, kind: str, method: str = "POST", node: str = "/receipt", count: int = 1) -> Step:
+    return step(at_s, "wire_fault", kind=kind, method=method, node=node, count=count)
+
+
+def _power_cut(at_s: float) -> Step:
+    return step(at_s, "cut_power", off_s=0.2, boot_s=0.5, open_at_power_cut="lost")
+
+
+def _away(at_s: float, for_s: float) -> Step:
+    return step(at_s, "network_swallows", for_s=for_s)
+
+
+def _kill(at_s: float, away_s: float = 0.2) -> Step:
+    return step(at_s, "kill", away_s=away_s)
+
+
+def _trap(at_s: float, node: str, then: Step) -> Step:
+    """Have a step come at the next POST to a node: the POST /receipt after that to /user is B, later it is E."""
+    return step(at_s, "set_trap", method="POST", node=node, delay_s=0.0, what=then.what, then=then.detail)
+
+
+ONE: Final = _start(0, 1), _stop(6, 1)
+TWO: Final = _start(0, 1), _start(3, 2), _stop(6, 2), _stop(8, 1)
+"""The second is begun while the first runs."""
+END_WITHOUT_ANSWER: Final = _start(0, 1), _wire(2.9, "lose-answer"), _start(3, 2), _stop(9, 2)
+END_LOST: Final = _start(0, 1), _wire(2.9, "lose-request"), _start(3, 2), _stop(9, 2)
+BEGIN_WITHOUT_ANSWER: Final = _trap(0, "/user", _wire(0, "lose-answer")), _start(0, 1), _stop(10, 1)
+BEGIN_STAYS_IN_DOUBT: Final = _trap(0, "/user", _trap(0, "/receipt", _away(0, 40.0))), _start(0, 1)
+"""The meter acts on B, and cannot be asked for longer than a start may take."""
+STRANGER_IN_ITS_PLACE: Final = (
+    _start(0, 1), _power_cut(1), step(1.9, "begin_by_hand"), step(2.3, "end_by_hand"), _stop(6, 1),
+)  # fmt: skip
+"""A power cut loses ours, and a stranger's is begun before the driver can look."""
+SAME_CARD: Final = (
+    _start(0, 1), _kill(3, 1.0), step(3.3, "end_by_hand"), _wire(3.9, "garbage", "GET", "/transaction", 20),
+    _wire(3.9, "garbage", "GET", "/receipt", 20), _start(6, 2, identification_data="04AA1"), step(14, "wire_heals"),
+    _stop(14.5, 2),
+)  # fmt: skip
+"""The receipt before cannot be read before B, and shows the same card."""
+LOST_AND_ANOTHER: Final = _start(0, 1), _power_cut(1), _start(4, 2), _stop(8, 1), _stop(12, 2)
+LOST_BEHIND_ITS_BACK: Final = _start(0, 1), _kill(3), _power_cut(5), _start(9, 2), _stop(13, 1), _stop(17, 2)
+"""The process that began a transaction is gone, and so is the transaction: what runs is another."""
+STOPPED_AGAIN: Final = _start(0, 1), _stop(3, 1), _kill(5), _start(7, 2), _stop(10, 1), _stop(13, 2)
+"""A stop comes again to a process that did not serve the first, while another transaction runs."""
+REFUSED: Final = _start(0, 1), _stop(3, 1), _start(5, 2, evse_id="DE*OTHER*E9"), _stop(8, 2)
+CURRENT_FLOWS: Final = _start(0, 1), step(1, "current_flows", for_s=40.0), _stop(3, 1), _stop(70, 1)
+AWAY_AT_THE_STOP: Final = _start(0, 1), _trap(2.9, "/receipt", _away(0, 130.0)), _stop(3, 1)
+"""The meter acts on E, and is out of reach for longer than a stop may take; then it is there again."""
+AWAY_AT_THE_START: Final = _away(1, 80.0), _start(2, 1)
+ENDED_IN_A_START: Final = _away(1, 10.0), _start(1.5, 1), step(3, "restart", away_s=0.2)
+KILLED_IN_A_FAULT: Final = _away(1, 40.0), _kill(20)
+"""The process is killed while the station is told that the meter does not answer, and it still does not."""
+REGISTER_FALLS: Final = (step(3, "register_falls", to_wh=0),)
+
+
+# --- faults that leave something out ---
+
+FAULTS: Final = [
+    Deliberate("id_without_influence", "A stop ends whatever runs, and gets its receipt.",
+               LOST_AND_ANOTHER, _returns(Entitlement(Right.WHATEVER_RUNS)), [(stop, "entitlement")]),
+    Deliberate("refused_start_forgotten", "The stop of a start that was refused gets another's receipt.",
+               REFUSED, _returns(None), [(Ledger, "refuse")]),
+    Deliberate("start_ends_nothing", "B goes out without an E: a meter that takes a second B destroys what runs.",
+               TWO, _returns(value=True), [(_Start, "_end_what_runs")], "second_begin", range(1000, 1020)),
+    Deliberate("receipt_not_awaited", "B follows E at once, while the meter still signs: the receipt is lost.",
+               TWO, _returns(value=True), [(_Start, "_wait_for_receipt")], "begin_spoils_signature"),
+    Deliberate("any_connector", "A start for a connector that the meter does not hold is accepted.",
+               REFUSED, _returns(""), [(_Start, "_unfit")]),
+    Deliberate("unwanted_goes_on", "What the station was told has not begun is not ended by the driver.",
+               BEGIN_STAYS_IN_DOUBT, _returns(None), [(Upkeep, "_end_unwanted")]),
+    Deliberate("deadline_ignored", "A command may take ten minutes while the meter is away.", AWAY_AT_THE_START,
+               lambda _: 600.0, [(driver, "START_S"), (driver, "STOP_S"), (driver, "SILENT_STOP_S")]),
+    Deliberate("never_noted", "No entry is written: the process after a kill ends another for one that was lost.",
+               LOST_BEHIND_ITS_BACK, _returns(None), [(ReceiptKeeper, "note"), (ReceiptKeeper, "note_later")]),
+    Deliberate("found_not_kept", "A receipt that no stop asks for is not kept.",
+               TWO[:3], _returns(None), [(ReceiptKeeper, "found")]),
+    Deliberate("left_waiting", "Commands that wait when the module is ended are never answered.",
+               ENDED_IN_A_START, _returns(None), [(Command, "drop"), (EverestModule, "answer_what_waits")]),
+    Deliberate("error_stays", "An error is never cleared.",
+               AWAY_AT_THE_START, _returns(None), [(ModuleProcess, "clear_error")]),
+    Deliberate("errors_of_before", "What EVerest holds for active from before a restart is raised once more.",
+               KILLED_IN_A_FAULT, _returns(None), [(EverestModule, "_clear_errors_of_before")]),
+]  # fmt: skip
+
+
+# --- faults that do something else ---
+
+
+@fault(STRANGER_IN_ITS_PLACE, (receipt_matching, "is_ours"))
+def any_new_receipt_closes(_own: Any, _receipt: Any, entry: Any) -> bool:
+    """An entry is closed by any new receipt: a stop gets a stranger's."""
+    return entry.state in AWAITED
+
+
+@fault(SAME_CARD, (receipt_matching, "is_ours"), seeds=40)
+def matched_by_id_alone(_own: Any, receipt: Any, entry: Any) -> bool:
+    """An entry is closed by any new receipt of the same card: a stop gets that of the transaction before."""
+    return entry.state not in (State.CLOSED, State.REFUSED) and receipt.identification in (None, entry.ID)
+
+
+@fault(TWO, (Ledger, "_own"))
+def remembered_under_the_id_before(own: Any, self: Any, receipt: Any, transaction_id: str, *, answers: bool) -> None:
+    """A receipt is remembered under the id of the one before."""
+    own(self, receipt, getattr(self, "_id_before", transaction_id), answers=answers)
+    self._id_before = transaction_id
+
+
+@fault(ONE, (receipt_keeper, "signed_value"))
+def tidied(own: Any, receipt: Any, public_key: str) -> Any:
+    """A receipt is not handed over as the meter wrote it: its signature is that of another text."""
+    value = own(receipt, public_key)
+    return replace(value, signed_meter_data=value.signed_meter_data.replace('","', '", "'))
+
+
+@fault(BEGIN_STAYS_IN_DOUBT, (Ledger, "on_begin_unanswered"))
+def doubtful_begin_forgotten(_own: Any, self: Any, entry: Any, _at_s: float) -> Any:
+    """A B without an answer counts as not acted on: what it began runs on, and nobody is to pay for it."""
+    self.on_begin_refused(entry)
+    return entry
+
+
+@fault(BEGIN_WITHOUT_ANSWER, (MeterClient, "begin"), knobs="second_begin", seeds=40)
+async def begin_repeated_blindly(own: Any, *of: Any, **named: Any) -> None:
+    """A B without an answer is sent again at once: the second's answer is taken for that of the first."""
+    try:
+        await own(*of, **named)
+    except MeterError as error:
+        if not error.may_have_acted:
+            raise
+        await own(*of, **named)
+
+
+@fault(END_LOST, (_Start, "_end_what_runs"), knobs="second_begin", seeds=20)
+async def begins_after_doubtful_end(own: Any, self: Any) -> bool:
+    """B goes out after an E that had no answer: what runs may not have been ended, and is destroyed."""
+    return bool(await own(self) or self._end_is_doubtful)
+
+
+@fault(END_WITHOUT_ANSWER, (_Start, "_end_what_runs"), knobs="begin_spoils_signature", seeds=20)
+async def late_end_not_awaited(own: Any, self: Any) -> bool:
+    """An E is refused because an earlier one was acted on: B goes out while the meter still signs."""
+    self._end_is_doubtful = False
+    with patch.object(Ledger, "expects_receipt", new=False):
+        return bool(await own(self))
+
+
+@fault(LOST_AND_ANOTHER, (Provisioning, "take_up"))
+def set_up_once(own: Any, self: Any, gateway: Any) -> None:
+    """A meter is not set up again after a power cut: no start succeeds any more."""
+    if gateway.is_set or not self.initialised:
+        own(self, gateway)
+
+
+@fault(ONE, (MeterClient, "set_gw"), (MeterClient, "set_datetime"))
+async def clock_never_set(own: Any, self: Any, *of: str, timeout_s: float | None = None) -> None:
+    """The meter's clock is set to the year 2000: a receipt begins at a time that never was."""
+    if own.__name__ == "set_gw":
+        CT, CI, TM = of
+        await own(self, CT, CI, "2000-01-01T00:00:00,000+0100" if TM else TM, timeout_s=timeout_s)
+
+
+@fault(CURRENT_FLOWS, (Ledger, "no_receipt_comes"))
+def given_up_while_it_runs(_own: Any, _self: Any, entry: Any, at_s: float) -> bool:
+    """A transaction is given up 15 s after its E was refused, though it is seen running: it is never ended."""
+    return entry.end_answered_s is not None and at_s - entry.end_answered_s >= 15.0
+
+
+@fault(ONE, (Starting, "start"))
+async def wanted_ended(own: Any, self: Any, request: Any, deadline: Any) -> Any:
+    """What was begun is ended soon after, as if nobody wanted it."""
+    answer = await own(self, request, deadline)
+    newest = self._meter.ledger.newest(request.transaction_id)
+    if newest is not None:
+        self._meter.ledger.mark(newest, unwanted=True)
+    return answer
+
+
+@fault(AWAY_AT_THE_STOP, (MeterDriver, "stop_transaction"))
+async def no_means_no(own: Any, self: Any, transaction_id: str) -> Any:
+    """A stop that failed once fails for ever: its receipt is there, and nobody gets it."""
+    self._refused = refused = getattr(self, "_refused", {})
+    answer = refused.get(transaction_id) or await own(self, transaction_id)
+    if answer.error:
+        refused[transaction_id] = answer
+    return answer
+
+
+@fault(STOPPED_AGAIN, (ReceiptKeeper, "read"))
+async def not_recalled(_own: Any, self: Any, serial: str = "") -> str:
+    """The journal is not read by the process after a kill: a stop that comes again ends what runs now."""
+    self.is_read = True
+    self._recalled_serials.add(serial)
+    self._read.set()
+    return ""
+
+
+@fault(ONE, (ReceiptKeeper, "_kept_by"))
+async def kept_after_the_reply(own: Any, self: Any, *of: Any) -> None:
+    """A receipt is written seconds after it was handed over: it is not in the journal yet."""
+
+    async def at_last() -> None:
+        await asyncio.sleep(20.0)
+        await own(self, *of)
+
+    self._start(at_last())
+
+
+@fault(ONE, (ReceiptKeeper, "deliver"))
+async def tasks_stay(own: Any, self: Any, *of: Any) -> Any:
+    """Every receipt that is handed over leaves a task behind."""
+    self._leaked = [*getattr(self, "_leaked", ()), asyncio.create_task(asyncio.sleep(1e6))]
+    return await own(self, *of)
+
+
+@fault(REGISTER_FALLS, (MeterState, "_held"))
+def fallen_register_published(_own: Any, _self: Any, _serial: Any, _register: Any, energy_wh: Any) -> Any:
+    """A register that fell is published as it is: the energy falls."""
+    return energy_wh
+
+
+@fault(ONE, (MeterState, "publish"))
+def publishing_fails(own: Any, self: Any) -> None:
+    """Publishing raises, and is caught where nobody looks."""
+    own(self)
+    if self.value is not None and int(self.value.import_wh) % 2:
+        raise KeyError("odd")
+
+
+@fault(AWAY_AT_THE_START, (StatusPublisher, "_check"))
+def check_is_false(own: Any, self: Any) -> None:
+    """A meter that is away is told by word."""
+    own(self)
+    if not self.reachable:
+        self._bus.offer(self._topics.check, b"false", good_for_s=2.0)
+
+
+@fault(REFUSED, (Requests, "_answered"))
+def no_reply_on_failure(own: Any, self: Any, command: str, reply: Any, answer: Any, **rest: Any) -> None:
+    """Only what succeeded is answered."""
+    if answer["status"] == "OK":
+        own(self, command, reply, answer, **rest)
+
+
+@fault(REFUSED, (EverestModule, "_start_transaction"))
+def handler_raises(own: Any, self: Any, arguments: Any) -> Any:
+    """A handler lets an exception out, when the driver fails as well as when it says no."""
+    answer = own(self, arguments)
+    if answer["status"] != "OK":
+        raise ValueError(answer.get("error"))
+    return answer

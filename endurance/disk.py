@@ -18,37 +18,64 @@ if TYPE_CHECKING:
 
 QUICK_S: Final = 0.004
 SLOW_S: Final = 1.5
-TROUBLES: Final = ("full", "writes slowly", "slow", "silent", "broken")
-"""What a disk may do: it takes no write; it takes its time to write; it takes its time; it does not answer at all; it
-answers with an error. The last three hit reads as well.
-"""
+WRITTEN_AFTER_S: Final = 6.0
+"""What waits for a disk that was in trouble is written so long after its end: it is tried again every 3 s."""
+ERRORS: Final = {
+    "full": ("database or disk is full", sqlite3.SQLITE_FULL, "SQLITE_FULL"),
+    "broken": ("disk I/O error", sqlite3.SQLITE_IOERR, "SQLITE_IOERR"),
+}
 
 
 class Disk:
-    """The disk that a journal lies on.
+    """The disk that a journal lies on, which has its units done in the time of the loop.
 
     Attributes:
-        trouble: one of `TROUBLES`, or "" while it is well.
+        trouble: "" while it is well. "full": it takes no write; "writes slowly". The others hit reads as well:
+            "slow"; "silent": it does not answer; "broken": it answers with an error.
+        troubles: begin and end of each.
     """
 
     def __init__(self) -> None:
         self.trouble = ""
+        self.troubles: list[tuple[float, float]] = []
+        self._began_s = 0.0
         self._waiting: list[Callable[[], None]] = []
+        self._next: asyncio.TimerHandle | None = None
 
-    @property
-    def is_well(self) -> bool:
-        """Whether it reads and writes, and at once."""
-        return not self.trouble
+    def fail(self, trouble: str) -> None:
+        if not self.trouble:
+            self._began_s = self.time()
+        self.trouble = trouble
+
+    def dropped_by_kill(self) -> list[tuple[float, float]]:
+        """Return from when until now a process that ends now may have kept something unwritten."""
+        now_s = self.time()
+        is_now = [(self._began_s, now_s)] if self.trouble else []
+        return is_now + [(begin_s, now_s) for begin_s, end_s in self.troubles if now_s < end_s + WRITTEN_AFTER_S]
 
     def heal(self) -> None:
         """Be well again; what waits for an answer gets it."""
+        if self.trouble:
+            self.troubles.append((self._began_s, self.time()))
         self.trouble = ""
         waiting, self._waiting = self._waiting, []
         for work in waiting:
             asyncio.get_running_loop().call_soon(work)
 
-    def does(self, unit: Unit, *, writes: bool) -> None:
-        """Have a unit of work done when the disk gets to it."""
+    # --- what a journal asks of it (`iem_dcr.journal.work.Worker`) ---
+
+    def time(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def submit(self, unit: Unit, after_s: float, *, writes: bool) -> None:
+        if self._next is not None:
+            self._next.cancel()  # a unit takes the place of the one before
+        self._next = asyncio.get_running_loop().call_later(after_s, self._take, unit, writes)
+
+    def stop(self) -> None:
+        """A unit that is called later does nothing."""
+
+    def _take(self, unit: Unit, writes: bool) -> None:  # noqa: FBT001  call_later passes no names
         work = partial(self._do, unit, writes=writes)
         if self.trouble == "silent":
             self._waiting.append(work)
@@ -57,37 +84,20 @@ class Disk:
         asyncio.get_running_loop().call_later(SLOW_S if is_slow else QUICK_S, work)
 
     def _do(self, unit: Unit, *, writes: bool) -> None:
-        if self.trouble == "broken" or (writes and self.trouble == "full"):
-            is_full = self.trouble == "full"
-            error = sqlite3.OperationalError("database or disk is full" if is_full else "disk I/O error")
-            error.sqlite_errorcode = sqlite3.SQLITE_FULL if is_full else sqlite3.SQLITE_IOERR
-            error.sqlite_errorname = "SQLITE_FULL" if is_full else "SQLITE_IOERR"
-            unit(error)
-        else:
+        if self.trouble not in ERRORS or (self.trouble == "full" and not writes):
             unit(None)
-
-
-class _Worker:
-    """Has the units of a journal done by a disk, in the time of the loop."""
-
-    def __init__(self, disk: Disk) -> None:
-        self._disk = disk
-
-    def time(self) -> float:
-        return asyncio.get_running_loop().time()
-
-    def submit(self, unit: Unit, after_s: float, *, writes: bool) -> None:
-        asyncio.get_running_loop().call_later(after_s, partial(self._disk.does, unit, writes=writes))
-
-    def stop(self) -> None:
-        """A unit that is called later does nothing."""
+            return
+        text, code, name = ERRORS[self.trouble]
+        error = sqlite3.OperationalError(text)
+        error.sqlite_errorcode, error.sqlite_errorname = code, name
+        unit(error)
 
 
 class SteppedJournal(Journal):
     """A journal whose process may be killed. ``dropped`` hears that it ended before all was written."""
 
     def __init__(self, path: Path, disk: Disk, wall: Callable[[], datetime], dropped: Callable[[], None]) -> None:
-        super().__init__(path, worker=_Worker(disk), wall=wall)
+        super().__init__(path, worker=disk, wall=wall)
         self._dropped = dropped
 
     async def close(self, timeout_s: float = 2.0) -> None:
@@ -96,6 +106,5 @@ class SteppedJournal(Journal):
         self.kill()
 
     def kill(self) -> None:
-        """Have the process end here."""
         if self.abandon():
             self._dropped()

@@ -1,48 +1,46 @@
-"""Numbers as they are given on the command lines here."""
+"""What the commands here are given, numbers, and what they say at their end."""
 
 from __future__ import annotations
 
 import argparse
-import math
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-MOST: Final = 9000
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
-
-def at_least_one(text: str) -> int:
-    """Read a whole number.
-
-    Raises:
-        argparse.ArgumentTypeError: it is none, or below 1.
-    """
-    return _at_least(text, 1)
+MOST_HOURS: Final = 9000
+"""A year has 8,766."""
 
 
-def natural(text: str) -> int:
-    """Read a whole number, 0 among them.
+def at_least(least: int) -> Callable[[str], int]:
+    """Return what reads a whole number, and raises ArgumentTypeError where it is none or below ``least``."""
+
+    def read(text: str) -> int:
+        if not (text.isascii() and text.isdigit() and int(text) >= least):
+            raise argparse.ArgumentTypeError(f"expects a whole number, at least {least}")
+        return int(text)
+
+    return read
+
+
+def positive(text: str) -> float:
+    """Read a number above 0 and below a year of hours.
 
     Raises:
         argparse.ArgumentTypeError: it is none.
     """
-    return _at_least(text, 0)
-
-
-def positive(text: str) -> float:
-    """Read a time; it is below a year of hours.
-
-    Raises:
-        argparse.ArgumentTypeError: it is none, or not above 0.
-    """
     try:
         number = float(text)
     except ValueError:
-        number = math.nan
-    if not 0 < number < MOST:
-        raise argparse.ArgumentTypeError(f"expects a number above 0 and below {MOST}")
+        number = 0.0
+    if not 0 < number < MOST_HOURS:
+        raise argparse.ArgumentTypeError(f"expects a number above 0 and below {MOST_HOURS}")
     return number
 
 
-def _at_least(text: str, least: int) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) >= least):
-        raise argparse.ArgumentTypeError(f"expects a whole number, at least {least}")
-    return int(text)
+def verdict(broken: Sequence[str], well: str = "Nothing is broken.") -> int:
+    """Say what was broken, or that all is well. Returns the command's exit status."""
+    for sentence in broken:
+        print(f"BROKEN: {sentence}")
+    print(f"{len(broken)} promises broken." if broken else well)
+    return 1 if broken else 0

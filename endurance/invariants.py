@@ -17,9 +17,10 @@ from iem_dcr import meter_time
 from iem_dcr.driver.driver import SILENT_STOP_S, START_S
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
-    from endurance.model import Call, Record, Truth
+    from endurance.meter import Truth
+    from endurance.model import Call, Record
 
 ANSWER_TAKES_S: Final = 1.6
 """How long an answer may be on its way once the driver has given it: EVerest's handler has a margin of a second."""
@@ -35,24 +36,19 @@ MOST_REMEMBERED: Final = 4 * 64 + 8
 def broken(world: Record) -> list[str]:
     """Return every promise that was broken, each with where: at the end of a run."""
     promises = (
-        *_at_all_times(),
         each_signed_receipt_is_kept,
         nothing_runs_that_the_station_does_not_know_of,
         what_was_to_be_ended_does_not_run_on,
         the_charger_charges_again_after_all,
         no_error_outlives_its_cause,
     )
-    found = [*world.broken_early, *(sentence for promise in promises for sentence in promise(world))]
-    return list(dict.fromkeys(found))
+    at_the_end = [sentence for promise in promises for sentence in promise(world)]
+    return list(dict.fromkeys([*world.broken_early, *broken_so_far(world), *at_the_end]))
 
 
 def broken_so_far(world: Record) -> list[str]:
     """Return what is broken of the promises that hold at all times, not only when all is calm: after each session."""
-    return [sentence for promise in _at_all_times() for sentence in promise(world)]
-
-
-def _at_all_times() -> tuple[Callable[[Record], Iterator[str]], ...]:
-    return (
+    promises = (
         each_receipt_is_its_transactions_own,
         each_receipt_says_what_was_asked_for,
         each_stopped_transaction_has_its_receipt,
@@ -64,6 +60,7 @@ def _at_all_times() -> tuple[Callable[[Record], Iterator[str]], ...]:
         nothing_grows_and_nothing_is_left,
         nothing_fails_that_nobody_expected,
     )
+    return [sentence for promise in promises for sentence in promise(world)]
 
 
 def each_receipt_is_its_transactions_own(world: Record) -> Iterator[str]:
@@ -77,15 +74,12 @@ def each_receipt_is_its_transactions_own(world: Record) -> Iterator[str]:
       or the meter's last one. An id means something to the process that was sent its start, and to those after it that
       find it in the journal.
     """
+    judged: set[tuple[str, str]] = set()
     for call in world.calls:
         text = call.tuple_text
-        if call.command != "stop" or text is None:
+        if text is None or (text, call.transaction_id) in judged:
             continue
-        if any(
-            each.tuple_text == text and each.transaction_id == call.transaction_id
-            for each in world.calls[: call.number]
-        ):
-            continue  # it was judged when it was delivered first
+        judged.add((text, call.transaction_id))
         truth = _truth_of(world, text)
         if truth is None:
             yield f"stop {call.transaction_id!r}: its receipt was never signed by a meter"
@@ -100,12 +94,9 @@ def each_receipt_says_what_was_asked_for(world: Record) -> Iterator[str]:
     * The time is looked at where nothing is wrong any more, and only if the host's clock can be trusted.
     """
     for call in world.calls:
-        text = call.tuple_text
-        starts = _calls(world, "start", call.transaction_id)
-        if call.command != "stop" or text is None or not starts:
-            continue
+        text, starts = call.tuple_text, world.calls_of("start", call.transaction_id)
         truth = _truth_of(world, text)
-        if truth is None or truth.transaction_id != call.transaction_id:
+        if text is None or truth is None or truth.transaction_id != call.transaction_id:
             continue
         payload = json.loads(text.split("|", 2)[1])
         if not any(_shows(payload, start.request, fresh=call.fresh) for start in starts):
@@ -121,7 +112,6 @@ def each_receipt_says_what_was_asked_for(world: Record) -> Iterator[str]:
 def each_stopped_transaction_has_its_receipt(world: Record) -> Iterator[str]:
     """A stop that is answered OK brings a receipt, which then is in the journal exactly once and under its id.
 
-    * It is nobody's in the journal where the process was killed before the station was told that it had begun.
     * Not before the disk is well: a stop waits half a second for its journal, not for ever.
     * Not where a disk in trouble kept it unwritten and the process was killed then.
     """
@@ -140,11 +130,10 @@ def each_stopped_transaction_has_its_receipt(world: Record) -> Iterator[str]:
         elif not entries:
             if not _was_dropped(world, call.answered_s):
                 yield f"the receipt handed over for {call.transaction_id!r} (call {call.number}) is not in the journal"
-        elif _was_begun(world, call.transaction_id) and entries[0].transaction_id != call.transaction_id:
+        elif (whose := entries[0].transaction_id) != call.transaction_id:
             truth = _truth_of(world, text)
-            is_its_own = truth is not None and truth in world.noted and truth.transaction_id == call.transaction_id
+            is_its_own = truth is not None and truth.transaction_id == call.transaction_id and _is_noted(world, truth)
             if is_its_own and not _was_dropped(world, call.answered_s):
-                whose = entries[0].transaction_id
                 yield f"the receipt of {call.transaction_id!r} is in the journal as that of {whose!r}"
 
 
@@ -158,20 +147,20 @@ def each_signed_receipt_is_kept(world: Record) -> Iterator[str]:
     if world.filed is None:
         return
     texts = {entry.text for entry in world.filed}
-    for unit in world.units:
-        signed = unit.signed
+    for meter in world.meters:
+        signed = meter.signed_truths
         for truth, following in zip(signed, [*signed[1:], None], strict=False):
             if truth.owner is None or truth.text in texts:
                 continue
             was_covered = following is not None and following.owner is None
-            was_exchanged = unit is not world.unit and following is None
+            was_exchanged = meter is not world.meter and following is None
             if not (was_covered or was_exchanged or _was_dropped(world, truth.closed_s)):
                 which = f"{truth.transaction_id!r} (transaction {truth.number} of {truth.serial})"
                 yield f"the receipt of {which} is not in the journal"
 
 
 def nothing_runs_that_the_station_does_not_know_of(world: Record) -> Iterator[str]:
-    """What runs after a calm was begun for the station, which was told so, and was not told that it has stopped.
+    """What runs after a calm was begun for the station, which was told so.
 
     * A process that was started after it began cannot know that the station does not know of it: it is ended by the
       next start or stop, which is looked at as well.
@@ -179,16 +168,10 @@ def nothing_runs_that_the_station_does_not_know_of(world: Record) -> Iterator[st
     """
     truth = world.running_after_calm
     if truth is not None and truth.owner is not None and truth.process_is(world.processes[-1].number):
-        told = _last_answered(world, "start", truth.owner.transaction_id)
+        starts = world.calls_of("start", truth.owner.transaction_id)
+        told = max(starts, key=lambda call: call.answered_s or 0.0, default=None)
         if told is None or not told.ok:
             yield f"{truth.transaction_id!r} runs, and the station was told that it was not begun"
-        stopped = [
-            call
-            for call in _calls(world, "stop", truth.owner.transaction_id)
-            if call.ok and (call.asked_s or 0.0) >= truth.begun_s and _owns(call, truth)
-        ]
-        if stopped:
-            yield f"{truth.transaction_id!r} runs, and the station was told that it was stopped"
     if world.running_at_end is not None:
         yield f"{world.running_at_end.transaction_id!r} runs after one more start and stop"
 
@@ -201,7 +184,7 @@ def what_was_to_be_ended_does_not_run_on(world: Record) -> Iterator[str]:
     truth = world.running_after_calm
     if truth is None or truth.owner is None or not truth.process_is(world.processes[-1].number):
         return
-    for call in _calls(world, "stop", truth.owner.transaction_id):
+    for call in world.calls_of("stop", truth.owner.transaction_id):
         if call.process == truth.owner.process and call.answer is not None and (call.asked_s or 0.0) > truth.begun_s:
             yield f"{truth.transaction_id!r} runs on, and the station has asked for its end (call {call.number})"
 
@@ -212,21 +195,17 @@ def nothing_ends_that_nobody_wanted_ended(world: Record) -> Iterator[str]:
     * Not one that ended before the station was told of it: the start that began it began another.
     * Not one that a power cut or a technician may have ended, nor where a stop for no id, or for an unknown one, came.
     """
-    for unit in world.units:
-        if unit.meddled_s is None:
+    for meter in world.meters:
+        if meter.meddled_s is None:
             continue
-        for truth in unit.truths:
+        for truth in meter.truths:
             if truth.closed_s is None or truth.lost or truth.owner is None:
                 continue
             began = _calls_between(world, truth.begun_s, truth.begun_s)
             own = next((call for call in began if call.transaction_id == truth.transaction_id and call.ok), None)
-            if (
-                own is None
-                or (own.answered_s or 0.0) > truth.closed_s
-                or any(truth.begun_s <= at_s <= truth.closed_s for at_s in unit.meddled_s)
-            ):
-                continue
-            if _calls_between(world, truth.begun_s, truth.closed_s) == [own]:
+            was_told = own is not None and (own.answered_s or 0.0) <= truth.closed_s
+            was_meddled = any(truth.begun_s <= at_s <= truth.closed_s for at_s in meter.meddled_s)
+            if was_told and not was_meddled and _calls_between(world, truth.begun_s, truth.closed_s) == [own]:
                 yield f"{truth.transaction_id!r} ended at {truth.closed_s:.1f} s, and nobody wanted it ended"
 
 
@@ -235,11 +214,11 @@ def no_record_is_destroyed(world: Record) -> Iterator[str]:
 
     * A process that was started since, and keeps no journal, cannot know that a record is being signed.
     """
-    for unit in world.units:
-        for truth, by in unit.spoiled:
+    for meter in world.meters:
+        for truth, by in meter.spoiled:
             if truth.owner is None:
                 continue
-            if truth.process_is(by.process) or (world.journal and truth in world.noted):
+            if truth.process_is(by.process) or (world.journal and _is_noted(world, truth)):
                 yield f"the transaction {truth.transaction_id!r} was destroyed by the begin of {by.transaction_id!r}"
 
 
@@ -253,9 +232,7 @@ def every_command_is_answered_once_and_in_time(world: Record) -> Iterator[str]:
             if not call.excused:
                 yield f"{call.command} {call.transaction_id!r} (call {call.number}) was never answered"
             continue
-        assert call.asked_s is not None  # noqa: S101  it was answered
-        assert call.answered_s is not None  # noqa: S101  as above
-        took_s = call.answered_s - call.asked_s
+        took_s = (call.answered_s or 0.0) - (call.asked_s or 0.0)
         limit_s = (START_S if call.command == "start" else SILENT_STOP_S) + ANSWER_TAKES_S
         if took_s > limit_s + call.broker_away_s:
             yield f"{call.command} {call.transaction_id!r} was answered after {took_s:.1f} s"
@@ -292,7 +269,7 @@ def energies_never_fall(world: Record) -> Iterator[str]:
         if energy_wh < before_wh:
             yield f"the energy of {serial} falls from {before_wh} Wh to {energy_wh} Wh"
         highest[serial, number] = max(energy_wh, before_wh)
-        if serial not in {unit.serial for unit in world.units}:
+        if serial not in {meter.serial for meter in world.meters}:
             yield f"a value of {serial}, which is none of the meters"
 
 
@@ -327,12 +304,9 @@ def no_error_outlives_its_cause(world: Record) -> Iterator[str]:
 # --- help ---
 
 
-def _truth_of(world: Record, text: str) -> Truth | None:
-    return next((truth for unit in world.units for truth in unit.truths if truth.text == text), None)
-
-
-def _calls(world: Record, command: str, transaction_id: str) -> list[Call]:
-    return [call for call in world.calls if call.command == command and call.transaction_id == transaction_id]
+def _truth_of(world: Record, text: str | None) -> Truth | None:
+    truths = (truth for meter in world.meters for truth in meter.truths)
+    return next((truth for truth in truths if text is not None and truth.text == text), None)
 
 
 def _calls_between(world: Record, begin_s: float, end_s: float) -> list[Call]:
@@ -356,27 +330,13 @@ def _shows(payload: dict[str, Any], request: dict[str, Any], *, fresh: bool) -> 
     )
 
 
-def _was_begun(world: Record, transaction_id: str) -> bool:
-    return transaction_id != "" and bool(_calls(world, "start", transaction_id))
-
-
-def _last_answered(world: Record, command: str, transaction_id: str) -> Call | None:
-    answered = [call for call in _calls(world, command, transaction_id) if call.answer is not None]
-    return max(answered, key=lambda call: call.answered_s or 0.0, default=None)
-
-
-def _owns(call: Call, truth: Truth) -> bool:
-    """Whether the receipt that a stop got is that of this transaction, and not of an earlier one under the same id."""
-    return call.tuple_text is not None and call.tuple_text == truth.text
-
-
 def _why_not_its_own(world: Record, call: Call, truth: Truth) -> str:
     """Say why a receipt is not the one that was asked for, or "" where it may be delivered."""
-    own = [each for unit in world.units for each in unit.truths if each.transaction_id == call.transaction_id]
+    own = [each for meter in world.meters for each in meter.truths if each.transaction_id == call.transaction_id]
     if truth in own and call.transaction_id:
         told_s = [
             start.answered_s or 0.0
-            for start in _calls(world, "start", call.transaction_id)
+            for start in world.calls_of("start", call.transaction_id)
             if start.ok and (start.answered_s or 0.0) <= (call.asked_s or 0.0)
         ]
         later = [each for each in own if each.begun_s > truth.begun_s and each.begun_s <= max(told_s, default=-1.0)]
@@ -387,10 +347,10 @@ def _why_not_its_own(world: Record, call: Call, truth: Truth) -> str:
     asked_s = call.asked_s or 0.0
     newer = [
         each.transaction_id
-        for each in world.unit.signed
+        for each in world.meter.signed_truths
         if each.begun_s > truth.begun_s and (each.closed_s or asked_s) < asked_s - SHOWN_WITHIN_S
     ]
-    is_of_this_meter = truth.serial == world.unit.serial
+    is_of_this_meter = truth.serial == world.meter.serial
     return f"it is not the last one: {newer[-1]!r} was signed since" if newer and is_of_this_meter else ""
 
 
@@ -403,13 +363,18 @@ def _means_something(world: Record, call: Call, own: list[Truth]) -> bool:
         start.process == process
         and start.answer is not None  # a broker that was killed may have lost it on its way
         and (start.asked_s, start.number) < (call.asked_s, call.number)
-        for start in _calls(world, "start", call.transaction_id)
+        for start in world.calls_of("start", call.transaction_id)
     ):
         return True
     before = [each for each in own if each.begun_s < (call.asked_s or 0.0)]
-    return world.journal and bool(before) and all(each in world.noted for each in before)
+    return world.journal and bool(before) and all(_is_noted(world, each) for each in before)
 
 
 def _was_dropped(world: Record, at_s: float | None) -> bool:
     """Whether what was to be written at a time was lost: its disk was in trouble, and its process was killed then."""
     return at_s is not None and any(begin_s - 5.0 <= at_s <= end_s for begin_s, end_s in world.disk_troubled)
+
+
+def _is_noted(world: Record, truth: Truth) -> bool:
+    """Whether a journal has a transaction: it is written before B goes out, unless a disk in trouble keeps it."""
+    return not any(begin_s <= truth.begun_s <= end_s for begin_s, end_s in world.disk_troubled)

@@ -1,8 +1,8 @@
 """Which meter a run has: every knob of the simulator, turned at random.
 
-``known`` turns what is known of the meter, and those of its unknowns that the first version of the driver was made for.
-``all`` turns every other unknown as well: how far a live value may be believed, what a repeated request does, which
-fields are there and in which types. The name of one knob turns that one in every run.
+``known`` turns what is known of the meter, and those of its unknowns that were met first. ``all`` turns every other
+unknown as well: how far a live value may be believed, what a repeated request does, which fields are there and in which
+types. The name of one knob turns that one in every run.
 """
 
 from __future__ import annotations
@@ -76,20 +76,18 @@ def options(chance: random.Random, serial: str) -> SimulatorOptions:
     )
 
 
+def turned(chance: random.Random, known: SimulatorOptions, knobs: str) -> SimulatorOptions:
+    """Return a meter of which unknown knobs are turned as well: by chance, or the one that ``knobs`` names."""
+    changes: dict[str, Any] = {}
+    for name, settings in UNKNOWN.items():
+        share = 1.0 if knobs == name else TURNED if knobs == ALL else 0.0
+        if chance.random() < share:
+            several = settings is FIELDS
+            changes[name] = chance.sample(FIELDS, chance.choice((1, 1, 3))) if several else chance.choice(settings)
+    return known.changed(changes)
+
+
 def differences(options: SimulatorOptions) -> list[tuple[str, Any]]:
     """Return name and value of every knob that is not at its default."""
     plain = SimulatorOptions(MS=options.MS).as_json()
     return [(name, value) for name, value in options.as_json().items() if value != plain[name]]
-
-
-def turned(chance: random.Random, known: SimulatorOptions, knobs: str) -> SimulatorOptions:
-    """Return a meter of which unknown knobs are turned as well: by chance, or the one that ``knobs`` names."""
-    share = {knobs: 1.0} if knobs in UNKNOWN else dict.fromkeys(UNKNOWN, TURNED if knobs == ALL else 0.0)
-    changes: dict[str, Any] = {}
-    for name, settings in UNKNOWN.items():
-        if chance.random() < share.get(name, 0.0):
-            several = settings is FIELDS
-            changes[name] = (
-                tuple(chance.sample(FIELDS, chance.choice((1, 1, 3)))) if several else chance.choice(settings)
-            )
-    return known.changed(changes)

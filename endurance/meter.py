@@ -1,146 +1,188 @@
-"""A meter, and what it really did: the truth that the driver's answers are held against."""
+"""A simulated meter that records what it really does: the truth that the driver's answers are held against."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+import json
+from collections import Counter
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
-from endurance.model import MeterRecord, Truth
 from iem_dcr.simulator import BASE, SimulatedMeter, node_of
 
 if TYPE_CHECKING:
-    from collections import Counter
     from collections.abc import Callable
 
-    from endurance.model import Serving
     from iem_dcr.simulator import Answer, Event, SimulatorOptions
 
 SLOW_BOOT_S: Final = 10.0
 
 
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """A start that is worked on: its id, and the number of the process that does."""
+
+    transaction_id: str
+    process: int
+
+
 @dataclass(slots=True, eq=False)
-class Trap:
-    """Something that happens when the meter has acted on a request.
+class Truth:
+    """A transaction that a meter really began.
 
     Attributes:
-        method, node: of the request.
-        delay_s: how long after it.
-        spring: what happens.
+        serial: of the meter.
+        number: how many it had begun before.
+        owner: the start it was begun for; None for one that somebody else began.
+        begun_s: when.
+        closed_s: when it ended, or was lost; None while it runs.
+        text: its tuple as soon as it is signed.
+        lost: the meter will never sign it: a power cut, or a B that restarted it, destroyed it.
     """
+
+    serial: str
+    number: int
+    owner: Serving | None
+    begun_s: float
+    closed_s: float | None = None
+    text: str | None = None
+    lost: bool = False
+
+    @property
+    def transaction_id(self) -> str | None:
+        return None if self.owner is None else self.owner.transaction_id
+
+    def process_is(self, number: int | None) -> bool:
+        return self.owner is not None and self.owner.process == number
+
+
+@dataclass(frozen=True, slots=True)
+class Trap:
+    """Something that happens ``delay_s`` after a request was acted on, or, ``before``, when it comes."""
 
     method: str
     node: str
     delay_s: float
     spring: Callable[[], None]
+    before: bool = False
 
 
-class Unit(MeterRecord):
-    """One simulated meter with its truth.
+class Meter(SimulatedMeter):
+    """A simulated meter with its truth.
+
+    Args:
+        options: of the simulator.
+        now_s: the time of the run.
+        counts: how often its power was cut, and when.
+        owner_of_card: returns the start that a card belongs to, where requests do not tell whom they are sent for.
 
     Attributes:
-        meter: the simulated one.
-        power: counts its power cuts.
+        serial: its MS.
+        truths: every transaction it began, in order; their records are signed in the same order.
+        spoiled: transactions that a B of ours destroyed, running or being signed, and for which start it was sent.
+        meddled_s: when something else than a request in time may have ended what ran: a power cut, a technician, a
+            request that was acted on late. None: at any time.
         traps: that are set.
+        power_cuts: how many there were.
     """
 
-    meddled_s: list[float]
-
-    def __init__(self, options: SimulatorOptions, counts: Counter[str]) -> None:
-        super().__init__(options.MS)
-        self._now_s = asyncio.get_running_loop().time
-        self.meter = SimulatedMeter(options, monotonic=self._now_s)
-        self.meter.state.watchers.append(self._heard)
-        self.power = 0
+    def __init__(
+        self,
+        options: SimulatorOptions,
+        now_s: Callable[[], float],
+        counts: Counter[str] | None = None,
+        owner_of_card: Callable[[str], Serving | None] = lambda _: None,
+    ) -> None:
+        super().__init__(options, monotonic=now_s)
+        self.serial = options.MS
+        self.now_s = now_s
+        self.truths: list[Truth] = []
+        self.spoiled: list[tuple[Truth, Serving]] = []
+        self.meddled_s: list[float] | None = []
         self.traps: list[Trap] = []
-        self._counts = counts
+        self.power_cuts = 0
+        self._counts = Counter() if counts is None else counts
+        self._owner_of_card = owner_of_card
+        self._card = ""
         self._sent_for: Serving | None = None
+        self.state.watchers.append(self._on_event)
 
     @property
-    def is_on(self) -> bool:
-        """Whether it answers."""
-        return self.meter.unreachable_for_s <= 0
-
-    @property
-    def running(self) -> Truth | None:
-        """The transaction that runs."""
-        opened = self.meter.state.opened
+    def open_transaction(self) -> Truth | None:
+        opened = self.state.opened
         return None if opened is None else self.truths[opened.number - 1]
 
     @property
-    def signed(self) -> list[Truth]:
-        """Those that are signed by now."""
-        self.meter.state  # noqa: B018  what is due is signed
-        return super().signed
+    def signed_truths(self) -> list[Truth]:
+        _ = self.state  # what is due is signed
+        return [truth for truth in self.truths if truth.text is not None]
 
-    def act(self, method: str, path: str, body: bytes, sent_for: Serving | None) -> Answer | None:
-        """Have the meter act on a request; None when it has no power."""
-        self._sent_for = sent_for
+    def handle(self, method: str, path: str, body: bytes = b"", sent_for: Serving | None = None) -> Answer:
+        node = node_of(path)
+        self._spring(method, node, before=True)
+        self._sent_for = sent_for or self._owner_of_card(self._card)
         try:
-            answer = self.meter.handle(method, path, body)
-        except ConnectionRefusedError:
-            return None
+            answer = super().handle(method, path, body)
         finally:
             self._sent_for = None
-        if answer.status < 300 and self.traps:
-            self._spring(method, node_of(path))
+        if answer.status < 300:
+            if (method, node) == ("POST", "/user"):
+                self._card = json.loads(body)["ID"]
+            self._spring(method, node, before=False)
         return answer
 
-    def cut_power(self, off_s: float, boot_s: float) -> None:
-        """Cut its power; every connection breaks."""
+    def power_cycle(self, off_s: float = 2.0, boot_s: float = 3.0) -> None:
         self._counts[f"power cut {self._moment()}"] += 1
         if boot_s >= SLOW_BOOT_S:
             self._counts["slow boot"] += 1
-        self.power += 1
-        self.meddled_s.append(self._now_s())
-        self.meter.power_cycle(off_s, boot_s)
+        self.power_cuts += 1
+        self.meddle(self.now_s())
+        super().power_cycle(off_s, boot_s)
 
-    def begin_by_hand(self) -> None:
-        """Begin a transaction as a technician with a tool of his own does; a refusal changes nothing."""
-        if self.is_on:
-            self.meddled_s.append(self._now_s())
-            self.meter.handle("POST", f"{BASE}/receipt", b'{"TX":"B"}')
+    def meddle(self, *at_s: float) -> None:
+        """Record when something else than a request in time may have ended what ran."""
+        if self.meddled_s is not None:
+            self.meddled_s += at_s
 
-    def end_by_hand(self) -> None:
-        """End whatever runs, likewise."""
-        if self.is_on:
-            self.meddled_s.append(self._now_s())
-            self.meter.handle("POST", f"{BASE}/receipt", b'{"TX":"E"}')
+    def by_hand(self, command: str) -> None:
+        """Begin or end a transaction ("B", "E") as a technician with a tool does; a refusal changes nothing."""
+        if self.unreachable_for_s <= 0:
+            self.meddle(self.now_s())
+            super().handle("POST", f"{BASE}/receipt", f'{{"TX":"{command}"}}'.encode())
 
     def _moment(self) -> str:
         """Say at which moment of a session this is."""
-        state = self.meter.state
+        state = self.state
         if state.opened is not None:
             return f"in a session, {state.options.open_at_power_cut}"
         if state.unsigned:
             return "while signing"
         if state.user is not None:
             return "between /user and B"
-        asked = [each for each in list(self.meter.requests)[-30:] if each.node == "/receipt"]
+        asked = [each for each in list(self.requests)[-30:] if each.node == "/receipt"]
         since_post = list(itertools.takewhile(lambda each: each.method == "GET", reversed(asked)))
         is_unread = all(each.status != HTTPStatus.OK for each in since_post)
         return "between E and GET /receipt" if asked and is_unread and state.ended else "while idle"
 
-    def _spring(self, method: str, node: str) -> None:
-        for trap in [trap for trap in self.traps if (trap.method, trap.node) == (method, node)]:
+    def _spring(self, method: str, node: str, *, before: bool) -> None:
+        for trap in [trap for trap in self.traps if (trap.method, trap.node, trap.before) == (method, node, before)]:
             self.traps.remove(trap)
             if trap.delay_s > 0:
                 asyncio.get_running_loop().call_later(trap.delay_s, trap.spring)
             else:
                 trap.spring()
 
-    def _heard(self, event: Event) -> None:
-        now_s = self._now_s()
+    def _on_event(self, event: Event) -> None:
         if event.kind == "begun":
-            self.truths.append(Truth(self.serial, len(self.truths), self._sent_for, now_s))
+            self.truths.append(Truth(self.serial, len(self.truths), self._sent_for, self.now_s()))
             return
         truth = self.truths[event.transaction - 1]
         if event.kind == "signed":
             truth.text = event.text
             return
+        truth.closed_s = self.now_s() if truth.closed_s is None else truth.closed_s
         truth.lost = event.kind == "lost"
         if truth.lost and self._sent_for is not None:
             self.spoiled.append((truth, self._sent_for))
-        truth.closed_s = now_s if truth.closed_s is None else truth.closed_s

@@ -8,51 +8,44 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections import Counter
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from iem_dcr.simulator import GARBAGE_HTTP, http_bytes, node_of, substitute
 
 if TYPE_CHECKING:
-    from endurance.meter import Unit
-    from endurance.model import Serving
+    from collections import Counter
+    from collections.abc import Callable
+
+    from endurance.meter import Meter, Serving
     from iem_dcr.simulator import Answer, Fault
 
 LATENCY_S: Final = (0.0005, 0.01)
 MISSING_BYTES: Final = 16
-COUNTED_AS: Final = {
-    "refuse": "request refused", "lose-request": "request lost", "lose-answer": "answer lost",
-    "act-late": "request acted on late", "stall": "answer stalled", "drip": "answer stalled", "reset": "request lost",
-    "server-error": "request refused", "garbage": "answer garbled", "garbage-http": "answer garbled",
-    "wrong-length": "answer garbled",
-}  # fmt: skip
-"""What the kinds of faults are to who looks at them."""
 
 
-class Sender(Protocol):
-    """The process that sends a request: whether it was killed, and the start it is working on."""
+class Sender:
+    """Who sends requests: whether it was killed, and the start it is working on."""
 
-    killed: bool
-    serving: Serving | None
+    killed = False
+    serving: Serving | None = None
 
 
 class Network:
     """What stands at the meter's address, and how the way there is.
 
     Args:
-        unit: the meter.
         latency: returns a number from 0 to 1 for each way of a request.
         counts: how often which fault hit a request.
 
     Attributes:
-        unit: the meter; another one after an exchange.
+        meter: that stands there; another one after an exchange.
         swallows: the network takes what is sent and gives nothing back.
         slow_s: seconds that each way takes longer.
     """
 
-    def __init__(self, unit: Unit, latency: Any, counts: Counter[str] | None = None) -> None:
-        self.unit = unit
-        self.counts = Counter() if counts is None else counts
+    def __init__(self, meter: Meter, latency: Callable[[], float], counts: Counter[str]) -> None:
+        self.meter = meter
+        self.counts = counts
         self.swallows = False
         self.slow_s = 0.0
         self._latency = latency
@@ -60,74 +53,68 @@ class Network:
         self._freed = asyncio.Event()
 
     def way_s(self) -> float:
-        """Return how long one way takes."""
         least, most = LATENCY_S
-        return self.slow_s + least + (most - least) * float(self._latency())
+        return self.slow_s + least + (most - least) * self._latency()
 
-    async def connect(self, sender: Sender | None = None) -> tuple[asyncio.StreamReader, Any]:
+    async def connect(self, sender: Sender) -> tuple[asyncio.StreamReader, Any]:
         """Make a connection for a process; its end closes it.
 
         Raises:
             ConnectionRefusedError: the meter has no power, or serves another connection.
         """
-        if self.swallows or (sender is not None and sender.killed):
+        if self.swallows or sender.killed:
             await asyncio.Event().wait()
         await asyncio.sleep(self.way_s())
-        while self.unit.meter.options.connections != "any" and self._is_occupied():
-            if self.unit.meter.options.connections == "one-refused":
+        while (habit := self.meter.options.connections) != "any" and self._is_occupied():
+            if habit == "one-refused":
                 raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
             self._freed.clear()
             await self._freed.wait()
-        if not self.unit.is_on:
+        if self.meter.unreachable_for_s > 0:
             raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
         self._served = Connection(self, sender)
         return self._served.reader, self._served
 
     def is_closed(self, connection: Connection) -> None:
-        """Serve the next one."""
         if self._served is connection:
             self._served = None
             self._freed.set()
 
     def _is_occupied(self) -> bool:
-        served = self._served
-        return served is not None and served.lives and not (served.sender is not None and served.sender.killed)
+        return self._served is not None and self._served.lives and not self._served.sender.killed
 
 
 class Connection:
     """One connection, and the client's writer of it. It is of the meter that stood there, and lives with its power."""
 
-    def __init__(self, network: Network, sender: Sender | None) -> None:
+    def __init__(self, network: Network, sender: Sender) -> None:
         self.reader = asyncio.StreamReader()
         self.sender = sender
         self.transport = self
         self._network = network
-        self._unit = network.unit
-        self._power = network.unit.power
+        self._meter = network.meter
+        self._power_cuts = network.meter.power_cuts
         self._is_closed = False
+        self._later = asyncio.get_running_loop().call_later
 
     @property
     def lives(self) -> bool:
-        """Whether bytes still go over it."""
-        return not self._is_closed and self._reaches_its_meter
+        return not self._is_closed and self._network.meter is self._meter and self._has_power
 
     @property
-    def _reaches_its_meter(self) -> bool:
-        unit = self._unit
-        return self._network.unit is unit and unit.power == self._power and unit.is_on
+    def _has_power(self) -> bool:
+        return self._meter.power_cuts == self._power_cuts and self._meter.unreachable_for_s <= 0
 
     # --- the client's side ---
 
     def write(self, data: bytes) -> None:
         """Send a request, which is whole; it arrives whether or not the client lives then."""
-        serving = None if self.sender is None else self.sender.serving
-        asyncio.get_running_loop().call_later(self._network.way_s(), self._arrive, data, serving)
+        self._later(self._network.way_s(), self._arrive, data, self.sender.serving)
 
     async def drain(self) -> None:
         """Nothing is held back."""
 
     def close(self) -> None:
-        """Close it, in order or not."""
         self._is_closed = True
         self._network.is_closed(self)
 
@@ -142,21 +129,21 @@ class Connection:
     # --- the meter's side ---
 
     def _arrive(self, data: bytes, serving: Serving | None) -> None:
-        network, unit = self._network, self._unit
+        network, meter = self._network, self._meter
         if network.swallows:
             return
-        if not self._reaches_its_meter:
+        if network.meter is not meter or not self._has_power:
             self._reset()
             return
         head, _, body = data.partition(b"\r\n\r\n")
         method, path, _ = head.split(b"\r\n")[0].decode().split(" ")
-        fault = unit.meter.faults.take(method, node_of(path))
+        fault = meter.faults.take(method, node_of(path))
         if fault is not None:
-            network.counts[COUNTED_AS[fault.kind]] += 1
+            network.counts[f"wire: {fault.kind}"] += 1
         if fault is not None and fault.kind == "act-late":
-            asyncio.get_running_loop().call_later(fault.wait_s, self._act_late, method, path, body, serving)
+            self._later(fault.wait_s, self._act_late, method, path, body, serving)
             return
-        answer = unit.act(method, path, body, serving) if fault is None or fault.acted else None
+        answer = meter.handle(method, path, body, serving) if fault is None or fault.acted else None
         if not self.lives:  # its power went in the very moment, or the client gave up
             self._reset()
             return
@@ -168,17 +155,17 @@ class Connection:
 
     def _act_late(self, method: str, path: str, body: bytes, serving: Serving | None) -> None:
         """Act on a request whose client may have gone; the meter loses it with its power."""
-        if self._unit.power == self._power and self._unit.is_on:
-            self._unit.meddled_s.append(asyncio.get_running_loop().time())
-            self._unit.act(method, path, body, serving)
+        if self._has_power:
+            self._meter.meddle(self._meter.now_s())
+            self._meter.handle(method, path, body, serving)
         self._end()
 
     def _spoil(self, fault: Fault, answer: Answer | None) -> None:
-        loop = asyncio.get_running_loop()
-        if fault.kind == "stall" or (fault.kind == "drip" and answer is None):
-            loop.call_later(fault.wait_s, self._end)
-        elif fault.kind == "drip" and answer is not None:
-            loop.call_later(fault.wait_s * len(http_bytes(answer)), self._answer, http_bytes(answer))
+        if fault.kind == "drip" and answer is not None:
+            data = http_bytes(answer)
+            self._later(fault.wait_s * len(data), self._answer, data)
+        elif fault.kind in ("stall", "drip"):
+            self._later(fault.wait_s, self._end)
         elif fault.kind == "garbage-http":
             self._answer(GARBAGE_HTTP)
         elif fault.kind == "wrong-length" and answer is not None:
@@ -189,7 +176,7 @@ class Connection:
             self._end()
 
     def _answer(self, data: bytes) -> None:
-        asyncio.get_running_loop().call_later(self._network.way_s(), self._come_back, data)
+        self._later(self._network.way_s(), self._come_back, data)
 
     def _come_back(self, data: bytes) -> None:
         if self._network.swallows:

@@ -1,30 +1,29 @@
-"""What happens in a run, made from a seed: the meter, the process, and sessions of steps. A step can be left out."""
+"""What happens in a run, made from a seed: the meter, the process, and sessions of steps. A step can be left out.
+
+What a station does, and what goes wrong, stands in tables, of which runs of real processes have their part as well. In
+them a tuple stands for one of its items, which is chosen by chance, and a dict for all of its values.
+"""
 
 from __future__ import annotations
 
+import itertools
 import random
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from endurance import knobs as knob
-from endurance.model import MODULE, SERVICE
+from endurance.model import MODULE, SERVICE, start_request
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from iem_dcr.simulator import SimulatorOptions
 
 SESSIONS_IN_A_RUN: Final = 25
 CALM: Final = 0.3
 """Share of the sessions in which nothing goes wrong."""
-
-WIRE_FAULTS: Final = ("refuse", "lose-request", "lose-answer", "stall", "reset", "server-error", "garbage",
-                      "garbage-http", "wrong-length")  # fmt: skip
-NODES: Final = (
-    ("*", "*"), ("POST", "/user"), ("POST", "/receipt"), ("GET", "/receipt"), ("GET", "/metervalue"),
-    ("GET", "/transaction"), ("POST", "/gw"), ("GET", "/gw"), ("POST", "/datetime"), ("POST", "/tariff"),
-)  # fmt: skip
+LENGTHS_S: Final = (6.0, 12.0, 12.0, 25.0)
 INSTANTS: Final = (
     datetime(2026, 6, 1, 12, tzinfo=UTC),
     datetime(2026, 3, 29, 0, 58, tzinfo=UTC),
@@ -33,6 +32,106 @@ INSTANTS: Final = (
     datetime(1970, 1, 1, 0, 1, tzinfo=UTC),
 )
 """What the host believes the time to be at the beginning: also minutes before summer time begins and ends, and none."""
+
+# --- what a station does ---
+
+STATIONS: Final = (
+    *(8 * ["0 start A; .6 stop A; 1 stop_again_if_failed A"]), *(8 * ["0 start A; .6 stop_if_begun A"]),
+    "0 start A; 0 start A; .6 stop A", "0 start A; .001 again A; .6 stop A", "0 start A; .2 again A; .6 stop A",
+    "0 start A; 0 start B; .6 stop B; .7 stop A", "0 start A; .4 start B; .7 stop B; .8 stop A",
+    "0 start A; .4 start B; .6 stop B", "0 start A; .6 start B; .8 stop B", "0 start A; .5 stop A; .5 stop A",
+    "0 start A; .5 stop A; .6 stop A", "0 start A; .02 repeat; .5 stop A; .52 repeat",
+    "0 stop A; 0 start A; .8 stop A", "0 stop A; .1 start A; .8 stop A", "0 start A; 0 stop A; .7 stop A",
+    "0 start A; .0003 stop A; .7 stop A", "0 start A; .002 stop A; .7 stop A", "0 start A; .4 stop; .8 stop A",
+    "0 start A; .4 stop; .4 start B; .8 stop B", "0 start A; .4 stop never; .8 stop A",
+    "0 start A; .4 stop B; .8 stop A", "0 foreign A; .6 stop A", "0 start A; .4 foreign B; .6 stop B; .8 stop A",
+    "0 error; .2 start A; .6 stop A",
+)  # fmt: skip
+"""What it does in a session: when (as a share of its length), which command, for which id. ``again`` is the same
+request once more, ``repeat`` the same message, as a broker sends it that got no acknowledgement. ``foreign`` asks for a
+connector that the meter does not have. ``error``: the meter reports one for a while."""
+
+# --- what goes wrong ---
+
+Row: TypeAlias = tuple[Any, ...]
+"""A step: how long after the moment that is chosen for the trouble, which step, and details, which are put together."""
+
+
+def _nodes(text: str) -> tuple[dict[str, str], ...]:
+    return tuple(dict(zip(("method", "node"), each.split(), strict=True)) for each in text.split(", "))
+
+
+NODES: Final = _nodes(
+    "* *, POST /user, POST /receipt, GET /receipt, GET /metervalue, GET /transaction, POST /gw, GET /gw,"
+    " POST /datetime, POST /tariff"
+)
+TRAPPED: Final = (
+    *(2 * [{"method": "POST", "node": "/user", "delay_s": (0.0, 0.004)}]),
+    *(2 * [{"method": "POST", "node": "/receipt", "delay_s": (0.0, 0.3, 0.13, 0.13, 0.13)}]),
+    {"method": "GET", "node": ("/receipt", "/transaction", "/metervalue"), "delay_s": (0.0, 0.003)},
+    {"method": "POST", "node": "/gw", "delay_s": 0.0},
+)
+"""Instants told by the meter's work, and how long after it: after the user, after B, while signing, after E."""
+FAULTS: Final = (
+    {"kind": ("refuse", "lose-request", "lose-answer", "reset", "garbage", "garbage-http", "wrong-length")},
+    {"kind": ("lose-request", "lose-answer")},
+    {"kind": "stall", "delay_s": (0.8, 3.0, 30.0), "acts": (True, False)},
+    {"kind": "server-error", "acts": (True, False)},
+)
+CUT: Final = {"off_s": (0.2, 2.0, 10.0), "boot_s": (0.5, 3.0, 12.0), "open_at_power_cut": knob.OPEN_AT_POWER_CUT}
+SPRUNG: Final = (
+    *(4 * [{"what": "cut_power", "then": CUT}]), *(3 * [{"what": "kill", "then": {"away_s": (0.3, 2.0)}}]),
+    {"what": "exchange_meter", "then": {"private_network_s": 1.0}},
+    {"what": "shift_clock", "then": {"by_s": (-7200.0, -30.0, 3600.0)}},
+    {"what": "network_swallows", "then": {"for_s": (2.0, 12.0)}},
+)  # fmt: skip
+
+WIRE: Final = (0.0, "wire_fault", FAULTS, NODES, {"count": (1, 1, 2, 5, 20)}), ((5.0, 20.0), "wire_heals")
+POWER: Final = ((0.0, "cut_power", CUT),)
+CLOCK: Final = ((0.0, "shift_clock", {"by_s": (-86400.0, -3600.0, -20.0, 20.0, 3600.0, 1e7)}),)
+LOAD: Final = ((0.0, "current_flows", {"for_s": (2.0, 8.0, 20.0)}),)
+STRANGER: Final = (0.0, "begin_by_hand"), ((1.0, 4.0, 8.0), "end_by_hand")
+TROUBLES: Final[tuple[tuple[Row, ...], ...]] = (
+    *(4 * [WIRE]), *(2 * [POWER]), *(3 * [((0.0, "set_trap", TRAPPED, SPRUNG),)]), CLOCK, LOAD, STRANGER,
+    ((0.0, "network_swallows", {"for_s": (1.0, 5.0, 15.0)}),),
+    ((0.0, ("kill", "restart"), {"away_s": (0.1, 1.0, 5.0)}),),
+    ((0.0, ("kill", "restart"), {"away_s": (0.1, 1.0, 5.0)}),),
+    ((0.0, "network_is_slow", {"by_s": (0.2, 0.9, 2.0), "for_s": 10.0}),),
+    ((0.0, "step_host", {"by_s": (-1e12, -3600.0, -30.0, 30.0, 3600.0, 1.8e9)}),),
+    ((0.0, "disk_fails", {"trouble": ("full", "full", "writes slowly"), "for_s": (2.0, 15.0)}),),
+    ((0.0, "exchange_meter", {"private_network_s": (0.5, 4.0)}),),
+    ((0.0, "broker_away", {"for_s": (0.2, 3.0, 20.0)}),),
+)  # fmt: skip
+UNREADABLE: Final = {"trouble": ("silent", "broken", "slow"), "for_s": (2.0, 15.0, 40.0)}
+LATE: Final = {"kind": "act-late", "delay_s": (0.8, 2.0, 5.0), "count": (1, 1, 2)}
+MORE_TROUBLES: Final[dict[str, tuple[tuple[Row, ...], ...]]] = {
+    "unreadable": (
+        ((0.0, "disk_fails", UNREADABLE),),
+        ((0.0, "disk_fails", UNREADABLE), (0.1, ("kill", "restart"), {"away_s": 0.3})),
+    ),
+    "late": 2
+    * (((0.0, "wire_fault", LATE, _nodes("POST /receipt, POST /receipt, POST /user, POST *")), (10.0, "wire_heals")),),
+    "frozen": (((0.0, "values_freeze", {"for_s": (3.0, 15.0, 60.0)}),),),
+    "falls": (((0.0, "register_falls", {"to_wh": (0, 20_480)}),),),
+    "swapped": (((0.0, "swap_meters", {"away_s": (0.5, 4.0, 12.0)}),),),
+}
+"""What goes wrong besides with every knob turned, or often under the name of one: a disk that does not answer or
+answers with an error, often as a process starts; requests that are acted on seconds after they were given up; values
+that stand still; an import register that falls; two meters whose cables are swapped, and swapped back."""
+KNOBS: Final = (knob.KNOWN, knob.ALL, *knob.UNKNOWN, *MORE_TROUBLES)
+"""What `make` may be told to turn."""
+
+
+def picked(chance: random.Random, choices: Any) -> Any:
+    """Choose what a table leaves open."""
+    if isinstance(choices, tuple):
+        return picked(chance, chance.choice(choices))
+    if isinstance(choices, dict):
+        return {name: picked(chance, each) for name, each in choices.items()}
+    return choices
+
+
+# --- a plan ---
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +146,15 @@ class Step:
 
     at_s: float
     what: str
-    detail: dict[str, Any] = field(default_factory=dict)
+    detail: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        """One line of a listing."""
         return f"{self.at_s:6.2f} s  {self.what}" + "".join(f" {name}={value}" for name, value in self.detail.items())
+
+
+def step(at_s: float, what: str, /, **detail: Any) -> Step:
+    """Make a step."""
+    return Step(at_s, what, detail)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +171,7 @@ class Plan:
     """A run: what it begins with, and its sessions.
 
     Attributes:
-        seed, knobs: it was made from.
+        seed: it was made from.
         kind: which of our processes drives the meter.
         journal: whether receipts are kept.
         options: of the meter.
@@ -78,7 +181,6 @@ class Plan:
     """
 
     seed: int
-    knobs: str
     kind: str
     journal: bool
     options: SimulatorOptions
@@ -86,18 +188,21 @@ class Plan:
     host: datetime
     sessions: tuple[SessionPlan, ...]
 
-    def only(self, kept: dict[int, tuple[int, ...]]) -> Plan:
-        """Return this run with the steps of these numbers only, by session; all other sessions are left out."""
-        sessions = tuple(
-            replace(session, steps=tuple(session.steps[index] for index in kept[session.number]))
-            for session in self.sessions
-            if session.number in kept
-        )
-        return replace(self, sessions=sessions)
+    @property
+    def steps(self) -> int:
+        """How many steps there are; they are numbered through."""
+        return sum(len(session.steps) for session in self.sessions)
 
-    def keeps_all(self) -> dict[int, tuple[int, ...]]:
-        """Return what `only` is to be given for the whole run."""
-        return {session.number: tuple(range(len(session.steps))) for session in self.sessions}
+    def only(self, kept: Collection[int]) -> Plan:
+        """Return this run with the steps of these numbers only, to the last session that has one."""
+        numbers = itertools.count()
+        sessions = [
+            replace(session, steps=tuple(each for each in session.steps if next(numbers) in kept))
+            for session in self.sessions
+        ]
+        while sessions and not sessions[-1].steps:
+            del sessions[-1]
+        return replace(self, sessions=tuple(sessions))
 
 
 def make(seed: int, sessions: int = SESSIONS_IN_A_RUN, knobs: str = knob.KNOWN) -> Plan:
@@ -118,281 +223,65 @@ def make(seed: int, sessions: int = SESSIONS_IN_A_RUN, knobs: str = knob.KNOWN) 
         "TT_initial": chance.choice(("", "0,49 EUR/kWh")),
     }
     options = knob.turned(random.Random(f"{seed} knobs"), options, knobs)
-    more = (
-        {knobs: 7 * _MORE_TROUBLES[knobs]} if knobs in _MORE_TROUBLES else _MORE_TROUBLES if knobs == knob.ALL else {}
-    )
-    maker = _Maker(chance, sum(more.values(), start=_TROUBLES))
+    more = 7 * MORE_TROUBLES.get(knobs, ()) if knobs != knob.ALL else sum(MORE_TROUBLES.values(), start=())
+    maker = Maker(chance, TROUBLES + more, (f"T-{number}" for number in itertools.count(1)).__next__)
     return Plan(
         seed,
-        knobs,
         kind,
         chance.random() < 0.7,
         options,
         settings,
         chance.choice(INSTANTS) + timedelta(seconds=chance.random()),
-        tuple(maker.session(number) for number in range(sessions)),
+        tuple(maker.session(number, chance.choice(LENGTHS_S)) for number in range(sessions)),
     )
 
 
-class _Maker:
-    """Makes sessions: what the station does, and what goes wrong meanwhile."""
+class Maker:
+    """Makes sessions: what the station does, each time with new ids, and which of some troubles there are meanwhile."""
 
-    def __init__(self, chance: random.Random, troubles: tuple[Trouble, ...]) -> None:
+    def __init__(self, chance: random.Random, troubles: Sequence[tuple[Row, ...]], new_id: Callable[[], str]) -> None:
         self._chance = chance
         self._troubles = troubles
-        self._ids = 0
+        self._new_id = new_id
         self._cards = [f"04A2{chance.randrange(16**6):06X}" for _ in range(3)]
 
-    def session(self, number: int) -> SessionPlan:
+    def session(self, number: int, length_s: float) -> SessionPlan:
         chance = self._chance
-        length_s = chance.choice((6.0, 12.0, 12.0, 25.0))
-        steps = list(chance.choice(_STATIONS)(self, length_s))
-        if chance.random() >= CALM:
-            for _ in range(chance.choice((1, 1, 1, 2, 3))):
-                steps += self.trouble(length_s)
-        return SessionPlan(number, length_s, tuple(sorted(steps, key=lambda step: step.at_s)))
+        steps = self._station(length_s)
+        for _ in range(0 if chance.random() < CALM else chance.choice((1, 1, 1, 2, 3))):
+            at_s = max(0.0, chance.uniform(-0.2, 1.0)) * length_s
+            for after_s, what, *details in chance.choice(self._troubles):
+                detail = {name: each for some in details for name, each in picked(chance, some).items()}
+                steps.append(Step(at_s + picked(chance, after_s), picked(chance, what), detail))
+        return SessionPlan(number, length_s, tuple(sorted(steps, key=lambda each: each.at_s)))
 
-    def trouble(self, length_s: float) -> Iterator[Step]:
+    def _station(self, length_s: float) -> list[Step]:
         chance = self._chance
-        yield from chance.choice(self._troubles)(self, chance.uniform(0.0, length_s))
+        part_s = length_s * chance.uniform(0.7, 1.1)
+        ids = {"A": self._new_id(), "B": self._new_id(), "never": "T-never", "": ""}
+        requests: dict[str, dict[str, Any]] = {}
+        steps = []
+        for part, what, which in ([*each.split(), ""][:3] for each in chance.choice(STATIONS).split("; ")):
+            at_s, name = part_s * float(part), ids[which]
+            if what in ("start", "again", "foreign"):
+                if what != "again":
+                    requests[name] = self._request(name)
+                if what == "foreign":
+                    requests[name]["evse_id"] = "DE*OTHER*E9"
+                steps.append(step(at_s, "start", request=requests[name]))
+            elif what == "error":
+                steps.append(step(at_s, "meter_in_error", for_s=chance.uniform(1.5, length_s)))
+            else:
+                steps.append(step(at_s, what, **({} if what == "repeat" else {"transaction_id": name})))
+        return steps
 
-    # --- what the station does ---
-
-    def new_id(self) -> str:
-        self._ids += 1
-        return f"T-{self._ids}"
-
-    def request(self, transaction_id: str, **fields: Any) -> dict[str, Any]:
+    def _request(self, transaction_id: str) -> dict[str, Any]:
         chance = self._chance
-        request: dict[str, Any] = {
-            "evse_id": "DE*SIM*E1",
-            "transaction_id": transaction_id,
-            "identification_status": "ASSIGNED",
-            "identification_flags": ["RFID_PLAIN"],
-            "identification_type": "ISO14443",
-            "identification_data": f"{chance.randrange(16**8):08X}",
-        }
+        request = start_request(transaction_id, f"{chance.randrange(16**8):08X}")
         if chance.random() < 0.15:
             request["identification_data"] = chance.choice(self._cards)
         elif chance.random() < 0.2:
             del request["identification_data"]
         if chance.random() < 0.3:
             request["tariff_text"] = chance.choice(("0,59 EUR/kWh", "0,79 EUR/kWh"))
-        return request | fields
-
-    def plain(self, length_s: float) -> Iterator[Step]:
-        transaction_id = self.new_id()
-        yield Step(0.0, "start", {"request": self.request(transaction_id)})
-        end_s = self._chance.uniform(0.3, 0.9) * length_s
-        is_as_everest = self._ids % 2 == 0
-        yield Step(end_s, "stop_if_begun" if is_as_everest else "stop", {"transaction_id": transaction_id})
-        if self._chance.random() < 0.7 and not is_as_everest:
-            yield Step(length_s, "stop_again_if_failed", {"transaction_id": transaction_id})
-
-    def twice(self, length_s: float) -> Iterator[Step]:
-        """Start twice, with the same id or another, with the same request or another."""
-        first = self.new_id()
-        request = self.request(first)
-        second = self._chance.choice((first, first, self.new_id()))
-        again = request if second == first and self._chance.random() < 0.5 else self.request(second)
-        yield Step(0.0, "start", {"request": request})
-        yield Step(self._chance.choice((0.0, 0.01, 1.5, 3.0)), "start", {"request": again})
-        ids = [first, second] if self._chance.random() < 0.5 else [second, first]
-        for transaction_id in dict.fromkeys(ids):
-            yield Step(self._chance.uniform(0.5, 0.8) * length_s, "stop", {"transaction_id": transaction_id})
-
-    def stops(self, length_s: float) -> Iterator[Step]:
-        """Stop twice, at once or one after the other."""
-        transaction_id = self.new_id()
-        yield Step(0.0, "start", {"request": self.request(transaction_id)})
-        at_s = self._chance.uniform(0.3, 0.7) * length_s
-        yield Step(at_s, "stop", {"transaction_id": transaction_id})
-        yield Step(at_s + self._chance.choice((0.0, 0.05, 2.0)), "stop", {"transaction_id": transaction_id})
-
-    def before(self, length_s: float) -> Iterator[Step]:
-        """Stop before start."""
-        transaction_id = self.new_id()
-        yield Step(0.0, "stop", {"transaction_id": transaction_id})
-        yield Step(self._chance.choice((0.0, 0.5, 2.0)), "start", {"request": self.request(transaction_id)})
-        yield Step(0.8 * length_s, "stop", {"transaction_id": transaction_id})
-
-    def at_once(self, length_s: float) -> Iterator[Step]:
-        """Start and stop in the same moment, and a stop after it."""
-        transaction_id = self.new_id()
-        yield Step(0.0, "start", {"request": self.request(transaction_id)})
-        yield Step(self._chance.choice((0.0, 0.003, 0.02)), "stop", {"transaction_id": transaction_id})
-        yield Step(0.7 * length_s, "stop", {"transaction_id": transaction_id})
-
-    def wrong_ids(self, length_s: float) -> Iterator[Step]:
-        """Stops with ids that never were, or with none."""
-        transaction_id = self.new_id()
-        yield Step(0.0, "start", {"request": self.request(transaction_id)})
-        wrong = self._chance.choice(("", "", "T-never", self.new_id()))
-        yield Step(0.4 * length_s, "stop", {"transaction_id": wrong})
-        yield Step(0.8 * length_s, "stop", {"transaction_id": transaction_id})
-
-    def refused(self, length_s: float) -> Iterator[Step]:
-        """A start that is refused (a foreign evse_id, a meter in error), and its stop."""
-        transaction_id = self.new_id()
-        if self._chance.random() < 0.5:
-            yield Step(0.0, "start", {"request": self.request(transaction_id, evse_id="DE*OTHER*E9")})
-        else:
-            yield Step(0.0, "meter_in_error", {"for_s": self._chance.uniform(1.5, length_s)})
-            yield Step(1.2, "start", {"request": self.request(transaction_id)})
-        yield Step(0.6 * length_s, "stop", {"transaction_id": transaction_id})
-
-    def late_stop(self, length_s: float) -> Iterator[Step]:
-        """A session that is only stopped after the next one, if at all."""
-        first, second = self.new_id(), self.new_id()
-        yield Step(0.0, "start", {"request": self.request(first)})
-        yield Step(0.4 * length_s, "start", {"request": self.request(second)})
-        yield Step(0.7 * length_s, "stop", {"transaction_id": second})
-        if self._chance.random() < 0.7:
-            yield Step(0.9 * length_s, "stop", {"transaction_id": first})
-
-    # --- what goes wrong ---
-
-    def wire(self, at_s: float) -> Iterator[Step]:
-        chance = self._chance
-        kind = chance.choice(WIRE_FAULTS)
-        method, node = chance.choice(NODES)
-        detail: dict[str, Any] = {
-            "kind": kind,
-            "method": method,
-            "node": node,
-            "count": chance.choice((1, 1, 2, 5, 20)),
-        }
-        if kind == "stall":
-            detail["delay_s"] = chance.choice((0.8, 3.0, 30.0))
-        if kind in ("stall", "server-error"):
-            detail["acts"] = chance.random() < 0.5
-        yield Step(chance.choice((0.0, at_s)), "wire_fault", detail)
-        yield Step(at_s + chance.choice((5.0, 20.0)), "wire_heals")
-
-    def power(self, at_s: float) -> Iterator[Step]:
-        yield Step(at_s, "cut_power", self._cut())
-
-    def trapped(self, at_s: float) -> Iterator[Step]:
-        """Something at an instant that is told by the meter's work: after the user, after B, while signing, after E."""
-        chance = self._chance
-        method, node, delays_s = chance.choice(
-            (
-                ("POST", "/user", (0.0, 0.004)),
-                ("POST", "/receipt", (0.0, 0.3, 0.13, 0.13, 0.13)),
-                ("GET", "/receipt", (0.0, 0.003)),
-                ("GET", "/transaction", (0.0, 0.003)),
-                ("POST", "/gw", (0.0,)),
-                ("GET", "/metervalue", (0.0, 0.003)),
-            )
-        )
-        what, detail = chance.choice(
-            (
-                ("cut_power", self._cut()),
-                ("cut_power", self._cut()),
-                ("kill", {"away_s": chance.choice((0.3, 2.0))}),
-                ("exchange_meter", {"private_network_s": 1.0}),
-                ("shift_clock", {"by_s": chance.choice((-7200.0, -30.0, 3600.0))}),
-                ("network_swallows", {"for_s": chance.choice((2.0, 12.0))}),
-            )
-        )
-        if what == "exchange_meter" and chance.random() < 0.6:
-            what, detail = "kill", {"away_s": 0.5}
-        trap = {"method": method, "node": node, "delay_s": chance.choice(delays_s), "what": what, "then": detail}
-        yield Step(chance.choice((0.0, at_s)), "set_trap", trap)
-
-    def network(self, at_s: float) -> Iterator[Step]:
-        chance = self._chance
-        if chance.random() < 0.5:
-            yield Step(at_s, "network_swallows", {"for_s": chance.choice((1.0, 5.0, 15.0))})
-        else:
-            yield Step(at_s, "network_is_slow", {"by_s": chance.choice((0.2, 0.9, 2.0)), "for_s": 10.0})
-
-    def killed(self, at_s: float) -> Iterator[Step]:
-        yield Step(at_s, "kill", {"away_s": self._chance.choice((0.1, 1.0, 5.0))})
-
-    def ended(self, at_s: float) -> Iterator[Step]:
-        yield Step(at_s, "restart", {"away_s": self._chance.choice((0.1, 1.0, 5.0))})
-
-    def clock(self, at_s: float) -> Iterator[Step]:
-        yield Step(at_s, "shift_clock", {"by_s": self._chance.choice((-86400.0, -3600.0, -20.0, 20.0, 3600.0, 1e7))})
-
-    def host(self, at_s: float) -> Iterator[Step]:
-        by_s = self._chance.choice((-1e12, -3600.0, -30.0, 30.0, 3600.0, 1.8e9))
-        yield Step(at_s, "step_host", {"by_s": by_s})
-
-    def disk(self, at_s: float) -> Iterator[Step]:
-        trouble = "full" if self._chance.random() < 0.6 else "writes slowly"
-        yield Step(at_s, "disk_fails", {"trouble": trouble, "for_s": self._chance.choice((2.0, 15.0))})
-
-    def exchanged(self, at_s: float) -> Iterator[Step]:
-        if self._chance.random() < 0.4:
-            yield Step(at_s, "exchange_meter", {"private_network_s": self._chance.choice((0.5, 4.0))})
-
-    def stranger(self, at_s: float) -> Iterator[Step]:
-        yield Step(at_s, "begin_by_hand")
-        yield Step(at_s + self._chance.uniform(1.0, 8.0), "end_by_hand")
-
-    def broker(self, at_s: float) -> Iterator[Step]:
-        yield Step(at_s, "broker_away", {"for_s": self._chance.choice((0.2, 3.0, 20.0))})
-
-    def load(self, at_s: float) -> Iterator[Step]:
-        """A current that flows when nothing may be begun or ended."""
-        yield Step(at_s, "current_flows", {"for_s": self._chance.choice((2.0, 8.0, 20.0))})
-
-    # --- what goes wrong with every knob turned ---
-
-    def unreadable(self, at_s: float) -> Iterator[Step]:
-        """A disk that does not answer, or answers with an error, also when it is read: often as a process starts."""
-        chance = self._chance
-        for_s = chance.choice((2.0, 15.0, 40.0))
-        yield Step(at_s, "disk_fails", {"trouble": chance.choice(("silent", "broken", "slow")), "for_s": for_s})
-        if chance.random() < 0.5:
-            yield Step(at_s + 0.1, chance.choice(("kill", "restart")), {"away_s": 0.3})
-
-    def late(self, at_s: float) -> Iterator[Step]:
-        """Requests that are acted on seconds after they were given up."""
-        chance = self._chance
-        method, node = chance.choice((("POST", "/receipt"), ("POST", "/receipt"), ("POST", "/user"), ("POST", "*")))
-        detail = {"kind": "act-late", "method": method, "node": node, "count": chance.choice((1, 1, 2))}
-        yield Step(chance.choice((0.0, at_s)), "wire_fault", detail | {"delay_s": chance.choice((0.8, 2.0, 5.0))})
-        yield Step(at_s + 10.0, "wire_heals")
-
-    def frozen(self, at_s: float) -> Iterator[Step]:
-        yield Step(at_s, "values_freeze", {"for_s": self._chance.choice((3.0, 15.0, 60.0))})
-
-    def falls(self, at_s: float) -> Iterator[Step]:
-        yield Step(at_s, "register_falls", {"to_wh": self._chance.choice((0, 20_480))})
-
-    def swapped(self, at_s: float) -> Iterator[Step]:
-        """Another meter at this address, and this one again later: two meters whose cables are swapped."""
-        away_s = self._chance.choice((0.5, 4.0, 12.0))
-        yield Step(at_s, "swap_meters", {"away_s": away_s})
-
-    def _cut(self) -> dict[str, Any]:
-        chance = self._chance
-        return {
-            "off_s": chance.choice((0.2, 2.0, 10.0)),
-            "boot_s": chance.choice((0.5, 3.0, 12.0)),
-            "open_at_power_cut": chance.choice(knob.OPEN_AT_POWER_CUT),
-        }
-
-
-Trouble: TypeAlias = "Callable[[_Maker, float], Iterator[Step]]"
-_STATIONS: Final = (
-    _Maker.plain, _Maker.plain, _Maker.plain, _Maker.plain, _Maker.plain, _Maker.plain, _Maker.twice, _Maker.stops,
-    _Maker.before, _Maker.at_once, _Maker.wrong_ids, _Maker.refused, _Maker.late_stop,
-)  # fmt: skip
-_TROUBLES: Final = (
-    _Maker.wire, _Maker.wire, _Maker.wire, _Maker.wire, _Maker.power, _Maker.power, _Maker.trapped, _Maker.trapped,
-    _Maker.trapped, _Maker.network, _Maker.killed, _Maker.ended, _Maker.clock, _Maker.host, _Maker.disk,
-    _Maker.exchanged, _Maker.stranger, _Maker.broker, _Maker.load,
-)  # fmt: skip
-_MORE_TROUBLES: Final[dict[str, tuple[Trouble, ...]]] = {
-    "unreadable": (_Maker.unreadable, _Maker.unreadable),
-    "late": (_Maker.late, _Maker.late),
-    "frozen": (_Maker.frozen,),
-    "falls": (_Maker.falls,),
-    "swapped": (_Maker.swapped,),
-}
-KNOBS: Final = (knob.KNOWN, knob.ALL, *knob.UNKNOWN, *_MORE_TROUBLES)
-"""What `make` may be told to turn."""
+        return request

@@ -1,119 +1,81 @@
-"""A process of ours: the service's part for one meter, or (`everest`) the EVerest module. Ended in order, or killed."""
+"""A process of ours in a simulation: the service's part for one meter, or the EVerest module. Ended, or killed.
+
+The module is the real one, with its handlers on threads of their own. Of its threads and the loop only one runs at a
+time, and the time that a handler waits is the loop's: so a run with threads, too, is the same every time it is made.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
-import itertools
-import json
+import threading
 import weakref
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, cast
+from unittest.mock import patch
 
-from endurance.model import SERVICE, Serving
+from endurance.meter import Serving
+from endurance.network import Network, Sender
 from iem_dcr.driver.start import Starting
-from iem_dcr.everest import module as everest_module
+from iem_dcr.everest import module
+from iem_dcr.everest.module import LOOP_END_TIMEOUT_S, EverestModule
 from iem_dcr.everest_api.meter_api import MeterApi
-from iem_dcr.everest_api.topics import Topics
 from tests.support.fake_bus import FakeBus
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Iterator
+    from concurrent.futures import Future
 
     from endurance.clock import HostClock
     from endurance.disk import SteppedJournal
-    from endurance.network import Network
+    from endurance.station import Station
     from iem_dcr.config import Settings
     from iem_dcr.driver import MeterDriver
     from iem_dcr.driver.timing import Deadline
-    from iem_dcr.powermeter import TransactionReq, TransactionStartResponse
+    from iem_dcr.everest.framework import Framework
+    from iem_dcr.powermeter import Powermeter, StationError, TransactionReq, TransactionStartResponse
 
-PROCESS: contextvars.ContextVar[Process | None] = contextvars.ContextVar("process", default=None)
-TOPICS: Final = Topics("pm")
+    Handler = Callable[[dict[str, Any]], dict[str, object]]
+
 RESTART_AFTER_S: Final = 1.0
+ARGUMENTS: Final = {"start": "value", "stop": "transaction_id"}
+PROCESS: contextvars.ContextVar[Process | None] = contextvars.ContextVar("process", default=None)
+HANDLING: contextvars.ContextVar[_Handling] = contextvars.ContextVar("handling")
 
 
-class Surroundings(Protocol):
-    """What a process finds around it: its settings, the host, the broker, EVerest, its disk."""
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What a process finds around it; ``broker_is_up`` as it starts."""
 
+    station: Station
     settings: Settings
     host: HostClock
-    broker_is_up: bool
-    errors: set[tuple[str, str]]
     network: Network
-
-    def open_journal(self) -> SteppedJournal | None:
-        """Open the journal."""
-
-    def ready(self, process: Process) -> None:
-        """Hear that a process has subscribed, or is about to within this round."""
-
-    def heard(self, topic: str, payload: bytes) -> None:
-        """Take what is published at the broker."""
-
-    def published(self, value: dict[str, Any]) -> None:
-        """Take a live value."""
-
-    def raised(self, error_type: str, sub_type: str) -> None:
-        """Take an error."""
-
-    def cleared(self, error_type: str, sub_type: str) -> None:
-        """Take the end of an error."""
+    journal: SteppedJournal | None
+    broker_is_up: bool
 
 
-class _Bus(FakeBus):
-    """The broker as one process sees it; nothing is kept of what goes over it."""
-
-    def __init__(self, heard: Callable[[str, bytes], None], *, connected: bool) -> None:
-        super().__init__(connected=connected)
-        self.killed = False
-        self._heard = heard
-
-    def offer(self, topic: str, payload: bytes, *, good_for_s: float) -> None:
-        if not self.killed:
-            super().offer(topic, payload, good_for_s=good_for_s)
-
-    async def deliver(self, topic: str, payload: bytes, *, within_s: float) -> bool:
-        if self.killed:
-            await asyncio.Event().wait()
-        return await super().deliver(topic, payload, within_s=within_s)
-
-    def _publish(self, topic: str, payload: bytes, *, qos: int) -> None:
-        del qos
-        if not self.killed:
-            self._heard(topic, payload)
-
-
-class Process(ABC):
-    """One process, from its start to its end. There are two kinds.
-
-    Args:
-        around: what it finds around it.
-        number: counts the processes of a run.
+class Process(Sender, ABC):
+    """One process, from its start to its end; ``number`` counts those of a run. Killed, it does nothing any more.
 
     Attributes:
-        killed: it does nothing any more.
-        serving: the start it is working on.
         failures: what its main task failed with, what a handler raised.
         journal: that it writes.
         tasks: that work in its name.
     """
 
-    kind: ClassVar[str]
-
-    def __init__(self, around: Surroundings, number: int) -> None:
+    def __init__(self, around: Around, number: int) -> None:
         self.number = number
-        self.killed = False
-        self.serving: Serving | None = None
         self.failures: list[BaseException] = []
-        self.journal: SteppedJournal | None = around.open_journal()
+        self.journal = around.journal
         self.tasks: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
         self._around = around
         self._context = contextvars.copy_context()
         self._context.run(PROCESS.set, self)
         self._context.run(self._make)
         self._main = self._context.run(asyncio.create_task, self._run())
-        around.ready(self)
 
     @property
     @abstractmethod
@@ -133,25 +95,7 @@ class Process(ABC):
             task.cancel()
 
     async def connect(self, _host: str, _port: int) -> tuple[asyncio.StreamReader, Any]:
-        """Connect to the meter."""
         return await self._around.network.connect(self)
-
-    def receive(self, topic: str, message: bytes) -> bool:
-        """Have the broker hand over a message; returns whether it was taken."""
-        del topic, message
-        return False
-
-    @abstractmethod
-    def broker_comes(self) -> None:
-        """Have the broker be there."""
-
-    @abstractmethod
-    def broker_goes(self) -> None:
-        """Have the broker be away."""
-
-    async def call(self, command: str, value: object) -> dict[str, object]:
-        """Have EVerest call a command of a module; returns its answer."""
-        raise TypeError(f"{self.kind} is asked by messages, not called: {command} {value!r}")
 
     @abstractmethod
     def _make(self) -> None:
@@ -160,64 +104,6 @@ class Process(ABC):
     @abstractmethod
     async def _run(self) -> None:
         """Do what its main task does."""
-
-
-class ServiceProcess(Process):
-    """The service's part for one meter."""
-
-    kind = SERVICE
-
-    @property
-    def driver(self) -> MeterDriver:
-        """The driver of its meter."""
-        return self._api.driver
-
-    async def end(self) -> None:
-        """End in good order, as SIGTERM has it."""
-        self._main.cancel()
-        await asyncio.wait({self._main})
-        if self.journal is not None:
-            await self._context.run(asyncio.create_task, self.journal.close())
-        self.killed = self._bus.killed = True
-
-    def kill(self) -> None:
-        """Do nothing any more, from this very moment."""
-        self._bus.killed = True
-        super().kill()
-
-    def receive(self, topic: str, message: bytes) -> bool:
-        """Have the broker hand over a message; returns whether it was taken."""
-        return self._bus.receive(topic, message)
-
-    def broker_comes(self) -> None:
-        """Have the broker be there."""
-        self._bus.connect()
-
-    def broker_goes(self) -> None:
-        """Have the broker be away."""
-        self._bus.disconnect()
-
-    def _make(self) -> None:
-        around = self._around
-        self._bus = _Bus(around.heard, connected=around.broker_is_up)
-        self._api = MeterApi(
-            "pm", around.settings, self._bus, journal=self.journal, wall=around.host, connect=self.connect
-        )
-
-    async def _run(self) -> None:
-        while True:
-            try:
-                await self._api.run()
-            except asyncio.CancelledError:
-                raise
-            except Exception as error:  # noqa: BLE001  as the service has it; and it is looked at
-                self.failures.append(error)
-            await asyncio.sleep(RESTART_AFTER_S)
-
-
-def payload_of_start(request: object, reply_to: str) -> bytes:
-    """Write a request as EVerest's API module does."""
-    return json.dumps({"headers": {"replyTo": reply_to}, "payload": request}).encode()
 
 
 def task_factory(
@@ -233,28 +119,235 @@ def task_factory(
     return task
 
 
-class Rigged:
-    """Has every start known, and no module sleep, while it is entered."""
+@contextlib.contextmanager
+def rigged() -> Iterator[None]:
+    """Have every process know the start that it serves, and no module sleep."""
+    start = Starting.start
 
-    def __enter__(self) -> None:
-        """Put them in place."""
-        self._start = Starting.start
-        self._sleep_s, everest_module.REPLIES_GO_OUT_S = everest_module.REPLIES_GO_OUT_S, 0.0
-        start, numbers = self._start, itertools.count()
+    async def noted(self: Starting, request: TransactionReq, deadline: Deadline) -> TransactionStartResponse:
+        process = PROCESS.get()
+        if process is None:
+            return await start(self, request, deadline)
+        process.serving = Serving(request.transaction_id, process.number)
+        try:
+            return await start(self, request, deadline)
+        finally:
+            process.serving = None
 
-        async def noted(self: Starting, request: TransactionReq, deadline: Deadline) -> TransactionStartResponse:
-            process = PROCESS.get()
-            if process is None:
-                return await start(self, request, deadline)
-            process.serving = Serving(request.transaction_id, next(numbers), process.number)
+    with patch.object(Starting, "start", noted), patch.object(module, "REPLIES_GO_OUT_S", 0.0):
+        yield
+
+
+# --- the service ---
+
+
+class _Bus(FakeBus):
+    """The broker as one process sees it; nothing is kept of what goes over it."""
+
+    def __init__(self, process: Process, on_message: Callable[[str, bytes], None], *, connected: bool) -> None:
+        super().__init__(connected=connected)
+        self._process = process
+        self._on_message = on_message
+
+    def offer(self, topic: str, payload: bytes, *, good_for_s: float) -> None:
+        if not self._process.killed:
+            super().offer(topic, payload, good_for_s=good_for_s)
+
+    async def deliver(self, topic: str, payload: bytes, *, within_s: float) -> bool:
+        if self._process.killed:
+            await asyncio.Event().wait()
+        return await super().deliver(topic, payload, within_s=within_s)
+
+    def _publish(self, topic: str, payload: bytes, *, qos: int) -> None:  # noqa: ARG002  the bus passes it
+        if not self._process.killed:
+            self._on_message(topic, payload)
+
+
+class ServiceProcess(Process):
+    """The service's part for one meter. ``bus`` is its way to the broker."""
+
+    @property
+    def driver(self) -> MeterDriver:
+        return self._api.driver
+
+    async def end(self) -> None:
+        self._main.cancel()
+        await asyncio.wait({self._main})
+        if self.journal is not None:
+            await self._context.run(asyncio.create_task, self.journal.close())
+        self.killed = True
+
+    def _make(self) -> None:
+        around = self._around
+        self.bus = _Bus(self, around.station.on_message, connected=around.broker_is_up)
+        name, settings = around.station.name, around.settings
+        self._api = MeterApi(name, settings, self.bus, journal=self.journal, wall=around.host, connect=self.connect)
+
+    async def _run(self) -> None:
+        while True:
             try:
-                return await start(self, request, deadline)
-            finally:
-                process.serving = None
+                await self._api.run()
+            except Exception as error:  # noqa: BLE001  as the service has it; and it is looked at
+                self.failures.append(error)
+            await asyncio.sleep(RESTART_AFTER_S)
 
-        Starting.start = noted  # type: ignore[method-assign]
 
-    def __exit__(self, *_: object) -> None:
-        """Take them back."""
-        Starting.start = self._start  # type: ignore[method-assign]
-        everest_module.REPLIES_GO_OUT_S = self._sleep_s
+# --- the EVerest module ---
+
+
+class _Handling:
+    """A handler at work on its thread, and `concurrent.futures.Future` to it, whose waiting takes virtual time.
+
+    It runs, or the loop does, never both. ``over`` is called when it has returned.
+    """
+
+    def __init__(self, work: Callable[[], dict[str, object]], over: Callable[[_Handling], None]) -> None:
+        self.answer: dict[str, object] = {}
+        self.error: BaseException | None = None
+        self.future: Future[Any]
+        self._loop = asyncio.get_running_loop()
+        self._work = work
+        self._over = over
+        self._runs = self._waits = self._is_over = self._is_dropped = False
+        self._halted, self._goes_on = threading.Semaphore(0), threading.Semaphore(0)
+
+    def begin(self, context: contextvars.Context) -> None:
+        """Start the thread, and return when it waits for the loop or has returned."""
+        self._runs = True
+        threading.Thread(target=context.run, args=(self._run,), daemon=True).start()
+        self.wait()
+
+    def wait(self) -> None:
+        """If it runs, let it run until it waits for the loop or has returned."""
+        if self._runs:
+            self._halted.acquire()
+            self._runs = False
+            if self._is_over:
+                self._over(self)
+
+    def wake(self, _future: Any = None) -> None:
+        """Have it wait for the loop no longer."""
+        if self._waits:
+            self._waits, self._runs = False, True
+            self._goes_on.release()
+            if not self._is_dropped:
+                self.wait()
+
+    def _run(self) -> None:
+        HANDLING.set(self)
+        try:
+            self.answer = self._work()
+        except BaseException as error:  # noqa: BLE001  none may leave a handler: it is looked at
+            self.error = error
+        self._is_over = True
+        self._halted.release()
+
+    # --- the future ---
+
+    def result(self, timeout: float) -> Any:
+        """Wait for the result.
+
+        Raises:
+            TimeoutError: there was none in time.
+            CancelledError: there will be none.
+        """
+        if not self.future.done():
+            self._waits = True
+            timer = self._loop.call_later(timeout, self.wake)
+            self._halted.release()
+            self._goes_on.acquire()
+            timer.cancel()
+        return self.future.result(0)
+
+    def cancel(self) -> bool:
+        """Have there be none. A module that ends does so, and waits for its threads, which run on by themselves."""
+        self._is_dropped = True
+        return self.future.cancel()
+
+
+class _Module(EverestModule):
+    """The module, of which nothing is replaced but what its handlers wait with."""
+
+    def _submit(self, command: Coroutine[None, None, Any]) -> Future[Any]:
+        handling = HANDLING.get()
+        handling.future = super()._submit(command)
+        handling.future.add_done_callback(handling.wake)
+        return cast("Future[Any]", handling)  # as much of one as the module uses
+
+
+class ModuleProcess(Process):
+    """The EVerest module's process, and EVerest's framework to it. What that holds of errors outlives the process."""
+
+    @property
+    def driver(self) -> MeterDriver:
+        return self._module._driver
+
+    async def call(self, command: str, value: object) -> dict[str, object]:
+        """Have a handler called on a thread of the framework's; returns its answer, none where it raised."""
+        over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def is_over(handling: _Handling) -> None:
+            self._handlings.remove(handling)
+            if not over.done():
+                over.set_result(None)
+
+        handler = self._handlers[f"{command}_transaction"]
+        handling = _Handling(lambda: handler({ARGUMENTS[command]: value}), is_over)
+        self._handlings.append(handling)
+        handling.begin(self._context.copy())
+        await over
+        if handling.error is not None:
+            self.failures.append(handling.error)
+        return handling.answer
+
+    async def end(self) -> None:
+        self._module.stop()
+        await asyncio.wait({self._main}, timeout=LOOP_END_TIMEOUT_S)
+        self._module.answer_what_waits()
+        for handling in list(self._handlings):
+            handling.wait()
+        await asyncio.sleep(0.01)
+        self.kill()
+
+    def _make(self) -> None:
+        self._handlings: list[_Handling] = []
+        self._handlers: dict[str, Handler] = {}
+        around, framework = self._around, cast("Framework", self)
+        loop, connect = asyncio.get_running_loop(), self.connect
+        self._module = _Module(framework, around.settings, self.journal, loop, wall=around.host, connect=connect)
+
+    async def _run(self) -> None:
+        self._module.ready()
+        await self._module.drive()
+
+    # --- the framework ---
+
+    def implement(self, command: str, handler: Handler) -> None:
+        self._handlers[command] = handler
+
+    def on_shutdown(self, stop: Callable[[], None]) -> None:
+        """Signals end it here."""
+
+    def publish_powermeter(self, value: Powermeter) -> None:
+        if not self.killed:
+            self._around.station.on_value(value.to_json())
+
+    def publish_public_key(self, key: str) -> None:
+        """Nothing here looks at it."""
+
+    def raise_error(self, error: StationError) -> None:
+        self._change_error((error.type, error.sub_type), is_raised=True)
+
+    def clear_error(self, error: StationError) -> None:
+        self._change_error((error.type, error.sub_type), is_raised=False)
+
+    def is_error_active(self, error: StationError) -> bool:
+        return (error.type, error.sub_type) in self._around.station.errors
+
+    def _change_error(self, error: tuple[str, str], *, is_raised: bool) -> None:
+        errors = self._around.station.errors
+        if not self.killed:
+            if (error in errors) is is_raised:
+                what = f"error {error} is {'raised' if is_raised else 'cleared'} a second time"
+                self._around.station.dead_letters.append(what)
+            (errors.add if is_raised else errors.discard)(error)

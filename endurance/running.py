@@ -1,27 +1,120 @@
-"""Runs by the number, in processes of their own."""
+"""Carries plans out: one, or the runs of many seeds, in processes of their own."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import logging
 import multiprocessing
-import os
+import tempfile
 from collections import Counter
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
+from unittest.mock import patch
 
-from endurance.counts import counted
+from endurance.clock import JumpingLoop
 from endurance.invariants import broken
-from endurance.knobs import KNOWN
+from endurance.knobs import KNOWN, OPEN_AT_POWER_CUT, UNKNOWN, differences
 from endurance.plan import Plan, make
-from endurance.world import carry_out
+from endurance.process import task_factory
+from endurance.world import World
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 RUNS_AT_ONCE: Final = 4
 """How many runs a worker is given at a time."""
+LOGGERS: Final = ("iem_dcr", "asyncio")
+MOST_MISTAKES: Final = 20
+
+
+def carry_out(plan: Plan, kind: type[World] = World) -> World:
+    """Carry out a plan, and return the world as it was left.
+
+    Raises:
+        NothingLeftError: everything waited for ever.
+    """
+
+    async def run(folder: Path) -> World:
+        make_task: Any = task_factory
+        asyncio.get_running_loop().set_task_factory(make_task)
+        world = kind(plan, folder)
+        world.mistakes = mistakes
+        await world.run()
+        return world
+
+    quickest = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108  a folder is made in it
+    with (
+        logged_mistakes() as mistakes,
+        tempfile.TemporaryDirectory(dir=quickest) as folder,
+        asyncio.Runner(loop_factory=JumpingLoop) as runner,
+    ):
+        return runner.run(run(Path(folder)))
+
+
+@contextlib.contextmanager
+def logged_mistakes() -> Iterator[list[str]]:
+    """Keep what the program and its event loop log with a traceback, in the place of all other logging."""
+    found: list[str] = []
+
+    class Mistakes(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.exc_info and record.exc_info[1] is not None and len(found) < MOST_MISTAKES:
+                found.append(f"{record.getMessage()}: {record.exc_info[1]!r}")
+
+    with contextlib.ExitStack() as stack:
+        for logger in map(logging.getLogger, LOGGERS):
+            stack.enter_context(patch.multiple(logger, handlers=[Mistakes(logging.ERROR)], propagate=False))
+            stack.callback(logger.setLevel, logger.level)
+            logger.setLevel(logging.ERROR)
+        yield found
+
+
+EVERY_KIND: Final = (
+    "wire: refuse", "wire: lose-request", "wire: lose-answer", "wire: stall", "wire: reset", "wire: server-error",
+    "wire: garbage", "wire: garbage-http", "wire: wrong-length",
+    *(f"power cut in a session, {fate}" for fate in OPEN_AT_POWER_CUT),
+    "power cut between /user and B", "power cut while signing", "power cut between E and GET /receipt", "slow boot",
+    "kill", "killed in a start", "killed in a stop", "restart", "shift_clock", "step_host", "exchange_meter",
+    "network_swallows", "network_is_slow", "broker_away", "current_flows", "meter_in_error", "begin_by_hand", "repeat",
+    "disk full", "disk writes slowly", "start: OK", "start: NOT_SUPPORTED", "stop: OK", "stop: UNEXPECTED_ERROR",
+)  # fmt: skip
+"""Everything of which a large number of runs has to have some, with the knobs ``known``."""
+MORE_KINDS: Final = (
+    "wire: act-late", "disk slow", "disk silent", "disk broken", "values_freeze", "register_falls", "swap_meters",
+    *(f"knob {name}" for name in UNKNOWN),
+)  # fmt: skip
+"""What runs with ``all`` knobs have besides."""
+
+
+def counted(world: World) -> Counter[str]:
+    """Return how often what happened in a run: where it hit a request, a meter, a process; not where it was planned."""
+    counts = Counter({name: count for name, count in world.counts.items() if name in (*EVERY_KIND, *MORE_KINDS)})
+    counts.update(f"knob {name}" for name, _ in differences(world.plan.options) if name in UNKNOWN)
+    counts["sessions"] = len(world.plan.sessions)
+    counts["commands"] = len(world.calls)
+    counts["receipts handed over"] = sum(call.tuple_text is not None for call in world.calls)
+    counts["transactions"] = sum(len(meter.truths) for meter in world.meters)
+    counts["live values"] = len(world.energies)
+    counts["virtual seconds"] = int(world.calmed_s)
+    return counts
+
+
+def broken_promises(plan: Plan, tell: Callable[[str], object] = str) -> tuple[list[str], Counter[str]]:
+    """Carry out a run. Returns the promises it broke, an error of any kind among them, and what happened in it.
+
+    Args:
+        plan: the run.
+        tell: gets its chronicle.
+    """
+    try:
+        world = carry_out(plan)
+        tell(world.chronicle())
+        return broken(world), counted(world)
+    except Exception as error:  # noqa: BLE001  whatever it is, the run is not as it should be
+        return [f"the run itself failed: {type(error).__name__}: {error}"], Counter()
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,27 +124,13 @@ class Outcome:
     Attributes:
         runs: how many were made.
         counts: what happened how often.
-        seed: of the first that broke a promise, or None.
-        promises: that it broke.
-        worker: process that made them.
-        resident_kib: memory of that process afterwards.
+        seed, promises: of the first that broke a promise, or None.
     """
 
     runs: int
     counts: Counter[str]
     seed: int | None
     promises: tuple[str, ...]
-    worker: int
-    resident_kib: int
-
-
-def broken_promises(plan: Plan) -> tuple[list[str], Counter[str]]:
-    """Carry out a run. Returns the promises it broke, an error of any kind among them, and what happened in it."""
-    try:
-        world = carry_out(plan)
-        return broken(world), counted(world)
-    except Exception as error:  # noqa: BLE001  whatever it is, the run is not as it should be
-        return [f"the run itself failed: {type(error).__name__}: {error}"], Counter()
 
 
 def make_runs(seeds: range, knobs: str = KNOWN) -> Outcome:
@@ -61,31 +140,13 @@ def make_runs(seeds: range, knobs: str = KNOWN) -> Outcome:
         promises, happened = broken_promises(make(seed, knobs=knobs))
         counts += happened
         if promises:
-            return Outcome(done, counts, seed, tuple(promises), os.getpid(), _resident_kib())
-    return Outcome(len(seeds), counts, None, (), os.getpid(), _resident_kib())
+            return Outcome(done, counts, seed, tuple(promises))
+    return Outcome(len(seeds), counts, None, ())
 
 
 def outcomes(first: int, runs: int, workers: int, knobs: str) -> Iterator[Outcome]:
     """Have the runs made by several processes; their outcomes come as they are done."""
     ends = first + runs
-    chunks = (range(begin, min(begin + RUNS_AT_ONCE, ends)) for begin in range(first, ends, RUNS_AT_ONCE))
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, runs), mp_context=context) as pool:
-        waiting: set[Future[Outcome]] = set()
-        try:
-            for chunk in chunks:
-                waiting.add(pool.submit(make_runs, chunk, knobs))
-                if len(waiting) >= 2 * workers:
-                    done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                    yield from (future.result() for future in done)
-            while waiting:
-                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                yield from (future.result() for future in done)
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _resident_kib() -> int:
-    with suppress(OSError):
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") // 1024
-    return 0
+    seeds = [range(begin, min(begin + RUNS_AT_ONCE, ends)) for begin in range(first, ends, RUNS_AT_ONCE)]
+    with multiprocessing.get_context("spawn").Pool(min(workers, len(seeds))) as pool:
+        yield from pool.imap_unordered(partial(make_runs, knobs=knobs), seeds)

@@ -1,264 +1,238 @@
-"""The station: it has transactions begun and ended, over either of its interfaces, and keeps what it is told."""
+"""The station: EVerest's part at one charging point, and what happens to the meter there.
+
+What a simulation and a run of real processes have in common: commands and their answers, what is published, and the
+troubles of a meter, each a method that a step of a plan names. How a command reaches a process is up to the subclass.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import random
-from dataclasses import replace
+from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, Final
 
-from endurance.clock import HostClock
-from endurance.disk import Disk, SteppedJournal
-from endurance.meter import Unit
-from endurance.model import SERVICE, Call, Record, Truth
-from endurance.process import TOPICS, Process, payload_of_start
-from iem_dcr.config import Settings
+from endurance.meter import Trap
+from endurance.model import SERVICE, Call, Filed, Record
+from iem_dcr.everest_api.topics import Topics
+from iem_dcr.journal import open_for_reading
+from iem_dcr.simulator import Fault
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
-    from datetime import datetime
+    from collections import Counter
+    from collections.abc import Callable
     from pathlib import Path
 
-    from endurance.network import Network
-    from endurance.plan import Plan
+    from endurance.meter import Meter, Truth
 
-NOTED_WITHIN_S: Final = 0.1
-WRITTEN_AFTER_S: Final = 6.0
-"""What waits for a disk that was in trouble is written so long after its end: it is tried again every 3 s."""
+LOAD: Final = (20.0, 400.0)
+XC_WELL, XC_ERROR = "0x0000, 0x00000000, 0x00, 0x00", "0x0001, 0x00000000, 0x00, 0x00"
+
+
+async def until(condition: Callable[[], object], timeout_s: float, look_s: float = 0.01) -> bool:
+    """Wait until a condition holds. Returns False when it does not hold in time."""
+    now_s = asyncio.get_running_loop().time
+    give_up_s = now_s() + timeout_s
+    while not condition():
+        if now_s() >= give_up_s:
+            return False
+        await asyncio.sleep(look_s)
+    return True
 
 
 class Station(Record):
-    """A charging point and its station, without what goes wrong.
+    """A station.
 
     Attributes:
-        plan: the plan.
-        broker_troubled: pairs of times in which the broker was away.
-        story: what happened when, for whoever reads a failed run.
+        name: its power meter's module_id.
+        kind: which of our programs drives the meter.
+        answer_timeout_s, look_s: how long it waits for an answer, and how often it looks.
     """
 
-    processes: list[Process]
-    units: list[Unit]
+    answer_timeout_s = 62.0  # a stop may take 60 s
+    look_s = 0.01
 
-    def __init__(self, plan: Plan, folder: Path) -> None:
-        super().__init__(journal=plan.journal)
-        self.plan = plan
-        self.processes = []
-        self.units = []
-        self.broker_troubled: list[list[float]] = []
-        self.story: list[tuple[float, str]] = []
-        self.settings = Settings.of({"CT": "EVSEID", "CI": "DE*SIM*E1", **plan.settings, "journal_path": ""})
-        self.host = HostClock(plan.host)
-        self.disk = Disk()
-        self.broker_is_up = True
-        self.network: Network
-        self._folder = folder
-        self._latency = random.Random(plan.seed)
+    def __init__(self, name: str, kind: str, meter: Meter, counts: Counter[str], *, journal: bool) -> None:
+        super().__init__(meter, counts, journal=journal)
+        self.name = name
+        self.kind = kind
+        self.topics = Topics(name)
         self._by_reply: dict[str, Call] = {}
-        self._queued: list[tuple[str, bytes, Call]] = []
-        self._unnoted: list[Truth] = []
-        self._trouble_began_s = 0.0
-        self._trouble_ended_s = -WRITTEN_AFTER_S
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._last_sent: tuple[Call, str, bytes] | None = None
+        self._story: list[tuple[float, str]] = []
 
-    def host_at(self, at_s: float) -> datetime:
-        """Return what the host's clock says, as it is set now, at a time of the run's."""
-        return self.host.at(at_s)
+    # --- commands ---
 
-    def host_is_set_at(self, at_s: float) -> bool:
-        """Tell whether the host's clock could be trusted: one behind the times in the journal cannot."""
-        return super().host_is_set_at(at_s) and self.host.latest <= self.host_at(at_s)
+    def start(self, request: dict[str, Any]) -> Call:
+        return self._command(Call("start", request["transaction_id"], len(self.calls), request), request)
 
-    @property
-    def process(self) -> Process | None:
-        """The process that lives."""
-        return self.processes[-1] if self.processes and not self.processes[-1].killed else None
-
-    @property
-    def unit(self) -> Unit:
-        """The meter that stands there."""
-        return self.network.unit
-
-    @property
-    def now_s(self) -> float:
-        """Seconds since the beginning."""
-        return asyncio.get_running_loop().time()
-
-    @property
-    def disk_is_well(self) -> bool:
-        """Whether all that is to be in the journal can be in it by now."""
-        process = self.process
-        return self.disk.is_well and (process is None or process.journal is None or not process.journal.unwritten)
-
-    def tell(self, what: str) -> None:
-        """Add a line to the story."""
-        self.story.append((self.now_s, what))
-
-    # --- what it asks for ---
-
-    def start(self, request: dict[str, Any]) -> None:
-        """Have a transaction begun."""
-        call = Call("start", request["transaction_id"], len(self.calls), request)
-        self.calls.append(call)
-        self._send(call, request)
-
-    def stop(self, transaction_id: str) -> None:
-        """Have a transaction ended."""
+    def stop(self, transaction_id: str) -> Call:
+        """Have a transaction ended; a service takes both forms that EVerest's API has."""
         call = Call("stop", transaction_id, len(self.calls))
-        self.calls.append(call)
-        # Both forms that EVerest's API has are sent.
-        plain = call.number % 2 == 0
-        self._send(call, transaction_id if plain else {"transaction_id": transaction_id})
+        as_object = self.kind == SERVICE and call.number % 2
+        return self._command(call, {"transaction_id": transaction_id} if as_object else transaction_id)
 
     def stop_again_if_failed(self, transaction_id: str) -> None:
         """Have a transaction ended whose end failed so far."""
-        stops = [call for call in self.calls if call.command == "stop" and call.transaction_id == transaction_id]
-        if not any(call.ok for call in stops):
+        if not any(call.ok for call in self.calls_of("stop", transaction_id)):
             self.stop(transaction_id)
 
     def stop_if_begun(self, transaction_id: str) -> None:
         """Have a transaction ended, as EVerest does: one whose start has not succeeded is not stopped."""
-        starts = [call for call in self.calls if call.command == "start" and call.transaction_id == transaction_id]
-        if any(call.ok for call in starts):
+        if any(call.ok for call in self.calls_of("start", transaction_id)):
             self.stop(transaction_id)
 
-    def _send(self, call: Call, payload: Any) -> None:
-        self.counts[f"station: {call.command}"] += 1
-        if self.plan.kind == SERVICE:
-            reply_to = f"reply/{call.number}"
-            self._by_reply[reply_to] = call
-            topic = TOPICS.start if call.command == "start" else TOPICS.stop
-            message = payload_of_start(payload, reply_to)
-            if not self._send_to_process(topic, message):
-                self._queued.append((topic, message, call))
-            else:
-                self._taken(call)
-                if self._latency.random() < 0.1:
-                    self._later(0.3, lambda: self._hand_over_again(call, topic, message))
-            return
-        process = self.process
-        if process is None:
-            call.excused = "no module was there"
-            return
-        self._taken(call)
-        value = payload if call.command == "start" else call.transaction_id
-        self._spawn(self._call_module(process, call, value))
+    async def session(self, request: dict[str, Any], length_s: float) -> tuple[Call, Call]:
+        start = self.start(request)
+        await self.answers(start)
+        await asyncio.sleep(length_s)
+        stop = self.stop(start.transaction_id)
+        await self.answers(stop)
+        return start, stop
 
-    async def _call_module(self, process: Process, call: Call, value: object) -> None:
-        answer = await process.call(call.command, value)
-        if not process.killed:
-            self._answered(call, answer)
+    async def answers(self, *calls: Call) -> None:
+        """Wait until these commands, or all, are answered or need no answer any more."""
+        waited_for = calls or self.calls
+        await until(
+            lambda: all(call.answer is not None or call.excused for call in waited_for),
+            self.answer_timeout_s,
+            self.look_s,
+        )
 
-    def _taken(self, call: Call) -> None:
-        process = self.process
-        assert process is not None  # noqa: S101  it has just taken it
-        call.process, call.asked_s = process.number, self.now_s
+    def excuse(self, why: str, process: int | None = None) -> None:
+        """Record why what is not answered yet, by one process or by any, need not be."""
+        for call in self.calls:
+            if call.answer is None and not call.excused and process in (None, call.process):
+                call.excused = why
 
-    def _answered(self, call: Call, answer: dict[str, Any]) -> None:
-        call.answers += 1
-        if call.command == "start" and answer.get("status") == "OK":
-            running = self.unit.running
-            if running is not None:
-                self._later(NOTED_WITHIN_S, lambda: self._noted(running))
+    def on_answer(self, call: Call, answer: dict[str, Any]) -> None:
         if call.answer is None:
-            call.answer, call.answered_s = answer, self.now_s
-            call.answered_by = None if self.process is None else self.process.number
-            for begin_s, end_s in self.broker_troubled:
-                call.broker_away_s += max(0.0, min(end_s, self.now_s) - max(begin_s, call.asked_s or 0.0))
+            call.answer, call.answered_s = answer, self.meter.now_s()
             self.counts[f"{call.command}: {answer['status']}"] += 1
-            why = answer.get("error", "")
-            self.tell(f"call {call.number} {call.command} {call.transaction_id!r}: {answer['status']} {why}")
         elif call.answer != answer:
             self.dead_letters.append(f"another answer to {call.command} {call.transaction_id}")
 
-    # --- what a process finds around it (`process.Surroundings`) ---
+    def _command(self, call: Call, payload: object) -> Call:
+        self.calls.append(call)
+        self.counts[call.command] += 1
+        self._send(call, payload)
+        return call
 
-    def open_journal(self) -> SteppedJournal | None:
-        """Open the journal for a process."""
-        if not self.journal:
-            return None
-        return SteppedJournal(self._folder / "journal.sqlite", self.disk, self.host, self._unwritten_was_dropped)
+    @abstractmethod
+    def _send(self, call: Call, payload: Any) -> None:
+        """Have a command reach the process that drives the meter."""
 
-    def ready(self, process: Process) -> None:
-        """Hear that a process has subscribed, or is about to within this round."""
-        asyncio.get_running_loop().call_soon(self._hand_over_queued, process)
+    def _message(self, call: Call, payload: object) -> tuple[str, bytes]:
+        """Return topic and message of a command, as EVerest's API module sends it."""
+        reply_to = f"everest/reply/{self.name}/{call.number}"
+        self._by_reply[reply_to] = call
+        topic = self.topics.start if call.command == "start" else self.topics.stop
+        message = json.dumps({"headers": {"replyTo": reply_to}, "payload": payload}).encode()
+        self._last_sent = call, topic, message
+        return topic, message
 
-    def heard(self, topic: str, payload: bytes) -> None:
-        """Take what was published at the broker."""
-        if topic == TOPICS.values:
-            self.published(json.loads(payload))
-        elif topic == TOPICS.check:
+    # --- what is published ---
+
+    def on_message(self, topic: str, payload: bytes) -> None:
+        if topic == self.topics.values:
+            self.on_value(json.loads(payload))
+        elif topic == self.topics.check:
             self.checks.add(payload)
         elif topic in self._by_reply:
-            self._answered(self._by_reply[topic], json.loads(payload))
-        elif topic != TOPICS.key:
+            self.on_answer(self._by_reply[topic], json.loads(payload))
+        elif topic != self.topics.key:
             self.dead_letters.append(topic)
 
-    def published(self, value: dict[str, Any]) -> None:
-        """Take a live value."""
+    def on_value(self, value: dict[str, Any]) -> None:
         process = self.processes[-1].number if self.processes else 0
         self.energies.append((value["meter_id"], value["energy_Wh_import"]["total"], process))
 
-    def raised(self, error_type: str, sub_type: str) -> None:
-        """Take an error."""
-        if (error_type, sub_type) in self.errors:
-            self.dead_letters.append(f"error {error_type} {sub_type!r}, which is active already")
-        self.errors.add((error_type, sub_type))
+    # --- what happens to the meter ---
 
-    def cleared(self, error_type: str, sub_type: str) -> None:
-        """Take the end of an error."""
-        if (error_type, sub_type) not in self.errors:
-            self.dead_letters.append(f"the end of error {error_type} {sub_type!r}, which is not active")
-        self.errors.discard((error_type, sub_type))
+    def wire_fault(self, **detail: Any) -> None:
+        self.meter.faults.add(Fault(**detail))
 
-    def _unwritten_was_dropped(self) -> None:
-        """Hear of an end before all was written: nothing is promised where the disk is in trouble, or has just been."""
-        self.counts["unwritten at a kill"] += 1
-        if not self.disk.is_well or self.now_s - self._trouble_ended_s < WRITTEN_AFTER_S:
-            self.disk_troubled.append((self._trouble_began_s, self.now_s))
+    def wire_heals(self) -> None:
+        self.meter.faults.clear()
 
-    # --- the broker ---
+    def cut_power(self, off_s: float, boot_s: float, open_at_power_cut: str) -> None:
+        self.meter.configure(open_at_power_cut=open_at_power_cut)
+        self.meter.power_cycle(off_s, boot_s)
 
-    def _send_to_process(self, topic: str, message: bytes) -> bool:
-        return self.process is not None and self.process.receive(topic, message)
+    def set_trap(self, method: str, node: str, delay_s: float, what: str, then: dict[str, Any]) -> None:
+        """Have something happen at the meter's next work of a kind."""
 
-    def _hand_over_again(self, call: Call, topic: str, message: bytes) -> None:
-        """Have the broker hand over again what it got no acknowledgement for; who has answered has acknowledged it."""
-        process = self.process
-        if process is not None and (call.answer is None or process.number == call.process):
-            process.receive(topic, message)
+        def spring() -> None:
+            self.tell(f"{what} after {method} {node} {then}")
+            self.counts[what] += 1
+            getattr(self, what)(**then)
 
-    def _hand_over_queued(self, process: Process) -> None:
-        """Have the broker hand over what it held for a client that was away."""
-        if process.killed:
-            return
-        queued, self._queued = self._queued, []
-        for topic, message, call in queued:
-            if process.receive(topic, message):
-                self._taken(call)
-            else:
-                self._queued.append((topic, message, call))
+        self.meter.traps.append(Trap(method, node, delay_s, spring))
 
-    # --- help ---
+    def shift_clock(self, by_s: float) -> None:
+        if self.meter.unreachable_for_s <= 0:
+            self.meter.shift_clock(by_s)
 
-    def _noted(self, truth: Truth) -> None:
-        """Keep that the journal has had the time to write a transaction; one in trouble has it when it is well."""
-        if self.process is None or not truth.process_is(self.process.number):
-            return
-        if self.disk_is_well:
-            self.noted.add(truth)
-        else:
-            self._unnoted.append(truth)
+    def meter_in_error(self, for_s: float) -> None:
+        self._configured_for(for_s, {"XC": XC_ERROR}, {"XC": XC_WELL})
 
-    def _new_unit(self, serial: str) -> Unit:
-        unit = Unit(replace(self.plan.options, MS=serial), self.counts)
-        self.units.append(unit)
-        return unit
+    def values_freeze(self, for_s: float) -> None:
+        self._configured_for(for_s, {"frozen": True}, {"frozen": False})
 
-    def _later(self, after_s: float, what: Any) -> None:
+    def register_falls(self, to_wh: int) -> None:
+        self.meter.configure(import_wh=min(to_wh, int(self.meter.registers.import_wh)))
+
+    def current_flows(self, for_s: float) -> None:
+        """Have a current flow, at which nothing can be begun or ended."""
+        self.meter.set_load(*LOAD)
+        self._later(for_s, self.meter.clear_load)
+
+    def heal(self) -> None:
+        self.meter.traps.clear()
+        self.meter.faults.clear()
+        self.meter.clear_load()
+        self.meter.configure(XC=XC_WELL, frozen=False)
+
+    def _configured_for(self, for_s: float, changes: dict[str, Any], after: dict[str, Any]) -> None:
+        meter = self.meter
+        meter.configure(**changes)
+        self._later(for_s, lambda: meter.configure(**after))
+
+    def _later(self, after_s: float, what: Callable[[], object]) -> None:
         asyncio.get_running_loop().call_later(after_s, what)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    # --- what came of it ---
+
+    def read_journal(self, path: Path) -> None:
+        """Read what the journal has of the meters that stood here."""
+        if self.journal and path.exists():
+            with open_for_reading(path) as reader:
+                entries = [entry for meter in self.meters for entry in reader.entries(meter=meter.serial)]
+            self.filed = [Filed(entry.text, entry.transaction_id) for entry in entries]
+
+    def tell(self, what: str) -> None:
+        self._story.append((self.meter.now_s(), what))
+
+    def chronicle(self) -> str:
+        """Return what happened, line by line, for a person who looks for a reason."""
+        lines = list(self._story)
+        for call in self.calls:
+            name = f"call {call.number} {call.command} {call.transaction_id!r}"
+            lines.append((call.asked_s or 0.0, f"{name} {call.excused}"))
+            if call.answer is not None:
+                said = call.answer.get("error") or call.answer["status"]
+                lines.append((call.answered_s or 0.0, f"{name}: {said} by {call.process}, {_receipt(call.tuple_text)}"))
+        for truth in (truth for meter in self.meters for truth in meter.truths):
+            lines.append((truth.begun_s, f"{truth.serial} begins {truth.transaction_id!r}: {_fate(truth)}"))
+            if truth.closed_s is not None:
+                lines.append((truth.closed_s, f"{truth.transaction_id!r} ended"))
+        lines += [(begin_s, f"until {end_s:.3f} a disk in trouble drops") for begin_s, end_s in self.disk_troubled]
+        return "".join(f"{at_s:10.3f}  {line}\n" for at_s, line in sorted(lines))
+
+
+def _fate(truth: Truth) -> str:
+    return "lost" if truth.lost else _receipt(truth.text)
+
+
+def _receipt(text: str | None) -> str:
+    payload = {} if text is None else json.loads(text.split("|", 2)[1])
+    return f"receipt {payload.get('PG')} of card {payload['ID']}" if payload else "no receipt"

@@ -1,150 +1,331 @@
-"""The world in which a plan is carried out: host, network, broker, disk, meter, station, and our process."""
+"""The world in which a plan is carried out: host, network, broker, disk, meters, and our process.
+
+Each step of a plan is a method of `World` or of `station.Station`.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-import tempfile
-from pathlib import Path
+import random
+from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from endurance.clock import JumpingLoop, NothingLeftError
+from endurance.clock import HostClock
+from endurance.disk import Disk, SteppedJournal
 from endurance.invariants import broken_so_far
-from endurance.mistakes import Mistakes
-from endurance.model import Call, Filed
+from endurance.meter import Meter
+from endurance.model import MODULE, SERVICE, Call, start_request
 from endurance.network import Network
-from endurance.process import TOPICS, Rigged, task_factory
-from endurance.troubles import Troubles
-from iem_dcr.journal import open_for_reading
+from endurance.process import Around, ModuleProcess, Process, ServiceProcess, rigged
+from endurance.station import Station
+from iem_dcr.config import Settings
 
 if TYPE_CHECKING:
-    from endurance.plan import Plan, Step
+    from collections.abc import Coroutine
+    from datetime import datetime
+    from pathlib import Path
 
-AFTERWARDS_S: Final = 145.0
-"""How long a session waits for its last answer: longer than any command may take, with a broker that is away first."""
+    from endurance.plan import Plan, SessionPlan
+
+ANSWER_TIMEOUT_S: Final = 145.0
+"""Longer than any command may take, with a broker that is away first."""
 CALM_S: Final = 100.0
 """How long nothing goes wrong at the end of a run before it is judged."""
+KINDS: Final[dict[str, type[Process]]] = {SERVICE: ServiceProcess, MODULE: ModuleProcess}
 
 
-class World(Troubles):
-    """Carries out one plan, and knows what happened."""
+class World(Station):
+    """Carries out one plan, and knows what happened.
+
+    Attributes:
+        plan: the plan.
+        calmed_s: when all had been calm for a while.
+    """
+
+    answer_timeout_s = ANSWER_TIMEOUT_S
+    look_s = 0.25  # virtual time costs nothing to wait in
+
+    def __init__(self, plan: Plan, folder: Path) -> None:
+        counts: Counter[str] = Counter()
+        now_s = asyncio.get_running_loop().time
+        super().__init__("pm", plan.kind, Meter(plan.options, now_s, counts), counts, journal=plan.journal)
+        self.plan = plan
+        self.processes: list[Process] = []
+        self.calmed_s = 0.0
+        self.host = HostClock(plan.host)
+        self.disk = Disk()
+        self._journal_file = folder / "journal.sqlite"
+        self._settings = Settings.of({"CT": "EVSEID", "CI": "DE*SIM*E1", **plan.settings, "journal_path": ""})
+        self._latency = random.Random(plan.seed)
+        self._network = Network(self.meter, self._latency.random, counts)
+        self._broker_is_up = True
+        self._broker_troubled: list[list[float]] = []
+        self._queued: list[tuple[str, bytes, Call]] = []
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    @property
+    def process(self) -> Process | None:
+        return self.processes[-1] if self.processes and not self.processes[-1].killed else None
+
+    @property
+    def now_s(self) -> float:
+        return self.meter.now_s()
+
+    @property
+    def disk_is_well(self) -> bool:
+        journal = self.process.journal if self.process is not None else None
+        return not self.disk.trouble and (journal is None or not journal.unwritten)
+
+    def host_at(self, at_s: float) -> datetime:
+        return self.host.at(at_s)
+
+    def host_is_set_at(self, at_s: float) -> bool:
+        """Tell whether the host's clock could be trusted: one behind the times in the journal cannot."""
+        return super().host_is_set_at(at_s) and self.host.latest <= self.host_at(at_s)
 
     # --- a run ---
 
     async def run(self) -> None:
         """Carry out the plan, then let it be calm, have one more session, and end."""
-        self.network = Network(self._new_unit(self.plan.options.MS), self._latency.random, self.counts)
-        with Rigged():
+        with rigged():
             self._start_process()
             beating = asyncio.create_task(self._beat())
             for session in self.plan.sessions:
-                self._latency.seed(f"{self.plan.seed} {session.number}")
-                begins_s = self.now_s
-                first_call = len(self.calls)
-                for step in session.steps:
-                    await self._until(begins_s + step.at_s)
-                    self._do(step)
-                await self._until(begins_s + session.length_s)
-                await self._answers(self.calls[first_call:])
-                self.tasks_left.append(len(asyncio.all_tasks()))
-                self._weigh()
-                self._read_journal()
+                await self._have(session)
+                self.read_journal(self._journal_file)
                 self.broken_early += broken_so_far(self)
                 if self.broken_early:
                     break
             await self._end(beating)
 
+    async def _have(self, session: SessionPlan) -> None:
+        self._latency.seed(f"{self.plan.seed} {session.number}")
+        begins_s, first_call = self.now_s, len(self.calls)
+        for step in session.steps:
+            await self._sleep_until(begins_s + step.at_s)
+            self.counts[step.what] += 1
+            getattr(self, step.what)(**step.detail)
+        await self._sleep_until(begins_s + session.length_s)
+        await self.answers(*self.calls[first_call:])
+        self.weigh()
+
+    async def _sleep_until(self, at_s: float) -> None:
+        if at_s > self.now_s:
+            await asyncio.sleep(at_s - self.now_s)
+
+    def weigh(self) -> None:
+        """Look at what there is at the end of a session; what waits for a disk is as much as there was to write."""
+        if self.disk_is_well:
+            self.tasks_left.append(len(asyncio.all_tasks()))
+        if self.process is not None:
+            self.memory.append(self.process.driver.remembered)
+
     async def _end(self, beating: asyncio.Task[None]) -> None:
         self.heal()
         await asyncio.sleep(CALM_S)
         self.calmed_s = self.now_s
-        self.running_after_calm = self.unit.running
+        self.running_after_calm = self.meter.open_transaction
         await self._ask_for_what_is_owed()
-        await self._last_session()
-        self.running_at_end = self.unit.running
-        process = self.process
-        assert process is not None  # noqa: S101  heal starts one
-        await process.end()
-        beating.cancel()
-        for task in list(self._tasks):
+        for call in await self.session(start_request("T-last", "04LAST"), 5.0):
+            call.fresh = True
+        self.running_at_end = self.meter.open_transaction
+        await self.processes[-1].end()
+        for task in (beating, *self._tasks):
             task.cancel()
         await asyncio.sleep(2.0)
         self.leftover = len(asyncio.all_tasks()) - 1
-        self._read_journal()
-
-    def _read_journal(self) -> None:
-        path = self._folder / "journal.sqlite"
-        if self.journal and path.exists():
-            with open_for_reading(path) as reader:
-                self.filed = [Filed(entry.text, entry.transaction_id) for entry in reader.entries()]
+        self.read_journal(self._journal_file)
 
     async def _ask_for_what_is_owed(self) -> None:
         """Stop once more what ended last and was not handed over; its receipt is there, so this has to succeed."""
-        signed = self.unit.signed
+        signed = self.meter.signed_truths
         transaction_id = signed[-1].transaction_id if signed and self.running_after_calm is None else None
         if transaction_id is None or any(call.tuple_text == signed[-1].text for call in self.calls):
             return
-        if [truth for truth in self.unit.truths if truth.transaction_id == transaction_id][-1] is not signed[-1]:
-            return  # a later one under that id was lost: a stop is for that
-        self.stop(transaction_id)
-        self.counts["stop of what is owed"] += 1
-        self.calls[-1].owed = True
-        await self._answers(self.calls)
-
-    async def _last_session(self) -> None:
-        """Have a session like any other, in a world in which nothing goes wrong."""
-        request = {
-            "evse_id": "DE*SIM*E1", "transaction_id": "T-last", "identification_status": "ASSIGNED",
-            "identification_flags": [], "identification_type": "ISO14443", "identification_data": "04LAST",
-        }  # fmt: skip
-        self.start(request)
-        await self._answers(self.calls)
-        await asyncio.sleep(5.0)
-        self.stop("T-last")
-        await self._answers(self.calls)
-        for call in self.calls[-2:]:
-            call.fresh = True
-
-    async def _until(self, at_s: float) -> None:
-        if at_s > self.now_s:
-            await asyncio.sleep(at_s - self.now_s)
-
-    async def _answers(self, calls: list[Call]) -> None:
-        """Wait until all have an answer or cannot get one any more."""
-        ends_s = self.now_s + AFTERWARDS_S
-        while self.now_s < ends_s and any(call.answer is None and not call.excused for call in calls):  # noqa: ASYNC110
-            await asyncio.sleep(0.25)  # virtual time costs nothing to wait in
-
-    def _do(self, step: Step) -> None:
-        self.counts[step.what] += 1
-        self.tell(str(step))
-        getattr(self, step.what)(**step.detail)
+        if [truth for truth in self.meter.truths if truth.transaction_id == transaction_id][-1] is signed[-1]:
+            call = self.stop(transaction_id)  # where a later one under that id was lost, a stop would be for that
+            call.owed = True
+            await self.answers()
 
     async def _beat(self) -> None:
         for beat in itertools.count(1):
-            self._send_to_process(TOPICS.heartbeat, str(beat).encode())
+            self._receive(self.topics.heartbeat, str(beat).encode())
             await asyncio.sleep(1.0)
 
-    def _weigh(self) -> None:
+    # --- the broker, and the process that hears it ---
+
+    def _send(self, call: Call, payload: Any) -> None:
+        if self.kind == MODULE:
+            if isinstance(self.process, ModuleProcess):
+                self._taken(call)
+                self._spawn(self._call(self.process, call, payload))
+            else:
+                call.excused = "no module was there"
+            return
+        topic, message = self._message(call, payload)
+        if not self._receive(topic, message):
+            self._queued.append((topic, message, call))
+            return
+        self._taken(call)
+
+    async def _call(self, process: ModuleProcess, call: Call, value: object) -> None:
+        answer = await process.call(call.command, value)
+        if answer and not process.killed:
+            self.on_answer(call, answer)
+
+    def on_answer(self, call: Call, answer: dict[str, Any]) -> None:
+        if call.answer is None:
+            call.answered_by = self.processes[-1].number
+            for begin_s, end_s in self._broker_troubled:
+                call.broker_away_s += max(0.0, min(end_s, self.now_s) - max(begin_s, call.asked_s or 0.0))
+        super().on_answer(call, answer)
+
+    def _taken(self, call: Call) -> None:
+        call.process, call.asked_s = self.processes[-1].number, self.now_s
+
+    @property
+    def _service(self) -> ServiceProcess | None:
+        return self.process if isinstance(self.process, ServiceProcess) else None
+
+    def _receive(self, topic: str, message: bytes) -> bool:
+        return self._service is not None and self._service.bus.receive(topic, message)
+
+    def repeat(self) -> None:
+        """Have the broker hand over again what it got no acknowledgement for; who has answered has acknowledged it."""
+        if self._last_sent is not None:
+            call, topic, message = self._last_sent
+            if call.answer is None or self.processes[-1].number == call.process:
+                self._receive(topic, message)
+
+    def _hand_over_queued(self) -> None:
+        """Have the broker hand over what it held for a client that was away."""
+        queued, self._queued = self._queued, []
+        for topic, message, call in queued:
+            if self._receive(topic, message):
+                self._taken(call)
+            else:
+                self._queued.append((topic, message, call))
+
+    def broker_away(self, for_s: float) -> None:
+        if self._broker_is_up:
+            self._broker_is_up = False
+            self._broker_troubled.append([self.now_s, float("inf")])
+            if self._service is not None:
+                self._service.bus.disconnect()
+        self._later(for_s, self._broker_back)
+
+    def _broker_back(self) -> None:
+        if not self._broker_is_up:
+            self._broker_is_up = True
+            self._broker_troubled[-1][1] = self.now_s
+            if self._service is not None:
+                self._service.bus.connect()
+                self._hand_over_queued()
+
+    # --- the process comes and goes ---
+
+    def _start_process(self) -> None:
+        if self.process is not None:
+            return
+        journal = None
+        if self.journal:
+            journal = SteppedJournal(self._journal_file, self.disk, self.host, self._unwritten_was_dropped)
+        around = Around(self, self._settings, self.host, self._network, journal, self._broker_is_up)
+        self.tell(f"process {len(self.processes)} starts")
+        self.processes.append(KINDS[self.kind](around, len(self.processes)))
+        asyncio.get_running_loop().call_soon(self._hand_over_queued)  # it subscribes within this round
+
+    def kill(self, away_s: float) -> None:
         process = self.process
         if process is not None:
-            self.memory.append(process.driver.remembered)
+            for call in self.calls:
+                if call.answer is None and call.process == process.number and not call.excused:
+                    self.counts[f"killed in a {call.command}"] += 1
+            self.tell(f"process {process.number} is killed")
+            self.excuse("its process was killed", process.number)
+            process.kill()
+            self._later(away_s, self._start_process)
 
+    def restart(self, away_s: float) -> None:
+        if self.process is not None:
+            self.tell(f"process {self.process.number} is ended")
+            self._excuse_service(self.process)
+            self._spawn(self._end_and_start(self.process, away_s))
 
-def carry_out(plan: Plan) -> World:
-    """Carry out a plan, and return the world as it was left.
+    async def _end_and_start(self, process: Process, away_s: float) -> None:
+        await process.end()
+        self._excuse_service(process)  # what the broker handed over meanwhile
+        await asyncio.sleep(away_s)
+        self._start_process()
 
-    Raises:
-        NothingLeftError: everything waited for ever.
-    """
-    folder = tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None)  # noqa: S108  the quickest
-    try:
-        with folder as name, asyncio.Runner(loop_factory=JumpingLoop) as runner, Mistakes() as mistakes:
-            world = World(plan, Path(name))
-            world.mistakes = mistakes.found
-            make_task: Any = task_factory
-            runner.get_loop().set_task_factory(make_task)
-            runner.run(world.run())
-            return world
-    except NothingLeftError as error:
-        raise NothingLeftError("everything waits, and nothing will ever happen") from error
+    def _excuse_service(self, process: Process) -> None:
+        """Excuse what a service leaves unanswered that is ended; a module has to answer before it ends."""
+        if self.kind == SERVICE:
+            self.excuse("its process was ended", process.number)
+
+    # --- what goes wrong around it ---
+
+    def step_host(self, by_s: float) -> None:
+        self.host.step(by_s)
+
+    def network_swallows(self, for_s: float) -> None:
+        self._network.swallows = True
+        self._later(for_s, lambda: setattr(self._network, "swallows", False))
+
+    def network_is_slow(self, by_s: float, for_s: float) -> None:
+        self._network.slow_s = by_s
+        self._later(for_s, lambda: setattr(self._network, "slow_s", 0.0))
+
+    def disk_fails(self, trouble: str, for_s: float) -> None:
+        """Have the journal's disk in trouble: see `disk.Disk`."""
+        if self.journal:
+            self.counts[f"disk {trouble}"] += 1
+            self.disk.fail(trouble)
+            self._later(for_s, self.disk.heal)
+
+    def _unwritten_was_dropped(self) -> None:
+        """Hear of an end before all was written: nothing is promised where the disk is in trouble, or has just been."""
+        self.disk_troubled += self.disk.dropped_by_kill()
+
+    def exchange_meter(self, private_network_s: float) -> None:
+        """Put another meter in the place of this one; its address does not answer for a while."""
+        self.meter.power_cycle(private_network_s, 0.0)
+        other = self._new_meter("1SIM9")
+        other.power_cycle(private_network_s, 0.5)
+        self._stands_here(other)
+
+    def swap_meters(self, away_s: float) -> None:
+        """Have the meter of another charging point answer at this address, and then this one again."""
+        here, other = self.meter, self._new_meter("1SIM8")
+        self._stands_here(other)
+        self._later(away_s, lambda: self._stands_here(here) if self.meter is other else None)
+
+    def _new_meter(self, prefix: str) -> Meter:
+        serial = f"{prefix}{len(self.meters):02}{self.plan.seed % 10**7:07}"
+        self.meters.append(Meter(replace(self.plan.options, MS=serial), self.meter.now_s, self.counts))
+        return self.meters[-1]
+
+    def _stands_here(self, meter: Meter) -> None:
+        self.meter = self._network.meter = meter
+
+    def begin_by_hand(self) -> None:
+        """Have a technician begin a transaction; not in the very milliseconds in which ours assigns its user."""
+        if self.process is None or self.process.serving is None:
+            self.meter.by_hand("B")
+
+    def end_by_hand(self) -> None:
+        self.meter.by_hand("E")
+
+    def heal(self) -> None:
+        super().heal()
+        self._network.swallows, self._network.slow_s = False, 0.0
+        self.disk.heal()
+        self._broker_back()
+        self._start_process()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

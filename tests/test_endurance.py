@@ -8,31 +8,33 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from endurance.__main__ import GROWS_AT_MOST_KIB, WARM_AFTER_RUNS, main
-from endurance.counts import EVERY_KIND, MORE_KINDS, counted
+from endurance.__main__ import main
 from endurance.deliberate import FAULTS, Deliberate
 from endurance.invariants import broken
 from endurance.knobs import ALL, KNOWN
-from endurance.plan import KNOBS, SESSIONS_IN_A_RUN, make
-from endurance.running import Outcome, broken_promises, make_runs
+from endurance.model import start_request
+from endurance.plan import KNOBS, SESSIONS_IN_A_RUN, Plan, SessionPlan, Step, make, step
+from endurance.running import EVERY_KIND, MORE_KINDS, Outcome, broken_promises, carry_out, counted, make_runs
 from endurance.shrink import from_text, shrunk, to_text
-from endurance.world import World, carry_out
 from iem_dcr.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from endurance.world import World
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = 8
 RUNS = 10
 """Of each part: 8 x 10 runs of 25 sessions are 2,000. In the first part only what is known of meters is turned."""
 
-RICH = (0, 1, 2, 3, 4, 7, 18, 60)
+RICH = (22, 38, 47)
 """Seeds whose runs have much in them, so that little is to be run to see everything."""
 
 
@@ -77,28 +79,149 @@ def test_one_knob_is_turned_by_its_name_and_nothing_else_is() -> None:
         assert changed or plan.sessions != known.sessions or name in ("idle_end", "receipt_while_signing")
 
 
-@pytest.mark.parametrize(
-    ("knobs", "seed", "kept"),
-    [
-        ("all", 2080, "23:0-1,3"),  # E was answered 2xx while a current flowed, and B destroyed what went on
-        ("all", 0, "11:3-4;12:0-3"),  # the receipt came before the journal could be read, and was nobody's for good
-        ("unreadable", 1, "12:0,2-3;13:0"),  # a journal that was closed left those who waited for it waiting
-        ("all", 5241, "22:;24:0-1,3-4"),  # the clock leapt before B, and nobody was there any more who had seen it
-        ("all", 5251, "23:3;24:0-2"),  # the same while live values stood still, which made the leap look longer
-        ("all", 20261353, "16:2;17:0-1,5;18:1,3"),  # ended by hand, and B overwrote the receipt before it was shown
-        ("all", 31053, "23:4-6;24:0-1"),  # B went to a meter that had come back in the second since it was looked at
-        ("all", 50031, "22:;24:0,2-3"),  # another meter answered E, and nothing sent it again once the stop was over
-        ("all", 55043, "22:;24:0-1,5"),  # the clock leapt before B, and live values without TM did not show it
-        ("all", 57310, "12:1-4"),  # a B without an answer ran on at a meter that was away when its id was stopped
-        ("all", 59021, ""),  # the last receipt was one that the node before had shown late, known to the journal
-        ("known", 2084, "23:2;24:1-3"),  # the clock leapt twice
-        ("all", 1187, "0:0,5;1:0-1"),  # a meter that shows no XT was taken for an idle one
-        ("known", 187, "13:1-3;14:1"),  # an unknown id got another transaction's receipt while the disk was in trouble
-    ],
-)
-def test_what_broke_a_promise_once_does_not_again(knobs: str, seed: int, kept: str) -> None:
-    plan = make(seed, knobs=knobs)
-    assert broken(carry_out(plan.only(from_text(kept, plan)) if kept else plan)) == []
+def start(at_s: float, number: int, card: str | None = None, **fields: Any) -> Step:
+    request = start_request(f"T-{number}", card or "") | fields
+    return step(at_s, "start", request={name: value for name, value in request.items() if value})
+
+
+def stop(at_s: float, number: int, what: str = "stop") -> Step:
+    return step(at_s, what, transaction_id=f"T-{number}")
+
+
+def trap(request: str, delay_s: float, what: str, **then: float | str) -> Step:
+    method, node = request.split()
+    return step(0.0, "set_trap", method=method, node=node, delay_s=delay_s, what=what, then=then)
+
+
+def once(knobs: str, seed: int, *sessions: SessionPlan) -> Plan:
+    """Meter, process and latencies of a seed, and these sessions."""
+    return replace(make(seed, 0, knobs), sessions=sessions)
+
+
+ONCE_BROKEN = {
+    "E was answered 2xx while a current flowed, and B destroyed what went on": once(
+        "all", 2080,
+        SessionPlan(23, 6.0, (
+            start(0.0, 30, "0C9DD84F", tariff_text="0,79 EUR/kWh"),
+            step(0.0, "wire_fault", kind="garbage", method="POST", node="/receipt", count=20),
+            start(2.4000000000000004, 31, "C732463A"),
+        )),
+    ),
+    "the receipt came before the journal could be read, and was nobody's for good": once(
+        "all", 0,
+        SessionPlan(11, 6.0, (start(1.5, 12, "9CB017C1", tariff_text="0,79 EUR/kWh"), stop(3.3279980613315496, 12))),
+        SessionPlan(12, 12.0, (
+            start(0.0, 14, "0AD40415"), trap("GET /receipt", 0.0, "kill", away_s=2.0),
+            step(5.933828089746026, "disk_fails", trouble="broken", for_s=40.0),
+            stop(6.241635343110259, 14, "stop_if_begun"),
+        )),
+    ),
+    "a journal that was closed left those who waited for it waiting": once(
+        "unreadable", 1,
+        SessionPlan(12, 12.0, (
+            start(0.0, 16, "06FAADB1"), step(11.637759322057388, "disk_fails", trouble="silent", for_s=15.0),
+            step(11.737759322057387, "restart", away_s=0.3),
+        )),
+        SessionPlan(13, 12.0, (start(0.0, 17, "3534CCAE"),)),
+    ),
+    "the clock leapt before B, and nobody was there any more who had seen it": once(
+        "all", 5241,
+        SessionPlan(22, 25.0, ()),
+        SessionPlan(24, 6.0, (
+            start(0.0, 29, "0ED2D231"), trap("GET /metervalue", 0.003, "shift_clock", by_s=3600.0),
+            step(2.4054060742721335, "restart", away_s=0.1), stop(3.5361822540475067, 29),
+        )),
+    ),
+    "the same while live values stood still, which made the leap look longer": once(
+        "all", 5251,
+        SessionPlan(23, 25.0, (step(19.43705919757494, "values_freeze", for_s=15.0),)),
+        SessionPlan(24, 12.0, (
+            start(0.0, 30), trap("POST /user", 0.0, "shift_clock", by_s=3600.0),
+            stop(5.164036846731273, 30, "stop_if_begun"),
+        )),
+    ),
+    "ended by hand, and B overwrote the receipt before it was shown": once(
+        "all", 20261353,
+        SessionPlan(16, 12.0, (
+            step(0.9947043997203271, "cut_power", off_s=10.0, boot_s=12.0, open_at_power_cut="running"),
+        )),
+        SessionPlan(17, 12.0, (
+            start(0.0, 20, "C002A0B6"),
+            trap("GET /receipt", 0.0, "network_swallows", for_s=12.0),
+            step(16.370890193807185, "end_by_hand"),
+        )),
+        SessionPlan(18, 25.0, (start(0.0, 21, "B56FB43D"), stop(20.0, 21))),
+    ),
+    "B went to a meter that had come back in the second since it was looked at": once(
+        "all", 31053,
+        SessionPlan(23, 6.0, (
+            step(3.917155913821877, "swap_meters", away_s=4.0),
+            step(5.251690632611507, "disk_fails", trouble="slow", for_s=15.0),
+            step(5.351690632611507, "restart", away_s=0.3),
+        )),
+        SessionPlan(24, 25.0, (start(0.0, 31, "006014F1"), stop(20.96687051663735, 31))),
+    ),
+    "another meter answered E, and nothing sent it again once the stop was over": once(
+        "all", 50031,
+        SessionPlan(22, 12.0, ()),
+        SessionPlan(24, 12.0, (
+            start(0.0, 30, "41FAC20F", tariff_text="0,79 EUR/kWh"),
+            stop(3.6472127306963795, 30, "stop_if_begun"),
+            step(5.570704658731263, "swap_meters", away_s=12.0),
+        )),
+    ),
+    "the clock leapt before B, and live values without TM did not show it": once(
+        "all", 55043,
+        SessionPlan(22, 6.0, ()),
+        SessionPlan(24, 25.0, (
+            start(0.0, 31, "04A293A1EF"),
+            trap("GET /metervalue", 0.0, "shift_clock", by_s=-30.0),
+            stop(13.532338797677342, 31),
+        )),
+    ),
+    "a B without an answer ran on at a meter that was away when its id was stopped": once(
+        "all", 57310,
+        SessionPlan(12, 6.0, (
+            trap("POST /receipt", 0.0, "cut_power", off_s=2.0, boot_s=3.0, open_at_power_cut="running"),
+            start(2.0, 18, "04A2962050"),
+            step(3.2048762203385026, "swap_meters", away_s=12.0),
+            stop(4.800000000000001, 18),
+        )),
+    ),
+    "the clock leapt twice": once(
+        "known", 2084,
+        SessionPlan(23, 6.0, (trap("POST /user", 0.004, "shift_clock", by_s=-7200.0),)),
+        SessionPlan(24, 6.0, (
+            start(0.0, 29, "E967B703", tariff_text="0,79 EUR/kWh"),
+            step(2.328404413314617, "shift_clock", by_s=3600.0),
+            stop(4.800000000000001, 29),
+        )),
+    ),
+    "a meter that shows no XT was taken for an idle one": once(
+        "all", 1187,
+        SessionPlan(0, 6.0, (
+            start(0.0, 1, "EAB7B671", tariff_text="0,59 EUR/kWh"),
+            step(4.608617803080771, "values_freeze", for_s=3.0),
+        )),
+        SessionPlan(1, 12.0, (
+            step(0.0, "meter_in_error", for_s=3.7570570091533524),
+            start(1.2, 3, "44CF7583", tariff_text="0,79 EUR/kWh"),
+        )),
+    ),
+    "an unknown id got another transaction's receipt while the disk was in trouble": once(
+        "known", 187,
+        SessionPlan(13, 6.0, (
+            start(0.5, 15, "E8C39C51"), step(1.8508762095848375, "restart", away_s=5.0),
+            step(2.4015390142571853, "network_is_slow", by_s=0.2, for_s=10.0),
+        )),
+        SessionPlan(14, 6.0, (step(2.4000000000000004, "stop", transaction_id="T-never"),)),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", ONCE_BROKEN)
+def test_what_broke_a_promise_once_does_not_again(what: str) -> None:
+    assert broken(carry_out(ONCE_BROKEN[what])) == []
 
 
 # --- the same seed, the same run ---
@@ -112,8 +235,8 @@ def fingerprint(world: World) -> str:
     ]
     done = [
         (truth.begun_s, truth.closed_s, truth.lost, truth.transaction_id)
-        for unit in world.units
-        for truth in unit.truths
+        for meter in world.meters
+        for truth in meter.truths
     ]
     text = repr((told, done, world.energies, sorted(world.counts.items())))
     return hashlib.sha256(text.encode()).hexdigest()
@@ -121,7 +244,7 @@ def fingerprint(world: World) -> str:
 
 FINGERPRINTS = """
 from endurance.plan import make
-from endurance.world import carry_out
+from endurance.running import carry_out
 from tests.test_endurance import fingerprint
 print(*(fingerprint(carry_out(make(seed))) for seed in (3, 4, 5, 7)))
 """
@@ -156,8 +279,7 @@ def test_a_failing_run_is_shortened_and_replayed(capsys: pytest.CaptureFixture[s
         kept = shrunk(plan, lambda shorter: bool(broken_promises(shorter)[0]))
         text = to_text(kept)
         assert from_text(text, plan) == kept
-        assert len(kept) <= 3
-        assert sum(len(steps) for steps in kept.values()) <= 6
+        assert len(kept) <= 6
         assert main(["--seed", "1001", "--keep", text]) == 1
         told = capsys.readouterr().out
     assert "BROKEN: " in told
@@ -186,19 +308,6 @@ def test_the_command_tells_of_the_first_run_that_fails_and_how_to_replay_it(
     assert main(["--seed", written[1], "--keep", written[2]]) == 0
 
 
-@pytest.mark.parametrize(("grows_kib", "status"), [(GROWS_AT_MOST_KIB, 0), (GROWS_AT_MOST_KIB + 1, 1)])
-def test_the_command_fails_where_memory_grows(
-    grows_kib: int, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def grown(_first: int, _runs: int, _workers: int, _knobs: str) -> Iterator[Outcome]:
-        for resident_kib in (60_000, 60_000 + grows_kib):
-            yield Outcome(WARM_AFTER_RUNS, Counter(), None, (), 1, resident_kib)
-
-    monkeypatch.setattr("endurance.__main__.outcomes", grown)
-    assert main(["--sessions", "100"]) == status
-    assert ("BROKEN: the memory of worker 1 grows" in capsys.readouterr().out) is bool(status)
-
-
 def test_a_promise_is_seen_broken_at_the_end_of_the_session_that_breaks_it() -> None:
     plan = make(1000)
     with fault("tidied").applied():
@@ -220,13 +329,15 @@ def test_an_answer_may_be_late_by_as_long_as_the_broker_was_away_and_no_longer()
 
 def test_shortening_keeps_what_is_needed_and_nothing_else() -> None:
     plan = make(7)
-    needed = {(3, 0), (3, 1), (11, 1)}
+    needed = {7, 8, 30}
 
-    def is_kept(shorter: object) -> bool:
-        left = {session.number: list(session.steps) for session in shorter.sessions}  # type: ignore[attr-defined]
-        return all(number in left and plan.sessions[number].steps[step] in left[number] for number, step in needed)
+    def is_kept(shorter: Plan) -> bool:
+        left = [step for session in shorter.sessions for step in session.steps]
+        return all(any(step is every_step[number] for step in left) for number in needed)
 
-    assert shrunk(plan, is_kept) == {3: (0, 1), 11: (1,)}
+    every_step = [step for session in plan.sessions for step in session.steps]
+    assert shrunk(plan, is_kept) == (7, 8, 30)
+    assert [session.number for session in plan.only(needed).sessions if session.steps] != []
 
 
 def test_shortening_is_bounded() -> None:
@@ -238,19 +349,19 @@ def test_shortening_is_bounded() -> None:
         return False
 
     plan = make(7)
-    assert shrunk(plan, never_shorter, most_runs=10) == plan.keeps_all()
+    assert shrunk(plan, never_shorter, most_runs=10) == tuple(range(plan.steps))
     assert runs == 10
 
 
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("4", "is not of the form"),
-        ("4:0-", "is not of the form"),
-        ("4:0;", "is not of the form"),
-        ("99:0", "has no session 99"),
-        ("4:99", "has no step 99"),
-        ("4:0-999999", "has no step"),
+        ("4:0", "is not of the form"),
+        ("0-", "is not of the form"),
+        ("0,", "is not of the form"),
+        ("many", "is not of the form"),
+        ("9999", "has no step 9999"),
+        ("0-999999", "has no step"),
     ],
 )
 def test_what_is_kept_is_checked(text: str, problem: str, capsys: pytest.CaptureFixture[str]) -> None:

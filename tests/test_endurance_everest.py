@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 from endurance.invariants import broken
-from endurance.model import MODULE
+from endurance.model import MODULE, start_request
 from endurance.plan import SessionPlan, Step, make
-from endurance.replacing import instead
-from endurance.world import carry_out
+from endurance.running import carry_out
 from iem_dcr.driver import MeterDriver
 from iem_dcr.driver.driver import START_S
 from iem_dcr.everest.module import HANDLER_MARGIN_S
@@ -20,14 +20,7 @@ if TYPE_CHECKING:
     from endurance.plan import Plan
     from endurance.world import World
 
-REQUEST = {
-    "evse_id": "DE*SIM*E1",
-    "transaction_id": "T-1",
-    "identification_status": "ASSIGNED",
-    "identification_flags": [],
-    "identification_type": "ISO14443",
-    "identification_data": "04A1",
-}
+REQUEST = start_request("T-1", "04A1")
 
 
 def planned(*steps: Step, length_s: float = 10.0) -> Plan:
@@ -49,7 +42,7 @@ def test_a_handler_waits_as_long_as_it_says_in_virtual_time() -> None:
             heard.append("cancelled")
             raise
 
-    with instead(MeterDriver, start_from_json=never):
+    with patch.object(MeterDriver, "start_from_json", never):
         world = carry_out(planned(Step(1.0, "start", {"request": REQUEST})))
     call = first(world, "start")
     assert call.answer == {"status": "UNEXPECTED_ERROR", "error": "the meter did not do it in time"}
@@ -95,7 +88,7 @@ def test_a_handler_that_raises_is_seen() -> None:
     def raises(_self: MeterDriver, _value: object) -> Any:
         raise KeyError("on the handler's thread")
 
-    with instead(MeterDriver, start_from_json=raises):
+    with patch.object(MeterDriver, "start_from_json", raises):
         world = carry_out(planned(Step(1.0, "start", {"request": REQUEST})))
     assert first(world, "start").answer == {"status": "UNEXPECTED_ERROR", "error": "internal error: KeyError"}
     mistake = 'a command failed: KeyError("on the handler\'s thread")'

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from endurance.clock import JumpingLoop
-from endurance.meter import Unit
-from endurance.network import Network
+from endurance.meter import Meter
+from endurance.network import Network, Sender
 from iem_dcr.device.client import MeterClient
 from iem_dcr.device.messages import User
 from iem_dcr.errors import MeterError
@@ -93,12 +93,12 @@ def over_sockets(requests: tuple[str, ...], fault: Fault | None, *, off: bool, c
 
 def in_memory(requests: tuple[str, ...], fault: Fault | None, *, off: bool, connections: str) -> Outcome:
     async def run() -> Outcome:
-        unit = Unit(options(connections), Counter())
-        network = Network(unit, lambda: 0.5)
+        meter = Meter(options(connections), asyncio.get_running_loop().time)
+        network = Network(meter, lambda: 0.5, Counter())
         if off:
-            unit.cut_power(60.0, 0.0)
-        client = MeterClient("meter", timeout_s=2.0, connect=lambda *_: network.connect())
-        return await story(client, unit.meter, requests, fault), acted(unit.meter)
+            meter.power_cycle(60.0, 0.0)
+        client = MeterClient("meter", timeout_s=2.0, connect=lambda *_: network.connect(Sender()))
+        return await story(client, meter, requests, fault), acted(meter)
 
     with asyncio.Runner(loop_factory=JumpingLoop) as runner:
         return runner.run(run())

@@ -15,15 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from endurance.day import Hour
-from endurance.day import grown as grown_in_a_day
+from endurance.day import grown_when_full
 from endurance.given import positive
-from endurance.model import Call, Filed, Serving, Truth
+from endurance.growth import grown
+from endurance.invariants import broken
+from endurance.meter import Serving, Truth
+from endurance.model import Call, Filed
 from endurance.processes import network, programs, ways
 from endurance.processes.killing import Run
-from endurance.processes.network import Fault
-from endurance.processes.soak import ALLOWED, Sample, growth, slope_per_hour
-from endurance.processes.station import Station
+from endurance.processes.soak import ALLOWED
+from endurance.processes.station import RealStation
 from endurance.processes.ways import PacketWay, ProxyWay, Trouble, unshared, why_no_namespaces, within
 from endurance.processes.wrapped_program import Connection, Disk
 from iem_dcr.device.client import MeterClient
@@ -54,7 +55,7 @@ def test_services_and_modules_killed_at_random_instants_keep_every_promise(tmp_p
 
 def test_a_session_whose_answers_vanish_for_a_while_keeps_every_promise(tmp_path: Path) -> None:
     needs_tool("mosquitto")
-    run = network.Run(tmp_path, 1, [Fault("answers vanish", 2.0, Trouble(carries_answers=False))], packets=False)
+    run = network.Run(tmp_path, 1, [Trouble("answers vanish", 2.0, carries_answers=False)], packets=False)
     assert asyncio.run(run.run()) == []
     (station,) = run.stations
     assert [call.ok for call in station.calls][-2:] == [True, True]
@@ -73,7 +74,7 @@ async def begins(host: str, port: int) -> bool:
     return False
 
 
-async def tried(way: ways.Way, station: Station, send: Callable[[], Awaitable[bool]]) -> list[tuple[bool, bool]]:
+async def tried(way: ways.Way, station: RealStation, send: Callable[[], Awaitable[bool]]) -> list[tuple[bool, bool]]:
     """Have B sent while each trouble lasts. Returns whether it was answered, and whether the meter had it then."""
     found = []
     answers_vanish, requests_vanish = Trouble(carries_answers=False), Trouble(carries_requests=False)
@@ -90,7 +91,7 @@ async def tried(way: ways.Way, station: Station, send: Callable[[], Awaitable[bo
 
 @real_time
 async def test_a_proxy_carries_what_it_is_told_to() -> None:
-    station = Station("pm", METER, **QUICK)
+    station = RealStation("pm", METER, **QUICK)
     async with SimulatorServer(station.meter) as server, ProxyWay(server.port) as way:
         found = await tried(way, station, lambda: begins(way.host, way.port))
         assert found == [(True, True), (False, True), (False, False), (False, False), (False, False), (True, True)]
@@ -118,7 +119,7 @@ def carry_packets(done: str) -> None:
         return await client.wait() == 0
 
     async def main() -> list[tuple[bool, bool]]:
-        station = Station("pm", METER, **QUICK)
+        station = RealStation("pm", METER, **QUICK)
         async with contextlib.AsyncExitStack() as stack:
             pid = await network.new_namespace(stack)
             way = await stack.enter_async_context(PacketWay(1, pid))
@@ -191,18 +192,18 @@ def stop_answer(number: int, name: str) -> dict[str, object]:
     return {"status": "OK", "signed_meter_value": {"signed_meter_data": tuple_of(number, name)}}
 
 
-def two_sessions() -> Station:
+def two_sessions() -> RealStation:
     """Two sessions of one process, as they should be."""
-    station = Station("pm", METER)
+    station = RealStation("pm", METER)
     station.process_starts()
     station.filed = []
     for number, name in enumerate(("A", "B"), start=1):
         at_s, calls = 10.0 * number, station.calls
         request = {"identification_data": f"04{name}", "transaction_id": name, "evse_id": "E1"}
-        calls.append(Call("start", name, len(calls), request, 0, at_s, at_s + 0.1, {"status": "OK"}, answers=1))
-        calls.append(Call("stop", name, len(calls), {}, 0, at_s + 5, at_s + 5.1, stop_answer(number, name), answers=1))
-        owner = Serving(name, calls[-2].number, 0)
-        station.unit.truths.append(Truth(METER, number - 1, owner, at_s, at_s + 5, tuple_of(number, name)))
+        calls.append(Call("start", name, len(calls), request, 0, at_s, at_s + 0.1, {"status": "OK"}))
+        calls.append(Call("stop", name, len(calls), {}, 0, at_s + 5, at_s + 5.1, stop_answer(number, name)))
+        owner = Serving(name, 0)
+        station.meter.truths.append(Truth(METER, number - 1, owner, at_s, at_s + 5, tuple_of(number, name)))
         station.filed.append(Filed(tuple_of(number, name), name))
     station.energies = [(METER, 1.0, 0), (METER, 2.0, 0)]
     station.checks = {b"true"}
@@ -211,7 +212,7 @@ def two_sessions() -> Station:
 
 def test_a_run_as_it_should_be_breaks_no_promise() -> None:
     station = two_sessions()
-    assert station.broken() == []
+    assert broken(station) == []
     assert "call 1 stop 'A': OK by 0, receipt T1 of card 04A" in station.chronicle()
 
 
@@ -226,39 +227,43 @@ def test_a_run_as_it_should_be_breaks_no_promise() -> None:
         ("was answered after 40.0 s", lambda run: setattr(run.calls[2], "answered_s", 60.0)),
         ("falls from 2.0 Wh to 1.5 Wh", lambda run: run.energies.append((METER, 1.5, 0))),
         ("a communication check of b'false'", lambda run: run.checks.add(b"false")),
-        ("runs after one more start and stop", lambda run: setattr(run, "running_at_end", run.unit.truths[-1])),
-        ("nobody wanted it ended", lambda run: setattr(run.unit.truths[0], "closed_s", 12.0)),
+        ("runs after one more start and stop", lambda run: setattr(run, "running_at_end", run.meter.truths[-1])),
+        ("nobody wanted it ended", lambda run: setattr(run.meter.truths[0], "closed_s", 12.0)),
         ("was never signed by a meter", lambda run: setattr(run.calls[1], "answer", stop_answer(9, "A"))),
     ],
 )
-def test_what_is_wrong_with_a_run_is_found(sentence: str, spoil: Callable[[Station], object]) -> None:
+def test_what_is_wrong_with_a_run_is_found(sentence: str, spoil: Callable[[RealStation], object]) -> None:
     station = two_sessions()
     spoil(station)
-    assert any(sentence in broken for broken in station.broken()), station.broken()
+    assert any(sentence in each for each in broken(station)), broken(station)
 
 
 # --- what grows ---
 
 
-def samples(**slopes: float) -> list[Sample]:
+def samples(**slopes: float) -> list[dict[str, float]]:
     """An hour of samples; each column rises by so much in it."""
 
-    def at(name: str, minute: int) -> int:
-        return round(1000 + slopes.get(name, 0.0) * minute / 60 + (minute % 2) * ALLOWED[name] / 4)
+    def at(name: str, minute: int) -> float:
+        return 1000 + slopes.get(name, 0.0) * minute / 60 + (minute % 2) * ALLOWED[name] / 4
 
-    return [Sample(float(minute), **{name: at(name, minute) for name in ALLOWED}) for minute in range(61)]
+    return [{name: at(name, minute) for name in ALLOWED} for minute in range(61)]
 
 
 def test_what_grows_in_an_hour_is_told_from_a_moments_work() -> None:
-    assert all(by <= ALLOWED[name] for name, by in growth(samples()).items())
+    assert grown(samples(), ALLOWED) == []
     for name, allowed in ALLOWED.items():
-        risen = samples(**{name: 3 * allowed})
-        assert [each for each, by in growth(risen).items() if by > ALLOWED[each]] == [name]
-        assert slope_per_hour(risen, name) == pytest.approx(3 * allowed, rel=0.1)
+        (told,) = grown(samples(**{name: 3 * allowed}), ALLOWED)
+        assert told.startswith(f"{name} grows by ")
 
 
 def test_what_grows_in_a_virtual_day_is_found_once_the_memories_are_full() -> None:
-    day = [Hour(float(hour), 1000 if hour >= 6 else 10 * hour, 20, 10, 9, 50_000) for hour in range(1, 25)]
-    assert grown_in_a_day(day) == []
-    assert grown_in_a_day([*day, replace(day[-1], objects=1100)]) == ["objects grow from 1000 to 1100"]
-    assert grown_in_a_day([*day, replace(day[-1], tasks=22)]) == ["tasks grow from 20 to 22"]
+    day: list[dict[str, float]] = [
+        {"hours": hour, "objects": 1000 if hour >= 6 else 10 * hour, "tasks": 20, "timers": 10, "handles": 9}
+        for hour in range(1, 25)
+    ]
+    assert grown_when_full(day) == []
+    assert grown_when_full([each | {"objects": 900 + 10 * each["hours"]} for each in day]) != []
+    assert grown_when_full([each | {"tasks": 20 + 2 * (each["hours"] > 15)} for each in day]) == [
+        "tasks grows by 2, more than 1"
+    ]

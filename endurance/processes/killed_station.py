@@ -8,66 +8,41 @@ import random
 import time
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, get_args
+from typing import TYPE_CHECKING, Any, Final
 
 from endurance.invariants import CLOCK_OFF
+from endurance.meter import Trap
 from endurance.model import MODULE, SERVICE, Call
-from endurance.processes.driver_processes import ModuleProcess, ServiceProcess
-from endurance.processes.programs import waited_for_core_s
-from endurance.processes.station import ANSWER_TIMEOUT_S, CALM_S, Process, Station, until
-from endurance.processes.watched_meter import Trap
+from endurance.plan import CLOCK, LOAD, MORE_TROUBLES, POWER, TRAPPED, WIRE, Maker, picked
+from endurance.processes.programs import ModuleProcess, ServiceProcess, waited_for_core_s
+from endurance.processes.station import CALM_S, EverestMqtt, Process, RealStation
+from endurance.station import until
 from iem_dcr import meter_time
-from iem_dcr.simulator import Fault, FaultKind
 from tests.support.shared import SHARED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
-    from endurance.processes.everest_mqtt import EverestMqtt
+    from endurance.plan import Step
     from endurance.processes.wrapped_program import Disk
 
 KINDS: Final = (SERVICE, MODULE, SERVICE, SERVICE, MODULE, SERVICE, SERVICE, MODULE)
 """Kinds of the stations 0 to 7, repeated for more. Each pair of stations shares a journal."""
 WITHOUT_JOURNAL: Final = (3, 4)
-SESSION_S: Final = 2.5
-"""The process is killed within it."""
 SETTLE_S: Final = 3.5
 """After this time no request is acted on any more that the last faults had held up."""
 BROKER_SETTLES_S: Final = 2.0
 """How long a service has to be heard again after its broker was started."""
-METER_SETTLES_S: Final = 6.0
+METER_SETTLES_S: Final = 10.0
 """How long a trouble of the meter or of the way to it may delay the first value of a process."""
-OPEN_AT_POWER_CUT: Final = ("closed", "closed-late", "running", "lost")
-WIRE_FAULTS: Final = get_args(FaultKind)
-FAULTY_NODES: Final = (
-    "* *", "POST /user", "POST /receipt", "GET /receipt", "GET /metervalue", "GET /transaction", "POST /gw",
-    "POST /datetime",
-)  # fmt: skip
-TRAPPED_NODES: Final = (
-    "POST /user", "POST /receipt", "POST /receipt", "POST /receipt", "GET /receipt", "GET /receipt",
-    "GET /transaction", "POST /gw", "GET /metervalue",
-)  # fmt: skip
-
-Step = tuple[float, str, str]
-SESSIONS: Final[tuple[tuple[Step, ...], ...]] = (
-    ((0.0, "start", "A"), (0.6, "stop", "A")),
-    ((0.0, "start", "A"), (0.3, "stop", "A")),
-    ((0.0, "start", "A"), (0.9, "stop", "A")),
-    ((0.0, "start", "A"),),
-    ((0.0, "start", "A"),),
-    ((0.0, "start", "A"), (0.02, "repeat", ""), (0.5, "stop", "A"), (0.52, "repeat", "")),
-    ((0.0, "start", "A"), (0.4, "start", "A"), (0.7, "stop", "A"), (0.8, "stop", "A")),
-    ((0.0, "start", "A"), (0.4, "start", "B"), (0.7, "stop", "B"), (0.8, "stop", "A")),
-    ((0.0, "start", "A"), (0.4, "stop", ""), (0.8, "stop", "A")),
-    ((0.0, "start", "A"), (0.4, "stop", "never begun"), (0.8, "stop", "A")),
-    ((0.0, "start", "A"), (0.001, "stop", "A"), (0.7, "stop", "A")),
-)
-"""What a station does in a session: when (as a share of its length), which command, for which id. A repeat is what a
-broker does that got no acknowledgement."""
+PLAN_S: Final = 12.0
+PACE: Final = 0.2
+HASTENED: Final = ("off_s", "boot_s", "for_s", "delay_s")
+"""A session is planned for so long, and done in this share of the time."""
+KILLING_TROUBLES: Final = (*(4 * [WIRE]), *(2 * [POWER]), CLOCK, *(2 * [LOAD]), *MORE_TROUBLES["late"][:1])
 
 
-class KilledStation(Station):
+class KilledStation(RealStation):
     """One station of the killing run.
 
     Args:
@@ -81,27 +56,28 @@ class KilledStation(Station):
         back_s: how long each process took to its first value with nothing else in its way.
     """
 
+    driver: ServiceProcess | ModuleProcess
+
     def __init__(self, number: int, seed: int, disk: Disk, starting: asyncio.Semaphore) -> None:
         super().__init__(
             f"k{number}",
             f"1SIM{number:010}",
+            KINDS[number % 8] if SHARED.is_dir() else SERVICE,
             journal=number % 8 not in WITHOUT_JOURNAL,
             receipt_while_signing=("refuse", "nothing", "previous")[number % 3],
             idle_end=("refuse", "accept")[number % 2],
             second_begin=("refuse", "ignore")[number % 2],
             firmware=("v1", "v2")[number % 2],
+            late_close_s=1.0,
         )
-        self.kind = KINDS[number % 8] if SHARED.is_dir() else SERVICE
         self.disk = disk
-        self.driver: ServiceProcess | ModuleProcess
         self.back_s: list[float] = []
         self._chance = random.Random(f"{seed} {number}")
+        self._maker = Maker(self._chance, KILLING_TROUBLES, self.new_id)
         self._starting = starting
         self._is_killed = False
-        self._repeat: Callable[[], None] | None = None
         self._broker_back_s = 0.0
         self._meter_settled_s = 0.0
-        self._troubles: set[asyncio.Task[None]] = set()
 
     def settings(self, journal: Path) -> dict[str, object]:
         """Return the settings of its power meter, which gives up sooner than usual."""
@@ -113,22 +89,21 @@ class KilledStation(Station):
         environment = {"IEM_DCR_ENDURANCE_DISK": str(self.disk.file)} if self.disk.has_troubles and self.journal else {}
         if self.kind == MODULE:
             self.driver = ModuleProcess(self.settings(self.disk.journal), self.on_value, **environment)
-            self.send = self.driver.send
         else:
             self.driver = ServiceProcess(folder, [self], everest.address, self.disk.journal, **environment)
             everest.add(self)
 
     # --- commands ---
 
-    def command(self, call: Call, payload: object) -> Callable[[], None] | None:
-        """Send a command; a service takes both forms of a stop."""
-        if call.command == "stop" and self.kind == SERVICE and call.number % 2:
-            payload = {"transaction_id": payload}
-        self._repeat = super().command(call, payload)
-        is_heard = time.monotonic() > self._broker_back_s + BROKER_SETTLES_S and self.value_s > self._broker_back_s
-        if self.kind == SERVICE and not is_heard:
+    def _send(self, call: Call, payload: Any) -> None:
+        if isinstance(self.driver, ModuleProcess):
+            call.asked_s, call.process = time.monotonic(), self._process_number
+            if not self.driver.call(call.command, payload, partial(self.on_answer, call)):
+                call.excused = "no process was there"
+            return
+        super()._send(call, payload)
+        if time.monotonic() <= self._broker_back_s + BROKER_SETTLES_S or self.value_s <= self._broker_back_s:
             call.excused = "its broker was killed, and nothing was heard of the service since"
-        return self._repeat
 
     def broker_is_killed(self) -> None:
         """Excuse what is not answered now, and what is asked until the service is heard again."""
@@ -136,7 +111,6 @@ class KilledStation(Station):
         self.excuse("its broker was killed")
 
     def broker_is_back(self) -> None:
-        """Expect the service to be heard again."""
         self._broker_back_s = time.monotonic()
 
     # --- the process ---
@@ -147,8 +121,8 @@ class KilledStation(Station):
             process = self.process_starts()
             self._is_killed = False
             await self.driver.start()
-            if not await until(lambda: process.back_s is not None, ANSWER_TIMEOUT_S):
-                self.troubles.append(f"process {process.number} does not publish within {ANSWER_TIMEOUT_S} s")
+            if not await until(lambda: process.back_s is not None, self.answer_timeout_s):
+                self.troubles.append(f"process {process.number} does not publish within {self.answer_timeout_s} s")
             well_s = max(self._broker_back_s + BROKER_SETTLES_S, self._meter_settled_s, self.disk.well_s)
             if process.back_s is not None and process.began_s > well_s:
                 # What other programs took of the cores says nothing about ours.
@@ -161,6 +135,7 @@ class KilledStation(Station):
             self.disk_troubled += self.disk.dropped_by_kill()
             if wrong := self.driver.kill():
                 self.troubles.append(f"process {process.number}: {wrong}")
+            self.tell(f"process {process.number} is killed")
             self.excuse("its process was killed")
 
     async def be_killed(self) -> None:
@@ -168,19 +143,16 @@ class KilledStation(Station):
         chance = self._chance
         kill = partial(self._kill, self.processes[-1])
         session = asyncio.create_task(self._session())
-        if chance.random() < 0.4:
-            trouble = asyncio.create_task(self._trouble())
-            self._troubles.add(trouble)
-            trouble.add_done_callback(self._troubles.discard)
+        if self.disk.has_troubles and self.disk.well_s < time.monotonic() and chance.random() < 0.3:
+            self.counts[f"trouble: {self.disk.start_random_trouble(chance)}"] += 1
         if chance.random() < 0.5:
-            method, node = chance.choice(TRAPPED_NODES).split()
-            delay_s = chance.choice((0.0, 0.0, 0.002, 0.02, 0.15))
-            self.meter.trap = Trap(method, node, chance.random() < 0.6, delay_s, kill)
+            trap = picked(chance, TRAPPED)
+            self.meter.traps.append(Trap(trap["method"], trap["node"], trap["delay_s"], kill, chance.random() < 0.4))
             self.counts["trap"] += 1
         else:
-            asyncio.get_running_loop().call_later(chance.uniform(0.0, SESSION_S), kill)
+            self._later(PACE * chance.uniform(0.0, PLAN_S), kill)
         await session
-        self.meter.trap = None
+        self.meter.traps.clear()
         kill()
         await self.driver.reap()
         await asyncio.sleep(chance.choice((0.0, 0.2, 0.8)))
@@ -189,22 +161,34 @@ class KilledStation(Station):
         await self.answers()
 
     async def _session(self) -> None:
-        chance = self._chance
-        begin_s = time.monotonic()
-        ids = {"A": self.new_id(), "B": self.new_id()}
-        for part, what, which in chance.choice(SESSIONS):
-            at_s = begin_s + part * SESSION_S * chance.uniform(0.8, 1.1)
-            is_killed = await until(lambda: self._is_killed, at_s - time.monotonic())
+        """Have a session as the simulation has them, in less time."""
+        chance, begin_s = self._chance, time.monotonic()
+        session = self._maker.session(0, PLAN_S)
+        for step in session.steps:
+            left_s = begin_s + PACE * step.at_s - time.monotonic()
+            if step.at_s > session.length_s:
+                self._later(left_s, partial(self._have, step))
+                continue
             # The broker keeps what is asked of a service that is away.
+            is_killed = await until(lambda: self._is_killed, left_s)
             if is_killed and (self.kind == MODULE or chance.random() < 0.5):
                 return
-            transaction_id = ids.get(which, which)
-            if what == "start":
-                self.start(transaction_id)
-            elif what == "stop":
-                self.stop(transaction_id)
-            elif self._repeat is not None:
-                self._repeat()
+            self._have(step)
+
+    def _have(self, step: Step) -> None:
+        detail = {name: PACE * each if name in HASTENED else each for name, each in step.detail.items()}
+        if step.what in ("wire_fault", "cut_power", "shift_clock", "current_flows", "meter_in_error"):
+            self.counts[f"trouble: {step.what}"] += 1
+            self.tell(f"{step.what} {detail}")
+            self._meter_settled_s = time.monotonic() + METER_SETTLES_S
+        if detail.get("kind") == "act-late":
+            self.meter.meddled_s = None  # it may end what is running then
+        getattr(self, step.what)(**detail)
+
+    def repeat(self) -> None:
+        if self._last_sent is not None:
+            _, topic, message = self._last_sent
+            self.everest.publish(topic, message)
 
     async def _end_what_was_open(self) -> None:
         """Ask for the session that was open, and then for "", as EVerest does when it starts.
@@ -224,53 +208,14 @@ class KilledStation(Station):
             self.stop("")
             await self.answers()
 
-    # --- what goes wrong besides ---
-
-    async def _trouble(self) -> None:
-        chance, meter = self._chance, self.meter
-        kinds = ["wire", "wire", "power", "clock", "load", "error"]
-        if self.disk.has_troubles and self.disk.well_s < time.monotonic():
-            kinds += ["disk"] * len(kinds)
-        what = chance.choice(kinds)
-        # The driver sets a clock once a minute at most: it leaps before the next process starts, which sets it at once.
-        await asyncio.sleep(chance.uniform(0.0, 0.2 if what == "clock" else SESSION_S))
-        if what == "disk":
-            self.counts[f"trouble: {self.disk.start_random_trouble(chance)}"] += 1
-            return
-        self.counts[f"trouble: {what}"] += 1
-        self._meter_settled_s = time.monotonic() + METER_SETTLES_S
-        if what == "wire":
-            method, node = chance.choice(FAULTY_NODES).split()
-            kind = chance.choice(WIRE_FAULTS)
-            stall: dict[str, Any] = {"delay_s": chance.choice((0.5, 2.0)), "acts": chance.random() < 0.5}
-            detail = stall if kind == "stall" else {}
-            meter.faults.add(Fault(kind, node, method, count=chance.choice((1, 1, 2, 4)), **detail))
-            if kind == "act-late":
-                self.unit.meddled_s = None  # it may end what is running then
-        elif what == "power":
-            meter.configure(open_at_power_cut=chance.choice(OPEN_AT_POWER_CUT), late_close_s=1.0)
-            meter.power_cycle(off_s=chance.choice((0.1, 0.5)), boot_s=chance.choice((0.2, 1.0)))
-        elif what == "clock":
-            meter.shift_clock(chance.choice((-7200.0, -30.0, 3600.0)))
-        elif what == "load":
-            meter.set_load(20.0, 400.0)
-            await asyncio.sleep(chance.uniform(0.5, 2.0))
-            meter.clear_load()
-        else:
-            meter.configure(XC="0x0001, 0x00000000, 0x00, 0x00")
-            await asyncio.sleep(chance.uniform(0.5, 2.0))
-            meter.configure(XC="0x0000, 0x00000000, 0x00, 0x00")
-
     # --- the end ---
 
     async def finish(self) -> None:
         """Clear all faults, wait until it is calm, run one more session, and end the process."""
-        if self._troubles:
-            await asyncio.wait(set(self._troubles))
-        self.meter.faults.clear()
+        self.heal()
         # A service that is back at its broker is heard; the broker may have lost what was asked before that.
         now_s = time.monotonic()
-        await until(lambda: self.value_s > now_s, ANSWER_TIMEOUT_S)
+        await until(lambda: self.value_s > now_s, self.answer_timeout_s)
         self._broker_back_s = 0.0
         await self.answers()
         await asyncio.sleep(SETTLE_S)
@@ -283,19 +228,14 @@ class KilledStation(Station):
         """Tell whether the process has nothing left to put right: what it runs, and the clock while nothing runs."""
         running = self.meter.open_transaction
         if running is None:
-            return self._clock_is_right()
+            text = self.meter.state.time_text(time.monotonic())
+            return text is not None and abs(meter_time.parse(text).instant - datetime.now(UTC)) < CLOCK_OFF
         if running.owner is not None and not running.process_is(self.processes[-1].number):
             return True  # the process that began it was killed; the next start ends it
         told = [call.command for call in self.calls if call.transaction_id == running.transaction_id and call.ok]
         return told[-1:] == ["start"]
 
-    def _clock_is_right(self) -> bool:
-        text = self.meter.state.time_text(time.monotonic())
-        return text is not None and abs(meter_time.parse(text).instant - datetime.now(UTC)) < CLOCK_OFF
-
     async def leave(self) -> None:
         """Leave nothing behind, whatever ended the run."""
-        for task in self._troubles:
-            task.cancel()
         self.driver.kill()
         await self.driver.reap()

@@ -26,12 +26,12 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from endurance.given import at_least_one
+from endurance.given import at_least, verdict
 from endurance.processes import programs
-from endurance.processes.everest_mqtt import EverestMqtt
 from endurance.processes.killed_station import KilledStation
-from endurance.processes.station import until
+from endurance.processes.station import EverestMqtt
 from endurance.processes.wrapped_program import Disk
+from endurance.station import until
 from iem_dcr.simulator import SimulatorServer
 from tests.support.brokers import Mosquitto
 from tests.support.shared import SHARED
@@ -52,13 +52,11 @@ class Run:
     Attributes:
         broken: the promises that were broken, each with where.
         counts: how often what happened.
-        back_s: how long each process took to its first value with nothing else in its way.
     """
 
     def __init__(self, folder: Path, *, restarts: int, seed: int, stations: int, slow_disk: bool) -> None:
         self.broken: list[str] = []
         self.counts: Counter[str] = Counter()
-        self.back_s: list[float] = []
         self._folder = folder
         self._restarts = restarts
         self._seed = seed
@@ -115,23 +113,23 @@ class Run:
     def _judge(self, station: KilledStation) -> None:
         if station.journal:
             station.troubles += damage(station.disk.journal)
+        late = sum(each > BACK_TIMEOUT_S for each in station.back_s)
+        if late:
+            station.troubles.append(f"{late} processes were back after more than {BACK_TIMEOUT_S} s")
         self.broken += [f"{station.name} ({station.kind}): {each}" for each in station.judge(station.disk.journal)]
         self.counts += station.counts
-        self.counts["transactions"] += len(station.unit.truths)
-        self.counts["receipts"] += len(station.unit.signed)
+        self.counts["transactions"] += len(station.meter.truths)
+        self.counts["receipts"] += len(station.meter.signed_truths)
         self.counts["values"] += len(station.energies)
-        self.back_s += station.back_s
 
     def report(self, took_s: float) -> None:
-        """Print the result."""
         names = ("restarts", "kills of a broker", "transactions", "receipts", "values")
         print(", ".join(f"{self.counts.pop(name, 0)} {name}" for name in names), f"in {took_s:.0f} s")
-        if self.back_s:
-            ordered = sorted(self.back_s)
+        if back_s := sorted(each for station in self._stations for each in station.back_s):
             print(
                 "  from start to first value, waiting for a core left out:"
-                f" median {statistics.median(ordered):.2f} s, 95 % {ordered[int(0.95 * (len(ordered) - 1))]:.2f} s,"
-                f" longest {ordered[-1]:.2f} s ({len(ordered)} starts with nothing else in their way)"
+                f" median {statistics.median(back_s):.2f} s, 95 % {back_s[int(0.95 * (len(back_s) - 1))]:.2f} s,"
+                f" longest {back_s[-1]:.2f} s ({len(back_s)} starts with nothing else in their way)"
             )
         for name, count in sorted(self.counts.items()):
             print(f"  {name:32} {count}")
@@ -139,7 +137,7 @@ class Run:
 
 def damage(journal: Path) -> list[str]:
     """Return what `iem-dcr receipts list` and SQLite find wrong with a journal."""
-    line = programs.iem_dcr("receipts", "list", "--journal", str(journal), "--json")
+    line = (*programs.IEM_DCR, "receipts", "list", "--journal", str(journal), "--json")
     done = subprocess.run(line, capture_output=True, text=True, check=False)  # noqa: S603  our own command
     found = [f"receipts list ended with {done.returncode}: {done.stderr}"] if done.returncode else []
     with contextlib.closing(sqlite3.connect(journal)) as connection:
@@ -153,28 +151,20 @@ def damage(journal: Path) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--restarts", type=at_least_one, default=300, help="how many (%(default)s)")
+    parser.add_argument("--restarts", type=at_least(1), default=300, help="how many (%(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="of what is done (%(default)s)")
-    parser.add_argument("--stations", type=at_least_one, default=8, help="at once (%(default)s)")
+    parser.add_argument("--stations", type=at_least(1), default=8, help="at once (%(default)s)")
     parser.add_argument("--slow-disk", action="store_true", help="some journals are on a disk with troubles")
     parser.add_argument("--keep", type=Path, help="keep logs and journals in this new folder")
     given = parser.parse_args(arguments)
-    programs.prepare()
     if not SHARED.is_dir():
         print("skipped: the EVerest module, for EVerest's definitions are not beside the checkout; services only")
     began_s = time.monotonic()
-    with contextlib.ExitStack() as stack:
-        folder = programs.new_folder(stack, given.keep)
+    with programs.prepared(given.keep) as folder:
         run = Run(folder, restarts=given.restarts, seed=given.seed, stations=given.stations, slow_disk=given.slow_disk)
         asyncio.run(run.run())
     run.report(time.monotonic() - began_s)
-    late = sum(each > BACK_TIMEOUT_S for each in run.back_s)
-    if late:
-        run.broken.append(f"{late} of {len(run.back_s)} processes were back after more than {BACK_TIMEOUT_S} s")
-    for sentence in run.broken:
-        print(f"BROKEN: {sentence}")
-    print(f"{len(run.broken)} promises broken." if run.broken else "Nothing is broken.")
-    return 1 if run.broken else 0
+    return verdict(run.broken)
 
 
 if __name__ == "__main__":

@@ -17,16 +17,16 @@ import random
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from endurance.given import at_least_one
+from endurance.given import at_least, verdict
+from endurance.model import start_request
 from endurance.processes import programs
-from endurance.processes.driver_processes import ServiceProcess
-from endurance.processes.everest_mqtt import EverestMqtt
-from endurance.processes.station import ANSWER_TIMEOUT_S, CALM_S, Station, until
+from endurance.processes.programs import ServiceProcess
+from endurance.processes.station import CALM_S, EverestMqtt, RealStation
 from endurance.processes.ways import PacketWay, ProxyWay, Trouble, unshared, why_no_namespaces, within
+from endurance.station import until
 from iem_dcr.simulator import SimulatorServer
 from tests.support.brokers import Mosquitto
 
@@ -41,34 +41,19 @@ BROKER_PORT: Final = 1883
 """In a namespace of its own, where it is free."""
 INSIDE: Final = "IEM_DCR_ENDURANCE_INSIDE"
 """Environment variable of the command that runs in a namespace."""
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """Something that goes wrong with a way for some time.
-
-    ``cuts_power``: the meter loses its power meanwhile, and does not know the connections afterwards that it had.
-    """
-
-    name: str
-    lasts_s: float
-    trouble: Trouble
-    cuts_power: bool = False
-
-
 FAULTS: Final = (
-    Fault("30 % loss", 20.0, Trouble(loss=0.3)),
-    Fault("2 s delay", 20.0, Trouble(delay_s=2.0)),
-    Fault("black hole", 12.0, Trouble(carries_requests=False, carries_answers=False)),
-    Fault("requests vanish", 12.0, Trouble(carries_requests=False)),
-    Fault("requests held back", 12.0, Trouble(holds_back=True)),
-    Fault("answers vanish", 12.0, Trouble(carries_answers=False)),
-    Fault("network down", 8.0, Trouble(is_up=False)),
-    Fault("half-open", 8.0, Trouble(carries_requests=False, carries_answers=False), cuts_power=True),
+    Trouble("30 % loss", 20.0, loss=0.3),
+    Trouble("2 s delay", 20.0, delay_s=2.0),
+    Trouble("black hole", carries_requests=False, carries_answers=False),
+    Trouble("requests vanish", carries_requests=False),
+    Trouble("requests held back", holds_back=True),
+    Trouble("answers vanish", carries_answers=False),
+    Trouble("network down", 8.0, is_up=False),
+    Trouble("half-open", 8.0, carries_requests=False, carries_answers=False, cuts_power=True),
 )
 
 
-class CutOffStation(Station):
+class CutOffStation(RealStation):
     """A station whose meter is behind a way that fails.
 
     Attributes:
@@ -78,10 +63,10 @@ class CutOffStation(Station):
 
     way: Way
 
-    def __init__(self, name: str, fault: Fault) -> None:
+    def __init__(self, name: str, fault: Trouble) -> None:
         super().__init__(name, f"1SIM-{name}")
-        self.fault = fault
         self.back_s: list[float] = []
+        self._fault = fault
         self._chance = random.Random(f"1 {name}")
 
     async def connect(self, stack: contextlib.AsyncExitStack, number: int, pid: int) -> None:
@@ -97,49 +82,48 @@ class CutOffStation(Station):
     async def rounds(self, count: int) -> None:
         """Run so many sessions with the fault, and then one without it."""
         self.process_starts()
-        await until(lambda: self.value_s, ANSWER_TIMEOUT_S)
+        await until(lambda: self.value_s, self.answer_timeout_s)
         for _ in range(count):
             failing = asyncio.create_task(self._fail(self._chance.uniform(0.0, 6.0)))
             await asyncio.sleep(self._chance.uniform(0.0, 3.0))
-            start, stop = await self.session(self._chance.uniform(0.5, 6.0))
+            start, stop = await self.session(start_request(self.new_id(), ""), self._chance.uniform(0.5, 6.0))
             await failing
             if start.ok and not stop.ok:
                 stop = self.stop(start.transaction_id)
                 await self.answers(stop)
                 if not stop.ok:
-                    self._complain(f"no receipt of {start.transaction_id}: {stop.answer}")
+                    self.troubles.append(f"no receipt of {start.transaction_id}: {stop.answer}")
         if not await until(lambda: self.meter.open_transaction is None, CALM_S):
-            self._complain("a transaction runs on that was stopped or never begun")
+            self.troubles.append("a transaction runs on that was stopped or never begun")
         await self.last_session()
 
     async def _fail(self, after_s: float) -> None:
         await asyncio.sleep(after_s)
-        self.way.set_trouble(self.fault.trouble)
-        if self.fault.cuts_power:
+        self.way.set_trouble(self._fault)
+        if self._fault.cuts_power:
             self.meter.power_cycle(off_s=0.5, boot_s=1.0)
-        await asyncio.sleep(self.fault.lasts_s)
+        await asyncio.sleep(self._fault.lasts_s)
         self.way.set_trouble(Trouble())
         over_s = time.monotonic()
         if await until(lambda: self.value_s > over_s, VALUE_TIMEOUT_S):
             self.back_s.append(self.value_s - over_s)
         else:
-            self._complain(f"no value within {VALUE_TIMEOUT_S} s")
+            self.troubles.append(f"no value within {VALUE_TIMEOUT_S} s")
 
-    def _complain(self, sentence: str) -> None:
-        self.troubles.append(f"after {self.fault.name}: {sentence}")
+    def judge(self, journal: Path) -> list[str]:
+        return [f"{self._fault.name}: {each}" for each in super().judge(journal)]
 
     def row(self) -> str:
-        """Return a line of the table."""
         longest_s = max((call.answered_s or 0.0) - (call.asked_s or 0.0) for call in self.calls)
         ok = sum(call.ok for call in self.calls)
         back_s = max(self.back_s, default=float("nan"))
-        return f"  {self.fault.name:18} {len(self.calls):8} {ok:5} {longest_s:13.1f} s {back_s:14.1f} s"
+        return f"  {self._fault.name:18} {len(self.calls):8} {ok:5} {longest_s:13.1f} s {back_s:14.1f} s"
 
 
 class Run:
     """One run: all faults at once, each on a way of its own."""
 
-    def __init__(self, folder: Path, rounds: int, faults: Sequence[Fault] = FAULTS, *, packets: bool) -> None:
+    def __init__(self, folder: Path, rounds: int, faults: Sequence[Trouble] = FAULTS, *, packets: bool) -> None:
         self.stations = [CutOffStation(f"n{number}", fault) for number, fault in enumerate(faults)]
         self._folder = folder
         self._rounds = rounds
@@ -165,9 +149,7 @@ class Run:
             await stack.enter_async_context(service)
             await asyncio.gather(*(station.rounds(self._rounds) for station in self.stations))
             broken = await service.terminate()
-        for station in self.stations:
-            broken += [f"{station.fault.name}: {each}" for each in station.judge(journal)]
-        return broken
+        return broken + [each for station in self.stations for each in station.judge(journal)]
 
 
 async def new_namespace(stack: contextlib.AsyncExitStack) -> int:
@@ -179,11 +161,8 @@ async def new_namespace(stack: contextlib.AsyncExitStack) -> int:
     return process.pid
 
 
-def run_faults(rounds: int, folder: Path, *, packets: bool) -> bool:
-    """Run all faults and print the results. Returns whether every promise held."""
-    if packets:
-        subprocess.run(["ip", "link", "set", "lo", "up"], check=True)  # noqa: S607  a tool of the system
-    folder.mkdir()
+def run_faults(rounds: int, folder: Path, *, packets: bool) -> int:
+    """Run all faults and print the results. Returns the exit status."""
     run = Run(folder, rounds, packets=packets)
     began_s = time.monotonic()
     broken = asyncio.run(run.run())
@@ -191,38 +170,35 @@ def run_faults(rounds: int, folder: Path, *, packets: bool) -> bool:
     print("  fault              commands    OK  longest answer  values back after")
     for station in run.stations:
         print(station.row())
-    for sentence in broken:
-        print(f"BROKEN: {sentence}")
-    return not broken
+    return verdict(broken)
 
 
-def run_in_namespace(rounds: int, folder: Path) -> bool:
-    """Run this command in a network namespace. Returns whether every promise held; True where there are none."""
+def run_in_namespace(rounds: int, folder: Path) -> int:
+    """Run this command in a network namespace. Returns its exit status; 0 where there are none."""
     if why := why_no_namespaces():
         print(f"skipped: packets between network namespaces: {why}")
-        return True
+        return 0
     line = unshared(sys.executable, "-m", __spec__.name, "--rounds", str(rounds), "--keep", str(folder))
     with programs.running(line, env=os.environ | {INSIDE: "1"}) as process:
-        return process.wait() == 0
+        return process.wait()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=at_least_one, default=3, help="sessions with each fault (%(default)s)")
+    parser.add_argument("--rounds", type=at_least(1), default=3, help="sessions with each fault (%(default)s)")
     parser.add_argument("--way", choices=("packets", "proxy"), help="one of the two; else both")
     parser.add_argument("--keep", type=Path, help="keep logs and journals in this new folder")
     given = parser.parse_args(arguments)
-    programs.prepare()
-    if os.environ.get(INSIDE):
-        return 0 if run_faults(given.rounds, given.keep, packets=True) else 1
-    with contextlib.ExitStack() as stack:
-        folder = programs.new_folder(stack, given.keep)
-        held = given.way == "proxy" or run_in_namespace(given.rounds, folder / "packets")
+    with programs.prepared(given.keep) as folder:
+        if os.environ.get(INSIDE):
+            subprocess.run(["ip", "link", "set", "lo", "up"], check=True)  # noqa: S607  a tool of the system
+            return run_faults(given.rounds, folder, packets=True)
+        status = 0 if given.way == "proxy" else run_in_namespace(given.rounds, folder / "packets")
         if given.way != "packets":
-            held = run_faults(given.rounds, folder / "proxy", packets=False) and held
-    print("Nothing is broken." if held else "Something is broken.")
-    return 0 if held else 1
+            (folder / "proxy").mkdir()
+            status |= run_faults(given.rounds, folder / "proxy", packets=False)
+    return status
 
 
 if __name__ == "__main__":

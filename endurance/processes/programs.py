@@ -1,105 +1,74 @@
-"""Programs as processes that end with the command that started them, and what the kernel says about a process."""
+"""Programs as processes that end with the command that started them; the two that drive a meter can be killed."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
+
+from endurance.processes.wrapped_program import MODULE_PY
+from tests.support.everest_bench import CommandRefused, EverestBench, ModuleDied, configuration
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
     from types import FrameType
 
+    from endurance.processes.station import RealStation
+
+    OnAnswer = Callable[[dict[str, Any]], None]
+
 ROOT: Final = Path(__file__).resolve().parents[2]
+IEM_DCR: Final = (sys.executable, "-m", "iem_dcr.cli.main")
 END_TIMEOUT_S: Final = 10.0
-
-
-def iem_dcr(*arguments: str) -> list[str]:
-    """Return the command line of iem-dcr."""
-    return [sys.executable, "-m", "iem_dcr.cli.main", *arguments]
-
-
-def start(line: Sequence[str], log: Path | None = None, **options: Any) -> subprocess.Popen[str]:
-    """Start a process in a group of its own, so that Ctrl-C does not reach it. The log gets its standard error."""
-    with contextlib.ExitStack() as stack:
-        stderr = None if log is None else stack.enter_context(log.open("a", encoding="utf-8"))
-        return subprocess.Popen(  # noqa: S603  our own programs
-            line, stdin=subprocess.PIPE, text=True, stderr=stderr, cwd=ROOT, start_new_session=True, **options
-        )
-
-
-def end(process: subprocess.Popen[str]) -> int:
-    """End a process with SIGTERM, or with SIGKILL where that does not help. Returns its exit code."""
-    if process.poll() is None:
-        process.terminate()
-        try:
-            process.wait(END_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-    for stream in (process.stdin, process.stdout):
-        if stream is not None:
-            with contextlib.suppress(OSError):
-                stream.close()
-    return process.returncode
+WRAPPED_PROGRAM: Final = Path(__file__).with_name("wrapped_program.py")
+SAFE_PATH: Final = {"PYTHONSAFEPATH": "1"}
+"""The folder of the wrapped program does not come before EVerest's framework."""
 
 
 @contextlib.contextmanager
 def running(line: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
-    """Run a process for as long as the block is entered."""
-    process = start(line, **options)
-    try:
-        yield process
-    finally:
-        end(process)
+    """Run a process for as long as the block is entered, in a group of its own, so that Ctrl-C does not reach it."""
+    with subprocess.Popen(  # noqa: S603  our own programs
+        line, stdin=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True, **options
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
 
 
-def prepare() -> None:
-    """Make a command fit to start processes: SIGTERM ends them with it.
+@contextlib.contextmanager
+def prepared(keep: Path | None) -> Iterator[Path]:
+    """Make a command fit to start processes: SIGTERM ends them with it. Returns a folder for logs and journals.
+
+    Args:
+        keep: a new folder that stays; None for one that goes.
 
     Raises:
-        SystemExit: there is no broker.
+        SystemExit: there is no broker, or the folder is there already; its journals would be taken for this run's.
     """
-    if shutil.which("mosquitto") is None and shutil.which("mosquitto", path="/usr/local/sbin:/usr/sbin") is None:
+    if not any(shutil.which("mosquitto", path=path) for path in (None, "/usr/local/sbin:/usr/sbin")):
         raise SystemExit("mosquitto is not installed")
 
     def leave(number: int, _frame: FrameType | None) -> NoReturn:
         raise SystemExit(128 + number)
 
     signal.signal(signal.SIGTERM, leave)
-
-
-def new_folder(stack: contextlib.ExitStack, keep: Path | None) -> Path:
-    """Make a folder for logs and journals, which goes with the stack unless it is to be kept.
-
-    Raises:
-        FileExistsError: what is to be kept is there already; its journals would be taken for those of this run.
-    """
-    if keep is None:
-        return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="iem-dcr-")))
-    keep.mkdir(parents=True)
-    return keep
-
-
-def resident_kib(pid: int) -> int:
-    """Return how much memory of a process is resident."""
-    return _status(pid, "VmRSS")
-
-
-def threads(pid: int) -> int:
-    """Return how many threads a process has."""
-    return _status(pid, "Threads")
-
-
-def handles(pid: int) -> int:
-    """Return how many file handles a process has."""
-    return len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208  names only: one may be closed meanwhile
+    with tempfile.TemporaryDirectory(prefix="iem-dcr-") as name:
+        try:
+            (keep or Path(name, "run")).mkdir(parents=True)
+        except OSError as error:
+            raise SystemExit(f"{keep}: {error.strerror}") from None
+        yield keep or Path(name, "run")
 
 
 def waited_for_core_s(pid: int) -> float:
@@ -110,6 +79,173 @@ def waited_for_core_s(pid: int) -> float:
         return 0.0
 
 
-def _status(pid: int, name: str) -> int:
-    lines = Path(f"/proc/{pid}/status").read_text("utf-8").splitlines()
-    return int(next(line for line in lines if line.startswith(f"{name}:")).split()[1])
+class ServiceProcess:
+    """`iem-dcr run`.
+
+    Args:
+        folder: for its configuration and log.
+        stations: whose meters it drives.
+        broker: host and port of its broker.
+        journal: of its meters.
+        options: of iem-dcr.
+        prefix: a command that runs it somewhere else.
+        environment: variables of `wrapped_program`; without any the program runs as it is.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        stations: Sequence[RealStation],
+        broker: tuple[str, int],
+        journal: Path,
+        *options: str,
+        prefix: Sequence[str] = (),
+        **environment: str,
+    ) -> None:
+        lines = [f'[mqtt]\nhost = "{broker[0]}"\nport = {broker[1]}']
+        for station in stations:
+            lines.append(f'\n[[meter]]\nmodule_id = "{station.name}"')
+            lines += [f"{name} = {json.dumps(value)}" for name, value in station.settings(journal).items()]
+        config = folder / f"{stations[0].name}.toml"
+        config.write_text("\n".join(lines) + "\n", "utf-8")
+        program = (sys.executable, str(WRAPPED_PROGRAM)) if environment else IEM_DCR
+        self.log = config.with_suffix(".log")
+        self._line = (*prefix, *program, *options, "run", str(config))
+        self._environment = {**os.environ, **SAFE_PATH, **environment} if environment else None
+        self._process: asyncio.subprocess.Process | None = None
+
+    @property
+    def pid(self) -> int:
+        return 0 if self._process is None else self._process.pid
+
+    async def start(self) -> None:
+        with self.log.open("a") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                *self._line, stderr=log, cwd=ROOT, env=self._environment, start_new_session=True
+            )
+
+    def kill(self) -> str:
+        """Kill it in this very moment. Returns how it ended where it had ended before, or ""."""
+        if self._process is None:
+            return ""
+        if self._process.returncode is not None:
+            return f"the service ended by itself with {self._process.returncode}"
+        self._process.kill()
+        return ""
+
+    async def reap(self) -> None:
+        if self._process is not None:
+            await self._process.wait()
+
+    async def terminate(self) -> list[str]:
+        """End it in good order. Returns what is wrong with its end or in its log."""
+        assert self._process is not None  # noqa: S101  it was started
+        wrong = []
+        try:
+            self._process.terminate()
+            async with asyncio.timeout(END_TIMEOUT_S):
+                if code := await self._process.wait():
+                    wrong.append(f"the service ended with {code}")
+        except (TimeoutError, ProcessLookupError) as error:
+            wrong.append(f"the service does not end in good order: {error!r}")
+        log = self.log.read_text("utf-8", "replace")
+        if "Traceback" in log:
+            wrong.append(f"the service's log has a traceback: {log[log.index('Traceback') :][:3000]}")
+        return wrong
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.kill()
+        await self.reap()
+
+
+class ModuleProcess:
+    """The EVerest module, under a double of EVerest's framework.
+
+    Args:
+        settings: of the module.
+        on_value: gets every live value, and when the module published it.
+        environment: variables of `wrapped_program`; without any the module runs as it is.
+    """
+
+    def __init__(
+        self, settings: Mapping[str, Any], on_value: Callable[[dict[str, Any], float], None], **environment: str
+    ) -> None:
+        program, variables = (WRAPPED_PROGRAM, SAFE_PATH | environment) if environment else (MODULE_PY, {})
+        self._make = partial(EverestBench, program, configuration(MODULE_PY, settings), environment=variables)
+        self._on_value = on_value
+        self._bench: EverestBench | None = None
+        self._stack = contextlib.ExitStack()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def pid(self) -> int:
+        return 0 if self._bench is None else self._bench.pid
+
+    async def start(self) -> None:
+        bench = self._make()
+        await asyncio.to_thread(self._stack.enter_context, bench)
+        self._bench = bench
+        with contextlib.suppress(ModuleDied):  # it was killed meanwhile
+            await asyncio.to_thread(bench.ready)
+        self._spawn(self._watch(bench))
+
+    def kill(self) -> str:
+        """Kill it in this very moment. Returns how it ended where it had ended before, or ""."""
+        if self._bench is None:
+            return ""
+        if self._bench.exit_code is not None:
+            return f"the module ended by itself with {self._bench.exit_code}: {self._bench.stderr[-3000:]}"
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._bench.pid, signal.SIGKILL)
+        return ""
+
+    async def reap(self) -> None:
+        if self._bench is not None:
+            await asyncio.to_thread(self._bench.wait_exit)
+            self._bench = None
+            await asyncio.to_thread(self._stack.close)
+            if self._tasks:
+                await asyncio.wait(set(self._tasks), timeout=5)
+
+    async def terminate(self) -> list[str]:
+        """End it in good order. Returns what is wrong with its end or in what it wrote."""
+        assert self._bench is not None  # noqa: S101  it was started
+        code, _ = await asyncio.to_thread(self._bench.sigterm)
+        stderr = self._bench.stderr
+        await self.reap()
+        wrong = [f"the module ended with {code}"] if code else []
+        return [*wrong, f"the module wrote to standard error: {stderr[:3000]}"] if stderr else wrong
+
+    def call(self, command: str, payload: Any, on_answer: OnAnswer) -> bool:
+        """Call a command. Returns whether a module is there to be called."""
+        bench = self._bench
+        if bench is None or bench.exit_code is not None or not bench.events_of("init_done"):
+            return False
+        arguments = {"value": {"tariff_text": ""} | payload} if command == "start" else {"transaction_id": payload}
+        self._spawn(self._call(bench, f"{command}_transaction", arguments, on_answer))
+        return True
+
+    async def _call(self, bench: EverestBench, command: str, arguments: dict[str, Any], on_answer: OnAnswer) -> None:
+        with contextlib.suppress(ModuleDied, CommandRefused):  # no answer comes
+            future = await asyncio.to_thread(bench.call_async, command, arguments)
+            on_answer(await asyncio.wrap_future(future))
+
+    async def _watch(self, bench: EverestBench) -> None:
+        """Hand on the values of a process, to the last one."""
+        handed_on, is_over = 0, False
+        while not is_over:
+            is_over = bench is not self._bench
+            published = bench.published("powermeter")
+            for each in published[handed_on:]:
+                self._on_value(each.value, each.at)
+            handed_on = len(published)
+            await asyncio.sleep(0.02)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

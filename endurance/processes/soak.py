@@ -17,17 +17,17 @@ import json
 import os
 import random
 import signal
-import statistics
 import sys
 import time
-from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING, Final
 
-from endurance.given import at_least_one, positive
+from endurance.given import at_least, positive, verdict
+from endurance.growth import grown, handles, resident_kib, threads
+from endurance.model import start_request
 from endurance.processes import programs
-from endurance.processes.driver_processes import ServiceProcess
-from endurance.processes.everest_mqtt import EverestMqtt
-from endurance.processes.station import Station, until
+from endurance.processes.programs import ServiceProcess
+from endurance.processes.station import EverestMqtt, RealStation
+from endurance.station import until
 from iem_dcr.simulator import SimulatorServer
 from tests.support.brokers import Mosquitto
 
@@ -44,46 +44,16 @@ ALLOWED: Final = {"resident_kib": 1024.0, "handles": 2.0, "threads": 1.0, "tasks
 """By how much the last third of the samples may be above the first third: what a moment's work is worth."""
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """The service at one moment, in minutes since sampling began."""
-
-    minute: float
-    resident_kib: int
-    handles: int
-    threads: int
-    tasks: int
-    objects: int
-
-
-def growth(samples: Sequence[Sample]) -> dict[str, float]:
-    """Return by how much each column's median of the last third is above that of the first third."""
-    third = max(1, len(samples) // 3)
-    return {name: _median(samples[-third:], name) - _median(samples[:third], name) for name in ALLOWED}
-
-
-def _median(samples: Sequence[Sample], name: str) -> float:
-    return float(statistics.median(getattr(sample, name) for sample in samples))
-
-
-def slope_per_hour(samples: Sequence[Sample], name: str) -> float:
-    """Return how much a column rises in an hour, by the straight line nearest to it."""
-    if len(samples) < 2:
-        return 0.0
-    values = [float(getattr(sample, name)) for sample in samples]
-    return 60 * statistics.linear_regression([sample.minute for sample in samples], values).slope
-
-
 class Soak:
     """One run."""
 
     def __init__(self, folder: Path, meters: int, session_period_s: float) -> None:
-        self.samples: list[Sample] = []
+        self._samples: list[dict[str, float]] = []
         self._folder = folder
         self._counts = folder / "counts.json"
         self._session_period_s = session_period_s
         self._is_over = False
-        self._stations = [Station(f"pm{number}", f"1SIM{number:010}") for number in range(meters)]
+        self._stations = [RealStation(f"pm{number}", f"1SIM{number:010}") for number in range(meters)]
 
     async def run(self, hours: float, fills: int) -> list[str]:
         """Start everything, fill the memories, sample, end everything. Returns what was broken."""
@@ -94,10 +64,8 @@ class Soak:
             for station in self._stations:
                 everest.add(station)
                 station.address = "127.0.0.1", (await stack.enter_async_context(SimulatorServer(station.meter))).port
-            service = ServiceProcess(
-                self._folder, self._stations, everest.address, journal, "-q",
-                IEM_DCR_ENDURANCE_COUNTS=str(self._counts),
-            )  # fmt: skip
+            counts = {"IEM_DCR_ENDURANCE_COUNTS": str(self._counts)}
+            service = ServiceProcess(self._folder, self._stations, everest.address, journal, "-q", **counts)
             await stack.enter_async_context(service)
             await asyncio.gather(*(self._fill(station, fills) for station in self._stations))
             having_sessions = [asyncio.create_task(self._have_sessions(station)) for station in self._stations]
@@ -110,83 +78,57 @@ class Soak:
             broken += [f"{station.name}: {each}" for each in station.judge(journal)]
         if text := service.log.read_text("utf-8"):
             broken.append(f"the service's log says: {text[:2000]}")
-        return broken + [
-            f"{name} grows: by {by:.0f}, where {ALLOWED[name]:.0f} is a moment's work"
-            for name, by in growth(self.samples).items()
-            if by > ALLOWED[name]
-        ]
+        return broken + grown(self._samples, ALLOWED)
 
-    async def _fill(self, station: Station, sessions: int) -> None:
+    async def _fill(self, station: RealStation, sessions: int) -> None:
         station.process_starts()
         await until(lambda: station.value_s, 60)
         for _ in range(sessions):
             await self._have_session(station, 0.5)
 
-    async def _have_sessions(self, station: Station) -> None:
+    async def _have_sessions(self, station: RealStation) -> None:
         chance = random.Random(station.name)
         while not await until(lambda: self._is_over, chance.uniform(0.2, 1.8) * self._session_period_s):
             await self._have_session(station, chance.uniform(2.0, 20.0))
 
-    async def _have_session(self, station: Station, length_s: float) -> None:
-        for call in await station.session(length_s):
+    async def _have_session(self, station: RealStation, length_s: float) -> None:
+        for call in await station.session(start_request(station.new_id(), ""), length_s):
             call.fresh = True
 
     async def _sample(self, pid: int, hours: float) -> None:
         begin_s = time.monotonic()
         rows_apart = max(1, round(hours * 3600 / SAMPLE_PERIOD_S / ROWS))
-        print("minute  resident MiB  handles  threads  tasks  objects  sessions")
+        print("minute  resident KiB  handles  threads  tasks  objects  sessions")
         while (now_s := time.monotonic() - begin_s) <= hours * 3600:
             self._counts.unlink(missing_ok=True)
             os.kill(pid, signal.SIGUSR1)
             if not await until(self._counts.exists, 10):
                 raise RuntimeError("the service does not tell its counts")
-            numbers = json.loads(self._counts.read_text("utf-8"))
-            memory = programs.resident_kib(pid), programs.handles(pid), programs.threads(pid)
-            self.samples.append(Sample(now_s / 60, *memory, **numbers))
-            if (len(self.samples) - 1) % rows_apart == 0:
-                self._show(self.samples[-1])
-            await asyncio.sleep(max(0.0, SAMPLE_PERIOD_S * len(self.samples) - (time.monotonic() - begin_s)))
-        self._show(self.samples[-1])
+            sample = {"minute": now_s / 60, "resident_kib": resident_kib(pid), "handles": handles(pid)}
+            sample |= {"threads": threads(pid), **json.loads(self._counts.read_text("utf-8"))}
+            if len(self._samples) % rows_apart == 0:
+                self._show(sample)
+            self._samples.append(sample)
+            await asyncio.sleep(max(0.0, SAMPLE_PERIOD_S * len(self._samples) - (time.monotonic() - begin_s)))
+        self._show(self._samples[-1])
 
-    @property
-    def _sessions(self) -> int:
-        return sum(station.counts["stop: OK"] for station in self._stations)
-
-    def _show(self, sample: Sample) -> None:
-        minute, resident_kib, *numbers = astuple(sample)
-        widths = (9, 9, 7, 9, 10)
-        columns = "".join(f"{number:{width}}" for number, width in zip([*numbers, self._sessions], widths, strict=True))
-        print(f"{minute:6.1f}  {resident_kib / 1024:12.2f}{columns}", flush=True)
-
-    def report(self) -> None:
-        """Print the result."""
-        values = sum(len(station.energies) for station in self._stations)
-        print(
-            f"\n{len(self._stations)} meters, {self.samples[-1].minute:.1f} minutes, {len(self.samples)} samples,"
-            f" {self._sessions} sessions, {values} values"
-        )
-        for name, by in growth(self.samples).items():
-            slope = slope_per_hour(self.samples, name)
-            print(f"  {name:13} slope {slope:+9.1f} an hour, last third {by:+8.1f} against the first")
+    def _show(self, sample: dict[str, float]) -> None:
+        sessions = sum(station.counts["stop: OK"] for station in self._stations)
+        row = "{minute:6.1f}  {resident_kib:12} {handles:8} {threads:8} {tasks:6} {objects:8} {sessions:9}"
+        print(row.format(**sample, sessions=sessions), flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hours", type=positive, default=1.0, help="how long to sample (%(default)s)")
-    parser.add_argument("--meters", type=at_least_one, default=50, help="how many (%(default)s)")
+    parser.add_argument("--meters", type=at_least(1), default=50, help="how many (%(default)s)")
     parser.add_argument("--every", type=positive, default=60.0, help="seconds between a meter's sessions (%(default)s)")
-    parser.add_argument("--fills", type=at_least_one, default=FILLS, help="sessions of each meter before (%(default)s)")
+    parser.add_argument("--fills", type=at_least(1), default=FILLS, help="sessions of each meter before (%(default)s)")
     given = parser.parse_args(arguments)
-    programs.prepare()
-    with contextlib.ExitStack() as stack:
-        soak = Soak(programs.new_folder(stack, None), given.meters, given.every)
-        broken = asyncio.run(soak.run(given.hours, given.fills))
-        soak.report()
-    for sentence in broken:
-        print(sentence)
-    print("It grows, or it failed." if broken else "Nothing grows.")
-    return 1 if broken else 0
+    with programs.prepared(None) as folder:
+        broken = asyncio.run(Soak(folder, given.meters, given.every).run(given.hours, given.fills))
+    return verdict(broken, "Nothing grows.")
 
 
 if __name__ == "__main__":

@@ -1,44 +1,32 @@
-"""A station: EVerest's part at one power meter, and the meter. It records everything that both do."""
+"""Stations of real processes, and EVerest at a real broker: requests, answers, live values, heartbeats."""
 
 from __future__ import annotations
 
 import asyncio
-import json
+import itertools
 import time
-from collections.abc import Callable
+from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Self
 
-from endurance import invariants
-from endurance.model import Call, Filed, MeterRecord, Record, Serving
-from endurance.processes.watched_meter import WatchedMeter
-from iem_dcr.journal import open_for_reading
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion
+
+from endurance.invariants import broken
+from endurance.meter import Meter, Serving
+from endurance.model import EVSE_ID, SERVICE, Call, start_request
+from endurance.station import Station
+from iem_dcr.simulator import SimulatorOptions
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-EVSE_ID: Final = "DE*PRO*E1"
-ANSWER_TIMEOUT_S: Final = 62.0
-"""A stop may take 60 s."""
 CALM_S: Final = 100.0
 """How long a station waits at the end for a session that succeeds, as in the simulation."""
 FIRST_WORD_S: Final = 0.2
 """No process says anything so soon after its start: what comes earlier is from the one before."""
-
-OnAnswer: TypeAlias = Callable[[dict[str, Any]], None]
-Send: TypeAlias = Callable[[str, Any, OnAnswer], Callable[[], None] | None]
-"""Sends a command with its payload. Returns what sends the same request again, or None where no process is there."""
-
-
-async def until(condition: Callable[[], object], timeout_s: float) -> bool:
-    """Wait until a condition holds. Returns False when it does not hold in time."""
-    give_up_s = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > give_up_s:
-            return False
-        await asyncio.sleep(0.01)
-    return True
+QUICK: Final = {"load_delay_s": 0.05, "charge_s": 0.3, "signing_delay_s": 0.15}
 
 
 @dataclass(slots=True)
@@ -51,194 +39,176 @@ class Process:
     failures: tuple[str, ...] = ()
 
 
-class Station(Record):
-    """One station. Its times are those of `time.monotonic`.
+class RealStation(Station):
+    """One station of real processes, with a meter that charges and signs quickly. Its times are those of
+    `time.monotonic`.
 
     Args:
         name: its power meter's module_id.
         serial: its meter's.
+        kind: which of our programs drives the meter.
         journal: whether receipts are kept.
         options: of its meter.
 
     Attributes:
-        meter: its meter.
-        address: where the power meter reaches it.
-        send: how commands reach the power meter.
+        everest: where it is a station of a service.
+        address: where the power meter reaches its meter.
         troubles: what went wrong beside the promises.
         value_s: when the last live value came.
     """
 
-    def __init__(self, name: str, serial: str, *, journal: bool = True, **options: Any) -> None:
-        super().__init__(journal=journal)
-        self.name = name
-        self.meter = WatchedMeter(serial, self._serving, **options)
-        self.units = [self.meter.record]
+    everest: EverestMqtt
+
+    def __init__(self, name: str, serial: str, kind: str = SERVICE, *, journal: bool = True, **options: Any) -> None:
+        counts: Counter[str] = Counter()
+        simulated: dict[str, Any] = QUICK | options
+        meter = Meter(SimulatorOptions(MS=serial, **simulated), time.monotonic, counts, self._owner_of)
+        super().__init__(name, kind, meter, counts, journal=journal)
         self.processes: list[Process] = []
         self.address = "127.0.0.1", 0
-        self.send: Send
         self.troubles: list[str] = []
         self.value_s = 0.0
-        self._ids = 0
-
-    @property
-    def unit(self) -> MeterRecord:
-        return self.meter.record
+        self._ids = itertools.count(1)
 
     def host_at(self, at_s: float) -> datetime:
         return datetime.now(UTC) - timedelta(seconds=time.monotonic() - at_s)
 
     def settings(self, journal: Path) -> dict[str, object]:
-        """Return the settings of its power meter."""
         host, port = self.address
         kept = {"journal_path": str(journal) if self.journal else "off"}
         return {"ip_address": host, "port_http": port, "CI": EVSE_ID, **kept}
 
+    # --- its process ---
+
     def process_starts(self) -> Process:
-        """Record that a process of ours is started now."""
         self.processes.append(Process(len(self.processes), time.monotonic()))
+        self.tell(f"process {self.processes[-1].number} starts")
         return self.processes[-1]
 
     @property
-    def process_number(self) -> int:
+    def _process_number(self) -> int:
         """The number of the process that speaks now."""
         last = self.processes[-1]
         return last.number if time.monotonic() > last.began_s + FIRST_WORD_S else max(0, last.number - 1)
 
-    def _serving(self, card: str) -> Serving | None:
-        """Return the start that a card belongs to: every start has a card of its own."""
-        for call in self.calls:
-            if card and call.request.get("identification_data") == card:
-                return Serving(call.transaction_id, call.number, self.process_number)
-        return None
-
-    # --- what the power meter publishes ---
-
     def on_value(self, value: dict[str, Any], at_s: float | None = None) -> None:
-        """Record a live value."""
+        super().on_value(value)
         self.value_s = at_s or time.monotonic()
         process = self.processes[-1]
-        self.energies.append((value["meter_id"], value["energy_Wh_import"]["total"], process.number))
         if process.back_s is None and self.value_s > process.began_s + FIRST_WORD_S:
             process.back_s = self.value_s - process.began_s
-
-    def on_check(self, payload: bytes) -> None:
-        """Record a communication check."""
-        self.checks.add(payload)
 
     # --- commands ---
 
     def new_id(self) -> str:
-        """Return an id that was not used before."""
-        self._ids += 1
-        return f"{self.name}-{self._ids}"
+        return f"{self.name}-{next(self._ids)}"
 
-    def start(self, transaction_id: str) -> Call:
-        """Send a start, with a card of its own."""
-        call = Call("start", transaction_id, len(self.calls))
-        card = f"04{self.name.encode().hex()}{call.number:06}"
-        call.request = {
-            "evse_id": EVSE_ID, "transaction_id": transaction_id, "identification_status": "ASSIGNED",
-            "identification_flags": [], "identification_type": "ISO14443", "identification_data": card,
-        }  # fmt: skip
-        self.command(call, call.request)
-        return call
+    def start(self, request: dict[str, Any]) -> Call:
+        """Have a transaction begun with a card of its own, which tells whose it is."""
+        card = f"04{self.name.encode().hex()}{len(self.calls):06}"
+        return super().start(request | {"identification_data": card})
 
-    def stop(self, transaction_id: str) -> Call:
-        """Send a stop."""
-        call = Call("stop", transaction_id, len(self.calls))
-        self.command(call, transaction_id)
-        return call
+    def _owner_of(self, card: str) -> Serving | None:
+        for call in self.calls if card else ():
+            if call.request.get("identification_data") == card:
+                return Serving(call.transaction_id, self._process_number)
+        return None
 
-    def command(self, call: Call, payload: object) -> Callable[[], None] | None:
-        """Send a command, and record every answer to it. Returns what `send` does."""
-        self.calls.append(call)
-        self.counts[call.command] += 1
-        call.asked_s, call.process = time.monotonic(), self.process_number
-        repeat = self.send(call.command, payload, lambda answer: self._on_answer(call, answer))
-        if repeat is None:
-            call.excused = "no process was there"
-        return repeat
+    def _send(self, call: Call, payload: Any) -> None:
+        call.asked_s, call.process = time.monotonic(), self._process_number
+        self.everest.publish(*self._message(call, payload))
 
-    def _on_answer(self, call: Call, answer: dict[str, Any]) -> None:
-        """Record an answer. A broker may hand a request over again to the process that is started next."""
-        call.answers += 1
-        now_s, process = time.monotonic(), self.processes[self.process_number]
-        if process.number != call.process:
-            # Both processes may have acted on it.
-            self.meter.meddle(call.asked_s or now_s, process.began_s, now_s)
+    def on_answer(self, call: Call, answer: dict[str, Any]) -> None:
+        """Take an answer. A broker may hand a request over again to the process that is started next."""
+        now_s, process = time.monotonic(), self.processes[self._process_number]
+        is_anothers = process.number != call.process
+        if is_anothers:
+            self.meter.meddle(call.asked_s or now_s, process.began_s, now_s)  # both may have acted on it
         if call.answer is None:
-            call.answer, call.answered_s, call.process = answer, now_s, process.number
-            call.asked_s = max(call.asked_s or now_s, process.began_s)
-            self.counts[f"{call.command}: {answer['status']}"] += 1
-        elif call.answer["status"] == answer["status"] == "OK" and call.answer != answer:
-            self.dead_letters.append(f"another answer to {call.command} {call.transaction_id}")
-
-    def excuse(self, why: str) -> None:
-        """Record why what is not answered yet need not be."""
-        for call in self.calls:
-            if call.answer is None and not call.excused:
-                call.excused = why
-
-    async def answers(self, *calls: Call) -> None:
-        """Wait until these commands, or all, are answered or excused."""
-        waited_for = calls or self.calls
-        await until(lambda: all(call.answer is not None or call.excused for call in waited_for), ANSWER_TIMEOUT_S)
-
-    async def session(self, length_s: float) -> tuple[Call, Call]:
-        """Run a whole session."""
-        start = self.start(self.new_id())
-        await self.answers(start)
-        await asyncio.sleep(length_s)
-        stop = self.stop(start.transaction_id)
-        await self.answers(stop)
-        return start, stop
+            call.process, call.asked_s = process.number, max(call.asked_s or now_s, process.began_s)
+        elif not call.ok or answer["status"] != "OK":
+            return
+        super().on_answer(call, answer)
 
     async def last_session(self) -> None:
         """Run sessions until one succeeds, for 100 s at most. The last one counts as one in which nothing is wrong."""
         give_up_s = time.monotonic() + CALM_S
-        while True:
-            start, stop = await self.session(1.5)
-            if (start.ok and stop.ok) or time.monotonic() > give_up_s:
-                break
-        start.fresh = stop.fresh = True
+        is_over = False
+        while not is_over:
+            calls = await self.session(start_request(self.new_id(), ""), 1.5)
+            is_over = all(call.ok for call in calls) or time.monotonic() > give_up_s
+        for call in calls:
+            call.fresh = True
         self.running_at_end = self.meter.open_transaction
 
     # --- what came of it ---
 
     def judge(self, journal: Path) -> list[str]:
         """Read the journal, leave a chronicle beside it, and return every promise that was broken."""
-        if self.journal:
-            with open_for_reading(journal) as reader:
-                entries = reader.entries(meter=self.unit.serial)
-                self.filed = [Filed(entry.text, entry.transaction_id) for entry in entries]
+        self.read_journal(journal)
         journal.with_name(f"{self.name}.txt").write_text(self.chronicle(), "utf-8")
-        return self.broken()
-
-    def broken(self) -> list[str]:
-        """Return every promise that was broken. The journal is told of a transaction before B goes out."""
-        dropped = self.disk_troubled
-        self.noted = {
-            truth for truth in self.unit.truths if not any(begin <= truth.begun_s <= end for begin, end in dropped)
-        }
-        return [*invariants.broken(self), *self.troubles]
-
-    def chronicle(self) -> str:
-        """Return what happened, line by line, for a person who looks for a reason."""
-        lines = [(each.began_s, f"process {each.number} starts, back after {each.back_s}") for each in self.processes]
-        for call in self.calls:
-            name = f"call {call.number} {call.command} {call.transaction_id!r}"
-            lines.append((call.asked_s or 0.0, f"{name} {call.excused}"))
-            if call.answer is not None:
-                said = call.answer.get("error") or call.answer["status"]
-                lines.append((call.answered_s or 0.0, f"{name}: {said} by {call.process}, {_receipt(call.tuple_text)}"))
-        for truth in self.unit.truths:
-            fate = "lost" if truth.lost else _receipt(truth.text)
-            lines.append((truth.begun_s, f"the meter begins {truth.transaction_id!r}: {fate}"))
-            if truth.closed_s is not None:
-                lines.append((truth.closed_s, f"{truth.transaction_id!r} ended"))
-        lines += [(begin_s, f"until {end_s:.3f} a disk in trouble drops") for begin_s, end_s in self.disk_troubled]
-        return "".join(f"{at_s:10.3f}  {line}\n" for at_s, line in sorted(lines))
+        return [*broken(self), *self.troubles]
 
 
-def _receipt(text: str | None) -> str:
-    return "no receipt" if text is None else "receipt {PG} of card {ID}".format_map(json.loads(text.split("|", 2)[1]))
+class EverestMqtt:
+    """EVerest's connection to a broker. It reconnects by itself, and then sends what was asked meanwhile.
+
+    Attributes:
+        stations: by module_id.
+        address: host and port of the broker.
+    """
+
+    def __init__(self, port: int) -> None:
+        self.stations: dict[str, RealStation] = {}
+        self.address = "127.0.0.1", port
+        self._client = paho.Client(CallbackAPIVersion.VERSION2)
+
+    async def __aenter__(self) -> Self:
+        loop = asyncio.get_running_loop()
+        subscribed = asyncio.Event()
+
+        # paho calls these in its own thread.
+        def on_connect(*_: object) -> None:
+            self._client.subscribe([("everest_api/1/powermeter/+/m2e/#", 0), ("everest/reply/#", 1)])
+
+        def on_message(_client: object, _data: object, message: paho.MQTTMessage) -> None:
+            loop.call_soon_threadsafe(self._take, message.topic, bytes(message.payload))
+
+        def on_subscribe(*_: object) -> None:
+            loop.call_soon_threadsafe(subscribed.set)
+
+        self._client.on_connect, self._client.on_message = on_connect, on_message
+        self._client.on_subscribe = on_subscribe
+        self._client.reconnect_delay_set(1, 1)
+        self._client.connect_async(*self.address)
+        self._client.loop_start()
+        async with asyncio.timeout(30):
+            await subscribed.wait()
+        self._heartbeat = asyncio.create_task(self._send_heartbeats())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._heartbeat.cancel()
+        await asyncio.wait({self._heartbeat})
+        self._client.disconnect()
+        await asyncio.to_thread(self._client.loop_stop)
+
+    def add(self, station: RealStation) -> None:
+        """Have the station's commands sent, and what its power meter publishes recorded."""
+        self.stations[station.name] = station
+        station.everest = self
+
+    def publish(self, topic: str, message: bytes, qos: int = 1) -> None:
+        self._client.publish(topic, message, qos=qos)
+
+    def _take(self, topic: str, payload: bytes) -> None:
+        for name in topic.split("/"):
+            if name in self.stations:
+                self.stations[name].on_message(topic, payload)
+
+    async def _send_heartbeats(self) -> None:
+        for number in itertools.count(1):
+            for station in self.stations.values():
+                if self._client.is_connected():
+                    self.publish(station.topics.heartbeat, str(number).encode(), qos=0)
+            await asyncio.sleep(1.0)

@@ -15,6 +15,7 @@ import random
 import shutil
 import struct
 import subprocess
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -28,32 +29,38 @@ RESENT_AFTER_S: Final = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """What is wrong with a way.
+    """What is wrong with a way, for some time.
 
     Attributes:
+        name: of it.
+        lasts_s: how long.
         loss: share of what is sent that is lost.
         delay_s: how much later answers come.
         carries_requests, carries_answers: whether anything comes through in this direction.
         holds_back: connections are made, and no request comes through.
         is_up: the service's own network is up.
+        cuts_power: the meter loses its power meanwhile, and does not know the connections afterwards that it had.
     """
 
+    name: str = ""
+    lasts_s: float = 12.0
     loss: float = 0.0
     delay_s: float = 0.0
     carries_requests: bool = True
     carries_answers: bool = True
     holds_back: bool = False
     is_up: bool = True
+    cuts_power: bool = False
 
 
-class Way:
+class Way(ABC):
     """A way to a meter. ``host`` and ``port`` are where a service reaches the meter by it."""
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str) -> None:
         self.host = host
-        self.port = port
+        self.port = 0
         self.trouble = Trouble()
-        self._chance = random.Random(port)
+        self._chance = random.Random(host)
 
     def set_trouble(self, trouble: Trouble) -> None:
         """Have this trouble from now on, and no other; `Trouble()` is none."""
@@ -61,8 +68,9 @@ class Way:
             self._set_up(is_up=trouble.is_up)
         self.trouble = trouble
 
+    @abstractmethod
     def _set_up(self, *, is_up: bool) -> None:
-        raise NotImplementedError
+        """Have the service's own network come or go."""
 
     def _loses(self) -> bool:
         return self._chance.random() < self.trouble.loss
@@ -85,7 +93,7 @@ class PacketWay(Way):
     """
 
     def __init__(self, number: int, pid: int) -> None:
-        super().__init__(f"10.99.{number}.1", 0)
+        super().__init__(f"10.99.{number}.1")
         self._number = number
         self._pid = pid
         self._near, self._far = f"near{number}", f"far{number}"
@@ -173,7 +181,7 @@ class ProxyWay(Way):
     """A way of bytes through a proxy on this host. What TCP would send again when a trouble is over waits here."""
 
     def __init__(self, meter_port: int) -> None:
-        super().__init__("127.0.0.1", 0)
+        super().__init__("127.0.0.1")
         self._meter_port = meter_port
         self._connections: set[asyncio.Task[None]] = set()
 
@@ -198,8 +206,7 @@ class ProxyWay(Way):
         assert task is not None  # noqa: S101  this is a coroutine
         self._connections.add(task)
         task.add_done_callback(self._connections.discard)
-        async with contextlib.AsyncExitStack() as stack:
-            stack.enter_context(contextlib.suppress(OSError, asyncio.CancelledError))
+        with contextlib.suppress(OSError, asyncio.CancelledError), contextlib.ExitStack() as stack:
             stack.callback(writer.transport.abort)
             if self.trouble.is_up:
                 await self._pass(is_answer=False)

@@ -54,7 +54,6 @@ class Disk:
 
     @property
     def well_s(self) -> float:
-        """When its last trouble ends."""
         return self.troubles[-1][1] if self.troubles else 0.0
 
     def start_random_trouble(self, chance: random.Random) -> str:
