@@ -93,7 +93,6 @@ def test_one_knob_is_turned_by_its_name_and_nothing_else_is() -> None:
         ("all", 59021, ""),  # the last receipt was one that the node before had shown late, known to the journal
         ("known", 2084, "23:2;24:1-3"),  # the clock leapt twice
         ("all", 1187, "0:0,5;1:0-1"),  # a meter that shows no XT was taken for an idle one
-        ("all", 2565, "21:0-2;24:1,5"),  # each start waited for the receipt of a meter that had been exchanged
         ("known", 187, "13:1-3;14:1"),  # an unknown id got another transaction's receipt while the disk was in trouble
     ],
 )
