@@ -12,7 +12,7 @@ from iem_dcr.config import Settings
 from iem_dcr.driver import MeterDriver
 from iem_dcr.powermeter import TransactionRequestStatus
 from iem_dcr.simulator import Fault, SimulatorOptions
-from tests.support.bench import CI, SECRET, SERIAL, Bench, RememberingStation, bench, request
+from tests.support.bench import CI, SECRET, SERIAL, Bench, RememberingStation, bench, meter_options, request
 from tests.support.journals import virtual_journal
 from tests.support.virtual_time import virtual
 from tests.test_driver_start import receipt_of
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 OK = TransactionRequestStatus.OK
 UNEXPECTED_ERROR = TransactionRequestStatus.UNEXPECTED_ERROR
+SHORT_S = 5.0
+"""A third of what a start waits for a receipt that is due."""
 FATES = ("closed", "closed-late", "running", "lost")
 
 
@@ -222,6 +224,19 @@ async def test_the_receipt_of_an_exchanged_meter_is_not_handed_over(caplog: pyte
         assert [record for record in caplog.records if record.levelno == logging.ERROR]
         assert (await b.driver.start_transaction(request("next"))).status is OK
         assert receipt_of(await b.driver.stop_transaction("next")).identification == "04ABnext"
+
+
+@virtual
+async def test_no_start_waits_for_the_receipt_of_a_meter_that_was_exchanged() -> None:
+    async with bench(meter_options(idle_end="accept")) as b:
+        await earlier_session(b)
+        assert (await b.driver.start_transaction(request())).status is OK
+        b.meter.configure(MS="1SIM0000000099", private_key=SECRET + 1)
+        b.meter.power_cycle(off_s=1, boot_s=1)
+        await asyncio.sleep(15)
+        began_s = asyncio.get_running_loop().time()
+        assert (await b.driver.start_transaction(request("next"))).status is OK
+        assert asyncio.get_running_loop().time() - began_s < SHORT_S
 
 
 @virtual

@@ -19,7 +19,7 @@ from iem_dcr.driver.meter import Reply
 from iem_dcr.driver.provisioning import changed_text
 from iem_dcr.driver.texts import check_identification, signable_tariff
 from iem_dcr.driver.timing import now_s, seconds_since
-from iem_dcr.driver.transitions import AWAITED, State
+from iem_dcr.driver.transitions import State
 from iem_dcr.errors import MeterError, RequestError, printable, shortened
 from iem_dcr.powermeter import IDENTIFICATION_ERROR_LEVELS, TransactionRequestStatus, TransactionStartResponse
 
@@ -230,7 +230,7 @@ class _Start:
     async def _end_what_runs(self) -> bool:
         """Send E, and wait for the receipt of what it ended. Returns whether the round goes on to B."""
         meter = self._meter
-        was_due = any(entry.state in AWAITED for entry in meter.ledger.entries) or bool(meter.state.XT)
+        was_due = bool(meter.ledger.awaited or meter.state.XT)
         reply = await meter.send_end(self._deadline)
         if reply in (Reply.UNANSWERED, Reply.UNSENT):
             self._end_is_doubtful = self._end_is_doubtful or reply is Reply.UNANSWERED
