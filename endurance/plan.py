@@ -61,6 +61,10 @@ def _nodes(text: str) -> tuple[dict[str, str], ...]:
     return tuple(dict(zip(("method", "node"), each.split(), strict=True)) for each in text.split(", "))
 
 
+def _one(what: Any, *details: Any, **more: Any) -> tuple[Row, ...]:
+    return ((0.0, what, *details, more),)
+
+
 NODES: Final = _nodes(
     "* *, POST /user, POST /receipt, GET /receipt, GET /metervalue, GET /transaction, POST /gw, GET /gw,"
     " POST /datetime, POST /tariff"
@@ -87,33 +91,27 @@ SPRUNG: Final = (
 )  # fmt: skip
 
 WIRE: Final = (0.0, "wire_fault", FAULTS, NODES, {"count": (1, 1, 2, 5, 20)}), ((5.0, 20.0), "wire_heals")
-POWER: Final = ((0.0, "cut_power", CUT),)
-CLOCK: Final = ((0.0, "shift_clock", {"by_s": (-86400.0, -3600.0, -20.0, 20.0, 3600.0, 1e7)}),)
-LOAD: Final = ((0.0, "current_flows", {"for_s": (2.0, 8.0, 20.0)}),)
+POWER: Final = _one("cut_power", CUT)
+CLOCK: Final = _one("shift_clock", by_s=(-86400.0, -3600.0, -20.0, 20.0, 3600.0, 1e7))
+LOAD: Final = _one("current_flows", for_s=(2.0, 8.0, 20.0))
 STRANGER: Final = (0.0, "begin_by_hand"), ((1.0, 4.0, 8.0), "end_by_hand")
 TROUBLES: Final[tuple[tuple[Row, ...], ...]] = (
-    *(4 * [WIRE]), *(2 * [POWER]), *(3 * [((0.0, "set_trap", TRAPPED, SPRUNG),)]), CLOCK, LOAD, STRANGER,
-    ((0.0, "network_swallows", {"for_s": (1.0, 5.0, 15.0)}),),
-    ((0.0, ("kill", "restart"), {"away_s": (0.1, 1.0, 5.0)}),),
-    ((0.0, ("kill", "restart"), {"away_s": (0.1, 1.0, 5.0)}),),
-    ((0.0, "network_is_slow", {"by_s": (0.2, 0.9, 2.0), "for_s": 10.0}),),
-    ((0.0, "step_host", {"by_s": (-1e12, -3600.0, -30.0, 30.0, 3600.0, 1.8e9)}),),
-    ((0.0, "disk_fails", {"trouble": ("full", "full", "writes slowly"), "for_s": (2.0, 15.0)}),),
-    ((0.0, "exchange_meter", {"private_network_s": (0.5, 4.0)}),),
-    ((0.0, "broker_away", {"for_s": (0.2, 3.0, 20.0)}),),
+    *(4 * [WIRE]), *(2 * [POWER]), *(3 * [_one("set_trap", TRAPPED, SPRUNG)]), CLOCK, LOAD, STRANGER,
+    _one("network_swallows", for_s=(1.0, 5.0, 15.0)), *(2 * [_one(("kill", "restart"), away_s=(0.1, 1.0, 5.0))]),
+    _one("network_is_slow", by_s=(0.2, 0.9, 2.0), for_s=10.0),
+    _one("step_host", by_s=(-1e12, -3600.0, -30.0, 30.0, 3600.0, 1.8e9)),
+    _one("disk_fails", trouble=("full", "full", "writes slowly"), for_s=(2.0, 15.0)),
+    _one("exchange_meter", private_network_s=(0.5, 4.0)), _one("broker_away", for_s=(0.2, 3.0, 20.0)),
 )  # fmt: skip
-UNREADABLE: Final = {"trouble": ("silent", "broken", "slow"), "for_s": (2.0, 15.0, 40.0)}
+UNREADABLE: Final = _one("disk_fails", trouble=("silent", "broken", "slow"), for_s=(2.0, 15.0, 40.0))
 LATE: Final = {"kind": "act-late", "delay_s": (0.8, 2.0, 5.0), "count": (1, 1, 2)}
+LATE_NODES: Final = _nodes("POST /receipt, POST /receipt, POST /user, POST *")
 MORE_TROUBLES: Final[dict[str, tuple[tuple[Row, ...], ...]]] = {
-    "unreadable": (
-        ((0.0, "disk_fails", UNREADABLE),),
-        ((0.0, "disk_fails", UNREADABLE), (0.1, ("kill", "restart"), {"away_s": 0.3})),
-    ),
-    "late": 2
-    * (((0.0, "wire_fault", LATE, _nodes("POST /receipt, POST /receipt, POST /user, POST *")), (10.0, "wire_heals")),),
-    "frozen": (((0.0, "values_freeze", {"for_s": (3.0, 15.0, 60.0)}),),),
-    "falls": (((0.0, "register_falls", {"to_wh": (0, 20_480)}),),),
-    "swapped": (((0.0, "swap_meters", {"away_s": (0.5, 4.0, 12.0)}),),),
+    "unreadable": (UNREADABLE, (*UNREADABLE, (0.1, ("kill", "restart"), {"away_s": 0.3}))),
+    "late": 2 * (((0.0, "wire_fault", LATE, LATE_NODES), (10.0, "wire_heals")),),
+    "frozen": (_one("values_freeze", for_s=(3.0, 15.0, 60.0)),),
+    "falls": (_one("register_falls", to_wh=(0, 20_480)),),
+    "swapped": (_one("swap_meters", away_s=(0.5, 4.0, 12.0)),),
 }
 """What goes wrong besides with every knob turned, or often under the name of one: a disk that does not answer or
 answers with an error, often as a process starts; requests that are acted on seconds after they were given up; values
