@@ -177,6 +177,11 @@ class Checking:
                     yield running.popleft().result()
             except BrokenProcessPool as error:
                 raise IemDcrError("a process that checked receipts was ended; was there too little memory?") from error
+            except BaseException:
+                # Nothing that they still do is wanted, and leaving the pool would wait for it.
+                for process in multiprocessing.active_children():
+                    process.kill()
+                raise
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
 

@@ -227,6 +227,9 @@ class MqttConnection:
             yield client
         finally:
             await _leave(client)
+            # Why it ended has been seen; asyncio complains of what nobody has looked at.
+            with contextlib.suppress(aiomqtt.MqttError):
+                await _until_lost(client)
 
     async def _client(self) -> aiomqtt.Client:
         settings = self._settings
