@@ -236,6 +236,8 @@ def test_an_interruption_leaves_no_process(file: Path) -> None:
         text=True,
         env=environment(),
         start_new_session=True,
+        # Where the tests run in the background of a script, the shell has them ignore it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509  as above
     )
     os.close(read)
     many(file)
