@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
+import socket
 from typing import TYPE_CHECKING, Any, cast
 
 import aiohttp
@@ -392,3 +394,25 @@ async def test_two_meters_swap_addresses() -> None:
         with pytest.raises(aiohttp.ClientConnectorError):
             await other.get("/gw")
         assert (await one.get("/gw"))[0] == 200
+
+
+def test_a_connection_that_came_as_everything_was_cancelled_leaves_no_socket() -> None:
+    """The garbage collector says what was left: a `ResourceWarning` is an error here."""
+
+    async def cancelled_at_once() -> None:
+        meter = SimulatedMeter(SimulatorOptions(), monotonic=asyncio.get_running_loop().time)
+        async with SimulatorServer(meter) as server:
+            host, port = server.address.split(":")
+            with socket.create_connection((host, int(port))):
+                for task in await serving():
+                    task.cancel()
+
+    async def serving() -> set[asyncio.Task[Any]]:
+        """Return the tasks that serve, in the turn in which they were made."""
+        while not (others := asyncio.all_tasks() - {asyncio.current_task()}):
+            await asyncio.sleep(0)
+        return others
+
+    with contextlib.suppress(asyncio.CancelledError):
+        asyncio.run(cancelled_at_once())
+    gc.collect()

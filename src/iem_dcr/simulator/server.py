@@ -13,6 +13,7 @@ import logging
 import socket
 import struct
 import sys
+from functools import partial
 from http.client import responses
 from typing import TYPE_CHECKING, Final, Self
 
@@ -89,8 +90,10 @@ class SimulatorServer:
         """Stop listening and drop every connection."""
         self.meter.power_listeners.remove(self._restart)
         self._stop()
-        await asyncio.gather(*self._connections)
-        self._port_holder.close()
+        try:
+            await asyncio.gather(*self._connections)
+        finally:
+            self._port_holder.close()
 
     def serve(self, meter: SimulatedMeter) -> None:
         """Have another meter answer at this address from now on, as when cables are swapped."""
@@ -159,11 +162,12 @@ class SimulatorServer:
             connection = _Connection(self.meter)
             task = asyncio.create_task(connection.run(accepted))
             self._connections[task] = connection
-            task.add_done_callback(self._over)
+            task.add_done_callback(partial(self._over, accepted))
             if self.meter.options.connections != "any":
                 self._pause_listening(refuse=self.meter.options.connections == "one-refused")
 
-    def _over(self, task: asyncio.Task[None]) -> None:
+    def _over(self, accepted: socket.socket, task: asyncio.Task[None]) -> None:
+        accepted.close()  # a task that was cancelled before it began has not given it to a transport
         del self._connections[task]
         if self._is_on and not self._connections:
             self._listen()
