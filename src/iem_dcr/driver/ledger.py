@@ -169,7 +169,8 @@ class Ledger:
                 if other.transaction_id == entry.transaction_id:
                     self._put(replace(self.get(other), superseded=True))
         for other in self.entries:
-            if other.transaction_id == entry.transaction_id and other.serial != entry.serial:
+            is_elsewhere = other.serial != entry.serial and other.state in AWAITED
+            if is_elsewhere and other.transaction_id == entry.transaction_id:
                 self._put(replace(other, unwanted=True, told=False))
         return self._move(entry, Event.BEGIN_ACCEPTED)
 
@@ -280,7 +281,8 @@ class Ledger:
         entry = receipt_matching.owner(receipt, earlier)
         if entry is None:
             return None
-        superseded = entry.superseded or self._has_newer_answered(entry)
+        newer_ids = {other.transaction_id for other in self._begun_since(entry)}
+        superseded = entry.superseded or entry.transaction_id in newer_ids
         entry = self._put(replace(entry, receipt=receipt, superseded=superseded))
         self._own(receipt, entry.transaction_id, answers=not superseded)
         return self._move(entry, Event.RECEIPT)
@@ -366,13 +368,11 @@ class Ledger:
 
     def _is_overwritten(self, entry: Entry) -> bool:
         """Tell whether another B was accepted since: the meter runs that, and shows its receipt."""
-        return any(other.number > entry.number and other.is_answered for other in self._here)
+        return any(other.serial in (self.serial, "") for other in self._begun_since(entry))
 
-    def _has_newer_answered(self, entry: Entry) -> bool:
-        return any(
-            other.number > entry.number and other.transaction_id == entry.transaction_id and other.is_answered
-            for other in self.entries
-        )
+    def _begun_since(self, entry: Entry) -> list[Entry]:
+        """Return the later entries whose B was accepted."""
+        return [other for other in self._entries.values() if other.number > entry.number and other.is_answered]
 
     def _move(self, entry: Entry, event: Event) -> Entry:
         before = self.get(entry)
