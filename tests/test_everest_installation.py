@@ -365,6 +365,21 @@ def test_another_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert installed.everestpy_python == "3.28"
 
 
+def test_an_interpreter_that_hangs_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("iem_dcr.everest.check.ANSWER_TIMEOUT_S", 1.0)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/python3").write_text(f"#!/bin/sh\nexec {shutil.which('sleep')} 1000\n", encoding="utf-8")
+    (tmp_path / "bin/python3").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    prefix = everest_at(tmp_path / "everest", "3.28")
+    with pytest.raises(InstallationError, match=r"run iem-dcr with Python 3\.28; or have it on PATH"):
+        install(prefix, wheels=tmp_path)
+    install(prefix, venv=False)
+    findings = check(prefix)
+    assert findings.problems == ("module.py does not start: no answer within 1 s",)
+    assert not findings.starts
+
+
 @pytest.mark.parametrize(
     ("versions", "taken"),
     [([], RUNNING), (["3.9"], "3.9"), (["3.9", "3.98", "3.12"], "3.98"), (["3.98", RUNNING], RUNNING)],
