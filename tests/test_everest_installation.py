@@ -215,18 +215,34 @@ def test_no_folder_where_the_modules_belong(prefix: Path) -> None:
     assert contents(prefix) == before
 
 
+WITHOUT_ROOTS_RIGHT_TO_WRITE_ANYWHERE = """
+import ctypes, os, sys
+PR_CAPBSET_DROP, CAP_DAC_OVERRIDE = 24, 1
+ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, 0, 0, 0)  # fails for other users, who do not have it
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+
+
 def test_no_permission(prefix: Path) -> None:
     install(prefix, venv=False)
-    place_of(prefix).parent.chmod(0o555)
+    before = contents(prefix)
+    modules = place_of(prefix).parent
+    modules.chmod(0o555)
     try:
-        if os.access(place_of(prefix).parent, os.W_OK):
-            pytest.skip("root may write anywhere")
-        for act in (lambda: install(prefix, "Other", venv=False), lambda: uninstall(prefix)):
-            with pytest.raises(InstallationError, match="Permission denied"):
-                act()
-        assert os.listdir(place_of(prefix).parent) == [MODULE]  # noqa: PTH208  as above
+        for words, said in (
+            (
+                ["install", "--no-venv", "--name", "Other", "--state-folder", str(prefix / "state")],
+                "Other was not installed",
+            ),
+            (["uninstall"], f"{MODULE} was not removed"),
+        ):
+            command = ["-c", WITHOUT_ROOTS_RIGHT_TO_WRITE_ANYWHERE, "-m", "iem_dcr.cli.main", "everest", *words]
+            done = subprocess.run([sys.executable, *command, str(prefix)], capture_output=True, text=True, check=False)
+            assert (done.returncode, done.stdout) == (1, "")
+            assert re.fullmatch(rf"Error: {said}: {modules}\S*: Permission denied\n", done.stderr)
     finally:
-        place_of(prefix).parent.chmod(0o755)
+        modules.chmod(0o755)
+    assert contents(prefix) == before
 
 
 def test_what_a_killed_command_left_is_put_in_order(prefix: Path) -> None:
@@ -349,6 +365,21 @@ def test_another_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert installed.everestpy_python == "3.28"
 
 
+def test_an_interpreter_that_hangs_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("iem_dcr.everest.check.ANSWER_TIMEOUT_S", 1.0)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/python3").write_text(f"#!/bin/sh\nexec {shutil.which('sleep')} 1000\n", encoding="utf-8")
+    (tmp_path / "bin/python3").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    prefix = everest_at(tmp_path / "everest", "3.28")
+    with pytest.raises(InstallationError, match=r"run iem-dcr with Python 3\.28; or have it on PATH"):
+        install(prefix, wheels=tmp_path)
+    install(prefix, venv=False)
+    findings = check(prefix)
+    assert findings.problems == ("module.py does not start: no answer within 1 s",)
+    assert not findings.starts
+
+
 @pytest.mark.parametrize(
     ("versions", "taken"),
     [([], RUNNING), (["3.9"], "3.9"), (["3.9", "3.98", "3.12"], "3.98"), (["3.98", RUNNING], RUNNING)],
@@ -414,7 +445,7 @@ def test_the_environment_names_its_own_place(whole: Path) -> None:
     folder = place_of(whole)
     assert os.listdir(folder.parent) == [MODULE]  # noqa: PTH208  as above
     for path in (folder / ".venv/pyvenv.cfg", folder / ".venv/bin/activate"):
-        assert not re.search(rf"\.{MODULE}-", path.read_text(encoding="utf-8"))
+        assert f".{MODULE}." not in path.read_text(encoding="utf-8")
     assert f"{folder}/.venv" in (folder / ".venv/bin/activate").read_text(encoding="utf-8")
 
 
@@ -498,7 +529,9 @@ def test_an_installation_that_does_not_say_which_files_are_whose(prefix: Path, t
 
 # --- the folder for receipts ---
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="takes root")
+needs_root = pytest.mark.skipif(
+    os.geteuid() != 0, reason="only root can give a folder to another user and start programs as that user"
+)
 
 
 @needs_root

@@ -41,7 +41,7 @@ class Station:
         self.errors.remove(error)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc")
+@pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc, which only Linux has")
 def test_it_runs() -> None:
     done = subprocess.run(
         [sys.executable, str(BENCHMARKS / "fleet.py"), "--quick", "--profile"],

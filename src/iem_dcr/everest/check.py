@@ -28,6 +28,8 @@ SOURCE: Final = Path(__file__).parent / MODULE_NAME
 MANIFEST: Final = "manifest.yaml"
 VENV: Final = ".venv"
 THIS_MODULE: Final = "this module"
+ANSWER_TIMEOUT_S: Final = 60.0
+"""How long an interpreter may take to import what it is asked to; what is on PATH may be anything."""
 
 _MODULES = "libexec/everest/modules"
 _EVERESTPY = "lib/everest/everestpy"
@@ -225,13 +227,16 @@ def _run_as_manager(
 ) -> subprocess.CompletedProcess[str]:
     variables = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     variables |= {"PYTHONPATH": str((prefix / _EVERESTPY).absolute()), "PYTHONDONTWRITEBYTECODE": "1"}
-    return run(interpreter, "-c", program, env=variables, cwd=folder)
+    return run(interpreter, "-c", program, env=variables, cwd=folder, timeout=ANSWER_TIMEOUT_S)
 
 
 def run(*command: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:  # noqa: ANN401  subprocess.run's
-    """Run an interpreter to its end, with options of `subprocess.run`."""
+    """Run an interpreter to its end, with options of `subprocess.run`; it fails where ``timeout`` ends it."""
     options |= {"stdin": subprocess.DEVNULL, "capture_output": True, "encoding": "utf-8", "errors": "replace"}
-    return subprocess.run(command, check=False, **options)  # noqa: S603  the words are of these files
+    try:
+        return subprocess.run(command, check=False, **options)  # noqa: S603  the words are of these files
+    except subprocess.TimeoutExpired as error:
+        return subprocess.CompletedProcess(command, 1, "", f"no answer within {error.timeout:g} s")
 
 
 def why(done: subprocess.CompletedProcess[str]) -> str:

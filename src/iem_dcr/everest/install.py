@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from iem_dcr.errors import ConfigError, InstallationError, printable
 from iem_dcr.everest.check import (
+    ANSWER_TIMEOUT_S,
     MODULE_NAME,
     SOURCE,
     THIS_MODULE,
@@ -242,7 +243,7 @@ def _see_that_it_runs_as(user: pwd.struct_passwd, python: Path) -> None:
     groups = os.getgrouplist(user.pw_name, user.pw_gid)
     options = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": groups}
     try:
-        done = run(python, "-I", "-c", "import iem_dcr.everest.module", **options)
+        done = run(python, "-I", "-c", "import iem_dcr.everest.module", timeout=ANSWER_TIMEOUT_S, **options)
     except PermissionError as error:
         raise InstallationError(
             f"nothing was installed: user {user.pw_name} may not run {python.resolve()}, or not read "
