@@ -31,7 +31,7 @@ BIN = Path(sys.executable).parent
 @pytest.fixture
 def port() -> Iterator[str]:
     """Yield the port of a simulated meter."""
-    command = [str(BIN / "iem-dcr"), "simulate", "--port", "0"]
+    command = [str(BIN / "iem-dcr"), "simulate", "--port", "0", "--signature-encoding", "der"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None

@@ -18,7 +18,7 @@ from iem_dcr.ocmf.import_formats import read_document
 from iem_dcr.ocmf.rules import Severity
 from iem_dcr.web import receipt_list
 from iem_dcr.web.receipt_view import MAX_FINDINGS
-from tests.support.bench import bench, request
+from tests.support.bench import bench, meter_options, request
 from tests.support.journals import METER, journal, kept
 from tests.support.served_page import observed, read_event, served, value, wall
 from tests.support.virtual_time import virtual
@@ -211,7 +211,8 @@ def test_a_disk_that_hangs_holds_up_nothing_else(path: Path, monkeypatch: pytest
 @virtual
 async def test_those_that_this_process_remembers() -> None:
     meter = observed()
-    async with bench(observer=meter, sink=meter) as b, served([meter]) as page:
+    options = meter_options(charge_s=2.0, signature_encoding="der")
+    async with bench(options, observer=meter, sink=meter) as b, served([meter]) as page:
         meter.attach(b.driver)
         await b.until_live()
         await b.driver.start_transaction(request("T-1", tariff_text="0.49 EUR/kWh"))

@@ -97,6 +97,7 @@ class Simulator:
             "load_delay_s": 0.0,
             "charge_s": 0.1,
             "signing_delay_s": 0.02,
+            "signature_encoding": "der",  # without padding, one in 128 has a finding more
         }
         self._options = SimulatorOptions(**(quick | options))
         self._ready = threading.Event()

@@ -89,7 +89,11 @@ def command(seconds: float, mqtt: MqttSettings | None, keep_open: bool) -> int:
 async def _demo(seconds: float, given: MqttSettings | None, *, keep_open: bool) -> int:
     output = Output()
     console = output.console()
-    options = SimulatorOptions(charge_s=seconds - LOAD_DELAY_S - CURRENT_ENDS_BEFORE_S, load_delay_s=LOAD_DELAY_S)
+    options = SimulatorOptions(
+        charge_s=seconds - LOAD_DELAY_S - CURRENT_ENDS_BEFORE_S,
+        load_delay_s=LOAD_DELAY_S,
+        signature_encoding="der",  # without padding, one receipt in 128 has a finding that takes explaining
+    )
     async with SimulatorServer(options) as server:
         with Interruption(_PATIENCE) as interruption:
             output.when_lost = interruption.ask_to_end

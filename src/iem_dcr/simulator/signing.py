@@ -95,21 +95,14 @@ def public_key_text(key: ec.EllipticCurvePrivateKey, form: str) -> str:
     return coordinates if form == "raw" else info[:-64].hex() + coordinates
 
 
-NINE_ONES: Final = 0b111111111
-
-
 def signature(key: ec.EllipticCurvePrivateKey, payload: bytes, encoding: str) -> str:
     """Sign bytes and write SD in upper-case hex: as "der", as "raw" r‖s, or as "unpadded-der".
 
     In the last one both integers have 32 bytes and never get the 00 that keeps them positive (receipts/iem-dcr-2025:
-    ``3044 0220 <r> 0220 <s>``). One in 64 would begin with nine equal bits, which the transparency software refuses:
-    such a one is drawn anew, so that what follows from it does not come at random.
+    ``3044 0220 <r> 0220 <s>``). One signature in 128 then has an integer that begins with nine equal bits.
     """
-    while True:
-        der = key.sign(payload, ec.ECDSA(hashes.SHA256()))
-        r, s = (number.to_bytes(32, "big") for number in decode_dss_signature(der))
-        if not any(int.from_bytes(number[:2], "big") >> 7 in (0, NINE_ONES) for number in (r, s)):
-            break
+    der = key.sign(payload, ec.ECDSA(hashes.SHA256()))
+    r, s = (number.to_bytes(32, "big") for number in decode_dss_signature(der))
     unpadded = b"\x30\x44\x02\x20" + r + b"\x02\x20" + s
     return {"der": der, "raw": r + s, "unpadded-der": unpadded}[encoding].hex().upper()
 
