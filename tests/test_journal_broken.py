@@ -205,6 +205,8 @@ FAILURES = [
     (failure("SQLITE_BUSY"), "another process has it locked"),
     (failure("SQLITE_READONLY"), "this user may not write it, or its disk is read-only"),
     (failure("SQLITE_IOERR"), "its disk fails or is full .*; check it"),
+    (failure("SQLITE_ERROR"), "it is sound, and a statement fails on it .*; report this error"),
+    (failure("SQLITE_CONSTRAINT"), "it is sound, and a statement fails on it"),
     (OSError(5, "Input/output error"), "it cannot be used .*Input/output error, OSError"),
     (MemoryError(), "it cannot be used"),
 ]
@@ -470,7 +472,7 @@ def full() -> bytes:
 
 
 DAMAGE = [
-    failure("SQLITE_CORRUPT"), failure("SQLITE_NOTADB"), failure("SQLITE_CONSTRAINT"),
+    failure("SQLITE_CORRUPT"), failure("SQLITE_NOTADB"), failure("SQLITE_FORMAT"),
     UnicodeDecodeError("utf-8", b"\xff", 0, 1, "made by a test"),
 ]  # fmt: skip
 
@@ -505,6 +507,44 @@ def test_damage_found_while_it_is_in_use_moves_it_aside_and_it_counts_as_empty(
     assert len([*path.parent.glob("*.corrupt-*")]) == 1
     worker.wait(60)
     assert opened.unwritten == 0
+    opened.abandon()
+
+
+NOT_NULL = "superseded INTEGER NOT NULL"
+RENAMED = ("ALTER TABLE receipts RENAME COLUMN found TO sighted",)
+NULLED = (
+    f"UPDATE sqlite_schema SET sql = replace(sql, '{NOT_NULL}', 'superseded INTEGER /* NULL */')",
+    "UPDATE receipts SET superseded = NULL",
+    f"UPDATE sqlite_schema SET sql = replace(sql, 'superseded INTEGER /* NULL */', '{NOT_NULL}')",
+)
+
+
+@pytest.mark.parametrize("damage", [RENAMED, NULLED])
+@pytest.mark.parametrize("asks", [False, True])
+def test_a_statement_that_fails_because_of_what_a_check_finds_moves_the_file_aside(
+    damage: tuple[str, ...],
+    asks: bool,  # noqa: FBT001  a table's column
+    path: Path,
+    full: bytes,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    path.write_bytes(full)
+    worker = StepWorker()
+    opened = Journal(path, worker=worker)
+    worker.run()
+    for statement in damage:
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            connection.execute("PRAGMA writable_schema=ON")
+            connection.execute(statement)
+    if asks:
+        answer = opened.recall(meter=METER, address=ADDRESS)
+        worker.step(failure("SQLITE_ERROR"))
+        assert result(answer) == Recalled()
+    opened.keep(kept(7, "T-7"))
+    worker.run()
+    assert [one.text for one in recall(opened, worker).receipts] == [tuple_text(7)]
+    assert len([*path.parent.glob("*.corrupt-*")]) == 1
+    assert len(logged(caplog)) == 1
     opened.abandon()
 
 

@@ -1,13 +1,12 @@
 """The file of a journal while it is in use: what an error on it means, and what follows from it.
 
-* DAMAGE (`DamagedError`): SQLite reports that the file is corrupt, no database or of an unknown format; a constraint is
-  broken (only a wrong index does that); a name or message of SQLite is not UTF-8 (all of ours are ASCII); our
-  statements do not fit its tables. The file is moved aside and a new one is created. Questions are answered as by an
-  empty file.
+* DAMAGE (`DamagedError`): SQLite reports that the file is corrupt, no database or of an unknown format; a name or
+  message of SQLite is not UTF-8 (all of ours are ASCII); a statement fails and a check of the file shows why. The file
+  is moved aside and a new one is created. Questions are answered as by an empty file.
 * REFUSAL (`RefusedError`): the file is not marked as a journal, or is of a newer version, or its folder is missing or
   forbidden. It is left alone. Questions are answered as by an empty file; writes are retried.
-* FAILURE (any other `JournalError`): the disk is full, locked, read-only or broken. It says nothing about the content:
-  questions raise it, and are to be asked again; writes are retried.
+* FAILURE (any other `JournalError`): the disk is full, locked, read-only or broken, or a statement fails on a sound
+  file. It says nothing about the content: questions raise it, and are to be asked again; writes are retried.
 
 A file that was opened a while ago may have been moved or migrated since, so its errors are judged only when they come
 back from the file that is at the path now. An error that the values of one unit of work cause (`_is_own_fault`) undoes
@@ -47,10 +46,8 @@ ATTEMPTS: Final = 3
 
 _FORBIDDEN = "this user may not use its folder; change its rights, or journal_path"
 _ASIDE = ".corrupt-"
-_DAMAGE = frozenset({
-    sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT, sqlite3.SQLITE_CONSTRAINT,
-    sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_ERROR,
-})  # fmt: skip
+_STATEMENT_FAILED = frozenset({sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH})
+_DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT, *_STATEMENT_FAILED})
 _FORMAT_VERSIONS = (b"\1\1", b"\2\2", b"")
 """Write and read version in the head of a file: rollback journal, WAL, an empty file."""
 _FAILURES = {
@@ -70,6 +67,13 @@ def judged(error: Exception, path: Path) -> JournalError:
 
     May read the head of the file, so call it without an open connection: closing a second descriptor drops POSIX locks.
     """
+    if code_of(error) in _STATEMENT_FAILED:
+        try:
+            schema.check(path)
+        except Exception as found:  # noqa: BLE001  what the check has found is what the error means
+            error = found
+        else:
+            return JournalError(f"it is sound, and a statement fails on it ({said(error)}); report this error")
     if isinstance(error, JournalError):
         return error
     code = code_of(error)
@@ -160,16 +164,12 @@ class JournalFile:
         of an error, with nothing committed. ``failure`` counts as if SQLite had raised it.
         """
         for _ in range(ATTEMPTS):
-            is_fresh = self._connection is None
             try:
                 results = self._transaction(works, failure)
                 if self._is_in_place():
                     return results
             except Exception as error:
                 failure = None
-                if code_of(error) == sqlite3.SQLITE_ERROR and not is_fresh:
-                    self.close()
-                    continue
                 judgement = self._judge(error, self._identity)
                 if not isinstance(judgement, DamagedError) and identity(self._path) == self._identity:
                     raise judgement from error

@@ -13,6 +13,7 @@ Errors here do not name the file; whoever hands them on does (`named`).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import time
@@ -162,9 +163,9 @@ def code_of(error: Exception) -> int:
 # --- opening ---
 
 
-def connect(path: Path, mode: str = "rw", *, is_immutable: bool = False) -> sqlite3.Connection:
-    """Open a file as SQLite's; never makes one."""
-    uri = f"file:{quote(os.fsencode(path))}?mode={mode}" + ("&immutable=1" if is_immutable else "")
+def connect(path: Path, *, is_immutable: bool = False) -> sqlite3.Connection:
+    """Open a file as SQLite's, for writing if it may be written; never makes one."""
+    uri = f"file:{quote(os.fsencode(path))}?mode=rw" + ("&immutable=1" if is_immutable else "")
     connection = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
     # A damaged text must not keep the rest of its row from being read.
     connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
@@ -200,16 +201,11 @@ def version_of(connection: sqlite3.Connection) -> int:
 def open_to_read(path: Path) -> tuple[sqlite3.Connection, int]:
     """Open a journal for reading, within a transaction. Returns the connection, and what `version_of` does.
 
-    SQLite keeps side files while a journal is open. A connection that may write removes them again, one that may not
-    leaves them. A read-only medium has none and needs none.
+    SQLite keeps side files while a journal is open, and needs none where nothing can be written. Only there does it
+    read without locks: a file that another process writes meanwhile would look damaged.
     """
-    try:
-        return _opened_to_read(connect(path))
-    except sqlite3.Error:
-        return _opened_to_read(connect(path, "ro", is_immutable=not side_file(path, "-wal").exists()))
-
-
-def _opened_to_read(connection: sqlite3.Connection) -> tuple[sqlite3.Connection, int]:
+    is_writable = os.access(path.parent, os.W_OK)
+    connection = connect(path, is_immutable=not is_writable and not side_file(path, "-wal").exists())
     try:
         connection.execute("BEGIN")
         version = version_of(connection)
@@ -230,8 +226,8 @@ def open_to_write(path: Path, *, is_checked: bool) -> sqlite3.Connection:
     connection = connect(path)
     try:
         connection.execute("BEGIN")
-        if version_of(connection) and not is_checked and path.stat().st_size <= MAX_CHECKED_BYTES:
-            _check(connection)
+        if version_of(connection) and not is_checked:
+            _check(connection, path, "quick_check")
         connection.execute("COMMIT")
         _switch_to_wal(connection)
         # Even without anything to change: a file that cannot be written has to show before the first receipt.
@@ -246,8 +242,28 @@ def open_to_write(path: Path, *, is_checked: bool) -> sqlite3.Connection:
     return connection
 
 
-def _check(connection: sqlite3.Connection) -> None:
-    (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+def check(path: Path) -> None:
+    """Check a file on which a statement failed: is that the file's fault?
+
+    Raises:
+        DamagedError, RefusedError, sqlite3.Error: it is, or the file cannot be checked now.
+    """
+    connection, version = open_to_read(path)
+    with contextlib.closing(connection):
+        if not version:
+            return
+        _check(connection, path, "integrity_check")
+        with contextlib.closing(sqlite3.connect(":memory:")) as sound:
+            _run(sound, _TABLES)
+            columns = "SELECT m.name, group_concat(c.name) FROM sqlite_master m, pragma_table_info(m.name) c GROUP BY 1"
+            tables = sound.execute(columns).fetchall()
+        _run(connection, (f"SELECT {columns} FROM {table} LIMIT 0" for table, columns in tables))
+
+
+def _check(connection: sqlite3.Connection, path: Path, pragma: str) -> None:
+    if path.stat().st_size > MAX_CHECKED_BYTES:
+        return
+    (found,) = connection.execute(f"PRAGMA {pragma}(1)").fetchone()
     if found != "ok":
         raise DamagedError(printable(found))
     # SQLite takes any other word there for a part of the type, and rows have no number then.
