@@ -79,7 +79,8 @@ def examined(
     """Examine a simulated meter under virtual time; see that it got GETs alone."""
 
     async def main() -> tuple[Report, SimulatedMeter]:
-        async with SimulatorServer(meter_options(**({"charge_s": 0.2, "signature_encoding": "der"} | options))) as server:
+        chosen = {"charge_s": 0.2, "signature_encoding": "der"} | options
+        async with SimulatorServer(meter_options(**chosen)) as server:
             await before(server.meter)
             began_s = asyncio.get_running_loop().time()
             report = await doctor.examine(server.host, server.port, settings, proxies=proxies, wall=VirtualWall())
