@@ -63,6 +63,40 @@ async def test_a_start_waits_for_the_receipt_of_what_was_ended_by_hand() -> None
         assert receipt_of(await b.driver.stop_transaction("B")).identification == "04ABB"
 
 
+async def ended_by_hand_while_unknown(b: Bench) -> None:
+    """Have a transaction run that the driver has seen, and has not begun. It is ended, and being signed."""
+    await live(b)
+    assert b.meter.handle("POST", "/counter/v1/ocmf/receipt", b'{"TX": "B"}').status == 200
+    await asyncio.sleep(3)
+    assert b.meter.handle("POST", "/counter/v1/ocmf/receipt", b'{"TX": "E"}').status == 200
+
+
+SPOILED_BY_A_BEGIN = SimulatorOptions(
+    MS=SERIAL, private_key=SECRET, signing_delay_s=3.0, begin_spoils_signature=True,
+    receipt_while_signing="previous", receipt_in_transaction="previous",
+)  # fmt: skip
+
+
+@virtual
+async def test_a_start_waits_for_the_receipt_of_what_ran_unknown_to_the_driver() -> None:
+    async with bench(SPOILED_BY_A_BEGIN) as b:
+        await ended_by_hand_while_unknown(b)
+        assert (await b.driver.start_transaction(request("A"))).status is OK
+        assert len(b.meter.signed) == 1
+        assert receipt_of(await b.driver.stop_transaction("A")).identification == "04ABA"
+
+
+@virtual
+async def test_an_unknown_id_gets_the_receipt_of_what_ran_last_and_not_the_one_before() -> None:
+    async with bench(SPOILED_BY_A_BEGIN) as b:
+        await live(b)
+        assert (await b.driver.start_transaction(request("A"))).status is OK
+        before = receipt_of(await b.driver.stop_transaction("A"))
+        await asyncio.sleep(30)
+        await ended_by_hand_while_unknown(b)
+        assert receipt_of(await b.driver.stop_transaction("another")).text == b.meter.signed[-1].text != before.text
+
+
 @virtual
 async def test_the_stop_of_a_refused_start_ends_what_nobody_began() -> None:
     async with bench() as b:

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from iem_dcr import ocmf
 from iem_dcr.driver import FiledReceipt, Recalled
-from iem_dcr.driver.ledger import NO_RECEIPT_AFTER_S, Ledger
+from iem_dcr.driver.ledger import NO_RECEIPT_AFTER_S, SHOWN_AFTER_END_S, Ledger
 from iem_dcr.driver.transitions import AWAITED, State
 from iem_dcr.powermeter import TransactionRequestStatus
 from iem_dcr.simulator import Answer, Fault
@@ -60,6 +60,39 @@ def idle(made: Ledger, at_s: float) -> None:
     made.on_live_value(XT=False, current_flows=False, at_s=at_s)
 
 
+def runs(made: Ledger, at_s: float) -> None:
+    made.on_live_value(XT=True, current_flows=False, at_s=at_s)
+
+
+@pytest.mark.parametrize("explained_by", ["an end", "a receipt"])
+def test_a_receipt_is_to_come_of_what_ran_a_moment_ago_unless_something_explains_it(explained_by: str) -> None:
+    made = ledger()
+    made.on_receipt(None, 0.0)
+    assert not made.expects_receipt(0.0)
+    runs(made, 20.0)
+    assert made.expects_receipt(20.0)
+    assert made.expects_receipt(20.0 + NO_RECEIPT_AFTER_S - 1.0)
+    assert not made.expects_receipt(20.0 + NO_RECEIPT_AFTER_S)
+    if explained_by == "an end":
+        made.on_end_accepted(21.0)
+    else:
+        made.on_receipt(receipt(1, ID="04STRANGER"), 21.0)
+    assert not made.expects_receipt(21.0)
+    runs(made, 21.0 + SHOWN_AFTER_END_S)
+    assert not made.expects_receipt(21.0 + SHOWN_AFTER_END_S)
+    runs(made, 21.1 + SHOWN_AFTER_END_S)
+    assert made.expects_receipt(21.1 + SHOWN_AFTER_END_S)
+    made.on_serial("1SIM0000000099")
+    assert not made.expects_receipt(21.1 + SHOWN_AFTER_END_S)
+
+
+def test_what_the_meter_shows_at_the_first_look_explains_nothing_that_runs() -> None:
+    made = ledger()
+    made.on_receipt(receipt(1, ID="04STRANGER"), 0.0)
+    runs(made, 1.0)
+    assert made.expects_receipt(2.0)
+
+
 # --- evidence ---
 
 
@@ -100,11 +133,11 @@ def test_evidence_of_a_meter_is_not_about_what_was_begun_on_another() -> None:
 def test_a_receipt_is_new_once() -> None:
     made = ledger()
     entry = begun(made)
-    first = made.on_receipt(receipt(1))
+    first = made.on_receipt(receipt(1), 0.0)
     assert first.is_new
     assert first.entry is not None
     assert made.get(entry).state is State.CLOSED
-    assert not made.on_receipt(receipt(1)).is_new
+    assert not made.on_receipt(receipt(1), 0.0).is_new
     assert made.receipt_of("A") == receipt(1)
     assert made.owner_of(receipt(1)) == "A"
 
@@ -112,7 +145,7 @@ def test_a_receipt_is_new_once() -> None:
 def test_anothers_receipt_closes_nothing_and_belongs_to_no_one() -> None:
     made = ledger()
     entry = begun(made)
-    arrival = made.on_receipt(receipt(1, ID="04STRANGER"))
+    arrival = made.on_receipt(receipt(1, ID="04STRANGER"), 0.0)
     assert (arrival.is_new, arrival.entry) == (True, None)
     assert made.get(entry).state is State.OPEN
     assert made.receipt_of("A") is None
@@ -122,9 +155,9 @@ def test_anothers_receipt_closes_nothing_and_belongs_to_no_one() -> None:
 def test_a_receipt_of_before_is_never_that_of_a_later_b() -> None:
     """A node that lags still shows it, whatever it has in common with the next one."""
     made = ledger()
-    made.on_receipt(receipt(1))
+    made.on_receipt(receipt(1), 0.0)
     entry = begun(made)
-    assert not made.on_receipt(receipt(1)).is_new
+    assert not made.on_receipt(receipt(1), 0.0).is_new
     assert made.get(entry).state is State.OPEN
 
 
@@ -134,7 +167,7 @@ def test_a_clock_that_leapt_before_b_is_measured_when_it_is_seen_however_late() 
     entry = begun(made)
     made.on_end_accepted(3.0)
     found = receipt(1, begun=BEGUN + HOUR)
-    assert made.on_receipt(found).entry is None
+    assert made.on_receipt(found, 0.0).entry is None
     for at_s in (4.0, 12.0, 20.0):
         made.on_clock(BEGUN + timedelta(seconds=4), BEGUN, at_s)
     assert made.get(entry).leaps == ()
@@ -148,7 +181,7 @@ def test_a_clock_that_leapt_before_b_is_measured_when_it_is_seen_however_late() 
 def test_a_receipt_that_was_seen_before_b_is_not_claimed_by_a_clock_that_leapt() -> None:
     made = ledger()
     found = receipt(1, begun=BEGUN + HOUR)
-    assert made.on_receipt(found).entry is None
+    assert made.on_receipt(found, 0.0).entry is None
     begun(made, at_s=5.0)
     made.on_clock(BEGUN + HOUR, BEGUN, 5.0)
     assert made.claim(found, seen_s=4.0) is None
@@ -157,7 +190,7 @@ def test_a_receipt_that_was_seen_before_b_is_not_claimed_by_a_clock_that_leapt()
 def test_a_receipt_that_was_seen_before_another_never_becomes_the_last_again() -> None:
     made = ledger()
     for number in (1, 2, 1):
-        made.on_receipt(receipt(number, ID="04STRANGER"))
+        made.on_receipt(receipt(number, ID="04STRANGER"), 0.0)
     assert made.last == receipt(2, ID="04STRANGER")
 
 
@@ -166,7 +199,7 @@ def test_a_lost_transaction_whose_receipt_comes_late_has_it() -> None:
     first = begun(made)
     begun(made, "B", at_s=3600.0, sent=BEGUN + HOUR)
     assert made.get(first).state is State.LOST
-    made.on_receipt(receipt(1))
+    made.on_receipt(receipt(1), 0.0)
     assert made.get(first).state is State.CLOSED
     assert made.receipt_of("A") == receipt(1)
 
@@ -175,7 +208,7 @@ def test_the_receipt_of_an_earlier_b_under_an_id_that_was_begun_again_answers_no
     made = ledger()
     first = begun(made)
     begun(made, at_s=3600.0, sent=BEGUN + HOUR)
-    made.on_receipt(receipt(1))
+    made.on_receipt(receipt(1), 0.0)
     assert made.get(first).state is State.CLOSED
     assert made.get(first).superseded
     assert made.receipt_of("A") is None
@@ -259,7 +292,7 @@ def test_a_recalled_entry_gets_its_receipt_and_is_older_than_what_this_process_b
     begun(after, "B", at_s=3600.0, sent=BEGUN + HOUR)
     after.recall(note)
     assert [entry.transaction_id for entry in after.entries] == ["A", "B"]
-    after.on_receipt(receipt(1))
+    after.on_receipt(receipt(1), 0.0)
     assert after.receipt_of("A") == receipt(1)
 
 
@@ -268,25 +301,25 @@ def test_a_recalled_receipt_is_not_new_and_answers_its_own_id() -> None:
     made.recall_receipts([(receipt(1), "A", True), (receipt(2), "B", False)])
     assert made.receipt_of("A") == receipt(1)
     assert made.receipt_of("B") is None
-    assert not made.on_receipt(receipt(1)).is_new
-    assert not made.on_receipt(receipt(2)).is_new
+    assert not made.on_receipt(receipt(1), 0.0).is_new
+    assert not made.on_receipt(receipt(2), 0.0).is_new
 
 
 def test_the_last_receipt_is_the_newer_of_two_that_the_journal_knows_whichever_is_shown_first() -> None:
     made = ledger()
-    made.on_receipt(receipt(1))
+    made.on_receipt(receipt(1), 0.0)
     made.recall_receipts([(receipt(1), "A", True), (receipt(2), "B", True)])
-    made.on_receipt(receipt(2))
+    made.on_receipt(receipt(2), 0.0)
     assert made.last == receipt(2)
-    made.on_receipt(receipt(1))
+    made.on_receipt(receipt(1), 0.0)
     assert made.last == receipt(2), "a node that lags"
 
 
 def test_what_this_process_has_seen_is_newer_than_what_the_journal_knows() -> None:
     made = ledger()
-    made.on_receipt(receipt(3))
+    made.on_receipt(receipt(3), 0.0)
     made.recall_receipts([(receipt(1), "A", True), (receipt(2), "B", True)])
-    made.on_receipt(receipt(2))
+    made.on_receipt(receipt(2), 0.0)
     assert made.last == receipt(3)
 
 
@@ -346,7 +379,7 @@ class AnyEvidence(RuleBasedStateMachine):
             ID = begun[0].ID if shows == "its own" else "04STRANGER"
             self.last = receipt(self.signed, ID, begun[0].sent)
         was_known = self.ledger.knows(self.last)
-        arrival = self.ledger.on_receipt(self.last)
+        arrival = self.ledger.on_receipt(self.last, self.now_s)
         assert arrival.is_new is not was_known
         if arrival.entry is not None:
             assert not was_known

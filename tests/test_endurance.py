@@ -216,6 +216,14 @@ ONCE_BROKEN = {
         )),
         SessionPlan(14, 6.0, (step(2.4000000000000004, "stop", transaction_id="T-never"),)),
     ),
+    "ended by hand, and B spoiled its signature, where the journal was not read yet": once(
+        "all", 931,
+        SessionPlan(23, 12.0, (
+            start(0.0, 47, "A1B2667B"), step(7.1443106159372025, "disk_fails", trouble="broken", for_s=15.0),
+            step(7.244310615937202, "kill", away_s=0.3), step(19.131596096030457, "end_by_hand"),
+        )),
+        SessionPlan(24, 6.0, (start(0.0, 49, "5B60D2EE"),)),
+    ),
 }  # fmt: skip
 
 

@@ -78,6 +78,7 @@ class Ledger:
         self._power_up_s: float | None = None
         self._idle_value_s: float | None = None
         self._end_accepted_s: float | None = None
+        self._receipt_s: float | None = None
 
     # --- what is known ---
 
@@ -106,10 +107,9 @@ class Ledger:
         """The entries whose receipt is still to come."""
         return tuple(entry for entry in self._here if entry.state in AWAITED)
 
-    @property
-    def expects_receipt(self) -> bool:
-        """Whether a receipt is certain to come, now or at the end, unless another B overwrites it."""
-        return any(self._will_be_signed(entry) for entry in self.awaited)
+    def expects_receipt(self, at_s: float) -> bool:
+        """Tell whether a receipt is to come, now or at the end, unless another B overwrites it."""
+        return any(self._will_be_signed(entry) for entry in self.awaited) or self._unknown_ran(at_s)
 
     @property
     def unwanted(self) -> tuple[Entry, ...]:
@@ -211,7 +211,7 @@ class Ledger:
         """Another meter answers: what values showed was another's."""
         if serial != self.serial:
             self.serial = serial
-            self._runs_s = self._current_s = self._idle_value_s = self._meters_clock = None
+            self._runs_s = self._current_s = self._idle_value_s = self._receipt_s = self._meters_clock = None
 
     def on_live_value(self, *, XT: bool | None, current_flows: bool, at_s: float) -> None:
         """Take what a live value shows."""
@@ -258,9 +258,9 @@ class Ledger:
             if entry.state in AWAITED:
                 self._put(replace(entry, power_up=True))
 
-    def on_receipt(self, receipt: Receipt | None) -> Arrival:
+    def on_receipt(self, receipt: Receipt | None, at_s: float) -> Arrival:
         """Take a receipt that the meter shows; None where it has none."""
-        self.was_asked = True
+        is_first_look, self.was_asked = not self.was_asked, True
         if receipt is None:
             return Arrival(is_new=False)
         if self.knows(receipt):
@@ -271,6 +271,8 @@ class Ledger:
             return Arrival(is_new=False)
         self._know(receipt)
         self.last = receipt
+        if not is_first_look:
+            self._receipt_s = at_s
         return Arrival(is_new=True, entry=self.claim(receipt))
 
     def claim(self, receipt: Receipt, seen_s: float = math.inf) -> Entry | None:
@@ -365,6 +367,16 @@ class Ledger:
 
     def _will_be_signed(self, entry: Entry) -> bool:
         return entry.is_answered and not entry.power_up and not self._is_overwritten(entry)
+
+    def _unknown_ran(self, at_s: float) -> bool:
+        """Tell whether XT was true a moment ago, later than the last end and the last receipt explain.
+
+        Somebody else may have begun it, or a process before whose journal is not read yet.
+        """
+        if self._runs_s is None or at_s - self._runs_s >= NO_RECEIPT_AFTER_S:
+            return False
+        ends_s = (each for each in (self._end_accepted_s, self._receipt_s) if each is not None)
+        return all(self._runs_s > end_s + SHOWN_AFTER_END_S for end_s in ends_s)
 
     def _is_overwritten(self, entry: Entry) -> bool:
         """Tell whether another B was accepted since: the meter runs that, and shows its receipt."""

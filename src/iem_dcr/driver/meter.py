@@ -179,7 +179,7 @@ class Meter:
             self.why = str(error)
             self.log.debug("no receipt: %s", error.brief)
             return None
-        arrival = self.ledger.on_receipt(receipt)
+        arrival = self.ledger.on_receipt(receipt, now_s())
         if receipt is not None and arrival.is_new:
             self.log.recovered("reading the receipt")
             self.keeper.found(receipt, arrival.entry, self.state, is_news=self.awaits_end)

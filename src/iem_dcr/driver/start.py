@@ -5,8 +5,9 @@ entry, and sends B; again until B is accepted, was refused often enough, or the 
 what runs is ended before something new is begun, whatever XT says. After an accepted one the start waits for a receipt,
 long where one is due, short where it is not; E without an answer begins the loop again, and never B. So no B is ever
 repeated blindly: before the next one E has ended what the last one may have begun. A refused E means nothing, except
-where a receipt is certain to come: what ran has ended by itself, or this E came too early, and B would overwrite the
-one receipt that the meter shows. Then the loop begins again until that receipt is here, for 15 s at most.
+where a receipt is to come: what ran has ended by itself, or this E came too early, and B would overwrite the receipt.
+So it is where XT was true a moment ago, whoever began that, and no receipt has come since. Then the loop begins again
+until the receipt is here, for 15 s at most.
 """
 
 from __future__ import annotations
@@ -240,7 +241,7 @@ class _Start:
             # Neither E nor B is acted on at a current: what runs has to be ended first, and cannot be yet.
             self._delay_s = UNANSWERED_WAIT_S
             return False
-        if reply is Reply.REFUSED and meter.ledger.expects_receipt:
+        if reply is Reply.REFUSED and meter.ledger.expects_receipt(now_s()):
             self._receipt_due = self._receipt_due or self._deadline.within(RECEIPT_WAIT_S)
             if not self._receipt_due.passed:
                 self._delay_s = UNANSWERED_WAIT_S

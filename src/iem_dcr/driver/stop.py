@@ -192,7 +192,7 @@ class Stopping:
             if reply is Reply.ACCEPTED or (is_idle and end_doubtful):
                 ended_at = ended_at if end_doubtful else moment
                 return await self._receipt_of_what_ran(transaction_id, ended_at, deadline)
-            if is_idle and not meter.state.XT:
+            if is_idle and not meter.state.XT and not meter.ledger.expects_receipt(now_s()):
                 return await self._last(transaction_id, deadline)
             if reply is Reply.UNANSWERED and not end_doubtful:
                 ended_at, end_doubtful = moment, True
