@@ -318,3 +318,24 @@ def test_tests_have_a_state_folder_of_their_own(state_folder: Path) -> None:
     assert place() == state_folder / NAME
     assert os.environ["STATE_DIRECTORY"] == str(state_folder)
     assert not os.environ["XDG_STATE_HOME"].startswith(str(Path.home()))
+
+
+def test_a_file_that_is_never_open_takes_so_many_writes_and_keeps_no_process_from_ending(tmp_path: Path) -> None:
+    code = (
+        "import asyncio, time; from iem_dcr import journal, journaling; from iem_dcr.config import Settings\n"
+        "from iem_dcr.errors import JournalError\n"
+        "journal.open_journal = lambda *_: time.sleep(10_000)\n"
+        "async def main():\n"
+        f"    one = journaling.Journals().of(Settings.of({{'journal_path': {str(tmp_path / NAME)!r}}}))\n"
+        "    for _ in range(journaling.MAX_WAITING):\n"
+        "        one.pin('a', 'b')\n"
+        "    try:\n"
+        "        await one.pin('a', 'b')\n"
+        "    except JournalError as error:\n"
+        "        print(error)\n"
+        "    await one.close(timeout_s=0.1)\n"
+        "asyncio.run(main())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert "NOT kept" in done.stdout
+    assert "10000 writes that waited are lost" in done.stderr

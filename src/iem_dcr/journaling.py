@@ -19,14 +19,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections import deque
+from contextlib import suppress
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from iem_dcr.config import AUTO, OFF
 from iem_dcr.driver.ports import Recalled
-from iem_dcr.errors import printable
+from iem_dcr.errors import JournalError, printable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator, Iterator
@@ -41,6 +43,8 @@ FILE: Final = "receipts.db"
 SYSTEM_FOLDER: Final = Path("/var/lib/iem-dcr")
 FOLDER_MODE: Final = 0o700
 CLOSE_TIMEOUT_S: Final = 2.0
+MAX_WAITING: Final = 10_000
+"""So many writes wait for a file that is not open yet; a disk that hangs for good must not fill the memory."""
 
 
 # --- where it is ---
@@ -111,7 +115,7 @@ class Journals:
 
     def __init__(self, *, resolves_auto: bool = False) -> None:
         self._resolves_auto = resolves_auto
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="journals")
+        self._opener = _Opener()
         self._told: set[str] = set()
 
     def of(self, settings: Settings) -> LateJournal | None:
@@ -119,7 +123,7 @@ class Journals:
         path, keep_days = settings.journal_path, settings.journal_keep_days
         if path in OFF or (path == AUTO and not self._resolves_auto):
             return None
-        return LateJournal(self._thread, partial(self._open, path, keep_days))
+        return LateJournal(self._opener.call, partial(self._open, path, keep_days))
 
     def _open(self, path: str, keep_days: int) -> Journal | None:
         """Find and open a journal; None where there can be none, which a warning says once.
@@ -157,6 +161,32 @@ class Journals:
             _log.warning("%s", what)
 
 
+class _Opener:
+    """Calls one function after the other in a thread that a disk may hang for good: it keeps no process from ending."""
+
+    def __init__(self) -> None:
+        self._calls: deque[Callable[[], None]] = deque()
+        self._lock = threading.Lock()
+        self._is_running = False
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Have a function called."""
+        with self._lock:
+            self._calls.append(function)
+            if not self._is_running:
+                self._is_running = True
+                threading.Thread(target=self._run, name="journals", daemon=True).start()
+
+    def _run(self) -> None:
+        while True:
+            with self._lock:
+                if not self._calls:
+                    self._is_running = False
+                    return
+                function = self._calls.popleft()
+            function()
+
+
 class LateJournal:
     """A journal that is opened when its driver first turns to it: an `iem_dcr.driver.ports.Journal`.
 
@@ -164,12 +194,14 @@ class LateJournal:
     is written is forgotten. Used on one loop.
 
     Args:
-        thread: opens it.
-        open_journal: finds and opens it; returns None where there is none.
+        in_thread: has a function called in a thread.
+        open_journal: finds and opens it; returns None where there is none. Called in that thread; never raises.
     """
 
-    def __init__(self, thread: ThreadPoolExecutor, open_journal: Callable[[], Journal | None]) -> None:
-        self._thread = thread
+    def __init__(
+        self, in_thread: Callable[[Callable[[], None]], None], open_journal: Callable[[], Journal | None]
+    ) -> None:
+        self._in_thread = in_thread
         self._open_journal = open_journal
         self._opening: asyncio.Future[Journal | None] | None = None
         self._waiting: list[Callable[[Journal | None], None]] = []
@@ -233,14 +265,19 @@ class LateJournal:
             loop = asyncio.get_running_loop()
             self._opening = opening = loop.create_future()
 
-            def is_open(found: asyncio.Future[Journal | None]) -> None:
-                self._journal = found.result()
+            def is_open(found: Journal | None) -> None:
+                self._journal = found
                 for write in self._waiting:
                     write(self._journal)
                 self._waiting.clear()
                 opening.set_result(self._journal)
 
-            loop.run_in_executor(self._thread, self._open_journal).add_done_callback(is_open)
+            def open_it() -> None:
+                found = self._open_journal()
+                with suppress(RuntimeError):  # the loop has ended meanwhile
+                    loop.call_soon_threadsafe(is_open, found)
+
+            self._in_thread(open_it)
         return self._opening
 
     def _write(self, write: Callable[[Journal], Awaitable[None]]) -> Awaitable[None]:
@@ -253,8 +290,12 @@ class LateJournal:
 
         if self._begin().done():
             make(self._journal)
-        else:
+        elif len(self._waiting) < MAX_WAITING:
             self._waiting.append(make)
+        else:
+            why = "the journal of receipts is not open yet, and the queue in memory is full: this is NOT kept"
+            written.set_exception(JournalError(why))
+            written.exception()  # who wrote may not wait for it
         return _Written(written)
 
 
