@@ -26,7 +26,7 @@ from iem_dcr.driver.meter_state import MeterState
 from iem_dcr.driver.provisioning import Provisioning
 from iem_dcr.driver.receipt_keeper import ReceiptKeeper
 from iem_dcr.driver.receipt_matching import Entitlement, Right
-from iem_dcr.driver.start import Starting, _Start
+from iem_dcr.driver.start import Start
 from iem_dcr.driver.transitions import AWAITED, State
 from iem_dcr.driver.upkeep import Upkeep
 from iem_dcr.errors import MeterError
@@ -170,11 +170,11 @@ FAULTS: Final = [
     Deliberate("refused_start_forgotten", "The stop of a start that was refused gets another's receipt.",
                REFUSED, _returns(None), [(Ledger, "refuse")]),
     Deliberate("start_ends_nothing", "B goes out without an E: a meter that takes a second B destroys what runs.",
-               TWO, _returns(value=True), [(_Start, "_end_what_runs")], "second_begin", range(1000, 1020)),
+               TWO, _returns(value=True), [(Start, "_end_what_runs")], "second_begin", range(1000, 1020)),
     Deliberate("receipt_not_awaited", "B follows E at once, while the meter still signs: the receipt is lost.",
-               TWO, _returns(value=True), [(_Start, "_wait_for_receipt")], "begin_spoils_signature"),
+               TWO, _returns(value=True), [(Start, "_wait_for_receipt")], "begin_spoils_signature"),
     Deliberate("any_connector", "A start for a connector that the meter does not hold is accepted.",
-               REFUSED, _returns(""), [(_Start, "_unfit")]),
+               REFUSED, _returns(""), [(Start, "_unfit")]),
     Deliberate("unwanted_goes_on", "What the station was told has not begun is not ended by the driver.",
                BEGIN_STAYS_IN_DOUBT, _returns(None), [(Upkeep, "_end_unwanted")]),
     Deliberate("deadline_ignored", "A command may take ten minutes while the meter is away.", AWAY_AT_THE_START,
@@ -239,17 +239,17 @@ async def begin_repeated_blindly(own: Any, *of: Any, **named: Any) -> None:
         await own(*of, **named)
 
 
-@fault(END_LOST, (_Start, "_end_what_runs"), knobs="second_begin", seeds=20)
+@fault(END_LOST, (Start, "_end_what_runs"), knobs="second_begin", seeds=20)
 async def begins_after_doubtful_end(own: Any, self: Any) -> bool:
     """B goes out after an E that had no answer: what runs may not have been ended, and is destroyed."""
     return bool(await own(self) or self._end_is_doubtful)
 
 
-@fault(END_WITHOUT_ANSWER, (_Start, "_end_what_runs"), knobs="begin_spoils_signature", seeds=20)
+@fault(END_WITHOUT_ANSWER, (Start, "_end_what_runs"), knobs="begin_spoils_signature", seeds=20)
 async def late_end_not_awaited(own: Any, self: Any) -> bool:
     """An E is refused because an earlier one was acted on: B goes out while the meter still signs."""
     self._end_is_doubtful = False
-    with patch.object(Ledger, "expects_receipt", new=False):
+    with patch.object(Ledger, "expects_receipt", lambda *_: False):
         return bool(await own(self))
 
 
@@ -274,11 +274,11 @@ def given_up_while_it_runs(_own: Any, _self: Any, entry: Any, at_s: float) -> bo
     return entry.end_answered_s is not None and at_s - entry.end_answered_s >= 15.0
 
 
-@fault(ONE, (Starting, "start"))
-async def wanted_ended(own: Any, self: Any, request: Any, deadline: Any) -> Any:
+@fault(ONE, (Start, "run"))
+async def wanted_ended(own: Any, self: Any) -> Any:
     """What was begun is ended soon after, as if nobody wanted it."""
-    answer = await own(self, request, deadline)
-    newest = self._meter.ledger.newest(request.transaction_id)
+    answer = await own(self)
+    newest = self._meter.ledger.newest(self.request.transaction_id)
     if newest is not None:
         self._meter.ledger.mark(newest, unwanted=True)
     return answer

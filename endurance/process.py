@@ -18,7 +18,7 @@ from unittest.mock import patch
 
 from endurance.meter import Serving
 from endurance.network import Network, Sender
-from iem_dcr.driver.start import Starting
+from iem_dcr.driver.start import Start
 from iem_dcr.everest import module
 from iem_dcr.everest.module import LOOP_END_TIMEOUT_S, EverestModule
 from iem_dcr.everest_api.meter_api import MeterApi
@@ -33,9 +33,8 @@ if TYPE_CHECKING:
     from endurance.station import Station
     from iem_dcr.config import Settings
     from iem_dcr.driver import MeterDriver
-    from iem_dcr.driver.timing import Deadline
     from iem_dcr.everest.framework import Framework
-    from iem_dcr.powermeter import Powermeter, StationError, TransactionReq, TransactionStartResponse
+    from iem_dcr.powermeter import Powermeter, StationError, TransactionStartResponse
 
     Handler = Callable[[dict[str, Any]], dict[str, object]]
 
@@ -122,19 +121,19 @@ def task_factory(
 @contextlib.contextmanager
 def rigged() -> Iterator[None]:
     """Have every process know the start that it serves, and no module sleep."""
-    start = Starting.start
+    run = Start.run
 
-    async def noted(self: Starting, request: TransactionReq, deadline: Deadline) -> TransactionStartResponse:
+    async def noted(self: Start) -> TransactionStartResponse:
         process = PROCESS.get()
         if process is None:
-            return await start(self, request, deadline)
-        process.serving = Serving(request.transaction_id, process.number)
+            return await run(self)
+        process.serving = Serving(self.request.transaction_id, process.number)
         try:
-            return await start(self, request, deadline)
+            return await run(self)
         finally:
             process.serving = None
 
-    with patch.object(Starting, "start", noted), patch.object(module, "REPLIES_GO_OUT_S", 0.0):
+    with patch.object(Start, "run", noted), patch.object(module, "REPLIES_GO_OUT_S", 0.0):
         yield
 
 

@@ -23,9 +23,9 @@ from iem_dcr.driver.meter import VALUE_TIMEOUT_S, Meter
 from iem_dcr.driver.provisioning import Provisioning
 from iem_dcr.driver.rate_limited_log import MeterLog
 from iem_dcr.driver.receipt_keeper import ReceiptKeeper
-from iem_dcr.driver.start import Starting
+from iem_dcr.driver.start import Start
 from iem_dcr.driver.station import GuardedStation
-from iem_dcr.driver.stop import Stopping
+from iem_dcr.driver.stop import Stop
 from iem_dcr.driver.timing import Deadline, Schedule, now_s, seconds_since
 from iem_dcr.driver.transitions import State
 from iem_dcr.driver.upkeep import WORK_S, Upkeep
@@ -109,8 +109,6 @@ class MeterDriver:
             log=log,
         )
         self._provisioning = Provisioning(self._meter)
-        self._starting = Starting(self._meter, self._provisioning, self._pause)
-        self._stopping = Stopping(self._meter, self._provisioning, self._pause)
         self._commands = Commands()
         self._upkeep = Upkeep(self._meter, self._provisioning, self._commands)
         self._working: str | None = None
@@ -202,7 +200,7 @@ class MeterDriver:
                 self.refuse_start(request.transaction_id)
 
         async def work(deadline: Deadline) -> TransactionStartResponse:
-            return await self._starting.start(request, deadline)
+            return await Start(self._meter, self._provisioning, self._pause, request, deadline).run()
 
         response = await self._commands.do(Command(work, Deadline.after(START_S), failed, on_abandoned))
         self._station.observe("start_answered", response)
@@ -232,13 +230,12 @@ class MeterDriver:
         """Stop within 60 s; what the meter's silence takes of them is added, up to 110 s."""
         began_s = now_s()
         bounded = deadline.within(STOP_S - (SILENT_STOP_S - deadline.left_s) - 2 * ANSWER_MARGIN_S)
-        response = await self._stopping.stop(transaction_id, bounded)
-        while (
-            response.signed_meter_value is None and not deadline.passed and bounded.passed and self._is_silent(began_s)
-        ):
+        while True:
+            response = await Stop(self._meter, self._provisioning, self._pause, transaction_id, bounded).run()
+            is_over = response.signed_meter_value is not None or deadline.passed or not bounded.passed
+            if is_over or not self._is_silent(began_s):
+                return response
             bounded = deadline.within(WORK_S)
-            response = await self._stopping.stop(transaction_id, bounded)
-        return response
 
     def _is_silent(self, since_s: float) -> bool:
         heard_s = self._meter.client.last_response_s

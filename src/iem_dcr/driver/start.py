@@ -27,6 +27,7 @@ from iem_dcr.powermeter import IDENTIFICATION_ERROR_LEVELS, TransactionRequestSt
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
+    from iem_dcr.device.messages import Gateway
     from iem_dcr.driver.entry import Entry
     from iem_dcr.driver.meter import Meter
     from iem_dcr.driver.provisioning import Provisioning
@@ -43,47 +44,67 @@ LOOK_HOLDS_S: Final = 0.3
 """How long a live value says which meter a B reaches: a start without waits never reads a second one."""
 
 
-class Starting:
-    """Begins transactions on one meter."""
+class Start:
+    """One start on one meter.
 
-    def __init__(self, meter: Meter, provisioning: Provisioning, pause: Pause) -> None:
-        """``pause`` waits within a command, while live values go on."""
+    Args:
+        pause: waits within a command, while live values go on.
+        deadline: by which it is over.
+
+    Attributes:
+        request: the station's.
+    """
+
+    def __init__(
+        self, meter: Meter, provisioning: Provisioning, pause: Pause, request: TransactionReq, deadline: Deadline
+    ) -> None:
         self._meter = meter
         self._provisioning = provisioning
         self._pause = pause
+        self.request = request
+        self._deadline = deadline
+        self._doubtful: Entry | None = None
+        """The newest entry of this start whose B has no answer."""
+        self._refusals_left = meter.settings.resilience_transaction_request_retries
+        self._end_is_doubtful = False
+        self._was_ended_again = False
+        self._receipt_due: Deadline | None = None
+        self._delay_s = UNANSWERED_WAIT_S
+        self._serial = ""
 
-    async def start(self, request: TransactionReq, deadline: Deadline) -> TransactionStartResponse:
-        """Begin a transaction. Never raises for anything a meter or a station can do."""
-        meter = self._meter
-        newest = meter.ledger.newest(request.transaction_id)
+    async def run(self) -> TransactionStartResponse:
+        """Go through rounds until there is an answer. Never raises for anything a meter or a station can do."""
+        meter, deadline = self._meter, self._deadline
+        newest = meter.ledger.newest(self.request.transaction_id)
         if newest is not None and newest.state is State.OPEN and not newest.power_up and newest.is_answered:
             meter.ledger.mark(newest, unwanted=False, told=True)
             meter.log.limited("starts that come again").log(
-                logging.INFO, "start of transaction %s again: it runs", printable(request.transaction_id)
+                logging.INFO, "start of transaction %s again: it runs", printable(self.request.transaction_id)
             )
             return TransactionStartResponse(TransactionRequestStatus.OK)
         try:
-            user = self._user(request)
+            self._user = self._user_of_request()
         except RequestError as error:
-            return self._failed(request, None, TransactionRequestStatus.UNEXPECTED_ERROR, str(error))
-        one = _Start(
-            meter,
-            self._provisioning,
-            self._pause,
-            failed=self._failed,
-            request=request,
-            user=user,
-            deadline=deadline,
-        )
-        return await one.run()
+            return self._failed(str(error))
+        why = "the meter did not do it in time"
+        while not deadline.passed:
+            self._delay_s = UNANSWERED_WAIT_S
+            response = await self._round()
+            if response is not None:
+                return response
+            why = meter.why or why
+            if self._refusals_left < 0:
+                break
+            await self._pause(self._delay_s, deadline)
+        return self._failed(why)
 
-    def _user(self, request: TransactionReq) -> User:
-        """Make the assignment of a request: what will be signed as IS, IL, IF, IT, ID and TT.
+    def _user_of_request(self) -> User:
+        """Make the assignment of the request: what will be signed as IS, IL, IF, IT, ID and TT.
 
         Raises:
             RequestError: the id cannot be signed.
         """
-        meter = self._meter
+        meter, request = self._meter, self.request
         ID = request.identification_data or request.transaction_id
         check_identification(ID)
         level = request.identification_level or meter.settings.IL_default
@@ -110,117 +131,68 @@ class Starting:
         )
 
     def _failed(
-        self, request: TransactionReq, doubtful: Entry | None, status: TransactionRequestStatus, why: str
+        self, why: str, status: TransactionRequestStatus = TransactionRequestStatus.UNEXPECTED_ERROR
     ) -> TransactionStartResponse:
-        """Answer a start that failed; what it may have begun is ended by the driver itself."""
-        meter = self._meter
+        """Answer that the start failed; what it may have begun is ended by the driver itself."""
+        meter, transaction_id = self._meter, self.request.transaction_id
         meter.log.limited("starts that failed").log(
-            logging.WARNING, "transaction %s was not begun (%s): %s", printable(request.transaction_id), status, why
+            logging.WARNING, "transaction %s was not begun (%s): %s", printable(transaction_id), status, why
         )
-        if doubtful is None:
-            meter.ledger.refuse(request.transaction_id, meter.clock.now())
-            meter.keeper.refused(request.transaction_id, meter.state.serial)
-        meter.ledger.disown(request.transaction_id)
+        if self._doubtful is None:
+            meter.ledger.refuse(transaction_id, meter.clock.now())
+            meter.keeper.refused(transaction_id, meter.state.serial)
+        meter.ledger.disown(transaction_id)
         return TransactionStartResponse(status, why)
-
-
-class _Start:
-    """One start. ``doubtful`` is the newest entry of it whose B has no answer."""
-
-    def __init__(
-        self,
-        meter: Meter,
-        provisioning: Provisioning,
-        pause: Pause,
-        *,
-        failed: Callable[[TransactionReq, Entry | None, TransactionRequestStatus, str], TransactionStartResponse],
-        request: TransactionReq,
-        user: User,
-        deadline: Deadline,
-    ) -> None:
-        self._meter = meter
-        self._provisioning = provisioning
-        self._pause = pause
-        self._failed = failed
-        self._request = request
-        self._user = user
-        self._deadline = deadline
-        self._doubtful: Entry | None = None
-        self._refusals_left = meter.settings.resilience_transaction_request_retries
-        self._end_is_doubtful = False
-        self._was_ended_again = False
-        self._receipt_due: Deadline | None = None
-        self._delay_s = 0.0
-        self._serial = ""
-
-    async def run(self) -> TransactionStartResponse:
-        """Go through rounds until there is an answer."""
-        meter, deadline = self._meter, self._deadline
-        retry_s = meter.settings.resilience_transaction_request_retry_delay / 1000
-        why = "the meter did not do it in time"
-        while not deadline.passed:
-            self._delay_s = retry_s
-            response = await self._round()
-            if response is not None:
-                return response
-            why = meter.why or why
-            if self._refusals_left < 0:
-                break
-            await self._pause(self._delay_s, deadline)
-        return self._failed(self._request, self._doubtful, TransactionRequestStatus.UNEXPECTED_ERROR, why)
 
     async def _round(self) -> TransactionStartResponse | None:
         """Go through one round. Returns the answer, or None for another round."""
-        why_not = await self._look()
-        if why_not is not None:
-            return why_not if isinstance(why_not, TransactionStartResponse) else None
-        if not await self._end_what_runs():
-            return None
-        if not await self._assign():
-            return None
-        return await self._begin()
-
-    async def _look(self) -> TransactionStartResponse | str | None:
-        """Ask GET /gw, and the last receipt. Returns None where the round goes on, an answer, or why it does not."""
         meter = self._meter
-        try:
-            gateway = await meter.gw(self._deadline)
-            if meter.state.value is None or meter.state.needs_reinit or not self._provisioning.initialised:
-                await self._provisioning.initialise(self._deadline)
-            else:
-                await meter.read(self._deadline)
-            self._serial = meter.state.serial
-            if meter.state.unaccepted or meter.state.value is None:
-                meter.why = meter.state.unaccepted or "the meter gives no live value"
-                self._delay_s = UNANSWERED_WAIT_S
-                return meter.why
-            self._provisioning.take_up(gateway)
-            if self._provisioning.gw_due:
-                if not await self._provisioning.send_gw(self._deadline):
-                    self._delay_s = UNANSWERED_WAIT_S
-                    return meter.why
-                gateway = await meter.gw(self._deadline)
-            if self._provisioning.is_clock_off(meter.time) and meter.may_be_told:
-                await self._provisioning.send_clock(self._deadline)
-                gateway = await meter.gw(self._deadline)
-        except MeterError as error:
-            meter.state.needs_reinit = True
-            meter.why = f"the meter does not answer: {error}"
-            self._delay_s = UNANSWERED_WAIT_S
-            return meter.why
+        gateway = await self._look()
+        if gateway is None:
+            return None
         unfit = self._unfit(gateway.CI)
         if unfit and self._doubtful is None:
             refuses = meter.settings.refuse_start_with_error
             status = TransactionRequestStatus.UNEXPECTED_ERROR if refuses else TransactionRequestStatus.NOT_SUPPORTED
-            return self._failed(self._request, None, status, unfit)
+            return self._failed(unfit, status)
         await meter.last_receipt(self._deadline)
         if unfit:
-            meter.why = unfit
             await meter.send_end(self._deadline)
-        return unfit or None
+            meter.why = unfit
+            return None
+        if await self._end_what_runs() and await self._assign():
+            return await self._begin()
+        return None
+
+    async def _look(self) -> Gateway | None:
+        """Ask GET /gw and a live value, and send what the meter lacks. Returns None where the round ends here."""
+        meter, provisioning, deadline = self._meter, self._provisioning, self._deadline
+        try:
+            gateway = await meter.gw(deadline)
+            if meter.state.value is None or meter.state.needs_reinit or not provisioning.initialised:
+                await provisioning.initialise(deadline)
+            else:
+                await meter.read(deadline)
+            self._serial = meter.state.serial
+            if meter.state.unaccepted or meter.state.value is None:
+                meter.why = meter.state.unaccepted or "the meter gives no live value"
+                return None
+            provisioning.take_up(gateway)
+            if provisioning.gw_due:
+                if not await provisioning.send_gw(deadline):
+                    return None
+                gateway = await meter.gw(deadline)
+            if provisioning.is_clock_off(meter.time) and meter.may_be_told:
+                await provisioning.send_clock(deadline)
+                gateway = await meter.gw(deadline)
+        except MeterError as error:
+            meter.state.needs_reinit = True
+            meter.why = f"the meter does not answer: {error}"
+            return None
+        return gateway
 
     def _unfit(self, held: str) -> str:
-        CI = self._request.evse_id or self._meter.settings.CI
+        CI = self.request.evse_id or self._meter.settings.CI
         if held != CI:
             return f"the meter holds CI {printable(held)}, the transaction is for {printable(CI)}"
         value = self._meter.state.value
@@ -235,19 +207,17 @@ class _Start:
         reply = await meter.send_end(self._deadline)
         if reply in (Reply.UNANSWERED, Reply.UNSENT):
             self._end_is_doubtful = self._end_is_doubtful or reply is Reply.UNANSWERED
-            self._delay_s = UNANSWERED_WAIT_S
             return False
-        if reply is Reply.REFUSED and meter.state.current_flows and meter.state.XT is not False:
-            # Neither E nor B is acted on at a current: what runs has to be ended first, and cannot be yet.
-            self._delay_s = UNANSWERED_WAIT_S
-            return False
-        if reply is Reply.REFUSED and meter.ledger.expects_receipt(now_s()):
-            self._receipt_due = self._receipt_due or self._deadline.within(RECEIPT_WAIT_S)
-            if not self._receipt_due.passed:
-                self._delay_s = UNANSWERED_WAIT_S
+        if reply is Reply.REFUSED:
+            if meter.state.current_flows and meter.state.XT is not False:
+                # Neither E nor B is acted on at a current: what runs has to be ended first, and cannot be yet.
                 return False
-        if reply is Reply.REFUSED and not self._end_is_doubtful:
-            return True
+            if meter.ledger.expects_receipt(now_s()):
+                self._receipt_due = self._receipt_due or self._deadline.within(RECEIPT_WAIT_S)
+                if not self._receipt_due.passed:
+                    return False
+            if not self._end_is_doubtful:
+                return True
         self._end_is_doubtful = False
         last = meter.ledger.last
         meter.awaits_end = was_due
@@ -283,10 +253,12 @@ class _Start:
         if self._user.TT is not None and reply is not Reply.REFUSED:
             self._provisioning.tariff_was_changed()
         if reply is Reply.REFUSED:
-            self._refusals_left -= 1
-        elif reply is not Reply.ACCEPTED:
-            self._delay_s = UNANSWERED_WAIT_S
+            self._was_refused()
         return reply is Reply.ACCEPTED
+
+    def _was_refused(self) -> None:
+        self._refusals_left -= 1
+        self._delay_s = self._meter.settings.resilience_transaction_request_retry_delay / 1000
 
     async def _begin(self) -> TransactionStartResponse | None:
         meter, ledger = self._meter, self._meter.ledger
@@ -297,7 +269,7 @@ class _Start:
                 meter.why = f"the meter does not answer: {error}"
                 return None
         entry = ledger.begin(
-            self._request, self._user.ID, self._serial, noted=meter.clock.now(), sent=meter.time, at_s=now_s()
+            self.request, self._user.ID, self._serial, noted=meter.clock.now(), sent=meter.time, at_s=now_s()
         )
         is_sent = False
         try:
@@ -316,20 +288,17 @@ class _Start:
             meter.keeper.note_later(entry)
             self._judge_clock()
             meter.state.is_told()
-            name = printable(self._request.transaction_id)
+            name = printable(self.request.transaction_id)
             meter.log.info("transaction %s begun for %s", name, shortened(self._user.ID))
             return TransactionStartResponse(TransactionRequestStatus.OK)
         if reply is Reply.UNANSWERED:
             self._doubtful = ledger.on_begin_unanswered(entry, now_s())
             meter.keeper.note_later(self._doubtful)
-            self._delay_s = UNANSWERED_WAIT_S
             return None
         ledger.on_begin_refused(entry)
         meter.keeper.withdraw(entry)
         if reply is Reply.REFUSED:
-            self._refusals_left -= 1
-        else:
-            self._delay_s = UNANSWERED_WAIT_S
+            self._was_refused()
         return None
 
     async def _is_still_the_meter(self) -> bool:

@@ -41,113 +41,66 @@ SERIAL_READINGS: Final = 3
 SERIAL_READ_AGAIN_S: Final = 1.0
 
 
-class Stopping:
-    """Stops the transactions of one meter."""
+class Stop:
+    """One stop on one meter.
 
-    def __init__(self, meter: Meter, provisioning: Provisioning, pause: Pause) -> None:
+    Args:
+        pause: waits within a command, while live values go on.
+        transaction_id: as the station gives it; "" for whatever runs.
+        deadline: by which it is over.
+    """
+
+    def __init__(
+        self, meter: Meter, provisioning: Provisioning, pause: Pause, transaction_id: str, deadline: Deadline
+    ) -> None:
         self._meter = meter
         self._provisioning = provisioning
         self._pause = pause
+        self._id = transaction_id
+        self._deadline = deadline
 
-    async def stop(self, transaction_id: str, deadline: Deadline) -> TransactionStopResponse:
-        """End a transaction and return its receipt. Never raises for anything a meter or a station can do."""
-        meter, ledger = self._meter, self._meter.ledger
-        is_known = meter.keeper.is_read or ledger.newest(transaction_id) is not None
-        if not is_known and not await meter.keeper.wait_until_read(deadline.within(JOURNAL_WAIT_S)):
+    async def run(self) -> TransactionStopResponse:
+        """End the transaction and return its receipt. Never raises for anything a meter or a station can do."""
+        keeper, ledger = self._meter.keeper, self._meter.ledger
+        is_known = keeper.is_read or ledger.newest(self._id) is not None
+        if not is_known and not await keeper.wait_until_read(self._deadline.within(JOURNAL_WAIT_S)):
             return self._failed("the journal of receipts does not answer: whose the last receipt is is not known")
-        here = await self._here(transaction_id)
-        if here is not None:
-            return await self._delivered(here, transaction_id, deadline)
-        return await self._by_right(await self._entitlement(transaction_id, deadline), transaction_id, deadline)
+        receipt = await self._receipt_here()
+        if receipt is not None:
+            return await self._deliver(receipt)
+        return await self._by_right(await self._entitlement())
 
-    async def _by_right(self, found: Entitlement, transaction_id: str, deadline: Deadline) -> TransactionStopResponse:
+    async def _by_right(self, found: Entitlement) -> TransactionStopResponse:
         match found.right:
             case Right.RECEIPT if found.entry is not None and found.entry.receipt is not None:
-                return await self._delivered(found.entry.receipt, transaction_id, deadline)
+                return await self._deliver(found.entry.receipt)
             case Right.REFUSED:
-                await self._end_what_nobody_began(deadline)
+                await self._end_what_nobody_began()
                 return self._failed("the start of this transaction was refused, and nothing was begun for it")
             case Right.ONE_LOOK if found.entry is not None:
-                return await self._one_look(found.entry, transaction_id, deadline)
+                return await self._look_once(found.entry)
             case Right.END if found.entry is not None:
-                return await self._end(found.entry, transaction_id, deadline)
+                return await self._end(found.entry)
             case _:
-                return await self._end_whatever_runs(transaction_id, deadline)
+                return await self._end_whatever_runs()
 
-    async def _end_what_nobody_began(self, deadline: Deadline) -> None:
-        """End what runs where no start of ours can have begun it."""
-        meter = self._meter
-        if meter.state.XT and not meter.ledger.awaited and await self._look(deadline):
-            await meter.last_receipt(deadline)
-            if not (meter.state.wrong or meter.state.unaccepted):
-                await meter.send_end(deadline)
+    async def _receipt_here(self) -> Receipt | None:
+        """Return the receipt that is here for the id: in memory, or in the journal."""
+        ledger = self._meter.ledger
+        newest = ledger.newest(self._id)
+        if not self._id or (newest is not None and newest.state not in (State.CLOSED, State.REFUSED)):
+            return None
+        return ledger.receipt_of(self._id) or await self._meter.keeper.filed(self._id, self._meter.state.serial)
 
-    async def _entitlement(self, transaction_id: str, deadline: Deadline) -> Entitlement:
-        """Return what an id is entitled to; another meter's answer may be one odd reading, and is read again."""
+    async def _entitlement(self) -> Entitlement:
+        """Return what the id is entitled to; another meter's answer may be one odd reading, and is read again."""
         meter = self._meter
         for _ in range(SERIAL_READINGS):
-            found = entitlement(transaction_id, meter.ledger.entries, meter.state.serial)
+            found = entitlement(self._id, meter.ledger.entries, meter.state.serial)
             if found.right is not Right.ONE_LOOK or found.entry is None or found.entry.serial == meter.state.serial:
                 break
-            await self._pause(SERIAL_READ_AGAIN_S, deadline)
+            await self._pause(SERIAL_READ_AGAIN_S, self._deadline)
         return found
-
-    async def _here(self, transaction_id: str) -> Receipt | None:
-        """Return the receipt that is here for an id: in memory, or in the journal."""
-        ledger = self._meter.ledger
-        newest = ledger.newest(transaction_id)
-        if not transaction_id or (newest is not None and newest.state not in (State.CLOSED, State.REFUSED)):
-            return None
-        return ledger.receipt_of(transaction_id) or await self._meter.keeper.filed(
-            transaction_id, self._meter.state.serial
-        )
-
-    # --- ours ---
-
-    async def _end(self, entry: Entry, transaction_id: str, deadline: Deadline) -> TransactionStopResponse:
-        """End what was begun here, and return its receipt; an error once it is certain that none comes."""
-        meter, ledger = self._meter, self._meter.ledger
-        current_until = Deadline.after(meter.settings.stop_current_wait_ms / 1000)
-        delays = receipt_delays()
-        ledger.disown(entry.transaction_id)
-        while not deadline.passed:
-            entry = ledger.get(entry)
-            if entry.receipt is not None:
-                return await self._delivered(entry.receipt, transaction_id, deadline)
-            if entry.state is State.LOST or entry.serial != meter.state.serial != "":
-                return await self._one_look(entry, transaction_id, deadline)
-            delay_s = UNANSWERED_WAIT_S
-            if entry.state in RUNNING:
-                reply = await self._send_end(entry, deadline)
-                if reply is Reply.ACCEPTED:
-                    delays = receipt_delays()
-                    continue
-                if reply is Reply.REFUSED:
-                    await meter.new_receipt(deadline)
-                    delay_s = meter.settings.resilience_transaction_request_retry_delay / 1000
-                    if meter.state.current_flows and current_until.passed:
-                        return self._failed(f"a current still flows: {meter.why}")
-            else:
-                arrival = await meter.new_receipt(deadline)
-                delay_s = UNANSWERED_WAIT_S if arrival is None else next(delays)
-            ledger.give_up(now_s())
-            if ledger.get(entry).state in AWAITED:
-                await self._pause(delay_s, deadline)
-        return self._failed(meter.why or "the meter did not give the receipt in time")
-
-    async def _send_end(self, entry: Entry, deadline: Deadline) -> Reply | None:
-        """Send E, after GET /gw; none where the receipt is there already, or the meter does not answer."""
-        meter = self._meter
-        if not await self._look(deadline):
-            return None
-        if meter.state.unaccepted or meter.state.serial != entry.serial:
-            meter.why = meter.state.unaccepted or "another meter answers than before"
-            return None
-        if meter.ledger.seen_idle_since(entry):
-            await meter.last_receipt(deadline)
-            if meter.ledger.get(entry).state not in RUNNING:
-                return None
-        return await meter.send_end(deadline)
 
     async def _look(self, deadline: Deadline) -> bool:
         """GET /gw, posted where CI is empty: the end is signed with that clock. Returns whether the meter answers."""
@@ -165,23 +118,79 @@ class Stopping:
             return False
         return True
 
-    async def _one_look(self, entry: Entry, transaction_id: str, deadline: Deadline) -> TransactionStopResponse:
+    # --- ours ---
+
+    async def _end(self, entry: Entry) -> TransactionStopResponse:
+        """End what was begun here, and return its receipt; an error once it is certain that none comes."""
+        meter, ledger, deadline = self._meter, self._meter.ledger, self._deadline
+        current_until = Deadline.after(meter.settings.stop_current_wait_ms / 1000)
+        delays = receipt_delays()
+        ledger.disown(entry.transaction_id)
+        while not deadline.passed:
+            entry = ledger.get(entry)
+            if entry.receipt is not None:
+                return await self._deliver(entry.receipt)
+            if entry.state is State.LOST or entry.serial != meter.state.serial != "":
+                return await self._look_once(entry)
+            delay_s = UNANSWERED_WAIT_S
+            if entry.state in RUNNING:
+                reply = await self._send_end(entry)
+                if reply is Reply.ACCEPTED:
+                    delays = receipt_delays()
+                    continue
+                if reply is Reply.REFUSED:
+                    await meter.new_receipt(deadline)
+                    delay_s = meter.settings.resilience_transaction_request_retry_delay / 1000
+                    if meter.state.current_flows and current_until.passed:
+                        return self._failed(f"a current still flows: {meter.why}")
+            else:
+                arrival = await meter.new_receipt(deadline)
+                delay_s = UNANSWERED_WAIT_S if arrival is None else next(delays)
+            ledger.give_up(now_s())
+            if ledger.get(entry).state in AWAITED:
+                await self._pause(delay_s, deadline)
+        return self._failed(meter.why or "the meter did not give the receipt in time")
+
+    async def _send_end(self, entry: Entry) -> Reply | None:
+        """Send E, after GET /gw; none where the receipt is there already, or the meter does not answer."""
+        meter = self._meter
+        if not await self._look(self._deadline):
+            return None
+        if meter.state.unaccepted or meter.state.serial != entry.serial:
+            meter.why = meter.state.unaccepted or "another meter answers than before"
+            return None
+        if meter.ledger.seen_idle_since(entry):
+            await meter.last_receipt(self._deadline)
+            if meter.ledger.get(entry).state not in RUNNING:
+                return None
+        return await meter.send_end(self._deadline)
+
+    async def _look_once(self, entry: Entry) -> TransactionStopResponse:
         """Return the receipt of a transaction that is lost, or another meter's, if it has turned up."""
         meter = self._meter
         meter.ledger.disown(entry.transaction_id)
-        await meter.new_receipt(deadline)
+        await meter.new_receipt(self._deadline)
         entry = meter.ledger.get(entry)
         if entry.receipt is not None:
-            return await self._delivered(entry.receipt, transaction_id, deadline)
+            return await self._deliver(entry.receipt)
         if entry.serial != meter.state.serial:
             return self._failed(f"it was begun on meter {printable(entry.serial)}, and another one answers now")
         return self._failed("the meter has no receipt for this transaction: it is lost")
 
     # --- whatever runs ---
 
-    async def _end_whatever_runs(self, transaction_id: str, deadline: Deadline) -> TransactionStopResponse:
+    async def _end_what_nobody_began(self) -> None:
+        """End what runs where no start of ours can have begun it."""
         meter = self._meter
-        why = await self._reach(transaction_id, deadline)
+        if meter.state.XT and not meter.ledger.awaited and await self._look(self._deadline):
+            await meter.last_receipt(self._deadline)
+            if not (meter.state.wrong or meter.state.unaccepted):
+                await meter.send_end(self._deadline)
+
+    async def _end_whatever_runs(self) -> TransactionStopResponse:
+        """End what runs, and return its receipt; the last one of the meter where nothing runs."""
+        meter, deadline = self._meter, self._deadline
+        why = await self._reach()
         ended_at: datetime | None = None
         end_doubtful = False
         while not why and not deadline.passed:
@@ -190,23 +199,22 @@ class Stopping:
             reply = await meter.send_end(deadline)
             is_idle = reply is Reply.REFUSED and not meter.state.current_flows
             if reply is Reply.ACCEPTED or (is_idle and end_doubtful):
-                ended_at = ended_at if end_doubtful else moment
-                return await self._receipt_of_what_ran(transaction_id, ended_at, deadline)
+                return await self._receipt_of_what_ran(ended_at if end_doubtful else moment)
             if is_idle and not meter.state.XT and not meter.ledger.expects_receipt(now_s()):
-                return await self._last(transaction_id, deadline)
+                return await self._deliver_last()
             if reply is Reply.UNANSWERED and not end_doubtful:
                 ended_at, end_doubtful = moment, True
             await self._pause(UNANSWERED_WAIT_S, deadline)
-            why = await self._reach(transaction_id, deadline)
+            why = await self._reach()
         return self._failed(why or meter.why or "the meter did not do it in time")
 
-    async def _reach(self, transaction_id: str, deadline: Deadline) -> str:
+    async def _reach(self) -> str:
         """Ask until the meter answers and is the one that may be ended. Returns why it is not, or ""."""
-        meter = self._meter
+        meter, deadline = self._meter, self._deadline
         limit = deadline
         if not meter.state.reached:
             wait_ms = meter.settings.initial_connection_wait_ms
-            limit = deadline.within(STARTUP_WAIT_S if transaction_id == "" else wait_ms / 1000)
+            limit = deadline.within(STARTUP_WAIT_S if self._id == "" else wait_ms / 1000)
         while not (deadline if meter.state.reached else limit).passed:
             is_there = await self._look(limit)
             if is_there and (meter.state.wrong or not meter.state.unaccepted):
@@ -214,64 +222,60 @@ class Stopping:
             await self._pause(UNANSWERED_WAIT_S, deadline)
         return meter.state.unaccepted or meter.why or "the meter does not answer"
 
-    async def _receipt_of_what_ran(
-        self, transaction_id: str, ended_at: datetime | None, deadline: Deadline
-    ) -> TransactionStopResponse:
+    async def _receipt_of_what_ran(self, ended_at: datetime | None) -> TransactionStopResponse:
         """Wait for the receipt of what an accepted E has ended, if anything ran."""
         meter, ran = self._meter, bool(self._meter.state.XT)
         began_s, delays = now_s(), receipt_delays()
-        while not deadline.passed:
-            arrival = await meter.new_receipt(deadline)
+        while not self._deadline.passed:
+            arrival = await meter.new_receipt(self._deadline)
             last = meter.ledger.last
             if arrival is not None and arrival.is_new and last is not None and ended_since(last, ended_at):
-                return await self._delivered(last, transaction_id, deadline)
+                return await self._deliver(last)
             ran = ran or bool(meter.state.XT)
             if not ran and now_s() - began_s >= NOTHING_RAN_AFTER_S:
-                return await self._last(transaction_id, deadline)
-            await self._pause(next(delays), deadline)
+                return await self._deliver_last()
+            await self._pause(next(delays), self._deadline)
         return self._failed("what ran was ended, and the meter has not given its receipt yet")
-
-    async def _last(self, transaction_id: str, deadline: Deadline) -> TransactionStopResponse:
-        """Return the last receipt of the meter: nothing runs."""
-        meter, last = self._meter, self._meter.ledger.last
-        if last is None:
-            return self._failed("no transaction is in progress, and there has been none before")
-        owner = meter.ledger.owner_of(last)
-        if meter.settings.strict_transaction_ids and transaction_id and owner not in ("", transaction_id):
-            return self._failed("no signed transaction for this id: the last receipt is another's")
-        return await self._delivered(last, transaction_id, deadline)
 
     # --- answers ---
 
-    async def _delivered(self, receipt: Receipt, transaction_id: str, deadline: Deadline) -> TransactionStopResponse:
+    async def _deliver_last(self) -> TransactionStopResponse:
+        """Return the last receipt of the meter: nothing runs."""
+        ledger = self._meter.ledger
+        if ledger.last is None:
+            return self._failed("no transaction is in progress, and there has been none before")
+        is_strict = self._meter.settings.strict_transaction_ids and self._id != ""
+        if is_strict and ledger.owner_of(ledger.last) not in ("", self._id):
+            return self._failed("no signed transaction for this id: the last receipt is another's")
+        return await self._deliver(ledger.last)
+
+    async def _deliver(self, receipt: Receipt) -> TransactionStopResponse:
         meter = self._meter
-        owner = meter.ledger.owner_of(receipt) or transaction_id
+        owner = meter.ledger.owner_of(receipt) or self._id
         for entry in meter.ledger.entries:
-            if entry.transaction_id in (owner, transaction_id) and entry.told:
+            if entry.transaction_id in (owner, self._id) and entry.told:
                 meter.ledger.mark(entry, told=False)
         meter.state.is_told()
-        receipt = await self._undamaged(receipt, deadline)
-        value = await meter.keeper.deliver(receipt, owner, meter.state, deadline)
+        receipt = await self._undamaged(receipt)
+        value = await meter.keeper.deliver(receipt, owner, meter.state, self._deadline)
         if meter.state.value is None or not meter.state.in_fault:
-            await meter.publish_fresh(deadline.within(FRESH_VALUE_S))
+            await meter.publish_fresh(self._deadline.within(FRESH_VALUE_S))
         return TransactionStopResponse(TransactionRequestStatus.OK, value)
 
-    async def _undamaged(self, receipt: Receipt, deadline: Deadline) -> Receipt:
+    async def _undamaged(self, receipt: Receipt) -> Receipt:
         """Ask once more for a receipt that does not verify: it may have been damaged on its way."""
         meter = self._meter
-        if await meter.keeper.outcome(receipt, meter.state, deadline) is not Outcome.INVALID:
+        if await meter.keeper.outcome(receipt, meter.state, self._deadline) is not Outcome.INVALID:
             return receipt
         try:
-            again = await meter.client.transaction(timeout_s=deadline.within(ASKED_AGAIN_S).left_s)
+            again = await meter.client.transaction(timeout_s=self._deadline.within(ASKED_AGAIN_S).left_s)
         except MeterError:
             return receipt
-        is_same = again is not None and (again.pagination, again.identification) == (
-            receipt.pagination,
-            receipt.identification,
-        )
-        if again is None or not is_same or again.text == receipt.text:
+        if again is None or again.text == receipt.text:
             return receipt
-        is_whole = await meter.keeper.outcome(again, meter.state, deadline) is Outcome.VALID
+        if (again.pagination, again.identification) != (receipt.pagination, receipt.identification):
+            return receipt
+        is_whole = await meter.keeper.outcome(again, meter.state, self._deadline) is Outcome.VALID
         return again if is_whole else receipt
 
     def _failed(self, why: str) -> TransactionStopResponse:
