@@ -23,13 +23,13 @@ sys.path.insert(0, str(ROOT))
 from rich._export_format import CONSOLE_SVG_FORMAT  # noqa: E402  # the project's root has to be found first
 from rich.console import Console  # noqa: E402
 
-from iem_dcr.bringup.watching import WatchedMeter, watch  # noqa: E402
 from iem_dcr.cli.watch_view import Picture  # noqa: E402
+from iem_dcr.diagnostics.watching import WatchedMeter, watch  # noqa: E402
 from iem_dcr.simulator import SimulatedMeter, SimulatorOptions, SimulatorServer  # noqa: E402
 from tests.support.virtual_time import VirtualWall, run_virtual  # noqa: E402
 
 if TYPE_CHECKING:
-    from iem_dcr.bringup.sight import Sight
+    from iem_dcr.diagnostics.status import Status
 
 PICTURE = ROOT / "docs" / "images" / "watch.svg"
 WIDTH, HEIGHT = 100, 30
@@ -85,11 +85,11 @@ async def scene() -> Picture:
         await _charge(servers[0].meter, 38, since_s=150)
         servers[2].meter.power_cycle(off_s=600.0, boot_s=5.0)
         await _charge(servers[0].meter, 23, since_s=188)
-        sights = tuple(_at_home(meter.sight(), number) for number, meter in enumerate(meters))
+        statuses = tuple(_at_home(meter.status(), number) for number, meter in enumerate(meters))
         now = wall()
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)
-        return Picture(sights, now)
+        return Picture(statuses, now)
 
 
 async def _charge(meter: SimulatedMeter, seconds: int, since_s: int = 0) -> None:
@@ -106,9 +106,9 @@ def _post(meter: SimulatedMeter, node: str, body: dict[str, Any]) -> None:
         raise RuntimeError(f"the simulated meter answered {status} to POST {node}")
 
 
-def _at_home(sight: Sight, number: int) -> Sight:
+def _at_home(status: Status, number: int) -> Status:
     """Show a meter under an address of a charger's network."""
-    return replace(sight, address=f"192.168.60.{12 + number}:80")
+    return replace(status, address=f"192.168.60.{12 + number}:80")
 
 
 if __name__ == "__main__":

@@ -12,9 +12,9 @@ import click
 import pytest
 from openapi_spec_validator import validate
 
-from iem_dcr.bringup import nodes
 from iem_dcr.device.client import MeterClient
 from iem_dcr.device.messages import User
+from iem_dcr.diagnostics import nodes
 from iem_dcr.simulator import Answer, SimulatedMeter, SimulatorOptions
 from iem_dcr.simulator.nodes import METHODS
 from iem_dcr.simulator.options import OBIS_CODES

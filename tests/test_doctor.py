@@ -14,12 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from iem_dcr.bringup import checks, doctor, nodes
-from iem_dcr.bringup.evidence import Evidence, Timed
-from iem_dcr.bringup.report import CHECKS, Line, Report, State
 from iem_dcr.cli.doctor import lines, show
 from iem_dcr.config import Settings
 from iem_dcr.device import messages
+from iem_dcr.diagnostics import checks, doctor, nodes
+from iem_dcr.diagnostics.evidence import Evidence, Timed
+from iem_dcr.diagnostics.report import CHECKS, Line, Report, State
 from iem_dcr.simulator import Fault, SimulatedMeter, SimulatorOptions, SimulatorServer
 from tests.support.bench import CI, SECRET, SERIAL, meter_options
 from tests.support.command_line import Simulator, run

@@ -21,16 +21,15 @@ import pytest
 from rich.console import Console
 
 from iem_dcr import ocmf
-from iem_dcr.bringup import doctor, recorder
-from iem_dcr.bringup.folder import disguised
-from iem_dcr.bringup.look import look
-from iem_dcr.bringup.watching import WatchedMeter, watch
-from iem_dcr.cli.watch import sight_json
+from iem_dcr.cli.watch import status_json
 from iem_dcr.cli.watch_view import Picture, plain_line
 from iem_dcr.config import Settings
 from iem_dcr.device.client import MeterClient
 from iem_dcr.device.messages import User
 from iem_dcr.device.transport import MAX_ANSWER_BYTES
+from iem_dcr.diagnostics import doctor, recorder
+from iem_dcr.diagnostics.snapshot import take_snapshot
+from iem_dcr.diagnostics.watching import WatchedMeter, watch
 from iem_dcr.driver import MeterDriver
 from iem_dcr.driver.driver import START_S, STOP_S
 from iem_dcr.errors import MeterError, RecordingError
@@ -273,10 +272,10 @@ async def test_who_only_looks(seed: int) -> None:
         json.dumps(report.to_json())
         recorded = await recorder.record("127.0.0.1", server.port)
         with contextlib.suppress(RecordingError):
-            disguised(recorded, {"127.0.0.1"})
+            recorder.redacted(recorded, {"127.0.0.1"})
         async with MeterClient("127.0.0.1", server.port, timeout_s=LIMIT_S) as client:
             with contextlib.suppress(MeterError):
-                await look(client)
+                await take_snapshot(client)
 
 
 @pytest.mark.parametrize("seed", range(SEED, SEED + 3))
@@ -286,11 +285,11 @@ async def test_who_watches(seed: int) -> None:
 
     def looked(meter: WatchedMeter) -> None:
         nonlocal shown
-        sight = meter.sight()
+        status = meter.status()
         console = Console(file=io.StringIO(), width=100, height=30, force_terminal=True)
-        console.print(Picture((sight,), VirtualWall()()))
-        assert plain_line(sight).isprintable()
-        json.dumps(sight_json(sight))
+        console.print(Picture((status,), VirtualWall()()))
+        assert plain_line(status).isprintable()
+        json.dumps(status_json(status))
         shown += 1
 
     async with HostileMeter(simulated(), seed=seed, requests=10**9, share=0.6) as server:

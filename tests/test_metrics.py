@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.core import Metric
 
-    from iem_dcr.bringup.sight import Sight
+    from iem_dcr.diagnostics.status import Status
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "monitoring.md").read_text("utf-8")
@@ -428,10 +428,10 @@ async def test_many_meters_are_taken_up_a_few_at_a_time() -> None:
     asked = 0
 
     class Counted(ObservedMeter):
-        def sight(self) -> Sight:
+        def status(self) -> Status:
             nonlocal asked
             asked += 1
-            return super().sight()
+            return super().status()
 
     count = 3 * METERS_AT_ONCE + 1
     metrics = Metrics([Counted(Settings.of({"CI": "A"}), f"pm{n}", "a:80") for n in range(count)], Standing)

@@ -123,27 +123,27 @@ async def test_a_history_is_small() -> None:
 @virtual
 async def test_what_a_driver_reads_is_seen() -> None:
     meter = observed()
-    assert meter.sight().value is None
+    assert meter.status().value is None
     async with bench(observer=meter) as b:
         meter.attach(b.driver)
         await b.until_live()
         await asyncio.sleep(5)
-        sight = meter.sight()
-        assert sight.value == b.driver.value
-        assert sight.gateway == b.driver.gateway
-        assert sight.age_s is not None
-        assert sight.age_s <= 1.1
-        assert sight.transaction is None
+        status = meter.status()
+        assert status.value == b.driver.value
+        assert status.gateway == b.driver.gateway
+        assert status.age_s is not None
+        assert status.age_s <= 1.1
+        assert status.transaction is None
         await b.driver.start_transaction(request("T-1"))
         await asyncio.sleep(3)
-        sight = meter.sight()
-        assert sight.transaction is not None
-        assert sight.transaction.begin_seen
+        status = meter.status()
+        assert status.transaction is not None
+        assert status.transaction.begin_seen
         assert meter.request is not None
         assert meter.request.transaction_id == "T-1"
         before = b.meter.request_counts.total()
         for _ in range(100):
-            meter.sight()
+            meter.status()
         assert b.meter.request_counts.total() == before
 
 
@@ -155,12 +155,12 @@ async def test_a_silent_meter_is_seen_and_so_is_its_fault() -> None:
         await asyncio.sleep(2)
         b.meter.faults.add(Fault(kind="lose-answer", count=6))
         await asyncio.sleep(3.5)
-        sight = meter.sight()
-        assert sight.silent_since is not None
-        assert "GET /metervalue" in sight.problem
+        status = meter.status()
+        assert status.silent_since is not None
+        assert "GET /metervalue" in status.problem
         assert [seen.cleared for seen in meter.errors] == [None]
         await asyncio.sleep(10)
-        assert meter.sight().silent_since is None
+        assert meter.status().silent_since is None
         (fault,) = meter.errors
         assert fault.error == COMMUNICATION_FAULT
         assert fault.cleared is not None
@@ -172,10 +172,10 @@ async def test_a_meter_that_was_never_reached_is_silent() -> None:
     meter = observed()
     async with bench(observer=meter, powered=False):
         await asyncio.sleep(3)
-        sight = meter.sight()
-        assert sight.value is None
-        assert sight.silent_since is not None
-        assert "GET /" in sight.problem
+        status = meter.status()
+        assert status.value is None
+        assert status.silent_since is not None
+        assert "GET /" in status.problem
 
 
 @virtual
@@ -185,10 +185,10 @@ async def test_a_clock_that_stands_and_a_meter_that_is_exchanged() -> None:
     meter.value_read(first, wall())
     await asyncio.sleep(4)
     meter.value_read(first, wall())
-    assert meter.sight().stands_s == 4
-    assert meter.sight().clock_off == timedelta(seconds=-4)
+    assert meter.status().clock_stopped_s == 4
+    assert meter.status().clock_offset == timedelta(seconds=-4)
     meter.value_read(value(TM=MeterTime(wall() + timedelta(hours=1), "")), wall())
-    assert meter.sight().stands_s == 0
+    assert meter.status().clock_stopped_s == 0
     assert len([wh for wh in meter.history.series(4.0).import_wh if wh is not None]) == 2
     meter.value_read(value(MS="another"), wall())
     assert meter.serial == "another"

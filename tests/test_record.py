@@ -15,12 +15,11 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from iem_dcr import ocmf
-from iem_dcr.bringup import folder as folders
-from iem_dcr.bringup import json_text, nodes, recorder
-from iem_dcr.bringup.disguise import NOISE, SIGNED_AGAIN, Disguise
-from iem_dcr.bringup.pseudonyms import Pseudonyms
-from iem_dcr.bringup.recorder import Recorded
 from iem_dcr.device.transport import Answer
+from iem_dcr.diagnostics import json_text, nodes, recorder
+from iem_dcr.diagnostics.disguise import Disguise
+from iem_dcr.diagnostics.pseudonyms import Pseudonyms
+from iem_dcr.diagnostics.recorder import Recorded
 from iem_dcr.errors import RecordingError
 from iem_dcr.simulator import SimulatedMeter
 from tests.support.bench import CI, SECRET, meter_options
@@ -61,10 +60,9 @@ def recorded(bodies: dict[str, bytes], headers: tuple[tuple[str, str], ...] = JS
     return tuple(Recorded(node, Answer(200, headers, bodies[node.path])) for node in nodes.ALL if node.path in bodies)
 
 
-def disguised(bodies: dict[str, bytes]) -> tuple[dict[str, bytes], list[str]]:
-    written, receipts = folders.disguised(recorded(bodies), ["192.168.60.12"])
-    told = [what for one in receipts.values() for what in one]
-    return {one.node.path: one.answer.body for one in written if one.answer is not None}, told
+def redacted(bodies: dict[str, bytes]) -> dict[str, bytes]:
+    written = recorder.redacted(recorded(bodies), ["192.168.60.12"])
+    return {one.node.path: one.answer.body for one in written if one.answer is not None}
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
@@ -89,7 +87,6 @@ def test_the_command(tmp_path: Path) -> None:
     key = json.loads(recording.answers[nodes.PUBLICKEY.path].body)["PK"]
     receipt = ocmf.parse(recording.answers[nodes.TRANSACTION_V1.path].body.decode())
     assert ocmf.verify(receipt, key).outcome is ocmf.Outcome.VALID
-    assert SIGNED_AGAIN in (folder / "index.json").read_text("utf-8")
     kept = "".join(path.read_text("utf-8") for path in (tmp_path / "raw").iterdir())
     assert USER in kept
     assert SERIAL in kept
@@ -101,7 +98,7 @@ def test_the_command(tmp_path: Path) -> None:
 def test_folders_that_are_refused(tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").touch()
-    for name, words in (("full", "is not empty"), ("full/x", "no folder"), ("none/x", "make that first")):
+    for name, words in (("full", "is not empty"), ("full/x", "not a folder"), ("none/x", "make that first")):
         done = run("record", "127.0.0.1:9", "-o", str(tmp_path / name))
         assert (done.status, done.out, words in done.err) == (2, "", True)
     done = run("record", "127.0.0.1:9", "-o", str(tmp_path / "new"))
@@ -112,7 +109,7 @@ def test_folders_that_are_refused(tmp_path: Path) -> None:
 
 def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    folders.write(tmp_path / "empty", recorded(signed_meter()), AT, None)
+    recorder.write_folder(tmp_path / "empty", recorded(signed_meter()), AT, is_redacted=False)
     assert Recording.load(tmp_path / "empty").at == AT
 
 
@@ -122,7 +119,7 @@ def test_nothing_is_left_of_a_failure(tmp_path: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr("pathlib.Path.write_text", full)
     with pytest.raises(RecordingError, match="No space left"):
-        folders.write(tmp_path / "new", recorded(signed_meter()), AT, None)
+        recorder.write_folder(tmp_path / "new", recorded(signed_meter()), AT, is_redacted=False)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -164,8 +161,7 @@ def test_where_it_is_not_known_whether_one_runs(body: bytes) -> None:
 @pytest.mark.parametrize("wrapping", ["raw", "quoted", "braced", "json-string", "object"])
 def test_receipts_verify_in_every_form(wrapping: str, encoding: str, key_form: str) -> None:
     bodies = signed_meter(receipt_wrapping=wrapping, signature_encoding=encoding, public_key_form=key_form)
-    written, told = disguised(bodies)
-    assert set(told) == {SIGNED_AGAIN}
+    written = redacted(bodies)
     old, new = (one[nodes.TRANSACTION_V1.path].decode() for one in (bodies, written))
     assert shape(old) == shape(new)
     before, after = (ocmf.parse(text) for text in (old, new))
@@ -192,8 +188,7 @@ def shape(text: str) -> str:
 def test_a_receipt_that_does_not_verify_does_not_afterwards() -> None:
     bodies = signed_meter()
     bodies[nodes.PUBLICKEY.path] = signed_meter(MS=SERIAL, private_key=SECRET + 1)[nodes.PUBLICKEY.path]
-    written, told = disguised(bodies)
-    assert set(told) == {NOISE}
+    written = redacted(bodies)
     receipt = ocmf.parse(written[nodes.TRANSACTION_V1.path].decode())
     key = json.loads(written[nodes.PUBLICKEY.path])["PK"]
     assert ocmf.verify(receipt, key).outcome is ocmf.Outcome.INVALID
@@ -207,8 +202,7 @@ def test_genuine_answers() -> None:
         nodes.PUBLICKEY.path: shared("device/publickey.json").read_bytes(),
         nodes.TRANSACTION_V1.path: tuple_text.encode(),
     }
-    written, told = disguised(bodies)
-    assert told == [SIGNED_AGAIN]
+    written = redacted(bodies)
     before = ocmf.parse(tuple_text)
     after = ocmf.parse(written[nodes.TRANSACTION_V1.path].decode())
     assert [reading.RV for reading in after.readings] == [reading.RV for reading in before.readings]
@@ -225,15 +219,14 @@ def test_signatures_of_other_curves_become_noise() -> None:
     signer = CurveSigner(next(curve for curve in ocmf.keys.CURVES if curve.name == "secp384r1"))
     text = signer.tuple_of('{"FV":"1.0","MS":"1SIM12345","ID":"04A2B3C4"}')
     bodies = {nodes.TRANSACTION_V1.path: text.encode(), nodes.PUBLICKEY.path: f'{{"PK":"{signer.spki}"}}'.encode()}
-    written, told = disguised(bodies)
-    assert told == [NOISE]
+    written = redacted(bodies)
     assert signer.spki not in written[nodes.PUBLICKEY.path].decode()
     assert len(written[nodes.TRANSACTION_V1.path]) == len(text)
 
 
 def test_fields_nobody_has_seen_give_nothing_away() -> None:
     body = b'{"SN": "ABC-1234", "N": 12345678, "GI": "IEM-DCR 1ISA0200000001", "XT":false,  "T": 12, "E": 1.5e10}'
-    written = disguised({nodes.METERVALUE.path: body})[0][nodes.METERVALUE.path].decode()
+    written = redacted({nodes.METERVALUE.path: body})[nodes.METERVALUE.path].decode()
     for secret in ("1234", "ABC", "12345678", "1ISA0200000001"):
         assert secret not in written
     assert re.fullmatch(
@@ -249,7 +242,7 @@ def test_headers() -> None:
         ("Set-Cookie", "id=04A2B3C4"),
         ("Server", f"iem {SERIAL} 192.168.60.12"),
     )
-    written, _ = folders.disguised(recorded(signed_meter(), headers), ["192.168.60.12"])
+    written = recorder.redacted(recorded(signed_meter(), headers), ["192.168.60.12"])
     assert written[0].answer is not None
     told = dict(written[0].answer.headers)
     assert told["Content-Type"] == "application/json"
@@ -300,7 +293,7 @@ def test_no_value_is_given_away(fields: dict[str, str]) -> None:
     assume("OCMF|" not in "".join(fields.values()))
     twin = b"\n".join(folder_of(TWIN).values()).decode()
     bodies = folder_of(fields)
-    written, _ = disguised(bodies)
+    written = redacted(bodies)
     everything = "\n".join(body.decode() for body in written.values())
     for value in fields.values():
         if value not in twin:
@@ -360,7 +353,7 @@ def test_recordings_of_the_project_are_disguised() -> None:
 
 def test_a_recording_is_read_as_it_was_written(tmp_path: Path) -> None:
     bodies = signed_meter()
-    folders.write(tmp_path / "a", recorded(bodies), AT, None)
+    recorder.write_folder(tmp_path / "a", recorded(bodies), AT, is_redacted=False)
     assert {path: one.body for path, one in Recording.load(tmp_path / "a").answers.items()} == bodies
     shutil.rmtree(tmp_path / "a")
 
@@ -368,4 +361,4 @@ def test_a_recording_is_read_as_it_was_written(tmp_path: Path) -> None:
 def test_an_answer_with_more_values_than_a_meter_has_is_not_disguised_for_hours() -> None:
     body = json.dumps({f"serial{number:06}": number + 100_000 for number in range(5_000)}).encode()
     with pytest.raises(RecordingError, match=r"more than 1000 .* --raw"):
-        folders.disguised(recorded({nodes.GW.path: body}), set())
+        recorder.redacted(recorded({nodes.GW.path: body}), set())

@@ -23,11 +23,11 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
-from iem_dcr.bringup.sight import Sample, Sight
-from iem_dcr.bringup.watching import WatchedMeter, watch
-from iem_dcr.cli.watch import LineView, sight_json
+from iem_dcr.cli.watch import LineView, status_json
 from iem_dcr.cli.watch_view import BARS, Picture, plain_line, sparkline
 from iem_dcr.device import messages
+from iem_dcr.diagnostics.status import Sample, Status
+from iem_dcr.diagnostics.watching import WatchedMeter, watch
 from iem_dcr.simulator import Fault, SimulatedMeter, SimulatorOptions, SimulatorServer
 from scripts import terminal_picture
 from tests.support.bench import CI, SECRET, SERIAL, bench, meter_options, request
@@ -81,16 +81,16 @@ class Scene:
         return self.servers[0].meter
 
     def picture(self, *, stays: bool = False) -> Picture:
-        return Picture(tuple(meter.sight() for meter in self.watched), self.wall(), stays)
+        return Picture(tuple(meter.status() for meter in self.watched), self.wall(), stays)
 
-    def sight(self) -> Sight:
-        return self.watched[0].sight()
+    def status(self) -> Status:
+        return self.watched[0].status()
 
 
 def watched(
     story: Callable[[Scene], Awaitable[object]],
     *options: dict[str, Any],
-    looked: Callable[[WatchedMeter], None] = lambda _: None,
+    on_poll: Callable[[WatchedMeter], None] = lambda _: None,
 ) -> Any:
     """Watch meters while a story goes on; none of them gets anything but the GETs that are always allowed."""
 
@@ -101,7 +101,7 @@ def watched(
             await server.__aenter__()
             scene.servers.append(server)
             scene.watched.append(WatchedMeter(server.host, server.port, scene.wall))
-        watching = asyncio.create_task(watch(scene.watched, looked))
+        watching = asyncio.create_task(watch(scene.watched, on_poll))
         try:
             told = await story(scene)
         finally:
@@ -126,7 +126,7 @@ def test_a_transaction() -> None:
         post(scene.meter, "/receipt", {"TX": "B"})
         await asyncio.sleep(50.0)
         pictures = [drawn(scene.picture(), width) for width in (100, 64, 34)]
-        return [*pictures, drawn(scene.picture(), 60, encoding="ascii"), plain_line(scene.sight()) + "\n"]
+        return [*pictures, drawn(scene.picture(), 60, encoding="ascii"), plain_line(scene.status()) + "\n"]
 
     *pictures, ascii_only, line = watched(story)
     assert_snapshot("watch-charging.txt", "\n".join([*pictures, ascii_only, named(line)]))
@@ -141,7 +141,7 @@ def test_a_transaction_seen_from_its_middle_says_so() -> None:
             await asyncio.sleep(30.0)
             meter = WatchedMeter(server.host, server.port, VirtualWall())
             await watch([meter], lambda _: None, count=3)
-            return drawn(Picture((meter.sight(),), VirtualWall()()))
+            return drawn(Picture((meter.status(),), VirtualWall()()))
 
     assert "Transaction runs, seen since 12:00:30, charged 0." in run_virtual(main())
 
@@ -153,17 +153,17 @@ def test_transactions_one_after_the_other() -> None:
         seen = []
         post(scene.meter, "/receipt", {"TX": "B"})
         await asyncio.sleep(10.0)
-        seen.append(scene.sight().transaction)
+        seen.append(scene.status().transaction)
         scene.meter.clear_load()
         post(scene.meter, "/receipt", {"TX": "E"})
         await asyncio.sleep(0.3)
         post(scene.meter, "/receipt", {"TX": "B"})
         await asyncio.sleep(3.2)
-        seen.append(scene.sight().transaction)
+        seen.append(scene.status().transaction)
         scene.meter.clear_load()
         post(scene.meter, "/receipt", {"TX": "E"})
         await asyncio.sleep(2.0)
-        return [*seen, scene.sight().transaction]
+        return [*seen, scene.status().transaction]
 
     first, second, none = watched(story)
     assert first.begin_seen
@@ -193,10 +193,10 @@ def test_a_power_cut() -> None:
 
 
 def test_a_meter_that_hangs_holds_up_no_other() -> None:
-    async def story(scene: Scene) -> list[Sight]:
+    async def story(scene: Scene) -> list[Status]:
         scene.servers[1].meter.faults.add(Fault("stall", node="/metervalue", count=100))
         await asyncio.sleep(30.0)
-        return [meter.sight() for meter in scene.watched]
+        return [meter.status() for meter in scene.watched]
 
     well, hangs = watched(story, {}, {"MS": "1SIM2"})
     assert len(well.samples) >= 28
@@ -228,27 +228,27 @@ def test_what_is_wrong() -> None:
         scene.meter.shift_clock(-95.0)
         scene.meter.faults.add(Fault("garbage", node="/publickey", count=99))
         await asyncio.sleep(3.5)
-        return drawn(scene.picture(), 80) + named(plain_line(scene.sight())) + "\n"
+        return drawn(scene.picture(), 80) + named(plain_line(scene.status())) + "\n"
 
     text = watched(story, {"XC": "0x0000, 0x00000100, 0x00, 0x00", "EF": "E", "ST": "F"})
     assert_snapshot("watch-what-is-wrong.txt", text)
 
 
 def test_another_meter_at_the_address() -> None:
-    async def main() -> list[Sight]:
+    async def main() -> list[Status]:
         async with SimulatorServer(SimulatorOptions(private_key=SECRET, MS="1SIM1")) as server:
             set_up(server.meter)
             meter = WatchedMeter(server.host, server.port, VirtualWall())
             await watch([meter], lambda _: None, count=5)
-            before = meter.sight()
+            before = meter.status()
         async with SimulatorServer(SimulatorOptions(private_key=SECRET, MS="1SIM2"), port=server.port):
             await watch([meter], lambda _: None, count=2)
-            return [before, meter.sight()]
+            return [before, meter.status()]
 
     before, after = run_virtual(main())
     assert [
-        (sight.value and sight.value.MS, len(sight.samples), sight.gateway and sight.gateway.is_set)
-        for sight in (before, after)
+        (status.value and status.value.MS, len(status.samples), status.gateway and status.gateway.is_set)
+        for status in (before, after)
     ] == [("1SIM1", 5, True), ("1SIM2", 2, False)]
 
 
@@ -262,10 +262,10 @@ async def test_beside_a_driver() -> None:
         watching = asyncio.create_task(watch([meter], lambda _: None))
         started = await joined.driver.start_transaction(request("T-1"))
         await asyncio.sleep(10.0)
-        runs = meter.sight().transaction
+        runs = meter.status().transaction
         stopped = await joined.driver.stop_transaction("T-1")
         await asyncio.sleep(1.5)
-        over = meter.sight().transaction
+        over = meter.status().transaction
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)
     assert posts == []
@@ -323,17 +323,17 @@ def three() -> Picture:
         return scene.picture()
 
     told: Picture = watched(story, {}, {}, {})
-    hostile = told.sights[0]
+    hostile = told.statuses[0]
     assert hostile.value is not None
     value = replace(hostile.value, MS="\x1b[31m漢字\u202e" + "W" * 80, ST="\n\x1b[2J")
-    return replace(told, sights=(replace(hostile, value=value), *told.sights[1:]))
+    return replace(told, statuses=(replace(hostile, value=value), *told.statuses[1:]))
 
 
 def test_hostile_texts_are_shown_as_text(three: Picture) -> None:
     assert "\x1b" not in drawn(three, height=60)
     assert "\u202e" not in drawn(three, height=60)
-    assert "\x1b" not in plain_line(three.sights[0])
-    json.loads(json.dumps(sight_json(three.sights[0])))
+    assert "\x1b" not in plain_line(three.statuses[0])
+    json.loads(json.dumps(status_json(three.statuses[0])))
 
 
 @given(
@@ -391,7 +391,7 @@ def test_lines_for_a_pipe() -> None:
         scene.meter.power_cycle(off_s=125.0, boot_s=0.0)
         await asyncio.sleep(128.0)
 
-    watched(story, looked=view.looked)
+    watched(story, on_poll=view.on_poll)
     assert_snapshot("watch-lines.txt", "".join(written))
     assert [line.split("(")[1].split(")")[0] for line in written if "no answer" in line] == [
         "0 s",
@@ -573,4 +573,4 @@ def test_a_value_with_nothing_but_what_it_has_to_have() -> None:
         {"MS": "", "TM": "2026-03-01T13:00:00,000+0100", "XT": False, "U2": 0, "I": 0, "P": 0, "XC": "", "XS": "",
          "EF": "", "ST": "", "RD": [{"RV": "0", "RI": "1-b:1.8.e", "RU": "kWh", "RT": "DC"}]}
     )  # fmt: skip
-    assert plain_line(Sight("a:1", 0.0, value, VirtualWall().offset, 0.0)).startswith("12:00:00  a:1")
+    assert plain_line(Status("a:1", 0.0, value, VirtualWall().offset, 0.0)).startswith("12:00:00  a:1")

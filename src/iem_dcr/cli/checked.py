@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from iem_dcr.bringup.sight import shown
 from iem_dcr.cli.render import kwh, say, verdict_text
 from iem_dcr.cli.verifying import UNREADABLE
+from iem_dcr.diagnostics.status import shown
 from iem_dcr.meter_time import rfc3339
 from iem_dcr.ocmf.rules import Severity
 from iem_dcr.ocmf.verdict import Judgement, energy_summary

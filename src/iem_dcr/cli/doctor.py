@@ -12,12 +12,12 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from iem_dcr.bringup import doctor
-from iem_dcr.bringup.report import State
 from iem_dcr.cli.arguments import Address, AddressType, common
 from iem_dcr.cli.interruption import Interruption
 from iem_dcr.cli.render import say
 from iem_dcr.cli.terminal import Output, tell
+from iem_dcr.diagnostics import doctor
+from iem_dcr.diagnostics.report import State
 from iem_dcr.errors import printable
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from iem_dcr.bringup.report import Report
     from iem_dcr.config import Settings
+    from iem_dcr.diagnostics.report import Report
     from iem_dcr.service.config import MeterConfig
 
 _PROXIES = ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")

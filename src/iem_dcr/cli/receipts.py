@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, TypedDict, TypeVar, Unpack, cast
 
 import click
 
-from iem_dcr.bringup.sight import shown
 from iem_dcr.cli.arguments import DEFAULT_PORT, common
 from iem_dcr.cli.render import kwh, print_receipt, say
 from iem_dcr.cli.terminal import Output, tell
 from iem_dcr.cli.whole_file import write_whole
 from iem_dcr.config import PIN, is_signable
+from iem_dcr.diagnostics.status import shown
 from iem_dcr.errors import JournalError, ReceiptError, printable, shortened
 from iem_dcr.journal import forget as erase
 from iem_dcr.journal import open_for_reading, pin, pins

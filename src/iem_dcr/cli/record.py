@@ -9,18 +9,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from iem_dcr.bringup import folder as folders
-from iem_dcr.bringup import recorder
 from iem_dcr.cli.arguments import Address, AddressType, common
 from iem_dcr.cli.interruption import Interruption
 from iem_dcr.cli.terminal import Output
 from iem_dcr.device import messages
+from iem_dcr.diagnostics import recorder
 from iem_dcr.errors import NotUnderstoodError, RecordingError, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from iem_dcr.bringup.recorder import Recorded
+    from iem_dcr.diagnostics.recorder import Recorded
 
 
 @click.command(name="record", short_help="Keep every answer of a meter in a folder.")
@@ -39,24 +38,23 @@ if TYPE_CHECKING:
 def command(address: Address, folder: Path, raw: bool) -> int:
     """Ask every node of a meter once, and keep body, status and headers of each answer in a folder.
 
-    Serial numbers, ids, keys and receipts are pseudonyms of the same shape unless --raw is given; the README in the
-    folder says what is in it. Nothing is sent to the meter but GETs, and while a transaction runs only those that
-    cannot be in its way.
+    Unless --raw is given, serial numbers, ids, keys and signatures are replaced by pseudonyms of the same shape, so the
+    receipts in the folder do not verify. The README in the folder says what is in it. Only GET requests are sent, and
+    while a transaction runs only those that cannot disturb it.
     """
     try:
-        folders.check(folder)
+        recorder.check_folder(folder)
     except RecordingError as error:
         raise click.UsageError(_refused(folder, error), click.get_current_context(silent=True)) from error
     recorded = asyncio.run(_record(address))
     if not any(one.answer is not None and _is_json(one) for one in recorded):
         what = "none of its answers is JSON, nothing was kept"
         raise NotUnderstoodError(str(address), "GET /metervalue, /gw, /publickey", "", what)
-    receipts = None
-    written = {address.host, str(address)} if any(not part.isalpha() for part in address.host) else {str(address)}
+    secrets = {address.host, str(address)} if any(not part.isalpha() for part in address.host) else {str(address)}
     try:
         if not raw:
-            recorded, receipts = folders.disguised(recorded, written)
-        folders.write(folder, recorded, datetime.now(UTC), receipts)
+            recorded = recorder.redacted(recorded, secrets)
+        recorder.write_folder(folder, recorded, datetime.now(UTC), is_redacted=not raw)
     except RecordingError as error:
         raise click.ClickException(_refused(folder, error)) from error
     output = Output()

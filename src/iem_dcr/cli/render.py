@@ -9,7 +9,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from iem_dcr.bringup.sight import CLOCK_TOLERANCE_S, LONGEST_TEXT, clock, measured, shown
+from iem_dcr.diagnostics.status import CLOCK_TOLERANCE_S, LONGEST_TEXT, clock_difference, measured, shown
 from iem_dcr.errors import printable
 from iem_dcr.ocmf import Outcome
 from iem_dcr.ocmf.verdict import Judgement, energy_summary_of, judge
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from iem_dcr.bringup.look import Look
+    from iem_dcr.diagnostics.snapshot import Snapshot
     from iem_dcr.ocmf import Reading, Receipt, Verification
     from iem_dcr.ocmf.verdict import Verdict
     from iem_dcr.powermeter import Powermeter
@@ -99,9 +99,9 @@ def print_receipt(console: Console, receipt: Receipt, verification: Verification
     say(console, printable(receipt.text, limit=len(receipt.text)))
 
 
-def print_look(console: Console, look: Look) -> None:
+def print_snapshot(console: Console, snapshot: Snapshot) -> None:
     """Print one reading of a meter."""
-    value = look.value
+    value = snapshot.value
     live = {
         "Power": kw(value.P),
         "Voltage (U2)": measured(value.U2, "V"),
@@ -119,19 +119,19 @@ def print_look(console: Console, look: Look) -> None:
         "Status (ST)": Text(_status(value.ST)),
         "Flags (EF)": Text(_flags(value.EF)),
     }
-    gateway = look.gateway
+    gateway = snapshot.gateway
     point: dict[str, Text] = {}
     if gateway is None:
-        point["Gateway"] = _problem(look.problems["gw"])
+        point["Gateway"] = _problem(snapshot.problems["gw"])
     else:
         not_set = Text("not set since the meter was powered up", style="yellow")
         point["Type (CT)"] = Text(shown(gateway.CT)) if gateway.CT else not_set
         point["Id (CI)"] = Text(shown(gateway.CI)) if gateway.CI else not_set
         point["Time (TM)"] = Text(_time(gateway.TM.instant) if gateway.TM else "not readable")
-    point["Clock"] = Text("not readable", style="yellow") if look.clock_off is None else _clock(look.clock_off)
-    key = Text(f"{look.key.form}, {shown(look.key.SA)}") if look.key else _problem(look.problems["publickey"])
-    point["Public key"] = key
-    say(console, Text(f"Meter {shown(value.MS)} at {look.address}", style="bold"))
+    offset, key = snapshot.clock_offset, snapshot.key
+    point["Clock"] = Text("not readable", style="yellow") if offset is None else _clock(offset)
+    point["Public key"] = Text(f"{key.form}, {shown(key.SA)}") if key else _problem(snapshot.problems["publickey"])
+    say(console, Text(f"Meter {shown(value.MS)} at {snapshot.address}", style="bold"))
     _print_section(console, "Live values", {name: Text(text) for name, text in live.items()})
     _print_section(console, "Status", status)
     _print_section(console, "Charge point, clock and key", point)
@@ -201,7 +201,7 @@ def verdict_text(verdict: Verdict) -> Text:
 
 
 def _clock(off: timedelta) -> Text:
-    return Text(clock(off), style="" if abs(off.total_seconds()) <= CLOCK_TOLERANCE_S else "yellow")
+    return Text(clock_difference(off), style="" if abs(off.total_seconds()) <= CLOCK_TOLERANCE_S else "yellow")
 
 
 def _problem(text: str) -> Text:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from iem_dcr.bringup.sight import shown
 from iem_dcr.cli import render
 from iem_dcr.cli.arguments import Address, AddressType, PairType, SecondsType, common, usage_error
 from iem_dcr.cli.charging import charge_and_judge
@@ -19,6 +18,7 @@ from iem_dcr.cli.station import HumanStation, JsonStation
 from iem_dcr.cli.terminal import Output
 from iem_dcr.config import Settings, Value, from_text, is_signable
 from iem_dcr.device.client import MeterClient
+from iem_dcr.diagnostics.status import shown
 from iem_dcr.driver import MeterDriver
 from iem_dcr.errors import ConfigError, MeterError, NotUnderstoodError, RefusedError
 from iem_dcr.journaling import Journals, check_journal_of

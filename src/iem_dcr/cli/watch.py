@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Protocol
 import click
 from rich.live import Live
 
-from iem_dcr.bringup.look import metervalue_json
-from iem_dcr.bringup.sight import troubles
-from iem_dcr.bringup.watching import WatchedMeter, watch
 from iem_dcr.cli.arguments import Address, AddressType, SecondsType, common
 from iem_dcr.cli.interruption import Interruption, LeftEarlyError
 from iem_dcr.cli.terminal import Output, tell
 from iem_dcr.cli.watch_view import Picture, plain_line
+from iem_dcr.diagnostics.snapshot import metervalue_json
+from iem_dcr.diagnostics.status import troubles
+from iem_dcr.diagnostics.watching import WatchedMeter, watch
 from iem_dcr.meter_time import rfc3339
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from iem_dcr.bringup.sight import Sight
+    from iem_dcr.diagnostics.status import Status
 
     Wall = Callable[[], datetime]
 
@@ -92,8 +92,8 @@ def _configured(file: Path) -> Iterator[Address]:
 class View(Protocol):
     """Shows what is seen."""
 
-    def looked(self, meter: WatchedMeter) -> None:
-        """Take note that a meter was looked at."""
+    def on_poll(self, meter: WatchedMeter) -> None:
+        """Take note that a meter was polled."""
 
     async def run(self) -> None:
         """Show until cancelled."""
@@ -112,20 +112,20 @@ class LineView:
         repeats_after_s: so long nothing more is said of a meter that does not answer.
     """
 
-    def __init__(self, output: Output, written: Callable[[Sight], str], *, repeats_after_s: float = 0.0) -> None:
+    def __init__(self, output: Output, written: Callable[[Status], str], *, repeats_after_s: float = 0.0) -> None:
         self._output = output
         self._written = written
         self._repeats_after_s = repeats_after_s
         self._told: dict[str, tuple[str, float]] = {}
 
-    def looked(self, meter: WatchedMeter) -> None:
+    def on_poll(self, meter: WatchedMeter) -> None:
         """Write its line."""
-        sight = meter.sight()
-        problem, told_s = self._told.get(sight.address, ("", 0.0))
-        if sight.problem and sight.problem == problem and sight.now_s - told_s < self._repeats_after_s:
+        status = meter.status()
+        problem, told_s = self._told.get(status.address, ("", 0.0))
+        if status.problem and status.problem == problem and status.now_s - told_s < self._repeats_after_s:
             return
-        self._told[sight.address] = sight.problem, sight.now_s
-        self._output.write(self._written(sight) + "\n")
+        self._told[status.address] = status.problem, status.now_s
+        self._output.write(self._written(status) + "\n")
         self._output.flush()
 
     async def run(self) -> None:
@@ -152,7 +152,7 @@ class ScreenView:
             redirect_stderr=sys.stderr.isatty(),
         )
 
-    def looked(self, _meter: WatchedMeter) -> None:
+    def on_poll(self, _meter: WatchedMeter) -> None:
         """Have the picture drawn."""
         self._changed.set()
 
@@ -177,7 +177,7 @@ class ScreenView:
         self._console.print(self._picture(stays=True))
 
     def _picture(self, *, stays: bool = False) -> Picture:
-        return Picture(tuple(meter.sight() for meter in self._meters), self._wall(), stays)
+        return Picture(tuple(meter.status() for meter in self._meters), self._wall(), stays)
 
 
 async def _watch(
@@ -189,7 +189,7 @@ async def _watch(
         output.when_lost = interruption.ask_to_end
         view = _view(output, meters, wall, as_json=as_json)
         showing = asyncio.create_task(view.run())
-        watching = asyncio.create_task(watch(meters, view.looked, count=count))
+        watching = asyncio.create_task(watch(meters, view.on_poll, count=count))
         interrupted = asyncio.create_task(interruption.wait(seconds))
         tasks = {showing, watching, interrupted}
         try:
@@ -209,7 +209,7 @@ async def _watch(
 
 def _view(output: Output, meters: Sequence[WatchedMeter], wall: Wall, *, as_json: bool) -> View:
     if as_json:
-        return LineView(output, lambda sight: json.dumps(sight_json(sight), separators=(",", ":")))
+        return LineView(output, lambda status: json.dumps(status_json(status), separators=(",", ":")))
     console = output.console()
     if console.is_terminal and not console.is_dumb_terminal:
         return ScreenView(console, meters, wall)
@@ -218,27 +218,27 @@ def _view(output: Output, meters: Sequence[WatchedMeter], wall: Wall, *, as_json
 
 def _status(output: Output, meters: Sequence[WatchedMeter]) -> int:
     status = output.status()
-    silent = [meter for meter in meters if not meter.answered]
+    silent = [meter for meter in meters if not meter.has_answered]
     if len(silent) < len(meters):
         return status
     for meter in silent:
-        tell(f"Error: meter {meter.address}, {meter.sight().problem or 'asked, and not answered yet'}")
+        tell(f"Error: meter {meter.address}, {meter.status().problem or 'asked, and not answered yet'}")
     return EXIT_NONE_ANSWERED
 
 
-def sight_json(sight: Sight) -> dict[str, object]:
+def status_json(status: Status) -> dict[str, object]:
     """Return what there is to see of a meter as JSON types; times are RFC 3339 in UTC."""
-    seen, value = sight.transaction, sight.value
-    is_new = sight.silent_since is None
+    seen, value, offset = status.transaction, status.value, status.clock_offset
+    is_new = status.silent_since is None
     return {
-        "address": sight.address,
-        "read_at": rfc3339(sight.read_at) if sight.read_at is not None else None,
-        "age_s": _rounded(sight.age_s),
-        "no_answer_since": rfc3339(sight.silent_since) if sight.silent_since is not None else None,
-        "no_answer_for_s": _rounded(sight.silent_s),
+        "address": status.address,
+        "read_at": rfc3339(status.read_at) if status.read_at is not None else None,
+        "age_s": _rounded(status.age_s),
+        "no_answer_since": rfc3339(status.silent_since) if status.silent_since is not None else None,
+        "no_answer_for_s": _rounded(status.silent_s),
         "metervalue": metervalue_json(value) if value is not None and is_new else None,
-        "clock_ahead_s": round(sight.clock_off.total_seconds(), 3) if sight.clock_off is not None and is_new else None,
-        "gw": {"CT": sight.gateway.CT, "CI": sight.gateway.CI} if sight.gateway is not None else None,
+        "clock_ahead_s": round(offset.total_seconds(), 3) if offset is not None and is_new else None,
+        "gw": {"CT": status.gateway.CT, "CI": status.gateway.CI} if status.gateway is not None else None,
         "transaction": {
             "seen_since": rfc3339(seen.since),
             "begin_seen": seen.begin_seen,
@@ -246,7 +246,7 @@ def sight_json(sight: Sight) -> dict[str, object]:
         }
         if seen is not None
         else None,
-        "troubles": [{"text": trouble.text, "fault": trouble.is_fault} for trouble in troubles(sight)],
+        "troubles": [{"text": trouble.text, "fault": trouble.is_fault} for trouble in troubles(status)],
     }
 
 

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Final
 
 from rich.text import Text
 
-from iem_dcr.bringup.sight import clock as clock_words
-from iem_dcr.bringup.sight import duration, measured, shown, troubles
 from iem_dcr.cli.render import kw, kwh
+from iem_dcr.diagnostics.status import clock_difference, duration, measured, shown, troubles
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -23,8 +22,8 @@ if TYPE_CHECKING:
 
     from rich.console import Console, ConsoleOptions, RenderResult
 
-    from iem_dcr.bringup.sight import Sample, Sight
     from iem_dcr.device.messages import MeterValue
+    from iem_dcr.diagnostics.status import Sample, Status
 
 BARS: Final = "▁▂▃▄▅▆▇█"
 BARS_ASCII: Final = "_.-=+*#@"
@@ -49,12 +48,12 @@ class Picture:
     """All meters at a moment.
 
     Attributes:
-        sights: of the meters, in the order in which they were given.
+        statuses: of the meters, in the order in which they were given.
         now: the host's time.
         stays: it is the last one, which stays behind: nothing is left out of it, and no key is named in it.
     """
 
-    sights: tuple[Sight, ...]
+    statuses: tuple[Status, ...]
     now: datetime
     stays: bool = False
 
@@ -68,24 +67,24 @@ class Picture:
 
     def _lines(self, width: int, height: int, *, ascii_only: bool) -> Iterator[Text]:
         name = "iem-dcr watch  " if width >= RANGE_FROM_WIDTH else ""
-        yield Text(f"{name}{self.now:%H:%M:%S}  {_summary(self.sights)}", "bold")
+        yield Text(f"{name}{self.now:%H:%M:%S}  {_summary(self.statuses)}", "bold")
         left = max(1, height - 2)
         bars = _bars_in(width)
-        step_s = _step_s(self.sights, bars)
+        step_s = _step_s(self.statuses, bars)
         blocks = self._blocks(left, width, bars, step_s, ascii_only=ascii_only)
         if blocks is not None:
             yield from blocks
         else:
-            step_s = _step_s(self.sights, FEWEST_BARS)
-            room = len(self.sights) if self.stays else left
-            yield from _lines_of_many(self.sights, width, room, step_s, ascii_only=ascii_only)
+            step_s = _step_s(self.statuses, FEWEST_BARS)
+            room = len(self.statuses) if self.stays else left
+            yield from _lines_of_many(self.statuses, width, room, step_s, ascii_only=ascii_only)
         yield Text(f"a bar is {duration(step_s)}{'' if self.stays else '   Ctrl-C ends'}", "dim")
 
     def _blocks(self, left: int, width: int, bars: int, step_s: int, *, ascii_only: bool) -> list[Text] | None:
         """Draw a block for each meter, or None as soon as they turn out not to fit."""
         lines: list[Text] = []
-        for sight in self.sights:
-            lines += [Text(), *_block(sight, width, bars, step_s, ascii_only=ascii_only)]
+        for status in self.statuses:
+            lines += [Text(), *_block(status, width, bars, step_s, ascii_only=ascii_only)]
             if len(lines) > left:
                 return None
         return lines
@@ -153,49 +152,51 @@ def _bars_in(width: int) -> int:
     return max(FEWEST_BARS, rest - _RANGE_WIDTH if width >= RANGE_FROM_WIDTH else rest)
 
 
-def _step_s(sights: Sequence[Sight], bars: int) -> int:
+def _step_s(statuses: Sequence[Status], bars: int) -> int:
     """Return the seconds per bar at which all that is remembered fits."""
-    span_s = max((sight.now_s - sight.samples[0].at_s for sight in sights if sight.samples), default=0.0)
+    span_s = max((status.now_s - status.samples[0].at_s for status in statuses if status.samples), default=0.0)
     return next((step_s for step_s in SECONDS_PER_BAR if (bars - 1) * step_s > span_s), SECONDS_PER_BAR[-1])
 
 
 # --- a block for a meter ---
 
 
-def _block(sight: Sight, width: int, bars: int, step_s: int, *, ascii_only: bool) -> Iterator[Text]:
-    yield _heading(sight, ascii_only=ascii_only)
-    if sight.value is not None:
-        yield from _charts(sight, sight.value, width, bars, step_s, ascii_only=ascii_only)
-        yield from _facts(sight, sight.value, width)
-    for trouble in troubles(sight):
+def _block(status: Status, width: int, bars: int, step_s: int, *, ascii_only: bool) -> Iterator[Text]:
+    yield _heading(status, ascii_only=ascii_only)
+    if status.value is not None:
+        yield from _charts(status, status.value, width, bars, step_s, ascii_only=ascii_only)
+        yield from _facts(status, status.value, width)
+    for trouble in troubles(status):
         style = _STYLES["fault" if trouble.is_fault else "warning"]
         yield from _wrapped(f"  {'!' if trouble.is_fault else '?'} ", "", shown(trouble.text), style, width)
-    if sight.value is None and sight.silent_since is None:
+    if status.value is None and status.silent_since is None:
         yield Text("  asked, no answer yet", "dim")
 
 
-def _heading(sight: Sight, *, ascii_only: bool) -> Text:
-    state, style = _state(sight)
-    line = Text.assemble(("* " if ascii_only else "● ", style), (sight.address, "bold"), f"  {state}")
-    if sight.value is not None:
-        line.append(f"  {shown(sight.value.MS)}")
-    if sight.gateway is not None and sight.gateway.is_set:
-        line.append(f"  {shown(sight.gateway.CT)} {shown(sight.gateway.CI)}", "dim")
+def _heading(status: Status, *, ascii_only: bool) -> Text:
+    state, style = _state(status)
+    line = Text.assemble(("* " if ascii_only else "● ", style), (status.address, "bold"), f"  {state}")
+    if status.value is not None:
+        line.append(f"  {shown(status.value.MS)}")
+    if status.gateway is not None and status.gateway.is_set:
+        line.append(f"  {shown(status.gateway.CT)} {shown(status.gateway.CI)}", "dim")
     return line
 
 
-def _charts(sight: Sight, value: MeterValue, width: int, bars: int, step_s: int, *, ascii_only: bool) -> Iterator[Text]:
+def _charts(
+    status: Status, value: MeterValue, width: int, bars: int, step_s: int, *, ascii_only: bool
+) -> Iterator[Text]:
     rows: tuple[tuple[str, str, Callable[[Sample], float], float | None, float, str], ...] = (
         ("Power", kw(value.P), lambda sample: sample.power_w, None, 1000.0, "kW"),
         ("Voltage", measured(value.U2, "V"), lambda sample: sample.voltage_v, LEAST_SPAN_V, 1.0, "V"),
         ("Current", measured(value.I, "A"), lambda sample: sample.current_a, None, 1.0, "A"),
     )
-    style = _STYLES["old"] if sight.silent_since is not None else ""
+    style = _STYLES["old"] if status.silent_since is not None else ""
     for name, text, pick, least_span, divisor, unit in rows:
         drawn, low, high = sparkline(
-            sight.samples,
+            status.samples,
             pick,
-            now_s=sight.now_s,
+            now_s=status.now_s,
             bars=bars,
             step_s=step_s,
             least_span=least_span,
@@ -203,33 +204,33 @@ def _charts(sight: Sight, value: MeterValue, width: int, bars: int, step_s: int,
         )
         label = f"  {name:<{_LABEL_WIDTH - 2}}"
         line = Text.assemble((label, "dim"), (f"{text:>{_VALUE_WIDTH}}", style), (f"  {drawn}", "cyan"))
-        if width >= RANGE_FROM_WIDTH and sight.samples:
+        if width >= RANGE_FROM_WIDTH and status.samples:
             line.append(f"  {low / divisor:.1f} to {high / divisor:.1f} {unit}", "dim")
         yield line
 
 
-def _facts(sight: Sight, value: MeterValue, width: int) -> Iterator[Text]:
+def _facts(status: Status, value: MeterValue, width: int) -> Iterator[Text]:
     register = f"{kwh(value.import_wh)} import"
     if value.export_wh is not None:
         register += f", {kwh(value.export_wh)} export"
     facts = [
         ("Register", register, ""),
-        ("Transaction", _transaction(sight), "bold" if sight.transaction is not None else ""),
+        ("Transaction", _transaction(status), "bold" if status.transaction is not None else ""),
     ]
-    if sight.clock_off is not None:
+    if status.clock_offset is not None:
         sync = f", flag {value.TM.sync}" if value.TM is not None and value.TM.sync else ""
-        facts.append(("Clock", f"{clock_words(sight.clock_off)}{sync}", ""))
+        facts.append(("Clock", f"{clock_difference(status.clock_offset)}{sync}", ""))
     for name, text, now_style in facts:
-        style = _STYLES["old"] if sight.silent_since is not None else now_style
+        style = _STYLES["old"] if status.silent_since is not None else now_style
         yield from _wrapped("  ", f"{name:<{_LABEL_WIDTH}}", text, style, width)
 
 
-def _transaction(sight: Sight) -> str:
-    seen = sight.transaction
+def _transaction(status: Status) -> str:
+    seen = status.transaction
     if seen is not None:
         words = "runs since" if seen.begin_seen else "runs, seen since"
         return f"{words} {seen.since:%H:%M:%S}, charged {kwh(seen.charged_wh)}"
-    last_wh = sight.value.transaction_wh if sight.value is not None else None
+    last_wh = status.value.transaction_wh if status.value is not None else None
     return f"none; the last one charged {kwh(last_wh)}" if last_wh else "none"
 
 
@@ -237,38 +238,38 @@ def _transaction(sight: Sight) -> str:
 
 
 def _lines_of_many(
-    sights: Sequence[Sight], width: int, height: int, step_s: int, *, ascii_only: bool
+    statuses: Sequence[Status], width: int, height: int, step_s: int, *, ascii_only: bool
 ) -> Iterator[Text]:
     """Draw a line for each meter; where they do not all fit, those in trouble are not the ones left out."""
-    room = height if len(sights) <= height else max(1, height - 1)
-    worst_first = sorted(range(len(sights)), key=lambda at: (not _is_in_fault(sights[at]), at))
-    drawn = [sights[at] for at in sorted(worst_first[:room])]
-    address_width = min(max(len(sight.address) for sight in drawn), max(12, width // 3))
-    for sight in drawn:
-        yield _row(sight, address_width, step_s, has_all=width >= ALL_VALUES_FROM_WIDTH, ascii_only=ascii_only)
-    hidden = len(sights) - len(drawn)
+    room = height if len(statuses) <= height else max(1, height - 1)
+    worst_first = sorted(range(len(statuses)), key=lambda at: (not _is_in_fault(statuses[at]), at))
+    drawn = [statuses[at] for at in sorted(worst_first[:room])]
+    address_width = min(max(len(status.address) for status in drawn), max(12, width // 3))
+    for status in drawn:
+        yield _row(status, address_width, step_s, has_all=width >= ALL_VALUES_FROM_WIDTH, ascii_only=ascii_only)
+    hidden = len(statuses) - len(drawn)
     if hidden and height > 1:
         yield Text(f"and {hidden} more: a higher window shows them", "dim")
 
 
-def _row(sight: Sight, address_width: int, step_s: int, *, has_all: bool, ascii_only: bool) -> Text:
-    value = sight.value
+def _row(status: Status, address_width: int, step_s: int, *, has_all: bool, ascii_only: bool) -> Text:
+    value = status.value
     cells: list[str] = []
-    if value is not None and sight.silent_since is None:
+    if value is not None and status.silent_since is None:
         bars, _, _ = sparkline(
-            sight.samples,
+            status.samples,
             lambda sample: sample.power_w,
-            now_s=sight.now_s,
+            now_s=status.now_s,
             bars=FEWEST_BARS,
             step_s=step_s,
             ascii_only=ascii_only,
         )
         cells = [kw(value.P), measured(value.U2, "V"), measured(value.I, "A"), bars]
-    state, style = _state(sight)
-    line = Text(f"{_cut(sight.address, address_width):<{address_width}}", style="bold")
+    state, style = _state(status)
+    line = Text(f"{_cut(status.address, address_width):<{address_width}}", style="bold")
     for cell, width in list(zip(cells, _CELL_WIDTHS, strict=False))[: 4 if has_all else 1]:
         line.append(f"{cell:>{width}}", "not bold")
-    return line.append(f"  {_short(sight, state)}", f"not bold {style}" if "bold" not in style else style)
+    return line.append(f"  {_short(status, state)}", f"not bold {style}" if "bold" not in style else style)
 
 
 def _cut(address: str, width: int) -> str:
@@ -279,53 +280,53 @@ def _cut(address: str, width: int) -> str:
     return f"{address[:begin]}…{address[begin + 1 - width :]}"
 
 
-def _short(sight: Sight, state: str) -> str:
-    faults = troubles(sight)
-    if faults and (faults[0].is_fault or sight.transaction is None):
+def _short(status: Status, state: str) -> str:
+    faults = troubles(status)
+    if faults and (faults[0].is_fault or status.transaction is None):
         return shown(faults[0].text)
-    return f"{state} {kwh(sight.transaction.charged_wh)}" if sight.transaction is not None else state
+    return f"{state} {kwh(status.transaction.charged_wh)}" if status.transaction is not None else state
 
 
 # --- all ---
 
 
-def plain_line(sight: Sight) -> str:
+def plain_line(status: Status) -> str:
     """Write one meter at a moment as a line, for pipes and files."""
-    value, read_at = sight.value, sight.read_at
-    faults = "".join(f"  {'!' if trouble.is_fault else '?'} {shown(trouble.text)}" for trouble in troubles(sight))
-    if value is None or read_at is None or sight.silent_since is not None:
-        since, silent_s = sight.silent_since, sight.silent_s or 0.0
+    value, read_at = status.value, status.read_at
+    faults = "".join(f"  {'!' if trouble.is_fault else '?'} {shown(trouble.text)}" for trouble in troubles(status))
+    if value is None or read_at is None or status.silent_since is not None:
+        since, silent_s = status.silent_since, status.silent_s or 0.0
         at = f"{since + timedelta(seconds=silent_s):%H:%M:%S}" if since is not None else "--:--:--"
-        return f"{at}  {sight.address}{faults}"
+        return f"{at}  {status.address}{faults}"
     energy = f"register {kwh(value.import_wh)}"
-    if sight.transaction is not None:
-        energy += f"  charged {kwh(sight.transaction.charged_wh)}"
+    if status.transaction is not None:
+        energy += f"  charged {kwh(status.transaction.charged_wh)}"
     values = f"{kw(value.P):>11}  {measured(value.U2, 'V'):>8}  {measured(value.I, 'A'):>8}"
-    return f"{read_at:%H:%M:%S}  {sight.address}  {values}  {energy}{faults}"
+    return f"{read_at:%H:%M:%S}  {status.address}  {values}  {energy}{faults}"
 
 
-def _summary(sights: Sequence[Sight]) -> str:
-    charging = sum(sight.transaction is not None for sight in sights)
-    faulty = sum(_is_in_fault(sight) for sight in sights)
-    parts = ["1 meter" if len(sights) == 1 else f"{len(sights)} meters", f"{charging} charging"]
+def _summary(statuses: Sequence[Status]) -> str:
+    charging = sum(status.transaction is not None for status in statuses)
+    faulty = sum(_is_in_fault(status) for status in statuses)
+    parts = ["1 meter" if len(statuses) == 1 else f"{len(statuses)} meters", f"{charging} charging"]
     return ", ".join(parts + ([f"{faulty} in trouble"] if faulty else []))
 
 
-def _is_in_fault(sight: Sight) -> bool:
-    return any(trouble.is_fault for trouble in troubles(sight))
+def _is_in_fault(status: Status) -> bool:
+    return any(trouble.is_fault for trouble in troubles(status))
 
 
-def _state(sight: Sight) -> tuple[str, str]:
+def _state(status: Status) -> tuple[str, str]:
     """Return in a word how a meter is, and the style of that."""
-    found = troubles(sight)
-    if sight.silent_since is not None:
+    found = troubles(status)
+    if status.silent_since is not None:
         return "no answer", _STYLES["fault"]
-    if sight.value is None:
+    if status.value is None:
         return "asked", _STYLES["old"]
-    word = "charging" if sight.transaction is not None else "idle"
+    word = "charging" if status.transaction is not None else "idle"
     if found and found[0].is_fault:
         return f"{word}, in trouble", _STYLES["fault"]
-    return word, _STYLES["warning"] if found and sight.transaction is None else _STYLES[word]
+    return word, _STYLES["warning"] if found and status.transaction is None else _STYLES[word]
 
 
 def _wrapped(before: str, label: str, text: str, style: str, width: int) -> Iterator[Text]:

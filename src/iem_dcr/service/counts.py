@@ -8,7 +8,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from typing import TYPE_CHECKING, Final
 
-from iem_dcr.bringup.seen import is_another
+from iem_dcr.diagnostics.status import is_new_transaction
 from iem_dcr.driver.meter_state import ERROR_STATE, INTERRUPTED, WRONG_SERIAL
 from iem_dcr.errors import (
     AnswerLostError,
@@ -109,7 +109,7 @@ class Counts:
         """Count what a live value shows of transactions, compared with the one before of the same meter."""
         if before is None:
             return
-        other = is_another(before, value)
+        other = is_new_transaction(before, value)
         self.begun += bool(value.XT) and (not before.XT or other)
         self.ended += bool(before.XT) and (not value.XT or other)
 

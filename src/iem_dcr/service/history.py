@@ -11,7 +11,7 @@ from array import array
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from iem_dcr.bringup.sight import number
+from iem_dcr.diagnostics.status import number
 
 if TYPE_CHECKING:
     from iem_dcr.device.messages import MeterValue

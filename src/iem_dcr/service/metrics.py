@@ -80,13 +80,13 @@ class MeterState:
     @classmethod
     def of(cls, meter: ObservedMeter) -> MeterState:
         """Copy what there is to say of a meter; to be called on the loop."""
-        sight, counts = meter.sight(), meter.counts
+        status, counts = meter.status(), meter.counts
         return cls(
             module_id=meter.name,
             address=meter.address,
-            value=sight.value,
-            age_s=sight.age_s,
-            clock_off_s=None if sight.clock_off is None else sight.clock_off.total_seconds(),
+            value=status.value,
+            age_s=status.age_s,
+            clock_off_s=None if status.clock_offset is None else status.clock_offset.total_seconds(),
             durations=tuple((name, tuple(of.counts), of.sum_s) for name, of in counts.durations.items()),
             failures=dict(counts.failures),
             commands=dict(counts.commands),

@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, Protocol
 
-from iem_dcr.bringup.seen import SeenMeter
-from iem_dcr.bringup.sight import Trouble
+from iem_dcr.diagnostics.status import StatusTracker, Trouble
 from iem_dcr.driver.meter_state import WRONG_SERIAL
 from iem_dcr.driver.timing import now_s
 from iem_dcr.powermeter import TransactionRequestStatus
@@ -24,9 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from iem_dcr.bringup.sight import Sight
     from iem_dcr.config import Settings
     from iem_dcr.device.messages import MeterValue
+    from iem_dcr.diagnostics.status import Status
     from iem_dcr.driver import KeptReceipt, MeterDriver
     from iem_dcr.errors import MeterError
     from iem_dcr.powermeter import (
@@ -115,7 +114,7 @@ class ObservedMeter:
         self.now = wall
         self._driver: MeterDriver | None = None
         self._journal: KeptInFile | None = None
-        self._seen = SeenMeter()
+        self._tracker = StatusTracker()
         self._raised = 0
         self.received = 0
         self.receipts_version = 0
@@ -130,7 +129,7 @@ class ObservedMeter:
     @property
     def serial(self) -> str:
         """Serial number at the last live value, or "" before the first."""
-        return "" if self._seen.value is None else self._seen.value.MS
+        return "" if self._tracker.value is None else self._tracker.value.MS
 
     @property
     def public_key(self) -> str:
@@ -165,12 +164,12 @@ class ObservedMeter:
         self._journal = journal
         self.module_id = module_id or self.module_id
 
-    def sight(self) -> Sight:
+    def status(self) -> Status:
         """Return what there is to see now, but for the values of the last half hour; to be called on the loop."""
-        sight = self._seen.sight(self.address)
+        status = self._tracker.status(self.address)
         return replace(
-            sight,
-            read_at=None if sight.read_at is None else sight.read_at.astimezone(),
+            status,
+            read_at=None if status.read_at is None else status.read_at.astimezone(),
             gateway=None if self._driver is None else self._driver.gateway,
         )
 
@@ -193,16 +192,16 @@ class ObservedMeter:
 
     def value_read(self, value: MeterValue, read_at: datetime) -> None:
         """Take up a live value."""
-        news = self._seen.take_up(value, read_at)
-        if news.is_another:
+        change = self._tracker.on_value(value, read_at)
+        if change.is_another_meter:
             self.history.clear()
-        self.counts.value(news.before, value)
-        self.history.add(self._seen.read_s, value)
+        self.counts.value(change.before, value)
+        self.history.add(self._tracker.read_s, value)
         self._tell()
 
     def reading_failed(self, problem: str) -> None:
         """Take note that there was no value, and since when that is so."""
-        self._seen.failed(problem, self.now(), now_s())
+        self._tracker.on_failure(problem, self.now(), now_s())
         self._tell()
 
     def error_raised(self, error: StationError) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from iem_dcr.bringup.sight import duration, shown
+from iem_dcr.diagnostics.status import duration, shown
 from iem_dcr.ocmf import Outcome
 
 if TYPE_CHECKING:

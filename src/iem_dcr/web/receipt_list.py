@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from iem_dcr import ocmf
-from iem_dcr.bringup.sight import shown
+from iem_dcr.diagnostics.status import shown
 from iem_dcr.errors import JournalError, printable
 from iem_dcr.ocmf.examination import examine
 from iem_dcr.ocmf.rules import Severity

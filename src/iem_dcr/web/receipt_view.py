@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from iem_dcr.bringup.sight import shown
+from iem_dcr.diagnostics.status import shown
 from iem_dcr.errors import shortened
 from iem_dcr.ocmf.export import Format, Item, export
 from iem_dcr.ocmf.rules import FINDINGS, Severity

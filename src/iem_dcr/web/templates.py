@@ -17,7 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from iem_dcr import __version__
-from iem_dcr.bringup.sight import clock, duration, shown
+from iem_dcr.diagnostics.status import clock_difference, duration, shown
 from iem_dcr.web import formatting
 
 _LIVE: Final = "live_"
@@ -44,7 +44,7 @@ def _environment() -> Environment:
     for function in (
         formatting.kw, formatting.kwh, formatting.tenths, formatting.clock_time, formatting.day_and_time,
         formatting.meter_clock, formatting.ago, formatting.status, formatting.flags, formatting.end_of,
-        clock, duration, shown,
+        clock_difference, duration, shown,
     ):  # fmt: skip
         environment.filters[function.__name__] = function
     environment.globals.update(version=__version__, now=lambda: datetime.now().astimezone())

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
-from iem_dcr.bringup.sight import OLD_AFTER_S, duration, shown, troubles
+from iem_dcr.diagnostics.status import OLD_AFTER_S, duration, shown, troubles
 from iem_dcr.errors import shortened
 from iem_dcr.web import formatting
 from iem_dcr.web.formatting import NOTHING
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from decimal import Decimal
 
-    from iem_dcr.bringup.sight import Sight, Trouble
     from iem_dcr.device.messages import MeterValue
+    from iem_dcr.diagnostics.status import Status, Trouble
     from iem_dcr.service.observation import ObservedMeter
 
 STATES: Final = {
@@ -49,7 +49,7 @@ class MeterView:
 
     Attributes:
         meter: what was seen of it.
-        sight: the same at this moment.
+        status: the same at this moment.
         troubles: what is wrong, faults first.
         state: a key of `STATES`.
         title: what it is called: the charge point that it holds, or the configured one.
@@ -57,7 +57,7 @@ class MeterView:
     """
 
     meter: ObservedMeter
-    sight: Sight
+    status: Status
     troubles: tuple[Trouble, ...]
     state: str
     title: str
@@ -66,11 +66,11 @@ class MeterView:
     @classmethod
     def of(cls, meter: ObservedMeter) -> MeterView:
         """Return what there is to show now; to be called on the loop."""
-        sight = meter.sight()
-        found = tuple(sorted((*troubles(sight), *meter.troubles()), key=lambda trouble: not trouble.is_fault))
-        held = "" if sight.gateway is None else sight.gateway.CI
+        status = meter.status()
+        found = tuple(sorted((*troubles(status), *meter.troubles()), key=lambda trouble: not trouble.is_fault))
+        held = "" if status.gateway is None else status.gateway.CI
         title = shown(held) or shown(meter.settings.CI) or shown(meter.name)
-        return cls(meter, sight, found, _state_of(sight, found), title, path_of(meter))
+        return cls(meter, status, found, _state_of(status, found), title, path_of(meter))
 
     @property
     def state_name(self) -> str:
@@ -80,35 +80,35 @@ class MeterView:
     @property
     def serial(self) -> str:
         """Its serial number, as far as it is known."""
-        return NOTHING if self.sight.value is None else shown(self.sight.value.MS) or "none"
+        return NOTHING if self.status.value is None else shown(self.status.value.MS) or "none"
 
     @property
     def is_old(self) -> bool:
         """Whether its last value is no live one any more."""
-        return self.sight.age_s is not None and self.sight.age_s > OLD_AFTER_S
+        return self.status.age_s is not None and self.status.age_s > OLD_AFTER_S
 
     @property
     def energy_wh(self) -> Decimal | None:
         """Energy of the running transaction, Wh; None without one."""
-        return None if self.sight.transaction is None else self.sight.transaction.charged_wh
+        return None if self.status.transaction is None else self.status.transaction.charged_wh
 
     @cached_property
     def session_s(self) -> float | None:
         """How long the running transaction has been seen to run, seconds; None without one."""
-        seen = self.sight.transaction
+        seen = self.status.transaction
         return None if seen is None else max(0.0, (self.meter.now() - seen.since).total_seconds())
 
     @property
     def session_time(self) -> str:
         """The same in words; of one whose begin was not seen it is the least that it can be."""
-        if self.session_s is None or self.sight.transaction is None:
+        if self.session_s is None or self.status.transaction is None:
             return NOTHING
-        return f"{'' if self.sight.transaction.begin_seen else 'over '}{duration(self.session_s)}"
+        return f"{'' if self.status.transaction.begin_seen else 'over '}{duration(self.session_s)}"
 
     @property
     def mean_power_w(self) -> Decimal | None:
         """Mean power of the running transaction, W; None where its begin was not seen, or only just now."""
-        seen = self.sight.transaction
+        seen = self.status.transaction
         if seen is None or not seen.begin_seen or self.session_s is None or self.session_s < _MEAN_AFTER_S:
             return None
         return seen.charged_wh * 3600 / round(self.session_s)
@@ -116,13 +116,13 @@ class MeterView:
     @property
     def awaits_receipt(self) -> bool:
         """Whether the station began a transaction that is not seen running, and whose receipt is still to come."""
-        return self.sight.transaction is None and self.meter.request is not None
+        return self.status.transaction is None and self.meter.request is not None
 
     def requested(self) -> Iterator[tuple[str, str]]:
         """Yield what the station said of the transaction: id, user, tariff."""
         request = self.meter.request
         if request is None:
-            is_foreign = self.sight.transaction is not None
+            is_foreign = self.status.transaction is not None
             yield "Id", "not begun by this service" if is_foreign else NOTHING
             return
         user = shortened(request.identification_data) if request.identification_data else NOTHING
@@ -133,7 +133,7 @@ class MeterView:
     def charge_point(self) -> Iterator[tuple[str, str, str]]:
         """Yield CT and CI as the meter holds them, with the kind "warning" where that is not what is configured."""
         for key, head in (("CT", "Type (CT)"), ("CI", "Charge point (CI)")):
-            held, wanted = getattr(self.sight.gateway, key, None), getattr(self.meter.settings, key)
+            held, wanted = getattr(self.status.gateway, key, None), getattr(self.meter.settings, key)
             if held is None:
                 yield head, NOTHING, ""
             elif not held:
@@ -151,8 +151,8 @@ class MeterView:
 
     def words(self) -> Iterator[tuple[str, str, str, str]]:
         """Yield name, content, meaning and kind of each status word."""
-        if self.sight.value is not None:
-            yield from _words(self.sight.value)
+        if self.status.value is not None:
+            yield from _words(self.status.value)
 
 
 def path_of(meter: ObservedMeter) -> Markup:
@@ -167,14 +167,14 @@ def summary(states: Sequence[str]) -> str:
     return ", ".join(parts)
 
 
-def _state_of(sight: Sight, found: tuple[Trouble, ...]) -> str:
-    if sight.value is None:
-        return "waiting" if sight.silent_since is None else "silent"
-    if sight.silent_since is not None and sight.age_s is not None and sight.age_s > OLD_AFTER_S:
+def _state_of(status: Status, found: tuple[Trouble, ...]) -> str:
+    if status.value is None:
+        return "waiting" if status.silent_since is None else "silent"
+    if status.silent_since is not None and status.age_s is not None and status.age_s > OLD_AFTER_S:
         return "silent"
     if any(trouble.is_fault for trouble in found):
         return "fault"
-    if sight.value.XT:
+    if status.value.XT:
         return "busy"
     return "warning" if found else "ready"
 

@@ -7,8 +7,8 @@ import socket
 import statistics
 from typing import TYPE_CHECKING, Final
 
-from iem_dcr.bringup.report import Line, State
-from iem_dcr.bringup.sight import shown
+from iem_dcr.diagnostics.report import Line, State
+from iem_dcr.diagnostics.status import shown
 from iem_dcr.errors import (
     AnswerLostError,
     MeterError,
@@ -20,9 +20,9 @@ from iem_dcr.errors import (
 )
 
 if TYPE_CHECKING:
-    from iem_dcr.bringup.evidence import Evidence
     from iem_dcr.config import Settings
     from iem_dcr.device.transport import Answer
+    from iem_dcr.diagnostics.evidence import Evidence
 
 SLOW_S: Final = 1.0
 """A live value is due every second."""
@@ -127,7 +127,7 @@ def reachable(evidence: Evidence, _: Settings | None) -> Line:
         return Line("reachable", State.FAILED, text, _what_error_asks(evidence.lost[0]), values)
     if worst < SLOW_S:
         return Line("reachable", State.OK, text, "", values)
-    to_do = "A live value is due every second. Look for what else asks this meter, and for a bad cable or switch."
+    to_do = "A live value is due every second. Snapshot for what else asks this meter, and for a bad cable or switch."
     return Line("reachable", State.FAILED if median >= TOO_SLOW_S else State.WARNING, text, to_do, values)
 
 

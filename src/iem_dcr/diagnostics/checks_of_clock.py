@@ -5,15 +5,15 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
-from iem_dcr.bringup import sight
-from iem_dcr.bringup.report import Line, State
+from iem_dcr.diagnostics import status
+from iem_dcr.diagnostics.report import Line, State
 from iem_dcr.meter_time import FIRST_SANE_YEAR
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from iem_dcr.bringup.evidence import Evidence, Timed
     from iem_dcr.config import Settings
+    from iem_dcr.diagnostics.evidence import Evidence, Timed
     from iem_dcr.meter_time import MeterTime
 
 WRONG_AFTER_S: Final = 60.0
@@ -30,12 +30,12 @@ def clock(evidence: Evidence, settings: Settings | None) -> Line:
         return Line("clock", State.FAILED, "not seen, because there is no live value")
     last = evidence.values[-1]
     time = last.value.TM
-    if time is None or last.clock_off is None:
+    if time is None or last.clock_offset is None:
         to_do = "Start what drives the meter: it sets the clock before a transaction begins."
         return Line("clock", State.WARNING, "its time cannot be read: it was not set since power-up", to_do)
     flag = f"{time.sync}, {_STATES[time.sync]}" if time.sync else "none"
-    off_s = last.clock_off.total_seconds()
-    text = f"{sight.clock(last.clock_off)}; sync flag {flag}"
+    off_s = last.clock_offset.total_seconds()
+    text = f"{status.clock_difference(last.clock_offset)}; sync flag {flag}"
     values: dict[str, object] = {
         "ahead_s": round(off_s, 3),
         "sync": time.sync or None,
@@ -54,7 +54,7 @@ def _problems(
         yield State.FAILED, "it stands still", "Power the meter off and on. If it stays so, the meter is defective."
     if last.host.year < FIRST_SANE_YEAR:
         yield State.WARNING, f"this host believes to be in {last.host.year}", "Set this host's clock, then ask again."
-    if abs(off_s) > sight.CLOCK_TOLERANCE_S:
+    if abs(off_s) > status.CLOCK_TOLERANCE_S:
         yield _difference(time, off_s)
     if time.sync == "U":
         yield State.WARNING, "by chance right", "Start what drives the meter: it sets the clock."
@@ -71,7 +71,7 @@ def _difference(time: MeterTime, off_s: float) -> tuple[State, str, str]:
     if time.instant.year < FIRST_SANE_YEAR or time.sync == "U":
         return State.WARNING, f"it shows {time.instant:%Y-%m-%d %H:%M}", drive
     hours = round(off_s / 3600)
-    if hours and abs(hours) <= FURTHEST_ZONE_H and abs(off_s - hours * 3600) <= sight.CLOCK_TOLERANCE_S:
+    if hours and abs(hours) <= FURTHEST_ZONE_H and abs(off_s - hours * 3600) <= status.CLOCK_TOLERANCE_S:
         what = f"that is {abs(hours)} h to the second: a time zone or summer time, not a clock that is wrong"
         to_do = (
             "Who sets it writes a wrong offset from UTC: set timezone and timezone_handle_DST, best an IANA name as "

@@ -5,13 +5,13 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import TYPE_CHECKING, Final
 
-from iem_dcr.bringup.report import Line, State
-from iem_dcr.bringup.sight import measured, shown
+from iem_dcr.diagnostics.report import Line, State
+from iem_dcr.diagnostics.status import measured, shown
 
 if TYPE_CHECKING:
-    from iem_dcr.bringup.evidence import Evidence
     from iem_dcr.config import Settings
     from iem_dcr.device.messages import MeterValue
+    from iem_dcr.diagnostics.evidence import Evidence
 
 SHARE: Final = Decimal("0.05")
 ALLOWANCE_W: Final = Decimal(20)

@@ -1,4 +1,4 @@
-"""What a meter and its connection show in a few seconds, gathered by GETs alone; `iem_dcr.bringup.checks` judges it."""
+"""What a meter and its connection show in a few seconds, by GET requests alone; `checks` judges it."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from iem_dcr import ocmf
-from iem_dcr.bringup import nodes
-from iem_dcr.bringup.look import key_of
+from iem_dcr.diagnostics import nodes
+from iem_dcr.diagnostics.snapshot import key_of
 from iem_dcr.errors import MeterError, MeterUnreachableError, ReceiptError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from iem_dcr.bringup.look import Key
-    from iem_dcr.bringup.nodes import Node
     from iem_dcr.device.client import MeterClient
     from iem_dcr.device.messages import Gateway, MeterValue, PublicKey
     from iem_dcr.device.transport import Answer
+    from iem_dcr.diagnostics.nodes import Node
+    from iem_dcr.diagnostics.snapshot import Key
 
 TIMEOUT_S: Final = 4.0
 """Of each question. There are 13 at the most, so that it is over within a minute whatever the meter does."""
@@ -38,14 +38,14 @@ class Timed:
     Attributes:
         read_s: when it was asked for, on the loop's clock.
         took_s: how long the answer took.
-        clock_off: how far the meter's clock was ahead of the host's.
+        clock_offset: how far the meter's clock was ahead of the host's.
         host: the host's time at which it was read.
     """
 
     value: MeterValue
     read_s: float
     took_s: float
-    clock_off: timedelta | None
+    clock_offset: timedelta | None
     host: datetime
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from iem_dcr import ocmf
-from iem_dcr.bringup import json_text
 from iem_dcr.device import messages
+from iem_dcr.diagnostics import json_text
 from iem_dcr.ocmf.tuple_text import HEADER
 
 if TYPE_CHECKING:

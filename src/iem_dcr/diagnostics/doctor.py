@@ -9,14 +9,14 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from iem_dcr.bringup import checks, evidence
 from iem_dcr.device.client import MeterClient
+from iem_dcr.diagnostics import checks, evidence
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from iem_dcr.bringup.report import Report
     from iem_dcr.config import Settings
+    from iem_dcr.diagnostics.report import Report
 
 
 async def examine(

@@ -5,17 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from iem_dcr import ocmf
-from iem_dcr.bringup import nodes
-from iem_dcr.bringup.evidence import tuple_in
-from iem_dcr.bringup.report import Line, State
-from iem_dcr.bringup.sight import shown
+from iem_dcr.diagnostics import nodes
+from iem_dcr.diagnostics.evidence import tuple_in
+from iem_dcr.diagnostics.report import Line, State
+from iem_dcr.diagnostics.status import shown
 from iem_dcr.errors import MeterError, ReceiptError, printable
 from iem_dcr.ocmf.rules import Severity
 from iem_dcr.ocmf.verdict import Judgement, verdict_on
 
 if TYPE_CHECKING:
-    from iem_dcr.bringup.evidence import Evidence
     from iem_dcr.config import Settings
+    from iem_dcr.diagnostics.evidence import Evidence
     from iem_dcr.ocmf import Receipt
     from iem_dcr.ocmf.verdict import Verdict
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from iem_dcr.bringup import checks_of_clock, checks_of_connection, checks_of_receipt, checks_of_values
-from iem_dcr.bringup.report import CHECKS, Line, Report, State
-from iem_dcr.bringup.sight import shown
 from iem_dcr.config import PIN
+from iem_dcr.diagnostics import checks_of_clock, checks_of_connection, checks_of_receipt, checks_of_values
+from iem_dcr.diagnostics.report import CHECKS, Line, Report, State
+from iem_dcr.diagnostics.status import shown
 from iem_dcr.errors import MeterError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TypeAlias
 
-    from iem_dcr.bringup.evidence import Evidence
     from iem_dcr.config import Settings
+    from iem_dcr.diagnostics.evidence import Evidence
 
     Check: TypeAlias = Callable[[Evidence, Settings | None], Line]
 

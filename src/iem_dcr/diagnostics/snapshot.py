@@ -1,4 +1,4 @@
-"""One look at a meter: a reading, the charge point and the key, by GETs that a meter may be asked at any time."""
+"""One snapshot of a meter: live value, charge point and key, by GET requests that a meter accepts at any time."""
 
 from __future__ import annotations
 
@@ -16,12 +16,19 @@ if TYPE_CHECKING:
     from iem_dcr.device.client import MeterClient
     from iem_dcr.device.messages import Gateway, MeterValue, PublicKey
 
-_HEX_DIGITS_OF_FORM = {128: "X‖Y as hex", 130: "04‖X‖Y as hex"}
+_FORM_BY_HEX_DIGITS = {128: "X‖Y as hex", 130: "04‖X‖Y as hex"}
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """The meter's public key: its algorithm, as the meter writes it, as hex of DER, and what it is written in."""
+    """The meter's public key.
+
+    Attributes:
+        SA: its algorithm, as the meter writes it.
+        PK: the key, as the meter writes it.
+        der_hex: the key as hex of DER.
+        form: the form that the meter writes it in.
+    """
 
     SA: str
     PK: str
@@ -30,13 +37,13 @@ class Key:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class Snapshot:
     """What a meter answered.
 
     Attributes:
         address: of the meter.
         value: GET /metervalue.
-        clock_off: how far its clock is ahead of this host's, or None where it cannot be read.
+        clock_offset: the meter's time minus this host's, or None where the meter's cannot be read.
         gateway: GET /gw, or None.
         key: GET /publickey, or None.
         problems: why there is no gateway (``gw``) or no key (``publickey``).
@@ -44,30 +51,30 @@ class Look:
 
     address: str
     value: MeterValue
-    clock_off: timedelta | None
+    clock_offset: timedelta | None
     gateway: Gateway | None = None
     key: Key | None = None
     problems: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, object]:
-        """Return it as JSON types, under the meter's names; units are in the names that are not the meter's."""
-        value, gateway = self.value, self.gateway
+        """Return it as JSON types. The meter's names are kept; other names contain their unit."""
+        gateway, key = self.gateway, self.key
         return {
             "address": self.address,
-            "metervalue": metervalue_json(value),
+            "metervalue": metervalue_json(self.value),
             "gw": None
             if gateway is None
             else {"CT": gateway.CT, "CI": gateway.CI, "TM": gateway.TM and rfc3339(gateway.TM.instant)},
             "publickey": None
-            if self.key is None
-            else {"SA": self.key.SA, "PK": self.key.PK, "der_hex": self.key.der_hex, "form": self.key.form},
-            "clock_ahead_s": None if self.clock_off is None else round(self.clock_off.total_seconds(), 3),
+            if key is None
+            else {"SA": key.SA, "PK": key.PK, "der_hex": key.der_hex, "form": key.form},
+            "clock_ahead_s": None if self.clock_offset is None else round(self.clock_offset.total_seconds(), 3),
             "problems": self.problems,
         }
 
 
 def metervalue_json(value: MeterValue) -> dict[str, object]:
-    """Return a live value as JSON types, under the meter's names; units are in the names that are not the meter's."""
+    """Return a live value as JSON types. The meter's names are kept; other names contain their unit."""
     return {
         "MS": value.MS,
         "TM": None if value.TM is None else rfc3339(value.TM.instant),
@@ -87,11 +94,11 @@ def metervalue_json(value: MeterValue) -> dict[str, object]:
     }
 
 
-async def look(client: MeterClient) -> Look:
-    """Look at a meter once.
+async def take_snapshot(client: MeterClient) -> Snapshot:
+    """Read a meter once.
 
     Raises:
-        MeterError: it gave no live value; why there is no charge point or no key is in the look itself.
+        MeterError: it gave no live value. A missing charge point or key is noted in the snapshot instead.
     """
     asked = datetime.now(UTC)
     value = await client.metervalue()
@@ -108,22 +115,22 @@ async def look(client: MeterClient) -> Look:
         problems["publickey"] = error.brief
     except ReceiptError as error:
         problems["publickey"] = str(error)
-    off = None if value.TM is None else value.TM.instant - (asked + (answered - asked) / 2)
-    return Look(client.address, value, off, gateway, key, problems)
+    offset = None if value.TM is None else value.TM.instant - (asked + (answered - asked) / 2)
+    return Snapshot(client.address, value, offset, gateway, key, problems)
 
 
 def key_of(answer: PublicKey) -> Key:
-    """Read a key and say what it is written in.
+    """Read a key and name the form that it is written in.
 
     Raises:
-        ReceiptError: it is no key of secp256r1, or its point is not on the curve.
+        ReceiptError: it is not a key of secp256r1, or its point is not on the curve.
     """
     der_hex = ocmf.public_key_der_hex(answer.PK)
     written = "".join(answer.PK.split())
     if written.lower() == der_hex.lower():
         form = "DER as hex"
     else:
-        form = _HEX_DIGITS_OF_FORM.get(len(written), "DER as base64")
+        form = _FORM_BY_HEX_DIGITS.get(len(written), "DER as base64")
     return Key(answer.SA, answer.PK, der_hex, form)
 
 

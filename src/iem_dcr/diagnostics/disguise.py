@@ -15,10 +15,10 @@ import secrets
 from typing import TYPE_CHECKING, Final
 
 from iem_dcr import ocmf
-from iem_dcr.bringup import json_text
-from iem_dcr.bringup.body_parts import Parts, walked
-from iem_dcr.bringup.pseudonyms import Pseudonyms
-from iem_dcr.bringup.throwaway import ThrowAwayKey, noise
+from iem_dcr.diagnostics import json_text
+from iem_dcr.diagnostics.body_parts import Parts, walked
+from iem_dcr.diagnostics.pseudonyms import Pseudonyms
+from iem_dcr.diagnostics.throwaway import ThrowAwayKey, noise
 from iem_dcr.errors import ReceiptError
 from iem_dcr.ocmf.tuple_text import HEADER
 
@@ -161,17 +161,6 @@ class Disguise:
     def header(self, name: str, value: str) -> str:
         """Return a header's value with pseudonyms in it."""
         return self._pseudonyms.within(value) if name.lower() in _HEADERS else self._pseudonyms.of(value)
-
-    def signatures(self, body: bytes) -> list[str]:
-        """Say what became of the signature of each receipt in an answer that was written, as it was before."""
-        found: list[str] = []
-
-        def note(text: str) -> str:
-            found.append(self._receipts.get(text, ("", NOISE))[1])
-            return text
-
-        walked(body, Parts(lambda _, value: value, lambda _, value: value, str, str, note))
-        return found
 
     def _string(self, key: str, value: str) -> str:
         if _is_plain(key, value):

@@ -1,0 +1,260 @@
+"""Records the answers of a meter's GET nodes, and writes them as a folder.
+
+A folder holds a file for the body of each answer, ``index.json``, and a ``README.md``. It is written under another name
+beside its place and then renamed, so that it is there whole or not at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from iem_dcr import __version__, ocmf
+from iem_dcr.device import messages
+from iem_dcr.device.client import MeterClient
+from iem_dcr.diagnostics import nodes
+from iem_dcr.diagnostics.disguise import Disguise
+from iem_dcr.diagnostics.evidence import tuple_in
+from iem_dcr.errors import (
+    AnswerLostError,
+    MeterError,
+    MeterTimeoutError,
+    MeterUnreachableError,
+    NotUnderstoodError,
+    ReceiptError,
+    RecordingError,
+)
+from iem_dcr.meter_time import rfc3339
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from datetime import datetime
+
+    from iem_dcr.device.transport import Answer
+    from iem_dcr.diagnostics.nodes import Node
+
+TIMEOUT_S: Final = 5.0
+PAUSE_S: Final = 1.0
+"""Least time between two requests, so that a meter that serves one connection at a time can serve its driver."""
+FORMAT: Final = 1
+"""Version of index.json."""
+_MAKES: Final = ("FV", "GV", "MV", "MM", "MF")
+_PROBLEMS: Final = {
+    MeterUnreachableError: "no connection",
+    MeterTimeoutError: "no answer in time",
+    AnswerLostError: "the connection broke before the answer was whole",
+    NotUnderstoodError: "not HTTP, or longer than 256 KiB",
+}
+"""What a failed request is called in a recording: the error's own text may contain the meter's address."""
+_README: Final = """\
+# Answers of an IEM-DCR
+
+Recorded by iem-dcr {version} at {recorded}. Each file is the body of an answer, byte for byte. index.json has the path,
+status and headers of each answer, and says which nodes were not asked and why. No file contains the meter's address.
+
+{contents}"""
+_REDACTED: Final = """\
+Serial numbers, the charge point's id, the user's id, tariff text, keys and signatures are replaced by pseudonyms of the
+same shape, and so is every other text or number of a field that is not known to be harmless. The same value has the
+same pseudonym everywhere in this folder, and another one in the next recording.
+
+**The receipts do not verify.** Their fields are replaced and they are not signed again, so a recording is a test of
+parsers, not of signatures.
+
+Not replaced: times, register values, voltage, current, power, states and error words, kinds of identification, make,
+model and firmware version.
+
+Before you pass this folder on, check that nothing is left in it that must not be: search all files for the serial
+number on the type plate, the charge point's id and the last user's id (grep -ri ID FOLDER). Nothing should be found.
+"""
+_RAW: Final = """\
+NOTHING IS REPLACED in this folder (--raw). It contains serial numbers, the charge point's id, the meter's key and the
+last receipt with its user's id, which is personal data. Keep it to yourself.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """One node.
+
+    Attributes:
+        answer: as it came, or None.
+        problem: why there is none.
+    """
+
+    node: Node
+    answer: Answer | None
+    problem: str = ""
+
+
+async def record(host: str, port: int) -> tuple[Recorded, ...]:
+    """Ask every GET node of a meter once, /metervalue first, which says whether a transaction runs.
+
+    Raises:
+        MeterError: the meter is not reachable.
+    """
+    async with MeterClient(host, port, timeout_s=TIMEOUT_S, pause_s=PAUSE_S) as client:
+        questioner = nodes.Questioner(client, TIMEOUT_S)
+        recorded = [await _record_metervalue(questioner)]
+        recorded += [await _record_node(node, questioner) for node in nodes.ALL[1:]]
+        return tuple(recorded)
+
+
+async def _record_metervalue(questioner: nodes.Questioner) -> Recorded:
+    try:
+        answer = await questioner.answer(nodes.METERVALUE)
+    except MeterUnreachableError:
+        raise
+    except MeterError as error:
+        questioner.why_not = nodes.NOT_KNOWN
+        return Recorded(nodes.METERVALUE, None, _problem(error))
+    questioner.take_note(answer)
+    return Recorded(nodes.METERVALUE, answer)
+
+
+async def _record_node(node: Node, questioner: nodes.Questioner) -> Recorded:
+    if not await questioner.may_ask(node):
+        return Recorded(node, None, questioner.why_not)
+    try:
+        return Recorded(node, await questioner.answer(node))
+    except MeterError as error:
+        return Recorded(node, None, _problem(error))
+
+
+def _problem(error: MeterError) -> str:
+    return _PROBLEMS.get(type(error), "no answer")
+
+
+def redacted(recorded: Sequence[Recorded], secrets: Iterable[str]) -> tuple[Recorded, ...]:
+    """Return a recording in which pseudonyms replace everything that identifies a meter, charger or user.
+
+    Args:
+        recorded: as it came.
+        secrets: further texts to replace, as the meter's address.
+
+    Raises:
+        RecordingError: the answers contain more values than can be replaced.
+    """
+    disguise = Disguise(secrets)
+    answers = [(one, one.answer) for one in recorded if one.answer is not None]
+    for _, answer in sorted(answers, key=lambda pair: pair[0].node is not nodes.PUBLICKEY):
+        disguise.learn(answer.body)
+        for name, value in answer.headers:
+            disguise.learn_header(name, value)
+    written: list[Recorded] = []
+    for one in recorded:
+        if one.answer is None:
+            written.append(one)
+            continue
+        headers = tuple((name, disguise.header(name, value)) for name, value in one.answer.headers)
+        written.append(replace(one, answer=replace(one.answer, headers=headers, body=disguise.body(one.answer.body))))
+    return tuple(written)
+
+
+def check_folder(folder: Path) -> None:
+    """Check that a recording can be written to this folder: it does not exist, or is empty.
+
+    Raises:
+        RecordingError: it cannot.
+    """
+    try:
+        if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+            raise RecordingError("exists and is not a folder: give the name of a new one")
+        if folder.is_dir() and any(folder.iterdir()):
+            raise RecordingError("is not empty: give the name of a new folder")
+        if folder.is_dir() and folder.resolve() == Path.cwd():
+            raise RecordingError("is the current folder: give the name of a new one")
+        if not folder.parent.is_dir():
+            raise RecordingError("is in a folder that does not exist: make that first")
+    except OSError as error:
+        raise RecordingError(f"cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise RecordingError("is not a valid name of a folder") from error
+
+
+def write_folder(folder: Path, recorded: Sequence[Recorded], at: datetime, *, is_redacted: bool) -> None:
+    """Write a recording.
+
+    Args:
+        folder: one that `check_folder` accepts.
+        recorded: the answers.
+        at: when they were recorded.
+        is_redacted: they come from `redacted`; otherwise only the folder's owner may read it.
+
+    Raises:
+        RecordingError: it cannot be written; nothing is left behind.
+    """
+    check_folder(folder)
+    folder = folder.resolve()
+    try:
+        made = Path(tempfile.mkdtemp(prefix=f".{folder.name[:100]}.", dir=folder.parent))
+    except OSError as error:
+        raise RecordingError(f"cannot be made: {error.strerror}") from error
+    try:
+        _write_files(made, recorded, rfc3339(at), is_redacted=is_redacted)
+        if is_redacted:
+            mask = os.umask(0)
+            os.umask(mask)
+            made.chmod(0o777 & ~mask)
+        made.rename(folder)
+    except OSError as error:
+        raise RecordingError(f"cannot be written: {error.strerror}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            shutil.rmtree(made)
+
+
+def _write_files(made: Path, recorded: Sequence[Recorded], recorded_at: str, *, is_redacted: bool) -> None:
+    listed: list[dict[str, object]] = []
+    for one in recorded:
+        entry: dict[str, object] = {"node": one.node.name, "path": one.node.path}
+        if one.answer is None:
+            listed.append(entry | {"problem": one.problem})
+            continue
+        name = _file_name(one.node, one.answer)
+        (made / name).write_bytes(one.answer.body)
+        headers = [list(pair) for pair in one.answer.headers]
+        listed.append(entry | {"file": name, "status": one.answer.status, "headers": headers})
+    index = {
+        "format": FORMAT,
+        "tool": f"iem-dcr {__version__}",
+        "recorded": recorded_at,
+        "disguised": is_redacted,
+        "firmware": _firmware(recorded),
+        "nodes": listed,
+    }
+    (made / "index.json").write_text(json.dumps(index, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    contents = _REDACTED if is_redacted else _RAW
+    readme = _README.format(version=__version__, recorded=recorded_at, contents=contents)
+    (made / "README.md").write_text(readme, encoding="utf-8")
+
+
+def _file_name(node: Node, answer: Answer) -> str:
+    """Return the name of a body's file: ``gw.json``, ``transaction-v2.txt``."""
+    name = node.name.strip("/")
+    if node in (nodes.TRANSACTION_V1, nodes.TRANSACTION_V2):
+        name += "-v2" if node is nodes.TRANSACTION_V2 else "-v1"
+    try:
+        messages.decode(answer.body)
+    except messages.ShapeError:
+        return f"{name}.txt"
+    return f"{name}.json"
+
+
+def _firmware(recorded: Sequence[Recorded]) -> dict[str, str]:
+    """Return make, model and versions from the last receipt."""
+    for one in recorded:
+        text = tuple_in(one.answer)
+        try:
+            payload = ocmf.parse(text).payload if text is not None else {}
+        except ReceiptError:
+            payload = {}
+        if payload:
+            return {key: value for key in _MAKES if isinstance(value := payload.get(key), str)}
+    return {}

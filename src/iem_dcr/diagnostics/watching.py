@@ -1,0 +1,167 @@
+"""Watches meters beside the program that drives them.
+
+Each meter has its own task, which sends a GET /metervalue every second, a GET /gw every minute and after anything that
+may have been a power cut, and a GET /publickey until there is a readable key. A meter accepts these three at any time,
+also during a transaction. A meter that does not answer is asked again after the time-out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+from iem_dcr import ocmf
+from iem_dcr.device.client import MeterClient
+from iem_dcr.diagnostics.status import Sample, StatusTracker, number
+from iem_dcr.driver.timing import Schedule, now_s
+from iem_dcr.errors import MeterError, ReceiptError, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from iem_dcr.device.messages import Gateway, MeterValue
+    from iem_dcr.diagnostics.status import Status
+
+INTERVAL_S: Final = 1.0
+PAUSE_S: Final = 1.0
+"""Least time between two requests, so that a meter that serves one connection at a time can serve its driver."""
+TIMEOUT_S: Final = 1.9
+"""Of each request: a meter that does not answer is asked every two seconds. Its driver waits no longer, either."""
+GATEWAY_INTERVAL_S: Final = 60.0
+RETRY_INTERVAL_S: Final = 10.0
+"""Of /gw and /publickey while they give no usable answer."""
+REMEMBERED_S: Final = 300.0
+
+
+class WatchedMeter:
+    """One meter that is watched.
+
+    Args:
+        host: of the meter; IPv6 without brackets.
+        port: TCP port.
+        wall: the host's clock, aware; times are shown in its zone.
+
+    Attributes:
+        address: ``host:port``.
+    """
+
+    def __init__(self, host: str, port: int, wall: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        self._client = MeterClient(host, port, timeout_s=TIMEOUT_S, pause_s=PAUSE_S)
+        self._wall = wall
+        self.address = self._client.address
+        self._tracker = StatusTracker()
+        self._samples: deque[Sample] = deque(maxlen=round(REMEMBERED_S / INTERVAL_S))
+        self._forget()
+
+    @property
+    def has_answered(self) -> bool:
+        """Whether the meter has ever given a live value."""
+        return self._tracker.value is not None
+
+    async def run(
+        self, on_poll: Callable[[WatchedMeter], None], *, phase: float | None = None, count: int | None = None
+    ) -> None:
+        """Poll the meter every second.
+
+        Args:
+            on_poll: called after each poll, also a failed one.
+            phase: fraction of the second at which it is polled from the second poll on, 0.0 to below 1.0.
+            count: number of polls; None polls until cancelled.
+        """
+        schedule = Schedule(INTERVAL_S, phase)
+        while count is None or count > 0:
+            await self.poll()
+            on_poll(self)
+            await self._poll_other_nodes()
+            if count is not None:
+                count -= 1
+                if not count:
+                    return
+            schedule.advance()
+            await asyncio.sleep(max(0.0, schedule.next_s - now_s()))
+
+    async def poll(self) -> None:
+        """Ask for a live value once. An error of the meter's goes into the status and is not raised."""
+        await self._client.pause()
+        asked = self._wall()
+        asked_s = now_s()
+        try:
+            value = await self._client.metervalue()
+        except MeterError as error:
+            self._tracker.on_failure(error.brief, asked, asked_s)
+            return
+        answered = self._wall()
+        self._on_value(value, asked + (answered - asked) / 2)
+
+    def status(self) -> Status:
+        """Return the current status; to be called on the loop."""
+        status = self._tracker.status(self.address)
+        return replace(
+            status,
+            gateway=self._gateway,
+            node_problems=tuple(self._node_problems.items()),
+            samples=tuple(sample for sample in self._samples if status.now_s - sample.at_s < REMEMBERED_S),
+        )
+
+    def _on_value(self, value: MeterValue, read_at: datetime) -> None:
+        change = self._tracker.on_value(value, read_at)
+        if change.is_another_meter:
+            self._forget()
+        if change.has_gap:
+            self._due_s["/gw"] = now_s()
+        self._samples.append(Sample(self._tracker.read_s, number(value.P), number(value.U2), number(value.I)))
+
+    def _forget(self) -> None:
+        self._samples.clear()
+        self._gateway: Gateway | None = None
+        self._has_key = False
+        self._due_s = {"/gw": 0.0, "/publickey": 0.0}
+        self._node_problems: dict[str, str] = {}
+
+    async def _poll_other_nodes(self) -> None:
+        """Send at most one more request, to a meter that has just answered."""
+        if self._tracker.is_silent:
+            return
+        if now_s() >= self._due_s["/gw"]:
+            self._due_s["/gw"] = now_s() + await self._poll_gateway()
+        elif not self._has_key and now_s() >= self._due_s["/publickey"]:
+            self._due_s["/publickey"] = now_s() + await self._poll_key()
+
+    async def _poll_gateway(self) -> float:
+        """Ask for the charge point; return the seconds until the next time."""
+        try:
+            self._gateway = await self._client.gw()
+        except MeterError as error:
+            self._node_problems["/gw"] = error.brief
+            return RETRY_INTERVAL_S
+        self._node_problems.pop("/gw", None)
+        return GATEWAY_INTERVAL_S
+
+    async def _poll_key(self) -> float:
+        """Ask for the key; return the seconds until the next time, where it is not readable."""
+        try:
+            ocmf.public_key_der_hex((await self._client.publickey()).PK)
+        except MeterError as error:
+            self._node_problems["/publickey"] = error.brief
+        except ReceiptError as error:
+            self._node_problems["/publickey"] = f"GET /publickey: {printable(error)}"
+        else:
+            self._has_key = True
+            self._node_problems.pop("/publickey", None)
+        return RETRY_INTERVAL_S
+
+
+async def watch(
+    meters: Sequence[WatchedMeter], on_poll: Callable[[WatchedMeter], None], *, count: int | None = None
+) -> None:
+    """Watch meters until cancelled, or until each was polled ``count`` times; none waits for another.
+
+    Their polls are spread over the second.
+    """
+    async with asyncio.TaskGroup() as tasks:
+        for index, meter in enumerate(meters):
+            phase = index / len(meters) if len(meters) > 1 else None
+            tasks.create_task(meter.run(on_poll, phase=phase, count=count))
