@@ -36,7 +36,7 @@ class Running:
 
     def __init__(self, config: Path, *options: str, **variables: str) -> None:
         self._log = config.with_suffix(".log")
-        self._command = [sys.executable, "-m", "iem_dcr.cli.main", "run", str(config), *options]
+        self._command = [sys.executable, "-m", "iem_dcr", "run", str(config), *options]
         self._environment = environment() | variables
         self.process: subprocess.Popen[str]
 
@@ -398,8 +398,8 @@ async def test_a_log_that_nobody_reads(tmp_path: Path) -> None:
 def test_it_loads_no_more_than_it_needs() -> None:
     program = (
         "import json, sys\n"
-        "from iem_dcr.cli.main import cli\n"
-        "assert cli.get_command(None, 'run').name == 'run'\n"
+        "from iem_dcr.cli import run\n"
+        "assert run.command.name == 'run'\n"
         "print(json.dumps(sorted(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
@@ -413,7 +413,7 @@ def test_it_loads_no_more_than_it_needs() -> None:
 @pytest.mark.parametrize("words", [("--log-format", "xml"), ("--nothing",)])
 def test_mistakes_in_the_command_line(tmp_path: Path, words: tuple[str, ...]) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "iem_dcr.cli.main", "run", str(tmp_path / "x.toml"), *words],
+        [sys.executable, "-m", "iem_dcr", "run", str(tmp_path / "x.toml"), *words],
         capture_output=True,
         text=True,
         check=False,

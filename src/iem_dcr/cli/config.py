@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from iem_dcr.cli.arguments import common
+from iem_dcr.cli.exit_codes import EXIT_USAGE
 from iem_dcr.cli.terminal import Output, tell
 from iem_dcr.config import SETTINGS
 from iem_dcr.errors import ConfigError, printable
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from iem_dcr.config import Setting, Value
     from iem_dcr.service.config import MeterConfig
 
-EXIT_USAGE = 2
 _WIDTH = 100
 _SHOWN_METERS = 10
 
@@ -82,7 +82,7 @@ def load_meters(file: Path) -> tuple[MeterConfig, ...]:
         raise MistakenFileError(error) from error
 
 
-@click.group(name="config", short_help="Check the service's configuration, or see an example.")
+@click.group(name="config")
 @common
 def command() -> None:
     """Check the configuration file of iem-dcr run, or write an example of one."""
