@@ -180,9 +180,9 @@ async def _broker(given: MqttSettings | None) -> AsyncIterator[MqttSettings]:
         yield given
         return
     # It takes a moment to load, and the first line should not wait for it.
-    from iem_dcr.cli.own_broker import HOST, OwnBroker  # noqa: PLC0415
+    from iem_dcr.cli.embedded_broker import HOST, EmbeddedBroker  # noqa: PLC0415
 
-    async with OwnBroker() as own:
+    async with EmbeddedBroker() as own:
         yield MqttSettings(host=HOST, port=own.port, protocol=PROTOCOL)
 
 
