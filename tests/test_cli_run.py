@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 import pytest
 
 from iem_dcr import ocmf
+from iem_dcr.config import VENDOR_CI
 from iem_dcr.everest_api.topics import QUERY_MODULES, Topics
 from tests.support.api_bench import request, start_payload
 from tests.support.bench import CI, SERIAL
@@ -408,6 +409,19 @@ def test_it_loads_no_more_than_it_needs() -> None:
     unwanted = ["rich", "amqtt", "cryptography", "sqlite3", "aiohttp", "unittest", "iem_dcr.everest"]
     assert loaded.isdisjoint(unwanted)
     assert not [name for name in loaded if name.startswith("iem_dcr.simulator")]
+
+
+@real_time
+async def test_the_vendors_default_ci_is_an_error_at_the_start(tmp_path: Path) -> None:
+    with Mosquitto() as broker:
+        config = configured(tmp_path, broker, dead_address(), dead_address())
+        config.write_text(config.read_text("utf-8").replace(CI, VENDOR_CI, 1), "utf-8")
+        with Running(config) as running:
+            await until(lambda: running.logged("connected as"))
+            assert running.end() == 0
+            line = running.log[0]
+    assert " ERROR -: CI is 1234, the default of the vendor's module: it is being frozen into" in line
+    assert re.search(r"for it: pm1 at 127\.0\.0\.1:\d+\. Set CI of each", line)
 
 
 @pytest.mark.parametrize("words", [("--log-format", "xml"), ("--nothing",)])

@@ -22,7 +22,7 @@ Value = str | int | bool
 _TOO_LONG_TO_SHOW = 10**18
 
 VENDOR_CI = "1234"
-"""The default of ``CI`` in the vendor's module, kept so that chargers which rely on it work on. It is no charge point's."""
+"""The default of ``CI`` in the vendor's module, kept for chargers that rely on it. It is no charge point's id."""
 PIN = "pin"
 """As ``meter_serial``: the first meter that answers is the wanted one."""
 AUTO = "auto"
