@@ -67,7 +67,7 @@ class Station:
 @contextlib.contextmanager
 def simulated_meter() -> Iterator[int]:
     """Run a simulated meter without a load in a process of its own; yields its port."""
-    command = [sys.executable, "-m", "iem_dcr.cli.main", "simulate", "--port", "0"]
+    command = [sys.executable, "-m", "iem_dcr", "simulate", "--port", "0"]
     command += ["--signing-delay", str(SIGNING_S), "--current", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603  our own program
         try:

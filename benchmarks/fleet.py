@@ -104,7 +104,7 @@ class Fleet:
 
     def service(self, count: int, seconds: int) -> Trial:
         """Measure the service."""
-        return self._trial([sys.executable, "-m", "iem_dcr.cli.main", "-q", "run", self._config(count)], count, seconds)
+        return self._trial([sys.executable, "-m", "iem_dcr", "-q", "run", self._config(count)], count, seconds)
 
     def bare(self, count: int, seconds: int) -> Trial:
         """Measure the bare loop."""

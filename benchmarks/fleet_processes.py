@@ -23,9 +23,9 @@ _STARTS_WITHIN_S = 20.0
 _ENDS_WITHIN_S = 10.0
 _AMQTT = """
 import asyncio, sys
-from iem_dcr.cli.own_broker import OwnBroker
+from iem_dcr.cli.embedded_broker import EmbeddedBroker
 async def main():
-    async with OwnBroker() as broker:
+    async with EmbeddedBroker() as broker:
         print(broker.port, flush=True)
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
 asyncio.run(main())

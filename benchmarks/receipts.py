@@ -132,7 +132,7 @@ def report_file(key: ec.EllipticCurvePublicKey, receipts: Sequence[Signed], fold
     """Print how long the command takes for a file of receipts."""
     path = folder / "receipts.txt"
     path.write_text("".join(f"{one.text}\n" for one in receipts), encoding="utf-8")
-    command = [sys.executable, "-m", "iem_dcr.cli.main", "verify", str(path), "--key", hex_of(key), "--json"]
+    command = [sys.executable, "-m", "iem_dcr", "verify", str(path), "--key", hex_of(key), "--json"]
     before, before_cpu = time.perf_counter(), os.times()
     peak_kib = 0
     with (folder / "checked.jsonl").open("w") as out, subprocess.Popen(command, stdout=out) as process:  # noqa: S603  ours

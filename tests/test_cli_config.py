@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
 
-from iem_dcr.config import SETTINGS, Setting, Settings
+from iem_dcr.config import SETTINGS, VENDOR_CI, Setting, Settings
 from iem_dcr.driver.driver import SILENT_STOP_S, STOP_S
 from iem_dcr.everest_api.mqtt import SESSION_S
+from iem_dcr.journaling import SYSTEM_FOLDER
 from iem_dcr.service.config import MQTT, MeterConfig, ServiceConfig
 from iem_dcr.service.web_settings import WEB, WebSettings
+from tests.support.bench import CI
+from tests.support.brokers import Mosquitto
 from tests.support.command_line import begin, finish, run
 
 PAGE = Path(__file__).parents[1] / "docs" / "everest-api.md"
@@ -28,10 +32,21 @@ def example() -> str:
     return done.out
 
 
-def test_the_example_is_in_order_as_printed(example: str, tmp_path: Path) -> None:
+def with_ci(example: str) -> str:
+    """Return the example with the one thing that has to be set."""
+    assert example.count('\nCI = ""\n') == 1
+    return example.replace('\nCI = ""\n', f'\nCI = "{CI}"\n')
+
+
+def test_the_example_is_in_order_once_ci_is_set(example: str, tmp_path: Path) -> None:
     path = tmp_path / "meters.toml"
     path.write_text(example, "utf-8")
-    done = run("config", "check", str(path))
+    done = run("config", "check", "--offline", str(path))
+    assert (done.status, done.out) == (2, "")
+    (line,) = done.err.splitlines()
+    assert line.startswith(f'{path}: [[meter]] 1 (module_id "powermeter_api") CI')
+    path.write_text(with_ci(example), "utf-8")
+    done = run("config", "check", "--offline", str(path))
     assert (done.status, done.err) == (0, "")
     assert done.out == (
         f"{path} is in order\n"
@@ -40,20 +55,20 @@ def test_the_example_is_in_order_as_printed(example: str, tmp_path: Path) -> Non
         "  Meters  1: powermeter_api at 192.168.60.12:80\n"
     )  # fmt: skip
     config = ServiceConfig.load(path)
-    assert config.meters == (MeterConfig("powermeter_api", Settings.of()),)
+    assert config.meters == (MeterConfig("powermeter_api", Settings.of({"CI": CI})),)
     assert config.web == WebSettings()
 
 
 def test_the_example_shows_every_key_with_its_default(example: str, tmp_path: Path) -> None:
     everything = re.sub(r"^#(?=\w+ = )", "", example, flags=re.MULTILINE)
-    document = tomllib.loads(everything)
+    document = tomllib.loads(everything.replace('CI = ""', f'CI = "{VENDOR_CI}"'))
     assert document["mqtt"] == {setting.key: setting.default for setting in MQTT}
     assert document["web"] == {setting.key: setting.default for setting in WEB}
     (meter,) = document["meter"]
     assert meter == {"module_id": "powermeter_api"} | {setting.key: setting.default for setting in SETTINGS}
     path = tmp_path / "meters.toml"
-    path.write_text(everything, "utf-8")
-    assert ServiceConfig.load(path).meters[0].settings == Settings.of()
+    path.write_text(with_ci(everything), "utf-8")
+    assert ServiceConfig.load(path).meters[0].settings == Settings.of({"CI": CI})
 
     told = " ".join(line.removeprefix("# ") for line in example.splitlines())
     for setting in (*MQTT, *WEB, *SETTINGS):
@@ -87,9 +102,9 @@ def test_no_file(words: tuple[str, ...], tmp_path: Path) -> None:
 
 def test_many_meters_in_short(tmp_path: Path) -> None:
     path = tmp_path / "depot.toml"
-    meters = "".join(f'[[meter]]\nmodule_id = "pm{n}"\nip_address = "10.0.0.{n}"\n' for n in range(1, 51))
+    meters = "".join(f'[[meter]]\nmodule_id = "pm{n}"\nip_address = "10.0.0.{n}"\nCI = "{CI}"\n' for n in range(1, 51))
     path.write_text(f"[mqtt]\ntls = true\nuser = 'depot'\nprotocol = '3.1.1'\n{meters}", "utf-8")
-    done = run("config", "check", str(path))
+    done = run("config", "check", "--offline", str(path))
     assert done.status == 0
     _, broker, last = done.out.splitlines()
     assert broker == "  Broker  localhost:8883, MQTT 3.1.1, TLS, user depot"
@@ -99,13 +114,75 @@ def test_many_meters_in_short(tmp_path: Path) -> None:
 
 def test_a_password_that_everybody_can_read(tmp_path: Path) -> None:
     path = tmp_path / "meters.toml"
-    path.write_text("[mqtt]\nuser = 'u'\npassword = 'hunter2'\n[[meter]]\n", "utf-8")
+    path.write_text("[mqtt]\nuser = 'u'\npassword = 'hunter2'\n[[meter]]\nCI = 'A'\n", "utf-8")
     path.chmod(0o644)
-    done = run("config", "check", str(path))
+    done = run("config", "check", "--offline", str(path))
     assert done.status == 0
     assert done.err.startswith(f"Warning: {path}: [mqtt] password: this file can be read by everybody")
     assert "hunter2" not in done.err + done.out
     assert "module_id to be found out at 192.168.60.12:80" in done.out
+
+
+def test_the_vendors_default_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "meters.toml"
+    path.write_text(f'[[meter]]\nmodule_id = "pm1"\nip_address = "10.0.0.1"\nCI = "{VENDOR_CI}"\n'
+                    '[[meter]]\nmodule_id = "pm2"\nip_address = "10.0.0.2"\nCI = "DE*1"\n'
+                    '[[meter]]\nmodule_id = "pm3"\nip_address = "10.0.0.3"\n', "utf-8")  # fmt: skip
+    done = run("config", "check", "--offline", str(path))
+    assert (done.status, done.out) == (2, "")
+    one, three = done.err.splitlines()
+    assert one.startswith(f"{path}: [[meter]] 1 (pm1 at 10.0.0.1:80) CI is '1234', the vendor's default: ")
+    assert three.startswith(f"{path}: [[meter]] 3 (pm3 at 10.0.0.3:80) CI is '1234'")
+    assert "expected the evse_id of EvseManager" in one
+
+
+def test_what_run_needs_is_tried(tmp_path: Path) -> None:
+    path = tmp_path / "meters.toml"
+    path.touch(0o600)
+    with Mosquitto() as broker, socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        there = f'[mqtt]\nhost = "127.0.0.1"\nport = {broker.port}\nclient_id = "iem-dcr"\n'
+        journal = f'journal_path = "{tmp_path}/receipts.db"\n'
+
+        def findings(mqtt: str = there, meter: str = journal, listen: str = "127.0.0.1:0") -> tuple[int, list[str]]:
+            path.write_text(f'{mqtt}[web]\nlisten = "{listen}"\n[[meter]]\nCI = "{CI}"\n{meter}', "utf-8")
+            done = run("config", "check", str(path))
+            assert done.out.startswith(f"{path} is in order") is (done.status == 0)
+            return done.status, [line.removeprefix(f"{path}: ") for line in done.err.splitlines()]
+
+        assert findings() == (0, [])
+        status, (line,) = findings(listen=f"127.0.0.1:{port}")
+        assert (status, line.partition(": iem-dcr")[0]) == (
+            1,
+            f"[web] listen is '127.0.0.1:{port}': Address already in use",
+        )
+        (line,) = findings(listen='192.0.2.1:80"\ntoken = "0123456789abcdef')[1]
+        assert line == "[web] listen is '192.0.2.1:80': Cannot assign requested address"
+        nobody = f'[mqtt]\nhost = "127.0.0.1"\nport = {port}\n'
+        taken.close()
+        assert findings(mqtt=nobody) == (1, [
+            f"[mqtt] the broker 127.0.0.1:{port} cannot be used: nothing listens there"
+        ])  # fmt: skip
+        (line,) = findings(mqtt='[mqtt]\nhost = "no.such.host.invalid"\n')[1]
+        assert line.startswith("[mqtt] the broker no.such.host.invalid:1883 cannot be used: the host is not known")
+        status, lines = findings(mqtt=nobody, meter='journal_path = "none/receipts.db"\n')
+        assert status == 2
+        assert lines[0].endswith("none/receipts.db: its folder does not exist; create it, or change journal_path")
+        assert len(lines) == 2
+
+
+def test_no_folder_for_the_journal(tmp_path: Path) -> None:
+    path = tmp_path / "meters.toml"
+    path.write_text(f'[[meter]]\nCI = "{CI}"\n', "utf-8")
+    if SYSTEM_FOLDER.exists():
+        pytest.skip("this host has a folder for it")
+    file, home = tmp_path / "file", tmp_path / "home"
+    file.touch()
+    for state, status in ((file, 2), (home, 0)):
+        done = finish(begin("config", "check", "--offline", str(path), STATE_DIRECTORY="", XDG_STATE_HOME=str(state)))
+        assert done.status == status
+        assert ("journal_path is 'auto'" in done.err) is (status == 2)
+    assert not home.exists()
 
 
 def test_no_reader() -> None:

@@ -37,7 +37,7 @@ def on_a_terminal(*arguments: str) -> tuple[int, str]:
     """Run iem-dcr on a terminal of 110 columns and return its exit status and all that was written to it."""
     ours, its = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "iem_dcr.cli.main", *arguments],
+        [sys.executable, "-m", "iem_dcr", *arguments],
         stdin=its,
         stdout=its,
         stderr=its,
@@ -281,13 +281,3 @@ def test_what_is_no_broker_at_all(url: str) -> None:
     assert "--broker" in done.err
     assert "expected mqtt://" in done.err
     assert "geheim" not in done.err
-
-
-@pytest.mark.parametrize("package", ["aiomqtt", "amqtt"])
-def test_a_package_that_is_missing_is_named(package: str) -> None:
-    program = f"import sys; sys.modules[{package!r}] = None; from iem_dcr.cli.main import main; main(['demo'])"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
-    assert done.returncode == 1
-    assert done.stderr == (
-        f"Error: the demo needs the package {package}, of the extra 'tools': pip install 'iem-dcr[tools]'\n"
-    )

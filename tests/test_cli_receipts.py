@@ -234,7 +234,7 @@ def test_forget_without_a_terminal_wants_yes(path: Path) -> None:
 @pytest.mark.parametrize(("answer", "status"), [(b"erase\n", 0), (b"yes\n", 1), (b"\n", 1)])
 def test_forget_asks_for_a_word(path: Path, answer: bytes, status: int) -> None:
     ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "iem_dcr.cli.main", "receipts", "forget", "--journal", str(path)]
+    command = [sys.executable, "-m", "iem_dcr", "receipts", "forget", "--journal", str(path)]
     with subprocess.Popen(
         [*command, "--transaction", "T-1"],
         stdin=theirs,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 import pytest
 
 from iem_dcr import ocmf
+from iem_dcr.config import VENDOR_CI
 from iem_dcr.everest_api.topics import QUERY_MODULES, Topics
 from tests.support.api_bench import request, start_payload
 from tests.support.bench import CI, SERIAL
@@ -36,7 +37,7 @@ class Running:
 
     def __init__(self, config: Path, *options: str, **variables: str) -> None:
         self._log = config.with_suffix(".log")
-        self._command = [sys.executable, "-m", "iem_dcr.cli.main", "run", str(config), *options]
+        self._command = [sys.executable, "-m", "iem_dcr", "run", str(config), *options]
         self._environment = environment() | variables
         self.process: subprocess.Popen[str]
 
@@ -398,8 +399,8 @@ async def test_a_log_that_nobody_reads(tmp_path: Path) -> None:
 def test_it_loads_no_more_than_it_needs() -> None:
     program = (
         "import json, sys\n"
-        "from iem_dcr.cli.main import cli\n"
-        "assert cli.get_command(None, 'run').name == 'run'\n"
+        "from iem_dcr.cli import run\n"
+        "assert run.command.name == 'run'\n"
         "print(json.dumps(sorted(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
@@ -410,10 +411,23 @@ def test_it_loads_no_more_than_it_needs() -> None:
     assert not [name for name in loaded if name.startswith("iem_dcr.simulator")]
 
 
+@real_time
+async def test_the_vendors_default_ci_is_an_error_at_the_start(tmp_path: Path) -> None:
+    with Mosquitto() as broker:
+        config = configured(tmp_path, broker, dead_address(), dead_address())
+        config.write_text(config.read_text("utf-8").replace(CI, VENDOR_CI, 1), "utf-8")
+        with Running(config) as running:
+            await until(lambda: running.logged("connected as"))
+            assert running.end() == 0
+            line = running.log[0]
+    assert " ERROR -: CI is 1234, the default of the vendor's module: it is being frozen into" in line
+    assert re.search(r"for it: pm1 at 127\.0\.0\.1:\d+\. Set CI of each", line)
+
+
 @pytest.mark.parametrize("words", [("--log-format", "xml"), ("--nothing",)])
 def test_mistakes_in_the_command_line(tmp_path: Path, words: tuple[str, ...]) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "iem_dcr.cli.main", "run", str(tmp_path / "x.toml"), *words],
+        [sys.executable, "-m", "iem_dcr", "run", str(tmp_path / "x.toml"), *words],
         capture_output=True,
         text=True,
         check=False,

@@ -106,7 +106,7 @@ def test_an_exception_is_one_line_unless_asked(steps: int, written: str, capsys:
     ],
 )
 def test_a_stream_that_is_closed_is_as_the_null_device(arguments: str, closed: str, status: int) -> None:
-    command = f'exec "{sys.executable}" -m iem_dcr.cli.main {arguments} {closed}'
+    command = f'exec "{sys.executable}" -m iem_dcr {arguments} {closed}'
     done = subprocess.run(
         ["sh", "-c", command], env=environment(), capture_output=True, text=True, timeout=PATIENCE_S, check=False
     )

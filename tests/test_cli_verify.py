@@ -110,7 +110,7 @@ def test_standard_input_and_the_documents_key(file: Path) -> None:
     signed_value = {"signed_meter_data": signed(1), "public_key": KEY}
     for arguments in (["verify"], ["verify", "-"]):
         done = subprocess.run(
-            [sys.executable, "-m", "iem_dcr.cli.main", *arguments],
+            [sys.executable, "-m", "iem_dcr", *arguments],
             input=json.dumps(signed_value),
             capture_output=True,
             text=True,
@@ -229,7 +229,7 @@ def test_the_bar_is_on_the_terminal_alone(file: Path) -> None:
 def test_an_interruption_leaves_no_process(file: Path) -> None:
     read, write = os.pipe()
     process = subprocess.Popen(
-        [sys.executable, "-m", "iem_dcr.cli.main", "verify", "-", "--key", KEY, "--jobs", "2"],
+        [sys.executable, "-m", "iem_dcr", "verify", "-", "--key", KEY, "--jobs", "2"],
         stdin=read,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

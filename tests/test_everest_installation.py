@@ -236,7 +236,7 @@ def test_no_permission(prefix: Path) -> None:
             ),
             (["uninstall"], f"{MODULE} was not removed"),
         ):
-            command = ["-c", WITHOUT_ROOTS_RIGHT_TO_WRITE_ANYWHERE, "-m", "iem_dcr.cli.main", "everest", *words]
+            command = ["-c", WITHOUT_ROOTS_RIGHT_TO_WRITE_ANYWHERE, "-m", "iem_dcr", "everest", *words]
             done = subprocess.run([sys.executable, *command, str(prefix)], capture_output=True, text=True, check=False)
             assert (done.returncode, done.stdout) == (1, "")
             assert re.fullmatch(rf"Error: {said}: {modules}\S*: Permission denied\n", done.stderr)
@@ -327,7 +327,7 @@ def test_a_full_disk(prefix: Path) -> None:
     """A limit to the size of files stands in for it: copying fails at the first big one."""
     put_vendors(prefix)
     before = contents(prefix)
-    command = [sys.executable, "-m", "iem_dcr.cli.main", "everest", "install", "--force", str(prefix)]
+    command = [sys.executable, "-m", "iem_dcr", "everest", "install", "--force", str(prefix)]
     command += ["--state-folder", str(prefix / "state")]
     limited = ["sh", "-c", 'ulimit -f 1024; exec "$@"', "sh", *command]
     done = subprocess.run(limited, capture_output=True, text=True, check=False)

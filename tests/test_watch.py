@@ -496,7 +496,7 @@ class Terminal:
         self._ours, its = pty.openpty()
         self.resize(columns, rows)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "iem_dcr.cli.main", *arguments],
+            [sys.executable, "-m", "iem_dcr", *arguments],
             stdin=its,
             stdout=its,
             stderr=its,

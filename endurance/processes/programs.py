@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     OnAnswer = Callable[[dict[str, Any]], None]
 
 ROOT: Final = Path(__file__).resolve().parents[2]
-IEM_DCR: Final = (sys.executable, "-m", "iem_dcr.cli.main")
+IEM_DCR: Final = (sys.executable, "-m", "iem_dcr")
 END_TIMEOUT_S: Final = 10.0
 WRAPPED_PROGRAM: Final = Path(__file__).with_name("wrapped_program.py")
 SAFE_PATH: Final = {"PYTHONSAFEPATH": "1"}

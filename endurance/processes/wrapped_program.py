@@ -143,6 +143,6 @@ if __name__ == "__main__":
     if counts_file := os.environ.get("IEM_DCR_ENDURANCE_COUNTS"):
         signal.signal(signal.SIGUSR1, functools.partial(write_counts, Path(counts_file)))
     if len(sys.argv) > 1:
-        runpy.run_module("iem_dcr.cli.main", run_name="__main__", alter_sys=True)
+        runpy.run_module("iem_dcr", run_name="__main__", alter_sys=True)
     else:
         runpy.run_path(str(MODULE_PY), run_name="__main__")

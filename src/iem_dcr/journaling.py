@@ -50,13 +50,16 @@ MAX_WAITING: Final = 10_000
 # --- where it is ---
 
 
-def place() -> Path | None:
-    """Return the file that ``auto`` means; None where no folder can be used. Makes the folder in the user's home."""
+def place(*, is_tried: bool = False) -> Path | None:
+    """Return the file that ``auto`` means; None where no folder can be used.
+
+    Makes the folder in the user's home, unless it is only tried whether that could be done.
+    """
     for folder, is_made in _folders():
         try:
-            if is_made:
+            if is_made and not is_tried:
                 folder.mkdir(FOLDER_MODE, parents=True, exist_ok=True)
-            if _is_usable(folder):
+            if _is_usable(folder) or (is_made and is_tried and _can_be_made(folder)):
                 return folder / FILE
         except OSError:
             continue
@@ -75,6 +78,11 @@ def _is_usable(folder: Path) -> bool:
         return True
     # What a journal on a read-only disk knows still counts.
     return bool(os.statvfs(folder).f_flag & os.ST_RDONLY) and os.access(folder / FILE, os.R_OK)
+
+
+def _can_be_made(folder: Path) -> bool:
+    parent = next(parent for parent in folder.parents if parent.exists())
+    return not folder.exists() and parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)
 
 
 def _folders() -> Iterator[tuple[Path, bool]]:

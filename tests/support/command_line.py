@@ -53,7 +53,7 @@ def begin(
 ) -> subprocess.Popen[str]:
     """Start iem-dcr with its standard streams piped and some environment variables set."""
     return subprocess.Popen(
-        [sys.executable, "-m", "iem_dcr.cli.main", *arguments],
+        [sys.executable, "-m", "iem_dcr", *arguments],
         stdout=stdout,
         stderr=stderr,
         stdin=subprocess.DEVNULL,

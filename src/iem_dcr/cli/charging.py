@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Protocol
 import click
 
 from iem_dcr import ocmf
-from iem_dcr.cli.interruption import EXIT_INTERRUPTED, LeftEarlyError
+from iem_dcr.cli.exit_codes import EXIT_INTERRUPTED
+from iem_dcr.cli.interruption import LeftEarlyError
 from iem_dcr.cli.terminal import tell
 from iem_dcr.ocmf import Outcome
 from iem_dcr.powermeter import TransactionRequestStatus

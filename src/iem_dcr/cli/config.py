@@ -1,34 +1,43 @@
-"""``iem-dcr config``: an example of the service's configuration file, and what is wrong with a file."""
+"""``iem-dcr config``: an example of the configuration file of ``iem-dcr run``, and what is wrong with a file."""
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
+import secrets
+import socket
 import textwrap
+from dataclasses import replace
+from errno import EADDRINUSE
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from iem_dcr.cli.arguments import common
+from iem_dcr.cli.exit_codes import EXIT_FAILURE, EXIT_USAGE
 from iem_dcr.cli.terminal import Output, tell
-from iem_dcr.config import SETTINGS
+from iem_dcr.config import AUTO, SETTINGS, VENDOR_CI
 from iem_dcr.errors import ConfigError, printable
+from iem_dcr.journaling import check_journal_of, place
 from iem_dcr.service.config import MQTT, ServiceConfig
 from iem_dcr.service.web_settings import WEB
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
-    from iem_dcr.config import Setting, Value
+    from iem_dcr.config import Setting
+    from iem_dcr.everest_api.mqtt_settings import MqttSettings
     from iem_dcr.service.config import MeterConfig
+    from iem_dcr.service.web_settings import WebSettings
 
-EXIT_USAGE = 2
 _WIDTH = 100
 _SHOWN_METERS = 10
 
 _EXAMPLE_HEAD = """\
 # Configuration of iem-dcr run. A line that begins with # and a key shows the default of that key.
-# Check it with: iem-dcr config check FILE
+# Set CI, then check it with: iem-dcr config check FILE
 """
 _EXAMPLE_WEB = """\
 # The bring-up page, for a browser on this computer. There is none without this table, or with an
@@ -41,6 +50,12 @@ _EXAMPLE_MODULE_ID = """\
 # Id of the module powermeter_API in EVerest's configuration that this meter is behind.
 # May be left out where there is one meter and EVerest offers one such API: iem-dcr discover
 module_id = "powermeter_api"
+"""
+_EXAMPLE_CI = f"""\
+# Has to be set: to the evse_id of EvseManager in EVerest's configuration. The meter keeps the first
+# one that it is given until its power is switched off and on, and signs every receipt for it. The
+# default, "{VENDOR_CI}", is that of the vendor's module.
+CI = ""
 """
 
 
@@ -82,7 +97,16 @@ def load_meters(file: Path) -> tuple[MeterConfig, ...]:
         raise MistakenFileError(error) from error
 
 
-@click.group(name="config", short_help="Check the service's configuration, or see an example.")
+def named(meters: Sequence[MeterConfig]) -> str:
+    """Name meters in a line; of many the first ones."""
+    shown = ", ".join(
+        f"{printable(meter.module_id or 'module_id to be found out')} at {meter.address}"
+        for meter in meters[:_SHOWN_METERS]
+    )
+    return shown if len(meters) <= _SHOWN_METERS else f"{shown} and {len(meters) - _SHOWN_METERS} more"
+
+
+@click.group(name="config")
 @common
 def command() -> None:
     """Check the configuration file of iem-dcr run, or write an example of one."""
@@ -90,12 +114,25 @@ def command() -> None:
 
 @command.command(short_help="Say what is wrong with a file.")
 @click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
+@click.option("--offline", is_flag=True, help="Try neither the broker nor the port of the page.")
 @common
-def check(file: Path) -> int:
-    """Say everything that is wrong with a configuration file, or what it configures. Nothing is connected to."""
+def check(file: Path, offline: bool) -> int:
+    """Say everything that is wrong with a configuration file, or what it configures.
+
+    What iem-dcr run needs is tried: the files and folders, the port of the page, and the broker, with a client_id of
+    its own. No meter is asked anything: that is what iem-dcr doctor does.
+
+    The exit status is 2 for what is wrong in the file, and 1 where only the port or the broker cannot be had.
+    """
     config = load(file)
     for warning in config.warnings:
         tell(f"Warning: {warning}")
+    mistakes = [*_vendor_ids(config.meters), *_journal_problems(config.meters)]
+    failures = [] if offline else [*_page_problems(config.web), *_broker_problems(config.mqtt)]
+    for problem in (*mistakes, *failures):
+        tell(f"{printable(file, limit=300)}: {problem}")
+    if mistakes or failures:
+        return EXIT_USAGE if mistakes else EXIT_FAILURE
     output = Output()
     output.write("".join(f"{line}\n" for line in _summary(file, config)))
     output.flush()
@@ -113,45 +150,76 @@ def example() -> int:
 
 
 def example_text() -> str:
-    """Return a configuration file with every key; all but the module_id of its one meter are commented out."""
-    mqtt, web, meter = ("\n".join(_commented(settings)) for settings in (MQTT, WEB, SETTINGS))
-    tables = f"[mqtt]\n{mqtt}\n\n{_EXAMPLE_WEB}[web]\n{web}\n"
-    return f"{_EXAMPLE_HEAD}\n{tables}\n{_EXAMPLE_METER}[[meter]]\n{_EXAMPLE_MODULE_ID}\n{meter}\n"
+    """Return a configuration file with every key. All are commented out but the module_id and CI of its one meter."""
+    mqtt, web, meter = ("\n".join(_described(settings)) for settings in (MQTT, WEB, SETTINGS))
+    tables = f"[mqtt]\n{mqtt}\n{_EXAMPLE_WEB}[web]\n{web}\n"
+    return f"{_EXAMPLE_HEAD}\n{tables}{_EXAMPLE_METER}[[meter]]\n{_EXAMPLE_MODULE_ID}\n{meter}"
 
 
-def _commented(settings: Iterable[Setting]) -> Iterator[str]:
-    for number, setting in enumerate(settings):
-        if number:
-            yield ""
-        told = setting.description
+def _described(settings: Iterable[Setting]) -> Iterator[str]:
+    for setting in settings:
+        text = setting.description
         if setting.expected != "a text":
-            told += f": {setting.expected}"
-        yield from textwrap.wrap(told, _WIDTH, initial_indent="# ", subsequent_indent="# ")
-        yield f"#{setting.key} = {_toml(setting.default)}"
+            text += f": {setting.expected}"
+        yield from textwrap.wrap(text, _WIDTH, initial_indent="# ", subsequent_indent="# ")
+        # A value of these three types is the same in TOML and in JSON.
+        default = f"#{setting.key} = {json.dumps(setting.default, ensure_ascii=False)}\n"
+        yield _EXAMPLE_CI if setting.key == "CI" else default
 
 
-def _toml(value: Value) -> str:
-    """Write a value as TOML does; for these three types JSON writes the same."""
-    return json.dumps(value, ensure_ascii=False)
+# --- what iem-dcr run needs ---
+
+
+def _vendor_ids(meters: Iterable[MeterConfig]) -> Iterator[str]:
+    for number, meter in enumerate(meters, 1):
+        if meter.settings.CI == VENDOR_CI:
+            yield (
+                f"[[meter]] {number} ({named([meter])}) CI is {VENDOR_CI!r}, the vendor's default: "
+                "expected the evse_id of EvseManager. The meter keeps the first one it is given until a power cycle"
+            )
+
+
+def _journal_problems(meters: Iterable[MeterConfig]) -> Iterator[str]:
+    for path, settings in {meter.settings.journal_path: meter.settings for meter in meters}.items():
+        try:
+            check_journal_of(settings)
+        except ConfigError as error:
+            yield from (f"[[meter]] {problem}" for problem in error.problems)
+        if path == AUTO and place(is_tried=True) is None:
+            yield (
+                "[[meter]] journal_path is 'auto', and this user can write to none of its folders: expected the path "
+                "of a file, or STATE_DIRECTORY in the environment"
+            )
+
+
+def _page_problems(web: WebSettings | None) -> Iterator[str]:
+    if web is None:
+        return
+    family = socket.AF_INET6 if ":" in web.host else socket.AF_INET
+    try:
+        socket.create_server((web.host, web.port), family=family).close()
+    except OSError as error:
+        hint = ": iem-dcr run is running already, or another program is there" if error.errno == EADDRINUSE else ""
+        yield f"[web] listen is {web.listen!r}: {os.strerror(error.errno or 0)}{hint}"
+
+
+def _broker_problems(mqtt: MqttSettings) -> Iterator[str]:
+    from iem_dcr.everest_api.broker_errors import BrokerError  # noqa: PLC0415  not needed offline
+    from iem_dcr.everest_api.mqtt import MqttConnection  # noqa: PLC0415  as above
+
+    # Under the client_id of the service the broker would end the connection of one that runs.
+    own = replace(mqtt, client_id=None)
+    try:
+        asyncio.run(MqttConnection(own, identity=f"iem-dcr-check-{secrets.token_hex(4)}").probe())
+    except BrokerError as error:
+        yield f"[mqtt] the broker {printable(mqtt.address)} cannot be used: {error}"
 
 
 def _summary(file: Path, config: ServiceConfig) -> Iterator[str]:
     yield f"{printable(file, limit=300)} is in order"
-    yield f"  Broker  {printable(config.mqtt.address)}, MQTT {config.mqtt.protocol}" + "".join(_broker(config))
+    tls = ", TLS" if config.mqtt.tls else ""
+    user = "" if config.mqtt.user is None else f", user {printable(config.mqtt.user)}"
+    yield f"  Broker  {printable(config.mqtt.address)}, MQTT {config.mqtt.protocol}{tls}{user}"
     if config.web is not None:
         yield f"  Page    http://{config.web.listen}{', with a token' if config.web.needs_token else ''}"
-    count = len(config.meters)
-    shown = ", ".join(map(_meter, config.meters[:_SHOWN_METERS]))
-    more = f" and {count - _SHOWN_METERS} more" if count > _SHOWN_METERS else ""
-    yield f"  Meters  {count}: {shown}{more}"
-
-
-def _broker(config: ServiceConfig) -> Iterator[str]:
-    if config.mqtt.tls:
-        yield ", TLS"
-    if config.mqtt.user is not None:
-        yield f", user {printable(config.mqtt.user)}"
-
-
-def _meter(meter: MeterConfig) -> str:
-    return f"{printable(meter.module_id or 'module_id to be found out')} at {meter.address}"
+    yield f"  Meters  {len(config.meters)}: {named(config.meters)}"

@@ -17,7 +17,8 @@ from iem_dcr.cli import render
 from iem_dcr.cli.arguments import SecondsType, common
 from iem_dcr.cli.charging import NOTHING_BEGAN, charge_and_judge
 from iem_dcr.cli.display import LineDisplay, LiveDisplay
-from iem_dcr.cli.interruption import EXIT_INTERRUPTED, Interruption, LeftEarlyError
+from iem_dcr.cli.exit_codes import EXIT_INTERRUPTED
+from iem_dcr.cli.interruption import Interruption, LeftEarlyError
 from iem_dcr.cli.station import HumanStation
 from iem_dcr.cli.terminal import Output
 from iem_dcr.config import Settings
@@ -31,7 +32,7 @@ from iem_dcr.simulator import SimulatorOptions, SimulatorServer
 from iem_dcr.web.server import WebServer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Sequence
+    from collections.abc import AsyncIterator, Sequence
 
     from rich.console import Console
 
@@ -58,7 +59,7 @@ def _mqtt(_ctx: click.Context, param: click.Parameter, url: str | None) -> MqttS
         raise click.BadParameter("\n".join(error.problems), param=param) from error
 
 
-@click.command(name="demo", short_help="Show a session at a simulated meter behind EVerest's API.")
+@click.command(name="demo")
 @click.option(
     "--seconds",
     type=SecondsType(2, 3600),
@@ -123,8 +124,8 @@ async def _session(
     seconds: float,
     keep_open: bool,
 ) -> int:
-    with _tools():
-        from iem_dcr.cli.behind_everest import Links, MeterBehindEverest  # noqa: PLC0415  as in _broker
+    from iem_dcr.cli.behind_everest import Links, MeterBehindEverest  # noqa: PLC0415  as in _broker
+
     console = output.console()
     display = LiveDisplay(console, seconds, table=True) if console.is_terminal else LineDisplay(console)
     is_left_open = False
@@ -178,23 +179,11 @@ async def _broker(given: MqttSettings | None) -> AsyncIterator[MqttSettings]:
     if given is not None:
         yield given
         return
-    with _tools():
-        # It takes a moment to load, and the first line should not wait for it.
-        from iem_dcr.cli.own_broker import HOST, OwnBroker  # noqa: PLC0415
-    async with OwnBroker() as own:
+    # It takes a moment to load, and the first line should not wait for it.
+    from iem_dcr.cli.embedded_broker import HOST, EmbeddedBroker  # noqa: PLC0415
+
+    async with EmbeddedBroker() as own:
         yield MqttSettings(host=HOST, port=own.port, protocol=PROTOCOL)
-
-
-@contextlib.contextmanager
-def _tools() -> Iterator[None]:
-    """Say what to install where a package is missing."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        missing = str(error.name).partition(".")[0]
-        raise click.ClickException(
-            f"the demo needs the package {missing}, of the extra 'tools': pip install 'iem-dcr[tools]'"
-        ) from error
 
 
 def _settings(server: SimulatorServer) -> Settings:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from iem_dcr.cli.arguments import SecondsType, common, usage_error
+from iem_dcr.cli.exit_codes import EXIT_FAILURE
 from iem_dcr.cli.interruption import Interruption
 from iem_dcr.cli.terminal import Output, tell
 from iem_dcr.errors import ConfigError, IemDcrError, printable
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
     from iem_dcr.everest_api.discovery import FoundApi
 
-EXIT_NONE = 1
 PROTOCOL = "3.1.1"
 """The version of MQTT that every broker speaks."""
 CHECK_WITHIN_S = 15
@@ -31,7 +31,7 @@ REPLY_WITHIN_S = 120
 _FILE = click.Path(dir_okay=False)
 
 
-@click.command(name="discover", short_help="List the power meter APIs of an EVerest.")
+@click.command(name="discover")
 @click.option(
     "--broker",
     "url",
@@ -79,7 +79,7 @@ def command(url: str, wait_s: float, as_json: bool, **others: str | None) -> int
             f"No powermeter API at {printable(mqtt.address)}: nobody answered within {wait_s:g} s. Does EVerest run "
             "with this broker, and is there a module powermeter_API in its configuration?"
         )
-        return EXIT_NONE
+        return EXIT_FAILURE
     return output.status()
 
 

@@ -13,6 +13,7 @@ import click
 
 from iem_dcr import __version__
 from iem_dcr.cli.arguments import common, usage_error
+from iem_dcr.cli.exit_codes import EXIT_FAILURE
 from iem_dcr.cli.terminal import Output
 from iem_dcr.errors import ConfigError, printable
 from iem_dcr.everest.check import MODULE_NAME
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound="Callable[..., object]")
 
-EXIT_UNWELL = 1
-
 
 def _place(command: F) -> F:
     """Add what says where the module is: PREFIX and --name."""
@@ -45,7 +44,7 @@ def _place(command: F) -> F:
     return prefix(name(command))
 
 
-@click.group(name="everest", short_help="Install the EVerest module.")
+@click.group(name="everest")
 @common
 def command() -> None:
     """Install the EVerest module IsabellenhuetteIemDcr below PREFIX, where EVerest is installed."""
@@ -138,7 +137,7 @@ def check(prefix: Path, name: str, *, as_json: bool) -> int:
     else:
         output.write(_shown(findings))
         output.flush()
-    return EXIT_UNWELL if findings.problems else output.status()
+    return EXIT_FAILURE if findings.problems else output.status()
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 import click
 
+from iem_dcr.cli.exit_codes import EXIT_INTERRUPTED
 from iem_dcr.cli.terminal import tell
 
 if TYPE_CHECKING:
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-EXIT_INTERRUPTED = 130
-"""What shells report of a program ended by Ctrl-C."""
 INSISTING = 3
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 

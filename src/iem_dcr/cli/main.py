@@ -1,75 +1,71 @@
-"""The command ``iem-dcr``: its group of commands, and what its exit status means.
-
-======  =============================================================================================
-0       done
-1       it failed: the meter does not answer, a transaction did not begin, a receipt does not verify
-2       the command line or a configuration file is wrong; nothing was sent to any meter. What examines (doctor,
-        verify): it could not be examined
-130     interrupted
-======  =============================================================================================
-"""
+"""The commands of ``iem-dcr``, each of which is imported when it is called, and what becomes of their errors."""
 
 from __future__ import annotations
 
 import importlib
 import logging
 import sys
-from typing import TYPE_CHECKING, NoReturn, cast
+from typing import TYPE_CHECKING, NoReturn
 
-try:
-    import click
-except ImportError:
-    sys.exit("iem-dcr: the command line needs the extra 'tools': pip install 'iem-dcr[tools]'")
+import click
 
 from iem_dcr.cli.arguments import common
-from iem_dcr.cli.interruption import EXIT_INTERRUPTED
+from iem_dcr.cli.exit_codes import EXIT_CODES, EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE
+from iem_dcr.cli.startup import missing_package, raise_on_ctrl_c
 from iem_dcr.cli.terminal import log_on_stderr, open_closed_streams, tell
 from iem_dcr.errors import ConfigError, IemDcrError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-EXIT_FAILURE = 1
-EXIT_USAGE = 2
-
-_COMMANDS = (
-    "config",
-    "demo",
-    "discover",
-    "doctor",
-    "everest",
-    "read",
-    "receipts",
-    "record",
-    "run",
-    "session",
-    "simulate",
-    "verify",
-    "watch",
-)
-log = logging.getLogger("iem_dcr.cli")
+_COMMANDS = {
+    "config": "Check the service's configuration, or see an example.",
+    "demo": "Show a session at a simulated meter behind EVerest's API.",
+    "discover": "List the power meter APIs of an EVerest.",
+    "doctor": "Say what is wrong with a meter, and what to do.",
+    "everest": "Install the EVerest module.",
+    "read": "Read a meter once.",
+    "receipts": "List, show, export or erase the receipts of a journal; accept a new meter.",
+    "record": "Keep every answer of a meter in a folder.",
+    "run": "Be power meters behind EVerest's MQTT API.",
+    "session": "Run a charging session and print its receipt.",
+    "simulate": "Run a simulated meter.",
+    "verify": "Check receipts.",
+    "watch": "Watch meters live.",
+}
+"""The name of each command, which is also its module's, and what the help says of it."""
+_log = logging.getLogger("iem_dcr.cli")
 
 
-class _Commands(click.Group):
-    """Imports the module of a command when it is called: reading a meter needs no simulator."""
+class _LazyGroup(click.Group):
+    """Knows names and short helps, and imports the module of a command when it is called."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  the signature is click's
-        return list(_COMMANDS)
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Import the command that is called."""
+        name, command, rest = super().resolve_command(ctx, args)
+        if command is not None:
+            command = importlib.import_module(f"iem_dcr.cli.{name}").command
+        return name, command, rest
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002  as above
-        if cmd_name not in _COMMANDS:
-            return None
-        return cast("click.Command", importlib.import_module(f"iem_dcr.cli.{cmd_name}").command)
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write what the exit status means."""
+        with formatter.section("Exit status"):
+            formatter.write_dl([(str(code), meaning) for code, meaning in EXIT_CODES.items()])
+        super().format_epilog(ctx, formatter)
 
 
 @click.group(
-    cls=_Commands,
+    cls=_LazyGroup,
+    commands=[click.Command(name, short_help=text) for name, text in _COMMANDS.items()],
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     epilog="Try it without a meter: iem-dcr demo",
 )
 @common
 def cli() -> None:
     """Drive, read and simulate an Isabellenhuette IEM-DCR, the DC energy meter that signs charging sessions."""
+    raise_on_ctrl_c()
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -101,11 +97,9 @@ def _run(arguments: Sequence[str] | None) -> int:
     except (IemDcrError, OSError) as error:
         tell(f"Error: {error}")
         return EXIT_FAILURE
-    except Exception:
-        log.exception("iem-dcr failed, which is a mistake in the program")
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and missing_package(error):
+            raise
+        _log.exception("iem-dcr failed, which is a mistake in the program")
         return EXIT_FAILURE
     return status if isinstance(status, int) else 0
-
-
-if __name__ == "__main__":
-    main()

@@ -20,8 +20,9 @@ import click
 
 from iem_dcr import __version__
 from iem_dcr.cli.arguments import common, verbosity
-from iem_dcr.cli.config import load
-from iem_dcr.cli.interruption import EXIT_INTERRUPTED
+from iem_dcr.cli.config import load, named
+from iem_dcr.cli.exit_codes import EXIT_FAILURE, EXIT_INTERRUPTED
+from iem_dcr.config import VENDOR_CI
 from iem_dcr.journaling import Journals
 from iem_dcr.service.logs import STYLES, log_lines
 from iem_dcr.service.memory import spare_collector
@@ -35,13 +36,12 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-EXIT_FAILURE = 1
 ENDS_WITHIN_S = 5.0
 """The process ends so long after the first signal in any case, should something block its loop."""
 _LEVELS = {-2: logging.ERROR, -1: logging.WARNING, 0: logging.INFO, 1: logging.DEBUG}
 
 
-@click.command(name="run", short_help="Be power meters behind EVerest's MQTT API.")
+@click.command(name="run")
 @click.argument("file", metavar="CONFIG.toml", type=click.Path(path_type=Path))
 @click.option(
     "--log-format",
@@ -64,6 +64,14 @@ def command(file: Path, log_format: str) -> int:
 
 
 def _serve(config: ServiceConfig) -> int:
+    if frozen := [meter for meter in config.meters if meter.settings.CI == VENDOR_CI]:
+        _log.error(
+            "CI is %s, the default of the vendor's module: it is being frozen into each of these meters until the next "
+            "power cycle of the meter, and receipts are signed for it: %s. Set CI of each [[meter]] to the evse_id of "
+            "its EvseManager",
+            VENDOR_CI,
+            named(frozen),
+        )
     for warning in config.warnings:
         _log.warning("%s", warning)
     count = len(config.meters)

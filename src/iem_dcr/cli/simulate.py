@@ -45,7 +45,7 @@ def _help(knob: Field[Any]) -> str:
     return text if default is MISSING else f"{text} [{default}]"
 
 
-@click.command(name="simulate", short_help="Run a simulated meter.", cls=_Simulate)
+@click.command(name="simulate", cls=_Simulate)
 @click.option("--host", default="127.0.0.1", show_default=True, metavar="ADDRESS", help="Address to listen at.")
 @click.option(
     "--port",

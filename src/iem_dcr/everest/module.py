@@ -22,7 +22,7 @@ from concurrent.futures import CancelledError, Future
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from iem_dcr.config import Settings
+from iem_dcr.config import VENDOR_CI, Settings
 from iem_dcr.driver import MeterDriver
 from iem_dcr.driver.driver import SILENT_STOP_S, START_S
 from iem_dcr.driver.meter_state import KNOWN_ERRORS
@@ -217,7 +217,7 @@ def main(framework_type: type[Framework], signals: Sequence[signal.Signals]) -> 
     logging.basicConfig(level=logging.INFO, handlers=[framework.log_handler], format="%(message)s")
     try:
         settings = Settings.of(framework.config)
-        if settings.CI == Settings.of().CI:
+        if settings.CI == VENDOR_CI:
             _log.error(
                 "CI is %s, the default of the vendor's module: it is being frozen into the meter until the next power "
                 "cycle of the meter, and receipts are signed for it. Set CI in this module's config_module to the "

@@ -25,7 +25,7 @@ _PLUGINS = {"amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymou
 """amqtt refuses whoever no plugin lets in; what it loads by default besides publishes and logs."""
 
 
-class OwnBroker:
+class EmbeddedBroker:
     """amqtt, on a free port for as long as it is entered.
 
     It is handed connections that are accepted here: of a port that it listens on itself it could not tell which.
