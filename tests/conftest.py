@@ -1,24 +1,25 @@
-"""What holds for all tests: Hypothesis does not time them, and no journal of theirs is in a folder of this computer.
+"""What holds for all tests: how much they try, where their journals are, and what is said of those that did not run.
 
-Hypothesis would time the neighbours on a busy computer. The state folder of a test is its own, and the first that is
-looked at: what a test before has kept would answer its stops, and the user's own journal is no test's business.
+The state folder of a test is its own, and the first that is looked at: what a test before has kept would answer its
+stops, and the user's own journal is no test's business.
 """
 
 from __future__ import annotations
 
 import itertools
 import signal
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import settings
+
+from tests.support.profiles import load_profiles
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-settings.register_profile("untimed", deadline=None)
-settings.load_profile("untimed")
+load_profiles()
 
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # under nohup; the processes that are tested take that over
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
@@ -44,3 +45,12 @@ def state_folder(state_folders: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("STATE_DIRECTORY", str(folder))
     monkeypatch.setenv("XDG_STATE_HOME", str(folder / "home"))
     return folder
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say in one line what was not run, and why."""
+    reasons = Counter(str(skipped.longrepr[2]) for skipped in terminalreporter.getreports("skipped"))
+    told = [f"{count} ({reason.removeprefix('Skipped: ')})" for reason, count in reasons.most_common()]
+    if told:
+        terminalreporter.write_line(f"Not run: {', '.join(told)}", yellow=True)

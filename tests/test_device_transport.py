@@ -8,7 +8,7 @@ import socket
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from iem_dcr.device.client import MeterClient
@@ -87,7 +87,6 @@ def segments(data: bytes, cuts: set[int]) -> tuple[bytes, ...]:
     return tuple(data[begin:end] for begin, end in zip([0, *ends], ends, strict=False))
 
 
-@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.sampled_from(sorted(SMALL)),
     st.sets(st.integers(1, 150), max_size=4) | st.just(set(range(1, 4000))),
@@ -110,7 +109,6 @@ def test_segments_do_not_matter(name: str, cuts: set[int], apart_s: float) -> No
     run_virtual(ask())
 
 
-@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 @given(st.binary(max_size=80) | st.binary(max_size=60).map(lambda more: b"HTTP/1.1 200 OK\r\n" + more))
 def test_any_bytes_are_an_answer_or_an_error(data: bytes) -> None:
     async def ask() -> None:

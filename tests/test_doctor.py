@@ -495,7 +495,7 @@ def test_no_terminal_is_too_narrow_for_a_word(width: int) -> None:
         assert written.getvalue().count(word) == count
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(suppress_health_check=list(HealthCheck))
 @given(st.lists(BODIES, min_size=5, max_size=5), st.sampled_from([200, 200, 200, 404, 428, 500, 302]))
 def test_arbitrary_answers(bodies: list[bytes], status: int) -> None:
     """Whatever a node answers: no exception, and one of the three exit statuses."""

@@ -414,7 +414,7 @@ class AnyEvidence(RuleBasedStateMachine):
         assert all(entry.state in AWAITED for entry in self.ledger.awaited)
 
 
-AnyEvidence.TestCase.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+AnyEvidence.TestCase.settings = settings(stateful_step_count=25)
 test_any_evidence_in_any_order = AnyEvidence.TestCase
 
 

@@ -287,7 +287,7 @@ def folder_of(fields: dict[str, str]) -> dict[str, bytes]:
     }
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
 @given(st.fixed_dictionaries(dict.fromkeys(TWIN, IDS)))
 def test_no_value_is_given_away(fields: dict[str, str]) -> None:
     assume("OCMF|" not in "".join(fields.values()))
@@ -322,7 +322,6 @@ def test_json_that_nothing_is_replaced_in_stays(value: object, indent: int | str
     assert json_text.replaced(text, lambda _, one: one, lambda _, one: one, str) == text
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=60) | JSON.map(lambda value: json.dumps(value).encode()) | st.just(b"OCMF|{"))
 def test_any_bytes_can_be_disguised(body: bytes) -> None:
     disguise = Disguise()

@@ -287,7 +287,7 @@ RANDOM = st.one_of(
 def flood(everest: Recorder, numbers: Iterator[int]) -> None:
     """Publish whatever comes to mind, and wait for the answers."""
 
-    @settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(suppress_health_check=list(HealthCheck))
     @given(RANDOM, st.sampled_from([(PM.start, PM.stop), (PM.stop, PM.start)]))
     def publish(what: tuple[bytes, bool], topics: Sequence[str]) -> None:
         text, is_answered = what

@@ -391,7 +391,7 @@ def toml(value: object) -> str:
     return "true" if value is None or value is True else "false" if value is False else repr(value)
 
 
-@hypothesis_settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(mqtt=_TABLES | _VALUES, meters=st.lists(_TABLES, max_size=3) | _VALUES, others=_TABLES)
 def test_any_document_is_taken_or_refused_in_lines(
     tmp_path: Path, mqtt: object, meters: object, others: object
@@ -409,7 +409,7 @@ def test_any_document_is_taken_or_refused_in_lines(
             raise
 
 
-@hypothesis_settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=60) | st.text(max_size=60).map(lambda text: text.encode("utf-8", "replace")))
 def test_any_bytes(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "bytes.toml"

@@ -72,6 +72,14 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         future.add_done_callback(done)
         return future
 
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:  # noqa: ASYNC109  asyncio's name
+        """Join the workers: the thread that joins them is none of an executor's, and the time-out is real time."""
+        self._virtual.working_threads += 1
+        try:
+            await super().shutdown_default_executor()
+        finally:
+            self._virtual.working_threads -= 1
+
 
 class VirtualWall:
     """A host clock that runs with the loop. It can be set, as a host's clock is by NTP.
