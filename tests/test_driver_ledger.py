@@ -16,10 +16,11 @@ from iem_dcr.driver import FiledReceipt, Recalled
 from iem_dcr.driver.ledger import NO_RECEIPT_AFTER_S, SHOWN_AFTER_END_S, Ledger
 from iem_dcr.driver.transitions import AWAITED, State
 from iem_dcr.powermeter import TransactionRequestStatus
-from iem_dcr.simulator import Answer, Fault
-from tests.support.bench import SERIAL, Bench, bench, request
+from iem_dcr.simulator import Answer, Fault, SimulatorOptions
+from tests.support.bench import SECRET, SERIAL, Bench, bench, request
 from tests.support.journals import tuple_text
 from tests.support.virtual_time import virtual
+from tests.test_driver_corners import changed_answers
 from tests.test_driver_start import BEGIN, receipt_of
 from tests.test_driver_whose import live
 
@@ -261,6 +262,64 @@ def test_what_is_remembered_is_bounded_and_what_is_awaited_is_forgotten_last() -
         made.deliver(f"D-{number}", receipt(number))
     assert made.size <= 2 * 64
     assert made.get(entry) in made.entries
+
+
+OTHER_SERIAL = "1SIM0000000099"
+
+
+def test_what_another_meter_showed_meanwhile_says_nothing_of_this_one() -> None:
+    made = ledger()
+    entry = made.on_begin_unanswered(begin(made), 0.0)
+    made.on_end_accepted(10.0)
+    made.on_serial(OTHER_SERIAL)
+    idle(made, 10.0 + NO_RECEIPT_AFTER_S)
+    made.on_serial(SERIAL)
+    made.give_up(10.0 + NO_RECEIPT_AFTER_S)
+    assert made.get(entry).state is State.ENDED
+
+
+@pytest.mark.parametrize("another", ["none", "began in between", "was accepted since"])
+def test_what_is_shown_long_after_an_accepted_e_was_not_ended_unless_another_runs(another: str) -> None:
+    made = ledger()
+    entry = made.on_begin_unanswered(begin(made), 0.0)
+    made.on_end_accepted(10.0)
+    if another == "began in between":
+        idle(made, 10.0 + SHOWN_AFTER_END_S + 1.0)
+    if another == "was accepted since":
+        begun(made, "B", at_s=12.0, sent=BEGUN + HOUR)
+    made.on_live_value(XT=True, current_flows=False, at_s=10.0 + SHOWN_AFTER_END_S + 2.0)
+    assert made.get(entry).state is (State.UNCERTAIN if another == "none" else State.ENDED)
+
+
+def test_the_receipt_of_what_was_ended_is_not_certain_to_come_once_another_b_was_accepted() -> None:
+    made = ledger()
+    entry = begun(made)
+    made.on_end_accepted(10.0)
+    assert made.is_certain_to_come(made.get(entry))
+    begun(made, "B", at_s=12.0, sent=BEGUN + HOUR)
+    assert not made.is_certain_to_come(made.get(entry))
+
+
+def test_a_clock_that_leapt_twice_gives_two_more_times_at_which_it_may_have_begun() -> None:
+    made = ledger()
+    entry = begun(made)
+    assert made.on_clock(BEGUN + HOUR, BEGUN, 0.0)
+    assert made.on_clock(BEGUN - HOUR, BEGUN, 1.0)
+    assert not made.on_clock(BEGUN + HOUR, BEGUN, 0.0), "it is known"
+    assert len(made.get(entry).leaps) == 2
+    assert made.on_receipt(receipt(1, begun=BEGUN + HOUR)).entry is not None
+
+
+def test_the_receipt_of_a_b_on_another_meter_under_an_id_that_was_begun_here_answers_no_stop() -> None:
+    made = ledger()
+    before = begun(made)
+    made.on_serial(OTHER_SERIAL)
+    again = made.begin(request("A"), "04ABA", OTHER_SERIAL, noted=BEGUN + HOUR, sent=BEGUN + HOUR, at_s=3600.0)
+    made.on_begin_accepted(again, 3600.0)
+    assert (made.get(before).unwanted, made.get(before).told) == (True, False)
+    assert made.on_receipt(receipt(1)).entry == made.get(before)
+    assert made.get(before).superseded
+    assert made.receipt_of("A") is None
 
 
 # --- a process after another ---
@@ -564,3 +623,47 @@ async def test_a_receipt_that_the_journal_has_is_returned_byte_for_byte_and_noth
         posts = b.posts()
         assert receipt_of(await b.driver.stop_transaction("A")).text == text
         assert b.posts() == posts
+
+
+@virtual
+async def test_b_does_not_go_to_a_meter_that_came_while_its_entry_was_noted() -> None:
+    journal = Calls()
+    async with bench(journal=journal) as b:
+        await live(b)
+        journal.note_takes_s = 0.4
+        starting = asyncio.create_task(b.driver.start_transaction(request("A")))
+        while not journal.told:
+            await asyncio.sleep(0.01)
+        b.meter.configure(MS=OTHER_SERIAL, private_key=SECRET + 1)
+        assert (await starting).status is OK
+        assert b.meter.state.begun == 1
+        assert receipt_of(await b.driver.stop_transaction("A")).meter_serial == OTHER_SERIAL
+
+
+@virtual
+async def test_a_clock_that_leapt_before_b_is_seen_by_gw_where_live_values_have_no_time() -> None:
+    async with bench(SimulatorOptions(MS=SERIAL, private_key=SECRET, missing=("TM",))) as b:
+        await live(b)
+        shift = b.meter.shift_clock
+
+        def leap(method: str, node: str, answer: Answer) -> Answer:
+            if (method, node) == ("POST", "user"):
+                shift(-30.0)
+            return answer
+
+        changed_answers(b, leap)
+        assert (await b.driver.start_transaction(request("A"))).status is OK
+        assert receipt_of(await b.driver.stop_transaction("A")).identification == "04ABA"
+
+
+@virtual
+async def test_a_node_that_did_not_answer_is_asked_again_at_the_next_look() -> None:
+    async with bench(SimulatorOptions(MS=SERIAL, private_key=SECRET, signing_delay_s=0.0)) as b:
+        await live(b)
+        assert (await b.driver.start_transaction(request("A"))).status is OK
+        await asyncio.sleep(2.5)
+        b.meter.faults.add(Fault("refuse", node="/receipt", method="GET", count=1000))
+        b.meter.faults.add(Fault("refuse", node="/transaction", status=503))
+        before_s = asyncio.get_running_loop().time()
+        assert receipt_of(await b.driver.stop_transaction("A")).identification == "04ABA"
+        assert asyncio.get_running_loop().time() - before_s < 0.09
