@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from iem_dcr.cli.arguments import common
-from iem_dcr.cli.terminal import Output, tell
+from iem_dcr.cli.output import Output, tell
 from iem_dcr.config import SETTINGS
 from iem_dcr.errors import ConfigError, printable
 from iem_dcr.service.config import MQTT, ServiceConfig

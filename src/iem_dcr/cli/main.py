@@ -23,7 +23,7 @@ except ImportError:
 
 from iem_dcr.cli.arguments import common
 from iem_dcr.cli.interruption import EXIT_INTERRUPTED
-from iem_dcr.cli.terminal import log_on_stderr, open_closed_streams, tell
+from iem_dcr.cli.output import log_on_stderr, open_closed_streams, tell
 from iem_dcr.errors import ConfigError, IemDcrError
 
 if TYPE_CHECKING:
