@@ -307,7 +307,7 @@ def test_a_clock_that_leapt_twice_gives_two_more_times_at_which_it_may_have_begu
     assert made.on_clock(BEGUN - HOUR, BEGUN, 1.0)
     assert not made.on_clock(BEGUN + HOUR, BEGUN, 0.0), "it is known"
     assert len(made.get(entry).leaps) == 2
-    assert made.on_receipt(receipt(1, begun=BEGUN + HOUR)).entry is not None
+    assert made.on_receipt(receipt(1, begun=BEGUN + HOUR), 0.0).entry is not None
 
 
 def test_the_receipt_of_a_b_on_another_meter_under_an_id_that_was_begun_here_answers_no_stop() -> None:
@@ -317,7 +317,7 @@ def test_the_receipt_of_a_b_on_another_meter_under_an_id_that_was_begun_here_ans
     again = made.begin(request("A"), "04ABA", OTHER_SERIAL, noted=BEGUN + HOUR, sent=BEGUN + HOUR, at_s=3600.0)
     made.on_begin_accepted(again, 3600.0)
     assert (made.get(before).unwanted, made.get(before).told) == (True, False)
-    assert made.on_receipt(receipt(1)).entry == made.get(before)
+    assert made.on_receipt(receipt(1), 3600.0).entry == made.get(before)
     assert made.get(before).superseded
     assert made.receipt_of("A") is None
 

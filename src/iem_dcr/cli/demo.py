@@ -13,14 +13,11 @@ from typing import TYPE_CHECKING
 import click
 from rich.text import Text
 
-from iem_dcr.cli import render
 from iem_dcr.cli.arguments import SecondsType, common
-from iem_dcr.cli.charging import NOTHING_BEGAN, charge_and_judge
-from iem_dcr.cli.display import LineDisplay, LiveDisplay
-from iem_dcr.cli.exit_codes import EXIT_INTERRUPTED
+from iem_dcr.cli.charging import NOTHING_BEGAN, charge, running
 from iem_dcr.cli.interruption import Interruption, LeftEarlyError
-from iem_dcr.cli.station import HumanStation
-from iem_dcr.cli.terminal import Output
+from iem_dcr.cli.output import Output, say
+from iem_dcr.cli.session_view import HumanView
 from iem_dcr.config import Settings
 from iem_dcr.errors import ConfigError
 from iem_dcr.everest_api.mqtt_settings import MqttSettings
@@ -127,35 +124,20 @@ async def _session(
     from iem_dcr.cli.behind_everest import Links, MeterBehindEverest  # noqa: PLC0415  as in _broker
 
     console = output.console()
-    display = LiveDisplay(console, seconds, table=True) if console.is_terminal else LineDisplay(console)
-    is_left_open = False
-
-    async def linger() -> None:
-        nonlocal is_left_open
-        if keep_open and not interruption.came:
-            is_left_open = True
-            render.say(console, f"\nThe meter is still driven, and the page shows it: {page.url}\nCtrl-C ends it.")
-            output.flush()
-            await interruption.wait()
-
+    view = HumanView(output, seconds)
     async with Links(mqtt, f"demo_{secrets.token_hex(2)}") as links:
         await interruption.break_off(links.open(), NOTHING_BEGAN)
         _how_to_watch(console, mqtt, links.module_id)
         observed = ObservedMeter(settings, links.module_id, f"{settings.ip_address}:{settings.port_http}")
         async with _served([observed]) as page:
-            render.say(console, Text.assemble("In a browser (to stay: --keep-open): ", (page.url, "cyan"), "\n"))
-            output.flush()
-            status = await charge_and_judge(
-                lambda station, sink: MeterBehindEverest(settings, links, station, sink, observed),
-                _request(),
-                HumanStation(console, display),
-                interruption,
-                output,
-                seconds=seconds,
-                connect_s=CONNECT_S,
-                linger=linger,
-            )
-    return 0 if is_left_open and status == EXIT_INTERRUPTED else status
+            say(console, Text.assemble("In a browser (to stay: --keep-open): ", (page.url, "cyan"), "\n"))
+            meter = MeterBehindEverest(settings, links, view, view, observed)
+            async with running(meter):
+                status = await charge(meter, _request(), view, interruption, seconds=seconds, connect_s=CONNECT_S)
+                if keep_open and status == 0:
+                    say(console, f"\nThe meter is still driven, and the page shows it: {page.url}\nCtrl-C ends it.")
+                    await interruption.wait()
+    return status
 
 
 @contextlib.asynccontextmanager
@@ -215,15 +197,15 @@ def _request() -> TransactionReq:
 
 def _headline(console: Console, server: SimulatorServer) -> None:
     console.print(Text("A charging session at a simulated IEM-DCR", style="bold"))
-    render.say(console, f"The simulated meter {server.meter.options.MS} is at http://{server.address}")
-    render.say(console, f"The driver sets it up for charge point {EVSE_ID} and reads it every second.")
+    say(console, f"The simulated meter {server.meter.options.MS} is at http://{server.address}")
+    say(console, f"The driver sets it up for charge point {EVSE_ID} and reads it every second.")
 
 
 def _how_to_watch(console: Console, mqtt: MqttSettings, module_id: str) -> None:
     topics = Topics(module_id)
-    render.say(console, f"EVerest's API module is {module_id}, at the MQTT broker {mqtt.address}.")
-    render.say(console, "To watch it (longer with --seconds):")
-    render.say(console, Text.assemble("\n  ", (_watching(mqtt), "cyan"), "\n"))
+    say(console, f"EVerest's API module is {module_id}, at the MQTT broker {mqtt.address}.")
+    say(console, "To watch it (longer with --seconds):")
+    say(console, Text.assemble("\n  ", (_watching(mqtt), "cyan"), "\n"))
     width = len(topics.check)
     for topic, what in (
         (READY_BEACON, "EVerest has started"),
@@ -234,7 +216,7 @@ def _how_to_watch(console: Console, mqtt: MqttSettings, module_id: str) -> None:
         (topics.start, "EVerest asks for the begin of a transaction"),
         (topics.stop, "and for its end; replies come below both"),
     ):
-        render.say(console, Text.assemble(f"  {topic:<{width}}  ", (what, "dim")))
+        say(console, Text.assemble(f"  {topic:<{width}}  ", (what, "dim")))
     console.print()
 
 
@@ -255,4 +237,4 @@ def _whats_next(console: Console) -> None:
         (f"iem-dcr session 127.0.0.1:8080 --id {TOKEN} --evse-id '{EVSE_ID}'", "a session of your own"),
         ("iem-dcr config example > iem-dcr.toml", "then iem-dcr run iem-dcr.toml: your meters behind a real EVerest"),
     ):
-        render.say(console, Text.assemble("  ", (command_line, "cyan"), f"\n      {what}"))
+        say(console, Text.assemble("  ", (command_line, "cyan"), f"\n      {what}"))

@@ -11,7 +11,7 @@ import click
 
 from iem_dcr.cli.arguments import Address, AddressType, common
 from iem_dcr.cli.interruption import Interruption
-from iem_dcr.cli.terminal import Output
+from iem_dcr.cli.output import Output
 from iem_dcr.device import messages
 from iem_dcr.diagnostics import recorder
 from iem_dcr.errors import NotUnderstoodError, RecordingError, printable

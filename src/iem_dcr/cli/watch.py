@@ -16,7 +16,7 @@ from rich.live import Live
 
 from iem_dcr.cli.arguments import Address, AddressType, SecondsType, common
 from iem_dcr.cli.interruption import Interruption, LeftEarlyError
-from iem_dcr.cli.terminal import Output, tell
+from iem_dcr.cli.output import Output, tell
 from iem_dcr.cli.watch_view import Picture, plain_line
 from iem_dcr.diagnostics.snapshot import metervalue_json
 from iem_dcr.diagnostics.status import troubles

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from rich.text import Text
 
-from iem_dcr.cli.render import kw, kwh
+from iem_dcr.cli.output import kw, kwh
 from iem_dcr.diagnostics.status import clock_difference, duration, measured, shown, troubles
 
 if TYPE_CHECKING:
