@@ -45,6 +45,8 @@ class Disk:
     def fail(self, trouble: str) -> None:
         if not self.trouble:
             self._began_s = self.time()
+            if self.troubles and self._began_s < self.troubles[-1][1] + WRITTEN_AFTER_S:
+                self._began_s = self.troubles[-1][0]  # what waited then may wait still
         self.trouble = trouble
 
     def dropped_by_kill(self) -> list[tuple[float, float]]:
