@@ -2,7 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+DEMO := $(VENV)/.demo
 STAMP := $(VENV)/.up-to-date
+# Not compiled: of most packages only a part is ever imported.
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable
 # The tests wait for processes and brokers more than they compute: more workers than cores shorten them.
 WORKERS ?= 5
 
@@ -10,15 +13,21 @@ WORKERS ?= 5
 
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml constraints.txt Makefile
+$(DEMO): pyproject.toml constraints.txt Makefile
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "iem-dcr needs Python 3.11 or newer; '$(PYTHON)' is older: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@echo "Making $(VENV), with the packages that the demo needs: some seconds ..."
 	@$(PYTHON) -m venv --clear $(VENV) || \
 		{ echo "'$(PYTHON) -m venv' failed; on Debian: apt-get install python3-venv" >&2; exit 1; }
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@$(INSTALL) '.[demo]'
 	@touch $@
 
-demo: $(STAMP)
+$(STAMP): $(DEMO)
+	@echo "Adding to $(VENV) what tests and checks need ..."
+	@$(INSTALL) '.[dev]'
+	@touch $@
+
+demo: $(DEMO)
 	@$(BIN)/iem-dcr demo
 
 lint: $(STAMP)

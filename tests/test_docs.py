@@ -194,4 +194,6 @@ def test_the_makefile_sets_up_what_is_missing() -> None:
     needs_tool("make")
     done = subprocess.run(["make", "-n", "-B", "demo"], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "-m venv" in done.stdout
+    assert "'.[demo]'" in done.stdout
+    assert "'.[dev]'" not in done.stdout
     assert "iem-dcr demo" in done.stdout

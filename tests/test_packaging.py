@@ -62,8 +62,13 @@ def test_dependencies() -> None:
     assert project["requires-python"] == ">=3.11"
     assert project["license"] == "Apache-2.0"
     assert (ROOT / "LICENSE").read_text(encoding="utf-8").lstrip().startswith("Apache License")
-    assert {"tools", "dev"} <= set(project["optional-dependencies"])
-    assert {re.split(r"[<>=!~]", name)[0] for name in project["optional-dependencies"]["tools"]} >= {"click", "rich"}
+    tools, demo, dev = (
+        {re.split(r"[<>=!~]", name)[0] for name in project["optional-dependencies"][extra]}
+        for extra in ("tools", "demo", "dev")
+    )
+    assert tools >= {"click", "rich"}
+    assert demo == {"iem-dcr[tools]", "amqtt"}
+    assert "iem-dcr[demo]" in dev
 
 
 def test_the_constraints_are_plain_pins() -> None:
