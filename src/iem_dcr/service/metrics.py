@@ -135,9 +135,8 @@ class _Scrape(Collector):
             put("iem_dcr_import_watthours", value.import_wh)
             put("iem_dcr_export_watthours", value.export_wh)
             put("iem_dcr_transaction_active", value.XT)
-            put(
-                "iem_dcr_clock_difference_seconds", None if sight.clock_off is None else sight.clock_off.total_seconds()
-            )
+            if sight.clock_off is not None:
+                put("iem_dcr_clock_difference_seconds", sight.clock_off.total_seconds())
         for fault in FAULTS:
             put("iem_dcr_fault_active", fault in counters.active_faults, fault)
             put("iem_dcr_faults", counters.faults_raised[fault], fault)
