@@ -85,8 +85,8 @@ def test_a_bad_file(tmp_path: Path) -> None:
         done = run(*words)
         assert (done.status, done.out) == (2, "")
         first, second, third = done.err.splitlines()
-        assert first == f"{path}: [mqtt] port: expected a whole number from 1 to 65535, not 0"
-        assert second.startswith(f'{path}: [[meter]] 1 (module_id "a/b") module_id: expected ')
+        assert first == f"{path}: [mqtt] port is 0: expected a whole number from 1 to 65535"
+        assert second.startswith(f"{path}: [[meter]] 1 (module_id \"a/b\") module_id is 'a/b': expected ")
         assert third == f'{path}: [[meter]] 1 (module_id "a/b") port_htp: no such key: did you mean port_http?'
 
 

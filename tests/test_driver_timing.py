@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -17,13 +16,12 @@ from iem_dcr.driver import MeterDriver, timing
 from iem_dcr.driver.timing import Schedule, now_s
 from iem_dcr.everest_api.meter_api import TURNS, MeterApi
 from iem_dcr.powermeter import TransactionRequestStatus
-from iem_dcr.service.memory import STARTED_S, spare_collector
 from tests.support.bench import CI, RememberingStation, bench, request
 from tests.support.fake_bus import FakeBus
 from tests.support.virtual_time import virtual
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
 
 
 @given(begin_s=st.floats(0, 1e7), phase=st.floats(0, 1, exclude_max=True), period_s=st.sampled_from([1.0, 2.0]))
@@ -92,35 +90,3 @@ async def test_a_command_does_not_wait_for_a_meter_that_begins_later() -> None:
         before_s = now_s()
         assert (await driver.start_transaction(request())).status is TransactionRequestStatus.OK
         assert now_s() - before_s < 5.0
-
-
-@pytest.fixture
-def _collector() -> Iterator[None]:
-    before = gc.get_threshold()
-    yield
-    gc.unfreeze()
-    assert gc.get_threshold() == before
-
-
-@pytest.mark.usefixtures("_collector")
-@virtual
-async def test_old_objects_are_not_searched_while_the_service_starts_and_those_it_made_never() -> None:
-    ordinary = gc.get_threshold()
-    sparing = asyncio.create_task(spare_collector())
-    await asyncio.sleep(STARTED_S - 1)
-    assert gc.get_threshold()[:2] == ordinary[:2]
-    assert gc.get_threshold()[2] > 1_000_000
-    assert gc.get_freeze_count() == 0
-    await sparing
-    assert gc.get_threshold() == ordinary
-    assert gc.get_freeze_count() > 0
-
-
-@pytest.mark.usefixtures("_collector")
-@virtual
-async def test_a_service_that_ends_while_it_starts_leaves_the_collector_as_it_was() -> None:
-    sparing = asyncio.create_task(spare_collector())
-    await asyncio.sleep(1)
-    sparing.cancel()
-    await asyncio.gather(sparing, return_exceptions=True)
-    assert gc.get_freeze_count() == 0

@@ -30,7 +30,7 @@ class Looks:
         found: Mapping[str, frozenset[str]] = {}
         end_s = self.now_s + seconds
         while self.now_s < end_s:
-            found = self._serials.take_up({ADDRESSES[name]: serial for name, serial in read.items()}, self.now_s)
+            found = self._serials.update({ADDRESSES[name]: serial for name, serial in read.items()}, self.now_s)
             self.ever |= found.keys()
             self.now_s += EVERY_S
         return found

@@ -18,10 +18,10 @@ from iem_dcr.config import Settings
 from iem_dcr.device.client import MeterClient
 from iem_dcr.errors import MeterError, RefusedError
 from iem_dcr.everest_api.topics import Topics
-from iem_dcr.service.counts import BUCKETS_S, COMMANDS, FAULTS, REASONS, REQUESTS, RESULTS, VERDICTS, Durations
-from iem_dcr.service.metrics import METERS_AT_ONCE, UP_WITHIN_S, Metrics
+from iem_dcr.service.counters import BUCKETS_S, COMMANDS, FAULTS, REASONS, REQUESTS, RESULTS, VERDICTS, Durations
+from iem_dcr.service.health import Health
+from iem_dcr.service.metrics import METERS_AT_ONCE, UP_AGE_S, Metrics
 from iem_dcr.service.observation import ObservedMeter
-from iem_dcr.service.standing import Standing
 from iem_dcr.service.web_settings import WebSettings
 from iem_dcr.simulator import Fault, SimulatorOptions, SimulatorServer
 from tests.support.api_bench import request, start_payload
@@ -434,8 +434,8 @@ async def test_many_meters_are_taken_up_a_few_at_a_time() -> None:
             return super().status()
 
     count = 3 * METERS_AT_ONCE + 1
-    metrics = Metrics([Counted(Settings.of({"CI": "A"}), f"pm{n}", "a:80") for n in range(count)], Standing)
-    written = asyncio.gather(*(metrics.written("") for _ in range(2)))
+    metrics = Metrics([Counted(Settings.of({"CI": "A"}), f"pm{n}", "a:80") for n in range(count)], Health)
+    written = asyncio.gather(*(metrics.text("") for _ in range(2)))
     while not written.done():
         before = asked
         await asyncio.sleep(0)
@@ -610,4 +610,4 @@ def test_the_configurations_name_what_there_is(scraped: Scraped) -> None:
         for name, label, value in names:
             assert name in samples
             assert not label or any(labels[label] == value for labels, _ in scraped.samples(name))
-    assert f"{UP_WITHIN_S:.0f} s old" in documented()["iem_dcr_meter_up"][2]
+    assert f"{UP_AGE_S:.0f} s old" in documented()["iem_dcr_meter_up"][2]

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from iem_dcr.config import SETTINGS, Settings, shown
 from iem_dcr.errors import ConfigError
 from iem_dcr.everest_api.mqtt_settings import MqttSettings
-from iem_dcr.service.config import LARGEST_BYTES, MQTT, MeterConfig, ServiceConfig
+from iem_dcr.service.config import MAX_BYTES, MQTT, MeterConfig, ServiceConfig
 from iem_dcr.service.web_settings import WebSettings
 from tests.support.tools import needs_tool
 
@@ -146,7 +146,7 @@ def test_every_setting_of_a_meter_is_taken(written: Callable[[str], Path], setti
     value = str(known.default).lower() if known.kind is not str else f'"{known.default}"'
     ServiceConfig.load(written(f"{METER}{known.key} = {value}\n"))
     (problem,) = problems(written(f"{METER}{known.key} = 1.5\n"))
-    assert problem == f'[[meter]] 1 (module_id "pm1") {known.key}: expected {known.expected}, not 1.5'
+    assert problem == f'[[meter]] 1 (module_id "pm1") {known.key} is 1.5: expected {known.expected}'
 
 
 # --- what is wrong ---
@@ -178,29 +178,25 @@ def test_every_mistake_at_once(written: Callable[[str], Path], tmp_path: Path) -
         zzz = 1
         """
     )
-    found = problems(path)
-    last = found.pop()
-    assert found == [
+    first, again = '[[meter]] 3 (module_id "pm3")', '[[meter]] 4 (module_id "pm3")'
+    assert problems(path) == [
         "verbose: stands before any table: expected [mqtt], [web] or [[meter]] above it",
         "[mqqt]: no such table: did you mean [mqtt]?",
         "[mqtt] hots: no such key: did you mean host?",
-        "[mqtt] port: expected a whole number from 1 to 65535, not 70000",
-        "[mqtt] protocol: expected one of 5, 3.1.1, not '4'",
+        "[mqtt] port is 70000: expected a whole number from 1 to 65535",
+        "[mqtt] protocol is '4': expected one of 5, 3.1.1",
         "[mqtt] user: expected one where there is a password",
-        f"[mqtt] key_file: expected a cert_file beside it, not {shown(f'{tmp_path}/nowhere.pem')}",
+        f"[mqtt] key_file is {shown(f'{tmp_path}/nowhere.pem')}: expected a cert_file beside it",
         "[[meter]] 1 module_id: expected one for every meter where there is more than one",
-        f"[[meter]] 2 (module_id \"a/b\") module_id: expected {MODULE_ID}, not 'a/b'",
-        '[[meter]] 4 (module_id "pm3") module_id: is that of [[meter]] 3 (module_id "pm3") already: expected another',
         "[[meter]] 1 ip_adress: no such key: did you mean ip_address?",
-        "[[meter]] 1 port_http: expected a whole number from 0 to 65535, not '80'",
-        '[[meter]] 2 (module_id "a/b") port_http: expected a port from 1 to 65535 (the meter\'s own is 80), not 0',
-        '[[meter]] 4 (module_id "pm3") zzz: no such key: expected one of '
+        "[[meter]] 1 port_http is '80': expected a whole number from 0 to 65535",
+        f"[[meter]] 2 (module_id \"a/b\") module_id is 'a/b': expected {MODULE_ID}",
+        '[[meter]] 2 (module_id "a/b") port_http is 0: expected a port from 1 to 65535 (the meter\'s own is 80)',
+        f"{again} module_id: is that of {first} already: expected another",
+        f"{again} zzz: no such key: expected one of "
         + ", ".join(sorted(["module_id", *(setting.key for setting in SETTINGS)])),
+        f"{again} ip_address: 10.0.0.3:80 is the meter of {first} already: expected another or another port_http",
     ]
-    assert last == (
-        '[[meter]] 4 (module_id "pm3") ip_address: 10.0.0.3:80 is the meter of [[meter]] 3 (module_id "pm3") already: '
-        "expected another or another port_http"
-    )
 
 
 @pytest.mark.parametrize(
@@ -216,11 +212,11 @@ def test_every_mistake_at_once(written: Callable[[str], Path], tmp_path: Path) -
         (f"mqtt = 'x'\n{METER}", "[mqtt]: expected one table, not 'x'"),
         (f"{METER}[[meters]]\n", "[meters]: no such table: did you mean [[meter]]?"),
         (f"{METER}[logging]\n", "[logging]: no such table: expected [mqtt], [web] or [[meter]]"),
-        ("[mqtt\n", "line 1, column 6: not TOML: Expected ']' at the end of a table declaration"),
-        ("a = 1\na = 2\n", "line 2, column 6: not TOML: Cannot overwrite a value"),
+        ("[mqtt\n", "not TOML: Expected ']' at the end of a table declaration (at line 1, column 6)"),
+        ("a = 1\na = 2\n", "not TOML: Cannot overwrite a value (at line 2, column 6)"),
         (f"[mqtt]\nprotocol = 3.1.1\n{METER}",
-         "line 2, column 15: not TOML: Expected newline or end of document after a statement"),
-        ("\nx = '\n", "end of document: not TOML: Expected \"'\""),
+         "not TOML: Expected newline or end of document after a statement (at line 2, column 15)"),
+        ("\nx = '\n", "not TOML: Expected \"'\" (at end of document)"),
         (b"\n\nx = '\xe4'\n", "line 3: not UTF-8, in which TOML is written"),
         ("x = " + "9" * 5000, "not TOML that can be read: a number without end, or tables nested too deep"),
         ("x = " + "[" * 20_000, "not TOML that can be read: a number without end, or tables nested too deep"),
@@ -228,17 +224,17 @@ def test_every_mistake_at_once(written: Callable[[str], Path], tmp_path: Path) -
         (f"{METER}IP_ADDRESS = 'x'\n",
          '[[meter]] 1 (module_id "pm1") IP_ADDRESS: no such key: did you mean ip_address?'),
         ("[[meter]]\nmodule_id = 1\n",
-         f"[[meter]] 1 module_id: expected {MODULE_ID}, not 1"),
+         f"[[meter]] 1 module_id is 1: expected {MODULE_ID}"),
         (f"{METER}ip_address = 1979-05-27\n",
-         '[[meter]] 1 (module_id "pm1") ip_address: expected a text, not a date'),
+         '[[meter]] 1 (module_id "pm1") ip_address is a date: expected a text'),
         (f"{METER}ip_address = ' is a: expected b'\n",
-         f"{PM1} ip_address: expected {HOST} of the meter, without scheme, port or path, not ' is a: expected b'"),
+         f"{PM1} ip_address is ' is a: expected b': expected {HOST} of the meter, without scheme, port or path"),
         (f"[mqtt]\nhost = 'mqtt://x'\n{METER}",
-         "[mqtt] host: expected the address or host name of the broker, without scheme, port or path, not 'mqtt://x'"),
+         f"[mqtt] host is 'mqtt://x': expected {HOST} of the broker, without scheme, port or path"),
         (f"[mqtt]\nuser = 'a\\tb'\n{METER}".replace("'", '"'),
-         "[mqtt] user: expected a text without control characters, not 'a\\tb'"),
+         "[mqtt] user is 'a\\tb': expected a text without control characters"),
         (f"[mqtt]\nuser = 'u'\npassword = 12345\n{METER}", "[mqtt] password: expected a text"),
-        (f"[mqtt]\nclient_id = 5\n{METER}", "[mqtt] client_id: expected a text, not 5"),
+        (f"[mqtt]\nclient_id = 5\n{METER}", "[mqtt] client_id is 5: expected a text"),
     ],
     ids=itertools.count(),
 )  # fmt: skip
@@ -264,8 +260,8 @@ def test_one_meter_twice(written: Callable[[str], Path], one: str, other: str) -
 def test_one_meter_twice_whatever_else_is_wrong_with_both(written: Callable[[str], Path]) -> None:
     found = problems(written("[[meter]]\nmodule_id = 'a'\nCI = 5\n[[meter]]\nmodule_id = 'b'\ntimezone = 'Mars/X'\n"))
     assert [problem.partition(": ")[0] for problem in found] == [
-        '[[meter]] 1 (module_id "a") CI',
-        '[[meter]] 2 (module_id "b") timezone',
+        '[[meter]] 1 (module_id "a") CI is 5',
+        "[[meter]] 2 (module_id \"b\") timezone is 'Mars/X'",
         '[[meter]] 2 (module_id "b") ip_address',
     ]
 
@@ -283,7 +279,7 @@ def test_what_cannot_be_read(tmp_path: Path) -> None:
     assert problems(tmp_path / "none.toml") == ["cannot be read: No such file or directory"]
     large = tmp_path / "large.toml"
     with large.open("wb") as file:
-        file.truncate(LARGEST_BYTES + 1)
+        file.truncate(MAX_BYTES + 1)
     assert problems(large) == ["is larger than 16 MiB"]
 
 
@@ -316,7 +312,7 @@ def test_a_password_file_without_password(
     if content is not None:
         (tmp_path / "s").write_bytes(content)
     (problem,) = problems(written(f"[mqtt]\nuser = 'u'\npassword_file = 's'\n{METER}"))
-    assert problem.startswith("[mqtt] password_file: ")
+    assert problem.startswith("[mqtt] password_file '")
     assert why.replace("PATH", str(tmp_path / "s"))[-25:] in problem
 
 
@@ -327,27 +323,27 @@ def test_certificates_that_do_not_fit(written: Callable[[str], Path], tmp_path: 
     (tmp_path / "empty.pem").touch()
     found = problems(written(f"[mqtt]\nca_file = 'empty.pem'\ncert_file = '{cert}'\nkey_file = '{other_key}'\n{METER}"))
     assert len(found) == 2
-    assert found[0].startswith("[mqtt] ca_file: ")
+    assert found[0].startswith("[mqtt] ca_file '")
     assert found[0].endswith("expected certificates in PEM")
-    assert found[1].startswith("[mqtt] cert_file: ")
+    assert found[1].startswith("[mqtt] cert_file '")
     assert "KEY_VALUES_MISMATCH" in found[1]
     # A certificate whose key is nowhere.
     (problem,) = problems(written(f"[mqtt]\ncert_file = '{cert}'\n{METER}"))
-    assert problem.startswith("[mqtt] cert_file: ")
+    assert problem.startswith("[mqtt] cert_file '")
 
 
 def test_each_file_that_is_missing_is_named(written: Callable[[str], Path], tmp_path: Path) -> None:
     found = problems(written(f"[mqtt]\nca_file = 'ca'\ncert_file = 'cert'\nkey_file = 'key'\n{METER}"))
-    assert [problem.partition(": ")[0] for problem in found] == [f"[mqtt] {key}_file" for key in ("ca", "cert", "key")]
+    assert [problem.partition(" '")[0] for problem in found] == [f"[mqtt] {key}_file" for key in ("ca", "cert", "key")]
     assert all("No such file or directory" in problem for problem in found)
     cert, _ = certificate(tmp_path)
     (problem,) = problems(written(f"[mqtt]\ncert_file = '{cert}'\nkey_file = 'key'\n{METER}"))
-    assert problem.startswith("[mqtt] key_file: ")
+    assert problem.startswith("[mqtt] key_file '")
 
 
 def test_files_are_looked_at_whatever_else_is_wrong(written: Callable[[str], Path]) -> None:
     found = problems(written(f"[mqtt]\nhost = '/'\nca_file = 'nowhere'\ntls = 3\n{METER}"))
-    assert [problem.split(":")[0] for problem in found] == ["[mqtt] tls", "[mqtt] ca_file", "[mqtt] host"]
+    assert [problem.split()[1] for problem in found] == ["tls", "ca_file", "host"]
 
 
 def test_secrets_that_everybody_can_read_are_a_warning(written: Callable[[str], Path], tmp_path: Path) -> None:
@@ -454,24 +450,30 @@ def test_loopback_needs_no_token(written: Callable[[str], Path], listen: str) ->
 @pytest.mark.parametrize(
     ("table", "expected"),
     [
-        ("listen = '0.0.0.0:8080'", "listen: expected a loopback address, or a token or token_file beside one"),
-        ("listen = '[::]:8080'", "listen: expected a loopback address, or a token"),
-        ("listen = '192.168.1.5:80'", "listen: expected a loopback address, or a token"),
-        ("listen = 'depot:80'", "listen: expected an IP address and a port, like 127.0.0.1:8080 or [::1]:8080, not "),
-        ("listen = '127.0.0.1'", "listen: expected an IP address and a port"),
-        ("listen = '127.0.0.1:'", "listen: expected an IP address and a port"),
-        ("listen = '127.0.0.1:70000'", "listen: expected an IP address and a port"),
-        ("listen = '::1:8080'", "listen: expected an IP address and a port"),
-        ("listen = 8080", "listen: expected a text, not 8080"),
+        (
+            "listen = '0.0.0.0:8080'",
+            "listen is '0.0.0.0:8080': expected a loopback address, or a token",
+        ),
+        ("listen = '[::]:8080'", "listen is '[::]:8080': expected a loopback address, or a token"),
+        ("listen = '192.168.1.5:80'", "listen is '192.168.1.5:80': expected a loopback address, or a token"),
+        (
+            "listen = 'depot:80'",
+            "listen is 'depot:80': expected an IP address and a port, like 127.0.0.1:8080",
+        ),
+        ("listen = '127.0.0.1'", "listen is '127.0.0.1': expected an IP address and a port"),
+        ("listen = '127.0.0.1:'", "listen is '127.0.0.1:': expected an IP address and a port"),
+        ("listen = '127.0.0.1:70000'", "listen is '127.0.0.1:70000': expected an IP address and a port"),
+        ("listen = '::1:8080'", "listen is '::1:8080': expected an IP address and a port"),
+        ("listen = 8080", "listen is 8080: expected a text"),
         ("token = 'short'", "token: expected 16 to 256 ASCII letters, digits and signs without spaces"),
         ("token = 'has spaces in it, and is long'", "token: expected 16 to 256"),
         ("token = 12345678901234567890", "token: expected a text"),
-        ("token_file = 'none'", "token_file: '"),
-        ("token_file = 'meters.toml'", "token_file: '"),
-        ("token_file = '/dev/zero'", "token_file: '/dev/zero' cannot be read: it is a pipe or a device, not a file"),
-        ("token_file = '.'", "token_file: '"),
-        ("names = 'depot.example:80'", "names: expected host names without ports"),
-        ("names = 'a/b'", "names: expected host names without ports"),
+        ("token_file = 'none'", "token_file '"),
+        ("token_file = 'meters.toml'", "token_file '"),
+        ("token_file = '/dev/zero'", "token_file '/dev/zero' cannot be read: it is a pipe or a device, not a file"),
+        ("token_file = '.'", "token_file '"),
+        ("names = 'depot.example:80'", "names is 'depot.example:80': expected host names without ports"),
+        ("names = 'a/b'", "names is 'a/b': expected host names without ports"),
         ("port = 8080", "port: no such key: expected one of listen, names, token, token_file"),
     ],
 )
@@ -505,7 +507,7 @@ def test_mistakes_of_the_page_come_with_the_others(written: Callable[[str], Path
     found = problems(written("web = 3\n" + METER))
     assert found == ["[web]: expected one table, not 3"]
     path = written(f"[mqtt]\nport = 0\n[web]\nlisten = '0.0.0.0:1'\ntokn = 'x'\n{METER}")
-    assert [problem.partition(":")[0] for problem in problems(path)] == ["[mqtt] port", "[web] tokn", "[web] listen"]
+    assert [problem.split()[1] for problem in problems(path)] == ["port", "tokn:", "listen"]
 
 
 def test_a_token_is_nowhere_to_be_seen(written: Callable[[str], Path]) -> None:

@@ -62,9 +62,9 @@ def test_an_abstract_socket() -> None:
 
 def test_without_systemd_nothing_fails() -> None:
     with notifier() as told:
-        assert (told.ready(), told.alive(), told.watchdog_every_s) == (True, True, None)
+        assert (told.ready(), told.alive(), told.watchdog_period_s) == (True, True, None)
     with notifier(WATCHDOG_USEC="1000000") as told:
-        assert told.watchdog_every_s is None
+        assert told.watchdog_period_s is None
 
 
 def test_systemd_that_is_gone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -90,7 +90,7 @@ def test_systemd_that_does_not_listen_blocks_nobody(tmp_path: Path) -> None:
 @pytest.mark.parametrize("address", ["vsock:2:1234", "relative", "@"])
 def test_an_address_that_is_none(address: str, caplog: pytest.LogCaptureFixture) -> None:
     with notifier(NOTIFY_SOCKET=address, WATCHDOG_USEC="1000000") as told:
-        assert (told.ready(), told.watchdog_every_s) == (True, None)
+        assert (told.ready(), told.watchdog_period_s) == (True, None)
     assert f"NOTIFY_SOCKET is {address}, which is no local socket" in caplog.text
 
 
@@ -107,7 +107,7 @@ def test_an_address_that_is_none(address: str, caplog: pytest.LogCaptureFixture)
 )
 def test_the_watchdog(environment: dict[str, str], every_s: float | None) -> None:
     with notifier(NOTIFY_SOCKET="/run/systemd/notify", **environment) as told:
-        assert told.watchdog_every_s == every_s
+        assert told.watchdog_period_s == every_s
 
 
 # --- the unit file ---

@@ -204,18 +204,18 @@ async def test_what_a_chart_shows_is_there_as_csv() -> None:
     async with served([meter]) as page:
         assert (await page.ask("/meters/pm1/history.csv")).text == "time,power_w,voltage_v,current_a,import_wh\r\n"
         for second in range(240):
-            meter.value_read(value(P=Decimal(second), U2=None), wall())
+            meter.value_read(value(P=Decimal(2 * second), U2=None), wall())
             await asyncio.sleep(1)
         file = await page.ask("/meters/pm1/history.csv?range=10min")
         assert file.headers["Content-Disposition"] == 'attachment; filename="pm1-10min.csv"'
         rows = [line.split(",") for line in file.text.splitlines()[1:]]
-        assert [row[1:] for row in rows[:2]] == [["1.0", "", "0.0", "20480.0"], ["3.0", "", "0.0", "20480.0"]]
+        assert [row[1:] for row in rows[:2]] == [["1.0", "", "0.0", "20480.0"], ["5.0", "", "0.0", "20480.0"]]
         times = [datetime.fromisoformat(row[0]) for row in rows]
         assert {later - earlier for earlier, later in itertools.pairwise(times)} == {timedelta(seconds=2)}
         day = [line.split(",") for line in (await page.ask("/meters/pm1/history.csv?range=24h")).text.splitlines()[1:]]
-        assert [row[1] for row in day] == ["60.0", "180.0"]
+        assert [row[1] for row in day] == ["119.0", "359.0"]
         shown = json.loads((await page.ask("/meters/pm1/history.json?range=24h")).body)
-        assert (shown["power"], shown["voltage"], shown["step_ms"]) == ([60.0, 180.0], [None, None], 120_000)
+        assert (shown["power"], shown["voltage"], shown["step_ms"]) == ([119.0, 359.0], [None, None], 120_000)
 
 
 # --- what goes wrong ---

@@ -24,8 +24,7 @@ from iem_dcr.cli.config import load, named
 from iem_dcr.cli.exit_codes import EXIT_FAILURE, EXIT_INTERRUPTED
 from iem_dcr.config import VENDOR_CI
 from iem_dcr.journaling import Journals
-from iem_dcr.service.logs import STYLES, log_lines
-from iem_dcr.service.memory import spare_collector
+from iem_dcr.service.log import STYLES, log_lines
 from iem_dcr.service.service import Service
 from iem_dcr.service.systemd import Notifier
 
@@ -113,11 +112,7 @@ async def _until_a_signal(config: ServiceConfig) -> None:
         signal.signal(number, take)
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # which nohup makes it
         signal.signal(signal.SIGHUP, take)
-    sparing = asyncio.create_task(spare_collector())
-    try:
-        await service.run()
-    finally:
-        sparing.cancel()
+    await service.run()
 
 
 def _leave(status: int) -> NoReturn:

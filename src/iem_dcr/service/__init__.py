@@ -1,1 +1,1 @@
-"""Many meters in one process, each behind EVerest's MQTT API: the configuration file, the tasks, the log, systemd."""
+"""Many meters in one process, each behind EVerest's MQTT API: configuration, tasks, log, systemd, metrics."""

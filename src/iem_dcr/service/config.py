@@ -1,18 +1,17 @@
-"""The service's configuration: a TOML file with ``[mqtt]``, ``[web]`` for a page, and a ``[[meter]]`` for each meter.
+"""The configuration file of ``iem-dcr run``: TOML with ``[mqtt]``, ``[web]`` and a ``[[meter]]`` for each meter.
 
-A file with mistakes is refused with all of them, each a line ``FILE: [table] key: what is expected``.
+A file with mistakes is refused with all of them, each a line ``FILE: [table] key is value: expected what``.
 """
 
 from __future__ import annotations
 
 import difflib
 import ipaddress
-import re
 import stat
 import tomllib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from iem_dcr.config import AUTO, OFF, SETTINGS, Setting, Settings, shown, type_or_range
 from iem_dcr.errors import ConfigError, printable
@@ -27,10 +26,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-LARGEST_BYTES = 16 * 1024 * 1024
+MAX_BYTES: Final = 16 * 1024 * 1024
 """Largest file that is read; a thousand meters with every setting and comment are 4 MiB."""
 
-MODULE_ID = "module_id"
+MODULE_ID: Final = "module_id"
 MQTT: tuple[Setting, ...] = (
     Setting("host", "localhost", "Address or host name of the broker"),
     Setting("port", PORT, f"TCP port of the broker; without it {PORT}, or {PORT_TLS} with TLS", 1, 65535),
@@ -51,15 +50,12 @@ MQTT: tuple[Setting, ...] = (
 )
 """The keys of ``[mqtt]``. Paths are relative to the folder of the configuration file; an empty text counts as none."""
 
-_TABLES = {"mqtt": "[mqtt]", "web": "[web]", "meter": "[[meter]]"}
-_ADDRESS = ("ip_address", "port_http")
-_ANY_TABLE = "[mqtt], [web] or [[meter]]"
-_FILES = ("password_file", "ca_file", "cert_file", "key_file")
-_SECRETS = ("password", "token")
-_SECRET_FILES = ("password_file", "key_file", "token_file")
-_TLS_FILES = ("ca_file", "cert_file", "key_file")
-_SYNTAX = re.compile(r"(?P<what>.*) \(at (?P<where>line \d+, column \d+|end of document)\)", re.DOTALL)
-_PROBLEM = re.compile(r"(?P<key>\w+)(?: is (?P<value>.*): expected |:? )(?P<what>.*)", re.DOTALL)
+_TABLES: Final = {"mqtt": "[mqtt]", "web": "[web]", "meter": "[[meter]]"}
+_ANY_TABLE: Final = "[mqtt], [web] or [[meter]]"
+_METER_KEYS: Final = (MODULE_ID, *(setting.key for setting in SETTINGS))
+_TLS_FILES: Final = ("ca_file", "cert_file", "key_file")
+_SECRETS: Final = ("password", "token")
+_SECRET_FILES: Final = ("password_file", "key_file", "token_file")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +63,7 @@ class MeterConfig:
     """One ``[[meter]]``.
 
     Attributes:
-        module_id: of EVerest's module `powermeter_API` that it is behind; None where that is to be found out.
+        module_id: of the module `powermeter_API` in EVerest that it is behind; None where it is to be found.
         settings: of the meter.
     """
 
@@ -88,8 +84,8 @@ class ServiceConfig:
     Attributes:
         mqtt: how the broker is reached.
         meters: at least one; exactly one where a module_id is None.
-        web: how the bring-up page is served, or None where it is not.
-        warnings: a line for everything that is allowed and still not good.
+        web: how the page is served, or None where it is not.
+        warnings: a line for everything that is allowed but risky.
     """
 
     mqtt: MqttSettings
@@ -104,7 +100,10 @@ class ServiceConfig:
         Raises:
             ConfigError: with a line for every mistake.
         """
-        return _Reading(path, _read_toml(path)).config()
+        file = _File(path)
+        mqtt, web, meters = file.mqtt(), file.web(), file.meters()
+        file.refuse_mistakes()
+        return cls(mqtt, meters, web, tuple(file.warnings))
 
     @classmethod
     def load_meters(cls, path: Path) -> tuple[MeterConfig, ...]:
@@ -113,243 +112,198 @@ class ServiceConfig:
         Raises:
             ConfigError: with a line for every mistake in them.
         """
-        return _Reading(path, _read_toml(path)).meters()
+        file = _File(path)
+        meters = file.meters()
+        file.refuse_mistakes()
+        return meters
 
 
-class _Reading:
-    """One file being checked; collects what is wrong with it."""
+class _File:
+    """A file that is being read. Its methods return what a table says, and collect what is wrong in it."""
 
-    def __init__(self, path: Path, document: dict[str, Any]) -> None:
+    def __init__(self, path: Path) -> None:
         self._path = path
-        self._document = document
-        self._problems: list[str] = []
-        self._warnings: list[str] = []
-
-    def config(self) -> ServiceConfig:
-        self._check_tables()
-        mqtt = self._mqtt()
-        web = self._web()
-        meters = self._meters()
-        if self._problems:
-            raise ConfigError(self._problems)
-        return ServiceConfig(cast("MqttSettings", mqtt), tuple(meters), web, tuple(self._warnings))
-
-    def meters(self) -> tuple[MeterConfig, ...]:
-        self._check_tables()
-        meters = self._meters()
-        if self._problems:
-            raise ConfigError(self._problems)
-        return tuple(meters)
-
-    def _problem(self, where: str, what: str) -> None:
-        problem = f"{printable(self._path, limit=300)}: {where}: {what}"
-        if problem not in self._problems:
-            self._problems.append(problem)
-
-    def _warning(self, where: str, what: str) -> None:
-        self._warnings.append(f"{printable(self._path, limit=300)}: {where}: {what}")
-
-    def _check_tables(self) -> None:
+        self._document = _read_toml(path)
+        self._mistakes: list[str] = []
+        self.warnings: list[str] = []
         for name, value in self._document.items():
             if name in _TABLES:
                 continue
             if isinstance(value, dict | list):
-                close = _nearest(name, _TABLES, _TABLES.__getitem__)
-                self._problem(f"[{_name(name)}]", f"no such table: {close or f'expected {_ANY_TABLE}'}")
+                nearest = _nearest(name, _TABLES)
+                hint = f"did you mean {_TABLES[nearest]}?" if nearest else f"expected {_ANY_TABLE}"
+                self._mistake(f"[{_name(name)}]: no such table: {hint}")
             else:
-                self._problem(_name(name), f"stands before any table: expected {_ANY_TABLE} above it")
+                self._mistake(f"{_name(name)}: stands before any table: expected {_ANY_TABLE} above it")
 
-    # --- [mqtt] ---
+    def refuse_mistakes(self) -> None:
+        """Raise a ConfigError if there are mistakes; what is found twice is one."""
+        if self._mistakes:
+            raise ConfigError(list(dict.fromkeys(self._mistakes)))
 
-    def _mqtt(self) -> MqttSettings | None:
-        given = self._given("mqtt", MQTT, _FILES)
-        if given is None:
-            return None
+    def mqtt(self) -> MqttSettings:
+        given = self._given("mqtt", MQTT)
         if any(key in given for key in _TLS_FILES):
             given.setdefault("tls", True)
-        self._check_files(given)
-        return self._tried("[mqtt]", lambda: MqttSettings(**given))  # type: ignore[arg-type]  # checked against MQTT
+        # The files are tried one by one as well, so that each is read whatever else is wrong.
+        password, ca, cert, key = (cast("str | None", given.get(name)) for name in ("password_file", *_TLS_FILES))
+        if password:
+            self._attempt("[mqtt]", lambda: MqttSettings(user="-", password_file=password).current_password())
+        if ca:
+            self._attempt("[mqtt]", lambda: MqttSettings(tls=True, ca_file=ca).tls_context())
+        if cert:
+            self._attempt("[mqtt]", lambda: MqttSettings(tls=True, cert_file=cert, key_file=key).tls_context())
+        settings = self._attempt("[mqtt]", lambda: MqttSettings(**given))  # type: ignore[arg-type]  # checked against MQTT
+        return settings or MqttSettings()
 
-    def _given(self, name: str, settings: tuple[Setting, ...], files: tuple[str, ...]) -> dict[str, Value] | None:
-        """Return what is given in a table and of the right type and range, or None where it is no table."""
-        where = f"[{name}]"
-        table = self._document.get(name, {})
-        if not isinstance(table, dict):
-            self._problem(where, f"expected one table, not {_kind(table)}")
+    def web(self) -> WebSettings | None:
+        """Return None without a table ``[web]``, and where its ``listen`` is empty."""
+        table = self._document.get("web")
+        if table is None:
             return None
+        given = self._given("web", WEB)
+        settings = self._attempt("[web]", lambda: WebSettings(**given))  # type: ignore[arg-type]  # checked against WEB
+        if settings is not None:
+            self._attempt("[web]", settings.read_token)
+        return None if isinstance(table, dict) and table.get("listen") == "" else settings
+
+    def meters(self) -> tuple[MeterConfig, ...]:
+        tables = self._document.get("meter", [])
+        if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+            self._mistake(f"[[meter]]: expected a table [[meter]] for each meter, not {_kind(tables)}")
+            return ()
+        if not tables:
+            self._mistake("[[meter]]: expected at least one")
+        meters = []
+        module_ids: dict[str, str] = {}
+        addresses: dict[tuple[str, int], str] = {}
+        for number, table in enumerate(tables, 1):
+            where = _meter_label(number, table)
+            self._check_module_id(where, table, module_ids, is_only=len(tables) == 1)
+            settings = self._settings(where, table)
+            self._check_address(where, table, addresses)
+            if settings is not None:
+                meters.append(MeterConfig(table.get(MODULE_ID), settings))
+        return tuple(meters)
+
+    def _given(self, name: str, settings: tuple[Setting, ...]) -> dict[str, Value]:
+        """Return the values of a table that are given and of the right type and range."""
+        where, table = f"[{name}]", self._document.get(name, {})
+        if not isinstance(table, dict):
+            self._mistake(f"{where}: expected one table, not {_kind(table)}")
+            return {}
         self._check_keys(where, table, [setting.key for setting in settings])
         given: dict[str, Value] = {}
         for setting in settings:
-            value = table.get(setting.key, "")
-            if setting.key == "protocol" and type(value) is int:
+            key, value = setting.key, table.get(setting.key, "")
+            if key == "protocol" and type(value) is int:
                 value = str(value)
             if value == "":
                 continue
-            expected = type_or_range(setting, value)
-            if expected:
-                got = "" if setting.key in _SECRETS else f", not {shown(value)}"
-                self._problem(f"{where} {setting.key}", f"{expected}{got}")
-            elif setting.key in files:
-                given[setting.key] = str(self._path.parent / str(value))
+            if expected := type_or_range(setting, value):
+                self._mistake(f"{where} {key}{'' if key in _SECRETS else f' is {shown(value)}'}: {expected}")
             else:
-                given[setting.key] = cast("Value", value)
-        self._check_modes(where, given)
+                given[key] = str(self._path.parent / str(value)) if key.endswith("_file") else cast("Value", value)
+        self._warn_of_readable_secrets(where, given)
         return given
 
-    def _check_files(self, given: Mapping[str, Value]) -> None:
-        """Read every file, whatever else is wrong."""
-        password, ca, cert, key = (cast("str | None", given.get(name)) for name in _FILES)
-        if password:
-            self._tried("[mqtt]", lambda: MqttSettings(user="-", password_file=password).current_password())
-        if ca:
-            self._tried("[mqtt]", lambda: MqttSettings(tls=True, ca_file=ca).tls_context())
-        if cert:
-            self._tried("[mqtt]", lambda: MqttSettings(tls=True, cert_file=cert, key_file=key).tls_context())
-
-    def _tried(self, where: str, make: Callable[[], T]) -> T | None:
-        """Return what is made of a table, or None and its problems."""
-        try:
-            return make()
-        except ConfigError as error:
-            for problem in error.problems:
-                self._mistake(where, problem)
-            return None
-
-    def _mistake(self, where: str, problem: str) -> None:
-        """Take up a problem of others: ``key is value: expected what``, or ``key`` and a sentence."""
-        match = _PROBLEM.fullmatch(problem)
-        if match is None:
-            self._problem(where, problem)
-        elif match["value"] is None:
-            self._problem(f"{where} {match['key']}", match["what"])
-        else:
-            self._problem(f"{where} {match['key']}", f"expected {match['what']}, not {match['value']}")
-
-    def _check_modes(self, where: str, given: Mapping[str, Value]) -> None:
+    def _warn_of_readable_secrets(self, where: str, given: Mapping[str, Value]) -> None:
         for key in _SECRETS:
             if key in given and _is_open_to_others(self._path):
                 advice = f"chmod o-r it, or put the {key} into a {key}_file"
-                self._warning(f"{where} {key}", f"this file can be read by everybody: {advice}")
+                self._warn(f"{where} {key}: this file can be read by everybody: {advice}")
         for key in _SECRET_FILES:
             if key in given and _is_open_to_others(Path(str(given[key]))):
-                self._warning(f"{where} {key}", f"{printable(given[key])} can be read by everybody: chmod o-r it")
-
-    # --- [web] ---
-
-    def _web(self) -> WebSettings | None:
-        """Return how the page is served, or None without a table ``[web]``, or where its ``listen`` is empty."""
-        table = self._document.get("web")
-        given = None if table is None else self._given("web", WEB, ("token_file",))
-        if given is None:
-            return None
-        web = self._tried("[web]", lambda: WebSettings(**given))  # type: ignore[arg-type]  # checked against WEB
-        if web is not None:
-            self._tried("[web]", web.read_token)
-        return None if isinstance(table, dict) and table.get("listen") == "" else web
-
-    # --- [[meter]] ---
-
-    def _meters(self) -> list[MeterConfig]:
-        tables = self._document.get("meter", [])
-        if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-            self._problem("[[meter]]", f"expected a table [[meter]] for each meter, not {_kind(tables)}")
-            return []
-        if not tables:
-            self._problem("[[meter]]", "expected at least one")
-        labels = [_label(number, table) for number, table in enumerate(tables, 1)]
-        self._check_module_ids(tables, labels)
-        meters = []
-        for table, label in zip(tables, labels, strict=True):
-            settings = self._settings(label, table)
-            if settings is not None:
-                meters.append(MeterConfig(table.get(MODULE_ID), settings))
-        self._check_addresses(tables, labels)
-        return meters
-
-    def _check_module_ids(self, tables: list[dict[str, object]], labels: list[str]) -> None:
-        first: dict[str, str] = {}
-        for table, label in zip(tables, labels, strict=True):
-            module_id = table.get(MODULE_ID)
-            where = f"{label} {MODULE_ID}"
-            if MODULE_ID not in table:
-                if len(tables) > 1:
-                    self._problem(where, "expected one for every meter where there is more than one")
-            elif not isinstance(module_id, str) or not is_module_id(module_id):
-                expected = "expected the id of EVerest's module powermeter_API: a text, not empty, without / + #"
-                self._problem(where, f"{expected}, not {shown(module_id)}")
-            elif module_id in first:
-                self._problem(where, f"is that of {first[module_id]} already: expected another")
-            else:
-                first[module_id] = label
+                self._warn(f"{where} {key}: {printable(given[key])} can be read by everybody: chmod o-r it")
 
     def _settings(self, where: str, table: Mapping[str, object]) -> Settings | None:
-        known = {setting.key: setting for setting in SETTINGS}
-        self._check_keys(where, table, [MODULE_ID, *known])
-        try:
-            settings = Settings.of({key: value for key, value in table.items() if key in known})
-        except ConfigError as error:
-            for problem in error.problems:
-                self._mistake(where, problem)
-            return None
-        if settings.journal_path in (AUTO, *OFF):
+        self._check_keys(where, table, _METER_KEYS)
+        known = {key: table[key] for key in _METER_KEYS if key in table and key != MODULE_ID}
+        settings = self._attempt(where, lambda: Settings.of(known))
+        if settings is None or settings.journal_path in (AUTO, *OFF):
             return settings
         return replace(settings, journal_path=str(self._path.parent / settings.journal_path))
-
-    def _check_addresses(self, tables: Iterable[Mapping[str, object]], labels: Iterable[str]) -> None:
-        """Find meters that are there twice, whatever else is wrong with them."""
-        first: dict[tuple[str, int], str] = {}
-        for table, label in zip(tables, labels, strict=True):
-            try:
-                meter = MeterConfig(None, Settings.of({key: table[key] for key in _ADDRESS if key in table}))
-            except ConfigError:
-                continue
-            address = same_host(meter.settings.ip_address), meter.settings.port_http
-            if address in first:
-                what = (
-                    f"{meter.address} is the meter of {first[address]} already: expected another or another port_http"
-                )
-                self._problem(f"{label} ip_address", what)
-            first.setdefault(address, label)
 
     def _check_keys(self, where: str, table: Mapping[str, object], known: Iterable[str]) -> None:
         for key in table:
             if key not in known:
-                close = _nearest(key, known, str)
-                self._problem(
-                    f"{where} {_name(key)}", f"no such key: {close or 'expected one of ' + ', '.join(sorted(known))}"
-                )
+                nearest = _nearest(key, known)
+                hint = f"did you mean {nearest}?" if nearest else f"expected one of {', '.join(sorted(known))}"
+                self._mistake(f"{where} {_name(key)}: no such key: {hint}")
+
+    def _check_module_id(
+        self, where: str, table: Mapping[str, object], labels: dict[str, str], *, is_only: bool
+    ) -> None:
+        module_id = table.get(MODULE_ID)
+        if MODULE_ID not in table:
+            if not is_only:
+                self._mistake(f"{where} {MODULE_ID}: expected one for every meter where there is more than one")
+        elif not isinstance(module_id, str) or not is_module_id(module_id):
+            expected = "expected the id of EVerest's module powermeter_API: a text, not empty, without / + #"
+            self._mistake(f"{where} {MODULE_ID} is {shown(module_id)}: {expected}")
+        elif labels.setdefault(module_id, where) != where:
+            self._mistake(f"{where} {MODULE_ID}: is that of {labels[module_id]} already: expected another")
+
+    def _check_address(self, where: str, table: Mapping[str, object], labels: dict[tuple[str, int], str]) -> None:
+        """Find a meter that is there twice, whatever else is wrong with it."""
+        given = {key: table[key] for key in ("ip_address", "port_http") if key in table}
+        try:
+            meter = MeterConfig(None, Settings.of(given))
+        except ConfigError:
+            return
+        first = labels.setdefault((same_host(meter.settings.ip_address), meter.settings.port_http), where)
+        if first != where:
+            what = f"{meter.address} is the meter of {first} already: expected another or another port_http"
+            self._mistake(f"{where} ip_address: {what}")
+
+    def _attempt(self, where: str, make: Callable[[], T]) -> T | None:
+        """Return what is made, or None and collect its mistakes."""
+        try:
+            return make()
+        except ConfigError as error:
+            for problem in error.problems:
+                self._mistake(f"{where} {problem}")
+            return None
+
+    def _mistake(self, text: str) -> None:
+        self._mistakes.append(f"{printable(self._path, limit=300)}: {text}")
+
+    def _warn(self, text: str) -> None:
+        self.warnings.append(f"{printable(self._path, limit=300)}: {text}")
+
+
+def same_host(host: str) -> str:
+    """Return an address or a host name in the one way of writing that makes equal ones equal."""
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        return host.rstrip(".").lower()
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
-    def refused(what: str) -> ConfigError:
+    def refusal(what: str) -> ConfigError:
         return ConfigError([f"{printable(path, limit=300)}: {what}"])
 
     try:
         with path.open("rb") as file:
-            content = file.read(LARGEST_BYTES + 1)
+            content = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
-        raise refused(f"cannot be read: {_why(error)}") from error
-    if len(content) > LARGEST_BYTES:
-        raise refused(f"is larger than {LARGEST_BYTES // 1024 // 1024} MiB")
+        why = error.strerror if isinstance(error, OSError) else None
+        raise refusal(f"cannot be read: {printable(why or error)}") from error
+    if len(content) > MAX_BYTES:
+        raise refusal(f"is larger than {MAX_BYTES // 1024 // 1024} MiB")
     try:
         return tomllib.loads(content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise refused(f"line {line}: not UTF-8, in which TOML is written") from error
+        raise refusal(f"line {line}: not UTF-8, in which TOML is written") from error
     except tomllib.TOMLDecodeError as error:
-        raise refused(_syntax(error)) from error
+        raise refusal(f"not TOML: {printable(error)}") from error
     except (ValueError, RecursionError) as error:
-        raise refused("not TOML that can be read: a number without end, or tables nested too deep") from error
+        raise refusal("not TOML that can be read: a number without end, or tables nested too deep") from error
 
 
-def _syntax(error: tomllib.TOMLDecodeError) -> str:
-    match = _SYNTAX.fullmatch(str(error))
-    if match is None:
-        return f"not TOML: {printable(error)}"
-    return f"{match['where']}: not TOML: {printable(match['what'])}"
-
-
-def _label(number: int, table: Mapping[str, object]) -> str:
+def _meter_label(number: int, table: Mapping[str, object]) -> str:
     module_id = table.get(MODULE_ID)
     return f"[[meter]] {number}" + (f' ({MODULE_ID} "{_name(module_id)}")' if isinstance(module_id, str) else "")
 
@@ -364,19 +318,11 @@ def _kind(value: object) -> str:
     return "a table" if isinstance(value, dict) else shown(value)
 
 
-def _nearest(word: str, known: Iterable[str], written: Callable[[str], str]) -> str:
-    """Return a question for the known word that was probably meant, or ""."""
+def _nearest(word: str, known: Iterable[str]) -> str:
+    """Return the known word that was probably meant, or ""."""
     by_lower = {candidate.lower(): candidate for candidate in known}
     close = difflib.get_close_matches(word[:60].lower(), by_lower, n=1)
-    return f"did you mean {written(by_lower[close[0]])}?" if close else ""
-
-
-def same_host(host: str) -> str:
-    """Write an address or a host's name in the one way that makes equal ones equal."""
-    try:
-        return str(ipaddress.ip_address(host))
-    except ValueError:
-        return host.rstrip(".").lower()
+    return by_lower[close[0]] if close else ""
 
 
 def _is_open_to_others(path: Path) -> bool:
@@ -384,7 +330,3 @@ def _is_open_to_others(path: Path) -> bool:
         return bool(path.stat().st_mode & stat.S_IROTH)
     except (OSError, ValueError):
         return False
-
-
-def _why(error: Exception) -> str:
-    return printable((error.strerror if isinstance(error, OSError) else None) or error)

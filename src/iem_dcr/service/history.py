@@ -1,7 +1,7 @@
 """One meter's live values of the last 24 hours, for charts: coarser with age, and bounded.
 
-A slot of two seconds holds the last value read in it, for 30 minutes. A slot of two minutes holds the mean of what was
-read in it (of the register, the last value), for 24 hours. A slot takes 20 bytes: 32 kB a meter.
+A slot holds the mean of the values read in it; of the register, the last value. There are slots of two seconds for 30
+minutes and slots of two minutes for 24 hours. A slot takes 20 bytes, a meter 32 kB.
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ from array import array
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from iem_dcr.diagnostics.status import number
-
 if TYPE_CHECKING:
     from iem_dcr.device.messages import MeterValue
 
@@ -20,14 +18,13 @@ STEP_S: Final = 2.0
 SPAN_S: Final = 1800.0
 COARSE_STEP_S: Final = 120.0
 COARSE_SPAN_S: Final = 86_400.0
-_NOTHING: Final = float("nan")
-_DIGITS: Final = (2, 2, 0, 1)
+_DECIMALS: Final = (2, 2, 0, 1)
 """Decimals of each column that a chart can show."""
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """Values of equal distance, oldest first; None where none was read.
+    """Values at equal distances, oldest first; None where none was read.
 
     Attributes:
         first_s: when the first slot begins, on the clock of `History.add`.
@@ -47,7 +44,7 @@ class Series:
 
 
 class History:
-    """Remembers one meter's values. All moments are of one monotonic clock, in seconds."""
+    """Remembers one meter's values. All times are seconds of one monotonic clock."""
 
     def __init__(self) -> None:
         self.clear()
@@ -56,16 +53,15 @@ class History:
         """Forget everything."""
         self._fine = _Ring(STEP_S, SPAN_S)
         self._coarse = _Ring(COARSE_STEP_S, COARSE_SPAN_S)
-        self._mean = _Mean()
 
     def add(self, at_s: float, value: MeterValue) -> None:
         """Remember a value that was read at a moment."""
-        row = (number(value.U2), number(value.I), number(value.P), float(value.import_wh))
-        self._fine.put(at_s, row)
-        self._coarse.put(at_s, (*self._mean.add(at_s, row[:3]), row[3]))
+        means = [math.nan if number is None else float(number) for number in (value.U2, value.I, value.P)]
+        for ring in (self._fine, self._coarse):
+            ring.put(at_s, means, float(value.import_wh))
 
     def series(self, now_s: float, span_s: float = SPAN_S) -> Series:
-        """Return what was remembered in the last ``span_s`` seconds: in fine slots if those reach so far back."""
+        """Return the last ``span_s`` seconds: in fine slots if those reach so far back."""
         return (self._fine if span_s <= SPAN_S else self._coarse).series(now_s, span_s)
 
 
@@ -77,17 +73,26 @@ class _Ring:
         self._slots = round(span_s / step_s)
         self._first = 0
         self._last: int | None = None
+        self._counts = [0] * 3
         self._columns: tuple[array[float], ...] = ()
 
-    def put(self, at_s: float, row: tuple[float, ...]) -> None:
+    def put(self, at_s: float, numbers: list[float], import_wh: float) -> None:
         slot = math.floor(at_s / self._step_s)
         if self._last is None:
-            self._columns = tuple(array(kind, [_NOTHING]) * self._slots for kind in "fffd")
-            self._first = self._last = slot
-        for missed in range(max(self._last + 1, slot - self._slots + 1), slot):
-            self._write(missed, (_NOTHING,) * 4)
+            self._columns = tuple(array(kind, [math.nan]) * self._slots for kind in "fffd")
+            self._first, self._last = slot, slot - 1
+        for new in range(max(self._last, slot - self._slots) + 1, slot + 1):
+            self._counts = [0] * 3
+            for column in self._columns:
+                column[new % self._slots] = math.nan
         self._last = max(slot, self._last)
-        self._write(slot, row)
+        place = slot % self._slots
+        for index, number in enumerate(numbers):
+            if not math.isnan(number):
+                self._counts[index] += 1
+                column, count = self._columns[index], self._counts[index]
+                column[place] = number if count == 1 else column[place] + (number - column[place]) / count
+        self._columns[-1][place] = import_wh
 
     def series(self, now_s: float, span_s: float) -> Series:
         now = math.floor(now_s / self._step_s)
@@ -96,34 +101,11 @@ class _Ring:
         oldest = max(now - round(span_s / self._step_s), self._last - self._slots) + 1
         slots = range(max(self._first, oldest), self._last + 1)
         columns = (
-            tuple(_rounded(column[slot % self._slots], digits) for slot in slots)
-            for column, digits in zip(self._columns, _DIGITS, strict=True)
+            tuple(_rounded(column[slot % self._slots], decimals) for slot in slots)
+            for column, decimals in zip(self._columns, _DECIMALS, strict=True)
         )
         return Series(slots.start * self._step_s, self._step_s, *columns)
 
-    def _write(self, slot: int, row: tuple[float, ...]) -> None:
-        for column, value in zip(self._columns, row, strict=True):
-            column[slot % self._slots] = value
 
-
-class _Mean:
-    """The mean of the coarse slot that is being filled."""
-
-    def __init__(self) -> None:
-        self._slot = -1
-        self._sums = [0.0] * 3
-        self._counts = [0] * 3
-
-    def add(self, at_s: float, row: tuple[float, ...]) -> list[float]:
-        slot = math.floor(at_s / COARSE_STEP_S)
-        if slot != self._slot:
-            self._slot, self._sums, self._counts = slot, [0.0] * 3, [0] * 3
-        for place, value in enumerate(row):
-            if not math.isnan(value):
-                self._sums[place] += value
-                self._counts[place] += 1
-        return [total / count if count else _NOTHING for total, count in zip(self._sums, self._counts, strict=True)]
-
-
-def _rounded(value: float, digits: int) -> float | None:
-    return None if math.isnan(value) else round(value, digits)
+def _rounded(value: float, decimals: int) -> float | None:
+    return None if math.isnan(value) else round(value, decimals)

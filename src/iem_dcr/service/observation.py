@@ -1,6 +1,6 @@
-"""What the bring-up page and the metrics know of a meter: what its driver reads anyway, looked on while it is driven.
+"""What the page and the metrics know of a meter: what its driver reads anyway.
 
-Nothing here asks a meter anything. Without a page nothing of this is made, and nothing is kept.
+Nothing here sends a request to a meter. Without a page there are no such objects.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, Protocol
 
-from iem_dcr.diagnostics.status import StatusTracker, Trouble
+from iem_dcr.diagnostics.status import StatusTracker, Trouble, is_new_transaction
 from iem_dcr.driver.meter_state import WRONG_SERIAL
 from iem_dcr.driver.timing import now_s
 from iem_dcr.powermeter import TransactionRequestStatus
-from iem_dcr.service.counts import Counts
+from iem_dcr.service.counters import Counters
 from iem_dcr.service.history import History
 
 if TYPE_CHECKING:
@@ -28,73 +28,58 @@ if TYPE_CHECKING:
     from iem_dcr.diagnostics.status import Status
     from iem_dcr.driver import KeptReceipt, MeterDriver
     from iem_dcr.errors import MeterError
-    from iem_dcr.powermeter import (
-        StationError,
-        TransactionReq,
-        TransactionStartResponse,
-        TransactionStopResponse,
-    )
+    from iem_dcr.powermeter import StationError, TransactionReq, TransactionStartResponse, TransactionStopResponse
 
-ERRORS: Final = 50
-RECEIPTS: Final = 20
-"""So many of the latest are remembered of a meter."""
+MAX_ERRORS: Final = 50
+MAX_RECEIPTS: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
-class SeenError:
-    """An error that was raised at the station.
+class ObservedError:
+    """An error that was raised at the station; its times are the host's, ``cleared`` is None while it is active."""
 
-    Attributes:
-        number: counts those of the meter.
-        error: what it is.
-        raised: host's time.
-        cleared: host's time, or None while it stands.
-    """
-
-    number: int
     error: StationError
     raised: datetime
     cleared: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class SeenReceipt:
-    """A receipt that passed: its number in this process, the host's time at which it came first, and what it is."""
+class ObservedReceipt:
+    """A receipt: its number in this process, the host's time at which it came first, and what is known of it."""
 
     number: int
     came: datetime
     kept: KeptReceipt
 
 
-class KeptInFile(Protocol):
-    """A journal: ``path`` is its file, or None before it is open."""
+class JournalFile(Protocol):
+    """A journal, of which only the file matters here."""
 
     @property
     def path(self) -> Path | None:
-        """The file."""
+        """The file; None before it is open."""
 
 
 class ObservedMeter:
-    """Looks on while one meter is driven: its driver's observer, and a keeper of its latest receipts.
+    """One meter as its driver sees it: the driver's `Observer` and a `ReceiptSink`.
 
     Args:
         settings: of the meter.
-        module_id: of EVerest's module it is behind; None where that is to be found out.
+        module_id: of EVerest's module; None where it is still to be found.
         address: of the meter, ``host:port``.
         wall: the host's clock, aware.
 
     Attributes:
         settings: as given.
-        module_id: as given, or as it was found out.
+        module_id: as given, or as found.
         address: as given.
-        history: its values of the last half hour.
-        counts: what is counted of it.
-        errors: raised at the station, the latest last.
-        receipts: the latest last.
-        received: how many have come.
-        now: tells the host's time.
-        receipts_version: changes whenever one comes or more is known of one.
-        is_duplicate: its serial answers at another address of the file, too.
+        now: the host's clock.
+        history: its live values of the last 24 hours.
+        counters: what is counted of it.
+        errors: the latest errors raised at the station, newest last.
+        receipts: the latest receipts, newest last.
+        receipts_version: changes whenever a receipt comes or more is known of one.
+        is_duplicate: another address of the configuration answers with the same serial number.
     """
 
     def __init__(
@@ -107,33 +92,40 @@ class ObservedMeter:
         self.settings = settings
         self.module_id = module_id
         self.address = address
-        self.history = History()
-        self.counts = Counts()
-        self.errors: deque[SeenError] = deque(maxlen=ERRORS)
-        self.receipts: deque[SeenReceipt] = deque(maxlen=RECEIPTS)
         self.now = wall
-        self._driver: MeterDriver | None = None
-        self._journal: KeptInFile | None = None
-        self._tracker = StatusTracker()
-        self._raised = 0
-        self.received = 0
+        self.history = History()
+        self.counters = Counters()
+        self.errors: deque[ObservedError] = deque(maxlen=MAX_ERRORS)
+        self.receipts: deque[ObservedReceipt] = deque(maxlen=MAX_RECEIPTS)
         self.receipts_version = 0
         self.is_duplicate = False
-        self._next: asyncio.Event | None = None
+        self._received = 0
+        self._driver: MeterDriver | None = None
+        self._journal: JournalFile | None = None
+        self._tracker = StatusTracker()
+        self._news = asyncio.Event()
+
+    def attach(
+        self, driver: MeterDriver | None, module_id: str | None = None, journal: JournalFile | None = None
+    ) -> None:
+        """Set the driver, the module_id once it is known, and the journal of the receipts."""
+        self._driver = driver
+        self._journal = journal
+        self.module_id = module_id or self.module_id
 
     @property
     def name(self) -> str:
-        """What it is called: its module_id, or its address while that is not known."""
+        """The module_id, or the address while that is not known."""
         return self.module_id or self.address
 
     @property
     def serial(self) -> str:
-        """Serial number at the last live value, or "" before the first."""
+        """Serial number of the last live value, or "" before the first."""
         return "" if self._tracker.value is None else self._tracker.value.MS
 
     @property
     def public_key(self) -> str:
-        """Hex of its DER key, or "" before it is known."""
+        """Hex of the meter's DER key, or "" before it is known."""
         return "" if self._driver is None else self._driver.public_key
 
     @property
@@ -148,7 +140,7 @@ class ObservedMeter:
 
     @property
     def journal_path(self) -> Path | None:
-        """The file of its journal; None while none is open."""
+        """The file of the journal; None while none is open."""
         return None if self._journal is None else self._journal.path
 
     @property
@@ -156,101 +148,86 @@ class ObservedMeter:
         """The station's request for the transaction whose receipt is still to come, or None."""
         return None if self._driver is None else self._driver.request
 
-    def attach(
-        self, driver: MeterDriver | None, module_id: str | None = None, journal: KeptInFile | None = None
-    ) -> None:
-        """Take note of who drives it, behind which module, and of the journal of its receipts."""
-        self._driver = driver
-        self._journal = journal
-        self.module_id = module_id or self.module_id
-
     def status(self) -> Status:
-        """Return what there is to see now, but for the values of the last half hour; to be called on the loop."""
-        status = self._tracker.status(self.address)
-        return replace(
-            status,
-            read_at=None if status.read_at is None else status.read_at.astimezone(),
-            gateway=None if self._driver is None else self._driver.gateway,
-        )
+        """Return the status of the meter now; to be called on the loop."""
+        gateway = None if self._driver is None else self._driver.gateway
+        return replace(self._tracker.status(self.address), gateway=gateway)
 
     def troubles(self) -> Iterator[Trouble]:
-        """Yield the errors that stand at the station, of those that are not seen in the meter's values."""
+        """Yield the active errors that the live values do not show."""
         for seen in self.errors:
             if seen.cleared is None and seen.error.sub_type == WRONG_SERIAL:
                 yield Trouble(seen.error.message)
 
     async def changed(self, within_s: float) -> None:
         """Wait until something is new, for so long at most."""
-        if self._next is None:
-            self._next = asyncio.Event()
-        event = self._next
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within_s):
-                await event.wait()
+                await self._news.wait()
+
+    def _notify(self) -> None:
+        self._news.set()
+        self._news = asyncio.Event()
 
     # --- the driver's observer ---
 
     def value_read(self, value: MeterValue, read_at: datetime) -> None:
-        """Take up a live value."""
-        change = self._tracker.on_value(value, read_at)
+        """Take a live value."""
+        change = self._tracker.on_value(value, read_at.astimezone())
         if change.is_another_meter:
             self.history.clear()
-        self.counts.value(change.before, value)
+        if change.before is not None:
+            is_new = is_new_transaction(change.before, value)
+            self.counters.on_value(change.before, value, is_new_transaction=is_new)
         self.history.add(self._tracker.read_s, value)
-        self._tell()
+        self._notify()
 
     def reading_failed(self, problem: str) -> None:
-        """Take note that there was no value, and since when that is so."""
+        """Take why there was no live value."""
         self._tracker.on_failure(problem, self.now(), now_s())
-        self._tell()
+        self._notify()
 
     def error_raised(self, error: StationError) -> None:
         """Remember an error."""
-        self.counts.fault_raised(error)
-        self._raised += 1
-        self.errors.append(SeenError(self._raised, error, self.now()))
-        self._tell()
+        self.counters.on_fault_raised(error)
+        self.errors.append(ObservedError(error, self.now()))
+        self._notify()
 
     def error_cleared(self, error: StationError) -> None:
-        """Remember that it is over."""
-        self.counts.fault_cleared(error)
+        """Remember that an error is over."""
+        self.counters.on_fault_cleared(error)
         for index, seen in enumerate(self.errors):
             if seen.cleared is None and (seen.error.type, seen.error.sub_type) == (error.type, error.sub_type):
                 self.errors[index] = replace(seen, cleared=self.now())
-        self._tell()
+        self._notify()
 
     def request_made(self, method: str, node: str, duration_s: float, error: MeterError | None) -> None:
         """Count a request to the meter."""
-        self.counts.request(method, node, duration_s, error)
+        self.counters.on_request(method, node, duration_s, error)
 
     def start_answered(self, response: TransactionStartResponse) -> None:
         """Count a start."""
-        self.counts.command("start", is_ok=response.status is TransactionRequestStatus.OK)
+        self.counters.on_command("start", is_ok=response.status is TransactionRequestStatus.OK)
 
     def stop_answered(self, response: TransactionStopResponse) -> None:
         """Count a stop."""
-        self.counts.command("stop", is_ok=response.status is TransactionRequestStatus.OK)
+        self.counters.on_command("stop", is_ok=response.status is TransactionRequestStatus.OK)
 
-    # --- a keeper of receipts ---
+    # --- a sink of receipts ---
 
     async def keep(self, kept: KeptReceipt) -> None:
-        """Remember a receipt; one that comes again is the same, with what is known of it by then."""
-        is_new = not kept.found
+        """Remember a receipt. One that comes again keeps its number, and is counted when it is first delivered."""
+        is_delivered = not kept.found
         for index, seen in enumerate(self.receipts):
             if seen.kept.receipt.text == kept.receipt.text:
-                is_new = is_new and seen.kept.found
-                known = kept if kept.transaction_id or not kept.found else seen.kept
-                self.receipts[index] = replace(seen, kept=known)
+                is_delivered = is_delivered and seen.kept.found
+                if kept.transaction_id or not kept.found:
+                    self.receipts[index] = replace(seen, kept=kept)
                 break
         else:
-            self.received += 1
-            self.receipts.append(SeenReceipt(self.received, self.now(), kept))
-        if is_new:
-            self.counts.receipt(kept.outcome, accepted=kept.accepted)
+            self._received += 1
+            self.receipts.append(ObservedReceipt(self._received, self.now(), kept))
+        if is_delivered:
+            self.counters.on_receipt(kept.outcome, accepted=kept.accepted)
         self.receipts_version += 1
-        self._tell()
-
-    def _tell(self) -> None:
-        if self._next is not None:
-            self._next.set()
-            self._next = None
+        self._notify()

@@ -1,4 +1,7 @@
-"""The service: the broker's connection and every meter, each a task of its own that is started again when it fails."""
+"""The service: the connection to the broker and every meter, each a task of its own that is restarted when it fails.
+
+No task depends on another meter's, and neither a dead meter nor a lost broker ends the process.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ import asyncio
 import contextlib
 import hashlib
 import logging
-from itertools import zip_longest
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from iem_dcr.driver.rate_limited_log import RateLimitedLog
@@ -19,12 +21,12 @@ from iem_dcr.everest_api.meter_api import MeterApi
 from iem_dcr.everest_api.mqtt import MqttConnection
 from iem_dcr.journaling import Journals
 from iem_dcr.service.duplicate_serials import DuplicateSerials
+from iem_dcr.service.health import Health
 from iem_dcr.service.observation import ObservedMeter
-from iem_dcr.service.standing import Standing
 from iem_dcr.service.systemd import Notifier
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from iem_dcr.device.messages import MeterValue
     from iem_dcr.journaling import LateJournal
@@ -34,27 +36,24 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-FIRST_PAUSE_S = 1.0
-LONGEST_PAUSE_S = 30.0
+MIN_PAUSE_S = 1.0
+MAX_PAUSE_S = 30.0
 HEALTHY_AFTER_S = 60.0
-"""A task that lived so long before it failed is started again after the first pause."""
-METERS_BEGIN_EVERY_S = 0.005
-"""What it takes to set up a meter that answers: a thousand that began at once would all be late, and time out."""
-STATUS_EVERY_S = 1.0
-SERIALS_EVERY_S = 2.0
-NAMED_ADDRESSES = 4
-"""So many addresses of one serial are named in a line of the log."""
-METERS_END_WITHIN_S = 2.5
+"""A task that ran for so long before it failed is restarted after the shortest pause."""
+BEGIN_PERIOD_S = 0.005
+"""CPU time to set up a meter that answers. Of a thousand that begin at once, all would be late and time out."""
+STATUS_PERIOD_S = 1.0
+SERIALS_PERIOD_S = 2.0
+METERS_TIMEOUT_S = 2.5
 """How long the meters' tasks may take to answer what waits and to have the answers delivered."""
-LEAVES_BROKER_WITHIN_S = 0.5
-ENDS_WITHIN_S = 1.0
-JOURNALS_CLOSE_WITHIN_S = 1.0
+DISCONNECT_TIMEOUT_S = 0.5
+END_TIMEOUT_S = 1.0
+JOURNAL_TIMEOUT_S = 1.0
 
-ASKED_FOR_S = 1.0
-"""How long one question to EVerest waits for its modules' answers."""
-CERTAIN_AFTER_S = 3.0
-"""EVerest's modules come up one by one: the only one has to be the only one a second time, so much later."""
-ASKED_AGAIN_AFTER_S = 10.0
+DISCOVERY_TIMEOUT_S = 1.0
+DISCOVERY_PERIOD_S = 3.0
+"""EVerest's modules start one by one: the only API has to be the only one again after this time."""
+AMBIGUOUS_PERIOD_S = 11.0
 
 
 class Connection(Bus, Protocol):
@@ -64,7 +63,7 @@ class Connection(Bus, Protocol):
         """Be connected until closed or cancelled."""
 
     async def close(self, within_s: float) -> None:
-        """Let what waits go out, for that long at most, and have `run` end."""
+        """Send what waits, for so long at most, and make `run` end."""
 
 
 class Service:
@@ -73,11 +72,11 @@ class Service:
     Args:
         config: the configuration.
         notifier: tells systemd.
-        broker: the connection; made from the configuration where there is none.
-        journals: opens the meters' journals; without it ``auto`` means none.
+        broker: the connection; made from the configuration if None.
+        journals: opens the meters' journals; if None, ``auto`` means no journal.
 
     Attributes:
-        page: the server of the bring-up page, or None without one.
+        page: the server of the page, or None without one.
     """
 
     def __init__(
@@ -90,110 +89,147 @@ class Service:
     ) -> None:
         journals = journals or Journals()
         self._broker = broker or MqttConnection(config.mqtt, identity=identity(config))
-        observed = [_observed(meter) for meter in config.meters] if config.web is not None else []
-        self._meters = [
-            _Meter(meter, self._broker, journals.of(meter.settings), number * METERS_BEGIN_EVERY_S, seen)
-            for number, (meter, seen) in enumerate(zip_longest(config.meters, observed))
-        ]
-        self.page = self._page(config.web, observed) if config.web is not None else None
+        self._meters: list[_Meter] = []
+        for number, meter in enumerate(config.meters):
+            journal = journals.of(meter.settings)
+            observed = ObservedMeter(meter.settings, meter.module_id, meter.address) if config.web else None
+            self._meters.append(_Meter(meter, self._broker, journal, observed, number * BEGIN_PERIOD_S))
+        self.page = self._page(config.web) if config.web else None
         self._notifier = notifier or Notifier({})
-        self._stop = asyncio.Event()
-        self._ready_told = False
-        self._status_told = ""
+        self._stopping = asyncio.Event()
 
     @property
     def status(self) -> str:
-        """How the service is, in a line."""
+        """The status of the service in one line."""
         broker = "broker connected" if self._broker.connected else "no connection to the broker"
-        if any(meter.api is None for meter in self._meters):
+        apis, count = self._apis(), len(self._meters)
+        if len(apis) < count:
             return f"no powermeter API found yet, {broker}"
-        answering = sum(meter.answers for meter in self._meters)
-        return f"{answering} of {_meters(len(self._meters))} {'answers' if answering == 1 else 'answer'}, {broker}"
+        answering = sum(api.reachable for api in apis)
+        meters = "1 meter" if count == 1 else f"{count} meters"
+        return f"{answering} of {meters} {'answers' if answering == 1 else 'answer'}, {broker}"
 
     @property
-    def standing(self) -> Standing:
-        """How the service is, for programs. No meter has a part in it: one that is dead makes nothing unready."""
-        takes_requests = all(meter.takes_requests for meter in self._meters)
-        return Standing(self._broker.connected, self._broker.connected and takes_requests and not self._stop.is_set())
+    def health(self) -> Health:
+        """The health of the service, for programs."""
+        apis = self._apis()
+        takes_requests = len(apis) == len(self._meters) and all(api.takes_requests for api in apis)
+        is_ready = self._broker.connected and takes_requests and not self._stopping.is_set()
+        return Health(self._broker.connected, is_ready)
 
     def stop(self) -> None:
-        """Have `run` end in good order; to be called on its loop."""
-        self._stop.set()
+        """Make `run` end in good order; to be called on its loop."""
+        self._stopping.set()
 
     async def run(self) -> None:
-        """Serve until stopped: then answer what waits, and leave the broker. What runs in the meters goes on."""
-        # The meters come first: they have subscribed when the broker hands over what it held for this client.
-        meters = [asyncio.create_task(_supervise("the meter's task", meter.run)) for meter in self._meters]
-        broker = asyncio.create_task(_supervise("the broker's task", self._be_connected))
-        others = [asyncio.create_task(_supervise("telling systemd", work)) for work in (self._tell, self._prove_life)]
-        others.append(asyncio.create_task(_supervise("comparing serials", self._compare_serials)))
+        """Serve until stopped, then answer what waits and leave the broker. Transactions in the meters go on."""
+        # The meters come first: they have subscribed when the broker delivers what it held for this client.
+        meters = [self._start("the meter's task", meter.run) for meter in self._meters]
+        others = [
+            self._start("the broker's task", self._broker.run),
+            self._start("telling systemd", self._report_status),
+            self._start("comparing serials", self._compare_serials),
+        ]
+        if self._notifier.watchdog_period_s is not None:
+            others.append(self._start("the watchdog", self._feed_watchdog))
         if self.page is not None:
-            others.append(asyncio.create_task(_supervise("the bring-up page", self.page.run)))
+            others.append(self._start("the bring-up page", self.page.run))
         try:
-            await self._stop.wait()
+            await self._stopping.wait()
         finally:
-            self._stop.set()
+            self._stopping.set()
             self._notifier.stopping()
             _log.info("ending")
-            await _end(meters, METERS_END_WITHIN_S)
+            await _end(meters, METERS_TIMEOUT_S)
             closing = [asyncio.create_task(meter.close()) for meter in self._meters]
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(ENDS_WITHIN_S):
-                    await self._broker.close(LEAVES_BROKER_WITHIN_S)
-            await _end([broker, *others], ENDS_WITHIN_S)
-            await asyncio.wait(closing, timeout=JOURNALS_CLOSE_WITHIN_S)
+                async with asyncio.timeout(END_TIMEOUT_S):
+                    await self._broker.close(DISCONNECT_TIMEOUT_S)
+            await _end(others, END_TIMEOUT_S)
+            await asyncio.wait(closing, timeout=JOURNAL_TIMEOUT_S)
             self._notifier.close()
 
-    def _page(self, settings: WebSettings, observed: Sequence[ObservedMeter]) -> WebServer:
-        # Imported here: without a page its server is not worth its memory.
+    def _page(self, settings: WebSettings) -> WebServer:
+        # Imported here: without a page its server would only take memory.
         from iem_dcr.web.server import WebServer  # noqa: PLC0415
 
-        return WebServer(settings, observed, lambda: self.status, lambda: self.standing)
+        observed = [meter.observed for meter in self._meters if meter.observed is not None]
+        return WebServer(settings, observed, lambda: self.status, lambda: self.health)
 
-    async def _be_connected(self) -> None:
-        await self._broker.run()
-        if self._stop.is_set():  # closed, and so it is at its end
-            await _for_ever()
+    def _apis(self) -> list[MeterApi]:
+        return [meter.api for meter in self._meters if meter.api is not None]
 
-    async def _tell(self) -> NoReturn:
-        """Tell systemd that all tasks run, and how they are whenever that changes."""
+    def _start(self, what: str, work: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
+        return asyncio.create_task(self._supervise(what, work))
+
+    async def _supervise(self, what: str, work: Callable[[], Awaitable[None]]) -> None:
+        """Do work that never ends, and again when it does: after 1, 2, 4 … 30 s, after 1 s if it lasted a minute."""
+        pause_s, logged = MIN_PAUSE_S, ""
         while True:
-            if not self._ready_told:
-                self._ready_told = self._notifier.ready()
+            began_s = now_s()
+            error: BaseException | None = None
+            try:
+                await work()
+            except asyncio.CancelledError as cancelled:
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():
+                    raise
+                error = cancelled
+            except Exception as failed:  # noqa: BLE001  one meter's trouble must never be another's
+                error = failed
+            if self._stopping.is_set():
+                if error is not None:
+                    _log.error("%s failed while the service ended", what, exc_info=error)
+                return
+            if now_s() - began_s >= HEALTHY_AFTER_S:
+                pause_s, logged = MIN_PAUSE_S, ""
+            trouble = "it ended" if error is None else f"{type(error).__name__}: {printable(error)}"
+            # The traceback of a failure that repeats is logged once.
+            traceback = error if trouble != logged else None
+            _log.error("%s failed and is started again in %.0f s: %s", what, pause_s, trouble, exc_info=traceback)
+            logged = trouble
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, MAX_PAUSE_S)
+
+    async def _report_status(self) -> NoReturn:
+        """Tell systemd that the service is ready, and its status whenever that changes."""
+        is_ready, reported = False, ""
+        while True:
+            is_ready = is_ready or self._notifier.ready()
             status = self.status
-            if status != self._status_told and self._notifier.status(status):
-                self._status_told = status
-            await asyncio.sleep(STATUS_EVERY_S)
+            if status != reported and self._notifier.status(status):
+                reported = status
+            await asyncio.sleep(STATUS_PERIOD_S)
+
+    async def _feed_watchdog(self) -> None:
+        """Show the watchdog that the loop turns; nothing else may do so."""
+        while self._notifier.watchdog_period_s is not None:
+            self._notifier.alive()
+            await asyncio.sleep(self._notifier.watchdog_period_s)
 
     async def _compare_serials(self) -> NoReturn:
-        """Log a serial that answers at two addresses, and when that is over. No driver waits for it."""
+        """Log when a serial answers at two addresses, and when that is over. No driver waits for it."""
         duplicates, log = DuplicateSerials(), RateLimitedLog(_log, now_s)
-        seen: dict[str, MeterValue] = {}
-        told: set[str] = set()
+        before: dict[str, MeterValue] = {}
+        logged: set[str] = set()
         while True:
-            newest = {meter.address: meter.value for meter in self._meters if meter.value is not None}
-            read = {address: value.MS for address, value in newest.items() if value is not seen.get(address)}
-            seen, found = newest, duplicates.take_up(read, now_s())
-            for serial in found.keys() - told:
+            values = {meter.address: meter.value for meter in self._meters if meter.value is not None}
+            serials = {address: value.MS for address, value in values.items() if value is not before.get(address)}
+            before, found = values, duplicates.update(serials, now_s())
+            for serial in found.keys() - logged:
                 what = (
                     "the meter with serial %s answers at %s: the drivers of these addresses end each other's"
                     " transactions. Give each [[meter]] the address of its own meter, or take one out of the file"
                 )
-                log.log(logging.ERROR, what, printable(serial), _named(found[serial]))
-            for serial in told - found.keys():
+                log.log(logging.ERROR, what, printable(serial), " and ".join(sorted(found[serial])))
+            for serial in logged - found.keys():
                 log.info("the meter with serial %s answers at one address only again", printable(serial))
-            told = {*found}
+            logged = {*found}
             doubled = {address for addresses in found.values() for address in addresses}
             for meter in self._meters:
-                meter.show_duplicate(is_duplicate=meter.address in doubled)
-            await asyncio.sleep(SERIALS_EVERY_S)
-
-    async def _prove_life(self) -> None:
-        """Tell the watchdog that the loop turns; nobody else may."""
-        while self._notifier.watchdog_every_s is not None:
-            self._notifier.alive()
-            await asyncio.sleep(self._notifier.watchdog_every_s)
-        await _for_ever()
+                if meter.observed is not None:
+                    meter.observed.is_duplicate = meter.address in doubled
+            await asyncio.sleep(SERIALS_PERIOD_S)
 
 
 class _Meter:
@@ -204,43 +240,24 @@ class _Meter:
         config: MeterConfig,
         bus: Bus,
         journal: LateJournal | None,
+        observed: ObservedMeter | None,
         begins_after_s: float,
-        observed: ObservedMeter | None = None,
     ) -> None:
-        self._config = config
-        self._observed = observed
-        self._begins_after_s = begins_after_s
-        self._bus = bus
+        self.address = config.address
         self.api: MeterApi | None = None
+        self.observed = observed
+        self._config = config
+        self._bus = bus
         self._journal = journal
-
-    @property
-    def address(self) -> str:
-        """Address of the meter, ``host:port``."""
-        return self._config.address
+        self._begins_after_s = begins_after_s
 
     @property
     def value(self) -> MeterValue | None:
-        """Its last live value, or None."""
+        """The last live value, or None before the first."""
         return None if self.api is None else self.api.driver.value
 
-    @property
-    def answers(self) -> bool:
-        """Whether the meter can be reached."""
-        return self.api is not None and self.api.reachable
-
-    @property
-    def takes_requests(self) -> bool:
-        """Whether EVerest's requests are taken from the bus, whatever the meter does."""
-        return self.api is not None and self.api.takes_requests
-
-    def show_duplicate(self, *, is_duplicate: bool) -> None:
-        """Have the metrics tell whether the meter's serial answers at another address, too."""
-        if self._observed is not None:
-            self._observed.is_duplicate = is_duplicate
-
     async def run(self) -> None:
-        """Be the meter until cancelled. Run again, it is the same one, with the replies that it remembers."""
+        """Drive the meter until cancelled. A second run has the same API, with the replies that it remembers."""
         if self.api is None:
             module_id = self._config.module_id or await find_module_id(self._bus)
             METER.set(module_id)
@@ -248,30 +265,26 @@ class _Meter:
                 module_id,
                 self._config.settings,
                 self._bus,
-                sink=self._observed,
+                sink=self.observed,
                 journal=self._journal,
-                observer=self._observed,
+                observer=self.observed,
                 begins_after_s=self._begins_after_s,
             )
-            if self._observed is not None:
-                self._observed.attach(self.api.driver, module_id, self._journal)
-            _log.info("the meter is at %s", self._config.address)
+            if self.observed is not None:
+                self.observed.attach(self.api.driver, module_id, self._journal)
+            _log.info("the meter is at %s", self.address)
         await self.api.run()
 
     async def close(self) -> None:
-        """Give the journal a moment for what is still to be written."""
+        """Give the journal time to write what waits."""
         if self._journal is not None:
-            await self._journal.close(JOURNALS_CLOSE_WITHIN_S)
-
-
-def _observed(meter: MeterConfig) -> ObservedMeter:
-    return ObservedMeter(meter.settings, meter.module_id, meter.address)
+            await self._journal.close(JOURNAL_TIMEOUT_S)
 
 
 def identity(config: ServiceConfig) -> str:
-    """Return the service's name at the broker: the same after a restart, another than that of other meters' services.
+    """Return the client id at the broker: the same after a restart, different for a service of other meters.
 
-    A meter whose module_id is not known yet counts with its address.
+    A meter without a module_id counts with its address.
     """
     names = sorted(meter.module_id or meter.address for meter in config.meters)
     return "iem-dcr-" + hashlib.sha256("\n".join(names).encode()).hexdigest()[:12]
@@ -280,81 +293,37 @@ def identity(config: ServiceConfig) -> str:
 async def find_module_id(bus: Bus) -> str:
     """Ask EVerest until it offers exactly one powermeter API, twice in a row, and return its module_id."""
     before: tuple[str, ...] = ()
-    told = ""
+    logged = ""
     while True:
-        found = await _offered(bus)
+        await _connected(bus)
+        found = tuple(sorted({api.module_id for api in await discover(bus, wait_s=DISCOVERY_TIMEOUT_S)}))
         if len(found) == 1 and found == before:
             return found[0]
+        trouble = "" if found else "EVerest offers no powermeter API yet"
         if len(found) > 1:
             trouble = f"EVerest offers several powermeter APIs, {', '.join(found)}: give one of them as module_id"
-        else:
-            trouble = "" if found else "EVerest offers no powermeter API yet"
-        if trouble and trouble != told:
-            told = trouble
+        if trouble and trouble != logged:
             _log.log(logging.ERROR if found else logging.WARNING, "%s", trouble)
+            logged = trouble
         before = found
-        await asyncio.sleep(ASKED_AGAIN_AFTER_S if len(found) > 1 else CERTAIN_AFTER_S - ASKED_FOR_S)
+        await asyncio.sleep((AMBIGUOUS_PERIOD_S if len(found) > 1 else DISCOVERY_PERIOD_S) - DISCOVERY_TIMEOUT_S)
 
 
-async def _offered(bus: Bus) -> tuple[str, ...]:
+async def _connected(bus: Bus) -> None:
+    """Wait until the bus is connected."""
     if not bus.connected:
         connected = asyncio.Event()
-        take_back = bus.on_connected(connected.set)
+        remove = bus.on_connected(connected.set)
         try:
             await connected.wait()
         finally:
-            take_back()
-    return tuple(sorted({api.module_id for api in await discover(bus, wait_s=ASKED_FOR_S)}))
+            remove()
 
 
-async def _supervise(what: str, work: Callable[[], Awaitable[None]]) -> NoReturn:
-    """Do work that never ends, again whenever it does: after 1, 2, 4 … 30 s, and after 1 s if it lasted a minute."""
-    loop = asyncio.get_running_loop()
-    pause_s = FIRST_PAUSE_S
-    told = ""
-    while True:
-        began_s = loop.time()
-        error: BaseException | None = None
-        try:
-            await work()
-        except asyncio.CancelledError as cancelled:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
-            error = cancelled
-        except Exception as failed:  # noqa: BLE001  one meter's trouble must never be another's
-            error = failed
-        if loop.time() - began_s >= HEALTHY_AFTER_S:
-            pause_s, told = FIRST_PAUSE_S, ""
-        trouble = f"{type(error).__name__}: {printable(error)}" if error is not None else "it ended"
-        # The traceback of a failure that comes back is logged once.
-        trace = error if trouble != told else None
-        _log.error("%s failed and is started again in %.0f s: %s", what, pause_s, trouble, exc_info=trace)
-        told = trouble
-        await asyncio.sleep(pause_s)
-        pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
-
-
-async def _for_ever() -> None:
-    await asyncio.Event().wait()
-
-
-async def _end(tasks: Iterable[asyncio.Task[NoReturn]], within_s: float) -> None:
-    """Cancel tasks and wait for their ends, but no longer than that."""
-    pending = set(tasks)
-    for task in pending:
+async def _end(tasks: Sequence[asyncio.Task[None]], within_s: float) -> None:
+    """Cancel tasks and wait until they end, for so long at most."""
+    for task in tasks:
         task.cancel()
-    _, late = await asyncio.wait(pending, timeout=within_s)
+    _, late = await asyncio.wait(tasks, timeout=within_s)
     if late:
         _log.warning("%d tasks did not end within %.0f s and are left", len(late), within_s)
-
-
-def _named(addresses: Iterable[str]) -> str:
-    """Name addresses for a line of the log, a few at most."""
-    names = sorted(addresses)
-    more = len(names) - NAMED_ADDRESSES
-    return " and ".join(names[:NAMED_ADDRESSES]) + (f" and {more} more" if more > 0 else "")
-
-
-def _meters(count: int) -> str:
-    return "1 meter" if count == 1 else f"{count} meters"

@@ -1,11 +1,10 @@
-"""What is told to systemd: that the service is ready, how it is, that it lives (sd_notify(3), by a plain datagram).
+"""What systemd is told by sd_notify(3): that the service is ready, its status, and that it is alive.
 
-Without NOTIFY_SOCKET in the environment nobody is told anything, and nothing here fails.
+Without NOTIFY_SOCKET in the environment nothing is sent, and nothing fails.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import socket
@@ -22,45 +21,45 @@ _MICROSECONDS = 1_000_000
 
 
 class Notifier:
-    """Tells systemd. No method raises or blocks.
+    """Sends messages to systemd. No method raises or blocks.
 
     Attributes:
-        watchdog_every_s: how often `alive` has to be called, half of what systemd allows; None when it does not watch.
+        watchdog_period_s: how often `alive` has to be called, half of what systemd allows; None without a watchdog.
     """
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
         self._address = _address(environment.get("NOTIFY_SOCKET", ""))
         self._socket: socket.socket | None = None
         self._failing = False
-        self.watchdog_every_s = _half_of_watchdog_s(environment) if self._address else None
+        self.watchdog_period_s: float | None = None
         if self._address:
-            with contextlib.suppress(OSError):
-                self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-                self._socket.settimeout(0.0)
+            self.watchdog_period_s = _watchdog_period_s(environment)
+            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+            self._socket.setblocking(False)  # noqa: FBT003  the signature is socket's
 
     def ready(self) -> bool:
-        """Say that the service has started. Returns False when it has to be said again."""
-        return self._tell("READY=1")
+        """Say that the service has started. Returns whether systemd was told, as the other methods do."""
+        return self._send("READY=1")
 
     def stopping(self) -> bool:
         """Say that the service is about to end."""
-        return self._tell("STOPPING=1")
+        return self._send("STOPPING=1")
 
     def alive(self) -> bool:
-        """Say that the service lives."""
-        return self._tell("WATCHDOG=1")
+        """Feed the watchdog."""
+        return self._send("WATCHDOG=1")
 
     def status(self, text: str) -> bool:
-        """Say in a line how the service is, for ``systemctl status``."""
-        return self._tell(f"STATUS={printable(text, limit=400)}")
+        """Set the line that ``systemctl status`` shows."""
+        return self._send(f"STATUS={printable(text, limit=400)}")
 
     def close(self) -> None:
-        """Tell nothing more."""
+        """Send nothing more."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
 
-    def _tell(self, message: str) -> bool:
+    def _send(self, message: str) -> bool:
         if self._socket is None:
             return True
         try:
@@ -68,16 +67,15 @@ class Notifier:
         except OSError as error:
             level = logging.DEBUG if self._failing else logging.WARNING
             self._failing = True
-            _log.log(
-                level, "systemd was not told %s: %s", message.partition("=")[0], printable(error.strerror or error)
-            )
+            name = message.partition("=")[0]
+            _log.log(level, "systemd was not told %s: %s", name, printable(error.strerror or error))
             return False
         self._failing = False
         return True
 
 
 def _address(path: str) -> str:
-    """Return the address of systemd's socket; ``@`` stands for an abstract one. "" when it is none of ours."""
+    """Return the address of systemd's socket, where ``@`` stands for an abstract one; "" if it is not a local one."""
     if path.startswith("@") and len(path) > 1:
         return "\0" + path[1:]
     if path.startswith("/"):
@@ -87,8 +85,8 @@ def _address(path: str) -> str:
     return ""
 
 
-def _half_of_watchdog_s(environment: Mapping[str, str]) -> float | None:
-    """Return half the watchdog's time, seconds; None without one, or where another process is watched."""
+def _watchdog_period_s(environment: Mapping[str, str]) -> float | None:
+    """Return half the watchdog's time in seconds; None without one, or where it watches another process."""
     if environment.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return None
     text = environment.get("WATCHDOG_USEC", "")

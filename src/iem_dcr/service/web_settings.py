@@ -1,4 +1,4 @@
-"""How the bring-up page is served: the keys of ``[web]``, and what may not be."""
+"""How the page is served: the keys of ``[web]`` and their checks."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 LISTEN: Final = "127.0.0.1:8080"
-SHORTEST_TOKEN: Final = 16
-LONGEST_TOKEN: Final = 256
+MIN_TOKEN: Final = 16
+MAX_TOKEN: Final = 256
 
 WEB: tuple[Setting, ...] = (
     Setting(
@@ -31,16 +31,18 @@ WEB: tuple[Setting, ...] = (
 )
 """The keys of ``[web]``. Paths are relative to the folder of the configuration file; an empty text counts as none."""
 
+_TOKEN: Final = f"{MIN_TOKEN} to {MAX_TOKEN} ASCII letters, digits and signs without spaces (openssl rand -hex 16)"
+
 
 @dataclass(frozen=True, slots=True)
 class WebSettings:
-    """Where the page is, and who may see it.
+    """Where the page is served, and to whom.
 
     Attributes:
         listen: ``address:port``, an IPv6 address in brackets; port 0 takes any that is free.
-        token: what has to be given, or None.
-        token_file: file with it, or None.
-        names: host names it may be asked for under, with commas between them.
+        token: what a browser has to give, or None.
+        token_file: file with the token, or None.
+        names: host names that the page may be asked for under, separated by commas.
 
     Raises:
         ConfigError: with a line for every mistake, ``key is value: expected what``.
@@ -52,13 +54,12 @@ class WebSettings:
     names: str = ""
 
     def __post_init__(self) -> None:
-        problems = [*self._listen_problems(), *self._token_problems(), *self._names_problems()]
-        if problems:
+        if problems := [*self._listen_problems(), *self._token_problems(), *self._names_problems()]:
             raise ConfigError(problems)
 
     @property
     def host(self) -> str:
-        """Address it listens at."""
+        """IP address it listens at."""
         return _split(self.listen)[0]
 
     @property
@@ -73,7 +74,7 @@ class WebSettings:
 
     @property
     def needs_token(self) -> bool:
-        """Whether a token has to be given."""
+        """Whether a browser has to give a token."""
         return self.token is not None or self.token_file is not None
 
     @property
@@ -82,10 +83,10 @@ class WebSettings:
         return frozenset(name.strip().rstrip(".").lower() for name in self.names.split(",") if name.strip())
 
     def read_token(self) -> str | None:
-        """Return the token; reads ``token_file``. None where none is needed.
+        """Return the token, or None where none is needed; reads ``token_file``.
 
         Raises:
-            ConfigError: the file cannot be read, or what it holds can be no token.
+            ConfigError: the file cannot be read, or holds no token.
         """
         if self.token_file is None:
             return self.token
@@ -105,10 +106,8 @@ class WebSettings:
             yield f"listen is {shown(self.listen)}: expected an IP address and a port, like {LISTEN} or [::1]:8080"
             return
         if not self.is_loopback and not self.needs_token:
-            yield (
-                f"listen is {shown(self.listen)}: expected a loopback address, or a token or token_file beside one "
-                "that others can reach"
-            )
+            expected = "a loopback address, or a token or token_file beside one that others can reach"
+            yield f"listen is {shown(self.listen)}: expected {expected}"
 
     def _token_problems(self) -> Iterator[str]:
         if self.token is not None and self.token_file is not None:
@@ -119,33 +118,27 @@ class WebSettings:
             yield f"token_file is {shown(self.token_file)}: expected the path of a file"
 
     def _names_problems(self) -> Iterator[str]:
-        for name in sorted(self.host_names):
-            if not is_host(name) or ":" in name or not name.isascii():
-                yield f"names is {shown(self.names)}: expected host names without ports, and commas between them"
-                return
-
-
-_TOKEN = f"{SHORTEST_TOKEN} to {LONGEST_TOKEN} ASCII letters, digits and signs without spaces (openssl rand -hex 16)"
+        if not all(is_host(name) and ":" not in name and name.isascii() for name in self.host_names):
+            yield f"names is {shown(self.names)}: expected host names without ports, and commas between them"
 
 
 def _is_token(text: str) -> bool:
-    has_length = SHORTEST_TOKEN <= len(text) <= LONGEST_TOKEN
-    return has_length and text.isascii() and text.isprintable() and " " not in text
+    return MIN_TOKEN <= len(text) <= MAX_TOKEN and text.isascii() and text.isprintable() and " " not in text
 
 
 def _split(listen: str) -> tuple[str, int]:
-    """Return address and port.
+    """Return address and port of ``address:port``.
 
     Raises:
-        ValueError: it is not ``address:port``.
+        ValueError: it is not of this form.
     """
-    host, colon, port = listen.rpartition(":")
+    host, _, port = listen.rpartition(":")
     if host == "localhost":
         host = "127.0.0.1"
     elif host.startswith("[") and host.endswith("]"):
         host = str(ipaddress.IPv6Address(host[1:-1]))
     else:
         host = str(ipaddress.IPv4Address(host))
-    if not colon or not (port.isascii() and port.isdigit()) or len(port) > 5 or int(port) > 65535:
+    if not (port.isascii() and port.isdigit()) or len(port) > 5 or int(port) > 65535:
         raise ValueError(listen)
     return host, int(port)

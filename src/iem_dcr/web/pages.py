@@ -28,9 +28,9 @@ from iem_dcr.web.views import MeterView
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from iem_dcr.service.health import Health
     from iem_dcr.service.metrics import Metrics
     from iem_dcr.service.observation import ObservedMeter
-    from iem_dcr.service.standing import Standing
     from iem_dcr.web.auth import Auth
     from iem_dcr.web.receipt_list import Found, ReceiptList
     from iem_dcr.web.streams import Streams
@@ -57,7 +57,7 @@ class Pages:
     Args:
         meters: in the order of the configuration.
         status: how the service is, in a line.
-        standing: how the service is, for programs.
+        health: tells the health of the service.
         auth: checks tokens.
         receipts: finds a meter's latest receipts.
         metrics: writes what is counted, for Prometheus.
@@ -69,14 +69,14 @@ class Pages:
         *,
         meters: Sequence[ObservedMeter],
         status: Callable[[], str],
-        standing: Callable[[], Standing],
+        health: Callable[[], Health],
         auth: Auth,
         receipts: ReceiptList,
         metrics: Metrics,
         streams: Streams,
     ) -> None:
         self._meters = meters
-        self._standing = standing
+        self._health = health
         self._auth = auth
         self._receipts = receipts
         self._metrics = metrics
@@ -156,7 +156,7 @@ class Pages:
 
     async def metrics(self, request: web.Request) -> web.Response:
         """Answer with what is counted. It needs the token like the page: it tells when and how much is charged."""
-        body, content_type = await self._metrics.written(request.headers.get("Accept", ""))
+        body, content_type = await self._metrics.text(request.headers.get("Accept", ""))
         return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def live(self, _request: web.Request) -> web.Response:
@@ -165,7 +165,7 @@ class Pages:
 
     async def ready(self, _request: web.Request) -> web.Response:
         """Tell whether the broker is connected and takes requests for every meter; no meter has a part in it."""
-        is_ready = self._standing().is_ready
+        is_ready = self._health().is_ready
         return web.Response(status=200 if is_ready else 503, text="ready\n" if is_ready else "not ready\n")
 
     # --- the token, and files ---

@@ -6,8 +6,10 @@ nor the threads in which the drivers' receipts are verified.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -17,7 +19,6 @@ from iem_dcr.errors import JournalError, printable
 from iem_dcr.ocmf.examination import examine
 from iem_dcr.ocmf.rules import Severity
 from iem_dcr.ocmf.verdict import energy_summary_of, energy_summary_of_text, verdict_on
-from iem_dcr.service.one_thread import OneThread
 from iem_dcr.web import formatting
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from iem_dcr.journal import Entry
     from iem_dcr.ocmf import Receipt
     from iem_dcr.ocmf.verdict import Verdict
-    from iem_dcr.service.observation import ObservedMeter, SeenReceipt
+    from iem_dcr.service.observation import ObservedMeter, ObservedReceipt
 
 T = TypeVar("T")
 
@@ -85,13 +86,13 @@ class ReceiptList:
     """Finds receipts for the page."""
 
     def __init__(self) -> None:
-        self._reading = OneThread("page-reading")
-        self._checking = OneThread("page-checking")
+        self._reading = ThreadPoolExecutor(1, thread_name_prefix="page-reading")
+        self._checking = ThreadPoolExecutor(1, thread_name_prefix="page-checking")
 
     def close(self) -> None:
         """Let the threads end."""
-        self._reading.close()
-        self._checking.close()
+        for thread in (self._reading, self._checking):
+            thread.shutdown(wait=False, cancel_futures=True)
 
     async def rows(self, meter: ObservedMeter) -> tuple[tuple[Row, ...], str]:
         """Return a row for each of the latest receipts, newest first, and what has to be said of them, or ""."""
@@ -145,14 +146,15 @@ def key_of(where: str, number: int, text: str) -> str:
     return f"{where}{number}-{hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()[:_DIGITS]}"
 
 
-async def _done_in(thread: OneThread, work: Callable[[], T]) -> T:
+async def _done_in(thread: ThreadPoolExecutor, work: Callable[[], T]) -> T:
     """Have something done in a thread.
 
     Raises:
-        JournalError: it takes too long.
+        JournalError: it takes too long, or what was to be done before it does.
     """
     try:
-        return await thread.do(work, JOURNAL_TIMEOUT_S)
+        async with asyncio.timeout(JOURNAL_TIMEOUT_S):
+            return await asyncio.get_running_loop().run_in_executor(thread, work)
     except TimeoutError:
         raise JournalError("the journal does not answer") from None
 
@@ -190,7 +192,7 @@ def _row_of_entry(entry: Entry) -> Row:
     )
 
 
-def _row_remembered(seen: SeenReceipt) -> Row:
+def _row_remembered(seen: ObservedReceipt) -> Row:
     receipt = seen.kept.receipt
     last = receipt.end or (receipt.readings[-1] if receipt.readings else None)
     return Row(

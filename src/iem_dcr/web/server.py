@@ -10,15 +10,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from aiohttp import web
 
 from iem_dcr.config import shown
 from iem_dcr.errors import ConfigError, printable
+from iem_dcr.service.health import Health
 from iem_dcr.service.metrics import Metrics
-from iem_dcr.service.one_thread import OneThread
-from iem_dcr.service.standing import Standing
 from iem_dcr.web import templates
 from iem_dcr.web.auth import Auth
 from iem_dcr.web.middleware import LOGIN, Checks, add_headers
@@ -52,7 +52,7 @@ class WebServer:
         settings: where, and to whom.
         meters: what there is to show.
         status: how the service is, in a line.
-        standing: how the service is, for programs.
+        health: tells the health of the service.
 
     Attributes:
         listening: set while it listens.
@@ -64,13 +64,14 @@ class WebServer:
         settings: WebSettings,
         meters: Sequence[ObservedMeter],
         status: Callable[[], str],
-        standing: Callable[[], Standing] = Standing,
+        health: Callable[[], Health] = Health,
     ) -> None:
         self._settings = settings
         self._meters = meters
         self._status = status
-        self._standing = standing
+        self._health = health
         self._failing = ""
+        self._files = ThreadPoolExecutor(1, thread_name_prefix="page-files")
         self._streams = Streams()
         self.listening = asyncio.Event()
         self.port = 0
@@ -109,11 +110,11 @@ class WebServer:
 
     async def _serve(self) -> None:
         auth = Auth(await self._token(), asyncio.get_running_loop().time)
-        receipts, metrics = ReceiptList(), Metrics(self._meters, self._standing)
+        receipts, metrics = ReceiptList(), Metrics(self._meters, self._health)
         pages = Pages(
             meters=self._meters,
             status=self._status,
-            standing=self._standing,
+            health=self._health,
             auth=auth,
             receipts=receipts,
             metrics=metrics,
@@ -141,7 +142,6 @@ class WebServer:
         finally:
             self.listening.clear()
             receipts.close()
-            metrics.close()
             await runner.cleanup()
 
     def _application(self, pages: Pages, auth: Auth) -> web.Application:
@@ -176,13 +176,11 @@ class WebServer:
         """
         if self._settings.token_file is None:
             return self._settings.token
-        thread = OneThread("page-token")
         try:
-            return await thread.do(self._settings.read_token, _TOKEN_TIMEOUT_S)
+            async with asyncio.timeout(_TOKEN_TIMEOUT_S):
+                return await asyncio.get_running_loop().run_in_executor(self._files, self._settings.read_token)
         except TimeoutError:
             raise ConfigError([f"token_file {shown(self._settings.token_file)} cannot be read: no answer"]) from None
-        finally:
-            thread.close()
 
 
 def _quiet_log() -> logging.Logger:

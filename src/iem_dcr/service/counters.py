@@ -1,14 +1,10 @@
-"""What is counted of one meter for whoever monitors it: plain numbers, in as little memory as they fit in.
-
-It knows no format and imports no library for one: what is never asked for costs a few additions a second.
-"""
+"""What is counted of one meter for the metrics: plain numbers that cost a few additions a second."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from typing import TYPE_CHECKING, Final
 
-from iem_dcr.diagnostics.status import is_new_transaction
 from iem_dcr.driver.meter_state import ERROR_STATE, INTERRUPTED, WRONG_SERIAL
 from iem_dcr.errors import (
     AnswerLostError,
@@ -25,8 +21,7 @@ if TYPE_CHECKING:
     from iem_dcr.powermeter import StationError
 
 BUCKETS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0)
-"""From what a meter on a good network needs to the time after which a request is given up; a driver waits 2 s for a
-live value."""
+"""From the answer of a meter on a good network to the time-out of a request; a driver waits 2 s for a live value."""
 LIVE_VALUE: Final = "live_value"
 READ: Final = "read"
 WRITE: Final = "write"
@@ -39,22 +34,21 @@ REASONS: Final = {
     RefusedError: "refused",
     NotUnderstoodError: "not_understood",
 }
-"""Why a request failed."""
 OTHER: Final = "other"
 COMMUNICATION: Final = "communication"
-FAULTS: Final = (COMMUNICATION, "error_state", "wrong_meter", "transaction_interrupted")
+_FAULTS: Final = {ERROR_STATE: "error_state", WRONG_SERIAL: "wrong_meter", INTERRUPTED: "transaction_interrupted"}
+FAULTS: Final = (COMMUNICATION, *_FAULTS.values())
 COMMANDS: Final = ("start", "stop")
 RESULTS: Final = ("ok", "failed")
 NOT_ACCEPTED: Final = "not_accepted"
 VERDICTS: Final = ("valid", NOT_ACCEPTED, "invalid", "not_checked")
-_FAULTS: Final = {ERROR_STATE: "error_state", WRONG_SERIAL: "wrong_meter", INTERRUPTED: "transaction_interrupted"}
 
 
 class Durations:
     """How long requests took.
 
     Attributes:
-        counts: of each bucket of `BUCKETS_S`, and of those that took longer; not cumulated.
+        counts: of each bucket of `BUCKETS_S` and of those that took longer; not cumulative.
         sum_s: seconds of all.
     """
 
@@ -70,33 +64,31 @@ class Durations:
         self.sum_s += duration_s
 
 
-class Counts:
+class Counters:
     """Counts what happens to one meter.
 
     Attributes:
-        durations: of requests that were answered, also with a refusal, by what they were.
-        failures: requests that failed, by why.
-        commands: the station's starts and stops, by what they were answered.
-        begun: transactions that were seen to begin in the meter.
-        ended: transactions that were seen to end there.
-        raised: faults that were raised at the station.
-        active: the faults that stand.
-        receipts: that were handed over, each once, by what their check said.
+        durations: of answered requests, refusals included, by kind of request.
+        failures: failed requests by reason.
+        commands: the station's starts and stops by result.
+        transactions_begun: transactions that were seen to begin in the meter.
+        transactions_ended: transactions that were seen to end in the meter.
+        faults_raised: faults that were raised at the station.
+        active_faults: faults that have not been cleared.
+        receipts: delivered receipts by verdict.
     """
-
-    __slots__ = ("active", "begun", "commands", "durations", "ended", "failures", "raised", "receipts")
 
     def __init__(self) -> None:
         self.durations = {request: Durations() for request in REQUESTS}
         self.failures = dict.fromkeys((*REASONS.values(), OTHER), 0)
         self.commands = {(command, result): 0 for command in COMMANDS for result in RESULTS}
-        self.begun = self.ended = 0
-        self.raised = dict.fromkeys(FAULTS, 0)
-        self.active: set[str] = set()
+        self.transactions_begun = self.transactions_ended = 0
+        self.faults_raised = dict.fromkeys(FAULTS, 0)
+        self.active_faults: set[str] = set()
         self.receipts = dict.fromkeys(VERDICTS, 0)
 
-    def request(self, method: str, node: str, duration_s: float, error: MeterError | None) -> None:
-        """Count a request. A 404 of /transaction is an answer: nothing was signed yet, or it is under v2."""
+    def on_request(self, method: str, node: str, duration_s: float, error: MeterError | None) -> None:
+        """Count a request. A 404 of /transaction is an answer: nothing was signed yet, or v2 has it."""
         is_answer = isinstance(error, RefusedError) and error.status == 404 and node == "/transaction"
         if error is not None and not is_answer:
             self.failures[REASONS.get(type(error), OTHER)] += 1
@@ -105,29 +97,26 @@ class Counts:
         kind = WRITE if method != "GET" else LIVE_VALUE if node == "/metervalue" else READ
         self.durations[kind].add(duration_s)
 
-    def value(self, before: MeterValue | None, value: MeterValue) -> None:
-        """Count what a live value shows of transactions, compared with the one before of the same meter."""
-        if before is None:
-            return
-        other = is_new_transaction(before, value)
-        self.begun += bool(value.XT) and (not before.XT or other)
-        self.ended += bool(before.XT) and (not value.XT or other)
+    def on_value(self, before: MeterValue, value: MeterValue, *, is_new_transaction: bool) -> None:
+        """Count the transactions that began or ended between two live values of one meter."""
+        self.transactions_begun += bool(value.XT) and (not before.XT or is_new_transaction)
+        self.transactions_ended += bool(before.XT) and (not value.XT or is_new_transaction)
 
-    def command(self, command: str, *, is_ok: bool) -> None:
+    def on_command(self, command: str, *, is_ok: bool) -> None:
         """Count the answer to a start or a stop."""
         self.commands[command, RESULTS[not is_ok]] += 1
 
-    def fault_raised(self, error: StationError) -> None:
+    def on_fault_raised(self, error: StationError) -> None:
         """Count a fault."""
         fault = _FAULTS.get(error.sub_type, COMMUNICATION)
-        self.raised[fault] += 1
-        self.active.add(fault)
+        self.faults_raised[fault] += 1
+        self.active_faults.add(fault)
 
-    def fault_cleared(self, error: StationError) -> None:
-        """Take note that a fault is over."""
-        self.active.discard(_FAULTS.get(error.sub_type, COMMUNICATION))
+    def on_fault_cleared(self, error: StationError) -> None:
+        """Remove a fault from those that are active."""
+        self.active_faults.discard(_FAULTS.get(error.sub_type, COMMUNICATION))
 
-    def receipt(self, outcome: Outcome | None, *, accepted: bool) -> None:
-        """Count a receipt that was handed over; ``accepted`` is False where the transparency software refuses it."""
+    def on_receipt(self, outcome: Outcome | None, *, accepted: bool) -> None:
+        """Count a delivered receipt; ``accepted`` is False where the transparency software refuses it."""
         verdict = "not_checked" if outcome is None else outcome.name.lower()
         self.receipts[verdict if accepted else NOT_ACCEPTED] += 1

@@ -9,7 +9,6 @@ import os
 import re
 import subprocess
 import sys
-import threading
 import warnings
 from typing import TYPE_CHECKING
 
@@ -18,14 +17,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iem_dcr.everest_api.context import METER
-from iem_dcr.service import logs
-from iem_dcr.service.logs import JsonFormatter, LineHandler, TextFormatter, is_journal, log_lines
+from iem_dcr.service import log
+from iem_dcr.service.log import JsonFormatter, LineHandler, TextFormatter, log_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 ours = logging.getLogger("iem_dcr.test")
 HOSTILE = "a\nb\r\nc\x1b[2J\x85\u2028d\x00\ud800"
+JOURNAL = "DEVICE:INODE"
 TIME = r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 
 
@@ -40,17 +40,20 @@ def at(module_id: str) -> Iterator[None]:
 
 
 def logged(
-    work: Callable[[], object], style: str = "text", level: int = logging.INFO, *, journal: bool = False
+    work: Callable[[], object], style: str = "text", level: int = logging.INFO, *, journal: str = "1:1"
 ) -> list[str]:
-    """Do something and return the lines it logged to standard error, which is a pipe."""
+    """Do something and return the lines it logged to standard error, which is a pipe.
+
+    In ``journal``, DEVICE and INODE stand for the pipe's own.
+    """
     reading, writing = os.pipe()
     found = os.fstat(writing)
-    stream = f"{found.st_dev}:{found.st_ino}" if journal else "1:1"
+    stream = journal.replace("DEVICE", str(found.st_dev)).replace("INODE", str(found.st_ino))
     with open(reading, encoding="utf-8") as read:  # noqa: PTH123  it is a descriptor
         with (
             open(writing, "w", encoding="utf-8") as written,  # noqa: PTH123
             contextlib.redirect_stderr(written),
-            log_lines(style, level, {"JOURNAL_STREAM": stream}),
+            log_lines(style, level, {"JOURNAL_STREAM": stream} if stream else {}),
         ):
             work()
         text = read.read()
@@ -75,13 +78,13 @@ def test_text() -> None:
 
 
 def test_the_journal_gets_priorities_and_no_time() -> None:
-    assert logged(tell, journal=True) == ["<6>INFO -: began", "<4>WARNING pm1: the meter at 10.0.0.1:80"]
+    assert logged(tell, journal=JOURNAL) == ["<6>INFO -: began", "<4>WARNING pm1: the meter at 10.0.0.1:80"]
 
     def all_levels() -> None:
         for level in (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL):
             ours.log(level, "x")
 
-    assert [line[:3] for line in logged(all_levels, level=logging.DEBUG, journal=True)] == [
+    assert [line[:3] for line in logged(all_levels, level=logging.DEBUG, journal=JOURNAL)] == [
         "<7>",
         "<6>",
         "<4>",
@@ -90,14 +93,19 @@ def test_the_journal_gets_priorities_and_no_time() -> None:
     ]
 
 
+@pytest.mark.parametrize("journal", ["", "x", "DEVICE:1", "1:INODE"])
+def test_another_stream_is_not_the_journal(journal: str) -> None:
+    assert all(re.match(TIME, line) for line in logged(tell, journal=journal))
+
+
 def test_json() -> None:
-    first, second = (json.loads(line) for line in logged(tell, "json", journal=True))
+    first, second = (json.loads(line) for line in logged(tell, "json", journal=JOURNAL))
     assert re.fullmatch(TIME, first.pop("time"))
     assert first == {"level": "INFO", "logger": "iem_dcr.test", "module_id": "", "message": "began"}
     assert (second["module_id"], second["message"]) == ("pm1", "the meter at 10.0.0.1:80")
 
 
-@pytest.mark.parametrize("style", logs.STYLES)
+@pytest.mark.parametrize("style", log.STYLES)
 def test_a_traceback_is_in_the_same_line(style: str) -> None:
     def fail() -> None:
         try:
@@ -116,7 +124,7 @@ def test_a_traceback_is_in_the_same_line(style: str) -> None:
     assert "ValueError: a" in line
 
 
-@pytest.mark.parametrize("style", logs.STYLES)
+@pytest.mark.parametrize("style", log.STYLES)
 def test_no_text_makes_a_second_line(style: str) -> None:
     (line,) = logged(lambda: ours.info("%s", HOSTILE), style)
     assert line.isprintable()
@@ -143,7 +151,7 @@ def test_what_is_endless_is_cut() -> None:
             ours.exception("it failed")
 
     lines = logged(endless)
-    assert [len(line) < logs.LONGEST_TRACEBACK + logs.LONGEST_MESSAGE for line in lines] == [True, True]
+    assert [len(line) < log.MAX_TRACEBACK + log.MAX_MESSAGE for line in lines] == [True, True]
 
 
 def test_arguments_that_do_not_fit() -> None:
@@ -188,59 +196,49 @@ def test_what_logged_before_logs_after() -> None:
 # --- standard error that is not well ---
 
 
-def test_a_reader_that_left() -> None:
+def record(text: str) -> logging.LogRecord:
+    return logging.LogRecord("iem_dcr", logging.INFO, "", 0, text, (), None)
+
+
+def test_a_reader_that_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging, "raiseExceptions", False)
     reading, writing = os.pipe()
     os.close(reading)
-    handler = LineHandler(writing, TextFormatter())
+    stream = open(writing, "w", buffering=1, encoding="utf-8")  # noqa: PTH123, SIM115  closing it fails, too
+    handler = LineHandler(stream, TextFormatter())
     for number in range(10):
-        handler.handle(logging.LogRecord("iem_dcr", logging.INFO, "", 0, str(number), (), None))
+        handler.handle(record(str(number)))
     handler.close()
-    os.close(writing)
+    with contextlib.suppress(BrokenPipeError):
+        stream.close()
 
 
 def test_a_pipe_that_nobody_empties_costs_lines_and_no_time() -> None:
     reading, writing = os.pipe()
-    handler = LineHandler(writing, TextFormatter())
-    count = logs.WAITING_LINES + 200
-    for number in range(count):
-        handler.handle(logging.LogRecord("iem_dcr", logging.INFO, "", 0, f"{number} " + "x" * 1000, (), None))
-    # Now somebody reads, and the log goes on with word of what was lost.
-    written: list[bytes] = []
-    reader = threading.Thread(target=lambda: written.extend(iter(lambda: os.read(reading, 65536), b"")))
-    reader.start()
-    while not handler._lines.empty():
-        pass
-    handler.handle(logging.LogRecord("iem_dcr", logging.INFO, "", 0, "at last", (), None))
-    handler.close()
-    os.close(writing)
-    reader.join()
-    os.close(reading)
-    lines = b"".join(written).decode().splitlines()
-    lost = re.search(r"WARNING -: (\d+) lines of the log were lost", lines[-2])
-    assert lost is not None
-    assert len(lines) - 2 + int(lost[1]) == count
-    assert lines[-1].endswith("at last")
-
-
-def test_a_pipe_that_does_not_block() -> None:
-    reading, writing = os.pipe()
-    os.set_blocking(writing, False)
-    handler = LineHandler(writing, TextFormatter())
-    for _ in range(200):
-        handler.handle(logging.LogRecord("iem_dcr", logging.INFO, "", 0, "x" * 3000, (), None))
-    written = b""
-    while written.count(b"\n") < 200:
-        written += os.read(reading, 65536)
-    handler.close()
-    os.close(writing)
-    os.close(reading)
-    assert all(line.endswith(b"x" * 3000) for line in written.splitlines())
+    with open(writing, "w", encoding="utf-8") as stream:  # noqa: PTH123
+        handler = LineHandler(stream, TextFormatter())
+        count = log.MAX_WAITING_LINES + 200
+        for number in range(count):
+            handler.handle(record(f"{number} " + "x" * 1000))
+        # Now somebody reads, and the log goes on with the number of lines that were lost.
+        text = b""
+        while b" were lost" not in text:
+            text += os.read(reading, 65536)
+            handler.handle(record("at last"))
+            count += 1
+        handler.close()
+    with open(reading, "rb") as rest:  # noqa: PTH123
+        lines = (text + rest.read()).decode().splitlines()
+    (lost,) = [match for line in lines if (match := re.search(r"WARNING -: (\d+) lines of the log were lost", line))]
+    assert int(lost[1]) > 0
+    assert len(lines) - 1 + int(lost[1]) == count
+    assert lines[-1].endswith("INFO -: at last")
 
 
 @pytest.mark.parametrize("closed", ["2>&-", "2>/dev/full"])
 def test_no_standard_error_at_all(closed: str) -> None:
     program = (
-        "import logging; from iem_dcr.service.logs import log_lines\n"
+        "import logging; from iem_dcr.service.log import log_lines\n"
         "with log_lines('text', logging.INFO): logging.getLogger('iem_dcr').error('x')\n"
         "print('went on')"
     )
@@ -248,15 +246,3 @@ def test_no_standard_error_at_all(closed: str) -> None:
         ["sh", "-c", f'exec "$0" -c "$1" {closed}', sys.executable, program], capture_output=True, text=True, check=True
     )
     assert (done.stdout, done.stderr) == ("went on\n", "")
-
-
-def test_what_is_the_journal() -> None:
-    reading, writing = os.pipe()
-    found = os.fstat(writing)
-    assert is_journal(writing, {"JOURNAL_STREAM": f"{found.st_dev}:{found.st_ino}"})
-    for stream in ("", "x", f"{found.st_dev}:{found.st_ino + 1}"):
-        assert not is_journal(writing, {"JOURNAL_STREAM": stream})
-    assert not is_journal(writing, {})
-    os.close(reading)
-    os.close(writing)
-    assert not is_journal(writing, {"JOURNAL_STREAM": f"{found.st_dev}:{found.st_ino}"})

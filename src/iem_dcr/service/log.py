@@ -1,0 +1,192 @@
+"""The service's log on standard error: one line for each record, as text or as JSON, with the meter's module_id.
+
+Logging never blocks. A record is formatted where it is logged, because only there its meter is known, and a thread of
+its own writes the line. When standard error takes nothing (a full pipe), lines are dropped and counted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import queue
+import sys
+import threading
+from datetime import UTC, datetime
+from logging.handlers import QueueHandler, QueueListener
+from typing import TYPE_CHECKING, Any, Final, TextIO
+
+from iem_dcr.errors import printable
+from iem_dcr.everest_api.context import METER
+from iem_dcr.meter_time import rfc3339
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+STYLES: Final = ("text", "json")
+MAX_MESSAGE: Final = 4000
+"""Characters of a message that are logged."""
+MAX_TRACEBACK: Final = 16_000
+"""Characters of a traceback that are logged: its end, which has the error."""
+MAX_WAITING_LINES: Final = 2000
+FLUSH_TIMEOUT_S: Final = 0.5
+NO_METER: Final = "-"
+"""Stands for the module_id in a line of text that is about no meter or about all."""
+
+_PRIORITIES: Final = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
+_PRIORITY_DEBUG: Final = 7
+
+
+class TextFormatter(logging.Formatter):
+    """``2026-03-01T12:00:00.000Z INFO module_id: message``; a traceback follows in the same line.
+
+    For systemd's journal, which knows the time, ``<6>INFO module_id: message`` (sd-daemon(3)).
+    """
+
+    def __init__(self, *, journal: bool = False) -> None:
+        super().__init__()
+        self._journal = journal
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line of a record."""
+        head = f"<{_priority(record.levelno)}>" if self._journal else f"{_time(record)} "
+        lines = [_printable(line) for line in _traceback(self, record).split("\n")]
+        message = " | ".join(filter(None, [_message(record), *lines]))
+        return f"{head}{record.levelname} {METER.get() or NO_METER}: {message}"
+
+
+class JsonFormatter(logging.Formatter):
+    """A JSON object with time, level, logger, module_id ("" where there is none) and message; exception if any."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line of a record."""
+        line = {
+            "time": _time(record),
+            "level": record.levelname,
+            "logger": record.name,
+            "module_id": METER.get(),
+            "message": _message(record),
+        }
+        if traceback := _traceback(self, record):
+            line["exception"] = traceback
+        return json.dumps(line, separators=(",", ":"))
+
+
+class LineHandler(QueueHandler):
+    """Formats records and has their lines written to a stream by a thread.
+
+    Args:
+        stream: where to write, or None to write nothing.
+        formatter: makes the lines.
+    """
+
+    def __init__(self, stream: TextIO | None, formatter: logging.Formatter) -> None:
+        # A SimpleQueue, because a signal handler may put a line while its thread is putting one.
+        self._lines: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
+        super().__init__(self._lines)
+        self.setFormatter(formatter)
+        self._dropped = 0
+        self._writer = _Writer(self._lines, logging.StreamHandler(stream))
+        self._writer.start()
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        """Take the line of a record, or drop it when too many lines wait."""
+        if self._lines.qsize() >= MAX_WAITING_LINES:
+            self._dropped += 1
+            return
+        if self._dropped:
+            text = f"{self._dropped} lines of the log were lost: standard error did not take them"
+            self._dropped = 0
+            self._lines.put(self.prepare(logging.LogRecord(__name__, logging.WARNING, "", 0, text, None, None)))
+        self._lines.put(record)
+
+    def close(self) -> None:
+        """Wait until all lines are written, for half a second at most."""
+        self._writer.enqueue_sentinel()
+        self._writer.done.wait(FLUSH_TIMEOUT_S)
+        super().close()
+
+
+class _Writer(QueueListener):
+    """Writes lines. Its own `stop` waits without limit for a reader that may have gone.
+
+    Attributes:
+        done: set when all lines before the sentinel are written.
+    """
+
+    def __init__(self, lines: queue.SimpleQueue[logging.LogRecord], handler: logging.Handler) -> None:
+        super().__init__(lines, handler)
+        self.done = threading.Event()
+
+    def dequeue(self, block: bool) -> logging.LogRecord:  # noqa: FBT001  the signature is logging's
+        """Return the next line, or the sentinel."""
+        record: Any = super().dequeue(block)
+        if record is None:
+            self.done.set()
+        return record  # type: ignore[no-any-return]  # logging's types know no sentinel
+
+
+@contextlib.contextmanager
+def log_lines(style: str, level: int, environment: Mapping[str, str] = os.environ) -> Iterator[None]:
+    """Write the log of the whole process to standard error as lines, instead of what wrote it before.
+
+    Args:
+        style: one of `STYLES`.
+        level: the lowest level of this package that is logged; of other packages it is WARNING.
+        environment: says whether standard error is systemd's journal.
+    """
+    root, ours = logging.getLogger(), logging.getLogger("iem_dcr")
+    before = root.handlers[:], root.level, ours.level, logging.raiseExceptions
+    formatter = JsonFormatter() if style == "json" else TextFormatter(journal=_is_journal(sys.stderr, environment))
+    handler = LineHandler(sys.stderr, formatter)
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    ours.setLevel(level)
+    logging.raiseExceptions = False  # an error of standard error has nowhere to go
+    logging.captureWarnings(capture=True)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(capture=False)
+        root.handlers[:], logging.raiseExceptions = before[0], before[3]
+        root.setLevel(before[1])
+        ours.setLevel(before[2])
+        handler.close()
+
+
+def _is_journal(stream: TextIO | None, environment: Mapping[str, str]) -> bool:
+    """Whether a stream leads to systemd's journal: JOURNAL_STREAM has its device and inode (systemd.exec(5))."""
+    if stream is None:
+        return False
+    try:
+        found = os.fstat(stream.fileno())
+    except (OSError, ValueError):
+        return False
+    return environment.get("JOURNAL_STREAM", "") == f"{found.st_dev}:{found.st_ino}"
+
+
+def _message(record: logging.LogRecord) -> str:
+    try:
+        message = record.getMessage()
+    except Exception:  # noqa: BLE001  a line whose arguments do not fit still says something
+        message = f"{record.msg} (its arguments do not fit)"
+    return _printable(message)
+
+
+def _traceback(formatter: logging.Formatter, record: logging.LogRecord) -> str:
+    if not record.exc_info or record.exc_info[1] is None:
+        return ""
+    return formatter.formatException(record.exc_info)[-MAX_TRACEBACK:]
+
+
+def _printable(text: str) -> str:
+    return printable(text, limit=MAX_MESSAGE)
+
+
+def _time(record: logging.LogRecord) -> str:
+    return rfc3339(datetime.fromtimestamp(record.created, UTC))
+
+
+def _priority(level: int) -> int:
+    return next((priority for least, priority in _PRIORITIES if level >= least), _PRIORITY_DEBUG)
