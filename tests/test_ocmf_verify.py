@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from iem_dcr.errors import ReceiptError
 from iem_dcr.ocmf import Outcome, Verification, parse, public_key_der_hex, verify
 from iem_dcr.ocmf.keys import SECP256R1
-from iem_dcr.ocmf.signature import rewritten, signature_numbers
+from iem_dcr.ocmf.signature import signature_numbers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -295,34 +295,3 @@ def test_without_cryptography_nothing_is_checked() -> None:
         f"v = o.verify(o.parse({text!r}), {key!r}); print(v.outcome.name, v.reason)"
     )
     assert said.startswith("NOT_CHECKED the package cryptography cannot be used")
-
-
-LOW, HIGH, SHORT = 0x7F << 248 | 5, 0x80 << 248 | 5, 0x7F << 240 | 5
-"""Numbers of 32 bytes without and with their top bit set, and one of 31."""
-
-
-@pytest.mark.parametrize(
-    "written", [bytes.hex, lambda raw: raw.hex().upper(), lambda raw: base64.b64encode(raw).decode()]
-)
-@pytest.mark.parametrize("form", FORMS)
-def test_other_numbers_are_written_in_the_form_of_a_signature(form: str, written: Callable[[bytes], str]) -> None:
-    def section(r: int, s: int) -> dict[str, object]:
-        text = written(in_form(form, r, s))
-        return {"SD": text, "SE": "base64"} if written(b"\xfb") == "+w==" else {"SD": text}
-
-    for r, s in ((LOW, HIGH), (HIGH, LOW)):
-        assert rewritten(section(r, s), (r + 1, s + 1), SECP256R1) == section(r + 1, s + 1)["SD"]
-    swapped = rewritten(section(LOW, HIGH), (HIGH, LOW), SECP256R1)
-    assert swapped == (section(HIGH, LOW)["SD"] if form == "raw" else None)
-    shorter = rewritten(section(LOW, HIGH), (SHORT, HIGH), SECP256R1)
-    assert shorter == (section(SHORT, HIGH)["SD"] if form == "raw" else None)
-
-
-def test_a_00_before_a_sign_is_none_before_another_digit() -> None:
-    assert rewritten({"SD": in_form("der", HIGH, HIGH).hex()}, (LOW, HIGH), SECP256R1) is None
-
-
-def test_numbers_too_large_for_the_form_are_not_written() -> None:
-    assert rewritten({"SD": in_form("der", 5, 5).hex()}, (300, 5), SECP256R1) is None
-    with pytest.raises(ReceiptError, match="unreadable"):
-        rewritten({"SD": "00"}, (5, 5), SECP256R1)

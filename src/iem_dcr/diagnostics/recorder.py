@@ -19,8 +19,8 @@ from iem_dcr import __version__, ocmf
 from iem_dcr.device import messages
 from iem_dcr.device.client import MeterClient
 from iem_dcr.diagnostics import nodes
-from iem_dcr.diagnostics.disguise import Disguise
 from iem_dcr.diagnostics.evidence import tuple_in
+from iem_dcr.diagnostics.redaction import redact
 from iem_dcr.errors import (
     AnswerLostError,
     MeterError,
@@ -141,20 +141,8 @@ def redacted(recorded: Sequence[Recorded], secrets: Iterable[str]) -> tuple[Reco
     Raises:
         RecordingError: the answers contain more values than can be replaced.
     """
-    disguise = Disguise(secrets)
-    answers = [(one, one.answer) for one in recorded if one.answer is not None]
-    for _, answer in sorted(answers, key=lambda pair: pair[0].node is not nodes.PUBLICKEY):
-        disguise.learn(answer.body)
-        for name, value in answer.headers:
-            disguise.learn_header(name, value)
-    written: list[Recorded] = []
-    for one in recorded:
-        if one.answer is None:
-            written.append(one)
-            continue
-        headers = tuple((name, disguise.header(name, value)) for name, value in one.answer.headers)
-        written.append(replace(one, answer=replace(one.answer, headers=headers, body=disguise.body(one.answer.body))))
-    return tuple(written)
+    redacted_answers = iter(redact([one.answer for one in recorded if one.answer is not None], secrets))
+    return tuple(one if one.answer is None else replace(one, answer=next(redacted_answers)) for one in recorded)
 
 
 def check_folder(folder: Path) -> None:

@@ -11,7 +11,6 @@ space, base64 may lack its padding, DER may have lengths in long form, further e
 from __future__ import annotations
 
 import base64
-import binascii
 import contextlib
 import enum
 import re
@@ -140,44 +139,6 @@ def form_of(signature: Mapping[str, object]) -> Form:
 def in_der(r: int, s: int) -> bytes:
     """Write r and s as DER (RFC 3279, 2.2.3)."""
     return sequence(integer(r) + integer(s))
-
-
-def rewritten(signature: Mapping[str, object], numbers: tuple[int, int], curve: Curve) -> str | None:
-    """Write other numbers r and s as SD in exactly the form of a signature: encoding, case of letters, every length,
-    and whether an integer begins with 00 or has its top bit set.
-
-    Returns:
-        The text of SD, or None where these numbers cannot be written so.
-
-    Raises:
-        ReceiptError: SD is none that `signature_numbers` reads.
-    """
-    signature_numbers(signature, curve)
-    raw, SD = _bytes_of(signature), str(signature["SD"])
-    parts = _integers(raw)
-    is_raw = parts is None
-    if parts is None:
-        parts = (raw[: curve.size], raw[curve.size :])
-    elif not _is_short(raw, parts):
-        return None
-    if not _is_spelled_plainly(signature.get("SE", "hex"), SD):
-        return None
-    try:
-        new = [number.to_bytes(len(part), "big") for number, part in zip(numbers, parts, strict=True)]
-    except OverflowError:
-        return None
-    if not is_raw and [_head(part) for part in new] != [_head(part) for part in parts]:
-        return None
-    written = b"".join(new) if is_raw else raw[:4] + new[0] + raw[4 + raw[3] : 6 + raw[3]] + new[1]
-    if signature.get("SE", "hex") == "base64":
-        return binascii.b2a_base64(written, newline=False).decode()
-    text = written.hex()
-    return text.upper() if SD.upper() == SD else text
-
-
-def _head(part: bytes) -> tuple[bool, bool, bool]:
-    """Tell what DER sees in an integer's first bytes: a 00, a sign, and whether the 00 is there because of a sign."""
-    return part[0] == 0, part[0] >= 0x80, len(part) > 1 and part[0] == 0 and part[1] >= 0x80
 
 
 def _bytes_of(signature: Mapping[str, object]) -> bytes:
