@@ -13,13 +13,13 @@ import pytest
 from iem_dcr import ocmf
 from iem_dcr.powermeter import TransactionRequestStatus
 from iem_dcr.simulator import SimulatedMeter, SimulatorOptions
-from tests.support.api_bench import api_bench, request, start_payload
+from tests.support.api_bench import api_bench, start_payload
 from tests.support.bench import SECRET, SERIAL, bench
 from tests.support.bench import request as start_request
 from tests.support.device_api import problems as problems_of_body
 from tests.support.device_api import request_schema
 from tests.support.everest_types import of_interface, problems
-from tests.support.hostile_bodies import ESCAPES
+from tests.support.hostile_meter import ESCAPES
 from tests.support.virtual_time import virtual
 
 if TYPE_CHECKING:
@@ -50,12 +50,8 @@ OTHERS: list[object] = [
 ]
 CARD = "5EC2E7F00D{:04}"
 QUICK: dict[str, Any] = {
-    "MS": SERIAL,
-    "private_key": SECRET,
-    "charge_s": 0.2,
-    "load_delay_s": 0.0,
-    "signing_delay_s": 0.02,
-}
+    "MS": SERIAL, "private_key": SECRET, "charge_s": 0.2, "load_delay_s": 0.0, "signing_delay_s": 0.02,
+}  # fmt: skip
 
 
 def starts(rng: random.Random, number: int) -> Any:
@@ -181,7 +177,3 @@ async def test_everest_behind_the_broker_is_answered_once(
         await asyncio.sleep(2)
         stopped = await b.answer(b.stop("T-last"))
         assert stopped["signed_meter_value"]["signed_meter_data"] == b.meter.signed[-1].text
-
-
-def test_a_request_is_what_this_test_believes() -> None:
-    assert raw("T-1", {"replyTo": "a"}, ascii_only=True) == request("T-1", "a")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import json
+import textwrap
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from iem_dcr.errors import ReceiptError
 from iem_dcr.ocmf import Outcome, import_formats, import_xml, parse, verify
 from iem_dcr.ocmf.import_formats import LARGEST, Found, begins_with_tuple, read_document, stream_records
 from tests.support.journals import tuple_text
+from tests.support.ocmf_signing import BEGIN, END, CurveSigner, b64, payload
 from tests.support.shared import shared
 
 if TYPE_CHECKING:
@@ -23,12 +24,10 @@ if TYPE_CHECKING:
 
 ONE, TWO = tuple_text(1), tuple_text(2, ID='a|b {} \\" <&> é')
 SPREAD = ONE.replace('"RD":[', '"RD":\r\n\t[')
-KEY = "3059aabb"
-OCA = base64.b64encode(f"oca:base16:asn1:{KEY}".encode()).decode()
-
-
-def b64(text: str) -> str:
-    return base64.b64encode(text.encode()).decode()
+SIGNER = CurveSigner()
+KEY = SIGNER.spki
+OCA = b64(f"oca:base16:asn1:{KEY}")
+GOOD = SIGNER.tuple_of(payload(BEGIN, END))
 
 
 def streamed(data: bytes) -> list[Found]:
@@ -43,29 +42,26 @@ def texts(data: str | bytes) -> list[str]:
     return [found.text for found in read_document(data.encode() if isinstance(data, str) else data)]
 
 
-@pytest.mark.parametrize(
-    ("document", "expected"),
-    [
-        (ONE, [ONE]),
-        (f"\ufeff \r\n{ONE}\0\n", [ONE]),
-        (f"{ONE}\n{TWO}\n", [ONE, TWO]),
-        (f"{ONE}\r\n\r\n{TWO}", [ONE, TWO]),
-        (f"{ONE}{TWO}{ONE}", [ONE, TWO, ONE]),
-        (f"# mine\n12:00 got {ONE};\n{SPREAD}\nend", [ONE, SPREAD]),
-        (f"{{{ONE}}}", [ONE]),
-        (f'"{ONE}"', [ONE]),
-        (ONE.encode().hex(), [ONE]),
-        (ONE.encode().hex().upper(), [ONE]),
-        (b64(f"{ONE}\n{TWO}"), [ONE, TWO]),
-        (json.dumps(ONE), [ONE]),
-        (json.dumps([1, None, {"a": {"b": [TWO, True, 1.5]}}]), [TWO]),
-        (json.dumps({"x": 1}) + "\n" + json.dumps({"ocmf": ONE}) + "\n" + json.dumps([TWO]), [ONE, TWO]),
-        (f'{{"a":{json.dumps(ONE)},"a":{json.dumps(TWO)}}}', [ONE, TWO]),
-        (json.dumps(json.dumps(json.dumps({"x": ONE}))), [ONE]),
-        (ONE.encode("utf-16").decode("latin-1").encode("latin-1"), [ONE]),
-    ],
-)
-def test_texts(document: str | bytes, expected: list[str]) -> None:
+def keyed(document: object) -> list[tuple[str, str]]:
+    """The tuples and keys of a document of JSON."""
+    return [(found.text, found.key) for found in read_document(json.dumps(document).encode())]
+
+
+# --- texts ---
+
+
+@pytest.mark.parametrize(("document", "expected"), [
+    (ONE, [ONE]), (f"\ufeff \r\n{ONE}\0\n", [ONE]), (f"{ONE}\n{TWO}\n", [ONE, TWO]),
+    (f"{ONE}\r\n\r\n{TWO}", [ONE, TWO]), (f"{ONE}{TWO}{ONE}", [ONE, TWO, ONE]),
+    (f"# mine\n12:00 got {ONE};\n{SPREAD}\nend", [ONE, SPREAD]), (f"{{{ONE}}}", [ONE]),
+    (f'"{ONE}"', [ONE]), (ONE.encode().hex(), [ONE]), (ONE.encode().hex().upper(), [ONE]),
+    (b64(f"{ONE}\n{TWO}"), [ONE, TWO]), (json.dumps(ONE), [ONE]),
+    (json.dumps([1, None, {"a": {"b": [TWO, True, 1.5]}}]), [TWO]),
+    (json.dumps({"x": 1}) + "\n" + json.dumps({"ocmf": ONE}) + "\n" + json.dumps([TWO]), [ONE, TWO]),
+    (f'{{"a":{json.dumps(ONE)},"a":{json.dumps(TWO)}}}', [ONE, TWO]),
+    (json.dumps(json.dumps(json.dumps({"x": ONE}))), [ONE]), (ONE.encode("utf-16"), [ONE]),
+], ids=range(17))  # fmt: skip
+def test_the_tuples_of_a_text_are_found(document: str | bytes, expected: list[str]) -> None:
     assert texts(document) == expected
 
 
@@ -74,33 +70,96 @@ def test_a_damaged_tuple_is_found_too() -> None:
     found = read_document(f"{ONE}\n{cut}\n{TWO}\nOCMF|nothing".encode())
     assert [one.text for one in found] == [ONE, cut, TWO, "OCMF|nothing"]
     assert [one.source for one in found] == ["line 1", "line 2", "line 3", "line 4"]
+    assert found[0] == Found(ONE, source="line 1")  # without findings of its own
     with pytest.raises(ReceiptError):
         parse(found[1].text)
 
 
-_MANY: dict[str, Callable[[int], str]] = {
-    "text": lambda count: f"{ONE}\n" * count,
-    "json": lambda count: json.dumps([ONE] * count),
-    "several json": lambda count: json.dumps(ONE) * count,
-    "csv": lambda count: "tuple\n" + '"a"\n' * count + "x" * 200_000,
-    "xml": lambda count: "<values>" + "<value><signedData>a</signedData></value>" * count + "< is no XML",
+MANY: dict[str, tuple[Callable[[int], str], bool]] = {
+    "text": (lambda count: f"{ONE}\n" * count, True),
+    "json": (lambda count: json.dumps([ONE] * count), True),
+    "several json": (lambda count: json.dumps(ONE) * count, True),
+    "csv": (lambda count: "tuple\n" + '"a"\n' * count + "x" * 200_000, False),
+    "xml": (lambda count: "<values>" + "<value><signedData>a</signedData></value>" * count + "< is no XML", False),
 }
-"""Documents of so many tuples; that of CSV and that of XML cannot be read to its end."""
+"""Documents of so many tuples, and whether they can be read to their end."""
 
 
-@pytest.mark.parametrize("form", _MANY)
+@pytest.mark.parametrize("form", MANY)
 def test_no_more_tuples_are_looked_at_than_a_document_may_hold(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(import_formats, "MOST", 3)
     monkeypatch.setattr(import_xml, "MOST", 3)
+    make, has_end = MANY[form]
     with pytest.raises(ReceiptError, match="more than 3 receipts"):
-        texts(_MANY[form](50))
+        texts(make(50))
+    if has_end:
+        assert texts(make(3)) == [ONE] * 3
 
 
-@pytest.mark.parametrize("form", ["text", "json", "several json"])
-def test_a_document_may_be_full(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(import_formats, "MOST", 3)
-    monkeypatch.setattr(import_xml, "MOST", 3)
-    assert texts(_MANY[form](3)) == [ONE] * 3
+@pytest.mark.parametrize(("document", "why"), [
+    (b"", "no receipt in it"), (b"hello", "no receipt in it"), (b"{}", "no receipt in it"),
+    (b'{"a": 1', "no receipt in it"), (b"<values></values>", "without any <value>"), (b"<values>", "not XML"),
+    (b"<?xml version='1.0' encoding='nobody-9'?><values/>", "XML"), (b"<values>&x;</values>", "not XML"),
+    (b"<a>" * 60, "nested"), (b"[" * 100_000, "nested"), (b"OCMF|\xff{}|{}", "UTF-8"), (b"\xff\xfe\x00", "UTF-8"),
+    (b"meter,tuple\n1," + b"x" * 200_000, "CSV"), (b" " * (LARGEST + 1), "at most"),
+], ids=lambda value: f"{value[:20]!a}…{len(value)}")  # fmt: skip
+def test_what_holds_no_tuple_is_refused(document: bytes, why: str) -> None:
+    with pytest.raises(ReceiptError, match=why):
+        read_document(document)
+
+
+def test_a_stream_is_read_in_records() -> None:
+    data = f"\ufeff\n{ONE}\n{SPREAD}\n\n{TWO}{ONE}\n{ONE[:99]}\n{TWO}".encode()
+    assert begins_with_tuple(data[:20])
+    found = streamed(data)
+    assert [one.text for one in found] == [ONE, SPREAD, TWO, ONE, ONE[:99], TWO] == texts(data)
+    assert [one.source for one in found] == ["line 2", "line 3", "line 6", "line 6", "line 7", "line 8"]
+    (odd,) = streamed(b'OCMF|{"ID":"\xff"}|{}')
+    with pytest.raises(ReceiptError):
+        parse(odd.text)
+    with pytest.raises(ReceiptError, match="no other tuple begins"):
+        streamed(b"OCMF|" + b"x" * 17_000_000)
+
+
+@pytest.mark.parametrize("piece", [
+    "OCMF|{", '{"a":', '[{"publicKey":"x","a":', "{\n", 'OCMF|{"":"', 'OCMF|{"', "OCMF|{[", "OCMF| ", "OCMF|{}|",
+    'OCMF|{"a":[', '"OCMF|{":0,', '{"a":"',
+])  # fmt: skip
+def test_time_is_linear(piece: str) -> None:
+    """Were it quadratic, it would take hours: the test's own time limit ends it."""
+    with suppress(ReceiptError):
+        assert read_document((piece * 300_000).encode())
+
+
+PIECES = st.sampled_from(
+    [ONE, TWO, "OCMF|", "{", "}", "|", '"', "\\", "[", "]", "<value>", "<signedData>", "</value>", "<!DOCTYPE a [",
+     "<?xml version='1.0'?>", "&a;", "\n", ",", "tuple,public_key\n", "T0NNRn", "4F434D467C", "\ufeff", "\0", "\ud800"]
+)  # fmt: skip
+
+
+@given(st.binary() | st.lists(PIECES | st.text(max_size=5)).map(lambda parts: "".join(parts).encode(errors="replace")))
+def test_nothing_is_raised_but_a_receipt_error(data: bytes) -> None:
+    with suppress(ReceiptError):
+        for found in read_document(data):
+            with suppress(ReceiptError):
+                parse(found.text)
+    with suppress(ReceiptError):
+        streamed(data)
+
+
+NO_TUPLE = st.text().filter(lambda text: "OCMF|" not in text)
+
+
+@given(st.recursive(
+    st.none() | st.integers() | NO_TUPLE | st.just(ONE),
+    lambda inner: st.lists(inner) | st.dictionaries(NO_TUPLE, inner),
+))  # fmt: skip
+def test_a_tuple_is_found_in_any_json(document: object) -> None:
+    with suppress(ReceiptError):
+        assert ONE in texts(json.dumps(document))
+
+
+# --- the transparency software's XML ---
 
 
 def xml(*values: str) -> bytes:
@@ -112,199 +171,155 @@ def value(signed: str, key: str = "", attributes: str = 'format="OCMF"', of_key:
     return f'<value transactionId="7"><signedData {attributes}>{signed}</signedData>{written}</value>'
 
 
-def test_transparency_xml() -> None:
-    escaped = TWO.replace("&", "&amp;").replace("<", "&lt;")
-    found = read_document(
-        xml(
-            value(f"<![CDATA[{ONE}]]>", "aa"),
-            value(f"\n{escaped}\n", " bb ", 'format="OCMF" encoding="plain"'),
-            value(ONE.encode().hex(), b64("cc"), 'encoding="hex"', 'encoding="base64"'),
-            value(b64(TWO), base64.b64encode(b"\x30\xfe").decode(), 'encoding="base64"', 'encoding="base64"'),
-            value("AP;0;3;ALFEN", "dd", 'format="ALFEN"'),
-        )
-    )
+ESCAPED = TWO.replace("&", "&amp;").replace("<", "&lt;")
+
+
+def test_every_tuple_of_a_transparency_file_is_found_in_its_encoding() -> None:
+    found = read_document(xml(
+        value(f"<![CDATA[{ONE}]]>", "aa"), value(f"\n{ESCAPED}\n", " bb ", 'format="OCMF" encoding="plain"'),
+        value(ONE.encode().hex(), b64("cc"), 'encoding="hex"', 'encoding="base64"'),
+        value(b64(TWO), b64(b"\x30\xfe"), 'encoding="base64"', 'encoding="base64"'),
+        value("AP;0;3;ALFEN", "dd", 'format="ALFEN"'), value(ONE + ESCAPED, "ee"),
+        value(f"{ONE}\n{TWO}".encode().hex(), "ff", 'encoding="hex"'), value("OCMF|{", "gg"),
+    ))  # fmt: skip
     assert [(one.text, one.key) for one in found] == [
-        (ONE, "aa"),
-        (TWO, "bb"),
-        (ONE, b64("cc")),
-        (TWO, "MP4="),
-        ("AP;0;3;ALFEN", "dd"),
-    ]
+        (ONE, "aa"), (TWO, "bb"), (ONE, b64("cc")), (TWO, "MP4="), ("AP;0;3;ALFEN", "dd"),
+        (ONE, "ee"), (TWO, "ee"), (ONE, "ff"), (TWO, "ff"), ("OCMF|{", "gg"),
+    ]  # fmt: skip
+    assert [one.source[6] for one in found] == list("1234566778")
     assert found[0].source == "value 1, transactionId 7"
 
 
-def test_no_tuple_in_a_value_is_passed_over() -> None:
-    escaped = TWO.replace("&", "&amp;").replace("<", "&lt;")
-    both = f"{ONE}\n{TWO}".encode().hex()
-    found = read_document(xml(value(ONE + escaped, "aa"), value(both, "bb", 'encoding="hex"'), value("OCMF|{", "cc")))
-    assert [(one.text, one.key) for one in found] == [
-        (ONE, "aa"), (TWO, "aa"), (ONE, "bb"), (TWO, "bb"), ("OCMF|{", "cc"),
-    ]  # fmt: skip
-    assert [one.source for one in found][:3] == ["value 1, transactionId 7"] * 2 + ["value 2, transactionId 7"]
+def test_xml_in_utf_16_is_read() -> None:
+    assert texts(xml(value(ONE)).decode().replace("?>", ' encoding="UTF-16"?>').encode("utf-16")) == [ONE]
 
 
-def test_xml_in_utf_16() -> None:
-    text = xml(value(ONE)).decode().replace("?>", ' encoding="UTF-16"?>')
-    assert texts(text.encode("utf-16")) == [ONE]
-
-
-@pytest.mark.parametrize(
-    "declaration",
-    [
-        '<!DOCTYPE values [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;">]>',
-        '<!DOCTYPE values [<!ENTITY x SYSTEM "file:///etc/passwd">]>',
-        '<!DOCTYPE values SYSTEM "http://127.0.0.1:9/values.dtd">',
-        "<!DOCTYPE values>",
-    ],
-)
+@pytest.mark.parametrize("declaration", [
+    '<!DOCTYPE values [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;">]>',
+    '<!DOCTYPE values [<!ENTITY x SYSTEM "file:///etc/passwd">]>',
+    '<!DOCTYPE values SYSTEM "http://127.0.0.1:9/values.dtd">', "<!DOCTYPE values>",
+])  # fmt: skip
 def test_no_declaration_is_read(declaration: str) -> None:
     with pytest.raises(ReceiptError, match="document type declaration"):
         read_document(f"<?xml version='1.0'?>{declaration}<values>{value('&x;')}</values>".encode())
 
 
-@pytest.mark.parametrize(
-    ("document", "why"),
-    [
-        (b"", "no receipt in it"),
-        (b"hello", "no receipt in it"),
-        (b"{}", "no receipt in it"),
-        (b'{"a": 1', "no receipt in it"),
-        (b"<values></values>", "without any <value>"),
-        (b"<values>", "not XML"),
-        (b"<?xml version='1.0' encoding='nobody-9'?><values/>", "XML"),
-        (b"<values>&x;</values>", "not XML"),
-        (b"<a>" * 60, "nested"),
-        (b"[" * 100_000, "nested"),
-        (b"OCMF|\xff{}|{}", "UTF-8"),
-        (b"\xff\xfe\x00", "UTF-8"),
-        (b"meter,tuple\n1," + b"x" * 200_000, "CSV"),
-        (b" " * (LARGEST + 1), "at most"),
-    ],
-)
-def test_what_is_none_is_refused(document: bytes, why: str) -> None:
-    with pytest.raises(ReceiptError, match=why):
-        read_document(document)
+# --- what a CSMS hands over ---
 
 
-def signed_value(text: str, key: str = OCA) -> dict[str, str]:
+def signed_value(text: str = GOOD, key: str = OCA) -> dict[str, str]:
     return {"signedMeterData": b64(text), "signingMethod": "", "encodingMethod": "OCMF", "publicKey": key}
 
 
-def test_ocpp_16() -> None:
-    sampled = {"value": json.dumps(signed_value(ONE)), "format": "SignedData", "context": "Transaction.End"}
-    plain = {"value": "451.795", "unit": "kWh"}
-    values = [{"timestamp": "2026-03-01T11:30:00Z", "sampledValue": [plain, sampled]}]
-    for message in (
-        {"connectorId": 1, "transactionId": 7, "meterValue": values},
-        [2, "19", "StopTransaction", {"transactionId": 7, "transactionData": values}],
-    ):
-        assert [(one.text, one.key) for one in read_document(json.dumps(message).encode())] == [(ONE, OCA)]
+def message(text: str = GOOD) -> list[object]:
+    """A message of OCPP 1.6."""
+    sampled = {"value": json.dumps(signed_value(text)), "format": "SignedData", "context": "Transaction.End"}
+    values = [{"timestamp": "2026-03-01T11:30:00Z", "sampledValue": [{"value": "451.795", "unit": "kWh"}, sampled]}]
+    return [2, "19", "StopTransaction", {"transactionId": 7, "transactionData": values}]
 
 
-def test_ocpp_201_and_a_key_that_is_sent_once() -> None:
-    def event(text: str, key: str) -> dict[str, object]:
-        return {"meterValue": [{"sampledValue": [{"value": 451795, "signedMeterValue": signed_value(text, key)}]}]}
-
-    found = read_document(json.dumps([event(ONE, OCA), event(TWO, "")]).encode())
-    assert [(one.text, one.key) for one in found] == [(ONE, OCA), (TWO, OCA)]
-    found = read_document(json.dumps([event(ONE, OCA), event(TWO, ""), event(TWO, "other")]).encode())
-    assert [one.key for one in found] == [OCA, "", "other"]
+def event(text: str = GOOD, key: str = OCA) -> dict[str, object]:
+    """A message of OCPP 2.0.1."""
+    return {"meterValue": [{"sampledValue": [{"value": 451795, "signedMeterValue": signed_value(text, key)}]}]}
 
 
-def test_a_key_is_that_of_one_meter() -> None:
-    other = tuple_text(3, meter="OTHER")
-    found = read_document(json.dumps([signed_value(ONE), signed_value(other, ""), signed_value(TWO, "")]).encode())
-    assert [(one.text, one.key) for one in found] == [(ONE, OCA), (other, ""), (TWO, OCA)]
+OICP = {
+    "SessionID": "x",
+    "CalibrationLawVerificationInfo": {"CalibrationLawCertificateID": "c", "PublicKey": KEY},
+    "SignedMeteringValues": [{"SignedMeteringValue": GOOD, "MeteringStatus": "End"}],
+}
+OCPI = {
+    "encoding_method": "OCMF", "public_key": b64(bytes.fromhex(KEY)),
+    "signed_values": [{"nature": "End", "signed_data": GOOD}],
+}  # fmt: skip
+EVEREST = {"status": "OK", "signed_meter_value": {"signed_meter_data": GOOD, "signing_method": "", "public_key": KEY}}
+GOOD_XML = xml(value(GOOD.replace("&", "&amp;"), KEY)).decode()
 
 
-def test_everest_signed_meter_value() -> None:
-    signed = {"signed_meter_data": ONE, "signing_method": "", "encoding_method": "OCMF", "public_key": KEY}
-    answer = {"signed_meter_value": signed, "status": "OK"}
-    assert [(one.text, one.key) for one in read_document(json.dumps(answer).encode())] == [(ONE, KEY)]
+@pytest.mark.parametrize("document", [
+    message(), {"connectorId": 1, "meterValue": message()[3]}, event(), OICP, [OICP], OCPI, EVEREST,
+    {"publicKey": {"encoding": "plain", "publicKey": KEY}, "data": GOOD}, {"meterPublicKey": KEY, "data": [GOOD]},
+    {"meter_public_key": KEY, "receipt": {"ocmf": GOOD}}, {"receipt": GOOD_XML}, {"receipt": b64(GOOD_XML)},
+    {"publicKey": KEY, "receipt": xml(value(GOOD)).decode()},
+    *(signed_value() | {"signedMeterData": data} for data in (
+        GOOD, b64(GOOD), b64(GOOD + " ").rstrip("="), b64(GOOD + "  ").rstrip("="), b64(b64(GOOD)), b64("\n" + GOOD),
+        b64("\ufeff" + GOOD), b64(f'"{GOOD}"'), b64(json.dumps(GOOD)), GOOD.encode().hex(),
+        "\n".join(textwrap.wrap(b64(GOOD), 76)),
+    )),
+    json.loads('{"a":' * 400 + json.dumps(signed_value()) + "}" * 400),
+], ids=range(25))  # fmt: skip
+def test_every_form_is_read_with_its_key(document: object) -> None:
+    [(text, key)] = keyed(document)
+    assert verify(parse(text), key).outcome is Outcome.VALID
 
 
-def test_a_stream_is_read_in_records() -> None:
-    data = f"\ufeff\n{ONE}\n{SPREAD}\n\n{TWO}{ONE}\n{ONE[:99]}\n{TWO}".encode()
-    assert begins_with_tuple(data[:20])
-    found = streamed(data)
-    assert [one.text for one in found] == [ONE, SPREAD, TWO, ONE, ONE[:99], TWO]
-    assert [one.source for one in found] == ["line 2", "line 3", "line 6", "line 6", "line 7", "line 8"]
-    assert [one.text for one in found] == texts(data)
-    (odd,) = streamed(b'OCMF|{"ID":"\xff"}|{}')
-    with pytest.raises(ReceiptError):
-        parse(odd.text)
-    with pytest.raises(ReceiptError, match="no other tuple begins"):
-        streamed(b"OCMF|" + b"x" * 17_000_000)
+OF_OTHER = tuple_text(3, meter="OTHER")
+NEAR = {"publicKey": "near", "data": ONE}
+
+
+@pytest.mark.parametrize(("document", "keys"), [
+    ([event(ONE), event(TWO, "")], [OCA, OCA]),
+    ([event(ONE), event(TWO, ""), event(TWO, "other")], [OCA, "", "other"]),
+    ([signed_value(ONE), signed_value(OF_OTHER, ""), signed_value(TWO, "")], [OCA, "", OCA]),
+    ({"publicKey": "far", "values": [NEAR, {"PK": "", "data": [TWO]}], "data": ONE}, ["near", "far", "far"]),
+    ({"begin": {"publicKey": KEY}, "end": {"publicKey": CurveSigner(secret=99).spki}, "data": GOOD}, [""]),
+    ({"a": {"publicKey": "other", "data": OF_OTHER}, "publicKey": KEY, "data": GOOD}, ["other", KEY]),
+], ids=["sent once", "two keys", "of one meter", "the nearest around", "two beside", "around another"])  # fmt: skip
+def test_a_key_is_the_nearest_one_and_that_of_one_meter(document: object, keys: list[str]) -> None:
+    assert [key for _, key in keyed(document)] == keys
+
+
+# --- lines and logs ---
+
+
+def sources(document: str, notes: list[str]) -> list[str]:
+    """The places of the tuples of a document; each has its key."""
+    found = read_document(document.encode(), notes)
+    assert {verify(parse(one.text), one.key or KEY).outcome for one in found} == {Outcome.VALID}
+    return [one.source for one in found]
+
+
+LINE = json.dumps(signed_value())
+
+
+@pytest.mark.parametrize(("lines", "places", "said"), [
+    *([[LINE, junk, LINE, LINE], [1, 3, 4], "line 2"] for junk in ("hello", '{"signedMeterData": "T0NNRnw', "[1, 2")),
+    (["{", *["x"] * 12, LINE], [14], "lines 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 and 3 more"),
+], ids=["a word", "half a text", "half a list", "many"])  # fmt: skip
+def test_lines_that_are_no_json_are_noted(lines: list[str], places: list[int], said: str) -> None:
+    notes: list[str] = []
+    assert sources("\n".join(lines), notes) == [f"line {place}" for place in places]
+    assert notes == [f"{said}: no JSON and no receipt; passed over"]
+
+
+@pytest.mark.parametrize("before", ["2026-03-01 11:30:01,123 [INFO] CP1 -> ", "CP1 sent: ", "{1} got ", '"CP1": '])
+def test_a_log_of_ocpp_messages_is_read(before: str) -> None:
+    notes: list[str] = []
+    sent = before + json.dumps(message())
+    assert len(sources(f'log begins\n{sent}\r\n\n{before}[3,"19",{{}}]\n{sent} (sent)\n', notes)) == 2
+    assert notes in ([], ["line 1: no JSON and no receipt; passed over"])
+
+
+def test_a_log_of_tuples_and_messages_loses_none() -> None:
+    log = f"12:00 OCMF got {GOOD}\n12:01 {json.dumps(message())}\n12:02 got {GOOD};\n"
+    assert sources(log, []) == ["line 1", "line 2", "line 3"]
+
+
+# --- genuine ones ---
 
 
 @pytest.mark.parametrize(
-    "piece",
-    [
-        "OCMF|{",
-        '{"a":',
-        '[{"publicKey":"x","a":',
-        "{\n",
-        'OCMF|{"":"',
-        'OCMF|{"',
-        "OCMF|{[",
-        "OCMF| ",
-        "OCMF|{}|",
-        'OCMF|{"a":[',
-        '"OCMF|{":0,',
-        '{"a":"',
-    ],
+    ("name", "outcome"),
+    [("raw-signature", Outcome.VALID), ("import-export-does-not-verify", Outcome.INVALID)],
 )
-def test_time_is_linear(piece: str) -> None:
-    """Were it quadratic, it would take hours: the test's own time limit ends it."""
-    with suppress(ReceiptError):
-        assert read_document((piece * 300_000).encode())
+def test_a_genuine_transparency_file_is_read(name: str, outcome: Outcome) -> None:
+    (found,) = read_document(shared(f"receipts/iem-dcr-2023-{name}.xml").read_bytes())
+    assert verify(parse(found.text), found.key).outcome is outcome
 
 
-def test_genuine() -> None:
-    for name, outcome in (
-        ("iem-dcr-2023-raw-signature.xml", Outcome.VALID),
-        ("iem-dcr-2023-import-export-does-not-verify.xml", Outcome.INVALID),
-    ):
-        (found,) = read_document(shared(f"receipts/{name}").read_bytes())
-        assert verify(parse(found.text), found.key).outcome is outcome
+def test_a_genuine_tuple_is_read_by_itself_and_in_ocpp() -> None:
     key = json.loads(shared("device/publickey.json").read_text())["PK"]
-    tuple_2025 = shared("receipts/iem-dcr-2025-unpadded-der.ocmf").read_bytes()
-    assert read_document(tuple_2025) == (Found(tuple_2025.decode().strip(), source="line 1"),)
-    oca = base64.b64encode(f"oca:base16:asn1:{key}".encode()).decode()
-    (found,) = read_document(json.dumps(signed_value(tuple_2025.decode(), oca)).encode())
-    assert verify(parse(found.text), found.key).outcome is Outcome.VALID
-
-
-def test_a_key_is_the_nearest_one_around() -> None:
-    near = {"publicKey": "near", "data": ONE}
-    document = {"publicKey": "far", "values": [near, {"PK": "", "data": [TWO]}], "data": ONE}
-    assert [one.key for one in read_document(json.dumps(document).encode())] == ["near", "far", "far"]
-
-
-_PIECES = st.sampled_from(
-    [ONE, TWO, "OCMF|", "{", "}", "|", '"', "\\", "[", "]", "<value>", "<signedData>", "</value>", "<!DOCTYPE a [",
-     "<?xml version='1.0'?>", "&a;", "\n", ",", "tuple,public_key\n", "T0NNRn", "4F434D467C", "\ufeff", "\0", "\ud800"]
-)  # fmt: skip
-
-
-@given(st.binary() | st.lists(_PIECES | st.text(max_size=5)).map(lambda parts: "".join(parts).encode(errors="replace")))
-def test_nothing_but_a_receipt_error(data: bytes) -> None:
-    with suppress(ReceiptError):
-        for found in read_document(data):
-            with suppress(ReceiptError):
-                parse(found.text)
-    with suppress(ReceiptError):
-        streamed(data)
-
-
-_NO_TUPLE = st.text().filter(lambda text: "OCMF|" not in text)
-_JSON = st.recursive(
-    st.none() | st.integers() | _NO_TUPLE | st.just(ONE),
-    lambda inner: st.lists(inner) | st.dictionaries(_NO_TUPLE, inner),
-)
-
-
-@given(_JSON)
-def test_any_json(document: object) -> None:
-    with suppress(ReceiptError):
-        assert ONE in texts(json.dumps(document))
+    of_2025 = shared("receipts/iem-dcr-2025-unpadded-der.ocmf").read_bytes()
+    assert read_document(of_2025) == (Found(of_2025.decode().strip(), source="line 1"),)
+    [(text, key)] = keyed(signed_value(of_2025.decode(), b64(f"oca:base16:asn1:{key}")))
+    assert verify(parse(text), key).outcome is Outcome.VALID

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import tracemalloc
 from decimal import Decimal
 
 import pytest
@@ -11,20 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iem_dcr.errors import ReceiptError
-from iem_dcr.ocmf import Reading, Receipt, find_tuple, parse
+from iem_dcr.ocmf import Reading, find_tuple, parse
+from iem_dcr.ocmf.verdict import Judgement, verdict_on
+from tests.support.ocmf_signing import BEGIN, CurveSigner, payload
 
-BEGIN = {
-    "TM": "2024-10-27T02:30:00,125+0200 S", "TX": "B", "EF": "", "ST": "G",
-    "RV": "00000012.500", "RI": "1-b:1.8.e", "RU": "kWh", "RT": "DC",
-}  # fmt: skip
 END = {"TM": "2024-10-27T02:45:00,250+0100 S", "TX": "E", "RV": "00000020.125"}
 
 
-def tuple_of(*readings: object, **fields: object) -> str:
-    payload = {"FV": "1.0", "MS": "1TEST0001", "ID": "04A1|B2", "PG": "T7", "TT": "0,42 €/kWh | night"}
-    return (
-        f"OCMF|{json.dumps(payload | fields | {'RD': list(readings)}, ensure_ascii=False)}|{json.dumps({'SD': '00'})}"
-    )
+def tuple_of(*readings: object) -> str:
+    about = {"MS": "1TEST0001", "ID": "04A1|B2", "PG": "T7", "TT": "0,42 €/kWh | night"}
+    return f"OCMF|{payload(*readings, **about)}|{json.dumps({'SD': '00'})}"
 
 
 TUPLE = tuple_of(BEGIN, END)
@@ -47,55 +44,42 @@ rows = st.lists(
 )
 
 
-def touch(receipt: Receipt) -> None:
-    """Read everything a receipt offers, so that anything that raises shows."""
+def try_parse(text: str) -> str | None:
+    """Read everything that a text offers as a receipt; tell why it is none where it is refused."""
+    find_tuple(text)
+    refused = ""
+    try:
+        receipt = parse(text)
+    except ReceiptError as error:
+        refused = str(error)
+    assert refused.isprintable()
+    assert len(refused) < 500
+    if refused:
+        return refused
     for name in ("pagination", "meter_serial", "identification", "algorithm", "begin", "end", "energy_wh"):
         getattr(receipt, name)
     assert receipt.text.encode().startswith(b"OCMF|" + receipt.signed + b"|")
     assert hash(receipt) == hash(receipt)
     assert repr(receipt)
-
-
-def refusal(text: str) -> str | None:
-    """Why a text is refused, or None where it is a receipt."""
-    try:
-        parse(text)
-    except ReceiptError as error:
-        return str(error)
+    assert find_tuple(receipt.text) == receipt.text
+    assert parse(receipt.text) == receipt
     return None
 
 
-def try_parse(text: str) -> None:
-    find_tuple(text)
-    refused = refusal(text)
-    if refused is not None:
-        assert refused.isprintable()
-        return
-    receipt = parse(text)
-    touch(receipt)
-    assert find_tuple(receipt.text) == receipt.text
-    assert parse(receipt.text) == receipt
-
-
-@given(any_text)
-def test_any_text_is_a_receipt_or_a_receipt_error(text: str) -> None:
-    try_parse(text)
-    try_parse(f"OCMF|{text}")
-    try_parse(f'OCMF|{{"FV":"{text}"}}|{{"SD":"{text}"}}')
+@given(any_text, any_json, any_json)
+def test_any_text_and_sections_of_any_json_are_a_receipt_or_refused(text: str, data: object, signature: object) -> None:
+    for whole in (text, f"OCMF|{text}", f'OCMF|{{"FV":"{text}"}}|{{"SD":"{text}"}}'):
+        try_parse(whole)
+    try_parse(f"OCMF|{json.dumps(data)}|{json.dumps(signature)}")
 
 
 @given(st.lists(st.tuples(st.integers(0, len(TUPLE)), st.integers(0, 5), any_text | st.sampled_from('|{}[]",\\')),
                 min_size=1, max_size=6))  # fmt: skip
-def test_mutated_tuples_are_receipts_or_receipt_errors(edits: list[tuple[int, int, str]]) -> None:
+def test_mutated_tuples_are_receipts_or_refused(edits: list[tuple[int, int, str]]) -> None:
     text = TUPLE
     for at, cut, put in edits:
         text = text[:at] + put + text[at + cut :]
     try_parse(text)
-
-
-@given(any_json, any_json)
-def test_sections_of_any_json_are_receipts_or_receipt_errors(payload: object, signature: object) -> None:
-    try_parse(f"OCMF|{json.dumps(payload)}|{json.dumps(signature)}")
 
 
 @given(rows)
@@ -134,15 +118,10 @@ def test_omitted_fields_are_those_of_the_reading_before() -> None:
     assert (end.TM.instant - begin.TM.instant).total_seconds() == 75 * 60 + 0.125
 
 
-def test_a_row_that_is_no_object_hands_nothing_on() -> None:
-    readings = parse(tuple_of(BEGIN, None, {"TX": "E"})).readings
-    assert readings[1:] == (Reading(), Reading(TX="E"))
-
-
-def test_an_unreadable_field_is_not_taken_from_the_reading_before() -> None:
+def test_what_is_unreadable_is_not_taken_from_the_reading_before() -> None:
+    assert parse(tuple_of(BEGIN, None, {"TX": "E"})).readings[1:] == (Reading(), Reading(TX="E"))
     odd = {"TM": "yesterday", "TX": 5, "RV": "NaN", "RU": ["kWh"], "ST": "\ud800"}
-    escaped = json.dumps({"RD": [BEGIN, odd]})
-    reading = parse(f"OCMF|{escaped}|{{}}").readings[1]
+    reading = parse(f"OCMF|{json.dumps({'RD': [BEGIN, odd]})}|{{}}").readings[1]
     assert reading == Reading(RI="1-b:1.8.e", RT="DC")
 
 
@@ -221,66 +200,95 @@ def test_of_keys_given_twice_the_last_counts_and_odd_numbers_are_text(text: str,
     assert receipt.signed.decode() == text.split("|")[1]
 
 
-@pytest.mark.parametrize("number", ["1.2.3", ".", "5.e", "--1", "0x1", ".5 .5", "1_0"])
-def test_what_is_no_number_either_is_refused(number: str) -> None:
-    assert "not JSON" in str(refusal(f'OCMF|{{"RV":{number}}}|{{}}'))
-
-
-def test_an_id_that_cannot_be_written_is_none() -> None:
-    assert parse(r'OCMF|{"ID":"\ud800"}|{}').identification is None
-
-
-def test_white_space_between_the_values_is_signed_as_it_is() -> None:
-    receipt = parse('OCMF| {"PG":"T1",\r\n\t"RD":[]}\n|\n{"SD":\t"00"} \n')
-    assert receipt.signed == b' {"PG":"T1",\r\n\t"RD":[]}\n'
+def test_white_space_and_control_characters_are_signed_as_they_are() -> None:
+    receipt = parse('OCMF| {"PG":"T1",\r\n\t"TT":"a\tb\x01"}\n|\n{"SD":\t"00"} \n')
+    assert receipt.signed == b' {"PG":"T1",\r\n\t"TT":"a\tb\x01"}\n'
     assert receipt.text.endswith('{"SD":\t"00"}')
-
-
-def test_a_control_character_in_a_text_is_let_through() -> None:
-    assert parse('OCMF|{"TT":"a\tb\x01"}|{}').payload["TT"] == "a\tb\x01"
+    assert receipt.payload["TT"] == "a\tb\x01"
 
 
 @pytest.mark.parametrize(("text", "says"), [
-    ("", "no 'OCMF|'"),
-    ("{}", "no 'OCMF|'"),
-    ('{"ocmf":"none"}', "no 'OCMF|'"),
-    ("OCMF|", "payload section is not JSON"),
-    ("OCMF|[]|{}", "payload section is not a JSON object"),
-    ("OCMF|{}", "no signature section"),
-    ("OCMF|{}{}", "no signature section"),
-    ("OCMF|{}|", "signature section is not JSON"),
-    ('OCMF|{}|"{}"', "signature section is not a JSON object"),
-    (TUPLE[:-1], "signature section is not JSON"),
-    (TUPLE[:60], "payload section is not JSON"),
-    ('OCMF|{"RV":NaN}|{}', "NaN"),
-    ('OCMF|{"RV":-Infinity}|{}', "-Infinity"),
-    ('OCMF|{"ID":"\ud800"}|{}', "surrogate"),
-    ('OCMF|{}|{"SD":"\udfff"}', "surrogate"),
-    (f'OCMF|{{"RV":{"9" * 5000}}}|{{}}', "too large"),
+    *((text, "no 'OCMF|'") for text in ("", "{}", '{"ocmf":"none"}')), ("OCMF|", "payload section is not JSON"),
+    ("OCMF|[]|{}", "payload section is not a JSON object"), ("OCMF|{}", "no signature section"),
+    ("OCMF|{}{}", "no signature section"), ("OCMF|{}|", "signature section is not JSON"),
+    ('OCMF|{}|"{}"', "signature section is not a JSON object"), (TUPLE[:-1], "signature section is not JSON"),
+    (TUPLE[:60], "payload section is not JSON"), ('OCMF|{"RV":NaN}|{}', "NaN"),
+    ('OCMF|{"RV":-Infinity}|{}', "-Infinity"), ('OCMF|{"ID":"\ud800"}|{}', "surrogate"),
+    ('OCMF|{}|{"SD":"\udfff"}', "surrogate"), (f'OCMF|{{"RV":{"9" * 5000}}}|{{}}', "too large"),
     (f'OCMF|{{"RV":1e{"9" * 30}}}|{{}}', "too large"),
-])  # fmt: skip
+    *((f'OCMF|{{"RV":{number}}}|{{}}', "not JSON") for number in
+      ("1.2.3", ".", "5.e", "--1", "0x1", ".5 .5", "1_0")),
+], ids=range(24))  # fmt: skip
 def test_what_is_no_tuple_is_refused_with_its_reason(text: str, says: str) -> None:
-    with pytest.raises(ReceiptError) as caught:
-        parse(text)
-    assert says in str(caught.value)
+    assert says in (try_parse(text) or "")
+
+
+# --- made to do harm ---
+
+SIGNER = CurveSigner()
+SIGNED = payload(BEGIN, {"TX": "E"})
+HARMLESS = SIGNER.tuple_of(SIGNED)
+MEGABYTES = 10_000_000
+
+
+def verdict_of(text: str) -> Judgement | None:
+    """What is made of a text, in words that are fit to be printed; None where it is no receipt."""
+    if try_parse(text) is not None:
+        return None
+    verdict = verdict_on([parse(text)], SIGNER.spki)
+    for found in verdict.findings:
+        assert found.text.isprintable()
+        assert len(found.text) < 500
+    return verdict.judgement
+
+
+def with_rd(rd: str) -> str:
+    return f'OCMF|{{"FV":"1.0","PG":"T1","RD":{rd}}}|{{"SD":"3006020101020101"}}'
 
 
 @pytest.mark.parametrize("text", [
-    'OCMF|{"RD":' + "[" * 10_000 + "]" * 10_000 + "}|{}",
+    "[" * 10_000 + '"OCMF|{}|{}"' + "]" * 10_000, "[" * MEGABYTES, "OCMF|" * 2_000_000, "|" * MEGABYTES,
+    'OCMF|{"a":"' * 1_000_000, 'OCMF|{"TT":"' + "x" * MEGABYTES + '"}|{}', 'OCMF|{"TT":"' + "x" * MEGABYTES,
+    'OCMF|{"RV":0.' + "7" * MEGABYTES + "}|{}", json.dumps(["OCMF|{"] * 50_000),
+    "OCMF|{" + ",".join(f'"{n}":{n}' for n in range(50_000)) + ',"49999":0}|{}',
     'OCMF|{"RD":' + '{"a":' * 10_000 + "1" + "}" * 10_000 + "}|{}",
     'OCMF|{"RD":' + "[" * 900 + "]" * 900 + "}|" + '{"SA":' + "[" * 900 + "]" * 900 + "}",
-    "[" * 10_000 + '"OCMF|{}|{}"' + "]" * 10_000,
-    "[" * 10_000_000,
-    "OCMF|" * 2_000_000,
-    'OCMF|{"a":"' * 1_000_000,
-    'OCMF|{"TT":"' + "x" * 10_000_000 + '"}|{}',
-    'OCMF|{"TT":"' + "x" * 10_000_000,
-    'OCMF|{"RV":0.' + "7" * 10_000_000 + "}|{}",
-    json.dumps(["OCMF|{"] * 200_000),
-    "OCMF|{" + ",".join(f'"{n}":{n}' for n in range(300_000)) + ',"299999":0}|{}',
-], ids=lambda text: f"{text[:12]}…{len(text)}")  # fmt: skip
-def test_deep_and_long_texts(text: str) -> None:
-    try_parse(text)
+    with_rd("[" + ",".join(["{}"] * 200_000) + "]"),
+    with_rd("[" + ",".join([json.dumps({"TX": "B", "RI": f"1-0:1.8.{n}", "RV": n}) for n in range(20_000)]) + "]"),
+    with_rd("[" * 900 + "]" * 900), with_rd("[" * 10_000 + "]" * 10_000),
+    with_rd('[{"RV":1e999999,"TM":"' + "1" * MEGABYTES + '"},{"RV":-1e-999999,"RI":"' + "1" * MEGABYTES + '"}]'),
+    with_rd('[{"TX":"B","RI":"1-b:1.8.e","RV":"' + "9" * MEGABYTES + '"},{"TX":"E"}]'),
+    with_rd('[{"TX":"B","RI":"1-b:1.8.e","RV":' + "9" * 4000 + '},{"TX":"E","RV":' + "9" * 4299 + "}]"),
+    with_rd('[{"RV":' + "[" * 800 + "]" * 800 + "}]"),
+    with_rd("[]").replace('"T1"', '"T' + "1" * MEGABYTES + '"'), with_rd("[]").replace('"1.0"', "1e999999"),
+    with_rd("[]").replace('"1.0"', '"' + "1" * MEGABYTES + '"'),
+    with_rd("[]").replace('"1.0"', '{"a":' * 300 + "1" + "}" * 300),
+    with_rd('[{"RV":"\\ud800","RI":"\\udfff","TM":"\\ud800 \\ud800","TX":"\\ud800"}]'),
+    HARMLESS.replace('"SD": "', '"SD": "' + "30" * (MEGABYTES // 2)),
+    HARMLESS.replace('"SA": "', '"SA": "' + "x" * MEGABYTES),
+    HARMLESS.replace('{"SA"', '{"SE": "base64", "SA"').replace('"SD": "', '"SD": "' + "A" * MEGABYTES),
+    HARMLESS[: -len('"}')] + "\\u0000" + '"}', "OCMF|" + SIGNED + "|" + '{"SD":"00",' * 1000,
+], ids=lambda text: f"{text[:40]}…{len(text)}")  # fmt: skip
+def test_large_deep_and_odd_texts_have_an_outcome(text: str) -> None:
+    assert verdict_of(text) in {None, Judgement.INVALID, Judgement.NOT_CHECKED}
+
+
+def test_memory_stays_within_a_few_times_the_text() -> None:
+    text = with_rd('[{"TX":"B","TT":"' + "x" * MEGABYTES + '"}]')
+    tracemalloc.start()
+    try:
+        verdict_of(text)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 8 * len(text)
+
+
+@given(st.integers(0, len(HARMLESS) - 1), st.characters(exclude_categories=()))
+def test_any_character_put_in_place_of_another_is_noticed(at: int, character: str) -> None:
+    text = HARMLESS[:at] + character + HARMLESS[at + 1 :]
+    if verdict_of(text) in {Judgement.ACCEPTED, Judgement.REFUSED}:
+        assert parse(text).signed == SIGNED.encode()
 
 
 def test_ten_megabytes_in_a_text_field_are_a_receipt() -> None:
@@ -289,30 +297,17 @@ def test_ten_megabytes_in_a_text_field_are_a_receipt() -> None:
     assert len(receipt.signed) == 10_000_000 + len('{"PG":"T1","TT":""}')
 
 
-def test_a_damaged_tuple_is_handed_on_from_its_header() -> None:
-    assert find_tuple(f"body: {TUPLE[:-4]} \n") == TUPLE[:-4]
-    assert find_tuple(json.dumps([TUPLE[:-4], TUPLE[:-8]])) == TUPLE[:-4]
+WRAPPED = {"about": "begins with OCMF|", "cut": TUPLE[:50], "data": {"first": TUPLE, "next": "OCMF|{}|{}"}}
 
 
-def test_an_ambiguous_tuple_is_still_found() -> None:
-    text = 'OCMF|{"PG":"T1","PG":NaN}|{}'
-    assert find_tuple(f"{{{text}}}") == text
-
-
-def test_of_several_strings_the_first_whole_tuple_is_found() -> None:
-    wrapped = json.dumps(
-        {"about": "begins with OCMF|", "cut": TUPLE[:50], "data": {"first": TUPLE, "next": "OCMF|{}|{}"}}
-    )
-    assert find_tuple(wrapped) == TUPLE
-
-
-def test_a_second_tuple_behind_the_first_is_cut_off() -> None:
-    assert find_tuple(f"{TUPLE}\n{tuple_of()}") == TUPLE
-
-
-@pytest.mark.parametrize("text", ["", "42", "null", '"no tuple"', '{"OCMF|": 1}', "OCMF", "ocmf|{}|{}"])
-def test_without_the_header_nothing_is_found(text: str) -> None:
-    assert find_tuple(text) is None
+@pytest.mark.parametrize(("text", "found"), [
+    (f"body: {TUPLE[:-4]} \n", TUPLE[:-4]), (json.dumps([TUPLE[:-4], TUPLE[:-8]]), TUPLE[:-4]),
+    ('{OCMF|{"PG":"T1","PG":NaN}|{}}', 'OCMF|{"PG":"T1","PG":NaN}|{}'), (json.dumps(WRAPPED), TUPLE),
+    (f"{TUPLE}\n{tuple_of()}", TUPLE),
+    *((text, None) for text in ("", "42", "null", '"no tuple"', '{"OCMF|": 1}', "OCMF", "ocmf|{}|{}")),
+], ids=["damaged", "damaged in a list", "ambiguous", "the first whole one", "the first of two", *range(7)])  # fmt: skip
+def test_the_first_tuple_of_a_text_is_found(text: str, found: str | None) -> None:
+    assert find_tuple(text) == found
 
 
 def test_a_receipt_is_frozen_and_equal_by_its_text() -> None:

@@ -1,109 +1,295 @@
-"""Verdicts: what signatures and findings make of a transaction, and the energy of each register."""
+"""Verdicts: what signatures and findings make of a transaction, to the letter of the transparency software.
+
+Every case is signed here with a throw-away key. Where a case says what the transparency software does, that is what its
+source says.
+"""
 
 from __future__ import annotations
 
-import json
+import base64
+import textwrap
 from decimal import Decimal
 
+import ecdsa  # type: ignore[import-untyped]  # it comes without types
 import pytest
 
-from iem_dcr.ocmf import Outcome, Verification, parse
-from iem_dcr.ocmf.keys import SECP256R1, SECP384R1
-from iem_dcr.ocmf.verdict import Judgement, judge, verdict_on
-from tests.support.ocmf_signing import CurveSigner
+from iem_dcr.ocmf import Outcome, Verification, parse, verify
+from iem_dcr.ocmf.import_formats import found_around, read_document
+from iem_dcr.ocmf.keys import SECP192K1, SECP256R1, SECP384R1, Curve, is_plain
+from iem_dcr.ocmf.verdict import Judgement, Verdict, energy_summary, energy_summary_of, judge, verdict_on
+from tests.support.ocmf_signing import BEGIN, END, EXPORT, CurveSigner, Row, b64, in_form, payload
 
-Row = dict[str, object]
-SIGNER = CurveSigner(SECP256R1)
-BEGIN: Row = {
-    "TM": "2024-10-27T02:30:00,125+0200 S", "TX": "B", "ST": "G", "RV": 12.5, "RI": "1-b:1.8.e", "RU": "kWh",
-}  # fmt: skip
-END: Row = BEGIN | {"TM": "2024-10-27T02:45:00,250+0100 S", "TX": "E", "RV": 20.125}
-EXPORT: Row = {"RI": "1-b:2.8.e", "RV": 7}
+SIGNER = CurveSigner()
+OTHER = CurveSigner(secret=99)
+KEY = SIGNER.spki
+PAYLOAD = payload(BEGIN, END)
+GOOD = SIGNER.tuple_of(PAYLOAD)
+SD = in_form("der", *SIGNER.numbers(PAYLOAD))
+ACCEPTED, REFUSED = Judgement.ACCEPTED, Judgement.REFUSED
 
 
-def signed(*rows: Row, signer: CurveSigner = SIGNER, pagination: str = "T1", **fields: object) -> str:
-    return signer.tuple_of(json.dumps({"FV": "1.0", "MS": "M1", "PG": pagination, "RD": list(rows)} | fields))
+def signed(*rows: Row, **fields: object) -> str:
+    return SIGNER.tuple_of(payload(*rows, **fields))
+
+
+def of(*texts: str, key: str = KEY) -> Verdict:
+    return verdict_on([parse(text) for text in texts], key)
+
+
+def codes(verdict: Verdict) -> list[str]:
+    return [found.code for found in verdict.findings]
+
+
+def judged(text: str, key: str = KEY) -> tuple[Judgement, list[str]]:
+    verdict = of(text, key=key)
+    return verdict.judgement, codes(verdict)
 
 
 def test_a_good_transaction_is_accepted() -> None:
-    verdict = verdict_on([parse(signed(BEGIN, END))], SIGNER.spki)
-    assert verdict.judgement is Judgement.ACCEPTED
-    assert verdict.findings == ()
-    assert verdict.energy_wh == 7625
+    verdict = of(GOOD)
+    assert (verdict.judgement, verdict.findings, verdict.energy_wh) == (ACCEPTED, (), Decimal(7625))
     assert verdict.deciding is not None
-    assert verdict.deciding.begin == parse(signed(BEGIN)).readings[0].TM
-    assert verdict.deciding.end == parse(signed(END)).readings[0].TM
+    begin, end = parse(GOOD).readings
+    assert (verdict.deciding.begin, verdict.deciding.end) == (begin.TM, end.TM)
 
 
 def test_begin_and_end_apart_are_accepted_together() -> None:
-    pair = [parse(signed(BEGIN)), parse(signed(END, pagination="T2"))]
-    verdict = verdict_on(pair, SIGNER.spki)
-    assert (verdict.judgement, verdict.energy_wh, verdict.findings) == (Judgement.ACCEPTED, Decimal(7625), ())
+    verdict = of(signed(BEGIN), signed(END, PG="T2"))
+    assert (verdict.judgement, verdict.energy_wh, verdict.findings) == (ACCEPTED, Decimal(7625), ())
     assert [one.outcome for one in verdict.verifications] == [Outcome.VALID, Outcome.VALID]
-    alone = verdict_on(pair[:1], SIGNER.spki)
-    assert (alone.judgement, alone.energy_wh) == (Judgement.ACCEPTED, None)
-    assert [one.code for one in alone.findings] == ["transaction-incomplete"]
+    alone = of(signed(BEGIN))
+    assert (alone.judgement, alone.energy_wh, codes(alone)) == (ACCEPTED, None, ["transaction-incomplete"])
 
 
 def test_an_error_refuses_and_a_warning_does_not() -> None:
-    assert verdict_on([parse(signed(BEGIN, END, IL="UNKNOWN"))], SIGNER.spki).judgement is Judgement.REFUSED
-    assert verdict_on([parse(signed(BEGIN, END, TT="€"))], SIGNER.spki).judgement is Judgement.ACCEPTED
+    assert of(signed(BEGIN, END, IL="UNKNOWN")).judgement is REFUSED
+    assert of(signed(BEGIN, END, TT="€")).judgement is ACCEPTED
 
 
 def test_a_signature_comes_before_every_finding() -> None:
     text = signed(BEGIN, END, IL="UNKNOWN")
-    assert verdict_on([parse(text.replace("UNKNOWN", "SECURES"))], SIGNER.spki).judgement is Judgement.INVALID
-    assert verdict_on([parse(text)], "").judgement is Judgement.NOT_CHECKED
-    other = CurveSigner(SECP384R1)
-    mixed = [parse(signed(BEGIN)), parse(signed(END, signer=other, pagination="T2"))]
-    assert verdict_on(mixed, SIGNER.spki).judgement is Judgement.NOT_CHECKED
-
-
-def test_import_decides_and_export_stands_beside_it() -> None:
-    falling = EXPORT | {"RV": 6}
-    verdict = verdict_on([parse(signed(BEGIN, EXPORT, END, falling))], SIGNER.spki)
-    assert (verdict.judgement, verdict.energy_wh) == (Judgement.ACCEPTED, Decimal(7625))
-    assert [(one.register, one.direction, one.energy_wh, one.decides) for one in verdict.energies] == [
-        ("1-b:1.8.e", "import", Decimal(7625), True), ("1-b:2.8.e", "export", Decimal(-1000), False),
-    ]  # fmt: skip
-    assert [found.code for found in verdict.findings] == ["register-falling-between"]
-
-
-def test_the_register_without_the_cables_loss_decides() -> None:
-    rows = [row | {"RI": register} for row in (BEGIN, END) for register in ("1-0:B2.8.0", "1-0:B3.8.0")]
-    verdict = verdict_on([parse(signed(*rows))], SIGNER.spki)
-    assert [(one.register, one.decides) for one in verdict.energies] == [("1-0:B2.8.0", False), ("1-0:B3.8.0", True)]
-    assert verdict.energy_wh == 7625
-
-
-def test_import_decides_where_export_is_judged_too() -> None:
-    rows = [row | {"RI": register} for row in (BEGIN, END) for register in ("1-0:B2.8.0", "1-0:C2.8.0")]
-    verdict = verdict_on([parse(signed(*rows))], SIGNER.spki)
-    assert [(one.register, one.decides) for one in verdict.energies] == [("1-0:B2.8.0", True), ("1-0:C2.8.0", False)]
-    assert verdict.energy_wh == 7625
-
-
-def test_a_discharge_is_judged_by_its_export() -> None:
-    verdict = verdict_on([parse(signed(BEGIN | {"RI": "1-0:C2.8.0"}, END | {"RI": "1-0:C2.8.0"}))], SIGNER.spki)
-    assert (verdict.judgement, verdict.energy_wh) == (Judgement.ACCEPTED, Decimal(7625))
-    assert verdict.energies[0].direction == "export"
-
-
-def test_energies_are_exact_across_units() -> None:
-    verdict = verdict_on([parse(signed(BEGIN | {"RV": "0.1"}, END | {"RV": "100.3", "RU": "Wh"}))], SIGNER.spki)
-    assert verdict.energy_wh == Decimal("0.3")
-
-
-def test_two_registers_that_decide_have_no_one_energy() -> None:
-    tariff = {"RI": "1-0:1.8.2"}
-    verdict = verdict_on([parse(signed(BEGIN, BEGIN | tariff, END, END | tariff))], SIGNER.spki)
-    assert (verdict.deciding, verdict.energy_wh, verdict.judgement) == (None, None, Judgement.REFUSED)
-    assert [one.energy_wh for one in verdict.energies] == [7625, 7625]
+    assert of(text.replace("UNKNOWN", "SECURES")).judgement is Judgement.INVALID
+    assert of(text, key="").judgement is Judgement.NOT_CHECKED
+    of_another_curve = CurveSigner(SECP384R1).tuple_of(payload(END, PG="T2"))
+    assert of(signed(BEGIN), of_another_curve).judgement is Judgement.NOT_CHECKED
 
 
 @pytest.mark.parametrize("verifications", [0, 2])
 def test_every_receipt_has_its_verification(verifications: int) -> None:
     with pytest.raises(ValueError, match="1 receipts"):
-        judge([parse(signed(BEGIN, END))], [Verification(Outcome.VALID, "")] * verifications)
+        judge([parse(GOOD)], [Verification(Outcome.VALID, "")] * verifications)
     with pytest.raises(ValueError, match="0 receipts"):
         judge([], [])
+
+
+# --- energies ---
+
+
+@pytest.mark.parametrize(("begin", "end", "energies", "judgement", "found"), [
+    ([BEGIN, EXPORT], [END, EXPORT | {"RV": 6}],
+     [("1-b:1.8.e", "import", 7625, True), ("1-b:2.8.e", "export", -1000, False)], ACCEPTED,
+     ["register-falling-between"]),
+    ([BEGIN | {"RI": "1-0:B2.8.0"}, BEGIN | {"RI": "1-0:B3.8.0"}],
+     [END | {"RI": "1-0:B2.8.0"}, END | {"RI": "1-0:B3.8.0"}],
+     [("1-0:B2.8.0", "import", 7625, False), ("1-0:B3.8.0", "import", 7625, True)], ACCEPTED, []),
+    ([BEGIN | {"RI": "1-0:B2.8.0"}, BEGIN | {"RI": "1-0:C2.8.0"}],
+     [END | {"RI": "1-0:B2.8.0"}, END | {"RI": "1-0:C2.8.0"}],
+     [("1-0:B2.8.0", "import", 7625, True), ("1-0:C2.8.0", "export", 7625, False)], REFUSED, ["registers-mixed"]),
+    ([BEGIN | {"RI": "1-0:C2.8.0"}], [END | {"RI": "1-0:C2.8.0"}], [("1-0:C2.8.0", "export", 7625, True)], ACCEPTED,
+     []),
+    ([BEGIN | {"RV": "0.1"}], [END | {"RV": "100.3", "RU": "Wh"}], [("1-b:1.8.e", "import", Decimal("0.3"), True)],
+     ACCEPTED, ["units-mixed"]),
+], ids=["export beside", "without the cable's loss", "import before export", "a discharge", "units"])  # fmt: skip
+def test_one_register_decides(
+    begin: list[Row], end: list[Row], energies: list[object], judgement: Judgement, found: list[str]
+) -> None:
+    verdict = of(signed(*begin, *end))
+    assert [(one.register, one.direction, one.energy_wh, one.decides) for one in verdict.energies] == energies
+    assert [one.energy_wh for one in verdict.energies if one.decides] == [verdict.energy_wh]
+    assert (verdict.judgement, codes(verdict)) == (judgement, found)
+
+
+def test_two_registers_that_decide_have_no_one_energy() -> None:
+    tariff = {"RI": "1-0:1.8.2"}
+    verdict = of(signed(BEGIN, BEGIN | tariff, END, END | tariff))
+    assert (verdict.deciding, verdict.energy_wh, verdict.judgement) == (None, None, REFUSED)
+    assert [one.energy_wh for one in verdict.energies] == [7625, 7625]
+
+
+@pytest.mark.parametrize(("rows", "summary"), [
+    ((BEGIN, END), "7.625 kWh"),
+    ((BEGIN, EXPORT, END, EXPORT), "7.625 kWh"),
+    ((BEGIN, EXPORT, END, EXPORT | {"RV": "12.2"}), "7.625 kWh import, 5.200 kWh export"),
+    ((BEGIN, EXPORT, END | {"RV": "12.5"}, EXPORT | {"RV": "12.2"}), "0.000 kWh import, 5.200 kWh export"),
+    ((BEGIN | EXPORT, END | EXPORT | {"RV": "8"}), "1.000 kWh export"),
+    ((BEGIN | {"RI": "1-0:C2.8.0"}, END | {"RI": "1-0:C2.8.0"}), "7.625 kWh export"),
+    ((BEGIN,), ""),
+    ((), ""),
+])  # fmt: skip
+def test_a_summary_shows_both_directions_where_something_was_fed_back(rows: tuple[Row, ...], summary: str) -> None:
+    text = signed(*rows)
+    assert energy_summary_of(parse(text)) == energy_summary(of(text).energies) == summary
+
+
+# --- read as there, with a finding ---
+
+
+@pytest.mark.parametrize(("begin", "end"), [
+    ('"        12.5"', '"20.125 "'), ('".5"', '"5."'), (".5", "5."), ("0012.5", "+20"), ("-.5", "00"),
+])  # fmt: skip
+def test_numbers_are_read_as_there_and_their_form_is_shown(begin: str, end: str) -> None:
+    text = PAYLOAD.replace('"00000012.500"', begin).replace('"00000020.125"', end)
+    verdict = of(SIGNER.tuple_of(text))
+    assert verdict.judgement is ACCEPTED
+    assert set(codes(verdict)) == {"number-form"}
+    if begin.startswith('" '):
+        assert verdict.findings[0].text == "RV is written as '        12.5'"
+        assert verdict.energy_wh == 7625
+
+
+def test_no_unit_counts_as_kwh_there() -> None:
+    assert judged(signed(BEGIN | {"RU": ""}, END | {"RU": ""})) == (ACCEPTED, ["unit-unknown"] * 2)
+
+
+def test_one_register_may_be_spelled_with_and_without_its_total() -> None:
+    text = signed(BEGIN | {"RI": "1-0:1.8.0"}, END | {"RI": "1-0:1.8.0*255"})
+    assert judged(text) == (ACCEPTED, ["register-spelling"])
+    assert of(text).energy_wh == parse(text).energy_wh == 7625
+
+
+B64 = {"SE": "base64"}
+
+
+@pytest.mark.parametrize("section", [
+    {"SD": SD.hex(" ")}, {"SD": "\r\n".join(textwrap.wrap(SD.hex(), 40))},
+    B64 | {"SD": "\n".join(textwrap.wrap(b64(SD), 30))}, B64 | {"SD": b64(SD) + " "}, B64 | {"SD": b64(SD).rstrip("=")},
+    {"SE": "base32", "SD": base64.b32encode(SD).decode()}, {"SA": None}, {"SE": None},
+    {"SA": "ECDSA-SECP256R1-sha256"}, {"SD": "3081" + SD.hex()[2:]},
+    {"SD": f"30{SD[1] + 1:02x}0281" + SD.hex()[6:]}, {"SD": SD.hex() + "00"},
+    {"SD": f"30{SD[1] + 3:02x}" + SD.hex()[4:] + "020101"},
+], ids=ascii)  # fmt: skip
+def test_a_signature_is_read_in_every_spelling(section: dict[str, object]) -> None:
+    text = SIGNER.tuple_of(PAYLOAD, section=section)
+    plain = section == B64 | {"SD": b64(SD)}
+    assert judged(text) == (ACCEPTED, [] if plain else ["signature-spelling"])
+    assert judged(text.replace("04AB", "04AC"))[0] is Judgement.INVALID
+
+
+@pytest.mark.parametrize("section", [
+    {"SE": "HEX"}, {"SE": "Base64", "SD": b64(SD)}, B64 | {"SD": "\r\n".join(textwrap.wrap(b64(SD), 30))},
+], ids=ascii)  # fmt: skip
+def test_an_encoding_that_is_not_read_there_refuses(section: dict[str, object]) -> None:
+    assert judged(SIGNER.tuple_of(PAYLOAD, section=section)) == (REFUSED, ["signature-encoding"])
+
+
+@pytest.mark.parametrize("section", [
+    {"SA": "ecdsa-secp256r1-SHA256"}, {"SA": "ECDSA-secp256r1"}, {"SA": "ECDSA-secp256r1-SHA384"}, {"SE": "plain"},
+    {"SD": "3080" + SD.hex()[4:] + "0000"},
+], ids=ascii)  # fmt: skip
+def test_what_is_not_read_there_is_not_checked_here(section: dict[str, object]) -> None:
+    assert judged(SIGNER.tuple_of(PAYLOAD, section=section))[0] is Judgement.NOT_CHECKED
+
+
+# --- keys ---
+
+DER = bytes.fromhex(KEY)
+PEM = f"-----BEGIN PUBLIC KEY-----\n{chr(10).join(textwrap.wrap(b64(DER), 64))}\n-----END PUBLIC KEY-----\n"
+OCA = f"oca:base16:asn1:{KEY}"
+LONG = b"\x30\x81" + DER[1:]
+POINT = SIGNER.public
+EXPLICIT = ecdsa.VerifyingKey.from_der(DER).to_der(curve_parameters_encoding="explicit")
+PLAIN_KEYS = {
+    "hex": KEY, "base64": b64(DER), "base32": base64.b32encode(DER).decode(), "PEM": PEM,
+    "base64 of hex, as the OCA's example": b64(KEY), "base64 of upper hex": b64(KEY.upper()), "base64 of oca": b64(OCA),
+    "base64 of PEM": b64(PEM), "base64 of a point": b64(POINT), "base64 of X and Y": b64(POINT[1:]),
+    "base64 twice": b64(b64(DER)), "oca with blanks": f" oca:base16:asn1: {DER.hex(' ')}",
+    "oca with colons": f"oca:base16:asn1:{DER.hex(':')}",
+    "oca in lines": "oca:base16:asn1:" + "\r\n".join(textwrap.wrap(KEY, 40)),
+    "base64 of oca in lines": b64(f"oca:base16:asn1:\n{KEY}\n"),
+}  # fmt: skip
+ODD_KEYS = {
+    "base64 without padding": b64(DER).rstrip("="), "explicit parameters": EXPLICIT.hex(), "long lengths": LONG.hex(),
+    "long lengths in base64": b64(LONG),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*PLAIN_KEYS, *ODD_KEYS])
+def test_a_key_is_read_in_every_form(name: str) -> None:
+    key = (PLAIN_KEYS | ODD_KEYS)[name]
+    assert judged(GOOD, key) == (ACCEPTED, ["key-spelling"] if name in ODD_KEYS else [])
+    assert is_plain(key, SECP256R1) is (name in PLAIN_KEYS)
+    assert verify(parse(OTHER.tuple_of(PAYLOAD)), key).outcome is Outcome.INVALID
+
+
+@pytest.mark.parametrize("curve", [SECP384R1, SECP192K1], ids=lambda curve: curve.name)
+def test_other_curves_are_read_alike(curve: Curve) -> None:
+    signer = CurveSigner(curve)
+    raw = bytes.fromhex(signer.spki)
+    for key in (signer.spki, b64(signer.spki), b64(signer.public), (b"\x30\x81" + raw[1:]).hex()):
+        assert verify(parse(signer.tuple_of(PAYLOAD)), key).outcome is Outcome.VALID
+
+
+# --- the transparency software's XML ---
+
+
+def xml(*values: str, root: str = "values") -> bytes:
+    return f'<?xml version="1.0"?>\n<{root}>{"".join(values)}</{root.split(maxsplit=1)[0]}>'.encode()
+
+
+def value(text: str, key: str = KEY, context: str = "", attributes: str = "") -> str:
+    written = text.replace("&", "&amp;").replace("<", "&lt;")
+    return (
+        f'<value transactionId="1" context="{context}"><signedData format="OCMF" {attributes}>{written}</signedData>'
+        f"<publicKey>{key}</publicKey></value>"
+    )
+
+
+def in_document(data: bytes) -> Verdict:
+    """Judge the one transaction of a document, a begin before its end."""
+    found = sorted(read_document(data), key=lambda one: str(parse(one.text).pagination))
+    receipts = [parse(one.text) for one in found]
+    keys = [one.key for one in found]
+    checks = [verify(receipt, key) for receipt, key in zip(receipts, keys, strict=True)]
+    return judge(receipts, checks, keys, found_around(found))
+
+
+@pytest.mark.parametrize("data", [
+    xml(value(GOOD)), xml(value(f"\n  {GOOD}\n")), xml(value(GOOD, b64(DER))), xml(value(GOOD + "|something")),
+    xml(value(GOOD, attributes='encoding="base64"')), xml(value(GOOD), root='values xmlns:xsi="x"'),
+    xml(value(GOOD, context="Transaction.Begin")),
+], ids=range(7))  # fmt: skip
+def test_what_can_be_opened_there(data: bytes) -> None:
+    verdict = in_document(data)
+    assert (verdict.judgement, verdict.findings) == (ACCEPTED, ())
+
+
+@pytest.mark.parametrize(("data", "why"), [
+    (xml(value(b64(GOOD))), "data in hex or base64"),
+    (xml(value(GOOD.encode().hex(), attributes='encoding="hex"')), "data in hex or base64"),
+    (xml(value(GOOD, PEM)), "a key that is no DER"), (xml(value(GOOD, POINT.hex())), "a key that is no DER"),
+    (xml(value(GOOD, b64(KEY))), "a key that is no DER"),
+    (xml(value(GOOD), root='values xmlns="http://example.com/x"'), "a namespace"),
+    (xml(value(GOOD), root="v:values xmlns:v='x'"), "a namespace"),
+    (xml("<list>", value(GOOD), "</list>"), "other elements around"),
+    (xml(value(GOOD), root="receipts"), "other elements around"),
+], ids=lambda value: value if isinstance(value, str) else "")  # fmt: skip
+def test_what_cannot_be_opened_there_is_valid_and_needs_another_file(data: bytes, why: str) -> None:
+    verdict = in_document(data)
+    assert (verdict.judgement, codes(verdict)) == (ACCEPTED, ["container-not-readable"])
+    assert why in verdict.findings[0].text
+
+
+@pytest.mark.parametrize("around", ["{} x", "{}}}", "x {}", "{0}\n{0}", '"{}"'])
+def test_text_around_a_tuple_is_refused_there(around: str) -> None:
+    found = read_document(xml(value(around.format(GOOD))))[0]
+    verdict = judge([parse(found.text)], [verify(parse(found.text), found.key)], (), found_around([found]))
+    assert (verdict.judgement, verdict.errors) == (REFUSED, ("text-around-tuple",))
+
+
+@pytest.mark.parametrize(("begin", "end", "errors"), [
+    ("Begin", "End", ()), ("End", "Begin", ("context-swapped",)), ("End", "End", ("context-swapped",)),
+])  # fmt: skip
+def test_swapped_contexts_are_refused_there(begin: str, end: str, errors: tuple[str, ...]) -> None:
+    last = value(signed(END, PG="T2"), context=f"Transaction.{end}")
+    verdict = in_document(xml(last, value(signed(BEGIN), context=f"Transaction.{begin}")))
+    assert (verdict.judgement, verdict.errors) == (REFUSED if errors else ACCEPTED, errors)

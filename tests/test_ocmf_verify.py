@@ -1,187 +1,137 @@
-"""Signatures and keys in all their forms, made with fresh keys, and what becomes of them when they are changed."""
+"""Signatures and keys in all their forms on every curve of OCMF, and what becomes of them when they are changed."""
 
 from __future__ import annotations
 
 import base64
-import itertools
+import hashlib
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import textwrap
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec, utils
-from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from iem_dcr.errors import ReceiptError
 from iem_dcr.ocmf import Outcome, Verification, parse, public_key_der_hex, verify
-from iem_dcr.ocmf.keys import SECP256R1
-from iem_dcr.ocmf.signature import signature_numbers
+from iem_dcr.ocmf.ecdsa import key_at
+from iem_dcr.ocmf.keys import (
+    CURVE_OF_ALGORITHM,
+    CURVES,
+    SECP192K1,
+    SECP192R1,
+    SECP256R1,
+    SECP384R1,
+    Curve,
+    key_of,
+)
+from iem_dcr.ocmf.signature import in_der, signature_numbers
+from tests.support.ocmf_signing import FORMS, CurveSigner, b64, in_form
+from tests.support.profiles import times
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 PAYLOAD = '{"FV":"1.0","PG":"T1","TT":"0,42 €/kWh","RD":[{"TX":"B","RV":"00000001.000"}]}'
-FORMS = ["der", "unpadded", "fixed", "raw"]
+SIGNER = CurveSigner()
+KEY = SIGNER.spki
+DER = bytes.fromhex(KEY)
+N = SECP256R1.n
+every_curve = pytest.mark.parametrize("curve", CURVES, ids=lambda curve: curve.name)
 
 
-def integer(value: bytes) -> bytes:
-    return b"\x02" + bytes([len(value)]) + value
-
-
-def in_form(form: str, r: int, s: int) -> bytes:
-    if form == "der":
-        return utils.encode_dss_signature(r, s)
-    if form == "raw":
-        return r.to_bytes(32, "big") + s.to_bytes(32, "big")
-    size = 32 if form == "fixed" else None
-    body = b"".join(integer(n.to_bytes(size or (n.bit_length() + 7) // 8, "big")) for n in (r, s))
-    return b"\x30" + bytes([len(body)]) + body
+def name_of(curve: Curve) -> str:
+    return f"ECDSA-{curve.name}-SHA256"
 
 
 def write(payload: str, **signature: object) -> str:
     return f"OCMF|{payload}|{json.dumps(signature)}"
 
 
-@dataclass(frozen=True)
-class Signer:
-    key: ec.EllipticCurvePrivateKey
-
-    @property
-    def der(self) -> bytes:
-        return self.key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-
-    def numbers(self, payload: str = PAYLOAD) -> tuple[int, int]:
-        return utils.decode_dss_signature(self.key.sign(payload.encode(), ec.ECDSA(SHA256())))
-
-    def numbers_such_that(self, start: bytes) -> tuple[int, int]:
-        """Sign until r‖s begins with these bytes."""
-        while True:
-            r, s = self.numbers()
-            if r.to_bytes(32, "big").startswith(start):
-                return r, s
+def checked(raw: bytes, *, curve: Curve = SECP256R1, key: str = KEY, payload: str = PAYLOAD) -> Verification:
+    return verify(parse(write(payload, SA=name_of(curve), SD=raw.hex())), key)
 
 
-def fresh() -> Signer:
-    return Signer(ec.generate_private_key(ec.SECP256R1()))
+# --- signatures ---
 
 
-SIGNER = fresh()
+@every_curve
+@settings(max_examples=times(25, 500))
+@given(st.data())
+def test_a_signature_verifies_and_a_changed_one_does_not(curve: Curve, data: st.DataObject) -> None:
+    numbers = st.integers(1, curve.n - 1)
+    signer = CurveSigner(curve, secret=data.draw(numbers), nonce=data.draw(numbers))
+    payload = json.dumps({"TT": data.draw(st.text()), "PG": "T1"}, ensure_ascii=False)
+    raw = in_form(data.draw(st.sampled_from(FORMS)), *signer.numbers(payload), curve)
+    encoding = data.draw(st.sampled_from(["hex", "base64"]))
 
+    def outcome(payload: str, raw: bytes, key: str = signer.spki) -> Outcome:
+        written = raw.hex() if encoding == "hex" else b64(raw)
+        return verify(parse(write(payload, SA=name_of(curve), SE=encoding, SD=written)), key).outcome
 
-def outcome(text: str, key: str | None = None) -> Outcome:
-    return verify(parse(text), SIGNER.der.hex() if key is None else key).outcome
-
-
-@pytest.mark.parametrize("form", FORMS)
-@given(payload_text=st.text(), secret=st.integers(1, ORDER - 1), as_base64=st.booleans(), at=st.integers(0))
-def test_a_signature_verifies_and_a_changed_one_does_not(
-    *, form: str, payload_text: str, secret: int, as_base64: bool, at: int
-) -> None:
-    signer = Signer(ec.derive_private_key(secret, ec.SECP256R1()))
-    payload = json.dumps({"TT": payload_text, "PG": "T1"}, ensure_ascii=False)
-    raw = in_form(form, *signer.numbers(payload))
-
-    def written(payload: str, raw: bytes) -> str:
-        if as_base64:
-            return write(payload, SE="base64", SD=base64.b64encode(raw).decode())
-        return write(payload, SD=raw.hex())
-
-    key = signer.der.hex()
-    assert outcome(written(payload, raw), key) is Outcome.VALID
-    assert outcome(written(payload.replace('"T1"', '"T2"'), raw), key) is Outcome.INVALID
-    assert outcome(written(payload + " ", raw), key) is Outcome.INVALID
-    assert outcome(written(payload, raw), SIGNER.der.hex()) is Outcome.INVALID
+    assert outcome(payload, raw) is Outcome.VALID
+    assert outcome(payload.replace('"T1"', '"T2"'), raw) is Outcome.INVALID
+    assert outcome(payload + " ", raw) is Outcome.INVALID
+    assert outcome(payload, raw, CurveSigner(curve, secret=signer.secret % (curve.n - 2) + 1).spki) is Outcome.INVALID
     changed = bytearray(raw)
-    changed[at % len(raw)] ^= 1
-    assert outcome(written(payload, bytes(changed)), key) is not Outcome.VALID
+    changed[data.draw(st.integers(0, len(raw) - 1))] ^= 1
+    assert outcome(payload, bytes(changed)) is not Outcome.VALID
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("start", [b"\x00", b"\x80", b"\x30"])
-def test_leading_zeros_top_bits_and_der_look_alikes(form: str, start: bytes) -> None:
-    signer = fresh()
-    raw = in_form(form, *signer.numbers_such_that(start))
-    assert outcome(write(PAYLOAD, SD=raw.hex().upper()), signer.der.hex()) is Outcome.VALID
+@pytest.mark.parametrize(("start", "nonce"), [(0x00, 379), (0x80, 94), (0x30, 31)])
+def test_leading_zeros_top_bits_and_der_look_alikes_verify(form: str, start: int, nonce: int) -> None:
+    r, s = CurveSigner(nonce=nonce).numbers(PAYLOAD)
+    assert r >> 248 == start
+    assert checked(in_form(form, r, s)).outcome is Outcome.VALID
 
 
 def test_64_bytes_that_are_der_and_raw_at_once_are_tried_as_both() -> None:
-    as_der = b"\x30\x3e" + integer(b"\x11" * 29) + integer(b"\x22" * 29)
-    assert signature_numbers({"SD": as_der.hex()}, SECP256R1) == [
-        (int.from_bytes(b"\x11" * 29, "big"), int.from_bytes(b"\x22" * 29, "big")),
-        (int.from_bytes(as_der[:32], "big"), int.from_bytes(as_der[32:], "big")),
-    ]
-    assert outcome(write(PAYLOAD, SD=as_der.hex())) is Outcome.INVALID
+    r, s = int.from_bytes(b"\x11" * 29), int.from_bytes(b"\x22" * 29)
+    both = b"\x30\x3e\x02\x1d" + b"\x11" * 29 + b"\x02\x1d" + b"\x22" * 29
+    as_raw = int.from_bytes(both[:32]), int.from_bytes(both[32:])
+    assert signature_numbers({"SD": both.hex()}, SECP256R1) == [(r, s), as_raw]
+    assert checked(both).outcome is Outcome.INVALID
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize(("r", "s"), [(0, 1), (1, 0), (0, 0), (ORDER, 1), (1, ORDER), (2**256 - 1, 2**256 - 1)])
-def test_numbers_out_of_range_are_invalid(form: str, r: int, s: int) -> None:
-    if form == "unpadded" and 0 in (r, s):
-        form = "fixed"  # zero has no shortest form without its one byte
-    result = verify(parse(write(PAYLOAD, SD=in_form(form, r, s).hex())), SIGNER.der.hex())
-    assert result.outcome is Outcome.INVALID
-    assert "out of the range" in result.reason
+@every_curve
+def test_numbers_out_of_range_are_invalid_and_those_at_its_edge_do_not_match(curve: Curve) -> None:
+    key = CurveSigner(curve).spki
+    out_of_range = Verification(Outcome.INVALID, f"r or s of the signature is out of the range of {curve.name}")
+    for form in FORMS:
+        for r, s in ((0, 1), (1, 0), (0, 0), (curve.n, 1), (1, curve.n), (256**curve.size - 1,) * 2):
+            assert checked(in_form(form, r, s, curve), curve=curve, key=key) == out_of_range
+        for edge in (1, curve.n - 1):
+            result = checked(in_form(form, edge, edge, curve), curve=curve, key=key)
+            assert result.outcome is Outcome.INVALID
+            assert "does not match" in result.reason
 
 
-def test_s_and_its_negative_are_both_signatures() -> None:
-    r, s = SIGNER.numbers()
-    assert outcome(write(PAYLOAD, SD=in_form("raw", r, ORDER - s).hex())) is Outcome.VALID
-
-
-@pytest.mark.parametrize("damage", [
-    lambda raw: raw[:-1],
-    lambda raw: b"\x31" + raw[1:],
-    lambda raw: raw[:1] + bytes([raw[1] + 1]) + raw[2:],
-    lambda raw: raw[:2] + b"\x03" + raw[3:],
-    lambda raw: raw[:3] + b"\x7f" + raw[4:],
-    lambda raw: raw[:3] + b"\xff" + raw[4:],
-    lambda raw: raw[:3] + b"\x00" + raw[4:],
-])  # fmt: skip
-def test_der_is_read_strictly_but_for_its_zeros(damage: Callable[[bytes], bytes]) -> None:
-    assert_unreadable(damage(in_form("der", *SIGNER.numbers())))
+GOOD = in_form("der", *SIGNER.numbers(PAYLOAD))
 
 
 @pytest.mark.parametrize("raw", [
+    GOOD[:-1], b"\x31" + GOOD[1:], GOOD[:1] + bytes([GOOD[1] + 1]) + GOOD[2:], GOOD[:2] + b"\x03" + GOOD[3:],
+    GOOD[:3] + b"\x7f" + GOOD[4:], GOOD[:3] + b"\xff" + GOOD[4:], GOOD[:3] + b"\x00" + GOOD[4:],
     b"\x30", b"\x30\x00", b"\x30\x03\x02\x01\x01", b"\x30\x04\x02\x00\x02\x00", b"\x30\x05\x02\x01\x01\x02\x01",
     b"\x30\x80\x02\x3e" + b"\x01" * 62 + b"\x02\x3e" + b"\x01" * 62,
-])  # fmt: skip
-def test_der_of_too_few_numbers_is_unreadable(raw: bytes) -> None:
-    assert_unreadable(raw)
-
-
-@pytest.mark.parametrize(("r", "s"), [(1, 1), (ORDER - 1, ORDER - 1)])
-def test_numbers_at_the_edge_of_the_range_are_in_it(r: int, s: int) -> None:
-    result = verify(parse(write(PAYLOAD, SD=in_form("raw", r, s).hex())), SIGNER.der.hex())
-    assert result.outcome is Outcome.INVALID
-    assert "does not match" in result.reason
+], ids=lambda raw: raw[:6].hex())  # fmt: skip
+def test_der_is_read_strictly_but_for_its_zeros(raw: bytes) -> None:
+    result = checked(raw)
+    assert result.outcome is Outcome.NOT_CHECKED
+    assert "unreadable" in result.reason
 
 
 def test_outcomes_are_written_as_they_stand_in_journals() -> None:
     assert [outcome.value for outcome in Outcome] == ["valid", "invalid", "not checked"]
 
 
-def test_cryptography_is_loaded_ahead_when_asked() -> None:
-    script = "import sys; from iem_dcr import ocmf; a = {*sys.modules}; ocmf.prepare(); print({*sys.modules} - a)"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert "'cryptography'" in done.stdout
-
-
-def assert_unreadable(raw: bytes) -> None:
-    result = verify(parse(write(PAYLOAD, SD=raw.hex())), SIGNER.der.hex())
-    assert result.outcome is Outcome.NOT_CHECKED
-    assert "unreadable" in result.reason
-
-
-@given(st.binary(max_size=80), st.sampled_from(["hex", "base64"]))
-def test_any_bytes_as_signature_have_an_outcome(raw: bytes, encoding: str) -> None:
-    data = raw.hex() if encoding == "hex" else base64.b64encode(raw).decode()
-    assert outcome(write(PAYLOAD, SE=encoding, SD=data)) in {Outcome.INVALID, Outcome.NOT_CHECKED}
+@given(st.sampled_from(CURVES), st.binary(max_size=210), st.sampled_from(["hex", "base64"]))
+def test_any_bytes_as_signature_and_key_have_an_outcome(curve: Curve, raw: bytes, encoding: str) -> None:
+    data = raw.hex() if encoding == "hex" else b64(raw)
+    receipt = parse(write(PAYLOAD, SA=name_of(curve), SE=encoding, SD=data))
+    for key in (raw.hex(), KEY, "04" + raw.hex()):
+        assert verify(receipt, key).outcome in {Outcome.INVALID, Outcome.NOT_CHECKED}
 
 
 any_value = st.none() | st.booleans() | st.integers() | st.text() | st.lists(st.text()) | st.just({"a": [1]})
@@ -189,9 +139,8 @@ any_value = st.none() | st.booleans() | st.integers() | st.text() | st.lists(st.
 
 @given(st.dictionaries(st.sampled_from(["SA", "SE", "SD", "SM"]), any_value), st.text())
 def test_any_signature_section_and_any_key_have_an_outcome(signature: dict[str, object], key: str) -> None:
-    receipt = parse(write(PAYLOAD, **signature))
-    for public_key in (key, SIGNER.der.hex()):
-        result = verify(receipt, public_key)
+    for public_key in (key, KEY):
+        result = verify(parse(write(PAYLOAD, **signature)), public_key)
         assert result.outcome is Outcome.NOT_CHECKED
         assert result.reason.isprintable()
 
@@ -199,99 +148,159 @@ def test_any_signature_section_and_any_key_have_an_outcome(signature: dict[str, 
 @pytest.mark.parametrize(("signature", "says"), [
     ({"SA": "ECDSA-secp521r1-SHA256"}, "'ECDSA-secp521r1-SHA256'"),
     ({"SA": "ECDSA-secp256r1-SHA384"}, "'ECDSA-secp256r1-SHA384'"),
-    ({"SA": 5}, "not a string"),
-    ({"SE": "base16"}, "SE is neither"),
-    ({"SE": []}, "SE is neither"),
-    ({"SE": "base64"}, "not base64"),
-    ({"SD": "zz"}, "not hex"),
-    ({"SD": "abc"}, "not hex"),
-    ({"SD": ""}, "not hex"),
-    ({"SD": "\u0660\u0660"}, "not hex"),
-    ({"SD": None}, "missing"),
+    ({"SA": 5}, "not a string"), ({"SE": "base16"}, "SE is neither"), ({"SE": []}, "SE is neither"),
+    ({"SE": "base64", "SD": "*"}, "not base64"), ({"SD": "zz"}, "not hex"), ({"SD": "abc"}, "not hex"),
+    ({"SD": ""}, "not hex"), ({"SD": "\u0660\u0660"}, "not hex"), ({"SD": None}, "missing"),
     ({"SD": "00" * 63}, "neither DER nor raw"),
 ])  # fmt: skip
 def test_what_cannot_be_checked_is_said(signature: dict[str, object], says: str) -> None:
-    readable = {"SA": "ECDSA-secp256r1-SHA256", "SD": "*" if "SE" in signature else in_form("raw", 1, 1).hex()}
-    result = verify(parse(write(PAYLOAD, **(readable | signature))), SIGNER.der.hex())
+    result = verify(parse(write(PAYLOAD, **({"SD": in_form("raw", 1, 1).hex()} | signature))), KEY)
     assert result.outcome is Outcome.NOT_CHECKED
     assert says in result.reason
 
 
 def test_without_a_key_nothing_is_checked() -> None:
-    receipt = parse(write(PAYLOAD, SD=in_form("der", *SIGNER.numbers()).hex()))
-    assert verify(receipt, " ") == Verification(Outcome.NOT_CHECKED, "no public key: the text is empty")
+    assert checked(GOOD, key=" ") == Verification(Outcome.NOT_CHECKED, "no public key: the text is empty")
 
 
-def test_every_form_of_a_key() -> None:
-    der = SIGNER.der
-    text = write(PAYLOAD, SD=in_form("raw", *SIGNER.numbers()).hex())
-    point = der[-65:]
-    forms = [
-        *(der.hex(), der.hex().upper(), base64.b64encode(der).decode(), base64.encodebytes(der).decode()),
-        *(point.hex(), point.hex().upper(), f"\n\t{point.hex(' ')}\n"),
-        *(point[1:].hex(), point[1:].hex().upper()),
+def test_a_key_of_another_curve_is_not_checked() -> None:
+    for other in {*CURVES} - {SECP256R1}:
+        said = f"the key is one of {other.name}, but the signature algorithm's is secp256r1"
+        assert checked(GOOD, key=CurveSigner(other).spki) == Verification(Outcome.NOT_CHECKED, said)
+
+
+# --- keys ---
+
+
+def pem(spki: str) -> str:
+    body = "\n".join(textwrap.wrap(b64(bytes.fromhex(spki)), 64))
+    return f"-----BEGIN PUBLIC KEY-----\n{body}\n-----END PUBLIC KEY-----\n"
+
+
+def forms(signer: CurveSigner) -> list[str]:
+    """A key in every form."""
+    point, spki = signer.public, signer.spki
+    x, y = signer.point()
+    short = bytes([2 + y % 2]) + x.to_bytes(signer.curve.size, "big")
+    oca = f"oca:base16:asn1:{spki}"
+    der = bytes.fromhex(spki)
+    return [
+        *(spki, spki.upper(), f" {spki}\n", b64(der), base64.encodebytes(der).decode(), pem(spki), oca, b64(oca)),
+        *(f"oca:base64:asn1:{b64(der)}", point.hex(), point.hex().upper(), f"\n\t{point.hex(' ')}\n"),
+        *(point[1:].hex(), point[1:].hex().upper(), short.hex(), signer.spki_of(short)),
     ]
-    for form in forms:
-        assert public_key_der_hex(form).lower() == der.hex()
-        assert outcome(text, form) is Outcome.VALID
-    assert public_key_der_hex(f" {der.hex().upper()}\n") == der.hex().upper()
-    mixed = der[:27].hex() + der[27:].hex().upper()
-    assert public_key_der_hex(mixed) == mixed
+
+
+@every_curve
+@settings(max_examples=times(10, 200))
+@given(st.data())
+def test_every_form_of_a_key_on_every_curve_is_read(curve: Curve, data: st.DataObject) -> None:
+    signer = CurveSigner(curve, secret=data.draw(st.integers(1, curve.n - 1)))
+    receipt = parse(signer.tuple_of(PAYLOAD))
+    for form in forms(signer):
+        assert key_of(form, curve).point == signer.public, form
+        assert public_key_der_hex(form, name_of(curve)).lower() == signer.spki
+        assert verify(receipt, form).outcome is Outcome.VALID
+
+
+def test_a_key_in_hex_keeps_its_letters() -> None:
+    for key in (KEY.upper(), KEY[:54] + KEY[54:].upper()):
+        assert public_key_der_hex(f" {key}\n") == key
 
 
 def test_a_coordinate_that_begins_with_04_is_no_marker() -> None:
-    while True:
-        point = fresh().der[-65:]
-        if point[1] == 0x04:
-            break
+    point = CurveSigner(secret=106).public
+    assert point[1] == 0x04
     assert public_key_der_hex(point[1:].hex()).endswith(point.hex())
 
 
-def other_curve() -> str:
-    return Signer(ec.generate_private_key(ec.SECP256K1())).der.hex()
+@every_curve
+def test_points_off_the_curve_are_no_keys(curve: Curve) -> None:
+    signer = CurveSigner(curve)
+    (x, y), size = signer.point(), curve.size
+    for bad in ((x, y ^ 1), (y, x), (0, 0), (2 ** (8 * size) - 1,) * 2, (2 ** (8 * size) - 1, y), (x + 1, y)):
+        point = b"\x04" + b"".join(value.to_bytes(size, "big") for value in bad)
+        for text in (point.hex(), point[1:].hex(), signer.spki_of(point), (b"\x02" + b"\xff" * size).hex()):
+            with pytest.raises(ReceiptError, match="not on the curve"):
+                key_of(text, curve)
 
 
 @pytest.mark.parametrize("text", [
-    "", " \n", "00", "key", "é" * 128, "\u0660" * 128,
-    SIGNER.der.hex()[:-2], SIGNER.der.hex() + "00", "0x" + SIGNER.der.hex(),
-    "05" + SIGNER.der[-64:].hex(), "31" + SIGNER.der.hex()[2:], other_curve(),
-    base64.b64encode(SIGNER.der[:-1]).decode(), "\ud800" * 130,
-], ids=itertools.count())  # fmt: skip
+    "", " \n", "00", "04", "3000", "key", "é" * 128, "\u0660" * 128, "\ud800" * 130, "0" * 10_000_000,
+    KEY[:-2], KEY + "00", "0x" + KEY, "05" + DER[-64:].hex(), "31" + KEY[2:], b64(DER[:-1]),
+    CurveSigner(CURVES[1]).spki, SIGNER.spki_of(b"\x00"), "oca:base16:asn1:00", "oca:base32:asn1:AA", "oca:",
+    b64("oca:base16:asn1:zz"), b64(b"oca:\xff"), "-----BEGIN PUBLIC KEY-----\n-----END PUBLIC KEY-----", pem("3000"),
+], ids=lambda text: f"{text[:20]!a}…{len(text)}")  # fmt: skip
 def test_what_is_no_key_is_refused(text: str) -> None:
-    with pytest.raises(ReceiptError) as caught:
+    with pytest.raises(ReceiptError, match="key") as caught:
         public_key_der_hex(text)
     assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 400
 
 
-@pytest.mark.parametrize("coordinates", [
-    bytes(64),
-    b"\xff" * 64,
-    SIGNER.der[-64:-1] + bytes([SIGNER.der[-1] ^ 1]),
-    SIGNER.der[-32:] + SIGNER.der[-64:-32],
-], ids=["zero", "all ones", "last bit", "swapped"])  # fmt: skip
-def test_points_off_the_curve_are_refused(coordinates: bytes) -> None:
-    for text in (coordinates.hex(), "04" + coordinates.hex(), (SIGNER.der[:-64] + coordinates).hex()):
-        with pytest.raises(ReceiptError, match="not on the curve"):
-            public_key_der_hex(text)
+def test_an_unknown_algorithm_has_no_key() -> None:
+    with pytest.raises(ReceiptError, match="known: ECDSA-secp192k1-SHA256"):
+        public_key_der_hex(CurveSigner(SECP384R1).spki, "RSA-2048-SHA256")
 
 
-def run(program: str) -> str:
-    command = [sys.executable, "-c", program]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+# --- the curves and the packages that have them ---
 
 
-def test_importing_the_package_does_not_import_cryptography() -> None:
-    loaded = "print(any(name.split('.')[0] == 'cryptography' for name in sys.modules))"
-    text, key = write(PAYLOAD, SD="11" * 64), SIGNER.der.hex()
-    before = f"import sys, iem_dcr.ocmf as o; r = o.parse({text!r}); "
-    assert run(before + loaded) == "False"
-    assert run(before + f"o.verify(r, {key!r}); " + loaded) == "True"
+@pytest.mark.parametrize("known", [
+    ec.SECP192R1(), ec.SECP256K1(), ec.SECP256R1(), ec.SECP384R1(), ec.BrainpoolP256R1(), ec.BrainpoolP384R1(),
+], ids=lambda known: known.name)  # fmt: skip
+def test_our_curves_are_those_of_cryptography(known: ec.EllipticCurve) -> None:
+    """OCMF writes the brainpool curves without their P; with it they are the same."""
+    curve = CURVE_OF_ALGORITHM[f"ECDSA-{known.name.replace('P', '')}-SHA256"]
+    key = ec.derive_private_key(0xC0FFEE, known).public_key()
+    signer = CurveSigner(curve)
+    assert key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint) == signer.public
+    assert key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo).hex() == signer.spki
+    text = signer.tuple_of(PAYLOAD, f"ECDSA-{known.name}-SHA256")
+    assert verify(parse(text), signer.spki).outcome is Outcome.VALID
 
 
-def test_without_cryptography_nothing_is_checked() -> None:
-    text, key = write(PAYLOAD, SD="11" * 64), SIGNER.der.hex()
-    said = run(
-        "import sys; sys.modules['cryptography'] = None; import iem_dcr.ocmf as o; "
-        f"v = o.verify(o.parse({text!r}), {key!r}); print(v.outcome.name, v.reason)"
-    )
-    assert said.startswith("NOT_CHECKED the package cryptography cannot be used")
+@every_curve
+def test_a_key_checks_signatures(curve: Curve) -> None:
+    signer = CurveSigner(curve)
+    r, s = signer.numbers(PAYLOAD)
+    key = key_of(signer.spki, curve)
+    assert key is key_of(signer.spki, curve)  # it is read once
+    assert key.verifies(in_der(r, s), PAYLOAD.encode())
+    assert key.verifies(in_der(r, curve.n - s), PAYLOAD.encode())
+    assert not key.verifies(in_der(s, r), PAYLOAD.encode())
+    assert not key.verifies(in_der(r, s), PAYLOAD.encode() + b" ")
+    assert not key.verifies(b"\x30\x00", PAYLOAD.encode())
+
+
+def test_a_sum_at_infinity_is_no_signature() -> None:
+    """With r = -hash and the generator as key, both points of the sum cancel out."""
+    digest = int.from_bytes(hashlib.sha256(PAYLOAD.encode()).digest()) >> 64
+    key = key_at(CurveSigner(SECP192K1, secret=1).public, SECP192K1)
+    assert not key.verifies(in_der(SECP192K1.n - digest % SECP192K1.n, 5), PAYLOAD.encode())
+
+
+VALID = "VALID the signature matches the data and the key"
+MISSING = "NOT_CHECKED this curve needs the package ecdsa: install iem-dcr[tools]"
+UNUSABLE = "NOT_CHECKED the package cryptography cannot be used"
+NO_ECDSA = "sys.modules['ecdsa'] = None; "
+NO_192R1 = "from cryptography.hazmat.primitives.asymmetric import ec; del ec.SECP192R1; "
+VERIFY = "v = o.verify(r, key); print(v.outcome.name, v.reason)"
+LOADED = "print({'ecdsa', 'cryptography'} & {*sys.modules})"
+
+
+@pytest.mark.parametrize(("curve", "program", "said"), [
+    (SECP256R1, LOADED, "set()"), (SECP256R1, f"o.prepare(); {LOADED}", "{'cryptography'}"),
+    (SECP256R1, f"o.verify(r, key); {LOADED}", "{'cryptography'}"), (SECP192K1, VERIFY, VALID),
+    (SECP192K1, NO_ECDSA + VERIFY, MISSING), (SECP256R1, NO_ECDSA + VERIFY, VALID),
+    (SECP192R1, NO_192R1 + VERIFY, VALID), (SECP192R1, NO_192R1 + NO_ECDSA + VERIFY, MISSING),
+    (SECP256R1, f"sys.modules['cryptography'] = None; {VERIFY}", UNUSABLE),
+], ids=[
+    "importing loads neither", "preparing", "verifying", "192k1 with ecdsa", "192k1 without it", "256r1 without it",
+    "192r1 with ecdsa alone", "192r1 without either", "without cryptography",
+])  # fmt: skip
+def test_packages_are_loaded_when_they_are_needed(curve: Curve, program: str, said: str) -> None:
+    signer = CurveSigner(curve)
+    begin = f"import sys, iem_dcr.ocmf as o; key = {signer.spki!r}; r = o.parse({signer.tuple_of(PAYLOAD)!r}); "
+    done = subprocess.run([sys.executable, "-c", begin + program], check=True, capture_output=True, text=True)
+    assert done.stdout.startswith(said)

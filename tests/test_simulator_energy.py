@@ -57,14 +57,6 @@ def test_registers_do_not_depend_on_when_they_are_read(load: Load, cuts: list[fl
     assert seen == sorted(seen)
 
 
-@given(load=loads, one=seconds, two=seconds, three=seconds)
-def test_energy_adds_up(load: Load, one: float, two: float, three: float) -> None:
-    first_s, middle_s, last_s = sorted((one, two, three))
-    whole = load.energy_wh(last_s) - load.energy_wh(first_s)
-    halves = (load.energy_wh(middle_s) - load.energy_wh(first_s)) + (load.energy_wh(last_s) - load.energy_wh(middle_s))
-    assert whole == pytest.approx(halves, rel=1e-9, abs=1e-6)
-
-
 @given(current_a=amperes, voltage_v=volts, again_at=st.lists(st.floats(0, 3600), max_size=5))
 def test_a_load_connected_again_and_again_is_one_load(
     current_a: float, voltage_v: float, again_at: list[float]
@@ -77,16 +69,13 @@ def test_a_load_connected_again_and_again_is_one_load(
     assert max(import_wh, -export_wh, key=abs) * Decimal(current_a) >= 0
 
 
-def test_the_curve_has_three_phases() -> None:
+def test_the_curve_has_three_phases_and_without_a_length_no_end() -> None:
     load = charging(100, 400, 100)
     assert load.at(0) == (100, 380)
     assert load.at(59.999) == pytest.approx((100, 400), rel=1e-4)
     assert load.at(72.5) == pytest.approx((75, 400))
     assert load.at(92.5) == pytest.approx((30, 400))
     assert load.at(100) == (0, 0)
-
-
-def test_a_curve_of_a_second_ends_and_one_of_none_does_not() -> None:
     assert charging(100, 400, 1).at(1.1) == (0, 0)
     assert charging(100, 400, 0).at(1e6) == (100, 400)
 

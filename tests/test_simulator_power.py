@@ -50,10 +50,6 @@ def test_a_second_cut_while_it_boots_starts_over() -> None:
     assert bench.meter.unreachable_for_s == pytest.approx(0.5)
     bench.wait(0.5)
     assert len(bench.meter.signed) == 2
-
-
-def test_no_time_without_power() -> None:
-    bench = Bench()
     bench.meter.power_cycle(off_s=0, boot_s=0)
     assert bench.json("/gw")["CT"] == ""
 
@@ -69,17 +65,12 @@ def test_user_tariff_and_clock_are_lost_registers_and_tuple_kept() -> None:
     bench.wait(2)
     assert bench.json("/metervalue")["RD"] == before
     assert bench.get("/transaction").body.decode() == bench.get("/receipt").body.decode() == text
-    payload = json.loads(bench.session().text.split("|")[1])
-    assert [payload[key] for key in ("ID", "TT", "CT")] == ["", "", ""]
-
-
-def test_the_receipt_may_be_forgotten_where_the_transaction_is_not() -> None:
-    bench = Bench(receipt_after_power_up=False)
-    text = bench.session().text
+    bench.meter.configure(receipt_after_power_up=False)
     bench.meter.power_cycle(1, 1)
     bench.wait(2)
-    assert bench.get("/receipt").status == 404
-    assert bench.get("/transaction").body.decode() == text
+    assert (bench.get("/receipt").status, bench.get("/transaction").body.decode()) == (404, text)
+    payload = json.loads(bench.session().text.split("|")[1])
+    assert [payload[key] for key in ("ID", "TT", "CT")] == ["", "", ""]
 
 
 def test_closed_at_power_up() -> None:
@@ -98,16 +89,6 @@ def test_closed_at_power_up() -> None:
     assert bench.begin() == 200
 
 
-def test_closed_without_a_charge_point() -> None:
-    bench = Bench()
-    assert bench.begin() == 200
-    bench.meter.power_cycle(off_s=1, boot_s=0)
-    bench.wait(1)
-    (closed,) = bench.meter.signed
-    assert closed.TX == "P"
-    assert '"CT":"","CI":""' in closed.text
-
-
 def test_closed_with_a_reading_of_the_power_up() -> None:
     closed = cut_in_session(power_failure_reading="at-power-up").meter.signed[-1]
     assert readings(closed.text)[1]["TM"] == "2000-01-01T00:00:00,000+0100 U"
@@ -115,8 +96,10 @@ def test_closed_with_a_reading_of_the_power_up() -> None:
     assert closed.ID == "0123ABCD"
 
 
-def test_closed_late() -> None:
+def test_closed_late_also_where_it_was_cut_again_before() -> None:
     bench = cut_in_session(open_at_power_cut="closed-late", late_close_s=5)
+    bench.meter.power_cycle(1, 1)
+    bench.wait(4)
     first = bench.meter.signed[0]
     assert bench.json("/metervalue")["XT"] is False
     assert (bench.begin(), bench.end()) == (428, 428)
@@ -128,15 +111,6 @@ def test_closed_late() -> None:
     assert [record.TX for record in bench.meter.signed] == ["E", "P"]
     assert bench.get("/transaction").body.decode() == bench.meter.signed[1].text
     assert bench.begin() == 200
-
-
-def test_closed_late_and_cut_again_before() -> None:
-    bench = cut_in_session(open_at_power_cut="closed-late", late_close_s=5)
-    bench.meter.power_cycle(1, 1)
-    bench.wait(5.9)
-    assert len(bench.meter.signed) == 1
-    bench.wait(0.1)
-    assert [record.PG for record in bench.meter.signed] == ["T1", "T2"]
 
 
 def test_still_running() -> None:

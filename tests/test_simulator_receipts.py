@@ -58,14 +58,6 @@ def test_small_numbers_are_written_with_all_their_bytes(encoding: str, size: int
     assert any(one[0 if encoding == "raw" else 4] == 0 for one in signatures)
 
 
-def test_unpadded_integers_are_what_strict_readers_refuse() -> None:
-    bench = Bench()
-    tuples = [bench.session().text for _ in range(24)]
-    top_bits = [int(parts(text)[2]["SD"][8], 16) >= 8 for text in tuples]
-    assert any(top_bits)
-    assert all(parts(text)[2]["SD"].startswith("30440220") for text in tuples)
-
-
 def test_the_key_follows_from_its_secret_and_can_be_exchanged() -> None:
     bench, other = Bench(), Bench()
     assert bench.json("/publickey") == other.json("/publickey")
@@ -100,20 +92,6 @@ def test_the_tuple_is_written_like_the_genuine_one() -> None:
     assert ours["SD"] == ours["SD"].upper()
 
 
-def test_a_record_without_a_user_says_so() -> None:
-    payload = parts(Bench().session().text)[1]
-    assert [payload[key] for key in ("IS", "IL", "IF", "IT", "ID", "TT", "CT", "CI")] == [
-        False,
-        "NONE",
-        [],
-        "NONE",
-        "",
-        "",
-        "",
-        "",
-    ]
-
-
 def test_user_and_charge_point_stand_in_the_record_of_one_transaction() -> None:
     bench = Bench()
     bench.post("/gw", GW)
@@ -122,17 +100,16 @@ def test_user_and_charge_point_stand_in_the_record_of_one_transaction() -> None:
     payload = parts(first.text)[1]
     assert {key: payload[key] for key in USER if key != "US"} == {key: USER[key] for key in USER if key != "US"}
     assert (payload["CT"], payload["CI"], first.ID) == ("Charger", "DE*SIM*1", "0123ABCD")
-    assert (second.ID, parts(second.text)[1]["IS"]) == ("", False)
+    no_user = {"IS": False, "IL": "NONE", "IF": [], "IT": "NONE", "ID": "", "TT": ""}
+    assert no_user.items() <= parts(second.text)[1].items()
     assert [row["TM"] for row in payload["RD"]] == ["2026-03-01T12:00:00,000+0200 I", "2026-03-01T12:00:10,000+0200 I"]
 
 
 def test_a_bidirectional_meter_writes_a_second_object_with_each_reading() -> None:
     bench = Bench(bidirectional=True, current_a=-125)
     rows = parts(bench.session().text)[1]["RD"]
-    assert [list(row) for row in rows] == 2 * [
-        ["TM", "TX", "EF", "ST", "RV", "RI", "RU", "RT"],
-        ["RV", "RI", "RU", "RT"],
-    ]
+    register = ["RV", "RI", "RU", "RT"]
+    assert [list(row) for row in rows] == 2 * [["TM", "TX", "EF", "ST", *register], register]
     assert [row["RI"] for row in rows] == 2 * ["1-b:1.8.e", "1-b:2.8.e"]
     assert [row["RV"] for row in rows] == ["00000020.480", "00000001.024", "00000020.480", "00000001.114"]
 
@@ -146,25 +123,19 @@ def test_each_record_has_the_next_page() -> None:
     assert [parts(record.text)[1]["PG"] for record in bench.meter.signed] == ["T10", "T11", "T12", "T13"]
 
 
-def test_tariff_text_sticks_or_does_not() -> None:
-    def texts(*, sticks: bool) -> list[str]:
-        bench = Bench(user_tariff_sticks=sticks)
-        bench.post("/tariff", {"TT": "0,30 EUR/kWh"})
-        bench.post("/user", USER | {"TT": "0,40 EUR/kWh"})
-        bench.session()
-        bench.session()
-        return [parts(record.text)[1]["TT"] for record in bench.meter.signed]
-
-    assert texts(sticks=True) == ["0,40 EUR/kWh", "0,40 EUR/kWh"]
-    assert texts(sticks=False) == ["0,40 EUR/kWh", "0,30 EUR/kWh"]
-
-
-@pytest.mark.parametrize(("sticks", "signed"), [(True, "0,50 EUR/kWh"), (False, "0,40 EUR/kWh")])
-def test_a_tariff_text_that_comes_after_the_user(sticks: bool, signed: str) -> None:  # noqa: FBT001  as pytest hands it over
+@pytest.mark.parametrize(("sticks", "signed"), [
+    (True, ["0,40 EUR/kWh", "0,40 EUR/kWh", "0,50 EUR/kWh"]), (False, ["0,40 EUR/kWh", "0,30 EUR/kWh", "0,40 EUR/kWh"]),
+])  # fmt: skip
+def test_the_tariff_text_of_a_user_sticks_or_does_not(*, sticks: bool, signed: list[str]) -> None:
     bench = Bench(user_tariff_sticks=sticks)
+    bench.post("/tariff", {"TT": "0,30 EUR/kWh"})
+    bench.post("/user", USER | {"TT": "0,40 EUR/kWh"})
+    bench.session()
+    bench.session()
     bench.post("/user", USER | {"TT": "0,40 EUR/kWh"})
     bench.post("/tariff", {"TT": "0,50 EUR/kWh"})
-    assert parts(bench.session().text)[1]["TT"] == signed
+    bench.session()
+    assert [parts(record.text)[1]["TT"] for record in bench.meter.signed] == signed
 
 
 def test_the_receipt_comes_when_it_is_signed() -> None:
@@ -209,11 +180,5 @@ def test_the_tuple_can_be_found_in_every_wrapping(wrapping: str) -> None:
         body = bench.get(node).body.decode()
         assert (body == text) is (wrapping == "raw")
         assert find_tuple(body) == text
-
-
-def test_json_wrappings_are_json() -> None:
-    bench = Bench(receipt_wrapping="json-string")
-    text = bench.session().text
-    assert json.loads(bench.get("/receipt").body) == text
-    bench.meter.configure(receipt_wrapping="object")
-    assert bench.json("/receipt") == {"OCMF": text}
+        if wrapping in ("json-string", "object"):
+            assert json.loads(body) in (text, {"OCMF": text})

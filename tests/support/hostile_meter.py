@@ -1,29 +1,187 @@
 """A meter that answers as nothing should: for a bounded number of requests, by a seed; after them it behaves.
 
 Behind it is a simulated meter, which acts on requests as a meter does, so that what a driver believes of it can be held
-against what became of it.
+against what became of it. Tuples are never forged: a meter that signs what it likes is not what a driver can tell from
+a good one. How a client reads odd HTTP byte by byte is shown in `tests.test_device_transport`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import random
+import socket
+import struct
 from collections import Counter
-from typing import TYPE_CHECKING, Self
-
-from tests.support.hostile_bodies import BODIES
-from tests.support.hostile_wire import ABUSES, STRAY, Line, message, proper
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
     from types import TracebackType
 
     from iem_dcr.simulator import SimulatedMeter
 
-LIES = "what it says"
-"""The name under which bodies that are wrong are counted; what is done on the wire has names of its own."""
+    Abuse = Callable[["Line", bytes], Awaitable[bool]]
+    """Answers somehow; tells whether the connection stays."""
+
+ESCAPES = "\x1b[2J\x1b]0;owned\x07\r\nforged line %s {} \x00\u202e\ud800"
+STRAY = b'{"CT":"STRAY","CI":"STRAY","TM":"2026-03-01T12:00:00,000+0100 I","SA":"STRAY","PK":"STRAY","MS":"STRAY"}'
+"""The answer to a request that was not made."""
+FLOOD_BYTES = 6 * 1024 * 1024
+"""Where a flood ends of itself, should the other side not close: more than anyone may read."""
+_NUMBERS = ("NaN", "-Infinity", "1e999999", "1e-999999", "9" * 100_000, "0x10", "01", "1.", '"60.1"', "true", "null")
+_VALUES: tuple[object, ...] = (None, True, -1, 2**63, "", "x" * 200_000, ESCAPES, [], [[]], {}, {"OCMF": 1}, "\ufeff")
+_LIES: dict[str, tuple[object, ...]] = {
+    "XT": (True, False),
+    "XC": ("0x0001, 0x00000000, 0x00, 0x00", "0x0000, 0x00000000, 0x00, 0x00", ESCAPES),
+    "TM": ("2000-01-01T00:00:00,000+0100 U", "9999-12-31T23:59:59,999+0000", "1970-01-01T00:00:00,000-1400 R"),
+    "CT": ("", "EVSEID"),
+    "CI": ("", "CI-1"),
+    "MS": ("1OTH000000001", "1OTH000000002"),
+    "PK": ("", "00", "zz", "ab" * 64, "30" * 91),
+}
+"""In good form: a transaction that does not run, an error, another time, another meter."""
 _TUPLES = ("/receipt", "/transaction")
-_GARBLED_TUPLES = (b"", b"OCMF|", b"OCMF|{}|{}", b"OCMF|{" * 1000, b"\x00" * 1000, b"\xff\xfe", b'""', b"null", STRAY)
+_GARBLED = (b"", b"OCMF|", b"OCMF|{}|{}", b"OCMF|{" * 1000, b"\x00" * 1000, b"\xff\xfe", b'""', b"null", STRAY)
+
+
+def message(body: bytes, *headers: str, status: str = "HTTP/1.1 200 OK") -> bytes:
+    return "\r\n".join((status, *headers, "", "")).encode("latin-1") + body
+
+
+def proper(body: bytes) -> bytes:
+    return message(body, "Content-Type: application/json", f"Content-Length: {len(body)}")
+
+
+def lie(rng: random.Random, body: bytes) -> bytes:
+    """Say something else than the right body."""
+    try:
+        fields: dict[str, Any] = json.loads(body)
+    except ValueError:
+        fields = {}
+    key = rng.choice(sorted(fields)) if fields else "x"
+    rows = fields.get("RD") or [{"RV": "1"}]
+    written = json.dumps(fields | {key: "@"}).encode()
+    return rng.choice((
+        rng.randbytes(rng.choice((0, 1, 5_000))),
+        body[: rng.randrange(max(1, len(body)))],
+        body + body,
+        b"<html><title>Login</title></html>" + ESCAPES.encode(errors="replace"),
+        b"[" * rng.choice((500, 500_000)),
+        written.replace(b'"@"', rng.choice(_NUMBERS).encode()),
+        written.replace(b'"@"', b'1,"%b":2' % key.encode()),
+        json.dumps(fields | {key: rng.choice(_VALUES)}).encode(),
+        json.dumps({name: ESCAPES if isinstance(value, str) else value for name, value in fields.items()}).encode(),
+        json.dumps(fields | {"RD": rng.choice((rows * 2, rows[1:], rows[:1] * 5_000, [rows]))}).encode(),
+        json.dumps({name: value for name, value in fields.items() if name != key}).encode(),
+        *[json.dumps(fields | {n: rng.choice(lies) for n, lies in _LIES.items() if n in fields}).encode()] * 3,
+    ))  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One connection."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    rng: random.Random
+
+    async def send(self, data: bytes) -> None:
+        self.writer.write(data)
+        await self.writer.drain()
+
+    async def flood(self, part: bytes) -> None:
+        """Send the same again and again, until the other side has enough of it or there was enough of it."""
+        data = part * (64 * 1024 // len(part))
+        for _ in range(FLOOD_BYTES // len(data)):
+            await self.send(data)
+            await asyncio.sleep(0.1)
+
+    async def stall(self) -> None:
+        """Wait until the other side closes."""
+        while await self.reader.read(1024):
+            pass
+
+
+async def damaged(line: Line, body: bytes) -> bool:
+    """A proper answer with some of its head, and the body's length with it, otherwise."""
+    data = bytearray(proper(body)[: 500 + len(body)])
+    for _ in range(line.rng.randint(1, 3)):
+        at = line.rng.randrange(min(len(data), 90))
+        data[at : at + line.rng.randint(0, 2)] = line.rng.choice(
+            (b"", b"\r\n", b":", b"9", b"\x00", b"\xff", b"chunked")
+        )
+    await line.send(bytes(data))
+    return line.rng.random() < 0.5
+
+
+async def other_status(line: Line, body: bytes) -> bool:
+    code = line.rng.choice((100, 101, 202, 204, 302, 304, 400, 404, 418, 428, 500, 503, 599))
+    text = line.rng.choice((body, b"", b"\x1b[2J\r\nforged\x00" * 20, b"%s {}" * 10, b"\xff\xfe"))
+    headers = f"Location: {ESCAPES[:4]}", f"Content-Length: {len(text)}"
+    await line.send(message(text, *headers, status=f"HTTP/1.1 {code} \x07%s"))
+    return line.rng.random() < 0.5
+
+
+async def head_without_end(line: Line, _: bytes) -> bool:
+    await line.send(b"HTTP/1.1 200 OK\r\n")
+    await line.flood(b"X-Header: something\r\n")
+    return False
+
+
+async def body_without_end(line: Line, _: bytes) -> bool:
+    await line.send(message(b"{", *line.rng.choice(((), ("Content-Length: 99999999999",)))))
+    await line.flood(b" " * 1024)
+    return False
+
+
+async def slow(line: Line, body: bytes) -> bool:
+    for byte in proper(body):
+        await line.send(bytes([byte]))
+        await asyncio.sleep(0.05)
+    return True
+
+
+async def silence(line: Line, _: bytes) -> bool:
+    await line.stall()
+    return False
+
+
+async def broken_off(line: Line, body: bytes) -> bool:
+    """Close, half close or reset somewhere in the answer."""
+    whole = proper(body)
+    await line.send(whole[: line.rng.choice((0, 10, len(whole) // 2, len(whole) - 1))])
+    match line.rng.randrange(3):
+        case 0:
+            line.writer.write_eof()
+            await line.stall()
+        case 1:
+            linger = struct.pack("ii", 1, 0)
+            line.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            line.writer.transport.abort()
+    return False
+
+
+async def second_answer(line: Line, body: bytes) -> bool:
+    """An answer that was not asked for behind the one that was, at once or a moment later."""
+    await line.send(proper(body) + proper(STRAY) * line.rng.choice((0, 1, 500)))
+    await asyncio.sleep(0.01)
+    await line.send(proper(STRAY)[: line.rng.choice((1, 40, 10_000))])
+    return True
+
+
+ABUSES: dict[str, Abuse] = {
+    abuse.__name__: abuse
+    for abuse in (
+        damaged, other_status, head_without_end, body_without_end, slow, silence, broken_off, second_answer,
+    )
+}  # fmt: skip
+"""What is done on the wire."""
+FLOODS = [name for name in ABUSES if name.endswith("_without_end")]
+LIES = "what it says"
+"""The name under which bodies that are wrong are counted."""
 
 
 class HostileMeter:
@@ -45,7 +203,7 @@ class HostileMeter:
         meter: SimulatedMeter,
         *,
         seed: int,
-        requests: int,
+        requests: int = 10**9,
         only: tuple[str, ...] | None = None,
         share: float = 1.0,
     ) -> None:
@@ -53,11 +211,11 @@ class HostileMeter:
         self.done: Counter[str] = Counter()
         self._rng = random.Random(seed)
         self._left = requests
-        self._names = only or (*ABUSES, *[LIES] * len(BODIES))
+        self._names = only or (*ABUSES, *[LIES] * 6)
         self._share = share
-        self._failed: list[BaseException] = []
-        self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._failed: list[BaseException] = []
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
@@ -115,26 +273,21 @@ class HostileMeter:
         body = await line.reader.readexactly(int(length))
         method, path, _ = head.split(" ", 2)
         if self.behaves or self._rng.random() >= self._share:
-            return await self._behave(line, method, path, body)
+            told = self.meter.handle(method, path, body)
+            headers = f"Content-Type: {told.content_type}", f"Content-Length: {len(told.body)}"
+            await line.send(message(told.body, *headers, status=f"HTTP/1.1 {told.status} OK"))
+            return True
         self._left -= 1
         name = self._rng.choice(self._names)
         self.done[name] += 1
-        # Who says to have taken the user and did not signs one person's transaction as another's: nobody can tell.
+        # Who says to have taken the user and did not signs one person's transaction as another's: that cannot be told.
         acts = method == "GET" or path.endswith("/user") or self._rng.random() < 0.7
-        told = self.meter.handle(method, path, body).body if acts else b""
-        if name == LIES:
-            await line.send(proper(self._lie(path, told)))
-            return True
-        return await ABUSES[name](line, told)
-
-    async def _behave(self, line: Line, method: str, path: str, body: bytes) -> bool:
-        told = self.meter.handle(method, path, body)
-        headers = f"Content-Type: {told.content_type}", f"Content-Length: {len(told.body)}"
-        await line.send(message(told.body, *headers, status=f"HTTP/1.1 {told.status} OK"))
-        return True
-
-    def _lie(self, path: str, told: bytes) -> bytes:
+        said = self.meter.handle(method, path, body).body if acts else b""
+        if name != LIES:
+            return await ABUSES[name](line, said)
         if path.endswith(_TUPLES):
             signed = [record.text.encode() for record in self.meter.signed]
-            return self._rng.choice([*_GARBLED_TUPLES, *signed[-3:], told[: len(told) // 2], told + told])
-        return self._rng.choice(BODIES)(self._rng, told)
+            await line.send(proper(self._rng.choice([*_GARBLED, *signed[-3:], said[: len(said) // 2], said + said])))
+        else:
+            await line.send(proper(lie(self._rng, said)))
+        return True

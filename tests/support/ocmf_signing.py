@@ -1,7 +1,8 @@
-"""Signing OCMF payloads with every algorithm of OCMF, by a throw-away key; its nonce is known."""
+"""Signing OCMF payloads with every algorithm of OCMF, by a throw-away key whose nonce is known, and a plain payload."""
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 from dataclasses import dataclass
@@ -10,10 +11,18 @@ from typing import TYPE_CHECKING, Any
 import ecdsa  # type: ignore[import-untyped]  # it comes without types
 
 from iem_dcr.ocmf.ecdsa import python_secp192k1
+from iem_dcr.ocmf.keys import SECP256R1
 
 if TYPE_CHECKING:
     from iem_dcr.ocmf.keys import Curve
 
+Row = dict[str, object]
+BEGIN: Row = {
+    "TM": "2024-10-27T02:30:00,125+0200 S", "TX": "B", "EF": "", "ST": "G",
+    "RV": "00000012.500", "RI": "1-b:1.8.e", "RU": "kWh", "RT": "DC",
+}  # fmt: skip
+END: Row = BEGIN | {"TM": "2024-10-27T02:45:00,250+0100 S", "TX": "E", "RV": "00000020.125"}
+EXPORT: Row = {"RI": "1-b:2.8.e", "RV": "7"}
 NONCE = 0x1F2E3D4C5B6A79880123456789ABCDEF
 KINDS = {
     "secp192r1": ecdsa.NIST192p,
@@ -25,22 +34,40 @@ KINDS = {
 }
 
 
-def integer(value: int) -> bytes:
-    raw = value.to_bytes(value.bit_length() // 8 + 1, "big")
-    return b"\x02" + bytes([len(raw)]) + raw
+FORMS = ("der", "unpadded", "fixed", "raw")
+"""Signatures as DER; as DER whose integers have no 00 before a set top bit, or have all their bytes; as r and s."""
 
 
-def der(r: int, s: int) -> bytes:
-    body = integer(r) + integer(s)
-    return b"\x30" + bytes([len(body)]) + body
+def in_form(form: str, r: int, s: int, curve: Curve = SECP256R1) -> bytes:
+    """Write the numbers of a signature."""
+    if form == "raw":
+        return r.to_bytes(curve.size, "big") + s.to_bytes(curve.size, "big")
+    body = b""
+    for number in (r, s):
+        least = max(1, (number.bit_length() + 7) // 8)
+        size = {"der": number.bit_length() // 8 + 1, "unpadded": least, "fixed": max(least, curve.size)}[form]
+        body += bytes([0x02, size]) + number.to_bytes(size, "big")
+    return bytes([0x30, len(body)]) + body
+
+
+def b64(data: str | bytes) -> str:
+    """Write a text or bytes as base64."""
+    return base64.b64encode(data.encode() if isinstance(data, str) else data).decode()
+
+
+def payload(*rows: object, **fields: object) -> str:
+    """Write a payload with these readings; a field of None is left out."""
+    written = {"FV": "1.0", "MS": "M1", "PG": "T1", "ID": "04AB", "RD": list(rows)} | fields
+    return json.dumps({name: value for name, value in written.items() if value is not None}, ensure_ascii=False)
 
 
 @dataclass(frozen=True)
 class CurveSigner:
     """A key on any curve; its signatures are good for tests only."""
 
-    curve: Curve
+    curve: Curve = SECP256R1
     secret: int = 0xC0FFEE
+    nonce: int = NONCE
 
     @property
     def key(self) -> Any:
@@ -70,13 +97,13 @@ class CurveSigner:
 
     def numbers(self, payload: str) -> tuple[int, int]:
         digest = hashlib.sha256(payload.encode()).digest()
-        r, s = self.key.sign_digest(digest, sigencode=lambda r, s, _: (r, s), k=NONCE, allow_truncate=True)
+        r, s = self.key.sign_digest(digest, sigencode=lambda r, s, _: (r, s), k=self.nonce, allow_truncate=True)
         return int(r), int(s)
 
     def tuple_of(self, payload: str, algorithm: str | None = None, section: dict[str, object] | None = None) -> str:
         """Write a tuple with a DER signature; a field of the signature section that is given takes its place."""
         fields: dict[str, object] = {
             "SA": algorithm or f"ECDSA-{self.curve.name}-SHA256",
-            "SD": der(*self.numbers(payload)).hex(),
+            "SD": in_form("der", *self.numbers(payload)).hex(),
         }
         return f"OCMF|{payload}|{json.dumps(fields | (section or {}))}"

@@ -167,7 +167,8 @@ def energies_of(receipts: Sequence[Receipt]) -> tuple[Energy, ...]:
         compensated = any(register.compensated for row in rows if (register := register_of(row.reading.RI)))
         judged = [register for register in judged if register.compensated or not compensated]
         judged = [register for register in judged if register.direction == "import"] or judged
-    return tuple(_energy(register, begin, end, decides=register in judged) for register, begin, end in counted)
+    deciding = frozenset(judged)
+    return tuple(_energy(register, begin, end, decides=register in deciding) for register, begin, end in counted)
 
 
 def _energy(register: Register | None, begin: Reading | None, end: Reading | None, *, decides: bool) -> Energy:
