@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from iem_dcr.config import SETTINGS, Setting
 from iem_dcr.driver.transitions import TABLE
-from iem_dcr.ocmf.rules import FINDINGS, UNREAD_HERE
+from iem_dcr.ocmf.rules import FINDINGS, UNREAD_HERE, Severity
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -51,10 +51,14 @@ def _allowed(setting: Setting) -> str:
 
 
 def findings() -> str:
-    """Return the table of findings."""
+    """Return the codes of findings by what to do about them."""
+    by_action: dict[str, dict[Severity, list[str]]] = {}
+    for code, kind in FINDINGS.items():
+        of_action = by_action.setdefault(kind.to_do, {severity: [] for severity in Severity})
+        of_action[kind.severity].append(f"`{code}`")
     return table(
-        ("code", "severity", "what it means"),
-        *((f"`{code}`", kind.severity.value, kind.meaning) for code, kind in FINDINGS.items()),
+        ("what to do", *(severity.value for severity in Severity)),
+        *((to_do, *(", ".join(codes) for codes in found.values())) for to_do, found in by_action.items()),
     )
 
 

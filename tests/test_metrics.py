@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from iem_dcr.bringup.sight import Sight
 
 ROOT = Path(__file__).parents[1]
-PAGE = (ROOT / "docs" / "monitoring.md").read_text("utf-8")
+PAGE = (ROOT / "docs" / "operations.md").read_text("utf-8")
 TOKEN = "0123456789abcdef0123456789abcdef"  # noqa: S105  one of tests
 WEB = WebSettings("127.0.0.1:0")
 MOST_SERIES = 90
@@ -598,8 +598,9 @@ def test_names_follow_the_conventions() -> None:
 
 
 def test_the_configurations_name_what_there_is(scraped: Scraped) -> None:
-    blocks = [yaml.safe_load(block) for block in re.findall(r"^```yml\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)]
-    scrapes, alerts = blocks
+    (block,) = re.findall(r"^```yml\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    scrapes = yaml.safe_load(block)
+    alerts = yaml.safe_load((ROOT / "contrib" / "prometheus" / "alerts.yml").read_text("utf-8"))
     assert scrapes["scrape_configs"][0]["authorization"].keys() == {"credentials_file"}
     (group,) = alerts["groups"]
     samples = {sample.name for family in scraped.families.values() for sample in family.samples}
