@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from iem_dcr.config import SETTINGS, Setting
 from iem_dcr.driver.transitions import TABLE
-from iem_dcr.ocmf.rules import FINDINGS, UNREAD_HERE, Severity
+from iem_dcr.ocmf.rules import FINDINGS, Severity
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -62,15 +62,6 @@ def findings() -> str:
     )
 
 
-def differences() -> str:
-    """Return the table of what the transparency software judges otherwise."""
-    return table(
-        ("matter", "the transparency software"),
-        *((f"`{code}`", kind.differs) for code, kind in FINDINGS.items() if kind.differs),
-        *UNREAD_HERE.items(),
-    )
-
-
 def diagram() -> str:
     """Return the states of a transaction as a diagram."""
     arrows = [
@@ -83,7 +74,7 @@ def diagram() -> str:
 
 PARTS = {
     "settings.md": {"settings": settings},
-    "receipts.md": {"findings": findings, "differences": differences},
+    "receipts.md": {"findings": findings},
     "architecture.md": {"states": diagram},
 }
 

@@ -122,13 +122,22 @@ def test_configurations(page: str, block: str) -> None:
 
 def test_there_is_something_to_run() -> None:
     assert len(blocks("console")) >= 4
-    assert len(blocks("python")) >= 5
+    assert len(blocks("python")) >= 4
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text("utf-8")):
         assert (page.parent / target).exists(), target
+
+
+def test_the_readme_has_no_link_that_only_works_in_the_repository() -> None:
+    """It is the page of a package, too; a picture that is missing there leaves its words."""
+    text = re.sub(r"!\[[^\]]*\]\([^)]*\)", "", (ROOT / "README.md").read_text("utf-8"))
+    assert re.findall(r"\]\((?!https?://)[^)]+\)", text) == []
+    named = re.findall(r"`((?:docs/)?[\w-]+\.md)`", text)
+    assert len(named) > 10
+    assert [name for name in named if not (ROOT / name).is_file()] == []
 
 
 def test_pictures_are_small_and_told_in_words() -> None:
@@ -158,6 +167,14 @@ def table(page: str, head: str) -> list[list[str]]:
     assert found, head
     rows = itertools.takewhile(lambda line: line.startswith("|"), rest.splitlines()[1:])
     return [[cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", row)[1:-1]] for row in rows]
+
+
+def test_the_log_lines_of_the_troubleshooting_are_those_of_the_program() -> None:
+    source = "".join(path.read_text("utf-8") for path in (ROOT / "src").rglob("*.py"))
+    rows = table("operations.md", "| symptom | log line | what to do |")
+    lines = [line.removesuffix(" ...") for _, cell, _ in rows for line in re.findall(r"`(.+?)`", cell)]
+    assert len(lines) > 15
+    assert [line for line in lines if line not in source] == []
 
 
 @pytest.mark.parametrize(
