@@ -26,7 +26,8 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 def table(*rows: Iterable[str]) -> str:
     """Return rows as a table; the first one is its head."""
     head, *rest = ([cell.replace("|", "\\|") for cell in row] for row in rows)
-    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rest))
+    lines = [f"| {' | '.join(row)} |" for row in (head, *rest)]
+    return "\n".join([lines[0], "|---" * len(head) + "|", *lines[1:]])
 
 
 def settings() -> str:
