@@ -15,6 +15,7 @@ import yaml
 
 from iem_dcr.config import Settings
 from scripts.docs_tables import pages
+from tests.support.command_line import run
 from tests.support.shared import shared
 from tests.support.tools import needs_tool
 
@@ -27,6 +28,7 @@ PROGRAM = re.compile(r"^```python\n(.*?)^```\n\n```text\n(.*?)^```$", re.MULTILI
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 CHANGES = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27}|[0-9]+|127\.0\.0\.1:\w+")
 BIN = Path(sys.executable).parent
+GROUPS = ("config", "everest", "receipts")
 
 
 @pytest.fixture
@@ -90,6 +92,34 @@ def test_commands(page: str, block: str, port: str, tmp_path: Path) -> None:
         )
         assert done.returncode == 0, done.stderr
         assert_shown(shown, done.stdout)
+
+
+def named_commands() -> dict[tuple[str, ...], set[str]]:
+    """Return every command of iem-dcr that is named anywhere, with every option that it is given."""
+    found: dict[tuple[str, ...], set[str]] = {}
+    for page in [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"]:
+        for text in re.findall(
+            r"(?:^ *(?:\$ )?|`|sudo |\| )iem-dcr ([a-z][^`\n|#>]*)", page.read_text("utf-8"), re.MULTILINE
+        ):
+            words = text.split()
+            command = tuple(words[:2] if words[0] in GROUPS and len(words) > 1 else words[:1])
+            found.setdefault(command, set()).update(re.findall(r"(?<!\S)(--[a-z-]+|-[a-z])\b", text))
+    return found
+
+
+@pytest.mark.parametrize(("command", "options"), sorted(named_commands().items()))
+def test_every_command_that_is_named_exists(command: tuple[str, ...], options: set[str]) -> None:
+    done = run(*command, "--help")
+    assert done.status == 0, done.err
+    assert {option for option in options if not re.search(rf"(?<!\S){option}\b", done.out)} == set()
+
+
+def test_every_make_target_that_is_named_exists() -> None:
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+    pages = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / ".github" / "pull_request_template.md"]
+    named = {name for page in pages for name in re.findall(r"(?:`|^|\$ )make ([a-z-]+)", page.read_text("utf-8"))}
+    assert {"demo", "test", "endurance"} <= named
+    assert named <= {*targets}
 
 
 def programs() -> Iterator[tuple[str, list[tuple[str, str]]]]:
