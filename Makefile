@@ -71,7 +71,7 @@ fuzz: $(STAMP)
 	IEM_DCR_FUZZ_REQUESTS=$(or $(REQUESTS),5000) IEM_DCR_FUZZ_SEED=$(or $(SEED),1) \
 		$(BIN)/pytest --quiet --capture=no --timeout=0 tests/test_hostile_meter.py
 
-# The pictures of the README and the docs, drawn anew.
+# The pictures and tables of the README and the docs, made anew.
 screenshots: $(STAMP)
 	@for script in scripts/*.py; do $(BIN)/python "$$script" || exit 1; done
 

@@ -22,7 +22,7 @@ from tests.support.brokers import Mosquitto
 from tests.support.command_line import begin, finish, run
 
 PAGE = Path(__file__).parents[1] / "docs" / "everest-api.md"
-BRING_UP = PAGE.with_name("bring-up.md")
+FLEET, OPERATIONS = PAGE.with_name("quickstart-fleet.md"), PAGE.with_name("operations.md")
 
 
 @pytest.fixture
@@ -198,8 +198,8 @@ def test_no_reader() -> None:
 
 
 def block(kind: str) -> str:
-    """Return the one block of a kind on the page."""
-    (found,) = re.findall(rf"^```{kind}\n(.*?)^```$", PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    """Return the one block of a kind in the quick start."""
+    (found,) = re.findall(rf"^```{kind}\n(.*?)^```$", FLEET.read_text("utf-8"), re.MULTILINE | re.DOTALL)
     return str(found)
 
 
@@ -226,7 +226,7 @@ def test_the_page_has_every_key_of_a_table(table: str, settings: tuple[Setting, 
 def test_the_pages_of_the_bring_up_page_can_be_configured(tmp_path: Path) -> None:
     (tmp_path / "page-token").write_text("0123456789abcdef0123456789abcdef", "utf-8")
     path = tmp_path / "meters.toml"
-    tables = re.findall(r"^```toml\n(.*?)^```$", BRING_UP.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    tables = re.findall(r"^```toml\n(.*?)^```$", OPERATIONS.read_text("utf-8"), re.MULTILINE | re.DOTALL)
     assert len(tables) == 2
     for table in tables:
         path.write_text(f"{table}[[meter]]\n", "utf-8")

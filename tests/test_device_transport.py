@@ -25,7 +25,6 @@ from tests.support.meter_client import CLOCK, CLOCK_BODY, TIME, connected, failu
 from tests.support.odd_answers import DONE_FOR_A_POST, READ, REFUSED
 from tests.support.raw_server import Do, Then, answer
 from tests.support.virtual_time import run_virtual, virtual
-from tests.test_docs import table
 
 LIMIT_S = 2.0
 NEXT = answer({"TM": "2026-05-05T05:05:05,000+0000"})
@@ -118,14 +117,6 @@ def test_any_bytes_are_an_answer_or_an_error(data: bytes) -> None:
             await next_is_its_own(client)
 
     run_virtual(ask())
-
-
-def test_the_odd_answers_are_documented() -> None:
-    how = {NotUnderstoodError: "not understood", AnswerLostError: "answer lost", MeterTimeoutError: "no answer in time"}
-    rows = table("device-api.md", "| an answer with | is |")
-    assert rows == [[name, "read"] for name in READ] + [
-        [name, f"refused: {how[kind]}"] for name, (kind, _) in REFUSED.items()
-    ]
 
 
 @virtual

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
-from iem_dcr.config import SETTINGS, Settings
-from iem_dcr.ocmf.rules import FINDINGS, UNREAD_HERE
+from iem_dcr.config import Settings
+from scripts.docs_tables import pages
+from tests.support.command_line import run
 from tests.support.shared import shared
 from tests.support.tools import needs_tool
 
@@ -23,9 +24,11 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PROGRAM = re.compile(r"^```python\n(.*?)^```\n\n```text\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 CHANGES = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27}|[0-9]+|127\.0\.0\.1:\w+")
 BIN = Path(sys.executable).parent
+GROUPS = ("config", "everest", "receipts")
 
 
 @pytest.fixture
@@ -91,12 +94,52 @@ def test_commands(page: str, block: str, port: str, tmp_path: Path) -> None:
         assert_shown(shown, done.stdout)
 
 
-@pytest.mark.parametrize(("page", "block"), blocks("python"))
-def test_programs(page: str, block: str, port: str) -> None:
-    program = block.replace("8080", port)
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
-    assert done.returncode == 0, done.stderr
-    assert "UNEXPECTED_ERROR" in done.stdout
+def named_commands() -> dict[tuple[str, ...], set[str]]:
+    """Return every command of iem-dcr that is named anywhere, with every option that it is given."""
+    found: dict[tuple[str, ...], set[str]] = {}
+    for page in [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"]:
+        for text in re.findall(
+            r"(?:^ *(?:\$ )?|`|sudo |\| )iem-dcr ([a-z][^`\n|#>]*)", page.read_text("utf-8"), re.MULTILINE
+        ):
+            words = text.split()
+            command = tuple(words[:2] if words[0] in GROUPS and len(words) > 1 else words[:1])
+            found.setdefault(command, set()).update(re.findall(r"(?<!\S)(--[a-z-]+|-[a-z])\b", text))
+    return found
+
+
+@pytest.mark.parametrize(("command", "options"), sorted(named_commands().items()))
+def test_every_command_that_is_named_exists(command: tuple[str, ...], options: set[str]) -> None:
+    done = run(*command, "--help")
+    assert done.status == 0, done.err
+    assert {option for option in options if not re.search(rf"(?<!\S){option}\b", done.out)} == set()
+
+
+def test_every_make_target_that_is_named_exists() -> None:
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+    pages = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / ".github" / "pull_request_template.md"]
+    named = {name for page in pages for name in re.findall(r"(?:`|^|\$ )make ([a-z-]+)", page.read_text("utf-8"))}
+    assert {"demo", "test", "endurance"} <= named
+    assert named <= {*targets}
+
+
+def programs() -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """Yield each page that has programs, with every program and what is shown below it as its output."""
+    for page in PAGES:
+        text = page.read_text("utf-8")
+        found = PROGRAM.findall(text)
+        assert len(found) == text.count("```python"), f"{page.name}: a program without its output"
+        if found:
+            yield page.name, found
+
+
+@pytest.mark.parametrize(("page", "found"), list(programs()))
+def test_programs(page: str, found: list[tuple[str, str]], port: str, tmp_path: Path) -> None:
+    """The programs of a page run one after the other, at one meter."""
+    for program, shown in found:
+        command = [sys.executable, "-W", "error", "-c", program.replace("8080", port)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=60)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert_shown(shown, done.stdout)
 
 
 @pytest.mark.parametrize(("page", "block"), blocks("yaml"))
@@ -109,13 +152,30 @@ def test_configurations(page: str, block: str) -> None:
 
 def test_there_is_something_to_run() -> None:
     assert len(blocks("console")) >= 4
-    assert len(blocks("python")) >= 1
+    assert len(blocks("python")) >= 4
+
+
+def anchors(page: Path) -> set[str]:
+    """Return what a hosting platform makes of the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text("utf-8")):
-        assert (page.parent / target).exists(), target
+    for target, anchor in re.findall(r"\]\((?!https?://)([^)#]*)#?([^)]*)\)", page.read_text("utf-8")):
+        there = page.parent / target if target else page
+        assert there.exists(), target
+        assert not anchor or anchor in anchors(there), f"{target}#{anchor}"
+
+
+def test_the_readme_has_no_link_that_only_works_in_the_repository() -> None:
+    """It is the page of a package, too; a picture that is missing there leaves its words."""
+    text = re.sub(r"!\[[^\]]*\]\([^)]*\)", "", (ROOT / "README.md").read_text("utf-8"))
+    assert re.findall(r"\]\((?!https?://)[^)]+\)", text) == []
+    named = re.findall(r"`((?:docs/)?[\w-]+\.md)`", text)
+    assert len(named) > 10
+    assert [name for name in named if not (ROOT / name).is_file()] == []
 
 
 def test_pictures_are_small_and_told_in_words() -> None:
@@ -133,20 +193,10 @@ def test_pictures_are_small_and_told_in_words() -> None:
         assert len(shown[picture.name]) > 20, picture.name
 
 
-@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.key)
-def test_every_setting_is_documented_as_it_is(setting: object) -> None:
-    page = (ROOT / "docs" / "settings.md").read_text("utf-8")
-    rows = [line for line in page.splitlines() if line.startswith("| `")]
-    assert len(rows) == len(SETTINGS)
-    for known, row in zip(SETTINGS, rows, strict=True):
-        if known is setting:
-            cells = [cell.strip() for cell in row.split("|")[1:-1]]
-            default = str(known.default).lower() if isinstance(known.default, bool) else str(known.default)
-            assert cells[0] == f"`{known.key}`"
-            assert cells[1].strip('`"') == default
-            assert cells[3] == known.description
-            if known.minimum is not None:
-                assert cells[2] == f"{known.minimum} to {known.maximum}"
+@pytest.mark.parametrize(("page", "text"), list(pages()), ids=lambda one: one.name if isinstance(one, Path) else "")
+def test_what_is_made_from_the_code_is_up_to_date(page: Path, text: str) -> None:
+    """If not: python scripts/docs_tables.py."""
+    assert page.read_text("utf-8") == text
 
 
 def table(page: str, head: str) -> list[list[str]]:
@@ -157,14 +207,12 @@ def table(page: str, head: str) -> list[list[str]]:
     return [[cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", row)[1:-1]] for row in rows]
 
 
-def test_every_finding_is_documented_as_it_is() -> None:
-    assert table("receipts.md", "| code | severity | what it means | the transparency software | what to do |") == [
-        [f"`{code}`", kind.severity.value, kind.meaning, kind.there, kind.to_do] for code, kind in FINDINGS.items()
-    ]
-    assert table("receipts.md", "| matter | the transparency software |") == [
-        *([f"`{code}`", kind.differs] for code, kind in FINDINGS.items() if kind.differs),
-        *([matter, text] for matter, text in UNREAD_HERE.items()),
-    ]
+def test_the_log_lines_of_the_troubleshooting_are_those_of_the_program() -> None:
+    source = "".join(path.read_text("utf-8") for path in (ROOT / "src").rglob("*.py"))
+    rows = table("operations.md", "| symptom | log line | what to do |")
+    lines = [line.removesuffix(" ...") for _, cell, _ in rows for line in re.findall(r"`(.+?)`", cell)]
+    assert len(lines) > 15
+    assert [line for line in lines if line not in source] == []
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from iem_dcr.diagnostics.status import Status
 
 ROOT = Path(__file__).parents[1]
-PAGE = (ROOT / "docs" / "monitoring.md").read_text("utf-8")
+PAGE = (ROOT / "docs" / "operations.md").read_text("utf-8")
 TOKEN = "0123456789abcdef0123456789abcdef"  # noqa: S105  one of tests
 WEB = WebSettings("127.0.0.1:0")
 MOST_SERIES = 90
@@ -564,11 +564,6 @@ async def test_without_a_page_nobody_is_told(tmp_path: Path) -> None:
 # --- the documentation ------------------------------------------------------------------------------------------------
 
 
-def documented() -> dict[str, tuple[str, set[str], str]]:
-    rows = re.findall(r"^\| `(iem_dcr_\w+)` \| (\w+) \| ([\w, ]*)\| (.+) \|$", PAGE, re.MULTILINE)
-    return {name: (kind, {*labels.replace(",", " ").split()}, text) for name, kind, labels, text in rows}
-
-
 @pytest.fixture(scope="module")
 def scraped(tmp_path_factory: pytest.TempPathFactory) -> Scraped:
     async def story(running: Site) -> Scraped:
@@ -578,28 +573,23 @@ def scraped(tmp_path_factory: pytest.TempPathFactory) -> Scraped:
     return found
 
 
-def test_the_table_is_the_registrys(scraped: Scraped) -> None:
-    found = {}
-    for family in scraped.families.values():
-        if family.name.startswith("process_"):
-            continue
-        name = f"{family.name}_total" if family.type == "counter" else family.name
-        labels = {label for sample in family.samples for label in sample.labels} - {"le"}
-        found[name] = (family.type, labels, family.documentation)
-    assert found == documented()
-
-
-def test_names_follow_the_conventions() -> None:
+def test_every_metric_is_documented_and_follows_the_conventions(scraped: Scraped) -> None:
     units = ("_seconds", "_watts", "_volts", "_amperes", "_watthours_total", "_total", "_info")
     states = ("_up", "_active", "_connected")
-    for name, (kind, _, _) in documented().items():
-        assert name.endswith(units + states)
-        assert name.endswith("_total") == (kind == "counter")
+    found = set()
+    for family in scraped.families.values():
+        if not family.name.startswith("process_"):
+            name = f"{family.name}_total" if family.type == "counter" else family.name
+            assert name.endswith(units + states)
+            assert family.documentation
+            found.add(name)
+    assert found == set(re.findall(r"`(iem_dcr_\w+)`", PAGE.partition("## Logs")[0]))
 
 
 def test_the_configurations_name_what_there_is(scraped: Scraped) -> None:
-    blocks = [yaml.safe_load(block) for block in re.findall(r"^```yml\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)]
-    scrapes, alerts = blocks
+    (block,) = re.findall(r"^```yml\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    scrapes = yaml.safe_load(block)
+    alerts = yaml.safe_load((ROOT / "contrib" / "prometheus" / "alerts.yml").read_text("utf-8"))
     assert scrapes["scrape_configs"][0]["authorization"].keys() == {"credentials_file"}
     (group,) = alerts["groups"]
     samples = {sample.name for family in scraped.families.values() for sample in family.samples}
@@ -610,4 +600,4 @@ def test_the_configurations_name_what_there_is(scraped: Scraped) -> None:
         for name, label, value in names:
             assert name in samples
             assert not label or any(labels[label] == value for labels, _ in scraped.samples(name))
-    assert f"{UP_AGE_S:.0f} s old" in documented()["iem_dcr_meter_up"][2]
+    assert f"{UP_AGE_S:.0f} s old" in scraped.families["iem_dcr_meter_up"].documentation

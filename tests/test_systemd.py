@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 UNIT = Path(__file__).parents[1] / "contrib" / "iem-dcr.service"
-PAGE = UNIT.parents[1] / "docs" / "everest-api.md"
+PAGE = UNIT.parents[1] / "docs" / "operations.md"
 
 
 @contextlib.contextmanager

@@ -3,4 +3,4 @@
 The package itself imports nothing: an EVerest module loads only what it uses.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -1,6 +1,6 @@
 """What embedded servers send: odd answers that are read, and some that are refused.
 
-`docs/device-api.md` has a row for each; the names are the same.
+`docs/device-api.md` names this file as the list of them.
 """
 
 from __future__ import annotations
