@@ -77,7 +77,7 @@ class LineHandler(QueueHandler):
     """Formats records and has their lines written to a stream by a thread.
 
     Args:
-        stream: where to write, or None to write nothing.
+        stream: standard error; None where the process has none, and nothing is written.
         formatter: makes the lines.
     """
 

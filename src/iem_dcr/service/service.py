@@ -54,6 +54,7 @@ DISCOVERY_TIMEOUT_S = 1.0
 DISCOVERY_PERIOD_S = 3.0
 """EVerest's modules start one by one: the only API has to be the only one again after this time."""
 AMBIGUOUS_PERIOD_S = 11.0
+"""How often EVerest is asked while it offers several."""
 
 
 class Connection(Bus, Protocol):

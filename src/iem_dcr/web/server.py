@@ -71,7 +71,7 @@ class WebServer:
         self._status = status
         self._health = health
         self._failing = ""
-        self._files = ThreadPoolExecutor(1, thread_name_prefix="page-files")
+        self._token_reader = ThreadPoolExecutor(1, thread_name_prefix="page-token")
         self._streams = Streams()
         self.listening = asyncio.Event()
         self.port = 0
@@ -178,7 +178,7 @@ class WebServer:
             return self._settings.token
         try:
             async with asyncio.timeout(_TOKEN_TIMEOUT_S):
-                return await asyncio.get_running_loop().run_in_executor(self._files, self._settings.read_token)
+                return await asyncio.get_running_loop().run_in_executor(self._token_reader, self._settings.read_token)
         except TimeoutError:
             raise ConfigError([f"token_file {shown(self._settings.token_file)} cannot be read: no answer"]) from None
 
