@@ -21,6 +21,8 @@ Value = str | int | bool
 
 _TOO_LONG_TO_SHOW = 10**18
 
+VENDOR_CI = "1234"
+"""The default of ``CI`` in the vendor's module, kept for chargers that rely on it. It is no charge point's id."""
 PIN = "pin"
 """As ``meter_serial``: the first meter that answers is the wanted one."""
 AUTO = "auto"
@@ -104,7 +106,7 @@ SETTINGS: tuple[Setting, ...] = (
         "Milliseconds before a refused request of a transaction is sent again",
     ),
     Setting("CT", "EVSEID", "Charge point identification type, signed with every transaction (OCMF CT)"),
-    Setting("CI", "1234", "Charge point identification, signed with every transaction (OCMF CI)"),
+    Setting("CI", VENDOR_CI, "Charge point identification, signed with every transaction (OCMF CI)"),
     Setting("TT_initial", "", "Tariff text set once per power-up of the meter; empty sets none (OCMF TT)"),
     Setting("US", default=False, description="Show the user's id on the meter's display"),
     _number(
