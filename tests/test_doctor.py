@@ -17,9 +17,10 @@ from rich.console import Console
 from iem_dcr.cli.doctor import lines, show
 from iem_dcr.config import Settings
 from iem_dcr.device import messages
-from iem_dcr.diagnostics import checks, doctor, nodes
-from iem_dcr.diagnostics.evidence import Evidence, Timed
-from iem_dcr.diagnostics.report import CHECKS, Line, Report, State
+from iem_dcr.diagnostics import doctor, nodes
+from iem_dcr.diagnostics.checks import CHECKS
+from iem_dcr.diagnostics.evidence import Evidence, TimedValue
+from iem_dcr.diagnostics.report import Report, Result, State
 from iem_dcr.simulator import Fault, SimulatedMeter, SimulatorOptions, SimulatorServer
 from tests.support.bench import CI, SECRET, SERIAL, meter_options
 from tests.support.command_line import Simulator, run
@@ -91,8 +92,8 @@ def examined(
     return run_virtual(main())
 
 
-def of(report: Report, check: str) -> Line:
-    return next(line for line in report.lines if line.check == check)
+def of(report: Report, check: str) -> Result:
+    return report.results[check]
 
 
 async def ready(meter: SimulatedMeter) -> None:
@@ -183,6 +184,34 @@ def test_a_foreign_charge_point_is_frozen() -> None:
     assert report.exit_status == 1
 
 
+async def with_vendor_ci(meter: SimulatedMeter) -> None:
+    set_up(meter, ci="1234")
+
+
+@pytest.mark.parametrize(
+    ("before", "configured", "state", "words"),
+    [
+        (with_vendor_ci, None, State.FAILED, "is frozen in this meter until its power is switched off and on"),
+        (with_vendor_ci, "1234", State.FAILED, "is frozen in this meter"),
+        (with_vendor_ci, "DE*NEW*E1", State.FAILED, "is frozen in this meter"),
+        (nothing, "1234", State.FAILED, "freezes it into this meter the next time it is started"),
+        (ready, "1234", State.FAILED, "freezes it into this meter after the meter's next power cycle"),
+        (ready, CI, State.OK, ""),
+        (ready, None, State.OK, ""),
+    ],
+)
+def test_the_default_of_the_vendor_is_the_first_that_is_said(
+    before: Callable[[SimulatedMeter], Any], configured: str | None, state: State, words: str
+) -> None:
+    report, _ = examined(before, None if configured is None else Settings.of({"CI": configured}))
+    assert of(report, "gateway").state is state
+    first = next(lines(report)).plain
+    assert first.startswith("Error: CI 1234, " if words else "Meter at")
+    assert words in first
+    assert ("Set CI to the evse_id of EvseManager" in first) is bool(words)
+    assert report.to_json()["errors"] == [first.removeprefix("Error: ")] * bool(words)
+
+
 def test_another_meter_than_configured() -> None:
     report, _ = examined(ready, Settings.of({"CI": CI, "meter_serial": "1ISA0000000001"}))
     assert of(report, "serial").state is State.FAILED
@@ -262,8 +291,8 @@ def value_of(**changes: Any) -> messages.MeterValue:
 
 def judged(*values: messages.MeterValue) -> Report:
     """Judge values that were read a second apart."""
-    timed = [Timed(value, float(at), 0.01, timedelta(0), WALL_AT) for at, value in enumerate(values)]
-    return checks.judge(Evidence("m:80", values=timed))
+    timed = [TimedValue(value, float(at), 0.01, timedelta(0), WALL_AT) for at, value in enumerate(values)]
+    return doctor.judge(Evidence("m:80", values=timed))
 
 
 def row(kwh: str, code: str = "1-b:1.8.e") -> dict[str, str]:
@@ -353,9 +382,7 @@ def test_while_a_transaction_runs() -> None:
 
     report, meter = examined(before, charge_s=0.0)
     assert paths(meter) == {"/gw", "/metervalue", "/publickey"}
-    assert of(report, "api") == Line(
-        "api", State.NOT_ASKED, "not asked while a transaction runs", "", {"transaction": None}
-    )
+    assert of(report, "api") == Result(State.NOT_ASKED, "not asked while a transaction runs", "", {"transaction": None})
     assert of(report, "receipt").state is State.NOT_ASKED
     assert report.exit_status == 0
 
@@ -406,9 +433,9 @@ STRANGERS = {
 def test_what_is_no_meter(what: str) -> None:
     script, words = STRANGERS[what]
     report = run_virtual(of_server(script))
-    assert (report.exit_status, report.is_meter, len(report.lines)) == (2, False, 1)
-    assert words in report.lines[0].text
-    assert "http_proxy is set here" in report.lines[0].to_do
+    assert (report.exit_status, report.is_meter, list(report.results)) == (2, False, ["reachable"])
+    assert words in of(report, "reachable").text
+    assert "http_proxy is set here" in of(report, "reachable").to_do
 
 
 def test_a_closed_port() -> None:
@@ -489,7 +516,7 @@ BODIES = st.one_of(
 @pytest.mark.parametrize("width", [1, 8, 20, 40, 50, 80, 200])
 def test_no_terminal_is_too_narrow_for_a_word(width: int) -> None:
     written = io.StringIO()
-    report = Report("127.0.0.1:80", is_meter=True, lines=(Line("errors", State.FAILED, "a word " * 9, "do it"),))
+    report = Report("127.0.0.1:80", is_meter=True, results={"errors": Result(State.FAILED, "a word " * 9, "do it")})
     show(report, Console(file=written, width=width, force_terminal=True, color_system=None), is_terminal=True)
     for word, count in (("failed", 2), ("Errors", 1), ("word", 9), ("->", 1), ("do", 1)):
         assert written.getvalue().count(word) == count

@@ -272,7 +272,7 @@ async def test_who_only_looks_has_a_result(seed: int) -> None:
         report = await doctor.examine("127.0.0.1", server.port, None, wall=VirtualWall())
         assert asyncio.get_running_loop().time() - begun_s <= 60
         assert report.exit_status in (1, 2)
-        assert all(part.isprintable() for line in report.lines for part in (line.text, line.to_do))
+        assert all(part.isprintable() for result in report.results.values() for part in (result.text, result.to_do))
         json.dumps(report.to_json())
         recorded = await recorder.record("127.0.0.1", server.port)
         with contextlib.suppress(RecordingError):

@@ -16,6 +16,7 @@ from iem_dcr.cli.arguments import Address, AddressType, common
 from iem_dcr.cli.interruption import Interruption
 from iem_dcr.cli.output import Output, say, tell
 from iem_dcr.diagnostics import doctor
+from iem_dcr.diagnostics.checks import CHECKS
 from iem_dcr.diagnostics.report import State
 from iem_dcr.errors import printable
 
@@ -82,13 +83,13 @@ def show(report: Report, console: Console, *, is_terminal: bool) -> None:
 
 
 def lines(report: Report) -> Iterator[Text]:
-    """Write a report as people read it."""
-    yield Text(f"Meter at {report.address}", style="bold")
-    for number, line in enumerate(report.lines, 1):
-        state = Text(f"{line.state.value:<{_WIDEST_STATE}}", style=_STYLES[line.state])
-        yield Text.assemble(f"{number:>2}  ", state, f"  {line.title:<{_TITLE}}  {line.text}")
-        if line.to_do:
-            yield Text(f"{'':<{_TEXT_AT}}-> {line.to_do}", style="cyan")
+    """Write a report in lines of any length."""
+    yield from _head(report)
+    for number, (name, result) in enumerate(report.results.items(), 1):
+        state = Text(f"{result.state.value:<{_WIDEST_STATE}}", style=_STYLES[result.state])
+        yield Text.assemble(f"{number:>2}  ", state, f"  {CHECKS[name].title:<{_TITLE}}  {result.text}")
+        if result.to_do:
+            yield Text(f"{'':<{_TEXT_AT}}-> {result.to_do}", style="cyan")
     yield Text(_counts(report), style="bold")
 
 
@@ -99,16 +100,22 @@ def table(report: Report) -> Group:
     grid.add_column(no_wrap=True)
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
-    for number, line in enumerate(report.lines, 1):
-        state = Text(line.state.value, style=_STYLES[line.state])
-        grid.add_row(str(number), state, Text(line.title), Text(line.text))
-        if line.to_do:
-            grid.add_row("", "", "", Text(f"-> {line.to_do}", style="cyan"))
-    return Group(Text(f"Meter at {report.address}", style="bold"), grid, Text(_counts(report), style="bold"))
+    for number, (name, result) in enumerate(report.results.items(), 1):
+        state = Text(result.state.value, style=_STYLES[result.state])
+        grid.add_row(str(number), state, Text(CHECKS[name].title), Text(result.text))
+        if result.to_do:
+            grid.add_row("", "", "", Text(f"-> {result.to_do}", style="cyan"))
+    return Group(*_head(report), grid, Text(_counts(report), style="bold"))
+
+
+def _head(report: Report) -> Iterator[Text]:
+    for error in report.errors:
+        yield Text(f"Error: {error}", style=_STYLES[State.FAILED])
+    yield Text(f"Meter at {report.address}", style="bold")
 
 
 def _counts(report: Report) -> str:
-    counts = {state: sum(line.state is state for line in report.lines) for state in State}
+    counts = {state: sum(result.state is state for result in report.results.values()) for state in State}
     counted = [f"{count} {state.value}{_plural(state, count)}" for state, count in counts.items() if count]
     return ", ".join(counted)
 

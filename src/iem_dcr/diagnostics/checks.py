@@ -1,120 +1,431 @@
-"""What is to be thought of what a meter showed: a line for each check. Pure: no I/O, no clock."""
+"""Doctor's checks: what each thinks of the evidence, and what to do about it. Pure: no I/O, no clock.
+
+A check is a function with the decorator `check`, which puts it into `CHECKS`. Doctor's report lists the results in the
+order of the functions in this file; a function's name is the name of its check in JSON.
+"""
 
 from __future__ import annotations
 
+import statistics
+from dataclasses import dataclass
+from decimal import Decimal
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
-from iem_dcr.config import PIN
-from iem_dcr.diagnostics import checks_of_clock, checks_of_connection, checks_of_receipt, checks_of_values
-from iem_dcr.diagnostics.report import CHECKS, Line, Report, State
-from iem_dcr.diagnostics.status import shown
-from iem_dcr.errors import MeterError
+from iem_dcr import ocmf
+from iem_dcr.config import PIN, VENDOR_CI
+from iem_dcr.diagnostics import nodes
+from iem_dcr.diagnostics.evidence import tuple_in
+from iem_dcr.diagnostics.report import Result, State, failed, ok, warning
+from iem_dcr.diagnostics.status import CLOCK_TOLERANCE_S, clock_difference, measured, shown
+from iem_dcr.errors import MeterError, NotUnderstoodError, ReceiptError, RefusedError, printable
+from iem_dcr.meter_time import FIRST_SANE_YEAR
+from iem_dcr.ocmf.rules import Severity
+from iem_dcr.ocmf.verdict import Judgement, verdict_on
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import TypeAlias
+    from collections.abc import Callable, Iterator
 
-    from iem_dcr.config import Settings
-    from iem_dcr.diagnostics.evidence import Evidence
+    from iem_dcr.device.messages import MeterValue
+    from iem_dcr.diagnostics.evidence import Evidence, TimedValue
+    from iem_dcr.meter_time import MeterTime
+    from iem_dcr.ocmf import Receipt
 
-    Check: TypeAlias = Callable[[Evidence, Settings | None], Line]
+    Judge = Callable[[Evidence], Result]
 
-_RIGHT_KEY: Final = "ECDSA-secp256r1-SHA256"
+SLOW_S: Final = 1.0
+"""A live value is due every second."""
+TOO_SLOW_S: Final = 2.0
+"""A driver waits no longer for a live value."""
+CLOCK_WRONG_FROM_S: Final = 60.0
+CLOCK_WATCHED_S: Final = 2.0
+"""Time after which a clock that shows whole seconds must have moved."""
+MAX_ZONE_H: Final = 14
+POWER_SHARE: Final = Decimal("0.05")
+POWER_ALLOWANCE_W: Final = Decimal(20)
+"""P may differ from U2·I by 5 % and 20 W: they are not of the same instant, and P is in whole watts."""
+CURRENT_FLOWS_A: Final = Decimal("0.5")
+COUNTED_FROM_WH: Final = Decimal(3)
+"""Energy after which registers must have grown; their resolution is 1 Wh."""
+_ALGORITHM: Final = "ECDSA-secp256r1-SHA256"
+_FLAGS: Final = {"U": "not set since power-up", "I": "set", "S": "synchronised", "R": "relative"}
+_VERSIONS: Final = {nodes.TRANSACTION_V1.path: "v1", nodes.TRANSACTION_V2.path: "v2"}
+_ALWAYS_FOUND: Final = {"signature-form"}
+"""Findings that this firmware causes in every receipt, and that an export corrects."""
+_SET_CLOCK: Final = "Start the program that drives the meter: it sets the clock before a transaction begins."
+_SET_CI: Final = "Set CI to the evse_id of EvseManager"
+_CYCLE_POWER: Final = "switch the meter's power off and on"
+_SIGN_ONE: Final = "Let a transaction begin and end (iem-dcr session), then ask again."
+_REVERSED: Final = (
+    "Export counts. Unless this charger takes energy back from vehicles, the current's sense lines or the bus bar are "
+    "the wrong way round."
+)
+_NO_VALUE: Final = Result(State.FAILED, "not seen, because there is no live value")
 
 
-def judge(evidence: Evidence, settings: Settings | None = None, *, proxies: tuple[str, ...] = ()) -> Report:
-    """Judge what a meter showed.
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A check.
 
-    Args:
-        evidence: what it showed.
-        settings: its configuration, to compare serial number, charge point and zone with; None compares nothing.
-        proxies: environment variables of this host that send other programs' requests through a proxy.
+    Attributes:
+        title: its name for people.
+        judge: judges the evidence.
+        needs_value: it judges live values.
     """
-    if not evidence.is_meter:
-        return Report(evidence.address, is_meter=False, lines=(checks_of_connection.no_meter(evidence, proxies),))
-    return Report(evidence.address, is_meter=True, lines=tuple(_CHECKS[name](evidence, settings) for name in CHECKS))
+
+    title: str
+    judge: Judge
+    needs_value: bool
+
+    def result(self, evidence: Evidence) -> Result:
+        """Return the result of the check."""
+        return _NO_VALUE if self.needs_value and not evidence.values else self.judge(evidence)
 
 
-def _serial(evidence: Evidence, settings: Settings | None) -> Line:
-    value = evidence.last
-    if value is None:
-        return Line("serial", State.FAILED, checks_of_connection.no_values(evidence))
-    # Which serial is pinned stands in the driver's journal, if it has one.
+CHECKS: Final[dict[str, Check]] = {}
+"""Every check by its name."""
+
+
+def check(title: str, *, needs_value: bool = False) -> Callable[[Judge], Judge]:
+    """Make a function a check. One that needs a live value fails without being called where there is none."""
+
+    def register(judge: Judge) -> Judge:
+        CHECKS[judge.__name__] = Check(title, judge, needs_value)
+        return judge
+
+    return register
+
+
+@check("Reachable")
+def reachable(evidence: Evidence) -> Result:
+    """It answers every request, and fast enough."""
+    took = [value.took_s for value in evidence.values]
+    asked = len(took) + len(evidence.failures)
+    values: dict[str, object] = {"asked": asked, "answered": len(took)}
+    first = evidence.failures[0] if evidence.failures else None
+    if not took:
+        brief = "" if first is None else shown(first.brief)
+        return failed(f"no live value: {brief}", _cause(first), values)
+    median, worst = statistics.median(took), max(took)
+    values |= {"median_s": round(median, 4), "worst_s": round(worst, 4)}
+    text = f"answers in {median * 1000:.0f} ms (median of {len(took)}), {worst * 1000:.0f} ms at worst"
+    if first is not None:
+        text = f"{len(evidence.failures)} of {asked} questions had no answer: {printable(first.brief)}; else {text}"
+        return failed(text, _cause(first), values)
+    if worst < SLOW_S:
+        return ok(text, values)
+    to_do = "A live value is due every second. Look for what else asks this meter, and for a bad cable or switch."
+    return (failed if median >= TOO_SLOW_S else warning)(text, to_do, values)
+
+
+def _cause(error: MeterError | None) -> str:
+    if isinstance(error, NotUnderstoodError):
+        return "This firmware is not known. Please record it with iem-dcr record, and send it."
+    if isinstance(error, RefusedError):
+        return "A meter that is starting may refuse for some seconds: try again."
+    return (
+        "If the meter serves one connection at a time, it is in use: look for what else asks it. Else look for a bad "
+        "cable or switch."
+    )
+
+
+@check("Connections")
+def connections(evidence: Evidence) -> Result:
+    """What the meter does with the connection after an answer; each request makes a new one in any case."""
+    plain = evidence.plain
+    if plain is None or isinstance(plain, MeterError):
+        return warning("not seen, because GET /metervalue had no answer")
+    connection = plain.header("Connection").strip().lower()
+    text = "closed after each answer" if connection == "close" else "closed by this program after each answer"
+    return ok(f"{text}; each request makes a new one", {"connection": connection})
+
+
+@check("Serial number", needs_value=True)
+def serial(evidence: Evidence) -> Result:
+    """MS, against ``meter_serial`` of the configuration. A pinned serial is in the driver's journal, not here."""
+    MS, settings = evidence.last.MS, evidence.settings
     wanted = settings.meter_serial if settings is not None and settings.meter_serial != PIN else ""
-    values: dict[str, object] = {"MS": value.MS, "wanted": wanted or None}
-    others = {timed.value.MS for timed in evidence.values} - {value.MS}
+    values: dict[str, object] = {"MS": MS, "wanted": wanted or None}
+    others = {timed.value.MS for timed in evidence.values} - {MS}
     if others:
-        text = f"two meters answer at this address: {shown(value.MS)} and {shown(others.pop())}"
-        return Line("serial", State.FAILED, text, "Give each an address of its own.", values)
-    if wanted and wanted != value.MS:
-        text = f"{shown(value.MS)}, but the configuration wants {shown(wanted)}"
+        text = f"two meters answer at this address: {shown(MS)} and {shown(others.pop())}"
+        return failed(text, "Give each an address of its own.", values)
+    if wanted and wanted != MS:
         to_do = "This is another meter. Check ip_address, or set meter_serial after an exchange."
-        return Line("serial", State.FAILED, text, to_do, values)
-    text = shown(value.MS) or "the meter gives none"
-    return Line("serial", State.OK if value.MS else State.WARNING, text, "", values)
+        return failed(f"{shown(MS)}, but the configuration wants {shown(wanted)}", to_do, values)
+    return ok(shown(MS), values) if MS else warning("the meter gives none", "", values)
 
 
-def _transaction(evidence: Evidence, _: Settings | None) -> Line:
-    value = evidence.last
-    if value is None:
-        return Line("transaction", State.FAILED, checks_of_connection.no_values(evidence))
-    text = "one runs" if value.XT else "none runs"
-    return Line("transaction", State.OK, text, "", {"XT": value.XT})
+@check("Transaction", needs_value=True)
+def transaction(evidence: Evidence) -> Result:
+    """Whether one runs."""
+    return ok("one runs" if evidence.last.XT else "none runs", {"XT": evidence.last.XT})
 
 
-def _gateway(evidence: Evidence, settings: Settings | None) -> Line:
-    gateway = evidence.gateway
-    if gateway is None or isinstance(gateway, MeterError):
-        text = "not asked" if gateway is None else shown(gateway.brief)
-        return Line("gateway", State.FAILED, text, "Receipts name the charge point: power the meter off and on.")
-    wanted = None if settings is None else (settings.CT, settings.CI)
-    values: dict[str, object] = {
-        "CT": gateway.CT,
-        "CI": gateway.CI,
-        "wanted_CT": wanted and wanted[0],
-        "wanted_CI": wanted and wanted[1],
-    }
-    found = f"CT {shown(gateway.CT)}, CI {shown(gateway.CI)}"
-    if not gateway.CT and not gateway.CI:
-        text = "none since the meter was powered up"
-        to_do = "Start what drives it: it sets charge point and clock once."
-        return Line("gateway", State.WARNING, text, to_do, values)
-    if wanted is None:
-        return Line("gateway", State.OK, f"{found}, until the meter is powered off", "", values)
-    if wanted == (gateway.CT, gateway.CI):
-        return Line("gateway", State.OK, f"{found}, as configured", "", values)
+@check("Charge point")
+def gateway(evidence: Evidence) -> Result:
+    """CT and CI, against those of the configuration."""
+    held, settings = evidence.gateway, evidence.settings
+    if held is None or isinstance(held, MeterError):
+        text = "not asked" if held is None else shown(held.brief)
+        return failed(text, "Receipts name the charge point: power the meter off and on.")
+    wanted = (None, None) if settings is None else (settings.CT, settings.CI)
+    values = {"CT": held.CT, "CI": held.CI, "wanted_CT": wanted[0], "wanted_CI": wanted[1]}
+    found = f"CT {shown(held.CT)}, CI {shown(held.CI)}" if held.is_set else "none since the meter was powered up"
+    if held.CI == VENDOR_CI:
+        return failed(f"{found}, the default of the vendor's module", f"{_SET_CI}, then {_CYCLE_POWER}.", values)
+    if wanted[1] == VENDOR_CI:
+        text = f"{found}; CI {VENDOR_CI} of the configuration is the default of the vendor's module"
+        return failed(text, f"{_SET_CI}.", values)
+    if not held.is_set:
+        to_do = "Start the program that drives the meter: it sets charge point and clock once."
+        return warning(found, to_do, values)
+    if settings is None or wanted == (held.CT, held.CI):
+        return ok(f"{found}, {'until the meter is powered off' if settings is None else 'as configured'}", values)
     text = f"{found}, but the configuration has CT {shown(wanted[0])}, CI {shown(wanted[1])}"
     to_do = "Receipts name the wrong charge point. The meter takes another once it was powered off and on."
-    return Line("gateway", State.FAILED, text, to_do, values)
+    return failed(text, to_do, values)
 
 
-def _key(evidence: Evidence, _: Settings | None) -> Line:
-    key, answer = evidence.key, evidence.public_key
-    if key is None or isinstance(key, Exception):
-        text = "not asked" if key is None else shown(getattr(key, "brief", key))
+@check("Clock", needs_value=True)
+def clock(evidence: Evidence) -> Result:
+    """Its difference from this host's, that it moves, its sync flag and its zone."""
+    last = evidence.values[-1]
+    time = last.value.TM
+    if time is None or last.clock_offset is None:
+        return warning("its time cannot be read: it was not set since power-up", _SET_CLOCK)
+    offset_s = last.clock_offset.total_seconds()
+    flag = f"{time.sync}, {_FLAGS[time.sync]}" if time.sync else "none"
+    text = f"{clock_difference(last.clock_offset)}; sync flag {flag}"
+    values: dict[str, object] = {
+        "ahead_s": round(offset_s, 3),
+        "sync": time.sync or None,
+        "TM": time.instant.isoformat(timespec="seconds"),
+    }
+    for state, problem, to_do in _clock_problems(evidence, last, time, offset_s):
+        return Result(state, f"{text}: {problem}", to_do, values)
+    return ok(text, values)
+
+
+def _clock_problems(
+    evidence: Evidence, last: TimedValue, time: MeterTime, offset_s: float
+) -> Iterator[tuple[State, str, str]]:
+    """Yield what is wrong, the most telling first."""
+    first = evidence.values[0]
+    if last.asked_s - first.asked_s >= CLOCK_WATCHED_S and time == first.value.TM:
+        yield State.FAILED, "it stands still", "Power the meter off and on. If it stays so, the meter is defective."
+    if last.read_at.year < FIRST_SANE_YEAR:
+        yield State.WARNING, f"this host's clock shows {last.read_at.year}", "Set this host's clock, then ask again."
+    if abs(offset_s) > CLOCK_TOLERANCE_S:
+        yield _clock_offset_problem(time, offset_s)
+    if time.sync == "U":
+        yield State.WARNING, "it is right only by chance", _SET_CLOCK
+    if time.sync == "R":
+        yield State.WARNING, "it counts from a start of its own", "Receipts with such a time may be refused."
+    if not time.sync:
+        yield State.WARNING, "it has no flag", "The transparency software refuses a receipt whose begin has none."
+    if evidence.settings is not None:
+        wanted = evidence.settings.zone().local(last.read_at)
+        if time.instant.utcoffset() != wanted.utcoffset():
+            problem = f"its time is written with {time.instant:%z}, the configuration has {wanted:%z} now"
+            yield State.WARNING, problem, "The driver sets the zone with the clock: check that it has this file."
+
+
+def _clock_offset_problem(time: MeterTime, offset_s: float) -> tuple[State, str, str]:
+    if time.instant.year < FIRST_SANE_YEAR or time.sync == "U":
+        return State.WARNING, f"it shows {time.instant:%Y-%m-%d %H:%M}", _SET_CLOCK
+    hours = round(offset_s / 3600)
+    if hours and abs(hours) <= MAX_ZONE_H and abs(offset_s - hours * 3600) <= CLOCK_TOLERANCE_S:
+        problem = f"that is {abs(hours)} h to the second: a time zone or summer time, not a clock that is wrong"
+        to_do = (
+            "The program that sets it writes a wrong offset from UTC: set timezone and timezone_handle_DST, best an "
+            "IANA name as Europe/Berlin; and check this host's own zone and time (timedatectl)."
+        )
+        return State.FAILED, problem, to_do
+    to_do = "Check this host's clock (timedatectl), and that the program that drives the meter runs."
+    return State.FAILED if abs(offset_s) > CLOCK_WRONG_FROM_S else State.WARNING, "it is wrong", to_do
+
+
+@check("Errors", needs_value=True)
+def errors(evidence: Evidence) -> Result:
+    """XC: every word is zero."""
+    XC, has_error = evidence.last.XC, evidence.last.has_error
+    values = {"XC": XC, "healthy": None if has_error is None else not has_error}
+    if has_error is None:
+        to_do = "Transactions work; whether the meter is in error cannot be seen. Please record this firmware."
+        return warning(f"XC cannot be read: {shown(XC) or 'none'}", to_do, values)
+    if not has_error:
+        return ok(f"XC {shown(XC)}", values)
+    to_do = (
+        "The meter is in error, and must not charge. Power it off and on; if it stays, give its manufacturer XC and XS."
+    )
+    return failed(f"XC {shown(XC)}: a word is not zero", to_do, values)
+
+
+@check("Status", needs_value=True)
+def status(evidence: Evidence) -> Result:
+    """ST and EF; XS is only shown."""
+    value = evidence.last
+    values = {"ST": value.ST, "EF": value.EF, "XS": value.XS}
+    text = f"ST {shown(value.ST) or 'none'}, EF {shown(value.EF) or 'none'}, XS {shown(value.XS) or 'none'}"
+    refused = "a receipt signed now is refused by the transparency software."
+    if "E" in value.EF:
+        return failed(text, f"EF has E: energy is not reliable, and {refused}", values)
+    if value.ST not in ("G", ""):
+        return failed(text, f"ST is not G, good: {refused}", values)
+    if "t" in value.EF:
+        return warning(text, "EF has t: the time is not reliable. That ends when the clock is set.", values)
+    return warning(text, "This flag is not known.", values) if value.EF else ok(text, values)
+
+
+@check("Public key")
+def key(evidence: Evidence) -> Result:
+    """It can be read, is a point of its curve, and has the meter's algorithm."""
+    found, answer = evidence.key, evidence.public_key
+    if found is None or isinstance(found, Exception):
+        text = "not asked" if found is None else shown(found.brief if isinstance(found, MeterError) else found)
         to_do = "Receipts of this meter cannot be checked. Take the key from its type plate, and tell its manufacturer."
-        values = {} if answer is None else {"SA": answer.SA, "PK": answer.PK}
-        return Line("key", State.FAILED, text, to_do, values)
-    values = {"SA": key.SA, "PK": key.PK, "form": key.form, "der_hex": key.der_hex}
-    text = f"{key.form}, a point of secp256r1, {shown(key.SA) or 'no algorithm named'}"
-    if key.SA not in ("", _RIGHT_KEY):
-        to_do = f"Expected is {_RIGHT_KEY}. See whether the last receipt verifies."
-        return Line("key", State.WARNING, text, to_do, values)
-    return Line("key", State.OK, text, "", values)
+        return failed(text, to_do, {} if answer is None else {"SA": answer.SA, "PK": answer.PK})
+    values = {"SA": found.SA, "PK": found.PK, "form": found.form, "der_hex": found.der_hex}
+    text = f"{found.form}, a point of secp256r1, {shown(found.SA) or 'no algorithm named'}"
+    if found.SA not in ("", _ALGORITHM):
+        return warning(text, f"Expected is {_ALGORITHM}. See whether the last receipt verifies.", values)
+    return ok(text, values)
 
 
-_CHECKS: Final[dict[str, Check]] = {
-    "reachable": checks_of_connection.reachable,
-    "connections": checks_of_connection.connections,
-    "serial": _serial,
-    "transaction": _transaction,
-    "gateway": _gateway,
-    "clock": checks_of_clock.clock,
-    "errors": checks_of_values.errors,
-    "status": checks_of_values.status,
-    "key": _key,
-    "reading": checks_of_values.reading,
-    "register": checks_of_values.register,
-    "api": checks_of_receipt.api,
-    "receipt": checks_of_receipt.receipt,
-}
+@check("Reading", needs_value=True)
+def reading(evidence: Evidence) -> Result:
+    """U2·I against P, and the direction of the current."""
+    value = evidence.last
+    text = f"{measured(value.U2, 'V')} * {measured(value.I, 'A')}, P {measured(value.P, 'W', 0)}"
+    if value.U2 is None or value.I is None or value.P is None:
+        to_do = "What the meter does not give is not published; the bill does not depend on it."
+        return warning(f"{text}: not all of it can be read", to_do)
+    values = {"U2": float(value.U2), "I": float(value.I), "P": float(value.P)}
+    disagreeing = sum(not _power_agrees(timed.value) for timed in evidence.values)
+    if disagreeing == len(evidence.values):
+        product_w = value.U2 * value.I
+        if product_w and _power_agrees(value, sign=-1):
+            to_do = "Voltage or current is connected the wrong way round."
+            return failed(f"{text}: P has the other sign", to_do, values)
+        to_do = "Check the sense lines of the voltage and the shunt's connection."
+        return failed(f"{text}: U2·I is {product_w:.0f} W", to_do, values)
+    if value.U2 < -POWER_ALLOWANCE_W:
+        to_do = "The voltage's sense lines are the wrong way round."
+        return failed(f"{text}: the voltage is negative", to_do, values)
+    if value.I < -CURRENT_FLOWS_A or value.P < -POWER_ALLOWANCE_W:
+        return warning(f"{text}: it flows backwards", _REVERSED, values)
+    if disagreeing:
+        text += f"; {disagreeing} of {len(evidence.values)} readings were of a moment when it changed"
+    return ok(text, values)
+
+
+def _power_agrees(value: MeterValue, sign: int = 1) -> bool:
+    """Whether P is U2·I, or its negative; a value that lacks one of them cannot disagree."""
+    if value.U2 is None or value.I is None or value.P is None:
+        return True
+    product_w = sign * value.U2 * value.I
+    return abs(product_w - value.P) <= POWER_SHARE * max(abs(product_w), abs(value.P)) + POWER_ALLOWANCE_W
+
+
+@check("Registers", needs_value=True)
+def register(evidence: Evidence) -> Result:
+    """They do not fall, and count what flows, over 3 s."""
+    first, last = evidence.values[0], evidence.values[-1]
+    watched_s = last.asked_s - first.asked_s
+    value = last.value
+    exported = "" if value.export_wh is None else f", export {value.export_wh / 1000:.3f} kWh"
+    text = f"import {value.import_wh / 1000:.3f} kWh{exported}, over {watched_s:.1f} s"
+    values: dict[str, object] = {
+        "import_wh": float(value.import_wh),
+        "export_wh": None if value.export_wh is None else float(value.export_wh),
+        "import_grew_wh": float(value.import_wh - first.value.import_wh),
+        "watched_s": round(watched_s, 3),
+    }
+    growths = [wh for before, after in pairwise(evidence.values) for wh in _growths_wh(before.value, after.value)]
+    if any(growth < 0 for growth in growths):
+        to_do = "A register of a meter never falls: it is defective, or another meter answered in between."
+        return failed(f"{text}: it fell", to_do, values)
+    due_wh = min(abs(timed.value.P or Decimal(0)) for timed in evidence.values) * Decimal(watched_s) / 3600
+    if due_wh >= COUNTED_FROM_WH and not any(growths):
+        to_do = "What flows is not counted: the meter is defective, or its values stand still."
+        return failed(f"{text}: nothing was counted of about {due_wh:.0f} Wh", to_do, values)
+    if value.export_wh is not None and value.export_wh > value.import_wh:
+        return warning(f"{text}: more was exported than imported", _REVERSED, values)
+    return ok(text, values)
+
+
+def _growths_wh(before: MeterValue, after: MeterValue) -> list[Decimal]:
+    growths = [after.import_wh - before.import_wh]
+    if before.export_wh is not None and after.export_wh is not None:
+        growths.append(after.export_wh - before.export_wh)
+    return growths
+
+
+@check("API")
+def api(evidence: Evidence) -> Result:
+    """Whether /transaction is below v1 or v2."""
+    for path, answer in evidence.transactions.items():
+        if tuple_in(answer) is not None:
+            return ok(f"/transaction is below {_VERSIONS[path]}", {"transaction": _VERSIONS[path]})
+    values = {"transaction": None}
+    if not evidence.transactions or evidence.why_not:
+        return Result(State.NOT_ASKED, evidence.why_not or "not asked", "", values)
+    if _has_signed_nothing(evidence):
+        return warning("cannot be told without a receipt", _SIGN_ONE, values)
+    problems = "; ".join(
+        f"{_VERSIONS[path]}: {shown(answer.brief) if isinstance(answer, MeterError) else f'status {answer.status}'}"
+        for path, answer in evidence.transactions.items()
+    )
+    to_do = "Receipts cannot be fetched: ask again, then power the meter off and on."
+    return failed(f"/transaction gives no receipt: {problems}", to_do, values)
+
+
+@check("Last receipt")
+def receipt(evidence: Evidence) -> Result:
+    """Its signature, what is found in it, and that it is this meter's."""
+    text = next((found for answer in evidence.transactions.values() if (found := tuple_in(answer)) is not None), None)
+    if text is None:
+        if not evidence.transactions or evidence.why_not:
+            return Result(State.NOT_ASKED, evidence.why_not or "not asked")
+        if _has_signed_nothing(evidence):
+            return warning("the meter has signed nothing yet", _SIGN_ONE)
+        return failed("none was received, see API")
+    try:
+        return _judge_receipt(evidence, ocmf.parse(text))
+    except ReceiptError as error:
+        to_do = "Record it with iem-dcr record, and tell its manufacturer."
+        return failed(f"not readable: {printable(error, limit=200)}", to_do)
+
+
+def _has_signed_nothing(evidence: Evidence) -> bool:
+    """Whether each path of /transaction says that there is no receipt: by a 404, or by an answer without a tuple."""
+    return all(not isinstance(one, MeterError) and one.status in (200, 404) for one in evidence.transactions.values())
+
+
+def _judge_receipt(evidence: Evidence, last: Receipt) -> Result:
+    verdict = verdict_on([last], "" if evidence.public_key is None else evidence.public_key.PK)
+    reason = verdict.verifications[0].reason
+    values = {
+        "PG": last.pagination,
+        "judgement": verdict.judgement.value,
+        "reason": reason,
+        "findings": [found.code for found in verdict.findings],
+    }
+    name = shown(last.pagination or "without PG")
+    if evidence.values and last.meter_serial not in (None, evidence.last.MS):
+        text = f"{name} is of meter {shown(last.meter_serial)}, not of this one"
+        return failed(text, "Something else answers for the meter, or it was repaired.", values)
+    if verdict.judgement is Judgement.INVALID:
+        to_do = "Do not charge with this meter. Keep receipt and key (iem-dcr record --raw), and tell its manufacturer."
+        return failed(f"{name} is NOT VALID: {reason}", to_do, values)
+    if verdict.judgement is Judgement.NOT_CHECKED:
+        return failed(f"{name} could not be checked: {shown(reason)}", "See what is said of the public key.", values)
+    codes = {found.code: found.severity for found in verdict.findings if found.severity is not Severity.INFO}
+    if not codes:
+        return ok(f"{name} is valid", values)
+    to_do = "See docs/receipts.md for each finding."
+    found = f"found: {', '.join(codes)}"
+    if any(severity is Severity.ERROR and code not in _ALWAYS_FOUND for code, severity in codes.items()):
+        return failed(f"{name} is valid, but the transparency software refuses it; {found}", to_do, values)
+    return warning(f"{name} is valid; {found}", to_do, values)

@@ -1,22 +1,28 @@
-"""What is wrong with a meter, and what to do: GETs alone, within a minute.
-
-`examine` gathers and judges. The number of questions is bounded and each has its time, so that it ends whatever the
-meter does; 13 questions of 4 s and the 3 s in which the registers are watched are the most.
-"""
+"""Finds out what is wrong with a meter: gathers the evidence, and has it judged by `checks`."""
 
 from __future__ import annotations
 
+import errno
+import socket
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from iem_dcr.config import VENDOR_CI
 from iem_dcr.device.client import MeterClient
-from iem_dcr.diagnostics import checks, evidence
+from iem_dcr.diagnostics.checks import CHECKS
+from iem_dcr.diagnostics.evidence import PAUSE_S, TIMEOUT_S, gather
+from iem_dcr.diagnostics.report import Report, failed
+from iem_dcr.errors import AnswerLostError, MeterError, MeterTimeoutError, MeterUnreachableError, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
 
     from iem_dcr.config import Settings
-    from iem_dcr.diagnostics.report import Report
+    from iem_dcr.device.transport import Answer
+    from iem_dcr.diagnostics.evidence import Evidence
+    from iem_dcr.diagnostics.report import Result
+
+_FACTORY_ADDRESS: Final = "192.168.60.12, port 80"
 
 
 async def examine(
@@ -24,10 +30,10 @@ async def examine(
     port: int,
     settings: Settings | None = None,
     *,
-    proxies: tuple[str, ...] = (),
+    proxies: Sequence[str] = (),
     wall: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> Report:
-    """Examine a meter. Never raises for the meter's sake.
+    """Examine a meter. No error of the meter's is raised.
 
     Args:
         host: of the meter; IPv6 without brackets.
@@ -36,5 +42,111 @@ async def examine(
         proxies: environment variables of this host that name a proxy.
         wall: the host's clock, aware.
     """
-    async with MeterClient(host, port, timeout_s=evidence.TIMEOUT_S, pause_s=evidence.PAUSE_S) as client:
-        return checks.judge(await evidence.gather(client, wall), settings, proxies=proxies)
+    async with MeterClient(host, port, timeout_s=TIMEOUT_S, pause_s=PAUSE_S) as client:
+        return judge(await gather(client, settings, wall), proxies)
+
+
+def judge(evidence: Evidence, proxies: Sequence[str] = ()) -> Report:
+    """Judge what a meter answered. ``proxies`` as for `examine`."""
+    if evidence.is_meter:
+        results = {name: check.result(evidence) for name, check in CHECKS.items()}
+    else:
+        results = {"reachable": _no_meter(evidence, proxies)}
+    return Report(evidence.address, evidence.is_meter, results, tuple(_vendor_ci_errors(evidence)))
+
+
+def _vendor_ci_errors(evidence: Evidence) -> Iterator[str]:
+    """Yield an error where the vendor's default of CI is configured, or frozen in the meter."""
+    held = None if evidence.gateway is None or isinstance(evidence.gateway, MeterError) else evidence.gateway.CI
+    wanted = None if evidence.settings is None else evidence.settings.CI
+    if held == VENDOR_CI:
+        yield (
+            f"CI {VENDOR_CI}, the default of the vendor's module, is frozen in this meter until its power is switched "
+            "off and on, and every receipt is signed for it. Set CI to the evse_id of EvseManager, then switch the "
+            "meter's power off and on."
+        )
+    elif wanted == VENDOR_CI:
+        when = "the next time it is started" if not held else "after the meter's next power cycle"
+        yield (
+            f"CI {VENDOR_CI}, the default of the vendor's module, is configured: the driver freezes it into this meter "
+            f"{when}, and every receipt is signed for it. Set CI to the evse_id of EvseManager first."
+        )
+
+
+def _no_meter(evidence: Evidence, proxies: Sequence[str]) -> Result:
+    """Say why no IEM-DCR answered, and what to do."""
+    error = evidence.failures[0]
+    text, to_do = _unreachable(error) if isinstance(error, MeterUnreachableError) else _stranger(evidence, error)
+    if proxies:
+        to_do += (
+            f" {' and '.join(proxies)} is set here: other programs, as curl, may go through that proxy and see "
+            "something else; iem-dcr goes to the meter itself."
+        )
+    return failed(text, to_do)
+
+
+def _unreachable(error: MeterUnreachableError) -> tuple[str, str]:
+    cause = error.__cause__
+    number = getattr(cause, "errno", None)
+    if number == errno.ECONNREFUSED:
+        return (
+            "the connection is refused: there is a device, but nothing listens at this port",
+            (
+                "Check address and port (an IEM-DCR's is 80). A meter that was just powered up needs some seconds "
+                "before it answers: try again."
+            ),
+        )
+    if number in (errno.EHOSTUNREACH, errno.ENETUNREACH):
+        return (
+            "there is no way to this address, or no device at it",
+            (
+                f"Check the address (from the factory {_FACTORY_ADDRESS}), power and cable, and that this host has an "
+                "address in the meter's network (ip address)."
+            ),
+        )
+    if isinstance(cause, TimeoutError):
+        return (
+            "nothing at this address answers, not even with a refusal",
+            f"Check the address (from the factory {_FACTORY_ADDRESS}), power and cable, and any firewall in between.",
+        )
+    if isinstance(cause, socket.gaierror):
+        return "this host does not know that name", f"Give the IP address (from the factory {_FACTORY_ADDRESS})."
+    return printable(error.brief), f"Check the address (from the factory {_FACTORY_ADDRESS})."
+
+
+def _stranger(evidence: Evidence, error: MeterError) -> tuple[str, str]:
+    if isinstance(error, MeterTimeoutError):
+        return (
+            "something takes the connection and says nothing",
+            (
+                "A meter that is starting needs some seconds: try again. If the meter serves one connection at a time, "
+                "it is in use: end what else asks it. Something that waits for TLS (https) also says nothing; an "
+                "IEM-DCR speaks plain HTTP."
+            ),
+        )
+    if isinstance(error, AnswerLostError):
+        return (
+            "something takes the connection and closes it without an answer",
+            "A meter that is starting needs some seconds: try again. If it stays, something else is at this address.",
+        )
+    if isinstance(evidence.plain, MeterError):
+        return (
+            f"what answers does not speak HTTP: {printable(evidence.plain.brief)}",
+            "Check address and port: an IEM-DCR speaks plain HTTP at port 80, no TLS (https).",
+        )
+    said = "" if evidence.plain is None else _description(evidence.plain)
+    return (
+        f"what answers is no IEM-DCR: {said}",
+        (
+            "Check the address: it may be the charger's controller, a router or another device. A meter that is "
+            "starting may answer so too for some seconds."
+        ),
+    )
+
+
+def _description(answer: Answer) -> str:
+    kind = printable(answer.header("Content-Type").partition(";")[0], limit=60) or "no type"
+    server = answer.header("Server")
+    by = f", by {printable(server, limit=60)}" if server else ""
+    to = f", a redirect to {printable(answer.header('Location'), limit=80)}" if 300 <= answer.status < 400 else ""
+    return f"GET /metervalue has status {answer.status} and {kind}{to}{by}"

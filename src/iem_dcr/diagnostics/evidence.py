@@ -1,4 +1,8 @@
-"""What a meter and its connection show in a few seconds, by GET requests alone; `checks` judges it."""
+"""What doctor asks a meter, in a few seconds and by GET requests alone; `checks` judges the answers.
+
+The number of requests is bounded, and each has a time-out, so this ends within a minute whatever the meter does: there
+are at most 13 requests of 4 s, and the registers are watched for 3 s.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,7 @@ from iem_dcr.errors import MeterError, MeterUnreachableError, ReceiptError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from iem_dcr.config import Settings
     from iem_dcr.device.client import MeterClient
     from iem_dcr.device.messages import Gateway, MeterValue, PublicKey
     from iem_dcr.device.transport import Answer
@@ -22,52 +27,54 @@ if TYPE_CHECKING:
     from iem_dcr.diagnostics.snapshot import Key
 
 TIMEOUT_S: Final = 4.0
-"""Of each question. There are 13 at the most, so that it is over within a minute whatever the meter does."""
-QUESTIONS: Final = 5
 PAUSE_S: Final = 1.0
-MOST_LOST: Final = 2
-"""So many questions for a live value without an answer are enough."""
-COUNTED_S: Final = 3.0
-"""How long the registers are watched."""
+"""Least time between two requests, so that a meter that serves one connection at a time can serve its driver."""
+VALUES: Final = 5
+"""Live values that are asked for at first."""
+MAX_FAILURES: Final = 2
+"""Failed requests for a live value after which no more are sent."""
+REGISTERS_WATCHED_S: Final = 3.0
 
 
 @dataclass(frozen=True, slots=True)
-class Timed:
+class TimedValue:
     """A live value.
 
     Attributes:
-        read_s: when it was asked for, on the loop's clock.
-        took_s: how long the answer took.
-        clock_offset: how far the meter's clock was ahead of the host's.
-        host: the host's time at which it was read.
+        asked_s: the loop's time at which it was asked for.
+        took_s: time until the answer.
+        clock_offset: the meter's time minus the host's, or None where the value has no time.
+        read_at: the host's time at which it was read.
     """
 
     value: MeterValue
-    read_s: float
+    asked_s: float
     took_s: float
     clock_offset: timedelta | None
-    host: datetime
+    read_at: datetime
 
 
 @dataclass(slots=True)
 class Evidence:
-    """Everything that was seen.
+    """Everything that is known of the examined meter.
 
     Attributes:
         address: of the meter.
+        settings: its configuration, to compare with, or None.
         values: live values, in their order.
-        lost: what became of the questions for a live value that gave none.
+        failures: of requests for a live value.
         plain: an answer of /metervalue as it came, or why there is none.
-        gateway: CT, CI and clock, or why not.
+        gateway: the answer of /gw, or why there is none.
         public_key: the answer of /publickey, or None.
-        key: that key read, or why not.
-        why_not: why /transaction was not asked, or not to the end.
-        transactions: answers of /transaction by its path, or why not.
+        key: the key in it, or why it cannot be read.
+        why_not: why /transaction was not asked, or not at both of its paths.
+        transactions: answers of /transaction by its path, or why there are none.
     """
 
     address: str
-    values: list[Timed] = field(default_factory=list)
-    lost: list[MeterError] = field(default_factory=list)
+    settings: Settings | None = None
+    values: list[TimedValue] = field(default_factory=list)
+    failures: list[MeterError] = field(default_factory=list)
     plain: Answer | MeterError | None = None
     gateway: Gateway | MeterError | None = None
     public_key: PublicKey | None = None
@@ -78,38 +85,45 @@ class Evidence:
     @property
     def is_meter(self) -> bool:
         """Whether any node answered as an IEM-DCR's does."""
-        known = self.gateway is not None and not isinstance(self.gateway, MeterError)
-        return bool(self.values) or known or self.public_key is not None
+        has_gateway = self.gateway is not None and not isinstance(self.gateway, MeterError)
+        return bool(self.values) or has_gateway or self.public_key is not None
 
     @property
-    def last(self) -> MeterValue | None:
-        """The last live value."""
-        return self.values[-1].value if self.values else None
+    def last(self) -> MeterValue:
+        """The last live value.
+
+        Raises:
+            IndexError: there is none.
+        """
+        return self.values[-1].value
 
 
-async def gather(client: MeterClient, wall: Callable[[], datetime] = lambda: datetime.now(UTC)) -> Evidence:
-    """Ask a meter what there is to be asked, all GETs, within a minute. Never raises for the meter's sake."""
-    evidence = Evidence(client.address)
-    questioner = nodes.Questioner(client, TIMEOUT_S)
-    await _ask_values(evidence, client, wall)
-    if not evidence.values and all(isinstance(error, MeterUnreachableError) for error in evidence.lost):
+async def gather(
+    client: MeterClient,
+    settings: Settings | None = None,
+    wall: Callable[[], datetime] = lambda: datetime.now(UTC),
+) -> Evidence:
+    """Ask a meter everything that the checks need. An error of the meter's goes into the evidence and is not raised."""
+    evidence = Evidence(client.address, settings)
+    reader = nodes.NodeReader(client, TIMEOUT_S)
+    for _ in range(VALUES):
+        await _ask_value(evidence, client, wall)
+        if len(evidence.failures) >= MAX_FAILURES:
+            break
+    if not evidence.values and all(isinstance(error, MeterUnreachableError) for error in evidence.failures):
         return evidence
     try:
-        evidence.plain = await questioner.answer(nodes.METERVALUE)
+        evidence.plain = await reader.read(nodes.METERVALUE)
     except MeterError as error:
         evidence.plain = error
     await _ask_gateway_and_key(evidence, client)
-    if evidence.is_meter:
-        await _ask_value_again(evidence, client, wall)
-        await _ask_transactions(evidence, questioner)
-    return evidence
-
-
-async def _ask_values(evidence: Evidence, client: MeterClient, wall: Callable[[], datetime]) -> None:
-    for _ in range(QUESTIONS):
+    if evidence.values:
+        due_s = evidence.values[0].asked_s + REGISTERS_WATCHED_S
+        await asyncio.sleep(max(0.0, due_s - asyncio.get_running_loop().time()))
         await _ask_value(evidence, client, wall)
-        if len(evidence.lost) >= MOST_LOST:
-            return
+    if evidence.is_meter:
+        await _ask_transactions(evidence, reader)
+    return evidence
 
 
 async def _ask_value(evidence: Evidence, client: MeterClient, wall: Callable[[], datetime]) -> None:
@@ -119,12 +133,12 @@ async def _ask_value(evidence: Evidence, client: MeterClient, wall: Callable[[],
     try:
         value = await client.metervalue(timeout_s=TIMEOUT_S)
     except MeterError as error:
-        evidence.lost.append(error)
+        evidence.failures.append(error)
         return
     took_s = now_s() - asked_s
-    host = asked + timedelta(seconds=took_s / 2)
-    off = None if value.TM is None else value.TM.instant - host
-    evidence.values.append(Timed(value, asked_s, took_s, off, host))
+    read_at = asked + timedelta(seconds=took_s / 2)
+    offset = None if value.TM is None else value.TM.instant - read_at
+    evidence.values.append(TimedValue(value, asked_s, took_s, offset, read_at))
 
 
 async def _ask_gateway_and_key(evidence: Evidence, client: MeterClient) -> None:
@@ -139,36 +153,25 @@ async def _ask_gateway_and_key(evidence: Evidence, client: MeterClient) -> None:
         evidence.key = error
 
 
-async def _ask_value_again(evidence: Evidence, client: MeterClient, wall: Callable[[], datetime]) -> None:
-    """Ask for a live value when the first one is `COUNTED_S` old."""
-    if not evidence.values:
-        return
-    due_s = evidence.values[0].read_s + COUNTED_S
-    await asyncio.sleep(max(0.0, due_s - asyncio.get_running_loop().time()))
-    await _ask_value(evidence, client, wall)
-
-
-async def _ask_transactions(evidence: Evidence, questioner: nodes.Questioner) -> None:
-    if evidence.last is not None and evidence.last.XT:
-        evidence.why_not = nodes.WHILE_RUNNING
+async def _ask_transactions(evidence: Evidence, reader: nodes.NodeReader) -> None:
+    """Ask for the last receipt below v1, and below v2 where it is not there."""
+    if evidence.values and evidence.last.XT:
+        evidence.why_not = nodes.TRANSACTION_RUNS
         return
     for node in (nodes.TRANSACTION_V1, nodes.TRANSACTION_V2):
-        if not await questioner.may_ask(node):
-            evidence.why_not = questioner.why_not
+        if not await reader.may_read(node):
+            evidence.why_not = reader.why_not
             return
-        if await _ask_transaction(evidence, node, questioner):
+        answer = evidence.transactions[node.path] = await _answer_or_error(node, reader)
+        if tuple_in(answer) is not None:
             return
 
 
-async def _ask_transaction(evidence: Evidence, node: Node, questioner: nodes.Questioner) -> bool:
-    """Ask for the last tuple at one of its places; tell whether it is there."""
+async def _answer_or_error(node: Node, reader: nodes.NodeReader) -> Answer | MeterError:
     try:
-        answer = await questioner.answer(node)
+        return await reader.read(node)
     except MeterError as error:
-        evidence.transactions[node.path] = error
-        return False
-    evidence.transactions[node.path] = answer
-    return tuple_in(answer) is not None
+        return error
 
 
 def tuple_in(answer: Answer | MeterError | None) -> str | None:

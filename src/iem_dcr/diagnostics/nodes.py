@@ -1,6 +1,6 @@
-"""The nodes of a meter that can be asked with GET, and which of them may be asked when.
+"""The nodes of a meter that answer GET, and a reader that does not disturb a running transaction.
 
-While a transaction runs only /metervalue, /gw and /publickey are asked: nothing is known of what the others do to it.
+During a transaction only /metervalue, /gw and /publickey are read: what the other nodes do to it is not known.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Node:
     Attributes:
         name: ``/gw``.
         base: path that it is below.
-        always: it may be asked while a transaction runs.
+        always: it may be read during a transaction.
     """
 
     name: str
@@ -44,16 +44,17 @@ DATETIME: Final = Node("/datetime")
 RECEIPT: Final = Node("/receipt")
 TRANSACTION_V1: Final = Node("/transaction")
 TRANSACTION_V2: Final = Node("/transaction", BASE_V2)
-WHILE_RUNNING: Final = "not asked while a transaction runs"
-NOT_KNOWN: Final = "not asked: it is not known whether a transaction runs"
 ALL: Final = (METERVALUE, GW, PUBLICKEY, DATETIME, RECEIPT, TRANSACTION_V1, TRANSACTION_V2)
 
+TRANSACTION_RUNS: Final = "not asked while a transaction runs"
+NOT_KNOWN: Final = "not asked: it is not known whether a transaction runs"
 
-class Questioner:
-    """Asks a meter's nodes, and from the first sight of a transaction on none that must not be asked then.
+
+class NodeReader:
+    """Reads a meter's nodes. Once it has seen a transaction it reads only those that may always be read.
 
     Attributes:
-        why_not: why the nodes that may not always be asked are not, or "" while they are.
+        why_not: why it does not read the other nodes, or "" while it does.
     """
 
     def __init__(self, client: MeterClient, timeout_s: float) -> None:
@@ -61,37 +62,36 @@ class Questioner:
         self._timeout_s = timeout_s
         self.why_not = ""
 
-    async def may_ask(self, node: Node) -> bool:
-        """Tell whether a node may be asked now; of one that may not always be, the meter is asked first."""
+    async def may_read(self, node: Node) -> bool:
+        """Whether a node may be read now. For one that may not always be read, /metervalue is read first."""
         if node.always or self.why_not:
             return node.always
         try:
-            self.take_note(await self.answer(METERVALUE))
+            self.on_metervalue(await self.read(METERVALUE))
         except MeterError:
             self.why_not = NOT_KNOWN
         return not self.why_not
 
-    async def answer(self, node: Node) -> Answer:
-        """Ask a node.
+    async def read(self, node: Node) -> Answer:
+        """Read a node.
 
         Raises:
             MeterError: as `iem_dcr.device.client.MeterClient.answer`.
         """
         return await self._client.answer(node.name, base=node.base, timeout_s=self._timeout_s)
 
-    def take_note(self, answer: Answer) -> None:
-        """Take up from an answer of /metervalue whether a transaction runs; one that does not say is taken for yes."""
-        runs = _running(answer)
+    def on_metervalue(self, answer: Answer | None) -> None:
+        """Take an answer of /metervalue, or None where there is none. One without a readable XT counts as unknown."""
+        runs = None if answer is None else _transaction_runs(answer)
         if runs is None:
             self.why_not = NOT_KNOWN
         elif runs:
-            self.why_not = WHILE_RUNNING
+            self.why_not = TRANSACTION_RUNS
 
 
-def _running(answer: Answer) -> bool | None:
+def _transaction_runs(answer: Answer) -> bool | None:
     try:
         fields = messages.decode(answer.body)
     except messages.ShapeError:
         return None
-    value = fields.get("XT") if answer.status == 200 and isinstance(fields, dict) else None
-    return messages.flag(value)
+    return messages.flag(fields.get("XT")) if answer.status == 200 and isinstance(fields, dict) else None

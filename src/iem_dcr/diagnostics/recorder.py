@@ -100,29 +100,29 @@ async def record(host: str, port: int) -> tuple[Recorded, ...]:
         MeterError: the meter is not reachable.
     """
     async with MeterClient(host, port, timeout_s=TIMEOUT_S, pause_s=PAUSE_S) as client:
-        questioner = nodes.Questioner(client, TIMEOUT_S)
-        recorded = [await _record_metervalue(questioner)]
-        recorded += [await _record_node(node, questioner) for node in nodes.ALL[1:]]
+        reader = nodes.NodeReader(client, TIMEOUT_S)
+        recorded = [await _record_metervalue(reader)]
+        recorded += [await _record_node(node, reader) for node in nodes.ALL[1:]]
         return tuple(recorded)
 
 
-async def _record_metervalue(questioner: nodes.Questioner) -> Recorded:
+async def _record_metervalue(reader: nodes.NodeReader) -> Recorded:
     try:
-        answer = await questioner.answer(nodes.METERVALUE)
+        answer = await reader.read(nodes.METERVALUE)
     except MeterUnreachableError:
         raise
     except MeterError as error:
-        questioner.why_not = nodes.NOT_KNOWN
+        reader.on_metervalue(None)
         return Recorded(nodes.METERVALUE, None, _problem(error))
-    questioner.take_note(answer)
+    reader.on_metervalue(answer)
     return Recorded(nodes.METERVALUE, answer)
 
 
-async def _record_node(node: Node, questioner: nodes.Questioner) -> Recorded:
-    if not await questioner.may_ask(node):
-        return Recorded(node, None, questioner.why_not)
+async def _record_node(node: Node, reader: nodes.NodeReader) -> Recorded:
+    if not await reader.may_read(node):
+        return Recorded(node, None, reader.why_not)
     try:
-        return Recorded(node, await questioner.answer(node))
+        return Recorded(node, await reader.read(node))
     except MeterError as error:
         return Recorded(node, None, _problem(error))
 

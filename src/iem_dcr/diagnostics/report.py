@@ -1,34 +1,17 @@
-"""What was found out about a meter: a numbered list of checks, each with what to do."""
+"""Doctor's report on a meter: the result of each check, with what to do about it."""
 
 from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-CHECKS: Final = {
-    "reachable": ("Reachable", "It answers, and how fast"),
-    "connections": ("Connections", "Whether it keeps a connection for the next request"),
-    "serial": ("Serial number", "MS, against `meter_serial` of the configuration"),
-    "transaction": ("Transaction", "XT: whether one runs"),
-    "gateway": ("Charge point", "CT and CI, against those of the configuration"),
-    "clock": ("Clock", "Its difference to this host's, that it moves, its sync flag and its zone"),
-    "errors": ("Errors", "XC: every word is zero"),
-    "status": ("Status", "ST, EF and XS"),
-    "key": ("Public key", "It can be read, is a point of its curve, and what it is written in"),
-    "reading": ("Reading", "U2·I against P, and the direction of the current"),
-    "register": ("Registers", "They do not fall, and count what flows, over 3 s"),
-    "api": ("API", "Whether /transaction is below v1 or v2"),
-    "receipt": ("Last receipt", "Its signature, and what is found in it"),
-}
-"""Every check by the name it has in JSON: its title, and what is looked at. The list is in this order."""
-
 
 class State(enum.Enum):
-    """What became of a check."""
+    """The outcome of a check."""
 
     OK = "ok"
     WARNING = "warning"
@@ -37,63 +20,75 @@ class State(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """One check.
+class Result:
+    """The result of one check.
 
     Attributes:
-        check: a key of `CHECKS`.
-        text: what was found, in words; fit to be printed.
+        text: what was found, in words; printable.
         to_do: what to do about it, or "".
-        values: what was found as JSON types, units in the names.
+        values: what was found as JSON types, with units in the names.
     """
 
-    check: str
     state: State
     text: str
     to_do: str = ""
     values: Mapping[str, object] = field(default_factory=dict)
 
-    @property
-    def title(self) -> str:
-        """The name of the check for people."""
-        return CHECKS[self.check][0]
+
+def ok(text: str, values: Mapping[str, object] | None = None) -> Result:
+    """Return a result that needs nothing to be done."""
+    return Result(State.OK, text, "", values or {})
+
+
+def warning(text: str, to_do: str = "", values: Mapping[str, object] | None = None) -> Result:
+    """Return a result that somebody should know."""
+    return Result(State.WARNING, text, to_do, values or {})
+
+
+def failed(text: str, to_do: str = "", values: Mapping[str, object] | None = None) -> Result:
+    """Return a result that has to be corrected."""
+    return Result(State.FAILED, text, to_do, values or {})
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All checks of one meter.
+    """The results of all checks of one meter.
 
     Attributes:
         address: of the meter.
-        is_meter: an IEM-DCR could be asked; without one there is but the one line that says why.
+        is_meter: an IEM-DCR answered. Without one the only result says why.
+        results: by the name of the check, in the order in which they are shown.
+        errors: what comes before all results, in words; printable.
     """
 
     address: str
     is_meter: bool
-    lines: tuple[Line, ...]
+    results: Mapping[str, Result]
+    errors: tuple[str, ...] = ()
 
     @property
     def exit_status(self) -> int:
-        """0 nothing failed, 1 something did, 2 no IEM-DCR could be asked."""
+        """0 nothing failed, 1 something failed, 2 no IEM-DCR answered."""
         if not self.is_meter:
             return 2
-        return int(any(line.state is State.FAILED for line in self.lines))
+        return int(any(result.state is State.FAILED for result in self.results.values()))
 
     def to_json(self) -> dict[str, object]:
-        """Return it as JSON types; names and states do not change from version to version."""
+        """Return it as JSON types; names and states stay the same in all versions."""
         return {
             "address": self.address,
             "is_meter": self.is_meter,
             "exit_status": self.exit_status,
+            "errors": list(self.errors),
             "checks": [
                 {
                     "number": number,
-                    "check": line.check,
-                    "state": line.state.value,
-                    "text": line.text,
-                    "to_do": line.to_do,
-                    "values": dict(line.values),
+                    "check": name,
+                    "state": result.state.value,
+                    "text": result.text,
+                    "to_do": result.to_do,
+                    "values": dict(result.values),
                 }
-                for number, line in enumerate(self.lines, 1)
+                for number, (name, result) in enumerate(self.results.items(), 1)
             ],
         }
