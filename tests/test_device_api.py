@@ -141,39 +141,30 @@ def walked(options: dict[str, Any]) -> Iterator[tuple[str, str, Answer]]:
         content = b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
         return method, path, meter.handle(method, path, content)
 
-    def look() -> Iterator[tuple[str, str, Answer]]:
+    def look(after_s: float = 0.0) -> Iterator[tuple[str, str, Answer]]:
+        now[0] += after_s
         for node in nodes.ALL:
             yield ask("GET", node.path)
 
-    gateway = {"CT": "EVSEID", "CI": "DE*ABC*E1*1", "TM": TIME}
+    begin, end, gateway = {"TX": "B"}, {"TX": "E"}, {"CT": "EVSEID", "CI": "DE*ABC*E1*1", "TM": TIME}
+    set_up = [("gw", gateway), ("gw", gateway), ("datetime", {"TM": TIME}), ("tariff", {"TT": "0.49 EUR/kWh"})]
+    users = [("user", USER | {"TT": "0.50 EUR/kWh"}), ("user", USER)]
     yield from look()
     mistaken: list[object] = [b"no json", {"TX": "X"}, {}, []]
     for body in mistaken:
-        for method, path, _ in operations():
-            if method == "POST":
-                yield ask(method, path, body)
-    for _ in range(2):
-        yield ask("POST", f"{V1}/gw", gateway)
-    yield ask("POST", f"{V1}/datetime", {"TM": TIME})
-    yield ask("POST", f"{V1}/tariff", {"TT": "0.49 EUR/kWh"})
-    yield ask("POST", f"{V1}/user", USER | {"TT": "0.50 EUR/kWh"})
-    yield ask("POST", f"{V1}/user", USER)
-    yield ask("POST", f"{V1}/receipt", {"TX": "E"})
-    for _ in range(2):
-        yield ask("POST", f"{V1}/receipt", {"TX": "B"})
-    now[0] += 4.0
-    yield from look()
-    yield ask("POST", f"{V1}/receipt", {"TX": "E"})
+        yield from (ask(method, path, body) for method, path, _ in operations() if method == "POST")
+    for node, said in (*set_up, *users, ("receipt", end), ("receipt", begin), ("receipt", begin)):
+        yield ask("POST", f"{V1}/{node}", said)
+    yield from look(4.0)
+    yield ask("POST", f"{V1}/receipt", end)
     now[0] += 60.0
-    yield ask("POST", f"{V1}/receipt", {"TX": "E"})
+    yield ask("POST", f"{V1}/receipt", end)
     yield from look()
-    now[0] += 60.0
-    yield from look()
-    yield ask("POST", f"{V1}/receipt", {"TX": "B"})
+    yield from look(60.0)
+    yield ask("POST", f"{V1}/receipt", begin)
     meter.power_cycle(1.0, 1.0)
-    for _ in range(2):
-        now[0] += 10.0
-        yield from look()
+    yield from look(10.0)
+    yield from look(10.0)
 
 
 @pytest.mark.parametrize("options", list(knobs()), ids=lambda options: ",".join(f"{k}={v}" for k, v in options.items()))
@@ -199,18 +190,13 @@ def test_what_is_not_described_is_noticed() -> None:
 # --- real meters, recordings, and what the client sends ---------------------------------------------------------------
 
 
-@pytest.mark.parametrize("node", ["gw", "metervalue", "publickey"])
-def test_captured_answers(node: str) -> None:
-    body = shared(f"device/{node}.json").read_bytes()
-    assert_described("GET", f"{V1}/{node}", 200, "application/json", body)
-
-
-@pytest.mark.parametrize("name", ["iem-dcr-2025-unpadded-der.ocmf", "iem-dcr-2023-raw-signature.xml"])
-def test_genuine_receipts(name: str) -> None:
-    text = shared(f"receipts/{name}").read_text("utf-8")
-    found = re.search(r"OCMF\|.*\}", text)
-    assert found
-    assert_described("GET", f"{V1}/transaction", 200, "text/plain", found[0].encode())
+def test_captured_answers_and_genuine_receipts_are_described() -> None:
+    for node in ("gw", "metervalue", "publickey"):
+        assert_described("GET", f"{V1}/{node}", 200, "application/json", shared(f"device/{node}.json").read_bytes())
+    for name in ("iem-dcr-2025-unpadded-der.ocmf", "iem-dcr-2023-raw-signature.xml"):
+        found = re.search(r"OCMF\|.*\}", shared(f"receipts/{name}").read_text("utf-8"))
+        assert found
+        assert_described("GET", f"{V1}/transaction", 200, "text/plain", found[0].encode())
 
 
 def test_nothing_of_a_real_meter_is_in_it() -> None:

@@ -40,15 +40,12 @@ async def next_is_its_own(client: MeterClient) -> None:
     assert (clock.instant.day, clock.instant.month) == (5, 5)
 
 
-def refusing(said: Do) -> Do:
-    return Do(said.send.replace(b" 200", b" 428"), said.then)
-
-
 @pytest.mark.parametrize("name", READ)
 @virtual
 async def test_an_odd_answer_is_read(name: str) -> None:
     said = READ[name]
-    async with connected(said, said, refusing(said), NEXT, timeout_s=LIMIT_S) as (client, _):
+    refusing = Do(said.send.replace(b" 200", b" 428"), said.then)
+    async with connected(said, said, refusing, NEXT, timeout_s=LIMIT_S) as (client, _):
         assert await client.datetime() == TIME
         await client.begin()
         refusal = await failure(client.begin())

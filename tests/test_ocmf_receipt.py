@@ -217,8 +217,8 @@ def test_white_space_and_control_characters_are_signed_as_they_are() -> None:
     ('OCMF|{}|{"SD":"\udfff"}', "surrogate"), (f'OCMF|{{"RV":{"9" * 5000}}}|{{}}', "too large"),
     (f'OCMF|{{"RV":1e{"9" * 30}}}|{{}}', "too large"),
     *((f'OCMF|{{"RV":{number}}}|{{}}', "not JSON") for number in
-      ("1.2.3", ".", "5.e", "--1", "0x1", ".5 .5", "1_0")),
-], ids=range(24))  # fmt: skip
+      ("1.2.3", ".", "5.e", "--1", "0x1", ".5 .5", "1_0", ".5, [")),
+], ids=range(25))  # fmt: skip
 def test_what_is_no_tuple_is_refused_with_its_reason(text: str, says: str) -> None:
     assert says in (try_parse(text) or "")
 

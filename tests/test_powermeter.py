@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
@@ -62,10 +64,8 @@ def test_a_live_value_is_a_powermeter(value: Powermeter) -> None:
 @given(st.integers(0, 10**11 - 1), st.integers(0, 10**11 - 1))
 def test_energy_is_exact_from_the_meter_to_the_station(import_wh: int, export_wh: int) -> None:
     """A register has eight digits before the point and three behind it, which a float holds in watt hours."""
-    rows = [
-        {"RV": kwh_text(wh), "RI": code, "RU": "kWh", "RT": "DC"}
-        for code, wh in (("1-b:1.8.e", import_wh), ("1-b:2.8.e", export_wh))
-    ]
+    registers = ("1-b:1.8.e", import_wh), ("1-b:2.8.e", export_wh)
+    rows = [{"RV": kwh_text(wh), "RI": code, "RU": "kWh", "RT": "DC"} for code, wh in registers]
     said = {
         "MS": "M",
         "TM": "2026-03-01T12:00:00,000+0100",
@@ -78,77 +78,40 @@ def test_energy_is_exact_from_the_meter_to_the_station(import_wh: int, export_wh
     }
     value = messages.meter_value(messages.decode(json.dumps(said).encode()))
     assert value.TM is not None
-    published = Powermeter(
-        value.TM.instant, "M", value.import_wh, value.export_wh, value.P, value.U2, value.I
-    ).to_json()
-    seen = json.loads(json.dumps(published), parse_float=Decimal)
+    published = Powermeter(value.TM.instant, "M", value.import_wh, value.export_wh, value.P, value.U2, value.I)
+    seen = json.loads(json.dumps(published.to_json()), parse_float=Decimal)
     assert (seen["energy_Wh_import"]["total"], seen["energy_Wh_export"]["total"]) == (import_wh, export_wh)
 
 
-@given(receipts)
-def test_a_receipt_is_a_signed_meter_value(value: SignedMeterValue) -> None:
-    assert problems(of_type("/units_signed#/SignedMeterValue"), value.to_json()) == []
-
-
-@given(statuses, any_text)
-def test_an_answer_to_a_start_is_valid(status: TransactionRequestStatus, error: str) -> None:
-    schema = of_interface("powermeter", "cmds", "start_transaction", "result")
-    assert problems(schema, TransactionStartResponse(status, error).to_json()) == []
-
-
 @given(statuses, st.none() | receipts, any_text)
-def test_an_answer_to_a_stop_is_valid(
-    status: TransactionRequestStatus, receipt: SignedMeterValue | None, error: str
-) -> None:
-    schema = of_interface("powermeter", "cmds", "stop_transaction", "result")
-    assert problems(schema, TransactionStopResponse(status, receipt, error).to_json()) == []
+def test_an_answer_is_valid(status: TransactionRequestStatus, receipt: SignedMeterValue | None, error: str) -> None:
+    for command, response in (
+        ("start_transaction", TransactionStartResponse(status, error).to_json()),
+        ("stop_transaction", TransactionStopResponse(status, receipt, error).to_json()),
+    ):
+        assert problems(of_interface("powermeter", "cmds", command, "result"), response) == []
 
 
 def test_a_live_value_in_full() -> None:
-    value = Powermeter(
-        datetime(2026, 7, 1, 14, 30, 1, 250999, tzinfo=timezone(timedelta(hours=2))),
-        "1TST0000000001",
-        Decimal("446540.000"),
-        Decimal("4881.000"),
-        Decimal("-300.5"),
-        Decimal("60.1"),
-        Decimal(-5),
-    )
+    at = datetime(2026, 7, 1, 14, 30, 1, 250999, tzinfo=timezone(timedelta(hours=2)))
+    value = Powermeter(at, "1TST01", *map(Decimal, ("446540.000", "4881.000", "-300.5", "60.1", "-5")))
     assert value.to_json() == {
-        "timestamp": "2026-07-01T12:30:01.250Z",
-        "meter_id": "1TST0000000001",
-        "energy_Wh_import": {"total": 446540.0},
-        "energy_Wh_export": {"total": 4881.0},
-        "power_W": {"total": -300.5},
-        "voltage_V": {"DC": 60.1},
+        "timestamp": "2026-07-01T12:30:01.250Z", "meter_id": "1TST01", "energy_Wh_import": {"total": 446540.0},
+        "energy_Wh_export": {"total": 4881.0}, "power_W": {"total": -300.5}, "voltage_V": {"DC": 60.1},
         "current_A": {"DC": -5.0},
-    }
+    }  # fmt: skip
+    assert "energy_Wh_export" not in dataclasses.replace(value, energy_wh_export=None).to_json()
 
 
-def test_what_is_not_known_is_left_out() -> None:
-    zero = Decimal(0)
-    value = Powermeter(datetime(2026, 1, 1, tzinfo=UTC), "M", zero, None, zero, zero, zero)
-    assert "energy_Wh_export" not in value.to_json()
-    assert SignedMeterValue("OCMF|{}|{}", "", None).to_json() == {
-        "signed_meter_data": "OCMF|{}|{}",
-        "signing_method": "",
-        "encoding_method": "OCMF",
-    }
+def test_a_receipt_goes_out_as_it_is_and_what_is_not_known_is_left_out() -> None:
+    text = 'OCMF|{"TT":"a\\u00e4 é"}|{"SD":"00"}\n'
+    bare = {"signed_meter_data": text, "signing_method": "", "encoding_method": "OCMF"}
+    known = {"public_key": "3059AB", "timestamp": "2026-01-01T00:00:00.000Z"}
     ok = TransactionRequestStatus.OK
-    assert TransactionStartResponse(ok).to_json() == {"status": "OK"}
-    assert TransactionStopResponse(ok).to_json() == {"status": "OK"}
-
-
-def test_a_receipt_goes_out_as_it_is() -> None:
-    receipt = SignedMeterValue('OCMF|{"TT":"a\\u00e4 é"}|{"SD":"00"}\n', "3059AB", datetime(2026, 1, 1, tzinfo=UTC))
-    response = TransactionStopResponse(TransactionRequestStatus.OK, receipt).to_json()
-    assert response["signed_meter_value"] == {
-        "signed_meter_data": 'OCMF|{"TT":"a\\u00e4 é"}|{"SD":"00"}\n',
-        "signing_method": "",
-        "encoding_method": "OCMF",
-        "public_key": "3059AB",
-        "timestamp": "2026-01-01T00:00:00.000Z",
-    }
+    receipt = SignedMeterValue(text, "3059AB", datetime(2026, 1, 1, tzinfo=UTC))
+    assert TransactionStopResponse(ok, receipt).to_json() == {"status": "OK", "signed_meter_value": bare | known}
+    assert SignedMeterValue(text, "", None).to_json() == bare
+    assert TransactionStartResponse(ok).to_json() == TransactionStopResponse(ok).to_json() == {"status": "OK"}
 
 
 @pytest.mark.parametrize(
@@ -188,23 +151,18 @@ def test_a_request_in_full() -> None:
     assert TransactionReq.from_json(REQUEST | {"identification_data": "", "tariff_text": ""}).tariff_text == ""
 
 
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        ({"evse_id": 1}, "evse_id has to be a text"),
-        ({"transaction_id": None}, "transaction_id has to be a text"),
-        ({"identification_status": "assigned"}, "identification_status is 'assigned': expected one of ASSIGNED"),
-        ({"identification_level": None}, "identification_level has to be a text"),
-        ({"identification_level": "HIGH"}, "identification_level is 'HIGH'"),
-        ({"identification_type": "RFID"}, "identification_type is 'RFID'"),
-        ({"identification_flags": "RFID_PLAIN"}, "identification_flags is missing or not a list"),
-        ({"identification_flags": ["RFID_PLAIN"] * 5}, "identification_flags has 5 flags; 4 are allowed"),
-        ({"identification_flags": [["RFID_PLAIN"]]}, "identification_flags is ['RFID_PLAIN']"),
-        ({"identification_data": 4711}, "identification_data has to be a text"),
-        ({"tariff_text": ["a"]}, "tariff_text has to be a text"),
-        ({"tarif\x1b[2Jtext": "a"}, "no field tarif [2Jtext"),
-    ],
-)
+@pytest.mark.parametrize(("change", "reason"), [
+    ({"evse_id": 1}, "evse_id has to be a text"), ({"transaction_id": None}, "transaction_id has to be a text"),
+    ({"identification_status": "assigned"}, "identification_status is 'assigned': expected one of ASSIGNED"),
+    ({"identification_level": None}, "identification_level has to be a text"),
+    ({"identification_level": "HIGH"}, "identification_level is 'HIGH'"),
+    ({"identification_type": "RFID"}, "identification_type is 'RFID'"),
+    ({"identification_flags": "RFID_PLAIN"}, "identification_flags is missing or not a list"),
+    ({"identification_flags": ["RFID_PLAIN"] * 5}, "identification_flags has 5 flags; 4 are allowed"),
+    ({"identification_flags": [["RFID_PLAIN"]]}, "identification_flags is ['RFID_PLAIN']"),
+    ({"identification_data": 4711}, "identification_data has to be a text"),
+    ({"tariff_text": ["a"]}, "tariff_text has to be a text"), ({"tarif\x1b[2Jtext": "a"}, "no field tarif [2Jtext"),
+], ids=range(12))  # fmt: skip
 def test_a_refusal_names_the_field(change: dict[str, object], reason: str) -> None:
     with pytest.raises(RequestError) as refused:
         TransactionReq.from_json(REQUEST | change)
@@ -218,10 +176,11 @@ def test_a_missing_field_is_named(key: str) -> None:
         TransactionReq.from_json({other: value for other, value in REQUEST.items() if other != key})
 
 
-@pytest.mark.parametrize("value", [None, [], "ASSIGNED", 1, math.inf])
-def test_a_request_is_an_object(value: object) -> None:
-    with pytest.raises(RequestError, match="is an object"):
-        TransactionReq.from_json(value)
+def test_a_request_is_an_object() -> None:
+    values: list[object] = [None, [], "ASSIGNED", 1, math.inf]
+    for value in values:
+        with pytest.raises(RequestError, match="is an object"):
+            TransactionReq.from_json(value)
 
 
 def mostly(*strategies: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
@@ -246,17 +205,11 @@ optional_values = {
 requests = st.fixed_dictionaries(field_values, optional=optional_values) | any_json
 
 
-def is_read(value: object) -> bool:
-    try:
-        TransactionReq.from_json(value)
-    except RequestError:
-        return False
-    return True
-
-
 @given(requests)
 def test_what_everest_allows_is_read_and_nothing_else(value: object) -> None:
-    assert is_read(value) is (problems(of_type("/powermeter#/TransactionReq"), value) == [])
+    expected = pytest.raises(RequestError) if problems(of_type("/powermeter#/TransactionReq"), value) else nullcontext()
+    with expected:
+        TransactionReq.from_json(value)
 
 
 def test_a_tariff_text_may_be_longer_than_everest_allows() -> None:
@@ -266,17 +219,11 @@ def test_a_tariff_text_may_be_longer_than_everest_allows() -> None:
     assert TransactionReq.from_json(value).tariff_text == "x" * 251
 
 
-@pytest.mark.parametrize(
-    ("text", "valid"),
-    [
-        ("2026-01-01T00:00:00.000Z", True),
-        ("2026-01-01T00:00:00.000+01:00", True),
-        ("2026-01-01T00:00:00,000Z", False),
-        ("2026-01-01T00:00:00.000+0100", False),
-        ("2026-02-30T00:00:00.000Z", False),
-    ],
-)
-def test_the_check_of_times_tells_right_from_wrong(text: str, valid: bool) -> None:  # noqa: FBT001  a table's column
+@pytest.mark.parametrize(("text", "valid"), [
+    ("2026-01-01T00:00:00.000Z", True), ("2026-01-01T00:00:00.000+01:00", True), ("2026-01-01T00:00:00,000Z", False),
+    ("2026-01-01T00:00:00.000+0100", False), ("2026-02-30T00:00:00.000Z", False),
+])  # fmt: skip
+def test_the_check_of_times_tells_right_from_wrong(text: str, *, valid: bool) -> None:
     value = {"timestamp": text, "energy_Wh_import": {"total": 0}}
     assert (problems(of_type("/powermeter#/Powermeter"), value) == []) is valid
     assert problems(of_type("/powermeter#/Powermeter"), {"timestamp": text}) != []

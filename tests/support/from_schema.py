@@ -1,16 +1,12 @@
-"""Hypothesis strategies made from the schemas of the meter's REST interface: what they allow, and what is nearly so."""
+"""Hypothesis strategies made from the schemas of the meter's REST interface: what they allow."""
 
 from __future__ import annotations
 
-import copy
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hypothesis import strategies as st
 
 from tests.support.device_api import problems, resolved
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 texts = st.text(st.characters(exclude_categories=()), max_size=12)
 numbers = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
@@ -79,34 +75,3 @@ def _object(schema: Any) -> st.SearchStrategy[Any]:
         max_size=schema.get("maxProperties", 1),
     )
     return st.builds(lambda one, other: one | other, known, others)
-
-
-@st.composite
-def nearly(draw: st.DrawFn, allowed: st.SearchStrategy[Any]) -> Any:
-    """Return something that is allowed, with one to three things wrong in it, wherever they are."""
-    value = copy.deepcopy(draw(allowed))
-    for _ in range(draw(st.integers(1, 3))):
-        places = list(_places(value))
-        if not places:
-            return draw(any_json)
-        container, key = draw(st.sampled_from(places))
-        how = draw(st.sampled_from(("another", "another", "gone", "twice", "its text", "in a list")))
-        if how == "gone":
-            del container[key]
-        elif how == "twice" and isinstance(container, list):
-            container.append(container[key])
-        elif how == "its text":
-            container[key] = str(container[key])
-        elif how == "in a list":
-            container[key] = [container[key]]
-        else:
-            container[key] = draw(any_json)
-    return value
-
-
-def _places(value: Any) -> Iterator[tuple[Any, Any]]:
-    """Yield every container and key within a value."""
-    keys = list(value) if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
-    for key in keys:
-        yield value, key
-        yield from _places(value[key])
