@@ -40,7 +40,6 @@ CALLS: dict[str, Callable[[MeterClient], Any]] = {
 RECEIPTS = ("/receipt", "/transaction")
 SCHEMAS = {path: answer_schema(path) for path in CALLS}
 ALLOWED = {path: valid(schema) for path, schema in SCHEMAS.items()}
-NEARLY = {path: nearly(allowed) for path, allowed in ALLOWED.items()}
 
 
 def written(value: object, *, ascii_only: bool = True) -> bytes:

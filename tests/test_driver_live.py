@@ -1,9 +1,10 @@
-"""Live values on their schedule, faults, and what gives way to what."""
+"""Live values on their schedule, faults and errors, commands before ticks, and logs that stay small."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import logging
 import sys
 from decimal import Decimal
@@ -11,52 +12,61 @@ from decimal import Decimal
 import pytest
 
 from iem_dcr import ocmf
-from iem_dcr.driver.meter_state import COMMUNICATION_FAULT
+from iem_dcr.device.client import MeterClient
+from iem_dcr.driver.meter_state import COMMUNICATION_FAULT, VENDOR_ERROR
+from iem_dcr.driver.timing import now_s
 from iem_dcr.powermeter import Powermeter, StationError, TransactionRequestStatus
-from iem_dcr.simulator import Fault, SimulatorOptions
-from tests.support.bench import SECRET, SERIAL, Bench, RememberingStation, bench, request
+from iem_dcr.simulator import Answer, Fault
+from tests.support.bench import SERIAL, RememberingStation, bench, meter_options, request
+from tests.support.driving import (
+    FOR_GOOD,
+    OK,
+    OTHER_SERIAL,
+    changed_answers,
+    exchange,
+    live_bench,
+    logged,
+    own_receipt,
+    start,
+    start_fails,
+    stop_driver,
+    stop_fails,
+)
 from tests.support.virtual_time import virtual
 
-OK = TransactionRequestStatus.OK
 BAD = "0x0000, 0x00000010, 0x00, 0x00"
-HEALTHY = "0x0000, 0x00000000, 0x00, 0x00"
-VENDOR_ERROR = ("powermeter/VendorError", "IEM-DCR error state")
-
-
-def published_at(b: Bench) -> list[float]:
-    return [at for at, _ in b.station.values]
+IN_ERROR = (VENDOR_ERROR, "IEM-DCR error state")
 
 
 @virtual
 async def test_values_are_the_meters_own_and_exact() -> None:
-    async with bench(SimulatorOptions(MS=SERIAL, private_key=SECRET, import_wh=446_540, export_wh=4_881)) as b:
+    async with bench(meter_options(import_wh=446_540, export_wh=4_881)) as b:
         b.meter.set_load(5, 60)
         await b.until_live()
         value = b.station.values[0][1]
         assert value.energy_wh_import == Decimal(446_540)
-        assert value.to_json()["energy_Wh_import"] == {"total": 446540.0}
-        assert value.to_json()["energy_Wh_export"] == {"total": 4881.0}
-        assert value.to_json()["current_A"] == {"DC": 5.0}
-        assert value.to_json()["voltage_V"] == {"DC": 60.0}
-        assert value.to_json()["power_W"] == {"total": 300.0}
-        assert value.meter_id == "1SIM0000000042"
+        assert value.meter_id == SERIAL
+        written = value.to_json()
+        assert written["energy_Wh_import"] == {"total": 446540.0}
+        assert written["energy_Wh_export"] == {"total": 4881.0}
+        assert (written["current_A"], written["voltage_V"]) == ({"DC": 5.0}, {"DC": 60.0})
+        assert written["power_W"] == {"total": 300.0}
 
 
 @virtual
 async def test_the_schedule_does_not_drift_and_skips_what_it_missed() -> None:
     async with bench() as b:
         await b.until_live()
-        first = published_at(b)[0]
+        first_s = b.station.values[0][0]
         await asyncio.sleep(10)
         b.meter.faults.add(Fault("drip", node="/metervalue", delay_s=0.003))
         await asyncio.sleep(10)
         b.meter.faults.add(Fault("stall", node="/metervalue", delay_s=2.5))
-        await asyncio.sleep(100)
-        at = [moment - first for moment in published_at(b)]
-        late = [moment for moment in at if abs(moment - round(moment)) > 0.001]
-        assert len(late) == 1
-        assert min(after - before for before, after in itertools.pairwise(at)) > 0.1
-        assert 117 <= len(at) <= 119
+        await asyncio.sleep(30)
+        at_s = [moment_s - first_s for moment_s, _ in b.station.values]
+        assert len([moment_s for moment_s in at_s if abs(moment_s - round(moment_s)) > 0.001]) == 1
+        assert min(after_s - before_s for before_s, after_s in itertools.pairwise(at_s)) > 0.1
+        assert 47 <= len(at_s) <= 49
 
 
 @virtual
@@ -73,62 +83,95 @@ async def test_a_missing_export_register_is_left_out_and_a_missing_import_regist
         assert b.station.raised == [COMMUNICATION_FAULT]
 
 
+# --- communication faults ---
+
+
+def test_a_communication_fault_has_the_vendors_words() -> None:
+    words = ("Communication timed out", "This error is raised due to communication timeout")
+    assert StationError("powermeter/CommunicationFault", *words) == COMMUNICATION_FAULT
+
+
 @pytest.mark.parametrize("kind", ["refuse", "lose-answer", "server-error", "garbage", "garbage-http", "stall", "reset"])
 @virtual
 async def test_two_failed_readings_are_a_fault_and_one_is_not(kind: str) -> None:
     async with bench() as b:
         await b.until_live()
         await asyncio.sleep(0.5)
-        b.meter.faults.add(Fault(kind, node="/metervalue"))  # type: ignore[arg-type]  # one of the kinds
-        await asyncio.sleep(10)
+        for _ in range(3):
+            b.meter.faults.add(Fault(kind, node="/metervalue"))  # type: ignore[arg-type]  # one of the kinds
+            await asyncio.sleep(4)
         assert not b.station.raised
         b.meter.faults.add(Fault(kind, node="/metervalue", count=4))  # type: ignore[arg-type]  # one of the kinds
         await asyncio.sleep(30)
         assert b.station.raised == b.station.cleared == [COMMUNICATION_FAULT]
-        assert (
-            StationError(
-                "powermeter/CommunicationFault",
-                "Communication timed out",
-                "This error is raised due to communication timeout",
-            )
-            == COMMUNICATION_FAULT
-        )
 
 
 @virtual
-async def test_a_failed_reading_publishes_nothing() -> None:
+async def test_a_failure_that_goes_on_publishes_nothing_and_is_one_warning(caplog: pytest.LogCaptureFixture) -> None:
     async with bench() as b:
         await b.until_live()
         count = len(b.station.values)
-        b.meter.faults.add(Fault("refuse", node="/metervalue", count=10))
-        await asyncio.sleep(9)
+        b.meter.faults.add(Fault("refuse", node="/metervalue", count=20))
+        await asyncio.sleep(18)
         assert len(b.station.values) == count
+    assert len(logged(caplog)) == 1
 
 
 @virtual
-async def test_a_failure_that_goes_on_is_one_warning(caplog: pytest.LogCaptureFixture) -> None:
-    async with bench() as b:
-        await b.until_live()
-        b.meter.faults.add(Fault("refuse", node="/metervalue", count=20))
-        await asyncio.sleep(18)
-    assert len([record for record in caplog.records if record.levelno >= logging.WARNING]) == 1
+async def test_a_meter_that_is_not_there_from_the_start_is_a_fault_and_reached_when_it_comes() -> None:
+    async with bench(powered=False, resilience_initial_connection_retry_delay=2000) as b:
+        await asyncio.sleep(24)
+        assert b.station.raised == [COMMUNICATION_FAULT]
+        assert not b.station.values
+        await asyncio.sleep(3.2)
+        assert b.station.values
+        assert b.station.keys
+        assert not b.station.active
+
+
+@virtual
+async def test_a_meter_that_is_silent_within_a_stop_is_a_fault_before_the_stop_is_over() -> None:
+    async with live_bench() as b:
+        await start(b)
+        b.meter.faults.add(Fault("stall", count=FOR_GOOD))
+        stopping = asyncio.create_task(own_receipt(b))
+        await asyncio.sleep(10)
+        assert b.station.active
+        b.meter.faults.clear()
+        await stopping
+        assert not b.station.active
+
+
+@virtual
+async def test_a_meter_that_answers_too_slowly_for_a_reading_within_a_stop_is_no_fault() -> None:
+    async with live_bench(meter_options(signing_delay_s=10)) as b:
+        await start(b)
+        stopping = asyncio.create_task(own_receipt(b))
+        while b.meter.running:
+            await asyncio.sleep(0)
+        b.meter.faults.add(Fault("stall", node="/metervalue", count=FOR_GOOD))
+        await stopping
+        assert not b.station.raised
 
 
 # --- the meter's error state ---
 
 
 @virtual
-async def test_an_error_state_is_raised_after_three_readings_and_cleared_by_a_healthy_one() -> None:
+async def test_an_error_state_is_raised_after_three_readings_in_a_row_and_cleared_by_a_healthy_one() -> None:
     async with bench() as b:
         await b.until_live()
+        for _ in range(2):
+            b.meter.configure(XC=BAD)
+            await asyncio.sleep(2)
+            assert not b.station.raised
+            b.meter.configure(XC="0x0000, 0x00000000, 0x00, 0x00")
+            await asyncio.sleep(1)
         b.meter.configure(XC=BAD)
-        await asyncio.sleep(2)
-        assert not b.station.raised
-        await asyncio.sleep(1)
-        assert set(b.station.active) == {VENDOR_ERROR}
-        assert BAD in b.station.raised[0].message
-        await asyncio.sleep(10)
-        assert len(b.station.raised) == 1
+        await asyncio.sleep(13)
+        assert set(b.station.active) == {IN_ERROR}
+        (raised,) = b.station.raised
+        assert BAD in raised.message
         b.meter.configure(XC="0x0,0x0,0x0,0x0")
         await asyncio.sleep(1)
         assert not b.station.active
@@ -138,66 +181,51 @@ async def test_an_error_state_is_raised_after_three_readings_and_cleared_by_a_he
 async def test_an_error_state_in_a_transaction_is_a_log_line_only(caplog: pytest.LogCaptureFixture) -> None:
     async with bench() as b:
         await b.until_live()
-        assert (await b.driver.start_transaction(request())).status is OK
+        await start(b)
         b.meter.configure(XC=BAD)
         await asyncio.sleep(10)
         assert not b.station.raised
-        assert len([record for record in caplog.records if "XC" in record.getMessage()]) == 1
-        assert (await b.driver.stop_transaction("T-1")).status is OK
+        assert len(logged(caplog, "XC")) == 1
+        await own_receipt(b)
         await asyncio.sleep(4)
-        assert set(b.station.active) == {VENDOR_ERROR}
+        assert set(b.station.active) == {IN_ERROR}
 
 
 # --- another meter ---
 
 
 @virtual
-async def test_a_meter_with_another_serial_gets_nothing_posted(caplog: pytest.LogCaptureFixture) -> None:
-    async with bench(meter_serial="1ISA0000000001", TT_initial="0,59 EUR/kWh") as b:
+async def test_a_meter_with_another_serial_gets_nothing_posted_and_nothing_of_it_is_published(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    wanted = "1ISA0000000001"
+    async with bench(meter_serial=wanted, TT_initial="0,59 EUR/kWh") as b:
         await asyncio.sleep(30)
-        started = await b.driver.start_transaction(request())
-        stopped = await b.driver.stop_transaction("T-1")
+        error = await start_fails(b)
+        await stop_fails(b)
         assert b.posts() == []
-        for text in (started.error, b.station.raised[0].message, caplog.text):
-            assert "1ISA0000000001" in text
-            assert "1SIM0000000042" in text
-        assert stopped.signed_meter_value is None
-        assert [error.type for error in b.station.raised] == ["powermeter/VendorError"]
-        assert started.status is TransactionRequestStatus.UNEXPECTED_ERROR
-        b.meter.configure(MS="1ISA0000000001")
+        assert (b.station.values, b.station.keys) == ([], [])
+        for text in (error, b.station.raised[0].message, caplog.text):
+            assert wanted in text
+            assert SERIAL in text
+        assert [raised.type for raised in b.station.raised] == [VENDOR_ERROR]
+        b.meter.configure(MS=wanted)
         await asyncio.sleep(30)
         assert not b.station.active
         assert b.posts()[:1] == ["/gw"]
-        assert (await b.driver.start_transaction(request("T-2"))).status is OK
+        await start(b, "T-2")
 
 
 @virtual
-async def test_a_meter_that_is_silent_within_a_stop_is_a_fault_before_the_stop_is_over() -> None:
-    async with bench() as b:
-        b.meter.set_load(0, 0)
-        await b.until_live()
-        assert (await b.driver.start_transaction(request())).status is OK
-        b.meter.faults.add(Fault("stall", count=100_000))
-        stopping = asyncio.create_task(b.driver.stop_transaction("T-1"))
-        await asyncio.sleep(10)
-        assert b.station.active
-        b.meter.faults.clear()
-        assert (await stopping).status is OK
-        assert not b.station.active
-
-
-@virtual
-async def test_a_meter_that_answers_too_slowly_for_a_reading_within_a_stop_is_no_fault() -> None:
-    async with bench(SimulatorOptions(MS=SERIAL, private_key=SECRET, signing_delay_s=10)) as b:
-        b.meter.set_load(0, 0)
-        await b.until_live()
-        assert (await b.driver.start_transaction(request())).status is OK
-        stopping = asyncio.create_task(b.driver.stop_transaction("T-1"))
-        while b.meter.running:
-            await asyncio.sleep(0)
-        b.meter.faults.add(Fault("stall", node="/metervalue", count=100_000))
-        assert (await stopping).status is OK
-        assert not b.station.raised
+async def test_a_wrong_meter_in_a_session_is_not_even_sent_its_end() -> None:
+    async with live_bench(meter_serial=SERIAL) as b:
+        await start(b)
+        b.meter.configure(MS=OTHER_SERIAL)
+        await asyncio.sleep(3)
+        posts = b.posts()
+        assert SERIAL in await stop_fails(b)
+        await asyncio.sleep(20)
+        assert b.posts() == posts
 
 
 @virtual
@@ -205,42 +233,26 @@ async def test_an_exchanged_meter_is_an_error_in_the_log_and_initialised_anew(ca
     async with bench() as b:
         await b.until_live()
         await asyncio.sleep(1)
-        b.meter.configure(MS="1SIM0000000099", private_key=SECRET + 1)
+        exchange(b)
         b.meter.power_cycle(off_s=1, boot_s=0.5)
         await asyncio.sleep(20)
         assert b.posts() == ["/gw", "/gw"]
-        assert len(b.station.keys) == 2
-        assert b.station.keys[0] != b.station.keys[1]
-    errors = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
-    assert "1SIM0000000042" in errors[0]
-    assert "1SIM0000000099" in errors[0]
-    assert len(errors) == 1
-
-
-@virtual
-async def test_what_makes_up_serials_without_end_fills_no_log(caplog: pytest.LogCaptureFixture) -> None:
-    async with bench() as b:
-        await b.until_live()
-        for number in range(50):
-            b.meter.configure(MS=f"1SIM{number}")
-            await asyncio.sleep(3)
-        assert len(b.station.values) >= 50
-    errors = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-    assert "exchanged 16 times" in errors[-1]
-    assert len(errors) == 17
+        assert len(set(b.station.keys)) == len(b.station.keys) == 2
+    (error,) = logged(caplog, level=logging.ERROR)
+    assert SERIAL in error
+    assert OTHER_SERIAL in error
 
 
 @virtual
 async def test_another_key_of_the_same_meter_is_an_error_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     async with bench() as b:
         await b.until_live()
-        b.meter.configure(MS=SERIAL, private_key=SECRET + 1)
+        exchange(b, SERIAL)
         b.meter.power_cycle(off_s=1, boot_s=0.5)
         await asyncio.sleep(10)
         assert len(b.station.keys) == 2
-    errors = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
-    assert len(errors) == 1
-    assert "public key changed" in errors[0]
+    (error,) = logged(caplog, level=logging.ERROR)
+    assert "public key changed" in error
 
 
 # --- commands before ticks ---
@@ -248,46 +260,72 @@ async def test_another_key_of_the_same_meter_is_an_error_in_the_log(caplog: pyte
 
 @virtual
 async def test_a_stalled_reading_gives_way_to_a_command_after_half_a_second() -> None:
-    loop = asyncio.get_running_loop()
     async with bench() as b:
         await b.until_live()
         await asyncio.sleep(0.5)
         b.meter.faults.add(Fault("stall", node="/metervalue", delay_s=30))
         await asyncio.sleep(0.7)
-        before = loop.time()
-        assert (await b.driver.start_transaction(request())).status is OK
-        assert loop.time() - before < 0.35
+        before_s = now_s()
+        await start(b)
+        assert now_s() - before_s < 0.35
         await asyncio.sleep(4)
         assert not b.station.raised
 
 
 @virtual
+async def test_a_slow_reading_is_let_finish_within_half_a_second() -> None:
+    async with live_bench() as b:
+        await asyncio.sleep(0.9)
+        b.meter.faults.add(Fault("drip", node="/metervalue", delay_s=0.0005))
+        count = len(b.station.values)
+        await asyncio.sleep(0.15)
+        assert len(b.station.values) == count
+        await start(b)
+        assert len(b.station.values) == count + 1
+
+
+@pytest.mark.parametrize("after_tick_s", [0.05, 0.3])
+@virtual
+async def test_a_reading_is_not_cut_short_by_the_end_of_a_wait(
+    after_tick_s: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with live_bench() as b:
+        b.meter.faults.add(Fault("refuse", node="/gw", count=1000), Fault("refuse", node="/metervalue"))
+        await asyncio.sleep(2 + after_tick_s)
+        b.meter.faults.add(Fault("drip", node="/metervalue", count=5, delay_s=0.0008))
+        caplog.clear()
+        await start_fails(b)
+        assert "no live value" not in caplog.text
+
+
+@virtual
 async def test_live_values_and_faults_go_on_while_a_command_waits() -> None:
-    async with bench(stop_current_wait_ms=10_000) as b:
-        await b.until_live()
-        assert (await b.driver.start_transaction(request())).status is OK
+    async with live_bench(stop_current_wait_ms=10_000) as b:
+        await start(b)
         b.meter.set_load(10, 400)
         count = len(b.station.values)
-        stop = asyncio.create_task(b.driver.stop_transaction("T-1"))
+        stopping = asyncio.create_task(own_receipt(b))
         await asyncio.sleep(8)
         assert len(b.station.values) - count >= 8
         b.meter.clear_load()
-        assert (await stop).status is OK
+        await stopping
 
 
 @virtual
 async def test_commands_are_done_in_the_order_of_the_station() -> None:
-    async with bench() as b:
-        await b.until_live()
-        b.meter.set_load(0, 0)
+    async with live_bench() as b:
+        driver = b.driver
         answers = await asyncio.gather(
-            b.driver.start_transaction(request("A")),
-            b.driver.stop_transaction("A"),
-            b.driver.start_transaction(request("B")),
-            b.driver.stop_transaction("B"),
+            driver.start_transaction(request("A")),
+            driver.stop_transaction("A"),
+            driver.start_transaction(request("B")),
+            driver.stop_transaction("B"),
         )
         assert [answer.status for answer in answers] == [OK] * 4
         assert [record.ID for record in b.meter.signed] == ["04ABA", "04ABB"]
+
+
+# --- the run ---
 
 
 class BrokenStation(RememberingStation):
@@ -309,48 +347,32 @@ async def test_a_station_that_fails_does_not_stop_the_driver(caplog: pytest.LogC
         await asyncio.sleep(3)
         b.meter.faults.add(Fault("refuse", node="/metervalue", count=3))
         await asyncio.sleep(5)
-        assert (await b.driver.start_transaction(request())).status is OK
+        await start(b)
         assert "does not take" in caplog.text
 
 
 @virtual
-async def test_a_driver_that_is_not_running_answers() -> None:
-    async with bench() as b:
-        await b.until_live()
-        b.task.cancel()
-        await asyncio.gather(b.task, return_exceptions=True)
-        started = await b.driver.start_transaction(request())
-        stopped = await b.driver.stop_transaction("")
-        assert "not running" in started.error
-        assert "not running" in stopped.error
-
-
-@virtual
-async def test_a_command_under_way_is_answered_when_the_driver_stops() -> None:
+async def test_a_command_is_answered_when_the_driver_stops_and_while_it_does_not_run() -> None:
     async with bench() as b:
         await b.until_live()
         b.meter.faults.add(Fault("stall", node="/gw", delay_s=30))
-        start = asyncio.create_task(b.driver.start_transaction(request()))
-        stop = asyncio.create_task(b.driver.stop_transaction(""))
+        commands = [asyncio.create_task(start_fails(b)), asyncio.create_task(stop_fails(b, ""))]
         await asyncio.sleep(1)
-        b.task.cancel()
-        await asyncio.gather(b.task, return_exceptions=True)
-        assert "stopping" in (await start).error
-        assert "stopping" in (await stop).error
+        await stop_driver(b)
+        assert ["stopping" in await command for command in commands] == [True, True]
+        assert "not running" in await start_fails(b)
+        assert "not running" in await stop_fails(b, "")
 
 
 @virtual
 async def test_a_driver_may_run_again() -> None:
     async with bench() as b:
         await b.until_live()
-        assert (await b.driver.start_transaction(request())).status is OK
-        b.task.cancel()
-        await asyncio.gather(b.task, return_exceptions=True)
-        again = asyncio.create_task(b.driver.run())
+        await start(b)
+        await stop_driver(b)
+        b.task = asyncio.create_task(b.driver.run())
         await asyncio.sleep(5)
-        assert (await b.driver.stop_transaction("T-1")).status is OK
-        again.cancel()
-        await asyncio.gather(again, return_exceptions=True)
+        await own_receipt(b)
 
 
 @virtual
@@ -366,6 +388,73 @@ async def test_cryptography_is_imported_in_a_worker_after_the_first_value(monkey
 
 
 @virtual
+async def test_a_defect_in_a_reading_does_not_end_the_run(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise RuntimeError("a defect")
+
+    async with live_bench() as b:
+        with monkeypatch.context() as defect:
+            defect.setattr(MeterClient, "metervalue", fails)
+            await asyncio.sleep(3)
+        assert "a defect" in caplog.text
+        count = len(b.station.values)
+        await asyncio.sleep(3)
+        assert len(b.station.values) > count
+
+
+@virtual
+async def test_a_meter_in_the_year_one_is_survived(caplog: pytest.LogCaptureFixture) -> None:
+    async with live_bench() as b:
+
+        def ancient(_method: str, node: str, answer: Answer) -> Answer:
+            if node == "metervalue":
+                value = json.loads(answer.body) | {"TM": "0001-01-01T00:00:05,000+0000 U"}
+                return Answer(200, json.dumps(value).encode())
+            return Answer(500) if node == "transaction" else answer
+
+        changed_answers(b, ancient)
+        await b.driver.start_transaction(request())
+        await b.driver.stop_transaction("T-1")
+        await asyncio.sleep(30)
+        assert not b.task.done()
+    assert "Traceback" not in caplog.text
+
+
+# --- what comes again and again fills no log and sends no storm ---
+
+
+@virtual
+async def test_what_makes_up_serials_without_end_fills_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    async with bench() as b:
+        await b.until_live()
+        for number in range(30):
+            b.meter.configure(MS=f"1SIM{number}")
+            await asyncio.sleep(3)
+        assert len(b.station.values) >= 30
+    assert "exchanged 16 times" in logged(caplog)[-1]
+    assert len(logged(caplog)) == 17
+
+
+@virtual
+async def test_two_meters_at_one_address_are_a_handful_of_log_lines(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    async with live_bench() as b:
+        serials = itertools.cycle((OTHER_SERIAL, SERIAL))
+
+        def other_serial(_method: str, node: str, answer: Answer) -> Answer:
+            body = answer.body.replace(SERIAL.encode(), next(serials).encode()) if node == "metervalue" else answer.body
+            return Answer(answer.status, body, answer.content_type)
+
+        changed_answers(b, other_serial)
+        caplog.clear()
+        await asyncio.sleep(100)
+        assert len(caplog.records) < 20
+        assert {value.meter_id for _, value in b.station.values} == {SERIAL}
+
+
+@virtual
 async def test_what_comes_and_goes_every_other_second_fills_no_log(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "iem_dcr")
     async with bench() as b:
@@ -374,11 +463,53 @@ async def test_what_comes_and_goes_every_other_second_fills_no_log(caplog: pytes
         for _ in range(150):
             b.meter.faults.add(Fault("garbage", node="/metervalue"))
             await asyncio.sleep(2)
-        lines = [record.message for record in caplog.records if record.levelno >= logging.INFO]
-    failed = [line for line in lines if "no live value" in line]
-    works = [line for line in lines if "works again" in line]
-    assert 20 <= len(failed) <= 30
-    assert 20 <= len(works) <= 30
-    assert len(lines) <= 70
-    assert sum("no live value" in record.message for record in caplog.records) == 150
-    assert any("more lines like the next" in line for line in lines)
+    assert 20 <= len(logged(caplog, "no live value", logging.INFO)) <= 30
+    assert 20 <= len(logged(caplog, "works again", logging.INFO)) <= 30
+    assert len(logged(caplog, level=logging.INFO)) <= 70
+    assert len(logged(caplog, "no live value", logging.DEBUG)) == 150
+    assert logged(caplog, "more lines like the next", logging.INFO)
+
+
+@virtual
+async def test_a_station_that_does_not_stop_asking_fills_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "iem_dcr.driver")
+    async with live_bench() as b:
+        exchange(b, SERIAL)
+        await start(b, "A")
+        caplog.clear()
+        for number in range(20):
+            await start(b, "A")
+            odd = request(f"B{number}", tariff_text="0,59 €", identification_level="INVALID", evse_id="another")
+            assert (await b.driver.start_transaction(odd)).status is TransactionRequestStatus.NOT_SUPPORTED
+            await stop_fails(b, f"B{number}")
+        assert len(caplog.records) == 5 * 5
+        await asyncio.sleep(60)
+        await stop_fails(b, "B1")
+    assert "more lines like the next were left out" in caplog.text
+
+
+@virtual
+async def test_an_end_that_no_station_waits_for_is_tried_now_and_then() -> None:
+    async with live_bench() as b:
+        await start(b)
+        b.meter.set_load(50, 400)
+        await stop_fails(b)
+        before = b.meter.request_counts["POST", "/receipt"]
+        await asyncio.sleep(600)
+        assert 20 <= b.meter.request_counts["POST", "/receipt"] - before <= 60
+
+
+@virtual
+async def test_a_meter_whose_clock_jumps_all_the_time_is_not_initialised_all_the_time() -> None:
+    async with live_bench() as b:
+        by_s = itertools.cycle((20, -20))
+
+        def jump(_method: str, node: str, answer: Answer) -> Answer:
+            if node == "metervalue":
+                b.meter.shift_clock(next(by_s))
+            return answer
+
+        changed_answers(b, jump)
+        before = sum(b.meter.request_counts.values())
+        await asyncio.sleep(100)
+        assert sum(b.meter.request_counts.values()) - before < 160

@@ -3,51 +3,51 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from iem_dcr import ocmf
-from iem_dcr.powermeter import TransactionRequestStatus, TransactionStopResponse
-from iem_dcr.simulator import Fault, SimulatorOptions
-from tests.support.bench import CI, SECRET, SERIAL, Bench, bench, request
+from iem_dcr.driver.timing import now_s
+from iem_dcr.simulator import Answer, Fault
+from tests.support.bench import CI, Bench, bench, meter_options, request
+from tests.support.driving import (
+    NOT_SUPPORTED,
+    OTHER_SERIAL,
+    SPOILED_BY_A_BEGIN,
+    UNEXPECTED_ERROR,
+    begin_by_hand,
+    changed_answers,
+    end_by_hand,
+    expect_refused,
+    live_bench,
+    own_receipt,
+    post,
+    run_again,
+    start,
+    start_fails,
+    stop,
+    stop_fails,
+)
 from tests.support.virtual_time import virtual
 
-OK = TransactionRequestStatus.OK
-NOT_SUPPORTED = TransactionRequestStatus.NOT_SUPPORTED
-UNEXPECTED_ERROR = TransactionRequestStatus.UNEXPECTED_ERROR
-BEGIN = b'{"TX":"B"}'
-RECEIPT = "/counter/v1/ocmf/receipt"
-
-
-def receipt_of(response: TransactionStopResponse) -> ocmf.Receipt:
-    assert response.status is OK, response.error
-    assert response.signed_meter_value is not None
-    return ocmf.parse(response.signed_meter_value.signed_meter_data)
-
-
-async def expect_refused(b: Bench, name: str) -> None:
-    """Stop a transaction whose start was refused: there is no receipt, and nothing was posted for it."""
-    posts = b.posts()
-    stopped = await b.driver.stop_transaction(name)
-    assert stopped.status is UNEXPECTED_ERROR
-    assert stopped.signed_meter_value is None
-    assert "refused" in stopped.error
-    assert b.posts() == posts
+if TYPE_CHECKING:
+    from iem_dcr.powermeter import TransactionRequestStatus
 
 
 def at_the_meter(b: Bench, since: int) -> list[tuple[str, str]]:
     return [(entry.method, entry.node) for entry in list(b.meter.requests)[since:]]
 
 
+# --- what is sent ---
+
+
 @virtual
 async def test_a_start_needs_six_requests_in_their_order() -> None:
-    async with bench() as b:
-        b.meter.set_load(0, 0)
-        await b.until_live()
-        assert (await b.driver.start_transaction(request("first"))).status is OK
-        assert (await b.driver.stop_transaction("first")).status is OK
+    async with live_bench() as b:
+        await start(b, "first")
+        await own_receipt(b, "first")
         since = len(b.meter.requests)
         assert (await b.driver.start_transaction(request())).to_json() == {"status": "OK"}
         assert at_the_meter(b, since) == [
@@ -67,7 +67,6 @@ async def test_a_start_needs_six_requests_in_their_order() -> None:
         ({"identification_status": "NOT_ASSIGNED"}, {}, '"IS":false,'),
         ({}, {"IL_default": "TRUSTED"}, '"IL":"TRUSTED"'),
         ({"identification_level": "SECURE"}, {"IL_default": "TRUSTED"}, '"IL":"SECURE"'),
-        ({"identification_level": "MISMATCH"}, {}, '"IL":"MISMATCH"'),
         ({"identification_flags": ["RFID_PSK", "OCPP_AUTH"]}, {}, '"IF":["RFID_PSK","OCPP_AUTH"]'),
         ({"identification_type": "EMAID", "identification_data": "DE8AA1A2B3C4D5"}, {}, '"ID":"DE8AA1A2B3C4D5"'),
         ({"identification_data": ""}, {}, '"ID":"T-1"'),
@@ -78,135 +77,113 @@ async def test_a_start_needs_six_requests_in_their_order() -> None:
 )
 @virtual
 async def test_what_is_signed(fields: dict[str, Any], settings: dict[str, Any], signed: str) -> None:
-    async with bench(**settings) as b:
-        b.meter.set_load(0, 0)
-        await b.until_live()
-        assert (await b.driver.start_transaction(request(**fields))).status is OK
-        receipt = receipt_of(await b.driver.stop_transaction("T-1"))
-        assert signed in receipt.text
-        assert f'"CI":"{CI}"' in receipt.text
+    async with live_bench(**settings) as b:
+        await start(b, **fields)
+        text = (await stop(b, "T-1")).text
+        assert signed in text
+        assert f'"CI":"{CI}"' in text
+
+
+@pytest.mark.parametrize("is_shown", [False, True])
+@virtual
+async def test_whether_the_id_is_shown_is_as_configured(*, is_shown: bool) -> None:
+    bodies: list[dict[str, object]] = []
+    async with live_bench(US=is_shown) as b:
+        handle = b.meter.handle
+
+        def noted(method: str, path: str, body: bytes = b"") -> Answer:
+            if path.endswith("/user"):
+                bodies.append(json.loads(body))
+            return handle(method, path, body)
+
+        b.meter.handle = noted  # type: ignore[method-assign]  # the meter of this test
+        await start(b)
+    assert [body["US"] for body in bodies] == [is_shown]
 
 
 @virtual
-async def test_ids_are_shortened_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+async def test_ids_are_shortened_in_the_log_and_left_out_where_the_meter_repeats_them(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     caplog.set_level(logging.INFO)
-    async with bench() as b:
-        b.meter.set_load(0, 0)
-        await b.until_live()
-        assert (await b.driver.start_transaction(request(identification_data="0123456789ABCDEF"))).status is OK
-        assert "0123456789ABCDEF" not in caplog.text
-        assert "01…(16)" in caplog.text
+    async with live_bench() as b:
+        await start(b, "A", identification_data="0123456789ABCDEF")
+        b.meter.faults.add(Fault("refuse", node="/user", body="bad user 04AB99887766", count=10))
+        assert "POST /user" in await start_fails(b, "B", identification_data="04AB99887766")
+    assert "01…(16)" in caplog.text
+    assert "POST /user" in caplog.text
+    for ID in ("0123456789ABCDEF", "04AB99887766"):
+        assert ID not in caplog.text
 
 
 @pytest.mark.parametrize("level", ["MISMATCH", "INVALID", "OUTDATED", "UNKNOWN"])
 @virtual
 async def test_an_error_level_is_passed_on_with_a_warning(level: str, caplog: pytest.LogCaptureFixture) -> None:
-    async with bench() as b:
-        await b.until_live()
-        assert (await b.driver.start_transaction(request(identification_level=level))).status is OK
-        assert level in caplog.text
+    async with live_bench() as b:
+        await start(b, identification_level=level)
+        assert f'"IL":"{level}"' in (await own_receipt(b)).text
+    assert level in caplog.text
+
+
+# --- what is refused ---
 
 
 @pytest.mark.parametrize("ID", ["04|AB", "04ÄB", "04\nAB"])
 @virtual
 async def test_an_id_that_cannot_be_signed_is_refused_before_anything_is_sent(ID: str) -> None:
-    async with bench() as b:
-        await b.until_live()
+    async with live_bench() as b:
         await asyncio.sleep(0.5)
         since = len(b.meter.requests)
-        refused = await b.driver.start_transaction(request(identification_data=ID))
-        assert refused.status is UNEXPECTED_ERROR
-        assert "ASCII" in refused.error
+        assert "ASCII" in await start_fails(b, identification_data=ID)
         assert at_the_meter(b, since) == []
-        await expect_refused(b, "T-1")
+        await expect_refused(b)
 
 
 @virtual
-async def test_a_foreign_evse_id_is_not_supported() -> None:
+async def test_what_a_station_sends_is_refused_where_it_cannot_be_read() -> None:
+    async with live_bench() as b:
+        values: tuple[object, ...] = (None, [], {}, {"transaction_id": "X"}, {"transaction_id": "X", "evse_id": 7})
+        for value in values:
+            assert (await b.driver.start_from_json(value)).status is UNEXPECTED_ERROR
+        assert "refused" in (await b.driver.stop_from_json("X")).error
+        assert (await b.driver.stop_from_json(7)).status is UNEXPECTED_ERROR
+
+
+@pytest.mark.parametrize("held", [CI, "FROZEN"])
+@virtual
+async def test_only_the_charge_point_that_the_meter_holds_is_supported_whatever_is_configured(held: str) -> None:
     async with bench() as b:
+        post(b, "gw", CT="EVSEID", CI=held, TM="2026-03-01T13:00:00,000+0100")
         await b.until_live()
-        refused = await b.driver.start_transaction(request(evse_id="DE*PNX*E1234567*1"))
-        assert refused.status is NOT_SUPPORTED
-        assert CI in refused.error
-        assert "DE*PNX*E1234567*1" in refused.error
+        for evse_id in ("DE*PNX*E1234567*1", *([] if held == CI else [CI, ""])):
+            refused = await b.driver.start_transaction(request(evse_id=evse_id))
+            assert refused.status is NOT_SUPPORTED
+            assert held in refused.error
+            assert evse_id in refused.error
         assert "/user" not in b.posts()
-        assert (await b.driver.start_transaction(request(evse_id=""))).status is OK
-
-
-@virtual
-async def test_what_the_meter_holds_counts_and_not_what_is_configured() -> None:
-    async with bench() as b:
-        b.meter.handle(
-            "POST", "/counter/v1/ocmf/gw", b'{"CT":"EVSEID","CI":"FROZEN","TM":"2026-03-01T13:00:00,000+0100"}'
-        )
-        await b.until_live()
-        assert (await b.driver.start_transaction(request(evse_id=""))).status is NOT_SUPPORTED
-        assert (await b.driver.start_transaction(request())).status is NOT_SUPPORTED
-        assert (await b.driver.start_transaction(request(evse_id="FROZEN"))).status is OK
+        await start(b, evse_id=held if held != CI else "")
 
 
 @pytest.mark.parametrize(("refuse", "status"), [(False, NOT_SUPPORTED), (True, UNEXPECTED_ERROR)])
 @virtual
 async def test_a_meter_in_error_is_not_supported(refuse: bool, status: TransactionRequestStatus) -> None:  # noqa: FBT001
-    async with bench(refuse_start_with_error=refuse) as b:
-        await b.until_live()
+    async with live_bench(refuse_start_with_error=refuse) as b:
         b.meter.configure(XC="0x0000, 0x00000000, 0x80, 0x00")
         refused = await b.driver.start_transaction(request())
         assert refused.status is status
         assert "0x80" in refused.error
 
 
-@virtual
-async def test_the_same_start_again_is_ok_without_touching_the_meter() -> None:
-    async with bench() as b:
-        await b.until_live()
-        assert (await b.driver.start_transaction(request())).status is OK
-        since = len(b.meter.requests)
-        assert (await b.driver.start_transaction(request())).status is OK
-        assert at_the_meter(b, since) == []
-        assert b.meter.state.begun == 1
-
-
-@virtual
-async def test_any_other_start_ends_what_runs_and_keeps_its_receipt() -> None:
-    async with bench() as b:
-        b.meter.set_load(0, 0)
-        await b.until_live()
-        assert (await b.driver.start_transaction(request("A"))).status is OK
-        await asyncio.sleep(3)
-        assert (await b.driver.start_transaction(request("B"))).status is OK
-        assert (b.meter.state.begun, b.meter.state.ended) == (2, 1)
-        first = receipt_of(await b.driver.stop_transaction("A"))
-        assert first.identification == "04ABA"
-        assert b.meter.running
-        assert receipt_of(await b.driver.stop_transaction("B")).identification == "04ABB"
-
-
-@virtual
-async def test_a_transaction_of_nobodys_is_ended_first() -> None:
-    async with bench() as b:
-        b.meter.set_load(0, 0)
-        b.meter.handle("POST", RECEIPT, BEGIN)
-        await b.until_live()
-        assert (await b.driver.start_transaction(request("A"))).status is OK
-        assert [record.ID for record in b.meter.signed] == [""]
-        assert receipt_of(await b.driver.stop_transaction("A")).identification == "04ABA"
-
-
 @pytest.mark.parametrize(("node", "of_a_round"), [("/user", 1), ("/receipt", 2)])
 @virtual
 async def test_a_refusal_is_met_with_as_many_tries_as_configured(node: str, of_a_round: int) -> None:
     """A round posts E and B to the same node."""
-    async with bench(resilience_transaction_request_retries=2) as b:
-        await b.until_live()
+    async with live_bench(resilience_transaction_request_retries=2) as b:
         b.meter.faults.add(Fault("refuse", node=node, method="POST", count=2 * of_a_round))
-        assert (await b.driver.start_transaction(request("A"))).status is OK
-        await asyncio.sleep(4)
-        assert (await b.driver.stop_transaction("A")).status is OK
+        await start(b, "A", for_s=4)
+        await own_receipt(b, "A")
         b.meter.faults.add(Fault("refuse", node=node, method="POST", count=3 * of_a_round))
-        refused = await b.driver.start_transaction(request("B"))
-        assert refused.status is UNEXPECTED_ERROR
-        assert f"POST {node}: refused with status 428" in refused.error
+        assert f"POST {node}: refused with status 428" in await start_fails(b, "B")
         assert not b.meter.running
         await expect_refused(b, "B")
 
@@ -216,78 +193,227 @@ async def test_a_start_that_fails_because_of_a_current_says_so() -> None:
     async with bench() as b:
         b.meter.set_load(12, 400)
         await b.until_live()
-        refused = await b.driver.start_transaction(request())
-        assert refused.status is UNEXPECTED_ERROR
-        assert b.driver.address in refused.error
-        assert "current of 12.0 A" in refused.error, "the meter's own reason is passed on"
+        error = await start_fails(b)
+        assert b.driver.address in error
+        assert "current of 12.0 A" in error, "the meter's own reason is passed on"
         assert b.meter.state.begun == 0
 
 
 @virtual
 async def test_a_start_waits_for_a_meter_that_is_not_there_yet() -> None:
-    loop = asyncio.get_running_loop()
     async with bench(powered=False) as b:
-        assert (await b.driver.start_transaction(request())).status is OK
-        assert 25 <= loop.time() < 30
+        await start(b)
+        assert 25 <= now_s() < 30
         await asyncio.sleep(1.5)
         assert b.station.values
 
 
 @virtual
 async def test_a_start_at_a_meter_that_does_not_come_is_answered_in_time_and_says_so() -> None:
-    loop = asyncio.get_running_loop()
     async with bench() as b:
         b.meter.power_cycle(off_s=1000.0)
-        refused = await b.driver.start_transaction(request())
-        assert refused.status is UNEXPECTED_ERROR
-        assert b.driver.address in refused.error
-        assert "does not answer" in refused.error
-        assert loop.time() <= 30.0
-        await expect_refused(b, "T-1")
+        error = await start_fails(b)
+        assert b.driver.address in error
+        assert "does not answer" in error
+        assert now_s() <= 30.0
+        await expect_refused(b)
 
 
 @virtual
 async def test_a_start_before_the_first_initialisation_does_it() -> None:
     async with bench() as b:
-        assert (await b.driver.start_transaction(request())).status is OK
+        await start(b)
         assert b.posts() == ["/gw", "/receipt", "/user", "/receipt"]
 
 
 @virtual
 async def test_a_meter_that_was_powered_up_just_before_a_start_gets_its_charge_point_first() -> None:
-    async with bench() as b:
-        b.meter.set_load(0, 0)
-        await b.until_live()
+    async with live_bench() as b:
         await asyncio.sleep(5.2)
         b.meter.power_cycle(off_s=0.1, boot_s=0.1)
         await asyncio.sleep(0.3)
-        assert (await b.driver.start_transaction(request())).status is OK
-        assert f'"CI":"{CI}"' in receipt_of(await b.driver.stop_transaction("T-1")).text
+        await start(b)
+        assert f'"CI":"{CI}"' in (await own_receipt(b)).text
 
 
 @virtual
 async def test_a_reading_that_fails_does_not_fail_a_start() -> None:
-    async with bench() as b:
-        await b.until_live()
-        await asyncio.sleep(0.5)
-        starting = asyncio.create_task(b.driver.start_transaction(request()))
+    async with live_bench() as b:
+        starting = asyncio.create_task(start(b))
         while b.requests("POST", "/user") == 0:
             await asyncio.sleep(0)
         b.meter.faults.add(Fault("refuse", node="/metervalue"))
-        assert (await starting).status is OK
+        await starting
 
 
 @virtual
-async def test_receipts_are_found_without_an_earlier_pagination(caplog: pytest.LogCaptureFixture) -> None:
-    options = SimulatorOptions(
-        MS=SERIAL, private_key=SECRET, receipt_while_signing="previous", receipt_in_transaction="previous"
-    )
-    async with bench(options) as b:
-        b.meter.set_load(0, 0)
-        await b.until_live()
-        for name in ("A", "B"):
-            b.meter.faults.add(Fault("refuse", node="/transaction", count=100))
-            assert (await b.driver.start_transaction(request(name))).status is OK
-            await asyncio.sleep(2)
-            assert receipt_of(await b.driver.stop_transaction(name)).identification == f"04AB{name}"
-            b.meter.faults.clear()
+async def test_a_meter_that_comes_in_anothers_place_within_a_start_is_the_one_that_signs() -> None:
+    async with live_bench() as b:
+        await asyncio.sleep(0.2)
+
+        def exchanged(method: str, node: str, answer: Answer) -> Answer:
+            b.meter.configure(MS=OTHER_SERIAL)
+            return answer
+
+        changed_answers(b, exchanged)
+        await start(b)
+        assert (await own_receipt(b)).meter_serial == OTHER_SERIAL
+
+
+# --- what still runs ---
+
+
+@virtual
+async def test_any_other_start_ends_what_runs_and_keeps_its_receipt() -> None:
+    async with live_bench() as b:
+        await start(b, "A", for_s=3)
+        await start(b, "B")
+        assert (b.meter.state.begun, b.meter.state.ended) == (2, 1)
+        await own_receipt(b, "A")
+        assert b.meter.running
+        await own_receipt(b, "B")
+
+
+@virtual
+async def test_a_transaction_of_a_strangers_is_ended_first() -> None:
+    async with live_bench() as b:
+        begin_by_hand(b)
+        await start(b, "A")
+        assert [record.ID for record in b.meter.signed] == [""]
+        await own_receipt(b, "A")
+
+
+@virtual
+async def test_a_start_waits_for_the_receipt_of_what_was_ended_by_hand() -> None:
+    async with live_bench(meter_options(transaction_lag_s=2.0, receipt_in_transaction="empty")) as b:
+        await start(b, "A", for_s=5)
+        end_by_hand(b)
+        await start(b, "B")
+        await own_receipt(b, "A")
+        await own_receipt(b, "B")
+
+
+@virtual
+async def test_a_start_waits_for_the_receipt_of_what_ran_unknown_to_the_driver() -> None:
+    async with live_bench(meter_options(**SPOILED_BY_A_BEGIN)) as b:
+        begin_by_hand(b)
+        await asyncio.sleep(3)
+        end_by_hand(b)
+        await start(b, "A")
+        assert len(b.meter.signed) == 1
+        await own_receipt(b, "A")
+
+
+# --- the same start again ---
+
+
+@virtual
+async def test_the_same_start_again_is_ok_without_touching_the_meter() -> None:
+    async with live_bench() as b:
+        await start(b)
+        since = len(b.meter.requests)
+        await start(b)
+        assert at_the_meter(b, since) == []
+        assert b.meter.state.begun == 1
+
+
+@virtual
+async def test_a_start_whose_transaction_ended_by_itself_begins_again() -> None:
+    async with live_bench() as b:
+        await start(b)
+        b.meter.power_cycle(off_s=0.5, boot_s=0.5)
+        await asyncio.sleep(5)
+        assert not b.meter.running
+        await start(b)
+        assert b.meter.running
+
+
+@virtual
+async def test_a_start_repeated_after_a_stop_that_failed_goes_on() -> None:
+    async with live_bench(stop_current_wait_ms=0) as b:
+        await start(b)
+        b.meter.set_load(50, 400)
+        await stop_fails(b)
+        await start(b)
+        b.meter.clear_load()
+        await asyncio.sleep(15)
+        assert b.meter.running
+
+
+@virtual
+async def test_a_start_repeated_after_its_transaction_was_ended_unseen_is_not_taken_for_running() -> None:
+    async with live_bench() as b:
+        await start(b, for_s=3)
+        stopping = asyncio.create_task(stop_fails(b))
+        while b.meter.running:
+            await asyncio.sleep(0.001)
+        b.meter.faults.add(Fault("stall", count=100_000))
+        await stopping
+        await start_fails(b)
+
+
+# --- starts that are given up ---
+
+STALLED_B = Fault("stall", node="/receipt", method="POST", delay_s=2, acts=True)
+
+
+@virtual
+async def test_a_start_whose_caller_gave_up_does_not_run_on() -> None:
+    async with live_bench() as b:
+        b.meter.faults.add(Fault("stall", node="/user", delay_s=2))
+        caller = asyncio.create_task(start(b))
+        await asyncio.sleep(0.5)
+        caller.cancel()
+        await asyncio.sleep(15)
+        assert b.meter.state.begun == b.meter.state.ended
+        assert not b.meter.running
+
+
+@virtual
+async def test_a_start_whose_caller_gave_up_in_the_moment_of_its_answer_does_not_run_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "iem_dcr.driver")
+    async with live_bench() as b:
+        caller = asyncio.create_task(start(b))
+
+        class GiveUp(logging.Handler):
+            """What is logged last before the answer is given has the caller give up."""
+
+            def emit(self, record: logging.LogRecord) -> None:
+                if "begun for" in record.getMessage():
+                    caller.cancel()
+
+        log, handler = logging.getLogger("iem_dcr.driver"), GiveUp()
+        log.addHandler(handler)
+        with pytest.raises(asyncio.CancelledError):
+            await caller
+        log.removeHandler(handler)
+        await asyncio.sleep(15)
+        assert (b.meter.state.begun, b.meter.state.ended) == (1, 1)
+
+
+@virtual
+async def test_a_start_repeated_after_its_caller_gave_up_goes_on() -> None:
+    async with live_bench() as b:
+        await asyncio.sleep(0.1)
+        b.once_done("POST", "/user", STALLED_B)
+        caller = asyncio.create_task(start(b))
+        await asyncio.sleep(0.5)
+        caller.cancel()
+        await start(b)
+        await asyncio.sleep(15)
+        assert b.meter.running
+
+
+@virtual
+async def test_a_start_that_the_end_of_the_run_cut_short_is_ended_by_the_next_run() -> None:
+    async with live_bench() as b:
+        await asyncio.sleep(0.1)
+        b.once_done("POST", "/user", STALLED_B)
+        starting = asyncio.create_task(start_fails(b))
+        await asyncio.sleep(0.5)
+        assert b.meter.running
+        await run_again(b)
+        assert "stopping" in await starting
+        assert (b.meter.state.begun, b.meter.state.ended) == (1, 1)

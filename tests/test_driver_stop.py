@@ -1,252 +1,76 @@
-"""Stopping a transaction: its own receipt, the last one, or none; never another's."""
+"""Stopping a transaction: each row of the table in docs/architecture.md, what E waits for, and what is handed over."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-from typing import TYPE_CHECKING
+import json
 
 import pytest
 
 from iem_dcr import ocmf
-from iem_dcr.ocmf import Outcome
-from iem_dcr.powermeter import TransactionRequestStatus
-from iem_dcr.simulator import Fault, SimulatorOptions
-from tests.support.bench import SECRET, SERIAL, Bench, bench, request
+from iem_dcr.driver.timing import now_s
+from iem_dcr.simulator import Answer, Fault
+from tests.support.bench import SERIAL, bench, meter_options
+from tests.support.driving import (
+    FOR_GOOD,
+    SPOILED_BY_A_BEGIN,
+    begin_by_hand,
+    end_by_hand,
+    exchange,
+    expect_lost,
+    expect_refused,
+    fated,
+    live_bench,
+    own_receipt,
+    run_again,
+    session_by_hand,
+    start,
+    start_elsewhere,
+    start_fails,
+    stop,
+    stop_fails,
+)
 from tests.support.virtual_time import virtual
-from tests.test_driver_start import BEGIN, RECEIPT, expect_refused, receipt_of
 
-if TYPE_CHECKING:
-    from iem_dcr.driver import KeptReceipt
-
-OK = TransactionRequestStatus.OK
-UNEXPECTED_ERROR = TransactionRequestStatus.UNEXPECTED_ERROR
-END = b'{"TX":"E"}'
+UNKNOWN = pytest.mark.parametrize("transaction_id", ["", "never heard of"])
+"""What has no influence: an id that means nothing here, and none."""
+A_OR_NONE = pytest.mark.parametrize("transaction_id", ["A", ""])
 
 
-async def session(b: Bench, name: str = "T-1") -> str:
-    assert (await b.driver.start_transaction(request(name))).status is OK
-    return receipt_of(await b.driver.stop_transaction(name)).text
+# --- what is handed over ---
 
 
-@pytest.mark.parametrize("firmware", ["v1", "v2"])
-@pytest.mark.parametrize("wrapping", ["raw", "quoted", "braced", "json-string", "object"])
-@pytest.mark.parametrize("encoding", ["unpadded-der", "der", "raw"])
+@pytest.mark.parametrize(
+    ("firmware", "wrapping", "encoding"),
+    [
+        ("v1", "raw", "unpadded-der"),
+        ("v2", "quoted", "der"),
+        ("v1", "braced", "raw"),
+        ("v2", "json-string", "unpadded-der"),
+        ("v1", "object", "der"),
+        ("v2", "raw", "raw"),
+    ],
+)
 @virtual
 async def test_the_receipt_is_handed_over_byte_for_byte(firmware: str, wrapping: str, encoding: str) -> None:
-    options = SimulatorOptions(MS=SERIAL, private_key=SECRET).changed(
-        {"firmware": firmware, "receipt_wrapping": wrapping, "signature_encoding": encoding}
-    )
-    async with bench(options) as b:
-        b.meter.set_load(0, 0)
-        await b.until_live()
-        assert (await b.driver.start_transaction(request())).status is OK
-        stopped = await b.driver.stop_transaction("T-1")
-        value = stopped.to_json()["signed_meter_value"]
+    options = meter_options(firmware=firmware, receipt_wrapping=wrapping, signature_encoding=encoding)
+    async with live_bench(options) as b:
+        await start(b)
+        value = (await b.driver.stop_transaction("T-1")).to_json()["signed_meter_value"]
         assert isinstance(value, dict)
         assert value["signed_meter_data"] == b.meter.signed[-1].text
-        assert value["signing_method"] == ""
-        assert value["encoding_method"] == "OCMF"
+        assert (value["signing_method"], value["encoding_method"]) == ("", "OCMF")
         assert value["public_key"] == b.station.keys[-1]
-        assert ocmf.verify(receipt_of(stopped), value["public_key"]).outcome is Outcome.VALID
-
-
-@virtual
-async def test_the_live_value_after_the_end_is_published_before_the_answer() -> None:
-    async with bench() as b:
-        await b.until_live()
-        assert (await b.driver.start_transaction(request())).status is OK
-        await asyncio.sleep(3.5)
-        count = len(b.station.values)
-        stopped = await b.driver.stop_transaction("T-1")
-        after = b.station.values[count][1]
-        receipt = receipt_of(stopped)
-        assert receipt.end is not None
-        assert after.energy_wh_import == receipt.end.energy_wh
-
-
-@pytest.mark.parametrize("answer", ["refuse", "nothing", "previous"])
-@pytest.mark.parametrize("signing_s", [0.0, 0.12, 3.0, 30.0])
-@virtual
-async def test_the_receipt_is_awaited_and_never_an_older_one(answer: str, signing_s: float) -> None:
-    options = SimulatorOptions(MS=SERIAL, private_key=SECRET, signing_delay_s=signing_s).changed(
-        {"receipt_while_signing": answer, "receipt_in_transaction": answer}
-    )
-    loop = asyncio.get_running_loop()
-    async with bench(options) as b:
-        b.meter.set_load(0, 0)
-        await b.until_live()
-        for name in ("A", "B", "C"):
-            assert (await b.driver.start_transaction(request(name))).status is OK
-            before = loop.time()
-            assert receipt_of(await b.driver.stop_transaction(name)).identification == f"04AB{name}"
-            assert loop.time() - before <= max(2 * signing_s, signing_s + 0.26) + 0.03
-
-
-@virtual
-async def test_a_receipt_that_never_comes_from_receipt_comes_from_transaction() -> None:
-    async with bench() as b:
-        b.meter.set_load(0, 0)
-        await b.until_live()
-        assert (await b.driver.start_transaction(request())).status is OK
-        b.meter.faults.add(Fault("refuse", node="/receipt", method="GET", count=1000))
-        assert receipt_of(await b.driver.stop_transaction("T-1")).identification == "04ABT-1"
-
-
-# --- none running ---
-
-
-@pytest.mark.parametrize("transaction_id", ["", "never heard of"])
-@virtual
-async def test_the_last_receipt_whatever_the_id_where_nothing_is_known_of_it(transaction_id: str) -> None:
-    async with bench() as b:
-        b.meter.set_load(0, 0)
-        b.meter.handle("POST", RECEIPT, BEGIN)
-        b.meter.handle("POST", RECEIPT, END)
-        await asyncio.sleep(1)
-        assert receipt_of(await b.driver.stop_transaction(transaction_id)).text == b.meter.signed[-1].text
-        assert b.meter.state.ended == 1
-
-
-@virtual
-async def test_with_strict_ids_a_receipt_that_is_anothers_is_not_handed_over_as_the_last_one() -> None:
-    async with bench(strict_transaction_ids=True) as b:
-        b.meter.set_load(0, 0)
-        await b.until_live()
-        text = await session(b, "A")
-        refused = await b.driver.stop_transaction("never heard of")
-        assert refused.status is UNEXPECTED_ERROR
-        assert refused.signed_meter_value is None
-        assert "another" in refused.error
-        assert receipt_of(await b.driver.stop_transaction("")).text == text
-        assert receipt_of(await b.driver.stop_transaction("A")).text == text
-
-
-@pytest.mark.parametrize("firmware", ["v1", "v2"])
-@virtual
-async def test_an_error_when_there_has_never_been_one(firmware: str) -> None:
-    async with bench(SimulatorOptions(MS=SERIAL, private_key=SECRET).changed({"firmware": firmware})) as b:
-        await b.until_live()
-        stopped = await b.driver.stop_transaction("")
-        assert stopped.status is UNEXPECTED_ERROR
-        assert "none before" in stopped.error
-
-
-@virtual
-async def test_a_second_stop_returns_the_same_receipt_also_after_another_session() -> None:
-    async with bench() as b:
-        b.meter.set_load(0, 0)
-        await b.until_live()
-        first = await session(b, "A")
-        assert receipt_of(await b.driver.stop_transaction("A")).text == first
-        second = await session(b, "B")
-        assert receipt_of(await b.driver.stop_transaction("A")).text == first
-        assert receipt_of(await b.driver.stop_transaction("B")).text == second
-
-
-@virtual
-async def test_a_stop_for_an_unknown_id_ends_what_runs_and_its_own_id_has_that_receipt_too() -> None:
-    async with bench() as b:
-        b.meter.set_load(0, 0)
-        await b.until_live()
-        assert (await b.driver.start_transaction(request("A"))).status is OK
-        text = receipt_of(await b.driver.stop_transaction("B")).text
-        assert not b.meter.running
-        assert receipt_of(await b.driver.stop_transaction("A")).text == text
-        assert b.meter.state.ended == 1
-
-
-@pytest.mark.parametrize("transaction_id", ["", "from before the restart"])
-@virtual
-async def test_a_transaction_from_before_is_ended_and_handed_over(transaction_id: str) -> None:
-    async with bench() as b:
-        b.meter.set_load(0, 0)
-        b.meter.handle("POST", RECEIPT, BEGIN)
-        await b.until_live()
-        receipt = receipt_of(await b.driver.stop_transaction(transaction_id))
-        assert receipt.pagination == "T1"
-        assert receipt_of(await b.driver.stop_transaction(transaction_id)).text == receipt.text
-
-
-@virtual
-async def test_a_stop_of_what_runs_waits_for_a_meter_that_is_silent() -> None:
-    async with bench() as b:
-        b.meter.set_load(0, 0)
-        b.meter.handle("POST", RECEIPT, BEGIN)
-        await b.until_live()
-        b.meter.faults.add(Fault("stall", count=100_000))
-        stopping = asyncio.create_task(b.driver.stop_transaction("from before the restart"))
-        await asyncio.sleep(20)
-        b.meter.faults.clear()
-        assert receipt_of(await stopping).pagination == "T1"
-
-
-@virtual
-async def test_the_stop_of_a_refused_start_gets_nobodys_receipt() -> None:
-    async with bench() as b:
-        b.meter.set_load(0, 0)
-        await b.until_live()
-        await session(b, "A")
-        await b.driver.start_transaction(request("B", evse_id="another"))
-        await expect_refused(b, "B")
-        assert receipt_of(await b.driver.stop_transaction("A")).identification == "04ABA"
-
-
-# --- refusals and currents ---
-
-
-@virtual
-async def test_an_end_refused_because_of_a_current_is_tried_until_it_falls() -> None:
-    async with bench(resilience_transaction_request_retries=0) as b:
-        await b.until_live()
-        assert (await b.driver.start_transaction(request())).status is OK
-        b.meter.set_load(100, 400)
-        stop = asyncio.create_task(b.driver.stop_transaction("T-1"))
-        await asyncio.sleep(6)
-        b.meter.clear_load()
-        assert receipt_of(await stop).identification == "04ABT-1"
-
-
-@virtual
-async def test_an_end_that_is_refused_for_good_says_that_a_current_flows_and_is_made_later() -> None:
-    loop = asyncio.get_running_loop()
-    async with bench(stop_current_wait_ms=2000) as b:
-        await b.until_live()
-        assert (await b.driver.start_transaction(request())).status is OK
-        b.meter.set_load(100, 400)
-        before = loop.time()
-        stopped = await b.driver.stop_transaction("T-1")
-        assert stopped.status is UNEXPECTED_ERROR
-        assert b.driver.address in stopped.error
-        assert "a current still flows" in stopped.error
-        assert 1.9 <= loop.time() - before < 3.5
-        b.meter.clear_load()
-        await asyncio.sleep(12)
-        assert not b.meter.running
-        assert receipt_of(await b.driver.stop_transaction("T-1")).identification == "04ABT-1"
-        assert b.meter.state.ended == 1
-
-
-@virtual
-async def test_an_end_that_is_refused_without_a_current_is_tried_again_whatever_the_retries_are() -> None:
-    async with bench(resilience_transaction_request_retries=0) as b:
-        b.meter.set_load(0, 0)
-        await b.until_live()
-        assert (await b.driver.start_transaction(request())).status is OK
-        b.meter.faults.add(Fault("refuse", node="/receipt", method="POST", count=3))
-        assert receipt_of(await b.driver.stop_transaction("T-1")).identification == "04ABT-1"
-        assert b.meter.state.ended == 1
+        receipt = ocmf.parse(value["signed_meter_data"])
+        assert ocmf.verify(receipt, value["public_key"]).outcome is ocmf.Outcome.VALID
 
 
 @virtual
 async def test_a_stop_needs_four_requests_and_the_reading_after_it() -> None:
-    async with bench(SimulatorOptions(MS=SERIAL, private_key=SECRET, signing_delay_s=0.0)) as b:
-        b.meter.set_load(0, 0)
-        await b.until_live()
-        assert (await b.driver.start_transaction(request())).status is OK
-        await asyncio.sleep(2.5)
+    async with live_bench(meter_options(signing_delay_s=0.0)) as b:
+        await start(b, for_s=2.5)
         since = len(b.meter.requests)
-        assert receipt_of(await b.driver.stop_transaction("T-1")).identification == "04ABT-1"
+        await own_receipt(b)
         assert [(entry.method, entry.node) for entry in list(b.meter.requests)[since:]] == [
             ("GET", "/gw"),
             ("POST", "/receipt"),
@@ -256,75 +80,330 @@ async def test_a_stop_needs_four_requests_and_the_reading_after_it() -> None:
 
 
 @virtual
-async def test_a_reading_that_fails_does_not_fail_a_stop() -> None:
+async def test_the_live_value_after_the_end_is_published_before_the_answer() -> None:
+    async with bench() as b:
+        await b.until_live()
+        await start(b, for_s=3.5)
+        count = len(b.station.values)
+        receipt = await own_receipt(b)
+        assert receipt.end is not None
+        assert b.station.values[count][1].energy_wh_import == receipt.end.energy_wh
+
+
+@pytest.mark.parametrize(
+    ("shown", "signing_s"),
+    [("refuse", 0.0), ("nothing", 0.12), ("previous", 0.12), ("nothing", 3.0), ("previous", 3.0), ("refuse", 30.0)],
+)
+@virtual
+async def test_the_receipt_is_awaited_and_never_an_older_one(shown: str, signing_s: float) -> None:
+    options = meter_options(signing_delay_s=signing_s, receipt_while_signing=shown, receipt_in_transaction=shown)
+    async with live_bench(options) as b:
+        for name in ("A", "B", "C"):
+            await start(b, name)
+            before_s = now_s()
+            await own_receipt(b, name)
+            assert now_s() - before_s <= max(2 * signing_s, signing_s + 0.26) + 0.03
+
+
+# --- an id whose receipt is here ---
+
+
+@virtual
+async def test_a_receipt_that_is_in_memory_is_returned_again_and_what_runs_goes_on() -> None:
+    async with live_bench() as b:
+        await start(b, "A")
+        text = (await own_receipt(b, "A")).text
+        await start(b, "B")
+        posts = b.posts()
+        assert (await stop(b, "A")).text == text
+        assert b.posts() == posts
+        assert b.meter.running
+
+
+@virtual
+async def test_a_receipt_that_a_tick_has_found_is_returned_and_no_e_sent() -> None:
+    async with live_bench() as b:
+        await start(b, "A", for_s=3)
+        end_by_hand(b)
+        await asyncio.sleep(10)
+        posts = b.posts()
+        await own_receipt(b, "A")
+        assert b.posts() == posts
+
+
+# --- an id that was begun here and is open, uncertain or ended; or "" while one is ---
+
+
+@A_OR_NONE
+@virtual
+async def test_what_is_open_is_ended_and_its_receipt_returned(transaction_id: str) -> None:
+    async with live_bench() as b:
+        await start(b, "A")
+        assert (await stop(b, transaction_id)).identification == "04ABA"
+        assert b.meter.state.ended == 1
+
+
+@A_OR_NONE
+@virtual
+async def test_what_may_have_been_begun_is_ended_and_its_receipt_returned(transaction_id: str) -> None:
+    async with live_bench() as b:
+        lost = Fault("lose-answer", node="/receipt", method="POST")
+        b.once_done("POST", "/user", lost, Fault("refuse", status=503, count=FOR_GOOD))
+        await start_fails(b, "A")
+        assert b.meter.running
+        b.meter.faults.clear()
+        assert (await stop(b, transaction_id)).identification == "04ABA"
+        assert not b.meter.running
+
+
+@A_OR_NONE
+@virtual
+async def test_what_was_ended_and_is_still_being_signed_is_waited_for_without_another_e(transaction_id: str) -> None:
+    async with live_bench(meter_options(signing_delay_s=70.0)) as b:
+        await start(b, "A")
+        await stop_fails(b, "A")
+        posts = b.posts()
+        assert (await stop(b, transaction_id)).identification == "04ABA"
+        assert b.posts() == posts
+
+
+@pytest.mark.parametrize("idle_end", ["refuse", "accept"])
+@virtual
+async def test_a_transaction_that_the_meter_has_lost_is_an_error_once_it_is_certain(idle_end: str) -> None:
+    async with live_bench(fated("lost", idle_end=idle_end)) as b:
+        await start(b, "A")
+        b.meter.power_cycle(off_s=1, boot_s=1)
+        await asyncio.sleep(4)
+        before_s = now_s()
+        await expect_lost(b, "A")
+        assert 10 < now_s() - before_s < 25, "it is certain when nothing has run for 15 s"
+
+
+# --- an id that was begun here and is lost, or was begun on another serial ---
+
+
+@virtual
+async def test_what_is_lost_is_an_error_and_what_runs_goes_on() -> None:
+    async with live_bench(fated("lost")) as b:
+        await start(b, "A")
+        b.meter.power_cycle(off_s=1, boot_s=1)
+        await asyncio.sleep(40)
+        await start(b, "B")
+        await expect_lost(b, "A")
+        assert b.meter.running
+        await own_receipt(b, "B")
+
+
+@virtual
+async def test_what_was_begun_on_another_meter_is_an_error_that_names_it_and_what_runs_goes_on() -> None:
+    async with live_bench() as b:
+        await start(b, "A", for_s=3)
+        end_by_hand(b)
+        exchange(b)
+        b.meter.faults.add(Fault("refuse", node="/transaction", status=503, count=FOR_GOOD))
+        b.meter.faults.add(Fault("refuse", node="/receipt", method="GET", status=503, count=FOR_GOOD))
+        await asyncio.sleep(5)
+        begin_by_hand(b)
+        assert SERIAL in await stop_fails(b, "A")
+        assert b.meter.running
+
+
+# --- an id whose start was refused ---
+
+
+@virtual
+async def test_a_refused_start_is_an_error_and_what_a_start_of_ours_began_goes_on() -> None:
+    async with live_bench() as b:
+        await start_elsewhere(b, "A")
+        await expect_refused(b, "A")
+        await start(b, "B")
+        await expect_refused(b, "A")
+        assert b.meter.running
+        await own_receipt(b, "B")
+
+
+@virtual
+async def test_the_stop_of_a_refused_start_ends_what_no_start_of_ours_began() -> None:
+    async with live_bench() as b:
+        begin_by_hand(b)
+        await asyncio.sleep(2)
+        await start_elsewhere(b, "A")
+        await stop_fails(b, "A")
+        assert not b.meter.running
+
+
+# --- any other id, and "" ---
+
+
+@UNKNOWN
+@virtual
+async def test_without_influence_what_strangers_began_is_ended_and_its_receipt_returned(transaction_id: str) -> None:
+    async with live_bench() as b:
+        session_by_hand(b)
+        await asyncio.sleep(5)
+        begin_by_hand(b)
+        await asyncio.sleep(5)
+        for _ in range(2):
+            assert (await stop(b, transaction_id)).pagination == "T2"
+            assert not b.meter.running
+
+
+@UNKNOWN
+@virtual
+async def test_without_influence_the_last_receipt_is_returned_where_nothing_runs(transaction_id: str) -> None:
     async with bench() as b:
         b.meter.set_load(0, 0)
-        await b.until_live()
-        assert (await b.driver.start_transaction(request())).status is OK
-        ended = b.requests("POST", "/receipt")
-        stopping = asyncio.create_task(b.driver.stop_transaction("T-1"))
-        while b.requests("POST", "/receipt") == ended:
-            await asyncio.sleep(0)
-        b.meter.faults.add(Fault("refuse", node="/metervalue"))
-        assert receipt_of(await stopping).identification == "04ABT-1"
+        session_by_hand(b)
+        await asyncio.sleep(1)
+        assert (await stop(b, transaction_id)).text == b.meter.signed[-1].text
+        assert b.meter.state.ended == 1
 
 
-# --- verification and keeping ---
+@pytest.mark.parametrize(("transaction_id", "firmware"), [("", "v1"), ("never heard of", "v2")])
+@virtual
+async def test_without_influence_it_is_an_error_where_there_has_never_been_one(
+    transaction_id: str, firmware: str
+) -> None:
+    async with live_bench(meter_options(firmware=firmware)) as b:
+        assert "none before" in await stop_fails(b, transaction_id)
 
 
 @virtual
-async def test_a_receipt_that_does_not_verify_is_handed_over_with_an_error(caplog: pytest.LogCaptureFixture) -> None:
-    async with bench() as b:
-        b.meter.set_load(0, 0)
-        await b.until_live()
-        b.meter.configure(MS=SERIAL, private_key=SECRET + 1)
-        assert (await b.driver.start_transaction(request())).status is OK
-        assert receipt_of(await b.driver.stop_transaction("T-1")).text == b.meter.signed[-1].text
-        address = b.driver.address
-    (error,) = {record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR}
-    assert address in error
-    assert "does not verify" in error
+async def test_what_was_ended_for_another_id_has_its_receipt_under_its_own_as_well() -> None:
+    async with live_bench() as b:
+        await start(b, "A")
+        text = (await stop(b, "never heard of")).text
+        assert not b.meter.running
+        assert (await own_receipt(b, "A")).text == text
+        assert b.meter.state.ended == 1
 
 
 @virtual
-async def test_verification_can_be_switched_off(caplog: pytest.LogCaptureFixture) -> None:
-    async with bench(verify_receipts=False) as b:
-        b.meter.set_load(0, 0)
-        await b.until_live()
-        b.meter.configure(MS=SERIAL, private_key=SECRET + 1)
-        await session(b)
-    assert not caplog.records
-
-
-class Sink:
-    """Keeps receipts in a list, or fails to."""
-
-    def __init__(self, *, fails: bool = False) -> None:
-        self.kept: list[KeptReceipt] = []
-        self._fails = fails
-
-    async def keep(self, kept: KeptReceipt) -> None:
-        if self._fails:
-            raise OSError("no space left")
-        self.kept.append(kept)
+async def test_with_strict_ids_the_last_receipt_of_another_id_is_an_error() -> None:
+    async with live_bench(strict_transaction_ids=True) as b:
+        await start(b, "A")
+        await own_receipt(b, "A")
+        assert "another" in await stop_fails(b, "never heard of")
+        for transaction_id in ("", "A"):
+            assert (await stop(b, transaction_id)).identification == "04ABA"
 
 
 @virtual
-async def test_every_receipt_is_kept_before_it_is_handed_over() -> None:
-    sink = Sink()
-    async with bench(sink=sink) as b:
-        b.meter.set_load(0, 0)
-        await b.until_live()
-        text = await session(b)
-        assert {(kept.transaction_id, kept.receipt.text, kept.outcome) for kept in sink.kept} == {
-            ("T-1", text, Outcome.VALID)
-        }
+async def test_an_unknown_id_gets_the_receipt_of_what_ran_last_and_not_the_one_before() -> None:
+    async with live_bench(meter_options(**SPOILED_BY_A_BEGIN)) as b:
+        await start(b, "A")
+        before = await own_receipt(b, "A")
+        await asyncio.sleep(30)
+        begin_by_hand(b)
+        await asyncio.sleep(3)
+        end_by_hand(b)
+        assert (await stop(b, "another")).text == b.meter.signed[-1].text != before.text
+
+
+# --- refusals and currents ---
 
 
 @virtual
-async def test_a_keeper_that_fails_does_not_fail_a_stop(caplog: pytest.LogCaptureFixture) -> None:
-    async with bench(sink=Sink(fails=True)) as b:
+async def test_an_end_refused_because_of_a_current_is_tried_until_it_falls() -> None:
+    async with live_bench(resilience_transaction_request_retries=0) as b:
+        await start(b)
+        b.meter.set_load(100, 400)
+        stopping = asyncio.create_task(own_receipt(b))
+        await asyncio.sleep(6)
+        b.meter.clear_load()
+        await stopping
+
+
+@virtual
+async def test_an_end_that_is_refused_for_good_says_that_a_current_flows_and_is_made_later() -> None:
+    async with live_bench(stop_current_wait_ms=2000) as b:
+        await start(b)
+        b.meter.set_load(100, 400)
+        before_s = now_s()
+        error = await stop_fails(b)
+        assert b.driver.address in error
+        assert "a current still flows" in error
+        assert 1.9 <= now_s() - before_s < 3.5
+        b.meter.clear_load()
+        await asyncio.sleep(12)
+        assert not b.meter.running
+        await own_receipt(b)
+        assert b.meter.state.ended == 1
+
+
+@virtual
+async def test_an_end_that_is_refused_without_a_current_is_tried_again_whatever_the_retries_are() -> None:
+    async with live_bench(resilience_transaction_request_retries=0) as b:
+        await start(b)
+        b.meter.faults.add(Fault("refuse", node="/receipt", method="POST", count=3))
+        await own_receipt(b)
+        assert b.meter.state.ended == 1
+
+
+@virtual
+async def test_an_end_that_was_answered_and_ended_nothing_is_sent_again() -> None:
+    """As by another meter that is there for a moment."""
+    async with live_bench() as b:
+        await start(b, for_s=2)
+        handle = b.meter.handle
+
+        def not_acted_on(method: str, path: str, body: bytes = b"") -> Answer:
+            if (method, json.loads(body or b"{}")) == ("POST", {"TX": "E"}):
+                b.meter.handle = handle  # type: ignore[method-assign]
+                return Answer(200, b"")
+            return handle(method, path, body)
+
+        b.meter.handle = not_acted_on  # type: ignore[method-assign]
+        await own_receipt(b)
+        assert not b.meter.running
+
+
+@virtual
+async def test_readings_that_fail_or_stall_neither_fail_nor_hold_up_a_stop() -> None:
+    async with live_bench(meter_options(signing_delay_s=1.2)) as b:
+        for name, fault in (("A", Fault("refuse", node="/metervalue")), ("B", Fault("stall", node="/metervalue"))):
+            await start(b, name, for_s=2.3)
+            before_s, ended = now_s(), b.requests("POST", "/receipt")
+            stopping = asyncio.create_task(own_receipt(b, name))
+            while b.requests("POST", "/receipt") == ended:
+                await asyncio.sleep(0)
+            b.meter.faults.add(fault)
+            await stopping
+            assert now_s() - before_s < 2.1
+
+
+@virtual
+async def test_one_failed_reading_fails_no_stop_that_may_not_wait_for_the_meter() -> None:
+    async with bench(initial_connection_wait_ms=0) as b:
         b.meter.set_load(0, 0)
+        session_by_hand(b)
         await b.until_live()
-        await session(b)
-    assert "was not kept" in caplog.text
+        await asyncio.sleep(3.5)
+        b.meter.faults.add(Fault("server-error", node="/metervalue"))
+        assert (await stop(b, "old")).pagination == "T1"
+
+
+@virtual
+async def test_a_stop_whose_caller_gave_up_is_finished_and_its_receipt_kept() -> None:
+    async with live_bench() as b:
+        await start(b)
+        caller = asyncio.create_task(b.driver.stop_transaction("T-1"))
+        await asyncio.sleep(0.01)
+        caller.cancel()
+        await asyncio.gather(caller, return_exceptions=True)
+        await asyncio.sleep(2)
+        assert not b.meter.running
+        await own_receipt(b)
+
+
+@virtual
+async def test_a_stop_that_the_end_of_the_run_cut_short_is_made_up_for_by_the_next_run() -> None:
+    async with live_bench() as b:
+        await start(b, for_s=3)
+        b.meter.faults.add(Fault("stall", node="/receipt", method="POST", delay_s=2))
+        stopping = asyncio.create_task(stop_fails(b))
+        await asyncio.sleep(0.5)
+        await run_again(b)
+        assert "stopping" in await stopping
+        assert not b.meter.running
+        await own_receipt(b)

@@ -1,4 +1,4 @@
-"""Schedules with a phase: many of them never come due together, and none drifts."""
+"""When a meter is read: schedules that neither drift nor come due together, and meters that begin later."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from hypothesis import strategies as st
 from iem_dcr.config import Settings
 from iem_dcr.driver import MeterDriver, timing
 from iem_dcr.driver.timing import Schedule, now_s
-from iem_dcr.everest_api.meter_api import TURNS, MeterApi
-from iem_dcr.powermeter import TransactionRequestStatus
-from tests.support.bench import CI, RememberingStation, bench, request
-from tests.support.fake_bus import FakeBus
+from iem_dcr.everest_api.meter_api import TURNS, turn_of
+from tests.support.bench import CI, RememberingStation, bench
+from tests.support.driving import start, stop_driver
 from tests.support.virtual_time import virtual
 
 if TYPE_CHECKING:
@@ -38,21 +37,15 @@ def test_a_phase_is_kept(begin_s: float, phase: float, period_s: float) -> None:
 
 
 @virtual
-async def test_without_a_phase_it_begins_now() -> None:
+async def test_schedules_with_phases_come_due_apart_and_one_without_begins_now() -> None:
+    early, late = Schedule(1.0, 0.25), Schedule(1.0, 0.75)
+    assert abs(early.next_s - late.next_s) == pytest.approx(0.5)
     await asyncio.sleep(0.3)
     assert Schedule(1.0).next_s == now_s() + 1.0
 
 
-@virtual
-async def test_two_that_begin_together_come_due_apart() -> None:
-    early, late = Schedule(1.0, 0.25), Schedule(1.0, 0.75)
-    assert abs(early.next_s - late.next_s) == pytest.approx(0.5)
-
-
-@virtual
-async def test_the_meters_of_a_process_take_turns() -> None:
-    bus, settings = FakeBus(), Settings.of({"ip_address": "192.0.2.1"})
-    phases = Counter(MeterApi(f"pm{number}", settings, bus).driver._phase for number in range(1000))
+def test_the_meters_of_a_process_take_turns() -> None:
+    phases = Counter(turn_of(f"pm{number}") for number in range(1000))
     assert len(phases) == TURNS
     assert max(phases.values()) < 2 * 1000 / TURNS
 
@@ -60,9 +53,7 @@ async def test_the_meters_of_a_process_take_turns() -> None:
 @contextlib.asynccontextmanager
 async def one_that_begins_later(after_s: float) -> AsyncIterator[tuple[MeterDriver, RememberingStation]]:
     async with bench() as other:
-        other.task.cancel()
-        await asyncio.gather(other.task, return_exceptions=True)
-        other.meter.requests.clear()
+        await stop_driver(other)
         host, port = other.server.address.split(":")
         station = RememberingStation()
         settings = Settings.of({"ip_address": host, "port_http": int(port), "CI": CI})
@@ -88,5 +79,5 @@ async def test_a_meter_that_begins_later_is_left_alone_until_then() -> None:
 async def test_a_command_does_not_wait_for_a_meter_that_begins_later() -> None:
     async with one_that_begins_later(20.0) as (driver, _):
         before_s = now_s()
-        assert (await driver.start_transaction(request())).status is TransactionRequestStatus.OK
+        await start(driver)
         assert now_s() - before_s < 5.0

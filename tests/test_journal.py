@@ -19,14 +19,14 @@ import pytest
 from iem_dcr import ocmf
 from iem_dcr.driver.ports import FiledReceipt, KeptReceipt
 from iem_dcr.errors import ConfigError, JournalError
-from iem_dcr.journal import Journal, check_journal, forget, open_for_reading, open_journal
+from iem_dcr.journal import check_journal, forget, open_for_reading, open_journal
 from iem_dcr.journal.schema import APPLICATION_ID, VERSION
 from iem_dcr.ocmf import Outcome
-from tests.support.journals import ADDRESS, METER, StepWorker, entries, journal, kept, result, tuple_text
+from tests.support.driving import logged
+from tests.support.journals import ADDRESS, METER, desk, entries, journal, keep, kept, result, tuple_text
 from tests.support.shared import shared
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from iem_dcr.driver import ports
@@ -35,19 +35,6 @@ if TYPE_CHECKING:
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "receipts.db"
-
-
-def keep(path: Path, *receipts: KeptReceipt) -> None:
-    async def main() -> None:
-        async with journal(path) as opened:
-            for receipt in receipts:
-                await opened.keep(receipt)
-
-    asyncio.run(main())
-
-
-def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 # --- what is kept ---
@@ -74,8 +61,7 @@ def test_a_genuine_receipt(path: Path) -> None:
     receipt = ocmf.parse(shared("receipts/iem-dcr-2025-unpadded-der.ocmf").read_text("utf-8"))
     keep(path, KeptReceipt(receipt, "T-1", "", None, address=ADDRESS))
     (found,) = entries(path)
-    assert found.text == receipt.text
-    assert found.energy_wh == receipt.energy_wh
+    assert (found.text, found.energy_wh) == (receipt.text, receipt.energy_wh)
     assert found.begin_text in receipt.text
     assert found.begin_text != ""
     assert (found.outcome, found.accepted) == (None, True)
@@ -85,12 +71,12 @@ def test_a_genuine_receipt(path: Path) -> None:
     "text",
     [
         "OCMF|{}|{}",
-        'OCMF|{"RD":[]}|{}',
         'OCMF|{"RD":[1,{"TX":"B"},null,{"TM":3,"TX":"E"}],"PG":7,"MS":null}|{"SD":4}',
         'OCMF|{"ID":"\\ud800","MS":"\\u0000","PG":"' + "9" * 3000 + '"}|{}',
         'OCMF|{"RD":[{"TX":"B","RI":"1.8.0","RU":"kWh","RV":"1e99"},{"TX":"E","RV":"-1e-99"}]}|{}',
         'OCMF|{"TT":"€ä🎉"}|{}',
     ],
+    ids=["empty", "wrong types", "surrogates", "huge numbers", "beyond ASCII"],
 )
 def test_odd_tuples_are_kept_too(text: str, path: Path) -> None:
     keep(path, KeptReceipt(ocmf.parse(text), "\ud800", "\ud800", None, address="\ud800", meter="\ud800"))
@@ -117,21 +103,9 @@ def test_only_its_user_may_read_the_file(path: Path) -> None:
     asyncio.run(main())
     assert [file.name for file in path.parent.iterdir()] == [path.name]
     assert path.stat().st_mode & 0o777 == 0o600
-    connection = sqlite3.connect(path)
-    pragmas = ("user_version", "application_id", "journal_mode", "integrity_check")
-    assert [connection.execute(f"PRAGMA {name}").fetchone()[0] for name in pragmas] == [
-        VERSION, APPLICATION_ID, "wal", "ok",
-    ]  # fmt: skip
-    connection.close()
-
-
-def test_a_new_file_says_itself_what_it_is_and_not_only_its_log(path: Path) -> None:
-    worker = StepWorker()
-    opened = Journal(path, worker=worker)
-    worker.run()
-    head = path.read_bytes()
-    opened.abandon()
-    assert head[68:72] == APPLICATION_ID.to_bytes(4, "big")
+    pragmas = {"user_version": VERSION, "application_id": APPLICATION_ID, "journal_mode": "wal"}
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        assert {name: connection.execute(f"PRAGMA {name}").fetchone()[0] for name in pragmas} == pragmas
 
 
 # --- the same once ---
@@ -152,7 +126,7 @@ def test_a_later_sighting_tells_what_was_not_known(path: Path, caplog: pytest.Lo
     assert not one.accepted
     keep(path, kept(4, found=True, outcome=None, public_key=""))
     assert entries(path) == [one]
-    assert errors(caplog) == []
+    assert logged(caplog, level=logging.ERROR) == []
 
 
 @pytest.mark.parametrize(
@@ -160,29 +134,26 @@ def test_a_later_sighting_tells_what_was_not_known(path: Path, caplog: pytest.Lo
     [
         (kept(4, "T-2"), ["T-1"], "T4 of meter .* that of transaction T-1, and was now given for transaction T-2"),
         (kept(4, "T-2", ID="another"), ["T-1", "T-2"], "two different receipts with pagination T4; both are kept"),
-        (kept(4, "T-2", meter="1TST0000000002"), ["T-1", "T-2"], None),
+        (kept(4, "T-2", meter="1TST0000000002"), ["T-1", "T-2"], ""),
     ],
+    ids=["another id", "another receipt", "another meter"],
 )
 def test_what_is_wrong_beside_what_is_there(
-    second: KeptReceipt, ids: list[str], said: str | None, path: Path, caplog: pytest.LogCaptureFixture
+    second: KeptReceipt, ids: list[str], said: str, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     keep(path, kept(4, "T-1"), second)
     assert [found.transaction_id for found in entries(path)] == ids
-    assert len(errors(caplog)) == (said is not None)
-    if said is not None:
-        assert re.search(said, errors(caplog)[0])
+    errors = logged(caplog, level=logging.ERROR)
+    assert len(errors) == bool(said)
+    assert not said or re.search(said, errors[0])
 
 
 # --- found again ---
 
 
 def asked(path: Path, transaction_id: str, meter: str = METER, address: str = ADDRESS) -> FiledReceipt | None:
-    worker = StepWorker()
-    opened = Journal(path, worker=worker)
-    answer = opened.receipt_of(transaction_id, meter=meter, address=address)
-    worker.run()
-    opened.abandon()
-    return result(answer)
+    with desk(path) as made:
+        return made.receipt_of(transaction_id, meter, address)
 
 
 def test_a_receipt_is_found_by_its_transaction(path: Path) -> None:
@@ -198,9 +169,8 @@ def test_a_receipt_is_found_by_its_transaction(path: Path) -> None:
 
 def test_a_damaged_tuple_is_not_found(path: Path) -> None:
     keep(path, kept(1, "T-1"))
-    with sqlite3.connect(path) as connection:
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("UPDATE receipts SET tuple = replace(CAST(tuple AS TEXT), '451', '351')")
-    connection.close()
     assert asked(path, "T-1") is None
     (found,) = entries(path)
     assert not found.is_whole
@@ -244,28 +214,14 @@ def test_all_users_of_a_file_share_one_journal_and_its_thread(path: Path) -> Non
 
 
 def test_what_waits_is_one_commit(path: Path) -> None:
-    worker = StepWorker()
-    opened = Journal(path, worker=worker)
-    answers = [opened.keep(kept(number)) for number in range(600)]
-    assert opened.unwritten == 600
-    assert worker.step()
-    assert opened.unwritten == 100
-    assert len(entries(path)) == 500
-    worker.run()
-    assert [result(answer) for answer in answers] == [None] * 600
-    opened.abandon()
-
-
-def test_a_question_sees_what_was_given_before_it_and_nothing_later(path: Path) -> None:
-    worker = StepWorker()
-    opened = Journal(path, worker=worker)
-    answers = []
-    for number in range(3):
-        opened.keep(kept(number, f"T-{number}"))
-        answers.append(opened.recall(meter=METER, address=""))
-    worker.run()
-    assert [len(result(answer).receipts) for answer in answers] == [1, 2, 3]
-    opened.abandon()
+    with desk(path) as made:
+        answers = [made.journal.keep(kept(number)) for number in range(600)]
+        assert made.journal.unwritten == 600
+        assert made.worker.step()
+        assert made.journal.unwritten == 100
+        assert len(entries(path)) == 500
+        made.worker.run()
+        assert [result(answer) for answer in answers] == [None] * 600
 
 
 def test_different_days_to_keep_in_one_process_are_said_and_the_longest_holds(
@@ -278,9 +234,8 @@ def test_different_days_to_keep_in_one_process_are_said_and_the_longest_holds(
             await opened.close()
 
     asyncio.run(main())
-    assert [record.getMessage().partition("journal_keep_days: ")[2] for record in caplog.records] == [
-        "365 holds", "0 holds", "0 holds",
-    ]  # fmt: skip
+    held = [message.partition("journal_keep_days: ")[2] for message in logged(caplog)]
+    assert held == ["365 holds", "0 holds", "0 holds"]
 
 
 def test_closing_writes_what_waits_and_what_is_not_awaited_or_given_up_is_written_too(
@@ -300,7 +255,7 @@ def test_closing_writes_what_waits_and_what_is_not_awaited_or_given_up_is_writte
     asyncio.run(main())
     assert len(entries(path)) == 51
     assert not (path.parent / f"{path.name}-wal").exists()
-    assert [record.getMessage() for record in caplog.records] == [f"receipts are kept in journal {path}"]
+    assert logged(caplog, level=logging.INFO) == [f"receipts are kept in journal {path}"]
 
 
 def test_a_journal_serves_several_loops(path: Path) -> None:
@@ -320,9 +275,8 @@ def test_a_journal_serves_several_loops(path: Path) -> None:
 
 def test_a_newer_version_is_refused_and_left_as_it_is(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     keep(path, kept(1))
-    connection = sqlite3.connect(path)
-    connection.execute(f"PRAGMA user_version={VERSION + 1}")
-    connection.close()
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute(f"PRAGMA user_version={VERSION + 1}")
     before = path.read_bytes()
 
     async def main() -> None:
@@ -333,8 +287,9 @@ def test_a_newer_version_is_refused_and_left_as_it_is(path: Path, caplog: pytest
 
     asyncio.run(main())
     assert path.read_bytes() == before
-    assert len(errors(caplog)) == 3  # at the start, and once more for the last try
-    assert f"{path}: not written when the process ended: receipt T2 of meter {METER}" in errors(caplog)[-1]
+    errors = logged(caplog, level=logging.ERROR)
+    assert len(errors) == 3  # at the start, and once more for the last try
+    assert f"{path}: not written when the process ended: receipt T2 of meter {METER}" in errors[-1]
     with pytest.raises(ConfigError, match="install a newer iem-dcr"):
         check_journal(path)
     with pytest.raises(JournalError, match="install a newer iem-dcr"):
@@ -343,35 +298,24 @@ def test_a_newer_version_is_refused_and_left_as_it_is(path: Path, caplog: pytest
         forget(path, transaction_id="T-1")
 
 
-def foreign_database(path: Path) -> None:
-    connection = sqlite3.connect(path)
-    connection.execute("CREATE TABLE mine (x)")
-    connection.commit()
-    connection.close()
-
-
-def foreign_text(path: Path) -> None:
-    path.write_text("root:x:0:0:root:/root:/bin/sh\n" * 100)
-
-
-def foreign_bytes(path: Path) -> None:
-    path.write_bytes(bytes(range(255, 0, -1)) * 20)
-
-
-@pytest.mark.parametrize("make", [foreign_database, foreign_text, foreign_bytes])
-def test_another_programs_file_counts_as_empty_and_is_left_as_it_is(make: Callable[[Path], None], path: Path) -> None:
-    make(path)
+@pytest.mark.parametrize("what", ["a database", "a text", "bytes"])
+def test_another_programs_file_counts_as_empty_and_is_left_as_it_is(what: str, path: Path) -> None:
+    if what == "a database":
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            connection.execute("CREATE TABLE mine (x)")
+    else:
+        path.write_bytes(
+            b"root:x:0:0:root:/root:/bin/sh\n" * 100 if what == "a text" else bytes(range(255, 0, -1)) * 20
+        )
     before = path.read_bytes()
     problem = "(no journal of receipts|another program's database); change journal_path"
-
-    async def main() -> None:
-        async with journal(path) as opened:
-            assert (await opened.recall(meter=METER, address=ADDRESS)).entries == ()
-            assert await opened.receipt_of("T-1", meter=METER, address=ADDRESS) is None
-            with pytest.raises(JournalError, match=problem):
-                await opened.keep(kept(2))
-
-    asyncio.run(main())
+    with desk(path) as made:
+        assert made.recall().entries == ()
+        assert made.receipt_of("T-1") is None
+        answer = made.journal.keep(kept(2))
+        made.worker.run()
+        with pytest.raises(JournalError, match=problem):
+            result(answer)
     assert path.read_bytes() == before
     assert [file.name for file in path.parent.iterdir()] == [path.name]
     with pytest.raises(JournalError):
@@ -392,22 +336,18 @@ def test_a_place_where_no_file_can_be(
     tmp_path: Path, place: str, what: str, level: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").touch()
-    worker = StepWorker()
-    opened = Journal(tmp_path / place, worker=worker)
-    recalled = opened.recall(meter=METER, address=ADDRESS)
-    worker.run()
-    assert result(recalled).entries == ()
-    with pytest.raises(JournalError, match=what):
-        result(opened.keep(kept(2)))
-    assert opened.unwritten == 1
-    for _ in range(10):
-        worker.wait(3)
+    with desk(tmp_path / place) as made:
+        assert made.recall().entries == ()
+        with pytest.raises(JournalError, match=what):
+            result(made.journal.keep(kept(2)))
+        for _ in range(10):
+            made.worker.wait(3)
+        assert made.journal.unwritten == 1
     assert [record.levelno for record in caplog.records if record.levelno > logging.DEBUG] == [level]
     assert "a kill now loses" in caplog.text
     with pytest.raises(ConfigError, match=what):
         check_journal(tmp_path / place)
     assert [file.name for file in tmp_path.iterdir()] == ["file"]
-    assert opened.abandon() == 1
 
 
 def test_what_can_be_a_journal_passes_the_check(path: Path) -> None:
@@ -429,14 +369,20 @@ def test_what_can_be_a_journal_passes_the_check(path: Path) -> None:
 def test_reading_a_part(path: Path) -> None:
     receipts = [kept(number, f"T-{number % 3}", end=f"2026-03-0{number + 1}T10:00:00,000") for number in range(9)]
     other = replace(kept(20, "T-9"), receipt=ocmf.parse('OCMF|{"MS":"other","PG":"T20"}|{}'))
-    keep(path, *receipts, other)
+    keep(path, *receipts)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("UPDATE receipts SET kept_ms = kept_ms - 1000")
+    keep(path, other)
     all_entries = entries(path)
-    assert [found.pagination for found in all_entries] == [*(f"T{number}" for number in range(9)), "T20"]
-    assert [found.pagination for found in entries(path, transaction_id="T-1")] == ["T1", "T4", "T7"]
-    assert [found.pagination for found in entries(path, meter="other")] == ["T20"]
-    third, fifth = all_entries[2].end, all_entries[4].end
-    assert [found.pagination for found in entries(path, begin=third, end=fifth)] == ["T2", "T3"]
-    assert [found.pagination for found in entries(path, begin=all_entries[9].kept)] == ["T20"]
+
+    def paginations(**conditions: object) -> list[str]:
+        return [found.pagination for found in entries(path, **conditions)]
+
+    assert paginations() == [*(f"T{number}" for number in range(9)), "T20"]
+    assert paginations(transaction_id="T-1") == ["T1", "T4", "T7"]
+    assert paginations(meter="other") == ["T20"]
+    assert paginations(begin=all_entries[2].end, end=all_entries[4].end) == ["T2", "T3"]
+    assert paginations(begin=all_entries[9].kept) == ["T20"]
     with open_for_reading(path) as reader:
         assert [found.pagination for found in reader.latest(METER, 2)] == ["T8", "T7"]
         assert reader.entry(all_entries[3].id) == all_entries[3]
@@ -444,16 +390,13 @@ def test_reading_a_part(path: Path) -> None:
 
 
 def test_reading_goes_on_while_it_is_written_and_holds_nothing_up(path: Path) -> None:
-    async def main() -> None:
-        async with journal(path) as opened:
-            await asyncio.gather(*(opened.keep(kept(number)) for number in range(300)))
-            with open_for_reading(path) as reader:
-                reading = reader.entries()
-                assert next(reading).pagination == "T0"
-                await opened.keep(kept(300))
-                assert sum(1 for _ in reading) == 300
-
-    asyncio.run(main())
+    with desk(path) as made:
+        made.keep(*(kept(number) for number in range(300)))
+        with open_for_reading(path) as reader:
+            reading = reader.entries()
+            assert next(reading).pagination == "T0"
+            made.keep(kept(300))
+            assert sum(1 for _ in reading) == 300
 
 
 def test_reading_makes_nothing_and_leaves_nothing_behind(path: Path) -> None:

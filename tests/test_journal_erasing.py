@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from iem_dcr.errors import JournalError
-from iem_dcr.journal import Journal, forget
-from tests.support.journals import METER, NOW, StepWorker, entries, entry, journal, kept, result, tuple_text
+from iem_dcr.journal import forget
+from tests.support.driving import logged
+from tests.support.journals import METER, NOW, Desk, entries, entry, failure, journal, keep, kept, tuple_text
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
-
-    from iem_dcr.driver.ports import KeptReceipt
 
 DAY = timedelta(days=1)
 HOURS_S = 3600.0
@@ -28,15 +28,6 @@ NEVER_SET = datetime(1970, 1, 1, tzinfo=UTC)
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "receipts.db"
-
-
-def keep(path: Path, *receipts: KeptReceipt) -> None:
-    worker = StepWorker()
-    opened = Journal(path, worker=worker)
-    answers = [opened.keep(receipt) for receipt in receipts]
-    worker.run()
-    assert [result(answer) for answer in answers] == [None] * len(receipts)
-    opened.abandon()
 
 
 # --- erasing ---
@@ -136,20 +127,12 @@ def test_a_journal_that_is_none(path: Path) -> None:
 # --- what is old ---
 
 
-class Years:
-    """A journal whose host has the clock that a test gives it."""
-
-    def __init__(self, path: Path, keep_days: int = 365) -> None:
-        self.path = path
-        self.now = NOW
-        self.worker = StepWorker()
-        self.journal = Journal(path, keep_days, worker=self.worker, wall=lambda: self.now)
-        self.worker.run()
+class Years(Desk):
+    """A journal through which days pass."""
 
     def keep_at(self, number: int, now: datetime, **fields: str) -> None:
         self.now = now
-        self.journal.keep(kept(number, f"T-{number}", **fields))
-        self.worker.run()
+        self.keep(kept(number, f"T-{number}", **fields))
 
     def prune(self, first: datetime, days: int = 1) -> int:
         """Let days pass from a time of the host on; returns how many receipts are deleted."""
@@ -165,8 +148,11 @@ class Years:
 
 
 @pytest.fixture
-def years(path: Path) -> Years:
-    return Years(path)
+def years(path: Path) -> Iterator[Years]:
+    made = Years(path)
+    made.worker.run()
+    yield made
+    made.journal.abandon()
 
 
 def test_what_is_older_than_the_days_goes_and_is_overwritten(years: Years, caplog: pytest.LogCaptureFixture) -> None:
@@ -178,9 +164,8 @@ def test_what_is_older_than_the_days_goes_and_is_overwritten(years: Years, caplo
     assert len(years.left) == 500
     years.worker.wait(0.2 * HOURS_S)
     assert years.left == list(range(135, 500))
-    assert [record.getMessage().partition(": ")[2] for record in caplog.records] == [
-        "135 receipts older than 365 days were deleted"
-    ]
+    (told,) = logged(caplog, level=logging.INFO)
+    assert told.endswith(": 135 receipts older than 365 days were deleted")
     years.journal.keep_days = 30
     assert years.prune(NOW + DAY / 2) == 0
     assert years.prune(NOW + DAY) == 336
@@ -209,23 +194,19 @@ def test_a_host_without_a_clock_deletes_nothing_and_what_it_kept_is_not_old_when
     years.keep_at(3, NOW)
     assert years.prune(NOW, 29) == 0
     assert years.prune(NOW + 29 * DAY, 3) == 4
-    answer = years.journal.recall(meter=METER, address="")
-    years.worker.run()
-    assert [one.transaction_id for one in result(answer).entries] == ["N-1"]
+    assert [one.transaction_id for one in years.recall().entries] == ["N-1"]
 
 
 def test_entries_and_refused_ids_grow_old_too(years: Years) -> None:
     years.now = NOW - 400 * DAY
     years.journal.note(entry("N-1", noted=years.now))
-    years.journal.refused("R-1", meter=METER, address="")
+    years.refuse("R-1")
     years.now = NOW
     years.journal.note(entry("N-2", noted=NOW))
-    years.journal.refused("R-2", meter=METER, address="")
+    years.refuse("R-2")
     years.keep_at(1, NOW)
     years.prune(NOW)
-    answer = years.journal.recall(meter=METER, address="")
-    years.worker.run()
-    recalled = result(answer)
+    recalled = years.recall()
     assert [one.transaction_id for one in recalled.entries] == ["N-2"]
     assert recalled.refused == ("R-2",)
 
@@ -267,9 +248,7 @@ def test_a_pruning_that_fails_is_tried_again_hours_later(years: Years, caplog: p
     years.keep_at(1, NOW - 400 * DAY)
     years.keep_at(2, NOW)
     years.worker.now_s += HOURS_S
-    error = sqlite3.OperationalError("made by a test")
-    error.sqlite_errorcode = sqlite3.SQLITE_FULL
-    assert years.worker.step(error)
+    assert years.worker.step(failure("SQLITE_FULL"))
     assert "old receipts were not deleted: the disk is full" in caplog.text
     assert years.left == [1, 2]
     years.worker.wait(6 * HOURS_S)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import sqlite3
 import subprocess
@@ -14,13 +13,11 @@ import pytest
 
 from iem_dcr.driver.ports import FiledReceipt, NotedEntry, Recalled
 from iem_dcr.journal import Journal, check_journal, forget
-from tests.support.bench import SERIAL, bench, request
+from tests.support.bench import SERIAL
 from tests.support.disks import small_disk
+from tests.support.driving import live_bench, own_receipt, process, start, stop, stop_fails
 from tests.support.journals import ADDRESS, METER, StepWorker, entries, kept, result, tuple_text, virtual_journal
 from tests.support.virtual_time import virtual
-from tests.test_driver_journal import OK, driver
-from tests.test_driver_start import receipt_of
-from tests.test_driver_whose import live
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -80,7 +77,7 @@ OLD_ROWS = """
     INSERT INTO begun VALUES (1, '{meter}', '{address}', 'T-7', '04AB', 'T5', '2026-03-01T12:00:00+01:00', {noted_ms});
     INSERT INTO begun VALUES (2, 'another', 'elsewhere', 'T-7', '04AC', NULL, '', {noted_ms} + 1);
     INSERT INTO begun VALUES (3, '{meter}', '{address}', 'T-8', '04AD', NULL, '', {noted_ms} + 2);
-    INSERT INTO begun VALUES (4, '{meter}', '{address}', 'T-8', '04AE', '', '', {noted_ms} + 2000);
+    INSERT INTO begun VALUES (4, '{meter}', '{address}', 'T-8', '04ABT-8', '', '', {noted_ms} + 2000);
     INSERT INTO refused VALUES (1, '', '{address}', 'T-5', {noted_ms});
     INSERT INTO refused VALUES (2, '{meter}', '{address}', 'T-6', {noted_ms} + 1);
     INSERT INTO state VALUES ('trusted_clock_ms', {noted_ms}), ('pruned_ms', {noted_ms});
@@ -136,7 +133,7 @@ EXPECTED = Recalled(
     entries=(
         NotedEntry("T-7", "04AB", METER, ADDRESS, "T5", BEGAN, None, "lost", NOTED),
         noted("T-8", "04AD", None, "lost", 2),
-        noted("T-8", "04AE", "", "uncertain", 2000),
+        noted("T-8", "04ABT-8", "", "uncertain", 2000),
     ),
     refused=("T-5", "T-6"),
     receipts=(
@@ -171,18 +168,16 @@ def test_it_is_migrated_when_a_driver_opens_it_and_what_it_noted_counts(path: Pa
 @virtual
 async def test_a_driver_acts_on_what_it_noted(tmp_path: Path) -> None:
     path = tmp_path / "receipts.db"
-    async with bench() as b:
-        await live(b)
-        assert (await b.driver.start_transaction(request("T-8", identification_data="04AE"))).status is OK
-        await asyncio.sleep(2)
+    async with live_bench() as b:
+        await start(b, "T-8", for_s=2)
         write_old(path, SERIAL, b.driver.address)
-        async with virtual_journal(path) as journal, driver(b, journal) as (made, _):
+        async with virtual_journal(path) as journal, process(b, journal) as (made, _):
             for refused in ("T-5", "T-6"):
-                assert "was refused" in (await made.stop_transaction(refused)).error
+                assert "was refused" in await stop_fails(made, refused)
             assert b.meter.running
-            assert receipt_of(await made.stop_transaction("T-8")).identification == "04AE"
-            assert receipt_of(await made.stop_transaction("T-1")).text == tuple_text(2, meter=SERIAL)
-            assert receipt_of(await made.stop_transaction("T-8")).identification == "04AE"
+            await own_receipt(made, "T-8")
+            assert (await stop(made, "T-1")).text == tuple_text(2, meter=SERIAL)
+            await own_receipt(made, "T-8")
     assert version(path) == 2
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import sqlite3
 import subprocess
 import sys
 from dataclasses import replace
@@ -18,8 +19,9 @@ from iem_dcr.journal import Journal, open_for_reading, open_journal
 from iem_dcr.ocmf import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable
+    from collections.abc import AsyncIterator, Awaitable, Iterator
 
+    from iem_dcr.driver.ports import FiledReceipt, Recalled
     from iem_dcr.journal import Entry
     from iem_dcr.journal.worker import Unit
 
@@ -122,6 +124,61 @@ class StepWorker:
         self.run()
 
 
+class Desk:
+    """A journal on a file, whose units are done when a test says so, and what it answers.
+
+    Attributes:
+        now: the time of its host.
+    """
+
+    def __init__(self, path: Path, keep_days: int = 365) -> None:
+        self.path = path
+        self.now = NOW
+        self.worker = StepWorker()
+        self.journal = Journal(path, keep_days, worker=self.worker, wall=lambda: self.now)
+
+    def recall(self, meter: str = METER, address: str = ADDRESS) -> Recalled:
+        answer = self.journal.recall(meter=meter, address=address)
+        self.worker.run()
+        return result(answer)
+
+    def receipt_of(self, transaction_id: str, meter: str = METER, address: str = ADDRESS) -> FiledReceipt | None:
+        answer = self.journal.receipt_of(transaction_id, meter=meter, address=address)
+        self.worker.run()
+        return result(answer)
+
+    def refuse(self, transaction_id: str, meter: str = METER, address: str = ADDRESS) -> Awaitable[None]:
+        return self.journal.refused(transaction_id, meter=meter, address=address)
+
+    def keep(self, *receipts: KeptReceipt) -> None:
+        """Keep receipts; they are written when this returns."""
+        answers = [self.journal.keep(receipt) for receipt in receipts]
+        self.worker.run()
+        assert [result(answer) for answer in answers] == [None] * len(receipts)
+
+
+@contextlib.contextmanager
+def desk(path: Path, keep_days: int = 365) -> Iterator[Desk]:
+    made = Desk(path, keep_days)
+    try:
+        yield made
+    finally:
+        made.journal.abandon()
+
+
+def keep(path: Path, *receipts: KeptReceipt) -> None:
+    """Have a process of their own keep receipts."""
+    with desk(path) as made:
+        made.keep(*receipts)
+
+
+def failure(name: str) -> Exception:
+    """Make an error as SQLite raises it."""
+    error: Any = sqlite3.DatabaseError("made by a test")
+    error.sqlite_errorcode, error.sqlite_errorname = getattr(sqlite3, name), name
+    return error  # type: ignore[no-any-return]
+
+
 class LoopWorker:
     """Does the units of a journal on the running loop, each in no virtual time or so many seconds."""
 
@@ -173,37 +230,6 @@ async def _write(path: Path, first: int, count: int) -> None:
             _say(number)
 
 
-async def _small_files(path: Path, limit_bytes: int) -> None:
-    """Keep receipts until files may grow no further, then some more, and lift the limit on a word from outside."""
-    import resource  # noqa: PLC0415
-
-    from iem_dcr.errors import JournalError  # noqa: PLC0415
-
-    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, hard))
-    refused: list[int] = []
-    number = 0
-    async with journal(path) as opened:
-        while len(refused) < 50:
-            number += 1
-            try:
-                await opened.keep(kept(number))
-            except JournalError:
-                refused.append(number)
-        _say(f"{number} {refused[0]}")
-        await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
-        while True:
-            number += 1
-            try:
-                await opened.keep(kept(number))
-            except JournalError:
-                await asyncio.sleep(0.1)
-            else:
-                break
-        _say(number)
-
-
 def _killed_soon(path: Path, times: int) -> None:
     """Kill a process that is making the file after some time or other, and see that the next one can write it."""
     import os  # noqa: PLC0415
@@ -243,13 +269,11 @@ def _forbidden(path: Path) -> None:
 
     if os.geteuid() == 0:
         os.setuid(65534)
-    worker = StepWorker()
-    opened = Journal(path, worker=worker)
-    answer = opened.recall(meter=METER, address=ADDRESS)
-    opened.keep(kept(1))
-    worker.run()
-    os.environ |= {"STATE_DIRECTORY": str(path.parent), "XDG_STATE_HOME": str(path.parent)}
-    _say(f"{len(result(answer).receipts)} {opened.unwritten} {place()}")
+    with desk(path) as made:
+        made.journal.keep(kept(1))
+        receipts = made.recall().receipts
+        os.environ |= {"STATE_DIRECTORY": str(path.parent), "XDG_STATE_HOME": str(path.parent)}
+        _say(f"{len(receipts)} {made.journal.unwritten} {place()}")
 
 
 if __name__ == "__main__":
@@ -261,7 +285,5 @@ if __name__ == "__main__":
         asyncio.run(_write(Path(_path), int(_numbers[0]), int(_numbers[1])))
     elif _what == "forbidden":
         _forbidden(Path(_path))
-    elif _what == "killed-soon":
-        _killed_soon(Path(_path), int(_numbers[0]))
     else:
-        asyncio.run(_small_files(Path(_path), int(_numbers[0])))
+        _killed_soon(Path(_path), int(_numbers[0]))

@@ -74,7 +74,7 @@ class MeterApi:
         self.topics = Topics(module_id)
         self.takes_requests = False
         self._bus = bus
-        phase = _phase(module_id)
+        phase = turn_of(module_id)
         self._status = StatusPublisher(
             self.topics, bus, self._last_response_s, lambda: self.driver.public_key, phase=phase
         )
@@ -154,7 +154,7 @@ class MeterApi:
         return self.driver.last_response_s if self.driver.value is not None else None
 
 
-def _phase(module_id: str) -> float:
+def turn_of(module_id: str) -> float:
     """Return where in the second a meter is read, so that a thousand in one process do not all come due at once.
 
     Nor one by one: what the loop, the kernel and the broker do once for several meters costs each of them less.

@@ -10,13 +10,28 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from iem_dcr import ocmf
-from iem_dcr.powermeter import TransactionRequestStatus
-from iem_dcr.simulator import Fault, SimulatorOptions
-from tests.support.bench import CI, SECRET, SERIAL, Bench, bench, request
+from iem_dcr.simulator import Fault
+from tests.support.bench import CI, Bench, bench, meter_options
+from tests.support.driving import (
+    FOR_GOOD,
+    OTHER_SERIAL,
+    begin_by_hand,
+    exchange,
+    fated,
+    live_bench,
+    logged,
+    own_receipt,
+    post,
+    start,
+    start_fails,
+    stop,
+    stop_fails,
+)
 from tests.support.virtual_time import VirtualWall, virtual
 
-OK = TransactionRequestStatus.OK
 SUMMER = datetime(2026, 7, 1, 12, tzinfo=UTC)
+NEVER_SET = datetime(1970, 1, 1, tzinfo=UTC)
+TARIFF = "0,59 EUR/kWh"
 
 
 def gateway(b: Bench) -> dict[str, str]:
@@ -24,83 +39,52 @@ def gateway(b: Bench) -> dict[str, str]:
     return answer
 
 
-def clock_off(b: Bench) -> timedelta:
+def is_clock_right(b: Bench) -> bool:
     value = b.driver.value
     assert value is not None
     assert value.TM is not None
-    return value.TM.instant - b.wall()
+    return abs(value.TM.instant - b.wall()) <= timedelta(seconds=1)
+
+
+def freeze(b: Bench, CT: str, CI: str) -> None:
+    """Set up the meter before the driver does, for as long as it has power."""
+    post(b, "gw", CT=CT, CI=CI, TM="2026-03-01T13:00:00,000+0100")
+    b.meter.requests.clear()
 
 
 @virtual
 async def test_a_meter_that_was_powered_up_gets_charge_point_clock_and_tariff_once() -> None:
-    async with bench(TT_initial="0,59 EUR/kWh") as b:
+    async with bench(TT_initial=TARIFF) as b:
         await b.until_live()
         await asyncio.sleep(600)
         assert b.posts() == ["/gw", "/tariff"]
-        assert gateway(b)["CT"] == "EVSEID"
-        assert gateway(b)["CI"] == CI
-        assert abs(clock_off(b)) <= timedelta(seconds=1)
-
-
-@virtual
-async def test_the_first_value_comes_at_once_and_the_key_before_it() -> None:
-    async with bench() as b:
-        await b.until_live()
-        assert asyncio.get_running_loop().time() < 0.3
-        assert b.station.keys == [ocmf.public_key_der_hex(b.station.keys[0])]
-
-
-@virtual
-async def test_a_bare_key_is_published_as_der() -> None:
-    async with bench(SimulatorOptions(MS=SERIAL, private_key=SECRET, public_key_form="raw")) as b:
-        await b.until_live()
-        assert b.station.keys[0].startswith("3059301306072a8648ce3d0201")
-
-
-@virtual
-async def test_a_key_that_is_not_had_is_asked_for_again_and_never_published_empty() -> None:
-    async with bench() as b:
-        b.meter.faults.add(Fault("refuse", node="/publickey", count=3))
-        await b.until_live()
-        assert b.station.keys == []
-        await asyncio.sleep(60)
-        assert len(b.station.keys) == 1
-
-
-@virtual
-async def test_summer_time_is_written_as_the_offset_in_force() -> None:
-    async with bench(wall=VirtualWall(SUMMER), timezone="+0100") as b:
-        await b.until_live()
-        assert "+0200" in gateway(b)["TM"]
-        assert abs(clock_off(b)) <= timedelta(seconds=1)
+        assert (gateway(b)["CT"], gateway(b)["CI"]) == ("EVSEID", CI)
+        assert is_clock_right(b)
 
 
 @virtual
 async def test_a_meter_already_set_up_as_configured_is_a_plain_line(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     async with bench() as b:
-        b.meter.handle("POST", "/counter/v1/ocmf/gw", gw_body("EVSEID", CI))
-        b.meter.requests.clear()
+        freeze(b, "EVSEID", CI)
         await b.until_live()
         await asyncio.sleep(5)
         assert b.posts() == ["/datetime"]
-        assert abs(clock_off(b)) <= timedelta(seconds=1)
+        assert is_clock_right(b)
     assert f"already set up: CT EVSEID, CI {CI}" in caplog.text
-    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert not logged(caplog)
 
 
 @virtual
 async def test_other_frozen_values_are_a_warning_that_names_all(caplog: pytest.LogCaptureFixture) -> None:
     async with bench() as b:
-        b.meter.handle("POST", "/counter/v1/ocmf/gw", gw_body("CBIDC", "OTHER-7"))
-        b.meter.requests.clear()
+        freeze(b, "CBIDC", "OTHER-7")
         await b.until_live()
         await asyncio.sleep(20)
         assert b.posts() == ["/datetime"]
-    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert len(warnings) == 1
+    (warning,) = logged(caplog)
     for word in ("CBIDC", "OTHER-7", "EVSEID", CI, "power cycle"):
-        assert word in warnings[0]
+        assert word in warning
 
 
 @virtual
@@ -122,34 +106,37 @@ async def test_a_lost_answer_to_gw_is_settled_by_looking(kind: str, caplog: pyte
         b.meter.faults.add(Fault(kind, node="/gw", method="POST"))  # type: ignore[arg-type]  # one of the kinds
         await b.until_live()
         await asyncio.sleep(15)
-        acted = kind in ("lose-answer", "garbage-http", "wrong-length")
         assert gateway(b)["CI"] == CI
-        assert b.requests("POST", "/gw") == (1 if acted else 2)
+        assert b.requests("POST", "/gw") == (2 if kind in ("lose-request", "reset") else 1)
         assert "frozen" not in caplog.text
-        assert (await b.driver.start_transaction(request())).status is OK
+        await start(b)
 
 
+@pytest.mark.parametrize("kind", ["server-error", "lose-request"])
 @virtual
-async def test_a_meter_that_is_not_there_is_tried_without_end_and_reached_when_it_comes() -> None:
-    async with bench(powered=False, resilience_initial_connection_retry_delay=2000) as b:
-        await asyncio.sleep(24)
-        assert not b.station.values
-        await asyncio.sleep(3.2)
-        assert b.station.values
-        assert b.station.keys
+async def test_a_charge_point_that_cannot_be_set_is_a_warning_and_the_reason_of_a_refused_start(
+    kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with bench() as b:
+        b.meter.faults.add(Fault(kind, node="/gw", method="POST", count=FOR_GOOD))  # type: ignore[arg-type]  # one of the kinds
+        await b.until_live()
+        await asyncio.sleep(60)
+        error = await start_fails(b)
+        assert b.driver.address in error
+        assert "/gw" in error
+    assert logged(caplog, "/gw")
 
 
 @virtual
 async def test_nothing_but_questions_while_a_transaction_runs_and_the_rest_after_it() -> None:
-    async with bench(TT_initial="0,59 EUR/kWh") as b:
+    async with bench(TT_initial=TARIFF) as b:
         b.meter.set_load(0, 0)
-        b.meter.handle("POST", "/counter/v1/ocmf/receipt", b'{"TX":"B"}')
+        begin_by_hand(b)
         b.meter.requests.clear()
         await b.until_live()
         await asyncio.sleep(200)
         assert b.posts() == []
-        stopped = await b.driver.stop_transaction("")
-        assert stopped.status is OK
+        await stop(b, "")
         await asyncio.sleep(3)
         assert b.posts() == ["/gw", "/receipt", "/tariff"]
 
@@ -157,7 +144,7 @@ async def test_nothing_but_questions_while_a_transaction_runs_and_the_rest_after
 @pytest.mark.parametrize("after_s", [1.5, 30.5, 70.5])
 @virtual
 async def test_a_power_cycle_without_a_failed_reading_is_seen_by_the_clock(after_s: float) -> None:
-    async with bench(TT_initial="0,59 EUR/kWh") as b:
+    async with bench(TT_initial=TARIFF) as b:
         await b.until_live()
         await asyncio.sleep(after_s)
         b.meter.power_cycle(off_s=0.1, boot_s=0.1)
@@ -178,7 +165,47 @@ async def test_after_a_fault_a_meter_that_kept_its_setup_is_left_alone() -> None
         assert b.posts() == ["/gw"]
 
 
+# --- the public key ---
+
+
+@virtual
+async def test_the_first_value_comes_at_once_and_the_key_before_it() -> None:
+    async with bench() as b:
+        await b.until_live()
+        assert asyncio.get_running_loop().time() < 0.3
+        assert b.station.keys == [ocmf.public_key_der_hex(b.station.keys[0])]
+
+
+@virtual
+async def test_a_bare_key_is_published_as_der() -> None:
+    async with bench(meter_options(public_key_form="raw")) as b:
+        await b.until_live()
+        assert b.station.keys[0].startswith("3059301306072a8648ce3d0201")
+
+
+@virtual
+async def test_a_key_that_is_not_had_is_asked_for_again_and_never_published_empty() -> None:
+    async with bench() as b:
+        b.meter.faults.add(Fault("refuse", node="/publickey", count=3))
+        await b.until_live()
+        assert b.station.keys == []
+        await asyncio.sleep(60)
+        assert len(b.station.keys) == 1
+        exchange(b)
+        b.meter.faults.add(Fault("refuse", node="/publickey"))
+        await asyncio.sleep(100)
+        assert len(set(b.station.keys)) == 2
+
+
 # --- clock ---
+
+
+@virtual
+async def test_summer_time_is_written_as_the_offset_in_force() -> None:
+    async with bench(wall=VirtualWall(SUMMER), timezone="+0100") as b:
+        await b.until_live()
+        assert "+0200" in gateway(b)["TM"]
+        assert is_clock_right(b)
 
 
 @virtual
@@ -190,28 +217,22 @@ async def test_the_clock_is_set_every_interval() -> None:
 
 
 @virtual
-async def test_a_clock_that_is_off_is_set_at_most_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_clock_that_is_a_little_off_is_left_and_one_that_is_far_off_set_at_most_once_a_minute(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async with bench() as b:
         await b.until_live()
+        b.meter.shift_clock(4)
         await asyncio.sleep(100)
+        assert b.posts() == ["/gw"]
         b.meter.faults.add(Fault("refuse", node="/datetime", method="POST", count=3))
         b.meter.shift_clock(60)
         await asyncio.sleep(150)
         assert b.posts() == ["/gw", "/datetime", "/datetime", "/datetime"]
-        warnings = [record for record in caplog.records if "clock was not set" in record.getMessage()]
-        assert [record.levelno for record in warnings] == [logging.WARNING]
+        assert len(logged(caplog, "clock was not set")) == 1
         await asyncio.sleep(60)
-        assert abs(clock_off(b)) <= timedelta(seconds=1)
+        assert is_clock_right(b)
         assert not b.station.raised
-
-
-@virtual
-async def test_a_clock_that_is_a_little_off_is_left() -> None:
-    async with bench() as b:
-        await b.until_live()
-        b.meter.shift_clock(4)
-        await asyncio.sleep(600)
-        assert b.posts() == ["/gw"]
 
 
 @virtual
@@ -219,11 +240,11 @@ async def test_no_clock_is_set_while_a_transaction_runs() -> None:
     async with bench() as b:
         await b.until_live()
         await asyncio.sleep(61)
-        assert (await b.driver.start_transaction(request())).status is OK
+        await start(b)
         b.meter.shift_clock(60)
         await asyncio.sleep(200)
         assert "/datetime" not in b.posts()
-        assert (await b.driver.stop_transaction("T-1")).status is OK
+        await own_receipt(b)
         await asyncio.sleep(3)
         assert b.posts()[-1] == "/datetime"
 
@@ -232,11 +253,10 @@ async def test_no_clock_is_set_while_a_transaction_runs() -> None:
 async def test_a_host_without_a_clock_makes_gw_wait_and_never_sends_its_time_with_datetime(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async with bench(wall=VirtualWall(datetime(1970, 1, 1, tzinfo=UTC))) as b:
+    async with bench(wall=VirtualWall(NEVER_SET)) as b:
         await b.until_live()
         await asyncio.sleep(20)
-        refused = await b.driver.start_transaction(request())
-        assert "clock" in refused.error
+        assert "clock" in await start_fails(b)
         assert b.posts() == []
         await asyncio.sleep(30)
         assert b.posts() == ["/gw"]
@@ -246,20 +266,19 @@ async def test_a_host_without_a_clock_makes_gw_wait_and_never_sends_its_time_wit
         b.wall.set(SUMMER)
         await asyncio.sleep(2)
         assert b.posts() == ["/gw", "/datetime"]
-        assert abs(clock_off(b)) <= timedelta(seconds=1)
-    assert len([record for record in caplog.records if "the host's clock" in record.getMessage()]) == 3
+        assert is_clock_right(b)
+    assert len(logged(caplog, "the host's clock")) == 3
 
 
 @virtual
-async def test_a_transaction_that_went_on_over_a_power_cut_has_its_time_of_waiting_for_the_host_s_clock() -> None:
-    options = SimulatorOptions(MS=SERIAL, private_key=SECRET, charge_s=1.0, open_at_power_cut="running")
-    async with bench(options, wall=VirtualWall(datetime(1970, 1, 1, tzinfo=UTC))) as b:
+async def test_a_transaction_that_went_on_over_a_power_cut_has_its_time_of_waiting_for_the_hosts_clock() -> None:
+    async with bench(fated("running", charge_s=1.0), wall=VirtualWall(NEVER_SET)) as b:
         await asyncio.sleep(80)
-        assert (await b.driver.start_transaction(request("T-1"))).status is TransactionRequestStatus.OK
+        await start(b, "T-1")
         b.meter.power_cycle(off_s=1.0, boot_s=1.0)
         await asyncio.sleep(80)
         assert b.meter.running
-        assert (await b.driver.start_transaction(request("T-2"))).status is TransactionRequestStatus.OK
+        await start(b, "T-2")
         assert b.posts().count("/gw") == 2
 
 
@@ -274,7 +293,7 @@ async def test_gw_goes_as_soon_as_the_host_has_a_clock() -> None:
         assert "2026" in gateway(b)["TM"]
 
 
-# --- texts ---
+# --- tariff texts ---
 
 
 @virtual
@@ -282,34 +301,46 @@ async def test_a_tariff_text_is_put_into_a_readable_form_with_one_warning(caplog
     async with bench(TT_initial="0,59 €/kWh für alle | überall") as b:
         await b.until_live()
         assert b.meter.as_json()["TT"] == "0,59 EUR/kWh fuer alle / ueberall"
-    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert len(warnings) == 1
-    assert "€" in warnings[0]
-    assert "EUR" in warnings[0]
+    (warning,) = logged(caplog)
+    assert "€" in warning
+    assert "EUR" in warning
 
 
 @virtual
 async def test_a_refused_tariff_text_is_one_warning(caplog: pytest.LogCaptureFixture) -> None:
-    async with bench(TT_initial="0,59 EUR/kWh") as b:
+    async with bench(TT_initial=TARIFF) as b:
         b.meter.faults.add(Fault("refuse", node="/tariff"))
         await b.until_live()
         await asyncio.sleep(60)
         assert b.posts() == ["/gw", "/tariff"]
-        assert len([record for record in caplog.records if "tariff text" in record.getMessage()]) == 1
-        assert (await b.driver.start_transaction(request())).status is OK
+        assert len(logged(caplog, "tariff text")) == 1
+        await start(b)
 
 
 @virtual
-async def test_a_tariff_text_of_one_session_does_not_outlast_it() -> None:
-    async with bench(TT_initial="0,59 EUR/kWh") as b:
-        b.meter.set_load(0, 0)
-        await b.until_live()
-        for fields, signed in (({"tariff_text": "0,99 EUR/kWh"}, "0,99"), ({}, "0,59")):
-            assert (await b.driver.start_transaction(request(signed, **fields))).status is OK
-            stopped = await b.driver.stop_transaction(signed)
-            assert stopped.signed_meter_value is not None
-            assert f'"TT":"{signed} EUR/kWh"' in stopped.signed_meter_value.signed_meter_data
+async def test_an_exchanged_meter_gets_the_tariff_text_although_it_is_set_up() -> None:
+    async with live_bench(TT_initial=TARIFF) as b:
+        post(b, "tariff", TT="another")
+        b.meter.configure(MS=OTHER_SERIAL)
+        await asyncio.sleep(30)
+        assert b.meter.as_json()["TT"] == TARIFF
 
 
-def gw_body(CT: str, CI: str) -> bytes:
-    return json.dumps({"CT": CT, "CI": CI, "TM": "2026-03-01T13:00:00,000+0100"}).encode()
+@pytest.mark.parametrize("is_answered", [True, False])
+@virtual
+async def test_a_tariff_text_of_one_session_does_not_outlast_it(*, is_answered: bool) -> None:
+    async with live_bench(TT_initial=TARIFF) as b:
+        await start(b, "A", tariff_text="9,99 EUR/kWh")
+        if not is_answered:
+            b.meter.faults.add(Fault("lose-answer", node="/receipt", method="POST"))
+            stopping = asyncio.create_task(stop_fails(b, "A"))
+            while b.meter.running:
+                await asyncio.sleep(0.001)
+            b.meter.faults.add(Fault("reset", count=FOR_GOOD))
+            await stopping
+            b.meter.faults.clear()
+            await asyncio.sleep(30)
+        for name, signed in (("A", "9,99 EUR/kWh"), ("B", TARIFF)):
+            assert f'"TT":"{signed}"' in (await own_receipt(b, name)).text
+            if name == "A":
+                await start(b, "B")

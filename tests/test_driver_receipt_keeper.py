@@ -1,0 +1,214 @@
+"""Receipts are checked, kept and handed over; no check, keeper or defect withholds one."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from typing import TYPE_CHECKING, Any
+
+from iem_dcr import ocmf
+from iem_dcr.driver.ledger import Ledger
+from iem_dcr.driver.timing import now_s
+from iem_dcr.ocmf import Outcome
+from iem_dcr.simulator import Answer, Fault
+from tests.support.bench import SERIAL, Bench, bench, meter_options
+from tests.support.driving import (
+    OK,
+    Sink,
+    changed_answers,
+    exchange,
+    live_bench,
+    logged,
+    own_receipt,
+    session_by_hand,
+    start,
+    start_fails,
+)
+from tests.support.virtual_time import virtual
+
+if TYPE_CHECKING:
+    import pytest
+
+
+def fails(*_: object, **__: object) -> None:
+    raise RuntimeError("a defect")
+
+
+def changed_receipts(b: Bench, pattern: bytes, by: bytes, nodes: tuple[str, ...] = ("receipt", "transaction")) -> None:
+    """Have the meter show its receipts with something in them changed."""
+
+    def changed(method: str, node: str, answer: Answer) -> Answer:
+        body = re.sub(pattern, by, answer.body) if method == "GET" and node in nodes else answer.body
+        return Answer(answer.status, body, answer.content_type)
+
+    changed_answers(b, changed)
+
+
+# --- checked ---
+
+
+@virtual
+async def test_a_receipt_that_does_not_verify_is_handed_over_with_an_error(caplog: pytest.LogCaptureFixture) -> None:
+    async with live_bench() as b:
+        exchange(b, SERIAL)
+        await start(b)
+        assert (await own_receipt(b)).text == b.meter.signed[-1].text
+        (error,) = set(logged(caplog, level=logging.ERROR))
+        assert b.driver.address in error
+        assert "does not verify" in error
+
+
+@virtual
+async def test_a_valid_receipt_that_the_transparency_software_refuses_is_returned_and_one_error(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    sink = Sink()
+    async with live_bench(sink=sink) as b:
+        await start(b)
+        b.meter.configure(import_wh=100)
+        for _ in range(2):
+            assert (await own_receipt(b)).text == b.meter.signed[-1].text
+    assert {(kept.outcome, kept.accepted) for kept in sink.kept} == {(Outcome.VALID, False)}
+    (error,) = [line for line in logged(caplog, level=logging.ERROR) if "receipt" in line]
+    assert "receipt T1 has a valid signature, and the transparency software refuses it: the register falls" in error
+
+
+@virtual
+async def test_a_meter_that_signs_in_a_form_of_its_own_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
+    sink = Sink()
+    async with live_bench(meter_options(signature_encoding="raw"), sink=sink) as b:
+        await start(b)
+        await own_receipt(b)
+    assert {(kept.outcome, kept.accepted) for kept in sink.kept} == {(Outcome.VALID, True)}
+    assert not logged(caplog, level=logging.ERROR)
+
+
+@virtual
+async def test_verification_can_be_switched_off(caplog: pytest.LogCaptureFixture) -> None:
+    async with live_bench(verify_receipts=False) as b:
+        exchange(b, SERIAL)
+        await start(b)
+        await own_receipt(b)
+    assert not caplog.records
+
+
+@virtual
+async def test_a_verification_that_breaks_withholds_no_receipt(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(ocmf, "verify", fails)
+    async with live_bench() as b:
+        await start(b)
+        await own_receipt(b)
+    assert "could not be verified" in caplog.text
+
+
+@virtual
+async def test_a_receipt_damaged_on_its_way_is_fetched_once_more(caplog: pytest.LogCaptureFixture) -> None:
+    async with live_bench() as b:
+        changed_receipts(b, b'"ST":"G"', b'"ST":"N"', nodes=("receipt",))
+        await start(b)
+        assert (await own_receipt(b)).text == b.meter.signed[-1].text
+    assert len(logged(caplog, "does not verify", logging.ERROR)) == 1
+
+
+@virtual
+async def test_a_receipt_without_times_is_handed_over_all_the_same() -> None:
+    async with live_bench() as b:
+        changed_receipts(b, rb'"TM":"[^"]*",', b"")
+        await start(b)
+        stopped = await b.driver.stop_transaction("T-1")
+        assert stopped.signed_meter_value is not None
+        assert stopped.signed_meter_value.timestamp is None
+        assert [reading.TM for reading in (await own_receipt(b)).readings] == [None, None]
+
+
+@virtual
+async def test_a_receipt_without_pagination_is_matched_by_id_and_beginning() -> None:
+    async with live_bench() as b:
+        changed_receipts(b, b'"PG":"T1",', b"")
+        await start(b)
+        assert (await own_receipt(b)).pagination is None
+
+
+# --- kept ---
+
+
+@virtual
+async def test_every_receipt_is_kept_before_it_is_handed_over() -> None:
+    sink = Sink()
+    async with live_bench(sink=sink) as b:
+        await start(b)
+        text = (await own_receipt(b)).text
+        assert {(kept.transaction_id, kept.receipt.text, kept.outcome) for kept in sink.kept} == {
+            ("T-1", text, Outcome.VALID)
+        }
+
+
+@virtual
+async def test_what_is_found_is_shown_as_found_and_not_again_at_every_look() -> None:
+    sink = Sink()
+    async with bench(sink=sink) as b:
+        b.meter.set_load(0, 0)
+        session_by_hand(b)
+        await asyncio.sleep(5)
+        looks = b.requests("GET", "/transaction")
+        for _ in range(3):
+            b.meter.faults.add(Fault("refuse", node="/metervalue", status=503))
+            await asyncio.sleep(15)
+        assert b.requests("GET", "/transaction") >= looks + 3
+    assert [(kept.found, kept.transaction_id, kept.receipt.pagination) for kept in sink.kept] == [(True, "", "T1")]
+
+
+@virtual
+async def test_a_keeper_that_fails_does_not_fail_a_stop(caplog: pytest.LogCaptureFixture) -> None:
+    async with live_bench(sink=Sink(fails=True)) as b:
+        await start(b)
+        await own_receipt(b)
+    assert "was not kept" in caplog.text
+
+
+@virtual
+async def test_a_keeper_that_takes_longer_than_a_stop_may_withholds_nothing_and_keeps_in_the_end() -> None:
+    sink = Sink(takes_s=70)
+    async with live_bench(sink=sink) as b:
+        await start(b)
+        receipt = await own_receipt(b)
+        count = len(b.station.values)
+        await asyncio.sleep(10)
+        assert len(b.station.values) - count >= 9, "live values go on"
+        assert sink.kept == []
+        await asyncio.sleep(61)
+        assert {kept.receipt.text for kept in sink.kept} == {receipt.text}
+
+
+@virtual
+async def test_a_receipt_that_comes_at_the_last_moment_is_not_kept_back_by_its_check(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The worker threads are busy, and so is the disk: the receipt is handed over unchecked, but it is handed over."""
+    loop = asyncio.get_running_loop()
+    in_executor = loop.run_in_executor
+
+    def busy(executor: Any, func: Any, *args: Any) -> Any:
+        return loop.create_future() if func is ocmf.verify else in_executor(executor, func, *args)
+
+    async with live_bench(meter_options(signing_delay_s=57.5), sink=Sink(takes_s=1000)) as b:
+        await start(b)
+        monkeypatch.setattr(loop, "run_in_executor", busy)
+        before_s = now_s()
+        assert (await b.driver.stop_transaction("T-1")).status is OK
+        assert 57.5 < now_s() - before_s <= 60.0
+        monkeypatch.undo()
+
+
+@virtual
+async def test_a_defect_after_b_leaves_nothing_running(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with live_bench() as b:
+        with monkeypatch.context() as defect:
+            defect.setattr(Ledger, "on_begin_accepted", fails)
+            assert "internal error" in await start_fails(b)
+        assert b.meter.running
+        await asyncio.sleep(20)
+        assert (b.meter.state.begun, b.meter.state.ended) == (1, 1)
