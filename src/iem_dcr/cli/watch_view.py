@@ -60,35 +60,40 @@ class Picture:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Draw it in the size that the options give."""
-        height = options.height or console.size.height
-        for line in self._lines(options.max_width, height, ascii_only=options.ascii_only):
+        for line in self._lines(options.max_width, options.height or console.size.height, options.ascii_only):
             line.no_wrap = True
             line.overflow = "crop" if options.ascii_only else "ellipsis"
             yield line
 
-    def _lines(self, width: int, height: int, *, ascii_only: bool) -> Iterator[Text]:
+    def _lines(self, width: int, height: int, ascii_only: bool) -> Iterator[Text]:
         name = "iem-dcr watch  " if width >= RANGE_FROM_WIDTH else ""
         yield Text(f"{name}{self.now:%H:%M:%S}  {_summary(self.sights)}", "bold")
-        left = max(1, height - 2)
+        room = max(1, height - 2)
         bars = _bars_in(width)
-        step_s = _step_s(self.sights, bars)
-        blocks = self._blocks(left, width, bars, step_s, ascii_only=ascii_only)
-        if blocks is not None:
-            yield from blocks
-        else:
-            step_s = _step_s(self.sights, FEWEST_BARS)
-            room = len(self.sights) if self.stays else left
-            yield from _lines_of_many(self.sights, width, room, step_s, ascii_only=ascii_only)
-        yield Text(f"a bar is {duration(step_s)}{'' if self.stays else '   Ctrl-C ends'}", "dim")
+        layout = _Layout(width, bars, _step_s(self.sights, bars), ascii_only)
+        lines = [line for sight in self.sights[:room] for line in (Text(), *_block(sight, layout))]
+        if len(lines) > room or len(self.sights) > room:
+            layout = _Layout(width, FEWEST_BARS, _step_s(self.sights, FEWEST_BARS), ascii_only)
+            lines = [*_lines_of_many(self.sights, len(self.sights) if self.stays else room, layout)]
+        yield from lines
+        yield Text(f"a bar is {duration(layout.step_s)}{'' if self.stays else '   Ctrl-C ends'}", "dim")
 
-    def _blocks(self, left: int, width: int, bars: int, step_s: int, *, ascii_only: bool) -> list[Text] | None:
-        """Draw a block for each meter, or None as soon as they turn out not to fit."""
-        lines: list[Text] = []
-        for sight in self.sights:
-            lines += [Text(), *_block(sight, width, bars, step_s, ascii_only=ascii_only)]
-            if len(lines) > left:
-                return None
-        return lines
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """What there is room for.
+
+    Attributes:
+        width: of the window, in characters.
+        bars: of a chart.
+        step_s: seconds that a bar stands for.
+        ascii_only: nothing else can be written.
+    """
+
+    width: int
+    bars: int
+    step_s: int
+    ascii_only: bool
 
 
 def sparkline(
@@ -159,24 +164,38 @@ def _step_s(sights: Sequence[Sight], bars: int) -> int:
     return next((step_s for step_s in SECONDS_PER_BAR if (bars - 1) * step_s > span_s), SECONDS_PER_BAR[-1])
 
 
+def _chart(
+    sight: Sight, value: Callable[[Sample], float], layout: _Layout, least_span: float | None = None
+) -> tuple[str, float, float]:
+    return sparkline(
+        sight.samples,
+        value,
+        now_s=sight.now_s,
+        bars=layout.bars,
+        step_s=layout.step_s,
+        least_span=least_span,
+        ascii_only=layout.ascii_only,
+    )
+
+
 # --- a block for a meter ---
 
 
-def _block(sight: Sight, width: int, bars: int, step_s: int, *, ascii_only: bool) -> Iterator[Text]:
-    yield _heading(sight, ascii_only=ascii_only)
+def _block(sight: Sight, layout: _Layout) -> Iterator[Text]:
+    yield _heading(sight, layout)
     if sight.value is not None:
-        yield from _charts(sight, sight.value, width, bars, step_s, ascii_only=ascii_only)
-        yield from _facts(sight, sight.value, width)
+        yield from _charts(sight, sight.value, layout)
+        yield from _facts(sight, sight.value, layout.width)
     for trouble in troubles(sight):
         style = _STYLES["fault" if trouble.is_fault else "warning"]
-        yield from _wrapped(f"  {'!' if trouble.is_fault else '?'} ", "", shown(trouble.text), style, width)
+        yield from _wrapped(f"  {'!' if trouble.is_fault else '?'} ", "", shown(trouble.text), style, layout.width)
     if sight.value is None and sight.silent_since is None:
         yield Text("  asked, no answer yet", "dim")
 
 
-def _heading(sight: Sight, *, ascii_only: bool) -> Text:
+def _heading(sight: Sight, layout: _Layout) -> Text:
     state, style = _state(sight)
-    line = Text.assemble(("* " if ascii_only else "● ", style), (sight.address, "bold"), f"  {state}")
+    line = Text.assemble(("* " if layout.ascii_only else "● ", style), (sight.address, "bold"), f"  {state}")
     if sight.value is not None:
         line.append(f"  {shown(sight.value.MS)}")
     if sight.gateway is not None and sight.gateway.is_set:
@@ -184,7 +203,7 @@ def _heading(sight: Sight, *, ascii_only: bool) -> Text:
     return line
 
 
-def _charts(sight: Sight, value: MeterValue, width: int, bars: int, step_s: int, *, ascii_only: bool) -> Iterator[Text]:
+def _charts(sight: Sight, value: MeterValue, layout: _Layout) -> Iterator[Text]:
     rows: tuple[tuple[str, str, Callable[[Sample], float], float | None, float, str], ...] = (
         ("Power", kw(value.P), lambda sample: sample.power_w, None, 1000.0, "kW"),
         ("Voltage", measured(value.U2, "V"), lambda sample: sample.voltage_v, LEAST_SPAN_V, 1.0, "V"),
@@ -192,18 +211,10 @@ def _charts(sight: Sight, value: MeterValue, width: int, bars: int, step_s: int,
     )
     style = _STYLES["old"] if sight.silent_since is not None else ""
     for name, text, pick, least_span, divisor, unit in rows:
-        drawn, low, high = sparkline(
-            sight.samples,
-            pick,
-            now_s=sight.now_s,
-            bars=bars,
-            step_s=step_s,
-            least_span=least_span,
-            ascii_only=ascii_only,
-        )
+        drawn, low, high = _chart(sight, pick, layout, least_span)
         label = f"  {name:<{_LABEL_WIDTH - 2}}"
         line = Text.assemble((label, "dim"), (f"{text:>{_VALUE_WIDTH}}", style), (f"  {drawn}", "cyan"))
-        if width >= RANGE_FROM_WIDTH and sight.samples:
+        if layout.width >= RANGE_FROM_WIDTH and sight.samples:
             line.append(f"  {low / divisor:.1f} to {high / divisor:.1f} {unit}", "dim")
         yield line
 
@@ -236,37 +247,30 @@ def _transaction(sight: Sight) -> str:
 # --- a line for a meter ---
 
 
-def _lines_of_many(
-    sights: Sequence[Sight], width: int, height: int, step_s: int, *, ascii_only: bool
-) -> Iterator[Text]:
+def _lines_of_many(sights: Sequence[Sight], height: int, layout: _Layout) -> Iterator[Text]:
     """Draw a line for each meter; where they do not all fit, those in trouble are not the ones left out."""
     room = height if len(sights) <= height else max(1, height - 1)
     worst_first = sorted(range(len(sights)), key=lambda at: (not _is_in_fault(sights[at]), at))
     drawn = [sights[at] for at in sorted(worst_first[:room])]
-    address_width = min(max(len(sight.address) for sight in drawn), max(12, width // 3))
+    address_width = min(max(len(sight.address) for sight in drawn), max(12, layout.width // 3))
     for sight in drawn:
-        yield _row(sight, address_width, step_s, has_all=width >= ALL_VALUES_FROM_WIDTH, ascii_only=ascii_only)
+        yield _row(sight, address_width, layout)
     hidden = len(sights) - len(drawn)
     if hidden and height > 1:
         yield Text(f"and {hidden} more: a higher window shows them", "dim")
 
 
-def _row(sight: Sight, address_width: int, step_s: int, *, has_all: bool, ascii_only: bool) -> Text:
+def _row(sight: Sight, address_width: int, layout: _Layout) -> Text:
     value = sight.value
     cells: list[str] = []
     if value is not None and sight.silent_since is None:
-        bars, _, _ = sparkline(
-            sight.samples,
-            lambda sample: sample.power_w,
-            now_s=sight.now_s,
-            bars=FEWEST_BARS,
-            step_s=step_s,
-            ascii_only=ascii_only,
-        )
+        bars, _, _ = _chart(sight, lambda sample: sample.power_w, layout)
         cells = [kw(value.P), measured(value.U2, "V"), measured(value.I, "A"), bars]
     state, style = _state(sight)
     line = Text(f"{_cut(sight.address, address_width):<{address_width}}", style="bold")
-    for cell, width in list(zip(cells, _CELL_WIDTHS, strict=False))[: 4 if has_all else 1]:
+    for cell, width in list(zip(cells, _CELL_WIDTHS, strict=False))[
+        : 4 if layout.width >= ALL_VALUES_FROM_WIDTH else 1
+    ]:
         line.append(f"{cell:>{width}}", "not bold")
     return line.append(f"  {_short(sight, state)}", f"not bold {style}" if "bold" not in style else style)
 
