@@ -104,6 +104,7 @@ async def charge(
     """
     may_run = _MAY_RUN.format(meter.address)
     await interruption.break_off(_first_value(meter, view, connect_s), NOTHING_BEGAN)
+    view.starting(request.transaction_id)
     response = await interruption.see_through(meter.start_transaction(request), may_run)
     if response.status is not TransactionRequestStatus.OK:
         view.started(request, response)

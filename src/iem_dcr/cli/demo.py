@@ -124,8 +124,7 @@ async def _session(
     with _tools():
         from iem_dcr.cli.behind_everest import Links, MeterBehindEverest  # noqa: PLC0415  as in _broker
     console = output.console()
-    request = _request()
-    view = HumanView(output, request.transaction_id, seconds)
+    view = HumanView(output, seconds)
     async with Links(mqtt, f"demo_{secrets.token_hex(2)}") as links:
         await interruption.break_off(links.open(), NOTHING_BEGAN)
         _how_to_watch(console, mqtt, links.module_id)
@@ -134,7 +133,7 @@ async def _session(
             say(console, Text.assemble("In a browser (to stay: --keep-open): ", (page.url, "cyan"), "\n"))
             meter = MeterBehindEverest(settings, links, view, view, observed)
             async with running(meter):
-                status = await charge(meter, request, view, interruption, seconds=seconds, connect_s=CONNECT_S)
+                status = await charge(meter, _request(), view, interruption, seconds=seconds, connect_s=CONNECT_S)
                 if keep_open and status == 0:
                     say(console, f"\nThe meter is still driven, and the page shows it: {page.url}\nCtrl-C ends it.")
                     await interruption.wait()

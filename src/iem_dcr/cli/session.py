@@ -172,8 +172,7 @@ async def _session(
     as_json: bool,
 ) -> int:
     output = Output()
-    transaction_id = str(request["transaction_id"])
-    view: SessionView = JsonView(output, transaction_id) if as_json else HumanView(output, transaction_id, seconds)
+    view: SessionView = JsonView(output) if as_json else HumanView(output, seconds)
     with Interruption(_PATIENCE) as interruption:
         output.when_lost = interruption.ask_to_end
         gateway, value = await interruption.break_off(_ask(address, connect_s), NOTHING_BEGAN)

@@ -56,18 +56,15 @@ _VERIFIED = {Outcome.VALID: True, Outcome.INVALID: False, Outcome.NOT_CHECKED: N
 class SessionView:
     """Hears everything of one session, and leaves to its subclasses what is shown.
 
-    Args:
-        transaction_id: of the session's transaction.
-
     Attributes:
         live: set at every live value; whoever waits for the next one clears it.
         ended_elsewhere: set when the transaction has ended although this session did not ask for that.
     """
 
-    def __init__(self, transaction_id: str) -> None:
+    def __init__(self) -> None:
         self.live = asyncio.Event()
         self.ended_elsewhere = asyncio.Event()
-        self._transaction_id = transaction_id
+        self._transaction_id = ""
         self._own_receipts: list[KeptReceipt] = []
 
     # --- told by the driver ---
@@ -97,6 +94,10 @@ class SessionView:
             self.show_other_receipt(kept)
 
     # --- told by the session ---
+
+    def starting(self, transaction_id: str) -> None:
+        """Take the transaction that the session is about."""
+        self._transaction_id = transaction_id
 
     def started(self, request: TransactionReq, response: TransactionStartResponse) -> None:
         """Show the answer to the start."""
@@ -130,8 +131,8 @@ class SessionView:
 class JsonView(SessionView):
     """Writes events, one JSON object a line. Values are what a station would be given."""
 
-    def __init__(self, output: Output, transaction_id: str) -> None:
-        super().__init__(transaction_id)
+    def __init__(self, output: Output) -> None:
+        super().__init__()
         self._output = output
 
     def publish_powermeter(self, value: Powermeter) -> None:
@@ -182,12 +183,11 @@ class HumanView(SessionView):
 
     Args:
         output: where to.
-        transaction_id: of the session's transaction.
         seconds: how long the transaction is to run.
     """
 
-    def __init__(self, output: Output, transaction_id: str, seconds: float) -> None:
-        super().__init__(transaction_id)
+    def __init__(self, output: Output, seconds: float) -> None:
+        super().__init__()
         self._console = output.console()
         self._seconds = seconds
         self._passed_s = 0.0
