@@ -102,7 +102,7 @@ def test_an_exception_is_one_line_unless_asked(steps: int, written: str, capsys:
         ("config example", ">&-", 0),
         ("config example", "<&- >&- 2>&-", 0),
         ("verify", "<&-", 2),
-        ("receipts list --journal nowhere", "<&- >&- 2>&-", 1),
+        ("receipts list --journal nowhere", "<&- >&- 2>&-", 2),
     ],
 )
 def test_a_stream_that_is_closed_is_as_the_null_device(arguments: str, closed: str, status: int) -> None:

@@ -17,7 +17,7 @@ from iem_dcr.journal import pins
 from iem_dcr.ocmf import parse
 from iem_dcr.ocmf.keys import SECP256R1
 from tests.support.command_line import PATIENCE_S, Done, begin, environment, finish, run
-from tests.support.journals import METER, entries, journal, kept, tuple_text
+from tests.support.journals import METER, entries, entry, journal, kept, tuple_text
 from tests.support.ocmf_signing import CurveSigner
 
 SIGNER = CurveSigner(SECP256R1)
@@ -133,9 +133,13 @@ def test_none_is_exit_1(path: Path, what: str) -> None:
     done = receipts(what, path, "--transaction", "nobody's")
     assert (done.status, done.out) == (1, "")
     assert "No such receipt" in done.err
+
+
+@pytest.mark.parametrize("what", ["list", "show", "export", "forget"])
+def test_no_journal_is_exit_2_and_names_the_option(path: Path, what: str) -> None:
     done = receipts(what, path.with_name("none"))
-    assert (done.status, done.out) == (1, "")
-    assert "there is no such file" in done.err
+    assert (done.status, done.out) == (2, "")
+    assert f"Invalid value for '--journal': File '{path.with_name('none')}' does not exist." in done.err
 
 
 def test_show(path: Path) -> None:
@@ -210,7 +214,7 @@ def test_receipts_go_out_in_utf_8_whatever_the_locale(tmp_path: Path, form: str)
 def test_forget(path: Path) -> None:
     done = receipts("forget", path, "--id", "04AB1", "--yes")
     assert (done.status, done.out) == (0, "")
-    assert "nobody can prove it" in done.err
+    assert done.err.startswith(f"To be erased from {path}: 2 receipts of id '04AB1'.\n")
     assert done.err.endswith("2 receipts erased.\n")
     assert [entry.text == "" for entry in entries(path)] == [True, False, True]
     assert b"04AB1" not in path.read_bytes()
@@ -219,9 +223,23 @@ def test_forget(path: Path) -> None:
     exported = receipts("export", path, "--format", "plain")
     assert exported.out.count("OCMF|") == 1
     assert exported.err.count("is left out: it was erased") == 2
-    again = receipts("forget", path, "--id", "04AB1", "--yes")
-    assert again.status == 1
-    assert "No receipt of" in again.err
+    again = receipts("forget", path, "--id", "04AB1")
+    assert (again.status, again.err) == (1, "No receipt and no note of 04…(5) was found.\n")
+
+
+def test_forget_counts_notes_of_transactions_without_a_receipt(path: Path) -> None:
+    async def note() -> None:
+        async with journal(path) as opened:
+            await opened.note(entry("T-9", ID="04AB1"))
+            await opened.refused("T-8", meter=METER, address="a:80")
+
+    asyncio.run(note())
+    done = receipts("forget", path, "--id", "04AB1", "--transaction", "T-8", "--yes")
+    assert done.status == 0
+    assert done.err.startswith(
+        f"To be erased from {path}: 2 receipts and 2 notes of id '04AB1' or transaction 'T-8'.\n"
+    )
+    assert done.err.endswith("2 receipts and 2 notes erased.\n")
 
 
 def test_forget_without_a_terminal_wants_yes(path: Path) -> None:
@@ -299,8 +317,9 @@ def test_a_journal_without_pins_says_who_pins(path: Path) -> None:
     done = receipts("pin", path, "NEW")
     assert (done.status, done.out) == (1, "")
     assert f"no meter is pinned in {path}: a driver with meter_serial pin does that" in " ".join(done.err.split())
+    assert "--journal" in done.err
     none = path.with_name("none")
-    assert "there is no such file" in receipts("pin", none, "NEW").err
+    assert "does not exist" in receipts("pin", none, "NEW").err
     assert not none.exists()
 
 

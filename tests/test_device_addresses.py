@@ -49,8 +49,8 @@ async def test_the_host_header(host: str, port: int, header: str) -> None:
 @pytest.mark.parametrize(
     ("host", "said"),
     [
-        ("127.0.0.1", "Connection refused. Is the meter powered, and ip_address its address?"),
-        ("::1", "Is the meter powered, and ip_address its address?"),
+        ("127.0.0.1", "Connection refused. Is the meter powered, and is this its address?"),
+        ("::1", "Is the meter powered, and is this its address?"),
         ("m" * 64, "that is no name of a host"),
         ("ä" * 64, "that is no name of a host"),
         ("a..b", "that is no name of a host"),

@@ -20,10 +20,9 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound="Callable[..., object]")
 
 DEFAULT_PORT = 80
-_BRACKETED = re.compile(r"\[([^\[\]]*)\](?::(.*))?")
+_ADDRESS = re.compile(r"(?:\[(?P<v6>[^\[\]]*)\]|(?P<host>[^\[\]:]*))(?::(?P<port>.*))?", re.DOTALL)
 _LABEL = r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)"
 _NAME = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(\.{_LABEL})*\.?")
-_ONLY_DIGITS = re.compile(r"[0-9.]+")
 _PORT = re.compile(r"[0-9]{1,5}", re.ASCII)
 _VERBOSITY = "iem_dcr.verbosity"
 
@@ -47,14 +46,12 @@ def parse_address(text: str) -> Address:
     """
     if "//" in text:
         raise ValueError("give the address alone, without http:// and without a path")
-    bracketed = _BRACKETED.fullmatch(text)
-    if bracketed is not None:
-        host, port = bracketed.groups()
-        return Address(_ip_v6(host), _port(port))
-    if text.count(":") > 1:
-        return Address(_ip_v6(text))
-    host, colon, port = text.partition(":")
-    return Address(_name(host), _port(port if colon else None))
+    is_bare_v6 = text.count(":") > 1 and "[" not in text
+    found = _ADDRESS.fullmatch(f"[{text}]" if is_bare_v6 else text)
+    if found is None:
+        raise ValueError("not an IPv6 address; expected is one like [fe80::1]:80")
+    host = _name(found["host"]) if found["v6"] is None else _ip_v6(found["v6"])
+    return Address(host, DEFAULT_PORT if found["port"] is None else _port(found["port"]))
 
 
 class AddressType(click.ParamType):  # type: ignore[type-arg]  # generic in newer click only
@@ -104,13 +101,15 @@ def common(command: F) -> F:
     """Add the options that every command has: -v, -q and --version."""
     for option in (
         click.version_option(__version__, prog_name="iem-dcr", message="%(prog)s %(version)s"),
-        click.option("-q", "--quiet", count=True, expose_value=False, callback=_quieter, help="Log errors only."),
+        click.option(
+            "-q", "--quiet", count=True, expose_value=False, callback=_change_verbosity, help="Log errors only."
+        ),
         click.option(
             "-v",
             "--verbose",
             count=True,
             expose_value=False,
-            callback=_louder,
+            callback=_change_verbosity,
             help="Log what is done to standard error; twice: everything.",
         ),
     ):
@@ -129,16 +128,9 @@ def usage_error(error: ConfigError) -> click.UsageError:
     return click.UsageError("\n".join(error.problems), click.get_current_context(silent=True))
 
 
-def _louder(ctx: click.Context, _param: click.Parameter, value: int) -> None:
-    _change_verbosity(ctx, value)
-
-
-def _quieter(ctx: click.Context, _param: click.Parameter, value: int) -> None:
-    _change_verbosity(ctx, -value)
-
-
-def _change_verbosity(ctx: click.Context, steps: int) -> None:
+def _change_verbosity(ctx: click.Context, param: click.Parameter, count: int) -> None:
     """Add to what was said before: the options stand before the command, behind it, or both."""
+    steps = count if param.name == "verbose" else -count
     ctx.meta[_VERBOSITY] = ctx.meta.get(_VERBOSITY, 0) + steps
     output.set_verbosity(ctx.meta[_VERBOSITY])
 
@@ -146,7 +138,7 @@ def _change_verbosity(ctx: click.Context, steps: int) -> None:
 def _name(host: str) -> str:
     if not host:
         raise ValueError("the host is missing; expected is an IP address or a host name")
-    if _ONLY_DIGITS.fullmatch(host):
+    if not host.strip("0123456789."):
         try:
             return str(ipaddress.IPv4Address(host))
         except ValueError as error:
@@ -163,9 +155,7 @@ def _ip_v6(host: str) -> str:
         raise ValueError("not an IPv6 address; expected is one like [fe80::1]:80") from error
 
 
-def _port(text: str | None) -> int:
-    if text is None:
-        return DEFAULT_PORT
+def _port(text: str) -> int:
     if _PORT.fullmatch(text) and 1 <= int(text) <= 65535:
         return int(text)
     raise ValueError(f"the port is {printable(text, limit=20)!r}; expected is a number from 1 to 65535")

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import functools
 import io
 import sys
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict, TypeVar, Unpack, cast
+from typing import TYPE_CHECKING, TypedDict, TypeVar, Unpack
 
 import click
 
 from iem_dcr.cli.arguments import DEFAULT_PORT, common
 from iem_dcr.cli.atomic_write import write_atomically
+from iem_dcr.cli.exit_codes import EXIT_FAILURE
 from iem_dcr.cli.output import Output, kwh, say, tell
 from iem_dcr.cli.receipt_view import print_receipt
 from iem_dcr.config import PIN, is_signable
 from iem_dcr.diagnostics.status import shown
-from iem_dcr.errors import JournalError, ReceiptError, printable, shortened
-from iem_dcr.journal import forget as erase
-from iem_dcr.journal import open_for_reading, pin, pins
+from iem_dcr.errors import ReceiptError, printable, shortened
+from iem_dcr.journal import count_to_forget, forget, open_for_reading, pin, pins
 from iem_dcr.journal.schema import SIDE_FILES
 from iem_dcr.journaling import existing
 from iem_dcr.meter_time import rfc3339
@@ -29,13 +28,13 @@ from iem_dcr.ocmf.verdict import energy_summary_of_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from decimal import Decimal
 
-    from iem_dcr.journal import Entry, Erased, JournalReader
+    from iem_dcr.journal import Entry, Erased
     from iem_dcr.ocmf import Receipt
 
 F = TypeVar("F", bound="Callable[..., object]")
 
-EXIT_NONE = 1
 _DATE_LENGTH = len("2026-03-01")
 
 
@@ -69,7 +68,7 @@ class TimeType(click.ParamType):  # type: ignore[type-arg]  # generic in newer c
             self.fail(f"{printable(value, limit=40)!r}: expected 2026-03-01 or 2026-03-01T12:00+01:00", param, ctx)
 
 
-def _found(ctx: click.Context, param: click.Parameter, path: str | None) -> str | None:
+def _journal_or_default(ctx: click.Context, param: click.Parameter, path: str | None) -> str | None:
     """Return the journal that was given, or the first that is where ``journal_path`` auto leads to, and name that."""
     if path is not None or ctx.resilient_parsing:
         return path
@@ -80,30 +79,19 @@ def _found(ctx: click.Context, param: click.Parameter, path: str | None) -> str 
     return str(found)
 
 
-def _journal(command: F) -> F:
-    """Add the option that says which journal."""
-    option = click.option(
-        "--journal",
-        "path",
-        callback=_found,
-        type=click.Path(dir_okay=False),
-        metavar="F",
-        help="The journal: the file that the setting journal_path names. Without this option, the first that is where "
-        "journal_path auto leads to; its name is written to standard error.",
-    )
-    return option(command)
+_journal = click.option(
+    "--journal",
+    "path",
+    callback=_journal_or_default,
+    type=click.Path(exists=True, dir_okay=False),
+    metavar="F",
+    help="The journal: the file that the setting journal_path names. Without this option, the first that is where "
+    "journal_path auto leads to; its name is written to standard error.",
+)
 
 
 def _selection(command: F) -> F:
-    """Add the options that choose receipts, and hand them over as one `Which`."""
-
-    @functools.wraps(command)
-    def chosen(
-        begin: datetime | None, end: datetime | None, transaction_id: str | None, meter: str | None, **others: object
-    ) -> object:
-        return command(which=Which(begin=begin, end=end, transaction_id=transaction_id, meter=meter), **others)
-
-    made: Callable[..., object] = chosen
+    """Add the options that choose receipts: the keys of `Which`."""
     for option in (
         click.option("--meter", metavar="SERIAL", help="Only those of the meter with this serial number (MS)."),
         click.option("--transaction", "transaction_id", metavar="ID", help="Only those of this transaction."),
@@ -112,8 +100,8 @@ def _selection(command: F) -> F:
         ),
         click.option("--from", "begin", type=TimeType(is_end=False), help="Only those that ended then or later."),
     ):
-        made = option(made)
-    return cast("F", made)
+        command = option(command)
+    return command
 
 
 @click.group(name="receipts", short_help="List, show, export or erase the receipts of a journal; accept a new meter.")
@@ -127,7 +115,7 @@ def command() -> None:
 @_selection
 @click.option("--json", "as_json", is_flag=True, help="Write one JSON object per receipt.")
 @common
-def list_command(path: str, which: Which, as_json: bool) -> int:
+def list_command(path: str, as_json: bool, **which: Unpack[Which]) -> int:
     """List the receipts of a journal, oldest first: when, how much, and whether the signature was valid."""
     output = Output()
     console = output.console()
@@ -139,15 +127,14 @@ def list_command(path: str, which: Which, as_json: bool) -> int:
                 output.line(_entry_json(entry))
             else:
                 say(console, _entry_line(entry))
-    output.flush()
-    return output.status() or _none_is_said(path, count)
+    return output.status() or _exit_status(path, count)
 
 
 @command.command(name="show", short_help="Show them in full.")
 @_journal
 @_selection
 @common
-def show_command(path: str, which: Which) -> int:
+def show_command(path: str, **which: Unpack[Which]) -> int:
     """Show receipts of a journal in full, their signatures checked anew with the key kept beside them."""
     output = Output()
     console = output.console()
@@ -161,8 +148,7 @@ def show_command(path: str, which: Which) -> int:
                 say(console, f"  {receipt}")
             else:
                 print_receipt(console, receipt, verify(receipt, entry.public_key))
-    output.flush()
-    return output.status() or _none_is_said(path, count)
+    return output.status() or _exit_status(path, count)
 
 
 @command.command(name="export", short_help="Hand them on.")
@@ -183,18 +169,24 @@ def show_command(path: str, which: Which) -> int:
     help="Write signatures that the transparency software cannot read (raw r‖s) anew as DER.",
 )
 @common
-def export_command(path: str, which: Which, form: str, file: str | None, reencode_signature: bool) -> int:
+def export_command(path: str, form: str, file: str | None, reencode_signature: bool, **which: Unpack[Which]) -> int:
     """Hand receipts on: byte for byte as the meter signed them, with its key where the format has a place for it."""
     if file is not None and _is_of_journal(Path(file), Path(path)):
         raise click.BadParameter(f"{printable(file)} is the journal itself", param_hint="--output")
+    items = []
     with open_for_reading(path) as reader:
-        items = _items(reader, **which)
+        for entry in reader.entries(**which):
+            receipt = _receipt(entry)
+            if isinstance(receipt, str):
+                tell(f"Note: entry {entry.id} ({shown(entry.pagination or 'without PG')}) is left out: {receipt}.")
+            else:
+                items.append(Item(receipt, entry.public_key, entry.transaction_id))
     if not items:
-        return _none_is_said(path, 0)
+        return _exit_status(path, 0)
     exported = export(items, Format(form), reencode_signature=reencode_signature)
     for note in exported.notes:
         tell(f"Note: {note}.")
-    return _written(exported, file)
+    return _write(exported, file)
 
 
 @command.command(name="forget", short_help="Erase those of a person or a transaction.")
@@ -210,23 +202,44 @@ def forget_command(path: str, identification: str | None, transaction_id: str | 
     """
     if not identification and not transaction_id:
         raise click.UsageError("say whose receipts: --id or --transaction")
-    whose = " and of ".join(
-        words
-        for words in (
-            f"the id {printable(identification)!r}" if identification else "",
-            f"transaction {printable(transaction_id)!r}" if transaction_id else "",
-        )
-        if words
-    )
-    tell(
-        f"The receipts of {whose} will be erased from {printable(path)}. Their signed tuples are the evidence of what "
-        "was charged: after this, nobody can prove it, and nobody can bring them back."
-    )
-    if not is_confirmed and not _is_agreed():
-        tell("Nothing was erased.")
-        return EXIT_NONE
-    erased = erase(path, identification=identification or "", transaction_id=transaction_id or "")
-    return _told(erased, shortened(identification or transaction_id or ""))
+    person, transaction = identification or "", transaction_id or ""
+    named = (("id", person), ("transaction", transaction))
+    whose = " or ".join(f"{kind} {printable(text)!r}" for kind, text in named if text)
+    receipts, notes = count_to_forget(path, identification=person, transaction_id=transaction)
+    if receipts or notes:
+        tell(f"To be erased from {printable(path)}: {_count_text(receipts, notes)} of {whose}.")
+        if receipts:
+            tell("A signed receipt is the evidence of what was charged. Nothing and nobody can bring it back.")
+        if not is_confirmed and not _is_agreed():
+            tell("Nothing was erased.")
+            return EXIT_FAILURE
+    # Even if there is none: what an earlier call has erased may not be overwritten yet.
+    erased = forget(path, identification=person, transaction_id=transaction)
+    return _show_erased(erased, shortened(person or transaction))
+
+
+def _is_agreed() -> bool:
+    if not sys.stdin.isatty():
+        raise click.UsageError("this needs --yes, or a terminal to ask at")
+    answer: str = click.prompt("Type 'erase' to go on", default="", show_default=False, err=True)
+    return answer.strip() == "erase"
+
+
+def _show_erased(erased: Erased, whose: str) -> int:
+    for kept_aside in erased.elsewhere:
+        tell(f"Warning: {printable(kept_aside)} is a damaged journal that was moved aside: they may still be in it.")
+    if not erased.is_overwritten:
+        tell("Error: somebody reads the journal, so the bytes could not be overwritten yet: do it again.")
+    if not erased.entries and not erased.notes:
+        tell(f"No receipt and no note of {whose} was found.")
+        return EXIT_FAILURE
+    tell(f"{_count_text(len(erased.entries), erased.notes)} erased.")
+    return 0 if erased.is_overwritten else EXIT_FAILURE
+
+
+def _count_text(receipts: int, notes: int) -> str:
+    counts = (receipts, "receipt"), (notes, "note")
+    return " and ".join(f"{count} {name}{'' if count == 1 else 's'}" for count, name in counts if count)
 
 
 def _serial(ctx: click.Context, param: click.Parameter, serial: str) -> str:
@@ -255,9 +268,9 @@ def pin_command(path: str, serial: str, addresses: tuple[str, ...]) -> int:
     pinned = pins(path)
     shown_pins = ", ".join(f"{printable(meter)} for {printable(address)}" for address, meter in pinned.items())
     if not pinned:
-        raise JournalError(
-            f"no meter is pinned in {printable(path, limit=300)}: a driver with meter_serial pin does that when its "
-            "meter answers, in the journal of its journal_path"
+        raise click.ClickException(
+            f"no meter is pinned in {printable(path, limit=300)}: a driver with meter_serial pin does that in its "
+            "journal when its meter answers. Is this its --journal?"
         )
     if not addresses and len(pinned) > 1:
         raise click.UsageError(f"say for which --address; pinned are {shown_pins}")
@@ -276,37 +289,6 @@ def pin_command(path: str, serial: str, addresses: tuple[str, ...]) -> int:
         if meter == serial and address not in chosen:
             tell(f"Note: it is pinned for {printable(address)} as well.")
     return 0
-
-
-def _is_agreed() -> bool:
-    if not sys.stdin.isatty():
-        raise click.UsageError("this needs --yes, or a terminal to ask at")
-    answer: str = click.prompt("Type 'erase' to go on", default="", show_default=False, err=True)
-    return answer.strip() == "erase"
-
-
-def _told(erased: Erased, whose: str) -> int:
-    for kept_aside in erased.elsewhere:
-        tell(f"Warning: {printable(kept_aside)} is a damaged journal that was moved aside: they may still stand in it.")
-    if not erased.is_overwritten:
-        tell("Error: somebody reads the journal, so the bytes could not be overwritten yet: do it again.")
-    count = len(erased.entries)
-    if not count:
-        tell(f"No receipt of {whose} was found.")
-    else:
-        tell(f"{count} receipt{'' if count == 1 else 's'} erased.")
-    return 0 if count and erased.is_overwritten else EXIT_NONE
-
-
-def _items(reader: JournalReader, **which: Unpack[Which]) -> list[Item]:
-    items = []
-    for entry in reader.entries(**which):
-        receipt = _receipt(entry)
-        if isinstance(receipt, str):
-            tell(f"Note: entry {entry.id} ({shown(entry.pagination or 'without PG')}) is left out: {receipt}.")
-        else:
-            items.append(Item(receipt, entry.public_key, entry.transaction_id))
-    return items
 
 
 def _receipt(entry: Entry) -> Receipt | str:
@@ -328,7 +310,7 @@ def _is_of_journal(file: Path, journal: Path) -> bool:
     return file.resolve() in own or any(file.exists() and one.exists() and file.samefile(one) for one in own)
 
 
-def _written(exported: Exported, file: str | None) -> int:
+def _write(exported: Exported, file: str | None) -> int:
     if file is None:
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(encoding="utf-8", newline="")  # whatever the locale is: they are a meter's bytes
@@ -339,16 +321,16 @@ def _written(exported: Exported, file: str | None) -> int:
     try:
         write_atomically(Path(file), exported.text.encode())
     except OSError as error:
-        raise JournalError(f"{printable(file)} cannot be written: {error.strerror or error}") from error
+        raise click.ClickException(f"{printable(file)} cannot be written: {error.strerror or error}") from error
     tell(f"{exported.count} receipt{'' if exported.count == 1 else 's'} written to {printable(file)}.")
     return 0
 
 
-def _none_is_said(path: str, count: int) -> int:
+def _exit_status(path: str, count: int) -> int:
     if count:
         return 0
     tell(f"No such receipt in {printable(path)}.")
-    return EXIT_NONE
+    return EXIT_FAILURE
 
 
 def _entry_line(entry: Entry) -> str:
@@ -374,9 +356,6 @@ def _entry_line(entry: Entry) -> str:
 
 
 def _entry_json(entry: Entry) -> dict[str, object]:
-    def exact(energy_wh: object) -> str | None:
-        return None if energy_wh is None else f"{energy_wh:f}"
-
     return {
         "entry": entry.id,
         "meter": entry.meter,
@@ -386,9 +365,9 @@ def _entry_json(entry: Entry) -> dict[str, object]:
         "identification": entry.identification,
         "begin": entry.begin and rfc3339(entry.begin),
         "end": entry.end and rfc3339(entry.end),
-        "begin_wh": exact(entry.begin_wh),
-        "end_wh": exact(entry.end_wh),
-        "energy_wh": exact(entry.energy_wh),
+        "begin_wh": _exact(entry.begin_wh),
+        "end_wh": _exact(entry.end_wh),
+        "energy_wh": _exact(entry.energy_wh),
         "outcome": entry.outcome.value if entry.outcome else "not checked",
         "accepted": entry.accepted,
         "findings": entry.findings,
@@ -399,3 +378,7 @@ def _entry_json(entry: Entry) -> dict[str, object]:
         "public_key": entry.public_key,
         "ocmf": entry.text,
     }
+
+
+def _exact(energy_wh: Decimal | None) -> str | None:
+    return None if energy_wh is None else f"{energy_wh:f}"

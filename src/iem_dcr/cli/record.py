@@ -11,14 +11,12 @@ import click
 
 from iem_dcr.cli.arguments import Address, AddressType, common
 from iem_dcr.cli.interruption import Interruption
-from iem_dcr.cli.output import Output
+from iem_dcr.cli.output import Output, say
 from iem_dcr.device import messages
 from iem_dcr.diagnostics import recorder
 from iem_dcr.errors import NotUnderstoodError, RecordingError, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from iem_dcr.diagnostics.recorder import Recorded
 
 
@@ -45,7 +43,7 @@ def command(address: Address, folder: Path, raw: bool) -> int:
     try:
         recorder.check_folder(folder)
     except RecordingError as error:
-        raise click.UsageError(_refused(folder, error), click.get_current_context(silent=True)) from error
+        raise click.BadParameter(f"{_name(folder)} {error}", param_hint="--output") from error
     recorded = asyncio.run(_record(address))
     if not any(one.answer is not None and _is_json(one) for one in recorded):
         what = "none of its answers is JSON, nothing was kept"
@@ -56,28 +54,23 @@ def command(address: Address, folder: Path, raw: bool) -> int:
             recorded = recorder.redacted(recorded, secrets)
         recorder.write_folder(folder, recorded, datetime.now(UTC), is_redacted=not raw)
     except RecordingError as error:
-        raise click.ClickException(_refused(folder, error)) from error
+        raise click.ClickException(f"{_name(folder)} {error}") from error
     output = Output()
-    for line in _lines(folder, recorded, raw=raw):
-        output.write(line + "\n")
-    output.flush()
+    console = output.console()
+    for one in recorded:
+        said = one.problem if one.answer is None else f"status {one.answer.status}, {len(one.answer.body)} bytes"
+        say(console, f"  {one.node.path:<32}  {said}")
+    if raw:
+        say(console, f"Kept in {_name(folder)} as it is: ids, keys and personal data are in it.")
+    else:
+        advice = "Its README.md says what is in it, and how to check before it is sent."
+        say(console, f"Kept in {_name(folder)}, with pseudonyms. {advice}")
     return output.status()
 
 
 async def _record(address: Address) -> tuple[Recorded, ...]:
     with Interruption() as interruption:
         return await interruption.break_off(recorder.record(address.host, address.port), "nothing was kept.")
-
-
-def _lines(folder: Path, recorded: tuple[Recorded, ...], *, raw: bool) -> Iterator[str]:
-    for one in recorded:
-        said = one.problem if one.answer is None else f"status {one.answer.status}, {len(one.answer.body)} bytes"
-        yield f"  {one.node.path:<32}  {said}"
-    shown = printable(folder, limit=300)
-    if raw:
-        yield f"Kept in {shown} as it is: ids, keys and personal data are in it."
-    else:
-        yield f"Kept in {shown}, with pseudonyms. Its README.md says what is in it, and how to check before it is sent."
 
 
 def _is_json(one: Recorded) -> bool:
@@ -87,5 +80,5 @@ def _is_json(one: Recorded) -> bool:
         return False
 
 
-def _refused(folder: Path, error: Exception) -> str:
-    return f"{printable(folder, limit=300)} {error}"
+def _name(folder: Path) -> str:
+    return printable(folder, limit=300)

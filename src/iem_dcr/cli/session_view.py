@@ -24,7 +24,7 @@ from iem_dcr.cli.receipt_view import print_receipt
 from iem_dcr.diagnostics.status import measured
 from iem_dcr.driver.meter_state import INTERRUPTED
 from iem_dcr.errors import printable
-from iem_dcr.ocmf import Outcome, Verification
+from iem_dcr.ocmf import Outcome, verify
 from iem_dcr.ocmf.examination import examine
 from iem_dcr.ocmf.rules import Severity
 from iem_dcr.powermeter import TransactionRequestStatus
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from iem_dcr.cli.output import Output
     from iem_dcr.driver import KeptReceipt
-    from iem_dcr.ocmf import Receipt
+    from iem_dcr.ocmf import Receipt, Verification
     from iem_dcr.powermeter import (
         Powermeter,
         StationError,
@@ -51,11 +51,6 @@ ALL_COLUMNS_FROM_WIDTH = 74
 WIDEST = 78
 """A longer bar says no more."""
 _VERIFIED = {Outcome.VALID: True, Outcome.INVALID: False, Outcome.NOT_CHECKED: None}
-_REASONS = {
-    Outcome.VALID: "the signature matches the data and the key",
-    Outcome.INVALID: "the signature does not match the data and the key",
-    Outcome.NOT_CHECKED: "without a key, or not asked for",
-}
 
 
 class SessionView:
@@ -74,9 +69,8 @@ class SessionView:
 
     # --- told by the driver ---
 
-    def publish_powermeter(self, value: Powermeter) -> None:
+    def publish_powermeter(self, value: Powermeter) -> None:  # noqa: ARG002  subclasses show it
         """Take a live value."""
-        self.show_value(value)
         self.live.set()
 
     def publish_public_key(self, key: str) -> None:
@@ -127,9 +121,6 @@ class SessionView:
         for kept in self._own_receipts:
             self.show_other_receipt(kept)
 
-    def show_value(self, value: Powermeter) -> None:
-        """Show a live value."""
-
     def show_receipt(self, receipt: Receipt, verification: Verification) -> None:
         """Show the session's receipt and the result of its check."""
 
@@ -143,6 +134,11 @@ class JsonView(SessionView):
     def __init__(self, output: Output) -> None:
         super().__init__()
         self._output = output
+
+    def publish_powermeter(self, value: Powermeter) -> None:
+        """Write ``powermeter``."""
+        super().publish_powermeter(value)
+        self._event("powermeter", value=value.to_json())
 
     def publish_public_key(self, key: str) -> None:
         """Write ``public_key_ocmf``."""
@@ -164,10 +160,6 @@ class JsonView(SessionView):
     def stopped(self, response: TransactionStopResponse) -> None:
         """Write ``stop_transaction``."""
         self._event("stop_transaction", response=response.to_json())
-
-    def show_value(self, value: Powermeter) -> None:
-        """Write ``powermeter``."""
-        self._event("powermeter", value=value.to_json())
 
     def show_receipt(self, receipt: Receipt, verification: Verification) -> None:
         """Write ``receipt``."""
@@ -204,6 +196,24 @@ class HumanView(SessionView):
         self._rows: deque[Powermeter] = deque(maxlen=ROWS)
         self._is_charging = False
         self._live: Live | None = None
+
+    def publish_powermeter(self, value: Powermeter) -> None:
+        """Show the first one, and those of the transaction."""
+        super().publish_powermeter(value)
+        if self._last is None:
+            energy = f"register {kwh(value.energy_wh_import)}"
+            say(self._console, f"First live value: {_value_text(value).lstrip()}  {energy}")
+        self._last = value
+        if not self._is_charging:
+            return
+        if self._begin_wh is None:
+            self._begin_wh = value.energy_wh_import
+        self._rows.append(value)
+        if self._live is not None:
+            self._live.refresh()
+        else:
+            charged = kwh(value.energy_wh_import - self._begin_wh)
+            say(self._console, f"  {value.timestamp:%H:%M:%S}  {_value_text(value)}  charged {charged}")
 
     def raise_error(self, error: StationError) -> None:
         """Say it."""
@@ -265,23 +275,6 @@ class HumanView(SessionView):
         if response.status is not TransactionRequestStatus.OK:
             tell(f"Error: the transaction has no receipt{_reason(response.error)}")
 
-    def show_value(self, value: Powermeter) -> None:
-        """Show the first one, and those of the transaction."""
-        if self._last is None:
-            energy = f"register {kwh(value.energy_wh_import)}"
-            say(self._console, f"First live value: {_value_text(value).lstrip()}  {energy}")
-        self._last = value
-        if not self._is_charging:
-            return
-        if self._begin_wh is None:
-            self._begin_wh = value.energy_wh_import
-        self._rows.append(value)
-        if self._live is not None:
-            self._live.refresh()
-        else:
-            charged = kwh(value.energy_wh_import - self._begin_wh)
-            say(self._console, f"  {value.timestamp:%H:%M:%S}  {_value_text(value)}  charged {charged}")
-
     def show_receipt(self, receipt: Receipt, verification: Verification) -> None:
         """Print it."""
         self._console.print()
@@ -289,9 +282,8 @@ class HumanView(SessionView):
 
     def show_other_receipt(self, kept: KeptReceipt) -> None:
         """Print it, and say that it is another's."""
-        outcome = kept.outcome or Outcome.NOT_CHECKED
         self._console.print("\nThe receipt of a transaction that was ended before this one's:")
-        print_receipt(self._console, kept.receipt, Verification(outcome, _REASONS[outcome]))
+        print_receipt(self._console, kept.receipt, verify(kept.receipt, kept.public_key))
         self._console.print()
 
     def _picture(self) -> Group:

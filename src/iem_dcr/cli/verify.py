@@ -8,33 +8,50 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 from collections import Counter
-from functools import partial
+from itertools import chain, islice
+from operator import length_hint
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, TypeAlias
+from typing import IO, TYPE_CHECKING
 
 import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from iem_dcr.cli.arguments import common
 from iem_dcr.cli.atomic_write import write_atomically
-from iem_dcr.cli.checked import Shown, condensed, json_line, status_of, summary
-from iem_dcr.cli.output import Output, tell
-from iem_dcr.cli.verifying import MANY, Checking
+from iem_dcr.cli.checking import UNREADABLE, check
+from iem_dcr.cli.exit_codes import EXIT_FAILURE, EXIT_USAGE
+from iem_dcr.cli.output import Output, say, tell
+from iem_dcr.cli.verify_view import (
+    as_json_line,
+    block,
+    counts_text,
+    line,
+    print_findings,
+    summary_json,
+    unchanged,
+    without_accepted,
+)
 from iem_dcr.errors import ReceiptError, printable
 from iem_dcr.ocmf import parse
 from iem_dcr.ocmf.export import Format, Item, export
 from iem_dcr.ocmf.import_formats import LARGEST, Found, begins_with_tuple, read_document, stream_records
+from iem_dcr.ocmf.sets import Counters
+from iem_dcr.ocmf.verdict import Judgement
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
+    from iem_dcr.cli.checking import Checked
     from iem_dcr.ocmf.import_formats import Record
 
-HowFar: TypeAlias = "tuple[int | None, Callable[[], int] | None]"
-"""How much there is of a stream, and what says how much of that was taken."""
-
-EXIT_UNREADABLE = 2
+FEW = 20
+"""So many receipts are shown in full; more with a line each."""
+MANY = 2_000
+"""Of more receipts, only those that are not accepted are shown."""
 _LONGEST_KEY = 10_000
 _DER = b"\x30"
 
@@ -48,11 +65,9 @@ _DER = b"\x30"
         "shown as such, and does not change the exit status."
     ),
 )
-@click.argument("file", default="-", type=click.Path(dir_okay=False, allow_dash=True), metavar="[FILE|-]")
-@click.option("--key", "key", metavar="KEY", help="The meter's public key; by default the one in the document.")
-@click.option(
-    "--key-file", type=click.Path(dir_okay=False), metavar="F", help="File with that key: as text, DER, PEM or JSON."
-)
+@click.argument("file", default="-", type=click.File("rb"), metavar="[FILE|-]")
+@click.option("--key", metavar="KEY", help="The meter's public key; by default the one in the document.")
+@click.option("--key-file", type=click.File("rb"), metavar="F", help="File with that key: as text, DER, PEM or JSON.")
 @click.option(
     "--all",
     "show_all",
@@ -78,9 +93,9 @@ _DER = b"\x30"
 @common
 def command(
     *,
-    file: str,
+    file: IO[bytes],
     key: str | None,
-    key_file: str | None,
+    key_file: IO[bytes] | None,
     show_all: bool,
     export_to: str | None,
     reencode_signature: bool,
@@ -93,182 +108,176 @@ def command(
     (EVerest, OCPP 1.6 and 2.x, OCPI, OICP) or a log of them, or CSV of "iem-dcr receipts export". Standard input is
     read without one.
     """
-    used = _key(key, key_file)
+    given_key = _key(key, key_file)
+    if file is sys.stdin.buffer and sys.stdin.isatty():
+        tell("Reading a receipt from standard input; end it with Ctrl-D.")
+    name = "standard input" if file is sys.stdin.buffer else printable(file.name)
     output = Output()
-    counts: Counter[str] = Counter()
-    problem = ""
+    checks = _Checks(output, as_json=as_json, show_all=show_all)
     try:
-        with _opened(file) as stream:
-            pieces, how_far = _pieces(stream, file)
-            if export_to is not None:
-                pieces = iter(_exported(pieces, used, export_to, reencode=reencode_signature))
-            checking = Checking(pieces, used, jobs, partial(condensed, as_json=as_json, show_all=show_all))
-            problem = _verify(output, checking, how_far, counts, show_all=show_all, as_json=as_json)
-    except OSError as error:
-        problem = f"it cannot be read: {error.strerror or error}"
+        pieces = _pieces(file, name)
+        if export_to is not None:
+            pieces = iter(_exported(pieces, given_key, export_to, reencode=reencode_signature))
+        checks.run(file, pieces, given_key, jobs)
     except ReceiptError as error:
-        problem = str(error)
-    if problem:
-        problem = f"{'standard input' if file == '-' else printable(file)}: {problem}"
-        tell(f"Error: {problem}")
-    status = status_of(counts)
-    return output.status() or status or (EXIT_UNREADABLE if problem else 0)
+        checks.problem = str(error)
+        tell(f"Error: {name}: {error}")
+    if checks.counts or not checks.problem:
+        checks.summarize()
+    return output.status() or checks.exit_status
 
 
-def _verify(
-    output: Output, checking: Checking, how_far: HowFar, counts: Counter[str], *, show_all: bool, as_json: bool
-) -> str:
-    """Check receipts, write what became of them, and count it; return why not all could be read, or ""."""
-    problem = ""
-    shown = Shown(output.console(), show_all=show_all)
-    try:
-        with _Progress(how_far) as progress:
-            for batch in checking.results():
-                if output.error is not None:
-                    break  # nobody reads on
-                counts.update(checked.word for checked in batch)
-                with progress.moved(checking, len(batch)):
-                    if as_json:
-                        for checked in batch:
-                            output.write((checked.line or json_line(checked)) + "\n")
-                    else:
-                        shown.take(batch, are_many=checking.are_many)
-                    output.flush()
-    except ReceiptError as error:
-        problem = str(error)
-        if not counts:
-            return problem
-    if as_json:
-        output.line(summary(counts, checking.findings(), problem))
-    else:
-        shown.end(counts, checking.findings(), are_counted=checking.counters.are_all_counted)
-        output.flush()
-    return problem
+class _Checks:
+    """Checks receipts and shows them as they come: few in full, more in a line each, of many those to be looked at."""
+
+    def __init__(self, output: Output, *, as_json: bool, show_all: bool) -> None:
+        self._output = output
+        self._console = output.console()
+        self._as_json = as_json
+        self._show_all = show_all
+        self._counters = Counters()
+        self._hidden = 0
+        self._has_key_from_document = False
+        self.counts: Counter[str] = Counter()
+        self.problem = ""
+
+    @property
+    def exit_status(self) -> int:
+        """1 where a signature is not valid, else 2 where a receipt was not checked or not read."""
+        if self.counts[Judgement.INVALID.value]:
+            return EXIT_FAILURE
+        has_unknown = self.problem or self.counts[Judgement.NOT_CHECKED.value] or self.counts[UNREADABLE]
+        return EXIT_USAGE if has_unknown else 0
+
+    def run(self, file: IO[bytes], pieces: Iterator[Found | Record], key: str, jobs: int) -> None:
+        """Check receipts.
+
+        Raises:
+            ReceiptError: the rest cannot be read.
+        """
+        in_document = length_hint(pieces)  # 0 for a file of tuples, which is read as it is checked
+        first = list(islice(pieces, MANY + 1))
+        are_many = len(first) > MANY
+        finish: Callable[[Checked], Checked] = unchanged
+        if self._as_json:
+            finish = as_json_line
+        elif are_many and not self._show_all:
+            finish = without_accepted
+        is_shown = are_many and not (self._as_json and self._output.isatty())
+        size = os.fstat(file.fileno()).st_size if file.seekable() else None
+        with _progress(self._console, total=in_document or size, is_shown=is_shown) as bar:
+            for batch in check(chain(first, pieces), key, self._counters, jobs=jobs, finish=finish):
+                for checked in batch:
+                    self.counts[checked.word] += 1
+                    self._show(checked, is_few=len(first) <= FEW)
+                self._output.flush()
+                count = self.counts.total()
+                bar(count if in_document or size is None else file.tell(), count)
+                if self._output.error is not None:
+                    return  # nobody reads on
+
+    def _show(self, checked: Checked, *, is_few: bool) -> None:
+        self._has_key_from_document |= checked.key_from == "document"
+        if checked.line:
+            self._output.write(checked.line + "\n")
+        elif checked.is_accepted and checked.verdict is None:
+            self._hidden += 1
+        elif is_few:
+            for text in block(checked, show_all=self._show_all):
+                say(self._console, text)
+            say(self._console, "")
+        else:
+            say(self._console, line(checked))
+
+    def summarize(self) -> None:
+        """Show what was found across all, and how many there were of each verdict."""
+        if self._as_json:
+            self._output.line(summary_json(self.counts, self._counters.findings(), self.problem))
+            return
+        print_findings(self._console, iter(self._counters.findings()))
+        if not self._counters.are_all_counted:
+            say(self._console, "The counters (PG) of so many receipts were not all compared.")
+        if self._hidden:
+            say(self._console, f"{self._hidden:,} accepted transactions are not shown; --all shows them.")
+        if self._has_key_from_document:
+            advice = "compare it with the meter's, or give it with --key"
+            say(self._console, f"Checked with the key in the document: {advice}.")
+        say(self._console, counts_text(self.counts))
 
 
-def _pieces(stream: IO[bytes], file: str) -> tuple[Iterator[Found | Record], HowFar]:
-    """Return the receipts of a stream, how much there is of it, and what says how much of that was taken.
+@contextlib.contextmanager
+def _progress(output: Console, *, total: int | None, is_shown: bool) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar on the terminal. Gives a function that is told how far it is, and how many were checked."""
+    console = output if output.is_terminal else Console(stderr=True)
+    progress = Progress(
+        TextColumn("{task.fields[count]:,} receipts"),
+        BarColumn(bar_width=None),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        expand=True,
+        disable=not (is_shown and console.is_terminal),
+        redirect_stdout=False,
+        redirect_stderr=False,
+    )
+    task = progress.add_task("", total=total, count=0)
+    with progress:
+        yield lambda completed, count: progress.update(task, completed=completed, count=count)
+
+
+def _pieces(file: IO[bytes], name: str) -> Iterator[Found | Record]:
+    """Return the receipts of a file.
 
     Raises:
         ReceiptError: there is none.
     """
-    buffered = stream
-    head = buffered.peek(1000) if hasattr(buffered, "peek") else b""
+    head = file.peek(1000) if hasattr(file, "peek") else b""
     if begins_with_tuple(head[:1000]):
-        size = Path(stream.name).stat().st_size if isinstance(stream.name, str) and stream.seekable() else None
-        return iter(stream_records(stream)), (size, stream.tell if size else None)
+        return iter(stream_records(file))
     notes: list[str] = []
-    found = read_document(stream.read(LARGEST + 1), notes)
+    found = read_document(file.read(LARGEST + 1), notes)
     for note in notes:
-        tell(f"Note: {'standard input' if file == '-' else printable(file)}: {note}")
-    return iter(found), (len(found), None)
+        tell(f"Note: {name}: {note}")
+    return iter(found)
 
 
-def _exported(pieces: Iterator[Found | Record], key: str, file: str, *, reencode: bool) -> list[Found]:
+def _exported(pieces: Iterable[Found | Record], key: str, file: str, *, reencode: bool) -> list[Found]:
     """Write receipts as the transparency software's XML; return them, to be checked."""
     found: list[Found] = []
     for piece in pieces:
         if isinstance(piece, Found):
             found.append(piece)
         else:
-            found += [Found(text, source=f"line {line}") for text, line in piece.tuples()]
+            found += [Found(text, source=f"line {number}") for text, number in piece.tuples()]
     items = []
     for one in found:
         with contextlib.suppress(ReceiptError):  # what cannot be read is told by the check
             items.append(Item(parse(one.text), key or one.key))
     exported = export(items, Format.TRANSPARENCY, reencode_signature=reencode)
-    write_atomically(Path(file), exported.text.encode())
+    try:
+        write_atomically(Path(file), exported.text.encode())
+    except OSError as error:
+        raise click.ClickException(f"{printable(file)} cannot be written: {error.strerror or error}") from error
     for note in exported.notes:
         tell(f"Note: {note}.")
     tell(f"{exported.count} receipt{'' if exported.count == 1 else 's'} written to {printable(file)}.")
     return found
 
 
-@contextlib.contextmanager
-def _opened(file: str) -> Iterator[IO[bytes]]:
-    if file != "-":
-        with Path(file).open("rb") as stream:
-            yield stream
-        return
-    if sys.stdin.isatty():
-        tell("Reading a receipt from standard input; end it with Ctrl-D.")
-    yield sys.stdin.buffer
-
-
-class _Progress:
-    """A bar on standard error, if that is a terminal and there are many."""
-
-    def __init__(self, how_far: HowFar) -> None:
-        self._total, self._taken = how_far
-        self._stack = contextlib.ExitStack()
-        self._count = 0
-        self._bar: _Bar | None = None
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.hide()
-
-    @contextlib.contextmanager
-    def moved(self, checking: Checking, count: int) -> Iterator[None]:
-        """Move on by some receipts; while the context is entered, the bar leaves the terminal to others."""
-        self._count += count
-        if self._bar is None and checking.are_many and sys.stderr.isatty():
-            self._bar = _Bar(self._total)
-        if self._bar is None:
-            yield
-            return
-        self._bar.hide()
-        yield
-        self._bar.show(self._taken() if self._taken else self._count, self._count)
-
-
-class _Bar:
-    def __init__(self, total: int | None) -> None:
-        from rich.console import Console  # noqa: PLC0415  only a terminal needs it
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
-
-        self._progress = Progress(
-            TextColumn("{task.fields[count]:,} receipts"),
-            BarColumn(),
-            TextColumn("{task.percentage:>3.0f} %"),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            transient=True,
-            redirect_stdout=False,
-            redirect_stderr=False,
-        )
-        self._task = self._progress.add_task("", total=total, count=0)
-
-    def show(self, taken: int, count: int) -> None:
-        self._progress.update(self._task, completed=taken, count=count)
-        self._progress.start()
-
-    def hide(self) -> None:
-        self._progress.stop()
-
-
-def _key(key: str | None, key_file: str | None) -> str:
+def _key(key: str | None, key_file: IO[bytes] | None) -> str:
     if key is not None and key_file is not None:
         raise click.UsageError("--key and --key-file name the same thing: give one of them")
     if key_file is None:
         if key is not None and not key.strip():
             raise click.BadParameter("the key is empty", param_hint="--key")
         return key or ""
-    try:
-        with Path(key_file).open("rb") as file:
-            data = file.read(_LONGEST_KEY)
-    except OSError as error:
-        raise click.BadParameter(
-            f"{printable(key_file)}: {error.strerror or error}", param_hint="--key-file"
-        ) from error
+    data = key_file.read(_LONGEST_KEY)
     text = data.hex() if data[:1] == _DER and not data.isascii() else data.decode("utf-8-sig", "replace").strip()
     if text.startswith("{"):
         text = _key_in_json(text)
     if not text:
-        raise click.BadParameter(f"{printable(key_file)} holds no key", param_hint="--key-file")
+        raise click.BadParameter(f"{printable(key_file.name)} holds no key", param_hint="--key-file")
     return text
 
 

@@ -9,12 +9,13 @@ import signal
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import click
 from rich.live import Live
 
 from iem_dcr.cli.arguments import Address, AddressType, SecondsType, common
+from iem_dcr.cli.exit_codes import EXIT_FAILURE
 from iem_dcr.cli.interruption import Interruption, LeftEarlyError
 from iem_dcr.cli.output import Output, tell
 from iem_dcr.cli.watch_view import Picture, plain_line
@@ -24,15 +25,12 @@ from iem_dcr.diagnostics.watching import WatchedMeter, watch
 from iem_dcr.meter_time import rfc3339
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Coroutine, Iterator, Sequence
 
     from rich.console import Console
 
     from iem_dcr.diagnostics.status import Status
 
-    Wall = Callable[[], datetime]
-
-EXIT_NONE_ANSWERED = 1
 DRAWN_AGAIN_AFTER_S = 0.2
 """The picture is drawn when a meter has something new, but not more often than that."""
 DRAWN_EVERY_S = 1.0
@@ -66,14 +64,13 @@ def command(
     When the output is no terminal, a line is written for each value; for a meter that does not answer one at once and
     one a minute. Exit status: 1 when no meter ever answered.
     """
-    context = click.get_current_context(silent=True)
     twice = sorted({str(address) for address in addresses if addresses.count(address) > 1})
     if twice:
-        raise click.UsageError(f"{', '.join(twice)}: given more than once", context)
+        raise click.UsageError(f"{', '.join(twice)}: given more than once")
     if file is not None:
         addresses = tuple(dict.fromkeys((*addresses, *_configured(file))))
     if not addresses:
-        raise click.UsageError("give the addresses of meters, or a configuration file with --config", context)
+        raise click.UsageError("give the addresses of meters, or a configuration file with --config")
     return asyncio.run(_watch(addresses, seconds, count, as_json=as_json))
 
 
@@ -89,19 +86,6 @@ def _configured(file: Path) -> Iterator[Address]:
         yield Address(meter.settings.ip_address, meter.settings.port_http)
 
 
-class View(Protocol):
-    """Shows what is seen."""
-
-    def on_poll(self, meter: WatchedMeter) -> None:
-        """Take note that a meter was polled."""
-
-    async def run(self) -> None:
-        """Show until cancelled."""
-
-    def close(self) -> None:
-        """Show how things were last."""
-
-
 class LineView:
     """A line for each value; a meter that does not answer gets one when that begins, when its reason changes, and again
     after a while.
@@ -109,10 +93,10 @@ class LineView:
     Args:
         output: where to.
         written: writes a line.
-        repeats_after_s: so long nothing more is said of a meter that does not answer.
+        repeats_after_s: for so long nothing more is said of a meter that does not answer.
     """
 
-    def __init__(self, output: Output, written: Callable[[Status], str], *, repeats_after_s: float = 0.0) -> None:
+    def __init__(self, output: Output, written: Callable[[Status], str], repeats_after_s: float = 0.0) -> None:
         self._output = output
         self._written = written
         self._repeats_after_s = repeats_after_s
@@ -128,20 +112,12 @@ class LineView:
         self._output.write(self._written(status) + "\n")
         self._output.flush()
 
-    async def run(self) -> None:
-        """Wait: what there is to write is written when it is seen."""
-        await asyncio.Event().wait()
-
-    def close(self) -> None:
-        """Everything is written."""
-
 
 class ScreenView:
     """For terminals: a picture on a screen of its own, in whatever size it has; the last one stays behind."""
 
-    def __init__(self, console: Console, meters: Sequence[WatchedMeter], wall: Wall) -> None:
+    def __init__(self, console: Console, meters: Sequence[WatchedMeter]) -> None:
         self._meters = meters
-        self._wall = wall
         self._changed = asyncio.Event()
         self._console = console
         self._live = Live(
@@ -172,48 +148,43 @@ class ScreenView:
         finally:
             loop.remove_signal_handler(signal.SIGWINCH)
 
-    def close(self) -> None:
+    def print_last(self) -> None:
         """Leave the last picture behind."""
         self._console.print(self._picture(stays=True))
 
     def _picture(self, *, stays: bool = False) -> Picture:
-        return Picture(tuple(meter.status() for meter in self._meters), self._wall(), stays)
+        return Picture(tuple(meter.status() for meter in self._meters), _local_time(), stays)
 
 
-async def _watch(
-    addresses: Sequence[Address], seconds: float | None, count: int | None, *, as_json: bool, wall: Wall = _local_time
-) -> int:
-    meters = [WatchedMeter(address.host, address.port, wall) for address in addresses]
+async def _watch(addresses: Sequence[Address], seconds: float | None, count: int | None, *, as_json: bool) -> int:
+    meters = [WatchedMeter(address.host, address.port, _local_time) for address in addresses]
     output = Output()
+    console = output.console()
     with Interruption() as interruption:
         output.when_lost = interruption.ask_to_end
-        view = _view(output, meters, wall, as_json=as_json)
-        showing = asyncio.create_task(view.run())
-        watching = asyncio.create_task(watch(meters, view.on_poll, count=count))
-        interrupted = asyncio.create_task(interruption.wait(seconds))
-        tasks = {showing, watching, interrupted}
-        try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-        for task in done:
-            task.result()
-        view.close()
-        output.flush()
+        if console.is_terminal and not console.is_dumb_terminal and not as_json:
+            screen = ScreenView(console, meters)
+            await _until_first(screen.run(), watch(meters, screen.on_poll, count=count), interruption.wait(seconds))
+            screen.print_last()
+        else:
+            lines = LineView(output, _json_line) if as_json else LineView(output, plain_line, SILENCE_TOLD_EVERY_S)
+            await _until_first(watch(meters, lines.on_poll, count=count), interruption.wait(seconds))
         if (seconds is not None or count is not None) and interruption.came and output.error is None:
             raise LeftEarlyError("the meters were not watched for as long as was asked for.")
     return _status(output, meters)
 
 
-def _view(output: Output, meters: Sequence[WatchedMeter], wall: Wall, *, as_json: bool) -> View:
-    if as_json:
-        return LineView(output, lambda status: json.dumps(status_json(status), separators=(",", ":")))
-    console = output.console()
-    if console.is_terminal and not console.is_dumb_terminal:
-        return ScreenView(console, meters, wall)
-    return LineView(output, plain_line, repeats_after_s=SILENCE_TOLD_EVERY_S)
+async def _until_first(*works: Coroutine[None, None, None]) -> None:
+    """Do several things until the first one ends, and cancel the others."""
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for task in done:
+        task.result()
 
 
 def _status(output: Output, meters: Sequence[WatchedMeter]) -> int:
@@ -223,7 +194,11 @@ def _status(output: Output, meters: Sequence[WatchedMeter]) -> int:
         return status
     for meter in silent:
         tell(f"Error: meter {meter.address}, {meter.status().problem or 'asked, and not answered yet'}")
-    return EXIT_NONE_ANSWERED
+    return EXIT_FAILURE
+
+
+def _json_line(status: Status) -> str:
+    return json.dumps(status_json(status), separators=(",", ":"))
 
 
 def status_json(status: Status) -> dict[str, object]:

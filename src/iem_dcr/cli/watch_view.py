@@ -59,35 +59,40 @@ class Picture:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Draw it in the size that the options give."""
-        height = options.height or console.size.height
-        for line in self._lines(options.max_width, height, ascii_only=options.ascii_only):
+        for line in self._lines(options.max_width, options.height or console.size.height, options.ascii_only):
             line.no_wrap = True
             line.overflow = "crop" if options.ascii_only else "ellipsis"
             yield line
 
-    def _lines(self, width: int, height: int, *, ascii_only: bool) -> Iterator[Text]:
+    def _lines(self, width: int, height: int, ascii_only: bool) -> Iterator[Text]:
         name = "iem-dcr watch  " if width >= RANGE_FROM_WIDTH else ""
         yield Text(f"{name}{self.now:%H:%M:%S}  {_summary(self.statuses)}", "bold")
-        left = max(1, height - 2)
+        room = max(1, height - 2)
         bars = _bars_in(width)
-        step_s = _step_s(self.statuses, bars)
-        blocks = self._blocks(left, width, bars, step_s, ascii_only=ascii_only)
-        if blocks is not None:
-            yield from blocks
-        else:
-            step_s = _step_s(self.statuses, FEWEST_BARS)
-            room = len(self.statuses) if self.stays else left
-            yield from _lines_of_many(self.statuses, width, room, step_s, ascii_only=ascii_only)
-        yield Text(f"a bar is {duration(step_s)}{'' if self.stays else '   Ctrl-C ends'}", "dim")
+        layout = _Layout(width, bars, _step_s(self.statuses, bars), ascii_only)
+        lines = [line for status in self.statuses[:room] for line in (Text(), *_block(status, layout))]
+        if len(lines) > room or len(self.statuses) > room:
+            layout = _Layout(width, FEWEST_BARS, _step_s(self.statuses, FEWEST_BARS), ascii_only)
+            lines = [*_lines_of_many(self.statuses, len(self.statuses) if self.stays else room, layout)]
+        yield from lines
+        yield Text(f"a bar is {duration(layout.step_s)}{'' if self.stays else '   Ctrl-C ends'}", "dim")
 
-    def _blocks(self, left: int, width: int, bars: int, step_s: int, *, ascii_only: bool) -> list[Text] | None:
-        """Draw a block for each meter, or None as soon as they turn out not to fit."""
-        lines: list[Text] = []
-        for status in self.statuses:
-            lines += [Text(), *_block(status, width, bars, step_s, ascii_only=ascii_only)]
-            if len(lines) > left:
-                return None
-        return lines
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """What there is room for.
+
+    Attributes:
+        width: of the window, in characters.
+        bars: of a chart.
+        step_s: seconds that a bar stands for.
+        ascii_only: nothing else can be written.
+    """
+
+    width: int
+    bars: int
+    step_s: int
+    ascii_only: bool
 
 
 def sparkline(
@@ -158,24 +163,38 @@ def _step_s(statuses: Sequence[Status], bars: int) -> int:
     return next((step_s for step_s in SECONDS_PER_BAR if (bars - 1) * step_s > span_s), SECONDS_PER_BAR[-1])
 
 
+def _chart(
+    status: Status, value: Callable[[Sample], float], layout: _Layout, least_span: float | None = None
+) -> tuple[str, float, float]:
+    return sparkline(
+        status.samples,
+        value,
+        now_s=status.now_s,
+        bars=layout.bars,
+        step_s=layout.step_s,
+        least_span=least_span,
+        ascii_only=layout.ascii_only,
+    )
+
+
 # --- a block for a meter ---
 
 
-def _block(status: Status, width: int, bars: int, step_s: int, *, ascii_only: bool) -> Iterator[Text]:
-    yield _heading(status, ascii_only=ascii_only)
+def _block(status: Status, layout: _Layout) -> Iterator[Text]:
+    yield _heading(status, layout)
     if status.value is not None:
-        yield from _charts(status, status.value, width, bars, step_s, ascii_only=ascii_only)
-        yield from _facts(status, status.value, width)
+        yield from _charts(status, status.value, layout)
+        yield from _facts(status, status.value, layout.width)
     for trouble in troubles(status):
         style = _STYLES["fault" if trouble.is_fault else "warning"]
-        yield from _wrapped(f"  {'!' if trouble.is_fault else '?'} ", "", shown(trouble.text), style, width)
+        yield from _wrapped(f"  {'!' if trouble.is_fault else '?'} ", "", shown(trouble.text), style, layout.width)
     if status.value is None and status.silent_since is None:
         yield Text("  asked, no answer yet", "dim")
 
 
-def _heading(status: Status, *, ascii_only: bool) -> Text:
+def _heading(status: Status, layout: _Layout) -> Text:
     state, style = _state(status)
-    line = Text.assemble(("* " if ascii_only else "● ", style), (status.address, "bold"), f"  {state}")
+    line = Text.assemble(("* " if layout.ascii_only else "● ", style), (status.address, "bold"), f"  {state}")
     if status.value is not None:
         line.append(f"  {shown(status.value.MS)}")
     if status.gateway is not None and status.gateway.is_set:
@@ -183,9 +202,7 @@ def _heading(status: Status, *, ascii_only: bool) -> Text:
     return line
 
 
-def _charts(
-    status: Status, value: MeterValue, width: int, bars: int, step_s: int, *, ascii_only: bool
-) -> Iterator[Text]:
+def _charts(status: Status, value: MeterValue, layout: _Layout) -> Iterator[Text]:
     rows: tuple[tuple[str, str, Callable[[Sample], float], float | None, float, str], ...] = (
         ("Power", kw(value.P), lambda sample: sample.power_w, None, 1000.0, "kW"),
         ("Voltage", measured(value.U2, "V"), lambda sample: sample.voltage_v, LEAST_SPAN_V, 1.0, "V"),
@@ -193,18 +210,10 @@ def _charts(
     )
     style = _STYLES["old"] if status.silent_since is not None else ""
     for name, text, pick, least_span, divisor, unit in rows:
-        drawn, low, high = sparkline(
-            status.samples,
-            pick,
-            now_s=status.now_s,
-            bars=bars,
-            step_s=step_s,
-            least_span=least_span,
-            ascii_only=ascii_only,
-        )
+        drawn, low, high = _chart(status, pick, layout, least_span)
         label = f"  {name:<{_LABEL_WIDTH - 2}}"
         line = Text.assemble((label, "dim"), (f"{text:>{_VALUE_WIDTH}}", style), (f"  {drawn}", "cyan"))
-        if width >= RANGE_FROM_WIDTH and status.samples:
+        if layout.width >= RANGE_FROM_WIDTH and status.samples:
             line.append(f"  {low / divisor:.1f} to {high / divisor:.1f} {unit}", "dim")
         yield line
 
@@ -237,37 +246,30 @@ def _transaction(status: Status) -> str:
 # --- a line for a meter ---
 
 
-def _lines_of_many(
-    statuses: Sequence[Status], width: int, height: int, step_s: int, *, ascii_only: bool
-) -> Iterator[Text]:
+def _lines_of_many(statuses: Sequence[Status], height: int, layout: _Layout) -> Iterator[Text]:
     """Draw a line for each meter; where they do not all fit, those in trouble are not the ones left out."""
     room = height if len(statuses) <= height else max(1, height - 1)
     worst_first = sorted(range(len(statuses)), key=lambda at: (not _is_in_fault(statuses[at]), at))
     drawn = [statuses[at] for at in sorted(worst_first[:room])]
-    address_width = min(max(len(status.address) for status in drawn), max(12, width // 3))
+    address_width = min(max(len(status.address) for status in drawn), max(12, layout.width // 3))
     for status in drawn:
-        yield _row(status, address_width, step_s, has_all=width >= ALL_VALUES_FROM_WIDTH, ascii_only=ascii_only)
+        yield _row(status, address_width, layout)
     hidden = len(statuses) - len(drawn)
     if hidden and height > 1:
         yield Text(f"and {hidden} more: a higher window shows them", "dim")
 
 
-def _row(status: Status, address_width: int, step_s: int, *, has_all: bool, ascii_only: bool) -> Text:
+def _row(status: Status, address_width: int, layout: _Layout) -> Text:
     value = status.value
     cells: list[str] = []
     if value is not None and status.silent_since is None:
-        bars, _, _ = sparkline(
-            status.samples,
-            lambda sample: sample.power_w,
-            now_s=status.now_s,
-            bars=FEWEST_BARS,
-            step_s=step_s,
-            ascii_only=ascii_only,
-        )
+        bars, _, _ = _chart(status, lambda sample: sample.power_w, layout)
         cells = [kw(value.P), measured(value.U2, "V"), measured(value.I, "A"), bars]
     state, style = _state(status)
     line = Text(f"{_cut(status.address, address_width):<{address_width}}", style="bold")
-    for cell, width in list(zip(cells, _CELL_WIDTHS, strict=False))[: 4 if has_all else 1]:
+    for cell, width in list(zip(cells, _CELL_WIDTHS, strict=False))[
+        : 4 if layout.width >= ALL_VALUES_FROM_WIDTH else 1
+    ]:
         line.append(f"{cell:>{width}}", "not bold")
     return line.append(f"  {_short(status, state)}", f"not bold {style}" if "bold" not in style else style)
 

@@ -46,7 +46,7 @@ _RESET: Final = struct.pack("ii", 1, 0)
 _END_OF_HEAD: Final = re.compile(rb"\n\r?\n")
 _BLANKS_BEFORE_COLON: Final = re.compile(rb"^([^\s:()<>@,;\\\"/\[\]?={}]+)[ \t]+:", re.MULTILINE)
 _FRAMING: Final = (b"content-length", b"transfer-encoding")
-_ADVICE: Final = "Is the meter powered, and ip_address its address?"
+_ADVICE: Final = "Is the meter powered, and is this its address?"
 
 
 @dataclass(frozen=True, slots=True)

@@ -326,7 +326,7 @@ class MeterDriver:
     def _changed(self, before: Entry, now: Entry) -> None:
         """Hear from the ledger that an entry's state changed."""
         if now.told and now.state in (State.CLOSED, State.LOST) and self._working is None:
-            is_over = "it is lost" if now.state is State.LOST else "the meter has ended it by itself"
+            is_over = "it is lost" if now.state is State.LOST else "another client or a power failure has ended it"
             self._meter.state.interrupted(f"transaction {printable(now.transaction_id)}: {is_over}")
         if before.state is not State.CLOSED and now.state is State.LOST:
             self._keeper.note_later(now)

@@ -1,11 +1,12 @@
 """The journal: every receipt of one or more meters, in one SQLite file that outlives the process.
 
-`open_journal` gives drivers what keeps their receipts; `open_for_reading`, `forget`, `pins` and `pin` are for whoever
-looks after the file. Importing this package imports ``sqlite3``, so a process without a journal does not import it.
+`open_journal` gives drivers what keeps their receipts; `open_for_reading`, `count_to_forget`, `forget`, `pins` and
+`pin` are for whoever looks after the file. Importing this package imports ``sqlite3``, so a process without a journal
+does not import it.
 """
 
 from iem_dcr.journal.file import check_journal
-from iem_dcr.journal.maintenance import Entry, Erased, JournalReader, forget, open_for_reading
+from iem_dcr.journal.maintenance import Entry, Erased, JournalReader, count_to_forget, forget, open_for_reading
 from iem_dcr.journal.pins import pin, pins
 from iem_dcr.journal.store import Journal, open_journal
 from iem_dcr.journal.worker import Worker
@@ -17,6 +18,7 @@ __all__ = [
     "JournalReader",
     "Worker",
     "check_journal",
+    "count_to_forget",
     "forget",
     "open_for_reading",
     "open_journal",

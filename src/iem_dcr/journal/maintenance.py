@@ -250,15 +250,39 @@ class Erased:
     """What was erased.
 
     Attributes:
-        entries: the entries as they are now.
+        entries: the receipts as they are now.
+        notes: how many notes of transactions without a receipt were deleted.
         is_overwritten: its bytes are gone from the file and from those beside it. False while something reads the file
             without end: erase again later.
         elsewhere: damaged journals that were moved aside, in which it may still stand.
     """
 
     entries: tuple[Entry, ...]
+    notes: int
     is_overwritten: bool
     elsewhere: tuple[Path, ...]
+
+
+def count_to_forget(
+    path: str | os.PathLike[str], *, identification: str = "", transaction_id: str = ""
+) -> tuple[int, int]:
+    """Return how many receipts `forget` would erase, and how many notes of transactions without a receipt.
+
+    Raises:
+        JournalError: there is no such journal, or it cannot be read.
+    """
+    found = existing(path)
+    with told(found):
+        connection, version = schema.open_to_read(found)
+        with contextlib.closing(connection):
+            if not version:
+                return 0, 0
+            which = {"transaction": clean(transaction_id), "person": clean(identification)}
+            receipts, *notes = (
+                connection.execute(f"SELECT count(*) FROM {table} WHERE {condition}", which).fetchone()[0]
+                for table, condition in _to_forget(version)
+            )
+            return receipts, sum(notes)
 
 
 def forget(
@@ -287,32 +311,39 @@ def forget(
     with told(found, _NOT_ERASED):
         with contextlib.closing(schema.connect(found)) as connection:
             with connection:
-                entries = _erase(connection, which)
+                entries, notes = _erase(connection, which)
             # Even if nothing was left to erase: an earlier call may have been interrupted in between.
             connection.execute("VACUUM")
             connection.execute(f"PRAGMA busy_timeout={overwrite_timeout_s * 1000:.0f}")
             (is_busy, *_) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        return Erased(entries, not is_busy, moved_aside(found))
+        return Erased(entries, notes, not is_busy, moved_aside(found))
 
 
-def _erase(connection: sqlite3.Connection, which: dict[str, str]) -> tuple[Entry, ...]:
+def _to_forget(version: int) -> tuple[tuple[str, str], ...]:
+    """Return the tables of a journal of this version that name a person, and which rows are to go: receipts first."""
     of_id = ":transaction <> '' AND transaction_id = :transaction"
     of_both = f"(({of_id}) OR (:person <> '' AND identification = :person))"
+    ledger = "begun" if version == 1 else "ledger"
+    return ("receipts", f"erased_ms IS NULL AND {of_both}"), (ledger, of_both), ("refused", of_id)
+
+
+def _erase(connection: sqlite3.Connection, which: dict[str, str]) -> tuple[tuple[Entry, ...], int]:
     connection.execute("BEGIN IMMEDIATE")
     version = schema.version_of(connection)
     if not version:
-        return ()
-    # A file of version 1 is not migrated here: the process that writes it may still be of that version.
-    ledger, select = ("begun", _SELECT.replace("accepted", "1")) if version == 1 else ("ledger", _SELECT)
-    connection.execute(f"DELETE FROM {ledger} WHERE {of_both}", which)
-    connection.execute(f"DELETE FROM refused WHERE {of_id}", which)
-    numbers = connection.execute(f"SELECT id FROM receipts WHERE erased_ms IS NULL AND {of_both}", which).fetchall()
+        return (), 0
+    (receipts, condition), *notes = _to_forget(version)
+    deleted = sum(connection.execute(f"DELETE FROM {table} WHERE {rows}", which).rowcount for table, rows in notes)
+    numbers = connection.execute(f"SELECT id FROM {receipts} WHERE {condition}", which).fetchall()
     connection.executemany(
         "UPDATE receipts SET tuple = NULL, identification = '', transaction_id = '', findings = '[]',"
         " erased_ms = ? WHERE id = ?",
         [(milliseconds(datetime.now(UTC)), number) for (number,) in numbers],
     )
-    return tuple(_entry_of(connection.execute(f"{select} WHERE id = ?", number).fetchone()) for number in numbers)
+    # A file of version 1 is not migrated here: the process that writes it may still be of that version.
+    select = _SELECT.replace("accepted", "1") if version == 1 else _SELECT
+    rows = (connection.execute(f"{select} WHERE id = ?", number).fetchone() for number in numbers)
+    return tuple(map(_entry_of, rows)), deleted
 
 
 # --- deleting what is old ---
