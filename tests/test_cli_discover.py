@@ -13,7 +13,7 @@ from iem_dcr.everest_api.discovery import FoundApi
 from iem_dcr.everest_api.topics import QUERY_MODULES
 from tests.support.brokers import BROKERS, PATIENCE_S, Mosquitto, Recorder, TestBroker
 from tests.support.certificates import make_certificates
-from tests.support.command_line import Done, begin, finish, run
+from tests.support.command_line import Done, begin, finish, run, run_process
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -109,9 +109,9 @@ def test_tls(tmp_path: Path) -> None:
     with Mosquitto(tls=made, client_certificates=True) as broker:
         url = f"mqtts://127.0.0.1:{broker.port}"
         mine = ("--cert-file", made.client_cert, "--key-file", made.client_key)
-        done = run("discover", "--wait", "0.1", "--broker", url, "--ca-file", made.ca, *mine)
+        done = run_process("discover", "--wait", "0.1", "--broker", url, "--ca-file", made.ca, *mine)
         assert "No powermeter API" in done.err
-        done = run("discover", "--wait", "0.1", "--broker", url, *mine)
+        done = run_process("discover", "--wait", "0.1", "--broker", url, *mine)
         assert done.status == 1
         assert "not trusted" in done.err
 

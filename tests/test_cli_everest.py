@@ -14,7 +14,7 @@ import pytest
 
 import iem_dcr.everest
 from iem_dcr import __version__
-from tests.support.command_line import Done, begin, finish, run
+from tests.support.command_line import Done, begin, finish, run, run_process
 from tests.support.everest_prefix import EVERESTS_OWN, MODULE, RUNNING, contents, everest_at, place_of, put_vendors
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def prefix(tmp_path: Path) -> Path:
 
 def checked(prefix: Path, *options: str, path: str = BIN) -> tuple[Done, dict[str, Any]]:
     """Check as JSON, with a PATH."""
-    done = finish(begin("everest", "check", str(prefix), "--json", *options, PATH=path))
+    done = run("everest", "check", str(prefix), "--json", *options, PATH=path)
     (findings,) = done.events
     assert done.err == ""
     assert done.status == (1 if findings["problems"] else 0)
@@ -69,7 +69,7 @@ def test_from_installing_to_removing(prefix: Path) -> None:
     )
 
     # As on a charger: no python3 but that of the environment, and none of this process's variables.
-    done = finish(begin("everest", "check", str(prefix), PATH="/nowhere", PYTHONPATH="/nowhere"))
+    done = run_process("everest", "check", str(prefix), PATH="/nowhere", PYTHONPATH="/nowhere")
     assert (done.status, done.err) == (0, "")
     assert done.out == (
         f"{folder}\n"
@@ -237,7 +237,7 @@ def test_what_is_wrong(prefix: Path, change: Callable[[Path], object], problems:
     assert findings["problems"] == [problem.replace("PREFIX", str(prefix)) for problem in problems]
     fatal = ("module.py does not start", "this is not this module", "the module is not installed")
     assert findings["starts"] is not any(problem.startswith(fatal) for problem in problems)
-    done = finish(begin("everest", "check", str(prefix), PATH=BIN))
+    done = run("everest", "check", str(prefix), PATH=BIN)
     assert done.status == 1
     assert done.out.splitlines()[7:] == [f"Problem: {problem}" for problem in findings["problems"]]
     assert contents(prefix) == before
@@ -248,7 +248,7 @@ def test_the_python_of_everestpy_cannot_be_told(tmp_path: Path) -> None:
     done = install(prefix, "--no-venv")
     assert (done.status, done.err) == (0, "")
     assert "  everestpy    its Python cannot be told\n" in done.out
-    done = finish(begin("everest", "check", str(prefix), PATH=BIN))
+    done = run("everest", "check", str(prefix), PATH=BIN)
     assert done.status == 1
     assert "  everestpy  for a Python not known\n" in done.out
     assert "Problem: module.py does not start: ImportError: not with any of these\n" in done.out
@@ -257,7 +257,7 @@ def test_the_python_of_everestpy_cannot_be_told(tmp_path: Path) -> None:
 def test_everestpy_without_a_version_in_its_name(tmp_path: Path) -> None:
     prefix = everest_at(tmp_path / "everest", None)
     assert f"  everestpy    built for Python {RUNNING}\n" in install(prefix, "--no-venv").out
-    done = finish(begin("everest", "check", str(prefix), PATH=BIN))
+    done = run("everest", "check", str(prefix), PATH=BIN)
     assert done.status == 0
     assert f"  everestpy  for Python {RUNNING}\n" in done.out
 

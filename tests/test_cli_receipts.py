@@ -115,17 +115,17 @@ def test_selection(path: Path, arguments: list[str], found: list[str]) -> None:
 def test_without_a_journal_the_first_that_is_there_is_read_and_named(path: Path) -> None:
     home, none = str(path.parent), str(path.parent / "none")
     if not Path("/var/lib/iem-dcr/receipts.db").exists():
-        done = finish(begin("receipts", "list", STATE_DIRECTORY=none, XDG_STATE_HOME=home))
+        done = run("receipts", "list", STATE_DIRECTORY=none, XDG_STATE_HOME=home)
         assert (done.status, done.out) == (2, "")
         assert "--journal" in done.err
         assert "there is none in the default folders" in " ".join(done.err.split())
     found = path.parent / "iem-dcr" / "receipts.db"
     found.parent.mkdir()
     path.rename(found)
-    done = finish(begin("receipts", "list", STATE_DIRECTORY=str(found.parent), XDG_STATE_HOME=none))
+    done = run("receipts", "list", STATE_DIRECTORY=str(found.parent), XDG_STATE_HOME=none)
     assert (done.status, done.err) == (0, f"Journal: {found}\n")
     assert len(done.out.splitlines()) == 3
-    assert finish(begin("receipts", "list", "--help", XDG_STATE_HOME=home)).err == ""
+    assert run("receipts", "list", "--help", XDG_STATE_HOME=home).err == ""
 
 
 @pytest.mark.parametrize("what", ["list", "show", "export"])

@@ -15,14 +15,15 @@ from iem_dcr import ocmf
 from iem_dcr.driver.entry import Entry
 from iem_dcr.driver.receipt_matching import Right, ended_since, entitlement, is_ours, owner
 from iem_dcr.driver.transitions import State
-from tests.support.bench import SERIAL
 
 if TYPE_CHECKING:
     from iem_dcr.ocmf import Receipt
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+SERIAL = "1SIM0000000042"
 ANOTHER_SERIAL = "1SIM0000000099"
 SECOND = timedelta(seconds=1)
+HOUR = timedelta(hours=1)
 MAY_HAVE_BEEN_ACTED_ON = (State.UNCERTAIN, State.OPEN, State.ENDED, State.LOST)
 
 
@@ -150,6 +151,29 @@ def test_of_several_that_fit_alike_it_is_the_newest() -> None:
     assert found.number == 2
 
 
+def test_of_several_whose_distance_is_not_known_it_is_the_newest_and_a_known_one_comes_first() -> None:
+    timeless = entry(3, sent=None, answered=None)
+    for entries, number in (([entry(1), entry(2)], 2), ([entry(2), timeless], 3)):
+        found = owner(receipt(began=None), entries)
+        assert found is not None
+        assert found.number == number
+    found = owner(receipt(), [entry(1), timeless])
+    assert found is not None
+    assert found.number == 1
+
+
+def test_of_two_times_at_which_it_may_have_begun_the_nearer_one_counts() -> None:
+    leapt = entry(1, sent=NOON - HOUR, answered=NOON - HOUR, leaps=(HOUR,))
+    found = owner(receipt(), [leapt, entry(2, sent=NOON - SECOND)])
+    assert found is not None
+    assert found.number == 1
+
+
+def test_a_receipt_that_names_no_meter_is_told_by_the_rest() -> None:
+    assert is_ours(receipt(MS=""), entry())
+    assert not is_ours(receipt("04XX000000", MS=""), entry())
+
+
 def test_where_there_is_none_that_fits_it_is_anothers() -> None:
     assert owner(receipt(), []) is None
     assert owner(receipt("04XX000000"), [entry(1), entry(2)]) is None
@@ -241,6 +265,19 @@ def test_an_empty_id_does_not_mean_what_was_begun_on_another_meter() -> None:
     elsewhere = entry(1, serial=ANOTHER_SERIAL)
     assert entitlement("", [elsewhere], SERIAL).right is Right.WHATEVER_RUNS
     assert entitlement("", [elsewhere], "").entry == elsewhere, "no meter has answered yet: it may be that one"
+
+
+def test_what_was_begun_on_a_meter_that_is_not_known_may_run_on_any() -> None:
+    unknown = entry(1, serial="")
+    assert entitlement("", [unknown], SERIAL).entry == unknown
+    assert entitlement("T-1", [unknown], SERIAL).right is Right.END
+
+
+def test_an_empty_id_means_the_newest_of_this_meter_or_of_any_where_none_has_answered() -> None:
+    entries = [entry(1), entry(2), entry(3, serial=ANOTHER_SERIAL)]
+    assert entitlement("", entries, SERIAL).entry == entries[1]
+    assert entitlement("", entries, "").entry == entries[2]
+    assert entitlement("", [*entries[1:], entry(4, state=State.LOST)], "").entry == entries[2]
 
 
 def test_what_was_begun_on_another_meter_is_looked_for_and_ends_nothing_here() -> None:

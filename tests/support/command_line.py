@@ -1,8 +1,10 @@
-"""The command iem-dcr as a process of its own, and simulated meters in a thread for it to talk to."""
+"""The command iem-dcr, called here or as a process of its own, and simulated meters in a thread for it to talk to."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import io
 import json
 import os
 import subprocess
@@ -11,6 +13,9 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+import pytest
+
+from iem_dcr.cli.main import main
 from iem_dcr.simulator import Fault, SimulatedMeter, SimulatorOptions, SimulatorServer
 from tests.support.bench import CI, SECRET, SERIAL
 
@@ -70,9 +75,30 @@ def finish(process: subprocess.Popen[str], before: str = "") -> Done:
     return Done(process.returncode, before + (out or ""), err or "")
 
 
-def run(*arguments: str) -> Done:
-    """Run iem-dcr to its end."""
-    return finish(begin(*arguments))
+def run(*arguments: str, **variables: str) -> Done:
+    """Call iem-dcr in this process, which starts none and so costs a tenth: with piped streams, to its end."""
+    written, told = io.BytesIO(), io.BytesIO()
+    with contextlib.ExitStack() as stack:
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        for name in _NOT_PASSED_ON:
+            patch.delenv(name, raising=False)
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        patch.setattr(sys, "stdin", io.StringIO())
+        stack.enter_context(contextlib.redirect_stdout(io.TextIOWrapper(written, "utf-8", write_through=True)))
+        stack.enter_context(contextlib.redirect_stderr(io.TextIOWrapper(told, "utf-8", write_through=True)))
+        try:
+            main(arguments)
+        except SystemExit as ended:
+            status = int(ended.code or 0)
+        out, err = (stream.getvalue().decode().replace("\r\n", "\n") for stream in (written, told))
+    assert "Traceback" not in err
+    return Done(status, out, err)
+
+
+def run_process(*arguments: str, **variables: Any) -> Done:
+    """Run iem-dcr as a process to its end."""
+    return finish(begin(*arguments, **variables))
 
 
 def read_until(process: subprocess.Popen[str], text: str) -> str:

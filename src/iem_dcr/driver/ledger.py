@@ -184,12 +184,7 @@ class Ledger:
 
     def refuse(self, transaction_id: str, noted: datetime) -> None:
         """Remember a start that failed with none of its B possibly acted on."""
-        newest = self.newest(transaction_id)
-        if (
-            transaction_id
-            and transaction_id not in self._by_id
-            and (newest is None or (newest.state is State.CLOSED and newest.receipt is None))
-        ):
+        if transaction_id and transaction_id not in self._by_id and self.newest(transaction_id) is None:
             self._add(Entry(self._next, transaction_id, "", "", None, State.REFUSED, noted))
 
     # --- evidence: E ---
