@@ -419,11 +419,11 @@ async def of_server(script: list[Do]) -> Report:
 
 HTML = answer(b"<html>router</html>", content_type="text/html", headers="Server: nginx\r\n")
 STRANGERS = {
-    "html": ([HTML] * 9, "what answers is no IEM-DCR: GET /metervalue has status 200 and text/html, by nginx"),
+    "html": ([HTML] * 9, "what answers is not an IEM-DCR: GET /metervalue has status 200 and text/html, by nginx"),
     "other-json": ([answer({"hello": 1})] * 9, "status 200 and application/json"),
     "redirect": ([answer(b"", "302 Found", headers="Location: https://x/\r\n")] * 9, "a redirect to https://x/"),
     "not-found": ([answer(b"", "404 Not Found")] * 9, "status 404"),
-    "silent": ([Do(then=Then.STALL)] * 9, "takes the connection and says nothing"),
+    "silent": ([Do(then=Then.STALL)] * 9, "accepts the connection and sends nothing"),
     "closing": ([Do(then=Then.CLOSE)] * 9, "closes it without an answer"),
     "not-http": ([Do(b"\x15\x03\x01\x00\x02\x02\x46", Then.CLOSE)] * 9, "does not speak HTTP"),
 }

@@ -342,6 +342,12 @@ def test_any_bytes_can_be_redacted(body: bytes) -> None:
     assert len(redacted({nodes.GW.path: body})[nodes.GW.path]) == len(body)
 
 
+@pytest.mark.parametrize("body", ['"', "\\\\", "a", "1a", '{"X":"1234","Y":"1', '"OCMF|{"', '{"X" '])
+def test_answers_of_any_length_can_be_redacted(body: str) -> None:
+    body += body[-1] * 2**16
+    assert len(redacted({nodes.GW.path: body.encode()})[nodes.GW.path]) == len(body)
+
+
 def kinds(value: object) -> object:
     """Reduce JSON to its structure."""
     if isinstance(value, dict):

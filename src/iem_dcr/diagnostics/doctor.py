@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from iem_dcr.diagnostics.report import Result
 
 _FACTORY_ADDRESS: Final = "192.168.60.12, port 80"
+_IS_STARTING: Final = "A meter that was just powered up needs some seconds before it answers: try again."
 
 
 async def examine(
@@ -79,68 +80,49 @@ def _no_meter(evidence: Evidence, proxies: Sequence[str]) -> Result:
     text, to_do = _unreachable(error) if isinstance(error, MeterUnreachableError) else _stranger(evidence, error)
     if proxies:
         to_do += (
-            f" {' and '.join(proxies)} is set here: other programs, as curl, may go through that proxy and see "
-            "something else; iem-dcr goes to the meter itself."
+            f" {' and '.join(proxies)} is set here: other programs, such as curl, may go through that proxy and "
+            "see something else; iem-dcr connects to the meter itself."
         )
     return failed(text, to_do)
 
 
 def _unreachable(error: MeterUnreachableError) -> tuple[str, str]:
     cause = error.__cause__
-    number = getattr(cause, "errno", None)
-    if number == errno.ECONNREFUSED:
-        return (
-            "the connection is refused: there is a device, but nothing listens at this port",
-            (
-                "Check address and port (an IEM-DCR's is 80). A meter that was just powered up needs some seconds "
-                "before it answers: try again."
-            ),
-        )
-    if number in (errno.EHOSTUNREACH, errno.ENETUNREACH):
-        return (
-            "there is no way to this address, or no device at it",
-            (
-                f"Check the address (from the factory {_FACTORY_ADDRESS}), power and cable, and that this host has an "
-                "address in the meter's network (ip address)."
-            ),
-        )
+    check_address = f"Check the address (from the factory {_FACTORY_ADDRESS})"
+    match getattr(cause, "errno", None):
+        case errno.ECONNREFUSED:
+            text = "the connection is refused: there is a device, but nothing listens at this port"
+            return text, f"Check address and port (an IEM-DCR's is 80). {_IS_STARTING}"
+        case errno.EHOSTUNREACH | errno.ENETUNREACH:
+            text = "there is no route to this address, or no device at it"
+            return text, (
+                f"{check_address}, power and cable, and that this host has an address in the meter's network "
+                "(ip address)."
+            )
     if isinstance(cause, TimeoutError):
-        return (
-            "nothing at this address answers, not even with a refusal",
-            f"Check the address (from the factory {_FACTORY_ADDRESS}), power and cable, and any firewall in between.",
-        )
+        text = "nothing at this address answers, not even with a refusal"
+        return text, f"{check_address}, power and cable, and any firewall in between."
     if isinstance(cause, socket.gaierror):
         return "this host does not know that name", f"Give the IP address (from the factory {_FACTORY_ADDRESS})."
-    return printable(error.brief), f"Check the address (from the factory {_FACTORY_ADDRESS})."
+    return printable(error.brief), f"{check_address}."
 
 
 def _stranger(evidence: Evidence, error: MeterError) -> tuple[str, str]:
+    plain = evidence.plain
     if isinstance(error, MeterTimeoutError):
-        return (
-            "something takes the connection and says nothing",
-            (
-                "A meter that is starting needs some seconds: try again. If the meter serves one connection at a time, "
-                "it is in use: end what else asks it. Something that waits for TLS (https) also says nothing; an "
-                "IEM-DCR speaks plain HTTP."
-            ),
+        return "something accepts the connection and sends nothing", (
+            f"{_IS_STARTING} If the meter serves one connection at a time, it is in use: end what else asks it. A "
+            "server that waits for TLS (https) also sends nothing; an IEM-DCR speaks plain HTTP."
         )
     if isinstance(error, AnswerLostError):
-        return (
-            "something takes the connection and closes it without an answer",
-            "A meter that is starting needs some seconds: try again. If it stays, something else is at this address.",
-        )
-    if isinstance(evidence.plain, MeterError):
-        return (
-            f"what answers does not speak HTTP: {printable(evidence.plain.brief)}",
-            "Check address and port: an IEM-DCR speaks plain HTTP at port 80, no TLS (https).",
-        )
-    said = "" if evidence.plain is None else _description(evidence.plain)
-    return (
-        f"what answers is no IEM-DCR: {said}",
-        (
-            "Check the address: it may be the charger's controller, a router or another device. A meter that is "
-            "starting may answer so too for some seconds."
-        ),
+        text = "something accepts the connection and closes it without an answer"
+        return text, f"{_IS_STARTING} If it stays so, something else is at this address."
+    if isinstance(plain, MeterError):
+        text = f"what answers does not speak HTTP: {printable(plain.brief)}"
+        return text, "Check address and port: an IEM-DCR speaks plain HTTP at port 80, not TLS (https)."
+    return f"what answers is not an IEM-DCR: {'' if plain is None else _description(plain)}", (
+        "Check the address: it may be the charger's controller, a router or another device. A meter that is starting "
+        "may also answer so for some seconds."
     )
 
 

@@ -55,8 +55,9 @@ _PROBLEMS: Final = {
 _README: Final = """\
 # Answers of an IEM-DCR
 
-Recorded by iem-dcr {version} at {recorded}. Each file is the body of an answer, byte for byte. index.json has the path,
-status and headers of each answer, and says which nodes were not asked and why. No file contains the meter's address.
+Recorded by iem-dcr {version} at {recorded}. Each file is the body of an answer. index.json has the
+path, status and headers of each answer, and says which nodes were not asked and why. No file contains the meter's
+address.
 
 {contents}"""
 _REDACTED: Final = """\

@@ -34,11 +34,10 @@ if TYPE_CHECKING:
 MAX_VALUES: Final = 1000
 """Each value is searched for in every text. A meter's answers contain some dozens."""
 
-_NUMBER: Final = r"-?\d{1,12}(\.\d{1,17})?([eE][+-]?\d{1,2})?"
-_WORD: Final = r"[A-Z][A-Z0-9_]*"
+_MEASURED: Final = r"-?\d{1,12}(\.\d{1,17})?([eE][+-]?\d{1,2})?"
 _FORMS: Final = {
     "TM": r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[,.]?\d{0,6} ?[+-]\d\d:?\d\d( [UISR])?",
-    **dict.fromkeys(("RV", "WV", "U1", "U2", "U3", "U4", "I", "P", "EI", "CL", "LR"), _NUMBER),
+    **dict.fromkeys(("RV", "WV", "U1", "U2", "U3", "U4", "I", "P", "EI", "CL", "LR"), _MEASURED),
     **dict.fromkeys(("RI", "WI"), r"(transaction_)?\d-[0-9a-z]{1,2}:\d{1,2}\.\d{1,2}\.[0-9a-z]{1,2}"),
     **dict.fromkeys(("RU", "WU"), r"[kM]?(Wh|varh|VAh|W|A|V)|m?Ohm"),
     **dict.fromkeys(("RT", "WT"), "AC|DC"),
@@ -46,7 +45,7 @@ _FORMS: Final = {
     **dict.fromkeys(("TX", "ST"), "[A-Za-z]?"),
     "EF": "[Et]*",
     "IL": "NONE|HEARSAY|TRUSTED|VERIFIED|CERTIFIED|SECURE|MISMATCH|INVALID|OUTDATED|UNKNOWN",
-    "IF": rf"(RFID|OCPP|ISO15118|PLMN)_{_WORD}",
+    "IF": r"(RFID|OCPP|ISO15118|PLMN)_[A-Z][A-Z0-9_]*",
     "IT": (
         "NONE|DENIED|UNDEFINED|ISO14443|ISO15693|EMAID|EVCCID|EVCOID|ISO7812|CARD_TXN_NR|CENTRAL|CENTRAL_[12]|LOCAL|"
         "LOCAL_[12]|PHONE_NUMBER|KEY_CODE"
@@ -69,12 +68,14 @@ _DESCRIPTIONS: Final = (
 """Fields, as make and model, in which only other fields' values and what looks like a serial number are replaced."""
 _COMMON: Final = ("true", "false", "null", "OCMF")
 """Words of JSON and of receipts, which stay."""
-_SERIAL: Final = r"(?=[A-Za-z]*[0-9][A-Za-z]*[0-9])[0-9A-Za-z]{6,}"
-_SERIAL_IN_DESCRIPTION: Final = re.compile(_SERIAL)
-_SERIAL_IN_TEXT: Final = re.compile(rf"[0-9]{{4,}}(?=[eE][+-]?[0-9]|[^0-9A-Za-z]|\Z)|{_SERIAL}")
+_WORD_IN_DESCRIPTION: Final = re.compile(r"[0-9A-Za-z]{6,}")
+_WORD_IN_TEXT: Final = re.compile(r"[0-9]{4,}(?=[eE][+-]?[0-9])|[0-9A-Za-z]{6,}|[0-9]{4,}")
+"""Words that may be serial numbers; numbers in a list have no key, so they are among these."""
 _JSON_NUMBER: Final = re.compile(r"-?[0-9][0-9.eE+-]*")
 _SHORTEST: Final = 4
 """Characters of a value that is searched for in other texts, and digits of a number that may identify something."""
+_FEWEST_DIGITS: Final = 2
+"""Of a word that may be a serial number."""
 _TOKEN: Final = re.compile(
     r"""
     "(?!OCMF\|\s*\{\s*")                                # a quote before a tuple that is not escaped begins no string
@@ -139,9 +140,9 @@ class _Redaction:
     def find(self, part: _Part, key: str, text: str) -> str:
         """Remember the values to replace; return the text as it is."""
         if part is _Part.TEXT or key in _DESCRIPTIONS:
-            pattern = _SERIAL_IN_TEXT if part is _Part.TEXT else _SERIAL_IN_DESCRIPTION
-            for match in pattern.finditer(text):
-                self._add(match[0])
+            for match in (_WORD_IN_TEXT if part is _Part.TEXT else _WORD_IN_DESCRIPTION).finditer(text):
+                if len(_digits(match[0])) >= _FEWEST_DIGITS:
+                    self._add(match[0])
         elif not _is_harmless(part, key, text):
             self._add(_digits(text) if part is _Part.NUMBER else text)
         return text
@@ -153,9 +154,9 @@ class _Redaction:
         for value in self._pseudonyms:
             made = _random_like(value)
             for _ in range(_TRIES):
-                if not self._known.search(made):
+                made, found = self._known.subn(lambda match: _random_like(match[0]), made)
+                if not found:
                     break
-                made = _random_like(value)
             self._pseudonyms[value] = made
 
     def replace(self, part: _Part, key: str, text: str) -> str:
@@ -227,7 +228,7 @@ def _decoded(inner: str) -> str:
 
 
 def _encoded(new: str, old: str, inner: str) -> str:
-    """Write a text between quotes as the old one of the same length was written there."""
+    """Write a text as a JSON string, with the escapes that the old one of the same length was written with."""
     characters = _CHARACTER.findall(inner)
     if len(characters) != len(old):
         return new
@@ -249,7 +250,7 @@ def _digits(number: str) -> str:
 
 
 def _random_like(value: str) -> str:
-    """Return random characters of the same kinds, each another than that of the value."""
+    """Return a random value with characters of the same kinds; none is the same as in the value."""
     letters = "abcdef" if _HEX.fullmatch(value) else string.ascii_lowercase
     return "".join(_random_character(character, letters) for character in value)
 
@@ -264,7 +265,7 @@ def _random_character(character: str, letters: str) -> str:
 
 
 def _other_key(PK: str) -> str | None:
-    """Return a key that is no meter's in the form of a key; None where that is not in a known form."""
+    """Return a key that is no meter's, in the form of this one; None where the form is not a known one."""
     try:
         der_hex = ocmf.public_key_der_hex(PK)
     except ReceiptError:
@@ -277,7 +278,7 @@ def _other_key(PK: str) -> str | None:
 
 
 def _in_form_of(SD: str, pseudonym: str) -> str:
-    """Return the pseudonym of a signature with the old one's DER: its tags, its lengths, two bytes of each integer."""
+    """Return the pseudonym of a signature with the tags, lengths and first bytes of integers of its DER."""
     if not re.fullmatch("30([0-9A-Fa-f]{2}){7,}", SD):
         return pseudonym
     second = 4 + int(SD[6:8], 16)
