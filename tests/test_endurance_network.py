@@ -110,14 +110,19 @@ def fault_id(fault: Fault | None) -> str:
     return f"{fault.kind}{'-acts' if fault.acts else ''}{f'-{fault.delay_s:g}s' if fault.delay_s else ''}"
 
 
-ALL = ("look",), ("assign",), ("assign", "begin"), ("begin", "fetch")
+def alike(
+    requests: tuple[str, ...], fault: Fault | None = None, *, off: bool = False, connections: str = "any"
+) -> Outcome:
+    """Return what both networks make of it."""
+    real = over_sockets(requests, fault, off=off, connections=connections)
+    assert in_memory(requests, fault, off=off, connections=connections) == real
+    return real
 
 
-@pytest.mark.parametrize("requests", ALL, ids="-".join)
+@pytest.mark.parametrize("requests", [("look",), ("assign",), ("assign", "begin"), ("begin", "fetch")], ids="-".join)
 @pytest.mark.parametrize("fault", [None, *FAULTS], ids=fault_id)
 def test_both_networks_are_alike(requests: tuple[str, ...], fault: Fault | None) -> None:
-    real = over_sockets(requests, fault, off=False, connections="any")
-    assert in_memory(requests, fault, off=False, connections="any") == real
+    alike(requests, fault)
 
 
 FREED = [fault for fault in FAULTS if fault.wait_s < 2.0 and fault.kind != "garbage-http"]
@@ -125,18 +130,13 @@ FREED = [fault for fault in FAULTS if fault.wait_s < 2.0 and fault.kind != "garb
 up is free at once."""
 
 
-@pytest.mark.parametrize("requests", ALL, ids="-".join)
 @pytest.mark.parametrize("fault", [None, *FREED], ids=fault_id)
 @pytest.mark.parametrize("connections", ["one-waits", "one-refused"])
-def test_so_are_meters_that_serve_one_connection(
-    requests: tuple[str, ...], fault: Fault | None, connections: str
-) -> None:
-    real = over_sockets(requests, fault, off=False, connections=connections)
-    assert in_memory(requests, fault, off=False, connections=connections) == real
+def test_so_are_meters_that_serve_one_connection(fault: Fault | None, connections: str) -> None:
+    for requests in (("assign", "begin"), ("begin", "fetch")):
+        alike(requests, fault, connections=connections)
 
 
-@pytest.mark.parametrize("requests", [("look",), ("assign",)], ids="-".join)
-def test_without_power_both_refuse(requests: tuple[str, ...]) -> None:
-    real = over_sockets(requests, None, off=True, connections="any")
-    assert in_memory(requests, None, off=True, connections="any") == real
-    assert real[0][0] == ("MeterUnreachableError", False)
+@pytest.mark.parametrize("request_", ["look", "assign"])
+def test_without_power_both_refuse(request_: str) -> None:
+    assert alike((request_,), off=True)[0][0] == ("MeterUnreachableError", False)
