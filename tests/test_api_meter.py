@@ -40,60 +40,40 @@ async def settled(bench: ApiBench) -> None:
 
 
 @virtual
-async def test_a_session() -> None:
+async def test_a_session_has_its_receipt_and_only_replies_go_out_at_qos_1() -> None:
     async with api_bench() as bench:
         await bench.until_live()
-        await begun(bench)
+        start = bench.start(reservation_id=7, customer={"language": "de"})  # fields of a later EVerest
+        assert await bench.answer(start) == OK
         assert bench.running()
         await asyncio.sleep(5)
-        answer = await bench.answer(bench.stop())
-        assert answer["status"] == "OK"
-        assert "error" not in answer
+        stop = bench.stop()
+        answer = await bench.answer(stop)
         [record] = bench.meter.signed
+        [key] = bench.bus.on(bench.topics.key)
+        assert (answer["status"], "error" in answer) == ("OK", False)
         assert answer["signed_meter_value"]["signed_meter_data"] == record.text
+        assert answer["signed_meter_value"]["public_key"] == key.value
         assert not bench.running()
         values = bench.bus.on(bench.topics.values)
         assert values[-1].value["energy_Wh_import"]["total"] > values[0].value["energy_Wh_import"]["total"]
-        [key] = bench.bus.on(bench.topics.key)
-        assert key.value == answer["signed_meter_value"]["public_key"]
-
-
-@pytest.mark.parametrize("payload", ["T-1", {"transaction_id": "T-1"}, "", {"transaction_id": ""}])
-@virtual
-async def test_every_form_of_stop(payload: object) -> None:
-    async with api_bench() as bench:
-        await bench.until_live()
-        await begun(bench)
-        await asyncio.sleep(4)
-        answer = await bench.answer(bench.stop(payload))
-        assert answer["signed_meter_value"]["signed_meter_data"] == bench.meter.signed[-1].text
-
-
-@virtual
-async def test_everest_stops_what_it_does_not_know_when_it_starts() -> None:
-    async with api_bench() as bench:
-        await bench.until_live()
-        answer = await bench.answer(bench.stop(""))
-        assert answer["status"] == "UNEXPECTED_ERROR"
-        assert answer["error"]
-        assert "signed_meter_value" not in answer
-
-
-@virtual
-async def test_fields_of_a_later_everest_do_not_keep_a_charger_from_charging() -> None:
-    async with api_bench() as bench:
-        await bench.until_live()
-        assert await bench.answer(bench.start(reservation_id=7, customer={"language": "de"})) == OK
-
-
-@virtual
-async def test_replies_go_out_at_qos_1_and_all_else_at_0() -> None:
-    async with api_bench() as bench:
-        await bench.until_live()
-        reply_to = bench.start()
-        await bench.answer(reply_to)
         await settled(bench)
-        assert {each.topic for each in bench.bus.published if each.qos == 1} == {reply_to}
+        assert {each.topic for each in bench.bus.published if each.qos == 1} == {start, stop}
+
+
+@virtual
+async def test_every_form_of_stop_ends_what_runs_and_where_nothing_ever_ran_it_is_an_error() -> None:
+    async with api_bench() as bench:
+        await bench.until_live()
+        answer = await bench.answer(bench.stop(""))  # as EVerest does when it starts
+        assert (answer["status"], "signed_meter_value" in answer) == ("UNEXPECTED_ERROR", False)
+        assert answer["error"]
+        for number, stop in enumerate(("T-0", {"transaction_id": "T-1"}, "", {"transaction_id": ""})):
+            await begun(bench, f"T-{number}")
+            await asyncio.sleep(4)
+            answer = await bench.answer(bench.stop(stop))
+            assert answer["signed_meter_value"]["signed_meter_data"] == bench.meter.signed[-1].text
+            assert f"04ABT-{number}" in bench.meter.signed[-1].text
 
 
 @virtual
@@ -162,33 +142,24 @@ async def test_a_repeated_stop_gets_its_receipt_again_also_after_the_next_transa
         assert [each.value for each in bench.bus.on(reply_to)] == [first, first]
 
 
+@pytest.mark.parametrize(("acknowledge_s", "pause_s"), [(0.005, 0.02), (5.0, 0.9)])
 @virtual
-async def test_a_request_repeated_while_it_is_at_work_is_answered_once() -> None:
+async def test_a_request_repeated_while_it_is_at_work_or_its_answer_on_the_way_is_answered_once(
+    acknowledge_s: float, pause_s: float
+) -> None:
     async with api_bench() as bench:
         await bench.until_live()
         await begun(bench)
+        bench.bus.acknowledge_s = acknowledge_s
         reply_to = bench.stop()
         for _ in range(5):
             bench.stop(reply_to=reply_to)
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(pause_s)
         assert not bench.bus.on(reply_to)
         await bench.answer(reply_to)
-        await settled(bench)
-        assert len(bench.bus.on(reply_to)) == 1
-        assert bench.meter.state.ended == 1
-
-
-@virtual
-async def test_a_request_repeated_while_its_answer_is_on_the_way_is_answered_once() -> None:
-    async with api_bench() as bench:
-        await bench.until_live()
-        bench.bus.acknowledge_s = 5.0
-        reply_to = bench.start()
-        for _ in range(3):
-            await asyncio.sleep(1)
-            bench.start(reply_to=reply_to)
         await asyncio.sleep(20)
         assert len(bench.bus.on(reply_to)) == 1
+        assert bench.meter.state.ended == 1
 
 
 @virtual
@@ -216,17 +187,15 @@ async def test_another_request_under_a_known_reply_to_gets_no_others_answer(capl
 async def test_one_constant_reply_to_swaps_no_receipt() -> None:
     async with api_bench() as bench:
         await bench.until_live()
-        receipts = []
-        for number in (1, 2):
-            start = request(start_payload(transaction_id=f"T-{number}"), f"start/{number}")
-            assert bench.bus.receive(bench.topics.start, start)
-            await bench.answer(f"start/{number}")
-            await asyncio.sleep(5)
-            assert bench.bus.receive(bench.topics.stop, request(f"T-{number}", "always/the/same"))
-            await asyncio.sleep(5)
-            receipts.append(bench.bus.on("always/the/same")[-1].value)
-        assert receipts[0]["status"] == "OK"
-        assert (receipts[1]["status"], "signed_meter_value" in receipts[1]) == ("UNEXPECTED_ERROR", False)
+        await begun(bench, "T-1")
+        await asyncio.sleep(5)
+        assert (await bench.answer(bench.stop("T-1", reply_to="always/the/same")))["status"] == "OK"
+        await begun(bench, "T-2")
+        await asyncio.sleep(5)
+        bench.stop("T-2", reply_to="always/the/same")
+        await settled(bench)
+        again = bench.bus.on("always/the/same")[-1].value
+        assert (again["status"], "signed_meter_value" in again) == ("UNEXPECTED_ERROR", False)
 
 
 @virtual
@@ -258,76 +227,60 @@ async def test_a_retained_request_is_ignored(caplog: pytest.LogCaptureFixture) -
         assert caplog.text.count("retained") == 2
 
 
-@pytest.mark.parametrize(
-    ("payload", "reason"),
-    [
-        (7, "an object, not a number"),
-        (None, "an object, not null"),
-        ({}, "identification_flags is missing"),
-        (start_payload(identification_flags=["RFID_PLAIN"] * 5), "4 are allowed"),
-        (start_payload(identification_type="MAGIC"), "identification_type is"),
-        (start_payload(transaction_id=7), "transaction_id has to be a text"),
-    ],
-)
-@virtual
-async def test_a_start_that_is_none_is_refused_with_a_reason(payload: object, reason: str) -> None:
-    async with api_bench() as bench:
-        await bench.until_live()
-        bench.bus.receive(bench.topics.start, request(payload, "reply/1"))
-        answer = await bench.answer("reply/1")
-        assert answer["status"] == "UNEXPECTED_ERROR"
-        assert reason in answer["error"]
-        assert not bench.running()
+NO_STARTS: list[tuple[object, str]] = [
+    (7, "an object, not a number"), (None, "an object, not null"), ({}, "identification_flags is missing"),
+    (start_payload(identification_flags=["RFID_PLAIN"] * 5), "4 are allowed"),
+    (start_payload(identification_type="MAGIC"), "identification_type is"),
+    (start_payload(transaction_id=7), "transaction_id has to be a text"),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("payload", [7, None, [], {}, {"transaction_id": 7}])
 @virtual
-async def test_a_stop_that_is_none_is_refused_and_what_runs_goes_on(payload: object) -> None:
+async def test_what_is_no_start_and_no_stop_is_refused_with_a_reason_and_changes_nothing() -> None:
     async with api_bench() as bench:
         await bench.until_live()
+        for number, (payload, reason) in enumerate(NO_STARTS):
+            bench.bus.receive(bench.topics.start, request(payload, f"reply/{number}"))
+            answer = await bench.answer(f"reply/{number}")
+            assert answer["status"] == "UNEXPECTED_ERROR"
+            assert reason in answer["error"]
+            assert not bench.running()
         await begun(bench)
-        answer = await bench.answer(bench.stop(payload))
-        assert answer["status"] == "UNEXPECTED_ERROR"
-        assert "transaction" in answer["error"]
-        assert bench.running()
+        for payload in (7, None, [], {}, {"transaction_id": 7}):
+            answer = await bench.answer(bench.stop(payload))
+            assert answer["status"] == "UNEXPECTED_ERROR"
+            assert "transaction" in answer["error"]
+            assert bench.running()
 
 
-@pytest.mark.parametrize("damage", [b"NaN", b'1,"transaction_id":"T-2"'])
+def damaged(bench: ApiBench, damage: bytes) -> str:
+    message = request(start_payload("T-2") | {"later": "@"}, "reply/1").replace(b'"@"', damage)
+    bench.bus.receive(bench.topics.start, message)
+    return "reply/1"
+
+
+@pytest.mark.parametrize("how", ["NaN", "an id twice", "the replyTo of another", "one too many"])
 @virtual
-async def test_the_stop_of_a_refused_start_gets_no_others_receipt(damage: bytes) -> None:
+async def test_the_stop_of_a_refused_start_gets_no_others_receipt(how: str) -> None:
     async with api_bench() as bench:
         await bench.until_live()
         await begun(bench)
         await asyncio.sleep(4)
-        assert (await bench.answer(bench.stop()))["status"] == "OK"
-        message = request(start_payload("T-2") | {"later": "@"}, "reply/1").replace(b'"@"', damage)
-        bench.bus.receive(bench.topics.start, message)
-        assert (await bench.answer("reply/1"))["status"] == "UNEXPECTED_ERROR"
-        expect_refused(await bench.answer(bench.stop("T-2")))
-
-
-@virtual
-async def test_the_stop_of_a_start_under_anothers_reply_to_gets_no_receipt() -> None:
-    async with api_bench() as bench:
-        await bench.until_live()
-        await begun(bench)
-        await asyncio.sleep(4)
-        reply_to = bench.stop()
-        assert (await bench.answer(reply_to))["status"] == "OK"
-        bench.start("T-2", reply_to=reply_to)
+        stops = [bench.stop("T-1") for _ in range(MAX_AT_WORK if how == "one too many" else 1)]
+        if how != "one too many":
+            await bench.answer(stops[0])
+        match how:
+            case "NaN":
+                refused = damaged(bench, b"NaN")
+            case "an id twice":
+                refused = damaged(bench, b'1,"transaction_id":"T-2"')
+            case "the replyTo of another":
+                refused = bench.start("T-2", reply_to=stops[0])
+            case _:
+                refused = bench.start("T-2")
         await settled(bench)
-        expect_refused(await bench.answer(bench.stop("T-2")))
-
-
-@virtual
-async def test_the_stop_of_a_start_that_was_one_too_many_gets_no_receipt() -> None:
-    async with api_bench() as bench:
-        await bench.until_live()
-        await begun(bench)
-        await asyncio.sleep(4)
-        stops = [bench.stop("T-1") for _ in range(MAX_AT_WORK)]
-        assert "too many requests" in (await bench.answer(bench.start("T-2")))["error"]
-        assert [(await bench.answer(stop))["status"] for stop in stops] == ["OK"] * MAX_AT_WORK
+        assert bench.bus.on(refused)[-1].value["status"] == "UNEXPECTED_ERROR"
+        assert [(await bench.answer(stop))["status"] for stop in stops] == ["OK"] * len(stops)
         expect_refused(await bench.answer(bench.stop("T-2")))
 
 

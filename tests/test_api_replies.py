@@ -89,6 +89,7 @@ def test_a_start_without_a_reply_is_new_once_a_minute_and_after_every_stop() -> 
     clock = Clock()
     replies = Replies(clock)
     one, other = digest("start", b"1"), digest("start", b"2")
+    assert len({one, other, digest("stop", b"1"), digest("start", b"1")}) == 3
     assert replies.is_new_start(one)
     assert not replies.is_new_start(one)
     assert replies.is_new_start(other)
@@ -105,11 +106,6 @@ def test_starts_without_a_reply_are_bounded() -> None:
         assert replies.is_new_start(digest("start", str(number).encode()))
     assert replies.is_new_start(digest("start", b"0"))
     assert not replies.is_new_start(digest("start", str(UNANSWERED_STARTS * 3 - 1).encode()))
-
-
-def test_command_and_payload_tell_requests_apart() -> None:
-    assert digest("start", b"x") == digest("start", b"x")
-    assert len({digest("start", b"x"), digest("stop", b"x"), digest("start", b"y")}) == 3
 
 
 class Memory(RuleBasedStateMachine):
@@ -161,4 +157,4 @@ class Memory(RuleBasedStateMachine):
 
 
 TestMemory = Memory.TestCase
-TestMemory.settings = settings(stateful_step_count=20)
+TestMemory.settings = settings(stateful_step_count=15)

@@ -30,8 +30,8 @@ def test_a_module_that_is_killed_leaves_its_receipts_to_the_next_one(tmp_path: P
         )
         with module(meter, journal_path=str(path)) as everest:
             live(everest)
-            assert receipt_of(everest.call("stop_transaction", stop("T-1"))).text == texts[0]
-            assert receipt_of(everest.call("stop_transaction", stop("T-2"))).text == texts[1]
+            for name, text in zip(("T-1", "T-2"), texts, strict=True):
+                assert receipt_of(everest.call("stop_transaction", stop(name))).text == text
             assert_ended_well(everest)
         assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
@@ -74,8 +74,8 @@ def test_a_journal_that_cannot_be_written_is_one_error_and_fails_nothing(trouble
     with Simulator() as meter, module(meter, journal_path=str(path)) as everest:
         live(everest)
         assert everest.call("start_transaction", start())["status"] == "OK"
-        assert receipt_of(everest.call("stop_transaction", stop())).identification == "04ABT-1"
-        assert receipt_of(everest.call("stop_transaction", stop())).identification == "04ABT-1"
+        for _ in range(2):
+            assert receipt_of(everest.call("stop_transaction", stop())).identification == "04ABT-1"
         assert_ended_well(everest)
         lines = [line.text for line in everest.log_lines if line.level in ("error", "critical")]
         if trouble == "no folder":

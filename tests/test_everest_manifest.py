@@ -17,27 +17,14 @@ FOLDER = Path(iem_dcr.everest.__file__).parent / "IsabellenhuetteIemDcr"
 MANIFEST: dict[str, Any] = yaml.safe_load((FOLDER / "manifest.yaml").read_text("utf-8"))
 TYPES = {str: "string", int: "integer", bool: "boolean"}
 VENDORS = (
-    "ip_address",
-    "port_http",
-    "timezone",
-    "timezone_handle_DST",
-    "datetime_resync_interval",
-    "resilience_initial_connection_retry_delay",
-    "resilience_transaction_request_retries",
-    "resilience_transaction_request_retry_delay",
-    "CT",
-    "CI",
-    "TT_initial",
-    "US",
-)
+    "ip_address", "port_http", "timezone", "timezone_handle_DST", "datetime_resync_interval",
+    "resilience_initial_connection_retry_delay", "resilience_transaction_request_retries",
+    "resilience_transaction_request_retry_delay", "CT", "CI", "TT_initial", "US",
+)  # fmt: skip
 
 
 def entry(setting: Setting) -> dict[str, Any]:
-    made: dict[str, Any] = {
-        "description": setting.description,
-        "type": TYPES[setting.kind],
-        "default": setting.default,
-    }
+    made: dict[str, Any] = {"description": setting.description, "type": TYPES[setting.kind], "default": setting.default}
     if setting.minimum is not None:
         made |= {"minimum": setting.minimum, "maximum": setting.maximum}
     if setting.choices:
@@ -52,18 +39,14 @@ def test_it_is_valid_under_everests_schema() -> None:
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.key)
-def test_a_setting_is_what_it_is_in_the_source(setting: Setting) -> None:
+def test_a_setting_is_what_it_is_in_the_source_and_its_default_valid(setting: Setting) -> None:
     assert MANIFEST["config"][setting.key] == entry(setting)
+    Draft7Validator(MANIFEST["config"][setting.key]).validate(setting.default)
 
 
 def test_the_settings_come_in_their_order_and_the_vendors_first() -> None:
     assert list(MANIFEST["config"]) == [setting.key for setting in SETTINGS]
     assert tuple(MANIFEST["config"])[: len(VENDORS)] == VENDORS
-
-
-@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.key)
-def test_every_default_is_valid_under_its_own_schema(setting: Setting) -> None:
-    Draft7Validator(MANIFEST["config"][setting.key]).validate(MANIFEST["config"][setting.key]["default"])
 
 
 def test_it_provides_a_powermeter() -> None:

@@ -10,13 +10,13 @@ import pytest
 import yaml
 from jsonschema import Draft7Validator
 
-from iem_dcr import ocmf
 from iem_dcr.config import Settings
 from tests.support.command_line import Simulator
 from tests.support.everest_bench import EverestBench
 from tests.support.shared import shared
 from tests.test_docs import table
 from tests.test_everest_manifest import FOLDER, MANIFEST
+from tests.test_everest_module import receipt_of, start
 
 ROOT = Path(__file__).parents[1]
 PAGE = "quickstart-everest.md"
@@ -62,18 +62,11 @@ def test_the_meter_in_it_gives_a_receipt() -> None:
         with EverestBench(FOLDER / "module.py", config) as everest:
             everest.ready()
             assert everest.call("stop_transaction", {"transaction_id": ""})["status"] == "UNEXPECTED_ERROR"
-            request = {
-                "evse_id": evse_id,
-                "transaction_id": "8ee27af4-7c36-49ea-a821-2898c74930ae",
-                "identification_status": "ASSIGNED",
-                "identification_flags": [],
-                "identification_type": "ISO14443",
-                "identification_data": MODULES["token_provider"]["config_implementation"]["main"]["token"],
-            }
-            assert everest.call("start_transaction", {"value": request}) == {"status": "OK"}
-            answer = everest.call("stop_transaction", {"transaction_id": request["transaction_id"]})
-            receipt = ocmf.parse(answer["signed_meter_value"]["signed_meter_data"])
-            assert receipt.identification == request["identification_data"]
+            token = MODULES["token_provider"]["config_implementation"]["main"]["token"]
+            request = start("8ee27af4-7c36-49ea-a821-2898c74930ae", evse_id=evse_id, identification_data=token)
+            assert everest.call("start_transaction", request) == {"status": "OK"}
+            answer = everest.call("stop_transaction", {"transaction_id": request["value"]["transaction_id"]})
+            assert receipt_of(answer).identification == token
             assert [line.text for line in everest.log_lines if line.level in ("error", "critical")] == []
 
 

@@ -247,7 +247,8 @@ GOOD_XML = xml(value(GOOD.replace("&", "&amp;"), KEY)).decode()
         "\n".join(textwrap.wrap(b64(GOOD), 76)),
     )),
     json.loads('{"a":' * 400 + json.dumps(signed_value()) + "}" * 400),
-], ids=range(25))  # fmt: skip
+    {"a": json.dumps({"b": json.dumps({"c": json.dumps(signed_value() | {"signedMeterData": b64(b64(GOOD))})})})},
+], ids=range(26))  # fmt: skip
 def test_every_form_is_read_with_its_key(document: object) -> None:
     [(text, key)] = keyed(document)
     assert verify(parse(text), key).outcome is Outcome.VALID

@@ -180,6 +180,8 @@ CASES: list[tuple[Receipt, Told]] = [
      [("time-not-synchronised", 0, "TM"), ("time-relative-mixed", 1, "TM")]),
     (of(BEGIN, END | {"TM": str(END["TM"])[:-1] + "R"}),
      [("time-not-synchronised", 1, "TM"), ("time-relative-at-end", 1, "TM")]),
+    (of(BEGIN | {"TM": str(BEGIN["TM"])[:-1] + "R"}, END | {"TM": str(END["TM"])[:-1] + "R"}),
+     [("time-not-synchronised", 0, "TM"), ("time-not-synchronised", 1, "TM")]),
     (of(BEGIN | {"TM": str(BEGIN["TM"])[:-1] + "U"}, END), [("time-not-synchronised", 0, "TM")]),
     (of(without(BEGIN, "ST"), END), [("status-missing", 0, "ST")]),
     (of(BEGIN, CHARGING | {"ST": "T"}, END), [("status-not-good-between", 1, "ST")]),
