@@ -138,7 +138,8 @@ def test_a_session_on_a_terminal() -> None:
     assert status == 0
     text = ESCAPE.sub("", written)
     assert re.search(r"Charging ━+ +0/2 s", text)
-    assert re.search(r"Charging ━+ 2/2 s +0\.000 kW +0\.0 V +0\.0 A  charged 0\.00\d kWh", text)
+    assert re.search(r"Charging ━+ 2/2 s", text)
+    assert re.search(r"\d\d:\d\d:\d\d +0\.000 kW +0\.0 V +0\.0 A +20\.48\d kWh +0\.00\d kWh", text)
     assert f"info: meter {simulator.address}: set up: CT EVSEID, CI {CI}" in text
     assert "VALID: the signature matches" in text
 

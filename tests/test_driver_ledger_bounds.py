@@ -95,26 +95,26 @@ def test_the_last_pagination_is_unknown_until_the_meter_was_asked() -> None:
     made = ledger()
     assert (made.was_asked, made.PG_before) == (False, None)
     assert begin(made).PG_before is None
-    assert not made.on_receipt(None).is_new
+    assert not made.on_receipt(None, 0.0).is_new
     assert (made.was_asked, made.PG_before) == (True, "")
-    made.on_receipt(receipt(1, STRANGERS))
+    made.on_receipt(receipt(1, STRANGERS), 0.0)
     assert begin(made).PG_before == "T1"
-    made.on_receipt(ocmf.parse(receipt(2).text.replace('"PG":"T2",', "")))
+    made.on_receipt(ocmf.parse(receipt(2).text.replace('"PG":"T2",', "")), 0.0)
     assert made.PG_before is None
 
 
 def test_a_receipt_is_expected_of_a_b_that_was_accepted_and_saw_no_power_up() -> None:
     made = ledger()
     made.on_begin_unanswered(begin(made), 0.0)
-    assert not made.expects_receipt
+    assert not made.expects_receipt(0.0)
     made = ledger()
     entry = begun(made)
-    assert bool(made.expects_receipt)
+    assert made.expects_receipt(0.0)
     assert not made.is_certain_to_come(made.get(entry)), "it may run on"
     made.on_end_accepted(5.0)
     assert made.is_certain_to_come(made.get(entry))
     made.on_power_up(6.0)
-    assert not made.expects_receipt
+    assert not made.expects_receipt(0.0)
     assert not made.is_certain_to_come(made.get(entry))
 
 
@@ -301,7 +301,7 @@ def test_a_receipt_that_has_an_owner_is_not_claimed_again() -> None:
     first = receipt(1)
     made.deliver("B", first)
     assert made.claim(first) is None
-    assert not made.on_receipt(first).is_new
+    assert not made.on_receipt(first, 0.0).is_new
     assert made.receipt_of("B") == first
 
 
@@ -320,7 +320,7 @@ def test_a_receipt_answers_its_id_unless_another_b_under_it_was_accepted_elsewhe
     first = begun(made)
     made.on_serial(ANOTHER_SERIAL)
     begun(made, name, at_s=3600.0, sent=BEGUN + HOUR)
-    made.on_receipt(receipt(1))
+    made.on_receipt(receipt(1), 0.0)
     assert state(made, first) is State.CLOSED
     assert made.get(first).superseded is (name == "A")
     assert made.receipt_of("A") == (None if name == "A" else receipt(1))
@@ -330,7 +330,7 @@ def test_an_unanswered_b_under_an_id_supersedes_nothing() -> None:
     made = ledger()
     first = begun(made)
     made.on_begin_unanswered(begin(made, at_s=3600.0, sent=BEGUN + HOUR), 3605.0)
-    made.on_receipt(receipt(1))
+    made.on_receipt(receipt(1), 0.0)
     assert not made.get(first).superseded
     assert made.receipt_of("A") == receipt(1)
 
@@ -340,14 +340,14 @@ def test_the_last_receipt_stays_the_newest_known() -> None:
     made.recall_receipts([(receipt(number), "", True) for number in (1, 2, 3)])
     assert made.last is None
     for number, last in ((2, 2), (1, 2), (2, 2), (3, 3)):
-        made.on_receipt(receipt(number))
+        made.on_receipt(receipt(number), 0.0)
         assert made.last == receipt(last)
     assert made.owner_of(receipt(1)) == ""
 
 
 def test_what_was_seen_is_known_although_the_journal_does_not_have_it() -> None:
     made = ledger()
-    made.on_receipt(receipt(3, STRANGERS))
+    made.on_receipt(receipt(3, STRANGERS), 0.0)
     made.recall_receipts([(receipt(1), "A", True)])
     assert made.knows(receipt(3, STRANGERS))
     assert made.knows(receipt(1))
@@ -473,7 +473,7 @@ def test_of_every_change_it_is_told_with_what_it_was_before() -> None:
     begun(made)
     made.on_end_accepted(5.0)
     made.on_end_accepted(6.0)
-    made.on_receipt(receipt(1))
+    made.on_receipt(receipt(1), 0.0)
     assert told == [
         (State.UNCERTAIN, State.OPEN),
         (State.OPEN, State.ENDED),
@@ -483,7 +483,7 @@ def test_of_every_change_it_is_told_with_what_it_was_before() -> None:
 
 def test_a_receipt_is_told_from_others_by_what_is_signed() -> None:
     made = ledger()
-    made.on_receipt(receipt(1, STRANGERS))
+    made.on_receipt(receipt(1, STRANGERS), 0.0)
     again: Receipt = ocmf.parse(receipt(1, STRANGERS).text.replace('"SD":"30', '"SD":"31'))
     assert made.knows(again)
     assert not made.knows(receipt(2, STRANGERS))
