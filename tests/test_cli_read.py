@@ -102,8 +102,8 @@ def test_nodes_that_fail_are_shown_as_such() -> None:
         )
         shown = run("read", simulator.address)
         assert (shown.status, shown.err) == (0, "")
-        assert "Gateway            not had: GET /gw: refused with status 404" in shown.out
-        assert "Public key         not had: GET /publickey: answer not understood" in shown.out
+        assert "Gateway            not available: GET /gw: refused with status 404" in shown.out
+        assert "Public key         not available: GET /publickey: answer not understood" in shown.out
         (look,) = run("read", simulator.address, "--json").events
         assert (look["gw"], look["publickey"]) == (None, None)
         assert set(look["problems"]) == {"gw", "publickey"}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from iem_dcr import __version__
-from iem_dcr.cli import terminal
+from iem_dcr.cli import output
 from iem_dcr.errors import ConfigError, printable
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def _quieter(ctx: click.Context, _param: click.Parameter, value: int) -> None:
 def _change_verbosity(ctx: click.Context, steps: int) -> None:
     """Add to what was said before: the options stand before the command, behind it, or both."""
     ctx.meta[_VERBOSITY] = ctx.meta.get(_VERBOSITY, 0) + steps
-    terminal.set_verbosity(ctx.meta[_VERBOSITY])
+    output.set_verbosity(ctx.meta[_VERBOSITY])
 
 
 def _name(host: str) -> str:

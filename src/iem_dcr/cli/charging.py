@@ -1,4 +1,8 @@
-"""One charging session at a meter: live values, start, some seconds of charging, stop, check of the receipt."""
+"""One charging session at a meter: live values, start, some seconds of charging, stop, check of the receipt.
+
+What was begun is ended, whatever happens in between: Ctrl-C and a lost reader end the charging early, and only somebody
+who insists leaves the transaction as it is.
+"""
 
 from __future__ import annotations
 
@@ -9,24 +13,20 @@ from typing import TYPE_CHECKING, Protocol
 import click
 
 from iem_dcr import ocmf
-from iem_dcr.cli.exit_codes import EXIT_INTERRUPTED
-from iem_dcr.cli.interruption import LeftEarlyError
-from iem_dcr.cli.terminal import tell
+from iem_dcr.cli.exit_codes import EXIT_FAILURE, EXIT_INTERRUPTED
+from iem_dcr.cli.output import tell
+from iem_dcr.driver.meter_state import CURRENT_FLOWS_A
 from iem_dcr.ocmf import Outcome
 from iem_dcr.powermeter import TransactionRequestStatus
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator
+    from decimal import Decimal
 
     from iem_dcr.cli.interruption import Interruption
-    from iem_dcr.cli.station import SessionStation
-    from iem_dcr.cli.terminal import Output
+    from iem_dcr.cli.session_view import SessionView
     from iem_dcr.device.messages import MeterValue
-    from iem_dcr.driver import KeptReceipt, ReceiptSink
     from iem_dcr.powermeter import TransactionReq, TransactionStartResponse, TransactionStopResponse
-
-    Connect = Callable[[SessionStation, ReceiptSink], "PowerMeter"]
-    """Makes the meter of a session, which tells the station what it publishes and the sink its receipts."""
 
 TICK_S = 0.1
 SETTLING_S = 15.0
@@ -38,7 +38,7 @@ _END_IT = "To end it once no current flows: iem-dcr session {} --end-running --s
 
 
 class PowerMeter(Protocol):
-    """The meter as whoever charges has it: a driver is one."""
+    """The meter as whoever charges has it: a driver, or a driver behind EVerest's API."""
 
     @property
     def address(self) -> str:
@@ -62,120 +62,9 @@ class PowerMeter(Protocol):
         """End a transaction."""
 
 
-class _Keeper:
-    """Shows every receipt that comes to light, and holds back the session's own until its stop was answered."""
-
-    def __init__(self, transaction_id: str, station: SessionStation) -> None:
-        self._transaction_id = transaction_id
-        self._station = station
-        self._own: list[KeptReceipt] = []
-
-    async def keep(self, kept: KeptReceipt) -> None:
-        """Take a receipt; what only was found in the meter is no news."""
-        if kept.found:
-            return
-        if kept.transaction_id == self._transaction_id:
-            self._own.append(kept)
-        else:
-            self._station.other_receipt(kept)
-
-    def show_own(self) -> None:
-        """Show what was held back: the stop had no answer that brought it."""
-        for kept in self._own:
-            self._station.other_receipt(kept)
-
-
-async def _go_on() -> None:
-    """Do nothing."""
-
-
-async def charge(
-    connect: Connect,
-    request: TransactionReq,
-    station: SessionStation,
-    interruption: Interruption,
-    *,
-    seconds: float,
-    connect_s: float,
-    linger: Callable[[], Awaitable[None]] = _go_on,
-) -> bool:
-    """Run a session.
-
-    Args:
-        connect: makes the meter.
-        request: the start.
-        station: is told of everything.
-        interruption: ends the charging early; the transaction is stopped and its receipt shown all the same.
-        seconds: how long it charges.
-        connect_s: how long the first live value may take.
-        linger: what is done when the receipt was shown, with the meter still there.
-
-    Returns:
-        Whether the transaction was begun, stopped, and its receipt verified.
-
-    Raises:
-        click.ClickException: no live value came in time.
-        LeftEarlyError: interrupted before the start, or by somebody who insisted.
-    """
-    keeper = _Keeper(request.transaction_id, station)
-    meter = connect(station, keeper)
-    may_run = _MAY_RUN.format(meter.address)
-    async with _running(meter):
-        await interruption.break_off(_first_value(meter, station, connect_s), NOTHING_BEGAN)
-        response = await interruption.see_through(meter.start_transaction(request), may_run)
-        if response.status is not TransactionRequestStatus.OK:
-            station.started(request, response)
-            await interruption.see_through(_settle(meter, station), may_run)
-            keeper.show_own()
-            return False
-        try:
-            station.started(request, response)
-            await _charge_for(seconds, station, interruption)
-        finally:
-            station.ending()
-            stopped = await interruption.see_through(meter.stop_transaction(request.transaction_id), may_run)
-            station.stopped(stopped)
-        if stopped.signed_meter_value is None:
-            keeper.show_own()
-            if meter.value is not None and meter.value.XT:
-                tell(f"The transaction still runs in the meter. {_END_IT.format(meter.address)}")
-            return False
-        receipt = ocmf.parse(stopped.signed_meter_value.signed_meter_data)
-        loop = asyncio.get_running_loop()
-        verification = await loop.run_in_executor(None, ocmf.verify, receipt, meter.public_key)
-        station.receipt(receipt, verification)
-        await linger()
-        return verification.outcome is Outcome.VALID
-
-
-async def charge_and_judge(
-    connect: Connect,
-    request: TransactionReq,
-    station: SessionStation,
-    interruption: Interruption,
-    output: Output,
-    *,
-    seconds: float,
-    connect_s: float,
-    linger: Callable[[], Awaitable[None]] = _go_on,
-) -> int:
-    """Run a session as `charge` does, and return the exit status: 0 if all of it went well."""
-    try:
-        is_verified = await charge(
-            connect, request, station, interruption, seconds=seconds, connect_s=connect_s, linger=linger
-        )
-    except LeftEarlyError:
-        if output.error is None:
-            raise
-        return output.status()
-    output.flush()
-    if output.error is None and interruption.came:
-        return EXIT_INTERRUPTED
-    return output.status() or int(not is_verified)
-
-
 @contextlib.asynccontextmanager
-async def _running(meter: PowerMeter) -> AsyncIterator[None]:
+async def running(meter: PowerMeter) -> AsyncIterator[None]:
+    """Have a meter driven while this is entered."""
     task = asyncio.create_task(meter.run())
     try:
         yield
@@ -186,10 +75,57 @@ async def _running(meter: PowerMeter) -> AsyncIterator[None]:
         task.result()
 
 
-async def _first_value(meter: PowerMeter, station: SessionStation, within_s: float) -> None:
+async def charge(
+    meter: PowerMeter,
+    request: TransactionReq,
+    view: SessionView,
+    interruption: Interruption,
+    *,
+    seconds: float,
+    connect_s: float,
+) -> int:
+    """Run a session at a meter that is driven.
+
+    Args:
+        meter: whose station is the view.
+        request: the start.
+        view: shows everything.
+        interruption: ends the charging early; the transaction is stopped and its receipt shown all the same.
+        seconds: how long it charges.
+        connect_s: how long the first live value may take.
+
+    Returns:
+        The exit status: 0 where the transaction was begun, stopped, and its receipt verified; 130 where all that went
+        well but somebody ended it early.
+
+    Raises:
+        click.ClickException: no live value came in time.
+        LeftEarlyError: interrupted before the start, or by somebody who insisted.
+    """
+    may_run = _MAY_RUN.format(meter.address)
+    await interruption.break_off(_first_value(meter, view, connect_s), NOTHING_BEGAN)
+    view.starting(request.transaction_id)
+    response = await interruption.see_through(meter.start_transaction(request), may_run)
+    if response.status is not TransactionRequestStatus.OK:
+        view.started(request, response)
+        await interruption.see_through(_settle(meter, view), may_run)
+        view.stop_brought_no_receipt()
+        return EXIT_INTERRUPTED if interruption.came else EXIT_FAILURE
+    try:
+        view.started(request, response)
+        await _charge_for(seconds, view, interruption)
+    finally:
+        stopped = await interruption.see_through(_stop(meter, request.transaction_id, view), may_run)
+        is_verified = await _show_receipt(meter, stopped, view)
+    if interruption.came:
+        return EXIT_INTERRUPTED
+    return 0 if is_verified else EXIT_FAILURE
+
+
+async def _first_value(meter: PowerMeter, view: SessionView, within_s: float) -> None:
     try:
         async with asyncio.timeout(within_s):
-            await station.live.wait()
+            await view.live.wait()
     except TimeoutError as error:
         raise click.ClickException(
             f"the meter {meter.address} gave no live value within {within_s:g} s; nothing was begun. "
@@ -197,17 +133,55 @@ async def _first_value(meter: PowerMeter, station: SessionStation, within_s: flo
         ) from error
 
 
-async def _charge_for(seconds: float, station: SessionStation, interruption: Interruption) -> None:
+async def _charge_for(seconds: float, view: SessionView, interruption: Interruption) -> None:
     loop = asyncio.get_running_loop()
-    begun_s = loop.time()
-    with station.charging() as show_passed:
-        while (left_s := begun_s + seconds - loop.time()) > 0 and not interruption.came:
-            show_passed(seconds - left_s)
+    begin_s = loop.time()
+    with view.charging():
+        while (left_s := begin_s + seconds - loop.time()) > 0:
+            view.progress(seconds - left_s)
+            if interruption.came or view.ended_elsewhere.is_set():
+                return
             await interruption.wait(min(TICK_S, left_s))
-        show_passed(min(seconds, loop.time() - begun_s))
+        view.progress(seconds)
 
 
-async def _settle(meter: PowerMeter, station: SessionStation) -> None:
+async def _stop(meter: PowerMeter, transaction_id: str, view: SessionView) -> TransactionStopResponse:
+    """End the transaction, and show what that waits for."""
+    stopping = asyncio.ensure_future(meter.stop_transaction(transaction_id))
+    try:
+        current_a = _flowing_current_a(meter.value)
+        if not view.ended_elsewhere.is_set():
+            view.ending(current_a)
+        while not stopping.done():
+            await asyncio.wait({stopping}, timeout=TICK_S)
+            if current_a is not None and _flowing_current_a(meter.value) is None and not stopping.done():
+                current_a = None
+                view.ending(None)
+        return stopping.result()
+    finally:
+        stopping.cancel()
+
+
+def _flowing_current_a(value: MeterValue | None) -> Decimal | None:
+    """Return the current at which a meter ends no transaction; None where none flows."""
+    return value.I if value is not None and value.I is not None and abs(value.I) > CURRENT_FLOWS_A else None
+
+
+async def _show_receipt(meter: PowerMeter, stopped: TransactionStopResponse, view: SessionView) -> bool:
+    """Show what the stop brought. Returns whether that is a receipt that verifies."""
+    view.stopped(stopped)
+    if stopped.signed_meter_value is None:
+        view.stop_brought_no_receipt()
+        if meter.value is not None and meter.value.XT:
+            tell(f"The transaction still runs in the meter. {_END_IT.format(meter.address)}")
+        return False
+    receipt = ocmf.parse(stopped.signed_meter_value.signed_meter_data)
+    verification = await asyncio.to_thread(ocmf.verify, receipt, meter.public_key)
+    view.show_receipt(receipt, verification)
+    return verification.outcome is Outcome.VALID
+
+
+async def _settle(meter: PowerMeter, view: SessionView) -> None:
     """After a failed start, let the driver end what the meter runs all the same: a B whose answer was lost, for one.
 
     Raises:
@@ -216,8 +190,8 @@ async def _settle(meter: PowerMeter, station: SessionStation) -> None:
     try:
         async with asyncio.timeout(SETTLING_S):
             while True:
-                station.live.clear()
-                await station.live.wait()
+                view.live.clear()
+                await view.live.wait()
                 if meter.value is not None and not meter.value.XT:
                     return
     except TimeoutError as error:

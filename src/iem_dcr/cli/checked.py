@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from iem_dcr.bringup.sight import shown
-from iem_dcr.cli.render import kwh, say, verdict_text
+from iem_dcr.cli.output import kwh, say
+from iem_dcr.cli.receipt_view import verdict_text
 from iem_dcr.cli.verifying import UNREADABLE
 from iem_dcr.meter_time import rfc3339
 from iem_dcr.ocmf.rules import Severity

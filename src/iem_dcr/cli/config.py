@@ -17,7 +17,7 @@ import click
 
 from iem_dcr.cli.arguments import common
 from iem_dcr.cli.exit_codes import EXIT_FAILURE, EXIT_USAGE
-from iem_dcr.cli.terminal import Output, tell
+from iem_dcr.cli.output import Output, tell
 from iem_dcr.config import AUTO, SETTINGS, VENDOR_CI
 from iem_dcr.errors import ConfigError, printable
 from iem_dcr.journaling import check_journal_of, place

@@ -11,7 +11,7 @@ import click
 from iem_dcr.cli.arguments import SecondsType, common, usage_error
 from iem_dcr.cli.exit_codes import EXIT_FAILURE
 from iem_dcr.cli.interruption import Interruption
-from iem_dcr.cli.terminal import Output, tell
+from iem_dcr.cli.output import Output, tell
 from iem_dcr.errors import ConfigError, IemDcrError, printable
 from iem_dcr.everest_api.broker_errors import BrokerError
 from iem_dcr.everest_api.discovery import WAIT_S, discover

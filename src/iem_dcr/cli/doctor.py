@@ -16,8 +16,7 @@ from iem_dcr.bringup import doctor
 from iem_dcr.bringup.report import State
 from iem_dcr.cli.arguments import Address, AddressType, common
 from iem_dcr.cli.interruption import Interruption
-from iem_dcr.cli.render import say
-from iem_dcr.cli.terminal import Output, tell
+from iem_dcr.cli.output import Output, say, tell
 from iem_dcr.errors import printable
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import click
 from iem_dcr import __version__
 from iem_dcr.cli.arguments import common, usage_error
 from iem_dcr.cli.exit_codes import EXIT_FAILURE
-from iem_dcr.cli.terminal import Output
+from iem_dcr.cli.output import Output
 from iem_dcr.errors import ConfigError, printable
 from iem_dcr.everest.check import MODULE_NAME
 from iem_dcr.everest.check import check as checked

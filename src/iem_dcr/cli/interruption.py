@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 import click
 
 from iem_dcr.cli.exit_codes import EXIT_INTERRUPTED
-from iem_dcr.cli.terminal import tell
+from iem_dcr.cli.output import tell
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine

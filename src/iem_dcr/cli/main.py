@@ -11,8 +11,8 @@ import click
 
 from iem_dcr.cli.arguments import common
 from iem_dcr.cli.exit_codes import EXIT_CODES, EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE
+from iem_dcr.cli.output import log_on_stderr, open_closed_streams, tell
 from iem_dcr.cli.startup import missing_package, raise_on_ctrl_c
-from iem_dcr.cli.terminal import log_on_stderr, open_closed_streams, tell
 from iem_dcr.errors import ConfigError, IemDcrError
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ import click
 
 from iem_dcr.bringup.sight import shown
 from iem_dcr.cli.arguments import DEFAULT_PORT, common
-from iem_dcr.cli.render import kwh, print_receipt, say
-from iem_dcr.cli.terminal import Output, tell
-from iem_dcr.cli.whole_file import write_whole
+from iem_dcr.cli.atomic_write import write_atomically
+from iem_dcr.cli.output import Output, kwh, say, tell
+from iem_dcr.cli.receipt_view import print_receipt
 from iem_dcr.config import PIN, is_signable
 from iem_dcr.errors import JournalError, ReceiptError, printable, shortened
 from iem_dcr.journal import forget as erase
@@ -337,7 +337,7 @@ def _written(exported: Exported, file: str | None) -> int:
         output.flush()
         return output.status()
     try:
-        write_whole(Path(file), exported.text.encode())
+        write_atomically(Path(file), exported.text.encode())
     except OSError as error:
         raise JournalError(f"{printable(file)} cannot be written: {error.strerror or error}") from error
     tell(f"{exported.count} receipt{'' if exported.count == 1 else 's'} written to {printable(file)}.")

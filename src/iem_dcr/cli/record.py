@@ -13,7 +13,7 @@ from iem_dcr.bringup import folder as folders
 from iem_dcr.bringup import recorder
 from iem_dcr.cli.arguments import Address, AddressType, common
 from iem_dcr.cli.interruption import Interruption
-from iem_dcr.cli.terminal import Output
+from iem_dcr.cli.output import Output
 from iem_dcr.device import messages
 from iem_dcr.errors import NotUnderstoodError, RecordingError, printable
 

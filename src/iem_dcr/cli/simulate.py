@@ -10,7 +10,7 @@ import click
 
 from iem_dcr.cli.arguments import PairType, common, usage_error
 from iem_dcr.cli.interruption import Interruption
-from iem_dcr.cli.terminal import Output
+from iem_dcr.cli.output import Output
 from iem_dcr.errors import ConfigError, printable
 from iem_dcr.simulator import SimulatorOptions, SimulatorServer
 from iem_dcr.simulator.options import build

@@ -17,10 +17,10 @@ from typing import IO, TYPE_CHECKING, TypeAlias
 import click
 
 from iem_dcr.cli.arguments import common
+from iem_dcr.cli.atomic_write import write_atomically
 from iem_dcr.cli.checked import Shown, condensed, json_line, status_of, summary
-from iem_dcr.cli.terminal import Output, tell
+from iem_dcr.cli.output import Output, tell
 from iem_dcr.cli.verifying import MANY, Checking
-from iem_dcr.cli.whole_file import write_whole
 from iem_dcr.errors import ReceiptError, printable
 from iem_dcr.ocmf import parse
 from iem_dcr.ocmf.export import Format, Item, export
@@ -177,7 +177,7 @@ def _exported(pieces: Iterator[Found | Record], key: str, file: str, *, reencode
         with contextlib.suppress(ReceiptError):  # what cannot be read is told by the check
             items.append(Item(parse(one.text), key or one.key))
     exported = export(items, Format.TRANSPARENCY, reencode_signature=reencode)
-    write_whole(Path(file), exported.text.encode())
+    write_atomically(Path(file), exported.text.encode())
     for note in exported.notes:
         tell(f"Note: {note}.")
     tell(f"{exported.count} receipt{'' if exported.count == 1 else 's'} written to {printable(file)}.")

@@ -19,7 +19,7 @@ from iem_dcr.bringup.sight import troubles
 from iem_dcr.bringup.watching import WatchedMeter, watch
 from iem_dcr.cli.arguments import Address, AddressType, SecondsType, common
 from iem_dcr.cli.interruption import Interruption, LeftEarlyError
-from iem_dcr.cli.terminal import Output, tell
+from iem_dcr.cli.output import Output, tell
 from iem_dcr.cli.watch_view import Picture, plain_line
 from iem_dcr.meter_time import rfc3339
 

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from iem_dcr.bringup.sight import clock as clock_words
 from iem_dcr.bringup.sight import duration, measured, shown, troubles
-from iem_dcr.cli.render import kw, kwh
+from iem_dcr.cli.output import kw, kwh
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

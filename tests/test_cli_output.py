@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 import pytest
 
-from iem_dcr.cli.terminal import Output, log_on_stderr, set_verbosity, warnings_are_logged
+from iem_dcr.cli.output import Output, log_on_stderr, set_verbosity, warnings_are_logged
 from tests.support.command_line import PATIENCE_S, environment
 
 
@@ -116,7 +116,7 @@ def test_a_stream_that_is_closed_is_as_the_null_device(arguments: str, closed: s
 
 
 def test_nothing_takes_the_number_of_a_closed_stream() -> None:
-    script = "from iem_dcr.cli import terminal; terminal.open_closed_streams(); print(open('/dev/null').fileno())"
+    script = "from iem_dcr.cli import output; output.open_closed_streams(); print(open('/dev/null').fileno())"
     done = subprocess.run(
         ["sh", "-c", f'exec "{sys.executable}" -c "{script}" <&- 2>&-'], capture_output=True, text=True, check=False
     )

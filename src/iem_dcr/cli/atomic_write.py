@@ -1,13 +1,20 @@
-"""Writing a file so that it is there whole or, where that fails, as it was before."""
+"""Writes a file whole or not at all.
+
+``click.open_file(atomic=True)`` does not: on a full disk it replaces the file by the part that fitted, and where a
+device was given it puts a file in its place.
+"""
 
 from __future__ import annotations
 
 import os
-import tempfile
-from pathlib import Path
+import secrets
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
-def write_whole(file: Path, data: bytes) -> None:
+def write_atomically(file: Path, data: bytes) -> None:
     """Write a file under another name beside its place, and rename it; through a link, the file it leads to.
 
     A device or a pipe is written as it is.
@@ -19,24 +26,15 @@ def write_whole(file: Path, data: bytes) -> None:
         file.write_bytes(data)
         return
     place = file.resolve()
-    number, name = tempfile.mkstemp(prefix=".iem-dcr-", dir=place.parent)
-    made = Path(name)
+    made = place.with_name(f".iem-dcr-{secrets.token_hex(8)}")
     try:
-        with os.fdopen(number, "wb") as stream:
+        with made.open("xb") as stream:
+            if place.exists():
+                os.fchmod(stream.fileno(), place.stat().st_mode & 0o777)
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
-        made.chmod(_mode(place))
         made.replace(place)
     except BaseException:
         made.unlink(missing_ok=True)
         raise
-
-
-def _mode(place: Path) -> int:
-    """Return the permissions of the file there, or those of a new one."""
-    if place.exists():
-        return place.stat().st_mode & 0o777
-    mask = os.umask(0)
-    os.umask(mask)
-    return 0o666 & ~mask

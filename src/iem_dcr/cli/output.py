@@ -1,4 +1,8 @@
-"""Where the commands write: standard output that may lose its reader, a console for people, a log on standard error."""
+"""Where the commands write: results to standard output, everything else with the log to standard error.
+
+Standard output may lose its reader, or its disk may be full. A transaction that runs in a meter has to be ended all the
+same, so writing never raises: `Output` remembers the error, tells whoever asked, and drops what follows.
+"""
 
 from __future__ import annotations
 
@@ -15,17 +19,17 @@ from iem_dcr.errors import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from decimal import Decimal
     from typing import TextIO
 
     from rich.console import Console
+    from rich.text import Text
 
 _LEVELS = {-1: logging.ERROR, 0: logging.WARNING, 1: logging.INFO, 2: logging.DEBUG}
 
 
 class Output:
-    """Standard output. Once it cannot be written any more (its reader left, the disk is full) it says so and is silent.
-
-    A transaction that runs in a meter has to be ended whether or not anybody still listens, so writing never raises.
+    """Standard output.
 
     Attributes:
         encoding: of the stream.
@@ -37,7 +41,7 @@ class Output:
         self._stream = stream or sys.stdout
         self.encoding = self._stream.encoding or "utf-8"
         self.error: OSError | None = None
-        self.when_lost: Callable[[], None] = _nothing
+        self.when_lost: Callable[[], None] = lambda: None
 
     def write(self, text: str) -> int:
         """Write a text."""
@@ -79,7 +83,7 @@ class Output:
 
     def console(self) -> Console:
         """Return a console on it. It takes no markup, so text from a meter means nothing to it."""
-        from rich.console import Console  # noqa: PLC0415  # only what draws loads it: the service does not
+        from rich.console import Console  # noqa: PLC0415  # the service draws nothing and does not load it
 
         return Console(file=cast("IO[str]", self), markup=False, emoji=False, highlight=False)
 
@@ -162,5 +166,16 @@ def tell(text: str) -> None:
         sys.stderr.flush()
 
 
-def _nothing() -> None:
-    """Nobody asked to be told."""
+def say(console: Console, text: str | Text) -> None:
+    """Print a line that a terminal may wrap and a pipe gets whole."""
+    console.print(text, soft_wrap=True)
+
+
+def kwh(energy_wh: Decimal) -> str:
+    """Write an energy given in Wh: ``0.104 kWh``."""
+    return f"{energy_wh / 1000:.3f} kWh"
+
+
+def kw(power_w: Decimal | None) -> str:
+    """Write a power given in W: ``47.500 kW``; a dash where the meter gave none."""
+    return "- kW" if power_w is None else f"{power_w / 1000:.3f} kW"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from iem_dcr.cli.whole_file import write_whole
+from iem_dcr.cli.atomic_write import write_atomically
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,7 +20,7 @@ BEFORE, AFTER = b"b" * 100, b"a" * 5000
 def test_a_new_file_has_the_rights_of_any_new_file(tmp_path: Path) -> None:
     file, other = tmp_path / ("\u20ac" * 85), tmp_path / "other"  # as long as a name may be
     other.touch()
-    write_whole(file, AFTER)
+    write_atomically(file, AFTER)
     assert file.read_bytes() == AFTER
     assert file.stat().st_mode == other.stat().st_mode
 
@@ -30,7 +30,7 @@ def test_one_that_was_there_keeps_its_rights_and_its_links(tmp_path: Path) -> No
     file.write_bytes(BEFORE)
     file.chmod(0o640)
     link.symlink_to(file)
-    write_whole(link, AFTER)
+    write_atomically(link, AFTER)
     assert link.is_symlink()
     assert file.read_bytes() == AFTER
     assert stat.S_IMODE(file.stat().st_mode) == 0o640
@@ -43,9 +43,9 @@ def test_what_cannot_be_written_whole_leaves_what_was_there(tmp_path: Path) -> N
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
     try:
         with pytest.raises(OSError, match="File too large"):
-            write_whole(file, AFTER)
+            write_atomically(file, AFTER)
         with pytest.raises(OSError, match="File too large"):
-            write_whole(tmp_path / "new", AFTER)
+            write_atomically(tmp_path / "new", AFTER)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert file.read_bytes() == BEFORE
@@ -56,7 +56,7 @@ def test_a_pipe_is_written_as_it_is(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     reading = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
-    write_whole(pipe, AFTER)
+    write_atomically(pipe, AFTER)
     assert os.read(reading, 2 * len(AFTER)) == AFTER
     os.close(reading)
     assert stat.S_ISFIFO(pipe.stat().st_mode)

@@ -1,0 +1,332 @@
+"""What is shown of a charging session: by `HumanView` to a person, by `JsonView` as a JSON object a line.
+
+A view is the driver's station and keeps its receipts, so it hears everything from the driver; `charging.charge` tells
+it what comes of the session.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from collections import deque
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from iem_dcr.bringup.sight import measured
+from iem_dcr.cli.output import kw, kwh, say, tell, warnings_are_logged
+from iem_dcr.cli.receipt_view import print_receipt
+from iem_dcr.driver.meter_state import INTERRUPTED
+from iem_dcr.errors import printable
+from iem_dcr.ocmf import Outcome, Verification
+from iem_dcr.ocmf.examination import examine
+from iem_dcr.ocmf.rules import Severity
+from iem_dcr.powermeter import TransactionRequestStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from decimal import Decimal
+
+    from iem_dcr.cli.output import Output
+    from iem_dcr.driver import KeptReceipt
+    from iem_dcr.ocmf import Receipt
+    from iem_dcr.powermeter import (
+        Powermeter,
+        StationError,
+        TransactionReq,
+        TransactionStartResponse,
+        TransactionStopResponse,
+    )
+
+ROWS = 12
+"""Live values in the table of a terminal."""
+LINES_BESIDE_ROWS = 6
+ALL_COLUMNS_FROM_WIDTH = 74
+WIDEST = 78
+"""A longer bar says no more."""
+_VERIFIED = {Outcome.VALID: True, Outcome.INVALID: False, Outcome.NOT_CHECKED: None}
+_REASONS = {
+    Outcome.VALID: "the signature matches the data and the key",
+    Outcome.INVALID: "the signature does not match the data and the key",
+    Outcome.NOT_CHECKED: "without a key, or not asked for",
+}
+
+
+class SessionView:
+    """Hears everything of one session, and leaves to its subclasses what is shown.
+
+    Attributes:
+        live: set at every live value; whoever waits for the next one clears it.
+        ended_elsewhere: set when the transaction has ended although this session did not ask for that.
+    """
+
+    def __init__(self) -> None:
+        self.live = asyncio.Event()
+        self.ended_elsewhere = asyncio.Event()
+        self._transaction_id = ""
+        self._own_receipts: list[KeptReceipt] = []
+
+    # --- told by the driver ---
+
+    def publish_powermeter(self, value: Powermeter) -> None:
+        """Take a live value."""
+        self.show_value(value)
+        self.live.set()
+
+    def publish_public_key(self, key: str) -> None:
+        """Take the meter's public key."""
+
+    def raise_error(self, error: StationError) -> None:
+        """Take an error that is raised."""
+        if error.sub_type == INTERRUPTED:
+            self.ended_elsewhere.set()
+
+    def clear_error(self, error: StationError) -> None:
+        """Take an error that is cleared."""
+
+    async def keep(self, kept: KeptReceipt) -> None:
+        """Show a new receipt; the session's own is held back, because the answer to the stop brings it."""
+        if kept.found:
+            return
+        if kept.transaction_id == self._transaction_id:
+            self._own_receipts.append(kept)
+        else:
+            self.show_other_receipt(kept)
+
+    # --- told by the session ---
+
+    def starting(self, transaction_id: str) -> None:
+        """Take the transaction that the session is about."""
+        self._transaction_id = transaction_id
+
+    def started(self, request: TransactionReq, response: TransactionStartResponse) -> None:
+        """Show the answer to the start."""
+
+    @contextlib.contextmanager
+    def charging(self) -> Iterator[None]:
+        """Enter for as long as the transaction runs."""
+        yield
+
+    def progress(self, passed_s: float) -> None:
+        """Show for how many seconds the transaction has run."""
+
+    def ending(self, current_a: Decimal | None) -> None:
+        """Show what the end waits for: a current to fall, in ampere, or None for the signature."""
+
+    def stopped(self, response: TransactionStopResponse) -> None:
+        """Show the answer to the stop."""
+
+    def stop_brought_no_receipt(self) -> None:
+        """Show what was held back."""
+        for kept in self._own_receipts:
+            self.show_other_receipt(kept)
+
+    def show_value(self, value: Powermeter) -> None:
+        """Show a live value."""
+
+    def show_receipt(self, receipt: Receipt, verification: Verification) -> None:
+        """Show the session's receipt and the result of its check."""
+
+    def show_other_receipt(self, kept: KeptReceipt) -> None:
+        """Show a receipt that is not the answer to the stop: of a transaction that was ended first, for one."""
+
+
+class JsonView(SessionView):
+    """Writes events, one JSON object a line. Values are what a station would be given."""
+
+    def __init__(self, output: Output) -> None:
+        super().__init__()
+        self._output = output
+
+    def publish_public_key(self, key: str) -> None:
+        """Write ``public_key_ocmf``."""
+        self._event("public_key_ocmf", value=key)
+
+    def raise_error(self, error: StationError) -> None:
+        """Write ``error_raised``."""
+        super().raise_error(error)
+        self._event("error_raised", type=error.type, sub_type=error.sub_type, message=error.message)
+
+    def clear_error(self, error: StationError) -> None:
+        """Write ``error_cleared``."""
+        self._event("error_cleared", type=error.type, sub_type=error.sub_type, message=error.message)
+
+    def started(self, request: TransactionReq, response: TransactionStartResponse) -> None:  # noqa: ARG002
+        """Write ``start_transaction``."""
+        self._event("start_transaction", response=response.to_json())
+
+    def stopped(self, response: TransactionStopResponse) -> None:
+        """Write ``stop_transaction``."""
+        self._event("stop_transaction", response=response.to_json())
+
+    def show_value(self, value: Powermeter) -> None:
+        """Write ``powermeter``."""
+        self._event("powermeter", value=value.to_json())
+
+    def show_receipt(self, receipt: Receipt, verification: Verification) -> None:
+        """Write ``receipt``."""
+        self._receipt(receipt, verification.outcome)
+
+    def show_other_receipt(self, kept: KeptReceipt) -> None:
+        """Write ``receipt``: the meter itself will give only the last one."""
+        self._receipt(kept.receipt, kept.outcome or Outcome.NOT_CHECKED)
+
+    def _receipt(self, receipt: Receipt, outcome: Outcome) -> None:
+        verified = _VERIFIED[outcome]
+        accepted = verified and not any(found.severity is Severity.ERROR for found in examine(receipt))
+        self._event("receipt", verified=verified, accepted=accepted, ocmf=receipt.text)
+
+    def _event(self, event: str, **fields: object) -> None:
+        self._output.line({"event": event, **fields})
+
+
+class HumanView(SessionView):
+    """Tells a person what happens: on a terminal with a table and a progress bar, elsewhere with a line a value.
+
+    Args:
+        output: where to.
+        seconds: how long the transaction is to run.
+    """
+
+    def __init__(self, output: Output, seconds: float) -> None:
+        super().__init__()
+        self._console = output.console()
+        self._seconds = seconds
+        self._passed_s = 0.0
+        self._last: Powermeter | None = None
+        self._begin_wh: Decimal | None = None
+        self._rows: deque[Powermeter] = deque(maxlen=ROWS)
+        self._is_charging = False
+        self._live: Live | None = None
+
+    def raise_error(self, error: StationError) -> None:
+        """Say it."""
+        super().raise_error(error)
+        if error.sub_type == INTERRUPTED:
+            tell("The transaction is over: somebody else has ended it, or the meter lost its power.")
+        else:
+            tell(f"Error raised at the station: {error.type}, {error.sub_type}: {printable(error.message)}")
+
+    def clear_error(self, error: StationError) -> None:
+        """Say it."""
+        if error.sub_type != INTERRUPTED:
+            tell(f"Error cleared at the station: {error.type}, {error.sub_type}")
+
+    def started(self, request: TransactionReq, response: TransactionStartResponse) -> None:
+        """Say whether it began."""
+        if response.status is not TransactionRequestStatus.OK:
+            tell(f"Error: the transaction did not begin ({response.status.value}){_reason(response.error)}")
+            return
+        user = printable(request.identification_data)
+        say(self._console, f"Transaction {printable(request.transaction_id)} began for user {user}")
+        self._begin_wh = None if self._last is None else self._last.energy_wh_import
+
+    @contextlib.contextmanager
+    def charging(self) -> Iterator[None]:
+        """Show the live values."""
+        self._is_charging = True
+        try:
+            if self._console.is_terminal and not self._console.is_dumb_terminal:
+                with Live(
+                    console=self._console,
+                    get_renderable=self._picture,
+                    auto_refresh=False,
+                    redirect_stdout=False,
+                    redirect_stderr=sys.stderr.isatty(),
+                ) as self._live:
+                    yield
+            else:
+                yield
+        finally:
+            self._is_charging = False
+            self._live = None
+
+    def progress(self, passed_s: float) -> None:
+        """Move the bar."""
+        self._passed_s = passed_s
+        if self._live is not None:
+            self._live.refresh()
+
+    def ending(self, current_a: Decimal | None) -> None:
+        """Say it."""
+        if current_a is not None:
+            say(self._console, f"Ending the transaction: waiting for the current to fall ({current_a:.1f} A) ...")
+        else:
+            say(self._console, "Ending the transaction and waiting for the signature ...")
+
+    def stopped(self, response: TransactionStopResponse) -> None:
+        """Say it if there is no receipt."""
+        if response.status is not TransactionRequestStatus.OK:
+            tell(f"Error: the transaction has no receipt{_reason(response.error)}")
+
+    def show_value(self, value: Powermeter) -> None:
+        """Show the first one, and those of the transaction."""
+        if self._last is None:
+            energy = f"register {kwh(value.energy_wh_import)}"
+            say(self._console, f"First live value: {_value_text(value).lstrip()}  {energy}")
+        self._last = value
+        if not self._is_charging:
+            return
+        if self._begin_wh is None:
+            self._begin_wh = value.energy_wh_import
+        self._rows.append(value)
+        if self._live is not None:
+            self._live.refresh()
+        else:
+            charged = kwh(value.energy_wh_import - self._begin_wh)
+            say(self._console, f"  {value.timestamp:%H:%M:%S}  {_value_text(value)}  charged {charged}")
+
+    def show_receipt(self, receipt: Receipt, verification: Verification) -> None:
+        """Print it."""
+        self._console.print()
+        print_receipt(self._console, receipt, verification)
+
+    def show_other_receipt(self, kept: KeptReceipt) -> None:
+        """Print it, and say that it is another's."""
+        outcome = kept.outcome or Outcome.NOT_CHECKED
+        self._console.print("\nThe receipt of a transaction that was ended before this one's:")
+        print_receipt(self._console, kept.receipt, Verification(outcome, _REASONS[outcome]))
+        self._console.print()
+
+    def _picture(self) -> Group:
+        width = min(self._console.width, WIDEST)
+        bar = Table.grid(padding=(0, 1))
+        bar.width = width
+        bar.add_column()
+        bar.add_column(ratio=1)
+        bar.add_column(no_wrap=True)
+        bar.add_row(
+            "Charging",
+            ProgressBar(total=max(self._seconds, 0.001), completed=self._passed_s),
+            f"{self._passed_s:.0f}/{self._seconds:.0f} s",
+        )
+        return Group(self._table(width), bar) if self._rows else Group(bar)
+
+    def _table(self, width: int) -> Table:
+        """Make the table of the last values, with as many columns and rows as there is room for."""
+        has_all = width >= ALL_COLUMNS_FROM_WIDTH
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        more = ("Voltage", "Current", "Import register") if has_all else ()
+        for heading in ("Meter time", "Power", *more, "Charged"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        for value in list(self._rows)[-max(1, self._console.height - LINES_BESIDE_ROWS) :]:
+            cells = [f"{value.timestamp:%H:%M:%S}", kw(value.power_w)]
+            if has_all:
+                cells += [measured(value.voltage_v, "V"), measured(value.current_a, "A"), kwh(value.energy_wh_import)]
+            table.add_row(*cells, Text(kwh(value.energy_wh_import - (self._begin_wh or 0)), style="bold"))
+        return table
+
+
+def _value_text(value: Powermeter) -> str:
+    return f"{kw(value.power_w):>11}  {measured(value.voltage_v, 'V'):>8}  {measured(value.current_a, 'A'):>8}"
+
+
+def _reason(why: str) -> str:
+    """Return a reason to put behind a message, unless the driver's log has just said it."""
+    return "" if warnings_are_logged() else f": {printable(why, limit=400)}"
