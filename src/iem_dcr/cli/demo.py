@@ -180,10 +180,10 @@ async def _broker(given: MqttSettings | None) -> AsyncIterator[MqttSettings]:
     if given is not None:
         yield given
         return
-    from iem_dcr.cli.embedded_broker import HOST, EmbeddedBroker  # noqa: PLC0415  as demo_everest
+    from iem_dcr.cli.embedded_broker import HOST, embedded_broker  # noqa: PLC0415  as demo_everest
 
-    async with EmbeddedBroker() as broker:
-        yield MqttSettings(host=HOST, port=broker.port, protocol=PROTOCOL)
+    async with embedded_broker() as port:
+        yield MqttSettings(host=HOST, port=port, protocol=PROTOCOL)
 
 
 def _settings(server: SimulatorServer) -> Settings:
