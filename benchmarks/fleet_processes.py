@@ -23,10 +23,10 @@ _STARTS_WITHIN_S = 20.0
 _ENDS_WITHIN_S = 10.0
 _AMQTT = """
 import asyncio, sys
-from iem_dcr.cli.embedded_broker import EmbeddedBroker
+from iem_dcr.cli.embedded_broker import embedded_broker
 async def main():
-    async with EmbeddedBroker() as broker:
-        print(broker.port, flush=True)
+    async with embedded_broker() as port:
+        print(port, flush=True)
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
 asyncio.run(main())
 """

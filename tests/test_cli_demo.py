@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from iem_dcr.everest_api.topics import QUERY_MODULES, READY_BEACON, Topics
+from iem_dcr.everest_api.topics import READY_BEACON, Topics
 from iem_dcr.powermeter import TransactionReq
 from tests.support.bench import CI
 from tests.support.brokers import BROKERS, Mosquitto, Recorder
@@ -68,7 +68,9 @@ def told(text: str) -> tuple[str, int, list[str]]:
     """Return the module_id, the broker's port and the topics that a demo shows."""
     where = re.search(r"API module is (demo_[0-9a-f]{4}), at the MQTT broker 127\.0\.0\.1:(\d+)\.$", text, re.MULTILINE)
     assert where is not None
-    return where[1], int(where[2]), re.findall(r"^  (everest_api/\S+)  ", text, re.MULTILINE)
+    beacon, prefix = re.findall(r"^  (everest_api/\S+) ", text, re.MULTILINE)
+    below = re.findall(r"^    ([em]2[em]/\S+) ", text, re.MULTILINE)
+    return where[1], int(where[2]), [beacon, *(prefix + topic for topic in below)]
 
 
 def test_without_a_terminal() -> None:
@@ -148,7 +150,7 @@ def test_the_command_that_it_shows_lets_one_watch() -> None:
     needs_tool("mosquitto_sub")
     process = begin("demo", "--seconds", "4")
     before = read_until(process, "mosquitto_sub")
-    command = [*shlex.split(before.splitlines()[-1]), "-C", "8", "-W", "30"]
+    command = [*shlex.split(before.splitlines()[-1]), "-C", "14", "-W", "30"]
     watcher = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
     assert (watcher.returncode, watcher.stderr) == (0, "")
     before += read_until(process, "replies come")
@@ -187,8 +189,6 @@ def test_what_goes_over_a_broker(kind: type[TestBroker]) -> None:
         before = read_until(process, "replies come")
         module_id, port, topics = told(before)
         assert port == broker.port
-        before += read_until(process, "began for user")
-        watcher.publish(QUERY_MODULES, b'{"headers":{"replyTo":"everest_api/answers"}}')
         done = finish(process, before)
         assert (done.status, done.err) == (0, "")
         ours = Topics(module_id)
@@ -216,9 +216,37 @@ def test_what_goes_over_a_broker(kind: type[TestBroker]) -> None:
             f"{json.loads(payload)['power_W']['total'] / 1000:.3f} kW" for payload in watcher.payloads(ours.values)
         ]
         assert all(power in shown_w for power in re.findall(r"^  \d\d:\d\d:\d\d +(\S+ kW)", done.out, re.MULTILINE))
-        (answer,) = watcher.payloads("everest_api/answers")
-        (module,) = json.loads(answer)["apis"]
-        assert (module["type"], module["module_id"]) == ("powermeter", module_id)
+
+
+def test_keep_open_goes_on_with_session_after_session() -> None:
+    process = begin("demo", "--seconds", "2", "--keep-open")
+    before = read_until(process, "In a browser")
+    page = before.rsplit(" ", 1)[-1].strip()
+    for number in (1, 2):
+        before += read_until(process, f"Receipt T{number} ")
+        before += read_until(process, "The next session begins in 5 s. Ctrl-C ends the demo.")
+    with socket.create_connection(("127.0.0.1", int(page.rstrip("/").rpartition(":")[2])), PATIENCE_S) as browser:
+        browser.sendall(b"GET / HTTP/1.0\r\nHost: localhost\r\n\r\n")
+        assert b" 200 " in browser.recv(64)
+    process.send_signal(signal.SIGINT)
+    done = finish(process, before)
+    assert (done.status, done.err) == (0, "")
+    assert done.out.count("VALID: the signature matches") == 2
+    assert "To go on" in done.out
+
+
+@pytest.mark.parametrize("odd", [b"", b"[]", b"{", b'{"status":"ODD"}', b"\xff", b"null", b"1" * 5000])
+def test_odd_messages_at_a_broker_are_survived(odd: bytes) -> None:
+    with Mosquitto() as broker, Recorder(broker, "everest_api/#") as watcher:
+        process = begin("demo", "--seconds", "2", "--broker", f"mqtt://127.0.0.1:{broker.port}")
+        before = read_until(process, "replies come")
+        ours = Topics(told(before)[0])
+        before += read_until(process, "began for user")
+        for topic in (ours.values, ours.key, f"{ours.stop}/reply/x"):
+            watcher.publish(topic, odd)
+        done = finish(process, before)
+    assert done.status == 0
+    assert "VALID: the signature matches" in done.out
 
 
 def test_two_demos_on_one_broker_do_not_mix() -> None:

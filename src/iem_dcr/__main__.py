@@ -1,16 +1,16 @@
 """The command ``iem-dcr``, which is also ``python -m iem_dcr``."""
 
-from __future__ import annotations
-
 import sys
-from typing import NoReturn
 
-from iem_dcr import __version__
-from iem_dcr.cli.exit_codes import EXIT_INTERRUPTED, EXIT_USAGE
-from iem_dcr.cli.startup import exit_on_ctrl_c, missing_package
+try:
+    from iem_dcr import __version__
+    from iem_dcr.cli.exit_codes import EXIT_INTERRUPTED, EXIT_USAGE
+    from iem_dcr.cli.startup import exit_on_ctrl_c, missing_package
+except KeyboardInterrupt:  # it is not answered by exit_on_ctrl_c yet
+    sys.exit(130)
 
 
-def main() -> NoReturn:
+def main() -> None:
     """Run the command line and exit with its status."""
     exit_on_ctrl_c()
     try:

@@ -50,16 +50,17 @@ MAX_WAITING: Final = 10_000
 # --- where it is ---
 
 
-def place(*, is_tried: bool = False) -> Path | None:
+def place(*, makes_folder: bool = True) -> Path | None:
     """Return the file that ``auto`` means; None where no folder can be used.
 
-    Makes the folder in the user's home, unless it is only tried whether that could be done.
+    Args:
+        makes_folder: the folder in the user's home is made; otherwise it counts as usable where it could be made.
     """
     for folder, is_made in _folders():
         try:
-            if is_made and not is_tried:
+            if is_made and makes_folder:
                 folder.mkdir(FOLDER_MODE, parents=True, exist_ok=True)
-            if _is_usable(folder) or (is_made and is_tried and _can_be_made(folder)):
+            if _is_usable(folder) or (is_made and _can_be_made(folder)):
                 return folder / FILE
         except OSError:
             continue

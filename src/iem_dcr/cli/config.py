@@ -97,7 +97,7 @@ def load_meters(file: Path) -> tuple[MeterConfig, ...]:
         raise MistakenFileError(error) from error
 
 
-def named(meters: Sequence[MeterConfig]) -> str:
+def meter_names(meters: Sequence[MeterConfig]) -> str:
     """Name meters in a line; of many the first ones."""
     shown = ", ".join(
         f"{printable(meter.module_id or 'module_id to be found out')} at {meter.address}"
@@ -127,7 +127,7 @@ def check(file: Path, offline: bool) -> int:
     config = load(file)
     for warning in config.warnings:
         tell(f"Warning: {warning}")
-    mistakes = [*_vendor_ids(config.meters), *_journal_problems(config.meters)]
+    mistakes = [*_vendor_ci_problems(config.meters), *_journal_problems(config.meters)]
     failures = [] if offline else [*_page_problems(config.web), *_broker_problems(config.mqtt)]
     for problem in (*mistakes, *failures):
         tell(f"{printable(file, limit=300)}: {problem}")
@@ -170,11 +170,11 @@ def _described(settings: Iterable[Setting]) -> Iterator[str]:
 # --- what iem-dcr run needs ---
 
 
-def _vendor_ids(meters: Iterable[MeterConfig]) -> Iterator[str]:
+def _vendor_ci_problems(meters: Iterable[MeterConfig]) -> Iterator[str]:
     for number, meter in enumerate(meters, 1):
         if meter.settings.CI == VENDOR_CI:
             yield (
-                f"[[meter]] {number} ({named([meter])}) CI is {VENDOR_CI!r}, the vendor's default: "
+                f"[[meter]] {number} ({meter_names([meter])}) CI is {VENDOR_CI!r}, the vendor's default: "
                 "expected the evse_id of EvseManager. The meter keeps the first one it is given until a power cycle"
             )
 
@@ -185,7 +185,7 @@ def _journal_problems(meters: Iterable[MeterConfig]) -> Iterator[str]:
             check_journal_of(settings)
         except ConfigError as error:
             yield from (f"[[meter]] {problem}" for problem in error.problems)
-        if path == AUTO and place(is_tried=True) is None:
+        if path == AUTO and place(makes_folder=False) is None:
             yield (
                 "[[meter]] journal_path is 'auto', and this user can write to none of its folders: expected the path "
                 "of a file, or STATE_DIRECTORY in the environment"
@@ -222,4 +222,4 @@ def _summary(file: Path, config: ServiceConfig) -> Iterator[str]:
     yield f"  Broker  {printable(config.mqtt.address)}, MQTT {config.mqtt.protocol}{tls}{user}"
     if config.web is not None:
         yield f"  Page    http://{config.web.listen}{', with a token' if config.web.needs_token else ''}"
-    yield f"  Meters  {len(config.meters)}: {named(config.meters)}"
+    yield f"  Meters  {len(config.meters)}: {meter_names(config.meters)}"

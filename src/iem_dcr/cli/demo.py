@@ -11,15 +11,18 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 import click
+from rich.table import Table
 from rich.text import Text
 
 from iem_dcr.cli.arguments import SecondsType, common
 from iem_dcr.cli.charging import NOTHING_BEGAN, charge, running
+from iem_dcr.cli.exit_codes import EXIT_FAILURE, EXIT_INTERRUPTED
 from iem_dcr.cli.interruption import Interruption, LeftEarlyError
 from iem_dcr.cli.output import Output, say
 from iem_dcr.cli.session_view import HumanView
 from iem_dcr.config import Settings
 from iem_dcr.errors import ConfigError
+from iem_dcr.everest_api.broker_errors import BrokerError
 from iem_dcr.everest_api.mqtt_settings import MqttSettings
 from iem_dcr.everest_api.topics import READY_BEACON, Topics
 from iem_dcr.powermeter import TransactionReq
@@ -29,7 +32,7 @@ from iem_dcr.simulator import SimulatorOptions, SimulatorServer
 from iem_dcr.web.server import WebServer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator
 
     from rich.console import Console
 
@@ -39,6 +42,7 @@ TARIFF = "0.49 EUR/kWh"
 CONNECT_S = 15.0
 PAGE_S = 2.0
 """How long the page may take to be there; the session does not wait for it longer."""
+PAUSE_S = 5.0
 LOAD_DELAY_S = 0.5
 CURRENT_ENDS_BEFORE_S = 0.5
 """How long before the stop the simulated car has taken its last current: a meter ends no transaction under load."""
@@ -73,7 +77,9 @@ def _mqtt(_ctx: click.Context, param: click.Parameter, url: str | None) -> MqttS
     help="Use this MQTT broker, mqtt://USER:PASSWORD@HOST:PORT or mqtts://, instead of one of the demo's own. Not that "
     "of a charger in use: the demo plays EVerest there.",
 )
-@click.option("--keep-open", is_flag=True, help="Leave meter and page running after the session, until Ctrl-C.")
+@click.option(
+    "--keep-open", is_flag=True, help="Go on with session after session, for whoever looks at the page, until Ctrl-C."
+)
 @common
 def command(seconds: float, mqtt: MqttSettings | None, keep_open: bool) -> int:
     """Show the main job without a meter: a charging session at a simulated IEM-DCR, its signed receipt and its check.
@@ -86,7 +92,6 @@ def command(seconds: float, mqtt: MqttSettings | None, keep_open: bool) -> int:
 
 async def _demo(seconds: float, given: MqttSettings | None, *, keep_open: bool) -> int:
     output = Output()
-    console = output.console()
     options = SimulatorOptions(
         charge_s=seconds - LOAD_DELAY_S - CURRENT_ENDS_BEFORE_S,
         load_delay_s=LOAD_DELAY_S,
@@ -95,55 +100,69 @@ async def _demo(seconds: float, given: MqttSettings | None, *, keep_open: bool) 
     async with SimulatorServer(options) as server:
         with Interruption(_PATIENCE) as interruption:
             output.when_lost = interruption.ask_to_end
-            _headline(console, server)
-            output.flush()
+            _headline(output, server)
             try:
                 async with _broker(given) as mqtt:
-                    status = await _session(
-                        mqtt, _settings(server), output, interruption, seconds=seconds, keep_open=keep_open
-                    )
+                    status = await _sessions(mqtt, server, output, interruption, seconds=seconds, keep_open=keep_open)
             except LeftEarlyError:
                 if output.error is None:
                     raise
-                return output.status()  # nobody interrupted: there is nobody left to write for
+                status = EXIT_FAILURE  # no reader is left
     if status == 0:
-        _whats_next(console)
-        output.flush()
-    return status or output.status()
+        _whats_next(output)
+    return output.status() or status
 
 
-async def _session(
+async def _sessions(
     mqtt: MqttSettings,
-    settings: Settings,
+    server: SimulatorServer,
     output: Output,
     interruption: Interruption,
     *,
     seconds: float,
     keep_open: bool,
 ) -> int:
-    from iem_dcr.cli.behind_everest import Links, MeterBehindEverest  # noqa: PLC0415  as in _broker
+    """Run a session, or one after another until interrupted; return the exit status."""
+    # It takes a moment to load, and the first line does not wait for it.
+    from iem_dcr.cli.demo_everest import MeterBehindEverest  # noqa: PLC0415
+
+    async def session() -> int:
+        view = HumanView(output, seconds)
+        meter.begin_session(view)
+        status = await charge(meter, _request(), view, interruption, seconds=seconds, connect_s=CONNECT_S)
+        del server.meter.state.signed[:-1]  # it would remember all of them
+        output.flush()
+        return status
 
     console = output.console()
-    view = HumanView(output, seconds)
-    async with Links(mqtt, f"demo_{secrets.token_hex(2)}") as links:
-        await interruption.break_off(links.open(), NOTHING_BEGAN)
-        _how_to_watch(console, mqtt, links.module_id)
-        observed = ObservedMeter(settings, links.module_id, f"{settings.ip_address}:{settings.port_http}")
-        async with _served([observed]) as page:
-            say(console, Text.assemble("In a browser (to stay: --keep-open): ", (page.url, "cyan"), "\n"))
-            meter = MeterBehindEverest(settings, links, view, view, observed)
-            async with running(meter):
-                status = await charge(meter, _request(), view, interruption, seconds=seconds, connect_s=CONNECT_S)
-                if keep_open and status == 0:
-                    say(console, f"\nThe meter is still driven, and the page shows it: {page.url}\nCtrl-C ends it.")
-                    await interruption.wait()
-    return status
+    settings = _settings(server)
+    module_id = f"demo_{secrets.token_hex(2)}"
+    observed = ObservedMeter(settings, module_id, server.address)
+    meter = MeterBehindEverest(settings, mqtt, module_id, observed)
+    try:
+        await interruption.see_through(meter.probe(), NOTHING_BEGAN)
+    except BrokerError as error:
+        raise click.ClickException(f"the broker {mqtt.address} cannot be used: {error}") from error
+    _how_to_watch(console, mqtt, module_id)
+    async with _served(observed) as page, running(meter):
+        say(console, Text.assemble("In a browser (to stay: --keep-open): ", (page.url, "cyan"), "\n"))
+        output.flush()
+        await meter.connected(CONNECT_S)
+        status, sessions = await session(), 1
+        while keep_open and status == 0:
+            say(console, f"\nThe next session begins in {PAUSE_S:.0f} s. Ctrl-C ends the demo.\n")
+            output.flush()
+            await interruption.wait(PAUSE_S)
+            if interruption.came:
+                return 0
+            status, sessions = await session(), sessions + 1
+    return 0 if sessions > 1 and status == EXIT_INTERRUPTED else status
 
 
 @contextlib.asynccontextmanager
-async def _served(meters: Sequence[ObservedMeter]) -> AsyncIterator[WebServer]:
+async def _served(meter: ObservedMeter) -> AsyncIterator[WebServer]:
     """Serve the bring-up page at a port of loopback that is free."""
-    page = WebServer(WebSettings("127.0.0.1:0"), meters, lambda: "This is the demo: the meter is a simulated one")
+    page = WebServer(WebSettings("127.0.0.1:0"), [meter], lambda: "This is the demo: the meter is a simulated one")
     task = asyncio.create_task(page.run())
     try:
         with contextlib.suppress(TimeoutError):
@@ -161,11 +180,10 @@ async def _broker(given: MqttSettings | None) -> AsyncIterator[MqttSettings]:
     if given is not None:
         yield given
         return
-    # It takes a moment to load, and the first line should not wait for it.
-    from iem_dcr.cli.embedded_broker import HOST, EmbeddedBroker  # noqa: PLC0415
+    from iem_dcr.cli.embedded_broker import HOST, embedded_broker  # noqa: PLC0415  as demo_everest
 
-    async with EmbeddedBroker() as own:
-        yield MqttSettings(host=HOST, port=own.port, protocol=PROTOCOL)
+    async with embedded_broker() as port:
+        yield MqttSettings(host=HOST, port=port, protocol=PROTOCOL)
 
 
 def _settings(server: SimulatorServer) -> Settings:
@@ -195,28 +213,35 @@ def _request() -> TransactionReq:
     )
 
 
-def _headline(console: Console, server: SimulatorServer) -> None:
+def _headline(output: Output, server: SimulatorServer) -> None:
+    console = output.console()
     console.print(Text("A charging session at a simulated IEM-DCR", style="bold"))
-    say(console, f"The simulated meter {server.meter.options.MS} is at http://{server.address}")
-    say(console, f"The driver sets it up for charge point {EVSE_ID} and reads it every second.")
+    console.print(f"The simulated meter {server.meter.options.MS} is at http://{server.address}")
+    console.print(f"Its driver sets the charge point {EVSE_ID} and reads it every second.")
+    output.flush()
 
 
 def _how_to_watch(console: Console, mqtt: MqttSettings, module_id: str) -> None:
     topics = Topics(module_id)
-    say(console, f"EVerest's API module is {module_id}, at the MQTT broker {mqtt.address}.")
-    say(console, "To watch it (longer with --seconds):")
+    prefix = topics.start.removesuffix("e2m/start_transaction")
+    console.print(f"EVerest's API module is {module_id}, at the MQTT broker {mqtt.address}.")
+    console.print("To watch it (longer with --seconds):")
     say(console, Text.assemble("\n  ", (_watching(mqtt), "cyan"), "\n"))
-    width = len(topics.check)
+    console.print(f"  {READY_BEACON}  EVerest has started")
+    console.print(f"  {prefix} with, below it:")
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(style="dim")
     for topic, what in (
-        (READY_BEACON, "EVerest has started"),
-        (topics.heartbeat, "and is there, every second"),
+        (topics.heartbeat, "EVerest is there, every second"),
         (topics.check, "the meter can be reached, every two seconds"),
         (topics.key, "the key its receipts are checked with"),
         (topics.values, "live values"),
         (topics.start, "EVerest asks for the begin of a transaction"),
         (topics.stop, "and for its end; replies come below both"),
     ):
-        say(console, Text.assemble(f"  {topic:<{width}}  ", (what, "dim")))
+        table.add_row(f"    {topic.removeprefix(prefix)}", what)
+    console.print(table)
     console.print()
 
 
@@ -229,12 +254,17 @@ def _watching(mqtt: MqttSettings) -> str:
     return f"{shlex.join(words)} -v -t 'everest_api/#'"
 
 
-def _whats_next(console: Console) -> None:
+def _whats_next(output: Output) -> None:
+    console = output.console()
     console.print(Text("\nTo go on:", style="bold"))
     for command_line, what in (
         ("iem-dcr simulate", "a simulated meter to play with, at 127.0.0.1:8080"),
         ("iem-dcr read 127.0.0.1:8080", "one reading of it, or of a real meter"),
         (f"iem-dcr session 127.0.0.1:8080 --id {TOKEN} --evse-id '{EVSE_ID}'", "a session of your own"),
-        ("iem-dcr config example > iem-dcr.toml", "then iem-dcr run iem-dcr.toml: your meters behind a real EVerest"),
+        (
+            "iem-dcr config example > iem-dcr.toml",
+            "set CI in it; then, with a real EVerest: iem-dcr run iem-dcr.toml",
+        ),
     ):
         say(console, Text.assemble("  ", (command_line, "cyan"), f"\n      {what}"))
+    output.flush()

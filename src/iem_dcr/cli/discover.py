@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 PROTOCOL = "3.1.1"
 """The version of MQTT that every broker speaks."""
-CHECK_WITHIN_S = 15
-REPLY_WITHIN_S = 120
+CHECK_TIMEOUT_S = 15
+REPLY_TIMEOUT_S = 120
 """What docs/everest-api.md recommends for cfg_communication_check_to_s (or more) and cfg_request_reply_to_s."""
 _FILE = click.Path(dir_okay=False)
 
@@ -76,7 +76,7 @@ def command(url: str, wait_s: float, as_json: bool, **others: str | None) -> int
         _print_table(output, found)
     if not found:
         tell(
-            f"No powermeter API at {printable(mqtt.address)}: nobody answered within {wait_s:g} s. Does EVerest run "
+            f"No powermeter API at {printable(mqtt.address)}: no answer within {wait_s:g} s. Does EVerest run "
             "with this broker, and is there a module powermeter_API in its configuration?"
         )
         return EXIT_FAILURE
@@ -84,26 +84,26 @@ def command(url: str, wait_s: float, as_json: bool, **others: str | None) -> int
 
 
 def warnings(api: FoundApi) -> list[str]:
-    """Say which of an API's times are not what is recommended, and what comes of it."""
-    said = []
+    """Say which of an API's times are not what is recommended, and what follows from it."""
+    found = []
     check_s = api.communication_monitoring.get("communication_check_period_s")
-    if check_s is not None and check_s < CHECK_WITHIN_S:
-        said.append(
-            f"cfg_communication_check_to_s is {check_s:g}: set {CHECK_WITHIN_S} or more. A restart of iem-dcr or of "
+    if check_s is not None and check_s < CHECK_TIMEOUT_S:
+        found.append(
+            f"cfg_communication_check_to_s is {check_s:g}: set {CHECK_TIMEOUT_S} or more. A restart of iem-dcr or of "
             "the broker can take longer than that, and EVerest stops charging at once when it misses the check"
         )
     reply_s = api.communication_monitoring.get("request_reply_timeout_s")
-    if reply_s is not None and reply_s < REPLY_WITHIN_S:
-        said.append(
-            f"cfg_request_reply_to_s is {reply_s:g}: set {REPLY_WITHIN_S}. A stop may take longer than that, and its "
+    if reply_s is not None and reply_s < REPLY_TIMEOUT_S:
+        found.append(
+            f"cfg_request_reply_to_s is {reply_s:g}: set {REPLY_TIMEOUT_S}. A stop may take longer than that, and its "
             "receipt would come when EVerest has given up waiting"
         )
-    elif reply_s is not None and reply_s > REPLY_WITHIN_S:
-        said.append(
-            f"cfg_request_reply_to_s is {reply_s:g}: set {REPLY_WITHIN_S}. No reply comes later than that, and a lost "
+    elif reply_s is not None and reply_s > REPLY_TIMEOUT_S:
+        found.append(
+            f"cfg_request_reply_to_s is {reply_s:g}: set {REPLY_TIMEOUT_S}. No reply comes later than that, and a lost "
             "one blocks the connector until EVerest gives up waiting"
         )
-    return said
+    return found
 
 
 async def _discover(mqtt: MqttSettings, wait_s: float) -> tuple[FoundApi, ...]:
@@ -144,7 +144,7 @@ def _print_table(output: Output, found: Iterable[FoundApi]) -> None:
     table.add_column(Text("Module id"), overflow="fold")
     for heading in ("Type", "Version", "Heartbeat", "Check within", "Reply within"):
         table.add_column(Text(heading), no_wrap=True)
-    said: dict[str, list[str]] = {}
+    warned: dict[str, list[str]] = {}
     for api in found:
         times = api.communication_monitoring
         table.add_row(
@@ -156,10 +156,10 @@ def _print_table(output: Output, found: Iterable[FoundApi]) -> None:
             Text(_seconds(times.get("request_reply_timeout_s"))),
         )
         for warning in warnings(api):
-            said.setdefault(warning, []).append(api.module_id)
+            warned.setdefault(warning, []).append(api.module_id)
     console = output.console()
     console.print(table)
-    for warning, module_ids in said.items():
+    for warning, module_ids in warned.items():
         line = Text.assemble(("Warning: ", "bold yellow"), f"{', '.join(module_ids)}: {warning}.")
         console.print(line, soft_wrap=True)
     output.flush()

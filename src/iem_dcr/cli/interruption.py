@@ -1,6 +1,6 @@
-"""Ctrl-C, SIGTERM and a terminal that closes.
+"""Ctrl-C, SIGTERM and a terminal that closes, while a command runs.
 
-What runs in a meter is brought to its end first; only who insists leaves it as it is.
+A transaction that runs in a meter is ended first, unless somebody insists.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 INSISTING = 3
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+"""From this signal on, the command ends at once."""
 
 
 class LeftEarlyError(click.ClickException):
@@ -38,27 +38,28 @@ class LeftEarlyError(click.ClickException):
 class Interruption:
     """Takes SIGINT, SIGTERM and SIGHUP while it is entered, within a running loop.
 
-    The first one asks the command to end in good order; the second one gets a word of patience; the third one has it
-    end at once. SIGHUP never insists: a terminal that closes sends it, and the shell in it once more. Whoever started
-    the command so that it outlives its terminal (nohup) keeps that.
+    The first signal asks the command to end in good order, the second is answered with a word of patience, and the
+    third ends it at once. SIGHUP only asks: a terminal that closes sends it, and its shell once more. Where SIGHUP is
+    ignored (nohup) it stays so.
+
+    Args:
+        patience: what the second signal is answered with.
     """
 
     def __init__(self, patience: str = "") -> None:
-        """``patience`` is said to the second interruption."""
         self._patience = patience
         self._count = 0
-        self._takes_hangup = False
         self._asked = asyncio.Event()
         self._insisted = asyncio.Event()
+        self._handlers = {signal.SIGINT: self.interrupt, signal.SIGTERM: self.interrupt}
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            self._handlers[signal.SIGHUP] = self.ask_to_end
 
     def __enter__(self) -> Self:
         """Take the signals."""
         loop = asyncio.get_running_loop()
-        for number in _SIGNALS:
-            loop.add_signal_handler(number, self.interrupt)
-        self._takes_hangup = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
-        if self._takes_hangup:
-            loop.add_signal_handler(signal.SIGHUP, self.ask_to_end)
+        for number, handler in self._handlers.items():
+            loop.add_signal_handler(number, handler)
         return self
 
     def __exit__(
@@ -66,18 +67,16 @@ class Interruption:
     ) -> None:
         """Give the signals back."""
         loop = asyncio.get_running_loop()
-        for number in _SIGNALS:
+        for number in self._handlers:
             loop.remove_signal_handler(number)
-        if self._takes_hangup:
-            loop.remove_signal_handler(signal.SIGHUP)
 
     @property
     def came(self) -> bool:
-        """Whether there was one."""
+        """Whether the command is asked to end."""
         return self._asked.is_set()
 
     def interrupt(self) -> None:
-        """Take one."""
+        """Take a signal."""
         self._count += 1
         self._asked.set()
         if self._count >= INSISTING:
@@ -86,11 +85,11 @@ class Interruption:
             tell(self._patience)
 
     def ask_to_end(self) -> None:
-        """End in good order: there is nobody left to write for, or to wait for."""
+        """Ask the command to end in good order, as the first signal does."""
         self._asked.set()
 
     async def wait(self, seconds: float | None = None) -> None:
-        """Wait for so long, or until the first one comes; None waits for that alone."""
+        """Wait for that long, or until the command is asked to end; None waits for that alone."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._asked.wait()
@@ -99,15 +98,15 @@ class Interruption:
         """Do something that may be broken off at any moment.
 
         Raises:
-            LeftEarlyError: it was; ``left`` says how things were left.
+            LeftEarlyError: the command is asked to end; ``left`` says in which state things are.
         """
         return await _unless(self._asked, work, left)
 
     async def see_through(self, work: Coroutine[None, None, T], left: str) -> T:
-        """Do something that has to be seen through, unless somebody insists.
+        """Do something to its end, unless the third signal comes.
 
         Raises:
-            LeftEarlyError: somebody did; ``left`` says how things were left.
+            LeftEarlyError: it came; ``left`` says in which state things are.
         """
         return await _unless(self._insisted, work, left)
 

@@ -20,7 +20,7 @@ import click
 
 from iem_dcr import __version__
 from iem_dcr.cli.arguments import common, verbosity
-from iem_dcr.cli.config import load, named
+from iem_dcr.cli.config import load, meter_names
 from iem_dcr.cli.exit_codes import EXIT_FAILURE, EXIT_INTERRUPTED
 from iem_dcr.config import VENDOR_CI
 from iem_dcr.journaling import Journals
@@ -63,13 +63,13 @@ def command(file: Path, log_format: str) -> int:
 
 
 def _serve(config: ServiceConfig) -> int:
-    if frozen := [meter for meter in config.meters if meter.settings.CI == VENDOR_CI]:
+    if with_vendor_ci := [meter for meter in config.meters if meter.settings.CI == VENDOR_CI]:
         _log.error(
             "CI is %s, the default of the vendor's module: it is being frozen into each of these meters until the next "
             "power cycle of the meter, and receipts are signed for it: %s. Set CI of each [[meter]] to the evse_id of "
             "its EvseManager",
             VENDOR_CI,
-            named(frozen),
+            meter_names(with_vendor_ci),
         )
     for warning in config.warnings:
         _log.warning("%s", warning)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 from dataclasses import MISSING, Field, fields
 from typing import Any
 
@@ -83,20 +84,17 @@ def command(*, host: str, port: int, pairs: tuple[tuple[str, str], ...], **named
 async def _simulate(options: SimulatorOptions, host: str, port: int) -> int:
     output = Output()
     with Interruption() as interruption:
-        server = SimulatorServer(options, host, port)
-        try:
-            await server.__aenter__()
-        except (OSError, UnicodeError) as error:
-            why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            raise click.ClickException(
-                f"cannot listen at {printable(host)} port {port}: {why}. With --port 0 a free port is taken."
-            ) from error
-        try:
+        async with AsyncExitStack() as stack:
+            try:
+                server = await stack.enter_async_context(SimulatorServer(options, host, port))
+            except (OSError, UnicodeError) as error:
+                why = (error.strerror if isinstance(error, OSError) else None) or error
+                raise click.ClickException(
+                    f"cannot listen at {printable(host)} port {port}: {why}. With --port 0 a free port is taken."
+                ) from error
             output.write(f"http://{server.address}\n{_hints(server.address, options)}")
             output.flush()
             await interruption.wait()
-        finally:
-            await server.__aexit__(None, None, None)
     return 0
 
 
