@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 ROWS = 12
 """Live values in the table of a terminal."""
 LINES_BESIDE_ROWS = 6
+"""Its heading, the bar, and the lines around them."""
 ALL_COLUMNS_FROM_WIDTH = 74
 WIDEST = 78
 """A longer bar says no more."""
@@ -65,6 +66,7 @@ class SessionView:
         self.live = asyncio.Event()
         self.ended_elsewhere = asyncio.Event()
         self._transaction_id = ""
+        self._is_charging = False
         self._own_receipts: list[KeptReceipt] = []
 
     # --- told by the driver ---
@@ -77,8 +79,8 @@ class SessionView:
         """Take the meter's public key."""
 
     def raise_error(self, error: StationError) -> None:
-        """Take an error that is raised."""
-        if error.sub_type == INTERRUPTED:
+        """Take an error that is raised. Before the start it is about an earlier transaction."""
+        if error.sub_type == INTERRUPTED and self._is_charging:
             self.ended_elsewhere.set()
 
     def clear_error(self, error: StationError) -> None:
@@ -105,7 +107,11 @@ class SessionView:
     @contextlib.contextmanager
     def charging(self) -> Iterator[None]:
         """Enter for as long as the transaction runs."""
-        yield
+        self._is_charging = True
+        try:
+            yield
+        finally:
+            self._is_charging = False
 
     def progress(self, passed_s: float) -> None:
         """Show for how many seconds the transaction has run."""
@@ -194,7 +200,6 @@ class HumanView(SessionView):
         self._last: Powermeter | None = None
         self._begin_wh: Decimal | None = None
         self._rows: deque[Powermeter] = deque(maxlen=ROWS)
-        self._is_charging = False
         self._live: Live | None = None
 
     def publish_powermeter(self, value: Powermeter) -> None:
@@ -218,14 +223,14 @@ class HumanView(SessionView):
     def raise_error(self, error: StationError) -> None:
         """Say it."""
         super().raise_error(error)
-        if error.sub_type == INTERRUPTED:
+        if error.sub_type == INTERRUPTED and self._is_charging:
             tell("The transaction is over: somebody else has ended it, or the meter lost its power.")
         else:
             tell(f"Error raised at the station: {error.type}, {error.sub_type}: {printable(error.message)}")
 
     def clear_error(self, error: StationError) -> None:
         """Say it."""
-        if error.sub_type != INTERRUPTED:
+        if error.sub_type != INTERRUPTED or not self.ended_elsewhere.is_set():
             tell(f"Error cleared at the station: {error.type}, {error.sub_type}")
 
     def started(self, request: TransactionReq, response: TransactionStartResponse) -> None:
@@ -240,21 +245,19 @@ class HumanView(SessionView):
     @contextlib.contextmanager
     def charging(self) -> Iterator[None]:
         """Show the live values."""
-        self._is_charging = True
-        try:
-            if self._console.is_terminal and not self._console.is_dumb_terminal:
-                with Live(
-                    console=self._console,
-                    get_renderable=self._picture,
-                    auto_refresh=False,
-                    redirect_stdout=False,
-                    redirect_stderr=sys.stderr.isatty(),
-                ) as self._live:
-                    yield
-            else:
+        with super().charging():
+            if not self._console.is_terminal or self._console.is_dumb_terminal:
                 yield
-        finally:
-            self._is_charging = False
+                return
+            live = Live(
+                console=self._console,
+                get_renderable=self._picture,
+                auto_refresh=False,
+                redirect_stdout=False,
+                redirect_stderr=sys.stderr.isatty(),
+            )
+            with live as self._live:
+                yield
             self._live = None
 
     def progress(self, passed_s: float) -> None:
