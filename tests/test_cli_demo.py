@@ -286,7 +286,9 @@ def test_what_is_no_broker_at_all(url: str) -> None:
 @pytest.mark.parametrize("package", ["aiomqtt", "amqtt"])
 def test_a_package_that_is_missing_is_named(package: str) -> None:
     program = f"import sys; sys.modules[{package!r}] = None; from iem_dcr.cli.main import main; main(['demo'])"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=PATIENCE_S
+    )
     assert done.returncode == 1
     assert done.stderr == (
         f"Error: the demo needs the package {package}, of the extra 'tools': pip install 'iem-dcr[tools]'\n"

@@ -15,6 +15,7 @@ import yaml
 
 from iem_dcr.config import SETTINGS, Settings
 from iem_dcr.ocmf.rules import FINDINGS, UNREAD_HERE
+from tests.support.command_line import PATIENCE_S
 from tests.support.shared import shared
 from tests.support.tools import needs_tool
 
@@ -85,7 +86,7 @@ def test_commands(page: str, block: str, port: str, tmp_path: Path) -> None:
             check=False,
             cwd=tmp_path,
             env=os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}", "COLUMNS": "120"},
-            timeout=60,
+            timeout=PATIENCE_S,
         )
         assert done.returncode == 0, done.stderr
         assert_shown(shown, done.stdout)
@@ -94,7 +95,9 @@ def test_commands(page: str, block: str, port: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("page", "block"), blocks("python"))
 def test_programs(page: str, block: str, port: str) -> None:
     program = block.replace("8080", port)
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=PATIENCE_S
+    )
     assert done.returncode == 0, done.stderr
     assert "UNEXPECTED_ERROR" in done.stdout
 
@@ -183,7 +186,7 @@ def test_the_benchmarks_run(program: str, words: tuple[str, ...]) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=100,
+        timeout=PATIENCE_S,
     )
     assert done.returncode == 0, done.stderr
     for word in words:
