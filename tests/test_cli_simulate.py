@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from iem_dcr.simulator import SimulatorOptions
-from tests.support.command_line import begin, finish, read_until, run
+from tests.support.command_line import PATIENCE_S, begin, finish, read_until, run
 
 
 def state(address: str) -> dict[str, Any]:
-    with urllib.request.urlopen(f"http://{address}/_sim/state", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://{address}/_sim/state", timeout=PATIENCE_S) as answer:
         found: dict[str, Any] = json.load(answer)
         return found
 

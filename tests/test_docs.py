@@ -15,7 +15,7 @@ import yaml
 
 from iem_dcr.config import Settings
 from scripts.docs_tables import pages
-from tests.support.command_line import run
+from tests.support.command_line import PATIENCE_S, run
 from tests.support.shared import shared
 from tests.support.tools import needs_tool
 
@@ -88,7 +88,7 @@ def test_commands(page: str, block: str, port: str, tmp_path: Path) -> None:
             check=False,
             cwd=tmp_path,
             env=os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}", "COLUMNS": "120"},
-            timeout=60,
+            timeout=PATIENCE_S,
         )
         assert done.returncode == 0, done.stderr
         assert_shown(shown, done.stdout)
@@ -137,7 +137,7 @@ def test_programs(page: str, found: list[tuple[str, str]], port: str, tmp_path: 
     """The programs of a page run one after the other, at one meter."""
     for program, shown in found:
         command = [sys.executable, "-W", "error", "-c", program.replace("8080", port)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=60)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=PATIENCE_S)
         assert (done.returncode, done.stderr) == (0, "")
         assert_shown(shown, done.stdout)
 
@@ -231,7 +231,7 @@ def test_the_benchmarks_run(program: str, words: tuple[str, ...]) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=100,
+        timeout=PATIENCE_S,
     )
     assert done.returncode == 0, done.stderr
     for word in words:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from playwright.sync_api import Browser, BrowserContext, Dialog, Page
 
-PATIENCE_MS = 20_000
+PATIENCE_MS = 60_000
 PHONE = {"width": 360, "height": 740}
 
 

@@ -33,7 +33,7 @@ T = TypeVar("T")
 DOUBLE = Path(__file__).resolve().parent / "everest_double"
 """What stands in place of ``PREFIX/lib/everest/everestpy``."""
 
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 """After this time without what is waited for, a test has failed."""
 
 POLL_S = 0.02
