@@ -121,11 +121,6 @@ def test_energy_as_a_json_number_is_exact() -> None:
     assert messages.meter_value(messages.decode(body)).import_wh == Decimal("100.0000000000000055")
 
 
-@given(st.integers(0, 10**11 - 1))
-def test_every_number_of_the_register_is_exact(wh: int) -> None:
-    assert read(RD=[IMPORT | {"RV": f"{wh // 1000:08}.{wh % 1000:03}"}]).import_wh == wh
-
-
 @pytest.mark.parametrize(
     "number", ["", "-", "1,5", "+1", "1 1", "1.", ".5", "1e3", "0x10", "NaN", "Infinity", "\u0661", "9" * 16, None,
                True, [], {"v": 1}, Decimal("NaN"), Decimal("sNaN"), Decimal("-Infinity"), Decimal("1e99999"), 10**400]
