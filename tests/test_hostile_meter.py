@@ -141,7 +141,7 @@ def log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
 @contextlib.asynccontextmanager
 async def driven(seed: int) -> AsyncIterator[tuple[MeterDriver, HostileMeter, RememberingStation]]:
     """Run a driver on a hostile meter."""
-    async with HostileMeter(simulated(), seed=seed, requests=REQUESTS, share=0.6) as server:
+    async with HostileMeter(simulated(), seed=seed, requests=REQUESTS, share=0.4) as server:
         address = {"ip_address": "127.0.0.1", "port_http": server.port, "CI": CI, "command_timeout_ms": 1500}
         station = RememberingStation()
         driver = MeterDriver(Settings.of(address), station, wall=VirtualWall())

@@ -33,21 +33,8 @@ TEXTS = [
     "\n\n\n", "e\u0301" * 100, "\ufeff",
 ]  # fmt: skip
 OTHERS: list[object] = [
-    None,
-    True,
-    0,
-    -1,
-    2**63,
-    10**30,
-    1.5,
-    -0.0,
-    1e308,
-    [],
-    [[]],
-    {},
-    {"transaction_id": {}},
-    ["T-1"],
-]
+    None, True, 0, -1, 2**63, 10**30, 1.5, -0.0, 1e308, [], [[]], {}, {"transaction_id": {}}, ["T-1"],
+]  # fmt: skip
 CARD = "5EC2E7F00D{:04}"
 QUICK: dict[str, Any] = {
     "MS": SERIAL, "private_key": SECRET, "charge_s": 0.2, "load_delay_s": 0.0, "signing_delay_s": 0.02,

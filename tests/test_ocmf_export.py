@@ -51,7 +51,7 @@ def half(number: int, TX: str) -> Item:
 
 
 @pytest.mark.parametrize("form", list(Format))
-def test_round_trip(form: Format) -> None:
+def test_what_is_exported_is_read_back_and_verifies(form: Format) -> None:
     items = [signed(1), signed(2, ID="=<&>\\\"' ]]>"), signed(3, ID="+1,;\n\r\t"), half(4, "B"), half(5, "E")]
     exported = export(items, form)
     assert (exported.count, exported.notes) == (5, ())
@@ -119,7 +119,7 @@ def test_a_raw_signature_stays_unless_asked(form: Format) -> None:
 
 @pytest.mark.parametrize("curve", CURVES, ids=lambda curve: curve.name)
 @pytest.mark.parametrize("encoding", ["hex", "base64"])
-def test_reencoding_on_every_curve(curve: Curve, encoding: str) -> None:
+def test_a_signature_is_written_anew_on_every_curve(curve: Curve, encoding: str) -> None:
     item = raw(1, curve, encoding)
     made = reencoded(item.receipt, item.public_key)
     assert form_of(made.signature) is Form.PLAIN
@@ -128,7 +128,7 @@ def test_reencoding_on_every_curve(curve: Curve, encoding: str) -> None:
 
 
 @given(st.integers(1, SECP256R1.n - 1), st.integers(1, SECP256R1.n - 1))
-def test_reencoding_any_numbers(r: int, s: int) -> None:
+def test_any_numbers_are_written_anew(r: int, s: int) -> None:
     made = reencoded(parse(f'OCMF|{payload(1)}|{{"SD":"{in_form("raw", r, s).hex()}"}}'))
     assert form_of(made.signature) is Form.PLAIN
     assert (r, s) in signature_numbers(made.signature, SECP256R1)
@@ -172,7 +172,7 @@ def test_signed_meter_value_is_as_the_oca_has_it() -> None:
     assert base64.b64decode(value["publicKey"]).decode() == f"oca:base16:asn1:{KEY}"
 
 
-def test_ocpp_16_and_201() -> None:
+def test_messages_of_ocpp_hold_the_signed_value() -> None:
     (written,) = json.loads(export([signed(1)], Format.OCPP16).text)
     (sampled,) = written["sampledValue"]
     assert written["timestamp"] == "2026-03-01T11:30:00.500Z"
@@ -204,7 +204,7 @@ def test_csv_has_no_control_characters_and_no_formulas_of_a_card(ID: str, writte
     assert row["identification"] == written
 
 
-def test_csv() -> None:
+def test_csv_has_a_row_for_each_receipt() -> None:
     exported = export([signed(1), Item(parse("OCMF|{}|{}"))], Format.CSV)
     one, two = csv.DictReader(io.StringIO(exported.text, newline=""))
     assert (one["meter"], one["pagination"], one["transaction_id"]) == ("1TST0000000001", "T1", "T-1")
@@ -224,7 +224,7 @@ def genuine() -> list[Item]:
 
 
 @pytest.mark.parametrize("form", list(Format))
-def test_genuine_receipts(form: Format) -> None:
+def test_genuine_receipts_are_exported_and_still_verify(form: Format) -> None:
     items = genuine()
     for reencode in (False, True):
         found = read_document(export(items, form, reencode_signature=reencode).text.encode())
