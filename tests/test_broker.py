@@ -99,7 +99,7 @@ async def all_subscribed(bus: MqttConnection, recorder: Recorder, topic: str, in
 
 @BROKERS
 @real_time
-async def test_back_and_forth(kind: type[TestBroker]) -> None:
+async def test_what_is_published_arrives_on_both_sides(kind: type[TestBroker]) -> None:
     with kind() as broker, Recorder(broker, "values", "reply") as everest:
         async with running(broker.settings(), connected=False) as bus:
             start, second, heartbeat = Inbox(), Inbox(), Inbox()
@@ -153,7 +153,7 @@ async def test_a_topic_subscribed_while_connected(kind: type[TestBroker]) -> Non
 
 
 @real_time
-async def test_many_topics_and_values() -> None:
+async def test_many_topics_and_values_arrive_the_oldest_first() -> None:
     with Mosquitto() as broker, Recorder(broker, "v/#") as everest:
         async with running(broker.settings(), connected=False) as bus:
             inboxes = [Inbox() for _ in range(300)]
@@ -422,7 +422,7 @@ async def test_with_mqtt_3_a_request_sent_meanwhile_is_gone(kind: type[TestBroke
 
 
 @real_time
-async def test_two_with_the_same_name(caplog: pytest.LogCaptureFixture) -> None:
+async def test_two_with_the_same_name_are_an_error_that_names_the_setting(caplog: pytest.LogCaptureFixture) -> None:
     with Mosquitto() as broker:
         async with running(broker.settings()), running(broker.settings()):
             await until(lambda: lines(caplog, logging.ERROR))
@@ -528,7 +528,7 @@ async def speaks_something_else(reader: asyncio.StreamReader, writer: asyncio.St
 
 @pytest.mark.parametrize("answer", [refuses_everybody, speaks_something_else])
 @real_time
-async def test_something_that_is_no_broker(answer: Any, caplog: pytest.LogCaptureFixture) -> None:
+async def test_what_is_no_broker_is_tried_again_with_one_warning(answer: Any, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "iem_dcr")
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     async with server:

@@ -212,7 +212,7 @@ def test_nothing_of_a_real_meter_is_in_it() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(folder.name for folder in FIRMWARE.iterdir() if folder.is_dir()))
-def test_recorded_firmware(name: str) -> None:
+def test_recorded_firmware_answers_as_described(name: str) -> None:
     for path, told in Recording.load(FIRMWARE / name).answers.items():
         kind = dict(told.headers)["Content-Type"]
         assert_described("GET", path, told.status, kind, told.body)

@@ -48,7 +48,7 @@ POSTS: list[tuple[str, Any, bytes]] = [
 
 @pytest.mark.parametrize(("node", "call", "said", "read"), GETS)
 @virtual
-async def test_a_get(node: str, call: Any, said: object, read: object) -> None:
+async def test_a_get_is_one_request_and_its_answer_is_read(node: str, call: Any, said: object, read: object) -> None:
     async with connected(answer(said)) as (client, server):
         assert await call(client) == read
         (request,) = server.requests
@@ -59,7 +59,7 @@ async def test_a_get(node: str, call: Any, said: object, read: object) -> None:
 
 @pytest.mark.parametrize(("node", "call", "body"), POSTS)
 @virtual
-async def test_a_post(node: str, call: Any, body: bytes) -> None:
+async def test_a_post_is_one_request_with_its_body(node: str, call: Any, body: bytes) -> None:
     async with connected(DONE) as (client, server):
         assert await call(client) is None
         (request,) = server.requests

@@ -127,7 +127,7 @@ def test_it_is_installed_where_something_looks_like_everest(
 # --- the folder ---
 
 
-def test_the_folder_as_it_is(prefix: Path) -> None:
+def test_the_folder_is_copied_as_it_is(prefix: Path) -> None:
     installed = install(prefix, "Meter", venv=False)
     assert (installed.environment, installed.replaced) == (None, None)
     there = contents(installed.folder)
@@ -212,7 +212,7 @@ os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 """
 
 
-def test_no_permission(prefix: Path) -> None:
+def test_without_permission_nothing_changes(prefix: Path) -> None:
     install(prefix, venv=False)
     before = contents(prefix)
     modules = place_of(prefix).parent
@@ -307,7 +307,7 @@ def test_a_module_that_would_not_start_is_not_installed(tmp_path: Path) -> None:
     assert contents(tmp_path) == before
 
 
-def test_a_full_disk(prefix: Path) -> None:
+def test_a_full_disk_leaves_what_was_there(prefix: Path) -> None:
     """A limit to the size of files stands in for it: copying fails at the first big one."""
     put_vendors(prefix)
     before = contents(prefix)
@@ -322,7 +322,7 @@ def test_a_full_disk(prefix: Path) -> None:
 # --- which Python ---
 
 
-def test_another_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_python_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prefix = everest_at(tmp_path / "everest", "3.28")
     # A launcher that knows no such version is none, nor is what cannot be run, nor an interpreter of another version.
     stand_in(tmp_path / "one", "3.28", "exit 127")
@@ -473,7 +473,7 @@ def wheels_of(folder: Path, names: list[str]) -> Path:
     return folder
 
 
-def test_wheels(prefix: Path, tmp_path: Path) -> None:
+def test_an_environment_is_made_of_wheels(prefix: Path, tmp_path: Path) -> None:
     wheels = wheels_of(tmp_path / "wheels", [*NEEDED, "pycparser"])
     installed = install(prefix, wheels=wheels)
     assert (installed.environment or "").endswith(f"cffi {distribution('cffi').version}, from {wheels}")

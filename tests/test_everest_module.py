@@ -13,6 +13,7 @@ import pytest
 
 import iem_dcr.everest
 from iem_dcr import ocmf
+from tests.support.api_bench import start_payload
 from tests.support.bench import CI
 from tests.support.command_line import Simulator
 from tests.support.everest_bench import EverestBench, ModuleDied
@@ -38,16 +39,7 @@ def module(
 
 
 def start(transaction_id: str = "T-1", **fields: Any) -> dict[str, Any]:
-    request = {
-        "evse_id": CI,
-        "transaction_id": transaction_id,
-        "identification_status": "ASSIGNED",
-        "identification_flags": [],
-        "identification_type": "ISO14443",
-        "identification_data": f"04AB{transaction_id}",
-        "tariff_text": "",
-    }
-    return {"value": request | fields}
+    return {"value": start_payload(transaction_id, **fields)}
 
 
 def stop(transaction_id: str = "T-1") -> dict[str, Any]:

@@ -13,7 +13,7 @@ import pytest
 from iem_dcr import ocmf
 from iem_dcr.powermeter import TransactionRequestStatus
 from iem_dcr.simulator import SimulatedMeter, SimulatorOptions
-from tests.support.api_bench import api_bench, start_payload
+from tests.support.api_bench import start_payload
 from tests.support.bench import SECRET, SERIAL, bench
 from tests.support.bench import request as start_request
 from tests.support.device_api import problems as problems_of_body
@@ -23,7 +23,7 @@ from tests.support.hostile_meter import ESCAPES
 from tests.support.virtual_time import virtual
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 OK = TransactionRequestStatus.OK
 LONGEST_LINE = 800
@@ -33,21 +33,8 @@ TEXTS = [
     "\n\n\n", "e\u0301" * 100, "\ufeff",
 ]  # fmt: skip
 OTHERS: list[object] = [
-    None,
-    True,
-    0,
-    -1,
-    2**63,
-    10**30,
-    1.5,
-    -0.0,
-    1e308,
-    [],
-    [[]],
-    {},
-    {"transaction_id": {}},
-    ["T-1"],
-]
+    None, True, 0, -1, 2**63, 10**30, 1.5, -0.0, 1e308, [], [[]], {}, {"transaction_id": {}}, ["T-1"],
+]  # fmt: skip
 CARD = "5EC2E7F00D{:04}"
 QUICK: dict[str, Any] = {
     "MS": SERIAL, "private_key": SECRET, "charge_s": 0.2, "load_delay_s": 0.0, "signing_delay_s": 0.02,
@@ -140,40 +127,3 @@ async def test_the_driver_answers_everything(log: None, bodies: list[tuple[str, 
         assert stopped.signed_meter_value is not None
         assert stopped.signed_meter_value.signed_meter_data == b.meter.signed[-1].text
         assert ocmf.parse(b.meter.signed[-1].text).identification == "04ABT-last"
-
-
-def raw(payload: object, headers: object, *, ascii_only: bool) -> bytes:
-    return json.dumps({"headers": headers, "payload": payload}, ensure_ascii=ascii_only).encode(errors="surrogatepass")
-
-
-@pytest.mark.parametrize(("command", "payloads"), [("start_transaction", starts), ("stop_transaction", stops)])
-@virtual
-async def test_everest_behind_the_broker_is_answered_once(
-    command: str, payloads: Callable[[random.Random, int], Any], log: None
-) -> None:
-    rng = random.Random(4711)
-    wanted = set()
-    async with api_bench(SimulatorOptions(**QUICK)) as b:
-        await b.until_live()
-        topic = b.topics.start if command == "start_transaction" else b.topics.stop
-        for number in range(120):
-            reply_to = f"reply/{number}"
-            message = raw(payloads(rng, number), {"replyTo": reply_to}, ascii_only=rng.random() < 0.7)
-            b.bus.receive(topic, message)
-            wanted.add(reply_to if b"\xed\xa0\x80" not in message else "")  # a lone surrogate is no UTF-8: no request
-            for headers in (
-                rng.choice([*TEXTS, *OTHERS]),
-                {"replyTo": rng.choice([*OTHERS, "", "a/#", "$SYS/x", "\x00"])},
-            ):
-                b.bus.receive(topic, raw("T-1", headers, ascii_only=True))
-            await asyncio.sleep(rng.choice((0, 0.5)))
-        await asyncio.sleep(90)
-        replies = [message for message in b.bus.published if message.topic.startswith("reply/")]
-        assert sorted(message.topic for message in replies) == sorted(wanted - {""})
-        for reply in replies:
-            assert_answer(command, reply.value)
-        await b.answer(b.stop(""))
-        assert await b.answer(b.start("T-last")) == {"status": "OK"}
-        await asyncio.sleep(2)
-        stopped = await b.answer(b.stop("T-last"))
-        assert stopped["signed_meter_value"]["signed_meter_data"] == b.meter.signed[-1].text

@@ -56,7 +56,7 @@ def without(row: Row, *names: str) -> Row:
     return {name: value for name, value in row.items() if name not in names}
 
 
-def told(found: Iterable[Finding]) -> list[tuple[str, int | None, str]]:
+def told(found: Iterable[Finding]) -> Told:
     return [(one.code, one.reading, one.field) for one in found]
 
 
@@ -194,7 +194,7 @@ CASES: list[tuple[Receipt, Told]] = [
 
 
 @pytest.mark.parametrize(("receipt", "expected"), CASES, ids=[f"{n}-{case[1][-1][0]}" for n, case in enumerate(CASES)])
-def test_what_is_wrong_has_its_code(receipt: Receipt, expected: list[tuple[str, int | None, str]]) -> None:
+def test_what_is_wrong_has_its_code(receipt: Receipt, expected: Told) -> None:
     found = examine(receipt)
     assert told(found) == expected
     for one in found:
@@ -224,7 +224,7 @@ def test_begin_and_end_in_tuples_of_their_own_are_a_transaction() -> None:
     assert examine_set(pair) == ()
 
 
-PAIRS: list[tuple[list[Receipt], list[tuple[str, int | None, str]]]] = [
+PAIRS: list[tuple[list[Receipt], Told]] = [
     ([half(BEGIN, 7), half(END, 8, MS="other")], [("meters-differ", 1, "MS")]),
     ([half(BEGIN, 7), half(END, 8, ID="other")], [("identifications-differ", 1, "ID")]),
     ([half(BEGIN, 8), half(END, 7)], [("pagination-falling", 1, "PG")]),
@@ -237,35 +237,25 @@ PAIRS: list[tuple[list[Receipt], list[tuple[str, int | None, str]]]] = [
     ([half(BEGIN, 7), half(END, 8, PG="F8")], [("fiscal", 1, "PG"), ("pagination-falling", 1, "PG")]),
     ([half(BEGIN, 7), of(END | {"TX": "C", "RV": 1}, END, PG="T8")], [("register-falling", 1, "RV")]),
     ([of(BEGIN, CHARGING | {"RV": 21}, PG="T7"), half(END, 8)], [("register-falling", 1, "RV")]),
-    (
-        [half(BEGIN, 7), half(END | {"RU": "wh"}, 8)],
-        [("unit-unknown", 1, "RU"), ("units-mixed", 1, "RU"), ("register-falling", 1, "RV")],
-    ),
-    (
-        [half(BEGIN, 7), half(END | {"RU": " WH ", "RV": 20125}, 8)],
-        [("unit-unknown", 1, "RU"), ("units-mixed", 1, "RU")],
-    ),
+    ([half(BEGIN, 7), half(END | {"RU": "wh"}, 8)],
+     [("unit-unknown", 1, "RU"), ("units-mixed", 1, "RU"), ("register-falling", 1, "RV")]),
+    ([half(BEGIN, 7), half(END | {"RU": " WH ", "RV": 20125}, 8)],
+     [("unit-unknown", 1, "RU"), ("units-mixed", 1, "RU")]),
     ([half(BEGIN | {"RI": "1-0:B3.8.0*1"}, 7), half(END | {"RI": "1-0:B3.8.0*1"}, 8)], [("begin-missing", None, "RI")]),
     ([of(BEGIN, END | EXPORT, PG="T7"), half(END, 8)], [("end-repeated", 0, "TX")]),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("pair", "expected"), PAIRS, ids=[case[1][0][0] for case in PAIRS])
-def test_what_is_wrong_between_two(pair: list[Receipt], expected: list[tuple[str, int | None, str]]) -> None:
+def test_what_is_wrong_between_two(pair: list[Receipt], expected: Told) -> None:
     assert [(one.code, one.receipt, one.field) for one in examine_transaction(pair)] == expected
 
 
 def test_a_set_is_sorted_into_transactions_by_meter_and_counter() -> None:
     receipts = [
-        half(END, 4),
-        half(BEGIN, 3, MS="second"),
-        of(BEGIN, END, PG="T1"),
-        half(BEGIN, 3),
-        half(END, 4, MS="second"),
-        half(BEGIN, 2),
-        of(CHARGING, PG="F9"),
-        of(BEGIN, END, PG="T1"),
-    ]
+        half(END, 4), half(BEGIN, 3, MS="second"), of(BEGIN, END, PG="T1"), half(BEGIN, 3), half(END, 4, MS="second"),
+        half(BEGIN, 2), of(CHARGING, PG="F9"), of(BEGIN, END, PG="T1"),
+    ]  # fmt: skip
     assert transactions_of(receipts) == [(1, 4), (2,), (3, 0), (5,), (6,)]
     found = [(one.code, one.receipt) for one in examine_set(receipts)]
     assert found == [("transaction-incomplete", 5), ("fiscal", 6), ("receipt-repeated", 7)]

@@ -146,7 +146,7 @@ def test_export_is_not_counted_as_import() -> None:
     ("1-b:2.8.e", False), ("1-0:21.8.0", False), ("1-0:1.7.0", False), ("7-0:1.8.0", False),
     ("transaction_1-b:1.8.e", False), ("", False),
 ])  # fmt: skip
-def test_import_registers(*, register: str, counts: bool) -> None:
+def test_only_registers_of_import_count_as_import(*, register: str, counts: bool) -> None:
     receipt = parse(tuple_of(BEGIN | {"RI": register}, END))
     assert receipt.energy_wh == (Decimal(7625) if counts else None)
     assert (receipt.begin is None) is not counts

@@ -93,5 +93,5 @@ def test_registers_are_truncated() -> None:
     ("energy_wh", "text"),
     [(0, "00000000.000"), (446_540, "00000446.540"), (99_999_999_999, "99999999.999"), (10**11 + 7, "00000000.007")],
 )
-def test_register_text(energy_wh: int, text: str) -> None:
+def test_a_register_is_written_with_eight_digits_and_three(energy_wh: int, text: str) -> None:
     assert kwh_text(energy_wh) == text

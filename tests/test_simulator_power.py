@@ -73,7 +73,7 @@ def test_user_tariff_and_clock_are_lost_registers_and_tuple_kept() -> None:
     assert [payload[key] for key in ("ID", "TT", "CT")] == ["", "", ""]
 
 
-def test_closed_at_power_up() -> None:
+def test_what_was_open_is_closed_at_power_up() -> None:
     bench = cut_in_session(open_at_power_cut="closed")
     assert bench.meter.running is False
     first, closed = bench.meter.signed
@@ -89,14 +89,14 @@ def test_closed_at_power_up() -> None:
     assert bench.begin() == 200
 
 
-def test_closed_with_a_reading_of_the_power_up() -> None:
+def test_it_is_closed_with_a_reading_of_the_power_up() -> None:
     closed = cut_in_session(power_failure_reading="at-power-up").meter.signed[-1]
     assert readings(closed.text)[1]["TM"] == "2000-01-01T00:00:00,000+0100 U"
     assert '"CT":""' in closed.text
     assert closed.ID == "0123ABCD"
 
 
-def test_closed_late_also_where_it_was_cut_again_before() -> None:
+def test_it_is_closed_late_also_where_it_was_cut_again_before() -> None:
     bench = cut_in_session(open_at_power_cut="closed-late", late_close_s=5)
     bench.meter.power_cycle(1, 1)
     bench.wait(4)
@@ -113,7 +113,7 @@ def test_closed_late_also_where_it_was_cut_again_before() -> None:
     assert bench.begin() == 200
 
 
-def test_still_running() -> None:
+def test_what_was_open_still_runs() -> None:
     bench = cut_in_session(open_at_power_cut="running")
     assert bench.json("/metervalue")["XT"] is True
     assert bench.json("/gw")["CT"] == ""
@@ -127,7 +127,7 @@ def test_still_running() -> None:
     assert record.import_wh > 0
 
 
-def test_lost() -> None:
+def test_what_was_open_is_lost() -> None:
     bench = cut_in_session(open_at_power_cut="lost")
     assert bench.json("/metervalue")["XT"] is False
     bench.wait(60)
