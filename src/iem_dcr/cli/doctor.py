@@ -37,7 +37,7 @@ _TEXT_AT = 4 + _WIDEST_STATE + 2 + _TITLE + 2
 _NARROWEST_TEXT = 20
 
 
-@click.command(name="doctor", short_help="Say what is wrong with a meter, and what to do.")
+@click.command(name="doctor")
 @click.argument("address", type=AddressType(), metavar="HOST[:PORT]")
 @click.option(
     "--config",

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _HEALTH = {False: ("healthy", "green"), True: ("IN ERROR", "bold red"), None: ("not known", "yellow")}
 
 
-@click.command(name="read", short_help="Read a meter once.")
+@click.command(name="read")
 @click.argument("address", type=AddressType(), metavar="HOST[:PORT]")
 @click.option("--json", "as_json", is_flag=True, help="Write one JSON object.")
 @common

@@ -104,7 +104,7 @@ def _selection(command: F) -> F:
     return command
 
 
-@click.group(name="receipts", short_help="List, show, export or erase the receipts of a journal; accept a new meter.")
+@click.group(name="receipts")
 @common
 def command() -> None:
     """List, show, export or erase the receipts that a driver keeps in its journal (setting journal_path)."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from iem_dcr.diagnostics.recorder import Recorded
 
 
-@click.command(name="record", short_help="Keep every answer of a meter in a folder.")
+@click.command(name="record")
 @click.argument("address", type=AddressType(), metavar="HOST[:PORT]")
 @click.option(
     "-o",

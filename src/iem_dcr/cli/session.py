@@ -45,7 +45,7 @@ def _not_empty(_ctx: click.Context, param: click.Parameter, value: str | None) -
     return value
 
 
-@click.command(name="session", short_help="Run a charging session and print its receipt.")
+@click.command(name="session")
 @click.argument("address", type=AddressType(), metavar="HOST[:PORT]")
 @click.option("--id", "token", required=True, metavar="TOKEN", callback=_signable, help="The user's id (OCMF ID).")
 @click.option(

@@ -58,7 +58,6 @@ _DER = b"\x30"
 
 @click.command(
     name="verify",
-    short_help="Check receipts.",
     epilog=(
         "Exit status: 0 all signatures are valid, 1 any is not valid, 2 any receipt could not be checked or read. "
         "A receipt with a valid signature that the S.A.F.E. transparency software does not accept for what it says is "

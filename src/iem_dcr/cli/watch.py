@@ -42,7 +42,7 @@ def _local_time() -> datetime:
     return datetime.now(UTC).astimezone()
 
 
-@click.command(name="watch", short_help="Watch meters live.")
+@click.command(name="watch")
 @click.argument("addresses", type=AddressType(), metavar="HOST[:PORT]...", nargs=-1)
 @click.option(
     "--config",
