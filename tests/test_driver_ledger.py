@@ -268,7 +268,7 @@ def test_a_stop_has_every_b_of_its_id_ended_on_whichever_meter_it_was_acted_on()
     made.on_serial(OTHER_SERIAL)
     assert made.disown("A")
     assert (made.get(entry).unwanted, made.get(entry).told) == (True, False)
-    assert made.unwanted == (), "it is not on the meter that answers"
+    assert not made.unwanted, "it is not on the meter that answers"
     made.on_serial(SERIAL)
     assert made.unwanted == (made.get(entry),)
     assert not made.disown("never begun")
