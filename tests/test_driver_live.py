@@ -364,17 +364,6 @@ async def test_a_command_is_answered_when_the_driver_stops_and_while_it_does_not
 
 
 @virtual
-async def test_a_driver_may_run_again() -> None:
-    async with bench() as b:
-        await b.until_live()
-        await start(b)
-        await stop_driver(b)
-        b.task = asyncio.create_task(b.driver.run())
-        await asyncio.sleep(5)
-        await own_receipt(b)
-
-
-@virtual
 async def test_cryptography_is_imported_in_a_worker_after_the_first_value(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "iem_dcr.ocmf.ecdsa", raising=False)
     monkeypatch.delattr(ocmf, "ecdsa", raising=False)
