@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from datetime import timedelta
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
+from unittest.mock import AsyncMock
 
 import pytest
 
@@ -37,10 +38,10 @@ from tests.support.journals import entries, virtual_journal
 from tests.support.virtual_time import VirtualWall, virtual
 
 if TYPE_CHECKING:
-    from datetime import datetime
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
-    from iem_dcr.driver import FiledReceipt, KeptReceipt, NotedEntry
+    from iem_dcr.driver import Journal
 
 REFUSED_B = Fault("refuse", node="/receipt", method="POST", count=1000)
 
@@ -58,101 +59,87 @@ def whose(path: Path) -> list[tuple[str, str, bool]]:
 # --- in which order it is written ---
 
 
-class Calls:
-    """A journal that remembers what it is told, in order.
+def calls(answer: Callable[..., Awaitable[Any]] | None = None, **recalled: Any) -> AsyncMock:
+    """Make a journal that remembers its calls and knows nothing else; ``answer`` is awaited in each of them."""
+    journal = AsyncMock()
+    journal.recall.return_value = Recalled(**recalled)
+    journal.receipt_of.return_value = None
+    if answer is not None:
+        for name in ("recall", "receipt_of", "note", "withdraw", "refused", "keep", "pin"):
+            getattr(journal, name).side_effect = answer
+    return journal
 
-    Attributes:
-        told: each word, and whose it is.
-        notes: the ids of the entries that were noted and not taken back, by their times.
-        note_takes_s: how long noting an entry takes.
-        values: how many live values the station had whenever it was read.
-        newest: host time that is in it.
-    """
 
-    def __init__(self, station: RememberingStation | None = None, newest: datetime | None = None) -> None:
-        self.told: list[tuple[str, str]] = []
-        self.notes: dict[datetime, str] = {}
-        self.note_takes_s = 0.0
-        self.values: list[int] = []
-        self.newest = newest
-        self._station = station or RememberingStation()
+def told(journal: AsyncMock) -> list[tuple[str, str]]:
+    """Return what a journal was told, in order, and of which transaction."""
+    written = [
+        (name, args[0]) for name, args, _ in journal.mock_calls if name in ("note", "withdraw", "refused", "keep")
+    ]
+    return [(what.state if name == "note" else name, getattr(what, "transaction_id", what)) for name, what in written]
 
-    async def recall(self, *, meter: str, address: str) -> Recalled:
-        assert address
-        self.values.append(len(self._station.values))
-        return Recalled(newest=self.newest)
 
-    async def receipt_of(self, transaction_id: str, *, meter: str, address: str) -> FiledReceipt | None:
-        return None
+def standing(journal: AsyncMock) -> set[object]:
+    """Return the times of the entries that were noted and not taken back."""
+    noted, withdrawn = ({call.args[0].noted for call in each.mock_calls} for each in (journal.note, journal.withdraw))
+    return noted - withdrawn
 
-    async def note(self, entry: NotedEntry) -> None:
-        self.told.append((entry.state, entry.transaction_id))
-        self.notes[entry.noted] = entry.transaction_id
-        await asyncio.sleep(self.note_takes_s)
 
-    async def withdraw(self, entry: NotedEntry) -> None:
-        self.told.append(("withdrawn", entry.transaction_id))
-        assert self.notes.pop(entry.noted) == entry.transaction_id
+def takes(seconds: float) -> Callable[..., Awaitable[None]]:
+    async def answer(*_: object, **__: object) -> None:
+        await asyncio.sleep(seconds)
 
-    async def refused(self, transaction_id: str, *, meter: str, address: str) -> None:
-        self.told.append(("refused", transaction_id))
-
-    async def keep(self, kept: KeptReceipt) -> None:
-        self.told.append(("receipt", kept.transaction_id))
-
-    async def pin(self, address: str, meter: str) -> None:
-        self.told.append(("pinned", meter))
+    return answer
 
 
 @virtual
 async def test_an_entry_is_written_before_b_and_after_each_answer_and_the_receipt_before_it_is_returned() -> None:
-    journal = Calls()
+    journal = calls()
     async with live_bench(journal=journal) as b:
         told_before_b: list[tuple[str, str]] = []
         handle = b.meter.handle
 
         def looked_at(method: str, path: str, body: bytes = b"") -> Answer:
             if b'"B"' in body:
-                told_before_b.extend(journal.told)
+                told_before_b.extend(told(journal))
             return handle(method, path, body)
 
         b.meter.handle = looked_at  # type: ignore[method-assign]
         await start(b, "A", for_s=1)
         assert told_before_b == [("uncertain", "A")]
         await own_receipt(b, "A")
-        order = [("uncertain", "A"), ("open", "A"), ("ended", "A"), ("receipt", "A")]
-        assert list(dict.fromkeys(journal.told)) == order
+        order = [("uncertain", "A"), ("open", "A"), ("ended", "A"), ("keep", "A")]
+        assert list(dict.fromkeys(told(journal))) == order
 
 
 @virtual
 async def test_every_note_of_a_b_that_was_refused_is_taken_back() -> None:
-    journal = Calls()
+    journal = calls()
     async with live_bench(journal=journal, resilience_transaction_request_retries=2) as b:
         b.meter.faults.add(REFUSED_B)
         await start_fails(b, "A")
         await asyncio.sleep(1)
-        assert journal.told == [("uncertain", "A"), ("withdrawn", "A")] * 3 + [("refused", "A")]
-        assert journal.notes == {}
+        assert told(journal) == [("uncertain", "A"), ("withdraw", "A")] * 3 + [("refused", "A")]
+        assert standing(journal) == set()
 
 
 @virtual
 async def test_the_note_of_a_b_without_an_answer_stands_and_its_start_is_not_noted_as_refused() -> None:
-    journal = Calls()
+    journal = calls()
     async with live_bench(journal=journal, resilience_transaction_request_retries=0) as b:
         b.once_done("POST", "/user", Fault("lose-request", node="/receipt", method="POST"), REFUSED_B)
         await start_fails(b, "A")
         await asyncio.sleep(1)
-        assert list(journal.notes.values()) == ["A"]
-        assert ("refused", "A") not in journal.told
+        assert len(standing(journal)) == 1
+        assert ("refused", "A") not in told(journal)
 
 
 @virtual
 async def test_a_process_that_ends_before_b_goes_out_sends_none() -> None:
-    journal = Calls()
+    journal = calls()
     async with live_bench(journal=journal) as b:
-        journal.note_takes_s = 1e6
+        journal.note.side_effect = takes(1e6)
         starting = asyncio.create_task(start_fails(b, "A"))
-        while not journal.told:
+        while not told(journal):
             await asyncio.sleep(0.01)
         await stop_driver(b)
         await starting
@@ -161,9 +148,9 @@ async def test_a_process_that_ends_before_b_goes_out_sends_none() -> None:
 
 @virtual
 async def test_b_waits_half_a_second_for_its_note_and_goes_out_all_the_same() -> None:
-    journal = Calls()
+    journal = calls()
     async with live_bench(journal=journal) as b:
-        journal.note_takes_s = 1e6
+        journal.note.side_effect = takes(1e6)
         before_s = now_s()
         await start(b, "A")
         assert 0.5 <= now_s() - before_s < 1.5
@@ -172,11 +159,11 @@ async def test_b_waits_half_a_second_for_its_note_and_goes_out_all_the_same() ->
 
 @virtual
 async def test_b_does_not_go_to_a_meter_that_came_while_its_entry_was_noted() -> None:
-    journal = Calls()
+    journal = calls()
     async with live_bench(journal=journal) as b:
-        journal.note_takes_s = 0.4
+        journal.note.side_effect = takes(0.4)
         starting = asyncio.create_task(start(b, "A"))
-        while not journal.told:
+        while not told(journal):
             await asyncio.sleep(0.01)
         exchange(b)
         await starting
@@ -190,39 +177,48 @@ async def test_b_does_not_go_to_a_meter_that_came_while_its_entry_was_noted() ->
 @virtual
 async def test_it_is_read_once_after_the_first_live_value() -> None:
     station = RememberingStation()
-    journal = Calls(station)
+
+    async def recall(**_: object) -> Recalled:
+        assert len(station.values) == 1
+        return Recalled()
+
+    journal = calls()
+    journal.recall.side_effect = recall
     async with bench(journal=journal, station=station) as b:
         await asyncio.sleep(30)
-        assert journal.values == [1]
+        assert journal.recall.await_count == 1
         assert b.posts() == ["/gw"]
 
 
+@pytest.mark.parametrize("why", ["a command", "a command at a silent meter", "a pinned meter"])
 @virtual
-async def test_a_command_has_it_read_before_that_also_at_a_silent_meter() -> None:
-    for powered in (True, False):
-        journal = Calls()
-        async with bench(journal=journal, powered=powered) as b:
-            await asyncio.sleep(0 if powered else 15)
-            assert journal.values == []
-            await b.driver.stop_transaction("")
-            assert journal.values[0] == 0
-
-
-@virtual
-async def test_a_meter_that_is_to_be_the_pinned_one_has_it_read_first() -> None:
+async def test_it_is_read_before_that_for_a_command_and_for_a_pinned_meter(why: str) -> None:
     station = RememberingStation()
-    journal = Calls(station)
-    async with bench(journal=journal, station=station, meter_serial="pin"):
-        await asyncio.sleep(3)
-        assert journal.values[0] == 0
-        assert station.values
+    values: list[int] = []
+
+    async def recall(**_: object) -> Recalled:
+        values.append(len(station.values))
+        return Recalled()
+
+    journal = calls()
+    journal.recall.side_effect = recall
+    settings: dict[str, Any] = {"meter_serial": "pin"} if why == "a pinned meter" else {}
+    async with bench(journal=journal, station=station, powered="silent" not in why, **settings) as b:
+        if why == "a pinned meter":
+            await asyncio.sleep(3)
+        else:
+            if "silent" in why:
+                await asyncio.sleep(15)
+            assert values == []
+            await b.driver.stop_transaction("")
+        assert values[0] == 0
 
 
 @pytest.mark.parametrize(("ahead", "posts"), [(timedelta(days=-1), ["/gw"]), (timedelta(days=1), [])])
 @virtual
 async def test_a_meter_gets_no_clock_of_a_host_that_is_behind_the_journal(ahead: timedelta, posts: list[str]) -> None:
     wall = VirtualWall()
-    async with bench(journal=Calls(newest=wall() + ahead), wall=wall) as b:
+    async with bench(journal=calls(newest=wall() + ahead), wall=wall) as b:
         await asyncio.sleep(20)
         assert len(b.station.values) > 15
         assert b.posts() == posts
@@ -231,44 +227,23 @@ async def test_a_meter_gets_no_clock_of_a_host_that_is_behind_the_journal(ahead:
 # --- a disk that does not answer ---
 
 
-class Hanging(Calls):
-    """A journal on a disk that does not answer."""
-
-    async def recall(self, *, meter: str, address: str) -> Recalled:
-        return await self._answer()
-
-    async def receipt_of(self, transaction_id: str, *, meter: str, address: str) -> FiledReceipt | None:
-        return await self._answer()
-
-    async def note(self, entry: NotedEntry) -> None:
-        await self._answer()
-
-    async def keep(self, kept: KeptReceipt) -> None:
-        await self._answer()
-
-    async def _answer(self) -> NoReturn:
-        await asyncio.sleep(1e6)
-        raise AssertionError
+async def hangs(*_: object, **__: object) -> NoReturn:
+    await asyncio.sleep(1e6)
+    raise AssertionError
 
 
-class Failing(Hanging):
-    """A journal whose disk is full."""
-
-    async def _answer(self) -> NoReturn:
-        raise JournalError("the disk is full")
+async def is_full(*_: object, **__: object) -> NoReturn:
+    raise JournalError("the disk is full")
 
 
-class Broken(Hanging):
-    """A journal with a fault of its own."""
-
-    async def _answer(self) -> NoReturn:
-        raise ValueError
+async def is_broken(*_: object, **__: object) -> NoReturn:
+    raise ValueError
 
 
-IN_TROUBLE = pytest.mark.parametrize("make", [Hanging, Failing, Broken])
+IN_TROUBLE = pytest.mark.parametrize("answer", [hangs, is_full, is_broken])
 
 
-async def seconds_of_a_stop(b: Bench, journal: Calls | None, name: str) -> float:
+async def seconds_of_a_stop(b: Bench, journal: Journal | None, name: str) -> float:
     async with process(b, journal) as (made, station):
         while not station.values:
             await asyncio.sleep(0.01)
@@ -285,10 +260,10 @@ async def test_a_stop_waits_half_a_second_at_most_for_a_disk_that_does_not_answe
 ) -> None:
     async with live_bench() as b:
         plain_s = await seconds_of_a_stop(b, None, "A")
-        assert await seconds_of_a_stop(b, Hanging(), "B") <= plain_s + 0.51
+        assert await seconds_of_a_stop(b, calls(hangs), "B") <= plain_s + 0.51
         assert "a kill would lose receipt T1" in caplog.text
         caplog.clear()
-        assert await seconds_of_a_stop(b, Failing(), "C") <= plain_s + 0.01
+        assert await seconds_of_a_stop(b, calls(is_full), "C") <= plain_s + 0.01
     errors = logged(caplog, level=logging.ERROR)
     assert errors
     assert all("the disk is full" in error for error in errors)
@@ -296,8 +271,8 @@ async def test_a_stop_waits_half_a_second_at_most_for_a_disk_that_does_not_answe
 
 @IN_TROUBLE
 @virtual
-async def test_it_takes_no_transaction_of_this_process_its_receipt(make: type[Hanging]) -> None:
-    async with live_bench() as b, process(b, make()) as (made, station):
+async def test_it_takes_no_transaction_of_this_process_its_receipt(answer: Callable[..., Awaitable[Any]]) -> None:
+    async with live_bench() as b, process(b, calls(answer)) as (made, station):
         await start(made, "A", for_s=3)
         await own_receipt(made, "A")
         await own_receipt(made, "A")
@@ -308,11 +283,13 @@ async def test_it_takes_no_transaction_of_this_process_its_receipt(make: type[Ha
 
 @IN_TROUBLE
 @virtual
-async def test_a_stop_for_an_id_of_before_waits_ten_seconds_for_it_and_ends_nothing(make: type[Hanging]) -> None:
+async def test_a_stop_for_an_id_of_before_waits_ten_seconds_for_it_and_ends_nothing(
+    answer: Callable[..., Awaitable[Any]],
+) -> None:
     """It may be an id whose receipt is in the journal, and what runs another's."""
     async with live_bench() as b:
         await start(b, "A", for_s=3)
-        async with process(b, make()) as (made, _):
+        async with process(b, calls(answer)) as (made, _):
             before_s = now_s()
             assert "journal" in await stop_fails(made, "of before")
             assert 9.9 < now_s() - before_s < 11
@@ -321,7 +298,7 @@ async def test_a_stop_for_an_id_of_before_waits_ten_seconds_for_it_and_ends_noth
 
 @virtual
 async def test_it_delays_the_setting_up_by_a_moment() -> None:
-    async with bench(journal=Hanging()) as b:
+    async with bench(journal=calls(hangs)) as b:
         await b.until_live()
         before_s = now_s()
         while not b.posts():
@@ -440,36 +417,6 @@ async def test_without_a_journal_a_lost_transaction_does_not_get_the_receipt_bef
             b.meter.power_cycle(0.1, 0.1)
             await asyncio.sleep(3)
             await stop_fails(made, "B")
-
-
-@virtual
-async def test_one_lost_answer_does_not_hide_the_tuple_that_an_end_overwrites(path: Path) -> None:
-    async with virtual_journal(path) as journal, live_bench() as b:
-        session_by_hand(b)
-        await asyncio.sleep(5)
-        begin_by_hand(b)
-        b.meter.faults.add(Fault("garbage", node="/transaction", count=2))
-        async with process(b, journal) as (made, _):
-            await stop(made, "B")
-            await asyncio.sleep(1)
-        assert sorted(whose(path)) == [("T1", "", True), ("T2", "B", False)]
-
-
-@virtual
-async def test_a_receipt_that_a_process_between_found_is_its_own_transactions_and_no_others(path: Path) -> None:
-    """The process that began A ends; the next one ends A for a start, and ends too, before it can begin B."""
-    async with virtual_journal(path) as journal, live_bench(journal=journal) as b:
-        await start(b, "A", for_s=3)
-        async with process(b, journal) as (made, _):
-            b.meter.faults.add(Fault("stall", node="/user", method="POST", count=100))
-            starting = asyncio.create_task(start_fails(made, "B"))
-            await asyncio.sleep(10)
-            assert not b.meter.running
-        await starting
-        assert whose(path) == [("T1", "A", False)]
-        async with process(b, journal) as (made, _):
-            await stop_fails(made, "B")
-            await own_receipt(made, "A")
 
 
 @pytest.mark.parametrize("is_cut", [False, True])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import logging
 import sys
 from decimal import Decimal
@@ -365,17 +364,6 @@ async def test_a_command_is_answered_when_the_driver_stops_and_while_it_does_not
 
 
 @virtual
-async def test_a_driver_may_run_again() -> None:
-    async with bench() as b:
-        await b.until_live()
-        await start(b)
-        await stop_driver(b)
-        b.task = asyncio.create_task(b.driver.run())
-        await asyncio.sleep(5)
-        await own_receipt(b)
-
-
-@virtual
 async def test_cryptography_is_imported_in_a_worker_after_the_first_value(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "iem_dcr.ocmf.ecdsa", raising=False)
     monkeypatch.delattr(ocmf, "ecdsa", raising=False)
@@ -402,24 +390,6 @@ async def test_a_defect_in_a_reading_does_not_end_the_run(
         count = len(b.station.values)
         await asyncio.sleep(3)
         assert len(b.station.values) > count
-
-
-@virtual
-async def test_a_meter_in_the_year_one_is_survived(caplog: pytest.LogCaptureFixture) -> None:
-    async with live_bench() as b:
-
-        def ancient(_method: str, node: str, answer: Answer) -> Answer:
-            if node == "metervalue":
-                value = json.loads(answer.body) | {"TM": "0001-01-01T00:00:05,000+0000 U"}
-                return Answer(200, json.dumps(value).encode())
-            return Answer(500) if node == "transaction" else answer
-
-        changed_answers(b, ancient)
-        await b.driver.start_transaction(request())
-        await b.driver.stop_transaction("T-1")
-        await asyncio.sleep(30)
-        assert not b.task.done()
-    assert "Traceback" not in caplog.text
 
 
 # --- what comes again and again fills no log and sends no storm ---

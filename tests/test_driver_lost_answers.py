@@ -153,6 +153,19 @@ async def test_a_start_in_doubt_goes_on_for_as_long_as_it_may_take() -> None:
 
 
 @virtual
+async def test_what_a_b_in_doubt_began_is_ended_at_a_meter_that_is_in_error_since() -> None:
+    async with live_bench() as b:
+        b.once_done("POST", "/user", fault("lose-answer", "/receipt"))
+        starting = asyncio.create_task(start_fails(b))
+        while not b.meter.running:
+            await asyncio.sleep(0)
+        b.meter.configure(XC="0x0000, 0x00000010, 0x00, 0x00")
+        await starting
+        assert (b.meter.state.begun, b.meter.state.ended) == (1, 1)
+        await own_receipt(b)
+
+
+@virtual
 async def test_a_start_whose_meter_goes_away_before_b_fails_in_time_and_leaves_nothing_running() -> None:
     async with live_bench() as b:
         before_s = now_s()

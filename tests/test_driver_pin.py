@@ -49,10 +49,8 @@ async def test_another_meter_is_refused_until_it_is_accepted_in_the_journal(
         assert b.posts() == posts
 
         pin(path, OTHER_SERIAL, [address])
-        before_s = now_s()
-        while len(b.station.values) == published:
-            await asyncio.sleep(0.1)
-        assert now_s() - before_s <= 11
+        await asyncio.sleep(11)
+        assert len(b.station.values) > published
         assert b.station.cleared == [raised]
         await start(b, "A")
         assert (await own_receipt(b, "A")).meter_serial == OTHER_SERIAL

@@ -249,6 +249,22 @@ async def test_no_clock_is_set_while_a_transaction_runs() -> None:
         assert b.posts()[-1] == "/datetime"
 
 
+@pytest.mark.parametrize("is_set", [True, False])
+@virtual
+async def test_a_clock_that_is_off_is_set_before_a_start_and_an_error_where_it_is_not(
+    caplog: pytest.LogCaptureFixture, *, is_set: bool
+) -> None:
+    async with live_bench() as b:
+        await asyncio.sleep(61.2)
+        if not is_set:
+            b.meter.faults.add(Fault("refuse", node="/datetime", count=FOR_GOOD))
+        b.meter.shift_clock(-3600)
+        await start(b)
+        assert b.posts() == ["/gw", "/datetime", "/receipt", "/user", "/receipt"]
+        await own_receipt(b)
+    assert len(logged(caplog, "signed with a wrong clock")) == (not is_set)
+
+
 @virtual
 async def test_a_host_without_a_clock_makes_gw_wait_and_never_sends_its_time_with_datetime(
     caplog: pytest.LogCaptureFixture,

@@ -16,11 +16,9 @@ from tests.support.driving import (
     begin_by_hand,
     changed_answers,
     end_by_hand,
-    expect_lost,
     fated,
     live_bench,
     own_receipt,
-    session_by_hand,
     start,
     start_elsewhere,
     start_fails,
@@ -96,45 +94,6 @@ async def test_the_same_card_twice_gets_two_receipts_also_where_the_last_tuple_c
             await asyncio.sleep(12)
 
 
-@virtual
-async def test_of_two_transactions_of_one_card_the_nearer_one_gets_the_receipt() -> None:
-    """The meter lost the first; the second was closed by a power cut, and no stop had asked for its receipt yet."""
-    async with live_bench(fated("lost")) as b:
-        for name in ("A", "B"):
-            await start(b, name, **CARD)
-            b.meter.power_cycle(off_s=1, boot_s=1)
-            await asyncio.sleep(10)
-            b.meter.configure(open_at_power_cut="closed")
-        await expect_lost(b, "A")
-        assert (await stop(b, "B")).pagination == "T1"
-
-
-@virtual
-async def test_a_transaction_does_not_get_the_receipt_that_an_earlier_one_of_the_card_still_waits_for() -> None:
-    async with live_bench(fated("closed", receipt_while_signing="previous", signing_delay_s=3.0)) as b:
-        await start(b, "A", **CARD)
-        b.meter.faults.add(unreadable())
-        b.meter.power_cycle(off_s=1, boot_s=1)
-        await asyncio.sleep(10)
-        await start(b, "B", **CARD)
-        end_by_hand(b)
-        assert (await stop(b, "B")).pagination == "T2"
-        assert (await stop(b, "A")).pagination == "T1"
-
-
-@virtual
-async def test_a_transaction_is_not_given_the_last_tuple_of_the_same_card() -> None:
-    sink = Sink()
-    async with live_bench(meter_options(receipt_while_signing="previous", signing_delay_s=1.0), sink=sink) as b:
-        b.meter.faults.add(unreadable(count=1000))
-        session_by_hand(b, "04ABT-1")
-        await asyncio.sleep(8)
-        await start(b)
-        b.meter.faults.clear()
-        assert (await own_receipt(b)).pagination == "T2"
-    assert kept_by(sink) == {("T1", ""), ("T2", "T-1")}
-
-
 # --- starts in doubt ---
 
 
@@ -206,17 +165,6 @@ async def test_the_receipt_of_one_that_took_its_place_is_kept_without_an_owner(*
 
 
 @virtual
-async def test_a_start_ends_the_one_that_took_its_place_and_goes_on() -> None:
-    sink = Sink()
-    async with live_bench(sink=sink) as b:
-        await replaced(b)
-        await start(b, "T-2")
-        await own_receipt(b, "T-2")
-        await own_receipt(b, "T-1")
-    assert kept_by(sink) == {("T1", "T-1"), ("T2", ""), ("T3", "T-2")}
-
-
-@virtual
 async def test_what_took_the_place_of_an_unwanted_one_is_left_alone() -> None:
     sink = Sink()
     async with live_bench(sink=sink, command_timeout_ms=1000) as b:
@@ -248,14 +196,3 @@ async def test_a_start_that_is_refused_does_not_take_the_receipt_that_its_id_had
         await start(b, "B")
         await own_receipt(b, "A")
         assert b.meter.running
-
-
-@virtual
-async def test_the_last_receipt_stays_that_of_the_id_it_was_handed_over_for() -> None:
-    async with live_bench() as b:
-        session_by_hand(b)
-        await asyncio.sleep(20)
-        first = (await stop(b, "old")).text
-        await start(b, "A")
-        await own_receipt(b, "A")
-        assert (await stop(b, "old")).text == first

@@ -195,6 +195,16 @@ async def test_what_is_lost_is_an_error_and_what_runs_goes_on() -> None:
 
 
 @virtual
+async def test_what_was_lost_is_looked_for_once_more_and_its_receipt_returned_if_it_has_turned_up() -> None:
+    async with live_bench(fated("closed-late", late_close_s=40.0)) as b:
+        await start(b, "A")
+        b.meter.power_cycle(off_s=1, boot_s=1)
+        await stop_fails(b, "A")
+        await asyncio.sleep(30)
+        await own_receipt(b, "A")
+
+
+@virtual
 async def test_what_was_begun_on_another_meter_is_an_error_that_names_it_and_what_runs_goes_on() -> None:
     async with live_bench() as b:
         await start(b, "A", for_s=3)
@@ -256,6 +266,26 @@ async def test_without_influence_the_last_receipt_is_returned_where_nothing_runs
         session_by_hand(b)
         await asyncio.sleep(1)
         assert (await stop(b, transaction_id)).text == b.meter.signed[-1].text
+        assert b.meter.state.ended == 1
+
+
+@virtual
+async def test_without_influence_it_takes_fifteen_seconds_to_know_that_an_accepted_e_has_ended_nothing() -> None:
+    async with live_bench(meter_options(idle_end="accept")) as b:
+        session_by_hand(b)
+        await asyncio.sleep(20)
+        before_s = now_s()
+        assert (await stop(b, "never heard of")).text == b.meter.signed[-1].text
+        assert 15 <= now_s() - before_s < 20
+
+
+@virtual
+async def test_without_influence_an_e_without_an_answer_is_followed_by_another_and_its_receipt_returned() -> None:
+    async with live_bench() as b:
+        begin_by_hand(b)
+        await asyncio.sleep(2)
+        b.meter.faults.add(Fault("lose-answer", node="/receipt", method="POST"))
+        assert (await stop(b, "never heard of")).pagination == "T1"
         assert b.meter.state.ended == 1
 
 

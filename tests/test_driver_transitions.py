@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,7 +10,6 @@ from iem_dcr.driver.transitions import AWAITED, RUNNING, TABLE, Event, State, af
 FINAL = (State.REFUSED, State.CLOSED)
 """What nothing changes any more."""
 EVENTS = st.lists(st.sampled_from(list(Event)), max_size=30)
-STATES = st.sampled_from(list(State))
 
 
 def states_that_change(event: Event) -> dict[State, State]:
@@ -68,13 +65,6 @@ def walk(start: State, events: list[Event]) -> list[State]:
     return states
 
 
-@given(STATES, EVENTS)
-def test_what_is_final_stays(start: State, events: list[Event]) -> None:
-    states = walk(start, events)
-    for before, now in itertools.pairwise(states):
-        assert before not in FINAL or now is before
-
-
 @given(EVENTS)
 def test_a_receipt_closes_whatever_may_have_been_acted_on_however_late_it_is(events: list[Event]) -> None:
     before = walk(State.UNCERTAIN, events)[-1]
@@ -94,13 +84,3 @@ def test_an_accepted_e_ends_what_runs_and_only_a_value_brings_it_back(events: li
         assert after(state, Event.END_ACCEPTED) is State.ENDED
     if Event.RUNS_AFTER_END not in events:
         assert not set(walk(State.ENDED, events)) & set(RUNNING)
-
-
-@given(EVENTS)
-def test_a_start_that_was_refused_has_no_receipt_ever(events: list[Event]) -> None:
-    assert set(walk(State.REFUSED, events)) == {State.REFUSED}
-
-
-@given(STATES, EVENTS)
-def test_no_evidence_gives_an_entry_the_standing_of_a_refused_start(start: State, events: list[Event]) -> None:
-    assert State.REFUSED not in walk(start, events) or start is State.REFUSED
