@@ -26,7 +26,7 @@ def main() -> None:
     """Print one line for each dependency."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    for text in chain(project["dependencies"], extras["tools"], extras["test"]):
+    for text in chain(project["dependencies"], *(extras[name] for name in extras if name not in ("dev", "release"))):
         requirement = Requirement(text)
         if requirement.name != project["name"]:
             print(f"{requirement.name}=={oldest(requirement)}")
