@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := $(VENV)/.demo
 STAMP := $(VENV)/.up-to-date
+OLDEST := .venv-oldest
 # Not compiled: of most packages only a part is ever imported.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable
 # The tests wait for processes and brokers more than they compute: more workers than cores shorten them.
 WORKERS ?= 5
 
-.PHONY: setup demo test lint bench walk endurance endurance-processes endurance-network endurance-day soak fuzz screenshots clean
+.PHONY: setup demo test test-all test-oldest package coverage mutants lint bench walk endurance endurance-processes endurance-network endurance-day soak fuzz screenshots clean
 
 setup: $(STAMP)
 
@@ -38,6 +39,38 @@ lint: $(STAMP)
 
 test: lint
 	$(BIN)/pytest --numprocesses $(WORKERS)
+
+# All that takes longer: many examples, 20,000 sessions, 300 kills, the oldest dependencies allowed, the packages.
+test-all: lint mutants
+	IEM_DCR_TESTS=nightly $(BIN)/pytest --numprocesses $(WORKERS) --timeout=3600
+	$(MAKE) endurance SESSIONS=20000
+	$(MAKE) endurance-processes RESTARTS=300
+	$(MAKE) test-oldest package
+
+# The tests with the oldest versions that pyproject.toml allows, in an environment of their own.
+test-oldest: $(STAMP)
+	$(BIN)/python scripts/oldest.py > .oldest.txt
+	$(PYTHON) -m venv --clear $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint .oldest.txt --editable '.[test]'
+	$(OLDEST)/bin/pytest --numprocesses $(WORKERS)
+
+package: $(STAMP)
+	@$(INSTALL) '.[dev,release]'
+	rm -rf dist
+	$(BIN)/python -m hatchling build
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/check-wheel-contents dist
+
+# Lines and branches that the tests reach, by package; processes that they start are counted.
+coverage: $(STAMP)
+	@$(BIN)/coverage erase
+	@status=0; $(BIN)/coverage run -m pytest --numprocesses $(WORKERS) || status=$$?; \
+		$(BIN)/coverage combine --quiet && $(BIN)/coverage json --quiet -o .coverage.json && \
+		$(BIN)/python scripts/coverage_by_package.py .coverage.json && exit $$status
+
+# Changes the decisions one small thing at a time and lists what no test notices: make mutants MODULES=driver/ledger.py
+mutants: $(STAMP)
+	@$(BIN)/python scripts/mutants.py $(MODULES)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/driver.py
@@ -73,7 +106,8 @@ fuzz: $(STAMP)
 
 # The pictures and tables of the README and the docs, made anew.
 screenshots: $(STAMP)
-	@for script in scripts/*.py; do $(BIN)/python "$$script" || exit 1; done
+	@for script in screenshots terminal_picture docs_tables; do $(BIN)/python scripts/$$script.py || exit 1; done
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(OLDEST) .oldest.txt .coverage* dist
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -91,6 +91,14 @@ def test_a_mark_changes_what_it_names_and_nothing_of_what_was_taken_back() -> No
     assert not list(made.entries)
 
 
+def test_an_answer_to_a_b_that_was_taken_back_leaves_no_entry() -> None:
+    made = ledger()
+    entry = begin(made)
+    made.on_begin_refused(entry)
+    assert made.on_begin_unanswered(entry, 1.0).number == entry.number
+    assert not list(made.entries)
+
+
 def test_the_last_pagination_is_unknown_until_the_meter_was_asked() -> None:
     made = ledger()
     assert (made.was_asked, made.PG_before) == (False, None)

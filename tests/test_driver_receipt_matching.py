@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -89,6 +90,24 @@ def test_a_receipt_begins_between_five_seconds_before_b_and_five_after_its_answe
 )
 def test_a_receipt_shows_the_id_that_was_assigned_or_a_cut_of_it(ID: str, *, ours: bool) -> None:
     assert is_ours(receipt(ID), entry()) is ours
+
+
+def test_a_short_id_is_never_a_cut() -> None:
+    assert is_ours(receipt("04AB"), entry(ID="04AB"))
+    assert not is_ours(receipt("04A"), entry(ID="04AB"))
+
+
+def without(TX: str) -> Receipt:
+    """Make a receipt that lacks its begin or its end."""
+    whole = receipt()
+    head, rows, tail = re.split(r"(?<=\[)(.*)(?=\])", whole.text)
+    (left,) = [row for row in json.loads(f"[{rows}]") if row["TX"] != TX]
+    return ocmf.parse(head + json.dumps(left) + tail)
+
+
+def test_a_receipt_without_a_begin_is_told_by_its_id_and_a_pagination_that_moved_on() -> None:
+    assert is_ours(without("B"), entry())
+    assert not is_ours(without("B"), entry(PG_before="T5"))
 
 
 def test_a_receipt_of_another_serial_is_anothers() -> None:
@@ -223,7 +242,8 @@ def test_the_receipt_of_what_was_ended_ends_at_most_two_seconds_before_e(early_s
 
 
 def test_where_one_of_the_times_is_not_known_any_new_receipt_may_be_it() -> None:
-    assert ended_since(receipt(ended=None), NOON)
+    assert ended_since(receipt(began=None, ended=None), NOON)
+    assert ended_since(without("E"), NOON)
     assert ended_since(receipt(), None)
 
 
@@ -256,7 +276,8 @@ def test_an_id_that_means_nothing_has_no_influence(entries: list[Entry]) -> None
 
 def test_an_empty_id_means_the_newest_that_is_awaited() -> None:
     entries = [entry(1, state=State.ENDED), entry(2, state=State.UNCERTAIN), entry(3, state=State.CLOSED)]
-    assert entitlement("", entries, SERIAL).entry == entries[1]
+    found = entitlement("", entries, SERIAL)
+    assert (found.right, found.entry) == (Right.END, entries[1])
     assert entitlement("", entries[2:], SERIAL).right is Right.WHATEVER_RUNS
     assert entitlement("", [entry(1, state=State.LOST), entry(2, state=State.REFUSED)], SERIAL).entry is None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -9,9 +10,12 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 NOT_ON_A_CHARGER = [
@@ -80,11 +84,35 @@ def test_the_constraints_are_plain_pins() -> None:
     assert {"aiohttp", "cryptography", "click", "rich", "pytest", "mypy", "ruff"} <= set(names)
 
 
+def test_the_constraints_pin_all_that_is_installed_for_development() -> None:
+    """A package that they leave out comes in another version tomorrow."""
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = {canonicalize_name(line.split("==")[0]) for line in lines if "==" in line}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    waiting = [Requirement(text) for texts in (project["dependencies"], *extras.values()) for text in texts]
+    seen: set[tuple[str, frozenset[str]]] = set()
+    while waiting:
+        needed = waiting.pop()
+        name, wanted = canonicalize_name(needed.name), frozenset(needed.extras)
+        if name == project["name"] or (name, wanted) in seen:
+            continue
+        seen.add((name, wanted))
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            of_it = [Requirement(text) for text in metadata.requires(name) or ()]
+            waiting += [each for each in of_it if is_needed(each, wanted)]
+    assert {name for name, _ in seen} - pins == set()
+
+
+def is_needed(requirement: Requirement, extras: frozenset[str]) -> bool:
+    return requirement.marker is None or any(requirement.marker.evaluate({"extra": extra}) for extra in ("", *extras))
+
+
 def test_no_registrys_address_is_anywhere() -> None:
     found = []
     for path in ROOT.rglob("*"):
         inside = path.relative_to(ROOT)
-        if inside.parts[0] in (".git", ".venv") or any(p.endswith("_cache") for p in inside.parts):
+        if inside.parts[0] in (".git", ".venv", ".venv-oldest") or any(p.endswith("_cache") for p in inside.parts):
             continue
         if ".hypothesis" in inside.parts or path.suffix not in WRITTEN_BY_US or not path.is_file():
             continue

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import yaml
 
 from tests.support import everest_types
-from tests.support.shared import shared
+from tests.support.shared import SHARED, shared
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -133,7 +133,7 @@ class EverestBench:
         self._shutdown_handler = shutdown_handler
         self._overlapping = overlapping
         self._active_at_start = tuple(active_errors)
-        self._interface = definition(interface)
+        self._interface = definition(interface) if SHARED.is_dir() or interface != "powermeter" else IN_OUR_WORDS
         self._setup = {
             "config": configuration(module_py, config or {}),
             "implementations": {"main": self._interface},
@@ -414,6 +414,26 @@ class EverestBench:
 
     def _died(self) -> ModuleDied:
         return ModuleDied(f"the module has ended with exit code {self.exit_code}:\n{self.stderr[-4000:]}")
+
+
+IN_OUR_WORDS: dict[str, Any] = {
+    "cmds": {
+        "start_transaction": {
+            "arguments": {"value": {"type": "object", "required": ["transaction_id", "evse_id"]}},
+            "result": {"type": "object", "required": ["status"]},
+        },
+        "stop_transaction": {
+            "arguments": {"transaction_id": {"type": "string"}},
+            "result": {"type": "object", "required": ["status"]},
+        },
+    },
+    "vars": {
+        "powermeter": {"type": "object", "required": ["timestamp", "energy_Wh_import"]},
+        "public_key_ocmf": {"type": "string"},
+    },
+    "errors": ["powermeter/CommunicationFault", "powermeter/VendorError", "powermeter/VendorWarning"],
+}
+"""As much of the interface of a power meter as the module uses, for where EVerest's own definition is not at hand."""
 
 
 @cache
