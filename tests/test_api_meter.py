@@ -414,38 +414,31 @@ async def test_a_users_token_is_never_whole_in_the_log(caplog: pytest.LogCapture
 
 
 @virtual
-async def test_every_line_is_written_in_the_meters_name() -> None:
-    names = []
+async def test_every_line_is_written_in_the_meters_name(caplog: pytest.LogCaptureFixture) -> None:
+    written = []
 
-    class Names(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            if record.name.startswith("iem_dcr"):
-                names.append((METER.get(), record.getMessage()))
+    def note(record: logging.LogRecord) -> bool:
+        if record.name.startswith("iem_dcr"):
+            written.append((METER.get(), record.getMessage()))
+        return True
 
-    handler, log = Names(), logging.getLogger("iem_dcr")
-    log.addHandler(handler)
-    level = log.level
-    log.setLevel(logging.DEBUG)
-    try:
-        async with api_bench() as bench:
-            await bench.until_live()
-            await begun(bench)
-            bench.bus.receive(bench.topics.start, b"{")
-            bench.bus.receive(bench.topics.heartbeat, b"1")
-            await asyncio.sleep(4)
-            await bench.answer(bench.stop())
-            bench.bus.disconnect()
-            bench.bus.connect()
-            bench.meter.power_cycle(off_s=10, boot_s=1)
-            await asyncio.sleep(20)
-    finally:
-        log.removeHandler(handler)
-        log.setLevel(level)
-    texts = "\n".join(text for _, text in names)
-    assert all(
-        part in texts for part in ("begun", "stop_transaction: OK", "no JSON", "heartbeat is there", "no live value")
-    )
-    assert {name for name, _ in names} == {MODULE_ID}
+    caplog.handler.addFilter(note)
+    caplog.set_level(logging.DEBUG, "iem_dcr")
+    async with api_bench() as bench:
+        await bench.until_live()
+        await begun(bench)
+        bench.bus.receive(bench.topics.start, b"{")
+        bench.bus.receive(bench.topics.heartbeat, b"1")
+        await asyncio.sleep(4)
+        await bench.answer(bench.stop())
+        bench.bus.disconnect()
+        bench.bus.connect()
+        bench.meter.power_cycle(off_s=10, boot_s=1)
+        await asyncio.sleep(20)
+    texts = "\n".join(text for _, text in written)
+    for part in ("begun", "stop_transaction: OK", "no JSON", "heartbeat is there", "no live value"):
+        assert part in texts
+    assert {name for name, _ in written} == {MODULE_ID}
     assert METER.get() == ""
 
 

@@ -250,6 +250,20 @@ async def test_what_was_at_work_when_it_failed_is_answered() -> None:
 
 
 @virtual
+async def test_a_command_that_fails_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(_request: object) -> None:
+        raise RuntimeError("broken on purpose")
+
+    async with api_bench() as bench:
+        await bench.until_live()
+        with monkeypatch.context() as patched:
+            patched.setattr(bench.api.driver, "start_transaction", fail)
+            answer = await bench.answer(bench.start())
+        assert answer == {"status": "UNEXPECTED_ERROR", "error": "internal error: RuntimeError"}
+        assert await bench.answer(bench.start("T-2")) == OK
+
+
+@virtual
 async def test_after_a_restart_a_start_that_was_interrupted_leaves_nothing_running() -> None:
     bus = BreakableBus()
     async with api_bench(bus=bus) as bench:

@@ -6,6 +6,7 @@ import json
 import re
 import time
 from datetime import UTC, datetime, timedelta, timezone
+from itertools import pairwise
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
@@ -30,14 +31,13 @@ WRITTEN = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d,\d{3}[+-]\d{4}", re.ASCII)
 def edges() -> list[datetime]:
     """Moments around every change of a zone's offset from 2020 to 2040."""
     found = []
-    for name in IANA:
-        zone = ZoneInfo(name)
-        moment = datetime(2020, 1, 1, tzinfo=UTC)
-        while moment.year < 2041:
-            after = moment + HOUR / 2
-            if moment.astimezone(zone).utcoffset() != after.astimezone(zone).utcoffset():
-                found += [moment - MS, moment, after - MS, after, after + MS]
-            moment = after if found and found[-1] - moment == HOUR / 2 + MS else moment + HOUR / 2
+    for zone in map(ZoneInfo, IANA):
+        moments = [datetime(2020, 1, 1, tzinfo=UTC) + timedelta(days=day) for day in range(21 * 366)]
+        for day, after in pairwise(moments):
+            if day.astimezone(zone).utcoffset() != after.astimezone(zone).utcoffset():
+                hours = [day + part * HOUR / 2 for part in range(49)]
+                change = next(it for it in hours if it.astimezone(zone).utcoffset() != day.astimezone(zone).utcoffset())
+                found += [change - HOUR / 2, change - HOUR / 2 - MS, change - MS, change, change + MS]
     return found
 
 
