@@ -6,10 +6,12 @@ import asyncio
 import json
 import logging
 from typing import TYPE_CHECKING, Any
+from unittest.mock import AsyncMock
 
 import pytest
 
 from iem_dcr.driver.timing import now_s
+from iem_dcr.errors import JournalError
 from iem_dcr.simulator import Answer, Fault
 from tests.support.bench import CI, Bench, bench, meter_options, request
 from tests.support.driving import (
@@ -302,6 +304,20 @@ async def test_a_start_waits_for_the_receipt_of_what_ran_unknown_to_the_driver()
         await start(b, "A")
         assert len(b.meter.signed) == 1
         await own_receipt(b, "A")
+
+
+@pytest.mark.parametrize("unseen_because", ["the journal is not read", "the values stand still"])
+@virtual
+async def test_a_start_that_ended_something_unseen_waits_for_its_receipt(unseen_because: str) -> None:
+    journal = AsyncMock()
+    if "journal" in unseen_because:
+        journal.recall.side_effect = JournalError("made by a test")
+    async with live_bench(meter_options(**SPOILED_BY_A_BEGIN, begin_shows_after_s=5.0), journal=journal) as b:
+        b.meter.configure(frozen="values" in unseen_because)
+        await asyncio.sleep(12)
+        begin_by_hand(b)
+        await start(b, "A")
+        assert len(b.meter.signed) == 1
 
 
 # --- the same start again ---

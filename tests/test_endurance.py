@@ -199,6 +199,15 @@ ONCE_BROKEN = {
         )),
         SessionPlan(14, 6.0, (step(2.4000000000000004, "stop", transaction_id="T-never"),)),
     ),
+    "E ended what the values, which stood still, did not show, and the journal was not read yet": once(
+        "all", 3915,
+        SessionPlan(20, 12.0, (step(0.0, "values_freeze", for_s=60.0),)),
+        SessionPlan(22, 12.0, (
+            start(0.0, 45, "D8D53612"), step(0.89, "disk_fails", trouble="broken", for_s=40.0),
+            step(0.99, "restart", away_s=0.3),
+        )),
+        SessionPlan(23, 6.0, (start(0.0, 47, "7D79FE5F"),)),
+    ),
     "ended by hand, and B spoiled its signature, where the journal was not read yet": once(
         "all", 931,
         SessionPlan(23, 12.0, (

@@ -3,11 +3,12 @@
 Theory. Each round asks GET /gw (and posts it where CI is empty), the last receipt, sends E, assigns the user, notes the
 entry, and sends B; again until B is accepted, was refused often enough, or the time is over. E goes first every time:
 what runs is ended before something new is begun, whatever XT says. After an accepted one the start waits for a receipt,
-long where one is due, short where it is not; E without an answer begins the loop again, and never B. So no B is ever
-repeated blindly: before the next one E has ended what the last one may have begun. A refused E means nothing, except
-where a receipt is to come: what ran has ended by itself, or this E came too early, and B would overwrite the receipt.
-So it is where XT was true a moment ago, whoever began that, and no receipt has come since. Then the loop begins again
-until the receipt is here, for 15 s at most.
+long where one may be due (something may run, or that is not known: the journal is not read, the values stand still),
+short where none is. E without an answer begins the loop again, and never B. So no B is ever repeated blindly: before
+the next one E has ended what the last one may have begun. A refused E means nothing, except where a receipt is to come:
+what ran has ended by itself, or this E came too early, and B would overwrite the receipt. So it is where XT was true a
+moment ago, whoever began that, and no receipt has come since. Then the loop begins again until the receipt is here, for
+15 s at most.
 """
 
 from __future__ import annotations
@@ -203,7 +204,8 @@ class Start:
     async def _end_what_runs(self) -> bool:
         """Send E, and wait for the receipt of what it ended. Returns whether the round goes on to B."""
         meter = self._meter
-        was_due = bool(meter.ledger.awaited or meter.state.XT)
+        is_all_known = meter.keeper.is_read and not meter.state.is_frozen
+        was_due = bool(meter.ledger.awaited or meter.state.XT) or not is_all_known
         reply = await meter.send_end(self._deadline)
         if reply in (Reply.UNANSWERED, Reply.UNSENT):
             self._end_is_doubtful = self._end_is_doubtful or reply is Reply.UNANSWERED
