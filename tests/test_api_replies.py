@@ -161,4 +161,4 @@ class Memory(RuleBasedStateMachine):
 
 
 TestMemory = Memory.TestCase
-TestMemory.settings = settings(max_examples=30, stateful_step_count=20, deadline=None)
+TestMemory.settings = settings(stateful_step_count=20)

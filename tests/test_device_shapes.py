@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from iem_dcr import ocmf
@@ -41,7 +41,6 @@ RECEIPTS = ("/receipt", "/transaction")
 SCHEMAS = {path: answer_schema(path) for path in CALLS}
 ALLOWED = {path: valid(schema) for path, schema in SCHEMAS.items()}
 NEARLY = {path: nearly(allowed) for path, allowed in ALLOWED.items()}
-patient = settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
 
 def written(value: object, *, ascii_only: bool = True) -> bytes:
@@ -53,7 +52,6 @@ def test_every_answer_is_asked_for() -> None:
 
 
 @pytest.mark.parametrize("node", READERS)
-@patient
 @given(st.data())
 def test_what_the_description_allows_is_read(node: str, data: st.DataObject) -> None:
     """A date that no calendar has is allowed, and is no time; a live value needs the register that is billed."""
@@ -69,14 +67,12 @@ def test_what_the_description_allows_is_read(node: str, data: st.DataObject) -> 
             READERS[node](decoded)
 
 
-@patient
 @given(ALLOWED[f"{V1}/publickey"])
 def test_a_key_of_a_known_form_is_a_key_or_said_to_be_none(value: Any) -> None:
     with suppress(ReceiptError):  # the point is not on the curve
         assert len(ocmf.public_key_der_hex(messages.public_key(value).PK)) == 182
 
 
-@patient
 @given(ALLOWED[f"{V1}/receipt"])
 def test_every_wrapping_of_a_tuple_is_taken_off(value: Any) -> None:
     text = value if isinstance(value, str) else next(iter(value.values()))
@@ -113,7 +109,6 @@ shapes = st.sampled_from(sorted(SCHEMAS)).flatmap(
 )
 
 
-@patient
 @given(st.lists(shapes, min_size=1, max_size=6))
 def test_the_client_reads_or_does_not_understand_and_nothing_else(told: list[tuple[str, str, bytes]]) -> None:
     async def ask() -> None:

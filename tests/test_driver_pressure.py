@@ -9,7 +9,7 @@ import logging
 from typing import TYPE_CHECKING, NoReturn
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from iem_dcr import ocmf
@@ -188,7 +188,6 @@ PIECES = (
 )
 
 
-@settings(deadline=None)
 @given(
     st.booleans(), st.lists(st.sampled_from(PIECES), min_size=1, max_size=6), st.sampled_from([Then.CLOSE, Then.KEEP])
 )

@@ -30,6 +30,7 @@ from iem_dcr.ocmf.keys import (
 )
 from iem_dcr.ocmf.signature import in_der
 from tests.support.ocmf_signing import CurveSigner
+from tests.support.profiles import times
 
 PAYLOAD = '{"FV":"1.0","PG":"T1"}'
 CLASSES: dict[str, ec.EllipticCurve] = {
@@ -108,7 +109,7 @@ def forms(signer: CurveSigner) -> list[str]:
 
 
 @every_curve
-@settings(max_examples=10)
+@settings(max_examples=times(10, 200))
 @given(st.data())
 def test_every_form_of_a_key_on_every_curve(curve: Curve, data: st.DataObject) -> None:
     signer = CurveSigner(curve, secret=data.draw(st.integers(1, curve.n - 1)))
