@@ -296,7 +296,7 @@ def folder_of(fields: dict[str, str]) -> dict[str, bytes]:
     }
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
 @given(st.fixed_dictionaries(dict.fromkeys(TWIN, IDS)))
 def test_no_value_is_given_away(fields: dict[str, str]) -> None:
     assume("OCMF|" not in "".join(fields.values()))
@@ -325,7 +325,6 @@ JSON = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(JSON, st.sampled_from([None, 1, "\t"]), st.booleans(), st.sampled_from(["utf-8", "utf-16", "utf-8-sig"]))
 def test_the_form_of_json_stays(value: object, indent: int | str | None, ensure_ascii: bool, encoding: str) -> None:  # noqa: FBT001  Hypothesis gives it
     text = json.dumps(value, indent=indent, ensure_ascii=ensure_ascii)
