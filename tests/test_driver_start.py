@@ -10,6 +10,7 @@ from unittest.mock import AsyncMock
 
 import pytest
 
+from iem_dcr import ocmf
 from iem_dcr.driver.timing import now_s
 from iem_dcr.errors import JournalError
 from iem_dcr.simulator import Answer, Fault
@@ -318,6 +319,15 @@ async def test_a_start_that_ended_something_unseen_waits_for_its_receipt(unseen_
         begin_by_hand(b)
         await start(b, "A")
         assert len(b.meter.signed) == 1
+
+
+@virtual
+async def test_without_pagination_two_transactions_of_a_card_do_not_begin_in_the_same_second() -> None:
+    async with live_bench(meter_options(PG="missing", signing_delay_s=0.0)) as b:
+        for name in ("A", "B"):
+            await start(b, name, identification_data="04SAME")
+            assert (await stop(b, name)).text == b.meter.signed[-1].text
+        assert len({ocmf.parse(record.text).signed for record in b.meter.signed}) == 2
 
 
 # --- the same start again ---

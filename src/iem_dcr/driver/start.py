@@ -41,6 +41,8 @@ RECEIPT_WAIT_S: Final = 15.0
 SHORT_WAIT_S: Final = 0.25
 """How long a receipt is waited for after an accepted E: where one is due, and where none is."""
 UNANSWERED_WAIT_S: Final = 1.0
+WRITTEN_TO_S: Final = 1.0
+"""Receipts may give their times in whole seconds."""
 LOOK_HOLDS_S: Final = 0.3
 """How long a live value says which meter a B reaches: a start without waits never reads a second one."""
 
@@ -270,6 +272,7 @@ class Start:
             except MeterError as error:
                 meter.why = f"the meter does not answer: {error}"
                 return None
+        await self._pause(self._same_second_s(), self._deadline)
         entry = ledger.begin(
             self.request, self._user.ID, self._serial, noted=meter.clock.now(), sent=meter.time, at_s=now_s()
         )
@@ -302,6 +305,17 @@ class Start:
         if reply is Reply.REFUSED:
             self._was_refused()
         return None
+
+    def _same_second_s(self) -> float:
+        """Return how long B has to wait so that it begins in another second than the last transaction.
+
+        Without pagination nothing else tells two receipts of one user apart where no energy flowed.
+        """
+        last, now = self._meter.ledger.last, self._meter.time
+        if last is None or last.pagination or last.begin is None or last.begin.TM is None or now is None:
+            return 0.0
+        wait_s = WRITTEN_TO_S - (now - last.begin.TM.instant).total_seconds()
+        return wait_s if 0.0 < wait_s <= WRITTEN_TO_S else 0.0
 
     async def _is_still_the_meter(self) -> bool:
         """Tell whether the meter that was looked at still answers; asks it where that was a while ago."""
