@@ -84,7 +84,7 @@ def run(*arguments: str, **variables: str) -> Done:
             patch.delenv(name, raising=False)
         for name, value in variables.items():
             patch.setenv(name, value)
-        patch.setattr(sys, "stdin", io.StringIO())
+        patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(), "utf-8"))
         stack.enter_context(contextlib.redirect_stdout(io.TextIOWrapper(written, "utf-8", write_through=True)))
         stack.enter_context(contextlib.redirect_stderr(io.TextIOWrapper(told, "utf-8", write_through=True)))
         try:
