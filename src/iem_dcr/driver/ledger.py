@@ -72,15 +72,15 @@ class Ledger:
         self._owners: OrderedDict[bytes, str] = OrderedDict()
         self.last: Receipt | None = None
         self.was_asked = False
-        self._runs_s: float | None = None
-        self._meters_clock: datetime | None = None
-        self._current_s: float | None = None
-        self._power_up_s: float | None = None
-        self._idle_value_s: float | None = None
+        self._last_running_s: float | None = None
+        self._meter_time: datetime | None = None
+        self._last_current_s: float | None = None
+        self._last_power_up_s: float | None = None
+        self._last_idle_s: float | None = None
         self._end_accepted_s: float | None = None
         self._receipt_s: float | None = None
 
-    # --- what is known ---
+    # --- knowledge ---
 
     @property
     def entries(self) -> tuple[Entry, ...]:
@@ -206,21 +206,21 @@ class Ledger:
         """Set the serial of the meter that answers. If it is another one, forget what earlier values showed."""
         if serial != self.serial:
             self.serial = serial
-            self._runs_s = self._current_s = self._idle_value_s = self._receipt_s = self._meters_clock = None
+            self._last_running_s = self._last_current_s = self._last_idle_s = self._receipt_s = self._meter_time = None
 
     def on_live_value(self, *, XT: bool | None, current_flows: bool, at_s: float) -> None:
         """Record what a live value shows."""
         if current_flows:
-            self._current_s = at_s
+            self._last_current_s = at_s
         if not XT:
             # A value without XT proves nothing: a meter that never sends XT may run a transaction.
-            self._idle_value_s = at_s if XT is False else self._idle_value_s
+            self._last_idle_s = at_s if XT is False else self._last_idle_s
             return
-        self._runs_s = at_s
+        self._last_running_s = at_s
         if self._end_accepted_s is None:
             return
         shown_until_s = self._end_accepted_s + SHOWN_AFTER_END_S
-        is_another = self._idle_value_s is not None and self._idle_value_s > shown_until_s
+        is_another = self._last_idle_s is not None and self._last_idle_s > shown_until_s
         if at_s > shown_until_s and not is_another:
             for entry in self._here:
                 if not self._is_overwritten(entry):
@@ -232,15 +232,15 @@ class Ledger:
         The leap is measured with the loop's clock; for a B of a previous process, with the host's. A clock that stands
         still (frozen values) says nothing. Returns whether an unowned receipt may belong to an entry now.
         """
-        if meters == self._meters_clock:
+        if meters == self._meter_time:
             return False
-        self._meters_clock = meters
+        self._meter_time = meters
         has_leapt = False
         for entry in self._here:
             if entry.sent is None or entry.state not in AWAITED:
                 continue
-            went_s = (hosts - entry.noted).total_seconds() if entry.sent_s is None else at_s - entry.sent_s
-            leap = meters - entry.sent - timedelta(seconds=went_s)
+            elapsed_s = (hosts - entry.noted).total_seconds() if entry.sent_s is None else at_s - entry.sent_s
+            leap = meters - entry.sent - timedelta(seconds=elapsed_s)
             if all(abs(leap - known) > CLOCK_LEAP for known in (NO_LEAP, *entry.leaps)):
                 self._put(replace(entry, leaps=(*entry.leaps, leap)[-MAX_LEAPS:]))
                 has_leapt = True
@@ -248,7 +248,7 @@ class Ledger:
 
     def on_power_up(self, at_s: float) -> None:
         """The meter was powered up: an open transaction may be over, or may continue."""
-        self._power_up_s = at_s
+        self._last_power_up_s = at_s
         for entry in self._here:
             if entry.state in AWAITED:
                 self._put(replace(entry, power_up=True))
@@ -294,14 +294,14 @@ class Ledger:
         """Return whether it is certain that no receipt comes for an entry."""
         if entry.end_answered_s is None or self.is_certain_to_come(entry):
             return False
-        moments_s = entry.end_answered_s, self._power_up_s, self._runs_s, self._current_s
+        moments_s = entry.end_answered_s, self._last_power_up_s, self._last_running_s, self._last_current_s
         since_s = max(each for each in moments_s if each is not None)
-        is_watched = self._idle_value_s is not None and self._idle_value_s >= since_s + NO_RECEIPT_AFTER_S
+        is_watched = self._last_idle_s is not None and self._last_idle_s >= since_s + NO_RECEIPT_AFTER_S
         return is_watched and at_s - since_s >= NO_RECEIPT_AFTER_S
 
     def seen_idle_since(self, entry: Entry) -> bool:
         """Return whether a live value showed XT false since B. True for a B of a previous process."""
-        return entry.sent_s is None or (self._idle_value_s is not None and self._idle_value_s > entry.sent_s)
+        return entry.sent_s is None or (self._last_idle_s is not None and self._last_idle_s > entry.sent_s)
 
     # --- decisions of the driver, and the journal ---
 
@@ -330,7 +330,7 @@ class Ledger:
         """Add an entry of a previous process, unless it is known."""
         known = {(entry.transaction_id, entry.noted) for entry in self.entries}
         if (noted.transaction_id, noted.noted) not in known:
-            self._add(Entry.of_note(self._next, noted, power_up=self._power_up_s is not None))
+            self._add(Entry.of_note(self._next, noted, power_up=self._last_power_up_s is not None))
             self._sort()
 
     def recall_receipts(self, filed: Iterable[tuple[Receipt, str, bool]]) -> None:
@@ -368,10 +368,10 @@ class Ledger:
 
         Another client may have begun it, or a previous process whose journal is not read yet.
         """
-        if self._runs_s is None or at_s - self._runs_s >= NO_RECEIPT_AFTER_S:
+        if self._last_running_s is None or at_s - self._last_running_s >= NO_RECEIPT_AFTER_S:
             return False
         ends_s = (each for each in (self._end_accepted_s, self._receipt_s) if each is not None)
-        return all(self._runs_s > end_s + SHOWN_AFTER_END_S for end_s in ends_s)
+        return all(self._last_running_s > end_s + SHOWN_AFTER_END_S for end_s in ends_s)
 
     def _is_overwritten(self, entry: Entry) -> bool:
         """Return whether a later B was accepted: the meter runs that transaction and shows its receipt."""

@@ -111,7 +111,7 @@ class Meter:
         self.state.gateway = gateway
         self.clock_leapt = False
         self._time = None if gateway.TM is None else (gateway.TM.instant, (asked_s + now_s()) / 2)
-        self._take_up_clock(gateway.TM)
+        self._record_clock(gateway.TM)
         return gateway
 
     async def read(self, deadline: Deadline) -> bool:
@@ -133,13 +133,13 @@ class Meter:
         self.ledger.on_serial(self.state.serial)
         if self.state.value is not None and value.MS in (self.state.serial, ""):
             self.ledger.on_live_value(XT=value.XT, current_flows=self.state.current_flows, at_s=now_s())
-            self._take_up_clock(value.TM)
+            self._record_clock(value.TM)
             if self.state.clock_leap is not None and abs(self.state.clock_leap) > CLOCK_LEAP:
                 self.clock_leapt = True
         self.ledger.give_up(now_s())
         return is_good
 
-    def _take_up_clock(self, TM: MeterTime | None) -> None:
+    def _record_clock(self, TM: MeterTime | None) -> None:
         """Record the meter's time. If its clock leapt, match receipts without an owner again."""
         if TM is not None and self.ledger.on_clock(TM.instant, self.clock.now(), now_s()):
             self.keeper.match_again()

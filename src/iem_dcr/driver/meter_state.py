@@ -143,7 +143,7 @@ class MeterState:
         self._failed_polls = 0
         self._log.recovered("reading the meter")
         value = value if value.MS else replace(value, MS=self.serial)
-        if not self._is_the_meter(value.MS):
+        if not self._accept_serial(value.MS):
             return False
         self.value, self.read_at = value, self._clock.now()
         self._judge_clock()
@@ -166,7 +166,7 @@ class MeterState:
         """Count a failed scheduled reading or a failed attempt to reach the meter. Two in a row are a fault."""
         self._failed_polls += 1
         if self._failed_polls >= FAILED_POLLS_FOR_FAULT:
-            self._is_in_fault()
+            self._raise_fault()
 
     def publish(self) -> None:
         """Publish the last live value. If a register fell, its last published value is repeated until it is passed."""
@@ -205,12 +205,12 @@ class MeterState:
 
     # --- private ---
 
-    def _is_in_fault(self) -> None:
+    def _raise_fault(self) -> None:
         if not self.in_fault:
             self.in_fault = True
             self._station.raise_error(COMMUNICATION_FAULT)
 
-    def _is_the_meter(self, MS: str) -> bool:
+    def _accept_serial(self, MS: str) -> bool:
         """Return whether the meter is the one that answered before, or a new one that two readings have shown."""
         if self.serial == MS or not self.serial:
             if self._other is not None:
@@ -293,7 +293,7 @@ class MeterState:
             self.frozen_values += 1
             self._log.failure("the meter's live values", "the live values stand still: nothing is published")
             if not is_open:
-                self._is_in_fault()
+                self._raise_fault()
 
     def _time_of(self, value: MeterValue) -> datetime:
         now = self._clock.now()

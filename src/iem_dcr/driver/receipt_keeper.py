@@ -93,7 +93,7 @@ class ReceiptKeeper:
         self._unowned: deque[tuple[Receipt, str, str, float]] = deque(maxlen=MOST_UNOWNED)
         self._signers: OrderedDict[bytes, tuple[str, str]] = OrderedDict()
         self._checks: OrderedDict[tuple[bytes, str], asyncio.Task[tuple[Outcome, bool]]] = OrderedDict()
-        self._shown: OrderedDict[tuple[bytes, str], None] = OrderedDict()
+        self._given_to_sink: OrderedDict[tuple[bytes, str], None] = OrderedDict()
         self._is_live = False
         self._tasks: set[asyncio.Task[Any]] = set()
         self._read = asyncio.Event()
@@ -218,16 +218,16 @@ class ReceiptKeeper:
         if entry is None:
             self._unowned.append((receipt, state.public_key, state.serial, now_s()))
         if self._keeps_found or entry is not None:
-            self._take_up(receipt, entry, state.public_key, state.serial, is_news=is_news)
+            self._enqueue(receipt, entry, state.public_key, state.serial, is_news=is_news)
 
     def match_again(self) -> None:
         """Match receipts without an owner again, after the journal was read or a leap of the meter's clock was seen."""
         for receipt, public_key, serial, seen_s in tuple(self._unowned):
             entry = self._ledger.claim(receipt, seen_s)
             if entry is not None:
-                self._take_up(receipt, entry, public_key, serial, is_news=True)
+                self._enqueue(receipt, entry, public_key, serial, is_news=True)
 
-    def _take_up(self, receipt: Receipt, entry: Entry | None, public_key: str, serial: str, *, is_news: bool) -> None:
+    def _enqueue(self, receipt: Receipt, entry: Entry | None, public_key: str, serial: str, *, is_news: bool) -> None:
         kept = KeptReceipt(
             receipt,
             "" if entry is None else entry.transaction_id,
@@ -347,10 +347,10 @@ class ReceiptKeeper:
             await self._answer(keeper.keep(kept), f"receipt {shown_PG(kept.receipt)}")
             return
         shown = digest_of(kept.receipt), kept.transaction_id
-        if shown in self._shown:
+        if shown in self._given_to_sink:
             return
-        self._shown[shown] = None
-        _limit(self._shown)
+        self._given_to_sink[shown] = None
+        _limit(self._given_to_sink)
         try:
             await keeper.keep(kept)
         except Exception:  # noqa: BLE001  no fault of a sink may stop the driver

@@ -96,7 +96,7 @@ class Right(Enum):
     """What a stop gets: the rows of the table in docs/architecture.md."""
 
     RECEIPT = auto()
-    """Its receipt, which is here. A running transaction continues."""
+    """Its receipt, which the driver already has. A running transaction continues."""
     END = auto()
     """E, then its receipt."""
     ONE_LOOK = auto()

@@ -66,7 +66,7 @@ class Start:
         self._pause = pause
         self.request = request
         self._deadline = deadline
-        self._doubtful: Entry | None = None
+        self._unanswered: Entry | None = None
         """The newest entry of this start whose B has no answer."""
         self._refusals_left = meter.settings.resilience_transaction_request_retries
         self._end_is_doubtful = False
@@ -141,7 +141,7 @@ class Start:
         meter.log.limited("starts that failed").log(
             logging.WARNING, "transaction %s was not begun (%s): %s", printable(transaction_id), status, why
         )
-        if self._doubtful is None:
+        if self._unanswered is None:
             meter.ledger.refuse(transaction_id, meter.clock.now())
             meter.keeper.refused(transaction_id, meter.state.serial)
         meter.ledger.disown(transaction_id)
@@ -154,7 +154,7 @@ class Start:
         if gateway is None:
             return None
         unfit = self._unfit(gateway.CI)
-        if unfit and self._doubtful is None:
+        if unfit and self._unanswered is None:
             refuses = meter.settings.refuse_start_with_error
             status = TransactionRequestStatus.UNEXPECTED_ERROR if refuses else TransactionRequestStatus.NOT_SUPPORTED
             return self._failed(unfit, status)
@@ -230,7 +230,7 @@ class Start:
         finally:
             meter.awaits_end = False
         if was_due and meter.ledger.last is last and meter.state.XT and not self._was_ended_again:
-            # No receipt, and XT is still true: E may have come too early, although it was accepted.
+            # No receipt, and XT is still true: E may have come too early, whatever its answer was.
             self._was_ended_again = True
             return False
         return is_sure
@@ -257,10 +257,10 @@ class Start:
         if self._user.TT is not None and reply is not Reply.REFUSED:
             self._provisioning.tariff_was_changed()
         if reply is Reply.REFUSED:
-            self._was_refused()
+            self._count_refusal()
         return reply is Reply.ACCEPTED
 
-    def _was_refused(self) -> None:
+    def _count_refusal(self) -> None:
         self._refusals_left -= 1
         self._delay_s = self._meter.settings.resilience_transaction_request_retry_delay / 1000
 
@@ -290,19 +290,19 @@ class Start:
         if reply is Reply.ACCEPTED:
             entry = ledger.mark(ledger.on_begin_accepted(entry, now_s()), told=True)
             meter.keeper.note_later(entry)
-            self._judge_clock()
+            self._check_clock()
             meter.state.is_told()
             name = printable(self.request.transaction_id)
             meter.log.info("transaction %s begun for %s", name, shortened(self._user.ID))
             return TransactionStartResponse(TransactionRequestStatus.OK)
         if reply is Reply.UNANSWERED:
-            self._doubtful = ledger.on_begin_unanswered(entry, now_s())
-            meter.keeper.note_later(self._doubtful)
+            self._unanswered = ledger.on_begin_unanswered(entry, now_s())
+            meter.keeper.note_later(self._unanswered)
             return None
         ledger.on_begin_refused(entry)
         meter.keeper.withdraw(entry)
         if reply is Reply.REFUSED:
-            self._was_refused()
+            self._count_refusal()
         return None
 
     async def _is_still_the_meter(self) -> bool:
@@ -319,7 +319,7 @@ class Start:
             return False
         return True
 
-    def _judge_clock(self) -> None:
+    def _check_clock(self) -> None:
         """Log an error if the meter's clock, which signs the session, is more than a minute off."""
         meter = self._meter
         now, meters = meter.clock.now(), meter.time

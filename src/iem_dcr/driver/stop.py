@@ -68,9 +68,9 @@ class Stop:
         receipt = await self._receipt_here()
         if receipt is not None:
             return await self._deliver(receipt)
-        return await self._by_right(await self._entitlement())
+        return await self._answer(await self._entitlement())
 
-    async def _by_right(self, found: Entitlement) -> TransactionStopResponse:
+    async def _answer(self, found: Entitlement) -> TransactionStopResponse:
         match found.right:
             case Right.RECEIPT if found.entry is not None and found.entry.receipt is not None:
                 return await self._deliver(found.entry.receipt)
@@ -192,18 +192,18 @@ class Stop:
         meter, deadline = self._meter, self._deadline
         why = await self._reach()
         ended_at: datetime | None = None
-        end_doubtful = False
+        end_unanswered = False
         while not why and not deadline.passed:
             await meter.last_receipt(deadline)
             moment = meter.time
             reply = await meter.send_end(deadline)
             is_idle = reply is Reply.REFUSED and not meter.state.current_flows
-            if reply is Reply.ACCEPTED or (is_idle and end_doubtful):
-                return await self._receipt_of_what_ran(ended_at if end_doubtful else moment)
+            if reply is Reply.ACCEPTED or (is_idle and end_unanswered):
+                return await self._receipt_of_what_ran(ended_at if end_unanswered else moment)
             if is_idle and not meter.state.XT and not meter.ledger.expects_receipt(now_s()):
                 return await self._deliver_last()
-            if reply is Reply.UNANSWERED and not end_doubtful:
-                ended_at, end_doubtful = moment, True
+            if reply is Reply.UNANSWERED and not end_unanswered:
+                ended_at, end_unanswered = moment, True
             await self._pause(UNANSWERED_WAIT_S, deadline)
             why = await self._reach()
         return self._failed(why or meter.why or "the meter did not end the transaction in time")
