@@ -106,7 +106,7 @@ class Transport:
                 try:
                     reader, writer = await self._connect(self._host, self._port)
                 except (OSError, UnicodeError) as error:
-                    raise MeterUnreachableError(self.address, node, self._why_not(error)) from error
+                    raise MeterUnreachableError(self.address, node, self._unreachable_reason(error)) from error
                 await exchange.run(reader, writer)
         except TimeoutError as error:
             if writer is None:
@@ -115,7 +115,7 @@ class Transport:
             if not exchange.is_whole_without_end:
                 raise MeterTimeoutError(self.address, node, f"no answer within {limit_s:.1f} s") from error
         except OSError as error:
-            what = f"connection lost before the answer was complete: {_said(error)}"
+            what = f"connection lost before the answer was complete: {_description(error)}"
             raise AnswerLostError(self.address, node, what) from error
         except h11.RemoteProtocolError as error:
             raise NotUnderstoodError(self.address, node, "", f"not HTTP: {printable(error)}") from error
@@ -126,10 +126,10 @@ class Transport:
         return exchange.answer()
 
     @staticmethod
-    def _why_not(error: Exception) -> str:
+    def _unreachable_reason(error: Exception) -> str:
         if isinstance(error, _ZoneError):
             return f"not reachable: {error}"
-        return f"not reachable: {_said(error)}. {_ADVICE}"
+        return f"not reachable: {_description(error)}. {_ADVICE}"
 
 
 def _host_header(host: str, port: int) -> bytes:
@@ -187,11 +187,11 @@ class _Exchange:
         """
         writer.write(self._request)
         await writer.drain()
-        came = 0
+        received = 0
         while not self.is_answered:
             data = await reader.read(_READ_BYTES)
-            came += len(data)
-            if came > MAX_ANSWER_BYTES:
+            received += len(data)
+            if received > MAX_ANSWER_BYTES:
                 raise h11.RemoteProtocolError(f"more than {MAX_ANSWER_BYTES} bytes")
             if data:
                 self._receive(data)
@@ -346,7 +346,7 @@ def _resolve(name: tuple[str, int], look_up: Future[list[Any]]) -> None:
         look_up.set_result(outcome)
 
 
-def _said(error: Exception) -> str:
+def _description(error: Exception) -> str:
     """Return a short description of a system error."""
     if isinstance(error, socket.gaierror):
         return f"this host cannot resolve the name ({printable(error.strerror or error.errno)})"
