@@ -308,7 +308,7 @@ def test_another_programs_file_counts_as_empty_and_is_left_as_it_is(what: str, p
             b"root:x:0:0:root:/root:/bin/sh\n" * 100 if what == "a text" else bytes(range(255, 0, -1)) * 20
         )
     before = path.read_bytes()
-    problem = "(no journal of receipts|another program's database); change journal_path"
+    problem = "(not a journal of receipts|another program's database); change journal_path"
     with desk(path) as made:
         assert made.recall().entries == ()
         assert made.receipt_of("T-1") is None

@@ -125,7 +125,7 @@ class Journals:
     def __init__(self, *, resolves_auto: bool = False) -> None:
         self._resolves_auto = resolves_auto
         self._opener = _Opener()
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
 
     def of(self, settings: Settings) -> LateJournal | None:
         """Return the journal that the settings of a meter select, or None."""
@@ -165,8 +165,8 @@ class Journals:
         return place()
 
     def _warn(self, what: str) -> None:
-        if what not in self._told:
-            self._told.add(what)
+        if what not in self._warned:
+            self._warned.add(what)
             _log.warning("%s", what)
 
 
@@ -274,19 +274,19 @@ class LateJournal:
             loop = asyncio.get_running_loop()
             self._opening = opening = loop.create_future()
 
-            def is_open(found: Journal | None) -> None:
+            def on_open(found: Journal | None) -> None:
                 self._journal = found
                 for write in self._waiting:
                     write(self._journal)
                 self._waiting.clear()
                 opening.set_result(self._journal)
 
-            def open_it() -> None:
+            def open_in_thread() -> None:
                 found = self._open_journal()
                 with suppress(RuntimeError):  # the loop may have ended
-                    loop.call_soon_threadsafe(is_open, found)
+                    loop.call_soon_threadsafe(on_open, found)
 
-            self._in_thread(open_it)
+            self._in_thread(open_in_thread)
         return self._opening
 
     def _write(self, write: Callable[[Journal], Awaitable[None]]) -> Awaitable[None]:

@@ -228,10 +228,10 @@ class Journal:
         work = _Work(do, None, what, size_bytes)
         work.done.set_running_or_notify_cancel()  # cancelling it changes nothing
         with self._lock:
-            most = MAX_WAITING if size_bytes else MAX_WAITING_NOTES
+            limit = MAX_WAITING if size_bytes else MAX_WAITING_NOTES
             if self._is_closing:
                 work.settle(f"{self._name} is closed: {what} is NOT kept")
-            elif len(self._queue) >= most or self._waiting_bytes + size_bytes > MAX_WAITING_BYTES:
+            elif len(self._queue) >= limit or self._waiting_bytes + size_bytes > MAX_WAITING_BYTES:
                 why = f"{self._name}: {self._problem or 'its disk does not answer'}: the queue in memory is full"
                 work.settle(f"{why}: {what} is NOT kept")
                 _log.log(logging.DEBUG if self._is_full else logging.ERROR, "%s: %s is NOT kept", why, what)
