@@ -323,7 +323,7 @@ async def _look_up(host: str, port: int) -> list[Any]:
     done = asyncio.Event()
 
     def wake(_: object) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+        with contextlib.suppress(RuntimeError):  # the loop may have ended
             loop.call_soon_threadsafe(done.set)
 
     look_up.add_done_callback(wake)

@@ -44,7 +44,7 @@ MAX_LEAPS: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """The result of a look for a receipt: whether it was new, and the entry that it closed."""
+    """What a receipt that the meter shows has changed: whether it is new, and the entry that it closed."""
 
     is_new: bool
     entry: Entry | None = None

@@ -99,7 +99,7 @@ class KeptReceipt:
         outcome: result of the signature check, or None if it was not checked.
         accepted: False if the signature is valid but the transparency software refuses the receipt.
         address: address of the meter, ``host:port``.
-        meter: serial number of the meter that signed the receipt, or "" if it is unknown.
+        meter: serial number of the meter from which the receipt was read, or "" if it is unknown.
         found: the receipt was found on the meter and is not delivered to the station.
         superseded: it belongs to an earlier transaction under its id and answers no stop any more.
     """

@@ -273,7 +273,7 @@ class ReceiptKeeper:
         _limit(self._signers)
 
     def _signer(self, receipt: Receipt, state: MeterState) -> tuple[str, str]:
-        """Return key and serial of the meter that signed a receipt. Another meter may answer now."""
+        """Return key and serial of the meter from which a receipt was read. Another meter may answer now."""
         public_key, serial = self._signers.get(digest_of(receipt), ("", state.serial))
         return public_key or (state.public_key if serial in ("", state.serial) else ""), serial or state.serial
 

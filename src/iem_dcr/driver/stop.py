@@ -209,7 +209,7 @@ class Stop:
         return self._failed(why or meter.why or "the meter did not end the transaction in time")
 
     async def _reach(self) -> str:
-        """Wait until a meter answers to which E may be sent. Returns "", or why there is none."""
+        """Wait until the meter answers and may be sent an E. Returns "", or the reason why not."""
         meter, deadline = self._meter, self._deadline
         limit = deadline
         if not meter.state.reached:
