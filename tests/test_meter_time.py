@@ -187,7 +187,7 @@ def test_reading_keeps_milliseconds_and_offset() -> None:
     ],
 )  # fmt: skip
 def test_what_is_no_time_is_a_value_error(text: str) -> None:
-    with pytest.raises(ValueError, match=r"not a time|no such offset|the year is out of range|must be in|out of range"):
+    with pytest.raises(ValueError, match=r"not a time|no such offset|must be in|out of range"):
         parse(text)
 
 
