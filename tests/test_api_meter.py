@@ -231,7 +231,7 @@ NO_STARTS: list[tuple[object, str]] = [
     (7, "an object, not a number"), (None, "an object, not null"), ({}, "identification_flags is missing"),
     (start_payload(identification_flags=["RFID_PLAIN"] * 5), "4 are allowed"),
     (start_payload(identification_type="MAGIC"), "identification_type is"),
-    (start_payload(transaction_id=7), "transaction_id has to be a text"),
+    (start_payload(transaction_id=7), "transaction_id must be a string"),
 ]  # fmt: skip
 
 

@@ -37,7 +37,10 @@ def test_every_session_is_kept_and_shows_its_own_receipt_only(tmp_path: Path) ->
 
 def test_a_journal_that_cannot_be_is_refused_before_anything_is_sent(tmp_path: Path) -> None:
     with Simulator() as simulator:
-        for path, what in ((tmp_path / "no" / "file", "its folder does not exist"), (tmp_path, "this is no file")):
+        for path, what in (
+            (tmp_path / "no" / "file", "its folder does not exist"),
+            (tmp_path, "it is not a regular file"),
+        ):
             done = session(simulator, path)
             assert done.status == 2
             assert done.out == ""

@@ -51,9 +51,9 @@ async def test_the_host_header(host: str, port: int, header: str) -> None:
     [
         ("127.0.0.1", "Connection refused. Is the meter powered, and is this its address?"),
         ("::1", "Is the meter powered, and is this its address?"),
-        ("m" * 64, "that is no name of a host"),
-        ("ä" * 64, "that is no name of a host"),
-        ("a..b", "that is no name of a host"),
+        ("m" * 64, "it is not a valid host name"),
+        ("ä" * 64, "it is not a valid host name"),
+        ("a..b", "it is not a valid host name"),
         ("fe80::1", "fe80::1 is a link-local address, and its zone is missing: fe80::1%eth0"),
         ("fe80::1%nosuch0", "this host has no network interface nosuch0"),
     ],
@@ -78,7 +78,7 @@ def test_names_are_looked_up() -> None:
             assert await MeterClient("localhost", server.port).datetime() == TIME
         error = await failure(MeterClient("meter.invalid", timeout_s=30).metervalue())
         assert isinstance(error, MeterUnreachableError)
-        assert "this host does not know that name (" in error.brief
+        assert "this host cannot resolve the name (" in error.brief
 
     asyncio.run(main())
 

@@ -39,7 +39,7 @@ async def test_another_meter_is_refused_until_it_is_accepted_in_the_journal(
         await asyncio.sleep(5)
         (raised,) = b.station.raised
         assert (raised.type, raised.sub_type) == (VENDOR_ERROR, WRONG_SERIAL)
-        assert f"has serial {OTHER_SERIAL}, wanted is {SERIAL}" in raised.message
+        assert f"has serial {OTHER_SERIAL}, but {SERIAL} is expected" in raised.message
         accepting = f"iem-dcr receipts pin {OTHER_SERIAL} --address {address}, or set meter_serial to {OTHER_SERIAL}"
         assert accepting in raised.message
         assert len(logged(caplog, "iem-dcr receipts pin", logging.ERROR)) == 1
@@ -64,7 +64,7 @@ async def test_a_serial_that_is_accepted_and_does_not_answer_is_told_anew(path: 
         await asyncio.sleep(5)
         pin(path, THIRD, [b.driver.address])
         await asyncio.sleep(12)
-        wanted = [error.message.partition("wanted is ")[2].partition(";")[0] for error in b.station.raised]
+        wanted = [error.message.partition(", but ")[2].partition(" is expected")[0] for error in b.station.raised]
         assert wanted == [SERIAL, THIRD]
         exchange(b, THIRD)
         await asyncio.sleep(3)

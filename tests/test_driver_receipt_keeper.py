@@ -71,7 +71,7 @@ async def test_a_valid_receipt_that_the_transparency_software_refuses_is_returne
             assert (await own_receipt(b)).text == b.meter.signed[-1].text
     assert {(kept.outcome, kept.accepted) for kept in sink.kept} == {(Outcome.VALID, False)}
     (error,) = [line for line in logged(caplog, level=logging.ERROR) if "receipt" in line]
-    assert "receipt T1 has a valid signature, and the transparency software refuses it: the register falls" in error
+    assert "receipt T1 has a valid signature, but the transparency software refuses it: the register falls" in error
 
 
 @virtual

@@ -295,7 +295,7 @@ async def test_without_influence_it_is_an_error_where_there_has_never_been_one(
     transaction_id: str, firmware: str
 ) -> None:
     async with live_bench(meter_options(firmware=firmware)) as b:
-        assert "none before" in await stop_fails(b, transaction_id)
+        assert "the meter has no receipt" in await stop_fails(b, transaction_id)
 
 
 @virtual

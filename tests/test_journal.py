@@ -132,7 +132,7 @@ def test_a_later_sighting_tells_what_was_not_known(path: Path, caplog: pytest.Lo
 @pytest.mark.parametrize(
     ("second", "ids", "said"),
     [
-        (kept(4, "T-2"), ["T-1"], "T4 of meter .* that of transaction T-1, and was now given for transaction T-2"),
+        (kept(4, "T-2"), ["T-1"], "T4 of meter .* under transaction T-1, but now came for transaction T-2"),
         (kept(4, "T-2", ID="another"), ["T-1", "T-2"], "two different receipts with pagination T4; both are kept"),
         (kept(4, "T-2", meter="1TST0000000002"), ["T-1", "T-2"], ""),
     ],
@@ -235,7 +235,7 @@ def test_different_days_to_keep_in_one_process_are_said_and_the_longest_holds(
 
     asyncio.run(main())
     held = [message.partition("journal_keep_days: ")[2] for message in logged(caplog)]
-    assert held == ["365 holds", "0 holds", "0 holds"]
+    assert held == ["365 applies", "0 applies", "0 applies"]
 
 
 def test_closing_writes_what_waits_and_what_is_not_awaited_or_given_up_is_written_too(
@@ -282,7 +282,7 @@ def test_a_newer_version_is_refused_and_left_as_it_is(path: Path, caplog: pytest
     async def main() -> None:
         async with journal(path) as opened:
             assert (await opened.recall(meter=METER, address=ADDRESS)).receipts == ()
-            with pytest.raises(JournalError, match=f"of version {VERSION + 1}.*install a newer iem-dcr"):
+            with pytest.raises(JournalError, match=f"has version {VERSION + 1}.*install a newer iem-dcr"):
                 await opened.keep(kept(2))
 
     asyncio.run(main())
@@ -308,7 +308,7 @@ def test_another_programs_file_counts_as_empty_and_is_left_as_it_is(what: str, p
             b"root:x:0:0:root:/root:/bin/sh\n" * 100 if what == "a text" else bytes(range(255, 0, -1)) * 20
         )
     before = path.read_bytes()
-    problem = "(no journal of receipts|another program's database); change journal_path"
+    problem = "(not a journal of receipts|another program's database); change journal_path"
     with desk(path) as made:
         assert made.recall().entries == ()
         assert made.receipt_of("T-1") is None
@@ -328,7 +328,7 @@ def test_another_programs_file_counts_as_empty_and_is_left_as_it_is(what: str, p
     ("place", "what", "level"),
     [
         ("nowhere/receipts.db", "its folder does not exist; create it", logging.WARNING),
-        (".", "this is no file", logging.ERROR),
+        (".", "it is not a regular file", logging.ERROR),
         ("file/receipts.db", "its folder does not exist", logging.WARNING),
     ],
 )

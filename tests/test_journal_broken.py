@@ -164,8 +164,8 @@ def test_what_cannot_be_written_at_the_end_is_named(path: Path, caplog: pytest.L
         (failure("SQLITE_BUSY"), "another process has it locked"),
         (failure("SQLITE_READONLY"), "this user may not write it, or its disk is read-only"),
         (failure("SQLITE_IOERR"), "its disk fails or is full .*; check it"),
-        (failure("SQLITE_ERROR"), "it is sound, and a statement fails on it .*; report this error"),
-        (failure("SQLITE_CONSTRAINT"), "it is sound, and a statement fails on it"),
+        (failure("SQLITE_ERROR"), "it is sound, but a statement fails on it .*; report this error"),
+        (failure("SQLITE_CONSTRAINT"), "it is sound, but a statement fails on it"),
         (OSError(5, "Input/output error"), "it cannot be used .*Input/output error, OSError"),
         (MemoryError(), "it cannot be used"),
     ],
@@ -251,7 +251,7 @@ def test_the_queue_is_bounded_and_notes_leave_room_for_receipts(path: Path, capl
         made.refuse("R")
         recalled = made.recall()
     assert (len(recalled.receipts), recalled.refused, len(recalled.entries)) == (1, ("R",), 64)
-    complaints = [message for message in logged(caplog) if "the first one stands" not in message]
+    complaints = [message for message in logged(caplog) if "the journal keeps the first one" not in message]
     assert [message.endswith("is NOT kept") for message in complaints] == [False, True]
 
 
@@ -378,7 +378,7 @@ def test_damage_found_while_it_is_in_use_moves_it_aside_and_it_counts_as_empty(
         assert f"it was moved to {aside.name}, and a new one is created" in complaint
         made.journal.keep(kept(101))
         made.worker.step(error)
-        assert "it is damaged again at once" in logged(caplog)[-1]
+        assert "it is damaged again soon" in logged(caplog)[-1]
         assert len(moved_aside(path)) == 1
         made.worker.wait(60)
         assert made.journal.unwritten == 0

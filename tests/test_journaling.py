@@ -311,7 +311,7 @@ def test_an_end_waits_for_it_no_longer_than_it_is_told(
         asyncio.run(main())
     finally:
         over.set()
-    assert warnings(caplog) == ["the journal of receipts was not open in time: 1 writes that waited are lost"]
+    assert warnings(caplog) == ["the journal of receipts was not open in time: 1 waiting writes are lost"]
 
 
 def test_tests_have_a_state_folder_of_their_own(state_folder: Path) -> None:
@@ -338,4 +338,4 @@ def test_a_file_that_is_never_open_takes_so_many_writes_and_keeps_no_process_fro
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert "NOT kept" in done.stdout
-    assert "10000 writes that waited are lost" in done.stderr
+    assert "10000 waiting writes are lost" in done.stderr

@@ -146,7 +146,7 @@ def test_an_offset_without_european_summer_time_is_warned_of(name: str) -> None:
     "name", ["+1500", "+0160", "+9999", "+01:00", "+\uff11\uff12\uff10\uff10", "", "Mars/Olympus", "localtime"]
 )
 def test_no_such_zone(name: str) -> None:
-    with pytest.raises(ValueError, match=r"no such offset|no zone of that name|not a zone"):
+    with pytest.raises(ValueError, match=r"no such offset|no zone of that name|not an IANA zone"):
         zone_of(name)
 
 
@@ -187,7 +187,7 @@ def test_reading_keeps_milliseconds_and_offset() -> None:
     ],
 )  # fmt: skip
 def test_what_is_no_time_is_a_value_error(text: str) -> None:
-    with pytest.raises(ValueError, match=r"not a time|no such offset|outside the years|must be in|out of range"):
+    with pytest.raises(ValueError, match=r"not a time|no such offset|must be in|out of range"):
         parse(text)
 
 

@@ -327,7 +327,7 @@ def test_a_receipt_that_the_transparency_software_refuses(tmp_path: Path, caplog
     verdicts = {labels["verdict"]: number for labels, number in scraped.samples("iem_dcr_receipts_total")}
     assert verdicts == {"valid": 0, "not_accepted": 1, "invalid": 0, "not_checked": 0}
     (error,) = [line for line in errors(caplog) if "receipt" in line]
-    assert "receipt T1 has a valid signature, and the transparency software refuses it: the register falls" in error
+    assert "receipt T1 has a valid signature, but the transparency software refuses it: the register falls" in error
 
 
 def test_a_start_that_fails(tmp_path: Path) -> None:

@@ -152,16 +152,16 @@ def test_a_request_in_full() -> None:
 
 
 @pytest.mark.parametrize(("change", "reason"), [
-    ({"evse_id": 1}, "evse_id has to be a text"), ({"transaction_id": None}, "transaction_id has to be a text"),
+    ({"evse_id": 1}, "evse_id must be a string"), ({"transaction_id": None}, "transaction_id must be a string"),
     ({"identification_status": "assigned"}, "identification_status is 'assigned': expected one of ASSIGNED"),
-    ({"identification_level": None}, "identification_level has to be a text"),
+    ({"identification_level": None}, "identification_level must be a string"),
     ({"identification_level": "HIGH"}, "identification_level is 'HIGH'"),
     ({"identification_type": "RFID"}, "identification_type is 'RFID'"),
     ({"identification_flags": "RFID_PLAIN"}, "identification_flags is missing or not a list"),
     ({"identification_flags": ["RFID_PLAIN"] * 5}, "identification_flags has 5 flags; 4 are allowed"),
     ({"identification_flags": [["RFID_PLAIN"]]}, "identification_flags is ['RFID_PLAIN']"),
-    ({"identification_data": 4711}, "identification_data has to be a text"),
-    ({"tariff_text": ["a"]}, "tariff_text has to be a text"), ({"tarif\x1b[2Jtext": "a"}, "no field tarif [2Jtext"),
+    ({"identification_data": 4711}, "identification_data must be a string"),
+    ({"tariff_text": ["a"]}, "tariff_text must be a string"), ({"tarif\x1b[2Jtext": "a"}, "no field tarif [2Jtext"),
 ], ids=range(12))  # fmt: skip
 def test_a_refusal_names_the_field(change: dict[str, object], reason: str) -> None:
     with pytest.raises(RequestError) as refused:

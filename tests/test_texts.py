@@ -71,7 +71,7 @@ def test_an_id_that_cannot_be_signed_is_refused(text: str) -> None:
     with pytest.raises(RequestError) as refused:
         check_identification(text)
     reason = str(refused.value)
-    assert "has to be ASCII, not empty, without | and control characters" in reason
+    assert "must be ASCII, not empty, and without | or control characters" in reason
     assert f"({len(text)} characters" in reason
     assert reason.isprintable()
     assert reason.isascii()

@@ -1,8 +1,8 @@
 """One meter's settings: names, types, defaults and ranges in one table, and the plausibility checks.
 
 The first twelve are those of the vendor's EVerest module for this meter, so that existing charger configurations keep
-working; the others are optional. `SETTINGS` is the one source of all of them: whatever shows or checks a setting
-elsewhere is made from it.
+working. The others are optional. `SETTINGS` is the only source: all code that shows or checks a setting is derived from
+it.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ Value = str | int | bool
 _TOO_LONG_TO_SHOW = 10**18
 
 VENDOR_CI = "1234"
-"""The default of ``CI`` in the vendor's module, kept for chargers that rely on it. It is no charge point's id."""
+"""The default of ``CI`` in the vendor's module, kept for chargers that rely on it. It is not a charge point's id."""
 PIN = "pin"
-"""As ``meter_serial``: the first meter that answers is the wanted one."""
+"""Value of ``meter_serial``: the first meter that answers is accepted, and no other one after it."""
 AUTO = "auto"
 OFF = ("", "off")
-"""As ``journal_path``: a file in one of some folders, and none."""
+"""Values of ``journal_path``: `AUTO` is a file in a state folder, `OFF` is no journal."""
 
 IDENTIFICATION_LEVELS = ("NONE", "HEARSAY", "TRUSTED", "VERIFIED", "CERTIFIED", "SECURE")
-"""OCMF's levels that are acceptable for billing (OCMF 1.4.1, IL); the others are error levels."""
+"""OCMF's levels that are acceptable for billing (OCMF 1.4.1, IL). The others are error levels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +38,12 @@ class Setting:
     """One key of the configuration.
 
     Attributes:
-        key: its name, as written in a configuration.
-        default: its value when absent; its type is the setting's type.
-        minimum: smallest number allowed.
-        maximum: largest number allowed.
-        choices: the texts allowed, or () for any.
-        description: what it does, with its unit.
+        key: name in a configuration.
+        default: value if the key is absent. Its type is the type of the setting.
+        minimum: smallest allowed number.
+        maximum: largest allowed number.
+        choices: the allowed texts, or () for any text.
+        description: effect of the setting, with its unit.
     """
 
     key: str
@@ -60,7 +60,7 @@ class Setting:
 
     @property
     def expected(self) -> str:
-        """What a value has to be, in words for a message."""
+        """Description of the allowed values, for a message."""
         if self.choices:
             return "one of " + ", ".join(self.choices)
         if self.kind is bool:
@@ -77,11 +77,11 @@ def _number(key: str, default: int, minimum: int, maximum: int, description: str
 SETTINGS: tuple[Setting, ...] = (
     Setting("ip_address", "192.168.60.12", "Address of the meter on the charger's network"),
     _number("port_http", 80, 0, 65535, "TCP port of the meter's HTTP server"),
-    Setting("timezone", "+0100", "Zone the meter's time is written in: ±HHMM or an IANA name like Europe/Berlin"),
+    Setting("timezone", "+0100", "Time zone of the meter's clock: ±HHMM or an IANA name like Europe/Berlin"),
     Setting(
         "timezone_handle_DST",
         default=True,
-        description="Add the European summer time to an offset of +0000, +0100 or +0200",
+        description="Add European summer time to an offset of +0000, +0100 or +0200",
     ),
     _number("datetime_resync_interval", 2, 1, 24, "Hours between two settings of the meter's clock"),
     _number(
@@ -89,7 +89,7 @@ SETTINGS: tuple[Setting, ...] = (
         10000,
         1000,
         65535,
-        "Milliseconds between two tries to reach a meter that does not answer",
+        "Milliseconds between two attempts to reach a meter that does not answer",
     ),
     _number(
         "resilience_transaction_request_retries",
@@ -119,21 +119,21 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "refuse_start_with_error",
         default=False,
-        description="Answer UNEXPECTED_ERROR where NOT_SUPPORTED is due, so that EVerest does not charge on unsigned",
+        description="Answer UNEXPECTED_ERROR instead of NOT_SUPPORTED, so that EVerest does not charge without signing",
     ),
     _number(
         "initial_connection_wait_ms",
         30000,
         0,
         60000,
-        "Milliseconds a stop waits for a meter that has not been initialised since the process began",
+        "Milliseconds for which a stop waits for a meter that has not been initialised since the process began",
     ),
     _number(
         "stop_current_wait_ms",
         10000,
         0,
         30000,
-        "Milliseconds a refused end of a transaction is tried again while a current still flows",
+        "Milliseconds for which a refused end of a transaction is repeated while a current still flows",
     ),
     Setting(
         "IL_default",
@@ -147,7 +147,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "strict_transaction_ids",
         default=False,
-        description="Answer a stop for an unknown id with an error where the last receipt is another transaction's",
+        description="Answer a stop for an unknown id with an error if the last receipt belongs to another transaction",
     ),
     Setting(
         "verify_receipts", default=True, description="Check the signature of every receipt with the meter's public key"
@@ -163,7 +163,7 @@ SETTINGS: tuple[Setting, ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The settings of one meter, checked. Every attribute is a key of `SETTINGS` and means what that says."""
+    """The checked settings of one meter. Every attribute is a key of `SETTINGS`, which describes it."""
 
     ip_address: str
     port_http: int
@@ -190,13 +190,13 @@ class Settings:
 
     @classmethod
     def of(cls, values: Mapping[str, object] | None = None) -> Settings:
-        """Check given values and fill in the defaults.
+        """Check values and fill in the defaults.
 
         Args:
             values: keys of `SETTINGS` with values of their types.
 
         Raises:
-            ConfigError: with one line for every mistake, naming key, value and what is expected.
+            ConfigError: one or more values are wrong. It has one line per mistake, with key, value and expectation.
         """
         given = dict(values or {})
         problems = [_unknown(key) for key in given if key not in _BY_KEY]
@@ -214,7 +214,7 @@ class Settings:
         return cls(**checked)  # type: ignore[arg-type]  # each was checked against the type in SETTINGS
 
     def zone(self) -> MeterZone:
-        """Return the zone the meter's time is written in."""
+        """Return the zone in which the meter's time is written."""
         return MeterZone.named(self.timezone, handle_dst=self.timezone_handle_DST)
 
 
@@ -222,7 +222,7 @@ def from_text(key: str, text: str) -> Value:
     """Read a setting's value from text, as typed on a command line.
 
     Raises:
-        ConfigError: no such key, or the text is not of the setting's type.
+        ConfigError: there is no such key, or the text is not of the setting's type.
     """
     setting = _BY_KEY.get(key)
     if setting is None:
@@ -249,7 +249,7 @@ def _unknown(key: str) -> str:
 
 
 def shown(value: object) -> str:
-    """Show a value in a message; of anything but a plain one only what it is, for it may be endless."""
+    """Show a value in a message. Show only the type of a list or an object, because it may be very large."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int) and abs(value) >= _TOO_LONG_TO_SHOW:
@@ -259,7 +259,7 @@ def shown(value: object) -> str:
 
 
 def type_or_range(setting: Setting, value: object) -> str:
-    """Return what is expected, or "" for a value of the right type and range."""
+    """Return the expectation that a value does not meet, or "" for a value of the right type and range."""
     if type(value) is not setting.kind:
         return f"expected {setting.expected}"
     if setting.choices and value not in setting.choices:
@@ -272,7 +272,7 @@ def type_or_range(setting: Setting, value: object) -> str:
 
 
 def _implausible(values: Mapping[str, Value]) -> list[tuple[str, str]]:
-    """Return key and expectation of every value that has the right type and still cannot work."""
+    """Return key and expectation of every value that has the right type but cannot work."""
     found = []
     if "ip_address" in values and not is_host(str(values["ip_address"])):
         found.append(("ip_address", "the address or host name of the meter, without scheme, port or path"))
@@ -297,7 +297,7 @@ def _implausible(values: Mapping[str, Value]) -> list[tuple[str, str]]:
 
 
 def is_signable(text: str) -> bool:
-    """Tell whether a text may be signed as an id: not empty, printable ASCII, no ``|``.
+    """Return whether a text may be signed as an id: not empty, printable ASCII, no ``|``.
 
     Other readers of OCMF split at every ``|``, and the transparency software hashes in the platform's own charset.
     """
@@ -305,7 +305,7 @@ def is_signable(text: str) -> bool:
 
 
 def is_host(text: str) -> bool:
-    """Tell whether a text may be an address or a host's name, without scheme, port or path."""
+    """Return whether a text may be an address or a host name, without scheme, port or path."""
     if not text or any(c.isspace() or not c.isprintable() or c in "/?#@[]\\" for c in text):
         return False
     try:

@@ -3,33 +3,33 @@
 ::
 
     IemDcrError
-    ├── ConfigError              ours: a setting is wrong; nothing was sent to any meter
-    ├── RequestError             the station's: a request that must not reach the meter
-    ├── ReceiptError             a text that is no OCMF tuple, or a key that is none
+    ├── ConfigError              a setting is wrong; nothing was sent to any meter
+    ├── RequestError             a request of the station must not reach the meter
+    ├── ReceiptError             a text is not an OCMF tuple, or a key is not a public key
     ├── JournalError             the journal of receipts cannot be opened, read or written
-    ├── RecordingError           a meter's answers cannot be kept in that folder
-    ├── InstallationError        the EVerest module cannot be installed, removed or looked at
-    └── MeterError               the meter's: which meter, which node, what to do
-        ├── MeterUnreachableError    the request did not leave: it was certainly not acted on
+    ├── RecordingError           a meter's answers cannot be stored in a folder
+    ├── InstallationError        the EVerest module cannot be installed, removed or inspected
+    └── MeterError               a request to a meter failed: which meter, which node, what to do
+        ├── MeterUnreachableError    the request did not go out: the meter certainly did not act
         ├── MeterTimeoutError        no complete answer in time
         ├── AnswerLostError          the connection broke after the request went out
-        ├── RefusedError             the meter said no, with a status
-        └── NotUnderstoodError       an answer that is none of this meter's
+        ├── RefusedError             the meter answered with an error status
+        └── NotUnderstoodError       the answer is not one of this meter
 
-Who handles what: a ``ConfigError`` ends the program before it starts; a ``RequestError`` becomes the answer to
-the one who asked; a ``MeterError`` is the driver's to survive, and `MeterError.may_have_acted` is what decides
-whether a POST may go out again. ``ReceiptError`` is met by whoever reads receipts that are not from a meter. A
-``JournalError`` never keeps a receipt from the station; what it is about stays queued.
+How they are handled: a ``ConfigError`` ends the program before it starts. A ``RequestError`` becomes the answer to the
+request. The driver survives every ``MeterError``; `MeterError.may_have_acted` decides whether a POST may be repeated.
+Code that reads receipts from other sources than a meter handles ``ReceiptError``. A ``JournalError`` never withholds a
+receipt from the station; the write stays queued.
 """
 
 from __future__ import annotations
 
 
 def printable(text: object, *, limit: int = 120) -> str:
-    """Make text from outside safe for a log line: no control characters, at most ``limit`` characters.
+    """Make external text safe for a log line: no control characters, at most ``limit`` characters.
 
-    What Python does not call printable becomes a space: line ends, escapes, lone surrogates, marks that turn the
-    direction of writing.
+    A character that Python does not call printable becomes a space. This covers line ends, escapes, lone surrogates and
+    marks that change the writing direction.
     """
     clean = str(text)
     if not clean.isprintable():
@@ -39,19 +39,19 @@ def printable(text: object, *, limit: int = 120) -> str:
 
 
 def shortened(token: str) -> str:
-    """Shorten a user's id for a log line: the first two characters and how many there are.
+    """Shorten a user's id for a log line to its first two characters and its length.
 
-    An RFID token is personal data. Two characters are enough to find a session in a log, not to find a person.
+    An RFID token is personal data. Two characters are enough to find a session in a log, but not a person.
     """
     return f"{printable(token[:2])}…({len(token)})" if len(token) > 2 else "…"
 
 
 class IemDcrError(Exception):
-    """The root of all errors this project raises on purpose."""
+    """The root of all errors that this project raises on purpose."""
 
 
 class ConfigError(IemDcrError):
-    """One or more settings are wrong. ``problems`` has a line for each, naming key, value and what is expected."""
+    """One or more settings are wrong. ``problems`` has a line for each, with key, value and expectation."""
 
     def __init__(self, problems: list[str] | tuple[str, ...]) -> None:
         self.problems = tuple(problems)
@@ -59,7 +59,7 @@ class ConfigError(IemDcrError):
 
 
 class RequestError(IemDcrError):
-    """A request of the station's that cannot be carried out as it is; the message is the reason to give back."""
+    """A request of the station is invalid. The message is the reason to return."""
 
 
 class ReceiptError(IemDcrError):
@@ -67,24 +67,24 @@ class ReceiptError(IemDcrError):
 
 
 class JournalError(IemDcrError):
-    """The journal of receipts cannot be opened, read or written now; the message names its file and what to do."""
+    """The journal of receipts cannot be opened, read or written now. The message names its file and what to do."""
 
 
 class RecordingError(IemDcrError):
-    """A meter's answers cannot be kept in a folder; the message goes on from its name, and says what to do."""
+    """A meter's answers cannot be stored in a folder. The message continues the folder's name and says what to do."""
 
 
 class InstallationError(IemDcrError):
-    """The EVerest module cannot be installed, removed or looked at; what was there before is there still."""
+    """The EVerest module cannot be installed, removed or inspected. The installation is unchanged."""
 
 
 class MeterError(IemDcrError):
-    """A request to a meter did not bring the answer it should have.
+    """A request to a meter failed.
 
     Attributes:
         meter: address of the meter, ``host:port``.
         node: method and node, ``POST /receipt``.
-        brief: the message without the meter, for a log line that names it already.
+        brief: the message without the meter, for a log line that already names it.
     """
 
     def __init__(self, meter: str, node: str, what: str) -> None:
@@ -95,16 +95,16 @@ class MeterError(IemDcrError):
 
     @property
     def may_have_acted(self) -> bool:
-        """Whether the meter may have acted on the request although no proper answer came."""
+        """Whether the meter may have acted on the request although it gave no proper answer."""
         return False
 
 
 class MeterUnreachableError(MeterError):
-    """The request did not leave this host whole: no route, refused connection, or no connection in time."""
+    """The request did not go out: no route, refused connection, or no connection in time."""
 
 
 class MeterTimeoutError(MeterError):
-    """The request went out, and no complete answer came within its time."""
+    """The request went out, and no complete answer came in time."""
 
     @property
     def may_have_acted(self) -> bool:
@@ -122,7 +122,7 @@ class AnswerLostError(MeterError):
 
 
 class RefusedError(MeterError):
-    """The meter answered with a status that is no success: neither 2xx nor a redirect.
+    """The meter answered with an error status: neither 2xx nor a redirect.
 
     Attributes:
         status: the HTTP status.
@@ -135,15 +135,15 @@ class RefusedError(MeterError):
 
     @property
     def may_have_acted(self) -> bool:
-        """Only a 4xx says that the request was not acted on; any other status leaves it open."""
+        """False for 4xx: the meter did not act. True for any other status."""
         return not 400 <= self.status < 500
 
 
 class NotUnderstoodError(MeterError):
-    """The answer is not what this node of an IEM-DCR answers.
+    """The answer is not one of this node of an IEM-DCR.
 
     Attributes:
-        path: where in the JSON the answer went wrong, ``RD[1-b:1.8.e].RV``; "" for the answer as a whole.
+        path: position of the fault in the JSON, ``RD[1-b:1.8.e].RV``; "" for the answer as a whole.
     """
 
     def __init__(self, meter: str, node: str, path: str, what: str) -> None:
@@ -153,5 +153,5 @@ class NotUnderstoodError(MeterError):
 
     @property
     def may_have_acted(self) -> bool:
-        """True: something took the request."""
+        """True: a server received the request."""
         return True

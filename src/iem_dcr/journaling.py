@@ -1,17 +1,17 @@
-"""Which journal a meter's settings ask for, where it is, and when it is opened. Only then is SQLite imported.
+"""Which journal a meter's settings select, where its file is, and when it is opened. Only then is SQLite imported.
 
-``auto`` is resolved by the EVerest module and ``iem-dcr run``; for all others it means none. It is the file `FILE` in
-the first folder of these that this user can use:
+The EVerest module and ``iem-dcr run`` resolve ``auto``. For all other users it means no journal. It is the file `FILE`
+in the first of these folders that this user can use:
 
-1. ``$STATE_DIRECTORY``, the first path of it: systemd makes it for a service with ``StateDirectory=``;
-2. ``/var/lib/iem-dcr``, where it exists: so does whoever installs for a host;
-3. ``$XDG_STATE_HOME/iem-dcr``, or ``~/.local/state/iem-dcr``, which is made.
+1. ``$STATE_DIRECTORY``, its first path: systemd creates it for a service with ``StateDirectory=``;
+2. ``/var/lib/iem-dcr``, if it exists: an installation for the whole host creates it;
+3. ``$XDG_STATE_HOME/iem-dcr``, or ``~/.local/state/iem-dcr``, which this program creates.
 
-Only a folder that is missing or forbidden has the next one tried. A file that is full, locked, slow or damaged, or on a
-disk that went read-only, stays the journal, and is tried again: another file would know nothing of what runs.
+The next folder is tried only if one is missing or forbidden. A file that is full, locked, slow or damaged, or on a
+disk that became read-only, stays the journal and is retried. Another file would not know the running transactions.
 
-A driver is given a `LateJournal`. It is opened when the driver first turns to it, which is after the first live value
-or for a command, and in a thread: neither an import nor a disk that hangs keeps the loop.
+A driver gets a `LateJournal`. It is opened in a thread when the driver first uses it: after the first live value, or
+for a command. So neither an import nor a disk that hangs blocks the loop.
 """
 
 from __future__ import annotations
@@ -44,17 +44,17 @@ SYSTEM_FOLDER: Final = Path("/var/lib/iem-dcr")
 FOLDER_MODE: Final = 0o700
 CLOSE_TIMEOUT_S: Final = 2.0
 MAX_WAITING: Final = 10_000
-"""So many writes wait for a file that is not open yet; a disk that hangs for good must not fill the memory."""
+"""Limit of the writes that wait for a file that is not open yet. A disk that hangs must not fill the memory."""
 
 
-# --- where it is ---
+# --- the place of the file ---
 
 
 def place(*, makes_folder: bool = True) -> Path | None:
-    """Return the file that ``auto`` means; None where no folder can be used.
+    """Return the file that ``auto`` means; None if no folder can be used.
 
     Args:
-        makes_folder: the folder in the user's home is made; otherwise it counts as usable where it could be made.
+        makes_folder: create the folder in the user's home. If False, it counts as usable if it could be created.
     """
     for folder, is_made in _folders():
         try:
@@ -68,7 +68,7 @@ def place(*, makes_folder: bool = True) -> Path | None:
 
 
 def existing() -> Path | None:
-    """Return the journal that ``auto`` leads to, or the next one after it that there is; None where there is none."""
+    """Return the first existing journal in the folders of ``auto``, or None."""
     return next((folder / FILE for folder, _ in _folders() if os.path.isfile(folder / FILE)), None)  # noqa: PTH113
 
 
@@ -77,7 +77,7 @@ def _is_usable(folder: Path) -> bool:
         return False
     if os.access(folder, os.W_OK | os.X_OK):
         return True
-    # What a journal on a read-only disk knows still counts.
+    # A journal on a read-only disk can still be read.
     return bool(os.statvfs(folder).f_flag & os.ST_RDONLY) and os.access(folder / FILE, os.R_OK)
 
 
@@ -87,12 +87,12 @@ def _can_be_made(folder: Path) -> bool:
 
 
 def _folders() -> Iterator[tuple[Path, bool]]:
-    """Yield the folders of ``auto``, and whether each is made where it is missing."""
+    """Yield the folders of ``auto``, and whether each is created if it is missing."""
     state_directory = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
     if state_directory:
         yield Path(state_directory), False
     yield SYSTEM_FOLDER, False
-    # What is relative is to be ignored (XDG Base Directory Specification).
+    # A relative path must be ignored (XDG Base Directory Specification).
     state_home = os.environ.get("XDG_STATE_HOME", "")
     if not os.path.isabs(state_home):  # noqa: PTH117
         state_home = os.path.expanduser("~/.local/state")  # noqa: PTH111  Path.expanduser raises without a home
@@ -101,53 +101,53 @@ def _folders() -> Iterator[tuple[Path, bool]]:
 
 
 def check_journal_of(settings: Settings) -> None:
-    """Check when a program starts that does not have to run whether the journal that is configured can be written.
+    """Check at the start of a program whether the configured journal can be written. Not for a charger, which must run.
 
     Raises:
-        ConfigError: it cannot be, and why.
+        ConfigError: it cannot be written, and why.
     """
     if settings.journal_path not in (AUTO, *OFF):
-        from iem_dcr.journal import check_journal  # noqa: PLC0415  only who wants a journal loads SQLite
+        from iem_dcr.journal import check_journal  # noqa: PLC0415  SQLite is imported only for a journal
 
         check_journal(settings.journal_path)
 
 
-# --- when it is opened ---
+# --- opening ---
 
 
 class Journals:
-    """The journals of a process. Drivers whose settings lead to the same file share it.
+    """The journals of a process. Drivers whose settings select the same file share it.
 
     Args:
-        resolves_auto: ``auto`` is looked for; otherwise it means none.
+        resolves_auto: ``auto`` selects a file. If False, it means no journal.
     """
 
     def __init__(self, *, resolves_auto: bool = False) -> None:
         self._resolves_auto = resolves_auto
         self._opener = _Opener()
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
 
     def of(self, settings: Settings) -> LateJournal | None:
-        """Return the journal that the settings of a meter ask for, or None where they ask for none."""
+        """Return the journal that the settings of a meter select, or None."""
         path, keep_days = settings.journal_path, settings.journal_keep_days
         if path in OFF or (path == AUTO and not self._resolves_auto):
             return None
         return LateJournal(self._opener.call, partial(self._open, path, keep_days))
 
     def _open(self, path: str, keep_days: int) -> Journal | None:
-        """Find and open a journal; None where there can be none, which a warning says once.
+        """Find and open a journal. Returns None if there can be none, and logs a warning once.
 
-        Never raises: a Python without SQLite, or a folder that is not there, must not take the charger down.
+        Never raises: a Python without SQLite, or a missing folder, must not take the charger down.
         """
         try:
             found = self._auto if path == AUTO else Path(path)
             if found is None:
                 self._warn(
-                    "no folder for the journal of receipts: receipts, and what runs, are forgotten when this process "
-                    f"ends; make {SYSTEM_FOLDER} writable for this user, or set journal_path to a file"
+                    "no folder for the journal of receipts: receipts and running transactions are forgotten when this "
+                    f"process ends; make {SYSTEM_FOLDER} writable for this user, or set journal_path to a file"
                 )
                 return None
-            from iem_dcr.journal import open_journal  # noqa: PLC0415  only who wants a journal loads SQLite
+            from iem_dcr.journal import open_journal  # noqa: PLC0415  SQLite is imported only for a journal
 
             return open_journal(found, keep_days)
         except ImportError as error:
@@ -155,23 +155,23 @@ class Journals:
                 f"receipts are not kept: this Python has no SQLite ({error}); install python3-sqlite3, or set "
                 "journal_path to off"
             )
-        except Exception:  # noqa: BLE001  as above
+        except Exception:  # noqa: BLE001  no fault of a journal may take the charger down
             _log.exception("the journal %s cannot be opened: receipts are not kept", printable(path, limit=300))
         return None
 
     @cached_property
     def _auto(self) -> Path | None:
-        """One file for the whole life of the process."""
+        """The file of ``auto``, the same for the whole life of the process."""
         return place()
 
     def _warn(self, what: str) -> None:
-        if what not in self._told:
-            self._told.add(what)
+        if what not in self._warned:
+            self._warned.add(what)
             _log.warning("%s", what)
 
 
 class _Opener:
-    """Calls one function after the other in a thread that a disk may hang for good: it keeps no process from ending."""
+    """Calls functions one by one in a daemon thread. A disk may hang it for ever, and the process can still end."""
 
     def __init__(self) -> None:
         self._calls: deque[Callable[[], None]] = deque()
@@ -179,7 +179,7 @@ class _Opener:
         self._is_running = False
 
     def call(self, function: Callable[[], None]) -> None:
-        """Have a function called."""
+        """Call a function in the thread."""
         with self._lock:
             self._calls.append(function)
             if not self._is_running:
@@ -197,14 +197,14 @@ class _Opener:
 
 
 class LateJournal:
-    """A journal that is opened when its driver first turns to it: an `iem_dcr.driver.ports.Journal`.
+    """A journal that is opened when its driver first uses it: an `iem_dcr.driver.ports.Journal`.
 
-    What is written before it is open waits in its order. Where there turns out to be none it is an empty one, and what
-    is written is forgotten. Used on one loop.
+    Writes before that wait in order. If there can be no journal, it behaves as an empty one and drops the writes. Used
+    on one loop.
 
     Args:
-        in_thread: has a function called in a thread.
-        open_journal: finds and opens it; returns None where there is none. Called in that thread; never raises.
+        in_thread: calls a function in a thread.
+        open_journal: finds and opens the journal; returns None if there is none. Called in that thread; never raises.
     """
 
     def __init__(
@@ -218,7 +218,7 @@ class LateJournal:
 
     @property
     def path(self) -> Path | None:
-        """The file; None before it is open, and where there is none."""
+        """The path of the file; None before it is open, or if there is none."""
         return None if self._journal is None else self._journal.path
 
     async def recall(self, *, meter: str, address: str) -> Recalled:
@@ -232,15 +232,15 @@ class LateJournal:
         return None if journal is None else await journal.receipt_of(transaction_id, meter=meter, address=address)
 
     def note(self, entry: NotedEntry) -> Awaitable[None]:
-        """Write an entry of the ledger, or a later state of it."""
+        """Write an entry of the ledger or a later state of it."""
         return self._write(lambda journal: journal.note(entry))
 
     def withdraw(self, entry: NotedEntry) -> Awaitable[None]:
-        """Take back the entry of a B that was refused."""
+        """Withdraw the entry of a B that was refused."""
         return self._write(lambda journal: journal.withdraw(entry))
 
     def refused(self, transaction_id: str, *, meter: str, address: str) -> Awaitable[None]:
-        """Note an id whose start failed with none of its B possibly acted on."""
+        """Note the id of a start that failed without the meter acting on a B."""
         return self._write(lambda journal: journal.refused(transaction_id, meter=meter, address=address))
 
     def keep(self, kept: KeptReceipt) -> Awaitable[None]:
@@ -252,7 +252,7 @@ class LateJournal:
         return self._write(lambda journal: journal.pin(address, meter))
 
     async def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
-        """Have what waits written, for so many seconds at most; what is not written then is named in the log."""
+        """Wait at most `timeout_s` for the queued writes. The log says which writes are lost."""
         if self._opening is None:
             return
         ends_s = asyncio.get_running_loop().time() + timeout_s
@@ -261,7 +261,7 @@ class LateJournal:
                 await self._opened()
         except TimeoutError:
             waiting = len(self._waiting)
-            _log.error("the journal of receipts was not open in time: %d writes that waited are lost", waiting)
+            _log.error("the journal of receipts was not open in time: %d waiting writes are lost", waiting)
         if self._journal is not None:
             await self._journal.close(max(0.0, ends_s - asyncio.get_running_loop().time()))
 
@@ -269,24 +269,24 @@ class LateJournal:
         return await asyncio.shield(self._begin())
 
     def _begin(self) -> asyncio.Future[Journal | None]:
-        """Have it opened, once. Returns a future that is done when it is open and what waited was written to it."""
+        """Open the journal, once. Returns a future that is done when it is open and the waiting writes are queued."""
         if self._opening is None:
             loop = asyncio.get_running_loop()
             self._opening = opening = loop.create_future()
 
-            def is_open(found: Journal | None) -> None:
+            def on_open(found: Journal | None) -> None:
                 self._journal = found
                 for write in self._waiting:
                     write(self._journal)
                 self._waiting.clear()
                 opening.set_result(self._journal)
 
-            def open_it() -> None:
+            def open_in_thread() -> None:
                 found = self._open_journal()
-                with suppress(RuntimeError):  # the loop has ended meanwhile
-                    loop.call_soon_threadsafe(is_open, found)
+                with suppress(RuntimeError):  # the loop may have ended
+                    loop.call_soon_threadsafe(on_open, found)
 
-            self._in_thread(open_it)
+            self._in_thread(open_in_thread)
         return self._opening
 
     def _write(self, write: Callable[[Journal], Awaitable[None]]) -> Awaitable[None]:
@@ -294,7 +294,7 @@ class LateJournal:
 
         def make(journal: Journal | None) -> None:
             answer = None if journal is None else write(journal)
-            if not written.done():  # who waited for it may have given up
+            if not written.done():  # the caller may have cancelled it
                 written.set_result(answer)
 
         if self._begin().done():
@@ -304,12 +304,12 @@ class LateJournal:
         else:
             why = "the journal of receipts is not open yet, and the queue in memory is full: this is NOT kept"
             written.set_exception(JournalError(why))
-            written.exception()  # who wrote may not wait for it
+            written.exception()  # marks it as retrieved: the caller may never await it
         return _Written(written)
 
 
 class _Written:
-    """Done when a write is; may be dropped."""
+    """Done when its write is done. It need not be awaited."""
 
     def __init__(self, written: asyncio.Future[Awaitable[None] | None]) -> None:
         self._written = written

@@ -1,10 +1,10 @@
-"""The meter's way of writing time, and the zone rules behind it.
+"""The meter's time format, and its zone rules.
 
-The meter writes ``YYYY-MM-DDTHH:MM:SS,mmm±HHMM X``: local time, milliseconds after a comma, the offset in force and
-OCMF's flag of how well its clock is set (``U`` unknown, ``I`` informative, ``S`` synchronised, ``R`` relative; OCMF
-1.4.1, reading, TM). The flag may be absent. What is sent to it (TM of /gw and /datetime) has no flag.
+The meter writes ``YYYY-MM-DDTHH:MM:SS,mmm±HHMM X``: local time, milliseconds after a comma, the offset in force, and
+OCMF's flag for the state of its clock (``U`` unknown, ``I`` informative, ``S`` synchronised, ``R`` relative; OCMF
+1.4.1, reading, TM). The flag may be absent. Times that are sent to the meter (TM of /gw and /datetime) have no flag.
 
-Nothing here asks the host for its zone: an instant and a zone go in, text comes out.
+This module never uses the host's time zone. It converts an instant and a zone to text.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from datetime import tzinfo
 
 RELEASED = datetime(2026, 1, 1, tzinfo=UTC)
-"""A clock that says less was never set: this program is younger."""
+"""A clock that shows an earlier time is not set: this program is newer."""
 FIRST_SANE_YEAR = 2025
-"""A clock that says less was never set: a host without a battery behind it, and no NTP yet."""
+"""A clock that shows an earlier year was never set: the host's clock has no battery, and NTP has not set it yet."""
 
 _TEXT = re.compile(
     r"(\d{4}-\d\d-\d\dT(?:[01]\d|2[0-3]):\d\d:\d\d(?:[,.]\d{1,6})?)\s?([+-](?:[01]\d|2[0-3]):?[0-5]\d)(?:\s+([UISR]))?",
@@ -32,16 +32,16 @@ _OFFSET = re.compile(r"([+-])(\d\d)(\d\d)", re.ASCII)
 _EU_SUMMER_TIME_OFFSETS = (timedelta(0), timedelta(hours=1), timedelta(hours=2))
 _HOUR = timedelta(hours=1)
 _NOT_IANA = re.compile(r"localtime|posixrules|right/.*", re.DOTALL)
-"""Files beside the zones that are none of IANA's: the host's own zone, and zones that count leap seconds."""
+"""Files in the zone folder that are not IANA zones: the host's own zone, and zones that count leap seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class MeterTime:
-    """A time as the meter said it.
+    """A time as the meter wrote it.
 
     Attributes:
-        instant: the moment, with the offset the meter wrote.
-        sync: OCMF's clock state, one of ``U I S R``, or "" where the meter gave none.
+        instant: the moment, with the offset that the meter wrote.
+        sync: OCMF's clock state, one of ``U I S R``, or "" without a flag.
     """
 
     instant: datetime
@@ -49,10 +49,10 @@ class MeterTime:
 
 
 def parse(text: str) -> MeterTime:
-    """Read a time of the meter's, with or without the sync flag.
+    """Read a time of the meter, with or without the flag.
 
     Raises:
-        ValueError: the text is not a time of that form, or no such moment exists.
+        ValueError: the text does not have the meter's form, or there is no such moment.
     """
     match = _TEXT.fullmatch(text.strip())
     if match is None:
@@ -63,7 +63,7 @@ def parse(text: str) -> MeterTime:
         try:
             instant.astimezone(UTC)
         except OverflowError as error:
-            raise ValueError(f"outside the years that can be reckoned with: {text[:40]!r}") from error
+            raise ValueError(f"the year is out of range: {text[:40]!r}") from error
     return MeterTime(instant, sync or "")
 
 
@@ -72,10 +72,9 @@ class MeterZone:
     """The zone in which a meter's time is written.
 
     Attributes:
-        zone: normal offset, or the rules of an IANA zone.
-        eu_summer_time: one hour is added from the last Sunday of March 01:00 UTC to the last Sunday of October
-            01:00 UTC.
-        warning: what the one who configured it should know, or "".
+        zone: standard offset, or the rules of an IANA zone.
+        eu_summer_time: add one hour from the last Sunday of March 01:00 UTC to the last Sunday of October 01:00 UTC.
+        warning: a warning about the configured zone, or "".
     """
 
     zone: tzinfo
@@ -87,11 +86,11 @@ class MeterZone:
         """Build the zone of the settings ``timezone`` and ``timezone_handle_DST``.
 
         Args:
-            name: ``±HHMM`` (hours to 14, minutes to 59) or an IANA name the host knows.
-            handle_dst: apply the European summer time to an offset; an IANA name has rules of its own.
+            name: ``±HHMM`` (hours to 14, minutes to 59), or an IANA name that the host knows.
+            handle_dst: apply European summer time to an offset. An IANA name has its own rules.
 
         Raises:
-            ValueError: it is neither.
+            ValueError: the name is neither.
         """
         match = _OFFSET.fullmatch(name)
         if match is None:
@@ -106,8 +105,8 @@ class MeterZone:
         if offset not in _EU_SUMMER_TIME_OFFSETS:
             return cls(
                 timezone(offset),
-                warning=f"timezone {name} has no European summer time: normal time is written all year. For a zone "
-                "with summer time of its own, give its IANA name (like Europe/Berlin)",
+                warning=f"timezone {name} has no European summer time: standard time is written all year. For a zone "
+                "with its own summer time, give its IANA name (like Europe/Berlin)",
             )
         return cls(timezone(offset), eu_summer_time=True)
 
@@ -120,7 +119,7 @@ class MeterZone:
         return local
 
     def write(self, instant: datetime) -> str:
-        """Write an instant as the meter reads it: ``YYYY-MM-DDTHH:MM:SS,mmm±HHMM``, milliseconds cut off."""
+        """Write an instant in the meter's form: ``YYYY-MM-DDTHH:MM:SS,mmm±HHMM``, truncated to milliseconds."""
         local = self.local(instant)
         return local.replace(tzinfo=None).isoformat(timespec="milliseconds").replace(".", ",") + f"{local:%z}"
 
@@ -132,7 +131,7 @@ def rfc3339(instant: datetime) -> str:
 
 def _iana(name: str) -> ZoneInfo:
     if _NOT_IANA.fullmatch(name):
-        raise ValueError(f"not a zone of IANA's: {name[:40]!r}")
+        raise ValueError(f"not an IANA zone: {name[:40]!r}")
     try:
         return ZoneInfo(name)
     except (KeyError, ValueError, OSError) as error:

@@ -1,4 +1,4 @@
-"""Reading the small files that settings name: passwords, tokens, certificates. None of them can hang or be endless."""
+"""Reads the small files that settings name: passwords, tokens, certificates. Reading never hangs and is bounded."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import stat
 from typing import Final
 
 LARGEST_BYTES: Final = 4 * 1024 * 1024
-"""A host's whole bundle of certificates is a quarter of one MiB."""
+"""A host's complete certificate bundle has about a quarter of one MiB."""
 
 
 def read_plain(path: str) -> bytes:
-    """Read a file, through links.
+    """Read a regular file, following links.
 
-    A pipe or a device is none: opening it may wait for ever, reading it may never end, and what it gives is gone at the
-    second reading.
+    Pipes and devices are refused: opening one may block for ever, reading it may never end, and a second reading does
+    not return the same content.
 
     Raises:
-        OSError: it cannot be read, is no file, or is larger than `LARGEST_BYTES`.
-        ValueError: no file can have that name.
+        OSError: the file cannot be read, is not a regular file, or is larger than `LARGEST_BYTES`.
+        ValueError: the name is not valid for a file.
     """
     with open(path, "rb", opener=_without_waiting) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -31,5 +31,5 @@ def read_plain(path: str) -> bytes:
 
 
 def _without_waiting(path: str, flags: int) -> int:
-    """Open a file; of a pipe that would else wait for a writer."""
+    """Open a file without blocking: a pipe would otherwise wait for a writer."""
     return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)

@@ -1,7 +1,7 @@
-"""The station's vocabulary: the types of EVerest's interface `powermeter`, under EVerest's names.
+"""The types of EVerest's interface `powermeter`, under EVerest's names.
 
-Values are exact (`Decimal`) until `to_json` makes them what a station is given: plain JSON types, times in RFC 3339.
-`from_json` of a request takes what a station sent and refuses what the interface does not allow.
+Values are exact (`Decimal`) until `to_json` converts them to plain JSON types, with times in RFC 3339.
+`TransactionReq.from_json` reads a station's request and refuses values that the interface does not allow.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ _REQUEST_KEYS = frozenset(
 
 
 class TransactionRequestStatus(StrEnum):
-    """How a start or stop went."""
+    """The result of a start or stop."""
 
     OK = "OK"
     NOT_SUPPORTED = "NOT_SUPPORTED"
@@ -104,9 +104,9 @@ class Powermeter:
         meter_id: serial number of the meter.
         energy_wh_import: cumulative import register, watt hours, exact.
         energy_wh_export: cumulative export register, watt hours, exact; None for a meter without one.
-        power_w: watts; positive is import; None where the meter gave none, as the two below.
-        voltage_v: volts.
-        current_a: amperes.
+        power_w: watts; positive is import; None if the meter gave none.
+        voltage_v: volts, or None.
+        current_a: amperes, or None.
     """
 
     timestamp: datetime
@@ -118,7 +118,7 @@ class Powermeter:
     current_a: Decimal | None
 
     def to_json(self) -> dict[str, object]:
-        """Return EVerest's type Powermeter in plain JSON types. The one place where energy becomes a float."""
+        """Return EVerest's type Powermeter in plain JSON types. Only here does energy become a float."""
         value: dict[str, object] = {
             "timestamp": rfc3339(self.timestamp),
             "meter_id": self.meter_id,
@@ -137,12 +137,12 @@ class Powermeter:
 
 @dataclass(frozen=True, slots=True)
 class SignedMeterValue:
-    """A signed receipt on its way to the station.
+    """A signed receipt for the station.
 
     Attributes:
-        signed_meter_data: the OCMF tuple, byte for byte as the meter gave it.
-        public_key: hex of DER SubjectPublicKeyInfo, or "" while it is not known.
-        timestamp: time of the last reading in the tuple, or None where it has none.
+        signed_meter_data: the OCMF tuple, byte for byte as the meter sent it.
+        public_key: hex of DER SubjectPublicKeyInfo, or "" while it is unknown.
+        timestamp: time of the last reading in the tuple, or None if it has none.
     """
 
     signed_meter_data: str
@@ -150,7 +150,7 @@ class SignedMeterValue:
     timestamp: datetime | None
 
     def to_json(self) -> dict[str, object]:
-        """Return EVerest's type SignedMeterValue. The method is empty because the tuple names it in SA (OCA)."""
+        """Return EVerest's type SignedMeterValue. The signing method is "", because the tuple names it in SA (OCA)."""
         value: dict[str, object] = {
             "signed_meter_data": self.signed_meter_data,
             "signing_method": "",
@@ -165,7 +165,7 @@ class SignedMeterValue:
 
 @dataclass(frozen=True, slots=True)
 class TransactionReq:
-    """A station's request to begin a transaction. The fields are EVerest's; "" or None where one may be absent."""
+    """A station's request to start a transaction. The fields are EVerest's; absent optional fields are None."""
 
     evse_id: str
     transaction_id: str
@@ -178,10 +178,10 @@ class TransactionReq:
 
     @classmethod
     def from_json(cls, value: object) -> TransactionReq:
-        """Read a request as a station sends it. A tariff text may be longer than EVerest's 250 characters.
+        """Read a station's request. A tariff text may be longer than EVerest's 250 characters.
 
         Raises:
-            RequestError: a field is missing, unknown, or not one of the values EVerest's type allows.
+            RequestError: a field is missing or unknown, or has a value that EVerest's type does not allow.
         """
         if not isinstance(value, dict):
             raise RequestError(f"a TransactionReq is an object, not {printable(repr(value), limit=40)}")
@@ -214,8 +214,8 @@ class TransactionStartResponse:
     """Answer to a start.
 
     Attributes:
-        status: OK; NOT_SUPPORTED (EVerest charges on, unsigned) or UNEXPECTED_ERROR.
-        error: the reason, when the status is not OK.
+        status: OK, NOT_SUPPORTED (EVerest continues to charge without signing) or UNEXPECTED_ERROR.
+        error: the reason, if the status is not OK.
     """
 
     status: TransactionRequestStatus
@@ -236,7 +236,7 @@ class TransactionStopResponse:
     Attributes:
         status: OK, with ``signed_meter_value``; or UNEXPECTED_ERROR, with ``error``.
         signed_meter_value: the receipt.
-        error: the reason, when the status is not OK.
+        error: the reason, if the status is not OK.
     """
 
     status: TransactionRequestStatus
@@ -259,7 +259,7 @@ class StationError:
 
     Attributes:
         type: ``powermeter/CommunicationFault`` or ``powermeter/VendorError``.
-        sub_type: which of them.
+        sub_type: distinguishes errors of one type.
         message: what happened.
     """
 
@@ -271,7 +271,7 @@ class StationError:
 def _text(value: Mapping[str, object], key: str) -> str:
     text = value.get(key)
     if not isinstance(text, str):
-        raise RequestError(f"{key} has to be a text" if key in value else f"{key} is missing")
+        raise RequestError(f"{key} must be a string" if key in value else f"{key} is missing")
     return text
 
 

@@ -1,1 +1,1 @@
-"""What the meter speaks: the messages of its REST nodes and the HTTP client that asks for them."""
+"""The meter's REST interface: the HTTP client and the messages of the nodes."""

@@ -1,4 +1,4 @@
-"""The HTTP client of one meter: a coroutine for each node. How a request is carried: `iem_dcr.device.transport`."""
+"""The HTTP client of one meter: a coroutine for each node. `iem_dcr.device.transport` carries the requests."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from iem_dcr.ocmf import Receipt
 
     OnRequest: TypeAlias = Callable[[str, str, float, MeterError | None], None]
-    """Is told method, node, the seconds that a request took, and what it failed with or None."""
+    """Called with method, node, duration in seconds, and the error of the request or None."""
 
 T = TypeVar("T")
 
@@ -31,21 +31,21 @@ BASE_V2: Final = "/counter/v2/ocmf"
 
 
 class MeterClient:
-    """Speaks with one meter. Requests are to be made one after the other.
+    """Talks to one meter. The caller makes one request at a time.
 
-    Every coroutine takes ``timeout_s``, the time for the whole of the request (connecting and body included; None takes
-    the client's own), and raises:
+    Every coroutine takes ``timeout_s``, the limit for the whole request, including connecting and reading the body.
+    None means the client's own limit. Every coroutine raises:
 
     * `MeterUnreachableError`: the request did not go out.
-    * `MeterTimeoutError`: it went out, and no whole answer came in time.
-    * `AnswerLostError`: the connection broke before a whole answer was there.
-    * `RefusedError`: a status that is no success. 2xx is success; 4xx says that this request was not acted on; after
-      anything else it may have been (`MeterError.may_have_acted`).
-    * `NotUnderstoodError`: an answer that is not this node's; a redirect; more than 256 KiB.
+    * `MeterTimeoutError`: the request went out, and no complete answer came in time.
+    * `AnswerLostError`: the connection broke before the answer was complete.
+    * `RefusedError`: the status is not 2xx. After 4xx the meter did not act on this request. After any other status it
+      may have acted (`MeterError.may_have_acted`).
+    * `NotUnderstoodError`: the answer is not one of this node, is a redirect, or is larger than 256 KiB.
 
     Attributes:
         address: ``host:port``.
-        on_request: is told of each request that came to its end. It must not raise.
+        on_request: called at the end of each request. It must not raise.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class MeterClient:
         pause_s: float = 0.0,
         connect: Connect | None = None,
     ) -> None:
-        """Requests begin ``pause_s`` apart, for whoever looks on beside a driver; ``connect``: see `Transport`."""
+        """Requests begin at least ``pause_s`` apart, to leave room for a driver; ``connect``: see `Transport`."""
         self.on_request: OnRequest | None = None
         self._transport = Transport(host, port, timeout_s=timeout_s, connect=connect)
         self._pause_s = pause_s
@@ -71,7 +71,7 @@ class MeterClient:
 
     @property
     def last_response_s(self) -> float | None:
-        """When a whole answer last came, whatever its status, on the loop's clock; None before the first."""
+        """When the last complete answer came, with any status, on the loop's clock; None before the first."""
         return self._transport.last_response_s
 
     async def __aenter__(self) -> Self:
@@ -81,7 +81,7 @@ class MeterClient:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """As above."""
+        """Nothing is held between requests."""
 
     # --- the nodes ---------------------------------------------------------------------------------------------------
 
@@ -90,7 +90,7 @@ class MeterClient:
         return await self._get("/gw", messages.gateway, timeout_s)
 
     async def set_gw(self, CT: str, CI: str, TM: str, *, timeout_s: float | None = None) -> None:
-        """POST /gw: set charge point type and id and the clock; accepted once per power-up."""
+        """POST /gw: set charge point type and id and the clock. The meter accepts it once per power-up."""
         await self._post("/gw", {"CT": CT, "CI": CI, "TM": TM}, timeout_s)
 
     async def set_tariff(self, TT: str, *, timeout_s: float | None = None) -> None:
@@ -102,11 +102,11 @@ class MeterClient:
         return await self._get("/metervalue", messages.meter_value, timeout_s)
 
     async def publickey(self, *, timeout_s: float | None = None) -> PublicKey:
-        """GET /publickey: the key that the meter's receipts verify with."""
+        """GET /publickey: the key that verifies the meter's receipts."""
         return await self._get("/publickey", messages.public_key, timeout_s)
 
     async def datetime(self, *, timeout_s: float | None = None) -> MeterTime | None:
-        """GET /datetime: the meter's clock, or None where it cannot be read."""
+        """GET /datetime: the meter's clock, or None if it cannot be read."""
         return await self._get("/datetime", messages.datetime_answer, timeout_s)
 
     async def set_datetime(self, TM: str, *, timeout_s: float | None = None) -> None:
@@ -126,17 +126,17 @@ class MeterClient:
         await self._post("/receipt", {"TX": "E"}, timeout_s)
 
     async def receipt(self, *, timeout_s: float | None = None) -> Receipt | None:
-        """GET /receipt: the signed tuple of the transaction just ended, or None where there is none.
+        """GET /receipt: the signed tuple of the transaction just ended, or None if there is none.
 
-        A refusal, 200 with nothing and null all mean that there is none.
+        A 4xx status, an empty body and null all mean that there is none.
         """
         return await self._receipt(BASE, "/receipt", timeout_s)
 
     async def transaction(self, *, timeout_s: float | None = None) -> Receipt | None:
-        """GET /transaction: the last signed tuple, also after a restart, or None where there has never been one.
+        """GET /transaction: the last signed tuple, also after a restart, or None if there has never been one.
 
-        Firmware has it under v1 or v2: the one that gave a tuple is asked first from then on. Where one of them answers
-        with an error of the server's and the other has no tuple, that error is raised.
+        Firmware has the node under v1 or v2. The one that has given a tuple is asked first from then on. If one of them
+        answers with a server error and the other has no tuple, that error is raised.
         """
         failed: RefusedError | None = None
         loop = asyncio.get_running_loop()
@@ -155,14 +155,14 @@ class MeterClient:
         return None
 
     async def answer(self, node: str, *, base: str = BASE, timeout_s: float | None = None) -> Answer:
-        """GET a node and return the answer as it is, whatever its status and whether or not it is this node's.
+        """GET a node and return the raw answer, with any status and any content.
 
-        Raises `RefusedError` never, and `NotUnderstoodError` only for what is no HTTP, or more than 256 KiB.
+        Never raises `RefusedError`. Raises `NotUnderstoodError` only if the answer is not HTTP or is over 256 KiB.
         """
         return await self._request("GET", base + node, timeout_s, lambda answer: answer)
 
     async def pause(self) -> None:
-        """Wait until a request may go out; for whoever measures how long it takes then."""
+        """Wait until the next request may go out, so that a caller can measure the request alone."""
         if self._asked_s is not None and self._pause_s > 0:
             await asyncio.sleep(max(0.0, self._asked_s + self._pause_s - asyncio.get_running_loop().time()))
 
@@ -204,7 +204,7 @@ class MeterClient:
         read: Callable[[Answer], T],
         body: bytes | None = None,
     ) -> T:
-        """Make one request and read its answer; the one place through which every request goes."""
+        """Make one request and read its answer. Every request goes through here."""
         if self._pause_s > 0:
             await self.pause()
         loop = asyncio.get_running_loop()

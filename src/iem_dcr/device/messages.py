@@ -1,9 +1,9 @@
-"""The answers of the meter's nodes, typed, and the bodies that are sent to it.
+"""The typed answers of the meter's nodes, and the bodies that are sent to it.
 
-Only the import register and the serial matter to billing: an answer of /metervalue without a readable import register
-is no value. Everything else is None where it is missing, null or cannot be read, and costs neither a value nor a fault.
-Numbers may be text and text a number; true may be 1 or "true"; rows may come in any order. Nothing is made up: a number
-is a number, an energy has a unit. All shapes are those of ``/counter/v1/ocmf/…`` on the meter.
+Only the import register and the serial matter to billing. An answer of /metervalue without a readable import register
+is rejected. Any other field that is missing, null or unreadable is None, and is neither an error nor a fault. A number
+may be written as text, and text as a number. True may be 1 or "true". Rows may come in any order. Nothing is guessed: a
+number must be a number, and an energy must have a unit. All shapes are those of ``/counter/v1/ocmf/…`` on the meter.
 """
 
 from __future__ import annotations
@@ -33,10 +33,11 @@ _FLAGS: Final = {"true": True, "1": True, "false": False, "0": False}
 
 
 class ShapeError(ValueError):
-    """A part of an answer is not as it should be.
+    """A part of an answer does not have the expected form.
 
     Attributes:
-        path: where in the JSON.
+        path: position in the JSON.
+        what: what is wrong there.
     """
 
     def __init__(self, path: str, what: str) -> None:
@@ -47,7 +48,7 @@ class ShapeError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """Answer of GET /gw: charge point type and id, "" after power-up; the clock, None where it cannot be read."""
+    """Answer of GET /gw: charge point type and id, "" after power-up; the clock, None if it cannot be read."""
 
     CT: str
     CI: str
@@ -61,14 +62,14 @@ class Gateway:
 
 @dataclass(frozen=True, slots=True)
 class MeterValue:
-    """Answer of GET /metervalue. A field is None, or "" where it is text, when the meter gave none that can be read.
+    """Answer of GET /metervalue. A field that the meter does not send in a readable form is None, or "" for text.
 
     Attributes:
         MS: serial number of the meter.
-        TM: its clock.
-        EF: error flags of OCMF.
-        ST: status of OCMF.
-        XT: a transaction was active at the moment that the value shows.
+        TM: the meter's clock.
+        EF: OCMF's error flags.
+        ST: OCMF's status.
+        XT: a transaction was active at the moment of the value.
         XS: status word, as text.
         XC: error words, as text.
         U2: the DC voltage, volts.
@@ -77,7 +78,7 @@ class MeterValue:
         import_wh: register ``1-b:1.8.e``, watt hours, exact.
         export_wh: register ``1-b:2.8.e``, watt hours, exact.
         transaction_wh: register ``transaction_1-b:1.8.e``, watt hours imported by the running transaction, or by the
-            last one while none runs.
+            last one if none runs.
     """
 
     MS: str
@@ -96,14 +97,14 @@ class MeterValue:
 
     @property
     def has_error(self) -> bool | None:
-        """Whether a word of XC reads as a number other than zero; None where no word can be read."""
+        """Whether a word of XC is a number other than zero; None if no word is readable."""
         words = [match[1] for word in _BETWEEN_WORDS.split(self.XC) if (match := _WORD.fullmatch(word))]
         return any(int(word, 16) for word in words) if words else None
 
 
 @dataclass(frozen=True, slots=True)
 class PublicKey:
-    """Answer of GET /publickey: SA the algorithm, PK the key as the meter writes it."""
+    """Answer of GET /publickey: SA is the algorithm, PK the key as the meter writes it."""
 
     SA: str
     PK: str
@@ -111,11 +112,11 @@ class PublicKey:
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """Body of POST /user: who is assigned to the next transaction (OCMF IS, IL, IF, IT, ID, TT).
+    """Body of POST /user: the user of the next transaction (OCMF IS, IL, IF, IT, ID, TT).
 
     Attributes:
         US: show the user's id on the display.
-        TT: tariff text of this transaction, or None to leave it as it is.
+        TT: tariff text of this transaction, or None to leave the text unchanged.
     """
 
     IS: bool
@@ -143,7 +144,7 @@ def decode(body: bytes) -> object:
     """Decode an answer's JSON, numbers exact.
 
     Raises:
-        ShapeError: it is not JSON, or not of a kind anyone could mean.
+        ShapeError: it is not JSON, or is nested too deeply.
     """
     try:
         return _JSON.decode(body.decode(json.detect_encoding(body), "surrogatepass"))
@@ -155,7 +156,7 @@ def gateway(answer: object) -> Gateway:
     """Read the answer of GET /gw.
 
     Raises:
-        ShapeError: it has none of the fields of this node.
+        ShapeError: the answer has none of the fields of this node.
     """
     fields = _fields(answer)
     if fields.keys().isdisjoint(("CT", "CI", "TM")):
@@ -172,7 +173,7 @@ def public_key(answer: object) -> PublicKey:
     """Read the answer of GET /publickey.
 
     Raises:
-        ShapeError: there is no key.
+        ShapeError: the answer has no key.
     """
     fields = _fields(answer)
     if not _text(fields, "PK"):
@@ -184,7 +185,7 @@ def meter_value(answer: object) -> MeterValue:
     """Read the answer of GET /metervalue.
 
     Raises:
-        ShapeError: it has no import register that can be read.
+        ShapeError: the answer has no readable import register.
     """
     fields = _fields(answer)
     registers = _registers(fields.get("RD"))
@@ -210,7 +211,7 @@ def meter_value(answer: object) -> MeterValue:
 
 
 def flag(value: object) -> bool | None:
-    """Read true and false, 0 and 1, and their texts; anything else is None."""
+    """Read true and false, 0 and 1, and the same as text. Anything else is None."""
     return _FLAGS.get(str(value).strip().lower()) if isinstance(value, bool | int | str) else None
 
 
@@ -230,7 +231,7 @@ def _text(fields: dict[str, object], key: str) -> str:
 
 
 def _time(fields: dict[str, object]) -> MeterTime | None:
-    """Return TM, or None where it is none: in years that no clock has, times cannot be reckoned with either."""
+    """Return TM, or None if it is unreadable or far outside the years of real clocks, where arithmetic may overflow."""
     try:
         time = meter_time.parse(_text(fields, "TM"))
     except ValueError:
@@ -239,10 +240,10 @@ def _time(fields: dict[str, object]) -> MeterTime | None:
 
 
 def _registers(rows: object) -> dict[tuple[str, object], list[dict[str, object]]]:
-    """Return the rows of RD by kind and OBIS code: the totals have RI, RV and RU, the transaction's WI, WV and WU.
+    """Return the rows of RD by kind and OBIS code. Totals have RI, RV and RU; the transaction's rows WI, WV and WU.
 
     Raises:
-        ShapeError: there are none.
+        ShapeError: RD is not a list.
     """
     if not isinstance(rows, list):
         raise ShapeError("RD", "missing" if rows is None else f"expected a list, not {_shown(rows)}")
@@ -286,9 +287,9 @@ def _no_constant(name: str) -> object:
 
 
 _JSON: Final = json.JSONDecoder(parse_float=Decimal, parse_constant=_no_constant)
-"""What `json.loads` would build anew for each answer."""
+"""Made once, because `json.loads` would build a decoder for each answer."""
 
 
 def _shown(value: object) -> str:
-    """Show a value in a message; of a list or an object only what it is, for it may be nested without end."""
+    """Show a value in a message. Show only the type of a list or an object, because it may be nested very deeply."""
     return f"a {type(value).__name__}" if isinstance(value, dict | list) else printable(repr(value), limit=40)

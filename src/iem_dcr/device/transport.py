@@ -1,15 +1,15 @@
 """HTTP/1.1 to one meter: h11 over asyncio streams, one connection for each request. The one file that imports h11.
 
 * A connection is made for a request and closed after its answer, as the vendor's driver does. There is no stale
-  keep-alive, and nothing is left open for a meter that serves one connection at a time.
+  keep-alive, and a meter that serves one connection at a time is not blocked by an open one.
 * Head and body go out in one write, with Content-Length and without Expect.
-* A connection whose answer did not come is reset, not closed: otherwise the kernel would go on sending the request for
-  minutes, and a B or E that was given up would reach the meter in another transaction.
-* What is tolerated of embedded servers: CR LF before a status line, blanks before a header's colon, bare LF, no length
-  (the body ends with the connection, or as soon as it is whole when the time is over).
-* Nothing is ever sent twice. What a lost answer means is for the caller to find out.
+* A connection without a complete answer is reset, not closed. Otherwise the kernel would keep sending the request for
+  minutes, and an abandoned B or E would reach the meter in another transaction.
+* These habits of embedded servers are tolerated: CR LF before a status line, blanks before a header's colon, bare LF,
+  and no length. A body without a length ends with the connection, or at the time-out if it is a complete value.
+* No request is sent twice. The caller decides what a lost answer means.
 
-`connect` is the seam: whoever replaces it puts another network below the client.
+`connect` is the seam for tests: a replacement puts another network below the client.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ if TYPE_CHECKING:
     Connect: TypeAlias = Callable[[str, int], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
 
 MAX_ANSWER_BYTES: Final = 256 * 1024
-"""Of one answer on the wire, interim answers included: a hundred times what a meter has to say."""
+"""Limit of one answer on the wire, interim answers included: a hundred times what a meter sends."""
 _READ_BYTES: Final = 65_536
 _RESET: Final = struct.pack("ii", 1, 0)
-"""SO_LINGER: closing takes back what is still to be sent."""
+"""SO_LINGER: closing discards unsent data."""
 _END_OF_HEAD: Final = re.compile(rb"\n\r?\n")
 _BLANKS_BEFORE_COLON: Final = re.compile(rb"^([^\s:()<>@,;\\\"/\[\]?={}]+)[ \t]+:", re.MULTILINE)
 _FRAMING: Final = (b"content-length", b"transfer-encoding")
@@ -51,12 +51,12 @@ _ADVICE: Final = "Is the meter powered, and is this its address?"
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer as it came, whatever its status.
+    """An answer with any status.
 
     Attributes:
         status: HTTP status.
-        headers: name and value of each, in their order.
-        body: its bytes.
+        headers: name and value of each header, in the order received.
+        body: bytes of the body.
     """
 
     status: int
@@ -64,7 +64,7 @@ class Answer:
     body: bytes
 
     def header(self, name: str) -> str:
-        """Return the first header of that name, in any case of letters; "" where there is none."""
+        """Return the first header with a name, ignoring case; "" if there is none."""
         return next((value for key, value in self.headers if key.lower() == name.lower()), "")
 
 
@@ -73,8 +73,8 @@ class Transport:
 
     Attributes:
         address: ``host:port``.
-        timeout_s: the longest that a request may take, connecting and body included.
-        last_response_s: when a whole answer last came, whatever its status, on the loop's clock; None before the first.
+        timeout_s: limit of a request, including connecting and reading the body.
+        last_response_s: when the last complete answer came, with any status, on the loop's clock; None before that.
     """
 
     def __init__(self, host: str, port: int, *, timeout_s: float, connect: Connect | None = None) -> None:
@@ -87,15 +87,15 @@ class Transport:
         self._connect = connect or open_connection
 
     async def request(self, method: str, path: str, body: bytes | None, timeout_s: float | None) -> Answer:
-        """Make one request, and return its answer whatever its status.
+        """Make one request, and return its answer with any status.
 
-        ``timeout_s`` of None takes this meter's own limit; no request takes longer than that.
+        ``timeout_s`` of None means the limit of this transport. No request takes longer than that limit.
 
         Raises:
-            MeterUnreachableError: there was no connection: the request did not go out.
-            MeterTimeoutError: no whole answer came in time.
-            AnswerLostError: the connection broke before the answer was whole.
-            NotUnderstoodError: the answer is no HTTP, or larger than `MAX_ANSWER_BYTES`.
+            MeterUnreachableError: there was no connection, so the request did not go out.
+            MeterTimeoutError: no complete answer came in time.
+            AnswerLostError: the connection broke before the answer was complete.
+            NotUnderstoodError: the answer is not HTTP, or is larger than `MAX_ANSWER_BYTES`.
         """
         node = f"{method} {node_of(path)}"
         limit_s = self.timeout_s if timeout_s is None else max(0.0, min(timeout_s, self.timeout_s))
@@ -106,7 +106,7 @@ class Transport:
                 try:
                     reader, writer = await self._connect(self._host, self._port)
                 except (OSError, UnicodeError) as error:
-                    raise MeterUnreachableError(self.address, node, self._why_not(error)) from error
+                    raise MeterUnreachableError(self.address, node, self._unreachable_reason(error)) from error
                 await exchange.run(reader, writer)
         except TimeoutError as error:
             if writer is None:
@@ -115,7 +115,7 @@ class Transport:
             if not exchange.is_whole_without_end:
                 raise MeterTimeoutError(self.address, node, f"no answer within {limit_s:.1f} s") from error
         except OSError as error:
-            what = f"connection lost before the answer was whole: {_said(error)}"
+            what = f"connection lost before the answer was complete: {_description(error)}"
             raise AnswerLostError(self.address, node, what) from error
         except h11.RemoteProtocolError as error:
             raise NotUnderstoodError(self.address, node, "", f"not HTTP: {printable(error)}") from error
@@ -126,19 +126,19 @@ class Transport:
         return exchange.answer()
 
     @staticmethod
-    def _why_not(error: Exception) -> str:
+    def _unreachable_reason(error: Exception) -> str:
         if isinstance(error, _ZoneError):
             return f"not reachable: {error}"
-        return f"not reachable: {_said(error)}. {_ADVICE}"
+        return f"not reachable: {_description(error)}. {_ADVICE}"
 
 
 def _host_header(host: str, port: int) -> bytes:
-    """Return the value of Host: a name in ASCII, an IPv6 address without its zone, which means nothing to others."""
+    """Return the value of the Host header: a name in ASCII, or an IPv6 address without its zone, which is local."""
     address, _, _ = host.partition("%")
     try:
         name = address if address.isascii() else address.encode("idna").decode()
     except UnicodeError:
-        name = ""  # no such name can be looked up: nothing will be sent
+        name = ""  # such a name cannot be resolved, so nothing will be sent
     name = f"[{name}]" if ":" in name else name
     return (name if port == 80 else f"{name}:{port}").encode()
 
@@ -149,7 +149,7 @@ def node_of(path: str) -> str:
 
 
 class _Exchange:
-    """One request on its connection, and what has come of its answer."""
+    """One request on its connection, and the part of its answer received so far."""
 
     def __init__(self, method: str, path: str, host: bytes, body: bytes | None) -> None:
         self.is_answered = False
@@ -165,14 +165,14 @@ class _Exchange:
         self._body = bytearray()
 
     def answer(self) -> Answer:
-        """Return the answer, as far as it came."""
-        assert self._response is not None  # noqa: S101  it is asked for when it is there
+        """Return the answer, as far as it was received."""
+        assert self._response is not None  # noqa: S101  only called after a head was received
         headers = tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in self._response.headers)
         return Answer(self._response.status_code, headers, bytes(self._body))
 
     @property
     def is_whole_without_end(self) -> bool:
-        """Whether the body has no announced end and is a whole JSON value or tuple: then nothing more will come."""
+        """Whether the body has no announced end and is a complete JSON value or tuple, so that nothing is missing."""
         if self._response is None or any(name in _FRAMING for name, _ in self._response.headers):
             return False
         text = bytes(self._body).strip()
@@ -183,15 +183,15 @@ class _Exchange:
 
         Raises:
             OSError: the connection broke.
-            h11.RemoteProtocolError: what came is no HTTP, or too much of it.
+            h11.RemoteProtocolError: the answer is not HTTP, or is too large.
         """
         writer.write(self._request)
         await writer.drain()
-        came = 0
+        received = 0
         while not self.is_answered:
             data = await reader.read(_READ_BYTES)
-            came += len(data)
-            if came > MAX_ANSWER_BYTES:
+            received += len(data)
+            if received > MAX_ANSWER_BYTES:
                 raise h11.RemoteProtocolError(f"more than {MAX_ANSWER_BYTES} bytes")
             if data:
                 self._receive(data)
@@ -199,7 +199,7 @@ class _Exchange:
                 self._end()
 
     def _receive(self, data: bytes) -> None:
-        """Hand data to h11; heads in whole, without what embedded servers send and h11 refuses."""
+        """Pass data to h11. A head is passed complete, without the deviations that h11 refuses."""
         if self._response is None:
             data = self._head + data
         while data and not self.is_answered:
@@ -219,7 +219,7 @@ class _Exchange:
             self._read_events()
 
     def _end(self) -> None:
-        """Take the end of the connection: the end of the body, where no other was announced."""
+        """Process the end of the connection, which ends a body without an announced length."""
         if self._response is None:
             raise ConnectionResetError("the answer broke off" if self._head else "the meter closed it")
         try:
@@ -229,7 +229,7 @@ class _Exchange:
             raise ConnectionResetError("the answer broke off") from error
 
     def _read_events(self) -> None:
-        """Take what h11 makes of what came."""
+        """Process the events that h11 makes of the data."""
         while not self.is_answered:
             event = self._http.next_event()
             if isinstance(event, h11.Response):
@@ -243,7 +243,7 @@ class _Exchange:
 
 
 async def _close(writer: asyncio.StreamWriter, *, in_order: bool) -> None:
-    """Close a connection, or reset one whose answer did not come."""
+    """Close a connection, or reset one without a complete answer."""
     if not in_order:
         with contextlib.suppress(OSError, AttributeError):
             writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
@@ -262,10 +262,10 @@ class _ZoneError(OSError):
 
 
 async def open_connection(host: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Connect to a host. A number asks no resolver; the addresses of a name are tried in the resolver's order.
+    """Connect to a host. A numeric address needs no resolver. The addresses of a name are tried in their order.
 
     Raises:
-        OSError: none of them could be reached.
+        OSError: no address could be reached.
     """
     if _is_number(host):
         return await asyncio.open_connection(host, port)
@@ -287,7 +287,7 @@ async def open_connection(host: str, port: int) -> tuple[asyncio.StreamReader, a
 
 @functools.lru_cache
 def _is_number(host: str) -> bool:
-    """Tell whether a host is an address that asyncio takes as it is; one with a zone it would give to a resolver."""
+    """Return whether asyncio connects to a host without a resolver. It would resolve an address with a zone."""
     try:
         number = ipaddress.ip_address(host)
     except ValueError:
@@ -298,7 +298,7 @@ def _is_number(host: str) -> bool:
 
 
 async def _addresses(host: str, port: int) -> list[Any]:
-    """Return the addresses of a host; a name is looked up in a thread of its own."""
+    """Return the addresses of a host. A name is resolved in a thread of its own."""
     with contextlib.suppress(socket.gaierror):
         return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
     _, has_zone, zone = host.partition("%")
@@ -309,7 +309,7 @@ async def _addresses(host: str, port: int) -> list[Any]:
 
 _lock = threading.Lock()
 _look_ups: dict[tuple[str, int], Future[list[Any]]] = {}
-"""One in flight for each name: a resolver that is silent for a minute holds one thread, and only meters with names."""
+"""One look-up in flight per name. A resolver that hangs blocks one thread, and only the meters with that name."""
 
 
 async def _look_up(host: str, port: int) -> list[Any]:
@@ -323,7 +323,7 @@ async def _look_up(host: str, port: int) -> list[Any]:
     done = asyncio.Event()
 
     def wake(_: object) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+        with contextlib.suppress(RuntimeError):  # the loop may have ended
             loop.call_soon_threadsafe(done.set)
 
     look_up.add_done_callback(wake)
@@ -346,12 +346,12 @@ def _resolve(name: tuple[str, int], look_up: Future[list[Any]]) -> None:
         look_up.set_result(outcome)
 
 
-def _said(error: Exception) -> str:
-    """Say in few words what the system says."""
+def _description(error: Exception) -> str:
+    """Return a short description of a system error."""
     if isinstance(error, socket.gaierror):
-        return f"this host does not know that name ({printable(error.strerror or error.errno)})"
+        return f"this host cannot resolve the name ({printable(error.strerror or error.errno)})"
     if isinstance(error, UnicodeError):
-        return "that is no name of a host"
+        return "it is not a valid host name"
     number = getattr(error, "errno", None)
     return os.strerror(number) if isinstance(number, int) and number > 0 else printable(error) or type(error).__name__
 

@@ -1,4 +1,4 @@
-"""The driver of one meter: `MeterDriver` drives it for a `Station`."""
+"""The driver of one meter. `MeterDriver` drives the meter for a `Station`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A station's commands on their way to the task that owns the meter, and their answers on the way back."""
+"""Carries a station's commands to the task that owns the meter, and the answers back to the callers."""
 
 from __future__ import annotations
 
@@ -17,23 +17,24 @@ Q = TypeVar("Q")
 
 GIVES_WAY_AFTER_S = 0.5
 QUESTION_S = 60.0
-"""Bound of a question of several requests; each of them has its own, shorter one."""
+"""Limits a question that takes several requests. Each request has its own, shorter limit."""
 
 
 class GaveWayError(Exception):
-    """A question to the meter was given up in favour of a command."""
+    """A question to the meter was abandoned because a command is waiting."""
 
 
 @dataclass(slots=True)
 class Command(Generic[R]):
-    """A command on its way to the task that owns the meter.
+    """A command for the task that owns the meter.
 
     Attributes:
-        work: does it by the deadline.
-        deadline: by which it is answered, whatever happens.
-        failed: makes the answer for one that could not be done, from a reason.
-        on_abandoned: called when it was not done, or done after its caller had got another answer; with the result.
-        answer: where its caller waits.
+        work: executes the command within a deadline.
+        deadline: the caller gets an answer by this moment, in every case.
+        failed: makes the answer for a command that failed, from a reason.
+        on_abandoned: called with None if the command was not completed, or with its result if the caller had already
+            been answered otherwise.
+        answer: the future that the caller waits for.
     """
 
     work: Callable[[Deadline], Coroutine[None, None, R]]
@@ -44,29 +45,29 @@ class Command(Generic[R]):
 
     @property
     def is_wanted(self) -> bool:
-        """Whether its caller still waits."""
+        """Whether the caller still waits."""
         return not self.answer.done()
 
     def give(self, result: R) -> None:
-        """Answer, unless that was done."""
+        """Answer the caller, unless it has an answer."""
         if self.answer.done():
             self.on_abandoned(result)
         else:
             self.answer.set_result(result)
 
     def refuse(self, why: str) -> None:
-        """Answer that it could not be done, unless it was answered."""
+        """Answer the caller with a failure, unless it has an answer."""
         if self.is_wanted:
             self.answer.set_result(self.failed(why))
 
     def drop(self, why: str) -> None:
-        """Refuse a command that is not done any more, or not to its end."""
+        """Refuse a command that is not executed, or not completed."""
         self.on_abandoned(None)
         self.refuse(why)
 
 
 class Commands:
-    """The commands that wait for the task that owns the meter."""
+    """The queue of commands for the task that owns the meter."""
 
     def __init__(self) -> None:
         self._queue: deque[Command[Any]] = deque()
@@ -74,25 +75,25 @@ class Commands:
         self._is_refused = False
 
     def __len__(self) -> int:
-        """Return how many wait."""
+        """Return the number of waiting commands."""
         return len(self._queue)
 
     def begin(self) -> None:
-        """Let commands in again."""
+        """Accept commands again."""
         self._is_refused = False
 
     def end(self) -> None:
-        """Refuse those that wait, and all that come until `begin`."""
+        """Refuse all waiting commands, and new ones until `begin` is called."""
         self._is_refused = True
         while self._queue:
             self._queue.popleft().drop("the driver is stopping")
 
     def take(self) -> Command[Any]:
-        """Take the one that came first."""
+        """Remove and return the oldest command."""
         return self._queue.popleft()
 
     async def do(self, command: Command[R]) -> R:
-        """Have a command done, and return its answer; by its deadline there is one."""
+        """Queue a command and return its answer. Returns by the command's deadline in every case."""
         if self._is_refused:
             command.on_abandoned(None)
             return command.failed("the driver is not running")
@@ -102,15 +103,15 @@ class Commands:
             done, _ = await asyncio.wait({command.answer}, timeout=command.deadline.left_s)
         except asyncio.CancelledError:
             if not command.answer.cancel():
-                # It came in the very moment in which the caller gave up.
+                # The answer came at the moment when the caller gave up.
                 command.on_abandoned(command.answer.result())
             raise
         if not done:
-            command.refuse("the meter did not do it in time")
+            command.refuse("the command was not completed in time")
         return command.answer.result()
 
     async def wait(self, delay_s: float) -> None:
-        """Wait for the next one, for so long at most."""
+        """Wait for the next command, at most `delay_s`."""
         self._arrived.clear()
         due = asyncio.get_running_loop().call_later(delay_s, self._arrived.set)
         try:
@@ -119,10 +120,10 @@ class Commands:
             due.cancel()
 
     async def preemptible(self, ask: Callable[[Deadline], Coroutine[None, None, Q]]) -> Q:
-        """Ask the meter something that changes nothing, and give way to a command after half a second.
+        """Ask the meter a question that changes nothing. After half a second, a waiting command interrupts it.
 
         Raises:
-            GaveWayError: it did.
+            GaveWayError: a command interrupted the question.
         """
         task = asyncio.ensure_future(ask(Deadline.after(QUESTION_S)))
         try:

@@ -1,9 +1,9 @@
-"""The driver of one meter: one task owns it and does everything in turn, commands before ticks.
+"""The driver of one meter. One task owns the meter and does one thing at a time, commands before ticks.
 
-A command waits for what is under way, except for a question to the meter that has been in flight for half a second:
-that is given up. One deadline covers a command from the call to the answer, and whatever happens there is an answer.
-A tick reads a live value, looks for receipts that are due, ends what the station does not want, and sends what
-provisioning has.
+A command waits for the work in progress. The exception is a question to the meter that has been in flight for half a
+second: it is abandoned. One deadline covers a command from the call to the answer, and every command gets an answer.
+A tick reads a live value, checks for receipts that are due, ends transactions that the station does not want, and
+sends what provisioning has due.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ if TYPE_CHECKING:
 START_S: Final = 30.0
 STOP_S: Final = 60.0
 SILENT_STOP_S: Final = 110.0
-"""A stop may take so long while the meter is silent: its other users wait for 120 s."""
+"""Limit of a stop while the meter is silent. The callers of a stop wait for 120 s."""
 ANSWER_MARGIN_S: Final = 0.5
-"""How much earlier than its deadline a command's own work ends, so that its answer is the one that is given."""
+"""A command's own work ends this much before the command's deadline, so that its own answer is the one returned."""
 LIVE_VALUE_EVERY_S: Final = 1.0
 R = TypeVar("R")
 
@@ -59,20 +59,22 @@ R = TypeVar("R")
 class MeterDriver:
     """Drives one meter for a station.
 
-    `run` is the task that owns the meter; it goes on until it is cancelled and may be started again.
-    `start_transaction` and `stop_transaction` may be called from any task of the same loop; they never raise and always
-    answer within 30 s and 60 s (110 s while the meter is silent); what comes before `run` waits for it.
+    `run` is the task that owns the meter. It runs until it is cancelled and may be started again.
+    `start_transaction` and `stop_transaction` may be called from any task of the same loop. They never raise. A start
+    answers within 30 s, a stop within 60 s (110 s while the meter is silent). Commands that arrive before `run` wait
+    for it.
 
     Args:
-        settings: of this meter.
-        station: gets live values, key and errors. Its methods must not block.
-        sink: is given every receipt before it is returned; without one the latest are kept in memory.
+        settings: settings of this meter.
+        station: receives live values, the public key and errors. Its methods must not block.
+        sink: receives every receipt before it is returned. Without a sink the latest receipts are kept in memory.
         journal: the ledger's memory on disk.
-        phase: where in the second the meter is read, for one of many meters (see `timing.Schedule`).
-        observer: looks on.
-        begins_after_s: how long `run` leaves the meter alone at first, so that many begin one by one; no command waits.
-        wall: the host's clock, for tests; aware datetimes.
-        connect: makes the connections, for tests: see `iem_dcr.device.transport`.
+        phase: where in the second the meter is read, for a process with many meters (see `timing.Schedule`).
+        observer: is notified of readings, requests, errors and answers.
+        begins_after_s: how long `run` waits before it first contacts the meter, so that many meters start one by one.
+            Commands do not wait for this.
+        wall: the host's clock, for tests; returns aware datetimes.
+        connect: opens the connections, for tests; see `iem_dcr.device.transport`.
     """
 
     def __init__(
@@ -116,7 +118,7 @@ class MeterDriver:
         self._begins_after_s = begins_after_s
         self._schedule: Schedule | None = None
 
-    # --- what there is to see ---
+    # --- status ---
 
     @property
     def address(self) -> str:
@@ -125,49 +127,49 @@ class MeterDriver:
 
     @property
     def last_response_s(self) -> float | None:
-        """When the meter last answered anything at all, on the loop's clock; None before it did."""
+        """When the meter last answered any request, on the loop's clock; None before its first answer."""
         return self._meter.client.last_response_s
 
     @property
     def value(self) -> MeterValue | None:
-        """The last live value, as the meter gave it."""
+        """The last live value, as the meter sent it."""
         return self._meter.state.value
 
     @property
     def gateway(self) -> Gateway | None:
-        """Charge point type and id in the meter, or None before it was asked."""
+        """Charge point type and id in the meter; None before the first GET /gw."""
         return self._meter.state.gateway
 
     @property
     def public_key(self) -> str:
-        """Hex of the meter's DER key, or "" before it is known."""
+        """Hex of the meter's DER key; "" before it is known."""
         return self._meter.state.public_key
 
     @property
     def request(self) -> TransactionReq | None:
-        """The station's request for the transaction that runs, for all that is known; else None."""
+        """The station's request for the running transaction, as far as the driver knows; else None."""
         running = self._ledger.running
         return None if running is None else running.request
 
     @property
     def remembered(self) -> int:
-        """How many entries and receipts are in memory; bounded."""
+        """Number of entries and receipts in memory; bounded."""
         return self._ledger.size
 
     @property
     def held_registers(self) -> int:
-        """How often a register fell, and the last published value was published instead."""
+        """How often a register fell and the last published value was published again instead."""
         return self._meter.state.held_registers
 
     @property
     def frozen_values(self) -> int:
-        """How many live values were not published because nothing in them moved."""
+        """How many live values were not published because nothing in them changed."""
         return self._meter.state.frozen_values
 
     # --- the station's commands ---
 
     async def start_from_json(self, value: object) -> TransactionStartResponse:
-        """Begin a transaction for a request as a station sends it; one that cannot be read is refused."""
+        """Start a transaction from a station's JSON request. An unreadable request is refused."""
         try:
             request = TransactionReq.from_json(value)
         except RequestError as error:
@@ -178,19 +180,19 @@ class MeterDriver:
         return await self.start_transaction(request)
 
     def refuse_start(self, transaction_id: str) -> None:
-        """Remember a start that the station was refused elsewhere, so that its stop ends nothing."""
+        """Record a start that was refused before it reached the meter, so that its stop ends nothing."""
         self._ledger.refuse(transaction_id, self._meter.clock.now())
         self._keeper.refused(transaction_id, self._meter.state.serial)
 
     async def stop_from_json(self, transaction_id: object) -> TransactionStopResponse:
-        """End a transaction whose id is given as a station sends it."""
+        """Stop a transaction from a station's JSON id."""
         if not isinstance(transaction_id, str):
-            why = "transaction_id has to be a text"
+            why = "transaction_id must be a string"
             return TransactionStopResponse(TransactionRequestStatus.UNEXPECTED_ERROR, error=why)
         return await self.stop_transaction(transaction_id)
 
     async def start_transaction(self, request: TransactionReq) -> TransactionStartResponse:
-        """Begin a transaction; answers within 30 s. Never raises."""
+        """Start a transaction. Answers within 30 s and never raises."""
 
         def failed(why: str) -> TransactionStartResponse:
             return TransactionStartResponse(TransactionRequestStatus.UNEXPECTED_ERROR, why)
@@ -207,7 +209,7 @@ class MeterDriver:
         return response
 
     async def stop_transaction(self, transaction_id: str) -> TransactionStopResponse:
-        """End a transaction and return its signed receipt; answers within 60 s, or 110 s while the meter is silent."""
+        """End a transaction and return its signed receipt. Answers within 60 s, or 110 s while the meter is silent."""
 
         def failed(why: str) -> TransactionStopResponse:
             return TransactionStopResponse(TransactionRequestStatus.UNEXPECTED_ERROR, error=why)
@@ -227,7 +229,7 @@ class MeterDriver:
         return response
 
     async def _stop(self, transaction_id: str, deadline: Deadline) -> TransactionStopResponse:
-        """Stop within 60 s; what the meter's silence takes of them is added, up to 110 s."""
+        """Stop within 60 s. Time during which the meter is silent is added, up to 110 s in all."""
         began_s = now_s()
         bounded = deadline.within(STOP_S - (SILENT_STOP_S - deadline.left_s) - 2 * ANSWER_MARGIN_S)
         while True:
@@ -244,9 +246,9 @@ class MeterDriver:
     # --- the task that owns the meter ---
 
     async def run(self) -> None:
-        """Own the meter until cancelled. Every command that then waits is answered.
+        """Own the meter until cancelled. Cancelling it answers every waiting command.
 
-        Should it ever fail, which it does for no meter's sake, it may be started again: what waits, waits on.
+        No behaviour of a meter makes it fail. After a failure it may be started again; waiting commands keep waiting.
         """
         self._commands.begin()
         self._upkeep.next_reach_s = max(self._upkeep.next_reach_s, now_s() + self._begins_after_s)
@@ -283,7 +285,7 @@ class MeterDriver:
             command.give(result)
 
     async def _idle(self) -> None:
-        """Wait for the next tick or the next command; do what is due at a tick."""
+        """Wait for the next tick or the next command. Do the work of a tick that is due."""
         if self._schedule is None and self._meter.state.reached:
             self._upkeep.next_reach_s = now_s()
         next_s = self._schedule.next_s if self._schedule is not None else self._upkeep.next_reach_s
@@ -296,15 +298,13 @@ class MeterDriver:
             else:
                 await self._tick(self._schedule)
         except GaveWayError:
-            self._meter.log.debug("a question to the meter was given up for a command")
-        except Exception:  # noqa: BLE001  live values go on, whatever happens
-            self._meter.log.limited("the periodic work failed").log(
-                logging.ERROR, "the periodic work failed", exc_info=True
-            )
+            self._meter.log.debug("a question to the meter was abandoned because a command is waiting")
+        except Exception:  # noqa: BLE001  live values continue after any failure
+            self._meter.log.limited("periodic poll failed").log(logging.ERROR, "periodic poll failed", exc_info=True)
             await asyncio.sleep(LIVE_VALUE_EVERY_S)
 
     async def _reach(self) -> None:
-        """Try to reach a meter that has not answered yet; when it does, initialise it and publish a first value."""
+        """Try to reach a meter that has not answered yet. If it answers, initialise it and publish a first value."""
         if not await self._upkeep.initialise() and not self._meter.state.reached:
             self._meter.state.count_failure()
             return
@@ -315,7 +315,7 @@ class MeterDriver:
             await self._upkeep.do_what_is_due()
 
     async def _tick(self, schedule: Schedule) -> None:
-        """Make the scheduled reading, and do what is due."""
+        """Make the scheduled reading, and do the work that is due."""
         try:
             is_good = await self._commands.preemptible(self._upkeep.poll)
         finally:
@@ -324,7 +324,7 @@ class MeterDriver:
             await self._upkeep.do_what_is_due()
 
     def _changed(self, before: Entry, now: Entry) -> None:
-        """Hear from the ledger that an entry's state changed."""
+        """React to a state change of a ledger entry."""
         if now.told and now.state in (State.CLOSED, State.LOST) and self._working is None:
             is_over = "it is lost" if now.state is State.LOST else "another client or a power failure has ended it"
             self._meter.state.interrupted(f"transaction {printable(now.transaction_id)}: {is_over}")
@@ -332,7 +332,7 @@ class MeterDriver:
             self._keeper.note_later(now)
 
     async def _pause(self, delay_s: float, deadline: Deadline) -> None:
-        """Wait within a command, and make the scheduled readings meanwhile, so that live values and faults go on."""
+        """Wait within a command. Scheduled readings continue, so that live values and faults are still published."""
         end = deadline.within(delay_s)
         while not end.passed:
             schedule = self._schedule

@@ -1,4 +1,4 @@
-"""An entry of the ledger: one B, what is known of it, and the form in which the journal keeps it."""
+"""An entry of the ledger: one B, what the driver knows of it, and how it is converted for the journal."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ _BY_NAME: Final = {name: state for state, name in _STATES.items()}
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A B that may have been acted on, or a start that was refused.
+    """A B that the meter may have acted on, or a start that was refused.
 
     Attributes:
-        number: counts the entries.
-        transaction_id: the station's.
-        ID: that was assigned, which the receipt will show.
-        serial: of the meter.
-        PG_before: PG of the last receipt before it; "" where there was none; None where that is not known.
-        state: what is known of it.
-        noted: the host's time at which it was made.
-        sent_s: when B went out; None for one of a process before.
-        sent: the same by the meter's clock, or None.
+        number: running number; a later B has a higher one.
+        transaction_id: the station's id.
+        ID: the assigned ID, which the receipt will show.
+        serial: serial number of the meter.
+        PG_before: PG of the last receipt before this B; "" if there was none; None if it is unknown.
+        state: what the driver knows of the transaction.
+        noted: the host's time when the entry was made.
+        sent_s: when B went out, on the loop's clock; None for an entry of a previous process.
+        sent: when B went out, by the meter's clock; None if that is unknown.
         answered: the meter's time of the answer to B, or of its time-out.
-        leaps: how far the meter's clock may have leapt between the look at it and B: what was seen of it since.
+        leaps: how far the meter's clock may have leapt between its last reading and B, as measured since.
         is_answered: B was answered 2xx.
         power_up: the meter was powered up since B.
-        end_answered_s: when E was answered first since B.
-        request: of the start; None for one of a process before.
-        receipt: its receipt, when it is closed.
-        superseded: its receipt answers no stop: another transaction was begun under the same id.
-        unwanted: the driver ends it by itself.
-        told: the station was answered that it was begun, and has not asked for its end.
+        end_answered_s: when E was first answered since B.
+        request: the request of the start; None for an entry of a previous process.
+        receipt: the receipt that closed the entry.
+        superseded: the receipt answers no stop, because another transaction was begun under the same id.
+        unwanted: the driver ends the transaction by itself.
+        told: the station was told that the transaction began, and has not asked for its end.
     """
 
     number: int
@@ -68,14 +68,14 @@ class Entry:
 
     @property
     def windows(self) -> tuple[tuple[datetime, datetime], ...]:
-        """Between which times of the meter B was acted on, if it was: one more for each leap of its clock."""
+        """Intervals of the meter's time in which B may have been acted on. Each leap of the clock adds one."""
         if self.sent is None:
             return ()
         begin, end = self.sent, self.answered or self.sent
         return tuple((begin + leap, end + leap) for leap in (NO_LEAP, *self.leaps))
 
     def to_note(self, address: str) -> NotedEntry:
-        """Return it as the journal keeps it."""
+        """Return the entry as the journal keeps it."""
         return NotedEntry(
             self.transaction_id,
             self.ID,
@@ -90,7 +90,7 @@ class Entry:
 
     @classmethod
     def of_note(cls, number: int, noted: NotedEntry, *, power_up: bool) -> Entry:
-        """Return the entry of a process before; ``power_up``: the meter was powered up since."""
+        """Return the entry that a previous process noted; ``power_up``: the meter was powered up since then."""
         return cls(
             number,
             noted.transaction_id,

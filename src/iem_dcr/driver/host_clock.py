@@ -1,8 +1,8 @@
 """The host's clock, and whether it can be trusted.
 
-A host without a battery behind its clock starts in 1970, or at the time of its last shutdown. Its clock counts as set
-when it is later than this program's release and than the newest time in the journal. A journal time more than a year
-after the release is ignored while the kernel says that the clock is synchronised: then the journal's was wrong.
+A host whose clock has no battery starts in 1970, or at the time of its last shutdown. Its clock counts as set when it
+is later than this program's release and later than the newest time in the journal. A journal time more than a year
+after the release may be wrong itself. It is ignored while the kernel says that the clock is synchronised.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 STEP: Final = timedelta(seconds=10)
-"""A host clock that moves further than this against the loop's was set."""
+"""A host clock that moves further than this against the loop's clock was set."""
 _YEAR: Final = timedelta(days=365)
 _TIME_ERROR: Final = 5
 _TIMEX_BYTES: Final = 512
@@ -29,7 +29,7 @@ class HostClock:
     """The host's clock.
 
     Attributes:
-        now: what the host believes the time to be; aware datetimes.
+        now: returns the host's time; aware datetimes.
         newest: the newest host time in the journal, or None.
     """
 
@@ -41,7 +41,7 @@ class HostClock:
 
     @property
     def is_set(self) -> bool:
-        """Whether it can be trusted."""
+        """Whether the clock can be trusted."""
         now = self.now()
         if now < RELEASED:
             return False
@@ -50,14 +50,14 @@ class HostClock:
         return self.newest > RELEASED + _YEAR and self._is_synchronised()
 
     def was_stepped(self) -> bool:
-        """Tell whether it was set since this was asked last."""
+        """Return whether the clock was set since the last call."""
         start = self.now() - timedelta(seconds=now_s())
         before, self._start = self._start, start
         return before is not None and abs(start - before) > STEP
 
 
 def kernel_is_synchronised() -> bool:
-    """Tell whether the kernel says that the clock is synchronised (adjtimex); False where it cannot be asked."""
+    """Return whether the kernel says that the clock is synchronised (adjtimex); False if it cannot be asked."""
     try:
         state: int = ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(_TIMEX_BYTES))
     except (AttributeError, OSError):

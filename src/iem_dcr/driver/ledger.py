@@ -1,11 +1,11 @@
-"""The ledger: all that the driver knows of transactions, and the only place that changes it.
+"""The ledger: everything that the driver knows of transactions, and the only place that changes it.
 
-Theory. Evidence comes in three ranks: a new receipt of ours closes a transaction; the answer to a request that acts
-says what was done; a live value is a picture of some moment ago, and XT false proves nothing. Every piece of evidence
-comes in by one of the ``on_`` methods, which move entries by the table of `transitions`. Who owns a receipt is
-decided by `receipt_matching`. The journal is this memory on disk: it is told of what `changed` and `receipts` hold.
+Theory. Evidence has three ranks. A new receipt of ours closes a transaction. The answer to a request that acts says
+whether the meter acted. A live value is a picture of some moment ago, and XT false proves nothing. All evidence
+enters by the ``on_`` methods, which move entries by the table of `transitions`. `receipt_matching` decides which entry
+owns a receipt. The journal is this memory on disk.
 
-Times ending in ``_s`` are the loop's; all others are the meter's own.
+Times that end in ``_s`` are the loop's. All others are the meter's own, except `noted`, which is the host's.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ MAX_ENTRIES: Final = 64
 MAX_RECEIPTS: Final = 64
 MAX_KNOWN: Final = 256
 NO_RECEIPT_AFTER_S: Final = 15.0
-"""XT false for so long, and no receipt: none comes."""
+"""If XT is false for this long and there is no receipt, none comes."""
 SHOWN_AFTER_END_S: Final = 10.5
-"""A live value may be 5 s old, and an end may show 5 s late: XT true later than this after an accepted E means that a B
-without an answer was acted on since, or that another meter, there for a moment, has answered E. Once XT false was seen
-later than this, what runs then is another transaction."""
+"""A live value may be 5 s old, and it may show an end 5 s late. XT true later than this after an accepted E has one of
+two causes: the meter acted on an unanswered B since, or another meter was there for a moment and answered E. If XT
+false was seen later than this, a transaction that runs afterwards is another one."""
 CLOCK_LEAP: Final = timedelta(seconds=5)
 MAX_LEAPS: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """What came of a receipt: whether it was new, and whose it is."""
+    """What a receipt that the meter shows has changed: whether it is new, and the entry that it closed."""
 
     is_new: bool
     entry: Entry | None = None
@@ -54,12 +54,12 @@ class Ledger:
     """The ledger of one meter.
 
     Args:
-        changed: is told of every entry whose state changed, and of what it was before.
+        changed: called with the old and the new entry when the state of an entry changed.
 
     Attributes:
-        serial: of the meter that answers; evidence is about its entries alone.
-        last: the newest receipt that was seen of the meter.
-        was_asked: the meter was asked for its last receipt, and answered.
+        serial: serial number of the meter that answers. Evidence changes only the entries of this meter.
+        last: the newest receipt that the meter has shown.
+        was_asked: the meter has answered a request for its last receipt.
     """
 
     def __init__(self, changed: Callable[[Entry, Entry], None] = lambda _before, _now: None) -> None:
@@ -72,15 +72,15 @@ class Ledger:
         self._owners: OrderedDict[bytes, str] = OrderedDict()
         self.last: Receipt | None = None
         self.was_asked = False
-        self._runs_s: float | None = None
-        self._meters_clock: datetime | None = None
-        self._current_s: float | None = None
-        self._power_up_s: float | None = None
-        self._idle_value_s: float | None = None
+        self._last_running_s: float | None = None
+        self._meter_time: datetime | None = None
+        self._last_current_s: float | None = None
+        self._last_power_up_s: float | None = None
+        self._last_idle_s: float | None = None
         self._end_accepted_s: float | None = None
         self._receipt_s: float | None = None
 
-    # --- what is known ---
+    # --- knowledge ---
 
     @property
     def entries(self) -> tuple[Entry, ...]:
@@ -94,12 +94,12 @@ class Ledger:
 
     @property
     def size(self) -> int:
-        """How much is remembered."""
+        """Number of entries and receipts in memory."""
         return len(self._entries) + len(self._by_id)
 
     @property
     def running(self) -> Entry | None:
-        """The newest entry that may run."""
+        """The newest entry whose transaction may run."""
         return next((entry for entry in reversed(self._here) if entry.state in RUNNING), None)
 
     @property
@@ -108,7 +108,7 @@ class Ledger:
         return tuple(entry for entry in self._here if entry.state in AWAITED)
 
     def expects_receipt(self, at_s: float) -> bool:
-        """Tell whether a receipt is to come, now or at the end, unless another B overwrites it."""
+        """Return whether a receipt will come, now or at the end, unless another B overwrites it."""
         return any(self._will_be_signed(entry) for entry in self.awaited) or self._unknown_ran(at_s)
 
     @property
@@ -118,13 +118,13 @@ class Ledger:
 
     @property
     def PG_before(self) -> str | None:  # noqa: N802  OCMF's name
-        """PG of the last receipt of the meter; "" where it has signed none; None where that is not known."""
+        """PG of the last receipt of the meter; "" if it has signed none; None if that is unknown."""
         if self.last is not None:
             return self.last.pagination or None
         return "" if self.was_asked else None
 
     def get(self, entry: Entry) -> Entry:
-        """Return an entry as it is now; one that was taken back, as it was."""
+        """Return the current state of an entry, or the entry itself if it was removed."""
         return self._entries.get(entry.number, entry)
 
     def newest(self, transaction_id: str) -> Entry | None:
@@ -132,7 +132,7 @@ class Ledger:
         return next((entry for entry in reversed(self.entries) if entry.transaction_id == transaction_id), None)
 
     def receipt_of(self, transaction_id: str) -> Receipt | None:
-        """Return the receipt that was delivered under an id, or closed it."""
+        """Return the receipt that was delivered under an id, or that closed its entry."""
         return self._by_id.get(transaction_id)
 
     def owner_of(self, receipt: Receipt) -> str:
@@ -140,11 +140,11 @@ class Ledger:
         return self._owners.get(digest_of(receipt), "")
 
     def knows(self, receipt: Receipt) -> bool:
-        """Tell whether a receipt was seen before."""
+        """Return whether a receipt was seen before."""
         return digest_of(receipt) in self._known
 
     def is_certain_to_come(self, entry: Entry) -> bool:
-        """Tell whether a receipt is certain to come: B and E were accepted, with no power-up and no other B since."""
+        """Return whether a receipt is certain: B and E were accepted, with no power-up and no other B since."""
         return entry.state is State.ENDED and self._will_be_signed(entry)
 
     # --- evidence: B ---
@@ -152,7 +152,7 @@ class Ledger:
     def begin(
         self, request: TransactionReq, ID: str, serial: str, *, noted: datetime, sent: datetime | None, at_s: float
     ) -> Entry:
-        """Make the entry of a B that goes out now."""
+        """Add the entry of a B that goes out now."""
         entry = Entry(
             self._next, request.transaction_id, ID, serial, self.PG_before, State.UNCERTAIN, noted,
             sent_s=at_s, sent=sent, answered=sent, request=request,
@@ -161,7 +161,7 @@ class Ledger:
         return entry
 
     def on_begin_accepted(self, entry: Entry, at_s: float) -> Entry:
-        """B was answered 2xx: it runs, and nothing that was begun before it does."""
+        """B was answered 2xx: its transaction runs, and no earlier one does."""
         entry = self._answered(entry, at_s, is_answered=True)
         for other in self._here:
             if other.number != entry.number:
@@ -175,15 +175,15 @@ class Ledger:
         return self._move(entry, Event.BEGIN_ACCEPTED)
 
     def on_begin_refused(self, entry: Entry) -> None:
-        """B was refused: it leaves no entry."""
+        """B was refused: remove its entry."""
         self._entries.pop(entry.number, None)
 
     def on_begin_unanswered(self, entry: Entry, at_s: float) -> Entry:
-        """B had no answer: it may have been acted on."""
+        """B had no answer: the meter may have acted on it."""
         return self._answered(entry, at_s, is_answered=False)
 
     def refuse(self, transaction_id: str, noted: datetime) -> None:
-        """Remember a start that failed with none of its B possibly acted on."""
+        """Record a start that failed, where the meter cannot have acted on any B of it."""
         if transaction_id and transaction_id not in self._by_id and self.newest(transaction_id) is None:
             self._add(Entry(self._next, transaction_id, "", "", None, State.REFUSED, noted))
 
@@ -197,69 +197,69 @@ class Ledger:
             self._move(entry, Event.END_ACCEPTED)
 
     def on_end_refused(self, at_s: float) -> None:
-        """E was refused: it was not acted on, and says nothing of an earlier one."""
+        """E was refused: the meter did not act on it. This says nothing about an earlier E."""
         self._end_was_answered(at_s)
 
     # --- evidence: values, power-ups, receipts ---
 
     def on_serial(self, serial: str) -> None:
-        """Another meter answers: what values showed was another's."""
+        """Set the serial of the meter that answers. If it is another one, forget what earlier values showed."""
         if serial != self.serial:
             self.serial = serial
-            self._runs_s = self._current_s = self._idle_value_s = self._receipt_s = self._meters_clock = None
+            self._last_running_s = self._last_current_s = self._last_idle_s = self._receipt_s = self._meter_time = None
 
     def on_live_value(self, *, XT: bool | None, current_flows: bool, at_s: float) -> None:
-        """Take what a live value shows."""
+        """Record what a live value shows."""
         if current_flows:
-            self._current_s = at_s
+            self._last_current_s = at_s
         if not XT:
-            # A value without XT shows nothing: what runs at a meter that gives none must not be taken for lost.
-            self._idle_value_s = at_s if XT is False else self._idle_value_s
+            # A value without XT proves nothing: a meter that never sends XT may run a transaction.
+            self._last_idle_s = at_s if XT is False else self._last_idle_s
             return
-        self._runs_s = at_s
+        self._last_running_s = at_s
         if self._end_accepted_s is None:
             return
         shown_until_s = self._end_accepted_s + SHOWN_AFTER_END_S
-        is_another = self._idle_value_s is not None and self._idle_value_s > shown_until_s
+        is_another = self._last_idle_s is not None and self._last_idle_s > shown_until_s
         if at_s > shown_until_s and not is_another:
             for entry in self._here:
                 if not self._is_overwritten(entry):
                     self._move(entry, Event.RUNS_AFTER_END)
 
     def on_clock(self, meters: datetime, hosts: datetime, at_s: float) -> bool:
-        """Take what the meter's clock says now: it may have leapt between the look at it and a B.
+        """Record the meter's time. Its clock may have leapt between the last reading of it and a B.
 
-        How far is measured by the loop's clock, for a B of a process before by the host's. A clock that stands still,
-        as that of frozen values does, says nothing. Returns whether an unowned receipt may belong to an entry now.
+        The leap is measured with the loop's clock; for a B of a previous process, with the host's. A clock that stands
+        still (frozen values) says nothing. Returns whether an unowned receipt may belong to an entry now.
         """
-        if meters == self._meters_clock:
+        if meters == self._meter_time:
             return False
-        self._meters_clock = meters
+        self._meter_time = meters
         has_leapt = False
         for entry in self._here:
             if entry.sent is None or entry.state not in AWAITED:
                 continue
-            went_s = (hosts - entry.noted).total_seconds() if entry.sent_s is None else at_s - entry.sent_s
-            leap = meters - entry.sent - timedelta(seconds=went_s)
+            elapsed_s = (hosts - entry.noted).total_seconds() if entry.sent_s is None else at_s - entry.sent_s
+            leap = meters - entry.sent - timedelta(seconds=elapsed_s)
             if all(abs(leap - known) > CLOCK_LEAP for known in (NO_LEAP, *entry.leaps)):
                 self._put(replace(entry, leaps=(*entry.leaps, leap)[-MAX_LEAPS:]))
                 has_leapt = True
         return has_leapt
 
     def on_power_up(self, at_s: float) -> None:
-        """The meter was powered up: what was open may be over, or go on."""
-        self._power_up_s = at_s
+        """The meter was powered up: an open transaction may be over, or may continue."""
+        self._last_power_up_s = at_s
         for entry in self._here:
             if entry.state in AWAITED:
                 self._put(replace(entry, power_up=True))
 
     def on_receipt(self, receipt: Receipt | None, at_s: float) -> Arrival:
-        """Take a receipt that the meter shows; None where it has none."""
+        """Record the receipt that the meter shows; None if it has none."""
         is_first_look, self.was_asked = not self.was_asked, True
         if receipt is None:
             return Arrival(is_new=False)
         if self.knows(receipt):
-            # One of a process before, maybe: /transaction may lag, so it never takes the place of a newer one.
+            # It may be a receipt of a previous process. /transaction may lag, so it never replaces a newer one.
             order = {digest: number for number, digest in enumerate(self._known)}
             if self.last is None or order[digest_of(receipt)] > order.get(digest_of(self.last), -1):
                 self.last = receipt
@@ -271,7 +271,7 @@ class Ledger:
         return Arrival(is_new=True, entry=self.claim(receipt))
 
     def claim(self, receipt: Receipt, seen_s: float = math.inf) -> Entry | None:
-        """Return the entry that a receipt closes, if any; one whose B went out after the receipt was seen it cannot."""
+        """Close the entry of a receipt and return it, or None. A B sent after the receipt was seen cannot own it."""
         if self.owner_of(receipt):
             return None
         earlier = [entry for entry in self.entries if entry.sent_s is None or entry.sent_s <= seen_s]
@@ -285,41 +285,41 @@ class Ledger:
         return self._move(entry, Event.RECEIPT)
 
     def give_up(self, at_s: float) -> None:
-        """Move to LOST what no receipt comes for any more."""
+        """Move entries to LOST if it is certain that no receipt comes for them."""
         for entry in self._here:
             if entry.state in AWAITED and self.no_receipt_comes(entry, at_s):
                 self._move(entry, Event.NO_RECEIPT_COMES)
 
     def no_receipt_comes(self, entry: Entry, at_s: float) -> bool:
-        """Tell whether it is certain that no receipt of an entry comes."""
+        """Return whether it is certain that no receipt comes for an entry."""
         if entry.end_answered_s is None or self.is_certain_to_come(entry):
             return False
-        moments_s = entry.end_answered_s, self._power_up_s, self._runs_s, self._current_s
+        moments_s = entry.end_answered_s, self._last_power_up_s, self._last_running_s, self._last_current_s
         since_s = max(each for each in moments_s if each is not None)
-        is_watched = self._idle_value_s is not None and self._idle_value_s >= since_s + NO_RECEIPT_AFTER_S
+        is_watched = self._last_idle_s is not None and self._last_idle_s >= since_s + NO_RECEIPT_AFTER_S
         return is_watched and at_s - since_s >= NO_RECEIPT_AFTER_S
 
     def seen_idle_since(self, entry: Entry) -> bool:
-        """Tell whether a live value showed XT false since B, or nothing is known of the time before this process."""
-        return entry.sent_s is None or (self._idle_value_s is not None and self._idle_value_s > entry.sent_s)
+        """Return whether a live value showed XT false since B. True for a B of a previous process."""
+        return entry.sent_s is None or (self._last_idle_s is not None and self._last_idle_s > entry.sent_s)
 
-    # --- what the driver notes itself ---
+    # --- decisions of the driver, and the journal ---
 
     def deliver(self, transaction_id: str, receipt: Receipt) -> None:
-        """Remember a receipt under the id that it was delivered for."""
+        """Record a receipt under the id for which it is delivered."""
         self._know(receipt)
         self._own(receipt, transaction_id, answers=True)
 
     def mark(self, entry: Entry, *, unwanted: bool | None = None, told: bool | None = None) -> Entry:
-        """Note that the driver ends an entry by itself, and what the station was told of it."""
+        """Set whether the driver ends an entry by itself, and whether the station was told that it began."""
         entry = self.get(entry)
         changes = {name: value for name, value in (("unwanted", unwanted), ("told", told)) if value is not None}
         return self._put(replace(entry, **changes)) if entry.number in self._entries else entry  # type: ignore[arg-type]
 
     def disown(self, transaction_id: str) -> bool:
-        """Note that the station wants a transaction ended, on whichever meter any B of it was acted on.
+        """Mark all entries of an id, on any meter, as unwanted: the station wants the transaction ended.
 
-        Returns whether any may run, or has a receipt still to come.
+        Returns whether one of them may run or still awaits a receipt.
         """
         own = [each for each in self.entries if each.transaction_id == transaction_id and each.state in AWAITED]
         for entry in own:
@@ -327,14 +327,14 @@ class Ledger:
         return bool(own)
 
     def recall(self, noted: NotedEntry) -> None:
-        """Take an entry of a process before, unless it is known."""
+        """Add an entry of a previous process, unless it is known."""
         known = {(entry.transaction_id, entry.noted) for entry in self.entries}
         if (noted.transaction_id, noted.noted) not in known:
-            self._add(Entry.of_note(self._next, noted, power_up=self._power_up_s is not None))
+            self._add(Entry.of_note(self._next, noted, power_up=self._last_power_up_s is not None))
             self._sort()
 
     def recall_receipts(self, filed: Iterable[tuple[Receipt, str, bool]]) -> None:
-        """Take the receipts that the journal has, the oldest first, each with its id and whether it answers for it."""
+        """Add the journal's receipts, oldest first, each with its id and whether it answers a stop for that id."""
         seen = self._known
         self._known = OrderedDict()
         for receipt, transaction_id, answers in filed:
@@ -345,10 +345,10 @@ class Ledger:
             self._known.setdefault(digest)
 
     def recall_refused(self, transaction_id: str, noted: datetime) -> None:
-        """Take a refused id that the journal has."""
+        """Add a refused id from the journal."""
         self.refuse(transaction_id, noted)
 
-    # --- how ---
+    # --- private ---
 
     def _answered(self, entry: Entry, at_s: float, *, is_answered: bool) -> Entry:
         took = timedelta(seconds=0.0 if entry.sent_s is None else at_s - entry.sent_s)
@@ -364,17 +364,17 @@ class Ledger:
         return entry.is_answered and not entry.power_up and not self._is_overwritten(entry)
 
     def _unknown_ran(self, at_s: float) -> bool:
-        """Tell whether XT was true a moment ago, later than the last end and the last receipt explain.
+        """Return whether XT was true a moment ago, too late to be explained by the last end or the last receipt.
 
-        Somebody else may have begun it, or a process before whose journal is not read yet.
+        Another client may have begun it, or a previous process whose journal is not read yet.
         """
-        if self._runs_s is None or at_s - self._runs_s >= NO_RECEIPT_AFTER_S:
+        if self._last_running_s is None or at_s - self._last_running_s >= NO_RECEIPT_AFTER_S:
             return False
         ends_s = (each for each in (self._end_accepted_s, self._receipt_s) if each is not None)
-        return all(self._runs_s > end_s + SHOWN_AFTER_END_S for end_s in ends_s)
+        return all(self._last_running_s > end_s + SHOWN_AFTER_END_S for end_s in ends_s)
 
     def _is_overwritten(self, entry: Entry) -> bool:
-        """Tell whether another B was accepted since: the meter runs that, and shows its receipt."""
+        """Return whether a later B was accepted: the meter runs that transaction and shows its receipt."""
         return any(other.serial in (self.serial, "") for other in self._begun_since(entry))
 
     def _begun_since(self, entry: Entry) -> list[Entry]:
@@ -402,7 +402,7 @@ class Ledger:
             del self._entries[done.number]
 
     def _sort(self) -> None:
-        """Have entries of a process before come before those of this one."""
+        """Put the entries of previous processes before those of this one."""
         ordered = sorted(self.entries, key=lambda entry: (entry.sent_s is not None, entry.number))
         self._entries = OrderedDict((entry.number, entry) for entry in ordered)
 
@@ -423,5 +423,5 @@ class Ledger:
 
 
 def digest_of(receipt: Receipt) -> bytes:
-    """Return what tells a receipt from every other: the digest of its signed payload."""
+    """Return the digest of a receipt's signed payload, which identifies the receipt."""
     return hashlib.sha256(receipt.signed).digest()

@@ -1,4 +1,4 @@
-"""One meter as starts, stops and ticks ask it: each answer goes to the ledger; each request that acts has a `Reply`."""
+"""The meter as starts, stops and ticks use it. Answers go to the ledger; a request that acts returns a `Reply`."""
 
 from __future__ import annotations
 
@@ -28,16 +28,15 @@ if TYPE_CHECKING:
     from iem_dcr.ocmf import Receipt
 
 VALUE_TIMEOUT_S: Final = 2.0
-"""A live value that takes longer is one of a slow meter: it is asked for again with ``command_timeout_ms``."""
-
-
+"""A meter that takes longer for a live value counts as slow. Its next reading gets ``command_timeout_ms``."""
 TRANSACTION_EVERY_S: Final = 0.1
 
 
 class Reply(Enum):
-    """What a request that acts was answered: 2xx; 4xx, not acted on; anything else: it may have been acted on.
+    """The outcome of a request that acts.
 
-    UNSENT is one that certainly did not go out.
+    ACCEPTED: 2xx. REFUSED: 4xx, the meter did not act. UNANSWERED: anything else, the meter may have acted. UNSENT: the
+    request certainly did not go out.
     """
 
     ACCEPTED = auto()
@@ -50,12 +49,12 @@ class Meter:
     """The meter that a driver owns.
 
     Attributes:
-        settings, client, ledger, keeper, station, clock, log: what it is made of.
+        settings, client, ledger, keeper, station, clock, log: the parts that it uses.
         state: what its live values show.
-        why: what the last request that failed failed with.
-        awaits_end: a new receipt is that of a transaction that was ended here just now, whoever began it.
-        read_s: when the last live value came, on the loop's clock; None before it did.
-        clock_leapt: a live value has shown a leap of the meter's clock since GET /gw: `time` is not to be relied on.
+        why: the error of the last request that failed.
+        awaits_end: a new receipt belongs to a transaction that the driver has just ended, no matter who began it.
+        read_s: when the last live value came, on the loop's clock; None before the first one.
+        clock_leapt: a live value has shown a leap of the meter's clock since GET /gw, so `time` is unreliable.
     """
 
     def __init__(
@@ -91,35 +90,35 @@ class Meter:
 
     @property
     def may_be_told(self) -> bool:
-        """Whether something may be posted beside B and E: nothing runs, for all that is known."""
+        """Whether requests other than B and E may be posted: nothing runs, as far as the driver knows."""
         return not self.is_open and not self.state.XT and not self.state.unaccepted
 
     @property
     def time(self) -> datetime | None:
-        """The meter's own time, by the TM of the last GET /gw; None where it could not be read."""
+        """The meter's own time, by the TM of the last GET /gw; None if TM could not be read."""
         return None if self._time is None else self._time[0] + timedelta(seconds=now_s() - self._time[1])
 
     # --- questions ---
 
     async def gw(self, deadline: Deadline) -> Gateway:
-        """GET /gw: charge point, and the clock by which B and E are timed.
+        """GET /gw: the charge point, and the clock that gives the times of B and E.
 
         Raises:
-            MeterError: there was no answer.
+            MeterError: the request failed.
         """
         asked_s = now_s()
         gateway = await self.client.gw(timeout_s=deadline.left_s)
         self.state.gateway = gateway
         self.clock_leapt = False
         self._time = None if gateway.TM is None else (gateway.TM.instant, (asked_s + now_s()) / 2)
-        self._take_up_clock(gateway.TM)
+        self._record_clock(gateway.TM)
         return gateway
 
     async def read(self, deadline: Deadline) -> bool:
-        """GET /metervalue, and take up what it shows. Returns whether the value may be published.
+        """GET /metervalue, and record what the value shows. Returns whether the value may be published.
 
         Raises:
-            MeterError: there is none.
+            MeterError: there is no value.
         """
         began_s = now_s()
         limit_s = deadline.left_s if self.state.is_slow else min(deadline.left_s, VALUE_TIMEOUT_S)
@@ -134,19 +133,19 @@ class Meter:
         self.ledger.on_serial(self.state.serial)
         if self.state.value is not None and value.MS in (self.state.serial, ""):
             self.ledger.on_live_value(XT=value.XT, current_flows=self.state.current_flows, at_s=now_s())
-            self._take_up_clock(value.TM)
+            self._record_clock(value.TM)
             if self.state.clock_leap is not None and abs(self.state.clock_leap) > CLOCK_LEAP:
                 self.clock_leapt = True
         self.ledger.give_up(now_s())
         return is_good
 
-    def _take_up_clock(self, TM: MeterTime | None) -> None:
-        """Have a receipt that had no owner matched again where the meter's clock is seen to have leapt."""
+    def _record_clock(self, TM: MeterTime | None) -> None:
+        """Record the meter's time. If its clock leapt, match receipts without an owner again."""
         if TM is not None and self.ledger.on_clock(TM.instant, self.clock.now(), now_s()):
             self.keeper.match_again()
 
     async def publish_fresh(self, deadline: Deadline) -> None:
-        """Publish a live value of this moment; the one who waits never fails for want of it."""
+        """Read and publish a live value now. A failure is recorded and never raised."""
         try:
             if await self.read(deadline):
                 self.state.publish()
@@ -154,15 +153,15 @@ class Meter:
             self.state.no_value(error.brief)
 
     async def last_receipt(self, deadline: Deadline) -> Arrival | None:
-        """GET /transaction: the last receipt, also after a restart. Returns None where there was no answer."""
+        """GET /transaction: the last receipt, also after a restart. Returns None if the request failed."""
         arrival = await self._receipt(self.client.transaction(timeout_s=deadline.left_s))
         self._transaction_asked_s = None if arrival is None else now_s()
         return arrival
 
     async def new_receipt(self, deadline: Deadline) -> Arrival | None:
-        """Ask both nodes for a receipt that is new: GET /receipt has it first, /transaction also after a restart.
+        """Ask both nodes for a new receipt. /receipt shows it first; /transaction shows it also after a restart.
 
-        Looks that follow each other closely ask /receipt alone.
+        Calls in quick succession ask only /receipt.
         """
         arrival = await self._receipt(self.client.receipt(timeout_s=deadline.left_s))
         if arrival is not None and (arrival.is_new or seconds_since(self._transaction_asked_s) < TRANSACTION_EVERY_S):
@@ -185,10 +184,10 @@ class Meter:
             self.keeper.found(receipt, arrival.entry, self.state, is_news=self.awaits_end)
         return arrival
 
-    # --- what acts ---
+    # --- requests that act ---
 
     async def send(self, request: Awaitable[None], secret: str = "") -> Reply:
-        """Send what acts, once. An answer that repeats ``secret`` is not quoted."""
+        """Send a request that acts, once. An error message that contains ``secret`` is not quoted."""
         try:
             await request
         except MeterError as error:

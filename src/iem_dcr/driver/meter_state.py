@@ -1,8 +1,8 @@
-"""What is known of the meter itself: its last live value, its serial, and its faults.
+"""What the driver knows of the meter itself: its last live value, its serial, and its faults.
 
-A live value is a picture of some moment ago. What it shows of transactions goes to the ledger; here it is judged for
-what the station sees: who the meter is, whether it is in error, whether it answers, and what may be published.
-Nothing acts on one odd reading: another serial counts when a second reading, a second later, agrees.
+A live value is a picture of some moment ago. The ledger gets what it shows of transactions. This module judges what
+the station sees: which meter it is, whether it is in error, whether it answers, and what may be published.
+One odd reading changes nothing. Another serial counts when a second reading, a second later, agrees.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ if TYPE_CHECKING:
     from iem_dcr.driver.station import GuardedStation
 
 CLOCK_JUMP: Final = timedelta(seconds=5)
-"""A meter's clock that jumps further than this between two readings was restarted or set."""
+"""A meter whose clock jumps further than this between two readings was restarted, or its clock was set."""
 FAILED_POLLS_FOR_FAULT: Final = 2
 ERROR_READINGS_FOR_FAULT: Final = 3
 AGREES_AFTER_S: Final = 0.9
 FROZEN_AFTER_S: Final = 10.0
 FURTHEST: Final = timedelta(hours=1)
-"""The meter's time is published where it is this close to the host's."""
+"""The meter's time is published if it is this close to the host's."""
 MAX_EXCHANGES: Final = 16
-"""More than so many different exchanges are no exchanges: whatever answers makes serials up."""
+"""After this many different exchanges, no more are logged: a real meter does not change its serial that often."""
 CURRENT_FLOWS_A: Final = Decimal("0.5")
 
 COMMUNICATION_FAULT: Final = StationError(
@@ -54,24 +54,24 @@ KNOWN_ERRORS: Final = (
     (VENDOR_ERROR, WRONG_SERIAL),
     (VENDOR_ERROR, INTERRUPTED),
 )
-"""Type and sub_type of every error that a driver raises, for whoever has to clear those of a process before it."""
+"""Type and sub_type of every error that a driver raises. A new process clears those of the previous one."""
 
 
 class MeterState:
-    """One meter, as its live values show it.
+    """The state of one meter, as its live values show it.
 
     Attributes:
         value: the last live value, or None.
-        read_at: the host's time at which it was read.
-        serial: that is accepted, or "" before the first value.
+        read_at: the host's time when the value was read.
+        serial: the accepted serial, or "" before the first value.
         gateway: the last answer of GET /gw, or None.
-        public_key: hex of its DER key, or "" while it is not known.
-        reached: it has answered since this process began.
-        in_fault: it does not answer.
-        needs_reinit: something failed, or jumped, since the meter was initialised: a power cycle may have gone unseen.
-        wrong: why this meter gets nothing posted (another serial than wanted), or "".
+        public_key: hex of the meter's DER key, or "" while it is unknown.
+        reached: the meter has answered since this process began.
+        in_fault: the meter does not answer, or its values are frozen.
+        needs_reinit: since the initialisation a request failed or the clock jumped. A power cycle may have gone unseen.
+        wrong: why nothing is posted to this meter (its serial is not the wanted one), or "".
         pinned: the serial that the journal has pinned for this address, or "".
-        is_slow: its live values take longer than 2 s, or the last one did not come in that time.
+        is_slow: the last live value took longer than 2 s, or did not come in that time.
         held_registers, frozen_values: how often a register was held, or a value not published, for the metrics.
     """
 
@@ -106,44 +106,44 @@ class MeterState:
 
     @property
     def clock_off(self) -> timedelta | None:
-        """How far the meter's clock was ahead of the host's at the last live value."""
+        """How far the meter's clock was ahead of the host's at the last live value; None if unknown."""
         if self.value is None or self.value.TM is None or self.read_at is None:
             return None
         return self.value.TM.instant - self.read_at
 
     @property
     def XT(self) -> bool | None:  # noqa: N802  the meter's name
-        """Whether the newest value shows a transaction; None where it does not say, or there is none."""
+        """Whether the newest value shows a transaction; None if there is no value, or it has no XT."""
         return None if self.value is None else self.value.XT
 
     @property
     def current_flows(self) -> bool:
-        """Whether the newest value shows a current at which nothing may begin or end."""
+        """Whether the newest value shows a current so high that no transaction may begin or end."""
         return self.value is not None and self.value.I is not None and abs(self.value.I) > CURRENT_FLOWS_A
 
     @property
     def unaccepted(self) -> str:
-        """Why nothing may be sent to the meter that answers: it is another one, wanted or read once only; or ""."""
+        """Why nothing may be sent to the answering meter, or "". Its serial is wrong, or was read only once so far."""
         return self.wrong or ("another meter answers than before" if self._other is not None else "")
 
     @property
     def is_frozen(self) -> bool:
-        """Whether the live values stand still while HTTP goes on answering."""
+        """Whether the live values stand still although the meter answers requests."""
         return self._has_moved and now_s() - self._moved_s >= FROZEN_AFTER_S
 
     def clock_was_set(self) -> None:
-        """Note that the clock was set, so that its jump is none."""
+        """Note that the driver set the clock, so that the step does not count as a jump."""
         self._clock_off_before = None
 
-    # --- a value came, or not ---
+    # --- readings ---
 
     def take_up(self, value: MeterValue, *, is_open: bool) -> bool:
-        """Take up what a live value shows; ``is_open``: a transaction may run. Returns whether it may be published."""
+        """Record what a live value shows; ``is_open``: a transaction may run. Returns whether it may be published."""
         self.reached = True
         self._failed_polls = 0
         self._log.recovered("reading the meter")
         value = value if value.MS else replace(value, MS=self.serial)
-        if not self._is_the_meter(value.MS):
+        if not self._accept_serial(value.MS):
             return False
         self.value, self.read_at = value, self._clock.now()
         self._judge_clock()
@@ -157,19 +157,19 @@ class MeterState:
         return not self.wrong and not self.is_frozen
 
     def no_value(self, problem: str) -> None:
-        """Note that there was no value; the second scheduled one in a row is a fault."""
+        """Note that a reading failed. It counts towards a fault only by `count_failure`."""
         self.needs_reinit = True
         self._log.failure("reading the meter", "no live value: %s", problem)
         self._station.observe("reading_failed", problem)
 
     def count_failure(self) -> None:
-        """Count a scheduled reading, or a try to reach the meter, that failed."""
+        """Count a failed scheduled reading or a failed attempt to reach the meter. Two in a row are a fault."""
         self._failed_polls += 1
         if self._failed_polls >= FAILED_POLLS_FOR_FAULT:
-            self._is_in_fault()
+            self._raise_fault()
 
     def publish(self) -> None:
-        """Publish the last live value; a register that fell is held until it passes what was published."""
+        """Publish the last live value. If a register fell, its last published value is repeated until it is passed."""
         value = self.value
         if value is None:
             return
@@ -186,7 +186,7 @@ class MeterState:
         )
 
     def pin(self, serial: str, *, is_open: bool) -> None:
-        """Take the serial that is pinned for this address, "" for none known, and judge the meter by it at once."""
+        """Set the serial that is pinned for this address ("": unknown), and judge the meter by it at once."""
         if serial in ("", self.pinned):
             return
         self.pinned = serial
@@ -195,23 +195,23 @@ class MeterState:
             self._judge_serial(is_open=is_open)
 
     def interrupted(self, why: str) -> None:
-        """Raise that a transaction which the station believes to run is over."""
+        """Raise an error: a transaction is over, and the station believes that it runs."""
         self._log.error("the transaction is over, and the station has not asked for its end: %s", why)
         self._station.raise_error(StationError(VENDOR_ERROR, INTERRUPTED, why))
 
     def is_told(self) -> None:
-        """Clear it: the station knows."""
+        """Clear the error of `interrupted`: the station knows."""
         self._station.clear_error(INTERRUPTED)
 
-    # --- how ---
+    # --- private ---
 
-    def _is_in_fault(self) -> None:
+    def _raise_fault(self) -> None:
         if not self.in_fault:
             self.in_fault = True
             self._station.raise_error(COMMUNICATION_FAULT)
 
-    def _is_the_meter(self, MS: str) -> bool:
-        """Tell whether it is the meter that answered before, or one that has come to stay."""
+    def _accept_serial(self, MS: str) -> bool:
+        """Return whether the meter is the one that answered before, or a new one that two readings have shown."""
         if self.serial == MS or not self.serial:
             if self._other is not None:
                 what = "serial %s was read once where %s answers: does another device have the same address?"
@@ -235,10 +235,10 @@ class MeterState:
             self._exchanges.add((before, now))
             self._log.error("the meter was exchanged: its serial was %s and is %s", before, now)
             if len(self._exchanges) == MAX_EXCHANGES:
-                self._log.error("the meter was exchanged %d times: no more of it is logged", MAX_EXCHANGES)
+                self._log.error("the meter was exchanged %d times: further exchanges are not logged", MAX_EXCHANGES)
 
     def _judge_clock(self) -> None:
-        """Doubt a meter whose clock jumped: it may have been power-cycled between two readings."""
+        """Request an initialisation if the clock jumped: the meter may have been power-cycled between two readings."""
         off = self.clock_off
         before, self._clock_off_before = self._clock_off_before, off if off is not None else self._clock_off_before
         self.clock_leap = None if before is None or off is None else off - before
@@ -255,7 +255,7 @@ class MeterState:
             self._station.clear_error(WRONG_SERIAL)
             return
         serial = printable(self.serial)
-        wrong = f"the meter has serial {serial}, wanted is {printable(wanted)}"
+        wrong = f"the meter has serial {serial}, but {printable(wanted)} is expected"
         command = f"iem-dcr receipts pin {quote(serial)} --address {quote(self._log.address)}, or " if is_pinned else ""
         to_do = f"check ip_address; to accept this meter: {command}set meter_serial to {serial}"
         if wrong != self.wrong:
@@ -267,7 +267,7 @@ class MeterState:
     def _judge_errors(self, value: MeterValue) -> None:
         text = printable(value.XC)
         if value.has_error is None:
-            self._log.failure("the meter's state (XC)", "the meter's state is not known: XC cannot be read: %r", text)
+            self._log.failure("the meter's state (XC)", "the meter's state is unknown: XC is unreadable: %r", text)
             return
         if not value.has_error:
             self._error_readings = 0
@@ -276,14 +276,14 @@ class MeterState:
             return
         self._log.failure("the meter's state (XC)", "the meter is in error: XC is %s", text)
         if value.XT:
-            # In EVerest any error of a power meter stops the charging; the receipt will say what the meter thought.
+            # In EVerest any error of a power meter stops the charging. The receipt will show the meter's own state.
             return
         self._error_readings += 1
         if self._error_readings >= ERROR_READINGS_FOR_FAULT:
             self._station.raise_error(StationError(VENDOR_ERROR, ERROR_STATE, f"the meter reports XC {text}"))
 
     def _judge_movement(self, value: MeterValue, *, is_open: bool) -> None:
-        """Doubt values of which nothing moves, the clock not either; a clock that never moved says nothing."""
+        """Count values that stand still, clock included. A clock that has never moved proves nothing."""
         picture = value.TM, value.import_wh, value.export_wh, value.I, value.P
         if picture != self._picture or value.TM is None:
             self._has_moved = self._has_moved or (bool(self._picture) and value.TM is not None)
@@ -293,7 +293,7 @@ class MeterState:
             self.frozen_values += 1
             self._log.failure("the meter's live values", "the live values stand still: nothing is published")
             if not is_open:
-                self._is_in_fault()
+                self._raise_fault()
 
     def _time_of(self, value: MeterValue) -> datetime:
         now = self._clock.now()
@@ -311,7 +311,7 @@ class MeterState:
             self.held_registers += 1
             self._log.failure(
                 f"the {register} register",
-                "the %s register fell from %s Wh to %s Wh: %s Wh is published until it passes that",
+                "the %s register fell from %s Wh to %s Wh: %s Wh is published until the register passes it",
                 register,
                 before,
                 energy_wh,

@@ -1,8 +1,8 @@
-"""What the driver asks of whoever is around it: a station, an observer, a journal. It knows none of them.
+"""The interfaces that the driver uses: a station, an observer, a journal. The driver imports no implementation.
 
-The journal is the ledger's memory on disk, nothing else. It is read whole when a process starts, written before B goes
-out, after the answer to B or E, and before a receipt is returned. The driver waits 0.5 s for a write at most; a journal
-that takes longer goes on by itself, and no failure of it keeps a receipt from the station.
+The journal is the ledger's memory on disk, nothing else. The driver reads it whole when a process starts. It writes
+before B goes out, after the answer to B or E, and before a receipt is returned. It waits at most 0.5 s for a write; a
+slower write is completed in the background. No failure of the journal withholds a receipt from the station.
 """
 
 from __future__ import annotations
@@ -24,57 +24,57 @@ class Station(Protocol):
     """A charging station. Its methods are called on the driver's loop and must not block."""
 
     def publish_powermeter(self, value: Powermeter) -> None:
-        """Take a live value."""
+        """Publish a live value."""
 
     def publish_public_key(self, key: str) -> None:
-        """Take the meter's public key: hex of DER SubjectPublicKeyInfo, never empty."""
+        """Publish the meter's public key: hex of DER SubjectPublicKeyInfo, never empty."""
 
     def raise_error(self, error: StationError) -> None:
         """Raise an error that was not active."""
 
     def clear_error(self, error: StationError) -> None:
-        """Clear an error that was active; it is the one that was raised."""
+        """Clear an active error; ``error`` is the object that was raised."""
 
 
 class Observer(Protocol):
-    """Looks on while a meter is driven. Its methods are called on the driver's loop and must not block."""
+    """Is notified of what happens at a meter. Its methods are called on the driver's loop and must not block."""
 
     def value_read(self, value: MeterValue, read_at: datetime) -> None:
-        """Take a live value as the meter gave it, and the host's time of its answer."""
+        """A live value was read: as the meter sent it, with the host's time of the answer."""
 
     def reading_failed(self, problem: str) -> None:
-        """Take why there was no live value."""
+        """A live value could not be read, for this reason."""
 
     def error_raised(self, error: StationError) -> None:
-        """Take an error that is raised at the station."""
+        """An error was raised at the station."""
 
     def error_cleared(self, error: StationError) -> None:
-        """Take an error that is cleared at the station."""
+        """An error was cleared at the station."""
 
     def request_made(self, method: str, node: str, duration_s: float, error: MeterError | None) -> None:
-        """Take a request to the meter that came to its end, and what it failed with."""
+        """A request to the meter ended; ``error`` is None if it succeeded."""
 
     def start_answered(self, response: TransactionStartResponse) -> None:
-        """Take what the station was answered to a start."""
+        """A start of the station was answered."""
 
     def stop_answered(self, response: TransactionStopResponse) -> None:
-        """Take what the station was answered to a stop."""
+        """A stop of the station was answered."""
 
 
 @dataclass(frozen=True, slots=True)
 class NotedEntry:
-    """An entry of the ledger as the journal keeps it: a B that may have been acted on.
+    """An entry of the ledger as the journal keeps it: a B that the meter may have acted on.
 
     Attributes:
-        transaction_id: the station's.
-        ID: that was assigned, which the receipt will show.
+        transaction_id: the station's id.
+        ID: the assigned ID, which the receipt will show.
         meter: serial number of the meter.
-        address: of the meter, ``host:port``.
-        PG_before: PG of the last receipt before it; "" when the meter had none; None when that is not known.
+        address: address of the meter, ``host:port``.
+        PG_before: PG of the last receipt before this B; "" if the meter had none; None if it is unknown.
         sent: the meter's own time when B went out, or None.
-        answered: the meter's own time of the answer to B, or of its time-out; None while there is none.
+        answered: the meter's own time of the answer to B, or of its time-out; None before that.
         state: "uncertain", "open", "ended" or "lost".
-        noted: the host's time when it was made; with the id it names the entry in every later note of it.
+        noted: the host's time when the entry was made. Together with the id it identifies the entry in later notes.
     """
 
     transaction_id: str
@@ -90,18 +90,18 @@ class NotedEntry:
 
 @dataclass(frozen=True, slots=True)
 class KeptReceipt:
-    """A receipt on its way to be kept.
+    """A receipt for a sink or the journal.
 
     Attributes:
-        receipt: the tuple.
-        transaction_id: of the transaction it belongs to, or "" where that is not known.
+        receipt: the parsed tuple.
+        transaction_id: id of the transaction that the receipt belongs to, or "" if it is unknown.
         public_key: hex of the meter's DER key, or "".
-        outcome: of the check of its signature, or None where it was not checked.
-        accepted: False where its signature is valid and the transparency software refuses it all the same.
-        address: of the meter, ``host:port``.
-        meter: serial number of the meter that gave it, or "" where that is not known.
-        found: it was only found in the meter, and is delivered to no one.
-        superseded: it belongs to an earlier transaction under its id, and answers no stop any more.
+        outcome: result of the signature check, or None if it was not checked.
+        accepted: False if the signature is valid but the transparency software refuses the receipt.
+        address: address of the meter, ``host:port``.
+        meter: serial number of the meter from which the receipt was read, or "" if it is unknown.
+        found: the receipt was found on the meter and is not delivered to the station.
+        superseded: it belongs to an earlier transaction under its id and answers no stop any more.
     """
 
     receipt: Receipt
@@ -117,7 +117,7 @@ class KeptReceipt:
 
 @dataclass(frozen=True, slots=True)
 class FiledReceipt:
-    """A receipt as it stands in a journal: the tuple, the id it belongs to or "", and the meter's key or ""."""
+    """A receipt as the journal has it: the tuple, the transaction id or "", and the meter's key or ""."""
 
     text: str
     transaction_id: str
@@ -127,12 +127,12 @@ class FiledReceipt:
 
 @dataclass(frozen=True, slots=True)
 class Recalled:
-    """What a journal knows of a meter, and of what was at its address before.
+    """What the journal knows of a meter and of its address.
 
     Attributes:
-        entries: those whose receipt is not here, in the order of their B; the latest state of each.
-        refused: ids whose start was refused with no B acted on, in order.
-        receipts: the latest, in the order in which they were kept, at most 64.
+        entries: the latest state of each entry that has no receipt, in the order of their B.
+        refused: ids of starts that failed without the meter acting on a B, in order.
+        receipts: the latest receipts, in the order in which they were written, at most 64.
         newest: the newest host time in the file, or None.
         pinned: the serial that was pinned for this address, or "".
     """
@@ -148,43 +148,40 @@ class ReceiptSink(Protocol):
     """Keeps receipts."""
 
     def keep(self, kept: KeptReceipt) -> Awaitable[None]:
-        """Keep a receipt; called before it is returned to the station, and for what is found in the meter.
+        """Keep a receipt. Called before it is returned to the station, and for receipts found on the meter.
 
         Raises:
-            JournalError: it is not kept yet.
+            JournalError: the receipt is not kept yet.
         """
 
 
 class Journal(Protocol):
-    """The ledger's memory on disk. Every method may raise a JournalError; what is written is queued even then.
+    """The ledger's memory on disk. Every method may raise a JournalError; a write stays queued even then.
 
-    The awaitables may be abandoned: being cancelled while one waits changes nothing in what is written.
+    The awaitables may be abandoned: cancelling one does not cancel its write.
     """
 
     def recall(self, *, meter: str, address: str) -> Awaitable[Recalled]:
         """Return what is known of a meter or of its address. A file that is absent, foreign or moved aside is empty.
 
         Raises:
-            JournalError: the file does not answer, or answers with an error: ask again.
+            JournalError: the file does not answer, or answers with an error. The caller should ask again.
         """
 
     def receipt_of(self, transaction_id: str, *, meter: str, address: str) -> Awaitable[FiledReceipt | None]:
-        """Return the receipt that answers a stop for an id, however old, or None."""
+        """Return the receipt that answers a stop for an id, of any age, or None."""
 
     def note(self, entry: NotedEntry) -> Awaitable[None]:
-        """Write an entry, or a later state of it; in the order of the calls."""
+        """Write an entry or a later state of it, in the order of the calls."""
 
     def withdraw(self, entry: NotedEntry) -> Awaitable[None]:
-        """Take back the entry of a B that was refused: it leaves none.
-
-        What was noted before under the id counts again.
-        """
+        """Withdraw the entry of a B that was refused. An earlier note under the id counts again."""
 
     def refused(self, transaction_id: str, *, meter: str, address: str) -> Awaitable[None]:
-        """Note an id whose start failed with none of its B possibly acted on, unless an entry stands under it."""
+        """Note the id of a start that failed without the meter acting on a B, unless the id has an entry."""
 
     def keep(self, kept: KeptReceipt) -> Awaitable[None]:
-        """Write a receipt; done when it is committed and will stand after a power cut. Its entry is done with."""
+        """Write a receipt, which closes its entry. Returns when the write is committed and survives a power cut."""
 
     def pin(self, address: str, meter: str) -> Awaitable[None]:
         """Write the serial that is accepted at an address."""

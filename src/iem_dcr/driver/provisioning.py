@@ -1,7 +1,7 @@
-"""Provisioning: charge point, clock, tariff text and key of a meter, and what of it is due.
+"""Provisioning: charge point, clock, tariff text and public key of a meter, and which of them are due.
 
-`initialise` asks, `make_up` sends. Nothing is sent while a transaction may run; what could not be sent stays due. CT
-and CI are taken once per power-up: an accepted POST /gw is the proof that there was one.
+`initialise` asks, `make_up` sends. Nothing is sent while a transaction may run. What could not be sent stays due. The
+meter accepts CT and CI once per power-up, so an accepted POST /gw proves a power-up.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ GW_WAITS_FOR_CLOCK_S: Final = 60.0
 CLOCK_TOLERANCE: Final = timedelta(seconds=5)
 CLOCK_TRIES_EVERY_S: Final = 60.0
 TRIES_EVERY_S: Final = 10.0
-"""How often something that failed is tried again on the meter's own account; a command tries at once."""
+"""How often a tick repeats a failed request. A command repeats it at once."""
 
 
 class Provisioning:
-    """Brings one meter into the state in which it can charge, and keeps it there.
+    """Brings one meter into a state in which it can charge, and keeps it there.
 
     Attributes:
-        initialised: the meter was initialised since this process began; `MeterState.needs_reinit` says whether again.
-        gw_due: CI is empty: charge point and clock have to be sent with POST /gw.
-        tariff_due: TT_initial has to be sent.
+        initialised: the meter was initialised since this process began. `MeterState.needs_reinit` requests a new one.
+        gw_due: CI is empty, so POST /gw must send charge point and clock.
+        tariff_due: TT_initial must be sent.
     """
 
     def __init__(self, meter: Meter) -> None:
@@ -63,10 +63,10 @@ class Provisioning:
     # --- asking ---
 
     async def initialise(self, deadline: Deadline) -> None:
-        """Ask what has to be known: GET /gw, /metervalue, /publickey and the last receipt. Nothing is sent.
+        """Read /gw, /metervalue, /publickey and the last receipt. Nothing is posted.
 
         Raises:
-            MeterError: the meter did not answer /gw or /metervalue.
+            MeterError: GET /gw or GET /metervalue failed.
         """
         meter = self._meter
         gateway = await meter.gw(deadline)
@@ -84,7 +84,7 @@ class Provisioning:
         meter.log.recovered("the initialisation")
 
     def take_up(self, gateway: Gateway) -> None:
-        """Take up from GET /gw whether the meter has its charge point."""
+        """Record from the answer of GET /gw whether the meter has its charge point."""
         meter = self._meter
         if gateway.is_set:
             self.gw_due = False
@@ -100,12 +100,12 @@ class Provisioning:
             self._gw_wanted_s = now_s()
 
     async def ask_for_key(self, deadline: Deadline) -> None:
-        """Ask for the public key and publish it when it is new. A failure is logged; it is asked for again."""
+        """Read the public key and publish it if it is new. A failure is logged; the key is requested again later."""
         meter = self._meter
         self._key_tried_s = now_s()
         try:
             answer = await meter.client.publickey(timeout_s=deadline.left_s)
-            # It may load cryptography, which takes a while.
+            # In a thread, because the first call may import cryptography, which takes a while.
             key = await asyncio.get_running_loop().run_in_executor(None, ocmf.public_key_der_hex, answer.PK)
         except (MeterError, ReceiptError) as error:
             meter.log.failure("the public key", "no public key: %s", getattr(error, "brief", error))
@@ -119,7 +119,7 @@ class Provisioning:
 
     @property
     def key_wanted(self) -> bool:
-        """Whether it is time to ask for the public key again."""
+        """Whether it is time to request the public key again."""
         state = self._meter.state
         return not state.public_key and not state.wrong and seconds_since(self._key_tried_s) >= TRIES_EVERY_S
 
@@ -135,7 +135,7 @@ class Provisioning:
         return (self.tariff_due and seconds_since(self._tariff_tried_s) >= TRIES_EVERY_S) or self._clock_wanted()
 
     async def make_up(self, deadline: Deadline) -> None:
-        """Send what is due, if nothing runs. What fails is logged and stays due."""
+        """Send what is due, if nothing runs. A failure is logged, and the request stays due."""
         if not self._meter.may_be_told or not self.initialised:
             return
         if self.gw_due:
@@ -148,14 +148,12 @@ class Provisioning:
             await self.send_clock(deadline)
 
     async def send_gw(self, deadline: Deadline) -> bool:
-        """POST /gw: charge point and clock. Returns whether the meter has them now; where it took them, it was
-        powered up.
-        """
+        """POST /gw: charge point and clock. Returns whether the meter accepted them, which proves a power-up."""
         meter, settings = self._meter, self._meter.settings
         if self.waits_for_clock:
-            what = "the host's clock says %s: POST /gw waits for a set one"
+            what = "the host's clock says %s: POST /gw waits until it is set"
             meter.log.failure("the host's clock", what, meter.clock.now().date())
-            meter.why = "it waits for the host's clock to be set"
+            meter.why = "POST /gw waits until the host's clock is set"
             return False
         self._gw_tried_s = now_s()
         is_set = meter.clock.is_set
@@ -180,17 +178,16 @@ class Provisioning:
             meter.state.gateway = replace(meter.state.gateway, CT=settings.CT, CI=settings.CI)
         meter.log.info("set up: CT %s, CI %s", settings.CT, settings.CI)
         if not is_set:
-            meter.log.warning(
-                "set up with the host's clock at %s; corrected once that is set", meter.clock.now().date()
-            )
+            what = "set up with the host's clock at %s; the meter's clock is corrected once the host's is set"
+            meter.log.warning(what, meter.clock.now().date())
         return True
 
     async def _gw_was_refused(self, error: RefusedError, deadline: Deadline) -> None:
         meter, settings = self._meter, self._meter.settings
         meter.log.failure(
             "POST /gw",
-            "%s. CT and CI in the meter are empty, configured are CT %s and CI %s; only a power cycle of the meter "
-            "lets them be set",
+            "%s. CT and CI in the meter are empty; CT %s and CI %s are configured. Power-cycle the meter so that they "
+            "can be set",
             error.brief,
             settings.CT,
             settings.CI,
@@ -199,7 +196,7 @@ class Provisioning:
             await self.send_clock(deadline)
 
     def _report(self, CT: str, CI: str) -> None:
-        """Say once what is frozen in the meter, and warn when it is not what is configured."""
+        """Log once which CT and CI are frozen in the meter, as a warning if they differ from the configuration."""
         meter, settings = self._meter, self._meter.settings
         if self._reported == (CT, CI):
             return
@@ -208,8 +205,8 @@ class Provisioning:
             meter.log.info("already set up: CT %s, CI %s", printable(CT), printable(CI))
         else:
             meter.log.warning(
-                "CT and CI are frozen in the meter as CT %s and CI %s; configured are CT %s and CI %s. Only a power "
-                "cycle of the meter changes them",
+                "CT and CI are frozen in the meter as CT %s and CI %s, but CT %s and CI %s are configured. Power-cycle "
+                "the meter so that they can be set",
                 printable(CT),
                 printable(CI),
                 settings.CT,
@@ -232,7 +229,7 @@ class Provisioning:
         return self._clock_due or is_off or seconds_since(self._clock_set_s) >= interval_s
 
     def is_clock_off(self, meters: datetime | None) -> bool:
-        """Tell whether the meter's time, as GET /gw has it, is not that of a host whose clock is set."""
+        """Return whether the meter's time, from GET /gw, differs from the host's. False if the host's is not set."""
         clock = self._meter.clock
         return meters is not None and clock.is_set and abs(meters - clock.now()) > CLOCK_TOLERANCE
 
@@ -262,7 +259,7 @@ class Provisioning:
             await meter.client.set_tariff(self._TT, timeout_s=deadline.left_s)
         except MeterError as error:
             meter.log.failure("the tariff text", "the tariff text was not set: %s", error.brief)
-            # What is not plainly refused stays due: a text may be set twice as long as nothing runs.
+            # The text stays due unless it was plainly refused. It may be set twice while nothing runs.
             if not isinstance(error, RefusedError) or error.may_have_acted:
                 return
         else:
@@ -270,14 +267,14 @@ class Provisioning:
         self.tariff_due = False
 
     def tariff_was_changed(self) -> None:
-        """Note that a transaction had a tariff text of its own: TT_initial is due again after it."""
+        """Note that a transaction sets its own tariff text: TT_initial is due again after it."""
         self.tariff_due = bool(self._TT)
         self._tariff_tried_s = None
 
 
 def changed_text(key: str, given: str, signed: str) -> str:
-    """Say in a log line that a tariff text is signed in another form than it was given."""
+    """Return a log line which says that a tariff text is signed in another form than it was given."""
     return (
-        f"{key} is signed in a form every reader reads alike: given {printable(given, limit=300)!r}, "
+        f"{key} was changed so that all receipt readers show the same text: given {printable(given, limit=300)!r}, "
         f"signed {printable(signed, limit=300)!r}"
     )

@@ -15,10 +15,10 @@ PER_S: Final = 60.0
 
 
 class MeterLog(logging.LoggerAdapter[logging.Logger]):
-    """Names the meter in each line. A failure is a warning once, and debug while it goes on.
+    """Names the meter in each line. A failure is logged as a warning first, and at debug while it continues.
 
     Attributes:
-        address: of the meter, ``host:port``.
+        address: address of the meter, ``host:port``.
     """
 
     def __init__(self, address: str) -> None:
@@ -28,11 +28,11 @@ class MeterLog(logging.LoggerAdapter[logging.Logger]):
         self._limited: dict[str, RateLimitedLog] = {}
 
     def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:  # noqa: ANN401  the signature is logging's
-        """Put the meter before the message."""
+        """Prefix the message with the meter's address."""
         return f"meter {self.address}: {msg}", kwargs
 
     def failure(self, topic: str, msg: str, *args: object, level: int = logging.WARNING) -> None:
-        """Log a failure: at ``level`` the first time, at debug while it goes on."""
+        """Log a failure: at ``level`` the first time, at debug while it continues."""
         if topic in self._failing:
             self.debug(msg, *args)
             return
@@ -40,21 +40,21 @@ class MeterLog(logging.LoggerAdapter[logging.Logger]):
         self.limited(f"{topic} failed").log(level, msg, *args)
 
     def limited(self, topic: str) -> RateLimitedLog:
-        """Return what writes the lines of a topic that external input can trigger."""
+        """Return the rate-limited log of a topic."""
         return self._limited.setdefault(topic, RateLimitedLog(self, now_s))
 
     def recovered(self, topic: str) -> None:
-        """Say that a topic works again."""
+        """Log that a topic works again, if it failed before."""
         if topic in self._failing:
             self._failing.discard(topic)
             self.limited(f"{topic} works").log(logging.INFO, "%s works again", topic)
 
 
 class RateLimitedLog:
-    """Writes at most five lines a minute; the others are written at debug and counted.
+    """Writes at most five lines a minute. Further lines are written at debug and counted.
 
     Args:
-        log: writes them; a logger or an adapter of one.
+        log: the logger, or an adapter of one.
         now_s: a monotonic clock, seconds.
     """
 
@@ -66,11 +66,11 @@ class RateLimitedLog:
         self._left_out = 0
 
     def info(self, msg: str, *args: object) -> None:
-        """Write what happened."""
+        """Write a line at level info."""
         self.log(logging.INFO, msg, *args)
 
     def warning(self, msg: str, *args: object) -> None:
-        """Write what should be looked at."""
+        """Write a line at level warning."""
         self.log(logging.WARNING, msg, *args)
 
     def log(self, level: int, msg: str, *args: object, exc_info: bool = False) -> None:
@@ -78,7 +78,7 @@ class RateLimitedLog:
         now_s = self._now_s()
         if now_s - self._since_s >= PER_S:
             if self._left_out:
-                self._log.log(level, "%d more lines like the next were left out", self._left_out)
+                self._log.log(level, "%d more lines like the next one were suppressed", self._left_out)
             self._since_s = now_s
             self._written = self._left_out = 0
         if self._written < LINES:

@@ -1,9 +1,9 @@
-"""Keeps receipts: verified, written to the journal before they are returned, and found again by the next process.
+"""Keeps receipts: verifies them, writes them to the journal before they are returned, and recalls them at a restart.
 
-Nothing waits for the journal longer than 0.5 s: what is not written by then is written later, and one error says what
-a kill would lose now. The journal is read when the process starts, and asked again until it answers; until then the
-ledger does not know whose the meter's last receipt is. What is found before the first live value waits for it: its
-check would import ``cryptography``.
+Nothing waits longer than 0.5 s for the journal. A slower write is completed later, and one error says what a kill
+would lose now. The journal is read when the process starts, and asked again until it answers. Until then the ledger
+does not know which transaction the meter's last receipt belongs to. Receipts that are found before the first live value
+are kept after it, because their check would import ``cryptography``.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ READ_TIMEOUT_S: Final = 10.0
 READ_AGAIN_AFTER_S: Final = 1.0
 VERIFY_TIMEOUT_S: Final = 5.0
 LAST_WAIT_S: Final = 0.2
-"""How long a check or a write may still take where the time of a command is over."""
+"""How long a check or a write may still take after the deadline of a command."""
 MAX_REMEMBERED: Final = 64
 MOST_UNOWNED: Final = 8
-"""So many receipts that were seen before the journal was read are matched again when it is."""
+"""How many receipts without an owner are matched again when the journal is read or the clock has leapt."""
 JOURNAL: Final = "the journal of receipts"
 
 
@@ -51,14 +51,14 @@ class MemorySink:
     """Keeps the latest receipts in memory.
 
     Attributes:
-        receipts: the latest last.
+        receipts: the kept receipts, the latest last.
     """
 
     def __init__(self) -> None:
         self.receipts: deque[KeptReceipt] = deque(maxlen=64)
 
     async def keep(self, kept: KeptReceipt) -> None:
-        """Keep a receipt, and forget the oldest when there are too many."""
+        """Keep a receipt, and drop the oldest if there are more than 64."""
         self.receipts.append(kept)
 
 
@@ -66,7 +66,7 @@ class ReceiptKeeper:
     """Keeps the receipts of one meter.
 
     Attributes:
-        is_read: what the journal knows is in the ledger; True where there is no journal.
+        is_read: the ledger has what the journal knows. True without a journal.
     """
 
     def __init__(
@@ -93,16 +93,16 @@ class ReceiptKeeper:
         self._unowned: deque[tuple[Receipt, str, str, float]] = deque(maxlen=MOST_UNOWNED)
         self._signers: OrderedDict[bytes, tuple[str, str]] = OrderedDict()
         self._checks: OrderedDict[tuple[bytes, str], asyncio.Task[tuple[Outcome, bool]]] = OrderedDict()
-        self._shown: OrderedDict[tuple[bytes, str], None] = OrderedDict()
+        self._given_to_sink: OrderedDict[tuple[bytes, str], None] = OrderedDict()
         self._is_live = False
         self._tasks: set[asyncio.Task[Any]] = set()
         self._read = asyncio.Event()
         self._recalled_serials: set[str] = set()
 
-    # --- the journal is read ---
+    # --- reading the journal ---
 
     async def read(self, serial: str = "") -> str:
-        """Read what the journal knows of this meter, and ask again until it answers. Returns the pinned serial."""
+        """Read what the journal knows of this meter, and repeat that until it answers. Returns the pinned serial."""
         if self._journal is None or serial in self._recalled_serials:
             return ""
         recalled = await self._recalled(self._journal, serial)
@@ -113,7 +113,7 @@ class ReceiptKeeper:
         return recalled.pinned
 
     async def pinned(self) -> str:
-        """Return the serial that the journal has pinned for this address by now; "" where it does not answer."""
+        """Return the serial that is now pinned for this address; "" if the journal does not answer."""
         if self._journal is None:
             return ""
         recalled = await self._answer(self._journal.recall(meter="", address=self._address))
@@ -127,7 +127,7 @@ class ReceiptKeeper:
             except (TimeoutError, JournalError) as error:
                 what = "%s is not read yet: %s"
                 self._log.failure(f"reading {JOURNAL}", what, JOURNAL, printable(error, limit=300) or "no answer")
-            except Exception:  # noqa: BLE001  a journal's fault must not keep the meter from being driven
+            except Exception:  # noqa: BLE001  no fault of a journal may stop the driver
                 self._log.exception("%s failed", JOURNAL)
             else:
                 self._log.recovered(f"reading {JOURNAL}")
@@ -135,7 +135,7 @@ class ReceiptKeeper:
             await asyncio.sleep(READ_AGAIN_AFTER_S)
 
     def _take_over(self, recalled: Recalled) -> None:
-        """Have the ledger know what the journal knows, and match again what was seen before."""
+        """Copy what the journal knows to the ledger, and match earlier receipts without an owner again."""
         receipts = []
         for filed in recalled.receipts:
             try:
@@ -154,11 +154,11 @@ class ReceiptKeeper:
             self._clock.newest = max(recalled.newest, self._clock.newest or recalled.newest)
 
     def has_read(self, serial: str) -> bool:
-        """Whether what the journal knows of a serial is in the ledger."""
+        """Return whether the ledger has what the journal knows of a serial."""
         return self._journal is None or serial in self._recalled_serials
 
     async def wait_until_read(self, deadline: Deadline) -> bool:
-        """Wait until the journal is read. Returns whether it is."""
+        """Wait until the journal is read. Returns False if the deadline passes first."""
         if not self.is_read:
             try:
                 async with asyncio.timeout(deadline.left_s):
@@ -168,7 +168,7 @@ class ReceiptKeeper:
         return True
 
     async def filed(self, transaction_id: str, serial: str) -> Receipt | None:
-        """Return the receipt of an id from the journal, however old; None where it does not answer."""
+        """Return the receipt of an id from the journal, of any age; None if there is none, or no answer."""
         if self._journal is None or not transaction_id:
             return None
         found = await self._answer(self._journal.receipt_of(transaction_id, meter=serial, address=self._address))
@@ -188,46 +188,46 @@ class ReceiptKeeper:
             await self._answer(self._journal.note(entry.to_note(self._address)))
 
     def note_later(self, entry: Entry) -> None:
-        """Write what became of an entry; nothing waits for it."""
+        """Write the new state of an entry, without waiting."""
         if self._journal is not None:
             self._start(self._answer(self._journal.note(entry.to_note(self._address))))
 
     def withdraw(self, entry: Entry) -> None:
-        """Take back the entry of a B that was refused; nothing waits for it."""
+        """Withdraw the entry of a B that was refused, without waiting."""
         if self._journal is not None:
             self._start(self._answer(self._journal.withdraw(entry.to_note(self._address))))
 
     def refused(self, transaction_id: str, serial: str) -> None:
-        """Note an id whose start failed; nothing waits for it."""
+        """Note the id of a start that failed, without waiting."""
         if self._journal is not None and transaction_id:
             self._start(self._answer(self._journal.refused(transaction_id, meter=serial, address=self._address)))
 
     def pin(self, serial: str) -> None:
-        """Write the serial that is accepted at this address; nothing waits for it."""
+        """Write the serial that is accepted at this address, without waiting."""
         if self._journal is not None:
             self._start(self._answer(self._journal.pin(self._address, serial)))
 
     # --- receipts ---
 
     def found(self, receipt: Receipt, entry: Entry | None, state: MeterState, *, is_news: bool = False) -> None:
-        """Have a new receipt kept, under its entry or without an owner; nothing waits for it.
+        """Keep a new receipt, with its entry or without an owner; nothing waits for the journal.
 
-        ``is_news``: it is that of a transaction that was ended here.
+        ``is_news``: it belongs to a transaction that the driver has just ended.
         """
         self._signed_by(receipt, state.public_key, state.serial)
         if entry is None:
             self._unowned.append((receipt, state.public_key, state.serial, now_s()))
         if self._keeps_found or entry is not None:
-            self._take_up(receipt, entry, state.public_key, state.serial, is_news=is_news)
+            self._enqueue(receipt, entry, state.public_key, state.serial, is_news=is_news)
 
     def match_again(self) -> None:
-        """Match what had no owner: the journal was read since, or it is known now how the meter's clock leapt."""
+        """Match receipts without an owner again, after the journal was read or a leap of the meter's clock was seen."""
         for receipt, public_key, serial, seen_s in tuple(self._unowned):
             entry = self._ledger.claim(receipt, seen_s)
             if entry is not None:
-                self._take_up(receipt, entry, public_key, serial, is_news=True)
+                self._enqueue(receipt, entry, public_key, serial, is_news=True)
 
-    def _take_up(self, receipt: Receipt, entry: Entry | None, public_key: str, serial: str, *, is_news: bool) -> None:
+    def _enqueue(self, receipt: Receipt, entry: Entry | None, public_key: str, serial: str, *, is_news: bool) -> None:
         kept = KeptReceipt(
             receipt,
             "" if entry is None else entry.transaction_id,
@@ -242,13 +242,13 @@ class ReceiptKeeper:
             self.keep_found()
 
     def keep_found(self) -> None:
-        """Have kept what was found: live values come."""
+        """Keep the receipts that were found; called once there are live values."""
         self._is_live = True
         while self._found:
             self._start(self._keep_found(*self._found.popleft()))
 
     async def outcome(self, receipt: Receipt, state: MeterState, deadline: Deadline) -> Outcome | None:
-        """Check a receipt with the key of its meter; None where receipts are not checked."""
+        """Check a receipt with the key of its meter. Returns None if receipts are not checked."""
         self.keep_found()
         public_key, serial = self._signer(receipt, state)
         kept = KeptReceipt(receipt, "", public_key, None, address=self._address, meter=serial)
@@ -257,7 +257,7 @@ class ReceiptKeeper:
     async def deliver(
         self, receipt: Receipt, transaction_id: str, state: MeterState, deadline: Deadline
     ) -> SignedMeterValue:
-        """Verify a receipt, have it written, and return it for the station, byte for byte as the meter gave it."""
+        """Verify and write a receipt, and return it for the station, byte for byte as the meter sent it."""
         self.keep_found()
         public_key, serial = self._signer(receipt, state)
         kept = KeptReceipt(receipt, transaction_id, public_key, None, address=self._address, meter=serial)
@@ -273,12 +273,12 @@ class ReceiptKeeper:
         _limit(self._signers)
 
     def _signer(self, receipt: Receipt, state: MeterState) -> tuple[str, str]:
-        """Return key and serial of the meter that a receipt was read from: another one may answer now."""
+        """Return key and serial of the meter from which a receipt was read. Another meter may answer now."""
         public_key, serial = self._signers.get(digest_of(receipt), ("", state.serial))
         return public_key or (state.public_key if serial in ("", state.serial) else ""), serial or state.serial
 
     async def close(self) -> None:
-        """Give what is still being written a last moment."""
+        """Wait at most 0.5 s for unfinished writes, and cancel the rest."""
         self.keep_found()
         if self._tasks:
             _, late = await asyncio.wait(self._tasks, timeout=JOURNAL_WAIT_S)
@@ -296,7 +296,7 @@ class ReceiptKeeper:
             await self._kept_by(keeper, replace(kept, superseded=superseded))
 
     async def _checked(self, kept: KeptReceipt, deadline: Deadline) -> KeptReceipt:
-        """Check a receipt: its signature, and what the transparency software will say of it."""
+        """Check a receipt's signature, and whether the transparency software accepts it."""
         if not self._verifies:
             return kept
         receipt, public_key = kept.receipt, kept.public_key
@@ -317,47 +317,47 @@ class ReceiptKeeper:
         return replace(kept, outcome=outcome, accepted=accepted)
 
     async def _check(self, receipt: Receipt, public_key: str) -> tuple[Outcome, bool]:
-        """Check a receipt, once for all who ask. Returns the outcome, and False where a valid one is refused."""
+        """Check a receipt. Returns the outcome, and False if the transparency software refuses a valid one."""
         try:
             verification = await asyncio.get_running_loop().run_in_executor(None, ocmf.verify, receipt, public_key)
-        except Exception as error:  # noqa: BLE001  a check that fails must not keep the receipt from the station
+        except Exception as error:  # noqa: BLE001  a failed check must not withhold the receipt from the station
             verification = Verification(Outcome.NOT_CHECKED, f"the check failed: {type(error).__name__}")
         if verification.outcome is Outcome.INVALID:
-            what = "receipt %s does not verify: %s; it is returned as it is, unless a second answer is better"
+            what = "receipt %s does not verify: %s; it is returned unchanged unless a second reading verifies"
             self._log.error(what, shown_PG(receipt), printable(verification.reason))
         elif verification.outcome is Outcome.NOT_CHECKED:
             self._log.error("receipt %s could not be verified: %s", shown_PG(receipt), printable(verification.reason))
         else:
             from iem_dcr.ocmf.examination import examine  # noqa: PLC0415  not before the first live value
-            from iem_dcr.ocmf.rules import Severity  # noqa: PLC0415  as above
+            from iem_dcr.ocmf.rules import Severity  # noqa: PLC0415  not before the first live value
 
-            # The form of its signatures is a habit of the meter, which nobody at the charger can change.
+            # The form of the signature is a property of the meter. A charger cannot change it.
             errors = (found for found in examine(receipt) if found.severity is Severity.ERROR)
             findings = [found.text for found in errors if found.code != "signature-form"]
             if findings:
-                what = "receipt %s has a valid signature, and the transparency software refuses it: %s"
+                what = "receipt %s has a valid signature, but the transparency software refuses it: %s"
                 self._log.error(what, shown_PG(receipt), printable("; ".join(findings), limit=300))
                 return verification.outcome, False
         return verification.outcome, True
 
-    # --- how the journal is called ---
+    # --- calls to the journal and the sink ---
 
     async def _kept_by(self, keeper: ReceiptSink, kept: KeptReceipt) -> None:
         if keeper is self._journal:
             await self._answer(keeper.keep(kept), f"receipt {shown_PG(kept.receipt)}")
             return
         shown = digest_of(kept.receipt), kept.transaction_id
-        if shown in self._shown:
+        if shown in self._given_to_sink:
             return
-        self._shown[shown] = None
-        _limit(self._shown)
+        self._given_to_sink[shown] = None
+        _limit(self._given_to_sink)
         try:
             await keeper.keep(kept)
-        except Exception:  # noqa: BLE001  as above
+        except Exception:  # noqa: BLE001  no fault of a sink may stop the driver
             self._log.exception("receipt %s was not kept", shown_PG(kept.receipt))
 
-    async def _answer(self, question: Awaitable[T], what: str = "what it was told now") -> T | None:
-        """Wait for the journal, 0.5 s at most: it goes on with what it was told, and nothing here piles up."""
+    async def _answer(self, question: Awaitable[T], what: str = "this write") -> T | None:
+        """Wait at most 0.5 s for the journal. A slower write is completed later, and no calls pile up here."""
         try:
             async with asyncio.timeout(JOURNAL_WAIT_S):
                 answer = await question
@@ -366,7 +366,7 @@ class ReceiptKeeper:
             self._log.failure(JOURNAL, late, JOURNAL, JOURNAL_WAIT_S, what, level=logging.ERROR)
         except JournalError as error:
             self._log.failure(JOURNAL, "%s", printable(error, limit=300), level=logging.ERROR)
-        except Exception:  # noqa: BLE001  as above
+        except Exception:  # noqa: BLE001  no fault of a journal may stop the driver
             self._log.exception("%s failed", JOURNAL)
         else:
             self._log.recovered(JOURNAL)
@@ -386,7 +386,7 @@ def _limit(latest: OrderedDict[Any, Any]) -> None:
 
 
 def signed_value(receipt: Receipt, public_key: str) -> SignedMeterValue:
-    """Return a receipt as the station takes it."""
+    """Return a receipt in the form that the station expects."""
     end = receipt.end or (receipt.readings[-1] if receipt.readings else None)
     return SignedMeterValue(receipt.text, public_key, end.TM.instant if end and end.TM else None)
 

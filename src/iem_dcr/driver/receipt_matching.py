@@ -1,10 +1,10 @@
 """Which receipt belongs to which transaction, and what a stop is entitled to. Pure: no I/O, no clock, no log.
 
-Theory. A receipt is *new* when its signed payload differs from every receipt that the driver knows. A new receipt is
-*ours* when it is of the same serial, shows the ID that was assigned (or a cut of it), and begins between 5 s before B
-went out and 5 s after its answer or time-out, by the meter's own clock. What cannot be read (no ID, no time) agrees
-with everything, but one of the two must agree, and then the pagination must have moved on since B. Of several entries
-that fit, it is that of the B that went out nearest to the begin. Everything else is another's: it closes nothing.
+Theory. A receipt is *new* if its signed payload differs from every receipt that the driver knows. A new receipt is
+*ours* if three things hold. It has the same serial. It shows the assigned ID, or a cut of it. It begins between 5 s
+before B went out and 5 s after B's answer or time-out, by the meter's own clock. If either the ID or the time cannot
+be read, the other must agree and the pagination must have changed since B. If several entries fit, the receipt belongs
+to the one whose B went out nearest to the begin. Any other receipt is another client's and closes nothing.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ if TYPE_CHECKING:
 
 BEGINS_BEFORE: Final = timedelta(seconds=5)
 BEGINS_AFTER: Final = timedelta(seconds=5)
-"""The meter shows whole seconds, a request takes its way, and one that was given up may be acted on later."""
+"""The meter shows whole seconds, a request takes time, and the meter may act on it after the driver has timed out."""
 SHORTEST_CUT: Final = 8
-"""An ID of at least so many characters may have been cut by a meter with a limit of its own."""
+"""A shown ID of at least this many characters may be cut: a meter may have a length limit of its own."""
 _FAR: Final = timedelta.max
 
 
 def owner(receipt: Receipt, entries: Iterable[Entry]) -> Entry | None:
-    """Return the entry that a new receipt belongs to, or None where it is another's."""
+    """Return the entry that a new receipt belongs to, or None if it is another client's."""
     fitting = [entry for entry in entries if is_ours(receipt, entry)]
     return min(fitting, key=lambda entry: _distance(receipt, entry), default=None)
 
 
 def is_ours(receipt: Receipt, entry: Entry) -> bool:
-    """Tell whether a new receipt is that of an entry."""
+    """Return whether a new receipt belongs to an entry."""
     if entry.state in (State.CLOSED, State.REFUSED):
         return False
     if receipt.meter_serial and receipt.meter_serial != entry.serial:
@@ -79,7 +79,7 @@ def _distance(receipt: Receipt, entry: Entry) -> tuple[timedelta, int]:
 
 
 def ended_since(receipt: Receipt, moment: datetime | None) -> bool:
-    """Tell whether a new receipt is of what was ended by an E: it ends at most 2 s before it, by the meter's clock."""
+    """Return whether an E at ``moment`` ended the transaction: it ends at most 2 s before, by the meter's clock."""
     end = receipt.end
     if moment is None or end is None or end.TM is None:
         return True
@@ -96,20 +96,20 @@ class Right(Enum):
     """What a stop gets: the rows of the table in docs/architecture.md."""
 
     RECEIPT = auto()
-    """Its receipt is here; what runs goes on."""
+    """Its receipt, which the driver already has. A running transaction continues."""
     END = auto()
-    """E, and its receipt."""
+    """E, then its receipt."""
     ONE_LOOK = auto()
-    """Its receipt if it has turned up; what runs goes on."""
+    """Its receipt if the meter shows it now, else an error. A running transaction continues."""
     REFUSED = auto()
     """An error: its start was refused."""
     WHATEVER_RUNS = auto()
-    """The id has no influence: what runs is ended, or the last receipt of the meter."""
+    """The receipt of the running transaction, which is ended, or the meter's last receipt. The id has no influence."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entitlement:
-    """What a stop is entitled to, and of which entry."""
+    """What a stop is entitled to, and the entry that it concerns."""
 
     right: Right
     entry: Entry | None = None
@@ -119,9 +119,9 @@ def entitlement(transaction_id: str, entries: Sequence[Entry], serial: str) -> E
     """Return what a stop for an id is entitled to.
 
     Args:
-        transaction_id: the station's; "" for whatever is open.
-        entries: all that are known, in the order of their B.
-        serial: of the meter that answers, or "" where none has yet.
+        transaction_id: the station's id; "" for any open transaction.
+        entries: all known entries, in the order of their B.
+        serial: serial number of the meter that answers, or "" if none has answered yet.
     """
     if transaction_id == "":
         awaited = [entry for entry in entries if entry.state in AWAITED and entry.serial in (serial, "")]

@@ -1,14 +1,16 @@
 """A start, from the request to the answer: one loop.
 
-Theory. Each round asks GET /gw (and posts it where CI is empty), the last receipt, sends E, assigns the user, notes the
-entry, and sends B; again until B is accepted, was refused often enough, or the time is over. E goes first every time:
-what runs is ended before something new is begun, whatever XT says. After an accepted one the start waits for a receipt,
-long where one may be due (something may run, or that is not known: the journal is not read, the values stand still),
-short where none is. E without an answer begins the loop again, and never B. So no B is ever repeated blindly: before
-the next one E has ended what the last one may have begun. A refused E means nothing, except where a receipt is to come:
-what ran has ended by itself, or this E came too early, and B would overwrite the receipt. So it is where XT was true a
-moment ago, whoever began that, and no receipt has come since. Then the loop begins again until the receipt is here, for
-15 s at most.
+Theory. Each round reads /gw (and posts it if CI is empty) and the last receipt, sends E, assigns the user, notes the
+entry, and sends B. Rounds repeat until B is accepted, B was refused too often, or the deadline passes.
+
+E always goes first, whatever XT says: a running transaction is ended before a new one begins. After an accepted E the
+start waits for a receipt. It waits long if one may be due: something may run, or that is unknown because the journal
+is not read or the values stand still. Otherwise it waits briefly. After an E without an answer the next round begins,
+and B is not sent. So no B is ever repeated blindly: E ends what the last B may have begun before the next B goes out.
+
+A refused E means nothing, except if a receipt is still to come. Then the transaction has ended by itself, or this E
+came too early, and B would overwrite the receipt. This includes the case that XT was true a moment ago and no receipt
+has come since, no matter who began that transaction. The rounds then repeat until the receipt is here, at most 15 s.
 """
 
 from __future__ import annotations
@@ -39,23 +41,23 @@ if TYPE_CHECKING:
 
 RECEIPT_WAIT_S: Final = 15.0
 SHORT_WAIT_S: Final = 0.25
-"""How long a receipt is waited for after an accepted E: where one is due, and where none is."""
+"""How long a start waits for a receipt after an accepted E: if one may be due, and if none is."""
 UNANSWERED_WAIT_S: Final = 1.0
 WRITTEN_TO_S: Final = 1.0
 """Receipts may give their times in whole seconds."""
 LOOK_HOLDS_S: Final = 0.3
-"""How long a live value says which meter a B reaches: a start without waits never reads a second one."""
+"""How long the serial of a live value stays valid for sending B. A start without waits needs only one live value."""
 
 
 class Start:
     """One start on one meter.
 
     Args:
-        pause: waits within a command, while live values go on.
-        deadline: by which it is over.
+        pause: waits within a command while live values continue.
+        deadline: the start ends by this moment.
 
     Attributes:
-        request: the station's.
+        request: the station's request.
     """
 
     def __init__(
@@ -66,7 +68,7 @@ class Start:
         self._pause = pause
         self.request = request
         self._deadline = deadline
-        self._doubtful: Entry | None = None
+        self._unanswered: Entry | None = None
         """The newest entry of this start whose B has no answer."""
         self._refusals_left = meter.settings.resilience_transaction_request_retries
         self._end_is_doubtful = False
@@ -76,20 +78,20 @@ class Start:
         self._serial = ""
 
     async def run(self) -> TransactionStartResponse:
-        """Go through rounds until there is an answer. Never raises for anything a meter or a station can do."""
+        """Repeat rounds until there is an answer. No behaviour of a meter or a station makes this raise."""
         meter, deadline = self._meter, self._deadline
         newest = meter.ledger.newest(self.request.transaction_id)
         if newest is not None and newest.state is State.OPEN and not newest.power_up and newest.is_answered:
             meter.ledger.mark(newest, unwanted=False, told=True)
             meter.log.limited("starts that come again").log(
-                logging.INFO, "start of transaction %s again: it runs", printable(self.request.transaction_id)
+                logging.INFO, "transaction %s was started again: it runs", printable(self.request.transaction_id)
             )
             return TransactionStartResponse(TransactionRequestStatus.OK)
         try:
             self._user = self._user_of_request()
         except RequestError as error:
             return self._failed(str(error))
-        why = "the meter did not do it in time"
+        why = "the meter did not start the transaction in time"
         while not deadline.passed:
             self._delay_s = UNANSWERED_WAIT_S
             response = await self._round()
@@ -102,7 +104,7 @@ class Start:
         return self._failed(why)
 
     def _user_of_request(self) -> User:
-        """Make the assignment of the request: what will be signed as IS, IL, IF, IT, ID and TT.
+        """Return the user assignment of the request: the values that are signed as IS, IL, IF, IT, ID and TT.
 
         Raises:
             RequestError: the id cannot be signed.
@@ -114,7 +116,7 @@ class Start:
         if request.identification_level in IDENTIFICATION_ERROR_LEVELS:
             meter.log.limited("identification levels").log(
                 logging.WARNING,
-                "the station gave identification level %s, an error level: the receipt will not do for billing",
+                "the station gave identification level %s, an error level: the receipt cannot be used for billing",
                 level,
             )
         tariff = None
@@ -136,25 +138,25 @@ class Start:
     def _failed(
         self, why: str, status: TransactionRequestStatus = TransactionRequestStatus.UNEXPECTED_ERROR
     ) -> TransactionStartResponse:
-        """Answer that the start failed; what it may have begun is ended by the driver itself."""
+        """Return the answer of a failed start. The driver itself ends what the start may have begun."""
         meter, transaction_id = self._meter, self.request.transaction_id
         meter.log.limited("starts that failed").log(
             logging.WARNING, "transaction %s was not begun (%s): %s", printable(transaction_id), status, why
         )
-        if self._doubtful is None:
+        if self._unanswered is None:
             meter.ledger.refuse(transaction_id, meter.clock.now())
             meter.keeper.refused(transaction_id, meter.state.serial)
         meter.ledger.disown(transaction_id)
         return TransactionStartResponse(status, why)
 
     async def _round(self) -> TransactionStartResponse | None:
-        """Go through one round. Returns the answer, or None for another round."""
+        """Do one round. Returns the answer, or None for another round."""
         meter = self._meter
         gateway = await self._look()
         if gateway is None:
             return None
         unfit = self._unfit(gateway.CI)
-        if unfit and self._doubtful is None:
+        if unfit and self._unanswered is None:
             refuses = meter.settings.refuse_start_with_error
             status = TransactionRequestStatus.UNEXPECTED_ERROR if refuses else TransactionRequestStatus.NOT_SUPPORTED
             return self._failed(unfit, status)
@@ -168,7 +170,7 @@ class Start:
         return None
 
     async def _look(self) -> Gateway | None:
-        """Ask GET /gw and a live value, and send what the meter lacks. Returns None where the round ends here."""
+        """Read /gw and a live value, and send what the meter lacks. Returns None if the round ends here."""
         meter, provisioning, deadline = self._meter, self._provisioning, self._deadline
         try:
             gateway = await meter.gw(deadline)
@@ -204,7 +206,7 @@ class Start:
         return ""
 
     async def _end_what_runs(self) -> bool:
-        """Send E, and wait for the receipt of what it ended. Returns whether the round goes on to B."""
+        """Send E, and wait for the receipt of the ended transaction. Returns whether the round continues to B."""
         meter = self._meter
         is_all_known = meter.keeper.is_read and not meter.state.is_frozen
         was_due = bool(meter.ledger.awaited or meter.state.XT) or not is_all_known
@@ -214,7 +216,7 @@ class Start:
             return False
         if reply is Reply.REFUSED:
             if meter.state.current_flows and meter.state.XT is not False:
-                # Neither E nor B is acted on at a current: what runs has to be ended first, and cannot be yet.
+                # The meter acts on neither E nor B while a current flows. The running transaction must end first.
                 return False
             if meter.ledger.expects_receipt(now_s()):
                 self._receipt_due = self._receipt_due or self._deadline.within(RECEIPT_WAIT_S)
@@ -230,13 +232,13 @@ class Start:
         finally:
             meter.awaits_end = False
         if was_due and meter.ledger.last is last and meter.state.XT and not self._was_ended_again:
-            # No receipt, and a transaction is still shown: E may have come too early, whatever its answer said.
+            # No receipt, and XT is still true: E may have come too early, whatever its answer was.
             self._was_ended_again = True
             return False
         return is_sure
 
     async def _wait_for_receipt(self, wait_s: float) -> bool:
-        """Wait for a new receipt. Returns False where a question had no answer: a power cut may have gone unseen."""
+        """Wait for a new receipt. Returns False if a request had no answer: a power cut may have gone unseen."""
         meter, end = self._meter, self._deadline.within(wait_s)
         delays = receipt_delays()
         all_answered = True
@@ -257,10 +259,10 @@ class Start:
         if self._user.TT is not None and reply is not Reply.REFUSED:
             self._provisioning.tariff_was_changed()
         if reply is Reply.REFUSED:
-            self._was_refused()
+            self._count_refusal()
         return reply is Reply.ACCEPTED
 
-    def _was_refused(self) -> None:
+    def _count_refusal(self) -> None:
         self._refusals_left -= 1
         self._delay_s = self._meter.settings.resilience_transaction_request_retry_delay / 1000
 
@@ -282,7 +284,7 @@ class Start:
             is_sent = await self._is_still_the_meter()
             reply = await meter.send(meter.client.begin(timeout_s=self._deadline.left_s)) if is_sent else Reply.UNSENT
         except BaseException:
-            # Given up in the middle: B may be out.
+            # Cancelled in the middle: B may be out.
             if is_sent:
                 ledger.mark(ledger.on_begin_unanswered(entry, now_s()), unwanted=True)
             else:
@@ -291,19 +293,19 @@ class Start:
         if reply is Reply.ACCEPTED:
             entry = ledger.mark(ledger.on_begin_accepted(entry, now_s()), told=True)
             meter.keeper.note_later(entry)
-            self._judge_clock()
+            self._check_clock()
             meter.state.is_told()
             name = printable(self.request.transaction_id)
             meter.log.info("transaction %s begun for %s", name, shortened(self._user.ID))
             return TransactionStartResponse(TransactionRequestStatus.OK)
         if reply is Reply.UNANSWERED:
-            self._doubtful = ledger.on_begin_unanswered(entry, now_s())
-            meter.keeper.note_later(self._doubtful)
+            self._unanswered = ledger.on_begin_unanswered(entry, now_s())
+            meter.keeper.note_later(self._unanswered)
             return None
         ledger.on_begin_refused(entry)
         meter.keeper.withdraw(entry)
         if reply is Reply.REFUSED:
-            self._was_refused()
+            self._count_refusal()
         return None
 
     def _same_second_s(self) -> float:
@@ -318,7 +320,7 @@ class Start:
         return wait_s if 0.0 < wait_s <= WRITTEN_TO_S else 0.0
 
     async def _is_still_the_meter(self) -> bool:
-        """Tell whether the meter that was looked at still answers; asks it where that was a while ago."""
+        """Return whether the same meter still answers. Reads a live value if the last one is too old."""
         meter = self._meter
         if seconds_since(meter.read_s) > LOOK_HOLDS_S:
             try:
@@ -331,8 +333,8 @@ class Start:
             return False
         return True
 
-    def _judge_clock(self) -> None:
-        """Say it once where a session is signed with a clock that is more than a minute off."""
+    def _check_clock(self) -> None:
+        """Log an error if the meter's clock, which signs the session, is more than a minute off."""
         meter = self._meter
         now, meters = meter.clock.now(), meter.time
         if meters is not None and meter.clock.is_set and abs((meters - now).total_seconds()) > MAX_CLOCK_OFF_S:
@@ -343,7 +345,7 @@ MAX_CLOCK_OFF_S: Final = 60.0
 
 
 def receipt_delays() -> Iterator[float]:
-    """Yield pauses between looks for a receipt: it is found within 15 ms or a tenth of the time that it takes."""
+    """Yield the pauses between checks for a receipt. It is found within 15 ms, or a tenth of the time that it takes."""
     waited_s = 0.0
     while True:
         delay_s = min(max(0.012, waited_s * 0.09), 1.0)

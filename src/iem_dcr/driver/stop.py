@@ -1,10 +1,10 @@
 """A stop, from the id to the receipt.
 
-Theory. What a stop gets is one row of the table in docs/architecture.md; `receipt_matching.entitlement` picks it.
-Where something of ours may run, E is sent whatever XT says, and its receipt is waited for as long as it may still
-come: to the deadline where B and E were accepted, else until it is certain that none comes. An id that means nothing
-here has no influence: what runs is ended, and its receipt is the new one that ends not before E; nothing runs: the
-last receipt.
+Theory. What a stop gets is one row of the table in docs/architecture.md. `receipt_matching.entitlement` picks it.
+If a transaction of ours may run, E is sent whatever XT says. The stop waits for the receipt as long as it may still
+come: until the deadline if B and E were accepted, else until it is certain that none comes. An unknown id has no
+influence: the running transaction is ended, and its receipt is the new one that does not end before E. If nothing
+runs, the stop gets the meter's last receipt.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from iem_dcr.ocmf import Receipt
 
 JOURNAL_WAIT_S: Final = 10.0
-"""How long a stop for an id that this process does not know waits for the journal to be read."""
+"""How long a stop for an id that this process does not know waits until the journal is read."""
 STARTUP_WAIT_S: Final = 5.0
-"""How long "" waits for a meter that has not answered this process yet: the charger is not ready before its answer."""
+"""How long a stop for "" waits for a meter that has not answered this process yet. The charger waits for its answer."""
 NOTHING_RAN_AFTER_S: Final = 15.0
 FRESH_VALUE_S: Final = 0.5
 ASKED_AGAIN_S: Final = 2.0
@@ -45,9 +45,9 @@ class Stop:
     """One stop on one meter.
 
     Args:
-        pause: waits within a command, while live values go on.
-        transaction_id: as the station gives it; "" for whatever runs.
-        deadline: by which it is over.
+        pause: waits within a command while live values continue.
+        transaction_id: the station's id; "" for any running transaction.
+        deadline: the stop ends by this moment.
     """
 
     def __init__(
@@ -60,22 +60,22 @@ class Stop:
         self._deadline = deadline
 
     async def run(self) -> TransactionStopResponse:
-        """End the transaction and return its receipt. Never raises for anything a meter or a station can do."""
+        """End the transaction and return its receipt. No behaviour of a meter or a station makes this raise."""
         keeper, ledger = self._meter.keeper, self._meter.ledger
         is_known = keeper.is_read or ledger.newest(self._id) is not None
         if not is_known and not await keeper.wait_until_read(self._deadline.within(JOURNAL_WAIT_S)):
-            return self._failed("the journal of receipts does not answer: whose the last receipt is is not known")
+            return self._failed("the journal of receipts does not answer: the owner of the last receipt is unknown")
         receipt = await self._receipt_here()
         if receipt is not None:
             return await self._deliver(receipt)
-        return await self._by_right(await self._entitlement())
+        return await self._answer(await self._entitlement())
 
-    async def _by_right(self, found: Entitlement) -> TransactionStopResponse:
+    async def _answer(self, found: Entitlement) -> TransactionStopResponse:
         match found.right:
             case Right.RECEIPT if found.entry is not None and found.entry.receipt is not None:
                 return await self._deliver(found.entry.receipt)
             case Right.REFUSED:
-                await self._end_what_nobody_began()
+                await self._end_foreign_transaction()
                 return self._failed("the start of this transaction was refused, and nothing was begun for it")
             case Right.ONE_LOOK if found.entry is not None:
                 return await self._look_once(found.entry)
@@ -85,7 +85,7 @@ class Stop:
                 return await self._end_whatever_runs()
 
     async def _receipt_here(self) -> Receipt | None:
-        """Return the receipt that is here for the id: in memory, or in the journal."""
+        """Return the receipt that memory or the journal has for the id, or None."""
         ledger = self._meter.ledger
         newest = ledger.newest(self._id)
         if not self._id or (newest is not None and newest.state not in (State.CLOSED, State.REFUSED)):
@@ -93,7 +93,7 @@ class Stop:
         return ledger.receipt_of(self._id) or await self._meter.keeper.filed(self._id, self._meter.state.serial)
 
     async def _entitlement(self) -> Entitlement:
-        """Return what the id is entitled to; another meter's answer may be one odd reading, and is read again."""
+        """Return what the id is entitled to. Another meter's serial may be one odd reading, so it is read again."""
         meter = self._meter
         for _ in range(SERIAL_READINGS):
             found = entitlement(self._id, meter.ledger.entries, meter.state.serial)
@@ -103,7 +103,7 @@ class Stop:
         return found
 
     async def _look(self, deadline: Deadline) -> bool:
-        """GET /gw, posted where CI is empty: the end is signed with that clock. Returns whether the meter answers."""
+        """Read /gw; post it if CI is empty, because that clock signs the end. Returns whether the meter answers."""
         meter = self._meter
         try:
             gateway = await meter.gw(deadline)
@@ -121,7 +121,7 @@ class Stop:
     # --- ours ---
 
     async def _end(self, entry: Entry) -> TransactionStopResponse:
-        """End what was begun here, and return its receipt; an error once it is certain that none comes."""
+        """End a transaction of ours and return its receipt, or an error once it is certain that none comes."""
         meter, ledger, deadline = self._meter, self._meter.ledger, self._deadline
         current_until = Deadline.after(meter.settings.stop_current_wait_ms / 1000)
         delays = receipt_delays()
@@ -152,7 +152,7 @@ class Stop:
         return self._failed(meter.why or "the meter did not give the receipt in time")
 
     async def _send_end(self, entry: Entry) -> Reply | None:
-        """Send E, after GET /gw; none where the receipt is there already, or the meter does not answer."""
+        """Send E after GET /gw. Returns None, without E, if the receipt is here or the right meter does not answer."""
         meter = self._meter
         if not await self._look(self._deadline):
             return None
@@ -166,7 +166,7 @@ class Stop:
         return await meter.send_end(self._deadline)
 
     async def _look_once(self, entry: Entry) -> TransactionStopResponse:
-        """Return the receipt of a transaction that is lost, or another meter's, if it has turned up."""
+        """Return the receipt of a lost transaction, or of one on another meter, if the meter shows it now."""
         meter = self._meter
         meter.ledger.disown(entry.transaction_id)
         await meter.new_receipt(self._deadline)
@@ -174,13 +174,13 @@ class Stop:
         if entry.receipt is not None:
             return await self._deliver(entry.receipt)
         if entry.serial != meter.state.serial:
-            return self._failed(f"it was begun on meter {printable(entry.serial)}, and another one answers now")
+            return self._failed(f"it was begun on meter {printable(entry.serial)}, but another meter answers now")
         return self._failed("the meter has no receipt for this transaction: it is lost")
 
-    # --- whatever runs ---
+    # --- any running transaction ---
 
-    async def _end_what_nobody_began(self) -> None:
-        """End what runs where no start of ours can have begun it."""
+    async def _end_foreign_transaction(self) -> None:
+        """End a running transaction that no start of ours can have begun."""
         meter = self._meter
         if meter.state.XT and not meter.ledger.awaited and await self._look(self._deadline):
             await meter.last_receipt(self._deadline)
@@ -188,28 +188,28 @@ class Stop:
                 await meter.send_end(self._deadline)
 
     async def _end_whatever_runs(self) -> TransactionStopResponse:
-        """End what runs, and return its receipt; the last one of the meter where nothing runs."""
+        """End any running transaction and return its receipt, or the meter's last receipt if nothing runs."""
         meter, deadline = self._meter, self._deadline
         why = await self._reach()
         ended_at: datetime | None = None
-        end_doubtful = False
+        end_unanswered = False
         while not why and not deadline.passed:
             await meter.last_receipt(deadline)
             moment = meter.time
             reply = await meter.send_end(deadline)
             is_idle = reply is Reply.REFUSED and not meter.state.current_flows
-            if reply is Reply.ACCEPTED or (is_idle and end_doubtful):
-                return await self._receipt_of_what_ran(ended_at if end_doubtful else moment)
+            if reply is Reply.ACCEPTED or (is_idle and end_unanswered):
+                return await self._receipt_of_what_ran(ended_at if end_unanswered else moment)
             if is_idle and not meter.state.XT and not meter.ledger.expects_receipt(now_s()):
                 return await self._deliver_last()
-            if reply is Reply.UNANSWERED and not end_doubtful:
-                ended_at, end_doubtful = moment, True
+            if reply is Reply.UNANSWERED and not end_unanswered:
+                ended_at, end_unanswered = moment, True
             await self._pause(UNANSWERED_WAIT_S, deadline)
             why = await self._reach()
-        return self._failed(why or meter.why or "the meter did not do it in time")
+        return self._failed(why or meter.why or "the meter did not end the transaction in time")
 
     async def _reach(self) -> str:
-        """Ask until the meter answers and is the one that may be ended. Returns why it is not, or ""."""
+        """Wait until the meter answers and may be sent an E. Returns "", or the reason why not."""
         meter, deadline = self._meter, self._deadline
         limit = deadline
         if not meter.state.reached:
@@ -223,7 +223,7 @@ class Stop:
         return meter.state.unaccepted or meter.why or "the meter does not answer"
 
     async def _receipt_of_what_ran(self, ended_at: datetime | None) -> TransactionStopResponse:
-        """Wait for the receipt of what an accepted E has ended, if anything ran."""
+        """Wait for the receipt of the transaction that an accepted E has ended, if anything ran."""
         meter, ran = self._meter, bool(self._meter.state.XT)
         began_s, delays = now_s(), receipt_delays()
         while not self._deadline.passed:
@@ -235,18 +235,18 @@ class Stop:
             if not ran and now_s() - began_s >= NOTHING_RAN_AFTER_S:
                 return await self._deliver_last()
             await self._pause(next(delays), self._deadline)
-        return self._failed("what ran was ended, and the meter has not given its receipt yet")
+        return self._failed("the running transaction was ended, but the meter has not given its receipt yet")
 
     # --- answers ---
 
     async def _deliver_last(self) -> TransactionStopResponse:
-        """Return the last receipt of the meter: nothing runs."""
+        """Return the last receipt of the meter, at which nothing runs."""
         ledger = self._meter.ledger
         if ledger.last is None:
-            return self._failed("no transaction is in progress, and there has been none before")
+            return self._failed("no transaction is in progress, and the meter has no receipt")
         is_strict = self._meter.settings.strict_transaction_ids and self._id != ""
         if is_strict and ledger.owner_of(ledger.last) not in ("", self._id):
-            return self._failed("no signed transaction for this id: the last receipt is another's")
+            return self._failed("no receipt for this id: the last receipt belongs to another transaction")
         return await self._deliver(ledger.last)
 
     async def _deliver(self, receipt: Receipt) -> TransactionStopResponse:
@@ -263,7 +263,7 @@ class Stop:
         return TransactionStopResponse(TransactionRequestStatus.OK, value)
 
     async def _undamaged(self, receipt: Receipt) -> Receipt:
-        """Ask once more for a receipt that does not verify: it may have been damaged on its way."""
+        """Read a receipt that does not verify once more: it may have been damaged in transit."""
         meter = self._meter
         if await meter.keeper.outcome(receipt, meter.state, self._deadline) is not Outcome.INVALID:
             return receipt

@@ -1,8 +1,8 @@
-"""Texts that get signed: made fit for every reader of receipts, or refused.
+"""Texts that the meter signs: converted so that all receipt readers can read them, or refused.
 
-The transparency software hashes in the platform's own charset and other readers split at every ``|`` (OCMF 1.4.1
-forbids it as well). So what is signed is kept to printable ASCII without ``|``: a tariff text is put into that form,
-for a text must never keep a charger from charging; an id that is not in it is refused, for an altered id is another's.
+The transparency software hashes in the platform's own charset, and other readers split at every ``|``, which OCMF 1.4.1
+forbids too. So a signed text must be printable ASCII without ``|``. A tariff text is converted, because it must never
+prevent charging. An id in any other form is refused, because a changed id may be somebody else's.
 """
 
 from __future__ import annotations
@@ -40,26 +40,26 @@ _SPELLED = str.maketrans(
 
 
 def signable_tariff(text: str) -> str:
-    """Put a tariff text into a form that every reader of receipts reads alike.
+    """Convert a tariff text to a form that all receipt readers show alike.
 
-    ``€`` becomes ``EUR``, letters with marks their plain form (``ä`` ``ae``, ``é`` ``e``), ``|`` becomes ``/``, control
-    characters a space, all else that is not ASCII ``?``; what is over 250 characters is cut off.
+    ``€`` becomes ``EUR``. Letters with marks get their plain form (``ä`` ``ae``, ``é`` ``e``). ``|`` becomes ``/``. A
+    control character becomes a space, any other non-ASCII character ``?``. The text is cut to 250 characters.
     """
     spelled = unicodedata.normalize("NFC", text).translate(_SPELLED)
     return "".join(_plain(character) for character in spelled)[:MAX_TARIFF_TEXT]
 
 
 def check_identification(text: str) -> None:
-    """Refuse an id that cannot be signed as it is.
+    """Refuse an id that cannot be signed unchanged.
 
     Raises:
-        RequestError: it is empty, not printable ASCII, or has a ``|``.
+        RequestError: the id is empty, is not printable ASCII, or contains ``|``.
     """
     if not is_signable(text):
         shown = printable(ascii(text[:2]), limit=16)
         raise RequestError(
-            f"the id ({len(text)} characters, beginning {shown}) cannot be signed: it has to be ASCII, not empty, "
-            "without | and control characters"
+            f"the id ({len(text)} characters, beginning {shown}) cannot be signed: it must be ASCII, not empty, and "
+            "without | or control characters"
         )
 
 
@@ -67,7 +67,7 @@ def _plain(character: str) -> str:
     if unicodedata.combining(character):
         return ""
     if character.isalpha():
-        # Letters alone: taken apart, "≠" would become "=".
+        # Only letters: decomposed, "≠" would become "=".
         character = unicodedata.normalize("NFD", character)[0]
     if not character.isascii():
         return "?"

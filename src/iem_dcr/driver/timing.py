@@ -1,4 +1,4 @@
-"""Time for the driver. Its monotonic clock is the event loop's own, so that a loop with virtual time drives it."""
+"""Time for the driver. Its monotonic clock is the event loop's, so that tests can use a loop with virtual time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 
 _NOTHING_LEFT_S = 0.001
-"""Less than this is no time: nothing can be done in it, and a rounding error must not be waited for."""
+"""Less than this counts as zero: it is too short to do anything, and may be a rounding error."""
 
 
 def now_s() -> float:
@@ -17,7 +17,7 @@ def now_s() -> float:
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
-    """A moment by which all of something has to be over; handed to every wait and request in it.
+    """A moment by which a piece of work must be over. It is passed to every wait and request in that work.
 
     Attributes:
         at_s: the moment, on the loop's clock.
@@ -27,35 +27,35 @@ class Deadline:
 
     @classmethod
     def after(cls, delay_s: float) -> Deadline:
-        """Return the deadline so many seconds from now."""
+        """Return the deadline `delay_s` from now."""
         return cls(now_s() + delay_s)
 
     def within(self, delay_s: float) -> Deadline:
-        """Return this deadline, or the one so many seconds from now if that is earlier."""
+        """Return this deadline, or the one `delay_s` from now if that is earlier."""
         return Deadline(min(self.at_s, now_s() + delay_s))
 
     @property
     def left_s(self) -> float:
-        """Seconds left; 0.0 when it has passed."""
+        """Seconds left; 0.0 after the deadline."""
         left_s = self.at_s - now_s()
         return left_s if left_s > _NOTHING_LEFT_S else 0.0
 
     @property
     def passed(self) -> bool:
-        """Whether nothing is left."""
+        """Whether no time is left."""
         return self.left_s <= 0
 
 
 class Schedule:
-    """A fixed grid of moments. One that was missed is skipped, so the grid never drifts and never catches up.
+    """A fixed grid of moments. A missed moment is skipped, so the grid never drifts and never catches up.
 
     Args:
-        period_s: between two moments.
-        phase: where in the periods of the loop's clock the moments are, 0.0 to below 1.0. Many schedules of one process
-            get different ones, so that they do not come due together. None has the grid begin now.
+        period_s: time between two moments.
+        phase: position of the moments within the periods of the loop's clock, 0.0 to below 1.0. The schedules of one
+            process get different phases, so that they are not due together. None starts the grid now.
 
     Attributes:
-        next_s: the next moment, on the loop's clock; at most a period from now.
+        next_s: the next moment, on the loop's clock; at most one period from now.
     """
 
     def __init__(self, period_s: float, phase: float | None = None) -> None:
@@ -66,11 +66,11 @@ class Schedule:
         self.next_s = self._origin_s + period_s
 
     def advance(self) -> None:
-        """Go on to the first moment of the grid that is still to come."""
+        """Set `next_s` to the first moment of the grid in the future."""
         passed = math.floor((now_s() + _NOTHING_LEFT_S - self._origin_s) / self._period_s)
         self.next_s = self._origin_s + (passed + 1) * self._period_s
 
 
 def seconds_since(moment_s: float | None) -> float:
-    """Return the seconds since a moment on the loop's clock; without one, more than any interval."""
+    """Return the seconds since a moment on the loop's clock; infinity for None."""
     return float("inf") if moment_s is None else now_s() - moment_s

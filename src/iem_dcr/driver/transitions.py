@@ -1,15 +1,16 @@
-"""What becomes of a transaction in the ledger: every state, every event, and the one table that joins them.
+"""The states of a transaction in the ledger, the events that change them, and the one table that joins the two.
 
-Theory. A B that may have been acted on is an entry of its own. It is UNCERTAIN until its answer: 2xx makes it OPEN, a
-refusal leaves no entry. 2xx to E says that nothing runs now, so what was open is ENDED; whether anything had run,
-only a receipt tells. 2xx to another B says that no earlier one runs: what was open or uncertain is LOST. A new
-receipt of ours closes an entry, from any state in which it may have been acted on, LOST too: evidence that comes late
-is still evidence. It is certain that no receipt comes when E was answered and nothing ran for a while: then the entry
-is LOST. A live value moves an entry in one case only: something is shown running so long after an accepted E that no
-delay explains it. Then a B without an answer was acted on since, or another meter has answered E, and E is due again.
+Theory. Each B that the meter may have acted on is an entry of its own. It is UNCERTAIN until its answer: 2xx makes it
+OPEN, and a refusal removes it. 2xx to E says that nothing runs now, so an open or uncertain entry is ENDED. Only a
+receipt tells whether anything had run. 2xx to another B says that no earlier transaction runs, so an open or uncertain
+entry is LOST. A new receipt of ours closes an entry from any state in which the meter may have acted on its B. This
+includes LOST, because late evidence is still evidence. If E was answered and nothing ran for a while, it is certain
+that no receipt comes, and the entry is LOST. A live value moves an entry in one case only: it shows a transaction so
+long after an accepted E that no delay explains it. Then the meter acted on an unanswered B since, or another meter
+answered E. E is due again.
 
-REFUSED is the entry of a start that failed with none of its B possibly acted on. CLOSED and REFUSED are final. An
-event that the table does not have changes nothing.
+REFUSED is the entry of a start that failed where the meter cannot have acted on any B. CLOSED and REFUSED are final.
+An event that the table does not have for a state changes nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Final
 
 
 class State(Enum):
-    """What is known of a transaction."""
+    """What the driver knows of a transaction."""
 
     REFUSED = auto()
     UNCERTAIN = auto()
@@ -65,9 +66,9 @@ TABLE: Final[dict[State, dict[Event, State]]] = {
 }
 
 RUNNING: Final = (State.UNCERTAIN, State.OPEN)
-"""States in which the transaction may run: E has something to end."""
+"""States in which the transaction may run, so that E may end it."""
 AWAITED: Final = (State.UNCERTAIN, State.OPEN, State.ENDED)
-"""States in which a receipt is still to come."""
+"""States in which a receipt may still come."""
 
 
 def after(state: State, event: Event) -> State:

@@ -1,6 +1,6 @@
-"""What is due to a meter between commands: the scheduled reading, the journal's and the meter's receipts, an end.
+"""The work between commands: scheduled readings, reading the journal, checks for receipts, the driver's own E.
 
-A question to the meter gives way to a command that waits, and nothing else is begun as soon as one does.
+A waiting command interrupts a question to the meter, and no other work begins while one waits.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ if TYPE_CHECKING:
 LOOK_EVERY_S: Final = 2.0
 END_EVERY_S: Final = 10.0
 WORK_S: Final = 10.0
-"""How much time the driver's own work on a meter may take; a command waits for it."""
+"""Limit of the driver's own work on a meter. A command waits for this work."""
 RESTLESS: Final = 3
 RESTLESS_S: Final = 60.0
-"""A meter that needs it more than so many times in so many seconds is initialised no more often than that."""
+"""A meter that needs more initialisations than this in this many seconds gets only this many."""
 PIN_ASKED_EVERY_S: Final = 10.0
-"""How often the journal is asked whether another meter is accepted by now, while the wrong one answers."""
+"""How often the journal is asked for a new pin while the wrong meter answers."""
 PREPARED_WITHIN_S: Final = 0.5
-"""How long an end waits for an import under way in the worker thread."""
+"""How long `close` waits for an import in the worker thread."""
 
 
 class Upkeep:
-    """Does what is due to one meter.
+    """Does the periodic work on one meter.
 
     Attributes:
         next_reach_s: when the meter may be initialised next, on the loop's clock.
@@ -57,7 +57,7 @@ class Upkeep:
         self._reading: asyncio.Task[None] | None = None
 
     async def close(self) -> None:
-        """End what is done beside the task, and give what is still being written a last moment."""
+        """End background work. Unfinished writes and imports get a last half second each."""
         if self._reading is not None:
             self._reading.cancel()
             await asyncio.wait({self._reading})
@@ -67,18 +67,18 @@ class Upkeep:
             await asyncio.wait({self._preparing}, timeout=PREPARED_WITHIN_S)
 
     def recall(self, serial: str) -> None:
-        """Read the journal, beside everything else."""
+        """Read the journal in the background."""
         self._recalled_s = min(self._recalled_s, now_s())
         self._read(lambda: self._meter.keeper.read(serial))
 
     async def read_journal(self) -> None:
-        """Have the journal read where it is not yet, and give it half a second in all before it is done without."""
+        """Read the journal if it is not read yet. Wait for it half a second in all, then continue without it."""
         if not self._meter.keeper.is_read:
             self.recall("")
             await self._meter.keeper.wait_until_read(Deadline(self._recalled_s + JOURNAL_WAIT_S))
 
     def _read(self, ask: Callable[[], Awaitable[str]]) -> None:
-        """Ask the journal something that it answers with the pinned serial, unless another question is under way."""
+        """Ask the journal a question that returns the pinned serial, unless another one is in progress."""
 
         async def read() -> None:
             self._meter.state.pin(await ask(), is_open=self._meter.is_open)
@@ -106,7 +106,7 @@ class Upkeep:
         return True
 
     def _pin(self, serial: str) -> None:
-        """Pin the first meter that answers; ask whether another one is accepted by now while it is not that one."""
+        """Pin the first meter that answers. While another meter answers, ask the journal for a new pin."""
         keeper, state = self._meter.keeper, self._meter.state
         if not state.pinned:
             state.pin(serial, is_open=self._meter.is_open)
@@ -116,7 +116,7 @@ class Upkeep:
             self._read(keeper.pinned)
 
     async def do_what_is_due(self) -> None:
-        """Do what is due after a good reading; nothing as soon as a command waits."""
+        """Do the work that is due after a good reading. Begin nothing while a command waits."""
         meter, provisioning = self._meter, self._provisioning
         if (not provisioning.initialised or meter.state.needs_reinit) and now_s() >= self.next_reach_s:
             await self.initialise()
@@ -148,20 +148,20 @@ class Upkeep:
         return True
 
     async def make_up(self) -> None:
-        """Send what is due, unless a command waits. The journal may show that the host's clock is behind."""
+        """Send what is due, unless a command waits. The journal comes first: it may show that the host's clock lags."""
         is_read = self._meter.keeper.is_read or now_s() >= self._recalled_s + JOURNAL_WAIT_S
         if is_read and not self._commands and self._provisioning.anything_due:
             await self._provisioning.make_up(Deadline.after(WORK_S))
 
     async def _look_for_receipts(self) -> None:
-        """Look for receipts that are still to come, while nothing is seen running."""
+        """Check for receipts that are still to come, while XT is not true."""
         if self._meter.ledger.awaited and not self._meter.state.XT and seconds_since(self._looked_s) >= LOOK_EVERY_S:
             self._looked_s = now_s()
             await self._commands.preemptible(self._meter.new_receipt)
             self._meter.ledger.give_up(now_s())
 
     async def _end_unwanted(self) -> None:
-        """End what the station does not want: at once, then every 10 s, until E is accepted or a receipt is there."""
+        """Send E for unwanted entries: at once, then every 10 s, until E is accepted or the receipt is here."""
         meter = self._meter
         serials = {entry.serial for entry in self._meter.ledger.unwanted}
         if not serials:
@@ -170,5 +170,5 @@ class Upkeep:
             meter.state.serial in serials and not meter.state.unaccepted and seconds_since(self._ended_s) >= END_EVERY_S
         ):
             self._ended_s = now_s()
-            meter.log.info("a transaction that the station does not want may run: it is ended")
+            meter.log.info("a transaction that the station does not want may run: sending E")
             await meter.send_end(Deadline.after(WORK_S))

@@ -1,8 +1,7 @@
 """The journal: every receipt of one or more meters, in one SQLite file that outlives the process.
 
-`open_journal` gives drivers what keeps their receipts; `open_for_reading`, `count_to_forget`, `forget`, `pins` and
-`pin` are for whoever looks after the file. Importing this package imports ``sqlite3``, so a process without a journal
-does not import it.
+`open_journal` opens it for drivers. `open_for_reading`, `count_to_forget`, `forget`, `pins` and `pin` are for the
+maintenance of the file. Importing this package imports ``sqlite3``, so a process without a journal does not import it.
 """
 
 from iem_dcr.journal.file import check_journal

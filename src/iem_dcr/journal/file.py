@@ -1,16 +1,16 @@
-"""The file of a journal while it is in use: what an error on it means, and what follows from it.
+"""The file of a journal while it is in use: what an error on it means, and what the journal does then.
 
-* DAMAGE (`DamagedError`): SQLite reports that the file is corrupt, no database or of an unknown format; a name or
-  message of SQLite is not UTF-8 (all of ours are ASCII); a statement fails and a check of the file shows why. The file
-  is moved aside and a new one is created. Questions are answered as by an empty file.
-* REFUSAL (`RefusedError`): the file is not marked as a journal, or is of a newer version, or its folder is missing or
-  forbidden. It is left alone. Questions are answered as by an empty file; writes are retried.
+* DAMAGE (`DamagedError`): SQLite reports that the file is corrupt, is not a database, or has an unknown format. Or a
+  name or message of SQLite is not UTF-8 (all of ours are ASCII). Or a statement fails and a check of the file shows
+  why. The file is moved aside and a new one is created. Questions are answered as for an empty file.
+* REFUSAL (`RefusedError`): the file is not marked as a journal, has a newer version, or its folder is missing or
+  forbidden. The file is left alone. Questions are answered as for an empty file. Writes are retried.
 * FAILURE (any other `JournalError`): the disk is full, locked, read-only or broken, or a statement fails on a sound
-  file. It says nothing about the content: questions raise it, and are to be asked again; writes are retried.
+  file. It says nothing about the content. Questions raise it and should be asked again. Writes are retried.
 
-A file that was opened a while ago may have been moved or migrated since, so its errors are judged only when they come
-back from the file that is at the path now. An error that the values of one unit of work cause (`_is_own_fault`) undoes
-that unit only. Questions have a connection of their own, which also works on a full or read-only disk.
+A file that was opened a while ago may have been moved or migrated since. So an error is judged only if it comes from
+the file that is at the path now. An error caused by the values of one unit of work (`_is_own_fault`) undoes only that
+unit. Questions use a connection of their own, which also works on a full or read-only disk.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ T = TypeVar("T")
 _log = logging.getLogger("iem_dcr.journal")
 
 FILE_MODE: Final = 0o600
-"""Receipts hold ids of persons."""
+"""Receipts contain ids of persons."""
 MOVED_AT_MOST_EVERY_S: Final = 60.0
-"""A file that is damaged again within this time is not moved: the disk is broken."""
+"""A file that is damaged again within this time is not moved, because the disk must be broken."""
 ATTEMPTS: Final = 3
-"""How often a commit is tried at once when its file is moved, deleted, replaced or damaged."""
+"""How often a commit is tried in a row if its file is moved, deleted, replaced or damaged."""
 
 _FORBIDDEN = "this user may not use its folder; change its rights, or journal_path"
 _ASIDE = ".corrupt-"
@@ -63,17 +63,18 @@ _FAILURES = {
 
 
 def judged(error: Exception, path: Path) -> JournalError:
-    """Return what an error on a file means, and what to do, without the name of the file; see above.
+    """Return what an error on a file means and what to do, as the module describes. The file is not named.
 
-    May read the head of the file, so call it without an open connection: closing a second descriptor drops POSIX locks.
+    May read the head of the file. Call it without an open connection, because closing a second descriptor drops POSIX
+    locks.
     """
     if code_of(error) in _STATEMENT_FAILED:
         try:
             schema.check(path)
-        except Exception as found:  # noqa: BLE001  what the check has found is what the error means
+        except Exception as found:  # noqa: BLE001  the finding of the check replaces the error
             error = found
         else:
-            return JournalError(f"it is sound, and a statement fails on it ({said(error)}); report this error")
+            return JournalError(f"it is sound, but a statement fails on it ({said(error)}); report this error")
     if isinstance(error, JournalError):
         return error
     code = code_of(error)
@@ -84,7 +85,7 @@ def judged(error: Exception, path: Path) -> JournalError:
         # A journal has its application id there; a power cut leaves zeros.
         if head[68:72] == schema.APPLICATION_ID.to_bytes(4, "big") or not head.strip(b"\0"):
             return DamagedError(said(error))
-        return RefusedError("this is no journal of receipts; change journal_path, or move the file away if it was one")
+        return RefusedError("it is not a journal of receipts; change journal_path, or move the file away if it was one")
     happened, do = _FAILURES.get(code, ("it cannot be used", "check its disk, or change journal_path"))
     return JournalError(f"{happened} ({said(error)}); {do}")
 
@@ -102,10 +103,10 @@ def _is_own_fault(error: Exception) -> bool:
 
 
 def check_journal(path: str | os.PathLike[str]) -> None:
-    """Check when a program starts whether a journal can be written. Makes no file.
+    """Check at the start of a program whether a journal can be written. Creates no file.
 
     Raises:
-        ConfigError: it cannot be, and why. A damaged one is no reason: the writer moves it aside.
+        ConfigError: the journal cannot be written, and why. A damaged journal is accepted: the writer moves it aside.
     """
     found = resolved(path)
     try:
@@ -118,7 +119,7 @@ def check_journal(path: str | os.PathLike[str]) -> None:
 
 
 def _is_there(path: Path) -> bool:
-    """Return whether a file is at a path. Raises `JournalError` where rights forbid that one is written there."""
+    """Return whether there is a file at a path. Raises `JournalError` if none can be written there."""
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
@@ -130,7 +131,7 @@ def _is_there(path: Path) -> bool:
     except PermissionError:
         raise NoFolderError(_FORBIDDEN) from None
     if not stat.S_ISREG(mode):
-        raise RefusedError("this is no file; change journal_path")
+        raise RefusedError("it is not a regular file; change journal_path")
     if not os.access(path, os.W_OK):
         raise JournalError("this user may not write it; change its rights, or journal_path")
     return True
@@ -140,10 +141,10 @@ def _is_there(path: Path) -> bool:
 
 
 class JournalFile:
-    """A file that is opened on demand, and reopened after an error or when it was replaced.
+    """A file that is opened on demand, and reopened after an error or after it was replaced.
 
     Args:
-        path: of the file.
+        path: path of the file.
         wall: the host's clock; aware datetimes.
         monotonic: seconds that never run backwards.
     """
@@ -158,10 +159,10 @@ class JournalFile:
         self._moved_s: float | None = None
 
     def commit(self, works: Sequence[Callable[[sqlite3.Connection], Any]], failure: Exception | None) -> list[Any]:
-        """Do some units of work and commit them, in the file that is at the path afterwards.
+        """Do units of work and commit them to the file that is at the path afterwards.
 
-        Returns for each what it returned, or the exception because of which it was undone. Raises what `judged` makes
-        of an error, with nothing committed. ``failure`` counts as if SQLite had raised it.
+        Returns the result of each unit, or the exception that undid it. Raises what `judged` makes of an error; then
+        nothing is committed. ``failure`` is treated as if SQLite had raised it.
         """
         for _ in range(ATTEMPTS):
             try:
@@ -173,10 +174,10 @@ class JournalFile:
                 judgement = self._judge(error, self._identity)
                 if not isinstance(judgement, DamagedError) and identity(self._path) == self._identity:
                     raise judgement from error
-        raise JournalError("it keeps being moved or deleted; find out by what")
+        raise JournalError("it keeps being moved or deleted; find out which program does that")
 
     def ask(self, question: Callable[[sqlite3.Connection], T], otherwise: T, failure: Exception | None) -> T:
-        """Answer a question; ``otherwise`` is the answer of an empty file. Raises `JournalError` after a failure."""
+        """Answer a question; ``otherwise`` is the answer for an empty file. Raises `JournalError` after a failure."""
         self._path, which = resolved(self._given), None
         try:
             which = identity(self._path)
@@ -189,14 +190,14 @@ class JournalFile:
         except Exception as error:
             try:
                 judgement = self._judge(error, which)
-            except (JournalError, OSError):  # it cannot be moved; the next write fails as well, and logs it
+            except (JournalError, OSError):  # it cannot be moved; the next write fails too and logs that
                 return otherwise
             if isinstance(judgement, (DamagedError, RefusedError)):
                 return otherwise
             raise JournalError(f"{named(self._path)} cannot be read: {judgement}") from error
 
     def close(self) -> None:
-        """Close the connection. What was not committed is rolled back by that."""
+        """Close the connection, which rolls back uncommitted work."""
         connection, self._connection = self._connection, None
         if connection is not None:
             with contextlib.suppress(sqlite3.Error):
@@ -231,7 +232,7 @@ class JournalFile:
                 with contextlib.suppress(FileExistsError):
                     os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, FILE_MODE))
                 self._identity = identity(self._path)
-            # Checked once per file: a large one would be checked at every retry on a full disk.
+            # Each file is checked once. Otherwise a large one would be checked at every retry on a full disk.
             self._connection = schema.open_to_write(self._path, is_checked=self._identity == self._checked)
             self._checked = self._identity
         return self._connection
@@ -255,7 +256,7 @@ class JournalFile:
         """Move a damaged file aside, with the files beside it, unless another process has done so."""
         path, now_s = self._path, self._monotonic()
         if self._moved_s is not None and now_s - self._moved_s < MOVED_AT_MOST_EVERY_S:
-            raise JournalError(f"it is damaged again at once ({error}); check its disk") from error
+            raise JournalError(f"it is damaged again soon after the last time ({error}); check its disk") from error
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)  # no other process moves a journal meanwhile
@@ -280,7 +281,7 @@ def _raise(failure: Exception | None) -> None:
 
 
 def identity(path: Path) -> tuple[int, int] | None:
-    """Return which file is at a path now, by device and inode; None where there is none, or its folder is forbidden."""
+    """Return device and inode of the file at a path; None if there is none, or its folder is forbidden."""
     try:
         found = path.stat()
     except (FileNotFoundError, NotADirectoryError, PermissionError):

@@ -1,12 +1,12 @@
-"""Maintenance of a journal while drivers write it: reading, erasing on request, deleting what is old.
+"""Maintenance of a journal while drivers write it: reading, erasing on request, deleting old receipts.
 
-* Reading changes nothing. Rows are fetched a few at a time, so that a reader does not keep the writer from
-  checkpointing. SQL gives each column the type that it should have, so a damaged row is read as far as it can be.
-* Erasing removes the tuple and everything that names a person. Meter, pagination, times and energies stay, and the
-  digest keeps the tuple from being stored again. The file is rebuilt, because pages that were split may hold copies.
+* Reading changes nothing. Rows are fetched a few at a time, so that a reader does not prevent the writer from
+  checkpointing. SQL casts each column to the expected type, so a damaged row is read as far as possible.
+* Erasing removes the tuple and everything that names a person. Meter, pagination, times and energies stay. The digest
+  prevents the tuple from being stored again. The file is rebuilt, because split pages may hold copies.
 * Age is judged by a clock that cannot leap. It follows the host's clock by at most a week per pruning, and pruning is
-  daily, so a wrong year does not delete everything. A receipt kept while the host's clock was not set, or was ahead, is
-  deleted with its neighbours. A host whose clock is not set deletes nothing.
+  daily, so a wrong year does not delete everything. A receipt that was kept while the host's clock was not set, or was
+  ahead, is deleted with its neighbours. A host whose clock is not set deletes nothing.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ READ_AT_ONCE: Final = 200
 """Entries in memory at a time."""
 PRUNING_INTERVAL: Final = timedelta(hours=20)
 CLOCK_STEP: Final = timedelta(days=7)
-"""How far the time that decides what is old moves from one pruning to the next, at most."""
+"""The trusted clock, which decides what is old, moves at most this far from one pruning to the next."""
 OVERWRITE_TIMEOUT_S: Final = 2.0
-"""How long erasing waits for readers that still see what was erased; drivers cannot write meanwhile."""
+"""How long erasing waits for readers that still see the erased data. Drivers cannot write meanwhile."""
 
 _UNREADABLE = " cannot be read: {}; is it a journal, and may this user read it?"
 _NOT_ERASED = ": erasing was not completed: {}. Do it again"
@@ -69,26 +69,26 @@ class Entry:
     Attributes:
         id: number of the entry in its file; a later one is larger.
         meter: serial number of the meter.
-        address: of the meter, ``host:port``.
+        address: address of the meter, ``host:port``.
         pagination: PG, or "".
-        transaction_id: the station's, or "" where it is not known or was erased.
-        identification: ID of the tuple, or "" where it has none or it was erased.
-        begin_text: TM of the reading that begins, as the meter wrote it; "" without one.
+        transaction_id: the station's id, or "" if it is unknown or was erased.
+        identification: ID of the tuple, or "" if it has none or was erased.
+        begin_text: TM of the begin reading, as the meter wrote it; "" without one.
         begin: the same as an instant in UTC, or None.
-        end_text: TM of the reading that ends.
+        end_text: TM of the end reading.
         end: the same as an instant in UTC, or None.
-        begin_wh: import register at the beginning, Wh, exactly; None where the tuple has none.
+        begin_wh: import register at the beginning, Wh, exact; None if the tuple has none.
         end_wh: the same at the end.
-        energy_wh: imported energy, Wh, exactly.
-        text: the tuple byte for byte, or "" where it was erased.
+        energy_wh: imported energy, Wh, exact.
+        text: the tuple byte for byte, or "" if it was erased.
         public_key: hex of the meter's DER key, or "".
-        outcome: of the check of its signature, or None where it was not checked.
-        accepted: False where its signature is valid and the transparency software refuses it all the same.
-        findings: what was found beside the signature when it was kept: objects of code, severity, reading, field, text.
-        found: it was only found in the meter, and delivered to no one.
-        kept: host's time at which it was kept first.
-        erased: host's time at which it was erased on request, or None.
-        is_whole: the tuple is the one that was kept; False where the file was damaged, or it was erased.
+        outcome: result of the signature check, or None if it was not checked.
+        accepted: False if the signature is valid but the transparency software refuses the receipt.
+        findings: further findings when it was kept: objects with code, severity, reading, field and text.
+        found: the receipt was found on the meter and never delivered to the station.
+        kept: host's time when it was first kept.
+        erased: host's time when it was erased on request, or None.
+        is_whole: the tuple is the one that was kept. False if the file was damaged or the tuple erased.
     """
 
     id: int
@@ -116,7 +116,7 @@ class Entry:
 
 
 def _entry_of(row: tuple[Any, ...]) -> Entry:
-    """Make an entry of a row of `_SELECT`; what was damaged reads as nothing."""
+    """Make an entry from a row of `_SELECT`. A damaged value reads as empty."""
     values = dict(zip((*_READ_AS_TEXT, "tuple", *_READ_AS_IS), row, strict=True))
     raw = values["tuple"]
     return Entry(
@@ -153,10 +153,10 @@ def _decimal(text: str) -> Decimal | None:
 
 
 class JournalReader:
-    """A journal open for reading. Made by `open_for_reading`. What it cannot read raises `JournalError`.
+    """A journal open for reading, made by `open_for_reading`. A read error raises `JournalError`.
 
     Attributes:
-        path: of the file.
+        path: path of the file.
     """
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
@@ -171,14 +171,14 @@ class JournalReader:
         transaction_id: str | None = None,
         meter: str | None = None,
     ) -> Iterator[Entry]:
-        """Yield entries in the order they were kept in, a few at a time from the file.
+        """Yield entries in the order in which they were kept, a few at a time from the file.
 
         Args:
-            begin: from which on, aware; what counts is when the transaction ended, or where the tuple does not say so,
-                when it was kept.
-            end: before which.
-            transaction_id: only those of this transaction.
-            meter: only those of the meter with this serial number.
+            begin: only entries from this time on, aware. The time of an entry is the end of its transaction, or the
+                time when it was kept if the tuple has no end.
+            end: only entries before this time.
+            transaction_id: only entries of this transaction.
+            meter: only entries of the meter with this serial number.
         """
         conditions: dict[str, object] = {
             "coalesce(end_ms, kept_ms) >= ?": None if begin is None else milliseconds(begin),
@@ -194,11 +194,11 @@ class JournalReader:
             last = found[-1].id
 
     def latest(self, meter: str, count: int) -> list[Entry]:
-        """Return the entries of the meter with this serial number that were kept last, the newest first."""
+        """Return the latest entries of the meter with this serial number, the newest first."""
         return self._rows("WHERE meter = ? ORDER BY id DESC LIMIT ?", clean(meter), count)
 
     def entry(self, number: int) -> Entry | None:
-        """Return the entry with this number, or None where there is none."""
+        """Return the entry with this number, or None."""
         return next(iter(self._rows("WHERE id = ?", number)), None)
 
     def _rows(self, which: str, *values: object) -> list[Entry]:
@@ -211,7 +211,7 @@ def open_for_reading(path: str | os.PathLike[str]) -> Iterator[JournalReader]:
     """Open a journal for reading, also while drivers write it.
 
     Raises:
-        JournalError: there is none, nothing was ever kept in it, it cannot be read, or it is of a newer version.
+        JournalError: the file is absent, empty, unreadable or of a newer version.
     """
     found = existing(path)
     with told(found):
@@ -224,7 +224,7 @@ def open_for_reading(path: str | os.PathLike[str]) -> Iterator[JournalReader]:
 
 
 def existing(path: str | os.PathLike[str]) -> Path:
-    """Return the path of a journal that is there, symbolic links followed, or raise a `JournalError`."""
+    """Return the path of an existing journal, symbolic links followed, or raise a `JournalError`."""
     found = schema.resolved(path)
     if not found.is_file():
         raise JournalError(f"{named(found)}: there is no such file")
@@ -233,7 +233,7 @@ def existing(path: str | os.PathLike[str]) -> Path:
 
 @contextlib.contextmanager
 def told(path: Path, what: str = _UNREADABLE) -> Iterator[None]:
-    """Have what goes wrong with a file be a `JournalError` that names it."""
+    """Turn errors on a file into a `JournalError` that names the file."""
     try:
         yield
     except JournalError as error:
@@ -247,14 +247,14 @@ def told(path: Path, what: str = _UNREADABLE) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class Erased:
-    """What was erased.
+    """The result of erasing.
 
     Attributes:
-        entries: the receipts as they are now.
-        notes: how many notes of transactions without a receipt were deleted.
-        is_overwritten: its bytes are gone from the file and from those beside it. False while something reads the file
-            without end: erase again later.
-        elsewhere: damaged journals that were moved aside, in which it may still stand.
+        entries: the erased receipts as they are now.
+        notes: number of deleted notes of transactions without a receipt.
+        is_overwritten: the bytes are gone from the file and its side files. False if another process reads the file for
+            too long; erase again later.
+        elsewhere: damaged journals that were moved aside, which may still contain the data.
     """
 
     entries: tuple[Entry, ...]
@@ -292,19 +292,19 @@ def forget(
     transaction_id: str = "",
     overwrite_timeout_s: float = OVERWRITE_TIMEOUT_S,
 ) -> Erased:
-    """Erase the receipts of a person's id or of a transaction. This destroys evidence that nothing can restore.
+    """Erase the receipts of a person's id or of a transaction. The erased evidence cannot be restored.
 
-    Drivers that write meanwhile wait. Rebuilding the file needs free space of its own size.
+    Drivers that write wait meanwhile. Rebuilding the file needs free space of its own size.
 
     Args:
-        path: of the journal.
+        path: path of the journal.
         identification: ID of the tuples, exactly as signed; "" for none.
         transaction_id: the station's id; "" for none.
-        overwrite_timeout_s: how long to wait for readers of the file, during which nothing is written to it.
+        overwrite_timeout_s: how long to wait for readers of the file. Drivers cannot write meanwhile.
 
     Raises:
-        JournalError: there is no such journal, or it cannot be written; where entries were erased already and could
-            not be overwritten yet, the message says so.
+        JournalError: there is no such journal, or it cannot be written. The message says if entries were erased but
+            not overwritten yet.
     """
     found = existing(path)
     which = {"transaction": clean(transaction_id), "person": clean(identification)}
@@ -312,7 +312,7 @@ def forget(
         with contextlib.closing(schema.connect(found)) as connection:
             with connection:
                 entries, notes = _erase(connection, which)
-            # Even if nothing was left to erase: an earlier call may have been interrupted in between.
+            # Done even if nothing was left to erase: an earlier call may have been interrupted before this.
             connection.execute("VACUUM")
             connection.execute(f"PRAGMA busy_timeout={overwrite_timeout_s * 1000:.0f}")
             (is_busy, *_) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
@@ -320,7 +320,7 @@ def forget(
 
 
 def _to_forget(version: int) -> tuple[tuple[str, str], ...]:
-    """Return the tables of a journal of this version that name a person, and which rows are to go: receipts first."""
+    """Return the tables of a version that name a person, receipts first, each with the condition of rows to erase."""
     of_id = ":transaction <> '' AND transaction_id = :transaction"
     of_both = f"(({of_id}) OR (:person <> '' AND identification = :person))"
     ledger = "begun" if version == 1 else "ledger"
@@ -350,9 +350,9 @@ def _erase(connection: sqlite3.Connection, which: dict[str, str]) -> tuple[tuple
 
 
 def prune(connection: sqlite3.Connection, path: Path, keep_days: int, now: datetime) -> None:
-    """Delete what is older than ``keep_days``, unless that was done today; 0 deletes nothing.
+    """Delete receipts older than ``keep_days``, unless that was done today; 0 deletes nothing.
 
-    Runs inside its caller's transaction.
+    Runs inside the caller's transaction.
     """
     state = dict(connection.execute("SELECT name, value FROM state").fetchall())
     pruned = instant_of(state.get(_PRUNED))
@@ -373,9 +373,9 @@ def prune(connection: sqlite3.Connection, path: Path, keep_days: int, now: datet
     if not keep_days:
         return
     if clock < now:
-        what = "%s: the host's clock is far ahead of the last receipt: what is old is deleted little by little"
+        what = "%s: the host's clock is far ahead of the last receipt: old receipts are deleted gradually"
         _log.warning(what, named(path))
-    # A note made before the host's clock was set is not old for that; later ids displace it.
+    # A note from before the host's clock was set has no known age. Later ids displace it.
     connection.execute("DELETE FROM ledger WHERE noted_us >= :first * 1000 AND noted_us < :cutoff * 1000", values)
     connection.execute("DELETE FROM refused WHERE noted_ms >= :first AND noted_ms < :cutoff", values)
     deleted = connection.execute(

@@ -1,4 +1,4 @@
-"""Which meter is accepted at an address, for whoever looks after a journal. Drivers may write it meanwhile."""
+"""Shows and changes which meter is accepted at an address. Drivers may write the journal at the same time."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def pins(path: str | os.PathLike[str]) -> dict[str, str]:
 
 
 def pin(path: str | os.PathLike[str], meter: str, addresses: Iterable[str]) -> None:
-    """Have another meter accepted at addresses for which one is pinned; drivers that write wait meanwhile.
+    """Pin another meter at addresses that have a pin. Drivers that write wait meanwhile.
 
     Args:
-        path: of the journal.
+        path: path of the journal.
         meter: serial number of the meter.
-        addresses: some of `pins`.
+        addresses: keys of `pins`.
 
     Raises:
         JournalError: there is no such journal, or it cannot be written.

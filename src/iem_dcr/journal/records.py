@@ -1,13 +1,13 @@
-"""What a journal writes and answers: receipts, entries of the ledger, refused ids, pins.
+"""The writes and questions of a journal: receipts, entries of the ledger, refused ids, pins.
 
-Every function runs inside its caller's transaction:
+Every function runs inside the caller's transaction.
 
-* A receipt is one row, however often it is seen. A later sighting adds what was not known: its transaction, the check
-  of its signature, that it is superseded. It never changes the transaction and restores nothing that was erased.
-* An entry is one row, named by meter, id and the host's time at which it was made; a later note of it updates that row.
-  A receipt removes the entries of its id; a superseded receipt removes those before the latest.
+* A receipt is one row, no matter how often it is seen. A later sighting adds missing facts: its transaction, the check
+  of its signature, that it is superseded. It never changes a known transaction and restores nothing that was erased.
+* An entry is one row. Meter, id and the host's time when it was made identify it. A later note updates that row.
+  A receipt removes the entries of its id. A superseded receipt removes only those before the latest.
 * An entry that is noted as open (its B was answered 2xx) supersedes the receipts that are stored under its id.
-* An id is either in the ledger or refused. A damaged row reads as nothing.
+* An id is either in the ledger or refused. A damaged row is skipped.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ MAX_IDS: Final = 64
 MAX_RECALLED: Final = 64
 """Receipts returned by `recall`."""
 FIRST_SANE: Final = datetime(FIRST_SANE_YEAR, 1, 1, tzinfo=UTC)
-"""A clock that says less was never set."""
+"""A clock that shows an earlier time was never set."""
 OPEN: Final = "open"
 STATES: Final = frozenset({"uncertain", OPEN, "ended", "lost"})
 
@@ -63,10 +63,10 @@ _FILED = "SELECT tuple, digest, transaction_id, public_key, superseded FROM rece
 
 
 def keep_receipt(connection: sqlite3.Connection, kept: KeptReceipt, now: datetime) -> str:
-    """Write a receipt that was given at ``now``, the host's time, and settle the entries of its id.
+    """Write a receipt that came at ``now``, the host's time, and remove the entries of its id.
 
     Returns:
-        What is wrong with it beside what is in the journal already, or "".
+        A conflict with what the journal already has, for the log, or "".
     """
     values = _values_of(kept, now)
     meter, PG, given = values["meter"], values["pagination"], values["transaction_id"]
@@ -85,12 +85,12 @@ def keep_receipt(connection: sqlite3.Connection, kept: KeptReceipt, now: datetim
         return f"meter {meter} has given two different receipts with pagination {PG or 'none'}; both are kept"
     if not owner or given in ("", owner):
         return ""
-    what = f"the receipt {PG} of meter {meter} is in the journal as that of transaction {owner}"
-    return f"{what}, and was now given for transaction {given}; the first one stands"
+    what = f"receipt {PG} of meter {meter} is in the journal under transaction {owner}"
+    return f"{what}, but now came for transaction {given}; the journal keeps the first one"
 
 
 def receipt_of(connection: sqlite3.Connection, transaction_id: str, *, meter: str, address: str) -> FiledReceipt | None:
-    """Return the latest whole receipt that answers a stop for an id, of a meter or of what was at its address."""
+    """Return the latest undamaged receipt that answers a stop for an id, of this meter or from this address."""
     rows = connection.execute(
         f"{_FILED} WHERE {_OF_ID} AND transaction_id <> '' AND superseded = 0 AND erased_ms IS NULL ORDER BY id DESC",
         {"transaction_id": clean(transaction_id), "meter": clean(meter), "address": clean(address)},
@@ -105,7 +105,7 @@ def _filed(rows: Iterable[tuple[object, ...]]) -> Iterator[FiledReceipt]:
 
 
 def _settle_entries(connection: sqlite3.Connection, values: Mapping[str, object]) -> None:
-    """Remove the entries that a receipt is for; they may have been noted under another serial than the receipt's."""
+    """Remove the entries that a receipt closes. They may be noted under another serial than the receipt's."""
     which = "transaction_id = :transaction_id AND meter IN (:meter, :noted_meter)"
     if values["superseded"]:
         which += f" AND id < (SELECT max(id) FROM ledger WHERE {which})"
@@ -118,7 +118,7 @@ def _settle_entries(connection: sqlite3.Connection, values: Mapping[str, object]
 
 
 def note_entry(connection: sqlite3.Connection, entry: NotedEntry) -> None:
-    """Write an entry, or a later state of it."""
+    """Write an entry or a later state of it."""
     values = {
         "meter": clean(entry.meter),
         "address": clean(entry.address),
@@ -150,7 +150,7 @@ def note_entry(connection: sqlite3.Connection, entry: NotedEntry) -> None:
 
 
 def withdraw_entry(connection: sqlite3.Connection, entry: NotedEntry) -> None:
-    """Take back the entry of a B that was refused."""
+    """Withdraw the entry of a B that was refused."""
     connection.execute(
         "DELETE FROM ledger WHERE meter = ? AND transaction_id = ? AND noted_us = ?",
         (clean(entry.meter), clean(entry.transaction_id), microseconds(entry.noted)),
@@ -160,7 +160,7 @@ def withdraw_entry(connection: sqlite3.Connection, entry: NotedEntry) -> None:
 def note_refused(
     connection: sqlite3.Connection, transaction_id: str, *, meter: str, address: str, now: datetime
 ) -> None:
-    """Write an id whose start was refused, unless an entry stands under it."""
+    """Write the id of a start that was refused, unless the id has an entry."""
     values = {
         "meter": clean(meter),
         "address": clean(address),
@@ -196,7 +196,7 @@ def recall(connection: sqlite3.Connection, *, meter: str, address: str) -> Recal
     refused = connection.execute(
         "SELECT transaction_id FROM refused WHERE meter = :meter OR address = :address ORDER BY id", which
     ).fetchall()
-    # Two searches by index: a condition with OR would read the whole file for a meter with few receipts.
+    # Two searches by index, because a condition with OR would read the whole file for a meter with few receipts.
     latest = f"erased_ms IS NULL ORDER BY id DESC LIMIT {MAX_RECALLED}"
     receipts = connection.execute(
         f"{_FILED} WHERE id IN (SELECT id FROM (SELECT id FROM receipts WHERE meter = :meter AND {latest})"
@@ -204,7 +204,7 @@ def recall(connection: sqlite3.Connection, *, meter: str, address: str) -> Recal
         f" ORDER BY id DESC LIMIT {MAX_RECALLED}",
         which,
     ).fetchall()
-    # The newest host time that a set clock has left; what is damaged is later than the year 9999.
+    # The newest host time from a set clock. A time after the year 9999 means a damaged row.
     (newest_us,) = connection.execute(
         "SELECT max(us) FROM (SELECT * FROM"
         " (SELECT kept_ms * 1000 AS us FROM receipts WHERE age_ms = kept_ms ORDER BY age_ms DESC LIMIT 1)"
@@ -235,7 +235,7 @@ def _entry_of(row: tuple[object, ...]) -> NotedEntry | None:
 
 
 def clean(text: str) -> str:
-    """Make text from a station or a host fit for the file: half surrogate pairs are written out."""
+    """Return text from a station or a host that the file can store: lone surrogates are escaped."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
@@ -250,7 +250,7 @@ def microseconds(instant: datetime) -> int:
 
 
 def instant_of(number: object, unit: timedelta = _MS) -> datetime | None:
-    """Return the instant that is so many units after 1970 UTC, or None where that is none."""
+    """Return the instant that is this many units after 1970 UTC, or None if there is no such instant."""
     try:
         return _EPOCH + number * unit if isinstance(number, int) else None
     except OverflowError:
@@ -271,12 +271,12 @@ def _insert(connection: sqlite3.Connection, table: str, values: Mapping[str, obj
 
 
 def _values_of(kept: KeptReceipt, now: datetime) -> dict[str, object]:
-    """Return what is written of a receipt, by column."""
+    """Return the row of a receipt, by column."""
     receipt = kept.receipt
     raw = receipt.text.encode()
     begin, end = receipt.begin, receipt.end
     kept_ms, end_ms = milliseconds(now), _ms_of(end)
-    # While the host's clock is not set, the age counts from the end of the transaction, if the meter's clock was.
+    # If the host's clock is not set, the age counts from the end of the transaction, provided the meter's clock is set.
     ages_ms = (ms for ms in (kept_ms, end_ms) if ms is not None and ms >= milliseconds(FIRST_SANE))
     energies = (begin and begin.energy_wh, end and end.energy_wh, receipt.energy_wh)
     begin_wh, end_wh, energy_wh = ("" if energy is None else f"{energy:f}" for energy in energies)
@@ -311,7 +311,7 @@ def _ms_of(reading: Reading | None) -> int | None:
 
 
 def _TM_text(receipt: Receipt, reading: Reading | None) -> str:  # noqa: N802  TM is OCMF's name
-    """Return the TM of a reading as the tuple has it; one that is left out is that of the reading before."""
+    """Return the TM of a reading as the tuple has it. A reading without a TM has that of the previous one."""
     rows = receipt.payload.get("RD")
     if reading is None or not isinstance(rows, list):
         return ""
@@ -324,11 +324,11 @@ def _TM_text(receipt: Receipt, reading: Reading | None) -> str:  # noqa: N802  T
 
 
 def _findings(receipt: Receipt) -> str:
-    """Return what there is to say of a receipt beside its signature, as JSON."""
+    """Return the findings on a receipt apart from its signature, as JSON."""
     names = ("code", "severity", "reading", "field", "text")
     try:
         found = [{name: getattr(finding, name) for name in names} for finding in examine(receipt)]
         return clean(json.dumps(found, ensure_ascii=False, default=lambda severity: severity.value))
-    except Exception:  # noqa: BLE001  the receipt is worth more than what is said of it
+    except Exception:  # noqa: BLE001  the receipt matters more than its findings
         _log.exception("a receipt could not be examined; it is kept without findings")
         return "[]"

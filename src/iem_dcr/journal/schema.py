@@ -1,14 +1,14 @@
 """The tables of a journal, the migration between their versions, and how a file is opened.
 
-Version 2 is written. Version 1 (iem-dcr 0.1.0) is migrated when it is opened for writing, in the transaction that would
-otherwise create the tables; a reader sees it through views as if it were version 2. What a file is, is read in one
-transaction, because other processes make and migrate files as well.
+This code writes version 2. It migrates version 1 (iem-dcr 0.1.0) when it opens the file for writing, in the transaction
+that would otherwise create the tables. A reader sees version 1 through views as if it were version 2. The version of a
+file is read in one transaction, because other processes create and migrate files too.
 
-WAL, so that readers and the writer do not wait for each other; synchronous FULL, so that a commit survives a power cut;
-secure_delete, so that deleted bytes are overwritten. A file is checked as a whole when it is opened for writing: what
-is written into a damaged file might never be read again.
+WAL lets readers and the writer work without waiting for each other. Synchronous FULL lets a commit survive a power cut.
+Secure_delete overwrites deleted bytes. A file is checked as a whole when it is opened for writing, because data written
+to a damaged file might never be readable again.
 
-Errors here do not name the file; whoever hands them on does (`named`).
+Errors raised here do not name the file. Their handlers add the name (`named`).
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 VERSION: Final = 2
 """PRAGMA user_version of a journal that this code writes."""
 MAX_VERSION: Final = 100_000
-"""A larger number is no version but damage."""
+"""A larger number means damage."""
 APPLICATION_ID: Final = 0x49454D4A
 """PRAGMA application_id of a journal: ``IEMJ``."""
 BUSY_TIMEOUT_S: Final = 5.0
 """How long a connection waits for another one, of this process or another."""
 MAX_CHECKED_BYTES: Final = 256 * 1024 * 1024
-"""Larger files are not checked when they are opened: that would keep the first receipt waiting for too long."""
+"""Larger files are not checked when they are opened: that would delay the first receipt too long."""
 SIDE_FILES: Final = ("-wal", "-shm")
 """Files that SQLite keeps beside a journal while it is in use."""
 
@@ -58,22 +58,22 @@ _RECEIPTS = """
         public_key TEXT NOT NULL, outcome TEXT NOT NULL,
         findings TEXT NOT NULL,         -- JSON
         found INTEGER NOT NULL, kept_ms INTEGER NOT NULL,
-        age_ms INTEGER,                 -- the time its age counts from; NULL where none is known
+        age_ms INTEGER,                 -- its age counts from this time; NULL if unknown
         erased_ms INTEGER,
         accepted INTEGER NOT NULL DEFAULT 1,
         UNIQUE (meter, pagination, digest)
     )"""
 _REFUSED = """
-    CREATE TABLE refused (              -- ids whose start failed with none of its B possibly acted on
+    CREATE TABLE refused (              -- ids of starts that failed without the meter acting on a B
         id INTEGER PRIMARY KEY,
-        meter TEXT NOT NULL,            -- serial number, '' where it was not known
+        meter TEXT NOT NULL,            -- serial number, '' if unknown
         address TEXT NOT NULL, transaction_id TEXT NOT NULL, noted_ms INTEGER NOT NULL
     )"""
 _LEDGER = """
-    CREATE TABLE ledger (               -- each B that may have been acted on and has no receipt here, in their order
+    CREATE TABLE ledger (               -- each B that may have been acted on and has no receipt here, in order
         id INTEGER PRIMARY KEY,
         meter TEXT NOT NULL, address TEXT NOT NULL, transaction_id TEXT NOT NULL, identification TEXT NOT NULL,
-        pagination_before TEXT,         -- PG of the receipt before; NULL where it is not known
+        pagination_before TEXT,         -- PG of the previous receipt; NULL if unknown
         sent_text TEXT NOT NULL, answered_text TEXT NOT NULL,  -- the meter's time, ISO 8601, or ''
         state TEXT NOT NULL, noted_us INTEGER NOT NULL,  -- host's time, microseconds since 1970 UTC
         UNIQUE (meter, transaction_id, noted_us)
@@ -94,8 +94,8 @@ _INDEXES = (
 # --- version 1 ---
 
 _ACCEPTED_OF_1 = """NOT (outcome = 'valid' AND findings LIKE '%"severity": "error"%')"""
-# 0.1.0 withdrew the note of a B that was refused. So every note is a B that may have been acted on, and of a meter only
-# the latest can still run.
+# 0.1.0 withdrew the note of a refused B. So every note is a B that may have been acted on. Only the latest of a meter
+# can still run.
 _LEDGER_OF_1 = """
     SELECT id, meter, address, transaction_id, identification, pagination_before, began_text AS sent_text,
         '' AS answered_text, noted_ms * 1000 AS noted_us,
@@ -123,11 +123,11 @@ _MIGRATIONS = {0: (*_TABLES, *_INDEXES_OF_1, *_INDEXES, *_STAMP), 1: (*_FROM_1_T
 
 
 class DamagedError(JournalError):
-    """The file is a journal, and it is damaged."""
+    """The file is a damaged journal."""
 
 
 class RefusedError(JournalError):
-    """The file is no journal, or one of a newer version, or there is no place for one."""
+    """The file is not a journal, or has a newer version, or its folder cannot be used."""
 
 
 class NoFolderError(RefusedError):
@@ -150,13 +150,13 @@ def side_file(path: Path, suffix: str) -> Path:
 
 
 def said(error: Exception) -> str:
-    """Return the message and the name of an error of SQLite or the host."""
+    """Return message and name of an error of SQLite or the host."""
     name = getattr(error, "sqlite_errorname", None) or type(error).__name__
     return f"{printable(error, limit=200)}, {name}"
 
 
 def code_of(error: Exception) -> int:
-    """Return SQLite's primary code of an error; 0 where it is not SQLite's."""
+    """Return SQLite's primary code of an error; 0 for other errors."""
     return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
 
 
@@ -164,10 +164,10 @@ def code_of(error: Exception) -> int:
 
 
 def connect(path: Path, *, is_immutable: bool = False) -> sqlite3.Connection:
-    """Open a file as SQLite's, for writing if it may be written; never makes one."""
+    """Open a database file, for writing if it may be written. Never creates one."""
     uri = f"file:{quote(os.fsencode(path))}?mode=rw" + ("&immutable=1" if is_immutable else "")
     connection = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
-    # A damaged text must not keep the rest of its row from being read.
+    # The rest of a row must be readable if one text is damaged.
     connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
     _run(connection, ("PRAGMA trusted_schema=OFF", "PRAGMA cell_size_check=ON", "PRAGMA temp_store=MEMORY"))
     return connection
@@ -177,7 +177,7 @@ def version_of(connection: sqlite3.Connection) -> int:
     """Return the version of a journal, 0 for an empty file. Called within a transaction.
 
     Raises:
-        DamagedError, RefusedError, sqlite3.Error: it is not one that can be read.
+        DamagedError, RefusedError, sqlite3.Error: the file is not a readable journal.
     """
     pragmas = ("user_version", "application_id")
     version, application = (int(connection.execute(f"PRAGMA {name}").fetchone()[0]) for name in pragmas)
@@ -186,23 +186,23 @@ def version_of(connection: sqlite3.Connection) -> int:
         return 0
     if application != APPLICATION_ID:
         if tables >= _OF_EVERY_VERSION:
-            raise DamagedError("its head is damaged: it does not say that it is a journal")
-        raise RefusedError("this is another program's database; change journal_path")
+            raise DamagedError("its head is damaged: the application id is missing")
+        raise RefusedError("it is another program's database; change journal_path")
     if not 1 <= version <= MAX_VERSION:
-        raise DamagedError(f"its head is damaged: it says that it is of version {version}")
+        raise DamagedError(f"its head is damaged: it gives version {version}")
     if version > VERSION:
         raise RefusedError(
-            f"it is of version {version}, and this program knows versions up to {VERSION}; install a newer iem-dcr, or "
-            "change journal_path"
+            f"it has version {version}, but this program only knows versions up to {VERSION}; install a newer iem-dcr, "
+            "or change journal_path"
         )
     return version
 
 
 def open_to_read(path: Path) -> tuple[sqlite3.Connection, int]:
-    """Open a journal for reading, within a transaction. Returns the connection, and what `version_of` does.
+    """Open a journal for reading, within a transaction. Returns the connection and the version.
 
-    SQLite keeps side files while a journal is open, and needs none where nothing can be written. Only there does it
-    read without locks: a file that another process writes meanwhile would look damaged.
+    SQLite needs side files beside an open journal. In a folder that cannot be written it is opened immutable instead,
+    without side files and locks. Elsewhere locks are needed: a file that another process writes would look damaged.
     """
     is_writable = os.access(path.parent, os.W_OK)
     connection = connect(path, is_immutable=not is_writable and not side_file(path, "-wal").exists())
@@ -218,10 +218,10 @@ def open_to_read(path: Path) -> tuple[sqlite3.Connection, int]:
 
 
 def open_to_write(path: Path, *, is_checked: bool) -> sqlite3.Connection:
-    """Open a journal for writing; it is checked, unless it was before, and brought to version 2.
+    """Open a journal for writing: check it, unless ``is_checked``, and migrate it to version 2.
 
     Raises:
-        DamagedError, RefusedError, sqlite3.Error, OSError: it cannot be used, and nothing was changed.
+        DamagedError, RefusedError, sqlite3.Error, OSError: the file cannot be used. It is unchanged.
     """
     connection = connect(path)
     try:
@@ -230,11 +230,11 @@ def open_to_write(path: Path, *, is_checked: bool) -> sqlite3.Connection:
             _check(connection, path, "quick_check")
         connection.execute("COMMIT")
         _switch_to_wal(connection)
-        # Even without anything to change: a file that cannot be written has to show before the first receipt.
+        # Done even if nothing changes: a file that cannot be written must fail before the first receipt.
         _run(connection, ("PRAGMA synchronous=FULL", "PRAGMA secure_delete=ON", "BEGIN IMMEDIATE"))
         version = version_of(connection)
         _run(connection, (*_MIGRATIONS[version], "COMMIT"))
-        if not version:  # so that the file itself says what it is, not only the -wal
+        if not version:  # so that the file itself contains the application id, not only the -wal
             connection.execute("PRAGMA wal_checkpoint")
     except BaseException:
         connection.close()
@@ -243,10 +243,10 @@ def open_to_write(path: Path, *, is_checked: bool) -> sqlite3.Connection:
 
 
 def check(path: Path) -> None:
-    """Check a file on which a statement failed: is that the file's fault?
+    """Check whether the file is the reason why a statement failed.
 
     Raises:
-        DamagedError, RefusedError, sqlite3.Error: it is, or the file cannot be checked now.
+        DamagedError, RefusedError, sqlite3.Error: it is the reason, or the file cannot be checked now.
     """
     connection, version = open_to_read(path)
     with contextlib.closing(connection):
@@ -266,7 +266,7 @@ def _check(connection: sqlite3.Connection, path: Path, pragma: str) -> None:
     (found,) = connection.execute(f"PRAGMA {pragma}(1)").fetchone()
     if found != "ok":
         raise DamagedError(printable(found))
-    # SQLite takes any other word there for a part of the type, and rows have no number then.
+    # SQLite reads any other word there as part of the type, and then rows have no number.
     numbered = "SELECT count(*) FROM sqlite_master WHERE sql LIKE '%id INTEGER PRIMARY KEY,%'"
     if connection.execute(numbered).fetchone() != (3,):  # in every version
         raise DamagedError("its tables have lost their keys")
@@ -278,7 +278,7 @@ def _switch_to_wal(connection: sqlite3.Connection) -> None:
         try:
             connection.execute("PRAGMA journal_mode=WAL")
         except sqlite3.OperationalError as error:
-            # SQLite does not wait when two processes switch a new file at once.
+            # SQLite does not wait if two processes switch a new file at the same time.
             if code_of(error) != sqlite3.SQLITE_BUSY or time.monotonic() >= ends_s:
                 raise
             time.sleep(_SWITCH_RETRY_S)

@@ -1,12 +1,12 @@
-"""The journal as drivers use it: writes and questions are done in the order of the calls, outside the event loop.
+"""The journal as drivers use it. Writes and questions are executed in the order of the calls, outside the event loop.
 
-All users of one file in a process share one `Journal`. It has one unit of work done at a time: the commit of all queued
-writes, one question, a pruning, or the end. A `Worker` does them: a thread, or what a simulation provides.
-So no disk blocks a loop, and a question sees what was written before it.
+All users of one file in a process share one `Journal`. It executes one unit of work at a time: the commit of all queued
+writes, one question, a pruning, or the end. A `Worker` executes the units: a thread, or a part of a simulation. So a
+disk never blocks a loop, and a question sees the writes before it.
 
 `iem_dcr.journal.file` defines what an error means. A write that fails because of the file stays queued and is retried
-every `RETRY_S`; questions do not wait for that. The first failure is logged with what a kill would lose, repeats at
-debug level. The queue is bounded, and half of it is for receipts alone.
+every `RETRY_S`. Questions do not wait for that. The first failure is logged with what a kill would lose. Repeats are
+logged at debug level. The queue is bounded, and half of it is reserved for receipts.
 """
 
 from __future__ import annotations
@@ -49,18 +49,18 @@ CLOSE_TIMEOUT_S: Final = 2.0
 RETRY_S: Final = 3.0
 FIRST_PRUNING_S: Final = 3600.0
 PRUNING_S: Final = 6 * 3600.0
-"""How often a process looks whether a pruning is due."""
+"""How often a process checks whether a pruning is due."""
 MAX_BATCH: Final = 500
 MAX_WAITING: Final = 10_000
-"""Writes that may wait in memory while the file cannot be written; more are not kept, with an error."""
+"""Limit of the writes that wait in memory while the file cannot be written. Further writes fail with an error."""
 MAX_WAITING_NOTES: Final = MAX_WAITING // 2
-"""Where so many wait, only receipts are taken."""
+"""If this many writes wait, only receipts are accepted."""
 MAX_WAITING_BYTES: Final = 64 * 1024 * 1024
-"""Of receipts that wait."""
+"""Limit of the receipts that wait in memory."""
 MAX_QUESTIONS: Final = 256
-"""More questions than this mean a disk that does not answer."""
+"""More waiting questions than this mean that the disk does not answer."""
 MAX_NAMED: Final = 20
-"""Receipts that a message names."""
+"""A message names at most this many receipts."""
 
 
 @dataclass(eq=False)
@@ -68,11 +68,11 @@ class _Work(Generic[T]):
     """A write or a question. It may be awaited on any loop, or dropped.
 
     Attributes:
-        do: does it within a transaction; a write returns what is to be logged as an error, or nothing.
-        otherwise: the answer to a question of a file that counts as empty; None for a write.
+        do: executes it within a transaction. A write returns a text to log as an error, or "" or None.
+        otherwise: the answer to a question if the file counts as empty; None for a write.
         what: names a write in a message; "" for a question.
-        size_bytes: of a receipt that it holds in memory; 0 for anything else.
-        done: when it is committed or answered; a JournalError when it could not be yet.
+        size_bytes: size of the receipt that it holds in memory; 0 for anything else.
+        done: resolved when it is committed or answered, or with a JournalError if that failed so far.
     """
 
     do: Callable[[sqlite3.Connection], Any]
@@ -93,20 +93,20 @@ class _Work(Generic[T]):
 class Journal:
     """A journal for any number of drivers on any number of loops: an `iem_dcr.driver.ports.Journal`.
 
-    Its methods neither wait nor raise. Awaiting what they return raises a `JournalError` where a question has to be
-    asked again, or where a write is not committed yet; it stays queued, unless the message says otherwise. Awaiting is
-    optional. `open_journal` returns shared journals; one that is constructed directly is not shared.
+    Its methods neither wait nor raise. Awaiting their results is optional. It raises a `JournalError` if a question
+    should be asked again, or if a write is not committed yet. The write stays queued, unless the message says
+    otherwise. `open_journal` returns shared journals. A journal that is constructed directly is not shared.
 
     Args:
-        path: of the file; its folder has to exist.
-        keep_days: after which a receipt is deleted; 0 keeps for ever.
-        worker: does the units of work; None has a thread do them.
+        path: path of the file; its folder must exist.
+        keep_days: age in days after which a receipt is deleted; 0 keeps receipts for ever.
+        worker: executes the units of work; None means a thread.
         wall: the host's clock; aware datetimes.
 
     Attributes:
-        path: of the file.
-        keep_days: may be changed.
-        users: the last of so many that closes the journal ends it.
+        path: path of the file.
+        keep_days: as in Args; may be changed.
+        users: number of users. The last one that closes the journal ends it.
     """
 
     def __init__(
@@ -139,7 +139,7 @@ class Journal:
 
     @property
     def unwritten(self) -> int:
-        """Number of writes that are not committed yet; a kill loses them."""
+        """Number of writes that are not committed yet. A kill loses them."""
         return len(self._unwritten())
 
     def recall(self, *, meter: str, address: str) -> Awaitable[Recalled]:
@@ -147,30 +147,30 @@ class Journal:
         return self._ask(partial(records.recall, meter=meter, address=address), Recalled())
 
     def receipt_of(self, transaction_id: str, *, meter: str, address: str) -> Awaitable[FiledReceipt | None]:
-        """Return the receipt that answers a stop for an id, however old, or None."""
+        """Return the receipt that answers a stop for an id, of any age, or None."""
         question = partial(records.receipt_of, transaction_id=transaction_id, meter=meter, address=address)
         return self._ask(question, None)
 
     def note(self, entry: NotedEntry) -> Awaitable[None]:
-        """Write an entry of the ledger, or a later state of it."""
+        """Write an entry of the ledger or a later state of it."""
         what = f"the entry of transaction {printable(entry.transaction_id)}"
         return self._write(what, partial(records.note_entry, entry=entry))
 
     def withdraw(self, entry: NotedEntry) -> Awaitable[None]:
-        """Take back the entry of a B that was refused. What was noted before under its id counts again."""
+        """Withdraw the entry of a B that was refused. An earlier note under its id counts again."""
         what = f"the withdrawal of an entry of transaction {printable(entry.transaction_id)}"
         return self._write(what, partial(records.withdraw_entry, entry=entry))
 
     def refused(self, transaction_id: str, *, meter: str, address: str) -> Awaitable[None]:
-        """Note an id whose start failed with none of its B possibly acted on, unless an entry stands under it."""
+        """Note the id of a start that failed without the meter acting on a B, unless the id has an entry."""
         note = partial(records.note_refused, transaction_id=transaction_id, meter=meter, address=address)
         return self._write(f"the refused transaction {printable(transaction_id)}", partial(note, now=self._wall()))
 
     def keep(self, kept: KeptReceipt) -> Awaitable[None]:
-        """Write a receipt; done when it is committed and will stand after a power cut. Its entry is done with."""
+        """Write a receipt, which closes its entry. Done when the write is committed and survives a power cut."""
         receipt = kept.receipt
-        whose = receipt.meter_serial or kept.meter or kept.address
-        what = printable(f"receipt {receipt.pagination or 'without PG'} of meter {whose}")
+        meter = receipt.meter_serial or kept.meter or kept.address
+        what = printable(f"receipt {receipt.pagination or 'without PG'} of meter {meter}")
         keep = partial(records.keep_receipt, kept=kept, now=self._wall())
         return self._write(what, keep, size_bytes=len(receipt.text))
 
@@ -180,9 +180,9 @@ class Journal:
         return self._write(f"the serial pinned for {printable(address)}", pin)
 
     async def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
-        """Have what waits written, for so many seconds at most; the last user's call ends the journal.
+        """Wait at most `timeout_s` for the queued writes. The last user's call ends the journal.
 
-        What is not written then is named in the log.
+        The log names writes that are lost.
         """
         with _lock:
             self.users -= 1
@@ -194,17 +194,17 @@ class Journal:
         except TimeoutError:
             _log.error("%s does not answer: %s may be lost; check its disk", self._name, self._at_risk())
         except JournalError:
-            pass  # it was logged when it came up
+            pass  # it was logged when it occurred
 
     def end(self) -> Future[None]:
-        """Have what waits written once more and the file closed. Returns a future that is done then."""
+        """Try to write the queue once more, then close the file. Returns a future that is done then."""
         with self._lock:
             self._is_closing = True
             self._submit()
         return self._ended
 
     def abandon(self) -> int:
-        """End as a kill does, between two units of work of a simulation. Returns the number of writes it loses."""
+        """End like a kill between two units of work, for simulations. Returns the number of lost writes."""
         with self._lock:
             self._is_closing = True
         self._end_file()
@@ -228,10 +228,10 @@ class Journal:
         work = _Work(do, None, what, size_bytes)
         work.done.set_running_or_notify_cancel()  # cancelling it changes nothing
         with self._lock:
-            most = MAX_WAITING if size_bytes else MAX_WAITING_NOTES
+            limit = MAX_WAITING if size_bytes else MAX_WAITING_NOTES
             if self._is_closing:
                 work.settle(f"{self._name} is closed: {what} is NOT kept")
-            elif len(self._queue) >= most or self._waiting_bytes + size_bytes > MAX_WAITING_BYTES:
+            elif len(self._queue) >= limit or self._waiting_bytes + size_bytes > MAX_WAITING_BYTES:
                 why = f"{self._name}: {self._problem or 'its disk does not answer'}: the queue in memory is full"
                 work.settle(f"{why}: {what} is NOT kept")
                 _log.log(logging.DEBUG if self._is_full else logging.ERROR, "%s: %s is NOT kept", why, what)
@@ -249,7 +249,7 @@ class Journal:
             return [work for work in self._queue if work.what]
 
     def _next(self) -> tuple[Unit, float]:
-        """Return what is to be done next, and from when on."""
+        """Return the next unit of work, and the earliest time for it."""
         questions = (work for work in (self._queue if self._problem else islice(self._queue, 1)) if not work.what)
         if next(questions, None) is not None:
             return self._answer, -math.inf
@@ -260,7 +260,7 @@ class Journal:
         return self._prune, self._prune_at_s
 
     def _submit(self) -> None:
-        """Have the next unit of work done. Called with the lock."""
+        """Submit the next unit of work. Called with the lock."""
         wanted = self._next()
         if not self._is_over and self._submitted != wanted:
             self._submitted = wanted
@@ -277,7 +277,7 @@ class Journal:
             self._submitted = None
         try:
             wanted[0](failure)
-        except Exception:  # noqa: BLE001  the worker has to go on
+        except Exception:  # noqa: BLE001  the worker must continue
             _log.exception("%s: a unit of work failed", self._name)
         with self._lock:
             self._submit()
@@ -288,7 +288,7 @@ class Journal:
             batch = list(islice(takewhile(lambda work: work.what, self._queue), MAX_BATCH))
         try:
             results = self._file.commit([work.do for work in batch], failure)
-        except Exception as error:  # noqa: BLE001  whatever it is, what waits stays
+        except Exception as error:  # noqa: BLE001  after any error the writes stay queued
             self._fail(judged(error, self.path))
             return
         with self._lock:
@@ -323,7 +323,7 @@ class Journal:
         if work.done.set_running_or_notify_cancel():
             try:
                 work.done.set_result(self._file.ask(work.do, work.otherwise, failure))
-            except Exception as error:  # noqa: BLE001  it is raised to who asked
+            except Exception as error:  # noqa: BLE001  it is raised where the answer is awaited
                 work.done.set_exception(error)
 
     def _prune(self, failure: Exception | None) -> None:
@@ -331,7 +331,7 @@ class Journal:
         work = partial(prune, path=self.path, keep_days=self.keep_days, now=self._wall())
         try:
             (result,) = self._file.commit([work], failure)
-        except Exception as error:  # noqa: BLE001  another day will do
+        except Exception as error:  # noqa: BLE001  pruning can wait for another day
             result = error
         if result is not None:
             _log.warning("%s: old receipts were not deleted: %s", self._name, judged(result, self.path))
@@ -357,7 +357,7 @@ class Journal:
         return f"{self._name}: {self._problem}. Writes wait in memory and are retried every {RETRY_S:g} s"
 
     def _at_risk(self) -> str:
-        """Name what waits to be written."""
+        """Describe the writes that are not committed yet."""
         waiting = self._unwritten()
         receipts = [work.what for work in waiting if work.size_bytes]
         parts = receipts[:MAX_NAMED]
@@ -369,15 +369,15 @@ class Journal:
 
 
 def open_journal(path: str | os.PathLike[str], keep_days: int = 365) -> Journal:
-    """Open a journal for the drivers of this process; the file is opened, and made, in the background.
+    """Open a journal for the drivers of this process. The file is opened or created in the background.
 
-    Never fails for anything that is wrong with the file: that is logged, and what is given waits in memory until it can
-    be written. A program that would rather not start calls `iem_dcr.journal.check_journal` first.
+    Never fails because of the file. An error is logged, and writes wait in memory until they can be committed. A
+    program that should not start then calls `iem_dcr.journal.check_journal` first.
 
     Args:
-        path: of the file; its folder has to exist.
-        keep_days: after which a receipt is deleted; 0 keeps for ever. Where one file is opened with different ones,
-            the longest holds.
+        path: path of the file; its folder must exist.
+        keep_days: age in days after which a receipt is deleted; 0 keeps receipts for ever. If one file is opened with
+            different values, the longest applies.
     """
     found = Path(path).absolute()
     with _lock:
@@ -389,10 +389,11 @@ def open_journal(path: str | os.PathLike[str], keep_days: int = 365) -> Journal:
         journal.users += 1
         if journal.keep_days != keep_days:
             journal.keep_days = 0 if 0 in (journal.keep_days, keep_days) else max(journal.keep_days, keep_days)
-            _log.warning("%s is opened with different journal_keep_days: %d holds", named(found), journal.keep_days)
+            what = "%s is opened with different journal_keep_days: %d applies"
+            _log.warning(what, named(found), journal.keep_days)
         return journal
 
 
 _lock = threading.Lock()
 _shared: dict[Path, Journal] = {}
-"""By the path under which they were opened."""
+"""The journals by the path under which they were opened."""

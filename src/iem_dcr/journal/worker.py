@@ -1,4 +1,4 @@
-"""The seam of a journal: who does its units of work, when, and on which disk. A thread does, or a simulation."""
+"""Executes a journal's units of work: in a thread, or in a simulation, which decides when and on which disk."""
 
 from __future__ import annotations
 
@@ -11,35 +11,35 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     Unit = Callable[[Exception | None], None]
-    """Does a unit of work when called with None; called with an error, fails as if SQLite had raised it. Does nothing
-    when it was replaced by a later unit. Never raises."""
+    """A unit of work. Called with None, it does the work. Called with an error, it fails as if SQLite had raised that
+    error. It does nothing if a later unit has replaced it. It never raises."""
 
 
 class Worker(Protocol):
-    """Has the units of work of one journal done, one after the other, each by one thread at a time.
+    """Executes the units of work of one journal, one at a time.
 
-    A simulation schedules them on its loop, and needs no thread. A disk that does not answer keeps a unit and calls it
-    later. A kill happens between two units: `iem_dcr.journal.Journal.abandon` drops what is not written.
+    A simulation schedules them on its loop and needs no thread. It simulates a disk that does not answer by calling a
+    unit later, and a kill between two units by `iem_dcr.journal.Journal.abandon`, which drops unwritten data.
     """
 
     def time(self) -> float:
         """Return seconds that never run backwards."""
 
     def submit(self, unit: Unit, after_s: float, *, writes: bool) -> None:
-        """Schedule a unit in place of the one before. Must return without having called it.
+        """Schedule a unit, which replaces the previous one. Must return before calling it.
 
         Args:
             unit: the unit.
             after_s: earliest time from now, s.
-            writes: it may write to the file.
+            writes: the unit may write to the file.
         """
 
     def stop(self) -> None:
-        """Called when no unit follows."""
+        """Called after the last unit."""
 
 
 class ThreadWorker:
-    """Does units of work in a thread of its own, which a disk may block."""
+    """Executes units of work in a thread of its own, which a disk may block."""
 
     def __init__(self) -> None:
         self._units: SimpleQueue[tuple[Unit, float] | None] = SimpleQueue()
@@ -50,12 +50,12 @@ class ThreadWorker:
         return time.monotonic()
 
     def submit(self, unit: Unit, after_s: float, *, writes: bool) -> None:
-        """Have a unit called by the thread."""
+        """Schedule a unit in the thread."""
         del writes
         self._units.put((unit, self.time() + after_s))
 
     def stop(self) -> None:
-        """Let the thread end."""
+        """End the thread."""
         self._units.put(None)
 
     def _run(self) -> None:
