@@ -1,13 +1,13 @@
-# One command each: `make demo` shows the main job without a meter, `make test` is all checks.
+# `make demo` shows the main function without a meter, `make test` runs all checks.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := $(VENV)/.demo
 STAMP := $(VENV)/.up-to-date
 OLDEST := .venv-oldest
-# Not compiled: of most packages only a part is ever imported.
+# Without compiling, because only a part of most packages is ever imported.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable
-# The tests wait for processes and brokers more than they compute: more workers than cores shorten them.
+# More workers than cores are faster, because the tests mostly wait for processes and brokers.
 WORKERS ?= 5
 
 .PHONY: setup demo test test-all test-oldest package coverage mutants lint bench walk endurance endurance-processes endurance-network endurance-day soak fuzz screenshots clean
@@ -17,14 +17,14 @@ setup: $(STAMP)
 $(DEMO): pyproject.toml constraints.txt Makefile
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "iem-dcr needs Python 3.11 or newer; '$(PYTHON)' is older: make PYTHON=python3.12 ..." >&2; exit 1; }
-	@echo "Making $(VENV), with the packages that the demo needs: some seconds ..."
+	@echo "Creating $(VENV) with the packages for the demo, which takes some seconds ..."
 	@$(PYTHON) -m venv --clear $(VENV) || \
 		{ echo "'$(PYTHON) -m venv' failed; on Debian: apt-get install python3-venv" >&2; exit 1; }
 	@$(INSTALL) '.[demo]'
 	@touch $@
 
 $(STAMP): $(DEMO)
-	@echo "Adding to $(VENV) what tests and checks need ..."
+	@echo "Adding the packages for tests and checks to $(VENV) ..."
 	@$(INSTALL) '.[dev]'
 	@touch $@
 
@@ -40,14 +40,14 @@ lint: $(STAMP)
 test: lint
 	$(BIN)/pytest --numprocesses $(WORKERS)
 
-# All that takes longer: many examples, 20,000 sessions, 300 kills, the oldest dependencies allowed, the packages.
+# The long checks: many examples, 20,000 sessions, 300 kills, the oldest allowed dependencies, the packages.
 test-all: lint mutants
 	IEM_DCR_TESTS=nightly $(BIN)/pytest --numprocesses $(WORKERS) --timeout=3600
 	$(MAKE) endurance SESSIONS=20000
 	$(MAKE) endurance-processes RESTARTS=300
 	$(MAKE) test-oldest package
 
-# The tests with the oldest versions that pyproject.toml allows, in an environment of their own.
+# The tests with the oldest versions that pyproject.toml allows, in a separate environment.
 test-oldest: $(STAMP)
 	$(BIN)/python scripts/oldest.py > .oldest.txt
 	$(PYTHON) -m venv --clear $(OLDEST)
@@ -61,14 +61,14 @@ package: $(STAMP)
 	$(BIN)/twine check --strict dist/*
 	$(BIN)/check-wheel-contents dist
 
-# Lines and branches that the tests reach, by package; processes that they start are counted.
+# Coverage of lines and branches by package, including the processes that the tests start.
 coverage: $(STAMP)
 	@$(BIN)/coverage erase
 	@status=0; $(BIN)/coverage run -m pytest --numprocesses $(WORKERS) || status=$$?; \
 		$(BIN)/coverage combine --quiet && $(BIN)/coverage json --quiet -o .coverage.json && \
 		$(BIN)/python scripts/coverage_by_package.py .coverage.json && exit $$status
 
-# Changes the decisions one small thing at a time and lists what no test notices: make mutants MODULES=driver/ledger.py
+# Mutation tests: lists the small changes of decisions that no test detects: make mutants MODULES=driver/ledger.py
 mutants: $(STAMP)
 	@$(BIN)/python scripts/mutants.py $(MODULES)
 
@@ -78,15 +78,15 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/fleet.py --quick
 	$(BIN)/python benchmarks/receipts.py
 
-# How many calls, functions and files a start, a stop and a live value walk through: make walk LIST=start
+# Counts calls, functions and files of a start, a stop and a live value: make walk LIST=start
 walk: $(STAMP)
 	@$(BIN)/python benchmarks/walk.py $(if $(LIST),--list '$(LIST)')
 
-# Random sessions in which anything can happen: make endurance SESSIONS=100000 SEED=1; a failure prints how it is replayed.
+# Random sessions with random faults: make endurance SESSIONS=100000 SEED=1. A failure prints the command to replay it.
 endurance: $(STAMP)
 	@$(BIN)/python -m endurance --sessions $(or $(SESSIONS),5000) --seed $(or $(SEED),1) --knobs $(or $(KNOBS),all) --keep '$(KEEP)'
 
-# The real programs: killed at random instants, cut off from their meters, and left to run. docs/reliability.md
+# The real programs: killed at random instants, cut off from their meters, and run for hours. docs/reliability.md
 endurance-processes: $(STAMP)
 	@$(BIN)/python -m endurance.processes.killing --restarts $(or $(RESTARTS),300) --seed $(or $(SEED),1) --slow-disk
 
@@ -99,12 +99,12 @@ endurance-day: $(STAMP)
 soak: $(STAMP)
 	@$(BIN)/python -m endurance.processes.soak --hours $(or $(HOURS),1) --meters $(or $(METERS),50)
 
-# The meter that answers as nothing should, for longer: make fuzz REQUESTS=20000 SEED=7
+# A meter that sends random invalid answers: make fuzz REQUESTS=20000 SEED=7
 fuzz: $(STAMP)
 	IEM_DCR_FUZZ_REQUESTS=$(or $(REQUESTS),5000) IEM_DCR_FUZZ_SEED=$(or $(SEED),1) \
 		$(BIN)/pytest --quiet --capture=no --timeout=0 tests/test_hostile_meter.py
 
-# The pictures and tables of the README and the docs, made anew.
+# Regenerates the pictures and tables of the README and the docs.
 screenshots: $(STAMP)
 	@for script in screenshots terminal_picture docs_tables; do $(BIN)/python scripts/$$script.py || exit 1; done
 

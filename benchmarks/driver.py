@@ -1,9 +1,9 @@
-"""What the driver costs: latency of start and stop, drift of the schedule, CPU and memory. Ratios of one run.
+"""Measures the driver: latency of start and stop, drift of the schedule, CPU and memory.
 
 Usage: python benchmarks/driver.py [--quick]
 
-A simulated meter runs in a process of its own. Beside the driver, the same requests are made with bare ``http.client``,
-one connection each as the driver does, in the same run: the figures are ratios and differences, not a machine's speed.
+A simulated meter runs in its own process. In the same run, bare ``http.client`` makes the same requests as the driver,
+also with one connection each. The results are ratios and differences of the two, independent of the machine's speed.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ MIB = 1024 * 1024
 
 @dataclass
 class Station:
-    """Notes when values come.
+    """Records the arrival of values.
 
     Attributes:
         at_s: the loop's time of each value.
@@ -50,23 +50,23 @@ class Station:
     at_s: list[float] = field(default_factory=list)
 
     def publish_powermeter(self, value: Powermeter) -> None:
-        """Note a value, made what a station gets."""
+        """Convert a value as for a station, and record its time."""
         value.to_json()
         self.at_s.append(asyncio.get_running_loop().time())
 
     def publish_public_key(self, key: str) -> None:
-        """Take the key."""
+        """Ignore the key."""
 
     def raise_error(self, error: StationError) -> None:
-        """Take an error."""
+        """Ignore an error."""
 
     def clear_error(self, error: StationError) -> None:
-        """Take the end of an error."""
+        """Ignore the end of an error."""
 
 
 @contextlib.contextmanager
 def simulated_meter() -> Iterator[int]:
-    """Run a simulated meter without a load in a process of its own; yields its port."""
+    """Run a simulated meter without load in its own process. Yield its port."""
     command = [sys.executable, "-m", "iem_dcr", "simulate", "--port", "0"]
     command += ["--signing-delay", str(SIGNING_S), "--current", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603  our own program
@@ -81,12 +81,12 @@ def simulated_meter() -> Iterator[int]:
 
 
 def request(number: int) -> TransactionReq:
-    """Return a station's request."""
+    """Return the request of a start."""
     return TransactionReq(CI, f"bench-{number}", "ASSIGNED", "ISO14443", (), identification_data=f"04{number:012X}")
 
 
 class Bare:
-    """The requests a session needs, and nothing else, each on a connection of its own."""
+    """Makes only the requests of a session, each on its own connection."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -99,7 +99,7 @@ class Bare:
             return connection.getresponse().read()
 
     def start(self) -> float:
-        """Make the requests of a start; returns seconds."""
+        """Make the requests of a start. Return the time in seconds."""
         before = time.perf_counter()
         self.ask("GET", "/gw")
         json.loads(self.ask("GET", "/metervalue"))
@@ -111,7 +111,7 @@ class Bare:
         return time.perf_counter() - before
 
     def stop(self) -> float:
-        """Make the requests of a stop, the receipt's when it is there; returns seconds without the wait for it."""
+        """Make the requests of a stop. Return the time in seconds without the wait for the receipt."""
         before = time.perf_counter()
         json.loads(self.ask("GET", "/gw"))
         self.ask("POST", "/receipt", {"TX": "E"})
@@ -119,13 +119,13 @@ class Bare:
         while not (answer := self.ask("GET", "/receipt")).startswith(b"OCMF|"):
             time.sleep(0.01)
         before = time.perf_counter()
-        assert self.ask("GET", "/receipt") == answer  # noqa: S101  a benchmark of wrong answers is none
+        assert self.ask("GET", "/receipt") == answer  # noqa: S101  wrong answers would make the benchmark meaningless
         json.loads(self.ask("GET", "/metervalue"))
         return first_s + time.perf_counter() - before
 
 
 async def latencies(port: int, sessions: int) -> tuple[list[float], list[float]]:
-    """Run sessions through the driver; returns seconds of each start and stop."""
+    """Run sessions through the driver. Return the seconds of each start and stop."""
     starts, stops = [], []
     async with running_driver(port) as (driver, _):
         for number in range(sessions):
@@ -150,7 +150,7 @@ async def running_driver(port: int) -> AsyncIterator[tuple[MeterDriver, Station]
     driver = MeterDriver(settings, station)
     task = asyncio.create_task(driver.run())
     try:
-        while not station.at_s:  # noqa: ASYNC110  the moment is the driver's
+        while not station.at_s:  # noqa: ASYNC110  the driver has no event for it
             await asyncio.sleep(0.01)
         yield driver, station
     finally:
@@ -159,7 +159,7 @@ async def running_driver(port: int) -> AsyncIterator[tuple[MeterDriver, Station]
 
 
 async def live_values(port: int, seconds: float) -> tuple[list[float], float]:
-    """Watch the schedule; returns the values' times and the CPU seconds a value took."""
+    """Record live values. Return their times and the CPU seconds per value."""
     async with running_driver(port) as (_, station):
         await asyncio.sleep(3)
         count, cpu_s = len(station.at_s), time.process_time()
@@ -170,7 +170,7 @@ async def live_values(port: int, seconds: float) -> tuple[list[float], float]:
 
 
 def bare_values(port: int, seconds: float) -> float:
-    """Make the same readings with a bare loop; returns CPU seconds of one."""
+    """Read values in a bare loop. Return the CPU seconds per reading."""
     bare = Bare(port)
     count, cpu_s = 0, time.thread_time()
     until = time.monotonic() + seconds
@@ -192,7 +192,7 @@ print(took_ms, rss_kib * 1024)
 
 
 def footprint(imports: str) -> tuple[float, float]:
-    """Return import time (ms) and resident memory (MiB) of a fresh interpreter that makes these imports."""
+    """Return import time (ms) and resident memory (MiB) of a new interpreter with these imports."""
     runs = []
     for _ in range(5):
         code = FOOTPRINT.format(imports=imports)
@@ -203,12 +203,12 @@ def footprint(imports: str) -> tuple[float, float]:
 
 
 def ms(seconds: float) -> str:
-    """Write seconds as milliseconds."""
+    """Format seconds as milliseconds."""
     return f"{seconds * 1000:6.1f} ms"
 
 
 def report_latency(port: int, sessions: int) -> None:
-    """Print start and stop beside the bare requests."""
+    """Print the latency of start and stop, and that of the bare requests."""
     starts, stops = asyncio.run(latencies(port, sessions))
     bare = Bare(port)
     bare_starts, bare_stops = [], []
@@ -228,7 +228,7 @@ def report_latency(port: int, sessions: int) -> None:
 
 
 def report_first_value(port: int) -> None:
-    """Print how long a driver takes from its start to its first live value."""
+    """Print the time from the driver's start to its first live value."""
 
     async def first_value_s() -> float:
         before = time.perf_counter()
@@ -240,7 +240,7 @@ def report_first_value(port: int) -> None:
 
 
 def report_live_values(port: int, seconds: float) -> None:
-    """Print drift and jitter of the schedule, and CPU per value beside a bare loop in the same seconds."""
+    """Print drift and jitter of the schedule, and CPU per value compared with a bare loop at the same time."""
     bare_cpu: list[float] = []
     thread = threading.Thread(target=lambda: bare_cpu.append(bare_in_a_process(port, seconds)))
     thread.start()
@@ -262,14 +262,14 @@ def report_live_values(port: int, seconds: float) -> None:
 
 
 def bare_in_a_process(port: int, seconds: float) -> float:
-    """Run the bare loop in a process of its own, so that the two do not share an interpreter."""
+    """Run the bare loop in its own process, so that the two do not share an interpreter."""
     command = [sys.executable, str(Path(__file__).resolve()), "--bare-loop", str(port), str(seconds)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ)  # noqa: S603  as above
     return float(done.stdout)
 
 
 def report_footprint() -> None:
-    """Print import time and resident memory of what an EVerest module imports."""
+    """Print import time and resident memory of the imports of an EVerest module."""
     module = "import iem_dcr.config, iem_dcr.driver, iem_dcr.powermeter"
     print("Footprint, median of 5 fresh interpreters")
     for name, imports in (
@@ -283,7 +283,7 @@ def report_footprint() -> None:
 
 
 def main() -> None:
-    """Run all of it."""
+    """Run all measurements."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a few seconds instead of minutes")
     parser.add_argument("--bare-loop", nargs=2, metavar=("PORT", "SECONDS"), help=argparse.SUPPRESS)

@@ -1,8 +1,8 @@
-"""What the EVerest module costs: a command's round trip through the double of everestpy, first value, footprint.
+"""Measures the EVerest module: round trip of a command through the double of everestpy, first value, footprint.
 
 Usage: python benchmarks/everest.py [--quick]
 
-Needs EVerest's definitions (the folder ``shared`` beside the checkout), which the double checks every value against.
+It needs EVerest's definitions (the folder ``shared`` beside the checkout), because the double checks every value.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-import iem_dcr.everest  # noqa: E402  behind the path, as what follows
+import iem_dcr.everest  # noqa: E402  needs the path above
 from tests.support.bench import CI  # noqa: E402
 from tests.support.command_line import Simulator  # noqa: E402
 from tests.support.everest_bench import EverestBench  # noqa: E402
@@ -28,9 +28,9 @@ MODULE = Path(iem_dcr.everest.__file__).parent / "IsabellenhuetteIemDcr" / "modu
 SIGNING_S = 0.12
 FIRST_VALUE_GOAL_S = 0.3
 MEMORY_GOAL_MIB = 40.0
-"""Of the whole process, the double of everestpy in it. With everestpy itself it is 8 MiB more."""
+"""Memory of the whole process with the double of everestpy. The real everestpy needs 8 MiB more."""
 LOOK_S = 0.14
-"""When the driver's look that can find such a receipt comes."""
+"""Time of the driver's first query that can find the receipt with this signing delay."""
 IDLE = (
     "import sys, time\n"
     "from everest.framework import Module, RuntimeSession\n"
@@ -40,29 +40,29 @@ IDLE = (
     "module.init_done(lambda: None)\n"
     "time.sleep(3600)\n"
 )
-"""A module that does nothing: its memory and its round trip are the double's own share."""
+"""A module that does nothing: its memory and round trip are the share of the double."""
 
 
 def resident_mib(pid: int) -> float:
-    """Return a process's resident memory."""
+    """Return the resident memory of a process in MiB."""
     status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     return int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1]) / 1024
 
 
 def python_alone_mib() -> float:
-    """Return the resident memory of an interpreter that has imported nothing."""
+    """Return the resident memory of an interpreter without imports, in MiB."""
     program = "print(next(line for line in open('/proc/self/status') if line.startswith('VmRSS')).split()[1])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)  # noqa: S603
     return int(done.stdout) / 1024
 
 
 def verdict(value: float, goal: float) -> str:
-    """Say whether a goal is met."""
+    """Return whether a goal is met, as text."""
     return "met" if value <= goal else "NOT MET"
 
 
 def timed(everest: EverestBench, command: str, arguments: dict[str, Any]) -> tuple[float, dict[str, Any]]:
-    """Call a command; returns seconds and its answer."""
+    """Call a command. Return the time in seconds and the answer."""
     before = time.perf_counter()
     answer = everest.call(command, arguments)
     return time.perf_counter() - before, answer
@@ -93,7 +93,7 @@ def idle_module(folder: Path) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Run all of it."""
+    """Run all measurements."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer sessions")
     sessions = 3 if parser.parse_args().quick else 30
@@ -123,7 +123,7 @@ def main() -> None:
     print(f"Round trip, median of {sessions}; a module that does nothing answers in {idle_s * 1000:.1f} ms")
     print(f"  start_transaction {start_s * 1000:6.1f} ms   ratio {start_s / idle_s:.1f}")
     print(
-        f"  stop_transaction  {stop_s * 1000:6.1f} ms   {(stop_s - LOOK_S) * 1000:.1f} ms on top of the look at 140 ms"
+        f"  stop_transaction  {stop_s * 1000:6.1f} ms   {(stop_s - LOOK_S) * 1000:.1f} ms on top of the query at 140 ms"
     )
     python_mib = python_alone_mib()
     print(

@@ -1,14 +1,14 @@
-"""How many meters at one value a second one ``iem-dcr run`` on one core holds, with every value on time.
+"""Measures how many meters one ``iem-dcr run`` on one core can drive with one punctual value per second each.
 
 Usage: python benchmarks/fleet.py [--quick] [--meters N] [--profile] [--no-heartbeats]
 
-On time: 99 % of all values that are due arrive at most 100 ms late, as a client of the broker sees it, against each
-meter's own grid of seconds. The number of meters is doubled until that fails, then the limit is closed in on.
+Values are punctual if 99 % of them reach a client of the broker at most 100 ms late, measured against each meter's own
+grid of seconds. The number of meters is doubled until this fails, and then a binary search finds the limit.
 
-The service has a core of its own. The meters (fleet_meters.py), the broker (mosquitto, or amqtt where there is none),
-EVerest's heartbeats to every meter each second (fleet_heartbeats.py) and the watcher (fleet_watch.py) share the others;
-how busy they were is printed, for they must not be the limit. The same work is then done by a bare loop of http.client
-and paho in one thread (fleet_bare.py), so that the figures are ratios of one run and not a machine's speed.
+The service has its own core. The meters (fleet_meters.py), the broker (mosquitto, or amqtt if it is not installed),
+EVerest's heartbeats to every meter (fleet_heartbeats.py) and the watcher (fleet_watch.py) share the others. Their load
+is printed, because they must not be the limit. A bare loop of http.client and paho in one thread (fleet_bare.py) then
+does the same work, so that the results are ratios, independent of the machine's speed.
 """
 
 from __future__ import annotations
@@ -38,27 +38,27 @@ if TYPE_CHECKING:
 GOAL_METERS = 1000
 ON_TIME = 0.99
 CLOSE_ENOUGH = 1.1
-"""The limit is known when what is held and what is not are that near to each other."""
+"""The search ends if the ratio of the failed to the successful number of meters is at most this."""
 SETTLES_S = 4.0
-"""From the last meter's first value to the window: starting is over by then."""
+"""Time from the first value of the last meter to the measurement. The start is over by then."""
 MIB = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One process with so many meters.
+    """The measurement of one process with a number of meters.
 
     Attributes:
-        meters: how many.
-        on_time: share of the values due that came on time.
-        late_s: lateness that 99 % of those that came do not exceed; None where none came.
-        per_value_s: CPU seconds of the process for each value.
-        busy: share of its core that the process took.
-        others: shares of a core that the meters, the broker and the watcher took.
-        foreign: share of a core that went to programs that have nothing to do with this.
-        resident: bytes of the process.
-        first_check_s: from the start of the process to the first communication check; None where it did not come.
-        all_there_s: to the last meter's first check and value; None likewise.
+        meters: number of meters.
+        on_time: share of the expected values that were punctual.
+        late_s: lateness that 99 % of the received values do not exceed, or None without values.
+        per_value_s: CPU seconds of the process per value.
+        busy: share of its core that the process used.
+        others: shares of a core that the meters, the broker and the watcher used.
+        foreign: share of a core that unrelated programs used.
+        resident: resident memory of the process in bytes.
+        first_check_s: seconds from the start of the process to the first communication check, or None.
+        all_there_s: seconds to the first check and value of the last meter, or None.
     """
 
     meters: int
@@ -74,7 +74,7 @@ class Trial:
 
     @property
     def held(self) -> bool:
-        """Whether every value was on time, as that is defined above."""
+        """Whether the values were punctual."""
         return self.on_time >= ON_TIME
 
     def __str__(self) -> str:
@@ -89,7 +89,7 @@ class Trial:
 
 
 class Fleet:
-    """The meters, the broker and EVerest's part, for one trial after another."""
+    """The meters, the broker and EVerest's part for a series of trials."""
 
     def __init__(self, stack: contextlib.ExitStack, most: int, *, heartbeats: bool, settles_s: float) -> None:
         self._folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="iem-dcr-fleet-")))
@@ -114,7 +114,7 @@ class Fleet:
         return self._trial([sys.executable, program, str(self._port), str(places)], count, seconds)
 
     def profile(self, count: int, seconds: int) -> tuple[Trial, Path]:
-        """Measure the service under cProfile; returns also the file of its statistics."""
+        """Measure the service under cProfile. Return also the file of its statistics."""
         stats, program = self._folder / "stats", str(processes.HERE / "fleet_profiled.py")
         command = [sys.executable, program, str(stats), "-q", "run", self._config(count)]
         return self._trial(command, count, seconds, profiled=True), stats
@@ -178,7 +178,7 @@ class Fleet:
             yield heartbeats.process.pid
 
     def _config(self, count: int) -> str:
-        """Write a configuration of so many meters; returns its path."""
+        """Write a configuration of ``count`` meters and return its path."""
         protocol = "5" if self.broker == "mosquitto" else "3.1.1"
         tables = [f'[mqtt]\nhost = "127.0.0.1"\nport = {self._port}\nprotocol = "{protocol}"\n']
         tables += [
@@ -196,9 +196,9 @@ def _module_id(number: int) -> str:
 
 
 def search(fleet: Fleet, first: int, most: int, seconds: int) -> Trial | None:
-    """Find the most meters that are held, to a tenth; prints every trial. None when not even the first are.
+    """Find the maximum number of meters to within 10 %, and print every trial. Return None if ``first`` is too many.
 
-    A trial that fails is made once more: another program may have wanted the core.
+    A failed trial is repeated once, because another program may have used the core.
     """
     held: Trial | None = None
     count, failed = first, 0
@@ -223,7 +223,7 @@ def search(fleet: Fleet, first: int, most: int, seconds: int) -> Trial | None:
 
 
 def report(one: Trial, held: Trial, bare: Trial, *, is_limit: bool) -> None:
-    """Print what was found."""
+    """Print the results."""
     if held.held:
         print(f"Held on one core: {'' if is_limit else 'at least '}{held.meters} meters", end="")
         print(
@@ -249,15 +249,15 @@ def report(one: Trial, held: Trial, bare: Trial, *, is_limit: bool) -> None:
 
 
 def main() -> None:
-    """Run all of it."""
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="8 meters and a few seconds, instead of a search")
-    parser.add_argument("--meters", type=int, help="so many, instead of a search")
-    parser.add_argument("--first", type=int, default=250, help="where the search begins (%(default)s)")
-    parser.add_argument("--most", type=int, default=2000, help="where the search ends (%(default)s)")
-    parser.add_argument("--seconds", type=int, default=15, help="of each window (%(default)s)")
-    parser.add_argument("--no-heartbeats", action="store_true", help="leave EVerest's heartbeats out")
-    parser.add_argument("--profile", action="store_true", help="say what the CPU time is made of")
+    parser.add_argument("--meters", type=int, help="this number, instead of a search")
+    parser.add_argument("--first", type=int, default=250, help="first number of the search (%(default)s)")
+    parser.add_argument("--most", type=int, default=2000, help="largest number of the search (%(default)s)")
+    parser.add_argument("--seconds", type=int, default=15, help="length of each measurement (%(default)s)")
+    parser.add_argument("--no-heartbeats", action="store_true", help="omit EVerest's heartbeats")
+    parser.add_argument("--profile", action="store_true", help="print a profile of the CPU time")
     arguments = parser.parse_args()
     seconds = 2 if arguments.quick else arguments.seconds
     count = 8 if arguments.quick else arguments.meters

@@ -1,10 +1,10 @@
-"""The same work as the service's for benchmarks/fleet.py, as a bare loop in one thread: http.client and paho.
+"""The work of the service as a bare loop in one thread with http.client and paho, for benchmarks/fleet.py.
 
 Usage: python benchmarks/fleet_bare.py BROKER_PORT METERS
 
-``METERS`` is a file with a JSON object, module_id to port. Each meter is read once a second on a connection that is
-kept alive and its value is published; every two seconds so is its communication check; EVerest's heartbeats come in and
-are looked at. Nothing else: no timeouts, no faults, no sessions, no meter that is slow. Ends on SIGTERM.
+``METERS`` is a file with a JSON object that maps module_id to port. The loop reads each meter once a second on a
+persistent connection, publishes its value, publishes its communication check every two seconds, and parses EVerest's
+heartbeats. It has no time-outs and no sessions, and expects no faults and no slow meters. It ends on SIGTERM.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Meter:
 
 
 def powermeter(fields: dict[str, Any]) -> dict[str, object]:
-    """Return EVerest's type Powermeter for an answer of the meter."""
+    """Convert an answer of the meter to EVerest's type Powermeter."""
     registers = {row["RI"]: float(Decimal(row["RV"]) * _WH[row["RU"]]) for row in fields["RD"] if "RI" in row}
     moment, _, fraction = fields["TM"].partition(",")
     return {

@@ -1,8 +1,8 @@
-"""EVerest's heartbeats for benchmarks/fleet.py: one a second to each of many meters, spread over the second.
+"""EVerest's heartbeats for benchmarks/fleet.py: one per second to each of many meters, spread over the second.
 
 Usage: python benchmarks/fleet_heartbeats.py BROKER_PORT MODULE_IDS
 
-``MODULE_IDS`` is a file with a JSON list. Ends with its standard input.
+``MODULE_IDS`` is a file with a JSON list. The program ends when its standard input ends.
 """
 
 from __future__ import annotations

@@ -1,12 +1,11 @@
-"""Many simulated meters in one process, each on a port of its own, as cheap as a meter can be.
+"""Many minimal simulated meters in one process, each on its own port.
 
 Usage: python benchmarks/fleet_meters.py COUNT
 
-Prints the ports as a JSON list and answers until its standard input ends. The project's own simulator answers
-everything a meter does, one aiohttp server per meter; here it would be what limits the measurement. These meters
-know what a driver asks of one that is set up and read: GET /gw, /metervalue, /datetime, /publickey, /transaction and
-/receipt, and POST /gw, /datetime, /tariff and /user, kept as a meter keeps them. The import register rises with time.
-They run no transactions: POST /receipt is refused.
+The program prints the ports as a JSON list and answers until its standard input ends. The project's simulator is
+complete, with an aiohttp server per meter, and would limit the measurement. These meters answer only the requests of a
+driver without sessions: GET /gw, /metervalue, /datetime, /publickey, /transaction and /receipt, and POST /gw,
+/datetime, /tariff and /user. The import register rises with time. POST /receipt is refused.
 """
 
 from __future__ import annotations
@@ -20,14 +19,14 @@ from typing import Final, cast
 
 BASE: Final = b"/counter/v1/ocmf"
 POWER_W: Final = 40_000
-"""Of every meter; 400 V and 100 A."""
+"""Power of every meter: 400 V and 100 A."""
 REFUSED: Final = 428
 PUBLIC_KEY: Final = (
     "3059301306072A8648CE3D020106082A8648CE3D030107034200"
     "046B17D1F2E12C4247F8BCE6E563A440F277037D812DEB33A0F4A13945D898C296"
     "4FE342E2FE1A7F9B8EE7EB4A7C0F9E162BCE33576B315ECECBB6406837BF51F5"
 )
-"""The generator of secp256r1: a point on the curve, and nobody's key."""
+"""The generator of secp256r1: a point on the curve that is not a real key."""
 
 _HEAD = b"HTTP/1.1 %d %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
 _REASONS = {
@@ -50,11 +49,11 @@ _VALUE = (
 
 
 class Meter:
-    """What one meter remembers.
+    """The state of one meter.
 
     Attributes:
         serial: its serial number.
-        gateway: CT and CI, "" until they are set, which is accepted once.
+        gateway: CT and CI, "" until they are set. They can be set once.
     """
 
     def __init__(self, serial: str) -> None:
@@ -106,7 +105,7 @@ class Meter:
 
 
 class Connection(asyncio.Protocol):
-    """One connection to a meter; it is kept alive."""
+    """One persistent connection to a meter."""
 
     def __init__(self, meter: Meter) -> None:
         self._meter = meter
@@ -114,11 +113,11 @@ class Connection(asyncio.Protocol):
         self._pending = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take the connection."""
+        """Store the transport."""
         self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        """Answer every request that is whole."""
+        """Answer every complete request."""
         self._pending += data
         while (head_ends := self._pending.find(b"\r\n\r\n")) >= 0:
             head = self._pending[: head_ends + 2]
@@ -137,13 +136,13 @@ class Connection(asyncio.Protocol):
 
 
 def clock_text() -> str:
-    """Write the time as a meter does, in UTC."""
+    """Return the time in UTC in the meter's format."""
     now_s = time.time()
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(now_s))},{int(now_s * 1000) % 1000:03d}+0000 S"
 
 
 async def serve(count: int) -> tuple[list[asyncio.Server], list[int]]:
-    """Start so many meters on loopback; returns their servers and ports."""
+    """Start ``count`` meters on loopback. Return their servers and ports."""
     loop = asyncio.get_running_loop()
     servers, ports = [], []
     for number in range(count):

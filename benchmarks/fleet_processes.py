@@ -1,4 +1,4 @@
-"""What benchmarks/fleet.py runs beside itself: processes on a core of their own, a broker, and what they cost."""
+"""Processes for benchmarks/fleet.py: starts them on their cores, runs a broker, and measures CPU time and memory."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ asyncio.run(main())
 
 
 def raise_limits() -> None:
-    """Let this process and those it starts have as many connections as the host allows: each meter is one."""
+    """Raise the limit of open files to the host's maximum, because each meter is a connection."""
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def cores() -> tuple[set[int], set[int]]:
-    """Return the core of the process that is measured, and those of all others; the same where there is one."""
+    """Return the core of the measured process and those of all others. They are the same on a single core."""
     allowed = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
     measured = {allowed[MEASURED_CORE]}
     return measured, set(allowed) - measured or measured
@@ -47,7 +47,7 @@ def cores() -> tuple[set[int], set[int]]:
 
 @contextlib.contextmanager
 def running(command: list[str], on: set[int], **options: Any) -> Iterator[subprocess.Popen[str]]:  # noqa: ANN401  as Popen's
-    """Run a process on some cores; it is told to end at the end, and killed if it does not."""
+    """Run a process on some cores. Terminate it at the end of the context, and kill it if it does not end."""
 
     def stay() -> None:
         if hasattr(os, "sched_setaffinity"):
@@ -70,21 +70,21 @@ def running(command: list[str], on: set[int], **options: Any) -> Iterator[subpro
 
 
 class Helper:
-    """A program of this folder that answers a line with a line, both JSON."""
+    """A program of this folder that answers each line of JSON with another one."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
 
     def ask(self, **question: object) -> dict[str, Any]:
-        """Ask and wait for the answer."""
+        """Send a question and wait for the answer."""
         assert self.process.stdin is not None  # noqa: S101  it is a pipe
         self.process.stdin.write(json.dumps(question) + "\n")
         self.process.stdin.flush()
         answer: dict[str, Any] = self.hear()
         return answer
 
-    def hear(self) -> Any:  # noqa: ANN401  whatever JSON says
-        """Wait for a line."""
+    def hear(self) -> Any:  # noqa: ANN401  any JSON value
+        """Wait for a line and decode it."""
         assert self.process.stdout is not None  # noqa: S101  as above
         line = self.process.stdout.readline()
         if not line:
@@ -102,7 +102,7 @@ def helper(program: str, *arguments: object, on: set[int]) -> Iterator[Helper]:
 
 @contextlib.contextmanager
 def broker(folder: Path, on: set[int]) -> Iterator[tuple[str, int, int]]:
-    """Run mosquitto, or amqtt where there is none; yields its name, port and process id."""
+    """Run mosquitto, or amqtt if it is not installed. Yield its name, port and process id."""
     mosquitto = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/local/sbin:/usr/sbin")
     if mosquitto is None:
         with running([sys.executable, "-c", _AMQTT], on, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
@@ -129,7 +129,7 @@ def _await_port(port: int) -> None:
 
 
 def cpu_s(pid: int) -> float:
-    """Return the CPU seconds a process has used, in user mode and in the kernel."""
+    """Return the CPU seconds that a process has used, in user mode and in the kernel."""
     fields = Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -141,7 +141,7 @@ def busy_s() -> float:
 
 
 def resident_bytes(pid: int) -> int:
-    """Return a process's resident memory."""
+    """Return the resident memory of a process in bytes."""
     line = next(
         line for line in Path(f"/proc/{pid}/status").read_text("utf-8").splitlines() if line.startswith("VmRSS")
     )

@@ -1,4 +1,4 @@
-"""What a profile of the service says, by library; for benchmarks/fleet.py."""
+"""Prints a profile of the service by library, for benchmarks/fleet.py."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _NAMES = {
 
 
 def report_profile(stats: Path, values: int) -> None:
-    """Print the time each library took, and its functions that took most; built-in ones count for who called them.
+    """Print the share of each library, and its most expensive functions. Built-in functions count for their callers.
 
-    The times are longer than without a profile: what matters is their proportion. Waiting is left out.
+    Only the proportions are meaningful, because profiling makes everything slower. Waiting is not counted.
     """
     by_library: Counter[str] = Counter()
     by_function: dict[str, Counter[str]] = {}
-    # pstats gives what it has read as a dict that its stubs do not know
+    # the stubs of pstats lack this attribute
     functions: dict[Function, Any] = pstats.Stats(str(stats)).stats  # type: ignore[attr-defined]
     for function, (_, _, own_s, _, callers) in functions.items():
         if any(word in function[2] for word in _WAITING):
@@ -43,7 +43,7 @@ def report_profile(stats: Path, values: int) -> None:
             by_library[library] += share_s
             by_function.setdefault(library, Counter())[name] += share_s
     total_s = sum(by_library.values())
-    print(f"Profile, {total_s / values * 1000:.3f} ms per value while it is taken")
+    print(f"Profile, {total_s / values * 1000:.3f} ms per value under the profiler")
     for library, took_s in by_library.most_common():
         print(f"  {library:14} {took_s / total_s:6.1%}")
         for name, function_s in by_function[library].most_common(TOP):

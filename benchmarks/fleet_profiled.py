@@ -1,4 +1,4 @@
-"""``iem-dcr run`` under cProfile for benchmarks/fleet.py: SIGUSR1 begins, SIGUSR2 ends and writes.
+"""``iem-dcr run`` under cProfile for benchmarks/fleet.py. SIGUSR1 starts the profile, SIGUSR2 ends and writes it.
 
 Usage: python benchmarks/fleet_profiled.py STATS run CONFIG.toml
 """
@@ -16,7 +16,7 @@ if __name__ == "__main__":
     profile = cProfile.Profile()
 
     def write(*_: object) -> None:
-        """End the profile."""
+        """End the profile and write it."""
         profile.disable()
         profile.dump_stats(stats)
 

@@ -1,13 +1,13 @@
-"""EVerest's ears for benchmarks/fleet.py: notes when each meter's values and communication checks arrive.
+"""The receiver for benchmarks/fleet.py: records the arrival of each meter's values and communication checks.
 
 Usage: python benchmarks/fleet_watch.py BROKER_PORT
 
-Reads a question from each line of standard input and answers it with a line; both are JSON:
+The program reads a question from each line of standard input and answers it with a line. Both are JSON:
 
-* ``{"do": "expect", "meters": N}``: forget everything; N meters are to come.
-* ``{"do": "wait", "within_s": S}``: wait until each has sent a value and a check. Gives the times of the first check
-  and of the last meter's first check and value on this machine's monotonic clock, null where it has not come.
-* ``{"do": "window", "seconds": S}``: note what arrives in the next S seconds and judge it (see `judged`).
+* ``{"do": "expect", "meters": N}``: clear all records and expect N meters.
+* ``{"do": "wait", "within_s": S}``: wait until each meter has sent a value and a check. The answer has the times of the
+  first check, and of the first check and value of the last meter, on the monotonic clock of this machine, or null.
+* ``{"do": "window", "seconds": S}``: record the arrivals of the next S seconds and judge them (see `judged`).
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ _LOOK_EVERY_S = 0.02
 
 
 class Watch:
-    """What arrived since the last `expect`, each with its time."""
+    """The arrivals since the last `expect` with their times."""
 
     def __init__(self) -> None:
         self.expect(0)
 
     def expect(self, meters: int) -> None:
-        """Forget everything."""
+        """Clear all records."""
         self._meters = meters
         self._checked: dict[str, float] = {}
         self._valued: dict[str, float] = {}
@@ -44,7 +44,7 @@ class Watch:
         self._payloads: dict[str, tuple[bytes, bytes]] = {}
 
     def take(self, topic: str, payload: bytes) -> None:
-        """Note a message."""
+        """Record a message."""
         now_s = time.monotonic()
         _, meter, _, kind = topic.rsplit("/", 3)
         if kind == "communication_check":
@@ -68,7 +68,7 @@ class Watch:
         }
 
     def window(self, seconds: int) -> dict[str, Any]:
-        """Judge what arrives in so many seconds."""
+        """Record and judge the arrivals of the next ``seconds``."""
         self._arrivals, self._payloads = {}, {}
         begin_s = time.monotonic()
         time.sleep(seconds)
@@ -79,14 +79,16 @@ class Watch:
 
 
 def judged(arrivals: Iterable[list[float]], meters: int, seconds: int) -> dict[str, Any]:
-    """Hold the values' arrivals against each meter's own grid of seconds.
+    """Compare the arrivals of values with each meter's own grid of seconds.
 
-    A meter's grid begins with its value that came earliest within its second: no other grid is less kind to it. In so
-    many seconds each meter has to send as many values; one that does not come is not on time.
+    The grid of a meter begins with its value that came earliest within its second, which is the strictest choice. Each
+    meter must send one value per second. A missing value is not punctual.
 
     Returns:
-        values: how many came; on_time: how many of them at most 100 ms late; due: how many had to come; late_s: the
-        lateness that 99 % of those that came do not exceed.
+        values: number of received values.
+        on_time: number of values that were at most 100 ms late.
+        due: number of expected values.
+        late_s: lateness that 99 % of the received values do not exceed.
     """
     late: list[float] = []
     on_time = 0
@@ -102,7 +104,7 @@ def judged(arrivals: Iterable[list[float]], meters: int, seconds: int) -> dict[s
 
 
 def _rises(first: bytes, last: bytes) -> bool:
-    """Tell whether the import register rose from one live value to another."""
+    """Return whether the import register rose between two live values."""
     before_wh, after_wh = (json.loads(payload)["energy_Wh_import"]["total"] for payload in (first, last))
     return bool(before_wh < after_wh)
 

@@ -1,12 +1,12 @@
-"""What checking and keeping receipts costs. Ratios of one run.
+"""Measures the check and the storage of receipts. The results are ratios within one run.
 
 Usage: python benchmarks/receipts.py [--quick]
 
-Verifications: receipts of one meter, each another text, read and verified on one core, and judged as well, beside
-``cryptography`` alone with its key object, the signed bytes and the signature at hand. A file: as many receipts as a
-site has in three years, and a tenth of them, through ``iem-dcr verify`` in one process. Journal: receipts committed one
-by one and by several tasks at once, beside ``sqlite3`` alone with the same pragmas, the same table and one commit a
-receipt.
+* Verifications: different receipts of one meter are parsed and verified on one core, and also judged. The comparison is
+  ``cryptography`` alone with a prepared key, signed bytes and signature.
+* File: ``iem-dcr verify`` checks as many receipts as a site has in three years, and a tenth of them.
+* Journal: receipts are committed one by one, and by several tasks at once. The comparison is ``sqlite3`` alone with the
+  same pragmas, the same table and one commit per receipt.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ PAYLOAD = (
     '"ST":"G","RV":"{begin:012.3f}","RI":"1-b:1.8.e","RU":"kWh","RT":"DC"}},{{"TM":"2025-06-01T10:30:00,000+0200 S",'
     '"TX":"E","EF":"","ST":"G","RV":"{end:012.3f}","RI":"1-b:1.8.e","RU":"kWh","RT":"DC"}}]}}'
 )
-"""A receipt as this meter writes it, fields in its order."""
+"""A payload in this meter's format and order of fields."""
 ALGORITHM = ec.ECDSA(SHA256())
 
 
 class Signed(NamedTuple):
-    """A receipt, and what a bare check of it needs."""
+    """A receipt, and the signed data and signature for a bare check."""
 
     text: str
     data: bytes
@@ -58,7 +58,7 @@ class Signed(NamedTuple):
 
 
 def made(key: ec.EllipticCurvePrivateKey, count: int) -> list[Signed]:
-    """Make receipts of one meter, counted from 1."""
+    """Create receipts of one meter, numbered from 1."""
     receipts = []
     for number in range(1, count + 1):
         payload = PAYLOAD.format(number=number, begin=number * 19.0, end=number * 19.0 + 18.5)
@@ -69,19 +69,19 @@ def made(key: ec.EllipticCurvePrivateKey, count: int) -> list[Signed]:
 
 
 def hex_of(key: ec.EllipticCurvePublicKey) -> str:
-    """Return a key as the meter gives it."""
+    """Return a key in the meter's format."""
     return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo).hex()
 
 
 def cpu_s(work: Callable[[Sequence[Signed]], None], some: Sequence[Signed]) -> float:
-    """Return the CPU seconds of this thread that some work takes."""
+    """Return the CPU seconds of this thread for some work."""
     before = time.thread_time()
     work(some)
     return time.thread_time() - before
 
 
 def works(key: ec.EllipticCurvePublicKey) -> dict[str, Callable[[Sequence[Signed]], None]]:
-    """Return what is compared: the bare check, with reading, and with judging."""
+    """Return the compared kinds of work: the bare check, with parsing, and with judging."""
     text = hex_of(key)
 
     def bare(some: Sequence[Signed]) -> None:
@@ -102,7 +102,7 @@ def works(key: ec.EllipticCurvePublicKey) -> dict[str, Callable[[Sequence[Signed
 
 
 def report_verifications(key: ec.EllipticCurvePublicKey, receipts: Sequence[Signed]) -> None:
-    """Print verifications a second. The kinds of work take turns, so that all have the same machine."""
+    """Print verifications per second. The kinds of work alternate, so that all run under the same conditions."""
     compared = works(key)
     took_s: dict[str, list[float]] = {name: [] for name in compared}
     for start in range(0, len(receipts), CHUNK):
@@ -120,7 +120,7 @@ def report_verifications(key: ec.EllipticCurvePublicKey, receipts: Sequence[Sign
 
 
 def resident_kib(process: int) -> int:
-    """Return the most memory that a process has had resident; 0 where it has ended, or the system does not say."""
+    """Return the peak of a process's resident memory in KiB, or 0 if it has ended or the peak is unknown."""
     try:
         status = Path(f"/proc/{process}/status").read_text()
     except OSError:
@@ -129,7 +129,7 @@ def resident_kib(process: int) -> int:
 
 
 def report_file(key: ec.EllipticCurvePublicKey, receipts: Sequence[Signed], folder: Path) -> None:
-    """Print how long the command takes for a file of receipts."""
+    """Print the time of the command for a file of receipts."""
     path = folder / "receipts.txt"
     path.write_text("".join(f"{one.text}\n" for one in receipts), encoding="utf-8")
     command = [sys.executable, "-m", "iem_dcr", "verify", str(path), "--key", hex_of(key), "--json"]
@@ -151,7 +151,7 @@ def report_file(key: ec.EllipticCurvePublicKey, receipts: Sequence[Signed], fold
 
 
 def kept(receipts: Sequence[Signed], key: str) -> list[KeptReceipt]:
-    """Return receipts as a driver has them kept."""
+    """Return receipts as the driver stores them."""
     return [
         KeptReceipt(ocmf.parse(one.text), f"bench-{number}", key, ocmf.Outcome.VALID, address="192.168.60.12:80")
         for number, one in enumerate(receipts)
@@ -159,7 +159,7 @@ def kept(receipts: Sequence[Signed], key: str) -> list[KeptReceipt]:
 
 
 async def journal_s(path: Path, receipts: Sequence[KeptReceipt], tasks: int) -> float:
-    """Keep receipts from so many tasks; returns seconds until all are committed."""
+    """Store receipts with a number of tasks. Return the seconds until all are committed."""
     journal = open_journal(path)
     waiting = list(receipts)
 
@@ -167,7 +167,7 @@ async def journal_s(path: Path, receipts: Sequence[KeptReceipt], tasks: int) -> 
         while waiting:
             await journal.keep(waiting.pop())
 
-    await journal.recall(meter="", address="")  # the file is open then
+    await journal.recall(meter="", address="")  # opens the file
     before = time.perf_counter()
     await asyncio.gather(*(keep() for _ in range(tasks)))
     took_s = time.perf_counter() - before
@@ -176,7 +176,7 @@ async def journal_s(path: Path, receipts: Sequence[KeptReceipt], tasks: int) -> 
 
 
 def bare_s(path: Path, like: Path, count: int) -> float:
-    """Copy what a journal holds into a file with the same table and pragmas, a commit each; returns seconds."""
+    """Copy a journal into a file with the same tables and pragmas, one commit per receipt. Return the seconds."""
     source = sqlite3.connect(like)
     rows = source.execute("SELECT * FROM receipts LIMIT ?", (count,)).fetchall()
     tables = [sql for (sql,) in source.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY rowid")]
@@ -186,7 +186,7 @@ def bare_s(path: Path, like: Path, count: int) -> float:
         bare.execute(f"PRAGMA {pragma}")
     for sql in tables:
         bare.execute(sql)
-    insert = f"INSERT INTO receipts VALUES ({', '.join('?' * len(rows[0]))})"  # noqa: S608  as many as there are
+    insert = f"INSERT INTO receipts VALUES ({', '.join('?' * len(rows[0]))})"  # noqa: S608  only the number of columns varies
     before = time.perf_counter()
     for row in rows:
         bare.execute("BEGIN IMMEDIATE")
@@ -200,7 +200,7 @@ def bare_s(path: Path, like: Path, count: int) -> float:
 
 
 def report_journal(receipts: Sequence[KeptReceipt], folder: Path) -> None:
-    """Print commits a second."""
+    """Print commits per second."""
     count = len(receipts)
     alone_s = asyncio.run(journal_s(folder / "alone.db", receipts, 1))
     several_s = asyncio.run(journal_s(folder / "several.db", receipts, TASKS))
@@ -215,7 +215,7 @@ def report_journal(receipts: Sequence[KeptReceipt], folder: Path) -> None:
 
 
 def main() -> None:
-    """Run all of it."""
+    """Run all measurements."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a few seconds instead of a minute")
     quick = parser.parse_args().quick

@@ -1,10 +1,10 @@
-"""How far a start, a stop and a live value walk through the code: calls, functions, files and hops between files.
+"""Counts the calls, functions, files and hops between files of a start, a stop and a live value.
 
 Usage: python benchmarks/walk.py [--list start|stop|'live value']
 
-Counts this program's own functions, with `sys.setprofile`. A call is counted when a function is entered: a coroutine is
-not entered again when it is resumed, and a comprehension is no function to walk to. A hop is a call into another file
-than the call before it. The simulated meter runs in a process of its own.
+Only this program's own functions are counted, with `sys.setprofile`. Resuming a coroutine is not a call, and a
+comprehension is not a function. A hop is a call into another file than that of the previous call. The simulated meter
+runs in its own process.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ if TYPE_CHECKING:
 
 OWN: Final = str(Path(iem_dcr.__file__).parent)
 LIVE_VALUES: Final = 3
-"""A live value is the cheapest of so many: now and then one carries work that is due every few seconds."""
+"""The cheapest of this many live values counts, because some include work that is due every few seconds only."""
 
 
 class Walk:
-    """Records every call of own code while it is entered as a context."""
+    """Context manager that records every call of own code."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, str]] = []
         self._entered: set[FrameType] = set()
 
     def __enter__(self) -> Walk:
-        """Begin to record."""
+        """Start recording."""
         sys.setprofile(self._on_event)
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End."""
+        """Stop recording."""
         sys.setprofile(None)
 
     def _on_event(self, frame: FrameType, event: str, _argument: object) -> None:
@@ -58,14 +58,14 @@ class Walk:
             self.calls.append((code.co_filename.removeprefix(OWN + "/"), code.co_qualname))
 
     def __str__(self) -> str:
-        """Return the figures."""
+        """Return the numbers as a line of text."""
         files = [file for file, _ in self.calls]
         hops = sum(one != other for one, other in itertools.pairwise(files))
         return f"{len(files):5} calls {len(set(self.calls)):5} functions {len(set(files)):4} files {hops:5} hops"
 
 
 async def walks(port: int) -> dict[str, Walk]:
-    """Take each of the three walks once."""
+    """Record each of the three walks once."""
     async with running_driver(port) as (driver, station):
         await asyncio.sleep(2.5)
         found = {"live value": min([await live_value(station) for _ in range(LIVE_VALUES)], key=lambda w: len(w.calls))}
@@ -80,7 +80,7 @@ async def walks(port: int) -> dict[str, Walk]:
 
 
 async def stop(driver: MeterDriver) -> Walk:
-    """Walk through a stop."""
+    """Record a stop."""
     with Walk() as walk:
         stopped = await driver.stop_transaction("bench-1")
     if stopped.status is not TransactionRequestStatus.OK:
@@ -89,7 +89,7 @@ async def stop(driver: MeterDriver) -> Walk:
 
 
 async def live_value(station: Station) -> Walk:
-    """Walk from one live value to the next."""
+    """Record the calls from one live value to the next."""
     await next_value(station)
     with Walk() as walk:
         await next_value(station)
@@ -97,15 +97,15 @@ async def live_value(station: Station) -> Walk:
 
 
 async def next_value(station: Station) -> None:
-    """Wait for a live value, and for what follows it."""
+    """Wait for a live value and for the work that follows it."""
     count = len(station.at_s)
-    while len(station.at_s) == count:  # noqa: ASYNC110  the moment is the driver's
+    while len(station.at_s) == count:  # noqa: ASYNC110  the driver has no event for it
         await asyncio.sleep(0.01)
     await asyncio.sleep(0.05)
 
 
 def main() -> None:
-    """Print the figures."""
+    """Print the numbers."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--list", choices=("start", "stop", "live value"), help="list the functions of one walk")
     arguments = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Sessions by the thousand in which anything can happen at any instant, simulated and with real processes.
+"""Thousands of sessions with random faults at random instants, in a simulation and with real processes.
 
-docs/architecture.md has the house, docs/reliability.md what is promised, how it is tried and what came of it.
+docs/architecture.md describes the modules. docs/reliability.md lists the promises, the tests of them and the results.
 """

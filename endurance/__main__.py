@@ -1,4 +1,4 @@
-"""The command behind `make endurance`: runs by the thousand on all cores, and one line that replays what breaks."""
+"""The command behind `make endurance`: thousands of runs on all cores, and a command line that replays a failure."""
 
 from __future__ import annotations
 
@@ -22,15 +22,17 @@ EXIT_USAGE: Final = 2
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
+    """Run the command and return its exit status."""
     parser = argparse.ArgumentParser(prog="make endurance", description=__doc__)
-    parser.add_argument("--sessions", type=at_least(1), default=5000, help="how many to run at least")
-    parser.add_argument("--seed", type=at_least(0), default=1, help="of the first run; every run has the next one")
+    parser.add_argument("--sessions", type=at_least(1), default=5000, help="minimum number (%(default)s)")
     parser.add_argument(
-        "--knobs", choices=KNOBS, default=KNOWN, metavar="KNOBS", help="known, all, or a name of a knob (%(default)s)"
+        "--seed", type=at_least(0), default=1, help="seed of the first run; the others follow (%(default)s)"
     )
-    parser.add_argument("--keep", default="", help="replay what is kept of one seed, as a failure prints it")
-    parser.add_argument("--workers", type=at_least(1), default=os.cpu_count() or 1, help="processes to use")
+    parser.add_argument(
+        "--knobs", choices=KNOBS, default=KNOWN, metavar="KNOBS", help="known, all, or one knob (%(default)s)"
+    )
+    parser.add_argument("--keep", default="", help="steps to replay, as a failure prints them")
+    parser.add_argument("--workers", type=at_least(1), default=os.cpu_count() or 1, help="processes (%(default)s)")
     given = parser.parse_args(arguments)
     if not given.keep:
         return _run_many(given.seed, -(-given.sessions // SESSIONS_IN_A_RUN), given.workers, given.knobs)
@@ -43,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _replay(plan: Plan) -> int:
-    """Carry out one run and tell it step by step."""
+    """Carry out one run and print it step by step."""
     print(f"seed {plan.seed}: {plan.kind}, {'with' if plan.journal else 'without'} a journal, host at {plan.host}")
     for name, value in differences(plan.options):
         print(f"  knob {name}={value}")

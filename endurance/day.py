@@ -1,10 +1,10 @@
-"""A day of virtual time in one process: memory, tasks and timers must be flat. `make soak` has an hour of real time.
+"""A day of virtual time in one process: memory, tasks and timers must not grow. `make soak` runs an hour of real time.
 
 Usage: python -m endurance.day [--hours H] [--seed S]
 
-The service's part for one meter, with a journal, has a session every five minutes and a value every second. Nothing
-goes wrong. What is counted are the driver's, the adapter's and the journal's own objects, tasks and timers; the
-resident memory is the whole process's, the simulated world and its notes included.
+The service's part for one meter, with a journal, has a session every five minutes and a live value every second.
+There are no faults. The objects, tasks and timers of the driver, the adapter and the journal are counted. The resident
+memory is that of the whole process, including the simulated world and its records.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ if TYPE_CHECKING:
 
 SESSION_S: Final = 300.0
 FULL_AFTER_HOURS: Final = 6.0
-"""By then the driver's memories of 64 receipts and ids are full."""
+"""After this time the driver's collections of 64 receipts and ids are full."""
 ALLOWED: Final = {"objects": 20.0, "tasks": 1.0, "timers": 8.0, "handles": 1.0}
 _NOT_OURS: Final = ("iem_dcr.simulator", "iem_dcr.ocmf.receipt")
-"""The simulated meter keeps every record it signs; receipts that were handed over are kept by the world."""
+"""Not counted: the simulated meter keeps every signed record, and the world keeps every delivered receipt."""
 
 
 class Day(World):
-    """A world that is looked at every hour, and keeps no more of it than it needs.
+    """A world that is measured every hour and keeps only the last published values.
 
     Attributes:
-        hours: what there was, by name.
-        values: how many were published.
+        hours: the measurements of each hour, by name.
+        values: number of published values.
     """
 
     def __init__(self, plan: Plan, folder: Path) -> None:
@@ -54,7 +54,7 @@ class Day(World):
         self.values = 0
 
     def on_value(self, value: dict[str, Any]) -> None:
-        """Take a live value, and forget those between."""
+        """Count a live value and keep only the last two."""
         super().on_value(value)
         self.values += 1
         del self.energies[:-2]
@@ -82,33 +82,33 @@ class Day(World):
 
 
 def plan_of(hours: float, seed: int) -> Plan:
-    """Make a plan in which a session follows the other."""
+    """Return a plan of consecutive sessions without faults."""
     sessions = []
     for number in range(round(hours * 3600 / SESSION_S)):
         name = f"T-{number}"
         begin = step(5.0, "start", request=start_request(name, f"04{number:08X}"))
         sessions.append(SessionPlan(number, SESSION_S, (begin, step(200.0, "stop", transaction_id=name))))
     settings = {"timezone": "Europe/Berlin", "TT_initial": "0,49 EUR/kWh"}
-    host = datetime(2026, 3, 28, 12, tzinfo=UTC)  # summer time begins in the night
+    host = datetime(2026, 3, 28, 12, tzinfo=UTC)  # summer time begins in the following night
     options = SimulatorOptions(charge_s=3.0)
     return Plan(seed, SERVICE, True, options, settings, host, tuple(sessions))  # noqa: FBT003  with a journal
 
 
 def grown_when_full(hours: Sequence[dict[str, float]]) -> list[str]:
-    """Say what there is more of at the end than when the driver's memories were full."""
+    """Return what has grown since the driver's collections were full."""
     return grown([hour for hour in hours if hour["hours"] >= FULL_AFTER_HOURS], ALLOWED)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do as the command line says."""
+    """Run the command and return its exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--hours", type=positive, default=24.0, help="of virtual time (%(default)s)")
-    parser.add_argument("--seed", type=int, default=1, help="of the network's latency (%(default)s)")
+    parser.add_argument("--hours", type=positive, default=24.0, help="hours of virtual time (%(default)s)")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the network's latency (%(default)s)")
     given = parser.parse_args(arguments)
     began_s = time.monotonic()
     print("hours  objects  tasks  timers  handles  resident MiB")
     day = carry_out(plan_of(given.hours, given.seed), Day)
-    assert isinstance(day, Day)  # noqa: S101  it was made of it
+    assert isinstance(day, Day)  # noqa: S101  for mypy: carry_out returns the class it was given
     troubles = [*broken(day), *grown_when_full(day.hours)]
     print(
         f"{given.hours:g} hours in {time.monotonic() - began_s:.0f} s: {day.values} values,"

@@ -1,4 +1,4 @@
-"""The journal on its real file, stepped in the time of the run: a kill can come between any two units of its work."""
+"""The journal on its real file, driven by the run's virtual time. A kill can come between any two units of its work."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 QUICK_S: Final = 0.004
 SLOW_S: Final = 1.5
 WRITTEN_AFTER_S: Final = 6.0
-"""What waits for a disk that was in trouble is written so long after its end: it is tried again every 3 s."""
+"""Maximum time from the end of a disk failure until all waiting entries are written: the journal retries every 3 s."""
 ERRORS: Final = {
     "full": ("database or disk is full", sqlite3.SQLITE_FULL, "SQLITE_FULL"),
     "broken": ("disk I/O error", sqlite3.SQLITE_IOERR, "SQLITE_IOERR"),
@@ -27,12 +27,12 @@ ERRORS: Final = {
 
 
 class Disk:
-    """The disk that a journal lies on, which has its units done in the time of the loop.
+    """The journal's disk. It executes the journal's units in the loop's time.
 
     Attributes:
-        trouble: "" while it is well. "full": it takes no write; "writes slowly". The others hit reads as well:
-            "slow"; "silent": it does not answer; "broken": it answers with an error.
-        troubles: begin and end of each.
+        trouble: "" while the disk works. "full" (refuses writes) and "writes slowly" affect writes only. "slow",
+            "silent" (no answer) and "broken" (an error) affect reads as well.
+        troubles: begin and end of each past failure.
     """
 
     def __init__(self) -> None:
@@ -46,17 +46,17 @@ class Disk:
         if not self.trouble:
             self._began_s = self.time()
             if self.troubles and self._began_s < self.troubles[-1][1] + WRITTEN_AFTER_S:
-                self._began_s = self.troubles[-1][0]  # what waited then may wait still
+                self._began_s = self.troubles[-1][0]  # entries that waited then may still wait
         self.trouble = trouble
 
     def dropped_by_kill(self) -> list[tuple[float, float]]:
-        """Return from when until now a process that ends now may have kept something unwritten."""
+        """Return the periods whose entries may be lost if the process ends now."""
         now_s = self.time()
         is_now = [(self._began_s, now_s)] if self.trouble else []
         return is_now + [(begin_s, now_s) for begin_s, end_s in self.troubles if now_s < end_s + WRITTEN_AFTER_S]
 
     def heal(self) -> None:
-        """Be well again; what waits for an answer gets it."""
+        """End the failure and execute the waiting units."""
         if self.trouble:
             self.troubles.append((self._began_s, self.time()))
         self.trouble = ""
@@ -64,18 +64,18 @@ class Disk:
         for work in waiting:
             asyncio.get_running_loop().call_soon(work)
 
-    # --- what a journal asks of it (`iem_dcr.journal.work.Worker`) ---
+    # --- the journal's `Worker` ---
 
     def time(self) -> float:
         return asyncio.get_running_loop().time()
 
     def submit(self, unit: Unit, after_s: float, *, writes: bool) -> None:
         if self._next is not None:
-            self._next.cancel()  # a unit takes the place of the one before
+            self._next.cancel()  # a new unit replaces the pending one
         self._next = asyncio.get_running_loop().call_later(after_s, self._take, unit, writes)
 
     def stop(self) -> None:
-        """A unit that is called later does nothing."""
+        """Do nothing: after the end of the journal a unit has no effect."""
 
     def _take(self, unit: Unit, writes: bool) -> None:  # noqa: FBT001  call_later passes no names
         work = partial(self._do, unit, writes=writes)
@@ -96,14 +96,14 @@ class Disk:
 
 
 class SteppedJournal(Journal):
-    """A journal whose process may be killed. ``dropped`` hears that it ended before all was written."""
+    """A journal whose process may be killed. ``dropped`` is called if it ends before everything was written."""
 
     def __init__(self, path: Path, disk: Disk, wall: Callable[[], datetime], dropped: Callable[[], None]) -> None:
         super().__init__(path, worker=disk, wall=wall)
         self._dropped = dropped
 
     async def close(self, timeout_s: float = 2.0) -> None:
-        """End as the last thing that its process does: what is not written then never is."""
+        """Close the journal at the end of its process. Entries that are then unwritten are lost."""
         await super().close(timeout_s)
         self.kill()
 

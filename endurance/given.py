@@ -1,4 +1,4 @@
-"""What the commands here are given, numbers, and what they say at their end."""
+"""Parses the numbers on the command lines of this package, and prints the result of a command."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MOST_HOURS: Final = 9000
 
 
 def at_least(least: int) -> Callable[[str], int]:
-    """Return what reads a whole number, and raises ArgumentTypeError where it is none or below ``least``."""
+    """Return a parser of whole numbers. It raises ArgumentTypeError for other text and numbers below ``least``."""
 
     def read(text: str) -> int:
         if not (text.isascii() and text.isdigit() and int(text) >= least):
@@ -24,10 +24,10 @@ def at_least(least: int) -> Callable[[str], int]:
 
 
 def positive(text: str) -> float:
-    """Read a number above 0 and below a year of hours.
+    """Parse a number above 0 and below `MOST_HOURS`.
 
     Raises:
-        argparse.ArgumentTypeError: it is none.
+        argparse.ArgumentTypeError: the text is not such a number.
     """
     try:
         number = float(text)
@@ -39,7 +39,7 @@ def positive(text: str) -> float:
 
 
 def verdict(broken: Sequence[str], well: str = "Nothing is broken.") -> int:
-    """Say what was broken, or that all is well. Returns the command's exit status."""
+    """Print the broken promises, or ``well`` if there are none. Return the command's exit status."""
     for sentence in broken:
         print(f"BROKEN: {sentence}")
     print(f"{len(broken)} promises broken." if broken else well)

@@ -1,4 +1,4 @@
-"""What a process holds, and whether that grows."""
+"""Resources of a process, and whether they grow."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ if TYPE_CHECKING:
 
 
 def resident_kib(pid: int) -> int:
-    """Return how much memory of a process is resident."""
+    """Return the resident memory of a process in KiB."""
     return _status(pid, "VmRSS")
 
 
 def threads(pid: int) -> int:
-    """Return how many threads a process has."""
+    """Return the number of threads of a process."""
     return _status(pid, "Threads")
 
 
 def handles(pid: int) -> int:
-    """Return how many file handles a process has."""
-    return len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208  names only: one may be closed meanwhile
+    """Return the number of open file handles of a process."""
+    return len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208  names only, because a file may be closed meanwhile
 
 
 def _status(pid: int, name: str) -> int:
@@ -32,11 +32,14 @@ def _status(pid: int, name: str) -> int:
 
 
 def grown(samples: Sequence[Mapping[str, float]], allowed: Mapping[str, float]) -> list[str]:
-    """Say what grows: where the median of the last third of the samples is above that of the first by more than this.
+    """Return a sentence for each quantity that grows.
+
+    A quantity grows if the median of the last third of the samples exceeds that of the first third by more than is
+    allowed.
 
     Args:
-        samples: what there was, by name, in their order.
-        allowed: what a moment's work is worth.
+        samples: the measurements in their order, by name.
+        allowed: the difference that normal work can cause, by name.
     """
     third = max(1, len(samples) // 3)
     by = {

@@ -1,10 +1,10 @@
-"""What has to hold, whatever happens: one function for each promise, with every exception to it in words.
+"""The promises: one function for each, with all its exceptions in its docstring.
 
-A run (`model.Record`) is judged by what the station was told (`Call`), what the meters really did (`Truth`) and what
-stood in the journal when all was over. A promise that is broken is a sentence; `broken` returns all of them.
+A run (`model.Record`) is judged by three things: the answers to the station (`Call`), what the meters really did
+(`Truth`), and the contents of the journal at the end. A broken promise is a sentence. `broken` returns all of them.
 
-A disk in trouble, however it fails, excuses one thing only: what it kept unwritten is lost for the journal, and for the
-process after this one, if this one is killed before the disk is well again.
+A failing disk excuses one thing only. If the process is killed before the disk works again, entries that were not
+written are missing in the journal, and the next process does not know them.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ if TYPE_CHECKING:
     from endurance.meter import Truth
     from endurance.model import Call, Record
 
-ANSWER_TAKES_S: Final = 1.6
-"""How long an answer may be on its way once the driver has given it: EVerest's handler has a margin of a second."""
+ANSWER_TRANSPORT_S: Final = 1.6
+"""Maximum time from the driver's answer to its arrival at the station: EVerest's handler has a margin of one second."""
 CLOCK_OFF: Final = timedelta(seconds=10)
-"""How far a meter's clock may be off: the driver corrects it from five seconds on, and it shows whole seconds."""
-SHOWN_WITHIN_S: Final = 15.0
-"""How long a meter may take to show a receipt: it signs for two seconds, closes late, and a node lags."""
-MOST_TASKS: Final = 24
-MOST_REMEMBERED: Final = 4 * 64 + 8
-"""The driver's memories of receipts and ids hold 64 each."""
+"""Maximum error of a meter's clock: the driver corrects errors of 5 s or more, and the clock shows whole seconds."""
+RECEIPT_TIMEOUT_S: Final = 15.0
+"""Maximum time until a meter shows a receipt: signing takes 2 s, the meter may close late, and a node may lag."""
+MAX_TASKS: Final = 24
+MAX_REMEMBERED: Final = 4 * 64 + 8
+"""Limit of remembered receipts and ids: each of the driver's collections holds 64."""
 
 
 def broken(world: Record) -> list[str]:
-    """Return every promise that was broken, each with where: at the end of a run."""
+    """Return a sentence for every broken promise, at the end of a run."""
     promises = (
-        each_signed_receipt_is_kept,
-        nothing_runs_that_the_station_does_not_know_of,
-        what_was_to_be_ended_does_not_run_on,
-        the_charger_charges_again_after_all,
+        each_signed_receipt_is_in_the_journal,
+        the_station_knows_what_runs,
+        stopped_transactions_do_not_run,
+        the_charger_charges_again,
         no_error_outlives_its_cause,
     )
     at_the_end = [sentence for promise in promises for sentence in promise(world)]
@@ -47,32 +47,32 @@ def broken(world: Record) -> list[str]:
 
 
 def broken_so_far(world: Record) -> list[str]:
-    """Return what is broken of the promises that hold at all times, not only when all is calm: after each session."""
+    """Return a sentence for every broken promise among those that must always hold. Called after each session."""
     promises = (
-        each_receipt_is_its_transactions_own,
-        each_receipt_says_what_was_asked_for,
+        each_receipt_belongs_to_its_transaction,
+        each_receipt_shows_its_request,
         each_stopped_transaction_has_its_receipt,
-        nothing_ends_that_nobody_wanted_ended,
-        no_record_is_destroyed,
+        no_transaction_ends_without_a_request,
+        no_transaction_is_destroyed,
         every_command_is_answered_once_and_in_time,
         energies_never_fall,
-        the_meter_is_never_reported_unreachable_by_word,
-        nothing_grows_and_nothing_is_left,
-        nothing_fails_that_nobody_expected,
+        the_communication_check_is_never_false,
+        nothing_leaks,
+        no_unexpected_exception,
     )
     return [sentence for promise in promises for sentence in promise(world)]
 
 
-def each_receipt_is_its_transactions_own(world: Record) -> Iterator[str]:
-    """Every receipt that is delivered is, byte for byte, what a meter signed for the transaction that was asked for.
+def each_receipt_belongs_to_its_transaction(world: Record) -> Iterator[str]:
+    """Every delivered receipt is, byte for byte, what a meter signed for the requested transaction.
 
-    * A stop for an id under which several transactions were begun gets no earlier one than the last that the station
-      was told had begun before it asked.
-      Where the meter lost the later ones and no journal is kept, a process that was started after them cannot know.
-    * A receipt that was delivered for an id is that id's from then on.
-    * An id that means nothing to the process has no influence, nor has "": the stop gets the receipt of what it ended,
-      or the meter's last one. An id means something to the process that was sent its start, and to those after it that
-      find it in the journal.
+    * Several transactions may have begun under one id. A stop then gets the receipt of the last one whose start was
+      answered OK before the stop, or of a later one. Exception: the meter lost the later ones, there is no journal, and
+      the process was started after them, so that it cannot know of them.
+    * A receipt that was delivered for an id remains the receipt of that id.
+    * An unknown id and "" have no influence: the stop gets the receipt of the transaction that it ended, or the last
+      receipt of the meter. The process that received the start knows an id, and so does a later one that finds it in
+      the journal.
     """
     judged: set[tuple[str, str]] = set()
     for call in world.calls:
@@ -83,15 +83,15 @@ def each_receipt_is_its_transactions_own(world: Record) -> Iterator[str]:
         truth = _truth_of(world, text)
         if truth is None:
             yield f"stop {call.transaction_id!r}: its receipt was never signed by a meter"
-        elif why := _why_not_its_own(world, call, truth):
+        elif why := _mismatch(world, call, truth):
             yield f"stop {call.transaction_id!r} (call {call.number}): {why}"
 
 
-def each_receipt_says_what_was_asked_for(world: Record) -> Iterator[str]:
-    """A receipt shows user, tariff text and connector of a request under its id, and begins at the time of the host.
+def each_receipt_shows_its_request(world: Record) -> Iterator[str]:
+    """A receipt shows user, tariff text and connector of a request under its id, and begins at the host's time.
 
-    * The connector may be empty: a meter whose power failed forgets it. Not where nothing is wrong.
-    * The time is looked at where nothing is wrong any more, and only if the host's clock can be trusted.
+    * The connector may be empty, because the meter forgets it in a power cut. In a calm world it must be there.
+    * The time is checked only in a calm world, and only if the host's clock is plausible.
     """
     for call in world.calls:
         text, starts = call.tuple_text, world.calls_of("start", call.transaction_id)
@@ -99,50 +99,50 @@ def each_receipt_says_what_was_asked_for(world: Record) -> Iterator[str]:
         if text is None or truth is None or truth.transaction_id != call.transaction_id:
             continue
         payload = json.loads(text.split("|", 2)[1])
-        if not any(_shows(payload, start.request, fresh=call.fresh) for start in starts):
+        if not any(_matches(payload, start.request, fresh=call.fresh) for start in starts):
             shown = {name: payload[name] for name in ("ID", "TT", "CI")}
-            yield f"the receipt of {call.transaction_id!r} shows {shown}, which nobody asked for"
+            yield f"the receipt of {call.transaction_id!r} shows {shown}, which was not requested"
         if call.fresh and world.running_after_calm is None and world.host_is_set_at(truth.begun_s):
             began = meter_time.parse(payload["RD"][0]["TM"]).instant
             off = began - world.host_at(truth.begun_s)
             if abs(off) > CLOCK_OFF:
-                yield f"the receipt of {call.transaction_id!r} begins at {began}, {off} off the host's time"
+                yield f"the receipt of {call.transaction_id!r} begins at {began}, which differs from the host by {off}"
 
 
 def each_stopped_transaction_has_its_receipt(world: Record) -> Iterator[str]:
-    """A stop that is answered OK brings a receipt, which then is in the journal exactly once and under its id.
+    """A stop that is answered OK returns a receipt. The journal then has that receipt exactly once, under its id.
 
-    * Not before the disk is well: a stop waits half a second for its journal, not for ever.
-    * Not where a disk in trouble kept it unwritten and the process was killed then.
+    * Not checked while the disk fails: a stop waits only 0.5 s for the journal.
+    * Exception: the disk failed, so that the receipt was not written, and the process was killed then.
     """
     for call in world.calls:
         if call.command != "stop" or not call.ok:
             continue
         text = call.tuple_text
         if text is None:
-            yield f"stop {call.transaction_id!r} is OK without a receipt"
+            yield f"stop {call.transaction_id!r} is answered OK without a receipt"
             continue
         if world.filed is None or not world.disk_is_well:
             continue
         entries = [entry for entry in world.filed if entry.text == text]
         if len(entries) > 1:
-            yield f"the receipt of {call.transaction_id!r} is {len(entries)} times in the journal"
+            yield f"the journal has the receipt of {call.transaction_id!r} {len(entries)} times"
         elif not entries:
             if not _was_dropped(world, call.answered_s):
-                yield f"the receipt handed over for {call.transaction_id!r} (call {call.number}) is not in the journal"
-        elif (whose := entries[0].transaction_id) != call.transaction_id:
+                yield f"the receipt delivered for {call.transaction_id!r} (call {call.number}) is not in the journal"
+        elif (owner := entries[0].transaction_id) != call.transaction_id:
             truth = _truth_of(world, text)
-            is_its_own = truth is not None and truth.transaction_id == call.transaction_id and _is_noted(world, truth)
+            is_its_own = truth is not None and truth.transaction_id == call.transaction_id and _is_stored(world, truth)
             if is_its_own and not _was_dropped(world, call.answered_s):
-                yield f"the receipt of {call.transaction_id!r} is in the journal as that of {whose!r}"
+                yield f"the receipt of {call.transaction_id!r} is in the journal as that of {owner!r}"
 
 
-def each_signed_receipt_is_kept(world: Record) -> Iterator[str]:
-    """With a journal, every transaction begun for the station has its receipt in it, handed over or not.
+def each_signed_receipt_is_in_the_journal(world: Record) -> Iterator[str]:
+    """The journal, if there is one, has the receipt of every transaction of the station, delivered or not.
 
-    * Not where the meter was exchanged before anybody could read it.
-    * Not where a disk in trouble kept it unwritten and the process was killed then.
-    * Not where a stranger's transaction put its own tuple in the place of it: the meter shows its last one only.
+    * Exception: the meter was exchanged before the driver could read the receipt.
+    * Exception: the disk failed, so that the receipt was not written, and the process was killed then.
+    * Exception: the receipt of a foreign transaction replaced it, as the meter shows only its last one.
     """
     if world.filed is None:
         return
@@ -159,41 +159,42 @@ def each_signed_receipt_is_kept(world: Record) -> Iterator[str]:
                 yield f"the receipt of {which} is not in the journal"
 
 
-def nothing_runs_that_the_station_does_not_know_of(world: Record) -> Iterator[str]:
-    """What runs after a calm was begun for the station, which was told so.
+def the_station_knows_what_runs(world: Record) -> Iterator[str]:
+    """A transaction that runs after the calm is the station's, and its start was answered OK.
 
-    * A process that was started after it began cannot know that the station does not know of it: it is ended by the
-      next start or stop, which is looked at as well.
-    * A stranger's transaction goes on until the next start or stop.
+    * Exception: a process that was started after the begin cannot know how the start was answered. The next start or
+      stop ends the transaction, which is checked too.
+    * Exception: a foreign transaction continues until the next start or stop.
     """
     truth = world.running_after_calm
     if truth is not None and truth.owner is not None and truth.process_is(world.processes[-1].number):
         starts = world.calls_of("start", truth.owner.transaction_id)
         told = max(starts, key=lambda call: call.answered_s or 0.0, default=None)
         if told is None or not told.ok:
-            yield f"{truth.transaction_id!r} runs, and the station was told that it was not begun"
+            yield f"{truth.transaction_id!r} runs, although its start was not answered OK"
     if world.running_at_end is not None:
-        yield f"{world.running_at_end.transaction_id!r} runs after one more start and stop"
+        yield f"{world.running_at_end.transaction_id!r} still runs after one more start and stop"
 
 
-def what_was_to_be_ended_does_not_run_on(world: Record) -> Iterator[str]:
-    """What runs when it has been calm for a while is nothing that its own process was asked to end.
+def stopped_transactions_do_not_run(world: Record) -> Iterator[str]:
+    """A transaction that runs after the calm has not been stopped at the process that began it.
 
-    * A stop that came before the transaction began is none for it.
+    * A stop that came before the transaction began does not count.
     """
     truth = world.running_after_calm
     if truth is None or truth.owner is None or not truth.process_is(world.processes[-1].number):
         return
     for call in world.calls_of("stop", truth.owner.transaction_id):
         if call.process == truth.owner.process and call.answer is not None and (call.asked_s or 0.0) > truth.begun_s:
-            yield f"{truth.transaction_id!r} runs on, and the station has asked for its end (call {call.number})"
+            yield f"{truth.transaction_id!r} still runs, although the station has stopped it (call {call.number})"
 
 
-def nothing_ends_that_nobody_wanted_ended(world: Record) -> Iterator[str]:
-    """A transaction that the station was told had begun goes on until the station has it ended, or begins another.
+def no_transaction_ends_without_a_request(world: Record) -> Iterator[str]:
+    """A transaction whose start was answered OK continues until the station stops it or starts another one.
 
-    * Not one that ended before the station was told of it: the start that began it began another.
-    * Not one that a power cut or a technician may have ended, nor where a stop for no id, or for an unknown one, came.
+    * Exception: it ended before its start was answered, because that start began another one.
+    * Exception: a power cut or a technician may have ended it.
+    * Exception: there was any other command meanwhile, such as a stop for "" or for an unknown id.
     """
     for meter in world.meters:
         if meter.meddled_s is None:
@@ -206,26 +207,28 @@ def nothing_ends_that_nobody_wanted_ended(world: Record) -> Iterator[str]:
             was_told = own is not None and (own.answered_s or 0.0) <= truth.closed_s
             was_meddled = any(truth.begun_s <= at_s <= truth.closed_s for at_s in meter.meddled_s)
             if was_told and not was_meddled and _calls_between(world, truth.begun_s, truth.closed_s) == [own]:
-                yield f"{truth.transaction_id!r} ended at {truth.closed_s:.1f} s, and nobody wanted it ended"
+                yield f"{truth.transaction_id!r} ended at {truth.closed_s:.1f} s without a request"
 
 
-def no_record_is_destroyed(world: Record) -> Iterator[str]:
-    """No B of ours destroys a transaction of ours that runs, or whose record the meter is signing.
+def no_transaction_is_destroyed(world: Record) -> Iterator[str]:
+    """No B of ours destroys a transaction of ours that runs or is being signed.
 
-    * A process that was started since, and keeps no journal, cannot know that a record is being signed.
+    * Exception: a process that was started later and has no journal cannot know that a record is being signed.
     """
     for meter in world.meters:
         for truth, by in meter.spoiled:
             if truth.owner is None:
                 continue
-            if truth.process_is(by.process) or (world.journal and _is_noted(world, truth)):
-                yield f"the transaction {truth.transaction_id!r} was destroyed by the begin of {by.transaction_id!r}"
+            if truth.process_is(by.process) or (world.journal and _is_stored(world, truth)):
+                yield f"the B for {by.transaction_id!r} destroyed the transaction {truth.transaction_id!r}"
 
 
 def every_command_is_answered_once_and_in_time(world: Record) -> Iterator[str]:
-    """Every start is answered within 30 s and every stop within 60 s of the moment at which the driver had it.
+    """The driver answers each command once: a start in 30 s, a stop in 60 s, or in 110 s if the meter is silent.
 
-    * Not where the process was killed, or ended, meanwhile. While the broker is away its answer waits for it.
+    * All stops are checked against 110 s.
+    * Exception: the process was killed or ended meanwhile.
+    * The time during which the broker was away is added to the deadline.
     """
     for call in world.calls:
         if call.answer is None:
@@ -233,34 +236,34 @@ def every_command_is_answered_once_and_in_time(world: Record) -> Iterator[str]:
                 yield f"{call.command} {call.transaction_id!r} (call {call.number}) was never answered"
             continue
         took_s = (call.answered_s or 0.0) - (call.asked_s or 0.0)
-        limit_s = (START_S if call.command == "start" else SILENT_STOP_S) + ANSWER_TAKES_S
+        limit_s = (START_S if call.command == "start" else SILENT_STOP_S) + ANSWER_TRANSPORT_S
         if took_s > limit_s + call.broker_away_s:
             yield f"{call.command} {call.transaction_id!r} was answered after {took_s:.1f} s"
     for letter in world.dead_letters:
-        yield f"a message that nobody waits for: {letter}"
+        yield f"an unexpected message: {letter}"
     for process in world.processes:
         for failure in process.failures:
             yield f"the task of process {process.number} failed: {failure!r}"
 
 
-def the_charger_charges_again_after_all(world: Record) -> Iterator[str]:
-    """When nothing is wrong any more, a session is begun and ended as if nothing had ever been, with its receipt.
+def the_charger_charges_again(world: Record) -> Iterator[str]:
+    """When all faults have ended, a session works normally and has its receipt.
 
-    A receipt that the meter has then, and nobody was given, is handed over when it is asked for.
+    A receipt that the meter then has and that was never delivered is delivered when it is requested.
 
-    * What the network or a power cut has done is given 100 s.
+    * The driver has 100 s to recover from network faults and power cuts.
     """
     for call in world.calls:
         if call.fresh and not call.ok:
-            yield f"{call.command} in a world in which nothing is wrong: {call.answer}"
+            yield f"{call.command} in a calm world: {call.answer}"
         if call.owed and not call.ok:
-            yield f"the receipt of {call.transaction_id!r} is there, and not given when all is calm: {call.answer}"
+            yield f"the receipt of {call.transaction_id!r} is not delivered in a calm world: {call.answer}"
 
 
 def energies_never_fall(world: Record) -> Iterator[str]:
-    """The energy that is published never falls within a meter, also where its register does.
+    """The published energy of a meter never falls, even if its register does.
 
-    * A process that was started since a register fell does not know what was published before.
+    * Exception: a process that was started after a register fell does not know the values published before.
     """
     highest: dict[tuple[str, int], float] = {}
     for serial, energy_wh, process in world.energies:
@@ -270,38 +273,38 @@ def energies_never_fall(world: Record) -> Iterator[str]:
             yield f"the energy of {serial} falls from {before_wh} Wh to {energy_wh} Wh"
         highest[serial, number] = max(energy_wh, before_wh)
         if serial not in {meter.serial for meter in world.meters}:
-            yield f"a value of {serial}, which is none of the meters"
+            yield f"a value has the serial {serial}, which no meter has"
 
 
-def the_meter_is_never_reported_unreachable_by_word(world: Record) -> Iterator[str]:
-    """The communication check is ``true`` or withheld: anything else would switch it off in EVerest for good."""
+def the_communication_check_is_never_false(world: Record) -> Iterator[str]:
+    """The communication check is ``true`` or is not sent. Any other payload would disable it in EVerest for good."""
     for payload in world.checks - {b"true"}:
-        yield f"a communication check of {payload!r}"
+        yield f"the communication check is {payload!r}"
 
 
-def nothing_grows_and_nothing_is_left(world: Record) -> Iterator[str]:
-    """Tasks and memories stay bounded from session to session, and an ended process leaves no task behind."""
-    if max(world.tasks_left, default=0) > MOST_TASKS:
+def nothing_leaks(world: Record) -> Iterator[str]:
+    """The number of tasks and of remembered receipts stays bounded, and an ended process leaves no task."""
+    if max(world.tasks_left, default=0) > MAX_TASKS:
         yield f"{max(world.tasks_left)} tasks at the end of a session"
-    if max(world.memory, default=0) > MOST_REMEMBERED:
-        yield f"{max(world.memory)} receipts and ids are remembered"
+    if max(world.memory, default=0) > MAX_REMEMBERED:
+        yield f"{max(world.memory)} remembered receipts and ids"
     if world.leftover:
-        yield f"{world.leftover} tasks are left when all processes have ended"
+        yield f"{world.leftover} tasks after all processes have ended"
 
 
-def nothing_fails_that_nobody_expected(world: Record) -> Iterator[str]:
-    """Nothing is logged with a traceback: what a meter, a station, a network or a disk can do is expected."""
+def no_unexpected_exception(world: Record) -> Iterator[str]:
+    """Nothing is logged with a traceback: the program expects every fault of a meter, station, network or disk."""
     for mistake in world.mistakes:
-        yield f"an exception that nobody expected: {mistake}"
+        yield f"an unexpected exception: {mistake}"
 
 
 def no_error_outlives_its_cause(world: Record) -> Iterator[str]:
-    """When nothing is wrong any more, EVerest holds no error for active."""
+    """When all faults have ended, no error is active in EVerest."""
     for error_type, sub_type in sorted(world.errors):
-        yield f"error {error_type} {sub_type!r} is active at the end"
+        yield f"the error {error_type} {sub_type!r} is still active at the end"
 
 
-# --- help ---
+# --- helpers ---
 
 
 def _truth_of(world: Record, text: str | None) -> Truth | None:
@@ -310,7 +313,7 @@ def _truth_of(world: Record, text: str | None) -> Truth | None:
 
 
 def _calls_between(world: Record, begin_s: float, end_s: float) -> list[Call]:
-    """Return the commands that a process had, or worked on, within a time."""
+    """Return the commands that a process received or was handling within a period."""
     return [
         call
         for call in world.calls
@@ -320,7 +323,7 @@ def _calls_between(world: Record, begin_s: float, end_s: float) -> list[Call]:
     ]
 
 
-def _shows(payload: dict[str, Any], request: dict[str, Any], *, fresh: bool) -> bool:
+def _matches(payload: dict[str, Any], request: dict[str, Any], *, fresh: bool) -> bool:
     asked_ID = request.get("identification_data") or request["transaction_id"]
     connectors = (request["evse_id"],) if fresh else (request["evse_id"], "")
     return (
@@ -330,8 +333,8 @@ def _shows(payload: dict[str, Any], request: dict[str, Any], *, fresh: bool) -> 
     )
 
 
-def _why_not_its_own(world: Record, call: Call, truth: Truth) -> str:
-    """Say why a receipt is not the one that was asked for, or "" where it may be delivered."""
+def _mismatch(world: Record, call: Call, truth: Truth) -> str:
+    """Return why this receipt is not the requested one, or "" if it may be delivered."""
     own = [each for meter in world.meters for each in meter.truths if each.transaction_id == call.transaction_id]
     if truth in own and call.transaction_id:
         told_s = [
@@ -341,40 +344,40 @@ def _why_not_its_own(world: Record, call: Call, truth: Truth) -> str:
         ]
         later = [each for each in own if each.begun_s > truth.begun_s and each.begun_s <= max(told_s, default=-1.0)]
         is_known = world.journal or any(each.text is not None or each.process_is(call.process) for each in later)
-        return f"it is an earlier one under the same id (begun at {truth.begun_s:.1f} s)" if later and is_known else ""
-    if _means_something(world, call, own):
-        return f"it is that of {truth.transaction_id!r}, begun at {truth.begun_s:.1f} s on {truth.serial}"
+        return f"it is an earlier receipt of the same id (begun at {truth.begun_s:.1f} s)" if later and is_known else ""
+    if _is_known_id(world, call, own):
+        return f"it belongs to {truth.transaction_id!r}, begun at {truth.begun_s:.1f} s on {truth.serial}"
     asked_s = call.asked_s or 0.0
     newer = [
         each.transaction_id
         for each in world.meter.signed_truths
-        if each.begun_s > truth.begun_s and (each.closed_s or asked_s) < asked_s - SHOWN_WITHIN_S
+        if each.begun_s > truth.begun_s and (each.closed_s or asked_s) < asked_s - RECEIPT_TIMEOUT_S
     ]
     is_of_this_meter = truth.serial == world.meter.serial
-    return f"it is not the last one: {newer[-1]!r} was signed since" if newer and is_of_this_meter else ""
+    return f"it is not the last receipt: {newer[-1]!r} was signed later" if newer and is_of_this_meter else ""
 
 
-def _means_something(world: Record, call: Call, own: list[Truth]) -> bool:
-    """Whether the id of a stop means something to the process that answered it."""
+def _is_known_id(world: Record, call: Call, own: list[Truth]) -> bool:
+    """Return whether the process that answered a stop knows its id."""
     if call.transaction_id == "":
         return False
     process = call.process if call.answered_by is None else call.answered_by
     if any(
         start.process == process
-        and start.answer is not None  # a broker that was killed may have lost it on its way
+        and start.answer is not None  # a killed broker may have lost the start
         and (start.asked_s, start.number) < (call.asked_s, call.number)
         for start in world.calls_of("start", call.transaction_id)
     ):
         return True
     before = [each for each in own if each.begun_s < (call.asked_s or 0.0)]
-    return world.journal and bool(before) and all(_is_noted(world, each) for each in before)
+    return world.journal and bool(before) and all(_is_stored(world, each) for each in before)
 
 
 def _was_dropped(world: Record, at_s: float | None) -> bool:
-    """Whether what was to be written at a time was lost: its disk was in trouble, and its process was killed then."""
+    """Return whether an entry of that time was lost because the disk failed and the process was killed then."""
     return at_s is not None and any(begin_s - 5.0 <= at_s <= end_s for begin_s, end_s in world.disk_troubled)
 
 
-def _is_noted(world: Record, truth: Truth) -> bool:
-    """Whether a journal has a transaction: it is written before B goes out, unless a disk in trouble keeps it."""
+def _is_stored(world: Record, truth: Truth) -> bool:
+    """Return whether the journal has a transaction. It is written before B is sent, unless the disk fails."""
     return not any(begin_s <= truth.begun_s <= end_s for begin_s, end_s in world.disk_troubled)

@@ -1,8 +1,8 @@
-"""Which meter a run has: every knob of the simulator, turned at random.
+"""The meter of a run: random settings of the simulator's knobs.
 
-``known`` turns what is known of the meter, and those of its unknowns that were met first. ``all`` turns every other
-unknown as well: how far a live value may be believed, what a repeated request does, which fields are there and in which
-types. The name of one knob turns that one in every run.
+``known`` varies what is known of the meter and some of its unknowns. ``all`` also varies every other unknown: wrong
+live values, the effect of repeated requests, missing fields and other types. The name of one knob changes that one in
+every run.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ KNOWN: Final = "known"
 ALL: Final = "all"
 OPEN_AT_POWER_CUT: Final = ("closed", "closed-late", "running", "lost")
 FIELDS: Final = ("TM", "EF", "ST", "XT", "U1", "U2", "I", "P", "XS", "XC")
-"""What /metervalue may leave out: only the import register and the serial matter."""
+"""Fields that /metervalue may omit: the driver needs only the import register and the serial number."""
 
 _LAGS_S: Final = (0.1, 0.5, 1.0, 2.0, 5.0)
 _NO_RECEIPT: Final = ("refuse", "not-found", "nothing", "null", "empty")
@@ -50,13 +50,13 @@ UNKNOWN: Final[dict[str, tuple[Any, ...]]] = {
     "receipt_never_signed": _NO_RECEIPT,
     "transaction_lag_s": _LAGS_S,
 }
-"""The settings of each knob that ``known`` leaves alone."""
+"""Further settings of each unknown knob."""
 TURNED: Final = 0.12
-"""Share of the runs in which each of them is turned: three in a run at a time, and each alone in many."""
+"""Share of the runs in which each knob is changed: about three knobs in a run, and each knob in many runs."""
 
 
 def options(chance: random.Random, serial: str) -> SimulatorOptions:
-    """Return a meter as far as it is known."""
+    """Return the options of a meter for ``known``."""
     return SimulatorOptions(
         MS=serial,
         firmware=chance.choice(("v1", "v2")),
@@ -77,7 +77,7 @@ def options(chance: random.Random, serial: str) -> SimulatorOptions:
 
 
 def turned(chance: random.Random, known: SimulatorOptions, knobs: str) -> SimulatorOptions:
-    """Return a meter of which unknown knobs are turned as well: by chance, or the one that ``knobs`` names."""
+    """Return the options with unknown knobs changed as well: random ones, or the one that ``knobs`` names."""
     changes: dict[str, Any] = {}
     for name, settings in UNKNOWN.items():
         share = 1.0 if knobs == name else TURNED if knobs == ALL else 0.0
@@ -88,6 +88,6 @@ def turned(chance: random.Random, known: SimulatorOptions, knobs: str) -> Simula
 
 
 def differences(options: SimulatorOptions) -> list[tuple[str, Any]]:
-    """Return name and value of every knob that is not at its default."""
+    """Return name and value of every knob that differs from its default."""
     plain = SimulatorOptions(MS=options.MS).as_json()
     return [(name, value) for name, value in options.as_json().items() if value != plain[name]]

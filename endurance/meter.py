@@ -1,4 +1,4 @@
-"""A simulated meter that records what it really does: the truth that the driver's answers are held against."""
+"""A simulated meter that records what it really does. The driver's answers are compared with this truth."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SLOW_BOOT_S: Final = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """A start that is worked on: its id, and the number of the process that does."""
+    """A start in progress: its id and the number of the process that handles it."""
 
     transaction_id: str
     process: int
@@ -33,13 +33,13 @@ class Truth:
     """A transaction that a meter really began.
 
     Attributes:
-        serial: of the meter.
-        number: how many it had begun before.
-        owner: the start it was begun for; None for one that somebody else began.
-        begun_s: when.
-        closed_s: when it ended, or was lost; None while it runs.
-        text: its tuple as soon as it is signed.
-        lost: the meter will never sign it: a power cut, or a B that restarted it, destroyed it.
+        serial: serial number of the meter.
+        number: number of transactions that the meter had begun before.
+        owner: the start that began it; None for a foreign transaction.
+        begun_s: when it began.
+        closed_s: when it ended or was lost; None while it runs.
+        text: its tuple once it is signed.
+        lost: the meter will never sign it, because a power cut or another B destroyed it.
     """
 
     serial: str
@@ -60,7 +60,7 @@ class Truth:
 
 @dataclass(frozen=True, slots=True)
 class Trap:
-    """Something that happens ``delay_s`` after a request was acted on, or, ``before``, when it comes."""
+    """An action ``delay_s`` after the meter acted on a request, or, if ``before`` is true, when the request arrives."""
 
     method: str
     node: str
@@ -70,22 +70,23 @@ class Trap:
 
 
 class Meter(SimulatedMeter):
-    """A simulated meter with its truth.
+    """A simulated meter that records its transactions.
 
     Args:
-        options: of the simulator.
-        now_s: the time of the run.
-        counts: how often its power was cut, and when.
-        owner_of_card: returns the start that a card belongs to, where requests do not tell whom they are sent for.
+        options: options of the simulator.
+        now_s: returns the time of the run.
+        counts: counts the power cuts and their circumstances.
+        owner_of_card: returns the start that a card belongs to, if requests do not have ``sent_for``.
 
     Attributes:
-        serial: its MS.
-        truths: every transaction it began, in order; their records are signed in the same order.
-        spoiled: transactions that a B of ours destroyed, running or being signed, and for which start it was sent.
-        meddled_s: when something else than a request in time may have ended what ran: a power cut, a technician, a
-            request that was acted on late. None: at any time.
-        traps: that are set.
-        power_cuts: how many there were.
+        serial: its serial number.
+        truths: every transaction that it began, in order. They are signed in the same order.
+        spoiled: transactions that a B of ours destroyed while they ran or were being signed, each with the start that
+            sent the B.
+        meddled_s: times of other possible ends of a transaction: a power cut, a technician, a request that was acted on
+            late. None means any time.
+        traps: the pending traps.
+        power_cuts: number of power cuts.
     """
 
     def __init__(
@@ -116,7 +117,7 @@ class Meter(SimulatedMeter):
 
     @property
     def signed_truths(self) -> list[Truth]:
-        _ = self.state  # what is due is signed
+        _ = self.state  # signs the records that are due
         return [truth for truth in self.truths if truth.text is not None]
 
     def handle(self, method: str, path: str, body: bytes = b"", sent_for: Serving | None = None) -> Answer:
@@ -142,18 +143,18 @@ class Meter(SimulatedMeter):
         super().power_cycle(off_s, boot_s)
 
     def meddle(self, *at_s: float) -> None:
-        """Record when something else than a request in time may have ended what ran."""
+        """Record times at which something other than a timely request may have ended a transaction."""
         if self.meddled_s is not None:
             self.meddled_s += at_s
 
     def by_hand(self, command: str) -> None:
-        """Begin or end a transaction ("B", "E") as a technician with a tool does; a refusal changes nothing."""
+        """Begin or end a transaction ("B", "E") as a technician with a tool does."""
         if self.unreachable_for_s <= 0:
             self.meddle(self.now_s())
             super().handle("POST", f"{BASE}/receipt", f'{{"TX":"{command}"}}'.encode())
 
     def _moment(self) -> str:
-        """Say at which moment of a session this is."""
+        """Name the present phase of a session."""
         state = self.state
         if state.opened is not None:
             return f"in a session, {state.options.open_at_power_cut}"

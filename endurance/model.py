@@ -1,7 +1,7 @@
-"""What is known of a run: the commands of the station, what was published, and what stands in the journal.
+"""The record of a run: the commands of the station, the published values, and the contents of the journal.
 
-Runs under virtual time (`world`) and runs of real processes (`processes`) are told in these words and in those of
-`meter`, so that one file of promises, `invariants`, judges both. Nothing here acts.
+Runs in virtual time (`world`) and runs of real processes (`processes`) are both recorded with these classes and those
+of `meter`, so that `invariants` judges both. The classes here only hold data.
 """
 
 from __future__ import annotations
@@ -20,14 +20,13 @@ if TYPE_CHECKING:
 
 SERVICE: Final = "service"
 MODULE: Final = "module"
-"""The two programs that drive a meter: `iem-dcr run`, and the EVerest module."""
-
+"""The two programs that drive a meter: `iem-dcr run` and the EVerest module."""
 
 EVSE_ID: Final = "DE*SIM*E1"
 
 
 def start_request(transaction_id: str, card: str) -> dict[str, Any]:
-    """Return a request for a start, as EVerest makes it."""
+    """Return a request for a start in EVerest's form."""
     return {
         "evse_id": EVSE_ID, "transaction_id": transaction_id, "identification_status": "ASSIGNED",
         "identification_flags": ["RFID_PLAIN"], "identification_type": "ISO14443", "identification_data": card,
@@ -36,21 +35,22 @@ def start_request(transaction_id: str, card: str) -> dict[str, Any]:
 
 @dataclass(slots=True, eq=False)
 class Call:
-    """A command of the station, and its answer.
+    """A command of the station and its answer.
 
     Attributes:
         command: "start" or "stop".
-        transaction_id: the station's.
+        transaction_id: the station's id.
         number: counts the calls of a run.
-        request: of a start.
-        process: number of the process that had it first; None while none was there to have it.
-        asked_s: when the process had it.
-        answered_s, answer: when the station had the answer, and what it was.
-        answered_by: number of the process that gave it, where that is known; a broker hands a request on to the next.
-        excused: why it needs no answer: its process was killed or ended.
-        fresh: nothing was wrong when it was asked, nor since.
-        owed: it asks, when all is calm, for a receipt that the meter has and that was not delivered.
-        broker_away_s: how long the broker was away between question and answer.
+        request: the request of a start.
+        process: number of the first process that received it, or None.
+        asked_s: when that process received it.
+        answered_s: when the station received the answer.
+        answer: the answer.
+        answered_by: number of the process that answered, if known. A broker may deliver a request to several in turn.
+        excused: why it needs no answer, such as a kill of its process; "" if it needs one.
+        fresh: no fault was active when it was sent or later.
+        owed: it was sent after all faults had ended, for a receipt that the meter has and that was not delivered.
+        broker_away_s: how long the broker was away between request and answer.
     """
 
     command: str
@@ -79,33 +79,35 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Filed:
-    """A receipt as it stands in the journal at the end."""
+    """A receipt in the journal at the end."""
 
     text: str
     transaction_id: str
 
 
 class Record:
-    """What is known of a run, as the promises look at it. Its times are those of its meters.
+    """The record of a run, on which the promises are checked. Its times are those of its meters.
 
     Attributes:
-        journal: whether receipts are kept.
-        meter: that stands there.
-        meters: every meter that stood there, in the order in which they came.
-        processes: every process of ours, in order, with its number and what its main task failed with.
+        journal: whether there is a journal.
+        meter: the meter that is connected now.
+        meters: every meter that was connected, in order.
+        processes: every process of ours, in order, with its number and the failures of its main task.
         calls: every command of the station, in order.
-        energies: what was published: serial, watt hours, and number of the process, in order.
+        energies: published values in order: serial number, energy in Wh, number of the process.
         checks: payloads of the communication check.
-        errors: type and sub_type of those that EVerest holds for active.
-        filed: the journal at the end; None where there was none.
-        counts: how often what happened.
-        disk_troubled: from when until when a disk in trouble kept something unwritten that a kill then dropped.
+        errors: type and sub_type of the errors that are active in EVerest.
+        filed: the journal at the end, or None.
+        counts: number of events by name.
+        disk_troubled: periods in which a failing disk delayed entries that a kill then lost.
         broken_early: promises that were broken before the end.
-        tasks_left, memory: tasks that were there at the end of sessions, and what the driver remembered then.
-        leftover: tasks that were there after the end.
-        dead_letters: messages that are answers to nothing.
-        mistakes: exceptions that nothing expects.
-        running_after_calm, running_at_end: what ran when all had been calm, and after one more session.
+        tasks_left: number of tasks at the end of each session.
+        memory: number of receipts and ids that the driver remembered at the end of each session.
+        leftover: number of tasks after the end.
+        dead_letters: messages that answer no request.
+        mistakes: unexpected exceptions.
+        running_after_calm: the transaction that ran after a period without faults, or None.
+        running_at_end: the transaction that ran after one more session, or None.
     """
 
     def __init__(self, meter: Meter, counts: Counter[str], *, journal: bool) -> None:
@@ -134,13 +136,13 @@ class Record:
 
     @property
     def disk_is_well(self) -> bool:
-        """Whether all that is to be in the journal can be in it by now."""
+        """Whether the disk works and all entries are written."""
         return True
 
     def host_at(self, at_s: float) -> datetime:
-        """Return what the host's clock says, as it is set now, at a time of the run's."""
+        """Return the time of the host's clock, as it is set now, for a time of the run."""
         raise NotImplementedError
 
     def host_is_set_at(self, at_s: float) -> bool:
-        """Tell whether the host's clock could be trusted then."""
+        """Return whether the host's clock was plausible at a time of the run."""
         return self.host_at(at_s) >= RELEASED

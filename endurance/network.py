@@ -1,7 +1,7 @@
-"""The network between driver and meter, in memory: a connection is a pair of streams, as `device.transport` wants them.
+"""The network between driver and meter, in memory. A connection is a pair of streams for `device.transport`.
 
-What breaks a connection and what is read of it then are as with sockets; `tests/test_endurance_network.py` holds both
-against each other. A request that was sent arrives whatever becomes of the process that sent it.
+Connections break, and read after a break, as sockets do. `tests/test_endurance_network.py` compares the two. A request
+that was sent arrives even if its process is killed.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ MISSING_BYTES: Final = 16
 
 
 class Sender:
-    """Who sends requests: whether it was killed, and the start it is working on."""
+    """A sender of requests: whether it was killed, and the start that it is handling."""
 
     killed = False
     serving: Serving | None = None
 
 
 class Network:
-    """What stands at the meter's address, and how the way there is.
+    """The network at the meter's address.
 
     Args:
-        latency: returns a number from 0 to 1 for each way of a request.
-        counts: how often which fault hit a request.
+        latency: returns a random number from 0 to 1 for each direction of a request.
+        counts: counts the faults that hit a request.
 
     Attributes:
-        meter: that stands there; another one after an exchange.
-        swallows: the network takes what is sent and gives nothing back.
-        slow_s: seconds that each way takes longer.
+        meter: the meter at this address. It changes in an exchange.
+        swallows: requests and answers are lost without an error.
+        slow_s: additional seconds in each direction.
     """
 
     def __init__(self, meter: Meter, latency: Callable[[], float], counts: Counter[str]) -> None:
@@ -57,7 +57,7 @@ class Network:
         return self.slow_s + least + (most - least) * self._latency()
 
     async def connect(self, sender: Sender) -> tuple[asyncio.StreamReader, Any]:
-        """Make a connection for a process; its end closes it.
+        """Open a connection for a process.
 
         Raises:
             ConnectionRefusedError: the meter has no power, or serves another connection.
@@ -85,7 +85,7 @@ class Network:
 
 
 class Connection:
-    """One connection, and the client's writer of it. It is of the meter that stood there, and lives with its power."""
+    """One connection, and the client's writer. It ends when its meter loses power or is exchanged."""
 
     def __init__(self, network: Network, sender: Sender) -> None:
         self.reader = asyncio.StreamReader()
@@ -108,11 +108,11 @@ class Connection:
     # --- the client's side ---
 
     def write(self, data: bytes) -> None:
-        """Send a request, which is whole; it arrives whether or not the client lives then."""
+        """Send a complete request. It arrives even if the client is killed meanwhile."""
         self._later(self._network.way_s(), self._arrive, data, self.sender.serving)
 
     async def drain(self) -> None:
-        """Nothing is held back."""
+        """Return immediately: nothing is buffered."""
 
     def close(self) -> None:
         self._is_closed = True
@@ -121,10 +121,10 @@ class Connection:
     abort = close
 
     async def wait_closed(self) -> None:
-        """It is closed at once."""
+        """Return immediately: `close` has no delay."""
 
     def get_extra_info(self, _: str) -> None:
-        """There is no socket."""
+        """Return None: there is no socket."""
 
     # --- the meter's side ---
 
@@ -144,7 +144,7 @@ class Connection:
             self._later(fault.wait_s, self._act_late, method, path, body, serving)
             return
         answer = meter.handle(method, path, body, serving) if fault is None or fault.acted else None
-        if not self.lives:  # its power went in the very moment, or the client gave up
+        if not self.lives:  # a trap cut the power during the request, or the client gave up
             self._reset()
             return
         instead = answer if fault is None else substitute(fault, answer)
@@ -154,7 +154,7 @@ class Connection:
             self._spoil(fault, answer)
 
     def _act_late(self, method: str, path: str, body: bytes, serving: Serving | None) -> None:
-        """Act on a request whose client may have gone; the meter loses it with its power."""
+        """Act on a request whose client may have gone, unless the meter has lost power meanwhile."""
         if self._has_power:
             self._meter.meddle(self._meter.now_s())
             self._meter.handle(method, path, body, serving)
@@ -188,7 +188,7 @@ class Connection:
         self.reader.feed_eof()
 
     def _end(self) -> None:
-        """Close it from the meter's side."""
+        """Close the connection from the meter's side."""
         if not self._network.swallows:
             self.reader.feed_eof()
         self._network.is_closed(self)

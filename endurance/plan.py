@@ -1,7 +1,7 @@
-"""What happens in a run, made from a seed: the meter, the process, and sessions of steps. A step can be left out.
+"""The plan of a run, made from a seed: the meter, the process, and sessions of steps. Any step can be omitted.
 
-What a station does, and what goes wrong, stands in tables, of which runs of real processes have their part as well. In
-them a tuple stands for one of its items, which is chosen by chance, and a dict for all of its values.
+Tables list what a station does and what goes wrong. Runs of real processes use parts of them too. In a table a tuple
+means one of its items, chosen at random. A dict means all of its values.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ INSTANTS: Final = (
     datetime(2027, 12, 31, 23, 58, tzinfo=UTC),
     datetime(1970, 1, 1, 0, 1, tzinfo=UTC),
 )
-"""What the host believes the time to be at the beginning: also minutes before summer time begins and ends, and none."""
+"""The host's time at the beginning. Some are minutes before summer time begins or ends, one is an unset clock."""
 
 # --- what a station does ---
 
@@ -47,14 +47,14 @@ STATIONS: Final = (
     "0 start A; .4 stop B; .8 stop A", "0 foreign A; .6 stop A", "0 start A; .4 foreign B; .6 stop B; .8 stop A",
     "0 error; .2 start A; .6 stop A",
 )  # fmt: skip
-"""What it does in a session: when (as a share of its length), which command, for which id. ``again`` is the same
-request once more, ``repeat`` the same message, as a broker sends it that got no acknowledgement. ``foreign`` asks for a
-connector that the meter does not have. ``error``: the meter reports one for a while."""
+"""The commands of a session: time as a share of its length, command, id. ``again`` repeats the request. ``repeat``
+repeats the message, as a broker does without an acknowledgement. ``foreign`` is a start for another connector than the
+meter's. In ``error`` the meter reports an error for some time."""
 
 # --- what goes wrong ---
 
 Row: TypeAlias = tuple[Any, ...]
-"""A step: how long after the moment that is chosen for the trouble, which step, and details, which are put together."""
+"""A step of a trouble: seconds after the beginning of the trouble, name of the step, and its details to be merged."""
 
 
 def _nodes(text: str) -> tuple[dict[str, str], ...]:
@@ -75,7 +75,7 @@ TRAPPED: Final = (
     {"method": "GET", "node": ("/receipt", "/transaction", "/metervalue"), "delay_s": (0.0, 0.003)},
     {"method": "POST", "node": "/gw", "delay_s": 0.0},
 )
-"""Instants told by the meter's work, and how long after it: after the user, after B, while signing, after E."""
+"""Instants relative to a request at the meter: after /user, after B, during signing, after E."""
 FAULTS: Final = (
     {"kind": ("refuse", "lose-request", "lose-answer", "reset", "garbage", "garbage-http", "wrong-length")},
     {"kind": ("lose-request", "lose-answer")},
@@ -113,15 +113,20 @@ MORE_TROUBLES: Final[dict[str, tuple[tuple[Row, ...], ...]]] = {
     "falls": (_one("register_falls", to_wh=(0, 20_480)),),
     "swapped": (_one("swap_meters", away_s=(0.5, 4.0, 12.0)),),
 }
-"""What goes wrong besides with every knob turned, or often under the name of one: a disk that does not answer or
-answers with an error, often as a process starts; requests that are acted on seconds after they were given up; values
-that stand still; an import register that falls; two meters whose cables are swapped, and swapped back."""
+"""Further troubles for the knobs ``all``, or for the name of one, in which case it is frequent:
+
+* unreadable: the disk does not answer or returns errors, often while a process starts.
+* late: the meter acts on a request seconds after the driver gave it up.
+* frozen: live values do not change.
+* falls: the import register falls.
+* swapped: the cables of two meters are swapped, and swapped back.
+"""
 KNOBS: Final = (knob.KNOWN, knob.ALL, *knob.UNKNOWN, *MORE_TROUBLES)
-"""What `make` may be told to turn."""
+"""Valid values of ``knobs`` for `make`."""
 
 
 def picked(chance: random.Random, choices: Any) -> Any:
-    """Choose what a table leaves open."""
+    """Make the random choices of a table entry."""
     if isinstance(choices, tuple):
         return picked(chance, chance.choice(choices))
     if isinstance(choices, dict):
@@ -134,12 +139,12 @@ def picked(chance: random.Random, choices: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One thing that happens.
+    """One event of a session.
 
     Attributes:
-        at_s: seconds from the beginning of its session.
+        at_s: seconds from the beginning of the session.
         what: name of a method of `world.World`.
-        detail: what it is called with.
+        detail: arguments of that method.
     """
 
     at_s: float
@@ -151,13 +156,13 @@ class Step:
 
 
 def step(at_s: float, what: str, /, **detail: Any) -> Step:
-    """Make a step."""
+    """Create a step."""
     return Step(at_s, what, detail)
 
 
 @dataclass(frozen=True, slots=True)
 class SessionPlan:
-    """Steps in the order of their times, and how long the session lasts at least."""
+    """The steps of a session in the order of time, and its minimum length."""
 
     number: int
     length_s: float
@@ -166,16 +171,16 @@ class SessionPlan:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A run: what it begins with, and its sessions.
+    """A run: its initial state and its sessions.
 
     Attributes:
-        seed: it was made from.
-        kind: which of our processes drives the meter.
-        journal: whether receipts are kept.
-        options: of the meter.
-        settings: of the driver.
-        host: the host's clock at the beginning.
-        sessions: in their order.
+        seed: the seed that it was made from.
+        kind: the program that drives the meter.
+        journal: whether there is a journal.
+        options: options of the meter.
+        settings: settings of the driver.
+        host: the host's time at the beginning.
+        sessions: the sessions in order.
     """
 
     seed: int
@@ -188,11 +193,11 @@ class Plan:
 
     @property
     def steps(self) -> int:
-        """How many steps there are; they are numbered through."""
+        """The number of steps. They are numbered across all sessions."""
         return sum(len(session.steps) for session in self.sessions)
 
     def only(self, kept: Collection[int]) -> Plan:
-        """Return this run with the steps of these numbers only, to the last session that has one."""
+        """Return this run with only the steps ``kept``, up to the last session that has one."""
         numbers = itertools.count()
         sessions = [
             replace(session, steps=tuple(each for each in session.steps if next(numbers) in kept))
@@ -204,12 +209,12 @@ class Plan:
 
 
 def make(seed: int, sessions: int = SESSIONS_IN_A_RUN, knobs: str = knob.KNOWN) -> Plan:
-    """Make the run of a seed.
+    """Create the run of a seed.
 
     Args:
-        seed: of everything in it.
-        sessions: how many it has.
-        knobs: one of `KNOBS`: what is turned of the meter, and which troubles there are.
+        seed: seed of all random choices.
+        sessions: number of sessions.
+        knobs: one of `KNOBS`: which knobs of the meter are varied, and which troubles occur.
     """
     chance = random.Random(seed)
     kind = chance.choice((SERVICE, MODULE))
@@ -235,7 +240,7 @@ def make(seed: int, sessions: int = SESSIONS_IN_A_RUN, knobs: str = knob.KNOWN) 
 
 
 class Maker:
-    """Makes sessions: what the station does, each time with new ids, and which of some troubles there are meanwhile."""
+    """Creates sessions: the commands of the station with new ids, and random troubles."""
 
     def __init__(self, chance: random.Random, troubles: Sequence[tuple[Row, ...]], new_id: Callable[[], str]) -> None:
         self._chance = chance

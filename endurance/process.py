@@ -1,7 +1,7 @@
-"""A process of ours in a simulation: the service's part for one meter, or the EVerest module. Ended, or killed.
+"""A process of ours in a simulation: the service's part for one meter, or the EVerest module.
 
-The module is the real one, with its handlers on threads of their own. Of its threads and the loop only one runs at a
-time, and the time that a handler waits is the loop's: so a run with threads, too, is the same every time it is made.
+The module is the real one, with its handlers in their own threads. Only one of these threads or the loop runs at a
+time, and handlers wait in the loop's time. A run with threads is therefore the same each time it is repeated.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ HANDLING: contextvars.ContextVar[_Handling] = contextvars.ContextVar("handling")
 
 @dataclass(frozen=True, slots=True)
 class Around:
-    """What a process finds around it; ``broker_is_up`` as it starts."""
+    """The environment of a process. ``broker_is_up`` is the state at its start."""
 
     station: Station
     settings: Settings
@@ -57,12 +57,13 @@ class Around:
 
 
 class Process(Sender, ABC):
-    """One process, from its start to its end; ``number`` counts those of a run. Killed, it does nothing any more.
+    """One process, from its start to its end. After a kill it has no effect.
 
     Attributes:
-        failures: what its main task failed with, what a handler raised.
-        journal: that it writes.
-        tasks: that work in its name.
+        number: counts the processes of a run.
+        failures: exceptions of its main task and its handlers.
+        journal: its journal, or None.
+        tasks: its tasks.
     """
 
     def __init__(self, around: Around, number: int) -> None:
@@ -83,10 +84,10 @@ class Process(Sender, ABC):
 
     @abstractmethod
     async def end(self) -> None:
-        """End in good order, as SIGTERM has it."""
+        """End in an orderly way, as after SIGTERM."""
 
     def kill(self) -> None:
-        """Do nothing any more, from this very moment."""
+        """Stop all effects immediately, as SIGKILL does."""
         self.killed = True
         if self.journal is not None:
             self.journal.kill()
@@ -98,17 +99,17 @@ class Process(Sender, ABC):
 
     @abstractmethod
     def _make(self) -> None:
-        """Make what there is before it runs."""
+        """Create the objects of the process before it runs."""
 
     @abstractmethod
     async def _run(self) -> None:
-        """Do what its main task does."""
+        """Run the main task."""
 
 
 def task_factory(
     loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any], *, context: contextvars.Context | None = None
 ) -> asyncio.Task[Any]:
-    """Make a task, and note whose process it is of."""
+    """Create a task and assign it to its process."""
     task: asyncio.Task[Any] = asyncio.Task(work, loop=loop, context=context)
     process = PROCESS.get() if context is None else context.get(PROCESS)
     if process is not None:
@@ -120,7 +121,7 @@ def task_factory(
 
 @contextlib.contextmanager
 def rigged() -> Iterator[None]:
-    """Have every process know the start that it serves, and no module sleep."""
+    """Record in every process the start that it handles, and remove the module's sleep."""
     run = Start.run
 
     async def noted(self: Start) -> TransactionStartResponse:
@@ -141,7 +142,7 @@ def rigged() -> Iterator[None]:
 
 
 class _Bus(FakeBus):
-    """The broker as one process sees it; nothing is kept of what goes over it."""
+    """The broker as one process sees it. Messages are passed on and not stored."""
 
     def __init__(self, process: Process, on_message: Callable[[str, bytes], None], *, connected: bool) -> None:
         super().__init__(connected=connected)
@@ -163,7 +164,7 @@ class _Bus(FakeBus):
 
 
 class ServiceProcess(Process):
-    """The service's part for one meter. ``bus`` is its way to the broker."""
+    """The service's part for one meter. ``bus`` is its connection to the broker."""
 
     @property
     def driver(self) -> MeterDriver:
@@ -186,7 +187,7 @@ class ServiceProcess(Process):
         while True:
             try:
                 await self._api.run()
-            except Exception as error:  # noqa: BLE001  as the service has it; and it is looked at
+            except Exception as error:  # noqa: BLE001  the service does so too, and a promise checks the failures
                 self.failures.append(error)
             await asyncio.sleep(RESTART_AFTER_S)
 
@@ -195,9 +196,9 @@ class ServiceProcess(Process):
 
 
 class _Handling:
-    """A handler at work on its thread, and `concurrent.futures.Future` to it, whose waiting takes virtual time.
+    """A running handler in its thread. It is also the `concurrent.futures.Future` on which the handler waits.
 
-    It runs, or the loop does, never both. ``over`` is called when it has returned.
+    Waiting takes virtual time. Either the handler or the loop runs, never both. ``over`` is called after its return.
     """
 
     def __init__(self, work: Callable[[], dict[str, object]], over: Callable[[_Handling], None]) -> None:
@@ -211,13 +212,13 @@ class _Handling:
         self._halted, self._goes_on = threading.Semaphore(0), threading.Semaphore(0)
 
     def begin(self, context: contextvars.Context) -> None:
-        """Start the thread, and return when it waits for the loop or has returned."""
+        """Start the thread. Return when the handler waits for the loop or has returned."""
         self._runs = True
         threading.Thread(target=context.run, args=(self._run,), daemon=True).start()
         self.wait()
 
     def wait(self) -> None:
-        """If it runs, let it run until it waits for the loop or has returned."""
+        """Let a running handler continue until it waits for the loop or has returned."""
         if self._runs:
             self._halted.acquire()
             self._runs = False
@@ -225,7 +226,7 @@ class _Handling:
                 self._over(self)
 
     def wake(self, _future: Any = None) -> None:
-        """Have it wait for the loop no longer."""
+        """End its wait for the loop."""
         if self._waits:
             self._waits, self._runs = False, True
             self._goes_on.release()
@@ -236,7 +237,7 @@ class _Handling:
         HANDLING.set(self)
         try:
             self.answer = self._work()
-        except BaseException as error:  # noqa: BLE001  none may leave a handler: it is looked at
+        except BaseException as error:  # noqa: BLE001  a handler must not raise; a promise checks this
             self.error = error
         self._is_over = True
         self._halted.release()
@@ -247,8 +248,8 @@ class _Handling:
         """Wait for the result.
 
         Raises:
-            TimeoutError: there was none in time.
-            CancelledError: there will be none.
+            TimeoutError: there was no result within ``timeout``.
+            CancelledError: the command was cancelled.
         """
         if not self.future.done():
             self._waits = True
@@ -259,30 +260,30 @@ class _Handling:
         return self.future.result(0)
 
     def cancel(self) -> bool:
-        """Have there be none. A module that ends does so, and waits for its threads, which run on by themselves."""
+        """Cancel the command. An ending module does so and then waits for its threads, which continue alone."""
         self._is_dropped = True
         return self.future.cancel()
 
 
 class _Module(EverestModule):
-    """The module, of which nothing is replaced but what its handlers wait with."""
+    """The module. Only the future on which its handlers wait is replaced."""
 
     def _submit(self, command: Coroutine[None, None, Any]) -> Future[Any]:
         handling = HANDLING.get()
         handling.future = super()._submit(command)
         handling.future.add_done_callback(handling.wake)
-        return cast("Future[Any]", handling)  # as much of one as the module uses
+        return cast("Future[Any]", handling)  # it has the methods that the module uses
 
 
 class ModuleProcess(Process):
-    """The EVerest module's process, and EVerest's framework to it. What that holds of errors outlives the process."""
+    """The process of the EVerest module, and EVerest's framework for it. Active errors outlive the process."""
 
     @property
     def driver(self) -> MeterDriver:
         return self._module._driver
 
     async def call(self, command: str, value: object) -> dict[str, object]:
-        """Have a handler called on a thread of the framework's; returns its answer, none where it raised."""
+        """Call a handler in a thread of the framework. Return its answer, or an empty one if it raised."""
         over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def is_over(handling: _Handling) -> None:
@@ -325,14 +326,14 @@ class ModuleProcess(Process):
         self._handlers[command] = handler
 
     def on_shutdown(self, stop: Callable[[], None]) -> None:
-        """Signals end it here."""
+        """Ignore the callback: `end` stops the module."""
 
     def publish_powermeter(self, value: Powermeter) -> None:
         if not self.killed:
             self._around.station.on_value(value.to_json())
 
     def publish_public_key(self, key: str) -> None:
-        """Nothing here looks at it."""
+        """Ignore the key: no promise is about it."""
 
     def raise_error(self, error: StationError) -> None:
         self._change_error((error.type, error.sub_type), is_raised=True)

@@ -1,4 +1,4 @@
-"""Carries plans out: one, or the runs of many seeds, in processes of their own."""
+"""Carries out plans: one run in this process, or the runs of many seeds in several processes."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 RUNS_AT_ONCE: Final = 4
-"""How many runs a worker is given at a time."""
+"""Number of runs that a worker gets at a time."""
 LOGGERS: Final = ("iem_dcr", "asyncio")
 MOST_MISTAKES: Final = 20
 
 
 def carry_out(plan: Plan, kind: type[World] = World) -> World:
-    """Carry out a plan, and return the world as it was left.
+    """Carry out a plan and return the world at its end.
 
     Raises:
-        NothingLeftError: everything waited for ever.
+        NothingLeftError: all tasks waited for each other.
     """
 
     async def run(folder: Path) -> World:
@@ -56,7 +56,7 @@ def carry_out(plan: Plan, kind: type[World] = World) -> World:
 
 @contextlib.contextmanager
 def logged_mistakes() -> Iterator[list[str]]:
-    """Keep what the program and its event loop log with a traceback, in the place of all other logging."""
+    """Collect the log messages with a traceback from the program and its event loop. Discard all others."""
     found: list[str] = []
 
     class Mistakes(logging.Handler):
@@ -81,16 +81,16 @@ EVERY_KIND: Final = (
     "network_swallows", "network_is_slow", "broker_away", "current_flows", "meter_in_error", "begin_by_hand", "repeat",
     "disk full", "disk writes slowly", "start: OK", "start: NOT_SUPPORTED", "stop: OK", "stop: UNEXPECTED_ERROR",
 )  # fmt: skip
-"""Everything of which a large number of runs has to have some, with the knobs ``known``."""
+"""Events that must occur in a large number of runs with the knobs ``known``."""
 MORE_KINDS: Final = (
     "wire: act-late", "disk slow", "disk silent", "disk broken", "values_freeze", "register_falls", "swap_meters",
     *(f"knob {name}" for name in UNKNOWN),
 )  # fmt: skip
-"""What runs with ``all`` knobs have besides."""
+"""Events that must also occur in runs with ``all`` knobs."""
 
 
 def counted(world: World) -> Counter[str]:
-    """Return how often what happened in a run: where it hit a request, a meter, a process; not where it was planned."""
+    """Return the number of events in a run. Planned events that had no effect are not counted."""
     counts = Counter({name: count for name, count in world.counts.items() if name in (*EVERY_KIND, *MORE_KINDS)})
     counts.update(f"knob {name}" for name, _ in differences(world.plan.options) if name in UNKNOWN)
     counts["sessions"] = len(world.plan.sessions)
@@ -103,28 +103,29 @@ def counted(world: World) -> Counter[str]:
 
 
 def broken_promises(plan: Plan, tell: Callable[[str], object] = str) -> tuple[list[str], Counter[str]]:
-    """Carry out a run. Returns the promises it broke, an error of any kind among them, and what happened in it.
+    """Carry out a run. Return the broken promises, among them any exception, and the number of events.
 
     Args:
         plan: the run.
-        tell: gets its chronicle.
+        tell: called with its chronicle.
     """
     try:
         world = carry_out(plan)
         tell(world.chronicle())
         return broken(world), counted(world)
-    except Exception as error:  # noqa: BLE001  whatever it is, the run is not as it should be
+    except Exception as error:  # noqa: BLE001  any exception is a failure of the run
         return [f"the run itself failed: {type(error).__name__}: {error}"], Counter()
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of some runs.
+    """The result of several runs.
 
     Attributes:
-        runs: how many were made.
-        counts: what happened how often.
-        seed, promises: of the first that broke a promise, or None.
+        runs: number of runs.
+        counts: number of events by name.
+        seed: seed of the first run that broke a promise, or None.
+        promises: the promises that it broke.
     """
 
     runs: int
@@ -134,7 +135,7 @@ class Outcome:
 
 
 def make_runs(seeds: range, knobs: str = KNOWN) -> Outcome:
-    """Make the runs of some seeds, up to the first that breaks a promise."""
+    """Carry out the runs of some seeds, up to the first that breaks a promise."""
     counts: Counter[str] = Counter()
     for done, seed in enumerate(seeds, start=1):
         promises, happened = broken_promises(make(seed, knobs=knobs))
@@ -145,7 +146,7 @@ def make_runs(seeds: range, knobs: str = KNOWN) -> Outcome:
 
 
 def outcomes(first: int, runs: int, workers: int, knobs: str) -> Iterator[Outcome]:
-    """Have the runs made by several processes; their outcomes come as they are done."""
+    """Carry out runs in several processes. Yield their outcomes in the order of completion."""
     ends = first + runs
     seeds = [range(begin, min(begin + RUNS_AT_ONCE, ends)) for begin in range(first, ends, RUNS_AT_ONCE)]
     with multiprocessing.get_context("spawn").Pool(min(workers, len(seeds))) as pool:

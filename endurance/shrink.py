@@ -1,6 +1,6 @@
-"""Makes a run that breaks a promise shorter: steps are left out, as long as a promise is still broken.
+"""Shortens a run that breaks a promise: removes steps as long as a promise is still broken.
 
-A shortened run is written as its seed and the numbers of the steps that are kept of it, ``0-2,5``.
+A shortened run is written as its seed and the numbers of the remaining steps, such as ``0-2,5``.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 Kept = tuple[int, ...]
 
 MOST_RUNS: Final = 200
-"""So many shortened runs are made at most; each takes a fraction of a second."""
+"""Maximum number of shortened runs. Each takes a fraction of a second."""
 _SPANS: Final = re.compile(r"\d{1,6}(-\d{1,6})?(,\d{1,6}(-\d{1,6})?)*", re.ASCII)
 
 
 def shrunk(plan: Plan, is_broken: Callable[[Plan], bool], most_runs: int = MOST_RUNS) -> Kept:
-    """Return which steps have to be kept of a run so that it still breaks a promise.
+    """Return the numbers of the steps with which a run still breaks a promise.
 
-    The last ones are left out first, in pieces that get smaller.
+    Steps are removed in groups of decreasing size, from the end of the run to its beginning.
 
     Args:
-        plan: a run that breaks one.
-        is_broken: carries out a run and tells whether it breaks one.
-        most_runs: how many it may carry out.
+        plan: a run that breaks a promise.
+        is_broken: carries out a run and returns whether it breaks a promise.
+        most_runs: maximum number of runs.
     """
     kept = tuple(range(plan.steps))
     size, runs = len(kept), 0
@@ -48,7 +48,7 @@ def shrunk(plan: Plan, is_broken: Callable[[Plan], bool], most_runs: int = MOST_
 
 
 def to_text(kept: Kept) -> str:
-    """Write what is kept."""
+    """Format the numbers of steps."""
     spans: list[list[int]] = []
     for number in kept:
         if spans and number == spans[-1][1] + 1:
@@ -59,10 +59,10 @@ def to_text(kept: Kept) -> str:
 
 
 def from_text(text: str, plan: Plan) -> Kept:
-    """Read what is kept of a run.
+    """Parse the numbers of steps.
 
     Raises:
-        ConfigError: it is not written so, or the run has no such step.
+        ConfigError: the text has another format, or the run has no such step.
     """
     if _SPANS.fullmatch(text) is None:
         raise ConfigError([f"KEEP: {printable(text)} is not of the form 0-2,5 (numbers of steps)"])

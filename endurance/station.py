@@ -1,7 +1,7 @@
-"""The station: EVerest's part at one charging point, and what happens to the meter there.
+"""The station: EVerest's part at one charging point, and the events at its meter.
 
-What a simulation and a run of real processes have in common: commands and their answers, what is published, and the
-troubles of a meter, each a method that a step of a plan names. How a command reaches a process is up to the subclass.
+The common part of the simulation and the runs of real processes: commands and their answers, published values, and the
+troubles of a meter. Each trouble is a method that a step of a plan names. A subclass sends the commands to a process.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ XC_WELL, XC_ERROR = "0x0000, 0x00000000, 0x00, 0x00", "0x0001, 0x00000000, 0x00,
 
 
 async def until(condition: Callable[[], object], timeout_s: float, look_s: float = 0.01) -> bool:
-    """Wait until a condition holds. Returns False when it does not hold in time."""
+    """Wait until a condition holds. Return False if it does not hold within ``timeout_s``."""
     now_s = asyncio.get_running_loop().time
     give_up_s = now_s() + timeout_s
     while not condition():
@@ -40,12 +40,13 @@ async def until(condition: Callable[[], object], timeout_s: float, look_s: float
 
 
 class Station(Record):
-    """A station.
+    """A charging station with one meter.
 
     Attributes:
-        name: its power meter's module_id.
-        kind: which of our programs drives the meter.
-        answer_timeout_s, look_s: how long it waits for an answer, and how often it looks.
+        name: module_id of its power meter.
+        kind: the program that drives the meter.
+        answer_timeout_s: how long it waits for an answer.
+        look_s: how often it checks for an answer.
     """
 
     answer_timeout_s = 62.0  # a stop may take 60 s
@@ -66,18 +67,18 @@ class Station(Record):
         return self._command(Call("start", request["transaction_id"], len(self.calls), request), request)
 
     def stop(self, transaction_id: str) -> Call:
-        """Have a transaction ended; a service takes both forms that EVerest's API has."""
+        """Stop a transaction. For a service, calls alternate between the two forms of EVerest's API."""
         call = Call("stop", transaction_id, len(self.calls))
         as_object = self.kind == SERVICE and call.number % 2
         return self._command(call, {"transaction_id": transaction_id} if as_object else transaction_id)
 
     def stop_again_if_failed(self, transaction_id: str) -> None:
-        """Have a transaction ended whose end failed so far."""
+        """Stop a transaction unless an earlier stop succeeded."""
         if not any(call.ok for call in self.calls_of("stop", transaction_id)):
             self.stop(transaction_id)
 
     def stop_if_begun(self, transaction_id: str) -> None:
-        """Have a transaction ended, as EVerest does: one whose start has not succeeded is not stopped."""
+        """Stop a transaction if its start succeeded, as EVerest does."""
         if any(call.ok for call in self.calls_of("start", transaction_id)):
             self.stop(transaction_id)
 
@@ -90,7 +91,7 @@ class Station(Record):
         return start, stop
 
     async def answers(self, *calls: Call) -> None:
-        """Wait until these commands, or all, are answered or need no answer any more."""
+        """Wait until these commands, or all, are answered or excused."""
         waited_for = calls or self.calls
         await until(
             lambda: all(call.answer is not None or call.excused for call in waited_for),
@@ -99,7 +100,7 @@ class Station(Record):
         )
 
     def excuse(self, why: str, process: int | None = None) -> None:
-        """Record why what is not answered yet, by one process or by any, need not be."""
+        """Excuse all unanswered commands, or those of one process."""
         for call in self.calls:
             if call.answer is None and not call.excused and process in (None, call.process):
                 call.excused = why
@@ -119,10 +120,10 @@ class Station(Record):
 
     @abstractmethod
     def _send(self, call: Call, payload: Any) -> None:
-        """Have a command reach the process that drives the meter."""
+        """Send a command to the process that drives the meter."""
 
     def _message(self, call: Call, payload: object) -> tuple[str, bytes]:
-        """Return topic and message of a command, as EVerest's API module sends it."""
+        """Return topic and message of a command in the form of EVerest's API module."""
         reply_to = f"everest/reply/{self.name}/{call.number}"
         self._by_reply[reply_to] = call
         topic = self.topics.start if call.command == "start" else self.topics.stop
@@ -130,7 +131,7 @@ class Station(Record):
         self._last_sent = call, topic, message
         return topic, message
 
-    # --- what is published ---
+    # --- published values ---
 
     def on_message(self, topic: str, payload: bytes) -> None:
         if topic == self.topics.values:
@@ -146,7 +147,7 @@ class Station(Record):
         process = self.processes[-1].number if self.processes else 0
         self.energies.append((value["meter_id"], value["energy_Wh_import"]["total"], process))
 
-    # --- what happens to the meter ---
+    # --- troubles of the meter ---
 
     def wire_fault(self, **detail: Any) -> None:
         self.meter.faults.add(Fault(**detail))
@@ -159,7 +160,7 @@ class Station(Record):
         self.meter.power_cycle(off_s, boot_s)
 
     def set_trap(self, method: str, node: str, delay_s: float, what: str, then: dict[str, Any]) -> None:
-        """Have something happen at the meter's next work of a kind."""
+        """Run a step when the meter next handles such a request."""
 
         def spring() -> None:
             self.tell(f"{what} after {method} {node} {then}")
@@ -182,7 +183,7 @@ class Station(Record):
         self.meter.configure(import_wh=min(to_wh, int(self.meter.registers.import_wh)))
 
     def current_flows(self, for_s: float) -> None:
-        """Have a current flow, at which nothing can be begun or ended."""
+        """Connect a load under which the meter refuses B and E."""
         self.meter.set_load(*LOAD)
         self._later(for_s, self.meter.clear_load)
 
@@ -200,10 +201,10 @@ class Station(Record):
     def _later(self, after_s: float, what: Callable[[], object]) -> None:
         asyncio.get_running_loop().call_later(after_s, what)
 
-    # --- what came of it ---
+    # --- results ---
 
     def read_journal(self, path: Path) -> None:
-        """Read what the journal has of the meters that stood here."""
+        """Read the journal's receipts of all meters of this station."""
         if self.journal and path.exists():
             with open_for_reading(path) as reader:
                 entries = [entry for meter in self.meters for entry in reader.entries(meter=meter.serial)]
@@ -213,7 +214,7 @@ class Station(Record):
         self._story.append((self.meter.now_s(), what))
 
     def chronicle(self) -> str:
-        """Return what happened, line by line, for a person who looks for a reason."""
+        """Return the events of the run, one a line, for the analysis of a failure."""
         lines = list(self._story)
         for call in self.calls:
             name = f"call {call.number} {call.command} {call.transaction_id!r}"

@@ -1,4 +1,4 @@
-"""The world in which a plan is carried out: host, network, broker, disk, meters, and our process.
+"""The simulated world that carries out a plan: host, network, broker, disk, meters, and our process.
 
 Each step of a plan is a method of `World` or of `station.Station`.
 """
@@ -30,22 +30,22 @@ if TYPE_CHECKING:
     from endurance.plan import Plan, SessionPlan
 
 ANSWER_TIMEOUT_S: Final = 145.0
-"""Longer than any command may take, with a broker that is away first."""
+"""Longer than any command may take, even if the broker is away first."""
 CALM_S: Final = 100.0
-"""How long nothing goes wrong at the end of a run before it is judged."""
+"""Seconds without faults at the end of a run, before it is judged."""
 KINDS: Final[dict[str, type[Process]]] = {SERVICE: ServiceProcess, MODULE: ModuleProcess}
 
 
 class World(Station):
-    """Carries out one plan, and knows what happened.
+    """Carries out one plan and records the events.
 
     Attributes:
         plan: the plan.
-        calmed_s: when all had been calm for a while.
+        calmed_s: end of the period without faults.
     """
 
     answer_timeout_s = ANSWER_TIMEOUT_S
-    look_s = 0.25  # virtual time costs nothing to wait in
+    look_s = 0.25  # waiting in virtual time costs nothing
 
     def __init__(self, plan: Plan, folder: Path) -> None:
         counts: Counter[str] = Counter()
@@ -82,13 +82,13 @@ class World(Station):
         return self.host.at(at_s)
 
     def host_is_set_at(self, at_s: float) -> bool:
-        """Tell whether the host's clock could be trusted: one behind the times in the journal cannot."""
+        """Return whether the host's clock was plausible: set, and not behind the times in the journal."""
         return super().host_is_set_at(at_s) and self.host.latest <= self.host_at(at_s)
 
     # --- a run ---
 
     async def run(self) -> None:
-        """Carry out the plan, then let it be calm, have one more session, and end."""
+        """Carry out the plan, wait without faults, run one more session, and end."""
         with rigged():
             self._start_process()
             beating = asyncio.create_task(self._beat())
@@ -116,7 +116,7 @@ class World(Station):
             await asyncio.sleep(at_s - self.now_s)
 
     def weigh(self) -> None:
-        """Look at what there is at the end of a session; what waits for a disk is as much as there was to write."""
+        """Record the tasks and the remembered receipts after a session. A failing disk legitimately delays tasks."""
         if self.disk_is_well:
             self.tasks_left.append(len(asyncio.all_tasks()))
         if self.process is not None:
@@ -139,13 +139,13 @@ class World(Station):
         self.read_journal(self._journal_file)
 
     async def _ask_for_what_is_owed(self) -> None:
-        """Stop once more what ended last and was not handed over; its receipt is there, so this has to succeed."""
+        """Repeat the stop of the last transaction if its receipt was not delivered. It exists, so this must succeed."""
         signed = self.meter.signed_truths
         transaction_id = signed[-1].transaction_id if signed and self.running_after_calm is None else None
         if transaction_id is None or any(call.tuple_text == signed[-1].text for call in self.calls):
             return
         if [truth for truth in self.meter.truths if truth.transaction_id == transaction_id][-1] is signed[-1]:
-            call = self.stop(transaction_id)  # where a later one under that id was lost, a stop would be for that
+            call = self.stop(transaction_id)  # not if a later one under that id was lost: the stop would mean that one
             call.owed = True
             await self.answers()
 
@@ -154,7 +154,7 @@ class World(Station):
             self._receive(self.topics.heartbeat, str(beat).encode())
             await asyncio.sleep(1.0)
 
-    # --- the broker, and the process that hears it ---
+    # --- the broker and its messages to the process ---
 
     def _send(self, call: Call, payload: Any) -> None:
         if self.kind == MODULE:
@@ -193,14 +193,14 @@ class World(Station):
         return self._service is not None and self._service.bus.receive(topic, message)
 
     def repeat(self) -> None:
-        """Have the broker hand over again what it got no acknowledgement for; who has answered has acknowledged it."""
+        """Deliver the last message again, as a broker does without an acknowledgement. An answer acknowledges it."""
         if self._last_sent is not None:
             call, topic, message = self._last_sent
             if call.answer is None or self.processes[-1].number == call.process:
                 self._receive(topic, message)
 
     def _hand_over_queued(self) -> None:
-        """Have the broker hand over what it held for a client that was away."""
+        """Deliver the messages that the broker queued for an absent client."""
         queued, self._queued = self._queued, []
         for topic, message, call in queued:
             if self._receive(topic, message):
@@ -224,7 +224,7 @@ class World(Station):
                 self._service.bus.connect()
                 self._hand_over_queued()
 
-    # --- the process comes and goes ---
+    # --- start and end of the process ---
 
     def _start_process(self) -> None:
         if self.process is not None:
@@ -235,7 +235,7 @@ class World(Station):
         around = Around(self, self._settings, self.host, self._network, journal, self._broker_is_up)
         self.tell(f"process {len(self.processes)} starts")
         self.processes.append(KINDS[self.kind](around, len(self.processes)))
-        asyncio.get_running_loop().call_soon(self._hand_over_queued)  # it subscribes within this round
+        asyncio.get_running_loop().call_soon(self._hand_over_queued)  # it subscribes in this iteration of the loop
 
     def kill(self, away_s: float) -> None:
         process = self.process
@@ -256,16 +256,16 @@ class World(Station):
 
     async def _end_and_start(self, process: Process, away_s: float) -> None:
         await process.end()
-        self._excuse_service(process)  # what the broker handed over meanwhile
+        self._excuse_service(process)  # for messages that the broker delivered meanwhile
         await asyncio.sleep(away_s)
         self._start_process()
 
     def _excuse_service(self, process: Process) -> None:
-        """Excuse what a service leaves unanswered that is ended; a module has to answer before it ends."""
+        """Excuse the unanswered commands of a service that ends. A module must answer them before it ends."""
         if self.kind == SERVICE:
             self.excuse("its process was ended", process.number)
 
-    # --- what goes wrong around it ---
+    # --- troubles around the process ---
 
     def step_host(self, by_s: float) -> None:
         self.host.step(by_s)
@@ -279,25 +279,25 @@ class World(Station):
         self._later(for_s, lambda: setattr(self._network, "slow_s", 0.0))
 
     def disk_fails(self, trouble: str, for_s: float) -> None:
-        """Have the journal's disk in trouble: see `disk.Disk`."""
+        """Let the journal's disk fail, as described at `disk.Disk`."""
         if self.journal:
             self.counts[f"disk {trouble}"] += 1
             self.disk.fail(trouble)
             self._later(for_s, self.disk.heal)
 
     def _unwritten_was_dropped(self) -> None:
-        """Hear of an end before all was written: nothing is promised where the disk is in trouble, or has just been."""
+        """Record an end with unwritten entries, which is excused if the disk fails or has recently failed."""
         self.disk_troubled += self.disk.dropped_by_kill()
 
     def exchange_meter(self, private_network_s: float) -> None:
-        """Put another meter in the place of this one; its address does not answer for a while."""
+        """Replace the meter by another one. Its address does not answer for some time."""
         self.meter.power_cycle(private_network_s, 0.0)
         other = self._new_meter("1SIM9")
         other.power_cycle(private_network_s, 0.5)
         self._stands_here(other)
 
     def swap_meters(self, away_s: float) -> None:
-        """Have the meter of another charging point answer at this address, and then this one again."""
+        """Let the meter of another charging point answer at this address, and later this one again."""
         here, other = self.meter, self._new_meter("1SIM8")
         self._stands_here(other)
         self._later(away_s, lambda: self._stands_here(here) if self.meter is other else None)
@@ -311,7 +311,7 @@ class World(Station):
         self.meter = self._network.meter = meter
 
     def begin_by_hand(self) -> None:
-        """Have a technician begin a transaction; not in the very milliseconds in which ours assigns its user."""
+        """Let a technician begin a transaction, but not during a start of ours, between POST /user and B."""
         if self.process is None or self.process.serving is None:
             self.meter.by_hand("B")
 

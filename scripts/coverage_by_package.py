@@ -1,9 +1,9 @@
-"""Print how many lines and branches of each package the tests reach, from the JSON report of coverage.
+"""Print the coverage of lines and branches of each package, from the JSON report of coverage.
 
     python scripts/coverage_by_package.py .coverage.json
 
-The files that decide without I/O (`PURE`) have a line of their own each. They are to be reached whole: where one is
-not, it ends with exit code 1 and names what is missing.
+Files with decisions and without I/O (`PURE`) are listed separately. They need full coverage: otherwise the exit code is
+1, and the missing lines and branches are printed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ COUNTED: Final = ("covered_lines", "num_statements", "covered_branches", "num_br
 
 
 def row(name: str, counts: Counter[str]) -> str:
-    """Return a line of the table; a package without branches has all of them."""
+    """Return a line of the table. A package without branches has 100 %."""
     lines, branches = (
         f"{100 * counts[covered] / counts[total] if counts[total] else 100:5.1f} %"
         for covered, total in (COUNTED[:2], COUNTED[2:])
@@ -29,7 +29,7 @@ def row(name: str, counts: Counter[str]) -> str:
 
 
 def main(report: str) -> int:
-    """Print the table; returns 1 where a pure file is not reached whole."""
+    """Print the table. Return 1 if a pure file is not fully covered."""
     files: dict[str, Any] = json.loads(Path(report).read_text(encoding="utf-8"))["files"]
     packages: dict[str, Counter[str]] = {}
     missing = []
@@ -44,7 +44,7 @@ def main(report: str) -> int:
     for group in sorted(packages, key=lambda group: (group == "in all", group)):
         print(row(group, packages[group]))
     for each in missing:
-        print(f"Not reached: {each}")
+        print(f"Not covered: {each}")
     return 1 if missing else 0
 
 

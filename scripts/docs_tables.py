@@ -1,10 +1,10 @@
-"""Writes the parts of the documentation that are made from tables in the code.
+"""Writes the parts of the documentation that are generated from tables in the code.
 
     docs/settings.md      every setting of a meter                 from iem_dcr.config.SETTINGS
     docs/receipts.md      every finding about a receipt            from iem_dcr.ocmf.rules.FINDINGS
     docs/architecture.md  the states of a transaction, as diagram  from iem_dcr.driver.transitions.TABLE
 
-Each part stands between two comments, ``<!-- NAME -->`` and ``<!-- end of NAME -->``. A test runs `pages` and compares.
+Each part is between the comments ``<!-- NAME -->`` and ``<!-- end of NAME -->``. A test compares the output of `pages`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 
 
 def table(*rows: Iterable[str]) -> str:
-    """Return rows as a table; the first one is its head."""
+    """Return rows as a Markdown table. The first row is the head."""
     head, *rest = ([cell.replace("|", "\\|") for cell in row] for row in rows)
     lines = [f"| {' | '.join(row)} |" for row in (head, *rest)]
     return "\n".join([lines[0], "|---" * len(head) + "|", *lines[1:]])
@@ -52,7 +52,7 @@ def _allowed(setting: Setting) -> str:
 
 
 def findings() -> str:
-    """Return the codes of findings by what to do about them."""
+    """Return the table of finding codes, grouped by the action that they need."""
     by_action: dict[str, dict[Severity, list[str]]] = {}
     for code, kind in FINDINGS.items():
         of_action = by_action.setdefault(kind.to_do, {severity: [] for severity in Severity})
@@ -64,7 +64,7 @@ def findings() -> str:
 
 
 def diagram() -> str:
-    """Return the states of a transaction as a diagram."""
+    """Return the state diagram of a transaction."""
     arrows = [
         f"    {state.name} --> {to.name}: {event.name.lower().replace('_', ' ')}"
         for state, row in TABLE.items()
@@ -81,7 +81,7 @@ PARTS = {
 
 
 def pages() -> Iterator[tuple[Path, str]]:
-    """Yield each page with the text that it should have."""
+    """Yield each page with its expected text."""
     for name, parts in PARTS.items():
         text = (DOCS / name).read_text("utf-8")
         for part, make in parts.items():

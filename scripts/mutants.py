@@ -1,9 +1,9 @@
-"""Change the decisions of the program one small thing at a time, and list the changes that no direct test notices.
+"""Mutation tests: makes one small change of a decision at a time, and lists the changes that no direct test detects.
 
-`make mutants` tries every module that mutants.toml names beside this file: each comparison, boolean operator, sign,
-number, short text, truth value, branch, entry of a table and member of an enumeration becomes another. The direct tests
-of the module run against each change in a forked process. A change that they pass with survives. It fails this program
-unless mutants.toml explains why it makes no difference, or if more than `survive_percent` do so.
+`make mutants` tries every module that mutants.toml lists. It changes each comparison, boolean operator, sign, number,
+short text, truth value, branch, table entry and member of an enumeration. For each change the direct tests of the
+module run in a forked process. If they pass, the change survives. The exit status is 1 if mutants.toml does not explain
+why a surviving change makes no difference, or if more than `survive_percent` survive.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-import hypothesis.stateful  # with what the tests import besides: each child finds it loaded
+import hypothesis.stateful  # imported here, so that each child need not import it
 import pytest
 
 if TYPE_CHECKING:
@@ -34,8 +34,8 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 SETTINGS: Final = Path(__file__).with_suffix(".toml")
 PYTEST: Final = (
     *("-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"),
-    *("-W", "ignore::pytest.PytestAssertRewriteWarning"),  # the parent has loaded pytest's plugins
-    *("--timeout=60", "--timeout-method=thread"),  # a change that makes the tests hang is noticed
+    *("-W", "ignore::pytest.PytestAssertRewriteWarning"),  # the parent has already loaded pytest's plugins
+    *("--timeout=60", "--timeout-method=thread"),  # detects a change that makes the tests hang
 )
 NOTICED: Final = (pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.INTERRUPTED)
 PRELOADED: Final = (hypothesis.stateful.__name__, "aiohttp.web", "cryptography.hazmat.primitives.asymmetric.ec", "h11")
@@ -52,7 +52,7 @@ UNTOUCHED_FIELDS: Final = ("annotation", "returns", "decorator_list", "type_para
 
 @dataclass(frozen=True)
 class Mutant:
-    """One change, in the words of the source: of which function, from what, to what."""
+    """One change: function, line, source text before and after, and the compiled module."""
 
     where: str
     line: int
@@ -61,12 +61,12 @@ class Mutant:
     code: CodeType
 
     def __str__(self) -> str:
-        """Return it as mutants.toml names it: without the line, which moves."""
+        """Return the name in mutants.toml, which omits the line because it changes."""
         return f"{self.where}: {self.before} -> {self.after}"
 
 
 def replacements(node: ast.AST, members: dict[str, list[str]]) -> Iterator[ast.AST]:
-    """Yield what a node becomes; ``members`` are those of the enumerations that the module uses."""
+    """Yield the replacements of a node. ``members`` lists the members of each enumeration that the module uses."""
     yield from _other_operators(node)
     yield from _other_constants(node, members)
     yield from _other_branches(node)
@@ -120,7 +120,7 @@ def _without_one(items: list[T]) -> Iterator[list[T]]:
 
 
 def enumerations(tree: ast.Module) -> dict[str, list[str]]:
-    """Return the members in capitals that a module uses of each name, in the order of the alphabet."""
+    """Return the upper-case members that a module uses of each name, in alphabetical order."""
     found: dict[str, set[str]] = defaultdict(set)
     for node in ast.walk(tree):
         if (
@@ -133,7 +133,7 @@ def enumerations(tree: ast.Module) -> dict[str, list[str]]:
 
 
 def mutants(path: Path) -> Iterator[Mutant]:
-    """Yield every change of a module."""
+    """Yield all changes of a module."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     members = enumerations(tree)
 
@@ -160,7 +160,7 @@ def mutants(path: Path) -> Iterator[Mutant]:
 
 
 def _is_left_alone(node: ast.AST) -> bool:
-    """Tell whether it is a docstring or another text for people, or what only a type checker reads."""
+    """Return whether a node is a docstring, a message, an import, or code for type checkers only."""
     match node:
         case ast.Expr(value=ast.Constant()) | ast.JoinedStr() | ast.ImportFrom() | ast.Import():
             return True
@@ -177,7 +177,7 @@ def _put(node: ast.AST, field: str, at: int, value: ast.AST) -> None:
 
 
 def _text(node: ast.AST) -> str:
-    """Return it in one line; of a branch, its condition."""
+    """Return the source of a node in one line. Of a branch, return the condition."""
     shown = node.test if isinstance(node, (ast.If, ast.While)) else node
     return " ".join(ast.unparse(shown).split())
 
@@ -192,7 +192,7 @@ class _Loader(importlib.machinery.SourceFileLoader):
 
 
 class _Finder:
-    """Finds one module changed."""
+    """Finds one changed module."""
 
     def __init__(self, name: str, path: Path, code: CodeType) -> None:
         self._name, self._loader = name, _Loader(name, str(path))
@@ -203,7 +203,7 @@ class _Finder:
 
 
 def start(path: Path, code: CodeType, tests: list[str]) -> int:
-    """Fork a process that runs the tests with a module changed; its exit status is pytest's."""
+    """Fork a process that runs the tests with a changed module. Its exit status is that of pytest."""
     pid = os.fork()
     if pid:
         return pid
@@ -220,10 +220,10 @@ def start(path: Path, code: CodeType, tests: list[str]) -> int:
 
 
 def survivors(path: Path, tests: list[str], workers: int) -> tuple[int, list[Mutant]]:
-    """Run the tests against every mutant; returns how many there are, and those that no test noticed."""
+    """Run the tests against every mutant. Return the number of mutants, and the surviving ones."""
     unchanged = start(path, compile(path.read_text(encoding="utf-8"), str(path), "exec", dont_inherit=True), tests)
     if os.waitpid(unchanged, 0)[1] != 0:
-        raise SystemExit(f"{', '.join(tests)} fail without any change of {path.name}")
+        raise SystemExit(f"{', '.join(tests)} fail without a change of {path.name}")
     waiting, count = mutants(path), 0
     running: dict[int, Mutant] = {}
     alive: list[Mutant] = []
@@ -242,9 +242,9 @@ def survivors(path: Path, tests: list[str], workers: int) -> tuple[int, list[Mut
 
 
 def main() -> int:
-    """Try the modules that are named, or all; returns 1 where something survives without an explanation."""
+    """Try the given modules, or all. Return 1 if a change survives without an explanation."""
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
-    parser.add_argument("modules", nargs="*", help="as mutants.toml names them: driver/ledger.py")
+    parser.add_argument("modules", nargs="*", help="names from mutants.toml, such as driver/ledger.py")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     arguments = parser.parse_args()
     for name in PRELOADED:
@@ -262,7 +262,7 @@ def main() -> int:
         for mutant in unexplained:
             print(f"  line {mutant.line}, {mutant}")
         for stale in sorted(set(explained) - {str(mutant) for mutant in alive}):
-            print(f"  does not survive any more: {stale}")
+            print(f"  no longer survives: {stale}")
         is_good = is_good and not unexplained and percent <= settings["survive_percent"]
     return 0 if is_good else 1
 

@@ -1,6 +1,6 @@
 """Print the oldest versions of the dependencies that pyproject.toml allows, as constraints for pip.
 
-`make test-oldest` runs the tests with them. What pyproject.toml does not name is left to pip, and so are linters.
+`make test-oldest` runs the tests with them. pip chooses the versions of indirect dependencies and of linters.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Makes the pictures of the bring-up page for the documentation, docs/images/*.png.
+"""Takes the screenshots of the bring-up page for the documentation, docs/images/*.png.
 
-A station of simulated meters is driven for half an hour of virtual time, which takes some seconds; then time passes as
-everywhere, and a headless Chromium takes its pictures of the page: what is on them is what the program shows.
+A station of simulated meters runs for half an hour of virtual time, which takes some seconds. Then time passes
+normally, and a headless Chromium takes screenshots of the real page.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 FOLDER = ROOT / "docs" / "images"
 LARGEST_BYTES = 150_000
 SPAN_S = 31 * 60
-"""A little more than the charts show."""
+"""Slightly more than the charts show."""
 SHOTS = {
     "page-overview": ("/", {"width": 1120, "height": 490}, "light"),
     "page-meter": ("/meters/charger_1", {"width": 1120, "height": 1120}, "light"),
@@ -63,7 +63,7 @@ class Post:
 
     @contextlib.asynccontextmanager
     async def driven(self) -> AsyncIterator[ObservedMeter]:
-        """Drive it."""
+        """Run the simulator and the driver inside the context."""
         async with SimulatorServer(self.meter) as server:
             settings = Settings.of({"ip_address": server.host, "port_http": server.port, "CI": self.CI})
             observed = ObservedMeter(settings, f"charger_{self._number}", f"10.0.0.{10 + self._number}:80", self._wall)
@@ -77,7 +77,7 @@ class Post:
                 await asyncio.wait({task})
 
     async def begin(self) -> str:
-        """Begin a session; return its id."""
+        """Begin a session and return its id."""
         self._sessions += 1
         transaction_id = f"{self._number}b1f0c52-7a31-4c0e-9d55-2f9b1c6e{self._sessions:04}"
         request = {
@@ -101,14 +101,14 @@ class Post:
             raise RuntimeError(response.error)
 
     async def session(self, seconds: float) -> None:
-        """Have a whole session."""
+        """Run a complete session."""
         transaction_id = await self.begin()
         await asyncio.sleep(seconds)
         await self.end(transaction_id)
 
 
 async def half_an_hour(posts: list[Post]) -> None:
-    """Let the station have its half hour."""
+    """Run the station's half hour."""
     one, two, three, four = posts
     ends_s = asyncio.get_running_loop().time() + SPAN_S
     await asyncio.sleep(20)
@@ -142,7 +142,7 @@ async def half_an_hour(posts: list[Post]) -> None:
 
 
 def take_pictures(url: str, folder: Path) -> None:
-    """Take all pictures."""
+    """Take all screenshots."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=shutil.which("chromium"), args=["--no-sandbox"] if os.geteuid() == 0 else []
@@ -162,7 +162,7 @@ def take_pictures(url: str, folder: Path) -> None:
 
 
 async def run(folder: Path) -> None:
-    """Drive the station, and take the pictures."""
+    """Run the station and take the screenshots."""
     loop = cast("VirtualTimeLoop", asyncio.get_running_loop())
     wall = VirtualWall(datetime.now().astimezone() - timedelta(seconds=SPAN_S))
     posts = [Post(number, wall) for number in range(1, 5)]
@@ -182,12 +182,12 @@ async def run(folder: Path) -> None:
 
 @contextlib.contextmanager
 def time_passing(loop: VirtualTimeLoop) -> Iterator[None]:
-    """Have the loop's time, which stands still while a thread works, pass as everywhere."""
+    """Let the loop's time, which otherwise stops while a thread works, pass normally."""
     began_s, real_s = loop.time(), time.monotonic()
     is_over = threading.Event()
 
     def set_time() -> None:
-        loop._virtual.now_s = began_s + time.monotonic() - real_s  # noqa: SLF001  a loop made for this
+        loop._virtual.now_s = began_s + time.monotonic() - real_s  # noqa: SLF001  our own loop for such purposes
 
     def pass_time() -> None:
         while not is_over.wait(0.005):
@@ -203,9 +203,9 @@ def time_passing(loop: VirtualTimeLoop) -> Iterator[None]:
 
 
 def main() -> None:
-    """Run as a program."""
+    """Run the program."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", type=Path, default=FOLDER, help="where the pictures go")
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="folder for the screenshots")
     folder = parser.parse_args().folder
     folder.mkdir(parents=True, exist_ok=True)
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:

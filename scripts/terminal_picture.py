@@ -1,7 +1,7 @@
-"""Draw docs/images/watch.svg: what ``iem-dcr watch`` shows of three simulated meters, three minutes into a charge.
+"""Draw docs/images/watch.svg: the output of ``iem-dcr watch`` for three simulated meters, three minutes into a charge.
 
-Time is virtual, so it takes a few seconds and comes out the same at every run. The fonts are those of whoever looks at
-it: nothing in it is loaded from elsewhere.
+Time is virtual, so this takes a few seconds and always has the same result. The picture uses the viewer's fonts and
+loads nothing from the network.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from rich._export_format import CONSOLE_SVG_FORMAT  # noqa: E402  # the project's root has to be found first
+from rich._export_format import CONSOLE_SVG_FORMAT  # noqa: E402  # needs the path above
 from rich.console import Console  # noqa: E402
 
 from iem_dcr.cli.watch_view import Picture  # noqa: E402
@@ -36,18 +36,18 @@ WIDTH, HEIGHT = 100, 30
 BEGINS = datetime(2026, 3, 1, 12, tzinfo=UTC)
 _FONTS_FROM_ELSEWHERE = re.compile(r"[ \t]*@font-face \{\{.*?\}\}\n", re.DOTALL)
 SECRET = 0x1234567
-"""The key that the simulated meters sign with; in the picture nothing of it is seen."""
+"""The signing key of the simulated meters. It does not appear in the picture."""
 
 
 def main() -> None:
-    """Draw it."""
+    """Draw the picture."""
     PICTURE.parent.mkdir(parents=True, exist_ok=True)
     PICTURE.write_text(svg(run_virtual(scene())), encoding="utf-8")
     sys.stdout.write(f"{PICTURE.relative_to(ROOT)}\n")
 
 
 def svg(picture: Picture) -> str:
-    """Draw a picture as SVG."""
+    """Convert a picture to SVG."""
     console = Console(
         file=io.StringIO(), record=True, width=WIDTH, height=HEIGHT, force_terminal=True, markup=False, highlight=False
     )
@@ -58,7 +58,7 @@ def svg(picture: Picture) -> str:
 
 
 async def scene() -> Picture:
-    """Watch three meters: one charges, one has just begun to, one lost its power."""
+    """Watch three meters: one charges, one has just begun to charge, one has lost power."""
     wall = VirtualWall(BEGINS)
     async with AsyncExitStack() as stack:
         servers = [
@@ -93,7 +93,7 @@ async def scene() -> Picture:
 
 
 async def _charge(meter: SimulatedMeter, seconds: int, since_s: int = 0) -> None:
-    """Let flow what a car at 20 % takes: quickly up to all there is, then less and less, at a voltage that rises."""
+    """Apply the load of a car from 20 %: the current rises fast to its maximum and then falls, the voltage rises."""
     for second in range(since_s, since_s + seconds):
         current_a = min(410.0, 30.0 + 25.0 * second, 485.0 - 1.5 * second)
         meter.set_load(current_a, 690.0 + 0.3 * second)
@@ -107,7 +107,7 @@ def _post(meter: SimulatedMeter, node: str, body: dict[str, Any]) -> None:
 
 
 def _at_home(status: Status, number: int) -> Status:
-    """Show a meter under an address of a charger's network."""
+    """Replace the address by one of a charger's network."""
     return replace(status, address=f"192.168.60.{12 + number}:80")
 
 

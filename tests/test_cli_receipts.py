@@ -170,10 +170,10 @@ def test_a_raw_signature_is_written_anew_on_request_only(tmp_path: Path) -> None
     keep(path, raw(1))
     done = receipts("export", path, "--format", "plain")
     assert done.out == raw(1) + "\n"
-    assert "--reencode-signature writes it anew" in done.err
+    assert "--reencode-signature re-encodes it" in done.err
     done = receipts("export", path, "--format", "plain", "--reencode-signature")
     assert done.out != raw(1) + "\n"
-    assert "was written anew as DER" in done.err
+    assert "was re-encoded as DER" in done.err
     file = tmp_path / "anew"
     file.write_text(done.out)
     (transaction, _) = run("verify", str(file), "--key", KEY, "--json").events

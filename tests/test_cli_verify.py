@@ -268,7 +268,7 @@ def test_another_file_is_written_that_the_transparency_software_opens(file: Path
     document = f"{json.dumps(signed_value)}\nhello\n{json.dumps(signed_value | {'signedMeterData': signed(2)})}\n"
     done = check(file, document, "--export", str(other), key="")
     assert done.status == 0
-    assert done.err == (f"Note: {file}: line 2: no JSON and no receipt; passed over\n2 receipts written to {other}.\n")
+    assert done.err == (f"Note: {file}: line 2: neither JSON nor a receipt; skipped\n2 receipts written to {other}.\n")
     again = run("verify", str(other), "--json")
     assert [event["verdict"] for event in again.events if event["event"] == "transaction"] == ["accepted"] * 2
     assert [event["findings"] for event in again.events if event["event"] == "transaction"] == [[], []]

@@ -93,4 +93,4 @@ def test_a_handler_that_raises_is_seen() -> None:
     assert first(world, "start").answer == {"status": "UNEXPECTED_ERROR", "error": "internal error: KeyError"}
     mistake = 'a command failed: KeyError("on the handler\'s thread")'
     assert world.mistakes[0] == mistake
-    assert f"an exception that nobody expected: {mistake}" in broken(world)
+    assert f"an unexpected exception: {mistake}" in broken(world)

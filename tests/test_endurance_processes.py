@@ -219,16 +219,16 @@ def test_a_run_as_it_should_be_breaks_no_promise() -> None:
 @pytest.mark.parametrize(
     ("sentence", "spoil"),
     [
-        ("it is that of 'A'", lambda run: setattr(run.calls[3], "answer", run.calls[1].answer)),
+        ("it belongs to 'A'", lambda run: setattr(run.calls[3], "answer", run.calls[1].answer)),
         ("is not in the journal", lambda run: run.filed.pop()),
-        ("2 times in the journal", lambda run: run.filed.append(run.filed[0])),
+        ("has the receipt of 'A' 2 times", lambda run: run.filed.append(run.filed[0])),
         ("in the journal as that of ''", lambda run: run.filed.insert(0, replace(run.filed.pop(0), transaction_id=""))),
         ("was never answered", lambda run: setattr(run.calls[2], "answer", None)),
         ("was answered after 40.0 s", lambda run: setattr(run.calls[2], "answered_s", 60.0)),
         ("falls from 2.0 Wh to 1.5 Wh", lambda run: run.energies.append((METER, 1.5, 0))),
-        ("a communication check of b'false'", lambda run: run.checks.add(b"false")),
-        ("runs after one more start and stop", lambda run: setattr(run, "running_at_end", run.meter.truths[-1])),
-        ("nobody wanted it ended", lambda run: setattr(run.meter.truths[0], "closed_s", 12.0)),
+        ("the communication check is b'false'", lambda run: run.checks.add(b"false")),
+        ("still runs after one more start and stop", lambda run: setattr(run, "running_at_end", run.meter.truths[-1])),
+        ("ended at 12.0 s without a request", lambda run: setattr(run.meter.truths[0], "closed_s", 12.0)),
         ("was never signed by a meter", lambda run: setattr(run.calls[1], "answer", stop_answer(9, "A"))),
     ],
 )

@@ -290,7 +290,7 @@ LINE = json.dumps(signed_value())
 def test_lines_that_are_no_json_are_noted(lines: list[str], places: list[int], said: str) -> None:
     notes: list[str] = []
     assert sources("\n".join(lines), notes) == [f"line {place}" for place in places]
-    assert notes == [f"{said}: no JSON and no receipt; passed over"]
+    assert notes == [f"{said}: neither JSON nor a receipt; skipped"]
 
 
 @pytest.mark.parametrize("before", ["2026-03-01 11:30:01,123 [INFO] CP1 -> ", "CP1 sent: ", "{1} got ", '"CP1": '])
@@ -298,7 +298,7 @@ def test_a_log_of_ocpp_messages_is_read(before: str) -> None:
     notes: list[str] = []
     sent = before + json.dumps(message())
     assert len(sources(f'log begins\n{sent}\r\n\n{before}[3,"19",{{}}]\n{sent} (sent)\n', notes)) == 2
-    assert notes in ([], ["line 1: no JSON and no receipt; passed over"])
+    assert notes in ([], ["line 1: neither JSON nor a receipt; skipped"])
 
 
 def test_a_log_of_tuples_and_messages_loses_none() -> None:

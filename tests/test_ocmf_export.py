@@ -110,7 +110,7 @@ def test_a_raw_signature_stays_unless_asked(form: Format) -> None:
     exported = export([item], form, reencode_signature=True)
     (found,) = read_document(exported.text.encode())
     receipt = parse(found.text)
-    assert "written anew as DER" in exported.notes[0]
+    assert "re-encoded as DER" in exported.notes[0]
     assert receipt.signed == item.receipt.signed
     assert form_of(receipt.signature) is Form.PLAIN
     assert (receipt.algorithm, receipt.signature["SM"]) == (item.receipt.algorithm, "application/x-der")
@@ -160,7 +160,7 @@ def test_a_signature_that_cannot_be_read_is_left_as_it_is() -> None:
     item = Item(parse(f'OCMF|{payload(1)}|{{"SD":"zz"}}'), KEY)
     exported = export([item], Format.PLAIN, reencode_signature=True)
     assert exported.text == item.receipt.text + "\n"
-    assert "cannot be written anew" in exported.notes[0]
+    assert "cannot be re-encoded" in exported.notes[0]
 
 
 def test_signed_meter_value_is_as_the_oca_has_it() -> None:
@@ -193,7 +193,7 @@ def test_ocpp_leaves_out_what_has_no_time_or_value() -> None:
     for form, item in ((Format.OCPP16, no_time), (Format.OCPP201, no_time), (Format.OCPP201, no_value)):
         exported = export([item, signed(2)], form)
         assert exported.count == len(json.loads(exported.text)) == 1
-        assert "left out" in exported.notes[0]
+        assert "omitted" in exported.notes[0]
 
 
 @pytest.mark.parametrize(

@@ -266,8 +266,8 @@ def test_what_can_be_opened_there(data: bytes) -> None:
 @pytest.mark.parametrize(("data", "why"), [
     (xml(value(b64(GOOD))), "data in hex or base64"),
     (xml(value(GOOD.encode().hex(), attributes='encoding="hex"')), "data in hex or base64"),
-    (xml(value(GOOD, PEM)), "a key that is no DER"), (xml(value(GOOD, POINT.hex())), "a key that is no DER"),
-    (xml(value(GOOD, b64(KEY))), "a key that is no DER"),
+    (xml(value(GOOD, PEM)), "a key that is not DER"), (xml(value(GOOD, POINT.hex())), "a key that is not DER"),
+    (xml(value(GOOD, b64(KEY))), "a key that is not DER"),
     (xml(value(GOOD), root='values xmlns="http://example.com/x"'), "a namespace"),
     (xml(value(GOOD), root="v:values xmlns:v='x'"), "a namespace"),
     (xml("<list>", value(GOOD), "</list>"), "other elements around"),

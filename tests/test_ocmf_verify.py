@@ -165,7 +165,7 @@ def test_without_a_key_nothing_is_checked() -> None:
 
 def test_a_key_of_another_curve_is_not_checked() -> None:
     for other in {*CURVES} - {SECP256R1}:
-        said = f"the key is one of {other.name}, but the signature algorithm's is secp256r1"
+        said = f"the key has the curve {other.name}, but the signature algorithm has secp256r1"
         assert checked(GOOD, key=CurveSigner(other).spki) == Verification(Outcome.NOT_CHECKED, said)
 
 

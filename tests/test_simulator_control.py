@@ -74,7 +74,7 @@ def test_power_cycle_has_times_of_its_own() -> None:
 
 
 @pytest.mark.parametrize(("method", "path", "body", "reason"), [
-    ("GET", "nothing", None, "no such request; there are GET state, POST faults"),
+    ("GET", "nothing", None, "no such request; the requests are GET state, POST faults"),
     ("GET", "faults", None, "no such request"), ("POST", "faults", "stall", 'expects an object, not "stall"'),
     ("POST", "faults", [{"kind": "stall"}, {"kind": "nap"}], "kind: 'nap' is not one of"),
     ("POST", "faults", {"node": "/gw"}, "kind: is missing"), ("POST", "set", [], "expects an object, not []"),

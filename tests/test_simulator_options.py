@@ -104,7 +104,7 @@ def test_the_page_has_every_knob() -> None:
     ({"kind": "refuse", "status": 200}, "status: 200 is not in the range"),
     ({"kind": "refuse", "body": 5}, "body: 5 is not text in one line"),
     ({"acts": "perhaps"}, "acts: 'perhaps' is not a valid boolean"),
-    ({"kind": "reset", "acts": True}, "acts: has a meaning for stall and server-error only"),
+    ({"kind": "reset", "acts": True}, "acts: is only valid for stall and server-error"),
 ], ids=repr)  # fmt: skip
 def test_a_fault_that_does_not_fit_is_refused(wrong: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ConfigError) as caught:

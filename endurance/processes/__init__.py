@@ -1,6 +1,6 @@
-"""The real programs as processes of their own, over real HTTP and a real broker: killed, cut off, and left to run.
+"""Tests of the real programs in their own processes, with real HTTP and a real broker.
 
-Three commands: `killing` kills the programs at random instants, `network` makes their network fail, `soak` lets them
-run. All use `station`, which is EVerest and a simulated meter in the command's own process, and which records what both
-did. `endurance.invariants` says what has to hold, as it does for the simulation.
+There are three commands. `killing` kills the programs at random instants, `network` makes their network fail, and
+`soak` lets them run for a long time. All use `station`, which is EVerest and a simulated meter in the command's own
+process and records the actions of both. `endurance.invariants` has the promises, as for the simulation.
 """

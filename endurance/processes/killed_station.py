@@ -1,4 +1,4 @@
-"""A station whose process is killed in every session, in the middle of other troubles."""
+"""A station whose process is killed in every session, during other troubles."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ KINDS: Final = (SERVICE, MODULE, SERVICE, SERVICE, MODULE, SERVICE, SERVICE, MOD
 """Kinds of the stations 0 to 7, repeated for more. Each pair of stations shares a journal."""
 WITHOUT_JOURNAL: Final = (3, 4)
 SETTLE_S: Final = 3.5
-"""After this time no request is acted on any more that the last faults had held up."""
+"""After this time the meter has acted on every request that the last faults delayed."""
 BROKER_SETTLES_S: Final = 2.0
-"""How long a service has to be heard again after its broker was started."""
+"""Seconds from the start of a broker until a service must be connected again."""
 METER_SETTLES_S: Final = 10.0
-"""How long a trouble of the meter or of the way to it may delay the first value of a process."""
+"""Seconds by which a trouble of the meter or its network may delay the first value of a process."""
 PLAN_S: Final = 12.0
 PACE: Final = 0.2
 HASTENED: Final = ("off_s", "boot_s", "for_s", "delay_s")
-"""A session is planned for so long, and done in this share of the time."""
+"""A session is planned for ``PLAN_S``. It runs in the share ``PACE`` of that time, as do these details of its steps."""
 KILLING_TROUBLES: Final = (*(4 * [WIRE]), *(2 * [POWER]), CLOCK, *(2 * [LOAD]), *MORE_TROUBLES["late"][:1])
 
 
@@ -46,14 +46,14 @@ class KilledStation(RealStation):
     """One station of the killing run.
 
     Args:
-        number: decides its kind, its journal and the habits of its meter.
-        seed: of what it does.
-        disk: of its journal.
-        starting: limits how many processes start at once: more would wait for each other.
+        number: selects its kind, its journal and the options of its meter.
+        seed: seed of its random choices.
+        disk: disk of its journal.
+        starting: limits the number of simultaneous starts, because more would wait for each other.
 
     Attributes:
         driver: the process that is killed.
-        back_s: how long each process took to its first value with nothing else in its way.
+        back_s: seconds from start to first value of each process that no trouble delayed.
     """
 
     driver: ServiceProcess | ModuleProcess
@@ -80,12 +80,12 @@ class KilledStation(RealStation):
         self._meter_settled_s = 0.0
 
     def settings(self, journal: Path) -> dict[str, object]:
-        """Return the settings of its power meter, which gives up sooner than usual."""
+        """Return the settings of its power meter, with shorter time-outs than the defaults."""
         quick = {"resilience_initial_connection_retry_delay": 1000, "command_timeout_ms": 1000}
         return {**super().settings(journal), **quick}
 
     def drive(self, folder: Path, everest: EverestMqtt) -> None:
-        """Make the process that drives the meter; a service is at this broker. `begin` starts it."""
+        """Create the process that drives the meter. A service uses this broker. `begin` starts the process."""
         environment = {"IEM_DCR_ENDURANCE_DISK": str(self.disk.file)} if self.disk.has_troubles and self.journal else {}
         if self.kind == MODULE:
             self.driver = ModuleProcess(self.settings(self.disk.journal), self.on_value, **environment)
@@ -103,10 +103,10 @@ class KilledStation(RealStation):
             return
         super()._send(call, payload)
         if time.monotonic() <= self._broker_back_s + BROKER_SETTLES_S or self.value_s <= self._broker_back_s:
-            call.excused = "its broker was killed, and nothing was heard of the service since"
+            call.excused = "its broker was killed, and the service is not connected again yet"
 
     def broker_is_killed(self) -> None:
-        """Excuse what is not answered now, and what is asked until the service is heard again."""
+        """Excuse the unanswered commands, and those sent before the service is connected again."""
         self._broker_back_s = math.inf
         self.excuse("its broker was killed")
 
@@ -125,11 +125,11 @@ class KilledStation(RealStation):
                 self.troubles.append(f"process {process.number} does not publish within {self.answer_timeout_s} s")
             well_s = max(self._broker_back_s + BROKER_SETTLES_S, self._meter_settled_s, self.disk.well_s)
             if process.back_s is not None and process.began_s > well_s:
-                # What other programs took of the cores says nothing about ours.
+                # the time that other programs took of the cores says nothing about ours
                 self.back_s.append(max(0.0, process.back_s - waited_for_core_s(self.driver.pid)))
 
     def _kill(self, process: Process) -> None:
-        """Kill the process in this very moment, if it is still that one."""
+        """Kill the process immediately, if it is still this one."""
         if not self._is_killed and process is self.processes[-1]:
             self._is_killed = True
             self.disk_troubled += self.disk.dropped_by_kill()
@@ -139,7 +139,7 @@ class KilledStation(RealStation):
             self.excuse("its process was killed")
 
     async def be_killed(self) -> None:
-        """Run a session in which the process is killed at some moment, and go on as EVerest does after a restart."""
+        """Run a session in which the process is killed, and continue as EVerest does after a restart."""
         chance = self._chance
         kill = partial(self._kill, self.processes[-1])
         session = asyncio.create_task(self._session())
@@ -161,7 +161,7 @@ class KilledStation(RealStation):
         await self.answers()
 
     async def _session(self) -> None:
-        """Have a session as the simulation has them, in less time."""
+        """Run a session of the simulation's kind in less time."""
         chance, begin_s = self._chance, time.monotonic()
         session = self._maker.session(0, PLAN_S)
         for step in session.steps:
@@ -169,7 +169,7 @@ class KilledStation(RealStation):
             if step.at_s > session.length_s:
                 self._later(left_s, partial(self._have, step))
                 continue
-            # The broker keeps what is asked of a service that is away.
+            # the broker queues commands for a service that is away
             is_killed = await until(lambda: self._is_killed, left_s)
             if is_killed and (self.kind == MODULE or chance.random() < 0.5):
                 return
@@ -182,7 +182,7 @@ class KilledStation(RealStation):
             self.tell(f"{step.what} {detail}")
             self._meter_settled_s = time.monotonic() + METER_SETTLES_S
         if detail.get("kind") == "act-late":
-            self.meter.meddled_s = None  # it may end what is running then
+            self.meter.meddled_s = None  # the late request may end a later transaction
         getattr(self, step.what)(**detail)
 
     def repeat(self) -> None:
@@ -191,9 +191,9 @@ class KilledStation(RealStation):
             self.everest.publish(topic, message)
 
     async def _end_what_was_open(self) -> None:
-        """Ask for the session that was open, and then for "", as EVerest does when it starts.
+        """Stop the session that was open, and then "", as EVerest does at its start.
 
-        A service is restarted without EVerest, so that it is asked for "" now and then only.
+        A service restarts without EVerest, so that it gets a stop for "" only in some cases.
         """
         answered = {call.transaction_id for call in self.calls if call.command == "stop" and call.answer}
         open_ids = [
@@ -211,9 +211,9 @@ class KilledStation(RealStation):
     # --- the end ---
 
     async def finish(self) -> None:
-        """Clear all faults, wait until it is calm, run one more session, and end the process."""
+        """Clear all faults, wait for the recovery, run one more session, and end the process."""
         self.heal()
-        # A service that is back at its broker is heard; the broker may have lost what was asked before that.
+        # A value shows that the service is connected again. The broker may have lost earlier commands.
         now_s = time.monotonic()
         await until(lambda: self.value_s > now_s, self.answer_timeout_s)
         self._broker_back_s = 0.0
@@ -225,17 +225,17 @@ class KilledStation(RealStation):
         self.troubles += await self.driver.terminate()
 
     def _is_calm(self) -> bool:
-        """Tell whether the process has nothing left to put right: what it runs, and the clock while nothing runs."""
+        """Return whether the recovery is complete: no unwanted transaction, and a correct clock if none runs."""
         running = self.meter.open_transaction
         if running is None:
             text = self.meter.state.time_text(time.monotonic())
             return text is not None and abs(meter_time.parse(text).instant - datetime.now(UTC)) < CLOCK_OFF
         if running.owner is not None and not running.process_is(self.processes[-1].number):
-            return True  # the process that began it was killed; the next start ends it
+            return True  # the process that began it was killed, and only the next start ends it
         told = [call.command for call in self.calls if call.transaction_id == running.transaction_id and call.ok]
         return told[-1:] == ["start"]
 
     async def leave(self) -> None:
-        """Leave nothing behind, whatever ended the run."""
+        """Kill and reap the process, however the run ended."""
         self.driver.kill()
         await self.driver.reap()

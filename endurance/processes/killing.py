@@ -3,11 +3,11 @@
 Usage: python -m endurance.processes.killing [--restarts N] [--seed S] [--stations N] [--slow-disk] [--keep FOLDER]
 
 Every station has a process of ours (`iem-dcr run`, or the EVerest module under a double of its framework) and a
-simulated meter, which loses, stalls and garbles answers, and loses its power. The services are at two mosquittos; one
-of them keeps its sessions on disk, and both are killed now and then. With --slow-disk the journals of some stations are
-on a disk that is slow or full at times.
-The seed chooses what is done; the machine decides at which instant, so that a run cannot be repeated exactly.
-Exits with 1 when a promise of `endurance.invariants` was broken.
+simulated meter, which loses, stalls and garbles answers, and loses its power. The services use two mosquitto brokers.
+One of them keeps its sessions on disk, and both are killed from time to time. With --slow-disk the journals of some
+stations are on a disk that is temporarily slow or full.
+The seed determines the actions, but not their exact instants, so that a run cannot be repeated exactly.
+The exit status is 1 if a promise of `endurance.invariants` was broken.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 ON_SLOW_DISK: Final = (1, 3)
-"""Which of four journals. The others are judged without the exceptions that a disk in trouble allows."""
+"""Of four journals these. The others are judged without the exceptions for a failing disk."""
 BACK_TIMEOUT_S: Final = 3.0
 BROKER_UP_S: Final = (6.0, 20.0)
 BROKER_DOWN_S: Final = (0.0, 0.2, 1.5)
@@ -50,8 +50,8 @@ class Run:
     """One run.
 
     Attributes:
-        broken: the promises that were broken, each with where.
-        counts: how often what happened.
+        broken: the broken promises, each with its station.
+        counts: number of events by name.
     """
 
     def __init__(self, folder: Path, *, restarts: int, seed: int, stations: int, slow_disk: bool) -> None:
@@ -69,7 +69,7 @@ class Run:
         self._stations = [KilledStation(number, seed, disks[number // 2], starting) for number in range(stations)]
 
     async def run(self) -> None:
-        """Start everything, kill the processes and brokers, wait until it is calm, and judge."""
+        """Start everything, kill processes and brokers, wait for the recovery, and judge."""
         async with contextlib.AsyncExitStack() as stack:
             brokers = [stack.enter_context(Mosquitto(persistence=keeps)) for keeps in (False, True)]
             everests = [await stack.enter_async_context(EverestMqtt(broker.port)) for broker in brokers]
@@ -95,7 +95,7 @@ class Run:
             await station.be_killed()
 
     async def _kill_broker(self, number: int, broker: Mosquitto, everest: EverestMqtt) -> None:
-        """Kill a broker and start it again, now and then and once at the end."""
+        """Kill a broker and start it again at random times, and once at the end."""
         chance = random.Random(f"{self._seed} broker {number}")
         services = [station for station in self._stations if station.name in everest.stations]
         is_over = False
@@ -115,7 +115,7 @@ class Run:
             station.troubles += damage(station.disk.journal)
         late = sum(each > BACK_TIMEOUT_S for each in station.back_s)
         if late:
-            station.troubles.append(f"{late} processes were back after more than {BACK_TIMEOUT_S} s")
+            station.troubles.append(f"{late} processes took more than {BACK_TIMEOUT_S} s to their first value")
         self.broken += [f"{station.name} ({station.kind}): {each}" for each in station.judge(station.disk.journal)]
         self.counts += station.counts
         self.counts["transactions"] += len(station.meter.truths)
@@ -127,16 +127,16 @@ class Run:
         print(", ".join(f"{self.counts.pop(name, 0)} {name}" for name in names), f"in {took_s:.0f} s")
         if back_s := sorted(each for station in self._stations for each in station.back_s):
             print(
-                "  from start to first value, waiting for a core left out:"
+                "  from start to first value, without the wait for a core:"
                 f" median {statistics.median(back_s):.2f} s, 95 % {back_s[int(0.95 * (len(back_s) - 1))]:.2f} s,"
-                f" longest {back_s[-1]:.2f} s ({len(back_s)} starts with nothing else in their way)"
+                f" longest {back_s[-1]:.2f} s ({len(back_s)} starts without other troubles)"
             )
         for name, count in sorted(self.counts.items()):
             print(f"  {name:32} {count}")
 
 
 def damage(journal: Path) -> list[str]:
-    """Return what `iem-dcr receipts list` and SQLite find wrong with a journal."""
+    """Return the problems that `iem-dcr receipts list` and SQLite find in a journal."""
     line = (*programs.IEM_DCR, "receipts", "list", "--journal", str(journal), "--json")
     done = subprocess.run(line, capture_output=True, text=True, check=False)  # noqa: S603  our own command
     found = [f"receipts list ended with {done.returncode}: {done.stderr}"] if done.returncode else []
@@ -151,14 +151,14 @@ def damage(journal: Path) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--restarts", type=at_least(1), default=300, help="how many (%(default)s)")
-    parser.add_argument("--seed", type=int, default=1, help="of what is done (%(default)s)")
-    parser.add_argument("--stations", type=at_least(1), default=8, help="at once (%(default)s)")
-    parser.add_argument("--slow-disk", action="store_true", help="some journals are on a disk with troubles")
+    parser.add_argument("--restarts", type=at_least(1), default=300, help="number of restarts (%(default)s)")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the actions (%(default)s)")
+    parser.add_argument("--stations", type=at_least(1), default=8, help="number of stations (%(default)s)")
+    parser.add_argument("--slow-disk", action="store_true", help="put some journals on a failing disk")
     parser.add_argument("--keep", type=Path, help="keep logs and journals in this new folder")
     given = parser.parse_args(arguments)
     if not SHARED.is_dir():
-        print("skipped: the EVerest module, for EVerest's definitions are not beside the checkout; services only")
+        print("skipped: the EVerest module, because EVerest's definitions are not beside the checkout; services only")
     began_s = time.monotonic()
     with programs.prepared(given.keep) as folder:
         run = Run(folder, restarts=given.restarts, seed=given.seed, stations=given.stations, slow_disk=given.slow_disk)

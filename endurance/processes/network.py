@@ -1,10 +1,10 @@
-"""Sessions over a network that fails: `make endurance-network ROUNDS=3`.
+"""Sessions over a failing network: `make endurance-network ROUNDS=3`.
 
 Usage: python -m endurance.processes.network [--rounds N] [--way packets|proxy] [--keep FOLDER]
 
-`iem-dcr run` at a real mosquitto drives one simulated meter for each fault, in another network namespace where the
-machine allows that, and behind a proxy. In every round a fault comes at some moment of a session and goes again.
-Exits with 1 when a promise of `endurance.invariants` was broken, or values did not come back.
+`iem-dcr run` with a real mosquitto drives one simulated meter for each fault: in another network namespace, if the
+machine allows that, and through a proxy. In every round the fault begins and ends at a random time of a session.
+The exit status is 1 if a promise of `endurance.invariants` was broken or live values did not return.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ if TYPE_CHECKING:
     from endurance.processes.ways import Way
 
 VALUE_TIMEOUT_S: Final = 15.0
-"""How soon a value has to come when a fault is over."""
+"""Maximum time from the end of a fault to the next live value."""
 BROKER_PORT: Final = 1883
-"""In a namespace of its own, where it is free."""
+"""The port is free, as the broker runs in its own namespace."""
 INSIDE: Final = "IEM_DCR_ENDURANCE_INSIDE"
-"""Environment variable of the command that runs in a namespace."""
+"""Environment variable that is set for the command inside a namespace."""
 FAULTS: Final = (
     Trouble("30 % loss", 20.0, loss=0.3),
     Trouble("2 s delay", 20.0, delay_s=2.0),
@@ -54,11 +54,11 @@ FAULTS: Final = (
 
 
 class CutOffStation(RealStation):
-    """A station whose meter is behind a way that fails.
+    """A station whose network to the meter fails.
 
     Attributes:
-        way: to its meter.
-        back_s: how long it took until a value came when a fault was over.
+        way: its network to the meter.
+        back_s: seconds from the end of each fault to the next live value.
     """
 
     way: Way
@@ -70,7 +70,7 @@ class CutOffStation(RealStation):
         self._chance = random.Random(f"1 {name}")
 
     async def connect(self, stack: contextlib.AsyncExitStack, number: int, pid: int) -> None:
-        """Make a way to the meter: from the namespace of the process ``pid``, or where that is 0 through a proxy."""
+        """Connect to the meter from the namespace of the process ``pid``, or through a proxy if ``pid`` is 0."""
         if pid:
             self.way = await stack.enter_async_context(PacketWay(number, pid))
             self.way.port = (await stack.enter_async_context(SimulatorServer(self.meter, self.way.host))).port
@@ -80,7 +80,7 @@ class CutOffStation(RealStation):
         self.address = self.way.host, self.way.port
 
     async def rounds(self, count: int) -> None:
-        """Run so many sessions with the fault, and then one without it."""
+        """Run ``count`` sessions with the fault, and then one without it."""
         self.process_starts()
         await until(lambda: self.value_s, self.answer_timeout_s)
         for _ in range(count):
@@ -94,7 +94,7 @@ class CutOffStation(RealStation):
                 if not stop.ok:
                     self.troubles.append(f"no receipt of {start.transaction_id}: {stop.answer}")
         if not await until(lambda: self.meter.open_transaction is None, CALM_S):
-            self.troubles.append("a transaction runs on that was stopped or never begun")
+            self.troubles.append("a stopped or failed transaction still runs")
         await self.last_session()
 
     async def _fail(self, after_s: float) -> None:
@@ -121,7 +121,7 @@ class CutOffStation(RealStation):
 
 
 class Run:
-    """One run: all faults at once, each on a way of its own."""
+    """One run: all faults at the same time, each at its own station."""
 
     def __init__(self, folder: Path, rounds: int, faults: Sequence[Trouble] = FAULTS, *, packets: bool) -> None:
         self.stations = [CutOffStation(f"n{number}", fault) for number, fault in enumerate(faults)]
@@ -130,7 +130,7 @@ class Run:
         self._packets = packets
 
     async def run(self) -> list[str]:
-        """Run all faults. Returns what was broken."""
+        """Run all faults and return the broken promises."""
         journal = self._folder / "journal.sqlite"
         async with contextlib.AsyncExitStack() as stack:
             pid = await new_namespace(stack) if self._packets else 0
@@ -153,7 +153,7 @@ class Run:
 
 
 async def new_namespace(stack: contextlib.AsyncExitStack) -> int:
-    """Make a network namespace that ends with the stack. Returns the id of a process in it."""
+    """Create a network namespace that ends with the stack. Return the id of a process in it."""
     line = unshared("sh", "-c", "echo; exec cat")
     process = stack.enter_context(programs.running(line, stdout=subprocess.PIPE))
     assert process.stdout is not None  # noqa: S101  it is a pipe
@@ -162,7 +162,7 @@ async def new_namespace(stack: contextlib.AsyncExitStack) -> int:
 
 
 def run_faults(rounds: int, folder: Path, *, packets: bool) -> int:
-    """Run all faults and print the results. Returns the exit status."""
+    """Run all faults and print the results. Return the exit status."""
     run = Run(folder, rounds, packets=packets)
     began_s = time.monotonic()
     broken = asyncio.run(run.run())
@@ -174,7 +174,7 @@ def run_faults(rounds: int, folder: Path, *, packets: bool) -> int:
 
 
 def run_in_namespace(rounds: int, folder: Path) -> int:
-    """Run this command in a network namespace. Returns its exit status; 0 where there are none."""
+    """Run this command in a network namespace and return its exit status, or 0 if namespaces are unavailable."""
     if why := why_no_namespaces():
         print(f"skipped: packets between network namespaces: {why}")
         return 0
@@ -187,7 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=at_least(1), default=3, help="sessions with each fault (%(default)s)")
-    parser.add_argument("--way", choices=("packets", "proxy"), help="one of the two; else both")
+    parser.add_argument("--way", choices=("packets", "proxy"), help="only this one (default: both)")
     parser.add_argument("--keep", type=Path, help="keep logs and journals in this new folder")
     given = parser.parse_args(arguments)
     with programs.prepared(given.keep) as folder:

@@ -1,4 +1,4 @@
-"""Programs as processes that end with the command that started them; the two that drive a meter can be killed."""
+"""Programs as processes that end with the command that started them. The two that drive a meter can be killed."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ IEM_DCR: Final = (sys.executable, "-m", "iem_dcr")
 END_TIMEOUT_S: Final = 10.0
 WRAPPED_PROGRAM: Final = Path(__file__).with_name("wrapped_program.py")
 SAFE_PATH: Final = {"PYTHONSAFEPATH": "1"}
-"""The folder of the wrapped program does not come before EVerest's framework."""
+"""Keeps the folder of the wrapped program out of the module path, where it would hide EVerest's framework."""
 
 
 @contextlib.contextmanager
 def running(line: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
-    """Run a process for as long as the block is entered, in a group of its own, so that Ctrl-C does not reach it."""
+    """Run a process inside the block. It has its own process group, so that Ctrl-C does not reach it."""
     with subprocess.Popen(  # noqa: S603  our own programs
         line, stdin=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True, **options
     ) as process:
@@ -48,13 +48,13 @@ def running(line: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[st
 
 @contextlib.contextmanager
 def prepared(keep: Path | None) -> Iterator[Path]:
-    """Make a command fit to start processes: SIGTERM ends them with it. Returns a folder for logs and journals.
+    """Prepare a command that starts processes, so that SIGTERM ends them too. Yield a folder for logs and journals.
 
     Args:
-        keep: a new folder that stays; None for one that goes.
+        keep: a new folder that is kept; None for a temporary one.
 
     Raises:
-        SystemExit: there is no broker, or the folder is there already; its journals would be taken for this run's.
+        SystemExit: there is no broker, or the folder exists. Its old journals would count as those of this run.
     """
     if not any(shutil.which("mosquitto", path=path) for path in (None, "/usr/local/sbin:/usr/sbin")):
         raise SystemExit("mosquitto is not installed")
@@ -72,7 +72,7 @@ def prepared(keep: Path | None) -> Iterator[Path]:
 
 
 def waited_for_core_s(pid: int) -> float:
-    """Return how long the first thread of a process was ready to run and had no core; 0 where that is not known."""
+    """Return how many seconds the main thread of a process waited for a core; 0 if that is unknown."""
     try:
         return int(Path(f"/proc/{pid}/schedstat").read_text("utf-8").split()[1]) / 1e9
     except (OSError, IndexError, ValueError):
@@ -83,13 +83,13 @@ class ServiceProcess:
     """`iem-dcr run`.
 
     Args:
-        folder: for its configuration and log.
-        stations: whose meters it drives.
+        folder: folder for its configuration and log.
+        stations: the stations whose meters it drives.
         broker: host and port of its broker.
-        journal: of its meters.
-        options: of iem-dcr.
-        prefix: a command that runs it somewhere else.
-        environment: variables of `wrapped_program`; without any the program runs as it is.
+        journal: journal of its meters.
+        options: command-line options of iem-dcr.
+        prefix: a command that runs it elsewhere, such as in a namespace.
+        environment: variables of `wrapped_program`. Without any the program runs unwrapped.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class ServiceProcess:
             await self._process.wait()
 
     async def terminate(self) -> list[str]:
-        """End it in good order. Returns what is wrong with its end or in its log."""
+        """End it with SIGTERM. Return the problems at its end and in its log."""
         assert self._process is not None  # noqa: S101  it was started
         wrong = []
         try:
@@ -147,7 +147,7 @@ class ServiceProcess:
                 if code := await self._process.wait():
                     wrong.append(f"the service ended with {code}")
         except (TimeoutError, ProcessLookupError) as error:
-            wrong.append(f"the service does not end in good order: {error!r}")
+            wrong.append(f"the service does not end after SIGTERM: {error!r}")
         log = self.log.read_text("utf-8", "replace")
         if "Traceback" in log:
             wrong.append(f"the service's log has a traceback: {log[log.index('Traceback') :][:3000]}")
@@ -166,9 +166,9 @@ class ModuleProcess:
     """The EVerest module, under a double of EVerest's framework.
 
     Args:
-        settings: of the module.
-        on_value: gets every live value, and when the module published it.
-        environment: variables of `wrapped_program`; without any the module runs as it is.
+        settings: settings of the module.
+        on_value: called with every live value and the time of its publication.
+        environment: variables of `wrapped_program`. Without any the module runs unwrapped.
     """
 
     def __init__(
@@ -212,7 +212,7 @@ class ModuleProcess:
                 await asyncio.wait(set(self._tasks), timeout=5)
 
     async def terminate(self) -> list[str]:
-        """End it in good order. Returns what is wrong with its end or in what it wrote."""
+        """End it with SIGTERM. Return the problems at its end and its output on standard error."""
         assert self._bench is not None  # noqa: S101  it was started
         code, _ = await asyncio.to_thread(self._bench.sigterm)
         stderr = self._bench.stderr
@@ -221,7 +221,7 @@ class ModuleProcess:
         return [*wrong, f"the module wrote to standard error: {stderr[:3000]}"] if stderr else wrong
 
     def call(self, command: str, payload: Any, on_answer: OnAnswer) -> bool:
-        """Call a command. Returns whether a module is there to be called."""
+        """Call a command. Return whether a module is running."""
         bench = self._bench
         if bench is None or bench.exit_code is not None or not bench.events_of("init_done"):
             return False
@@ -230,12 +230,12 @@ class ModuleProcess:
         return True
 
     async def _call(self, bench: EverestBench, command: str, arguments: dict[str, Any], on_answer: OnAnswer) -> None:
-        with contextlib.suppress(ModuleDied, CommandRefused):  # no answer comes
+        with contextlib.suppress(ModuleDied, CommandRefused):  # there is no answer
             future = await asyncio.to_thread(bench.call_async, command, arguments)
             on_answer(await asyncio.wrap_future(future))
 
     async def _watch(self, bench: EverestBench) -> None:
-        """Hand on the values of a process, to the last one."""
+        """Pass on all values of a process, up to the last one before its end."""
         handed_on, is_over = 0, False
         while not is_over:
             is_over = bench is not self._bench

@@ -1,11 +1,11 @@
-"""A service with many meters is left to run, and must not grow: `make soak HOURS=1 METERS=50`.
+"""A service with many meters runs for hours and must not grow: `make soak HOURS=1 METERS=50`.
 
 Usage: python -m endurance.processes.soak [--hours H] [--meters N] [--every S] [--fills N]
 
-`iem-dcr run`, with a journal, and mosquitto are processes of their own; the simulated meters are in this one. First
-each meter has as many sessions as the driver remembers; then a session now and then, while resident memory, file
-handles, threads, tasks and Python objects of the service are sampled every ten seconds. Exits with 1 when one of them
-grows, or when a session fails: nothing goes wrong here.
+`iem-dcr run`, with a journal, and mosquitto have their own processes. The simulated meters are in this one. First each
+meter has as many sessions as the driver remembers. Then each has occasional sessions, while resident memory, file
+handles, threads, tasks and Python objects of the service are sampled every ten seconds. There are no faults. The exit
+status is 1 if one of these numbers grows or a session fails.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FILLS: Final = 70
-"""Sessions of each meter before the first sample: the driver's memories hold 64."""
+"""Sessions of each meter before the first sample: the driver remembers 64 receipts and ids."""
 SETTLE_S: Final = 30.0
 SAMPLE_PERIOD_S: Final = 10.0
 ROWS: Final = 20
 ALLOWED: Final = {"resident_kib": 1024.0, "handles": 2.0, "threads": 1.0, "tasks": 4.0, "objects": 2000.0}
-"""By how much the last third of the samples may be above the first third: what a moment's work is worth."""
+"""Maximum excess of the last third of the samples over the first third, as normal work can cause."""
 
 
 class Soak:
@@ -56,7 +56,7 @@ class Soak:
         self._stations = [RealStation(f"pm{number}", f"1SIM{number:010}") for number in range(meters)]
 
     async def run(self, hours: float, fills: int) -> list[str]:
-        """Start everything, fill the memories, sample, end everything. Returns what was broken."""
+        """Start everything, fill the driver's collections, sample, and end everything. Return the broken promises."""
         journal = self._folder / "journal.sqlite"
         async with contextlib.AsyncExitStack() as stack:
             broker = stack.enter_context(Mosquitto())
@@ -77,7 +77,7 @@ class Soak:
         for station in self._stations:
             broken += [f"{station.name}: {each}" for each in station.judge(journal)]
         if text := service.log.read_text("utf-8"):
-            broken.append(f"the service's log says: {text[:2000]}")
+            broken.append(f"the service's log has entries: {text[:2000]}")
         return broken + grown(self._samples, ALLOWED)
 
     async def _fill(self, station: RealStation, sessions: int) -> None:
@@ -103,7 +103,7 @@ class Soak:
             self._counts.unlink(missing_ok=True)
             os.kill(pid, signal.SIGUSR1)
             if not await until(self._counts.exists, 10):
-                raise RuntimeError("the service does not tell its counts")
+                raise RuntimeError("the service does not write its counts")
             sample = {"minute": now_s / 60, "resident_kib": resident_kib(pid), "handles": handles(pid)}
             sample |= {"threads": threads(pid), **json.loads(self._counts.read_text("utf-8"))}
             if len(self._samples) % rows_apart == 0:
@@ -121,10 +121,12 @@ class Soak:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--hours", type=positive, default=1.0, help="how long to sample (%(default)s)")
-    parser.add_argument("--meters", type=at_least(1), default=50, help="how many (%(default)s)")
+    parser.add_argument("--hours", type=positive, default=1.0, help="hours of sampling (%(default)s)")
+    parser.add_argument("--meters", type=at_least(1), default=50, help="number of meters (%(default)s)")
     parser.add_argument("--every", type=positive, default=60.0, help="seconds between a meter's sessions (%(default)s)")
-    parser.add_argument("--fills", type=at_least(1), default=FILLS, help="sessions of each meter before (%(default)s)")
+    parser.add_argument(
+        "--fills", type=at_least(1), default=FILLS, help="sessions per meter before sampling (%(default)s)"
+    )
     given = parser.parse_args(arguments)
     with programs.prepared(None) as folder:
         broken = asyncio.run(Soak(folder, given.meters, given.every).run(given.hours, given.fills))

@@ -1,4 +1,4 @@
-"""Stations of real processes, and EVerest at a real broker: requests, answers, live values, heartbeats."""
+"""Stations of real processes, and EVerest with a real broker: requests, answers, live values, heartbeats."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 CALM_S: Final = 100.0
 """How long a station waits at the end for a session that succeeds, as in the simulation."""
 FIRST_WORD_S: Final = 0.2
-"""No process says anything so soon after its start: what comes earlier is from the one before."""
+"""No process publishes anything this soon after its start: earlier messages are from the previous process."""
 QUICK: Final = {"load_delay_s": 0.05, "charge_s": 0.3, "signing_delay_s": 0.15}
 
 
 @dataclass(slots=True)
 class Process:
-    """One process of ours, from its start on. ``back_s`` is how long its first value took."""
+    """One process of ours. ``back_s`` is the time in seconds from its start to its first value."""
 
     number: int
     began_s: float
@@ -44,17 +44,17 @@ class RealStation(Station):
     `time.monotonic`.
 
     Args:
-        name: its power meter's module_id.
-        serial: its meter's.
-        kind: which of our programs drives the meter.
-        journal: whether receipts are kept.
-        options: of its meter.
+        name: module_id of its power meter.
+        serial: serial number of its meter.
+        kind: the program that drives the meter.
+        journal: whether there is a journal.
+        options: options of its meter.
 
     Attributes:
-        everest: where it is a station of a service.
-        address: where the power meter reaches its meter.
-        troubles: what went wrong beside the promises.
-        value_s: when the last live value came.
+        everest: EVerest's connection to the broker, for a station of a service.
+        address: host and port at which the power meter reaches its meter.
+        troubles: problems besides broken promises.
+        value_s: time of the last live value.
     """
 
     everest: EverestMqtt
@@ -87,7 +87,7 @@ class RealStation(Station):
 
     @property
     def _process_number(self) -> int:
-        """The number of the process that speaks now."""
+        """The number of the process that sends messages now."""
         last = self.processes[-1]
         return last.number if time.monotonic() > last.began_s + FIRST_WORD_S else max(0, last.number - 1)
 
@@ -104,7 +104,7 @@ class RealStation(Station):
         return f"{self.name}-{next(self._ids)}"
 
     def start(self, request: dict[str, Any]) -> Call:
-        """Have a transaction begun with a card of its own, which tells whose it is."""
+        """Start a transaction with a unique card, which identifies its owner."""
         card = f"04{self.name.encode().hex()}{len(self.calls):06}"
         return super().start(request | {"identification_data": card})
 
@@ -119,7 +119,7 @@ class RealStation(Station):
         self.everest.publish(*self._message(call, payload))
 
     def on_answer(self, call: Call, answer: dict[str, Any]) -> None:
-        """Take an answer. A broker may hand a request over again to the process that is started next."""
+        """Record an answer. A broker may deliver a request again to the next process."""
         now_s, process = time.monotonic(), self.processes[self._process_number]
         is_anothers = process.number != call.process
         if is_anothers:
@@ -131,7 +131,7 @@ class RealStation(Station):
         super().on_answer(call, answer)
 
     async def last_session(self) -> None:
-        """Run sessions until one succeeds, for 100 s at most. The last one counts as one in which nothing is wrong."""
+        """Run sessions until one succeeds, for at most 100 s. The last one counts as free of faults."""
         give_up_s = time.monotonic() + CALM_S
         is_over = False
         while not is_over:
@@ -141,20 +141,20 @@ class RealStation(Station):
             call.fresh = True
         self.running_at_end = self.meter.open_transaction
 
-    # --- what came of it ---
+    # --- results ---
 
     def judge(self, journal: Path) -> list[str]:
-        """Read the journal, leave a chronicle beside it, and return every promise that was broken."""
+        """Read the journal, write a chronicle beside it, and return every broken promise."""
         self.read_journal(journal)
         journal.with_name(f"{self.name}.txt").write_text(self.chronicle(), "utf-8")
         return [*broken(self), *self.troubles]
 
 
 class EverestMqtt:
-    """EVerest's connection to a broker. It reconnects by itself, and then sends what was asked meanwhile.
+    """EVerest's connection to a broker. It reconnects by itself and then sends the requests that waited.
 
     Attributes:
-        stations: by module_id.
+        stations: the stations by module_id.
         address: host and port of the broker.
     """
 
@@ -167,7 +167,7 @@ class EverestMqtt:
         loop = asyncio.get_running_loop()
         subscribed = asyncio.Event()
 
-        # paho calls these in its own thread.
+        # paho calls these in its own thread
         def on_connect(*_: object) -> None:
             self._client.subscribe([("everest_api/1/powermeter/+/m2e/#", 0), ("everest/reply/#", 1)])
 
@@ -194,7 +194,7 @@ class EverestMqtt:
         await asyncio.to_thread(self._client.loop_stop)
 
     def add(self, station: RealStation) -> None:
-        """Have the station's commands sent, and what its power meter publishes recorded."""
+        """Send the station's commands, and record what its power meter publishes."""
         self.stations[station.name] = station
         station.everest = self
 

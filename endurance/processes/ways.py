@@ -1,8 +1,8 @@
-"""Ways from a service to its meter that can fail: packets between network namespaces, or bytes through a proxy.
+"""Network paths from a service to its meter that can fail: packets between namespaces, or bytes through a proxy.
 
-Between namespaces a way is a pair of TUN devices, and this process carries the packets from one to the other, or not:
-the TCP of the kernel meets what is lost, late, or lost in one direction. That needs no netem, no netfilter, and only
-such rights as are had in a namespace. Where there are none, a proxy makes delays of what a network does to TCP.
+Between namespaces a path is a pair of TUN devices. This process copies the packets from one to the other, or drops or
+delays them, so that the kernel's TCP sees real losses and delays, also in one direction only. This needs neither netem
+nor netfilter, and no rights outside the namespace. Without namespaces a proxy imitates the delays that TCP would have.
 """
 
 from __future__ import annotations
@@ -24,22 +24,23 @@ TUNSETIFF: Final = 0x400454CA
 IFF_TUN_NO_PI: Final = 0x1001
 MAX_READ_BYTES: Final = 65_536
 RESENT_AFTER_S: Final = 0.2
-"""TCP waits at least as long before it sends again what was lost, and twice as long each time after that."""
+"""TCP's minimum time before a retransmission. It doubles with each further one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """What is wrong with a way, for some time.
+    """A temporary fault of a network path.
 
     Attributes:
-        name: of it.
-        lasts_s: how long.
-        loss: share of what is sent that is lost.
-        delay_s: how much later answers come.
-        carries_requests, carries_answers: whether anything comes through in this direction.
-        holds_back: connections are made, and no request comes through.
-        is_up: the service's own network is up.
-        cuts_power: the meter loses its power meanwhile, and does not know the connections afterwards that it had.
+        name: name of the fault.
+        lasts_s: its duration.
+        loss: share of lost packets.
+        delay_s: delay of answers.
+        carries_requests: whether anything passes from the service to the meter.
+        carries_answers: whether anything passes from the meter to the service.
+        holds_back: connections open, but requests do not pass.
+        is_up: whether the service's own network is up.
+        cuts_power: the meter loses power meanwhile, and with it the state of its connections.
     """
 
     name: str = ""
@@ -54,7 +55,7 @@ class Trouble:
 
 
 class Way(ABC):
-    """A way to a meter. ``host`` and ``port`` are where a service reaches the meter by it."""
+    """A network path to a meter. A service reaches the meter at ``host`` and ``port``."""
 
     def __init__(self, host: str) -> None:
         self.host = host
@@ -63,14 +64,14 @@ class Way(ABC):
         self._chance = random.Random(host)
 
     def set_trouble(self, trouble: Trouble) -> None:
-        """Have this trouble from now on, and no other; `Trouble()` is none."""
+        """Replace the present trouble by this one. `Trouble()` means none."""
         if trouble.is_up != self.trouble.is_up:
             self._set_up(is_up=trouble.is_up)
         self.trouble = trouble
 
     @abstractmethod
     def _set_up(self, *, is_up: bool) -> None:
-        """Have the service's own network come or go."""
+        """Set the service's own network up or down."""
 
     def _loses(self) -> bool:
         return self._chance.random() < self.trouble.loss
@@ -82,11 +83,11 @@ class Way(ABC):
 
 
 class PacketWay(Way):
-    """A way of packets from another network namespace into this one.
+    """A path for packets from another network namespace into this one.
 
     Args:
-        number: decides its devices and addresses.
-        pid: of a process in the other namespace, where the service is.
+        number: determines its devices and addresses.
+        pid: id of a process in the other namespace, in which the service runs.
 
     Attributes:
         host: an address in this namespace, for the meter.
@@ -137,13 +138,13 @@ def _tun(name: str) -> int:
 
 
 def _has_data(packet: bytes) -> bool:
-    """Tell whether a TCP packet over IPv4 has content, and does not only open, acknowledge or end a connection."""
+    """Return whether a TCP packet over IPv4 has data, and does not only open, acknowledge or end a connection."""
     head_bytes = (packet[0] & 15) * 4
     return packet[0] >> 4 == 4 and len(packet) > head_bytes + (packet[head_bytes + 12] >> 4) * 4
 
 
 def _write(fd: int, packet: bytes) -> None:
-    with contextlib.suppress(OSError):  # the device is down, or gone
+    with contextlib.suppress(OSError):  # the device is down or removed
         os.write(fd, packet)
 
 
@@ -154,7 +155,7 @@ def _call(*line: str) -> None:
 
 
 def unshared(*line: str) -> list[str]:
-    """Return a command that runs another one in a new network namespace; who is not root is root in there."""
+    """Return a command that runs another one in a new network namespace, as root inside it."""
     rights = [] if os.geteuid() == 0 else ["--map-root-user"]
     return ["unshare", *rights, "--net", *line]
 
@@ -165,7 +166,7 @@ def within(pid: int, *line: str) -> list[str]:
 
 
 def why_no_namespaces() -> str:
-    """Return why no network namespaces can be made here, or "" where they can."""
+    """Return why network namespaces are unavailable here, or ""."""
     for tool in ("unshare", "nsenter", "ip"):
         if shutil.which(tool) is None:
             return f"{tool} is not installed"
@@ -178,7 +179,7 @@ def why_no_namespaces() -> str:
 
 
 class ProxyWay(Way):
-    """A way of bytes through a proxy on this host. What TCP would send again when a trouble is over waits here."""
+    """A path for bytes through a proxy on this host. It delays what TCP would retransmit after a trouble."""
 
     def __init__(self, meter_port: int) -> None:
         super().__init__("127.0.0.1")
@@ -196,7 +197,7 @@ class ProxyWay(Way):
         await asyncio.gather(*self._connections, return_exceptions=True)
 
     def _set_up(self, *, is_up: bool) -> None:
-        """Break every connection when the network goes down; `_serve` refuses new ones then."""
+        """Break every connection when the network goes down. `_serve` then refuses new ones."""
         if not is_up:
             for task in self._connections:
                 task.cancel()
@@ -221,14 +222,14 @@ class ProxyWay(Way):
             while some := await reader.read(MAX_READ_BYTES):
                 await self._pass(is_answer=is_answer)
                 if reader.exception() is not None:
-                    break  # who resets a connection takes back what is still on its way
+                    break  # a reset discards the data that is still in transit
                 writer.write(some)
                 await writer.drain()
             await self._pass(is_answer=is_answer)
         writer.transport.close()
 
     async def _pass(self, *, is_answer: bool) -> None:
-        """Take as long as the way takes."""
+        """Wait as long as the network would delay the data."""
         wait_s = RESENT_AFTER_S
         while self._loses():
             await asyncio.sleep(wait_s)

@@ -1,12 +1,12 @@
-"""The real service or EVerest module, on a disk that can be slow or full, and with its numbers of tasks and objects.
+"""The real service or EVerest module, with a disk that can be slow or full, and with counts of tasks and objects.
 
 Usage: python endurance/processes/wrapped_program.py run FILE    iem-dcr with these arguments
        python endurance/processes/wrapped_program.py             the EVerest module, as its manager starts it
 
-Environment variables switch on what it does besides; each names a file:
+Environment variables switch these on. Each names a file:
 
-IEM_DCR_ENDURANCE_DISK    what the journal's disk does, written by a `Disk` of whoever started the program
-IEM_DCR_ENDURANCE_COUNTS  replaced on SIGUSR1 by a JSON object: how many tasks and Python objects there are
+IEM_DCR_ENDURANCE_DISK    state of the journal's disk, written by a `Disk` in the process that started the program
+IEM_DCR_ENDURANCE_COUNTS  replaced on SIGUSR1 by a JSON object with the numbers of tasks and Python objects
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ if TYPE_CHECKING:
 
 MODULE_PY: Final = Path(iem_dcr.everest.__file__).parent / "IsabellenhuetteIemDcr" / "module.py"
 WRITER_RETRY_S: Final = 4.0
-"""How long after the end of a trouble a process may still have to write: it tries again every three seconds."""
+"""Seconds after a trouble in which a process may still have entries to write: it retries every three seconds."""
 
 
 class Disk:
     """The disk of a journal.
 
     Attributes:
-        journal: the file on it.
-        file: tells the wrapped programs what is wrong with it.
-        has_troubles: whether this run gives it any.
-        troubles: begin and end of each, by `time.monotonic`.
+        journal: path of the journal.
+        file: tells the wrapped programs the state of the disk.
+        has_troubles: whether this run lets the disk fail.
+        troubles: begin and end of each trouble, by `time.monotonic`.
     """
 
     def __init__(self, journal: Path, *, has_troubles: bool) -> None:
@@ -57,19 +57,19 @@ class Disk:
         return self.troubles[-1][1] if self.troubles else 0.0
 
     def start_random_trouble(self, chance: random.Random) -> str:
-        """Be slow or full for a few seconds. Returns which of the two."""
+        """Make the disk slow or full for a few seconds. Return which of the two."""
         is_full = chance.random() < 0.4
         self.start_trouble(chance.uniform(1.0, 5.0), wait_s=chance.choice((0.2, 0.7, 1.5, 4.0)), is_full=is_full)
         return "disk full" if is_full else "disk slow"
 
     def start_trouble(self, lasts_s: float, *, wait_s: float, is_full: bool) -> None:
-        """Be in trouble: reads and writes take ``wait_s``, and no write succeeds on a full disk."""
+        """Start a trouble: reads and writes take ``wait_s``, and all writes to a full disk fail."""
         begin_s = time.monotonic()
         self.troubles.append((begin_s, begin_s + lasts_s))
         replace(self.file, {"end_s": begin_s + lasts_s, "wait_s": wait_s, "is_full": is_full})
 
     def dropped_by_kill(self) -> list[tuple[float, float]]:
-        """Return from when until now a process that is killed now may have kept something unwritten."""
+        """Return the periods whose entries may be lost if the process is killed now."""
         now_s = time.monotonic()
         return [(begin_s, now_s) for begin_s, end_s in self.troubles if now_s < end_s + WRITER_RETRY_S]
 
@@ -77,8 +77,8 @@ class Disk:
 class Connection(sqlite3.Connection):
     """A connection to a journal on such a disk.
 
-    It waits when it is used first, which is all that a reader does, and at each commit: half of the time before and
-    half after it, so that a process that is killed meanwhile has written or not.
+    It waits at its first use, which is the only one that a reader has, and at each commit. Half of the wait is before
+    and half after the operation, so that a kill can come before or after the write.
     """
 
     disk_file: Path
@@ -104,7 +104,7 @@ class Connection(sqlite3.Connection):
         time.sleep(wait_s / 2)
 
     def _wait_s(self, *, is_commit: bool) -> float:
-        """Return how long this takes.
+        """Return the delay of an operation in seconds.
 
         Raises:
             sqlite3.OperationalError: the disk is full.
@@ -125,12 +125,12 @@ class Connection(sqlite3.Connection):
 
 
 def write_counts(file: Path, *_signal: object) -> None:
-    """Write how many tasks and objects there are, those included that the collector was told to leave alone."""
+    """Write the numbers of tasks and objects, including the objects that the garbage collector has frozen."""
     replace(file, {"tasks": len(asyncio.all_tasks()), "objects": len(gc.get_objects()) + gc.get_freeze_count()})
 
 
 def replace(file: Path, content: object) -> None:
-    """Replace a file by JSON, whole or not at all."""
+    """Replace a file atomically by JSON."""
     new = file.with_suffix(".new")
     new.write_text(json.dumps(content), "utf-8")
     new.replace(file)

@@ -1,6 +1,6 @@
-"""Receipts: the signed OCMF tuples of a meter, read without touching a byte, and their signatures checked.
+"""Receipts: reads the signed OCMF tuples of a meter without changing a byte, and checks their signatures.
 
-Importing this package does not import ``cryptography``: only `verify` and `public_key_der_hex` do, when called.
+Importing this package does not import ``cryptography``. Only calls of `verify` and `public_key_der_hex` do.
 """
 
 from __future__ import annotations

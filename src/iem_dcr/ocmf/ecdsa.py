@@ -1,8 +1,7 @@
-"""The one place that imports ``cryptography``: points become keys, and keys check signatures.
+"""Makes keys from points and checks signatures. Only this module imports ``cryptography``.
 
-Two curves may be missing there: secp192k1 it never had, and secp192r1 some builds of OpenSSL leave out. For those the
-package ``ecdsa`` is asked, pure Python. It checks signatures and never makes any, so that it is not hardened against
-timing does no harm.
+``cryptography`` may lack two curves: it never supported secp192k1, and some builds of OpenSSL omit secp192r1. For these
+the pure-Python package ``ecdsa`` is used. It only checks signatures here, so its lack of timing protection is harmless.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ _SECP192K1_G = (
 
 
 def curve_named_in(raw: bytes) -> str:
-    """Return the name of the curve that a DER SubjectPublicKeyInfo names; "" where it is none that can be read."""
+    """Return the name of the curve in a DER SubjectPublicKeyInfo, or "" if the bytes are not a readable one."""
     if _SECP192K1_OID in raw[:40]:
         return SECP192K1.name
     try:
@@ -44,11 +43,11 @@ def curve_named_in(raw: bytes) -> str:
 
 
 def key_at(point: bytes, curve: Curve) -> Key:
-    """Make a key of a point as SEC 1 writes it.
+    """Make a key from a point in SEC 1 encoding.
 
     Raises:
-        ValueError: it is no point of the curve.
-        ImportError: ``cryptography`` lacks the curve, and the package ``ecdsa`` is not there.
+        ValueError: the point is not on the curve.
+        ImportError: ``cryptography`` lacks the curve, and the package ``ecdsa`` is not installed.
     """
     kind = getattr(ec, curve.class_name, None) if curve.class_name else None
     if kind is not None:
@@ -80,7 +79,7 @@ class _OpenSslKey:
 
 
 class _PythonKey:
-    def __init__(self, key: Any) -> None:  # noqa: ANN401  the package comes without types
+    def __init__(self, key: Any) -> None:  # noqa: ANN401  the package has no types
         self._key = key
 
     @property
@@ -92,7 +91,7 @@ class _PythonKey:
         return bytes(self._key.to_string("uncompressed"))
 
     def verifies(self, signature: bytes, signed: bytes) -> bool:
-        import ecdsa  # type: ignore[import-untyped]  # noqa: PLC0415  it comes without types
+        import ecdsa  # type: ignore[import-untyped]  # noqa: PLC0415  only for rare curves; it has no types
 
         try:
             return bool(
@@ -103,7 +102,7 @@ class _PythonKey:
 
 
 def _python_key(point: bytes, curve: Curve) -> Key:
-    import ecdsa  # noqa: PLC0415  wanted for the rarest curves only
+    import ecdsa  # noqa: PLC0415  only for rare curves
 
     kind = ecdsa.NIST192p if curve.name == "secp192r1" else python_secp192k1()
     try:
@@ -114,7 +113,7 @@ def _python_key(point: bytes, curve: Curve) -> Key:
 
 @cache
 def python_secp192k1() -> Any:  # noqa: ANN401  as above
-    """Return secp192k1 as the package ``ecdsa`` takes a curve: y² = x³ + 3 (SEC 2, 2.2.1)."""
+    """Return secp192k1 as a curve of the package ``ecdsa``: y² = x³ + 3 (SEC 2, 2.2.1)."""
     from ecdsa import curves, ellipticcurve  # noqa: PLC0415  as above
 
     field = ellipticcurve.CurveFp(_SECP192K1_P, 0, 3, 1)

@@ -1,7 +1,7 @@
-"""How bytes are written: hex and base64, and the little of DER that receipts need (X.690).
+"""Encodings of bytes: hex, base64, and the part of DER that receipts need (X.690).
 
-Base64 may lack its padding, as it does in many a backend. In DER, lengths are read in short and in long form, as the
-transparency software's reader does; indefinite lengths are not read.
+Base64 may lack its padding, as in the output of many backends. DER lengths may have the short or the long form, as in
+the transparency software. Indefinite lengths are not supported.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ _BASE64 = re.compile(r"[A-Za-z0-9+/]{16,}={0,2}")
 
 
 def from_hex(text: str) -> bytes | None:
-    """Decode hex; None where it is none."""
+    """Decode hex. Return None if the text is not hex."""
     return bytes.fromhex(text) if _HEX.fullmatch(text) else None
 
 
 def from_base64(text: str) -> bytes | None:
-    """Decode base64, padded or not; None where it is none."""
+    """Decode base64 with or without padding. Return None if the text is not base64."""
     bare = text.rstrip("=")
     try:
         return binascii.a2b_base64(bare + "=" * (-len(bare) % 4), strict_mode=True)
@@ -33,7 +33,7 @@ def from_base64(text: str) -> bytes | None:
 
 
 def unwrapped(text: str, marker: str) -> str | None:
-    """Return a text out of hex or base64; None where it is neither, or does not hold text, nor the marker."""
+    """Decode a text from hex or base64. Return None if it is neither, or holds neither ASCII nor the marker."""
     together = "".join(text.split())
     raw = from_hex(together)
     if raw is None and _BASE64.fullmatch(together):
@@ -44,11 +44,11 @@ def unwrapped(text: str, marker: str) -> str | None:
 
 
 def elements(raw: bytes, *, may_go_on: bool = False) -> list[tuple[int, bytes]] | None:
-    """Return tag and content of each element of a SEQUENCE; None where the bytes are none.
+    """Return tag and content of each element of a SEQUENCE, or None if the bytes are not a SEQUENCE.
 
     Args:
         raw: the SEQUENCE.
-        may_go_on: something may stand behind it, which is not looked at.
+        may_go_on: whether further bytes may follow it. They are ignored.
     """
     outer = _element(raw, 0)
     if outer is None or outer[0] != SEQUENCE or (outer[2] != len(raw) and not may_go_on):
@@ -65,17 +65,17 @@ def elements(raw: bytes, *, may_go_on: bool = False) -> list[tuple[int, bytes]] 
 
 
 def integer(value: int) -> bytes:
-    """Write a number that is not negative."""
+    """Encode a non-negative number as an INTEGER."""
     return _written(INTEGER, value.to_bytes(value.bit_length() // 8 + 1, "big"))
 
 
 def sequence(content: bytes) -> bytes:
-    """Write elements as a SEQUENCE of at most 255 bytes."""
+    """Encode elements as a SEQUENCE of at most 255 bytes."""
     return _written(SEQUENCE, content)
 
 
 def _element(raw: bytes, at: int) -> tuple[int, bytes, int] | None:
-    """Read tag, content and the index behind the element at ``at``."""
+    """Return tag, content and end index of the element at ``at``, or None."""
     if at + 2 > len(raw):
         return None
     tag, size = raw[at], raw[at + 1]

@@ -1,6 +1,6 @@
-"""Examining the receipts of one transaction by the rules of `iem_dcr.ocmf.rules`.
+"""Examines the receipts of one transaction by the rules of `iem_dcr.ocmf.rules`.
 
-What stands in each receipt is looked at here; begin and end together by `iem_dcr.ocmf.transaction`.
+This module examines each receipt by itself. `iem_dcr.ocmf.transaction` examines begin and end together.
 """
 
 from __future__ import annotations
@@ -35,25 +35,25 @@ _LOSS_TEXTS = ("LN", "LI", "LR", "LU")
 _SIGNATURE_TEXTS = ("SA", "SE", "SM", "SD")
 _PLAIN_NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?", re.ASCII)
 _FORMS = {
-    Form.ODD: ("signature-spelling", "SA, SE or SD is written otherwise than OCMF has it", "SD"),
-    Form.ENCODING: ("signature-encoding", "SE is not hex or base64 to the letter, or SD holds a carriage return", "SE"),
-    Form.NOT_DER: ("signature-form", "the signature is not DER as the transparency software reads it", "SD"),
+    Form.ODD: ("signature-spelling", "SA, SE or SD is not written as OCMF specifies", "SD"),
+    Form.ENCODING: ("signature-encoding", "SE is not exactly hex or base64, or SD has a carriage return", "SE"),
+    Form.NOT_DER: ("signature-form", "the signature is not DER that the transparency software reads", "SD"),
 }
 
 
 def examine(receipt: Receipt) -> tuple[Finding, ...]:
-    """Examine one receipt. Never raises, whatever it holds.
+    """Examine one receipt. Never raises.
 
-    A receipt of one end only gets ``transaction-incomplete``; `examine_transaction` takes both.
+    A receipt with only the begin or only the end gets ``transaction-incomplete``. `examine_transaction` takes both.
     """
     return tuple(_examined([receipt], [None]))
 
 
 def examine_transaction(receipts: Sequence[Receipt]) -> tuple[Finding, ...]:
-    """Examine the receipts of one transaction: one, or begin and end each in a tuple of its own, in their order.
+    """Examine the receipts of one transaction: one receipt, or one for the begin and one for the end, in this order.
 
     Returns:
-        The findings, with the index of the receipt each is about.
+        The findings. Each has the index of its receipt.
     """
     return tuple(_examined(receipts, range(len(receipts))))
 
@@ -88,26 +88,26 @@ def _tuple(report: Report, receipt: Receipt, number: int | None) -> None:
     if text.count("|") > 2:
         name = next((name for name in _SIGNED_TEXTS if "|" in str(payload.get(name))), "")
         report.add(
-            "separator-in-text", f"a | stands in {name or 'a section'}; other readers cut there", name, of=number
+            "separator-in-text", f"{name or 'a section'} contains a |; other readers split there", name, of=number
         )
     if not receipt.signed.isascii():
         name = next((name for name in _SIGNED_TEXTS if not str(payload.get(name)).isascii()), "")
-        report.add("text-not-ascii", f"{name or 'the payload'} holds characters that are not ASCII", name, of=number)
+        report.add("text-not-ascii", f"{name or 'the payload'} has characters that are not ASCII", name, of=number)
     for name, longest in _LONGEST.items():
         value = payload.get(name)
         if isinstance(value, str) and len(value) > longest:
-            report.add("text-too-long", f"{name} has {len(value)} characters, {longest} are allowed", name, of=number)
+            report.add("text-too-long", f"{name} has {len(value)} characters; the limit is {longest}", name, of=number)
     signed = receipt.signed.decode()
     outer, inner = repeated_keys(signed, payload)
     in_signature = repeated_keys(text[len(HEADER) + len(signed) + 1 :], receipt.signature)
     if outer:
-        report.add("key-repeated", f"the payload gives {quoted(outer)} twice", printable(outer, limit=20), of=number)
+        report.add("key-repeated", f"the payload has {quoted(outer)} twice", printable(outer, limit=20), of=number)
     for key in (inner, *in_signature):
         if key:
-            what = f"an object gives {quoted(key)} twice; the last one counts"
+            what = f"an object has {quoted(key)} twice; the last one counts"
             report.add("key-repeated-within", what, printable(key, limit=20), of=number)
     if receipt.has_odd_numbers:
-        report.add("number-form", "a number is written as JSON does not have it", of=number)
+        report.add("number-form", "a number is not valid in JSON", of=number)
 
 
 def _fields(report: Report, receipt: Receipt, number: int | None) -> None:
@@ -117,10 +117,10 @@ def _fields(report: Report, receipt: Receipt, number: int | None) -> None:
         said = quoted(payload["FV"]) if "FV" in payload else "missing"
         report.add("format-version", f"FV is {said}; the transparency software reads 0.1 to 1.3", "FV", of=number)
     for name in _wrong_fields(payload, old=is_old(receipt)):
-        report.add("field-type", f"{name} is of another type", name, of=number)
+        report.add("field-type", f"{name} has a wrong type", name, of=number)
     for name in _SIGNATURE_TEXTS:
         if type(signature.get(name)) in (list, dict):
-            report.add("field-type", f"{name} is no text", name, of=number)
+            report.add("field-type", f"{name} is not a text", name, of=number)
     form = form_of(signature)
     if form is not Form.PLAIN:
         report.add(*_FORMS[form], of=number)
@@ -146,9 +146,9 @@ def _wrong_fields(payload: Mapping[str, object], *, old: bool) -> Iterator[str]:
 def _payload(report: Report, receipt: Receipt, number: int | None) -> None:
     RD, PG = receipt.payload.get("RD"), text_of(receipt.payload.get("PG"))
     if not isinstance(RD, list) or not RD:
-        report.add("readings-missing", "RD holds no readings", "RD", of=number)
+        report.add("readings-missing", "RD has no readings", "RD", of=number)
     elif len(RD) > MOST_READINGS:
-        report.add("readings-too-many", f"RD holds {len(RD)} readings", "RD", of=number)
+        report.add("readings-too-many", f"RD has {len(RD)} readings", "RD", of=number)
     if PG is None or len(PG) < 2:
         report.add("pagination-missing", "PG is missing or too short", "PG", of=number)
     elif receipt.counter is None:
@@ -163,21 +163,21 @@ def _types(report: Report, receipt: Receipt, row: Row, number: int | None) -> No
     if not row.written:
         RD = receipt.payload.get("RD")
         if not (isinstance(RD, list) and isinstance(RD[row.at], dict)):
-            report.add("field-type", "a reading is no object", "RD", row, number)
+            report.add("field-type", "a reading is not an object", "RD", row, number)
     for name, value in row.written.items():
         if type(value) in (list, dict) and name in (_READING_TEXTS_OLD if is_old(receipt) else _READING_TEXTS):
-            report.add("field-type", f"{name} is no text", name, row, number)
+            report.add("field-type", f"{name} is not a text", name, row, number)
 
 
 def _row(report: Report, row: Row, number: int | None) -> None:
     reading, written = row.reading, row.written
     RV = written.get("RV")
     if reading.RV is None and RV is not None:
-        report.add("value-unreadable", f"RV is no number: {quoted(RV)}", "RV", row, number)
+        report.add("value-unreadable", f"RV is not a number: {quoted(RV)}", "RV", row, number)
     elif isinstance(RV, str) and not RV.isdigit() and not _PLAIN_NUMBER.fullmatch(RV):
         report.add("number-form", f"RV is written as {RV[:40]!r}", "RV", row, number)
     if register_of(reading.RI) is None and (reading.RV is not None or reading.RI):
-        report.add("register-unknown", f"RI {quoted(reading.RI)} is no register known here", "RI", row, number)
+        report.add("register-unknown", f"RI {quoted(reading.RI)} is not a known register", "RI", row, number)
     if reading.RU not in ("kWh", "Wh") and reading.RV is not None and (reading.RU or written.get("RU") is not None):
         RU = written.get("RU", reading.RU)
         report.add("unit-unknown", f"RU is {quoted(RU)}, neither kWh nor Wh", "RU", row, number)
@@ -189,7 +189,7 @@ def _row(report: Report, row: Row, number: int | None) -> None:
 
 def _pair(report: Report, before: Receipt, after: Receipt, number: int) -> None:
     if before.meter != after.meter:
-        report.add("meters-differ", "begin and end are of different meters", "MS", of=number)
+        report.add("meters-differ", "begin and end belong to different meters", "MS", of=number)
     if before.identification != after.identification:
         report.add("identifications-differ", "begin and end name different users", "ID", of=number)
     first, second = before.counter, after.counter

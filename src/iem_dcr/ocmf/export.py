@@ -1,7 +1,7 @@
-"""Handing receipts on: for the S.A.F.E. transparency software, as plain tuples, as CSV, and as OCPP has them.
+"""Exports receipts: for the S.A.F.E. transparency software, as plain tuples, as CSV, and in OCPP's formats.
 
-The tuple goes out byte for byte. Only a signature that the transparency software cannot read (raw r‖s) is written
-anew as DER, and only when that is asked for: r and s stay, and so does everything that is signed.
+A tuple is exported byte for byte. On request a signature that the transparency software cannot read (raw r‖s) is
+re-encoded as DER. This changes neither r and s nor the signed data.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _COLUMNS = (
 
 
 class Format(enum.Enum):
-    """What receipts are written as."""
+    """An export format."""
 
     TRANSPARENCY = "transparency"
     PLAIN = "plain"
@@ -52,12 +52,12 @@ class Format(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A receipt to hand on.
+    """A receipt to export.
 
     Attributes:
-        receipt: as the meter signed it.
-        public_key: the meter's, in a form `public_key_der_hex` reads; "" where it is not known.
-        transaction_id: the station's, or "".
+        receipt: the receipt as the meter signed it.
+        public_key: the meter's key in a form that `public_key_der_hex` reads, or "" if unknown.
+        transaction_id: the station's id, or "".
     """
 
     receipt: Receipt
@@ -67,12 +67,12 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What was written.
+    """The result of an export.
 
     Attributes:
-        text: of the whole file.
-        count: receipts in it.
-        notes: what its reader has to know, a sentence each: what was left out, what was written anew.
+        text: the contents of the file.
+        count: number of receipts in it.
+        notes: sentences for the user about omitted and re-encoded receipts.
     """
 
     text: str
@@ -81,12 +81,12 @@ class Exported:
 
 
 def export(items: Sequence[Item], form: Format, *, reencode_signature: bool = False) -> Exported:
-    """Write receipts.
+    """Export receipts.
 
     Args:
-        items: in their order; the same tuple twice is written twice, but once for the transparency software.
-        form: what to write.
-        reencode_signature: write a signature that the transparency software cannot read anew as DER.
+        items: the receipts in order. A repeated tuple is written again, except for the transparency software.
+        form: the format.
+        reencode_signature: re-encode signatures that the transparency software cannot read as DER.
     """
     notes: list[str] = []
     ready = [_with_signature(item, notes, reencode=reencode_signature) for item in items]
@@ -95,14 +95,14 @@ def export(items: Sequence[Item], form: Format, *, reencode_signature: bool = Fa
 
 
 def reencoded(receipt: Receipt, public_key: str = "") -> Receipt:
-    """Return the receipt with its signature as DER, hex; what is signed stays.
+    """Return the receipt with its signature as DER in hex. The signed data does not change.
 
     Args:
-        receipt: any; its signature may be raw r‖s, or DER in a form the transparency software cannot read.
-        public_key: tells which of two possible readings of its bytes is the signature.
+        receipt: a receipt whose signature may be raw r‖s, or DER in a form that the transparency software cannot read.
+        public_key: decides between two possible readings of the signature's bytes.
 
     Raises:
-        ReceiptError: the algorithm is none of OCMF's, or the signature cannot be read.
+        ReceiptError: the algorithm is not one of OCMF's, or the signature is unreadable.
     """
     made = []
     for r, s in signature_numbers(receipt.signature, curve_of(receipt.algorithm)):
@@ -114,10 +114,10 @@ def reencoded(receipt: Receipt, public_key: str = "") -> Receipt:
 
 
 def signed_meter_value(item: Item) -> dict[str, str]:
-    """Return the object that OCPP carries (OCA, Signed Meter Values in OCPP); without a key ``publicKey`` is "".
+    """Return OCPP's object for a receipt (OCA, Signed Meter Values in OCPP). Without a key ``publicKey`` is "".
 
     Raises:
-        ReceiptError: the key cannot be read.
+        ReceiptError: the key is unreadable.
     """
     key = ""
     if item.public_key:
@@ -137,16 +137,16 @@ def _with_signature(item: Item, notes: list[str], *, reencode: bool) -> Item:
     if not reencode:
         notes.append(
             f"{_name(receipt)}: the transparency software cannot read its signature, which is not DER; "
-            "--reencode-signature writes it anew"
+            "--reencode-signature re-encodes it"
         )
         return item
     try:
         made = reencoded(receipt, item.public_key)
     except ReceiptError as error:
-        notes.append(f"{_name(receipt)}: its signature cannot be written anew: {error}")
+        notes.append(f"{_name(receipt)}: its signature cannot be re-encoded: {error}")
         return item
     notes.append(
-        f"{_name(receipt)}: its signature was written anew as DER; what is signed is unchanged, but the tuple is no "
+        f"{_name(receipt)}: its signature was re-encoded as DER; the signed data is unchanged, but the tuple is no "
         "longer byte for byte the meter's"
     )
     return replace(item, receipt=made)
@@ -167,7 +167,8 @@ def _value(item: Item, number: int, notes: list[str]) -> list[str]:
     if _NOT_IN_XML.search(text):
         text, encoding = text.encode().hex(), "hex"
         notes.append(
-            f"{_name(item.receipt)}: its control characters cannot stand in XML; as hex it is not opened there"
+            f"{_name(item.receipt)}: XML cannot contain its control characters; the transparency software cannot open "
+            "the hex that is written instead"
         )
     lines = [
         f'  <value transactionId="{number}" context="{_context(item.receipt)}">',
@@ -177,11 +178,11 @@ def _value(item: Item, number: int, notes: list[str]) -> list[str]:
     if key:
         lines.append(f'    <publicKey encoding="plain">{key}</publicKey>')
     else:
-        notes.append(f"{_name(item.receipt)}: written without a public key, which has to be entered by hand")
+        notes.append(f"{_name(item.receipt)}: written without a public key, which must be entered by hand")
     return [*lines, "  </value>"]
 
 
-def _plain(items: Sequence[Item], notes: list[str]) -> tuple[str, int]:  # noqa: ARG001  all writers are called alike
+def _plain(items: Sequence[Item], notes: list[str]) -> tuple[str, int]:  # noqa: ARG001  all writers have the same signature
     return "".join(f"{item.receipt.text}\n" for item in items), len(items)
 
 
@@ -210,7 +211,7 @@ def _csv(items: Sequence[Item], notes: list[str]) -> tuple[str, int]:
 
 
 def _ocpp16(items: Sequence[Item], notes: list[str]) -> tuple[str, int]:
-    """Write MeterValue objects of OCPP 1.6 as they go into meterValue or transactionData."""
+    """Write MeterValue objects of OCPP 1.6 for meterValue or transactionData."""
     return _meter_values(
         items,
         notes,
@@ -224,12 +225,12 @@ def _ocpp16(items: Sequence[Item], notes: list[str]) -> tuple[str, int]:
 
 
 def _ocpp201(items: Sequence[Item], notes: list[str]) -> tuple[str, int]:
-    """Write MeterValue objects of OCPP 2.0.1 as they go into meterValue."""
+    """Write MeterValue objects of OCPP 2.0.1 for meterValue."""
 
     def sampled(item: Item, reading: Reading, value: dict[str, str]) -> dict[str, object] | None:
         energy_wh = reading.energy_wh
         if energy_wh is None:
-            notes.append(f"{_name(item.receipt)}: left out, for it has no energy value, which OCPP 2.0.1 asks for")
+            notes.append(f"{_name(item.receipt)}: omitted, because OCPP 2.0.1 requires an energy value and it has none")
             return None
         if len(value["signedMeterData"]) > LONGEST_OCPP_201:
             notes.append(
@@ -256,7 +257,7 @@ def _meter_values(
     for item in items:
         reading = item.receipt.end or item.receipt.begin
         if reading is None or reading.TM is None:
-            notes.append(f"{_name(item.receipt)}: left out, for it has no time, which OCPP asks for")
+            notes.append(f"{_name(item.receipt)}: omitted, because OCPP requires a time and it has none")
             continue
         key = _der_key(item, notes)
         value = sampled(item, reading, signed_meter_value(replace(item, public_key=key)))
@@ -266,7 +267,7 @@ def _meter_values(
 
 
 def _context(receipt: Receipt) -> str:
-    """Return OCPP's context of a receipt; begin and end in one tuple are handed on at the end."""
+    """Return OCPP's context of a receipt. A tuple with begin and end is sent at the end."""
     return "Transaction.Begin" if half_of(receipt) == "begin" else "Transaction.End"
 
 
@@ -290,7 +291,7 @@ def _time(reading: Reading | None) -> str:
 
 
 def _cell(text: str) -> str:
-    """Keep a spreadsheet from taking a word of a card's or a meter's for a formula, and a terminal from obeying it."""
+    """Return a text of a card or meter that no spreadsheet takes for a formula and that is safe on a terminal."""
     word = printable(text, limit=_LONGEST_WORD)
     return f"'{word}" if text.startswith(_FORMULA) or word.startswith(_FORMULA) else word
 

@@ -1,8 +1,9 @@
-"""Reading tuples and their keys out of whatever they are handed on in: see `read_document`.
+"""Reads tuples and their keys from documents of many formats: see `read_document`.
 
-A tuple is known by how it begins, so every text in a document is looked at, and unwrapped where it is JSON, XML, hex or
-base64 (OCPP's signedMeterData, and what a CSMS makes of it). The key is the nearest one around it; where there is none
-above it, the only one in the objects beside it (OICP's CalibrationLawVerificationInfo).
+Tuples are recognised by their beginning. Every text in a document is searched, and decoded if it is JSON, XML, hex or
+base64 (OCPP's signedMeterData, and the formats that CSMSs make of it). The key of a tuple is the nearest one in the
+objects that contain it. If they have none, it is the only key in neighbouring objects (OICP's
+CalibrationLawVerificationInfo).
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ if TYPE_CHECKING:
 __all__ = ["LARGEST", "Found", "Record", "begins_with_tuple", "found_around", "read_document", "stream_records"]
 
 LARGEST = 64_000_000
-"""Bytes of the largest document; a file of tuples alone may be longer, see `stream_records`."""
+"""Maximum size of a document in bytes. A file of tuples only may be larger: see `stream_records`."""
 DEEPEST = 5
-"""Texts within texts: base64 twice, in a message of JSON, in a log of JSON, in a message, has five."""
+"""Maximum depth of nested encodings. Base64 twice, in a JSON message, in a JSON log, in a message, has five."""
 TUPLE, KEY = "tuple", "public_key"
 """Columns of the CSV of ``iem-dcr receipts export``."""
 
@@ -44,29 +45,33 @@ _MOST_STARTS = 20
 
 
 def begins_with_tuple(head: bytes) -> bool:
-    """Whether a file that begins so is one of tuples, which `stream_records` reads without holding it."""
+    """Return whether a file with this beginning holds tuples only, so that `stream_records` can read it."""
     return head.lstrip(_SPACE).startswith(HEADER.encode())
 
 
 def read_document(data: bytes, notes: list[str] | None = None) -> tuple[Found, ...]:
-    """Read the tuples of a document, in their order, in time linear to its length.
+    """Read the tuples of a document in order, in time linear in its length.
 
-    It may be a tuple; a file of tuples, one per line or one after the other; one of these as hex or base64; the
-    transparency software's XML; JSON, several JSON texts one after the other, or lines of which some hold JSON, with a
-    tuple anywhere within (EVerest's SignedMeterValue, messages of OCPP 1.6 and 2.x and logs of them, OCPI, OICP); CSV
-    of ``iem-dcr receipts export``. A tuple without a key beside it gets the document's where the document has only
-    one, and that of the same meter.
+    A document is one of these:
+
+    * a tuple, or a file of tuples, one per line or in succession, also encoded as hex or base64
+    * the transparency software's XML
+    * one or more JSON texts, or lines some of which contain JSON, with tuples anywhere inside (EVerest's
+      SignedMeterValue, messages of OCPP 1.6 and 2.x and their logs, OCPI, OICP)
+    * CSV of ``iem-dcr receipts export``
+
+    A tuple without a key gets the only key in the document, if that belongs to the same meter.
 
     Args:
         data: the document.
-        notes: what could not be read of it is added, a sentence each.
+        notes: gets a sentence for each part that could not be read.
 
     Returns:
-        At least one; damaged ones too, which `iem_dcr.ocmf.parse` refuses.
+        At least one tuple. Damaged tuples are included, and `iem_dcr.ocmf.parse` refuses them.
 
     Raises:
-        ReceiptError: there is no tuple in it, it cannot be read, or it is longer than `LARGEST` or holds more than
-            `MOST`.
+        ReceiptError: the document has no tuple, is unreadable, is longer than `LARGEST`, or has more than `MOST`
+            tuples.
     """
     if len(data) > LARGEST:
         raise ReceiptError(f"the document has {len(data)} bytes; at most {LARGEST} are read. Split it")
@@ -80,7 +85,7 @@ def read_document(data: bytes, notes: list[str] | None = None) -> tuple[Found, .
 
 
 def found_around(found: Sequence[Found]) -> list[Finding]:
-    """Return what was found in the document around the tuples of one transaction, a begin before its end."""
+    """Return the findings about the document for the tuples of one transaction, begin before end."""
     around = [replace(one, receipt=number) for number, each in enumerate(found) for one in each.findings]
     if len(found) > 1 and (found[0].context == "end" or found[-1].context == "begin"):
         around.append(finding("context-swapped", "the context attributes of begin and end are swapped"))
@@ -92,7 +97,7 @@ def _decoded(data: bytes) -> str:
     try:
         return data.decode(encoding)
     except UnicodeDecodeError as error:
-        raise ReceiptError(f"not a text in UTF-8: byte {error.start} belongs to no character") from error
+        raise ReceiptError(f"not a text in UTF-8: invalid byte {error.start}") from error
 
 
 def _of_text(text: str, notes: list[str]) -> list[Found]:
@@ -113,8 +118,8 @@ def _of_text(text: str, notes: list[str]) -> list[Found]:
     found = found or _at_most(_within(written, "", DEEPEST))
     if not found:
         raise ReceiptError(
-            f"no receipt in it: it begins with {printable(written[:200], limit=40)!r}; expected is an OCMF tuple, a "
-            "file of them, transparency XML, or JSON or CSV with signed meter values"
+            f"no receipt in it: it begins with {printable(written[:200], limit=40)!r}; expected: an OCMF tuple, a file "
+            "of them, transparency XML, or JSON or CSV with signed meter values"
         )
     return found
 
@@ -144,7 +149,7 @@ def _meter(found: Found) -> str:
 
 
 def _at_most(found: Iterable[Found]) -> list[Found]:
-    """Collect what is found in a document, and look no further than is allowed."""
+    """Collect the tuples of a document, up to the limit `MOST`."""
     collected = list(islice(found, MOST + 1))
     if len(collected) > MOST:
         raise ReceiptError(f"the document holds more than {MOST} receipts. Split it")
@@ -155,7 +160,7 @@ def _at_most(found: Iterable[Found]) -> list[Found]:
 
 
 class _Object(tuple[tuple[str, object], ...]):
-    """An object's pairs: one whose key is there again is looked at too."""
+    """The pairs of a JSON object, including those with a repeated key."""
 
     __slots__ = ()
 
@@ -164,7 +169,7 @@ _JSON = json.JSONDecoder(strict=False, parse_int=str, parse_float=str, parse_con
 
 
 def _of_json(text: str) -> list[Found]:
-    """Read one JSON text, or several one after the other; nothing where one of them is none."""
+    """Read one or more JSON texts. Return nothing if the text is not entirely JSON."""
     values = list[object]()
     at, size = 0, len(text)
     while at < size:
@@ -176,16 +181,16 @@ def _of_json(text: str) -> list[Found]:
         except ValueError:
             return []
         except RecursionError as error:
-            raise ReceiptError("JSON that is nested too deeply to be read") from error
+            raise ReceiptError("JSON that is nested too deeply") from error
         values.append(value)
     found = (one for value in values for one in _search(value, "", DEEPEST))
     return _at_most(replace(one, source=f"receipt {number}") for number, one in enumerate(found, 1))
 
 
 def _of_lines(text: str, notes: list[str]) -> list[Found]:
-    """Read lines that hold JSON, or a tuple, with any text before it.
+    """Read lines with JSON or a tuple after any other text.
 
-    The other lines become a note: those that have a brace, and where lines have nothing before their JSON, all.
+    The other lines are listed in a note. In a log, which has text before its JSON, only those with a brace are.
     """
     unread: list[int] = []
     plain: list[int] = []
@@ -206,12 +211,12 @@ def _of_lines(text: str, notes: list[str]) -> list[Found]:
     if found and unread:
         more = f" and {len(unread) - 10:,} more" if len(unread) > 10 else ""
         lines = ", ".join(str(number) for number in unread[:10])
-        notes.append(f"line{'' if len(unread) == 1 else 's'} {lines}{more}: no JSON and no receipt; passed over")
+        notes.append(f"line{'' if len(unread) == 1 else 's'} {lines}{more}: neither JSON nor a receipt; skipped")
     return found
 
 
 def _of_line(line: str) -> tuple[list[Found], bool]:
-    """Return what a line holds, and whether it could be read."""
+    """Return the tuples of a line, and whether the line could be read."""
     found: list[Found] = []
     at, is_read = 0, False
     for match in islice(_LINE_START.finditer(line), _MOST_STARTS):
@@ -231,7 +236,7 @@ def _of_line(line: str) -> tuple[list[Found], bool]:
 
 
 def _search(value: object, key: str, depth: int) -> Iterator[Found]:
-    """Yield the tuples within a value in their order; without recursion, for JSON may be deep."""
+    """Yield the tuples within a value in order. It does not recurse, because JSON may be deeply nested."""
     waiting = [(value, key)]
     while waiting:
         value, key = waiting.pop()
@@ -245,7 +250,7 @@ def _search(value: object, key: str, depth: int) -> Iterator[Found]:
 
 
 def _within(text: str, key: str, depth: int) -> Iterator[Found]:
-    """Yield the tuples within a text: as it is, or unwrapped from JSON, XML, hex or base64."""
+    """Yield the tuples within a text, directly or decoded from JSON, XML, hex or base64."""
     written = text.strip(_AROUND)
     if depth and written.startswith(_BEGINS_JSON):
         try:
@@ -277,7 +282,7 @@ def _key_in(value: _Object) -> str:
 
 
 def _key_beside(value: _Object, depth: int = 3) -> str:
-    """Return the key that stands in an object within this one, not far below, where there is only one."""
+    """Return the key in the objects within this one, up to a depth, if there is exactly one."""
     keys = {
         key
         for _, inner in value
@@ -290,13 +295,13 @@ def _key_beside(value: _Object, depth: int = 3) -> str:
 
 
 def _is_csv(text: str) -> bool:
-    """Whether the first line names the columns of a CSV with tuples."""
+    """Return whether the first line is the header of a CSV with tuples."""
     line = text[:2000].partition("\n")[0]
     return TUPLE in [name.strip().strip('"') for name in line.split(",")]
 
 
 def _of_csv(text: str) -> list[Found]:
-    """Read the tuples of the rows; one without a tuple (erased) is left out."""
+    """Read the tuples of the rows. Rows without a tuple (erased receipts) are skipped."""
     rows = csv.DictReader(io.StringIO(text, newline=""))
     try:
         return _at_most(

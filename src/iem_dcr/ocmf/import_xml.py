@@ -1,7 +1,7 @@
 """The S.A.F.E. transparency software's XML: one ``<value>`` with ``<signedData>`` and ``<publicKey>`` per tuple.
 
-More is read than that software opens, and that is said: it takes a value's text as it stands, whatever its attributes
-say, knows no namespace, and takes a key that is DER in hex or base64.
+This reader accepts more than that software, and reports the difference. That software takes a value's text literally
+whatever its attributes say, supports no namespace, and accepts only keys that are DER in hex or base64.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MOST = 500_000
-"""Tuples in one document."""
+"""Maximum number of tuples in one document."""
 DEEPEST = 50
-"""Elements within each other; the format has three."""
+"""Maximum depth of nested elements. The format has three."""
 
 _CONTEXTS = {"Transaction.Begin": "begin", "Transaction.End": "end"}
 
@@ -32,11 +32,11 @@ class Found:
     """A tuple in a document.
 
     Attributes:
-        text: the tuple as written; where it is damaged, all of it that can be made out.
-        key: the public key that stands beside it, in a form `iem_dcr.ocmf.public_key_der_hex` may read; "" for none.
-        source: where in the document it stands, for people: ``line 3``.
-        findings: what the transparency software cannot read of the document.
-        context: what the document calls it: "begin", "end", or "".
+        text: the tuple as written. For a damaged one, its recognisable part.
+        key: its public key, in a form that `iem_dcr.ocmf.public_key_der_hex` may read, or "".
+        source: its place in the document, for people: ``line 3``.
+        findings: what the transparency software cannot read in the document.
+        context: the document's name for it: "begin", "end", or "".
     """
 
     text: str
@@ -47,17 +47,17 @@ class Found:
 
 
 def read_xml(data: bytes) -> list[Found]:
-    """Read the tuples of a transparency file; an element of another format than OCMF is handed on as it is.
+    """Read the tuples of a transparency file. An element of another format than OCMF is returned unchanged.
 
     Raises:
-        ReceiptError: it is no XML, has a document type declaration, or holds too many tuples.
+        ReceiptError: the data is not XML, has a document type declaration, or holds too many tuples.
     """
     return _Reader().read(data)
 
 
 class _Reader:
-    """Collects while expat reads. A document type declaration is refused as soon as it begins: entities are declared
-    nowhere else, so nothing can be expanded and nothing outside be fetched.
+    """Collects tuples while expat parses. A document type declaration is refused at its beginning. Only there can
+    entities be declared, so nothing can be expanded or fetched.
     """
 
     def __init__(self) -> None:
@@ -80,16 +80,16 @@ class _Reader:
         parser.EndElementHandler = self._end
         parser.CharacterDataHandler = self._characters
         try:
-            parser.Parse(data, True)  # noqa: FBT003  positional only; at once, or a long piece is looked at again and again
+            parser.Parse(data, True)  # noqa: FBT003  positional only; in one piece, because expat rescans a long one
         except expat.ExpatError as error:
             raise ReceiptError(f"not XML: {printable(error)}") from error
-        except (ValueError, LookupError) as error:  # an encoding that the declaration names and nobody knows
+        except (ValueError, LookupError) as error:  # the declaration names an unknown encoding
             raise ReceiptError(f"XML that cannot be read: {printable(error)}") from error
         return self._found
 
     def _start(self, name: str, attributes: dict[str, str]) -> None:
         if len(self._path) >= DEEPEST:
-            raise ReceiptError(f"XML with elements nested more than {DEEPEST} deep is no transparency file")
+            raise ReceiptError(f"XML with more than {DEEPEST} nested elements is not a transparency file")
         local = name.rpartition(":")[2]
         self._path.append(local)
         self._has_namespace |= ":" in name or bool(attributes.get("xmlns"))
@@ -129,20 +129,20 @@ class _Reader:
 
 
 def _findings(one: str, text: str, key: str, *, is_placed: bool) -> Iterator[Finding]:
-    """Tell what the transparency software does not read of a tuple, the text of its value, and its key."""
+    """Yield what the transparency software cannot read of a tuple, the text of its value, and its key."""
     why = [] if is_placed else ["a namespace, or other elements around"]
     if HEADER not in text:
         why.append("data in hex or base64")
     elif not text.startswith(one) or text[len(one) :].lstrip()[:1] not in ("", "|"):
-        yield finding("text-around-tuple", "text stands before or behind the tuple in its value")
+        yield finding("text-around-tuple", "there is text before or after the tuple in its value")
     bare = "".join(key.split())
     raw = from_hex(bare) or from_base64(bare) or b""
     if key and raw[:1] != bytes([SEQUENCE]):
-        why.append("a key that is no DER in hex or base64")
+        why.append("a key that is not DER in hex or base64")
     if why:
-        what = f"the transparency software cannot open it ({', '.join(why)}); verify --export writes another file"
+        what = f"the transparency software cannot open it ({', '.join(why)}); verify --export writes a readable file"
         yield finding("container-not-readable", what)
 
 
 def _refuse_declaration(*_: object) -> NoReturn:
-    raise ReceiptError("XML with a document type declaration or entities is not read; a transparency file has none")
+    raise ReceiptError("XML with a document type declaration or entities is refused; a transparency file has none")

@@ -1,11 +1,16 @@
-"""A meter's public key, in the forms in which it is met, and the curves of OCMF.
+"""A meter's public key in all its known formats, and the curves of OCMF.
 
-GET /publickey of 2025 firmware gives hex of DER SubjectPublicKeyInfo; a unit of 2023 is known by bare X‖Y; OCMF
-allows base64; OCPP carries base64 of ``oca:base16:asn1:<hex>`` (OCA, Signed Meter Values in OCPP) and, in that paper's
-own example, base64 of the hex. So a text is unwrapped until bytes remain, and the bytes are a DER
-SubjectPublicKeyInfo or a point as SEC 1 writes it. ``cryptography`` reads both, and says whether the point is on the
-curve. What it refuses in the wrapping of a key (lengths in long form, the curve spelled out by its parameters) the
-S.A.F.E. transparency software does not look at: it takes the BIT STRING out of the sequence, and so does this.
+Known formats of a key:
+
+* GET /publickey of 2025 firmware returns DER SubjectPublicKeyInfo in hex. A unit of 2023 has bare X‖Y.
+* OCMF allows base64.
+* OCPP has base64 of ``oca:base16:asn1:<hex>`` (OCA, Signed Meter Values in OCPP), or base64 of the hex, as in the
+  example of that paper.
+
+A text is therefore decoded until bytes remain. These are a DER SubjectPublicKeyInfo or a point in SEC 1 encoding.
+``cryptography`` checks whether the point is on the curve. It refuses keys with lengths in long form, or with a curve
+given by its parameters. The S.A.F.E. transparency software accepts them, because it only takes the BIT STRING out of
+the sequence. This module does the same.
 
 A SubjectPublicKeyInfo that names another curve than SA is refused.
 """
@@ -31,24 +36,24 @@ _BETWEEN_DIGITS = re.compile(r"[\s:]+")
 _UNCOMPRESSED = b"\x04"
 _COMPRESSED = (b"\x02", b"\x03")
 _LONGEST = 4000
-"""Characters of the longest text looked at: base64 of a PEM of a key with its curve's parameters has some 1,000."""
+"""Maximum length of a key's text. Base64 of a PEM of a key with curve parameters has about 1,000 characters."""
 _DEEPEST = 3
 _KEYS_KEPT = 256
 
 _EXPECTED = (
-    "expected is DER SubjectPublicKeyInfo as hex, base64, PEM or oca:base16:asn1:…, or a point as hex: 04‖X‖Y, X‖Y"
+    "expected: DER SubjectPublicKeyInfo as hex, base64, PEM or oca:base16:asn1:…, or a point as hex: 04‖X‖Y, X‖Y"
 )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Curve:
-    """An elliptic curve of OCMF (OCMF 1.4.1, Signature methods); its arithmetic is that of ``cryptography``.
+    """An elliptic curve of OCMF (OCMF 1.4.1, Signature methods). ``cryptography`` does the arithmetic.
 
     Attributes:
         name: the name within SA.
-        size: bytes of a coordinate, and of r and of s in a raw signature.
-        n: order of the generator; r and s are below it (SEC 2, RFC 5639).
-        class_name: its class in ``cryptography``; "" where there is none.
+        size: size in bytes of a coordinate, and of r and s in a raw signature.
+        n: order of the generator. r and s are below it (SEC 2, RFC 5639).
+        class_name: its class in ``cryptography``, or "" if it has none.
     """
 
     name: str
@@ -79,7 +84,7 @@ CURVE_OF_ALGORITHM = {f"ECDSA-{curve.name}-SHA256": curve for curve in CURVES} |
     "ECDSA-brainpoolP256r1-SHA256": BRAINPOOL256R1,
     "ECDSA-brainpoolP384r1-SHA256": BRAINPOOL384R1,
 }
-"""The curve of each value of SA; their hash is SHA-256. Other readers write brainpool with the P of RFC 5639."""
+"""The curve of each value of SA. The hash is SHA-256. Some programs write brainpool with the P of RFC 5639."""
 
 _CURVE_OF_LOWER = {
     name.replace("brainpoolP", "brainpool").lower().removeprefix("ecdsa"): curve
@@ -88,7 +93,7 @@ _CURVE_OF_LOWER = {
 
 
 class Key(Protocol):
-    """A key that is ready to check signatures."""
+    """A key that can check signatures."""
 
     @property
     def der(self) -> bytes:
@@ -99,14 +104,14 @@ class Key(Protocol):
         """The point as 04‖X‖Y."""
 
     def verifies(self, signature: bytes, signed: bytes) -> bool:
-        """Whether a DER signature is the ECDSA signature with SHA-256 over ``signed``."""
+        """Return whether a DER signature is a valid ECDSA signature with SHA-256 of ``signed``."""
 
 
 def curve_of(algorithm: str | None) -> Curve:
-    """Return the curve of a value of SA, whatever the case of its letters behind ``ECDSA``.
+    """Return the curve of a value of SA. The case of the letters after ``ECDSA`` is ignored.
 
     Args:
-        algorithm: SA; None stands for an SA that is not a string.
+        algorithm: SA, or None if SA is not a string.
 
     Raises:
         ReceiptError: the algorithm is not one of OCMF's.
@@ -121,18 +126,18 @@ def curve_of(algorithm: str | None) -> Curve:
 
 
 def public_key_der_hex(text: str, algorithm: str | None = None) -> str:
-    """Bring a key to hex of DER SubjectPublicKeyInfo with an uncompressed point. Loads ``cryptography``.
+    """Convert a key to hex of DER SubjectPublicKeyInfo with an uncompressed point. Imports ``cryptography``.
 
     Args:
         text: DER SubjectPublicKeyInfo as hex, base64 or PEM, or 04‖X‖Y, X‖Y or a compressed point as hex or base64, or
-            any of these as ``oca:base16:asn1:<hex>``, or base64 of one of these texts; white space is left out.
-        algorithm: the SA the key belongs to; by default that of a key of secp256r1.
+            any of these as ``oca:base16:asn1:<hex>``, or base64 of one of these texts. White space is ignored.
+        algorithm: the SA of the key. The default is secp256r1.
 
     Returns:
-        The hex in lower case; a text that already is hex of DER keeps its letter case.
+        The hex in lower case. A text that is already hex of DER keeps its letter case.
 
     Raises:
-        ReceiptError: the text is none of these, the point is not on the curve, or ``cryptography`` cannot be used.
+        ReceiptError: the text is none of these, the point is not on the curve, or ``cryptography`` is unusable.
     """
     curve = SECP256R1 if algorithm is None else curve_of(algorithm)
     try:
@@ -145,9 +150,9 @@ def public_key_der_hex(text: str, algorithm: str | None = None) -> str:
 
 @lru_cache(maxsize=_KEYS_KEPT)
 def is_plain(text: str, curve: Curve) -> bool:
-    """Whether a key that is DER as hex or base64 is padded base64, has short lengths and names its curve.
+    """Return whether a key of DER in hex or base64 has padding, short lengths and a named curve.
 
-    True of what is no such text as well: PEM, a point, OCPP's forms.
+    Other forms (PEM, a point, OCPP's forms) count as plain too.
     """
     try:
         size = len(key_of(text, curve).der)
@@ -161,7 +166,7 @@ def is_plain(text: str, curve: Curve) -> bool:
 
 
 def missing(error: ImportError) -> str:
-    """Say which package a key or a signature needs."""
+    """Return a message that names the missing package."""
     if (error.name or "").partition(".")[0] == "ecdsa":
         return "this curve needs the package ecdsa: install iem-dcr[tools]"
     return f"the package cryptography cannot be used: {printable(error)}"
@@ -169,17 +174,17 @@ def missing(error: ImportError) -> str:
 
 @lru_cache(maxsize=_KEYS_KEPT)
 def key_of(text: str, curve: Curve) -> Key:
-    """Read a key, in a form of `public_key_der_hex`; a key read before is still at hand.
+    """Read a key in a form of `public_key_der_hex`. Keys are cached.
 
     Raises:
-        ReceiptError: the text is no key of this curve.
-        ImportError: ``cryptography`` cannot be used, or lacks the curve and the package ``ecdsa`` is not there.
+        ReceiptError: the text is not a key of this curve.
+        ImportError: ``cryptography`` is unusable, or lacks the curve and the package ``ecdsa`` is not installed.
     """
     if len(text) > _LONGEST:
         raise ReceiptError(f"not a public key: {len(text)} characters are more than any key has")
     if not text.strip():
         raise ReceiptError("no public key: the text is empty")
-    from iem_dcr.ocmf import ecdsa  # noqa: PLC0415  nothing loads cryptography before the first key
+    from iem_dcr.ocmf import ecdsa  # noqa: PLC0415  cryptography is imported with the first key only
 
     for raw in _bytes_of(text, _DEEPEST):
         point = _point_in(raw, curve)
@@ -187,7 +192,7 @@ def key_of(text: str, curve: Curve) -> Key:
             continue
         named = ecdsa.curve_named_in(raw)
         if named not in ("", curve.name):
-            raise ReceiptError(f"the key is one of {named}, but the signature algorithm's is {curve.name}")
+            raise ReceiptError(f"the key has the curve {named}, but the signature algorithm has {curve.name}")
         try:
             return ecdsa.key_at(point, curve)
         except ValueError as error:
@@ -199,7 +204,7 @@ def key_of(text: str, curve: Curve) -> Key:
 
 
 def _bytes_of(text: str, depth: int) -> Iterator[bytes]:
-    """Yield the bytes of a key in every way its text can be read: a text of hex digits may be base64 as well."""
+    """Yield every possible decoding of a key's text, as hex digits may also be base64."""
     if match := _OCA.match(text):
         text = match[2] if match[1] in ("base16", "base64") else ""
     elif match := _PEM.search(text):
@@ -217,7 +222,10 @@ def _bytes_of(text: str, depth: int) -> Iterator[bytes]:
 
 
 def _point_in(raw: bytes, curve: Curve) -> bytes | None:
-    """Return the point of a key as SEC 1 writes it, on the curve or not; None where the bytes hold none of its size."""
+    """Return the point of a key in SEC 1 encoding, or None if the bytes hold no point of the curve's size.
+
+    It does not check whether the point is on the curve.
+    """
     inner = elements(raw) or []
     if len(inner) > 1 and inner[1][0] == BIT_STRING:
         return inner[1][1][1:]

@@ -1,11 +1,11 @@
-"""A receipt: one signed OCMF tuple and what it says (OCMF 1.4.1, Payload Data Section).
+"""A receipt: one signed OCMF tuple and its contents (OCMF 1.4.1, Payload Data Section).
 
-A field that is missing, or is not what OCMF says it is, reads as None or "": a receipt with an odd field is still a
-receipt, and its signature can be checked.
+A missing or invalid field is read as None or "". A receipt with an unusual field is still a receipt, and its signature
+can be checked.
 
-A reading that leaves a field out takes it from the reading before (OCMF, Readings). A reading that takes over TX is no
-second begin or end of a register that has one of its own; but the second object of a meter that writes a row per
-register inherits TX and TM, and is its register's begin or end.
+A reading without a field inherits it from the previous reading (OCMF, Readings). A reading that inherits TX is not a
+second begin or end if its register has a begin or end with its own TX. But some meters write one row per register, and
+the second row inherits TX and TM. It is then the begin or end of its register.
 """
 
 from __future__ import annotations
@@ -27,31 +27,31 @@ if TYPE_CHECKING:
     from iem_dcr.meter_time import MeterTime
 
 DEFAULT_ALGORITHM = "ECDSA-secp256r1-SHA256"
-"""OCMF's default where the signature section has no SA."""
+"""OCMF's default for a signature section without SA."""
 
 ENDING = frozenset("ELRAP")
 """Values of TX that end a transaction: end, local, remote, abort, power failure."""
 
 MOST_READINGS = 10_000
-"""A tuple of ten megabytes could hold three million readings; those of a transaction are a handful."""
+"""Limit of readings. A transaction has a few, but a tuple of ten megabytes could hold three million."""
 
 _READING_FIELDS = ("TM", "TX", "EF", "ST", "RV", "RI", "RU", "RT")
 _NUMBER = re.compile(r"[+-]?(?:\d{1,40}(?:\.\d{0,40})?|\.\d{1,40})(?:[eE][+-]?\d{1,2})?", re.ASCII)
 _PAGINATION = re.compile(r"([TF])(0|[1-9]\d{0,17})", re.ASCII)
 _WH_PER_UNIT = {"kWh": Decimal(1000), "Wh": Decimal(1)}
 _EXACT = Context(prec=320)
-"""Wide enough for every difference of two numbers that `_NUMBER` lets through."""
+"""Enough digits for every difference of two numbers that `_NUMBER` accepts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One reading of a register, fields omitted in the tuple taken from the reading before (OCMF, Readings).
+    """One reading of a register. Omitted fields are inherited from the previous reading (OCMF, Readings).
 
     Attributes:
         TM: time of the reading, or None.
-        TX: place in the transaction, one of ``B C X E L R A P S T``, or "".
-        EF: what is no longer usable: ``E`` energy, ``t`` time.
-        ST: state of the meter, ``G`` is good.
+        TX: position in the transaction, one of ``B C X E L R A P S T``, or "".
+        EF: quantities that are not usable: ``E`` energy, ``t`` time.
+        ST: state of the meter. ``G`` is good.
         RV: value in the unit of RU, or None.
         RI: OBIS code of the register.
         RU: unit, ``kWh`` or ``Wh``.
@@ -69,13 +69,13 @@ class Reading:
 
     @property
     def is_import(self) -> bool:
-        """Whether the register is one of imported energy (`iem_dcr.ocmf.registers`); A-B may be left out, ``1.8.0``."""
+        """Whether the register counts imported energy (`iem_dcr.ocmf.registers`). A-B may be omitted: ``1.8.0``."""
         register = register_of(self.RI if ":" in self.RI else f"1-0:{self.RI}")
         return register is not None and register.direction == "import"
 
     @property
     def energy_wh(self) -> Decimal | None:
-        """The value in Wh, exactly; None without a value or with a unit that is none of energy."""
+        """The exact value in Wh, or None without a value or with another unit than kWh and Wh."""
         factor = _WH_PER_UNIT.get(self.RU)
         return None if self.RV is None or factor is None else _EXACT.multiply(self.RV, factor)
 
@@ -85,9 +85,9 @@ class Row(NamedTuple):
 
     Attributes:
         at: its index in RD.
-        written: the object as written; empty where RD holds something else.
-        reading: what it says, fields left out taken from the reading before.
-        time_text: TM as text, taken from the reading before where it is left out; "" where there is none.
+        written: the object as written, or empty if RD has something else there.
+        reading: its contents with inherited fields.
+        time_text: TM as text, possibly inherited, or "".
     """
 
     at: int
@@ -98,14 +98,14 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """One signed OCMF tuple. Two receipts are equal when their texts are.
+    """One signed OCMF tuple. Two receipts are equal if their texts are equal.
 
     Attributes:
         text: the tuple, byte for byte as received.
-        payload: the payload section; fractions are Decimal.
+        payload: the payload section. Fractions are Decimal.
         signature: the signature section.
-        signed: what the signature is over, the UTF-8 of the payload section exactly as received.
-        has_odd_numbers: a number is written as JSON does not have it, and is read as text.
+        signed: the signed bytes: UTF-8 of the payload section exactly as received.
+        has_odd_numbers: whether a number is not valid in JSON and was read as text.
     """
 
     text: str
@@ -117,30 +117,30 @@ class Receipt:
 
     @property
     def rows(self) -> tuple[Row, ...]:
-        """The objects of RD; of more than `MOST_READINGS` the first so many."""
-        if self._rows is None:  # a signature can be checked without them, and they take longer than the rest
+        """The objects of RD, at most `MOST_READINGS`."""
+        if self._rows is None:  # lazy: they take longer than the rest, and the check of a signature does not need them
             object.__setattr__(self, "_rows", _rows_of(self.payload.get("RD")))
         return self._rows or ()
 
     @property
     def readings(self) -> tuple[Reading, ...]:
-        """What the objects of RD say; of more than `MOST_READINGS` the first so many."""
+        """The readings of RD, at most `MOST_READINGS`."""
         return tuple(row.reading for row in self.rows)
 
     @property
     def pagination(self) -> str | None:
-        """PG: ``T`` or ``F`` and a counter, ``T4``."""
+        """PG: ``T`` or ``F`` and a counter, such as ``T4``."""
         return _string(self.payload.get("PG"))
 
     @property
     def counter(self) -> tuple[str, int] | None:
-        """PG as context (``T`` or ``F``) and counter; None where it is not of that form."""
+        """PG as context (``T`` or ``F``) and counter, or None if it has another form."""
         match = _PAGINATION.fullmatch(self.pagination or "")
         return None if match is None else (match[1], int(match[2]))
 
     @property
     def is_fiscal(self) -> bool:
-        """Whether the receipt is none of a transaction: its PG begins with another letter than ``T``."""
+        """Whether the receipt is outside of transactions: its PG begins with another letter than ``T``."""
         PG = self.payload.get("PG")
         return isinstance(PG, (str, int, Decimal)) and PG != "" and (PG is True or not str(PG).startswith("T"))
 
@@ -151,17 +151,17 @@ class Receipt:
 
     @property
     def meter(self) -> str:
-        """What tells the meter from others: its serial number, or the gateway's, or ""."""
+        """The identity of the meter: its serial number, or that of the gateway, or ""."""
         return self.meter_serial or _string(self.payload.get("GS")) or ""
 
     @property
     def identification(self) -> str | None:
-        """ID: the user's id, and the only place for an id of the station's."""
+        """ID: the user's id. It is the only field that can hold an id of the station."""
         return _string(self.payload.get("ID"))
 
     @property
     def algorithm(self) -> str | None:
-        """SA, or OCMF's default where there is none; None where it is not a string."""
+        """SA or its default, or None if SA is not a string."""
         SA = self.signature.get("SA")
         return DEFAULT_ALGORITHM if SA is None else _string(SA)
 
@@ -182,7 +182,7 @@ class Receipt:
 
     @property
     def end(self) -> Reading | None:
-        """The last reading that ends the transaction, of the register of `begin` (without one: of any import)."""
+        """The last reading that ends the transaction, of the register of `begin`, or without one of any import."""
         begin = self.begin
         for reading in reversed(self.readings):
             same = (
@@ -196,7 +196,7 @@ class Receipt:
 
     @property
     def energy_wh(self) -> Decimal | None:
-        """Imported energy from `begin` to `end` in Wh, exactly; None where the tuple does not hold both values."""
+        """The exact imported energy from `begin` to `end` in Wh, or None if one of the values is missing."""
         begin, end = self.begin, self.end
         if begin is None or end is None:
             return None
@@ -204,14 +204,14 @@ class Receipt:
 
 
 class Ends(NamedTuple):
-    """The begins and ends of one register, in their order; only the first of each where more are inherited."""
+    """The begins and ends of one register in order. Of inherited ones only the first counts."""
 
     begins: list[Row]
     ends: list[Row]
 
 
 def ends_of(rows: Iterable[Row]) -> dict[object, Ends]:
-    """Return the begins and ends of each register, in the order in which the registers appear."""
+    """Return the begins and ends of each register, in the order of the registers in ``rows``."""
     of: dict[object, Ends] = {}
     for row in rows:
         TX = row.reading.TX
@@ -233,15 +233,15 @@ def _add(rows: list[Row], row: Row) -> None:
 
 
 def difference_wh(begin_wh: Decimal | None, end_wh: Decimal | None) -> Decimal | None:
-    """Return what was counted between two values of `Reading.energy_wh`, exactly; None where one of them is."""
+    """Return the exact difference of two values of `Reading.energy_wh`, or None if one is None."""
     return None if begin_wh is None or end_wh is None else _EXACT.subtract(end_wh, begin_wh)
 
 
 def parse(text: str) -> Receipt:
-    """Read a receipt from a text that `find_tuple` finds a tuple in.
+    """Read a receipt from a text in which `find_tuple` finds a tuple.
 
     Raises:
-        ReceiptError: there is no tuple in it.
+        ReceiptError: the text has no tuple.
     """
     read = read_tuple(text)
     if read is None:
@@ -253,7 +253,7 @@ def parse(text: str) -> Receipt:
             found.encode()
     except UnicodeEncodeError as error:
         raise ReceiptError(
-            f"not a text of Unicode's: half a surrogate pair at character {error.start}; read the bytes as UTF-8"
+            f"not valid Unicode: half a surrogate pair at character {error.start}; read the bytes as UTF-8"
         ) from error
     return Receipt(found, payload, signature, data, has_odd_numbers)
 
@@ -269,7 +269,7 @@ def _rows_of(RD: object) -> tuple[Row, ...]:
             time = fields.get("TM")
             rows.append(Row(index, written, _reading(fields), time if isinstance(time, str) else ""))
         else:
-            fields = {}  # it says nothing, and nothing can be taken over from it
+            fields = {}  # the next reading can inherit nothing from it
             rows.append(Row(index, fields, Reading(), ""))
     return tuple(rows)
 
@@ -293,7 +293,7 @@ def _text(value: object) -> str:
 
 
 def _string(value: object) -> str | None:
-    """Return a string that can be written anywhere; a JSON escape can smuggle in half a surrogate pair."""
+    """Return a string that UTF-8 can encode, or None. A JSON escape can contain half a surrogate pair."""
     if not isinstance(value, str):
         return None
     if not value.isascii():
@@ -314,7 +314,7 @@ def _time(value: object) -> MeterTime | None:
 
 
 def number_in(value: object) -> Decimal | None:
-    """Read a register's value: this meter writes a string of digits, OCMF asks for a JSON number; others pad it."""
+    """Read a register's value. OCMF requires a JSON number, this meter writes a string, and others pad it."""
     if isinstance(value, bool) or not isinstance(value, (str, int, Decimal)):
         return None
     text = str(value).strip(BLANKS)

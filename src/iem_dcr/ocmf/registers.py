@@ -1,9 +1,12 @@
 """What a register counts, by its OBIS code (OCMF 1.4.1, RI; IEC 62056-6-1).
 
-OCMF writes ``A-B:C.D.E`` with F left out or behind ``.`` or ``*``; the groups are read as hexadecimal, as the
-transparency software does: this meter's ``1-b:1.8.e``, ``01-00:98.08.00.FF`` of others. C says what is counted: 1 and
-2 are the totals of import and export; B0 to B3 and C0 to C3 are OCMF's own for import and export, at the meter or with
-the cable's loss taken out, as total or of the transaction; 98 and 9E are older codes for import without and with loss.
+OCMF writes ``A-B:C.D.E``. F is omitted, or follows ``.`` or ``*``. The groups are read as hexadecimal, as in the
+transparency software: this meter has ``1-b:1.8.e``, others have ``01-00:98.08.00.FF``. C is the quantity:
+
+* 1 and 2 are the totals of import and export.
+* B0 to B3 and C0 to C3 are OCMF's codes for import and export: at the meter or with the cable's loss subtracted, as a
+  total or for the transaction.
+* 98 and 9E are older codes for import without and with the loss.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ _CODE = re.compile(
     rf"{_GROUP}(?:-{_GROUP}(?::{_GROUP}(?:\.{_GROUP}(?:\.{_GROUP}(?:[.*]{_GROUP})?)?)?)?)?", re.ASCII | re.IGNORECASE
 )
 BLANKS = "".join(map(chr, range(0x21)))
-"""What the transparency software cuts off around an RI, a TX or a number."""
+"""Characters that the transparency software strips from an RI, a TX or a number."""
 
 _LONGEST_KEPT = 40
 _ENERGY = 8
@@ -30,13 +33,13 @@ _TOTAL = frozenset({0x00, 0x200, 0x255, 0xFF})
 
 @dataclass(frozen=True, slots=True)
 class Register:
-    """What an OBIS code says.
+    """The meaning of an OBIS code.
 
     Attributes:
-        groups: A to F; F is 0 for a total, however that is written.
-        direction: "import", "export", or "" where it is neither of energy.
-        judged: the transparency software looks at this register to judge a transaction.
-        compensated: the cable's loss is taken out; where a transaction has such a register, only those are judged.
+        groups: A to F. F is 0 for a total in any notation.
+        direction: "import", "export", or "" for neither.
+        judged: whether the transparency software judges transactions by this register.
+        compensated: whether the cable's loss is subtracted. If a transaction has such registers, only these are judged.
     """
 
     groups: tuple[int, ...]
@@ -46,12 +49,12 @@ class Register:
 
 
 def register_of(code: str) -> Register | None:
-    """Read an OBIS code; None where it is none of electrical energy's (or none at all)."""
+    """Parse an OBIS code. Return None if it is not one of electrical energy, or not an OBIS code."""
     return _register_of(code) if len(code) <= _LONGEST_KEPT else _read(code)
 
 
 def key_of_register(code: str) -> object:
-    """Return what is the same for one register however it is spelled: ``1-0:1.8.0`` and ``01-00:1.8.0*255``."""
+    """Return a key that is equal for all notations of a register: ``1-0:1.8.0`` and ``01-00:1.8.0*255``."""
     register = register_of(code)
     return code if register is None else register.groups
 

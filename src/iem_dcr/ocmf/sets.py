@@ -1,7 +1,7 @@
-"""What is found across a set of receipts: which of them are one transaction, and which are missing.
+"""Examines a set of receipts: which of them belong to one transaction, and which are missing.
 
-A meter that signs begin and end in tuples of their own counts both (PG); this meter's tuples hold both. Counters are
-one per meter and context, and go up by one (OCMF 1.4.1, Pagination).
+This meter's tuples have begin and end. Other meters sign them in separate tuples and count both (PG). There is one
+counter per meter and context, which increases by one (OCMF 1.4.1, Pagination).
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ if TYPE_CHECKING:
     from iem_dcr.ocmf.rules import Finding
 
 MOST_COUNTED = 2_000_000
-"""Receipts whose counters are compared; each takes 24 bytes."""
+"""Maximum number of receipts whose counters are compared. Each takes 24 bytes."""
 
 
 def half_of(receipt: Receipt) -> str:
-    """Say which half of a transaction a receipt is: "begin", "end", or "" where it is neither or both."""
+    """Return which half of a transaction a receipt is: "begin", "end", or "" for neither or both."""
     if receipt.is_fiscal or receipt.has_begin == receipt.has_end:
         return ""
     return "begin" if receipt.has_begin else "end"
 
 
 def transactions_of(receipts: Sequence[Receipt]) -> list[tuple[int, ...]]:
-    """Sort a set into transactions.
+    """Group a set of receipts into transactions.
 
     Returns:
-        The indices of each transaction's receipts: one, or a begin and the end that comes next by the counter of the
-        same meter. A begin and an end that are the only ones left over belong together, whatever their meters say.
-        A receipt that is in the set again is left out.
+        The indices of the receipts of each transaction: one, or a begin and the next end by the counter of the same
+        meter. If only one begin and one end remain, they belong together, even with different meters. Repeated
+        receipts are omitted.
     """
     first_of: dict[str, int] = {}
     for number, receipt in enumerate(receipts):
@@ -63,10 +63,10 @@ def transactions_of(receipts: Sequence[Receipt]) -> list[tuple[int, ...]]:
 
 
 class Counters:
-    """The counters of a set, in a few bytes for each receipt.
+    """The counters of a set, stored in a few bytes per receipt.
 
     Attributes:
-        are_all_counted: whether none was left out because there are more than `MOST_COUNTED`.
+        are_all_counted: False if receipts beyond `MOST_COUNTED` were ignored.
     """
 
     def __init__(self) -> None:
@@ -76,7 +76,7 @@ class Counters:
 
     @staticmethod
     def entry_of(receipt: Receipt) -> tuple[str, str, int, int] | None:
-        """Return what `add` takes of a receipt: its meter, context and counter, and a digest of its text."""
+        """Return the entry of a receipt for `add`: its meter, context and counter, and a digest of its text."""
         counter = receipt.counter
         if counter is None:
             return None
@@ -84,11 +84,11 @@ class Counters:
 
     @staticmethod
     def digest_of(text: str) -> int:
-        """Return a number of 64 bits that tells texts apart."""
+        """Return a hash of 64 bits."""
         return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
     def add(self, entry: tuple[str, str, int, int] | None) -> None:
-        """Take up the next receipt of the set."""
+        """Add the next receipt of the set."""
         number, self._count = self._count, self._count + 1
         if entry is None:
             return
@@ -102,7 +102,7 @@ class Counters:
         numbers.append(number)
 
     def findings(self) -> Iterator[Finding]:
-        """Yield what is missing, or there more than once, with the index of the receipt each is about."""
+        """Yield findings about missing and repeated counters. Each has the index of its receipt."""
         for (meter, context), (values, digests, numbers) in self._of.items():
             name = f"meter {printable(meter, limit=40)}"
             order: Sequence[int] = range(len(values))
@@ -120,7 +120,7 @@ class Counters:
                     continue
                 code, text = "pagination-repeated", f"another receipt has {context}{last} of {name} too"
                 if digests[at] in seen:
-                    code, text = "receipt-repeated", f"{context}{last} of {name} is there again"
+                    code, text = "receipt-repeated", f"{context}{last} of {name} is repeated"
                 yield finding(code, text, field="PG", receipt=numbers[at])
                 seen.add(digests[at])
 

@@ -1,11 +1,16 @@
-"""The signature of a receipt: from the text of SD to ECDSA's r and s, and its check.
+"""The signature of a receipt: decodes SD to ECDSA's r and s, and checks it.
 
-The check has three outcomes that are never mixed: valid, not valid, could not be checked.
+The check has three separate outcomes: valid, invalid, and not checked.
 
-What is read: DER; DER whose integers are as they come, without the 00 that DER puts before a set top bit (this meter
-since 2025); raw r‖s (this meter in 2023, which the S.A.F.E. transparency software does not read). In the spelling it is
-as lenient as that software: SA and SE may be null, the curve in SA may have letters of any case, SD may hold white
-space, base64 may lack its padding, DER may have lengths in long form, further elements, and bytes behind it.
+Three formats of a signature are supported:
+
+* DER
+* DER whose integers lack the 00 that DER requires before a set top bit (this meter since 2025)
+* raw r‖s (this meter in 2023), which the S.A.F.E. transparency software cannot read
+
+Deviations are accepted as in that software. SA and SE may be null. The curve in SA may have letters of any case. SD may
+contain white space. Base64 may lack its padding. DER may have lengths in long form, further elements, and trailing
+bytes.
 """
 
 from __future__ import annotations
@@ -34,7 +39,7 @@ _READ_THERE = (None, *_ENCODINGS)
 
 
 class Outcome(enum.Enum):
-    """What became of a check."""
+    """The outcome of a check."""
 
     VALID = "valid"
     INVALID = "invalid"
@@ -43,23 +48,23 @@ class Outcome(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """The outcome of a check, and why in words for the one who asked."""
+    """The outcome of a check, and its reason in words for the user."""
 
     outcome: Outcome
     reason: str
 
 
 class Form(enum.Enum):
-    """How a signature is written, by what the transparency software makes of it."""
+    """How a signature is written, classified by whether the transparency software reads it."""
 
     PLAIN = "plain"
-    """As OCMF has it."""
+    """As OCMF specifies."""
     ODD = "odd"
-    """Otherwise, but read there."""
+    """Different, but that software reads it."""
     ENCODING = "encoding"
-    """SE is not hex, base64 or base32, letter by letter: not read there."""
+    """SE is not exactly hex, base64 or base32: that software cannot read it."""
     NOT_DER = "not DER"
-    """Not read there: raw r‖s, an integer that begins with nine equal bits, or no signature at all."""
+    """Raw r‖s, an integer that begins with nine equal bits, or no signature: that software cannot read it."""
 
 
 _VALID = Verification(Outcome.VALID, "the signature matches the data and the key")
@@ -71,16 +76,16 @@ _INVALID = Verification(
 def verify(receipt: Receipt, public_key: str) -> Verification:
     """Check a receipt's signature: ECDSA over the SHA-256 of `Receipt.signed` (OCMF 1.4.1, Signature Section).
 
-    Never raises. The first call imports ``cryptography``. A key read once is kept at hand for the next call.
+    Never raises. The first call imports ``cryptography``. Keys are cached.
 
     Args:
-        receipt: what was signed, and the signature.
-        public_key: the meter's key, in a form `iem_dcr.ocmf.public_key_der_hex` reads.
+        receipt: the signed data and the signature.
+        public_key: the meter's key in a form that `iem_dcr.ocmf.public_key_der_hex` reads.
 
     Returns:
-        ``VALID``, or ``INVALID`` where a signature was read and does not match, or ``NOT_CHECKED`` where the
-        algorithm is none of OCMF's, the key or the signature cannot be read, the key is one of another curve than SA
-        says, or a package is missing.
+        ``VALID`` if the signature matches, and ``INVALID`` if it does not match. ``NOT_CHECKED`` if the algorithm is
+        not one of OCMF's, the key or the signature is unreadable, the key has another curve than SA, or a package is
+        missing.
     """
     try:
         curve = curve_of(receipt.algorithm)
@@ -101,24 +106,24 @@ def verify(receipt: Receipt, public_key: str) -> Verification:
 
 
 def prepare() -> None:
-    """Import ``cryptography`` ahead of the first check: it takes a while, so it belongs in a worker thread."""
+    """Import ``cryptography`` before the first check. This takes some time, so call it in a worker thread."""
     with contextlib.suppress(ImportError):
-        from iem_dcr.ocmf import ecdsa  # noqa: F401, PLC0415  that it is loaded is all
+        from iem_dcr.ocmf import ecdsa  # noqa: F401, PLC0415  the import is the purpose
 
 
 def signature_numbers(signature: Mapping[str, object], curve: Curve) -> list[tuple[int, int]]:
-    """Read r and s out of a signature section, in every way its bytes can be read: as DER, and as raw r‖s.
+    """Return r and s of a signature section for every possible reading of its bytes: as DER, and as raw r‖s.
 
-    A raw signature can by chance look like DER, so there may be two.
+    There may be two, because a raw signature can accidentally look like DER.
 
     Raises:
-        ReceiptError: SD is no text in the encoding SE, or its bytes are neither DER nor raw r‖s.
+        ReceiptError: SD is not a text in the encoding SE, or its bytes are neither DER nor raw r‖s.
     """
     return _numbers_in(_bytes_of(signature), curve)
 
 
 def form_of(signature: Mapping[str, object]) -> Form:
-    """Tell how a signature is written, whether it matches or not."""
+    """Return how a signature is written. It need not match."""
     SA, SE, SD = signature.get("SA", ""), signature.get("SE", "hex"), str(signature.get("SD"))
     try:
         if SE == "hex" and _is_known(SA) and SD.isalnum() and _is_usual(bytes.fromhex(SD)):
@@ -137,12 +142,12 @@ def form_of(signature: Mapping[str, object]) -> Form:
 
 
 def in_der(r: int, s: int) -> bytes:
-    """Write r and s as DER (RFC 3279, 2.2.3)."""
+    """Encode r and s as DER (RFC 3279, 2.2.3)."""
     return sequence(integer(r) + integer(s))
 
 
 def _bytes_of(signature: Mapping[str, object]) -> bytes:
-    """Decode SD as SE says, hex by default (OCMF 1.4.1, Signature Section)."""
+    """Decode SD by the encoding SE. The default is hex (OCMF 1.4.1, Signature Section)."""
     SE, SD = signature.get("SE"), signature.get("SD")
     if not isinstance(SD, str):
         raise ReceiptError("the signature SD is missing or not a string")
@@ -179,7 +184,7 @@ def _numbers_in(raw: bytes, curve: Curve) -> list[tuple[int, int]]:
 
 
 def _integers(raw: bytes) -> tuple[bytes, bytes] | None:
-    """Read SEQUENCE { INTEGER r, INTEGER s }; the integers are unsigned and may have any number of leading zeros."""
+    """Read SEQUENCE { INTEGER r, INTEGER s }. The integers are unsigned and may have any number of leading zeros."""
     found = elements(raw, may_go_on=True)
     if found is None or len(found) < 2:
         return None
@@ -188,7 +193,7 @@ def _integers(raw: bytes) -> tuple[bytes, bytes] | None:
 
 
 def _is_short(raw: bytes, integers: tuple[bytes, bytes]) -> bool:
-    """Whether DER has its lengths in short form, and nothing but the two integers."""
+    """Return whether DER has short lengths and nothing but the two integers."""
     return len(raw) < 0x82 and raw[1] == len(raw) - 2 and len(integers[0]) + len(integers[1]) == len(raw) - 6
 
 
@@ -197,7 +202,7 @@ def _is_known(SA: object) -> bool:
 
 
 def _is_usual(raw: bytes) -> bool:
-    """Whether bytes are DER of two integers in short form, of which none is malformed; most are, and are told fast."""
+    """Return whether bytes are DER of two well-formed integers with short lengths: a fast path for the usual case."""
     size = len(raw)
     if not 8 <= size < 0x82 or raw[0] != SEQUENCE or raw[1] != size - 2 or raw[2] != INTEGER:
         return False

@@ -1,8 +1,8 @@
-"""Judging begin and end of a transaction as the transparency software does (`iem_dcr.ocmf.rules`).
+"""Judges begin and end of a transaction as the transparency software does (`iem_dcr.ocmf.rules`).
 
-A row is judged by what stands in it: that software fills in nothing but ST and RU. Where it therefore misses what OCMF
-takes from the reading before, the finding is ``left-out``, so that the reason can be told from a value that is not
-there at all.
+A row is judged by its own fields, because that software inherits only ST and RU. If a field is missing for that
+software but inherited according to OCMF, the finding is ``left-out``. This distinguishes it from a value that does not
+exist.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from iem_dcr.ocmf.rules import Report
 
 ERROR_LEVELS = frozenset({"MISMATCH", "INVALID", "OUTDATED", "UNKNOWN"})
-"""Values of IL that say that the user was not identified."""
+"""Values of IL for a user who was not identified."""
 
 WITHOUT_LEVEL = 0.5
-"""Before this FV the level stands in IS, and readings count events in EI."""
+"""Versions (FV) below this one have the level in IS, and count events in EI."""
 
 _DOUBLE = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,9})?[dDfF]?", re.ASCII)
 _TIME = re.compile(
@@ -40,7 +40,7 @@ _WH = {"wh": 1000.0}
 
 
 class _Judged(NamedTuple):
-    """A row of a register that is judged, with ST and RU as the transparency software fills them in."""
+    """A row of a judged register, with ST and RU as the transparency software inherits them."""
 
     number: int | None
     row: Row
@@ -55,8 +55,8 @@ class Transaction:
     """Judges begin and end.
 
     Args:
-        report: takes what is found.
-        numbered: one receipt, or the begin's and the end's, each with the index that its findings get.
+        report: gets the findings.
+        numbered: one receipt, or those of begin and end, each with the index for its findings.
     """
 
     def __init__(self, report: Report, numbered: list[tuple[int | None, Receipt]]) -> None:
@@ -69,7 +69,7 @@ class Transaction:
         self._ends = [one for one in self._judged if one.TX in ENDING]
 
     def judge(self) -> None:
-        """Report what is found in a begin and an end, and in the readings between."""
+        """Report the findings about begin, end and the readings between them."""
         begins, ends = self._begins, self._ends
         if self._is_pair:
             self._look_at_parts()
@@ -84,7 +84,7 @@ class Transaction:
             self._look_at_flag(one)
         for one in ends:
             if one.flag is None:
-                text = "TM of the end has no flag of how well the clock is set"
+                text = "TM of the end has no flag for the state of the clock"
                 self._add("time-flag-missing-at-end", text, "TM", one)
         if begins and ends:
             self._compare(begins[0], ends[-1])
@@ -97,7 +97,7 @@ class Transaction:
         self._report.add(code, text, field, one.row, one.number)
 
     def _look_at_parts(self) -> None:
-        """The first of two tuples may hold no end, the second no begin, of whatever register."""
+        """Check that of two tuples the first has no end and the second has no begin, of any register."""
         for at, code, not_there in ((0, "end-repeated", ENDING), (1, "begin-repeated", frozenset("B"))):
             for of, row in self._rows:
                 if of == at and _TX(row.written) in not_there:
@@ -113,7 +113,7 @@ class Transaction:
                 self._report.add("identification-level", text, name, of=number)
 
     def _look_at_first(self) -> None:
-        """ST and RU are filled in from the judged reading before, so the first has to have them."""
+        """Check that the first judged reading has ST and RU, as it cannot inherit them."""
         for one in self._judged[:1]:
             for name, code in (("ST", "status-missing"), ("RU", "unit-missing")):
                 is_there = one.row.written.get(name) is not None
@@ -121,11 +121,11 @@ class Transaction:
                     self._add(code, f"{name} is missing", name, one)
 
     def _is_left_out(self, name: str, row: Row, number: int | None, what: str) -> bool:
-        """Report a field that only this reader takes from the reading before; return whether it does."""
+        """Report a field that only this reader inherits. Return whether it is inherited."""
         inherited = row.time_text if name == "TM" else getattr(row.reading, name)
         if row.written.get(name, "") is None or inherited in ("", None):
             return False
-        text = f"{name} of {what} is left out, and not filled in by other readers"
+        text = f"{name} of {what} is omitted, and other readers do not inherit it"
         self._report.add("left-out", text, name, row, number)
         return True
 
@@ -138,7 +138,7 @@ class Transaction:
                 self._look_for(code)
             seen: set[object] = set()
             for one in ones:
-                which = one.number, one.register.groups  # one in the other's tuple is reported already
+                which = one.number, one.register.groups  # one in the other tuple is already reported
                 if which in seen:
                     self._add(f"{code}-repeated", f"a further {code} of {quoted(one.row.written['RI'])}", "TX", one)
                 seen.add(which)
@@ -148,11 +148,11 @@ class Transaction:
             names = printable(", ".join([*spellings.values()][:10]), limit=100)
             self._report.add("registers-mixed", f"begin or end of {len(spellings)} registers: {names}", "RI")
         elif len({one.row.written["RI"] for one in both}) > 1:
-            text = f"the register is spelled {quoted(both[0].row.written['RI'])} and otherwise"
+            text = f"the register is written as {quoted(both[0].row.written['RI'])} and differently"
             self._add("register-spelling", text, "RI", both[-1])
 
     def _look_for(self, code: str) -> None:
-        """Tell a begin or end that leaves out what other readers look for from one that is not there."""
+        """Report a begin or end that inherits fields which other readers need, or that does not exist."""
         number_of = {id(row): number for number, row in self._rows}
         is_told = False
         for register in ends_of(row for _, row in self._rows if _is_judged(row.reading.RI)).values():
@@ -161,10 +161,10 @@ class Transaction:
                     if row.written.get(name) is None:
                         is_told |= self._is_left_out(name, row, number_of[id(row)], f"the {code}")
         if not is_told:
-            self._report.add(f"{code}-missing", f"no register that is judged has a {code}", "TX")
+            self._report.add(f"{code}-missing", f"no judged register has a {code}", "TX")
 
     def _look_at(self, one: _Judged, what: str) -> None:
-        """Judge a begin or an end by itself."""
+        """Judge one begin or end."""
         reading, written, time_text = one.row.reading, one.row.written, one.row.time_text
         if written.get("RV") is None and not self._is_left_out("RV", one.row, one.number, f"the {what}"):
             self._add("value-missing", f"the {what} has no value", "RV", one)
@@ -173,14 +173,14 @@ class Transaction:
         if "E" in reading.EF or "E" in (text_of(written.get("EF")) or ""):
             self._add("energy-flag", f"EF of the {what} contains E: the energy is not usable", "EF", one)
         if time_text and reading.TM is None:
-            self._add("time-unreadable", f"TM of the {what} is no time: {quoted(time_text)}", "TM", one)
+            self._add("time-unreadable", f"TM of the {what} is not a time: {quoted(time_text)}", "TM", one)
         if one.flag not in (None, "S"):
             text = f"the clock of the {what} was not synchronised: {quoted(one.flag)}"
             self._add("time-not-synchronised", text, "TM", one)
 
     def _look_at_flag(self, begin: _Judged) -> None:
         if begin.flag is None:
-            self._add("time-flag-missing", "TM of the begin has no flag of how well the clock is set", "TM", begin)
+            self._add("time-flag-missing", "TM of the begin has no flag for the state of the clock", "TM", begin)
         elif begin.row.written.get("TM") is None:
             self._is_left_out("TM", begin.row, begin.number, "the begin")
 
@@ -212,7 +212,7 @@ class Transaction:
             self._add("time-falling-between", "the end is earlier than the begin", "TM", end)
 
     def _look_across(self) -> None:
-        """Every judged reading of the begin's tuple has to be as low as every one of the end's, in kWh."""
+        """Check that no judged reading of the begin's tuple exceeds one of the end's tuple, in kWh."""
         parts: tuple[list[tuple[float, Row]], ...] = ([], [])
         for number, row in self._rows:
             register = _own_register(row)
@@ -220,13 +220,13 @@ class Transaction:
                 parts[min(number or 0, 1)].append((_kwh(row), row))
         for part, code in zip(parts, ("begin-missing", "end-missing"), strict=True):
             if not part:
-                self._report.add(code, "its tuple holds no total of a register that is judged", "RI")
+                self._report.add(code, "its tuple has no total of a judged register", "RI")
                 return
         highest, of_begin = max(parts[0], key=lambda one: one[0])
         lowest, row = min(parts[1], key=lambda one: one[0])
         is_told = len(parts[0]) == len(parts[1]) == 1 and _is_above(_number(of_begin), _number(row))
         if highest > lowest and not is_told:
-            text = f"the end's tuple holds {lowest:g} kWh, the begin's {highest:g} kWh"
+            text = f"the end's tuple has {lowest:g} kWh, the begin's {highest:g} kWh"
             self._report.add("register-falling", text, "RV", row, 1)
 
     def _look_between(self) -> None:
@@ -250,16 +250,16 @@ class Transaction:
     def _look_at_step(self, before: Row, row: Row, number: int | None, *, is_in_one: bool) -> None:
         first, last = before.reading, row.reading
         falls = _is_above(first.energy_wh, last.energy_wh)
-        if falls and (is_in_one or not _is_judged(last.RI)):  # the readings of two tuples are judged already
+        if falls and (is_in_one or not _is_judged(last.RI)):  # readings of two tuples are already judged
             text = f"register {printable(last.RI, limit=40)} falls from {first.RV} to {last.RV}"
             self._report.add("register-falling-between", text, "RV", row, number)
         if first.TM and last.TM and first.TM.instant > last.TM.instant:
-            text = "earlier than the reading of the same register before it"
+            text = "earlier than the previous reading of the same register"
             self._report.add("time-falling-between", text, "TM", row, number)
 
 
 def _judged_of(rows: Iterable[tuple[int | None, Row]]) -> list[_Judged]:
-    """Return the rows of registers with the cable's loss taken out, or where there are none, of all that are judged."""
+    """Return the rows of judged registers with the cable's loss subtracted, or without such registers of all judged."""
     found = []
     for number, row in rows:
         register = _own_register(row)
@@ -287,11 +287,11 @@ def _is_judged(RI: str) -> bool:
     return register is not None and register.judged
 
 
-# --- values as the transparency software takes them ---
+# --- values as the transparency software reads them ---
 
 
 def text_of(value: object) -> str | None:
-    """Return what it takes for a text: a number or a truth value is one as well."""
+    """Return a value as text, as that software does for numbers and booleans too, or None."""
     if isinstance(value, str):
         return value
     if isinstance(value, bool):
@@ -305,7 +305,7 @@ def _TX(written: Mapping[str, object]) -> str:  # noqa: N802  TX is OCMF's name
 
 
 def double_in(value: object) -> float | None:
-    """Read a number in binary, as Java does; None where it is none."""
+    """Parse a binary floating-point number as Java does. Return None if the value is not a number."""
     text = None if isinstance(value, bool) else text_of(value)
     return None if text is None or len(text) > _LONGEST_NUMBER else _double(text)
 
@@ -317,7 +317,7 @@ def _double(text: str) -> float | None:
 
 
 def _number(row: Row) -> float | None:
-    """The bare number of a row: compared in binary, whatever its unit."""
+    """Return the number of a row without its unit, for a binary comparison."""
     value = row.reading.RV
     return None if value is None or row.written.get("RV") is None else float(value)
 
@@ -328,15 +328,15 @@ def _kwh(row: Row) -> float:
 
 
 def _flag(time_text: str) -> str | None:
-    """Return what it takes for the flag: what stands behind the first space of TM."""
+    """Return what that software reads as the flag: the text after the first space of TM."""
     if " " not in (text := time_text.rstrip(" ")):
         return None
     return text.split(" ", 2)[1]
 
 
 def _time_there(one: _Judged) -> datetime | None:
-    """Read TM as it does: milliseconds behind a comma, an offset without a colon, and any flag. 24:00:00,000 is the
-    next day's beginning, and a day past the end of its month is the month's last.
+    """Parse TM as that software does: milliseconds after a comma, an offset without a colon, and any flag. 24:00:00,000
+    is the beginning of the next day. A day past the end of its month is the last day of the month.
     """
     TM, read = one.row.written.get("TM"), one.row.reading.TM
     if not isinstance(TM, str) or one.flag is None:
@@ -361,7 +361,7 @@ def _time_there(one: _Judged) -> datetime | None:
 
 
 def _is_plain_time(TM: str) -> bool:
-    """Whether a time that this reader has read is one of that software's form as well, with an offset below 18 h."""
+    """Return whether that software reads the same time: it requires its own form and an offset below 18 h."""
     return TM[19] == "," and TM[20:23].isdigit() and TM[23] in "+-" and TM[24:26] < "18" and TM[28:29] == " "
 
 
@@ -370,12 +370,12 @@ def _is_above(first: float | Decimal | None, last: float | Decimal | None) -> bo
 
 
 def is_old(receipt: Receipt) -> bool:
-    """Whether a receipt is of OCMF before 0.5."""
+    """Return whether a receipt has a version of OCMF before 0.5."""
     version = double_in(receipt.payload.get("FV"))
     return version is not None and version < WITHOUT_LEVEL
 
 
 def quoted(value: object) -> str:
-    """Write a value of a tuple in quotes, cut and fit to be printed."""
+    """Return a value of a tuple in quotes, shortened and safe to print."""
     text = str(value)[:60] if isinstance(value, (str, int, Decimal)) else type(value).__name__
     return repr(printable(text, limit=40))

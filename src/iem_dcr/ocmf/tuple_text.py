@@ -1,13 +1,13 @@
-"""Where OCMF tuples begin and end in a text, and what their sections hold.
+"""Finds OCMF tuples in a text and decodes their sections.
 
-``OCMF|<payload>|<signature>`` (OCMF 1.4.1, Sections). The sections are JSON objects, so a JSON decoder finds their
-ends: a text field may hold a ``|`` although the specification forbids it, and a tuple may span lines. What is signed
-is everything between the first ``|`` and the one behind the payload, white space included: other readers hash exactly
-that.
+``OCMF|<payload>|<signature>`` (OCMF 1.4.1, Sections). The sections are JSON objects, and a JSON decoder finds their
+ends. A text field may therefore contain a ``|``, although the specification forbids it, and a tuple may span lines. The
+signed data is everything between the first ``|`` and the one after the payload, including white space. Other readers
+hash exactly that.
 
-The S.A.F.E. transparency software reads more than JSON. Of that, numbers are read here as they are there (``.5``,
-``5.``, ``007``, ``+1``; they become text, digit by digit), and of a key that is given twice the last one counts. NaN
-and everything else that is no JSON is refused.
+The S.A.F.E. transparency software reads more than JSON. This reader accepts two of its extensions: numbers such as
+``.5``, ``5.``, ``007`` and ``+1``, which become text with unchanged digits, and repeated keys, of which the last
+counts. It refuses NaN and everything else that is not JSON.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 HEADER = "OCMF|"
 
 LONGEST_RECORD = 16_000_000
-"""Bytes of a tuple, with all that stands before the next one in its file."""
+"""Maximum size in bytes of a tuple with everything up to the next one in its file."""
 
 MOST_DAMAGED = 100
-"""Damaged tuples told apart in a line; each costs a look at all that is before it, for the decoder counts lines."""
+"""Maximum number of separate damaged tuples in a line. For each, the decoder scans all text before it for lines."""
 
 LONGEST_WITH_ODD_NUMBERS = 50_000
-"""Characters of a section whose numbers are looked at one by one."""
+"""Maximum length of a section in which numbers that are not JSON are accepted."""
 
 _PLAIN = "OCMF|{"
 _WITH_SECTION = re.compile(r"OCMF\|(?=[ \t\r\n]*\{)")
@@ -52,11 +52,11 @@ class Sections(NamedTuple):
     """The two JSON sections of a tuple.
 
     Attributes:
-        payload: the decoded payload section; fractions are Decimal.
+        payload: the decoded payload section. Fractions are Decimal.
         signature: the decoded signature section.
         signed: the payload section as written, between its two ``|``.
-        end: index behind the tuple's last character.
-        has_odd_numbers: a number in it is none of JSON's, and was read as text.
+        end: index after the tuple's last character.
+        has_odd_numbers: whether a number is not valid in JSON and was read as text.
     """
 
     payload: dict[str, object]
@@ -68,7 +68,7 @@ class Sections(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A piece of a file of tuples: one as a rule, more where they share a line.
+    """A piece of a file of tuples. It has one tuple, or more if they share a line.
 
     Attributes:
         first_line: number of its first line in the file.
@@ -79,20 +79,19 @@ class Record:
     data: bytes
 
     def tuples(self) -> Iterator[tuple[str, int]]:
-        """Yield the tuples in it. What is no UTF-8 is handed on so that it is refused when it is read, not altered."""
+        """Yield its tuples with their line numbers. Bytes that are not UTF-8 are kept for the parser to refuse."""
         return tuples_in(self.data.decode("utf-8", "surrogateescape"), self.first_line)
 
 
 def find_tuple(text: str) -> str | None:
-    """Cut the OCMF tuple out of an answer, altering no byte inside it.
+    """Extract the OCMF tuple from an answer without changing a byte inside it.
 
-    The text may be the tuple itself, the tuple between white space, quotes or braces, a JSON string that holds it
-    (its escapes are undone) or JSON with the tuple in one of its strings, however deeply nested. Of several tuples
-    the first is taken.
+    The text may be the tuple itself, the tuple between white space, quotes or braces, a JSON string of it (which is
+    unescaped), or JSON with the tuple in a string at any depth. Of several tuples the first is returned.
 
     Returns:
-        The tuple, or None where no ``OCMF|`` is found. Where ``OCMF|`` is found but the tuple's end is not (it is
-        damaged or cut short), everything from there on, without white space at the end.
+        The tuple, or None if there is no ``OCMF|``. For a damaged or truncated tuple, everything from ``OCMF|`` on
+        without trailing white space.
     """
     damaged: str | None = None
     for candidate in _candidates(text):
@@ -107,21 +106,21 @@ def find_tuple(text: str) -> str | None:
 
 
 def read_tuple(text: str) -> tuple[str, Sections] | None:
-    """Cut the tuple out of a text as `find_tuple` does, and decode its sections as `read_sections` does.
+    """Extract the tuple from a text as `find_tuple` does, and decode its sections as `read_sections` does.
 
     Returns:
-        The tuple and its sections, or None where no ``OCMF|`` is found.
+        The tuple and its sections, or None if there is no ``OCMF|``.
 
     Raises:
         ReceiptError: as `read_sections`.
     """
     plain = text.strip(_AROUND_A_BODY)
-    # It cannot be JSON, and it cannot begin anywhere else: no need to look for it.
+    # fast path: such a text cannot be JSON, and the tuple cannot begin elsewhere
     if plain.startswith(_PLAIN) or _WITH_SECTION.match(plain):
         try:
             sections = read_sections(plain)
         except ReceiptError:
-            pass  # it is looked for in every way, and what is wrong with it is told then
+            pass  # the full search follows and reports the error
         else:
             return plain[: sections.end], sections
     found = find_tuple(text)
@@ -129,12 +128,12 @@ def read_tuple(text: str) -> tuple[str, Sections] | None:
 
 
 def read_sections(text: str, start: int = 0, decoder: json.JSONDecoder | None = None) -> Sections:
-    """Decode the sections of the tuple at an index of a text; what follows the tuple is not looked at.
+    """Decode the sections of the tuple at an index of a text. The text after the tuple is ignored.
 
     Args:
-        text: has ``OCMF|`` at ``start``.
-        start: where the tuple begins.
-        decoder: what reads the sections; by default one that refuses NaN and Infinity.
+        text: a text with ``OCMF|`` at ``start``.
+        start: index of the tuple.
+        decoder: decodes the sections. The default refuses NaN and Infinity.
 
     Raises:
         ReceiptError: there is no tuple of two JSON objects.
@@ -150,14 +149,14 @@ def read_sections(text: str, start: int = 0, decoder: json.JSONDecoder | None = 
 
 
 def repeated_keys(section: str, decoded: Mapping[str, object]) -> tuple[str, str]:
-    """Return a key that the outermost object of a section gives more than once, and one that an object within gives.
+    """Return a repeated key of the outermost object of a section, and one of the objects inside it.
 
     Args:
-        section: as written.
-        decoded: the same, decoded.
+        section: the section as written.
+        decoded: the same section, decoded.
 
     Returns:
-        Each "" where there is none.
+        The two keys, or "" if no key is repeated.
     """
     try:
         if section.count('"') == 2 * _count_texts(decoded):
@@ -178,10 +177,10 @@ def repeated_keys(section: str, decoded: Mapping[str, object]) -> tuple[str, str
 
 
 def tuples_in(text: str, first_line: int = 1) -> Iterator[tuple[str, int]]:
-    """Yield each tuple of a text, damaged ones too, with the number of its first line; in time linear to its length.
+    """Yield each tuple of a text, including damaged ones, with its line number, in time linear in the text's length.
 
     Args:
-        text: may hold anything between the tuples. One that begins a line ends what is before.
+        text: the text, with anything between the tuples. A tuple at the beginning of a line ends the previous one.
         first_line: number of its first line.
     """
     for piece in _LINE_START.split(text):
@@ -190,10 +189,10 @@ def tuples_in(text: str, first_line: int = 1) -> Iterator[tuple[str, int]]:
 
 
 def stream_records(stream: IO[bytes]) -> Iterator[Record]:
-    """Cut a file of tuples before each line that begins with one, without holding the file.
+    """Split a file of tuples before each line that begins with one, without loading the whole file.
 
     Raises:
-        ReceiptError: `LONGEST_RECORD` bytes hold no beginning of a next tuple.
+        ReceiptError: no further tuple begins within `LONGEST_RECORD` bytes.
         OSError: the file cannot be read.
     """
     lines: list[bytes] = []
@@ -247,7 +246,7 @@ def _section(text: str, at: int, name: str, decoder: json.JSONDecoder) -> tuple[
 
 
 def _with_odd_numbers(text: str, at: int, decoder: json.JSONDecoder) -> tuple[object, int] | None:
-    """Decode JSON with numbers that JSON does not have: they become texts. None where that is not all that is odd."""
+    """Decode JSON with invalid numbers, which become texts. Return None if anything else is invalid."""
     pieces: list[str] = []
     depth, end = 0, at
     for token in _TOKEN.finditer(text, at, at + LONGEST_WITH_ODD_NUMBERS):
@@ -279,7 +278,7 @@ def _start(text: str) -> int | None:
 
 
 def _candidates(text: str) -> Iterator[str]:
-    """Yield the strings that may hold the tuple: those of a JSON text in their order, else the text itself."""
+    """Yield the strings that may contain the tuple: those of a JSON text in order, else the text itself."""
     try:
         wrapper = _ANY_JSON.decode(text.strip(_AROUND_A_BODY))
     except (ValueError, RecursionError, ArithmeticError):
@@ -297,7 +296,7 @@ def _candidates(text: str) -> Iterator[str]:
 
 
 def _count_texts(value: Mapping[str, object] | list[object]) -> int:
-    """Count the keys and texts in decoded JSON; each has two quotes, and more if it holds one."""
+    """Count the keys and texts in decoded JSON. Each has two quotes in the source, or more if it contains quotes."""
     count, inner = (0, value) if isinstance(value, list) else (len(value), value.values())
     for one in inner:
         if isinstance(one, str):
@@ -308,10 +307,9 @@ def _count_texts(value: Mapping[str, object] | list[object]) -> int:
 
 
 def _no_such_number(name: str) -> NoReturn:
-    raise ReceiptError(f"not JSON: {name} is no number of JSON's")
+    raise ReceiptError(f"not JSON: {name} is not a JSON number")
 
 
-# Control characters inside strings are let through: whether a meter escapes them is its affair, the signature is over
-# the bytes as they are.
+# Control characters inside strings are accepted: the signature covers the bytes as written, escaped or not.
 _ANY_JSON = json.JSONDecoder(strict=False, parse_float=Decimal)
 _JSON = json.JSONDecoder(strict=False, parse_float=Decimal, parse_constant=_no_such_number)

@@ -1,7 +1,7 @@
 """The verdict on a transaction: its signatures, the findings, and the energy per register.
 
-Import decides: export of a bidirectional meter stands beside it and refuses nothing, as in the S.A.F.E. transparency
-software (`iem_dcr.ocmf.rules` says where this judges as it does).
+The import registers decide. The export register of a bidirectional meter is shown but never leads to a refusal, as in
+the S.A.F.E. transparency software. `iem_dcr.ocmf.rules` describes the differences from that software.
 """
 
 from __future__ import annotations
@@ -29,30 +29,30 @@ if TYPE_CHECKING:
 
 
 class Judgement(enum.Enum):
-    """What is to be thought of a transaction, in the order in which it is asked."""
+    """The judgement of a transaction. The first that applies counts."""
 
     INVALID = "invalid"
-    """A signature does not match: something was changed, or the key is another meter's."""
+    """A signature does not match: the data was changed, or the key belongs to another meter."""
     NOT_CHECKED = "not checked"
-    """A signature could not be checked: nothing is known of what the receipt says."""
+    """A signature could not be checked, so that the receipt proves nothing."""
     REFUSED = "refused"
-    """The signatures match, and there is a finding of `Severity.ERROR`."""
+    """The signatures match, but there is a finding of `Severity.ERROR`."""
     ACCEPTED = "accepted"
-    """The signatures match, and nothing speaks against the transaction."""
+    """The signatures match, and there is no such finding."""
 
 
 class Energy(NamedTuple):
-    """What one register counted from begin to end.
+    """The energy of one register from begin to end.
 
     Attributes:
         register: its OBIS code (RI).
-        direction: "import", "export", or "" where it is not known.
-        begin_wh: value at the begin in Wh, exactly; None without one.
-        end_wh: value at the end in Wh, exactly; None without one.
-        energy_wh: the difference, exactly; None where one of the two is.
+        direction: "import", "export", or "" if unknown.
+        begin_wh: exact value at the begin in Wh, or None.
+        end_wh: exact value at the end in Wh, or None.
+        energy_wh: exact difference in Wh, or None if a value is missing.
         begin: time of the begin.
         end: time of the end.
-        decides: whether the verdict is about this register.
+        decides: whether the verdict is based on this register.
     """
 
     register: str
@@ -67,12 +67,13 @@ class Energy(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The verdict on a transaction of one receipt or more.
+    """The verdict on a transaction of one or two receipts.
 
     Attributes:
-        verifications: those of the receipts, in their order.
-        findings: with the index of the receipt each is about.
-        energies: per register, in the order in which they appear; empty without any begin or end.
+        judgement: the judgement.
+        verifications: the verification of each receipt, in order.
+        findings: the findings. Each has the index of its receipt.
+        energies: the energy of each register, in the order of the receipts. Empty without any begin or end.
     """
 
     judgement: Judgement
@@ -82,34 +83,34 @@ class Verdict:
 
     @property
     def deciding(self) -> Energy | None:
-        """What the register that decides counted; None where none does, or more than one."""
+        """The energy of the register that decides, or None if there is not exactly one."""
         deciding = [energy for energy in self.energies if energy.decides]
         return deciding[0] if len(deciding) == 1 else None
 
     @property
     def energy_wh(self) -> Decimal | None:
-        """Energy of the transaction in Wh, exactly; None where it cannot be told."""
+        """The exact energy of the transaction in Wh, or None if it is unknown."""
         return None if self.deciding is None else self.deciding.energy_wh
 
     @property
     def outcome(self) -> Outcome:
-        """What became of the check of the signatures, taken together."""
+        """The combined outcome of the checks of all signatures."""
         outcomes = {Judgement.INVALID: Outcome.INVALID, Judgement.NOT_CHECKED: Outcome.NOT_CHECKED}
         return outcomes.get(self.judgement, Outcome.VALID)
 
     @property
     def reason(self) -> str:
-        """Why the signatures are what `outcome` says."""
+        """The reason for `outcome`."""
         return next(one.reason for one in self.verifications if one.outcome is self.outcome)
 
     @property
     def errors(self) -> tuple[str, ...]:
-        """The codes for which the transparency software refuses the transaction, each once."""
+        """The distinct codes for which the transparency software refuses the transaction."""
         return tuple(dict.fromkeys(one.code for one in self.findings if one.severity is Severity.ERROR))
 
 
 def verdict_on(receipts: Sequence[Receipt], public_key: str) -> Verdict:
-    """Check the signatures of a transaction's receipts with their meter's key, and judge it. Never raises."""
+    """Check the signatures of a transaction's receipts with the meter's key, and judge it. Never raises."""
     keys = [public_key] * len(receipts)
     return judge(receipts, [verify(receipt, public_key) for receipt in receipts], keys)
 
@@ -120,19 +121,19 @@ def judge(
     public_keys: Sequence[str] = (),
     found_before: Sequence[Finding] = (),
 ) -> Verdict:
-    """Judge a transaction: one receipt, or begin and end each in a receipt of its own, in their order.
+    """Judge a transaction: one receipt, or one for the begin and one for the end, in this order.
 
     Args:
-        receipts: at least one.
-        verifications: what became of the check of each receipt's signature.
-        public_keys: the key of each receipt, where the form in which it is written is to be judged too.
-        found_before: what was found in the file that they were in.
+        receipts: at least one receipt.
+        verifications: the verification of each receipt.
+        public_keys: the key of each receipt, to judge its form too. May be omitted.
+        found_before: findings about the file of the receipts.
 
     Raises:
-        ValueError: there is no receipt, or not one verification for each.
+        ValueError: there is no receipt, or their number differs from that of the verifications.
     """
     if not receipts or len(receipts) != len(verifications):
-        raise ValueError(f"{len(receipts)} receipts and {len(verifications)} verifications are no transaction")
+        raise ValueError(f"{len(receipts)} receipts and {len(verifications)} verifications are not a transaction")
     findings = (*found_before, *examine_transaction(receipts), *_of_keys(receipts, public_keys))
     outcomes = {verification.outcome for verification in verifications}
     if Outcome.INVALID in outcomes:
@@ -150,13 +151,13 @@ def _of_keys(receipts: Sequence[Receipt], public_keys: Sequence[str]) -> Iterato
     for number, (receipt, key) in enumerate(zip(receipts, public_keys, strict=False)):
         try:
             if not is_plain(key, curve_of(receipt.algorithm)):
-                yield finding("key-spelling", "the public key is written in an unusual form", receipt=number)
+                yield finding("key-spelling", "the public key has an unusual form", receipt=number)
         except ReceiptError:
             pass
 
 
 def energies_of(receipts: Sequence[Receipt]) -> tuple[Energy, ...]:
-    """Return what each register with a begin or an end counted; of judged registers, those of import decide."""
+    """Return the energy of each register with a begin or an end. Of judged registers, those of import decide."""
     rows = [row for receipt in receipts for row in receipt.rows]
     counted = []
     for begins, ends in ends_of(rows).values():
@@ -187,8 +188,8 @@ def _energy(register: Register | None, begin: Reading | None, end: Reading | Non
 
 
 def energy_summary(energies: Sequence[Energy]) -> str:
-    """Write what a transaction counted: ``8.100 kWh``, and where something was fed back, both directions:
-    ``0.000 kWh import, 5.200 kWh export``. "" where neither can be told.
+    """Format the energy of a transaction: ``8.100 kWh``, or ``0.000 kWh import, 5.200 kWh export`` if energy was fed
+    back. Return "" if the energy is unknown.
     """
     import_wh, export_wh = (_of_direction(energies, direction) for direction in ("import", "export"))
     if export_wh:
@@ -199,12 +200,12 @@ def energy_summary(energies: Sequence[Energy]) -> str:
 
 
 def energy_summary_of(receipt: Receipt) -> str:
-    """Write what the transaction of one receipt counted, as `energy_summary` does."""
+    """Format the energy of a receipt's transaction as `energy_summary` does."""
     return energy_summary(energies_of([receipt]))
 
 
 def energy_summary_of_text(text: str) -> str:
-    """Write what the transaction of one tuple counted, as `energy_summary` does; "" where it cannot be read."""
+    """Format the energy of a tuple's transaction as `energy_summary` does. Return "" if the tuple is unreadable."""
     try:
         return energy_summary_of(parse(text))
     except ReceiptError:
@@ -212,7 +213,7 @@ def energy_summary_of_text(text: str) -> str:
 
 
 def _of_direction(energies: Sequence[Energy], direction: str) -> Decimal | None:
-    """Return what the one register of a direction counted: the one that decides, or the only one that is told."""
+    """Return the energy of a direction: of the register that decides, or of the first one with a known energy."""
     told = [energy for energy in energies if energy.direction == direction and energy.energy_wh is not None]
     told = [energy for energy in told if energy.decides] or told
     return told[0].energy_wh if told else None

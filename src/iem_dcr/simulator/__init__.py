@@ -1,8 +1,8 @@
-"""A simulated meter: an IEM-DCR with state, clock, load, registers and a key of its own.
+"""A simulated IEM-DCR with its own state, clock, load, registers and signing key.
 
-`SimulatedMeter` is the meter without a network: a request goes in, its answer comes out. `SimulatorServer` puts it on
-a TCP port, with faults and connection habits, and with a control path below ``/_sim/``. Every option and knob is an
-attribute of `SimulatorOptions`.
+`SimulatedMeter` is the meter without a network: it takes a request and returns the answer. `SimulatorServer` serves it
+on a TCP port, adds faults and connection behaviour, and has a control path below ``/_sim/``. Every option and knob is
+an attribute of `SimulatorOptions`.
 """
 
 from __future__ import annotations

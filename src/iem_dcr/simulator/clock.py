@@ -1,4 +1,4 @@
-"""The meter's clock: it runs from power-up, is wrong until it is set, and shows whole seconds."""
+"""The meter's clock. It starts at power-up, is wrong until it is set, and shows whole seconds."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _STANDS: Final = {
     "empty": "",
     "missing": None,
 }
-"""What TM reads until it is set where it does not run from 1970 or 2000; None: TM is left out."""
+"""Constant texts of TM before the clock is set, for a clock that does not run from 1970 or 2000. None omits TM."""
 
 
 class MeterClock:
-    """A clock on the monotonic time of the caller.
+    """A clock driven by the caller's monotonic time.
 
     Attributes:
-        flag: OCMF's clock state: "U" until it is set, then "I".
+        flag: OCMF's clock state, "U" until the clock is set, then "I".
     """
 
     def __init__(self, unset_time: str, now_s: float) -> None:
@@ -36,15 +36,15 @@ class MeterClock:
         self._set_at_s = now_s
 
     def set(self, instant: datetime, now_s: float) -> None:
-        """Set it; from now on it is written with the offset of ``instant``."""
+        """Set the clock. From now on it shows the UTC offset of ``instant``."""
         self.flag, self._instant, self._set_at_s = "I", instant, now_s
 
     def shift(self, by_s: float) -> None:
-        """Make it wrong by so many seconds more."""
+        """Add an error of ``by_s`` seconds to the clock."""
         self._instant += timedelta(seconds=by_s)
 
     def text(self, now_s: float, options: SimulatorOptions) -> str | None:
-        """Write its time as the meter does: ``YYYY-MM-DDTHH:MM:SS,000±HHMM X``; None where TM is left out."""
+        """Return the time in the meter's format, ``YYYY-MM-DDTHH:MM:SS,000±HHMM X``, or None if TM is omitted."""
         if self.flag == "U" and self._unset_time in _STANDS:
             written = _STANDS[self._unset_time]
         else:
@@ -55,12 +55,12 @@ class MeterClock:
 
 
 def parse_sent(text: str) -> datetime:
-    """Read TM of POST /gw and /datetime: milliseconds and offset must be there, a sync flag must not.
+    """Parse TM of POST /gw and /datetime. It must have milliseconds and a UTC offset, and no sync flag.
 
-    A year from 3000 on is none, so that no clock leaves the calendar.
+    Years from 3000 on are rejected, so that a running clock cannot exceed the range of datetime.
 
     Raises:
-        ValueError: it is written otherwise, or no such moment exists.
+        ValueError: the format is wrong, or the date or time does not exist.
     """
     if not _SENT.fullmatch(text):
         raise ValueError("TM is not of the form YYYY-MM-DDTHH:MM:SS,mmm+HHMM")

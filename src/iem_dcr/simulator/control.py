@@ -1,6 +1,6 @@
-"""The control path: what a test or a demonstration does to the meter from outside, over the same port.
+"""The control path: a test or a demonstration controls the meter over the same port.
 
-docs/simulator.md has the requests. Every answer is JSON. What is not understood is answered with
+docs/simulator.md lists the requests. Every answer is JSON. An invalid request is answered with
 ``{"error": [reason, …]}`` and changes nothing.
 """
 
@@ -30,7 +30,7 @@ _SKEW: Final = click.FloatRange(-1e9, 1e9)
 def control(
     meter: SimulatedMeter, method: str, path: str, body: bytes = b""
 ) -> tuple[Answer, Callable[[], None] | None]:
-    """Act on a request of the control path. Returns its answer, and what is to be done once that went out."""
+    """Handle a request of the control path. Return the answer and a function to call after it was sent, or None."""
     try:
         match method, path.removeprefix(PREFIX):
             case "GET", "state":
@@ -51,14 +51,14 @@ def control(
                 _set(meter, _object(_json(body)))
                 return json_answer({"options": meter.options.as_json()}), None
             case _:
-                return json_answer({"error": [f"no such request; there are {_REQUESTS}"]}, 404), None
+                return json_answer({"error": [f"no such request; the requests are {_REQUESTS}"]}, 404), None
     except ConfigError as error:
         return json_answer({"error": list(error.problems)}, 400), None
     return json_answer({"faults": meter.faults.as_json()}), None
 
 
 def _set(meter: SimulatedMeter, changes: dict[str, Any]) -> None:
-    """Change options, the clock and the load; all of them, or none."""
+    """Change options, the clock and the load. One invalid value leaves everything unchanged."""
     skew_s = read("clock_skew_s", _SKEW, changes.pop("clock_skew_s", 0.0))
     has_load, load = "load" in changes, changes.pop("load", None)
     flow = None if load is None else _numbers(_object(load), current_a=SIGNED, voltage_v=UNSIGNED)

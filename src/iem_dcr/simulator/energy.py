@@ -1,7 +1,7 @@
-"""What flows through the meter and what its registers make of it.
+"""The load on the meter and the energy in its registers.
 
-Loads are pure functions of the time since they began, with energy in closed form: a register's value depends on when
-it is read, never on how often it was read before.
+A load is a pure function of the time since it began, and its energy has a closed form. A register's value depends only
+on when it is read, never on how often it was read before.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _SECONDS_PER_HOUR: Final = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A stretch in which current or voltage runs straight from one value to another, and the other stays."""
+    """A part of a load in which either current or voltage changes linearly and the other is constant."""
 
     duration_s: float
     from_a: float
@@ -25,19 +25,19 @@ class Segment:
     to_v: float
 
     def at(self, since_s: float) -> tuple[float, float]:
-        """Return current in A and voltage in V so long after the beginning of the segment."""
+        """Return current in A and voltage in V ``since_s`` seconds after the segment began."""
         part = since_s / self.duration_s
         return self.from_a + (self.to_a - self.from_a) * part, self.from_v + (self.to_v - self.from_v) * part
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """A load over time: segments one after the other, then nothing. Its current never changes its sign."""
+    """A load over time: consecutive segments, then nothing. The sign of its current never changes."""
 
     segments: tuple[Segment, ...] = ()
 
     def at(self, since_s: float) -> tuple[float, float]:
-        """Return current in A and voltage in V so long after the load began."""
+        """Return current in A and voltage in V ``since_s`` seconds after the load began."""
         for segment in self.segments:
             if since_s < segment.duration_s:
                 return segment.at(max(since_s, 0.0))
@@ -45,7 +45,7 @@ class Load:
         return 0.0, 0.0
 
     def energy_wh(self, until_s: float) -> float:
-        """Return the energy in Wh from its beginning until then; negative where current flows back."""
+        """Return the energy in Wh of the first ``until_s`` seconds; negative if the load feeds back."""
         total_ws = 0.0
         for segment in self.segments:
             within_s = min(until_s, segment.duration_s)
@@ -57,9 +57,9 @@ class Load:
 
 
 def charging(current_a: float, voltage_v: float, charge_s: float = 0.0, *, after_s: float = 0.0) -> Load:
-    """Return a session's load: constant current while the voltage rises, constant voltage, then the taper.
+    """Return a session's load: constant current with rising voltage, then constant voltage with falling current.
 
-    A negative current feeds back. Without ``charge_s`` both are constant until they are switched off.
+    A negative current feeds back. If ``charge_s`` is 0, current and voltage are constant until the load is replaced.
     """
     segments = [Segment(after_s, 0.0, 0.0, 0.0, 0.0)]
     if charge_s > 0:
@@ -78,12 +78,12 @@ class Registers(NamedTuple):
     export_wh: int = 0
 
     def minus(self, other: Registers) -> Registers:
-        """Return what was added since ``other``."""
+        """Return the difference to ``other``."""
         return Registers(self.import_wh - other.import_wh, self.export_wh - other.export_wh)
 
 
 class EnergyPath:
-    """The load of the moment and the registers behind it, exact to a millionth of a Wh."""
+    """The present load and the registers that meter it, exact to a millionth of a Wh."""
 
     def __init__(self, registers: Registers, now_s: float) -> None:
         self._before_uwh = [energy_wh * _UWH_PER_WH for energy_wh in registers]
@@ -91,11 +91,11 @@ class EnergyPath:
         self._since_s = now_s
 
     def connect(self, load: Load, now_s: float) -> None:
-        """Let ``load`` begin now, in the place of the one before it."""
+        """Replace the present load by ``load``, which begins now."""
         self._before_uwh, self._load, self._since_s = self._exact_uwh(now_s), load, now_s
 
     def set_register(self, name: str, energy_wh: int, now_s: float) -> None:
-        """Give ``import_wh`` or ``export_wh`` another value, which may be lower; whatever flows goes on."""
+        """Set the register ``import_wh`` or ``export_wh``; the value may be lower. The load continues."""
         index = Registers._fields.index(name)
         self._before_uwh[index] += energy_wh * _UWH_PER_WH - self._exact_uwh(now_s)[index]
 
@@ -114,6 +114,6 @@ class EnergyPath:
 
 
 def kwh_text(energy_wh: int) -> str:
-    """Write a register as the meter does: kWh, eight digits, a point and three digits; it rolls over."""
+    """Format a register as the meter does: kWh with eight digits, a point and three digits. It rolls over."""
     kwh, wh = divmod(energy_wh, 1000)
     return f"{kwh % 10**8:08d}.{wh:03d}"

@@ -1,4 +1,4 @@
-"""Faults as data: which requests they hit, for how many of them, and what the meter does then. The server writes it."""
+"""Faults as data: which requests a fault hits, how many of them, and what the meter does. The server applies them."""
 
 from __future__ import annotations
 
@@ -24,20 +24,21 @@ _MAY_ACT: Final = ("stall", "server-error")
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What happens to the next ``count`` requests that match.
+    """A fault that hits the next ``count`` matching requests.
 
     Attributes:
-        kind: what becomes of the request; docs/simulator.md has each.
-        node: ``/receipt``, or "*" for every node.
+        kind: what happens to the request; docs/simulator.md describes each kind.
+        node: a node such as ``/receipt``, or "*" for every node.
         method: "GET", "POST" or "*".
-        count: how many requests it hits.
-        status: HTTP status of "refuse" (428) and "server-error" (500); None: as in brackets.
-        body: text of the answer of those two.
-        delay_s: of "act-late" (3 s), "stall" (30 s in all) and "drip" (0.05 s between bytes); None: as in brackets.
-        acts: whether "stall" and "server-error" act on the request; the other kinds have it in their nature.
+        count: number of requests that it hits.
+        status: HTTP status of "refuse" and "server-error"; None is 428 and 500.
+        body: text of the answer of "refuse" and "server-error".
+        delay_s: delay of "act-late", total time of "stall", or time between the bytes of "drip"; None is 3 s, 30 s and
+            0.05 s.
+        acts: whether the meter acts on a request hit by "stall" or "server-error". The other kinds determine it.
 
     Raises:
-        ConfigError: with one line for each value that does not fit.
+        ConfigError: with one line for each invalid value.
     """
 
     kind: FaultKind = field(metadata={"type": click.Choice(get_args(FaultKind))})
@@ -52,40 +53,40 @@ class Fault:
     def __post_init__(self) -> None:
         read_all(self)
         if self.acts and self.kind not in _MAY_ACT:
-            raise ConfigError([f"acts: has a meaning for {' and '.join(_MAY_ACT)} only"])
+            raise ConfigError([f"acts: is only valid for {' and '.join(_MAY_ACT)}"])
 
     @property
     def acted(self) -> bool:
-        """Whether the meter acts at once on a request that this fault hits."""
+        """Whether the meter acts immediately on a request that this fault hits."""
         return self.acts or self.kind in _ALWAYS_ACT
 
     @property
     def http_status(self) -> int:
-        """The status it answers with."""
+        """The HTTP status of the answer."""
         return self.status if self.status is not None else _DEFAULT_STATUS.get(self.kind, 200)
 
     @property
     def wait_s(self) -> float:
-        """The delay it makes."""
+        """The delay in seconds, or its default."""
         return self.delay_s if self.delay_s is not None else _DEFAULT_DELAY_S.get(self.kind, 0.0)
 
 
 class FaultPlan:
-    """Faults in the order they were added; the first that matches a request is the one that hits it."""
+    """The pending faults in the order they were added. The first one that matches a request hits it."""
 
     def __init__(self) -> None:
         self._left: list[Fault] = []
 
     def add(self, *faults: Fault) -> None:
-        """Add faults behind those there are."""
+        """Append faults."""
         self._left.extend(faults)
 
     def clear(self) -> None:
-        """Forget all faults."""
+        """Remove all faults."""
         self._left.clear()
 
     def take(self, method: str, node: str) -> Fault | None:
-        """Return the fault that hits this request and count it off, or None."""
+        """Return the fault that hits this request, or None, and reduce its count."""
         for index, fault in enumerate(self._left):
             if fault.method in ("*", method) and fault.node in ("*", node):
                 self._left[index : index + 1] = [replace(fault, count=fault.count - 1)] if fault.count > 1 else []
@@ -93,5 +94,5 @@ class FaultPlan:
         return None
 
     def as_json(self) -> list[dict[str, object]]:
-        """Return what is left, with ``count`` the requests still to be hit."""
+        """Return the pending faults; ``count`` is the number of requests that each will still hit."""
         return [asdict(fault) for fault in self._left]

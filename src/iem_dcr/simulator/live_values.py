@@ -1,8 +1,8 @@
-"""What /metervalue shows, and how far it can be believed.
+"""What /metervalue shows, and how it differs from the state of the meter.
 
-The state of the meter is one thing, a live value another. It may be a snapshot of some moment ago, show a begin or an
-end late, show XT false in a running transaction, stand still, leave fields out or write them in another type.
-Snapshots are taken on a clock of the meter's own, every ``value_age_s``; with 0 each answer is measured when asked.
+A live value may be an old snapshot, show a begin or an end late, or show XT false in a running transaction. It may
+also be frozen, omit fields, or have them in another type. The meter takes a snapshot every ``value_age_s`` seconds,
+independent of requests. If ``value_age_s`` is 0, it measures for each request.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ class LiveValues:
         self.power_up(now_s)
 
     def power_up(self, now_s: float) -> None:
-        """Forget what was measured before, unless the values are frozen."""
+        """Discard the snapshot, unless the values are frozen."""
         self._kept = self._kept if self._state.options.frozen else None
         self._taken_s = now_s
         self._first_answer_s: float | None = None
 
     def advance(self, now_s: float) -> None:
-        """Take the snapshot that is due. To be called before anything changes in the state."""
+        """Take the snapshot that is due. The caller changes the state only after this call."""
         options = self._state.options
         if (age_s := options.value_age_s) > 0 and (due_s := math.floor(now_s / age_s) * age_s) > self._taken_s:
             self._taken_s = due_s
@@ -59,7 +59,7 @@ class LiveValues:
         return {name: value for name, value in shown.items() if name not in options.missing}
 
     def _is_falsely_false(self, since_first_answer_s: float) -> bool:
-        """Tell whether XT of a running transaction is false this time."""
+        """Return whether this answer shows XT false although a transaction runs."""
         self._running_readings += 1
         kind = self._state.options.false_xt
         is_fifth = self._running_readings % FALSE_XT_EVERY == 0
@@ -68,7 +68,7 @@ class LiveValues:
 
 
 def _measured(state: MeterState, at_s: float) -> dict[str, Any]:
-    """Return a live value as it is at a moment since which nothing has changed; XT as bool, TM None if left out."""
+    """Return the live value at ``at_s``, since when the state has not changed. XT is a bool; TM is None if omitted."""
     options = state.options
     current_a, voltage_v = state.energy.at(at_s)
     total, transaction = state.energy.registers(at_s), state.transaction_registers(at_s)

@@ -1,7 +1,7 @@
-"""The simulated meter: give it a request, get its answer. No socket, no task, no clock of its own.
+"""The simulated meter: it takes a request and returns the answer. It has no socket, no task and no clock.
 
-Whatever it is asked, it first does what was due by that moment. Its registers, its answers and the events of its
-transactions are therefore the same however often it is asked.
+Before every request and every query it performs all actions that are due. Its registers, answers and events therefore
+do not depend on how often it is asked.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _REQUESTS_KEPT: Final = 1000
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request that came in; ``status`` is None where it was lost before the meter could act."""
+    """A request that arrived. ``status`` is None if the request got no answer and the meter did not act."""
 
     method: str
     node: str
@@ -38,13 +38,13 @@ class Request:
 
 
 class SimulatedMeter:
-    """A stateful IEM-DCR, true to every known fact and with a knob for every unknown one.
+    """A stateful IEM-DCR. It behaves as known of the real meter and has a knob for everything unknown.
 
     Attributes:
-        faults: what happens to coming requests; a server looks here, `handle` does not.
+        faults: faults for the next requests; the server applies them, `handle` ignores them.
         requests: the last 1000 requests, oldest first.
-        request_counts: how often each (method, node) was asked.
-        power_listeners: called at each power cut, when the meter is already unreachable.
+        request_counts: number of requests for each (method, node).
+        power_listeners: called at each power cut, after the meter has become unreachable.
     """
 
     def __init__(self, options: SimulatorOptions | None = None, *, monotonic: Callable[[], float]) -> None:
@@ -58,10 +58,10 @@ class SimulatedMeter:
         self._reachable_at_s = 0.0
 
     def handle(self, method: str, path: str, body: bytes = b"") -> nodes.Answer:
-        """Act on a request to a path like ``/counter/v1/ocmf/metervalue``.
+        """Handle a request to a path such as ``/counter/v1/ocmf/metervalue``.
 
         Raises:
-            ConnectionRefusedError: the meter is without power or boots.
+            ConnectionRefusedError: the meter has no power or is booting.
         """
         if self.unreachable_for_s > 0:
             raise ConnectionRefusedError("the simulated meter is without power")
@@ -70,15 +70,15 @@ class SimulatedMeter:
         return answer
 
     def note(self, method: str, node: str, status: int | None, *, acted: bool) -> None:
-        """Log a request that did not reach `handle`."""
+        """Add a request to the log; the server calls this for one that did not reach `handle`."""
         self.requests.append(Request(method, node, status, acted))
         self.request_counts[method, node] += 1
 
-    # --- what it is like now ---
+    # --- queries ---
 
     @property
     def state(self) -> MeterState:
-        """What the meter knows, as it is now."""
+        """The state of the meter, up to date."""
         self._advance()
         return self._state
 
@@ -89,23 +89,23 @@ class SimulatedMeter:
 
     @property
     def unreachable_for_s(self) -> float:
-        """How long it will not answer; 0 when it does."""
+        """Seconds until the meter answers again; 0 if it answers now."""
         left_s = self._reachable_at_s - self._advance()
         return left_s if self._power_up_at_s is not None or left_s > EPSILON_S else 0.0
 
     @property
     def signed(self) -> list[SignedRecord]:
-        """All records it has signed until now, oldest first."""
+        """All signed records, oldest first."""
         return list(self.state.signed)
 
     @property
     def running(self) -> bool:
-        """Whether a transaction runs, whatever XT says of it."""
+        """Whether a transaction runs, independent of what XT shows."""
         return self.state.opened is not None
 
     @property
     def public_key(self) -> ec.EllipticCurvePublicKey:
-        """The key its receipts verify with."""
+        """The public key of its receipts."""
         return self._state.key.public_key()
 
     @property
@@ -128,38 +128,38 @@ class SimulatedMeter:
             "options": state.options.as_json(),
         }  # fmt: skip
 
-    # --- what is done to it by hand ---
+    # --- manual control ---
 
     def configure(self, **changes: Any) -> None:  # noqa: ANN401  the options check their values
-        """Change options while the meter runs; all of them, or none.
+        """Change options while the meter runs. One invalid value leaves all options unchanged.
 
-        A new load or signing delay holds from the next transaction on, a new ``unset_time`` from the next power-up, a
-        new key, serial and pagination from the next record, a new register from now.
+        A new load or signing delay takes effect with the next transaction, a new ``unset_time`` with the next power-up,
+        a new key, serial or pagination with the next record. A register changes immediately.
 
         Raises:
-            ConfigError: a name is no option, or a value does not fit.
+            ConfigError: a name is not an option, or a value is invalid.
         """
         self._state.configure(changes, self._advance())
 
     def shift_clock(self, by_s: float) -> None:
-        """Make the meter's clock wrong by so many seconds, until it is set again."""
+        """Add an error of ``by_s`` seconds to the meter's clock, until it is set again."""
         self.state.clock.shift(by_s)
 
     def set_load(self, current_a: float, voltage_v: float) -> None:
-        """Let a constant load flow from now on, transaction or not.
+        """Connect a constant load from now on, with or without a transaction.
 
-        It survives a power cycle, and until it is cleared no transaction brings a charging curve of its own.
+        It survives a power cycle. Until it is cleared, transactions do not start their own charging curve.
         """
         self._state.set_manual_load(charging(current_a, voltage_v), self._advance())
 
     def clear_load(self) -> None:
-        """Switch off whatever flows: a load set by hand, or the charging curve of the running transaction."""
+        """Switch off the load: a manual one, or the charging curve of the running transaction."""
         self._state.set_manual_load(None, self._advance())
 
     def power_cycle(self, off_s: float = 2.0, boot_s: float = 3.0) -> None:
-        """Cut the power now, give it back after ``off_s``, answer again ``boot_s`` after that.
+        """Cut the power now and restore it after ``off_s`` seconds. The meter answers ``boot_s`` seconds after that.
 
-        The clock restarts, and an open transaction meets its fate (``open_at_power_cut``), when power comes back.
+        When power returns, the clock restarts and ``open_at_power_cut`` decides what happens to an open transaction.
         """
         now_s = self._advance()
         if self._power_up_at_s is None:
@@ -170,7 +170,7 @@ class SimulatedMeter:
             listener()
 
     def _advance(self) -> float:
-        """Bring everything to this moment, and return it: what is due comes before whatever is asked for."""
+        """Perform everything that is due, and return the present time in seconds."""
         now_s = self._monotonic()
         if self._power_up_at_s is not None:
             if now_s + EPSILON_S < self._power_up_at_s:

@@ -1,6 +1,6 @@
-"""The REST nodes: which path and method is answered, what a body has to be, and the shape of the answer.
+"""The REST nodes: valid paths and methods, the required form of a body, and the form of each answer.
 
-A body is read as strictly as it is known to be sent; what it lacks is refused with 400 and changes nothing.
+A body must have exactly the form that the vendor's driver sends. Any other is refused with 400 and changes nothing.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ METHODS: Final = {
 }  # fmt: skip
 """The methods that each node has."""
 _TYPES: Final[dict[str, type[Any]]] = {"IS": bool, "US": bool, "IF": list}
-"""What is not text in the body of a POST."""
+"""Types of the keys in the body of a POST that are not text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An HTTP answer: status, body and the body's media type."""
+    """An HTTP answer: status, body and media type of the body."""
 
     status: int
     body: bytes = b""
@@ -41,17 +41,17 @@ class Answer:
 
 
 def json_answer(value: object, status: int = 200) -> Answer:
-    """Answer with JSON as the meter writes it: a space after each colon and comma."""
+    """Return a JSON answer in the meter's format, with a space after each colon and comma."""
     return Answer(status, json.dumps(value, ensure_ascii=False).encode())
 
 
 def node_of(path: str) -> str:
-    """Return the node a path means: ``/receipt``; a path that is none of the meter's stays as it is."""
+    """Return the node of a path, such as ``/receipt``. A path outside the meter's API is returned unchanged."""
     return "/transaction" if path == NEWER_TRANSACTION else path.removeprefix(BASE) or path
 
 
 def answer(state: MeterState, method: str, path: str, body: bytes, now_s: float) -> Answer:
-    """Let the node of ``path`` act and answer; a refusal is an answer too."""
+    """Handle a request to the node of ``path``. A refusal is an answer too."""
     try:
         node = _node(state.options, method, path)
         if method == "GET":
@@ -95,7 +95,7 @@ def _get(state: MeterState, node: str, now_s: float) -> Answer:
 
 
 def _tuple(record: SignedRecord | None, kind: str, options: SimulatorOptions) -> Answer:
-    """Answer with a record, or as ``kind`` has it that there is none."""
+    """Return an answer with the record, or the answer that ``kind`` names for a missing one."""
     if kind == "previous" and record is not None:
         wrapped = {
             "raw": record.text,
@@ -132,7 +132,7 @@ def _post(state: MeterState, node: str, body: bytes, now_s: float) -> None:
 def _fields(body: bytes, options: SimulatorOptions, *wanted: str, optional: str = "") -> dict[str, Any]:
     try:
         values = json.loads(body)
-        # a lone surrogate, which JSON can spell, has no UTF-8 to be signed
+        # JSON can contain a lone surrogate, which UTF-8 cannot encode and which therefore cannot be signed
         json.dumps(values, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise RefusalError("the body is not JSON", 400) from error
@@ -147,7 +147,7 @@ def _fields(body: bytes, options: SimulatorOptions, *wanted: str, optional: str 
 def _value(key: str, value: Any, options: SimulatorOptions) -> Any:  # noqa: ANN401  JSON, and a moment for TM
     kind = _TYPES.get(key, str)
     if not isinstance(value, kind) or (kind is list and any(not isinstance(item, str) for item in value)):
-        raise RefusalError(f"{key} is no {kind.__name__}", 400)
+        raise RefusalError(f"{key} is not of type {kind.__name__}", 400)
     limit = {"ID": options.user_id_limit, "TT": options.tariff_text_limit}.get(key)
     if limit is not None and len(value) > limit:
         raise RefusalError(f"{key} has more than {limit} characters", 400)

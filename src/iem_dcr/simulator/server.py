@@ -1,8 +1,8 @@
-"""The meter on a TCP port: aiohttp's server, with habits of connections, faults and power cuts.
+"""The meter on a TCP port: aiohttp's server plus connection behaviour, faults and power cuts.
 
-The port is open while the meter has power, and no connection outlives it. Each connection is served by an
-`aiohttp.web.Server` of its own, which knows how long it is kept and how many requests it has brought. What a fault
-writes in the place of an answer goes straight to the transport, and ends the connection.
+The port is open while the meter has power, and a power cut ends every connection. Each connection has its own
+`aiohttp.web.Server`, which limits its idle time and counts its requests. Bytes that a fault sends instead of an answer
+go directly to the transport and end the connection.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 _BACKLOG: Final = 100
 _KEPT_S: Final = 1e9
 
-# aiohttp logs a failed answer; what came and was no HTTP is answered with 400 and is no failure.
+# aiohttp logs input that is not HTTP as an error, although the 400 that answers it is not a failure.
 _log = logging.getLogger(__name__)
 _log.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError)))
 
@@ -44,11 +44,11 @@ _log.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_inf
 class SimulatorServer:
     """Serves one meter while its ``async with`` block is entered.
 
-    While the meter is without power its port refuses connections, the control path included.
+    While the meter has no power its port refuses all connections, also those to the control path.
 
     Attributes:
-        host: address it listens at.
-        port: its port; 0 until it listens, if none was chosen.
+        host: the address on which it listens.
+        port: the port on which it listens; 0 until then if the system chooses one.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class SimulatorServer:
 
     @property
     def meter(self) -> SimulatedMeter:
-        """The meter it serves; made from the options, with the loop's time, when it is first asked for in the loop."""
+        """The meter that it serves. The first access creates it from the options and needs a running event loop."""
         if not isinstance(self._meter, SimulatedMeter):
             self._meter = SimulatedMeter(self._meter, monotonic=asyncio.get_running_loop().time)
         return self._meter
@@ -75,10 +75,10 @@ class SimulatorServer:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     async def __aenter__(self) -> Self:
-        """Listen.
+        """Start to listen.
 
         Raises:
-            OSError: address or port cannot be had.
+            OSError: the address or port is not available.
         """
         self._port_holder = self._socket()
         self.port = self._port_holder.getsockname()[1]
@@ -96,7 +96,7 @@ class SimulatorServer:
             self._port_holder.close()
 
     def serve(self, meter: SimulatedMeter) -> None:
-        """Have another meter answer at this address from now on, as when cables are swapped."""
+        """Serve another meter at this address from now on, as after a swap of cables."""
         self.meter.power_listeners.remove(self._restart)
         self._meter = meter
         meter.power_listeners.append(self._restart)
@@ -105,8 +105,8 @@ class SimulatorServer:
     # --- the port ---
 
     def _socket(self) -> socket.socket:
-        # A second socket on the port, which never listens, keeps the port ours while the power is off. Linux lets both
-        # bind as long as only one listens; elsewhere that needs SO_REUSEPORT.
+        # A second socket, which never listens, reserves the port while the power is off. On Linux both can bind as
+        # long as only one listens; other systems need SO_REUSEPORT.
         bound = socket.socket(socket.AF_INET6 if ":" in self.host else socket.AF_INET, socket.SOCK_STREAM)
         try:
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -123,7 +123,7 @@ class SimulatorServer:
         self._start()
 
     def _stop(self) -> None:
-        """Refuse connections and break off those there are."""
+        """Refuse new connections and abort the existing ones."""
         self._is_on = False
         if self._power_up is not None:
             self._power_up.cancel()
@@ -132,7 +132,7 @@ class SimulatorServer:
             connection.break_off()
 
     def _start(self) -> None:
-        """Listen as soon as the meter has power."""
+        """Listen now, or when the meter is reachable again."""
         left_s = self.meter.unreachable_for_s
         if left_s > 0:
             self._power_up = asyncio.get_running_loop().call_later(left_s, self._start)
@@ -148,7 +148,7 @@ class SimulatorServer:
         asyncio.get_running_loop().add_reader(self._listener, self._accept, self._listener)
 
     def _pause_listening(self, *, refuse: bool) -> None:
-        """Take no connection: it waits in the kernel's queue, or is refused."""
+        """Accept no connections: new ones wait in the kernel's queue, or are refused."""
         if self._listener is not None:
             asyncio.get_running_loop().remove_reader(self._listener)
             if refuse:
@@ -156,7 +156,7 @@ class SimulatorServer:
                 self._listener = None
 
     def _accept(self, listener: socket.socket) -> None:
-        # Not asyncio's own server: closed between accepting and connecting, it loses a socket without closing it.
+        # asyncio's own server leaks an accepted socket if it is closed before the transport exists.
         with contextlib.suppress(BlockingIOError, ConnectionAbortedError):
             accepted, _ = listener.accept()
             connection = _Connection(self.meter)
@@ -167,7 +167,7 @@ class SimulatorServer:
                 self._pause_listening(refuse=self.meter.options.connections == "one-refused")
 
     def _over(self, accepted: socket.socket, task: asyncio.Task[None]) -> None:
-        accepted.close()  # a task that was cancelled before it began has not given it to a transport
+        accepted.close()  # a task cancelled before its first step has not created a transport that closes it
         del self._connections[task]
         if self._is_on and not self._connections:
             self._listen()
@@ -186,7 +186,7 @@ class _Connection(web.Server):
         self._broken_off = asyncio.Event()
 
     async def run(self, accepted: socket.socket) -> None:
-        """Serve it until it has ended and its last request is done with."""
+        """Serve the connection until it has ended and its last request is finished."""
         accepted.settimeout(0)
         self._transport, _ = await asyncio.get_running_loop().connect_accepted_socket(self, accepted)
         if self._broken_off.is_set():
@@ -196,18 +196,18 @@ class _Connection(web.Server):
             pass
 
     def break_off(self) -> None:
-        """End it at once, whatever it is doing."""
+        """Abort the connection immediately."""
         self._broken_off.set()
         if self._transport is not None:
             self._transport.abort()
 
     def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
-        """Notice its end."""
+        """Mark the connection as ended."""
         super().connection_lost(handler, exc)
         self._ended.set()
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer a request, or close its connection: what is returned then goes nowhere."""
+        """Answer a request. If there is no answer, close the connection; aiohttp then discards the empty response."""
         transport = request.transport
         async with self._busy:
             if transport is not None:
@@ -220,7 +220,7 @@ class _Connection(web.Server):
         """Answer a request.
 
         Raises:
-            OSError: there is no answer, or nobody to take it.
+            OSError: the request gets no answer, or the client has gone.
         """
         meter, method, node = self._meter, request.method, node_of(request.path)
         if meter.options.expect_continue and request.headers.get("Expect") == "100-continue":
@@ -263,7 +263,7 @@ class _Connection(web.Server):
         return response
 
     async def _spoil(self, transport: asyncio.Transport, fault: Fault, answer: Answer | None) -> None:
-        """Write what a fault writes in the place of an answer."""
+        """Send what a fault sends instead of an answer."""
         if fault.kind == "reset":
             transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
             transport.abort()
@@ -281,14 +281,14 @@ class _Connection(web.Server):
                     return
 
     async def _pause(self, seconds: float) -> None:
-        """Wait so many seconds, or until the connection is broken off."""
+        """Wait ``seconds``, or until the connection is aborted."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._broken_off.wait()
 
 
 def substitute(fault: Fault, answer: Answer | None) -> Answer | None:
-    """Return the proper HTTP answer that a fault gives in the place of the meter's, or None where it gives none."""
+    """Return the valid HTTP answer with which a fault replaces the meter's, or None if it has none."""
     if fault.kind in ("refuse", "server-error"):
         return Answer(fault.http_status, fault.body.encode(), TEXT_TYPE)
     if fault.kind == "garbage" and answer is not None:
@@ -297,7 +297,7 @@ def substitute(fault: Fault, answer: Answer | None) -> Answer | None:
 
 
 def http_bytes(answer: Answer, *, more_bytes: int = 0) -> bytes:
-    """Write an answer as HTTP/1.1 that ends its connection, announcing ``more_bytes`` beyond its length."""
+    """Return an answer as HTTP/1.1 with ``Connection: close``. Content-Length is too large by ``more_bytes``."""
     headers = {"Connection": "close"} | _headers(answer, more_bytes=more_bytes)
     head = f"HTTP/1.1 {answer.status} {responses.get(answer.status, '')}\r\n"
     head += "".join(f"{name}: {value}\r\n" for name, value in headers.items())

@@ -1,6 +1,7 @@
-"""What the meter signs: a transaction's record as an OCMF tuple, and the forms of key and signature.
+"""What the meter signs: the record of a transaction as an OCMF tuple, and the formats of key and signature.
 
-The order of fields and the way of signing are those of the 2025 firmware (receipts/iem-dcr-2025-unpadded-der.ocmf).
+The order of fields and the default signature format are those of the 2025 firmware
+(receipts/iem-dcr-2025-unpadded-der.ocmf).
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ if TYPE_CHECKING:
 
 ALGORITHM: Final = "ECDSA-secp256r1-SHA256"
 NO_GATEWAY: Final[Mapping[str, str]] = {"CT": "", "CI": ""}
-"""Charge point of a record, as POST /gw says it, while it was not set."""
+"""Charge point in a record if no POST /gw has set it."""
 NO_USER: Final[Mapping[str, Any]] = {"IS": False, "IL": "NONE", "IF": [], "IT": "NONE", "ID": ""}
-"""User of a record, as POST /user says it, where none was assigned."""
+"""User in a record if no POST /user has set one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One reading of a record: TM, TX, EF and ST, the registers, and the charge point of that moment."""
+    """One reading of a record: TM, TX, EF and ST, the registers, and the charge point at that time."""
 
     head: Mapping[str, str]
     registers: Registers
@@ -41,9 +42,9 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class OpenRecord:
-    """A transaction that runs: user and tariff text are those in force at its beginning.
+    """A running transaction with the user and tariff text in force at its begin.
 
-    ``number`` counts the transactions that the meter began; ``begun_s`` is the caller's monotonic time.
+    ``number`` counts the transactions of the meter. ``begun_s`` is the caller's monotonic time.
     """
 
     number: int
@@ -55,9 +56,9 @@ class OpenRecord:
 
 @dataclass(frozen=True, slots=True)
 class ClosedRecord:
-    """A transaction with its last reading, which is signed at ``due_s``.
+    """An ended transaction with its last reading. It is signed at ``due_s``.
 
-    ``late`` is one that the meter closes some time after a power-up.
+    ``late`` is true if the meter signs it only some time after a power-up.
     """
 
     opened: OpenRecord
@@ -68,10 +69,10 @@ class ClosedRecord:
 
 @dataclass(frozen=True, slots=True)
 class SignedRecord:
-    """A signed OCMF tuple, and what it is about.
+    """A signed OCMF tuple and its main contents.
 
-    ``PG`` is "" where the meter writes none, ``TX`` is of the last reading, "E" or "P". The energies are the
-    transaction's.
+    ``PG`` is "" if the tuple has no pagination. ``TX`` is that of the last reading, "E" or "P". The energies are those
+    of the transaction, in Wh.
     """
 
     text: str
@@ -83,23 +84,24 @@ class SignedRecord:
 
 
 def private_key(secret: int | None) -> ec.EllipticCurvePrivateKey:
-    """Return the secp256r1 key of a secret number, or a new one."""
+    """Return the secp256r1 key with this secret number, or a new key for None."""
     curve = ec.SECP256R1()
     return ec.generate_private_key(curve) if secret is None else ec.derive_private_key(secret, curve)
 
 
 def public_key_text(key: ec.EllipticCurvePrivateKey, form: str) -> str:
-    """Write PK: "der" is hex of SubjectPublicKeyInfo with its head in lower case, "raw" is X‖Y in upper case."""
+    """Return PK in hex: "der" is SubjectPublicKeyInfo with a lower-case head, "raw" is X‖Y in upper case."""
     info = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     coordinates = info[-64:].hex().upper()
     return coordinates if form == "raw" else info[:-64].hex() + coordinates
 
 
 def signature(key: ec.EllipticCurvePrivateKey, payload: bytes, encoding: str) -> str:
-    """Sign bytes and write SD in upper-case hex: as "der", as "raw" r‖s, or as "unpadded-der".
+    """Sign ``payload`` and return SD in upper-case hex: as "der", as "raw" r‖s, or as "unpadded-der".
 
-    In the last one both integers have 32 bytes and never get the 00 that keeps them positive (receipts/iem-dcr-2025:
-    ``3044 0220 <r> 0220 <s>``). One signature in 128 then has an integer that begins with nine equal bits.
+    In "unpadded-der" both integers have 32 bytes and never the leading 00 that keeps them positive
+    (receipts/iem-dcr-2025: ``3044 0220 <r> 0220 <s>``). In one of 128 signatures an integer begins with nine equal
+    bits.
     """
     der = key.sign(payload, ec.ECDSA(hashes.SHA256()))
     r, s = (number.to_bytes(32, "big") for number in decode_dss_signature(der))
@@ -108,7 +110,7 @@ def signature(key: ec.EllipticCurvePrivateKey, payload: bytes, encoding: str) ->
 
 
 def signed(key: ec.EllipticCurvePrivateKey, record: ClosedRecord, page: int, options: SimulatorOptions) -> SignedRecord:
-    """Write and sign a record."""
+    """Write the tuple of a record and sign it."""
     opened, end = record.opened, record.end
     pagination = {} if options.PG == "missing" else {"PG": f"T{page}"}
     payload = _compact({

@@ -1,8 +1,8 @@
 """The meter's state and what changes it: begin, end, signing, power cut and power-up.
 
-A transaction is open, then being signed, then signed; or it is lost. Each of these steps is told to ``watchers`` as an
-`Event`, so that whoever judges a driver knows what the meter really did. The moment comes in from outside, and a method
-refuses before it changes anything. What the nodes show of the state, and when, is for `live_values` and `nodes`.
+A transaction is open, then being signed, then signed. Or it is lost. Each step is reported to ``watchers`` as an
+`Event`, so that a test of a driver knows what the meter really did. The caller passes the time. A method that refuses
+changes nothing. `live_values` and `nodes` decide what a client sees of the state, and when.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from iem_dcr.simulator.signing import SignedRecord
 
 EPSILON_S: Final = 1e-6
-"""A timer of an event loop may fire this much too early."""
+"""An event loop may fire a timer early by this much."""
 
 
 class RefusalError(Exception):
-    """The meter does not do what it was asked; nothing has changed in it. ``status`` None: its usual one."""
+    """The meter refuses a request and has changed nothing. ``status`` None means ``refusal_status``."""
 
     def __init__(self, reason: str, status: int | None = None) -> None:
         self.status = status
@@ -36,7 +36,7 @@ class RefusalError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A step of a transaction: "begun", "closed", "signed" with its tuple, or "lost": it will never be signed."""
+    """A step of a transaction: "begun", "closed", "signed" (``text`` is the tuple), or "lost" (never signed)."""
 
     kind: str
     transaction: int
@@ -44,18 +44,22 @@ class Event:
 
 
 class MeterState:
-    """Everything the meter knows.
+    """The state of the meter.
 
     Attributes:
-        live: what /metervalue shows of it.
-        gateway, user: what POST /gw said since the last power-up and POST /user for the next transaction, or None.
+        live: what /metervalue shows of the state.
+        gateway: CT and CI of the POST /gw since the last power-up, or None.
+        user: the user that POST /user set for the next transaction, or None.
         tariff_text: the text on the display.
-        opened, unsigned, signed: the transaction that runs, those being signed, and all that were; in order.
-        begun, ended: how many transactions were begun, and ended by an accepted E.
-        ended_s: when that last was; None from a power-up on.
-        survived_cut: the open transaction began before the last power-up.
-        receipt: what GET /receipt answers.
-        watchers: are told of each `Event`.
+        opened: the running transaction, or None.
+        unsigned: the transactions being signed, oldest first.
+        signed: all signed records, oldest first.
+        begun: number of transactions begun.
+        ended: number of transactions ended by an accepted E.
+        ended_s: time of the last accepted E since the last power-up, or None.
+        survived_cut: whether the running transaction began before the last power-up.
+        receipt: the record that GET /receipt returns.
+        watchers: called with each `Event`.
     """
 
     def __init__(self, options: SimulatorOptions, now_s: float) -> None:
@@ -84,31 +88,31 @@ class MeterState:
 
     @property
     def error_flags(self) -> str:
-        """EF: as chosen, else "t" while the clock was not set (device/metervalue.json: EF "t" with sync flag U)."""
+        """EF: the option, else "t" until the clock is set (device/metervalue.json: EF "t" with sync flag U)."""
         if self.options.EF is not None:
             return self.options.EF
         return "t" if self.clock.flag == "U" else ""
 
     def time_text(self, now_s: float) -> str | None:
-        """TM as it is in every answer; None where it is left out."""
+        """Return TM as every answer has it, or None if TM is omitted."""
         return self.clock.text(now_s, self.options)
 
     def transaction_registers(self, now_s: float) -> Registers:
-        """The registers of the transaction; while none runs those of the one before."""
+        """Return the energy of the running transaction, or of the last one if none runs."""
         if self.opened is None:
             return self._transaction_registers
         return self.energy.registers(now_s).minus(self.opened.begin.registers)
 
     def last_signed(self, now_s: float) -> SignedRecord | None:
-        """What /transaction answers: the last record, or the one before for ``transaction_lag_s``."""
+        """Return the record that /transaction shows: the last one, or for ``transaction_lag_s`` the one before it."""
         lags = now_s + EPSILON_S < self._signed_s + self.options.transaction_lag_s
         shown = self.signed[:-1] if lags else self.signed
         return shown[-1] if shown else None
 
-    # --- what changes it ---
+    # --- changes ---
 
     def advance(self, now_s: float) -> None:
-        """Do what is due by now."""
+        """Take the snapshot and sign the records that are due."""
         self.live.advance(now_s)
         while self.unsigned and now_s + EPSILON_S >= self.unsigned[0].due_s:
             record = self.unsigned.popleft()
@@ -119,7 +123,7 @@ class MeterState:
             self._tell("signed", record.opened, self.receipt.text)
 
     def configure(self, changes: dict[str, Any], now_s: float) -> None:
-        """Change options: a new key and pagination hold from the next record, a register from now."""
+        """Change options. A new key or pagination takes effect with the next record, a register immediately."""
         self.options = self.options.changed(changes)
         if "private_key" in changes:
             self.key = private_key(self.options.private_key)
@@ -129,13 +133,13 @@ class MeterState:
             self.energy.set_register(name, getattr(self.options, name), now_s)
 
     def set_gateway(self, gateway: Mapping[str, str]) -> None:
-        """Take CT and CI; once per power-up."""
+        """Set CT and CI, which is possible once per power-up."""
         if self.gateway is not None:
-            raise RefusalError("CT and CI were set since power-up")
+            raise RefusalError("CT and CI are already set since power-up")
         self.gateway = gateway
 
     def set_user(self, user: Mapping[str, Any]) -> None:
-        """Take the user of the next transaction."""
+        """Set the user of the next transaction."""
         if self.opened is not None and self.options.user_while_running == "refuse":
             raise RefusalError("a transaction is running")
         self.user = user
@@ -171,7 +175,7 @@ class MeterState:
             self.energy.connect(load, now_s)
 
     def end(self, now_s: float) -> None:
-        """End the transaction; the signature comes ``signing_delay_s`` later."""
+        """End the transaction. Its record is signed ``signing_delay_s`` later."""
         if self.opened is None:
             if self.options.idle_end == "refuse":
                 raise RefusalError("no transaction is running")
@@ -184,21 +188,21 @@ class MeterState:
             self.energy.connect(Load(), now_s)
 
     def set_manual_load(self, load: Load | None, now_s: float) -> None:
-        """Connect a load in the place of whatever flows; None switches everything off.
+        """Replace the present load; None switches it off.
 
-        Without power nothing is metered: the load is connected at power-up.
+        Without power nothing is metered, so the load is connected at power-up.
         """
         self._manual_load = load
         if self._at_cut is None:
             self.energy.connect(load or Load(), now_s)
 
     def cut_power(self, now_s: float) -> None:
-        """Lose power: what is metered ends here, and so does a session's load."""
+        """Lose power: metering and the load of a session end."""
         self._at_cut = self._reading("P", now_s)
         self.energy.connect(Load(), now_s)
 
     def power_up(self, now_s: float) -> None:
-        """Come back: clock wrong, charge point and user gone, and the open transaction as ``open_at_power_cut``."""
+        """Power up: reset clock, charge point and user. ``open_at_power_cut`` decides on the open transaction."""
         options = self.options
         self.clock = MeterClock(options.unset_time, now_s)
         self.live.power_up(now_s)
