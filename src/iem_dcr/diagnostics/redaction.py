@@ -59,7 +59,7 @@ _FORMS: Final = {
     "content-length:": r"\d{1,9}",
     "date:": r"[A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d GMT",
 }
-"""Forms of the meter's, OCMF's and HTTP's fields that identify nobody. Names of headers end with a colon."""
+"""Forms of the meter's, OCMF's and HTTP's fields that identify no one. Names of headers end with a colon."""
 _DESCRIPTIONS: Final = (
     *("GI", "GV", "MV", "MM", "MF"),
     *("allow:", "cache-control:", "connection:", "content-encoding:", "content-type:", "expires:", "keep-alive:"),
