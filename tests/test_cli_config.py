@@ -118,9 +118,9 @@ def test_a_password_that_everybody_can_read(tmp_path: Path) -> None:
     path.chmod(0o644)
     done = run("config", "check", "--offline", str(path))
     assert done.status == 0
-    assert done.err.startswith(f"Warning: {path}: [mqtt] password: this file can be read by everybody")
+    assert done.err.startswith(f"Warning: {path}: [mqtt] password: all users can read this file")
     assert "hunter2" not in done.err + done.out
-    assert "module_id to be found out at 192.168.60.12:80" in done.out
+    assert "module_id not known yet at 192.168.60.12:80" in done.out
 
 
 def test_the_vendors_default_is_refused(tmp_path: Path) -> None:

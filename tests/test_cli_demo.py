@@ -119,7 +119,7 @@ def test_it_is_interrupted() -> None:
     done = finish(process, before)
     assert (done.status, done.err) == (130, "")
     assert "VALID: the signature matches" in done.out
-    assert "To go on" not in done.out
+    assert "Next steps" not in done.out
 
 
 def test_a_full_disk_is_said_to_be_that() -> None:
@@ -129,7 +129,7 @@ def test_a_full_disk_is_said_to_be_that() -> None:
     with full.open("w") as stream:
         done = finish(begin("demo", "--seconds", "2", stdout=stream.fileno()))
     assert done.status == 1
-    assert done.err == "Error: standard output cannot be written: No space left on device\n"
+    assert done.err == "Error: cannot write to standard output: No space left on device\n"
 
 
 def test_a_session_on_a_terminal() -> None:
@@ -232,7 +232,7 @@ def test_keep_open_goes_on_with_session_after_session() -> None:
     done = finish(process, before)
     assert (done.status, done.err) == (0, "")
     assert done.out.count("VALID: the signature matches") == 2
-    assert "To go on" in done.out
+    assert "Next steps" in done.out
 
 
 @pytest.mark.parametrize("odd", [b"", b"[]", b"{", b'{"status":"ODD"}', b"\xff", b"null", b"1" * 5000])
@@ -300,7 +300,7 @@ def test_no_broker_there(closed_port: int) -> None:
         1,
         f"Error: the broker 127.0.0.1:{closed_port} cannot be used: nothing listens there\n",
     )
-    assert "To go on" not in done.out
+    assert "Next steps" not in done.out
 
 
 @pytest.mark.parametrize("url", ["http://u:geheim@h", "mqtt://", "mqtt://u:geheim@h:0", "mqtt://h/topic", "h:1883", ""])

@@ -30,8 +30,8 @@ SHOWN = """
 
 Warning: pm1, pm2: cfg_communication_check_to_s is 5: set 15 or more. A restart of iem-dcr or of the broker can take \
 longer than that, and EVerest stops charging at once when it misses the check.
-Warning: pm1, pm2: cfg_request_reply_to_s is 550: set 120. No reply comes later than that, and a lost one blocks the \
-connector until EVerest gives up waiting.
+Warning: pm1, pm2: cfg_request_reply_to_s is 550: set 120. No reply takes longer than that, and a lost reply \
+blocks the connector until EVerest stops waiting.
 """
 
 

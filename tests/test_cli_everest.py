@@ -100,9 +100,9 @@ def test_without_an_environment(prefix: Path) -> None:
     done = install(prefix, "--no-venv", "--name", "Meter")
     assert (done.status, done.err) == (0, "")
     assert [line for line in done.out.splitlines()[1:] if "Receipts" not in line] == [
-        "  Environment  none; the python3 that EVerest starts has to have iem-dcr installed",
+        "  Environment  none; the python3 that EVerest starts needs iem-dcr installed",
         f"  everestpy    built for Python {RUNNING}",
-        f"See whether it starts: iem-dcr everest check '{prefix}' --name Meter",
+        f"Check whether it starts: iem-dcr everest check '{prefix}' --name Meter",
     ]
     assert not (place_of(prefix, "Meter") / ".venv").exists()
 
@@ -247,10 +247,10 @@ def test_the_python_of_everestpy_cannot_be_told(tmp_path: Path) -> None:
     prefix = everest_at(tmp_path / "everest", None, "raise ImportError('not with any of these')\n")
     done = install(prefix, "--no-venv")
     assert (done.status, done.err) == (0, "")
-    assert "  everestpy    its Python cannot be told\n" in done.out
+    assert "  everestpy    its Python version is not known\n" in done.out
     done = run("everest", "check", str(prefix), PATH=BIN)
     assert done.status == 1
-    assert "  everestpy  for a Python not known\n" in done.out
+    assert "  everestpy  for an unknown Python\n" in done.out
     assert "Problem: module.py does not start: ImportError: not with any of these\n" in done.out
 
 
@@ -329,7 +329,7 @@ def test_mistakes_in_the_command_line(tmp_path: Path, prefix: Path, command: str
             [
                 ((str(prefix), "--user", "of-no-host"), "there is no user of-no-host on this host"),
                 ((str(prefix), "--wheels", "/nowhere"), "Directory '/nowhere' does not exist"),
-                ((str(prefix), "--wheels", "/", "--no-venv"), "--wheels is what .venv is filled from"),
+                ((str(prefix), "--wheels", "/", "--no-venv"), "--wheels fills .venv"),
             ]
             if command == "install"
             else []

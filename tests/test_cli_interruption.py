@@ -84,7 +84,7 @@ def test_who_insists_leaves_at_once() -> None:
         process.send_signal(signal.SIGINT)
         done = finish(process, before)
         assert done.status == 130
-        assert "the transaction may still run in the meter" in done.err
+        assert "the transaction may still be running in the meter" in done.err
         assert simulator.runs
 
 
@@ -127,7 +127,7 @@ def test_a_full_disk_is_said_and_nothing_runs_on(arguments: list[str]) -> None:
         words = [word.replace("ADDRESS", simulator.address) for word in arguments]
         done = finish(begin(*words, stdout=disk))
         os.close(disk)
-        assert (done.status, done.err) == (1, "Error: standard output cannot be written: No space left on device\n")
+        assert (done.status, done.err) == (1, "Error: cannot write to standard output: No space left on device\n")
         assert not simulator.runs
 
 

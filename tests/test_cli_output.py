@@ -46,7 +46,7 @@ def test_a_full_disk() -> None:
     with Path("/dev/full").open("w") as stream:
         output = Output(stream)
         output.line({"n": 1})
-        with pytest.raises(click.ClickException, match="standard output cannot be written: No space left"):
+        with pytest.raises(click.ClickException, match="cannot write to standard output: No space left"):
             output.status()
 
 

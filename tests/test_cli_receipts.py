@@ -132,7 +132,7 @@ def test_without_a_journal_the_first_that_is_there_is_read_and_named(path: Path)
 def test_none_is_exit_1(path: Path, what: str) -> None:
     done = receipts(what, path, "--transaction", "nobody's")
     assert (done.status, done.out) == (1, "")
-    assert "No such receipt" in done.err
+    assert "No matching receipt" in done.err
 
 
 @pytest.mark.parametrize("what", ["list", "show", "export", "forget"])
@@ -284,7 +284,7 @@ def test_of_several_the_address_says_which(path: Path) -> None:
     pinned(path, a="A", b="B", c="C")
     done = receipts("pin", path, "B")
     assert (done.status, done.out) == (2, "")
-    assert "say for which --address; pinned are A for a:80, B for b:80, C for c:80" in " ".join(done.err.split())
+    assert "give --address; pinned are A for a:80, B for b:80, C for c:80" in " ".join(done.err.split())
     done = receipts("pin", path, "B", "--address", "a", "--address", "c:80")
     assert done.err.splitlines() == [
         "a:80: B is accepted instead of A.",
@@ -299,9 +299,9 @@ def test_of_several_the_address_says_which(path: Path) -> None:
     [
         (["NEW", "--address", "a:81"], 2, f"no meter is pinned for a:81; pinned are {METER} for a:80"),
         (["NEW", "--address", "a:80", "--address", "x"], 2, "no meter is pinned for x;"),
-        (["pin"], 2, "expected is the serial number as the meter gives it (MS)"),
-        ([""], 2, "expected is the serial number as the meter gives it (MS)"),
-        (["a|b"], 2, "expected is the serial number as the meter gives it (MS)"),
+        (["pin"], 2, "expected the serial number as the meter gives it (MS)"),
+        ([""], 2, "expected the serial number as the meter gives it (MS)"),
+        (["a|b"], 2, "expected the serial number as the meter gives it (MS)"),
         ([], 2, "Missing argument 'SERIAL'"),
     ],
 )
@@ -316,7 +316,7 @@ def test_mistakes_change_no_pin(path: Path, words: list[str], status: int, what:
 def test_a_journal_without_pins_says_who_pins(path: Path) -> None:
     done = receipts("pin", path, "NEW")
     assert (done.status, done.out) == (1, "")
-    assert f"no meter is pinned in {path}: a driver with meter_serial pin does that" in " ".join(done.err.split())
+    assert f"no meter is pinned in {path}: a driver with meter_serial pin pins its meter" in " ".join(done.err.split())
     assert "--journal" in done.err
     none = path.with_name("none")
     assert "does not exist" in receipts("pin", none, "NEW").err

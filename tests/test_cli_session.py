@@ -181,7 +181,7 @@ def test_a_transaction_that_runs_is_left_alone() -> None:
         assert simulator.handle("POST", "/receipt", {"TX": "B"}) == 200
         done = quick(simulator)
         assert (done.status, done.out) == (1, "")
-        assert "runs a transaction; nothing was sent" in done.err
+        assert "running a transaction; nothing was sent" in done.err
         assert "--end-running" in done.err
         assert simulator.methods == {"GET"}
         assert simulator.runs
@@ -206,7 +206,7 @@ def test_the_receipt_of_a_transaction_ended_first_is_printed() -> None:
         assert simulator.handle("POST", "/receipt", {"TX": "B"}) == 200
         done = session(simulator, "--seconds", "0.2", "--end-running")
     assert done.status == 0
-    assert "It runs a transaction, which is ended first" in done.out
+    assert "It is running a transaction, which is ended first" in done.out
     assert done.out.count("─ Receipt T") == 2
     assert done.out.count(" VALID: the signature matches") == 2
 
@@ -262,7 +262,7 @@ def test_it_ends_when_somebody_else_has_ended_its_transaction() -> None:
             assert process.poll() is None
         done = finish(process, before)
     assert done.status == 0
-    assert "The transaction is over: somebody else has ended it, or the meter lost its power.\n" in done.err
+    assert "The transaction is over: another program ended it, or the meter lost power.\n" in done.err
     assert "Ending the transaction" not in done.out
     assert "VALID: the signature matches" in done.out
 

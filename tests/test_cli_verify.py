@@ -123,7 +123,7 @@ def test_standard_input_and_the_documents_key(file: Path) -> None:
     other = CurveSigner(SECP256R1, secret=5).spki
     done_with_other = check(file, json.dumps(signed_value), key=other)
     assert done_with_other.status == 1
-    assert "names another key than the one given" in done_with_other.out
+    assert "names another key; the given key was used" in done_with_other.out
     assert "another key" not in check(file, json.dumps(signed_value), key=SIGNER.public.hex()).out
 
 
@@ -290,7 +290,7 @@ def test_both_directions_are_shown(file: Path) -> None:
     ]
     texts = [SIGNER.tuple_of(json.dumps({"FV": "1.0", "MS": "M", "PG": f"T{n}", "RD": rows})) for n in range(22)]
     assert "0.000 kWh import, 2.000 kWh export  VALID\n" in check(file, "\n".join(texts)).out
-    assert "Energy     2.000 kWh  export 1-b:2.8.e, beside the verdict\n" in check(file, texts[0]).out
+    assert "Energy     2.000 kWh  export 1-b:2.8.e, not part of the verdict\n" in check(file, texts[0]).out
 
 
 def test_a_receipt_that_is_there_again_is_no_half_of_its_own(file: Path) -> None:

@@ -231,7 +231,7 @@ def test_no_serial_is_wrong_where_the_driver_pins_it() -> None:
         (timedelta(0), State.OK, "sync flag I"),
         (timedelta(seconds=20), State.WARNING, "it is wrong"),
         (timedelta(minutes=-10), State.FAILED, "it is wrong"),
-        (timedelta(hours=-1), State.FAILED, "1 h to the second: a time zone or summer time"),
+        (timedelta(hours=-1), State.FAILED, "1 h to the second: a wrong time zone or summer time"),
         (timedelta(hours=2), State.FAILED, "2 h to the second"),
         (timedelta(days=-20500), State.WARNING, "it shows 1970-01"),
     ],
@@ -247,7 +247,7 @@ def test_clock(off: timedelta, state: State, words: str) -> None:
 def test_the_zone_of_the_configuration() -> None:
     line = of(examined(ready, Settings.of({"CI": CI, "timezone": "+0300"}))[0], "clock")
     assert line.state is State.WARNING
-    assert "written with +0100, the configuration has +0300 now" in line.text
+    assert "offset from UTC is +0100, but the configuration has +0300 now" in line.text
 
 
 def test_a_clock_without_flag() -> None:
@@ -303,12 +303,12 @@ def row(kwh: str, code: str = "1-b:1.8.e") -> dict[str, str]:
     ("check", "values", "state", "words"),
     [
         ("reading", [{"P": 20000}], State.FAILED, "U2·I is 40000 W"),
-        ("reading", [{"P": -40000}], State.FAILED, "P has the other sign"),
+        ("reading", [{"P": -40000}], State.FAILED, "P has the opposite sign"),
         ("reading", [{"U2": -400, "P": -40000}], State.FAILED, "the voltage is negative"),
         ("reading", [{"P": 20000}, {}], State.OK, "1 of 2 readings"),
         ("reading", [{"U2": 60.1, "I": 5, "P": 300}], State.OK, ""),
-        ("register", [{"RD": [row("2.000")]}, {"RD": [row("1.999")]}], State.FAILED, "it fell"),
-        ("register", [{}, {}, {}, {}], State.FAILED, "nothing was counted of about 33 Wh"),
+        ("register", [{"RD": [row("2.000")]}, {"RD": [row("1.999")]}], State.FAILED, "a register fell"),
+        ("register", [{}, {}, {}, {}], State.FAILED, "none of about 33 Wh was counted"),
         ("register", [{"P": 0, "RD": [row("1"), row("2", "1-b:2.8.e")]}], State.WARNING, "more was exported"),
         ("clock", [{}, {}, {}, {}], State.FAILED, "it stands still"),
         ("serial", [{}, {"MS": "1SIM2"}], State.FAILED, "two meters"),
@@ -357,7 +357,7 @@ def test_a_receipt_of_another_meter() -> None:
         await ready(meter)
         meter.configure(MS="1SIM0000000043")
 
-    assert "is of meter 1SIM0000000042" in of(examined(before)[0], "receipt").text
+    assert "is from meter 1SIM0000000042" in of(examined(before)[0], "receipt").text
 
 
 @pytest.mark.parametrize("kind", ["garbage", "server-error", "lose-answer", "stall"])
@@ -419,7 +419,7 @@ async def of_server(script: list[Do]) -> Report:
 
 HTML = answer(b"<html>router</html>", content_type="text/html", headers="Server: nginx\r\n")
 STRANGERS = {
-    "html": ([HTML] * 9, "what answers is not an IEM-DCR: GET /metervalue has status 200 and text/html, by nginx"),
+    "html": ([HTML] * 9, "is not an IEM-DCR: GET /metervalue has status 200 and text/html, by nginx"),
     "other-json": ([answer({"hello": 1})] * 9, "status 200 and application/json"),
     "redirect": ([answer(b"", "302 Found", headers="Location: https://x/\r\n")] * 9, "a redirect to https://x/"),
     "not-found": ([answer(b"", "404 Not Found")] * 9, "status 404"),
@@ -475,7 +475,7 @@ async def test_a_meter_that_is_slow_ends_within_a_minute() -> None:
 def test_a_meter_that_loses_answers() -> None:
     line = of(examined(with_fault(kind="lose-answer", node="/metervalue", count=1))[0], "reachable")
     assert line.state is State.FAILED
-    assert "1 of 6 questions had no answer" in line.text
+    assert "1 of 6 requests had no answer" in line.text
 
 
 # --- recorded firmware ------------------------------------------------------------------------------------------------

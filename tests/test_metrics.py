@@ -296,7 +296,7 @@ def test_a_serial_at_two_addresses(tmp_path: Path, caplog: pytest.LogCaptureFixt
     (error,) = [line for line in errors(caplog) if "exchanged" not in line]
     assert SERIAL in error
     assert len(re.findall(r"127\.0\.0\.1:\d+", error)) == 2
-    assert f"the meter with serial {SERIAL} answers at one address only again" in caplog.text
+    assert f"the meter with serial {SERIAL} answers at only one address again" in caplog.text
 
 
 def test_a_receipt_that_is_not_valid(tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def test_one_that_fails_once_is_started_again_alone(tmp_path: Path, heard: list[
     ((module_id, message, traced),) = failures(heard)
     assert (module_id, traced) == ("pm2", True)
     assert message == (
-        "the meter's task failed and is started again in 1 s: "
+        "the meter's task failed and is restarted in 1 s: "
         "RuntimeError: no everest_api/1/powermeter/pm2/m2e/communication_check"
     )
 
@@ -163,9 +163,9 @@ def test_the_brokers_task_is_started_again_whatever_ends_it(
 ) -> None:
     cancel_from_within(tmp_path)
     assert [(module_id, message, traced) for module_id, message, traced in failures(heard)] == [
-        ("", "the broker's task failed and is started again in 1 s: CancelledError: ", True),
-        ("", "the broker's task failed and is started again in 2 s: OSError: no socket left", True),
-        ("", "the broker's task failed and is started again in 4 s: it ended", False),
+        ("", "the broker's task failed and is restarted in 1 s: CancelledError: ", True),
+        ("", "the broker's task failed and is restarted in 2 s: OSError: no socket left", True),
+        ("", "the broker's task failed and is restarted in 4 s: it ended", False),
     ]
 
 
@@ -267,7 +267,7 @@ async def test_an_end_while_a_task_pauses(tmp_path: Path) -> None:
         assert now_s() - began_s < 0.1
 
 
-# --- a module_id to be found out ---
+# --- a module_id not known yet ---
 
 
 @virtual

@@ -187,15 +187,15 @@ def test_every_mistake_at_once(written: Callable[[str], Path], tmp_path: Path) -
         "[mqtt] protocol is '4': expected one of 5, 3.1.1",
         "[mqtt] user: expected one where there is a password",
         f"[mqtt] key_file is {shown(f'{tmp_path}/nowhere.pem')}: expected a cert_file beside it",
-        "[[meter]] 1 module_id: expected one for every meter where there is more than one",
+        "[[meter]] 1 module_id: expected one for every meter if there is more than one",
         "[[meter]] 1 ip_adress: no such key: did you mean ip_address?",
         "[[meter]] 1 port_http is '80': expected a whole number from 0 to 65535",
         f"[[meter]] 2 (module_id \"a/b\") module_id is 'a/b': expected {MODULE_ID}",
         '[[meter]] 2 (module_id "a/b") port_http is 0: expected a port from 1 to 65535 (the meter\'s own is 80)',
-        f"{again} module_id: is that of {first} already: expected another",
+        f"{again} module_id: is already that of {first}: expected another",
         f"{again} zzz: no such key: expected one of "
         + ", ".join(sorted(["module_id", *(setting.key for setting in SETTINGS)])),
-        f"{again} ip_address: 10.0.0.3:80 is the meter of {first} already: expected another or another port_http",
+        f"{again} ip_address: 10.0.0.3:80 is already the meter of {first}: expected another address or port_http",
     ]
 
 
@@ -218,8 +218,8 @@ def test_every_mistake_at_once(written: Callable[[str], Path], tmp_path: Path) -
          "not TOML: Expected newline or end of document after a statement (at line 2, column 15)"),
         ("\nx = '\n", "not TOML: Expected \"'\" (at end of document)"),
         (b"\n\nx = '\xe4'\n", "line 3: not UTF-8, in which TOML is written"),
-        ("x = " + "9" * 5000, "not TOML that can be read: a number without end, or tables nested too deep"),
-        ("x = " + "[" * 20_000, "not TOML that can be read: a number without end, or tables nested too deep"),
+        ("x = " + "9" * 5000, "not readable TOML: a number is too long, or tables are nested too deeply"),
+        ("x = " + "[" * 20_000, "not readable TOML: a number is too long, or tables are nested too deeply"),
         (f"{METER}module_ID = 'x'\n", '[[meter]] 1 (module_id "pm1") module_ID: no such key: did you mean module_id?'),
         (f"{METER}IP_ADDRESS = 'x'\n",
          '[[meter]] 1 (module_id "pm1") IP_ADDRESS: no such key: did you mean ip_address?'),
@@ -268,7 +268,7 @@ def test_one_meter_twice_whatever_else_is_wrong_with_both(written: Callable[[str
 
 def test_two_meters_at_the_default_address(written: Callable[[str], Path]) -> None:
     (problem,) = problems(written('[[meter]]\nmodule_id = "a"\n[[meter]]\nmodule_id = "b"\n'))
-    assert "192.168.60.12:80 is the meter of" in problem
+    assert "192.168.60.12:80 is already the meter of" in problem
 
 
 # --- files that are no such file ---
@@ -436,7 +436,7 @@ def test_a_page(written: Callable[[str], Path], tmp_path: Path) -> None:
     assert config.warnings == ()
     secret.chmod(0o644)
     assert ServiceConfig.load(path).warnings == (
-        f"{path}: [web] token_file: {secret} can be read by everybody: chmod o-r it",
+        f"{path}: [web] token_file: all users can read {secret}: chmod o-r it",
     )
 
 
@@ -515,6 +515,6 @@ def test_a_token_is_nowhere_to_be_seen(written: Callable[[str], Path]) -> None:
     path.chmod(0o644)
     config = ServiceConfig.load(path)
     assert config.warnings == (
-        f"{path}: [web] token: this file can be read by everybody: chmod o-r it, or put the token into a token_file",
+        f"{path}: [web] token: all users can read this file: chmod o-r it, or put the token into a token_file",
     )
     assert TOKEN not in repr(config)

@@ -72,7 +72,7 @@ def test_systemd_that_is_gone(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
     with notifier(NOTIFY_SOCKET=path) as told:
         assert [told.ready(), told.ready(), told.alive()] == [False] * 3
         assert [record.getMessage() for record in caplog.records] == [
-            "systemd was not told READY: No such file or directory"
+            "READY was not sent to systemd: No such file or directory"
         ]
         # It comes back, and the same notifier reaches it.
         with systemd(path) as listening:
@@ -91,7 +91,7 @@ def test_systemd_that_does_not_listen_blocks_nobody(tmp_path: Path) -> None:
 def test_an_address_that_is_none(address: str, caplog: pytest.LogCaptureFixture) -> None:
     with notifier(NOTIFY_SOCKET=address, WATCHDOG_USEC="1000000") as told:
         assert (told.ready(), told.watchdog_period_s) == (True, None)
-    assert f"NOTIFY_SOCKET is {address}, which is no local socket" in caplog.text
+    assert f"NOTIFY_SOCKET is {address}, which is not a local socket" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -301,7 +301,7 @@ def test_many_meters() -> None:
 
     pictures = watched(story, *many())
     assert_snapshot("watch-many.txt", "\n".join(pictures))
-    assert "and 5 more: a higher window" in pictures[2]
+    assert "and 5 more: a taller window" in pictures[2]
     assert "no answer" in pictures[2], "the one in trouble is not left out"
     assert pictures[3].count("127.") == len(many())
 
@@ -470,7 +470,7 @@ def test_interrupted(asked: tuple[str, ...], status: int) -> None:
         process.send_signal(signal.SIGTERM)
         done = finish(process, before)
     assert done.status == status
-    assert ("Interrupted: the meters were not watched for as long" in done.err) == (status == 130)
+    assert ("Interrupted: the meters were watched for less time" in done.err) == (status == 130)
 
 
 def test_it_ends_by_itself() -> None:

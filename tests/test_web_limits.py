@@ -233,7 +233,7 @@ async def test_a_port_that_is_taken_is_tried_again(caplog: pytest.LogCaptureFixt
         (told,) = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
         assert told == (
             f"no bring-up page at 127.0.0.1:{port} (listen in [web]): Address already in use; it is tried again "
-            "every 10 s, and the meters do without"
+            "every 10 s, and the meters are not affected"
         )
     await asyncio.sleep(RETRY_AFTER_S)
     assert server.listening.is_set()
@@ -253,7 +253,7 @@ async def test_a_mistake_in_the_page_is_the_pages_alone(
         monkeypatch.setattr("iem_dcr.web.views.MeterView.of", fail)
         for _ in range(10):
             broken = await page.ask("/meters/pm1")
-            assert (broken.status, broken.text) == (500, "The page made a mistake; the log says which.\n")
+            assert (broken.status, broken.text) == (500, "The page failed to answer; the log says why.\n")
         assert (await page.ask("/static/page.js")).status == 200
     assert sum("could not answer /meters/pm1: RuntimeError('no view')" in line for line in caplog.text.split("\n")) == 5
 

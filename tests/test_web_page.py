@@ -122,10 +122,10 @@ def test_a_fault_and_its_end(browser: Browser) -> None:
         page.locator("#meters .state", has_text="Fault").wait_for()
         page.locator("#meters").get_by_text("in error: XC is 0x0001").wait_for()
         page.get_by_role("listitem").get_by_role("link").last.click()
-        page.get_by_role("cell", name="stands").wait_for()
+        page.get_by_role("cell", name="active").wait_for()
         assert page.locator("#errors tbody tr").count() == 1
         site.meter(lambda meter: meter.configure(XC="0x0, 0x0, 0x0, 0x0"))
-        page.get_by_role("cell", name=re.compile("^over after")).wait_for()
+        page.get_by_role("cell", name=re.compile("^cleared after")).wait_for()
         page.locator(".state", has_text=re.compile("Ready|Warning")).wait_for()
         site.meter(lambda meter: meter.power_cycle(off_s=4.0, boot_s=0.0))
         page.locator(".state", has_text="No answer").wait_for()
@@ -156,7 +156,7 @@ def test_a_lost_server_is_said_and_it_comes_back(browser: Browser) -> None:
         before = page.evaluate(POINTS)
         site.stop()
         page.locator(
-            "#live", has_text=re.compile(r"^Connection lost\. Trying again\. What is shown is \d+ s old\.$")
+            "#live", has_text=re.compile(r"^Connection lost\. Trying again\. The data is \d+ s old\.$")
         ).wait_for()
         assert page.locator("body.lost").count() == 1
         assert page.get_by_text(re.compile("last value")).is_visible()
@@ -228,7 +228,7 @@ def test_by_keyboard(browser: Browser, site: PageSite) -> None:
     with opened(browser, site.url) as page:
         live(page)
         page.keyboard.press("Tab")
-        assert page.evaluate("document.activeElement.textContent") == "To the content"
+        assert page.evaluate("document.activeElement.textContent") == "Skip to the content"
         page.keyboard.press("Tab")
         assert page.evaluate("document.activeElement.pathname") == "/meters/pm1"
         page.keyboard.press("Enter")

@@ -147,7 +147,7 @@ async def test_a_journal_that_cannot_be_read(path: Path, tmp_path: Path) -> None
         await meter.keep(kept(7, "T-7"))
         async with served([meter]) as page:
             assert list(await rows(page)) == ["m1"]
-            assert "Only what this process remembers: " in (await page.ask("/meters/pm1")).text
+            assert "Only receipts since the service started: " in (await page.ask("/meters/pm1")).text
             in_memory = await path_of(page, "m1")
             assert (await page.ask(in_memory)).status == 200
             assert (await page.ask(in_memory.replace("/m1", "/j1"))).status == 503
@@ -167,7 +167,7 @@ async def test_before_the_meter_has_said_who_it_is(path: Path) -> None:
         assert await rows(page) == {}
         assert "serial number" not in (await page.ask("/meters/pm1")).text
         kept_at.path = path
-        assert "as soon as the meter has said its serial number" in (await page.ask("/meters/pm1")).text
+        assert "as soon as the serial number of the meter is known" in (await page.ask("/meters/pm1")).text
         reader, writer = await page.connect()
         writer.write(page.request("/meters/pm1/events"))
         await reader.readuntil(b"\r\n\r\n")
@@ -222,7 +222,7 @@ async def test_those_that_this_process_remembers() -> None:
         (cells,) = (await rows(page)).values()
         assert (cells[0], cells[3], cells[4], cells[5]) == ("T1", "valid", "2 info", "T-1")
         one = await page.ask(await path_of(page, "m1"))
-        assert "The signature matches, and nothing speaks against the receipt." in one.text
+        assert "The signature matches, and there are no objections to the receipt." in one.text
         assert "0.49 EUR/kWh" in one.text
         assert "04ABT-1" not in one.text
         file = await page.ask(await path_of(page, "m1") + ".xml")
@@ -288,4 +288,4 @@ async def test_of_thousands_of_findings_the_worst_are_shown() -> None:
         assert len(severities) == MAX_FINDINGS
         order = [severity.value for severity in Severity]
         assert severities == sorted(severities, key=order.index)
-        assert re.search(r"And \d{3,} more: iem-dcr verify shows all", said)
+        assert re.search(r"And \d{3,} more. Run iem-dcr verify", said)

@@ -101,12 +101,12 @@ async def test_a_clock_and_a_meter_that_is_the_wrong_one() -> None:
     meter.error_raised(COMMUNICATION_FAULT)
     assert MeterView.of(meter).state == "fault"
     assert wrong(meter)[0] == "the meter has serial 7, configured is 1SIM"
-    assert page(meter).count(">stands<") == 2
+    assert page(meter).count(">active<") == 2
     await asyncio.sleep(61)
     meter.error_cleared(COMMUNICATION_FAULT)
     html = page(meter)
-    assert html.count(">stands<") == 1
-    assert html.index("over after 1 min 01 s") < html.index(">stands<")
+    assert html.count(">active<") == 1
+    assert html.index("cleared after 1 min 01 s") < html.index(">active<")
 
 
 @virtual
@@ -157,7 +157,7 @@ async def test_a_charge_point_that_is_another_than_configured() -> None:
         await asyncio.sleep(70)
         assert (await b.driver.start_transaction(request())).status is TransactionRequestStatus.OK
         view = MeterView.of(meter)
-        another = f"{CI} (configured is DE*ABC*E1*1)"
+        another = f"{CI} (configured: DE*ABC*E1*1)"
         assert [*view.charge_point()] == [("Type (CT)", "EVSEID", ""), ("Charge point (CI)", another, "warning")]
         assert view.title == CI
 

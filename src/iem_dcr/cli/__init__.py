@@ -1,4 +1,4 @@
-"""The command ``iem-dcr``: a simulated meter, one reading, a charging session by hand, a demonstration.
+"""The command ``iem-dcr``, with a module for each subcommand. A module is imported when its subcommand is called.
 
-It needs the extra ``tools`` (click and rich). Each command is a module of its own and is imported when it is called.
+The command needs the extra ``tools`` (click and rich).
 """

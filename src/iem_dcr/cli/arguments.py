@@ -1,4 +1,4 @@
-"""What the commands take: the address of a meter, KEY=VALUE, and the options that all of them have."""
+"""Arguments of the commands: the address of a meter, KEY=VALUE, and the options that all commands have."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _VERBOSITY = "iem_dcr.verbosity"
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a meter is: host name or IP address (IPv6 without brackets), and TCP port."""
+    """Address of a meter: host name or IP address (IPv6 without brackets), and TCP port."""
 
     host: str
     port: int = DEFAULT_PORT
@@ -39,17 +39,17 @@ class Address:
 
 
 def parse_address(text: str) -> Address:
-    """Read ``host``, ``host:port``, ``[v6]``, ``[v6]:port`` or a bare IPv6 address; the port is 80 without one.
+    """Parse ``host``, ``host:port``, ``[v6]``, ``[v6]:port`` or a bare IPv6 address. The default port is 80.
 
     Raises:
-        ValueError: it is none of these; the message says what is expected.
+        ValueError: the text has none of these forms. The message says what is expected.
     """
     if "//" in text:
         raise ValueError("give the address alone, without http:// and without a path")
     is_bare_v6 = text.count(":") > 1 and "[" not in text
     found = _ADDRESS.fullmatch(f"[{text}]" if is_bare_v6 else text)
     if found is None:
-        raise ValueError("not an IPv6 address; expected is one like [fe80::1]:80")
+        raise ValueError("not an IPv6 address; expected one like [fe80::1]:80")
     host = _name(found["host"]) if found["v6"] is None else _ip_v6(found["v6"])
     return Address(host, DEFAULT_PORT if found["port"] is None else _port(found["port"]))
 
@@ -60,7 +60,7 @@ class AddressType(click.ParamType):  # type: ignore[type-arg]  # generic in newe
     name = "HOST[:PORT]"
 
     def convert(self, value: str | Address, param: click.Parameter | None, ctx: click.Context | None) -> Address:
-        """Make an address of a word."""
+        """Convert a word to an address."""
         if isinstance(value, Address):
             return value
         try:
@@ -70,17 +70,17 @@ class AddressType(click.ParamType):  # type: ignore[type-arg]  # generic in newe
 
 
 class SecondsType(click.FloatRange):
-    """A number of seconds within a range; ``nan`` is in none."""
+    """A number of seconds within a range. ``nan`` is refused."""
 
     def convert(self, value: str | float, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Make a number of a word."""
-        seconds = float(super().convert(value, param, ctx))  # type: ignore[arg-type]  # narrower than what click gives it
+        """Convert a word to a number."""
+        seconds = float(super().convert(value, param, ctx))  # type: ignore[arg-type]  # narrower than click's
         if math.isnan(seconds):
             self.fail(f"{value!r} is not a number of seconds", param, ctx)
         return seconds
 
 
-class PairType(click.ParamType):  # type: ignore[type-arg]  # as above
+class PairType(click.ParamType):  # type: ignore[type-arg]  # generic in newer click only
     """``KEY=VALUE``."""
 
     name = "KEY=VALUE"
@@ -110,7 +110,7 @@ def common(command: F) -> F:
             count=True,
             expose_value=False,
             callback=_change_verbosity,
-            help="Log what is done to standard error; twice: everything.",
+            help="Log progress to standard error; give it twice to log everything.",
         ),
     ):
         command = option(command)
@@ -118,18 +118,18 @@ def common(command: F) -> F:
 
 
 def verbosity() -> int:
-    """Return how often the running command was told -v, less how often -q."""
+    """Return how often -v was given to the running command, minus how often -q was given."""
     steps: int = click.get_current_context().meta.get(_VERBOSITY, 0)
     return steps
 
 
 def usage_error(error: ConfigError) -> click.UsageError:
-    """Make a mistake in a setting one in the command line."""
+    """Convert a mistake in a setting to an error of the command line."""
     return click.UsageError("\n".join(error.problems), click.get_current_context(silent=True))
 
 
 def _change_verbosity(ctx: click.Context, param: click.Parameter, count: int) -> None:
-    """Add to what was said before: the options stand before the command, behind it, or both."""
+    """Add to the count so far: the options may stand before the subcommand, after it, or both."""
     steps = count if param.name == "verbose" else -count
     ctx.meta[_VERBOSITY] = ctx.meta.get(_VERBOSITY, 0) + steps
     output.set_verbosity(ctx.meta[_VERBOSITY])
@@ -137,14 +137,14 @@ def _change_verbosity(ctx: click.Context, param: click.Parameter, count: int) ->
 
 def _name(host: str) -> str:
     if not host:
-        raise ValueError("the host is missing; expected is an IP address or a host name")
+        raise ValueError("the host is missing; expected an IP address or a host name")
     if not host.strip("0123456789."):
         try:
             return str(ipaddress.IPv4Address(host))
         except ValueError as error:
-            raise ValueError("not an IP address; expected is one like 192.168.60.12, or a host name") from error
+            raise ValueError("not an IP address; expected one like 192.168.60.12, or a host name") from error
     if not _NAME.fullmatch(host):
-        raise ValueError("not a host; expected is an IP address, an IPv6 address in brackets, or a host name")
+        raise ValueError("not a host; expected an IP address, an IPv6 address in brackets, or a host name")
     return host
 
 
@@ -152,10 +152,10 @@ def _ip_v6(host: str) -> str:
     try:
         return str(ipaddress.IPv6Address(host))
     except ValueError as error:
-        raise ValueError("not an IPv6 address; expected is one like [fe80::1]:80") from error
+        raise ValueError("not an IPv6 address; expected one like [fe80::1]:80") from error
 
 
 def _port(text: str) -> int:
     if _PORT.fullmatch(text) and 1 <= int(text) <= 65535:
         return int(text)
-    raise ValueError(f"the port is {printable(text, limit=20)!r}; expected is a number from 1 to 65535")
+    raise ValueError(f"the port is {printable(text, limit=20)!r}; expected a number from 1 to 65535")

@@ -1,7 +1,7 @@
-"""Writes a file whole or not at all.
+"""Writes a file completely or not at all.
 
-``click.open_file(atomic=True)`` does not: on a full disk it replaces the file by the part that fitted, and where a
-device was given it puts a file in its place.
+``click.open_file(atomic=True)`` does not do this: on a full disk it replaces the file with the part that fitted, and
+it replaces a device with a file.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 def write_atomically(file: Path, data: bytes) -> None:
-    """Write a file under another name beside its place, and rename it; through a link, the file it leads to.
+    """Write a temporary file beside the target, and rename it to the target. A link is followed to its file.
 
-    A device or a pipe is written as it is.
+    A device or a pipe is written directly.
 
     Raises:
-        OSError: it cannot be written; what was there still is.
+        OSError: the file cannot be written. An existing file is unchanged.
     """
     if file.exists() and not file.is_file():
         file.write_bytes(data)

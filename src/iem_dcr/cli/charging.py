@@ -1,7 +1,7 @@
 """One charging session at a meter: live values, start, some seconds of charging, stop, check of the receipt.
 
-What was begun is ended, whatever happens in between: Ctrl-C and a lost reader end the charging early, and only somebody
-who insists leaves the transaction as it is.
+A transaction that was begun is also ended, whatever happens in between. Ctrl-C or a lost reader of the output ends the
+charging early. Only the third Ctrl-C leaves the transaction running.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ if TYPE_CHECKING:
 
 TICK_S = 0.1
 SETTLING_S = 15.0
-"""How long a transaction that the meter runs after a failed start may take until the driver has ended it."""
+"""Time for the driver to end a transaction that the meter runs after a failed start."""
 
 NOTHING_BEGAN = "no transaction was begun."
-_MAY_RUN = "the transaction may still run in the meter. See with: iem-dcr read {}"
+_MAY_RUN = "the transaction may still be running in the meter. Check with: iem-dcr read {}"
 _END_IT = "To end it once no current flows: iem-dcr session {} --end-running --seconds 0 --id ..."
 
 
 class PowerMeter(Protocol):
-    """The meter as whoever charges has it: a driver, or a driver behind EVerest's API."""
+    """The meter of a session: a driver, or a driver behind EVerest's API."""
 
     @property
     def address(self) -> str:
@@ -50,10 +50,10 @@ class PowerMeter(Protocol):
 
     @property
     def public_key(self) -> str:
-        """The meter's public key, hex of DER, or "" while it is not known."""
+        """The meter's public key as hex of DER, or "" while it is not known."""
 
     async def run(self) -> None:
-        """Be the meter until cancelled."""
+        """Run the meter until cancelled."""
 
     async def start_transaction(self, request: TransactionReq) -> TransactionStartResponse:
         """Begin a transaction."""
@@ -64,7 +64,7 @@ class PowerMeter(Protocol):
 
 @contextlib.asynccontextmanager
 async def running(meter: PowerMeter) -> AsyncIterator[None]:
-    """Have a meter driven while this is entered."""
+    """Drive a meter while the context is entered."""
     task = asyncio.create_task(meter.run())
     try:
         yield
@@ -84,23 +84,23 @@ async def charge(
     seconds: float,
     connect_s: float,
 ) -> int:
-    """Run a session at a meter that is driven.
+    """Run a session at a meter that is being driven.
 
     Args:
-        meter: whose station is the view.
+        meter: the meter; its station is the view.
         request: the start.
-        view: shows everything.
-        interruption: ends the charging early; the transaction is stopped and its receipt shown all the same.
-        seconds: how long it charges.
-        connect_s: how long the first live value may take.
+        view: shows the session.
+        interruption: ends the charging early. The transaction is still stopped, and its receipt shown.
+        seconds: how long to charge.
+        connect_s: longest time until the first live value.
 
     Returns:
-        The exit status: 0 where the transaction was begun, stopped, and its receipt verified; 130 where all that went
-        well but somebody ended it early.
+        The exit status: 0 if the transaction was begun and stopped and its receipt verifies; 130 if it was
+        interrupted; else 1.
 
     Raises:
         click.ClickException: no live value came in time.
-        LeftEarlyError: interrupted before the start, or by somebody who insisted.
+        LeftEarlyError: interrupted before the start, or by the third signal.
     """
     may_run = _MAY_RUN.format(meter.address)
     await interruption.break_off(_first_value(meter, view, connect_s), NOTHING_BEGAN)
@@ -129,7 +129,7 @@ async def _first_value(meter: PowerMeter, view: SessionView, within_s: float) ->
     except TimeoutError as error:
         raise click.ClickException(
             f"the meter {meter.address} gave no live value within {within_s:g} s; nothing was begun. "
-            "Run it with -v to see why."
+            "Run with -v to see why."
         ) from error
 
 
@@ -146,7 +146,7 @@ async def _charge_for(seconds: float, view: SessionView, interruption: Interrupt
 
 
 async def _stop(meter: PowerMeter, transaction_id: str, view: SessionView) -> TransactionStopResponse:
-    """End the transaction, and show what that waits for."""
+    """End the transaction, and show what the end is waiting for."""
     stopping = asyncio.ensure_future(meter.stop_transaction(transaction_id))
     try:
         current_a = _flowing_current_a(meter.value)
@@ -163,17 +163,17 @@ async def _stop(meter: PowerMeter, transaction_id: str, view: SessionView) -> Tr
 
 
 def _flowing_current_a(value: MeterValue | None) -> Decimal | None:
-    """Return the current at which a meter ends no transaction; None where none flows."""
+    """Return the current that keeps the meter from ending a transaction, or None if none flows."""
     return value.I if value is not None and value.I is not None and abs(value.I) > CURRENT_FLOWS_A else None
 
 
 async def _show_receipt(meter: PowerMeter, stopped: TransactionStopResponse, view: SessionView) -> bool:
-    """Show what the stop brought. Returns whether that is a receipt that verifies."""
+    """Show the result of the stop. Returns whether it is a receipt that verifies."""
     view.stopped(stopped)
     if stopped.signed_meter_value is None:
         view.stop_brought_no_receipt()
         if meter.value is not None and meter.value.XT:
-            tell(f"The transaction still runs in the meter. {_END_IT.format(meter.address)}")
+            tell(f"The transaction is still running in the meter. {_END_IT.format(meter.address)}")
         return False
     receipt = ocmf.parse(stopped.signed_meter_value.signed_meter_data)
     verification = await asyncio.to_thread(ocmf.verify, receipt, meter.public_key)
@@ -182,10 +182,12 @@ async def _show_receipt(meter: PowerMeter, stopped: TransactionStopResponse, vie
 
 
 async def _settle(meter: PowerMeter, view: SessionView) -> None:
-    """After a failed start, let the driver end what the meter runs all the same: a B whose answer was lost, for one.
+    """After a failed start, wait until the driver has ended a transaction that the meter runs nevertheless.
+
+    This happens, for example, if the answer to a B was lost.
 
     Raises:
-        click.ClickException: it still runs.
+        click.ClickException: the transaction is still running.
     """
     try:
         async with asyncio.timeout(SETTLING_S):
@@ -195,7 +197,7 @@ async def _settle(meter: PowerMeter, view: SessionView) -> None:
                 if meter.value is not None and not meter.value.XT:
                     return
     except TimeoutError as error:
-        state = "still runs a transaction" if meter.value is not None and meter.value.XT else "does not answer"
+        state = "is still running a transaction" if meter.value is not None and meter.value.XT else "does not answer"
         raise click.ClickException(
-            f"the meter {meter.address} {state} after the failed start. See with: iem-dcr read {meter.address}"
+            f"the meter {meter.address} {state} after the failed start. Check with: iem-dcr read {meter.address}"
         ) from error

@@ -1,8 +1,8 @@
-"""Checks receipts, in this process or in several. No more of them are in memory than need be.
+"""Checks receipts, in this process or in several, with as few of them in memory as possible.
 
 A receipt with begin and end, or of no transaction, is judged as it comes. One with only a begin or only an end is held
-until its other half comes, which may be anywhere: an end whose counter is the next after a begin's of the same meter is
-its other half at once; the others are paired when all were seen.
+until its other half comes, which may be anywhere in the input. An end whose counter follows a begin's of the same meter
+is paired with that begin at once. The other halves are paired when all receipts were seen.
 """
 
 from __future__ import annotations
@@ -34,27 +34,27 @@ if TYPE_CHECKING:
 UNREADABLE = "unreadable"
 BATCH = 250
 BATCHES_PER_JOB = 4
-"""Batches that wait for each process: enough to keep it busy, and a bound on what is in memory."""
+"""Batches that wait for each process: enough to keep it busy, and a bound on the memory used."""
 
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What became of a transaction, or of what could not be read.
+    """The result for a transaction, or for a receipt that could not be read.
 
     Attributes:
-        sources: where its receipts are.
+        sources: where in the input its receipts are.
         word: the judgement, `UNREADABLE`, or "" for a half.
         meter: serial number, or "".
         paginations: PG of its receipts.
         identification: ID, or "".
         identification_type: IT, or "".
         key_from: "given", "document", or "none".
-        verdict: None where it could not be read.
+        verdict: None if it could not be read.
         problem: why it could not be read.
-        notes: what else there is to say, a sentence each.
-        half: the one receipt where it may have another half; it is judged together with that.
+        notes: further remarks, a sentence each.
+        half: a receipt that may have another half. It is judged together with that half.
         counted: meter, context, counter and digest of each of its receipts, to compare counters.
-        line: what is to be written of it, where it was written when it was checked.
+        line: the line of output, if it was made where the receipt was checked.
     """
 
     sources: tuple[str, ...]
@@ -73,7 +73,7 @@ class Checked:
 
     @property
     def is_accepted(self) -> bool:
-        """Whether there is nothing to say against it."""
+        """Whether it is accepted without remarks."""
         return self.word == Judgement.ACCEPTED.value and not self.notes
 
 
@@ -85,19 +85,19 @@ def check(
     jobs: int = 1,
     finish: Callable[[Checked], Checked],
 ) -> Iterator[list[Checked]]:
-    """Yield what became of receipts, some at a time, in their order; halves when the other one is there.
+    """Yield the results of receipts in batches, in their order. A half is yielded when its other half is found.
 
     Args:
         pieces: the receipts.
-        key: checks them all; "" where each has its own.
-        counters: is given those of every receipt; complete at the end.
-        jobs: processes that check; 1 is this one.
-        finish: is called for each transaction where it was checked, to drop what is not wanted of it: handing a verdict
-            from process to process costs more than the check.
+        key: checks all of them; "" if each has its own.
+        counters: receives the counter of every receipt; complete at the end.
+        jobs: number of processes that check; 1 means this process only.
+        finish: is called for each transaction in the process that checked it, and drops what is not needed. Passing a
+            verdict between processes costs more than the check.
 
     Raises:
-        ReceiptError: the rest cannot be read.
-        IemDcrError: a process that checks was ended by something else.
+        ReceiptError: the rest of the input cannot be read.
+        IemDcrError: a process that checks was killed.
     """
     halves = _Halves(key)
     work = partial(_check_batch, key=key, finish=finish)
@@ -146,7 +146,7 @@ def _check(found: Found, key: str) -> Checked:
 
 
 def _judged(found: Sequence[Found], receipts: Sequence[Receipt], key: str) -> Checked:
-    """Judge a transaction; with a key that is given, those of the document are not used."""
+    """Judge a transaction. A given key replaces those of the document."""
     keys = [key or one.key for one in found]
     verifications = [verify(receipt, used) for receipt, used in zip(receipts, keys, strict=True)]
     verdict = judge(receipts, verifications, keys, found_around(found))
@@ -162,7 +162,7 @@ def _judged(found: Sequence[Found], receipts: Sequence[Receipt], key: str) -> Ch
         identification_type=kind if isinstance(kind, str) else "",
         key_from="given" if key else "document" if any(keys) else "none",
         verdict=verdict,
-        notes=("the document names another key than the one given, which was used",) if has_other_key else (),
+        notes=("the document names another key; the given key was used",) if has_other_key else (),
     )
 
 
@@ -180,7 +180,7 @@ def _der(key: str, receipt: Receipt) -> str:
 
 
 class _Halves:
-    """Receipts of which the other half has not come."""
+    """Receipts whose other half has not come yet."""
 
     def __init__(self, key: str) -> None:
         self._key = key
@@ -189,7 +189,7 @@ class _Halves:
         self._paired: set[int] = set()
 
     def add(self, half: Found, counted: tuple[str, str, int, int] | None) -> Checked | None:
-        """Judge a half with the other one, if that is here and certain; else hold it."""
+        """Judge a half together with its other half if that is known for certain; else hold it."""
         if counted is None:
             self._others.append(half)
             return None
@@ -212,7 +212,7 @@ class _Halves:
         return _judged(both, [parse(one.text) for one in both], self._key)
 
     def rest(self) -> list[Checked]:
-        """Pair and judge what is held when all receipts were seen."""
+        """Pair and judge the held halves; called when all receipts were seen."""
         held = [*self._others, *self._by_counter.values()]
         receipts = [parse(half.text) for half in held]
         return [
@@ -227,12 +227,12 @@ class _Halves:
 def _in_processes(
     work: Callable[[list[Found | Record]], list[Checked]], batches: Iterable[list[Found | Record]], jobs: int
 ) -> Iterator[list[Checked]]:
-    """Have batches checked in processes, so many ahead and no more; yield the results in their order."""
+    """Check batches in processes, with a bounded number of waiting batches. Yield the results in their order."""
     pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _begin_worker)
     running: deque[Future[list[Checked]]] = deque()
     try:
         for batch in batches:
-            # A process that is started by this has SIGINT blocked: Ctrl-C is for the first one to answer.
+            # The worker processes start with SIGINT blocked: this process handles Ctrl-C.
             signals = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
             try:
                 running.append(pool.submit(work, batch))
@@ -243,13 +243,13 @@ def _in_processes(
         while running:
             yield running.popleft().result()
     except BrokenProcessPool as error:
-        raise IemDcrError("a process that checked receipts was ended; was there too little memory?") from error
+        raise IemDcrError("a process that checks receipts was killed; the host may be out of memory") from error
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def _begin_worker() -> None:
-    """Let a worker end when its parent is killed: it would wait for work forever."""
+    """Make a worker end when its parent is killed. Otherwise it would wait for work forever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_exit_after, args=(parent,), daemon=True).start()

@@ -1,4 +1,4 @@
-"""``iem-dcr config``: an example of the configuration file of ``iem-dcr run``, and what is wrong with a file."""
+"""``iem-dcr config``: writes an example of the configuration file of ``iem-dcr run``, and checks a file."""
 
 from __future__ import annotations
 
@@ -40,27 +40,27 @@ _EXAMPLE_HEAD = """\
 # Set CI, then check it with: iem-dcr config check FILE
 """
 _EXAMPLE_WEB = """\
-# The bring-up page, for a browser on this computer. There is none without this table, or with an
-# empty listen.
+# The bring-up page, for a browser on this computer. No page is served without this table, or with
+# an empty listen.
 """
 _EXAMPLE_METER = """\
 # One table [[meter]] for each meter.
 """
 _EXAMPLE_MODULE_ID = """\
-# Id of the module powermeter_API in EVerest's configuration that this meter is behind.
-# May be left out where there is one meter and EVerest offers one such API: iem-dcr discover
+# Id of this meter's module powermeter_API in EVerest's configuration.
+# Optional if there is one meter and EVerest offers one such API: see iem-dcr discover
 module_id = "powermeter_api"
 """
 _EXAMPLE_CI = f"""\
-# Has to be set: to the evse_id of EvseManager in EVerest's configuration. The meter keeps the first
-# one that it is given until its power is switched off and on, and signs every receipt for it. The
+# Required: the evse_id of EvseManager in EVerest's configuration. The meter keeps the first CI that
+# it is given until its power is switched off and on, and signs every receipt with it. The
 # default, "{VENDOR_CI}", is that of the vendor's module.
 CI = ""
 """
 
 
 class MistakenFileError(click.ClickException):
-    """A configuration file with mistakes, each of which is a line on standard error."""
+    """A configuration file has mistakes. Each is shown as a line on standard error."""
 
     exit_code = EXIT_USAGE
 
@@ -86,10 +86,10 @@ def load(file: Path) -> ServiceConfig:
 
 
 def load_meters(file: Path) -> tuple[MeterConfig, ...]:
-    """Read the meters of a configuration file, whatever is in its ``[mqtt]``.
+    """Read the meters of a configuration file. Mistakes in its ``[mqtt]`` do not matter.
 
     Raises:
-        MistakenFileError: there are mistakes in them.
+        MistakenFileError: the meters have mistakes.
     """
     try:
         return ServiceConfig.load_meters(file)
@@ -98,9 +98,9 @@ def load_meters(file: Path) -> tuple[MeterConfig, ...]:
 
 
 def meter_names(meters: Sequence[MeterConfig]) -> str:
-    """Name meters in a line; of many the first ones."""
+    """Name the first meters in one line."""
     shown = ", ".join(
-        f"{printable(meter.module_id or 'module_id to be found out')} at {meter.address}"
+        f"{printable(meter.module_id or 'module_id not known yet')} at {meter.address}"
         for meter in meters[:_SHOWN_METERS]
     )
     return shown if len(meters) <= _SHOWN_METERS else f"{shown} and {len(meters) - _SHOWN_METERS} more"
@@ -112,17 +112,17 @@ def command() -> None:
     """Check the configuration file of iem-dcr run, or write an example of one."""
 
 
-@command.command(short_help="Say what is wrong with a file.")
+@command.command(short_help="Report what is wrong with a file.")
 @click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
-@click.option("--offline", is_flag=True, help="Try neither the broker nor the port of the page.")
+@click.option("--offline", is_flag=True, help="Do not try the broker and the port of the page.")
 @common
 def check(file: Path, offline: bool) -> int:
-    """Say everything that is wrong with a configuration file, or what it configures.
+    """Report everything that is wrong with a configuration file, or show what it configures.
 
-    What iem-dcr run needs is tried: the files and folders, the port of the page, and the broker, with a client_id of
-    its own. No meter is asked anything: that is what iem-dcr doctor does.
+    The command tries what iem-dcr run needs: files and folders, the port of the page, and the broker, with a client_id
+    of its own. It sends no requests to meters; iem-dcr doctor does.
 
-    The exit status is 2 for what is wrong in the file, and 1 where only the port or the broker cannot be had.
+    The exit status is 2 if the file has mistakes, and 1 if only the port or the broker is not available.
     """
     config = load(file)
     for warning in config.warnings:
@@ -150,7 +150,7 @@ def example() -> int:
 
 
 def example_text() -> str:
-    """Return a configuration file with every key. All are commented out but the module_id and CI of its one meter."""
+    """Return a configuration file with every key. Only the module_id and CI of its one meter are not commented out."""
     mqtt, web, meter = ("\n".join(_described(settings)) for settings in (MQTT, WEB, SETTINGS))
     tables = f"[mqtt]\n{mqtt}\n{_EXAMPLE_WEB}[web]\n{web}\n"
     return f"{_EXAMPLE_HEAD}\n{tables}{_EXAMPLE_METER}[[meter]]\n{_EXAMPLE_MODULE_ID}\n{meter}"
@@ -162,12 +162,12 @@ def _described(settings: Iterable[Setting]) -> Iterator[str]:
         if setting.expected != "a text":
             text += f": {setting.expected}"
         yield from textwrap.wrap(text, _WIDTH, initial_indent="# ", subsequent_indent="# ")
-        # A value of these three types is the same in TOML and in JSON.
+        # TOML and JSON write these three types in the same way.
         default = f"#{setting.key} = {json.dumps(setting.default, ensure_ascii=False)}\n"
         yield _EXAMPLE_CI if setting.key == "CI" else default
 
 
-# --- what iem-dcr run needs ---
+# --- checks of what iem-dcr run needs ---
 
 
 def _vendor_ci_problems(meters: Iterable[MeterConfig]) -> Iterator[str]:
@@ -187,7 +187,7 @@ def _journal_problems(meters: Iterable[MeterConfig]) -> Iterator[str]:
             yield from (f"[[meter]] {problem}" for problem in error.problems)
         if path == AUTO and place(makes_folder=False) is None:
             yield (
-                "[[meter]] journal_path is 'auto', and this user can write to none of its folders: expected the path "
+                "[[meter]] journal_path is 'auto', and this user cannot write to any of its folders: expected the path "
                 "of a file, or STATE_DIRECTORY in the environment"
             )
 
@@ -199,15 +199,15 @@ def _page_problems(web: WebSettings | None) -> Iterator[str]:
     try:
         socket.create_server((web.host, web.port), family=family).close()
     except OSError as error:
-        hint = ": iem-dcr run is running already, or another program is there" if error.errno == EADDRINUSE else ""
+        hint = ": iem-dcr run is already running, or another program uses the port" if error.errno == EADDRINUSE else ""
         yield f"[web] listen is {web.listen!r}: {os.strerror(error.errno or 0)}{hint}"
 
 
 def _broker_problems(mqtt: MqttSettings) -> Iterator[str]:
     from iem_dcr.everest_api.broker_errors import BrokerError  # noqa: PLC0415  not needed offline
-    from iem_dcr.everest_api.mqtt import MqttConnection  # noqa: PLC0415  as above
+    from iem_dcr.everest_api.mqtt import MqttConnection  # noqa: PLC0415  not needed offline
 
-    # Under the client_id of the service the broker would end the connection of one that runs.
+    # With the client_id of the service the broker would disconnect a running service.
     own = replace(mqtt, client_id=None)
     try:
         asyncio.run(MqttConnection(own, identity=f"iem-dcr-check-{secrets.token_hex(4)}").probe())

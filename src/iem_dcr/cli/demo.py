@@ -1,4 +1,4 @@
-"""``iem-dcr demo``: a charging session at a simulated meter behind EVerest's MQTT API, all of it in this process."""
+"""``iem-dcr demo``: a charging session at a simulated meter behind EVerest's MQTT API, all in this process."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ TOKEN = "04A2B3C4D5E6F7"  # noqa: S105  a made-up RFID token, shown on purpose
 TARIFF = "0.49 EUR/kWh"
 CONNECT_S = 15.0
 PAGE_S = 2.0
-"""How long the page may take to be there; the session does not wait for it longer."""
+"""Longest time that the session waits for the page to start."""
 PAUSE_S = 5.0
 LOAD_DELAY_S = 0.5
 CURRENT_ENDS_BEFORE_S = 0.5
-"""How long before the stop the simulated car has taken its last current: a meter ends no transaction under load."""
+"""The simulated current ends this long before the stop: a meter does not end a transaction under load."""
 PROTOCOL = "3.1.1"
-"""The version of MQTT that every broker speaks, the demo's own among them."""
+"""The MQTT version that every broker supports, also the demo's own."""
 _PATIENCE = "Still ending the transaction; interrupt once more to leave at once."
 
 
@@ -74,18 +74,18 @@ def _mqtt(_ctx: click.Context, param: click.Parameter, url: str | None) -> MqttS
     "mqtt",
     metavar="URL",
     callback=_mqtt,
-    help="Use this MQTT broker, mqtt://USER:PASSWORD@HOST:PORT or mqtts://, instead of one of the demo's own. Not that "
-    "of a charger in use: the demo plays EVerest there.",
+    help="Use this MQTT broker, mqtt://USER:PASSWORD@HOST:PORT or mqtts://, instead of the demo's own. Do not "
+    "use the broker of a live charger: the demo acts as EVerest there.",
 )
 @click.option(
-    "--keep-open", is_flag=True, help="Go on with session after session, for whoever looks at the page, until Ctrl-C."
+    "--keep-open", is_flag=True, help="Run one session after another until Ctrl-C, so that the page stays open."
 )
 @common
 def command(seconds: float, mqtt: MqttSettings | None, keep_open: bool) -> int:
-    """Show the main job without a meter: a charging session at a simulated IEM-DCR, its signed receipt and its check.
+    """Show a charging session at a simulated IEM-DCR, with its signed receipt and the check of it.
 
-    The meter is driven behind EVerest's MQTT API; the demo brings the broker and plays EVerest's part. All of it can be
-    watched with mosquitto_sub, and on the bring-up page with a browser; the demo says how.
+    The meter is driven behind EVerest's MQTT API. The demo brings its own broker and acts as EVerest. It prints how to
+    watch the messages with mosquitto_sub, and the bring-up page with a browser.
     """
     return asyncio.run(_demo(seconds, mqtt, keep_open=keep_open))
 
@@ -95,7 +95,7 @@ async def _demo(seconds: float, given: MqttSettings | None, *, keep_open: bool) 
     options = SimulatorOptions(
         charge_s=seconds - LOAD_DELAY_S - CURRENT_ENDS_BEFORE_S,
         load_delay_s=LOAD_DELAY_S,
-        signature_encoding="der",  # without padding, one receipt in 128 has a finding that takes explaining
+        signature_encoding="der",  # raw signatures give a confusing finding in one of 128 receipts
     )
     async with SimulatorServer(options) as server:
         with Interruption(_PATIENCE) as interruption:
@@ -107,7 +107,7 @@ async def _demo(seconds: float, given: MqttSettings | None, *, keep_open: bool) 
             except LeftEarlyError:
                 if output.error is None:
                     raise
-                status = EXIT_FAILURE  # no reader is left
+                status = EXIT_FAILURE  # standard output has lost its reader
     if status == 0:
         _whats_next(output)
     return output.status() or status
@@ -122,15 +122,15 @@ async def _sessions(
     seconds: float,
     keep_open: bool,
 ) -> int:
-    """Run a session, or one after another until interrupted; return the exit status."""
-    # It takes a moment to load, and the first line does not wait for it.
+    """Run one session, or one after another until interrupted; return the exit status."""
+    # Loading this takes a moment, so the first line of output comes before it.
     from iem_dcr.cli.demo_everest import MeterBehindEverest  # noqa: PLC0415
 
     async def session() -> int:
         view = HumanView(output, seconds)
         meter.begin_session(view)
         status = await charge(meter, _request(), view, interruption, seconds=seconds, connect_s=CONNECT_S)
-        del server.meter.state.signed[:-1]  # it would remember all of them
+        del server.meter.state.signed[:-1]  # the simulated meter would keep all receipts
         output.flush()
         return status
 
@@ -145,7 +145,7 @@ async def _sessions(
         raise click.ClickException(f"the broker {mqtt.address} cannot be used: {error}") from error
     _how_to_watch(console, mqtt, module_id)
     async with _served(observed) as page, running(meter):
-        say(console, Text.assemble("In a browser (to stay: --keep-open): ", (page.url, "cyan"), "\n"))
+        say(console, Text.assemble("In a browser (--keep-open keeps it open): ", (page.url, "cyan"), "\n"))
         output.flush()
         await meter.connected(CONNECT_S)
         status, sessions = await session(), 1
@@ -161,8 +161,8 @@ async def _sessions(
 
 @contextlib.asynccontextmanager
 async def _served(meter: ObservedMeter) -> AsyncIterator[WebServer]:
-    """Serve the bring-up page at a port of loopback that is free."""
-    page = WebServer(WebSettings("127.0.0.1:0"), [meter], lambda: "This is the demo: the meter is a simulated one")
+    """Serve the bring-up page on a free loopback port."""
+    page = WebServer(WebSettings("127.0.0.1:0"), [meter], lambda: "This is the demo: the meter is simulated")
     task = asyncio.create_task(page.run())
     try:
         with contextlib.suppress(TimeoutError):
@@ -176,18 +176,18 @@ async def _served(meter: ObservedMeter) -> AsyncIterator[WebServer]:
 
 @contextlib.asynccontextmanager
 async def _broker(given: MqttSettings | None) -> AsyncIterator[MqttSettings]:
-    """Yield how the broker is reached: the one that was given, or one that lives as long as this is entered."""
+    """Yield the settings of the given broker, or of one that runs while the context is entered."""
     if given is not None:
         yield given
         return
-    from iem_dcr.cli.embedded_broker import HOST, embedded_broker  # noqa: PLC0415  as demo_everest
+    from iem_dcr.cli.embedded_broker import HOST, embedded_broker  # noqa: PLC0415  loads slowly
 
     async with embedded_broker() as port:
         yield MqttSettings(host=HOST, port=port, protocol=PROTOCOL)
 
 
 def _settings(server: SimulatorServer) -> Settings:
-    """Return the driver's settings; the meter's time is written in the zone of this host, as EVerest's values are."""
+    """Return the driver's settings. The meter's clock is set in this host's time zone, as in EVerest's values."""
     return Settings.of(
         {
             "ip_address": server.host,
@@ -228,17 +228,17 @@ def _how_to_watch(console: Console, mqtt: MqttSettings, module_id: str) -> None:
     console.print("To watch it (longer with --seconds):")
     say(console, Text.assemble("\n  ", (_watching(mqtt), "cyan"), "\n"))
     console.print(f"  {READY_BEACON}  EVerest has started")
-    console.print(f"  {prefix} with, below it:")
+    console.print(f"  {prefix} with these topics:")
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
     table.add_column(style="dim")
     for topic, what in (
-        (topics.heartbeat, "EVerest is there, every second"),
-        (topics.check, "the meter can be reached, every two seconds"),
-        (topics.key, "the key its receipts are checked with"),
+        (topics.heartbeat, "EVerest's heartbeat, every second"),
+        (topics.check, "the meter is reachable, every two seconds"),
+        (topics.key, "the key that verifies its receipts"),
         (topics.values, "live values"),
-        (topics.start, "EVerest asks for the begin of a transaction"),
-        (topics.stop, "and for its end; replies come below both"),
+        (topics.start, "EVerest's request to begin a transaction"),
+        (topics.stop, "its request to end one; replies come below both"),
     ):
         table.add_row(f"    {topic.removeprefix(prefix)}", what)
     console.print(table)
@@ -256,7 +256,7 @@ def _watching(mqtt: MqttSettings) -> str:
 
 def _whats_next(output: Output) -> None:
     console = output.console()
-    console.print(Text("\nTo go on:", style="bold"))
+    console.print(Text("\nNext steps:", style="bold"))
     for command_line, what in (
         ("iem-dcr simulate", "a simulated meter to play with, at 127.0.0.1:8080"),
         ("iem-dcr read 127.0.0.1:8080", "one reading of it, or of a real meter"),

@@ -1,7 +1,7 @@
-"""A meter behind EVerest's MQTT API, both sides of it in this process: what ``iem-dcr demo`` charges at.
+"""The meter of ``iem-dcr demo``: both sides of EVerest's MQTT API in one process.
 
-On one side of the broker is the API client with its driver, as in ``iem-dcr run``; on the other what EVerest does
-towards it: it starts, its heart beats, it hears the power meter and asks for transactions.
+On one side of the broker is the API client with its driver, as in ``iem-dcr run``. On the other side is EVerest's part:
+it starts, sends heartbeats, receives what the power meter publishes, and requests transactions.
 """
 
 from __future__ import annotations
@@ -45,16 +45,16 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 HEARTBEAT_EVERY_S: Final = 1.0
-"""EVerest's cfg_heartbeat_interval_ms as it is by default."""
+"""EVerest's default of cfg_heartbeat_interval_ms."""
 REPLY_TIMEOUT_S: Final = 120.0
-"""cfg_request_reply_to_s as docs/everest-api.md recommends it."""
+"""The value of cfg_request_reply_to_s that docs/everest-api.md recommends."""
 RECONNECT_EVERY_S: Final = 1.0
 
 _log = logging.getLogger(__name__)
 _client_log = logging.getLogger(f"{__name__}.client")
-_client_log.setLevel(logging.CRITICAL + 1)  # aiomqtt logs as errors what is a lost connection here
+_client_log.setLevel(logging.CRITICAL + 1)  # aiomqtt logs every lost connection as an error
 _NOT_UNDERSTOOD = (ValueError, TypeError, AttributeError, KeyError, ArithmeticError, RecursionError)
-"""What reading a message raises that is none of the API's: anybody may publish on a broker."""
+"""Errors of reading a message that is not the API's: any client may publish on a broker."""
 
 
 class MeterBehindEverest:
@@ -62,9 +62,9 @@ class MeterBehindEverest:
 
     Args:
         settings: of the meter.
-        mqtt: how the broker is reached.
-        module_id: tells this demo from others at the same broker.
-        observed: looks on, and is shown on the page.
+        mqtt: connection settings of the broker.
+        module_id: distinguishes this demo from others at the same broker.
+        observed: observes the driver, for the page.
     """
 
     def __init__(self, settings: Settings, mqtt: MqttSettings, module_id: str, observed: ObservedMeter) -> None:
@@ -82,50 +82,50 @@ class MeterBehindEverest:
 
     @property
     def value(self) -> MeterValue | None:
-        """The last live value, as the meter gave it: more than EVerest is told."""
+        """The last live value, as the meter gave it. EVerest receives only a part of it."""
         return self._api.driver.value
 
     @property
     def public_key(self) -> str:
-        """The public key that EVerest was told."""
+        """The public key that EVerest has received."""
         return self._everest.public_key
 
     def begin_session(self, view: SessionView) -> None:
-        """Tell a view what EVerest hears from now on, and give it the receipts."""
+        """From now on pass to a view the receipts and what EVerest receives."""
         self._view = self._everest.station = view
 
     async def keep(self, kept: KeptReceipt) -> None:
-        """Give a receipt of the driver to the page and to the session."""
+        """Pass a receipt of the driver to the page and to the session."""
         await self._observed.keep(kept)
         if self._view is not None:
             await self._view.keep(kept)
 
     async def probe(self) -> None:
-        """See whether the broker can be used.
+        """Check that the broker can be used.
 
         Raises:
-            BrokerError: it cannot.
+            BrokerError: the broker cannot be used.
         """
         await self._bus.probe()
 
     async def connected(self, timeout_s: float) -> None:
-        """Wait for EVerest's connection, or until the time is over. aiomqtt fails where it is cancelled before that."""
+        """Wait for EVerest's connection or the time-out. aiomqtt fails if it is cancelled before it is connected."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._everest.connected.wait()
 
     async def run(self) -> None:
-        """Be both sides until cancelled."""
+        """Run both sides until cancelled."""
         async with asyncio.TaskGroup() as group:
             for side in (self._bus, self._everest, self._api):
                 group.create_task(side.run())
 
     async def start_transaction(self, request: TransactionReq) -> TransactionStartResponse:
-        """Have EVerest begin a transaction."""
+        """Make EVerest begin a transaction."""
         return await self._everest.start_transaction(request)
 
     async def stop_transaction(self, transaction_id: str) -> TransactionStopResponse:
-        """Have EVerest end a transaction."""
+        """Make EVerest end a transaction."""
         return await self._everest.stop_transaction(transaction_id)
 
 
@@ -133,13 +133,13 @@ class DemoEverest:
     """EVerest with one module ``powermeter_API``.
 
     Args:
-        mqtt: how the broker is reached.
+        mqtt: connection settings of the broker.
         module_id: of the module.
 
     Attributes:
-        station: is told what the power meter publishes.
-        public_key: what the power meter published last, hex of DER; "" before it did.
-        connected: set while there is a connection to the broker.
+        station: receives what the power meter publishes.
+        public_key: the key that the power meter published last, as hex of DER; "" before the first.
+        connected: set while connected to the broker.
     """
 
     def __init__(self, mqtt: MqttSettings, module_id: str) -> None:
@@ -153,7 +153,7 @@ class DemoEverest:
         self._replies: dict[str, asyncio.Future[bytes]] = {}
 
     async def run(self) -> None:
-        """Be EVerest until cancelled: it has just started."""
+        """Act as an EVerest that has just started, until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._stay_connected())
             await self._publish(READY_BEACON, value=True)
@@ -165,7 +165,7 @@ class DemoEverest:
         """Ask the power meter to begin a transaction.
 
         Raises:
-            IemDcrError: there is no reply, or none that can be understood.
+            IemDcrError: there is no reply, or it cannot be understood.
         """
         payload = {key: value for key, value in asdict(request).items() if value is not None}
         return await self._ask(self._topics.start, payload, _start_response)
@@ -174,7 +174,7 @@ class DemoEverest:
         """Ask the power meter to end a transaction. The payload is a plain text, as EVerest sends it.
 
         Raises:
-            IemDcrError: there is no reply, or none that can be understood.
+            IemDcrError: there is no reply, or it cannot be understood.
         """
         return await self._ask(self._topics.stop, transaction_id, _stop_response)
 
@@ -193,7 +193,7 @@ class DemoEverest:
             del self._replies[reply_to]
 
     async def _publish(self, topic: str, value: object, *, qos: int = 0) -> None:
-        """Publish once there is a connection; again where it is lost: the same request twice is carried out once."""
+        """Publish when connected, and again if the connection is lost. A repeated request is carried out once."""
         while True:
             await self.connected.wait()
             try:
@@ -216,7 +216,7 @@ class DemoEverest:
                     async for message in client.messages:
                         self._take(message.topic.value, message.payload)
             except aiomqtt.MqttError as error:
-                _log.info("EVerest's part has no connection to the broker: %s", printable(error))
+                _log.info("the demo's EVerest has no connection to the broker: %s", printable(error))
             finally:
                 self.connected.clear()
             await asyncio.sleep(RECONNECT_EVERY_S)
@@ -246,17 +246,17 @@ class DemoEverest:
             _log.warning("a message on %s was not understood: %s", topic, printable(repr(error)))
 
 
-def _start_response(reply: Any) -> TransactionStartResponse:  # noqa: ANN401  whatever JSON is
+def _start_response(reply: Any) -> TransactionStartResponse:  # noqa: ANN401  decoded JSON
     return TransactionStartResponse(TransactionRequestStatus(reply["status"]), reply.get("error", ""))
 
 
-def _stop_response(reply: Any) -> TransactionStopResponse:  # noqa: ANN401  as above
+def _stop_response(reply: Any) -> TransactionStopResponse:  # noqa: ANN401  decoded JSON
     signed = reply.get("signed_meter_value")
     value = signed and SignedMeterValue(signed["signed_meter_data"], signed.get("public_key", ""), timestamp=None)
     return TransactionStopResponse(TransactionRequestStatus(reply["status"]), value, reply.get("error", ""))
 
 
-def _powermeter(value: Any) -> Powermeter:  # noqa: ANN401  as above
+def _powermeter(value: Any) -> Powermeter:  # noqa: ANN401  decoded JSON
     return Powermeter(
         timestamp=datetime.fromisoformat(value["timestamp"]).astimezone(),
         meter_id=value["meter_id"],

@@ -1,4 +1,4 @@
-"""``iem-dcr discover``: which power meter APIs the EVerest at a broker offers."""
+"""``iem-dcr discover``: lists the power meter APIs that EVerest offers at a broker."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from iem_dcr.everest_api.discovery import FoundApi
 
 PROTOCOL = "3.1.1"
-"""The version of MQTT that every broker speaks."""
+"""The MQTT version that every broker supports."""
 CHECK_TIMEOUT_S = 15
 REPLY_TIMEOUT_S = 120
-"""What docs/everest-api.md recommends for cfg_communication_check_to_s (or more) and cfg_request_reply_to_s."""
+"""Recommended by docs/everest-api.md: cfg_communication_check_to_s at least, cfg_request_reply_to_s exactly."""
 _FILE = click.Path(dir_okay=False)
 
 
@@ -42,9 +42,9 @@ _FILE = click.Path(dir_okay=False)
 )
 @click.option("--user", metavar="NAME", help="User name at the broker.")
 @click.option("--password-file", type=_FILE, metavar="FILE", help="File with the password of that user.")
-@click.option("--ca-file", type=_FILE, metavar="FILE", help="Certificates (PEM) that the broker's is checked against.")
+@click.option("--ca-file", type=_FILE, metavar="FILE", help="CA certificates (PEM) that verify the broker.")
 @click.option("--cert-file", type=_FILE, metavar="FILE", help="Client certificate (PEM).")
-@click.option("--key-file", type=_FILE, metavar="FILE", help="Its private key (PEM, not encrypted).")
+@click.option("--key-file", type=_FILE, metavar="FILE", help="Private key of that certificate (PEM, not encrypted).")
 @click.option(
     "--wait",
     "wait_s",
@@ -57,9 +57,9 @@ _FILE = click.Path(dir_okay=False)
 @click.option("--json", "as_json", is_flag=True, help="Write one JSON object.")
 @common
 def command(url: str, wait_s: float, as_json: bool, **others: str | None) -> int:
-    """List the power meter APIs that the EVerest at a broker offers, with the times it monitors them by.
+    """List the power meter APIs that EVerest offers at a broker, with its monitoring times.
 
-    It publishes one question and listens for the answers; nothing else is changed or sent.
+    The command publishes one query and listens for the answers. It sends and changes nothing else.
     """
     try:
         mqtt = MqttSettings.from_url(url, protocol=PROTOCOL, **others)
@@ -76,39 +76,39 @@ def command(url: str, wait_s: float, as_json: bool, **others: str | None) -> int
         _print_table(output, found)
     if not found:
         tell(
-            f"No powermeter API at {printable(mqtt.address)}: no answer within {wait_s:g} s. Does EVerest run "
-            "with this broker, and is there a module powermeter_API in its configuration?"
+            f"No powermeter API at {printable(mqtt.address)}: no answer within {wait_s:g} s. Is EVerest connected "
+            "to this broker, and does its configuration have a module powermeter_API?"
         )
         return EXIT_FAILURE
     return output.status()
 
 
 def warnings(api: FoundApi) -> list[str]:
-    """Say which of an API's times are not what is recommended, and what follows from it."""
+    """Return a warning for each of an API's times that differs from the recommendation, with the consequence."""
     found = []
     check_s = api.communication_monitoring.get("communication_check_period_s")
     if check_s is not None and check_s < CHECK_TIMEOUT_S:
         found.append(
-            f"cfg_communication_check_to_s is {check_s:g}: set {CHECK_TIMEOUT_S} or more. A restart of iem-dcr or of "
-            "the broker can take longer than that, and EVerest stops charging at once when it misses the check"
+            f"cfg_communication_check_to_s is {check_s:g}: set {CHECK_TIMEOUT_S} or more. A restart of iem-dcr or "
+            "of the broker can take longer than that, and EVerest stops charging at once when it misses the check"
         )
     reply_s = api.communication_monitoring.get("request_reply_timeout_s")
     if reply_s is not None and reply_s < REPLY_TIMEOUT_S:
         found.append(
-            f"cfg_request_reply_to_s is {reply_s:g}: set {REPLY_TIMEOUT_S}. A stop may take longer than that, and its "
-            "receipt would come when EVerest has given up waiting"
+            f"cfg_request_reply_to_s is {reply_s:g}: set {REPLY_TIMEOUT_S}. A stop can take longer than that, and its "
+            "receipt would come after EVerest has stopped waiting"
         )
     elif reply_s is not None and reply_s > REPLY_TIMEOUT_S:
         found.append(
-            f"cfg_request_reply_to_s is {reply_s:g}: set {REPLY_TIMEOUT_S}. No reply comes later than that, and a lost "
-            "one blocks the connector until EVerest gives up waiting"
+            f"cfg_request_reply_to_s is {reply_s:g}: set {REPLY_TIMEOUT_S}. No reply takes longer than that, and a "
+            "lost reply blocks the connector until EVerest stops waiting"
         )
     return found
 
 
 async def _discover(mqtt: MqttSettings, wait_s: float) -> tuple[FoundApi, ...]:
     with Interruption() as interruption:
-        return await interruption.break_off(_ask(mqtt, wait_s), "nothing was found out.")
+        return await interruption.break_off(_ask(mqtt, wait_s), "the search was not finished.")
 
 
 async def _ask(mqtt: MqttSettings, wait_s: float) -> tuple[FoundApi, ...]:
@@ -136,7 +136,7 @@ async def _ask(mqtt: MqttSettings, wait_s: float) -> tuple[FoundApi, ...]:
 
 
 def _print_table(output: Output, found: Iterable[FoundApi]) -> None:
-    from rich import box  # noqa: PLC0415  only a table for people needs it
+    from rich import box  # noqa: PLC0415  only the table needs it
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""``iem-dcr doctor``: what is wrong with a meter, and what to do. It asks and sends nothing."""
+"""``iem-dcr doctor``: finds out what is wrong with a meter, and what to do. It sends only GET requests."""
 
 from __future__ import annotations
 
@@ -44,16 +44,16 @@ _NARROWEST_TEXT = 20
     "file",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Compare with the meter of this address in a configuration file of iem-dcr run (or with its only one).",
+    help="Compare with this meter's settings in a configuration file of iem-dcr run (or with its only meter).",
 )
 @click.option("--json", "as_json", is_flag=True, help="Write one JSON object.")
 @common
 def command(address: Address, file: Path | None, as_json: bool) -> int:
-    """Say what is wrong with a meter, and what to do about it.
+    """Find out what is wrong with a meter, and what to do about it.
 
-    It takes 4 seconds, and at most a minute with a meter that hardly answers. Nothing is sent to it but GETs, and while
-    a transaction runs only those that cannot be in its way. Exit status: 0 nothing failed, 1 something did, 2 no
-    IEM-DCR could be asked.
+    This takes 4 seconds, or up to a minute if the meter hardly answers. The command sends only GET requests, and during
+    a transaction only those that cannot disturb it. Exit status: 0 nothing failed, 1 something failed, 2 no IEM-DCR
+    answered.
     """
     settings = None if file is None else _settings(file, address)
     report = asyncio.run(_examine(address, settings))
@@ -70,11 +70,11 @@ async def _examine(address: Address, settings: Settings | None) -> Report:
     proxies = tuple(name for name in _PROXIES if os.environ.get(name))
     with Interruption() as interruption:
         examination = doctor.examine(address.host, address.port, settings, proxies=proxies)
-        return await interruption.break_off(examination, "the meter was not examined to the end.")
+        return await interruption.break_off(examination, "the examination was not finished.")
 
 
 def show(report: Report, console: Console, *, is_terminal: bool) -> None:
-    """Print a report: as a table in a terminal that has room for one, else in lines."""
+    """Print a report: as a table if the terminal has room for one, else as lines."""
     if is_terminal and console.width >= _TEXT_AT + _NARROWEST_TEXT:
         console.print(table(report))
         return
@@ -83,7 +83,7 @@ def show(report: Report, console: Console, *, is_terminal: bool) -> None:
 
 
 def lines(report: Report) -> Iterator[Text]:
-    """Write a report in lines of any length."""
+    """Format a report as lines of any length."""
     yield from _head(report)
     for number, (name, result) in enumerate(report.results.items(), 1):
         state = Text(f"{result.state.value:<{_WIDEST_STATE}}", style=_STYLES[result.state])
@@ -94,7 +94,7 @@ def lines(report: Report) -> Iterator[Text]:
 
 
 def table(report: Report) -> Group:
-    """Make a table of a report, for a terminal that would wrap long lines to its edge."""
+    """Format a report as a table, because a terminal wraps long lines to its left edge."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(justify="right", no_wrap=True)
     grid.add_column(no_wrap=True)
@@ -125,21 +125,21 @@ def _plural(state: State, count: int) -> str:
 
 
 def _settings(file: Path, address: Address) -> Settings:
-    """Find a meter in a configuration file: that of the address, or the only one.
+    """Return the settings of the meter at an address in a configuration file, or of the file's only meter.
 
     Raises:
-        click.UsageError: there is none.
+        click.UsageError: the file has no such meter.
         MistakenFileError: the file has mistakes.
     """
-    from iem_dcr.cli.config import load_meters  # noqa: PLC0415  # without a file no configuration is loaded
-    from iem_dcr.service.config import same_host  # noqa: PLC0415  # as above
+    from iem_dcr.cli.config import load_meters  # noqa: PLC0415  # only needed with a file
+    from iem_dcr.service.config import same_host  # noqa: PLC0415  # only needed with a file
 
     meters: tuple[MeterConfig, ...] = load_meters(file)
     for meter in meters:
         if (same_host(meter.settings.ip_address), meter.settings.port_http) == (same_host(address.host), address.port):
             return meter.settings
     if len(meters) == 1:
-        tell(f"Note: {printable(file, limit=300)} has this meter at {meters[0].address}; it is compared with that one.")
+        tell(f"Note: the only meter in {printable(file, limit=300)} is at {meters[0].address}; its settings are used.")
         return meters[0].settings
     known = ", ".join(meter.address for meter in meters[:10])
     raise click.UsageError(

@@ -1,4 +1,4 @@
-"""A broker inside this process: MQTT 3.1.1 on the loopback interface, open to everybody on this host."""
+"""A broker inside this process: MQTT 3.1.1 on the loopback interface, open to every program on this host."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ HOST: Final = "127.0.0.1"
 _SHUTDOWN_TIMEOUT_S: Final = 2.0
 _LISTENER: Final = "default"
 _PLUGINS: Final = {"amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": True}}
-"""amqtt refuses whoever no plugin lets in; the others that it loads by default publish and log."""
+"""amqtt refuses a client unless a plugin admits it. Its other default plugins publish and log, so they are left out."""
 
 
 @contextlib.asynccontextmanager
 async def embedded_broker() -> AsyncIterator[int]:
-    """Run amqtt on a free port of `HOST` while this is entered; yields the port.
+    """Run amqtt on a free port of `HOST` while the context is entered; yields the port.
 
-    amqtt is handed connections that are accepted here: it does not tell which port it listens on by itself.
+    Connections are accepted here and passed to amqtt, because amqtt does not tell which port it listens on.
     """
     for name in ("amqtt", "transitions"):
-        logging.getLogger(name).setLevel(logging.CRITICAL + 1)  # the other end of a connection says what failed
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)  # the client's side logs what failed
     broker = Broker(BrokerConfig(listeners={_LISTENER: ListenerConfig(type=ListenerType.EXTERNAL)}, plugins=_PLUGINS))
     connections: set[asyncio.Task[None]] = set()
 

@@ -1,4 +1,4 @@
-"""``iem-dcr everest``: the EVerest module IsabellenhuetteIemDcr, put among a charger's modules and taken away again."""
+"""``iem-dcr everest``: installs, checks and removes the EVerest module IsabellenhuetteIemDcr of a charger."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ F = TypeVar("F", bound="Callable[..., object]")
 
 
 def _place(command: F) -> F:
-    """Add what says where the module is: PREFIX and --name."""
+    """Add PREFIX and --name, which say where the module is."""
     prefix = click.argument("prefix", type=click.Path(path_type=Path), metavar="PREFIX")
     name = click.option(
         "--name",
         default=MODULE_NAME,
         show_default=True,
         metavar="NAME",
-        help="The module's name there, as in the charger's configuration.",
+        help="Name of the module in the charger's configuration.",
     )
     return prefix(name(command))
 
@@ -50,24 +50,24 @@ def command() -> None:
     """Install the EVerest module IsabellenhuetteIemDcr below PREFIX, where EVerest is installed."""
 
 
-@command.command(short_help="Put the module among EVerest's modules.")
+@command.command(short_help="Install the module.")
 @_place
 @click.option(
     "--venv/--no-venv",
     default=True,
     show_default=True,
-    help="Make .venv beside module.py, with all it needs. EVerest uses that by itself; without it, its own python3.",
+    help="Make .venv beside module.py with all it needs. EVerest uses it if it exists, else its own python3.",
 )
 @click.option(
     "--wheels",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     metavar="FOLDER",
-    help="Fill .venv by pip from these wheels, without an index. Without it, what runs this is copied.",
+    help="Install these wheels into .venv with pip, without an index. By default the running packages are copied.",
 )
 @click.option(
     "--user",
     metavar="NAME",
-    help="The user that EVerest runs as: can start it, and gets the state folder.  [default: root]",
+    help="The user that EVerest runs as. It can start the module and owns the state folder.  [default: root]",
 )
 @click.option(
     "--state-folder",
@@ -76,19 +76,19 @@ def command() -> None:
     default=SYSTEM_FOLDER,
     show_default=True,
     metavar="FOLDER",
-    help="Folder to make for the journal of receipts; only root makes it.",
+    help="Folder to create for the journal of receipts; only root creates it.",
 )
-@click.option("--force", is_flag=True, help="Replace the module that is there.")
+@click.option("--force", is_flag=True, help="Replace an installed module.")
 @common
 def install(
     prefix: Path, name: str, *, venv: bool, wheels: Path | None, user: str | None, state: Path, force: bool
 ) -> int:
-    """Put the module into PREFIX/libexec/everest/modules/NAME, and see that it would start.
+    """Install the module into PREFIX/libexec/everest/modules/NAME, and check that it starts.
 
-    Nothing is overwritten without --force. What fails or is interrupted leaves everything as it was.
+    Nothing is overwritten without --force. A failed or interrupted installation leaves everything as it was.
     """
     if wheels is not None and not venv:
-        raise click.UsageError("--wheels is what .venv is filled from: leave out --no-venv")
+        raise click.UsageError("--wheels fills .venv: leave out --no-venv")
     try:
         with _interrupted_by_signals():
             done = installed_in(prefix, name, venv=venv, wheels=wheels, force=force, state=state, user=user)
@@ -97,7 +97,7 @@ def install(
     output = Output()
     output.write(_told(done))
     if done.environment is None:
-        output.write(f"See whether it starts: iem-dcr everest check {_words(prefix, name)}\n")
+        output.write(f"Check whether it starts: iem-dcr everest check {_words(prefix, name)}\n")
     output.flush()
     return output.status()
 
@@ -118,14 +118,14 @@ def uninstall(prefix: Path, name: str) -> int:
     return output.status()
 
 
-@command.command(short_help="Say what is there, and whether it starts.")
+@command.command(short_help="Show what is installed, and whether it starts.")
 @_place
 @click.option("--json", "as_json", is_flag=True, help="Write one JSON object.")
 @common
 def check(prefix: Path, name: str, *, as_json: bool) -> int:
-    """Say what is in PREFIX/libexec/everest/modules/NAME, and whether module.py would start. Nothing is changed.
+    """Show what is in PREFIX/libexec/everest/modules/NAME, and whether module.py starts. Nothing is changed.
 
-    The exit status is 0 when all is well, else 1.
+    The exit status is 0 if there are no problems, else 1.
     """
     try:
         findings = checked(prefix, name)
@@ -142,9 +142,9 @@ def check(prefix: Path, name: str, *, as_json: bool) -> int:
 
 @contextlib.contextmanager
 def _interrupted_by_signals() -> Iterator[None]:
-    """Have the first signal that ends a program undo what was begun, and no other one keep it from that."""
+    """Make the first terminating signal undo the unfinished work, and ignore further ones meanwhile."""
     signals = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # which nohup makes it
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup ignores it
         signals.append(signal.SIGHUP)
 
     came: list[int] = []
@@ -163,10 +163,10 @@ def _interrupted_by_signals() -> Iterator[None]:
 
 
 def _told(done: Installed) -> str:
-    unknown = "its Python cannot be told" + ("" if done.environment is None else ": the one that runs this was taken")
+    unknown = "its Python version is not known" + ("" if done.environment is None else ": the running one was used")
     rows = [
         ("Replaced", done.replaced),
-        ("Environment", done.environment or "none; the python3 that EVerest starts has to have iem-dcr installed"),
+        ("Environment", done.environment or "none; the python3 that EVerest starts needs iem-dcr installed"),
         ("everestpy", f"built for Python {done.everestpy_python}" if done.everestpy_python else unknown),
         ("Starts", done.environment and "yes"),
         ("Receipts", done.state),
@@ -177,7 +177,7 @@ def _told(done: Installed) -> str:
 
 
 def _shown(findings: Findings) -> str:
-    built_for = f"for Python {findings.everestpy_python}" if findings.everestpy_python else "for a Python not known"
+    built_for = f"for Python {findings.everestpy_python}" if findings.everestpy_python else "for an unknown Python"
     rows = [
         ("Module", findings.found or "not installed"),
         ("Package", f"version {findings.version}" if findings.version else "none"),

@@ -1,4 +1,4 @@
-"""The exit status of every command. ``iem-dcr --help`` and README.md show this table."""
+"""The exit statuses of all commands. ``iem-dcr --help`` and README.md show this table."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ EXIT_INTERRUPTED: Final = 130
 
 EXIT_CODES: Final = {
     0: "Done.",
-    EXIT_FAILURE: "It failed: a meter or broker does not answer, a transaction does not begin, a receipt is not valid.",
-    EXIT_USAGE: "What was given is wrong: the command line, a configuration file, a file that is missing.",
+    EXIT_FAILURE: "Failure: a meter or broker does not answer, a transaction cannot begin, a receipt is not valid.",
+    EXIT_USAGE: "Wrong input: the command line, a configuration file, or a missing file.",
     EXIT_INTERRUPTED: "Interrupted.",
 }

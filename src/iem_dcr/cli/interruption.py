@@ -1,6 +1,6 @@
-"""Ctrl-C, SIGTERM and a terminal that closes, while a command runs.
+"""Handles Ctrl-C, SIGTERM and a closing terminal while a command runs.
 
-A transaction that runs in a meter is ended first, unless somebody insists.
+A transaction that runs in the meter is ended first, unless a third signal comes.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 INSISTING = 3
-"""From this signal on, the command ends at once."""
+"""The signal, counted from 1, that ends the command at once."""
 
 
 class LeftEarlyError(click.ClickException):
-    """The person at the keyboard, or whoever sent SIGTERM, wanted the command to end."""
+    """The user, or the sender of a SIGTERM, asked the command to end."""
 
     exit_code = EXIT_INTERRUPTED
 
@@ -36,14 +36,14 @@ class LeftEarlyError(click.ClickException):
 
 
 class Interruption:
-    """Takes SIGINT, SIGTERM and SIGHUP while it is entered, within a running loop.
+    """Handles SIGINT, SIGTERM and SIGHUP while it is entered, within a running loop.
 
-    The first signal asks the command to end in good order, the second is answered with a word of patience, and the
-    third ends it at once. SIGHUP only asks: a terminal that closes sends it, and its shell once more. Where SIGHUP is
-    ignored (nohup) it stays so.
+    The first signal asks the command to end in good order. The second one prints a message. The third one ends the
+    command at once. SIGHUP only asks, because a closing terminal sends it and its shell sends it again. If SIGHUP is
+    ignored (nohup), it stays ignored.
 
     Args:
-        patience: what the second signal is answered with.
+        patience: the message that answers the second signal.
     """
 
     def __init__(self, patience: str = "") -> None:
@@ -56,7 +56,7 @@ class Interruption:
             self._handlers[signal.SIGHUP] = self.ask_to_end
 
     def __enter__(self) -> Self:
-        """Take the signals."""
+        """Install the signal handlers."""
         loop = asyncio.get_running_loop()
         for number, handler in self._handlers.items():
             loop.add_signal_handler(number, handler)
@@ -65,7 +65,7 @@ class Interruption:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Give the signals back."""
+        """Remove the signal handlers."""
         loop = asyncio.get_running_loop()
         for number in self._handlers:
             loop.remove_signal_handler(number)
@@ -76,7 +76,7 @@ class Interruption:
         return self._asked.is_set()
 
     def interrupt(self) -> None:
-        """Take a signal."""
+        """Handle a signal."""
         self._count += 1
         self._asked.set()
         if self._count >= INSISTING:
@@ -89,24 +89,24 @@ class Interruption:
         self._asked.set()
 
     async def wait(self, seconds: float | None = None) -> None:
-        """Wait for that long, or until the command is asked to end; None waits for that alone."""
+        """Wait for that time, or until the command is asked to end. With None there is no time limit."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._asked.wait()
 
     async def break_off(self, work: Coroutine[None, None, T], left: str) -> T:
-        """Do something that may be broken off at any moment.
+        """Do work that may be cancelled at any moment.
 
         Raises:
-            LeftEarlyError: the command is asked to end; ``left`` says in which state things are.
+            LeftEarlyError: the command is asked to end. Its message is ``left``, which says what was left undone.
         """
         return await _unless(self._asked, work, left)
 
     async def see_through(self, work: Coroutine[None, None, T], left: str) -> T:
-        """Do something to its end, unless the third signal comes.
+        """Do work to its end, unless the third signal comes.
 
         Raises:
-            LeftEarlyError: it came; ``left`` says in which state things are.
+            LeftEarlyError: the third signal came. Its message is ``left``, which says what was left undone.
         """
         return await _unless(self._insisted, work, left)
 

@@ -1,4 +1,4 @@
-"""The commands of ``iem-dcr``, each of which is imported when it is called, and what becomes of their errors."""
+"""The commands of ``iem-dcr``, each imported when it is called, and the handling of their errors."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ _COMMANDS = {
     "config": "Check the service's configuration, or see an example.",
     "demo": "Show a session at a simulated meter behind EVerest's API.",
     "discover": "List the power meter APIs of an EVerest.",
-    "doctor": "Say what is wrong with a meter, and what to do.",
+    "doctor": "Find out what is wrong with a meter, and what to do.",
     "everest": "Install the EVerest module.",
     "read": "Read a meter once.",
     "receipts": "List, show, export or erase the receipts of a journal; accept a new meter.",
-    "record": "Keep every answer of a meter in a folder.",
-    "run": "Be power meters behind EVerest's MQTT API.",
+    "record": "Save every answer of a meter in a folder.",
+    "run": "Drive meters behind EVerest's MQTT API.",
     "session": "Run a charging session and print its receipt.",
     "simulate": "Run a simulated meter.",
     "verify": "Check receipts.",
     "watch": "Watch meters live.",
 }
-"""The name of each command, which is also its module's, and what the help says of it."""
+"""The help text of each command by its name, which is also the name of its module."""
 _log = logging.getLogger("iem_dcr.cli")
 
 
 class _LazyGroup(click.Group):
-    """Knows names and short helps, and imports the module of a command when it is called."""
+    """Knows the names and short help texts, and imports the module of a command when it is called."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -100,6 +100,6 @@ def _run(arguments: Sequence[str] | None) -> int:
     except Exception as error:
         if isinstance(error, ModuleNotFoundError) and missing_package(error):
             raise
-        _log.exception("iem-dcr failed, which is a mistake in the program")
+        _log.exception("iem-dcr failed because of a bug in the program")
         return EXIT_FAILURE
     return status if isinstance(status, int) else 0

@@ -1,7 +1,7 @@
-"""Where the commands write: results to standard output, everything else with the log to standard error.
+"""Output of the commands: results go to standard output, everything else goes with the log to standard error.
 
-Standard output may lose its reader, or its disk may be full. A transaction that runs in a meter has to be ended all the
-same, so writing never raises: `Output` remembers the error, tells whoever asked, and drops what follows.
+Standard output may lose its reader, or its disk may be full. A transaction that runs in a meter must still be ended. So
+writing never raises: `Output` stores the error, calls `Output.when_lost`, and drops all further output.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class Output:
 
     Attributes:
         encoding: of the stream.
-        error: what writing failed with, or None.
-        when_lost: called once, when it cannot be written any more.
+        error: the error that made writing fail, or None.
+        when_lost: called once, when writing fails for the first time.
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:
@@ -52,7 +52,7 @@ class Output:
             return len(text)
 
     def flush(self) -> None:
-        """Hand over what was written."""
+        """Flush the stream."""
         try:
             self._stream.flush()
         except OSError as error:
@@ -72,18 +72,18 @@ class Output:
         return self._stream.fileno()
 
     def status(self) -> int:
-        """Return the exit status as far as the output goes: 1 when its reader left before the end, else 0.
+        """Return the exit status that results from the output: 1 if its reader left before the end, else 0.
 
         Raises:
-            click.ClickException: it could not be written for another reason.
+            click.ClickException: writing failed for another reason.
         """
         if self.error is not None and not isinstance(self.error, BrokenPipeError):
-            raise click.ClickException(f"standard output cannot be written: {self.error.strerror or self.error}")
+            raise click.ClickException(f"cannot write to standard output: {self.error.strerror or self.error}")
         return 0 if self.error is None else 1
 
     def console(self) -> Console:
-        """Return a console on it. It takes no markup, so text from a meter means nothing to it."""
-        from rich.console import Console  # noqa: PLC0415  # the service draws nothing and does not load it
+        """Return a console on it. The console interprets no markup, so text from a meter stays text."""
+        from rich.console import Console  # noqa: PLC0415  # the service does not need it
 
         return Console(file=cast("IO[str]", self), markup=False, emoji=False, highlight=False)
 
@@ -91,7 +91,7 @@ class Output:
         if self.error is not None:
             return
         self.error = error
-        # What is still in the stream's buffer would fail once more when the interpreter ends.
+        # Otherwise flushing the stream's buffer would fail again when the interpreter ends.
         with contextlib.suppress(OSError):
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self.fileno())
@@ -100,19 +100,19 @@ class Output:
 
 
 def open_closed_streams() -> None:
-    """Put the null device in the place of each standard stream that whoever called has closed.
+    """Open the null device for each standard stream that the calling program has closed.
 
-    Otherwise the next socket or file gets its number, a journal's for one, and with it what is written there.
+    Otherwise the next socket or file, such as a journal, gets the stream's number, and the stream's text with it.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             number = os.open(os.devnull, os.O_RDWR)
             os.set_inheritable(number, True)  # noqa: FBT003  positional only
-            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115  it stays open
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115  stays open
 
 
 class _LogHandler(logging.Handler):
-    """Writes to whatever standard error is at that moment: a live display puts itself in between."""
+    """Writes to the current ``sys.stderr``, which a live display may have replaced."""
 
     def emit(self, record: logging.LogRecord) -> None:
         with contextlib.suppress(OSError):
@@ -121,7 +121,7 @@ class _LogHandler(logging.Handler):
 
 
 class _LogFormatter(logging.Formatter):
-    """``warning: message``; of an exception only what it is, unless the log is at debug."""
+    """``warning: message``. An exception is shown in one line, and with its traceback if the log is at debug."""
 
     def format(self, record: logging.LogRecord) -> str:
         line = f"{record.levelname.lower()}: {record.getMessage()}"
@@ -135,7 +135,7 @@ class _LogFormatter(logging.Formatter):
 
 @contextlib.contextmanager
 def log_on_stderr() -> Iterator[None]:
-    """Write the log to standard error, warnings and above, for as long as the context is entered."""
+    """Write the log to standard error while the context is entered: at first warnings and above."""
     handler = _LogHandler()
     handler.setFormatter(_LogFormatter())
     root, ours = logging.getLogger(), logging.getLogger("iem_dcr")
@@ -150,32 +150,32 @@ def log_on_stderr() -> Iterator[None]:
 
 
 def set_verbosity(steps: int) -> None:
-    """Choose what is logged: -1 errors, 0 warnings, 1 what the driver does, 2 everything."""
+    """Set the log level: -1 errors, 0 warnings, 1 the driver's actions, 2 everything."""
     logging.getLogger("iem_dcr").setLevel(_LEVELS[max(-1, min(steps, 2))])
 
 
 def warnings_are_logged() -> bool:
-    """Whether the person sees the driver's warnings."""
+    """Whether the user sees the driver's warnings."""
     return logging.getLogger("iem_dcr").isEnabledFor(logging.WARNING)
 
 
 def tell(text: str) -> None:
-    """Say something to the person at standard error, beside the log."""
+    """Print a message for the user on standard error, beside the log."""
     with contextlib.suppress(OSError):
         sys.stderr.write(text + "\n")
         sys.stderr.flush()
 
 
 def say(console: Console, text: str | Text) -> None:
-    """Print a line that a terminal may wrap and a pipe gets whole."""
+    """Print a line. A terminal may wrap it; a pipe gets it whole."""
     console.print(text, soft_wrap=True)
 
 
 def kwh(energy_wh: Decimal) -> str:
-    """Write an energy given in Wh: ``0.104 kWh``."""
+    """Format an energy given in Wh: ``0.104 kWh``."""
     return f"{energy_wh / 1000:.3f} kWh"
 
 
 def kw(power_w: Decimal | None) -> str:
-    """Write a power given in W: ``47.500 kW``; a dash where the meter gave none."""
+    """Format a power given in W: ``47.500 kW``, or a dash if the meter gave none."""
     return "- kW" if power_w is None else f"{power_w / 1000:.3f} kW"

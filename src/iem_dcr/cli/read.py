@@ -1,4 +1,4 @@
-"""``iem-dcr read``: one reading of a meter. It sends GET requests only."""
+"""``iem-dcr read``: reads a meter once. It sends only GET requests."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _HEALTH = {False: ("healthy", "green"), True: ("IN ERROR", "bold red"), None: ("
 @click.option("--json", "as_json", is_flag=True, help="Write one JSON object.")
 @common
 def command(address: Address, as_json: bool) -> int:
-    """Read a meter once: live values, status, charge point, clock and public key. Nothing is sent to it but GETs."""
+    """Read a meter once: live values, status, charge point, clock and public key. Only GET requests are sent."""
     reading = asyncio.run(_read(address))
     output = Output()
     if as_json:

@@ -1,6 +1,6 @@
-"""How a person sees a receipt: a panel with who, when, how much, and whether its signature is good.
+"""Shows a receipt to a person: a panel with user, times, energy, and the result of the signature check.
 
-A text of the meter's is shown as text: without control characters, and shortened.
+Text from the meter is shown without control characters and shortened.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ _OUTCOMES = {
     Outcome.NOT_CHECKED: ("NOT CHECKED", "bold yellow"),
 }
 _ENDS = {"L": "locally", "R": "remotely", "A": "aborted", "P": "by a power failure"}
-"""OCMF's TX of a last reading that is no ordinary end."""
+"""OCMF's TX of a last reading, unless it is an ordinary end."""
 _FLAGS = {"E": "energy is not reliable", "t": "the time is not reliable"}
 """OCMF's EF."""
 
 
 def print_receipt(console: Console, receipt: Receipt, verification: Verification) -> None:
-    """Print a receipt: its panel, and the tuple as it is, in one line."""
+    """Print a receipt: its panel, and the unchanged tuple in one line."""
     console.print(_panel(receipt, verification))
     say(console, printable(receipt.text, limit=len(receipt.text)))
 
 
 def verdict_text(verdict: Verdict) -> Text:
-    """Write the verdict on a transaction, loudly where it is not plainly good."""
+    """Format the verdict on a transaction; anything but a plain acceptance stands out."""
     if verdict.judgement is Judgement.REFUSED:
         loud = ("NOT ACCEPTED by the transparency software", "bold red")
         return Text.assemble(("VALID", "bold green"), ", but ", loud, f": {', '.join(verdict.errors)}")
@@ -49,12 +49,12 @@ def verdict_text(verdict: Verdict) -> Text:
 
 
 def status_text(ST: str) -> str:
-    """Write a meter's status, OCMF's ST."""
+    """Format a meter's status, OCMF's ST."""
     return "G, good" if ST == "G" else shown(ST or "not given")
 
 
 def flags_text(EF: str) -> str:
-    """Write a meter's error flags, OCMF's EF."""
+    """Format a meter's error flags, OCMF's EF."""
     return f"{shown(EF)}, " + " and ".join(_FLAGS.get(flag, "unknown") for flag in shown(EF)) if EF else "none"
 
 

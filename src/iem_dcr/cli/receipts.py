@@ -1,4 +1,4 @@
-"""``iem-dcr receipts``: what a journal keeps, found again, handed on, and erased on request; and the pinned meters."""
+"""``iem-dcr receipts``: lists, shows, exports and erases the receipts of a journal, and changes its pinned meters."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Which(TypedDict):
 
 
 class TimeType(click.ParamType):  # type: ignore[type-arg]  # generic in newer click only
-    """``2026-03-01`` or ``2026-03-01T12:00[:00][+01:00]``; without an offset the time of this host."""
+    """``2026-03-01`` or ``2026-03-01T12:00[:00][+01:00]``. Without an offset the time is in this host's zone."""
 
     name = "TIME"
 
@@ -56,7 +56,7 @@ class TimeType(click.ParamType):  # type: ignore[type-arg]  # generic in newer c
         self._is_end = is_end
 
     def convert(self, value: str | datetime, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
-        """Make an instant of a word; a day alone ends with its end."""
+        """Convert a word to an instant. For the end of a period, a date alone means the end of that day."""
         if isinstance(value, datetime):
             return value
         try:
@@ -69,7 +69,7 @@ class TimeType(click.ParamType):  # type: ignore[type-arg]  # generic in newer c
 
 
 def _journal_or_default(ctx: click.Context, param: click.Parameter, path: str | None) -> str | None:
-    """Return the journal that was given, or the first that is where ``journal_path`` auto leads to, and name that."""
+    """Return the given journal. Without one, return the first existing journal of ``journal_path`` auto and name it."""
     if path is not None or ctx.resilient_parsing:
         return path
     found = existing()
@@ -85,20 +85,20 @@ _journal = click.option(
     callback=_journal_or_default,
     type=click.Path(exists=True, dir_okay=False),
     metavar="F",
-    help="The journal: the file that the setting journal_path names. Without this option, the first that is where "
-    "journal_path auto leads to; its name is written to standard error.",
+    help="The journal: the file that the setting journal_path names. By default the first existing journal "
+    "in the folders of journal_path auto; its name is written to standard error.",
 )
 
 
 def _selection(command: F) -> F:
     """Add the options that choose receipts: the keys of `Which`."""
     for option in (
-        click.option("--meter", metavar="SERIAL", help="Only those of the meter with this serial number (MS)."),
-        click.option("--transaction", "transaction_id", metavar="ID", help="Only those of this transaction."),
+        click.option("--meter", metavar="SERIAL", help="Only receipts of the meter with this serial number (MS)."),
+        click.option("--transaction", "transaction_id", metavar="ID", help="Only receipts of this transaction."),
         click.option(
-            "--to", "end", type=TimeType(is_end=True), help="Only those that ended before; a day is included."
+            "--to", "end", type=TimeType(is_end=True), help="Only receipts that ended before; a date includes that day."
         ),
-        click.option("--from", "begin", type=TimeType(is_end=False), help="Only those that ended then or later."),
+        click.option("--from", "begin", type=TimeType(is_end=False), help="Only receipts that ended then or later."),
     ):
         command = option(command)
     return command
@@ -110,7 +110,7 @@ def command() -> None:
     """List, show, export or erase the receipts that a driver keeps in its journal (setting journal_path)."""
 
 
-@command.command(name="list", short_help="List them.")
+@command.command(name="list", short_help="List receipts.")
 @_journal
 @_selection
 @click.option("--json", "as_json", is_flag=True, help="Write one JSON object per receipt.")
@@ -130,12 +130,12 @@ def list_command(path: str, as_json: bool, **which: Unpack[Which]) -> int:
     return output.status() or _exit_status(path, count)
 
 
-@command.command(name="show", short_help="Show them in full.")
+@command.command(name="show", short_help="Show receipts in full.")
 @_journal
 @_selection
 @common
 def show_command(path: str, **which: Unpack[Which]) -> int:
-    """Show receipts of a journal in full, their signatures checked anew with the key kept beside them."""
+    """Show receipts of a journal in full, and check their signatures again with the stored key."""
     output = Output()
     console = output.console()
     count = 0
@@ -151,7 +151,7 @@ def show_command(path: str, **which: Unpack[Which]) -> int:
     return output.status() or _exit_status(path, count)
 
 
-@command.command(name="export", short_help="Hand them on.")
+@command.command(name="export", short_help="Export receipts.")
 @_journal
 @_selection
 @click.option(
@@ -162,15 +162,15 @@ def show_command(path: str, **which: Unpack[Which]) -> int:
     show_default=True,
     help="What to write: XML of the S.A.F.E. transparency software, tuples, CSV, or OCPP meter values.",
 )
-@click.option("-o", "--output", "file", type=click.Path(dir_okay=False), metavar="FILE", help="Write it to this file.")
+@click.option("-o", "--output", "file", type=click.Path(dir_okay=False), metavar="FILE", help="Write to this file.")
 @click.option(
     "--reencode-signature",
     is_flag=True,
-    help="Write signatures that the transparency software cannot read (raw r‖s) anew as DER.",
+    help="Re-encode signatures that the transparency software cannot read (raw r‖s) as DER.",
 )
 @common
 def export_command(path: str, form: str, file: str | None, reencode_signature: bool, **which: Unpack[Which]) -> int:
-    """Hand receipts on: byte for byte as the meter signed them, with its key where the format has a place for it."""
+    """Export receipts byte for byte as the meter signed them, with its key if the format has a place for it."""
     if file is not None and _is_of_journal(Path(file), Path(path)):
         raise click.BadParameter(f"{printable(file)} is the journal itself", param_hint="--output")
     items = []
@@ -189,19 +189,20 @@ def export_command(path: str, form: str, file: str | None, reencode_signature: b
     return _write(exported, file)
 
 
-@command.command(name="forget", short_help="Erase those of a person or a transaction.")
+@command.command(name="forget", short_help="Erase the receipts of a person or a transaction.")
 @_journal
 @click.option("--id", "identification", metavar="ID", help="Erase the receipts with this ID, exactly as it was signed.")
 @click.option("--transaction", "transaction_id", metavar="ID", help="Erase the receipts of this transaction.")
 @click.option("--yes", "is_confirmed", is_flag=True, help="Do not ask.")
 @common
 def forget_command(path: str, identification: str | None, transaction_id: str | None, is_confirmed: bool) -> int:
-    """Erase the receipts of a person or of a transaction: the tuple and every id go, meter, times and energies stay.
+    """Erase the receipts of a person or of a transaction.
 
-    The signed tuple is the evidence of what was charged. It cannot be had back from the meter.
+    The tuple and all ids are erased; meter, times and energies stay. The signed tuple is the evidence of what was
+    charged. The meter cannot supply it again.
     """
     if not identification and not transaction_id:
-        raise click.UsageError("say whose receipts: --id or --transaction")
+        raise click.UsageError("give --id or --transaction")
     person, transaction = identification or "", transaction_id or ""
     named = (("id", person), ("transaction", transaction))
     whose = " or ".join(f"{kind} {printable(text)!r}" for kind, text in named if text)
@@ -209,27 +210,27 @@ def forget_command(path: str, identification: str | None, transaction_id: str | 
     if receipts or notes:
         tell(f"To be erased from {printable(path)}: {_count_text(receipts, notes)} of {whose}.")
         if receipts:
-            tell("A signed receipt is the evidence of what was charged. Nothing and nobody can bring it back.")
+            tell("A signed receipt is the evidence of what was charged. It cannot be restored.")
         if not is_confirmed and not _is_agreed():
             tell("Nothing was erased.")
             return EXIT_FAILURE
-    # Even if there is none: what an earlier call has erased may not be overwritten yet.
+    # Even if there are none: the bytes that an earlier call erased may not be overwritten yet.
     erased = forget(path, identification=person, transaction_id=transaction)
     return _show_erased(erased, shortened(person or transaction))
 
 
 def _is_agreed() -> bool:
     if not sys.stdin.isatty():
-        raise click.UsageError("this needs --yes, or a terminal to ask at")
-    answer: str = click.prompt("Type 'erase' to go on", default="", show_default=False, err=True)
+        raise click.UsageError("this needs --yes, or a terminal for the confirmation")
+    answer: str = click.prompt("Type 'erase' to continue", default="", show_default=False, err=True)
     return answer.strip() == "erase"
 
 
 def _show_erased(erased: Erased, whose: str) -> int:
     for kept_aside in erased.elsewhere:
-        tell(f"Warning: {printable(kept_aside)} is a damaged journal that was moved aside: they may still be in it.")
+        tell(f"Warning: {printable(kept_aside)} is a damaged journal, moved aside: the receipts may still be in it.")
     if not erased.is_overwritten:
-        tell("Error: somebody reads the journal, so the bytes could not be overwritten yet: do it again.")
+        tell("Error: another program is reading the journal, so bytes are not overwritten yet. Run this again.")
     if not erased.entries and not erased.notes:
         tell(f"No receipt and no note of {whose} was found.")
         return EXIT_FAILURE
@@ -244,11 +245,11 @@ def _count_text(receipts: int, notes: int) -> str:
 
 def _serial(ctx: click.Context, param: click.Parameter, serial: str) -> str:
     if not ctx.resilient_parsing and (not is_signable(serial) or serial == PIN):
-        raise click.BadParameter("expected is the serial number as the meter gives it (MS)", param=param)
+        raise click.BadParameter("expected the serial number as the meter gives it (MS)", param=param)
     return serial
 
 
-@command.command(name="pin", short_help="Accept another meter where one is pinned.")
+@command.command(name="pin", short_help="Accept another meter instead of a pinned one.")
 @_journal
 @click.argument("serial", metavar="SERIAL", callback=_serial)
 @click.option(
@@ -256,24 +257,24 @@ def _serial(ctx: click.Context, param: click.Parameter, serial: str) -> str:
     "addresses",
     multiple=True,
     metavar="HOST[:PORT]",
-    help="The address of the meter, as the driver's settings have it. May be given more than once, and left out where "
-    "the journal has one pinned meter.",
+    help="Address of the meter, as in the driver's settings. May be given more than once. Optional if the journal has "
+    "one pinned meter.",
 )
 @common
 def pin_command(path: str, serial: str, addresses: tuple[str, ...]) -> int:
     """Accept the meter with this serial number at an address for which another one is pinned (meter_serial pin).
 
-    A driver that runs takes it up within ten seconds, one that is started later at its start.
+    A running driver applies this within ten seconds, any other when it starts.
     """
     pinned = pins(path)
     shown_pins = ", ".join(f"{printable(meter)} for {printable(address)}" for address, meter in pinned.items())
     if not pinned:
         raise click.ClickException(
-            f"no meter is pinned in {printable(path, limit=300)}: a driver with meter_serial pin does that in its "
-            "journal when its meter answers. Is this its --journal?"
+            f"no meter is pinned in {printable(path, limit=300)}: a driver with meter_serial pin pins its meter in "
+            "its journal when the meter answers. Is this the driver's journal (--journal)?"
         )
     if not addresses and len(pinned) > 1:
-        raise click.UsageError(f"say for which --address; pinned are {shown_pins}")
+        raise click.UsageError(f"give --address; pinned are {shown_pins}")
     whole = {address.removesuffix(f":{DEFAULT_PORT}"): address for address in pinned}
     chosen = [whole.get(address, address) for address in addresses] or [*pinned]
     for address in chosen:
@@ -292,11 +293,11 @@ def pin_command(path: str, serial: str, addresses: tuple[str, ...]) -> int:
 
 
 def _receipt(entry: Entry) -> Receipt | str:
-    """Return the receipt of an entry, or why there is none."""
+    """Return the receipt of an entry, or the reason why it has none."""
     if entry.erased is not None:
         return f"it was erased on {entry.erased:%Y-%m-%d}"
     if not entry.is_whole:
-        return "the journal was damaged there: its tuple is not the one that was kept"
+        return "the journal is damaged there: the tuple is not the one that was stored"
     try:
         return parse(entry.text)
     except ReceiptError as error:
@@ -304,7 +305,7 @@ def _receipt(entry: Entry) -> Receipt | str:
 
 
 def _is_of_journal(file: Path, journal: Path) -> bool:
-    """Whether a file is a journal, by whatever name, or one that belongs to it."""
+    """Whether a file is the journal, under any name, or one of its side files."""
     journal = journal.resolve()
     own = (journal, *(journal.with_name(journal.name + suffix) for suffix in SIDE_FILES))
     return file.resolve() in own or any(file.exists() and one.exists() and file.samefile(one) for one in own)
@@ -313,7 +314,7 @@ def _is_of_journal(file: Path, journal: Path) -> bool:
 def _write(exported: Exported, file: str | None) -> int:
     if file is None:
         if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(encoding="utf-8", newline="")  # whatever the locale is: they are a meter's bytes
+            sys.stdout.reconfigure(encoding="utf-8", newline="")  # in every locale: these are the meter's bytes
         output = Output()
         output.write(exported.text)
         output.flush()
@@ -329,7 +330,7 @@ def _write(exported: Exported, file: str | None) -> int:
 def _exit_status(path: str, count: int) -> int:
     if count:
         return 0
-    tell(f"No such receipt in {printable(path)}.")
+    tell(f"No matching receipt in {printable(path)}.")
     return EXIT_FAILURE
 
 

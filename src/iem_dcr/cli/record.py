@@ -1,4 +1,4 @@
-"""``iem-dcr record``: every answer of a meter in a folder, for tests and for whoever helps from afar."""
+"""``iem-dcr record``: saves every answer of a meter in a folder, for tests and for remote support."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     metavar="FOLDER",
     required=True,
-    help="Folder that is made; one that is there has to be empty.",
+    help="Folder to create; an existing one must be empty.",
 )
-@click.option("--raw", is_flag=True, help="Keep everything as it is, with ids, keys and personal data.")
+@click.option("--raw", is_flag=True, help="Save everything unchanged, with ids, keys and personal data.")
 @common
 def command(address: Address, folder: Path, raw: bool) -> int:
-    """Ask every node of a meter once, and keep body, status and headers of each answer in a folder.
+    """Read every node of a meter once, and save body, status and headers of each answer in a folder.
 
-    Unless --raw is given, serial numbers, ids, keys and signatures are replaced by pseudonyms of the same shape, so the
-    receipts in the folder do not verify. The README in the folder says what is in it. Only GET requests are sent, and
-    while a transaction runs only those that cannot disturb it.
+    Without --raw, serial numbers, ids, keys and signatures are replaced by pseudonyms of the same shape, so the
+    receipts in the folder do not verify. The README in the folder says what is in it. The command sends only GET
+    requests, and during a transaction only those that cannot disturb it.
     """
     try:
         recorder.check_folder(folder)
@@ -46,7 +46,7 @@ def command(address: Address, folder: Path, raw: bool) -> int:
         raise click.BadParameter(f"{_name(folder)} {error}", param_hint="--output") from error
     recorded = asyncio.run(_record(address))
     if not any(one.answer is not None and _is_json(one) for one in recorded):
-        what = "none of its answers is JSON, nothing was kept"
+        what = "none of its answers is JSON, nothing was saved"
         raise NotUnderstoodError(str(address), "GET /metervalue, /gw, /publickey", "", what)
     secrets = {address.host, str(address)} if any(not part.isalpha() for part in address.host) else {str(address)}
     try:
@@ -61,16 +61,16 @@ def command(address: Address, folder: Path, raw: bool) -> int:
         said = one.problem if one.answer is None else f"status {one.answer.status}, {len(one.answer.body)} bytes"
         say(console, f"  {one.node.path:<32}  {said}")
     if raw:
-        say(console, f"Kept in {_name(folder)} as it is: ids, keys and personal data are in it.")
+        say(console, f"Saved in {_name(folder)} unchanged: it contains ids, keys and personal data.")
     else:
-        advice = "Its README.md says what is in it, and how to check before it is sent."
-        say(console, f"Kept in {_name(folder)}, with pseudonyms. {advice}")
+        advice = "Its README.md says what is in it, and what to check before you send it."
+        say(console, f"Saved in {_name(folder)}, with pseudonyms. {advice}")
     return output.status()
 
 
 async def _record(address: Address) -> tuple[Recorded, ...]:
     with Interruption() as interruption:
-        return await interruption.break_off(recorder.record(address.host, address.port), "nothing was kept.")
+        return await interruption.break_off(recorder.record(address.host, address.port), "nothing was saved.")
 
 
 def _is_json(one: Recorded) -> bool:

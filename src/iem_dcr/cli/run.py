@@ -1,6 +1,7 @@
-"""``iem-dcr run``: meters behind EVerest's MQTT API, until it is told to end.
+"""``iem-dcr run``: drives meters behind EVerest's MQTT API until it is asked to end.
 
-The first SIGTERM, SIGINT or SIGHUP ends it in good order, within a few seconds; a second SIGTERM or SIGINT at once.
+The first SIGTERM, SIGINT or SIGHUP ends it in good order within a few seconds. A second SIGTERM or SIGINT ends it at
+once.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 ENDS_WITHIN_S = 5.0
-"""The process ends so long after the first signal in any case, should something block its loop."""
+"""The process ends at the latest this long after the first signal, even if something blocks its loop."""
 _LEVELS = {-2: logging.ERROR, -1: logging.WARNING, 0: logging.INFO, 1: logging.DEBUG}
 
 
@@ -47,13 +48,13 @@ _LEVELS = {-2: logging.ERROR, -1: logging.WARNING, 0: logging.INFO, 1: logging.D
     type=click.Choice(STYLES),
     default="text",
     show_default=True,
-    help="How the log is written to standard error.",
+    help="Format of the log on standard error.",
 )
 @common
 def command(file: Path, log_format: str) -> int:
     """Drive the meters of a configuration file behind EVerest's MQTT API until interrupted.
 
-    What such a file looks like: iem-dcr config example.
+    For an example of the file see: iem-dcr config example.
     """
     config = load(file)
     level = _LEVELS[max(-2, min(verbosity(), 1))]
@@ -79,8 +80,8 @@ def _serve(config: ServiceConfig) -> int:
     loop = asyncio.new_event_loop()
     try:
         loop.run_until_complete(_until_a_signal(config))
-    except Exception:  # noqa: BLE001  whatever it is goes to the log that is read
-        _log.exception("the service failed, which is a mistake in the program")
+    except Exception:  # noqa: BLE001  every failure goes to the log
+        _log.exception("the service failed because of a bug in the program")
         return EXIT_FAILURE
     return 0
 
@@ -98,25 +99,25 @@ async def _until_a_signal(config: ServiceConfig) -> None:
     def take(number: int, _frame: FrameType | None) -> None:
         nonlocal signalled
         if signalled:
-            if number == signal.SIGHUP:  # a terminal that closes sends it, and the shell in it once more
+            if number == signal.SIGHUP:  # a closing terminal sends it, and its shell sends it again
                 return
             _leave(EXIT_INTERRUPTED)
         signalled = True
         guard = threading.Timer(ENDS_WITHIN_S, _leave, (EXIT_FAILURE,))
         guard.daemon = True
         guard.start()
-        # In a context of its own: a signal comes in the middle of some meter's work.
+        # In a separate context, because the signal interrupts the work of some meter.
         loop.call_soon_threadsafe(stop, number, context=context)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, take)
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # which nohup makes it
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup ignores it
         signal.signal(signal.SIGHUP, take)
     await service.run()
 
 
 def _leave(status: int) -> NoReturn:
-    """End the process without waiting for threads: one of them may be asking for the broker's address."""
+    """End the process without waiting for threads. One of them may be resolving the broker's host name."""
     for handler in logging.getLogger().handlers:
         handler.close()
     for stream in (sys.stdout, sys.stderr):

@@ -33,7 +33,7 @@ _PATIENCE = "Still ending the transaction; interrupt once more to leave it as it
 def _signable(_ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
     if value is not None and not is_signable(value):
         raise click.BadParameter(
-            "it gets signed: expected are ASCII letters, digits and signs, not empty, without | and control characters",
+            "it is signed: expected ASCII letters, digits and signs, not empty, without | and control characters",
             param=param,
         )
     return value
@@ -67,8 +67,8 @@ def _not_empty(_ctx: click.Context, param: click.Parameter, value: str | None) -
     "--evse-id",
     metavar="E",
     callback=_signable,
-    help="The charge point's id. Written to the meter as CI if the meter has none, where it stays until the meter "
-    "is power-cycled.  [default: the CI that the meter holds]",
+    help="The charge point's id. It is written to the meter as CI if the meter has none, and stays until the "
+    "meter is power-cycled.  [default: the CI that the meter holds]",
 )
 @click.option("--tariff", default="", metavar="TEXT", help="Tariff text to be signed with the transaction (OCMF TT).")
 @click.option(
@@ -93,9 +93,9 @@ def _not_empty(_ctx: click.Context, param: click.Parameter, value: str | None) -
     "pairs",
     type=PairType(),
     multiple=True,
-    help="Any setting of the driver, CT=EVSEID for one. May be given more than once.",
+    help="A setting of the driver, for example CT=EVSEID. May be given more than once.",
 )
-@click.option("--end-running", is_flag=True, help="End a transaction that runs already; without it, nothing is begun.")
+@click.option("--end-running", is_flag=True, help="First end a running transaction; otherwise the command refuses.")
 @click.option("--json", "as_json", is_flag=True, help="Write events to standard output, one JSON object a line.")
 @common
 def command(
@@ -114,8 +114,8 @@ def command(
 ) -> int:
     """Run a charging session at a meter: initialise it, begin, charge for a while, end, and verify the receipt.
 
-    CT and CI can be written to a meter once per power-up, so a wrong one stays in a live charger: they are written only
-    if the meter has none and you give --evse-id or --set CI=...
+    CT and CI can be written to a meter once per power-up, so a wrong value stays in a live charger. They are written
+    only if the meter has none and you give --evse-id or --set CI=...
 
     The exit status is 0 only if the transaction was begun and ended and its receipt verifies. Ctrl-C, or closing the
     terminal, ends the transaction early and still gets its receipt.
@@ -140,10 +140,10 @@ def command(
 
 
 def _settings_given(address: Address, evse_id: str | None, pairs: tuple[tuple[str, str], ...]) -> dict[str, Value]:
-    """Read --set and --evse-id, and check them before anything is asked of a meter.
+    """Read --set and --evse-id, and check them before any request to a meter.
 
     Raises:
-        click.UsageError: a key or a value is wrong, or two options say different things.
+        click.UsageError: a key or a value is wrong, or two options contradict each other.
     """
     try:
         given = {key: from_text(key, text) for key, text in pairs}
@@ -155,8 +155,8 @@ def _settings_given(address: Address, evse_id: str | None, pairs: tuple[tuple[st
             raise click.UsageError(f"--set {key}: the meter's address is the argument HOST[:PORT]")
     if evse_id and given.setdefault("CI", evse_id) != evse_id:
         raise click.UsageError(
-            f"--evse-id {evse_id} and --set CI={given['CI']} differ: the meter would not begin for another charge "
-            "point than its CI. Give one of them."
+            f"--evse-id {evse_id} and --set CI={given['CI']} differ: a transaction cannot begin for a charge point "
+            "other than CI. Give only one of them."
         )
     return given | {"ip_address": address.host, "port_http": address.port}
 
@@ -197,10 +197,10 @@ async def _session(
 
 
 async def _ask(address: Address, connect_s: float) -> tuple[Gateway, MeterValue]:
-    """Ask the meter who it is and what it does, before any driver may send it something.
+    """Read the meter's charge point and live value before a driver may write to it.
 
     Raises:
-        MeterError: it did not say so in time.
+        MeterError: the meter did not answer both in time.
     """
     loop = asyncio.get_running_loop()
     until_s = loop.time() + connect_s
@@ -210,7 +210,7 @@ async def _ask(address: Address, connect_s: float) -> tuple[Gateway, MeterValue]
             try:
                 return await client.gw(timeout_s=left_s), await client.metervalue(timeout_s=left_s)
             except MeterError as error:
-                # What is no meter will be none in a second; what does not answer, or fails (5xx), may be starting up.
+                # What is not a meter never becomes one. A device that does not answer, or fails (5xx), may be starting.
                 is_refusal = isinstance(error, RefusedError) and not error.may_have_acted
                 is_final = is_refusal or isinstance(error, NotUnderstoodError)
                 if is_final or until_s - loop.time() <= RETRY_S:
@@ -219,11 +219,11 @@ async def _ask(address: Address, connect_s: float) -> tuple[Gateway, MeterValue]
 
 
 def _settings(given: dict[str, Value], gateway: Gateway) -> Settings:
-    """Return the settings of the driver: those that were given, and of the others the charge point of the meter.
+    """Return the driver's settings: the given ones, and the meter's own charge point unless another is given.
 
     Raises:
-        click.UsageError: the meter needs a CI and none was given.
-        click.ClickException: the meter holds what no receipt should carry.
+        click.UsageError: the meter needs a CI, and none is given.
+        click.ClickException: the meter holds a charge point that receipts should not contain.
     """
     if "CI" not in given and not (gateway.CI and gateway.is_set):
         raise click.UsageError(
@@ -243,8 +243,8 @@ def _settings(given: dict[str, Value], gateway: Gateway) -> Settings:
 def _check_idle(value: MeterValue, *, end_running: bool) -> None:
     if value.XT and not end_running:
         raise click.ClickException(
-            "the meter runs a transaction; nothing was sent. To end it first, give --end-running: its receipt is "
-            "printed as well."
+            "the meter is running a transaction; nothing was sent. Give --end-running to end it first and print "
+            "its receipt."
         )
 
 
@@ -256,4 +256,4 @@ def _introduce(output: Output, address: Address, settings: Settings, gateway: Ga
         point = f"has no charge point yet and is given CT {settings.CT}, CI {settings.CI}"
     say(console, f"Meter {shown(value.MS)} at {address} {point}")
     if value.XT:
-        say(console, "It runs a transaction, which is ended first (--end-running)")
+        say(console, "It is running a transaction, which is ended first (--end-running)")

@@ -1,7 +1,7 @@
-"""What is shown of a charging session: by `HumanView` to a person, by `JsonView` as a JSON object a line.
+"""Shows a charging session: `HumanView` to a person, `JsonView` as one JSON object a line.
 
-A view is the driver's station and keeps its receipts, so it hears everything from the driver; `charging.charge` tells
-it what comes of the session.
+A view is the driver's station and its sink for receipts, so it receives everything from the driver. `charging.charge`
+reports the progress of the session to it.
 """
 
 from __future__ import annotations
@@ -47,19 +47,19 @@ if TYPE_CHECKING:
 ROWS = 12
 """Live values in the table of a terminal."""
 LINES_BESIDE_ROWS = 6
-"""Its heading, the bar, and the lines around them."""
+"""Lines of the heading, the bar, and the space around them."""
 ALL_COLUMNS_FROM_WIDTH = 74
 WIDEST = 78
-"""A longer bar says no more."""
+"""Width at which a longer bar would show nothing more."""
 _VERIFIED = {Outcome.VALID: True, Outcome.INVALID: False, Outcome.NOT_CHECKED: None}
 
 
 class SessionView:
-    """Hears everything of one session, and leaves to its subclasses what is shown.
+    """Receives everything about one session. Its subclasses decide what is shown.
 
     Attributes:
-        live: set at every live value; whoever waits for the next one clears it.
-        ended_elsewhere: set when the transaction has ended although this session did not ask for that.
+        live: set at every live value; a task that waits for the next value clears it first.
+        ended_elsewhere: set when the transaction has ended without a request from this session.
     """
 
     def __init__(self) -> None:
@@ -69,25 +69,25 @@ class SessionView:
         self._is_charging = False
         self._own_receipts: list[KeptReceipt] = []
 
-    # --- told by the driver ---
+    # --- called by the driver ---
 
     def publish_powermeter(self, value: Powermeter) -> None:  # noqa: ARG002  subclasses show it
-        """Take a live value."""
+        """Receive a live value."""
         self.live.set()
 
     def publish_public_key(self, key: str) -> None:
-        """Take the meter's public key."""
+        """Receive the meter's public key."""
 
     def raise_error(self, error: StationError) -> None:
-        """Take an error that is raised. Before the start it is about an earlier transaction."""
+        """Receive a raised error. Before the start it is about an earlier transaction."""
         if error.sub_type == INTERRUPTED and self._is_charging:
             self.ended_elsewhere.set()
 
     def clear_error(self, error: StationError) -> None:
-        """Take an error that is cleared."""
+        """Receive a cleared error."""
 
     async def keep(self, kept: KeptReceipt) -> None:
-        """Show a new receipt; the session's own is held back, because the answer to the stop brings it."""
+        """Show a new receipt. The session's own is held back, because the answer to the stop contains it."""
         if kept.found:
             return
         if kept.transaction_id == self._transaction_id:
@@ -95,10 +95,10 @@ class SessionView:
         else:
             self.show_other_receipt(kept)
 
-    # --- told by the session ---
+    # --- called by the session ---
 
     def starting(self, transaction_id: str) -> None:
-        """Take the transaction that the session is about."""
+        """Receive the id of the session's transaction."""
         self._transaction_id = transaction_id
 
     def started(self, request: TransactionReq, response: TransactionStartResponse) -> None:
@@ -106,7 +106,7 @@ class SessionView:
 
     @contextlib.contextmanager
     def charging(self) -> Iterator[None]:
-        """Enter for as long as the transaction runs."""
+        """Context that is entered while the transaction runs."""
         self._is_charging = True
         try:
             yield
@@ -117,13 +117,13 @@ class SessionView:
         """Show for how many seconds the transaction has run."""
 
     def ending(self, current_a: Decimal | None) -> None:
-        """Show what the end waits for: a current to fall, in ampere, or None for the signature."""
+        """Show what the end waits for: a falling current, in amperes, or None for the signature."""
 
     def stopped(self, response: TransactionStopResponse) -> None:
         """Show the answer to the stop."""
 
     def stop_brought_no_receipt(self) -> None:
-        """Show what was held back."""
+        """Show the receipts that were held back."""
         for kept in self._own_receipts:
             self.show_other_receipt(kept)
 
@@ -131,11 +131,11 @@ class SessionView:
         """Show the session's receipt and the result of its check."""
 
     def show_other_receipt(self, kept: KeptReceipt) -> None:
-        """Show a receipt that is not the answer to the stop: of a transaction that was ended first, for one."""
+        """Show a receipt that is not the answer to the stop, such as that of a transaction that was ended first."""
 
 
 class JsonView(SessionView):
-    """Writes events, one JSON object a line. Values are what a station would be given."""
+    """Writes events, one JSON object a line. Values are those that a station would receive."""
 
     def __init__(self, output: Output) -> None:
         super().__init__()
@@ -172,7 +172,7 @@ class JsonView(SessionView):
         self._receipt(receipt, verification.outcome)
 
     def show_other_receipt(self, kept: KeptReceipt) -> None:
-        """Write ``receipt``: the meter itself will give only the last one."""
+        """Write ``receipt``, because the meter itself only returns its last receipt."""
         self._receipt(kept.receipt, kept.outcome or Outcome.NOT_CHECKED)
 
     def _receipt(self, receipt: Receipt, outcome: Outcome) -> None:
@@ -185,11 +185,11 @@ class JsonView(SessionView):
 
 
 class HumanView(SessionView):
-    """Tells a person what happens: on a terminal with a table and a progress bar, elsewhere with a line a value.
+    """Shows the session to a person: with a table and a progress bar on a terminal, else with a line per value.
 
     Args:
-        output: where to.
-        seconds: how long the transaction is to run.
+        output: standard output.
+        seconds: planned duration of the charging.
     """
 
     def __init__(self, output: Output, seconds: float) -> None:
@@ -203,7 +203,7 @@ class HumanView(SessionView):
         self._live: Live | None = None
 
     def publish_powermeter(self, value: Powermeter) -> None:
-        """Show the first one, and those of the transaction."""
+        """Show the first value, and all values during the transaction."""
         super().publish_powermeter(value)
         if self._last is None:
             energy = f"register {kwh(value.energy_wh_import)}"
@@ -224,7 +224,7 @@ class HumanView(SessionView):
         """Say it."""
         super().raise_error(error)
         if error.sub_type == INTERRUPTED and self._is_charging:
-            tell("The transaction is over: somebody else has ended it, or the meter lost its power.")
+            tell("The transaction is over: another program ended it, or the meter lost power.")
         else:
             tell(f"Error raised at the station: {error.type}, {error.sub_type}: {printable(error.message)}")
 
@@ -234,7 +234,7 @@ class HumanView(SessionView):
             tell(f"Error cleared at the station: {error.type}, {error.sub_type}")
 
     def started(self, request: TransactionReq, response: TransactionStartResponse) -> None:
-        """Say whether it began."""
+        """Print whether the transaction began."""
         if response.status is not TransactionRequestStatus.OK:
             tell(f"Error: the transaction did not begin ({response.status.value}){_reason(response.error)}")
             return
@@ -274,7 +274,7 @@ class HumanView(SessionView):
             say(self._console, "Ending the transaction and waiting for the signature ...")
 
     def stopped(self, response: TransactionStopResponse) -> None:
-        """Say it if there is no receipt."""
+        """Print an error if there is no receipt."""
         if response.status is not TransactionRequestStatus.OK:
             tell(f"Error: the transaction has no receipt{_reason(response.error)}")
 
@@ -284,8 +284,8 @@ class HumanView(SessionView):
         print_receipt(self._console, receipt, verification)
 
     def show_other_receipt(self, kept: KeptReceipt) -> None:
-        """Print it, and say that it is another's."""
-        self._console.print("\nThe receipt of a transaction that was ended before this one's:")
+        """Print it, and state that it belongs to another transaction."""
+        self._console.print("\nThe receipt of another transaction, which was ended first:")
         print_receipt(self._console, kept.receipt, verify(kept.receipt, kept.public_key))
         self._console.print()
 
@@ -304,7 +304,7 @@ class HumanView(SessionView):
         return Group(self._table(width), bar) if self._rows else Group(bar)
 
     def _table(self, width: int) -> Table:
-        """Make the table of the last values, with as many columns and rows as there is room for."""
+        """Return a table of the last values, with as many columns and rows as fit."""
         has_all = width >= ALL_COLUMNS_FROM_WIDTH
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         more = ("Voltage", "Current", "Import register") if has_all else ()
@@ -323,5 +323,5 @@ def _value_text(value: Powermeter) -> str:
 
 
 def _reason(why: str) -> str:
-    """Return a reason to put behind a message, unless the driver's log has just said it."""
+    """Return a reason to append to a message, or "" if the driver's log has just shown it."""
     return "" if warnings_are_logged() else f": {printable(why, limit=400)}"

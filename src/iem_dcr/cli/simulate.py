@@ -18,7 +18,7 @@ from iem_dcr.simulator.options import build
 
 
 class _Simulate(click.Command):
-    """The command, whose help lists every knob of the simulator in groups."""
+    """The command. Its help lists all knobs of the simulator in groups."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the knobs."""
@@ -35,7 +35,7 @@ class _Simulate(click.Command):
 
 
 def _help(knob: Field[Any]) -> str:
-    """Say what a knob means, with its values and [default]."""
+    """Return the help text of a knob, with its values and [default]."""
     text, kind, default = knob.metadata["help"], knob.metadata["type"], knob.default
     if isinstance(kind, click.Choice):
         text += f" One of {', '.join(kind.choices)}."
@@ -56,22 +56,22 @@ def _help(knob: Field[Any]) -> str:
     metavar="P",
     help="Port to listen at; 0 takes a free one.",
 )
-@click.option("--firmware", metavar="v1|v2", help="As --set firmware.")
-@click.option("--serial", "MS", metavar="TEXT", help="As --set MS.")
-@click.option("--current", "current_a", metavar="A", help="As --set current_a.")
-@click.option("--voltage", "voltage_v", metavar="V", help="As --set voltage_v.")
-@click.option("--charge-seconds", "charge_s", metavar="S", help="As --set charge_s.")
-@click.option("--signing-delay", "signing_delay_s", metavar="S", help="As --set signing_delay_s.")
-@click.option("--signature-encoding", metavar="FORM", help="As --set signature_encoding.")
-@click.option("--open-at-power-cut", metavar="FATE", help="As --set open_at_power_cut.")
+@click.option("--firmware", metavar="v1|v2", help="Same as --set firmware.")
+@click.option("--serial", "MS", metavar="TEXT", help="Same as --set MS.")
+@click.option("--current", "current_a", metavar="A", help="Same as --set current_a.")
+@click.option("--voltage", "voltage_v", metavar="V", help="Same as --set voltage_v.")
+@click.option("--charge-seconds", "charge_s", metavar="S", help="Same as --set charge_s.")
+@click.option("--signing-delay", "signing_delay_s", metavar="S", help="Same as --set signing_delay_s.")
+@click.option("--signature-encoding", metavar="FORM", help="Same as --set signature_encoding.")
+@click.option("--open-at-power-cut", metavar="FATE", help="Same as --set open_at_power_cut.")
 @click.option(
     "--set", "pairs", type=PairType(), multiple=True, help="A knob and its value. May be given more than once."
 )
 @common
 def command(*, host: str, port: int, pairs: tuple[tuple[str, str], ...], **named: str | None) -> int:
-    """Run a simulated IEM-DCR until it is interrupted. The first line written is its address.
+    """Run a simulated IEM-DCR until interrupted. The first line of output is its address.
 
-    It takes faults, power cycles and loads over the same port; the hints it writes show how.
+    Faults, power cycles and loads are set over the same port. The output shows how.
     """
     given = {name: value for name, value in named.items() if value is not None} | dict(pairs)
     try:
@@ -90,7 +90,7 @@ async def _simulate(options: SimulatorOptions, host: str, port: int) -> int:
             except (OSError, UnicodeError) as error:
                 why = (error.strerror if isinstance(error, OSError) else None) or error
                 raise click.ClickException(
-                    f"cannot listen at {printable(host)} port {port}: {why}. With --port 0 a free port is taken."
+                    f"cannot listen at {printable(host)} port {port}: {why}. Use --port 0 for a free port."
                 ) from error
             output.write(f"http://{server.address}\n{_hints(server.address, options)}")
             output.flush()
@@ -105,7 +105,7 @@ Simulated meter {options.MS}, firmware {options.firmware}. Ctrl-C ends it. To us
   iem-dcr read {address}
   iem-dcr session {address} --id 04A2B3C4D5E6F7 --evse-id 'DE*PNX*E1234567*1'
 
-To see it fail:
+To make it fail:
 
   curl http://{address}/_sim/state
   curl -d '{{"kind":"lose-answer","node":"/receipt","method":"POST"}}' http://{address}/_sim/faults

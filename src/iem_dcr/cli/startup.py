@@ -1,4 +1,4 @@
-"""What is needed before anything else is imported: an answer to Ctrl-C, and one where a package is missing."""
+"""Needed before anything else is imported: the handling of Ctrl-C, and the message about a missing package."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 def exit_on_ctrl_c() -> None:
-    """Let Ctrl-C end the process at once: for the time in which modules are imported or the interpreter ends.
+    """Make Ctrl-C end the process at once, while modules are imported and while the interpreter ends.
 
-    A KeyboardInterrupt there comes out as a traceback, or is lost in code that ignores exceptions. Where SIGINT is
-    ignored (nohup, a background job of a script) it stays so.
+    A KeyboardInterrupt there prints a traceback, or is lost in code that ignores exceptions. If SIGINT is ignored
+    (nohup, a background job of a script), it stays ignored.
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _exit)
@@ -31,7 +31,7 @@ def raise_on_ctrl_c() -> None:
 
 
 def missing_package(error: ModuleNotFoundError) -> str | None:
-    """Say which package to install; None where it is none of another project, and so a mistake in this one."""
+    """Return an error message with the package to install; None if the module is not from another project's package."""
     package = (error.name or "").partition(".")[0]
     if package in ("", "iem_dcr") or package in sys.stdlib_module_names:
         return None

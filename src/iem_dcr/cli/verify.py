@@ -1,7 +1,8 @@
-"""``iem-dcr verify``: whose receipts, when, how much, and whether they are genuine.
+"""``iem-dcr verify``: shows the user, times and energy of receipts, and whether they are genuine.
 
-The exit status is about signatures: a receipt that the transparency software would refuse for what it says (a meter
-in error, an identification of an error level) but whose signature is valid is exit 0, and said loudly.
+The exit status is about signatures. A receipt may have a valid signature although the transparency software would
+refuse its content (a meter in error, an identification of an error level). Then the exit status is 0, and the output
+says clearly that the receipt is not accepted.
 """
 
 from __future__ import annotations
@@ -49,9 +50,9 @@ if TYPE_CHECKING:
     from iem_dcr.ocmf.import_formats import Record
 
 FEW = 20
-"""So many receipts are shown in full; more with a line each."""
+"""Up to this number, receipts are shown in full; above it, in a line each."""
 MANY = 2_000
-"""Of more receipts, only those that are not accepted are shown."""
+"""Above this number, only receipts that are not accepted are shown."""
 _LONGEST_KEY = 10_000
 _DER = b"\x30"
 
@@ -59,9 +60,9 @@ _DER = b"\x30"
 @click.command(
     name="verify",
     epilog=(
-        "Exit status: 0 all signatures are valid, 1 any is not valid, 2 any receipt could not be checked or read. "
-        "A receipt with a valid signature that the S.A.F.E. transparency software does not accept for what it says is "
-        "shown as such, and does not change the exit status."
+        "Exit status: 0 all signatures are valid, 1 a signature is not valid, 2 a receipt could not be checked or "
+        "read. If the signature is valid but the S.A.F.E. transparency software does not accept the content, the "
+        "receipt is shown as such. This does not change the exit status."
     ),
 )
 @click.argument("file", default="-", type=click.File("rb"), metavar="[FILE|-]")
@@ -71,7 +72,7 @@ _DER = b"\x30"
     "--all",
     "show_all",
     is_flag=True,
-    help=f"Show findings that ask for nothing, and of more than {MANY:,} receipts the accepted ones too.",
+    help=f"Also show findings that need no action, and accepted receipts if there are more than {MANY:,}.",
 )
 @click.option(
     "--export",
@@ -83,10 +84,10 @@ _DER = b"\x30"
 @click.option(
     "--reencode-signature",
     is_flag=True,
-    help="With --export, write signatures that the transparency software cannot read anew as DER.",
+    help="With --export, re-encode signatures that the transparency software cannot read as DER.",
 )
 @click.option(
-    "--jobs", type=click.IntRange(1, 64), default=1, show_default=True, metavar="N", help="Check in so many processes."
+    "--jobs", type=click.IntRange(1, 64), default=1, show_default=True, metavar="N", help="Number of worker processes."
 )
 @click.option("--json", "as_json", is_flag=True, help="Write one JSON object per transaction, and a summary.")
 @common
@@ -101,11 +102,11 @@ def command(
     jobs: int,
     as_json: bool,
 ) -> int:
-    """Check receipts: who, when, how much, and the verdict on signature and content.
+    """Check receipts: user, times, energy, and the verdict on signature and content.
 
     FILE may be an OCMF tuple, a file of tuples, the transparency software's XML, JSON with signed meter values
-    (EVerest, OCPP 1.6 and 2.x, OCPI, OICP) or a log of them, or CSV of "iem-dcr receipts export". Standard input is
-    read without one.
+    (EVerest, OCPP 1.6 and 2.x, OCPI, OICP) or a log of them, or CSV of "iem-dcr receipts export". Without FILE,
+    standard input is read.
     """
     given_key = _key(key, key_file)
     if file is sys.stdin.buffer and sys.stdin.isatty():
@@ -127,7 +128,7 @@ def command(
 
 
 class _Checks:
-    """Checks receipts and shows them as they come: few in full, more in a line each, of many those to be looked at."""
+    """Checks and shows receipts as they come: a few in full, more in a line each, of many only the not accepted."""
 
     def __init__(self, output: Output, *, as_json: bool, show_all: bool) -> None:
         self._output = output
@@ -142,7 +143,7 @@ class _Checks:
 
     @property
     def exit_status(self) -> int:
-        """1 where a signature is not valid, else 2 where a receipt was not checked or not read."""
+        """1 if a signature is not valid, else 2 if a receipt could not be checked or read, else 0."""
         if self.counts[Judgement.INVALID.value]:
             return EXIT_FAILURE
         has_unknown = self.problem or self.counts[Judgement.NOT_CHECKED.value] or self.counts[UNREADABLE]
@@ -152,9 +153,9 @@ class _Checks:
         """Check receipts.
 
         Raises:
-            ReceiptError: the rest cannot be read.
+            ReceiptError: the rest of the input cannot be read.
         """
-        in_document = length_hint(pieces)  # 0 for a file of tuples, which is read as it is checked
+        in_document = length_hint(pieces)  # 0 for a file of tuples, which is read while it is checked
         first = list(islice(pieces, MANY + 1))
         are_many = len(first) > MANY
         finish: Callable[[Checked], Checked] = unchanged
@@ -173,7 +174,7 @@ class _Checks:
                 count = self.counts.total()
                 bar(count if in_document or size is None else file.tell(), count)
                 if self._output.error is not None:
-                    return  # nobody reads on
+                    return  # the reader has left
 
     def _show(self, checked: Checked, *, is_few: bool) -> None:
         self._has_key_from_document |= checked.key_from == "document"
@@ -189,24 +190,24 @@ class _Checks:
             say(self._console, line(checked))
 
     def summarize(self) -> None:
-        """Show what was found across all, and how many there were of each verdict."""
+        """Show the findings across all receipts, and the number of transactions by verdict."""
         if self._as_json:
             self._output.line(summary_json(self.counts, self._counters.findings(), self.problem))
             return
         print_findings(self._console, iter(self._counters.findings()))
         if not self._counters.are_all_counted:
-            say(self._console, "The counters (PG) of so many receipts were not all compared.")
+            say(self._console, "There are too many receipts to compare all their counters (PG).")
         if self._hidden:
             say(self._console, f"{self._hidden:,} accepted transactions are not shown; --all shows them.")
         if self._has_key_from_document:
-            advice = "compare it with the meter's, or give it with --key"
+            advice = "compare it with the meter's key, or give that with --key"
             say(self._console, f"Checked with the key in the document: {advice}.")
         say(self._console, counts_text(self.counts))
 
 
 @contextlib.contextmanager
 def _progress(output: Console, *, total: int | None, is_shown: bool) -> Iterator[Callable[[int, int], None]]:
-    """Show a bar on the terminal. Gives a function that is told how far it is, and how many were checked."""
+    """Show a progress bar on the terminal. Yields a function that takes the progress and the number of receipts."""
     console = output if output.is_terminal else Console(stderr=True)
     progress = Progress(
         TextColumn("{task.fields[count]:,} receipts"),
@@ -242,7 +243,7 @@ def _pieces(file: IO[bytes], name: str) -> Iterator[Found | Record]:
 
 
 def _exported(pieces: Iterable[Found | Record], key: str, file: str, *, reencode: bool) -> list[Found]:
-    """Write receipts as the transparency software's XML; return them, to be checked."""
+    """Write receipts as the transparency software's XML, and return them for the check."""
     found: list[Found] = []
     for piece in pieces:
         if isinstance(piece, Found):
@@ -251,7 +252,7 @@ def _exported(pieces: Iterable[Found | Record], key: str, file: str, *, reencode
             found += [Found(text, source=f"line {number}") for text, number in piece.tuples()]
     items = []
     for one in found:
-        with contextlib.suppress(ReceiptError):  # what cannot be read is told by the check
+        with contextlib.suppress(ReceiptError):  # the check reports what cannot be read
             items.append(Item(parse(one.text), key or one.key))
     exported = export(items, Format.TRANSPARENCY, reencode_signature=reencode)
     try:
@@ -266,7 +267,7 @@ def _exported(pieces: Iterable[Found | Record], key: str, file: str, *, reencode
 
 def _key(key: str | None, key_file: IO[bytes] | None) -> str:
     if key is not None and key_file is not None:
-        raise click.UsageError("--key and --key-file name the same thing: give one of them")
+        raise click.UsageError("--key and --key-file exclude each other: give one of them")
     if key_file is None:
         if key is not None and not key.strip():
             raise click.BadParameter("the key is empty", param_hint="--key")
@@ -281,7 +282,7 @@ def _key(key: str | None, key_file: IO[bytes] | None) -> str:
 
 
 def _key_in_json(text: str) -> str:
-    """Take the key out of the answer of GET /publickey, or of a signed meter value."""
+    """Return the key in an answer of GET /publickey or in a signed meter value, or ""."""
     with contextlib.suppress(ValueError, RecursionError):
         value = json.loads(text)
         for name in ("PK", "public_key", "publicKey"):

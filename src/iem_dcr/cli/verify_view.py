@@ -1,4 +1,4 @@
-"""What people and programs see of checked receipts."""
+"""Formats checked receipts for people and for programs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from iem_dcr.ocmf.verdict import Energy, Verdict
 
 FINDINGS_SHOWN = 20
-"""Findings across all receipts that are shown to a person; of more, their number is given."""
+"""Findings across all receipts that are shown to a person. For the others only their number is shown."""
 FINDINGS_LISTED = 10_000
 """The same in JSON."""
 _STYLES = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.INFO: "dim"}
@@ -43,21 +43,21 @@ _WORDS = {
 }
 
 
-# --- how a process that checks hands on what it has checked ---
+# --- what a worker process returns of a checked transaction ---
 
 
 def unchanged(checked: Checked) -> Checked:
-    """Hand on everything."""
+    """Return everything."""
     return checked
 
 
 def as_json_line(checked: Checked) -> Checked:
-    """Hand on a line of JSON."""
+    """Return a line of JSON instead of the verdict."""
     return replace(checked, verdict=None, line=json_line(checked))
 
 
 def without_accepted(checked: Checked) -> Checked:
-    """Hand on no verdict of what is accepted."""
+    """Drop the verdict of an accepted transaction."""
     return replace(checked, verdict=None) if checked.is_accepted else checked
 
 
@@ -65,7 +65,7 @@ def without_accepted(checked: Checked) -> Checked:
 
 
 def block(checked: Checked, *, show_all: bool) -> Iterator[Text]:
-    """Write a transaction in full."""
+    """Format a transaction in full."""
     verdict, where = checked.verdict, shown(", ".join(checked.sources))
     if verdict is None:
         yield Text(f"Receipt at {where}", style="bold")
@@ -90,7 +90,7 @@ def block(checked: Checked, *, show_all: bool) -> Iterator[Text]:
 
 
 def line(checked: Checked) -> Text:
-    """Write a transaction in one line."""
+    """Format a transaction in one line."""
     verdict, where = checked.verdict, shown(", ".join(checked.sources))
     if verdict is None:
         return Text.assemble(f"{where}: ", ("NOT READABLE", "bold yellow"), f": {shown(checked.problem)}")
@@ -109,15 +109,15 @@ def line(checked: Checked) -> Text:
 
 
 def print_findings(console: Console, findings: Iterator[Finding]) -> None:
-    """Print what was found across all receipts."""
+    """Print the findings across all receipts."""
     for found in islice(findings, FINDINGS_SHOWN):
         say(console, _finding_text(found, "Across all: "))
     if more := sum(1 for _ in findings):
-        say(console, f"Across all: {more:,} more of the kind; --json lists them.")
+        say(console, f"Across all: {more:,} more findings; --json lists them.")
 
 
 def counts_text(counts: Counter[str]) -> Text:
-    """Write how many transactions there were of each verdict."""
+    """Format the number of transactions by verdict."""
     total = counts.total()
     words = ", ".join(f"{counts[word]:,} {said}" for word, said in _WORDS.items() if counts[word])
     return Text(f"{total:,} transaction{'' if total == 1 else 's'}: {words}", style="bold")
@@ -138,7 +138,7 @@ def _finding_text(found: Finding, before: str) -> Text:
 
 def _energy_text(energy: Energy) -> str:
     counted = "cannot be told" if energy.energy_wh is None else kwh(energy.energy_wh)
-    beside = "" if energy.decides else ", beside the verdict"
+    beside = "" if energy.decides else ", not part of the verdict"
     return f"{counted}  {energy.direction or 'register'} {shown(energy.register)}{beside}"
 
 
@@ -155,7 +155,7 @@ def _times(verdict: Verdict) -> Energy | None:
 
 
 def json_line(checked: Checked) -> str:
-    """Write a transaction as a line of JSON; energies are exact text in Wh."""
+    """Format a transaction as a line of JSON. Energies are exact texts in Wh."""
     verdict = checked.verdict
     written: dict[str, object] = {
         "event": "transaction",
@@ -183,7 +183,7 @@ def json_line(checked: Checked) -> str:
 
 
 def summary_json(counts: Counter[str], findings: Iterable[Finding], problem: str) -> dict[str, object]:
-    """Return how many transactions there were of each verdict, and what was found across all, as JSON types."""
+    """Return the number of transactions by verdict, and the findings across all receipts, as JSON types."""
     findings = iter(findings)
     listed = [_finding_json(found) for found in islice(findings, FINDINGS_LISTED)]
     return {

@@ -1,4 +1,4 @@
-"""``iem-dcr watch``: meters as they are, second by second. It asks and sends nothing, beside whoever drives them."""
+"""``iem-dcr watch``: shows meters live, beside the program that drives them. It sends only GET requests."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
     from iem_dcr.diagnostics.status import Status
 
 DRAWN_AGAIN_AFTER_S = 0.2
-"""The picture is drawn when a meter has something new, but not more often than that."""
+"""The picture is drawn when a meter has something new, but at most once in this time."""
 DRAWN_EVERY_S = 1.0
 SILENCE_TOLD_EVERY_S = 60.0
 
 
 def _local_time() -> datetime:
-    """Return the host's time in the zone of the person before it."""
+    """Return the host's time in its time zone."""
     return datetime.now(UTC).astimezone()
 
 
@@ -49,20 +49,20 @@ def _local_time() -> datetime:
     "file",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Watch the meters of a configuration file of iem-dcr run, after those that are named.",
+    help="Also watch the meters of a configuration file of iem-dcr run.",
 )
-@click.option("--seconds", type=SecondsType(0.1), metavar="S", help="End after so long; without it, at Ctrl-C.")
-@click.option("--count", type=click.IntRange(1), metavar="N", help="End when each meter was asked N times.")
-@click.option("--json", "as_json", is_flag=True, help="Write a JSON object for each look at a meter, one a line.")
+@click.option("--seconds", type=SecondsType(0.1), metavar="S", help="End after this time; by default at Ctrl-C.")
+@click.option("--count", type=click.IntRange(1), metavar="N", help="End when each meter was polled N times.")
+@click.option("--json", "as_json", is_flag=True, help="Write one JSON object per poll, each in a line of its own.")
 @common
 def command(
     addresses: tuple[Address, ...], file: Path | None, seconds: float | None, count: int | None, as_json: bool
 ) -> int:
     """Watch one or more meters: values, the last minutes, transaction, and what is wrong.
 
-    Each is asked once a second, beside whoever drives it: GETs of what may be asked at any time, and nothing is sent.
-    When the output is no terminal, a line is written for each value; for a meter that does not answer one at once and
-    one a minute. Exit status: 1 when no meter ever answered.
+    Each meter is polled once a second, beside the program that drives it, with GET requests that a meter accepts at any
+    time. If the output is not a terminal, each value is written in a line; a meter that does not answer gets a line at
+    once and then one a minute. Exit status: 1 if no meter ever answered.
     """
     twice = sorted({str(address) for address in addresses if addresses.count(address) > 1})
     if twice:
@@ -80,20 +80,20 @@ def _configured(file: Path) -> Iterator[Address]:
     Raises:
         MistakenFileError: the file has mistakes.
     """
-    from iem_dcr.cli.config import load_meters  # noqa: PLC0415  # without a file no configuration is loaded
+    from iem_dcr.cli.config import load_meters  # noqa: PLC0415  # only needed with a file
 
     for meter in load_meters(file):
         yield Address(meter.settings.ip_address, meter.settings.port_http)
 
 
 class LineView:
-    """A line for each value; a meter that does not answer gets one when that begins, when its reason changes, and again
-    after a while.
+    """Writes a line for each value. A meter that does not answer gets a line at once, when the reason changes, and
+    repeatedly.
 
     Args:
-        output: where to.
-        written: writes a line.
-        repeats_after_s: for so long nothing more is said of a meter that does not answer.
+        output: standard output.
+        written: formats a line.
+        repeats_after_s: time between two equal lines about a meter that does not answer.
     """
 
     def __init__(self, output: Output, written: Callable[[Status], str], repeats_after_s: float = 0.0) -> None:
@@ -103,7 +103,7 @@ class LineView:
         self._told: dict[str, tuple[str, float]] = {}
 
     def on_poll(self, meter: WatchedMeter) -> None:
-        """Write its line."""
+        """Write the line of a poll."""
         status = meter.status()
         problem, told_s = self._told.get(status.address, ("", 0.0))
         if status.problem and status.problem == problem and status.now_s - told_s < self._repeats_after_s:
@@ -114,7 +114,7 @@ class LineView:
 
 
 class ScreenView:
-    """For terminals: a picture on a screen of its own, in whatever size it has; the last one stays behind."""
+    """For terminals: draws a picture on the alternate screen in its current size. The last picture stays behind."""
 
     def __init__(self, console: Console, meters: Sequence[WatchedMeter]) -> None:
         self._meters = meters
@@ -129,11 +129,11 @@ class ScreenView:
         )
 
     def on_poll(self, _meter: WatchedMeter) -> None:
-        """Have the picture drawn."""
+        """Request a new picture."""
         self._changed.set()
 
     async def run(self) -> None:
-        """Draw whenever there is something new, and once a second: silence grows."""
+        """Draw when there is something new, and at least once a second, because the time without an answer grows."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGWINCH, self._changed.set)
         try:
@@ -149,7 +149,7 @@ class ScreenView:
             loop.remove_signal_handler(signal.SIGWINCH)
 
     def print_last(self) -> None:
-        """Leave the last picture behind."""
+        """Print the last picture below the command."""
         self._console.print(self._picture(stays=True))
 
     def _picture(self, *, stays: bool = False) -> Picture:
@@ -170,12 +170,12 @@ async def _watch(addresses: Sequence[Address], seconds: float | None, count: int
             lines = LineView(output, _json_line) if as_json else LineView(output, plain_line, SILENCE_TOLD_EVERY_S)
             await _until_first(watch(meters, lines.on_poll, count=count), interruption.wait(seconds))
         if (seconds is not None or count is not None) and interruption.came and output.error is None:
-            raise LeftEarlyError("the meters were not watched for as long as was asked for.")
+            raise LeftEarlyError("the meters were watched for less time than requested.")
     return _status(output, meters)
 
 
 async def _until_first(*works: Coroutine[None, None, None]) -> None:
-    """Do several things until the first one ends, and cancel the others."""
+    """Run several coroutines until the first one ends, and cancel the others."""
     tasks = [asyncio.create_task(work) for work in works]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -193,7 +193,7 @@ def _status(output: Output, meters: Sequence[WatchedMeter]) -> int:
     if len(silent) < len(meters):
         return status
     for meter in silent:
-        tell(f"Error: meter {meter.address}, {meter.status().problem or 'asked, and not answered yet'}")
+        tell(f"Error: meter {meter.address}, {meter.status().problem or 'no answer yet'}")
     return EXIT_FAILURE
 
 
@@ -202,7 +202,7 @@ def _json_line(status: Status) -> str:
 
 
 def status_json(status: Status) -> dict[str, object]:
-    """Return what there is to see of a meter as JSON types; times are RFC 3339 in UTC."""
+    """Return the status of a meter as JSON types. Times are RFC 3339 in UTC."""
     seen, value, offset = status.transaction, status.value, status.clock_offset
     is_new = status.silent_since is None
     return {

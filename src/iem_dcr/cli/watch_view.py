@@ -1,6 +1,6 @@
-"""The picture that ``iem-dcr watch`` draws: a block for each meter, or a line for each when they are many.
+"""The picture that ``iem-dcr watch`` draws: a block for each meter, or a line for each if there are many.
 
-It is drawn anew for whatever size the terminal has at that moment. What a colour says, a word says too.
+It is drawn for the current size of the terminal. Everything that a colour shows is also shown by a word.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ BARS_ASCII: Final = "_.-=+*#@"
 SECONDS_PER_BAR: Final = (1, 2, 5, 10, 30, 60, 300)
 FEWEST_BARS: Final = 8
 RANGE_FROM_WIDTH: Final = 64
-"""In a window as wide as that the range of what the bars show stands beside them."""
+"""Width from which the range of the bars is shown beside them."""
 LEAST_SPAN_V: Final = 10.0
-"""Bars of a voltage span at least that: its last digit is no mountain range."""
+"""Least range of the voltage bars, so that noise in the last digit does not fill the chart."""
 ALL_VALUES_FROM_WIDTH: Final = 76
-"""In a window as wide as that a line for a meter has more than its power."""
+"""Width from which the line of a meter has more values than its power."""
 _LABEL_WIDTH = 12
 _VALUE_WIDTH = 12
 _RANGE_WIDTH = 22
@@ -45,12 +45,12 @@ _STYLES = {"charging": "bold green", "idle": "", "fault": "bold red", "warning":
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """All meters at a moment.
+    """All meters at one moment.
 
     Attributes:
-        statuses: of the meters, in the order in which they were given.
+        statuses: of the meters, in the order of the command line.
         now: the host's time.
-        stays: it is the last one, which stays behind: nothing is left out of it, and no key is named in it.
+        stays: this is the last picture, which stays on the terminal. It shows all meters and no hint about Ctrl-C.
     """
 
     statuses: tuple[Status, ...]
@@ -58,7 +58,7 @@ class Picture:
     stays: bool = False
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Draw it in the size that the options give."""
+        """Draw it in the size of the options."""
         for line in self._lines(options.max_width, options.height or console.size.height, options.ascii_only):
             line.no_wrap = True
             line.overflow = "crop" if options.ascii_only else "ellipsis"
@@ -80,13 +80,13 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """What there is room for.
+    """The layout that fits the window.
 
     Attributes:
         width: of the window, in characters.
-        bars: of a chart.
-        step_s: seconds that a bar stands for.
-        ascii_only: nothing else can be written.
+        bars: number of bars of a chart.
+        step_s: seconds per bar.
+        ascii_only: the terminal shows only ASCII.
     """
 
     width: int
@@ -105,20 +105,20 @@ def sparkline(
     least_span: float | None = None,
     ascii_only: bool = False,
 ) -> tuple[str, float, float]:
-    """Draw values as bars, the newest on the right, one for the mean of so many seconds; no value is a space.
+    """Draw values as bars, the newest on the right. A bar is the mean of its seconds; a space means no value.
 
     Args:
         samples: oldest first.
-        value: what is drawn of each.
-        now_s: the moment on the right.
-        bars: how many.
-        step_s: seconds that a bar stands for.
-        least_span: the bars reach from the least value to the greatest, and at least over so much; None has them stand
-            on zero.
+        value: returns the value of a sample.
+        now_s: the time at the right end.
+        bars: number of bars.
+        step_s: seconds per bar.
+        least_span: the bars reach from the least value to the greatest, and at least over this range; with None they
+            start at zero.
         ascii_only: draw without block characters.
 
     Returns:
-        The bars, and the least and greatest of the values; zeros where there are none.
+        The bars, and the least and the greatest value; zeros if there are no values.
     """
     newest = math.floor(now_s / step_s)
     sums: dict[int, tuple[float, int]] = {}
@@ -152,13 +152,13 @@ def _scale(low: float, high: float, least_span: float | None) -> tuple[float, fl
 
 
 def _bars_in(width: int) -> int:
-    """Return how many bars fit beside a value in a block."""
+    """Return the number of bars that fit beside a value in a block."""
     rest = width - _LABEL_WIDTH - _VALUE_WIDTH - 2
     return max(FEWEST_BARS, rest - _RANGE_WIDTH if width >= RANGE_FROM_WIDTH else rest)
 
 
 def _step_s(statuses: Sequence[Status], bars: int) -> int:
-    """Return the seconds per bar at which all that is remembered fits."""
+    """Return the seconds per bar with which all samples fit."""
     span_s = max((status.now_s - status.samples[0].at_s for status in statuses if status.samples), default=0.0)
     return next((step_s for step_s in SECONDS_PER_BAR if (bars - 1) * step_s > span_s), SECONDS_PER_BAR[-1])
 
@@ -189,7 +189,7 @@ def _block(status: Status, layout: _Layout) -> Iterator[Text]:
         style = _STYLES["fault" if trouble.is_fault else "warning"]
         yield from _wrapped(f"  {'!' if trouble.is_fault else '?'} ", "", shown(trouble.text), style, layout.width)
     if status.value is None and status.silent_since is None:
-        yield Text("  asked, no answer yet", "dim")
+        yield Text("  no answer yet", "dim")
 
 
 def _heading(status: Status, layout: _Layout) -> Text:
@@ -247,7 +247,7 @@ def _transaction(status: Status) -> str:
 
 
 def _lines_of_many(statuses: Sequence[Status], height: int, layout: _Layout) -> Iterator[Text]:
-    """Draw a line for each meter; where they do not all fit, those in trouble are not the ones left out."""
+    """Draw a line for each meter. If not all fit, meters in trouble are left out last."""
     room = height if len(statuses) <= height else max(1, height - 1)
     worst_first = sorted(range(len(statuses)), key=lambda at: (not _is_in_fault(statuses[at]), at))
     drawn = [statuses[at] for at in sorted(worst_first[:room])]
@@ -256,7 +256,7 @@ def _lines_of_many(statuses: Sequence[Status], height: int, layout: _Layout) -> 
         yield _row(status, address_width, layout)
     hidden = len(statuses) - len(drawn)
     if hidden and height > 1:
-        yield Text(f"and {hidden} more: a higher window shows them", "dim")
+        yield Text(f"and {hidden} more: a taller window shows them", "dim")
 
 
 def _row(status: Status, address_width: int, layout: _Layout) -> Text:
@@ -275,7 +275,7 @@ def _row(status: Status, address_width: int, layout: _Layout) -> Text:
 
 
 def _cut(address: str, width: int) -> str:
-    """Shorten an address in its middle: what tells meters apart is its end, or the begin of a name."""
+    """Shorten an address in its middle: its end, or the beginning of a name, distinguishes meters."""
     if len(address) <= width:
         return address
     begin = (width - 1) // 2
@@ -289,11 +289,11 @@ def _short(status: Status, state: str) -> str:
     return f"{state} {kwh(status.transaction.charged_wh)}" if status.transaction is not None else state
 
 
-# --- all ---
+# --- one line, and the states ---
 
 
 def plain_line(status: Status) -> str:
-    """Write one meter at a moment as a line, for pipes and files."""
+    """Format the status of a meter as a line, for pipes and files."""
     value, read_at = status.value, status.read_at
     faults = "".join(f"  {'!' if trouble.is_fault else '?'} {shown(trouble.text)}" for trouble in troubles(status))
     if value is None or read_at is None or status.silent_since is not None:
@@ -319,7 +319,7 @@ def _is_in_fault(status: Status) -> bool:
 
 
 def _state(status: Status) -> tuple[str, str]:
-    """Return in a word how a meter is, and the style of that."""
+    """Return a meter's state in a word, and its style."""
     found = troubles(status)
     if status.silent_since is not None:
         return "no answer", _STYLES["fault"]
@@ -332,7 +332,7 @@ def _state(status: Status) -> tuple[str, str]:
 
 
 def _wrapped(before: str, label: str, text: str, style: str, width: int) -> Iterator[Text]:
-    """Lay a text out in lines that begin behind its label."""
+    """Wrap a text into lines that begin after its label."""
     indent = len(before) + len(label)
     lines = textwrap.wrap(text, max(8, width - indent)) or [""]
     yield Text.assemble((before, style), (label, "dim"), (lines[0], style))

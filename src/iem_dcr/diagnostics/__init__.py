@@ -1,1 +1,1 @@
-"""Examines a meter by GET requests alone, without disturbing the program that drives it."""
+"""Examines a meter with GET requests only, without disturbing the program that drives it."""

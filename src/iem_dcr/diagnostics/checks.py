@@ -1,4 +1,4 @@
-"""Doctor's checks: what each thinks of the evidence, and what to do about it. Pure: no I/O, no clock.
+"""Doctor's checks: each judges the evidence, and says what to do. Pure: no I/O, no clock.
 
 A check is a function with the decorator `check`, which puts it into `CHECKS`. Doctor's report lists the results in the
 order of the functions in this file; a function's name is the name of its check in JSON.
@@ -36,14 +36,14 @@ if TYPE_CHECKING:
 SLOW_S: Final = 1.0
 """A live value is due every second."""
 TOO_SLOW_S: Final = 2.0
-"""A driver waits no longer for a live value."""
+"""A driver stops waiting for a live value after this time."""
 CLOCK_WRONG_FROM_S: Final = 60.0
 CLOCK_WATCHED_S: Final = 2.0
 """Time after which a clock that shows whole seconds must have moved."""
 MAX_ZONE_H: Final = 14
 POWER_SHARE: Final = Decimal("0.05")
 POWER_ALLOWANCE_W: Final = Decimal(20)
-"""P may differ from U2·I by 5 % and 20 W: they are not of the same instant, and P is in whole watts."""
+"""P may differ from U2·I by 5 % and 20 W: they are not measured at the same instant, and P is in whole watts."""
 CURRENT_FLOWS_A: Final = Decimal("0.5")
 COUNTED_FROM_WH: Final = Decimal(3)
 """Energy after which registers must have grown; their resolution is 1 Wh."""
@@ -55,12 +55,12 @@ _ALWAYS_FOUND: Final = {"signature-form"}
 _SET_CLOCK: Final = "Start the program that drives the meter: it sets the clock before a transaction begins."
 _SET_CI: Final = "Set CI to the evse_id of EvseManager"
 _CYCLE_POWER: Final = "switch the meter's power off and on"
-_SIGN_ONE: Final = "Let a transaction begin and end (iem-dcr session), then ask again."
+_SIGN_ONE: Final = "Run a transaction (iem-dcr session), then run this again."
 _REVERSED: Final = (
-    "Export counts. Unless this charger takes energy back from vehicles, the current's sense lines or the bus bar are "
-    "the wrong way round."
+    "Energy is counted as export. Unless this charger takes energy back from vehicles, the current's sense lines or "
+    "the bus bar are connected the wrong way round."
 )
-_NO_VALUE: Final = Result(State.FAILED, "not seen, because there is no live value")
+_NO_VALUE: Final = Result(State.FAILED, "not known, because there is no live value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ CHECKS: Final[dict[str, Check]] = {}
 
 
 def check(title: str, *, needs_value: bool = False) -> Callable[[Judge], Judge]:
-    """Make a function a check. One that needs a live value fails without being called where there is none."""
+    """Make a function a check. A check that needs a live value fails without being called if there is none."""
 
     def register(judge: Judge) -> Judge:
         CHECKS[judge.__name__] = Check(title, judge, needs_value)
@@ -98,7 +98,7 @@ def check(title: str, *, needs_value: bool = False) -> Callable[[Judge], Judge]:
 
 @check("Reachable")
 def reachable(evidence: Evidence) -> Result:
-    """It answers every request, and fast enough."""
+    """The meter answers every request fast enough."""
     took = [value.took_s for value in evidence.values]
     asked = len(took) + len(evidence.failures)
     values: dict[str, object] = {"asked": asked, "answered": len(took)}
@@ -110,31 +110,32 @@ def reachable(evidence: Evidence) -> Result:
     values |= {"median_s": round(median, 4), "worst_s": round(worst, 4)}
     text = f"answers in {median * 1000:.0f} ms (median of {len(took)}), {worst * 1000:.0f} ms at worst"
     if first is not None:
-        text = f"{len(evidence.failures)} of {asked} questions had no answer: {printable(first.brief)}; else {text}"
+        lost = f"{len(evidence.failures)} of {asked} requests had no answer: {printable(first.brief)}"
+        text = f"{lost}; otherwise it {text}"
         return failed(text, _cause(first), values)
     if worst < SLOW_S:
         return ok(text, values)
-    to_do = "A live value is due every second. Look for what else asks this meter, and for a bad cable or switch."
+    to_do = "A live value is due every second. Find out what else reads this meter, and look for a bad cable or switch."
     return (failed if median >= TOO_SLOW_S else warning)(text, to_do, values)
 
 
 def _cause(error: MeterError | None) -> str:
     if isinstance(error, NotUnderstoodError):
-        return "This firmware is not known. Please record it with iem-dcr record, and send it."
+        return "This firmware is unknown. Please record it with iem-dcr record, and send the recording."
     if isinstance(error, RefusedError):
         return "A meter that is starting may refuse for some seconds: try again."
     return (
-        "If the meter serves one connection at a time, it is in use: look for what else asks it. Else look for a bad "
-        "cable or switch."
+        "If the meter serves one connection at a time, another program is using it: find that program. Otherwise look "
+        "for a bad cable or switch."
     )
 
 
 @check("Connections")
 def connections(evidence: Evidence) -> Result:
-    """What the meter does with the connection after an answer; each request makes a new one in any case."""
+    """Whether the meter closes the connection after an answer. The driver makes a new one for each request anyway."""
     plain = evidence.plain
     if plain is None or isinstance(plain, MeterError):
-        return warning("not seen, because GET /metervalue had no answer")
+        return warning("not known, because GET /metervalue had no answer")
     connection = plain.header("Connection").strip().lower()
     text = "closed after each answer" if connection == "close" else "closed by this program after each answer"
     return ok(f"{text}; each request makes a new one", {"connection": connection})
@@ -142,7 +143,7 @@ def connections(evidence: Evidence) -> Result:
 
 @check("Serial number", needs_value=True)
 def serial(evidence: Evidence) -> Result:
-    """MS, against ``meter_serial`` of the configuration. A pinned serial is in the driver's journal, not here."""
+    """MS matches ``meter_serial`` of the configuration. A pinned serial is in the driver's journal, not here."""
     MS, settings = evidence.last.MS, evidence.settings
     wanted = settings.meter_serial if settings is not None and settings.meter_serial != PIN else ""
     values: dict[str, object] = {"MS": MS, "wanted": wanted or None}
@@ -151,24 +152,24 @@ def serial(evidence: Evidence) -> Result:
         text = f"two meters answer at this address: {shown(MS)} and {shown(others.pop())}"
         return failed(text, "Give each an address of its own.", values)
     if wanted and wanted != MS:
-        to_do = "This is another meter. Check ip_address, or set meter_serial after an exchange."
+        to_do = "This is another meter. Check ip_address. If the meter was replaced, set meter_serial."
         return failed(f"{shown(MS)}, but the configuration wants {shown(wanted)}", to_do, values)
-    return ok(shown(MS), values) if MS else warning("the meter gives none", "", values)
+    return ok(shown(MS), values) if MS else warning("the meter gives no serial number", "", values)
 
 
 @check("Transaction", needs_value=True)
 def transaction(evidence: Evidence) -> Result:
-    """Whether one runs."""
-    return ok("one runs" if evidence.last.XT else "none runs", {"XT": evidence.last.XT})
+    """Whether a transaction is running."""
+    return ok("one is running" if evidence.last.XT else "none is running", {"XT": evidence.last.XT})
 
 
 @check("Charge point")
 def gateway(evidence: Evidence) -> Result:
-    """CT and CI, against those of the configuration."""
+    """CT and CI match the configuration."""
     held, settings = evidence.gateway, evidence.settings
     if held is None or isinstance(held, MeterError):
         text = "not asked" if held is None else shown(held.brief)
-        return failed(text, "Receipts name the charge point: power the meter off and on.")
+        return failed(text, "Receipts contain the charge point. Power the meter off and on.")
     wanted = (None, None) if settings is None else (settings.CT, settings.CI)
     values = {"CT": held.CT, "CI": held.CI, "wanted_CT": wanted[0], "wanted_CI": wanted[1]}
     found = f"CT {shown(held.CT)}, CI {shown(held.CI)}" if held.is_set else "none since the meter was powered up"
@@ -183,17 +184,17 @@ def gateway(evidence: Evidence) -> Result:
     if settings is None or wanted == (held.CT, held.CI):
         return ok(f"{found}, {'until the meter is powered off' if settings is None else 'as configured'}", values)
     text = f"{found}, but the configuration has CT {shown(wanted[0])}, CI {shown(wanted[1])}"
-    to_do = "Receipts name the wrong charge point. The meter takes another once it was powered off and on."
+    to_do = "Receipts name the wrong charge point. The meter accepts another one only after it was powered off and on."
     return failed(text, to_do, values)
 
 
 @check("Clock", needs_value=True)
 def clock(evidence: Evidence) -> Result:
-    """Its difference from this host's, that it moves, its sync flag and its zone."""
+    """The meter's clock: its difference from this host's, whether it moves, its sync flag and its zone."""
     last = evidence.values[-1]
     time = last.value.TM
     if time is None or last.clock_offset is None:
-        return warning("its time cannot be read: it was not set since power-up", _SET_CLOCK)
+        return warning("its time cannot be read: it has not been set since power-up", _SET_CLOCK)
     offset_s = last.clock_offset.total_seconds()
     flag = f"{time.sync}, {_FLAGS[time.sync]}" if time.sync else "none"
     text = f"{clock_difference(last.clock_offset)}; sync flag {flag}"
@@ -210,25 +211,25 @@ def clock(evidence: Evidence) -> Result:
 def _clock_problems(
     evidence: Evidence, last: TimedValue, time: MeterTime, offset_s: float
 ) -> Iterator[tuple[State, str, str]]:
-    """Yield what is wrong, the most telling first."""
+    """Yield what is wrong, the most important first."""
     first = evidence.values[0]
     if last.asked_s - first.asked_s >= CLOCK_WATCHED_S and time == first.value.TM:
-        yield State.FAILED, "it stands still", "Power the meter off and on. If it stays so, the meter is defective."
+        yield State.FAILED, "it stands still", "Power the meter off and on. If it still stands still, it is defective."
     if last.read_at.year < FIRST_SANE_YEAR:
-        yield State.WARNING, f"this host's clock shows {last.read_at.year}", "Set this host's clock, then ask again."
+        yield State.WARNING, f"this host's clock shows {last.read_at.year}", "Set this host's clock and run this again."
     if abs(offset_s) > CLOCK_TOLERANCE_S:
         yield _clock_offset_problem(time, offset_s)
     if time.sync == "U":
         yield State.WARNING, "it is right only by chance", _SET_CLOCK
     if time.sync == "R":
-        yield State.WARNING, "it counts from a start of its own", "Receipts with such a time may be refused."
+        yield State.WARNING, "it is relative to an unknown start", "Receipts with such a time may be refused."
     if not time.sync:
-        yield State.WARNING, "it has no flag", "The transparency software refuses a receipt whose begin has none."
+        yield State.WARNING, "it has no flag", "The transparency software refuses a receipt whose begin has no flag."
     if evidence.settings is not None:
         wanted = evidence.settings.zone().local(last.read_at)
         if time.instant.utcoffset() != wanted.utcoffset():
-            problem = f"its time is written with {time.instant:%z}, the configuration has {wanted:%z} now"
-            yield State.WARNING, problem, "The driver sets the zone with the clock: check that it has this file."
+            problem = f"its offset from UTC is {time.instant:%z}, but the configuration has {wanted:%z} now"
+            yield State.WARNING, problem, "The driver sets the zone with the clock: check that it uses this file."
 
 
 def _clock_offset_problem(time: MeterTime, offset_s: float) -> tuple[State, str, str]:
@@ -236,28 +237,29 @@ def _clock_offset_problem(time: MeterTime, offset_s: float) -> tuple[State, str,
         return State.WARNING, f"it shows {time.instant:%Y-%m-%d %H:%M}", _SET_CLOCK
     hours = round(offset_s / 3600)
     if hours and abs(hours) <= MAX_ZONE_H and abs(offset_s - hours * 3600) <= CLOCK_TOLERANCE_S:
-        problem = f"that is {abs(hours)} h to the second: a time zone or summer time, not a clock that is wrong"
+        problem = f"that is {abs(hours)} h to the second: a wrong time zone or summer time, not a wrong clock"
         to_do = (
-            "The program that sets it writes a wrong offset from UTC: set timezone and timezone_handle_DST, best an "
-            "IANA name as Europe/Berlin; and check this host's own zone and time (timedatectl)."
+            "The program that sets the clock writes a wrong offset from UTC. Set timezone and timezone_handle_DST, "
+            "preferably to an IANA name such as Europe/Berlin. Also check this host's zone and time (timedatectl)."
         )
         return State.FAILED, problem, to_do
-    to_do = "Check this host's clock (timedatectl), and that the program that drives the meter runs."
+    to_do = "Check this host's clock (timedatectl), and that the program that drives the meter is running."
     return State.FAILED if abs(offset_s) > CLOCK_WRONG_FROM_S else State.WARNING, "it is wrong", to_do
 
 
 @check("Errors", needs_value=True)
 def errors(evidence: Evidence) -> Result:
-    """XC: every word is zero."""
+    """Every word of XC is zero."""
     XC, has_error = evidence.last.XC, evidence.last.has_error
     values = {"XC": XC, "healthy": None if has_error is None else not has_error}
     if has_error is None:
-        to_do = "Transactions work; whether the meter is in error cannot be seen. Please record this firmware."
+        to_do = "Transactions work, but an error of the meter cannot be seen. Please record this firmware."
         return warning(f"XC cannot be read: {shown(XC) or 'none'}", to_do, values)
     if not has_error:
         return ok(f"XC {shown(XC)}", values)
     to_do = (
-        "The meter is in error, and must not charge. Power it off and on; if it stays, give its manufacturer XC and XS."
+        "The meter is in error and must not be used for charging. Power it off and on. If the error stays, report XC "
+        "and XS to its manufacturer."
     )
     return failed(f"XC {shown(XC)}: a word is not zero", to_do, values)
 
@@ -268,19 +270,19 @@ def status(evidence: Evidence) -> Result:
     value = evidence.last
     values = {"ST": value.ST, "EF": value.EF, "XS": value.XS}
     text = f"ST {shown(value.ST) or 'none'}, EF {shown(value.EF) or 'none'}, XS {shown(value.XS) or 'none'}"
-    refused = "a receipt signed now is refused by the transparency software."
+    refused = "the transparency software refuses a receipt signed now."
     if "E" in value.EF:
         return failed(text, f"EF has E: energy is not reliable, and {refused}", values)
     if value.ST not in ("G", ""):
         return failed(text, f"ST is not G, good: {refused}", values)
     if "t" in value.EF:
-        return warning(text, "EF has t: the time is not reliable. That ends when the clock is set.", values)
+        return warning(text, "EF has t: the time is not reliable until the clock is set.", values)
     return warning(text, "This flag is not known.", values) if value.EF else ok(text, values)
 
 
 @check("Public key")
 def key(evidence: Evidence) -> Result:
-    """It can be read, is a point of its curve, and has the meter's algorithm."""
+    """The key can be read, is a point on its curve, and has the meter's algorithm."""
     found, answer = evidence.key, evidence.public_key
     if found is None or isinstance(found, Exception):
         text = "not asked" if found is None else shown(found.brief if isinstance(found, MeterError) else found)
@@ -289,39 +291,39 @@ def key(evidence: Evidence) -> Result:
     values = {"SA": found.SA, "PK": found.PK, "form": found.form, "der_hex": found.der_hex}
     text = f"{found.form}, a point of secp256r1, {shown(found.SA) or 'no algorithm named'}"
     if found.SA not in ("", _ALGORITHM):
-        return warning(text, f"Expected is {_ALGORITHM}. See whether the last receipt verifies.", values)
+        return warning(text, f"Expected {_ALGORITHM}. Check whether the last receipt verifies.", values)
     return ok(text, values)
 
 
 @check("Reading", needs_value=True)
 def reading(evidence: Evidence) -> Result:
-    """U2·I against P, and the direction of the current."""
+    """U2·I agrees with P, and the current has the right direction."""
     value = evidence.last
     text = f"{measured(value.U2, 'V')} * {measured(value.I, 'A')}, P {measured(value.P, 'W', 0)}"
     if value.U2 is None or value.I is None or value.P is None:
-        to_do = "What the meter does not give is not published; the bill does not depend on it."
-        return warning(f"{text}: not all of it can be read", to_do)
+        to_do = "Missing values are not published. The bill does not depend on them."
+        return warning(f"{text}: not all values can be read", to_do)
     values = {"U2": float(value.U2), "I": float(value.I), "P": float(value.P)}
     disagreeing = sum(not _power_agrees(timed.value) for timed in evidence.values)
     if disagreeing == len(evidence.values):
         product_w = value.U2 * value.I
         if product_w and _power_agrees(value, sign=-1):
             to_do = "Voltage or current is connected the wrong way round."
-            return failed(f"{text}: P has the other sign", to_do, values)
+            return failed(f"{text}: P has the opposite sign", to_do, values)
         to_do = "Check the sense lines of the voltage and the shunt's connection."
         return failed(f"{text}: U2·I is {product_w:.0f} W", to_do, values)
     if value.U2 < -POWER_ALLOWANCE_W:
-        to_do = "The voltage's sense lines are the wrong way round."
+        to_do = "The voltage's sense lines are connected the wrong way round."
         return failed(f"{text}: the voltage is negative", to_do, values)
     if value.I < -CURRENT_FLOWS_A or value.P < -POWER_ALLOWANCE_W:
-        return warning(f"{text}: it flows backwards", _REVERSED, values)
+        return warning(f"{text}: the current flows backwards", _REVERSED, values)
     if disagreeing:
-        text += f"; {disagreeing} of {len(evidence.values)} readings were of a moment when it changed"
+        text += f"; {disagreeing} of {len(evidence.values)} readings were taken while the load changed"
     return ok(text, values)
 
 
 def _power_agrees(value: MeterValue, sign: int = 1) -> bool:
-    """Whether P is U2·I, or its negative; a value that lacks one of them cannot disagree."""
+    """Whether P is U2·I, or its negative with sign -1. True if one of them is missing."""
     if value.U2 is None or value.I is None or value.P is None:
         return True
     product_w = sign * value.U2 * value.I
@@ -330,7 +332,7 @@ def _power_agrees(value: MeterValue, sign: int = 1) -> bool:
 
 @check("Registers", needs_value=True)
 def register(evidence: Evidence) -> Result:
-    """They do not fall, and count what flows, over 3 s."""
+    """Over 3 s the registers do not fall, and count the energy that flows."""
     first, last = evidence.values[0], evidence.values[-1]
     watched_s = last.asked_s - first.asked_s
     value = last.value
@@ -344,12 +346,12 @@ def register(evidence: Evidence) -> Result:
     }
     growths = [wh for before, after in pairwise(evidence.values) for wh in _growths_wh(before.value, after.value)]
     if any(growth < 0 for growth in growths):
-        to_do = "A register of a meter never falls: it is defective, or another meter answered in between."
-        return failed(f"{text}: it fell", to_do, values)
+        to_do = "A meter's register never falls: the meter is defective, or another meter answered in between."
+        return failed(f"{text}: a register fell", to_do, values)
     due_wh = min(abs(timed.value.P or Decimal(0)) for timed in evidence.values) * Decimal(watched_s) / 3600
     if due_wh >= COUNTED_FROM_WH and not any(growths):
-        to_do = "What flows is not counted: the meter is defective, or its values stand still."
-        return failed(f"{text}: nothing was counted of about {due_wh:.0f} Wh", to_do, values)
+        to_do = "The energy that flows is not counted: the meter is defective, or its values stand still."
+        return failed(f"{text}: none of about {due_wh:.0f} Wh was counted", to_do, values)
     if value.export_wh is not None and value.export_wh > value.import_wh:
         return warning(f"{text}: more was exported than imported", _REVERSED, values)
     return ok(text, values)
@@ -372,18 +374,18 @@ def api(evidence: Evidence) -> Result:
     if not evidence.transactions or evidence.why_not:
         return Result(State.NOT_ASKED, evidence.why_not or "not asked", "", values)
     if _has_signed_nothing(evidence):
-        return warning("cannot be told without a receipt", _SIGN_ONE, values)
+        return warning("not known without a receipt", _SIGN_ONE, values)
     problems = "; ".join(
         f"{_VERSIONS[path]}: {shown(answer.brief) if isinstance(answer, MeterError) else f'status {answer.status}'}"
         for path, answer in evidence.transactions.items()
     )
-    to_do = "Receipts cannot be fetched: ask again, then power the meter off and on."
+    to_do = "Receipts cannot be read. Run this again; if it still fails, power the meter off and on."
     return failed(f"/transaction gives no receipt: {problems}", to_do, values)
 
 
 @check("Last receipt")
 def receipt(evidence: Evidence) -> Result:
-    """Its signature, what is found in it, and that it is this meter's."""
+    """The receipt's signature, the findings in it, and whether it is from this meter."""
     text = next((found for answer in evidence.transactions.values() if (found := tuple_in(answer)) is not None), None)
     if text is None:
         if not evidence.transactions or evidence.why_not:
@@ -399,7 +401,7 @@ def receipt(evidence: Evidence) -> Result:
 
 
 def _has_signed_nothing(evidence: Evidence) -> bool:
-    """Whether each path of /transaction says that there is no receipt: by a 404, or by an answer without a tuple."""
+    """Whether each path of /transaction reports that there is no receipt, by a 404 or an answer without a tuple."""
     return all(not isinstance(one, MeterError) and one.status in (200, 404) for one in evidence.transactions.values())
 
 
@@ -414,13 +416,13 @@ def _judge_receipt(evidence: Evidence, last: Receipt) -> Result:
     }
     name = shown(last.pagination or "without PG")
     if evidence.values and last.meter_serial not in (None, evidence.last.MS):
-        text = f"{name} is of meter {shown(last.meter_serial)}, not of this one"
-        return failed(text, "Something else answers for the meter, or it was repaired.", values)
+        text = f"{name} is from meter {shown(last.meter_serial)}, not from this one"
+        return failed(text, "Another device answers for the meter, or the meter was repaired.", values)
     if verdict.judgement is Judgement.INVALID:
         to_do = "Do not charge with this meter. Keep receipt and key (iem-dcr record --raw), and tell its manufacturer."
         return failed(f"{name} is NOT VALID: {reason}", to_do, values)
     if verdict.judgement is Judgement.NOT_CHECKED:
-        return failed(f"{name} could not be checked: {shown(reason)}", "See what is said of the public key.", values)
+        return failed(f"{name} could not be checked: {shown(reason)}", "See the check of the public key.", values)
     codes = {found.code: found.severity for found in verdict.findings if found.severity is not Severity.INFO}
     if not codes:
         return ok(f"{name} is valid", values)

@@ -1,4 +1,4 @@
-"""Finds out what is wrong with a meter: gathers the evidence, and has it judged by `checks`."""
+"""Finds out what is wrong with a meter: gathers the evidence, and judges it with `checks`."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ async def examine(
     proxies: Sequence[str] = (),
     wall: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> Report:
-    """Examine a meter. No error of the meter's is raised.
+    """Examine a meter. An error of the meter becomes a part of the report and is not raised.
 
     Args:
         host: of the meter; IPv6 without brackets.
         port: TCP port.
-        settings: its configuration, to compare with; None compares nothing.
+        settings: its configuration, to compare with, or None.
         proxies: environment variables of this host that name a proxy.
         wall: the host's clock, aware.
     """
@@ -57,7 +57,7 @@ def judge(evidence: Evidence, proxies: Sequence[str] = ()) -> Report:
 
 
 def _vendor_ci_errors(evidence: Evidence) -> Iterator[str]:
-    """Yield an error where the vendor's default of CI is configured, or frozen in the meter."""
+    """Yield an error if the vendor's default of CI is configured, or frozen in the meter."""
     held = None if evidence.gateway is None or isinstance(evidence.gateway, MeterError) else evidence.gateway.CI
     wanted = None if evidence.settings is None else evidence.settings.CI
     if held == VENDOR_CI:
@@ -75,7 +75,7 @@ def _vendor_ci_errors(evidence: Evidence) -> Iterator[str]:
 
 
 def _no_meter(evidence: Evidence, proxies: Sequence[str]) -> Result:
-    """Say why no IEM-DCR answered, and what to do."""
+    """Return why no IEM-DCR answered, and what to do."""
     error = evidence.failures[0]
     text, to_do = _unreachable(error) if isinstance(error, MeterUnreachableError) else _stranger(evidence, error)
     if proxies:
@@ -92,7 +92,7 @@ def _unreachable(error: MeterUnreachableError) -> tuple[str, str]:
     match getattr(cause, "errno", None):
         case errno.ECONNREFUSED:
             text = "the connection is refused: there is a device, but nothing listens at this port"
-            return text, f"Check address and port (an IEM-DCR's is 80). {_IS_STARTING}"
+            return text, f"Check address and port (an IEM-DCR uses port 80). {_IS_STARTING}"
         case errno.EHOSTUNREACH | errno.ENETUNREACH:
             text = "there is no route to this address, or no device at it"
             return text, (
@@ -103,7 +103,7 @@ def _unreachable(error: MeterUnreachableError) -> tuple[str, str]:
         text = "nothing at this address answers, not even with a refusal"
         return text, f"{check_address}, power and cable, and any firewall in between."
     if isinstance(cause, socket.gaierror):
-        return "this host does not know that name", f"Give the IP address (from the factory {_FACTORY_ADDRESS})."
+        return "this host cannot resolve that name", f"Give the IP address (from the factory {_FACTORY_ADDRESS})."
     return printable(error.brief), f"{check_address}."
 
 
@@ -111,16 +111,16 @@ def _stranger(evidence: Evidence, error: MeterError) -> tuple[str, str]:
     plain = evidence.plain
     if isinstance(error, MeterTimeoutError):
         return "something accepts the connection and sends nothing", (
-            f"{_IS_STARTING} If the meter serves one connection at a time, it is in use: end what else asks it. A "
-            "server that waits for TLS (https) also sends nothing; an IEM-DCR speaks plain HTTP."
+            f"{_IS_STARTING} If the meter serves one connection at a time, another program is using it: stop that "
+            "program. A server that waits for TLS (https) also sends nothing; an IEM-DCR speaks plain HTTP."
         )
     if isinstance(error, AnswerLostError):
         text = "something accepts the connection and closes it without an answer"
-        return text, f"{_IS_STARTING} If it stays so, something else is at this address."
+        return text, f"{_IS_STARTING} If that does not help, another device has this address."
     if isinstance(plain, MeterError):
-        text = f"what answers does not speak HTTP: {printable(plain.brief)}"
+        text = f"the device that answers does not speak HTTP: {printable(plain.brief)}"
         return text, "Check address and port: an IEM-DCR speaks plain HTTP at port 80, not TLS (https)."
-    return f"what answers is not an IEM-DCR: {'' if plain is None else _description(plain)}", (
+    return f"the device that answers is not an IEM-DCR: {'' if plain is None else _description(plain)}", (
         "Check the address: it may be the charger's controller, a router or another device. A meter that is starting "
         "may also answer so for some seconds."
     )

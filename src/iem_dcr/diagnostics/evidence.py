@@ -1,6 +1,6 @@
-"""What doctor asks a meter, in a few seconds and by GET requests alone; `checks` judges the answers.
+"""Gathers doctor's evidence from a meter, in a few seconds and with GET requests only. `checks` judges it.
 
-The number of requests is bounded, and each has a time-out, so this ends within a minute whatever the meter does: there
+The number of requests is bounded, and each has a time-out. So this ends within a minute whatever the meter does: there
 are at most 13 requests of 4 s, and the registers are watched for 3 s.
 """
 
@@ -30,9 +30,9 @@ TIMEOUT_S: Final = 4.0
 PAUSE_S: Final = 1.0
 """Least time between two requests, so that a meter that serves one connection at a time can serve its driver."""
 VALUES: Final = 5
-"""Live values that are asked for at first."""
+"""Number of live values that are read at first."""
 MAX_FAILURES: Final = 2
-"""Failed requests for a live value after which no more are sent."""
+"""Number of failed requests for a live value after which no more are sent."""
 REGISTERS_WATCHED_S: Final = 3.0
 
 
@@ -43,7 +43,7 @@ class TimedValue:
     Attributes:
         asked_s: the loop's time at which it was asked for.
         took_s: time until the answer.
-        clock_offset: the meter's time minus the host's, or None where the value has no time.
+        clock_offset: the meter's time minus the host's, or None if the value has no time.
         read_at: the host's time at which it was read.
     """
 
@@ -56,19 +56,19 @@ class TimedValue:
 
 @dataclass(slots=True)
 class Evidence:
-    """Everything that is known of the examined meter.
+    """Everything that is known about the examined meter.
 
     Attributes:
         address: of the meter.
         settings: its configuration, to compare with, or None.
         values: live values, in their order.
         failures: of requests for a live value.
-        plain: an answer of /metervalue as it came, or why there is none.
-        gateway: the answer of /gw, or why there is none.
+        plain: an unparsed answer of /metervalue, or its error.
+        gateway: the answer of /gw, or its error.
         public_key: the answer of /publickey, or None.
-        key: the key in it, or why it cannot be read.
-        why_not: why /transaction was not asked, or not at both of its paths.
-        transactions: answers of /transaction by its path, or why there are none.
+        key: the key in that answer, or the error of reading it.
+        why_not: why /transaction was not read, or not at both of its paths; "" if it was.
+        transactions: the answers of /transaction by path, or their errors.
     """
 
     address: str
@@ -103,7 +103,7 @@ async def gather(
     settings: Settings | None = None,
     wall: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> Evidence:
-    """Ask a meter everything that the checks need. An error of the meter's goes into the evidence and is not raised."""
+    """Read everything that the checks need. An error of the meter goes into the evidence and is not raised."""
     evidence = Evidence(client.address, settings)
     reader = nodes.NodeReader(client, TIMEOUT_S)
     for _ in range(VALUES):
@@ -154,7 +154,7 @@ async def _ask_gateway_and_key(evidence: Evidence, client: MeterClient) -> None:
 
 
 async def _ask_transactions(evidence: Evidence, reader: nodes.NodeReader) -> None:
-    """Ask for the last receipt below v1, and below v2 where it is not there."""
+    """Read the last receipt below v1, or below v2 if it is not there."""
     if evidence.values and evidence.last.XT:
         evidence.why_not = nodes.TRANSACTION_RUNS
         return

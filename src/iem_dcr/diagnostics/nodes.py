@@ -1,6 +1,7 @@
 """The nodes of a meter that answer GET, and a reader that does not disturb a running transaction.
 
-During a transaction only /metervalue, /gw and /publickey are read: what the other nodes do to it is not known.
+During a transaction only /metervalue, /gw and /publickey are read, because the effect of reading the other nodes is not
+known.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ class Node:
 
     Attributes:
         name: ``/gw``.
-        base: path that it is below.
-        always: it may be read during a transaction.
+        base: path below which it is.
+        always: whether it may be read during a transaction.
     """
 
     name: str
@@ -51,7 +52,7 @@ NOT_KNOWN: Final = "not asked: it is not known whether a transaction runs"
 
 
 class NodeReader:
-    """Reads a meter's nodes. Once it has seen a transaction it reads only those that may always be read.
+    """Reads a meter's nodes. After it has seen a transaction, it reads only nodes that may always be read.
 
     Attributes:
         why_not: why it does not read the other nodes, or "" while it does.
@@ -63,7 +64,7 @@ class NodeReader:
         self.why_not = ""
 
     async def may_read(self, node: Node) -> bool:
-        """Whether a node may be read now. For one that may not always be read, /metervalue is read first."""
+        """Whether a node may be read now. If it may not always be read, /metervalue is read first."""
         if node.always or self.why_not:
             return node.always
         try:
@@ -81,7 +82,7 @@ class NodeReader:
         return await self._client.answer(node.name, base=node.base, timeout_s=self._timeout_s)
 
     def on_metervalue(self, answer: Answer | None) -> None:
-        """Take an answer of /metervalue, or None where there is none. One without a readable XT counts as unknown."""
+        """Process an answer of /metervalue, or None for no answer. Without a readable XT the state is unknown."""
         runs = None if answer is None else _transaction_runs(answer)
         if runs is None:
             self.why_not = NOT_KNOWN

@@ -1,7 +1,7 @@
 """Records the answers of a meter's GET nodes, and writes them as a folder.
 
-A folder holds a file for the body of each answer, ``index.json``, and a ``README.md``. It is written under another name
-beside its place and then renamed, so that it is there whole or not at all.
+A folder contains a file for the body of each answer, ``index.json``, and a ``README.md``. It is written under a
+temporary name beside its place and then renamed, so it exists completely or not at all.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ _MAKES: Final = ("FV", "GV", "MV", "MM", "MF")
 _PROBLEMS: Final = {
     MeterUnreachableError: "no connection",
     MeterTimeoutError: "no answer in time",
-    AnswerLostError: "the connection broke before the answer was whole",
+    AnswerLostError: "the connection broke before the answer was complete",
     NotUnderstoodError: "not HTTP, or longer than 256 KiB",
 }
-"""What a failed request is called in a recording: the error's own text may contain the meter's address."""
+"""The description of a failed request in a recording. The error's own text may contain the meter's address."""
 _README: Final = """\
 # Answers of an IEM-DCR
 
@@ -65,14 +65,14 @@ Serial numbers, the charge point's id, the user's id, tariff text, keys and sign
 same shape, and so is every other text or number of a field that is not known to be harmless. The same value has the
 same pseudonym everywhere in this folder, and another one in the next recording.
 
-**The receipts do not verify.** Their fields are replaced and they are not signed again, so a recording is a test of
-parsers, not of signatures.
+**The receipts do not verify.** Their fields are replaced and they are not signed again, so a recording tests parsers,
+not signatures.
 
 Not replaced: times, register values, voltage, current, power, states and error words, kinds of identification, make,
 model and firmware version.
 
-Before you pass this folder on, check that nothing is left in it that must not be: search all files for the serial
-number on the type plate, the charge point's id and the last user's id (grep -ri ID FOLDER). Nothing should be found.
+Before you pass this folder on, check that nothing confidential is left in it. Search all files for the serial number
+on the type plate, the charge point's id and the last user's id (grep -ri ID FOLDER). Nothing should be found.
 """
 _RAW: Final = """\
 NOTHING IS REPLACED in this folder (--raw). It contains serial numbers, the charge point's id, the meter's key and the
@@ -85,8 +85,8 @@ class Recorded:
     """One node.
 
     Attributes:
-        answer: as it came, or None.
-        problem: why there is none.
+        answer: the unparsed answer, or None.
+        problem: why there is no answer, or "".
     """
 
     node: Node
@@ -95,7 +95,7 @@ class Recorded:
 
 
 async def record(host: str, port: int) -> tuple[Recorded, ...]:
-    """Ask every GET node of a meter once, /metervalue first, which says whether a transaction runs.
+    """Read every GET node of a meter once. /metervalue comes first, because it tells whether a transaction is running.
 
     Raises:
         MeterError: the meter is not reachable.
@@ -136,8 +136,8 @@ def redacted(recorded: Sequence[Recorded], secrets: Iterable[str]) -> tuple[Reco
     """Return a recording in which pseudonyms replace everything that identifies a meter, charger or user.
 
     Args:
-        recorded: as it came.
-        secrets: further texts to replace, as the meter's address.
+        recorded: the original answers.
+        secrets: further texts to replace, such as the meter's address.
 
     Raises:
         RecordingError: the answers contain more values than can be replaced.
@@ -147,10 +147,10 @@ def redacted(recorded: Sequence[Recorded], secrets: Iterable[str]) -> tuple[Reco
 
 
 def check_folder(folder: Path) -> None:
-    """Check that a recording can be written to this folder: it does not exist, or is empty.
+    """Check that a recording can be written to this folder, which must not exist or must be empty.
 
     Raises:
-        RecordingError: it cannot.
+        RecordingError: the recording cannot be written there.
     """
     try:
         if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
@@ -174,10 +174,10 @@ def write_folder(folder: Path, recorded: Sequence[Recorded], at: datetime, *, is
         folder: one that `check_folder` accepts.
         recorded: the answers.
         at: when they were recorded.
-        is_redacted: they come from `redacted`; otherwise only the folder's owner may read it.
+        is_redacted: the answers come from `redacted`. If not, only the folder's owner may read the folder.
 
     Raises:
-        RecordingError: it cannot be written; nothing is left behind.
+        RecordingError: the folder cannot be written. Nothing is left behind.
     """
     check_folder(folder)
     folder = folder.resolve()

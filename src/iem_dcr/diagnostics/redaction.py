@@ -2,12 +2,12 @@
 
 A value stays only if its field is in `_FORMS` and the value has the form given there. Every other text or number gets
 a pseudonym, so a field of an unknown firmware reveals nothing. A pseudonym has a letter for each letter and a digit for
-each digit, so lengths, white space, escapes and number formats stay as the meter wrote them. The same value, in any
-case of letters, has the same pseudonym in all answers, and is also replaced where another text mentions it.
+each digit, so lengths, white space, escapes and number formats stay as the meter wrote them. The same value has the
+same pseudonym in all answers, whatever the case of its letters. It is also replaced within other texts.
 
-All answers are read twice: first to find the values, then to replace them. An answer is not decoded but cut at its
-strings, so it need not be valid JSON, and a receipt needs no treatment of its own: its fields are replaced like any
-others. It is not signed again, so it does not verify. Key and signature keep their form, as a test of parsers.
+All answers are read twice: first to find the values, then to replace them. An answer is not decoded but split at its
+strings, so it need not be valid JSON. A receipt needs no special treatment: its fields are replaced like any others. It
+is not signed again, so it does not verify. Key and signature keep their form, so that recordings still test parsers.
 """
 
 from __future__ import annotations
@@ -59,23 +59,23 @@ _FORMS: Final = {
     "content-length:": r"\d{1,9}",
     "date:": r"[A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d GMT",
 }
-"""Forms of the meter's, OCMF's and HTTP's fields that identify nobody. Names of headers end with a colon."""
+"""Forms of the meter's, OCMF's and HTTP's fields that identify no one. Names of headers end with a colon."""
 _DESCRIPTIONS: Final = (
     *("GI", "GV", "MV", "MM", "MF"),
     *("allow:", "cache-control:", "connection:", "content-encoding:", "content-type:", "expires:", "keep-alive:"),
     *("pragma:", "server:", "transfer-encoding:", "vary:"),
 )
-"""Fields, as make and model, in which only other fields' values and what looks like a serial number are replaced."""
+"""Fields such as make and model. In these, only other fields' values and possible serial numbers are replaced."""
 _COMMON: Final = ("true", "false", "null", "OCMF")
-"""Words of JSON and of receipts, which stay."""
+"""Words of JSON and of receipts that are not replaced."""
 _WORD_IN_DESCRIPTION: Final = re.compile(r"[0-9A-Za-z]{6,}")
 _WORD_IN_TEXT: Final = re.compile(r"[0-9]{4,}(?=[eE][+-]?[0-9])|[0-9A-Za-z]{6,}|[0-9]{4,}")
-"""Words that may be serial numbers; numbers in a list have no key, so they are among these."""
+"""Words that may be serial numbers. Numbers in a list have no key, so they are included."""
 _JSON_NUMBER: Final = re.compile(r"-?[0-9][0-9.eE+-]*")
 _SHORTEST: Final = 4
-"""Characters of a value that is searched for in other texts, and digits of a number that may identify something."""
+"""Least length of a value that is searched for in other texts, and of a number that may identify something."""
 _FEWEST_DIGITS: Final = 2
-"""Of a word that may be a serial number."""
+"""Least number of digits in a word that may be a serial number."""
 _TOKEN: Final = re.compile(
     r"""
     "(?!OCMF\|\s*\{\s*")                                # a quote before a tuple that is not escaped begins no string
@@ -86,26 +86,26 @@ _TOKEN: Final = re.compile(
 )
 _HIGH, _LOW = r"\\u[dD][89abAB][0-9A-Fa-f]{2}", r"\\u[dD][c-fC-F][0-9A-Fa-f]{2}"
 _CHARACTER: Final = re.compile(rf"{_HIGH}{_LOW}|\\u[0-9A-Fa-f]{{4}}|\\.|.", re.DOTALL)
-"""A character as a JSON string has it."""
+"""One character of a JSON string, possibly escaped."""
 _HEX: Final = re.compile(r"[0-9a-f]{4,}")
 _DIGITS: Final = "123456789"
-"""No 0, which JSON allows at the beginning of a number only before a point."""
+"""Without 0, because JSON allows a leading 0 only before a decimal point."""
 _BEYOND_ASCII: Final = {2: "ßà", 3: "一丁", 4: "\U00020000\U00020001"}
-"""Letters by their bytes in UTF-8."""
+"""Letters by their number of bytes in UTF-8."""
 _FOLD: Final = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 _TRIES: Final = 100
 _BASE_POINT: Final = (
     "6b17d1f2e12c4247f8bce6e563a440f277037d812deb33a0f4a13945d898c296"
     "4fe342e2fe1a7f9b8ee7eb4a7c0f9e162bce33576b315ececbb6406837bf51f5"
 )
-"""X‖Y of a public key that is no meter's: the base point of secp256r1 (SEC 2, 2.4.2)."""
+"""X‖Y of a public key that belongs to no meter: the base point of secp256r1 (SEC 2, 2.4.2)."""
 
 
 class _Part(enum.Enum):
     STRING = enum.auto()
     NUMBER = enum.auto()
     TEXT = enum.auto()
-    """Keys, and everything outside strings."""
+    """Keys of JSON, and everything outside strings."""
 
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def redact(answers: Sequence[Answer], also: Iterable[str] = ()) -> list[Answer]:
 
     Args:
         answers: of one meter.
-        also: further texts to replace, as the meter's address.
+        also: further texts to replace, such as the meter's address.
 
     Raises:
         RecordingError: there are more than `MAX_VALUES` values to replace.
@@ -138,7 +138,7 @@ class _Redaction:
             self._add(text)
 
     def find(self, part: _Part, key: str, text: str) -> str:
-        """Remember the values to replace; return the text as it is."""
+        """Collect the values to replace; return the text unchanged."""
         if part is _Part.TEXT or key in _DESCRIPTIONS:
             for match in (_WORD_IN_TEXT if part is _Part.TEXT else _WORD_IN_DESCRIPTION).finditer(text):
                 if len(_digits(match[0])) >= _FEWEST_DIGITS:
@@ -148,7 +148,7 @@ class _Redaction:
         return text
 
     def choose_pseudonyms(self) -> None:
-        """Choose a pseudonym for each value; it contains no value."""
+        """Choose a pseudonym for each value. A pseudonym contains no value."""
         longest_first = sorted((value for value in self._pseudonyms if len(value) >= _SHORTEST), key=len, reverse=True)
         self._known = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)", re.IGNORECASE | re.ASCII)
         for value in self._pseudonyms:
@@ -176,8 +176,8 @@ class _Redaction:
         self._pseudonyms[value.translate(_FOLD)] = ""
         if len(self._pseudonyms) > MAX_VALUES:
             raise RecordingError(
-                f"was not written: the answers contain more than {MAX_VALUES} texts and numbers that need a pseudonym, "
-                "which no IEM-DCR's do; --raw keeps the answers as they are"
+                f"was not written: the answers contain more than {MAX_VALUES} texts and numbers that need a pseudonym. "
+                "An IEM-DCR's answers never do; --raw saves the answers unchanged"
             )
 
     def _of(self, value: str) -> str:
@@ -199,7 +199,7 @@ def _rewritten(answer: Answer, visit: Visit) -> Answer:
 
 
 def _walk(text: str, visit: Visit) -> str:
-    """Return a text with each of its parts as ``visit`` returns it."""
+    """Return a text with each part replaced by what ``visit`` returns for it."""
     written: list[str] = []
     at, key = 0, ""
     for token in _TOKEN.finditer(text):
@@ -228,7 +228,7 @@ def _decoded(inner: str) -> str:
 
 
 def _encoded(new: str, old: str, inner: str) -> str:
-    """Write a text as a JSON string, with the escapes that the old one of the same length was written with."""
+    """Encode a text as a JSON string, with the escapes of the old text, which has the same length."""
     characters = _CHARACTER.findall(inner)
     if len(characters) != len(old):
         return new
@@ -250,7 +250,7 @@ def _digits(number: str) -> str:
 
 
 def _random_like(value: str) -> str:
-    """Return a random value with characters of the same kinds; none is the same as in the value."""
+    """Return a random value with characters of the same kinds. Each character differs from the original."""
     letters = "abcdef" if _HEX.fullmatch(value) else string.ascii_lowercase
     return "".join(_random_character(character, letters) for character in value)
 
@@ -265,7 +265,7 @@ def _random_character(character: str, letters: str) -> str:
 
 
 def _other_key(PK: str) -> str | None:
-    """Return a key that is no meter's, in the form of this one; None where the form is not a known one."""
+    """Return a key that belongs to no meter, in the form of this one; None if the form is unknown."""
     try:
         der_hex = ocmf.public_key_der_hex(PK)
     except ReceiptError:
@@ -278,7 +278,7 @@ def _other_key(PK: str) -> str | None:
 
 
 def _in_form_of(SD: str, pseudonym: str) -> str:
-    """Return the pseudonym of a signature with the tags, lengths and first bytes of integers of its DER."""
+    """Return a signature's pseudonym that keeps the DER's tags, lengths and the first bytes of its integers."""
     if not re.fullmatch("30([0-9A-Fa-f]{2}){7,}", SD):
         return pseudonym
     second = 4 + int(SD[6:8], 16)

@@ -36,17 +36,17 @@ class Result:
 
 
 def ok(text: str, values: Mapping[str, object] | None = None) -> Result:
-    """Return a result that needs nothing to be done."""
+    """Return a result that requires no action."""
     return Result(State.OK, text, "", values or {})
 
 
 def warning(text: str, to_do: str = "", values: Mapping[str, object] | None = None) -> Result:
-    """Return a result that somebody should know."""
+    """Return a result that the user should know about."""
     return Result(State.WARNING, text, to_do, values or {})
 
 
 def failed(text: str, to_do: str = "", values: Mapping[str, object] | None = None) -> Result:
-    """Return a result that has to be corrected."""
+    """Return a result that requires a correction."""
     return Result(State.FAILED, text, to_do, values or {})
 
 
@@ -56,9 +56,9 @@ class Report:
 
     Attributes:
         address: of the meter.
-        is_meter: an IEM-DCR answered. Without one the only result says why.
+        is_meter: whether an IEM-DCR answered. If not, the only result says why.
         results: by the name of the check, in the order in which they are shown.
-        errors: what comes before all results, in words; printable.
+        errors: messages that are shown before all results; printable.
     """
 
     address: str
@@ -74,7 +74,7 @@ class Report:
         return int(any(result.state is State.FAILED for result in self.results.values()))
 
     def to_json(self) -> dict[str, object]:
-        """Return it as JSON types; names and states stay the same in all versions."""
+        """Return the report as JSON types. Names and states stay the same in all versions."""
         return {
             "address": self.address,
             "is_meter": self.is_meter,

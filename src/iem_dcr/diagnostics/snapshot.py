@@ -43,7 +43,7 @@ class Snapshot:
     Attributes:
         address: of the meter.
         value: GET /metervalue.
-        clock_offset: the meter's time minus this host's, or None where the meter's cannot be read.
+        clock_offset: the meter's time minus this host's, or None if the meter's cannot be read.
         gateway: GET /gw, or None.
         key: GET /publickey, or None.
         problems: why there is no gateway (``gw``) or no key (``publickey``).
@@ -57,7 +57,7 @@ class Snapshot:
     problems: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, object]:
-        """Return it as JSON types. The meter's names are kept; other names contain their unit."""
+        """Return the snapshot as JSON types. The meter's names are kept; other names contain their unit."""
         gateway, key = self.gateway, self.key
         return {
             "address": self.address,
@@ -98,7 +98,7 @@ async def take_snapshot(client: MeterClient) -> Snapshot:
     """Read a meter once.
 
     Raises:
-        MeterError: it gave no live value. A missing charge point or key is noted in the snapshot instead.
+        MeterError: the meter gave no live value. A missing charge point or key is recorded in the snapshot instead.
     """
     asked = datetime.now(UTC)
     value = await client.metervalue()
@@ -120,10 +120,10 @@ async def take_snapshot(client: MeterClient) -> Snapshot:
 
 
 def key_of(answer: PublicKey) -> Key:
-    """Read a key and name the form that it is written in.
+    """Parse a key, and name the form in which it is written.
 
     Raises:
-        ReceiptError: it is not a key of secp256r1, or its point is not on the curve.
+        ReceiptError: the key is not one of secp256r1, or its point is not on the curve.
     """
     der_hex = ocmf.public_key_der_hex(answer.PK)
     written = "".join(answer.PK.split())

@@ -1,9 +1,9 @@
-"""The status of one meter, for everything that shows one: ``watch``, the page and the metrics.
+"""The status of one meter, for ``watch``, the page and the metrics.
 
-A `StatusTracker` is given each live value, whoever reads it, and each failed request for one. From these it derives
-what a single value does not tell: how old the value is, since when the meter is silent, how far its clock is off,
-whether its clock has stopped, and since when a transaction runs. `StatusTracker.status` returns all of this as a
-`Status`, and `troubles` lists what is wrong in it. A value with another serial number starts the tracker afresh.
+A `StatusTracker` receives each live value and each failed request for one. From these it derives what a single value
+does not show: the age of the value, how long the meter has been silent, the offset of its clock, whether its clock has
+stopped, and how long a transaction has been running. `StatusTracker.status` returns all of this as a `Status`.
+`troubles` lists what is wrong in a `Status`. A value with another serial number resets the tracker.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ CLOCK_TOLERANCE_S: Final = 5.0
 OLD_AFTER_S: Final = 3.0
 """Age from which a live value is reported as old."""
 CLOCK_STOPPED_AFTER_S: Final = 5.0
-"""Time for which the meter's time must not change, although the meter answers, before that is reported."""
+"""A clock that shows the same time for this long, although the meter answers, is reported as stopped."""
 LONGEST_TEXT: Final = 250
-"""Characters of the meter's text that are shown."""
+"""Number of characters of a text from the meter that are shown."""
 _CLOCK_JUMP: Final = timedelta(seconds=5)
 """A larger change of the clock's offset between two values may mean that the meter lost power in between."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A live value for charts: the loop's time at which it was read, watts, volts, amperes; ``nan`` where missing."""
+    """A live value for charts: the loop's time of the reading, watts, volts and amperes; ``nan`` if missing."""
 
     at_s: float
     power_w: float
@@ -51,9 +51,9 @@ class RunningTransaction:
 
     Attributes:
         since: the host's time at which it was first seen.
-        begin_seen: the live value before had no transaction, so it began at ``since``; otherwise it began earlier.
-        charged_wh: energy imported in it, in Wh, by the meter's own count; where the meter gives none, the growth of
-            the import register since ``since``.
+        begin_seen: whether its begin was seen, at ``since``; if not, it began earlier.
+        charged_wh: energy imported in it, in Wh, by the meter's own count. If the meter gives none, this is the growth
+            of the import register since ``since``.
     """
 
     since: datetime
@@ -63,7 +63,7 @@ class RunningTransaction:
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """Something that is wrong with a meter: a fault, or else a warning."""
+    """Something that is wrong with a meter: a fault or a warning."""
 
     text: str
     is_fault: bool = True
@@ -80,9 +80,9 @@ class Status:
         read_at: the host's time at which it was read.
         age_s: its age in seconds.
         clock_stopped_s: seconds for which the meter's time has not changed although the meter answers.
-        clock_offset: the meter's time minus the host's when the value was read; None where the value has no time.
+        clock_offset: the meter's time minus the host's when the value was read; None if the value has no time.
         problem: why the last request for a live value failed, or "".
-        silent_since: the host's time of the first of the failed requests since the last value, or None.
+        silent_since: the host's time of the first failed request since the last value, or None.
         silent_s: seconds since then.
         gateway: the last answer of GET /gw, or None.
         node_problems: why ``/gw`` or ``/publickey`` gave no usable answer, by node.
@@ -111,9 +111,10 @@ class Change:
     """What a new live value changed.
 
     Attributes:
-        before: the live value before it from the same meter, or None.
-        is_another_meter: the serial number differs from that of the value before.
-        has_gap: requests failed since the value before, or the meter's clock jumped: the meter may have lost power.
+        before: the previous live value of the same meter, or None.
+        is_another_meter: whether the serial number differs from that of the previous value.
+        has_gap: whether requests failed since the previous value, or the meter's clock jumped. In both cases the meter
+            may have lost power.
     """
 
     before: MeterValue | None
@@ -145,7 +146,7 @@ class StatusTracker:
         return self._silent is not None
 
     def on_value(self, value: MeterValue, read_at: datetime) -> Change:
-        """Take a live value that was read at ``read_at``, the host's time."""
+        """Process a live value that was read at ``read_at``, the host's time."""
         before, offset_before = self.value, self._clock_offset
         is_another_meter = before is not None and before.MS != value.MS
         if is_another_meter:
@@ -161,7 +162,7 @@ class StatusTracker:
         return change
 
     def on_failure(self, problem: str, asked: datetime, asked_s: float) -> None:
-        """Take a failed request for a live value.
+        """Process a failed request for a live value.
 
         Args:
             problem: why it failed.
@@ -173,7 +174,7 @@ class StatusTracker:
             self._silent = asked, asked_s
 
     def status(self, address: str) -> Status:
-        """Return the current status, without what live values do not contain: gateway, key and samples."""
+        """Return the current status, without gateway, key and samples, which live values do not contain."""
         now, value = now_s(), self.value
         silent_since, silent_s = self._silent or (None, now)
         return Status(
@@ -209,7 +210,7 @@ class StatusTracker:
 
 
 def is_new_transaction(before: MeterValue, value: MeterValue) -> bool:
-    """Whether the transaction's register fell between two values, which it does only when a new transaction begins."""
+    """Whether the transaction's register fell between two values. It falls only when a new transaction begins."""
     if before.transaction_wh is None or value.transaction_wh is None:
         return False
     return value.transaction_wh < before.transaction_wh
@@ -249,35 +250,35 @@ def _surroundings(status: Status) -> Iterator[Trouble]:
     if status.clock_offset is not None and abs(status.clock_offset.total_seconds()) > CLOCK_TOLERANCE_S:
         yield Trouble(f"its clock is {clock_difference(status.clock_offset)}", is_fault=False)
     if status.gateway is not None and not status.gateway.is_set:
-        yield Trouble("no charge point since it was powered up: nobody has initialised it", is_fault=False)
+        yield Trouble("no charge point since it was powered up: it is not initialised", is_fault=False)
     for _, problem in status.node_problems:
         yield Trouble(problem, is_fault=False)
 
 
 def shown(text: object) -> str:
-    """Return a text of the meter's as it is shown: without control characters, and shortened where it is long."""
+    """Return a text from the meter without control characters, and shortened if it is long."""
     return printable(text, limit=LONGEST_TEXT)
 
 
 def number(value: Decimal | None) -> float:
-    """Return a number as charts need it: ``nan`` where the meter gave none."""
+    """Return a number for charts: ``nan`` if the meter gave none."""
     return nan if value is None else float(value)
 
 
 def measured(value: Decimal | None, unit: str, decimals: int = 1) -> str:
-    """Write a number with its unit; a dash where the meter gave none."""
+    """Format a number with its unit; a dash if the meter gave none."""
     return f"- {unit}" if value is None else f"{value:.{decimals}f} {unit}"
 
 
 def clock_difference(offset: timedelta) -> str:
-    """Write the offset of a meter's clock: ``0.4 s ahead of this host``."""
+    """Format the offset of a meter's clock: ``0.4 s ahead of this host``."""
     seconds = offset.total_seconds()
     size = f"{abs(seconds):.1f} s" if abs(seconds) < 60 else duration(abs(seconds))
     return f"{size} {'ahead of' if seconds > 0 else 'behind'} this host"
 
 
 def duration(seconds: float) -> str:
-    """Write a duration: ``12 s``, ``5 min 03 s``, ``2 h 05 min``, ``3 days``."""
+    """Format a duration: ``12 s``, ``5 min 03 s``, ``2 h 05 min``, ``3 days``."""
     whole = int(seconds)
     if whole < 60:
         return f"{whole} s"

@@ -1,8 +1,8 @@
 """Watches meters beside the program that drives them.
 
-Each meter has its own task, which sends a GET /metervalue every second, a GET /gw every minute and after anything that
-may have been a power cut, and a GET /publickey until there is a readable key. A meter accepts these three at any time,
-also during a transaction. A meter that does not answer is asked again after the time-out.
+Each meter has its own task. The task sends a GET /metervalue every second, a GET /gw every minute and after a possible
+power cut, and a GET /publickey until the key is readable. A meter accepts these three at any time, also during a
+transaction. A meter that does not answer is polled again after the time-out.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ INTERVAL_S: Final = 1.0
 PAUSE_S: Final = 1.0
 """Least time between two requests, so that a meter that serves one connection at a time can serve its driver."""
 TIMEOUT_S: Final = 1.9
-"""Of each request: a meter that does not answer is asked every two seconds. Its driver waits no longer, either."""
+"""Of each request. A silent meter is thus polled every two seconds. The driver's own time-out is no longer."""
 GATEWAY_INTERVAL_S: Final = 60.0
 RETRY_INTERVAL_S: Final = 10.0
 """Of /gw and /publickey while they give no usable answer."""
@@ -37,7 +37,7 @@ REMEMBERED_S: Final = 300.0
 
 
 class WatchedMeter:
-    """One meter that is watched.
+    """One watched meter.
 
     Args:
         host: of the meter; IPv6 without brackets.
@@ -67,8 +67,8 @@ class WatchedMeter:
         """Poll the meter every second.
 
         Args:
-            on_poll: called after each poll, also a failed one.
-            phase: fraction of the second at which it is polled from the second poll on, 0.0 to below 1.0.
+            on_poll: called after each poll, including failed ones.
+            phase: fraction of a second at which the meter is polled, from the second poll on; 0.0 to below 1.0.
             count: number of polls; None polls until cancelled.
         """
         schedule = Schedule(INTERVAL_S, phase)
@@ -84,7 +84,7 @@ class WatchedMeter:
             await asyncio.sleep(max(0.0, schedule.next_s - now_s()))
 
     async def poll(self) -> None:
-        """Ask for a live value once. An error of the meter's goes into the status and is not raised."""
+        """Read a live value once. An error of the meter goes into the status and is not raised."""
         await self._client.pause()
         asked = self._wall()
         asked_s = now_s()
@@ -97,7 +97,7 @@ class WatchedMeter:
         self._on_value(value, asked + (answered - asked) / 2)
 
     def status(self) -> Status:
-        """Return the current status; to be called on the loop."""
+        """Return the current status. Must be called on the event loop."""
         status = self._tracker.status(self.address)
         return replace(
             status,
@@ -131,7 +131,7 @@ class WatchedMeter:
             self._due_s["/publickey"] = now_s() + await self._poll_key()
 
     async def _poll_gateway(self) -> float:
-        """Ask for the charge point; return the seconds until the next time."""
+        """Read the charge point; return the seconds until the next time."""
         try:
             self._gateway = await self._client.gw()
         except MeterError as error:
@@ -141,7 +141,7 @@ class WatchedMeter:
         return GATEWAY_INTERVAL_S
 
     async def _poll_key(self) -> float:
-        """Ask for the key; return the seconds until the next time, where it is not readable."""
+        """Read the key; return the seconds until the next attempt."""
         try:
             ocmf.public_key_der_hex((await self._client.publickey()).PK)
         except MeterError as error:
@@ -157,9 +157,9 @@ class WatchedMeter:
 async def watch(
     meters: Sequence[WatchedMeter], on_poll: Callable[[WatchedMeter], None], *, count: int | None = None
 ) -> None:
-    """Watch meters until cancelled, or until each was polled ``count`` times; none waits for another.
+    """Watch meters until cancelled, or until each was polled ``count`` times.
 
-    Their polls are spread over the second.
+    No meter waits for another. Their polls are spread over the second.
     """
     async with asyncio.TaskGroup() as tasks:
         for index, meter in enumerate(meters):

@@ -1,1 +1,1 @@
-"""Many meters in one process, each behind EVerest's MQTT API: configuration, tasks, log, systemd, metrics."""
+"""Runs many meters in one process behind EVerest's MQTT API: configuration, tasks, log, systemd, metrics."""

@@ -1,6 +1,6 @@
 """The configuration file of ``iem-dcr run``: TOML with ``[mqtt]``, ``[web]`` and a ``[[meter]]`` for each meter.
 
-A file with mistakes is refused with all of them, each a line ``FILE: [table] key is value: expected what``.
+A file with mistakes is refused. The error lists all of them, a line ``FILE: [table] key is value: expected what`` each.
 """
 
 from __future__ import annotations
@@ -27,28 +27,28 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MAX_BYTES: Final = 16 * 1024 * 1024
-"""Largest file that is read; a thousand meters with every setting and comment are 4 MiB."""
+"""Largest file that is read. A thousand meters with every setting and comment take 4 MiB."""
 
 MODULE_ID: Final = "module_id"
 MQTT: tuple[Setting, ...] = (
     Setting("host", "localhost", "Address or host name of the broker"),
-    Setting("port", PORT, f"TCP port of the broker; without it {PORT}, or {PORT_TLS} with TLS", 1, 65535),
+    Setting("port", PORT, f"TCP port of the broker; by default {PORT}, or {PORT_TLS} with TLS", 1, 65535),
     Setting("user", "", "User name at the broker"),
-    Setting("password", "", "Password of that user; better kept in a file of its own, see password_file"),
-    Setting("password_file", "", "File with the password, read anew at every connection"),
+    Setting("password", "", "Password of that user; password_file is safer"),
+    Setting("password_file", "", "File with the password; it is read at every connection"),
     Setting(
         "protocol",
         PROTOCOLS[0],
         "Version of MQTT; with 5 the broker holds requests while this service restarts",
         choices=PROTOCOLS,
     ),
-    Setting("client_id", "", "Name of this client at the broker; without it one is made from the module_ids"),
-    Setting("tls", default=False, description="Encrypt the connection; the files below do so too"),
-    Setting("ca_file", "", "Certificates (PEM) that the broker's is checked against; without it the host's"),
+    Setting("client_id", "", "Client id at the broker; by default it is made from the module_ids"),
+    Setting("tls", default=False, description="Encrypt the connection; each of the files below also turns this on"),
+    Setting("ca_file", "", "CA certificates (PEM) that verify the broker; by default those of the host"),
     Setting("cert_file", "", "Certificate of this client (PEM)"),
     Setting("key_file", "", "Private key of that certificate (PEM, not encrypted), if it is not in cert_file"),
 )
-"""The keys of ``[mqtt]``. Paths are relative to the folder of the configuration file; an empty text counts as none."""
+"""The keys of ``[mqtt]``. Paths are relative to the configuration file's folder. An empty text means not given."""
 
 _TABLES: Final = {"mqtt": "[mqtt]", "web": "[web]", "meter": "[[meter]]"}
 _ANY_TABLE: Final = "[mqtt], [web] or [[meter]]"
@@ -63,7 +63,7 @@ class MeterConfig:
     """One ``[[meter]]``.
 
     Attributes:
-        module_id: of the module `powermeter_API` in EVerest that it is behind; None where it is to be found.
+        module_id: of the meter's module `powermeter_API` in EVerest; None if it is to be discovered.
         settings: of the meter.
     """
 
@@ -82,10 +82,10 @@ class ServiceConfig:
     """A configuration file without mistakes.
 
     Attributes:
-        mqtt: how the broker is reached.
-        meters: at least one; exactly one where a module_id is None.
-        web: how the page is served, or None where it is not.
-        warnings: a line for everything that is allowed but risky.
+        mqtt: connection settings of the broker.
+        meters: at least one; exactly one if a module_id is None.
+        web: settings of the page, or None without a page.
+        warnings: a line for each setting that is allowed but risky.
     """
 
     mqtt: MqttSettings
@@ -107,7 +107,7 @@ class ServiceConfig:
 
     @classmethod
     def load_meters(cls, path: Path) -> tuple[MeterConfig, ...]:
-        """Read and check the ``[[meter]]`` tables alone: the broker and its files may be on another computer.
+        """Read and check only the ``[[meter]]`` tables. The files of ``[mqtt]`` may be on another computer.
 
         Raises:
             ConfigError: with a line for every mistake in them.
@@ -119,7 +119,7 @@ class ServiceConfig:
 
 
 class _File:
-    """A file that is being read. Its methods return what a table says, and collect what is wrong in it."""
+    """A file that is being read. The methods return the content of a table, and collect its mistakes."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -137,7 +137,7 @@ class _File:
                 self._mistake(f"{_name(name)}: stands before any table: expected {_ANY_TABLE} above it")
 
     def refuse_mistakes(self) -> None:
-        """Raise a ConfigError if there are mistakes; what is found twice is one."""
+        """Raise a ConfigError if there are mistakes. A mistake that was found twice is listed once."""
         if self._mistakes:
             raise ConfigError(list(dict.fromkeys(self._mistakes)))
 
@@ -145,7 +145,7 @@ class _File:
         given = self._given("mqtt", MQTT)
         if any(key in given for key in _TLS_FILES):
             given.setdefault("tls", True)
-        # The files are tried one by one as well, so that each is read whatever else is wrong.
+        # Each file is also tried alone, so that mistakes elsewhere do not hide its own.
         password, ca, cert, key = (cast("str | None", given.get(name)) for name in ("password_file", *_TLS_FILES))
         if password:
             self._attempt("[mqtt]", lambda: MqttSettings(user="-", password_file=password).current_password())
@@ -157,7 +157,7 @@ class _File:
         return settings or MqttSettings()
 
     def web(self) -> WebSettings | None:
-        """Return None without a table ``[web]``, and where its ``listen`` is empty."""
+        """Return None if there is no table ``[web]``, or if its ``listen`` is empty."""
         table = self._document.get("web")
         if table is None:
             return None
@@ -187,7 +187,7 @@ class _File:
         return tuple(meters)
 
     def _given(self, name: str, settings: tuple[Setting, ...]) -> dict[str, Value]:
-        """Return the values of a table that are given and of the right type and range."""
+        """Return the given values of a table that have the right type and range."""
         where, table = f"[{name}]", self._document.get(name, {})
         if not isinstance(table, dict):
             self._mistake(f"{where}: expected one table, not {_kind(table)}")
@@ -211,10 +211,10 @@ class _File:
         for key in _SECRETS:
             if key in given and _is_open_to_others(self._path):
                 advice = f"chmod o-r it, or put the {key} into a {key}_file"
-                self._warn(f"{where} {key}: this file can be read by everybody: {advice}")
+                self._warn(f"{where} {key}: all users can read this file: {advice}")
         for key in _SECRET_FILES:
             if key in given and _is_open_to_others(Path(str(given[key]))):
-                self._warn(f"{where} {key}: {printable(given[key])} can be read by everybody: chmod o-r it")
+                self._warn(f"{where} {key}: all users can read {printable(given[key])}: chmod o-r it")
 
     def _settings(self, where: str, table: Mapping[str, object]) -> Settings | None:
         self._check_keys(where, table, _METER_KEYS)
@@ -237,15 +237,15 @@ class _File:
         module_id = table.get(MODULE_ID)
         if MODULE_ID not in table:
             if not is_only:
-                self._mistake(f"{where} {MODULE_ID}: expected one for every meter where there is more than one")
+                self._mistake(f"{where} {MODULE_ID}: expected one for every meter if there is more than one")
         elif not isinstance(module_id, str) or not is_module_id(module_id):
             expected = "expected the id of EVerest's module powermeter_API: a text, not empty, without / + #"
             self._mistake(f"{where} {MODULE_ID} is {shown(module_id)}: {expected}")
         elif labels.setdefault(module_id, where) != where:
-            self._mistake(f"{where} {MODULE_ID}: is that of {labels[module_id]} already: expected another")
+            self._mistake(f"{where} {MODULE_ID}: is already that of {labels[module_id]}: expected another")
 
     def _check_address(self, where: str, table: Mapping[str, object], labels: dict[tuple[str, int], str]) -> None:
-        """Find a meter that is there twice, whatever else is wrong with it."""
+        """Find a meter that is configured twice, even if it has other mistakes."""
         given = {key: table[key] for key in ("ip_address", "port_http") if key in table}
         try:
             meter = MeterConfig(None, Settings.of(given))
@@ -253,11 +253,11 @@ class _File:
             return
         first = labels.setdefault((same_host(meter.settings.ip_address), meter.settings.port_http), where)
         if first != where:
-            what = f"{meter.address} is the meter of {first} already: expected another or another port_http"
+            what = f"{meter.address} is already the meter of {first}: expected another address or port_http"
             self._mistake(f"{where} ip_address: {what}")
 
     def _attempt(self, where: str, make: Callable[[], T]) -> T | None:
-        """Return what is made, or None and collect its mistakes."""
+        """Return the result of ``make``, or collect its mistakes and return None."""
         try:
             return make()
         except ConfigError as error:
@@ -273,7 +273,7 @@ class _File:
 
 
 def same_host(host: str) -> str:
-    """Return an address or a host name in the one way of writing that makes equal ones equal."""
+    """Return the canonical form of an address or host name."""
     try:
         return str(ipaddress.ip_address(host))
     except ValueError:
@@ -300,7 +300,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as error:
         raise refusal(f"not TOML: {printable(error)}") from error
     except (ValueError, RecursionError) as error:
-        raise refusal("not TOML that can be read: a number without end, or tables nested too deep") from error
+        raise refusal("not readable TOML: a number is too long, or tables are nested too deeply") from error
 
 
 def _meter_label(number: int, table: Mapping[str, object]) -> str:
@@ -319,7 +319,7 @@ def _kind(value: object) -> str:
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:
-    """Return the known word that was probably meant, or ""."""
+    """Return the most similar known word, or ""."""
     by_lower = {candidate.lower(): candidate for candidate in known}
     close = difflib.get_close_matches(word[:60].lower(), by_lower, n=1)
     return by_lower[close[0]] if close else ""

@@ -1,4 +1,4 @@
-"""What is counted of one meter for the metrics: plain numbers that cost a few additions a second."""
+"""The counters of one meter for the metrics: plain numbers that cost a few additions a second."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from iem_dcr.powermeter import StationError
 
 BUCKETS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0)
-"""From the answer of a meter on a good network to the time-out of a request; a driver waits 2 s for a live value."""
+"""From a fast answer on a good network to the time-out of a request. A driver waits 2 s for a live value."""
 LIVE_VALUE: Final = "live_value"
 READ: Final = "read"
 WRITE: Final = "write"
@@ -45,11 +45,11 @@ VERDICTS: Final = ("valid", NOT_ACCEPTED, "invalid", "not_checked")
 
 
 class Durations:
-    """How long requests took.
+    """The durations of requests.
 
     Attributes:
-        counts: of each bucket of `BUCKETS_S` and of those that took longer; not cumulative.
-        sum_s: seconds of all.
+        counts: number of requests in each bucket of `BUCKETS_S`, and of longer ones; not cumulative.
+        sum_s: total seconds.
     """
 
     __slots__ = ("counts", "sum_s")
@@ -59,7 +59,7 @@ class Durations:
         self.sum_s = 0.0
 
     def add(self, duration_s: float) -> None:
-        """Count one."""
+        """Count one request."""
         self.counts[bisect_left(BUCKETS_S, duration_s)] += 1
         self.sum_s += duration_s
 
@@ -71,9 +71,9 @@ class Counters:
         durations: of answered requests, refusals included, by kind of request.
         failures: failed requests by reason.
         commands: the station's starts and stops by result.
-        transactions_begun: transactions that were seen to begin in the meter.
-        transactions_ended: transactions that were seen to end in the meter.
-        faults_raised: faults that were raised at the station.
+        transactions_begun: transactions whose begin was seen in the meter.
+        transactions_ended: transactions whose end was seen in the meter.
+        faults_raised: faults raised at the station.
         active_faults: faults that have not been cleared.
         receipts: delivered receipts by verdict.
     """
@@ -88,7 +88,7 @@ class Counters:
         self.receipts = dict.fromkeys(VERDICTS, 0)
 
     def on_request(self, method: str, node: str, duration_s: float, error: MeterError | None) -> None:
-        """Count a request. A 404 of /transaction is an answer: nothing was signed yet, or v2 has it."""
+        """Count a request. A 404 of /transaction counts as an answer: nothing is signed yet, or v2 has the receipt."""
         is_answer = isinstance(error, RefusedError) and error.status == 404 and node == "/transaction"
         if error is not None and not is_answer:
             self.failures[REASONS.get(type(error), OTHER)] += 1
@@ -113,10 +113,10 @@ class Counters:
         self.active_faults.add(fault)
 
     def on_fault_cleared(self, error: StationError) -> None:
-        """Remove a fault from those that are active."""
+        """Remove a fault from the active ones."""
         self.active_faults.discard(_FAULTS.get(error.sub_type, COMMUNICATION))
 
     def on_receipt(self, outcome: Outcome | None, *, accepted: bool) -> None:
-        """Count a delivered receipt; ``accepted`` is False where the transparency software refuses it."""
+        """Count a delivered receipt. ``accepted`` is False if the transparency software refuses it."""
         verdict = "not_checked" if outcome is None else outcome.name.lower()
         self.receipts[verdict if accepted else NOT_ACCEPTED] += 1

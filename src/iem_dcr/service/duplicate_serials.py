@@ -1,12 +1,12 @@
-"""Finds a serial number that answers at two addresses of the configuration: two drivers would fight over one meter.
+"""Finds serial numbers that answer at two addresses of the configuration. Two drivers would fight over such a meter.
 
-It is given the serial numbers that the drivers read. One odd reading proves nothing, and a meter that moves to another
-address shows its serial at both within a moment. So an address has a serial when its newest live value is at most 5 s
-old and it has shown the serial for 10 s without a gap: a meter that moved is no longer at its old address by then. A
+The input are the serial numbers that the drivers read. One odd reading proves nothing, and a meter that moves to
+another address shows its serial at both within a moment. So an address has a serial if its newest live value is at most
+5 s old, and if it has shown the serial for 10 s without a gap. By then a meter that moved has left its old address. A
 serial that two addresses have is a duplicate.
 
-It ends on evidence: one of them shows another serial, or nothing for a minute. A meter that is silent for a while or
-power-cycled is still the same meter at two addresses.
+A duplicate ends on evidence: one of the addresses shows another serial, or nothing for a minute. A meter that is silent
+for a while or power-cycled is still the same meter at two addresses.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class DuplicateSerials:
         self._duplicates: dict[str, frozenset[str]] = {}
 
     def update(self, serials: Mapping[str, str], now_s: float) -> Mapping[str, frozenset[str]]:
-        """Take new readings, and return the addresses of each duplicate serial.
+        """Process new readings, and return the addresses of each duplicate serial.
 
         Args:
             serials: the serial by address, for each live value since the last call.

@@ -10,8 +10,9 @@ class Health:
     """The health of the service at one moment.
 
     Attributes:
-        broker_connected: whether the broker is connected; None where there is no broker.
-        is_ready: requests for every meter are taken from the broker. The state of the meters has no influence.
+        broker_connected: whether the broker is connected; None without a broker.
+        is_ready: whether the service accepts requests for every meter from the broker. The state of the meters has no
+            influence.
     """
 
     broker_connected: bool | None = None

@@ -1,7 +1,7 @@
-"""One meter's live values of the last 24 hours, for charts: coarser with age, and bounded.
+"""One meter's live values of the last 24 hours, for charts. Their resolution falls with age, and memory is bounded.
 
-A slot holds the mean of the values read in it; of the register, the last value. There are slots of two seconds for 30
-minutes and slots of two minutes for 24 hours. A slot takes 20 bytes, a meter 32 kB.
+A slot holds the mean of the values read in it, and the last value of the register. There are slots of two seconds for
+30 minutes and slots of two minutes for 24 hours. A slot takes 20 bytes, a meter 32 kB.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ SPAN_S: Final = 1800.0
 COARSE_STEP_S: Final = 120.0
 COARSE_SPAN_S: Final = 86_400.0
 _DECIMALS: Final = (2, 2, 0, 1)
-"""Decimals of each column that a chart can show."""
+"""Decimal places of each column in a chart."""
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """Values at equal distances, oldest first; None where none was read.
+    """Values at equal intervals, oldest first; None if no value was read.
 
     Attributes:
-        first_s: when the first slot begins, on the clock of `History.add`.
+        first_s: begin of the first slot, on the clock of `History.add`.
         step_s: seconds from one slot to the next.
         voltage_v: volts.
         current_a: amperes.
@@ -44,29 +44,29 @@ class Series:
 
 
 class History:
-    """Remembers one meter's values. All times are seconds of one monotonic clock."""
+    """Stores one meter's values. All times are seconds of one monotonic clock."""
 
     def __init__(self) -> None:
         self.clear()
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove all values."""
         self._fine = _Ring(STEP_S, SPAN_S)
         self._coarse = _Ring(COARSE_STEP_S, COARSE_SPAN_S)
 
     def add(self, at_s: float, value: MeterValue) -> None:
-        """Remember a value that was read at a moment."""
+        """Store a value with the time of its reading."""
         means = [math.nan if number is None else float(number) for number in (value.U2, value.I, value.P)]
         for ring in (self._fine, self._coarse):
             ring.put(at_s, means, float(value.import_wh))
 
     def series(self, now_s: float, span_s: float = SPAN_S) -> Series:
-        """Return the last ``span_s`` seconds: in fine slots if those reach so far back."""
+        """Return the last ``span_s`` seconds, in fine slots if they reach back that far."""
         return (self._fine if span_s <= SPAN_S else self._coarse).series(now_s, span_s)
 
 
 class _Ring:
-    """Slots of one length; a new one takes the place of the oldest."""
+    """Slots of one length. A new slot replaces the oldest one."""
 
     def __init__(self, step_s: float, span_s: float) -> None:
         self._step_s = step_s

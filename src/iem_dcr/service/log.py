@@ -1,7 +1,7 @@
 """The service's log on standard error: one line for each record, as text or as JSON, with the meter's module_id.
 
-Logging never blocks. A record is formatted where it is logged, because only there its meter is known, and a thread of
-its own writes the line. When standard error takes nothing (a full pipe), lines are dropped and counted.
+Logging never blocks. A record is formatted where it is logged, because only there its meter is known. A separate thread
+writes the line. When standard error accepts nothing (a full pipe), lines are dropped and counted.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ if TYPE_CHECKING:
 
 STYLES: Final = ("text", "json")
 MAX_MESSAGE: Final = 4000
-"""Characters of a message that are logged."""
+"""Number of characters of a message that are logged."""
 MAX_TRACEBACK: Final = 16_000
-"""Characters of a traceback that are logged: its end, which has the error."""
+"""Number of characters of a traceback that are logged. These are its end, which contains the error."""
 MAX_WAITING_LINES: Final = 2000
 FLUSH_TIMEOUT_S: Final = 0.5
 NO_METER: Final = "-"
-"""Stands for the module_id in a line of text that is about no meter or about all."""
+"""Replaces the module_id in a line of text that is about no meter or about all meters."""
 
 _PRIORITIES: Final = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
 _PRIORITY_DEBUG: Final = 7
 
 
 class TextFormatter(logging.Formatter):
-    """``2026-03-01T12:00:00.000Z INFO module_id: message``; a traceback follows in the same line.
+    """``2026-03-01T12:00:00.000Z INFO module_id: message``. A traceback follows in the same line.
 
-    For systemd's journal, which knows the time, ``<6>INFO module_id: message`` (sd-daemon(3)).
+    The format for systemd's journal, which adds the time itself, is ``<6>INFO module_id: message`` (sd-daemon(3)).
     """
 
     def __init__(self, *, journal: bool = False) -> None:
@@ -57,7 +57,7 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """A JSON object with time, level, logger, module_id ("" where there is none) and message; exception if any."""
+    """A JSON object with time, level, logger, module_id ("" without a meter), message and, if present, exception."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line of a record."""
@@ -74,11 +74,11 @@ class JsonFormatter(logging.Formatter):
 
 
 class LineHandler(QueueHandler):
-    """Formats records and has their lines written to a stream by a thread.
+    """Formats records. A thread writes their lines to a stream.
 
     Args:
-        stream: standard error; None where the process has none, and nothing is written.
-        formatter: makes the lines.
+        stream: standard error, or None if the process has none; then nothing is written.
+        formatter: formats the lines.
     """
 
     def __init__(self, stream: TextIO | None, formatter: logging.Formatter) -> None:
@@ -91,18 +91,18 @@ class LineHandler(QueueHandler):
         self._writer.start()
 
     def enqueue(self, record: logging.LogRecord) -> None:
-        """Take the line of a record, or drop it when too many lines wait."""
+        """Queue the line of a record, or drop it if too many lines wait."""
         if self._lines.qsize() >= MAX_WAITING_LINES:
             self._dropped += 1
             return
         if self._dropped:
-            text = f"{self._dropped} lines of the log were lost: standard error did not take them"
+            text = f"{self._dropped} lines of the log were lost: standard error did not accept them"
             self._dropped = 0
             self._lines.put(self.prepare(logging.LogRecord(__name__, logging.WARNING, "", 0, text, None, None)))
         self._lines.put(record)
 
     def close(self) -> None:
-        """Wait until all lines are written, for half a second at most."""
+        """Wait until all lines are written, but at most half a second."""
         self._writer.enqueue_sentinel()
         self._writer.done.wait(FLUSH_TIMEOUT_S)
         super().close()
@@ -129,12 +129,12 @@ class _Writer(QueueListener):
 
 @contextlib.contextmanager
 def log_lines(style: str, level: int, environment: Mapping[str, str] = os.environ) -> Iterator[None]:
-    """Write the log of the whole process to standard error as lines, instead of what wrote it before.
+    """Write the log of the whole process to standard error as lines, in place of the previous handlers.
 
     Args:
         style: one of `STYLES`.
-        level: the lowest level of this package that is logged; of other packages it is WARNING.
-        environment: says whether standard error is systemd's journal.
+        level: the lowest level of this package that is logged; for other packages it is WARNING.
+        environment: shows whether standard error is systemd's journal.
     """
     root, ours = logging.getLogger(), logging.getLogger("iem_dcr")
     before = root.handlers[:], root.level, ours.level, logging.raiseExceptions
@@ -143,7 +143,7 @@ def log_lines(style: str, level: int, environment: Mapping[str, str] = os.enviro
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     ours.setLevel(level)
-    logging.raiseExceptions = False  # an error of standard error has nowhere to go
+    logging.raiseExceptions = False  # an error of standard error cannot be reported
     logging.captureWarnings(capture=True)
     try:
         yield
@@ -156,7 +156,7 @@ def log_lines(style: str, level: int, environment: Mapping[str, str] = os.enviro
 
 
 def _is_journal(stream: TextIO | None, environment: Mapping[str, str]) -> bool:
-    """Whether a stream leads to systemd's journal: JOURNAL_STREAM has its device and inode (systemd.exec(5))."""
+    """Whether a stream is systemd's journal. JOURNAL_STREAM contains its device and inode (systemd.exec(5))."""
     if stream is None:
         return False
     try:
@@ -169,7 +169,7 @@ def _is_journal(stream: TextIO | None, environment: Mapping[str, str]) -> bool:
 def _message(record: logging.LogRecord) -> str:
     try:
         message = record.getMessage()
-    except Exception:  # noqa: BLE001  a line whose arguments do not fit still says something
+    except Exception:  # noqa: BLE001  a message whose arguments do not fit is still useful
         message = f"{record.msg} (its arguments do not fit)"
     return _printable(message)
 

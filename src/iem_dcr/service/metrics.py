@@ -1,8 +1,8 @@
-"""The metrics of the service, for Prometheus: every name, what it means, and where its numbers come from.
+"""The metrics of the service for Prometheus: every name, its meaning, and the source of its numbers.
 
-A scrape collects the meters' numbers on the loop, a few meters at a time, and writes the text in a worker thread, so
-that the metrics of a thousand meters delay none of them. Labels are bounded: none holds anything that a meter says, a
-user's id or a transaction's.
+A scrape collects the meters' numbers on the loop, a few meters at a time, and formats the text in a worker thread. So
+the metrics of a thousand meters delay no meter. Labels are bounded: no label contains text from a meter, a user's id or
+a transaction's id.
 """
 
 from __future__ import annotations
@@ -30,35 +30,35 @@ if TYPE_CHECKING:
     from iem_dcr.service.observation import ObservedMeter
 
 UP_AGE_S: Final = 5.0
-"""A meter whose last live value is older is down. A single reading may fail."""
+"""A meter whose last live value is older counts as down. A single reading may fail."""
 METERS_AT_ONCE: Final = 20
-"""After so many meters the loop goes on with other work."""
+"""After this number of meters other tasks of the loop get their turn."""
 
 _GAUGES: Final = (
     ("iem_dcr_meter_up", "1 while the last live value is at most 5 s old, else 0"),
     ("iem_dcr_meter_info", "Always 1; the meter's address is in the label", "address"),
-    ("iem_dcr_value_age_seconds", "Age of the last live value; none before the first"),
+    ("iem_dcr_value_age_seconds", "Age of the last live value; absent before the first"),
     ("iem_dcr_power_watts", "Power (P)"),
     ("iem_dcr_voltage_volts", "DC voltage (U2)"),
     ("iem_dcr_current_amperes", "Current (I)"),
     ("iem_dcr_transaction_active", "1 while a transaction runs in the meter (XT)"),
     ("iem_dcr_clock_difference_seconds", "How far the meter's clock is ahead of the host's"),
-    ("iem_dcr_fault_active", "1 while this fault stands at the station", "fault"),
-    ("iem_dcr_duplicate_serial_active", "1 while the meter's serial answers at another address of the file, too"),
+    ("iem_dcr_fault_active", "1 while this fault is active at the station", "fault"),
+    ("iem_dcr_duplicate_serial_active", "1 while the meter's serial also answers at another address of the file"),
 )
 _COUNTERS: Final = (
     ("iem_dcr_import_watthours", "Import register, in Wh as the meter is approved for"),
-    ("iem_dcr_export_watthours", "Export register; none where the meter has none"),
+    ("iem_dcr_export_watthours", "Export register; absent if the meter has none"),
     ("iem_dcr_faults", "Faults that were raised at the station", "fault"),
     ("iem_dcr_transactions_begun", "Transactions that were seen to begin in the meter"),
     ("iem_dcr_transactions_ended", "Transactions that were seen to end in the meter"),
-    ("iem_dcr_commands", "The station's starts and stops, by what they were answered", "command", "result"),
-    ("iem_dcr_receipts", "Receipts that were handed over, each once, by what their check said", "verdict"),
-    ("iem_dcr_held_registers", "How often a register that fell was published at its value before"),
-    ("iem_dcr_frozen_values", "Live values that were not published because nothing in them moved"),
-    ("iem_dcr_requests_failed", "Requests to the meter that failed, by why", "reason"),
+    ("iem_dcr_commands", "The station's starts and stops, by result", "command", "result"),
+    ("iem_dcr_receipts", "Delivered receipts, each counted once, by verdict", "verdict"),
+    ("iem_dcr_held_registers", "How often a register fell and its previous value was published"),
+    ("iem_dcr_frozen_values", "Live values that were not published because nothing in them changed"),
+    ("iem_dcr_requests_failed", "Failed requests to the meter, by reason", "reason"),
 )
-"""Of every meter: name (without the suffix ``_total`` of a counter), meaning, labels beside module_id."""
+"""For every meter: name (without the suffix ``_total`` of a counter), meaning, labels beside module_id."""
 
 
 class Metrics:
@@ -66,7 +66,7 @@ class Metrics:
 
     Args:
         meters: of the process.
-        health: tells the health of the service.
+        health: returns the health of the service.
     """
 
     def __init__(self, meters: Sequence[ObservedMeter], health: Callable[[], Health]) -> None:
@@ -75,7 +75,7 @@ class Metrics:
         self._one_at_a_time = asyncio.Lock()
 
     async def text(self, accept: str) -> tuple[bytes, str]:
-        """Return the metrics in UTF-8 and their Content-Type, in the format that the header Accept asks for."""
+        """Return the metrics in UTF-8 and their Content-Type, in the format that the header Accept requests."""
         async with self._one_at_a_time:
             scrape = _Scrape(self._health())
             for number, meter in enumerate(self._meters, 1):
@@ -90,14 +90,14 @@ class Metrics:
 
 
 class _Scrape(Collector):
-    """The metrics of one scrape, filled one meter after the other."""
+    """The metrics of one scrape, filled meter by meter."""
 
     def __init__(self, health: Health) -> None:
         version = {"version": __version__, "python": platform.python_version()}
         self._build = InfoMetricFamily("iem_dcr_build", "Version of iem-dcr and of Python", value=version)
         self._broker = GaugeMetricFamily(
             "iem_dcr_broker_connected",
-            "1 while the service is connected to the broker; none where there is none",
+            "1 while the service is connected to the broker; absent without a broker",
             value=health.broker_connected,
         )
         self._families: dict[str, GaugeMetricFamily | CounterMetricFamily] = {}
@@ -107,16 +107,16 @@ class _Scrape(Collector):
             self._families[name] = CounterMetricFamily(name, text, labels=("module_id", *labels))
         self._durations = HistogramMetricFamily(
             "iem_dcr_request_duration_seconds",
-            "How long requests to the meter took that were answered",
+            "Duration of answered requests to the meter",
             labels=("module_id", "request"),
         )
 
     def collect(self) -> Iterator[Metric]:
-        """Yield every metric; called by the registry."""
+        """Yield every metric. The registry calls this."""
         yield from (self._build, self._broker, *self._families.values(), self._durations)
 
     def add(self, meter: ObservedMeter) -> None:
-        """Add the numbers of a meter; to be called on the loop."""
+        """Add the numbers of a meter. Must be called on the loop."""
         status, counters = meter.status(), meter.counters
 
         def put(name: str, number: Decimal | float | None, *labels: str) -> None:

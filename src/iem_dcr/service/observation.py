@@ -1,6 +1,6 @@
-"""What the page and the metrics know of a meter: what its driver reads anyway.
+"""What the page and the metrics know about a meter. All of it is what the driver reads anyway.
 
-Nothing here sends a request to a meter. Without a page there are no such objects.
+Nothing here sends requests to a meter. Without a page these objects do not exist.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ MAX_RECEIPTS: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class ObservedError:
-    """An error that was raised at the station; its times are the host's, ``cleared`` is None while it is active."""
+    """An error raised at the station. Its times are the host's; ``cleared`` is None while it is active."""
 
     error: StationError
     raised: datetime
@@ -45,7 +45,7 @@ class ObservedError:
 
 @dataclass(frozen=True, slots=True)
 class ObservedReceipt:
-    """A receipt: its number in this process, the host's time at which it came first, and what is known of it."""
+    """A receipt: its number in this process, the host's time of its first delivery, and the receipt itself."""
 
     number: int
     came: datetime
@@ -53,11 +53,11 @@ class ObservedReceipt:
 
 
 class JournalFile(Protocol):
-    """A journal, of which only the file matters here."""
+    """The part of a journal that is used here: its file."""
 
     @property
     def path(self) -> Path | None:
-        """The file; None before it is open."""
+        """The file, or None before it is open."""
 
 
 class ObservedMeter:
@@ -65,21 +65,21 @@ class ObservedMeter:
 
     Args:
         settings: of the meter.
-        module_id: of EVerest's module; None where it is still to be found.
+        module_id: of EVerest's module; None until it is discovered.
         address: of the meter, ``host:port``.
         wall: the host's clock, aware.
 
     Attributes:
-        settings: as given.
-        module_id: as given, or as found.
-        address: as given.
+        settings: the argument.
+        module_id: the argument, or the discovered one.
+        address: the argument.
         now: the host's clock.
         history: its live values of the last 24 hours.
-        counters: what is counted of it.
+        counters: its counters.
         errors: the latest errors raised at the station, newest last.
         receipts: the latest receipts, newest last.
-        receipts_version: changes whenever a receipt comes or more is known of one.
-        is_duplicate: another address of the configuration answers with the same serial number.
+        receipts_version: changes whenever a receipt comes or changes.
+        is_duplicate: whether another address of the configuration answers with the same serial number.
     """
 
     def __init__(
@@ -108,14 +108,14 @@ class ObservedMeter:
     def attach(
         self, driver: MeterDriver | None, module_id: str | None = None, journal: JournalFile | None = None
     ) -> None:
-        """Set the driver, the module_id once it is known, and the journal of the receipts."""
+        """Set the driver, the module_id when it is known, and the journal of the receipts."""
         self._driver = driver
         self._journal = journal
         self.module_id = module_id or self.module_id
 
     @property
     def name(self) -> str:
-        """The module_id, or the address while that is not known."""
+        """The module_id, or the address while the module_id is not known."""
         return self.module_id or self.address
 
     @property
@@ -130,37 +130,37 @@ class ObservedMeter:
 
     @property
     def held_registers(self) -> int:
-        """How often a register that fell was published at its value before."""
+        """How often a register fell and its previous value was published."""
         return 0 if self._driver is None else self._driver.held_registers
 
     @property
     def frozen_values(self) -> int:
-        """How many live values were not published because nothing in them moved."""
+        """How many live values were not published because nothing in them changed."""
         return 0 if self._driver is None else self._driver.frozen_values
 
     @property
     def journal_path(self) -> Path | None:
-        """The file of the journal; None while none is open."""
+        """The file of the journal, or None while none is open."""
         return None if self._journal is None else self._journal.path
 
     @property
     def request(self) -> TransactionReq | None:
-        """The station's request for the transaction whose receipt is still to come, or None."""
+        """The station's request for the transaction whose receipt is still awaited, or None."""
         return None if self._driver is None else self._driver.request
 
     def status(self) -> Status:
-        """Return the status of the meter now; to be called on the loop."""
+        """Return the current status of the meter. Must be called on the loop."""
         gateway = None if self._driver is None else self._driver.gateway
         return replace(self._tracker.status(self.address), gateway=gateway)
 
     def troubles(self) -> Iterator[Trouble]:
-        """Yield the active errors that the live values do not show."""
+        """Yield the active errors that are not visible in the live values."""
         for seen in self.errors:
             if seen.cleared is None and seen.error.sub_type == WRONG_SERIAL:
                 yield Trouble(seen.error.message)
 
     async def changed(self, within_s: float) -> None:
-        """Wait until something is new, for so long at most."""
+        """Wait until something has changed, but at most this time."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within_s):
                 await self._news.wait()
@@ -172,7 +172,7 @@ class ObservedMeter:
     # --- the driver's observer ---
 
     def value_read(self, value: MeterValue, read_at: datetime) -> None:
-        """Take a live value."""
+        """Process a live value."""
         change = self._tracker.on_value(value, read_at.astimezone())
         if change.is_another_meter:
             self.history.clear()
@@ -183,18 +183,18 @@ class ObservedMeter:
         self._notify()
 
     def reading_failed(self, problem: str) -> None:
-        """Take why there was no live value."""
+        """Process the reason why there was no live value."""
         self._tracker.on_failure(problem, self.now(), now_s())
         self._notify()
 
     def error_raised(self, error: StationError) -> None:
-        """Remember an error."""
+        """Store an error."""
         self.counters.on_fault_raised(error)
         self.errors.append(ObservedError(error, self.now()))
         self._notify()
 
     def error_cleared(self, error: StationError) -> None:
-        """Remember that an error is over."""
+        """Mark an error as cleared."""
         self.counters.on_fault_cleared(error)
         for index, seen in enumerate(self.errors):
             if seen.cleared is None and (seen.error.type, seen.error.sub_type) == (error.type, error.sub_type):
@@ -216,7 +216,7 @@ class ObservedMeter:
     # --- a sink of receipts ---
 
     async def keep(self, kept: KeptReceipt) -> None:
-        """Remember a receipt. One that comes again keeps its number, and is counted when it is first delivered."""
+        """Store a receipt. A repeated receipt keeps its number. A receipt is counted when it is first delivered."""
         is_delivered = not kept.found
         for index, seen in enumerate(self.receipts):
             if seen.kept.receipt.text == kept.receipt.text:

@@ -1,6 +1,6 @@
-"""The service: the connection to the broker and every meter, each a task of its own that is restarted when it fails.
+"""The service: the broker connection and every meter run in their own task, which is restarted when it fails.
 
-No task depends on another meter's, and neither a dead meter nor a lost broker ends the process.
+No meter's task depends on another meter's. Neither a dead meter nor a lost broker ends the process.
 """
 
 from __future__ import annotations
@@ -39,32 +39,32 @@ _log = logging.getLogger(__name__)
 MIN_PAUSE_S = 1.0
 MAX_PAUSE_S = 30.0
 HEALTHY_AFTER_S = 60.0
-"""A task that ran for so long before it failed is restarted after the shortest pause."""
+"""A task that ran at least this long before it failed is restarted after the shortest pause."""
 BEGIN_PERIOD_S = 0.005
-"""CPU time to set up a meter that answers. Of a thousand that begin at once, all would be late and time out."""
+"""CPU time to set up a meter that answers. If a thousand meters began at once, all would time out."""
 STATUS_PERIOD_S = 1.0
 SERIALS_PERIOD_S = 2.0
 METERS_TIMEOUT_S = 2.5
-"""How long the meters' tasks may take to answer what waits and to have the answers delivered."""
+"""Time for the meters' tasks to answer waiting requests and to deliver the answers."""
 DISCONNECT_TIMEOUT_S = 0.5
 END_TIMEOUT_S = 1.0
 JOURNAL_TIMEOUT_S = 1.0
 
 DISCOVERY_TIMEOUT_S = 1.0
 DISCOVERY_PERIOD_S = 3.0
-"""EVerest's modules start one by one: the only API has to be the only one again after this time."""
+"""EVerest's modules start one by one, so the only API must still be the only one after this time."""
 AMBIGUOUS_PERIOD_S = 11.0
-"""How often EVerest is asked while it offers several."""
+"""Period of the queries while EVerest offers several APIs."""
 
 
 class Connection(Bus, Protocol):
-    """A bus that has to be run, as `everest_api.mqtt.MqttConnection` has."""
+    """A bus with a task of its own, such as `everest_api.mqtt.MqttConnection`."""
 
     async def run(self) -> None:
-        """Be connected until closed or cancelled."""
+        """Stay connected until closed or cancelled."""
 
     async def close(self, within_s: float) -> None:
-        """Send what waits, for so long at most, and make `run` end."""
+        """Send waiting messages for at most this time, and make `run` end."""
 
 
 class Service:
@@ -72,12 +72,12 @@ class Service:
 
     Args:
         config: the configuration.
-        notifier: tells systemd.
-        broker: the connection; made from the configuration if None.
+        notifier: sends messages to systemd.
+        broker: the connection; if None, it is made from the configuration.
         journals: opens the meters' journals; if None, ``auto`` means no journal.
 
     Attributes:
-        page: the server of the page, or None without one.
+        page: the server of the page, or None without a page.
     """
 
     def __init__(
@@ -119,12 +119,12 @@ class Service:
         return Health(self._broker.connected, is_ready)
 
     def stop(self) -> None:
-        """Make `run` end in good order; to be called on its loop."""
+        """Make `run` end in good order. Must be called on its loop."""
         self._stopping.set()
 
     async def run(self) -> None:
-        """Serve until stopped, then answer what waits and leave the broker. Transactions in the meters go on."""
-        # The meters come first: they have subscribed when the broker delivers what it held for this client.
+        """Serve until stopped, then answer waiting requests and disconnect. Transactions in the meters continue."""
+        # The meters start first, so that they have subscribed when the broker delivers the messages it held.
         meters = [self._start("the meter's task", meter.run) for meter in self._meters]
         others = [
             self._start("the broker's task", self._broker.run),
@@ -151,7 +151,7 @@ class Service:
             self._notifier.close()
 
     def _page(self, settings: WebSettings) -> WebServer:
-        # Imported here: without a page its server would only take memory.
+        # Imported here to save memory without a page.
         from iem_dcr.web.server import WebServer  # noqa: PLC0415
 
         observed = [meter.observed for meter in self._meters if meter.observed is not None]
@@ -164,7 +164,7 @@ class Service:
         return asyncio.create_task(self._supervise(what, work))
 
     async def _supervise(self, what: str, work: Callable[[], Awaitable[None]]) -> None:
-        """Do work that never ends, and again when it does: after 1, 2, 4 … 30 s, after 1 s if it lasted a minute."""
+        """Run work that should never end. Restart it after 1, 2, 4 … 30 s, or after 1 s if it had run for a minute."""
         pause_s, logged = MIN_PAUSE_S, ""
         while True:
             began_s = now_s()
@@ -176,7 +176,7 @@ class Service:
                 if task is not None and task.cancelling():
                     raise
                 error = cancelled
-            except Exception as failed:  # noqa: BLE001  one meter's trouble must never be another's
+            except Exception as failed:  # noqa: BLE001  a failure of one meter must not affect another
                 error = failed
             if self._stopping.is_set():
                 if error is not None:
@@ -187,13 +187,13 @@ class Service:
             trouble = "it ended" if error is None else f"{type(error).__name__}: {printable(error)}"
             # The traceback of a failure that repeats is logged once.
             traceback = error if trouble != logged else None
-            _log.error("%s failed and is started again in %.0f s: %s", what, pause_s, trouble, exc_info=traceback)
+            _log.error("%s failed and is restarted in %.0f s: %s", what, pause_s, trouble, exc_info=traceback)
             logged = trouble
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, MAX_PAUSE_S)
 
     async def _report_status(self) -> NoReturn:
-        """Tell systemd that the service is ready, and its status whenever that changes."""
+        """Tell systemd that the service is ready, and send its status whenever it changes."""
         is_ready, reported = False, ""
         while True:
             is_ready = is_ready or self._notifier.ready()
@@ -203,13 +203,13 @@ class Service:
             await asyncio.sleep(STATUS_PERIOD_S)
 
     async def _feed_watchdog(self) -> None:
-        """Show the watchdog that the loop turns; nothing else may do so."""
+        """Feed the watchdog as long as the loop runs. Nothing else may feed it."""
         while self._notifier.watchdog_period_s is not None:
             self._notifier.alive()
             await asyncio.sleep(self._notifier.watchdog_period_s)
 
     async def _compare_serials(self) -> NoReturn:
-        """Log when a serial answers at two addresses, and when that is over. No driver waits for it."""
+        """Log when a serial answers at two addresses, and when it no longer does. No driver waits for this."""
         duplicates, log = DuplicateSerials(), RateLimitedLog(_log, now_s)
         before: dict[str, MeterValue] = {}
         logged: set[str] = set()
@@ -220,11 +220,11 @@ class Service:
             for serial in found.keys() - logged:
                 what = (
                     "the meter with serial %s answers at %s: the drivers of these addresses end each other's"
-                    " transactions. Give each [[meter]] the address of its own meter, or take one out of the file"
+                    " transactions. Give each [[meter]] the address of its own meter, or remove one from the file"
                 )
                 log.log(logging.ERROR, what, printable(serial), " and ".join(sorted(found[serial])))
             for serial in logged - found.keys():
-                log.info("the meter with serial %s answers at one address only again", printable(serial))
+                log.info("the meter with serial %s answers at only one address again", printable(serial))
             logged = {*found}
             doubled = {address for addresses in found.values() for address in addresses}
             for meter in self._meters:
@@ -234,7 +234,7 @@ class Service:
 
 
 class _Meter:
-    """One configured meter, and its API as soon as its module_id is known."""
+    """One configured meter, with its API as soon as the module_id is known."""
 
     def __init__(
         self,
@@ -258,7 +258,7 @@ class _Meter:
         return None if self.api is None else self.api.driver.value
 
     async def run(self) -> None:
-        """Drive the meter until cancelled. A second run has the same API, with the replies that it remembers."""
+        """Drive the meter until cancelled. A restart keeps the API and its stored replies."""
         if self.api is None:
             module_id = self._config.module_id or await find_module_id(self._bus)
             METER.set(module_id)
@@ -277,22 +277,22 @@ class _Meter:
         await self.api.run()
 
     async def close(self) -> None:
-        """Give the journal time to write what waits."""
+        """Give the journal time to write waiting entries."""
         if self._journal is not None:
             await self._journal.close(JOURNAL_TIMEOUT_S)
 
 
 def identity(config: ServiceConfig) -> str:
-    """Return the client id at the broker: the same after a restart, different for a service of other meters.
+    """Return the client id at the broker. It is the same after a restart, and differs for a service of other meters.
 
-    A meter without a module_id counts with its address.
+    A meter without a module_id is identified by its address.
     """
     names = sorted(meter.module_id or meter.address for meter in config.meters)
     return "iem-dcr-" + hashlib.sha256("\n".join(names).encode()).hexdigest()[:12]
 
 
 async def find_module_id(bus: Bus) -> str:
-    """Ask EVerest until it offers exactly one powermeter API, twice in a row, and return its module_id."""
+    """Query EVerest until it offers exactly one powermeter API twice in a row, and return its module_id."""
     before: tuple[str, ...] = ()
     logged = ""
     while True:
@@ -322,9 +322,9 @@ async def _connected(bus: Bus) -> None:
 
 
 async def _end(tasks: Sequence[asyncio.Task[None]], within_s: float) -> None:
-    """Cancel tasks and wait until they end, for so long at most."""
+    """Cancel tasks and wait until they end, but at most this time."""
     for task in tasks:
         task.cancel()
     _, late = await asyncio.wait(tasks, timeout=within_s)
     if late:
-        _log.warning("%d tasks did not end within %.0f s and are left", len(late), within_s)
+        _log.warning("%d tasks did not end within %.0f s and are abandoned", len(late), within_s)

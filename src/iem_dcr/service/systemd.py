@@ -1,4 +1,4 @@
-"""What systemd is told by sd_notify(3): that the service is ready, its status, and that it is alive.
+"""Tells systemd by sd_notify(3) that the service is ready and alive, and its status.
 
 Without NOTIFY_SOCKET in the environment nothing is sent, and nothing fails.
 """
@@ -24,7 +24,7 @@ class Notifier:
     """Sends messages to systemd. No method raises or blocks.
 
     Attributes:
-        watchdog_period_s: how often `alive` has to be called, half of what systemd allows; None without a watchdog.
+        watchdog_period_s: period for calls of `alive`, half of what systemd allows; None without a watchdog.
     """
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
@@ -38,11 +38,11 @@ class Notifier:
             self._socket.setblocking(False)  # noqa: FBT003  the signature is socket's
 
     def ready(self) -> bool:
-        """Say that the service has started. Returns whether systemd was told, as the other methods do."""
+        """Report that the service has started. Like the other methods, returns whether the message was sent."""
         return self._send("READY=1")
 
     def stopping(self) -> bool:
-        """Say that the service is about to end."""
+        """Report that the service is about to end."""
         return self._send("STOPPING=1")
 
     def alive(self) -> bool:
@@ -54,7 +54,7 @@ class Notifier:
         return self._send(f"STATUS={printable(text, limit=400)}")
 
     def close(self) -> None:
-        """Send nothing more."""
+        """Close the socket; nothing more is sent."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
@@ -68,25 +68,25 @@ class Notifier:
             level = logging.DEBUG if self._failing else logging.WARNING
             self._failing = True
             name = message.partition("=")[0]
-            _log.log(level, "systemd was not told %s: %s", name, printable(error.strerror or error))
+            _log.log(level, "%s was not sent to systemd: %s", name, printable(error.strerror or error))
             return False
         self._failing = False
         return True
 
 
 def _address(path: str) -> str:
-    """Return the address of systemd's socket, where ``@`` stands for an abstract one; "" if it is not a local one."""
+    """Return the address of systemd's socket; a leading ``@`` means an abstract one. Return "" if it is not local."""
     if path.startswith("@") and len(path) > 1:
         return "\0" + path[1:]
     if path.startswith("/"):
         return path
     if path:
-        _log.warning("NOTIFY_SOCKET is %s, which is no local socket: systemd is told nothing", printable(path))
+        _log.warning("NOTIFY_SOCKET is %s, which is not a local socket: nothing is sent to systemd", printable(path))
     return ""
 
 
 def _watchdog_period_s(environment: Mapping[str, str]) -> float | None:
-    """Return half the watchdog's time in seconds; None without one, or where it watches another process."""
+    """Return half the watchdog's time in seconds; None without a watchdog, or if it watches another process."""
     if environment.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return None
     text = environment.get("WATCHDOG_USEC", "")

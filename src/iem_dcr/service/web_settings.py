@@ -1,4 +1,4 @@
-"""How the page is served: the keys of ``[web]`` and their checks."""
+"""The settings of the page: the keys of ``[web]`` and their checks."""
 
 from __future__ import annotations
 
@@ -18,31 +18,29 @@ MIN_TOKEN: Final = 16
 MAX_TOKEN: Final = 256
 
 WEB: tuple[Setting, ...] = (
-    Setting(
-        "listen", LISTEN, "IP address and port of the bring-up page; any other address than a loopback needs a token"
-    ),
-    Setting("token", "", "What a browser has to give; better kept in a file of its own, see token_file"),
+    Setting("listen", LISTEN, "IP address and port of the bring-up page; an address other than loopback needs a token"),
+    Setting("token", "", "Token that a browser must give; token_file is safer"),
     Setting("token_file", "", "File with the token, read when the service starts"),
     Setting(
         "names",
         "",
-        "Host names that the page may be asked for under, beside localhost and IP addresses; commas between them",
+        "Host names of the page beside localhost and IP addresses, separated by commas",
     ),
 )
-"""The keys of ``[web]``. Paths are relative to the folder of the configuration file; an empty text counts as none."""
+"""The keys of ``[web]``. Paths are relative to the configuration file's folder. An empty text means not given."""
 
 _TOKEN: Final = f"{MIN_TOKEN} to {MAX_TOKEN} ASCII letters, digits and signs without spaces (openssl rand -hex 16)"
 
 
 @dataclass(frozen=True, slots=True)
 class WebSettings:
-    """Where the page is served, and to whom.
+    """The address of the page, and who may see it.
 
     Attributes:
-        listen: ``address:port``, an IPv6 address in brackets; port 0 takes any that is free.
-        token: what a browser has to give, or None.
+        listen: ``address:port``, with an IPv6 address in brackets; port 0 means any free port.
+        token: the token that a browser must give, or None.
         token_file: file with the token, or None.
-        names: host names that the page may be asked for under, separated by commas.
+        names: host names of the page, separated by commas.
 
     Raises:
         ConfigError: with a line for every mistake, ``key is value: expected what``.
@@ -59,34 +57,34 @@ class WebSettings:
 
     @property
     def host(self) -> str:
-        """IP address it listens at."""
+        """IP address of the page's server."""
         return _split(self.listen)[0]
 
     @property
     def port(self) -> int:
-        """TCP port it listens at, 0 for any that is free."""
+        """TCP port of the page's server, or 0 for any free port."""
         return _split(self.listen)[1]
 
     @property
     def is_loopback(self) -> bool:
-        """Whether only this computer can reach it."""
+        """Whether only this computer can reach the page."""
         return ipaddress.ip_address(self.host).is_loopback
 
     @property
     def needs_token(self) -> bool:
-        """Whether a browser has to give a token."""
+        """Whether a browser must give a token."""
         return self.token is not None or self.token_file is not None
 
     @property
     def host_names(self) -> frozenset[str]:
-        """The names, in lower case."""
+        """The host names, in lower case."""
         return frozenset(name.strip().rstrip(".").lower() for name in self.names.split(",") if name.strip())
 
     def read_token(self) -> str | None:
-        """Return the token, or None where none is needed; reads ``token_file``.
+        """Return the token, reading ``token_file``; None if no token is needed.
 
         Raises:
-            ConfigError: the file cannot be read, or holds no token.
+            ConfigError: the file cannot be read, or contains no token.
         """
         if self.token_file is None:
             return self.token
@@ -106,7 +104,7 @@ class WebSettings:
             yield f"listen is {shown(self.listen)}: expected an IP address and a port, like {LISTEN} or [::1]:8080"
             return
         if not self.is_loopback and not self.needs_token:
-            expected = "a loopback address, or a token or token_file beside one that others can reach"
+            expected = "a loopback address, or a token or token_file"
             yield f"listen is {shown(self.listen)}: expected {expected}"
 
     def _token_problems(self) -> Iterator[str]:
@@ -119,7 +117,7 @@ class WebSettings:
 
     def _names_problems(self) -> Iterator[str]:
         if not all(is_host(name) and ":" not in name and name.isascii() for name in self.host_names):
-            yield f"names is {shown(self.names)}: expected host names without ports, and commas between them"
+            yield f"names is {shown(self.names)}: expected host names without ports, separated by commas"
 
 
 def _is_token(text: str) -> bool:
@@ -130,7 +128,7 @@ def _split(listen: str) -> tuple[str, int]:
     """Return address and port of ``address:port``.
 
     Raises:
-        ValueError: it is not of this form.
+        ValueError: the text does not have this form.
     """
     host, _, port = listen.rpartition(":")
     if host == "localhost":

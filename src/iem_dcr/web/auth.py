@@ -1,7 +1,8 @@
-"""Who may see the page: whoever gives the token, once in a form or with every request.
+"""Access to the page: a client must give the token, once in a form or with every request.
 
-A browser that gave it gets a cookie: its end, signed with the token, so that it outlives a restart of the service and
-ends with the token. Guesses are counted by address, and after a few of them an address has to wait.
+A browser that gave the token gets a cookie. The cookie contains its expiry time, signed with the token. So it survives
+a restart of the service, and becomes invalid when the token changes. Wrong tokens are counted by address. After a few
+of them the address must wait.
 """
 
 from __future__ import annotations
@@ -20,25 +21,25 @@ if TYPE_CHECKING:
 
 SESSION_S: Final = 12 * 3600
 MAX_FAILURES: Final = 5
-"""So many wrong tokens of one address are answered; then one more every `FORGIVEN_EVERY_S`."""
+"""Number of wrong tokens that one address may give; then one more every `FORGIVEN_EVERY_S`."""
 FORGIVEN_EVERY_S: Final = 10.0
 MAX_ADDRESSES: Final = 256
-"""Of so many addresses failures are remembered."""
+"""Largest number of addresses whose failures are stored."""
 _MAX_TEXT: Final = 1024
 _IPV6_PREFIX: Final = 64
-"""One host may have that much of IPv6 to itself."""
+"""Length of the IPv6 prefix that one host may have to itself."""
 
 
 class Auth:
     """Checks tokens and cookies.
 
     Args:
-        token: what has to be given, or None where everybody may see the page.
+        token: the token, or None if everyone may see the page.
         now_s: a monotonic clock, seconds.
-        wall_s: seconds since 1970, for the end of a cookie.
+        wall_s: seconds since 1970, for the expiry of a cookie.
 
     Attributes:
-        cookie: name of the cookie; depends on the token, for pages at different ports of one host share their cookies.
+        cookie: name of the cookie. It depends on the token, because the ports of one host share their cookies.
     """
 
     def __init__(self, token: str | None, now_s: Callable[[], float], wall_s: Callable[[], float] = time.time) -> None:
@@ -51,7 +52,7 @@ class Auth:
         self.cookie = "iem_dcr_" + hashlib.sha256(b"iem-dcr page, name of the cookie\0" + key).hexdigest()[:12]
 
     def may_see(self, request: web.Request) -> bool:
-        """Tell whether a request may see the page: by its cookie or its Authorization."""
+        """Return whether a request may see the page, by its cookie or its Authorization header."""
         if self._token is None or self.is_session(request.cookies.get(self.cookie, "")):
             return True
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")
@@ -61,15 +62,15 @@ class Auth:
         return self.is_token(given.strip(), address)
 
     def wait_s(self, address: str) -> float:
-        """Return for how many seconds nothing more is taken from an address that gave wrong tokens."""
+        """Return the number of seconds for which an address that gave wrong tokens must wait."""
         excess = self._failures_of(_network(address)) - (MAX_FAILURES - 1)
         return excess * FORGIVEN_EVERY_S if excess > 0 else 0.0
 
     def is_token(self, given: str, address: str) -> bool:
-        """Check a token that came from an address; a wrong one is counted."""
+        """Check a token that came from an address, and count a wrong one."""
         if self._token is None:
             return True
-        # Digests are of one length, so the time that this takes tells nothing of the token's.
+        # Digests have one length, so the time of the comparison does not reveal the token's length.
         if hmac.compare_digest(_digest(given[:_MAX_TEXT]), _digest(self._token)):
             return True
         network = _network(address)
@@ -90,14 +91,14 @@ class Auth:
         if not (ends.isascii() and ends.isdigit()) or len(ends) > 12:
             return False
         is_signed = hmac.compare_digest(self._signed(ends).encode(), signature.encode("utf-8", "replace"))
-        # An end that is too far off was written by a clock that was wrong.
+        # An expiry time too far in the future was written with a wrong clock.
         return is_signed and self._wall_s() < int(ends) <= self._wall_s() + 2 * SESSION_S
 
     def _signed(self, text: str) -> str:
         return hmac.new(self._key, text.encode(), hashlib.sha256).hexdigest()
 
     def _failures_of(self, network: str) -> float:
-        """Return how many failures are not forgiven yet."""
+        """Return the number of failures that are not forgiven yet."""
         count, since_s = self._failures.get(network, (0.0, 0.0))
         return max(0.0, count - (self._now_s() - since_s) / FORGIVEN_EVERY_S)
 
@@ -107,7 +108,7 @@ def _digest(text: str) -> bytes:
 
 
 def _network(address: str) -> str:
-    """Return what failures are counted by: the address, or with IPv6 its network."""
+    """Return the key by which failures are counted: the address, or its network for IPv6."""
     try:
         ip = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

@@ -1,4 +1,4 @@
-"""Numbers, times and codes as the page writes them; the templates use these functions as filters."""
+"""Formats numbers, times and codes for the page. The templates use these functions as filters."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from iem_dcr.meter_time import MeterTime
 
 NOTHING: Final = "—"
-"""Stands where there is no value."""
+"""Shown if there is no value."""
 
 _STATUS: Final = {
     "N": "not present",
@@ -34,9 +34,9 @@ _STATUS: Final = {
 _FLAGS: Final = {"E": "energy is not reliable", "t": "the time is not reliable"}
 """OCMF's EF."""
 _SYNC: Final = {"U": "unknown", "I": "informative", "S": "synchronised", "R": "relative"}
-"""OCMF's flag behind a time."""
+"""OCMF's flag after a time."""
 _ENDS: Final = {"L": ", ended locally", "R": ", ended remotely", "A": ", aborted", "P": ", ended by a power failure"}
-"""OCMF's TX of a last reading that is no ordinary end."""
+"""OCMF's TX of a last reading, unless it is an ordinary end."""
 _OUTCOMES: Final = {
     Outcome.VALID: ("valid", "ok"),
     Outcome.INVALID: ("not valid", "fault"),
@@ -46,63 +46,63 @@ _OUTCOMES: Final = {
 
 
 def signature(outcome: Outcome | None, *, accepted: bool) -> tuple[str, str]:
-    """Say what the check of a signature gave, and how it looks: a valid receipt may still not be accepted."""
+    """Return the result of a signature check and its kind. A valid receipt may still be refused."""
     is_refused = outcome is Outcome.VALID and not accepted
     return ("valid, not accepted", "fault") if is_refused else _OUTCOMES[outcome]
 
 
 def kw(power_w: Decimal | None) -> str:
-    """Write a power given in W, in kW: ``47.75``."""
+    """Format a power given in W, in kW: ``47.75``."""
     return NOTHING if power_w is None else f"{power_w / 1000:.2f}"
 
 
 def kwh(energy_wh: Decimal | None) -> str:
-    """Write an energy given in Wh, in kWh: ``0.104``."""
+    """Format an energy given in Wh, in kWh: ``0.104``."""
     return NOTHING if energy_wh is None else f"{energy_wh / 1000:.3f}"
 
 
 def tenths(value: Decimal | None) -> str:
-    """Write volts or amperes: ``382.0``."""
+    """Format volts or amperes: ``382.0``."""
     return NOTHING if value is None else f"{value:.1f}"
 
 
 def clock_time(instant: datetime) -> str:
-    """Write a time of the host's, in its zone: ``12:00:00``."""
+    """Format a time of the host, in its zone: ``12:00:00``."""
     return f"{instant.astimezone():%H:%M:%S}"
 
 
 def day_and_time(instant: datetime) -> str:
-    """Write a time of the host's with its day: ``2026-03-01 12:00:00``."""
+    """Format a time of the host with its date: ``2026-03-01 12:00:00``."""
     return f"{instant.astimezone():%Y-%m-%d %H:%M:%S}"
 
 
 def meter_time(time: MeterTime) -> str:
-    """Write a time as the meter has it: ``2026-03-01 12:00:00 +0100``."""
+    """Format a time of the meter: ``2026-03-01 12:00:00 +0100``."""
     return f"{time.instant:%Y-%m-%d %H:%M:%S %z}"
 
 
 def meter_clock(time: MeterTime | None) -> str:
-    """Write a time as the meter has it, with the meaning of the flag behind it."""
+    """Format a time of the meter, with the meaning of its flag."""
     if time is None:
         return "not readable"
     return f"{meter_time(time)}, {_SYNC.get(time.sync, 'unknown flag' if time.sync else 'no flag')}"
 
 
 def ago(seconds: float | None) -> str:
-    """Write how long something is past."""
+    """Format the time since something happened."""
     return "never" if seconds is None else f"{duration(seconds)} ago"
 
 
 def status(ST: str) -> str:
-    """Say what a status of OCMF means."""
+    """Return the meaning of an OCMF status."""
     return _STATUS.get(ST, "unknown" if ST else "not given")
 
 
 def flags(EF: str) -> str:
-    """Say what error flags of OCMF mean."""
+    """Return the meaning of OCMF error flags."""
     return " and ".join(_FLAGS.get(flag, "unknown") for flag in shown(EF)) if EF else "none"
 
 
 def end_of(TX: str) -> str:
-    """Say how a transaction ended where it was no ordinary end, else ""."""
+    """Return how a transaction ended, or "" for an ordinary end."""
     return _ENDS.get(TX, "")

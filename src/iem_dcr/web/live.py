@@ -1,4 +1,4 @@
-"""The events that keep a page up to date: the parts of it that have changed, as HTML that the server wrote."""
+"""The events that keep a page up to date: its changed parts, as HTML rendered by the server."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ if TYPE_CHECKING:
     from iem_dcr.web.receipt_list import ReceiptList, Row
 
 BEAT_S: Final = 2.0
-"""A stream says something at least so often, so that a browser knows that it lives."""
+"""A stream sends something at least this often, so that a browser knows that it is alive."""
 PAUSE_S: Final = 0.25
-"""Between two events of one stream."""
+"""Least time between two events of one stream."""
 _AT_A_TIME: Final = 50
-"""Of so many meters the parts are rendered before other tasks have their turn."""
+"""Number of meters that are rendered before other tasks get their turn."""
 _METERS_PER_S: Final = 250
 _NEW_S: Final = 2 * STEP_S
-"""What is sent again of a series: the slot that is being filled, and the one before."""
+"""The part of a series that is sent again: the current slot and the one before."""
 
 
 class Overview:
-    """The parts of the page of all meters: rendered once for all who look, and only while somebody does.
+    """The parts of the overview page: rendered once for all viewers, and only while there are viewers.
 
     Args:
         meters: in their order.
-        status: how the service is, in a line.
+        status: returns the status of the service in one line.
     """
 
     def __init__(self, meters: Sequence[ObservedMeter], status: Callable[[], str]) -> None:
@@ -47,7 +47,7 @@ class Overview:
         self._making = asyncio.Lock()
 
     async def parts(self) -> list[str]:
-        """Return the summary and after it the card of each meter, in their order."""
+        """Return the summary, followed by the card of each meter in their order."""
         async with self._making:
             if now_s() - self._made_s >= self._period_s * 0.9:
                 self._parts = await self._render()
@@ -55,7 +55,7 @@ class Overview:
             return self._parts
 
     async def events(self) -> AsyncGenerator[bytes]:
-        """Yield everything, and then what changes."""
+        """Yield all parts, and then the changes."""
         parts = await self.parts()
         yield event("view", {"parts": [parts[0], templates.render("meters.html", cards=parts[1:])]})
         while True:
@@ -76,14 +76,14 @@ class Overview:
 
 
 async def meter_events(meter: ObservedMeter, receipts: ReceiptList) -> AsyncGenerator[bytes]:
-    """Yield everything of a meter with its last half hour, and then what changes."""
+    """Yield all parts of a meter with its last half hour, and then the changes."""
     parts: list[str] = []
     known: tuple[object, ...] | None = None
     rows: tuple[Row, ...] = ()
     note = ""
     span_s = SPAN_S
     while True:
-        # The journal is asked by the serial number, which the first value tells, or another meter's, once it is open.
+        # The journal is read again when it opens, and when the meter's serial number becomes known or changes.
         now_known = meter.serial, meter.journal_path, meter.receipts_version
         if now_known != known:
             known = now_known
@@ -96,7 +96,7 @@ async def meter_events(meter: ObservedMeter, receipts: ReceiptList) -> AsyncGene
 
 
 def history(meter: ObservedMeter, span_s: float) -> dict[str, Any]:
-    """Return what the charts show of the last ``span_s`` seconds, as JSON types; times are ms since 1970."""
+    """Return the data of the charts for the last ``span_s`` seconds as JSON types. Times are ms since 1970."""
     series = meter.history.series(now_s(), span_s)
     now = datetime.now().astimezone()
     now_ms = round(now.timestamp() * 1000)

@@ -1,12 +1,12 @@
-"""What every request has to pass, and what every answer carries.
+"""The checks of every request, and the headers of every answer.
 
-* GET and HEAD only, and POST for the token.
-* Host has to be one of this page's: a name that somebody else's DNS leads here (rebinding) is refused.
-* What a page of somebody else sends is refused (Origin, Sec-Fetch-Site), but for a link that is followed to here.
-* The token, except for what tells nothing of meters or persons.
-* Only content of this page may be loaded and run, and no other page may frame it.
+* Only GET and HEAD are allowed, and POST for the token.
+* Host must be a name of this page. A foreign DNS name that resolves to this host (rebinding) is refused.
+* A request from another site's page is refused (Origin, Sec-Fetch-Site), unless it is a link to this page.
+* The token is required, except for routes that reveal nothing about meters or persons.
+* A browser may load and run only content of this page, and no other page may frame it.
 
-aiohttp bounds lines, headers and bodies (`server`).
+aiohttp limits lines, headers and bodies (`server`).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ HEADERS: Final[Mapping[str, str]] = {
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
-    # Not no-referrer: with that a browser sends the token's form with the Origin null.
+    # With no-referrer a browser would send the token's form with the Origin null.
     "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -51,12 +51,12 @@ HEADERS: Final[Mapping[str, str]] = {
     "Server": "iem-dcr",
 }
 _KEPT: Final = ("Allow", "Retry-After", "WWW-Authenticate")
-"""Headers of an error that its answer has as well."""
+"""Headers of an error that are copied to its answer."""
 _HOST: Final = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(?::\d{1,5})?", re.ASCII)
 
 
 async def add_headers(_request: web.Request, response: web.StreamResponse) -> None:
-    """Add to an answer what all of them carry."""
+    """Add the common headers to an answer."""
     response.headers.update(HEADERS)
     response.headers.setdefault("Cache-Control", "no-store")
 
@@ -78,7 +78,7 @@ class Checks:
 
     @web.middleware
     async def errors(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Answer an error with a page for a browser, else with a line."""
+        """Answer an error with a page for a browser, and with a line of text for other clients."""
         try:
             return await handler(request)
         except (web.HTTPRedirection, ConnectionError):
@@ -86,30 +86,30 @@ class Checks:
         except web.HTTPException as error:
             kept = {name: error.headers[name] for name in _KEPT if name in error.headers}
             return self._message(request, error.status, error.text or error.reason, kept)
-        except Exception as error:  # noqa: BLE001  a mistake in one page is an answer, and a line in the log
+        except Exception as error:  # noqa: BLE001  a failure becomes an answer and a line in the log
             self._mistakes.warning("the page could not answer %s: %s", printable(request.path), printable(repr(error)))
-            _log.debug("as follows", exc_info=error)
-            return self._message(request, 500, "The page made a mistake; the log says which.")
+            _log.debug("details of the failure", exc_info=error)
+            return self._message(request, 500, "The page failed to answer; the log says why.")
 
     @web.middleware
     async def refusals(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Refuse what may not be asked."""
+        """Refuse requests that are not allowed."""
         if request.method not in ("GET", "HEAD") and (request.method, request.path) != ("POST", LOGIN):
-            raise web.HTTPMethodNotAllowed(request.method, ["GET", "HEAD"], text="Only GET is answered here.")
+            raise web.HTTPMethodNotAllowed(request.method, ["GET", "HEAD"], text="Only GET is allowed here.")
         host = request.headers.get("Host", "")
         if not self.is_host(host):
             self._refusals.warning(
-                "a request for the host %s was refused: it is none of the page's; see names in [web]",
+                "a request for the host %s was refused: it is not a name of the page; see names in [web]",
                 printable(host, limit=80),
             )
             raise web.HTTPMisdirectedRequest(
                 text="This page has another name. See 'names' in [web] of its configuration."
             )
         if not _is_from_here(request, host):
-            self._refusals.warning("a request that another page sent was refused")
-            raise web.HTTPForbidden(text="This was sent by the page of somebody else.")
+            self._refusals.warning("a request from another web page was refused")
+            raise web.HTTPForbidden(text="This request came from another web page.")
         resource = request.match_info.route.resource
-        # Whoever may not see the page does not learn what is there either.
+        # A client without access must not learn which pages exist.
         if (resource is None or resource.canonical not in OPEN) and not self._auth.may_see(request):
             self._ask_for_token(request)
         if resource is None:
@@ -117,7 +117,7 @@ class Checks:
         return await handler(request)
 
     def is_host(self, text: str) -> bool:
-        """Tell whether a Host header names this page: no name is taken on trust, and an address is nobody's name."""
+        """Return whether a Host header names this page. A name must be configured; DNS cannot forge an address."""
         match = _HOST.fullmatch(text)
         if match is None:
             return False
@@ -131,7 +131,7 @@ class Checks:
         return address.is_loopback or not self._is_loopback
 
     def _ask_for_token(self, request: web.Request) -> None:
-        """Raise the answer to somebody who may not see the page."""
+        """Raise the answer to a client without access."""
         wait_s = self._auth.wait_s(request.remote or "")
         if wait_s > 0:
             raise web.HTTPTooManyRequests(text="Too many wrong tokens.", headers={"Retry-After": str(int(wait_s) + 1)})
@@ -157,7 +157,7 @@ def _is_for_a_person(request: web.Request) -> bool:
 
 
 def _is_from_here(request: web.Request, host: str) -> bool:
-    """Tell whether a request was not sent by the page of somebody else. What is no browser says nothing of it."""
+    """Return whether a request was not sent by another site's page. Only browsers send the headers that show this."""
     origin = request.headers.get("Origin")
     if origin is not None:
         try:

@@ -1,4 +1,4 @@
-"""What the paths of `server` answer."""
+"""The handlers of the paths in `server`."""
 
 from __future__ import annotations
 
@@ -38,29 +38,29 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 RANGES: Final = {"10min": ("10 minutes", 600.0), "30min": ("30 minutes", SPAN_S), "24h": ("24 hours", COARSE_SPAN_S)}
-"""What the charts can show: name and seconds."""
+"""The ranges of the charts: name and seconds."""
 _RANGE: Final = "30min"
 _FEW: Final = 8
-"""With more meters than so many there is a field to find one."""
+"""With more meters than this, the page has a search field."""
 _AT_FIRST: Final = 200
-"""So many meters are on the page when it is loaded; the stream brings the others."""
+"""Number of meters on the page when it is loaded. The stream adds the others."""
 _FORM_TIMEOUT_S: Final = 10.0
 _WRONG_TOKEN_S: Final = 0.5
-"""How long the answer to a wrong token takes."""
+"""Delay of the answer to a wrong token."""
 _NOT_IN_A_NAME: Final = re.compile(r"[^A-Za-z0-9._-]+")
 _TYPES: Final = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
 
 class Pages:
-    """The handlers, and what they know.
+    """The handlers and their sources.
 
     Args:
         meters: in the order of the configuration.
-        status: how the service is, in a line.
-        health: tells the health of the service.
+        status: returns the status of the service in one line.
+        health: returns the health of the service.
         auth: checks tokens.
         receipts: finds a meter's latest receipts.
-        metrics: writes what is counted, for Prometheus.
+        metrics: formats the metrics for Prometheus.
         streams: serves events.
     """
 
@@ -95,7 +95,7 @@ class Pages:
         return _page("overview.html", text=text, cards=cards[:_AT_FIRST], more=more, has_search=len(cards) > _FEW)
 
     async def overview_events(self, request: web.Request) -> web.StreamResponse:
-        """Answer with what changes in it."""
+        """Answer with a stream of its changes."""
         return await self._streams.serve(request, self._overview.events())
 
     # --- one meter ---
@@ -115,15 +115,15 @@ class Pages:
         )
 
     async def meter_events(self, request: web.Request) -> web.StreamResponse:
-        """Answer with what changes in it."""
+        """Answer with a stream of its changes."""
         return await self._streams.serve(request, live.meter_events(self._meter(request), self._receipts))
 
     async def history(self, request: web.Request) -> web.Response:
-        """Answer with what its charts show over a range, as JSON."""
+        """Answer with the data of its charts over a range, as JSON."""
         return web.json_response(live.history(self._meter(request), _range(request)))
 
     async def history_csv(self, request: web.Request) -> web.Response:
-        """Answer with the same as CSV."""
+        """Answer with the same data as CSV."""
         meter = self._meter(request)
         series = meter.history.series(now_s(), _range(request))
         first = datetime.now().astimezone() - timedelta(seconds=now_s() - series.first_s)
@@ -155,16 +155,16 @@ class Pages:
     # --- for programs ---
 
     async def metrics(self, request: web.Request) -> web.Response:
-        """Answer with what is counted. It needs the token like the page: it tells when and how much is charged."""
+        """Answer with the metrics. They require the token, because they show when and how much is charged."""
         body, content_type = await self._metrics.text(request.headers.get("Accept", ""))
         return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def live(self, _request: web.Request) -> web.Response:
-        """Answer that the loop turns; else nothing would."""
+        """Answer at all, which shows that the loop is running."""
         return web.Response(text="live\n")
 
     async def ready(self, _request: web.Request) -> web.Response:
-        """Tell whether the broker is connected and takes requests for every meter; no meter has a part in it."""
+        """Answer whether the service accepts requests for every meter from the broker, whatever the meters' state."""
         is_ready = self._health().is_ready
         return web.Response(status=200 if is_ready else 503, text="ready\n" if is_ready else "not ready\n")
 
@@ -177,7 +177,7 @@ class Pages:
         return _page("login.html", problem="")
 
     async def take_token(self, request: web.Request) -> web.Response:
-        """Take the token from the form."""
+        """Check the token from the form."""
         address = request.remote or ""
         wait_s = int(self._auth.wait_s(address)) + 1
         if self._auth.wait_s(address) > 0:
@@ -188,7 +188,7 @@ class Pages:
             async with asyncio.timeout(_FORM_TIMEOUT_S):
                 form = parse_qs((await request.read()).decode("utf-8", "replace"))
         except (TimeoutError, web.RequestPayloadError):
-            raise web.HTTPBadRequest(text="The form did not come whole.") from None
+            raise web.HTTPBadRequest(text="The form was not received completely.") from None
         if not self._auth.is_token(form.get("token", [""])[0].strip(), address):
             self._failures.warning("a wrong token for the bring-up page came from %s", address)
             await asyncio.sleep(_WRONG_TOKEN_S)
@@ -201,13 +201,13 @@ class Pages:
             path="/",
             httponly=True,
             samesite="Strict",
-            # Behind a proxy that speaks TLS to the browser only the browser's word tells that it does.
+            # Behind a proxy with TLS only the browser knows that the connection is encrypted.
             secure=request.headers.get("Origin", "").startswith("https:"),
         )
         raise redirection
 
     async def static(self, request: web.Request) -> web.Response:
-        """Answer with a file of the page, which a browser keeps and asks for anew every time."""
+        """Answer with a file of the page. A browser caches it, but revalidates it every time."""
         if (name := request.match_info["name"]) not in self._static:
             raise web.HTTPNotFound(text="There is no such file.")
         content, content_type = self._static[name]
@@ -218,7 +218,7 @@ class Pages:
         return web.Response(body=content, content_type=content_type, charset="utf-8", headers=headers)
 
     def _meter(self, request: web.Request) -> ObservedMeter:
-        """Return the meter of a path: by its name, or by its address, as long as its module_id is not known."""
+        """Return the meter of a path, by its name or its address. An old link may have the address."""
         name = request.match_info["name"]
         found = [meter for meter in self._meters if name in (meter.name, meter.address)]
         if not found:
@@ -234,7 +234,7 @@ class Pages:
         except ReceiptError as error:
             raise web.HTTPNotFound(text=printable(error)) from error
         if found is None:
-            raise web.HTTPNotFound(text="There is no such receipt, or not any more.")
+            raise web.HTTPNotFound(text="There is no such receipt, or it no longer exists.")
         return meter, found
 
 

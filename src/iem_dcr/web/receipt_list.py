@@ -1,7 +1,7 @@
-"""A meter's latest receipts: from its journal where it has one, else those that this process remembers.
+"""A meter's latest receipts: from its journal if it has one, else from the memory of this process.
 
-Files are read in one thread of its own, and receipts checked in another: a disk that hangs holds up neither the loop
-nor the threads in which the drivers' receipts are verified.
+One separate thread reads files, and another one checks receipts. So a hanging disk blocks neither the loop nor the
+threads that verify the drivers' receipts.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ class Row:
     """One receipt in the list.
 
     Attributes:
-        key: finds it, see `ReceiptList.find`.
+        key: the key for `ReceiptList.find`.
         pagination: PG, or "".
-        ended: when it ended, in words.
-        energy: what it counted, in words.
-        signature: what is said of it, and how that looks.
-        findings: how many there are, and how that looks.
+        ended: when it ended, as text.
+        energy: its energy, as text.
+        signature: the result of the signature check, and its kind.
+        findings: the number of findings, and their kind.
         transaction_id: the station's, or "".
-        is_erased: there is no more of it than this row.
+        is_erased: whether the receipt is erased and only this row is left.
     """
 
     key: str
@@ -71,8 +71,8 @@ class Found:
 
     Attributes:
         receipt: as the meter signed it.
-        verdict: on it alone, made anew.
-        public_key: that it was checked with, or "".
+        verdict: a new verdict on this receipt alone.
+        public_key: the key that checked it, or "".
         transaction_id: the station's, or "".
     """
 
@@ -90,28 +90,28 @@ class ReceiptList:
         self._checking = ThreadPoolExecutor(1, thread_name_prefix="page-checking")
 
     def close(self) -> None:
-        """Let the threads end."""
+        """Make the threads end."""
         for thread in (self._reading, self._checking):
             thread.shutdown(wait=False, cancel_futures=True)
 
     async def rows(self, meter: ObservedMeter) -> tuple[tuple[Row, ...], str]:
-        """Return a row for each of the latest receipts, newest first, and what has to be said of them, or ""."""
+        """Return a row for each of the latest receipts, newest first, and a note about them, or ""."""
         note = ""
         path, serial = meter.journal_path, meter.serial
         if path and serial:
             try:
                 entries = await _done_in(self._reading, lambda: _latest(path, serial))
             except JournalError as error:
-                note = f"Only what this process remembers: {printable(error, limit=300)}."
+                note = f"Only receipts since the service started: {printable(error, limit=300)}."
             else:
                 return tuple(map(_row_of_entry, entries)), ""
         elif path:
-            note = "Those in the journal are shown as soon as the meter has said its serial number."
+            note = "Receipts in the journal are shown as soon as the serial number of the meter is known."
         remembered = tuple(reversed(meter.receipts))
         return await _done_in(self._checking, lambda: tuple(map(_row_remembered, remembered))), note
 
     async def find(self, meter: ObservedMeter, key: str) -> Found | None:
-        """Return the receipt of a key of `rows`, or None where it is not there, or not this meter's.
+        """Return the receipt of a key of `rows`, or None if it does not exist or is not this meter's.
 
         Raises:
             JournalError: the file cannot be read.
@@ -139,18 +139,19 @@ class ReceiptList:
 
 
 def key_of(where: str, number: int, text: str) -> str:
-    """Return what a receipt is found under.
+    """Return the key that finds a receipt.
 
-    Numbers begin anew with a process or a file, so the digest of the tuple is in it: an old link leads to no other one.
+    Each process or file numbers its receipts anew. So the key contains the digest of the tuple, and an old link never
+    leads to another receipt.
     """
     return f"{where}{number}-{hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()[:_DIGITS]}"
 
 
 async def _done_in(thread: ThreadPoolExecutor, work: Callable[[], T]) -> T:
-    """Have something done in a thread.
+    """Do work in a thread.
 
     Raises:
-        JournalError: it takes too long, or what was to be done before it does.
+        JournalError: the work, or earlier work in the thread, takes too long.
     """
     try:
         async with asyncio.timeout(JOURNAL_TIMEOUT_S):
@@ -160,14 +161,14 @@ async def _done_in(thread: ThreadPoolExecutor, work: Callable[[], T]) -> T:
 
 
 def _latest(path: Path, serial: str) -> list[Entry]:
-    from iem_dcr.journal import open_for_reading  # noqa: PLC0415  only who has a journal loads SQLite
+    from iem_dcr.journal import open_for_reading  # noqa: PLC0415  without a journal SQLite is not loaded
 
     with open_for_reading(path) as reader:
         return reader.latest(serial, MAX_RECEIPTS)
 
 
 def _entry(path: Path, number: int) -> Entry | None:
-    from iem_dcr.journal import open_for_reading  # noqa: PLC0415  as above
+    from iem_dcr.journal import open_for_reading  # noqa: PLC0415  without a journal SQLite is not loaded
 
     with open_for_reading(path) as reader:
         return reader.entry(number)
@@ -207,7 +208,7 @@ def _row_remembered(seen: ObservedReceipt) -> Row:
 
 
 def _counted(severities: list[str]) -> tuple[str, str]:
-    """Say how many findings there are, by severity, and how that looks."""
+    """Return the number of findings by severity as text, and its kind."""
     counts = [(severities.count(one.value), one.value) for one in Severity]
     parts = [f"{count} {name}{'' if count == 1 or name == 'info' else 's'}" for count, name in counts if count]
     kind = "fault" if counts[0][0] else "warning" if counts[1][0] else ""

@@ -1,4 +1,4 @@
-"""What there is to show of one receipt: what it says, what the check of its signature gave, and what was found."""
+"""The view of one receipt: its content, the result of the signature check, and the findings."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
     from iem_dcr.web.receipt_list import Found
 
 MAX_FINDINGS: Final = 100
-"""So many are on the page: a meter that signs nonsense can have thousands."""
+"""Largest number of findings on the page. A meter that signs nonsense can cause thousands."""
 _JUDGEMENTS: Final = {
     Judgement.INVALID: ("not valid", "fault", "The signature does not match: {}."),
     Judgement.NOT_CHECKED: ("not checked", "warning", "The signature could not be checked: {}."),
     Judgement.REFUSED: (
-        "valid, not accepted", "fault", "The signature matches, but the transparency software refuses this."
+        "valid, not accepted", "fault", "The signature matches, but the transparency software refuses this receipt."
     ),
-    Judgement.ACCEPTED: ("valid", "ok", "The signature matches, and nothing speaks against the receipt."),
+    Judgement.ACCEPTED: ("valid", "ok", "The signature matches, and there are no objections to the receipt."),
 }  # fmt: skip
 _KINDS: Final = {Severity.ERROR: "fault", Severity.WARNING: "warning", Severity.INFO: ""}
 
 
 def receipt_view(found: Found) -> dict[str, Any]:
-    """Return what the template of a receipt shows."""
+    """Return the variables of the receipt template."""
     receipt, verdict = found.receipt, found.verdict
     word, kind, why = _JUDGEMENTS[verdict.judgement]
     (verification,) = verdict.verifications
@@ -76,7 +76,7 @@ def _reading(reading: Reading | None) -> str:
 
 
 def _finding(receipt: Receipt, finding: Finding) -> tuple[str, str, str, str, str]:
-    """Return kind, severity, code, text and what to do; the text may cite the user's id, which is shortened."""
+    """Return kind, severity, code, text and what to do. The text may contain the user's id, which is shortened."""
     ID = receipt.identification or ""
     text = shown(finding.text)
     text = text.replace(ID, shortened(ID)) if len(ID) > 2 else text

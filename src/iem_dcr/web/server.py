@@ -1,8 +1,8 @@
-"""The page's server: a task beside the meters' that none of them depends on, and the table of its paths.
+"""The page's server and the table of its paths. The server is a task of its own, and no meter depends on it.
 
-What others can do to it is bounded by aiohttp (lines and headers of 4 KiB, a body of 4 KiB, idle connections closed
-after 15 s) and by the number of streams. It is made for the people of one site. Where it is open to more, a
-reverse proxy in front of it bounds connections and requests.
+aiohttp limits what clients can do (lines and headers of 4 KiB, a body of 4 KiB, idle connections closed after 15 s),
+and the number of streams is limited. The server is made for the people of one site. If it is reachable for others, a
+reverse proxy must limit connections and requests.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ RETRY_AFTER_S: Final = 10.0
 MAX_LINE: Final = 4096
 """Bytes of a request's first line, and of one header."""
 MAX_BODY: Final = 4096
-"""Bytes; only the token's form has a body."""
+"""Bytes. Only the token's form has a body."""
 IDLE_TIMEOUT_S: Final = 15.0
 _BACKLOG: Final = 32
 _TOKEN_TIMEOUT_S: Final = 5.0
@@ -49,14 +49,14 @@ class WebServer:
     """Serves the page.
 
     Args:
-        settings: where, and to whom.
-        meters: what there is to show.
-        status: how the service is, in a line.
-        health: tells the health of the service.
+        settings: the address, and who may see the page.
+        meters: the meters to show.
+        status: returns the status of the service in one line.
+        health: returns the health of the service.
 
     Attributes:
-        listening: set while it listens.
-        port: the TCP port it listens at; 0 before.
+        listening: set while the server listens.
+        port: its TCP port; 0 before it listens.
     """
 
     def __init__(
@@ -75,33 +75,33 @@ class WebServer:
         self._streams = Streams()
         self.listening = asyncio.Event()
         self.port = 0
-        templates.load()  # here, because no meter is being read yet
+        templates.load()  # slow, so it is done before any meter is read
 
     @property
     def url(self) -> str:
-        """Where it is, for a browser on this computer."""
+        """URL of the page for a browser on this computer."""
         host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
         return f"http://{host}:{self.port or self._settings.port}/"
 
     @property
     def open_streams(self) -> int:
-        """How many streams are open."""
+        """Number of open streams."""
         return self._streams.count
 
     async def run(self) -> NoReturn:
-        """Serve until cancelled. While the port cannot be had it is tried again, and the log says so once."""
+        """Serve until cancelled. If the port is not available, try again, and log this once."""
         while True:
             try:
                 await self._serve()
             except (OSError, ConfigError) as error:
-                # asyncio puts the reason of a failed bind into a sentence of its own.
+                # asyncio wraps the reason of a failed bind in its own text.
                 why = printable(os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error)
                 level = logging.DEBUG if why == self._failing else logging.ERROR
                 self._failing = why
                 _log.log(
                     level,
                     "no bring-up page at %s (listen in [web]): %s; it is tried again every %.0f s, "
-                    "and the meters do without",
+                    "and the meters are not affected",
                     self._settings.listen,
                     why,
                     RETRY_AFTER_S,
@@ -169,10 +169,10 @@ class WebServer:
         return application
 
     async def _token(self) -> str | None:
-        """Read the token, which may be on a disk that hangs.
+        """Read the token, with a time-out because its disk may hang.
 
         Raises:
-            ConfigError: it cannot be read.
+            ConfigError: the token cannot be read.
         """
         if self._settings.token_file is None:
             return self._settings.token
@@ -184,7 +184,7 @@ class WebServer:
 
 
 def _quiet_log() -> logging.Logger:
-    """Return a log for what aiohttp says of requests that are none, which anybody could fill the log with."""
+    """Return a silent log for aiohttp's messages about malformed requests. Any client could flood the log with them."""
     log = _log.getChild("aiohttp")
     log.setLevel(logging.CRITICAL)
     return log

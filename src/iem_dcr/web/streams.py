@@ -1,4 +1,4 @@
-"""Streams of server-sent events: a bounded number, and none for a reader who does not keep up."""
+"""Streams of server-sent events. Their number is limited, and slow readers are dropped."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 MAX_STREAMS: Final = 24
-"""Further ones are told to come again."""
+"""Further clients are asked to retry later."""
 RETRY_MS: Final = 2000
-"""What a browser waits before it connects again."""
+"""Time that a browser waits before it reconnects."""
 READ_TIMEOUT_S: Final = 10.0
-"""A reader who leaves an event waiting for so long is dropped."""
+"""A reader that does not accept an event within this time is dropped."""
 BUFFER_BYTES: Final = 16 * 1024
-"""So much may wait for a reader here, and some more in the kernel, so that a slow one is noticed early."""
+"""Bytes that may wait for a reader here, and about as many in the kernel. So a slow reader is noticed early."""
 LIFETIME_S: Final = 3600.0
-"""After so long a stream ends; the browser connects again, and shows its cookie again."""
+"""A stream ends after this time. The browser reconnects, and its cookie is checked again."""
 
 
 class Streams:
     """Serves streams.
 
     Attributes:
-        count: how many are open.
+        count: number of open streams.
     """
 
     def __init__(self) -> None:
@@ -64,9 +64,9 @@ class Streams:
                 await self._send(request, response, events)
         except ConnectionError:
             pass  # the reader has left
-        except Exception as error:  # noqa: BLE001  as in `middleware`, but no other answer may stand in a stream
+        except Exception as error:  # noqa: BLE001  as in `middleware`, but a started stream cannot contain another answer
             self._mistakes.warning("the page could not answer %s: %s", printable(request.path), printable(repr(error)))
-            _log.debug("as follows", exc_info=error)
+            _log.debug("details of the failure", exc_info=error)
             _break_off(request)
         finally:
             self.count -= 1
@@ -88,7 +88,7 @@ class Streams:
 
 
 def event(name: str, data: object) -> bytes:
-    """Make an event."""
+    """Encode an event."""
     return f"event: {name}\ndata: {json.dumps(data, separators=(',', ':'))}\n\n".encode()
 
 

@@ -1,10 +1,10 @@
 """The page's HTML: jinja2 templates of this package.
 
-Every value is escaped (autoescape), and before that whatever is not visible becomes a space: controls, and marks that
-turn the direction of writing. So no text of a meter, a card or a tariff can become markup or hide.
+Every value is escaped (autoescape). Before that, invisible characters become spaces: controls, and marks that change
+the direction of writing. So text from a meter, a card or a tariff cannot become markup and cannot hide.
 
-A page that is kept up to date has blocks whose names begin with ``live_``, each with one element that has an id. A
-stream renders these alone and sends those that have changed; the browser replaces the element with the same id.
+A live page has blocks whose names begin with ``live_``, each with one element that has an id. A stream renders only
+these blocks and sends the changed ones. The browser replaces the element with the same id.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _LIVE: Final = "live_"
 
 
 def _visible(value: object) -> object:
-    """Make a value fit to be shown."""
+    """Return a value with only visible characters."""
     if value is None:
         return formatting.NOTHING
     if isinstance(value, str) and not isinstance(value, Markup) and not value.isprintable():
@@ -55,18 +55,18 @@ _ENVIRONMENT: Final = _environment()
 
 
 def load() -> None:
-    """Compile all templates, which takes a moment; what is not loaded is compiled when it is first used."""
+    """Compile all templates now, which takes a moment. Otherwise a template is compiled at its first use."""
     for name in _ENVIRONMENT.list_templates():
         _ENVIRONMENT.get_template(name)
 
 
 def render(name: str, **context: object) -> Markup:
-    """Return a page, or a part of one."""
+    """Render a page or a part of one."""
     return Markup(_ENVIRONMENT.get_template(name).render(context))  # noqa: S704  its values are escaped
 
 
 def live_parts(name: str, **context: object) -> list[str]:
-    """Return the parts of a page that are kept up to date, always in the same order."""
+    """Render the live parts of a page, always in the same order."""
     template = _ENVIRONMENT.get_template(name)
     blocks = [make for block, make in template.blocks.items() if block.startswith(_LIVE)]
     return ["".join(make(template.new_context(context))) for make in blocks]

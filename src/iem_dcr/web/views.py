@@ -1,4 +1,4 @@
-"""What there is to show of one meter at a moment: pure, made of what was seen. The templates say where it stands."""
+"""The view of one meter at one moment: pure, derived from the observed values. The templates lay it out."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ STATES: Final = {
     "warning": "Warning",
     "ready": "Ready",
 }
-"""What a meter's state is called."""
+"""The displayed name of each state."""
 _COUNTED: Final = {
     "busy": "in a transaction",
-    "silent": "without an answer",
+    "silent": "not answering",
     "fault": "with a fault",
     "warning": "with a warning",
     "waiting": "not asked yet",
 }
-"""How many meters are in a state is said in these words."""
+"""The words after the number of meters in a state."""
 _MEAN_AFTER_S: Final = 10.0
-"""A session that is younger has no mean power worth showing."""
+"""A shorter session has no meaningful mean power."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,11 @@ class MeterView:
     """One meter.
 
     Attributes:
-        meter: what was seen of it.
-        status: the same at this moment.
+        meter: the observed meter.
+        status: its current status.
         troubles: what is wrong, faults first.
         state: a key of `STATES`.
-        title: what it is called: the charge point that it holds, or the configured one.
+        title: its displayed name: the charge point that it holds, or the configured one.
         path: of its page.
     """
 
@@ -65,7 +65,7 @@ class MeterView:
 
     @classmethod
     def of(cls, meter: ObservedMeter) -> MeterView:
-        """Return what there is to show now; to be called on the loop."""
+        """Return the current view. Must be called on the loop."""
         status = meter.status()
         found = tuple(sorted((*troubles(status), *meter.troubles()), key=lambda trouble: not trouble.is_fault))
         held = "" if status.gateway is None else status.gateway.CI
@@ -74,40 +74,40 @@ class MeterView:
 
     @property
     def state_name(self) -> str:
-        """What its state is called."""
+        """The displayed name of its state."""
         return STATES[self.state]
 
     @property
     def serial(self) -> str:
-        """Its serial number, as far as it is known."""
+        """Its serial number, or a dash if it is not known."""
         return NOTHING if self.status.value is None else shown(self.status.value.MS) or "none"
 
     @property
     def is_old(self) -> bool:
-        """Whether its last value is no live one any more."""
+        """Whether its last value is too old to be live."""
         return self.status.age_s is not None and self.status.age_s > OLD_AFTER_S
 
     @property
     def energy_wh(self) -> Decimal | None:
-        """Energy of the running transaction, Wh; None without one."""
+        """Energy of the running transaction in Wh, or None."""
         return None if self.status.transaction is None else self.status.transaction.charged_wh
 
     @cached_property
     def session_s(self) -> float | None:
-        """How long the running transaction has been seen to run, seconds; None without one."""
+        """Seconds since the running transaction was first seen, or None."""
         seen = self.status.transaction
         return None if seen is None else max(0.0, (self.meter.now() - seen.since).total_seconds())
 
     @property
     def session_time(self) -> str:
-        """The same in words; of one whose begin was not seen it is the least that it can be."""
+        """The duration of the running transaction as text. If its begin was not seen, this is a lower bound."""
         if self.session_s is None or self.status.transaction is None:
             return NOTHING
         return f"{'' if self.status.transaction.begin_seen else 'over '}{duration(self.session_s)}"
 
     @property
     def mean_power_w(self) -> Decimal | None:
-        """Mean power of the running transaction, W; None where its begin was not seen, or only just now."""
+        """Mean power of the running transaction in W; None if its begin was not seen, or was just seen."""
         seen = self.status.transaction
         if seen is None or not seen.begin_seen or self.session_s is None or self.session_s < _MEAN_AFTER_S:
             return None
@@ -115,11 +115,11 @@ class MeterView:
 
     @property
     def awaits_receipt(self) -> bool:
-        """Whether the station began a transaction that is not seen running, and whose receipt is still to come."""
+        """Whether the station's transaction is not running according to the meter, but its receipt is still awaited."""
         return self.status.transaction is None and self.meter.request is not None
 
     def requested(self) -> Iterator[tuple[str, str]]:
-        """Yield what the station said of the transaction: id, user, tariff."""
+        """Yield what the station requested for the transaction: id, user, tariff."""
         request = self.meter.request
         if request is None:
             is_foreign = self.status.transaction is not None
@@ -131,7 +131,7 @@ class MeterView:
         yield "Tariff", shown(request.tariff_text or "") or NOTHING
 
     def charge_point(self) -> Iterator[tuple[str, str, str]]:
-        """Yield CT and CI as the meter holds them, with the kind "warning" where that is not what is configured."""
+        """Yield the meter's CT and CI, with the kind "warning" if they differ from the configuration."""
         for key, head in (("CT", "Type (CT)"), ("CI", "Charge point (CI)")):
             held, wanted = getattr(self.status.gateway, key, None), getattr(self.meter.settings, key)
             if held is None:
@@ -139,13 +139,13 @@ class MeterView:
             elif not held:
                 yield head, "not set since the meter was powered up", "warning"
             elif held != wanted:
-                yield head, f"{shown(held)} (configured is {shown(wanted)})", "warning"
+                yield head, f"{shown(held)} (configured: {shown(wanted)})", "warning"
             else:
                 yield head, shown(held), ""
 
     @property
     def key(self) -> str:
-        """The two ends of its public key."""
+        """The first and last digits of its public key."""
         key = self.meter.public_key
         return f"{key[:8]} … {key[-16:]}" if key else "not known yet"
 
@@ -161,7 +161,7 @@ def path_of(meter: ObservedMeter) -> Markup:
 
 
 def summary(states: Sequence[str]) -> str:
-    """Say how many meters there are in which state."""
+    """Return the number of meters by state, as text."""
     parts = [f"{len(states)} meter{'' if len(states) == 1 else 's'}"]
     parts += [f"{count} {word}" for state, word in _COUNTED.items() if (count := states.count(state))]
     return ", ".join(parts)

@@ -1,10 +1,10 @@
-// Four small line charts over one range of time, with one moment read in all of them at once.
+// Four small line charts over one time range. The pointer reads the same moment in all of them.
 const NS = "http://www.w3.org/2000/svg";
 const HEIGHT = 180;
 const MARGIN = { top: 8, right: 10, bottom: 24, left: 52 };
 const MINUTE_MS = 60_000;
-const RANGES = { "10min": [10, 2], "30min": [30, 5], "24h": [1440, 240] }; // minutes, and minutes from tick to tick
-const STREAMED_MS = 30 * MINUTE_MS; // a longer range is asked for
+const RANGES = { "10min": [10, 2], "30min": [30, 5], "24h": [1440, 240] }; // minutes, and minutes between ticks
+const STREAMED_MS = 30 * MINUTE_MS; // a longer range is requested
 const SHOWN = { power: [2, 1000, 1], voltage: [1, 1, 10], current: [1, 1, 1], energy: [3, 1000, 0.01] }; // digits, divisor, least range
 
 function draw(name, attributes, parent, text) {
@@ -33,8 +33,8 @@ export class Charts {
     this.path = holder.dataset.history;
     this.streamed = []; // the last half hour
     this.asked = []; // a longer range, coarser
-    this.points = []; // what is shown of either
-    this.at = null; // the time that is read, or null
+    this.points = []; // the shown points of either
+    this.at = null; // the time of the pointer, or null
     this.serial = "";
     this.waiting = false;
     this.charts = Array.from(holder.querySelectorAll("[data-chart]"), (place) => new Chart(place, this));
@@ -66,14 +66,14 @@ export class Charts {
       this.asked = pointsOf(series);
       pause = this.askedStep = series.step_ms;
     } catch {
-      // The server is away: what is shown stays.
+      // The server cannot be reached: the charts stay.
     }
     this.timer = setTimeout(() => this.ask(radio), pause);
     this.later();
   }
 
-  // What the server streams takes the place of what was there since its begin. What this page saw before stays, for the
-  // service may have been started anew.
+  // The server's series replaces the points since its begin. Earlier points stay, because a restarted service no longer
+  // has them.
   take(series) {
     if (series.power.length) {
       const kept = series.serial === this.serial ? this.streamed : [];
@@ -104,7 +104,7 @@ export class Charts {
     return new Date(time + this.offset).toISOString().slice(11, end);
   }
 
-  // The place of the point next to a time; -1 where there is none.
+  // The index of the point nearest to a time; -1 if there is none.
   near(time) {
     const far = this.points.map((point) => Math.abs(point.time - time));
     return far.indexOf(Math.min(...far));
@@ -135,7 +135,7 @@ class Chart {
     });
     this.svg.addEventListener("pointerleave", () => charts.read(null));
     this.svg.addEventListener("blur", () => charts.read(null));
-    // The four are read at once; only the one that has the focus is spoken.
+    // All four show the moment. A screen reader speaks only the one with the focus.
     this.output.setAttribute("aria-live", "off");
     this.svg.addEventListener("focus", () => this.output.setAttribute("aria-live", "polite"));
     this.svg.addEventListener("blur", () => this.output.setAttribute("aria-live", "off"));
@@ -188,7 +188,7 @@ class Chart {
   axes(full, low, high, step, x, y) {
     const group = draw("g", { class: "axes", "aria-hidden": "true" }, this.svg);
     const digits = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
-    // Counted, not added up: a step that is nothing beside what it is added to would never come to an end.
+    // Counted, not added up: adding a step that is too small for the number's precision would never end.
     for (let number = 0; number <= Math.min(20, Math.round((high - low) / step)); number++) {
       const height = y(low + number * step);
       draw("line", { x1: MARGIN.left, x2: full - MARGIN.right, y1: height, y2: height }, group);

@@ -1,6 +1,6 @@
-// Keeps a page up to date: the server sends the parts of it that have changed, as HTML, each with an id of its own.
+// Keeps a page up to date: the server sends its changed parts as HTML. Each part has its own id.
 
-const SILENT_MS = 8000; // the server says something every two seconds, or every few with very many meters
+const SILENT_MS = 8000; // the server sends something every two seconds, or every few seconds with very many meters
 const PAUSES_MS = [500, 1000, 2000, 4000, 8000];
 const WATCH_MS = 500;
 
@@ -11,7 +11,7 @@ const charts = holder && new (await import("./chart.js")).Charts(holder);
 
 // --- what is shown ---
 
-// Makes one node like another, and leaves alone what is the same: nobody loses the focus or what was selected.
+// Makes one node equal to another, and leaves equal parts alone, so that focus and selection stay.
 function morph(node, made) {
   if (node.nodeName !== made.nodeName || (node.id ?? "") !== (made.id ?? "")) {
     node.replaceWith(made);
@@ -28,7 +28,7 @@ function morphChildren(parent, come) {
   come.forEach((made, place) => {
     let node = parent.childNodes[place];
     if (node && made.id && node.id !== made.id) {
-      // A row that is new, or stands elsewhere: those after it stay where they are.
+      // A new or moved row: the rows after it stay where they are.
       const known = Array.from(parent.children).find((child) => child.id === made.id);
       node = parent.insertBefore(known ?? made, node);
     }
@@ -55,7 +55,7 @@ let heardMs = performance.now();
 let askedMs = heardMs;
 let said = "";
 
-// The first part is spoken when it changes; how old it is, which changes every second, is not.
+// A screen reader speaks the first part when it changes. It does not speak the age, which changes every second.
 function say(text, kind, age = "") {
   const [spoken, aside] = live.children;
   if (aside.textContent !== age) aside.textContent = age;
@@ -73,7 +73,7 @@ function duration(ms) {
 
 function lost() {
   document.body.classList.add("lost");
-  say(`${why}. Trying again.`, "fault", ` What is shown is ${duration(performance.now() - heardMs)} old.`);
+  say(`${why}. Trying again.`, "fault", ` The data is ${duration(performance.now() - heardMs)} old.`);
 }
 
 // --- the stream ---
@@ -111,15 +111,15 @@ async function again() {
   timer = setTimeout(connect, pause);
   why = "Connection lost";
   try {
-    // A stream does not say why there is none; this does.
+    // A stream does not tell why it failed; this request does.
     const { ok, status } = await fetch(eventsPath, { method: "HEAD", cache: "no-store", redirect: "manual" });
     if (status === 401 || status === 429) {
       close();
       location.assign("/login");
-    } else if (status === 404) why = "There is no such meter any more";
-    else if (ok && attempts > 1) why = "No stream: too many are open";
+    } else if (status === 404) why = "This meter no longer exists";
+    else if (ok && attempts > 1) why = "Too many live streams are open";
   } catch {
-    // The server is away.
+    // The server cannot be reached.
   }
 }
 
