@@ -216,20 +216,15 @@ class MqttConnection:
             client = await self._client()
         except ConfigError as error:
             raise BrokerError("; ".join(error.problems), lasting=True) from error
-        # Not ``async with``: aiomqtt keeps the socket of a CONNECT that was not answered, unless it is left.
         try:
-            await client.__aenter__()
+            await _connect(client)
         except (aiomqtt.MqttError, UnicodeError) as error:
-            await _leave(client)
             raise _why_not_connected(error, self._settings) from error
         client.timeout = ANSWER_TIMEOUT_S
         try:
             yield client
         finally:
             await _leave(client)
-            # Why it ended has been seen; asyncio complains of what nobody has looked at.
-            with contextlib.suppress(aiomqtt.MqttError):
-                await _until_lost(client)
 
     async def _client(self) -> aiomqtt.Client:
         settings = self._settings
@@ -348,10 +343,33 @@ async def _until_lost(client: aiomqtt.Client) -> None:
         pass
 
 
+async def _connect(client: aiomqtt.Client) -> None:
+    """Connect; if that fails or is cancelled, leave the client, because aiomqtt then keeps its socket.
+
+    The attempt is a task of its own: aiomqtt can be left only after the attempt has ended, in a thread that cannot be
+    cancelled and then in the wait for CONNACK.
+    """
+    attempt = asyncio.create_task(client.__aenter__())
+    try:
+        await asyncio.wait((attempt,))
+        attempt.result()
+    except BaseException:
+        client.timeout = DISCONNECT_TIMEOUT_S
+        await asyncio.wait((attempt,), timeout=CONNACK_TIMEOUT_S + 1.0)
+        attempt.cancel()
+        await asyncio.gather(attempt, return_exceptions=True)
+        await _leave(client)
+        raise
+
+
 async def _leave(client: aiomqtt.Client) -> None:
+    """Disconnect, and retrieve the reason of an earlier end: asyncio logs an exception that is never retrieved."""
     client.timeout = DISCONNECT_TIMEOUT_S
     with contextlib.suppress(aiomqtt.MqttError):
         await client.__aexit__(None, None, None)
+    with contextlib.suppress(aiomqtt.MqttError, TimeoutError):
+        async with asyncio.timeout(DISCONNECT_TIMEOUT_S):
+            await _until_lost(client)
 
 
 def _why_not_connected(error: Exception, settings: MqttSettings) -> BrokerError:
