@@ -114,6 +114,18 @@ def test_our_topics_are_the_documents() -> None:
     assert {name: f"{pathname.format(module_id='m1')}/{address}" for name, address in channels.items()} == ours
 
 
+def test_the_topics_in_full() -> None:
+    topics = Topics("m1")
+    assert vars(topics) == {
+        "start": "everest_api/1/powermeter/m1/e2m/start_transaction",
+        "stop": "everest_api/1/powermeter/m1/e2m/stop_transaction",
+        "heartbeat": "everest_api/1/powermeter/m1/e2m/heartbeat",
+        "values": "everest_api/1/powermeter/m1/m2e/powermeter_values",
+        "key": "everest_api/1/powermeter/m1/m2e/public_key_ocmf",
+        "check": "everest_api/1/powermeter/m1/m2e/communication_check",
+    }
+
+
 def test_a_start_has_the_documents_fields() -> None:
     schema = document()["components"]["schemas"]["StartTransactionRequest"]
     assert {each.name for each in fields(TransactionReq)} == set(schema["properties"])

@@ -170,7 +170,7 @@ async def test_another_request_under_a_known_reply_to_gets_no_others_answer(capl
         bench.stop(reply_to=reply_to)  # the start is still at work
         await settled(bench)
         assert [each.payload for each in bench.bus.on(reply_to)] == [b'{"status":"OK"}']
-        assert "the replyTo of a request at work" in caplog.text
+        assert "the replyTo of a running request" in caplog.text
         bench.stop(reply_to=reply_to)
         bench.bus.receive(bench.topics.start, request(7, reply_to))
         await settled(bench)

@@ -621,3 +621,27 @@ async def test_cancelled_while_a_broker_says_nothing() -> None:
                 await until(lambda tls=tls: len(writers) == 1 + tls)  # type: ignore[misc]
         for writer in writers:
             await closed(writer)
+
+
+@pytest.mark.parametrize("received", [0, 1])
+@real_time
+async def test_a_cancelled_probe_closes_its_connection(received: int) -> None:
+    """The broker accepts the connection and never answers; the probe is cancelled before or after it sends CONNECT."""
+    accepted: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = asyncio.Queue()
+    complaints: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: complaints.append(context))
+    silent = await asyncio.start_server(lambda *streams: accepted.put_nowait(streams), "127.0.0.1", 0)
+    async with silent:
+        settings = settings_at(silent.sockets[0].getsockname()[1])
+        probe = asyncio.create_task(MqttConnection(settings, identity=IDENTITY).probe())
+        reader, writer = await accepted.get()
+        await reader.readexactly(received)
+        probe.cancel()
+        await asyncio.wait((probe,))
+        await asyncio.sleep(0)
+        assert probe.cancelled()
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+        await reader.read()
+        await closed(writer)
+    gc.collect()
+    assert not complaints

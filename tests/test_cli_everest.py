@@ -131,13 +131,13 @@ def test_replacing(prefix: Path) -> None:
     done = install(prefix, "--no-venv")
     assert (done.status, done.out) == (1, "")
     assert done.err == (
-        f"Error: {folder} is there already: a module that says of itself: Driver in C++ for the IEM-DCR. "
+        f"Error: {folder} is there already: a module described as: Driver in C++ for the IEM-DCR. "
         "With --force it is replaced\n"
     )
     assert contents(prefix) == before
     done = install(prefix, "--no-venv", "--force")
     assert (done.status, done.err) == (0, "")
-    assert "  Replaced     a module that says of itself: Driver in C++ for the IEM-DCR\n" in done.out
+    assert "  Replaced     a module described as: Driver in C++ for the IEM-DCR\n" in done.out
     assert checked(prefix)[0].status == 0
 
 
@@ -219,11 +219,11 @@ def missing_library(folder: Path) -> None:
         ),
         (
             lambda folder: (folder / "manifest.yaml").write_text("description: '\x1b'\n"),
-            ["this is not this module but a module that says of itself: ' '"],
+            ["this is not this module but a module described as: ' '"],
         ),
         (
             lambda folder: (folder / "manifest.yaml").write_bytes(b"\xff"),
-            ["this is not this module but a module that says of itself: nothing"],
+            ["this is not this module but a module described as: nothing"],
         ),
         (shutil.rmtree, ["the module is not installed: iem-dcr everest install does that"]),
     ],
@@ -271,7 +271,7 @@ def test_everestpy_without_a_version_in_its_name(tmp_path: Path) -> None:
         (none_there, "there is no FOLDER"),
         (
             lambda folder: put_vendors(folder.parents[3]),
-            "FOLDER is not this module but a module that says of itself: Driver in C++ for the IEM-DCR",
+            "FOLDER is not this module but a module described as: Driver in C++ for the IEM-DCR",
         ),
         (
             lambda folder: folder.mkdir(parents=True),
@@ -293,7 +293,7 @@ def test_another_module_installed_over_it_is_not_removed(prefix: Path) -> None:
     (folder / "manifest.yaml").write_text("description: Driver in C++\n", encoding="utf-8")
     done = run("everest", "uninstall", str(prefix))
     assert done.status == 1
-    assert "is not this module but a module that says of itself: Driver in C++: nothing was removed" in done.err
+    assert "is not this module but a module described as: Driver in C++: nothing was removed" in done.err
     assert (folder / "module.py").exists()
 
 

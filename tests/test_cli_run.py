@@ -290,7 +290,7 @@ async def test_json_and_the_choice_of_level(tmp_path: Path) -> None:
         with Running(config, "-v") as running:
             await until(lambda: running.logged(": connected as "))
             everest.publish(PM1.heartbeat, b"no number")
-            await until(lambda: running.logged(" DEBUG pm1: a heartbeat that is none"))
+            await until(lambda: running.logged(" DEBUG pm1: a heartbeat is ignored"))
             assert running.end() == 0
 
 

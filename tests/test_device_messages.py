@@ -73,6 +73,24 @@ def test_genuine_answers_are_read() -> None:
     assert len(bytes.fromhex(key.PK)) == 91
 
 
+def test_a_live_value_is_read_in_full() -> None:
+    assert read() == MeterValue(
+        MS="1TST0000000001",
+        TM=MeterTime(NOON, "S"),
+        EF="",
+        ST="G",
+        XT=True,
+        XS="0x0000000000000000",
+        XC="0x0000, 0x00000000, 0x00, 0x00",
+        U2=Decimal("801.25"),
+        I=Decimal("124.9"),
+        P=Decimal("100076.1"),
+        import_wh=IMPORT_WH,
+        export_wh=Decimal(1),
+        transaction_wh=Decimal(1000),
+    )
+
+
 # --- energy ---
 
 

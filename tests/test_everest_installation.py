@@ -156,7 +156,7 @@ def vendors(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("put", "said"), [
-    (vendors, "a module that says of itself: Driver in C\\+\\+ for the IEM"), (a_file, "no folder"),
+    (vendors, "a module described as: Driver in C\\+\\+ for the IEM"), (a_file, "no folder"),
     (no_manifest, "a folder without manifest.yaml"), (a_dead_link, "no folder"),
 ])  # fmt: skip
 def test_what_is_there_stays_without_force(prefix: Path, put: Callable[[Path], object], said: str) -> None:
@@ -236,7 +236,7 @@ def test_what_a_killed_command_left_is_put_in_order(prefix: Path) -> None:
     # It was killed when the old module had made room, and the new one was whole.
     folder.rename(hidden["old"])
     shutil.copytree(SOURCE, hidden["new"])
-    with pytest.raises(InstallationError, match="is there already: a module that says of itself"):
+    with pytest.raises(InstallationError, match="is there already: a module described as"):
         install(prefix)
     assert contents(prefix) == before
     # It was killed when the new one was in place.

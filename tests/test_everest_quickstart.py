@@ -24,19 +24,22 @@ CHARGER: dict[str, Any] = yaml.safe_load((ROOT / "contrib/everest/config-sil-iem
 MODULES: dict[str, dict[str, Any]] = CHARGER["active_modules"]
 
 
-def test_the_charger_in_software_is_one_that_everest_takes() -> None:
-    """What it says of this module is checked against the manifest, the names of all against EVerest's schema."""
+def test_the_names_in_the_charger_in_software_are_those_that_everest_takes() -> None:
     schema = yaml.safe_load(shared("everest/manifest-schema.yaml").read_text("utf-8"))
     Draft7Validator(schema).validate(MANIFEST)
     (name_of_key,) = schema["$defs"]["config_set_schema"]["patternProperties"]
     (name_of_requirement,) = schema["properties"]["requires"]["patternProperties"]
     for module_id, module in MODULES.items():
-        assert re.fullmatch(name_of_requirement, module_id)
-        assert module.keys() <= {"module", "config_module", "config_implementation", "connections"}
+        for name in (module_id, *module.get("connections", {})):
+            assert re.fullmatch(name_of_requirement, name)
         for key in module.get("config_module", {}):
             assert re.fullmatch(name_of_key, key)
-        for requirement, connections in module.get("connections", {}).items():
-            assert re.fullmatch(name_of_requirement, requirement)
+
+
+def test_every_connection_in_the_charger_in_software_leads_to_a_module() -> None:
+    for module in MODULES.values():
+        assert module.keys() <= {"module", "config_module", "config_implementation", "connections"}
+        for connections in module.get("connections", {}).values():
             for connection in connections:
                 assert connection.keys() == {"module_id", "implementation_id"}
                 assert connection["module_id"] in MODULES

@@ -18,7 +18,8 @@ from tests.support.bench import SECRET, SERIAL, bench
 from tests.support.bench import request as start_request
 from tests.support.device_api import problems as problems_of_body
 from tests.support.device_api import request_schema
-from tests.support.everest_types import of_interface, problems
+from tests.support.everest_bench import definition
+from tests.support.everest_types import problems
 from tests.support.hostile_meter import ESCAPES
 from tests.support.virtual_time import virtual
 
@@ -98,7 +99,8 @@ def bodies(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, Any]]]:
 
 def assert_answer(command: str, answer: Any) -> None:
     """It is what EVerest takes for an answer, and can be shown to anybody."""
-    assert problems(of_interface("powermeter", "cmds", command, "result"), answer) == []
+    assert problems(definition("powermeter")["cmds"][command]["result"], answer) == []
+    assert answer["status"] in {*TransactionRequestStatus}
     error = answer.get("error", "")
     assert error.isprintable()
     assert len(error) <= LONGEST_LINE

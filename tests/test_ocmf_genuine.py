@@ -1,4 +1,4 @@
-"""The genuine receipts of the meter: what they say, and which of them verify."""
+"""The genuine receipts of the meter: what they say, and which of them verify. Some checks take simulated ones too."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from iem_dcr.ocmf.signature import signature_numbers
 from iem_dcr.ocmf.verdict import Judgement, Verdict, verdict_on
 from tests.support import shared as shared_folder
 from tests.support.shared import shared
+from tests.test_simulator_nodes import Bench
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,6 +41,18 @@ def of_2023(name: str = "raw-signature") -> tuple[str, str]:
     assert data is not None
     assert key is not None
     return html.unescape(data[1]), key[1]
+
+
+def simulated_unpadded() -> tuple[str, str]:
+    """Tuple and key of a simulated meter, with a signature in the form of 2025."""
+    bench = Bench()
+    return bench.session().text, bench.json("/publickey")["PK"]
+
+
+def simulated_raw() -> tuple[str, str]:
+    """Tuple and key of another simulated meter, with a signature in the form of 2023."""
+    bench = Bench(private_key=78, signature_encoding="raw", public_key_form="raw")
+    return bench.session().text, bench.json("/publickey")["PK"]
 
 
 def errors_of(verdict: Verdict) -> set[str]:
@@ -68,7 +81,7 @@ def test_the_receipt_of_2025_verifies_and_says_what_is_written() -> None:
     assert [found.code for found in verdict.findings] == ["time-not-synchronised"] * 2
 
 
-@pytest.mark.parametrize("made", [of_2025, of_2023])
+@pytest.mark.parametrize("made", [of_2025, of_2023, simulated_unpadded, simulated_raw])
 def test_no_bit_of_a_receipt_can_be_flipped(made: Callable[[], tuple[str, str]]) -> None:
     """What still verifies says the same: hex of another letter case, or SA spelled otherwise."""
     text, key = made()
@@ -90,8 +103,9 @@ def test_no_bit_of_a_receipt_can_be_flipped(made: Callable[[], tuple[str, str]])
                     assert curve_of(changed.algorithm) is SECP256R1
 
 
-def test_another_meters_key_fails() -> None:
-    assert verify(parse(of_2025()[0]), of_2023()[1]).outcome is Outcome.INVALID
+@pytest.mark.parametrize(("made", "other"), [(of_2025, of_2023), (simulated_unpadded, simulated_raw)])
+def test_another_meters_key_fails(made: Callable[[], tuple[str, str]], other: Callable[[], tuple[str, str]]) -> None:
+    assert verify(parse(made()[0]), other()[1]).outcome is Outcome.INVALID
 
 
 def test_the_receipt_of_2023_verifies_and_is_refused_for_its_errors_and_its_raw_signature() -> None:

@@ -30,6 +30,7 @@ from tests.support.snapshots import assert_snapshot
 from tests.support.virtual_time import run_virtual
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 USER = "04A2B3C4D5E6F7"
@@ -182,23 +183,32 @@ def shape(text: str) -> str:
     return re.sub(r"[A-Z]", "A", re.sub(r"[a-z]", "a", re.sub(r"[0-9]", "0", text)))
 
 
-def test_genuine_answers() -> None:
-    tuple_text = shared("receipts/iem-dcr-2025-unpadded-der.ocmf").read_text("utf-8").strip()
-    bodies = {
+def genuine() -> dict[str, bytes]:
+    """Bodies of a real meter, by path."""
+    return {
         nodes.METERVALUE.path: shared("device/metervalue.json").read_bytes(),
         nodes.GW.path: shared("device/gw.json").read_bytes(),
         nodes.PUBLICKEY.path: shared("device/publickey.json").read_bytes(),
-        nodes.TRANSACTION_V1.path: tuple_text.encode(),
+        nodes.TRANSACTION_V1.path: shared("receipts/iem-dcr-2025-unpadded-der.ocmf").read_bytes().strip(),
     }
+
+
+@pytest.mark.parametrize(
+    ("meter", "private"), [(genuine, ("MS", "CI", "CT", "ID", "TT")), (signed_meter, ("MS", "CI", "ID"))]
+)
+def test_answers_keep_their_length_and_their_readings(
+    meter: Callable[[], dict[str, bytes]], private: tuple[str, ...]
+) -> None:
+    bodies = meter()
     written = redacted(bodies)
-    before = ocmf.parse(tuple_text)
+    before = ocmf.parse(bodies[nodes.TRANSACTION_V1.path].decode())
     after = ocmf.parse(written[nodes.TRANSACTION_V1.path].decode())
     assert [reading.RV for reading in after.readings] == [reading.RV for reading in before.readings]
     assert [after.payload[key] for key in ("MM", "GV", "IF", "PG")] == [
         before.payload[key] for key in ("MM", "GV", "IF", "PG")
     ]
     everything = b"".join(written.values()).decode()
-    for key in ("MS", "CI", "CT", "ID", "TT"):
+    for key in private:
         assert str(before.payload[key]) not in everything
     assert {path: len(body) for path, body in written.items()} == {path: len(body) for path, body in bodies.items()}
 

@@ -1,1 +1,1 @@
-"""The station is EVerest: the module that its manager starts, and its installation."""
+"""The EVerest module, which EVerest's manager starts, and its installation."""

@@ -1,8 +1,8 @@
-"""What is at a module's place in an EVerest prefix, and whether it would start. Nothing is changed.
+"""Checks what is installed at a module's place in an EVerest prefix, and whether it would start. It changes nothing.
 
 EVerest's manager starts module.py with the Python of the ``.venv`` beside it, else with the python3 on PATH. everestpy
-is one shared object, built for one minor version of Python. Its file name tells which (``.cpython-312-``), unless
-EVerest's own CMake installed it: then interpreters are asked to import it, each in a process of its own.
+is one shared object, built for one minor version of Python. Its file name contains that version (``.cpython-312-``)
+unless EVerest's own CMake installed it. In that case each interpreter tries to import it in a process of its own.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MANIFEST: Final = "manifest.yaml"
 VENV: Final = ".venv"
 THIS_MODULE: Final = "this module"
 ANSWER_TIMEOUT_S: Final = 60.0
-"""How long an interpreter may take to import what it is asked to; what is on PATH may be anything."""
+"""How long an interpreter may take for a program. An executable on PATH may be anything."""
 
 _MODULES = "libexec/everest/modules"
 _EVERESTPY = "lib/everest/everestpy"
@@ -46,7 +46,7 @@ try:
     import everest.framework
     import iem_dcr.everest.module, iem_dcr.everest.framework, cryptography.hazmat.primitives.asymmetric.ec
 except ImportError as error:
-    while isinstance(error.__context__, ImportError):  # everestpy tries a second way, which hides why the first failed
+    while isinstance(error.__context__, ImportError):  # everestpy tries a second import, which hides the first error
         error = error.__context__
     sys.exit(f"{type(error).__name__}: {error}")
 """
@@ -54,20 +54,20 @@ except ImportError as error:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What is there.
+    """The result of a check.
 
     Attributes:
-        folder: of the module.
-        found: what it is, in words; None where there is nothing.
+        folder: folder of the module.
+        found: what is there, in words, or None if there is nothing.
         is_this_module: whether it is this module.
-        version: of the package that module.py gets, or None.
-        manifest_equal: whether manifest.yaml is this package's.
-        interpreter: path of what the manager would start, or None.
-        python: its version, "3.12", or None.
+        version: version of the package iem_dcr that module.py imports, or None.
+        manifest_equal: whether manifest.yaml equals this package's.
+        interpreter: path of the interpreter that the manager would start, or None.
+        python: version of that interpreter, "3.12", or None.
         everestpy: whether everestpy is in the prefix.
-        everestpy_python: the version it is built for, or None.
-        starts: whether module.py is there and finds all it imports.
-        problems: what is wrong, and what to do; empty when all is well.
+        everestpy_python: version of Python that everestpy is built for, or None.
+        starts: whether module.py exists and all its imports succeed.
+        problems: what is wrong and what to do; empty if all is well.
     """
 
     folder: str
@@ -84,17 +84,17 @@ class Findings:
 
 
 def check(prefix: Path, name: str = MODULE_NAME) -> Findings:
-    """Look at what is there, and have its Python import what module.py imports.
+    """Check the module's folder, and let its Python import what module.py imports.
 
     Raises:
-        ConfigError: no module can have that name, or there is no EVerest at that prefix.
-        OSError: it cannot be looked at.
+        ConfigError: the name is not a module's name, or there is no EVerest at that prefix.
+        OSError: the folder cannot be read.
     """
     return examine(prefix, module_folder(prefix, name))
 
 
 def examine(prefix: Path, folder: Path) -> Findings:
-    """Look at a folder as `check` does, wherever it is."""
+    """Check any folder in the same way as `check`."""
     present = what_is_at(folder)
     built_for = python_of_everestpy(prefix)
     everestpy = (prefix / _EVERESTPY / "everest").exists()
@@ -131,10 +131,10 @@ def examine(prefix: Path, folder: Path) -> Findings:
 
 
 def module_folder(prefix: Path, name: str) -> Path:
-    """Return where a module of that name belongs.
+    """Return the folder for a module of that name.
 
     Raises:
-        ConfigError: no module can have that name, or there is no EVerest at that prefix.
+        ConfigError: the name is not a module's name, or there is no EVerest at that prefix.
     """
     if not _NAME.fullmatch(name):
         raise ConfigError(
@@ -147,7 +147,7 @@ def module_folder(prefix: Path, name: str) -> Path:
 
 
 def what_is_at(folder: Path) -> str | None:
-    """Say what is at a module's place: `THIS_MODULE`, of whatever version, or what else; None for nothing."""
+    """Return what is at a module's place: `THIS_MODULE` in any version, a description, or None for nothing."""
     if not os.path.lexists(folder):
         return None
     if not folder.is_dir():
@@ -159,7 +159,7 @@ def what_is_at(folder: Path) -> str | None:
     if _OURS in manifest:
         return THIS_MODULE
     described = _DESCRIPTION.search(manifest.decode(errors="replace"))
-    return f"a module that says of itself: {printable(described[1]) if described else 'nothing'}"
+    return f"a module described as: {printable(described[1]) if described else 'nothing'}"
 
 
 def _read(path: Path) -> bytes | None:
@@ -170,9 +170,9 @@ def _read(path: Path) -> bytes | None:
 
 
 def python_of_everestpy(prefix: Path) -> str | None:
-    """Return the version of Python that everestpy is built for, "3.12"; None where that cannot be told.
+    """Return the version of Python that everestpy is built for, "3.12", or None if it is unknown.
 
-    Where there are several it is ours, or else the newest.
+    If there are builds for several versions, return the running one, else the newest.
     """
     minors = {int(found[1]) for path in (prefix / _EVERESTPY).rglob("*.so") if (found := _TAG.search(path.name))}
     if minors:
@@ -191,12 +191,12 @@ def interpreters(prefix: Path) -> Iterator[str]:
 
 
 def version_of(interpreter: str, prefix: Path, program: str = "") -> str | None:
-    """Return an interpreter's version, "3.12", if it carries out a program; else None."""
+    """Return an interpreter's version, "3.12", or None if the program fails in it."""
     done = _run_as_manager(interpreter, _SAYS_ITS_VERSION + program, prefix)
     return done.stdout.partition("\n")[0] if done.returncode == 0 else None
 
 
-# --- what comes of starting it ---
+# --- whether it starts ---
 
 
 class _Probed(NamedTuple):
@@ -207,7 +207,7 @@ class _Probed(NamedTuple):
 
 
 def _probe(prefix: Path, folder: Path) -> _Probed:
-    """Have the interpreter that the manager would start import what module.py imports."""
+    """Let the interpreter that the manager would start import what module.py imports."""
     if not (folder / "module.py").is_file():
         return _Probed(error="it is missing: install again with --force")
     own = folder / VENV / "bin" / "python3"
@@ -231,16 +231,16 @@ def _run_as_manager(
 
 
 def run(*command: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:  # noqa: ANN401  subprocess.run's
-    """Run an interpreter to its end, with options of `subprocess.run`; it fails where ``timeout`` ends it."""
+    """Run an interpreter to its end, with options of `subprocess.run`. A time-out becomes exit status 1."""
     options |= {"stdin": subprocess.DEVNULL, "capture_output": True, "encoding": "utf-8", "errors": "replace"}
     try:
-        return subprocess.run(command, check=False, **options)  # noqa: S603  the words are of these files
+        return subprocess.run(command, check=False, **options)  # noqa: S603  the commands are made in this package
     except subprocess.TimeoutExpired as error:
         return subprocess.CompletedProcess(command, 1, "", f"no answer within {error.timeout:g} s")
 
 
 def why(done: subprocess.CompletedProcess[str]) -> str:
-    """Say why a command failed: the last line it wrote, or the signal that ended it."""
+    """Return why a command failed: its last line of output, or the signal that ended it."""
     if done.returncode < 0:
         return f"ended by {signal.Signals(-done.returncode).name}"
     lines = [line for output in (done.stdout, done.stderr) for line in output.split("\n") if line.strip()]

@@ -1,7 +1,7 @@
-"""EVerest's framework, as a station and as a log. The one file that imports everestpy (``everest.framework``).
+"""EVerest's framework as a station and as a log. Only this file imports everestpy (``everest.framework``).
 
-everestpy comes with EVerest and is on no package index. It calls handlers on threads of its own, and may be called from
-any thread.
+everestpy comes with EVerest and is on no package index. It calls handlers on its own threads. It may be called from any
+thread.
 """
 
 from __future__ import annotations
@@ -17,34 +17,34 @@ if TYPE_CHECKING:
     from iem_dcr.powermeter import Powermeter, StationError
 
 IMPLEMENTATION: Final = "main"
-"""Implementation id of the interface `powermeter` in the manifest."""
+"""Id of the implementation of `powermeter` in the manifest."""
 
 
 class Framework:
-    """A module's connection to EVerest, and its driver's station. What EVerest refuses raises.
+    """A module's connection to EVerest, and the station of its driver. A call that EVerest refuses raises.
 
     Attributes:
-        config: the module's configuration, by key.
-        log_handler: hands log records to EVerest's log.
+        config: the module's configuration by key.
+        log_handler: passes log records to EVerest's log.
     """
 
     def __init__(self) -> None:
-        self._session = RuntimeSession()  # everestpy holds no reference to it, and needs it to the end
+        self._session = RuntimeSession()  # everestpy needs it to the end but holds no reference
         self._module = Module(self._session)
         log.update_process_name(self._module.info.id)
         self.config: dict[str, Any] = dict(self._module.say_hello().configs.module)
         self.log_handler: logging.Handler = _LogHandler()
 
     def implement(self, command: str, handler: Callable[[dict[str, Any]], dict[str, object]]) -> None:
-        """Offer a command. The handler is called on a thread of the framework's and must never raise."""
+        """Offer a command. The handler is called on a thread of the framework and must never raise."""
         self._module.implement_command(IMPLEMENTATION, command, handler)
 
     def init_done(self, on_ready: Callable[[], None]) -> None:
-        """Say that everything is offered; ``on_ready`` is called from another thread when all modules are ready."""
+        """Report that all commands are offered. ``on_ready`` is called on another thread when all modules are ready."""
         self._module.init_done(on_ready)
 
     def on_shutdown(self, stop: Callable[[], None]) -> None:
-        """Have ``stop`` called at a graceful shutdown, where this everestpy knows one."""
+        """Call ``stop`` at a graceful shutdown, if this version of everestpy supports it."""
         register = getattr(self._module, "shutdown_handler", None)
         if register is not None:
             register(stop)
@@ -54,11 +54,11 @@ class Framework:
         self._module.publish_variable(IMPLEMENTATION, "powermeter", value.to_json())
 
     def publish_public_key(self, key: str) -> None:
-        """Publish the variable `public_key_ocmf`; never empty: OCPP 1.6 would store that over the good one."""
+        """Publish the variable `public_key_ocmf`. Never publish an empty key: OCPP 1.6 would overwrite the good one."""
         self._module.publish_variable(IMPLEMENTATION, "public_key_ocmf", key)
 
     def raise_error(self, error: StationError) -> None:
-        """Raise an error; one that is active stays as it is."""
+        """Raise an error. An active error stays as it is."""
         factory = self._module.get_error_factory(IMPLEMENTATION)
         self._module.raise_error(IMPLEMENTATION, factory.create_error(error.type, error.sub_type, error.message))
 
@@ -67,18 +67,18 @@ class Framework:
         self._module.clear_error(IMPLEMENTATION, error.type, error.sub_type)
 
     def is_error_active(self, error: StationError) -> bool:
-        """Tell whether an error of this type and sub-type is active."""
+        """Return whether an error of this type and sub-type is active."""
         monitor = self._module.get_error_state_monitor_impl(IMPLEMENTATION)
         return bool(monitor.is_error_active(error.type, error.sub_type))
 
 
 class _LogHandler(logging.Handler):
-    """Hands log records to EVerest's log, which filters and formats them, and has Python's names for levels."""
+    """Passes log records to EVerest's log, which filters and formats them. Its levels have Python's names."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Hand over one record."""
+        """Pass on one record."""
         try:
             text = self.format(record).encode("utf-8", "replace").decode()
             getattr(log, record.levelname.lower(), log.info)(text)
-        except Exception:  # noqa: BLE001  logging's own way for a handler that fails
+        except Exception:  # noqa: BLE001  as logging's own handlers do
             self.handleError(record)

@@ -1,13 +1,13 @@
-"""Puts the module among EVerest's modules, with an environment of its own, and takes it away again.
+"""Installs the module among EVerest's modules, with an environment of its own, and removes it.
 
-All is made in a hidden folder beside the module's, tried there, and renamed when it is whole. A charger often has no
-way to a package index, so what the module needs comes from the installation that runs this, file by file, which gives
-the charger the very versions that were tried; or from a folder of wheels. Console scripts are left out: the first line
-of each names the environment it came from, and EVerest calls none.
+The module is made in a hidden folder beside its place, tried there, and renamed when it is complete. A charger often
+cannot reach a package index. So the packages that the module needs are copied file by file from the running
+installation, which gives the charger the same versions, or they come from a folder of wheels. Console scripts are not
+copied: the first line of each names the environment it came from, and EVerest calls none.
 
-A command that fails or is ended by a signal undoes what it did. One that is killed leaves hidden folders, and the next
-command puts them in order: ``.NAME.new`` was being made, ``.NAME.gone`` removed, and ``.NAME.old`` replaced: that comes
-back, unless its successor is in place.
+A command that fails or is ended by a signal undoes its changes. A killed command leaves hidden folders, which the next
+command cleans up. ``.NAME.new`` is an unfinished installation and ``.NAME.gone`` a removed module: both are deleted.
+``.NAME.old`` is a replaced module: it is restored unless its successor is in place.
 """
 
 from __future__ import annotations
@@ -46,15 +46,15 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 REQUIREMENTS: Final = ("cryptography>=42", "h11>=0.14")
-"""What the package needs at run time, as in pyproject.toml."""
+"""The package's requirements at run time, as in pyproject.toml."""
 _PARTS: Final = ("cryptography", "h11", "cffi")
-"""The packages of `REQUIREMENTS`, and what they import in turn."""
+"""The packages of `REQUIREMENTS` and those that they import."""
 _WHEELS: Final = "cryptography, h11 and what they need"
 _PACKAGE: Final = Path(__file__).parents[1]
 
 
 class Installed(NamedTuple):
-    """What was installed: versions as "3.12", the rest in words, and None where there is nothing to say."""
+    """What was installed. Versions are written as "3.12", the rest in words; None if there is nothing to report."""
 
     folder: Path
     replaced: str | None
@@ -73,20 +73,21 @@ def install(
     state: Path | None = None,
     user: str | None = None,
 ) -> Installed:
-    """Install the module, and see that it would start.
+    """Install the module, and check that it would start.
 
     Args:
-        prefix: EVerest's.
-        name: of the module there.
-        venv: make ``.venv`` beside module.py with all it needs; without it only the folder is copied, and not tried.
-        wheels: folder with wheels of what the module needs; None copies that from the running installation.
-        force: replace what is there.
+        prefix: EVerest's prefix.
+        name: name of the module there.
+        venv: make ``.venv`` beside module.py with all requirements. Without it the folder is copied and not tried.
+        wheels: folder with wheels of the requirements, or None to copy them from the running installation.
+        force: replace an existing module.
         state: folder to make for the journal of receipts, or None.
-        user: the user that EVerest runs as: gets that folder, and is seen to be able to start the module. None is root.
+        user: the user that EVerest runs as, or None for root. This user owns ``state`` and has to be able to start the
+            module.
 
     Raises:
-        ConfigError: no module can have that name, there is no EVerest at that prefix, or no such user.
-        InstallationError: it did not succeed; what was there before is there still.
+        ConfigError: the name is not a module's name, there is no EVerest at that prefix, or there is no such user.
+        InstallationError: the installation failed. The state before it is restored.
     """
     folder, owner = module_folder(prefix, name), _user(user)
     with _failing_as(f"{name} was not installed"), _workplace(folder) as new, contextlib.ExitStack() as undo:
@@ -104,7 +105,7 @@ def install(
             if user is not None and os.geteuid() == 0:
                 _see_that_it_runs_as(owner, new / VENV / "bin" / "python3")
         kept = None if state is None else _make_state_folder(state, owner, undo)
-        # A charger may lose its power at any moment: the files go to the disk before the folder gets its name.
+        # A charger may lose its power at any moment, so the files are on the disk before the folder gets its name.
         os.sync()
         if before is not None:
             folder.rename(_hidden(folder, "old"))
@@ -114,11 +115,11 @@ def install(
 
 
 def uninstall(prefix: Path, name: str = MODULE_NAME) -> Path:
-    """Remove the module and return the folder it was in. Receipts stay.
+    """Remove the module and return its folder. Receipts stay.
 
     Raises:
-        ConfigError: no module can have that name, or there is no EVerest at that prefix.
-        InstallationError: it is not there, or what is there is something else; nothing was removed.
+        ConfigError: the name is not a module's name, or there is no EVerest at that prefix.
+        InstallationError: the module is not there, or the folder is not this module's. Nothing was removed.
     """
     folder = module_folder(prefix, name)
     with _failing_as(f"{name} was not removed"), _workplace(folder):
@@ -140,7 +141,7 @@ def _hidden(folder: Path, what: str) -> Path:
 
 @contextlib.contextmanager
 def _workplace(folder: Path) -> Iterator[Path]:
-    """Make the folder of modules, and yield where the new one may be made; in the end nothing hidden remains."""
+    """Make the folder of modules, and yield the hidden folder for a new one. No hidden folder remains at the end."""
     made = [parent for parent in folder.parents if not parent.exists()]
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -151,7 +152,7 @@ def _workplace(folder: Path) -> Iterator[Path]:
             _put_in_order(folder)
     finally:
         for parent in made:
-            with contextlib.suppress(OSError):  # not empty: it is in use
+            with contextlib.suppress(OSError):  # it is not empty
                 parent.rmdir()
 
 
@@ -165,7 +166,7 @@ def _put_in_order(folder: Path) -> None:
         elif path.exists():
             shutil.rmtree(path, ignore_errors=True)
         if os.path.lexists(path):
-            _log.warning("%s could not be removed whole: remove it by hand", path)
+            _log.warning("%s could not be removed completely: remove it by hand", path)
 
 
 @contextlib.contextmanager
@@ -183,7 +184,7 @@ def _failing_as(what: str) -> Iterator[None]:
 
 
 def _interpreter_for(built_for: str | None, prefix: Path, wheels: Path | None) -> str:
-    """Return the path of an interpreter of that version: the running one, or with wheels another one."""
+    """Return the path of an interpreter of that version. Without wheels only the running one is possible."""
     able = [sys.executable] if wheels is None else interpreters(prefix)
     found = next((path for path in able if built_for in (None, version_of(path, prefix))), None)
     if found is None:
@@ -196,7 +197,7 @@ def _interpreter_for(built_for: str | None, prefix: Path, wheels: Path | None) -
 
 
 def _make_environment(interpreter: str, venv: Path, future: Path, wheels: Path | None) -> str:
-    """Make an environment with all that the module needs; say what is in it. The folder will be renamed to `future`."""
+    """Make an environment with all requirements, which will be renamed to `future`, and return a description of it."""
     options = ["--without-pip"] if wheels is None else []
     _demand("no environment can be made", interpreter, "-I", "-m", "venv", *options, venv)
     (site,) = (venv / "lib").glob("python3.*/site-packages")
@@ -208,7 +209,7 @@ def _make_environment(interpreter: str, venv: Path, future: Path, wheels: Path |
         python = venv / "bin" / "python3"
         _demand(f"{trouble}. pip said", python, "-I", *pip, "--find-links", wheels.absolute(), *REQUIREMENTS)
     shutil.copytree(_PACKAGE, site / _PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
-    # Compiled now, the module starts as fast the first time. What packages carry that does not compile is not imported.
+    # Compiled here, the module starts fast the first time too. Files that do not compile are never imported.
     run(venv / "bin" / "python3", "-I", "-m", "compileall", "-q", site)
     now, then = os.fsencode(venv), os.fsencode(future)
     for path in (venv / "pyvenv.cfg", *(venv / "bin").iterdir()):
@@ -221,7 +222,7 @@ def _make_environment(interpreter: str, venv: Path, future: Path, wheels: Path |
 
 
 def _copy_what_is_needed(site: Path) -> None:
-    """Copy packages file by file, by the lists of files that came with them."""
+    """Copy the packages file by file, as listed in their metadata."""
     for name in _PARTS:
         try:
             files = distribution(name).files
@@ -270,7 +271,7 @@ def _user(name: str | None) -> pwd.struct_passwd:
 
 
 def _make_state_folder(state: Path, owner: pwd.struct_passwd, undo: contextlib.ExitStack) -> str:
-    """Make the folder for the journal of receipts, unless it is there; say what came of it."""
+    """Make the folder for the journal of receipts unless it exists, and return a description of the result."""
     shown = printable(state, limit=200)
     if os.geteuid() != 0:
         return f"only root makes {shown}; without it they are kept in the home of EVerest's user"

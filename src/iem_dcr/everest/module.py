@@ -1,13 +1,15 @@
-"""The EVerest module: a process with one meter's driver in it.
+"""The EVerest module: a process that runs one meter's driver.
 
-* The driver lives on one asyncio loop, on the main thread. EVerest calls handlers on threads of its own, start and stop
-  at once; each hands its command to the loop and waits for the answer, a second longer than the driver's own deadline.
-* A handler that raises, and a module that exits, take the whole charger down. So a handler always returns an answer,
-  and a driver that fails is started again.
-* Signals are blocked in every thread but one, which waits for them and ends the loop. Where the loop does not end,
-  because a publish or the log hangs, that thread answers the handlers that wait, and ends the process.
-* The process leaves by `os._exit`: the framework's threads would call into an interpreter that is taken apart. Nothing
-  has to be flushed, as the log has no buffer; its lock may be held by who waits for a full pipe.
+* The driver runs on one asyncio loop on the main thread. EVerest calls handlers on its own threads and may call start
+  and stop at the same time. Each handler passes its command to the loop and waits for the answer, one second longer
+  than the driver's own deadline.
+* An exception in a handler, or a module that exits, takes the whole charger down. So a handler always returns an
+  answer, and a driver that fails is started again.
+* Signals are blocked in every thread but one, which waits for them and ends the loop. If the loop does not end, because
+  a publish or the log hangs, that thread answers the waiting handlers and ends the process.
+* The process ends with `os._exit`, because the framework's threads would call into an interpreter that is shutting
+  down. There is nothing to flush: the log has no buffer. A flush could block on the log's lock, which a thread that
+  writes to a full pipe may hold.
 """
 
 from __future__ import annotations
@@ -44,25 +46,25 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 HANDLER_MARGIN_S: Final = 1.0
-"""How much longer than the driver's own deadline a handler waits for its answer."""
+"""How much longer than the driver's own deadline a handler waits for the answer."""
 RESTART_DELAY_S: Final = 1.0
 JOURNAL_CLOSE_TIMEOUT_S: Final = 0.3
 LOOP_END_TIMEOUT_S: Final = 0.9
-"""How long after a signal the loop is given up."""
+"""How long the loop may take to end after a signal."""
 HANDLERS_END_TIMEOUT_S: Final = 0.3
 REPLIES_GO_OUT_S = 0.05
-"""A handler's answer is on its way when it has returned; the framework tells nobody when it is out."""
+"""Time for the framework to send an answer after its handler has returned. It does not report that it has."""
 
 
 class EverestModule:
-    """One meter's driver within an EVerest module.
+    """One meter's driver in an EVerest module.
 
     Args:
-        framework: the connection to EVerest, which is the driver's station; the commands are offered on it here.
-        settings: of the meter.
-        journal: of its receipts, or None. It is closed at the end.
-        loop: on which the driver is to live.
-        wall: the host's clock; aware datetimes.
+        framework: the connection to EVerest and the driver's station. The commands are offered on it here.
+        settings: settings of the meter.
+        journal: journal of its receipts, or None. It is closed at the end.
+        loop: the loop that runs the driver.
+        wall: the host's clock, as aware datetimes.
         connect: makes the connections: see `iem_dcr.device.transport`.
     """
 
@@ -101,7 +103,7 @@ class EverestModule:
     def _answer(
         self, command: Callable[[object], Coroutine[None, None, Response]], argument: object, within_s: float
     ) -> dict[str, object]:
-        """Have the loop carry out a command, and return its answer; whatever happens, return one."""
+        """Carry out a command on the loop and return its answer. Always return an answer."""
         try:
             with self._handlers:
                 if self._answers_no_more:
@@ -130,28 +132,28 @@ class EverestModule:
         except TimeoutError:
             if future.cancel():
                 return _failed("the meter did not do it in time")
-            # The answer came in the very moment in which the wait for it ended.
+            # The answer came just as the wait for it ended.
             return future.result(HANDLER_MARGIN_S).to_json()
 
     # --- from any thread ---
 
     def ready(self) -> None:
-        """Begin to drive the meter."""
+        """Start driving the meter."""
         self._loop.call_soon_threadsafe(self._ready.set)
 
     def stop(self) -> None:
-        """Have `run` end, also before ready."""
+        """End `run`, also before ready."""
         self._loop.call_soon_threadsafe(self._stop.set)
         self._loop.call_soon_threadsafe(self._ready.set)
 
     def end(self) -> None:
-        """Stop, and return when every handler that waits has its answer; the loop may hang."""
+        """Stop, and return when every waiting handler has its answer, even if the loop hangs."""
         self.stop()
         self._ended.wait(LOOP_END_TIMEOUT_S)
         self.answer_what_waits()
 
     def answer_what_waits(self) -> None:
-        """Let the handlers return an answer, and the framework send it: the loop will do nothing any more."""
+        """Let the waiting handlers return an answer and the framework send it. The loop has ended or hangs."""
         with self._handlers:
             self._answers_no_more = True
             for future in tuple(self._waiting):
@@ -162,7 +164,7 @@ class EverestModule:
     # --- on the thread of the loop ---
 
     def run(self) -> None:
-        """Say that everything is offered, drive the meter from ready on, and return when told to stop."""
+        """Report that all commands are offered, drive the meter from ready on, and return after `stop`."""
         self._framework.init_done(self.ready)
         try:
             self._loop.run_until_complete(self.drive())
@@ -171,7 +173,7 @@ class EverestModule:
             self.answer_what_waits()
 
     async def drive(self) -> None:
-        """Drive the meter from ready on, until told to stop."""
+        """Drive the meter from ready on until `stop` is called."""
         await self._ready.wait()
         stopped = asyncio.ensure_future(self._stop.wait())
         if not self._stop.is_set():
@@ -190,18 +192,18 @@ class EverestModule:
             await self._journal.close(JOURNAL_CLOSE_TIMEOUT_S)
 
     def _clear_errors_of_before(self) -> None:
-        """Clear what EVerest still holds for active from before a restart: the driver raises anew what stands."""
+        """Clear the errors that are still active from before a restart. The driver raises those that persist again."""
         for known in KNOWN_ERRORS:
             error = StationError(*known, message="")
             try:
                 if self._framework.is_error_active(error):
                     self._framework.clear_error(error)
-            except Exception:  # noqa: BLE001  the framework's trouble must not keep the meter from being driven
+            except Exception:  # noqa: BLE001  the meter is driven even if the framework fails here
                 _log.exception("the state of error %s %s is not known", *known)
 
 
 def _failed(why: str) -> dict[str, object]:
-    """Return what answers a start and a stop that were not carried out."""
+    """Return the answer to a start or a stop that was not carried out."""
     return {"status": TransactionRequestStatus.UNEXPECTED_ERROR.value, "error": why}
 
 
@@ -209,7 +211,7 @@ def _failed(why: str) -> dict[str, object]:
 
 
 def main(framework_type: type[Framework], signals: Sequence[signal.Signals]) -> NoReturn:
-    """Be the module that EVerest's manager started. The signals end it; they are blocked, and one may have come."""
+    """Run the module that EVerest's manager has started. The signals end it. They are blocked and may be pending."""
     running: list[EverestModule] = []
     threading.Thread(target=_leave_on_a_signal, args=(signals, running), daemon=True).start()
     framework = framework_type()
@@ -231,14 +233,14 @@ def main(framework_type: type[Framework], signals: Sequence[signal.Signals]) -> 
     except ConfigError as error:
         _log.critical("the configuration is wrong: %s", error)
         os._exit(1)
-    except Exception:  # noqa: BLE001  whatever it is goes to the log that is read
+    except Exception:  # noqa: BLE001  EVerest's log shows it; a traceback on stderr is not read
         _log.critical("the module failed, which is a mistake in the program", exc_info=True)
         os._exit(1)
     os._exit(0)
 
 
 def _leave_on_a_signal(signals: Sequence[signal.Signals], running: list[EverestModule]) -> None:
-    # Blocked, an ignored SIGHUP would come as well, and whoever ignores it (nohup) wants the module to go on.
+    # sigwait also returns an ignored signal if it is blocked. With SIGHUP ignored (nohup) the module goes on.
     signal.sigwait([one for one in signals if one != signal.SIGHUP or signal.getsignal(one) != signal.SIG_IGN])
     if running:
         running[0].end()

@@ -1,4 +1,4 @@
-"""A power meter behind EVerest's stable MQTT API: one meter's side of it, and the broker between.
+"""Power meters on EVerest's stable MQTT API.
 
-Its way in is `meter_api.MeterApi`, one for every meter; all of them share one `bus.Bus`.
+The entry point is `meter_api.MeterApi`, one for each meter. All of them share one `bus.Bus`.
 """

@@ -1,7 +1,8 @@
-"""The outages of a broker: how long to wait before the next attempt, and what is logged of it.
+"""How long to wait before the next attempt to reach a broker, and which failures to log.
 
-Pauses double from 0.2 s to 15 s and are jittered, so that many clients do not come back in step. The first reason of an
-outage is logged, and each further one that needs a change of settings; what repeats is logged at debug.
+Pauses double from 0.2 s to 15 s and are jittered, so that many clients do not reconnect at the same time. The first
+failure of an outage is logged. A later failure is logged if its reason is new and only a change of settings helps. All
+others are logged at debug.
 """
 
 from __future__ import annotations
@@ -17,21 +18,21 @@ _log = logging.getLogger(__name__)
 FIRST_PAUSE_S: Final = 0.2
 MAX_PAUSE_S: Final = 15.0
 TAKEN_OVER_PAUSE_S: Final = 5.0
-"""The least pause after another client took the session over: two do not throw each other out all the time."""
+"""Minimum pause after another client has taken the session over, so that two clients do not alternate without pause."""
 STABLE_S: Final = 1.0
-"""After a connection that lasted that long the pauses begin anew."""
+"""After a connection that lasted this long, pauses start at `FIRST_PAUSE_S` again."""
 
 SHORT_S: Final = 20.0
 MAX_SHORT: Final = 6
-"""So many connections in a row that the broker accepted and ended within `SHORT_S` mean another client of the same
-name: MQTT 3.1.1 has no reason code for it, and mosquitto 2.0.11 sends none with MQTT 5 either."""
+"""This many consecutive connections that the broker ended within `SHORT_S` mean that another client uses the same
+client_id. MQTT 3.1.1 has no reason code for that, and mosquitto 2.0.11 sends none with MQTT 5 either."""
 
 
 class Backoff:
-    """The outages of one broker.
+    """Tracks the outages of one broker.
 
     Args:
-        name: of the broker; each log line begins with it.
+        name: of the broker. Each log line begins with it.
     """
 
     def __init__(self, name: str) -> None:
@@ -41,13 +42,13 @@ class Backoff:
         self._short = 0
 
     def connected(self) -> bool:
-        """End the outage. Returns whether there was one."""
+        """End the outage, and return whether there was one."""
         was_out = bool(self._reasons)
         self._reasons.clear()
         return was_out
 
     def failed(self, error: BrokerError) -> None:
-        """Log why there is no connection, or what must be behind it when connections end again and again."""
+        """Log why there is no connection, or why connections keep ending."""
         lasted_s = error.lasted_s
         if lasted_s is not None and lasted_s >= STABLE_S:
             self._pause_s = FIRST_PAUSE_S
@@ -61,8 +62,8 @@ class Backoff:
             self._pause_s = max(self._pause_s, TAKEN_OVER_PAUSE_S)
 
     def next_pause_s(self) -> float:
-        """Return how long to wait before the next attempt, longer each time."""
-        pause_s = self._pause_s * random.uniform(0.5, 1.0)  # noqa: S311  spreads clients, no secret
+        """Return the pause before the next attempt. It grows with each call."""
+        pause_s = self._pause_s * random.uniform(0.5, 1.0)  # noqa: S311  it spreads clients and is no secret
         self._pause_s = min(self._pause_s * 2, MAX_PAUSE_S)
         return pause_s
 

@@ -1,4 +1,4 @@
-"""Why there is no connection to the broker, in words that say what to do. It names no MQTT library."""
+"""Errors of the broker connection, with messages that say what to do. It imports no MQTT library."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ _TLS_HINT: Final = "Is that port one for TLS, and is a client certificate (cert_
 
 
 class BrokerError(IemDcrError):
-    """There is no connection to the broker; the message is the reason, and follows the broker's address.
+    """There is no connection to the broker. The message is the reason, and is logged after the broker's address.
 
     Attributes:
         lasting: whether only a change of settings, here or at the broker, helps.
-        is_taken_over: whether another client of the same name takes this one's place.
-        lasted_s: how long there was a connection; None where none was made.
+        is_taken_over: whether another client with the same client_id has replaced this one.
+        lasted_s: how long the connection lasted, or None if none was made.
     """
 
     def __init__(self, reason: str, *, lasting: bool = False, is_taken_over: bool = False) -> None:
@@ -51,13 +51,13 @@ class BrokerError(IemDcrError):
 
 
 def from_reason_code(code: int, otherwise: str) -> BrokerError:
-    """Say what a reason code of the broker means; ``otherwise`` where it is no known one."""
+    """Return the error for a reason code of the broker. ``otherwise`` is the reason if the code is unknown."""
     reason, lasting = _REASONS.get(code, (otherwise, False))
     return BrokerError(reason, lasting=lasting, is_taken_over=code == TAKEN_OVER)
 
 
 def from_os_error(error: OSError, *, is_tls: bool) -> BrokerError:
-    """Say what an error of a socket, of the resolver or of TLS means."""
+    """Return the error for an error of a socket, the resolver or TLS."""
     if isinstance(error, ssl.SSLCertVerificationError):
         if error.verify_code in _HOSTNAME_MISMATCH:
             expected = "use the name that the certificate is for as the host"

@@ -1,4 +1,4 @@
-"""What one meter's API needs of a broker. It names no MQTT library: tests put a bus in memory in its place."""
+"""What one meter's API needs from a broker. It imports no MQTT library, so tests can use a bus in memory."""
 
 from __future__ import annotations
 
@@ -6,34 +6,35 @@ from collections.abc import Callable
 from typing import Protocol
 
 Handler = Callable[[bytes, bool], None]
-"""Takes a payload and its retained flag. Called on the loop; must not block. The bus logs what it raises."""
+"""Takes a payload and its retained flag. It is called on the loop and must not block. The bus logs what it raises."""
 
 
 class Bus(Protocol):
-    """The way to a broker and back, across lost connections. Its methods are called on the loop."""
+    """Sends and receives messages through a broker, across lost connections. Call its methods on the loop."""
 
     @property
     def connected(self) -> bool:
         """Whether there is a connection and all subscriptions are acknowledged."""
 
     def subscribe(self, topic: str, handler: Handler) -> None:
-        """Have a handler called with each message on a topic, across reconnections. A topic may have several."""
+        """Call a handler with each message on a topic, across reconnections. A topic may have several handlers."""
 
     def unsubscribe(self, topic: str, handler: Handler) -> None:
-        """Have a handler called no more."""
+        """Stop calling a handler."""
 
     def on_connected(self, handler: Callable[[], None]) -> Callable[[], None]:
-        """Have a handler called after every connection, once all is subscribed. Returns what takes it back."""
+        """Call a handler on every connection, once all is subscribed. Return a function that removes the handler."""
 
     def offer(self, topic: str, payload: bytes, *, good_for_s: float) -> None:
-        """Publish as soon as possible: QoS 0, not retained, the latest per topic wins; dropped when older than that.
+        """Publish as soon as possible, at QoS 0 and not retained.
 
-        Never blocks, never raises; bounded by the number of topics.
+        A newer message replaces an older one on the same topic. A message older than ``good_for_s`` is dropped. It
+        never blocks and never raises. Its memory is bounded by the number of topics.
         """
 
     async def deliver(self, topic: str, payload: bytes, *, within_s: float) -> bool:
-        """Publish at QoS 1 and await the broker's acknowledgement, across reconnections. May be cancelled.
+        """Publish at QoS 1 and wait for the broker's acknowledgement, across reconnections. It may be cancelled.
 
         Returns:
-            False when the time passed first.
+            False if the time has passed without an acknowledgement.
         """

@@ -1,8 +1,8 @@
-"""Whose work is being done: the log lines of one meter's tasks and handlers are told from another's by this."""
+"""Which meter the running task or handler works for. The log shows it."""
 
 from __future__ import annotations
 
 from contextvars import ContextVar
 
 METER: ContextVar[str] = ContextVar("METER", default="")
-"""The module_id of the meter at work, or "" where none is."""
+"""The module_id of that meter, or "" outside any meter's work."""

@@ -1,4 +1,4 @@
-"""Which power meter APIs the EVerest at a broker offers."""
+"""Finds the power meter APIs that EVerest offers at a broker."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MAX_BYTES: Final = 64 * 1024
 _MAX_TIMES: Final = 16
 _MAX_TEXT: Final = 60
 _REPLY_TO: Final = f"everest_api/iem-dcr/{secrets.token_hex(8)}/apis"
-"""One topic for all questions of a process: subscriptions stay as long as its session."""
+"""One topic for all queries of a process, because a subscription lasts as long as the session."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +33,12 @@ class FoundApi:
     """A power meter API that EVerest offers.
 
     Attributes:
-        type: of the API, always "powermeter".
-        module_id: of EVerest's module behind it.
-        version: of the API, "" where the answer has none.
-        communication_monitoring: the module's times by EVerest's names, each where it is given:
-            ``heartbeat_period_ms``, ``communication_check_period_s`` (in its configuration
-            cfg_communication_check_to_s), ``request_reply_timeout_s`` (cfg_request_reply_to_s).
+        type: type of the API, always "powermeter".
+        module_id: id of EVerest's API module.
+        version: version of the API, or "" if the answer has none.
+        communication_monitoring: the times that the answer gives, under EVerest's names: ``heartbeat_period_ms``,
+            ``communication_check_period_s`` (cfg_communication_check_to_s in the module's configuration) and
+            ``request_reply_timeout_s`` (cfg_request_reply_to_s).
     """
 
     type: str
@@ -47,19 +47,19 @@ class FoundApi:
     communication_monitoring: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, object]:
-        """Return it as JSON types, under EVerest's names."""
+        """Return the API as JSON types, under EVerest's names."""
         return asdict(self)
 
 
 async def discover(bus: Bus, *, wait_s: float = WAIT_S) -> tuple[FoundApi, ...]:
-    """Ask which power meter APIs there are.
+    """Ask EVerest which power meter APIs it offers.
 
     Args:
-        bus: has to be connected.
-        wait_s: for how long answers are collected.
+        bus: a connected bus.
+        wait_s: how long answers are collected, seconds.
 
     Returns:
-        Those that answered, each once, sorted by module_id; at most 1,024. What cannot be read is left out.
+        The APIs that answered, each once, sorted by module_id, at most 1,024. Unreadable answers are left out.
     """
     found: dict[str, FoundApi] = {}
 
@@ -79,7 +79,7 @@ async def discover(bus: Bus, *, wait_s: float = WAIT_S) -> tuple[FoundApi, ...]:
 
 
 def read_answer(payload: bytes) -> Iterator[FoundApi]:
-    """Read an answer to the question; yields nothing of what is none."""
+    """Yield the APIs that an answer names. An unreadable answer yields none."""
     try:
         answer = json.loads(payload.decode()) if len(payload) <= _MAX_BYTES else None
     except (ValueError, RecursionError):
@@ -93,7 +93,7 @@ def read_answer(payload: bytes) -> Iterator[FoundApi]:
 
 
 def _version(value: object) -> str:
-    """Return a version as a text; EVerest has a number there."""
+    """Return a version as text. EVerest sends a number."""
     return printable(value, limit=_MAX_TEXT) if isinstance(value, str) or _is_number(value) else ""
 
 
@@ -103,5 +103,5 @@ def _times(value: object) -> dict[str, float]:
 
 
 def _is_number(value: object) -> bool:
-    """Tell a number from true and false, NaN, the infinities and integers without end."""
+    """Return whether a value is a usable number: not a boolean, not NaN, and less than 1e12 either way."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e12

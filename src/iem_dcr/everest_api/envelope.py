@@ -1,7 +1,7 @@
-"""Requests as EVerest's API wraps them: ``{"headers": {"replyTo": <topic>}, "payload": …}``. Pure.
+"""Reads requests in the envelope of EVerest's API: ``{"headers": {"replyTo": <topic>}, "payload": …}``. Pure.
 
-Whoever can write to the broker can write anything. What is not a request is refused with a reason, and with the topic
-for the reply where that can still be read.
+A client of the broker can publish anything. A message that is not a request is refused with a reason. The error has the
+topic for the reply if the message has a readable one.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from iem_dcr.everest_api.topics import is_reply_topic
 from iem_dcr.powermeter import TransactionReq
 
 MAX_BYTES: Final = 64 * 1024
-"""The largest request that is read; one with a tariff text of 250 characters has less than 2 KiB."""
+"""The largest request that is read. A request with a tariff text of 250 characters has less than 2 KiB."""
 MAX_DEPTH: Final = 16
 _START_FIELDS: Final = frozenset(each.name for each in fields(TransactionReq))
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request as it came.
+    """A request as received.
 
     Attributes:
-        reply_to: topic for the reply; None where none is wanted.
-        payload: JSON value; what it has to be is the command's to say.
+        reply_to: topic for the reply, or None if the sender wants no reply.
+        payload: JSON value. Each command checks its own.
     """
 
     reply_to: str | None
@@ -35,16 +35,16 @@ class Request:
 
     @property
     def canonical(self) -> bytes:
-        """The payload, the same however it was written."""
+        """The payload in one spelling: the same for every order of keys and every white space."""
         return _canonical(self.payload)
 
 
 class EnvelopeError(RequestError):
-    """What came is no request.
+    """A message is not a request.
 
     Attributes:
-        reply_to: topic on which its sender may be told; None where none could be read.
-        payload: what could be read of the payload, or None.
+        reply_to: topic for the refusal, or None if none could be read.
+        payload: the payload if it could be read, or None.
     """
 
     def __init__(self, reason: str, reply_to: str | None = None, payload: object = None) -> None:
@@ -54,10 +54,10 @@ class EnvelopeError(RequestError):
 
 
 def read_request(message: bytes) -> Request:
-    """Read a request. Keys beside ``headers``, ``replyTo`` and ``payload`` are ignored: EVerest's document allows them.
+    """Read a request. Keys that EVerest's document does not name are ignored, because it allows them.
 
     Raises:
-        EnvelopeError: it is none.
+        EnvelopeError: the message is not a request.
     """
     value, repeated = _parsed(message)
     if not isinstance(value, dict):
@@ -74,10 +74,10 @@ def read_request(message: bytes) -> Request:
 
 
 def start_fields(payload: object) -> object:
-    """Leave the fields of a start that this version knows; EVerest's document allows others beside them.
+    """Return the fields of a start that this version knows. EVerest's document allows further fields.
 
     Raises:
-        RequestError: the payload is no object.
+        RequestError: the payload is not an object.
     """
     if not isinstance(payload, dict):
         raise RequestError(f"the payload of start_transaction is an object, not {_kind(payload)}")
@@ -85,10 +85,10 @@ def start_fields(payload: object) -> object:
 
 
 def stop_id(payload: object) -> str:
-    """Return the transaction id of a stop: a text as EVerest sends it, or in an object as its document has it.
+    """Return the transaction id of a stop. EVerest sends a text; its document describes an object with the id.
 
     Raises:
-        RequestError: it is neither.
+        RequestError: the payload is neither.
     """
     if isinstance(payload, str):
         return payload
@@ -104,7 +104,7 @@ def stop_id(payload: object) -> str:
 
 
 def _parsed(message: bytes) -> tuple[object, list[str]]:
-    """Return the JSON value of a message, and the keys that an object in it has more than once."""
+    """Return the JSON value of a message, and the keys that occur more than once in one of its objects."""
     repeated: list[str] = []
 
     def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -126,7 +126,7 @@ def _parsed(message: bytes) -> tuple[object, list[str]]:
 
 
 def _reply_to(headers: object, repeated: list[str]) -> tuple[str | None, str]:
-    """Return the topic for the reply, None where there is none to be used, and what is wrong with it, or ""."""
+    """Return the topic for the reply, or None if there is no usable one, and what is wrong with it, or ""."""
     if not isinstance(headers, dict):
         return None, f"headers is an object, not {_kind(headers)}"
     if {"headers", "replyTo"} & {*repeated}:
@@ -140,7 +140,7 @@ def _reply_to(headers: object, repeated: list[str]) -> tuple[str | None, str]:
 
 
 def _unreadable(payload: object) -> str:
-    """Say why no JSON can be made of a payload again, or ""."""
+    """Return why a payload cannot be written as JSON again, or ""."""
     level = [payload]
     for _ in range(MAX_DEPTH):
         level = [part for each in level for part in _parts(each)]
@@ -164,6 +164,6 @@ def _canonical(payload: object) -> bytes:
 
 
 def _kind(value: object) -> str:
-    """Name a JSON value's type, and never show the value: it may be a user's token."""
+    """Return the name of a JSON value's type. The value itself may be a user's token and is not shown."""
     kinds = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
     return kinds.get(type(value), "a number")

@@ -1,4 +1,4 @@
-"""One meter on EVerest's API: its driver, its requests, its status, and nothing shared with another's but the bus."""
+"""One meter on EVerest's API: its driver, its requests and its status. Meters share nothing but the bus."""
 
 from __future__ import annotations
 
@@ -25,31 +25,32 @@ if TYPE_CHECKING:
     from iem_dcr.everest_api.bus import Bus, Handler
 
 REPLIES_TIMEOUT_S: Final = 1.0
-"""How long the driver's end and the replies to what was at work may take together when the meter's work ends."""
+"""How long the end of the driver and the replies to running requests may take together when `MeterApi.run` ends."""
 _MIN_REPLIES_TIMEOUT_S: Final = 0.2
 TURNS: Final = 25
-"""In so many turns a second the meters of a process are read."""
+"""The meters of a process are read in this many groups a second."""
 
 
 class MeterApi:
     """One meter on EVerest's API.
 
     Args:
-        module_id: of the API module in EVerest's configuration.
-        settings: of the meter.
-        bus: shared with the other meters.
-        sink: is given every receipt before it is handed over; without one the latest are kept in memory.
-        journal: is given them too, and is asked for the receipts of transactions that this process does not know.
-        observer: looks on while the meter is driven.
-        begins_after_s: how long the meter is left alone at first, unless a request comes; it is on the bus at once.
-        wall: the host's clock, for tests; aware datetimes.
-        connect: makes the connections, for tests: see `iem_dcr.device.transport`.
+        module_id: id of the API module in EVerest's configuration.
+        settings: settings of the meter.
+        bus: the bus that all meters share.
+        sink: gets every receipt before it is delivered. Without one the latest receipts are kept in memory.
+        journal: gets every receipt too, and finds the receipts of transactions that this process does not know.
+        observer: is told what the driver does.
+        begins_after_s: delay before the first request to the meter, unless a command comes first. The meter is on the
+            bus at once.
+        wall: the host's clock, as aware datetimes. Tests replace it.
+        connect: makes the connections: see `iem_dcr.device.transport`. Tests replace it.
 
     Attributes:
         module_id: as given.
-        topics: of the meter.
-        driver: of the meter.
-        takes_requests: requests are taken from the bus.
+        topics: topics of the meter.
+        driver: driver of the meter.
+        takes_requests: whether requests are taken from the bus.
 
     Raises:
         ValueError: the module_id cannot stand in a topic.
@@ -93,13 +94,13 @@ class MeterApi:
 
     @property
     def reachable(self) -> bool:
-        """Whether the meter can be reached, as EVerest is told. To be asked on the loop."""
+        """Whether the meter can be reached, as published to EVerest. Read it on the loop."""
         return self._status.reachable
 
     async def run(self) -> None:
-        """Be the meter on the bus until cancelled; what is at work is then answered first.
+        """Serve the meter on the bus until cancelled. Running requests are answered before it returns.
 
-        May be run again, also after it failed: replies that did not go out are delivered then.
+        It may run again, also after a failure. It then delivers the replies that have not gone out.
         """
         before = METER.set(self.module_id)
         try:
@@ -108,7 +109,7 @@ class MeterApi:
             METER.reset(before)
 
     async def _run(self, context: contextvars.Context) -> None:
-        """Be on the bus. Handlers, and the tasks they make, log in the name of the meter."""
+        """Subscribe, work, unsubscribe. Handlers, and the tasks they make, log with the meter's name."""
 
         def within(handler: Handler) -> Handler:
             return lambda message, retained: context.run(handler, message, retained)
@@ -126,7 +127,7 @@ class MeterApi:
         try:
             await self._work()
         finally:
-            # Not before: a request that comes while the others are being answered is answered as well.
+            # Only now, because a request that comes while others are being answered is answered as well.
             self.takes_requests = False
             take_back()
             for topic, handler in handlers.items():
@@ -150,13 +151,14 @@ class MeterApi:
             await self._requests.finish(max(end.left_s, _MIN_REPLIES_TIMEOUT_S))
 
     def _last_response_s(self) -> float | None:
-        """When the meter last answered; not before a live value has told which meter it is."""
+        """Return when the meter last answered, or None before a live value has identified the meter."""
         return self.driver.last_response_s if self.driver.value is not None else None
 
 
 def turn_of(module_id: str) -> float:
-    """Return where in the second a meter is read, so that a thousand in one process do not all come due at once.
+    """Return the fraction of a second at which a meter is read.
 
-    Nor one by one: what the loop, the kernel and the broker do once for several meters costs each of them less.
+    The meters of a process are read in groups. A thousand at once would be a burst. One at a time would cost more,
+    because the loop, the kernel and the broker do some work only once for a group.
     """
     return int.from_bytes(hashlib.sha256(module_id.encode()).digest()[:4]) % TURNS / TURNS

@@ -1,11 +1,11 @@
 """The connection to the broker that all meters of a process share. The one file that imports an MQTT library.
 
-* Each connection is a new `aiomqtt.Client`; when it is lost, another is made after a pause (`backoff`).
-* The work of a connection is one task group. Whatever fails in it, a lost connection or an answer that does not come
-  within 10 s, ends the group, and with it the connection.
+* Each connection is a new `aiomqtt.Client`. When it is lost, another is made after a pause (`backoff`).
+* The work of a connection is one task group. A lost connection, or an acknowledgement that is missing for 10 s, ends
+  the group and with it the connection.
 * All subscriptions are acknowledged before anything is published.
-* What is to go out is in the `outbox`. A message at QoS 1 is published on each new connection until the broker has
-  acknowledged it; there it first waits for its `receivers`, which may have lost the broker too.
+* Outgoing messages are in the `outbox`. A message at QoS 1 is published on each new connection until the broker has
+  acknowledged it. One that is older than the connection first waits for its `receivers`, which may reconnect later.
 """
 
 from __future__ import annotations
@@ -40,28 +40,27 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _client_log = logging.getLogger(f"{__name__}.client")
-_client_log.setLevel(logging.CRITICAL + 1)  # aiomqtt and paho log as errors what is a lost connection here
+_client_log.setLevel(logging.CRITICAL + 1)  # aiomqtt and paho log each lost connection as an error
 
 KEEPALIVE_S: Final = 15
 CONNACK_TIMEOUT_S: Final = 5.0
-"""aiomqtt does not notice that a connection was closed before CONNACK, and waits that long for it."""
+"""aiomqtt does not notice a connection that is closed before CONNACK, and waits this long for CONNACK."""
 ANSWER_TIMEOUT_S: Final = 10.0
-"""How long the broker may take to acknowledge SUBSCRIBE and PUBLISH, and the kernel to take a message at QoS 0."""
+"""How long the broker may take to acknowledge SUBSCRIBE and PUBLISH, and the kernel to accept a message at QoS 0."""
 SESSION_S: Final = 30
-"""With MQTT 5: how long the broker keeps subscriptions and requests for a client that is away."""
+"""With MQTT 5: how long the broker keeps subscriptions and requests for a disconnected client."""
 DISCONNECT_TIMEOUT_S: Final = 0.5
 END_TIMEOUT_S: Final = 12.0
-"""How long `run`, once cancelled, waits for an attempt to connect that is under way: 5 s in a thread that cannot be
-ended, then for CONNACK."""
+"""How long a cancelled `run` waits for an attempt to connect: a thread that cannot be cancelled, then CONNACK."""
 
 MAX_UNACKNOWLEDGED: Final = 16
-"""Brokers take 20 and more (mosquitto's max_inflight_messages)."""
+"""Brokers accept 20 and more (mosquitto's max_inflight_messages)."""
 _TOPICS_AT_ONCE: Final = 64
 
 _SOCKET_OPTIONS: Final = [
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
-    (socket.SOL_SOCKET, socket.SO_SNDBUF, 128 * 1024),  # values grow old in there while a broker does not read
-    # A broker's host that is gone is noticed before the keep-alive notices it.
+    (socket.SOL_SOCKET, socket.SO_SNDBUF, 128 * 1024),  # values in it go stale while a broker does not read
+    # It detects a broker's host that is gone sooner than the keep-alive does.
     *([(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 10_000)] if hasattr(socket, "TCP_USER_TIMEOUT") else []),
 ]
 
@@ -69,12 +68,11 @@ _SOCKET_OPTIONS: Final = [
 class MqttConnection:
     """The bus of all meters of a process.
 
-    With MQTT 5 the session outlives a connection, and the process, by 30 s: requests sent meanwhile come afterwards.
+    With MQTT 5 the session survives a lost connection or a restart for 30 s: requests of that time arrive later.
 
     Args:
-        settings: how the broker is reached.
-        identity: name of this client at the broker where the settings give none. It is the same after a restart of the
-            same service, and no other client's.
+        settings: how to reach the broker.
+        identity: client_id if the settings give none; unique at the broker, the same after a restart of the service.
     """
 
     def __init__(self, settings: MqttSettings, *, identity: str) -> None:
@@ -101,12 +99,12 @@ class MqttConnection:
         return self._is_connected
 
     def subscribe(self, topic: str, handler: Handler) -> None:
-        """See `bus.Bus.subscribe`. Requests are taken at QoS 1, heartbeats at QoS 0."""
+        """See `bus.Bus.subscribe`. Requests are received at QoS 1, heartbeats at QoS 0."""
         self._subscriptions.add(topic, handler)
         self._work.set()
 
     def unsubscribe(self, topic: str, handler: Handler) -> None:
-        """See `bus.Bus.unsubscribe`. Requests of the next 30 s wait for another handler."""
+        """See `bus.Bus.unsubscribe`. Requests of the next 30 s are kept for another handler."""
         self._subscriptions.remove(topic, handler)
 
     def on_connected(self, handler: Callable[[], None]) -> Callable[[], None]:
@@ -119,10 +117,10 @@ class MqttConnection:
         self._outbox.offer(topic, payload, good_for_s)
 
     async def deliver(self, topic: str, payload: bytes, *, within_s: float) -> bool:
-        """See `bus.Bus.deliver`. It may arrive twice where the connection is lost before the acknowledgement.
+        """See `bus.Bus.deliver`. The message may arrive twice if the connection is lost before the acknowledgement.
 
         Returns:
-            False also once the bus is closed.
+            False also if the bus is closed.
         """
         since = self._number if self._is_connected else None
         return await self._outbox.deliver(topic, payload, within_s, since=since)
@@ -130,7 +128,7 @@ class MqttConnection:
     # --- from run to close ---
 
     async def run(self) -> None:
-        """Connect, and again whenever the connection is lost, until it is cancelled or `close` is called."""
+        """Stay connected until cancelled or until `close` is called. A lost connection is made again."""
         self._ended.clear()
         stop = asyncio.Event()
         keeping = asyncio.create_task(self._keep_connected(stop))
@@ -140,7 +138,7 @@ class MqttConnection:
         finally:
             stop.set()
             try:
-                # Not cancelled at once: an attempt to connect that is abandoned leaves a connection behind.
+                # Not cancelled at once: asyncio.wait_for (in aiomqtt) may swallow a cancellation before Python 3.12.
                 await asyncio.wait((keeping,), timeout=END_TIMEOUT_S)
             finally:
                 for task in (keeping, closing):
@@ -154,21 +152,21 @@ class MqttConnection:
         """Connect once, and use that connection until it is lost or this is cancelled.
 
         Raises:
-            BrokerError: there is no connection, or none any more; nothing is logged.
+            BrokerError: the connection could not be made, or was lost. Nothing is logged.
         """
         await self._serve(asyncio.Event())
 
     async def probe(self) -> None:
-        """Connect and disconnect, to learn at once whether it can be done.
+        """Connect and disconnect, to find out whether the broker can be used.
 
         Raises:
-            BrokerError: it cannot; the message is the reason.
+            BrokerError: it cannot be used. The message is the reason.
         """
         async with self._connection():
             pass
 
     async def close(self, within_s: float) -> None:
-        """Let what is being delivered and offered go out, for that long at most, then disconnect and end `run`.
+        """Send what is in the outbox, for ``within_s`` seconds at most, then disconnect and end `run`.
 
         The broker keeps the session for 30 s (MQTT 5), as after a lost connection.
         """
@@ -189,7 +187,7 @@ class MqttConnection:
     # --- one connection ---
 
     async def _serve(self, stop: asyncio.Event) -> None:
-        """Use one connection until it is lost, or until it is stopped."""
+        """Use one connection until it is lost or ``stop`` is set."""
         async with self._connection() as client:
             since_s = _now_s()
             try:
@@ -216,20 +214,15 @@ class MqttConnection:
             client = await self._client()
         except ConfigError as error:
             raise BrokerError("; ".join(error.problems), lasting=True) from error
-        # Not ``async with``: aiomqtt keeps the socket of a CONNECT that was not answered, unless it is left.
         try:
-            await client.__aenter__()
+            await _connect(client)
         except (aiomqtt.MqttError, UnicodeError) as error:
-            await _leave(client)
             raise _why_not_connected(error, self._settings) from error
         client.timeout = ANSWER_TIMEOUT_S
         try:
             yield client
         finally:
             await _leave(client)
-            # Why it ended has been seen; asyncio complains of what nobody has looked at.
-            with contextlib.suppress(aiomqtt.MqttError):
-                await _until_lost(client)
 
     async def _client(self) -> aiomqtt.Client:
         settings = self._settings
@@ -262,7 +255,7 @@ class MqttConnection:
         self._subscriptions.dispatch(topic, message.payload, retained)
 
     async def _work_on(self, client: aiomqtt.Client, group: asyncio.TaskGroup) -> None:
-        """Subscribe and publish. What waits for the broker is a task of its own in the group."""
+        """Subscribe and publish. Each wait for the broker is a task of its own in the group."""
         self._subscriptions.begin_anew()
         await self._subscribe(client, group)
         self._announce()
@@ -303,8 +296,8 @@ class MqttConnection:
         for handler in tuple(self._on_connected):
             try:
                 handler()
-            except Exception:  # noqa: BLE001  a mistake in one meter's handler must not reach the others
-                _log.exception("%s: what follows a connection failed, which is a mistake in the program", self._name)
+            except Exception:  # noqa: BLE001  one meter's handler must not disturb the others
+                _log.exception("%s: a handler of new connections failed, which is a mistake in the program", self._name)
 
     def _sent(self, topic: str, _task: asyncio.Task[None]) -> None:
         self._outbox.sent(topic)
@@ -324,38 +317,55 @@ class MqttConnection:
 
 
 class _Inbox(asyncio.Queue[aiomqtt.Message]):
-    """aiomqtt's queue of incoming messages, which holds none: each is handed over as it is read.
-
-    From a queue each message costs a task and three turns of the loop, and a flood fills it faster than it is emptied.
-    """
+    """aiomqtt's queue of incoming messages. It dispatches each at once: a real queue costs a task for each message."""
 
     def __init__(self, maxsize: int = 0, *, take: Callable[[aiomqtt.Message], None]) -> None:
         super().__init__(maxsize)
         self._hand_over = take
 
     def put_nowait(self, item: aiomqtt.Message) -> None:
-        """Hand a message over."""
+        """Dispatch a message."""
         self._hand_over(item)
 
 
 class _StoppedError(Exception):
-    """The end of a connection is wanted."""
+    """The connection is to end."""
 
 
 async def _until_lost(client: aiomqtt.Client) -> None:
-    """Wait for the end of a connection; raises its reason."""
+    """Wait for the end of a connection, and raise its reason."""
     async for _ in client.messages:
         pass
 
 
+async def _connect(client: aiomqtt.Client) -> None:
+    """Connect. If that fails or is cancelled, leave the client, because aiomqtt keeps its socket.
+
+    aiomqtt can be left only after the attempt has ended: a thread that cannot be cancelled, then the wait for CONNACK.
+    """
+    attempt = asyncio.create_task(client.__aenter__())
+    try:
+        await asyncio.wait((attempt,))
+        attempt.result()
+    except BaseException:
+        client.timeout = DISCONNECT_TIMEOUT_S
+        await asyncio.wait((attempt,), timeout=CONNACK_TIMEOUT_S + 1.0)
+        attempt.cancel()
+        await asyncio.gather(attempt, return_exceptions=True)
+        await _leave(client)
+        raise
+
+
 async def _leave(client: aiomqtt.Client) -> None:
+    """Disconnect, and retrieve the reason of an earlier end: asyncio logs an exception that is never retrieved."""
     client.timeout = DISCONNECT_TIMEOUT_S
     with contextlib.suppress(aiomqtt.MqttError):
         await client.__aexit__(None, None, None)
+        await _until_lost(client)  # not after an error: a time-out has cancelled the future that has the reason
 
 
 def _why_not_connected(error: Exception, settings: MqttSettings) -> BrokerError:
-    cause = error.__context__  # aiomqtt raises its own error from None
+    cause = error.__context__  # aiomqtt raises its own error `from None`
     if isinstance(error, aiomqtt.MqttCodeError):
         return _from_code(error.rc, f"it refuses the connection ({printable(error)})")
     if isinstance(cause, OSError) and not isinstance(cause, TimeoutError):

@@ -1,4 +1,4 @@
-"""How a broker is reached: address, user, TLS, version of the protocol. It names no MQTT library."""
+"""How to reach a broker: address, user, TLS, protocol version. It imports no MQTT library."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ _URL_EXPECTED = "expected mqtt://HOST[:PORT], or mqtts:// for TLS, with USER:PAS
 
 @dataclass(frozen=True, slots=True)
 class MqttSettings:
-    """How a broker is reached. The password is in neither its repr nor any message.
+    """How to reach a broker. Neither its repr nor any message shows the password.
 
     Attributes:
         host: address (IPv6 without brackets) or host name of the broker.
-        port: TCP port; 0 stands for 1883, or 8883 with TLS, and is replaced by that.
+        port: TCP port. 0 becomes 1883, or 8883 with TLS.
         user: user name at the broker, or None.
-        password: of that user, or None.
-        password_file: file with the password instead; read anew at every connection, line ends at its end are dropped.
+        password: password of that user, or None.
+        password_file: file with the password instead. It is read at every connection. Trailing line ends are dropped.
         tls: whether the connection is encrypted and the broker's certificate and name are checked.
-        ca_file: certificates (PEM) that the broker's is checked against; None takes the host's.
+        ca_file: CA certificates (PEM) for the check of the broker's certificate, or None for those of the host.
         cert_file: this client's certificate (PEM), or None.
-        key_file: its private key (PEM, not encrypted); None where it stands in ``cert_file``.
+        key_file: its private key (PEM, not encrypted), or None if ``cert_file`` contains it.
         protocol: version of MQTT, "5" or "3.1.1".
-        client_id: name of this client at the broker; None leaves it to whoever connects.
+        client_id: client identifier at the broker, or None to let `MqttConnection` choose it.
 
     Raises:
-        ConfigError: with a line for every mistake, each beginning with the name above.
+        ConfigError: a setting is wrong. It has a line for every problem, which begins with the setting's name.
     """
 
     host: str = "localhost"
@@ -73,10 +73,10 @@ class MqttSettings:
 
         Args:
             url: the address.
-            others: further settings by their names; what is None counts as not given.
+            others: further settings by name. None means not given.
 
         Raises:
-            ConfigError: the URL or one of the others is wrong; the message shows no password.
+            ConfigError: the URL or another setting is wrong. The message shows no password.
         """
         given = {name: value for name, value in others.items() if value is not None}
         try:
@@ -103,10 +103,10 @@ class MqttSettings:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     def current_password(self) -> str | None:
-        """Return the password as it is now; reads ``password_file``.
+        """Return the current password. It reads ``password_file``.
 
         Raises:
-            ConfigError: the file cannot be read, or what it holds can be no password.
+            ConfigError: the file cannot be read or contains no valid password.
         """
         if self.password_file is None:
             return self.password
@@ -119,10 +119,10 @@ class MqttSettings:
         return text
 
     def tls_context(self) -> ssl.SSLContext | None:
-        """Make what TLS is done with; reads the files, so it may take a moment. None without TLS.
+        """Make the TLS context, or return None without TLS. It reads files and may take a moment.
 
         Raises:
-            ConfigError: one of the files cannot be read or is none of what it should be.
+            ConfigError: a file cannot be read or has the wrong content.
         """
         if not self.tls:
             return None
@@ -177,7 +177,7 @@ class MqttSettings:
 
 
 def _unreadable(name: str, path: str | None, expected: str) -> Iterator[str]:
-    """Yield which file cannot be read: of a certificate and its key OpenSSL does not tell."""
+    """Yield a problem if a file cannot be read. OpenSSL does not say whether certificate or key is the cause."""
     if path is None:
         return
     try:
@@ -200,7 +200,7 @@ def _unquoted(text: str) -> str:
 
 
 def _refuse_url(why: str) -> NoReturn:
-    """Refuse without a word of the URL itself, nor an error that quotes it: a password may stand anywhere in it."""
+    """Refuse a URL. Neither the message nor a chained error quotes it, because any part of it may be a password."""
     raise ConfigError([f"address of the broker: {_URL_EXPECTED}; {why}"]) from None
 
 

@@ -1,8 +1,8 @@
-"""What is to go out to the broker, and stays while there is none. Knows no MQTT library and no connection.
+"""Messages to the broker, which wait here while there is no connection. It knows no MQTT library and no connection.
 
-* Offered (QoS 0): one slot for each topic, in which a newer message replaces an older one, so that a broker that is
-  slow or away makes nothing grow.
-* Delivered (QoS 1): a message stays until the broker has acknowledged it or its time is over.
+* Offered (QoS 0): each topic has one slot, in which a newer message replaces an older one. So the memory stays bounded
+  while the broker is slow or away.
+* Delivered (QoS 1): a message stays until the broker has acknowledged it or its time has passed.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ class Delivery:
     """A message that the broker has not acknowledged yet.
 
     Attributes:
-        topic: where to.
-        payload: what.
-        until_s: when its time is over, on the loop's clock.
-        since: number of the connection on which it began; None where there was none.
-        done: whether the broker has it; False once it is given up.
-        tried: number of the connection that last took it up.
+        topic: topic to publish on.
+        payload: the message.
+        until_s: when its time has passed, on the loop's clock.
+        since: number of the connection on which it was queued, or None if there was no connection.
+        done: True when the broker has acknowledged it, False when it is given up.
+        tried: number of the last connection on which it was published.
     """
 
     topic: str
@@ -37,19 +37,19 @@ class Delivery:
     tried: int | None = None
 
     def settle(self, *, acknowledged: bool) -> None:
-        """End it."""
+        """Set the result, unless there is one."""
         if not self.done.done():
             self.done.set_result(acknowledged)
 
 
 class Outbox:
-    """What is to go out.
+    """The outgoing messages of a bus.
 
     Args:
-        changed: is called when there is something new.
+        changed: is called when there is a new message.
 
     Attributes:
-        deliveries: those that are not acknowledged, in their order.
+        deliveries: deliveries that are not acknowledged, in order.
     """
 
     def __init__(self, changed: Callable[[], None]) -> None:
@@ -66,7 +66,7 @@ class Outbox:
         self._changed()
 
     def take_offers(self) -> Iterator[tuple[str, bytes]]:
-        """Yield topic and payload of each offer that is still good. A topic waits until its last one is written."""
+        """Yield topic and payload of each offer that is still good. A topic waits for its previous offer."""
         for topic in [topic for topic in self._offers if topic not in self._sending]:
             payload, until_s = self._offers.pop(topic)
             if until_s >= _now_s():
@@ -74,14 +74,14 @@ class Outbox:
                 yield topic, payload
 
     def sent(self, topic: str) -> None:
-        """Count the offer that was taken for a topic as written, or as lost with its connection."""
+        """Mark the offer taken for a topic as written, or as lost with its connection."""
         self._sending.discard(topic)
         self._progress.set()
         if topic in self._offers:
             self._changed()
 
     async def deliver(self, topic: str, payload: bytes, within_s: float, *, since: int | None) -> bool:
-        """Keep a message until a connection has had it acknowledged; False when the time passed first."""
+        """Keep a message until the broker acknowledges it. Return False if the time has passed first."""
         if self._is_closed:
             return False
         loop = asyncio.get_running_loop()
@@ -98,11 +98,11 @@ class Outbox:
             self._progress.set()
 
     async def close(self, within_s: float, *, offers: bool) -> None:
-        """Wait until all is out, for that long at most; what is left then is given up.
+        """Wait until all messages are sent, then give up those that are left.
 
         Args:
-            within_s: seconds.
-            offers: whether there is a connection on which offers can go out.
+            within_s: how long to wait at most, seconds.
+            offers: whether to wait for offers too, because there is a connection.
         """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within_s):

@@ -1,8 +1,9 @@
-"""Whether those whom a reply is for are at the broker again. After an outage they may come back later than this client.
+"""Waits for the receivers of replies. After an outage they may reconnect later than this client.
 
-The broker keeps nothing for them, and aiomqtt does not pass on that nobody has subscribed. So a reply that is older
-than the connection waits: for every heartbeat that was heard before the outage, 30 s at most; for any message, 5 s at
-most, where none was. EVerest sends the heartbeats over the connection on which it awaits the replies.
+The broker stores no replies for them, and aiomqtt does not report that a topic has no subscribers. So a reply that is
+older than the connection waits. If heartbeats were received before the outage, it waits for each of them, 30 s at most.
+Otherwise it waits for any message, 5 s at most. EVerest sends heartbeats on the same connection on which it receives
+replies.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from iem_dcr.everest_api.subscriptions import HEARTBEAT
 HEARTBEATS_TIMEOUT_S: Final = 30.0
 ANY_MESSAGE_TIMEOUT_S: Final = 5.0
 SETTLES_S: Final = 0.5
-"""EVerest subscribes to its topics one after the other."""
+"""EVerest subscribes to its topics one after the other, so its first message does not mean that all are subscribed."""
 
 
 class Receivers:
-    """Who was heard, on this connection and before."""
+    """Tracks which receivers were heard on this connection and before."""
 
     def __init__(self) -> None:
         self._beating: set[str] = set()
@@ -27,13 +28,13 @@ class Receivers:
         self._are_back = asyncio.Event()
 
     def begin_anew(self) -> None:
-        """Expect them on a new connection."""
+        """Expect all receivers on a new connection."""
         self._awaited |= self._beating
         self._beating.clear()
         self._are_back.clear()
 
     def hear(self, topic: str) -> None:
-        """Take a message that is not retained."""
+        """Note a message that is not retained."""
         if topic.endswith(HEARTBEAT):
             self._beating.add(topic)
             self._awaited.discard(topic)
@@ -41,7 +42,7 @@ class Receivers:
             self._are_back.set()
 
     async def wait(self) -> None:
-        """Wait until they are back, or need not be expected any more."""
+        """Wait until the receivers are back, or their time has passed."""
         try:
             async with asyncio.timeout(HEARTBEATS_TIMEOUT_S if self._awaited else ANY_MESSAGE_TIMEOUT_S):
                 await self._are_back.wait()

@@ -1,10 +1,11 @@
-"""EVerest's requests to one meter: carried out once each, and answered once each, whatever becomes of the connection.
+"""EVerest's requests to one meter. Each is carried out once and answered once, even if the connection is lost.
 
-* A request becomes a task, which hands it to the driver in the order in which it came. Its reply becomes another task,
-  which waits for the broker. Nothing else waits.
-* The same ``replyTo`` again gets the same reply again, and the meter is left alone. Another request under it is not
-  carried out and gets no other's reply: of two transactions one would have the other's receipt.
-* The driver is told of a start that does not come to it, so that its stop gets no other's receipt.
+* A request becomes a task, which passes it to the driver in the order of arrival. Its reply becomes another task, which
+  waits for the broker. Nothing else waits.
+* A request that comes again with the same ``replyTo`` gets the same reply again, and the meter gets no request. A
+  different request with that ``replyTo`` is not carried out and never gets the first one's reply, because one
+  transaction would then have the other's receipt.
+* The driver is told about a start that is refused here, so that the stop for its id gets no other receipt.
 """
 
 from __future__ import annotations
@@ -38,12 +39,12 @@ _log = logging.getLogger(__name__)
 START: Final = "start_transaction"
 STOP: Final = "stop_transaction"
 MAX_AT_WORK: Final = 16
-"""Requests at work or waiting; each holds a place until it has its reply."""
+"""Requests that run or wait. Each counts until its reply is ready."""
 MAX_ANSWERS: Final = 32
 MAX_REFUSALS: Final = 32
-"""Deliveries that wait for the broker: refusals and repetitions, however many, take no place from an answer."""
+"""Refusals and repeated replies that wait for the broker. They have a limit of their own and displace no answer."""
 ANSWER_TIMEOUT_S: Final = 0.05
-"""How long commands may take to pass on the answer of a driver that has ended."""
+"""How long commands may take to return the answer of a driver that has ended."""
 
 _QUOTED: Final = re.compile(r"(?<!\w)(['\"])(.{2}).+(?:\1|…)")
 
@@ -52,8 +53,8 @@ class Requests:
     """EVerest's requests to one meter.
 
     Args:
-        driver: carries them out.
-        bus: to EVerest.
+        driver: carries the requests out.
+        bus: the bus to EVerest.
     """
 
     def __init__(self, driver: MeterDriver, bus: Bus) -> None:
@@ -68,23 +69,23 @@ class Requests:
         self._done_log = RateLimitedLog(_log, now_s)
 
     def take_start(self, message: bytes, retained: bool) -> None:  # noqa: FBT001  as the bus calls it
-        """Take a request to begin a transaction."""
+        """Accept a request to begin a transaction."""
         self._take(START, message, retained=retained)
 
     def take_stop(self, message: bytes, retained: bool) -> None:  # noqa: FBT001  as above
-        """Take a request to end a transaction."""
+        """Accept a request to end a transaction."""
         self._take(STOP, message, retained=retained)
 
     def resume(self) -> None:
-        """Deliver what could not be delivered when this last ended."""
+        """Deliver the replies that could not be delivered before the last `close`."""
         for reply in self._replies.undelivered():
             self._deliver(reply)
 
     async def finish(self, within_s: float) -> None:
-        """Have everything answered, and let the replies go out. To be called when the driver has ended.
+        """Answer all requests and wait for the replies to be delivered. Call it when the driver has ended.
 
         Args:
-            within_s: how long the replies may take.
+            within_s: how long the replies may take, seconds.
         """
         end = Deadline.after(within_s)
         if self._commands:
@@ -94,18 +95,18 @@ class Requests:
             await asyncio.wait(left, timeout=end.left_s)
 
     async def close(self) -> None:
-        """Leave no task behind. What did not go out is kept for `resume`."""
+        """Cancel all tasks. Replies that were not delivered are kept for `resume`."""
         while left := self._tasks():
             await _cancel(left)
 
     def _tasks(self) -> set[asyncio.Task[Any]]:
         return {*self._commands, *self._answers, *self._refusals}
 
-    # --- from message to work ---
+    # --- from message to command ---
 
     def _take(self, command: str, message: bytes, *, retained: bool) -> None:
         if retained:
-            what = "a retained %s is ignored: it is not of now. Publish requests without retain"
+            what = "a retained %s is ignored because it may be old: publish requests without retain"
             self._ignored_log.warning(what, command)
             return
         try:
@@ -143,23 +144,23 @@ class Requests:
         return lambda: self._driver.stop_transaction(transaction_id)
 
     def _is_repeated(self, command: str, reply_to: str, told: bytes, payload: object) -> bool:
-        """Tell whether a request under this ``replyTo`` has come before; it is answered as soon as that one is."""
+        """Return whether a request with this ``replyTo`` has come before. If so, it is answered or refused here."""
         reply = self._replies.find(reply_to)
         if reply is None:
             return False
         if reply.digest == told:
             if reply.body is not None:
                 self._deliver(reply, is_refusal=True)
-        elif reply.body is None:  # an answer would be taken for the first one's
+        elif reply.body is None:  # the sender would take a refusal for the reply to the first request
             self._not_begun(command, payload)
-            what = "a %s with the replyTo of a request at work is ignored: each needs its own"
+            what = "a %s with the replyTo of a running request is ignored: each request needs its own"
             self._ignored_log.warning(what, command)
         else:
             self._refuse(command, "its replyTo is another request's: each request needs its own", reply_to, payload)
         return True
 
     def _is_new(self, command: str, told: bytes) -> bool:
-        """Tell whether a request that wants no reply is to be carried out: a start that comes twice is once."""
+        """Return whether to carry out a request without ``replyTo``. A start that comes twice is carried out once."""
         if command == STOP:
             self._replies.forget_starts()
             return True
@@ -169,7 +170,7 @@ class Requests:
         return is_new
 
     def _refuse(self, command: str, reason: str, reply_to: str | None, payload: object) -> None:
-        """Answer what is not carried out, or log it where there is no topic for a reply."""
+        """Answer a request that is not carried out, or only log it if there is no topic for the reply."""
         self._not_begun(command, payload)
         reply = None if reply_to is None else Reply(reply_to, b"", now_s())
         self._answered(command, reply, _failed(reason), is_refusal=True)
@@ -179,10 +180,10 @@ class Requests:
         if command == START and isinstance(transaction_id, str):
             self._driver.refuse_start(transaction_id)
 
-    # --- from work to reply ---
+    # --- from command to reply ---
 
     def _done(self, task: asyncio.Task[Response], command: str, reply: Reply | None) -> None:
-        """Take the answer of a command, and have one where it could not be done."""
+        """Answer with the result of a command, or with an error if it failed."""
         self._commands.discard(task)
         if task.cancelled():
             answer = _failed("the driver is stopping")
@@ -198,7 +199,7 @@ class Requests:
     ) -> None:
         status, reason = answer["status"], answer.get("error")
         if reason:
-            unheard = "" if reply is not None else " (it has no replyTo that could be used)"
+            unheard = "" if reply is not None else " (it has no usable replyTo)"
             self._failed_log.warning("%s: %s, %s%s", command, status, _masked(str(reason)), unheard)
         else:
             self._done_log.info("%s: %s", command, status)
@@ -211,7 +212,7 @@ class Requests:
         if reply.is_delivering:
             return
         if len(deliveries) >= most:
-            self._failed_log.warning("%d replies wait for the broker already: one more is dropped", len(deliveries))
+            self._failed_log.warning("%d replies already wait for the broker: another one is dropped", len(deliveries))
             return
         reply.is_delivering = True
         task = asyncio.create_task(self._delivery(reply, reply.body or b""))
@@ -227,7 +228,7 @@ class Requests:
         within_s = self._replies.waits_s(reply)
         try:
             reply.is_delivered = await self._bus.deliver(reply.reply_to, body, within_s=within_s)
-        except Exception:  # noqa: BLE001  a bus that fails must not lose the reply: it stays to be delivered
+        except Exception:  # noqa: BLE001  the reply must not be lost when the bus fails: it stays undelivered
             _log.exception("a reply could not be delivered")
             return
         if not reply.is_delivered:
@@ -235,12 +236,12 @@ class Requests:
 
 
 def _failed(reason: str) -> dict[str, object]:
-    """Return the answer to a request that was not carried out: start and stop have it in common."""
+    """Return the answer to a request that was not carried out. It is the same for start and stop."""
     return TransactionStartResponse(TransactionRequestStatus.UNEXPECTED_ERROR, reason).to_json()
 
 
 def _masked(reason: str) -> str:
-    """Make a reason fit for a log: what it quotes may be a user's token, so no more than two characters of it."""
+    """Shorten quoted text in a reason for the log to two characters, because it may be a user's token."""
     return printable(_QUOTED.sub(r"\1\2…\1", reason), limit=200)
 
 

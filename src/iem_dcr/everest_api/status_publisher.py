@@ -1,8 +1,8 @@
 """Publishes a meter's status: live values, the key, and the communication check.
 
-The communication check is ``true`` or withheld, never ``false``: that would switch it off for good. Withholding it is
-all this API has for an error, and an emergency stop under load: so it is withheld only where nothing can be done with
-the meter, because it does not answer or is another than the one configured.
+The communication check is either ``true`` or withheld. It is never ``false``, because that switches the check off for
+good. Withholding it is the only way to signal an error on this API, and it causes an emergency stop under load. So it
+is withheld only if the meter cannot be used: it does not answer, or it is not the configured meter.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ CHECK_GOOD_S: Final = 2.0
 VALUE_GOOD_S: Final = 2.0
 KEY_GOOD_S: Final = 60.0
 RESPONSE_TIMEOUT_S: Final = 4.0
-"""A meter that has answered nothing for so long cannot be reached: it is read every second."""
+"""A meter without an answer for this long cannot be reached. The driver reads it every second."""
 HEARTBEAT_TIMEOUT_S: Final = 5.0
 
 _UNREACHABLE: Final = frozenset(
@@ -43,14 +43,14 @@ _HEARTBEAT: Final = re.compile(rb"[ \t\r\n]{0,8}(\d{1,20})[ \t\r\n]{0,8}")
 
 
 class StatusPublisher:
-    """Publishes one meter's status; the driver's station.
+    """Publishes one meter's status. It is the driver's station.
 
     Args:
-        topics: of the meter.
-        bus: to EVerest.
-        last_response_s: when the meter last answered, on the loop's clock; None while it is not known who answers.
-        key: the public key of the meter that answers, or "".
-        phase: where in its period the check is published (see `timing.Schedule`).
+        topics: topics of the meter.
+        bus: the bus to EVerest.
+        last_response_s: returns when the meter last answered, on the loop's clock, or None while it is not identified.
+        key: returns the public key of the meter that answers, or "".
+        phase: at which part of its period the check is published (see `timing.Schedule`).
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class StatusPublisher:
 
     @property
     def reachable(self) -> bool:
-        """Whether the meter can be reached, as EVerest is told."""
+        """Whether the meter can be reached, as published to EVerest."""
         if self._errors.keys() & _UNREACHABLE:
             return False
         return seconds_since(self._last_response_s()) < RESPONSE_TIMEOUT_S
@@ -98,7 +98,7 @@ class StatusPublisher:
             schedule.advance()
 
     def announce(self) -> None:
-        """Publish all there is, for an EVerest that may know nothing: the broker keeps nothing of it."""
+        """Publish check, key and a fresh value, for an EVerest that may have just started: nothing is retained."""
         self._check()
         self._offer_key(self._key())
         if seconds_since(self._value_s) < VALUE_GOOD_S:
@@ -118,7 +118,7 @@ class StatusPublisher:
         self._offer_key(key)
 
     def raise_error(self, error: StationError) -> None:
-        """Have an error active. This API has no means to tell EVerest of any but two of them."""
+        """Mark an error as active. EVerest learns only of those in `_UNREACHABLE`: the API has no topic for errors."""
         kind = (error.type, error.sub_type)
         self._errors[kind] = printable(error.message)
         if kind not in _UNREACHABLE:
@@ -126,7 +126,7 @@ class StatusPublisher:
         self._look_again()
 
     def clear_error(self, error: StationError) -> None:
-        """Have an error active no more."""
+        """Mark an error as no longer active."""
         self._errors.pop((error.type, error.sub_type), None)
         self._lines.info("%s is over", error.sub_type)
         self._look_again()
@@ -134,10 +134,10 @@ class StatusPublisher:
     # --- what EVerest publishes ---
 
     def take_heartbeat(self, message: bytes, retained: bool) -> None:  # noqa: FBT001  the bus's way of calling
-        """Take EVerest's heartbeat; after a silence, or when its number fell, another EVerest may be there."""
+        """Note EVerest's heartbeat. After a silence, or if its number has fallen, EVerest may have restarted."""
         match = _HEARTBEAT.fullmatch(message)
         if match is None or retained:
-            _log.debug("a heartbeat that is none: %s", printable(message[:40]))
+            _log.debug("a heartbeat is ignored: %s", printable(message[:40]))
             return
         number, before = int(match[1]), self._heartbeat
         silent_s = seconds_since(self._heartbeat_s)
@@ -149,13 +149,13 @@ class StatusPublisher:
             self.announce()
 
     def take_ready_beacon(self, _message: bytes, _retained: bool) -> None:  # noqa: FBT001  as above
-        """Take EVerest's word that it has just started."""
+        """Note that EVerest has just started."""
         self.announce()
 
     # --- inside ---
 
     def _look_again(self) -> None:
-        """Have `run` look, once the driver is done: an answer can end one error and begin another."""
+        """Wake `run` if reachability has changed. It looks later, as one answer may end an error and begin another."""
         if self.reachable != self._was_reachable:
             self._wake.set()
 

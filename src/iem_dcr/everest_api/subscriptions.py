@@ -1,4 +1,4 @@
-"""Which handler gets which message. A request for a meter whose task is about to start again waits for it."""
+"""Dispatches messages to handlers. A request for a meter whose task is restarting waits for its handler."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 HELD_S: Final = 30.0
-"""How long a request waits for a handler; the broker keeps one as long for a service that is away (MQTT 5)."""
+"""How long a request waits for a handler. With MQTT 5 the broker keeps requests for a disconnected service as long."""
 MAX_HELD: Final = 256
 _MAX_HELD_BYTES: Final = 64 * 1024
 HEARTBEAT: Final = "/heartbeat"
-"""How the topic of a heartbeat ends."""
+"""The end of a heartbeat's topic."""
 _AT_QOS_0: Final = (HEARTBEAT, "/ready_beacon", "/apis")
-"""No requests: in a session that is away they would fill the broker's queue and drive the requests out."""
+"""Topics without requests. At QoS 1 they would displace requests in the broker's queue for a disconnected session."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +33,10 @@ class _Held:
 
 
 class Subscriptions:
-    """The handlers of a bus. A topic that nothing handles any more stays subscribed: its requests are held.
+    """The handlers of a bus. A topic stays subscribed after its last handler is removed, and its requests are held.
 
     Attributes:
-        new: topics for which the broker has yet to be asked, in order.
+        new: topics that are not yet subscribed at the broker, in order.
     """
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class Subscriptions:
         self._failed: set[str] = set()
 
     def add(self, topic: str, handler: Handler) -> None:
-        """Have a handler called, first with what was held for the topic."""
+        """Add a handler. It first gets the messages that were held for the topic."""
         handlers = self._handlers.get(topic, ())
         self._handlers[topic] = (*handlers, handler)
         if not handlers:
@@ -54,7 +54,7 @@ class Subscriptions:
             self._release(topic)
 
     def remove(self, topic: str, handler: Handler) -> None:
-        """Have a handler called no more."""
+        """Remove a handler."""
         left = tuple(each for each in self._handlers.get(topic, ()) if each != handler)
         if left:
             self._handlers[topic] = left
@@ -63,11 +63,11 @@ class Subscriptions:
             self._failed.discard(topic)
 
     def begin_anew(self) -> None:
-        """Have every topic subscribed on a new connection."""
+        """Subscribe every topic again on a new connection."""
         self.new = dict.fromkeys(self._handlers)
 
     def dispatch(self, topic: str, payload: bytes, retained: bool) -> None:  # noqa: FBT001  as a handler takes it
-        """Hand a message to its handlers; a handler that raises is logged once for each topic."""
+        """Pass a message to its handlers. An exception of a handler is logged once for each topic."""
         if topic not in self._handlers:
             if not retained and qos_of(topic) and len(payload) <= _MAX_HELD_BYTES:
                 self._held.append(_Held(topic, payload, asyncio.get_running_loop().time() + HELD_S))
@@ -75,10 +75,10 @@ class Subscriptions:
         for handler in self._handlers[topic]:
             try:
                 handler(payload, retained)
-            except Exception:  # noqa: BLE001  a mistake in one meter's handler must not reach the others
+            except Exception:  # noqa: BLE001  one meter's handler must not disturb the others
                 if topic not in self._failed:
                     self._failed.add(topic)
-                    _log.exception("a message on %s failed, which is a mistake in the program", printable(topic))
+                    _log.exception("a handler of %s failed, which is a mistake in the program", printable(topic))
 
     def _release(self, topic: str) -> None:
         loop = asyncio.get_running_loop() if self._held else None
@@ -89,5 +89,5 @@ class Subscriptions:
 
 
 def qos_of(topic: str) -> int:
-    """Return the quality of service at which a topic is subscribed."""
+    """Return the quality of service of a topic's subscription."""
     return 0 if topic.endswith(_AT_QOS_0) else 1

@@ -1,7 +1,7 @@
-"""The topics of EVerest's power meter API, version 1, and what may stand in one.
+"""The topics of EVerest's power meter API, version 1, and the checks of topics.
 
-The addresses are those of EVerest's AsyncAPI document of `powermeter_API`; ``e2m`` is from EVerest to the meter,
-``m2e`` from the meter to EVerest.
+The addresses are from EVerest's AsyncAPI document of `powermeter_API`. ``e2m`` means from EVerest to the meter, ``m2e``
+from the meter to EVerest.
 """
 
 from __future__ import annotations
@@ -9,29 +9,29 @@ from __future__ import annotations
 from typing import Final
 
 READY_BEACON: Final = "everest_api/ready_beacon"
-"""EVerest publishes on it when it has started."""
+"""EVerest publishes on this topic when it has started."""
 QUERY_MODULES: Final = "everest_api/query-modules/powermeter"
-"""A question on it is answered by every power meter API there is."""
+"""Every power meter API answers a query on this topic."""
 
 MAX_TOPIC_BYTES: Final = 1024
 MAX_TOPIC_LEVELS: Final = 100
-"""mosquitto closes the connection of a client that publishes on a topic of more than 200 levels, EMQX one of 128."""
+"""mosquitto closes the connection of a client that publishes on a topic of over 200 levels, EMQX of over 128."""
 _MAX_MODULE_ID: Final = 256
 
 
 class Topics:
-    """The topics of one meter, in full.
+    """The full topics of one meter.
 
     Args:
-        module_id: of the API module in EVerest's configuration; has to pass `is_module_id`.
+        module_id: id of the API module in EVerest's configuration. It has to pass `is_module_id`.
 
     Attributes:
         start: requests to begin a transaction.
         stop: requests to end one.
-        heartbeat: a rising number, normally every second.
+        heartbeat: a rising number from EVerest, normally every second.
         values: live values.
         key: the public key.
-        check: signs that the meter can be reached.
+        check: the communication check, which says that the meter can be reached.
     """
 
     def __init__(self, module_id: str) -> None:
@@ -45,19 +45,20 @@ class Topics:
 
 
 def is_module_id(text: str) -> bool:
-    """Tell whether a text may be a module_id: one level of a topic, printable, at most 256 characters.
+    """Return whether a text may be a module_id: one level of a topic, printable, at most 256 characters.
 
-    A space at an end is refused as well: it would be a mistake that cannot be seen.
+    A space at either end is refused too, because that mistake is invisible.
     """
     is_printable = text.isprintable() and text == text.strip()
     return 0 < len(text) <= _MAX_MODULE_ID and is_printable and not {*text} & {*"/+#"}
 
 
 def is_reply_topic(text: str) -> bool:
-    """Tell whether a reply may be published on a topic that somebody else chose.
+    """Return whether a reply may be published on a topic that a client chose.
 
-    No wildcards, nothing that is not printable (NUL, control characters, lone surrogates and non-characters let a
-    broker close the connection, MQTT 5, 1.5.4), none of the broker's own (``$``), not too long or too deep.
+    A topic is refused if it has wildcards, belongs to the broker (``$``), is too long, or has too many levels. It is
+    also refused if it is not printable: a broker closes the connection for NUL, control characters, lone surrogates and
+    non-characters (MQTT 5, 1.5.4).
     """
     is_text = text.isprintable() and not text.startswith("$") and not {*text} & {*"+#"}
     return is_text and 0 < len(text.encode()) <= MAX_TOPIC_BYTES and text.count("/") < MAX_TOPIC_LEVELS
