@@ -82,6 +82,6 @@ def test_a_flipped_bit_is_read_over_or_the_file_is_moved_aside(
         path.write_bytes(flipped(sound, position))
         listed = run("receipts", "list", "--journal", str(path))
         assert listed.status in (0, 1, 2)
-        assert "mistake in the program" not in listed.err
+        assert "bug in the program" not in listed.err
         assert use(path) != "refused" or position // 8 in VERSION
     assert "Traceback" not in caplog.text

@@ -51,7 +51,7 @@ def failures(heard: list[tuple[str, logging.LogRecord]]) -> list[tuple[str, str,
     return [
         (module_id, record.getMessage(), bool(record.exc_info and record.exc_info[1]))
         for module_id, record in heard
-        if "is started again" in record.getMessage()
+        if "is restarted" in record.getMessage()
     ]
 
 
