@@ -234,7 +234,7 @@ def main(framework_type: type[Framework], signals: Sequence[signal.Signals]) -> 
         _log.critical("the configuration is wrong: %s", error)
         os._exit(1)
     except Exception:  # noqa: BLE001  EVerest's log shows it; a traceback on stderr is not read
-        _log.critical("the module failed, which is a mistake in the program", exc_info=True)
+        _log.critical("the module failed, which is a bug in the program", exc_info=True)
         os._exit(1)
     os._exit(0)
 

@@ -297,7 +297,7 @@ class MqttConnection:
             try:
                 handler()
             except Exception:  # noqa: BLE001  one meter's handler must not disturb the others
-                _log.exception("%s: a handler of new connections failed, which is a mistake in the program", self._name)
+                _log.exception("%s: a handler of new connections failed, which is a bug in the program", self._name)
 
     def _sent(self, topic: str, _task: asyncio.Task[None]) -> None:
         self._outbox.sent(topic)

@@ -78,7 +78,7 @@ class Subscriptions:
             except Exception:  # noqa: BLE001  one meter's handler must not disturb the others
                 if topic not in self._failed:
                     self._failed.add(topic)
-                    _log.exception("a handler of %s failed, which is a mistake in the program", printable(topic))
+                    _log.exception("a handler of %s failed, which is a bug in the program", printable(topic))
 
     def _release(self, topic: str) -> None:
         loop = asyncio.get_running_loop() if self._held else None
