@@ -66,13 +66,14 @@ def test_dependencies() -> None:
     assert project["requires-python"] == ">=3.11"
     assert project["license"] == "Apache-2.0"
     assert (ROOT / "LICENSE").read_text(encoding="utf-8").lstrip().startswith("Apache License")
-    tools, demo, dev = (
+    tools, demo, test, dev = (
         {re.split(r"[<>=!~]", name)[0] for name in project["optional-dependencies"][extra]}
-        for extra in ("tools", "demo", "dev")
+        for extra in ("tools", "demo", "test", "dev")
     )
     assert tools >= {"click", "rich"}
     assert demo == {"iem-dcr[tools]", "amqtt"}
-    assert "iem-dcr[demo]" in dev
+    assert "iem-dcr[demo]" in test
+    assert "iem-dcr[test]" in dev
 
 
 def test_the_constraints_are_plain_pins() -> None:
