@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import queue
+import select
 import sys
 import threading
 from datetime import UTC, datetime
@@ -87,7 +88,7 @@ class LineHandler(QueueHandler):
         super().__init__(self._lines)
         self.setFormatter(formatter)
         self._dropped = 0
-        self._writer = _Writer(self._lines, logging.StreamHandler(stream))
+        self._writer = _Writer(self._lines, _Unbuffered(stream))
         self._writer.start()
 
     def enqueue(self, record: logging.LogRecord) -> None:
@@ -106,6 +107,32 @@ class LineHandler(QueueHandler):
         self._writer.enqueue_sentinel()
         self._writer.done.wait(FLUSH_TIMEOUT_S)
         super().close()
+
+
+class _Unbuffered(logging.Handler):
+    """Writes lines to the descriptor of a stream.
+
+    Python flushes its own streams when it exits, and would then wait for a reader that may have gone.
+    """
+
+    def __init__(self, stream: TextIO | None) -> None:
+        super().__init__()
+        self._descriptor: int | None = None
+        if stream is not None:
+            with contextlib.suppress(OSError, ValueError):
+                self._descriptor = stream.fileno()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line, however long it takes. An error of standard error cannot be reported."""
+        if self._descriptor is None:
+            return
+        line = f"{self.format(record)}\n".encode(errors="replace")
+        with contextlib.suppress(OSError):
+            while line:
+                try:
+                    line = line[os.write(self._descriptor, line) :]
+                except BlockingIOError:
+                    select.select([], [self._descriptor], [], 1.0)
 
 
 class _Writer(QueueListener):
