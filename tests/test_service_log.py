@@ -220,7 +220,7 @@ def test_a_pipe_that_nobody_empties_costs_lines_and_no_time() -> None:
         count = log.MAX_WAITING_LINES + 200
         for number in range(count):
             handler.handle(record(f"{number} " + "x" * 1000))
-        # Now somebody reads, and the log goes on with the number of lines that were lost. More can be lost just after it.
+        # Now somebody reads, and the log goes on with the number of lost lines. More can be lost just after it.
         text = b""
         while b" were lost" not in text:
             text += os.read(reading, 65536)
