@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from iem_dcr import ocmf
-from iem_dcr.driver.ledger import MAX_ENTRIES, MAX_KNOWN, MAX_RECEIPTS, NO_RECEIPT_AFTER_S, SHOWN_AFTER_END_S, Ledger
+from iem_dcr.driver.ledger import MAX_ENTRIES, NO_RECEIPT_AFTER_S, SHOWN_AFTER_END_S, Ledger
+from iem_dcr.driver.receipt_memory import MAX_KNOWN, MAX_RECEIPTS
 from iem_dcr.driver.transitions import State
 from tests.support.bench import SERIAL, request
 from tests.test_driver_ledger import BEGUN, HOUR, begin, begun, idle, ledger, receipt

@@ -10,7 +10,6 @@ Times that end in ``_s`` are the loop's. All others are the meter's own, except 
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections import OrderedDict
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from iem_dcr.driver import receipt_matching
 from iem_dcr.driver.entry import NO_LEAP, Entry
+from iem_dcr.driver.receipt_memory import ReceiptMemory
 from iem_dcr.driver.transitions import AWAITED, RUNNING, Event, State, after
 
 if TYPE_CHECKING:
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from iem_dcr.powermeter import TransactionReq
 
 MAX_ENTRIES: Final = 64
-MAX_RECEIPTS: Final = 64
-MAX_KNOWN: Final = 256
 NO_RECEIPT_AFTER_S: Final = 15.0
 """If XT is false for this long and there is no receipt, none comes."""
 SHOWN_AFTER_END_S: Final = 10.5
@@ -58,7 +56,6 @@ class Ledger:
 
     Attributes:
         serial: serial number of the meter that answers. Evidence changes only the entries of this meter.
-        last: the newest receipt that the meter has shown.
         was_asked: the meter has answered a request for its last receipt.
     """
 
@@ -67,10 +64,7 @@ class Ledger:
         self._changed = changed
         self._entries: OrderedDict[int, Entry] = OrderedDict()
         self._next = 1
-        self._known: OrderedDict[bytes, None] = OrderedDict()
-        self._by_id: OrderedDict[str, Receipt] = OrderedDict()
-        self._owners: OrderedDict[bytes, str] = OrderedDict()
-        self.last: Receipt | None = None
+        self._receipts = ReceiptMemory()
         self.was_asked = False
         self._last_running_s: float | None = None
         self._meter_time: datetime | None = None
@@ -95,7 +89,12 @@ class Ledger:
     @property
     def size(self) -> int:
         """Number of entries and receipts in memory."""
-        return len(self._entries) + len(self._by_id)
+        return len(self._entries) + len(self._receipts)
+
+    @property
+    def last(self) -> Receipt | None:
+        """The newest receipt that the meter has shown, or None."""
+        return self._receipts.last
 
     @property
     def running(self) -> Entry | None:
@@ -133,15 +132,15 @@ class Ledger:
 
     def receipt_of(self, transaction_id: str) -> Receipt | None:
         """Return the receipt that was delivered under an id, or that closed its entry."""
-        return self._by_id.get(transaction_id)
+        return self._receipts.of(transaction_id)
 
     def owner_of(self, receipt: Receipt) -> str:
         """Return the id that a known receipt belongs to, or ""."""
-        return self._owners.get(digest_of(receipt), "")
+        return self._receipts.owner_of(receipt)
 
     def knows(self, receipt: Receipt) -> bool:
         """Return whether a receipt was seen before."""
-        return digest_of(receipt) in self._known
+        return self._receipts.knows(receipt)
 
     def is_certain_to_come(self, entry: Entry) -> bool:
         """Return whether a receipt is certain: B and E were accepted, with no power-up and no other B since."""
@@ -184,7 +183,7 @@ class Ledger:
 
     def refuse(self, transaction_id: str, noted: datetime) -> None:
         """Record a start that failed, where the meter cannot have acted on any B of it."""
-        if transaction_id and transaction_id not in self._by_id and self.newest(transaction_id) is None:
+        if transaction_id and self.receipt_of(transaction_id) is None and self.newest(transaction_id) is None:
             self._add(Entry(self._next, transaction_id, "", "", None, State.REFUSED, noted))
 
     # --- evidence: E ---
@@ -256,16 +255,8 @@ class Ledger:
     def on_receipt(self, receipt: Receipt | None, at_s: float) -> Arrival:
         """Record the receipt that the meter shows; None if it has none."""
         is_first_look, self.was_asked = not self.was_asked, True
-        if receipt is None:
+        if receipt is None or not self._receipts.show(receipt):
             return Arrival(is_new=False)
-        if self.knows(receipt):
-            # It may be a receipt of a previous process. /transaction may lag, so it never replaces a newer one.
-            order = {digest: number for number, digest in enumerate(self._known)}
-            if self.last is None or order[digest_of(receipt)] > order.get(digest_of(self.last), -1):
-                self.last = receipt
-            return Arrival(is_new=False)
-        self._know(receipt)
-        self.last = receipt
         if not is_first_look:
             self._receipt_s = at_s
         return Arrival(is_new=True, entry=self.claim(receipt))
@@ -281,7 +272,7 @@ class Ledger:
         newer_ids = {other.transaction_id for other in self._begun_since(entry)}
         superseded = entry.superseded or entry.transaction_id in newer_ids
         entry = self._put(replace(entry, receipt=receipt, superseded=superseded))
-        self._own(receipt, entry.transaction_id, answers=not superseded)
+        self._receipts.own(receipt, entry.transaction_id, answers=not superseded)
         return self._move(entry, Event.RECEIPT)
 
     def give_up(self, at_s: float) -> None:
@@ -307,8 +298,8 @@ class Ledger:
 
     def deliver(self, transaction_id: str, receipt: Receipt) -> None:
         """Record a receipt under the id for which it is delivered."""
-        self._know(receipt)
-        self._own(receipt, transaction_id, answers=True)
+        self._receipts.add(receipt)
+        self._receipts.own(receipt, transaction_id, answers=True)
 
     def mark(self, entry: Entry, *, unwanted: bool | None = None, told: bool | None = None) -> Entry:
         """Set whether the driver ends an entry by itself, and whether the station was told that it began."""
@@ -335,14 +326,7 @@ class Ledger:
 
     def recall_receipts(self, filed: Iterable[tuple[Receipt, str, bool]]) -> None:
         """Add the journal's receipts, oldest first, each with its id and whether it answers a stop for that id."""
-        seen = self._known
-        self._known = OrderedDict()
-        for receipt, transaction_id, answers in filed:
-            self._know(receipt)
-            if transaction_id:
-                self._own(receipt, transaction_id, answers=answers)
-        for digest in seen:
-            self._known.setdefault(digest)
+        self._receipts.recall(filed)
 
     def recall_refused(self, transaction_id: str, noted: datetime) -> None:
         """Add a refused id from the journal."""
@@ -405,23 +389,3 @@ class Ledger:
         """Put the entries of previous processes before those of this one."""
         ordered = sorted(self.entries, key=lambda entry: (entry.sent_s is not None, entry.number))
         self._entries = OrderedDict((entry.number, entry) for entry in ordered)
-
-    def _know(self, receipt: Receipt) -> None:
-        self._known[digest_of(receipt)] = None
-        while len(self._known) > MAX_KNOWN:
-            self._known.popitem(last=False)
-
-    def _own(self, receipt: Receipt, transaction_id: str, *, answers: bool) -> None:
-        self._owners.setdefault(digest_of(receipt), transaction_id)
-        while len(self._owners) > MAX_KNOWN:
-            self._owners.popitem(last=False)
-        if answers:
-            self._by_id.pop(transaction_id, None)
-            self._by_id[transaction_id] = receipt
-            while len(self._by_id) > MAX_RECEIPTS:
-                self._by_id.popitem(last=False)
-
-
-def digest_of(receipt: Receipt) -> bytes:
-    """Return the digest of a receipt's signed payload, which identifies the receipt."""
-    return hashlib.sha256(receipt.signed).digest()

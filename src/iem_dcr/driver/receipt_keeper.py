@@ -15,8 +15,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from iem_dcr import ocmf
-from iem_dcr.driver.ledger import digest_of
 from iem_dcr.driver.ports import KeptReceipt
+from iem_dcr.driver.receipt_memory import digest_of
 from iem_dcr.driver.timing import Deadline, now_s
 from iem_dcr.errors import JournalError, ReceiptError, printable
 from iem_dcr.ocmf import Outcome, Verification
