@@ -90,10 +90,10 @@ def asked_in_node(cases: list[tuple[str, str]], folder: Path) -> list[object]:
     install = [npm, "install", "--prefix", str(folder), *quiet, *PACKAGES]
     for _ in range(2):  # a registry may hang
         with contextlib.suppress(subprocess.TimeoutExpired):
-            subprocess.run(install, check=True, capture_output=True, timeout=45)
+            subprocess.run(install, check=True, capture_output=True, timeout=120)
             break
     else:
-        pytest.fail("npm gave no answer within 45 s, twice")
+        pytest.fail("npm gave no answer within 120 s, twice")
     program = folder / "verify.js"
     program.write_text(NODE)
     told = subprocess.run(
