@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import sys
+import traceback
 from typing import IO, TYPE_CHECKING, cast
 
 import click
@@ -112,32 +113,22 @@ def open_closed_streams() -> None:
 
 
 class _LogHandler(logging.Handler):
-    """Writes to the current ``sys.stderr``, which a live display may have replaced."""
+    """Writes ``warning: message`` to standard error. An exception takes one line; a log at debug has its traceback."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        with contextlib.suppress(OSError):
-            sys.stderr.write(self.format(record) + "\n")
-            sys.stderr.flush()
-
-
-class _LogFormatter(logging.Formatter):
-    """``warning: message``. An exception is shown in one line, and with its traceback if the log is at debug."""
-
-    def format(self, record: logging.LogRecord) -> str:
         line = f"{record.levelname.lower()}: {record.getMessage()}"
-        if not record.exc_info or record.exc_info[1] is None:
-            return line
-        if logging.getLogger("iem_dcr").isEnabledFor(logging.DEBUG):
-            return f"{line}\n{self.formatException(record.exc_info)}"
-        error = record.exc_info[1]
-        return f"{line}: {type(error).__name__}: {printable(error)} (with -vv: where)"
+        error = record.exc_info[1] if record.exc_info else None
+        if error is not None and logging.getLogger("iem_dcr").isEnabledFor(logging.DEBUG):
+            line += "\n" + "".join(traceback.format_exception(error)).rstrip()
+        elif error is not None:
+            line += f": {type(error).__name__}: {printable(error)} (with -vv: where)"
+        tell(line)
 
 
 @contextlib.contextmanager
 def log_on_stderr() -> Iterator[None]:
     """Write the log to standard error while the context is entered: at first warnings and above."""
     handler = _LogHandler()
-    handler.setFormatter(_LogFormatter())
     root, ours = logging.getLogger(), logging.getLogger("iem_dcr")
     before = ours.level
     root.addHandler(handler)
@@ -160,7 +151,7 @@ def warnings_are_logged() -> bool:
 
 
 def tell(text: str) -> None:
-    """Print a message for the user on standard error, beside the log."""
+    """Print a message for the user on standard error, which a live display may have replaced."""
     with contextlib.suppress(OSError):
         sys.stderr.write(text + "\n")
         sys.stderr.flush()
@@ -171,6 +162,11 @@ def say(console: Console, text: str | Text) -> None:
     console.print(text, soft_wrap=True)
 
 
+def counted(count: int, noun: str) -> str:
+    """Format a number of things: ``1 receipt``, ``2,000 receipts``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def kwh(energy_wh: Decimal) -> str:
     """Format an energy given in Wh: ``0.104 kWh``."""
     return f"{energy_wh / 1000:.3f} kWh"
@@ -179,3 +175,8 @@ def kwh(energy_wh: Decimal) -> str:
 def kw(power_w: Decimal | None) -> str:
     """Format a power given in W: ``47.500 kW``, or a dash if the meter gave none."""
     return "- kW" if power_w is None else f"{power_w / 1000:.3f} kW"
+
+
+def exact(energy_wh: Decimal | None) -> str | None:
+    """Format an energy in Wh without rounding, for programs."""
+    return None if energy_wh is None else f"{energy_wh:f}"
