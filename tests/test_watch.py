@@ -18,7 +18,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from iem_dcr.cli.output import Output
-from iem_dcr.cli.watch import LineView, status_json
+from iem_dcr.cli.watch import LineView, json_line
 from iem_dcr.cli.watch_view import BARS, Chart, Picture, plain_line
 from iem_dcr.device import messages
 from iem_dcr.diagnostics.status import Sample, Status
@@ -299,7 +299,7 @@ def test_hostile_texts_are_shown_as_text(three: Picture) -> None:
     assert "\x1b" not in drawn(three, height=60)
     assert "\u202e" not in drawn(three, height=60)
     assert "\x1b" not in plain_line(three.statuses[0])
-    json.loads(json.dumps(status_json(three.statuses[0])))
+    json.loads(json_line(three.statuses[0]))
 
 
 @given(

@@ -19,8 +19,7 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from iem_dcr.cli.receipt_view import Transaction
-from iem_dcr.cli.verify_view import UNREADABLE, verdict_word
+from iem_dcr.cli.receipt_view import UNREADABLE, Transaction
 from iem_dcr.errors import IemDcrError, ReceiptError
 from iem_dcr.ocmf import parse, public_key_der_hex, verify
 from iem_dcr.ocmf.import_formats import Found, Record, found_around
@@ -48,14 +47,14 @@ class Checked:
     """The result for a transaction, for a receipt that could not be read, or for a half.
 
     Attributes:
-        verdict: the key of `verify_view.VERDICTS`, or "" for a half.
+        word: see `Transaction.word`; "" for a half.
         view: what the view made of it.
         has_document_key: whether it was checked with the key in its document.
         half: a receipt that may have another half. It is judged together with that half.
         entry: what `Counters` stores of the receipt.
     """
 
-    verdict: str = ""
+    word: str = ""
     view: str | Text | None = None
     has_document_key: bool = False
     half: Found | None = None
@@ -85,7 +84,7 @@ def check(
     for batch in map(work, batches) if jobs == 1 else _in_processes(work, batches, jobs):
         done = []
         for checked in batch:
-            if checked.verdict != UNREADABLE:
+            if checked.word != UNREADABLE:
                 counters.add(checked.entry)
             if checked.half is None:
                 done.append(checked)
@@ -141,7 +140,7 @@ def _judged(
         key_from="given" if key else "document" if any(keys) else "none",
         notes=("the document names another key; the given key was used",) if has_other_key else (),
     )
-    return Checked(verdict_word(transaction), view(transaction), transaction.key_from == "document", entry=entry)
+    return Checked(transaction.word, view(transaction), transaction.key_from == "document", entry=entry)
 
 
 def _is_another_key(document_key: str, key: str, receipt: Receipt) -> bool:

@@ -12,6 +12,8 @@ import logging
 import os
 import sys
 import traceback
+from decimal import Decimal
+from enum import Enum
 from typing import IO, TYPE_CHECKING, cast
 
 import click
@@ -20,10 +22,11 @@ from iem_dcr.errors import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from decimal import Decimal
+    from datetime import datetime
     from typing import TextIO
 
     from rich.console import Console
+    from rich.progress import Progress, ProgressColumn
     from rich.text import Text
 
 _LEVELS = {-1: logging.ERROR, 0: logging.WARNING, 1: logging.INFO, 2: logging.DEBUG}
@@ -61,7 +64,7 @@ class Output:
 
     def line(self, value: Mapping[str, object]) -> None:
         """Write an object as one line of JSON, at once."""
-        self.write(json.dumps(value, separators=(",", ":")) + "\n")
+        self.write(json_text(value) + "\n")
         self.flush()
 
     def isatty(self) -> bool:
@@ -162,6 +165,37 @@ def say(console: Console, text: str | Text) -> None:
     console.print(text, soft_wrap=True)
 
 
+def progress_bar(console: Console, *columns: ProgressColumn, is_shown: bool) -> Progress:
+    """Return a progress bar on a terminal's last line, which is removed at its end. Output scrolls above it."""
+    from rich.progress import Progress  # noqa: PLC0415  # as above
+
+    return Progress(
+        *columns,
+        console=console,
+        expand=True,
+        transient=True,
+        auto_refresh=False,
+        redirect_stdout=False,
+        redirect_stderr=sys.stderr.isatty(),
+        disable=not is_shown or not console.is_terminal or console.is_dumb_terminal,
+    )
+
+
+def json_text(value: Mapping[str, object]) -> str:
+    """Format an object as JSON in one line: energies as exact texts, times in RFC 3339."""
+    return json.dumps(value, separators=(",", ":"), default=_plain)
+
+
+def _plain(value: object) -> object:
+    from iem_dcr.meter_time import MeterTime, rfc3339  # noqa: PLC0415  only needed for JSON
+
+    if isinstance(value, Decimal):
+        return f"{value:f}"
+    if isinstance(value, Enum):
+        return value.value
+    return rfc3339(value.instant if isinstance(value, MeterTime) else cast("datetime", value))
+
+
 def counted(count: int, noun: str) -> str:
     """Format a number of things: ``1 receipt``, ``2,000 receipts``."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
@@ -175,8 +209,3 @@ def kwh(energy_wh: Decimal) -> str:
 def kw(power_w: Decimal | None) -> str:
     """Format a power given in W: ``47.500 kW``, or a dash if the meter gave none."""
     return "- kW" if power_w is None else f"{power_w / 1000:.3f} kW"
-
-
-def exact(energy_wh: Decimal | None) -> str | None:
-    """Format an energy in Wh without rounding, for programs."""
-    return None if energy_wh is None else f"{energy_wh:f}"

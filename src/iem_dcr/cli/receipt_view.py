@@ -34,12 +34,13 @@ if TYPE_CHECKING:
     from iem_dcr.ocmf.rules import Finding
     from iem_dcr.ocmf.verdict import Energy, Verdict
 
+UNREADABLE = "unreadable"
 _OUTCOMES = {
     Outcome.VALID: ("VALID", "bold green"),
     Outcome.INVALID: ("NOT VALID", "bold red"),
     Outcome.NOT_CHECKED: ("NOT CHECKED", "bold yellow"),
 }
-_UNREADABLE = ("NOT READABLE", "bold yellow")
+_NOT_READABLE = ("NOT READABLE", "bold yellow")
 _SEVERITIES = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.INFO: "dim"}
 _ENDS = {"L": "locally", "R": "remotely", "A": "aborted", "P": "by a power failure"}
 """OCMF's TX of a last reading, unless it is an ordinary end."""
@@ -65,6 +66,11 @@ class Transaction:
     problem: str = ""
     notes: tuple[str, ...] = ()
 
+    @property
+    def word(self) -> str:
+        """The judgement, or `UNREADABLE`."""
+        return UNREADABLE if self.verdict is None else self.verdict.judgement.value
+
 
 def print_receipt(console: Console, receipt: Receipt, verdict: Verdict) -> None:
     """Print a receipt in full, and the unchanged tuple in one line."""
@@ -86,7 +92,7 @@ def in_one_line(transaction: Transaction) -> Text:
     """Format a transaction in one line."""
     receipts, verdict, where = transaction.receipts, transaction.verdict, shown(", ".join(transaction.sources))
     if verdict is None:
-        return Text.assemble(f"{where}: ", _UNREADABLE, f": {shown(transaction.problem)}")
+        return Text.assemble(f"{where}: ", _NOT_READABLE, f": {shown(transaction.problem)}")
     times = times_of(verdict)
     words = (
         shown(receipts[0].meter),
@@ -142,7 +148,7 @@ def _lines(transaction: Transaction, *, show_all: bool) -> Iterator[Text]:
     receipts, verdict, where = transaction.receipts, transaction.verdict, shown(", ".join(transaction.sources))
     if verdict is None:
         yield Text(f"Receipt at {where}", style="bold")
-        yield _row("Verdict", Text.assemble(_UNREADABLE, f": {shown(transaction.problem)}"))
+        yield _row("Verdict", Text.assemble(_NOT_READABLE, f": {shown(transaction.problem)}"))
         return
     first, last = receipts[0], receipts[-1].end
     names = " and ".join(shown(receipt.pagination or "without PG") for receipt in receipts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, TypeVar, Unpack
@@ -11,7 +12,7 @@ import click
 
 from iem_dcr.cli.arguments import Address, AddressType, common
 from iem_dcr.cli.exit_codes import EXIT_FAILURE
-from iem_dcr.cli.output import Output, counted, exact, kwh, say, tell
+from iem_dcr.cli.output import Output, counted, kwh, say, tell
 from iem_dcr.cli.receipt_view import print_receipt, write_exported
 from iem_dcr.config import PIN, is_signable
 from iem_dcr.diagnostics.status import shown
@@ -19,7 +20,6 @@ from iem_dcr.errors import ReceiptError, printable, shortened
 from iem_dcr.journal import count_to_forget, forget, open_for_reading, pin, pins
 from iem_dcr.journal.schema import SIDE_FILES
 from iem_dcr.journaling import existing
-from iem_dcr.meter_time import rfc3339
 from iem_dcr.ocmf import parse
 from iem_dcr.ocmf.export import Format, Item, export
 from iem_dcr.ocmf.verdict import energy_summary_of_text, verdict_on
@@ -315,25 +315,7 @@ def _entry_line(entry: Entry) -> str:
 
 
 def _entry_json(entry: Entry) -> dict[str, object]:
-    return {
-        "entry": entry.id,
-        "meter": entry.meter,
-        "address": entry.address,
-        "pagination": entry.pagination,
-        "transaction_id": entry.transaction_id,
-        "identification": entry.identification,
-        "begin": entry.begin and rfc3339(entry.begin),
-        "end": entry.end and rfc3339(entry.end),
-        "begin_wh": exact(entry.begin_wh),
-        "end_wh": exact(entry.end_wh),
-        "energy_wh": exact(entry.energy_wh),
-        "outcome": entry.outcome.value if entry.outcome else "not checked",
-        "accepted": entry.accepted,
-        "findings": entry.findings,
-        "found": entry.found,
-        "kept": rfc3339(entry.kept),
-        "erased": entry.erased and rfc3339(entry.erased),
-        "is_whole": entry.is_whole,
-        "public_key": entry.public_key,
-        "ocmf": entry.text,
-    }
+    values = asdict(entry)
+    for name in ("id", "text", "begin_text", "end_text"):
+        del values[name]
+    return {"entry": entry.id, **values, "outcome": entry.outcome or "not checked", "ocmf": entry.text}

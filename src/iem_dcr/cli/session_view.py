@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sys
 from typing import TYPE_CHECKING
 
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, TextColumn
 
-from iem_dcr.cli.output import kw, kwh, say, tell, warnings_are_logged
+from iem_dcr.cli.output import kw, kwh, progress_bar, say, tell, warnings_are_logged
 from iem_dcr.cli.receipt_view import print_receipt
 from iem_dcr.diagnostics.status import measured
 from iem_dcr.driver.meter_state import INTERRUPTED
@@ -64,19 +63,9 @@ class SessionView:
         self.transaction_id = ""
         self._output = output
         self._as_json = as_json
-        self._console = console = output.console()
-        self._bar = Progress(
-            TextColumn("Charging"),
-            BarColumn(bar_width=None),
-            TextColumn("{task.completed:.0f}/{task.total:.0f} s"),
-            console=console,
-            expand=True,
-            transient=True,
-            auto_refresh=False,
-            redirect_stdout=False,
-            redirect_stderr=sys.stderr.isatty(),
-            disable=as_json or not console.is_terminal or console.is_dumb_terminal,
-        )
+        self._console = output.console()
+        columns = TextColumn("Charging"), BarColumn(None), TextColumn("{task.completed:.0f}/{task.total:.0f} s")
+        self._bar = progress_bar(self._console, *columns, is_shown=not as_json)
         self._bar_id = self._bar.add_task("", total=seconds)
         self._is_charging = False
         self._last: Powermeter | None = None

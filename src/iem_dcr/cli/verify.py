@@ -12,6 +12,7 @@ import json
 import os
 import sys
 from collections import Counter
+from dataclasses import asdict
 from functools import partial
 from itertools import chain, islice
 from operator import length_hint
@@ -19,15 +20,14 @@ from typing import IO, TYPE_CHECKING
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from iem_dcr.cli.arguments import common
 from iem_dcr.cli.checking import check, found_in
 from iem_dcr.cli.exit_codes import EXIT_FAILURE, EXIT_USAGE
-from iem_dcr.cli.output import Output, counted, say, tell
-from iem_dcr.cli.receipt_view import finding_text, in_full, in_one_line, write_exported
-from iem_dcr.cli.verify_view import UNREADABLE, VERDICTS, json_line, summary_json
+from iem_dcr.cli.output import Output, counted, json_text, progress_bar, say, tell
+from iem_dcr.cli.receipt_view import UNREADABLE, finding_text, in_full, in_one_line, times_of, write_exported
 from iem_dcr.errors import ReceiptError, printable
 from iem_dcr.ocmf import parse
 from iem_dcr.ocmf.export import Format, Item, export
@@ -36,7 +36,7 @@ from iem_dcr.ocmf.sets import Counters
 from iem_dcr.ocmf.verdict import Judgement
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
     from iem_dcr.cli.checking import View
     from iem_dcr.cli.receipt_view import Transaction
@@ -48,6 +48,16 @@ MANY = 2_000
 """Above this number, only receipts that are not accepted are shown."""
 FINDINGS_SHOWN = 20
 """Findings across all receipts that are shown to a person. For the others only their number is shown."""
+FINDINGS_LISTED = 10_000
+"""The same in JSON."""
+VERDICTS = {
+    Judgement.ACCEPTED.value: "valid",
+    Judgement.REFUSED.value: "valid, but not accepted by the transparency software",
+    Judgement.INVALID.value: "NOT VALID",
+    Judgement.NOT_CHECKED.value: "not checked",
+    UNREADABLE: "not readable",
+}
+"""What is said to a person, by the word that a program gets."""
 _LONGEST_KEY = 10_000
 _DER = b"\x30"
 _FILE = click.Path(dir_okay=False)
@@ -106,6 +116,35 @@ def command(
     return output.status() or report.exit_status
 
 
+def _json_line(transaction: Transaction) -> str:
+    """Format a transaction as a line of JSON. Energies are exact texts in Wh."""
+    receipts, verdict = transaction.receipts, transaction.verdict
+    written = {"event": "transaction", "sources": transaction.sources, "verdict": transaction.word}
+    if verdict is None:
+        return json_text(written | {"reason": transaction.problem})
+    times, kind, reason = times_of(verdict), receipts[0].payload.get("IT"), verdict.reason
+    if verdict.judgement is Judgement.REFUSED:
+        reason = f"not accepted by the transparency software: {', '.join(verdict.errors)}"
+    return json_text(
+        written
+        | {
+            "reason": reason,
+            "meter": receipts[0].meter,
+            "paginations": [receipt.pagination or "" for receipt in receipts],
+            "identification": receipts[0].identification or "",
+            "identification_type": kind if isinstance(kind, str) else "",
+            "begin": times and times.begin,
+            "end": times and times.end,
+            "energy_wh": verdict.energy_wh,
+            "signatures": [verification.outcome for verification in verdict.verifications],
+            "key_from": transaction.key_from,
+            "energies": [energy._asdict() for energy in verdict.energies],
+            "findings": [asdict(found) for found in verdict.findings],
+            "notes": transaction.notes,
+        }
+    )
+
+
 def _line_unless_accepted(transaction: Transaction) -> Text | None:
     verdict = transaction.verdict
     is_accepted = verdict is not None and verdict.judgement is Judgement.ACCEPTED and not transaction.notes
@@ -149,22 +188,32 @@ class _Report:
         are_many = len(first) > MANY
         view: View = in_one_line
         if self._as_json:
-            view = json_line
+            view = _json_line
         elif len(first) <= FEW:
             view = partial(in_full, show_all=show_all)
         elif are_many and not show_all:
             view = _line_unless_accepted
         size = os.fstat(file.fileno()).st_size if file.seekable() else None
-        is_shown = are_many and not (self._as_json and self._output.isatty())
-        with _progress(self._console, in_document or size, is_shown=is_shown) as bar:
+        bar = progress_bar(
+            self._console if self._output.isatty() else Console(stderr=True),
+            TextColumn("{task.fields[count]:,} receipts"),
+            BarColumn(None),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TimeRemainingColumn(),
+            is_shown=are_many and not (self._as_json and self._output.isatty()),
+        )
+        task = bar.add_task("", total=in_document or size, count=0)
+        with bar:
             for batch in check(chain(first, pieces), key, self._counters, view, jobs=jobs):
                 for checked in batch:
-                    self.counts[checked.verdict] += 1
+                    self.counts[checked.word] += 1
                     self._has_document_key |= checked.has_document_key
                     self._show(checked.view)
                 self._output.flush()
                 count = self.counts.total()
-                bar(count if in_document or size is None else file.tell(), count)
+                bar.update(
+                    task, completed=count if size is None or in_document else file.tell(), count=count, refresh=True
+                )
                 if self._output.error is not None:
                     return  # the reader has left
 
@@ -172,7 +221,15 @@ class _Report:
         """Show the findings across all receipts, and the number of transactions by verdict."""
         findings = self._counters.findings()
         if self._as_json:
-            self._output.line(summary_json(self.counts, findings, self.problem))
+            summary = {
+                "event": "summary",
+                "transactions": self.counts.total(),
+                "verdicts": {word: self.counts[word] for word in VERDICTS},
+                "findings": [asdict(found) for found in islice(findings, FINDINGS_LISTED)],
+                "more_findings": sum(1 for _ in findings),
+                "problem": self.problem,
+            }
+            self._output.line(summary)
             return
         lines: list[str | Text] = [finding_text(found, "Across all: ") for found in islice(findings, FINDINGS_SHOWN)]
         if more := sum(1 for _ in findings):
@@ -194,27 +251,6 @@ class _Report:
             say(self._console, view)
         else:
             self._output.write(view + "\n")
-
-
-@contextlib.contextmanager
-def _progress(output: Console, total: int | None, *, is_shown: bool) -> Iterator[Callable[[int, int], None]]:
-    """Show a progress bar on the terminal. Yields a function that takes the progress and the number of receipts."""
-    console = output if output.is_terminal else Console(stderr=True)
-    progress = Progress(
-        TextColumn("{task.fields[count]:,} receipts"),
-        BarColumn(bar_width=None),
-        TextColumn("{task.percentage:>3.0f} %"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        expand=True,
-        disable=not (is_shown and console.is_terminal),
-        redirect_stdout=False,
-        redirect_stderr=False,
-    )
-    task = progress.add_task("", total=total, count=0)
-    with progress:
-        yield lambda completed, count: progress.update(task, completed=completed, count=count)
 
 
 def _pieces(file: IO[bytes], name: str) -> Iterator[Found | Record]:

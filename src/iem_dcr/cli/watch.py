@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,12 +14,11 @@ from rich.live import Live
 from iem_dcr.cli.arguments import Address, AddressType, SecondsType, common
 from iem_dcr.cli.exit_codes import EXIT_FAILURE
 from iem_dcr.cli.interruption import Interruption, LeftEarlyError
-from iem_dcr.cli.output import Output, tell
+from iem_dcr.cli.output import Output, json_text, tell
 from iem_dcr.cli.watch_view import Picture, plain_line
 from iem_dcr.diagnostics.snapshot import metervalue_json
 from iem_dcr.diagnostics.status import troubles
 from iem_dcr.diagnostics.watching import WatchedMeter, watch
-from iem_dcr.meter_time import rfc3339
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator, Sequence
@@ -134,7 +132,7 @@ async def _watch(addresses: Sequence[Address], seconds: float | None, count: int
             await _until_first(_draw(console, picture), polls, interruption.wait(seconds))
             console.print(picture(stays=True))
         else:
-            lines = LineView(output, _json_line) if as_json else LineView(output, plain_line, SILENCE_TOLD_EVERY_S)
+            lines = LineView(output, json_line) if as_json else LineView(output, plain_line, SILENCE_TOLD_EVERY_S)
             await _until_first(watch(meters, lines.on_poll, count=count), interruption.wait(seconds))
         if (seconds is not None or count is not None) and interruption.came and output.error is None:
             raise LeftEarlyError("the meters were watched for less time than requested.")
@@ -159,27 +157,24 @@ async def _until_first(*works: Coroutine[None, None, None]) -> None:
         task.result()
 
 
-def _json_line(status: Status) -> str:
-    return json.dumps(status_json(status), separators=(",", ":"))
-
-
-def status_json(status: Status) -> dict[str, object]:
-    """Return the status of a meter as JSON types. Times are RFC 3339 in UTC."""
+def json_line(status: Status) -> str:
+    """Format the status of a meter as a line of JSON."""
     seen, gateway, is_new = status.transaction, status.gateway, status.silent_since is None
     value, offset = (status.value, status.clock_offset) if is_new else (None, None)
-    return {
+    written = {
         "address": status.address,
-        "read_at": status.read_at and rfc3339(status.read_at),
+        "read_at": status.read_at,
         "age_s": _rounded(status.age_s),
-        "no_answer_since": status.silent_since and rfc3339(status.silent_since),
+        "no_answer_since": status.silent_since,
         "no_answer_for_s": _rounded(status.silent_s),
         "metervalue": value and metervalue_json(value),
         "clock_ahead_s": None if offset is None else _rounded(offset.total_seconds()),
         "gw": gateway and {"CT": gateway.CT, "CI": gateway.CI},
         "transaction": seen
-        and {"seen_since": rfc3339(seen.since), "begin_seen": seen.begin_seen, "charged_wh": float(seen.charged_wh)},
+        and {"seen_since": seen.since, "begin_seen": seen.begin_seen, "charged_wh": float(seen.charged_wh)},
         "troubles": [{"text": trouble.text, "fault": trouble.is_fault} for trouble in troubles(status)],
     }
+    return json_text(written)
 
 
 def _rounded(seconds: float | None) -> float | None:
