@@ -37,36 +37,12 @@ def test_address(text: str, host: str, port: int) -> None:
     assert parse_address(text) == Address(host, port)
 
 
-@pytest.mark.parametrize(
-    ("text", "why"),
-    [
-        ("", "missing"),
-        (":80", "missing"),
-        ("http://meter", "without http://"),
-        ("meter:", "port"),
-        ("meter:0", "port"),
-        ("meter:65536", "port"),
-        ("meter:eighty", "port"),
-        ("meter:٨٠", "port"),
-        ("meter:-1", "port"),
-        ("8080", "not an IP address"),
-        ("192.168.60.999", "not an IP address"),
-        ("192.168.60", "not an IP address"),
-        ("a b", "not a host"),
-        ("a/b", "not a host"),
-        ("a..b", "not a host"),
-        ("-a", "not a host"),
-        ("ä", "not a host"),
-        ("user@host", "not a host"),
-        ("a" * 64, "not a host"),
-        ("[::1", "IPv6"),
-        ("[meter]:80", "IPv6"),
-        ("1:2:3", "IPv6"),
-        ("[::1]:", "port"),
-    ],
-)
-def test_no_address(text: str, why: str) -> None:
-    with pytest.raises(ValueError, match=why):
+@pytest.mark.parametrize("text", [
+    "", ":80", "meter:", "meter:0", "meter:65536", "meter:eighty", "meter:٨٠", "meter:-1", "8080", "192.168.60.999",
+    "192.168.60", "a b", "a/b", "a..b", "user@host", "a" * 64, "[::1", "[meter]:80", "1:2:3", "[::1]:",
+])  # fmt: skip
+def test_no_address(text: str) -> None:
+    with pytest.raises(ValueError, match="expected a"):
         parse_address(text)
 
 
@@ -131,6 +107,11 @@ SESSION = ["session", NOBODY, "--id", "04AB"]
         (["simulate", "--set", "RD_rows=1-b:9"], "RD_rows"),
         (["simulate", "--set", "unset_time=noon"], "unset_time: 'noon' is not one of"),
         (["simulate", "--set", "private_key=0"], "private_key"),
+        (["watch"], "give the addresses of meters"),
+        (["watch", "http://x/"], "without http://"),
+        (["watch", NOBODY, NOBODY], f"{NOBODY}: given more than once"),
+        (["watch", NOBODY, "--count", "0"], "--count"),
+        (["watch", NOBODY, "--seconds", "nan"], "--seconds"),
         (["verify", __file__, "--key", " "], "the key is empty"),
         (["verify", __file__, "--key", "00", "--key-file", __file__], "give one of them"),
         (["verify", __file__, "--key-file", "no-such-file"], "'no-such-file': No such file"),

@@ -298,7 +298,7 @@ def test_of_several_the_address_says_which(path: Path) -> None:
     ("words", "status", "what"),
     [
         (["NEW", "--address", "a:81"], 2, f"no meter is pinned for a:81; pinned are {METER} for a:80"),
-        (["NEW", "--address", "a:80", "--address", "x"], 2, "no meter is pinned for x;"),
+        (["NEW", "--address", "a:80", "--address", "x"], 2, "no meter is pinned for x:80;"),
         (["pin"], 2, "expected the serial number as the meter gives it (MS)"),
         ([""], 2, "expected the serial number as the meter gives it (MS)"),
         (["a|b"], 2, "expected the serial number as the meter gives it (MS)"),

@@ -57,11 +57,11 @@ def test_one_receipt(file: Path) -> None:
     assert (done.status, done.err) == (0, "")
     assert done.out == (
         "Receipt T7 of meter 1TST0000000001   line 1\n"
-        "  User       04ABCD\n"
-        "  Begin      2026-03-01 12:00:00 +0100   register 451.795 kWh\n"
-        "  End        2026-03-01 12:30:00 +0100   register 459.895 kWh\n"
-        "  Energy     8.100 kWh  import 1-b:1.8.e\n"
-        "  Verdict    VALID: the signature matches the data and the key\n"
+        "  User          04ABCD\n"
+        "  Begin         2026-03-01 12:00:00 +0100   register 451.795 kWh\n"
+        "  End           2026-03-01 12:30:00 +0100   register 459.895 kWh\n"
+        "  Energy        8.100 kWh  import 1-b:1.8.e\n"
+        "  Verdict       VALID: the signature matches the data and the key\n"
         "\n"
         "1 transaction: 1 valid\n"
     )
@@ -278,7 +278,7 @@ def test_a_form_that_the_transparency_software_cannot_open_is_said(file: Path) -
     value = f"<value><signedData>{signed(1)}</signedData><publicKey>{SIGNER.public.hex()}</publicKey></value>"
     done = check(file, f"<values>{value}</values>", key="")
     assert done.status == 0
-    assert "Verdict    VALID: " in done.out
+    assert "Verdict       VALID: " in done.out
     assert "container-not-readable" in done.out
 
 
@@ -290,7 +290,7 @@ def test_both_directions_are_shown(file: Path) -> None:
     ]
     texts = [SIGNER.tuple_of(json.dumps({"FV": "1.0", "MS": "M", "PG": f"T{n}", "RD": rows})) for n in range(22)]
     assert "0.000 kWh import, 2.000 kWh export  VALID\n" in check(file, "\n".join(texts)).out
-    assert "Energy     2.000 kWh  export 1-b:2.8.e, not part of the verdict\n" in check(file, texts[0]).out
+    assert "Energy        2.000 kWh  export 1-b:2.8.e, not part of the verdict\n" in check(file, texts[0]).out
 
 
 def test_a_receipt_that_is_there_again_is_no_half_of_its_own(file: Path) -> None:
@@ -304,7 +304,7 @@ def test_genuine() -> None:
     tuple_2025 = str(shared("receipts/iem-dcr-2025-unpadded-der.ocmf"))
     done = run("verify", tuple_2025, "--key-file", str(shared("device/publickey.json")))
     assert done.status == 0
-    assert "Verdict    VALID:" in done.out
+    assert "Verdict       VALID:" in done.out
     for name, status, word in (
         ("iem-dcr-2023-raw-signature.xml", 0, "VALID, but NOT ACCEPTED by the transparency software: signature-form"),
         ("iem-dcr-2023-import-export-does-not-verify.xml", 1, "NOT VALID: the signature does not match"),

@@ -21,7 +21,7 @@ import pytest
 from rich.console import Console
 
 from iem_dcr import ocmf
-from iem_dcr.cli.watch import status_json
+from iem_dcr.cli.watch import json_line
 from iem_dcr.cli.watch_view import Picture, plain_line
 from iem_dcr.config import Settings
 from iem_dcr.device.client import MeterClient
@@ -229,7 +229,7 @@ async def test_who_only_looks_has_a_result(seed: int) -> None:
         console = Console(file=io.StringIO(), width=100, height=30, force_terminal=True)
         console.print(Picture((status,), VirtualWall()()))
         assert plain_line(status).isprintable()
-        json.dumps(status_json(status))
+        json_line(status)
         shown += 1
 
     async with HostileMeter(simulated(), seed=seed, share=0.7) as server:

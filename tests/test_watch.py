@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import io
 import json
-import os
-import pty
 import re
 import signal
-import struct
-import subprocess
-import sys
-import termios
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -23,16 +17,18 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
-from iem_dcr.cli.watch import LineView, status_json
-from iem_dcr.cli.watch_view import BARS, Picture, plain_line, sparkline
+from iem_dcr.cli.output import Output
+from iem_dcr.cli.watch import LineView, json_line
+from iem_dcr.cli.watch_view import BARS, Chart, Picture, plain_line
 from iem_dcr.device import messages
 from iem_dcr.diagnostics.status import Sample, Status
 from iem_dcr.diagnostics.watching import WatchedMeter, watch
-from iem_dcr.simulator import Fault, SimulatedMeter, SimulatorOptions, SimulatorServer
+from iem_dcr.simulator import Fault, SimulatedMeter, SimulatorServer
 from scripts import terminal_picture
-from tests.support.bench import CI, SECRET, SERIAL, bench, meter_options, request
-from tests.support.command_line import PATIENCE_S, Simulator, begin, environment, finish, read_until, run
+from tests.support.bench import CI, bench, meter_options, request
+from tests.support.command_line import Simulator, begin, finish, read_until, run
 from tests.support.snapshots import assert_snapshot
+from tests.support.terminal import Terminal, without_escapes
 from tests.support.virtual_time import VirtualWall, run_virtual, virtual
 
 if TYPE_CHECKING:
@@ -71,8 +67,8 @@ def drawn(picture: Picture, width: int = 100, height: int = 30, encoding: str = 
 class Scene:
     """Simulated meters that are watched under virtual time."""
 
-    def __init__(self, wall: VirtualWall) -> None:
-        self.wall = wall
+    def __init__(self) -> None:
+        self.wall = VirtualWall()
         self.servers: list[SimulatorServer] = []
         self.watched: list[WatchedMeter] = []
 
@@ -95,20 +91,17 @@ def watched(
     """Watch meters while a story goes on; none of them gets anything but the GETs that are always allowed."""
 
     async def main() -> Any:
-        scene = Scene(VirtualWall())
-        for of in options or ({},):
-            server = SimulatorServer(meter_options(**({"charge_s": 60.0} | of)))
-            await server.__aenter__()
-            scene.servers.append(server)
-            scene.watched.append(WatchedMeter(server.host, server.port, scene.wall))
-        watching = asyncio.create_task(watch(scene.watched, on_poll))
-        try:
+        scene = Scene()
+        async with AsyncExitStack() as stack:
+            for of in options or ({},):
+                server = await stack.enter_async_context(SimulatorServer(meter_options(**({"charge_s": 60.0} | of))))
+                scene.servers.append(server)
+                scene.watched.append(WatchedMeter(server.host, server.port, scene.wall))
+                set_up(server.meter)
+            watching = asyncio.create_task(watch(scene.watched, on_poll))
             told = await story(scene)
-        finally:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
-            for server in scene.servers:
-                await server.__aexit__(None, None, None)
         for server in scene.servers:
             assert {(got.method, f"{BASE}{got.node}") for got in server.meter.requests} <= MAY_BE_ASKED
         return told
@@ -121,10 +114,13 @@ def watched(
 
 def test_a_transaction() -> None:
     async def story(scene: Scene) -> list[str]:
-        set_up(scene.meter)
         await asyncio.sleep(9.5)
         post(scene.meter, "/receipt", {"TX": "B"})
-        await asyncio.sleep(50.0)
+        await asyncio.sleep(20.5)
+        late = WatchedMeter(scene.servers[0].host, scene.servers[0].port, scene.wall)
+        await late.poll()
+        assert "Transaction runs, seen since 12:00:30, charged 0." in drawn(Picture((late.status(),), scene.wall()))
+        await asyncio.sleep(29.5)
         pictures = [drawn(scene.picture(), width) for width in (100, 64, 34)]
         return [*pictures, drawn(scene.picture(), 60, encoding="ascii"), plain_line(scene.status()) + "\n"]
 
@@ -133,22 +129,8 @@ def test_a_transaction() -> None:
     ascii_only.encode("ascii")
 
 
-def test_a_transaction_seen_from_its_middle_says_so() -> None:
-    async def main() -> str:
-        async with SimulatorServer(SimulatorOptions(MS=SERIAL, private_key=SECRET, charge_s=60.0)) as server:
-            set_up(server.meter)
-            post(server.meter, "/receipt", {"TX": "B"})
-            await asyncio.sleep(30.0)
-            meter = WatchedMeter(server.host, server.port, VirtualWall())
-            await watch([meter], lambda _: None, count=3)
-            return drawn(Picture((meter.status(),), VirtualWall()()))
-
-    assert "Transaction runs, seen since 12:00:30, charged 0." in run_virtual(main())
-
-
 def test_transactions_one_after_the_other() -> None:
     async def story(scene: Scene) -> list[Any]:
-        set_up(scene.meter)
         await asyncio.sleep(2.5)
         seen = []
         post(scene.meter, "/receipt", {"TX": "B"})
@@ -173,20 +155,15 @@ def test_transactions_one_after_the_other() -> None:
 
 
 def test_a_power_cut() -> None:
-    lines: list[str] = []
-
     async def story(scene: Scene) -> list[str]:
-        set_up(scene.meter)
         await asyncio.sleep(4.5)
         scene.meter.power_cycle(off_s=20.0, boot_s=5.0)
         await asyncio.sleep(20.0)
-        lines.append(drawn(scene.picture(), 80))
+        dark = drawn(scene.picture(), 80)
         await asyncio.sleep(10.0)
-        lines.append(drawn(scene.picture(), 80))
-        return lines
+        return [dark, drawn(scene.picture(), 80)]
 
-    watched(story)
-    dark, back = lines
+    dark, back = watched(story)
     assert_snapshot("watch-power-cut.txt", f"{dark}\n{back}")
     assert "no answer since 12:00:05 (19 s)" in dark
     assert "no charge point since it was powered up" in back
@@ -209,7 +186,6 @@ def test_a_meter_that_hangs_holds_up_no_other() -> None:
 @pytest.mark.parametrize("kind", ["garbage", "garbage-http", "wrong-length", "server-error"])
 def test_a_meter_that_says_nonsense(kind: FaultKind) -> None:
     async def story(scene: Scene) -> list[str]:
-        set_up(scene.meter)
         await asyncio.sleep(3.5)
         scene.meter.faults.add(Fault(kind, node="/metervalue", count=5))
         await asyncio.sleep(3.0)
@@ -224,7 +200,6 @@ def test_a_meter_that_says_nonsense(kind: FaultKind) -> None:
 
 def test_what_is_wrong() -> None:
     async def story(scene: Scene) -> str:
-        set_up(scene.meter)
         scene.meter.shift_clock(-95.0)
         scene.meter.faults.add(Fault("garbage", node="/publickey", count=99))
         await asyncio.sleep(3.5)
@@ -234,18 +209,16 @@ def test_what_is_wrong() -> None:
     assert_snapshot("watch-what-is-wrong.txt", text)
 
 
-def test_another_meter_at_the_address() -> None:
-    async def main() -> list[Status]:
-        async with SimulatorServer(SimulatorOptions(private_key=SECRET, MS="1SIM1")) as server:
-            set_up(server.meter)
-            meter = WatchedMeter(server.host, server.port, VirtualWall())
-            await watch([meter], lambda _: None, count=5)
-            before = meter.status()
-        async with SimulatorServer(SimulatorOptions(private_key=SECRET, MS="1SIM2"), port=server.port):
-            await watch([meter], lambda _: None, count=2)
-            return [before, meter.status()]
-
-    before, after = run_virtual(main())
+@virtual
+async def test_another_meter_at_the_address() -> None:
+    async with SimulatorServer(meter_options(MS="1SIM1")) as server:
+        set_up(server.meter)
+        meter = WatchedMeter(server.host, server.port, VirtualWall())
+        await watch([meter], lambda _: None, count=5)
+        before = meter.status()
+    async with SimulatorServer(meter_options(MS="1SIM2"), port=server.port):
+        await watch([meter], lambda _: None, count=2)
+        after = meter.status()
     assert [
         (status.value and status.value.MS, len(status.samples), status.gateway and status.gateway.is_set)
         for status in (before, after)
@@ -279,14 +252,8 @@ async def test_beside_a_driver() -> None:
 # --- how it is drawn --------------------------------------------------------------------------------------------------
 
 
-def many() -> list[dict[str, Any]]:
-    return [{"MS": f"1SIM{number:010}", "import_wh": 1000 * number} for number in range(1, 9)]
-
-
 def test_many_meters() -> None:
     async def story(scene: Scene) -> list[str]:
-        for server in scene.servers:
-            set_up(server.meter)
         await asyncio.sleep(3.5)
         post(scene.servers[1].meter, "/receipt", {"TX": "B"})
         scene.servers[7].meter.power_cycle(off_s=60.0, boot_s=1.0)
@@ -299,25 +266,24 @@ def test_many_meters() -> None:
             drawn(replace(picture, stays=True), 30, 6),
         ]
 
-    pictures = watched(story, *many())
+    pictures = watched(story, *({"MS": f"1SIM{number}"} for number in range(8)))
     assert_snapshot("watch-many.txt", "\n".join(pictures))
     assert "and 5 more: a taller window" in pictures[2]
     assert "no answer" in pictures[2], "the one in trouble is not left out"
-    assert pictures[3].count("127.") == len(many())
+    assert pictures[3].count("127.") == 8
 
 
-@pytest.mark.parametrize("width", [1, 4, 9, 20, 33, 64, 100, 300])
-@pytest.mark.parametrize("height", [1, 2, 3, 9, 40])
-def test_it_fits_into_every_window(width: int, height: int, three: Picture) -> None:
-    lines = drawn(three, width, height).splitlines()
-    assert len(lines) <= max(height, 3), "a window of less than three lines is none"
-    assert all(cell_len(line) <= width for line in lines)
+@pytest.mark.parametrize("width", [1, 4, 9, 20, 33, 76, 300])
+def test_it_fits_into_every_window(width: int, three: Picture) -> None:
+    for height in (1, 2, 3, 9, 40):
+        lines = drawn(three, width, height).splitlines()
+        assert len(lines) <= max(height, 3), "a window of less than three lines is none"
+        assert all(cell_len(line) <= width for line in lines)
 
 
 @pytest.fixture(scope="module")
 def three() -> Picture:
     async def story(scene: Scene) -> Picture:
-        set_up(scene.meter)
         scene.servers[2].meter.power_cycle(off_s=60.0, boot_s=1.0)
         await asyncio.sleep(20.0)
         return scene.picture()
@@ -333,7 +299,7 @@ def test_hostile_texts_are_shown_as_text(three: Picture) -> None:
     assert "\x1b" not in drawn(three, height=60)
     assert "\u202e" not in drawn(three, height=60)
     assert "\x1b" not in plain_line(three.statuses[0])
-    json.loads(json.dumps(status_json(three.statuses[0])))
+    json.loads(json_line(three.statuses[0]))
 
 
 @given(
@@ -341,50 +307,38 @@ def test_hostile_texts_are_shown_as_text(three: Picture) -> None:
         st.tuples(st.floats(0, 400), st.floats(-1e9, 1e9)).map(lambda at: Sample(at[0], at[1], at[1], at[1])),
         max_size=400,
     ),
-    st.sampled_from([None, 0.5, 10.0]),
+    st.sampled_from([0.0, 0.5, 10.0]),
     st.integers(1, 120),
     st.sampled_from([1, 2, 5, 60]),
 )
-def test_bars(samples: list[Sample], least_span: float | None, bars: int, step_s: int) -> None:
+def test_bars(samples: list[Sample], least_span: float, bars: int, step_s: int) -> None:
     samples = sorted(samples, key=lambda sample: sample.at_s)
-    drawn_bars, low, high = sparkline(
-        samples, lambda sample: sample.power_w, now_s=400.0, bars=bars, step_s=step_s, least_span=least_span
-    )
+    status = Status("a:1", 400.0, samples=tuple(samples))
+    drawn_bars, low, high = Chart(bars, step_s).draw(status, "power_w", least_span=least_span)
     assert len(drawn_bars) == bars
     assert set(drawn_bars) <= {*BARS, " "}
     assert low <= high
 
 
-def test_bars_of_known_values() -> None:
-    samples = [Sample(float(second), float(second), 400.0, 0.0) for second in range(8)]
-    rising = sparkline(samples, lambda sample: sample.power_w, now_s=7.5, bars=8, step_s=1)
-    assert rising == ("▁▂▃▄▅▆▇█", 0.0, 7.0)
-    coarse = sparkline(samples, lambda sample: sample.power_w, now_s=7.5, bars=6, step_s=2)
-    assert coarse == ("  ▁▃▆█", 0.0, 7.0)
-    flat = sparkline(samples, lambda sample: sample.voltage_v, now_s=7.5, bars=10, step_s=1, least_span=10.0)
-    assert flat == ("  ▅▅▅▅▅▅▅▅", 400.0, 400.0)
+@pytest.mark.parametrize(("chart", "name", "least_span", "shown"), [
+    (Chart(8, 1), "power_w", 0.0, ("▁▂▃▄▅▆▇█", 0.0, 7.0)),
+    (Chart(6, 2), "power_w", 0.0, ("  ▁▃▆█", 0.0, 7.0)),
+    (Chart(10, 1), "voltage_v", 10.0, ("  ▁▁▁▁▁▁▁▁", 400.0, 400.0)),
+    (Chart(10, 1), "voltage_v", 0.0, ("  ████████", 400.0, 400.0)),
+])  # fmt: skip
+def test_bars_of_known_values(chart: Chart, name: str, least_span: float, shown: tuple[str, float, float]) -> None:
+    samples = tuple(Sample(float(second), float(second), 400.0, 0.0) for second in range(8))
+    assert chart.draw(Status("a:1", 7.5, samples=samples), name, least_span=least_span) == shown
 
 
 # --- lines and JSON ---------------------------------------------------------------------------------------------------
 
 
-class Written(list[str]):
-    """Stands in the place of standard output."""
-
-    def write(self, text: str) -> int:
-        self.append(named(text))
-        return len(text)
-
-    def flush(self) -> None:
-        """Nothing is held back."""
-
-
 def test_lines_for_a_pipe() -> None:
-    written = Written()
-    view = LineView(written, plain_line, repeats_after_s=60.0)  # type: ignore[arg-type]  # all it asks of an output
+    written = io.StringIO()
+    view = LineView(Output(written), plain_line, repeats_after_s=60.0)
 
     async def story(scene: Scene) -> None:
-        set_up(scene.meter)
         await asyncio.sleep(1.5)
         post(scene.meter, "/receipt", {"TX": "B"})
         await asyncio.sleep(2.0)
@@ -392,12 +346,8 @@ def test_lines_for_a_pipe() -> None:
         await asyncio.sleep(128.0)
 
     watched(story, on_poll=view.on_poll)
-    assert_snapshot("watch-lines.txt", "".join(written))
-    assert [line.split("(")[1].split(")")[0] for line in written if "no answer" in line] == [
-        "0 s",
-        "1 min 00 s",
-        "2 min 00 s",
-    ]
+    assert_snapshot("watch-lines.txt", named(written.getvalue()))
+    assert re.findall(r"no answer since \S+ \((.*?)\)", written.getvalue()) == ["0 s", "1 min 00 s", "2 min 00 s"]
 
 
 def test_json() -> None:
@@ -429,22 +379,6 @@ def test_nobody_answers() -> None:
     assert "Error: meter 127.0.0.1:9, GET /metervalue: not reachable: Connection refused" in done.err
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        (),
-        ("http://x/",),
-        ("127.0.0.1:9", "127.0.0.1:9"),
-        ("127.0.0.1", "--count", "0"),
-        ("127.0.0.1", "--seconds", "nan"),
-    ],
-)
-def test_mistaken_command_lines(arguments: tuple[str, ...]) -> None:
-    done = run("watch", *arguments)
-    assert (done.status, done.out) == (2, "")
-    assert "Usage: iem-dcr watch" in done.err
-
-
 def test_the_meters_of_a_configuration_file(tmp_path: Path) -> None:
     file = tmp_path / "site.toml"
     with Simulator() as one, Simulator(MS="1SIM2") as two:
@@ -473,12 +407,6 @@ def test_interrupted(asked: tuple[str, ...], status: int) -> None:
     assert ("Interrupted: the meters were watched for less time" in done.err) == (status == 130)
 
 
-def test_it_ends_by_itself() -> None:
-    with Simulator() as simulator:
-        done = run("watch", simulator.address, "--seconds", "1.5")
-    assert (done.status, done.err) == (0, "")
-
-
 def test_a_reader_that_leaves() -> None:
     with Simulator() as simulator:
         process = begin("watch", simulator.address)
@@ -489,53 +417,12 @@ def test_a_reader_that_leaves() -> None:
         assert finish(process).status == 1
 
 
-class Terminal:
-    """A terminal with iem-dcr on it."""
-
-    def __init__(self, *arguments: str, columns: int = 100, rows: int = 30, term: str = "xterm-256color") -> None:
-        self._ours, its = pty.openpty()
-        self.resize(columns, rows)
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "iem_dcr", *arguments],
-            stdin=its,
-            stdout=its,
-            stderr=its,
-            env=environment() | {"TERM": term},
-            start_new_session=True,
-        )
-        os.close(its)
-        self.written = ""
-
-    def resize(self, columns: int, rows: int) -> None:
-        fcntl.ioctl(self._ours, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-
-    def until(self, text: str) -> str:
-        """Read until a text comes; returns what came, without what came before."""
-        began = len(self.written)
-        while text not in self.written[began:]:
-            self.written += os.read(self._ours, 65536).decode()
-        return self.written[began:]
-
-    def end(self) -> int:
-        while True:
-            try:
-                some = os.read(self._ours, 65536)
-            except OSError:  # the last process of the terminal has ended
-                break
-            if not some:
-                break
-            self.written += some.decode()
-        os.close(self._ours)
-        return self.process.wait(PATIENCE_S)
-
-
 def test_on_a_terminal() -> None:
     with Simulator() as simulator:
         simulator.set_up()
         terminal = Terminal("watch", simulator.address)
         terminal.until("Ctrl-C ends")
         terminal.resize(40, 20)
-        terminal.process.send_signal(signal.SIGWINCH)
         terminal.until("1 meter, 0 charging")
         terminal.process.send_signal(signal.SIGINT)
         assert terminal.end() == 0
@@ -543,16 +430,16 @@ def test_on_a_terminal() -> None:
     shown, _, left = terminal.written.rpartition("\x1b[?1049l")
     assert shown.count("\x1b[?1049h") == 1, "it has a screen of its own"
     assert "\x1b[?25h" in terminal.written[shown.rindex("\x1b[?25l") :], "the cursor is shown again"
-    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", left)
+    text = without_escapes(left)
     assert simulator.address in text, "the last picture stays behind"
     assert "Ctrl-C" not in text
-    assert all(cell_len(line) <= 40 for line in text.replace("\r", "").splitlines())
+    assert all(cell_len(line) <= 40 for line in text.splitlines())
     assert "Traceback" not in terminal.written
 
 
 def test_a_dumb_terminal_gets_lines() -> None:
     with Simulator() as simulator:
-        terminal = Terminal("watch", simulator.address, "--count", "1", term="dumb")
+        terminal = Terminal("watch", simulator.address, "--seconds", "1.5", term="dumb")
         assert terminal.end() == 0
     assert "\x1b" not in terminal.written
     assert f"{simulator.address}     0.000 kW" in terminal.written

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import ipaddress
 import math
 import re
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import click
@@ -21,8 +21,6 @@ F = TypeVar("F", bound="Callable[..., object]")
 
 DEFAULT_PORT = 80
 _ADDRESS = re.compile(r"(?:\[(?P<v6>[^\[\]]*)\]|(?P<host>[^\[\]:]*))(?::(?P<port>.*))?", re.DOTALL)
-_LABEL = r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)"
-_NAME = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(\.{_LABEL})*\.?")
 _PORT = re.compile(r"[0-9]{1,5}", re.ASCII)
 _VERBOSITY = "iem_dcr.verbosity"
 
@@ -44,14 +42,21 @@ def parse_address(text: str) -> Address:
     Raises:
         ValueError: the text has none of these forms. The message says what is expected.
     """
+    from iem_dcr.config import is_host  # noqa: PLC0415  only needed with an address
+
     if "//" in text:
         raise ValueError("give the address alone, without http:// and without a path")
     is_bare_v6 = text.count(":") > 1 and "[" not in text
     found = _ADDRESS.fullmatch(f"[{text}]" if is_bare_v6 else text)
-    if found is None:
-        raise ValueError("not an IPv6 address; expected one like [fe80::1]:80")
-    host = _name(found["host"]) if found["v6"] is None else _ip_v6(found["v6"])
-    return Address(host, DEFAULT_PORT if found["port"] is None else _port(found["port"]))
+    host = "" if found is None else found["v6"] or found["host"] or ""
+    if found is None or not is_host(host) or (found["v6"] is not None) != (":" in host):
+        raise ValueError("expected a host name or an IP address, with a port like meter:80 or [fe80::1]:80")
+    port = found["port"]
+    if port is None:
+        return Address(host)
+    if not _PORT.fullmatch(port) or not 1 <= int(port) <= 65535:
+        raise ValueError(f"the port is {printable(port, limit=20)!r}; expected a number from 1 to 65535")
+    return Address(host, int(port))
 
 
 class AddressType(click.ParamType):  # type: ignore[type-arg]  # generic in newer click only
@@ -59,10 +64,8 @@ class AddressType(click.ParamType):  # type: ignore[type-arg]  # generic in newe
 
     name = "HOST[:PORT]"
 
-    def convert(self, value: str | Address, param: click.Parameter | None, ctx: click.Context | None) -> Address:
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> Address:
         """Convert a word to an address."""
-        if isinstance(value, Address):
-            return value
         try:
             return parse_address(value)
         except ValueError as error:
@@ -85,12 +88,8 @@ class PairType(click.ParamType):  # type: ignore[type-arg]  # generic in newer c
 
     name = "KEY=VALUE"
 
-    def convert(
-        self, value: str | tuple[str, str], param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, str]:
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
         """Split a word at its first equals sign."""
-        if isinstance(value, tuple):
-            return value
         key, equals, text = value.partition("=")
         if not equals or not key:
             self.fail(f"{printable(value, limit=60)!r}: expected {self.name}", param, ctx)
@@ -99,22 +98,11 @@ class PairType(click.ParamType):  # type: ignore[type-arg]  # generic in newer c
 
 def common(command: F) -> F:
     """Add the options that every command has: -v, -q and --version."""
-    for option in (
-        click.version_option(__version__, prog_name="iem-dcr", message="%(prog)s %(version)s"),
-        click.option(
-            "-q", "--quiet", count=True, expose_value=False, callback=_change_verbosity, help="Log errors only."
-        ),
-        click.option(
-            "-v",
-            "--verbose",
-            count=True,
-            expose_value=False,
-            callback=_change_verbosity,
-            help="Log progress to standard error; give it twice to log everything.",
-        ),
-    ):
-        command = option(command)
-    return command
+    counted = partial(click.option, count=True, expose_value=False, callback=_change_verbosity)
+    help_text = "Log progress to standard error; give it twice to log everything."
+    command = counted("-v", "--verbose", help=help_text)(command)
+    command = counted("-q", "--quiet", help="Log errors only.")(command)
+    return click.version_option(__version__, prog_name="iem-dcr", message="%(prog)s %(version)s")(command)
 
 
 def verbosity() -> int:
@@ -133,29 +121,3 @@ def _change_verbosity(ctx: click.Context, param: click.Parameter, count: int) ->
     steps = count if param.name == "verbose" else -count
     ctx.meta[_VERBOSITY] = ctx.meta.get(_VERBOSITY, 0) + steps
     output.set_verbosity(ctx.meta[_VERBOSITY])
-
-
-def _name(host: str) -> str:
-    if not host:
-        raise ValueError("the host is missing; expected an IP address or a host name")
-    if not host.strip("0123456789."):
-        try:
-            return str(ipaddress.IPv4Address(host))
-        except ValueError as error:
-            raise ValueError("not an IP address; expected one like 192.168.60.12, or a host name") from error
-    if not _NAME.fullmatch(host):
-        raise ValueError("not a host; expected an IP address, an IPv6 address in brackets, or a host name")
-    return host
-
-
-def _ip_v6(host: str) -> str:
-    try:
-        return str(ipaddress.IPv6Address(host))
-    except ValueError as error:
-        raise ValueError("not an IPv6 address; expected one like [fe80::1]:80") from error
-
-
-def _port(text: str) -> int:
-    if _PORT.fullmatch(text) and 1 <= int(text) <= 65535:
-        return int(text)
-    raise ValueError(f"the port is {printable(text, limit=20)!r}; expected a number from 1 to 65535")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,17 +16,22 @@ from iem_dcr import ocmf
 from iem_dcr.cli.exit_codes import EXIT_FAILURE, EXIT_INTERRUPTED
 from iem_dcr.cli.output import tell
 from iem_dcr.driver.meter_state import CURRENT_FLOWS_A
-from iem_dcr.ocmf import Outcome
+from iem_dcr.ocmf.verdict import verdict_on
 from iem_dcr.powermeter import TransactionRequestStatus
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from decimal import Decimal
 
+    from iem_dcr.cli.demo_everest import MeterBehindEverest
     from iem_dcr.cli.interruption import Interruption
     from iem_dcr.cli.session_view import SessionView
     from iem_dcr.device.messages import MeterValue
-    from iem_dcr.powermeter import TransactionReq, TransactionStartResponse, TransactionStopResponse
+    from iem_dcr.driver import MeterDriver
+    from iem_dcr.powermeter import TransactionReq, TransactionStopResponse
+
+    PowerMeter = MeterDriver | MeterBehindEverest
+    """The meter of a session: a driver, or a driver behind EVerest's API."""
 
 TICK_S = 0.1
 SETTLING_S = 15.0
@@ -35,31 +40,6 @@ SETTLING_S = 15.0
 NOTHING_BEGAN = "no transaction was begun."
 _MAY_RUN = "the transaction may still be running in the meter. Check with: iem-dcr read {}"
 _END_IT = "To end it once no current flows: iem-dcr session {} --end-running --seconds 0 --id ..."
-
-
-class PowerMeter(Protocol):
-    """The meter of a session: a driver, or a driver behind EVerest's API."""
-
-    @property
-    def address(self) -> str:
-        """Address of the meter, ``host:port``."""
-
-    @property
-    def value(self) -> MeterValue | None:
-        """The last live value, as the meter gave it."""
-
-    @property
-    def public_key(self) -> str:
-        """The meter's public key as hex of DER, or "" while it is not known."""
-
-    async def run(self) -> None:
-        """Run the meter until cancelled."""
-
-    async def start_transaction(self, request: TransactionReq) -> TransactionStartResponse:
-        """Begin a transaction."""
-
-    async def stop_transaction(self, transaction_id: str) -> TransactionStopResponse:
-        """End a transaction."""
 
 
 @contextlib.asynccontextmanager
@@ -104,7 +84,7 @@ async def charge(
     """
     may_run = _MAY_RUN.format(meter.address)
     await interruption.break_off(_first_value(meter, view, connect_s), NOTHING_BEGAN)
-    view.starting(request.transaction_id)
+    view.transaction_id = request.transaction_id
     response = await interruption.see_through(meter.start_transaction(request), may_run)
     if response.status is not TransactionRequestStatus.OK:
         view.started(request, response)
@@ -116,7 +96,7 @@ async def charge(
         await _charge_for(seconds, view, interruption)
     finally:
         stopped = await interruption.see_through(_stop(meter, request.transaction_id, view), may_run)
-        is_verified = await _show_receipt(meter, stopped, view)
+        is_verified = _show_receipt(meter, stopped, view)
     if interruption.came:
         return EXIT_INTERRUPTED
     return 0 if is_verified else EXIT_FAILURE
@@ -149,14 +129,13 @@ async def _stop(meter: PowerMeter, transaction_id: str, view: SessionView) -> Tr
     """End the transaction, and show what the end is waiting for."""
     stopping = asyncio.ensure_future(meter.stop_transaction(transaction_id))
     try:
-        current_a = _flowing_current_a(meter.value)
-        if not view.ended_elsewhere.is_set():
-            view.ending(current_a)
+        flows: bool | None = None
         while not stopping.done():
+            current_a = _flowing_current_a(meter.value)
+            if (current_a is not None) is not flows and not view.ended_elsewhere.is_set():
+                flows = current_a is not None
+                view.ending(current_a)
             await asyncio.wait({stopping}, timeout=TICK_S)
-            if current_a is not None and _flowing_current_a(meter.value) is None and not stopping.done():
-                current_a = None
-                view.ending(None)
         return stopping.result()
     finally:
         stopping.cancel()
@@ -167,7 +146,7 @@ def _flowing_current_a(value: MeterValue | None) -> Decimal | None:
     return value.I if value is not None and value.I is not None and abs(value.I) > CURRENT_FLOWS_A else None
 
 
-async def _show_receipt(meter: PowerMeter, stopped: TransactionStopResponse, view: SessionView) -> bool:
+def _show_receipt(meter: PowerMeter, stopped: TransactionStopResponse, view: SessionView) -> bool:
     """Show the result of the stop. Returns whether it is a receipt that verifies."""
     view.stopped(stopped)
     if stopped.signed_meter_value is None:
@@ -176,9 +155,9 @@ async def _show_receipt(meter: PowerMeter, stopped: TransactionStopResponse, vie
             tell(f"The transaction is still running in the meter. {_END_IT.format(meter.address)}")
         return False
     receipt = ocmf.parse(stopped.signed_meter_value.signed_meter_data)
-    verification = await asyncio.to_thread(ocmf.verify, receipt, meter.public_key)
-    view.show_receipt(receipt, verification)
-    return verification.outcome is Outcome.VALID
+    verdict = verdict_on([receipt], meter.public_key)
+    view.show_receipt(receipt, verdict)
+    return verdict.outcome is ocmf.Outcome.VALID
 
 
 async def _settle(meter: PowerMeter, view: SessionView) -> None:

@@ -14,24 +14,29 @@ import threading
 from collections import deque
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from iem_dcr.cli.receipt_view import UNREADABLE, Transaction
 from iem_dcr.errors import IemDcrError, ReceiptError
 from iem_dcr.ocmf import parse, public_key_der_hex, verify
 from iem_dcr.ocmf.import_formats import Found, Record, found_around
 from iem_dcr.ocmf.sets import Counters, half_of, transactions_of
-from iem_dcr.ocmf.verdict import Judgement, Verdict, judge
+from iem_dcr.ocmf.verdict import judge
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from concurrent.futures import Future
 
+    from rich.text import Text
+
     from iem_dcr.ocmf import Receipt
 
-UNREADABLE = "unreadable"
+    View = Callable[[Transaction], str | Text | None]
+    """Formats a transaction: as a line of JSON, as a text for a person, or as None if it is not shown."""
+
 BATCH = 250
 BATCHES_PER_JOB = 4
 """Batches that wait for each process: enough to keep it busy, and a bound on the memory used."""
@@ -39,51 +44,25 @@ BATCHES_PER_JOB = 4
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """The result for a transaction, or for a receipt that could not be read.
+    """The result for a transaction, for a receipt that could not be read, or for a half.
 
     Attributes:
-        sources: where in the input its receipts are.
-        word: the judgement, `UNREADABLE`, or "" for a half.
-        meter: serial number, or "".
-        paginations: PG of its receipts.
-        identification: ID, or "".
-        identification_type: IT, or "".
-        key_from: "given", "document", or "none".
-        verdict: None if it could not be read.
-        problem: why it could not be read.
-        notes: further remarks, a sentence each.
+        word: see `Transaction.word`; "" for a half.
+        view: what the view made of it.
+        has_document_key: whether it was checked with the key in its document.
         half: a receipt that may have another half. It is judged together with that half.
-        counted: meter, context, counter and digest of each of its receipts, to compare counters.
-        line: the line of output, if it was made where the receipt was checked.
+        entry: what `Counters` stores of the receipt.
     """
 
-    sources: tuple[str, ...]
     word: str = ""
-    meter: str = ""
-    paginations: tuple[str, ...] = ()
-    identification: str = ""
-    identification_type: str = ""
-    key_from: str = "none"
-    verdict: Verdict | None = None
-    problem: str = ""
-    notes: tuple[str, ...] = ()
-    half: Found | None = field(default=None, repr=False)
-    counted: tuple[tuple[str, str, int, int] | None, ...] = field(default=(), repr=False)
-    line: str = field(default="", repr=False)
-
-    @property
-    def is_accepted(self) -> bool:
-        """Whether it is accepted without remarks."""
-        return self.word == Judgement.ACCEPTED.value and not self.notes
+    view: str | Text | None = None
+    has_document_key: bool = False
+    half: Found | None = None
+    entry: tuple[str, str, int, int] | None = None
 
 
 def check(
-    pieces: Iterable[Found | Record],
-    key: str,
-    counters: Counters,
-    *,
-    jobs: int = 1,
-    finish: Callable[[Checked], Checked],
+    pieces: Iterable[Found | Record], key: str, counters: Counters, view: View, *, jobs: int = 1
 ) -> Iterator[list[Checked]]:
     """Yield the results of receipts in batches, in their order. A half is yielded when its other half is found.
 
@@ -91,28 +70,28 @@ def check(
         pieces: the receipts.
         key: checks all of them; "" if each has its own.
         counters: receives the counter of every receipt; complete at the end.
+        view: formats each transaction in the process that checked it. Passing a verdict between processes costs more
+            than the check.
         jobs: number of processes that check; 1 means this process only.
-        finish: is called for each transaction in the process that checked it, and drops what is not needed. Passing a
-            verdict between processes costs more than the check.
 
     Raises:
         ReceiptError: the rest of the input cannot be read.
         IemDcrError: a process that checks was killed.
     """
-    halves = _Halves(key)
-    work = partial(_check_batch, key=key, finish=finish)
+    halves = _Halves()
+    work = partial(_check_batch, key=key, view=view)
     batches = _in_batches(pieces)
     for batch in map(work, batches) if jobs == 1 else _in_processes(work, batches, jobs):
         done = []
         for checked in batch:
-            for counted in checked.counted:
-                counters.add(counted)
+            if checked.word != UNREADABLE:
+                counters.add(checked.entry)
             if checked.half is None:
                 done.append(checked)
-            elif (pair := halves.add(checked.half, checked.counted[0])) is not None:
-                done.append(finish(pair))
+            elif pair := halves.add(checked.half, checked.entry):
+                done.append(_judged(pair, [parse(half.text) for half in pair], key, view))
         yield done
-    yield [finish(checked) for checked in halves.rest()]
+    yield [_judged(group, [parse(half.text) for half in group], key, view) for group in halves.groups()]
 
 
 def _in_batches(pieces: Iterable[Found | Record]) -> Iterator[list[Found | Record]]:
@@ -121,55 +100,51 @@ def _in_batches(pieces: Iterable[Found | Record]) -> Iterator[list[Found | Recor
         yield batch
 
 
-def _check_batch(batch: list[Found | Record], key: str, finish: Callable[[Checked], Checked]) -> list[Checked]:
-    checked: list[Checked] = []
-    for piece in batch:
-        if isinstance(piece, Found):
-            checked.append(_check(piece, key))
-        else:
-            checked += [_check(Found(text, source=f"line {line}"), key) for text, line in piece.tuples()]
-    return [one if one.half is not None else finish(one) for one in checked]
+def _check_batch(batch: list[Found | Record], key: str, view: View) -> list[Checked]:
+    return [_check(found, key, view) for piece in batch for found in found_in(piece)]
 
 
-# --- one transaction ---
+def found_in(piece: Found | Record) -> Iterable[Found]:
+    """Return the tuples of a piece of the input."""
+    if isinstance(piece, Found):
+        return (piece,)
+    return (Found(text, source=f"line {line}") for text, line in piece.tuples())
 
 
-def _check(found: Found, key: str) -> Checked:
+def _check(found: Found, key: str, view: View) -> Checked:
     try:
         receipt = parse(found.text)
     except ReceiptError as error:
-        return Checked((found.source,), UNREADABLE, problem=str(error))
-    counted = Counters.entry_of(receipt)
+        return Checked(UNREADABLE, view(Transaction(sources=(found.source,), problem=str(error))))
+    entry = Counters.entry_of(receipt)
     if half_of(receipt):
-        return Checked((found.source,), half=found, counted=(counted,))
-    return replace(_judged([found], [receipt], key), counted=(counted,))
+        return Checked(half=found, entry=entry)
+    return _judged([found], [receipt], key, view, entry)
 
 
-def _judged(found: Sequence[Found], receipts: Sequence[Receipt], key: str) -> Checked:
+def _judged(
+    found: Sequence[Found],
+    receipts: Sequence[Receipt],
+    key: str,
+    view: View,
+    entry: tuple[str, str, int, int] | None = None,
+) -> Checked:
     """Judge a transaction. A given key replaces those of the document."""
     keys = [key or one.key for one in found]
     verifications = [verify(receipt, used) for receipt, used in zip(receipts, keys, strict=True)]
-    verdict = judge(receipts, verifications, keys, found_around(found))
-    first = receipts[0]
-    kind = first.payload.get("IT")
     has_other_key = any(_is_another_key(one.key, key, receipt) for one, receipt in zip(found, receipts, strict=True))
-    return Checked(
+    transaction = Transaction(
+        tuple(receipts),
+        judge(receipts, verifications, keys, found_around(found)),
         sources=tuple(one.source for one in found),
-        word=verdict.judgement.value,
-        meter=first.meter,
-        paginations=tuple(receipt.pagination or "" for receipt in receipts),
-        identification=first.identification or "",
-        identification_type=kind if isinstance(kind, str) else "",
         key_from="given" if key else "document" if any(keys) else "none",
-        verdict=verdict,
         notes=("the document names another key; the given key was used",) if has_other_key else (),
     )
+    return Checked(transaction.word, view(transaction), transaction.key_from == "document", entry=entry)
 
 
 def _is_another_key(document_key: str, key: str, receipt: Receipt) -> bool:
-    if not key or not document_key or key == document_key:
-        return False
-    return _der(document_key, receipt) != _der(key, receipt)
+    return bool(key and document_key) and key != document_key and _der(document_key, receipt) != _der(key, receipt)
 
 
 def _der(key: str, receipt: Receipt) -> str:
@@ -182,43 +157,36 @@ def _der(key: str, receipt: Receipt) -> str:
 class _Halves:
     """Receipts whose other half has not come yet."""
 
-    def __init__(self, key: str) -> None:
-        self._key = key
-        self._by_counter: dict[tuple[str, str, int], Found] = {}
+    def __init__(self) -> None:
+        self._waiting: dict[tuple[str, str, int], tuple[str, Found]] = {}
+        """By meter, context and counter of the begin: which half came, and the half."""
         self._others: list[Found] = []
         self._paired: set[int] = set()
 
-    def add(self, half: Found, counted: tuple[str, str, int, int] | None) -> Checked | None:
-        """Judge a half together with its other half if that is known for certain; else hold it."""
-        if counted is None:
+    def add(self, half: Found, entry: tuple[str, str, int, int] | None) -> tuple[Found, Found] | None:
+        """Return begin and end if the other half is known for certain; else hold this one."""
+        if entry is None:
             self._others.append(half)
             return None
-        meter, context, counter, digest = counted
+        meter, context, counter, digest = entry
         if digest in self._paired:
             return None
-        receipt = parse(half.text)
-        is_begin = half_of(receipt) == "begin"
-        at_other = meter, context, counter + 1 if is_begin else counter - 1
-        other = self._by_counter.get(at_other)
-        if other is None or half_of(parse(other.text)) == half_of(receipt):
-            if (meter, context, counter) in self._by_counter:
+        kind = half_of(parse(half.text))
+        at = meter, context, counter if kind == "begin" else counter - 1
+        other_kind, other = self._waiting.setdefault(at, (kind, half))
+        if other_kind == kind:
+            if other is not half:
                 self._others.append(half)
-            else:
-                self._by_counter[meter, context, counter] = half
             return None
-        del self._by_counter[at_other]
+        del self._waiting[at]
         self._paired |= {digest, Counters.digest_of(other.text)}
-        both = [half, other] if is_begin else [other, half]
-        return _judged(both, [parse(one.text) for one in both], self._key)
+        return (half, other) if kind == "begin" else (other, half)
 
-    def rest(self) -> list[Checked]:
-        """Pair and judge the held halves; called when all receipts were seen."""
-        held = [*self._others, *self._by_counter.values()]
-        receipts = [parse(half.text) for half in held]
-        return [
-            _judged([held[at] for at in group], [receipts[at] for at in group], self._key)
-            for group in (transactions_of(receipts) if held else ())
-        ]
+    def groups(self) -> Iterator[list[Found]]:
+        """Yield the held halves by transaction; called when all receipts were seen."""
+        held = [*self._others, *(half for _, half in self._waiting.values())]
+        for group in transactions_of([parse(half.text) for half in held]):
+            yield [held[at] for at in group]
 
 
 # --- in several processes ---

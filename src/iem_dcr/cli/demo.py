@@ -19,7 +19,7 @@ from iem_dcr.cli.charging import NOTHING_BEGAN, charge, running
 from iem_dcr.cli.exit_codes import EXIT_FAILURE, EXIT_INTERRUPTED
 from iem_dcr.cli.interruption import Interruption, LeftEarlyError
 from iem_dcr.cli.output import Output, say
-from iem_dcr.cli.session_view import HumanView
+from iem_dcr.cli.session_view import SessionView
 from iem_dcr.config import Settings
 from iem_dcr.errors import ConfigError
 from iem_dcr.everest_api.broker_errors import BrokerError
@@ -127,7 +127,7 @@ async def _sessions(
     from iem_dcr.cli.demo_everest import MeterBehindEverest  # noqa: PLC0415
 
     async def session() -> int:
-        view = HumanView(output, seconds)
+        view = SessionView(output, seconds)
         meter.begin_session(view)
         status = await charge(meter, _request(), view, interruption, seconds=seconds, connect_s=CONNECT_S)
         del server.meter.state.signed[:-1]  # the simulated meter would keep all receipts

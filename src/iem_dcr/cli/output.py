@@ -11,6 +11,9 @@ import json
 import logging
 import os
 import sys
+import traceback
+from decimal import Decimal
+from enum import Enum
 from typing import IO, TYPE_CHECKING, cast
 
 import click
@@ -19,10 +22,11 @@ from iem_dcr.errors import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from decimal import Decimal
+    from datetime import datetime
     from typing import TextIO
 
     from rich.console import Console
+    from rich.progress import Progress, ProgressColumn
     from rich.text import Text
 
 _LEVELS = {-1: logging.ERROR, 0: logging.WARNING, 1: logging.INFO, 2: logging.DEBUG}
@@ -60,7 +64,7 @@ class Output:
 
     def line(self, value: Mapping[str, object]) -> None:
         """Write an object as one line of JSON, at once."""
-        self.write(json.dumps(value, separators=(",", ":")) + "\n")
+        self.write(json_text(value) + "\n")
         self.flush()
 
     def isatty(self) -> bool:
@@ -112,32 +116,22 @@ def open_closed_streams() -> None:
 
 
 class _LogHandler(logging.Handler):
-    """Writes to the current ``sys.stderr``, which a live display may have replaced."""
+    """Writes ``warning: message`` to standard error. An exception takes one line; a log at debug has its traceback."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        with contextlib.suppress(OSError):
-            sys.stderr.write(self.format(record) + "\n")
-            sys.stderr.flush()
-
-
-class _LogFormatter(logging.Formatter):
-    """``warning: message``. An exception is shown in one line, and with its traceback if the log is at debug."""
-
-    def format(self, record: logging.LogRecord) -> str:
         line = f"{record.levelname.lower()}: {record.getMessage()}"
-        if not record.exc_info or record.exc_info[1] is None:
-            return line
-        if logging.getLogger("iem_dcr").isEnabledFor(logging.DEBUG):
-            return f"{line}\n{self.formatException(record.exc_info)}"
-        error = record.exc_info[1]
-        return f"{line}: {type(error).__name__}: {printable(error)} (with -vv: where)"
+        error = record.exc_info[1] if record.exc_info else None
+        if error is not None and logging.getLogger("iem_dcr").isEnabledFor(logging.DEBUG):
+            line += "\n" + "".join(traceback.format_exception(error)).rstrip()
+        elif error is not None:
+            line += f": {type(error).__name__}: {printable(error)} (with -vv: where)"
+        tell(line)
 
 
 @contextlib.contextmanager
 def log_on_stderr() -> Iterator[None]:
     """Write the log to standard error while the context is entered: at first warnings and above."""
     handler = _LogHandler()
-    handler.setFormatter(_LogFormatter())
     root, ours = logging.getLogger(), logging.getLogger("iem_dcr")
     before = ours.level
     root.addHandler(handler)
@@ -160,7 +154,7 @@ def warnings_are_logged() -> bool:
 
 
 def tell(text: str) -> None:
-    """Print a message for the user on standard error, beside the log."""
+    """Print a message for the user on standard error, which a live display may have replaced."""
     with contextlib.suppress(OSError):
         sys.stderr.write(text + "\n")
         sys.stderr.flush()
@@ -169,6 +163,42 @@ def tell(text: str) -> None:
 def say(console: Console, text: str | Text) -> None:
     """Print a line. A terminal may wrap it; a pipe gets it whole."""
     console.print(text, soft_wrap=True)
+
+
+def progress_bar(console: Console, *columns: ProgressColumn, is_shown: bool) -> Progress:
+    """Return a progress bar on a terminal's last line, which is removed at its end. Output scrolls above it."""
+    from rich.progress import Progress  # noqa: PLC0415  # as above
+
+    return Progress(
+        *columns,
+        console=console,
+        expand=True,
+        transient=True,
+        auto_refresh=False,
+        redirect_stdout=False,
+        redirect_stderr=sys.stderr.isatty(),
+        disable=not is_shown or not console.is_terminal or console.is_dumb_terminal,
+    )
+
+
+def json_text(value: Mapping[str, object]) -> str:
+    """Format an object as JSON in one line: energies as exact texts, times in RFC 3339."""
+    return json.dumps(value, separators=(",", ":"), default=_plain)
+
+
+def _plain(value: object) -> object:
+    from iem_dcr.meter_time import MeterTime, rfc3339  # noqa: PLC0415  only needed for JSON
+
+    if isinstance(value, Decimal):
+        return f"{value:f}"
+    if isinstance(value, Enum):
+        return value.value
+    return rfc3339(value.instant if isinstance(value, MeterTime) else cast("datetime", value))
+
+
+def counted(count: int, noun: str) -> str:
+    """Format a number of things: ``1 receipt``, ``2,000 receipts``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def kwh(energy_wh: Decimal) -> str:

@@ -11,19 +11,16 @@ from rich.text import Text
 from iem_dcr.cli.arguments import Address, AddressType, common
 from iem_dcr.cli.interruption import Interruption
 from iem_dcr.cli.output import Output, kw, kwh, say
-from iem_dcr.cli.receipt_view import flags_text, status_text
 from iem_dcr.device.client import MeterClient
 from iem_dcr.diagnostics.snapshot import Snapshot, take_snapshot
 from iem_dcr.diagnostics.status import CLOCK_TOLERANCE_S, clock_difference, measured, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from rich.console import Console
 
-    from iem_dcr.device.messages import MeterValue
-
 _HEALTH = {False: ("healthy", "green"), True: ("IN ERROR", "bold red"), None: ("not known", "yellow")}
+_FLAGS = {"E": "energy is not reliable", "t": "the time is not reliable"}
+"""OCMF's EF."""
 
 
 @click.command(name="read")
@@ -48,57 +45,58 @@ async def _read(address: Address) -> Snapshot:
 
 
 def _print(console: Console, reading: Snapshot) -> None:
-    say(console, Text(f"Meter {shown(reading.value.MS)} at {reading.address}", style="bold"))
-    _print_section(console, "Live values", _live_values(reading.value))
-    _print_section(console, "Status", _status(reading.value))
-    _print_section(console, "Charge point, clock and key", _charge_point(reading))
-
-
-def _print_section(console: Console, title: str, rows: Mapping[str, str | Text]) -> None:
-    console.print(Text(f"\n{title}", style="cyan"))
-    for name, text in rows.items():
-        say(console, Text.assemble((f"  {name:<19}", "dim"), text))
-
-
-def _live_values(value: MeterValue) -> dict[str, str | Text]:
-    return {
+    value = reading.value
+    say(console, Text(f"Meter {shown(value.MS)} at {reading.address}", style="bold"))
+    live_values: dict[str, str | Text] = {
         "Power": kw(value.P),
         "Voltage (U2)": measured(value.U2, "V"),
         "Current (I)": measured(value.I, "A"),
         "Import": kwh(value.import_wh),
         "Export": "no such register" if value.export_wh is None else kwh(value.export_wh),
     }
-
-
-def _status(value: MeterValue) -> dict[str, str | Text]:
-    return {
+    status = {
         "Transaction (XT)": Text("runs", style="bold") if value.XT else "none",
         "Errors (XC)": Text.assemble(_HEALTH[value.has_error], f"  {shown(value.XC)}"),
         "Status word (XS)": shown(value.XS) or "not given",
-        "Status (ST)": status_text(value.ST),
-        "Flags (EF)": flags_text(value.EF),
+        "Status (ST)": "G, good" if value.ST == "G" else shown(value.ST or "not given"),
+        "Flags (EF)": _flags_text(value.EF),
     }
+    sections: dict[str, dict[str, str | Text]] = {
+        "Live values": live_values,
+        "Status": status,
+        "Charge point, clock and key": _charge_point(reading),
+    }
+    for title, rows in sections.items():
+        console.print(Text(f"\n{title}", style="cyan"))
+        for name, text in rows.items():
+            say(console, Text.assemble((f"  {name:<19}", "dim"), text))
+
+
+def _flags_text(EF: str) -> str:
+    return f"{shown(EF)}, " + " and ".join(_FLAGS.get(flag, "unknown") for flag in shown(EF)) if EF else "none"
 
 
 def _charge_point(reading: Snapshot) -> dict[str, str | Text]:
     gateway, key, off = reading.gateway, reading.key, reading.clock_offset
     rows: dict[str, str | Text] = {}
     if gateway is None:
-        rows["Gateway"] = _missing(reading.problems["gw"])
+        rows["Gateway"] = _warning(f"not available: {shown(reading.problems['gw'])}")
     else:
-        not_set = Text("not set since the meter was powered up", style="yellow")
+        not_set = _warning("not set since the meter was powered up")
         rows["Type (CT)"] = shown(gateway.CT) if gateway.CT else not_set
         rows["Id (CI)"] = shown(gateway.CI) if gateway.CI else not_set
         rows["Time (TM)"] = f"{gateway.TM.instant:%Y-%m-%d %H:%M:%S %z}" if gateway.TM else "not readable"
     if off is None:
-        rows["Clock"] = Text("not readable", style="yellow")
+        rows["Clock"] = _warning("not readable")
     else:
-        rows["Clock"] = Text(
-            clock_difference(off), style="" if abs(off.total_seconds()) <= CLOCK_TOLERANCE_S else "yellow"
-        )
-    rows["Public key"] = f"{key.form}, {shown(key.SA)}" if key else _missing(reading.problems["publickey"])
+        is_right = abs(off.total_seconds()) <= CLOCK_TOLERANCE_S
+        rows["Clock"] = clock_difference(off) if is_right else _warning(clock_difference(off))
+    if key is None:
+        rows["Public key"] = _warning(f"not available: {shown(reading.problems['publickey'])}")
+    else:
+        rows["Public key"] = f"{key.form}, {shown(key.SA)}"
     return rows
 
 
-def _missing(problem: str) -> Text:
-    return Text(f"not available: {shown(problem)}", style="yellow")
+def _warning(text: str) -> Text:
+    return Text(text, style="yellow")

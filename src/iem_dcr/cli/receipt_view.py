@@ -1,102 +1,201 @@
-"""Shows a receipt to a person: a panel with user, times, energy, and the result of the signature check.
+"""Shows receipts to a person, in full or in one line, in the same way in all commands. Writes exported receipts.
 
 Text from the meter is shown without control characters and shortened.
 """
 
 from __future__ import annotations
 
+import io
+import sys
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.panel import Panel
-from rich.table import Table
+import click
 from rich.text import Text
 
-from iem_dcr.cli.output import kwh, say
+from iem_dcr.cli.atomic_write import write_atomically
+from iem_dcr.cli.output import Output, counted, kwh, say, tell
 from iem_dcr.diagnostics.status import LONGEST_TEXT, shown
 from iem_dcr.errors import printable
 from iem_dcr.ocmf import Outcome
-from iem_dcr.ocmf.verdict import Judgement, energy_summary_of, judge
+from iem_dcr.ocmf.rules import Severity
+from iem_dcr.ocmf.verdict import Judgement, energy_summary
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from decimal import Decimal
+
     from rich.console import Console
 
-    from iem_dcr.ocmf import Reading, Receipt, Verification
-    from iem_dcr.ocmf.verdict import Verdict
+    from iem_dcr.meter_time import MeterTime
+    from iem_dcr.ocmf import Receipt
+    from iem_dcr.ocmf.export import Exported
+    from iem_dcr.ocmf.rules import Finding
+    from iem_dcr.ocmf.verdict import Energy, Verdict
 
+UNREADABLE = "unreadable"
 _OUTCOMES = {
     Outcome.VALID: ("VALID", "bold green"),
     Outcome.INVALID: ("NOT VALID", "bold red"),
     Outcome.NOT_CHECKED: ("NOT CHECKED", "bold yellow"),
 }
+_NOT_READABLE = ("NOT READABLE", "bold yellow")
+_SEVERITIES = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.INFO: "dim"}
 _ENDS = {"L": "locally", "R": "remotely", "A": "aborted", "P": "by a power failure"}
 """OCMF's TX of a last reading, unless it is an ordinary end."""
-_FLAGS = {"E": "energy is not reliable", "t": "the time is not reliable"}
-"""OCMF's EF."""
 
 
-def print_receipt(console: Console, receipt: Receipt, verification: Verification) -> None:
-    """Print a receipt: its panel, and the unchanged tuple in one line."""
-    console.print(_panel(receipt, verification))
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """A checked transaction, or a receipt that could not be read.
+
+    Attributes:
+        receipts: one receipt, or a begin and an end; none if it could not be read.
+        verdict: None if it could not be read.
+        sources: where in the input its receipts are.
+        key_from: "given", "document" or "none".
+        problem: why it could not be read.
+        notes: further remarks, a sentence each.
+    """
+
+    receipts: tuple[Receipt, ...] = ()
+    verdict: Verdict | None = None
+    sources: tuple[str, ...] = ()
+    key_from: str = "none"
+    problem: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def word(self) -> str:
+        """The judgement, or `UNREADABLE`."""
+        return UNREADABLE if self.verdict is None else self.verdict.judgement.value
+
+
+def print_receipt(console: Console, receipt: Receipt, verdict: Verdict) -> None:
+    """Print a receipt in full, and the unchanged tuple in one line."""
+    say(console, in_full(Transaction((receipt,), verdict)))
     say(console, printable(receipt.text, limit=len(receipt.text)))
 
 
-def verdict_text(verdict: Verdict) -> Text:
-    """Format the verdict on a transaction; anything but a plain acceptance stands out."""
-    if verdict.judgement is Judgement.REFUSED:
-        loud = ("NOT ACCEPTED by the transparency software", "bold red")
-        return Text.assemble(("VALID", "bold green"), ", but ", loud, f": {', '.join(verdict.errors)}")
-    return Text.assemble(_OUTCOMES[verdict.outcome], f": {printable(verdict.reason, limit=LONGEST_TEXT)}")
+def in_full(transaction: Transaction, *, show_all: bool = False) -> Text:
+    """Format a transaction in lines.
+
+    Args:
+        transaction: the transaction.
+        show_all: include findings that need no action.
+    """
+    return Text("\n").join(_lines(transaction, show_all=show_all)).append("\n")
 
 
-def status_text(ST: str) -> str:
-    """Format a meter's status, OCMF's ST."""
-    return "G, good" if ST == "G" else shown(ST or "not given")
+def in_one_line(transaction: Transaction) -> Text:
+    """Format a transaction in one line."""
+    receipts, verdict, where = transaction.receipts, transaction.verdict, shown(", ".join(transaction.sources))
+    if verdict is None:
+        return Text.assemble(f"{where}: ", _NOT_READABLE, f": {shown(transaction.problem)}")
+    times = times_of(verdict)
+    words = (
+        shown(receipts[0].meter),
+        " ".join(shown(receipt.pagination or "") for receipt in receipts),
+        shown(receipts[0].identification or ""),
+        _reading_text(times.begin if times else None),
+        _reading_text(times.end if times else None),
+        energy_summary(verdict.energies) or "?",
+    )
+    said = _OUTCOMES[Outcome.VALID] if verdict.judgement is Judgement.ACCEPTED else _verdict_text(verdict)
+    return Text.assemble(f"{where}: ", "  ".join(words), "  ", said)
 
 
-def flags_text(EF: str) -> str:
-    """Format a meter's error flags, OCMF's EF."""
-    return f"{shown(EF)}, " + " and ".join(_FLAGS.get(flag, "unknown") for flag in shown(EF)) if EF else "none"
+def finding_text(found: Finding, before: str) -> Text:
+    """Format a finding."""
+    reading = "" if found.reading is None else f"reading {found.reading + 1}"
+    at = " ".join(word for word in (reading, found.field) if word)
+    severity = f"{found.severity.value:<7}", _SEVERITIES[found.severity]
+    return Text.assemble(
+        (before, "dim"), severity, f" {found.code}", f" ({shown(at)})" if at else "", f": {found.text}"
+    )
 
 
-def _panel(receipt: Receipt, verification: Verification) -> Panel:
-    last = receipt.end or (receipt.readings[-1] if receipt.readings else None)
-    rows = {
-        "Charge point": _fields(receipt, "CT", "CI"),
-        "Meter": _fields(receipt, "MM", "MS"),
-        "User": f"{shown(receipt.identification or '')} ({_fields(receipt, 'IT')})",
-        "Tariff": _fields(receipt, "TT"),
-        "Begin": _reading_text(receipt.begin),
-        "End": _reading_text(last),
-        "Ended": _ENDS.get(last.TX, "") if last else "",
-        "Energy": energy_summary_of(receipt) or "not in the receipt",
-        "Remarks": _remarks(receipt.begin, last),
-    }
-    grid = Table.grid(padding=(0, 3))
-    grid.add_column(no_wrap=True, style="dim")
-    grid.add_column(overflow="fold")
-    for name, text in rows.items():
+def times_of(verdict: Verdict) -> Energy | None:
+    """Return the register whose begin and end are those of the transaction."""
+    return verdict.deciding or (verdict.energies[0] if verdict.energies else None)
+
+
+def write_exported(exported: Exported, file: str | None) -> int:
+    """Write exported receipts to a file or, if it is None, to standard output. Returns the exit status.
+
+    Raises:
+        click.ClickException: they cannot be written.
+    """
+    for note in exported.notes:
+        tell(f"Note: {note}.")
+    if file is None:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8", newline="")  # in every locale: these are the meter's bytes
+        output = Output()
+        output.write(exported.text)
+        output.flush()
+        return output.status()
+    try:
+        write_atomically(Path(file), exported.text.encode())
+    except OSError as error:
+        raise click.ClickException(f"{printable(file)} cannot be written: {error.strerror or error}") from error
+    tell(f"{counted(exported.count, 'receipt')} written to {printable(file)}.")
+    return 0
+
+
+def _lines(transaction: Transaction, *, show_all: bool) -> Iterator[Text]:
+    receipts, verdict, where = transaction.receipts, transaction.verdict, shown(", ".join(transaction.sources))
+    if verdict is None:
+        yield Text(f"Receipt at {where}", style="bold")
+        yield _row("Verdict", Text.assemble(_NOT_READABLE, f": {shown(transaction.problem)}"))
+        return
+    first, last = receipts[0], receipts[-1].end
+    names = " and ".join(shown(receipt.pagination or "without PG") for receipt in receipts)
+    title = f"Receipt {names} of meter {shown(first.meter or 'without serial number')} {_fields(first, 'MM')}".rstrip()
+    yield Text.assemble((title, "bold"), (f"   {where}" if where else "", "dim"))
+    kind = _fields(first, "IT")
+    yield _row("User", shown(first.identification or "none") + (f" ({kind})" if kind else ""))
+    for name, text in ("Charge point", _fields(first, "CT", "CI")), ("Tariff", _fields(first, "TT")):
         if text:
-            grid.add_row(name, Text(text))
-    grid.add_row("Signature", verdict_text(judge([receipt], [verification])))
-    return Panel(grid, title=Text(f"Receipt {shown(receipt.pagination or 'without PG')}"), expand=False)
+            yield _row(name, text)
+    times = times_of(verdict)
+    yield _row("Begin", _reading_text(times.begin, times.begin_wh) if times else "not in the receipt")
+    yield _row("End", _reading_text(times.end, times.end_wh) if times else "not in the receipt")
+    if last is not None and last.TX in _ENDS:
+        yield _row("Ended", _ENDS[last.TX])
+    for energy in verdict.energies:
+        yield _row("Energy", _energy_text(energy))
+    yield _row("Verdict", _verdict_text(verdict))
+    for note in transaction.notes:
+        yield _row("Note", Text(note, style="yellow"))
+    for found in verdict.findings:
+        if show_all or not found.asks_for_nothing:
+            yield finding_text(found, f"  {'Finding':<12}  ")
+
+
+def _row(name: str, text: str | Text) -> Text:
+    return Text.assemble((f"  {name:<12}", "dim"), "  ", text)
 
 
 def _fields(receipt: Receipt, *keys: str) -> str:
     return " ".join(shown(receipt.payload[key]) for key in keys if receipt.payload.get(key) not in (None, ""))
 
 
-def _reading_text(reading: Reading | None) -> str:
-    if reading is None:
-        return "not in the receipt"
-    time = f"{reading.TM.instant:%Y-%m-%d %H:%M:%S %z}" if reading.TM else "time not readable"
-    return time if reading.energy_wh is None else f"{time}   register {kwh(reading.energy_wh)}"
+def _reading_text(time: MeterTime | None, value_wh: Decimal | None = None) -> str:
+    written = f"{time.instant:%Y-%m-%d %H:%M:%S %z}" if time else "?"
+    return written if value_wh is None else f"{written}   register {kwh(value_wh)}"
 
 
-def _remarks(*readings: Reading | None) -> str:
-    remarks = []
-    for reading in readings:
-        if reading is not None and reading.ST not in ("G", ""):
-            remarks.append(f"{status_text(reading.ST)} at {reading.TX}")
-        if reading is not None and reading.EF:
-            remarks.append(f"{flags_text(reading.EF)} at {reading.TX}")
-    return shown("; ".join(remarks))
+def _energy_text(energy: Energy) -> str:
+    amount = "cannot be told" if energy.energy_wh is None else kwh(energy.energy_wh)
+    beside = "" if energy.decides else ", not part of the verdict"
+    return f"{amount}  {energy.direction or 'register'} {shown(energy.register)}{beside}"
+
+
+def _verdict_text(verdict: Verdict) -> Text:
+    """Format the verdict on a transaction; anything but a plain acceptance stands out."""
+    if verdict.judgement is Judgement.REFUSED:
+        loud = ("NOT ACCEPTED by the transparency software", "bold red")
+        return Text.assemble(_OUTCOMES[Outcome.VALID], ", but ", loud, f": {', '.join(verdict.errors)}")
+    return Text.assemble(_OUTCOMES[verdict.outcome], f": {printable(verdict.reason, limit=LONGEST_TEXT)}")

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
 
-from iem_dcr.cli.arguments import Address, AddressType, PairType, SecondsType, common, usage_error
+from iem_dcr.cli.arguments import Address, AddressType, PairType, SecondsType, common
 from iem_dcr.cli.charging import NOTHING_BEGAN, charge, running
 from iem_dcr.cli.exit_codes import EXIT_FAILURE
 from iem_dcr.cli.interruption import Interruption, LeftEarlyError
-from iem_dcr.cli.output import Output, say
-from iem_dcr.cli.session_view import HumanView, JsonView
+from iem_dcr.cli.output import Output
+from iem_dcr.cli.session_view import SessionView
 from iem_dcr.config import Settings, Value, from_text, is_signable
 from iem_dcr.device.client import MeterClient
 from iem_dcr.diagnostics.status import shown
@@ -23,7 +24,6 @@ from iem_dcr.journaling import Journals, check_journal_of
 from iem_dcr.powermeter import IDENTIFICATION_TYPE, TransactionReq
 
 if TYPE_CHECKING:
-    from iem_dcr.cli.session_view import SessionView
     from iem_dcr.device.messages import Gateway, MeterValue
 
 RETRY_S = 1.0
@@ -32,10 +32,8 @@ _PATIENCE = "Still ending the transaction; interrupt once more to leave it as it
 
 def _signable(_ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
     if value is not None and not is_signable(value):
-        raise click.BadParameter(
-            "it is signed: expected ASCII letters, digits and signs, not empty, without | and control characters",
-            param=param,
-        )
+        expected = "expected ASCII letters, digits and signs, not empty, without | and control characters"
+        raise click.BadParameter(f"it is signed: {expected}", param=param)
     return value
 
 
@@ -45,15 +43,13 @@ def _not_empty(_ctx: click.Context, param: click.Parameter, value: str | None) -
     return value
 
 
-@click.command(name="session")
+@click.command(name="session", context_settings={"show_default": True})
 @click.argument("address", type=AddressType(), metavar="HOST[:PORT]")
 @click.option("--id", "token", required=True, metavar="TOKEN", callback=_signable, help="The user's id (OCMF ID).")
 @click.option(
     "--id-type",
-    "token_type",
     type=click.Choice(IDENTIFICATION_TYPE),
     default="ISO14443",
-    show_default=True,
     metavar="TYPE",
     help="What kind of id it is (OCMF IT).",
 )
@@ -61,30 +57,24 @@ def _not_empty(_ctx: click.Context, param: click.Parameter, value: str | None) -
     "--transaction-id",
     metavar="T",
     callback=_not_empty,
-    help="The station's id of the transaction.  [default: a new UUID]",
+    show_default="a new UUID",
+    help="The station's id of the transaction.",
 )
 @click.option(
     "--evse-id",
     metavar="E",
     callback=_signable,
+    show_default="the CI that the meter holds",
     help="The charge point's id. It is written to the meter as CI if the meter has none, and stays until the "
-    "meter is power-cycled.  [default: the CI that the meter holds]",
+    "meter is power-cycled.",
 )
-@click.option("--tariff", default="", metavar="TEXT", help="Tariff text to be signed with the transaction (OCMF TT).")
-@click.option(
-    "--seconds",
-    type=SecondsType(0, 86_400),
-    default=10.0,
-    show_default=True,
-    metavar="N",
-    help="How long to charge.",
-)
+@click.option("--tariff", metavar="TEXT", help="Tariff text to be signed with the transaction (OCMF TT).")
+@click.option("--seconds", type=SecondsType(0, 86_400), default=10.0, metavar="N", help="How long to charge.")
 @click.option(
     "--connect-seconds",
     "connect_s",
     type=SecondsType(0.1, 3600),
     default=15.0,
-    show_default=True,
     metavar="N",
     help="How long to wait for a meter that does not answer.",
 )
@@ -102,10 +92,10 @@ def command(
     *,
     address: Address,
     token: str,
-    token_type: str,
+    id_type: str,
     transaction_id: str | None,
     evse_id: str | None,
-    tariff: str,
+    tariff: str | None,
     seconds: float,
     connect_s: float,
     pairs: tuple[tuple[str, str], ...],
@@ -121,35 +111,31 @@ def command(
     terminal, ends the transaction early and still gets its receipt.
     """
     given = _settings_given(address, evse_id, pairs)
-    request: dict[str, object] = {
-        "transaction_id": transaction_id or str(uuid.uuid4()),
-        "identification_status": "ASSIGNED",
-        "identification_flags": [],
-        "identification_type": token_type,
-        "identification_data": token,
-    }
-    if evse_id:
-        request["evse_id"] = evse_id
-    if tariff:
-        request["tariff_text"] = tariff
-    return asyncio.run(
-        _session(
-            address, given, request, seconds=seconds, connect_s=connect_s, end_running=end_running, as_json=as_json
-        )
+    request = TransactionReq(
+        evse_id or "",
+        transaction_id or str(uuid.uuid4()),
+        identification_status="ASSIGNED",
+        identification_type=id_type,
+        identification_data=token,
+        tariff_text=tariff or None,
     )
+    output = Output()
+    view = SessionView(output, seconds, as_json=as_json)
+    status = asyncio.run(
+        _session(address, given, request, output, view, seconds=seconds, connect_s=connect_s, end_running=end_running)
+    )
+    return output.status() or status
 
 
 def _settings_given(address: Address, evse_id: str | None, pairs: tuple[tuple[str, str], ...]) -> dict[str, Value]:
     """Read --set and --evse-id, and check them before any request to a meter.
 
     Raises:
-        click.UsageError: a key or a value is wrong, or two options contradict each other.
+        ConfigError: a key or a value is wrong.
+        click.UsageError: two options contradict each other.
     """
-    try:
-        given = {key: from_text(key, text) for key, text in pairs}
-        check_journal_of(Settings.of(given))
-    except ConfigError as error:
-        raise usage_error(error) from error
+    given = {key: from_text(key, text) for key, text in pairs}
+    check_journal_of(Settings.of(given))
     for key in ("ip_address", "port_http"):
         if key in given:
             raise click.UsageError(f"--set {key}: the meter's address is the argument HOST[:PORT]")
@@ -164,36 +150,37 @@ def _settings_given(address: Address, evse_id: str | None, pairs: tuple[tuple[st
 async def _session(
     address: Address,
     given: dict[str, Value],
-    request: dict[str, object],
+    request: TransactionReq,
+    output: Output,
+    view: SessionView,
     *,
     seconds: float,
     connect_s: float,
     end_running: bool,
-    as_json: bool,
 ) -> int:
-    output = Output()
-    view: SessionView = JsonView(output) if as_json else HumanView(output, seconds)
     with Interruption(_PATIENCE) as interruption:
         output.when_lost = interruption.ask_to_end
         gateway, value = await interruption.break_off(_ask(address, connect_s), NOTHING_BEGAN)
         settings = _settings(given, gateway)
-        _check_idle(value, end_running=end_running)
-        if not as_json:
-            _introduce(output, address, settings, gateway, value)
+        if value.XT and not end_running:
+            raise click.ClickException(
+                "the meter is running a transaction; nothing was sent. Give --end-running to end it first and print "
+                "its receipt."
+            )
+        _introduce(view, address, settings, gateway, value)
         journal = Journals().of(settings)
         driver = MeterDriver(settings, view, sink=view, journal=journal)
-        start = TransactionReq.from_json({"evse_id": settings.CI, **request})
+        request = replace(request, evse_id=request.evse_id or settings.CI)
         try:
             async with running(driver):
-                status = await charge(driver, start, view, interruption, seconds=seconds, connect_s=connect_s)
+                return await charge(driver, request, view, interruption, seconds=seconds, connect_s=connect_s)
         except LeftEarlyError:
             if output.error is None:
                 raise
-            status = EXIT_FAILURE
+            return EXIT_FAILURE
         finally:
             if journal is not None:
                 await journal.close()
-    return output.status() or status
 
 
 async def _ask(address: Address, connect_s: float) -> tuple[Gateway, MeterValue]:
@@ -240,20 +227,11 @@ def _settings(given: dict[str, Value], gateway: Gateway) -> Settings:
         ) from error
 
 
-def _check_idle(value: MeterValue, *, end_running: bool) -> None:
-    if value.XT and not end_running:
-        raise click.ClickException(
-            "the meter is running a transaction; nothing was sent. Give --end-running to end it first and print "
-            "its receipt."
-        )
-
-
-def _introduce(output: Output, address: Address, settings: Settings, gateway: Gateway, value: MeterValue) -> None:
-    console = output.console()
+def _introduce(view: SessionView, address: Address, settings: Settings, gateway: Gateway, value: MeterValue) -> None:
     if gateway.is_set:
         point = f"holds CT {shown(gateway.CT)}, CI {shown(gateway.CI)}"
     else:
         point = f"has no charge point yet and is given CT {settings.CT}, CI {settings.CI}"
-    say(console, f"Meter {shown(value.MS)} at {address} {point}")
+    view.say(f"Meter {shown(value.MS)} at {address} {point}")
     if value.XT:
-        say(console, "It is running a transaction, which is ended first (--end-running)")
+        view.say("It is running a transaction, which is ended first (--end-running)")

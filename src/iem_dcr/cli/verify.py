@@ -12,30 +12,22 @@ import json
 import os
 import sys
 from collections import Counter
+from dataclasses import asdict
+from functools import partial
 from itertools import chain, islice
 from operator import length_hint
-from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from iem_dcr.cli.arguments import common
-from iem_dcr.cli.atomic_write import write_atomically
-from iem_dcr.cli.checking import UNREADABLE, check
+from iem_dcr.cli.checking import check, found_in
 from iem_dcr.cli.exit_codes import EXIT_FAILURE, EXIT_USAGE
-from iem_dcr.cli.output import Output, say, tell
-from iem_dcr.cli.verify_view import (
-    as_json_line,
-    block,
-    counts_text,
-    line,
-    print_findings,
-    summary_json,
-    unchanged,
-    without_accepted,
-)
+from iem_dcr.cli.output import Output, counted, json_text, progress_bar, say, tell
+from iem_dcr.cli.receipt_view import UNREADABLE, finding_text, in_full, in_one_line, times_of, write_exported
 from iem_dcr.errors import ReceiptError, printable
 from iem_dcr.ocmf import parse
 from iem_dcr.ocmf.export import Format, Item, export
@@ -44,51 +36,48 @@ from iem_dcr.ocmf.sets import Counters
 from iem_dcr.ocmf.verdict import Judgement
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
-    from iem_dcr.cli.checking import Checked
+    from iem_dcr.cli.checking import View
+    from iem_dcr.cli.receipt_view import Transaction
     from iem_dcr.ocmf.import_formats import Record
 
 FEW = 20
 """Up to this number, receipts are shown in full; above it, in a line each."""
 MANY = 2_000
 """Above this number, only receipts that are not accepted are shown."""
+FINDINGS_SHOWN = 20
+"""Findings across all receipts that are shown to a person. For the others only their number is shown."""
+FINDINGS_LISTED = 10_000
+"""The same in JSON."""
+VERDICTS = {
+    Judgement.ACCEPTED.value: "valid",
+    Judgement.REFUSED.value: "valid, but not accepted by the transparency software",
+    Judgement.INVALID.value: "NOT VALID",
+    Judgement.NOT_CHECKED.value: "not checked",
+    UNREADABLE: "not readable",
+}
+"""What is said to a person, by the word that a program gets."""
 _LONGEST_KEY = 10_000
 _DER = b"\x30"
+_FILE = click.Path(dir_okay=False)
+_STATUS = """Exit status: 0 all signatures are valid, 1 a signature is not valid, 2 a receipt could not be checked or
+read. If the signature is valid but the S.A.F.E. transparency software does not accept the content, the receipt is
+shown as such. This does not change the exit status."""
 
 
-@click.command(
-    name="verify",
-    epilog=(
-        "Exit status: 0 all signatures are valid, 1 a signature is not valid, 2 a receipt could not be checked or "
-        "read. If the signature is valid but the S.A.F.E. transparency software does not accept the content, the "
-        "receipt is shown as such. This does not change the exit status."
-    ),
-)
+@click.command(name="verify", epilog=_STATUS)
 @click.argument("file", default="-", type=click.File("rb"), metavar="[FILE|-]")
 @click.option("--key", metavar="KEY", help="The meter's public key; by default the one in the document.")
 @click.option("--key-file", type=click.File("rb"), metavar="F", help="File with that key: as text, DER, PEM or JSON.")
 @click.option(
-    "--all",
-    "show_all",
-    is_flag=True,
-    help=f"Also show findings that need no action, and accepted receipts if there are more than {MANY:,}.",
+    "--all", "show_all", is_flag=True, help="Also show findings that need no action, and all of many receipts."
 )
+@click.option("--export", "export_to", type=_FILE, metavar="F", help="Write them for the transparency software.")
 @click.option(
-    "--export",
-    "export_to",
-    type=click.Path(dir_okay=False),
-    metavar="F",
-    help="Write the receipts to a file that the transparency software opens.",
+    "--reencode-signature", is_flag=True, help="With --export, re-encode signatures that it cannot read as DER."
 )
-@click.option(
-    "--reencode-signature",
-    is_flag=True,
-    help="With --export, re-encode signatures that the transparency software cannot read as DER.",
-)
-@click.option(
-    "--jobs", type=click.IntRange(1, 64), default=1, show_default=True, metavar="N", help="Number of worker processes."
-)
+@click.option("--jobs", type=click.IntRange(1, 64), default=1, show_default=True, metavar="N", help="Worker processes.")
 @click.option("--json", "as_json", is_flag=True, help="Write one JSON object per transaction, and a summary.")
 @common
 def command(
@@ -113,31 +102,70 @@ def command(
         tell("Reading a receipt from standard input; end it with Ctrl-D.")
     name = "standard input" if file is sys.stdin.buffer else printable(file.name)
     output = Output()
-    checks = _Checks(output, as_json=as_json, show_all=show_all)
+    report = _Report(output, as_json=as_json)
     try:
         pieces = _pieces(file, name)
         if export_to is not None:
             pieces = iter(_exported(pieces, given_key, export_to, reencode=reencode_signature))
-        checks.run(file, pieces, given_key, jobs)
+        report.check(file, pieces, given_key, jobs, show_all=show_all)
     except ReceiptError as error:
-        checks.problem = str(error)
+        report.problem = str(error)
         tell(f"Error: {name}: {error}")
-    if checks.counts or not checks.problem:
-        checks.summarize()
-    return output.status() or checks.exit_status
+    if report.counts or not report.problem:
+        report.summarize()
+    return output.status() or report.exit_status
 
 
-class _Checks:
-    """Checks and shows receipts as they come: a few in full, more in a line each, of many only the not accepted."""
+def _json_line(transaction: Transaction) -> str:
+    """Format a transaction as a line of JSON. Energies are exact texts in Wh."""
+    receipts, verdict = transaction.receipts, transaction.verdict
+    written = {"event": "transaction", "sources": transaction.sources, "verdict": transaction.word}
+    if verdict is None:
+        return json_text(written | {"reason": transaction.problem})
+    times, kind, reason = times_of(verdict), receipts[0].payload.get("IT"), verdict.reason
+    if verdict.judgement is Judgement.REFUSED:
+        reason = f"not accepted by the transparency software: {', '.join(verdict.errors)}"
+    return json_text(
+        written
+        | {
+            "reason": reason,
+            "meter": receipts[0].meter,
+            "paginations": [receipt.pagination or "" for receipt in receipts],
+            "identification": receipts[0].identification or "",
+            "identification_type": kind if isinstance(kind, str) else "",
+            "begin": times and times.begin,
+            "end": times and times.end,
+            "energy_wh": verdict.energy_wh,
+            "signatures": [verification.outcome for verification in verdict.verifications],
+            "key_from": transaction.key_from,
+            "energies": [energy._asdict() for energy in verdict.energies],
+            "findings": [asdict(found) for found in verdict.findings],
+            "notes": transaction.notes,
+        }
+    )
 
-    def __init__(self, output: Output, *, as_json: bool, show_all: bool) -> None:
+
+def _line_unless_accepted(transaction: Transaction) -> Text | None:
+    verdict = transaction.verdict
+    is_accepted = verdict is not None and verdict.judgement is Judgement.ACCEPTED and not transaction.notes
+    return None if is_accepted else in_one_line(transaction)
+
+
+class _Report:
+    """Shows receipts as they are checked: a few in full, more in a line each, of many only the not accepted.
+
+    Attributes:
+        counts: the number of transactions by verdict.
+        problem: why the rest of the input cannot be read.
+    """
+
+    def __init__(self, output: Output, *, as_json: bool) -> None:
         self._output = output
         self._console = output.console()
         self._as_json = as_json
-        self._show_all = show_all
         self._counters = Counters()
         self._hidden = 0
-        self._has_key_from_document = False
+        self._has_document_key = False
         self.counts: Counter[str] = Counter()
         self.problem = ""
 
@@ -149,8 +177,8 @@ class _Checks:
         has_unknown = self.problem or self.counts[Judgement.NOT_CHECKED.value] or self.counts[UNREADABLE]
         return EXIT_USAGE if has_unknown else 0
 
-    def run(self, file: IO[bytes], pieces: Iterator[Found | Record], key: str, jobs: int) -> None:
-        """Check receipts.
+    def check(self, file: IO[bytes], pieces: Iterator[Found | Record], key: str, jobs: int, *, show_all: bool) -> None:
+        """Check receipts and show them.
 
         Raises:
             ReceiptError: the rest of the input cannot be read.
@@ -158,72 +186,71 @@ class _Checks:
         in_document = length_hint(pieces)  # 0 for a file of tuples, which is read while it is checked
         first = list(islice(pieces, MANY + 1))
         are_many = len(first) > MANY
-        finish: Callable[[Checked], Checked] = unchanged
+        view: View = in_one_line
         if self._as_json:
-            finish = as_json_line
-        elif are_many and not self._show_all:
-            finish = without_accepted
-        is_shown = are_many and not (self._as_json and self._output.isatty())
+            view = _json_line
+        elif len(first) <= FEW:
+            view = partial(in_full, show_all=show_all)
+        elif are_many and not show_all:
+            view = _line_unless_accepted
         size = os.fstat(file.fileno()).st_size if file.seekable() else None
-        with _progress(self._console, total=in_document or size, is_shown=is_shown) as bar:
-            for batch in check(chain(first, pieces), key, self._counters, jobs=jobs, finish=finish):
+        bar = progress_bar(
+            self._console if self._output.isatty() else Console(stderr=True),
+            TextColumn("{task.fields[count]:,} receipts"),
+            BarColumn(None),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TimeRemainingColumn(),
+            is_shown=are_many and not (self._as_json and self._output.isatty()),
+        )
+        task = bar.add_task("", total=in_document or size, count=0)
+        with bar:
+            for batch in check(chain(first, pieces), key, self._counters, view, jobs=jobs):
                 for checked in batch:
                     self.counts[checked.word] += 1
-                    self._show(checked, is_few=len(first) <= FEW)
+                    self._has_document_key |= checked.has_document_key
+                    self._show(checked.view)
                 self._output.flush()
                 count = self.counts.total()
-                bar(count if in_document or size is None else file.tell(), count)
+                bar.update(
+                    task, completed=count if size is None or in_document else file.tell(), count=count, refresh=True
+                )
                 if self._output.error is not None:
                     return  # the reader has left
 
-    def _show(self, checked: Checked, *, is_few: bool) -> None:
-        self._has_key_from_document |= checked.key_from == "document"
-        if checked.line:
-            self._output.write(checked.line + "\n")
-        elif checked.is_accepted and checked.verdict is None:
-            self._hidden += 1
-        elif is_few:
-            for text in block(checked, show_all=self._show_all):
-                say(self._console, text)
-            say(self._console, "")
-        else:
-            say(self._console, line(checked))
-
     def summarize(self) -> None:
         """Show the findings across all receipts, and the number of transactions by verdict."""
+        findings = self._counters.findings()
         if self._as_json:
-            self._output.line(summary_json(self.counts, self._counters.findings(), self.problem))
+            summary = {
+                "event": "summary",
+                "transactions": self.counts.total(),
+                "verdicts": {word: self.counts[word] for word in VERDICTS},
+                "findings": [asdict(found) for found in islice(findings, FINDINGS_LISTED)],
+                "more_findings": sum(1 for _ in findings),
+                "problem": self.problem,
+            }
+            self._output.line(summary)
             return
-        print_findings(self._console, iter(self._counters.findings()))
+        lines: list[str | Text] = [finding_text(found, "Across all: ") for found in islice(findings, FINDINGS_SHOWN)]
+        if more := sum(1 for _ in findings):
+            lines.append(f"Across all: {more:,} more findings; --json lists them.")
         if not self._counters.are_all_counted:
-            say(self._console, "There are too many receipts to compare all their counters (PG).")
+            lines.append("There are too many receipts to compare all their counters (PG).")
         if self._hidden:
-            say(self._console, f"{self._hidden:,} accepted transactions are not shown; --all shows them.")
-        if self._has_key_from_document:
-            advice = "compare it with the meter's key, or give that with --key"
-            say(self._console, f"Checked with the key in the document: {advice}.")
-        say(self._console, counts_text(self.counts))
+            lines.append(f"{self._hidden:,} accepted transactions are not shown; --all shows them.")
+        if self._has_document_key:
+            lines.append("Checked with the key in the document: compare it with the meter's key, or use --key.")
+        said = ", ".join(f"{self.counts[word]:,} {text}" for word, text in VERDICTS.items() if self.counts[word])
+        for line in (*lines, Text(f"{counted(self.counts.total(), 'transaction')}: {said}", style="bold")):
+            say(self._console, line)
 
-
-@contextlib.contextmanager
-def _progress(output: Console, *, total: int | None, is_shown: bool) -> Iterator[Callable[[int, int], None]]:
-    """Show a progress bar on the terminal. Yields a function that takes the progress and the number of receipts."""
-    console = output if output.is_terminal else Console(stderr=True)
-    progress = Progress(
-        TextColumn("{task.fields[count]:,} receipts"),
-        BarColumn(bar_width=None),
-        TextColumn("{task.percentage:>3.0f} %"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        expand=True,
-        disable=not (is_shown and console.is_terminal),
-        redirect_stdout=False,
-        redirect_stderr=False,
-    )
-    task = progress.add_task("", total=total, count=0)
-    with progress:
-        yield lambda completed, count: progress.update(task, completed=completed, count=count)
+    def _show(self, view: str | Text | None) -> None:
+        if view is None:
+            self._hidden += 1
+        elif isinstance(view, Text):
+            say(self._console, view)
+        else:
+            self._output.write(view + "\n")
 
 
 def _pieces(file: IO[bytes], name: str) -> Iterator[Found | Record]:
@@ -244,33 +271,21 @@ def _pieces(file: IO[bytes], name: str) -> Iterator[Found | Record]:
 
 def _exported(pieces: Iterable[Found | Record], key: str, file: str, *, reencode: bool) -> list[Found]:
     """Write receipts as the transparency software's XML, and return them for the check."""
-    found: list[Found] = []
-    for piece in pieces:
-        if isinstance(piece, Found):
-            found.append(piece)
-        else:
-            found += [Found(text, source=f"line {number}") for text, number in piece.tuples()]
+    found = [one for piece in pieces for one in found_in(piece)]
     items = []
     for one in found:
         with contextlib.suppress(ReceiptError):  # the check reports what cannot be read
             items.append(Item(parse(one.text), key or one.key))
-    exported = export(items, Format.TRANSPARENCY, reencode_signature=reencode)
-    try:
-        write_atomically(Path(file), exported.text.encode())
-    except OSError as error:
-        raise click.ClickException(f"{printable(file)} cannot be written: {error.strerror or error}") from error
-    for note in exported.notes:
-        tell(f"Note: {note}.")
-    tell(f"{exported.count} receipt{'' if exported.count == 1 else 's'} written to {printable(file)}.")
+    write_exported(export(items, Format.TRANSPARENCY, reencode_signature=reencode), file)
     return found
 
 
 def _key(key: str | None, key_file: IO[bytes] | None) -> str:
     if key is not None and key_file is not None:
         raise click.UsageError("--key and --key-file exclude each other: give one of them")
+    if key is not None and not key.strip():
+        raise click.BadParameter("the key is empty", param_hint="--key")
     if key_file is None:
-        if key is not None and not key.strip():
-            raise click.BadParameter("the key is empty", param_hint="--key")
         return key or ""
     data = key_file.read(_LONGEST_KEY)
     text = data.hex() if data[:1] == _DER and not data.isascii() else data.decode("utf-8-sig", "replace").strip()

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
-import signal
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 from rich.live import Live
@@ -17,12 +14,11 @@ from rich.live import Live
 from iem_dcr.cli.arguments import Address, AddressType, SecondsType, common
 from iem_dcr.cli.exit_codes import EXIT_FAILURE
 from iem_dcr.cli.interruption import Interruption, LeftEarlyError
-from iem_dcr.cli.output import Output, tell
+from iem_dcr.cli.output import Output, json_text, tell
 from iem_dcr.cli.watch_view import Picture, plain_line
 from iem_dcr.diagnostics.snapshot import metervalue_json
 from iem_dcr.diagnostics.status import troubles
 from iem_dcr.diagnostics.watching import WatchedMeter, watch
-from iem_dcr.meter_time import rfc3339
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator, Sequence
@@ -31,9 +27,7 @@ if TYPE_CHECKING:
 
     from iem_dcr.diagnostics.status import Status
 
-DRAWN_AGAIN_AFTER_S = 0.2
-"""The picture is drawn when a meter has something new, but at most once in this time."""
-DRAWN_EVERY_S = 1.0
+DRAWN_EVERY_S = 0.5
 SILENCE_TOLD_EVERY_S = 60.0
 
 
@@ -87,8 +81,7 @@ def _configured(file: Path) -> Iterator[Address]:
 
 
 class LineView:
-    """Writes a line for each value. A meter that does not answer gets a line at once, when the reason changes, and
-    repeatedly.
+    """Writes a line for each poll. A meter that does not answer gets a line when the reason changes, and repeatedly.
 
     Args:
         output: standard output.
@@ -113,65 +106,42 @@ class LineView:
         self._output.flush()
 
 
-class ScreenView:
-    """For terminals: draws a picture on the alternate screen in its current size. The last picture stays behind."""
-
-    def __init__(self, console: Console, meters: Sequence[WatchedMeter]) -> None:
-        self._meters = meters
-        self._changed = asyncio.Event()
-        self._console = console
-        self._live = Live(
-            console=console,
-            screen=True,
-            auto_refresh=False,
-            redirect_stdout=False,
-            redirect_stderr=sys.stderr.isatty(),
-        )
-
-    def on_poll(self, _meter: WatchedMeter) -> None:
-        """Request a new picture."""
-        self._changed.set()
-
-    async def run(self) -> None:
-        """Draw when there is something new, and at least once a second, because the time without an answer grows."""
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGWINCH, self._changed.set)
-        try:
-            with self._live:
-                while True:
-                    self._live.update(self._picture(), refresh=True)
-                    await asyncio.sleep(DRAWN_AGAIN_AFTER_S)
-                    with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(DRAWN_EVERY_S - DRAWN_AGAIN_AFTER_S):
-                            await self._changed.wait()
-                    self._changed.clear()
-        finally:
-            loop.remove_signal_handler(signal.SIGWINCH)
-
-    def print_last(self) -> None:
-        """Print the last picture below the command."""
-        self._console.print(self._picture(stays=True))
-
-    def _picture(self, *, stays: bool = False) -> Picture:
-        return Picture(tuple(meter.status() for meter in self._meters), _local_time(), stays)
+async def _draw(console: Console, picture: Callable[[], Picture]) -> NoReturn:
+    """Draw the picture on the alternate screen, in its current size."""
+    live = Live(
+        console=console, screen=True, auto_refresh=False, redirect_stdout=False, redirect_stderr=sys.stderr.isatty()
+    )
+    with live:
+        while True:
+            live.update(picture(), refresh=True)
+            await asyncio.sleep(DRAWN_EVERY_S)
 
 
 async def _watch(addresses: Sequence[Address], seconds: float | None, count: int | None, *, as_json: bool) -> int:
     meters = [WatchedMeter(address.host, address.port, _local_time) for address in addresses]
     output = Output()
     console = output.console()
+
+    def picture(*, stays: bool = False) -> Picture:
+        return Picture(tuple(meter.status() for meter in meters), _local_time(), stays)
+
     with Interruption() as interruption:
         output.when_lost = interruption.ask_to_end
         if console.is_terminal and not console.is_dumb_terminal and not as_json:
-            screen = ScreenView(console, meters)
-            await _until_first(screen.run(), watch(meters, screen.on_poll, count=count), interruption.wait(seconds))
-            screen.print_last()
+            polls = watch(meters, lambda _: None, count=count)
+            await _until_first(_draw(console, picture), polls, interruption.wait(seconds))
+            console.print(picture(stays=True))
         else:
-            lines = LineView(output, _json_line) if as_json else LineView(output, plain_line, SILENCE_TOLD_EVERY_S)
+            lines = LineView(output, json_line) if as_json else LineView(output, plain_line, SILENCE_TOLD_EVERY_S)
             await _until_first(watch(meters, lines.on_poll, count=count), interruption.wait(seconds))
         if (seconds is not None or count is not None) and interruption.came and output.error is None:
             raise LeftEarlyError("the meters were watched for less time than requested.")
-    return _status(output, meters)
+    status = output.status()
+    if any(meter.has_answered for meter in meters):
+        return status
+    for meter in meters:
+        tell(f"Error: meter {meter.address}, {meter.status().problem or 'no answer yet'}")
+    return EXIT_FAILURE
 
 
 async def _until_first(*works: Coroutine[None, None, None]) -> None:
@@ -187,42 +157,24 @@ async def _until_first(*works: Coroutine[None, None, None]) -> None:
         task.result()
 
 
-def _status(output: Output, meters: Sequence[WatchedMeter]) -> int:
-    status = output.status()
-    silent = [meter for meter in meters if not meter.has_answered]
-    if len(silent) < len(meters):
-        return status
-    for meter in silent:
-        tell(f"Error: meter {meter.address}, {meter.status().problem or 'no answer yet'}")
-    return EXIT_FAILURE
-
-
-def _json_line(status: Status) -> str:
-    return json.dumps(status_json(status), separators=(",", ":"))
-
-
-def status_json(status: Status) -> dict[str, object]:
-    """Return the status of a meter as JSON types. Times are RFC 3339 in UTC."""
-    seen, value, offset = status.transaction, status.value, status.clock_offset
-    is_new = status.silent_since is None
-    return {
+def json_line(status: Status) -> str:
+    """Format the status of a meter as a line of JSON."""
+    seen, gateway, is_new = status.transaction, status.gateway, status.silent_since is None
+    value, offset = (status.value, status.clock_offset) if is_new else (None, None)
+    written = {
         "address": status.address,
-        "read_at": rfc3339(status.read_at) if status.read_at is not None else None,
+        "read_at": status.read_at,
         "age_s": _rounded(status.age_s),
-        "no_answer_since": rfc3339(status.silent_since) if status.silent_since is not None else None,
+        "no_answer_since": status.silent_since,
         "no_answer_for_s": _rounded(status.silent_s),
-        "metervalue": metervalue_json(value) if value is not None and is_new else None,
-        "clock_ahead_s": round(offset.total_seconds(), 3) if offset is not None and is_new else None,
-        "gw": {"CT": status.gateway.CT, "CI": status.gateway.CI} if status.gateway is not None else None,
-        "transaction": {
-            "seen_since": rfc3339(seen.since),
-            "begin_seen": seen.begin_seen,
-            "charged_wh": float(seen.charged_wh),
-        }
-        if seen is not None
-        else None,
+        "metervalue": value and metervalue_json(value),
+        "clock_ahead_s": None if offset is None else _rounded(offset.total_seconds()),
+        "gw": gateway and {"CT": gateway.CT, "CI": gateway.CI},
+        "transaction": seen
+        and {"seen_since": seen.since, "begin_seen": seen.begin_seen, "charged_wh": float(seen.charged_wh)},
         "troubles": [{"text": trouble.text, "fault": trouble.is_fault} for trouble in troubles(status)],
     }
+    return json_text(written)
 
 
 def _rounded(seconds: float | None) -> float | None:
