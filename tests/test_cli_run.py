@@ -154,16 +154,16 @@ async def test_a_request_made_while_the_service_restarts_is_carried_out(tmp_path
     ):
         await until(lambda: everest.payloads(PM1.values))
         for transaction_id, is_killed in (("T-1", True), ("T-2", False)):
-            everest.publish(PM1.start, request(start_payload(transaction_id), f"start/{transaction_id}"))
-            assert await answer(everest, f"start/{transaction_id}") == {"status": "OK"}
+            everest.publish(PM1.start, request(start_payload(transaction_id), f"reply/start/{transaction_id}"))
+            assert await answer(everest, f"reply/start/{transaction_id}") == {"status": "OK"}
             if is_killed:
                 running.kill()
             else:
                 assert running.end(signal.SIGINT) == 0
-            everest.publish(PM1.stop, request(transaction_id, f"reply/{transaction_id}"))
+            everest.publish(PM1.stop, request(transaction_id, f"reply/stop/{transaction_id}"))
             assert meter.runs
             running.start()
-            stopped = await answer(everest, f"reply/{transaction_id}")
+            stopped = await answer(everest, f"reply/stop/{transaction_id}")
             assert stopped["status"] == "OK"
             assert stopped["signed_meter_value"]["signed_meter_data"].startswith("OCMF|")
         assert running.end() == 0
