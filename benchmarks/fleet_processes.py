@@ -25,8 +25,8 @@ _AMQTT = """
 import asyncio, sys
 from iem_dcr.cli.embedded_broker import embedded_broker
 async def main():
-    async with embedded_broker() as port:
-        print(port, flush=True)
+    async with embedded_broker() as mqtt:
+        print(mqtt.port, flush=True)
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
 asyncio.run(main())
 """

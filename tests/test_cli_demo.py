@@ -20,13 +20,12 @@ import pytest
 
 from iem_dcr.everest_api.topics import READY_BEACON, Topics
 from iem_dcr.powermeter import TransactionReq
-from tests.support.bench import CI
 from tests.support.brokers import BROKERS, Mosquitto, Recorder
-from tests.support.command_line import PATIENCE_S, Simulator, begin, environment, finish, read_until, run
+from tests.support.command_line import PATIENCE_S, begin, environment, finish, read_until, run
 from tests.support.tools import needs_tool
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from tests.support.brokers import TestBroker
 
@@ -45,14 +44,9 @@ def on_a_terminal(*arguments: str) -> tuple[int, str]:
     )
     os.close(its)
     written = b""
-    while True:
-        try:
-            some = os.read(ours, 65536)
-        except OSError:  # the last process of the terminal has ended
-            break
-        if not some:
-            break
-        written += some
+    with contextlib.suppress(OSError):  # the last process of the terminal has ended
+        while some := os.read(ours, 65536):
+            written += some
     os.close(ours)
     return process.wait(PATIENCE_S), written.decode()
 
@@ -112,16 +106,6 @@ def test_on_a_terminal() -> None:
     assert "VALID: the signature matches" in text
 
 
-def test_it_is_interrupted() -> None:
-    process = begin("demo", "--seconds", "4")
-    before = read_until(process, "began for user")
-    process.send_signal(signal.SIGINT)
-    done = finish(process, before)
-    assert (done.status, done.err) == (130, "")
-    assert "VALID: the signature matches" in done.out
-    assert "Next steps" not in done.out
-
-
 def test_a_full_disk_is_said_to_be_that() -> None:
     full = Path("/dev/full")
     if not full.exists():
@@ -130,20 +114,6 @@ def test_a_full_disk_is_said_to_be_that() -> None:
         done = finish(begin("demo", "--seconds", "2", stdout=stream.fileno()))
     assert done.status == 1
     assert done.err == "Error: cannot write to standard output: No space left on device\n"
-
-
-def test_a_session_on_a_terminal() -> None:
-    with Simulator() as simulator:
-        status, written = on_a_terminal(
-            "-v", "session", simulator.address, "--id", "04AB", "--evse-id", CI, "--seconds", "1.5"
-        )
-    assert status == 0
-    text = ESCAPE.sub("", written)
-    assert re.search(r"Charging ━+ +0/2 s", text)
-    assert re.search(r"Charging ━+ 2/2 s", text)
-    assert re.search(r"\d\d:\d\d:\d\d +0\.000 kW +0\.0 V +0\.0 A  charged 0\.00\d kWh", text)
-    assert f"info: meter {simulator.address}: set up: CT EVSEID, CI {CI}" in text
-    assert "VALID: the signature matches" in text
 
 
 def test_the_command_that_it_shows_lets_one_watch() -> None:
@@ -180,6 +150,7 @@ def test_an_interruption_with_somebody_watching_is_quiet(number: signal.Signals)
             assert silent.recv(1) == b""
     assert (done.status, done.err) == (130, "")
     assert "VALID: the signature matches" in done.out
+    assert "Next steps" not in done.out
 
 
 @BROKERS
@@ -235,18 +206,19 @@ def test_keep_open_goes_on_with_session_after_session() -> None:
     assert "Next steps" in done.out
 
 
-@pytest.mark.parametrize("odd", [b"", b"[]", b"{", b'{"status":"ODD"}', b"\xff", b"null", b"1" * 5000])
-def test_odd_messages_at_a_broker_are_survived(odd: bytes) -> None:
+def test_odd_messages_at_a_broker_are_survived() -> None:
     with Mosquitto() as broker, Recorder(broker, "everest_api/#") as watcher:
         process = begin("demo", "--seconds", "2", "--broker", f"mqtt://127.0.0.1:{broker.port}")
         before = read_until(process, "replies come")
         ours = Topics(told(before)[0])
         before += read_until(process, "began for user")
-        for topic in (ours.values, ours.key, f"{ours.stop}/reply/x"):
-            watcher.publish(topic, odd)
+        for odd in (b"", b"[]", b"{", b'{"status":"ODD"}', b"\xff", b"null", b"1" * 5000):
+            watcher.publish(ours.values, odd)
+            watcher.publish(ours.key, odd)
         done = finish(process, before)
     assert done.status == 0
     assert "VALID: the signature matches" in done.out
+    assert done.err.count(f"warning: a message on {ours.values} was not understood: ") == 7
 
 
 def test_two_demos_on_one_broker_do_not_mix() -> None:
@@ -286,24 +258,16 @@ def test_a_broker_with_users_and_the_password_not_shown() -> None:
     assert "falsch" not in refused.err
 
 
-@pytest.fixture
-def closed_port() -> Iterator[int]:
-    """Yield a port of loopback that is taken and on which nobody listens."""
+def test_no_broker_there() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
-        yield taken.getsockname()[1]
-
-
-def test_no_broker_there(closed_port: int) -> None:
-    done = run("demo", "--broker", f"mqtt://127.0.0.1:{closed_port}")
-    assert (done.status, done.err) == (
-        1,
-        f"Error: the broker 127.0.0.1:{closed_port} cannot be used: nothing listens there\n",
-    )
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        done = run("demo", "--broker", f"mqtt://{address}")
+    assert (done.status, done.err) == (1, f"Error: the broker {address} cannot be used: nothing listens there\n")
     assert "Next steps" not in done.out
 
 
-@pytest.mark.parametrize("url", ["http://u:geheim@h", "mqtt://", "mqtt://u:geheim@h:0", "mqtt://h/topic", "h:1883", ""])
+@pytest.mark.parametrize("url", ["http://u:geheim@h", "mqtt://u:geheim@h:0", ""])
 def test_what_is_no_broker_at_all(url: str) -> None:
     done = run("demo", "--broker", url)
     assert (done.status, done.out) == (2, "")

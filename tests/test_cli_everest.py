@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -141,101 +140,76 @@ def test_replacing(prefix: Path) -> None:
     assert checked(prefix)[0].status == 0
 
 
-def test_the_module_itself_is_started_by_what_check_tried(prefix: Path) -> None:
-    folder = install_folder(prefix)
-    done = subprocess.run(
-        [f"{BIN}/python3", str(folder / "module.py")],
-        env={"PYTHONPATH": str(prefix / "lib/everest/everestpy"), "PATH": BIN},
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd="/",
-    )
-    # It gets as far as the framework, of which this one has nothing but the names.
-    assert done.stderr.splitlines()[-1] == "TypeError: 'NoneType' object is not callable"
+def framework(folder: Path) -> Path:
+    """The file that EVerest's Python framework consists of here."""
+    return folder.parents[3] / "lib/everest/everestpy/everest/framework/__init__.py"
 
 
-def none_there(_folder: Path) -> None:
-    """Leave it empty."""
-
-
-def broken_framework(folder: Path) -> None:
-    framework = folder.parents[3] / "lib/everest/everestpy/everest/framework/__init__.py"
-    framework.write_text("print('noise')\nraise ImportError('libfmt.so.9:\\x1b cannot open')\n", encoding="utf-8")
-
-
-def no_everestpy(folder: Path) -> None:
-    shutil.rmtree(folder.parents[3] / "lib/everest/everestpy")
-
-
-def crashing_framework(folder: Path) -> None:
-    framework = folder.parents[3] / "lib/everest/everestpy/everest/framework/__init__.py"
-    framework.write_text("import os\nos.abort()\n", encoding="utf-8")
-
-
-def another_python(folder: Path) -> None:
-    (everestpy,) = (folder.parents[3] / "lib/everest/everestpy/everest/framework").glob("*.so")
+def rename_everestpy(folder: Path) -> None:
+    (everestpy,) = framework(folder).parent.glob("*.so")
     everestpy.rename(everestpy.with_name("everestpy.cpython-398-aarch64-linux-gnu.so"))
 
 
-def another_version(folder: Path) -> None:
-    manifest = (folder / "manifest.yaml").read_text(encoding="utf-8")
-    (folder / "manifest.yaml").write_text(manifest.replace("strict_transaction_ids:", "strict:"), encoding="utf-8")
+NOT_STARTED = "module.py does not start: "
+PROBLEMS: dict[str, tuple[Callable[[Path], object], list[str]]] = {
+    "a framework that fails": (
+        lambda folder: framework(folder).write_text("print('noise')\nraise ImportError('fmt.so:\x1b cannot open')\n"),
+        [NOT_STARTED + "ImportError: fmt.so:  cannot open"],
+    ),
+    "a shared object that cannot be loaded": (
+        lambda folder: framework(folder).write_text(EVERESTS_OWN),
+        [f"{NOT_STARTED}ImportError: PREFIX/{SHARED_OBJECT}: file too short"],
+    ),
+    "a framework that crashes": (
+        lambda folder: framework(folder).write_text("import os\nos.abort()\n"),
+        [NOT_STARTED + "ended by SIGABRT"],
+    ),
+    "no everestpy": (
+        lambda folder: shutil.rmtree(folder.parents[3] / "lib/everest/everestpy"),
+        [
+            "there is no everestpy in PREFIX/lib/everest/everestpy",
+            NOT_STARTED + "ModuleNotFoundError: No module named 'everest'",
+        ],
+    ),
+    "another Python": (rename_everestpy, [f"everestpy is built for Python 3.98, and this starts Python {RUNNING}"]),
+    "another manifest": (
+        lambda folder: (folder / "manifest.yaml").write_bytes((folder / "manifest.yaml").read_bytes() + b"\n#\n"),
+        [f"manifest.yaml is not that of iem-dcr {__version__}: install again with --force"],
+    ),
+    "a binary": (
+        lambda folder: (folder / MODULE).write_bytes(b"\x7fELF"),
+        [f"EVerest's manager starts {MODULE} and not module.py: remove it"],
+    ),
+    "an index.js": (
+        lambda folder: (folder / "index.js").touch(),
+        ["EVerest's manager starts index.js and not module.py: remove it"],
+    ),
+    "no module.py": (
+        lambda folder: (folder / "module.py").unlink(),
+        [NOT_STARTED + "it is missing: install again with --force"],
+    ),
+    "another module": (
+        lambda folder: (folder / "manifest.yaml").write_text("description: '\x1b'\n"),
+        ["this is not this module but a module described as: ' '"],
+    ),
+    "no text": (
+        lambda folder: (folder / "manifest.yaml").write_bytes(b"\xff"),
+        ["this is not this module but a module described as: nothing"],
+    ),
+    "nothing": (shutil.rmtree, ["the module is not installed: iem-dcr everest install does that"]),
+}
 
 
-def missing_library(folder: Path) -> None:
-    """As where everestpy's shared object, or one that it needs, cannot be loaded."""
-    framework = folder.parents[3] / "lib/everest/everestpy/everest/framework"
-    (framework / "__init__.py").write_text(EVERESTS_OWN, encoding="utf-8")
-
-
-@pytest.mark.parametrize(
-    ("change", "problems"),
-    [
-        (broken_framework, ["module.py does not start: ImportError: libfmt.so.9:  cannot open"]),
-        (
-            missing_library,
-            [f"module.py does not start: ImportError: PREFIX/{SHARED_OBJECT}: file too short"],
-        ),
-        (crashing_framework, ["module.py does not start: ended by SIGABRT"]),
-        (
-            no_everestpy,
-            ["there is no everestpy in PREFIX/lib/everest/everestpy",
-             "module.py does not start: ModuleNotFoundError: No module named 'everest'"],
-        ),
-        (another_python, [f"everestpy is built for Python 3.98, and this starts Python {RUNNING}"]),
-        (another_version, [f"manifest.yaml is not that of iem-dcr {__version__}: install again with --force"]),
-        (
-            lambda folder: (folder / MODULE).write_bytes(b"\x7fELF"),
-            [f"EVerest's manager starts {MODULE} and not module.py: remove it"],
-        ),
-        (
-            lambda folder: (folder / "index.js").touch(),
-            ["EVerest's manager starts index.js and not module.py: remove it"],
-        ),
-        (
-            lambda folder: (folder / "module.py").unlink(),
-            ["module.py does not start: it is missing: install again with --force"],
-        ),
-        (
-            lambda folder: (folder / "manifest.yaml").write_text("description: '\x1b'\n"),
-            ["this is not this module but a module described as: ' '"],
-        ),
-        (
-            lambda folder: (folder / "manifest.yaml").write_bytes(b"\xff"),
-            ["this is not this module but a module described as: nothing"],
-        ),
-        (shutil.rmtree, ["the module is not installed: iem-dcr everest install does that"]),
-    ],
-)  # fmt: skip
-def test_what_is_wrong(prefix: Path, change: Callable[[Path], object], problems: list[str]) -> None:
+@pytest.mark.parametrize("what", PROBLEMS)
+def test_what_is_wrong(prefix: Path, what: str) -> None:
+    change, problems = PROBLEMS[what]
     folder = install_folder(prefix)
     assert checked(prefix)[1]["problems"] == []
     change(folder)
     before = contents(prefix)
     _, findings = checked(prefix)
     assert findings["problems"] == [problem.replace("PREFIX", str(prefix)) for problem in problems]
-    fatal = ("module.py does not start", "this is not this module", "the module is not installed")
+    fatal = (NOT_STARTED, "this is not this module", "the module is not installed")
     assert findings["starts"] is not any(problem.startswith(fatal) for problem in problems)
     done = run("everest", "check", str(prefix), PATH=BIN)
     assert done.status == 1
@@ -243,23 +217,22 @@ def test_what_is_wrong(prefix: Path, change: Callable[[Path], object], problems:
     assert contents(prefix) == before
 
 
-def test_the_python_of_everestpy_cannot_be_told(tmp_path: Path) -> None:
-    prefix = everest_at(tmp_path / "everest", None, "raise ImportError('not with any of these')\n")
-    done = install(prefix, "--no-venv")
-    assert (done.status, done.err) == (0, "")
-    assert "  everestpy    its Python version is not known\n" in done.out
+@pytest.mark.parametrize(
+    ("program", "installed", "shown"),
+    [
+        ("raise ImportError('not with any of these')\n", "its Python version is not known", "for an unknown Python"),
+        (None, f"built for Python {RUNNING}", f"for Python {RUNNING}"),
+    ],
+)
+def test_an_everestpy_without_a_version_in_its_name(
+    tmp_path: Path, program: str | None, installed: str, shown: str
+) -> None:
+    prefix = everest_at(tmp_path / "everest", None, *([program] if program else []))
+    assert f"  everestpy    {installed}\n" in install(prefix, "--no-venv").out
     done = run("everest", "check", str(prefix), PATH=BIN)
-    assert done.status == 1
-    assert "  everestpy  for an unknown Python\n" in done.out
-    assert "Problem: module.py does not start: ImportError: not with any of these\n" in done.out
-
-
-def test_everestpy_without_a_version_in_its_name(tmp_path: Path) -> None:
-    prefix = everest_at(tmp_path / "everest", None)
-    assert f"  everestpy    built for Python {RUNNING}\n" in install(prefix, "--no-venv").out
-    done = run("everest", "check", str(prefix), PATH=BIN)
-    assert done.status == 0
-    assert f"  everestpy  for Python {RUNNING}\n" in done.out
+    assert f"  everestpy  {shown}\n" in done.out
+    assert (done.status == 1) is ("Problem: module.py does not start: ImportError: not with any" in done.out)
+    assert (done.status == 1) is (program is not None)
 
 
 # --- removing ---
@@ -268,7 +241,7 @@ def test_everestpy_without_a_version_in_its_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("put", "said"),
     [
-        (none_there, "there is no FOLDER"),
+        (lambda _: None, "there is no FOLDER"),
         (
             lambda folder: put_vendors(folder.parents[3]),
             "FOLDER is not this module but a module described as: Driver in C++ for the IEM-DCR",
@@ -286,23 +259,6 @@ def test_what_is_not_removed(prefix: Path, put: Callable[[Path], object], said: 
     assert (done.status, done.out) == (1, "")
     assert done.err == f"Error: {said}: nothing was removed\n".replace("FOLDER", str(place_of(prefix)))
     assert contents(prefix) == before
-
-
-def test_another_module_installed_over_it_is_not_removed(prefix: Path) -> None:
-    folder = install_folder(prefix)
-    (folder / "manifest.yaml").write_text("description: Driver in C++\n", encoding="utf-8")
-    done = run("everest", "uninstall", str(prefix))
-    assert done.status == 1
-    assert "is not this module but a module described as: Driver in C++: nothing was removed" in done.err
-    assert (folder / "module.py").exists()
-
-
-def test_what_was_copied_by_hand_is_removed(prefix: Path) -> None:
-    shutil.copytree(SOURCE, place_of(prefix))
-    assert checked(prefix)[1]["found"] == "this module"
-    done = run("everest", "uninstall", str(prefix))
-    assert (done.status, done.err) == (0, "")
-    assert list(place_of(prefix).parent.iterdir()) == []
 
 
 def test_of_a_link_only_the_link_is_removed(prefix: Path, tmp_path: Path) -> None:
@@ -351,16 +307,11 @@ def test_a_failure_is_one_line(prefix: Path) -> None:
 
 
 def test_help() -> None:
-    done = run("everest", "--help")
-    assert done.status == 0
-    assert [line.split()[0] for line in done.out.split("Commands:\n")[1].splitlines()] == [
-        "check",
-        "install",
-        "uninstall",
-    ]
-    assert "everest" in run("--help").out
+    commands = run("everest", "--help").out.split("Commands:\n")[1].splitlines()
+    assert [line.split()[0] for line in commands] == ["check", "install", "uninstall"]
+    told = run("everest", "install", "--help").out
     for option in ("--name", "--venv / --no-venv", "--wheels", "--user", "--state-folder", "--force"):
-        assert option in run("everest", "install", "--help").out
+        assert option in told
 
 
 def test_no_reader(prefix: Path) -> None:

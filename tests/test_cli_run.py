@@ -15,11 +15,11 @@ import pytest
 
 from iem_dcr import ocmf
 from iem_dcr.config import VENDOR_CI
-from iem_dcr.everest_api.topics import QUERY_MODULES, Topics
+from iem_dcr.everest_api.topics import Topics
 from tests.support.api_bench import request, start_payload
-from tests.support.bench import CI, SERIAL
+from tests.support.bench import CI
 from tests.support.brokers import BROKERS, Amqtt, Mosquitto, Recorder, real_time, until
-from tests.support.command_line import PATIENCE_S, Simulator, begin, environment, run
+from tests.support.command_line import PATIENCE_S, Simulator, begin, run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,12 +33,12 @@ PM1 = Topics("pm1")
 
 
 class Running:
-    """The command, running."""
+    """The command, running, with its log in a file beside the configuration."""
 
     def __init__(self, config: Path, *options: str, **variables: str) -> None:
         self._log = config.with_suffix(".log")
-        self._command = [sys.executable, "-m", "iem_dcr", "run", str(config), *options]
-        self._environment = environment() | variables
+        self._words = ("run", str(config), *options)
+        self._variables: dict[str, Any] = {**variables}
         self.process: subprocess.Popen[str]
 
     def __enter__(self) -> Self:
@@ -48,30 +48,22 @@ class Running:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.process.kill()
-        self.process.communicate()
+        self.kill()
 
     def start(self) -> None:
         """Start it, or start it again."""
         with self._log.open("a", encoding="utf-8") as log:
-            self.process = subprocess.Popen(
-                self._command,
-                env=self._environment,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-            )
+            self.process = begin(*self._words, stderr=log.fileno(), **self._variables)
 
-    def ended(self) -> int:
-        """Wait for its end and return its status."""
-        out, _ = self.process.communicate(timeout=PATIENCE_S)
-        assert out == ""
-        return self.process.returncode
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.communicate()
 
     def end(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal, wait for the end and return the exit status."""
         self.process.send_signal(number)
-        return self.ended()
+        assert self.process.communicate(timeout=PATIENCE_S)[0] == ""
+        return self.process.returncode
 
     @property
     def log(self) -> list[str]:
@@ -102,70 +94,54 @@ def dead_address() -> str:
         return f"127.0.0.1:{trial.getsockname()[1]}"
 
 
-def only(everest: Recorder, topic: str) -> Any:
+async def answer(everest: Recorder, topic: str) -> Any:
+    """Wait for the one reply on a topic."""
+    await until(lambda: everest.payloads(topic))
     (payload,) = everest.payloads(topic)
     return json.loads(payload)
 
 
 @BROKERS
 @real_time
-async def test_a_session(tmp_path: Path, kind: type[TestBroker]) -> None:
+async def test_a_session(tmp_path: Path, state_folder: Path, kind: type[TestBroker]) -> None:
+    path = str(tmp_path / "notify")
     with (
         kind() as broker,
         Simulator() as meter,
         Recorder(broker, "everest_api/1/powermeter/#", "reply/#") as everest,
-        Running(configured(tmp_path, broker, meter, dead_address())) as running,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd,
     ):
-        await until(lambda: everest.payloads(PM1.values))
-        await until(lambda: everest.payloads(PM1.check) and everest.payloads(PM1.key))
-        assert everest.payloads(PM1.check)[0] == b"true"
-        everest.publish(PM1.start, request(start_payload("T-1", identification_data=USER_ID), "reply/start"))
-        await until(lambda: everest.payloads("reply/start"))
-        assert only(everest, "reply/start") == {"status": "OK"}
-        everest.publish(PM1.stop, request("T-1", "reply/stop"))
-        await until(lambda: everest.payloads("reply/stop"))
-        answer = only(everest, "reply/stop")
-        assert answer["status"] == "OK"
-        assert ocmf.parse(answer["signed_meter_value"]["signed_meter_data"]).identification == USER_ID
-        everest.publish(Topics("pm2").stop, request("T-2", "reply/dead"))
-        everest.publish(PM1.stop, request("T-1", "reply/again"))
-        await until(lambda: everest.payloads("reply/again"))  # so the one before it has come as well
-        assert running.end() == 0
-        await until(lambda: everest.payloads("reply/dead"))
-        refused = only(everest, "reply/dead")
-        assert (refused["status"], refused["error"]) == ("UNEXPECTED_ERROR", "the driver is stopping")
-        assert not everest.payloads(Topics("pm2").check)
-        assert all(re.match(rf"{TIME} [A-Z]+ (pm1|pm2|-): ", line) for line in running.log)
-        assert {line.split()[2] for line in running.log} == {"pm1:", "pm2:", "-:"}
-        assert not running.logged("Traceback")
-        assert not running.logged(USER_ID)
-
-
-@real_time
-async def test_without_a_word_the_receipts_of_all_meters_are_kept_in_the_state_folder(
-    tmp_path: Path, state_folder: Path
-) -> None:
-    with (
-        Mosquitto() as broker,
-        Simulator() as meter,
-        Simulator(MS="1SIM0000000043") as second,
-        Recorder(broker, "everest_api/1/powermeter/#", "reply/#") as everest,
-        Running(configured(tmp_path, broker, meter, second.address)) as running,
-    ):
-        for module_id in ("pm1", "pm2"):
-            topics = Topics(module_id)
-            await until(lambda topics=topics: everest.payloads(topics.values))  # type: ignore[misc]
-            everest.publish(topics.start, request(start_payload(f"of-{module_id}"), f"reply/{module_id}"))
-            await until(lambda of=module_id: everest.payloads(f"reply/{of}"))  # type: ignore[misc]
-            everest.publish(topics.stop, request(f"of-{module_id}", f"reply/stop/{module_id}"))
-            await until(lambda of=module_id: everest.payloads(f"reply/stop/{of}"))  # type: ignore[misc]
-        assert running.end() == 0
-        path = state_folder / "receipts.db"
-        (line,) = [line for line in running.log if "receipts are kept" in line]
-        assert line.endswith(f"INFO -: receipts are kept in journal {path}")
-        listed = run("receipts", "list")
-        assert (listed.status, listed.err) == (0, f"Journal: {path}\n")
-        assert [line.split()[2] for line in listed.out.splitlines()] == ["of-pm1", "of-pm2"]
+        systemd.bind(path)
+        systemd.settimeout(PATIENCE_S)
+        with Running(configured(tmp_path, broker, meter, dead_address()), NOTIFY_SOCKET=path) as running:
+            await until(
+                lambda: everest.payloads(PM1.values) and everest.payloads(PM1.check) and everest.payloads(PM1.key)
+            )
+            assert systemd.recv(4096) == b"READY=1"
+            assert everest.payloads(PM1.check)[0] == b"true"
+            everest.publish(PM1.start, request(start_payload("T-1", identification_data=USER_ID), "reply/start"))
+            assert await answer(everest, "reply/start") == {"status": "OK"}
+            everest.publish(PM1.stop, request("T-1", "reply/stop"))
+            stopped = await answer(everest, "reply/stop")
+            assert stopped["status"] == "OK"
+            assert ocmf.parse(stopped["signed_meter_value"]["signed_meter_data"]).identification == USER_ID
+            everest.publish(Topics("pm2").stop, request("T-2", "reply/dead"))
+            everest.publish(PM1.stop, request("T-1", "reply/again"))
+            await answer(everest, "reply/again")  # so the one before it has come as well
+            assert running.end() == 0
+            refused = await answer(everest, "reply/dead")
+            assert (refused["status"], refused["error"]) == ("UNEXPECTED_ERROR", "the driver is stopping")
+            assert not everest.payloads(Topics("pm2").check)
+            assert all(re.match(rf"{TIME} [A-Z]+ (pm1|pm2|-): ", line) for line in running.log)
+            assert {line.split()[2] for line in running.log} == {"pm1:", "pm2:", "-:"}
+            assert not running.logged("Traceback")
+            assert not running.logged(USER_ID)
+            journal = state_folder / "receipts.db"
+            (line,) = [line for line in running.log if "receipts are kept" in line]
+            assert line.endswith(f"INFO -: receipts are kept in journal {journal}")
+            listed = run("receipts", "list")
+            assert (listed.status, listed.err) == (0, f"Journal: {journal}\n")
+            assert [line.split()[2] for line in listed.out.splitlines()] == ["T-1"]
 
 
 @real_time
@@ -177,97 +153,20 @@ async def test_a_request_made_while_the_service_restarts_is_carried_out(tmp_path
         Running(configured(tmp_path, broker, meter)) as running,
     ):
         await until(lambda: everest.payloads(PM1.values))
-        everest.publish(PM1.start, request(start_payload("T-1"), "reply/start"))
-        await until(lambda: everest.payloads("reply/start"))
-        running.process.kill()
-        running.process.communicate()
-        everest.publish(PM1.stop, request("T-1", "reply/stop"))
-        assert meter.runs
-        running.start()
-        await until(lambda: everest.payloads("reply/stop"))
-        answer = only(everest, "reply/stop")
-        assert answer["status"] == "OK"
-        assert answer["signed_meter_value"]["signed_meter_data"].startswith("OCMF|")
-        # In good order as well as killed: the session stays.
-        everest.publish(PM1.start, request(start_payload("T-2"), "reply/start2"))
-        await until(lambda: everest.payloads("reply/start2"))
-        assert running.end(signal.SIGINT) == 0
-        everest.publish(PM1.stop, request("T-2", "reply/stop2"))
-        running.start()
-        await until(lambda: everest.payloads("reply/stop2"))
-        assert only(everest, "reply/stop2")["status"] == "OK"
+        for transaction_id, is_killed in (("T-1", True), ("T-2", False)):
+            everest.publish(PM1.start, request(start_payload(transaction_id), f"reply/start/{transaction_id}"))
+            assert await answer(everest, f"reply/start/{transaction_id}") == {"status": "OK"}
+            if is_killed:
+                running.kill()
+            else:
+                assert running.end(signal.SIGINT) == 0
+            everest.publish(PM1.stop, request(transaction_id, f"reply/stop/{transaction_id}"))
+            assert meter.runs
+            running.start()
+            stopped = await answer(everest, f"reply/stop/{transaction_id}")
+            assert stopped["status"] == "OK"
+            assert stopped["signed_meter_value"]["signed_meter_data"].startswith("OCMF|")
         assert running.end() == 0
-
-
-@real_time
-async def test_one_meter_at_two_addresses_is_one_error(tmp_path: Path) -> None:
-    with (
-        Amqtt() as broker,
-        Simulator("0.0.0.0") as meter,  # noqa: S104  so that it has two addresses, both of loopback
-        Recorder(broker, "everest_api/1/powermeter/#", "reply/#") as everest,
-    ):
-        port = meter.address.rpartition(":")[2]
-        both = [f"127.0.0.1:{port}", f"127.0.0.2:{port}"]
-        with Running(configured(tmp_path, broker, *both)) as running:
-            await until(lambda: running.logged(" ERROR -: the meter with serial"))
-            (error,) = [line for line in running.log if " ERROR " in line]
-            for word in (SERIAL, " and ".join(both), "Give each [[meter]] the address of its own meter"):
-                assert word in error
-            for module_id in ("pm1", "pm2"):
-                topics, before = Topics(module_id), len(everest.payloads(Topics(module_id).values))
-                await until(lambda: len(everest.payloads(topics.values)) > before + 1)  # noqa: B023  waited for here
-                everest.publish(topics.start, request(start_payload(f"T-{module_id}"), f"reply/{module_id}"))
-                await until(lambda: everest.payloads(f"reply/{module_id}"))  # noqa: B023  as above
-                assert only(everest, f"reply/{module_id}") == {"status": "OK"}
-            assert running.end() == 0
-            assert sum(" ERROR -: " in line for line in running.log) == 1
-
-
-@real_time
-async def test_without_module_id_the_only_one_is_found(tmp_path: Path) -> None:
-    found = Topics("the only one")
-    with Mosquitto() as broker, Simulator() as meter, Recorder(broker, QUERY_MODULES, found.values) as everest:
-        config = configured(tmp_path, broker, meter)
-        config.write_text(config.read_text("utf-8").replace('module_id = "pm1"', ""), "utf-8")
-        with Running(config) as running:
-            for _ in range(2):
-                await until(lambda: everest.payloads(QUERY_MODULES))
-                reply_to = json.loads(everest.payloads(QUERY_MODULES)[0])["headers"]["replyTo"]
-                everest.messages.clear()
-                everest.publish(reply_to, b'{"apis": [{"type": "powermeter", "module_id": "the only one"}]}')
-            await until(lambda: everest.payloads(found.values))
-            assert running.end() == 0
-            assert running.logged(" INFO the only one: ")
-
-
-@real_time
-async def test_what_systemd_is_told(tmp_path: Path) -> None:
-    path = str(tmp_path / "notify")
-    with (
-        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening,
-        Amqtt() as broker,
-        Simulator() as meter,
-        Running(
-            configured(tmp_path, broker, meter, dead_address()), NOTIFY_SOCKET=path, WATCHDOG_USEC="200000"
-        ) as running,
-    ):
-        listening.bind(path)
-        listening.settimeout(0.0)
-        told: list[str] = []
-
-        def listen() -> list[str]:
-            try:
-                while True:
-                    told.append(listening.recv(4096).decode())
-            except BlockingIOError:
-                return told
-
-        await until(lambda: "STATUS=1 of 2 meters answers, broker connected" in listen())
-        await until(lambda: listen().count("WATCHDOG=1") > 10)
-        assert running.end() == 0
-        assert listen().count("READY=1") == 1
-        assert told[0] == "READY=1"
-        assert told[-1] == "STOPPING=1"
 
 
 @real_time
@@ -316,9 +215,9 @@ async def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
 async def test_a_terminal_that_closes_ends_it_in_good_order(tmp_path: Path) -> None:
     with Amqtt() as broker, Running(configured(tmp_path, broker, dead_address())) as running:
         await until(lambda: running.logged(": connected as "))
-        for _ in range(5):  # the terminal's, the shell's
+        for _ in range(4):  # the terminal's, the shell's
             running.process.send_signal(signal.SIGHUP)
-        assert running.ended() == 0
+        assert running.end(signal.SIGHUP) == 0
         assert running.logged("SIGHUP")
         assert running.logged("ending")
 
@@ -425,12 +324,7 @@ async def test_the_vendors_default_ci_is_an_error_at_the_start(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("words", [("--log-format", "xml"), ("--nothing",)])
-def test_mistakes_in_the_command_line(tmp_path: Path, words: tuple[str, ...]) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "iem_dcr", "run", str(tmp_path / "x.toml"), *words],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (done.returncode, done.stdout) == (2, "")
-    assert words[0] in done.stderr
+def test_mistakes_in_the_command_line(words: tuple[str, ...]) -> None:
+    done = run("run", "x.toml", *words)
+    assert (done.status, done.out) == (2, "")
+    assert words[0] in done.err

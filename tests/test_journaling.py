@@ -7,6 +7,7 @@ import logging
 import os
 import subprocess
 import sys
+import textwrap
 import threading
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from iem_dcr.config import Settings
 from iem_dcr.driver import Recalled
 from iem_dcr.errors import ConfigError
 from iem_dcr.journaling import Journals, LateJournal, check_journal_of, existing, place
+from tests.support.command_line import PATIENCE_S
 from tests.support.disks import small_disk
 from tests.support.journals import ADDRESS, METER, entries, entry, kept, process
 
@@ -78,14 +80,11 @@ def test_a_folder_that_is_forbidden_is_passed_over_and_a_file_in_it_counts_as_em
     assert first.startswith(f"WARNING journal {path}: this user may not use its folder; change its rights")
 
 
-def test_a_file_in_the_place_of_a_folder_is_passed_over(homes: dict[str, Path]) -> None:
+def test_a_file_in_the_place_of_a_folder_is_passed_over_and_a_bad_file_stays(homes: dict[str, Path]) -> None:
     homes["service"].touch()
     assert place() == homes["user"] / NAME
-
-
-def test_a_file_that_cannot_be_used_stays_the_journal(homes: dict[str, Path]) -> None:
-    homes["service"].mkdir()
-    (homes["service"] / NAME).mkdir()
+    homes["service"].unlink()
+    (homes["service"] / NAME).mkdir(parents=True)
     assert place() == homes["service"] / NAME
 
 
@@ -131,15 +130,12 @@ def test_a_journal_that_cannot_be_is_refused_by_the_check(tmp_path: Path, homes:
 # --- who has one ---
 
 
-@pytest.mark.parametrize("setting", ["", "off"])
-def test_none_is_kept_where_none_is_wanted(setting: str) -> None:
-    assert Journals(resolves_auto=True).of(settings(setting)) is None
-
-
-def test_auto_is_the_default_and_none_for_those_that_do_not_resolve_it() -> None:
+def test_only_auto_that_is_resolved_and_a_path_are_a_journal() -> None:
     assert Settings.of().journal_path == "auto"
+    assert [Journals(resolves_auto=True).of(settings(path)) is None for path in ("", "off", "auto", "/a")] == [
+        True, True, False, False,
+    ]  # fmt: skip
     assert Journals().of(Settings.of()) is None
-    assert Journals(resolves_auto=True).of(Settings.of()) is not None
 
 
 def test_auto_is_found_when_it_is_turned_to_and_said(homes: dict[str, Path], caplog: pytest.LogCaptureFixture) -> None:
@@ -156,28 +152,14 @@ def test_auto_is_found_when_it_is_turned_to_and_said(homes: dict[str, Path], cap
         found = await made.receipt_of("T-1", meter=METER, address=ADDRESS)
         assert found is not None
         assert found.text == kept(1).receipt.text
-        await made.close()
+        other = late(file)
+        await other.keep(kept(2, "T-2"))
+        await asyncio.gather(made.close(), other.close())
 
     asyncio.run(main())
-    assert caplog.text.count(f"receipts are kept in journal {file}") == 1
+    assert caplog.text.count(f"receipts are kept in journal {file}") == 1, "whichever meters share it"
     assert file.stat().st_mode & 0o777 == 0o600
-    assert [one.transaction_id for one in entries(file)] == ["T-1"]
-
-
-def test_the_meters_of_a_process_share_it(homes: dict[str, Path], caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
-    journals = Journals(resolves_auto=True)
-    homes["service"].mkdir()
-
-    async def main() -> None:
-        made = [late("auto", journals), late(homes["service"] / NAME, journals)]
-        for number, one in enumerate(made):
-            await one.keep(kept(number, f"T-{number}"))
-        await asyncio.gather(*(one.close() for one in made))
-
-    asyncio.run(main())
-    assert caplog.text.count("receipts are kept in") == 1
-    assert [one.transaction_id for one in entries(homes["service"] / NAME)] == ["T-0", "T-1"]
+    assert [one.transaction_id for one in entries(file)] == ["T-1", "T-2"]
 
 
 def test_no_folder_is_one_warning_for_all_meters_and_an_empty_journal(
@@ -200,19 +182,25 @@ def test_no_folder_is_one_warning_for_all_meters_and_an_empty_journal(
     assert "set journal_path to a file" in warning
 
 
-def test_a_python_without_sqlite_is_one_warning_for_all_meters(tmp_path: Path) -> None:
-    code = (
-        "import asyncio, logging, sys; logging.basicConfig(format='%(levelname)s %(message)s')\n"
-        "sys.modules['sqlite3'] = sys.modules['_sqlite3'] = None\n"
-        "from iem_dcr.config import Settings; from iem_dcr.journaling import Journals\n"
-        "async def main():\n"
-        "    journals = Journals(resolves_auto=True)\n"
-        f"    for path in ('auto', {str(tmp_path / NAME)!r}):\n"
-        "        one = journals.of(Settings.of({'journal_path': path}))\n"
-        "        print(await one.recall(meter='', address='a') == await one.recall(meter='', address='b'), one.path)\n"
-        "asyncio.run(main())\n"
+def of_a_process(program: str, *words: Path) -> subprocess.CompletedProcess[str]:
+    """Run the body of a coroutine in another process, with ``sys.argv[1:]``."""
+    imports = "asyncio, logging, sys, time; logging.basicConfig(format='%(levelname)s %(message)s')\n"
+    ours = "from iem_dcr.config import Settings; from iem_dcr.journaling import MAX_WAITING, Journals\n"
+    code = f"import {imports}{ours}async def main():\n{textwrap.indent(program, '    ')}\nasyncio.run(main())\n"
+    return subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, check=True, timeout=PATIENCE_S
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+
+def test_a_python_without_sqlite_is_one_warning_for_all_meters(tmp_path: Path) -> None:
+    program = """
+sys.modules["sqlite3"] = sys.modules["_sqlite3"] = None
+journals = Journals(resolves_auto=True)
+for path in ("auto", sys.argv[1]):
+    one = journals.of(Settings.of({"journal_path": path}))
+    print(await one.recall(meter="", address="a") == await one.recall(meter="", address="b"), one.path)
+"""
+    done = of_a_process(program, tmp_path / NAME)
     assert done.stdout == "True None\n" * 2
     (warning,) = done.stderr.splitlines()
     assert warning.startswith("WARNING receipts are not kept: this Python has no SQLite")
@@ -239,18 +227,14 @@ def test_what_fails_at_opening_is_said_and_takes_nobody_down(
 
 
 def test_sqlite_is_loaded_by_the_first_that_turns_to_a_journal(tmp_path: Path) -> None:
-    code = (
-        "import asyncio, sys; from iem_dcr.config import Settings; from iem_dcr.journaling import Journals\n"
-        "async def main():\n"
-        f"    one = Journals().of(Settings.of({{'journal_path': {str(tmp_path / NAME)!r}}}))\n"
-        "    print('sqlite3' in sys.modules)\n"
-        "    await one.recall(meter='', address='a')\n"
-        "    print('sqlite3' in sys.modules)\n"
-        "    await one.close()\n"
-        "asyncio.run(main())\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "False\nTrue\n"
+    program = """
+one = Journals().of(Settings.of({"journal_path": sys.argv[1]}))
+print("sqlite3" in sys.modules)
+await one.recall(meter="", address="a")
+print("sqlite3" in sys.modules)
+await one.close()
+"""
+    assert of_a_process(program, tmp_path / NAME).stdout == "False\nTrue\n"
 
 
 def test_what_is_written_before_it_is_open_waits_in_its_order_and_holds_nobody(
@@ -296,24 +280,6 @@ async def _done(writing: object) -> None:
     await writing  # type: ignore[misc]
 
 
-def test_an_end_waits_for_it_no_longer_than_it_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    over = threading.Event()
-    monkeypatch.setattr(journal, "open_journal", lambda *_: over.wait(60))
-
-    async def main() -> None:
-        made = late(tmp_path / NAME)
-        made.keep(kept(1, "T-1"))
-        await made.close(0.05)
-
-    try:
-        asyncio.run(main())
-    finally:
-        over.set()
-    assert warnings(caplog) == ["the journal of receipts was not open in time: 1 waiting writes are lost"]
-
-
 def test_tests_have_a_state_folder_of_their_own(state_folder: Path) -> None:
     assert place() == state_folder / NAME
     assert os.environ["STATE_DIRECTORY"] == str(state_folder)
@@ -321,21 +287,18 @@ def test_tests_have_a_state_folder_of_their_own(state_folder: Path) -> None:
 
 
 def test_a_file_that_is_never_open_takes_so_many_writes_and_keeps_no_process_from_ending(tmp_path: Path) -> None:
-    code = (
-        "import asyncio, time; from iem_dcr import journal, journaling; from iem_dcr.config import Settings\n"
-        "from iem_dcr.errors import JournalError\n"
-        "journal.open_journal = lambda *_: time.sleep(10_000)\n"
-        "async def main():\n"
-        f"    one = journaling.Journals().of(Settings.of({{'journal_path': {str(tmp_path / NAME)!r}}}))\n"
-        "    for _ in range(journaling.MAX_WAITING):\n"
-        "        one.pin('a', 'b')\n"
-        "    try:\n"
-        "        await one.pin('a', 'b')\n"
-        "    except JournalError as error:\n"
-        "        print(error)\n"
-        "    await one.close(timeout_s=0.1)\n"
-        "asyncio.run(main())\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    program = """
+from iem_dcr import errors, journal
+journal.open_journal = lambda *_: time.sleep(10_000)
+one = Journals().of(Settings.of({"journal_path": sys.argv[1]}))
+for _ in range(MAX_WAITING):
+    one.pin("a", "b")
+try:
+    await one.pin("a", "b")
+except errors.JournalError as error:
+    print(error)
+await one.close(timeout_s=0.1)
+"""
+    done = of_a_process(program, tmp_path / NAME)
     assert "NOT kept" in done.stdout
-    assert "10000 waiting writes are lost" in done.stderr
+    assert done.stderr == "ERROR the journal of receipts was not open in time: 10000 waiting writes are lost\n"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import os
-import subprocess
+import json
 import tomllib
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 import pytest
 from hypothesis import HealthCheck, given
@@ -18,11 +18,12 @@ from iem_dcr.errors import ConfigError
 from iem_dcr.everest_api.mqtt_settings import MqttSettings
 from iem_dcr.service.config import MAX_BYTES, MQTT, MeterConfig, ServiceConfig
 from iem_dcr.service.web_settings import WebSettings
-from tests.support.tools import needs_tool
+from tests.support.certificates import make_certificates
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
+
+Write: TypeAlias = "Callable[[str | bytes], Path]"
 
 PM1 = '[[meter]] 1 (module_id "pm1")'
 MODULE_ID = "the id of EVerest's module powermeter_API: a text, not empty, without / + #"
@@ -32,7 +33,7 @@ METER = '[[meter]]\nmodule_id = "pm1"\n'
 
 
 @pytest.fixture
-def written(tmp_path: Path) -> Callable[[str | bytes], Path]:
+def written(tmp_path: Path) -> Write:
     """Return what writes a configuration file."""
 
     def write(content: str | bytes) -> Path:
@@ -53,29 +54,18 @@ def problems(path: Path) -> list[str]:
     return [problem.removeprefix(f"{path}: ") for problem in caught.value.problems]
 
 
-def certificate(folder: Path) -> tuple[Path, Path]:
-    """Make a certificate and its key."""
-    cert, key = folder / "client.pem", folder / "client.key"
-    subprocess.run(
-        [needs_tool("openssl"), "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
-         "-subj", "/CN=test", "-days", "1", "-keyout", key, "-out", cert],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    return cert, key
-
-
 # --- what is right ---
 
 
-def test_the_least(written: Callable[[str], Path]) -> None:
+def test_the_least(written: Write) -> None:
     config = ServiceConfig.load(written("[[meter]]\n"))
     assert config == ServiceConfig(MqttSettings(), (MeterConfig(None, Settings.of()),))
     assert config.meters[0].address == "192.168.60.12:80"
 
 
-def test_everything(written: Callable[[str], Path], tmp_path: Path) -> None:
-    cert, key = certificate(tmp_path)
-    key.chmod(0o600)
+def test_everything(written: Write, tmp_path: Path) -> None:
+    made = make_certificates(tmp_path)
+    Path(made.client_key).chmod(0o600)
     (tmp_path / "secret").write_text("p:w\n", encoding="utf-8")
     (tmp_path / "secret").chmod(0o600)
     path = written(
@@ -85,9 +75,9 @@ def test_everything(written: Callable[[str], Path], tmp_path: Path) -> None:
         port = 8884
         user = "charger"
         password_file = "secret"
-        ca_file = "{cert.name}"
-        cert_file = "{cert}"
-        key_file = "{key.name}"
+        ca_file = "{Path(made.ca).name}"
+        cert_file = "{made.client_cert}"
+        key_file = "{made.client_key}"
         protocol = "3.1.1"
         client_id = "depot"
 
@@ -110,9 +100,9 @@ def test_everything(written: Callable[[str], Path], tmp_path: Path) -> None:
             user="charger",
             password_file=str(tmp_path / "secret"),
             tls=True,
-            ca_file=str(cert),
-            cert_file=str(cert),
-            key_file=str(key),
+            ca_file=made.ca,
+            cert_file=made.client_cert,
+            key_file=made.client_key,
             protocol="3.1.1",
             client_id="depot",
         ),
@@ -121,38 +111,43 @@ def test_everything(written: Callable[[str], Path], tmp_path: Path) -> None:
             MeterConfig("pm2", Settings.of({"port_http": 8080})),
         ),
     )
-    assert config.mqtt.current_password() == "p:w"
     assert [meter.address for meter in config.meters] == ["[fd00::2]:80", "192.168.60.12:8080"]
 
 
-@pytest.mark.parametrize("protocol", ["5", '"5"'])
-def test_the_version_may_be_a_number(written: Callable[[str], Path], protocol: str) -> None:
-    assert ServiceConfig.load(written(f"[mqtt]\nprotocol = {protocol}\n{METER}")).mqtt.protocol == "5"
+def test_what_a_file_may_leave_open(written: Write) -> None:
+    mqtt = ServiceConfig.load(written(f"[mqtt]\ntls = true\nprotocol = 5\n{METER}")).mqtt
+    assert (mqtt.tls, mqtt.port, mqtt.protocol) == (True, 8883, "5")
+    from_another_editor = b"\xef\xbb\xbf" + METER.replace("\n", "\r\n").encode()
+    assert ServiceConfig.load(written(from_another_editor)).meters[0].module_id == "pm1"
 
 
-def test_tls_has_a_port_of_its_own(written: Callable[[str], Path]) -> None:
-    mqtt = ServiceConfig.load(written(f"[mqtt]\ntls = true\n{METER}")).mqtt
-    assert (mqtt.tls, mqtt.port) == (True, 8883)
+def test_every_setting_of_a_meter_is_taken(written: Write) -> None:
+    lines = [f"{setting.key} = {json.dumps(setting.default)}\n" for setting in SETTINGS]
+    assert ServiceConfig.load(written(METER + "".join(lines))).meters == (MeterConfig("pm1", Settings.of()),)
+    found = problems(written(METER + "".join(f"{setting.key} = 1.5\n" for setting in SETTINGS)))
+    assert found == [f"{PM1} {setting.key} is 1.5: expected {setting.expected}" for setting in SETTINGS]
 
 
-def test_a_file_from_another_editor(written: Callable[[bytes], Path]) -> None:
-    path = written(b"\xef\xbb\xbf" + METER.replace("\n", "\r\n").encode())
-    assert ServiceConfig.load(path).meters[0].module_id == "pm1"
-
-
-@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.key)
-def test_every_setting_of_a_meter_is_taken(written: Callable[[str], Path], setting: object) -> None:
-    (known,) = [each for each in SETTINGS if each is setting]
-    value = str(known.default).lower() if known.kind is not str else f'"{known.default}"'
-    ServiceConfig.load(written(f"{METER}{known.key} = {value}\n"))
-    (problem,) = problems(written(f"{METER}{known.key} = 1.5\n"))
-    assert problem == f'[[meter]] 1 (module_id "pm1") {known.key} is 1.5: expected {known.expected}'
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ("receipts.db", "FOLDER/receipts.db"),
+        ("./auto", "FOLDER/auto"),
+        ("/var/lib/iem-dcr/receipts.db", "/var/lib/iem-dcr/receipts.db"),
+        ("auto", "auto"),
+        ("off", "off"),
+        ("", ""),
+    ],
+)
+def test_a_journal_is_beside_the_file_that_names_it(written: Write, tmp_path: Path, given: str, found: str) -> None:
+    config = ServiceConfig.load(written(f"{METER}\njournal_path = '{given}'\n"))
+    assert config.meters[0].settings.journal_path == found.replace("FOLDER", str(tmp_path))
 
 
 # --- what is wrong ---
 
 
-def test_every_mistake_at_once(written: Callable[[str], Path], tmp_path: Path) -> None:
+def test_every_mistake_at_once(written: Write, tmp_path: Path) -> None:
     path = written(
         """
         verbose = true
@@ -203,7 +198,6 @@ def test_every_mistake_at_once(written: Callable[[str], Path], tmp_path: Path) -
     ("content", "problem"),
     [
         ("", "[[meter]]: expected at least one"),
-        ("[mqtt]\n", "[[meter]]: expected at least one"),
         ("meter = []\n", "[[meter]]: expected at least one"),
         ("[meter]\n", "[[meter]]: expected a table [[meter]] for each meter, not a table"),
         ("meter = 1\n", "[[meter]]: expected a table [[meter]] for each meter, not 1"),
@@ -213,16 +207,12 @@ def test_every_mistake_at_once(written: Callable[[str], Path], tmp_path: Path) -
         (f"{METER}[[meters]]\n", "[meters]: no such table: did you mean [[meter]]?"),
         (f"{METER}[logging]\n", "[logging]: no such table: expected [mqtt], [web] or [[meter]]"),
         ("[mqtt\n", "not TOML: Expected ']' at the end of a table declaration (at line 1, column 6)"),
-        ("a = 1\na = 2\n", "not TOML: Cannot overwrite a value (at line 2, column 6)"),
         (f"[mqtt]\nprotocol = 3.1.1\n{METER}",
          "not TOML: Expected newline or end of document after a statement (at line 2, column 15)"),
-        ("\nx = '\n", "not TOML: Expected \"'\" (at end of document)"),
         (b"\n\nx = '\xe4'\n", "line 3: not UTF-8, in which TOML is written"),
         ("x = " + "9" * 5000, "not readable TOML: a number is too long, or tables are nested too deeply"),
         ("x = " + "[" * 20_000, "not readable TOML: a number is too long, or tables are nested too deeply"),
         (f"{METER}module_ID = 'x'\n", '[[meter]] 1 (module_id "pm1") module_ID: no such key: did you mean module_id?'),
-        (f"{METER}IP_ADDRESS = 'x'\n",
-         '[[meter]] 1 (module_id "pm1") IP_ADDRESS: no such key: did you mean ip_address?'),
         ("[[meter]]\nmodule_id = 1\n",
          f"[[meter]] 1 module_id is 1: expected {MODULE_ID}"),
         (f"{METER}ip_address = 1979-05-27\n",
@@ -235,43 +225,29 @@ def test_every_mistake_at_once(written: Callable[[str], Path], tmp_path: Path) -
          "[mqtt] user is 'a\\tb': expected a text without control characters"),
         (f"[mqtt]\nuser = 'u'\npassword = 12345\n{METER}", "[mqtt] password: expected a text"),
         (f"[mqtt]\nclient_id = 5\n{METER}", "[mqtt] client_id is 5: expected a text"),
+        ("web = 3\n" + METER, "[web]: expected one table, not 3"),
+        (f"[mqtt]\nuser = 'u'\npassword = 'p'\npassword_file = 'meters.toml'\n{METER}",
+         "[mqtt] password_file: expected password or password_file, not both"),
     ],
     ids=itertools.count(),
 )  # fmt: skip
-def test_one_mistake(written: Callable[[str | bytes], Path], content: str | bytes, problem: str) -> None:
+def test_one_mistake(written: Write, content: str | bytes, problem: str) -> None:
     assert problems(written(content)) == [problem]
 
 
 @pytest.mark.parametrize(
-    ("one", "other"),
-    [
-        ("10.0.0.1", "10.0.0.1"),
-        ("meter.local", "Meter.Local."),
-        ("fd00::1", "fd00:0::0001"),
-    ],
+    ("one", "other"), [("10.0.0.1", "10.0.0.1"), ("meter.local", "Meter.Local."), ("fd00::1", "fd00:0::0001")]
 )
-def test_one_meter_twice(written: Callable[[str], Path], one: str, other: str) -> None:
-    pair = '[[meter]]\nmodule_id = "a"\nip_address = "{}"\n[[meter]]\nmodule_id = "b"\nip_address = "{}"\n'
-    (problem,) = problems(written(pair.format(one, other)))
+def test_one_meter_twice(written: Write, one: str, other: str) -> None:
+    pair = f"[[meter]]\nmodule_id = 'a'\nip_address = '{one}'\n[[meter]]\nmodule_id = 'b'\nip_address = '{other}'\n"
+    (problem,) = problems(written(pair))
     assert problem.startswith('[[meter]] 2 (module_id "b") ip_address: ')
-    assert len(ServiceConfig.load(written(pair.format(one, other) + "port_http = 81\n")).meters) == 2
-
-
-def test_one_meter_twice_whatever_else_is_wrong_with_both(written: Callable[[str], Path]) -> None:
-    found = problems(written("[[meter]]\nmodule_id = 'a'\nCI = 5\n[[meter]]\nmodule_id = 'b'\ntimezone = 'Mars/X'\n"))
-    assert [problem.partition(": ")[0] for problem in found] == [
-        '[[meter]] 1 (module_id "a") CI is 5',
-        "[[meter]] 2 (module_id \"b\") timezone is 'Mars/X'",
+    assert len(ServiceConfig.load(written(pair + "port_http = 81\n")).meters) == 2
+    found = problems(written(pair + "CI = 5\n"))
+    assert [each.partition(": ")[0] for each in found] == [
+        '[[meter]] 2 (module_id "b") CI is 5',
         '[[meter]] 2 (module_id "b") ip_address',
-    ]
-
-
-def test_two_meters_at_the_default_address(written: Callable[[str], Path]) -> None:
-    (problem,) = problems(written('[[meter]]\nmodule_id = "a"\n[[meter]]\nmodule_id = "b"\n'))
-    assert "192.168.60.12:80 is already the meter of" in problem
-
-
-# --- files that are no such file ---
+    ], "whatever else is wrong with it"
 
 
 def test_what_cannot_be_read(tmp_path: Path) -> None:
@@ -281,88 +257,67 @@ def test_what_cannot_be_read(tmp_path: Path) -> None:
     with large.open("wb") as file:
         file.truncate(MAX_BYTES + 1)
     assert problems(large) == ["is larger than 16 MiB"]
-
-
-def test_a_hostile_name_makes_no_second_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         ServiceConfig.load(tmp_path / "a\nb\x1b[2J.toml")
     assert str(caught.value).isprintable()
 
 
-# --- passwords and certificates ---
-
-
-def test_password_and_password_file(written: Callable[[str], Path], tmp_path: Path) -> None:
-    (tmp_path / "secret").write_text("hush\n", encoding="utf-8")
-    path = written(f"[mqtt]\nuser = 'u'\npassword = 'p'\npassword_file = 'secret'\n{METER}")
-    assert problems(path) == ["[mqtt] password_file: expected password or password_file, not both"]
+# --- secrets and certificates ---
 
 
 @pytest.mark.parametrize(
     ("content", "why"),
-    [
-        (None, "'PATH' cannot be read: No such file or directory"),
-        (b"", "'PATH' holds no password: expected one line"),
-        (b"\xff\n", "'PATH' cannot be read: not UTF-8"),
-    ],
+    [(None, "cannot be read: No such file or directory"), (b"", "expected one line"), (b"\xff\n", "not UTF-8")],
 )
-def test_a_password_file_without_password(
-    written: Callable[[str], Path], tmp_path: Path, content: bytes | None, why: str
-) -> None:
+def test_a_password_file_without_password(written: Write, tmp_path: Path, content: bytes | None, why: str) -> None:
     if content is not None:
         (tmp_path / "s").write_bytes(content)
     (problem,) = problems(written(f"[mqtt]\nuser = 'u'\npassword_file = 's'\n{METER}"))
     assert problem.startswith("[mqtt] password_file '")
-    assert why.replace("PATH", str(tmp_path / "s"))[-25:] in problem
+    assert problem.endswith(why)
 
 
-def test_certificates_that_do_not_fit(written: Callable[[str], Path], tmp_path: Path) -> None:
-    cert, _ = certificate(tmp_path)
-    (tmp_path / "other").mkdir()
-    _, other_key = certificate(tmp_path / "other")
+def test_certificates_that_do_not_fit(written: Write, tmp_path: Path) -> None:
+    made = make_certificates(tmp_path)
     (tmp_path / "empty.pem").touch()
-    found = problems(written(f"[mqtt]\nca_file = 'empty.pem'\ncert_file = '{cert}'\nkey_file = '{other_key}'\n{METER}"))
+    files = f"ca_file = 'empty.pem'\ncert_file = '{made.client_cert}'\nkey_file = '{made.server_key}'"
+    found = problems(written(f"[mqtt]\n{files}\n{METER}"))
     assert len(found) == 2
     assert found[0].startswith("[mqtt] ca_file '")
     assert found[0].endswith("expected certificates in PEM")
     assert found[1].startswith("[mqtt] cert_file '")
     assert "KEY_VALUES_MISMATCH" in found[1]
-    # A certificate whose key is nowhere.
-    (problem,) = problems(written(f"[mqtt]\ncert_file = '{cert}'\n{METER}"))
-    assert problem.startswith("[mqtt] cert_file '")
 
 
-def test_each_file_that_is_missing_is_named(written: Callable[[str], Path], tmp_path: Path) -> None:
-    found = problems(written(f"[mqtt]\nca_file = 'ca'\ncert_file = 'cert'\nkey_file = 'key'\n{METER}"))
-    assert [problem.partition(" '")[0] for problem in found] == [f"[mqtt] {key}_file" for key in ("ca", "cert", "key")]
-    assert all("No such file or directory" in problem for problem in found)
-    cert, _ = certificate(tmp_path)
-    (problem,) = problems(written(f"[mqtt]\ncert_file = '{cert}'\nkey_file = 'key'\n{METER}"))
-    assert problem.startswith("[mqtt] key_file '")
+def test_files_are_looked_at_whatever_else_is_wrong(written: Write) -> None:
+    files = "ca_file = 'ca'\ncert_file = 'cert'\nkey_file = 'key'"
+    found = problems(written(f"[mqtt]\nhost = '/'\n{files}\ntls = 3\n{METER}"))
+    assert [problem.split()[1] for problem in found] == ["tls", "ca_file", "cert_file", "key_file", "host"]
+    assert sum("No such file or directory" in problem for problem in found) == 3
 
 
-def test_files_are_looked_at_whatever_else_is_wrong(written: Callable[[str], Path]) -> None:
-    found = problems(written(f"[mqtt]\nhost = '/'\nca_file = 'nowhere'\ntls = 3\n{METER}"))
-    assert [problem.split()[1] for problem in found] == ["tls", "ca_file", "host"]
-
-
-def test_secrets_that_everybody_can_read_are_a_warning(written: Callable[[str], Path], tmp_path: Path) -> None:
-    cert, key = certificate(tmp_path)
+def test_secrets_that_everybody_can_read_are_a_warning_and_are_nowhere_shown(written: Write, tmp_path: Path) -> None:
+    made = make_certificates(tmp_path)
+    key = Path(made.client_key)
     key.chmod(0o644)
-    path = written(f"[mqtt]\nuser = 'u'\npassword = 'p'\ncert_file = '{cert}'\nkey_file = '{key}'\n{METER}")
+    secret = f"[mqtt]\nuser = 'u'\npassword = '{TOKEN}'\ncert_file = '{made.client_cert}'\nkey_file = '{key}'\n"
+    path = written(f"{secret}[web]\ntoken = '{TOKEN}'\n{METER}")
     path.chmod(0o644)
-    warnings = ServiceConfig.load(path).warnings
-    assert [warning.split(": ")[1] for warning in warnings] == ["[mqtt] password", "[mqtt] key_file"]
+    config = ServiceConfig.load(path)
+    assert config.warnings == tuple(
+        f"{path}: {what}"
+        for what in (
+            "[mqtt] password: all users can read this file: chmod o-r it, or put the password into a password_file",
+            f"[mqtt] key_file: all users can read {key}: chmod o-r it",
+            "[web] token: all users can read this file: chmod o-r it, or put the token into a token_file",
+        )
+    )
+    assert TOKEN not in repr(config)
     path.chmod(0o640)
     key.chmod(0o600)
     assert ServiceConfig.load(path).warnings == ()
-
-
-def test_no_message_has_the_password(written: Callable[[str], Path]) -> None:
-    path = written(f"[mqtt]\nhost = '/'\npassword = 'hunter2\\u0007'\n[x]\n{METER}".replace("'", '"'))
-    assert "hunter2" not in "".join(problems(path))
-    good = ServiceConfig.load(written(f"[mqtt]\nuser = 'u'\npassword = 'hunter2'\n{METER}"))
-    assert "hunter2" not in repr(good)
+    bad = written(f'[mqtt]\nhost = "/"\npassword = "{TOKEN}\\u0007"\n[web]\ntoken = "{TOKEN} "\n[x]\n{METER}')
+    assert TOKEN not in "".join(problems(bad))
 
 
 # --- anything at all ---
@@ -417,31 +372,24 @@ def test_any_bytes(tmp_path: Path, content: bytes) -> None:
 # --- [web] ---
 
 
-def test_no_page_is_served_unasked(written: Callable[[str], Path]) -> None:
+def test_a_page(written: Write, tmp_path: Path) -> None:
     assert ServiceConfig.load(written(METER)).web is None
     assert ServiceConfig.load(written("[web]\nlisten = ''\n" + METER)).web is None
-
-
-def test_a_page(written: Callable[[str], Path], tmp_path: Path) -> None:
     assert ServiceConfig.load(written("[web]\n" + METER)).web == WebSettings("127.0.0.1:8080")
     secret = tmp_path / "secret"
     secret.write_text(f"{TOKEN}\n", "utf-8")
-    secret.chmod(0o600)
+    secret.chmod(0o644)
     path = written(f"[web]\nlisten = '[::]:80'\ntoken_file = 'secret'\nnames = 'depot.example, Pi.local.'\n{METER}")
     config = ServiceConfig.load(path)
     web = config.web
     assert web is not None
     assert (web.host, web.port, web.is_loopback, web.read_token()) == ("::", 80, False, TOKEN)
     assert web.host_names == {"depot.example", "pi.local"}
-    assert config.warnings == ()
-    secret.chmod(0o644)
-    assert ServiceConfig.load(path).warnings == (
-        f"{path}: [web] token_file: all users can read {secret}: chmod o-r it",
-    )
+    assert config.warnings == (f"{path}: [web] token_file: all users can read {secret}: chmod o-r it",)
 
 
 @pytest.mark.parametrize("listen", ["127.0.0.1:1", "127.8.9.1:8080", "[::1]:8080", "localhost:8080"])
-def test_loopback_needs_no_token(written: Callable[[str], Path], listen: str) -> None:
+def test_loopback_needs_no_token(written: Write, listen: str) -> None:
     web = ServiceConfig.load(written(f"[web]\nlisten = '{listen}'\n{METER}")).web
     assert web is not None
     assert web.is_loopback
@@ -450,16 +398,9 @@ def test_loopback_needs_no_token(written: Callable[[str], Path], listen: str) ->
 @pytest.mark.parametrize(
     ("table", "expected"),
     [
-        (
-            "listen = '0.0.0.0:8080'",
-            "listen is '0.0.0.0:8080': expected a loopback address, or a token",
-        ),
+        ("listen = '0.0.0.0:80'", "listen is '0.0.0.0:80': expected a loopback address, or a token"),
         ("listen = '[::]:8080'", "listen is '[::]:8080': expected a loopback address, or a token"),
-        ("listen = '192.168.1.5:80'", "listen is '192.168.1.5:80': expected a loopback address, or a token"),
-        (
-            "listen = 'depot:80'",
-            "listen is 'depot:80': expected an IP address and a port, like 127.0.0.1:8080",
-        ),
+        ("listen = 'depot:80'", "listen is 'depot:80': expected an IP address and a port, like 127.0.0.1:8080"),
         ("listen = '127.0.0.1'", "listen is '127.0.0.1': expected an IP address and a port"),
         ("listen = '127.0.0.1:'", "listen is '127.0.0.1:': expected an IP address and a port"),
         ("listen = '127.0.0.1:70000'", "listen is '127.0.0.1:70000': expected an IP address and a port"),
@@ -467,6 +408,7 @@ def test_loopback_needs_no_token(written: Callable[[str], Path], listen: str) ->
         ("listen = 8080", "listen is 8080: expected a text"),
         ("token = 'short'", "token: expected 16 to 256 ASCII letters, digits and signs without spaces"),
         ("token = 'has spaces in it, and is long'", "token: expected 16 to 256"),
+        (f"token = '{TOKEN}'\ntoken_file = 'meters.toml'", "token_file: expected token or token_file, not both"),
         ("token = 12345678901234567890", "token: expected a text"),
         ("token_file = 'none'", "token_file '"),
         ("token_file = 'meters.toml'", "token_file '"),
@@ -477,44 +419,8 @@ def test_loopback_needs_no_token(written: Callable[[str], Path], listen: str) ->
         ("port = 8080", "port: no such key: expected one of listen, names, token, token_file"),
     ],
 )
-def test_mistakes_of_the_page(written: Callable[[str], Path], table: str, expected: str) -> None:
+def test_mistakes_of_the_page(written: Write, table: str, expected: str) -> None:
     (problem,) = problems(written(f"[web]\n{table}\n{METER}"))
     assert problem.startswith(f"[web] {expected}")
     assert "1234567890" not in problem
     assert "has spaces" not in problem
-
-
-def test_a_token_file_that_is_a_pipe_is_not_waited_for(written: Callable[[str], Path], tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe")
-    (problem,) = problems(written(f"[web]\ntoken_file = 'pipe'\n{METER}"))
-    assert problem.endswith(" cannot be read: it is a pipe or a device, not a file")
-
-
-def test_a_journal_is_beside_the_file_that_names_it(written: Callable[[str], Path], tmp_path: Path) -> None:
-    config = ServiceConfig.load(written(f"{METER}\njournal_path = 'receipts.db'\n"))
-    assert config.meters[0].settings.journal_path == str(tmp_path / "receipts.db")
-    config = ServiceConfig.load(written(f"{METER}\njournal_path = '/var/lib/iem-dcr/receipts.db'\n"))
-    assert config.meters[0].settings.journal_path == "/var/lib/iem-dcr/receipts.db"
-    assert ServiceConfig.load(written(METER)).meters[0].settings.journal_path == "auto"
-    for word in ("auto", "off", ""):
-        config = ServiceConfig.load(written(f"{METER}\njournal_path = '{word}'\n"))
-        assert config.meters[0].settings.journal_path == word
-    config = ServiceConfig.load(written(f"{METER}\njournal_path = './auto'\n"))
-    assert config.meters[0].settings.journal_path == str(tmp_path / "auto")
-
-
-def test_mistakes_of_the_page_come_with_the_others(written: Callable[[str], Path]) -> None:
-    found = problems(written("web = 3\n" + METER))
-    assert found == ["[web]: expected one table, not 3"]
-    path = written(f"[mqtt]\nport = 0\n[web]\nlisten = '0.0.0.0:1'\ntokn = 'x'\n{METER}")
-    assert [problem.split()[1] for problem in problems(path)] == ["port", "tokn:", "listen"]
-
-
-def test_a_token_is_nowhere_to_be_seen(written: Callable[[str], Path]) -> None:
-    path = written(f"[web]\ntoken = '{TOKEN}'\n{METER}")
-    path.chmod(0o644)
-    config = ServiceConfig.load(path)
-    assert config.warnings == (
-        f"{path}: [web] token: all users can read this file: chmod o-r it, or put the token into a token_file",
-    )
-    assert TOKEN not in repr(config)

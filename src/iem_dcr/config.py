@@ -1,23 +1,24 @@
 """One meter's settings: names, types, defaults and ranges in one table, and the plausibility checks.
 
 The first twelve are those of the vendor's EVerest module for this meter, so that existing charger configurations keep
-working. The others are optional. `SETTINGS` is the only source: all code that shows or checks a setting is derived from
-it.
+working. The others are optional. The fields of `Settings` are the only source: all code that shows or checks a setting
+is derived from them, through `SETTINGS`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from ipaddress import IPv4Address, IPv6Address
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 from iem_dcr.errors import ConfigError, printable
 from iem_dcr.meter_time import MeterZone
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 Value = str | int | bool
+V = TypeVar("V", bound=Value)
 
 _TOO_LONG_TO_SHOW = 10**18
 
@@ -35,15 +36,15 @@ IDENTIFICATION_LEVELS = ("NONE", "HEARSAY", "TRUSTED", "VERIFIED", "CERTIFIED", 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One key of the configuration.
+    """One key of a configuration.
 
     Attributes:
         key: name in a configuration.
         default: value if the key is absent. Its type is the type of the setting.
+        description: effect of the setting, with its unit.
         minimum: smallest allowed number.
         maximum: largest allowed number.
         choices: the allowed texts, or () for any text.
-        description: effect of the setting, with its unit.
     """
 
     key: str
@@ -69,124 +70,91 @@ class Setting:
             return f"a whole number from {self.minimum} to {self.maximum}"
         return "a text"
 
+    def accepts(self, value: object) -> bool:
+        """Return whether a value has the right type and range."""
+        if type(value) is not self.kind:
+            return False
+        if self.choices:
+            return value in self.choices
+        return self.minimum is None or self.minimum <= cast("int", value) <= cast("int", self.maximum)
 
-def _number(key: str, default: int, minimum: int, maximum: int, description: str) -> Setting:
-    return Setting(key, default, description, minimum, maximum)
 
-
-SETTINGS: tuple[Setting, ...] = (
-    Setting("ip_address", "192.168.60.12", "Address of the meter on the charger's network"),
-    _number("port_http", 80, 0, 65535, "TCP port of the meter's HTTP server"),
-    Setting("timezone", "+0100", "Time zone of the meter's clock: ±HHMM or an IANA name like Europe/Berlin"),
-    Setting(
-        "timezone_handle_DST",
-        default=True,
-        description="Add European summer time to an offset of +0000, +0100 or +0200",
-    ),
-    _number("datetime_resync_interval", 2, 1, 24, "Hours between two settings of the meter's clock"),
-    _number(
-        "resilience_initial_connection_retry_delay",
-        10000,
-        1000,
-        65535,
-        "Milliseconds between two attempts to reach a meter that does not answer",
-    ),
-    _number(
-        "resilience_transaction_request_retries",
-        3,
-        0,
-        5,
-        "How often a refused request of a transaction is sent again",
-    ),
-    _number(
-        "resilience_transaction_request_retry_delay",
-        250,
-        200,
-        1000,
-        "Milliseconds before a refused request of a transaction is sent again",
-    ),
-    Setting("CT", "EVSEID", "Charge point identification type, signed with every transaction (OCMF CT)"),
-    Setting("CI", VENDOR_CI, "Charge point identification, signed with every transaction (OCMF CI)"),
-    Setting("TT_initial", "", "Tariff text set once per power-up of the meter; empty sets none (OCMF TT)"),
-    Setting("US", default=False, description="Show the user's id on the meter's display"),
-    _number(
-        "command_timeout_ms",
-        5000,
-        500,
-        20000,
-        "Milliseconds for one request to the meter, connecting and body included; a live value takes at most 2000",
-    ),
-    Setting(
-        "refuse_start_with_error",
-        default=False,
-        description="Answer UNEXPECTED_ERROR instead of NOT_SUPPORTED, so that EVerest does not charge without signing",
-    ),
-    _number(
-        "initial_connection_wait_ms",
-        30000,
-        0,
-        60000,
-        "Milliseconds for which a stop waits for a meter that has not been initialised since the process began",
-    ),
-    _number(
-        "stop_current_wait_ms",
-        10000,
-        0,
-        30000,
-        "Milliseconds for which a refused end of a transaction is repeated while a current still flows",
-    ),
-    Setting(
-        "IL_default",
-        "NONE",
-        "Identification level signed when the station gives none (OCMF IL)",
-        choices=IDENTIFICATION_LEVELS,
-    ),
-    Setting(
-        "meter_serial", "", "Serial number the meter must have (its MS); pin: the first one that answers; empty: any"
-    ),
-    Setting(
-        "strict_transaction_ids",
-        default=False,
-        description="Answer a stop for an unknown id with an error if the last receipt belongs to another transaction",
-    ),
-    Setting(
-        "verify_receipts", default=True, description="Check the signature of every receipt with the meter's public key"
-    ),
-    Setting(
-        "journal_path",
-        AUTO,
-        "File of the journal that keeps every receipt; auto: in the state folder; off or empty: none",
-    ),
-    _number("journal_keep_days", 365, 0, 36500, "Days after which a receipt is deleted from the journal; 0 is never"),
-)
+def _setting(
+    default: V,
+    description: str,
+    minimum: int | None = None,
+    maximum: int | None = None,
+    choices: tuple[str, ...] = (),
+) -> V:
+    limits = {"minimum": minimum, "maximum": maximum, "choices": choices}
+    return field(default=default, metadata={"description": description, **limits})
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The checked settings of one meter. Every attribute is a key of `SETTINGS`, which describes it."""
+    """The settings of one meter. `of` makes them from a configuration."""
 
-    ip_address: str
-    port_http: int
-    timezone: str
-    timezone_handle_DST: bool  # noqa: N815  the key is the vendor's
-    datetime_resync_interval: int
-    resilience_initial_connection_retry_delay: int
-    resilience_transaction_request_retries: int
-    resilience_transaction_request_retry_delay: int
-    CT: str
-    CI: str
-    TT_initial: str
-    US: bool
-    command_timeout_ms: int
-    refuse_start_with_error: bool
-    initial_connection_wait_ms: int
-    stop_current_wait_ms: int
-    IL_default: str
-    meter_serial: str
-    strict_transaction_ids: bool
-    verify_receipts: bool
-    journal_path: str
-    journal_keep_days: int
+    ip_address: str = _setting("192.168.60.12", "Address of the meter on the charger's network")
+    port_http: int = _setting(80, "TCP port of the meter's HTTP server", 0, 65535)
+    timezone: str = _setting("+0100", "Time zone of the meter's clock: ±HHMM or an IANA name like Europe/Berlin")
+    timezone_handle_DST: bool = _setting(  # noqa: N815  the key is the vendor's
+        default=True, description="Add European summer time to an offset of +0000, +0100 or +0200"
+    )
+    datetime_resync_interval: int = _setting(2, "Hours between two settings of the meter's clock", 1, 24)
+    resilience_initial_connection_retry_delay: int = _setting(
+        10000, "Milliseconds between two attempts to reach a meter that does not answer", 1000, 65535
+    )
+    resilience_transaction_request_retries: int = _setting(
+        3, "How often a refused request of a transaction is sent again", 0, 5
+    )
+    resilience_transaction_request_retry_delay: int = _setting(
+        250, "Milliseconds before a refused request of a transaction is sent again", 200, 1000
+    )
+    CT: str = _setting("EVSEID", "Charge point identification type, signed with every transaction (OCMF CT)")
+    CI: str = _setting(VENDOR_CI, "Charge point identification, signed with every transaction (OCMF CI)")
+    TT_initial: str = _setting("", "Tariff text set once per power-up of the meter; empty sets none (OCMF TT)")
+    US: bool = _setting(default=False, description="Show the user's id on the meter's display")
+    command_timeout_ms: int = _setting(
+        5000,
+        "Milliseconds for one request to the meter, connecting and body included; a live value takes at most 2000",
+        500,
+        20000,
+    )
+    refuse_start_with_error: bool = _setting(
+        default=False,
+        description="Answer UNEXPECTED_ERROR instead of NOT_SUPPORTED, so that EVerest does not charge without signing",
+    )
+    initial_connection_wait_ms: int = _setting(
+        30000,
+        "Milliseconds for which a stop waits for a meter that has not been initialised since the process began",
+        0,
+        60000,
+    )
+    stop_current_wait_ms: int = _setting(
+        10000,
+        "Milliseconds for which a refused end of a transaction is repeated while a current still flows",
+        0,
+        30000,
+    )
+    IL_default: str = _setting(
+        "NONE", "Identification level signed when the station gives none (OCMF IL)", choices=IDENTIFICATION_LEVELS
+    )
+    meter_serial: str = _setting(
+        "", "Serial number the meter must have (its MS); pin: the first one that answers; empty: any"
+    )
+    strict_transaction_ids: bool = _setting(
+        default=False,
+        description="Answer a stop for an unknown id with an error if the last receipt belongs to another transaction",
+    )
+    verify_receipts: bool = _setting(
+        default=True, description="Check the signature of every receipt with the meter's public key"
+    )
+    journal_path: str = _setting(
+        AUTO, "File of the journal that keeps every receipt; auto: in the state folder; off or empty: none"
+    )
+    journal_keep_days: int = _setting(
+        365, "Days after which a receipt is deleted from the journal; 0 is never", 0, 36500
+    )
 
     @classmethod
     def of(cls, values: Mapping[str, object] | None = None) -> Settings:
@@ -200,22 +168,20 @@ class Settings:
         """
         given = dict(values or {})
         problems = [_unknown(key) for key in given if key not in _BY_KEY]
-        checked: dict[str, Value] = {}
-        for setting in SETTINGS:
-            value = given.get(setting.key, setting.default)
-            problem = type_or_range(setting, value)
-            if problem:
-                problems.append(f"{setting.key} is {shown(value)}: {problem}")
-            else:
-                checked[setting.key] = cast("Value", value)
-        problems += [f"{key} is {shown(checked[key])}: expected {expected}" for key, expected in _implausible(checked)]
+        for key, value in given.items():
+            if key in _BY_KEY and (expected := _expectation(_BY_KEY[key], value)):
+                problems.append(f"{key} is {shown(value)}: expected {expected}")
         if problems:
             raise ConfigError(problems)
-        return cls(**checked)  # type: ignore[arg-type]  # each was checked against the type in SETTINGS
+        return cls(**given)  # type: ignore[arg-type]  # each was checked against the type in SETTINGS
 
     def zone(self) -> MeterZone:
         """Return the zone in which the meter's time is written."""
         return MeterZone.named(self.timezone, handle_dst=self.timezone_handle_DST)
+
+
+SETTINGS: Final = tuple(Setting(each.name, cast("Value", each.default), **each.metadata) for each in fields(Settings))
+_BY_KEY: Final = {setting.key: setting for setting in SETTINGS}
 
 
 def from_text(key: str, text: str) -> Value:
@@ -227,25 +193,12 @@ def from_text(key: str, text: str) -> Value:
     setting = _BY_KEY.get(key)
     if setting is None:
         raise ConfigError([_unknown(key)])
-    if setting.kind is bool:
-        values = {"true": True, "false": False}
-        if text.lower() in values:
-            return values[text.lower()]
-    elif setting.kind is int:
-        try:
-            return int(text)
-        except ValueError:
-            pass
-    else:
+    if setting.kind is str:
         return text
-    raise ConfigError([f"{key} is {shown(text)}: expected {setting.expected}"])
-
-
-_BY_KEY = {setting.key: setting for setting in SETTINGS}
-
-
-def _unknown(key: str) -> str:
-    return f"{printable(key, limit=60)} is not a setting: expected one of {', '.join(sorted(_BY_KEY))}"
+    try:
+        return int(text) if setting.kind is int else {"true": True, "false": False}[text.lower()]
+    except (KeyError, ValueError):
+        raise ConfigError([f"{key} is {shown(text)}: expected {setting.expected}"]) from None
 
 
 def shown(value: object) -> str:
@@ -256,44 +209,6 @@ def shown(value: object) -> str:
         return "a number of more than 18 digits"
     is_plain = value is None or isinstance(value, str | int | float)
     return printable(repr(value), limit=60) if is_plain else f"a {type(value).__name__}"
-
-
-def type_or_range(setting: Setting, value: object) -> str:
-    """Return the expectation that a value does not meet, or "" for a value of the right type and range."""
-    if type(value) is not setting.kind:
-        return f"expected {setting.expected}"
-    if setting.choices and value not in setting.choices:
-        return f"expected {setting.expected}"
-    if isinstance(value, int) and not isinstance(value, bool):
-        low, high = cast("int", setting.minimum), cast("int", setting.maximum)
-        if not low <= value <= high:
-            return f"expected {setting.expected}"
-    return ""
-
-
-def _implausible(values: Mapping[str, Value]) -> list[tuple[str, str]]:
-    """Return key and expectation of every value that has the right type but cannot work."""
-    found = []
-    if "ip_address" in values and not is_host(str(values["ip_address"])):
-        found.append(("ip_address", "the address or host name of the meter, without scheme, port or path"))
-    if values.get("port_http") == 0:
-        found.append(("port_http", "a port from 1 to 65535 (the meter's own is 80)"))
-    found += [
-        (key, "ASCII letters, digits and signs, not empty, without | and control characters")
-        for key in ("CT", "CI")
-        if key in values and not is_signable(str(values[key]))
-    ]
-    if "timezone" in values:
-        try:
-            MeterZone.named(str(values["timezone"]), handle_dst=False)
-        except ValueError:
-            found.append(("timezone", "±HHMM (hours to 14, minutes to 59) or an IANA name this host knows"))
-    if "meter_serial" in values and values["meter_serial"] and not is_signable(str(values["meter_serial"])):
-        found.append(("meter_serial", "the serial number as the meter gives it (MS), or nothing"))
-    path = str(values.get("journal_path", ""))
-    if path and (not path.isprintable() or path.rstrip("/.") != path):
-        found.append(("journal_path", "auto, off, or the path of a file in a folder that exists"))
-    return found
 
 
 def is_signable(text: str) -> bool:
@@ -318,3 +233,42 @@ def is_host(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _unknown(key: str) -> str:
+    return f"{printable(key, limit=60)} is not a setting: expected one of {', '.join(sorted(_BY_KEY))}"
+
+
+def _expectation(setting: Setting, value: object) -> str:
+    """Return the expectation that a value does not meet, or ""."""
+    if not setting.accepts(value):
+        return setting.expected
+    is_plausible, expected = _PLAUSIBLE.get(setting.key, (None, ""))
+    return "" if is_plausible is None or is_plausible(value) else expected
+
+
+def _is_zone(name: str) -> bool:
+    try:
+        MeterZone.named(name, handle_dst=False)
+    except ValueError:
+        return False
+    return True
+
+
+_SIGNABLE: Final = "ASCII letters, digits and signs, not empty, without | and control characters"
+_PLAUSIBLE: Final[dict[str, tuple[Callable[..., bool], str]]] = {
+    "ip_address": (is_host, "the address or host name of the meter, without scheme, port or path"),
+    "port_http": (lambda port: port != 0, "a port from 1 to 65535 (the meter's own is 80)"),
+    "timezone": (_is_zone, "±HHMM (hours to 14, minutes to 59) or an IANA name this host knows"),
+    "CT": (is_signable, _SIGNABLE),
+    "CI": (is_signable, _SIGNABLE),
+    "meter_serial": (
+        lambda serial: serial == "" or is_signable(serial),
+        "the serial number as the meter gives it (MS), or nothing",
+    ),
+    "journal_path": (
+        lambda path: path.isprintable() and path.rstrip("/.") == path,
+        "auto, off, or the path of a file in a folder that exists",
+    ),
+}
+"""What a value of the right type must be, beyond its range, so that it can work; and that expectation in words."""

@@ -20,11 +20,11 @@ import asyncio
 import logging
 import os
 import threading
-from collections import deque
 from contextlib import suppress
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from iem_dcr.config import AUTO, OFF
 from iem_dcr.driver.ports import Recalled
@@ -124,7 +124,8 @@ class Journals:
 
     def __init__(self, *, resolves_auto: bool = False) -> None:
         self._resolves_auto = resolves_auto
-        self._opener = _Opener()
+        self._calls: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run_calls, name="journals", daemon=True)
         self._warned: set[str] = set()
 
     def of(self, settings: Settings) -> LateJournal | None:
@@ -132,7 +133,7 @@ class Journals:
         path, keep_days = settings.journal_path, settings.journal_keep_days
         if path in OFF or (path == AUTO and not self._resolves_auto):
             return None
-        return LateJournal(self._opener.call, partial(self._open, path, keep_days))
+        return LateJournal(self._in_thread, partial(self._open, path, keep_days))
 
     def _open(self, path: str, keep_days: int) -> Journal | None:
         """Find and open a journal. Returns None if there can be none, and logs a warning once.
@@ -159,6 +160,16 @@ class Journals:
             _log.exception("the journal %s cannot be opened: receipts are not kept", printable(path, limit=300))
         return None
 
+    def _in_thread(self, call: Callable[[], None]) -> None:
+        """Call functions one by one in a daemon thread. A disk may hang it, and the process can still end."""
+        if self._thread.ident is None:
+            self._thread.start()
+        self._calls.put(call)
+
+    def _run_calls(self) -> NoReturn:
+        while True:
+            self._calls.get()()
+
     @cached_property
     def _auto(self) -> Path | None:
         """The file of ``auto``, the same for the whole life of the process."""
@@ -168,32 +179,6 @@ class Journals:
         if what not in self._warned:
             self._warned.add(what)
             _log.warning("%s", what)
-
-
-class _Opener:
-    """Calls functions one by one in a daemon thread. A disk may hang it for ever, and the process can still end."""
-
-    def __init__(self) -> None:
-        self._calls: deque[Callable[[], None]] = deque()
-        self._lock = threading.Lock()
-        self._is_running = False
-
-    def call(self, function: Callable[[], None]) -> None:
-        """Call a function in the thread."""
-        with self._lock:
-            self._calls.append(function)
-            if not self._is_running:
-                self._is_running = True
-                threading.Thread(target=self._run, name="journals", daemon=True).start()
-
-    def _run(self) -> None:
-        while True:
-            with self._lock:
-                if not self._calls:
-                    self._is_running = False
-                    return
-                function = self._calls.popleft()
-            function()
 
 
 class LateJournal:

@@ -59,44 +59,6 @@ CI = ""
 """
 
 
-class MistakenFileError(click.ClickException):
-    """A configuration file has mistakes. Each is shown as a line on standard error."""
-
-    exit_code = EXIT_USAGE
-
-    def __init__(self, error: ConfigError) -> None:
-        self._problems = error.problems
-        super().__init__("; ".join(error.problems))
-
-    def show(self, file: object = None) -> None:  # noqa: ARG002  the signature is click's
-        """Write them."""
-        tell("\n".join(self._problems))
-
-
-def load(file: Path) -> ServiceConfig:
-    """Read a configuration file.
-
-    Raises:
-        MistakenFileError: it has mistakes.
-    """
-    try:
-        return ServiceConfig.load(file)
-    except ConfigError as error:
-        raise MistakenFileError(error) from error
-
-
-def load_meters(file: Path) -> tuple[MeterConfig, ...]:
-    """Read the meters of a configuration file. Mistakes in its ``[mqtt]`` do not matter.
-
-    Raises:
-        MistakenFileError: the meters have mistakes.
-    """
-    try:
-        return ServiceConfig.load_meters(file)
-    except ConfigError as error:
-        raise MistakenFileError(error) from error
-
-
 def meter_names(meters: Sequence[MeterConfig]) -> str:
     """Name the first meters in one line."""
     shown = ", ".join(
@@ -124,7 +86,7 @@ def check(file: Path, offline: bool) -> int:
 
     The exit status is 2 if the file has mistakes, and 1 if only the port or the broker is not available.
     """
-    config = load(file)
+    config = ServiceConfig.load(file)
     for warning in config.warnings:
         tell(f"Warning: {warning}")
     mistakes = [*_vendor_ci_problems(config.meters), *_journal_problems(config.meters)]

@@ -33,6 +33,7 @@ from iem_dcr.web.server import WebServer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from contextlib import AbstractAsyncContextManager
 
     from rich.console import Console
 
@@ -128,7 +129,7 @@ async def _sessions(
 
     async def session() -> int:
         view = SessionView(output, seconds)
-        meter.begin_session(view)
+        meter.view = view
         status = await charge(meter, _request(), view, interruption, seconds=seconds, connect_s=CONNECT_S)
         del server.meter.state.signed[:-1]  # the simulated meter would keep all receipts
         output.flush()
@@ -147,7 +148,6 @@ async def _sessions(
     async with _served(observed) as page, running(meter):
         say(console, Text.assemble("In a browser (--keep-open keeps it open): ", (page.url, "cyan"), "\n"))
         output.flush()
-        await meter.connected(CONNECT_S)
         status, sessions = await session(), 1
         while keep_open and status == 0:
             say(console, f"\nThe next session begins in {PAUSE_S:.0f} s. Ctrl-C ends the demo.\n")
@@ -174,16 +174,13 @@ async def _served(meter: ObservedMeter) -> AsyncIterator[WebServer]:
         await asyncio.wait([task])
 
 
-@contextlib.asynccontextmanager
-async def _broker(given: MqttSettings | None) -> AsyncIterator[MqttSettings]:
-    """Yield the settings of the given broker, or of one that runs while the context is entered."""
+def _broker(given: MqttSettings | None) -> AbstractAsyncContextManager[MqttSettings]:
+    """Return a context with the settings of the given broker, or of one that runs while the context is entered."""
     if given is not None:
-        yield given
-        return
-    from iem_dcr.cli.embedded_broker import HOST, embedded_broker  # noqa: PLC0415  loads slowly
+        return contextlib.nullcontext(given)
+    from iem_dcr.cli.embedded_broker import embedded_broker  # noqa: PLC0415  loads slowly
 
-    async with embedded_broker() as port:
-        yield MqttSettings(host=HOST, port=port, protocol=PROTOCOL)
+    return embedded_broker()
 
 
 def _settings(server: SimulatorServer) -> Settings:

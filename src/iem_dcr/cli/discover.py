@@ -115,24 +115,19 @@ async def _ask(mqtt: MqttSettings, wait_s: float) -> tuple[FoundApi, ...]:
     bus = MqttConnection(mqtt, identity=f"iem-dcr-discover-{secrets.token_hex(4)}")
     connected = asyncio.Event()
     bus.on_connected(connected.set)
-
-    async def ask() -> tuple[FoundApi, ...]:
-        await connected.wait()
-        return await discover(bus, wait_s=wait_s)
-
-    connection, asking = asyncio.create_task(bus.run_once()), asyncio.create_task(ask())
+    found: tuple[FoundApi, ...] = ()
+    failure: Exception | None = None
     try:
-        await asyncio.wait((connection, asking), return_when=asyncio.FIRST_COMPLETED)
-        if asking.done():
-            return asking.result()
-        await connection
-    except BrokerError as error:
-        raise IemDcrError(f"broker {printable(mqtt.address)}: {error}") from error
-    finally:
-        for task in (connection, asking):
-            task.cancel()
-        await asyncio.gather(connection, asking, return_exceptions=True)
-    return ()
+        async with asyncio.TaskGroup() as group:
+            connection = group.create_task(bus.run_once())
+            await connected.wait()
+            found = await discover(bus, wait_s=wait_s)
+            connection.cancel()
+    except* BrokerError as errors:
+        failure = errors.exceptions[0]
+    if failure is not None:
+        raise IemDcrError(f"broker {printable(mqtt.address)}: {failure}") from failure
+    return found
 
 
 def _print_table(output: Output, found: Iterable[FoundApi]) -> None:

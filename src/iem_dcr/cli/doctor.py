@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
     from iem_dcr.config import Settings
     from iem_dcr.diagnostics.report import Report
-    from iem_dcr.service.config import MeterConfig
 
 _PROXIES = ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
 _STYLES = {State.OK: "green", State.WARNING: "yellow", State.FAILED: "bold red", State.NOT_ASKED: "dim"}
@@ -115,13 +115,9 @@ def _head(report: Report) -> Iterator[Text]:
 
 
 def _counts(report: Report) -> str:
-    counts = {state: sum(result.state is state for result in report.results.values()) for state in State}
-    counted = [f"{count} {state.value}{_plural(state, count)}" for state, count in counts.items() if count]
-    return ", ".join(counted)
-
-
-def _plural(state: State, count: int) -> str:
-    return "s" if state is State.WARNING and count > 1 else ""
+    counts = Counter(result.state for result in report.results.values())
+    words = {state: "warnings" if state is State.WARNING and counts[state] > 1 else state.value for state in State}
+    return ", ".join(f"{counts[state]} {word}" for state, word in words.items() if counts[state])
 
 
 def _settings(file: Path, address: Address) -> Settings:
@@ -129,12 +125,11 @@ def _settings(file: Path, address: Address) -> Settings:
 
     Raises:
         click.UsageError: the file has no such meter.
-        MistakenFileError: the file has mistakes.
+        ConfigError: the file has mistakes.
     """
-    from iem_dcr.cli.config import load_meters  # noqa: PLC0415  # only needed with a file
-    from iem_dcr.service.config import same_host  # noqa: PLC0415  # only needed with a file
+    from iem_dcr.service.config import ServiceConfig, same_host  # noqa: PLC0415  # only needed with a file
 
-    meters: tuple[MeterConfig, ...] = load_meters(file)
+    meters = ServiceConfig.load_meters(file)
     for meter in meters:
         if (same_host(meter.settings.ip_address), meter.settings.port_http) == (same_host(address.host), address.port):
             return meter.settings

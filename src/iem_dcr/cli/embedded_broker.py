@@ -12,13 +12,14 @@ from amqtt.broker import Broker  # type: ignore[import-untyped]
 from amqtt.contexts import BrokerConfig, ListenerConfig, ListenerType  # type: ignore[import-untyped]
 
 from iem_dcr.errors import printable
+from iem_dcr.everest_api.mqtt_settings import MqttSettings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 _log = logging.getLogger(__name__)
 
-HOST: Final = "127.0.0.1"
+_HOST: Final = "127.0.0.1"
 _SHUTDOWN_TIMEOUT_S: Final = 2.0
 _LISTENER: Final = "default"
 _PLUGINS: Final = {"amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": True}}
@@ -26,8 +27,8 @@ _PLUGINS: Final = {"amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_a
 
 
 @contextlib.asynccontextmanager
-async def embedded_broker() -> AsyncIterator[int]:
-    """Run amqtt on a free port of `HOST` while the context is entered; yields the port.
+async def embedded_broker() -> AsyncIterator[MqttSettings]:
+    """Run amqtt on a free port while the context is entered; yields how to reach it.
 
     Connections are accepted here and passed to amqtt, because amqtt does not tell which port it listens on.
     """
@@ -50,8 +51,9 @@ async def embedded_broker() -> AsyncIterator[int]:
 
     await broker.start()
     try:
-        with contextlib.closing(await asyncio.start_server(serve, HOST, 0)) as server:
-            yield server.sockets[0].getsockname()[1]
+        with contextlib.closing(await asyncio.start_server(serve, _HOST, 0)) as server:
+            port = server.sockets[0].getsockname()[1]
+            yield MqttSettings(host=_HOST, port=port, protocol="3.1.1")
     finally:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_SHUTDOWN_TIMEOUT_S):

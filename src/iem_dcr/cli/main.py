@@ -91,8 +91,8 @@ def _run(arguments: Sequence[str] | None) -> int:
     except (click.Abort, KeyboardInterrupt):
         tell("Interrupted.")
         return EXIT_INTERRUPTED
-    except ConfigError as error:
-        tell("Error: " + "\n".join(error.problems))
+    except ConfigError as error:  # each problem of a file begins with its name
+        tell("\n".join(error.problems))
         return EXIT_USAGE
     except (IemDcrError, OSError) as error:
         tell(f"Error: {error}")

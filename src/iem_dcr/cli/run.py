@@ -21,18 +21,17 @@ import click
 
 from iem_dcr import __version__
 from iem_dcr.cli.arguments import common, verbosity
-from iem_dcr.cli.config import load, meter_names
+from iem_dcr.cli.config import meter_names
 from iem_dcr.cli.exit_codes import EXIT_FAILURE, EXIT_INTERRUPTED
 from iem_dcr.config import VENDOR_CI
 from iem_dcr.journaling import Journals
+from iem_dcr.service.config import ServiceConfig
 from iem_dcr.service.log import STYLES, log_lines
 from iem_dcr.service.service import Service
 from iem_dcr.service.systemd import Notifier
 
 if TYPE_CHECKING:
     from types import FrameType
-
-    from iem_dcr.service.config import ServiceConfig
 
 _log = logging.getLogger(__name__)
 
@@ -56,7 +55,7 @@ def command(file: Path, log_format: str) -> int:
 
     For an example of the file see: iem-dcr config example.
     """
-    config = load(file)
+    config = ServiceConfig.load(file)
     level = _LEVELS[max(-2, min(verbosity(), 1))]
     with log_lines(log_format, level):
         status = _serve(config)

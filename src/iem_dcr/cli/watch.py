@@ -72,11 +72,11 @@ def _configured(file: Path) -> Iterator[Address]:
     """Yield the addresses of the meters of a configuration file.
 
     Raises:
-        MistakenFileError: the file has mistakes.
+        ConfigError: the file has mistakes.
     """
-    from iem_dcr.cli.config import load_meters  # noqa: PLC0415  # only needed with a file
+    from iem_dcr.service.config import ServiceConfig  # noqa: PLC0415  # only needed with a file
 
-    for meter in load_meters(file):
+    for meter in ServiceConfig.load_meters(file):
         yield Address(meter.settings.ip_address, meter.settings.port_http)
 
 

@@ -11,9 +11,9 @@ import stat
 import tomllib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
-from iem_dcr.config import AUTO, OFF, SETTINGS, Setting, Settings, shown, type_or_range
+from iem_dcr.config import AUTO, OFF, SETTINGS, Setting, Settings, shown
 from iem_dcr.errors import ConfigError, printable
 from iem_dcr.everest_api.mqtt_settings import PORT, PORT_TLS, PROTOCOLS, MqttSettings
 from iem_dcr.everest_api.topics import is_module_id
@@ -22,8 +22,7 @@ from iem_dcr.service.web_settings import WEB, WebSettings
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from iem_dcr.config import Value
-
+P = ParamSpec("P")
 T = TypeVar("T")
 
 MAX_BYTES: Final = 16 * 1024 * 1024
@@ -123,6 +122,7 @@ class _File:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._name = printable(path, limit=300)
         self._document = _read_toml(path)
         self._mistakes: list[str] = []
         self.warnings: list[str] = []
@@ -145,24 +145,25 @@ class _File:
         given = self._given("mqtt", MQTT)
         if any(key in given for key in _TLS_FILES):
             given.setdefault("tls", True)
+
+        def try_files(*names: str) -> None:
+            files: dict[str, Any] = {name: given[name] for name in names if name in given}
+            alone = MqttSettings(user="-", tls=True, **files)
+            alone.current_password()
+            alone.tls_context()
+
         # Each file is also tried alone, so that mistakes elsewhere do not hide its own.
-        password, ca, cert, key = (cast("str | None", given.get(name)) for name in ("password_file", *_TLS_FILES))
-        if password:
-            self._attempt("[mqtt]", lambda: MqttSettings(user="-", password_file=password).current_password())
-        if ca:
-            self._attempt("[mqtt]", lambda: MqttSettings(tls=True, ca_file=ca).tls_context())
-        if cert:
-            self._attempt("[mqtt]", lambda: MqttSettings(tls=True, cert_file=cert, key_file=key).tls_context())
-        settings = self._attempt("[mqtt]", lambda: MqttSettings(**given))  # type: ignore[arg-type]  # checked against MQTT
-        return settings or MqttSettings()
+        for names in (("password_file",), ("ca_file",), ("cert_file", "key_file")):
+            if names[0] in given:
+                self._attempt("[mqtt]", try_files, *names)
+        return self._attempt("[mqtt]", MqttSettings, **given) or MqttSettings()
 
     def web(self) -> WebSettings | None:
         """Return None if there is no table ``[web]``, or if its ``listen`` is empty."""
         table = self._document.get("web")
         if table is None:
             return None
-        given = self._given("web", WEB)
-        settings = self._attempt("[web]", lambda: WebSettings(**given))  # type: ignore[arg-type]  # checked against WEB
+        settings = self._attempt("[web]", WebSettings, **self._given("web", WEB))
         if settings is not None:
             self._attempt("[web]", settings.read_token)
         return None if isinstance(table, dict) and table.get("listen") == "" else settings
@@ -176,7 +177,7 @@ class _File:
             self._mistake("[[meter]]: expected at least one")
         meters = []
         module_ids: dict[str, str] = {}
-        addresses: dict[tuple[str, int], str] = {}
+        addresses: dict[tuple[str, object], str] = {}
         for number, table in enumerate(tables, 1):
             where = _meter_label(number, table)
             self._check_module_id(where, table, module_ids, is_only=len(tables) == 1)
@@ -186,40 +187,37 @@ class _File:
                 meters.append(MeterConfig(table.get(MODULE_ID), settings))
         return tuple(meters)
 
-    def _given(self, name: str, settings: tuple[Setting, ...]) -> dict[str, Value]:
+    def _given(self, name: str, settings: tuple[Setting, ...]) -> dict[str, Any]:
         """Return the given values of a table that have the right type and range."""
         where, table = f"[{name}]", self._document.get(name, {})
         if not isinstance(table, dict):
             self._mistake(f"{where}: expected one table, not {_kind(table)}")
             return {}
         self._check_keys(where, table, [setting.key for setting in settings])
-        given: dict[str, Value] = {}
+        given: dict[str, Any] = {}
         for setting in settings:
             key, value = setting.key, table.get(setting.key, "")
             if key == "protocol" and type(value) is int:
                 value = str(value)
             if value == "":
                 continue
-            if expected := type_or_range(setting, value):
-                self._mistake(f"{where} {key}{'' if key in _SECRETS else f' is {shown(value)}'}: {expected}")
-            else:
-                given[key] = str(self._path.parent / str(value)) if key.endswith("_file") else cast("Value", value)
-        self._warn_of_readable_secrets(where, given)
-        return given
-
-    def _warn_of_readable_secrets(self, where: str, given: Mapping[str, Value]) -> None:
-        for key in _SECRETS:
-            if key in given and _is_open_to_others(self._path):
+            if not setting.accepts(value):
+                what = key if key in _SECRETS else f"{key} is {shown(value)}"
+                self._mistake(f"{where} {what}: expected {setting.expected}")
+                continue
+            given[key] = str(self._path.parent / value) if key.endswith("_file") else value
+            if key in _SECRETS and _is_open_to_others(self._path):
                 advice = f"chmod o-r it, or put the {key} into a {key}_file"
-                self._warn(f"{where} {key}: all users can read this file: {advice}")
-        for key in _SECRET_FILES:
-            if key in given and _is_open_to_others(Path(str(given[key]))):
-                self._warn(f"{where} {key}: all users can read {printable(given[key])}: chmod o-r it")
+                self.warnings.append(f"{self._name}: {where} {key}: all users can read this file: {advice}")
+            if key in _SECRET_FILES and _is_open_to_others(given[key]):
+                what = f"all users can read {printable(given[key])}: chmod o-r it"
+                self.warnings.append(f"{self._name}: {where} {key}: {what}")
+        return given
 
     def _settings(self, where: str, table: Mapping[str, object]) -> Settings | None:
         self._check_keys(where, table, _METER_KEYS)
         known = {key: table[key] for key in _METER_KEYS if key in table and key != MODULE_ID}
-        settings = self._attempt(where, lambda: Settings.of(known))
+        settings = self._attempt(where, Settings.of, known)
         if settings is None or settings.journal_path in (AUTO, *OFF):
             return settings
         return replace(settings, journal_path=str(self._path.parent / settings.journal_path))
@@ -244,10 +242,10 @@ class _File:
         elif labels.setdefault(module_id, where) != where:
             self._mistake(f"{where} {MODULE_ID}: is already that of {labels[module_id]}: expected another")
 
-    def _check_address(self, where: str, table: Mapping[str, object], labels: dict[tuple[str, int], str]) -> None:
+    def _check_address(self, where: str, table: Mapping[str, object], labels: dict[tuple[str, object], str]) -> None:
         """Find a meter that is configured twice, even if it has other mistakes."""
-        given = {key: table[key] for key in ("ip_address", "port_http") if key in table}
         try:
+            given = {key: table[key] for key in ("ip_address", "port_http") if key in table}
             meter = MeterConfig(None, Settings.of(given))
         except ConfigError:
             return
@@ -256,20 +254,17 @@ class _File:
             what = f"{meter.address} is already the meter of {first}: expected another address or port_http"
             self._mistake(f"{where} ip_address: {what}")
 
-    def _attempt(self, where: str, make: Callable[[], T]) -> T | None:
+    def _attempt(self, where: str, make: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
         """Return the result of ``make``, or collect its mistakes and return None."""
         try:
-            return make()
+            return make(*args, **kwargs)
         except ConfigError as error:
             for problem in error.problems:
                 self._mistake(f"{where} {problem}")
             return None
 
     def _mistake(self, text: str) -> None:
-        self._mistakes.append(f"{printable(self._path, limit=300)}: {text}")
-
-    def _warn(self, text: str) -> None:
-        self.warnings.append(f"{printable(self._path, limit=300)}: {text}")
+        self._mistakes.append(f"{self._name}: {text}")
 
 
 def same_host(host: str) -> str:
@@ -325,8 +320,8 @@ def _nearest(word: str, known: Iterable[str]) -> str:
     return by_lower[close[0]] if close else ""
 
 
-def _is_open_to_others(path: Path) -> bool:
+def _is_open_to_others(path: Path | str) -> bool:
     try:
-        return bool(path.stat().st_mode & stat.S_IROTH)
+        return bool(Path(path).stat().st_mode & stat.S_IROTH)
     except (OSError, ValueError):
         return False

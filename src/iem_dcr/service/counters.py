@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from itertools import product
 from typing import TYPE_CHECKING, Final
 
 from iem_dcr.driver.meter_state import ERROR_STATE, INTERRUPTED, WRONG_SERIAL
@@ -22,26 +23,27 @@ if TYPE_CHECKING:
 
 BUCKETS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0)
 """From a fast answer on a good network to the time-out of a request. A driver waits 2 s for a live value."""
-LIVE_VALUE: Final = "live_value"
-READ: Final = "read"
-WRITE: Final = "write"
-REQUESTS: Final = (LIVE_VALUE, READ, WRITE)
-"""GET /metervalue; every other GET; every POST."""
-REASONS: Final = {
+_REASONS: Final = {
     MeterUnreachableError: "unreachable",
     MeterTimeoutError: "timeout",
     AnswerLostError: "answer_lost",
     RefusedError: "refused",
     NotUnderstoodError: "not_understood",
 }
-OTHER: Final = "other"
-COMMUNICATION: Final = "communication"
+_OTHER: Final = "other"
+_COMMUNICATION: Final = "communication"
 _FAULTS: Final = {ERROR_STATE: "error_state", WRONG_SERIAL: "wrong_meter", INTERRUPTED: "transaction_interrupted"}
-FAULTS: Final = (COMMUNICATION, *_FAULTS.values())
-COMMANDS: Final = ("start", "stop")
-RESULTS: Final = ("ok", "failed")
-NOT_ACCEPTED: Final = "not_accepted"
-VERDICTS: Final = ("valid", NOT_ACCEPTED, "invalid", "not_checked")
+FAULTS: Final = (_COMMUNICATION, *_FAULTS.values())
+_NOT_ACCEPTED: Final = "not_accepted"
+_COUNTED: Final = {
+    "iem_dcr_faults": (FAULTS,),
+    "iem_dcr_transactions_begun": (),
+    "iem_dcr_transactions_ended": (),
+    "iem_dcr_commands": (("start", "stop"), ("ok", "failed")),
+    "iem_dcr_receipts": (("valid", _NOT_ACCEPTED, "invalid", "not_checked"),),
+    "iem_dcr_requests_failed": ((*_REASONS.values(), _OTHER),),
+}
+"""The values of each label, by metric. Every combination is counted from zero, so that no series appears later."""
 
 
 class Durations:
@@ -68,55 +70,46 @@ class Counters:
     """Counts what happens to one meter.
 
     Attributes:
-        durations: of answered requests, refusals included, by kind of request.
-        failures: failed requests by reason.
-        commands: the station's starts and stops by result.
-        transactions_begun: transactions whose begin was seen in the meter.
-        transactions_ended: transactions whose end was seen in the meter.
-        faults_raised: faults raised at the station.
+        counts: by metric and the values of its labels.
+        durations: of answered requests, refusals included: of GET /metervalue, of every other GET, of every POST.
         active_faults: faults that have not been cleared.
-        receipts: delivered receipts by verdict.
     """
 
     def __init__(self) -> None:
-        self.durations = {request: Durations() for request in REQUESTS}
-        self.failures = dict.fromkeys((*REASONS.values(), OTHER), 0)
-        self.commands = {(command, result): 0 for command in COMMANDS for result in RESULTS}
-        self.transactions_begun = self.transactions_ended = 0
-        self.faults_raised = dict.fromkeys(FAULTS, 0)
+        self.counts = {(metric, *values): 0 for metric, labels in _COUNTED.items() for values in product(*labels)}
+        self.durations = {request: Durations() for request in ("live_value", "read", "write")}
         self.active_faults: set[str] = set()
-        self.receipts = dict.fromkeys(VERDICTS, 0)
 
     def on_request(self, method: str, node: str, duration_s: float, error: MeterError | None) -> None:
         """Count a request. A 404 of /transaction counts as an answer: nothing is signed yet, or v2 has the receipt."""
         is_answer = isinstance(error, RefusedError) and error.status == 404 and node == "/transaction"
         if error is not None and not is_answer:
-            self.failures[REASONS.get(type(error), OTHER)] += 1
+            self.counts["iem_dcr_requests_failed", _REASONS.get(type(error), _OTHER)] += 1
             if not isinstance(error, RefusedError):
                 return
-        kind = WRITE if method != "GET" else LIVE_VALUE if node == "/metervalue" else READ
+        kind = "write" if method != "GET" else "live_value" if node == "/metervalue" else "read"
         self.durations[kind].add(duration_s)
 
     def on_value(self, before: MeterValue, value: MeterValue, *, is_new_transaction: bool) -> None:
         """Count the transactions that began or ended between two live values of one meter."""
-        self.transactions_begun += bool(value.XT) and (not before.XT or is_new_transaction)
-        self.transactions_ended += bool(before.XT) and (not value.XT or is_new_transaction)
+        self.counts[("iem_dcr_transactions_begun",)] += bool(value.XT) and (not before.XT or is_new_transaction)
+        self.counts[("iem_dcr_transactions_ended",)] += bool(before.XT) and (not value.XT or is_new_transaction)
 
     def on_command(self, command: str, *, is_ok: bool) -> None:
         """Count the answer to a start or a stop."""
-        self.commands[command, RESULTS[not is_ok]] += 1
+        self.counts["iem_dcr_commands", command, "ok" if is_ok else "failed"] += 1
 
     def on_fault_raised(self, error: StationError) -> None:
         """Count a fault."""
-        fault = _FAULTS.get(error.sub_type, COMMUNICATION)
-        self.faults_raised[fault] += 1
+        fault = _FAULTS.get(error.sub_type, _COMMUNICATION)
+        self.counts["iem_dcr_faults", fault] += 1
         self.active_faults.add(fault)
 
     def on_fault_cleared(self, error: StationError) -> None:
         """Remove a fault from the active ones."""
-        self.active_faults.discard(_FAULTS.get(error.sub_type, COMMUNICATION))
+        self.active_faults.discard(_FAULTS.get(error.sub_type, _COMMUNICATION))
 
     def on_receipt(self, outcome: Outcome | None, *, accepted: bool) -> None:
         """Count a delivered receipt. ``accepted`` is False if the transparency software refuses it."""
         verdict = "not_checked" if outcome is None else outcome.name.lower()
-        self.receipts[verdict if accepted else NOT_ACCEPTED] += 1
+        self.counts["iem_dcr_receipts", verdict if accepted else _NOT_ACCEPTED] += 1

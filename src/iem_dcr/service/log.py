@@ -35,8 +35,8 @@ FLUSH_TIMEOUT_S: Final = 0.5
 NO_METER: Final = "-"
 """Replaces the module_id in a line of text that is about no meter or about all meters."""
 
-_PRIORITIES: Final = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
-_PRIORITY_DEBUG: Final = 7
+_PRIORITIES: Final = {"CRITICAL": 2, "ERROR": 3, "WARNING": 4, "INFO": 6, "DEBUG": 7}
+"""Of syslog(3), as systemd's journal reads them."""
 
 
 class TextFormatter(logging.Formatter):
@@ -51,10 +51,9 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line of a record."""
-        head = f"<{_priority(record.levelno)}>" if self._journal else f"{_time(record)} "
-        lines = [_printable(line) for line in _traceback(self, record).split("\n")]
-        message = " | ".join(filter(None, [_message(record), *lines]))
-        return f"{head}{record.levelname} {METER.get() or NO_METER}: {message}"
+        head = f"<{_PRIORITIES.get(record.levelname, 6)}>" if self._journal else f"{_time(record)} "
+        lines = [_message(record), *map(_printable, _traceback(self, record).split("\n"))]
+        return f"{head}{record.levelname} {METER.get() or NO_METER}: {' | '.join(filter(None, lines))}"
 
 
 class JsonFormatter(logging.Formatter):
@@ -213,7 +212,3 @@ def _printable(text: str) -> str:
 
 def _time(record: logging.LogRecord) -> str:
     return rfc3339(datetime.fromtimestamp(record.created, UTC))
-
-
-def _priority(level: int) -> int:
-    return next((priority for least, priority in _PRIORITIES if level >= least), _PRIORITY_DEBUG)

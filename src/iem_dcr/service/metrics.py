@@ -139,17 +139,10 @@ class _Scrape(Collector):
                 put("iem_dcr_clock_difference_seconds", status.clock_offset.total_seconds())
         for fault in FAULTS:
             put("iem_dcr_fault_active", fault in counters.active_faults, fault)
-            put("iem_dcr_faults", counters.faults_raised[fault], fault)
-        put("iem_dcr_transactions_begun", counters.transactions_begun)
-        put("iem_dcr_transactions_ended", counters.transactions_ended)
-        for (command, result), count in counters.commands.items():
-            put("iem_dcr_commands", count, command, result)
-        for verdict, count in counters.receipts.items():
-            put("iem_dcr_receipts", count, verdict)
         put("iem_dcr_held_registers", meter.held_registers)
         put("iem_dcr_frozen_values", meter.frozen_values)
-        for reason, count in counters.failures.items():
-            put("iem_dcr_requests_failed", count, reason)
+        for (name, *labels), count in counters.counts.items():
+            put(name, count, *labels)
         edges = [*map(str, BUCKETS_S), "+Inf"]
         for request, durations in counters.durations.items():
             buckets = list(zip(edges, accumulate(durations.counts), strict=True))

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import hashlib
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from iem_dcr.driver.rate_limited_log import RateLimitedLog
@@ -132,14 +133,14 @@ class Service:
             self._start("comparing serials", self._compare_serials),
         ]
         if self._notifier.watchdog_period_s is not None:
-            others.append(self._start("the watchdog", self._feed_watchdog))
+            others.append(self._start("the watchdog", partial(self._feed_watchdog, self._notifier.watchdog_period_s)))
         if self.page is not None:
             others.append(self._start("the bring-up page", self.page.run))
         try:
             await self._stopping.wait()
         finally:
             self._stopping.set()
-            self._notifier.stopping()
+            self._notifier.send("STOPPING=1")
             _log.info("ending")
             await _end(meters, METERS_TIMEOUT_S)
             closing = [asyncio.create_task(meter.close()) for meter in self._meters]
@@ -196,17 +197,17 @@ class Service:
         """Tell systemd that the service is ready, and send its status whenever it changes."""
         is_ready, reported = False, ""
         while True:
-            is_ready = is_ready or self._notifier.ready()
+            is_ready = is_ready or self._notifier.send("READY=1")
             status = self.status
-            if status != reported and self._notifier.status(status):
+            if status != reported and self._notifier.send(f"STATUS={status}"):
                 reported = status
             await asyncio.sleep(STATUS_PERIOD_S)
 
-    async def _feed_watchdog(self) -> None:
+    async def _feed_watchdog(self, period_s: float) -> NoReturn:
         """Feed the watchdog as long as the loop runs. Nothing else may feed it."""
-        while self._notifier.watchdog_period_s is not None:
-            self._notifier.alive()
-            await asyncio.sleep(self._notifier.watchdog_period_s)
+        while True:
+            self._notifier.send("WATCHDOG=1")
+            await asyncio.sleep(period_s)
 
     async def _compare_serials(self) -> NoReturn:
         """Log when a serial answers at two addresses, and when it no longer does. No driver waits for this."""

@@ -24,7 +24,7 @@ class Notifier:
     """Sends messages to systemd. No method raises or blocks.
 
     Attributes:
-        watchdog_period_s: period for calls of `alive`, half of what systemd allows; None without a watchdog.
+        watchdog_period_s: period for the message ``WATCHDOG=1``, half of what systemd allows; None without a watchdog.
     """
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
@@ -37,33 +37,12 @@ class Notifier:
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
             self._socket.setblocking(False)  # noqa: FBT003  the signature is socket's
 
-    def ready(self) -> bool:
-        """Report that the service has started. Like the other methods, returns whether the message was sent."""
-        return self._send("READY=1")
-
-    def stopping(self) -> bool:
-        """Report that the service is about to end."""
-        return self._send("STOPPING=1")
-
-    def alive(self) -> bool:
-        """Feed the watchdog."""
-        return self._send("WATCHDOG=1")
-
-    def status(self, text: str) -> bool:
-        """Set the line that ``systemctl status`` shows."""
-        return self._send(f"STATUS={printable(text, limit=400)}")
-
-    def close(self) -> None:
-        """Close the socket; nothing more is sent."""
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
-
-    def _send(self, message: str) -> bool:
+    def send(self, message: str) -> bool:
+        """Send ``READY=1``, ``STATUS=...``, ``WATCHDOG=1`` or ``STOPPING=1``. Return whether nothing went wrong."""
         if self._socket is None:
             return True
         try:
-            self._socket.sendto(message.encode(), self._address)
+            self._socket.sendto(printable(message, limit=400).encode(), self._address)
         except OSError as error:
             level = logging.DEBUG if self._failing else logging.WARNING
             self._failing = True
@@ -72,6 +51,12 @@ class Notifier:
             return False
         self._failing = False
         return True
+
+    def close(self) -> None:
+        """Close the socket; nothing more is sent."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
 
 
 def _address(path: str) -> str:
