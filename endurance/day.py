@@ -19,7 +19,7 @@ from collections import Counter
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from endurance.given import positive, verdict
+from endurance.command_line import positive, verdict
 from endurance.growth import grown, handles, resident_kib
 from endurance.invariants import broken
 from endurance.model import SERVICE, start_request
@@ -59,8 +59,8 @@ class Day(World):
         self.values += 1
         del self.energies[:-2]
 
-    def weigh(self) -> None:
-        super().weigh()
+    def measure(self) -> None:
+        super().measure()
         if len(self.memory) % (3600 / SESSION_S) == 0:
             loop: Any = asyncio.get_running_loop()
             gc.collect()

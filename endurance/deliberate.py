@@ -26,6 +26,7 @@ from iem_dcr.driver.meter_state import MeterState
 from iem_dcr.driver.provisioning import Provisioning
 from iem_dcr.driver.receipt_keeper import ReceiptKeeper
 from iem_dcr.driver.receipt_matching import Entitlement, Right
+from iem_dcr.driver.receipt_memory import ReceiptMemory
 from iem_dcr.driver.start import Start
 from iem_dcr.driver.transitions import AWAITED, State
 from iem_dcr.driver.upkeep import Upkeep
@@ -208,7 +209,7 @@ def matched_by_id_alone(_own: Any, receipt: Any, entry: Any) -> bool:
     return entry.state not in (State.CLOSED, State.REFUSED) and receipt.identification in (None, entry.ID)
 
 
-@fault(TWO, (Ledger, "_own"))
+@fault(TWO, (ReceiptMemory, "own"))
 def remembered_under_the_id_before(own: Any, self: Any, receipt: Any, transaction_id: str, *, answers: bool) -> None:
     """A receipt is remembered under the id of the previous one."""
     own(self, receipt, getattr(self, "_id_before", transaction_id), answers=answers)

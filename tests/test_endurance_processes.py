@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from endurance.command_line import positive
 from endurance.day import grown_when_full
-from endurance.given import positive
 from endurance.growth import grown
 from endurance.invariants import broken
 from endurance.meter import Serving, Truth
-from endurance.model import Call, Filed
+from endurance.model import Call, JournalEntry
 from endurance.processes import network, programs, ways
 from endurance.processes.killing import Run
 from endurance.processes.soak import ALLOWED
@@ -196,7 +196,7 @@ def two_sessions() -> RealStation:
     """Two sessions of one process, as they should be."""
     station = RealStation("pm", METER)
     station.process_starts()
-    station.filed = []
+    station.journal_entries = []
     for number, name in enumerate(("A", "B"), start=1):
         at_s, calls = 10.0 * number, station.calls
         request = {"identification_data": f"04{name}", "transaction_id": name, "evse_id": "E1"}
@@ -204,7 +204,7 @@ def two_sessions() -> RealStation:
         calls.append(Call("stop", name, len(calls), {}, 0, at_s + 5, at_s + 5.1, stop_answer(number, name)))
         owner = Serving(name, 0)
         station.meter.truths.append(Truth(METER, number - 1, owner, at_s, at_s + 5, tuple_of(number, name)))
-        station.filed.append(Filed(tuple_of(number, name), name))
+        station.journal_entries.append(JournalEntry(tuple_of(number, name), name))
     station.energies = [(METER, 1.0, 0), (METER, 2.0, 0)]
     station.checks = {b"true"}
     return station
@@ -220,9 +220,12 @@ def test_a_run_as_it_should_be_breaks_no_promise() -> None:
     ("sentence", "spoil"),
     [
         ("it belongs to 'A'", lambda run: setattr(run.calls[3], "answer", run.calls[1].answer)),
-        ("is not in the journal", lambda run: run.filed.pop()),
-        ("has the receipt of 'A' 2 times", lambda run: run.filed.append(run.filed[0])),
-        ("in the journal as that of ''", lambda run: run.filed.insert(0, replace(run.filed.pop(0), transaction_id=""))),
+        ("is not in the journal", lambda run: run.journal_entries.pop()),
+        ("has the receipt of 'A' 2 times", lambda run: run.journal_entries.append(run.journal_entries[0])),
+        (
+            "in the journal as that of ''",
+            lambda run: run.journal_entries.insert(0, replace(run.journal_entries.pop(0), transaction_id="")),
+        ),
         ("was never answered", lambda run: setattr(run.calls[2], "answer", None)),
         ("was answered after 40.0 s", lambda run: setattr(run.calls[2], "answered_s", 60.0)),
         ("falls from 2.0 Wh to 1.5 Wh", lambda run: run.energies.append((METER, 1.5, 0))),

@@ -135,7 +135,7 @@ class KilledStation(RealStation):
             self.disk_troubled += self.disk.dropped_by_kill()
             if wrong := self.driver.kill():
                 self.troubles.append(f"process {process.number}: {wrong}")
-            self.tell(f"process {process.number} is killed")
+            self.note(f"process {process.number} is killed")
             self.excuse("its process was killed")
 
     async def be_killed(self) -> None:
@@ -179,7 +179,7 @@ class KilledStation(RealStation):
         detail = {name: PACE * each if name in HASTENED else each for name, each in step.detail.items()}
         if step.what in ("wire_fault", "cut_power", "shift_clock", "current_flows", "meter_in_error"):
             self.counts[f"trouble: {step.what}"] += 1
-            self.tell(f"{step.what} {detail}")
+            self.note(f"{step.what} {detail}")
             self._meter_settled_s = time.monotonic() + METER_SETTLES_S
         if detail.get("kind") == "act-late":
             self.meter.meddled_s = None  # the late request may end a later transaction
@@ -212,7 +212,7 @@ class KilledStation(RealStation):
 
     async def finish(self) -> None:
         """Clear all faults, wait for the recovery, run one more session, and end the process."""
-        self.heal()
+        self.end_faults()
         # A value shows that the service is connected again. The broker may have lost earlier commands.
         now_s = time.monotonic()
         await until(lambda: self.value_s > now_s, self.answer_timeout_s)

@@ -26,7 +26,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from endurance.given import at_least, verdict
+from endurance.command_line import at_least, verdict
 from endurance.processes import programs
 from endurance.processes.killed_station import KilledStation
 from endurance.processes.station import EverestMqtt

@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from endurance.given import at_least, verdict
+from endurance.command_line import at_least, verdict
 from endurance.model import start_request
 from endurance.processes import programs
 from endurance.processes.programs import ServiceProcess

@@ -21,7 +21,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Final
 
-from endurance.given import at_least, positive, verdict
+from endurance.command_line import at_least, positive, verdict
 from endurance.growth import grown, handles, resident_kib, threads
 from endurance.model import start_request
 from endurance.processes import programs

@@ -82,7 +82,7 @@ class RealStation(Station):
 
     def process_starts(self) -> Process:
         self.processes.append(Process(len(self.processes), time.monotonic()))
-        self.tell(f"process {self.processes[-1].number} starts")
+        self.note(f"process {self.processes[-1].number} starts")
         return self.processes[-1]
 
     @property
