@@ -32,7 +32,6 @@ from endurance.processes.killed_station import KilledStation
 from endurance.processes.station import EverestMqtt
 from endurance.processes.wrapped_program import Disk
 from endurance.station import until
-from iem_dcr.simulator import SimulatorServer
 from tests.support.brokers import Mosquitto
 from tests.support.shared import SHARED
 
@@ -74,7 +73,7 @@ class Run:
             brokers = [stack.enter_context(Mosquitto(persistence=keeps)) for keeps in (False, True)]
             everests = [await stack.enter_async_context(EverestMqtt(broker.port)) for broker in brokers]
             for number, station in enumerate(self._stations):
-                station.address = "127.0.0.1", (await stack.enter_async_context(SimulatorServer(station.meter))).port
+                await station.serve_meter(stack)
                 station.drive(self._folder, everests[number % 2])
                 stack.push_async_callback(station.leave)
             await asyncio.gather(*(station.begin() for station in self._stations))

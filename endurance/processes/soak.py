@@ -28,7 +28,6 @@ from endurance.processes import programs
 from endurance.processes.programs import ServiceProcess
 from endurance.processes.station import EverestMqtt, RealStation
 from endurance.station import until
-from iem_dcr.simulator import SimulatorServer
 from tests.support.brokers import Mosquitto
 
 if TYPE_CHECKING:
@@ -63,7 +62,7 @@ class Soak:
             everest = await stack.enter_async_context(EverestMqtt(broker.port))
             for station in self._stations:
                 everest.add(station)
-                station.address = "127.0.0.1", (await stack.enter_async_context(SimulatorServer(station.meter))).port
+                await station.serve_meter(stack)
             counts = {"IEM_DCR_ENDURANCE_COUNTS": str(self._counts)}
             service = ServiceProcess(self._folder, self._stations, everest.address, journal, "-q", **counts)
             await stack.enter_async_context(service)

@@ -17,9 +17,10 @@ from endurance.invariants import broken
 from endurance.meter import Meter, Serving
 from endurance.model import EVSE_ID, SERVICE, Call, start_request
 from endurance.station import Station
-from iem_dcr.simulator import SimulatorOptions
+from iem_dcr.simulator import SimulatorOptions, SimulatorServer
 
 if TYPE_CHECKING:
+    from contextlib import AsyncExitStack
     from pathlib import Path
 
 CALM_S: Final = 100.0
@@ -72,6 +73,10 @@ class RealStation(Station):
 
     def host_at(self, at_s: float) -> datetime:
         return datetime.now(UTC) - timedelta(seconds=time.monotonic() - at_s)
+
+    async def serve_meter(self, stack: AsyncExitStack, host: str = "127.0.0.1") -> None:
+        """Serve the meter at a free port of ``host`` until the stack ends."""
+        self.address = host, (await stack.enter_async_context(SimulatorServer(self.meter, host))).port
 
     def settings(self, journal: Path) -> dict[str, object]:
         host, port = self.address
