@@ -302,7 +302,7 @@ def test_the_command_tells_of_the_first_run_that_fails_and_how_to_replay_it(
 
 def test_a_promise_is_seen_broken_at_the_end_of_the_session_that_breaks_it() -> None:
     plan = make(1000)
-    with fault("tidied").applied():
+    with fault("receipt_is_changed").applied():
         world = carry_out(plan)
     assert world.broken_early != []
     assert len(world.tasks_left) < len(plan.sessions)

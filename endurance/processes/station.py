@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 CALM_S: Final = 100.0
 """How long a station waits at the end for a session that succeeds, as in the simulation."""
-FIRST_WORD_S: Final = 0.2
+SILENT_AT_START_S: Final = 0.2
 """No process publishes anything this soon after its start: earlier messages are from the previous process."""
 QUICK: Final = {"load_delay_s": 0.05, "charge_s": 0.3, "signing_delay_s": 0.15}
 
@@ -94,13 +94,13 @@ class RealStation(Station):
     def _process_number(self) -> int:
         """The number of the process that sends messages now."""
         last = self.processes[-1]
-        return last.number if time.monotonic() > last.began_s + FIRST_WORD_S else max(0, last.number - 1)
+        return last.number if time.monotonic() > last.began_s + SILENT_AT_START_S else max(0, last.number - 1)
 
     def on_value(self, value: dict[str, Any], at_s: float | None = None) -> None:
         super().on_value(value)
         self.value_s = at_s or time.monotonic()
         process = self.processes[-1]
-        if process.back_s is None and self.value_s > process.began_s + FIRST_WORD_S:
+        if process.back_s is None and self.value_s > process.began_s + SILENT_AT_START_S:
             process.back_s = self.value_s - process.began_s
 
     # --- commands ---
@@ -126,8 +126,8 @@ class RealStation(Station):
     def on_answer(self, call: Call, answer: dict[str, Any]) -> None:
         """Record an answer. A broker may deliver a request again to the next process."""
         now_s, process = time.monotonic(), self.processes[self._process_number]
-        is_anothers = process.number != call.process
-        if is_anothers:
+        is_of_later_process = process.number != call.process
+        if is_of_later_process:
             self.meter.meddle(call.asked_s or now_s, process.began_s, now_s)  # both may have acted on it
         if call.answer is None:
             call.process, call.asked_s = process.number, max(call.asked_s or now_s, process.began_s)
@@ -137,11 +137,11 @@ class RealStation(Station):
 
     async def last_session(self) -> None:
         """Run sessions until one succeeds, for at most 100 s. The last one counts as free of faults."""
-        give_up_s = time.monotonic() + CALM_S
+        deadline_s = time.monotonic() + CALM_S
         is_over = False
         while not is_over:
             calls = await self.session(start_request(self.new_id(), ""), 1.5)
-            is_over = all(call.ok for call in calls) or time.monotonic() > give_up_s
+            is_over = all(call.ok for call in calls) or time.monotonic() > deadline_s
         for call in calls:
             call.fresh = True
         self.running_at_end = self.meter.open_transaction
