@@ -56,8 +56,8 @@ def prepared(keep: Path | None) -> Iterator[Path]:
     Raises:
         SystemExit: there is no broker, or the folder exists. Its old journals would count as those of this run.
     """
-    if not any(shutil.which("mosquitto", path=path) for path in (None, "/usr/local/sbin:/usr/sbin")):
-        raise SystemExit("mosquitto is not installed")
+    if why := why_no_mosquitto():
+        raise SystemExit(why)
 
     def leave(number: int, _frame: FrameType | None) -> NoReturn:
         raise SystemExit(128 + number)
@@ -69,6 +69,12 @@ def prepared(keep: Path | None) -> Iterator[Path]:
         except OSError as error:
             raise SystemExit(f"{keep}: {error.strerror}") from None
         yield keep or Path(name, "run")
+
+
+def why_no_mosquitto() -> str:
+    """Return why mosquitto is unavailable here, or ""."""
+    folders = None, "/usr/local/sbin:/usr/sbin"  # not everybody has the latter in PATH
+    return "" if any(shutil.which("mosquitto", path=each) for each in folders) else "mosquitto is not installed"
 
 
 def waited_for_core_s(pid: int) -> float:
