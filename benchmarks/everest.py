@@ -9,22 +9,21 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import iem_dcr.everest  # noqa: E402  needs the path above
-from tests.support.bench import CI  # noqa: E402
-from tests.support.command_line import Simulator  # noqa: E402
-from tests.support.everest_bench import EverestBench  # noqa: E402
+from benchmarks.driver import footprint
+from endurance.growth import resident_kib
+from endurance.model import EVSE_ID, start_request
+from endurance.processes.wrapped_program import MODULE_PY
+from tests.support.command_line import Simulator
+from tests.support.everest_bench import EverestBench
 
-MODULE = Path(iem_dcr.everest.__file__).parent / "IsabellenhuetteIemDcr" / "module.py"
 SIGNING_S = 0.12
 FIRST_VALUE_GOAL_S = 0.3
 MEMORY_GOAL_MIB = 40.0
@@ -43,19 +42,6 @@ IDLE = (
 """A module that does nothing: its memory and round trip are the share of the double."""
 
 
-def resident_mib(pid: int) -> float:
-    """Return the resident memory of a process in MiB."""
-    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
-    return int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1]) / 1024
-
-
-def python_alone_mib() -> float:
-    """Return the resident memory of an interpreter without imports, in MiB."""
-    program = "print(next(line for line in open('/proc/self/status') if line.startswith('VmRSS')).split()[1])"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)  # noqa: S603
-    return int(done.stdout) / 1024
-
-
 def verdict(value: float, goal: float) -> str:
     """Return whether a goal is met, as text."""
     return "met" if value <= goal else "NOT MET"
@@ -68,20 +54,6 @@ def timed(everest: EverestBench, command: str, arguments: dict[str, Any]) -> tup
     return time.perf_counter() - before, answer
 
 
-def request(name: str) -> dict[str, Any]:
-    """Return the arguments of a start."""
-    return {
-        "value": {
-            "evse_id": CI,
-            "transaction_id": name,
-            "identification_status": "ASSIGNED",
-            "identification_flags": [],
-            "identification_type": "ISO14443",
-            "identification_data": f"04{name}",
-        }
-    }
-
-
 def idle_module(folder: Path) -> tuple[float, float]:
     """Return resident memory (MiB) and round trip (s) of a module that does nothing."""
     program = folder / "module.py"
@@ -89,7 +61,7 @@ def idle_module(folder: Path) -> tuple[float, float]:
     with EverestBench(program) as everest:
         everest.ready()
         trips = [timed(everest, "stop_transaction", {"transaction_id": ""})[0] for _ in range(20)]
-        return resident_mib(everest.pid), statistics.median(trips)
+        return resident_kib(everest.pid) / 1024, statistics.median(trips)
 
 
 def main() -> None:
@@ -101,19 +73,19 @@ def main() -> None:
         idle_mib, idle_s = idle_module(Path(folder))
     with Simulator(signing_delay_s=SIGNING_S, current_a=0.0) as meter, tempfile.TemporaryDirectory() as kept:
         host, _, port = meter.address.rpartition(":")
-        settings = {"ip_address": host, "port_http": int(port), "CI": CI}
-        with EverestBench(MODULE, settings, environment={"STATE_DIRECTORY": kept}) as everest:
+        settings = {"ip_address": host, "port_http": int(port), "CI": EVSE_ID}
+        with EverestBench(MODULE_PY, settings, environment={"STATE_DIRECTORY": kept}) as everest:
             ready_at = everest.ready()
             first = everest.wait_for(lambda: everest.published("powermeter"))[0]
             starts, stops = [], []
             for number in range(sessions):
-                took_s, answer = timed(everest, "start_transaction", request(f"B{number}"))
+                took_s, answer = timed(everest, "start_transaction", {"value": start_request(f"B{number}", "04AB")})
                 starts.append(took_s)
                 took_s, answer = timed(everest, "stop_transaction", {"transaction_id": f"B{number}"})
                 stops.append(took_s)
                 if answer["status"] != "OK":
                     raise SystemExit(f"not stopped: {answer}")
-            module_mib = resident_mib(everest.pid)
+            module_mib = resident_kib(everest.pid) / 1024
     start_s, stop_s = statistics.median(starts), statistics.median(stops)
     first_s = first.at - ready_at
     print(
@@ -125,7 +97,7 @@ def main() -> None:
     print(
         f"  stop_transaction  {stop_s * 1000:6.1f} ms   {(stop_s - LOOK_S) * 1000:.1f} ms on top of the query at 140 ms"
     )
-    python_mib = python_alone_mib()
+    _, python_mib = footprint("pass")
     print(
         f"Resident after {sessions} sessions {module_mib:.1f} MiB; goal {MEMORY_GOAL_MIB:.0f} MiB: "
         f"{verdict(module_mib, MEMORY_GOAL_MIB)}"

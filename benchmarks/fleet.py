@@ -5,10 +5,10 @@ Usage: python benchmarks/fleet.py [--quick] [--meters N] [--profile] [--no-heart
 Values are punctual if 99 % of them reach a client of the broker at most 100 ms late, measured against each meter's own
 grid of seconds. The number of meters is doubled until this fails, and then a binary search finds the limit.
 
-The service has its own core. The meters (fleet_meters.py), the broker (mosquitto, or amqtt if it is not installed),
-EVerest's heartbeats to every meter (fleet_heartbeats.py) and the watcher (fleet_watch.py) share the others. Their load
-is printed, because they must not be the limit. A bare loop of http.client and paho in one thread (fleet_bare.py) then
-does the same work, so that the results are ratios, independent of the machine's speed.
+The service has its own core. The meters (fleet_meters.py), the broker (mosquitto, or amqtt if it is not installed) and
+EVerest's part (fleet_everest.py) share the others. Their load is printed, because they must not be the limit. A bare
+loop of http.client and paho in one thread (fleet_bare.py) then does the same work, so that the results are ratios,
+independent of the machine's speed.
 """
 
 from __future__ import annotations
@@ -16,32 +16,29 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import pstats
 import signal
 import sys
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-ROOT = Path(__file__).resolve().parents[1]
-if str(ROOT) not in sys.path:
-    sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import fleet_processes as processes  # noqa: E402  found by the line above
-from benchmarks.fleet_profile import report_profile  # noqa: E402  as above
-
-if TYPE_CHECKING:
-    import subprocess
-    from collections.abc import Iterator
+from benchmarks import fleet_processes as processes
+from endurance.growth import resident_kib
+from endurance.processes.programs import why_no_mosquitto
+from tests.support.brokers import Amqtt, Mosquitto
 
 GOAL_METERS = 1000
 ON_TIME = 0.99
 CLOSE_ENOUGH = 1.1
 """The search ends if the ratio of the failed to the successful number of meters is at most this."""
-SETTLES_S = 4.0
+SETTLE_S = 4.0
 """Time from the first value of the last meter to the measurement. The start is over by then."""
-MIB = 1024 * 1024
+TOP = 40
+"""Number of functions in a printed profile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +51,9 @@ class Trial:
         late_s: lateness that 99 % of the received values do not exceed, or None without values.
         per_value_s: CPU seconds of the process per value.
         busy: share of its core that the process used.
-        others: shares of a core that the meters, the broker and the watcher used.
+        others: shares of a core that the meters, the broker and EVerest's part used.
         foreign: share of a core that unrelated programs used.
-        resident: resident memory of the process in bytes.
+        resident_kib: resident memory of the process in KiB.
         first_check_s: seconds from the start of the process to the first communication check, or None.
         all_there_s: seconds to the first check and value of the last meter, or None.
     """
@@ -68,7 +65,7 @@ class Trial:
     busy: float
     others: tuple[float, ...]
     foreign: float
-    resident: int
+    resident_kib: int
     first_check_s: float | None
     all_there_s: float | None
 
@@ -79,7 +76,7 @@ class Trial:
 
     def __str__(self) -> str:
         shares = (*self.others, self.foreign)
-        names = ("meters", "broker", "watcher", "foreign")
+        names = ("meters", "broker", "EVerest", "foreign")
         others = ", ".join(f"{name} {share:.0%}" for name, share in zip(names, shares, strict=True))
         late = "   -  " if self.late_s is None else f"{self.late_s * 1000:4.0f} ms"
         return (
@@ -91,108 +88,80 @@ class Trial:
 class Fleet:
     """The meters, the broker and EVerest's part for a series of trials."""
 
-    def __init__(self, stack: contextlib.ExitStack, most: int, *, heartbeats: bool, settles_s: float) -> None:
+    def __init__(self, stack: contextlib.ExitStack, most: int, *, heartbeats: bool, settle_s: float) -> None:
+        processes.raise_limits()
+        self._core = processes.reserve_core()
         self._folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="iem-dcr-fleet-")))
-        self._measured, self._others = processes.cores()
-        self.broker, self._port, broker_pid = stack.enter_context(processes.broker(self._folder, self._others))
-        meters = stack.enter_context(processes.helper("fleet_meters.py", most, on=self._others))
-        self._ports: list[int] = meters.hear()
-        self._watch = stack.enter_context(processes.helper("fleet_watch.py", self._port, on=self._others))
-        self._other_pids = (meters.process.pid, broker_pid, self._watch.process.pid)
+        self.broker = stack.enter_context(Amqtt() if why_no_mosquitto() else Mosquitto(extra="log_dest none"))
+        meters = stack.enter_context(processes.helper("fleet_meters.py", most))
+        self._ports: list[int] = meters.read()
+        self._everest = stack.enter_context(processes.helper("fleet_everest.py", self.broker.port))
+        self._helper_pids = (meters.pid, self.broker.pid, self._everest.pid)
         self._heartbeats = heartbeats
-        self._settles_s = settles_s
+        self._settle_s = settle_s
 
-    def service(self, count: int, seconds: int) -> Trial:
-        """Measure the service."""
-        return self._trial([sys.executable, "-m", "iem_dcr", "-q", "run", self._config(count)], count, seconds)
+    def service(self, count: int, seconds: int, *, profile: Path | None = None) -> Trial:
+        """Measure the service, under cProfile if there is a file for its ``profile``."""
+        program = ["-m", "iem_dcr"] if profile is None else [str(processes.HERE / "fleet_profiled.py"), str(profile)]
+        command = [sys.executable, *program, "-q", "run", self._config(count)]
+        return self._trial(command, count, seconds, is_profiled=profile is not None)
 
     def bare(self, count: int, seconds: int) -> Trial:
         """Measure the bare loop."""
         places = self._folder / "places.json"
-        places.write_text(json.dumps({_module_id(number): self._ports[number] for number in range(count)}), "utf-8")
+        places.write_text(json.dumps(dict(zip(_module_ids(count), self._ports, strict=False))), "utf-8")
         program = str(processes.HERE / "fleet_bare.py")
-        return self._trial([sys.executable, program, str(self._port), str(places)], count, seconds)
+        return self._trial([sys.executable, program, str(self.broker.port), str(places)], count, seconds)
 
-    def profile(self, count: int, seconds: int) -> tuple[Trial, Path]:
-        """Measure the service under cProfile. Return also the file of its statistics."""
-        stats, program = self._folder / "stats", str(processes.HERE / "fleet_profiled.py")
-        command = [sys.executable, program, str(stats), "-q", "run", self._config(count)]
-        return self._trial(command, count, seconds, profiled=True), stats
-
-    def _trial(self, command: list[str], count: int, seconds: int, *, profiled: bool = False) -> Trial:
-        with contextlib.ExitStack() as stack:
-            helpers: tuple[int, ...] = self._other_pids
-            if self._heartbeats:
-                helpers = (*helpers, stack.enter_context(self._everest(count)))
-            self._watch.ask(do="expect", meters=count)
-            log = stack.enter_context((self._folder / "log").open("w", encoding="utf-8"))
-            begin_s = time.monotonic()
-            process = stack.enter_context(processes.running(command, self._measured, stderr=log))
-            came = self._watch.ask(do="wait", within_s=20 + count / 50)
-            time.sleep(self._settles_s)
-            return self._measure((process, helpers), count, seconds, profiled=profiled, came=came, begin_s=begin_s)
-
-    def _measure(
-        self,
-        measured: tuple[subprocess.Popen[str], tuple[int, ...]],
-        count: int,
-        seconds: int,
-        *,
-        profiled: bool,
-        came: dict[str, float | None],
-        begin_s: float,
-    ) -> Trial:
-        process, helpers = measured
-        pids = (process.pid, *helpers)
-        if profiled:
-            process.send_signal(signal.SIGUSR1)
-        before_s, all_before_s, cpu_before_s = time.monotonic(), processes.busy_s(), [*map(processes.cpu_s, pids)]
-        window = self._watch.ask(do="window", seconds=seconds)
-        took_s, all_s = time.monotonic() - before_s, processes.busy_s() - all_before_s
-        used_s = [processes.cpu_s(pid) - at_first_s for pid, at_first_s in zip(pids, cpu_before_s, strict=True)]
-        if profiled:
-            process.send_signal(signal.SIGUSR2)
-            time.sleep(1)
+    def _trial(self, command: list[str], count: int, seconds: int, *, is_profiled: bool = False) -> Trial:
+        self._everest.ask(do="expect", module_ids=_module_ids(count), heartbeats=self._heartbeats)
+        log, begin_s = self._folder / "log", time.monotonic()
+        with log.open("w") as stderr, processes.running(command, self._core, stderr=stderr) as process:
+            came = self._everest.ask(do="wait", timeout_s=20 + count / 50)
+            time.sleep(self._settle_s)
+            if is_profiled:
+                process.send_signal(signal.SIGUSR1)
+            pids = (process.pid, *self._helper_pids)
+            before_s, all_before_s, cpu_before_s = time.monotonic(), processes.busy_s(), [*map(processes.cpu_s, pids)]
+            window = self._everest.ask(do="window", seconds=seconds)
+            took_s, all_s = time.monotonic() - before_s, processes.busy_s() - all_before_s
+            used_s = [processes.cpu_s(pid) - at_first_s for pid, at_first_s in zip(pids, cpu_before_s, strict=True)]
+            resident = resident_kib(process.pid)
+            if is_profiled:
+                process.send_signal(signal.SIGUSR2)
+                time.sleep(1)
         if window["values"] == 0 or window["rising"] < count * 0.9:
-            said = "".join((self._folder / "log").read_text("utf-8").splitlines(keepends=True)[:5])
-            print(f"Only {window['rising']} of {count} meters sent values with a rising register.\n{said}", end="")
-        there_s = [came[name] for name in ("last_check", "last_value")]
+            print(f"Only {window['rising']} of {count} meters sent values with a rising register.")
+            print(*log.read_text("utf-8").splitlines()[:5], sep="\n")
+        all_there_s = (came["last_check"], came["last_value"])
         return Trial(
             meters=count,
             on_time=window["on_time"] / window["due"],
             late_s=window["late_s"],
             per_value_s=used_s[0] / max(1, window["values"]),
             busy=used_s[0] / took_s,
-            others=tuple(share_s / took_s for share_s in used_s[1:4]),
+            others=tuple(share_s / took_s for share_s in used_s[1:]),
             foreign=max(0.0, all_s - sum(used_s)) / took_s,
-            resident=processes.resident_bytes(process.pid),
+            resident_kib=resident,
             first_check_s=None if came["first_check"] is None else came["first_check"] - begin_s,
-            all_there_s=None if None in there_s else max(at or 0.0 for at in there_s) - begin_s,
+            all_there_s=None if None in all_there_s else max(all_there_s) - begin_s,
         )
-
-    @contextlib.contextmanager
-    def _everest(self, count: int) -> Iterator[int]:
-        names = self._folder / "module_ids.json"
-        names.write_text(json.dumps([_module_id(number) for number in range(count)]), "utf-8")
-        with processes.helper("fleet_heartbeats.py", self._port, names, on=self._others) as heartbeats:
-            yield heartbeats.process.pid
 
     def _config(self, count: int) -> str:
         """Write a configuration of ``count`` meters and return its path."""
-        protocol = "5" if self.broker == "mosquitto" else "3.1.1"
-        tables = [f'[mqtt]\nhost = "127.0.0.1"\nport = {self._port}\nprotocol = "{protocol}"\n']
+        tables = [f'[mqtt]\nhost = "127.0.0.1"\nport = {self.broker.port}\nprotocol = "{self.broker.protocol}"\n']
         tables += [
-            f'[[meter]]\nmodule_id = "{_module_id(number)}"\nip_address = "127.0.0.1"\n'
-            f'port_http = {self._ports[number]}\nCI = "DE*BEN*E{number:04}*1"\njournal_path = "off"\n'
-            for number in range(count)
+            f'[[meter]]\nmodule_id = "{module_id}"\nip_address = "127.0.0.1"\nport_http = {port}\n'
+            f'CI = "DE*BEN*{module_id}"\njournal_path = "off"\n'
+            for module_id, port in zip(_module_ids(count), self._ports, strict=False)
         ]
         file = self._folder / f"{count}.toml"
         file.write_text("\n".join(tables), "utf-8")
         return str(file)
 
 
-def _module_id(number: int) -> str:
-    return f"pm{number}"
+def _module_ids(count: int) -> list[str]:
+    return [f"pm{number}" for number in range(count)]
 
 
 def search(fleet: Fleet, first: int, most: int, seconds: int) -> Trial | None:
@@ -236,12 +205,10 @@ def report(one: Trial, held: Trial, bare: Trial, *, is_limit: bool) -> None:
     ratio = f"{held.per_value_s / bare.per_value_s:.1f}" if bare.per_value_s else "none: it got no value in the window"
     print(f"   bare loop {bare.per_value_s * 1000:.3f} ms   ratio {ratio}")
     print(f"  bare loop, as many meters     on time {bare.on_time:.1%}, busy {bare.busy:.0%}")
-    per_meter = (held.resident - one.resident) / (held.meters - one.meters)
-    print(
-        f"  resident                      {held.resident / MIB:.1f} MiB, with 1 meter {one.resident / MIB:.1f} MiB:",
-        end="",
-    )
-    print(f" {per_meter / 1024:.1f} KiB per meter")
+    held_mib, one_mib = held.resident_kib / 1024, one.resident_kib / 1024
+    per_meter_kib = (held.resident_kib - one.resident_kib) / (held.meters - one.meters)
+    print(f"  resident                      {held_mib:.1f} MiB, with 1 meter {one_mib:.1f} MiB:", end="")
+    print(f" {per_meter_kib:.1f} KiB per meter")
     for trial in (one, held):
         first, there = (f"{at:.2f} s" if at is not None else "-" for at in (trial.first_check_s, trial.all_there_s))
         print(f"  from the start of the process, {trial.meters} meter{'s' if trial.meters > 1 else ''}: ", end="")
@@ -261,13 +228,11 @@ def main() -> None:
     arguments = parser.parse_args()
     seconds = 2 if arguments.quick else arguments.seconds
     count = 8 if arguments.quick else arguments.meters
-    processes.raise_limits()
     with contextlib.ExitStack() as stack:
-        settles_s = 1.0 if arguments.quick else SETTLES_S
-        most = count or arguments.most
-        fleet = Fleet(stack, most, heartbeats=not arguments.no_heartbeats, settles_s=settles_s)
-        heard = "without" if arguments.no_heartbeats else "with"
-        print(f"Broker {fleet.broker}, {heard} heartbeats, windows of {seconds} s", flush=True)
+        settle_s = 1.0 if arguments.quick else SETTLE_S
+        fleet = Fleet(stack, count or arguments.most, heartbeats=not arguments.no_heartbeats, settle_s=settle_s)
+        heartbeats = "without" if arguments.no_heartbeats else "with"
+        print(f"Broker {type(fleet.broker).__name__}, {heartbeats} heartbeats, windows of {seconds} s", flush=True)
         one = fleet.service(1, 2)
         if count:
             held: Trial | None = fleet.service(count, seconds)
@@ -279,8 +244,9 @@ def main() -> None:
         bare = fleet.bare(held.meters, seconds)
         report(one, held, bare, is_limit=not count and held.meters < arguments.most)
         if arguments.profile:
-            profiled, stats = fleet.profile(min(held.meters, 300), seconds)
-            report_profile(stats, profiled.meters * seconds)
+            profile = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "profile"
+            fleet.service(min(held.meters, 300), seconds, profile=profile)
+            pstats.Stats(str(profile)).sort_stats("tottime").print_stats(TOP)
 
 
 if __name__ == "__main__":

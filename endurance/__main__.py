@@ -9,14 +9,14 @@ import time
 from collections import Counter
 from typing import Final
 
-from endurance.given import at_least
+from endurance.command_line import at_least
 from endurance.knobs import KNOWN, differences
 from endurance.plan import KNOBS, SESSIONS_IN_A_RUN, Plan, make
-from endurance.running import Outcome, broken_promises, outcomes
+from endurance.running import outcome_of, outcomes
 from endurance.shrink import from_text, shrunk, to_text
 from iem_dcr.errors import ConfigError
 
-SAYS_EVERY_S: Final = 5.0
+PROGRESS_PERIOD_S: Final = 5.0
 EXIT_BROKEN: Final = 1
 EXIT_USAGE: Final = 2
 
@@ -33,12 +33,13 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--keep", default="", help="steps to replay, as a failure prints them")
     parser.add_argument("--workers", type=at_least(1), default=os.cpu_count() or 1, help="processes (%(default)s)")
-    given = parser.parse_args(arguments)
-    if not given.keep:
-        return _run_many(given.seed, -(-given.sessions // SESSIONS_IN_A_RUN), given.workers, given.knobs)
-    plan = make(given.seed, knobs=given.knobs)
+    options = parser.parse_args(arguments)
+    if not options.keep:
+        runs = -(-options.sessions // SESSIONS_IN_A_RUN)
+        return _run_many(range(options.seed, options.seed + runs), options.workers, options.knobs)
+    plan = make(options.seed, knobs=options.knobs)
     try:
-        return _replay(plan.only(from_text(given.keep, plan)))
+        return _replay(plan.only(from_text(options.keep, plan)))
     except ConfigError as error:
         print(f"make endurance: {error}", file=sys.stderr)
         return EXIT_USAGE
@@ -52,39 +53,37 @@ def _replay(plan: Plan) -> int:
     for session in plan.sessions:
         for step in session.steps:
             print(f"session {session.number} {step}")
-    promises, _ = broken_promises(plan, tell=print)
-    for promise in promises:
+    broken = outcome_of(plan, print).broken
+    for promise in broken:
         print(f"BROKEN: {promise}")
-    print("a promise was broken" if promises else "every promise was kept")
-    return EXIT_BROKEN if promises else 0
+    print("a promise was broken" if broken else "every promise was kept")
+    return EXIT_BROKEN if broken else 0
 
 
-def _run_many(first: int, runs: int, workers: int, knobs: str) -> int:
+def _run_many(seeds: range, workers: int, knobs: str) -> int:
     total: Counter[str] = Counter()
-    began_s = said_s = time.monotonic()
-    failed: Outcome | None = None
-    done = 0
-    for outcome in outcomes(first, runs, workers, knobs):
-        done += outcome.runs
+    began_s = reported_s = time.monotonic()
+    done, failed = 0, None
+    for done, outcome in enumerate(outcomes(seeds, workers, knobs), start=1):
         total += outcome.counts
-        if outcome.seed is not None:
+        if outcome.broken:
             failed = outcome
             break
-        if time.monotonic() - said_s >= SAYS_EVERY_S:
-            said_s = time.monotonic()
-            print(f"{done * SESSIONS_IN_A_RUN} of {runs * SESSIONS_IN_A_RUN} sessions", flush=True)
+        if time.monotonic() - reported_s >= PROGRESS_PERIOD_S:
+            reported_s = time.monotonic()
+            print(f"{done * SESSIONS_IN_A_RUN} of {len(seeds) * SESSIONS_IN_A_RUN} sessions", flush=True)
     for name, count in sorted(total.items()):
         print(f"{count:>10}  {name}")
     sessions, took_s = done * SESSIONS_IN_A_RUN, time.monotonic() - began_s
     rate = f"{sessions / max(took_s, 0.001):.0f} a second"
     print(f"{sessions} sessions in {took_s:.0f} s with {workers} processes: {rate}")
-    if failed is None or failed.seed is None:
+    if failed is None:
         return 0
-    for promise in failed.promises:
+    for promise in failed.broken:
         print(f"BROKEN by seed {failed.seed}: {promise}")
-    kept = shrunk(make(failed.seed, knobs=knobs), lambda shorter: bool(broken_promises(shorter)[0]))
-    what = f"KEEP='{to_text(kept)}'" if kept else f"SESSIONS={SESSIONS_IN_A_RUN}"
-    print(f"make endurance KNOBS={knobs} SEED={failed.seed} {what}")
+    kept = shrunk(make(failed.seed, knobs=knobs), lambda shorter: bool(outcome_of(shorter).broken))
+    replay = f"KEEP='{to_text(kept)}'" if kept else f"SESSIONS={SESSIONS_IN_A_RUN}"
+    print(f"make endurance KNOBS={knobs} SEED={failed.seed} {replay}")
     return EXIT_BROKEN
 
 

@@ -19,7 +19,7 @@ from collections import Counter
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from endurance.given import positive, verdict
+from endurance.command_line import positive, verdict
 from endurance.growth import grown, handles, resident_kib
 from endurance.invariants import broken
 from endurance.model import SERVICE, start_request
@@ -59,8 +59,8 @@ class Day(World):
         self.values += 1
         del self.energies[:-2]
 
-    def weigh(self) -> None:
-        super().weigh()
+    def measure(self) -> None:
+        super().measure()
         if len(self.memory) % (3600 / SESSION_S) == 0:
             loop: Any = asyncio.get_running_loop()
             gc.collect()
@@ -104,14 +104,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hours", type=positive, default=24.0, help="hours of virtual time (%(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="seed of the network's latency (%(default)s)")
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     began_s = time.monotonic()
     print("hours  objects  tasks  timers  handles  resident MiB")
-    day = carry_out(plan_of(given.hours, given.seed), Day)
-    assert isinstance(day, Day)  # noqa: S101  for mypy: carry_out returns the class it was given
+    day = carry_out(plan_of(options.hours, options.seed), Day)
+    assert isinstance(day, Day)  # noqa: S101  for mypy: carry_out returns the class it was options
     troubles = [*broken(day), *grown_when_full(day.hours)]
     print(
-        f"{given.hours:g} hours in {time.monotonic() - began_s:.0f} s: {day.values} values,"
+        f"{options.hours:g} hours in {time.monotonic() - began_s:.0f} s: {day.values} values,"
         f" {sum(call.ok for call in day.calls)} of {len(day.calls)} commands OK"
     )
     return verdict(troubles, "Nothing grows.")

@@ -189,7 +189,7 @@ FAULTS: Final = [
                ENDED_IN_A_START, _returns(None), [(Command, "drop"), (EverestModule, "answer_what_waits")]),
     Deliberate("error_stays", "An error is never cleared.",
                AWAY_AT_THE_START, _returns(None), [(ModuleProcess, "clear_error")]),
-    Deliberate("errors_of_before", "An error that is active since before a restart is raised a second time.",
+    Deliberate("error_raised_twice", "An error that is active since before a restart is raised a second time.",
                KILLED_IN_A_FAULT, _returns(None), [(EverestModule, "_clear_errors_of_before")]),
 ]  # fmt: skip
 
@@ -217,7 +217,7 @@ def remembered_under_the_id_before(own: Any, self: Any, receipt: Any, transactio
 
 
 @fault(ONE, (receipt_keeper, "signed_value"))
-def tidied(own: Any, receipt: Any, public_key: str) -> Any:
+def receipt_is_changed(own: Any, receipt: Any, public_key: str) -> Any:
     """A receipt is changed before delivery: its signature does not match its text."""
     value = own(receipt, public_key)
     return replace(value, signed_meter_data=value.signed_meter_data.replace('","', '", "'))
@@ -225,7 +225,7 @@ def tidied(own: Any, receipt: Any, public_key: str) -> Any:
 
 @fault(BEGIN_STAYS_IN_DOUBT, (Ledger, "on_begin_unanswered"))
 def doubtful_begin_forgotten(_own: Any, self: Any, entry: Any, _at_s: float) -> Any:
-    """A B without an answer counts as refused: the transaction that it began continues, and nobody pays for it."""
+    """A B without an answer counts as refused: the transaction that it began continues, without payment."""
     self.on_begin_refused(entry)
     return entry
 
@@ -277,7 +277,7 @@ def given_up_while_it_runs(_own: Any, _self: Any, entry: Any, at_s: float) -> bo
 
 
 @fault(ONE, (Start, "run"))
-async def wanted_ended(own: Any, self: Any) -> Any:
+async def ended_without_request(own: Any, self: Any) -> Any:
     """A transaction is ended soon after its begin without a request."""
     answer = await own(self)
     newest = self._meter.ledger.newest(self.request.transaction_id)
@@ -287,7 +287,7 @@ async def wanted_ended(own: Any, self: Any) -> Any:
 
 
 @fault(AWAY_AT_THE_STOP, (MeterDriver, "stop_transaction"))
-async def no_means_no(own: Any, self: Any, transaction_id: str) -> Any:
+async def failed_stop_fails_for_ever(own: Any, self: Any, transaction_id: str) -> Any:
     """A stop that failed once fails for ever: its receipt exists, but is never delivered."""
     self._refused = refused = getattr(self, "_refused", {})
     answer = refused.get(transaction_id) or await own(self, transaction_id)
@@ -309,11 +309,11 @@ async def not_recalled(_own: Any, self: Any, serial: str = "") -> str:
 async def kept_after_the_reply(own: Any, self: Any, *of: Any) -> None:
     """A receipt is written seconds after its delivery: until then it is not in the journal."""
 
-    async def at_last() -> None:
+    async def store_later() -> None:
         await asyncio.sleep(20.0)
         await own(self, *of)
 
-    self._start(at_last())
+    self._start(store_later())
 
 
 @fault(ONE, (ReceiptKeeper, "deliver"))

@@ -1,22 +1,9 @@
-"""The record of a run: the commands of the station, the published values, and the contents of the journal.
-
-Runs in virtual time (`world`) and runs of real processes (`processes`) are both recorded with these classes and those
-of `meter`, so that `invariants` judges both. The classes here only hold data.
-"""
+"""The commands of a station with their answers, and the entries of its journal."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
-
-from iem_dcr.meter_time import RELEASED
-
-if TYPE_CHECKING:
-    from collections import Counter
-    from collections.abc import Sequence
-    from datetime import datetime
-
-    from endurance.meter import Meter, Truth
+from typing import Any, Final
 
 SERVICE: Final = "service"
 MODULE: Final = "module"
@@ -78,71 +65,8 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
-class Filed:
+class JournalEntry:
     """A receipt in the journal at the end."""
 
     text: str
     transaction_id: str
-
-
-class Record:
-    """The record of a run, on which the promises are checked. Its times are those of its meters.
-
-    Attributes:
-        journal: whether there is a journal.
-        meter: the meter that is connected now.
-        meters: every meter that was connected, in order.
-        processes: every process of ours, in order, with its number and the failures of its main task.
-        calls: every command of the station, in order.
-        energies: published values in order: serial number, energy in Wh, number of the process.
-        checks: payloads of the communication check.
-        errors: type and sub_type of the errors that are active in EVerest.
-        filed: the journal at the end, or None.
-        counts: number of events by name.
-        disk_troubled: periods in which a failing disk delayed entries that a kill then lost.
-        broken_early: promises that were broken before the end.
-        tasks_left: number of tasks at the end of each session.
-        memory: number of receipts and ids that the driver remembered at the end of each session.
-        leftover: number of tasks after the end.
-        dead_letters: messages that answer no request.
-        mistakes: unexpected exceptions.
-        running_after_calm: the transaction that ran after a period without faults, or None.
-        running_at_end: the transaction that ran after one more session, or None.
-    """
-
-    def __init__(self, meter: Meter, counts: Counter[str], *, journal: bool) -> None:
-        self.journal = journal
-        self.meter = meter
-        self.meters = [meter]
-        self.processes: Sequence[Any] = []
-        self.calls: list[Call] = []
-        self.energies: list[tuple[str, float, int]] = []
-        self.checks: set[bytes] = set()
-        self.errors: set[tuple[str, str]] = set()
-        self.filed: list[Filed] | None = None
-        self.counts = counts
-        self.disk_troubled: list[tuple[float, float]] = []
-        self.broken_early: list[str] = []
-        self.tasks_left: list[int] = []
-        self.memory: list[int] = []
-        self.leftover = 0
-        self.dead_letters: list[str] = []
-        self.mistakes: list[str] = []
-        self.running_after_calm: Truth | None = None
-        self.running_at_end: Truth | None = None
-
-    def calls_of(self, command: str, transaction_id: str) -> list[Call]:
-        return [call for call in self.calls if (call.command, call.transaction_id) == (command, transaction_id)]
-
-    @property
-    def disk_is_well(self) -> bool:
-        """Whether the disk works and all entries are written."""
-        return True
-
-    def host_at(self, at_s: float) -> datetime:
-        """Return the time of the host's clock, as it is set now, for a time of the run."""
-        raise NotImplementedError
-
-    def host_is_set_at(self, at_s: float) -> bool:
-        """Return whether the host's clock was plausible at a time of the run."""
-        return self.host_at(at_s) >= RELEASED

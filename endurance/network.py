@@ -52,7 +52,7 @@ class Network:
         self._served: Connection | None = None
         self._freed = asyncio.Event()
 
-    def way_s(self) -> float:
+    def transit_s(self) -> float:
         least, most = LATENCY_S
         return self.slow_s + least + (most - least) * self._latency()
 
@@ -64,7 +64,7 @@ class Network:
         """
         if self.swallows or sender.killed:
             await asyncio.Event().wait()
-        await asyncio.sleep(self.way_s())
+        await asyncio.sleep(self.transit_s())
         while (habit := self.meter.options.connections) != "any" and self._is_occupied():
             if habit == "one-refused":
                 raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
@@ -109,7 +109,7 @@ class Connection:
 
     def write(self, data: bytes) -> None:
         """Send a complete request. It arrives even if the client is killed meanwhile."""
-        self._later(self._network.way_s(), self._arrive, data, self.sender.serving)
+        self._later(self._network.transit_s(), self._arrive, data, self.sender.serving)
 
     async def drain(self) -> None:
         """Return immediately: nothing is buffered."""
@@ -176,7 +176,7 @@ class Connection:
             self._end()
 
     def _answer(self, data: bytes) -> None:
-        self._later(self._network.way_s(), self._come_back, data)
+        self._later(self._network.transit_s(), self._come_back, data)
 
     def _come_back(self, data: bytes) -> None:
         if self._network.swallows:

@@ -12,12 +12,11 @@ import contextvars
 import threading
 import weakref
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
 from unittest.mock import patch
 
 from endurance.meter import Serving
-from endurance.network import Network, Sender
+from endurance.network import Sender
 from iem_dcr.driver.start import Start
 from iem_dcr.everest import module
 from iem_dcr.everest.module import LOOP_END_TIMEOUT_S, EverestModule
@@ -28,10 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
     from concurrent.futures import Future
 
-    from endurance.clock import HostClock
     from endurance.disk import SteppedJournal
-    from endurance.station import Station
-    from iem_dcr.config import Settings
+    from endurance.world import World
     from iem_dcr.driver import MeterDriver
     from iem_dcr.everest.framework import Framework
     from iem_dcr.powermeter import Powermeter, StationError, TransactionStartResponse
@@ -44,18 +41,6 @@ PROCESS: contextvars.ContextVar[Process | None] = contextvars.ContextVar("proces
 HANDLING: contextvars.ContextVar[_Handling] = contextvars.ContextVar("handling")
 
 
-@dataclass(frozen=True, slots=True)
-class Around:
-    """The environment of a process. ``broker_is_up`` is the state at its start."""
-
-    station: Station
-    settings: Settings
-    host: HostClock
-    network: Network
-    journal: SteppedJournal | None
-    broker_is_up: bool
-
-
 class Process(Sender, ABC):
     """One process, from its start to its end. After a kill it has no effect.
 
@@ -66,12 +51,12 @@ class Process(Sender, ABC):
         tasks: its tasks.
     """
 
-    def __init__(self, around: Around, number: int) -> None:
+    def __init__(self, world: World, number: int, journal: SteppedJournal | None) -> None:
         self.number = number
         self.failures: list[BaseException] = []
-        self.journal = around.journal
+        self.journal = journal
         self.tasks: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
-        self._around = around
+        self._world = world
         self._context = contextvars.copy_context()
         self._context.run(PROCESS.set, self)
         self._context.run(self._make)
@@ -95,7 +80,7 @@ class Process(Sender, ABC):
             task.cancel()
 
     async def connect(self, _host: str, _port: int) -> tuple[asyncio.StreamReader, Any]:
-        return await self._around.network.connect(self)
+        return await self._world.network.connect(self)
 
     @abstractmethod
     def _make(self) -> None:
@@ -178,10 +163,11 @@ class ServiceProcess(Process):
         self.killed = True
 
     def _make(self) -> None:
-        around = self._around
-        self.bus = _Bus(self, around.station.on_message, connected=around.broker_is_up)
-        name, settings = around.station.name, around.settings
-        self._api = MeterApi(name, settings, self.bus, journal=self.journal, wall=around.host, connect=self.connect)
+        world = self._world
+        self.bus = _Bus(self, world.on_message, connected=world.broker_is_up)
+        self._api = MeterApi(
+            world.name, world.settings, self.bus, journal=self.journal, wall=world.host, connect=self.connect
+        )
 
     async def _run(self) -> None:
         while True:
@@ -312,9 +298,8 @@ class ModuleProcess(Process):
     def _make(self) -> None:
         self._handlings: list[_Handling] = []
         self._handlers: dict[str, Handler] = {}
-        around, framework = self._around, cast("Framework", self)
-        loop, connect = asyncio.get_running_loop(), self.connect
-        self._module = _Module(framework, around.settings, self.journal, loop, wall=around.host, connect=connect)
+        framework, settings, loop = cast("Framework", self), self._world.settings, asyncio.get_running_loop()
+        self._module = _Module(framework, settings, self.journal, loop, wall=self._world.host, connect=self.connect)
 
     async def _run(self) -> None:
         self._module.ready()
@@ -330,7 +315,7 @@ class ModuleProcess(Process):
 
     def publish_powermeter(self, value: Powermeter) -> None:
         if not self.killed:
-            self._around.station.on_value(value.to_json())
+            self._world.on_value(value.to_json())
 
     def publish_public_key(self, key: str) -> None:
         """Ignore the key: no promise is about it."""
@@ -342,12 +327,12 @@ class ModuleProcess(Process):
         self._change_error((error.type, error.sub_type), is_raised=False)
 
     def is_error_active(self, error: StationError) -> bool:
-        return (error.type, error.sub_type) in self._around.station.errors
+        return (error.type, error.sub_type) in self._world.errors
 
     def _change_error(self, error: tuple[str, str], *, is_raised: bool) -> None:
-        errors = self._around.station.errors
+        errors = self._world.errors
         if not self.killed:
             if (error in errors) is is_raised:
                 what = f"error {error} is {'raised' if is_raised else 'cleared'} a second time"
-                self._around.station.dead_letters.append(what)
+                self._world.dead_letters.append(what)
             (errors.add if is_raised else errors.discard)(error)

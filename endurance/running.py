@@ -16,7 +16,7 @@ from unittest.mock import patch
 
 from endurance.clock import JumpingLoop
 from endurance.invariants import broken
-from endurance.knobs import KNOWN, OPEN_AT_POWER_CUT, UNKNOWN, differences
+from endurance.knobs import OPEN_AT_POWER_CUT, UNKNOWN, differences
 from endurance.plan import Plan, make
 from endurance.process import task_factory
 from endurance.world import World
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 RUNS_AT_ONCE: Final = 4
-"""Number of runs that a worker gets at a time."""
+"""Number of runs that a process gets at a time."""
 LOGGERS: Final = ("iem_dcr", "asyncio")
-MOST_MISTAKES: Final = 20
+MAX_MISTAKES: Final = 20
 
 
 def carry_out(plan: Plan, kind: type[World] = World) -> World:
@@ -45,10 +45,10 @@ def carry_out(plan: Plan, kind: type[World] = World) -> World:
         await world.run()
         return world
 
-    quickest = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108  a folder is made in it
+    fastest = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108  a folder is made in it
     with (
         logged_mistakes() as mistakes,
-        tempfile.TemporaryDirectory(dir=quickest) as folder,
+        tempfile.TemporaryDirectory(dir=fastest) as folder,
         asyncio.Runner(loop_factory=JumpingLoop) as runner,
     ):
         return runner.run(run(Path(folder)))
@@ -61,7 +61,7 @@ def logged_mistakes() -> Iterator[list[str]]:
 
     class Mistakes(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            if record.exc_info and record.exc_info[1] is not None and len(found) < MOST_MISTAKES:
+            if record.exc_info and record.exc_info[1] is not None and len(found) < MAX_MISTAKES:
                 found.append(f"{record.getMessage()}: {record.exc_info[1]!r}")
 
     with contextlib.ExitStack() as stack:
@@ -102,52 +102,36 @@ def counted(world: World) -> Counter[str]:
     return counts
 
 
-def broken_promises(plan: Plan, tell: Callable[[str], object] = str) -> tuple[list[str], Counter[str]]:
-    """Carry out a run. Return the broken promises, among them any exception, and the number of events.
-
-    Args:
-        plan: the run.
-        tell: called with its chronicle.
-    """
-    try:
-        world = carry_out(plan)
-        tell(world.chronicle())
-        return broken(world), counted(world)
-    except Exception as error:  # noqa: BLE001  any exception is a failure of the run
-        return [f"the run itself failed: {type(error).__name__}: {error}"], Counter()
-
-
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The result of several runs.
+    """The result of one run.
 
     Attributes:
-        runs: number of runs.
+        seed: its seed.
+        broken: the broken promises, among them any exception.
         counts: number of events by name.
-        seed: seed of the first run that broke a promise, or None.
-        promises: the promises that it broke.
     """
 
-    runs: int
+    seed: int
+    broken: tuple[str, ...]
     counts: Counter[str]
-    seed: int | None
-    promises: tuple[str, ...]
 
 
-def make_runs(seeds: range, knobs: str = KNOWN) -> Outcome:
-    """Carry out the runs of some seeds, up to the first that breaks a promise."""
-    counts: Counter[str] = Counter()
-    for done, seed in enumerate(seeds, start=1):
-        promises, happened = broken_promises(make(seed, knobs=knobs))
-        counts += happened
-        if promises:
-            return Outcome(done, counts, seed, tuple(promises))
-    return Outcome(len(seeds), counts, None, ())
+def outcome_of(plan: Plan, report: Callable[[str], object] = str) -> Outcome:
+    """Carry out a run and judge it. ``report`` is called with its chronicle."""
+    try:
+        world = carry_out(plan)
+        report(world.chronicle())
+        return Outcome(plan.seed, tuple(broken(world)), counted(world))
+    except Exception as error:  # noqa: BLE001  any exception is a failure of the run
+        return Outcome(plan.seed, (f"the run itself failed: {type(error).__name__}: {error}",), Counter())
 
 
-def outcomes(first: int, runs: int, workers: int, knobs: str) -> Iterator[Outcome]:
-    """Carry out runs in several processes. Yield their outcomes in the order of completion."""
-    ends = first + runs
-    seeds = [range(begin, min(begin + RUNS_AT_ONCE, ends)) for begin in range(first, ends, RUNS_AT_ONCE)]
+def outcomes(seeds: range, workers: int, knobs: str) -> Iterator[Outcome]:
+    """Carry out the runs of many seeds in several processes. Yield their outcomes in the order of completion."""
     with multiprocessing.get_context("spawn").Pool(min(workers, len(seeds))) as pool:
-        yield from pool.imap_unordered(partial(make_runs, knobs=knobs), seeds)
+        yield from pool.imap_unordered(partial(_outcome_of_seed, knobs=knobs), seeds, RUNS_AT_ONCE)
+
+
+def _outcome_of_seed(seed: int, knobs: str) -> Outcome:
+    return outcome_of(make(seed, knobs=knobs))

@@ -1,67 +1,123 @@
-"""The station: EVerest's part at one charging point, and the events at its meter.
+"""The station: EVerest's part at one charging point, the events at its meter, and the record of both.
 
-The common part of the simulation and the runs of real processes: commands and their answers, published values, and the
-troubles of a meter. Each trouble is a method that a step of a plan names. A subclass sends the commands to a process.
+It is the common part of the runs in virtual time (`world.World`) and of the runs of real processes
+(`processes.station.RealStation`), so that `invariants` judges both. Each trouble of the meter is a method that a step
+of a plan names. A subclass sends the commands to a process.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Final
 
 from endurance.meter import Trap
-from endurance.model import SERVICE, Call, Filed, Record
+from endurance.model import SERVICE, Call, JournalEntry
 from iem_dcr.everest_api.topics import Topics
 from iem_dcr.journal import open_for_reading
+from iem_dcr.meter_time import RELEASED
 from iem_dcr.simulator import Fault
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+    from datetime import datetime
     from pathlib import Path
 
     from endurance.meter import Meter, Truth
 
 LOAD: Final = (20.0, 400.0)
-XC_WELL, XC_ERROR = "0x0000, 0x00000000, 0x00, 0x00", "0x0001, 0x00000000, 0x00, 0x00"
+XC_OK, XC_ERROR = "0x0000, 0x00000000, 0x00, 0x00", "0x0001, 0x00000000, 0x00, 0x00"
 
 
-async def until(condition: Callable[[], object], timeout_s: float, look_s: float = 0.01) -> bool:
+async def until(condition: Callable[[], object], timeout_s: float, poll_s: float = 0.01) -> bool:
     """Wait until a condition holds. Return False if it does not hold within ``timeout_s``."""
     now_s = asyncio.get_running_loop().time
-    give_up_s = now_s() + timeout_s
+    deadline_s = now_s() + timeout_s
     while not condition():
-        if now_s() >= give_up_s:
+        if now_s() >= deadline_s:
             return False
-        await asyncio.sleep(look_s)
+        await asyncio.sleep(poll_s)
     return True
 
 
-class Station(Record):
-    """A charging station with one meter.
+class Station(ABC):
+    """A charging station with one meter, and the record of a run. Its times are those of its meter.
 
     Attributes:
         name: module_id of its power meter.
         kind: the program that drives the meter.
+        journal: whether there is a journal.
+        meter: the meter that is connected now.
+        meters: every meter that was connected, in order.
+        processes: every process of ours, in order, with its number and the failures of its main task.
+        calls: every command of the station, in order.
+        energies: published values in order: serial number, energy in Wh, number of the process.
+        checks: payloads of the communication check.
+        errors: type and sub_type of the errors that are active in EVerest.
+        journal_entries: the journal at the end, or None.
+        counts: number of events by name.
+        disk_troubled: periods in which a failing disk delayed entries that a kill then lost.
+        broken_early: promises that were broken before the end.
+        tasks_left: number of tasks at the end of each session.
+        memory: number of receipts and ids that the driver remembered at the end of each session.
+        leftover: number of tasks after the end.
+        dead_letters: messages that answer no request.
+        mistakes: unexpected exceptions.
+        running_after_calm: the transaction that ran after a period without faults, or None.
+        running_at_end: the transaction that ran after one more session, or None.
         answer_timeout_s: how long it waits for an answer.
-        look_s: how often it checks for an answer.
+        poll_s: how often it checks for an answer.
     """
 
     answer_timeout_s = 62.0  # a stop may take 60 s
-    look_s = 0.01
+    poll_s = 0.01
 
     def __init__(self, name: str, kind: str, meter: Meter, counts: Counter[str], *, journal: bool) -> None:
-        super().__init__(meter, counts, journal=journal)
         self.name = name
         self.kind = kind
+        self.journal = journal
+        self.meter = meter
+        self.meters = [meter]
+        self.processes: Sequence[Any] = []
+        self.calls: list[Call] = []
+        self.energies: list[tuple[str, float, int]] = []
+        self.checks: set[bytes] = set()
+        self.errors: set[tuple[str, str]] = set()
+        self.journal_entries: list[JournalEntry] | None = None
+        self.counts = counts
+        self.disk_troubled: list[tuple[float, float]] = []
+        self.broken_early: list[str] = []
+        self.tasks_left: list[int] = []
+        self.memory: list[int] = []
+        self.leftover = 0
+        self.dead_letters: list[str] = []
+        self.mistakes: list[str] = []
+        self.running_after_calm: Truth | None = None
+        self.running_at_end: Truth | None = None
         self.topics = Topics(name)
         self._by_reply: dict[str, Call] = {}
         self._last_sent: tuple[Call, str, bytes] | None = None
         self._story: list[tuple[float, str]] = []
 
+    @property
+    def disk_works(self) -> bool:
+        """Whether the disk works and all entries are written."""
+        return True
+
+    @abstractmethod
+    def host_at(self, at_s: float) -> datetime:
+        """Return the time of the host's clock, as it is set now, for a time of the run."""
+
+    def host_is_set_at(self, at_s: float) -> bool:
+        """Return whether the host's clock was plausible at a time of the run."""
+        return self.host_at(at_s) >= RELEASED
+
     # --- commands ---
+
+    def calls_of(self, command: str, transaction_id: str) -> list[Call]:
+        return [call for call in self.calls if (call.command, call.transaction_id) == (command, transaction_id)]
 
     def start(self, request: dict[str, Any]) -> Call:
         return self._command(Call("start", request["transaction_id"], len(self.calls), request), request)
@@ -96,7 +152,7 @@ class Station(Record):
         await until(
             lambda: all(call.answer is not None or call.excused for call in waited_for),
             self.answer_timeout_s,
-            self.look_s,
+            self.poll_s,
         )
 
     def excuse(self, why: str, process: int | None = None) -> None:
@@ -163,7 +219,7 @@ class Station(Record):
         """Run a step when the meter next handles such a request."""
 
         def spring() -> None:
-            self.tell(f"{what} after {method} {node} {then}")
+            self.note(f"{what} after {method} {node} {then}")
             self.counts[what] += 1
             getattr(self, what)(**then)
 
@@ -174,7 +230,7 @@ class Station(Record):
             self.meter.shift_clock(by_s)
 
     def meter_in_error(self, for_s: float) -> None:
-        self._configured_for(for_s, {"XC": XC_ERROR}, {"XC": XC_WELL})
+        self._configured_for(for_s, {"XC": XC_ERROR}, {"XC": XC_OK})
 
     def values_freeze(self, for_s: float) -> None:
         self._configured_for(for_s, {"frozen": True}, {"frozen": False})
@@ -187,11 +243,11 @@ class Station(Record):
         self.meter.set_load(*LOAD)
         self._later(for_s, self.meter.clear_load)
 
-    def heal(self) -> None:
+    def end_faults(self) -> None:
         self.meter.traps.clear()
         self.meter.faults.clear()
         self.meter.clear_load()
-        self.meter.configure(XC=XC_WELL, frozen=False)
+        self.meter.configure(XC=XC_OK, frozen=False)
 
     def _configured_for(self, for_s: float, changes: dict[str, Any], after: dict[str, Any]) -> None:
         meter = self.meter
@@ -208,9 +264,9 @@ class Station(Record):
         if self.journal and path.exists():
             with open_for_reading(path) as reader:
                 entries = [entry for meter in self.meters for entry in reader.entries(meter=meter.serial)]
-            self.filed = [Filed(entry.text, entry.transaction_id) for entry in entries]
+            self.journal_entries = [JournalEntry(entry.text, entry.transaction_id) for entry in entries]
 
-    def tell(self, what: str) -> None:
+    def note(self, what: str) -> None:
         self._story.append((self.meter.now_s(), what))
 
     def chronicle(self) -> str:

@@ -18,7 +18,7 @@ from endurance.invariants import broken_so_far
 from endurance.meter import Meter
 from endurance.model import MODULE, SERVICE, Call, start_request
 from endurance.network import Network
-from endurance.process import Around, ModuleProcess, Process, ServiceProcess, rigged
+from endurance.process import ModuleProcess, Process, ServiceProcess, rigged
 from endurance.station import Station
 from iem_dcr.config import Settings
 
@@ -41,11 +41,15 @@ class World(Station):
 
     Attributes:
         plan: the plan.
+        settings: settings of the driver.
+        host: the host's clock.
+        network: the network between the process and its meter.
+        broker_is_up: whether a service can connect to its broker.
         calmed_s: end of the period without faults.
     """
 
     answer_timeout_s = ANSWER_TIMEOUT_S
-    look_s = 0.25  # waiting in virtual time costs nothing
+    poll_s = 0.25  # waiting in virtual time costs nothing
 
     def __init__(self, plan: Plan, folder: Path) -> None:
         counts: Counter[str] = Counter()
@@ -57,10 +61,10 @@ class World(Station):
         self.host = HostClock(plan.host)
         self.disk = Disk()
         self._journal_file = folder / "journal.sqlite"
-        self._settings = Settings.of({"CT": "EVSEID", "CI": "DE*SIM*E1", **plan.settings, "journal_path": ""})
+        self.settings = Settings.of({"CT": "EVSEID", "CI": "DE*SIM*E1", **plan.settings, "journal_path": ""})
         self._latency = random.Random(plan.seed)
-        self._network = Network(self.meter, self._latency.random, counts)
-        self._broker_is_up = True
+        self.network = Network(self.meter, self._latency.random, counts)
+        self.broker_is_up = True
         self._broker_troubled: list[list[float]] = []
         self._queued: list[tuple[str, bytes, Call]] = []
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -74,7 +78,7 @@ class World(Station):
         return self.meter.now_s()
 
     @property
-    def disk_is_well(self) -> bool:
+    def disk_works(self) -> bool:
         journal = self.process.journal if self.process is not None else None
         return not self.disk.trouble and (journal is None or not journal.unwritten)
 
@@ -91,16 +95,16 @@ class World(Station):
         """Carry out the plan, wait without faults, run one more session, and end."""
         with rigged():
             self._start_process()
-            beating = asyncio.create_task(self._beat())
+            heartbeats = asyncio.create_task(self._send_heartbeats())
             for session in self.plan.sessions:
-                await self._have(session)
+                await self._run_session(session)
                 self.read_journal(self._journal_file)
                 self.broken_early += broken_so_far(self)
                 if self.broken_early:
                     break
-            await self._end(beating)
+            await self._end(heartbeats)
 
-    async def _have(self, session: SessionPlan) -> None:
+    async def _run_session(self, session: SessionPlan) -> None:
         self._latency.seed(f"{self.plan.seed} {session.number}")
         begins_s, first_call = self.now_s, len(self.calls)
         for step in session.steps:
@@ -109,36 +113,36 @@ class World(Station):
             getattr(self, step.what)(**step.detail)
         await self._sleep_until(begins_s + session.length_s)
         await self.answers(*self.calls[first_call:])
-        self.weigh()
+        self.measure()
 
     async def _sleep_until(self, at_s: float) -> None:
         if at_s > self.now_s:
             await asyncio.sleep(at_s - self.now_s)
 
-    def weigh(self) -> None:
+    def measure(self) -> None:
         """Record the tasks and the remembered receipts after a session. A failing disk legitimately delays tasks."""
-        if self.disk_is_well:
+        if self.disk_works:
             self.tasks_left.append(len(asyncio.all_tasks()))
         if self.process is not None:
             self.memory.append(self.process.driver.remembered)
 
-    async def _end(self, beating: asyncio.Task[None]) -> None:
-        self.heal()
+    async def _end(self, heartbeats: asyncio.Task[None]) -> None:
+        self.end_faults()
         await asyncio.sleep(CALM_S)
         self.calmed_s = self.now_s
         self.running_after_calm = self.meter.open_transaction
-        await self._ask_for_what_is_owed()
+        await self._request_missing_receipt()
         for call in await self.session(start_request("T-last", "04LAST"), 5.0):
             call.fresh = True
         self.running_at_end = self.meter.open_transaction
         await self.processes[-1].end()
-        for task in (beating, *self._tasks):
+        for task in (heartbeats, *self._tasks):
             task.cancel()
         await asyncio.sleep(2.0)
         self.leftover = len(asyncio.all_tasks()) - 1
         self.read_journal(self._journal_file)
 
-    async def _ask_for_what_is_owed(self) -> None:
+    async def _request_missing_receipt(self) -> None:
         """Repeat the stop of the last transaction if its receipt was not delivered. It exists, so this must succeed."""
         signed = self.meter.signed_truths
         transaction_id = signed[-1].transaction_id if signed and self.running_after_calm is None else None
@@ -149,7 +153,7 @@ class World(Station):
             call.owed = True
             await self.answers()
 
-    async def _beat(self) -> None:
+    async def _send_heartbeats(self) -> None:
         for beat in itertools.count(1):
             self._receive(self.topics.heartbeat, str(beat).encode())
             await asyncio.sleep(1.0)
@@ -159,7 +163,7 @@ class World(Station):
     def _send(self, call: Call, payload: Any) -> None:
         if self.kind == MODULE:
             if isinstance(self.process, ModuleProcess):
-                self._taken(call)
+                self._received(call)
                 self._spawn(self._call(self.process, call, payload))
             else:
                 call.excused = "no module was there"
@@ -168,7 +172,7 @@ class World(Station):
         if not self._receive(topic, message):
             self._queued.append((topic, message, call))
             return
-        self._taken(call)
+        self._received(call)
 
     async def _call(self, process: ModuleProcess, call: Call, value: object) -> None:
         answer = await process.call(call.command, value)
@@ -182,7 +186,7 @@ class World(Station):
                 call.broker_away_s += max(0.0, min(end_s, self.now_s) - max(begin_s, call.asked_s or 0.0))
         super().on_answer(call, answer)
 
-    def _taken(self, call: Call) -> None:
+    def _received(self, call: Call) -> None:
         call.process, call.asked_s = self.processes[-1].number, self.now_s
 
     @property
@@ -199,30 +203,30 @@ class World(Station):
             if call.answer is None or self.processes[-1].number == call.process:
                 self._receive(topic, message)
 
-    def _hand_over_queued(self) -> None:
+    def _deliver_queued(self) -> None:
         """Deliver the messages that the broker queued for an absent client."""
         queued, self._queued = self._queued, []
         for topic, message, call in queued:
             if self._receive(topic, message):
-                self._taken(call)
+                self._received(call)
             else:
                 self._queued.append((topic, message, call))
 
     def broker_away(self, for_s: float) -> None:
-        if self._broker_is_up:
-            self._broker_is_up = False
+        if self.broker_is_up:
+            self.broker_is_up = False
             self._broker_troubled.append([self.now_s, float("inf")])
             if self._service is not None:
                 self._service.bus.disconnect()
         self._later(for_s, self._broker_back)
 
     def _broker_back(self) -> None:
-        if not self._broker_is_up:
-            self._broker_is_up = True
+        if not self.broker_is_up:
+            self.broker_is_up = True
             self._broker_troubled[-1][1] = self.now_s
             if self._service is not None:
                 self._service.bus.connect()
-                self._hand_over_queued()
+                self._deliver_queued()
 
     # --- start and end of the process ---
 
@@ -232,10 +236,9 @@ class World(Station):
         journal = None
         if self.journal:
             journal = SteppedJournal(self._journal_file, self.disk, self.host, self._unwritten_was_dropped)
-        around = Around(self, self._settings, self.host, self._network, journal, self._broker_is_up)
-        self.tell(f"process {len(self.processes)} starts")
-        self.processes.append(KINDS[self.kind](around, len(self.processes)))
-        asyncio.get_running_loop().call_soon(self._hand_over_queued)  # it subscribes in this iteration of the loop
+        self.note(f"process {len(self.processes)} starts")
+        self.processes.append(KINDS[self.kind](self, len(self.processes), journal))
+        asyncio.get_running_loop().call_soon(self._deliver_queued)  # it subscribes in this iteration of the loop
 
     def kill(self, away_s: float) -> None:
         process = self.process
@@ -243,14 +246,14 @@ class World(Station):
             for call in self.calls:
                 if call.answer is None and call.process == process.number and not call.excused:
                     self.counts[f"killed in a {call.command}"] += 1
-            self.tell(f"process {process.number} is killed")
+            self.note(f"process {process.number} is killed")
             self.excuse("its process was killed", process.number)
             process.kill()
             self._later(away_s, self._start_process)
 
     def restart(self, away_s: float) -> None:
         if self.process is not None:
-            self.tell(f"process {self.process.number} is ended")
+            self.note(f"process {self.process.number} is ended")
             self._excuse_service(self.process)
             self._spawn(self._end_and_start(self.process, away_s))
 
@@ -271,12 +274,12 @@ class World(Station):
         self.host.step(by_s)
 
     def network_swallows(self, for_s: float) -> None:
-        self._network.swallows = True
-        self._later(for_s, lambda: setattr(self._network, "swallows", False))
+        self.network.swallows = True
+        self._later(for_s, lambda: setattr(self.network, "swallows", False))
 
     def network_is_slow(self, by_s: float, for_s: float) -> None:
-        self._network.slow_s = by_s
-        self._later(for_s, lambda: setattr(self._network, "slow_s", 0.0))
+        self.network.slow_s = by_s
+        self._later(for_s, lambda: setattr(self.network, "slow_s", 0.0))
 
     def disk_fails(self, trouble: str, for_s: float) -> None:
         """Let the journal's disk fail, as described at `disk.Disk`."""
@@ -294,21 +297,21 @@ class World(Station):
         self.meter.power_cycle(private_network_s, 0.0)
         other = self._new_meter("1SIM9")
         other.power_cycle(private_network_s, 0.5)
-        self._stands_here(other)
+        self._connect_meter(other)
 
     def swap_meters(self, away_s: float) -> None:
         """Let the meter of another charging point answer at this address, and later this one again."""
         here, other = self.meter, self._new_meter("1SIM8")
-        self._stands_here(other)
-        self._later(away_s, lambda: self._stands_here(here) if self.meter is other else None)
+        self._connect_meter(other)
+        self._later(away_s, lambda: self._connect_meter(here) if self.meter is other else None)
 
     def _new_meter(self, prefix: str) -> Meter:
         serial = f"{prefix}{len(self.meters):02}{self.plan.seed % 10**7:07}"
         self.meters.append(Meter(replace(self.plan.options, MS=serial), self.meter.now_s, self.counts))
         return self.meters[-1]
 
-    def _stands_here(self, meter: Meter) -> None:
-        self.meter = self._network.meter = meter
+    def _connect_meter(self, meter: Meter) -> None:
+        self.meter = self.network.meter = meter
 
     def begin_by_hand(self) -> None:
         """Let a technician begin a transaction, but not during a start of ours, between POST /user and B."""
@@ -318,9 +321,9 @@ class World(Station):
     def end_by_hand(self) -> None:
         self.meter.by_hand("E")
 
-    def heal(self) -> None:
-        super().heal()
-        self._network.swallows, self._network.slow_s = False, 0.0
+    def end_faults(self) -> None:
+        super().end_faults()
+        self.network.swallows, self.network.slow_s = False, 0.0
         self.disk.heal()
         self._broker_back()
         self._start_process()

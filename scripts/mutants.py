@@ -252,10 +252,10 @@ def main() -> int:
     settings = tomllib.loads(SETTINGS.read_text(encoding="utf-8"))
     is_good = True
     for module in arguments.modules or settings["modules"]:
-        told = settings["modules"][module]
+        entry = settings["modules"][module]
         path = ROOT / "src/iem_dcr" / module
-        count, alive = survivors(path, [str(ROOT / test) for test in told["tests"]], arguments.workers)
-        explained = told.get("survive", {})
+        count, alive = survivors(path, [str(ROOT / test) for test in entry["tests"]], arguments.workers)
+        explained = entry.get("survive", {})
         unexplained = [mutant for mutant in alive if str(mutant) not in explained]
         percent = 100 * len(alive) / count
         print(f"{module}: {count} changes, {len(alive)} survive ({percent:.1f} %), {len(unexplained)} unexplained")

@@ -25,13 +25,11 @@ sys.path.insert(0, str(ROOT))
 from playwright.sync_api import sync_playwright  # noqa: E402
 
 from iem_dcr.config import Settings  # noqa: E402
-from iem_dcr.driver import MeterDriver  # noqa: E402
-from iem_dcr.powermeter import TransactionReq  # noqa: E402
 from iem_dcr.service.observation import ObservedMeter  # noqa: E402
 from iem_dcr.service.web_settings import WebSettings  # noqa: E402
-from iem_dcr.simulator import SimulatedMeter, SimulatorOptions, SimulatorServer  # noqa: E402
+from iem_dcr.simulator import SimulatorOptions  # noqa: E402
 from iem_dcr.web.server import WebServer  # noqa: E402
-from tests.support.bench import RememberingStation  # noqa: E402
+from tests.support.bench import bench, request  # noqa: E402
 from tests.support.virtual_time import VirtualTimeLoop, VirtualWall  # noqa: E402
 
 if TYPE_CHECKING:
@@ -54,8 +52,6 @@ class Post:
     """One charge point of the station: a simulated meter and its driver."""
 
     def __init__(self, number: int, wall: VirtualWall) -> None:
-        options = SimulatorOptions(MS=f"1SIM00000000{40 + number}", private_key=0xC0FFEE + number)
-        self.meter = SimulatedMeter(options, monotonic=asyncio.get_running_loop().time)
         self.CI = f"DE*PNX*E10{number}"
         self._number = number
         self._wall = wall
@@ -64,32 +60,20 @@ class Post:
     @contextlib.asynccontextmanager
     async def driven(self) -> AsyncIterator[ObservedMeter]:
         """Run the simulator and the driver inside the context."""
-        async with SimulatorServer(self.meter) as server:
-            settings = Settings.of({"ip_address": server.host, "port_http": server.port, "CI": self.CI})
-            observed = ObservedMeter(settings, f"charger_{self._number}", f"10.0.0.{10 + self._number}:80", self._wall)
-            self.driver = MeterDriver(settings, RememberingStation(), sink=observed, observer=observed, wall=self._wall)
+        options = SimulatorOptions(MS=f"1SIM00000000{40 + self._number}", private_key=0xC0FFEE + self._number)
+        address = f"10.0.0.{10 + self._number}:80"
+        observed = ObservedMeter(Settings.of({"CI": self.CI}), f"charger_{self._number}", address, self._wall)
+        async with bench(options, wall=self._wall, sink=observed, observer=observed, CI=self.CI) as running:
+            self.meter, self.driver = running.meter, running.driver
             observed.attach(self.driver)
-            task = asyncio.create_task(self.driver.run())
-            try:
-                yield observed
-            finally:
-                task.cancel()
-                await asyncio.wait({task})
+            yield observed
 
     async def begin(self) -> str:
         """Begin a session and return its id."""
         self._sessions += 1
         transaction_id = f"{self._number}b1f0c52-7a31-4c0e-9d55-2f9b1c6e{self._sessions:04}"
-        request = {
-            "evse_id": self.CI,
-            "transaction_id": transaction_id,
-            "identification_status": "ASSIGNED",
-            "identification_flags": [],
-            "identification_type": "ISO14443",
-            "identification_data": "04A2B3C4D5E6F7",
-            "tariff_text": "0.49 EUR/kWh",
-        }
-        response = await self.driver.start_transaction(TransactionReq.from_json(request))
+        details = {"evse_id": self.CI, "identification_data": "04A2B3C4D5E6F7", "tariff_text": "0.49 EUR/kWh"}
+        response = await self.driver.start_transaction(request(transaction_id, **details))
         if response.error:
             raise RuntimeError(response.error)
         return transaction_id

@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING, Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from rich._export_format import CONSOLE_SVG_FORMAT  # noqa: E402  # needs the path above
-from rich.console import Console  # noqa: E402
+from rich.console import Console  # noqa: E402  # needs the path above
 
 from iem_dcr.cli.watch_view import Picture  # noqa: E402
 from iem_dcr.diagnostics.watching import WatchedMeter, watch  # noqa: E402
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
 PICTURE = ROOT / "docs" / "images" / "watch.svg"
 WIDTH, HEIGHT = 100, 30
 BEGINS = datetime(2026, 3, 1, 12, tzinfo=UTC)
-_FONTS_FROM_ELSEWHERE = re.compile(r"[ \t]*@font-face \{\{.*?\}\}\n", re.DOTALL)
+FONTS_FROM_ELSEWHERE = re.compile(r"[ \t]*@font-face \{.*?\}\n", re.DOTALL)
 SECRET = 0x1234567
 """The signing key of the simulated meters. It does not appear in the picture."""
 
@@ -52,9 +51,7 @@ def svg(picture: Picture) -> str:
         file=io.StringIO(), record=True, width=WIDTH, height=HEIGHT, force_terminal=True, markup=False, highlight=False
     )
     console.print(picture)
-    return console.export_svg(
-        title="iem-dcr watch", code_format=_FONTS_FROM_ELSEWHERE.sub("", CONSOLE_SVG_FORMAT), unique_id="watch"
-    )
+    return FONTS_FROM_ELSEWHERE.sub("", console.export_svg(title="iem-dcr watch", unique_id="watch"))
 
 
 async def scene() -> Picture:

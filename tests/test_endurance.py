@@ -20,7 +20,7 @@ from endurance.invariants import broken
 from endurance.knobs import ALL, KNOWN
 from endurance.model import start_request
 from endurance.plan import KNOBS, SESSIONS_IN_A_RUN, Plan, SessionPlan, Step, make, step
-from endurance.running import EVERY_KIND, MORE_KINDS, Outcome, broken_promises, carry_out, counted, make_runs
+from endurance.running import EVERY_KIND, MORE_KINDS, Outcome, carry_out, counted, outcome_of
 from endurance.shrink import from_text, shrunk, to_text
 from iem_dcr.errors import ConfigError
 
@@ -43,9 +43,9 @@ def test_two_thousand_sessions_break_no_promise(part: int) -> None:
     counts: Counter[str] = Counter()
     knobs = ALL if part else KNOWN
     for seed in range(part * RUNS, (part + 1) * RUNS):
-        promises, happened = broken_promises(make(seed, knobs=knobs))
-        assert promises == [], f"make endurance KNOBS={knobs} SEED={seed} SESSIONS={SESSIONS_IN_A_RUN}"
-        counts += happened
+        outcome = outcome_of(make(seed, knobs=knobs))
+        assert outcome.broken == (), f"make endurance KNOBS={knobs} SEED={seed} SESSIONS={SESSIONS_IN_A_RUN}"
+        counts += outcome.counts
     assert counts["sessions"] == RUNS * SESSIONS_IN_A_RUN
     assert counts["receipts handed over"] > counts["sessions"] / 2
 
@@ -272,7 +272,7 @@ def test_a_failing_run_is_shortened_and_replayed(capsys: pytest.CaptureFixture[s
     with fault("remembered_under_the_id_before").applied():
         plan = make(1001)
         assert broken(carry_out(plan))
-        kept = shrunk(plan, lambda shorter: bool(broken_promises(shorter)[0]))
+        kept = shrunk(plan, lambda shorter: bool(outcome_of(shorter).broken))
         text = to_text(kept)
         assert from_text(text, plan) == kept
         assert len(kept) <= 6
@@ -287,15 +287,11 @@ def test_a_failing_run_is_shortened_and_replayed(capsys: pytest.CaptureFixture[s
 def test_the_command_tells_of_the_first_run_that_fails_and_how_to_replay_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def in_this_process(first: int, runs: int, workers: int, knobs: str) -> Iterator[Outcome]:
-        del workers
-        yield make_runs(range(first, first + runs), knobs)
+    def in_this_process(seeds: range, _workers: int, knobs: str) -> Iterator[Outcome]:
+        return (outcome_of(make(seed, knobs=knobs)) for seed in seeds)
 
     monkeypatch.setattr("endurance.__main__.outcomes", in_this_process)
     with fault("remembered_under_the_id_before").applied():
-        outcome = make_runs(range(1001, 1004))
-        assert (outcome.runs, outcome.seed) == (1, 1001)
-        assert outcome.promises
         assert main(["--seed", "1001", "--sessions", "75"]) == 1
         *_, replay = capsys.readouterr().out.splitlines()
         written = re.fullmatch(r"make endurance KNOBS=known SEED=(\d+) KEEP='([^']+)'", replay)
@@ -306,7 +302,7 @@ def test_the_command_tells_of_the_first_run_that_fails_and_how_to_replay_it(
 
 def test_a_promise_is_seen_broken_at_the_end_of_the_session_that_breaks_it() -> None:
     plan = make(1000)
-    with fault("tidied").applied():
+    with fault("receipt_is_changed").applied():
         world = carry_out(plan)
     assert world.broken_early != []
     assert len(world.tasks_left) < len(plan.sessions)

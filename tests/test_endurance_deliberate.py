@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from endurance.deliberate import FAULTS, Deliberate
-from endurance.running import broken_promises
+from endurance.running import outcome_of
 
 MOST_RUNS = 75
 
@@ -20,8 +20,8 @@ def test_there_are_enough_of_them() -> None:
 def test_is_shown(fault: Deliberate) -> None:
     for seed in fault.seeds:
         with fault.applied():
-            shown, _ = broken_promises(fault.run_of(seed))
-        if shown:
-            assert broken_promises(fault.run_of(seed))[0] == [], f"seed {seed}: so does the driver as it is"
+            outcome = outcome_of(fault.run_of(seed))
+        if outcome.broken:
+            assert outcome_of(fault.run_of(seed)).broken == (), f"seed {seed}: so does the driver as it is"
             return
     pytest.fail(f"{fault.breaks} {len(fault.seeds)} runs do not show it")

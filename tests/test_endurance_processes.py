@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import re
 import sqlite3
 import sys
 import time
@@ -15,29 +16,28 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from endurance.command_line import positive
 from endurance.day import grown_when_full
-from endurance.given import positive
 from endurance.growth import grown
 from endurance.invariants import broken
 from endurance.meter import Serving, Truth
-from endurance.model import Call, Filed
-from endurance.processes import network, programs, ways
+from endurance.model import Call, JournalEntry
+from endurance.processes import network, packets, programs
 from endurance.processes.killing import Run
+from endurance.processes.packets import NetworkFault, NetworkPath, unshared, why_no_namespaces, within
 from endurance.processes.soak import ALLOWED
 from endurance.processes.station import RealStation
-from endurance.processes.ways import PacketWay, ProxyWay, Trouble, unshared, why_no_namespaces, within
 from endurance.processes.wrapped_program import Connection, Disk
 from iem_dcr.device.client import MeterClient
 from iem_dcr.errors import MeterError
-from iem_dcr.simulator import BASE, SimulatorServer
-from tests.support.brokers import PATIENCE_S, real_time
+from iem_dcr.simulator import BASE
+from tests.support.brokers import PATIENCE_S
 from tests.support.tools import needs_tool
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
 METER = "1SIM0000000000"
-QUICK: dict[str, Any] = {"signing_delay_s": 0.0, "current_a": 0.0}
 
 
 # --- the real programs ---
@@ -53,80 +53,69 @@ def test_services_and_modules_killed_at_random_instants_keep_every_promise(tmp_p
     assert len(list(tmp_path.glob("*.sqlite"))) == 2
 
 
+# --- the network ---
+
+
+def in_namespace(folder: Path, work: str) -> Any:
+    """Await one of the coroutines below in a network namespace of its own."""
+    if why := why_no_namespaces():
+        pytest.skip(why)
+    result = folder / "result.json"
+    program = (
+        "import asyncio, json, pathlib, tests.test_endurance_processes as t\n"
+        f"pathlib.Path({str(result)!r}).write_text(json.dumps(asyncio.run(t.{work})))"
+    )
+    with programs.running(unshared(sys.executable, "-c", program)) as process:
+        assert process.wait(PATIENCE_S * 3) == 0
+    return json.loads(result.read_text("utf-8"))
+
+
 def test_a_session_whose_answers_vanish_for_a_while_keeps_every_promise(tmp_path: Path) -> None:
     needs_tool("mosquitto")
-    run = network.Run(tmp_path, 1, [Trouble("answers vanish", 2.0, carries_answers=False)], packets=False)
-    assert asyncio.run(run.run()) == []
-    (station,) = run.stations
-    assert [call.ok for call in station.calls][-2:] == [True, True]
-    assert len(station.back_s) == 1
+    assert in_namespace(tmp_path, f"session_without_answers({str(tmp_path)!r})") == []
+    chronicle = (tmp_path / "n0.txt").read_text("utf-8")
+    assert re.search(r"call 0 start 'n0-1'.*call \d stop 'n0-2': OK", chronicle, re.DOTALL)
 
 
-# --- the way to a meter ---
+async def session_without_answers(folder: str) -> list[str]:
+    return await network.run_faults(1, Path(folder), [NetworkFault("answers vanish", 2.0, carries_answers=False)])
+
+
+def test_a_begin_that_packets_lost_is_not_delivered_when_the_network_is_back(tmp_path: Path) -> None:
+    found = in_namespace(tmp_path, "begins_over_a_failing_network()")
+    assert found == [[True, True], *[[False, False]] * 4, [True, True]]
+
+
+async def begins_over_a_failing_network() -> list[tuple[bool, bool]]:
+    """Send B with each fault. Return whether it was answered, and whether the meter had it in the end."""
+    station, found = RealStation("pm", METER, signing_delay_s=0.0, current_a=0.0), []
+    no_answers, no_requests = NetworkFault(carries_answers=False), NetworkFault(carries_requests=False)
+    held_back, lost = NetworkFault(carries_data=False), NetworkFault(loss=1.0)
+    async with contextlib.AsyncExitStack() as stack:
+        pid = await network.new_namespace(stack)
+        path = await stack.enter_async_context(NetworkPath(1, pid))
+        await station.serve_meter(stack, path.host)
+        call = f"t.begins{station.address}"
+        program = f"import asyncio, sys, tests.test_endurance_processes as t; sys.exit(not asyncio.run({call}))"
+        for fault in (NetworkFault(), no_answers, no_requests, held_back, lost, NetworkFault()):
+            path.set_fault(fault)
+            client = await asyncio.create_subprocess_exec(*within(pid, sys.executable, "-c", program))
+            is_answered = await client.wait() == 0
+            path.set_fault(NetworkFault())
+            # The kernel would send again by itself what is held back, after 1.6 s at the latest.
+            await asyncio.sleep(0.3 if fault.carries_data else 2.0)
+            found.append((is_answered, station.meter.open_transaction is not None))
+            station.meter.handle("POST", f"{BASE}/receipt", b'{"TX":"E"}')
+    return found
 
 
 async def begins(host: str, port: int) -> bool:
-    """Send B as the driver does. Returns whether it was answered."""
+    """Send B as the driver does. Return whether it was answered."""
     async with MeterClient(host, port, timeout_s=1.0) as client:
         with contextlib.suppress(MeterError):
             await client.begin()
             return True
     return False
-
-
-async def tried(way: ways.Way, station: RealStation, send: Callable[[], Awaitable[bool]]) -> list[tuple[bool, bool]]:
-    """Have B sent while each trouble lasts. Returns whether it was answered, and whether the meter had it then."""
-    found = []
-    answers_vanish, requests_vanish = Trouble(carries_answers=False), Trouble(carries_requests=False)
-    for trouble in (Trouble(), answers_vanish, requests_vanish, Trouble(holds_back=True), Trouble(loss=1.0), Trouble()):
-        way.set_trouble(trouble)
-        is_answered = await send()
-        way.set_trouble(Trouble())
-        # The kernel would send again by itself what is held back, after 1.6 s at the latest.
-        await asyncio.sleep(2.0 if trouble.holds_back else 0.3)
-        found.append((is_answered, station.meter.open_transaction is not None))
-        station.meter.handle("POST", f"{BASE}/receipt", b'{"TX":"E"}')
-    return found
-
-
-@real_time
-async def test_a_proxy_carries_what_it_is_told_to() -> None:
-    station = RealStation("pm", METER, **QUICK)
-    async with SimulatorServer(station.meter) as server, ProxyWay(server.port) as way:
-        found = await tried(way, station, lambda: begins(way.host, way.port))
-        assert found == [(True, True), (False, True), (False, False), (False, False), (False, False), (True, True)]
-        way.set_trouble(Trouble(is_up=False))
-        assert not await begins(way.host, way.port)
-
-
-def test_a_begin_that_packets_lost_is_not_delivered_when_the_network_is_back(tmp_path: Path) -> None:
-    if why := why_no_namespaces():
-        pytest.skip(why)
-    done = tmp_path / "done"
-    program = f"import tests.test_endurance_processes as t; t.carry_packets({str(done)!r})"
-    with programs.running(unshared(sys.executable, "-c", program)) as process:
-        assert process.wait(PATIENCE_S * 2) == 0
-    assert json.loads(done.read_text("utf-8")) == [[True, True], *[[False, False]] * 4, [True, True]]
-
-
-def carry_packets(done: str) -> None:
-    """Run in a network namespace of its own, where the meter is; B comes from another one."""
-
-    async def send(pid: int, way: PacketWay) -> bool:
-        call = f"t.begins({way.host!r}, {way.port})"
-        program = f"import asyncio, sys, tests.test_endurance_processes as t; sys.exit(not asyncio.run({call}))"
-        client = await asyncio.create_subprocess_exec(*within(pid, sys.executable, "-c", program), cwd=programs.ROOT)
-        return await client.wait() == 0
-
-    async def main() -> list[tuple[bool, bool]]:
-        station = RealStation("pm", METER, **QUICK)
-        async with contextlib.AsyncExitStack() as stack:
-            pid = await network.new_namespace(stack)
-            way = await stack.enter_async_context(PacketWay(1, pid))
-            way.port = (await stack.enter_async_context(SimulatorServer(station.meter, way.host))).port
-            return await tried(way, station, lambda: send(pid, way))
-
-    Path(done).write_text(json.dumps(asyncio.run(main())), "utf-8")
 
 
 # --- the disk of a journal ---
@@ -175,9 +164,9 @@ def test_a_time_is_above_nothing_and_below_a_year_of_hours(text: str) -> None:
 def test_where_no_namespaces_can_be_made_that_is_said_and_is_no_failure(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(ways, "TUN", "/dev/net/none")
+    monkeypatch.setattr(packets, "TUN", "/dev/net/none")
     monkeypatch.setattr("shutil.which", lambda name, **_: f"/usr/bin/{name}")
-    assert network.main(["--way", "packets"]) == 0
+    assert network.main([]) == 0
     assert "skipped: packets between network namespaces: /dev/net/none: No such file" in capsys.readouterr().out
 
 
@@ -196,7 +185,7 @@ def two_sessions() -> RealStation:
     """Two sessions of one process, as they should be."""
     station = RealStation("pm", METER)
     station.process_starts()
-    station.filed = []
+    station.journal_entries = []
     for number, name in enumerate(("A", "B"), start=1):
         at_s, calls = 10.0 * number, station.calls
         request = {"identification_data": f"04{name}", "transaction_id": name, "evse_id": "E1"}
@@ -204,7 +193,7 @@ def two_sessions() -> RealStation:
         calls.append(Call("stop", name, len(calls), {}, 0, at_s + 5, at_s + 5.1, stop_answer(number, name)))
         owner = Serving(name, 0)
         station.meter.truths.append(Truth(METER, number - 1, owner, at_s, at_s + 5, tuple_of(number, name)))
-        station.filed.append(Filed(tuple_of(number, name), name))
+        station.journal_entries.append(JournalEntry(tuple_of(number, name), name))
     station.energies = [(METER, 1.0, 0), (METER, 2.0, 0)]
     station.checks = {b"true"}
     return station
@@ -220,9 +209,12 @@ def test_a_run_as_it_should_be_breaks_no_promise() -> None:
     ("sentence", "spoil"),
     [
         ("it belongs to 'A'", lambda run: setattr(run.calls[3], "answer", run.calls[1].answer)),
-        ("is not in the journal", lambda run: run.filed.pop()),
-        ("has the receipt of 'A' 2 times", lambda run: run.filed.append(run.filed[0])),
-        ("in the journal as that of ''", lambda run: run.filed.insert(0, replace(run.filed.pop(0), transaction_id=""))),
+        ("is not in the journal", lambda run: run.journal_entries.pop()),
+        ("has the receipt of 'A' 2 times", lambda run: run.journal_entries.append(run.journal_entries[0])),
+        (
+            "in the journal as that of ''",
+            lambda run: run.journal_entries.insert(0, replace(run.journal_entries.pop(0), transaction_id="")),
+        ),
         ("was never answered", lambda run: setattr(run.calls[2], "answer", None)),
         ("was answered after 40.0 s", lambda run: setattr(run.calls[2], "answered_s", 60.0)),
         ("falls from 2.0 Wh to 1.5 Wh", lambda run: run.energies.append((METER, 1.5, 0))),

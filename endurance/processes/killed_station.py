@@ -39,7 +39,7 @@ PLAN_S: Final = 12.0
 PACE: Final = 0.2
 HASTENED: Final = ("off_s", "boot_s", "for_s", "delay_s")
 """A session is planned for ``PLAN_S``. It runs in the share ``PACE`` of that time, as do these details of its steps."""
-KILLING_TROUBLES: Final = (*(4 * [WIRE]), *(2 * [POWER]), CLOCK, *(2 * [LOAD]), *MORE_TROUBLES["late"][:1])
+TROUBLES: Final = (*(4 * [WIRE]), *(2 * [POWER]), CLOCK, *(2 * [LOAD]), *MORE_TROUBLES["late"][:1])
 
 
 class KilledStation(RealStation):
@@ -73,7 +73,7 @@ class KilledStation(RealStation):
         self.disk = disk
         self.back_s: list[float] = []
         self._chance = random.Random(f"{seed} {number}")
-        self._maker = Maker(self._chance, KILLING_TROUBLES, self.new_id)
+        self._maker = Maker(self._chance, TROUBLES, self.new_id)
         self._starting = starting
         self._is_killed = False
         self._broker_back_s = 0.0
@@ -123,8 +123,8 @@ class KilledStation(RealStation):
             await self.driver.start()
             if not await until(lambda: process.back_s is not None, self.answer_timeout_s):
                 self.troubles.append(f"process {process.number} does not publish within {self.answer_timeout_s} s")
-            well_s = max(self._broker_back_s + BROKER_SETTLES_S, self._meter_settled_s, self.disk.well_s)
-            if process.back_s is not None and process.began_s > well_s:
+            undisturbed_s = max(self._broker_back_s + BROKER_SETTLES_S, self._meter_settled_s, self.disk.well_s)
+            if process.back_s is not None and process.began_s > undisturbed_s:
                 # the time that other programs took of the cores says nothing about ours
                 self.back_s.append(max(0.0, process.back_s - waited_for_core_s(self.driver.pid)))
 
@@ -133,12 +133,12 @@ class KilledStation(RealStation):
         if not self._is_killed and process is self.processes[-1]:
             self._is_killed = True
             self.disk_troubled += self.disk.dropped_by_kill()
-            if wrong := self.driver.kill():
-                self.troubles.append(f"process {process.number}: {wrong}")
-            self.tell(f"process {process.number} is killed")
+            if problem := self.driver.kill():
+                self.troubles.append(f"process {process.number}: {problem}")
+            self.note(f"process {process.number} is killed")
             self.excuse("its process was killed")
 
-    async def be_killed(self) -> None:
+    async def session_with_kill(self) -> None:
         """Run a session in which the process is killed, and continue as EVerest does after a restart."""
         chance = self._chance
         kill = partial(self._kill, self.processes[-1])
@@ -157,7 +157,7 @@ class KilledStation(RealStation):
         await self.driver.reap()
         await asyncio.sleep(chance.choice((0.0, 0.2, 0.8)))
         await self.begin()
-        await self._end_what_was_open()
+        await self._stop_open_session()
         await self.answers()
 
     async def _session(self) -> None:
@@ -167,19 +167,19 @@ class KilledStation(RealStation):
         for step in session.steps:
             left_s = begin_s + PACE * step.at_s - time.monotonic()
             if step.at_s > session.length_s:
-                self._later(left_s, partial(self._have, step))
+                self._later(left_s, partial(self._carry_out, step))
                 continue
             # the broker queues commands for a service that is away
             is_killed = await until(lambda: self._is_killed, left_s)
             if is_killed and (self.kind == MODULE or chance.random() < 0.5):
                 return
-            self._have(step)
+            self._carry_out(step)
 
-    def _have(self, step: Step) -> None:
+    def _carry_out(self, step: Step) -> None:
         detail = {name: PACE * each if name in HASTENED else each for name, each in step.detail.items()}
         if step.what in ("wire_fault", "cut_power", "shift_clock", "current_flows", "meter_in_error"):
             self.counts[f"trouble: {step.what}"] += 1
-            self.tell(f"{step.what} {detail}")
+            self.note(f"{step.what} {detail}")
             self._meter_settled_s = time.monotonic() + METER_SETTLES_S
         if detail.get("kind") == "act-late":
             self.meter.meddled_s = None  # the late request may end a later transaction
@@ -190,7 +190,7 @@ class KilledStation(RealStation):
             _, topic, message = self._last_sent
             self.everest.publish(topic, message)
 
-    async def _end_what_was_open(self) -> None:
+    async def _stop_open_session(self) -> None:
         """Stop the session that was open, and then "", as EVerest does at its start.
 
         A service restarts without EVerest, so that it gets a stop for "" only in some cases.
@@ -212,7 +212,7 @@ class KilledStation(RealStation):
 
     async def finish(self) -> None:
         """Clear all faults, wait for the recovery, run one more session, and end the process."""
-        self.heal()
+        self.end_faults()
         # A value shows that the service is connected again. The broker may have lost earlier commands.
         now_s = time.monotonic()
         await until(lambda: self.value_s > now_s, self.answer_timeout_s)
@@ -232,10 +232,10 @@ class KilledStation(RealStation):
             return text is not None and abs(meter_time.parse(text).instant - datetime.now(UTC)) < CLOCK_OFF
         if running.owner is not None and not running.process_is(self.processes[-1].number):
             return True  # the process that began it was killed, and only the next start ends it
-        told = [call.command for call in self.calls if call.transaction_id == running.transaction_id and call.ok]
-        return told[-1:] == ["start"]
+        confirmed = [call.command for call in self.calls if call.transaction_id == running.transaction_id and call.ok]
+        return confirmed[-1:] == ["start"]
 
-    async def leave(self) -> None:
+    async def close(self) -> None:
         """Kill and reap the process, however the run ended."""
         self.driver.kill()
         await self.driver.reap()

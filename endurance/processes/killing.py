@@ -26,13 +26,12 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from endurance.given import at_least, verdict
+from endurance.command_line import at_least, verdict
 from endurance.processes import programs
 from endurance.processes.killed_station import KilledStation
 from endurance.processes.station import EverestMqtt
 from endurance.processes.wrapped_program import Disk
 from endurance.station import until
-from iem_dcr.simulator import SimulatorServer
 from tests.support.brokers import Mosquitto
 from tests.support.shared import SHARED
 
@@ -74,9 +73,9 @@ class Run:
             brokers = [stack.enter_context(Mosquitto(persistence=keeps)) for keeps in (False, True)]
             everests = [await stack.enter_async_context(EverestMqtt(broker.port)) for broker in brokers]
             for number, station in enumerate(self._stations):
-                station.address = "127.0.0.1", (await stack.enter_async_context(SimulatorServer(station.meter))).port
+                await station.serve_meter(stack)
                 station.drive(self._folder, everests[number % 2])
-                stack.push_async_callback(station.leave)
+                stack.push_async_callback(station.close)
             await asyncio.gather(*(station.begin() for station in self._stations))
             async with asyncio.TaskGroup() as killing:
                 for number, (broker, everest) in enumerate(zip(brokers, everests, strict=True)):
@@ -92,7 +91,7 @@ class Run:
             self.counts["restarts"] += 1
             if self.counts["restarts"] % 50 == 0:
                 print(f"{self.counts['restarts']} restarts", file=sys.stderr, flush=True)
-            await station.be_killed()
+            await station.session_with_kill()
 
     async def _kill_broker(self, number: int, broker: Mosquitto, everest: EverestMqtt) -> None:
         """Kill a broker and start it again at random times, and once at the end."""
@@ -156,12 +155,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--stations", type=at_least(1), default=8, help="number of stations (%(default)s)")
     parser.add_argument("--slow-disk", action="store_true", help="put some journals on a failing disk")
     parser.add_argument("--keep", type=Path, help="keep logs and journals in this new folder")
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     if not SHARED.is_dir():
         print("skipped: the EVerest module, because EVerest's definitions are not beside the checkout; services only")
     began_s = time.monotonic()
-    with programs.prepared(given.keep) as folder:
-        run = Run(folder, restarts=given.restarts, seed=given.seed, stations=given.stations, slow_disk=given.slow_disk)
+    with programs.prepared(options.keep) as folder:
+        run = Run(
+            folder, restarts=options.restarts, seed=options.seed, stations=options.stations, slow_disk=options.slow_disk
+        )
         asyncio.run(run.run())
     run.report(time.monotonic() - began_s)
     return verdict(run.broken)

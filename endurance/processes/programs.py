@@ -56,8 +56,8 @@ def prepared(keep: Path | None) -> Iterator[Path]:
     Raises:
         SystemExit: there is no broker, or the folder exists. Its old journals would count as those of this run.
     """
-    if not any(shutil.which("mosquitto", path=path) for path in (None, "/usr/local/sbin:/usr/sbin")):
-        raise SystemExit("mosquitto is not installed")
+    if why := why_no_mosquitto():
+        raise SystemExit(why)
 
     def leave(number: int, _frame: FrameType | None) -> NoReturn:
         raise SystemExit(128 + number)
@@ -69,6 +69,12 @@ def prepared(keep: Path | None) -> Iterator[Path]:
         except OSError as error:
             raise SystemExit(f"{keep}: {error.strerror}") from None
         yield keep or Path(name, "run")
+
+
+def why_no_mosquitto() -> str:
+    """Return why mosquitto is unavailable here, or ""."""
+    folders = None, "/usr/local/sbin:/usr/sbin"  # not everybody has the latter in PATH
+    return "" if any(shutil.which("mosquitto", path=each) for each in folders) else "mosquitto is not installed"
 
 
 def waited_for_core_s(pid: int) -> float:
@@ -125,7 +131,7 @@ class ServiceProcess:
             )
 
     def kill(self) -> str:
-        """Kill it in this very moment. Returns how it ended where it had ended before, or ""."""
+        """Kill it immediately. Return how it ended if it had ended before, or ""."""
         if self._process is None:
             return ""
         if self._process.returncode is not None:
@@ -140,18 +146,18 @@ class ServiceProcess:
     async def terminate(self) -> list[str]:
         """End it with SIGTERM. Return the problems at its end and in its log."""
         assert self._process is not None  # noqa: S101  it was started
-        wrong = []
+        problems = []
         try:
             self._process.terminate()
             async with asyncio.timeout(END_TIMEOUT_S):
                 if code := await self._process.wait():
-                    wrong.append(f"the service ended with {code}")
+                    problems.append(f"the service ended with {code}")
         except (TimeoutError, ProcessLookupError) as error:
-            wrong.append(f"the service does not end after SIGTERM: {error!r}")
+            problems.append(f"the service does not end after SIGTERM: {error!r}")
         log = self.log.read_text("utf-8", "replace")
         if "Traceback" in log:
-            wrong.append(f"the service's log has a traceback: {log[log.index('Traceback') :][:3000]}")
-        return wrong
+            problems.append(f"the service's log has a traceback: {log[log.index('Traceback') :][:3000]}")
+        return problems
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -194,7 +200,7 @@ class ModuleProcess:
         self._spawn(self._watch(bench))
 
     def kill(self) -> str:
-        """Kill it in this very moment. Returns how it ended where it had ended before, or ""."""
+        """Kill it immediately. Return how it ended if it had ended before, or ""."""
         if self._bench is None:
             return ""
         if self._bench.exit_code is not None:
@@ -217,8 +223,8 @@ class ModuleProcess:
         code, _ = await asyncio.to_thread(self._bench.sigterm)
         stderr = self._bench.stderr
         await self.reap()
-        wrong = [f"the module ended with {code}"] if code else []
-        return [*wrong, f"the module wrote to standard error: {stderr[:3000]}"] if stderr else wrong
+        problems = [f"the module ended with {code}"] if code else []
+        return [*problems, f"the module wrote to standard error: {stderr[:3000]}"] if stderr else problems
 
     def call(self, command: str, payload: Any, on_answer: OnAnswer) -> bool:
         """Call a command. Return whether a module is running."""

@@ -21,14 +21,13 @@ import sys
 import time
 from typing import TYPE_CHECKING, Final
 
-from endurance.given import at_least, positive, verdict
+from endurance.command_line import at_least, positive, verdict
 from endurance.growth import grown, handles, resident_kib, threads
 from endurance.model import start_request
 from endurance.processes import programs
 from endurance.processes.programs import ServiceProcess
 from endurance.processes.station import EverestMqtt, RealStation
 from endurance.station import until
-from iem_dcr.simulator import SimulatorServer
 from tests.support.brokers import Mosquitto
 
 if TYPE_CHECKING:
@@ -63,16 +62,16 @@ class Soak:
             everest = await stack.enter_async_context(EverestMqtt(broker.port))
             for station in self._stations:
                 everest.add(station)
-                station.address = "127.0.0.1", (await stack.enter_async_context(SimulatorServer(station.meter))).port
+                await station.serve_meter(stack)
             counts = {"IEM_DCR_ENDURANCE_COUNTS": str(self._counts)}
             service = ServiceProcess(self._folder, self._stations, everest.address, journal, "-q", **counts)
             await stack.enter_async_context(service)
             await asyncio.gather(*(self._fill(station, fills) for station in self._stations))
-            having_sessions = [asyncio.create_task(self._have_sessions(station)) for station in self._stations]
+            sessions_running = [asyncio.create_task(self._have_sessions(station)) for station in self._stations]
             await asyncio.sleep(SETTLE_S)
             await self._sample(service.pid, hours)
             self._is_over = True
-            await asyncio.gather(*having_sessions)
+            await asyncio.gather(*sessions_running)
             broken = await service.terminate()
         for station in self._stations:
             broken += [f"{station.name}: {each}" for each in station.judge(journal)]
@@ -127,9 +126,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--fills", type=at_least(1), default=FILLS, help="sessions per meter before sampling (%(default)s)"
     )
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     with programs.prepared(None) as folder:
-        broken = asyncio.run(Soak(folder, given.meters, given.every).run(given.hours, given.fills))
+        broken = asyncio.run(Soak(folder, options.meters, options.every).run(options.hours, options.fills))
     return verdict(broken, "Nothing grows.")
 
 

@@ -17,14 +17,15 @@ from endurance.invariants import broken
 from endurance.meter import Meter, Serving
 from endurance.model import EVSE_ID, SERVICE, Call, start_request
 from endurance.station import Station
-from iem_dcr.simulator import SimulatorOptions
+from iem_dcr.simulator import SimulatorOptions, SimulatorServer
 
 if TYPE_CHECKING:
+    from contextlib import AsyncExitStack
     from pathlib import Path
 
 CALM_S: Final = 100.0
 """How long a station waits at the end for a session that succeeds, as in the simulation."""
-FIRST_WORD_S: Final = 0.2
+SILENT_AT_START_S: Final = 0.2
 """No process publishes anything this soon after its start: earlier messages are from the previous process."""
 QUICK: Final = {"load_delay_s": 0.05, "charge_s": 0.3, "signing_delay_s": 0.15}
 
@@ -73,6 +74,10 @@ class RealStation(Station):
     def host_at(self, at_s: float) -> datetime:
         return datetime.now(UTC) - timedelta(seconds=time.monotonic() - at_s)
 
+    async def serve_meter(self, stack: AsyncExitStack, host: str = "127.0.0.1") -> None:
+        """Serve the meter at a free port of ``host`` until the stack ends."""
+        self.address = host, (await stack.enter_async_context(SimulatorServer(self.meter, host))).port
+
     def settings(self, journal: Path) -> dict[str, object]:
         host, port = self.address
         kept = {"journal_path": str(journal) if self.journal else "off"}
@@ -82,20 +87,20 @@ class RealStation(Station):
 
     def process_starts(self) -> Process:
         self.processes.append(Process(len(self.processes), time.monotonic()))
-        self.tell(f"process {self.processes[-1].number} starts")
+        self.note(f"process {self.processes[-1].number} starts")
         return self.processes[-1]
 
     @property
     def _process_number(self) -> int:
         """The number of the process that sends messages now."""
         last = self.processes[-1]
-        return last.number if time.monotonic() > last.began_s + FIRST_WORD_S else max(0, last.number - 1)
+        return last.number if time.monotonic() > last.began_s + SILENT_AT_START_S else max(0, last.number - 1)
 
     def on_value(self, value: dict[str, Any], at_s: float | None = None) -> None:
         super().on_value(value)
         self.value_s = at_s or time.monotonic()
         process = self.processes[-1]
-        if process.back_s is None and self.value_s > process.began_s + FIRST_WORD_S:
+        if process.back_s is None and self.value_s > process.began_s + SILENT_AT_START_S:
             process.back_s = self.value_s - process.began_s
 
     # --- commands ---
@@ -121,8 +126,8 @@ class RealStation(Station):
     def on_answer(self, call: Call, answer: dict[str, Any]) -> None:
         """Record an answer. A broker may deliver a request again to the next process."""
         now_s, process = time.monotonic(), self.processes[self._process_number]
-        is_anothers = process.number != call.process
-        if is_anothers:
+        is_of_later_process = process.number != call.process
+        if is_of_later_process:
             self.meter.meddle(call.asked_s or now_s, process.began_s, now_s)  # both may have acted on it
         if call.answer is None:
             call.process, call.asked_s = process.number, max(call.asked_s or now_s, process.began_s)
@@ -132,11 +137,11 @@ class RealStation(Station):
 
     async def last_session(self) -> None:
         """Run sessions until one succeeds, for at most 100 s. The last one counts as free of faults."""
-        give_up_s = time.monotonic() + CALM_S
+        deadline_s = time.monotonic() + CALM_S
         is_over = False
         while not is_over:
             calls = await self.session(start_request(self.new_id(), ""), 1.5)
-            is_over = all(call.ok for call in calls) or time.monotonic() > give_up_s
+            is_over = all(call.ok for call in calls) or time.monotonic() > deadline_s
         for call in calls:
             call.fresh = True
         self.running_at_end = self.meter.open_transaction

@@ -103,6 +103,12 @@ class TestBroker(ABC):
         """What it wrote."""
         return (self.folder / "log").read_text(errors="replace")
 
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        assert self._process is not None
+        return self._process.pid
+
     @abstractmethod
     def command(self) -> list[str]:
         """The command that runs it."""

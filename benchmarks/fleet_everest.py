@@ -1,12 +1,13 @@
-"""The receiver for benchmarks/fleet.py: records the arrival of each meter's values and communication checks.
+"""EVerest's part for benchmarks/fleet.py: sends heartbeats, and records the arrival of values and communication checks.
 
-Usage: python benchmarks/fleet_watch.py BROKER_PORT
+Usage: python benchmarks/fleet_everest.py BROKER_PORT
 
 The program reads a question from each line of standard input and answers it with a line. Both are JSON:
 
-* ``{"do": "expect", "meters": N}``: clear all records and expect N meters.
-* ``{"do": "wait", "within_s": S}``: wait until each meter has sent a value and a check. The answer has the times of the
-  first check, and of the first check and value of the last meter, on the monotonic clock of this machine, or null.
+* ``{"do": "expect", "module_ids": [...], "heartbeats": true}``: clear all records and expect these meters. Each gets
+  a heartbeat per second, spread over the second.
+* ``{"do": "wait", "timeout_s": S}``: wait until each meter has sent a value and a check. The answer has the times of
+  the first check, and of the first check and value of the last meter, on this machine's monotonic clock, or null.
 * ``{"do": "window", "seconds": S}``: record the arrivals of the next S seconds and judge them (see `judged`).
 """
 
@@ -14,7 +15,9 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import paho.mqtt.client as paho
@@ -26,22 +29,37 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 ON_TIME_S = 0.1
-_LOOK_EVERY_S = 0.02
+POLL_S = 0.02
+SLICES = 50
+"""Parts of a second over which the heartbeats are spread."""
 
 
-class Watch:
-    """The arrivals since the last `expect` with their times."""
+class Everest:
+    """The arrivals since the last `expect` with their times, and the heartbeats."""
 
-    def __init__(self) -> None:
-        self.expect(0)
+    def __init__(self, client: paho.Client) -> None:
+        self._client = client
+        self._heartbeats: list[str] = []
+        self.expect([], heartbeats=False)
 
-    def expect(self, meters: int) -> None:
+    def expect(self, module_ids: list[str], *, heartbeats: bool) -> None:
         """Clear all records."""
-        self._meters = meters
+        self._meters = len(module_ids)
+        self._heartbeats = [Topics(module_id).heartbeat for module_id in module_ids] if heartbeats else []
         self._checked: dict[str, float] = {}
         self._valued: dict[str, float] = {}
         self._arrivals: dict[str, list[float]] = {}
         self._payloads: dict[str, tuple[bytes, bytes]] = {}
+
+    def send_heartbeats(self) -> None:
+        """Publish heartbeats for ever."""
+        next_s = time.monotonic()
+        for number in count(1):
+            for part in range(SLICES):
+                for topic in self._heartbeats[part::SLICES]:
+                    self._client.publish(topic, str(number))
+                next_s += 1 / SLICES
+                time.sleep(max(0.0, next_s - time.monotonic()))
 
     def take(self, topic: str, payload: bytes) -> None:
         """Record a message."""
@@ -55,11 +73,11 @@ class Watch:
         before = self._payloads.get(meter)
         self._payloads[meter] = (payload if before is None else before[0], payload)
 
-    def wait(self, within_s: float) -> dict[str, Any]:
+    def wait(self, timeout_s: float) -> dict[str, Any]:
         """Wait for the first check and value of every meter."""
-        until_s = time.monotonic() + within_s
+        until_s = time.monotonic() + timeout_s
         while time.monotonic() < until_s and min(len(self._checked), len(self._valued)) < self._meters:
-            time.sleep(_LOOK_EVERY_S)
+            time.sleep(POLL_S)
         checks, values = list(self._checked.values()), list(self._valued.values())
         return {
             "first_check": min(checks, default=None),
@@ -111,24 +129,24 @@ def _rises(first: bytes, last: bytes) -> bool:
 
 def main() -> None:
     """Answer until standard input ends."""
-    watch = Watch()
     client = paho.Client(CallbackAPIVersion.VERSION2)
-    client.on_message = lambda _client, _data, message: watch.take(message.topic, bytes(message.payload))
+    everest = Everest(client)
+    client.on_message = lambda _client, _data, message: everest.take(message.topic, bytes(message.payload))
     client.connect("127.0.0.1", int(sys.argv[1]))
     every = Topics("+")
     client.subscribe([(every.values, 0), (every.check, 0)])
     client.loop_start()
+    threading.Thread(target=everest.send_heartbeats, daemon=True).start()
     for line in sys.stdin:
-        question = json.loads(line)
-        answer: dict[str, Any] = {}
-        if question["do"] == "expect":
-            watch.expect(question["meters"])
-        elif question["do"] == "wait":
-            answer = watch.wait(question["within_s"])
-        else:
-            answer = watch.window(question["seconds"])
+        match json.loads(line):
+            case {"do": "expect", "module_ids": module_ids, "heartbeats": heartbeats}:
+                everest.expect(module_ids, heartbeats=heartbeats)
+                answer: dict[str, Any] = {}
+            case {"do": "wait", "timeout_s": timeout_s}:
+                answer = everest.wait(timeout_s)
+            case {"do": "window", "seconds": seconds}:
+                answer = everest.window(seconds)
         print(json.dumps(answer), flush=True)
-    client.disconnect()
 
 
 if __name__ == "__main__":
