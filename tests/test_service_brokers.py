@@ -235,7 +235,6 @@ MALFORMED = {
     "a key twice": Malformed(enveloped('{"transaction_id": "a", "transaction_id": "b"}', "<to>"), is_answered=True),
     "half a surrogate": Malformed(enveloped('{"transaction_id": "\\ud800"}', "<to>"), is_answered=True),
     "deep": Malformed(enveloped("[" * 40 + "]" * 40, "<to>"), is_answered=True),
-    "too deep": Malformed(enveloped("[" * 30_000 + "]" * 30_000, "<to>"), is_answered=False),
     "100 KB": Malformed(enveloped(f'"{"x" * 100_000}"', "<to>"), is_answered=False),
 }
 
@@ -260,7 +259,10 @@ async def test_malformed_requests(kind: type[TestBroker]) -> None:
             assert answered < replies.keys()
             assert len(replies) == len(answered) + 2  # the two of the session
             assert set(replies.values()) == {1}
-            assert meter.state.begun == 1
+            # Python 3.14 reads this, and earlier ones do not. Neither may begin anything or stop the service.
+            await ask(everest, PM.start, enveloped("[" * 30_000 + "]" * 30_000, "deep"))
+            assert await session(everest, "pm1", "T-2")
+            assert meter.state.begun == 2
 
 
 def names_transaction(payload: object) -> bool:

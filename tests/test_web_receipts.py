@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 import sqlite3
@@ -151,7 +152,7 @@ async def test_a_journal_that_cannot_be_read(path: Path, tmp_path: Path) -> None
             in_memory = await path_of(page, "m1")
             assert (await page.ask(in_memory)).status == 200
             assert (await page.ask(in_memory.replace("/m1", "/j1"))).status == 503
-    with sqlite3.connect(path) as connection:
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("UPDATE receipts SET tuple = X'00FF', findings = '[1]', outcome = 'x' WHERE id = 1")
     async with served([meter_with(path)]) as page:
         assert (await rows(page))["j1"][3] == "not checked"
