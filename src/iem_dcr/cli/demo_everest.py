@@ -35,7 +35,7 @@ from iem_dcr.powermeter import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from iem_dcr.cli.session_view import SessionView
+    from iem_dcr.cli.charging import Session
     from iem_dcr.config import Settings
     from iem_dcr.device.messages import MeterValue
     from iem_dcr.driver import KeptReceipt, Station
@@ -72,7 +72,7 @@ class MeterBehindEverest:
         self._api = MeterApi(module_id, settings, self._bus, sink=self, observer=observed)
         self._everest = DemoEverest(mqtt, module_id)
         self._observed = observed
-        self._view: SessionView | None = None
+        self._view: Session | None = None
         observed.attach(self._api.driver, module_id)
 
     @property
@@ -90,7 +90,7 @@ class MeterBehindEverest:
         """The public key that EVerest has received."""
         return self._everest.public_key
 
-    def begin_session(self, view: SessionView) -> None:
+    def begin_session(self, view: Session) -> None:
         """From now on pass to a view the receipts and what EVerest receives."""
         self._view = self._everest.station = view
 

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING
 import click
 
 from iem_dcr.cli.arguments import Address, AddressType, PairType, SecondsType, common
-from iem_dcr.cli.charging import NOTHING_BEGAN, charge, running
+from iem_dcr.cli.charging import NOTHING_BEGAN, Session, running
 from iem_dcr.cli.exit_codes import EXIT_FAILURE
 from iem_dcr.cli.interruption import Interruption, LeftEarlyError
 from iem_dcr.cli.output import Output
-from iem_dcr.cli.session_view import SessionView
 from iem_dcr.config import Settings, Value, from_text, is_signable
 from iem_dcr.device.client import MeterClient
 from iem_dcr.diagnostics.status import shown
@@ -120,10 +119,8 @@ def command(
         tariff_text=tariff or None,
     )
     output = Output()
-    view = SessionView(output, seconds, as_json=as_json)
-    status = asyncio.run(
-        _session(address, given, request, output, view, seconds=seconds, connect_s=connect_s, end_running=end_running)
-    )
+    session = Session(output, seconds, as_json=as_json)
+    status = asyncio.run(_run(session, output, address, given, request, connect_s=connect_s, end_running=end_running))
     return output.status() or status
 
 
@@ -147,14 +144,13 @@ def _settings_given(address: Address, evse_id: str | None, pairs: tuple[tuple[st
     return given | {"ip_address": address.host, "port_http": address.port}
 
 
-async def _session(
+async def _run(
+    session: Session,
+    output: Output,
     address: Address,
     given: dict[str, Value],
     request: TransactionReq,
-    output: Output,
-    view: SessionView,
     *,
-    seconds: float,
     connect_s: float,
     end_running: bool,
 ) -> int:
@@ -167,13 +163,13 @@ async def _session(
                 "the meter is running a transaction; nothing was sent. Give --end-running to end it first and print "
                 "its receipt."
             )
-        _introduce(view, address, settings, gateway, value)
+        _introduce(session, address, settings, gateway, value)
         journal = Journals().of(settings)
-        driver = MeterDriver(settings, view, sink=view, journal=journal)
+        driver = MeterDriver(settings, session, sink=session, journal=journal)
         request = replace(request, evse_id=request.evse_id or settings.CI)
         try:
             async with running(driver):
-                return await charge(driver, request, view, interruption, seconds=seconds, connect_s=connect_s)
+                return await session.run(driver, request, interruption, connect_s=connect_s)
         except LeftEarlyError:
             if output.error is None:
                 raise
@@ -227,11 +223,11 @@ def _settings(given: dict[str, Value], gateway: Gateway) -> Settings:
         ) from error
 
 
-def _introduce(view: SessionView, address: Address, settings: Settings, gateway: Gateway, value: MeterValue) -> None:
+def _introduce(session: Session, address: Address, settings: Settings, gateway: Gateway, value: MeterValue) -> None:
     if gateway.is_set:
         point = f"holds CT {shown(gateway.CT)}, CI {shown(gateway.CI)}"
     else:
         point = f"has no charge point yet and is given CT {settings.CT}, CI {settings.CI}"
-    view.say(f"Meter {shown(value.MS)} at {address} {point}")
+    session.say(f"Meter {shown(value.MS)} at {address} {point}")
     if value.XT:
-        view.say("It is running a transaction, which is ended first (--end-running)")
+        session.say("It is running a transaction, which is ended first (--end-running)")
