@@ -46,43 +46,23 @@ def _not_empty(_ctx: click.Context, param: click.Parameter, value: str | None) -
 @click.argument("address", type=AddressType(), metavar="HOST[:PORT]")
 @click.option("--id", "token", required=True, metavar="TOKEN", callback=_signable, help="The user's id (OCMF ID).")
 @click.option(
-    "--id-type",
-    type=click.Choice(IDENTIFICATION_TYPE),
-    default="ISO14443",
-    metavar="TYPE",
-    help="What kind of id it is (OCMF IT).",
+    "--id-type", type=click.Choice(IDENTIFICATION_TYPE), default="ISO14443", metavar="TYPE", help="Its kind (OCMF IT)."
 )
-@click.option(
-    "--transaction-id",
-    metavar="T",
-    callback=_not_empty,
-    show_default="a new UUID",
-    help="The station's id of the transaction.",
-)
+@click.option("--transaction-id", metavar="T", callback=_not_empty, help="Its id at the station, else a new UUID.")
 @click.option(
     "--evse-id",
     metavar="E",
     callback=_signable,
-    show_default="the CI that the meter holds",
-    help="The charge point's id. It is written to the meter as CI if the meter has none, and stays until the "
-    "meter is power-cycled.",
+    help="The charge point's id, else the CI that the meter holds. It is written to the meter as CI if the meter has "
+    "none, and stays until the meter is power-cycled.",
 )
 @click.option("--tariff", metavar="TEXT", help="Tariff text to be signed with the transaction (OCMF TT).")
-@click.option("--seconds", type=SecondsType(0, 86_400), default=10.0, metavar="N", help="How long to charge.")
+@click.option("--seconds", type=SecondsType(0, 86_400), default=10.0, help="How long to charge.")
 @click.option(
-    "--connect-seconds",
-    "connect_s",
-    type=SecondsType(0.1, 3600),
-    default=15.0,
-    metavar="N",
-    help="How long to wait for a meter that does not answer.",
+    "--connect-seconds", type=SecondsType(0.1, 3600), default=15.0, help="How long to wait for a meter to answer."
 )
 @click.option(
-    "--set",
-    "pairs",
-    type=PairType(),
-    multiple=True,
-    help="A setting of the driver, for example CT=EVSEID. May be given more than once.",
+    "--set", "pairs", type=PairType(), multiple=True, help="A setting of the driver, such as CT=EVSEID; repeatable."
 )
 @click.option("--end-running", is_flag=True, help="First end a running transaction; otherwise the command refuses.")
 @click.option("--json", "as_json", is_flag=True, help="Write events to standard output, one JSON object a line.")
@@ -96,7 +76,7 @@ def command(
     evse_id: str | None,
     tariff: str | None,
     seconds: float,
-    connect_s: float,
+    connect_seconds: float,
     pairs: tuple[tuple[str, str], ...],
     end_running: bool,
     as_json: bool,
@@ -120,7 +100,9 @@ def command(
     )
     output = Output()
     session = Session(output, seconds, as_json=as_json)
-    status = asyncio.run(_run(session, output, address, given, request, connect_s=connect_s, end_running=end_running))
+    status = asyncio.run(
+        _run(session, output, address, given, request, connect_s=connect_seconds, end_running=end_running)
+    )
     return output.status() or status
 
 
