@@ -313,4 +313,3 @@ def test_a_pin_that_cannot_be_written_says_so(path: Path) -> None:
         done = receipts("pin", path, "NEW")
     assert (done.status, done.out) == (1, "")
     assert "cannot be written: database is locked" in done.err
-    assert pins(path) == {"a:80": METER}
