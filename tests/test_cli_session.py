@@ -13,10 +13,12 @@ from rich.cells import cell_len
 from iem_dcr import ocmf
 from tests.support.bench import CI, SERIAL
 from tests.support.command_line import Done, Simulator, begin, finish, read_until, run
+from tests.support.journals import entries
 from tests.support.terminal import Terminal, without_escapes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 TOKEN = "04A2B3C4"  # noqa: S105  a made-up RFID token
 RECEIPT = """\
@@ -164,13 +166,6 @@ def test_a_start_that_is_refused() -> None:
         assert "refused with status 428" in shown.err
 
 
-def test_lost_answers_do_no_harm() -> None:
-    with ready() as simulator:
-        simulator.fault(kind="lose-answer", node="/receipt", method="POST", count=2)
-        assert quick(simulator).status == 0
-        assert simulator.of(lambda meter: (meter.state.begun, meter.state.ended)) == (1, 1)
-
-
 def test_an_end_refused_while_a_current_flows() -> None:
     with ready(charge_s=0.0) as simulator:
         done = session(simulator, "--set", "stop_current_wait_ms=0")
@@ -300,3 +295,22 @@ def test_a_power_cut_in_the_middle() -> None:
     assert done.status == 0
     assert "Ended         by a power failure" in done.out
     assert "VALID: the signature matches" in done.out
+
+
+def test_every_session_is_kept_in_the_journal_and_shows_its_own_receipt_only(tmp_path: Path) -> None:
+    path = tmp_path / "receipts.db"
+    with ready() as simulator:
+        for name in ("T-1", "T-2"):
+            done = quick(simulator, "--transaction-id", name, "--set", f"journal_path={path}")
+            assert (done.status, done.err) == (0, "")
+            assert done.only("receipt")["ocmf"] == entries(path)[-1].text
+    assert [(entry.pagination, entry.transaction_id) for entry in entries(path)] == [("T1", "T-1"), ("T2", "T-2")]
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize(("path", "why"), [("no/file", "its folder does not exist"), (".", "it is not a regular file")])
+def test_a_journal_that_cannot_be_is_refused_before_anything_is_sent(tmp_path: Path, path: str, why: str) -> None:
+    done = run("session", "127.0.0.1:9", "--id", TOKEN, "--set", f"journal_path={tmp_path / path}")
+    assert (done.status, done.out) == (2, "")
+    assert why in " ".join(done.err.split())
+    assert "--set" in done.err

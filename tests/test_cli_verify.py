@@ -152,12 +152,6 @@ def test_what_cannot_be_read_is_exit_2(file: Path, content: bytes, why: str) -> 
     assert done.err.count("\n") == 1
 
 
-def test_no_file_is_exit_2(tmp_path: Path) -> None:
-    done = run("verify", str(tmp_path / "none"))
-    assert (done.status, done.out) == (2, "")
-    assert f"'{tmp_path / 'none'}': No such file or directory" in done.err
-
-
 def test_hostile_text_is_shown_harmless(file: Path) -> None:
     done = check(file, signed(1, ID="[red]\\u001b[31m\\u202e\\n\\ud800"))
     assert done.status == 0

@@ -110,11 +110,13 @@ def _settings_given(address: Address, evse_id: str | None, pairs: tuple[tuple[st
     """Read --set and --evse-id, and check them before any request to a meter.
 
     Raises:
-        ConfigError: a key or a value is wrong.
-        click.UsageError: two options contradict each other.
+        click.UsageError: a key or a value is wrong, or two options contradict each other.
     """
-    given = {key: from_text(key, text) for key, text in pairs}
-    check_journal_of(Settings.of(given))
+    try:
+        given = {key: from_text(key, text) for key, text in pairs}
+        check_journal_of(Settings.of(given))
+    except ConfigError as error:
+        raise click.BadParameter("\n".join(error.problems), param_hint="--set") from error
     for key in ("ip_address", "port_http"):
         if key in given:
             raise click.UsageError(f"--set {key}: the meter's address is the argument HOST[:PORT]")
