@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from iem_dcr import __version__
 from iem_dcr.cli.arguments import Address, parse_address
 from iem_dcr.cli.main import main
-from tests.support.command_line import run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,7 +71,6 @@ SESSION = ["session", NOBODY, "--id", "04AB"]
         (["--nothing"], "No such option"),
         (["read"], "Missing argument"),
         (["read", "meter:x"], "the port is 'x'"),
-        (["read", NOBODY, "more"], "unexpected extra argument"),
         (["session", NOBODY], "--id"),
         (["session", "http://meter/", "--id", "04AB"], "without http://"),
         (["session", NOBODY, "--id", ""], "--id"),
@@ -84,34 +82,23 @@ SESSION = ["session", NOBODY, "--id", "04AB"]
         ([*SESSION, "--id-type", "RFID"], "--id-type"),
         ([*SESSION, "--seconds", "-1"], "--seconds"),
         ([*SESSION, "--seconds", "nan"], "--seconds"),
-        ([*SESSION, "--seconds", "ten"], "--seconds"),
         ([*SESSION, "--connect-seconds", "0"], "--connect-seconds"),
         ([*SESSION, "--set", "CI"], "KEY=VALUE"),
         ([*SESSION, "--set", "=1"], "KEY=VALUE"),
         ([*SESSION, "--set", "CJ=1"], "CJ is not a setting: expected one of CI, CT"),
-        ([*SESSION, "--set", "US=maybe"], "US is 'maybe': expected true or false"),
-        ([*SESSION, "--set", "datetime_resync_interval=25"], "expected a whole number from 1 to 24"),
-        ([*SESSION, "--set", "CI="], "CI is ''"),
+        ([*SESSION, "--set", "CI=ä"], "CI is 'ä': expected ASCII"),
         ([*SESSION, "--set", "port_http=81"], "HOST"),
         ([*SESSION, "--set", "ip_address=::1"], "HOST"),
         ([*SESSION, "--set", "CI=A", "--evse-id", "B"], "differ"),
         (["simulate", "--port", "65536"], "--port"),
         (["simulate", "--firmware", "v3"], "firmware: 'v3' is not one of"),
-        (["simulate", "--current", "much"], "current_a: 'much' is not a valid float"),
-        (["simulate", "--signing-delay", "-1"], "signing_delay_s: -1.0 is not in the range"),
         (["simulate", "--signing-delay", "nan"], "signing_delay_s"),
         (["simulate", "--serial", "\x1b[31m"], "MS"),
         (["simulate", "--set", "no_such=1"], "no_such: no such option"),
-        (["simulate", "--set", "bidirectional=perhaps"], "bidirectional: 'perhaps' is not a valid boolean"),
-        (["simulate", "--set", "pagination=1.5"], "pagination: '1.5' is not a valid integer range"),
-        (["simulate", "--set", "RD_rows=1-b:9"], "RD_rows"),
-        (["simulate", "--set", "unset_time=noon"], "unset_time: 'noon' is not one of"),
-        (["simulate", "--set", "private_key=0"], "private_key"),
         (["watch"], "give the addresses of meters"),
         (["watch", "http://x/"], "without http://"),
         (["watch", NOBODY, NOBODY], f"{NOBODY}: given more than once"),
         (["watch", NOBODY, "--count", "0"], "--count"),
-        (["watch", NOBODY, "--seconds", "nan"], "--seconds"),
         (["verify", __file__, "--key", " "], "the key is empty"),
         (["verify", __file__, "--key", "00", "--key-file", __file__], "give one of them"),
         (["verify", __file__, "--key-file", "no-such-file"], "'no-such-file': No such file"),
@@ -123,7 +110,6 @@ SESSION = ["session", NOBODY, "--id", "04AB"]
         (["receipts", "forget", "--journal", __file__], "--id or --transaction"),
         (["receipts", "forget", "--journal", __file__, "--id", "04AB", "--from", "2026-03-01"], "No such option"),
         (["demo", "--seconds", "0"], "--seconds"),
-        (["demo", "now"], "unexpected extra argument"),
     ],
 )
 def test_a_wrong_word_is_exit_2_and_says_why(
@@ -139,21 +125,11 @@ def test_a_wrong_word_is_exit_2_and_says_why(
 
 @pytest.mark.parametrize("command", [
     [], ["demo"], ["read"], ["receipts"], ["receipts", "export"], ["receipts", "forget"], ["receipts", "list"],
-    ["receipts", "show"], ["session"], ["simulate"], ["verify"],
+    ["receipts", "show"], ["session"], ["simulate"], ["verify"], ["watch"],
 ])  # fmt: skip
 def test_help_and_version_of_every_command(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_of([*command, "--help"]) == 0
     out, err = capsys.readouterr()
-    assert out.startswith("Usage: iem-dcr")
+    assert (out.partition("iem-dcr")[0], err) == ("Usage: ", "")
     assert exit_of([*command, "--version"]) == 0
     assert capsys.readouterr() == (f"iem-dcr {__version__}\n", "")
-    assert err == ""
-
-
-def test_as_a_process() -> None:
-    done = run("--version")
-    assert (done.status, done.out, done.err) == (0, f"iem-dcr {__version__}\n", "")
-    done = run("session", NOBODY, "--id", "04AB", "--set", "CI=ä")
-    assert done.status == 2
-    assert done.out == ""
-    assert "CI is 'ä': expected ASCII" in done.err

@@ -5,16 +5,12 @@ from __future__ import annotations
 import json
 import re
 import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
-from typing import TYPE_CHECKING, Any
+from http.server import HTTPServer, SimpleHTTPRequestHandler
+from typing import Any
 
 import pytest
 
-from iem_dcr.simulator import Fault
 from tests.support.command_line import Simulator, run
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 SHOWN = """\
 Meter 1SIM0000000042 at ADDRESS
@@ -95,11 +91,8 @@ def test_a_meter_in_error_and_a_transaction() -> None:
 
 def test_nodes_that_fail_are_shown_as_such() -> None:
     with Simulator() as simulator:
-        simulator.of(
-            lambda meter: meter.faults.add(
-                Fault("refuse", node="/gw", status=404, count=9), Fault("garbage", node="/publickey", count=9)
-            )
-        )
+        simulator.fault(kind="refuse", node="/gw", status=404, count=9)
+        simulator.fault(kind="garbage", node="/publickey", count=9)
         shown = run("read", simulator.address)
         assert (shown.status, shown.err) == (0, "")
         assert "Gateway            not available: GET /gw: refused with status 404" in shown.out
@@ -119,7 +112,7 @@ def test_the_form_of_the_key(form: str, encoding: str) -> None:
 
 def test_no_metervalue_is_exit_1() -> None:
     with Simulator() as simulator:
-        simulator.of(lambda meter: meter.faults.add(Fault("server-error", node="/metervalue", count=9)))
+        simulator.fault(kind="server-error", node="/metervalue", count=9)
         for option in ([], ["--json"]):
             done = run("read", simulator.address, *option)
             assert (done.status, done.out) == (1, "")
@@ -132,31 +125,21 @@ def test_no_metervalue_is_exit_1() -> None:
 
 
 HOSTILE = "[red]\x1b[31mM\x07\u202eE\u2028T\r\n[/nope]"
+ANSWERS: dict[str, dict[str, Any]] = {
+    "metervalue": {
+        "TM": "2026-03-01T12:00:00,000+0100", "XT": False, "U2": 1, "I": 1, "P": 1,
+        "RD": [{"RV": "1.000", "RI": "1-b:1.8.e", "RU": "kWh", "RT": "DC"}],
+    } | dict.fromkeys(("MS", "EF", "ST", "XS", "XC"), HOSTILE),
+    "gw": {"CT": HOSTILE, "CI": HOSTILE, "TM": ""},
+    "publickey": {"SA": HOSTILE, "PK": HOSTILE},
+}  # fmt: skip
 
 
-class _Hostile(BaseHTTPRequestHandler):
+class _Hostile(SimpleHTTPRequestHandler):
     """Answers as a meter whose texts are made to do harm to a terminal."""
 
-    ANSWERS: dict[str, dict[str, Any]] = {  # noqa: RUF012  nobody changes it
-        "/counter/v1/ocmf/metervalue": {
-            "MS": HOSTILE,
-            "TM": "2026-03-01T12:00:00,000+0100",
-            "EF": HOSTILE,
-            "ST": HOSTILE,
-            "XT": False,
-            "RD": [{"RV": "1.000", "RI": "1-b:1.8.e", "RU": "kWh", "RT": "DC"}],
-            "U2": 1,
-            "I": 1,
-            "P": 1,
-            "XS": HOSTILE,
-            "XC": HOSTILE,
-        },
-        "/counter/v1/ocmf/gw": {"CT": HOSTILE, "CI": HOSTILE, "TM": ""},
-        "/counter/v1/ocmf/publickey": {"SA": HOSTILE, "PK": HOSTILE},
-    }
-
     def do_GET(self) -> None:
-        body = json.dumps(self.ANSWERS[self.path]).encode()
+        body = json.dumps(ANSWERS[self.path.rpartition("/")[2]]).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -166,29 +149,22 @@ class _Hostile(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-@pytest.fixture
-def hostile() -> Iterator[str]:
+def test_hostile_text_is_shown_harmless_and_begins_no_session() -> None:
     with HTTPServer(("127.0.0.1", 0), _Hostile) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        yield f"127.0.0.1:{server.server_port}"
+        address = f"127.0.0.1:{server.server_port}"
+        shown, as_json = run("read", address), run("read", address, "--json")
+        session = run("session", address, "--id", "04AB")
         server.shutdown()
         thread.join()
-
-
-def test_hostile_text_is_shown_harmless(hostile: str) -> None:
-    done = run("read", hostile)
-    assert (done.status, done.err) == (0, "")
-    assert "Meter [red] [31mM" in done.out
-    assert "[/nope]" in done.out
-    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029]", done.out)
-    assert "Export             no such register" in done.out
-    assert "Time (TM)          not readable" in done.out
-    assert run("read", hostile, "--json").events[0]["metervalue"]["MS"] == HOSTILE
-
-
-def test_hostile_text_begins_no_session(hostile: str) -> None:
-    done = run("session", hostile, "--id", "04AB")
-    assert (done.status, done.out) == (1, "")
-    assert "the meter holds a charge point id that receipts should not carry" in done.err
-    assert "\x1b" not in done.err
+    assert (shown.status, shown.err) == (0, "")
+    assert "Meter [red] [31mM" in shown.out
+    assert "[/nope]" in shown.out
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029]", shown.out)
+    assert "Export             no such register" in shown.out
+    assert "Time (TM)          not readable" in shown.out
+    assert as_json.events[0]["metervalue"]["MS"] == HOSTILE
+    assert (session.status, session.out) == (1, "")
+    assert "the meter holds a charge point id that receipts should not carry" in session.err
+    assert "\x1b" not in session.err

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import pty
 import sqlite3
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,18 +12,15 @@ import pytest
 from iem_dcr.journal import pins
 from iem_dcr.ocmf import parse
 from iem_dcr.ocmf.keys import SECP256R1
-from tests.support.command_line import PATIENCE_S, Done, begin, environment, finish, run
-from tests.support.journals import METER, entries, entry, journal, kept, tuple_text
+from tests.support.command_line import Done, begin, finish, run
+from tests.support.journals import METER, entries, entry, journal, kept
+from tests.support.journals import accepted_payload as payload
 from tests.support.ocmf_signing import CurveSigner
+from tests.support.terminal import Terminal
 
 SIGNER = CurveSigner(SECP256R1)
 KEY = SIGNER.spki
 FORMATS = ["transparency", "plain", "csv", "ocpp16", "ocpp201"]
-
-
-def payload(number: int, **fields: str) -> str:
-    """Make a payload that the transparency software accepts: nothing of the end is left out."""
-    return tuple_text(number, **fields).split("|")[1].replace('"TX":"E",', '"TX":"E","RI":"1-b:1.8.e","RU":"kWh",')
 
 
 def signed(number: int, **fields: str) -> str:
@@ -249,23 +242,13 @@ def test_forget_without_a_terminal_wants_yes(path: Path) -> None:
     assert all(entry.text for entry in entries(path))
 
 
-@pytest.mark.parametrize(("answer", "status"), [(b"erase\n", 0), (b"yes\n", 1), (b"\n", 1)])
-def test_forget_asks_for_a_word(path: Path, answer: bytes, status: int) -> None:
-    ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "iem_dcr", "receipts", "forget", "--journal", str(path)]
-    with subprocess.Popen(
-        [*command, "--transaction", "T-1"],
-        stdin=theirs,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=environment(),
-    ) as process:
-        os.close(theirs)
-        os.write(ours, answer)
-        _, err = process.communicate(timeout=PATIENCE_S)
-    os.close(ours)
-    assert process.returncode == status
-    assert b"Type 'erase'" in err
+@pytest.mark.parametrize(("answer", "status"), [("erase", 0), ("yes", 1), ("", 1)])
+def test_forget_asks_for_a_word(path: Path, answer: str, status: int) -> None:
+    terminal = Terminal("receipts", "forget", "--journal", str(path), "--transaction", "T-1")
+    terminal.until("Type 'erase'")
+    assert "1 receipt of transaction 'T-1'" in terminal.written
+    terminal.type(f"{answer}\n")
+    assert terminal.end() == status
     assert (entries(path)[0].text == "") == (status == 0)
 
 
@@ -330,4 +313,3 @@ def test_a_pin_that_cannot_be_written_says_so(path: Path) -> None:
         done = receipts("pin", path, "NEW")
     assert (done.status, done.out) == (1, "")
     assert "cannot be written: database is locked" in done.err
-    assert pins(path) == {"a:80": METER}

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import re
 import uuid
-from datetime import UTC, datetime
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from rich.cells import cell_len
 
 from iem_dcr import ocmf
-from iem_dcr.cli.output import Output
-from iem_dcr.cli.session_view import SessionView
-from iem_dcr.powermeter import Powermeter
 from tests.support.bench import CI, SERIAL
 from tests.support.command_line import Done, Simulator, begin, finish, read_until, run
+from tests.support.journals import entries
+from tests.support.terminal import Terminal, without_escapes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 TOKEN = "04A2B3C4"  # noqa: S105  a made-up RFID token
 RECEIPT = """\
@@ -169,13 +166,6 @@ def test_a_start_that_is_refused() -> None:
         assert "refused with status 428" in shown.err
 
 
-def test_lost_answers_do_no_harm() -> None:
-    with ready() as simulator:
-        simulator.fault(kind="lose-answer", node="/receipt", method="POST", count=2)
-        assert quick(simulator).status == 0
-        assert simulator.of(lambda meter: (meter.state.begun, meter.state.ended)) == (1, 1)
-
-
 def test_an_end_refused_while_a_current_flows() -> None:
     with ready(charge_s=0.0) as simulator:
         done = session(simulator, "--set", "stop_current_wait_ms=0")
@@ -206,33 +196,21 @@ def test_it_ends_when_somebody_else_has_ended_its_transaction() -> None:
     assert "VALID: the signature matches" in done.out
 
 
-class Tty(io.StringIO):
-    """Stands in the place of a terminal."""
-
-    def isatty(self) -> bool:
-        return True
-
-
 @pytest.mark.parametrize(
-    ("columns", "newest"),
-    [(80, "12:00:29   350.000 kW  1000.0 V       - A  charged 0.029 kWh"), (40, "12:00:29  350.000 kW  0.029 kWh")],
-)
-def test_progress_fits_the_terminal(columns: int, newest: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("COLUMNS", str(columns)), ("LINES", "24"), ("TERM", "xterm"), ("NO_COLOR", "1")):
-        monkeypatch.setenv(name, value)
-    terminal = Tty()
-    view = SessionView(Output(terminal), 86_400)
-    with view.charging():
-        for second in range(30):
-            time = datetime(2026, 3, 1, 12, 0, second, tzinfo=UTC)
-            wh = Decimal(12_345_678 + second)
-            view.publish_powermeter(Powermeter(time, SERIAL, wh, None, Decimal(350_000), Decimal(1000), None))
-            view.progress(second)
-    lines = [line.strip() for line in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue()).splitlines()]
-    shown = [line for line in lines if line and not line.startswith("First live value")]
-    assert max(cell_len(line) for line in shown) <= columns
-    assert shown[-1].endswith("29/86400 s")
-    assert shown.index(newest) > len(shown) - 5, "the newest value stands above the bar"
+    ("columns", "value"),
+    [(80, r"  \d\d:\d\d:\d\d +\d+\.\d{3} kW +\d+\.\d V +\d+\.\d A  charged \d\.\d{3} kWh"),
+     (40, r"\d\d:\d\d:\d\d  \d+\.\d{3} kW  \d\.\d{3} kWh")],
+)  # fmt: skip
+def test_progress_fits_the_terminal(columns: int, value: str) -> None:
+    with ready(current_a=500.0, voltage_v=1000.0, import_wh=12_345_678_000, charge_s=2.5) as simulator:
+        terminal = Terminal("session", simulator.address, "--id", TOKEN, "--seconds", "2.5", columns=columns)
+        assert terminal.end() == 0
+    _, _, progress = without_escapes(terminal.written).partition("began for user 04A2B3C4\n")
+    progress, _, _ = progress.partition("Ending the transaction")
+    lines = [line for line in progress.splitlines() if line]
+    assert max(cell_len(line) for line in lines) <= columns
+    assert any(re.fullmatch(value, line) for line in lines)
+    assert re.fullmatch(r"Charging ━+ 2/2 s", lines[-1])
 
 
 def test_a_receipt_that_does_not_verify() -> None:
@@ -317,3 +295,22 @@ def test_a_power_cut_in_the_middle() -> None:
     assert done.status == 0
     assert "Ended         by a power failure" in done.out
     assert "VALID: the signature matches" in done.out
+
+
+def test_every_session_is_kept_in_the_journal_and_shows_its_own_receipt_only(tmp_path: Path) -> None:
+    path = tmp_path / "receipts.db"
+    with ready() as simulator:
+        for name in ("T-1", "T-2"):
+            done = quick(simulator, "--transaction-id", name, "--set", f"journal_path={path}")
+            assert (done.status, done.err) == (0, "")
+            assert done.only("receipt")["ocmf"] == entries(path)[-1].text
+    assert [(entry.pagination, entry.transaction_id) for entry in entries(path)] == [("T1", "T-1"), ("T2", "T-2")]
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize(("path", "why"), [("no/file", "its folder does not exist"), (".", "it is not a regular file")])
+def test_a_journal_that_cannot_be_is_refused_before_anything_is_sent(tmp_path: Path, path: str, why: str) -> None:
+    done = run("session", "127.0.0.1:9", "--id", TOKEN, "--set", f"journal_path={tmp_path / path}")
+    assert (done.status, done.out) == (2, "")
+    assert why in " ".join(done.err.split())
+    assert "--set" in done.err

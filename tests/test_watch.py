@@ -20,12 +20,11 @@ from rich.console import Console
 from iem_dcr.cli.output import Output
 from iem_dcr.cli.watch import LineView, json_line
 from iem_dcr.cli.watch_view import BARS, Chart, Picture, plain_line
-from iem_dcr.device import messages
 from iem_dcr.diagnostics.status import Sample, Status
 from iem_dcr.diagnostics.watching import WatchedMeter, watch
 from iem_dcr.simulator import Fault, SimulatedMeter, SimulatorServer
 from scripts import terminal_picture
-from tests.support.bench import CI, bench, meter_options, request
+from tests.support.bench import CI, meter_options
 from tests.support.command_line import Simulator, begin, finish, read_until, run
 from tests.support.snapshots import assert_snapshot
 from tests.support.terminal import Terminal, without_escapes
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
-    from iem_dcr.simulator.faults import FaultKind
 
 BASE = "/counter/v1/ocmf"
 MAY_BE_ASKED = {("GET", f"{BASE}/gw"), ("GET", f"{BASE}/metervalue"), ("GET", f"{BASE}/publickey")}
@@ -165,8 +163,6 @@ def test_a_power_cut() -> None:
 
     dark, back = watched(story)
     assert_snapshot("watch-power-cut.txt", f"{dark}\n{back}")
-    assert "no answer since 12:00:05 (19 s)" in dark
-    assert "no charge point since it was powered up" in back
 
 
 def test_a_meter_that_hangs_holds_up_no_other() -> None:
@@ -183,19 +179,17 @@ def test_a_meter_that_hangs_holds_up_no_other() -> None:
     assert "no answer within 1.9 s" in hangs.problem
 
 
-@pytest.mark.parametrize("kind", ["garbage", "garbage-http", "wrong-length", "server-error"])
-def test_a_meter_that_says_nonsense(kind: FaultKind) -> None:
-    async def story(scene: Scene) -> list[str]:
-        await asyncio.sleep(3.5)
-        scene.meter.faults.add(Fault(kind, node="/metervalue", count=5))
-        await asyncio.sleep(3.0)
-        bad = drawn(scene.picture())
-        await asyncio.sleep(5.0)
-        return [bad, drawn(scene.picture())]
+def test_a_meter_that_says_nonsense() -> None:
+    async def story(scene: Scene) -> None:
+        for kind in ("garbage", "garbage-http", "wrong-length", "server-error"):
+            await asyncio.sleep(3.5)
+            assert "● 127.0.0.1:PORT_  idle" in drawn(scene.picture())
+            scene.meter.faults.add(Fault(kind, node="/metervalue", count=4))
+            await asyncio.sleep(3.0)
+            assert "no answer since" in drawn(scene.picture())
+            await asyncio.sleep(4.0)
 
-    bad, good = watched(story)
-    assert "no answer since" in bad
-    assert "● 127.0.0.1:PORT_  idle" in good
+    watched(story)
 
 
 def test_what_is_wrong() -> None:
@@ -225,30 +219,6 @@ async def test_another_meter_at_the_address() -> None:
     ] == [("1SIM1", 5, True), ("1SIM2", 2, False)]
 
 
-@virtual
-async def test_beside_a_driver() -> None:
-    async with bench() as joined:
-        meter = WatchedMeter("127.0.0.1", joined.server.port, joined.wall)
-        await joined.until_live()
-        joined.meter.requests.clear()
-        posts = joined.posts()
-        watching = asyncio.create_task(watch([meter], lambda _: None))
-        started = await joined.driver.start_transaction(request("T-1"))
-        await asyncio.sleep(10.0)
-        runs = meter.status().transaction
-        stopped = await joined.driver.stop_transaction("T-1")
-        await asyncio.sleep(1.5)
-        over = meter.status().transaction
-        watching.cancel()
-        await asyncio.gather(watching, return_exceptions=True)
-    assert posts == []
-    assert (str(started.status), str(stopped.status)) == ("OK", "OK")
-    assert runs is not None
-    assert runs.begin_seen
-    assert over is None
-    assert stopped.signed_meter_value is not None
-
-
 # --- how it is drawn --------------------------------------------------------------------------------------------------
 
 
@@ -258,19 +228,12 @@ def test_many_meters() -> None:
         post(scene.servers[1].meter, "/receipt", {"TX": "B"})
         scene.servers[7].meter.power_cycle(off_s=60.0, boot_s=1.0)
         await asyncio.sleep(30.0)
-        picture = scene.picture()
-        return [
-            drawn(picture, 100, 24),
-            drawn(picture, 60, 24),
-            drawn(picture, 30, 6),
-            drawn(replace(picture, stays=True), 30, 6),
-        ]
+        sizes = (100, 24), (60, 24), (30, 6)
+        pictures = [drawn(scene.picture(), width, height) for width, height in sizes]
+        return [*pictures, drawn(scene.picture(stays=True), 30, 6)]
 
     pictures = watched(story, *({"MS": f"1SIM{number}"} for number in range(8)))
     assert_snapshot("watch-many.txt", "\n".join(pictures))
-    assert "and 5 more: a taller window" in pictures[2]
-    assert "no answer" in pictures[2], "the one in trouble is not left out"
-    assert pictures[3].count("127.") == 8
 
 
 @pytest.mark.parametrize("width", [1, 4, 9, 20, 33, 76, 300])
@@ -303,17 +266,13 @@ def test_hostile_texts_are_shown_as_text(three: Picture) -> None:
 
 
 @given(
-    st.lists(
-        st.tuples(st.floats(0, 400), st.floats(-1e9, 1e9)).map(lambda at: Sample(at[0], at[1], at[1], at[1])),
-        max_size=400,
-    ),
+    st.lists(st.builds(Sample, st.floats(0, 400), *[st.floats(-1e9, 1e9)] * 3), max_size=400),
     st.sampled_from([0.0, 0.5, 10.0]),
     st.integers(1, 120),
     st.sampled_from([1, 2, 5, 60]),
 )
 def test_bars(samples: list[Sample], least_span: float, bars: int, step_s: int) -> None:
-    samples = sorted(samples, key=lambda sample: sample.at_s)
-    status = Status("a:1", 400.0, samples=tuple(samples))
+    status = Status("a:1", 400.0, samples=tuple(sorted(samples, key=lambda sample: sample.at_s)))
     drawn_bars, low, high = Chart(bars, step_s).draw(status, "power_w", least_span=least_span)
     assert len(drawn_bars) == bars
     assert set(drawn_bars) <= {*BARS, " "}
@@ -358,15 +317,16 @@ def test_json() -> None:
     assert (done.status, done.err) == (0, "")
     good = [told for told in done.events if told["address"] == simulator.address]
     bad = [told for told in done.events if told["address"] == "127.0.0.1:9"]
-    assert (len(good), len(bad)) == (2, 2)
+    assert [told["no_answer_since"] for told in good] == [None, None]
     assert good[1]["metervalue"]["MS"] == "1SIM0000000042"
     assert good[1]["gw"] == {"CT": "EVSEID", "CI": CI}
-    assert good[1]["no_answer_since"] is None
+    assert good[1]["read_at"].endswith("Z")
     assert 0 <= good[1]["age_s"] < 1
-    assert bad[1]["metervalue"] is None
+    assert [told["metervalue"] for told in bad] == [None, None]
     assert bad[1]["no_answer_for_s"] > 0
-    assert "Connection refused" in bad[1]["troubles"][0]["text"]
-    assert bad[1]["troubles"][0]["fault"]
+    (trouble,) = bad[1]["troubles"]
+    assert "Connection refused" in trouble["text"]
+    assert trouble["fault"]
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
@@ -407,16 +367,6 @@ def test_interrupted(asked: tuple[str, ...], status: int) -> None:
     assert ("Interrupted: the meters were watched for less time" in done.err) == (status == 130)
 
 
-def test_a_reader_that_leaves() -> None:
-    with Simulator() as simulator:
-        process = begin("watch", simulator.address)
-        assert process.stdout is not None
-        assert simulator.address in process.stdout.readline()
-        process.stdout.close()
-        process.stdout = None
-        assert finish(process).status == 1
-
-
 def test_on_a_terminal() -> None:
     with Simulator() as simulator:
         simulator.set_up()
@@ -453,11 +403,3 @@ def test_the_picture_loads_nothing() -> None:
     assert not re.findall(r"@font-face|@import|url\((?!#)|(?:href|src)=", committed)
     drawn_now = terminal_picture.svg(run_virtual(terminal_picture.scene()))
     assert drawn_now == committed, "make screenshots"
-
-
-def test_a_value_with_nothing_but_what_it_has_to_have() -> None:
-    value = messages.meter_value(
-        {"MS": "", "TM": "2026-03-01T13:00:00,000+0100", "XT": False, "U2": 0, "I": 0, "P": 0, "XC": "", "XS": "",
-         "EF": "", "ST": "", "RD": [{"RV": "0", "RI": "1-b:1.8.e", "RU": "kWh", "RT": "DC"}]}
-    )  # fmt: skip
-    assert plain_line(Status("a:1", 0.0, value, VirtualWall().offset, 0.0)).startswith("12:00:00  a:1")

@@ -42,6 +42,11 @@ def tuple_text(number: int, *, ID: str | None = None, meter: str = METER, end: s
     return f'OCMF|{payload}|{{"SD":"30{number:08x}"}}'
 
 
+def accepted_payload(number: int, **fields: str) -> str:
+    """Make a payload that the transparency software accepts: nothing of the end is left out."""
+    return tuple_text(number, **fields).split("|")[1].replace('"TX":"E",', '"TX":"E","RI":"1-b:1.8.e","RU":"kWh",')
+
+
 def kept(number: int, transaction_id: str = "", **fields: Any) -> KeptReceipt:
     """Make a receipt on its way to be kept; fields of the tuple, and of what goes with it."""
     words = {name: fields.pop(name) for name in ("ID", "meter", "end") if name in fields}

@@ -13,7 +13,7 @@ import termios
 
 from tests.support.command_line import PATIENCE_S, environment
 
-_ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r")
+_ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 class Terminal:
@@ -62,4 +62,4 @@ class Terminal:
 
 
 def without_escapes(text: str) -> str:
-    return _ESCAPE.sub("", text)
+    return _ESCAPE.sub("", text).replace("\r\n", "\n")

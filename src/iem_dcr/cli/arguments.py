@@ -75,6 +75,8 @@ class AddressType(click.ParamType):  # type: ignore[type-arg]  # generic in newe
 class SecondsType(click.FloatRange):
     """A number of seconds within a range. ``nan`` is refused."""
 
+    name = "SECONDS"
+
     def convert(self, value: str | float, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Convert a word to a number."""
         seconds = float(super().convert(value, param, ctx))  # type: ignore[arg-type]  # narrower than click's
@@ -98,7 +100,7 @@ class PairType(click.ParamType):  # type: ignore[type-arg]  # generic in newer c
 
 def common(command: F) -> F:
     """Add the options that every command has: -v, -q and --version."""
-    counted = partial(click.option, count=True, expose_value=False, callback=_change_verbosity)
+    counted = partial(click.option, count=True, show_default=False, expose_value=False, callback=_change_verbosity)
     help_text = "Log progress to standard error; give it twice to log everything."
     command = counted("-v", "--verbose", help=help_text)(command)
     command = counted("-q", "--quiet", help="Log errors only.")(command)

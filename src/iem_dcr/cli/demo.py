@@ -15,11 +15,10 @@ from rich.table import Table
 from rich.text import Text
 
 from iem_dcr.cli.arguments import SecondsType, common
-from iem_dcr.cli.charging import NOTHING_BEGAN, charge, running
+from iem_dcr.cli.charging import NOTHING_BEGAN, Session, running
 from iem_dcr.cli.exit_codes import EXIT_FAILURE, EXIT_INTERRUPTED
 from iem_dcr.cli.interruption import Interruption, LeftEarlyError
 from iem_dcr.cli.output import Output, say
-from iem_dcr.cli.session_view import SessionView
 from iem_dcr.config import Settings
 from iem_dcr.errors import ConfigError
 from iem_dcr.everest_api.broker_errors import BrokerError
@@ -128,9 +127,9 @@ async def _sessions(
     from iem_dcr.cli.demo_everest import MeterBehindEverest  # noqa: PLC0415
 
     async def session() -> int:
-        view = SessionView(output, seconds)
-        meter.view = view
-        status = await charge(meter, _request(), view, interruption, seconds=seconds, connect_s=CONNECT_S)
+        shown = Session(output, seconds)
+        meter.view = shown
+        status = await shown.run(meter, _request(), interruption, connect_s=CONNECT_S)
         del server.meter.state.signed[:-1]  # the simulated meter would keep all receipts
         output.flush()
         return status

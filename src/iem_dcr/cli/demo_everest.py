@@ -32,7 +32,7 @@ from iem_dcr.powermeter import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from iem_dcr.cli.session_view import SessionView
+    from iem_dcr.cli.charging import Session
     from iem_dcr.config import Settings
     from iem_dcr.device.messages import MeterValue
     from iem_dcr.driver import KeptReceipt
@@ -71,7 +71,7 @@ class MeterBehindEverest:
         self._connected = asyncio.Event()
         self._observed = observed
         self.public_key = ""
-        self.view: SessionView | None = None
+        self.view: Session | None = None
         observed.attach(self._api.driver, module_id)
         self._bus.on_connected(self._connected.set)
         self._receive(self._api.topics.values, self._take_value)

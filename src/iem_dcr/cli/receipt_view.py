@@ -1,4 +1,4 @@
-"""Shows receipts to a person, in full or in one line, in the same way in all commands. Writes exported receipts.
+"""Shows receipts to a person, in the same way in all commands. Writes exported receipts.
 
 Text from the meter is shown without control characters and shortened.
 """
@@ -20,7 +20,7 @@ from iem_dcr.diagnostics.status import LONGEST_TEXT, shown
 from iem_dcr.errors import printable
 from iem_dcr.ocmf import Outcome
 from iem_dcr.ocmf.rules import Severity
-from iem_dcr.ocmf.verdict import Judgement, energy_summary
+from iem_dcr.ocmf.verdict import Judgement
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,11 +74,11 @@ class Transaction:
 
 def print_receipt(console: Console, receipt: Receipt, verdict: Verdict) -> None:
     """Print a receipt in full, and the unchanged tuple in one line."""
-    say(console, in_full(Transaction((receipt,), verdict)))
+    say(console, transaction_text(Transaction((receipt,), verdict)))
     say(console, printable(receipt.text, limit=len(receipt.text)))
 
 
-def in_full(transaction: Transaction, *, show_all: bool = False) -> Text:
+def transaction_text(transaction: Transaction, *, show_all: bool = False) -> Text:
     """Format a transaction in lines.
 
     Args:
@@ -86,24 +86,6 @@ def in_full(transaction: Transaction, *, show_all: bool = False) -> Text:
         show_all: include findings that need no action.
     """
     return Text("\n").join(_lines(transaction, show_all=show_all)).append("\n")
-
-
-def in_one_line(transaction: Transaction) -> Text:
-    """Format a transaction in one line."""
-    receipts, verdict, where = transaction.receipts, transaction.verdict, shown(", ".join(transaction.sources))
-    if verdict is None:
-        return Text.assemble(f"{where}: ", _NOT_READABLE, f": {shown(transaction.problem)}")
-    times = times_of(verdict)
-    words = (
-        shown(receipts[0].meter),
-        " ".join(shown(receipt.pagination or "") for receipt in receipts),
-        shown(receipts[0].identification or ""),
-        _reading_text(times.begin if times else None),
-        _reading_text(times.end if times else None),
-        energy_summary(verdict.energies) or "?",
-    )
-    said = _OUTCOMES[Outcome.VALID] if verdict.judgement is Judgement.ACCEPTED else _verdict_text(verdict)
-    return Text.assemble(f"{where}: ", "  ".join(words), "  ", said)
 
 
 def finding_text(found: Finding, before: str) -> Text:
@@ -182,7 +164,7 @@ def _fields(receipt: Receipt, *keys: str) -> str:
     return " ".join(shown(receipt.payload[key]) for key in keys if receipt.payload.get(key) not in (None, ""))
 
 
-def _reading_text(time: MeterTime | None, value_wh: Decimal | None = None) -> str:
+def _reading_text(time: MeterTime | None, value_wh: Decimal | None) -> str:
     written = f"{time.instant:%Y-%m-%d %H:%M:%S %z}" if time else "?"
     return written if value_wh is None else f"{written}   register {kwh(value_wh)}"
 

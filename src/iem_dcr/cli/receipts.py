@@ -34,6 +34,7 @@ F = TypeVar("F", bound="Callable[..., object]")
 
 _DATE_LENGTH = len("2026-03-01")
 _NEW_FILE = click.Path(dir_okay=False)
+_FORMAT = click.Choice([form.value for form in Format])
 
 
 class Which(TypedDict):
@@ -76,8 +77,7 @@ _journal = click.option(
     callback=_journal_or_default,
     type=click.Path(exists=True, dir_okay=False),
     metavar="F",
-    help="The journal: the file that the setting journal_path names. By default the first existing journal "
-    "in the folders of journal_path auto; its name is written to standard error.",
+    help="The journal (setting journal_path); by default the first that exists in the folders of journal_path auto.",
 )
 
 
@@ -86,7 +86,9 @@ def _selection(command: F) -> F:
     for option in (
         click.option("--meter", metavar="SERIAL", help="Only receipts of the meter with this serial number (MS)."),
         click.option("--transaction", "transaction_id", metavar="ID", help="Only receipts of this transaction."),
-        click.option("--to", "end", metavar="TIME", callback=_time, help="Only receipts that ended before."),
+        click.option(
+            "--to", "end", metavar="TIME", callback=_time, help="Only those that ended before, or on that day."
+        ),
         click.option("--from", "begin", metavar="TIME", callback=_time, help="Only receipts that ended then or later."),
         _journal,
     ):
@@ -139,17 +141,13 @@ def show_command(path: str, **which: Unpack[Which]) -> int:
 @click.option(
     "--format",
     "form",
-    type=click.Choice([form.value for form in Format]),
-    default=Format.TRANSPARENCY.value,
+    type=_FORMAT,
+    default="transparency",
     show_default=True,
     help="What to write: XML of the S.A.F.E. transparency software, tuples, CSV, or OCPP meter values.",
 )
 @click.option("-o", "--output", "file", type=_NEW_FILE, metavar="FILE", help="Write to this file.")
-@click.option(
-    "--reencode-signature",
-    is_flag=True,
-    help="Re-encode signatures that the transparency software cannot read (raw r‖s) as DER.",
-)
+@click.option("--reencode-signature", is_flag=True, help="Re-encode signatures that this software cannot read as DER.")
 @common
 def export_command(path: str, form: str, file: str | None, reencode_signature: bool, **which: Unpack[Which]) -> int:
     """Export receipts byte for byte as the meter signed them, with its key if the format has a place for it."""
@@ -228,9 +226,7 @@ def _serial(ctx: click.Context, param: click.Parameter, serial: str) -> str:
     "addresses",
     type=AddressType(),
     multiple=True,
-    metavar="HOST[:PORT]",
-    help="Address of the meter, as in the driver's settings. May be given more than once. Optional if the journal has "
-    "one pinned meter.",
+    help="Address of the meter, as in the driver's settings; repeatable; not needed if one meter is pinned.",
 )
 @common
 def pin_command(path: str, serial: str, addresses: tuple[Address, ...]) -> int:

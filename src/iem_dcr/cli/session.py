@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from iem_dcr.cli.arguments import Address, AddressType, PairType, SecondsType, common, usage_error
-from iem_dcr.cli.charging import NOTHING_BEGAN, charge, running
+from iem_dcr.cli.arguments import Address, AddressType, PairType, SecondsType, common
+from iem_dcr.cli.charging import NOTHING_BEGAN, Session, running
 from iem_dcr.cli.exit_codes import EXIT_FAILURE
 from iem_dcr.cli.interruption import Interruption, LeftEarlyError
 from iem_dcr.cli.output import Output
-from iem_dcr.cli.session_view import SessionView
 from iem_dcr.config import Settings, Value, from_text, is_signable
 from iem_dcr.device.client import MeterClient
 from iem_dcr.diagnostics.status import shown
@@ -47,43 +46,23 @@ def _not_empty(_ctx: click.Context, param: click.Parameter, value: str | None) -
 @click.argument("address", type=AddressType(), metavar="HOST[:PORT]")
 @click.option("--id", "token", required=True, metavar="TOKEN", callback=_signable, help="The user's id (OCMF ID).")
 @click.option(
-    "--id-type",
-    type=click.Choice(IDENTIFICATION_TYPE),
-    default="ISO14443",
-    metavar="TYPE",
-    help="What kind of id it is (OCMF IT).",
+    "--id-type", type=click.Choice(IDENTIFICATION_TYPE), default="ISO14443", metavar="TYPE", help="Its kind (OCMF IT)."
 )
-@click.option(
-    "--transaction-id",
-    metavar="T",
-    callback=_not_empty,
-    show_default="a new UUID",
-    help="The station's id of the transaction.",
-)
+@click.option("--transaction-id", metavar="T", callback=_not_empty, help="Its id at the station, else a new UUID.")
 @click.option(
     "--evse-id",
     metavar="E",
     callback=_signable,
-    show_default="the CI that the meter holds",
-    help="The charge point's id. It is written to the meter as CI if the meter has none, and stays until the "
-    "meter is power-cycled.",
+    help="The charge point's id, else the CI that the meter holds. It is written to the meter as CI if the meter has "
+    "none, and stays until the meter is power-cycled.",
 )
 @click.option("--tariff", metavar="TEXT", help="Tariff text to be signed with the transaction (OCMF TT).")
-@click.option("--seconds", type=SecondsType(0, 86_400), default=10.0, metavar="N", help="How long to charge.")
+@click.option("--seconds", type=SecondsType(0, 86_400), default=10.0, help="How long to charge.")
 @click.option(
-    "--connect-seconds",
-    "connect_s",
-    type=SecondsType(0.1, 3600),
-    default=15.0,
-    metavar="N",
-    help="How long to wait for a meter that does not answer.",
+    "--connect-seconds", type=SecondsType(0.1, 3600), default=15.0, help="How long to wait for a meter to answer."
 )
 @click.option(
-    "--set",
-    "pairs",
-    type=PairType(),
-    multiple=True,
-    help="A setting of the driver, for example CT=EVSEID. May be given more than once.",
+    "--set", "pairs", type=PairType(), multiple=True, help="A setting of the driver, such as CT=EVSEID; repeatable."
 )
 @click.option("--end-running", is_flag=True, help="First end a running transaction; otherwise the command refuses.")
 @click.option("--json", "as_json", is_flag=True, help="Write events to standard output, one JSON object a line.")
@@ -97,7 +76,7 @@ def command(
     evse_id: str | None,
     tariff: str | None,
     seconds: float,
-    connect_s: float,
+    connect_seconds: float,
     pairs: tuple[tuple[str, str], ...],
     end_running: bool,
     as_json: bool,
@@ -120,9 +99,9 @@ def command(
         tariff_text=tariff or None,
     )
     output = Output()
-    view = SessionView(output, seconds, as_json=as_json)
+    session = Session(output, seconds, as_json=as_json)
     status = asyncio.run(
-        _session(address, given, request, output, view, seconds=seconds, connect_s=connect_s, end_running=end_running)
+        _run(session, output, address, given, request, connect_s=connect_seconds, end_running=end_running)
     )
     return output.status() or status
 
@@ -137,7 +116,7 @@ def _settings_given(address: Address, evse_id: str | None, pairs: tuple[tuple[st
         given = {key: from_text(key, text) for key, text in pairs}
         check_journal_of(Settings.of(given))
     except ConfigError as error:
-        raise usage_error(error) from error
+        raise click.BadParameter("\n".join(error.problems), param_hint="--set") from error
     for key in ("ip_address", "port_http"):
         if key in given:
             raise click.UsageError(f"--set {key}: the meter's address is the argument HOST[:PORT]")
@@ -149,14 +128,13 @@ def _settings_given(address: Address, evse_id: str | None, pairs: tuple[tuple[st
     return given | {"ip_address": address.host, "port_http": address.port}
 
 
-async def _session(
+async def _run(
+    session: Session,
+    output: Output,
     address: Address,
     given: dict[str, Value],
     request: TransactionReq,
-    output: Output,
-    view: SessionView,
     *,
-    seconds: float,
     connect_s: float,
     end_running: bool,
 ) -> int:
@@ -169,13 +147,13 @@ async def _session(
                 "the meter is running a transaction; nothing was sent. Give --end-running to end it first and print "
                 "its receipt."
             )
-        _introduce(view, address, settings, gateway, value)
+        _introduce(session, address, settings, gateway, value)
         journal = Journals().of(settings)
-        driver = MeterDriver(settings, view, sink=view, journal=journal)
+        driver = MeterDriver(settings, session, sink=session, journal=journal)
         request = replace(request, evse_id=request.evse_id or settings.CI)
         try:
             async with running(driver):
-                return await charge(driver, request, view, interruption, seconds=seconds, connect_s=connect_s)
+                return await session.run(driver, request, interruption, connect_s=connect_s)
         except LeftEarlyError:
             if output.error is None:
                 raise
@@ -229,11 +207,11 @@ def _settings(given: dict[str, Value], gateway: Gateway) -> Settings:
         ) from error
 
 
-def _introduce(view: SessionView, address: Address, settings: Settings, gateway: Gateway, value: MeterValue) -> None:
+def _introduce(session: Session, address: Address, settings: Settings, gateway: Gateway, value: MeterValue) -> None:
     if gateway.is_set:
         point = f"holds CT {shown(gateway.CT)}, CI {shown(gateway.CI)}"
     else:
         point = f"has no charge point yet and is given CT {settings.CT}, CI {settings.CI}"
-    view.say(f"Meter {shown(value.MS)} at {address} {point}")
+    session.say(f"Meter {shown(value.MS)} at {address} {point}")
     if value.XT:
-        view.say("It is running a transaction, which is ended first (--end-running)")
+        session.say("It is running a transaction, which is ended first (--end-running)")

@@ -27,7 +27,7 @@ from iem_dcr.cli.arguments import common
 from iem_dcr.cli.checking import check, found_in
 from iem_dcr.cli.exit_codes import EXIT_FAILURE, EXIT_USAGE
 from iem_dcr.cli.output import Output, counted, json_text, progress_bar, say, tell
-from iem_dcr.cli.receipt_view import UNREADABLE, finding_text, in_full, in_one_line, times_of, write_exported
+from iem_dcr.cli.receipt_view import UNREADABLE, finding_text, times_of, transaction_text, write_exported
 from iem_dcr.errors import ReceiptError, printable
 from iem_dcr.ocmf import parse
 from iem_dcr.ocmf.export import Format, Item, export
@@ -43,9 +43,7 @@ if TYPE_CHECKING:
     from iem_dcr.ocmf.import_formats import Record
 
 FEW = 20
-"""Up to this number, receipts are shown in full; above it, in a line each."""
-MANY = 2_000
-"""Above this number, only receipts that are not accepted are shown."""
+"""Up to this number all receipts are shown; above it, only those that are not accepted."""
 FINDINGS_SHOWN = 20
 """Findings across all receipts that are shown to a person. For the others only their number is shown."""
 FINDINGS_LISTED = 10_000
@@ -71,7 +69,7 @@ shown as such. This does not change the exit status."""
 @click.option("--key", metavar="KEY", help="The meter's public key; by default the one in the document.")
 @click.option("--key-file", type=click.File("rb"), metavar="F", help="File with that key: as text, DER, PEM or JSON.")
 @click.option(
-    "--all", "show_all", is_flag=True, help="Also show findings that need no action, and all of many receipts."
+    "--all", "show_all", is_flag=True, help="Also show findings that need no action, and the accepted of many receipts."
 )
 @click.option("--export", "export_to", type=_FILE, metavar="F", help="Write them for the transparency software.")
 @click.option(
@@ -145,14 +143,13 @@ def _json_line(transaction: Transaction) -> str:
     )
 
 
-def _line_unless_accepted(transaction: Transaction) -> Text | None:
-    verdict = transaction.verdict
-    is_accepted = verdict is not None and verdict.judgement is Judgement.ACCEPTED and not transaction.notes
-    return None if is_accepted else in_one_line(transaction)
+def _unless_accepted(transaction: Transaction) -> Text | None:
+    is_accepted = transaction.word == Judgement.ACCEPTED.value and not transaction.notes
+    return None if is_accepted else transaction_text(transaction)
 
 
 class _Report:
-    """Shows receipts as they are checked: a few in full, more in a line each, of many only the not accepted.
+    """Shows receipts as they are checked: a few, or of many those that are not accepted.
 
     Attributes:
         counts: the number of transactions by verdict.
@@ -184,15 +181,13 @@ class _Report:
             ReceiptError: the rest of the input cannot be read.
         """
         in_document = length_hint(pieces)  # 0 for a file of tuples, which is read while it is checked
-        first = list(islice(pieces, MANY + 1))
-        are_many = len(first) > MANY
-        view: View = in_one_line
+        first = list(islice(pieces, FEW + 1))
+        are_many = len(first) > FEW
+        view: View = partial(transaction_text, show_all=show_all)
         if self._as_json:
             view = _json_line
-        elif len(first) <= FEW:
-            view = partial(in_full, show_all=show_all)
         elif are_many and not show_all:
-            view = _line_unless_accepted
+            view = _unless_accepted
         size = os.fstat(file.fileno()).st_size if file.seekable() else None
         bar = progress_bar(
             self._console if self._output.isatty() else Console(stderr=True),

@@ -43,7 +43,7 @@ def _local_time() -> datetime:
     "file",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Also watch the meters of a configuration file of iem-dcr run.",
+    help="Also watch the meters of iem-dcr run FILE.",
 )
 @click.option("--seconds", type=SecondsType(0.1), metavar="S", help="End after this time; by default at Ctrl-C.")
 @click.option("--count", type=click.IntRange(1), metavar="N", help="End when each meter was polled N times.")
