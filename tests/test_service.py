@@ -17,6 +17,7 @@ from iem_dcr.everest_api.topics import Topics
 from iem_dcr.service.config import MeterConfig, ServiceConfig
 from iem_dcr.service.service import Service, find_module_id, identity
 from iem_dcr.service.systemd import Notifier
+from iem_dcr.simulator import Fault
 from tests.support.api_bench import request, start_payload
 from tests.support.journals import entries
 from tests.support.service_site import FailingBus, now_s, site
@@ -48,7 +49,36 @@ def failures(heard: pytest.LogCaptureFixture) -> list[tuple[str, str, bool]]:
     ]
 
 
-# --- a meter's task that fails ---
+# --- what is wrong with one meter is not felt by another ---
+
+
+@virtual
+async def test_dead_and_silent_meters_harm_no_other(tmp_path: Path) -> None:
+    async with site(tmp_path, "well1", "well2", "off", "stalling", dead=2) as running:
+        await running.pass_time(3.0)
+        began_s = now_s()
+        running.meters["off"].power_cycle(off_s=20.0, boot_s=0.5)
+        running.meters["stalling"].faults.add(Fault("stall", count=1000, delay_s=30.0))
+        topics = Topics("well1")
+        assert running.bus.receive(topics.start, request(start_payload("T-1"), "reply/1"))
+        await running.pass_time(10.0)
+        assert running.bus.receive(topics.stop, request("T-1", "reply/2"))
+        await running.pass_time(10.0)
+        assert [running.bus.on(f"reply/{number}")[0].value["status"] for number in (1, 2)] == ["OK", "OK"]
+        for module_id in ("well1", "well2"):
+            assert 18 <= len(running.values(module_id, began_s)) <= 21
+            checks = running.bus.on(Topics(module_id).check)
+            assert len([each for each in checks if each.at_s >= began_s]) >= 9
+            assert {each.value for each in checks} == {True}
+        for module_id in ("off", "stalling"):
+            assert len(running.values(module_id, began_s)) <= 2
+            assert len([each for each in running.bus.on(Topics(module_id).check) if each.at_s >= began_s + 5.0]) == 0
+        running.meters["stalling"].faults.clear()
+        await running.pass_time(20.0)
+        for module_id in ("off", "stalling"):
+            assert len(running.values(module_id, now_s() - 5.0)) >= 4, "and they come back"
+        assert not running.bus.on(Topics("dead0").check)
+        assert not running.values("dead1")
 
 
 @virtual
