@@ -13,7 +13,7 @@ import pytest
 
 import iem_dcr.everest
 from iem_dcr import __version__
-from tests.support.command_line import Done, begin, finish, run, run_process
+from tests.support.command_line import Done, run, run_process
 from tests.support.everest_prefix import EVERESTS_OWN, MODULE, RUNNING, contents, everest_at, place_of, put_vendors
 
 if TYPE_CHECKING:
@@ -304,21 +304,3 @@ def test_a_failure_is_one_line(prefix: Path) -> None:
         assert done.status == 1
     done = install(prefix, "--force")
     assert re.fullmatch(rf"Error: {MODULE} was not installed: {prefix}/libexec\S*: Not a directory\n", done.err)
-
-
-def test_help() -> None:
-    commands = run("everest", "--help").out.split("Commands:\n")[1].splitlines()
-    assert [line.split()[0] for line in commands] == ["check", "install", "uninstall"]
-    told = run("everest", "install", "--help").out
-    for option in ("--name", "--venv / --no-venv", "--wheels", "--user", "--state-folder", "--force"):
-        assert option in told
-
-
-def test_no_reader(prefix: Path) -> None:
-    install_folder(prefix)
-    reading, writing = os.pipe()
-    os.close(reading)
-    process = begin("everest", "check", str(prefix), stdout=writing, PATH=BIN)
-    os.close(writing)
-    done = finish(process)
-    assert (done.status, done.err) == (1, "")

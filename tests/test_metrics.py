@@ -280,9 +280,7 @@ async def test_a_serial_at_two_addresses(tmp_path: Path, caplog: pytest.LogCaptu
 @pytest.mark.parametrize(
     ("verdict", "change"), [("invalid", {"private_key": SECRET + 1}), ("not_accepted", {"import_wh": 100})]
 )
-def test_a_receipt_that_is_not_good(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, verdict: str, change: dict[str, Any]
-) -> None:
+def test_a_receipt_that_is_not_good(tmp_path: Path, verdict: str, change: dict[str, Any]) -> None:
     """The driver already has the meter's other key; a register that falls is refused by the transparency software."""
 
     async def story() -> None:
@@ -295,9 +293,6 @@ def test_a_receipt_that_is_not_good(
             assert (await scrape(running)).by("verdict", "receipts_total") == verdicts
 
     run_virtual(story())
-    if verdict == "not_accepted":
-        (error,) = [line for line in errors(caplog) if "receipt" in line]
-        assert "receipt T1 has a valid signature, but the transparency software refuses it: the register falls" in error
 
 
 @virtual
@@ -418,9 +413,11 @@ async def test_ready_once_the_module_id_is_known(tmp_path: Path) -> None:
         assert await health(running) == (200, 503)
         (name,) = (await scrape(running)).by("module_id", "meter_up")
         assert name.startswith("127.0.0.1:")
+        assert running.statuses == ["no powermeter API found yet, broker connected"]
         running.bus.offered.append("pm9")
         await running.pass_time(15.0)
         assert (await scrape(running)).of("meter_up", "pm9") == 1
+        assert running.statuses[-1] == "1 of 1 meter answers, broker connected"
         assert await health(running) == (200, 200)
 
 

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import logging
 import socket
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -17,48 +17,68 @@ from iem_dcr.everest_api.topics import Topics
 from iem_dcr.service.config import MeterConfig, ServiceConfig
 from iem_dcr.service.service import Service, find_module_id, identity
 from iem_dcr.service.systemd import Notifier
+from iem_dcr.simulator import Fault
 from tests.support.api_bench import request, start_payload
 from tests.support.journals import entries
 from tests.support.service_site import FailingBus, now_s, site
 from tests.support.virtual_time import virtual
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 
-Heard: TypeAlias = list[tuple[str, logging.LogRecord]]
-
-
 @pytest.fixture
-def heard() -> Iterator[Heard]:
-    """Every record of the service, with the meter at work."""
-    records: Heard = []
+def heard(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    """What is logged, each record with the meter at work."""
 
-    class Hears(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            records.append((METER.get(), record))
+    def name(record: logging.LogRecord) -> bool:
+        record.meter = METER.get()
+        return True
 
-    handler = Hears()
-    logger = logging.getLogger("iem_dcr")
-    before = logger.level
-    logger.setLevel(logging.INFO)
-    logger.addHandler(handler)
-    yield records
-    logger.removeHandler(handler)
-    logger.setLevel(before)
+    caplog.set_level(logging.INFO, "iem_dcr")
+    caplog.handler.addFilter(name)
+    return caplog
 
 
-def failures(heard: Heard) -> list[tuple[str, str, bool]]:
+def failures(heard: pytest.LogCaptureFixture) -> list[tuple[str, str, bool]]:
     """Return of every task that failed the meter, what was said, and whether there was a traceback."""
     return [
-        (module_id, record.getMessage(), bool(record.exc_info and record.exc_info[1]))
-        for module_id, record in heard
+        (vars(record)["meter"], record.getMessage(), bool(record.exc_info and record.exc_info[1]))
+        for record in heard.records
         if "is restarted" in record.getMessage()
     ]
 
 
-# --- a meter's task that fails ---
+# --- what is wrong with one meter is not felt by another ---
+
+
+@virtual
+async def test_dead_and_silent_meters_harm_no_other(tmp_path: Path) -> None:
+    async with site(tmp_path, "well1", "well2", "off", "stalling", dead=2) as running:
+        await running.pass_time(3.0)
+        began_s = now_s()
+        running.meters["off"].power_cycle(off_s=20.0, boot_s=0.5)
+        running.meters["stalling"].faults.add(Fault("stall", count=1000, delay_s=30.0))
+        topics = Topics("well1")
+        assert running.bus.receive(topics.start, request(start_payload("T-1"), "reply/1"))
+        await running.pass_time(10.0)
+        assert running.bus.receive(topics.stop, request("T-1", "reply/2"))
+        await running.pass_time(10.0)
+        assert [running.bus.on(f"reply/{number}")[0].value["status"] for number in (1, 2)] == ["OK", "OK"]
+        for module_id in ("well1", "well2"):
+            assert 18 <= len(running.values(module_id, began_s)) <= 21
+            checks = running.bus.on(Topics(module_id).check)
+            assert len([each for each in checks if each.at_s >= began_s]) >= 9
+            assert {each.value for each in checks} == {True}
+        for module_id in ("off", "stalling"):
+            assert len(running.values(module_id, began_s)) <= 2
+            assert len([each for each in running.bus.on(Topics(module_id).check) if each.at_s >= began_s + 5.0]) == 0
+        running.meters["stalling"].faults.clear()
+        await running.pass_time(20.0)
+        for module_id in ("off", "stalling"):
+            assert len(running.values(module_id, now_s() - 5.0)) >= 4, "and they come back"
+        assert not running.bus.on(Topics("dead0").check)
+        assert not running.values("dead1")
 
 
 @virtual
@@ -77,7 +97,9 @@ async def run_with_one_that_fails(tmp_path: Path) -> None:
         assert len(running.values("pm2", now_s() - 20.0)) == 20
 
 
-def test_one_that_fails_is_started_again_alone_and_ever_more_seldom(tmp_path: Path, heard: Heard) -> None:
+def test_one_that_fails_is_started_again_alone_and_ever_more_seldom(
+    tmp_path: Path, heard: pytest.LogCaptureFixture
+) -> None:
     run_with_one_that_fails(tmp_path)
     why = "RuntimeError: no everest_api/1/powermeter/pm2/m2e/communication_check"
     assert failures(heard) == [
@@ -100,16 +122,6 @@ async def test_a_minute_of_health_makes_the_pauses_start_anew(tmp_path: Path) ->
         await running.pass_time(5.0)
         assert running.subscribed("pm1") == 5
         assert running.values("pm1", failed_s + 3.5), "not back after a pause of 1 s"
-
-
-@virtual
-async def test_one_that_cannot_begin_does_not_keep_the_others(tmp_path: Path) -> None:
-    async with site(tmp_path, "pm1", "pm2") as running:
-        running.bus.failing[Topics("pm1").start] = 10_000
-        await running.pass_time(10.0)
-        assert not running.values("pm1")
-        assert len(running.values("pm2", 1.0)) == 9
-        assert running.statuses[-1] == "1 of 2 meters answers, broker connected"
 
 
 @virtual
@@ -148,7 +160,7 @@ async def cancel_from_within(tmp_path: Path) -> None:
         assert running.subscribed("pm1") == 1
 
 
-def test_the_brokers_task_is_started_again_whatever_ends_it(tmp_path: Path, heard: Heard) -> None:
+def test_the_brokers_task_is_started_again_whatever_ends_it(tmp_path: Path, heard: pytest.LogCaptureFixture) -> None:
     cancel_from_within(tmp_path)
     assert failures(heard) == [
         ("", "the broker's task failed and is restarted in 1 s: CancelledError: ", True),
@@ -238,6 +250,9 @@ async def test_neither_a_broker_that_takes_nothing_nor_a_task_that_pauses_holds_
     async with site(tmp_path, "pm1", "pm2") as running:
         running.bus.failing[Topics("pm2").start] = 100
         await running.pass_time(20.0)
+        assert not running.values("pm2")
+        assert len(running.values("pm1", 1.0)) == 19
+        assert running.statuses[-1] == "1 of 2 meters answers, broker connected"
         running.bus.acknowledge_s = None
         assert running.bus.receive(Topics("pm1").start, request(start_payload(), "reply/1"))
         await running.pass_time(1.0)
@@ -279,17 +294,6 @@ def test_of_several_none_is_taken(caplog: pytest.LogCaptureFixture) -> None:
         "EVerest offers no powermeter API yet",
         "EVerest offers several powermeter APIs, pm1, pm2: give one of them as module_id",
     ]
-
-
-@virtual
-async def test_a_service_without_module_id(tmp_path: Path) -> None:
-    async with site(tmp_path, None) as running:
-        await running.pass_time(5.0)
-        assert running.statuses == ["no powermeter API found yet, broker connected"]
-        running.bus.offered.append("found")
-        await running.pass_time(10.0)
-        assert running.values("found")
-        assert running.statuses[-1] == "1 of 1 meter answers, broker connected"
 
 
 # --- the journal ---

@@ -25,13 +25,9 @@ from iem_dcr.everest_api.broker_errors import BrokerError
 from iem_dcr.everest_api.mqtt_settings import MqttSettings
 from iem_dcr.everest_api.topics import READY_BEACON, Topics
 from iem_dcr.powermeter import TransactionReq
-from iem_dcr.service.observation import ObservedMeter
-from iem_dcr.service.web_settings import WebSettings
 from iem_dcr.simulator import SimulatorOptions, SimulatorServer
-from iem_dcr.web.server import WebServer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from contextlib import AbstractAsyncContextManager
 
     from rich.console import Console
@@ -40,8 +36,6 @@ EVSE_ID = "DE*PNX*E1234567*1"
 TOKEN = "04A2B3C4D5E6F7"  # noqa: S105  a made-up RFID token, shown on purpose
 TARIFF = "0.49 EUR/kWh"
 CONNECT_S = 15.0
-PAGE_S = 2.0
-"""Longest time that the session waits for the page to start."""
 PAUSE_S = 5.0
 LOAD_DELAY_S = 0.5
 CURRENT_ENDS_BEFORE_S = 0.5
@@ -135,42 +129,26 @@ async def _sessions(
         return status
 
     console = output.console()
-    settings = _settings(server)
     module_id = f"demo_{secrets.token_hex(2)}"
-    observed = ObservedMeter(settings, module_id, server.address)
-    meter = MeterBehindEverest(settings, mqtt, module_id, observed)
+    meter = MeterBehindEverest(_settings(server), mqtt, module_id)
     try:
         await interruption.see_through(meter.probe(), NOTHING_BEGAN)
     except BrokerError as error:
         raise click.ClickException(f"the broker {mqtt.address} cannot be used: {error}") from error
     _how_to_watch(console, mqtt, module_id)
-    async with _served(observed) as page, running(meter):
-        say(console, Text.assemble("In a browser (--keep-open keeps it open): ", (page.url, "cyan"), "\n"))
+    async with running(meter):
+        say(
+            console, Text.assemble("In a browser (--keep-open keeps it open): ", (await meter.page_url(), "cyan"), "\n")
+        )
         output.flush()
-        status, sessions = await session(), 1
+        status = await session()
         while keep_open and status == 0:
             say(console, f"\nThe next session begins in {PAUSE_S:.0f} s. Ctrl-C ends the demo.\n")
             output.flush()
             await interruption.wait(PAUSE_S)
-            if interruption.came:
+            if interruption.came or (status := await session()) == EXIT_INTERRUPTED:
                 return 0
-            status, sessions = await session(), sessions + 1
-    return 0 if sessions > 1 and status == EXIT_INTERRUPTED else status
-
-
-@contextlib.asynccontextmanager
-async def _served(meter: ObservedMeter) -> AsyncIterator[WebServer]:
-    """Serve the bring-up page on a free loopback port."""
-    page = WebServer(WebSettings("127.0.0.1:0"), [meter], lambda: "This is the demo: the meter is simulated")
-    task = asyncio.create_task(page.run())
-    try:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(PAGE_S):
-                await page.listening.wait()
-        yield page
-    finally:
-        task.cancel()
-        await asyncio.wait([task])
+    return status
 
 
 def _broker(given: MqttSettings | None) -> AbstractAsyncContextManager[MqttSettings]:

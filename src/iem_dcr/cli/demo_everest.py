@@ -7,6 +7,7 @@ it starts, sends heartbeats, receives what the power meter publishes, and reques
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import uuid
@@ -28,6 +29,9 @@ from iem_dcr.powermeter import (
     TransactionStartResponse,
     TransactionStopResponse,
 )
+from iem_dcr.service.observation import ObservedMeter
+from iem_dcr.service.web_settings import WebSettings
+from iem_dcr.web.server import WebServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,7 +41,6 @@ if TYPE_CHECKING:
     from iem_dcr.device.messages import MeterValue
     from iem_dcr.driver import KeptReceipt
     from iem_dcr.everest_api.mqtt_settings import MqttSettings
-    from iem_dcr.service.observation import ObservedMeter
 
 T = TypeVar("T")
 
@@ -45,6 +48,8 @@ HEARTBEAT_EVERY_S: Final = 1.0
 """EVerest's default of cfg_heartbeat_interval_ms."""
 REPLY_TIMEOUT_S: Final = 120.0
 """The value of cfg_request_reply_to_s that docs/everest-api.md recommends."""
+PAGE_TIMEOUT_S: Final = 2.0
+PAGE_STATUS: Final = "This is the demo: the meter is simulated"
 
 _log = logging.getLogger(__name__)
 _NOT_UNDERSTOOD = (ValueError, TypeError, AttributeError, KeyError, ArithmeticError, RecursionError)
@@ -52,27 +57,27 @@ _NOT_UNDERSTOOD = (ValueError, TypeError, AttributeError, KeyError, ArithmeticEr
 
 
 class MeterBehindEverest:
-    """The meter of the demo's sessions: a `charging.PowerMeter`.
+    """The meter of the demo's sessions, a `charging.PowerMeter`, with its bring-up page on a free loopback port.
 
     Args:
         settings: of the meter.
         mqtt: connection settings of the broker.
         module_id: distinguishes this demo from others at the same broker.
-        observed: observes the driver, for the page.
 
     Attributes:
         public_key: the key that EVerest has received last, as hex of DER; "" before the first.
         view: receives the driver's receipts and the live values that EVerest receives, or None.
     """
 
-    def __init__(self, settings: Settings, mqtt: MqttSettings, module_id: str, observed: ObservedMeter) -> None:
+    def __init__(self, settings: Settings, mqtt: MqttSettings, module_id: str) -> None:
+        self._observed = ObservedMeter(settings, module_id, f"{settings.ip_address}:{settings.port_http}")
+        self._page = WebServer(WebSettings("127.0.0.1:0"), [self._observed], lambda: PAGE_STATUS)
         self._bus = MqttConnection(mqtt, identity=f"iem-dcr-{module_id}")
-        self._api = MeterApi(module_id, settings, self._bus, sink=self, observer=observed)
+        self._api = MeterApi(module_id, settings, self._bus, sink=self, observer=self._observed)
         self._connected = asyncio.Event()
-        self._observed = observed
         self.public_key = ""
         self.view: Session | None = None
-        observed.attach(self._api.driver, module_id)
+        self._observed.attach(self._api.driver)
         self._bus.on_connected(self._connected.set)
         self._receive(self._api.topics.values, self._take_value)
         self._receive(self._api.topics.key, self._take_key)
@@ -101,9 +106,17 @@ class MeterBehindEverest:
         """
         await self._bus.probe()
 
+    async def page_url(self) -> str:
+        """Return the URL of the bring-up page, when it is served."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(PAGE_TIMEOUT_S):
+                await self._page.listening.wait()
+        return self._page.url
+
     async def run(self) -> None:
-        """Run both sides until cancelled. EVerest has just started."""
+        """Run both sides and the page until cancelled. EVerest has just started."""
         async with asyncio.TaskGroup() as group:
+            group.create_task(self._page.run())
             group.create_task(self._bus.run())
             group.create_task(self._api.run())
             await self._connected.wait()

@@ -16,10 +16,9 @@ from iem_dcr.cli.arguments import common, usage_error
 from iem_dcr.cli.exit_codes import EXIT_FAILURE
 from iem_dcr.cli.output import Output
 from iem_dcr.errors import ConfigError, printable
+from iem_dcr.everest import check as checks
+from iem_dcr.everest import install as installation
 from iem_dcr.everest.check import MODULE_NAME
-from iem_dcr.everest.check import check as checked
-from iem_dcr.everest.install import install as installed_in
-from iem_dcr.everest.install import uninstall as uninstalled_from
 from iem_dcr.journaling import SYSTEM_FOLDER
 
 if TYPE_CHECKING:
@@ -91,7 +90,7 @@ def install(
         raise click.UsageError("--wheels fills .venv: leave out --no-venv")
     try:
         with _interrupted_by_signals():
-            done = installed_in(prefix, name, venv=venv, wheels=wheels, force=force, state=state, user=user)
+            done = installation.install(prefix, name, venv=venv, wheels=wheels, force=force, state=state, user=user)
     except ConfigError as error:
         raise usage_error(error) from error
     output = Output()
@@ -109,7 +108,7 @@ def uninstall(prefix: Path, name: str) -> int:
     """Remove PREFIX/libexec/everest/modules/NAME, if it is this module."""
     try:
         with _interrupted_by_signals():
-            folder = uninstalled_from(prefix, name)
+            folder = installation.uninstall(prefix, name)
     except ConfigError as error:
         raise usage_error(error) from error
     output = Output()
@@ -128,7 +127,7 @@ def check(prefix: Path, name: str, *, as_json: bool) -> int:
     The exit status is 0 if there are no problems, else 1.
     """
     try:
-        findings = checked(prefix, name)
+        findings = checks.check(prefix, name)
     except ConfigError as error:
         raise usage_error(error) from error
     output = Output()

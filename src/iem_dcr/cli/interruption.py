@@ -17,7 +17,6 @@ from iem_dcr.cli.output import tell
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
-    from types import TracebackType
 
 T = TypeVar("T")
 
@@ -62,9 +61,7 @@ class Interruption:
             loop.add_signal_handler(number, handler)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Remove the signal handlers."""
         loop = asyncio.get_running_loop()
         for number in self._handlers:
@@ -78,7 +75,7 @@ class Interruption:
     def interrupt(self) -> None:
         """Handle a signal."""
         self._count += 1
-        self._asked.set()
+        self.ask_to_end()
         if self._count >= INSISTING:
             self._insisted.set()
         elif self._count > 1 and self._patience:

@@ -87,7 +87,7 @@ class LineHandler(QueueHandler):
         super().__init__(self._lines)
         self.setFormatter(formatter)
         self._dropped = 0
-        self._writer = _Writer(self._lines, _Unbuffered(stream))
+        self._writer = _Writer(self._lines, stream)
         self._writer.start()
 
     def enqueue(self, record: logging.LogRecord) -> None:
@@ -108,42 +108,23 @@ class LineHandler(QueueHandler):
         super().close()
 
 
-class _Unbuffered(logging.Handler):
+class _Writer(QueueListener):
     """Writes lines to the descriptor of a stream.
 
-    Python flushes its own streams when it exits, and would then wait for a reader that may have gone.
-    """
-
-    def __init__(self, stream: TextIO | None) -> None:
-        super().__init__()
-        self._descriptor: int | None = None
-        if stream is not None:
-            with contextlib.suppress(OSError, ValueError):
-                self._descriptor = stream.fileno()
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Write a line, however long it takes. An error of standard error cannot be reported."""
-        if self._descriptor is None:
-            return
-        line = f"{self.format(record)}\n".encode(errors="replace")
-        with contextlib.suppress(OSError):
-            while line:
-                try:
-                    line = line[os.write(self._descriptor, line) :]
-                except BlockingIOError:
-                    select.select([], [self._descriptor], [], 1.0)
-
-
-class _Writer(QueueListener):
-    """Writes lines. Its own `stop` waits without limit for a reader that may have gone.
+    Python flushes its own streams when it exits, and would then wait for a reader that may have gone. `stop` would wait
+    for it as well, without limit.
 
     Attributes:
         done: set when all lines before the sentinel are written.
     """
 
-    def __init__(self, lines: queue.SimpleQueue[logging.LogRecord], handler: logging.Handler) -> None:
-        super().__init__(lines, handler)
+    def __init__(self, lines: queue.SimpleQueue[logging.LogRecord], stream: TextIO | None) -> None:
+        super().__init__(lines)
         self.done = threading.Event()
+        self._descriptor: int | None = None
+        if stream is not None:
+            with contextlib.suppress(OSError, ValueError):
+                self._descriptor = stream.fileno()
 
     def dequeue(self, block: bool) -> logging.LogRecord:  # noqa: FBT001  the signature is logging's
         """Return the next line, or the sentinel."""
@@ -151,6 +132,18 @@ class _Writer(QueueListener):
         if record is None:
             self.done.set()
         return record  # type: ignore[no-any-return]  # logging's types know no sentinel
+
+    def handle(self, record: logging.LogRecord) -> None:
+        """Write a line, however long it takes. An error of standard error cannot be reported."""
+        if self._descriptor is None:
+            return
+        line = f"{record.getMessage()}\n".encode(errors="replace")
+        with contextlib.suppress(OSError):
+            while line:
+                try:
+                    line = line[os.write(self._descriptor, line) :]
+                except BlockingIOError:
+                    select.select([], [self._descriptor], [], 1.0)
 
 
 @contextlib.contextmanager

@@ -67,13 +67,9 @@ class ObservedMeter:
         settings: of the meter.
         module_id: of EVerest's module; None until it is discovered.
         address: of the meter, ``host:port``.
-        wall: the host's clock, aware.
+        wall: the host's clock, aware; the attribute ``now``.
 
     Attributes:
-        settings: the argument.
-        module_id: the argument, or the discovered one.
-        address: the argument.
-        now: the host's clock.
         history: its live values of the last 24 hours.
         counters: its counters.
         errors: the latest errors raised at the station, newest last.

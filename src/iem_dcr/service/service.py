@@ -51,6 +51,7 @@ DISCONNECT_TIMEOUT_S = 0.5
 END_TIMEOUT_S = 1.0
 JOURNAL_TIMEOUT_S = 1.0
 
+CONNECTED_PERIOD_S = 0.2
 DISCOVERY_TIMEOUT_S = 1.0
 DISCOVERY_PERIOD_S = 3.0
 """EVerest's modules start one by one, so the only API must still be the only one after this time."""
@@ -297,7 +298,9 @@ async def find_module_id(bus: Bus) -> str:
     before: tuple[str, ...] = ()
     logged = ""
     while True:
-        await _connected(bus)
+        if not bus.connected:
+            await asyncio.sleep(CONNECTED_PERIOD_S)
+            continue
         found = tuple(sorted({api.module_id for api in await discover(bus, wait_s=DISCOVERY_TIMEOUT_S)}))
         if len(found) == 1 and found == before:
             return found[0]
@@ -309,17 +312,6 @@ async def find_module_id(bus: Bus) -> str:
             logged = trouble
         before = found
         await asyncio.sleep((AMBIGUOUS_PERIOD_S if len(found) > 1 else DISCOVERY_PERIOD_S) - DISCOVERY_TIMEOUT_S)
-
-
-async def _connected(bus: Bus) -> None:
-    """Wait until the bus is connected."""
-    if not bus.connected:
-        connected = asyncio.Event()
-        remove = bus.on_connected(connected.set)
-        try:
-            await connected.wait()
-        finally:
-            remove()
 
 
 async def _end(tasks: Sequence[asyncio.Task[None]], within_s: float) -> None:
