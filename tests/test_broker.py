@@ -13,6 +13,7 @@ import paho.mqtt.client as paho
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
+from iem_dcr.driver.rate_limited_log import LINES
 from iem_dcr.everest_api.mqtt import MAX_UNACKNOWLEDGED, MqttConnection
 from iem_dcr.everest_api.receivers import ANY_MESSAGE_TIMEOUT_S
 from tests.support.brokers import (
@@ -187,8 +188,8 @@ async def test_a_handler_that_fails_harms_nobody(caplog: pytest.LogCaptureFixtur
             for _ in range(20):
                 everest.publish(START, b"1")
             await until(lambda: len(inbox.payloads) == 20)
-    assert len([line for line in lines(caplog, logging.ERROR) if START in line]) == 1
-    assert len(lines(caplog)) == 2
+    assert 0 < len([line for line in lines(caplog) if START in line]) <= LINES
+    assert len(lines(caplog)) <= LINES + 1
 
 
 @real_time
