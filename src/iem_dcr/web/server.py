@@ -1,4 +1,4 @@
-"""The page's server and the table of its paths. The server is a task of its own, and no meter depends on it.
+"""The page's server. It is a task of its own, and no meter depends on it.
 
 aiohttp limits what clients can do (lines and headers of 4 KiB, a body of 4 KiB, idle connections closed after 15 s),
 and the number of streams is limited. The server is made for the people of one site. If it is reachable for others, a
@@ -18,12 +18,10 @@ from aiohttp import web
 from iem_dcr.config import shown
 from iem_dcr.errors import ConfigError, printable
 from iem_dcr.service.health import Health
-from iem_dcr.service.metrics import Metrics
 from iem_dcr.web import templates
 from iem_dcr.web.auth import Auth
-from iem_dcr.web.middleware import LOGIN, Checks, add_headers
+from iem_dcr.web.middleware import Checks, add_headers
 from iem_dcr.web.pages import Pages
-from iem_dcr.web.receipt_list import ReceiptList
 from iem_dcr.web.streams import Streams
 
 if TYPE_CHECKING:
@@ -110,18 +108,13 @@ class WebServer:
 
     async def _serve(self) -> None:
         auth = Auth(await self._token(), asyncio.get_running_loop().time)
-        receipts, metrics = ReceiptList(), Metrics(self._meters, self._health)
-        pages = Pages(
-            meters=self._meters,
-            status=self._status,
-            health=self._health,
-            auth=auth,
-            receipts=receipts,
-            metrics=metrics,
-            streams=self._streams,
-        )
+        pages = Pages(self._meters, self._status, self._health, auth, self._streams)
+        checks = Checks(self._settings, auth)
+        application = web.Application(client_max_size=MAX_BODY, middlewares=[checks.errors, checks.refusals])
+        application.on_response_prepare.append(add_headers)
+        application.add_routes(pages.routes())
         runner = web.AppRunner(
-            self._application(pages, auth),
+            application,
             access_log=None,
             logger=_quiet_log(),
             keepalive_timeout=IDLE_TIMEOUT_S,
@@ -141,32 +134,8 @@ class WebServer:
             await asyncio.Event().wait()
         finally:
             self.listening.clear()
-            receipts.close()
+            pages.close()
             await runner.cleanup()
-
-    def _application(self, pages: Pages, auth: Auth) -> web.Application:
-        checks = Checks(self._settings, auth)
-        application = web.Application(client_max_size=MAX_BODY, middlewares=[checks.errors, checks.refusals])
-        application.on_response_prepare.append(add_headers)
-        application.add_routes(
-            [
-                web.get("/", pages.overview),
-                web.get("/events", pages.overview_events),
-                web.get("/meters/{name}", pages.meter),
-                web.get("/meters/{name}/events", pages.meter_events),
-                web.get("/meters/{name}/history.json", pages.history),
-                web.get("/meters/{name}/history.csv", pages.history_csv),
-                web.get("/meters/{name}/receipts/{key}.xml", pages.receipt_xml),
-                web.get("/meters/{name}/receipts/{key}", pages.receipt),
-                web.get("/metrics", pages.metrics),
-                web.get("/health/live", pages.live),
-                web.get("/health/ready", pages.ready),
-                web.get("/static/{name}", pages.static),
-                web.get(LOGIN, pages.login),
-                web.post(LOGIN, pages.take_token),
-            ]
-        )
-        return application
 
     async def _token(self) -> str | None:
         """Read the token, with a time-out because its disk may hang.
