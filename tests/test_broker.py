@@ -17,6 +17,7 @@ from iem_dcr.driver.rate_limited_log import LINES
 from iem_dcr.everest_api.mqtt import MAX_UNACKNOWLEDGED, MqttConnection
 from tests.support.brokers import (
     BROKERS,
+    PATIENCE_S,
     Mosquitto,
     Network,
     Recorder,
@@ -526,6 +527,23 @@ async def test_cancelled_at_any_moment(tmp_path: Path, delay_ms: int) -> None:
             assert await bus.deliver("reply", b"r", within_s=10.0)
             await bus.close(1.0)
             await again
+
+
+@real_time
+async def test_cancelled_in_the_moment_in_which_the_connection_breaks() -> None:
+    with Mosquitto() as broker:
+        async with Network(broker) as network:
+            bus = MqttConnection(broker.settings(port=network.port), identity=IDENTITY)
+            for turns in range(12):
+                network.mend()
+                task = asyncio.create_task(bus.run())
+                await until(lambda: bus.connected)
+                network.cut()
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                task.cancel()
+                done, _ = await asyncio.wait((task,), timeout=PATIENCE_S)
+                assert done
 
 
 @pytest.mark.parametrize("received", [0, 1])

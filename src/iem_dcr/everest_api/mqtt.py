@@ -84,6 +84,7 @@ class MqttConnection:
         self._backoff = Backoff(self._name)
         self._is_connected = False
         self._keeping: asyncio.Task[None] | None = None
+        self._is_ending = False
 
     # --- the bus ---
 
@@ -122,12 +123,12 @@ class MqttConnection:
 
     async def run(self) -> None:
         """Stay connected until cancelled or until `close` is called. A lost connection is made again."""
+        self._is_ending = False
         keeping = self._keeping = asyncio.create_task(self._keep_connected())
         try:
             await asyncio.wait((keeping,))
         finally:
-            keeping.cancel()
-            await asyncio.wait((keeping,))
+            await self._end(keeping)
         if not keeping.cancelled():
             keeping.result()
 
@@ -170,16 +171,22 @@ class MqttConnection:
         """
         await self._outbox.close(within_s, offers=self._is_connected)
         if self._keeping is not None:
-            self._keeping.cancel()
-            await asyncio.wait((self._keeping,))
+            await self._end(self._keeping)
+
+    async def _end(self, keeping: asyncio.Task[None]) -> None:
+        # A task group that fails at the same moment swallows the cancellation before Python 3.13, so it needs the flag.
+        self._is_ending = True
+        keeping.cancel()
+        await asyncio.wait((keeping,))
 
     async def _keep_connected(self) -> None:
-        while True:
+        pause_s = 0.0
+        while not self._is_ending:
+            await asyncio.sleep(pause_s)
             try:
                 await self.run_once()
             except BrokerError as error:
-                self._backoff.failed(error)
-            await asyncio.sleep(self._backoff.next_pause_s())
+                pause_s = self._backoff.failed(error)
 
     # --- one connection ---
 
