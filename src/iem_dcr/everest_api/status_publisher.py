@@ -46,8 +46,8 @@ class StatusPublisher:
     """Publishes one meter's status. It is the driver's station.
 
     Args:
-        topics: topics of the meter.
-        bus: the bus to EVerest.
+        topics: of the meter.
+        bus: to EVerest.
         last_response_s: returns when the meter last answered, on the loop's clock, or None while it is not identified.
         key: returns the public key of the meter that answers, or "".
         phase: at which part of its period the check is published (see `timing.Schedule`).
@@ -109,8 +109,7 @@ class StatusPublisher:
 
     def publish_powermeter(self, value: Powermeter) -> None:
         """Publish a live value."""
-        self._value = _json(value.to_json())
-        self._value_s = now_s()
+        self._value, self._value_s = _json(value.to_json()), now_s()
         self._bus.offer(self._topics.values, self._value, good_for_s=VALUE_GOOD_S)
         self._look_again()
 
