@@ -10,13 +10,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from aiohttp import web
 
-from iem_dcr.config import shown
-from iem_dcr.errors import ConfigError, printable
+from iem_dcr.driver.timing import now_s
+from iem_dcr.errors import printable
 from iem_dcr.service.health import Health
 from iem_dcr.web import templates
 from iem_dcr.web.auth import Auth
@@ -39,7 +38,6 @@ MAX_BODY: Final = 4096
 """Bytes. Only the token's form has a body."""
 IDLE_TIMEOUT_S: Final = 15.0
 _BACKLOG: Final = 32
-_TOKEN_TIMEOUT_S: Final = 5.0
 _SHUTDOWN_TIMEOUT_S: Final = 0.2
 
 
@@ -51,6 +49,9 @@ class WebServer:
         meters: the meters to show.
         status: returns the status of the service in one line.
         health: returns the health of the service.
+
+    Raises:
+        ConfigError: the token's file cannot be read, or contains no token.
 
     Attributes:
         listening: set while the server listens.
@@ -68,8 +69,8 @@ class WebServer:
         self._meters = meters
         self._status = status
         self._health = health
+        self._auth = Auth(settings.read_token(), now_s)
         self._failing = ""
-        self._token_reader = ThreadPoolExecutor(1, thread_name_prefix="page-token")
         self._streams = Streams()
         self.listening = asyncio.Event()
         self.port = 0
@@ -91,9 +92,9 @@ class WebServer:
         while True:
             try:
                 await self._serve()
-            except (OSError, ConfigError) as error:
+            except OSError as error:
                 # asyncio wraps the reason of a failed bind in its own text.
-                why = printable(os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error)
+                why = printable(os.strerror(error.errno) if error.errno else error)
                 level = logging.DEBUG if why == self._failing else logging.ERROR
                 self._failing = why
                 _log.log(
@@ -107,9 +108,8 @@ class WebServer:
             await asyncio.sleep(RETRY_AFTER_S)
 
     async def _serve(self) -> None:
-        auth = Auth(await self._token(), asyncio.get_running_loop().time)
-        pages = Pages(self._meters, self._status, self._health, auth, self._streams)
-        checks = Checks(self._settings, auth)
+        pages = Pages(self._meters, self._status, self._health, self._auth, self._streams)
+        checks = Checks(self._settings, self._auth)
         application = web.Application(client_max_size=MAX_BODY, middlewares=[checks.errors, checks.refusals])
         application.on_response_prepare.append(add_headers)
         application.add_routes(pages.routes())
@@ -136,20 +136,6 @@ class WebServer:
             self.listening.clear()
             pages.close()
             await runner.cleanup()
-
-    async def _token(self) -> str | None:
-        """Read the token, with a time-out because its disk may hang.
-
-        Raises:
-            ConfigError: the token cannot be read.
-        """
-        if self._settings.token_file is None:
-            return self._settings.token
-        try:
-            async with asyncio.timeout(_TOKEN_TIMEOUT_S):
-                return await asyncio.get_running_loop().run_in_executor(self._token_reader, self._settings.read_token)
-        except TimeoutError:
-            raise ConfigError([f"token_file {shown(self._settings.token_file)} cannot be read: no answer"]) from None
 
 
 def _quiet_log() -> logging.Logger:
