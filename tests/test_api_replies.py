@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -11,12 +12,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from iem_dcr.everest_api.replies import (
     REMEMBERED,
     REMEMBERED_S,
-    UNANSWERED_STARTS,
     UNANSWERED_STARTS_S,
     WAITED_FOR_S,
     Replies,
     Reply,
-    digest,
 )
 
 
@@ -28,84 +27,55 @@ class Clock:
         return self.now_s
 
 
-def test_a_reply_is_there_for_ten_minutes_after_it_was_last_asked_for() -> None:
-    clock = Clock()
-    replies = Replies(clock)
-    reply = replies.begin("r", b"d")
-    reply.body = b"{}"
-    clock.now_s += REMEMBERED_S - 1
-    assert replies.find("r") is reply
-    clock.now_s += REMEMBERED_S - 1
-    assert replies.find("r") is reply
-    clock.now_s += REMEMBERED_S
-    assert replies.find("r") is None
-    assert len(replies) == 0
+class Site:
+    """A memory and its clock."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.replies = Replies(self.clock)
+
+    def begin(self, reply_to: str | None, digest: bytes = b"d", **fields: object) -> Reply:
+        reply = Reply(reply_to, digest, self.clock(), **fields)  # type: ignore[arg-type]
+        self.replies.remember(reply)
+        return reply
 
 
-def test_one_at_work_is_never_forgotten() -> None:
-    clock = Clock()
-    replies = Replies(clock)
-    reply = replies.begin("r", b"d")
-    clock.now_s += REMEMBERED_S * 2
-    for number in range(REMEMBERED * 2):
-        replies.begin(f"other/{number}", b"d").body = b"{}"
-    assert replies.find("r") is reply
-    assert len(replies) <= REMEMBERED + 1
+@pytest.mark.parametrize(
+    ("reply_to", "lasts_s", "is_prolonged"), [("r", REMEMBERED_S, True), (None, UNANSWERED_STARTS_S, False)]
+)
+def test_how_long_a_request_is_remembered(reply_to: str | None, lasts_s: float, *, is_prolonged: bool) -> None:
+    site = Site()
+    reply = site.begin(reply_to, body=b"{}")
+    site.clock.now_s += lasts_s - 1
+    assert site.replies.find(reply_to, b"d") is reply
+    site.clock.now_s += lasts_s - 1
+    assert site.replies.find(reply_to, b"d") is (reply if is_prolonged else None)
+    site.clock.now_s += lasts_s
+    assert site.replies.find(reply_to, b"d") is None
+    assert len(site.replies) == 0
 
 
 def test_of_too_many_those_go_first_that_were_delivered() -> None:
-    clock = Clock()
-    replies = Replies(clock)
+    site = Site()
     for number in range(REMEMBERED):
-        clock.now_s += 0.001
-        reply = replies.begin(f"r/{number}", b"d")
-        reply.body = b"{}"
-        reply.is_delivered = number >= 10
-    replies.begin("new", b"d")
-    assert len(replies) == REMEMBERED
-    assert replies.find("r/0") is not None
-    assert replies.find("r/10") is None
-    assert replies.find("r/11") is not None
+        site.clock.now_s += 0.001
+        site.begin(f"r/{number}", body=b"{}", is_delivered=number >= 10)
+    site.begin("new")
+    assert len(site.replies) == REMEMBERED
+    assert [name for name in ("r/0", "r/10", "r/11") if site.replies.find(name, b"")] == ["r/0", "r/11"]
 
 
 def test_what_is_to_be_delivered_still() -> None:
-    clock = Clock()
-    replies = Replies(clock)
-    working, waiting, going, gone = (replies.begin(name, b"") for name in ("working", "waiting", "going", "gone"))
-    waiting.body = going.body = gone.body = b"{}"
-    going.is_delivering = True
-    gone.is_delivered = True
-    assert replies.undelivered() == [waiting]
-    assert replies.waits_s(working) == WAITED_FOR_S
-    clock.now_s += WAITED_FOR_S - 1
-    assert replies.undelivered() == [waiting]
-    assert replies.waits_s(waiting) == 1.0
-    clock.now_s += 1
-    assert replies.undelivered() == []
-    assert replies.waits_s(waiting) == 0.0
-
-
-def test_a_start_without_a_reply_is_new_once_a_minute_and_after_every_stop() -> None:
-    clock = Clock()
-    replies = Replies(clock)
-    one, other = digest("start", b"1"), digest("start", b"2")
-    assert len({one, other, digest("stop", b"1"), digest("start", b"1")}) == 3
-    assert replies.is_new_start(one)
-    assert not replies.is_new_start(one)
-    assert replies.is_new_start(other)
-    clock.now_s += UNANSWERED_STARTS_S
-    assert replies.is_new_start(one)
-    assert not replies.is_new_start(one)
-    replies.forget_starts()
-    assert replies.is_new_start(one)
-
-
-def test_starts_without_a_reply_are_bounded() -> None:
-    replies = Replies(Clock())
-    for number in range(UNANSWERED_STARTS * 3):
-        assert replies.is_new_start(digest("start", str(number).encode()))
-    assert replies.is_new_start(digest("start", b"0"))
-    assert not replies.is_new_start(digest("start", str(UNANSWERED_STARTS * 3 - 1).encode()))
+    site = Site()
+    site.begin("working")
+    site.begin("gone", body=b"{}", is_delivered=True)
+    waiting = site.begin("waiting", body=b"{}")
+    site.clock.now_s += WAITED_FOR_S - 1
+    assert site.replies.undelivered() == [waiting]
+    assert site.replies.waits_s(waiting) == 1.0
+    site.clock.now_s += 1
+    assert site.replies.undelivered() == []
+    assert site.replies.waits_s(waiting) == 0.0
 
 
 class Memory(RuleBasedStateMachine):
@@ -113,19 +83,17 @@ class Memory(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.clock = Clock()
-        self.replies = Replies(self.clock)
+        self.site = Site()
         self.known: dict[str, Reply] = {}
 
     topics = st.integers(0, 400).map(str)
 
     @rule(topic=topics)
     def ask(self, topic: str) -> None:
-        reply = self.replies.find(topic)
-        before = self.known.get(topic)
+        reply, before = self.site.replies.find(topic, b""), self.known.get(topic)
         if reply is None:
             assert before is None or before.body is not None, "one at work was forgotten"
-            reply = self.replies.begin(topic, b"")
+            reply = self.site.begin(topic)
         else:
             assert reply is before
         self.known[topic] = reply
@@ -148,12 +116,12 @@ class Memory(RuleBasedStateMachine):
 
     @rule(by_s=st.floats(0, 700))
     def wait(self, by_s: float) -> None:
-        self.clock.now_s += by_s
+        self.site.clock.now_s += by_s
 
     @invariant()
     def nothing_grows(self) -> None:
         working = sum(reply.body is None for reply in self.known.values())
-        assert working <= len(self.replies) <= max(REMEMBERED, working + 1)
+        assert working <= len(self.site.replies) <= max(REMEMBERED, working + 1)
 
 
 TestMemory = Memory.TestCase

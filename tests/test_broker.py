@@ -13,11 +13,11 @@ import paho.mqtt.client as paho
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
+from iem_dcr.driver.rate_limited_log import LINES
 from iem_dcr.everest_api.mqtt import MAX_UNACKNOWLEDGED, MqttConnection
-from iem_dcr.everest_api.receivers import ANY_MESSAGE_TIMEOUT_S
 from tests.support.brokers import (
     BROKERS,
-    Amqtt,
+    PATIENCE_S,
     Mosquitto,
     Network,
     Recorder,
@@ -83,17 +83,6 @@ def lines(caplog: pytest.LogCaptureFixture, level: int = logging.WARNING) -> lis
     return [record.getMessage() for record in caplog.records if record.levelno >= level]
 
 
-async def all_subscribed(bus: MqttConnection, recorder: Recorder, topic: str, inbox: Inbox) -> None:
-    """Wait until a handler that was added to a connected bus gets what is published."""
-    bus.subscribe(topic, inbox)
-    async with asyncio.timeout(20):
-        while not inbox.payloads:
-            recorder.publish(topic, b"there?")
-            await asyncio.sleep(0.02)
-    await asyncio.sleep(0.1)
-    inbox.payloads.clear()
-
-
 # --- Back and forth ---
 
 
@@ -104,47 +93,27 @@ async def test_what_is_published_arrives_on_both_sides(kind: type[TestBroker]) -
         async with running(broker.settings(), connected=False) as bus:
             start, second, heartbeat = Inbox(), Inbox(), Inbox()
             connections: list[bool] = []
-            bus.subscribe(START, start)
-            bus.subscribe(START, second)
-            bus.subscribe(HEARTBEAT, heartbeat)
-            take_back = bus.on_connected(lambda: connections.append(bus.connected))
-            await until(lambda: bus.connected)
-            assert connections == [True]
+            for topic, inbox in ((START, start), (START, second), (HEARTBEAT, heartbeat)):
+                bus.subscribe(topic, inbox)
+            bus.on_connected(lambda: connections.append(bus.connected))
+            await until(lambda: connections == [True])
             everest.publish(START, b"1")
             everest.publish(HEARTBEAT, b"2", qos=0)
             await until(lambda: start.payloads and second.payloads and heartbeat.payloads)
-            assert (start.payloads, second.payloads, heartbeat.payloads) == ([b"1"], [b"1"], [b"2"])
             bus.unsubscribe(START, second)
             bus.offer("values", b"v", good_for_s=2.0)
             assert await bus.deliver("reply", b"r", within_s=10.0)
             everest.publish(START, b"3")
             await until(lambda: len(start.payloads) == 2 and len(everest.messages) == 2)
-            assert second.payloads == [b"1"]
-            assert everest.payloads("values") == [b"v"]
-            assert everest.payloads("reply") == [b"r"]
+            assert (everest.payloads("values"), everest.payloads("reply")) == ([b"v"], [b"r"])
             assert {message.retained for message in everest.messages} == {False}
-            take_back()
-            take_back()
-
-
-@BROKERS
-@real_time
-async def test_a_topic_subscribed_while_connected(kind: type[TestBroker]) -> None:
-    with kind() as broker, Recorder(broker) as everest:
-        async with running(broker.settings()) as bus:
-            inbox = Inbox()
-            await all_subscribed(bus, everest, START, inbox)
-            everest.publish(START, b"1")
-            await until(lambda: inbox.payloads)
-            bus.unsubscribe(START, inbox)
-            bus.unsubscribe(START, inbox)
-            everest.publish(START, b"2")
+            # What comes without a handler is there for who listens next: a meter's part that starts again.
+            bus.unsubscribe(START, start)
+            everest.publish(START, b"4")
             await asyncio.sleep(0.1)
-            assert inbox.payloads == [b"1"]
-            # What came without a handler is there for who listens next: a meter's part that starts again.
-            bus.subscribe(START, inbox)
-            await until(lambda: len(inbox.payloads) == 2)
-            assert inbox.payloads == [b"1", b"2"]
+            bus.subscribe(START, start)
+            await until(lambda: len(start.payloads) == 3)
+            assert (start.payloads, second.payloads, heartbeat.payloads) == ([b"1", b"3", b"4"], [b"1"], [b"2"])
             everest.publish("retained", b"old", retain=True)
             late = Inbox()
             bus.subscribe("retained", late)
@@ -187,8 +156,8 @@ async def test_a_handler_that_fails_harms_nobody(caplog: pytest.LogCaptureFixtur
             for _ in range(20):
                 everest.publish(START, b"1")
             await until(lambda: len(inbox.payloads) == 20)
-    assert len([line for line in lines(caplog, logging.ERROR) if START in line]) == 1
-    assert len(lines(caplog)) == 2
+    assert 0 < len([line for line in lines(caplog) if START in line]) <= LINES
+    assert len(lines(caplog)) <= LINES + 1
 
 
 @real_time
@@ -266,32 +235,6 @@ async def test_replies_are_delivered_across_an_outage_once(kind: type[TestBroker
 
 
 @real_time
-async def test_after_an_outage_a_reply_waits_for_the_heartbeat_that_was_there_before() -> None:
-    # EVerest can be slower to come back than this client, and the broker keeps nothing for it.
-    with Mosquitto() as broker:
-        async with Network(broker) as network, running(broker.settings(port=network.port)) as bus:
-            beats, other = Inbox(), Inbox()
-            with Recorder(broker) as everest:
-                await all_subscribed(bus, everest, HEARTBEAT, beats)
-                await all_subscribed(bus, everest, START, other)
-            network.cut()
-            await until(lambda: not bus.connected)
-            reply = asyncio.create_task(bus.deliver("reply", b"r", within_s=60.0))
-            network.mend()
-            await until(lambda: bus.connected)
-            with Recorder(broker) as another:
-                another.publish(START, b"of another station")
-                await until(lambda: other.payloads)
-            # Longer than a reply waits where no heartbeat was heard before.
-            await asyncio.sleep(ANY_MESSAGE_TIMEOUT_S + 1.0)
-            assert not reply.done()
-            with Recorder(broker, "reply") as everest:
-                everest.publish(HEARTBEAT, b"1", qos=0)
-                assert await reply
-                await until(lambda: everest.payloads("reply") == [b"r"])
-
-
-@real_time
 async def test_replies_under_way_when_the_connection_breaks_arrive() -> None:
     with Mosquitto() as broker, Recorder(broker, "#") as everest:
         async with Network(broker) as network, running(broker.settings(port=network.port)) as bus:
@@ -364,61 +307,42 @@ async def test_a_flood_on_one_topic_starves_no_other() -> None:
 # --- Sessions ---
 
 
+@pytest.mark.parametrize("away", ["connection", "process", "process, MQTT 3"])
 @real_time
-async def test_a_request_sent_while_the_process_was_away_is_carried_out() -> None:
-    with Mosquitto() as broker, Recorder(broker, "#") as everest:
-        async with running(broker.settings(), connected=False) as bus:
-            inbox = Inbox()
-            bus.subscribe(START, inbox)
-            bus.subscribe(HEARTBEAT, inbox)
-            await until(lambda: bus.connected)
-            bus.unsubscribe(START, inbox)  # as a meter's part does at its end
-            await bus.close(1.0)
-        everest.publish(START, b"meanwhile")
-        everest.publish(HEARTBEAT, b"1", qos=1)
-        late, beats = Inbox(), Inbox()
-        async with running(broker.settings()) as bus:
-            await asyncio.sleep(0.1)
-            bus.subscribe(START, late)  # even when it listens late
-            bus.subscribe(HEARTBEAT, beats)
-            await until(lambda: late.payloads)
-            everest.publish(HEARTBEAT, b"2", qos=0)
-            await until(lambda: b"2" in beats.payloads)
-        assert late.payloads == [b"meanwhile"]
-        assert beats.payloads == [b"2"]
-
-
-@real_time
-async def test_a_request_sent_while_the_connection_was_broken_is_carried_out() -> None:
+async def test_a_request_sent_meanwhile_is_carried_out_with_mqtt_5(away: str) -> None:
+    sent = [b"meanwhile", b"now"]
     with Mosquitto() as broker, Recorder(broker) as everest:
-        async with Network(broker) as network, running(broker.settings(port=network.port)) as bus:
-            inbox = Inbox()
-            await all_subscribed(bus, everest, START, inbox)
-            network.cut()
-            await until(lambda: not bus.connected)
-            everest.publish(START, b"meanwhile")
-            network.mend()
-            await until(lambda: inbox.payloads)
-            assert inbox.payloads == [b"meanwhile"]
-
-
-@BROKERS
-@real_time
-async def test_with_mqtt_3_a_request_sent_meanwhile_is_gone(kind: type[TestBroker]) -> None:
-    with kind() as broker, Recorder(broker) as everest:
-        settings = broker.settings(protocol="3.1.1")
-        inbox = Inbox()
-        async with running(settings, connected=False) as bus:
-            bus.subscribe(START, inbox)
-            await until(lambda: bus.connected)
-            await bus.close(1.0)
-        everest.publish(START, b"meanwhile")
-        async with running(settings, connected=False) as bus:
-            bus.subscribe(START, inbox)
-            await until(lambda: bus.connected)
-            everest.publish(START, b"now")
-            await until(lambda: inbox.payloads)
-        assert inbox.payloads == [b"now"]
+        async with Network(broker) as network:
+            settings = broker.settings(port=network.port, protocol="3.1.1" if "3" in away else "5")
+            inbox, beats = Inbox(), Inbox()
+            async with running(settings, connected=False) as bus:
+                bus.subscribe(START, inbox)
+                bus.subscribe(HEARTBEAT, beats)
+                await until(lambda: bus.connected)
+                if away == "connection":
+                    network.cut()
+                    await until(lambda: not bus.connected)
+                    everest.publish(START, sent[0])
+                    network.mend()
+                    await until(lambda: inbox.payloads)
+                    everest.publish(START, sent[1])
+                    await until(lambda: len(inbox.payloads) == 2)
+                bus.unsubscribe(START, inbox)  # as a meter's part does at its end
+                await bus.close(1.0)
+            if away != "connection":
+                everest.publish(START, sent[0])
+                everest.publish(HEARTBEAT, b"old", qos=1)
+                async with running(settings) as bus:
+                    bus.subscribe(START, inbox)  # late, and even so
+                    bus.subscribe(HEARTBEAT, beats)
+                    await until(lambda: inbox.payloads or "3" in away)
+                    while not beats.payloads:  # then both are subscribed
+                        everest.publish(HEARTBEAT, b"new", qos=0)
+                        await asyncio.sleep(0.02)
+                    everest.publish(START, sent[1])
+                    await until(lambda: sent[1] in inbox.payloads)
+                assert b"old" not in beats.payloads
+    assert inbox.payloads == (sent[1:] if "3" in away else sent)
 
 
 @real_time
@@ -528,7 +452,9 @@ async def speaks_something_else(reader: asyncio.StreamReader, writer: asyncio.St
 
 @pytest.mark.parametrize("answer", [refuses_everybody, speaks_something_else])
 @real_time
-async def test_what_is_no_broker_is_tried_again_with_one_warning(answer: Any, caplog: pytest.LogCaptureFixture) -> None:
+async def test_what_is_no_broker_of_mqtt_5_is_tried_again_with_one_warning(
+    answer: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.DEBUG, "iem_dcr")
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     async with server:
@@ -538,15 +464,8 @@ async def test_what_is_no_broker_is_tried_again_with_one_warning(answer: Any, ca
             await until(lambda: len(lines(caplog, logging.DEBUG)) >= 2)
             assert not bus.connected
             assert not await bus.deliver("reply", b"r", within_s=0.05)
-    assert len(lines(caplog)) == 1, caplog.text
-
-
-@real_time
-async def test_a_broker_that_does_not_answer_mqtt_5(caplog: pytest.LogCaptureFixture) -> None:
-    with Amqtt() as broker:
-        async with running(broker.settings(protocol="5"), connected=False):
-            await until(lambda: lines(caplog))
-    assert 'protocol = "3.1.1"' in lines(caplog)[0]
+    (line,) = lines(caplog)
+    assert 'protocol = "3.1.1"' in line
 
 
 # --- The end ---
@@ -611,16 +530,20 @@ async def test_cancelled_at_any_moment(tmp_path: Path, delay_ms: int) -> None:
 
 
 @real_time
-async def test_cancelled_while_a_broker_says_nothing() -> None:
-    writers: list[asyncio.StreamWriter] = []
-    silent = await asyncio.start_server(lambda _reader, writer: writers.append(writer), "127.0.0.1", 0)
-    async with silent:
-        port = silent.sockets[0].getsockname()[1]
-        for tls in (False, True):
-            async with running(settings_at(port, tls=tls), connected=False):
-                await until(lambda tls=tls: len(writers) == 1 + tls)  # type: ignore[misc]
-        for writer in writers:
-            await closed(writer)
+async def test_cancelled_in_the_moment_in_which_the_connection_breaks() -> None:
+    with Mosquitto() as broker:
+        async with Network(broker) as network:
+            bus = MqttConnection(broker.settings(port=network.port), identity=IDENTITY)
+            for turns in range(12):
+                network.mend()
+                task = asyncio.create_task(bus.run())
+                await until(lambda: bus.connected)
+                network.cut()
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                task.cancel()
+                done, _ = await asyncio.wait((task,), timeout=PATIENCE_S)
+                assert done
 
 
 @pytest.mark.parametrize("received", [0, 1])

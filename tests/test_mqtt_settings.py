@@ -68,29 +68,12 @@ def test_an_address_and_what_stands_beside_it() -> None:
     assert MqttSettings("fe80::1").address == "[fe80::1]:1883"
 
 
-@pytest.mark.parametrize(
-    "url",
-    [
-        "",
-        "broker",
-        "broker:1883",
-        "http://broker",
-        "mqtt://",
-        "mqtt://:1883",
-        "mqtt://broker:0",
-        "mqtt://broker:65536",
-        "mqtt://broker:x",
-        "mqtt://broker/path",
-        "mqtt://broker?a=b",
-        "mqtt://broker#a",
-        "mqtt://[fe80::1",
-        "mqtt://iem:%ff@broker",
-        "mqtt://iem:50%@broker",
-        f"mqtt://iem:{WORD}/{WORD}@broker",
-        f"mqtt://iem:{WORD}#@broker",
-        f"mqtt://:{WORD}@broker",
-    ],
-)
+@pytest.mark.parametrize("url", [
+    "", "broker", "broker:1883", "http://broker", "mqtt://", "mqtt://:1883", "mqtt://broker:0", "mqtt://broker:65536",
+    "mqtt://broker:x", "mqtt://broker/path", "mqtt://broker?a=b", "mqtt://broker#a", "mqtt://[fe80::1",
+    "mqtt://iem:%ff@broker", "mqtt://iem:50%@broker", f"mqtt://iem:{WORD}/{WORD}@broker", f"mqtt://iem:{WORD}#@broker",
+    f"mqtt://:{WORD}@broker",
+])  # fmt: skip
 def test_addresses_that_are_none(url: str) -> None:
     with pytest.raises(ConfigError) as raised:
         MqttSettings.from_url(url)

@@ -139,16 +139,6 @@ def test_a_fault_and_its_end(browser: Browser) -> None:
 # --- what survives ---
 
 
-def test_a_reload_keeps_the_charts(browser: Browser, site: PageSite) -> None:
-    with opened(browser, f"{site.url}/meters/pm1") as page:
-        until(page, f"{POINTS} >= 2")
-        before = page.evaluate(POINTS)
-        page.reload()
-        live(page)
-        until(page, f"{POINTS} >= {before}")
-        assert page.get_by_role("link", name="T1", exact=True).is_visible()
-
-
 def test_a_lost_server_is_said_and_it_comes_back(browser: Browser) -> None:
     with PageSite("pm1") as site, opened(browser, f"{site.url}/meters/pm1", expected=AWAY) as page:
         live(page)
@@ -167,6 +157,9 @@ def test_a_lost_server_is_said_and_it_comes_back(browser: Browser) -> None:
         assert page.locator("body.lost").count() == 0
         # What was seen before the service was started anew is still there, and goes on.
         until(page, f"{POINTS} > {before}")
+        page.reload()  # what this service has read is there again
+        live(page)
+        until(page, f"{POINTS} >= 2")
 
 
 def test_without_scripts_it_shows_what_is(browser: Browser, site: PageSite) -> None:
@@ -246,10 +239,13 @@ def test_by_keyboard(browser: Browser, site: PageSite) -> None:
         assert "Voltage over the last 30 minutes: from" in (chart.get_attribute("aria-label") or "")
 
 
-def test_the_range_of_the_charts(browser: Browser, tmp_path: Path) -> None:
-    with PageSite("pm1") as site, opened(browser, f"{site.url}/meters/pm1?range=10min") as page:
+def test_the_range_of_the_charts_and_one_without_values(browser: Browser, tmp_path: Path) -> None:
+    with PageSite("pm1", null=("U2",)) as site, opened(browser, f"{site.url}/meters/pm1?range=10min") as page:
         live(page)
         until(page, f"{POINTS} >= 2")
+        voltage = page.locator("[data-chart=voltage]")
+        voltage.get_by_text("No data in the last 10 minutes").wait_for()
+        assert not voltage.locator("svg").is_visible()
         assert page.get_by_role("radio", name="10 minutes").is_checked()
         assert "Power over the last 10 minutes: from 0.00 kW" in (
             page.locator("svg").first.get_attribute("aria-label") or ""
@@ -266,22 +262,6 @@ def test_the_range_of_the_charts(browser: Browser, tmp_path: Path) -> None:
         page.reload()
         live(page)
         assert page.get_by_role("radio", name="24 hours").is_checked()
-
-
-def test_a_chart_without_values_says_so(browser: Browser) -> None:
-    with PageSite("pm1", null=("U2",)) as site, opened(browser, f"{site.url}/meters/pm1") as page:
-        live(page)
-        until(page, f"{POINTS} >= 1")
-        voltage = page.locator("[data-chart=voltage]")
-        voltage.get_by_text("No data in the last 30 minutes").wait_for()
-        assert not voltage.locator("svg").is_visible()
-
-
-def test_what_is_not_there_is_a_page(browser: Browser, site: PageSite) -> None:
-    with opened(browser, f"{site.url}/nowhere", expected=("404 (Not Found)",)) as page:
-        assert page.get_by_role("heading", level=1).inner_text() == "Not Found"
-        page.get_by_role("link", name="To all meters").click()
-        live(page)
 
 
 def test_a_focus_is_not_lost_to_what_is_new(browser: Browser, site: PageSite) -> None:

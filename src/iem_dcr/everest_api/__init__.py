@@ -1,4 +1,11 @@
-"""Power meters on EVerest's stable MQTT API.
+"""Power meters on EVerest's stable MQTT API. One owner for each piece of state:
 
-The entry point is `meter_api.MeterApi`, one for each meter. All of them share one `bus.Bus`.
+* `meter_api.MeterApi`, one for each meter, has the driver, the requests and the status, and lends them to the bus.
+* `requests.Requests` has the running commands and the replies that wait for the broker. `replies.Replies` remembers
+  what was asked and answered, so that nothing is carried out twice.
+* `status_publisher.StatusPublisher` has the active errors, the last value and EVerest's heartbeat. They decide what
+  is published unasked.
+* `bus.Bus` is what all meters share. `mqtt.MqttConnection` is the one that has a broker. It has one connection, if any.
+* What outlives a connection is in its parts: `subscriptions` has the handlers, `outbox` the messages that wait,
+  `receivers` who listened before an outage, `backoff` the pause before the next attempt.
 """

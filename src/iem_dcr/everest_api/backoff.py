@@ -17,8 +17,8 @@ _log = logging.getLogger(__name__)
 
 FIRST_PAUSE_S: Final = 0.2
 MAX_PAUSE_S: Final = 15.0
-TAKEN_OVER_PAUSE_S: Final = 5.0
-"""Minimum pause after another client has taken the session over, so that two clients do not alternate without pause."""
+LASTING_PAUSE_S: Final = 5.0
+"""Minimum pause if only a change of settings helps. Two clients with one client_id end each other's connections."""
 STABLE_S: Final = 1.0
 """After a connection that lasted this long, pauses start at `FIRST_PAUSE_S` again."""
 
@@ -47,8 +47,8 @@ class Backoff:
         self._reasons.clear()
         return was_out
 
-    def failed(self, error: BrokerError) -> None:
-        """Log why there is no connection, or why connections keep ending."""
+    def failed(self, error: BrokerError) -> float:
+        """Log why there is no connection, or why connections keep ending. Return the pause before the next attempt."""
         lasted_s = error.lasted_s
         if lasted_s is not None and lasted_s >= STABLE_S:
             self._pause_s = FIRST_PAUSE_S
@@ -56,16 +56,11 @@ class Backoff:
         self._short = self._short + 1 if is_short else 0
         if self._short >= MAX_SHORT:
             reason = f"it has ended {MAX_SHORT} connections soon after they were made. {TWICE_HINT}"
-            error = BrokerError(reason, lasting=True, is_taken_over=True)
+            error = BrokerError(reason, lasting=True)
         self._log(error)
-        if error.is_taken_over:
-            self._pause_s = max(self._pause_s, TAKEN_OVER_PAUSE_S)
-
-    def next_pause_s(self) -> float:
-        """Return the pause before the next attempt. It grows with each call."""
-        pause_s = self._pause_s * random.uniform(0.5, 1.0)  # noqa: S311  it spreads clients and is no secret
-        self._pause_s = min(self._pause_s * 2, MAX_PAUSE_S)
-        return pause_s
+        pause_s = max(self._pause_s, LASTING_PAUSE_S if error.lasting else 0.0)
+        self._pause_s = min(pause_s * 2, MAX_PAUSE_S)
+        return pause_s * random.uniform(0.5, 1.0)  # noqa: S311  it spreads clients and is no secret
 
     def _log(self, error: BrokerError) -> None:
         reason, is_first = str(error), not self._reasons

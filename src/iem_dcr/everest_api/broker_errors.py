@@ -11,11 +11,10 @@ from iem_dcr.errors import IemDcrError, printable
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-TAKEN_OVER: Final = 142
-"""MQTT 5, "Session taken over": another client has connected with the same client_id."""
 TWICE_HINT: Final = "Is iem-dcr running twice with the same meters? Else give each its own client_id"
 
 _REASONS: Final[Mapping[int, tuple[str, bool]]] = {
+    128: ("the connection broke", False),
     132: ('it does not speak this version of MQTT: try the other one, protocol = "3.1.1" or "5"', True),
     133: ("it refuses the client_id", True),
     134: ("it refuses user and password", True),
@@ -26,7 +25,7 @@ _REASONS: Final[Mapping[int, tuple[str, bool]]] = {
     139: ("it is shutting down", False),
     141: ("the keep-alive ended the connection: one side has heard nothing of the other for too long", False),
     149: ("it does not take messages of that size", False),
-    TAKEN_OVER: (f"another client with the same client_id has taken the session over. {TWICE_HINT}", True),
+    142: (f"another client with the same client_id has taken the session over. {TWICE_HINT}", True),
 }
 """Reason codes of CONNACK and DISCONNECT (MQTT 5, 3.2.2.2 and 3.14.2.1), and whether a setting has to be changed."""
 _HOSTNAME_MISMATCH: Final = (62, 63, 64)
@@ -39,21 +38,19 @@ class BrokerError(IemDcrError):
 
     Attributes:
         lasting: whether only a change of settings, here or at the broker, helps.
-        is_taken_over: whether another client with the same client_id has replaced this one.
         lasted_s: how long the connection lasted, or None if none was made.
     """
 
-    def __init__(self, reason: str, *, lasting: bool = False, is_taken_over: bool = False) -> None:
+    def __init__(self, reason: str, *, lasting: bool = False) -> None:
         self.lasted_s: float | None = None
         self.lasting = lasting
-        self.is_taken_over = is_taken_over
         super().__init__(reason)
 
 
 def from_reason_code(code: int, otherwise: str) -> BrokerError:
     """Return the error for a reason code of the broker. ``otherwise`` is the reason if the code is unknown."""
     reason, lasting = _REASONS.get(code, (otherwise, False))
-    return BrokerError(reason, lasting=lasting, is_taken_over=code == TAKEN_OVER)
+    return BrokerError(reason, lasting=lasting)
 
 
 def from_os_error(error: OSError, *, is_tls: bool) -> BrokerError:

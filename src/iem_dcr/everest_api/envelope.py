@@ -1,11 +1,12 @@
 """Reads requests in the envelope of EVerest's API: ``{"headers": {"replyTo": <topic>}, "payload": …}``. Pure.
 
-A client of the broker can publish anything. A message that is not a request is refused with a reason. The error has the
-topic for the reply if the message has a readable one.
+A client of the broker can publish anything. A message that is not a request has a `Request.problem`, and the topic for
+the refusal if it can be read.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from dataclasses import dataclass, fields
@@ -17,60 +18,57 @@ from iem_dcr.powermeter import TransactionReq
 
 MAX_BYTES: Final = 64 * 1024
 """The largest request that is read. A request with a tariff text of 250 characters has less than 2 KiB."""
-MAX_DEPTH: Final = 16
 _START_FIELDS: Final = frozenset(each.name for each in fields(TransactionReq))
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request as received.
+    """A message on a topic for requests.
 
     Attributes:
-        reply_to: topic for the reply, or None if the sender wants no reply.
-        payload: JSON value. Each command checks its own.
+        reply_to: topic for the reply, or None if the sender wants none or names none that can be used.
+        payload: JSON value, or None if it cannot be read. Each command checks its own.
+        problem: why the message is not a request, or "".
     """
 
-    reply_to: str | None
-    payload: object
+    reply_to: str | None = None
+    payload: object = None
+    problem: str = ""
 
-    @property
-    def canonical(self) -> bytes:
-        """The payload in one spelling: the same for every order of keys and every white space."""
-        return _canonical(self.payload)
+    def digest(self, command: str) -> bytes:
+        """Return a digest of command and payload, or b"" for a message that is not a request.
 
-
-class EnvelopeError(RequestError):
-    """A message is not a request.
-
-    Attributes:
-        reply_to: topic for the refusal, or None if none could be read.
-        payload: the payload if it could be read, or None.
-    """
-
-    def __init__(self, reason: str, reply_to: str | None = None, payload: object = None) -> None:
-        super().__init__(reason)
-        self.reply_to = reply_to
-        self.payload = payload
+        It is the same for every order of keys and every white space.
+        """
+        return b"" if self.problem else hashlib.sha256(command.encode() + b"\0" + _canonical(self.payload)).digest()
 
 
 def read_request(message: bytes) -> Request:
-    """Read a request. Keys that EVerest's document does not name are ignored, because it allows them.
+    """Read a message. Keys that EVerest's document does not name are ignored, because it allows them."""
+    if len(message) > MAX_BYTES:
+        return Request(problem=f"a request of {len(message)} bytes: at most {MAX_BYTES} are read")
+    repeated: list[str] = []
 
-    Raises:
-        EnvelopeError: the message is not a request.
-    """
-    value, repeated = _parsed(message)
+    def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        repeated.extend(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        return dict(pairs)
+
+    try:
+        value = json.loads(message.decode(), object_pairs_hook=unique)
+    except UnicodeDecodeError:
+        return Request(problem="a request that is not UTF-8")
+    except RecursionError:
+        return Request(problem="a request that is nested too deeply")
+    except ValueError as error:
+        return Request(problem=f"a request that is no JSON: {printable(error)}")
     if not isinstance(value, dict):
-        raise EnvelopeError(f"a request is an object, not {_kind(value)}")
-    payload = value.get("payload")
-    reply_to, reason = _reply_to(value.get("headers", {}), repeated)
-    if not reason and repeated:
-        reason = f"the key {printable(repr(repeated[0]), limit=40)} is there more than once"
-    if not reason:
-        reason = _unreadable(payload) if "payload" in value else "payload is missing"
-    if reason:
-        raise EnvelopeError(reason, reply_to, payload)
-    return Request(reply_to, payload)
+        return Request(problem=f"a request is an object, not {_kind(value)}")
+    reply_to, problem = _reply_to(value.get("headers", {}), repeated)
+    if not problem and repeated:
+        problem = f"the key {printable(repr(repeated[0]), limit=40)} is there more than once"
+    if not problem:
+        problem = _unreadable(value["payload"]) if "payload" in value else "payload is missing"
+    return Request(reply_to, value.get("payload"), problem)
 
 
 def start_fields(payload: object) -> object:
@@ -90,39 +88,14 @@ def stop_id(payload: object) -> str:
     Raises:
         RequestError: the payload is neither.
     """
-    if isinstance(payload, str):
-        return payload
-    if not isinstance(payload, dict):
+    if isinstance(payload, dict):
+        if "transaction_id" not in payload:
+            raise RequestError("transaction_id is missing")
+        payload = payload["transaction_id"]
+    if not isinstance(payload, str):
         expected = "a transaction id or an object that has one"
         raise RequestError(f"the payload of stop_transaction is {expected}, not {_kind(payload)}")
-    if "transaction_id" not in payload:
-        raise RequestError("transaction_id is missing")
-    transaction_id = payload["transaction_id"]
-    if not isinstance(transaction_id, str):
-        raise RequestError(f"transaction_id has to be a text, not {_kind(transaction_id)}")
-    return transaction_id
-
-
-def _parsed(message: bytes) -> tuple[object, list[str]]:
-    """Return the JSON value of a message, and the keys that occur more than once in one of its objects."""
-    repeated: list[str] = []
-
-    def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-        value = dict(pairs)
-        if len(value) < len(pairs):
-            repeated.extend(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
-        return value
-
-    if len(message) > MAX_BYTES:
-        raise EnvelopeError(f"a request of {len(message)} bytes: at most {MAX_BYTES} are read")
-    try:
-        return json.loads(message.decode(), object_pairs_hook=unique), repeated
-    except UnicodeDecodeError:
-        raise EnvelopeError("a request that is not UTF-8") from None
-    except RecursionError:
-        raise EnvelopeError("a request that is nested too deeply") from None
-    except ValueError as error:
-        raise EnvelopeError(f"a request that is no JSON: {printable(error)}") from None
+    return payload
 
 
 def _reply_to(headers: object, repeated: list[str]) -> tuple[str | None, str]:
@@ -141,22 +114,15 @@ def _reply_to(headers: object, repeated: list[str]) -> tuple[str | None, str]:
 
 def _unreadable(payload: object) -> str:
     """Return why a payload cannot be written as JSON again, or ""."""
-    level = [payload]
-    for _ in range(MAX_DEPTH):
-        level = [part for each in level for part in _parts(each)]
-    if level:
-        return f"a payload that is nested more than {MAX_DEPTH} deep"
     try:
         _canonical(payload)
     except UnicodeEncodeError:
         return "a text with half a surrogate pair"
     except ValueError:
         return "NaN and numbers that are too large are no JSON"
+    except RecursionError:
+        return "a payload that is nested too deeply"
     return ""
-
-
-def _parts(value: object) -> list[object]:
-    return [*value.values()] if isinstance(value, dict) else value if isinstance(value, list) else []
 
 
 def _canonical(payload: object) -> bytes:

@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import hashlib
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from iem_dcr.driver import MeterDriver
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from iem_dcr.config import Settings
     from iem_dcr.device.transport import Connect
     from iem_dcr.driver import Journal, Observer, ReceiptSink
-    from iem_dcr.everest_api.bus import Bus, Handler
+    from iem_dcr.everest_api.bus import Bus
 
 REPLIES_TIMEOUT_S: Final = 1.0
 """How long the end of the driver and the replies to running requests may take together when `MeterApi.run` ends."""
@@ -100,30 +101,21 @@ class MeterApi:
     async def run(self) -> None:
         """Serve the meter on the bus until cancelled. Running requests are answered before it returns.
 
-        It may run again, also after a failure. It then delivers the replies that have not gone out.
+        It may run again, also after a failure. It then delivers the replies that have not gone out. Run it in a task of
+        its own: the lines that this task, its handlers and their tasks log have the meter's name.
         """
-        before = METER.set(self.module_id)
-        try:
-            await self._run(contextvars.copy_context())
-        finally:
-            METER.reset(before)
-
-    async def _run(self, context: contextvars.Context) -> None:
-        """Subscribe, work, unsubscribe. Handlers, and the tasks they make, log with the meter's name."""
-
-        def within(handler: Handler) -> Handler:
-            return lambda message, retained: context.run(handler, message, retained)
-
+        METER.set(self.module_id)
+        named: Callable[..., None] = contextvars.copy_context().run
         handlers = {
-            self.topics.start: within(self._requests.take_start),
-            self.topics.stop: within(self._requests.take_stop),
-            self.topics.heartbeat: within(self._status.take_heartbeat),
-            READY_BEACON: within(self._status.take_ready_beacon),
+            self.topics.start: partial(named, self._requests.take_start),
+            self.topics.stop: partial(named, self._requests.take_stop),
+            self.topics.heartbeat: partial(named, self._status.take_heartbeat),
+            READY_BEACON: partial(named, self._status.take_ready_beacon),
         }
         for topic, handler in handlers.items():
             self._bus.subscribe(topic, handler)
         self.takes_requests = True
-        take_back = self._bus.on_connected(lambda: context.run(self._status.announce))
+        take_back = self._bus.on_connected(partial(named, self._status.announce))
         try:
             await self._work()
         finally:

@@ -25,6 +25,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from iem_dcr.driver.timing import now_s
 from iem_dcr.errors import ConfigError, printable
 from iem_dcr.everest_api.backoff import Backoff
 from iem_dcr.everest_api.broker_errors import BrokerError, from_os_error, from_reason_code
@@ -33,7 +34,7 @@ from iem_dcr.everest_api.receivers import Receivers
 from iem_dcr.everest_api.subscriptions import Subscriptions, qos_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 
     from iem_dcr.everest_api.bus import Handler
     from iem_dcr.everest_api.mqtt_settings import MqttSettings
@@ -50,9 +51,6 @@ ANSWER_TIMEOUT_S: Final = 10.0
 SESSION_S: Final = 30
 """With MQTT 5: how long the broker keeps subscriptions and requests for a disconnected client."""
 DISCONNECT_TIMEOUT_S: Final = 0.5
-END_TIMEOUT_S: Final = 12.0
-"""How long a cancelled `run` waits for an attempt to connect: a thread that cannot be cancelled, then CONNACK."""
-
 MAX_UNACKNOWLEDGED: Final = 16
 """Brokers accept 20 and more (mosquitto's max_inflight_messages)."""
 _TOPICS_AT_ONCE: Final = 64
@@ -81,15 +79,12 @@ class MqttConnection:
         self._name = f"broker {printable(settings.address)}"
         self._subscriptions = Subscriptions()
         self._on_connected: dict[Callable[[], None], None] = {}
-        self._work = asyncio.Event()
-        self._outbox = Outbox(self._work.set)
-        self._backoff = Backoff(self._name)
-        self._number = 0
-        self._is_connected = False
+        self._outbox = Outbox()
         self._receivers = Receivers()
-        self._closing = asyncio.Event()
-        self._ended = asyncio.Event()
-        self._ended.set()
+        self._backoff = Backoff(self._name)
+        self._is_connected = False
+        self._keeping: asyncio.Task[None] | None = None
+        self._is_ending = False
 
     # --- the bus ---
 
@@ -101,7 +96,7 @@ class MqttConnection:
     def subscribe(self, topic: str, handler: Handler) -> None:
         """See `bus.Bus.subscribe`. Requests are received at QoS 1, heartbeats at QoS 0."""
         self._subscriptions.add(topic, handler)
-        self._work.set()
+        self._outbox.changed.set()
 
     def unsubscribe(self, topic: str, handler: Handler) -> None:
         """See `bus.Bus.unsubscribe`. Requests of the next 30 s are kept for another handler."""
@@ -122,29 +117,18 @@ class MqttConnection:
         Returns:
             False also if the bus is closed.
         """
-        since = self._number if self._is_connected else None
-        return await self._outbox.deliver(topic, payload, within_s, since=since)
+        return await self._outbox.deliver(topic, payload, within_s)
 
     # --- from run to close ---
 
     async def run(self) -> None:
         """Stay connected until cancelled or until `close` is called. A lost connection is made again."""
-        self._ended.clear()
-        stop = asyncio.Event()
-        keeping = asyncio.create_task(self._keep_connected(stop))
-        closing = asyncio.create_task(self._closing.wait())
+        self._is_ending = False
+        keeping = self._keeping = asyncio.create_task(self._keep_connected())
         try:
-            await asyncio.wait((keeping, closing), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((keeping,))
         finally:
-            stop.set()
-            try:
-                # Not cancelled at once: asyncio.wait_for (in aiomqtt) may swallow a cancellation before Python 3.12.
-                await asyncio.wait((keeping,), timeout=END_TIMEOUT_S)
-            finally:
-                for task in (keeping, closing):
-                    task.cancel()
-                await asyncio.gather(keeping, closing, return_exceptions=True)
-                self._ended.set()
+            await self._end(keeping)
         if not keeping.cancelled():
             keeping.result()
 
@@ -154,7 +138,22 @@ class MqttConnection:
         Raises:
             BrokerError: the connection could not be made, or was lost. Nothing is logged.
         """
-        await self._serve(asyncio.Event())
+        async with self._connection() as client:
+            since_s = now_s()
+            try:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(_until_lost(client))
+                    group.create_task(self._work_on(client, group))
+            except ExceptionGroup as errors:
+                lost, bugs = errors.split(aiomqtt.MqttError)
+                if lost is None or bugs is not None:
+                    raise
+                otherwise = f"the connection broke, or it did not acknowledge a message within {ANSWER_TIMEOUT_S:g} s"
+                why = self._why([error.__cause__ for error in lost.exceptions], otherwise)
+                why.lasted_s = now_s() - since_s
+                raise why from errors
+            finally:
+                self._is_connected = False
 
     async def probe(self) -> None:
         """Connect and disconnect, to find out whether the broker can be used.
@@ -171,42 +170,25 @@ class MqttConnection:
         The broker keeps the session for 30 s (MQTT 5), as after a lost connection.
         """
         await self._outbox.close(within_s, offers=self._is_connected)
-        self._closing.set()
-        await self._ended.wait()
+        if self._keeping is not None:
+            await self._end(self._keeping)
 
-    async def _keep_connected(self, stop: asyncio.Event) -> None:
-        while not stop.is_set():
+    async def _end(self, keeping: asyncio.Task[None]) -> None:
+        # A task group that fails at the same moment swallows the cancellation before Python 3.13, so it needs the flag.
+        self._is_ending = True
+        keeping.cancel()
+        await asyncio.wait((keeping,))
+
+    async def _keep_connected(self) -> None:
+        pause_s = 0.0
+        while not self._is_ending:
+            await asyncio.sleep(pause_s)
             try:
-                await self._serve(stop)
+                await self.run_once()
             except BrokerError as error:
-                self._backoff.failed(error)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._backoff.next_pause_s()):
-                    await stop.wait()
+                pause_s = self._backoff.failed(error)
 
     # --- one connection ---
-
-    async def _serve(self, stop: asyncio.Event) -> None:
-        """Use one connection until it is lost or ``stop`` is set."""
-        async with self._connection() as client:
-            since_s = _now_s()
-            try:
-                async with asyncio.TaskGroup() as group:
-                    group.create_task(_until_lost(client))
-                    group.create_task(self._work_on(client, group))
-                    await stop.wait()
-                    raise _StoppedError
-            except ExceptionGroup as errors:
-                lost, others = errors.split(aiomqtt.MqttError)
-                mistakes = others and others.split(_StoppedError)[1]
-                if mistakes:
-                    raise mistakes from None
-                if lost:
-                    why = _why_lost(lost, self._settings)
-                    why.lasted_s = _now_s() - since_s
-                    raise why from errors
-            finally:
-                self._is_connected = False
 
     @contextlib.asynccontextmanager
     async def _connection(self) -> AsyncIterator[aiomqtt.Client]:
@@ -215,14 +197,16 @@ class MqttConnection:
         except ConfigError as error:
             raise BrokerError("; ".join(error.problems), lasting=True) from error
         try:
-            await _connect(client)
-        except (aiomqtt.MqttError, UnicodeError) as error:
-            raise _why_not_connected(error, self._settings) from error
-        client.timeout = ANSWER_TIMEOUT_S
-        try:
+            try:
+                await _uninterrupted(client.__aenter__())
+            except aiomqtt.MqttError as error:
+                # aiomqtt raises its own error `from None`.
+                raise self._why([error, error.__context__], self._no_answer()) from error
+            client.timeout = ANSWER_TIMEOUT_S
             yield client
-        finally:
-            await _leave(client)
+        finally:  # also after a failure, because aiomqtt keeps its socket
+            client.timeout = DISCONNECT_TIMEOUT_S
+            await _uninterrupted(_leave(client))
 
     async def _client(self) -> aiomqtt.Client:
         settings = self._settings
@@ -248,6 +232,22 @@ class MqttConnection:
             **version,
         )
 
+    def _no_answer(self) -> str:
+        hint = "Is TLS wanted on that port"
+        if self._settings.tls:
+            hint = "Does it want a client certificate (cert_file, key_file)"
+        reason = f"it does not answer within {CONNACK_TIMEOUT_S:g} s. {hint}"
+        return f'{reason}, or another version of MQTT (protocol = "3.1.1" or "5")?'
+
+    def _why(self, causes: Sequence[BaseException | None], otherwise: str) -> BrokerError:
+        """Return why there is no connection. ``otherwise`` is the reason if none of the causes has one."""
+        for cause in causes:
+            if isinstance(cause, aiomqtt.MqttCodeError) and isinstance(cause.rc, ReasonCode):
+                return from_reason_code(cause.rc.value, f"it ended the connection ({printable(cause.rc)})")
+            if isinstance(cause, OSError) and not isinstance(cause, TimeoutError):
+                return from_os_error(cause, is_tls=self._settings.tls)
+        return BrokerError(otherwise)
+
     def _take(self, message: aiomqtt.Message) -> None:
         topic, retained = message.topic.value, message.retain
         if not retained:
@@ -260,16 +260,15 @@ class MqttConnection:
         await self._subscribe(client, group)
         self._announce()
         while True:
-            self._work.clear()
+            self._outbox.changed.clear()
             await self._subscribe(client, group)
-            for delivery in self._outbox.deliveries:
-                if delivery.tried != self._number:
-                    delivery.tried = self._number
-                    group.create_task(self._deliver(client, delivery))
-            for topic, payload in self._outbox.take_offers():
-                sending = group.create_task(client.publish(topic, payload))
-                sending.add_done_callback(partial(self._sent, topic))
-            await self._work.wait()
+            for delivery in self._outbox.take_deliveries():
+                group.create_task(self._deliver(client, delivery))
+            if offers := self._outbox.good_offers():
+                sending = [group.create_task(client.publish(topic, offer[0])) for topic, offer in offers.items()]
+                await asyncio.wait(sending)
+                self._outbox.sent(offers)
+            await self._outbox.changed.wait()
 
     async def _subscribe(self, client: aiomqtt.Client, group: asyncio.TaskGroup) -> None:
         while topics := tuple(islice(self._subscriptions.new, _TOPICS_AT_ONCE)):
@@ -290,8 +289,8 @@ class MqttConnection:
     def _announce(self) -> None:
         again = " again" if self._backoff.connected() else ""
         _log.info("%s: connected%s as %s", self._name, again, printable(self._client_id))
-        self._number += 1
         self._is_connected = True
+        self._outbox.begin_anew()
         self._receivers.begin_anew()
         for handler in tuple(self._on_connected):
             try:
@@ -299,13 +298,10 @@ class MqttConnection:
             except Exception:  # noqa: BLE001  one meter's handler must not disturb the others
                 _log.exception("%s: a handler of new connections failed, which is a bug in the program", self._name)
 
-    def _sent(self, topic: str, _task: asyncio.Task[None]) -> None:
-        self._outbox.sent(topic)
-
     async def _deliver(self, client: aiomqtt.Client, delivery: Delivery) -> None:
-        if delivery.since != self._number:
+        if delivery.is_older:
             await self._receivers.wait()
-        left_s = delivery.until_s - _now_s()
+        left_s = delivery.until_s - now_s()
         if delivery.done.done() or left_s <= 0:
             return
         properties = None
@@ -328,70 +324,30 @@ class _Inbox(asyncio.Queue[aiomqtt.Message]):
         self._hand_over(item)
 
 
-class _StoppedError(Exception):
-    """The connection is to end."""
-
-
 async def _until_lost(client: aiomqtt.Client) -> None:
     """Wait for the end of a connection, and raise its reason."""
     async for _ in client.messages:
         pass
 
 
-async def _connect(client: aiomqtt.Client) -> None:
-    """Connect. If that fails or is cancelled, leave the client, because aiomqtt keeps its socket.
-
-    aiomqtt can be left only after the attempt has ended: a thread that cannot be cancelled, then the wait for CONNACK.
-    """
-    attempt = asyncio.create_task(client.__aenter__())
-    try:
-        await asyncio.wait((attempt,))
-        attempt.result()
-    except BaseException:
-        client.timeout = DISCONNECT_TIMEOUT_S
-        await asyncio.wait((attempt,), timeout=CONNACK_TIMEOUT_S + 1.0)
-        attempt.cancel()
-        await asyncio.gather(attempt, return_exceptions=True)
-        await _leave(client)
-        raise
-
-
 async def _leave(client: aiomqtt.Client) -> None:
     """Disconnect, and retrieve the reason of an earlier end: asyncio logs an exception that is never retrieved."""
-    client.timeout = DISCONNECT_TIMEOUT_S
     with contextlib.suppress(aiomqtt.MqttError):
         await client.__aexit__(None, None, None)
         await _until_lost(client)  # not after an error: a time-out has cancelled the future that has the reason
 
 
-def _why_not_connected(error: Exception, settings: MqttSettings) -> BrokerError:
-    cause = error.__context__  # aiomqtt raises its own error `from None`
-    if isinstance(error, aiomqtt.MqttCodeError):
-        return _from_code(error.rc, f"it refuses the connection ({printable(error)})")
-    if isinstance(cause, OSError) and not isinstance(cause, TimeoutError):
-        return from_os_error(cause, is_tls=settings.tls)
-    if isinstance(error, UnicodeError):
-        return BrokerError("the host is not known (no name of a host)")
-    hint = "Does it want a client certificate (cert_file, key_file)" if settings.tls else "Is TLS wanted on that port"
-    reason = f"it does not answer within {CONNACK_TIMEOUT_S:g} s. {hint}"
-    return BrokerError(f'{reason}, or another version of MQTT (protocol = "3.1.1" or "5")?')
+async def _uninterrupted(work: Coroutine[Any, Any, object]) -> None:
+    """Await the beginning or the end of a connection. A cancellation waits for it, and is not lost.
 
-
-def _why_lost(errors: ExceptionGroup[aiomqtt.MqttError], settings: MqttSettings) -> BrokerError:
-    causes = [error.__cause__ for error in errors.exceptions if error.__cause__ is not None]
-    for cause in causes:
-        if isinstance(cause, aiomqtt.MqttCodeError):
-            return _from_code(cause.rc, "the connection broke")
-        if isinstance(cause, OSError):
-            return from_os_error(cause, is_tls=settings.tls)
-    if causes:
-        return BrokerError(f"the connection broke ({printable(causes[0])})")
-    return BrokerError(f"it closed the connection, or did not acknowledge a message within {ANSWER_TIMEOUT_S:g} s")
-
-
-def _from_code(code: int | ReasonCode | None, otherwise: str) -> BrokerError:
-    return from_reason_code(code.value if isinstance(code, ReasonCode) else -1, otherwise)
-
-
-def _now_s() -> float:
-    return asyncio.get_running_loop().time()
+    aiomqtt cannot be left while it connects, in a thread and then until CONNACK. Its asyncio.wait_for may swallow a
+    cancellation before Python 3.12.
+    """
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.wait((task,))
+        task.result()
+    finally:
+        await asyncio.wait((task,), timeout=CONNACK_TIMEOUT_S + 1.0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)

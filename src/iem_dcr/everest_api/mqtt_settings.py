@@ -126,9 +126,12 @@ class MqttSettings:
         """
         if not self.tls:
             return None
-        missing = [*_unreadable("ca_file", self.ca_file, "certificates in PEM")]
-        missing += _unreadable("cert_file", self.cert_file, "this client's certificate in PEM")
-        missing += _unreadable("key_file", self.key_file, "the certificate's key in PEM")
+        files = {
+            "ca_file": "certificates",
+            "cert_file": "this client's certificate",
+            "key_file": "the certificate's key",
+        }
+        missing = [line for name, what in files.items() for line in _unreadable(name, getattr(self, name), what)]
         if missing:
             raise ConfigError(missing)
         what, expected = f"ca_file {shown(self.ca_file)}", "certificates in PEM"
@@ -150,12 +153,11 @@ class MqttSettings:
             yield f"port is {shown(self.port)}: expected a number from 1 to 65535"
         if self.protocol not in PROTOCOLS:
             yield f"protocol is {shown(self.protocol)}: expected one of {', '.join(PROTOCOLS)}"
-        if self.client_id is not None and not _is_text(self.client_id):
-            yield f"client_id is {shown(self.client_id)}: expected a text without control characters"
+        for name, text in (("client_id", self.client_id), ("user", self.user)):
+            if text is not None and not _is_text(text):
+                yield f"{name} is {shown(text)}: expected a text without control characters"
 
     def _login_problems(self) -> Iterator[str]:
-        if self.user is not None and not _is_text(self.user):
-            yield f"user is {shown(self.user)}: expected a text without control characters"
         if self.password is not None and self.password_file is not None:
             yield "password_file: expected password or password_file, not both"
         if self.user is None and {self.password, self.password_file} != {None}:
@@ -183,7 +185,7 @@ def _unreadable(name: str, path: str | None, expected: str) -> Iterator[str]:
     try:
         read_plain(path)
     except OSError as error:
-        yield f"{name} {shown(path)}: {_why(error)}; expected {expected}"
+        yield f"{name} {shown(path)}: {_why(error)}; expected {expected} in PEM"
 
 
 def _is_text(text: str) -> bool:

@@ -10,10 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+Offer = tuple[bytes, float]
+"""A payload, and when it is too old to be published, on the loop's clock."""
 
 
 @dataclass(slots=True, eq=False)
@@ -24,17 +23,17 @@ class Delivery:
         topic: topic to publish on.
         payload: the message.
         until_s: when its time has passed, on the loop's clock.
-        since: number of the connection on which it was queued, or None if there was no connection.
         done: True when the broker has acknowledged it, False when it is given up.
-        tried: number of the last connection on which it was published.
+        is_taken: whether it was taken for the current connection.
+        is_older: whether it is older than the current connection.
     """
 
     topic: str
     payload: bytes
     until_s: float
-    since: int | None
     done: asyncio.Future[bool]
-    tried: int | None = None
+    is_taken: bool = False
+    is_older: bool = False
 
     def settle(self, *, acknowledged: bool) -> None:
         """Set the result, unless there is one."""
@@ -45,57 +44,61 @@ class Delivery:
 class Outbox:
     """The outgoing messages of a bus.
 
-    Args:
-        changed: is called when there is a new message.
-
     Attributes:
-        deliveries: deliveries that are not acknowledged, in order.
+        changed: is set when there is a new message.
     """
 
-    def __init__(self, changed: Callable[[], None]) -> None:
-        self.deliveries: dict[Delivery, None] = {}
-        self._changed = changed
-        self._offers: dict[str, tuple[bytes, float]] = {}
-        self._sending: set[str] = set()
+    def __init__(self) -> None:
+        self.changed = asyncio.Event()
+        self._offers: dict[str, Offer] = {}
+        self._deliveries: dict[Delivery, None] = {}
         self._progress = asyncio.Event()
         self._is_closed = False
 
     def offer(self, topic: str, payload: bytes, good_for_s: float) -> None:
         """Put a message into its topic's slot."""
         self._offers[topic] = payload, _now_s() + good_for_s
-        self._changed()
+        self.changed.set()
 
-    def take_offers(self) -> Iterator[tuple[str, bytes]]:
-        """Yield topic and payload of each offer that is still good. A topic waits for its previous offer."""
-        for topic in [topic for topic in self._offers if topic not in self._sending]:
-            payload, until_s = self._offers.pop(topic)
-            if until_s >= _now_s():
-                self._sending.add(topic)
-                yield topic, payload
-
-    def sent(self, topic: str) -> None:
-        """Mark the offer taken for a topic as written, or as lost with its connection."""
-        self._sending.discard(topic)
-        self._progress.set()
-        if topic in self._offers:
-            self._changed()
-
-    async def deliver(self, topic: str, payload: bytes, within_s: float, *, since: int | None) -> bool:
+    async def deliver(self, topic: str, payload: bytes, within_s: float) -> bool:
         """Keep a message until the broker acknowledges it. Return False if the time has passed first."""
         if self._is_closed:
             return False
-        loop = asyncio.get_running_loop()
-        delivery = Delivery(topic, payload, loop.time() + within_s, since, loop.create_future())
-        self.deliveries[delivery] = None
-        self._changed()
+        delivery = Delivery(topic, payload, _now_s() + within_s, asyncio.get_running_loop().create_future())
+        self._deliveries[delivery] = None
+        self.changed.set()
         try:
             async with asyncio.timeout_at(delivery.until_s):
                 return await delivery.done
         except TimeoutError:
             return False
         finally:
-            del self.deliveries[delivery]
+            del self._deliveries[delivery]
             self._progress.set()
+
+    def begin_anew(self) -> None:
+        """Let all deliveries be taken again, for a new connection."""
+        for delivery in self._deliveries:
+            delivery.is_taken, delivery.is_older = False, True
+
+    def take_deliveries(self) -> list[Delivery]:
+        """Take the deliveries that were not taken for this connection, in order."""
+        taken = [delivery for delivery in self._deliveries if not delivery.is_taken]
+        for delivery in taken:
+            delivery.is_taken = True
+        return taken
+
+    def good_offers(self) -> dict[str, Offer]:
+        """Return the offers that are not too old, by topic. They keep their slots until `sent`."""
+        self._offers = {topic: offer for topic, offer in self._offers.items() if offer[1] >= _now_s()}
+        return dict(self._offers)
+
+    def sent(self, offers: dict[str, Offer]) -> None:
+        """Empty the slots of offers that were written, except where a newer one is."""
+        for topic, offer in offers.items():
+            if self._offers.get(topic) is offer:
+                del self._offers[topic]
+        self._progress.set()
 
     async def close(self, within_s: float, *, offers: bool) -> None:
         """Wait until all messages are sent, then give up those that are left.
@@ -106,11 +109,11 @@ class Outbox:
         """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within_s):
-                while self.deliveries or (offers and (self._offers or self._sending)):
+                while self._deliveries or (offers and self._offers):
                     self._progress.clear()
                     await self._progress.wait()
         self._is_closed = True
-        for delivery in self.deliveries:
+        for delivery in self._deliveries:
             delivery.settle(acknowledged=False)
 
 

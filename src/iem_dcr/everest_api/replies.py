@@ -1,13 +1,12 @@
 """Remembers requests and their replies, so that a request that comes twice is carried out once. Pure.
 
 A broker sends a request again when the acknowledgement was lost with the connection, and a client may repeat one. The
-topic for the reply identifies a request: EVerest makes a new topic for each.
+topic for the reply identifies a request: EVerest makes a new topic for each. Its digest identifies a start that wants
+no reply. A stop that wants none is not remembered: to end nothing twice is harmless.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -19,7 +18,7 @@ REMEMBERED: Final = 256
 WAITED_FOR_S: Final = 120.0
 """How long the sender of a request may wait for its reply: the recommended value of cfg_request_reply_to_s."""
 UNANSWERED_STARTS_S: Final = 60.0
-UNANSWERED_STARTS: Final = 64
+"""How long a start that wants no reply is remembered. The next session of the same user looks the same."""
 
 
 @dataclass(slots=True)
@@ -27,7 +26,7 @@ class Reply:
     """The reply to one request, ready or not.
 
     Attributes:
-        reply_to: topic of the reply.
+        reply_to: topic of the reply, or None if none is wanted.
         digest: digest of command and payload.
         asked_s: when the request last came, on the clock given to `Replies`.
         body: the reply, or None while the command is running.
@@ -35,7 +34,7 @@ class Reply:
         is_delivered: whether the broker has acknowledged it.
     """
 
-    reply_to: str
+    reply_to: str | None
     digest: bytes
     asked_s: float
     body: bytes | None = None
@@ -44,7 +43,7 @@ class Reply:
 
 
 class Replies:
-    """One meter's replies of the last ten minutes by ``replyTo``, at most 256. A running request is never forgotten.
+    """One meter's replies of the last ten minutes, at most 256. A running request is never forgotten.
 
     Args:
         now_s: a monotonic clock, seconds.
@@ -52,69 +51,44 @@ class Replies:
 
     def __init__(self, now_s: Callable[[], float]) -> None:
         self._now_s = now_s
-        self._replies: dict[str, Reply] = {}
-        self._starts: OrderedDict[bytes, float] = OrderedDict()
+        self._replies: dict[str | bytes, Reply] = {}
 
     def __len__(self) -> int:
         return len(self._replies)
 
-    def begin(self, reply_to: str, digest: bytes) -> Reply:
+    def remember(self, reply: Reply) -> None:
         """Remember a new request. If there are too many, the oldest delivered reply is forgotten first."""
-        answered = self._forget_old()
-        if answered and len(self._replies) >= REMEMBERED:
-            del self._replies[min(answered, key=lambda reply: (not reply.is_delivered, reply.asked_s)).reply_to]
-        reply = Reply(reply_to, digest, self._now_s())
-        self._replies[reply_to] = reply
-        return reply
-
-    def find(self, reply_to: str) -> Reply | None:
-        """Return the remembered reply for a topic, and note that its request has come again."""
         self._forget_old()
-        reply = self._replies.get(reply_to)
-        if reply is not None:
+        ready = [key for key, each in self._replies.items() if each.body is not None]
+        if ready and len(self._replies) >= REMEMBERED:
+            oldest = min(ready, key=lambda key: (not self._replies[key].is_delivered, self._replies[key].asked_s))
+            del self._replies[oldest]
+        self._replies[reply.digest if reply.reply_to is None else reply.reply_to] = reply
+
+    def find(self, reply_to: str | None, digest: bytes) -> Reply | None:
+        """Return the reply to a request that has come before, and note that it has come again."""
+        self._forget_old()
+        reply = self._replies.get(digest if reply_to is None else reply_to)
+        if reply is not None and reply_to is not None:
             reply.asked_s = self._now_s()
         return reply
 
+    def forget_unanswered_starts(self) -> None:
+        """Forget the starts that want no reply, because after a stop the same start is a new one."""
+        self._replies = {key: reply for key, reply in self._replies.items() if reply.reply_to is not None}
+
     def undelivered(self) -> list[Reply]:
-        """Return the replies that are neither delivered nor being delivered and whose sender may still wait."""
-        left = [each for each in self._replies.values() if each.body is not None and not each.is_delivered]
-        return [reply for reply in left if not reply.is_delivering and self.waits_s(reply) > 0]
+        """Return the replies that are ready and not delivered and whose sender may still wait."""
+        ready = [reply for reply in self._replies.values() if reply.body is not None]
+        return [reply for reply in ready if not reply.is_delivered and self.waits_s(reply) > 0]
 
     def waits_s(self, reply: Reply) -> float:
         """Return how much longer the sender of a request may wait, in seconds, or 0.0."""
         return max(0.0, reply.asked_s + WAITED_FOR_S - self._now_s())
 
-    # --- starts without replyTo ---
-
-    def is_new_start(self, digest: bytes) -> bool:
-        """Remember a start without ``replyTo`` for a minute. Return False if it is already remembered."""
+    def _forget_old(self) -> None:
         now_s = self._now_s()
-        if now_s - self._starts.get(digest, float("-inf")) < UNANSWERED_STARTS_S:
-            return False
-        self._starts[digest] = now_s
-        self._starts.move_to_end(digest)
-        while len(self._starts) > UNANSWERED_STARTS:
-            self._starts.popitem(last=False)
-        return True
-
-    def forget_start(self, digest: bytes) -> None:
-        """Forget a start that was not carried out, so that it counts as new when it comes again."""
-        self._starts.pop(digest, None)
-
-    def forget_starts(self) -> None:
-        """Forget all starts, because after a stop the same start is a new one."""
-        self._starts.clear()
-
-    def _forget_old(self) -> list[Reply]:
-        """Forget old replies, and return the remaining ones that are ready."""
-        oldest_s = self._now_s() - REMEMBERED_S
-        answered = [reply for reply in self._replies.values() if reply.body is not None]
-        for reply in answered:
-            if reply.asked_s <= oldest_s:
-                del self._replies[reply.reply_to]
-        return [reply for reply in answered if reply.asked_s > oldest_s]
-
-
-def digest(command: str, payload: bytes) -> bytes:
-    """Return a digest that identifies a request."""
-    return hashlib.sha256(command.encode() + b"\0" + payload).digest()
+        for key, reply in [*self._replies.items()]:
+            lasts_s = UNANSWERED_STARTS_S if reply.reply_to is None else REMEMBERED_S
+            if reply.body is not None and now_s - reply.asked_s >= lasts_s:
+                del self._replies[key]

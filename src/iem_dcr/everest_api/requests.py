@@ -19,9 +19,8 @@ from typing import TYPE_CHECKING, Any, Final
 from iem_dcr.driver.rate_limited_log import RateLimitedLog
 from iem_dcr.driver.timing import Deadline, now_s
 from iem_dcr.errors import RequestError, printable
-from iem_dcr.everest_api import envelope
-from iem_dcr.everest_api.envelope import EnvelopeError
-from iem_dcr.everest_api.replies import Replies, Reply, digest
+from iem_dcr.everest_api.envelope import Request, read_request, start_fields, stop_id
+from iem_dcr.everest_api.replies import Replies, Reply
 from iem_dcr.powermeter import TransactionReq, TransactionRequestStatus, TransactionStartResponse
 
 if TYPE_CHECKING:
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
     from iem_dcr.powermeter import TransactionStopResponse
 
     Response = TransactionStartResponse | TransactionStopResponse
-    Work = Callable[[], Coroutine[None, None, Response]]
 
 _log = logging.getLogger(__name__)
 
@@ -40,9 +38,9 @@ START: Final = "start_transaction"
 STOP: Final = "stop_transaction"
 MAX_AT_WORK: Final = 16
 """Requests that run or wait. Each counts until its reply is ready."""
-MAX_ANSWERS: Final = 32
 MAX_REFUSALS: Final = 32
-"""Refusals and repeated replies that wait for the broker. They have a limit of their own and displace no answer."""
+MAX_DELIVERIES: Final = 64
+"""Replies that wait for the broker. Refusals and repeated replies take half of the places and displace no answer."""
 ANSWER_TIMEOUT_S: Final = 0.05
 """How long commands may take to return the answer of a driver that has ended."""
 
@@ -50,20 +48,14 @@ _QUOTED: Final = re.compile(r"(?<!\w)(['\"])(.{2}).+(?:\1|…)")
 
 
 class Requests:
-    """EVerest's requests to one meter.
-
-    Args:
-        driver: carries the requests out.
-        bus: the bus to EVerest.
-    """
+    """Takes EVerest's requests to one meter from the bus, and has the driver carry them out."""
 
     def __init__(self, driver: MeterDriver, bus: Bus) -> None:
         self._driver = driver
         self._bus = bus
         self._replies = Replies(now_s)
         self._commands: set[asyncio.Task[Response]] = set()
-        self._answers: set[asyncio.Task[None]] = set()
-        self._refusals: set[asyncio.Task[None]] = set()
+        self._deliveries: set[asyncio.Task[None]] = set()
         self._failed_log = RateLimitedLog(_log, now_s)
         self._ignored_log = RateLimitedLog(_log, now_s)
         self._done_log = RateLimitedLog(_log, now_s)
@@ -91,16 +83,13 @@ class Requests:
         if self._commands:
             await asyncio.wait(set(self._commands), timeout=ANSWER_TIMEOUT_S)
         await _cancel(self._commands)
-        while (left := self._tasks()) and not end.passed:
+        while (left := {*self._commands, *self._deliveries}) and not end.passed:
             await asyncio.wait(left, timeout=end.left_s)
 
     async def close(self) -> None:
         """Cancel all tasks. Replies that were not delivered are kept for `resume`."""
-        while left := self._tasks():
+        while left := {*self._commands, *self._deliveries}:
             await _cancel(left)
-
-    def _tasks(self) -> set[asyncio.Task[Any]]:
-        return {*self._commands, *self._answers, *self._refusals}
 
     # --- from message to command ---
 
@@ -109,80 +98,66 @@ class Requests:
             what = "a retained %s is ignored because it may be old: publish requests without retain"
             self._ignored_log.warning(what, command)
             return
-        try:
-            request = envelope.read_request(message)
-        except EnvelopeError as error:
-            if error.reply_to is None or not self._is_repeated(command, error.reply_to, b"", error.payload):
-                self._refuse(command, str(error), error.reply_to, error.payload)
-            return
-        told = digest(command, request.canonical)
-        if request.reply_to is not None and self._is_repeated(command, request.reply_to, told, request.payload):
+        request = read_request(message)
+        reply = Reply(request.reply_to, request.digest(command), now_s())
+        before = self._replies.find(reply.reply_to, reply.digest)
+        if before is not None:
+            self._take_again(command, request, reply, before)
             return
         try:
-            work = self._work(command, request.payload)
+            work = self._work(command, request)
         except RequestError as error:
-            self._refuse(command, str(error), request.reply_to, request.payload)
+            self._refuse(command, request, reply, str(error))
             return
-        if request.reply_to is None and not self._is_new(command, told):
+        is_too_many = len(self._commands) >= MAX_AT_WORK
+        if reply.reply_to is not None or (command == START and not is_too_many):
+            self._replies.remember(reply)
+        if is_too_many:
+            self._refuse(command, request, reply, "too many requests at once")
             return
-        reply = None if request.reply_to is None else self._replies.begin(request.reply_to, told)
-        if len(self._commands) >= MAX_AT_WORK:
-            if reply is None:
-                self._replies.forget_start(told)
-            self._not_begun(command, request.payload)
-            self._answered(command, reply, _failed("too many requests at once"), is_refusal=True)
-            return
+        if command == STOP:
+            self._replies.forget_unanswered_starts()
         task = asyncio.create_task(work())
         self._commands.add(task)
         task.add_done_callback(lambda done: self._done(done, command, reply))
 
-    def _work(self, command: str, payload: object) -> Work:
-        if command == START:
-            request = TransactionReq.from_json(envelope.start_fields(payload))
-            return lambda: self._driver.start_transaction(request)
-        transaction_id = envelope.stop_id(payload)
-        return lambda: self._driver.stop_transaction(transaction_id)
-
-    def _is_repeated(self, command: str, reply_to: str, told: bytes, payload: object) -> bool:
-        """Return whether a request with this ``replyTo`` has come before. If so, it is answered or refused here."""
-        reply = self._replies.find(reply_to)
-        if reply is None:
-            return False
-        if reply.digest == told:
-            if reply.body is not None:
-                self._deliver(reply, is_refusal=True)
-        elif reply.body is None:  # the sender would take a refusal for the reply to the first request
-            self._not_begun(command, payload)
+    def _take_again(self, command: str, request: Request, reply: Reply, before: Reply) -> None:
+        """Answer or refuse a request for whose reply there is already another one, `before`."""
+        if reply.reply_to is None:
+            self._ignored_log.warning("the same %s without replyTo came again and is ignored", command)
+        elif before.digest == reply.digest:
+            if before.body is not None:
+                self._deliver(before, is_refusal=True)
+        elif before.body is not None:
+            self._refuse(command, request, reply, "its replyTo is another request's: each request needs its own")
+        else:  # the sender would take a refusal for the reply to the first request
+            self._not_begun(command, request)
             what = "a %s with the replyTo of a running request is ignored: each request needs its own"
             self._ignored_log.warning(what, command)
-        else:
-            self._refuse(command, "its replyTo is another request's: each request needs its own", reply_to, payload)
-        return True
 
-    def _is_new(self, command: str, told: bytes) -> bool:
-        """Return whether to carry out a request without ``replyTo``. A start that comes twice is carried out once."""
-        if command == STOP:
-            self._replies.forget_starts()
-            return True
-        is_new = self._replies.is_new_start(told)
-        if not is_new:
-            self._ignored_log.warning("the same %s without replyTo came again and is ignored", command)
-        return is_new
+    def _work(self, command: str, request: Request) -> Callable[[], Coroutine[None, None, Response]]:
+        if request.problem:
+            raise RequestError(request.problem)
+        if command == START:
+            start = TransactionReq.from_json(start_fields(request.payload))
+            return lambda: self._driver.start_transaction(start)
+        transaction_id = stop_id(request.payload)
+        return lambda: self._driver.stop_transaction(transaction_id)
 
-    def _refuse(self, command: str, reason: str, reply_to: str | None, payload: object) -> None:
+    def _refuse(self, command: str, request: Request, reply: Reply, reason: str) -> None:
         """Answer a request that is not carried out, or only log it if there is no topic for the reply."""
-        self._not_begun(command, payload)
-        reply = None if reply_to is None else Reply(reply_to, b"", now_s())
+        self._not_begun(command, request)
         self._answered(command, reply, _failed(reason), is_refusal=True)
 
-    def _not_begun(self, command: str, payload: object) -> None:
+    def _not_begun(self, command: str, request: Request) -> None:
+        payload = request.payload
         transaction_id = payload.get("transaction_id") if isinstance(payload, dict) else None
         if command == START and isinstance(transaction_id, str):
             self._driver.refuse_start(transaction_id)
 
     # --- from command to reply ---
 
-    def _done(self, task: asyncio.Task[Response], command: str, reply: Reply | None) -> None:
+    def _done(self, task: asyncio.Task[Response], command: str, reply: Reply) -> None:
         """Answer with the result of a command, or with an error if it failed."""
         self._commands.discard(task)
         if task.cancelled():
@@ -194,43 +169,36 @@ class Requests:
             answer = task.result().to_json()
         self._answered(command, reply, answer)
 
-    def _answered(
-        self, command: str, reply: Reply | None, answer: dict[str, object], *, is_refusal: bool = False
-    ) -> None:
+    def _answered(self, command: str, reply: Reply, answer: dict[str, object], *, is_refusal: bool = False) -> None:
         status, reason = answer["status"], answer.get("error")
         if reason:
-            unheard = "" if reply is not None else " (it has no usable replyTo)"
+            unheard = "" if reply.reply_to is not None else " (it has no usable replyTo)"
             self._failed_log.warning("%s: %s, %s%s", command, status, _masked(str(reason)), unheard)
         else:
             self._done_log.info("%s: %s", command, status)
-        if reply is not None:
-            reply.body = json.dumps(answer, separators=(",", ":")).encode()
-            self._deliver(reply, is_refusal=is_refusal)
+        reply.body = json.dumps(answer, separators=(",", ":")).encode()
+        self._deliver(reply, is_refusal=is_refusal)
 
     def _deliver(self, reply: Reply, *, is_refusal: bool = False) -> None:
-        deliveries, most = (self._refusals, MAX_REFUSALS) if is_refusal else (self._answers, MAX_ANSWERS)
-        if reply.is_delivering:
+        if reply.reply_to is None or reply.is_delivering:
             return
-        if len(deliveries) >= most:
-            self._failed_log.warning("%d replies already wait for the broker: another one is dropped", len(deliveries))
+        if len(self._deliveries) >= (MAX_REFUSALS if is_refusal else MAX_DELIVERIES):
+            what = "%d replies already wait for the broker: another one is dropped"
+            self._failed_log.warning(what, len(self._deliveries))
             return
         reply.is_delivering = True
-        task = asyncio.create_task(self._delivery(reply, reply.body or b""))
-        deliveries.add(task)
+        task = asyncio.create_task(self._delivery(reply, reply.reply_to, reply.body or b""))
+        self._deliveries.add(task)
 
         def done(_: object) -> None:
             reply.is_delivering = False
-            deliveries.discard(task)
+            self._deliveries.discard(task)
 
         task.add_done_callback(done)
 
-    async def _delivery(self, reply: Reply, body: bytes) -> None:
+    async def _delivery(self, reply: Reply, reply_to: str, body: bytes) -> None:
         within_s = self._replies.waits_s(reply)
-        try:
-            reply.is_delivered = await self._bus.deliver(reply.reply_to, body, within_s=within_s)
-        except Exception:  # noqa: BLE001  the reply must not be lost when the bus fails: it stays undelivered
-            _log.exception("a reply could not be delivered")
-            return
+        reply.is_delivered = await self._bus.deliver(reply_to, body, within_s=within_s)
         if not reply.is_delivered:
             self._failed_log.warning("a reply could not be delivered within %.0f s and is given up", within_s)
 

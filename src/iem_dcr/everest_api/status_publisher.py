@@ -46,8 +46,8 @@ class StatusPublisher:
     """Publishes one meter's status. It is the driver's station.
 
     Args:
-        topics: topics of the meter.
-        bus: the bus to EVerest.
+        topics: of the meter.
+        bus: to EVerest.
         last_response_s: returns when the meter last answered, on the loop's clock, or None while it is not identified.
         key: returns the public key of the meter that answers, or "".
         phase: at which part of its period the check is published (see `timing.Schedule`).
@@ -74,7 +74,6 @@ class StatusPublisher:
         self._wake = asyncio.Event()
         self._heartbeat = 0
         self._heartbeat_s: float | None = None
-        self._heartbeat_away = False
         self._lines = RateLimitedLog(_log, now_s)
         self._heartbeat_lines = RateLimitedLog(_log, now_s)
 
@@ -90,7 +89,9 @@ class StatusPublisher:
         schedule = Schedule(CHECK_PERIOD_S, self._phase)
         while True:
             self._check()
-            self._notice_heartbeat()
+            if self._heartbeat_s is not None and seconds_since(self._heartbeat_s) >= HEARTBEAT_TIMEOUT_S:
+                self._heartbeat_s = None
+                self._heartbeat_lines.info("EVerest's heartbeat is away")
             self._wake.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(schedule.next_s):
@@ -100,7 +101,7 @@ class StatusPublisher:
     def announce(self) -> None:
         """Publish check, key and a fresh value, for an EVerest that may have just started: nothing is retained."""
         self._check()
-        self._offer_key(self._key())
+        self.publish_public_key(self._key())
         if seconds_since(self._value_s) < VALUE_GOOD_S:
             self._bus.offer(self._topics.values, self._value, good_for_s=VALUE_GOOD_S)
 
@@ -108,14 +109,14 @@ class StatusPublisher:
 
     def publish_powermeter(self, value: Powermeter) -> None:
         """Publish a live value."""
-        self._value = _json(value.to_json())
-        self._value_s = now_s()
+        self._value, self._value_s = _json(value.to_json()), now_s()
         self._bus.offer(self._topics.values, self._value, good_for_s=VALUE_GOOD_S)
         self._look_again()
 
     def publish_public_key(self, key: str) -> None:
-        """Publish the public key."""
-        self._offer_key(key)
+        """Publish the public key. An empty one is not published, because EVerest would store it."""
+        if key:
+            self._bus.offer(self._topics.key, _json(key), good_for_s=KEY_GOOD_S)
 
     def raise_error(self, error: StationError) -> None:
         """Mark an error as active. EVerest learns only of those in `_UNREACHABLE`: the API has no topic for errors."""
@@ -140,12 +141,10 @@ class StatusPublisher:
             _log.debug("a heartbeat is ignored: %s", printable(message[:40]))
             return
         number, before = int(match[1]), self._heartbeat
-        silent_s = seconds_since(self._heartbeat_s)
-        self._heartbeat, self._heartbeat_s, self._heartbeat_away = number, now_s(), False
-        if silent_s >= HEARTBEAT_TIMEOUT_S or number < before:
-            self._heartbeat_lines.info(
-                "EVerest's heartbeat is there%s", "" if silent_s >= HEARTBEAT_TIMEOUT_S else " anew"
-            )
+        was_away = seconds_since(self._heartbeat_s) >= HEARTBEAT_TIMEOUT_S
+        self._heartbeat, self._heartbeat_s = number, now_s()
+        if was_away or number < before:
+            self._heartbeat_lines.info("EVerest's heartbeat is there%s", "" if was_away else " anew")
             self.announce()
 
     def take_ready_beacon(self, _message: bytes, _retained: bool) -> None:  # noqa: FBT001  as above
@@ -160,24 +159,15 @@ class StatusPublisher:
             self._wake.set()
 
     def _check(self) -> None:
-        reachable = self.reachable
+        reachable, was_reachable = self.reachable, self._was_reachable
+        self._was_reachable = reachable
         if reachable:
             self._bus.offer(self._topics.check, b"true", good_for_s=CHECK_GOOD_S)
-        if reachable and not self._was_reachable:
+        if reachable and not was_reachable:
             self._lines.info("the meter can be reached")
-        elif self._was_reachable and not reachable:
+        elif was_reachable and not reachable:
             why = next((self._errors[kind] for kind in _UNREACHABLE if kind in self._errors), "it does not answer")
             self._lines.warning("the meter cannot be reached, and communication_check is withheld: %s", why)
-        self._was_reachable = reachable
-
-    def _offer_key(self, key: str) -> None:
-        if key:
-            self._bus.offer(self._topics.key, _json(key), good_for_s=KEY_GOOD_S)
-
-    def _notice_heartbeat(self) -> None:
-        if not self._heartbeat_away and HEARTBEAT_TIMEOUT_S <= seconds_since(self._heartbeat_s) < float("inf"):
-            self._heartbeat_away = True
-            self._heartbeat_lines.info("EVerest's heartbeat is away")
 
 
 def _json(value: object) -> bytes:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from iem_dcr.driver.rate_limited_log import RateLimitedLog
+from iem_dcr.driver.timing import now_s
 from iem_dcr.errors import printable
 
 if TYPE_CHECKING:
     from iem_dcr.everest_api.bus import Handler
-
-_log = logging.getLogger(__name__)
 
 HELD_S: Final = 30.0
 """How long a request waits for a handler. With MQTT 5 the broker keeps requests for a disconnected service as long."""
@@ -23,13 +22,6 @@ HEARTBEAT: Final = "/heartbeat"
 """The end of a heartbeat's topic."""
 _AT_QOS_0: Final = (HEARTBEAT, "/ready_beacon", "/apis")
 """Topics without requests. At QoS 1 they would displace requests in the broker's queue for a disconnected session."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Held:
-    topic: str
-    payload: bytes
-    until_s: float
 
 
 class Subscriptions:
@@ -42,8 +34,8 @@ class Subscriptions:
     def __init__(self) -> None:
         self.new: dict[str, None] = {}
         self._handlers: dict[str, tuple[Handler, ...]] = {}
-        self._held: deque[_Held] = deque(maxlen=MAX_HELD)
-        self._failed: set[str] = set()
+        self._held: deque[tuple[str, bytes, float]] = deque(maxlen=MAX_HELD)
+        self._failed_log = RateLimitedLog(logging.getLogger(__name__), now_s)
 
     def add(self, topic: str, handler: Handler) -> None:
         """Add a handler. It first gets the messages that were held for the topic."""
@@ -51,41 +43,32 @@ class Subscriptions:
         self._handlers[topic] = (*handlers, handler)
         if not handlers:
             self.new[topic] = None
-            self._release(topic)
+            for held in [each for each in self._held if each[0] == topic]:
+                self._held.remove(held)
+                _, payload, until_s = held
+                if until_s >= now_s():
+                    asyncio.get_running_loop().call_soon(self.dispatch, topic, payload, False)  # noqa: FBT003  as above
 
     def remove(self, topic: str, handler: Handler) -> None:
         """Remove a handler."""
-        left = tuple(each for each in self._handlers.get(topic, ()) if each != handler)
+        left = tuple(each for each in self._handlers.pop(topic, ()) if each != handler)
         if left:
             self._handlers[topic] = left
-        else:
-            self._handlers.pop(topic, None)
-            self._failed.discard(topic)
 
     def begin_anew(self) -> None:
         """Subscribe every topic again on a new connection."""
         self.new = dict.fromkeys(self._handlers)
 
     def dispatch(self, topic: str, payload: bytes, retained: bool) -> None:  # noqa: FBT001  as a handler takes it
-        """Pass a message to its handlers. An exception of a handler is logged once for each topic."""
-        if topic not in self._handlers:
-            if not retained and qos_of(topic) and len(payload) <= _MAX_HELD_BYTES:
-                self._held.append(_Held(topic, payload, asyncio.get_running_loop().time() + HELD_S))
-            return
-        for handler in self._handlers[topic]:
+        """Pass a message to its handlers. What a handler raises is logged and disturbs no other one."""
+        if topic not in self._handlers and not retained and qos_of(topic) and len(payload) <= _MAX_HELD_BYTES:
+            self._held.append((topic, payload, now_s() + HELD_S))
+        for handler in self._handlers.get(topic, ()):
             try:
                 handler(payload, retained)
             except Exception:  # noqa: BLE001  one meter's handler must not disturb the others
-                if topic not in self._failed:
-                    self._failed.add(topic)
-                    _log.exception("a handler of %s failed, which is a bug in the program", printable(topic))
-
-    def _release(self, topic: str) -> None:
-        loop = asyncio.get_running_loop() if self._held else None
-        for held in [each for each in self._held if each.topic == topic]:
-            self._held.remove(held)
-            if loop is not None and held.until_s >= loop.time():
-                loop.call_soon(self.dispatch, topic, held.payload, False)  # noqa: FBT003  not retained
+                what = "a handler of %s failed, which is a bug in the program"
+                self._failed_log.log(logging.ERROR, what, printable(topic), exc_info=True)
 
 
 def qos_of(topic: str) -> int:

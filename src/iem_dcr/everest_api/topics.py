@@ -20,19 +20,7 @@ _MAX_MODULE_ID: Final = 256
 
 
 class Topics:
-    """The full topics of one meter.
-
-    Args:
-        module_id: id of the API module in EVerest's configuration. It has to pass `is_module_id`.
-
-    Attributes:
-        start: requests to begin a transaction.
-        stop: requests to end one.
-        heartbeat: a rising number from EVerest, normally every second.
-        values: live values.
-        key: the public key.
-        check: the communication check, which says that the meter can be reached.
-    """
+    """The full topics of the meter of one API module. The module_id has to pass `is_module_id`."""
 
     def __init__(self, module_id: str) -> None:
         prefix = f"everest_api/1/powermeter/{module_id}"

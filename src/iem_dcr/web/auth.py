@@ -11,7 +11,6 @@ import hashlib
 import hmac
 import ipaddress
 import time
-from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -26,8 +25,6 @@ FORGIVEN_EVERY_S: Final = 10.0
 MAX_ADDRESSES: Final = 256
 """Largest number of addresses whose failures are stored."""
 _MAX_TEXT: Final = 1024
-_IPV6_PREFIX: Final = 64
-"""Length of the IPv6 prefix that one host may have to itself."""
 
 
 class Auth:
@@ -46,7 +43,7 @@ class Auth:
         self._token = token
         self._now_s = now_s
         self._wall_s = wall_s
-        self._failures: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        self._forgiven_s: dict[str, float] = {}  # when all failures of a network are forgiven
         key = (token or "").encode()
         self._key = hashlib.sha256(b"iem-dcr page, key of cookies\0" + key).digest()
         self.cookie = "iem_dcr_" + hashlib.sha256(b"iem-dcr page, name of the cookie\0" + key).hexdigest()[:12]
@@ -63,8 +60,8 @@ class Auth:
 
     def wait_s(self, address: str) -> float:
         """Return the number of seconds for which an address that gave wrong tokens must wait."""
-        excess = self._failures_of(_network(address)) - (MAX_FAILURES - 1)
-        return excess * FORGIVEN_EVERY_S if excess > 0 else 0.0
+        left_s = self._forgiven_s.get(_network(address), 0.0) - self._now_s()
+        return max(0.0, left_s - (MAX_FAILURES - 1) * FORGIVEN_EVERY_S)
 
     def is_token(self, given: str, address: str) -> bool:
         """Check a token that came from an address, and count a wrong one."""
@@ -73,11 +70,10 @@ class Auth:
         # Digests have one length, so the time of the comparison does not reveal the token's length.
         if hmac.compare_digest(_digest(given[:_MAX_TEXT]), _digest(self._token)):
             return True
-        network = _network(address)
-        self._failures[network] = (self._failures_of(network) + 1, self._now_s())
-        self._failures.move_to_end(network)
-        while len(self._failures) > MAX_ADDRESSES:
-            self._failures.popitem(last=False)
+        network, now_s = _network(address), self._now_s()
+        self._forgiven_s[network] = max(now_s, self._forgiven_s.pop(network, 0.0)) + FORGIVEN_EVERY_S
+        if len(self._forgiven_s) > MAX_ADDRESSES:
+            del self._forgiven_s[next(iter(self._forgiven_s))]  # that of the oldest failure
         return False
 
     def session(self) -> str:
@@ -97,22 +93,17 @@ class Auth:
     def _signed(self, text: str) -> str:
         return hmac.new(self._key, text.encode(), hashlib.sha256).hexdigest()
 
-    def _failures_of(self, network: str) -> float:
-        """Return the number of failures that are not forgiven yet."""
-        count, since_s = self._failures.get(network, (0.0, 0.0))
-        return max(0.0, count - (self._now_s() - since_s) / FORGIVEN_EVERY_S)
-
 
 def _digest(text: str) -> bytes:
     return hashlib.sha256(text.encode("utf-8", "replace")).digest()
 
 
 def _network(address: str) -> str:
-    """Return the key by which failures are counted: the address, or its network for IPv6."""
+    """Return the key by which failures are counted: the address, or for IPv6 the /64 that one host may have."""
     try:
         ip = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
         return ""
     if isinstance(ip, ipaddress.IPv6Address):
-        return str(ip.ipv4_mapped or ipaddress.ip_network((ip, _IPV6_PREFIX), strict=False))
+        return str(ip.ipv4_mapped or ipaddress.ip_network((ip, 64), strict=False))
     return str(ip)

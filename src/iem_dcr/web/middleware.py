@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import math
 import re
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, TypeAlias
@@ -36,7 +37,8 @@ Handler: TypeAlias = "Callable[[web.Request], Awaitable[web.StreamResponse]]"
 _log = logging.getLogger(__name__)
 
 LOGIN: Final = "/login"
-OPEN: Final = frozenset({LOGIN, "/static/{name}", "/health/live", "/health/ready"})
+STATIC: Final = "/static/{name}"
+OPEN: Final = frozenset({LOGIN, STATIC, "/health/live", "/health/ready"})
 """Routes that are answered without the token."""
 HEADERS: Final[Mapping[str, str]] = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
@@ -132,9 +134,8 @@ class Checks:
 
     def _ask_for_token(self, request: web.Request) -> None:
         """Raise the answer to a client without access."""
-        wait_s = self._auth.wait_s(request.remote or "")
-        if wait_s > 0:
-            raise web.HTTPTooManyRequests(text="Too many wrong tokens.", headers={"Retry-After": str(int(wait_s) + 1)})
+        if (wait_s := math.ceil(self._auth.wait_s(request.remote or ""))) > 0:
+            raise web.HTTPTooManyRequests(text="Too many wrong tokens.", headers={"Retry-After": str(wait_s)})
         if "Authorization" in request.headers:
             self._refusals.warning("a wrong token for the bring-up page came from %s", request.remote)
         if _is_for_a_person(request):

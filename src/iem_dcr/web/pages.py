@@ -1,4 +1,4 @@
-"""The handlers of the paths in `server`."""
+"""The paths of the page and their handlers."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import csv
 import hashlib
 import io
 import logging
+import math
 import re
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -20,8 +21,11 @@ from iem_dcr.driver.timing import now_s
 from iem_dcr.errors import JournalError, ReceiptError, printable
 from iem_dcr.ocmf.export import Format, Item, export
 from iem_dcr.service.history import COARSE_SPAN_S, SPAN_S
+from iem_dcr.service.metrics import Metrics
 from iem_dcr.web import live, templates
 from iem_dcr.web.auth import SESSION_S
+from iem_dcr.web.middleware import LOGIN, STATIC
+from iem_dcr.web.receipt_list import ReceiptList
 from iem_dcr.web.receipt_view import receipt_view
 from iem_dcr.web.views import MeterView
 
@@ -29,10 +33,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from iem_dcr.service.health import Health
-    from iem_dcr.service.metrics import Metrics
     from iem_dcr.service.observation import ObservedMeter
     from iem_dcr.web.auth import Auth
-    from iem_dcr.web.receipt_list import Found, ReceiptList
+    from iem_dcr.web.receipt_list import Found
     from iem_dcr.web.streams import Streams
 
 _log = logging.getLogger(__name__)
@@ -59,32 +62,50 @@ class Pages:
         status: returns the status of the service in one line.
         health: returns the health of the service.
         auth: checks tokens.
-        receipts: finds a meter's latest receipts.
-        metrics: formats the metrics for Prometheus.
         streams: serves events.
     """
 
     def __init__(
         self,
-        *,
         meters: Sequence[ObservedMeter],
         status: Callable[[], str],
         health: Callable[[], Health],
         auth: Auth,
-        receipts: ReceiptList,
-        metrics: Metrics,
         streams: Streams,
     ) -> None:
         self._meters = meters
         self._health = health
         self._auth = auth
-        self._receipts = receipts
-        self._metrics = metrics
         self._streams = streams
+        self._receipts = ReceiptList()
+        self._metrics = Metrics(meters, health)
         self._failures = RateLimitedLog(_log, now_s)
         self._overview = live.Overview(meters, status)
-        files = (file for file in Path(__file__).with_name("static").iterdir() if file.suffix in _TYPES)
+        files = [file for file in Path(__file__).with_name("static").iterdir() if file.suffix in _TYPES]
         self._static = {file.name: (file.read_bytes(), _TYPES[file.suffix]) for file in files}
+
+    def routes(self) -> list[web.AbstractRouteDef]:
+        """Return the table of paths."""
+        return [
+            web.get("/", self.overview),
+            web.get("/events", self.overview_events),
+            web.get("/meters/{name}", self.meter),
+            web.get("/meters/{name}/events", self.meter_events),
+            web.get("/meters/{name}/history.json", self.history),
+            web.get("/meters/{name}/history.csv", self.history_csv),
+            web.get("/meters/{name}/receipts/{key}.xml", self.receipt_xml),
+            web.get("/meters/{name}/receipts/{key}", self.receipt),
+            web.get("/metrics", self.metrics),
+            web.get("/health/live", self.live),
+            web.get("/health/ready", self.ready),
+            web.get(STATIC, self.static),
+            web.get(LOGIN, self.login),
+            web.post(LOGIN, self.take_token),
+        ]
+
+    def close(self) -> None:
+        """End the thread that reads receipts."""
+        self._receipts.close()
 
     # --- all meters ---
 
@@ -179,8 +200,7 @@ class Pages:
     async def take_token(self, request: web.Request) -> web.Response:
         """Check the token from the form."""
         address = request.remote or ""
-        wait_s = int(self._auth.wait_s(address)) + 1
-        if self._auth.wait_s(address) > 0:
+        if (wait_s := math.ceil(self._auth.wait_s(address))) > 0:
             response = _page("login.html", 429, problem=f"Too many wrong tokens: try again in {wait_s} s.")
             response.headers["Retry-After"] = str(wait_s)
             return response
@@ -207,7 +227,7 @@ class Pages:
         raise redirection
 
     async def static(self, request: web.Request) -> web.Response:
-        """Answer with a file of the page. A browser caches it, but revalidates it every time."""
+        """Answer with a file of the page. A browser keeps it, but asks each time whether it has changed."""
         if (name := request.match_info["name"]) not in self._static:
             raise web.HTTPNotFound(text="There is no such file.")
         content, content_type = self._static[name]
@@ -220,10 +240,11 @@ class Pages:
     def _meter(self, request: web.Request) -> ObservedMeter:
         """Return the meter of a path, by its name or its address. An old link may have the address."""
         name = request.match_info["name"]
-        found = [meter for meter in self._meters if name in (meter.name, meter.address)]
-        if not found:
-            raise web.HTTPNotFound(text="There is no such meter.")
-        return next((meter for meter in found if name == meter.name), found[0])
+        for known in ("name", "address"):
+            for meter in self._meters:
+                if getattr(meter, known) == name:
+                    return meter
+        raise web.HTTPNotFound(text="There is no such meter.")
 
     async def _receipt(self, request: web.Request) -> tuple[ObservedMeter, Found]:
         meter = self._meter(request)

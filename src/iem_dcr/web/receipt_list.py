@@ -1,7 +1,6 @@
 """A meter's latest receipts: from its journal if it has one, else from the memory of this process.
 
-One separate thread reads files, and another one checks receipts. So a hanging disk blocks neither the loop nor the
-threads that verify the drivers' receipts.
+A separate thread reads files. So a hanging disk blocks neither the loop nor the threads that verify receipts.
 """
 
 from __future__ import annotations
@@ -86,13 +85,11 @@ class ReceiptList:
     """Finds receipts for the page."""
 
     def __init__(self) -> None:
-        self._reading = ThreadPoolExecutor(1, thread_name_prefix="page-reading")
-        self._checking = ThreadPoolExecutor(1, thread_name_prefix="page-checking")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="page-reading")
 
     def close(self) -> None:
-        """Make the threads end."""
-        for thread in (self._reading, self._checking):
-            thread.shutdown(wait=False, cancel_futures=True)
+        """Make the thread end."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def rows(self, meter: ObservedMeter) -> tuple[tuple[Row, ...], str]:
         """Return a row for each of the latest receipts, newest first, and a note about them, or ""."""
@@ -100,7 +97,7 @@ class ReceiptList:
         path, serial = meter.journal_path, meter.serial
         if path and serial:
             try:
-                entries = await _done_in(self._reading, lambda: _latest(path, serial))
+                entries = await self._read(lambda: _latest(path, serial))
             except JournalError as error:
                 note = f"Only receipts since the service started: {printable(error, limit=300)}."
             else:
@@ -108,7 +105,7 @@ class ReceiptList:
         elif path:
             note = "Receipts in the journal are shown as soon as the serial number of the meter is known."
         remembered = tuple(reversed(meter.receipts))
-        return await _done_in(self._checking, lambda: tuple(map(_row_remembered, remembered))), note
+        return await asyncio.to_thread(lambda: tuple(map(_row_remembered, remembered))), note
 
     async def find(self, meter: ObservedMeter, key: str) -> Found | None:
         """Return the receipt of a key of `rows`, or None if it does not exist or is not this meter's.
@@ -128,14 +125,26 @@ class ReceiptList:
             text, public_key, transaction_id = kept.receipt.text, kept.public_key, kept.transaction_id
         else:
             path, serial = meter.journal_path, meter.serial
-            entry = await _done_in(self._reading, lambda: _entry(path, number)) if path and serial else None
+            entry = await self._read(lambda: _entry(path, number)) if path and serial else None
             if entry is None or entry.meter != serial or not entry.text:
                 return None
             text, public_key, transaction_id = entry.text, entry.public_key, entry.transaction_id
         if key != key_of(match["where"], number, text):
             return None
         public_key = public_key or meter.public_key
-        return await _done_in(self._checking, lambda: _judged(text, public_key, transaction_id))
+        return await asyncio.to_thread(_judged, text, public_key, transaction_id)
+
+    async def _read(self, work: Callable[[], T]) -> T:
+        """Read a journal in the thread.
+
+        Raises:
+            JournalError: it cannot be read, or it or an earlier one does not answer.
+        """
+        try:
+            async with asyncio.timeout(JOURNAL_TIMEOUT_S):
+                return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        except TimeoutError:
+            raise JournalError("the journal does not answer") from None
 
 
 def key_of(where: str, number: int, text: str) -> str:
@@ -145,19 +154,6 @@ def key_of(where: str, number: int, text: str) -> str:
     leads to another receipt.
     """
     return f"{where}{number}-{hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()[:_DIGITS]}"
-
-
-async def _done_in(thread: ThreadPoolExecutor, work: Callable[[], T]) -> T:
-    """Do work in a thread.
-
-    Raises:
-        JournalError: the work, or earlier work in the thread, takes too long.
-    """
-    try:
-        async with asyncio.timeout(JOURNAL_TIMEOUT_S):
-            return await asyncio.get_running_loop().run_in_executor(thread, work)
-    except TimeoutError:
-        raise JournalError("the journal does not answer") from None
 
 
 def _latest(path: Path, serial: str) -> list[Entry]:

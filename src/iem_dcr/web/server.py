@@ -1,4 +1,4 @@
-"""The page's server and the table of its paths. The server is a task of its own, and no meter depends on it.
+"""The page's server. It is a task of its own, and no meter depends on it.
 
 aiohttp limits what clients can do (lines and headers of 4 KiB, a body of 4 KiB, idle connections closed after 15 s),
 and the number of streams is limited. The server is made for the people of one site. If it is reachable for others, a
@@ -10,20 +10,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from aiohttp import web
 
-from iem_dcr.config import shown
-from iem_dcr.errors import ConfigError, printable
+from iem_dcr.driver.timing import now_s
+from iem_dcr.errors import printable
 from iem_dcr.service.health import Health
-from iem_dcr.service.metrics import Metrics
 from iem_dcr.web import templates
 from iem_dcr.web.auth import Auth
-from iem_dcr.web.middleware import LOGIN, Checks, add_headers
+from iem_dcr.web.middleware import Checks, add_headers
 from iem_dcr.web.pages import Pages
-from iem_dcr.web.receipt_list import ReceiptList
 from iem_dcr.web.streams import Streams
 
 if TYPE_CHECKING:
@@ -41,7 +38,6 @@ MAX_BODY: Final = 4096
 """Bytes. Only the token's form has a body."""
 IDLE_TIMEOUT_S: Final = 15.0
 _BACKLOG: Final = 32
-_TOKEN_TIMEOUT_S: Final = 5.0
 _SHUTDOWN_TIMEOUT_S: Final = 0.2
 
 
@@ -53,6 +49,9 @@ class WebServer:
         meters: the meters to show.
         status: returns the status of the service in one line.
         health: returns the health of the service.
+
+    Raises:
+        ConfigError: the token's file cannot be read, or contains no token.
 
     Attributes:
         listening: set while the server listens.
@@ -70,8 +69,8 @@ class WebServer:
         self._meters = meters
         self._status = status
         self._health = health
+        self._auth = Auth(settings.read_token(), now_s)
         self._failing = ""
-        self._token_reader = ThreadPoolExecutor(1, thread_name_prefix="page-token")
         self._streams = Streams()
         self.listening = asyncio.Event()
         self.port = 0
@@ -93,9 +92,9 @@ class WebServer:
         while True:
             try:
                 await self._serve()
-            except (OSError, ConfigError) as error:
+            except OSError as error:
                 # asyncio wraps the reason of a failed bind in its own text.
-                why = printable(os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error)
+                why = printable(os.strerror(error.errno) if error.errno else error)
                 level = logging.DEBUG if why == self._failing else logging.ERROR
                 self._failing = why
                 _log.log(
@@ -109,19 +108,13 @@ class WebServer:
             await asyncio.sleep(RETRY_AFTER_S)
 
     async def _serve(self) -> None:
-        auth = Auth(await self._token(), asyncio.get_running_loop().time)
-        receipts, metrics = ReceiptList(), Metrics(self._meters, self._health)
-        pages = Pages(
-            meters=self._meters,
-            status=self._status,
-            health=self._health,
-            auth=auth,
-            receipts=receipts,
-            metrics=metrics,
-            streams=self._streams,
-        )
+        pages = Pages(self._meters, self._status, self._health, self._auth, self._streams)
+        checks = Checks(self._settings, self._auth)
+        application = web.Application(client_max_size=MAX_BODY, middlewares=[checks.errors, checks.refusals])
+        application.on_response_prepare.append(add_headers)
+        application.add_routes(pages.routes())
         runner = web.AppRunner(
-            self._application(pages, auth),
+            application,
             access_log=None,
             logger=_quiet_log(),
             keepalive_timeout=IDLE_TIMEOUT_S,
@@ -141,46 +134,8 @@ class WebServer:
             await asyncio.Event().wait()
         finally:
             self.listening.clear()
-            receipts.close()
+            pages.close()
             await runner.cleanup()
-
-    def _application(self, pages: Pages, auth: Auth) -> web.Application:
-        checks = Checks(self._settings, auth)
-        application = web.Application(client_max_size=MAX_BODY, middlewares=[checks.errors, checks.refusals])
-        application.on_response_prepare.append(add_headers)
-        application.add_routes(
-            [
-                web.get("/", pages.overview),
-                web.get("/events", pages.overview_events),
-                web.get("/meters/{name}", pages.meter),
-                web.get("/meters/{name}/events", pages.meter_events),
-                web.get("/meters/{name}/history.json", pages.history),
-                web.get("/meters/{name}/history.csv", pages.history_csv),
-                web.get("/meters/{name}/receipts/{key}.xml", pages.receipt_xml),
-                web.get("/meters/{name}/receipts/{key}", pages.receipt),
-                web.get("/metrics", pages.metrics),
-                web.get("/health/live", pages.live),
-                web.get("/health/ready", pages.ready),
-                web.get("/static/{name}", pages.static),
-                web.get(LOGIN, pages.login),
-                web.post(LOGIN, pages.take_token),
-            ]
-        )
-        return application
-
-    async def _token(self) -> str | None:
-        """Read the token, with a time-out because its disk may hang.
-
-        Raises:
-            ConfigError: the token cannot be read.
-        """
-        if self._settings.token_file is None:
-            return self._settings.token
-        try:
-            async with asyncio.timeout(_TOKEN_TIMEOUT_S):
-                return await asyncio.get_running_loop().run_in_executor(self._token_reader, self._settings.read_token)
-        except TimeoutError:
-            raise ConfigError([f"token_file {shown(self._settings.token_file)} cannot be read: no answer"]) from None
 
 
 def _quiet_log() -> logging.Logger:

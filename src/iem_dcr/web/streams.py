@@ -22,8 +22,6 @@ _log = logging.getLogger(__name__)
 
 MAX_STREAMS: Final = 24
 """Further clients are asked to retry later."""
-RETRY_MS: Final = 2000
-"""Time that a browser waits before it reconnects."""
 READ_TIMEOUT_S: Final = 10.0
 """A reader that does not accept an event within this time is dropped."""
 BUFFER_BYTES: Final = 16 * 1024
@@ -61,9 +59,16 @@ class Streams:
         try:
             async with contextlib.aclosing(events):
                 await response.prepare(request)
-                await self._send(request, response, events)
+                ends_s = now_s() + LIFETIME_S
+                async for one in events:
+                    async with asyncio.timeout(READ_TIMEOUT_S):
+                        await response.write(one)
+                    if now_s() > ends_s:
+                        break
         except ConnectionError:
             pass  # the reader has left
+        except TimeoutError:
+            _break_off(request)
         except Exception as error:  # noqa: BLE001  as in `middleware`, but a started stream cannot contain another answer
             self._mistakes.warning("the page could not answer %s: %s", printable(request.path), printable(repr(error)))
             _log.debug("details of the failure", exc_info=error)
@@ -71,20 +76,6 @@ class Streams:
         finally:
             self.count -= 1
         return response
-
-    @staticmethod
-    async def _send(request: web.Request, response: web.StreamResponse, events: AsyncGenerator[bytes]) -> None:
-        ends_s = now_s() + LIFETIME_S
-        await response.write(b"retry: %d\n\n" % RETRY_MS)
-        async for one in events:
-            try:
-                async with asyncio.timeout(READ_TIMEOUT_S):
-                    await response.write(one)
-            except TimeoutError:
-                _break_off(request)
-                return
-            if now_s() > ends_s:
-                return
 
 
 def event(name: str, data: object) -> bytes:
