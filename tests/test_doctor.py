@@ -19,8 +19,9 @@ from iem_dcr.config import Settings
 from iem_dcr.device import messages
 from iem_dcr.diagnostics import doctor, nodes
 from iem_dcr.diagnostics.checks import CHECKS
-from iem_dcr.diagnostics.evidence import Evidence, TimedValue
+from iem_dcr.diagnostics.evidence import Evidence
 from iem_dcr.diagnostics.report import Report, Result, State
+from iem_dcr.diagnostics.snapshot import TimedValue
 from iem_dcr.simulator import Fault, SimulatedMeter, SimulatorOptions, SimulatorServer
 from tests.support.bench import CI, SECRET, SERIAL, meter_options
 from tests.support.command_line import Simulator, run
@@ -291,7 +292,7 @@ def value_of(**changes: Any) -> messages.MeterValue:
 
 def judged(*values: messages.MeterValue) -> Report:
     """Judge values that were read a second apart."""
-    timed = [TimedValue(value, float(at), 0.01, timedelta(0), WALL_AT) for at, value in enumerate(values)]
+    timed = [TimedValue(value, float(at), 0.01, WALL_AT) for at, value in enumerate(values)]
     return doctor.judge(Evidence("m:80", values=timed))
 
 
