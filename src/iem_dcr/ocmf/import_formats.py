@@ -17,8 +17,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from iem_dcr.errors import ReceiptError, printable
-from iem_dcr.ocmf.encoding import unwrapped
-from iem_dcr.ocmf.import_xml import MOST, Found, read_xml
+from iem_dcr.ocmf.import_xml import MOST, Found, read_xml, unwrapped
 from iem_dcr.ocmf.receipt import parse
 from iem_dcr.ocmf.rules import Finding, finding
 from iem_dcr.ocmf.tuple_text import HEADER, Record, read_sections, stream_records, tuples_in
@@ -270,7 +269,7 @@ def _within(text: str, key: str, depth: int) -> Iterator[Found]:
             return
     if HEADER in written:
         yield from (Found(one, key) for one, _ in tuples_in(written))
-    elif depth and (inner_text := unwrapped(written, HEADER)) is not None:
+    elif depth and (inner_text := unwrapped(written)) is not None:
         yield from _within(inner_text, key, depth - 1)
 
 

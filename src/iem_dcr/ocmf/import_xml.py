@@ -6,12 +6,13 @@ whatever its attributes say, supports no namespace, and accepts only keys that a
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 from xml.parsers import expat
 
 from iem_dcr.errors import ReceiptError, printable
-from iem_dcr.ocmf.encoding import SEQUENCE, from_base64, from_hex, unwrapped
+from iem_dcr.ocmf.encoding import SEQUENCE, from_base64, from_hex
 from iem_dcr.ocmf.registers import BLANKS
 from iem_dcr.ocmf.rules import Finding, finding
 from iem_dcr.ocmf.tuple_text import HEADER, tuples_in
@@ -24,6 +25,7 @@ MOST = 500_000
 DEEPEST = 50
 """Maximum depth of nested elements. The format has three."""
 
+_BASE64 = re.compile(r"[A-Za-z0-9+/]{16,}={0,2}")
 _CONTEXTS = {"Transaction.Begin": "begin", "Transaction.End": "end"}
 
 
@@ -44,6 +46,17 @@ class Found:
     source: str = ""
     findings: tuple[Finding, ...] = ()
     context: str = ""
+
+
+def unwrapped(text: str) -> str | None:
+    """Decode a text from hex or base64. Return None if it is neither, or holds neither ASCII nor a tuple."""
+    together = "".join(text.split())
+    raw = from_hex(together)
+    if raw is None and _BASE64.fullmatch(together):
+        raw = from_base64(together)
+    if raw is None or not (raw.isascii() or HEADER.encode() in raw):
+        return None
+    return raw.decode("utf-8", "surrogateescape")
 
 
 def read_xml(data: bytes) -> list[Found]:
@@ -113,7 +126,7 @@ class _Reader:
             if local == "publicKey":
                 self._key = text
             else:
-                inner = text if HEADER in text else unwrapped(text, HEADER) or ""
+                inner = text if HEADER in text else unwrapped(text) or ""
                 self._signed += [(one, text) for one, _ in tuples_in(inner)] or [(text, text)]
         if local == "value":
             of = f", transactionId {printable(self._transaction, limit=40)}" if self._transaction else ""
