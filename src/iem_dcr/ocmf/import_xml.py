@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, NoReturn
 from xml.parsers import expat
 
@@ -18,7 +19,7 @@ from iem_dcr.ocmf.rules import Finding, finding
 from iem_dcr.ocmf.tuple_text import HEADER, tuples_in
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 MOST = 500_000
 """Maximum number of tuples in one document."""
@@ -59,6 +60,18 @@ def unwrapped(text: str) -> str | None:
     return raw.decode("utf-8", "surrogateescape")
 
 
+def at_most(found: Iterable[Found]) -> list[Found]:
+    """Return the tuples of a document.
+
+    Raises:
+        ReceiptError: there are more than `MOST`. The rest is not read.
+    """
+    collected = found if isinstance(found, list) else list(islice(found, MOST + 1))
+    if len(collected) > MOST:
+        raise ReceiptError(f"the document holds more than {MOST} receipts. Split it")
+    return collected
+
+
 def read_xml(data: bytes) -> list[Found]:
     """Read the tuples of a transparency file. An element of another format than OCMF is returned unchanged.
 
@@ -69,8 +82,10 @@ def read_xml(data: bytes) -> list[Found]:
 
 
 class _Reader:
-    """Collects tuples while expat parses. A document type declaration is refused at its beginning. Only there can
-    entities be declared, so nothing can be expanded or fetched.
+    """Collects tuples while expat parses.
+
+    A document type declaration is refused at its beginning. Only there can entities be declared, so nothing can be
+    expanded or fetched.
     """
 
     def __init__(self) -> None:
@@ -87,8 +102,6 @@ class _Reader:
         parser = expat.ParserCreate()
         parser.buffer_text = True
         parser.StartDoctypeDeclHandler = _refuse_declaration
-        parser.EntityDeclHandler = _refuse_declaration
-        parser.ExternalEntityRefHandler = _refuse_declaration
         parser.StartElementHandler = self._start
         parser.EndElementHandler = self._end
         parser.CharacterDataHandler = self._characters
@@ -137,8 +150,7 @@ class _Reader:
                 for one, text in self._signed
             ]
             self._signed = []
-            if len(self._found) > MOST:
-                raise ReceiptError(f"the document holds more than {MOST} receipts. Split it")
+            at_most(self._found)
 
 
 def _findings(one: str, text: str, key: str, *, is_placed: bool) -> Iterator[Finding]:

@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 
 HEADER = "OCMF|"
 
+AROUND = " \t\r\n\0\ufeff"
+"""Characters that may surround a tuple or a document."""
+AROUND_BYTES = b" \t\r\n\0\xef\xbb\xbf"
+"""The bytes of these characters in UTF-8."""
+
 LONGEST_RECORD = 16_000_000
 """Maximum size in bytes of a tuple with everything up to the next one in its file."""
 
@@ -40,7 +45,6 @@ _LINE_START = re.compile(r"^(?=OCMF\|)", re.MULTILINE)
 _START = re.compile(r"^OCMF\||OCMF\|(?=[ \t\r\n]*\{)", re.MULTILINE)
 _SPACES = (" ", "\t", "\r", "\n")
 _JSON_SPACE = re.compile(r"[ \t\r\n]+")
-_AROUND_A_BODY = " \t\r\n\0\ufeff"
 _TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[{}\[\],:]|[^\s{}\[\],:"]+|\s+', re.DOTALL)
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _JSON_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
@@ -121,7 +125,7 @@ def read_tuple(text: str) -> tuple[str, Sections] | None:
     Raises:
         ReceiptError: as `read_sections`.
     """
-    plain = text.strip(_AROUND_A_BODY)
+    plain = text.strip(AROUND)
     if _WITH_SECTION.match(plain):  # fast path: it cannot be JSON, and the tuple cannot begin elsewhere
         try:
             sections = read_sections(plain)
@@ -196,13 +200,13 @@ def stream_records(stream: IO[bytes]) -> Iterator[Record]:
     """
     lines: list[bytes] = []
     size, number, first = 0, 0, 1
-    header, around = HEADER.encode(), b" \t\r\n\0\xef\xbb\xbf"
+    header = HEADER.encode()
     while line := stream.readline(LONGEST_RECORD):
         number += 1
         if lines and line.startswith(header):
             yield Record(first, b"".join(lines))
             lines, size, first = [], 0, number
-        lines.append(line if lines else line.lstrip(around) or b"\n")
+        lines.append(line if lines else line.lstrip(AROUND_BYTES) or b"\n")
         size += len(line)
         if size >= LONGEST_RECORD:
             raise ReceiptError(
@@ -279,7 +283,7 @@ def _start(text: str) -> int | None:
 def _candidates(text: str) -> Iterator[str]:
     """Yield the strings that may contain the tuple: those of a JSON text in order, else the text itself."""
     try:
-        wrapper = json.loads(text.strip(_AROUND_A_BODY), strict=False)
+        wrapper = json.loads(text.strip(AROUND), strict=False)
     except (ValueError, RecursionError):
         yield text
         return
