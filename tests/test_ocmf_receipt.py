@@ -60,7 +60,6 @@ def try_parse(text: str) -> str | None:
         getattr(receipt, name)
     assert receipt.text.encode().startswith(b"OCMF|" + receipt.signed + b"|")
     assert hash(receipt) == hash(receipt)
-    assert repr(receipt)
     assert find_tuple(receipt.text) == receipt.text
     assert parse(receipt.text) == receipt
     return None
@@ -152,12 +151,6 @@ def test_only_registers_of_import_count_as_import(*, register: str, counts: bool
     assert (receipt.begin is None) is not counts
 
 
-def test_two_tariff_registers_are_not_subtracted_from_each_other() -> None:
-    receipt = parse(tuple_of(BEGIN | {"RI": "1-0:1.8.1"}, END | {"RI": "1-0:1.8.2"}))
-    assert receipt.end is None
-    assert receipt.energy_wh is None
-
-
 @pytest.mark.parametrize(("begin", "end", "energy_wh"), [
     ({"RV": 0.1}, {"RV": 0.3}, Decimal(200)),
     ({"RV": "7", "RU": "Wh"}, {"RV": "8.250"}, Decimal("1.25")),
@@ -172,6 +165,7 @@ def test_two_tariff_registers_are_not_subtracted_from_each_other() -> None:
     ({"RV": "1"}, {"RV": "\u0661"}, None),
     ({"TX": "C"}, {}, None),
     ({}, {"TX": "C"}, None),
+    ({"RI": "1-0:1.8.1"}, {"RI": "1-0:1.8.2"}, None),
 ])  # fmt: skip
 def test_energy_is_the_exact_difference(
     begin: dict[str, object], end: dict[str, object], energy_wh: Decimal | None
@@ -291,12 +285,6 @@ def test_any_character_put_in_place_of_another_is_noticed(at: int, character: st
         assert parse(text).signed == SIGNED.encode()
 
 
-def test_ten_megabytes_in_a_text_field_are_a_receipt() -> None:
-    receipt = parse('OCMF|{"PG":"T1","TT":"' + "|" * 10_000_000 + '"}|{}')
-    assert receipt.pagination == "T1"
-    assert len(receipt.signed) == 10_000_000 + len('{"PG":"T1","TT":""}')
-
-
 WRAPPED = {"about": "begins with OCMF|", "cut": TUPLE[:50], "data": {"first": TUPLE, "next": "OCMF|{}|{}"}}
 
 
@@ -308,11 +296,3 @@ WRAPPED = {"about": "begins with OCMF|", "cut": TUPLE[:50], "data": {"first": TU
 ], ids=["damaged", "damaged in a list", "the first whole one", "the first of two", *range(7)])  # fmt: skip
 def test_the_first_tuple_of_a_text_is_found(text: str, found: str | None) -> None:
     assert find_tuple(text) == found
-
-
-def test_a_receipt_is_frozen_and_equal_by_its_text() -> None:
-    receipt = parse(TUPLE)
-    assert receipt == parse(json.dumps(TUPLE))
-    assert receipt != parse(tuple_of(BEGIN))
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        receipt.text = ""  # type: ignore[misc]  # that it cannot be set is what is tested
