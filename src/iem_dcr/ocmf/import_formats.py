@@ -123,7 +123,7 @@ def _of_text(text: str, notes: list[str]) -> list[Found]:
     found = found or at_most(_within(written, "", DEEPEST))
     if not found:
         raise ReceiptError(
-            f"no receipt in it: it begins with {printable(written[:200], limit=40)!r}; expected: an OCMF tuple, a file "
+            f"no receipt in it: it begins with {printable(written[:200], limit=40)!r}; expected an OCMF tuple, a file "
             "of them, transparency XML, or JSON or CSV with signed meter values"
         )
     return found

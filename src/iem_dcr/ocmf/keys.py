@@ -40,9 +40,7 @@ _LONGEST = 4000
 _DEEPEST = 3
 _KEYS_KEPT = 256
 
-_EXPECTED = (
-    "expected: DER SubjectPublicKeyInfo as hex, base64, PEM or oca:base16:asn1:…, or a point as hex: 04‖X‖Y, X‖Y"
-)
+_EXPECTED = "expected DER SubjectPublicKeyInfo as hex, base64, PEM or oca:base16:asn1:…, or a point as hex: 04‖X‖Y, X‖Y"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
