@@ -42,8 +42,7 @@ _EXACT = Context(prec=320)
 """Enough digits for every difference of two numbers that `_NUMBER` accepts."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(NamedTuple):
     """One reading of a register. Omitted fields are inherited from the previous reading (OCMF, Readings).
 
     Attributes:

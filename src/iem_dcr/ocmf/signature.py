@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from iem_dcr.errors import ReceiptError
-from iem_dcr.ocmf.encoding import INTEGER, elements, from_base64, from_hex
+from iem_dcr.ocmf.encoding import INTEGER, SEQUENCE, elements, from_base64, from_hex
 from iem_dcr.ocmf.keys import CURVE_OF_ALGORITHM, curve_of, key_of, missing
 
 if TYPE_CHECKING:
@@ -129,16 +129,16 @@ def form_of(signature: Mapping[str, object]) -> Form:
         return Form.NOT_DER
     if SE not in (None, *_ENCODINGS) or (SE in ("base64", "base32") and "\r" in SD):
         return Form.ENCODING
-    integers = _integers(raw)
-    if integers is None or any(_has_nine_equal_bits(part) for part in integers):
+    short = _short_integers(raw)
+    integers = short or _integers(raw)
+    if integers is None or _has_nine_equal_bits(integers[0]) or _has_nine_equal_bits(integers[1]):
         return Form.NOT_DER
-    is_short = len(raw) < 0x82 and len(raw) == 6 + len(integers[0]) + len(integers[1])
     if SE == "hex":
         is_spelled_plainly = len(SD) == 2 * len(raw)
     else:
         is_spelled_plainly = SE == "base64" and len(SD) % 4 == 0 and not _SPACE.search(SD)
     is_known = isinstance(SA, str) and (SA == "" or SA in CURVE_OF_ALGORITHM)
-    return Form.PLAIN if is_short and is_spelled_plainly and is_known else Form.ODD
+    return Form.PLAIN if short and is_spelled_plainly and is_known else Form.ODD
 
 
 def in_der(r: int, s: int) -> bytes:
@@ -198,6 +198,16 @@ def _integers(raw: bytes) -> tuple[bytes, bytes] | None:
         return None
     (tag_r, r), (tag_s, s) = found[:2]
     return (r, s) if tag_r == tag_s == INTEGER and r and s else None
+
+
+def _short_integers(raw: bytes) -> tuple[bytes, bytes] | None:
+    """Read DER with lengths in short form and nothing but two integers. This is the usual case, and it is fast."""
+    size = len(raw)
+    if 8 <= size < 0x82 and raw[0] == SEQUENCE and raw[1] == size - 2 and raw[2] == INTEGER and raw[3]:
+        at = 4 + raw[3]
+        if at + 2 < size and raw[at] == INTEGER and raw[at + 1] == size - at - 2:
+            return raw[4:at], raw[at + 2 :]
+    return None
 
 
 def _has_nine_equal_bits(integer: bytes) -> bool:
