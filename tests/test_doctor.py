@@ -19,8 +19,9 @@ from iem_dcr.config import Settings
 from iem_dcr.device import messages
 from iem_dcr.diagnostics import doctor, nodes
 from iem_dcr.diagnostics.checks import CHECKS
-from iem_dcr.diagnostics.evidence import Evidence, TimedValue
+from iem_dcr.diagnostics.evidence import Evidence
 from iem_dcr.diagnostics.report import Report, Result, State
+from iem_dcr.diagnostics.snapshot import TimedValue
 from iem_dcr.simulator import Fault, SimulatedMeter, SimulatorOptions, SimulatorServer
 from tests.support.bench import CI, SECRET, SERIAL, meter_options
 from tests.support.command_line import Simulator, run
@@ -176,14 +177,6 @@ def test_configuration_files(tmp_path: Path) -> None:
     assert "did you mean port_http?" in done.err
 
 
-def test_a_foreign_charge_point_is_frozen() -> None:
-    report, _ = examined(ready, Settings.of({"CI": "DE*NEW*E1"}))
-    line = of(report, "gateway")
-    assert line.state is State.FAILED
-    assert "powered off and on" in line.to_do
-    assert report.exit_status == 1
-
-
 async def with_vendor_ci(meter: SimulatedMeter) -> None:
     set_up(meter, ci="1234")
 
@@ -212,48 +205,6 @@ def test_the_default_of_the_vendor_is_the_first_that_is_said(
     assert report.to_json()["errors"] == [first.removeprefix("Error: ")] * bool(words)
 
 
-def test_another_meter_than_configured() -> None:
-    report, _ = examined(ready, Settings.of({"CI": CI, "meter_serial": "1ISA0000000001"}))
-    assert of(report, "serial").state is State.FAILED
-
-
-def test_no_serial_is_wrong_where_the_driver_pins_it() -> None:
-    report, _ = examined(ready, Settings.of({"CI": CI, "meter_serial": "pin"}))
-    assert of(report, "serial").state is State.OK
-
-
-# --- the clock --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("off", "state", "words"),
-    [
-        (timedelta(0), State.OK, "sync flag I"),
-        (timedelta(seconds=20), State.WARNING, "it is wrong"),
-        (timedelta(minutes=-10), State.FAILED, "it is wrong"),
-        (timedelta(hours=-1), State.FAILED, "1 h to the second: a wrong time zone or summer time"),
-        (timedelta(hours=2), State.FAILED, "2 h to the second"),
-        (timedelta(days=-20500), State.WARNING, "it shows 1970-01"),
-    ],
-)
-def test_clock(off: timedelta, state: State, words: str) -> None:
-    async def before(meter: SimulatedMeter) -> None:
-        set_up(meter, off=off)
-
-    line = of(examined(before)[0], "clock")
-    assert (line.state, words in line.text) == (state, True), line.text
-
-
-def test_the_zone_of_the_configuration() -> None:
-    line = of(examined(ready, Settings.of({"CI": CI, "timezone": "+0300"}))[0], "clock")
-    assert line.state is State.WARNING
-    assert "offset from UTC is +0100, but the configuration has +0300 now" in line.text
-
-
-def test_a_clock_without_flag() -> None:
-    assert of(examined(ready, sync_flag=False)[0], "clock").state is State.WARNING
-
-
 # --- what is measured -------------------------------------------------------------------------------------------------
 
 
@@ -274,12 +225,6 @@ def test_current() -> None:
     assert grown > 30
 
 
-def test_current_backwards() -> None:
-    line = of(examined(load(-125.0, 400.0))[0], "reading")
-    assert line.state is State.WARNING
-    assert "wrong way round" in line.to_do
-
-
 def value_of(**changes: Any) -> messages.MeterValue:
     fields: dict[str, Any] = {
         "MS": "1SIM1", "TM": "2026-03-01T13:00:00,000+0100 I", "EF": "", "ST": "G", "XT": False, "XS": "0x1",
@@ -291,7 +236,7 @@ def value_of(**changes: Any) -> messages.MeterValue:
 
 def judged(*values: messages.MeterValue) -> Report:
     """Judge values that were read a second apart."""
-    timed = [TimedValue(value, float(at), 0.01, timedelta(0), WALL_AT) for at, value in enumerate(values)]
+    timed = [TimedValue(value, float(at), 0.01, WALL_AT) for at, value in enumerate(values)]
     return doctor.judge(Evidence("m:80", values=timed))
 
 
@@ -322,42 +267,60 @@ def test_values(check: str, values: list[dict[str, Any]], state: State, words: s
     assert (line.state, words in line.text) == (state, True), line.text
 
 
-# --- key and receipt --------------------------------------------------------------------------------------------------
+# --- what each check says ---------------------------------------------------------------------------------------------
 
 
-def test_no_receipt_ever() -> None:
-    report, _ = examined()
-    assert (of(report, "receipt").state, of(report, "api").state) == (State.WARNING, State.WARNING)
+def clock_off(**off: float) -> Callable[[SimulatedMeter], Any]:
+    async def before(meter: SimulatedMeter) -> None:
+        set_up(meter, off=timedelta(**off))
+
+    return before
 
 
-@pytest.mark.parametrize("firmware", ["v1", "v2"])
-def test_the_place_of_the_transaction(firmware: str) -> None:
-    assert of(examined(ready, firmware=firmware)[0], "api").values == {"transaction": firmware}
+def changed(**options: Any) -> Callable[[SimulatedMeter], Any]:
+    """Let a meter that has signed a receipt become another."""
 
-
-def test_a_receipt_of_another_key() -> None:
     async def before(meter: SimulatedMeter) -> None:
         await ready(meter)
-        meter.configure(MS=SERIAL, private_key=SECRET + 1)
+        meter.configure(**options)
 
-    report, _ = examined(before)
-    assert of(report, "receipt").state is State.FAILED
-    assert "NOT VALID" in of(report, "receipt").text
+    return before
 
 
-def test_a_receipt_in_raw_form_is_no_failure() -> None:
-    report, _ = examined(ready, signature_encoding="raw", public_key_form="raw")
-    assert of(report, "receipt").state is State.WARNING
-    assert "X‖Y as hex" in of(report, "key").text
-    assert report.exit_status == 0
+OK, WARNING, FAILED = State.OK, State.WARNING, State.FAILED
 
 
-def test_a_receipt_of_another_meter() -> None:
-    async def before(meter: SimulatedMeter) -> None:
-        await ready(meter)
-        meter.configure(MS="1SIM0000000043")
-
-    assert "is from meter 1SIM0000000042" in of(examined(before)[0], "receipt").text
+@pytest.mark.parametrize(("check", "before", "options", "state", "words"), [
+    ("gateway", ready, {"configured": {"CI": "DE*NEW*E1"}}, FAILED, "powered off and on"),
+    ("serial", ready, {"configured": {"meter_serial": "1ISA0000000001"}}, FAILED, "set meter_serial"),
+    ("serial", ready, {"configured": {"meter_serial": "pin"}}, OK, SERIAL),
+    ("clock", clock_off(), {}, OK, "sync flag I"),
+    ("clock", clock_off(seconds=20), {}, WARNING, "it is wrong"),
+    ("clock", clock_off(minutes=-10), {}, FAILED, "it is wrong"),
+    ("clock", clock_off(hours=-1), {}, FAILED, "1 h to the second: a wrong time zone or summer time"),
+    ("clock", clock_off(hours=2), {}, FAILED, "2 h to the second"),
+    ("clock", clock_off(days=-20500), {}, WARNING, "it shows 1970-01"),
+    ("clock", ready, {"configured": {"timezone": "+0300"}}, WARNING,
+     "offset from UTC is +0100, but the configuration has +0300 now"),
+    ("clock", ready, {"sync_flag": False}, WARNING, "no flag"),
+    ("reading", load(-125.0, 400.0), {}, WARNING, "wrong way round"),
+    ("key", ready, {"public_key_form": "raw"}, OK, "X‖Y as hex"),
+    ("api", nothing, {}, WARNING, "not known without a receipt"),
+    ("api", ready, {"firmware": "v1"}, OK, "below v1"),
+    ("api", ready, {"firmware": "v2"}, OK, "below v2"),
+    ("receipt", nothing, {}, WARNING, "signed nothing yet"),
+    ("receipt", ready, {"signature_encoding": "raw"}, WARNING, "valid; found: signature-form"),
+    ("receipt", ready, {"ST": "M"}, FAILED, "the transparency software refuses it; found: status-not-good"),
+    ("receipt", changed(MS=SERIAL, private_key=SECRET + 1), {}, FAILED, "NOT VALID"),
+    ("receipt", changed(MS="1SIM0000000043"), {}, FAILED, "is from meter 1SIM0000000042"),
+])  # fmt: skip
+def test_a_check(
+    check: str, before: Callable[[SimulatedMeter], Any], options: dict[str, Any], state: State, words: str
+) -> None:
+    chosen = dict(options)
+    settings = Settings.of({"CI": CI} | chosen.pop("configured")) if "configured" in chosen else None
+    result = of(examined(before, settings, **chosen)[0], check)
+    assert (result.state, words in f"{result.text} {result.to_do}") == (state, True), result
 
 
 @pytest.mark.parametrize("kind", ["garbage", "server-error", "lose-answer", "stall"])

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import html
 import json
-import re
 from contextlib import suppress
 from datetime import timedelta
 from decimal import Decimal
@@ -14,6 +12,7 @@ import pytest
 
 from iem_dcr.errors import ReceiptError
 from iem_dcr.ocmf import Outcome, find_tuple, parse, public_key_der_hex, verify
+from iem_dcr.ocmf.import_formats import read_document
 from iem_dcr.ocmf.keys import SECP256R1, curve_of
 from iem_dcr.ocmf.rules import Severity
 from iem_dcr.ocmf.signature import signature_numbers
@@ -29,18 +28,14 @@ if TYPE_CHECKING:
 
 def of_2025() -> tuple[str, str]:
     """Tuple and key."""
-    key = json.loads(shared("device/publickey.json").read_text())["PK"]
-    return shared("receipts/iem-dcr-2025-unpadded-der.ocmf").read_text(), key
+    (found,) = read_document(shared("receipts/iem-dcr-2025-unpadded-der.ocmf").read_bytes())
+    return found.text, json.loads(shared("device/publickey.json").read_text())["PK"]
 
 
 def of_2023(name: str = "raw-signature") -> tuple[str, str]:
     """Tuple and key of a transparency file."""
-    xml = shared(f"receipts/iem-dcr-2023-{name}.xml").read_text()
-    data = re.search(r"<signedData[^>]*>(.*?)</signedData>", xml, re.DOTALL)
-    key = re.search(r"<publicKey[^>]*>(.*?)</publicKey>", xml, re.DOTALL)
-    assert data is not None
-    assert key is not None
-    return html.unescape(data[1]), key[1]
+    (found,) = read_document(shared(f"receipts/iem-dcr-2023-{name}.xml").read_bytes())
+    return found.text, found.key
 
 
 def simulated_unpadded() -> tuple[str, str]:
@@ -65,7 +60,8 @@ def test_the_receipt_of_2025_verifies_and_says_what_is_written() -> None:
     written = json.loads(text.split("|")[1])
     first, last = written["RD"]
     assert public_key_der_hex(key) == key
-    assert (receipt.text, receipt.signed.decode(), receipt.payload) == (text.strip(), text.split("|")[1], written)
+    assert receipt.text == shared("receipts/iem-dcr-2025-unpadded-der.ocmf").read_text().strip()
+    assert (receipt.signed.decode(), receipt.payload) == (text.split("|")[1], written)
     about = receipt.pagination, receipt.meter_serial, receipt.identification
     assert about == (written["PG"], written["MS"], written["ID"])
     assert [reading.TX for reading in receipt.readings] == ["B", "E"]

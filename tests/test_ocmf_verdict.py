@@ -15,7 +15,7 @@ import pytest
 
 from iem_dcr.ocmf import Outcome, Verification, parse, verify
 from iem_dcr.ocmf.import_formats import found_around, read_document
-from iem_dcr.ocmf.keys import SECP192K1, SECP256R1, SECP384R1, Curve, is_plain
+from iem_dcr.ocmf.keys import SECP256R1, SECP384R1, is_plain
 from iem_dcr.ocmf.verdict import Judgement, Verdict, energy_summary, energy_summary_of, judge, verdict_on
 from tests.support.ocmf_signing import BEGIN, END, EXPORT, CurveSigner, Row, b64, in_form, payload
 
@@ -51,6 +51,7 @@ def test_a_good_transaction_is_accepted() -> None:
     assert verdict.deciding is not None
     begin, end = parse(GOOD).readings
     assert (verdict.deciding.begin, verdict.deciding.end) == (begin.TM, end.TM)
+    assert of(signed(BEGIN, END, TT="€")).judgement is ACCEPTED  # with a warning
 
 
 def test_begin_and_end_apart_are_accepted_together() -> None:
@@ -59,11 +60,6 @@ def test_begin_and_end_apart_are_accepted_together() -> None:
     assert [one.outcome for one in verdict.verifications] == [Outcome.VALID, Outcome.VALID]
     alone = of(signed(BEGIN))
     assert (alone.judgement, alone.energy_wh, codes(alone)) == (ACCEPTED, None, ["transaction-incomplete"])
-
-
-def test_an_error_refuses_and_a_warning_does_not() -> None:
-    assert of(signed(BEGIN, END, IL="UNKNOWN")).judgement is REFUSED
-    assert of(signed(BEGIN, END, TT="€")).judgement is ACCEPTED
 
 
 def test_a_signature_comes_before_every_finding() -> None:
@@ -99,21 +95,17 @@ def test_every_receipt_has_its_verification(verifications: int) -> None:
      []),
     ([BEGIN | {"RV": "0.1"}], [END | {"RV": "100.3", "RU": "Wh"}], [("1-b:1.8.e", "import", Decimal("0.3"), True)],
      ACCEPTED, ["units-mixed"]),
-], ids=["export beside", "without the cable's loss", "import before export", "a discharge", "units"])  # fmt: skip
+    ([BEGIN, BEGIN | {"RI": "1-0:1.8.2"}], [END, END | {"RI": "1-0:1.8.2"}],
+     [("1-b:1.8.e", "import", 7625, True), ("1-0:1.8.2", "import", 7625, True)], REFUSED, ["registers-mixed"]),
+], ids=["export beside", "no cable loss", "import before export", "a discharge", "units", "two tariffs"])  # fmt: skip
 def test_one_register_decides(
     begin: list[Row], end: list[Row], energies: list[object], judgement: Judgement, found: list[str]
 ) -> None:
     verdict = of(signed(*begin, *end))
     assert [(one.register, one.direction, one.energy_wh, one.decides) for one in verdict.energies] == energies
-    assert [one.energy_wh for one in verdict.energies if one.decides] == [verdict.energy_wh]
+    decided = [one.energy_wh for one in verdict.energies if one.decides]
+    assert verdict.energy_wh == (decided[0] if len(decided) == 1 else None)
     assert (verdict.judgement, codes(verdict)) == (judgement, found)
-
-
-def test_two_registers_that_decide_have_no_one_energy() -> None:
-    tariff = {"RI": "1-0:1.8.2"}
-    verdict = of(signed(BEGIN, BEGIN | tariff, END, END | tariff))
-    assert (verdict.deciding, verdict.energy_wh, verdict.judgement) == (None, None, REFUSED)
-    assert [one.energy_wh for one in verdict.energies] == [7625, 7625]
 
 
 @pytest.mark.parametrize(("rows", "summary"), [
@@ -145,16 +137,6 @@ def test_numbers_are_read_as_there_and_their_form_is_shown(begin: str, end: str)
     if begin.startswith('" '):
         assert verdict.findings[0].text == "RV is written as '        12.5'"
         assert verdict.energy_wh == 7625
-
-
-def test_no_unit_counts_as_kwh_there() -> None:
-    assert judged(signed(BEGIN | {"RU": ""}, END | {"RU": ""})) == (ACCEPTED, ["unit-unknown"] * 2)
-
-
-def test_one_register_may_be_spelled_with_and_without_its_total() -> None:
-    text = signed(BEGIN | {"RI": "1-0:1.8.0"}, END | {"RI": "1-0:1.8.0*255"})
-    assert judged(text) == (ACCEPTED, ["register-spelling"])
-    assert of(text).energy_wh == parse(text).energy_wh == 7625
 
 
 B64 = {"SE": "base64"}
@@ -219,14 +201,6 @@ def test_a_key_is_read_in_every_form(name: str) -> None:
     assert judged(GOOD, key) == (ACCEPTED, ["key-spelling"] if name in ODD_KEYS else [])
     assert is_plain(key, SECP256R1) is (name in PLAIN_KEYS)
     assert verify(parse(OTHER.tuple_of(PAYLOAD)), key).outcome is Outcome.INVALID
-
-
-@pytest.mark.parametrize("curve", [SECP384R1, SECP192K1], ids=lambda curve: curve.name)
-def test_other_curves_are_read_alike(curve: Curve) -> None:
-    signer = CurveSigner(curve)
-    raw = bytes.fromhex(signer.spki)
-    for key in (signer.spki, b64(signer.spki), b64(signer.public), (b"\x30\x81" + raw[1:]).hex()):
-        assert verify(parse(signer.tuple_of(PAYLOAD)), key).outcome is Outcome.VALID
 
 
 # --- the transparency software's XML ---

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from iem_dcr import ocmf
 from iem_dcr.device.transport import Answer
 from iem_dcr.diagnostics import nodes, recorder
-from iem_dcr.diagnostics.recorder import Recorded
+from iem_dcr.diagnostics.nodes import Recorded
 from iem_dcr.errors import RecordingError
 from iem_dcr.ocmf.signature import form_of
 from iem_dcr.simulator import SimulatedMeter

@@ -17,7 +17,7 @@ from iem_dcr.diagnostics import recorder
 from iem_dcr.errors import NotUnderstoodError, RecordingError, printable
 
 if TYPE_CHECKING:
-    from iem_dcr.diagnostics.recorder import Recorded
+    from iem_dcr.diagnostics.nodes import Recorded
 
 
 @click.command(name="record")

@@ -1,7 +1,7 @@
-"""Doctor's checks: each judges the evidence, and says what to do. Pure: no I/O, no clock.
+"""Doctor's checks: each is a function that judges the evidence, and says what to do. Pure: no I/O, no clock.
 
-A check is a function with the decorator `check`, which puts it into `CHECKS`. Doctor's report lists the results in the
-order of the functions in this file; a function's name is the name of its check in JSON.
+`CHECKS` has all checks in the order of the report, with their names in JSON. `receipt_checks` has those of key and last
+receipt.
 """
 
 from __future__ import annotations
@@ -12,26 +12,21 @@ from decimal import Decimal
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
-from iem_dcr import ocmf
 from iem_dcr.config import PIN, VENDOR_CI
-from iem_dcr.diagnostics import nodes
-from iem_dcr.diagnostics.evidence import tuple_in
+from iem_dcr.diagnostics import receipt_checks
 from iem_dcr.diagnostics.report import Result, State, failed, ok, warning
 from iem_dcr.diagnostics.status import CLOCK_TOLERANCE_S, clock_difference, measured, shown
-from iem_dcr.errors import MeterError, NotUnderstoodError, ReceiptError, RefusedError, printable
+from iem_dcr.errors import NotUnderstoodError, RefusedError, printable
 from iem_dcr.meter_time import FIRST_SANE_YEAR
-from iem_dcr.ocmf.rules import Severity
-from iem_dcr.ocmf.verdict import Judgement, verdict_on
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from iem_dcr.device.messages import MeterValue
-    from iem_dcr.diagnostics.evidence import Evidence, TimedValue
+    from iem_dcr.diagnostics.evidence import Evidence
+    from iem_dcr.diagnostics.snapshot import TimedValue
+    from iem_dcr.errors import MeterError
     from iem_dcr.meter_time import MeterTime
-    from iem_dcr.ocmf import Receipt
-
-    Judge = Callable[[Evidence], Result]
 
 SLOW_S: Final = 1.0
 """A live value is due every second."""
@@ -47,56 +42,16 @@ POWER_ALLOWANCE_W: Final = Decimal(20)
 CURRENT_FLOWS_A: Final = Decimal("0.5")
 COUNTED_FROM_WH: Final = Decimal(3)
 """Energy after which registers must have grown; their resolution is 1 Wh."""
-_ALGORITHM: Final = "ECDSA-secp256r1-SHA256"
 _FLAGS: Final = {"U": "not set since power-up", "I": "set", "S": "synchronised", "R": "relative"}
-_VERSIONS: Final = {nodes.TRANSACTION_V1.path: "v1", nodes.TRANSACTION_V2.path: "v2"}
-_ALWAYS_FOUND: Final = {"signature-form"}
-"""Findings that this firmware causes in every receipt, and that an export corrects."""
 _SET_CLOCK: Final = "Start the program that drives the meter: it sets the clock before a transaction begins."
 _SET_CI: Final = "Set CI to the evse_id of EvseManager"
 _CYCLE_POWER: Final = "switch the meter's power off and on"
-_SIGN_ONE: Final = "Run a transaction (iem-dcr session), then run this again."
 _REVERSED: Final = (
     "Energy is counted as export. Unless this charger takes energy back from vehicles, the current's sense lines or "
     "the bus bar are connected the wrong way round."
 )
-_NO_VALUE: Final = Result(State.FAILED, "not known, because there is no live value")
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
-    """A check.
-
-    Attributes:
-        title: its name for people.
-        judge: judges the evidence.
-        needs_value: it judges live values.
-    """
-
-    title: str
-    judge: Judge
-    needs_value: bool
-
-    def result(self, evidence: Evidence) -> Result:
-        """Return the result of the check."""
-        return _NO_VALUE if self.needs_value and not evidence.values else self.judge(evidence)
-
-
-CHECKS: Final[dict[str, Check]] = {}
-"""Every check by its name."""
-
-
-def check(title: str, *, needs_value: bool = False) -> Callable[[Judge], Judge]:
-    """Make a function a check. A check that needs a live value fails without being called if there is none."""
-
-    def register(judge: Judge) -> Judge:
-        CHECKS[judge.__name__] = Check(title, judge, needs_value)
-        return judge
-
-    return register
-
-
-@check("Reachable")
 def reachable(evidence: Evidence) -> Result:
     """The meter answers every request fast enough."""
     took = [value.took_s for value in evidence.values]
@@ -130,18 +85,16 @@ def _cause(error: MeterError | None) -> str:
     )
 
 
-@check("Connections")
 def connections(evidence: Evidence) -> Result:
     """Whether the meter closes the connection after an answer. The driver makes a new one for each request anyway."""
-    plain = evidence.plain
-    if plain is None or isinstance(plain, MeterError):
+    answer = evidence.plain.answer
+    if answer is None:
         return warning("not known, because GET /metervalue had no answer")
-    connection = plain.header("Connection").strip().lower()
+    connection = answer.header("Connection").strip().lower()
     text = "closed after each answer" if connection == "close" else "closed by this program after each answer"
     return ok(f"{text}; each request makes a new one", {"connection": connection})
 
 
-@check("Serial number", needs_value=True)
 def serial(evidence: Evidence) -> Result:
     """MS matches ``meter_serial`` of the configuration. A pinned serial is in the driver's journal, not here."""
     MS, settings = evidence.last.MS, evidence.settings
@@ -157,18 +110,16 @@ def serial(evidence: Evidence) -> Result:
     return ok(shown(MS), values) if MS else warning("the meter gives no serial number", "", values)
 
 
-@check("Transaction", needs_value=True)
 def transaction(evidence: Evidence) -> Result:
     """Whether a transaction is running."""
     return ok("one is running" if evidence.last.XT else "none is running", {"XT": evidence.last.XT})
 
 
-@check("Charge point")
 def gateway(evidence: Evidence) -> Result:
     """CT and CI match the configuration."""
     held, settings = evidence.gateway, evidence.settings
-    if held is None or isinstance(held, MeterError):
-        text = "not asked" if held is None else shown(held.brief)
+    if held is None:
+        text = shown(evidence.problems.get("gw", "not asked"))
         return failed(text, "Receipts contain the charge point. Power the meter off and on.")
     wanted = (None, None) if settings is None else (settings.CT, settings.CI)
     values = {"CT": held.CT, "CI": held.CI, "wanted_CT": wanted[0], "wanted_CI": wanted[1]}
@@ -188,7 +139,6 @@ def gateway(evidence: Evidence) -> Result:
     return failed(text, to_do, values)
 
 
-@check("Clock", needs_value=True)
 def clock(evidence: Evidence) -> Result:
     """The meter's clock: its difference from this host's, whether it moves, its sync flag and its zone."""
     last = evidence.values[-1]
@@ -247,7 +197,6 @@ def _clock_offset_problem(time: MeterTime, offset_s: float) -> tuple[State, str,
     return State.FAILED if abs(offset_s) > CLOCK_WRONG_FROM_S else State.WARNING, "it is wrong", to_do
 
 
-@check("Errors", needs_value=True)
 def errors(evidence: Evidence) -> Result:
     """Every word of XC is zero."""
     XC, has_error = evidence.last.XC, evidence.last.has_error
@@ -264,7 +213,6 @@ def errors(evidence: Evidence) -> Result:
     return failed(f"XC {shown(XC)}: a word is not zero", to_do, values)
 
 
-@check("Status", needs_value=True)
 def status(evidence: Evidence) -> Result:
     """ST and EF; XS is only shown."""
     value = evidence.last
@@ -280,22 +228,6 @@ def status(evidence: Evidence) -> Result:
     return warning(text, "This flag is not known.", values) if value.EF else ok(text, values)
 
 
-@check("Public key")
-def key(evidence: Evidence) -> Result:
-    """The key can be read, is a point on its curve, and has the meter's algorithm."""
-    found, answer = evidence.key, evidence.public_key
-    if found is None or isinstance(found, Exception):
-        text = "not asked" if found is None else shown(found.brief if isinstance(found, MeterError) else found)
-        to_do = "Receipts of this meter cannot be checked. Take the key from its type plate, and tell its manufacturer."
-        return failed(text, to_do, {} if answer is None else {"SA": answer.SA, "PK": answer.PK})
-    values = {"SA": found.SA, "PK": found.PK, "form": found.form, "der_hex": found.der_hex}
-    text = f"{found.form}, a point of secp256r1, {shown(found.SA) or 'no algorithm named'}"
-    if found.SA not in ("", _ALGORITHM):
-        return warning(text, f"Expected {_ALGORITHM}. Check whether the last receipt verifies.", values)
-    return ok(text, values)
-
-
-@check("Reading", needs_value=True)
 def reading(evidence: Evidence) -> Result:
     """U2·I agrees with P, and the current has the right direction."""
     value = evidence.last
@@ -330,7 +262,6 @@ def _power_agrees(value: MeterValue, sign: int = 1) -> bool:
     return abs(product_w - value.P) <= POWER_SHARE * max(abs(product_w), abs(value.P)) + POWER_ALLOWANCE_W
 
 
-@check("Registers", needs_value=True)
 def register(evidence: Evidence) -> Result:
     """Over 3 s the registers do not fall, and count the energy that flows."""
     first, last = evidence.values[0], evidence.values[-1]
@@ -364,70 +295,40 @@ def _growths_wh(before: MeterValue, after: MeterValue) -> list[Decimal]:
     return growths
 
 
-@check("API")
-def api(evidence: Evidence) -> Result:
-    """Whether /transaction is below v1 or v2."""
-    for path, answer in evidence.transactions.items():
-        if tuple_in(answer) is not None:
-            return ok(f"/transaction is below {_VERSIONS[path]}", {"transaction": _VERSIONS[path]})
-    values = {"transaction": None}
-    if not evidence.transactions or evidence.why_not:
-        return Result(State.NOT_ASKED, evidence.why_not or "not asked", "", values)
-    if _has_signed_nothing(evidence):
-        return warning("not known without a receipt", _SIGN_ONE, values)
-    problems = "; ".join(
-        f"{_VERSIONS[path]}: {shown(answer.brief) if isinstance(answer, MeterError) else f'status {answer.status}'}"
-        for path, answer in evidence.transactions.items()
-    )
-    to_do = "Receipts cannot be read. Run this again; if it still fails, power the meter off and on."
-    return failed(f"/transaction gives no receipt: {problems}", to_do, values)
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A check.
+
+    Attributes:
+        title: its name for people.
+        judge: judges the evidence.
+        needs_value: it judges live values, and fails without being called if there are none.
+    """
+
+    title: str
+    judge: Callable[[Evidence], Result]
+    needs_value: bool = False
+
+    def result(self, evidence: Evidence) -> Result:
+        """Return the result of the check."""
+        if self.needs_value and not evidence.values:
+            return failed("not known, because there is no live value")
+        return self.judge(evidence)
 
 
-@check("Last receipt")
-def receipt(evidence: Evidence) -> Result:
-    """The receipt's signature, the findings in it, and whether it is from this meter."""
-    text = next((found for answer in evidence.transactions.values() if (found := tuple_in(answer)) is not None), None)
-    if text is None:
-        if not evidence.transactions or evidence.why_not:
-            return Result(State.NOT_ASKED, evidence.why_not or "not asked")
-        if _has_signed_nothing(evidence):
-            return warning("the meter has signed nothing yet", _SIGN_ONE)
-        return failed("none was received, see API")
-    try:
-        return _judge_receipt(evidence, ocmf.parse(text))
-    except ReceiptError as error:
-        to_do = "Record it with iem-dcr record, and tell its manufacturer."
-        return failed(f"not readable: {printable(error, limit=200)}", to_do)
-
-
-def _has_signed_nothing(evidence: Evidence) -> bool:
-    """Whether each path of /transaction reports that there is no receipt, by a 404 or an answer without a tuple."""
-    return all(not isinstance(one, MeterError) and one.status in (200, 404) for one in evidence.transactions.values())
-
-
-def _judge_receipt(evidence: Evidence, last: Receipt) -> Result:
-    verdict = verdict_on([last], "" if evidence.public_key is None else evidence.public_key.PK)
-    reason = verdict.verifications[0].reason
-    values = {
-        "PG": last.pagination,
-        "judgement": verdict.judgement.value,
-        "reason": reason,
-        "findings": [found.code for found in verdict.findings],
-    }
-    name = shown(last.pagination or "without PG")
-    if evidence.values and last.meter_serial not in (None, evidence.last.MS):
-        text = f"{name} is from meter {shown(last.meter_serial)}, not from this one"
-        return failed(text, "Another device answers for the meter, or the meter was repaired.", values)
-    if verdict.judgement is Judgement.INVALID:
-        to_do = "Do not charge with this meter. Keep receipt and key (iem-dcr record --raw), and tell its manufacturer."
-        return failed(f"{name} is NOT VALID: {reason}", to_do, values)
-    if verdict.judgement is Judgement.NOT_CHECKED:
-        return failed(f"{name} could not be checked: {shown(reason)}", "See the check of the public key.", values)
-    codes = {found.code: found.severity for found in verdict.findings if found.severity is not Severity.INFO}
-    if not codes:
-        return ok(f"{name} is valid", values)
-    to_do = "See docs/receipts.md for each finding."
-    found = f"found: {', '.join(codes)}"
-    if any(severity is Severity.ERROR and code not in _ALWAYS_FOUND for code, severity in codes.items()):
-        return failed(f"{name} is valid, but the transparency software refuses it; {found}", to_do, values)
-    return warning(f"{name} is valid; {found}", to_do, values)
+CHECKS: Final = {
+    "reachable": Check("Reachable", reachable),
+    "connections": Check("Connections", connections),
+    "serial": Check("Serial number", serial, needs_value=True),
+    "transaction": Check("Transaction", transaction, needs_value=True),
+    "gateway": Check("Charge point", gateway),
+    "clock": Check("Clock", clock, needs_value=True),
+    "errors": Check("Errors", errors, needs_value=True),
+    "status": Check("Status", status, needs_value=True),
+    "key": Check("Public key", receipt_checks.key),
+    "reading": Check("Reading", reading, needs_value=True),
+    "register": Check("Registers", register, needs_value=True),
+    "api": Check("API", receipt_checks.api),
+    "receipt": Check("Last receipt", receipt_checks.receipt),
+}
+"""Every check by its name in JSON, in the order of the report."""

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import errno
 import socket
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from iem_dcr.config import VENDOR_CI
 from iem_dcr.device.client import MeterClient
 from iem_dcr.diagnostics.checks import CHECKS
-from iem_dcr.diagnostics.evidence import PAUSE_S, TIMEOUT_S, gather
+from iem_dcr.diagnostics.evidence import TIMEOUT_S, gather
+from iem_dcr.diagnostics.nodes import PAUSE_S
 from iem_dcr.diagnostics.report import Report, failed
-from iem_dcr.errors import AnswerLostError, MeterError, MeterTimeoutError, MeterUnreachableError, printable
+from iem_dcr.diagnostics.snapshot import utc_now
+from iem_dcr.errors import AnswerLostError, MeterTimeoutError, MeterUnreachableError, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from datetime import datetime
 
     from iem_dcr.config import Settings
     from iem_dcr.device.transport import Answer
     from iem_dcr.diagnostics.evidence import Evidence
     from iem_dcr.diagnostics.report import Result
+    from iem_dcr.errors import MeterError
 
 _FACTORY_ADDRESS: Final = "192.168.60.12, port 80"
 _IS_STARTING: Final = "A meter that was just powered up needs some seconds before it answers: try again."
@@ -32,7 +35,7 @@ async def examine(
     settings: Settings | None = None,
     *,
     proxies: Sequence[str] = (),
-    wall: Callable[[], datetime] = lambda: datetime.now(UTC),
+    wall: Callable[[], datetime] = utc_now,
 ) -> Report:
     """Examine a meter. An error of the meter becomes a part of the report and is not raised.
 
@@ -58,7 +61,7 @@ def judge(evidence: Evidence, proxies: Sequence[str] = ()) -> Report:
 
 def _vendor_ci_errors(evidence: Evidence) -> Iterator[str]:
     """Yield an error if the vendor's default of CI is configured, or frozen in the meter."""
-    held = None if evidence.gateway is None or isinstance(evidence.gateway, MeterError) else evidence.gateway.CI
+    held = None if evidence.gateway is None else evidence.gateway.CI
     wanted = None if evidence.settings is None else evidence.settings.CI
     if held == VENDOR_CI:
         yield (
@@ -117,10 +120,10 @@ def _stranger(evidence: Evidence, error: MeterError) -> tuple[str, str]:
     if isinstance(error, AnswerLostError):
         text = "something accepts the connection and closes it without an answer"
         return text, f"{_IS_STARTING} If that does not help, another device has this address."
-    if isinstance(plain, MeterError):
-        text = f"the device that answers does not speak HTTP: {printable(plain.brief)}"
+    if plain.error is not None:
+        text = f"the device that answers does not speak HTTP: {printable(plain.error.brief)}"
         return text, "Check address and port: an IEM-DCR speaks plain HTTP at port 80, not TLS (https)."
-    return f"the device that answers is not an IEM-DCR: {'' if plain is None else _description(plain)}", (
+    return f"the device that answers is not an IEM-DCR: {'' if plain.answer is None else _description(plain.answer)}", (
         "Check the address: it may be the charger's controller, a router or another device. A meter that is starting "
         "may also answer so for some seconds."
     )

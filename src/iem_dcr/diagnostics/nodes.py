@@ -9,9 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from iem_dcr import ocmf
 from iem_dcr.device import messages
 from iem_dcr.device.client import BASE, BASE_V2
-from iem_dcr.errors import MeterError
+from iem_dcr.errors import (
+    AnswerLostError,
+    MeterError,
+    MeterTimeoutError,
+    MeterUnreachableError,
+    NotUnderstoodError,
+)
 
 if TYPE_CHECKING:
     from iem_dcr.device.client import MeterClient
@@ -47,47 +54,81 @@ TRANSACTION_V1: Final = Node("/transaction")
 TRANSACTION_V2: Final = Node("/transaction", BASE_V2)
 ALL: Final = (METERVALUE, GW, PUBLICKEY, DATETIME, RECEIPT, TRANSACTION_V1, TRANSACTION_V2)
 
+PAUSE_S: Final = 1.0
+"""Least time between two requests, so that a meter that serves one connection at a time can serve its driver."""
 TRANSACTION_RUNS: Final = "not asked while a transaction runs"
 NOT_KNOWN: Final = "not asked: it is not known whether a transaction runs"
+_PROBLEMS: Final = {
+    MeterUnreachableError: "no connection",
+    MeterTimeoutError: "no answer in time",
+    AnswerLostError: "the connection broke before the answer was complete",
+    NotUnderstoodError: "not HTTP, or longer than 256 KiB",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What came of reading a node: an answer, an error, or a reason why it was not asked.
+
+    Attributes:
+        answer: the unparsed answer, or None.
+        error: the error of the request, or None.
+        not_asked: why the node was not asked, or "".
+    """
+
+    node: Node
+    answer: Answer | None = None
+    error: MeterError | None = None
+    not_asked: str = ""
+
+    @property
+    def problem(self) -> str:
+        """Why there is no answer, or "". Unlike the text of the error it never contains the meter's address."""
+        return self.not_asked if self.error is None else _PROBLEMS.get(type(self.error), "no answer")
+
+    @property
+    def outcome(self) -> str:
+        """What came of it in words: ``status 404``, the error, or why the node was not asked."""
+        if self.answer is not None:
+            return f"status {self.answer.status}"
+        return self.not_asked if self.error is None else self.error.brief
+
+    @property
+    def tuple_text(self) -> str | None:
+        """The OCMF tuple of an answer with status 200, or None."""
+        if self.answer is None or self.answer.status != 200:
+            return None
+        return ocmf.find_tuple(self.answer.body.decode(errors="surrogateescape"))
 
 
 class NodeReader:
-    """Reads a meter's nodes. After it has seen a transaction, it reads only nodes that may always be read.
+    """Reads a meter's nodes without parsing the answers.
 
-    Attributes:
-        why_not: why it does not read the other nodes, or "" while it does.
+    Before a node that may not always be read it reads /metervalue. After it has seen a transaction, or has had an
+    answer without a readable XT, it asks no more such nodes.
     """
 
-    def __init__(self, client: MeterClient, timeout_s: float) -> None:
+    def __init__(self, client: MeterClient) -> None:
         self._client = client
-        self._timeout_s = timeout_s
-        self.why_not = ""
+        self._not_asked = ""
 
-    async def may_read(self, node: Node) -> bool:
-        """Whether a node may be read now. If it may not always be read, /metervalue is read first."""
-        if node.always or self.why_not:
-            return node.always
+    async def read(self, node: Node) -> Recorded:
+        """Read a node. An error of the meter is returned and not raised."""
+        if not node.always:
+            if not self._not_asked:
+                self.on_metervalue(await self.read(METERVALUE))
+            if self._not_asked:
+                return Recorded(node, not_asked=self._not_asked)
         try:
-            self.on_metervalue(await self.read(METERVALUE))
-        except MeterError:
-            self.why_not = NOT_KNOWN
-        return not self.why_not
+            return Recorded(node, await self._client.answer(node.name, base=node.base))
+        except MeterError as error:
+            return Recorded(node, error=error)
 
-    async def read(self, node: Node) -> Answer:
-        """Read a node.
-
-        Raises:
-            MeterError: as `iem_dcr.device.client.MeterClient.answer`.
-        """
-        return await self._client.answer(node.name, base=node.base, timeout_s=self._timeout_s)
-
-    def on_metervalue(self, answer: Answer | None) -> None:
-        """Process an answer of /metervalue, or None for no answer. Without a readable XT the state is unknown."""
-        runs = None if answer is None else _transaction_runs(answer)
-        if runs is None:
-            self.why_not = NOT_KNOWN
-        elif runs:
-            self.why_not = TRANSACTION_RUNS
+    def on_metervalue(self, recorded: Recorded) -> None:
+        """Decide by what came of reading /metervalue whether other nodes may be asked."""
+        runs = None if recorded.answer is None else _transaction_runs(recorded.answer)
+        if runs is not False:
+            self._not_asked = TRANSACTION_RUNS if runs else NOT_KNOWN
 
 
 def _transaction_runs(answer: Answer) -> bool | None:

@@ -9,9 +9,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -19,17 +18,8 @@ from iem_dcr import __version__, ocmf
 from iem_dcr.device import messages
 from iem_dcr.device.client import MeterClient
 from iem_dcr.diagnostics import nodes
-from iem_dcr.diagnostics.evidence import tuple_in
 from iem_dcr.diagnostics.redaction import redact
-from iem_dcr.errors import (
-    AnswerLostError,
-    MeterError,
-    MeterTimeoutError,
-    MeterUnreachableError,
-    NotUnderstoodError,
-    ReceiptError,
-    RecordingError,
-)
+from iem_dcr.errors import MeterUnreachableError, ReceiptError, RecordingError
 from iem_dcr.meter_time import rfc3339
 
 if TYPE_CHECKING:
@@ -37,21 +27,12 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from iem_dcr.device.transport import Answer
-    from iem_dcr.diagnostics.nodes import Node
+    from iem_dcr.diagnostics.nodes import Node, Recorded
 
 TIMEOUT_S: Final = 5.0
-PAUSE_S: Final = 1.0
-"""Least time between two requests, so that a meter that serves one connection at a time can serve its driver."""
 FORMAT: Final = 1
 """Version of index.json."""
 _MAKES: Final = ("FV", "GV", "MV", "MM", "MF")
-_PROBLEMS: Final = {
-    MeterUnreachableError: "no connection",
-    MeterTimeoutError: "no answer in time",
-    AnswerLostError: "the connection broke before the answer was complete",
-    NotUnderstoodError: "not HTTP, or longer than 256 KiB",
-}
-"""The description of a failed request in a recording. The error's own text may contain the meter's address."""
 _README: Final = """\
 # Answers of an IEM-DCR
 
@@ -80,56 +61,19 @@ last receipt with its user's id, which is personal data. Keep it to yourself.
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Recorded:
-    """One node.
-
-    Attributes:
-        answer: the unparsed answer, or None.
-        problem: why there is no answer, or "".
-    """
-
-    node: Node
-    answer: Answer | None
-    problem: str = ""
-
-
 async def record(host: str, port: int) -> tuple[Recorded, ...]:
     """Read every GET node of a meter once. /metervalue comes first, because it tells whether a transaction is running.
 
     Raises:
         MeterError: the meter is not reachable.
     """
-    async with MeterClient(host, port, timeout_s=TIMEOUT_S, pause_s=PAUSE_S) as client:
-        reader = nodes.NodeReader(client, TIMEOUT_S)
-        recorded = [await _record_metervalue(reader)]
-        recorded += [await _record_node(node, reader) for node in nodes.ALL[1:]]
-        return tuple(recorded)
-
-
-async def _record_metervalue(reader: nodes.NodeReader) -> Recorded:
-    try:
-        answer = await reader.read(nodes.METERVALUE)
-    except MeterUnreachableError:
-        raise
-    except MeterError as error:
-        reader.on_metervalue(None)
-        return Recorded(nodes.METERVALUE, None, _problem(error))
-    reader.on_metervalue(answer)
-    return Recorded(nodes.METERVALUE, answer)
-
-
-async def _record_node(node: Node, reader: nodes.NodeReader) -> Recorded:
-    if not await reader.may_read(node):
-        return Recorded(node, None, reader.why_not)
-    try:
-        return Recorded(node, await reader.read(node))
-    except MeterError as error:
-        return Recorded(node, None, _problem(error))
-
-
-def _problem(error: MeterError) -> str:
-    return _PROBLEMS.get(type(error), "no answer")
+    async with MeterClient(host, port, timeout_s=TIMEOUT_S, pause_s=nodes.PAUSE_S) as client:
+        reader = nodes.NodeReader(client)
+        first = await reader.read(nodes.METERVALUE)
+        if isinstance(first.error, MeterUnreachableError):
+            raise first.error
+        reader.on_metervalue(first)
+        return (first, *[await reader.read(node) for node in nodes.ALL[1:]])
 
 
 def redacted(recorded: Sequence[Recorded], secrets: Iterable[str]) -> tuple[Recorded, ...]:
@@ -181,22 +125,18 @@ def write_folder(folder: Path, recorded: Sequence[Recorded], at: datetime, *, is
     """
     check_folder(folder)
     folder = folder.resolve()
+    beside = f".{folder.name[:100]}."
     try:
-        made = Path(tempfile.mkdtemp(prefix=f".{folder.name[:100]}.", dir=folder.parent))
-    except OSError as error:
-        raise RecordingError(f"cannot be made: {error.strerror}") from error
-    try:
-        _write_files(made, recorded, rfc3339(at), is_redacted=is_redacted)
-        if is_redacted:
-            mask = os.umask(0)
-            os.umask(mask)
-            made.chmod(0o777 & ~mask)
-        made.rename(folder)
+        with tempfile.TemporaryDirectory(prefix=beside, dir=folder.parent, ignore_cleanup_errors=True) as name:
+            made = Path(name)
+            _write_files(made, recorded, rfc3339(at), is_redacted=is_redacted)
+            if is_redacted:
+                mask = os.umask(0)
+                os.umask(mask)
+                made.chmod(0o777 & ~mask)
+            made.rename(folder)
     except OSError as error:
         raise RecordingError(f"cannot be written: {error.strerror}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            shutil.rmtree(made)
 
 
 def _write_files(made: Path, recorded: Sequence[Recorded], recorded_at: str, *, is_redacted: bool) -> None:
@@ -204,12 +144,12 @@ def _write_files(made: Path, recorded: Sequence[Recorded], recorded_at: str, *, 
     for one in recorded:
         entry: dict[str, object] = {"node": one.node.name, "path": one.node.path}
         if one.answer is None:
-            listed.append(entry | {"problem": one.problem})
-            continue
-        name = _file_name(one.node, one.answer)
-        (made / name).write_bytes(one.answer.body)
-        headers = [list(pair) for pair in one.answer.headers]
-        listed.append(entry | {"file": name, "status": one.answer.status, "headers": headers})
+            entry["problem"] = one.problem
+        else:
+            name = _file_name(one.node, one.answer)
+            (made / name).write_bytes(one.answer.body)
+            entry |= {"file": name, "status": one.answer.status, "headers": [list(pair) for pair in one.answer.headers]}
+        listed.append(entry)
     index = {
         "format": FORMAT,
         "tool": f"iem-dcr {__version__}",
@@ -227,7 +167,7 @@ def _write_files(made: Path, recorded: Sequence[Recorded], recorded_at: str, *, 
 def _file_name(node: Node, answer: Answer) -> str:
     """Return the name of a body's file: ``gw.json``, ``transaction-v2.txt``."""
     name = node.name.strip("/")
-    if node in (nodes.TRANSACTION_V1, nodes.TRANSACTION_V2):
+    if name == "transaction":
         name += "-v2" if node is nodes.TRANSACTION_V2 else "-v1"
     try:
         messages.decode(answer.body)
@@ -239,11 +179,8 @@ def _file_name(node: Node, answer: Answer) -> str:
 def _firmware(recorded: Sequence[Recorded]) -> dict[str, str]:
     """Return make, model and versions from the last receipt."""
     for one in recorded:
-        text = tuple_in(one.answer)
-        try:
-            payload = ocmf.parse(text).payload if text is not None else {}
-        except ReceiptError:
-            payload = {}
-        if payload:
-            return {key: value for key in _MAKES if isinstance(value := payload.get(key), str)}
+        text = one.tuple_text
+        with contextlib.suppress(ReceiptError):
+            if text is not None and (payload := ocmf.parse(text).payload):
+                return {key: value for key in _MAKES if isinstance(value := payload.get(key), str)}
     return {}

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    Values = Mapping[str, object]
+
 
 class State(enum.Enum):
     """The outcome of a check."""
@@ -32,20 +34,20 @@ class Result:
     state: State
     text: str
     to_do: str = ""
-    values: Mapping[str, object] = field(default_factory=dict)
+    values: Values = field(default_factory=dict)
 
 
-def ok(text: str, values: Mapping[str, object] | None = None) -> Result:
+def ok(text: str, values: Values | None = None) -> Result:
     """Return a result that requires no action."""
     return Result(State.OK, text, "", values or {})
 
 
-def warning(text: str, to_do: str = "", values: Mapping[str, object] | None = None) -> Result:
+def warning(text: str, to_do: str = "", values: Values | None = None) -> Result:
     """Return a result that the user should know about."""
     return Result(State.WARNING, text, to_do, values or {})
 
 
-def failed(text: str, to_do: str = "", values: Mapping[str, object] | None = None) -> Result:
+def failed(text: str, to_do: str = "", values: Values | None = None) -> Result:
     """Return a result that requires a correction."""
     return Result(State.FAILED, text, to_do, values or {})
 

@@ -1,4 +1,4 @@
-"""One snapshot of a meter: live value, charge point and key, by GET requests that a meter accepts at any time."""
+"""Reads a meter once, by GET requests that a meter accepts at any time: live value, charge point and key."""
 
 from __future__ import annotations
 
@@ -7,16 +7,44 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from iem_dcr import ocmf
+from iem_dcr.driver.timing import now_s
 from iem_dcr.errors import MeterError, ReceiptError
 from iem_dcr.meter_time import rfc3339
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from decimal import Decimal
 
     from iem_dcr.device.client import MeterClient
     from iem_dcr.device.messages import Gateway, MeterValue, PublicKey
 
 _FORM_BY_HEX_DIGITS = {128: "X‖Y as hex", 130: "04‖X‖Y as hex"}
+
+
+def utc_now() -> datetime:
+    """Return the host's time."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class TimedValue:
+    """A live value.
+
+    Attributes:
+        asked_s: the loop's time at which it was asked for.
+        took_s: time until the answer.
+        read_at: the host's time at which it was read: halfway between question and answer.
+    """
+
+    value: MeterValue
+    asked_s: float
+    took_s: float
+    read_at: datetime
+
+    @property
+    def clock_offset(self) -> timedelta | None:
+        """The meter's time minus the host's, or None if the value has no time."""
+        return None if self.value.TM is None else self.value.TM.instant - self.read_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +90,8 @@ class Snapshot:
         return {
             "address": self.address,
             "metervalue": metervalue_json(self.value),
-            "gw": None
-            if gateway is None
-            else {"CT": gateway.CT, "CI": gateway.CI, "TM": gateway.TM and rfc3339(gateway.TM.instant)},
-            "publickey": None
-            if key is None
-            else {"SA": key.SA, "PK": key.PK, "der_hex": key.der_hex, "form": key.form},
+            "gw": gateway and {"CT": gateway.CT, "CI": gateway.CI, "TM": gateway.TM and rfc3339(gateway.TM.instant)},
+            "publickey": key and {"SA": key.SA, "PK": key.PK, "der_hex": key.der_hex, "form": key.form},
             "clock_ahead_s": None if self.clock_offset is None else round(self.clock_offset.total_seconds(), 3),
             "problems": self.problems,
         }
@@ -94,15 +118,25 @@ def metervalue_json(value: MeterValue) -> dict[str, object]:
     }
 
 
+async def read_value(client: MeterClient, wall: Callable[[], datetime] = utc_now) -> TimedValue:
+    """Read a live value at once; a client with ``pause_s`` has to have paused already.
+
+    Raises:
+        MeterError: the meter gave no live value.
+    """
+    asked, asked_s = wall(), now_s()
+    value = await client.metervalue()
+    took_s = now_s() - asked_s
+    return TimedValue(value, asked_s, took_s, asked + timedelta(seconds=took_s / 2))
+
+
 async def take_snapshot(client: MeterClient) -> Snapshot:
     """Read a meter once.
 
     Raises:
         MeterError: the meter gave no live value. A missing charge point or key is recorded in the snapshot instead.
     """
-    asked = datetime.now(UTC)
-    value = await client.metervalue()
-    answered = datetime.now(UTC)
+    timed = await read_value(client)
     problems: dict[str, str] = {}
     gateway = key = None
     try:
@@ -111,12 +145,14 @@ async def take_snapshot(client: MeterClient) -> Snapshot:
         problems["gw"] = error.brief
     try:
         key = key_of(await client.publickey())
-    except MeterError as error:
-        problems["publickey"] = error.brief
-    except ReceiptError as error:
-        problems["publickey"] = str(error)
-    offset = None if value.TM is None else value.TM.instant - (asked + (answered - asked) / 2)
-    return Snapshot(client.address, value, offset, gateway, key, problems)
+    except (MeterError, ReceiptError) as error:
+        problems["publickey"] = brief(error)
+    return Snapshot(client.address, timed.value, timed.clock_offset, gateway, key, problems)
+
+
+def brief(error: MeterError | ReceiptError) -> str:
+    """Return the message of an error without the address of the meter."""
+    return error.brief if isinstance(error, MeterError) else str(error)
 
 
 def key_of(answer: PublicKey) -> Key:

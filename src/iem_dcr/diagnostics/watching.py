@@ -10,24 +10,23 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
-from iem_dcr import ocmf
 from iem_dcr.device.client import MeterClient
+from iem_dcr.diagnostics.nodes import PAUSE_S
+from iem_dcr.diagnostics.snapshot import key_of, read_value, utc_now
 from iem_dcr.diagnostics.status import Sample, StatusTracker, number
 from iem_dcr.driver.timing import Schedule, now_s
 from iem_dcr.errors import MeterError, ReceiptError, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from datetime import datetime
 
-    from iem_dcr.device.messages import Gateway, MeterValue
+    from iem_dcr.device.messages import Gateway
     from iem_dcr.diagnostics.status import Status
 
 INTERVAL_S: Final = 1.0
-PAUSE_S: Final = 1.0
-"""Least time between two requests, so that a meter that serves one connection at a time can serve its driver."""
 TIMEOUT_S: Final = 1.9
 """Of each request. A silent meter is thus polled every two seconds. The driver's own time-out is no longer."""
 GATEWAY_INTERVAL_S: Final = 60.0
@@ -48,7 +47,7 @@ class WatchedMeter:
         address: ``host:port``.
     """
 
-    def __init__(self, host: str, port: int, wall: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+    def __init__(self, host: str, port: int, wall: Callable[[], datetime] = utc_now) -> None:
         self._client = MeterClient(host, port, timeout_s=TIMEOUT_S, pause_s=PAUSE_S)
         self._wall = wall
         self.address = self._client.address
@@ -86,15 +85,19 @@ class WatchedMeter:
     async def poll(self) -> None:
         """Read a live value once. An error of the meter goes into the status and is not raised."""
         await self._client.pause()
-        asked = self._wall()
-        asked_s = now_s()
+        asked, asked_s = self._wall(), now_s()
         try:
-            value = await self._client.metervalue()
+            timed = await read_value(self._client, self._wall)
         except MeterError as error:
             self._tracker.on_failure(error.brief, asked, asked_s)
             return
-        answered = self._wall()
-        self._on_value(value, asked + (answered - asked) / 2)
+        value = timed.value
+        change = self._tracker.on_value(value, timed.read_at)
+        if change.is_another_meter:
+            self._forget()
+        if change.has_gap:
+            self._due_s["/gw"] = now_s()
+        self._samples.append(Sample(self._tracker.read_s, number(value.P), number(value.U2), number(value.I)))
 
     def status(self) -> Status:
         """Return the current status. Must be called on the event loop."""
@@ -106,52 +109,32 @@ class WatchedMeter:
             samples=tuple(sample for sample in self._samples if status.now_s - sample.at_s < REMEMBERED_S),
         )
 
-    def _on_value(self, value: MeterValue, read_at: datetime) -> None:
-        change = self._tracker.on_value(value, read_at)
-        if change.is_another_meter:
-            self._forget()
-        if change.has_gap:
-            self._due_s["/gw"] = now_s()
-        self._samples.append(Sample(self._tracker.read_s, number(value.P), number(value.U2), number(value.I)))
-
     def _forget(self) -> None:
         self._samples.clear()
         self._gateway: Gateway | None = None
-        self._has_key = False
         self._due_s = {"/gw": 0.0, "/publickey": 0.0}
         self._node_problems: dict[str, str] = {}
 
     async def _poll_other_nodes(self) -> None:
         """Send at most one more request, to a meter that has just answered."""
-        if self._tracker.is_silent:
+        asked_s = now_s()
+        node = next((node for node, due_s in self._due_s.items() if asked_s >= due_s), None)
+        if node is None or self._tracker.is_silent:
             return
-        if now_s() >= self._due_s["/gw"]:
-            self._due_s["/gw"] = now_s() + await self._poll_gateway()
-        elif not self._has_key and now_s() >= self._due_s["/publickey"]:
-            self._due_s["/publickey"] = now_s() + await self._poll_key()
-
-    async def _poll_gateway(self) -> float:
-        """Read the charge point; return the seconds until the next time."""
+        self._due_s[node] = asked_s + RETRY_INTERVAL_S
         try:
-            self._gateway = await self._client.gw()
+            if node == "/gw":
+                self._gateway = await self._client.gw()
+                self._due_s[node] = asked_s + GATEWAY_INTERVAL_S
+            else:
+                key_of(await self._client.publickey())
+                del self._due_s[node]  # a readable key stays so
         except MeterError as error:
-            self._node_problems["/gw"] = error.brief
-            return RETRY_INTERVAL_S
-        self._node_problems.pop("/gw", None)
-        return GATEWAY_INTERVAL_S
-
-    async def _poll_key(self) -> float:
-        """Read the key; return the seconds until the next attempt."""
-        try:
-            ocmf.public_key_der_hex((await self._client.publickey()).PK)
-        except MeterError as error:
-            self._node_problems["/publickey"] = error.brief
+            self._node_problems[node] = error.brief
         except ReceiptError as error:
-            self._node_problems["/publickey"] = f"GET /publickey: {printable(error)}"
+            self._node_problems[node] = f"GET {node}: {printable(error)}"
         else:
-            self._has_key = True
-            self._node_problems.pop("/publickey", None)
-        return RETRY_INTERVAL_S
+            self._node_problems.pop(node, None)
 
 
 async def watch(

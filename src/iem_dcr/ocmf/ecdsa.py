@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature as der_of
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
-from iem_dcr.ocmf.keys import CURVES, SECP192K1
+from iem_dcr.ocmf.keys import CURVES, SECP192K1, Key
 
 if TYPE_CHECKING:
-    from iem_dcr.ocmf.keys import Curve, Key
+    from iem_dcr.ocmf.keys import Curve
+
+__all__ = ["curve_named_in", "der_of", "key_at", "python_secp192k1"]
 
 _ALGORITHM = ec.ECDSA(SHA256())
 _SECP192K1_OID = bytes.fromhex("06052b8104001f")
@@ -52,69 +55,45 @@ def key_at(point: bytes, curve: Curve) -> Key:
     kind = getattr(ec, curve.class_name, None) if curve.class_name else None
     if kind is not None:
         try:
-            return _OpenSslKey(ec.EllipticCurvePublicKey.from_encoded_point(kind(), point))
+            return _openssl_key(ec.EllipticCurvePublicKey.from_encoded_point(kind(), point))
         except UnsupportedAlgorithm:
             pass
     return _python_key(point, curve)
 
 
-class _OpenSslKey:
-    def __init__(self, key: ec.EllipticCurvePublicKey) -> None:
-        self._key = key
-
-    @property
-    def der(self) -> bytes:
-        return self._key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-
-    @property
-    def point(self) -> bytes:
-        return self._key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
-
-    def verifies(self, signature: bytes, signed: bytes) -> bool:
+def _openssl_key(key: ec.EllipticCurvePublicKey) -> Key:
+    def verifies(signature: bytes, signed: bytes) -> bool:
         try:
-            self._key.verify(signature, signed, _ALGORITHM)
+            key.verify(signature, signed, _ALGORITHM)
         except InvalidSignature:
             return False
         return True
 
-
-class _PythonKey:
-    def __init__(self, key: Any) -> None:  # noqa: ANN401  the package has no types
-        self._key = key
-
-    @property
-    def der(self) -> bytes:
-        return bytes(self._key.to_der())
-
-    @property
-    def point(self) -> bytes:
-        return bytes(self._key.to_string("uncompressed"))
-
-    def verifies(self, signature: bytes, signed: bytes) -> bool:
-        import ecdsa  # type: ignore[import-untyped]  # noqa: PLC0415  only for rare curves; it has no types
-
-        try:
-            return bool(
-                self._key.verify(signature, signed, hashlib.sha256, ecdsa.util.sigdecode_der, allow_truncate=True)
-            )
-        except (ecdsa.BadSignatureError, ecdsa.der.UnexpectedDER, TypeError):  # the point at infinity has no x
-            return False
+    return Key(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo), verifies)
 
 
 def _python_key(point: bytes, curve: Curve) -> Key:
-    import ecdsa  # noqa: PLC0415  only for rare curves
+    import ecdsa  # type: ignore[import-untyped]  # noqa: PLC0415  only for rare curves; it has no types
 
     kind = ecdsa.NIST192p if curve.name == "secp192r1" else python_secp192k1()
     try:
-        return _PythonKey(ecdsa.VerifyingKey.from_string(point, curve=kind))
+        key = ecdsa.VerifyingKey.from_string(point, curve=kind)
     except ecdsa.errors.MalformedPointError as error:
         raise ValueError(str(error)) from error
 
+    def verifies(signature: bytes, signed: bytes) -> bool:
+        try:
+            return bool(key.verify(signature, signed, hashlib.sha256, ecdsa.util.sigdecode_der, allow_truncate=True))
+        except (ecdsa.BadSignatureError, ecdsa.der.UnexpectedDER, TypeError):  # the point at infinity has no x
+            return False
+
+    return Key(bytes(key.to_der()), verifies)
+
 
 @cache
-def python_secp192k1() -> Any:  # noqa: ANN401  as above
+def python_secp192k1() -> Any:  # noqa: ANN401  the package has no types
     """Return secp192k1 as a curve of the package ``ecdsa``: y² = x³ + 3 (SEC 2, 2.2.1)."""
-    from ecdsa import curves, ellipticcurve  # noqa: PLC0415  as above
+    from ecdsa import curves, ellipticcurve  # noqa: PLC0415  only for rare curves
 
     field = ellipticcurve.CurveFp(_SECP192K1_P, 0, 3, 1)
     generator = ellipticcurve.PointJacobi(field, *_SECP192K1_G, 1, SECP192K1.n, generator=True)

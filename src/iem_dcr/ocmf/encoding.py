@@ -14,13 +14,12 @@ INTEGER = 0x02
 BIT_STRING = 0x03
 _LONG_FORM = 0x80
 _LONGEST_LENGTH = 4
-_HEX = re.compile(r"(?:[0-9A-Fa-f]{2})+")
-_BASE64 = re.compile(r"[A-Za-z0-9+/]{16,}={0,2}")
+_HEX = re.compile(r"[0-9A-Fa-f]+")
 
 
 def from_hex(text: str) -> bytes | None:
     """Decode hex. Return None if the text is not hex."""
-    return bytes.fromhex(text) if _HEX.fullmatch(text) else None
+    return bytes.fromhex(text) if len(text) % 2 == 0 and _HEX.fullmatch(text) else None
 
 
 def from_base64(text: str) -> bytes | None:
@@ -32,46 +31,25 @@ def from_base64(text: str) -> bytes | None:
         return None
 
 
-def unwrapped(text: str, marker: str) -> str | None:
-    """Decode a text from hex or base64. Return None if it is neither, or holds neither ASCII nor the marker."""
-    together = "".join(text.split())
-    raw = from_hex(together)
-    if raw is None and _BASE64.fullmatch(together):
-        raw = from_base64(together)
-    if raw is None or not (raw.isascii() or marker.encode() in raw):
-        return None
-    return raw.decode("utf-8", "surrogateescape")
+def elements(raw: bytes) -> tuple[list[tuple[int, bytes]], int] | None:
+    """Return tag and content of each element of a SEQUENCE, and the index after the SEQUENCE.
 
-
-def elements(raw: bytes, *, may_go_on: bool = False) -> list[tuple[int, bytes]] | None:
-    """Return tag and content of each element of a SEQUENCE, or None if the bytes are not a SEQUENCE.
-
-    Args:
-        raw: the SEQUENCE.
-        may_go_on: whether further bytes may follow it. They are ignored.
+    Returns:
+        None if the bytes do not begin with a SEQUENCE of whole elements.
     """
     outer = _element(raw, 0)
-    if outer is None or outer[0] != SEQUENCE or (outer[2] != len(raw) and not may_go_on):
+    if outer is None or outer[0] != SEQUENCE:
         return None
-    content, at = outer[1], 0
+    _, content, end = outer
+    at = 0
     found: list[tuple[int, bytes]] = []
     while at < len(content):
         inner = _element(content, at)
         if inner is None:
             return None
-        found.append(inner[:2])
-        at = inner[2]
-    return found
-
-
-def integer(value: int) -> bytes:
-    """Encode a non-negative number as an INTEGER."""
-    return _written(INTEGER, value.to_bytes(value.bit_length() // 8 + 1, "big"))
-
-
-def sequence(content: bytes) -> bytes:
-    """Encode elements as a SEQUENCE of at most 255 bytes."""
-    return _written(SEQUENCE, content)
+        tag, value, at = inner
+        found.append((tag, value))
+    return found, end
 
 
 def _element(raw: bytes, at: int) -> tuple[int, bytes, int] | None:
@@ -88,8 +66,3 @@ def _element(raw: bytes, at: int) -> tuple[int, bytes, int] | None:
         at += count
     end = at + size
     return (tag, raw[at:end], end) if end <= len(raw) else None
-
-
-def _written(tag: int, content: bytes) -> bytes:
-    size = len(content)
-    return bytes([tag, size] if size < _LONG_FORM else [tag, _LONG_FORM + 1, size]) + content

@@ -25,9 +25,9 @@ from iem_dcr.ocmf.sets import half_of, transactions_of
 from iem_dcr.ocmf.signature import Form, Outcome, form_of, in_der, signature_numbers, verify
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
-    from iem_dcr.ocmf.receipt import Reading, Receipt
+    from iem_dcr.ocmf.receipt import Receipt
 
 LONGEST_OCPP_201 = 2500
 """Characters of signedMeterData in OCPP 2.0.1; 2.1 allows 32,768."""
@@ -88,9 +88,17 @@ def export(items: Sequence[Item], form: Format, *, reencode_signature: bool = Fa
         form: the format.
         reencode_signature: re-encode signatures that the transparency software cannot read as DER.
     """
-    notes: list[str] = []
+    notes = _Notes()
     ready = [_with_signature(item, notes, reencode=reencode_signature) for item in items]
-    text, count = _WRITERS[form](ready, notes)
+    match form:
+        case Format.TRANSPARENCY:
+            text, count = _transparency(ready, notes)
+        case Format.PLAIN:
+            text, count = "".join(f"{item.receipt.text}\n" for item in ready), len(ready)
+        case Format.CSV:
+            text, count = _csv(ready, notes), len(ready)
+        case Format.OCPP16 | Format.OCPP201:
+            text, count = _ocpp(ready, notes, form)
     return Exported(text, count, tuple(dict.fromkeys(notes)))
 
 
@@ -130,63 +138,68 @@ def signed_meter_value(item: Item) -> dict[str, str]:
     }
 
 
-def _with_signature(item: Item, notes: list[str], *, reencode: bool) -> Item:
+class _Notes(list[str]):
+    """Sentences for the user, each about a receipt."""
+
+    def add(self, receipt: Receipt, text: str) -> None:
+        pagination, meter = printable(receipt.pagination or "without PG", limit=40), printable(receipt.meter, limit=40)
+        self.append(f"receipt {pagination} of meter {meter or '?'}: {text}")
+
+
+def _with_signature(item: Item, notes: _Notes, *, reencode: bool) -> Item:
     receipt = item.receipt
     if form_of(receipt.signature) not in (Form.NOT_DER, Form.ENCODING):
         return item
     if not reencode:
-        notes.append(
-            f"{_name(receipt)}: the transparency software cannot read its signature, which is not DER; "
-            "--reencode-signature re-encodes it"
+        notes.add(
+            receipt,
+            "the transparency software cannot read its signature, which is not DER; --reencode-signature re-encodes it",
         )
         return item
     try:
         made = reencoded(receipt, item.public_key)
     except ReceiptError as error:
-        notes.append(f"{_name(receipt)}: its signature cannot be re-encoded: {error}")
+        notes.add(receipt, f"its signature cannot be re-encoded: {error}")
         return item
-    notes.append(
-        f"{_name(receipt)}: its signature was re-encoded as DER; the signed data is unchanged, but the tuple is no "
-        "longer byte for byte the meter's"
+    notes.add(
+        receipt,
+        "its signature was re-encoded as DER; the signed data is unchanged, but the tuple is no longer byte for byte "
+        "the meter's",
     )
     return replace(item, receipt=made)
 
 
-def _transparency(items: Sequence[Item], notes: list[str]) -> tuple[str, int]:
+def _transparency(items: Sequence[Item], notes: _Notes) -> tuple[str, int]:
     lines = ['<?xml version="1.0" encoding="UTF-8"?>', "<values>"]
-    count = 0
-    for number, group in enumerate(transactions_of([item.receipt for item in items]), 1):
+    groups = transactions_of([item.receipt for item in items])
+    for number, group in enumerate(groups, 1):
         for index in group:
-            count += 1
             lines += _value(items[index], number, notes)
-    return "\n".join([*lines, "</values>", ""]), count
+    return "\n".join([*lines, "</values>", ""]), sum(map(len, groups))
 
 
-def _value(item: Item, number: int, notes: list[str]) -> list[str]:
+def _value(item: Item, number: int, notes: _Notes) -> list[str]:
     text, encoding = item.receipt.text, "plain"
     if _NOT_IN_XML.search(text):
         text, encoding = text.encode().hex(), "hex"
-        notes.append(
-            f"{_name(item.receipt)}: XML cannot contain its control characters; the transparency software cannot open "
-            "the hex that is written instead"
+        notes.add(
+            item.receipt,
+            "XML cannot contain its control characters; the transparency software cannot open the hex that is written "
+            "instead",
         )
+    written = escape(text, {"\r": "&#13;"})
     lines = [
         f'  <value transactionId="{number}" context="{_context(item.receipt)}">',
-        f'    <signedData format="OCMF" encoding="{encoding}">{_escaped(text)}</signedData>',
+        f'    <signedData format="OCMF" encoding="{encoding}">{written}</signedData>',
     ]
-    key = _der_key(item, notes)
-    if key:
+    if key := _der_key(item, notes):
         lines.append(f'    <publicKey encoding="plain">{key}</publicKey>')
     else:
-        notes.append(f"{_name(item.receipt)}: written without a public key, which must be entered by hand")
+        notes.add(item.receipt, "written without a public key, which must be entered by hand")
     return [*lines, "  </value>"]
 
 
-def _plain(items: Sequence[Item], notes: list[str]) -> tuple[str, int]:  # noqa: ARG001  all writers have the same signature
-    return "".join(f"{item.receipt.text}\n" for item in items), len(items)
-
-
-def _csv(items: Sequence[Item], notes: list[str]) -> tuple[str, int]:
+def _csv(items: Sequence[Item], notes: _Notes) -> str:
     written = io.StringIO(newline="")
     table = csv.writer(written)
     table.writerow(_COLUMNS)
@@ -194,75 +207,53 @@ def _csv(items: Sequence[Item], notes: list[str]) -> tuple[str, int]:
         receipt = item.receipt
         begin, end = receipt.begin, receipt.end
         words = (receipt.meter_serial, receipt.pagination, item.transaction_id, receipt.identification)
+        energies_wh = (begin and begin.energy_wh, end and end.energy_wh, receipt.energy_wh)
         table.writerow(
             (
                 *(_cell(word or "") for word in words),
-                _time(begin),
-                _time(end),
-                *(
-                    "" if wh is None else f"{wh:f}"
-                    for wh in (begin and begin.energy_wh, end and end.energy_wh, receipt.energy_wh)
-                ),
+                *(rfc3339(one.TM.instant) if one and one.TM else "" for one in (begin, end)),
+                *("" if energy_wh is None else f"{energy_wh:f}" for energy_wh in energies_wh),
                 receipt.text,
                 _der_key(item, notes),
             )
         )
-    return written.getvalue(), len(items)
+    return written.getvalue()
 
 
-def _ocpp16(items: Sequence[Item], notes: list[str]) -> tuple[str, int]:
-    """Write MeterValue objects of OCPP 1.6 for meterValue or transactionData."""
-    return _meter_values(
-        items,
-        notes,
-        lambda item, _, value: {
-            "value": json.dumps(value, separators=(",", ":")),
-            "context": _context(item.receipt),
-            "format": "SignedData",
-            "measurand": "Energy.Active.Import.Register",
-        },
-    )
-
-
-def _ocpp201(items: Sequence[Item], notes: list[str]) -> tuple[str, int]:
-    """Write MeterValue objects of OCPP 2.0.1 for meterValue."""
-
-    def sampled(item: Item, reading: Reading, value: dict[str, str]) -> dict[str, object] | None:
-        energy_wh = reading.energy_wh
-        if energy_wh is None:
-            notes.append(f"{_name(item.receipt)}: omitted, because OCPP 2.0.1 requires an energy value and it has none")
-            return None
-        if len(value["signedMeterData"]) > LONGEST_OCPP_201:
-            notes.append(
-                f"{_name(item.receipt)}: its signedMeterData has {len(value['signedMeterData'])} characters; "
-                f"OCPP 2.0.1 allows {LONGEST_OCPP_201}, 2.1 allows more"
-            )
-        return {
-            "value": float(energy_wh),
-            "context": _context(item.receipt),
-            "measurand": "Energy.Active.Import.Register",
-            "unitOfMeasure": {"unit": "Wh"},
-            "signedMeterValue": value,
-        }
-
-    return _meter_values(items, notes, sampled)
-
-
-def _meter_values(
-    items: Sequence[Item],
-    notes: list[str],
-    sampled: Callable[[Item, Reading, dict[str, str]], dict[str, object] | None],
-) -> tuple[str, int]:
+def _ocpp(items: Sequence[Item], notes: _Notes, form: Format) -> tuple[str, int]:
+    """Write MeterValue objects: of OCPP 1.6 for meterValue or transactionData, or of OCPP 2.0.1 for meterValue."""
     values: list[dict[str, object]] = []
     for item in items:
-        reading = item.receipt.end or item.receipt.begin
+        receipt, reading = item.receipt, item.receipt.end or item.receipt.begin
         if reading is None or reading.TM is None:
-            notes.append(f"{_name(item.receipt)}: omitted, because OCPP requires a time and it has none")
+            notes.add(receipt, "omitted, because OCPP requires a time and it has none")
             continue
-        key = _der_key(item, notes)
-        value = sampled(item, reading, signed_meter_value(replace(item, public_key=key)))
-        if value is not None:
-            values.append({"timestamp": rfc3339(reading.TM.instant), "sampledValue": [value]})
+        signed = signed_meter_value(replace(item, public_key=_der_key(item, notes)))
+        sampled: dict[str, object]
+        if form is Format.OCPP16:
+            sampled = {
+                "value": json.dumps(signed, separators=(",", ":")),
+                "context": _context(receipt),
+                "format": "SignedData",
+                "measurand": "Energy.Active.Import.Register",
+            }
+        elif reading.energy_wh is None:
+            notes.add(receipt, "omitted, because OCPP 2.0.1 requires an energy value and it has none")
+            continue
+        else:
+            sampled = {
+                "value": float(reading.energy_wh),
+                "context": _context(receipt),
+                "measurand": "Energy.Active.Import.Register",
+                "unitOfMeasure": {"unit": "Wh"},
+                "signedMeterValue": signed,
+            }
+            if (size := len(signed["signedMeterData"])) > LONGEST_OCPP_201:
+                notes.add(
+                    receipt,
+                    f"its signedMeterData has {size} characters; OCPP 2.0.1 allows {LONGEST_OCPP_201}, 2.1 allows more",
+                )
+        values.append({"timestamp": rfc3339(reading.TM.instant), "sampledValue": [sampled]})
     return json.dumps(values, indent=1) + "\n", len(values)
 
 
@@ -271,23 +262,14 @@ def _context(receipt: Receipt) -> str:
     return "Transaction.Begin" if half_of(receipt) == "begin" else "Transaction.End"
 
 
-def _der_key(item: Item, notes: list[str]) -> str:
+def _der_key(item: Item, notes: _Notes) -> str:
     if not item.public_key:
         return ""
     try:
         return public_key_der_hex(item.public_key, item.receipt.algorithm)
     except ReceiptError as error:
-        notes.append(f"{_name(item.receipt)}: written without its key: {error}")
+        notes.add(item.receipt, f"written without its key: {error}")
         return ""
-
-
-def _name(receipt: Receipt) -> str:
-    meter, pagination = receipt.meter, receipt.pagination
-    return f"receipt {printable(pagination or 'without PG', limit=40)} of meter {printable(meter or '?', limit=40)}"
-
-
-def _time(reading: Reading | None) -> str:
-    return "" if reading is None or reading.TM is None else rfc3339(reading.TM.instant)
 
 
 def _cell(text: str) -> str:
@@ -296,18 +278,5 @@ def _cell(text: str) -> str:
     return f"'{word}" if text.startswith(_FORMULA) or word.startswith(_FORMULA) else word
 
 
-def _escaped(text: str) -> str:
-    return escape(text, {"\r": "&#13;"})
-
-
 def _base64(text: str) -> str:
     return base64.b64encode(text.encode()).decode()
-
-
-_WRITERS: dict[Format, Callable[[Sequence[Item], list[str]], tuple[str, int]]] = {
-    Format.TRANSPARENCY: _transparency,
-    Format.PLAIN: _plain,
-    Format.CSV: _csv,
-    Format.OCPP16: _ocpp16,
-    Format.OCPP201: _ocpp201,
-}

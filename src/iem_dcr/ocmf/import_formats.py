@@ -17,14 +17,21 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from iem_dcr.errors import ReceiptError, printable
-from iem_dcr.ocmf.encoding import unwrapped
-from iem_dcr.ocmf.import_xml import MOST, Found, read_xml
+from iem_dcr.ocmf.import_xml import MOST, Found, at_most, read_xml, unwrapped
 from iem_dcr.ocmf.receipt import parse
 from iem_dcr.ocmf.rules import Finding, finding
-from iem_dcr.ocmf.tuple_text import HEADER, Record, read_sections, stream_records, tuples_in
+from iem_dcr.ocmf.tuple_text import (
+    AROUND,
+    AROUND_BYTES,
+    HEADER,
+    Record,
+    read_sections,
+    stream_records,
+    tuples_in,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
 __all__ = ["LARGEST", "Found", "Record", "begins_with_tuple", "found_around", "read_document", "stream_records"]
 
@@ -35,8 +42,6 @@ DEEPEST = 5
 TUPLE, KEY = "tuple", "public_key"
 """Columns of the CSV of ``iem-dcr receipts export``."""
 
-_AROUND = " \t\r\n\0\ufeff"
-_SPACE = b" \t\r\n\0\xef\xbb\xbf"
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 _KEYS = frozenset({"publickey", "pk", "meterpublickey"})
 _BEGINS_JSON = ("{", "[", '"')
@@ -46,7 +51,7 @@ _MOST_STARTS = 20
 
 def begins_with_tuple(head: bytes) -> bool:
     """Return whether a file with this beginning holds tuples only, so that `stream_records` can read it."""
-    return head.lstrip(_SPACE).startswith(HEADER.encode())
+    return head.lstrip(AROUND_BYTES).startswith(HEADER.encode())
 
 
 def read_document(data: bytes, notes: list[str] | None = None) -> tuple[Found, ...]:
@@ -75,8 +80,8 @@ def read_document(data: bytes, notes: list[str] | None = None) -> tuple[Found, .
     """
     if len(data) > LARGEST:
         raise ReceiptError(f"the document has {len(data)} bytes; at most {LARGEST} are read. Split it")
-    if data.lstrip(_SPACE).startswith(b"<") or (data[:2] in _UTF_16 and b"<" in data[2:4]):
-        found = read_xml(data.strip(_SPACE) if data[:2] not in _UTF_16 else data)
+    if data.lstrip(AROUND_BYTES).startswith(b"<") or (data[:2] in _UTF_16 and b"<" in data[2:4]):
+        found = read_xml(data.strip(AROUND_BYTES) if data[:2] not in _UTF_16 else data)
         if not found:
             raise ReceiptError("no receipt in it: XML without any <value> with <signedData>")
     else:
@@ -101,24 +106,24 @@ def _decoded(data: bytes) -> str:
 
 
 def _of_text(text: str, notes: list[str]) -> list[Found]:
-    written = text.strip(_AROUND)
+    written = text.strip(AROUND)
     found: list[Found] = []
     if written.startswith(_BEGINS_JSON):
         found = _of_json(written)
     elif _is_csv(written):
         found = _of_csv(written)
     if not found:
-        found = _at_most(Found(one, source=f"line {line}") for one, line in tuples_in(text)) if HEADER in text else []
+        found = at_most(Found(one, source=f"line {line}") for one, line in tuples_in(text)) if HEADER in text else []
         if not written.startswith(HEADER):
             unread: list[str] = []
             by_line = _of_lines(text, unread)
             if sum(map(_is_whole, by_line)) > sum(map(_is_whole, found)):
                 found = by_line
                 notes += unread
-    found = found or _at_most(_within(written, "", DEEPEST))
+    found = found or at_most(_within(written, "", DEEPEST))
     if not found:
         raise ReceiptError(
-            f"no receipt in it: it begins with {printable(written[:200], limit=40)!r}; expected: an OCMF tuple, a file "
+            f"no receipt in it: it begins with {printable(written[:200], limit=40)!r}; expected an OCMF tuple, a file "
             "of them, transparency XML, or JSON or CSV with signed meter values"
         )
     return found
@@ -148,14 +153,6 @@ def _meter(found: Found) -> str:
         return ""
 
 
-def _at_most(found: Iterable[Found]) -> list[Found]:
-    """Collect the tuples of a document, up to the limit `MOST`."""
-    collected = list(islice(found, MOST + 1))
-    if len(collected) > MOST:
-        raise ReceiptError(f"the document holds more than {MOST} receipts. Split it")
-    return collected
-
-
 # --- JSON ---
 
 
@@ -173,7 +170,7 @@ def _of_json(text: str) -> list[Found]:
     values = list[object]()
     at, size = 0, len(text)
     while at < size:
-        if text[at] in _AROUND:
+        if text[at] in AROUND:
             at += 1
             continue
         try:
@@ -184,7 +181,7 @@ def _of_json(text: str) -> list[Found]:
             raise ReceiptError("JSON that is nested too deeply") from error
         values.append(value)
     found = (one for value in values for one in _search(value, "", DEEPEST))
-    return _at_most(replace(one, source=f"receipt {number}") for number, one in enumerate(found, 1))
+    return at_most(replace(one, source=f"receipt {number}") for number, one in enumerate(found, 1))
 
 
 def _of_lines(text: str, notes: list[str]) -> list[Found]:
@@ -192,21 +189,19 @@ def _of_lines(text: str, notes: list[str]) -> list[Found]:
 
     The other lines are listed in a note. In a log, which has text before its JSON, only those with a brace are.
     """
+    found: list[Found] = []
     unread: list[int] = []
     plain: list[int] = []
     is_log = False
-
-    def each() -> Iterator[Found]:
-        nonlocal is_log
-        for number, line in enumerate(text.split("\n"), 1):
-            found, is_read = _of_line(line.strip(_AROUND))
-            if found:
-                is_log |= not line.lstrip(_AROUND).startswith((*_BEGINS_JSON, HEADER))
-            elif not is_read and line.strip(_AROUND):
-                (unread if "{" in line else plain).append(number)
-            yield from (replace(one, source=f"line {number}") for one in found)
-
-    found = _at_most(each())
+    for number, line in enumerate(text.split("\n"), 1):
+        written = line.strip(AROUND)
+        in_line, is_read = _of_line(written)
+        if in_line:
+            is_log |= not written.startswith((*_BEGINS_JSON, HEADER))
+            found += (replace(one, source=f"line {number}") for one in in_line)
+            at_most(found)
+        elif written and not is_read:
+            (unread if "{" in written else plain).append(number)
     unread = unread if is_log else sorted(unread + plain)
     if found and unread:
         more = f" and {len(unread) - 10:,} more" if len(unread) > 10 else ""
@@ -251,14 +246,14 @@ def _search(value: object, key: str, depth: int) -> Iterator[Found]:
 
 def _within(text: str, key: str, depth: int) -> Iterator[Found]:
     """Yield the tuples within a text, directly or decoded from JSON, XML, hex or base64."""
-    written = text.strip(_AROUND)
+    written = text.strip(AROUND)
     if depth and written.startswith(_BEGINS_JSON):
         try:
             inner, end = _JSON.raw_decode(written)
         except (ValueError, RecursionError):
             pass
         else:
-            if not written[end:].strip(_AROUND):
+            if not written[end:].strip(AROUND):
                 yield from _search(inner, key, depth - 1)
                 return
     if depth and written.startswith("<"):
@@ -270,7 +265,7 @@ def _within(text: str, key: str, depth: int) -> Iterator[Found]:
             return
     if HEADER in written:
         yield from (Found(one, key) for one, _ in tuples_in(written))
-    elif depth and (inner_text := unwrapped(written, HEADER)) is not None:
+    elif depth and (inner_text := unwrapped(written)) is not None:
         yield from _within(inner_text, key, depth - 1)
 
 
@@ -304,7 +299,7 @@ def _of_csv(text: str) -> list[Found]:
     """Read the tuples of the rows. Rows without a tuple (erased receipts) are skipped."""
     rows = csv.DictReader(io.StringIO(text, newline=""))
     try:
-        return _at_most(
+        return at_most(
             Found(row[TUPLE], row.get(KEY) or "", f"row {number}")
             for number, row in enumerate(rows, 1)
             if row.get(TUPLE)

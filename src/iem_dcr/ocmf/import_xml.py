@@ -6,24 +6,27 @@ whatever its attributes say, supports no namespace, and accepts only keys that a
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, NoReturn
 from xml.parsers import expat
 
 from iem_dcr.errors import ReceiptError, printable
-from iem_dcr.ocmf.encoding import SEQUENCE, from_base64, from_hex, unwrapped
+from iem_dcr.ocmf.encoding import SEQUENCE, from_base64, from_hex
 from iem_dcr.ocmf.registers import BLANKS
 from iem_dcr.ocmf.rules import Finding, finding
 from iem_dcr.ocmf.tuple_text import HEADER, tuples_in
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 MOST = 500_000
 """Maximum number of tuples in one document."""
 DEEPEST = 50
 """Maximum depth of nested elements. The format has three."""
 
+_BASE64 = re.compile(r"[A-Za-z0-9+/]{16,}={0,2}")
 _CONTEXTS = {"Transaction.Begin": "begin", "Transaction.End": "end"}
 
 
@@ -46,6 +49,29 @@ class Found:
     context: str = ""
 
 
+def unwrapped(text: str) -> str | None:
+    """Decode a text from hex or base64. Return None if it is neither, or holds neither ASCII nor a tuple."""
+    together = "".join(text.split())
+    raw = from_hex(together)
+    if raw is None and _BASE64.fullmatch(together):
+        raw = from_base64(together)
+    if raw is None or not (raw.isascii() or HEADER.encode() in raw):
+        return None
+    return raw.decode("utf-8", "surrogateescape")
+
+
+def at_most(found: Iterable[Found]) -> list[Found]:
+    """Return the tuples of a document.
+
+    Raises:
+        ReceiptError: there are more than `MOST`. The rest is not read.
+    """
+    collected = found if isinstance(found, list) else list(islice(found, MOST + 1))
+    if len(collected) > MOST:
+        raise ReceiptError(f"the document holds more than {MOST} receipts. Split it")
+    return collected
+
+
 def read_xml(data: bytes) -> list[Found]:
     """Read the tuples of a transparency file. An element of another format than OCMF is returned unchanged.
 
@@ -56,8 +82,10 @@ def read_xml(data: bytes) -> list[Found]:
 
 
 class _Reader:
-    """Collects tuples while expat parses. A document type declaration is refused at its beginning. Only there can
-    entities be declared, so nothing can be expanded or fetched.
+    """Collects tuples while expat parses.
+
+    A document type declaration is refused at its beginning. Only there can entities be declared, so nothing can be
+    expanded or fetched.
     """
 
     def __init__(self) -> None:
@@ -74,8 +102,6 @@ class _Reader:
         parser = expat.ParserCreate()
         parser.buffer_text = True
         parser.StartDoctypeDeclHandler = _refuse_declaration
-        parser.EntityDeclHandler = _refuse_declaration
-        parser.ExternalEntityRefHandler = _refuse_declaration
         parser.StartElementHandler = self._start
         parser.EndElementHandler = self._end
         parser.CharacterDataHandler = self._characters
@@ -113,7 +139,7 @@ class _Reader:
             if local == "publicKey":
                 self._key = text
             else:
-                inner = text if HEADER in text else unwrapped(text, HEADER) or ""
+                inner = text if HEADER in text else unwrapped(text) or ""
                 self._signed += [(one, text) for one, _ in tuples_in(inner)] or [(text, text)]
         if local == "value":
             of = f", transactionId {printable(self._transaction, limit=40)}" if self._transaction else ""
@@ -124,8 +150,7 @@ class _Reader:
                 for one, text in self._signed
             ]
             self._signed = []
-            if len(self._found) > MOST:
-                raise ReceiptError(f"the document holds more than {MOST} receipts. Split it")
+            at_most(self._found)
 
 
 def _findings(one: str, text: str, key: str, *, is_placed: bool) -> Iterator[Finding]:

@@ -22,13 +22,13 @@ import contextlib
 import re
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from iem_dcr.errors import ReceiptError, printable
 from iem_dcr.ocmf.encoding import BIT_STRING, SEQUENCE, elements, from_base64, from_hex
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 _PEM = re.compile(r"-----BEGIN PUBLIC KEY-----([A-Za-z0-9+/=\s]+)-----END PUBLIC KEY-----", re.ASCII)
 _OCA = re.compile(r"\s*oca:(\w{1,10}):\w{1,10}:(.*)", re.DOTALL | re.ASCII)
@@ -40,9 +40,7 @@ _LONGEST = 4000
 _DEEPEST = 3
 _KEYS_KEPT = 256
 
-_EXPECTED = (
-    "expected: DER SubjectPublicKeyInfo as hex, base64, PEM or oca:base16:asn1:…, or a point as hex: 04‖X‖Y, X‖Y"
-)
+_EXPECTED = "expected DER SubjectPublicKeyInfo as hex, base64, PEM or oca:base16:asn1:…, or a point as hex: 04‖X‖Y, X‖Y"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,19 +90,17 @@ _CURVE_OF_LOWER = {
 }
 
 
-class Key(Protocol):
-    """A key that can check signatures."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Key:
+    """A key that can check signatures.
 
-    @property
-    def der(self) -> bytes:
-        """The key as DER SubjectPublicKeyInfo with a named curve and an uncompressed point."""
+    Attributes:
+        der: the key as DER SubjectPublicKeyInfo with a named curve and an uncompressed point.
+        verifies: returns whether its first argument, DER, is an ECDSA signature with SHA-256 of its second.
+    """
 
-    @property
-    def point(self) -> bytes:
-        """The point as 04‖X‖Y."""
-
-    def verifies(self, signature: bytes, signed: bytes) -> bool:
-        """Return whether a DER signature is a valid ECDSA signature with SHA-256 of ``signed``."""
+    der: bytes
+    verifies: Callable[[bytes, bytes], bool]
 
 
 def curve_of(algorithm: str | None) -> Curve:
@@ -226,8 +222,8 @@ def _point_in(raw: bytes, curve: Curve) -> bytes | None:
 
     It does not check whether the point is on the curve.
     """
-    inner = elements(raw) or []
-    if len(inner) > 1 and inner[1][0] == BIT_STRING:
+    inner, end = elements(raw) or ([], 0)
+    if len(inner) > 1 and inner[1][0] == BIT_STRING and end == len(raw):
         return inner[1][1][1:]
     if len(raw) == 2 * curve.size:
         return _UNCOMPRESSED + raw

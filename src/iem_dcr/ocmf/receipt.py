@@ -35,7 +35,6 @@ ENDING = frozenset("ELRAP")
 MOST_READINGS = 10_000
 """Limit of readings. A transaction has a few, but a tuple of ten megabytes could hold three million."""
 
-_READING_FIELDS = ("TM", "TX", "EF", "ST", "RV", "RI", "RU", "RT")
 _NUMBER = re.compile(r"[+-]?(?:\d{1,40}(?:\.\d{0,40})?|\.\d{1,40})(?:[eE][+-]?\d{1,2})?", re.ASCII)
 _PAGINATION = re.compile(r"([TF])(0|[1-9]\d{0,17})", re.ASCII)
 _WH_PER_UNIT = {"kWh": Decimal(1000), "Wh": Decimal(1)}
@@ -43,8 +42,7 @@ _EXACT = Context(prec=320)
 """Enough digits for every difference of two numbers that `_NUMBER` accepts."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(NamedTuple):
     """One reading of a register. Omitted fields are inherited from the previous reading (OCMF, Readings).
 
     Attributes:
@@ -88,12 +86,14 @@ class Row(NamedTuple):
         written: the object as written, or empty if RD has something else there.
         reading: its contents with inherited fields.
         time_text: TM as text, possibly inherited, or "".
+        is_object: False if RD has something else there.
     """
 
     at: int
     written: Mapping[str, object]
     reading: Reading
     time_text: str
+    is_object: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,7 +270,7 @@ def _rows_of(RD: object) -> tuple[Row, ...]:
             rows.append(Row(index, written, _reading(fields), time if isinstance(time, str) else ""))
         else:
             fields = {}  # the next reading can inherit nothing from it
-            rows.append(Row(index, fields, Reading(), ""))
+            rows.append(Row(index, fields, Reading(), "", is_object=False))
     return tuple(rows)
 
 
@@ -278,29 +278,26 @@ def _reading(fields: Mapping[str, object]) -> Reading:
     get = fields.get
     return Reading(
         _time(get("TM")),
-        _text(get("TX")).strip(BLANKS),
-        _text(get("EF")),
-        _text(get("ST")),
-        number_in(get("RV")),
-        _text(get("RI")),
-        _text(get("RU")),
-        _text(get("RT")),
+        (_string(get("TX")) or "").strip(BLANKS),
+        _string(get("EF")) or "",
+        _string(get("ST")) or "",
+        _number(get("RV")),
+        _string(get("RI")) or "",
+        _string(get("RU")) or "",
+        _string(get("RT")) or "",
     )
-
-
-def _text(value: object) -> str:
-    return _string(value) or ""
 
 
 def _string(value: object) -> str | None:
     """Return a string that UTF-8 can encode, or None. A JSON escape can contain half a surrogate pair."""
     if not isinstance(value, str):
         return None
-    if not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            return None
+    if value.isascii():
+        return value
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return None
     return value
 
 
@@ -313,7 +310,7 @@ def _time(value: object) -> MeterTime | None:
         return None
 
 
-def number_in(value: object) -> Decimal | None:
+def _number(value: object) -> Decimal | None:
     """Read a register's value. OCMF requires a JSON number, this meter writes a string, and others pad it."""
     if isinstance(value, bool) or not isinstance(value, (str, int, Decimal)):
         return None

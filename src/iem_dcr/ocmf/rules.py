@@ -44,7 +44,7 @@ class Finding:
         reading: index of the reading in RD that it is about, or None.
         field: OCMF's name of the field that it is about, such as ``RV``, or "".
         text: a description that is safe to print.
-        receipt: index of the receipt in the examined set. None for a single receipt, or if it is about several.
+        receipt: index of the receipt among those examined, or None if it is about several.
     """
 
     code: str
@@ -56,7 +56,7 @@ class Finding:
 
     @property
     def asks_for_nothing(self) -> bool:
-        """Whether it is only an explanation that needs no action."""
+        """Whether it only explains something."""
         return self.severity is Severity.INFO and FINDINGS[self.code].to_do == LOOK
 
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from iem_dcr.errors import ReceiptError
-from iem_dcr.ocmf.encoding import INTEGER, SEQUENCE, elements, from_base64, integer, sequence
+from iem_dcr.ocmf.encoding import INTEGER, SEQUENCE, elements, from_base64, from_hex
 from iem_dcr.ocmf.keys import CURVE_OF_ALGORITHM, curve_of, key_of, missing
 
 if TYPE_CHECKING:
@@ -32,10 +32,8 @@ if TYPE_CHECKING:
     from iem_dcr.ocmf.keys import Curve
     from iem_dcr.ocmf.receipt import Receipt
 
-_HEX = re.compile(r"[0-9A-Fa-f]+")
 _SPACE = re.compile(r"[ \t\r\n]+")
-_ENCODINGS = {"hex": "hex", "base64": "base64", "base32": "base32"}
-_READ_THERE = (None, *_ENCODINGS)
+_ENCODINGS = ("hex", "base64", "base32")
 
 
 class Outcome(enum.Enum):
@@ -126,24 +124,34 @@ def form_of(signature: Mapping[str, object]) -> Form:
     """Return how a signature is written. It need not match."""
     SA, SE, SD = signature.get("SA", ""), signature.get("SE", "hex"), str(signature.get("SD"))
     try:
-        if SE == "hex" and _is_known(SA) and SD.isalnum() and _is_usual(bytes.fromhex(SD)):
-            return Form.PLAIN
         raw = _bytes_of(signature)
-    except (ReceiptError, ValueError):
+    except ReceiptError:
         return Form.NOT_DER
-    if SE not in _READ_THERE or (SE != "hex" and "\r" in SD and SE is not None):
+    if SE not in (None, *_ENCODINGS) or (SE in ("base64", "base32") and "\r" in SD):
         return Form.ENCODING
-    integers = _integers(raw)
-    if integers is None or _is_malformed(integers[0]) or _is_malformed(integers[1]):
+    short = _short_integers(raw)
+    integers = short or _integers(raw)
+    if integers is None or _has_nine_equal_bits(integers[0]) or _has_nine_equal_bits(integers[1]):
         return Form.NOT_DER
-    if _is_short(raw, integers) and _is_known(SA) and _is_spelled_plainly(SE, SD):
-        return Form.PLAIN
-    return Form.ODD
+    if SE == "hex":
+        is_spelled_plainly = len(SD) == 2 * len(raw)
+    else:
+        is_spelled_plainly = SE == "base64" and len(SD) % 4 == 0 and not _SPACE.search(SD)
+    is_known = isinstance(SA, str) and (SA == "" or SA in CURVE_OF_ALGORITHM)
+    return Form.PLAIN if short and is_spelled_plainly and is_known else Form.ODD
 
 
 def in_der(r: int, s: int) -> bytes:
-    """Encode r and s as DER (RFC 3279, 2.2.3)."""
-    return sequence(integer(r) + integer(s))
+    """Encode r and s as DER (RFC 3279, 2.2.3). Imports ``cryptography``.
+
+    Raises:
+        ReceiptError: ``cryptography`` is unusable.
+    """
+    try:
+        from iem_dcr.ocmf import ecdsa  # noqa: PLC0415  cryptography is imported when it is needed
+    except ImportError as error:
+        raise ReceiptError(missing(error)) from error
+    return ecdsa.der_of(r, s)
 
 
 def _bytes_of(signature: Mapping[str, object]) -> bytes:
@@ -151,26 +159,26 @@ def _bytes_of(signature: Mapping[str, object]) -> bytes:
     SE, SD = signature.get("SE"), signature.get("SD")
     if not isinstance(SD, str):
         raise ReceiptError("the signature SD is missing or not a string")
-    encoding = "hex" if SE is None else _ENCODINGS.get(SE.lower()) if isinstance(SE, str) else None
-    if encoding is None:
+    encoding = "hex" if SE is None else SE.lower() if isinstance(SE, str) else ""
+    if encoding not in _ENCODINGS:
         raise ReceiptError("the signature SD is unreadable: its encoding SE is neither hex nor base64")
-    text = SD if SD.isalnum() else _SPACE.sub("", SD)
+    raw = _decoded(SD, encoding)
+    if raw is None:
+        raw = _decoded(_SPACE.sub("", SD), encoding)
+    if raw is None:
+        raise ReceiptError(f"the signature SD is unreadable: it is not {encoding}")
+    return raw
+
+
+def _decoded(text: str, encoding: str) -> bytes | None:
+    if encoding == "hex":
+        return from_hex(text)
+    if encoding == "base64":
+        return from_base64(text)
     try:
-        if encoding == "hex" and text.isalnum():
-            return bytes.fromhex(text)
-        if encoding == "base64" and (raw := from_base64(text)) is not None:
-            return raw
-        if encoding == "base32":
-            return base64.b32decode(text)
+        return base64.b32decode(text)
     except ValueError:
-        pass
-    raise ReceiptError(f"the signature SD is unreadable: it is not {encoding}")
-
-
-def _is_spelled_plainly(SE: object, SD: str) -> bool:
-    if SE == "base64":
-        return len(SD) % 4 == 0 and not _SPACE.search(SD)
-    return SE == "hex" and _HEX.fullmatch(SD) is not None
+        return None
 
 
 def _numbers_in(raw: bytes, curve: Curve) -> list[tuple[int, int]]:
@@ -185,33 +193,22 @@ def _numbers_in(raw: bytes, curve: Curve) -> list[tuple[int, int]]:
 
 def _integers(raw: bytes) -> tuple[bytes, bytes] | None:
     """Read SEQUENCE { INTEGER r, INTEGER s }. The integers are unsigned and may have any number of leading zeros."""
-    found = elements(raw, may_go_on=True)
-    if found is None or len(found) < 2:
+    found, _ = elements(raw) or ([], 0)
+    if len(found) < 2:
         return None
     (tag_r, r), (tag_s, s) = found[:2]
     return (r, s) if tag_r == tag_s == INTEGER and r and s else None
 
 
-def _is_short(raw: bytes, integers: tuple[bytes, bytes]) -> bool:
-    """Return whether DER has short lengths and nothing but the two integers."""
-    return len(raw) < 0x82 and raw[1] == len(raw) - 2 and len(integers[0]) + len(integers[1]) == len(raw) - 6
-
-
-def _is_known(SA: object) -> bool:
-    return isinstance(SA, str) and (SA == "" or SA in CURVE_OF_ALGORITHM)
-
-
-def _is_usual(raw: bytes) -> bool:
-    """Return whether bytes are DER of two well-formed integers with short lengths: a fast path for the usual case."""
+def _short_integers(raw: bytes) -> tuple[bytes, bytes] | None:
+    """Read DER with lengths in short form and nothing but two integers. This is the usual case, and it is fast."""
     size = len(raw)
-    if not 8 <= size < 0x82 or raw[0] != SEQUENCE or raw[1] != size - 2 or raw[2] != INTEGER:
-        return False
-    at = 4 + raw[3]
-    if at + 2 >= size or raw[at] != INTEGER or raw[at + 1] != size - at - 2:
-        return False
-    r, s = raw[4], raw[at + 2]
-    return (0 < r < 0xFF or (r == 0 and raw[5] >= 0x80)) and (0 < s < 0xFF or (s == 0 and raw[at + 3 :] >= b"\x80"))
+    if 8 <= size < 0x82 and raw[0] == SEQUENCE and raw[1] == size - 2 and raw[2] == INTEGER and raw[3]:
+        at = 4 + raw[3]
+        if at + 2 < size and raw[at] == INTEGER and raw[at + 1] == size - at - 2:
+            return raw[4:at], raw[at + 2 :]
+    return None
 
 
-def _is_malformed(part: bytes) -> bool:
-    return len(part) > 1 and (part[0], part[1] & 0x80) in ((0x00, 0x00), (0xFF, 0x80))
+def _has_nine_equal_bits(integer: bytes) -> bool:
+    return len(integer) > 1 and (integer[0], integer[1] & 0x80) in ((0x00, 0x00), (0xFF, 0x80))

@@ -19,7 +19,7 @@ from iem_dcr.ocmf.receipt import ENDING, Row, ends_of
 from iem_dcr.ocmf.registers import BLANKS, Register, key_of_register, register_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from iem_dcr.ocmf.receipt import Receipt
     from iem_dcr.ocmf.rules import Report
@@ -42,7 +42,7 @@ _WH = {"wh": 1000.0}
 class _Judged(NamedTuple):
     """A row of a judged register, with ST and RU as the transparency software inherits them."""
 
-    number: int | None
+    number: int
     row: Row
     register: Register
     TX: str
@@ -56,14 +56,14 @@ class Transaction:
 
     Args:
         report: gets the findings.
-        numbered: one receipt, or those of begin and end, each with the index for its findings.
+        receipts: one receipt, or those of begin and end.
     """
 
-    def __init__(self, report: Report, numbered: list[tuple[int | None, Receipt]]) -> None:
+    def __init__(self, report: Report, receipts: Sequence[Receipt]) -> None:
         self._report = report
-        self._numbered = numbered
-        self._is_pair = len(numbered) > 1
-        self._rows = [(number, row) for number, receipt in numbered for row in receipt.rows]
+        self._receipts = receipts
+        self._is_pair = len(receipts) > 1
+        self._rows = [(number, row) for number, receipt in enumerate(receipts) for row in receipt.rows]
         self._judged = _judged_of(self._rows)
         self._begins = [one for one in self._judged if one.TX == "B"]
         self._ends = [one for one in self._judged if one.TX in ENDING]
@@ -80,12 +80,7 @@ class Transaction:
             self._look_at(one, "begin")
         for one in ends:
             self._look_at(one, "end")
-        for one in begins:
-            self._look_at_flag(one)
-        for one in ends:
-            if one.flag is None:
-                text = "TM of the end has no flag for the state of the clock"
-                self._add("time-flag-missing-at-end", text, "TM", one)
+        self._look_at_flags()
         if begins and ends:
             self._compare(begins[0], ends[-1])
         if self._is_pair:
@@ -98,14 +93,16 @@ class Transaction:
 
     def _look_at_parts(self) -> None:
         """Check that of two tuples the first has no end and the second has no begin, of any register."""
-        for at, code, not_there in ((0, "end-repeated", ENDING), (1, "begin-repeated", frozenset("B"))):
-            for of, row in self._rows:
-                if of == at and _TX(row.written) in not_there:
-                    what = "the begin's tuple holds an end" if at == 0 else "the end's tuple holds a begin"
-                    self._report.add(code, what, "TX", row, of)
+        for number, row in self._rows:
+            TX = _TX(row.written)
+            if number == 0 and TX in ENDING:
+                self._report.add("end-repeated", "the begin's tuple holds an end", "TX", row, number)
+        for number, row in self._rows:
+            if number == 1 and _TX(row.written) == "B":
+                self._report.add("begin-repeated", "the end's tuple holds a begin", "TX", row, number)
 
     def _look_at_levels(self) -> None:
-        for number, receipt in self._numbered:
+        for number, receipt in enumerate(self._receipts):
             name = "IS" if is_old(receipt) else "IL"
             level = (text_of(receipt.payload.get(name)) or "").strip(BLANKS)
             if level in ERROR_LEVELS:
@@ -120,7 +117,7 @@ class Transaction:
                 if not is_there and not self._is_left_out(name, one.row, one.number, "the first reading"):
                     self._add(code, f"{name} is missing", name, one)
 
-    def _is_left_out(self, name: str, row: Row, number: int | None, what: str) -> bool:
+    def _is_left_out(self, name: str, row: Row, number: int, what: str) -> bool:
         """Report a field that only this reader inherits. Return whether it is inherited."""
         inherited = row.time_text if name == "TM" else getattr(row.reading, name)
         if row.written.get(name, "") is None or inherited in ("", None):
@@ -178,11 +175,16 @@ class Transaction:
             text = f"the clock of the {what} was not synchronised: {quoted(one.flag)}"
             self._add("time-not-synchronised", text, "TM", one)
 
-    def _look_at_flag(self, begin: _Judged) -> None:
-        if begin.flag is None:
-            self._add("time-flag-missing", "TM of the begin has no flag for the state of the clock", "TM", begin)
-        elif begin.row.written.get("TM") is None:
-            self._is_left_out("TM", begin.row, begin.number, "the begin")
+    def _look_at_flags(self) -> None:
+        for one in self._begins:
+            if one.flag is None:
+                self._add("time-flag-missing", "TM of the begin has no flag for the state of the clock", "TM", one)
+            elif one.row.written.get("TM") is None:
+                self._is_left_out("TM", one.row, one.number, "the begin")
+        for one in self._ends:
+            if one.flag is None:
+                text = "TM of the end has no flag for the state of the clock"
+                self._add("time-flag-missing-at-end", text, "TM", one)
 
     def _compare(self, begin: _Judged, end: _Judged) -> None:
         first, last = begin.row.reading, end.row.reading
@@ -191,25 +193,20 @@ class Transaction:
         falls = _is_above(_number(begin.row), _number(end.row))
         if falls or (first.RU != last.RU and _is_above(first.energy_wh, last.energy_wh)):
             self._add("register-falling", f"the register falls from {first.RV} to {last.RV}", "RV", end)
-        self._compare_times(begin, end)
+        begin_at, end_at = _time_there(begin), _time_there(end)
+        if begin_at is not None and end_at is not None:
+            if begin_at > end_at:
+                self._add("time-falling", f"the end is earlier than the begin, which is at {begin_at}", "TM", end)
+        elif first.TM and last.TM and first.TM.instant > last.TM.instant:
+            self._add("time-falling-between", "the end is earlier than the begin", "TM", end)
         if begin.flag == "R" != end.flag:
             self._add("time-relative-mixed", "the begin's time is relative (R), the end's is not", "TM", end)
         if begin.flag != "R" == end.flag:
             self._add("time-relative-at-end", "the end's time is relative (R), the begin's is not", "TM", end)
         counter = double_in(end.row.written.get("EI"))
         differs = counter is not None and counter != double_in(begin.row.written.get("EI"))
-        if differs and any(is_old(receipt) for number, receipt in self._numbered if number == end.number):
+        if differs and is_old(self._receipts[end.number]):
             self._add("event-counter", "EI differs between begin and end", "EI", end)
-
-    def _compare_times(self, begin: _Judged, end: _Judged) -> None:
-        first, last = _time_there(begin), _time_there(end)
-        if first is not None and last is not None:
-            if first > last:
-                self._add("time-falling", f"the end is earlier than the begin, which is at {first}", "TM", end)
-            return
-        own_first, own_last = begin.row.reading.TM, end.row.reading.TM
-        if own_first and own_last and own_first.instant > own_last.instant:
-            self._add("time-falling-between", "the end is earlier than the begin", "TM", end)
 
     def _look_across(self) -> None:
         """Check that no judged reading of the begin's tuple exceeds one of the end's tuple, in kWh."""
@@ -217,7 +214,7 @@ class Transaction:
         for number, row in self._rows:
             register = _own_register(row)
             if register is not None and register.judged and register.groups[5] == 0:
-                parts[min(number or 0, 1)].append((_kwh(row), row))
+                parts[min(number, 1)].append((_kwh(row), row))
         for part, code in zip(parts, ("begin-missing", "end-missing"), strict=True):
             if not part:
                 self._report.add(code, "its tuple has no total of a judged register", "RI")
@@ -231,7 +228,7 @@ class Transaction:
 
     def _look_between(self) -> None:
         judged_ends = {id(one.row) for one in (*self._begins, *self._ends)}
-        last: dict[object, tuple[int | None, Row]] = {}
+        last: dict[object, tuple[int, Row]] = {}
         for number, row in self._rows:
             reading = row.reading
             if id(row) not in judged_ends:
@@ -241,13 +238,14 @@ class Transaction:
                     text = "EF contains E: the energy is not usable"
                     self._report.add("energy-flag-between", text, "EF", row, number)
             register = key_of_register(reading.RI)
-            of, before = last.get(register, (None, None))
-            if before is not None and not {id(before), id(row)} <= judged_ends:
-                self._look_at_step(before, row, number, is_in_one=of == number)
+            if register in last:
+                of, before = last[register]
+                if not {id(before), id(row)} <= judged_ends:
+                    self._look_at_step(before, row, number, is_in_one=of == number)
             if reading.RV is not None:
                 last[register] = number, row
 
-    def _look_at_step(self, before: Row, row: Row, number: int | None, *, is_in_one: bool) -> None:
+    def _look_at_step(self, before: Row, row: Row, number: int, *, is_in_one: bool) -> None:
         first, last = before.reading, row.reading
         falls = _is_above(first.energy_wh, last.energy_wh)
         if falls and (is_in_one or not _is_judged(last.RI)):  # readings of two tuples are already judged
@@ -258,7 +256,7 @@ class Transaction:
             self._report.add("time-falling-between", text, "TM", row, number)
 
 
-def _judged_of(rows: Iterable[tuple[int | None, Row]]) -> list[_Judged]:
+def _judged_of(rows: Iterable[tuple[int, Row]]) -> list[_Judged]:
     """Return the rows of judged registers with the cable's loss subtracted, or without such registers of all judged."""
     found = []
     for number, row in rows:
@@ -272,8 +270,7 @@ def _judged_of(rows: Iterable[tuple[int | None, Row]]) -> list[_Judged]:
         own_ST, own_RU = row.written.get("ST"), row.written.get("RU")
         ST = ST if own_ST is None else text_of(own_ST)
         RU = RU if own_RU is None else text_of(own_RU)
-        flag = _flag(row.time_text)
-        judged.append(_Judged(number, row, register, _TX(row.written), ST, RU, flag))
+        judged.append(_Judged(number, row, register, _TX(row.written), ST, RU, _flag(row.time_text)))
     return judged
 
 
@@ -341,7 +338,7 @@ def _time_there(one: _Judged) -> datetime | None:
     TM, read = one.row.written.get("TM"), one.row.reading.TM
     if not isinstance(TM, str) or one.flag is None:
         return None
-    if read is not None and _is_plain_time(TM):
+    if read is not None and _is_plain_time(TM):  # the usual case, because the rest takes long
         return read.instant
     match = _TIME.fullmatch(TM.split(" ")[0])
     if match is None:

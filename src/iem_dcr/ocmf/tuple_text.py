@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 
 HEADER = "OCMF|"
 
+AROUND = " \t\r\n\0\ufeff"
+"""Characters that may surround a tuple or a document."""
+AROUND_BYTES = b" \t\r\n\0\xef\xbb\xbf"
+"""The bytes of these characters in UTF-8."""
+
 LONGEST_RECORD = 16_000_000
 """Maximum size in bytes of a tuple with everything up to the next one in its file."""
 
@@ -35,17 +40,23 @@ MOST_DAMAGED = 100
 LONGEST_WITH_ODD_NUMBERS = 50_000
 """Maximum length of a section in which numbers that are not JSON are accepted."""
 
-_PLAIN = "OCMF|{"
 _WITH_SECTION = re.compile(r"OCMF\|(?=[ \t\r\n]*\{)")
 _LINE_START = re.compile(r"^(?=OCMF\|)", re.MULTILINE)
 _START = re.compile(r"^OCMF\||OCMF\|(?=[ \t\r\n]*\{)", re.MULTILINE)
 _SPACES = (" ", "\t", "\r", "\n")
 _JSON_SPACE = re.compile(r"[ \t\r\n]+")
-_AROUND_A_BODY = " \t\r\n\0\ufeff"
 _TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[{}\[\],:]|[^\s{}\[\],:"]+|\s+', re.DOTALL)
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _JSON_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 _OF_NUMBERS = frozenset("+-.0123456789")
+
+
+def _no_such_number(name: str) -> NoReturn:
+    raise ReceiptError(f"not JSON: {name} is not a JSON number")
+
+
+# Control characters inside strings are accepted: the signature covers the bytes as written, escaped or not.
+_JSON = json.JSONDecoder(strict=False, parse_float=Decimal, parse_constant=_no_such_number)
 
 
 class Sections(NamedTuple):
@@ -99,7 +110,7 @@ def find_tuple(text: str) -> str | None:
         if start is None:
             continue
         try:
-            return candidate[start : read_sections(candidate, start, _ANY_JSON).end]
+            return candidate[start : read_sections(candidate, start).end]
         except ReceiptError:
             damaged = damaged or candidate[start:].rstrip()
     return damaged
@@ -114,37 +125,29 @@ def read_tuple(text: str) -> tuple[str, Sections] | None:
     Raises:
         ReceiptError: as `read_sections`.
     """
-    plain = text.strip(_AROUND_A_BODY)
-    # fast path: such a text cannot be JSON, and the tuple cannot begin elsewhere
-    if plain.startswith(_PLAIN) or _WITH_SECTION.match(plain):
+    plain = text.strip(AROUND)
+    if _WITH_SECTION.match(plain):  # fast path: it cannot be JSON, and the tuple cannot begin elsewhere
         try:
             sections = read_sections(plain)
+            return plain[: sections.end], sections
         except ReceiptError:
             pass  # the full search follows and reports the error
-        else:
-            return plain[: sections.end], sections
     found = find_tuple(text)
     return None if found is None else (found, read_sections(found))
 
 
-def read_sections(text: str, start: int = 0, decoder: json.JSONDecoder | None = None) -> Sections:
-    """Decode the sections of the tuple at an index of a text. The text after the tuple is ignored.
-
-    Args:
-        text: a text with ``OCMF|`` at ``start``.
-        start: index of the tuple.
-        decoder: decodes the sections. The default refuses NaN and Infinity.
+def read_sections(text: str, start: int = 0) -> Sections:
+    """Decode the sections of the tuple that begins at an index of a text. The text after the tuple is ignored.
 
     Raises:
         ReceiptError: there is no tuple of two JSON objects.
     """
-    decoder = decoder or _JSON
     begin = start + len(HEADER)
-    payload, end, is_odd = _section(text, begin, "payload", decoder)
+    payload, end, is_odd = _section(text, begin, "payload")
     separator = _skip_space(text, end)
     if not text.startswith("|", separator):
         raise ReceiptError("no OCMF tuple: no '|' and no signature section behind the payload; is the text complete?")
-    signature, end, is_too = _section(text, separator + 1, "signature", decoder)
+    signature, end, is_too = _section(text, separator + 1, "signature")
     return Sections(payload, signature, text[begin:separator], end, is_odd or is_too)
 
 
@@ -158,22 +161,22 @@ def repeated_keys(section: str, decoded: Mapping[str, object]) -> tuple[str, str
     Returns:
         The two keys, or "" if no key is repeated.
     """
+    repeated: list[str] = []
+
+    def note_repeated(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        value = dict(pairs)
+        is_repeated = len(value) != len(pairs)
+        repeated.append(Counter(key for key, _ in pairs).most_common(1)[0][0] if is_repeated else "")
+        return value
+
     try:
         if section.count('"') == 2 * _count_texts(decoded):
             return "", ""
-        repeated: list[str] = []
-
-        def look(pairs: list[tuple[str, object]]) -> dict[str, object]:
-            value = dict(pairs)
-            is_repeated = len(value) != len(pairs)
-            repeated.append(Counter(key for key, _ in pairs).most_common(1)[0][0] if is_repeated else "")
-            return value
-
-        decoder = json.JSONDecoder(strict=False, parse_int=str, parse_float=str, object_pairs_hook=look)
+        decoder = json.JSONDecoder(strict=False, parse_int=str, parse_float=str, object_pairs_hook=note_repeated)
         _section(section, 0, "same", decoder)
     except (ReceiptError, RecursionError):
         return "", ""
-    return repeated[-1], next((key for key in repeated[:-1] if key), "")
+    return repeated[-1], next(filter(None, repeated[:-1]), "")
 
 
 def tuples_in(text: str, first_line: int = 1) -> Iterator[tuple[str, int]]:
@@ -197,13 +200,13 @@ def stream_records(stream: IO[bytes]) -> Iterator[Record]:
     """
     lines: list[bytes] = []
     size, number, first = 0, 0, 1
-    header, around = HEADER.encode(), b" \t\r\n\0\xef\xbb\xbf"
+    header = HEADER.encode()
     while line := stream.readline(LONGEST_RECORD):
         number += 1
         if lines and line.startswith(header):
             yield Record(first, b"".join(lines))
             lines, size, first = [], 0, number
-        lines.append(line if lines else line.lstrip(around) or b"\n")
+        lines.append(line if lines else line.lstrip(AROUND_BYTES) or b"\n")
         size += len(line)
         if size >= LONGEST_RECORD:
             raise ReceiptError(
@@ -219,7 +222,7 @@ def _tuples_in_piece(text: str, line: int) -> Iterator[tuple[str, int]]:
         start = match.start()
         line, counted = line + text.count("\n", counted, start), start
         try:
-            at = read_sections(text, start, _ANY_JSON).end
+            at = read_sections(text, start).end
         except ReceiptError:
             damaged += 1
             following = _START.search(text, match.end()) if damaged < MOST_DAMAGED else None
@@ -227,7 +230,7 @@ def _tuples_in_piece(text: str, line: int) -> Iterator[tuple[str, int]]:
         yield text[start:at].rstrip(), line
 
 
-def _section(text: str, at: int, name: str, decoder: json.JSONDecoder) -> tuple[dict[str, object], int, bool]:
+def _section(text: str, at: int, name: str, decoder: json.JSONDecoder = _JSON) -> tuple[dict[str, object], int, bool]:
     at, is_odd = _skip_space(text, at), False
     try:
         value, end = decoder.raw_decode(text, at)
@@ -280,8 +283,8 @@ def _start(text: str) -> int | None:
 def _candidates(text: str) -> Iterator[str]:
     """Yield the strings that may contain the tuple: those of a JSON text in order, else the text itself."""
     try:
-        wrapper = _ANY_JSON.decode(text.strip(_AROUND_A_BODY))
-    except (ValueError, RecursionError, ArithmeticError):
+        wrapper = json.loads(text.strip(AROUND), strict=False)
+    except (ValueError, RecursionError):
         yield text
         return
     waiting: list[object] = [wrapper]
@@ -304,12 +307,3 @@ def _count_texts(value: Mapping[str, object] | list[object]) -> int:
         elif isinstance(one, (dict, list)):
             count += _count_texts(one)
     return count
-
-
-def _no_such_number(name: str) -> NoReturn:
-    raise ReceiptError(f"not JSON: {name} is not a JSON number")
-
-
-# Control characters inside strings are accepted: the signature covers the bytes as written, escaped or not.
-_ANY_JSON = json.JSONDecoder(strict=False, parse_float=Decimal)
-_JSON = json.JSONDecoder(strict=False, parse_float=Decimal, parse_constant=_no_such_number)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from iem_dcr.errors import ReceiptError
-from iem_dcr.ocmf.examination import examine_transaction
+from iem_dcr.ocmf.examination import examine
 from iem_dcr.ocmf.keys import curve_of, is_plain
 from iem_dcr.ocmf.receipt import Reading, difference_wh, ends_of, parse
 from iem_dcr.ocmf.registers import register_of
@@ -134,7 +134,7 @@ def judge(
     """
     if not receipts or len(receipts) != len(verifications):
         raise ValueError(f"{len(receipts)} receipts and {len(verifications)} verifications are not a transaction")
-    findings = (*found_before, *examine_transaction(receipts), *_of_keys(receipts, public_keys))
+    findings = (*found_before, *examine(*receipts), *_of_keys(receipts, public_keys))
     outcomes = {verification.outcome for verification in verifications}
     if Outcome.INVALID in outcomes:
         judgement = Judgement.INVALID
