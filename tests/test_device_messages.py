@@ -278,8 +278,3 @@ def test_any_answer_is_read_or_refused(answer: object) -> None:
         except ShapeError as error:
             said = str(error)
         assert said.isprintable()
-
-
-@given(st.dictionaries(st.sampled_from([key for key in VALUE if key != "RD"]), any_json, max_size=9))
-def test_whatever_the_other_fields_say_the_register_is_read(change: dict[str, object]) -> None:
-    assert messages.meter_value(VALUE | change).import_wh == IMPORT_WH

@@ -378,17 +378,6 @@ async def test_older_ids_get_their_own_receipts_and_what_runs_goes_on_also_where
             await own_receipt(made, "A")
 
 
-@pytest.mark.parametrize("transaction_id", ["X-9", ""])
-@virtual
-async def test_an_unknown_id_gets_the_last_receipt_that_the_journal_knows_too(transaction_id: str, path: Path) -> None:
-    async with virtual_journal(path) as journal, live_bench(journal=journal) as b:
-        await start(b, "A")
-        text = (await own_receipt(b, "A")).text
-        async with process(b, journal) as (made, _):
-            await asyncio.sleep(3)
-            assert (await stop(made, transaction_id)).text == text
-
-
 @pytest.mark.parametrize("has_journal", [True, False])
 @virtual
 async def test_the_receipt_before_is_not_taken_for_what_another_process_began(*, has_journal: bool, path: Path) -> None:
@@ -540,21 +529,6 @@ async def test_what_another_began_and_a_power_failure_cut_is_kept_before_the_nex
             assert whose(path) == [("T1", "", True)]
             await own_receipt(made, "B")
         assert whose(path) == [("T1", "", True), ("T2", "B", False)]
-
-
-@virtual
-async def test_what_is_found_and_does_not_verify_is_an_error_and_kept(
-    path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    async with virtual_journal(path) as journal, live_bench() as b:
-        session_by_hand(b)
-        await asyncio.sleep(1)
-        exchange(b, b.meter.options.MS)
-        async with process(b, journal):
-            await asyncio.sleep(2)
-        assert [entry.outcome for entry in entries(path)] == [Outcome.INVALID]
-    (error,) = logged(caplog, level=logging.ERROR)
-    assert "receipt T1 does not verify" in error
 
 
 @virtual

@@ -283,20 +283,6 @@ async def test_a_slow_reading_is_let_finish_within_half_a_second() -> None:
         assert len(b.station.values) == count + 1
 
 
-@pytest.mark.parametrize("after_tick_s", [0.05, 0.3])
-@virtual
-async def test_a_reading_is_not_cut_short_by_the_end_of_a_wait(
-    after_tick_s: float, caplog: pytest.LogCaptureFixture
-) -> None:
-    async with live_bench() as b:
-        b.meter.faults.add(Fault("refuse", node="/gw", count=1000), Fault("refuse", node="/metervalue"))
-        await asyncio.sleep(2 + after_tick_s)
-        b.meter.faults.add(Fault("drip", node="/metervalue", count=5, delay_s=0.0008))
-        caplog.clear()
-        await start_fails(b)
-        assert "no live value" not in caplog.text
-
-
 @virtual
 async def test_live_values_and_faults_go_on_while_a_command_waits() -> None:
     async with live_bench(stop_current_wait_ms=10_000) as b:

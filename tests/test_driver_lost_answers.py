@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from iem_dcr.driver.timing import now_s
 from iem_dcr.simulator import Fault
 from tests.support.bench import CI, Bench, meter_options
 from tests.support.driving import (
@@ -141,18 +140,6 @@ async def test_a_power_cycle_while_b_is_in_doubt_begins_everything_anew(signing_
 
 
 @virtual
-async def test_a_start_in_doubt_goes_on_for_as_long_as_it_may_take() -> None:
-    async with live_bench() as b:
-        starting = await in_doubt(b)
-        b.meter.faults.add(Fault("refuse", node="/gw", status=503, count=1000))
-        await asyncio.sleep(20)
-        b.meter.faults.clear()
-        await starting
-        assert (b.meter.state.begun, b.meter.state.ended) == (2, 1)
-        assert (await own_receipt(b)).pagination == "T2"
-
-
-@virtual
 async def test_what_a_b_in_doubt_began_is_ended_at_a_meter_that_is_in_error_since() -> None:
     async with live_bench() as b:
         b.once_done("POST", "/user", fault("lose-answer", "/receipt"))
@@ -163,18 +150,6 @@ async def test_what_a_b_in_doubt_began_is_ended_at_a_meter_that_is_in_error_sinc
         await starting
         assert (b.meter.state.begun, b.meter.state.ended) == (1, 1)
         await own_receipt(b)
-
-
-@virtual
-async def test_a_start_whose_meter_goes_away_before_b_fails_in_time_and_leaves_nothing_running() -> None:
-    async with live_bench() as b:
-        before_s = now_s()
-        b.once_done("POST", "/user", Fault("refuse", status=503, count=FOR_GOOD))
-        await start_fails(b)
-        assert now_s() - before_s <= 30
-        b.meter.faults.clear()
-        await asyncio.sleep(15)
-        assert b.meter.state.begun == 0
 
 
 @virtual

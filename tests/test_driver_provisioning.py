@@ -11,7 +11,7 @@ import pytest
 
 from iem_dcr import ocmf
 from iem_dcr.simulator import Fault
-from tests.support.bench import CI, Bench, bench, meter_options
+from tests.support.bench import CI, Bench, bench
 from tests.support.driving import (
     FOR_GOOD,
     OTHER_SERIAL,
@@ -174,13 +174,6 @@ async def test_the_first_value_comes_at_once_and_the_key_before_it() -> None:
         await b.until_live()
         assert asyncio.get_running_loop().time() < 0.3
         assert b.station.keys == [ocmf.public_key_der_hex(b.station.keys[0])]
-
-
-@virtual
-async def test_a_bare_key_is_published_as_der() -> None:
-    async with bench(meter_options(public_key_form="raw")) as b:
-        await b.until_live()
-        assert b.station.keys[0].startswith("3059301306072a8648ce3d0201")
 
 
 @virtual

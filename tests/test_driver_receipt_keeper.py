@@ -11,8 +11,8 @@ from iem_dcr import ocmf
 from iem_dcr.driver.ledger import Ledger
 from iem_dcr.driver.timing import now_s
 from iem_dcr.ocmf import Outcome
-from iem_dcr.simulator import Answer, Fault
-from tests.support.bench import SERIAL, Bench, bench, meter_options
+from iem_dcr.simulator import Answer
+from tests.support.bench import SERIAL, Bench, meter_options
 from tests.support.driving import (
     OK,
     Sink,
@@ -21,7 +21,6 @@ from tests.support.driving import (
     live_bench,
     logged,
     own_receipt,
-    session_by_hand,
     start,
     start_fails,
 )
@@ -133,32 +132,6 @@ async def test_a_receipt_without_pagination_is_matched_by_id_and_beginning() -> 
 
 
 # --- kept ---
-
-
-@virtual
-async def test_every_receipt_is_kept_before_it_is_handed_over() -> None:
-    sink = Sink()
-    async with live_bench(sink=sink) as b:
-        await start(b)
-        text = (await own_receipt(b)).text
-        assert {(kept.transaction_id, kept.receipt.text, kept.outcome) for kept in sink.kept} == {
-            ("T-1", text, Outcome.VALID)
-        }
-
-
-@virtual
-async def test_what_is_found_is_shown_as_found_and_not_again_at_every_look() -> None:
-    sink = Sink()
-    async with bench(sink=sink) as b:
-        b.meter.set_load(0, 0)
-        session_by_hand(b)
-        await asyncio.sleep(5)
-        looks = b.requests("GET", "/transaction")
-        for _ in range(3):
-            b.meter.faults.add(Fault("refuse", node="/metervalue", status=503))
-            await asyncio.sleep(15)
-        assert b.requests("GET", "/transaction") >= looks + 3
-    assert [(kept.found, kept.transaction_id, kept.receipt.pagination) for kept in sink.kept] == [(True, "", "T1")]
 
 
 @virtual

@@ -230,16 +230,6 @@ async def test_a_start_before_the_first_initialisation_does_it() -> None:
 
 
 @virtual
-async def test_a_meter_that_was_powered_up_just_before_a_start_gets_its_charge_point_first() -> None:
-    async with live_bench() as b:
-        await asyncio.sleep(5.2)
-        b.meter.power_cycle(off_s=0.1, boot_s=0.1)
-        await asyncio.sleep(0.3)
-        await start(b)
-        assert f'"CI":"{CI}"' in (await own_receipt(b)).text
-
-
-@virtual
 async def test_a_reading_that_fails_does_not_fail_a_start() -> None:
     async with live_bench() as b:
         starting = asyncio.create_task(start(b))

@@ -222,59 +222,6 @@ def test_handlers_on_many_threads_at_once() -> None:
         assert_ended_well(everest)
 
 
-# --- a meter that comes and goes ---
-
-
-@pytest.mark.parametrize("fate", ["closed", "lost"])
-def test_a_power_cycle_of_the_meter_in_a_session(fate: str) -> None:
-    with Simulator(open_at_power_cut=fate) as meter, module(meter) as everest:
-        live(everest)
-        everest.wait_for(lambda: meter.posts.count("/gw") == 1)
-        assert everest.call("start_transaction", start())["status"] == "OK"
-        meter.of(lambda it: it.power_cycle(off_s=0.5, boot_s=2.5))
-        stopped = everest.call("stop_transaction", stop(), timeout=70)
-        if fate == "lost":
-            assert "no receipt for this transaction" in stopped["error"]
-        else:
-            assert receipt_of(stopped).identification == "04ABT-1"
-        more_values(everest)
-        everest.wait_for(lambda: not everest.errors_active)
-        everest.wait_for(lambda: meter.posts.count("/gw") == 2)
-        assert everest.call("start_transaction", start("next"))["status"] == "OK"
-        assert receipt_of(everest.call("stop_transaction", stop("next"))).identification == "04ABnext"
-        assert_ended_well(everest)
-
-
-def test_a_connection_lost_and_regained_in_a_session() -> None:
-    with Simulator() as meter, module(meter) as everest:
-        live(everest)
-        assert everest.call("start_transaction", start())["status"] == "OK"
-        meter.fault(kind="reset", count=100_000)
-        everest.wait_for(lambda: everest.errors_active == {FAULT})
-        meter.of(lambda it: it.faults.clear())
-        everest.wait_for(lambda: not everest.errors_active)
-        assert receipt_of(everest.call("stop_transaction", stop())).identification == "04ABT-1"
-        assert [(entry.change, entry.effective) for entry in everest.errors_log] == [
-            ("raised", True),
-            ("cleared", True),
-        ]
-        assert_ended_well(everest)
-
-
-def test_a_power_failure_of_everything() -> None:
-    with Simulator() as meter:
-        with module(meter) as everest:
-            live(everest)
-            assert everest.call("start_transaction", start())["status"] == "OK"
-            everest.kill()
-        meter.of(lambda it: it.power_cycle(off_s=0.1, boot_s=3.0))
-        with module(meter) as everest:
-            everest.ready()
-            answer = everest.call("stop_transaction", stop(), timeout=70)
-            assert receipt_of(answer).identification == "04ABT-1"
-            assert receipt_of(everest.call("stop_transaction", stop(""))).identification == "04ABT-1"
-
-
 def test_errors_of_before_a_restart_are_cleared_unless_they_stand() -> None:
     with Simulator() as meter:
         everest = EverestBench(MODULE, config(meter.address), active_errors=[FAULT, VENDOR_ERROR])
@@ -353,23 +300,6 @@ def test_a_graceful_shutdown_is_taken_where_everestpy_has_it() -> None:
         live(everest)
         everest.shutdown()
         assert_ended_well(everest, None)
-
-
-# --- the folder by itself ---
-
-
-def test_it_runs_from_a_copied_folder_without_package_metadata(tmp_path: Path) -> None:
-    folder = tmp_path / "IsabellenhuetteIemDcr"
-    folder.mkdir()
-    for source in MODULE.parent.iterdir():
-        if source.is_file():
-            (folder / source.name).write_bytes(source.read_bytes())
-    package = Path(iem_dcr.everest.__file__).parents[1]
-    (folder / "iem_dcr").symlink_to(package)
-    with Simulator() as meter, EverestBench(folder / "module.py", config(meter.address)) as everest:
-        live(everest)
-        assert everest.call("start_transaction", start())["status"] == "OK"
-        assert_ended_well(everest)
 
 
 # --- when something in the module itself goes wrong ---

@@ -199,7 +199,7 @@ def test_an_end_of_an_idle_meter_may_do_nothing() -> None:
     assert bench.meter.signed == []
 
 
-def test_a_user_in_a_running_transaction_is_refused_or_is_the_next_ones() -> None:
+def test_user_in_a_running_transaction_is_refused_or_is_for_the_next() -> None:
     bench = Bench(user_while_running="refuse")
     bench.begin()
     assert bench.post("/user", USER) == 428
@@ -218,7 +218,7 @@ def test_a_user_in_a_running_transaction_is_refused_or_is_the_next_ones() -> Non
     ("kind", "answer"),
     [("refuse", 428), ("not-found", 404), ("nothing", b""), ("null", b"null"), ("empty", b'""')],
 )
-def test_it_is_said_in_many_ways_that_there_is_no_receipt(kind: str, answer: int | bytes) -> None:
+def test_there_are_many_ways_to_say_that_there_is_no_receipt(kind: str, answer: int | bytes) -> None:
     knobs = ("receipt_never_signed", "receipt_in_transaction", "receipt_while_signing")
     bench = Bench(**dict.fromkeys(knobs, kind))
 
