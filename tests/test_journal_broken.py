@@ -8,7 +8,6 @@ import logging
 import random
 import signal
 import sqlite3
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -34,6 +33,8 @@ from tests.support.journals import (
 from tests.support.virtual_time import virtual
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from iem_dcr.journal.worker import Unit
 
 ASKS = pytest.mark.parametrize("asks", [False, True], ids=["writes", "asks"])
