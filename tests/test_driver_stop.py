@@ -80,14 +80,18 @@ async def test_a_stop_needs_four_requests_and_the_reading_after_it() -> None:
 
 
 @virtual
-async def test_the_live_value_after_the_end_is_published_before_the_answer() -> None:
+async def test_values_at_begin_and_end_are_published_before_the_answers() -> None:
     async with bench() as b:
         await b.until_live()
-        await start(b, for_s=3.5)
+        await start(b)
+        first = b.station.values[-1][1]
+        await asyncio.sleep(3.5)
         count = len(b.station.values)
         receipt = await own_receipt(b)
+        assert receipt.begin is not None
         assert receipt.end is not None
-        assert b.station.values[count][1].energy_wh_import == receipt.end.energy_wh
+        assert first.energy_wh_import == receipt.begin.energy_wh
+        assert b.station.values[count][1].energy_wh_import == receipt.end.energy_wh != receipt.begin.energy_wh
 
 
 @pytest.mark.parametrize(

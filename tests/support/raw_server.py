@@ -93,14 +93,12 @@ class Connection:
     """One connection.
 
     Attributes:
-        closed_s: the loop's time when it was seen closed, or None while it is open.
-        sent: bytes handed to the host for sending.
+        is_open: it was not seen closed.
         was_reset: the other side did not close it in good order.
     """
 
     writer: asyncio.StreamWriter
-    closed_s: float | None = None
-    sent: int = 0
+    is_open: bool = True
     was_reset: bool = False
 
 
@@ -139,15 +137,11 @@ class RawServer:
     @property
     def open(self) -> int:
         """How many connections are open."""
-        return sum(1 for connection in self.connections if connection.closed_s is None)
+        return sum(connection.is_open for connection in self.connections)
 
     def lines(self) -> list[tuple[int, str]]:
         """Connection, method and path of every request."""
         return [(request.connection, request.line) for request in self.requests]
-
-    def drop(self, index: int) -> None:
-        """Close a connection from this side."""
-        self.connections[index].writer.close()
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.get_running_loop().create_task(self._talk(len(self.connections), reader, Connection(writer)))
@@ -163,7 +157,7 @@ class RawServer:
         except ConnectionError:
             connection.was_reset = True
         finally:
-            connection.closed_s = asyncio.get_running_loop().time()
+            connection.is_open = False
             connection.writer.close()
             with contextlib.suppress(ConnectionError):
                 await connection.writer.wait_closed()
@@ -182,13 +176,11 @@ class RawServer:
         singles = do.parts or [do.send[i : i + 1] for i in range(len(do.send))]
         for part in singles if do.drip_s else [do.send]:
             writer.write(part)
-            connection.sent += len(part)
             await writer.drain()
             if do.drip_s:
                 await asyncio.sleep(do.drip_s)
         while do.flood:
             writer.write(b" " * 65536)
-            connection.sent += 65536
             await writer.drain()
         if do.then is Then.STALL:
             await reader.readexactly(1)
