@@ -48,7 +48,7 @@ def test_a_live_value_is_a_snapshot_of_up_to_that_age() -> None:
     assert xt(bench) is False
 
 
-def test_the_snapshot_of_a_moment_shows_that_moment_however_late_it_is_asked_for() -> None:
+def test_snapshot_shows_its_own_moment() -> None:
     bench = Bench(value_age_s=1)
     bench.meter.set_load(10, 360)
     bench.wait(10.7)
@@ -90,7 +90,7 @@ def test_xt_is_false_for_seconds_after_a_power_cut_whose_transaction_goes_on() -
     assert xt(bench) is True
 
 
-def test_values_stand_still() -> None:
+def test_frozen_values() -> None:
     bench = Bench()
     bench.meter.set_load(100, 400)
     bench.meter.configure(frozen=True)
