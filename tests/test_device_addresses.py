@@ -115,7 +115,7 @@ def resolver(monkeypatch: pytest.MonkeyPatch) -> Iterator[SilentResolver]:
 
 
 @virtual
-async def test_a_silent_resolver_delays_only_who_asks_it(resolver: SilentResolver) -> None:
+async def test_silent_resolver_delays_only_its_own_requests(resolver: SilentResolver) -> None:
     """One look-up is in flight for a name, however often it is asked for."""
     async with connected(answer(CLOCK), answer(CLOCK)) as (numeric, _):
         named = MeterClient("meter.example", timeout_s=LIMIT_S)
@@ -160,7 +160,7 @@ time.sleep(0.5)
 """
 
 
-def test_a_process_may_end_while_an_address_does_not_work() -> None:
+def test_process_ends_in_good_order_during_a_look_up() -> None:
     done = subprocess.run(
         [sys.executable, "-X", "dev", "-W", "error", "-c", ENDING],
         capture_output=True,

@@ -65,7 +65,7 @@ def known(value: Any) -> Iterator[object]:
         yield from [one] if key == "x-known" else known(one)
 
 
-def test_it_says_how_everything_is_known() -> None:
+def test_every_part_says_how_it_is_known() -> None:
     assert set(known(API)) == KNOWN
     for method, path, operation in operations():
         assert operation["x-known"] in KNOWN, (method, path)
@@ -73,7 +73,7 @@ def test_it_says_how_everything_is_known() -> None:
             assert resolved(response)["x-known"] in KNOWN, (method, path, status)
 
 
-def test_its_examples_are_what_it_says() -> None:
+def test_examples_are_valid() -> None:
     count = 0
     for method, path, operation in operations():
         contents = [operation.get("requestBody", {}).get("content", {})]
@@ -86,7 +86,7 @@ def test_its_examples_are_what_it_says() -> None:
     assert count > 8
 
 
-def test_it_has_the_nodes_there_are() -> None:
+def test_all_nodes_are_described() -> None:
     described = {(method, path) for method, path, _ in operations()}
     served = {(method, V1 + node) for node, methods in METHODS.items() for method in methods}
     assert described == served | {("GET", nodes.TRANSACTION_V2.path)}
@@ -95,7 +95,7 @@ def test_it_has_the_nodes_there_are() -> None:
     assert {path for method, path, _ in operations() if method == "GET"} == {node.path for node in nodes.ALL}
 
 
-def test_the_page_says_the_same() -> None:
+def test_table_of_nodes_agrees() -> None:
     rows = table("device-api.md", "| node | method | when | known | what |")
     page = {
         (method, node.strip("`") if "v2" in node else V1 + node.strip("`")): (when, known)
@@ -176,7 +176,7 @@ def test_the_simulator_answers_as_described(options: dict[str, Any]) -> None:
     assert {200, 400, 404, 428} <= statuses
 
 
-def test_what_is_not_described_is_noticed() -> None:
+def test_difference_from_the_description_is_noticed() -> None:
     path = f"{V1}/metervalue"
     value = API["paths"][path]["get"]["responses"]["200"]["content"]["application/json"]["example"]
     assert problems(answer_schema(path), value) == []
@@ -199,7 +199,7 @@ def test_captured_answers_and_genuine_receipts_are_described() -> None:
         assert_described("GET", f"{V1}/transaction", 200, "text/plain", found[0].encode())
 
 
-def test_nothing_of_a_real_meter_is_in_it() -> None:
+def test_no_data_of_a_real_meter() -> None:
     texts = [path.read_text("utf-8") for path in (FILE, FILE.with_name("device-api.md"))]
     metervalue, key = (json.loads(shared(f"device/{node}.json").read_bytes()) for node in ("metervalue", "publickey"))
     secrets = [metervalue["MS"], key["PK"][-128:]]

@@ -126,7 +126,7 @@ async def test_transaction_is_asked_under_v1_then_v2_and_remembered() -> None:
 
 @pytest.mark.parametrize("status", ["500 Error", "501 Not Implemented"])
 @virtual
-async def test_an_error_of_the_server_under_one_path_hides_no_receipt_under_the_other(status: str) -> None:
+async def test_server_error_under_one_path_hides_no_receipt_under_the_other(status: str) -> None:
     error, missing = answer(b"", status), answer(b"", "404 Not Found")
     async with connected(error, RECEIPT, error, missing, missing, error) as (client, _):
         assert await client.transaction() is not None
@@ -173,7 +173,7 @@ async def test_a_4xx_was_not_acted_on() -> None:
 
 @pytest.mark.parametrize("call", [MeterClient.gw, MeterClient.begin])
 @virtual
-async def test_any_other_status_leaves_open_what_was_done(call: Any) -> None:
+async def test_after_any_other_status_the_meter_may_have_acted(call: Any) -> None:
     statuses = 301, 304, 307, 500, 503, 600
     headers = "Location: /counter/v2/ocmf/gw\r\n"
     async with connected(*[answer(b"", f"{status} ?", headers=headers) for status in statuses]) as (client, server):
@@ -197,7 +197,7 @@ async def test_any_other_status_leaves_open_what_was_done(call: Any) -> None:
     ],
 )
 @virtual
-async def test_what_is_not_understood_is_named_with_its_place(said: object, path: str, what: str) -> None:
+async def test_unreadable_answer_is_named_with_its_path(said: object, path: str, what: str) -> None:
     async with connected(answer(said)) as (client, _):
         error = await failure(client.metervalue())
         assert isinstance(error, NotUnderstoodError)
@@ -207,7 +207,7 @@ async def test_what_is_not_understood_is_named_with_its_place(said: object, path
 
 
 @virtual
-async def test_an_answer_is_had_as_it_is_whatever_its_status() -> None:
+async def test_raw_answer_of_any_status() -> None:
     statuses = 200, 204, 302, 404, 503
     script = [answer(b"", f"{status} ?", headers="X-Vendor: a\r\n") for status in statuses]
     async with connected(*script, answer(b"{}")) as (client, server):
@@ -223,7 +223,7 @@ async def test_an_answer_is_had_as_it_is_whatever_its_status() -> None:
 
 
 @virtual
-async def test_each_request_is_told_once() -> None:
+async def test_observer_hears_of_each_request_once() -> None:
     told: list[tuple[str, str, float, type[MeterError] | None]] = []
 
     def hear(method: str, node: str, took_s: float, error: MeterError | None) -> None:
@@ -263,7 +263,7 @@ async def test_requests_are_a_pause_apart() -> None:
 
 
 @virtual
-async def test_when_an_answer_last_came() -> None:
+async def test_time_of_the_last_response() -> None:
     """A refusal is an answer, and so is what is not understood; silence and what is no HTTP are none."""
     script = answer(CLOCK), answer(b"", "503 Busy"), answer(b"?"), Do(then=Then.STALL), Do(b"SSH-2.0-x\r\n", Then.CLOSE)
     async with connected(*script, timeout_s=1.0) as (client, _):

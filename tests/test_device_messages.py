@@ -117,7 +117,7 @@ def test_without_the_import_register_there_is_no_value(rows: object, path: str, 
 @pytest.mark.parametrize(
     ("kind", "code", "field"), [("W", "transaction_1-b:1.8.e", "transaction_wh"), ("R", "1-b:2.8.e", "export_wh")]
 )
-def test_no_live_value_fails_for_another_register(row: Any, kind: str, code: str, field: str) -> None:
+def test_other_registers_may_be_missing_or_invalid(row: Any, kind: str, code: str, field: str) -> None:
     strange = {kind + key: value for key, value in row.items()} | {f"{kind}I": code} if isinstance(row, dict) else row
     value = read(RD=[strange, IMPORT])
     assert getattr(value, field) is None
@@ -143,7 +143,7 @@ def test_energy_as_a_json_number_is_exact() -> None:
     "number", ["", "-", "1,5", "+1", "1 1", "1.", ".5", "1e3", "0x10", "NaN", "Infinity", "\u0661", "9" * 16, None,
                True, [], {"v": 1}, Decimal("NaN"), Decimal("sNaN"), Decimal("-Infinity"), Decimal("1e99999"), 10**400]
 )  # fmt: skip
-def test_what_is_no_number_is_none_and_costs_the_register(number: object) -> None:
+def test_invalid_numbers_are_none(number: object) -> None:
     assert refusal(VALUE | {"RD": [IMPORT | {"RV": number}]}).path == "RD[1-b:1.8.e].RV"
     value = messages.meter_value(VALUE | dict.fromkeys(("U2", "I", "P"), number))
     assert [value.U2, value.I, value.P] == [None] * 3
@@ -154,7 +154,7 @@ def test_what_is_no_number_is_none_and_costs_the_register(number: object) -> Non
 
 
 @pytest.mark.parametrize("strange", [..., None, [], {}])
-def test_nothing_else_costs_a_value(strange: object) -> None:
+def test_other_fields_may_be_missing_or_invalid(strange: object) -> None:
     for key in ("MS", "TM", "EF", "ST", "XT", "U1", "U2", "I", "P", "XS", "XC"):
         fields = {name: value for name, value in VALUE.items() if name != key}
         value = messages.meter_value(fields if strange is ... else fields | {key: strange})
@@ -190,7 +190,7 @@ def test_an_error_is_a_word_that_is_not_zero(texts: list[object], *, has_error: 
 
 
 @given(st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=6), st.booleans(), st.integers(1, 16))
-def test_the_spelling_does_not_matter(words: list[int], upper: bool, width: int) -> None:  # noqa: FBT001  drawn
+def test_spelling_of_error_words_does_not_matter(words: list[int], upper: bool, width: int) -> None:  # noqa: FBT001  drawn
     text = ", ".join(f"{word:#0{width + 2}X}" if upper else f"{word:#0{width + 2}x}" for word in words)
     assert read(XC=text).has_error is any(words)
 
@@ -278,8 +278,3 @@ def test_any_answer_is_read_or_refused(answer: object) -> None:
         except ShapeError as error:
             said = str(error)
         assert said.isprintable()
-
-
-@given(st.dictionaries(st.sampled_from([key for key in VALUE if key != "RD"]), any_json, max_size=9))
-def test_whatever_the_other_fields_say_the_register_is_read(change: dict[str, object]) -> None:
-    assert messages.meter_value(VALUE | change).import_wh == IMPORT_WH

@@ -126,7 +126,7 @@ async def test_a_tuple_without_a_length() -> None:
 
 
 @virtual
-async def test_the_bytes_of_an_answer_are_counted() -> None:
+async def test_answer_is_limited_to_256_kib() -> None:
     head = len(answer(b" " * 200_000).send) - 200_000
     whole, more = (answer(CLOCK_BODY.ljust(MAX_ANSWER_BYTES - head + n)) for n in (0, 1))
     assert len(whole.send) == MAX_ANSWER_BYTES
@@ -183,7 +183,7 @@ def receive_all(connection: socket.socket, into: bytearray) -> None:
 
 
 @virtual
-async def test_what_was_not_delivered_never_arrives() -> None:
+async def test_undelivered_request_never_arrives_later() -> None:
     """The host would go on sending it, to a meter that comes back minutes later."""
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -230,7 +230,7 @@ async def test_an_answer_that_is_lost_is_not_asked_for_again(how: str, call: Any
 @pytest.mark.parametrize(("asked_s", "limit_s"), [(None, 5.0), (1.25, 1.25), (60.0, 5.0), (0.0, 0.0), (-1.0, 0.0)])
 @pytest.mark.parametrize("said", [SILENT, answer(b" " * 400, drip_s=0.1)])
 @virtual
-async def test_time_runs_out(asked_s: float | None, limit_s: float, said: Do) -> None:
+async def test_timeout_covers_the_whole_answer(asked_s: float | None, limit_s: float, said: Do) -> None:
     """Time covers the body: each byte may come well in time, and all of them do not."""
     async with connected(said, said) as (client, _):
         for call in (client.datetime, client.begin):

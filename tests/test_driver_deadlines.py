@@ -36,7 +36,7 @@ SILENCE = Fault("stall", count=FOR_GOOD, delay_s=100.0)
     ],
 )
 @virtual
-async def test_the_deadlines_hold_with_every_maximum(node: str, kinds: str) -> None:
+async def test_deadlines_hold_with_all_settings_at_their_maximum(node: str, kinds: str) -> None:
     for kind in kinds.split(", "):
         name, _, acting = kind.partition(" ")
         async with bench(**MAXIMA) as b:
@@ -53,7 +53,7 @@ async def test_the_deadlines_hold_with_every_maximum(node: str, kinds: str) -> N
 
 
 @virtual
-async def test_a_command_behind_another_is_answered_in_time() -> None:
+async def test_queued_command_is_answered_in_time() -> None:
     async with bench(**MAXIMA) as b:
         await b.until_live()
         await start(b)
@@ -70,7 +70,7 @@ async def test_a_command_behind_another_is_answered_in_time() -> None:
 
 
 @virtual
-async def test_a_queue_of_stops_is_answered_in_time() -> None:
+async def test_queued_stops_are_answered_in_time() -> None:
     async with bench(**MAXIMA) as b:
         await b.until_live()
         b.meter.faults.add(SILENCE)

@@ -92,7 +92,7 @@ def takes(seconds: float) -> Callable[..., Awaitable[None]]:
 
 
 @virtual
-async def test_an_entry_is_written_before_b_and_after_each_answer_and_the_receipt_before_it_is_returned() -> None:
+async def test_order_of_the_writes() -> None:
     journal = calls()
     async with live_bench(journal=journal) as b:
         told_before_b: list[tuple[str, str]] = []
@@ -112,7 +112,7 @@ async def test_an_entry_is_written_before_b_and_after_each_answer_and_the_receip
 
 
 @virtual
-async def test_every_note_of_a_b_that_was_refused_is_taken_back() -> None:
+async def test_note_of_a_refused_begin_is_withdrawn() -> None:
     journal = calls()
     async with live_bench(journal=journal, resilience_transaction_request_retries=2) as b:
         b.meter.faults.add(REFUSED_B)
@@ -123,7 +123,7 @@ async def test_every_note_of_a_b_that_was_refused_is_taken_back() -> None:
 
 
 @virtual
-async def test_the_note_of_a_b_without_an_answer_stands_and_its_start_is_not_noted_as_refused() -> None:
+async def test_note_of_an_unanswered_begin_stays() -> None:
     journal = calls()
     async with live_bench(journal=journal, resilience_transaction_request_retries=0) as b:
         b.once_done("POST", "/user", Fault("lose-request", node="/receipt", method="POST"), REFUSED_B)
@@ -134,7 +134,7 @@ async def test_the_note_of_a_b_without_an_answer_stands_and_its_start_is_not_not
 
 
 @virtual
-async def test_a_process_that_ends_before_b_goes_out_sends_none() -> None:
+async def test_process_that_ends_before_begin_sends_none() -> None:
     journal = calls()
     async with live_bench(journal=journal) as b:
         journal.note.side_effect = takes(1e6)
@@ -147,7 +147,7 @@ async def test_a_process_that_ends_before_b_goes_out_sends_none() -> None:
 
 
 @virtual
-async def test_b_waits_half_a_second_for_its_note_and_goes_out_all_the_same() -> None:
+async def test_begin_waits_half_a_second_at_most_for_its_note() -> None:
     journal = calls()
     async with live_bench(journal=journal) as b:
         journal.note.side_effect = takes(1e6)
@@ -158,7 +158,7 @@ async def test_b_waits_half_a_second_for_its_note_and_goes_out_all_the_same() ->
 
 
 @virtual
-async def test_b_does_not_go_to_a_meter_that_came_while_its_entry_was_noted() -> None:
+async def test_begin_does_not_go_to_a_meter_exchanged_during_its_note() -> None:
     journal = calls()
     async with live_bench(journal=journal) as b:
         journal.note.side_effect = takes(0.4)
@@ -175,7 +175,7 @@ async def test_b_does_not_go_to_a_meter_that_came_while_its_entry_was_noted() ->
 
 
 @virtual
-async def test_it_is_read_once_after_the_first_live_value() -> None:
+async def test_journal_is_read_once_after_the_first_value() -> None:
     station = RememberingStation()
 
     async def recall(**_: object) -> Recalled:
@@ -192,7 +192,7 @@ async def test_it_is_read_once_after_the_first_live_value() -> None:
 
 @pytest.mark.parametrize("why", ["a command", "a command at a silent meter", "a pinned meter"])
 @virtual
-async def test_it_is_read_before_that_for_a_command_and_for_a_pinned_meter(why: str) -> None:
+async def test_journal_is_read_earlier_for_a_command_and_a_pinned_meter(why: str) -> None:
     station = RememberingStation()
     values: list[int] = []
 
@@ -216,7 +216,7 @@ async def test_it_is_read_before_that_for_a_command_and_for_a_pinned_meter(why: 
 
 @pytest.mark.parametrize(("ahead", "posts"), [(timedelta(days=-1), ["/gw"]), (timedelta(days=1), [])])
 @virtual
-async def test_a_meter_gets_no_clock_of_a_host_that_is_behind_the_journal(ahead: timedelta, posts: list[str]) -> None:
+async def test_host_clock_behind_the_journal_is_not_sent(ahead: timedelta, posts: list[str]) -> None:
     wall = VirtualWall()
     async with bench(journal=calls(newest=wall() + ahead), wall=wall) as b:
         await asyncio.sleep(20)
@@ -255,7 +255,7 @@ async def seconds_of_a_stop(b: Bench, journal: Journal | None, name: str) -> flo
 
 
 @virtual
-async def test_a_stop_waits_half_a_second_at_most_for_a_disk_that_does_not_answer(
+async def test_stop_waits_half_a_second_at_most_for_a_silent_disk(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with live_bench() as b:
@@ -271,7 +271,7 @@ async def test_a_stop_waits_half_a_second_at_most_for_a_disk_that_does_not_answe
 
 @IN_TROUBLE
 @virtual
-async def test_it_takes_no_transaction_of_this_process_its_receipt(answer: Callable[..., Awaitable[Any]]) -> None:
+async def test_disk_trouble_does_not_affect_transactions_of_this_process(answer: Callable[..., Awaitable[Any]]) -> None:
     async with live_bench() as b, process(b, calls(answer)) as (made, station):
         await start(made, "A", for_s=3)
         await own_receipt(made, "A")
@@ -283,7 +283,7 @@ async def test_it_takes_no_transaction_of_this_process_its_receipt(answer: Calla
 
 @IN_TROUBLE
 @virtual
-async def test_a_stop_for_an_id_of_before_waits_ten_seconds_for_it_and_ends_nothing(
+async def test_stop_of_an_unknown_id_waits_ten_seconds_for_the_journal_and_ends_nothing(
     answer: Callable[..., Awaitable[Any]],
 ) -> None:
     """It may be an id whose receipt is in the journal, and what runs another's."""
@@ -297,7 +297,7 @@ async def test_a_stop_for_an_id_of_before_waits_ten_seconds_for_it_and_ends_noth
 
 
 @virtual
-async def test_it_delays_the_setting_up_by_a_moment() -> None:
+async def test_silent_disk_delays_the_initialisation_by_half_a_second() -> None:
     async with bench(journal=calls(hangs)) as b:
         await b.until_live()
         before_s = now_s()
@@ -310,7 +310,7 @@ async def test_it_delays_the_setting_up_by_a_moment() -> None:
 
 
 @virtual
-async def test_a_receipt_is_in_the_journal_before_the_station_has_it(path: Path) -> None:
+async def test_receipt_is_in_the_journal_before_the_station_has_it(path: Path) -> None:
     async with virtual_journal(path) as journal, live_bench(journal=journal) as b:
         await start(b)
         receipt = await own_receipt(b)
@@ -324,7 +324,7 @@ async def test_a_receipt_is_in_the_journal_before_the_station_has_it(path: Path)
 
 
 @virtual
-async def test_a_process_knows_what_the_one_before_it_began(path: Path) -> None:
+async def test_process_knows_the_transaction_of_the_previous_one(path: Path) -> None:
     async with virtual_journal(path) as journal, live_bench(journal=journal) as b:
         await start(b, "A", for_s=1)
         async with process(b, journal) as (made, _):
@@ -335,7 +335,7 @@ async def test_a_process_knows_what_the_one_before_it_began(path: Path) -> None:
 
 
 @virtual
-async def test_what_ended_between_two_processes_is_filed_under_its_own_id_and_given_to_no_other(path: Path) -> None:
+async def test_receipt_of_a_transaction_that_ended_between_processes_is_kept_under_its_id(path: Path) -> None:
     async with virtual_journal(path) as journal, live_bench(journal=journal) as b:
         await start(b, "A", for_s=1)
         await stop_driver(b)
@@ -351,7 +351,7 @@ async def test_what_ended_between_two_processes_is_filed_under_its_own_id_and_gi
 
 
 @virtual
-async def test_older_ids_get_their_own_receipts_and_what_runs_goes_on_also_where_the_meter_is_silent(
+async def test_older_ids_get_their_receipts_also_at_a_silent_or_exchanged_meter(
     path: Path,
 ) -> None:
     async with virtual_journal(path) as journal, live_bench(journal=journal) as b:
@@ -378,20 +378,11 @@ async def test_older_ids_get_their_own_receipts_and_what_runs_goes_on_also_where
             await own_receipt(made, "A")
 
 
-@pytest.mark.parametrize("transaction_id", ["X-9", ""])
-@virtual
-async def test_an_unknown_id_gets_the_last_receipt_that_the_journal_knows_too(transaction_id: str, path: Path) -> None:
-    async with virtual_journal(path) as journal, live_bench(journal=journal) as b:
-        await start(b, "A")
-        text = (await own_receipt(b, "A")).text
-        async with process(b, journal) as (made, _):
-            await asyncio.sleep(3)
-            assert (await stop(made, transaction_id)).text == text
-
-
 @pytest.mark.parametrize("has_journal", [True, False])
 @virtual
-async def test_the_receipt_before_is_not_taken_for_what_another_process_began(*, has_journal: bool, path: Path) -> None:
+async def test_previous_receipt_is_not_returned_for_the_transaction_of_a_previous_process(
+    *, has_journal: bool, path: Path
+) -> None:
     """The last tuple cannot be read before E, and is shown until the new one is signed."""
     options = meter_options(receipt_while_signing="previous", signing_delay_s=2.0)
     async with virtual_journal(path) as file:
@@ -405,23 +396,9 @@ async def test_the_receipt_before_is_not_taken_for_what_another_process_began(*,
                 await own_receipt(made, "B")
 
 
-@virtual
-async def test_without_a_journal_a_lost_transaction_does_not_get_the_receipt_before_of_the_same_card() -> None:
-    async with live_bench(fated("lost")) as b:
-        await start(b, "A", identification_data="04CARD")
-        assert (await stop(b, "A")).pagination == "T1"
-        async with process(b) as (made, _):
-            await asyncio.sleep(5)
-            b.meter.faults.add(Fault("garbage", node="/transaction", count=2))
-            await start(made, "B", identification_data="04CARD")
-            b.meter.power_cycle(0.1, 0.1)
-            await asyncio.sleep(3)
-            await stop_fails(made, "B")
-
-
 @pytest.mark.parametrize("is_cut", [False, True])
 @virtual
-async def test_an_id_used_again_gets_no_older_receipt(*, is_cut: bool, path: Path) -> None:
+async def test_id_used_again_gets_no_older_receipt(*, is_cut: bool, path: Path) -> None:
     async with virtual_journal(path) as journal, live_bench(fated("lost"), journal=journal) as b:
         await start(b, "A")
         await own_receipt(b, "A")
@@ -441,9 +418,7 @@ async def test_an_id_used_again_gets_no_older_receipt(*, is_cut: bool, path: Pat
 
 @pytest.mark.parametrize("node", ["/receipt", "/user"])
 @virtual
-async def test_after_a_restart_a_refused_start_gets_no_receipt_of_a_strangers_transaction(
-    node: str, path: Path
-) -> None:
+async def test_refused_id_is_remembered_by_the_next_process(node: str, path: Path) -> None:
     async with virtual_journal(path) as journal, live_bench(journal=journal) as b:
         b.meter.faults.add(Fault("refuse", node=node, method="POST", count=1000))
         await start_fails(b, "A")
@@ -456,7 +431,7 @@ async def test_after_a_restart_a_refused_start_gets_no_receipt_of_a_strangers_tr
 
 
 @virtual
-async def test_a_start_that_is_refused_before_the_meter_answers_hides_no_transaction_of_an_earlier_process(
+async def test_start_refused_before_the_journal_is_read_hides_no_earlier_transaction(
     path: Path,
 ) -> None:
     async with virtual_journal(path) as journal, live_bench(journal=journal) as b:
@@ -471,33 +446,11 @@ async def test_a_start_that_is_refused_before_the_meter_answers_hides_no_transac
         assert whose(path) == [("T1", "A", False)]
 
 
-@virtual
-async def test_a_begin_in_doubt_has_its_receipt_also_when_the_next_of_its_id_was_refused(path: Path) -> None:
-    async with virtual_journal(path) as journal, live_bench(journal=journal) as b:
-        lost = Fault("lose-answer", node="/receipt", method="POST")
-        b.once_done("POST", "/user", lost, Fault("garbage", node="/gw", count=1000))
-        starting = asyncio.create_task(start_fails(b, "A"))
-        while not b.meter.running:
-            await asyncio.sleep(0.1)
-        await stop_driver(b)
-        await starting
-        b.meter.faults.clear()
-        end_by_hand(b)
-        b.meter.faults.add(Fault("garbage", node="/transaction", count=1000), REFUSED_B)
-        async with process(b, journal) as (made, _):
-            await start_fails(made, "A")
-        b.meter.faults.clear()
-        async with process(b, journal) as (made, _):
-            await own_receipt(made, "A")
-            await asyncio.sleep(10)
-        assert whose(path) == [("T1", "A", False)]
-
-
 # --- what no stop fetched ---
 
 
 @virtual
-async def test_what_the_meter_has_at_the_start_is_kept_once_and_handed_to_no_stop(path: Path) -> None:
+async def test_receipt_found_at_the_start_is_kept_once_without_an_owner(path: Path) -> None:
     async with virtual_journal(path) as journal, live_bench() as b:
         session_by_hand(b)
         await asyncio.sleep(1)
@@ -517,7 +470,7 @@ async def test_what_the_meter_has_at_the_start_is_kept_once_and_handed_to_no_sto
 
 @pytest.mark.parametrize("fate", ["closed", "closed-late"])
 @virtual
-async def test_a_transaction_cut_by_a_power_failure_and_stopped_by_no_station_is_kept(fate: str, path: Path) -> None:
+async def test_receipt_of_a_cut_transaction_is_kept_without_a_stop(fate: str, path: Path) -> None:
     async with virtual_journal(path) as journal, live_bench(fated(fate), journal=journal) as b:
         await start(b, "A", for_s=2)
         b.meter.power_cycle(off_s=2, boot_s=3)
@@ -525,40 +478,8 @@ async def test_a_transaction_cut_by_a_power_failure_and_stopped_by_no_station_is
         assert whose(path) == [("T1", "A", False)]
 
 
-@pytest.mark.parametrize("fate", ["closed", "closed-late"])
 @virtual
-async def test_what_another_began_and_a_power_failure_cut_is_kept_before_the_next_overwrites_it(
-    fate: str, path: Path
-) -> None:
-    async with virtual_journal(path) as journal, live_bench(fated(fate)) as b:
-        await start(b, "A", for_s=3)
-        async with process(b, journal) as (made, _):
-            await asyncio.sleep(3)
-            b.meter.power_cycle(off_s=2, boot_s=3)
-            await asyncio.sleep(40)
-            await start(made, "B", for_s=1)
-            assert whose(path) == [("T1", "", True)]
-            await own_receipt(made, "B")
-        assert whose(path) == [("T1", "", True), ("T2", "B", False)]
-
-
-@virtual
-async def test_what_is_found_and_does_not_verify_is_an_error_and_kept(
-    path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    async with virtual_journal(path) as journal, live_bench() as b:
-        session_by_hand(b)
-        await asyncio.sleep(1)
-        exchange(b, b.meter.options.MS)
-        async with process(b, journal):
-            await asyncio.sleep(2)
-        assert [entry.outcome for entry in entries(path)] == [Outcome.INVALID]
-    (error,) = logged(caplog, level=logging.ERROR)
-    assert "receipt T1 does not verify" in error
-
-
-@virtual
-async def test_what_is_found_is_handed_over_later_all_the_same_when_it_is_the_one(path: Path) -> None:
+async def test_found_receipt_is_returned_if_it_belongs_to_a_stop(path: Path) -> None:
     async with virtual_journal(path) as journal, live_bench(fated("closed")) as b:
         await start(b, "A", for_s=3)
         b.meter.power_cycle(off_s=1, boot_s=1)

@@ -1,18 +1,16 @@
-"""The ledger: what evidence does to its entries, and what it recalls of the process before."""
+"""The ledger: what requests, live values and the clock say about its entries, to the second."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from iem_dcr import ocmf
-from iem_dcr.driver.ledger import NO_RECEIPT_AFTER_S, SHOWN_AFTER_END_S, Ledger
-from iem_dcr.driver.transitions import AWAITED, State
+from iem_dcr.driver.ledger import Ledger
+from iem_dcr.driver.transitions import State
 from tests.support.bench import SERIAL, request
 from tests.support.driving import OTHER_SERIAL
 from tests.support.journals import tuple_text
@@ -22,15 +20,14 @@ if TYPE_CHECKING:
     from iem_dcr.ocmf import Receipt
 
 BEGUN = datetime(2026, 3, 1, 11, tzinfo=UTC)
-"""When what `tuple_text` makes began."""
-HOUR = timedelta(hours=1)
-ADDRESS = "192.0.2.7:80"
+"""When the transactions of `tuple_text` begin."""
+SECOND, HOUR = timedelta(seconds=1), timedelta(hours=1)
+STRANGER = "04STRANGER"
 
 
 def receipt(number: int, ID: str = "04ABA", begun: datetime = BEGUN) -> Receipt:
     text = tuple_text(number, ID=ID, meter=SERIAL)
-    stamp = f"{begun + HOUR:%Y-%m-%dT%H:%M:%S},000"
-    return ocmf.parse(text.replace("2026-03-01T12:00:00,000", stamp, 1))
+    return ocmf.parse(text.replace("2026-03-01T12:00:00,000", f"{begun + HOUR:%Y-%m-%dT%H:%M:%S},000", 1))
 
 
 def ledger() -> Ledger:
@@ -39,424 +36,331 @@ def ledger() -> Ledger:
     return made
 
 
-def begin(made: Ledger, name: str = "A", *, at_s: float = 0.0, sent: datetime | None = BEGUN) -> Entry:
-    return made.begin(request(name), f"04AB{name}", SERIAL, noted=BEGUN, sent=sent, at_s=at_s)
+def begin(made: Ledger, name: str = "A", at_s: float = 0.0, sent: datetime | None = BEGUN) -> Entry:
+    """Send B to the meter that answers."""
+    return made.begin(request(name), f"04AB{name}", made.serial, noted=BEGUN, sent=sent, at_s=at_s)
 
 
-def begun(made: Ledger, name: str = "A", *, at_s: float = 0.0, sent: datetime | None = BEGUN) -> Entry:
-    return made.on_begin_accepted(begin(made, name, at_s=at_s, sent=sent), at_s)
+def begun(made: Ledger, name: str = "A", at_s: float = 0.0, sent: datetime | None = BEGUN) -> Entry:
+    return made.on_begin_accepted(begin(made, name, at_s, sent), at_s)
 
 
-def idle(made: Ledger, at_s: float) -> None:
-    made.on_live_value(XT=False, current_flows=False, at_s=at_s)
+def uncertain(made: Ledger, name: str = "A", at_s: float = 0.0) -> Entry:
+    return made.on_begin_unanswered(begin(made, name, at_s), at_s)
 
 
-def runs(made: Ledger, at_s: float) -> None:
-    made.on_live_value(XT=True, current_flows=False, at_s=at_s)
+def ended(made: Ledger) -> Entry:
+    """Make an entry whose B had no answer and whose E was accepted at 10 s."""
+    entry = uncertain(made)
+    made.on_end_accepted(10.0)
+    return entry
+
+
+def shows(made: Ledger, at_s: float, *, XT: bool | None, current_flows: bool = False) -> None:
+    made.on_live_value(XT=XT, current_flows=current_flows, at_s=at_s)
+
+
+def recalled(state: str = "open", **fields: Any) -> tuple[Ledger, Entry]:
+    """Make a ledger that knows one entry, of a previous process."""
+    made = ledger()
+    made.recall(replace(begin(ledger()).to_note("192.0.2.7:80"), state=state, **fields))
+    return made, made.entries[0]
+
+
+def running(made: Ledger) -> Entry | None:
+    return made.running
+
+
+def states(made: Ledger, *entries: Entry) -> list[State]:
+    return [made.get(entry).state for entry in entries]
+
+
+# --- B ---
+
+
+def test_refused_begin_leaves_no_entry() -> None:
+    made = ledger()
+    entry = begin(made)
+    made.on_begin_refused(entry)
+    assert made.on_begin_unanswered(entry, 1.0).number == entry.number
+    assert made.mark(entry, unwanted=True) == entry
+    assert made.entries == ()
+
+
+def test_unanswered_begin_stays_uncertain_and_may_run() -> None:
+    made = ledger()
+    assert running(made) is None
+    first, second = uncertain(made), uncertain(made, "B")
+    assert states(made, first, second) == [State.UNCERTAIN] * 2
+    assert running(made) == second, "the newest"
+    assert made.awaited == (first, second)
+    made.on_end_accepted(1.0)
+    assert running(made) is None
+    assert [each.transaction_id for each in made.awaited] == ["A", "B"]
+
+
+def test_accepted_begin_says_that_no_earlier_one_runs() -> None:
+    made = ledger()
+    first, second, third = begun(made), uncertain(made, "B"), begun(made)
+    assert states(made, first, second, third) == [State.LOST, State.LOST, State.OPEN]
+    assert [made.get(entry).superseded for entry in (first, second, third)] == [True, False, False]
+    assert made.awaited == (third,)
+
+
+def test_accepted_begin_on_another_meter_has_the_same_id_ended_where_it_may_run() -> None:
+    made = ledger()
+    closed = begun(made, "B")
+    made.on_receipt(receipt(1, "04ABB"), 0.0)
+    same, other = uncertain(made, "B"), uncertain(made)
+    for entry in (closed, same, other):
+        made.mark(entry, told=True)
+    made.on_serial(OTHER_SERIAL)
+    there = begun(made, "B", 3600.0)
+    marks = [(made.get(entry).unwanted, made.get(entry).told) for entry in (closed, same, other, there)]
+    assert marks == [(False, True), (True, False), (False, True), (False, False)]
+
+
+def test_failed_start_is_remembered_unless_its_id_is_known() -> None:
+    made = ledger()
+    begun(made, "B")
+    made.deliver("D", receipt(1))
+    for name in ("", "A", "A", "B", "D"):
+        made.recall_refused(name, BEGUN)
+    known = [(each.transaction_id, each.ID, each.serial, each.state) for each in made.entries]
+    assert known == [("B", "04ABB", SERIAL, State.OPEN), ("A", "", "", State.REFUSED)]
+
+
+def test_mark_changes_what_it_names_and_a_stop_disowns_all_of_its_id() -> None:
+    made = ledger()
+    lost, entry = begun(made), begun(made, "B")
+    assert not entry.told
+    made.mark(lost, told=True)
+    made.mark(entry, told=True)
+    assert [*made.unwanted] == []
+    assert not made.disown("A"), "it is lost"
+    assert not made.disown("never begun")
+    made.on_serial(OTHER_SERIAL)
+    assert made.disown("B"), "on whichever meter it runs"
+    assert [(made.get(each).unwanted, made.get(each).told) for each in (lost, entry)] == [(False, True), (True, False)]
+    assert [*made.unwanted] == [], "it is not on the meter that answers"
+    made.on_serial(SERIAL)
+    assert [*made.unwanted] == [made.get(entry)]
+    made.on_end_accepted(1.0)
+    assert [*made.unwanted] == [], "it cannot run"
+    assert made.mark(entry, unwanted=False).told is False
+
+
+# --- E, and values after it ---
+
+
+def test_accepted_end_ends_what_may_run_and_a_refused_one_says_nothing() -> None:
+    made = ledger()
+    entry = begun(made)
+    made.on_end_refused(5.0)
+    assert states(made, entry) == [State.OPEN]
+    made.on_end_accepted(6.0)
+    assert states(made, entry) == [State.ENDED]
+
+
+def test_evidence_of_one_meter_says_nothing_of_another() -> None:
+    made = ledger()
+    entry = begun(made)
+    made.on_serial(OTHER_SERIAL)
+    made.on_end_accepted(5.0)
+    shows(made, 100.0, XT=False)
+    made.give_up(100.0)
+    assert states(made, entry) == [State.OPEN]
+    assert running(made) is None
+
+
+def test_begin_before_any_meter_has_answered_may_be_on_the_one_that_answers() -> None:
+    made = Ledger()
+    assert made.serial == ""
+    entry = begun(made)
+    made.on_serial(SERIAL)
+    made.on_end_accepted(5.0)
+    assert states(made, entry) == [State.ENDED]
+
+
+@pytest.mark.parametrize("accepted", [True, False])
+def test_no_receipt_comes_fifteen_seconds_after_the_first_answer_to_end(*, accepted: bool) -> None:
+    made = ledger()
+    entry = uncertain(made)
+    for at_s in (10.0, 20.0):
+        (made.on_end_accepted if accepted else made.on_end_refused)(at_s)
+    for at_s, is_lost in ((24.9, False), (25.0, True)):
+        shows(made, at_s, XT=False)
+        assert made.no_receipt_comes(made.get(entry), at_s) is is_lost
+        assert not made.no_receipt_comes(made.get(entry), 24.9)
+        made.give_up(at_s)
+        assert (states(made, entry) == [State.LOST]) is is_lost
+
+
+@pytest.mark.parametrize("seen", ["XT", "current", "power-up"])
+def test_fifteen_seconds_begin_again(seen: str) -> None:
+    made = ledger()
+    entry = ended(made)
+    if seen == "power-up":
+        made.on_power_up(12.0)
+    else:
+        shows(made, 12.0, XT=seen == "XT", current_flows=seen == "current")
+    for at_s, now in ((26.9, State.ENDED), (27.0, State.LOST)):
+        shows(made, at_s, XT=False)
+        made.give_up(at_s)
+        assert states(made, entry) == [now]
+
+
+@pytest.mark.parametrize("seen", ["no value", "an older value", "no XT", "an unanswered end", "another meter"])
+def test_no_entry_is_lost_without_a_value_after_fifteen_seconds(seen: str) -> None:
+    made = ledger()
+    entry = ended(made) if seen != "an unanswered end" else uncertain(made)
+    if seen == "another meter":
+        made.on_serial(OTHER_SERIAL)
+    if seen != "no value":
+        shows(made, 12.0 if seen == "an older value" else 100.0, XT=None if seen == "no XT" else False)
+    made.on_serial(SERIAL)
+    made.give_up(100.0)
+    assert states(made, entry) != [State.LOST]
+
+
+def test_same_serial_again_and_a_value_without_xt_forget_nothing() -> None:
+    made = ledger()
+    entry = ended(made)
+    shows(made, 20.0, XT=True)
+    made.on_serial(SERIAL)
+    shows(made, 30.0, XT=False)
+    shows(made, 31.0, XT=None)
+    assert not made.no_receipt_comes(made.get(entry), 30.0)
+    assert made.seen_idle_since(entry)
+
+
+def test_idle_is_seen_when_xt_is_false_after_begin() -> None:
+    made = ledger()
+    entry = begin(made, at_s=5.0)
+    assert not made.seen_idle_since(entry)
+    for at_s, seen in ((4.0, False), (5.0, False), (5.1, True)):
+        shows(made, at_s, XT=False)
+        assert made.seen_idle_since(entry) is seen
+    assert Ledger().seen_idle_since(recalled()[1])
+
+
+@pytest.mark.parametrize("serial", [SERIAL, "", OTHER_SERIAL, "power-up"])
+def test_certain_receipt_is_awaited_until_a_power_up_or_another_begin_here(serial: str) -> None:
+    made = ledger()
+    entry = begun(made)
+    assert made.expects_receipt(0.0)
+    assert not made.is_certain_to_come(made.get(entry)), "it may still run"
+    made.on_end_accepted(10.0)
+    other = made.begin(request("B"), "04ABB", serial, noted=BEGUN, sent=BEGUN + HOUR, at_s=11.0)
+    shows(made, 100.0, XT=False)
+    made.give_up(100.0)
+    assert made.is_certain_to_come(made.get(entry))
+    if serial == "power-up":
+        made.on_power_up(100.0)
+    else:
+        made.on_begin_accepted(other, 100.0)
+    assert made.is_certain_to_come(made.get(entry)) is (serial == OTHER_SERIAL)
+    shows(made, 115.0, XT=False)
+    made.give_up(115.0)
+    assert states(made, entry) == [State.ENDED if serial == OTHER_SERIAL else State.LOST]
+
+
+def test_no_receipt_is_expected_of_an_unanswered_begin_or_after_a_power_up() -> None:
+    made = ledger()
+    uncertain(made)
+    assert not made.expects_receipt(0.0)
+    begun(made)
+    assert made.expects_receipt(0.0)
+    made.on_power_up(6.0)
+    assert not made.expects_receipt(6.0)
+
+
+@pytest.mark.parametrize(
+    ("idle_s", "runs_s", "now"),
+    [
+        (None, 20.5, State.ENDED),
+        (None, 20.6, State.UNCERTAIN),
+        (20.5, 40.0, State.UNCERTAIN),
+        (20.6, 40.0, State.ENDED),
+    ],
+)
+def test_running_more_than_10_5_s_after_end_was_not_ended_unless_it_was_idle(
+    idle_s: float | None, runs_s: float, now: State
+) -> None:
+    made = ledger()
+    entry = ended(made)
+    if idle_s is not None:
+        shows(made, idle_s, XT=False)
+    shows(made, runs_s, XT=True)
+    assert states(made, entry) == [now]
+
+
+def test_running_is_another_transaction_after_a_restart_or_another_begin() -> None:
+    made, entry = recalled(state="ended")
+    shows(made, 1000.0, XT=True)
+    assert states(made, entry) == [State.ENDED]
+    made = ledger()
+    entry = ended(made)
+    begun(made, "B", 11.0)
+    shows(made, 100.0, XT=True)
+    assert states(made, entry) == [State.ENDED]
 
 
 @pytest.mark.parametrize("explained_by", ["an end", "a receipt"])
-def test_a_receipt_is_to_come_of_what_ran_a_moment_ago_unless_something_explains_it(explained_by: str) -> None:
+def test_a_receipt_is_expected_of_what_ran_in_the_last_fifteen_seconds(explained_by: str) -> None:
     made = ledger()
-    made.on_receipt(None, 0.0)
+    made.on_receipt(receipt(1, STRANGER), 0.0)
     assert not made.expects_receipt(0.0)
-    runs(made, 20.0)
-    assert made.expects_receipt(20.0)
-    assert made.expects_receipt(20.0 + NO_RECEIPT_AFTER_S - 1.0)
-    assert not made.expects_receipt(20.0 + NO_RECEIPT_AFTER_S)
+    shows(made, 1.0, XT=True)
+    assert made.expects_receipt(1.0), "the receipt of the first look explains nothing"
+    shows(made, 20.0, XT=True)
+    assert [made.expects_receipt(at_s) for at_s in (20.0, 34.0, 35.0)] == [True, True, False]
     if explained_by == "an end":
         made.on_end_accepted(21.0)
     else:
-        made.on_receipt(receipt(1, ID="04STRANGER"), 21.0)
-    assert not made.expects_receipt(21.0)
-    runs(made, 21.0 + SHOWN_AFTER_END_S)
-    assert not made.expects_receipt(21.0 + SHOWN_AFTER_END_S)
-    runs(made, 21.1 + SHOWN_AFTER_END_S)
-    assert made.expects_receipt(21.1 + SHOWN_AFTER_END_S)
-    made.on_serial("1SIM0000000099")
-    assert not made.expects_receipt(21.1 + SHOWN_AFTER_END_S)
-
-
-def test_what_the_meter_shows_at_the_first_look_explains_nothing_that_runs() -> None:
-    made = ledger()
-    made.on_receipt(receipt(1, ID="04STRANGER"), 0.0)
-    runs(made, 1.0)
-    assert made.expects_receipt(2.0)
-
-
-# --- evidence ---
-
-
-def test_a_refused_b_leaves_no_entry_and_a_refused_e_says_nothing() -> None:
-    made = ledger()
-    made.on_begin_refused(begin(made))
-    assert made.entries == ()
-    entry = begun(made)
-    made.on_end_refused(5.0)
-    assert made.get(entry).state is State.OPEN
-
-
-def test_a_b_without_an_answer_stays_uncertain_and_an_accepted_e_ends_it() -> None:
-    made = ledger()
-    entry = made.on_begin_unanswered(begin(made), 5.0)
-    assert made.get(entry).state is State.UNCERTAIN
-    made.on_end_accepted(6.0)
-    assert made.get(entry).state is State.ENDED
-    assert not made.is_certain_to_come(made.get(entry)), "nothing may have run"
-
-
-def test_evidence_of_a_meter_is_not_about_what_was_begun_on_another() -> None:
-    made = ledger()
-    entry = begun(made)
-    made.on_serial("1SIM0000000099")
-    made.on_end_accepted(5.0)
-    idle(made, 6.0)
-    idle(made, 100.0)
-    made.give_up(100.0)
-    assert made.get(entry).state is State.OPEN
-    assert made.running is None
-
-
-def test_a_receipt_is_new_once() -> None:
-    made = ledger()
-    entry = begun(made)
-    first = made.on_receipt(receipt(1), 0.0)
-    assert first.is_new
-    assert first.entry is not None
-    assert made.get(entry).state is State.CLOSED
-    assert not made.on_receipt(receipt(1), 0.0).is_new
-    assert made.receipt_of("A") == receipt(1)
-    assert made.owner_of(receipt(1)) == "A"
-
-
-def test_anothers_receipt_closes_nothing_and_belongs_to_no_one() -> None:
-    made = ledger()
-    entry = begun(made)
-    arrival = made.on_receipt(receipt(1, ID="04STRANGER"), 0.0)
-    assert (arrival.is_new, arrival.entry) == (True, None)
-    assert made.get(entry).state is State.OPEN
-    assert made.receipt_of("A") is None
-    assert made.owner_of(receipt(1, ID="04STRANGER")) == ""
-
-
-def test_a_receipt_of_before_is_never_that_of_a_later_b() -> None:
-    """A node that lags still shows it, whatever it has in common with the next one."""
-    made = ledger()
-    made.on_receipt(receipt(1), 0.0)
-    entry = begun(made)
-    assert not made.on_receipt(receipt(1), 0.0).is_new
-    assert made.get(entry).state is State.OPEN
-
-
-def test_a_clock_that_leapt_before_b_is_measured_when_it_is_seen_however_late() -> None:
-    """Live values that stand still in between make the leap look neither longer nor like one."""
-    made = ledger()
-    entry = begun(made)
-    made.on_end_accepted(3.0)
-    found = receipt(1, begun=BEGUN + HOUR)
-    assert made.on_receipt(found, 0.0).entry is None
-    for at_s in (4.0, 12.0, 20.0):
-        made.on_clock(BEGUN + timedelta(seconds=4), BEGUN, at_s)
-    assert made.get(entry).leaps == ()
-    assert made.on_clock(BEGUN + HOUR + timedelta(seconds=30), BEGUN, 30.0)
-    closed = made.claim(found, seen_s=3.5)
-    assert closed is not None
-    assert closed.state is State.CLOSED
-    assert closed.receipt == found
-
-
-def test_a_receipt_that_was_seen_before_b_is_not_claimed_by_a_clock_that_leapt() -> None:
-    made = ledger()
-    found = receipt(1, begun=BEGUN + HOUR)
-    assert made.on_receipt(found, 0.0).entry is None
-    begun(made, at_s=5.0)
-    made.on_clock(BEGUN + HOUR, BEGUN, 5.0)
-    assert made.claim(found, seen_s=4.0) is None
-
-
-def test_a_lost_transaction_whose_receipt_comes_late_has_it() -> None:
-    made = ledger()
-    first = begun(made)
-    begun(made, "B", at_s=3600.0, sent=BEGUN + HOUR)
-    assert made.get(first).state is State.LOST
-    made.on_receipt(receipt(1), 0.0)
-    assert made.get(first).state is State.CLOSED
-    assert made.receipt_of("A") == receipt(1)
-
-
-def test_the_receipt_of_an_earlier_b_under_an_id_that_was_begun_again_answers_no_stop() -> None:
-    made = ledger()
-    first = begun(made)
-    begun(made, at_s=3600.0, sent=BEGUN + HOUR)
-    made.on_receipt(receipt(1), 0.0)
-    assert made.get(first).state is State.CLOSED
-    assert made.get(first).superseded
-    assert made.receipt_of("A") is None
-
-
-@pytest.mark.parametrize("what", ["nothing", "XT", "current", "power-up", "no values", "no XT"])
-def test_no_receipt_comes_when_nothing_has_run_for_fifteen_seconds_after_e(what: str) -> None:
-    made = ledger()
-    entry = made.on_begin_unanswered(begin(made), 0.0)
-    made.on_end_accepted(10.0)
-    if what in ("XT", "current"):
-        made.on_live_value(XT=what == "XT", current_flows=what == "current", at_s=15.0)
-    if what == "power-up":
-        made.on_power_up(15.0)
-    if what == "no XT":
-        made.on_live_value(XT=None, current_flows=False, at_s=10.0 + NO_RECEIPT_AFTER_S)
-    elif what != "no values":
-        idle(made, 10.0 + NO_RECEIPT_AFTER_S)
-    made.give_up(10.0 + NO_RECEIPT_AFTER_S)
-    assert made.get(entry).state is (State.LOST if what == "nothing" else State.ENDED)
-
-
-@pytest.mark.parametrize("what", ["power-up", "another B"])
-def test_a_receipt_that_is_certain_to_come_is_waited_for_until_a_power_up_or_another_b(what: str) -> None:
-    made = ledger()
-    entry = begun(made)
-    made.on_end_accepted(10.0)
-    idle(made, 1000.0)
-    made.give_up(1000.0)
-    assert made.is_certain_to_come(made.get(entry))
-    assert made.get(entry).state is State.ENDED
-    if what == "power-up":
-        made.on_power_up(1000.0)
-    else:
-        begun(made, "B", at_s=1000.0, sent=BEGUN + HOUR)
-    assert not made.is_certain_to_come(made.get(entry))
-    idle(made, 1000.0 + NO_RECEIPT_AFTER_S)
-    made.give_up(1000.0 + NO_RECEIPT_AFTER_S)
-    assert made.get(entry).state is State.LOST
-
-
-def test_a_start_that_failed_is_remembered_unless_an_entry_stands_under_its_id() -> None:
-    made = ledger()
-    made.refuse("A", BEGUN)
-    entry = begun(made, "B")
-    made.refuse("B", BEGUN)
-    assert [(each.transaction_id, each.state) for each in made.entries] == [("A", State.REFUSED), ("B", State.OPEN)]
-    assert made.newest("B") == made.get(entry)
-
-
-def test_what_is_remembered_is_bounded_and_what_is_awaited_is_forgotten_last() -> None:
-    made = ledger()
-    entry = made.on_begin_unanswered(begin(made), 0.0)
-    for number in range(500):
-        made.refuse(f"R-{number}", BEGUN)
-        made.deliver(f"D-{number}", receipt(number))
-    assert made.size <= 2 * 64
-    assert made.get(entry) in made.entries
-
-
-def test_what_another_meter_showed_meanwhile_says_nothing_of_this_one() -> None:
-    made = ledger()
-    entry = made.on_begin_unanswered(begin(made), 0.0)
-    made.on_end_accepted(10.0)
+        made.on_receipt(receipt(2, STRANGER), 21.0)
+    for at_s, is_expected in ((21.0, False), (31.5, False), (31.6, True)):
+        shows(made, at_s, XT=True)
+        assert made.expects_receipt(at_s) is is_expected
     made.on_serial(OTHER_SERIAL)
-    idle(made, 10.0 + NO_RECEIPT_AFTER_S)
-    made.on_serial(SERIAL)
-    made.give_up(10.0 + NO_RECEIPT_AFTER_S)
-    assert made.get(entry).state is State.ENDED
+    assert not made.expects_receipt(31.6)
 
 
-@pytest.mark.parametrize("another", ["none", "began in between", "was accepted since"])
-def test_what_is_shown_long_after_an_accepted_e_was_not_ended_unless_another_runs(another: str) -> None:
+# --- the clock, and power-ups ---
+
+
+@pytest.mark.parametrize(("leap_s", "has_leapt"), [(5.0, False), (5.1, True), (-5.0, False), (-5.1, True)])
+def test_clock_leaps_by_more_than_five_seconds(leap_s: float, *, has_leapt: bool) -> None:
     made = ledger()
-    entry = made.on_begin_unanswered(begin(made), 0.0)
-    made.on_end_accepted(10.0)
-    if another == "began in between":
-        idle(made, 10.0 + SHOWN_AFTER_END_S + 1.0)
-    if another == "was accepted since":
-        begun(made, "B", at_s=12.0, sent=BEGUN + HOUR)
-    made.on_live_value(XT=True, current_flows=False, at_s=10.0 + SHOWN_AFTER_END_S + 2.0)
-    assert made.get(entry).state is (State.UNCERTAIN if another == "none" else State.ENDED)
+    entry = begun(made, at_s=100.0)
+    assert made.on_clock(BEGUN + (60 + leap_s) * SECOND, BEGUN, 160.0) is has_leapt
+    assert made.get(entry).leaps == ((leap_s * SECOND,) if has_leapt else ())
 
 
-def test_a_clock_that_leapt_twice_gives_two_more_times_at_which_it_may_have_begun() -> None:
+def test_last_four_leaps_are_known_once_each_and_a_frozen_clock_says_nothing() -> None:
     made = ledger()
     entry = begun(made)
+    for hours in (1, 2, 3, 4, 5, 5):
+        made.on_clock(BEGUN + hours * HOUR + hours * SECOND, BEGUN, float(hours))
+    assert not made.on_clock(BEGUN + 5 * HOUR + 5 * SECOND, BEGUN, 5000.0)
+    assert not made.on_clock(BEGUN + 4 * HOUR + 6 * SECOND, BEGUN, 6.0)
+    assert made.get(entry).leaps == tuple(hours * HOUR for hours in (2, 3, 4, 5))
+
+
+def test_leap_and_power_up_concern_entries_that_await_a_receipt() -> None:
+    made = ledger()
+    lost, opened, timeless = begun(made), begun(made, "B"), begin(made, "C", sent=None)
     assert made.on_clock(BEGUN + HOUR, BEGUN, 0.0)
-    assert made.on_clock(BEGUN - HOUR, BEGUN, 1.0)
-    assert not made.on_clock(BEGUN + HOUR, BEGUN, 0.0), "it is known"
-    assert len(made.get(entry).leaps) == 2
-    assert made.on_receipt(receipt(1, begun=BEGUN + HOUR), 0.0).entry is not None
+    made.on_power_up(5.0)
+    noticed = [(made.get(entry).leaps, made.get(entry).power_up) for entry in (lost, opened, timeless)]
+    assert noticed == [((), False), ((HOUR,), True), ((), True)]
+    assert made.on_begin_accepted(timeless, 9.0).answered is None
 
 
-def test_the_receipt_of_a_b_on_another_meter_under_an_id_that_was_begun_here_answers_no_stop() -> None:
+def test_times_of_a_previous_process_are_measured_by_the_hosts_clock() -> None:
+    made, entry = recalled()
+    assert made.on_clock(BEGUN + 2 * HOUR, BEGUN + HOUR, 7.0)
+    assert made.get(entry).leaps == (HOUR,)
+    assert made.on_begin_unanswered(entry, 104.0).answered == BEGUN
     made = ledger()
-    before = begun(made)
-    made.on_serial(OTHER_SERIAL)
-    again = made.begin(request("A"), "04ABA", OTHER_SERIAL, noted=BEGUN + HOUR, sent=BEGUN + HOUR, at_s=3600.0)
-    made.on_begin_accepted(again, 3600.0)
-    assert (made.get(before).unwanted, made.get(before).told) == (True, False)
-    assert made.on_receipt(receipt(1), 0.0).entry == made.get(before)
-    assert made.get(before).superseded
-    assert made.receipt_of("A") is None
-
-
-def test_a_stop_has_every_b_of_its_id_ended_on_whichever_meter_it_was_acted_on() -> None:
-    made = ledger()
-    entry = made.mark(made.on_begin_unanswered(begin(made), 5.0), told=True)
-    made.on_serial(OTHER_SERIAL)
-    assert made.disown("A")
-    assert (made.get(entry).unwanted, made.get(entry).told) == (True, False)
-    assert not made.unwanted, "it is not on the meter that answers"
-    made.on_serial(SERIAL)
-    assert [*made.unwanted] == [made.get(entry)]
-    assert not made.disown("never begun")
-
-
-# --- a process after another ---
-
-
-@pytest.mark.parametrize("state", ["uncertain", "open", "ended", "lost"])
-def test_an_entry_comes_back_from_its_note_as_it_was(state: str) -> None:
-    before, after = ledger(), ledger()
-    entry = begun(before)
-    if state == "uncertain":
-        entry = before.on_begin_unanswered(begin(before, "B"), 5.0)
-    elif state == "ended":
-        before.on_end_accepted(5.0)
-    elif state == "lost":
-        begun(before, "B", at_s=3600.0, sent=BEGUN + HOUR)
-    entry = before.get(entry)
-    note = entry.to_note(ADDRESS)
-    assert (note.state, note.address) == (state, ADDRESS)
-    after.recall(note)
-    after.recall(note)
-    (recalled,) = after.entries
-    for name in ("transaction_id", "ID", "serial", "PG_before", "state", "sent", "answered", "windows"):
-        assert getattr(recalled, name) == getattr(entry, name)
-
-
-def test_a_recalled_entry_gets_its_receipt_and_is_older_than_what_this_process_begins() -> None:
-    before, after = ledger(), ledger()
-    note = begun(before).to_note(ADDRESS)
-    begun(after, "B", at_s=3600.0, sent=BEGUN + HOUR)
-    after.recall(note)
-    assert [entry.transaction_id for entry in after.entries] == ["A", "B"]
-    after.on_receipt(receipt(1), 0.0)
-    assert after.receipt_of("A") == receipt(1)
-
-
-def test_a_recalled_receipt_is_not_new_and_answers_its_own_id() -> None:
-    made = ledger()
-    made.recall_receipts([(receipt(1), "A", True), (receipt(2), "B", False)])
-    assert made.receipt_of("A") == receipt(1)
-    assert made.receipt_of("B") is None
-    assert not made.on_receipt(receipt(1), 0.0).is_new
-    assert not made.on_receipt(receipt(2), 0.0).is_new
-
-
-def test_the_last_receipt_is_the_newer_of_two_that_the_journal_knows_whichever_is_shown_first() -> None:
-    made = ledger()
-    made.on_receipt(receipt(1), 0.0)
-    made.recall_receipts([(receipt(1), "A", True), (receipt(2), "B", True)])
-    made.on_receipt(receipt(2), 0.0)
-    assert made.last == receipt(2)
-    made.on_receipt(receipt(1), 0.0)
-    assert made.last == receipt(2), "a node that lags"
-
-
-def test_what_this_process_has_seen_is_newer_than_what_the_journal_knows() -> None:
-    made = ledger()
-    made.on_receipt(receipt(3), 0.0)
-    made.recall_receipts([(receipt(1), "A", True), (receipt(2), "B", True)])
-    made.on_receipt(receipt(2), 0.0)
-    assert made.last == receipt(3)
-
-
-# --- whatever comes in whatever order ---
-
-
-class AnyEvidence(RuleBasedStateMachine):
-    """One meter, two ids, and evidence in any order; the receipts are of begins a minute apart."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.ledger = ledger()
-        self.now_s = 0.0
-        self.signed = 0
-        self.last = receipt(0, "04STRANGER")
-        self.closed: dict[int, Receipt] = {}
-
-    def _pass(self, seconds: float = 60.0) -> None:
-        self.now_s += seconds
-
-    @rule(name=st.sampled_from("AB"), answer=st.sampled_from(["accepted", "refused", "unanswered"]))
-    def begins(self, name: str, answer: str) -> None:
-        self._pass()
-        entry = begin(self.ledger, name, at_s=self.now_s, sent=BEGUN + timedelta(seconds=self.now_s))
-        if answer == "accepted":
-            self.ledger.on_begin_accepted(entry, self.now_s)
-            assert self.ledger.running == self.ledger.get(entry)
-            assert [each.number for each in self.ledger.entries if each.state is State.OPEN] == [entry.number]
-        elif answer == "refused":
-            self.ledger.on_begin_refused(entry)
-        else:
-            self.ledger.on_begin_unanswered(entry, self.now_s)
-
-    @rule(accepted=st.booleans())
-    def ends(self, *, accepted: bool) -> None:
-        if accepted:
-            self.ledger.on_end_accepted(self.now_s)
-            assert self.ledger.running is None
-        else:
-            self.ledger.on_end_refused(self.now_s)
-
-    @rule(XT=st.booleans(), current_flows=st.booleans(), after_s=st.sampled_from([1.0, 30.0]))
-    def shows(self, after_s: float, *, XT: bool, current_flows: bool) -> None:
-        self._pass(after_s)
-        self.ledger.on_live_value(XT=XT, current_flows=current_flows, at_s=self.now_s)
-        self.ledger.give_up(self.now_s)
-
-    @rule()
-    def powers_up(self) -> None:
-        self.ledger.on_power_up(self.now_s)
-
-    @rule(back=st.integers(0, 3), shows=st.sampled_from(["its own", "its own", "a stranger's"]), again=st.booleans())
-    def signs(self, back: int, shows: str, *, again: bool) -> None:
-        begun = [entry for entry in self.ledger.entries if entry.sent is not None][-1 - back :][:1]
-        if begun and begun[0].sent is not None and not again:
-            self.signed += 1
-            ID = begun[0].ID if shows == "its own" else "04STRANGER"
-            self.last = receipt(self.signed, ID, begun[0].sent)
-        was_known = self.ledger.knows(self.last)
-        arrival = self.ledger.on_receipt(self.last, self.now_s)
-        assert arrival.is_new is not was_known
-        if arrival.entry is not None:
-            assert not was_known
-            assert self.last.identification == arrival.entry.ID
-
-    @rule(name=st.sampled_from("AB"))
-    def refuses(self, name: str) -> None:
-        self.ledger.refuse(name, BEGUN)
-
-    @invariant()
-    def a_closed_entry_has_its_receipt_and_never_another(self) -> None:
-        for entry in self.ledger.entries:
-            assert (entry.state is State.CLOSED) is (entry.receipt is not None)
-            if entry.receipt is not None:
-                assert self.closed.setdefault(entry.number, entry.receipt) == entry.receipt
-                assert entry.receipt.identification == entry.ID
-
-    @invariant()
-    def no_receipt_closes_two_entries(self) -> None:
-        texts = [receipt.text for receipt in self.closed.values()]
-        assert len(texts) == len(set(texts))
-
-    @invariant()
-    def a_receipt_answers_the_id_whose_card_it_shows(self) -> None:
-        for name in "AB":
-            found = self.ledger.receipt_of(name)
-            assert found is None or found.identification == f"04AB{name}"
-
-    @invariant()
-    def one_entry_at_most_was_begun_for_certain_and_not_ended(self) -> None:
-        assert sum(entry.state is State.OPEN for entry in self.ledger.entries) <= 1
-        assert all(entry.state in AWAITED for entry in self.ledger.awaited)
-
-
-AnyEvidence.TestCase.settings = settings(stateful_step_count=25)
-test_any_evidence_in_any_order = AnyEvidence.TestCase
+    assert made.on_begin_unanswered(begin(made, at_s=100.0), 104.0).answered == BEGUN + 4 * SECOND

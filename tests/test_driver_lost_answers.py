@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from iem_dcr.driver.timing import now_s
 from iem_dcr.simulator import Fault
-from tests.support.bench import CI, Bench, meter_options
+from tests.support.bench import Bench, meter_options
 from tests.support.driving import (
     FOR_GOOD,
     end_by_hand,
-    fated,
     live_bench,
     own_receipt,
     start,
@@ -59,7 +57,7 @@ LOST = [(kind, *often) for kind, often in zip(2 * KINDS, HOW_OFTEN, strict=False
 @pytest.mark.parametrize(("kind", "count", "repeated"), LOST)
 @pytest.mark.parametrize("node", ["/user", "/receipt"])
 @virtual
-async def test_a_start_whose_answer_was_lost_succeeds(node: str, kind: str, count: int, repeated: str) -> None:
+async def test_start_with_a_lost_answer_succeeds(node: str, kind: str, count: int, repeated: str) -> None:
     async with live_bench(meter_options(**REPEATED[repeated]), resilience_transaction_request_retries=0) as b:
         if node == "/user":
             b.meter.faults.add(fault(kind, node, count))
@@ -73,7 +71,7 @@ async def test_a_start_whose_answer_was_lost_succeeds(node: str, kind: str, coun
 
 @pytest.mark.parametrize(("kind", "count", "repeated"), LOST)
 @virtual
-async def test_a_stop_whose_answer_was_lost_succeeds(kind: str, count: int, repeated: str) -> None:
+async def test_stop_with_a_lost_answer_succeeds(kind: str, count: int, repeated: str) -> None:
     async with live_bench(meter_options(**REPEATED[repeated]), resilience_transaction_request_retries=0) as b:
         await start(b)
         b.meter.faults.add(fault(kind, "/receipt", count))
@@ -82,7 +80,7 @@ async def test_a_stop_whose_answer_was_lost_succeeds(kind: str, count: int, repe
 
 
 @virtual
-async def test_b_is_sent_again_only_after_e_and_a_user() -> None:
+async def test_begin_is_sent_again_only_after_end_and_user() -> None:
     async with live_bench() as b:
         b.once_done("POST", "/user", fault("lose-request", "/receipt"))
         await start(b)
@@ -92,7 +90,7 @@ async def test_b_is_sent_again_only_after_e_and_a_user() -> None:
 
 @pytest.mark.parametrize("is_over", [False, True])
 @virtual
-async def test_what_a_b_in_doubt_began_is_ended_and_its_receipt_is_not_the_next_ones(*, is_over: bool) -> None:
+async def test_transaction_of_an_unanswered_begin_is_ended_before_the_next_begin(*, is_over: bool) -> None:
     async with live_bench() as b:
         starting = await in_doubt(b)
         if is_over:
@@ -104,7 +102,7 @@ async def test_what_a_b_in_doubt_began_is_ended_and_its_receipt_is_not_the_next_
 
 
 @virtual
-async def test_a_lost_answer_takes_none_of_the_configured_retries() -> None:
+async def test_lost_answer_is_not_counted_as_a_retry() -> None:
     async with live_bench(resilience_transaction_request_retries=2) as b:
         refused = Fault("refuse", node="/receipt", method="POST", count=1000)
         b.once_done("POST", "/user", fault("lose-request", "/receipt"), refused)
@@ -114,7 +112,7 @@ async def test_a_lost_answer_takes_none_of_the_configured_retries() -> None:
 
 @pytest.mark.parametrize("kind", ["lose-answer", "stall acting", "server-error acting"])
 @virtual
-async def test_a_start_that_failed_in_doubt_leaves_nothing_running(kind: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_failed_start_leaves_nothing_running(kind: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "iem_dcr.driver")
     async with live_bench(command_timeout_ms=1000) as b:
         b.once_done("POST", "/user", fault(kind, "/receipt"), Fault("refuse", node="/gw", count=1000))
@@ -127,33 +125,8 @@ async def test_a_start_that_failed_in_doubt_leaves_nothing_running(kind: str, ca
         await own_receipt(b)
 
 
-@pytest.mark.parametrize("signing_s", [0.12, 2.0])
 @virtual
-async def test_a_power_cycle_while_b_is_in_doubt_begins_everything_anew(signing_s: float) -> None:
-    async with live_bench(meter_options(receipt_while_signing="previous", signing_delay_s=signing_s)) as b:
-        starting = await in_doubt(b)
-        b.meter.power_cycle(off_s=0.5, boot_s=1)
-        await starting
-        assert [record.TX for record in b.meter.signed] == ["P"]
-        receipt = await own_receipt(b)
-        assert receipt.pagination == "T2"
-        assert f'"CI":"{CI}"' in receipt.text
-
-
-@virtual
-async def test_a_start_in_doubt_goes_on_for_as_long_as_it_may_take() -> None:
-    async with live_bench() as b:
-        starting = await in_doubt(b)
-        b.meter.faults.add(Fault("refuse", node="/gw", status=503, count=1000))
-        await asyncio.sleep(20)
-        b.meter.faults.clear()
-        await starting
-        assert (b.meter.state.begun, b.meter.state.ended) == (2, 1)
-        assert (await own_receipt(b)).pagination == "T2"
-
-
-@virtual
-async def test_what_a_b_in_doubt_began_is_ended_at_a_meter_that_is_in_error_since() -> None:
+async def test_transaction_of_an_unanswered_begin_is_ended_at_a_meter_in_error() -> None:
     async with live_bench() as b:
         b.once_done("POST", "/user", fault("lose-answer", "/receipt"))
         starting = asyncio.create_task(start_fails(b))
@@ -165,39 +138,10 @@ async def test_what_a_b_in_doubt_began_is_ended_at_a_meter_that_is_in_error_sinc
         await own_receipt(b)
 
 
-@virtual
-async def test_a_start_whose_meter_goes_away_before_b_fails_in_time_and_leaves_nothing_running() -> None:
-    async with live_bench() as b:
-        before_s = now_s()
-        b.once_done("POST", "/user", Fault("refuse", status=503, count=FOR_GOOD))
-        await start_fails(b)
-        assert now_s() - before_s <= 30
-        b.meter.faults.clear()
-        await asyncio.sleep(15)
-        assert b.meter.state.begun == 0
-
-
-@virtual
-async def test_a_b_in_doubt_that_runs_on_after_a_power_cut_is_ended_although_the_start_could_not() -> None:
-    async with live_bench(fated("running")) as b:
-        b.once_done("POST", "/user", fault("lose-answer", "/receipt"))
-        starting = asyncio.create_task(start_fails(b))
-        while not b.meter.running:
-            await asyncio.sleep(0)
-        b.meter.power_cycle(off_s=0.5, boot_s=1)
-        b.meter.set_load(50, 400)
-        assert b.driver.address in await starting
-        assert b.meter.running
-        b.meter.clear_load()
-        await asyncio.sleep(15)
-        assert (b.meter.state.begun, b.meter.state.ended) == (1, 1)
-        await own_receipt(b)
-
-
 @pytest.mark.parametrize("kind", ["lose-answer", "stall", "garbage", "garbage-http", "server-error", "reset"])
 @pytest.mark.parametrize("where", ["/receipt", "/transaction"])
 @virtual
-async def test_a_receipt_whose_way_is_disturbed_still_comes(kind: str, where: str) -> None:
+async def test_receipt_is_fetched_in_spite_of_faults(kind: str, where: str) -> None:
     async with live_bench(command_timeout_ms=1000) as b:
         await start(b)
         b.meter.faults.add(Fault(cast("FaultKind", kind), node=where, method="GET", count=5))

@@ -28,9 +28,7 @@ def path(tmp_path: Path) -> Path:
 
 
 @virtual
-async def test_another_meter_is_refused_until_it_is_accepted_in_the_journal(
-    path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_another_meter_is_refused_until_it_is_pinned(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with virtual_journal(path) as journal, live_bench(journal=journal, meter_serial="pin") as b:
         await asyncio.sleep(2)
         address = b.driver.address
@@ -57,7 +55,7 @@ async def test_another_meter_is_refused_until_it_is_accepted_in_the_journal(
 
 
 @virtual
-async def test_a_serial_that_is_accepted_and_does_not_answer_is_told_anew(path: Path) -> None:
+async def test_newly_pinned_serial_is_named(path: Path) -> None:
     async with virtual_journal(path) as journal, live_bench(journal=journal, meter_serial="pin") as b:
         await asyncio.sleep(2)
         exchange(b)
@@ -72,7 +70,7 @@ async def test_a_serial_that_is_accepted_and_does_not_answer_is_told_anew(path: 
 
 
 @virtual
-async def test_a_process_that_is_started_at_another_meter_publishes_and_sends_nothing(path: Path) -> None:
+async def test_process_started_at_another_meter_publishes_and_posts_nothing(path: Path) -> None:
     async with virtual_journal(path) as journal, live_bench(journal=journal, meter_serial="pin") as b:
         await asyncio.sleep(3)
         exchange(b)
@@ -89,7 +87,7 @@ async def test_a_process_that_is_started_at_another_meter_publishes_and_sends_no
 
 
 @virtual
-async def test_without_a_journal_a_pin_holds_until_the_process_ends() -> None:
+async def test_pin_without_a_journal_lasts_until_the_process_ends() -> None:
     async with live_bench(meter_serial="pin") as b:
         exchange(b)
         await asyncio.sleep(20)
@@ -101,7 +99,7 @@ async def test_without_a_journal_a_pin_holds_until_the_process_ends() -> None:
 
 
 @virtual
-async def test_a_serial_that_is_no_word_of_a_shell_is_quoted() -> None:
+async def test_serial_is_quoted_for_a_shell() -> None:
     async with live_bench(meter_serial="pin") as b:
         exchange(b, "1SIM; reboot")
         await asyncio.sleep(5)
@@ -109,7 +107,7 @@ async def test_a_serial_that_is_no_word_of_a_shell_is_quoted() -> None:
 
 
 @virtual
-async def test_a_disk_that_does_not_answer_delays_a_pinned_meter_by_half_a_second(path: Path) -> None:
+async def test_silent_disk_delays_a_pinned_meter_by_half_a_second(path: Path) -> None:
     async with live_bench() as b, virtual_journal(path, unit_s=60.0) as journal:
         before_s = now_s()
         async with process(b, journal, meter_serial="pin") as (_, station):

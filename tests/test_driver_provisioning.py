@@ -11,13 +11,12 @@ import pytest
 
 from iem_dcr import ocmf
 from iem_dcr.simulator import Fault
-from tests.support.bench import CI, Bench, bench, meter_options
+from tests.support.bench import CI, Bench, bench
 from tests.support.driving import (
     FOR_GOOD,
     OTHER_SERIAL,
     begin_by_hand,
     exchange,
-    fated,
     live_bench,
     logged,
     own_receipt,
@@ -53,7 +52,7 @@ def freeze(b: Bench, CT: str, CI: str) -> None:
 
 
 @virtual
-async def test_a_meter_that_was_powered_up_gets_charge_point_clock_and_tariff_once() -> None:
+async def test_powered_up_meter_gets_charge_point_clock_and_tariff_once() -> None:
     async with bench(TT_initial=TARIFF) as b:
         await b.until_live()
         await asyncio.sleep(600)
@@ -63,7 +62,7 @@ async def test_a_meter_that_was_powered_up_gets_charge_point_clock_and_tariff_on
 
 
 @virtual
-async def test_a_meter_already_set_up_as_configured_is_a_plain_line(caplog: pytest.LogCaptureFixture) -> None:
+async def test_meter_that_is_already_set_up_is_an_info_line(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     async with bench() as b:
         freeze(b, "EVSEID", CI)
@@ -76,7 +75,7 @@ async def test_a_meter_already_set_up_as_configured_is_a_plain_line(caplog: pyte
 
 
 @virtual
-async def test_other_frozen_values_are_a_warning_that_names_all(caplog: pytest.LogCaptureFixture) -> None:
+async def test_other_frozen_values_are_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     async with bench() as b:
         freeze(b, "CBIDC", "OTHER-7")
         await b.until_live()
@@ -88,7 +87,7 @@ async def test_other_frozen_values_are_a_warning_that_names_all(caplog: pytest.L
 
 
 @virtual
-async def test_a_refused_gw_sets_the_clock_alone_and_is_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+async def test_refused_gw_sets_the_clock_and_is_tried_again(caplog: pytest.LogCaptureFixture) -> None:
     async with bench() as b:
         b.meter.faults.add(Fault("refuse", node="/gw", method="POST"))
         await b.until_live()
@@ -101,7 +100,7 @@ async def test_a_refused_gw_sets_the_clock_alone_and_is_tried_again(caplog: pyte
 
 @pytest.mark.parametrize("kind", ["lose-answer", "lose-request", "garbage-http", "wrong-length", "reset"])
 @virtual
-async def test_a_lost_answer_to_gw_is_settled_by_looking(kind: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_lost_answer_to_gw_is_followed_by_a_look(kind: str, caplog: pytest.LogCaptureFixture) -> None:
     async with bench() as b:
         b.meter.faults.add(Fault(kind, node="/gw", method="POST"))  # type: ignore[arg-type]  # one of the kinds
         await b.until_live()
@@ -114,7 +113,7 @@ async def test_a_lost_answer_to_gw_is_settled_by_looking(kind: str, caplog: pyte
 
 @pytest.mark.parametrize("kind", ["server-error", "lose-request"])
 @virtual
-async def test_a_charge_point_that_cannot_be_set_is_a_warning_and_the_reason_of_a_refused_start(
+async def test_charge_point_that_cannot_be_set_is_a_warning_and_fails_a_start(
     kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with bench() as b:
@@ -128,7 +127,7 @@ async def test_a_charge_point_that_cannot_be_set_is_a_warning_and_the_reason_of_
 
 
 @virtual
-async def test_nothing_but_questions_while_a_transaction_runs_and_the_rest_after_it() -> None:
+async def test_nothing_is_posted_during_a_transaction() -> None:
     async with bench(TT_initial=TARIFF) as b:
         b.meter.set_load(0, 0)
         begin_by_hand(b)
@@ -143,7 +142,7 @@ async def test_nothing_but_questions_while_a_transaction_runs_and_the_rest_after
 
 @pytest.mark.parametrize("after_s", [1.5, 30.5, 70.5])
 @virtual
-async def test_a_power_cycle_without_a_failed_reading_is_seen_by_the_clock(after_s: float) -> None:
+async def test_power_cycle_between_readings_is_noticed_by_the_clock(after_s: float) -> None:
     async with bench(TT_initial=TARIFF) as b:
         await b.until_live()
         await asyncio.sleep(after_s)
@@ -155,7 +154,7 @@ async def test_a_power_cycle_without_a_failed_reading_is_seen_by_the_clock(after
 
 
 @virtual
-async def test_after_a_fault_a_meter_that_kept_its_setup_is_left_alone() -> None:
+async def test_meter_that_kept_its_setup_is_left_alone_after_a_fault() -> None:
     async with bench() as b:
         await b.until_live()
         b.meter.faults.add(Fault("lose-request", node="/metervalue", count=5))
@@ -169,7 +168,7 @@ async def test_after_a_fault_a_meter_that_kept_its_setup_is_left_alone() -> None
 
 
 @virtual
-async def test_the_first_value_comes_at_once_and_the_key_before_it() -> None:
+async def test_first_value_comes_at_once_after_the_key() -> None:
     async with bench() as b:
         await b.until_live()
         assert asyncio.get_running_loop().time() < 0.3
@@ -177,14 +176,7 @@ async def test_the_first_value_comes_at_once_and_the_key_before_it() -> None:
 
 
 @virtual
-async def test_a_bare_key_is_published_as_der() -> None:
-    async with bench(meter_options(public_key_form="raw")) as b:
-        await b.until_live()
-        assert b.station.keys[0].startswith("3059301306072a8648ce3d0201")
-
-
-@virtual
-async def test_a_key_that_is_not_had_is_asked_for_again_and_never_published_empty() -> None:
+async def test_missing_key_is_requested_again_and_never_published_empty() -> None:
     async with bench() as b:
         b.meter.faults.add(Fault("refuse", node="/publickey", count=3))
         await b.until_live()
@@ -201,7 +193,7 @@ async def test_a_key_that_is_not_had_is_asked_for_again_and_never_published_empt
 
 
 @virtual
-async def test_summer_time_is_written_as_the_offset_in_force() -> None:
+async def test_offset_of_summer_time_is_written() -> None:
     async with bench(wall=VirtualWall(SUMMER), timezone="+0100") as b:
         await b.until_live()
         assert "+0200" in gateway(b)["TM"]
@@ -209,7 +201,7 @@ async def test_summer_time_is_written_as_the_offset_in_force() -> None:
 
 
 @virtual
-async def test_the_clock_is_set_every_interval() -> None:
+async def test_clock_is_set_every_interval() -> None:
     async with bench(datetime_resync_interval=1) as b:
         await b.until_live()
         await asyncio.sleep(3600 + 60)
@@ -217,7 +209,7 @@ async def test_the_clock_is_set_every_interval() -> None:
 
 
 @virtual
-async def test_a_clock_that_is_a_little_off_is_left_and_one_that_is_far_off_set_at_most_once_a_minute(
+async def test_clock_that_is_far_off_is_set_once_a_minute_at_most(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with bench() as b:
@@ -236,7 +228,7 @@ async def test_a_clock_that_is_a_little_off_is_left_and_one_that_is_far_off_set_
 
 
 @virtual
-async def test_no_clock_is_set_while_a_transaction_runs() -> None:
+async def test_no_clock_is_set_during_a_transaction() -> None:
     async with bench() as b:
         await b.until_live()
         await asyncio.sleep(61)
@@ -251,7 +243,7 @@ async def test_no_clock_is_set_while_a_transaction_runs() -> None:
 
 @pytest.mark.parametrize("is_set", [True, False])
 @virtual
-async def test_a_clock_that_is_off_is_set_before_a_start_and_an_error_where_it_is_not(
+async def test_clock_is_set_before_a_start_or_its_error_is_logged(
     caplog: pytest.LogCaptureFixture, *, is_set: bool
 ) -> None:
     async with live_bench() as b:
@@ -266,7 +258,7 @@ async def test_a_clock_that_is_off_is_set_before_a_start_and_an_error_where_it_i
 
 
 @virtual
-async def test_a_host_without_a_clock_makes_gw_wait_and_never_sends_its_time_with_datetime(
+async def test_host_without_a_clock_delays_gw_and_sends_no_datetime(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with bench(wall=VirtualWall(NEVER_SET)) as b:
@@ -287,19 +279,7 @@ async def test_a_host_without_a_clock_makes_gw_wait_and_never_sends_its_time_wit
 
 
 @virtual
-async def test_a_transaction_that_went_on_over_a_power_cut_has_its_time_of_waiting_for_the_hosts_clock() -> None:
-    async with bench(fated("running", charge_s=1.0), wall=VirtualWall(NEVER_SET)) as b:
-        await asyncio.sleep(80)
-        await start(b, "T-1")
-        b.meter.power_cycle(off_s=1.0, boot_s=1.0)
-        await asyncio.sleep(80)
-        assert b.meter.running
-        await start(b, "T-2")
-        assert b.posts().count("/gw") == 2
-
-
-@virtual
-async def test_gw_goes_as_soon_as_the_host_has_a_clock() -> None:
+async def test_gw_is_sent_as_soon_as_the_host_has_a_clock() -> None:
     async with bench(wall=VirtualWall(datetime(2000, 1, 1, tzinfo=UTC))) as b:
         await b.until_live()
         await asyncio.sleep(20)
@@ -313,7 +293,7 @@ async def test_gw_goes_as_soon_as_the_host_has_a_clock() -> None:
 
 
 @virtual
-async def test_a_tariff_text_is_put_into_a_readable_form_with_one_warning(caplog: pytest.LogCaptureFixture) -> None:
+async def test_tariff_text_is_made_printable_with_one_warning(caplog: pytest.LogCaptureFixture) -> None:
     async with bench(TT_initial="0,59 €/kWh für alle | überall") as b:
         await b.until_live()
         assert b.meter.as_json()["TT"] == "0,59 EUR/kWh fuer alle / ueberall"
@@ -323,7 +303,7 @@ async def test_a_tariff_text_is_put_into_a_readable_form_with_one_warning(caplog
 
 
 @virtual
-async def test_a_refused_tariff_text_is_one_warning(caplog: pytest.LogCaptureFixture) -> None:
+async def test_refused_tariff_text_is_one_warning(caplog: pytest.LogCaptureFixture) -> None:
     async with bench(TT_initial=TARIFF) as b:
         b.meter.faults.add(Fault("refuse", node="/tariff"))
         await b.until_live()
@@ -334,7 +314,7 @@ async def test_a_refused_tariff_text_is_one_warning(caplog: pytest.LogCaptureFix
 
 
 @virtual
-async def test_an_exchanged_meter_gets_the_tariff_text_although_it_is_set_up() -> None:
+async def test_exchanged_meter_gets_the_tariff_text() -> None:
     async with live_bench(TT_initial=TARIFF) as b:
         post(b, "tariff", TT="another")
         b.meter.configure(MS=OTHER_SERIAL)
@@ -344,7 +324,7 @@ async def test_an_exchanged_meter_gets_the_tariff_text_although_it_is_set_up() -
 
 @pytest.mark.parametrize("is_answered", [True, False])
 @virtual
-async def test_a_tariff_text_of_one_session_does_not_outlast_it(*, is_answered: bool) -> None:
+async def test_tariff_text_of_a_session_ends_with_it(*, is_answered: bool) -> None:
     async with live_bench(TT_initial=TARIFF) as b:
         await start(b, "A", tariff_text="9,99 EUR/kWh")
         if not is_answered:

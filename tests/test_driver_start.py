@@ -17,11 +17,9 @@ from iem_dcr.simulator import Answer, Fault
 from tests.support.bench import CI, Bench, bench, meter_options, request
 from tests.support.driving import (
     NOT_SUPPORTED,
-    OTHER_SERIAL,
     SPOILED_BY_A_BEGIN,
     UNEXPECTED_ERROR,
     begin_by_hand,
-    changed_answers,
     end_by_hand,
     expect_refused,
     live_bench,
@@ -47,7 +45,7 @@ def at_the_meter(b: Bench, since: int) -> list[tuple[str, str]]:
 
 
 @virtual
-async def test_a_start_needs_six_requests_in_their_order() -> None:
+async def test_start_needs_six_requests() -> None:
     async with live_bench() as b:
         await start(b, "first")
         await own_receipt(b, "first")
@@ -89,7 +87,7 @@ async def test_what_is_signed(fields: dict[str, Any], settings: dict[str, Any], 
 
 @pytest.mark.parametrize("is_shown", [False, True])
 @virtual
-async def test_whether_the_id_is_shown_is_as_configured(*, is_shown: bool) -> None:
+async def test_us_says_whether_the_meter_shows_the_id(*, is_shown: bool) -> None:
     bodies: list[dict[str, object]] = []
     async with live_bench(US=is_shown) as b:
         handle = b.meter.handle
@@ -105,7 +103,7 @@ async def test_whether_the_id_is_shown_is_as_configured(*, is_shown: bool) -> No
 
 
 @virtual
-async def test_ids_are_shortened_in_the_log_and_left_out_where_the_meter_repeats_them(
+async def test_ids_are_shortened_in_the_log(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -121,7 +119,7 @@ async def test_ids_are_shortened_in_the_log_and_left_out_where_the_meter_repeats
 
 @pytest.mark.parametrize("level", ["MISMATCH", "INVALID", "OUTDATED", "UNKNOWN"])
 @virtual
-async def test_an_error_level_is_passed_on_with_a_warning(level: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_error_level_is_passed_on_with_a_warning(level: str, caplog: pytest.LogCaptureFixture) -> None:
     async with live_bench() as b:
         await start(b, identification_level=level)
         assert f'"IL":"{level}"' in (await own_receipt(b)).text
@@ -133,7 +131,7 @@ async def test_an_error_level_is_passed_on_with_a_warning(level: str, caplog: py
 
 @pytest.mark.parametrize("ID", ["04|AB", "04ÄB", "04\nAB"])
 @virtual
-async def test_an_id_that_cannot_be_signed_is_refused_before_anything_is_sent(ID: str) -> None:
+async def test_id_that_cannot_be_signed_is_refused(ID: str) -> None:
     async with live_bench() as b:
         await asyncio.sleep(0.5)
         since = len(b.meter.requests)
@@ -143,7 +141,7 @@ async def test_an_id_that_cannot_be_signed_is_refused_before_anything_is_sent(ID
 
 
 @virtual
-async def test_what_a_station_sends_is_refused_where_it_cannot_be_read() -> None:
+async def test_unreadable_commands_are_refused() -> None:
     async with live_bench() as b:
         values: tuple[object, ...] = (None, [], {}, {"transaction_id": "X"}, {"transaction_id": "X", "evse_id": 7})
         for value in values:
@@ -154,7 +152,7 @@ async def test_what_a_station_sends_is_refused_where_it_cannot_be_read() -> None
 
 @pytest.mark.parametrize("held", [CI, "FROZEN"])
 @virtual
-async def test_only_the_charge_point_that_the_meter_holds_is_supported_whatever_is_configured(held: str) -> None:
+async def test_only_the_charge_point_of_the_meter_is_supported(held: str) -> None:
     async with bench() as b:
         post(b, "gw", CT="EVSEID", CI=held, TM="2026-03-01T13:00:00,000+0100")
         await b.until_live()
@@ -169,7 +167,7 @@ async def test_only_the_charge_point_that_the_meter_holds_is_supported_whatever_
 
 @pytest.mark.parametrize(("refuse", "status"), [(False, NOT_SUPPORTED), (True, UNEXPECTED_ERROR)])
 @virtual
-async def test_a_meter_in_error_is_not_supported(refuse: bool, status: TransactionRequestStatus) -> None:  # noqa: FBT001
+async def test_meter_in_error_is_not_supported(refuse: bool, status: TransactionRequestStatus) -> None:  # noqa: FBT001
     async with live_bench(refuse_start_with_error=refuse) as b:
         b.meter.configure(XC="0x0000, 0x00000000, 0x80, 0x00")
         refused = await b.driver.start_transaction(request())
@@ -179,7 +177,7 @@ async def test_a_meter_in_error_is_not_supported(refuse: bool, status: Transacti
 
 @pytest.mark.parametrize(("node", "of_a_round"), [("/user", 1), ("/receipt", 2)])
 @virtual
-async def test_a_refusal_is_met_with_as_many_tries_as_configured(node: str, of_a_round: int) -> None:
+async def test_refused_start_is_tried_as_often_as_configured(node: str, of_a_round: int) -> None:
     """A round posts E and B to the same node."""
     async with live_bench(resilience_transaction_request_retries=2) as b:
         b.meter.faults.add(Fault("refuse", node=node, method="POST", count=2 * of_a_round))
@@ -192,7 +190,7 @@ async def test_a_refusal_is_met_with_as_many_tries_as_configured(node: str, of_a
 
 
 @virtual
-async def test_a_start_that_fails_because_of_a_current_says_so() -> None:
+async def test_start_that_fails_because_of_a_current_says_so() -> None:
     async with bench() as b:
         b.meter.set_load(12, 400)
         await b.until_live()
@@ -203,7 +201,7 @@ async def test_a_start_that_fails_because_of_a_current_says_so() -> None:
 
 
 @virtual
-async def test_a_start_waits_for_a_meter_that_is_not_there_yet() -> None:
+async def test_start_waits_for_a_meter_that_boots() -> None:
     async with bench(powered=False) as b:
         await start(b)
         assert 25 <= now_s() < 30
@@ -212,7 +210,7 @@ async def test_a_start_waits_for_a_meter_that_is_not_there_yet() -> None:
 
 
 @virtual
-async def test_a_start_at_a_meter_that_does_not_come_is_answered_in_time_and_says_so() -> None:
+async def test_start_at_a_silent_meter_fails_in_time() -> None:
     async with bench() as b:
         b.meter.power_cycle(off_s=1000.0)
         error = await start_fails(b)
@@ -223,24 +221,14 @@ async def test_a_start_at_a_meter_that_does_not_come_is_answered_in_time_and_say
 
 
 @virtual
-async def test_a_start_before_the_first_initialisation_does_it() -> None:
+async def test_start_initialises_the_meter() -> None:
     async with bench() as b:
         await start(b)
         assert b.posts() == ["/gw", "/receipt", "/user", "/receipt"]
 
 
 @virtual
-async def test_a_meter_that_was_powered_up_just_before_a_start_gets_its_charge_point_first() -> None:
-    async with live_bench() as b:
-        await asyncio.sleep(5.2)
-        b.meter.power_cycle(off_s=0.1, boot_s=0.1)
-        await asyncio.sleep(0.3)
-        await start(b)
-        assert f'"CI":"{CI}"' in (await own_receipt(b)).text
-
-
-@virtual
-async def test_a_reading_that_fails_does_not_fail_a_start() -> None:
+async def test_failed_reading_does_not_fail_a_start() -> None:
     async with live_bench() as b:
         starting = asyncio.create_task(start(b))
         while b.requests("POST", "/user") == 0:
@@ -249,25 +237,11 @@ async def test_a_reading_that_fails_does_not_fail_a_start() -> None:
         await starting
 
 
-@virtual
-async def test_a_meter_that_comes_in_anothers_place_within_a_start_is_the_one_that_signs() -> None:
-    async with live_bench() as b:
-        await asyncio.sleep(0.2)
-
-        def exchanged(method: str, node: str, answer: Answer) -> Answer:
-            b.meter.configure(MS=OTHER_SERIAL)
-            return answer
-
-        changed_answers(b, exchanged)
-        await start(b)
-        assert (await own_receipt(b)).meter_serial == OTHER_SERIAL
-
-
 # --- what still runs ---
 
 
 @virtual
-async def test_any_other_start_ends_what_runs_and_keeps_its_receipt() -> None:
+async def test_start_ends_the_running_transaction_and_keeps_its_receipt() -> None:
     async with live_bench() as b:
         await start(b, "A", for_s=3)
         await start(b, "B")
@@ -278,7 +252,7 @@ async def test_any_other_start_ends_what_runs_and_keeps_its_receipt() -> None:
 
 
 @virtual
-async def test_a_transaction_of_a_strangers_is_ended_first() -> None:
+async def test_start_ends_the_transaction_of_another_client() -> None:
     async with live_bench() as b:
         begin_by_hand(b)
         await start(b, "A")
@@ -287,7 +261,7 @@ async def test_a_transaction_of_a_strangers_is_ended_first() -> None:
 
 
 @virtual
-async def test_a_start_waits_for_the_receipt_of_what_was_ended_by_hand() -> None:
+async def test_start_waits_for_the_receipt_of_a_transaction_that_was_ended() -> None:
     async with live_bench(meter_options(transaction_lag_s=2.0, receipt_in_transaction="empty")) as b:
         await start(b, "A", for_s=5)
         end_by_hand(b)
@@ -297,7 +271,7 @@ async def test_a_start_waits_for_the_receipt_of_what_was_ended_by_hand() -> None
 
 
 @virtual
-async def test_a_start_waits_for_the_receipt_of_what_ran_unknown_to_the_driver() -> None:
+async def test_start_waits_for_the_receipt_of_another_client() -> None:
     async with live_bench(meter_options(**SPOILED_BY_A_BEGIN)) as b:
         begin_by_hand(b)
         await asyncio.sleep(3)
@@ -309,7 +283,7 @@ async def test_a_start_waits_for_the_receipt_of_what_ran_unknown_to_the_driver()
 
 @pytest.mark.parametrize("unseen_because", ["the journal is not read", "the values stand still"])
 @virtual
-async def test_a_start_that_ended_something_unseen_waits_for_its_receipt(unseen_because: str) -> None:
+async def test_start_that_ended_an_unseen_transaction_waits_for_its_receipt(unseen_because: str) -> None:
     journal = AsyncMock()
     if "journal" in unseen_because:
         journal.recall.side_effect = JournalError("made by a test")
@@ -322,7 +296,7 @@ async def test_a_start_that_ended_something_unseen_waits_for_its_receipt(unseen_
 
 
 @virtual
-async def test_without_pagination_two_transactions_of_a_card_do_not_begin_in_the_same_second() -> None:
+async def test_without_pagination_transactions_begin_in_different_seconds() -> None:
     async with live_bench(meter_options(PG="missing", signing_delay_s=0.0)) as b:
         for name in ("A", "B"):
             await start(b, name, identification_data="04SAME")
@@ -334,7 +308,7 @@ async def test_without_pagination_two_transactions_of_a_card_do_not_begin_in_the
 
 
 @virtual
-async def test_the_same_start_again_is_ok_without_touching_the_meter() -> None:
+async def test_same_start_again_is_ok_without_a_request() -> None:
     async with live_bench() as b:
         await start(b)
         since = len(b.meter.requests)
@@ -344,7 +318,7 @@ async def test_the_same_start_again_is_ok_without_touching_the_meter() -> None:
 
 
 @virtual
-async def test_a_start_whose_transaction_ended_by_itself_begins_again() -> None:
+async def test_start_whose_transaction_was_cut_begins_again() -> None:
     async with live_bench() as b:
         await start(b)
         b.meter.power_cycle(off_s=0.5, boot_s=0.5)
@@ -355,7 +329,7 @@ async def test_a_start_whose_transaction_ended_by_itself_begins_again() -> None:
 
 
 @virtual
-async def test_a_start_repeated_after_a_stop_that_failed_goes_on() -> None:
+async def test_start_after_a_failed_stop_keeps_the_transaction() -> None:
     async with live_bench(stop_current_wait_ms=0) as b:
         await start(b)
         b.meter.set_load(50, 400)
@@ -367,7 +341,7 @@ async def test_a_start_repeated_after_a_stop_that_failed_goes_on() -> None:
 
 
 @virtual
-async def test_a_start_repeated_after_its_transaction_was_ended_unseen_is_not_taken_for_running() -> None:
+async def test_start_after_an_unanswered_end_is_not_ok_at_once() -> None:
     async with live_bench() as b:
         await start(b, for_s=3)
         stopping = asyncio.create_task(stop_fails(b))
@@ -384,7 +358,7 @@ STALLED_B = Fault("stall", node="/receipt", method="POST", delay_s=2, acts=True)
 
 
 @virtual
-async def test_a_start_whose_caller_gave_up_does_not_run_on() -> None:
+async def test_abandoned_start_leaves_nothing_running() -> None:
     async with live_bench() as b:
         b.meter.faults.add(Fault("stall", node="/user", delay_s=2))
         caller = asyncio.create_task(start(b))
@@ -396,7 +370,7 @@ async def test_a_start_whose_caller_gave_up_does_not_run_on() -> None:
 
 
 @virtual
-async def test_a_start_whose_caller_gave_up_in_the_moment_of_its_answer_does_not_run_on(
+async def test_start_abandoned_at_its_answer_leaves_nothing_running(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO, "iem_dcr.driver")
@@ -420,7 +394,7 @@ async def test_a_start_whose_caller_gave_up_in_the_moment_of_its_answer_does_not
 
 
 @virtual
-async def test_a_start_repeated_after_its_caller_gave_up_goes_on() -> None:
+async def test_start_repeated_after_it_was_abandoned_keeps_the_transaction() -> None:
     async with live_bench() as b:
         await asyncio.sleep(0.1)
         b.once_done("POST", "/user", STALLED_B)
@@ -433,7 +407,7 @@ async def test_a_start_repeated_after_its_caller_gave_up_goes_on() -> None:
 
 
 @virtual
-async def test_a_start_that_the_end_of_the_run_cut_short_is_ended_by_the_next_run() -> None:
+async def test_start_cut_short_by_the_end_of_a_run_is_ended_by_the_next_run() -> None:
     async with live_bench() as b:
         await asyncio.sleep(0.1)
         b.once_done("POST", "/user", STALLED_B)

@@ -52,7 +52,7 @@ A_OR_NONE = pytest.mark.parametrize("transaction_id", ["A", ""])
     ],
 )
 @virtual
-async def test_the_receipt_is_handed_over_byte_for_byte(firmware: str, wrapping: str, encoding: str) -> None:
+async def test_receipt_is_returned_byte_for_byte(firmware: str, wrapping: str, encoding: str) -> None:
     options = meter_options(firmware=firmware, receipt_wrapping=wrapping, signature_encoding=encoding)
     async with live_bench(options) as b:
         await start(b)
@@ -66,7 +66,7 @@ async def test_the_receipt_is_handed_over_byte_for_byte(firmware: str, wrapping:
 
 
 @virtual
-async def test_a_stop_needs_four_requests_and_the_reading_after_it() -> None:
+async def test_stop_needs_four_requests_and_a_reading() -> None:
     async with live_bench(meter_options(signing_delay_s=0.0)) as b:
         await start(b, for_s=2.5)
         since = len(b.meter.requests)
@@ -80,14 +80,18 @@ async def test_a_stop_needs_four_requests_and_the_reading_after_it() -> None:
 
 
 @virtual
-async def test_the_live_value_after_the_end_is_published_before_the_answer() -> None:
+async def test_values_at_begin_and_end_are_published_before_the_answers() -> None:
     async with bench() as b:
         await b.until_live()
-        await start(b, for_s=3.5)
+        await start(b)
+        first = b.station.values[-1][1]
+        await asyncio.sleep(3.5)
         count = len(b.station.values)
         receipt = await own_receipt(b)
+        assert receipt.begin is not None
         assert receipt.end is not None
-        assert b.station.values[count][1].energy_wh_import == receipt.end.energy_wh
+        assert first.energy_wh_import == receipt.begin.energy_wh
+        assert b.station.values[count][1].energy_wh_import == receipt.end.energy_wh != receipt.begin.energy_wh
 
 
 @pytest.mark.parametrize(
@@ -95,7 +99,7 @@ async def test_the_live_value_after_the_end_is_published_before_the_answer() -> 
     [("refuse", 0.0), ("nothing", 0.12), ("previous", 0.12), ("nothing", 3.0), ("previous", 3.0), ("refuse", 30.0)],
 )
 @virtual
-async def test_the_receipt_is_awaited_and_never_an_older_one(shown: str, signing_s: float) -> None:
+async def test_stop_waits_for_its_receipt_and_never_returns_an_older_one(shown: str, signing_s: float) -> None:
     options = meter_options(signing_delay_s=signing_s, receipt_while_signing=shown, receipt_in_transaction=shown)
     async with live_bench(options) as b:
         for name in ("A", "B", "C"):
@@ -109,7 +113,7 @@ async def test_the_receipt_is_awaited_and_never_an_older_one(shown: str, signing
 
 
 @virtual
-async def test_a_receipt_that_is_in_memory_is_returned_again_and_what_runs_goes_on() -> None:
+async def test_receipt_in_memory_is_returned_again_and_what_runs_goes_on() -> None:
     async with live_bench() as b:
         await start(b, "A")
         text = (await own_receipt(b, "A")).text
@@ -121,7 +125,7 @@ async def test_a_receipt_that_is_in_memory_is_returned_again_and_what_runs_goes_
 
 
 @virtual
-async def test_a_receipt_that_a_tick_has_found_is_returned_and_no_e_sent() -> None:
+async def test_receipt_found_between_commands_is_returned_without_end() -> None:
     async with live_bench() as b:
         await start(b, "A", for_s=3)
         end_by_hand(b)
@@ -136,7 +140,7 @@ async def test_a_receipt_that_a_tick_has_found_is_returned_and_no_e_sent() -> No
 
 @A_OR_NONE
 @virtual
-async def test_what_is_open_is_ended_and_its_receipt_returned(transaction_id: str) -> None:
+async def test_open_transaction_is_ended_and_its_receipt_returned(transaction_id: str) -> None:
     async with live_bench() as b:
         await start(b, "A")
         assert (await stop(b, transaction_id)).identification == "04ABA"
@@ -145,7 +149,7 @@ async def test_what_is_open_is_ended_and_its_receipt_returned(transaction_id: st
 
 @A_OR_NONE
 @virtual
-async def test_what_may_have_been_begun_is_ended_and_its_receipt_returned(transaction_id: str) -> None:
+async def test_uncertain_transaction_is_ended_and_its_receipt_returned(transaction_id: str) -> None:
     async with live_bench() as b:
         lost = Fault("lose-answer", node="/receipt", method="POST")
         b.once_done("POST", "/user", lost, Fault("refuse", status=503, count=FOR_GOOD))
@@ -158,7 +162,7 @@ async def test_what_may_have_been_begun_is_ended_and_its_receipt_returned(transa
 
 @A_OR_NONE
 @virtual
-async def test_what_was_ended_and_is_still_being_signed_is_waited_for_without_another_e(transaction_id: str) -> None:
+async def test_ended_transaction_is_awaited_without_another_end(transaction_id: str) -> None:
     async with live_bench(meter_options(signing_delay_s=70.0)) as b:
         await start(b, "A")
         await stop_fails(b, "A")
@@ -169,7 +173,7 @@ async def test_what_was_ended_and_is_still_being_signed_is_waited_for_without_an
 
 @pytest.mark.parametrize("idle_end", ["refuse", "accept"])
 @virtual
-async def test_a_transaction_that_the_meter_has_lost_is_an_error_once_it_is_certain(idle_end: str) -> None:
+async def test_lost_transaction_is_an_error_after_fifteen_seconds(idle_end: str) -> None:
     async with live_bench(fated("lost", idle_end=idle_end)) as b:
         await start(b, "A")
         b.meter.power_cycle(off_s=1, boot_s=1)
@@ -183,7 +187,7 @@ async def test_a_transaction_that_the_meter_has_lost_is_an_error_once_it_is_cert
 
 
 @virtual
-async def test_what_is_lost_is_an_error_and_what_runs_goes_on() -> None:
+async def test_stop_of_a_lost_transaction_is_an_error_and_what_runs_goes_on() -> None:
     async with live_bench(fated("lost")) as b:
         await start(b, "A")
         b.meter.power_cycle(off_s=1, boot_s=1)
@@ -195,7 +199,7 @@ async def test_what_is_lost_is_an_error_and_what_runs_goes_on() -> None:
 
 
 @virtual
-async def test_what_was_lost_is_looked_for_once_more_and_its_receipt_returned_if_it_has_turned_up() -> None:
+async def test_stop_of_a_lost_transaction_returns_its_receipt_if_it_has_turned_up() -> None:
     async with live_bench(fated("closed-late", late_close_s=40.0)) as b:
         await start(b, "A")
         b.meter.power_cycle(off_s=1, boot_s=1)
@@ -205,7 +209,7 @@ async def test_what_was_lost_is_looked_for_once_more_and_its_receipt_returned_if
 
 
 @virtual
-async def test_what_was_begun_on_another_meter_is_an_error_that_names_it_and_what_runs_goes_on() -> None:
+async def test_stop_of_a_transaction_on_another_meter_names_it_and_what_runs_goes_on() -> None:
     async with live_bench() as b:
         await start(b, "A", for_s=3)
         end_by_hand(b)
@@ -222,7 +226,7 @@ async def test_what_was_begun_on_another_meter_is_an_error_that_names_it_and_wha
 
 
 @virtual
-async def test_a_refused_start_is_an_error_and_what_a_start_of_ours_began_goes_on() -> None:
+async def test_stop_of_a_refused_start_is_an_error_and_our_transaction_goes_on() -> None:
     async with live_bench() as b:
         await start_elsewhere(b, "A")
         await expect_refused(b, "A")
@@ -233,7 +237,7 @@ async def test_a_refused_start_is_an_error_and_what_a_start_of_ours_began_goes_o
 
 
 @virtual
-async def test_the_stop_of_a_refused_start_ends_what_no_start_of_ours_began() -> None:
+async def test_stop_of_a_refused_start_ends_the_transaction_of_another_client() -> None:
     async with live_bench() as b:
         begin_by_hand(b)
         await asyncio.sleep(2)
@@ -247,7 +251,7 @@ async def test_the_stop_of_a_refused_start_ends_what_no_start_of_ours_began() ->
 
 @UNKNOWN
 @virtual
-async def test_without_influence_what_strangers_began_is_ended_and_its_receipt_returned(transaction_id: str) -> None:
+async def test_unknown_id_ends_the_transaction_of_another_client_and_returns_its_receipt(transaction_id: str) -> None:
     async with live_bench() as b:
         session_by_hand(b)
         await asyncio.sleep(5)
@@ -260,7 +264,7 @@ async def test_without_influence_what_strangers_began_is_ended_and_its_receipt_r
 
 @UNKNOWN
 @virtual
-async def test_without_influence_the_last_receipt_is_returned_where_nothing_runs(transaction_id: str) -> None:
+async def test_unknown_id_returns_the_last_receipt_if_nothing_runs(transaction_id: str) -> None:
     async with bench() as b:
         b.meter.set_load(0, 0)
         session_by_hand(b)
@@ -270,7 +274,7 @@ async def test_without_influence_the_last_receipt_is_returned_where_nothing_runs
 
 
 @virtual
-async def test_without_influence_it_takes_fifteen_seconds_to_know_that_an_accepted_e_has_ended_nothing() -> None:
+async def test_unknown_id_waits_fifteen_seconds_after_an_accepted_end() -> None:
     async with live_bench(meter_options(idle_end="accept")) as b:
         session_by_hand(b)
         await asyncio.sleep(20)
@@ -280,7 +284,7 @@ async def test_without_influence_it_takes_fifteen_seconds_to_know_that_an_accept
 
 
 @virtual
-async def test_without_influence_an_e_without_an_answer_is_followed_by_another_and_its_receipt_returned() -> None:
+async def test_unknown_id_sends_end_again_after_a_lost_answer() -> None:
     async with live_bench() as b:
         begin_by_hand(b)
         await asyncio.sleep(2)
@@ -291,15 +295,13 @@ async def test_without_influence_an_e_without_an_answer_is_followed_by_another_a
 
 @pytest.mark.parametrize(("transaction_id", "firmware"), [("", "v1"), ("never heard of", "v2")])
 @virtual
-async def test_without_influence_it_is_an_error_where_there_has_never_been_one(
-    transaction_id: str, firmware: str
-) -> None:
+async def test_unknown_id_is_an_error_if_there_has_never_been_a_receipt(transaction_id: str, firmware: str) -> None:
     async with live_bench(meter_options(firmware=firmware)) as b:
         assert "the meter has no receipt" in await stop_fails(b, transaction_id)
 
 
 @virtual
-async def test_what_was_ended_for_another_id_has_its_receipt_under_its_own_as_well() -> None:
+async def test_receipt_returned_for_another_id_stays_under_its_own() -> None:
     async with live_bench() as b:
         await start(b, "A")
         text = (await stop(b, "never heard of")).text
@@ -309,7 +311,7 @@ async def test_what_was_ended_for_another_id_has_its_receipt_under_its_own_as_we
 
 
 @virtual
-async def test_with_strict_ids_the_last_receipt_of_another_id_is_an_error() -> None:
+async def test_strict_ids_refuse_the_receipt_of_another_id() -> None:
     async with live_bench(strict_transaction_ids=True) as b:
         await start(b, "A")
         await own_receipt(b, "A")
@@ -319,7 +321,7 @@ async def test_with_strict_ids_the_last_receipt_of_another_id_is_an_error() -> N
 
 
 @virtual
-async def test_an_unknown_id_gets_the_receipt_of_what_ran_last_and_not_the_one_before() -> None:
+async def test_unknown_id_returns_the_receipt_of_what_ran_last() -> None:
     async with live_bench(meter_options(**SPOILED_BY_A_BEGIN)) as b:
         await start(b, "A")
         before = await own_receipt(b, "A")
@@ -334,7 +336,7 @@ async def test_an_unknown_id_gets_the_receipt_of_what_ran_last_and_not_the_one_b
 
 
 @virtual
-async def test_an_end_refused_because_of_a_current_is_tried_until_it_falls() -> None:
+async def test_end_refused_because_of_a_current_is_repeated_until_it_falls() -> None:
     async with live_bench(resilience_transaction_request_retries=0) as b:
         await start(b)
         b.meter.set_load(100, 400)
@@ -345,7 +347,7 @@ async def test_an_end_refused_because_of_a_current_is_tried_until_it_falls() -> 
 
 
 @virtual
-async def test_an_end_that_is_refused_for_good_says_that_a_current_flows_and_is_made_later() -> None:
+async def test_end_refused_for_good_names_the_current_and_is_sent_later() -> None:
     async with live_bench(stop_current_wait_ms=2000) as b:
         await start(b)
         b.meter.set_load(100, 400)
@@ -362,7 +364,7 @@ async def test_an_end_that_is_refused_for_good_says_that_a_current_flows_and_is_
 
 
 @virtual
-async def test_an_end_that_is_refused_without_a_current_is_tried_again_whatever_the_retries_are() -> None:
+async def test_end_refused_without_a_current_is_repeated() -> None:
     async with live_bench(resilience_transaction_request_retries=0) as b:
         await start(b)
         b.meter.faults.add(Fault("refuse", node="/receipt", method="POST", count=3))
@@ -371,7 +373,7 @@ async def test_an_end_that_is_refused_without_a_current_is_tried_again_whatever_
 
 
 @virtual
-async def test_an_end_that_was_answered_and_ended_nothing_is_sent_again() -> None:
+async def test_end_that_ended_nothing_is_sent_again() -> None:
     """As by another meter that is there for a moment."""
     async with live_bench() as b:
         await start(b, for_s=2)
@@ -389,7 +391,7 @@ async def test_an_end_that_was_answered_and_ended_nothing_is_sent_again() -> Non
 
 
 @virtual
-async def test_readings_that_fail_or_stall_neither_fail_nor_hold_up_a_stop() -> None:
+async def test_failed_or_stalled_readings_do_not_delay_a_stop() -> None:
     async with live_bench(meter_options(signing_delay_s=1.2)) as b:
         for name, fault in (("A", Fault("refuse", node="/metervalue")), ("B", Fault("stall", node="/metervalue"))):
             await start(b, name, for_s=2.3)
@@ -403,7 +405,7 @@ async def test_readings_that_fail_or_stall_neither_fail_nor_hold_up_a_stop() -> 
 
 
 @virtual
-async def test_one_failed_reading_fails_no_stop_that_may_not_wait_for_the_meter() -> None:
+async def test_failed_reading_does_not_fail_a_stop_that_may_not_wait() -> None:
     async with bench(initial_connection_wait_ms=0) as b:
         b.meter.set_load(0, 0)
         session_by_hand(b)
@@ -414,7 +416,7 @@ async def test_one_failed_reading_fails_no_stop_that_may_not_wait_for_the_meter(
 
 
 @virtual
-async def test_a_stop_whose_caller_gave_up_is_finished_and_its_receipt_kept() -> None:
+async def test_abandoned_stop_is_finished_and_its_receipt_kept() -> None:
     async with live_bench() as b:
         await start(b)
         caller = asyncio.create_task(b.driver.stop_transaction("T-1"))
@@ -427,7 +429,7 @@ async def test_a_stop_whose_caller_gave_up_is_finished_and_its_receipt_kept() ->
 
 
 @virtual
-async def test_a_stop_that_the_end_of_the_run_cut_short_is_made_up_for_by_the_next_run() -> None:
+async def test_stop_cut_short_by_the_end_of_a_run_is_finished_by_the_next_run() -> None:
     async with live_bench() as b:
         await start(b, for_s=3)
         b.meter.faults.add(Fault("stall", node="/receipt", method="POST", delay_s=2))

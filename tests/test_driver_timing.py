@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @given(begin_s=st.floats(0, 1e7), phase=st.floats(0, 1, exclude_max=True), period_s=st.sampled_from([1.0, 2.0]))
-def test_a_phase_is_kept(begin_s: float, phase: float, period_s: float) -> None:
+def test_schedule_keeps_its_phase(begin_s: float, phase: float, period_s: float) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(timing, "now_s", lambda: begin_s)
         schedule = Schedule(period_s, phase)
@@ -37,7 +37,7 @@ def test_a_phase_is_kept(begin_s: float, phase: float, period_s: float) -> None:
 
 
 @virtual
-async def test_schedules_with_phases_come_due_apart_and_one_without_begins_now() -> None:
+async def test_schedules_with_phases_are_due_apart_and_one_without_begins_now() -> None:
     early, late = Schedule(1.0, 0.25), Schedule(1.0, 0.75)
     assert abs(early.next_s - late.next_s) == pytest.approx(0.5)
     await asyncio.sleep(0.3)
@@ -67,7 +67,7 @@ async def one_that_begins_later(after_s: float) -> AsyncIterator[tuple[MeterDriv
 
 
 @virtual
-async def test_a_meter_that_begins_later_is_left_alone_until_then() -> None:
+async def test_driver_that_begins_later_waits() -> None:
     async with one_that_begins_later(3.0) as (driver, station):
         await asyncio.sleep(2.9)
         assert driver.last_response_s is None
@@ -76,7 +76,7 @@ async def test_a_meter_that_begins_later_is_left_alone_until_then() -> None:
 
 
 @virtual
-async def test_a_command_does_not_wait_for_a_meter_that_begins_later() -> None:
+async def test_command_does_not_wait_for_a_driver_that_begins_later() -> None:
     async with one_that_begins_later(20.0) as (driver, _):
         before_s = now_s()
         await start(driver)

@@ -72,7 +72,7 @@ def test_a_meter_error_names_meter_and_node(error: MeterError, may_have_acted: b
     assert error.may_have_acted is may_have_acted
 
 
-def test_what_the_errors_carry() -> None:
+def test_attributes() -> None:
     assert RefusedError(METER, NODE, 428).status == 428
     assert NotUnderstoodError(METER, NODE, "RD", "missing").path == "RD"
     error = ConfigError(["port_http is 0", "CI is ''"])
@@ -81,7 +81,7 @@ def test_what_the_errors_carry() -> None:
 
 
 @given(any_text)
-def test_a_refusals_text_is_fit_for_a_log(text: str) -> None:
+def test_refusal_with_any_text_is_printable(text: str) -> None:
     message = str(RefusedError(METER, NODE, 400, text))
     assert message.isprintable()
     assert len(message) < 250
@@ -104,7 +104,7 @@ def test_printable(text: object, shown: str) -> None:
 
 
 @given(any_text, st.integers(1, 200))
-def test_anything_printable_is(text: str, limit: int) -> None:
+def test_any_text_becomes_printable(text: str, limit: int) -> None:
     shown = printable(text, limit=limit)
     assert shown.isprintable()
     assert len(shown) <= limit
@@ -120,7 +120,7 @@ def test_shortened(token: str, shown: str) -> None:
 
 
 @given(any_text)
-def test_a_shortened_id_tells_nobody_whose_it_is(token: str) -> None:
+def test_shortened_id_shows_two_characters_at_most(token: str) -> None:
     shown = shortened(token)
     assert shown.isprintable()
     assert len(shown.split("…")[0]) <= 2

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -92,7 +91,7 @@ on_ready = f = lambda: None
 SLASHES = re.compile(r"log\.([a-z/]+)\(str\)")
 
 
-def test_the_calls_of_everestpy_are_taken_as_the_facts_write_them(script: Script) -> None:
+def test_calls_of_everestpy_are_taken(script: Script) -> None:
     facts = shared("everest-facts.md").read_text(encoding="utf-8")
     block = facts.partition("## everestpy\n\n")[2].partition("\n\n")[0]
     lines = [line.strip() for line in block.splitlines()]
@@ -125,46 +124,28 @@ def test_the_calls_of_everestpy_are_taken_as_the_facts_write_them(script: Script
         assert bench.call("stop_transaction", STOP) == {"status": "OK"}
 
 
-def test_a_module_is_started_as_the_manager_starts_it(script: Script, tmp_path: Path) -> None:
+def test_module_is_started_as_the_manager_starts_it(script: Script, tmp_path: Path) -> None:
     module_py = script(
         """
 import json
-log.info(json.dumps([sys.argv, sys.orig_argv[1:], os.getcwd(), module.info.id, sys.path[1], dict(os.environ)]))
+log.info(json.dumps([sys.argv, os.getcwd(), module.info.id, dict(os.environ), sorted(sys.modules)]))
 log.info(json.dumps([setup.configs.module, setup.configs.implementations, setup.connections]))
-log.info(json.dumps(sorted(sys.modules)))
 """
     )
     given = {"ip_address": "192.0.2.1", "port_http": 80}
     with EverestBench(module_py, given, module_id="dc_meter", environment={"OWN": "1"}) as bench:
         bench.wait_ready_to_be_told()
-        told, configured, modules = (json.loads(line) for line in logged(bench, 3))
-        argv, original, cwd, module_id, first, environment = told
-        assert argv == original == [str(module_py)]
-        assert not str(tmp_path).startswith(cwd)
+        (argv, cwd, module_id, environment, modules), configured = (json.loads(line) for line in logged(bench, 2))
+        assert argv == [str(module_py)]
         assert not cwd.startswith(str(tmp_path))
         assert module_id == environment["EV_MODULE"] == "dc_meter"
-        assert first.endswith("everest_double")
-        assert environment["EV_MQTT_EVEREST_PREFIX"] == "everest/"
-        assert {"EV_PREFIX", "EV_LOG_CONF_FILE", "EV_MQTT_BROKER_SOCKET_PATH"} <= environment.keys()
-        assert environment["OWN"] == "1"
+        assert {"EV_PREFIX", "EV_LOG_CONF_FILE", "EV_MQTT_BROKER_SOCKET_PATH", "OWN"} <= environment.keys()
         assert configured == [given, {"main": {}}, {}]
-        assert "everest.framework" in modules
         assert set(modules).isdisjoint(["asyncio", "jsonschema", "yaml", "pytest", "tests", "iem_dcr"])
-        assert [event.name for event in bench.events if event.name != "log"] == [
-            "session", "module", "hello", "implemented", "implemented", "init_done",
-        ]  # fmt: skip
-        bench.wait_for(lambda: bench.stdout.count("[info] ") == 3)
-        assert bench.stderr == ""
+        assert bench.published("public_key_ocmf") == []
 
 
-@pytest.mark.parametrize("value", ["", "everest"])
-def test_without_the_managers_variables_there_is_no_configuration(script: Script, value: str) -> None:
-    with EverestBench(script(), environment={"EV_MQTT_EVEREST_PREFIX": value}) as bench:
-        assert bench.wait_exit() == 1
-        assert "is EV_MQTT_EVEREST_PREFIX set?" in bench.stderr
-
-
-def test_the_defaults_come_from_the_manifest(script: Script, tmp_path: Path) -> None:
+def test_manifest_has_the_defaults(script: Script, tmp_path: Path) -> None:
     module_py = script()
     (tmp_path / "manifest.yaml").write_text(
         """
@@ -183,23 +164,7 @@ config:
             configuration(module_py, wrong)
 
 
-def test_ready_comes_later_and_on_another_thread(script: Script) -> None:
-    own = """
-def ready():
-    log.info(str(threading.current_thread() is threading.main_thread()))
-    module.publish_variable("main", "public_key_ocmf", "3059")
-"""
-    with EverestBench(script(own)) as bench:
-        bench.wait_ready_to_be_told()
-        assert bench.published("public_key_ocmf") == []
-        told = bench.ready()
-        (key,) = bench.wait_for(lambda: bench.published("public_key_ocmf"))
-        assert key.value == "3059"
-        assert told < key.at
-        assert logged(bench) == ["False"]
-
-
-def test_commands_run_at_the_same_time_and_calls_of_one_wait_for_each_other(script: Script) -> None:
+def test_different_commands_overlap_and_calls_of_one_do_not(script: Script) -> None:
     own = """
 go = threading.Semaphore(0)
 def start(args):
@@ -235,8 +200,8 @@ def stop(args):
 """
 
 
-@pytest.mark.parametrize("raised", ["ValueError('odd')", "SystemExit(0)", "KeyboardInterrupt()"])
-def test_an_exception_in_a_handler_ends_the_process(script: Script, raised: str) -> None:
+@pytest.mark.parametrize("raised", ["ValueError('odd')", "SystemExit(0)"])
+def test_exception_in_a_handler_ends_the_process(script: Script, raised: str) -> None:
     with EverestBench(script(IN_STOP.format(raised))) as bench:
         bench.ready()
         waiting = bench.call_async("start_transaction", START)
@@ -244,48 +209,23 @@ def test_an_exception_in_a_handler_ends_the_process(script: Script, raised: str)
             bench.call("stop_transaction", STOP)
         with pytest.raises(ModuleDied):
             waiting.result(60)
-        assert bench.exit_code == 1
         assert "exception during handling of main.stop_transaction" in bench.stderr
         assert raised.partition("(")[0] in bench.stderr
         assert bench.log_lines == []
-        with pytest.raises(ModuleDied):
-            bench.call("start_transaction", START)
-
-
-@pytest.mark.parametrize(("own", "said"), [
-    ("ready = lambda: 1 / 0\n", "ZeroDivisionError"),
-    ("module.shutdown_handler(lambda: 1 / 0)\n", "exception during handling of shutdown"),
-    ("del session\n", "keep a reference to the session"),
-])  # fmt: skip
-def test_a_mistake_of_a_module_ends_the_process(script: Script, own: str, said: str) -> None:
-    with EverestBench(script(own), shutdown_handler=True) as bench:
-        if not own.startswith("del"):
-            bench.ready()
-            bench.shutdown()
-        assert bench.wait_exit() == 1
-        assert said in bench.stderr
 
 
 BAD_VALUES = {
-    "Decimal('1.5')": "Decimal is no JSON type",
     "value | {'energy_Wh_import': {'total': Decimal('10.5')}}": "$.energy_Wh_import.total: Decimal is no JSON type",
-    "value | {'timestamp': datetime.now(timezone.utc)}": "$.timestamp: datetime is no JSON type",
     "value | {'energy_Wh_import': {'total': float('nan')}}": "cannot be written as JSON",
-    "value | {'energy_Wh_import': {'total': 2 ** 64}}": "cannot be written as JSON",
     "value | {'meter_id': '\\ud800'}": "cannot be written as JSON",
-    "value | {'temperatures': ()}": "tuple is no JSON type",
     "value | {1: 2}": "the key 1 is no string",
-    "value | {'timestamp': '2026-03-01T12:00:00.000+0100'}": "breaks format",
     "value | {'odd': 1}": "'odd' is not defined",
-    "value | {'voltage_V': {'DC': '400'}}": "breaks type",
     "{'timestamp': value['timestamp']}": "breaks required",
-    "None": "breaks type",
 }
 
 
-def test_a_value_that_is_not_valid_is_refused(script: Script) -> None:
+def test_invalid_value_is_refused(script: Script) -> None:
     own = f"""
-from datetime import datetime, timezone
 from decimal import Decimal
 value = {VALUE!r}
 def ready():
@@ -307,8 +247,8 @@ def ready():
         assert bench.exit_code is None
 
 
-@pytest.mark.parametrize("result", ["None", "{}", "{'status': 'FINE'}", "('OK',)", "{'status': 'OK', 'odd': 1}"])
-def test_a_result_that_is_not_valid_ends_the_process(script: Script, result: str) -> None:
+@pytest.mark.parametrize("result", ["None", "{'status': 'FINE'}"])
+def test_invalid_result_ends_the_process(script: Script, result: str) -> None:
     with EverestBench(script(f"answer = {result}\n")) as bench:
         bench.ready()
         with pytest.raises(ModuleDied, match=r"the result of main\.start_transaction could not be"):
@@ -316,7 +256,7 @@ def test_a_result_that_is_not_valid_ends_the_process(script: Script, result: str
         assert bench.exit_code == 1
 
 
-def test_what_comes_too_early_is_refused(script: Script) -> None:
+def test_calls_in_the_wrong_order_are_refused(script: Script) -> None:
     own = f"""
 attempt(lambda: module.publish_variable("main", "powermeter", {VALUE!r}))
 attempt(lambda: module.implement_command("main", "odd", start))
@@ -345,109 +285,37 @@ threading.Event().wait()
 
 def test_errors_are_raised_and_cleared_once(script: Script) -> None:
     own = """
-fault = "powermeter/CommunicationFault"
-sub_type = "Communication timed out"
+fault, sub_type = "powermeter/CommunicationFault", "Communication timed out"
 factory, monitor = module.get_error_factory("main"), module.get_error_state_monitor_impl("main")
-log.info(str(monitor.is_error_active(fault, "")))
 def ready():
     module.clear_error("main", fault, "")
-    log.info(str(monitor.is_error_active(fault, sub_type)))
-    module.raise_error("main", factory.create_error(fault, sub_type, "first"))
-    log.info(str(monitor.is_error_active(fault, sub_type)))
-    module.raise_error("main", factory.create_error(fault, sub_type, "again", error.Severity.High))
-    module.raise_error("main", factory.create_error(fault, "another", "of another sub-type", error.Severity.Medium))
-    module.clear_error("main", fault, sub_type)
-    module.clear_error("main", fault, sub_type)
+    for severity in (error.Severity.Low, error.Severity.High):
+        module.raise_error("main", factory.create_error(fault, sub_type, "a message", severity))
+        log.info(str(monitor.is_error_active(fault, sub_type)))
+    module.raise_error("main", factory.create_error(fault, "another", "of another sub-type"))
+    for _ in range(2):
+        module.clear_error("main", fault, sub_type)
     attempt(lambda: factory.create_error("powermeter/Odd", "", ""))
-    attempt(lambda: module.clear_error("main", "Odd", ""))
-    attempt(lambda: module.raise_error("main", fault))
     attempt(lambda: factory.create_error(fault, None, ""))
     log.info("over")
 """
     with EverestBench(script(own), active_errors=[(FAULT[0], "")]) as bench:
-        assert bench.errors_active == {(FAULT[0], "")}
         bench.ready()
-        *active, first, second, third, fourth, _ = logged(bench, 8)
-        assert active == ["True", "False", "True"]
-        kinds = [line.split(":")[0] for line in (first, second, third, fourth)]
-        assert kinds == ["RuntimeError", "RuntimeError", "TypeError", "TypeError"]
-        assert {it.type for it in bench.errors_log} == {FAULT[0]}
-        assert [(it.change, it.effective, it.sub_type, it.message, it.severity) for it in bench.errors_log] == [
-            ("cleared", True, "", "", ""), ("raised", True, FAULT[1], "first", "Low"),
-            ("raised", False, FAULT[1], "again", "High"), ("raised", True, "another", "of another sub-type", "Medium"),
-            ("cleared", True, FAULT[1], "", ""), ("cleared", False, FAULT[1], "", ""),
+        *active, first, second, _ = logged(bench, 5)
+        assert active == ["True", "True"]
+        assert [line.split(":")[0] for line in (first, second)] == ["RuntimeError", "TypeError"]
+        assert [(it.change, it.effective, it.sub_type, it.severity) for it in bench.errors_log] == [
+            ("cleared", True, "", ""), ("raised", True, FAULT[1], "Low"), ("raised", False, FAULT[1], "High"),
+            ("raised", True, "another", "Low"), ("cleared", True, FAULT[1], ""), ("cleared", False, FAULT[1], ""),
         ]  # fmt: skip
         assert bench.errors_active == {(FAULT[0], "another")}
 
 
-def test_an_older_framework_has_no_shutdown_handler_and_sigterm_ends_a_module(script: Script) -> None:
-    own = "log.info(str((hasattr(module, 'shutdown_handler'), hasattr(Module, 'shutdown_handler'))))\n"
-    with EverestBench(script(own)) as bench:
-        bench.ready()
-        bench.shutdown()
-        assert bench.call("start_transaction", START) == {"status": "OK"}
-        assert logged(bench) == ["(False, False)"]
-        code, seconds = bench.sigterm()
-        assert code == bench.exit_code == -15
-        assert seconds > 0
-
-
-def test_a_newer_framework_calls_the_shutdown_handler_from_another_thread(script: Script) -> None:
-    own = """
-over = threading.Event()
-def shut_down():
-    log.info(str(threading.current_thread() is threading.main_thread()))
-    over.set()
-module.shutdown_handler(shut_down)
-"""
-    module_py = script(own, end=END.replace("threading.Event().wait()", "over.wait()"))
-    with EverestBench(module_py, shutdown_handler=True) as bench:
-        bench.ready()
-        told = bench.shutdown()
-        assert bench.wait_exit() == 0
-        (line,) = bench.log_lines
-        assert line.text == "False"
-        assert line.at > told
-        assert bench.stderr == ""
-
-
 def test_lines_of_the_log_are_texts(script: Script) -> None:
-    odd = """
-log.update_process_name(module.info.id)
-for odd in (b'', None, '\\ud800'):
-    attempt(lambda: log.info(odd))
-log.debug('quiet')
-"""
-    with EverestBench(script(odd)) as bench:
+    own = "for odd in (b'', None, '\\ud800'):\n    attempt(lambda: log.info(odd))\nlog.debug('quiet')\n"
+    with EverestBench(script(own)) as bench:
         bench.wait_ready_to_be_told()
         assert [line.text.split(":")[0] for line in bench.log_lines] == ["TypeError"] * 3 + ["quiet"]
-        assert bench.events_of("process_name")[0].data == {"name": "meter"}
-        bench.kill()
-        assert bench.exit_code == -9
-        assert "quiet" not in bench.stdout  # the levels below info are not printed
-        with pytest.raises(ModuleDied, match="exit code -9"):
-            bench.ready()
-
-
-def test_a_module_that_does_not_start_is_told_with_its_last_words(script: Script) -> None:
-    with EverestBench(script(begin="raise SystemExit('no meter here')\n")) as bench:
-        with pytest.raises(ModuleDied, match="exit code 1:\nno meter here"):
-            bench.wait_ready_to_be_told()
-        with pytest.raises(ModuleDied):
-            bench.call("start_transaction", START)
-
-
-def test_waiting_comes_to_an_end(script: Script) -> None:
-    own = "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nstart = lambda args: threading.Event().wait()\n"
-    with EverestBench(script(own)) as bench:
-        bench.ready()
-        with pytest.raises(TimeoutError):
-            bench.wait_for(lambda: bench.log_lines, 0.01)
-        with pytest.raises(TimeoutError):
-            bench.call("start_transaction", START, 0.01)
-        with pytest.raises(TimeoutError):
-            bench.sigterm(0.01)
-        assert bench.exit_code is None
 
 
 # --- the check of values ---
@@ -473,7 +341,7 @@ def as_strict(schema: dict[str, Any], value: object) -> bool:
     st.dictionaries(fields, json_values, max_size=3), st.sets(fields, max_size=2),
     st.dictionaries(start_fields, json_values, max_size=2), st.sets(start_fields, max_size=1),
 )  # fmt: skip
-def test_the_check_is_as_strict_as_a_whole_validator(
+def test_check_of_values_is_as_strict_as_jsonschema(
     changes: dict[str, Any], without: set[str], of_start: dict[str, Any], without_in_start: set[str]
 ) -> None:
     powermeter = definition("powermeter")
@@ -481,9 +349,3 @@ def test_the_check_is_as_strict_as_a_whole_validator(
     assert as_strict(powermeter["vars"]["powermeter"], value)
     request = {key: item for key, item in (START["value"] | of_start).items() if key not in without_in_start}
     assert as_strict(powermeter["cmds"]["start_transaction"]["arguments"]["value"], request)
-
-
-def test_the_check_fails_at_a_rule_it_does_not_know() -> None:
-    with pytest.raises(KeyError, match="multipleOf"):
-        check({"multipleOf": 2}, 4)
-    assert check({}, math.nan) is not None

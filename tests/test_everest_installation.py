@@ -159,7 +159,7 @@ def vendors(folder: Path) -> None:
     (vendors, "a module described as: Driver in C\\+\\+ for the IEM"), (a_file, "no folder"),
     (no_manifest, "a folder without manifest.yaml"), (a_dead_link, "no folder"),
 ])  # fmt: skip
-def test_what_is_there_stays_without_force(prefix: Path, put: Callable[[Path], object], said: str) -> None:
+def test_existing_module_stays_without_force(prefix: Path, put: Callable[[Path], object], said: str) -> None:
     folder = place_of(prefix)
     put(folder)
     before = contents(prefix)
@@ -196,14 +196,6 @@ def test_force_on_a_link_leaves_alone_where_it_leads(prefix: Path, tmp_path: Pat
 # --- failures ---
 
 
-def test_no_folder_where_the_modules_belong(prefix: Path) -> None:
-    (prefix / "libexec").write_text("in the way", encoding="utf-8")
-    before = contents(prefix)
-    with pytest.raises(InstallationError, match=rf"{MODULE} was not installed: .*libexec.*: Not a directory"):
-        install(prefix, venv=False)
-    assert contents(prefix) == before
-
-
 WITHOUT_ROOTS_RIGHT_TO_WRITE_ANYWHERE = """
 import ctypes, os, sys
 PR_CAPBSET_DROP, CAP_DAC_OVERRIDE = 24, 1
@@ -229,7 +221,7 @@ def test_without_permission_nothing_changes(prefix: Path) -> None:
     assert contents(prefix) == before
 
 
-def test_what_a_killed_command_left_is_put_in_order(prefix: Path) -> None:
+def test_leftovers_of_a_killed_command_are_repaired(prefix: Path) -> None:
     folder = put_vendors(prefix)
     before = contents(prefix)
     hidden = {what: folder.with_name(f".{MODULE}.{what}") for what in ("new", "old", "gone")}
@@ -254,7 +246,7 @@ def command_lines() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_an_installation_that_is_ended_leaves_what_was_there(tmp_path: Path, number: signal.Signals) -> None:
+def test_interrupted_installation_leaves_what_was_there(tmp_path: Path, number: signal.Signals) -> None:
     fresh, used = everest_at(tmp_path / "fresh"), everest_at(tmp_path / "used")
     put_vendors(used)
     before = contents(tmp_path)
@@ -348,7 +340,7 @@ def test_another_python_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert installed.everestpy_python == "3.28"
 
 
-def test_an_interpreter_that_hangs_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interpreter_that_hangs_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("iem_dcr.everest.check.ANSWER_TIMEOUT_S", 1.0)
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin/python3").write_text(f"#!/bin/sh\nexec {shutil.which('sleep')} 1000\n", encoding="utf-8")
@@ -375,7 +367,7 @@ def test_which_python_everestpy_is_built_for(tmp_path: Path, versions: list[str]
     assert python_of_everestpy(prefix) == taken
 
 
-def test_an_everestpy_without_a_version_in_its_name_is_asked_for(
+def test_everestpy_is_asked_for_its_version_if_its_name_has_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As EVerest's CMake installs it. The interpreter beside it is the only one that can import it."""
@@ -424,7 +416,7 @@ def test_the_environment_is_whole_and_its_own(whole: Path) -> None:
     }
 
 
-def test_a_whole_installation_is_found_in_order_and_left_as_it_is(whole: Path) -> None:
+def test_check_of_a_whole_installation(whole: Path) -> None:
     folder = place_of(whole)
     before = contents(folder)
     findings = check(whole)
@@ -488,7 +480,7 @@ def test_an_environment_is_made_of_wheels(prefix: Path, tmp_path: Path) -> None:
     assert contents(place_of(prefix)) == before
 
 
-def test_an_installation_that_does_not_say_which_files_are_whose(prefix: Path, tmp_path: Path) -> None:
+def test_python_without_lists_of_files(prefix: Path, tmp_path: Path) -> None:
     """As where a distribution's packages come without their lists of files."""
     packages = tmp_path / "packages"
     packages.mkdir()

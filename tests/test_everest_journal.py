@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def test_a_module_that_is_killed_leaves_its_receipts_to_the_next_one(tmp_path: Path) -> None:
+def test_killed_module_leaves_its_receipts_to_the_next(tmp_path: Path) -> None:
     path = tmp_path / "receipts.db"
     with Simulator() as meter:
         texts = []
@@ -36,7 +36,7 @@ def test_a_module_that_is_killed_leaves_its_receipts_to_the_next_one(tmp_path: P
         assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
-def test_without_a_word_it_keeps_one_in_the_state_folder_and_opens_it_after_the_first_value(state_folder: Path) -> None:
+def test_default_journal_is_in_the_state_folder_and_opened_after_the_first_value(state_folder: Path) -> None:
     path = state_folder / "receipts.db"
     with Simulator() as meter:
         with module(meter) as everest:
@@ -55,7 +55,7 @@ def test_without_a_word_it_keeps_one_in_the_state_folder_and_opens_it_after_the_
     assert [(entry.transaction_id, entry.found) for entry in entries(path)] == [("T-1", False)]
 
 
-def test_off_keeps_none(state_folder: Path) -> None:
+def test_journal_off(state_folder: Path) -> None:
     with Simulator() as meter, module(meter, journal_path="off") as everest:
         live(everest)
         assert everest.call("start_transaction", start())["status"] == "OK"
@@ -65,7 +65,7 @@ def test_off_keeps_none(state_folder: Path) -> None:
 
 
 @pytest.mark.parametrize("trouble", ["no folder", "locked"])
-def test_a_journal_that_cannot_be_written_is_one_error_and_fails_nothing(trouble: str, tmp_path: Path) -> None:
+def test_journal_that_cannot_be_written_is_an_error_and_fails_no_command(trouble: str, tmp_path: Path) -> None:
     path = tmp_path / ("missing/receipts.db" if trouble == "no folder" else "receipts.db")
     lock = None
     if trouble == "locked":

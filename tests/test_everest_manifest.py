@@ -39,7 +39,7 @@ def test_it_is_valid_under_everests_schema() -> None:
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.key)
-def test_a_setting_is_what_it_is_in_the_source_and_its_default_valid(setting: Setting) -> None:
+def test_setting_agrees_with_the_source(setting: Setting) -> None:
     assert MANIFEST["config"][setting.key] == entry(setting)
     Draft7Validator(MANIFEST["config"][setting.key]).validate(setting.default)
 

@@ -83,7 +83,7 @@ async def survived(client: MeterClient) -> None:
 
 @pytest.mark.parametrize("name", [*ABUSES, LIES])
 @virtual
-async def test_every_request_has_its_end_and_the_next_its_own_answer(name: str) -> None:
+async def test_every_request_ends_and_the_next_gets_its_own_answer(name: str) -> None:
     rounds = 10 if name == LIES else 1
     meter = simulated()
     async with (
@@ -181,7 +181,7 @@ class Handed:
 
 @pytest.mark.parametrize("seed", range(SEED, SEED + 3))
 @virtual
-async def test_the_driver(seed: int, log: pytest.LogCaptureFixture) -> None:
+async def test_driver_returns_only_receipts_of_its_transactions(seed: int, log: pytest.LogCaptureFixture) -> None:
     rng = random.Random(seed)
     async with driven(seed) as (driver, server, station):
         handed = Handed(server.meter)
@@ -220,7 +220,7 @@ async def test_the_driver(seed: int, log: pytest.LogCaptureFixture) -> None:
 
 @pytest.mark.parametrize("seed", range(SEED, SEED + 3))
 @virtual
-async def test_who_only_looks_has_a_result(seed: int) -> None:
+async def test_diagnostics_give_a_result(seed: int) -> None:
     shown = 0
 
     def looked(meter: WatchedMeter) -> None:

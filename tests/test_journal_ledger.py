@@ -52,7 +52,7 @@ def test_a_new_journal_knows_nothing(desk: Desk) -> None:
     assert desk.recall() == Recalled()
 
 
-def test_entries_come_back_as_they_were_noted_in_the_order_of_their_b(desk: Desk) -> None:
+def test_entries_are_recalled_as_noted_in_order(desk: Desk) -> None:
     meters_zone = timezone(timedelta(hours=1))
     first = entry("T-1", PG_before=None, sent=datetime(2026, 3, 1, 12, 0, 0, 123456, meters_zone), noted=NOW)
     second = entry("T-2", "open", PG_before="", noted=NOW + SECOND)
@@ -67,7 +67,7 @@ def test_entries_come_back_as_they_were_noted_in_the_order_of_their_b(desk: Desk
     assert desk.recall().entries[0].sent == first.sent
 
 
-def test_a_superseded_receipt_settles_the_older_entries_only_and_answers_no_stop(desk: Desk) -> None:
+def test_superseded_receipt_removes_older_entries_and_answers_no_stop(desk: Desk) -> None:
     note(desk, entry("T-1", "lost"), entry("T-1", "lost"), entry("T-1", "open"))
     desk.journal.keep(kept(1, "T-1", superseded=True))
     assert standing(desk) == [("T-1", "open")]
@@ -80,7 +80,7 @@ def test_a_superseded_receipt_settles_the_older_entries_only_and_answers_no_stop
     assert text_of(desk, "T-1") is None
 
 
-def test_a_b_that_was_answered_2xx_supersedes_the_receipts_of_its_id(desk: Desk) -> None:
+def test_accepted_begin_supersedes_the_receipts_of_its_id(desk: Desk) -> None:
     desk.journal.keep(kept(1, "T-1"))
     again = entry("T-1")
     note(desk, replace(again, meter="another", state="open"), again)
@@ -92,7 +92,7 @@ def test_a_b_that_was_answered_2xx_supersedes_the_receipts_of_its_id(desk: Desk)
     assert [one.superseded for one in desk.recall().receipts] == [True, False]
 
 
-def test_an_id_is_refused_until_an_entry_or_a_receipt_is_there(desk: Desk) -> None:
+def test_id_is_refused_until_it_has_an_entry_or_a_receipt(desk: Desk) -> None:
     for transaction_id in ("T-1", "T-2", "T-3", "T-1"):
         desk.refuse(transaction_id, meter="")
     desk.refuse("T-4", meter="another", address="elsewhere")
@@ -120,7 +120,7 @@ def test_only_the_latest_are_kept(desk: Desk) -> None:
     assert [one.text for one in recalled.receipts] == [tuple_text(number) for number in range(36, 100)]
 
 
-def test_receipts_are_those_of_the_meter_or_its_address_and_none_that_was_erased(desk: Desk) -> None:
+def test_recalled_receipts_are_those_of_the_meter_or_its_address(desk: Desk) -> None:
     desk.journal.keep(kept(1, "T-1"))
     desk.journal.keep(kept(2, "T-2", meter="another"))
     desk.journal.keep(kept(3, "T-3", address="elsewhere"))
@@ -131,7 +131,7 @@ def test_receipts_are_those_of_the_meter_or_its_address_and_none_that_was_erased
     assert [one.transaction_id for one in desk.recall(meter="another", address="").receipts] == ["T-2", "T-4"]
 
 
-def test_a_serial_is_pinned_for_an_address(desk: Desk) -> None:
+def test_serial_is_pinned_for_an_address(desk: Desk) -> None:
     assert desk.recall().pinned == ""
     desk.journal.pin(ADDRESS, METER)
     desk.journal.pin("elsewhere", "another")
@@ -140,14 +140,14 @@ def test_a_serial_is_pinned_for_an_address(desk: Desk) -> None:
     assert desk.recall().pinned == ""
 
 
-def test_the_newest_time_is_that_of_the_host(desk: Desk) -> None:
+def test_newest_time_is_the_hosts(desk: Desk) -> None:
     desk.keep(kept(1))
     assert desk.recall().newest == NOW
     note(desk, entry("T-1", noted=NOW + timedelta(microseconds=1)))
     assert desk.recall(meter="another", address="").newest == NOW + timedelta(microseconds=1)
 
 
-def test_what_names_a_person_is_erased_from_the_ledger_too(desk: Desk) -> None:
+def test_erasing_removes_entries_and_refused_ids_of_a_person(desk: Desk) -> None:
     note(desk, entry("T-1", ID="a person"), entry("T-2"), entry("T-3"))
     desk.refuse("T-4")
     desk.recall()
@@ -162,7 +162,7 @@ def test_what_names_a_person_is_erased_from_the_ledger_too(desk: Desk) -> None:
     "damage",
     ["state = 'oqen'", "noted_us = 9223372036854775807", "noted_us = 'x'", "noted_us = -9223372036854775808"],
 )
-def test_a_damaged_entry_reads_as_nothing(damage: str, desk: Desk) -> None:
+def test_damaged_entry_is_left_out(damage: str, desk: Desk) -> None:
     note(desk, entry("T-1"), entry("T-2"))
     desk.recall()
     with closing(sqlite3.connect(desk.path, isolation_level=None)) as connection:
@@ -270,7 +270,7 @@ class Run(Desk):
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_whatever_is_called_fails_or_is_killed_the_file_is_what_the_port_says(seed: int, tmp_path: Path) -> None:
+def test_file_agrees_with_the_model_after_failures_and_kills(seed: int, tmp_path: Path) -> None:
     run = Run(tmp_path / "receipts.db", seed)
     for number in range(60):
         what = run.chance.random()

@@ -152,7 +152,7 @@ def version(path: Path) -> int:
         return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
 
-def test_it_is_migrated_when_a_driver_opens_it_and_what_it_noted_counts(path: Path) -> None:
+def test_driver_migrates_the_file_and_recalls_its_notes(path: Path) -> None:
     check_journal(path)
     assert version(path) == 1
     before = entries(path)
@@ -166,7 +166,7 @@ def test_it_is_migrated_when_a_driver_opens_it_and_what_it_noted_counts(path: Pa
 
 
 @virtual
-async def test_a_driver_acts_on_what_it_noted(tmp_path: Path) -> None:
+async def test_driver_acts_on_migrated_notes(tmp_path: Path) -> None:
     path = tmp_path / "receipts.db"
     async with live_bench() as b:
         await start(b, "T-8", for_s=2)
@@ -181,7 +181,7 @@ async def test_a_driver_acts_on_what_it_noted(tmp_path: Path) -> None:
     assert version(path) == 2
 
 
-def test_it_is_written_on_like_any_other(path: Path) -> None:
+def test_migrated_file_is_written_like_any_other(path: Path) -> None:
     worker = StepWorker()
     opened = Journal(path, worker=worker)
     opened.keep(kept(4, "T-8"))
@@ -194,7 +194,7 @@ def test_it_is_written_on_like_any_other(path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_a_reader_sees_it_as_it_will_be_and_changes_nothing(path: Path) -> None:
+def test_reader_sees_migrated_entries_and_changes_nothing(path: Path) -> None:
     before = path.read_bytes()
     assert [(one.transaction_id, one.text, one.accepted) for one in entries(path)] == [
         ("T-1", tuple_text(1), True), ("T-1", tuple_text(2), False), ("", tuple_text(3), True),
@@ -203,14 +203,14 @@ def test_a_reader_sees_it_as_it_will_be_and_changes_nothing(path: Path) -> None:
     assert path.read_bytes() == before
 
 
-def test_it_is_read_where_it_cannot_be_migrated() -> None:
+def test_file_on_a_read_only_disk_is_read() -> None:
     with small_disk(pages=300) as folder:
         write_old(folder / "receipts.db")
         subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
         assert recall(folder / "receipts.db") == EXPECTED
 
 
-def test_a_reader_does_not_keep_it_from_being_migrated(path: Path) -> None:
+def test_reader_does_not_prevent_migration(path: Path) -> None:
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN")
         other.execute("SELECT * FROM receipts").fetchone()
@@ -218,7 +218,7 @@ def test_a_reader_does_not_keep_it_from_being_migrated(path: Path) -> None:
     assert version(path) == 2
 
 
-def test_a_migration_that_fails_half_way_changes_nothing_and_is_tried_again() -> None:
+def test_failed_migration_changes_nothing_and_is_tried_again() -> None:
     with small_disk(pages=80) as folder:
         path = folder / "receipts.db"
         write_old(path)
@@ -240,7 +240,7 @@ def test_a_migration_that_fails_half_way_changes_nothing_and_is_tried_again() ->
         assert len(entries(path)) == 5
 
 
-def test_erasing_leaves_it_as_it_is_for_the_process_that_writes_it(path: Path) -> None:
+def test_erasing_does_not_migrate(path: Path) -> None:
     assert [one.pagination for one in forget(path, transaction_id="T-1").entries] == ["T1", "T2"]
     assert forget(path, transaction_id="T-8").entries == ()
     assert forget(path, transaction_id="T-5").entries == ()
@@ -252,7 +252,7 @@ def test_erasing_leaves_it_as_it_is_for_the_process_that_writes_it(path: Path) -
 
 
 @pytest.mark.parametrize("damage", ["DROP TABLE begun", "ALTER TABLE receipts RENAME reused TO reuzed"])
-def test_one_whose_tables_are_not_those_of_its_version_is_moved_aside(damage: str, path: Path) -> None:
+def test_file_with_wrong_tables_for_its_version_is_moved_aside(damage: str, path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection:
         connection.execute(damage)
     assert recall(path) == Recalled()

@@ -100,7 +100,7 @@ def test_bad_input_is_refused_and_changes_nothing(method: str, path: str, body: 
 
 
 @given(body=st.binary(max_size=40) | st.sampled_from([b"[" * 100_000, b'{"load": NaN}', b'{"\\ud800": 1}']))
-def test_no_body_brings_it_down(body: bytes) -> None:
+def test_any_body_is_answered(body: bytes) -> None:
     bench = Bench()
     for path in ("set", "faults", "power-cycle"):
         answer, _ = control(bench.meter, "POST", "/_sim/" + path, body)

@@ -44,7 +44,7 @@ ONCE = "expects each of these at most once"
     ({"private_key": 0}, "private_key: the secret number of a secp256r1 key is at least 1"),
     ({"private_key": "many"}, "private_key: invalid literal for int() with base 0: 'many'"),
 ])  # fmt: skip
-def test_what_does_not_fit_is_refused_and_changes_nothing(changes: dict[str, object], complaint: str) -> None:
+def test_invalid_option_is_refused_and_changes_nothing(changes: dict[str, object], complaint: str) -> None:
     bench = Bench()
     before = bench.meter.options
     with pytest.raises(ConfigError) as caught:
@@ -60,7 +60,7 @@ def test_all_problems_are_named_at_once() -> None:
 
 
 @given(name=st.sampled_from([field.name for field in fields(SimulatorOptions)]), value=JSON)
-def test_any_json_is_taken_or_refused(name: str, value: object) -> None:
+def test_any_json_is_an_option_or_refused(name: str, value: object) -> None:
     options = SimulatorOptions(private_key=1)
     with contextlib.suppress(ConfigError):
         changed = options.changed({name: value})
@@ -106,7 +106,7 @@ def test_the_page_has_every_knob() -> None:
     ({"acts": "perhaps"}, "acts: 'perhaps' is not a valid boolean"),
     ({"kind": "reset", "acts": True}, "acts: is only valid for stall and server-error"),
 ], ids=repr)  # fmt: skip
-def test_a_fault_that_does_not_fit_is_refused(wrong: dict[str, Any], complaint: str) -> None:
+def test_invalid_fault_is_refused(wrong: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ConfigError) as caught:
         build(Fault, wrong if complaint.startswith("kind: is missing") else {"kind": "stall"} | wrong)
     assert caught.value.problems[0].startswith(complaint)
@@ -119,7 +119,7 @@ def test_any_json_is_a_fault_or_refused(value: dict[str, object]) -> None:
         assert build(Fault, asdict(fault)) == fault
 
 
-def test_a_plan_hits_what_matches_and_counts() -> None:
+def test_fault_meets_the_requests_that_match_and_counts() -> None:
     plan = FaultPlan()
     plan.add(Fault("refuse", node="/receipt", method="POST"), Fault("stall", node="/receipt", count=2))
     plan.add(Fault("reset", method="GET"))
@@ -127,12 +127,3 @@ def test_a_plan_hits_what_matches_and_counts() -> None:
     asked = [("GET", "/receipt"), *[("POST", "/receipt")] * 3, *[("GET", "/gw")] * 2]
     taken = [plan.take(*request) for request in asked]
     assert [fault.kind if fault else None for fault in taken] == ["stall", "refuse", "stall", None, "reset", None]
-
-
-def test_a_plan_can_be_read_and_cleared() -> None:
-    plan = FaultPlan()
-    plan.add(Fault("drip", count=3))
-    plan.take("GET", "/gw")
-    assert [(one["kind"], one["count"]) for one in plan.as_json()] == [("drip", 2)]
-    plan.clear()
-    assert plan.as_json() == []

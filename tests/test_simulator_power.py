@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.test_simulator_nodes import BASE, GW, USER, Bench
+from tests.test_simulator_nodes import GW, USER, Bench
 
 
 def readings(text: str) -> list[dict[str, str]]:
@@ -27,7 +27,7 @@ def cut_in_session(**options: object) -> Bench:
     return bench
 
 
-def test_it_is_unreachable_for_that_time() -> None:
+def test_meter_is_unreachable_until_it_has_booted() -> None:
     bench = Bench()
     before = bench.meter.registers
     bench.meter.power_cycle(off_s=2, boot_s=3)
@@ -39,19 +39,6 @@ def test_it_is_unreachable_for_that_time() -> None:
     assert bench.meter.unreachable_for_s == 0
     assert bench.json("/datetime") == {"TM": "2000-01-01T00:00:03,000+0100 U"}
     assert bench.meter.registers == before
-
-
-def test_a_second_cut_while_it_boots_starts_over() -> None:
-    bench = cut_in_session()
-    bench.meter.power_cycle(off_s=2, boot_s=3)
-    bench.wait(1)
-    bench.meter.power_cycle(off_s=2, boot_s=3)
-    bench.wait(4.5)
-    assert bench.meter.unreachable_for_s == pytest.approx(0.5)
-    bench.wait(0.5)
-    assert len(bench.meter.signed) == 2
-    bench.meter.power_cycle(off_s=0, boot_s=0)
-    assert bench.json("/gw")["CT"] == ""
 
 
 def test_user_tariff_and_clock_are_lost_registers_and_tuple_kept() -> None:
@@ -73,7 +60,7 @@ def test_user_tariff_and_clock_are_lost_registers_and_tuple_kept() -> None:
     assert [payload[key] for key in ("ID", "TT", "CT")] == ["", "", ""]
 
 
-def test_what_was_open_is_closed_at_power_up() -> None:
+def test_open_transaction_is_closed_at_power_up() -> None:
     bench = cut_in_session(open_at_power_cut="closed")
     assert bench.meter.running is False
     first, closed = bench.meter.signed
@@ -89,14 +76,14 @@ def test_what_was_open_is_closed_at_power_up() -> None:
     assert bench.begin() == 200
 
 
-def test_it_is_closed_with_a_reading_of_the_power_up() -> None:
+def test_open_transaction_is_closed_with_a_reading_of_the_power_up() -> None:
     closed = cut_in_session(power_failure_reading="at-power-up").meter.signed[-1]
     assert readings(closed.text)[1]["TM"] == "2000-01-01T00:00:00,000+0100 U"
     assert '"CT":""' in closed.text
     assert closed.ID == "0123ABCD"
 
 
-def test_it_is_closed_late_also_where_it_was_cut_again_before() -> None:
+def test_open_transaction_is_closed_late_also_after_a_second_cut() -> None:
     bench = cut_in_session(open_at_power_cut="closed-late", late_close_s=5)
     bench.meter.power_cycle(1, 1)
     bench.wait(4)
@@ -113,7 +100,7 @@ def test_it_is_closed_late_also_where_it_was_cut_again_before() -> None:
     assert bench.begin() == 200
 
 
-def test_what_was_open_still_runs() -> None:
+def test_open_transaction_still_runs() -> None:
     bench = cut_in_session(open_at_power_cut="running")
     assert bench.json("/metervalue")["XT"] is True
     assert bench.json("/gw")["CT"] == ""
@@ -127,7 +114,7 @@ def test_what_was_open_still_runs() -> None:
     assert record.import_wh > 0
 
 
-def test_what_was_open_is_lost() -> None:
+def test_open_transaction_is_lost() -> None:
     bench = cut_in_session(open_at_power_cut="lost")
     assert bench.json("/metervalue")["XT"] is False
     bench.wait(60)
@@ -162,14 +149,3 @@ def test_nothing_is_metered_without_power() -> None:
     bench.meter.clear_load()
     bench.wait(10)
     assert bench.meter.registers.import_wh == 20_510
-
-
-def test_listeners_hear_of_a_cut_when_it_is_dark() -> None:
-    bench = Bench()
-    heard: list[float] = []
-    bench.meter.power_listeners.append(lambda: heard.append(bench.meter.unreachable_for_s))
-    bench.meter.power_cycle(off_s=1, boot_s=1)
-    assert heard == pytest.approx([2])
-    assert bench.meter.as_json()["unreachable_for_s"] == pytest.approx(2)
-    with pytest.raises(ConnectionRefusedError):
-        bench.meter.handle("GET", BASE + "/gw")

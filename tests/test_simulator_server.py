@@ -73,15 +73,6 @@ async def test_a_session_over_http() -> None:
         assert (await http.ask("DELETE", BASE + "/gw"))[0] == 405
 
 
-def test_it_runs_on_an_ordinary_loop_and_leaves_no_task() -> None:
-    async def main() -> None:
-        async with client() as http:
-            assert (await http.begin())[0] == 200
-        assert asyncio.all_tasks() == {asyncio.current_task()}
-
-    asyncio.run(main())
-
-
 HEAD = f"POST {BASE}/receipt HTTP/1.1\r\nHost: meter\r\nConnection: close\r\nExpect: 100-continue\r\n".encode()
 READ_GW = f"GET {BASE}/gw HTTP/1.1\r\nHost: meter\r\n\r\n".encode()
 
@@ -100,7 +91,7 @@ async def test_chunked_bodies_and_expectations_are_understood() -> None:
 
 
 @virtual
-async def test_expectations_may_be_ignored_and_what_is_not_http_is_survived() -> None:
+async def test_expectation_may_be_ignored_and_what_is_not_http_is_refused() -> None:
     async with client(expect_continue=False) as http:
         assert (await http.raw(b"hello\r\n\r\n")).split(b"\r\n")[0].split()[1] == b"400"
         answer = await http.raw(HEAD + b'Content-Length: 10\r\n\r\n{"TX":"B"}')
@@ -210,7 +201,7 @@ def test_faults_on_the_wire(fault: Fault, error: type[Exception], *, acted: bool
 
 
 @virtual
-async def test_faults_are_what_they_are_called() -> None:
+async def test_bytes_of_faults() -> None:
     async with client() as http:
         for kind in ("reset", "wrong-length", "garbage"):
             http.meter.faults.add(Fault(kind, count=1))
@@ -229,7 +220,7 @@ async def test_faults_are_what_they_are_called() -> None:
 
 
 @virtual
-async def test_closing_the_server_waits_for_nobody() -> None:
+async def test_closing_the_server_does_not_wait_for_requests() -> None:
     async with client() as http:
         http.meter.faults.add(Fault("stall", delay_s=3600))
         asking = asyncio.create_task(http.get("/gw"))
@@ -360,7 +351,7 @@ async def test_two_meters_swap_addresses() -> None:
         assert (await one.get("/gw"))[0] == 200
 
 
-def test_a_connection_that_came_as_everything_was_cancelled_leaves_no_socket() -> None:
+def test_connection_accepted_during_cancellation_leaves_no_socket() -> None:
     """The garbage collector says what was left: a `ResourceWarning` is an error here."""
 
     async def cancelled_at_once() -> None:

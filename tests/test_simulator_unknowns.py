@@ -48,7 +48,7 @@ def test_a_live_value_is_a_snapshot_of_up_to_that_age() -> None:
     assert xt(bench) is False
 
 
-def test_the_snapshot_of_a_moment_shows_that_moment_however_late_it_is_asked_for() -> None:
+def test_snapshot_shows_its_own_moment() -> None:
     bench = Bench(value_age_s=1)
     bench.meter.set_load(10, 360)
     bench.wait(10.7)
@@ -90,7 +90,7 @@ def test_xt_is_false_for_seconds_after_a_power_cut_whose_transaction_goes_on() -
     assert xt(bench) is True
 
 
-def test_values_stand_still() -> None:
+def test_frozen_values() -> None:
     bench = Bench()
     bench.meter.set_load(100, 400)
     bench.meter.configure(frozen=True)
@@ -199,7 +199,7 @@ def test_an_end_of_an_idle_meter_may_do_nothing() -> None:
     assert bench.meter.signed == []
 
 
-def test_a_user_in_a_running_transaction_is_refused_or_is_the_next_ones() -> None:
+def test_user_in_a_running_transaction_is_refused_or_is_for_the_next() -> None:
     bench = Bench(user_while_running="refuse")
     bench.begin()
     assert bench.post("/user", USER) == 428
@@ -218,7 +218,7 @@ def test_a_user_in_a_running_transaction_is_refused_or_is_the_next_ones() -> Non
     ("kind", "answer"),
     [("refuse", 428), ("not-found", 404), ("nothing", b""), ("null", b"null"), ("empty", b'""')],
 )
-def test_it_is_said_in_many_ways_that_there_is_no_receipt(kind: str, answer: int | bytes) -> None:
+def test_there_are_many_ways_to_say_that_there_is_no_receipt(kind: str, answer: int | bytes) -> None:
     knobs = ("receipt_never_signed", "receipt_in_transaction", "receipt_while_signing")
     bench = Bench(**dict.fromkeys(knobs, kind))
 

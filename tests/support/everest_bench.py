@@ -58,19 +58,11 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
-    """A value of a variable."""
+class Value:
+    """A published value, or the result of a command."""
 
     at: float
     value: Any
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A command's result, as its caller got it."""
-
-    at: float
-    value: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +94,6 @@ class EverestBench:
     Args:
         module_py: The program, as it lies in the module's folder. A ``manifest.yaml`` beside it gives the defaults.
         config: What the charger's configuration sets.
-        interface: Interface of the implementation ``main``.
         module_id: The module's id in the charger's configuration.
         interpreter: The Python to run it with.
         environment: More variables; a PYTHONPATH comes behind the framework's, and this process's behind it.
@@ -119,7 +110,6 @@ class EverestBench:
         module_py: Path,
         config: Mapping[str, Any] | None = None,
         *,
-        interface: str = "powermeter",
         module_id: str = "meter",
         interpreter: str | Path = sys.executable,
         environment: Mapping[str, str] | None = None,
@@ -133,7 +123,7 @@ class EverestBench:
         self._shutdown_handler = shutdown_handler
         self._overlapping = overlapping
         self._active_at_start = tuple(active_errors)
-        self._interface = definition(interface)
+        self._interface = definition("powermeter")
         self._setup = {
             "config": configuration(module_py, config or {}),
             "implementations": {"main": self._interface},
@@ -181,13 +171,13 @@ class EverestBench:
 
     # What the charger does
 
-    def wait_ready_to_be_told(self, timeout: float = PATIENCE_S) -> float:
-        """Wait for the module's init_done and return its time.
+    def wait_ready_to_be_told(self, timeout: float = PATIENCE_S) -> None:
+        """Wait for the module's init_done.
 
         Raises:
             ModuleDied: When it ended before.
         """
-        return self.wait_for(lambda: self.events_of("init_done"), timeout)[0].at
+        self.wait_for(lambda: self.events_of("init_done"), timeout)
 
     def ready(self, timeout: float = PATIENCE_S) -> float:
         """Wait for init_done, tell the module that all are ready, and return when it was told."""
@@ -226,11 +216,9 @@ class EverestBench:
         self._send(ask="call", id=call, implementation="main", command=command, args=args)
         return future
 
-    def shutdown(self) -> float:
-        """Send the message of a graceful shutdown, whose handler the module may have, and return when it was sent."""
-        at = time.monotonic()
+    def shutdown(self) -> None:
+        """Send the message of a graceful shutdown, whose handler the module may have."""
         self._send(ask="shutdown")
-        return at
 
     def sigterm(self, timeout: float = PATIENCE_S) -> tuple[int, float]:
         """Stop the module as the manager does; return its exit code and the seconds it took."""
@@ -269,15 +257,15 @@ class EverestBench:
         """The events of some names."""
         return [event for event in self.events if event.name in names]
 
-    def published(self, variable: str) -> list[Published]:
+    def published(self, variable: str) -> list[Value]:
         """What was published of a variable, in order."""
         events = self.events_of("published")
-        return [Published(event.at, event.data["value"]) for event in events if event.data["variable"] == variable]
+        return [Value(event.at, event.data["value"]) for event in events if event.data["variable"] == variable]
 
-    def answers(self, command: str) -> list[Answer]:
+    def answers(self, command: str) -> list[Value]:
         """The results of a command, in order."""
         events = self.events_of("answered")
-        return [Answer(event.at, event.data["value"]) for event in events if event.data["command"] == command]
+        return [Value(event.at, event.data["value"]) for event in events if event.data["command"] == command]
 
     @property
     def errors_log(self) -> list[ErrorChange]:
@@ -297,11 +285,6 @@ class EverestBench:
     def log_lines(self) -> list[LogLine]:
         """What the module has logged with EVerest's log, of all levels."""
         return [LogLine(event.at, event.data["level"], event.data["text"]) for event in self.events_of("log")]
-
-    @property
-    def stdout(self) -> str:
-        """What came on standard output: the log's lines from level info, and all that the module printed."""
-        return self._out["stdout"]
 
     @property
     def stderr(self) -> str:

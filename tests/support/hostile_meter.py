@@ -8,18 +8,18 @@ a good one. How a client reads odd HTTP byte by byte is shown in `tests.test_dev
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import random
 import socket
 import struct
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
+
+from tests.support.tcp_server import TcpServer
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-    from types import TracebackType
 
     from iem_dcr.simulator import SimulatedMeter
 
@@ -185,7 +185,7 @@ LIES = "what it says"
 """The name under which bodies that are wrong are counted."""
 
 
-class HostileMeter:
+class HostileMeter(TcpServer):
     """Serves a simulated meter as badly as it can.
 
     Args:
@@ -214,29 +214,6 @@ class HostileMeter:
         self._left = requests
         self._names = only or (*ABUSES, *[LIES] * 6)
         self._share = share
-        self._server: asyncio.Server | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._failed: list[BaseException] = []
-
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        assert self._server is not None
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        ends = await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._server.wait_closed()
-        assert [end for end in [*ends, *self._failed] if isinstance(end, Exception)] == []
-
-    @property
-    def port(self) -> int:
-        assert self._server is not None
-        return int(self._server.sockets[0].getsockname()[1])
 
     @property
     def behaves(self) -> bool:
@@ -247,25 +224,14 @@ class HostileMeter:
         """Let it behave from now on."""
         self._left = 0
 
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.get_running_loop().create_task(self._talk(Line(reader, writer, self._rng)))
-        self._tasks.add(task)
-        task.add_done_callback(self._over)
-
-    def _over(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._failed.append(error)
-
-    async def _talk(self, line: Line) -> None:
+    async def talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve a connection."""
         try:
-            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-                while await self._serve(line):
-                    pass
+            while await self._serve(Line(reader, writer, self._rng)):
+                pass
         finally:
-            line.writer.transport.abort() if line.writer.transport.get_write_buffer_size() else line.writer.close()
-            with contextlib.suppress(ConnectionError):
-                await line.writer.wait_closed()
+            if writer.transport.get_write_buffer_size():
+                writer.transport.abort()
 
     async def _serve(self, line: Line) -> bool:
         """Take one request and answer it somehow; tell whether the connection stays."""

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import socket
 import struct
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Self
 
-if TYPE_CHECKING:
-    from types import TracebackType
+from tests.support.tcp_server import TcpServer
 
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
@@ -93,102 +90,59 @@ class Connection:
     """One connection.
 
     Attributes:
-        closed_s: the loop's time when it was seen closed, or None while it is open.
-        sent: bytes handed to the host for sending.
+        is_open: it was not seen closed.
         was_reset: the other side did not close it in good order.
     """
 
-    writer: asyncio.StreamWriter
-    closed_s: float | None = None
-    sent: int = 0
+    is_open: bool = True
     was_reset: bool = False
 
 
 @dataclass
-class RawServer:
+class RawServer(TcpServer):
     """Does upon the first request what is first in the script, and so on; a request too many fails the test."""
 
     script: list[Do]
     requests: list[Request] = field(default_factory=list)
     connections: list[Connection] = field(default_factory=list)
-    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
-    _server: asyncio.Server | None = None
-    _too_many: list[str] = field(default_factory=list)
-
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        assert self._server is not None
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._server.wait_closed()
-        assert not self._too_many, f"nothing was scripted for {self._too_many}"
-
-    @property
-    def port(self) -> int:
-        """The port it listens on."""
-        assert self._server is not None
-        return int(self._server.sockets[0].getsockname()[1])
 
     @property
     def open(self) -> int:
         """How many connections are open."""
-        return sum(1 for connection in self.connections if connection.closed_s is None)
+        return sum(connection.is_open for connection in self.connections)
 
     def lines(self) -> list[tuple[int, str]]:
         """Connection, method and path of every request."""
         return [(request.connection, request.line) for request in self.requests]
 
-    def drop(self, index: int) -> None:
-        """Close a connection from this side."""
-        self.connections[index].writer.close()
-
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.get_running_loop().create_task(self._talk(len(self.connections), reader, Connection(writer)))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _talk(self, index: int, reader: asyncio.StreamReader, connection: Connection) -> None:
+    async def talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve a connection."""
+        index, connection = len(self.connections), Connection()
         self.connections.append(connection)
         try:
-            with contextlib.suppress(asyncio.IncompleteReadError):
-                while await self._serve(index, reader, connection):
-                    pass
+            while await self._serve(index, reader, writer):
+                pass
         except ConnectionError:
             connection.was_reset = True
         finally:
-            connection.closed_s = asyncio.get_running_loop().time()
-            connection.writer.close()
-            with contextlib.suppress(ConnectionError):
-                await connection.writer.wait_closed()
+            connection.is_open = False
 
-    async def _serve(self, index: int, reader: asyncio.StreamReader, connection: Connection) -> bool:
+    async def _serve(self, index: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """Take one request; tell whether the connection stays."""
         head = await reader.readuntil(b"\r\n\r\n")
         request = Request(index, head, b"")
         body = await reader.readexactly(int(request.headers.get("content-length", "0")))
         self.requests.append(Request(index, head, body))
-        if len(self.requests) > len(self.script):
-            self._too_many.append(request.line)
-            return False
+        assert len(self.requests) <= len(self.script), f"nothing was scripted for {request.line}"
         do = self.script[len(self.requests) - 1]
-        writer = connection.writer
         singles = do.parts or [do.send[i : i + 1] for i in range(len(do.send))]
         for part in singles if do.drip_s else [do.send]:
             writer.write(part)
-            connection.sent += len(part)
             await writer.drain()
             if do.drip_s:
                 await asyncio.sleep(do.drip_s)
         while do.flood:
             writer.write(b" " * 65536)
-            connection.sent += 65536
             await writer.drain()
         if do.then is Then.STALL:
             await reader.readexactly(1)

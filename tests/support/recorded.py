@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import json
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -11,8 +9,10 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from tests.support.tcp_server import TcpServer
+
 if TYPE_CHECKING:
-    from types import TracebackType
+    import asyncio
 
 FIRMWARE = Path(__file__).parents[1] / "fixtures" / "firmware"
 _OF_THE_CONNECTION = ("connection", "content-length", "keep-alive", "transfer-encoding")
@@ -60,8 +60,8 @@ class Recording:
 
 
 @dataclass
-class RecordedMeter:
-    """Serves a recording at a port of this host; a node that has no answer closes the connection.
+class RecordedMeter(TcpServer):
+    """Serves a recording; a node that has no answer closes the connection.
 
     Attributes:
         requests: method and path of every request.
@@ -69,41 +69,15 @@ class RecordedMeter:
 
     recording: Recording
     requests: list[str] = field(default_factory=list)
-    port: int = 0
-    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        self.port = int(self._server.sockets[0].getsockname()[1])
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._server.wait_closed()
-
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.get_running_loop().create_task(self._talk(reader, writer))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-                while True:
-                    head = await reader.readuntil(b"\r\n\r\n")
-                    method, path, _ = head.decode().split(" ", 2)
-                    self.requests.append(f"{method} {path}")
-                    answer = self.recording.answers.get(path)
-                    if answer is None or method != "GET":
-                        return
-                    writer.write(answer.wire())
-                    await writer.drain()
-        finally:
-            writer.close()
-            with contextlib.suppress(ConnectionError):
-                await writer.wait_closed()
+    async def talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve a connection."""
+        while True:
+            head = await reader.readuntil(b"\r\n\r\n")
+            method, path, _ = head.decode().split(" ", 2)
+            self.requests.append(f"{method} {path}")
+            answer = self.recording.answers.get(path)
+            if answer is None or method != "GET":
+                return
+            writer.write(answer.wire())
+            await writer.drain()

@@ -1,34 +1,36 @@
-"""Receipts are checked, kept and handed over; no check, keeper or defect withholds one."""
+"""Receipts are checked, kept and returned to their own transactions. No check, sink or bug withholds one."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pytest
 
 from iem_dcr import ocmf
 from iem_dcr.driver.ledger import Ledger
 from iem_dcr.driver.timing import now_s
 from iem_dcr.ocmf import Outcome
 from iem_dcr.simulator import Answer, Fault
-from tests.support.bench import SERIAL, Bench, bench, meter_options
+from tests.support.bench import SERIAL, Bench, meter_options
 from tests.support.driving import (
     OK,
     Sink,
+    begin_by_hand,
     changed_answers,
+    end_by_hand,
     exchange,
+    fated,
     live_bench,
     logged,
     own_receipt,
-    session_by_hand,
     start,
     start_fails,
+    stop_fails,
 )
 from tests.support.virtual_time import virtual
-
-if TYPE_CHECKING:
-    import pytest
 
 
 def fails(*_: object, **__: object) -> None:
@@ -49,7 +51,7 @@ def changed_receipts(b: Bench, pattern: bytes, by: bytes, nodes: tuple[str, ...]
 
 
 @virtual
-async def test_a_receipt_that_does_not_verify_is_handed_over_with_an_error(caplog: pytest.LogCaptureFixture) -> None:
+async def test_invalid_receipt_is_returned_with_an_error(caplog: pytest.LogCaptureFixture) -> None:
     async with live_bench() as b:
         exchange(b, SERIAL)
         await start(b)
@@ -60,7 +62,7 @@ async def test_a_receipt_that_does_not_verify_is_handed_over_with_an_error(caplo
 
 
 @virtual
-async def test_a_valid_receipt_that_the_transparency_software_refuses_is_returned_and_one_error(
+async def test_receipt_that_the_transparency_software_refuses_is_returned_with_an_error(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     sink = Sink()
@@ -75,7 +77,7 @@ async def test_a_valid_receipt_that_the_transparency_software_refuses_is_returne
 
 
 @virtual
-async def test_a_meter_that_signs_in_a_form_of_its_own_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
+async def test_other_form_of_signature_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
     sink = Sink()
     async with live_bench(meter_options(signature_encoding="raw"), sink=sink) as b:
         await start(b)
@@ -94,7 +96,7 @@ async def test_verification_can_be_switched_off(caplog: pytest.LogCaptureFixture
 
 
 @virtual
-async def test_a_verification_that_breaks_withholds_no_receipt(
+async def test_bug_in_the_verification_withholds_no_receipt(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(ocmf, "verify", fails)
@@ -105,7 +107,7 @@ async def test_a_verification_that_breaks_withholds_no_receipt(
 
 
 @virtual
-async def test_a_receipt_damaged_on_its_way_is_fetched_once_more(caplog: pytest.LogCaptureFixture) -> None:
+async def test_damaged_receipt_is_fetched_once_more(caplog: pytest.LogCaptureFixture) -> None:
     async with live_bench() as b:
         changed_receipts(b, b'"ST":"G"', b'"ST":"N"', nodes=("receipt",))
         await start(b)
@@ -114,7 +116,7 @@ async def test_a_receipt_damaged_on_its_way_is_fetched_once_more(caplog: pytest.
 
 
 @virtual
-async def test_a_receipt_without_times_is_handed_over_all_the_same() -> None:
+async def test_receipt_without_times_is_returned() -> None:
     async with live_bench() as b:
         changed_receipts(b, rb'"TM":"[^"]*",', b"")
         await start(b)
@@ -125,7 +127,7 @@ async def test_a_receipt_without_times_is_handed_over_all_the_same() -> None:
 
 
 @virtual
-async def test_a_receipt_without_pagination_is_matched_by_id_and_beginning() -> None:
+async def test_receipt_without_pagination_is_returned() -> None:
     async with live_bench() as b:
         changed_receipts(b, b'"PG":"T1",', b"")
         await start(b)
@@ -136,33 +138,7 @@ async def test_a_receipt_without_pagination_is_matched_by_id_and_beginning() -> 
 
 
 @virtual
-async def test_every_receipt_is_kept_before_it_is_handed_over() -> None:
-    sink = Sink()
-    async with live_bench(sink=sink) as b:
-        await start(b)
-        text = (await own_receipt(b)).text
-        assert {(kept.transaction_id, kept.receipt.text, kept.outcome) for kept in sink.kept} == {
-            ("T-1", text, Outcome.VALID)
-        }
-
-
-@virtual
-async def test_what_is_found_is_shown_as_found_and_not_again_at_every_look() -> None:
-    sink = Sink()
-    async with bench(sink=sink) as b:
-        b.meter.set_load(0, 0)
-        session_by_hand(b)
-        await asyncio.sleep(5)
-        looks = b.requests("GET", "/transaction")
-        for _ in range(3):
-            b.meter.faults.add(Fault("refuse", node="/metervalue", status=503))
-            await asyncio.sleep(15)
-        assert b.requests("GET", "/transaction") >= looks + 3
-    assert [(kept.found, kept.transaction_id, kept.receipt.pagination) for kept in sink.kept] == [(True, "", "T1")]
-
-
-@virtual
-async def test_a_keeper_that_fails_does_not_fail_a_stop(caplog: pytest.LogCaptureFixture) -> None:
+async def test_sink_that_fails_does_not_fail_a_stop(caplog: pytest.LogCaptureFixture) -> None:
     async with live_bench(sink=Sink(fails=True)) as b:
         await start(b)
         await own_receipt(b)
@@ -170,7 +146,7 @@ async def test_a_keeper_that_fails_does_not_fail_a_stop(caplog: pytest.LogCaptur
 
 
 @virtual
-async def test_a_keeper_that_takes_longer_than_a_stop_may_withholds_nothing_and_keeps_in_the_end() -> None:
+async def test_slow_sink_delays_no_stop_and_keeps_in_the_end() -> None:
     sink = Sink(takes_s=70)
     async with live_bench(sink=sink) as b:
         await start(b)
@@ -184,7 +160,7 @@ async def test_a_keeper_that_takes_longer_than_a_stop_may_withholds_nothing_and_
 
 
 @virtual
-async def test_a_receipt_that_comes_at_the_last_moment_is_not_kept_back_by_its_check(
+async def test_receipt_at_the_last_moment_is_returned_unchecked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The worker threads are busy, and so is the disk: the receipt is handed over unchecked, but it is handed over."""
@@ -204,7 +180,7 @@ async def test_a_receipt_that_comes_at_the_last_moment_is_not_kept_back_by_its_c
 
 
 @virtual
-async def test_a_defect_after_b_leaves_nothing_running(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_bug_after_begin_leaves_nothing_running(monkeypatch: pytest.MonkeyPatch) -> None:
     async with live_bench() as b:
         with monkeypatch.context() as defect:
             defect.setattr(Ledger, "on_begin_accepted", fails)
@@ -212,3 +188,106 @@ async def test_a_defect_after_b_leaves_nothing_running(monkeypatch: pytest.Monke
         assert b.meter.running
         await asyncio.sleep(20)
         assert (b.meter.state.begun, b.meter.state.ended) == (1, 1)
+
+
+# --- whose a receipt is ---
+
+
+def kept_by(sink: Sink) -> set[tuple[str | None, str]]:
+    return {(kept.receipt.pagination, kept.transaction_id) for kept in sink.kept}
+
+
+@virtual
+async def test_late_receipt_is_kept_before_the_next_one_replaces_it() -> None:
+    async with live_bench(fated("closed-late", late_close_s=40.0)) as b:
+        await start(b, "A")
+        b.meter.power_cycle(off_s=1, boot_s=1)
+        assert "no receipt for this transaction" in await stop_fails(b, "A")
+        await asyncio.sleep(40 - 15)
+        await start(b, "B")
+        await own_receipt(b, "A")
+        await own_receipt(b, "B")
+
+
+@virtual
+async def test_leap_of_the_clock_is_noticed_by_gw_if_values_have_no_time() -> None:
+    async with live_bench(meter_options(missing=("TM",))) as b:
+
+        def leap(method: str, node: str, answer: Answer) -> Answer:
+            if (method, node) == ("POST", "user"):
+                b.meter.shift_clock(-30.0)
+            return answer
+
+        changed_answers(b, leap)
+        await start(b)
+        await own_receipt(b)
+
+
+# --- starts in doubt ---
+
+
+@pytest.mark.parametrize("follows_s", [10.0, 1000.0])
+@virtual
+async def test_receipt_of_another_client_may_be_followed_by_ours_for_fifteen_seconds(
+    follows_s: float,
+) -> None:
+    async with live_bench(verify_receipts=False) as b:
+        await start(b)
+        asked_s = now_s()
+
+        def at_first_a_strangers(_method: str, _node: str, answer: Answer) -> Answer:
+            body = answer.body if now_s() >= asked_s + follows_s else answer.body.replace(b"04ABT-1", b"SOMEBODY")
+            return Answer(answer.status, body, answer.content_type)
+
+        changed_answers(b, at_first_a_strangers)
+        if follows_s > 15:
+            await stop_fails(b)
+            assert not b.meter.running
+        else:
+            await own_receipt(b)
+            assert follows_s < now_s() - asked_s < follows_s + 1.0
+
+
+async def replaced(b: Bench) -> None:
+    """Begin a transaction, and have a stranger's take its place between two looks of the driver's."""
+    await start(b)
+    end_by_hand(b)
+    b.meter.configure(signing_delay_s=0.0)
+    await asyncio.sleep(0.2)
+    begin_by_hand(b, "SOMEBODY")
+
+
+@pytest.mark.parametrize("is_over", [False, True])
+@virtual
+async def test_receipt_of_a_transaction_that_replaced_ours_is_kept_without_an_owner(*, is_over: bool) -> None:
+    sink = Sink()
+    async with live_bench(sink=sink) as b:
+        await replaced(b)
+        if is_over:
+            end_by_hand(b)
+        for _ in range(2):
+            await stop_fails(b)
+        assert not b.meter.running
+        await start(b, "T-2")
+        await own_receipt(b, "T-2")
+    assert kept_by(sink) == {("T2", ""), ("T3", "T-2")}
+
+
+@virtual
+async def test_transaction_that_replaced_an_unwanted_one_is_left_alone() -> None:
+    sink = Sink()
+    async with live_bench(sink=sink, command_timeout_ms=1000) as b:
+        b.once_done("POST", "/user", Fault("lose-answer", node="/receipt", method="POST"))
+        starting = asyncio.create_task(start_fails(b))
+        while b.meter.state.begun == 0:
+            await asyncio.sleep(0.001)
+        b.meter.faults.add(Fault("refuse", node="/gw", count=1000), Fault("refuse", node="/metervalue", count=1000))
+        await starting
+        b.meter.configure(signing_delay_s=0.0)
+        end_by_hand(b)
+        begin_by_hand(b, "SOMEBODY")
+        b.meter.faults.clear()
+        await asyncio.sleep(15)
+        assert b.meter.running
+        await own_receipt(b)
+    assert kept_by(sink) == {("T1", "T-1")}
