@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from endurance import knobs as knob
+from endurance.knobs import ALL, KNOWN, OPEN_AT_POWER_CUT, UNKNOWN, known_options, with_unknown
 from endurance.model import MODULE, SERVICE, start_request
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ FAULTS: Final = (
     {"kind": "stall", "delay_s": (0.8, 3.0, 30.0), "acts": (True, False)},
     {"kind": "server-error", "acts": (True, False)},
 )
-CUT: Final = {"off_s": (0.2, 2.0, 10.0), "boot_s": (0.5, 3.0, 12.0), "open_at_power_cut": knob.OPEN_AT_POWER_CUT}
+CUT: Final = {"off_s": (0.2, 2.0, 10.0), "boot_s": (0.5, 3.0, 12.0), "open_at_power_cut": OPEN_AT_POWER_CUT}
 SPRUNG: Final = (
     *(4 * [{"what": "cut_power", "then": CUT}]), *(3 * [{"what": "kill", "then": {"away_s": (0.3, 2.0)}}]),
     {"what": "exchange_meter", "then": {"private_network_s": 1.0}},
@@ -121,7 +121,7 @@ MORE_TROUBLES: Final[dict[str, tuple[tuple[Row, ...], ...]]] = {
 * falls: the import register falls.
 * swapped: the cables of two meters are swapped, and swapped back.
 """
-KNOBS: Final = (knob.KNOWN, knob.ALL, *knob.UNKNOWN, *MORE_TROUBLES)
+KNOBS: Final = (KNOWN, ALL, *UNKNOWN, *MORE_TROUBLES)
 """Valid values of ``knobs`` for `make`."""
 
 
@@ -192,7 +192,7 @@ class Plan:
     sessions: tuple[SessionPlan, ...]
 
     @property
-    def steps(self) -> int:
+    def step_count(self) -> int:
         """The number of steps. They are numbered across all sessions."""
         return sum(len(session.steps) for session in self.sessions)
 
@@ -208,7 +208,7 @@ class Plan:
         return replace(self, sessions=tuple(sessions))
 
 
-def make(seed: int, sessions: int = SESSIONS_IN_A_RUN, knobs: str = knob.KNOWN) -> Plan:
+def make(seed: int, sessions: int = SESSIONS_IN_A_RUN, knobs: str = KNOWN) -> Plan:
     """Create the run of a seed.
 
     Args:
@@ -218,15 +218,15 @@ def make(seed: int, sessions: int = SESSIONS_IN_A_RUN, knobs: str = knob.KNOWN) 
     """
     chance = random.Random(seed)
     kind = chance.choice((SERVICE, MODULE))
-    options = knob.options(chance, f"1SIM{seed % 10**10:010}")
+    options = known_options(chance, f"1SIM{seed % 10**10:010}")
     settings: dict[str, Any] = {
         "timezone": chance.choice(("+0100", "Europe/Berlin", "+0000")),
         "command_timeout_ms": chance.choice((1000, 5000)),
         "resilience_initial_connection_retry_delay": chance.choice((1000, 3000)),
         "TT_initial": chance.choice(("", "0,49 EUR/kWh")),
     }
-    options = knob.turned(random.Random(f"{seed} knobs"), options, knobs)
-    more = 7 * MORE_TROUBLES.get(knobs, ()) if knobs != knob.ALL else sum(MORE_TROUBLES.values(), start=())
+    options = with_unknown(random.Random(f"{seed} knobs"), options, knobs)
+    more = 7 * MORE_TROUBLES.get(knobs, ()) if knobs != ALL else sum(MORE_TROUBLES.values(), start=())
     maker = Maker(chance, TROUBLES + more, (f"T-{number}" for number in itertools.count(1)).__next__)
     return Plan(
         seed,

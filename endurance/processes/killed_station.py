@@ -14,8 +14,8 @@ from endurance.invariants import CLOCK_OFF
 from endurance.meter import Trap
 from endurance.model import MODULE, SERVICE, Call
 from endurance.plan import CLOCK, LOAD, MORE_TROUBLES, POWER, TRAPPED, WIRE, Maker, picked
-from endurance.processes.programs import ModuleProcess, ServiceProcess, waited_for_core_s
-from endurance.processes.station import CALM_S, EverestMqtt, Process, RealStation
+from endurance.processes.programs import RealModule, RealService, waited_for_core_s
+from endurance.processes.station import CALM_S, EverestMqtt, ProcessRecord, RealStation
 from endurance.station import until
 from iem_dcr import meter_time
 from tests.support.shared import SHARED
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from endurance.plan import Step
-    from endurance.processes.wrapped_program import Disk
+    from endurance.processes.wrapped_program import FailingDisk
 
 KINDS: Final = (SERVICE, MODULE, SERVICE, SERVICE, MODULE, SERVICE, SERVICE, MODULE)
 """Kinds of the stations 0 to 7, repeated for more. Each pair of stations shares a journal."""
@@ -56,9 +56,9 @@ class KilledStation(RealStation):
         back_s: seconds from start to first value of each process that no trouble delayed.
     """
 
-    driver: ServiceProcess | ModuleProcess
+    driver: RealService | RealModule
 
-    def __init__(self, number: int, seed: int, disk: Disk, starting: asyncio.Semaphore) -> None:
+    def __init__(self, number: int, seed: int, disk: FailingDisk, starting: asyncio.Semaphore) -> None:
         super().__init__(
             f"k{number}",
             f"1SIM{number:010}",
@@ -88,15 +88,15 @@ class KilledStation(RealStation):
         """Create the process that drives the meter. A service uses this broker. `begin` starts the process."""
         environment = {"IEM_DCR_ENDURANCE_DISK": str(self.disk.file)} if self.disk.has_troubles and self.journal else {}
         if self.kind == MODULE:
-            self.driver = ModuleProcess(self.settings(self.disk.journal), self.on_value, **environment)
+            self.driver = RealModule(self.settings(self.disk.journal), self.on_value, **environment)
         else:
-            self.driver = ServiceProcess(folder, [self], everest.address, self.disk.journal, **environment)
+            self.driver = RealService(folder, [self], everest.address, self.disk.journal, **environment)
             everest.add(self)
 
     # --- commands ---
 
     def _send(self, call: Call, payload: Any) -> None:
-        if isinstance(self.driver, ModuleProcess):
+        if isinstance(self.driver, RealModule):
             call.asked_s, call.process = time.monotonic(), self._process_number
             if not self.driver.call(call.command, payload, partial(self.on_answer, call)):
                 call.excused = "no process was there"
@@ -128,7 +128,7 @@ class KilledStation(RealStation):
                 # the time that other programs took of the cores says nothing about ours
                 self.back_s.append(max(0.0, process.back_s - waited_for_core_s(self.driver.pid)))
 
-    def _kill(self, process: Process) -> None:
+    def _kill(self, process: ProcessRecord) -> None:
         """Kill the process immediately, if it is still this one."""
         if not self._is_killed and process is self.processes[-1]:
             self._is_killed = True

@@ -30,7 +30,7 @@ from endurance.command_line import at_least, verdict
 from endurance.processes import programs
 from endurance.processes.killed_station import KilledStation
 from endurance.processes.station import EverestMqtt
-from endurance.processes.wrapped_program import Disk
+from endurance.processes.wrapped_program import FailingDisk
 from endurance.station import until
 from tests.support.brokers import Mosquitto
 from tests.support.shared import SHARED
@@ -62,7 +62,7 @@ class Run:
         self._is_over = False
         starting = asyncio.Semaphore(len(os.sched_getaffinity(0)))
         disks = [
-            Disk(folder / f"journal{pair}.sqlite", has_troubles=slow_disk and pair % 4 in ON_SLOW_DISK)
+            FailingDisk(folder / f"journal{pair}.sqlite", has_troubles=slow_disk and pair % 4 in ON_SLOW_DISK)
             for pair in range((stations + 1) // 2)
         ]
         self._stations = [KilledStation(number, seed, disks[number // 2], starting) for number in range(stations)]

@@ -25,7 +25,7 @@ from endurance.command_line import at_least, verdict
 from endurance.model import start_request
 from endurance.processes import programs
 from endurance.processes.packets import NetworkFault, NetworkPath, unshared, why_no_namespaces, within
-from endurance.processes.programs import ServiceProcess
+from endurance.processes.programs import RealService
 from endurance.processes.station import CALM_S, EverestMqtt, RealStation
 from endurance.station import until
 from tests.support.brokers import Mosquitto
@@ -119,7 +119,7 @@ async def run_faults(rounds: int, folder: Path, faults: Sequence[NetworkFault] =
             station.path = await stack.enter_async_context(NetworkPath(number, pid))
             await station.serve_meter(stack, station.path.host)
         address = to_broker.host, BROKER_PORT
-        service = ServiceProcess(folder, stations, address, journal, prefix=within(pid))
+        service = RealService(folder, stations, address, journal, prefix=within(pid))
         await stack.enter_async_context(service)
         await asyncio.gather(*(station.run_rounds(rounds) for station in stations))
         broken = await service.terminate()

@@ -85,7 +85,7 @@ def waited_for_core_s(pid: int) -> float:
         return 0.0
 
 
-class ServiceProcess:
+class RealService:
     """`iem-dcr run`.
 
     Args:
@@ -168,7 +168,7 @@ class ServiceProcess:
         await self.reap()
 
 
-class ModuleProcess:
+class RealModule:
     """The EVerest module, under a double of EVerest's framework.
 
     Args:

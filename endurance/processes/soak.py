@@ -25,7 +25,7 @@ from endurance.command_line import at_least, positive, verdict
 from endurance.growth import grown, handles, resident_kib, threads
 from endurance.model import start_request
 from endurance.processes import programs
-from endurance.processes.programs import ServiceProcess
+from endurance.processes.programs import RealService
 from endurance.processes.station import EverestMqtt, RealStation
 from endurance.station import until
 from tests.support.brokers import Mosquitto
@@ -64,7 +64,7 @@ class Soak:
                 everest.add(station)
                 await station.serve_meter(stack)
             counts = {"IEM_DCR_ENDURANCE_COUNTS": str(self._counts)}
-            service = ServiceProcess(self._folder, self._stations, everest.address, journal, "-q", **counts)
+            service = RealService(self._folder, self._stations, everest.address, journal, "-q", **counts)
             await stack.enter_async_context(service)
             await asyncio.gather(*(self._fill(station, fills) for station in self._stations))
             sessions_running = [asyncio.create_task(self._have_sessions(station)) for station in self._stations]

@@ -31,7 +31,7 @@ QUICK: Final = {"load_delay_s": 0.05, "charge_s": 0.3, "signing_delay_s": 0.15}
 
 
 @dataclass(slots=True)
-class Process:
+class ProcessRecord:
     """One process of ours. ``back_s`` is the time in seconds from its start to its first value."""
 
     number: int
@@ -65,7 +65,7 @@ class RealStation(Station):
         simulated: dict[str, Any] = QUICK | options
         meter = Meter(SimulatorOptions(MS=serial, **simulated), time.monotonic, counts, self._owner_of)
         super().__init__(name, kind, meter, counts, journal=journal)
-        self.processes: list[Process] = []
+        self.processes: list[ProcessRecord] = []
         self.address = "127.0.0.1", 0
         self.troubles: list[str] = []
         self.value_s = 0.0
@@ -85,8 +85,8 @@ class RealStation(Station):
 
     # --- its process ---
 
-    def process_starts(self) -> Process:
-        self.processes.append(Process(len(self.processes), time.monotonic()))
+    def process_starts(self) -> ProcessRecord:
+        self.processes.append(ProcessRecord(len(self.processes), time.monotonic()))
         self.note(f"process {self.processes[-1].number} starts")
         return self.processes[-1]
 
