@@ -161,10 +161,7 @@ class Connection:
         self._end()
 
     def _spoil(self, fault: Fault, answer: Answer | None) -> None:
-        if fault.kind == "drip" and answer is not None:
-            data = http_bytes(answer)
-            self._later(fault.wait_s * len(data), self._answer, data)
-        elif fault.kind in ("stall", "drip"):
+        if fault.kind == "stall":
             self._later(fault.wait_s, self._end)
         elif fault.kind == "garbage-http":
             self._answer(GARBAGE_HTTP)
