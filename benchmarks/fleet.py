@@ -6,16 +6,13 @@ Values are punctual if 99 % of them reach a client of the broker at most 100 ms 
 grid of seconds. The number of meters is doubled until this fails, and then a binary search finds the limit.
 
 The service has its own core. The meters (fleet_meters.py), the broker (mosquitto, or amqtt if it is not installed) and
-EVerest's part (fleet_everest.py) share the others. Their load is printed, because they must not be the limit. A bare
-loop of http.client and paho in one thread (fleet_bare.py) then does the same work, so that the results are ratios,
-independent of the machine's speed.
+EVerest's part (fleet_everest.py) share the others. Their load is printed, because they must not be the limit.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import pstats
 import signal
 import sys
@@ -100,26 +97,16 @@ class Fleet:
         self._heartbeats = heartbeats
         self._settle_s = settle_s
 
-    def service(self, count: int, seconds: int, *, profile: Path | None = None) -> Trial:
-        """Measure the service, under cProfile if there is a file for its ``profile``."""
+    def trial(self, count: int, seconds: int, *, profile: Path | None = None) -> Trial:
+        """Measure the service with ``count`` meters, under cProfile if there is a file for its ``profile``."""
         program = ["-m", "iem_dcr"] if profile is None else [str(processes.HERE / "fleet_profiled.py"), str(profile)]
         command = [sys.executable, *program, "-q", "run", self._config(count)]
-        return self._trial(command, count, seconds, is_profiled=profile is not None)
-
-    def bare(self, count: int, seconds: int) -> Trial:
-        """Measure the bare loop."""
-        places = self._folder / "places.json"
-        places.write_text(json.dumps(dict(zip(_module_ids(count), self._ports, strict=False))), "utf-8")
-        program = str(processes.HERE / "fleet_bare.py")
-        return self._trial([sys.executable, program, str(self.broker.port), str(places)], count, seconds)
-
-    def _trial(self, command: list[str], count: int, seconds: int, *, is_profiled: bool = False) -> Trial:
         self._everest.ask(do="expect", module_ids=_module_ids(count), heartbeats=self._heartbeats)
         log, begin_s = self._folder / "log", time.monotonic()
         with log.open("w") as stderr, processes.running(command, self._core, stderr=stderr) as process:
             came = self._everest.ask(do="wait", timeout_s=20 + count / 50)
             time.sleep(self._settle_s)
-            if is_profiled:
+            if profile is not None:
                 process.send_signal(signal.SIGUSR1)
             pids = (process.pid, *self._helper_pids)
             before_s, all_before_s, cpu_before_s = time.monotonic(), processes.busy_s(), [*map(processes.cpu_s, pids)]
@@ -127,7 +114,7 @@ class Fleet:
             took_s, all_s = time.monotonic() - before_s, processes.busy_s() - all_before_s
             used_s = [processes.cpu_s(pid) - at_first_s for pid, at_first_s in zip(pids, cpu_before_s, strict=True)]
             resident = resident_kib(process.pid)
-            if is_profiled:
+            if profile is not None:
                 process.send_signal(signal.SIGUSR2)
                 time.sleep(1)
         if window["values"] == 0 or window["rising"] < count * 0.9:
@@ -173,7 +160,7 @@ def search(fleet: Fleet, first: int, most: int, seconds: int) -> Trial | None:
     count, failed = first, 0
     while True:
         for _ in range(2):
-            trial = fleet.service(count, seconds)
+            trial = fleet.trial(count, seconds)
             print(trial, flush=True)
             if trial.held:
                 break
@@ -191,7 +178,7 @@ def search(fleet: Fleet, first: int, most: int, seconds: int) -> Trial | None:
             return held
 
 
-def report(one: Trial, held: Trial, bare: Trial, *, is_limit: bool) -> None:
+def report(one: Trial, held: Trial, *, is_limit: bool) -> None:
     """Print the results."""
     if held.held:
         print(f"Held on one core: {'' if is_limit else 'at least '}{held.meters} meters", end="")
@@ -201,10 +188,7 @@ def report(one: Trial, held: Trial, bare: Trial, *, is_limit: bool) -> None:
     else:
         print(f"Not held on one core: {held.meters} meters")
     print(f"  values on time                {held.on_time:.2%}")
-    print(f"  CPU per value                 {held.per_value_s * 1000:.3f} ms", end="")
-    ratio = f"{held.per_value_s / bare.per_value_s:.1f}" if bare.per_value_s else "none: it got no value in the window"
-    print(f"   bare loop {bare.per_value_s * 1000:.3f} ms   ratio {ratio}")
-    print(f"  bare loop, as many meters     on time {bare.on_time:.1%}, busy {bare.busy:.0%}")
+    print(f"  CPU per value                 {held.per_value_s * 1000:.3f} ms")
     held_mib, one_mib = held.resident_kib / 1024, one.resident_kib / 1024
     per_meter_kib = (held.resident_kib - one.resident_kib) / (held.meters - one.meters)
     print(f"  resident                      {held_mib:.1f} MiB, with 1 meter {one_mib:.1f} MiB:", end="")
@@ -233,19 +217,18 @@ def main() -> None:
         fleet = Fleet(stack, count or arguments.most, heartbeats=not arguments.no_heartbeats, settle_s=settle_s)
         heartbeats = "without" if arguments.no_heartbeats else "with"
         print(f"Broker {type(fleet.broker).__name__}, {heartbeats} heartbeats, windows of {seconds} s", flush=True)
-        one = fleet.service(1, 2)
+        one = fleet.trial(1, 2)
         if count:
-            held: Trial | None = fleet.service(count, seconds)
+            held: Trial | None = fleet.trial(count, seconds)
             print(held, flush=True)
         else:
             held = search(fleet, arguments.first, arguments.most, seconds)
         if held is None:
             raise SystemExit(f"not even {arguments.first} meters are held: --first takes fewer")
-        bare = fleet.bare(held.meters, seconds)
-        report(one, held, bare, is_limit=not count and held.meters < arguments.most)
+        report(one, held, is_limit=not count and held.meters < arguments.most)
         if arguments.profile:
             profile = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "profile"
-            fleet.service(min(held.meters, 300), seconds, profile=profile)
+            fleet.trial(min(held.meters, 300), seconds, profile=profile)
             pstats.Stats(str(profile)).sort_stats("tottime").print_stats(TOP)
 
 
