@@ -19,8 +19,8 @@ from iem_dcr.driver.driver import SILENT_STOP_S, START_S
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from endurance.calls import Call
     from endurance.meter import Truth
-    from endurance.model import Call
     from endurance.station import Station
 
 ANSWER_TRANSPORT_S: Final = 1.6

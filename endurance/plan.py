@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+from endurance.calls import MODULE, SERVICE, start_request
 from endurance.knobs import ALL, KNOWN, OPEN_AT_POWER_CUT, UNKNOWN, known_options, with_unknown
-from endurance.model import MODULE, SERVICE, start_request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence

@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import json
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from endurance.calls import SERVICE, Call
 from endurance.meter import Trap
-from endurance.model import SERVICE, Call, JournalEntry
 from iem_dcr.everest_api.topics import Topics
 from iem_dcr.journal import open_for_reading
 from iem_dcr.meter_time import RELEASED
@@ -40,6 +41,14 @@ async def until(condition: Callable[[], object], timeout_s: float, poll_s: float
             return False
         await asyncio.sleep(poll_s)
     return True
+
+
+@dataclass(frozen=True, slots=True)
+class JournalEntry:
+    """A receipt in the journal at the end."""
+
+    text: str
+    transaction_id: str
 
 
 class Station(ABC):

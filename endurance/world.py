@@ -12,11 +12,11 @@ from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
+from endurance.calls import MODULE, SERVICE, Call, start_request
 from endurance.clock import HostClock
 from endurance.disk import Disk, SteppedJournal
 from endurance.invariants import broken_so_far
 from endurance.meter import Meter
-from endurance.model import MODULE, SERVICE, Call, start_request
 from endurance.network import Network
 from endurance.process import ModuleProcess, Process, ServiceProcess, rigged
 from endurance.station import Station

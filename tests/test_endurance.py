@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from endurance.__main__ import main
+from endurance.calls import start_request
 from endurance.deliberate import FAULTS, Deliberate
 from endurance.invariants import broken
 from endurance.knobs import ALL, KNOWN
-from endurance.model import start_request
 from endurance.plan import KNOBS, SESSIONS_IN_A_RUN, Plan, SessionPlan, Step, make, step
 from endurance.running import EVERY_KIND, MORE_KINDS, Outcome, carry_out, counted, outcome_of
 from endurance.shrink import from_text, shrunk, to_text

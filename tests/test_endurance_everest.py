@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
+from endurance.calls import MODULE, start_request
 from endurance.invariants import broken
-from endurance.model import MODULE, start_request
 from endurance.plan import SessionPlan, Step, make, step
 from endurance.running import carry_out
 from iem_dcr.driver import MeterDriver
@@ -16,7 +16,7 @@ from iem_dcr.driver.driver import START_S
 from iem_dcr.everest.module import HANDLER_MARGIN_S
 
 if TYPE_CHECKING:
-    from endurance.model import Call
+    from endurance.calls import Call
     from endurance.plan import Plan
     from endurance.world import World
 

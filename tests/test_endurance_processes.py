@@ -16,18 +16,19 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from endurance.calls import Call
 from endurance.command_line import positive
 from endurance.day import grown_when_full
 from endurance.growth import grown
 from endurance.invariants import broken
 from endurance.meter import Serving, Truth
-from endurance.model import Call, JournalEntry
 from endurance.processes import network, packets, programs
 from endurance.processes.killing import Run
 from endurance.processes.packets import NetworkFault, NetworkPath, unshared, why_no_namespaces, within
 from endurance.processes.soak import ALLOWED
 from endurance.processes.station import RealStation
 from endurance.processes.wrapped_program import Connection, FailingDisk
+from endurance.station import JournalEntry
 from iem_dcr.device.client import MeterClient
 from iem_dcr.errors import MeterError
 from iem_dcr.simulator import BASE

@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+from endurance.calls import MODULE, SERVICE, Call
 from endurance.invariants import CLOCK_OFF
 from endurance.meter import Trap
-from endurance.model import MODULE, SERVICE, Call
 from endurance.plan import CLOCK, LOAD, MORE_TROUBLES, POWER, TRAPPED, WIRE, Maker, picked
 from endurance.processes.programs import RealModule, RealService, waited_for_core_s
 from endurance.processes.station import CALM_S, EverestMqtt, ProcessRecord, RealStation

@@ -1,4 +1,4 @@
-"""The commands of a station with their answers, and the entries of its journal."""
+"""The commands of a station and their answers."""
 
 from __future__ import annotations
 
@@ -62,11 +62,3 @@ class Call:
     def tuple_text(self) -> str | None:
         signed = (self.answer or {}).get("signed_meter_value")
         return signed.get("signed_meter_data") if isinstance(signed, dict) else None
-
-
-@dataclass(frozen=True, slots=True)
-class JournalEntry:
-    """A receipt in the journal at the end."""
-
-    text: str
-    transaction_id: str
