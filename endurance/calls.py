@@ -59,6 +59,11 @@ class Call:
         return self.answer is not None and self.answer.get("status") == "OK"
 
     @property
+    def took_s(self) -> float:
+        """Seconds from the request to the answer, if there are both."""
+        return (self.answered_s or 0.0) - (self.asked_s or 0.0)
+
+    @property
     def tuple_text(self) -> str | None:
         signed = (self.answer or {}).get("signed_meter_value")
         return signed.get("signed_meter_data") if isinstance(signed, dict) else None

@@ -44,7 +44,7 @@ def broken(run: Station) -> list[str]:
         no_error_outlives_its_cause,
     )
     at_the_end = [sentence for promise in promises for sentence in promise(run)]
-    return list(dict.fromkeys([*run.broken_early, *broken_so_far(run), *at_the_end]))
+    return list(dict.fromkeys([*run.problems, *broken_so_far(run), *at_the_end]))
 
 
 def broken_so_far(run: Station) -> list[str]:
@@ -236,10 +236,9 @@ def every_command_is_answered_once_and_in_time(run: Station) -> Iterator[str]:
             if not call.excused:
                 yield f"{call.command} {call.transaction_id!r} (call {call.number}) was never answered"
             continue
-        took_s = (call.answered_s or 0.0) - (call.asked_s or 0.0)
         limit_s = (START_S if call.command == "start" else SILENT_STOP_S) + ANSWER_TRANSPORT_S
-        if took_s > limit_s + call.broker_away_s:
-            yield f"{call.command} {call.transaction_id!r} was answered after {took_s:.1f} s"
+        if call.took_s > limit_s + call.broker_away_s:
+            yield f"{call.command} {call.transaction_id!r} was answered after {call.took_s:.1f} s"
     for letter in run.dead_letters:
         yield f"an unexpected message: {letter}"
     for process in run.processes:
@@ -309,8 +308,7 @@ def no_error_outlives_its_cause(run: Station) -> Iterator[str]:
 
 
 def _truth_of(run: Station, text: str | None) -> Truth | None:
-    truths = (truth for meter in run.meters for truth in meter.truths)
-    return next((truth for truth in truths if text is not None and truth.text == text), None)
+    return next((truth for truth in run.truths if text is not None and truth.text == text), None)
 
 
 def _calls_between(run: Station, begin_s: float, end_s: float) -> list[Call]:
@@ -336,7 +334,7 @@ def _matches(payload: dict[str, Any], request: dict[str, Any], *, fresh: bool) -
 
 def _mismatch(run: Station, call: Call, truth: Truth) -> str:
     """Return why this receipt is not the requested one, or "" if it may be delivered."""
-    own = [each for meter in run.meters for each in meter.truths if each.transaction_id == call.transaction_id]
+    own = [each for each in run.truths if each.transaction_id == call.transaction_id]
     if truth in own and call.transaction_id:
         confirmed_s = [
             start.answered_s or 0.0

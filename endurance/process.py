@@ -131,6 +131,7 @@ class _Bus(FakeBus):
 
     def __init__(self, process: Process, on_message: Callable[[str, bytes], None], *, connected: bool) -> None:
         super().__init__(connected=connected)
+        self.failures = cast("list[Exception]", process.failures)  # exceptions of its handlers are judged too
         self._process = process
         self._on_message = on_message
 

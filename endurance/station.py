@@ -68,7 +68,7 @@ class Station(ABC):
         journal_entries: the journal at the end, or None.
         counts: number of events by name.
         disk_troubled: periods in which a failing disk delayed entries that a kill then lost.
-        broken_early: promises that were broken before the end.
+        problems: what is known to be wrong before the run is judged, one sentence each.
         tasks_left: number of tasks at the end of each session.
         memory: number of receipts and ids that the driver remembered at the end of each session.
         leftover: number of tasks after the end.
@@ -97,7 +97,7 @@ class Station(ABC):
         self.journal_entries: list[JournalEntry] | None = None
         self.counts = counts
         self.disk_troubled: list[tuple[float, float]] = []
-        self.broken_early: list[str] = []
+        self.problems: list[str] = []
         self.tasks_left: list[int] = []
         self.memory: list[int] = []
         self.leftover = 0
@@ -109,6 +109,11 @@ class Station(ABC):
         self._by_reply: dict[str, Call] = {}
         self._last_sent: tuple[Call, str, bytes] | None = None
         self._story: list[tuple[float, str]] = []
+
+    @property
+    def truths(self) -> list[Truth]:
+        """Every transaction that its meters began."""
+        return [truth for meter in self.meters for truth in meter.truths]
 
     @property
     def disk_works(self) -> bool:
@@ -287,7 +292,7 @@ class Station(ABC):
             if call.answer is not None:
                 said = call.answer.get("error") or call.answer["status"]
                 lines.append((call.answered_s or 0.0, f"{name}: {said} by {call.process}, {_receipt(call.tuple_text)}"))
-        for truth in (truth for meter in self.meters for truth in meter.truths):
+        for truth in self.truths:
             lines.append((truth.begun_s, f"{truth.serial} begins {truth.transaction_id!r}: {_fate(truth)}"))
             if truth.closed_s is not None:
                 lines.append((truth.closed_s, f"{truth.transaction_id!r} ended"))

@@ -99,8 +99,8 @@ class World(Station):
             for session in self.plan.sessions:
                 await self._run_session(session)
                 self.read_journal(self._journal_file)
-                self.broken_early += broken_so_far(self)
-                if self.broken_early:
+                self.problems += broken_so_far(self)
+                if self.problems:
                     break
             await self._end(heartbeats)
 

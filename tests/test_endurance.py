@@ -233,11 +233,7 @@ def fingerprint(world: World) -> str:
         (call.command, call.transaction_id, call.asked_s, call.answered_s, (call.tuple_text or "").rpartition("|")[0])
         for call in world.calls
     ]
-    transactions = [
-        (truth.begun_s, truth.closed_s, truth.lost, truth.transaction_id)
-        for meter in world.meters
-        for truth in meter.truths
-    ]
+    transactions = [(truth.begun_s, truth.closed_s, truth.lost, truth.transaction_id) for truth in world.truths]
     text = repr((answers, transactions, world.energies, sorted(world.counts.items())))
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -304,9 +300,9 @@ def test_a_broken_promise_is_found_at_the_end_of_its_session() -> None:
     plan = make(1000)
     with fault("receipt_is_changed").applied():
         world = carry_out(plan)
-    assert world.broken_early != []
+    assert world.problems != []
     assert len(world.tasks_left) < len(plan.sessions)
-    assert set(world.broken_early) <= set(broken(world))
+    assert set(world.problems) <= set(broken(world))
 
 
 def test_the_time_without_a_broker_is_added_to_the_deadline() -> None:

@@ -122,7 +122,7 @@ class KilledStation(RealStation):
             self._is_killed = False
             await self.driver.start()
             if not await until(lambda: process.back_s is not None, self.answer_timeout_s):
-                self.troubles.append(f"process {process.number} does not publish within {self.answer_timeout_s} s")
+                self.problems.append(f"process {process.number} does not publish within {self.answer_timeout_s} s")
             undisturbed_s = max(self._broker_back_s + BROKER_SETTLES_S, self._meter_settled_s, self.disk.well_s)
             if process.back_s is not None and process.began_s > undisturbed_s:
                 # the time that other programs took of the cores says nothing about ours
@@ -134,7 +134,7 @@ class KilledStation(RealStation):
             self._is_killed = True
             self.disk_troubled += self.disk.dropped_by_kill()
             if problem := self.driver.kill():
-                self.troubles.append(f"process {process.number}: {problem}")
+                self.problems.append(f"process {process.number}: {problem}")
             self.note(f"process {process.number} is killed")
             self.excuse("its process was killed")
 
@@ -222,7 +222,7 @@ class KilledStation(RealStation):
         await until(self._is_calm, CALM_S)
         self.running_after_calm = self.meter.open_transaction
         await self.last_session()
-        self.troubles += await self.driver.terminate()
+        self.problems += await self.driver.terminate()
 
     def _is_calm(self) -> bool:
         """Return whether the recovery is complete: no unwanted transaction, and a correct clock if none runs."""

@@ -111,10 +111,10 @@ class Run:
 
     def _judge(self, station: KilledStation) -> None:
         if station.journal:
-            station.troubles += damage(station.disk.journal)
+            station.problems += damage(station.disk.journal)
         late = sum(each > BACK_TIMEOUT_S for each in station.back_s)
         if late:
-            station.troubles.append(f"{late} processes took more than {BACK_TIMEOUT_S} s to their first value")
+            station.problems.append(f"{late} processes took more than {BACK_TIMEOUT_S} s to their first value")
         self.broken += [f"{station.name} ({station.kind}): {each}" for each in station.judge(station.disk.journal)]
         self.counts += station.counts
         self.counts["transactions"] += len(station.meter.truths)

@@ -79,9 +79,9 @@ class CutOffStation(RealStation):
                 stop = self.stop(start.transaction_id)
                 await self.answers(stop)
                 if not stop.ok:
-                    self.troubles.append(f"no receipt of {start.transaction_id}: {stop.answer}")
+                    self.problems.append(f"no receipt of {start.transaction_id}: {stop.answer}")
         if not await until(lambda: self.meter.open_transaction is None, CALM_S):
-            self.troubles.append("a stopped or failed transaction still runs")
+            self.problems.append("a stopped or failed transaction still runs")
         await self.last_session()
 
     async def _fail(self, after_s: float) -> None:
@@ -95,10 +95,10 @@ class CutOffStation(RealStation):
         if await until(lambda: self.value_s > over_s, VALUE_TIMEOUT_S):
             self.back_s.append(self.value_s - over_s)
         else:
-            self.troubles.append(f"no value within {VALUE_TIMEOUT_S} s")
+            self.problems.append(f"no value within {VALUE_TIMEOUT_S} s")
 
     def row(self) -> str:
-        longest_s = max((call.answered_s or 0.0) - (call.asked_s or 0.0) for call in self.calls)
+        longest_s = max(call.took_s for call in self.calls)
         ok = sum(call.ok for call in self.calls)
         back_s = max(self.back_s, default=float("nan"))
         return f"  {self._fault.name:18} {len(self.calls):8} {ok:5} {longest_s:13.1f} s {back_s:14.1f} s"

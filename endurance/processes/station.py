@@ -54,7 +54,6 @@ class RealStation(Station):
     Attributes:
         everest: EVerest's connection to the broker, for a station of a service.
         address: host and port at which the power meter reaches its meter.
-        troubles: problems besides broken promises.
         value_s: time of the last live value.
     """
 
@@ -67,7 +66,6 @@ class RealStation(Station):
         super().__init__(name, kind, meter, counts, journal=journal)
         self.processes: list[ProcessRecord] = []
         self.address = "127.0.0.1", 0
-        self.troubles: list[str] = []
         self.value_s = 0.0
         self._ids = itertools.count(1)
 
@@ -152,7 +150,7 @@ class RealStation(Station):
         """Read the journal, write a chronicle beside it, and return every broken promise."""
         self.read_journal(journal)
         journal.with_name(f"{self.name}.txt").write_text(self.chronicle(), "utf-8")
-        return [*broken(self), *self.troubles]
+        return broken(self)
 
 
 class EverestMqtt:
