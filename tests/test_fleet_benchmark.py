@@ -11,11 +11,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.fleet_everest import judged
-from benchmarks.fleet_meters import PUBLIC_KEY, Meter
 from iem_dcr.config import Settings
 from iem_dcr.driver import MeterDriver
-from iem_dcr.powermeter import TransactionReq, TransactionRequestStatus
-from iem_dcr.simulator import SimulatedMeter
 from tests.support.bench import RememberingStation
 from tests.support.brokers import real_time, until
 from tests.support.command_line import PATIENCE_S
@@ -42,26 +39,6 @@ def two_meters() -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
-def test_its_meters_write_values_like_the_simulated_meter() -> None:
-    node = "/counter/v1/ocmf/metervalue"
-    value = json.loads(Meter("1SIM0000000042").value())
-    like = json.loads(SimulatedMeter(monotonic=lambda: 0.0).handle("GET", node).body)
-    assert list(value) == list(like)
-    assert value["XC"] == like["XC"]
-    assert [list(row) for row in value["RD"]] == [list(row) for row in like["RD"]]
-    for row, row_like in zip(value["RD"], like["RD"], strict=True):
-        (number, *others), (number_like, *others_like) = row.values(), row_like.values()
-        assert others == others_like
-        assert len(number) == len(number_like)
-
-
-def test_its_meters_refuse_like_a_meter() -> None:
-    meter, gateway = Meter("1SIM0000000042"), b'{"CT":"EVSEID","CI":"DE*1","TM":""}'
-    base = b"/counter/v1/ocmf"
-    assert [meter.answer(b"POST", base + b"/gw", gateway)[0] for _ in range(2)] == [200, 428]
-    assert meter.answer(b"POST", base + b"/receipt", b'{"TX":"B"}')[0] == 428
-
-
 @real_time
 async def test_the_driver_drives_its_meters() -> None:
     with two_meters() as meters:
@@ -77,14 +54,11 @@ async def test_the_driver_drives_its_meters() -> None:
             await until(lambda: len(station.values) >= 2 and station.keys)
             (_, first), (_, last) = station.values[0], station.values[-1]
             assert last.energy_wh_import > first.energy_wh_import > 0
-            assert last.power_w == 40_000
+            assert last.power_w == pytest.approx(40_000, rel=0.01)
             assert first.meter_id.endswith("1")
             assert driver.gateway is not None
             assert driver.gateway.CI == "DE*BEN*E1*1"
-            assert station.keys == [PUBLIC_KEY]
             assert not station.active
-            request = TransactionReq("DE*BEN*E1*1", "t", "ASSIGNED", "LOCAL")
-            assert (await driver.start_transaction(request)).status is not TransactionRequestStatus.OK
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
