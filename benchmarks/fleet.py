@@ -6,15 +6,19 @@ Values are punctual if 99 % of them reach a client of the broker at most 100 ms 
 grid of seconds. The number of meters is doubled until this fails, and then a binary search finds the limit.
 
 The service has its own core. The meters (fleet_meters.py), the broker (mosquitto, or amqtt if it is not installed) and
-EVerest's part (fleet_everest.py) share the others. Their load is printed, because they must not be the limit.
+this process, with EVerest's part (fleet_everest.py), share the others. Their load is printed, because they must not be
+the limit.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import json
+import os
 import pstats
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -24,6 +28,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import fleet_processes as processes
+from benchmarks.fleet_everest import Everest
 from endurance.growth import resident_kib
 from endurance.processes.programs import why_no_mosquitto
 from tests.support.brokers import Amqtt, Mosquitto
@@ -90,10 +95,12 @@ class Fleet:
         self._core = processes.reserve_core()
         self._folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="iem-dcr-fleet-")))
         self.broker = stack.enter_context(Amqtt() if why_no_mosquitto() else Mosquitto(extra="log_dest none"))
-        meters = stack.enter_context(processes.helper("fleet_meters.py", most))
-        self._ports: list[int] = meters.read()
-        self._everest = stack.enter_context(processes.helper("fleet_everest.py", self.broker.port))
-        self._helper_pids = (meters.pid, self.broker.pid, self._everest.pid)
+        command = [sys.executable, str(processes.HERE / "fleet_meters.py"), str(most)]
+        meters = stack.enter_context(processes.running(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+        assert meters.stdout is not None  # noqa: S101  it is a pipe
+        self._ports: list[int] = json.loads(meters.stdout.readline())
+        self._everest = stack.enter_context(Everest(self.broker.port))
+        self._other_pids = (meters.pid, self.broker.pid, os.getpid())
         self._heartbeats = heartbeats
         self._settle_s = settle_s
 
@@ -101,16 +108,17 @@ class Fleet:
         """Measure the service with ``count`` meters, under cProfile if there is a file for its ``profile``."""
         program = ["-m", "iem_dcr"] if profile is None else [str(processes.HERE / "fleet_profiled.py"), str(profile)]
         command = [sys.executable, *program, "-q", "run", self._config(count)]
-        self._everest.ask(do="expect", module_ids=_module_ids(count), heartbeats=self._heartbeats)
+        everest = self._everest
+        everest.expect(_module_ids(count), heartbeats=self._heartbeats)
         log, begin_s = self._folder / "log", time.monotonic()
         with log.open("w") as stderr, processes.running(command, self._core, stderr=stderr) as process:
-            came = self._everest.ask(do="wait", timeout_s=20 + count / 50)
+            is_complete = everest.wait(20 + count / 50)
             time.sleep(self._settle_s)
             if profile is not None:
                 process.send_signal(signal.SIGUSR1)
-            pids = (process.pid, *self._helper_pids)
+            pids = (process.pid, *self._other_pids)
             before_s, all_before_s, cpu_before_s = time.monotonic(), processes.busy_s(), [*map(processes.cpu_s, pids)]
-            window = self._everest.ask(do="window", seconds=seconds)
+            window = everest.window(seconds)
             took_s, all_s = time.monotonic() - before_s, processes.busy_s() - all_before_s
             used_s = [processes.cpu_s(pid) - at_first_s for pid, at_first_s in zip(pids, cpu_before_s, strict=True)]
             resident = resident_kib(process.pid)
@@ -120,7 +128,7 @@ class Fleet:
         if window["values"] == 0 or window["rising"] < count * 0.9:
             print(f"Only {window['rising']} of {count} meters sent values with a rising register.")
             print(*log.read_text("utf-8").splitlines()[:5], sep="\n")
-        all_there_s = (came["last_check"], came["last_value"])
+        first_s = [*everest.checked.values(), *everest.valued.values()]
         return Trial(
             meters=count,
             on_time=window["on_time"] / window["due"],
@@ -130,8 +138,8 @@ class Fleet:
             others=tuple(share_s / took_s for share_s in used_s[1:]),
             foreign=max(0.0, all_s - sum(used_s)) / took_s,
             resident_kib=resident,
-            first_check_s=None if came["first_check"] is None else came["first_check"] - begin_s,
-            all_there_s=None if None in all_there_s else max(all_there_s) - begin_s,
+            first_check_s=min(everest.checked.values()) - begin_s if everest.checked else None,
+            all_there_s=max(first_s) - begin_s if is_complete else None,
         )
 
     def _config(self, count: int) -> str:
