@@ -22,7 +22,7 @@ from iem_dcr.simulator import Fault
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
     from datetime import datetime
     from pathlib import Path
 
@@ -109,6 +109,7 @@ class Station(ABC):
         self._by_reply: dict[str, Call] = {}
         self._last_sent: tuple[Call, str, bytes] | None = None
         self._story: list[tuple[float, str]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def truths(self) -> list[Truth]:
@@ -270,6 +271,11 @@ class Station(ABC):
 
     def _later(self, after_s: float, what: Callable[[], object]) -> None:
         asyncio.get_running_loop().call_later(after_s, what)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     # --- results ---
 

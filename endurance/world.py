@@ -23,7 +23,6 @@ from endurance.station import Station
 from iem_dcr.config import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
     from datetime import datetime
     from pathlib import Path
 
@@ -67,7 +66,6 @@ class World(Station):
         self.broker_is_up = True
         self._broker_troubled: list[list[float]] = []
         self._queued: list[tuple[str, bytes, Call]] = []
-        self._tasks: set[asyncio.Task[Any]] = set()
 
     @property
     def process(self) -> Process | None:
@@ -327,8 +325,3 @@ class World(Station):
         self.disk.heal()
         self._broker_back()
         self._start_process()
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)

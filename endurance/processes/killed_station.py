@@ -98,12 +98,18 @@ class KilledStation(RealStation):
     def _send(self, call: Call, payload: Any) -> None:
         if isinstance(self.driver, RealModule):
             call.asked_s, call.process = time.monotonic(), self._process_number
-            if not self.driver.call(call.command, payload, partial(self.on_answer, call)):
+            if self.driver.takes_commands:
+                self._spawn(self._call(self.driver, call, payload))
+            else:
                 call.excused = "no process was there"
             return
         super()._send(call, payload)
         if time.monotonic() <= self._broker_back_s + BROKER_SETTLES_S or self.value_s <= self._broker_back_s:
             call.excused = "its broker was killed, and the service is not connected again yet"
+
+    async def _call(self, module: RealModule, call: Call, payload: Any) -> None:
+        if answer := await module.call(call.command, payload):
+            self.on_answer(call, answer)
 
     def broker_is_killed(self) -> None:
         """Excuse the unanswered commands, and those sent before the service is connected again."""
