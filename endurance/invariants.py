@@ -198,7 +198,7 @@ def no_transaction_ends_without_a_request(run: Station) -> Iterator[str]:
     * Exception: there was any other command meanwhile, such as a stop for "" or for an unknown id.
     """
     for meter in run.meters:
-        if meter.meddled_s is None:
+        if meter.interfered_s is None:
             continue
         for truth in meter.truths:
             if truth.closed_s is None or truth.lost or truth.owner is None:
@@ -206,8 +206,8 @@ def no_transaction_ends_without_a_request(run: Station) -> Iterator[str]:
             began = _calls_between(run, truth.begun_s, truth.begun_s)
             own = next((call for call in began if call.transaction_id == truth.transaction_id and call.ok), None)
             was_confirmed = own is not None and (own.answered_s or 0.0) <= truth.closed_s
-            was_meddled = any(truth.begun_s <= at_s <= truth.closed_s for at_s in meter.meddled_s)
-            if was_confirmed and not was_meddled and _calls_between(run, truth.begun_s, truth.closed_s) == [own]:
+            was_interfered = any(truth.begun_s <= at_s <= truth.closed_s for at_s in meter.interfered_s)
+            if was_confirmed and not was_interfered and _calls_between(run, truth.begun_s, truth.closed_s) == [own]:
                 yield f"{truth.transaction_id!r} ended at {truth.closed_s:.1f} s without a request"
 
 

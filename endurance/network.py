@@ -156,7 +156,7 @@ class Connection:
     def _act_late(self, method: str, path: str, body: bytes, serving: Serving | None) -> None:
         """Act on a request whose client may have gone, unless the meter has lost power meanwhile."""
         if self._has_power:
-            self._meter.meddle(self._meter.now_s())
+            self._meter.note_interference(self._meter.now_s())
             self._meter.handle(method, path, body, serving)
         self._end()
 

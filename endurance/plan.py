@@ -69,7 +69,7 @@ NODES: Final = _nodes(
     "* *, POST /user, POST /receipt, GET /receipt, GET /metervalue, GET /transaction, POST /gw, GET /gw,"
     " POST /datetime, POST /tariff"
 )
-TRAPPED: Final = (
+TRAP_REQUESTS: Final = (
     *(2 * [{"method": "POST", "node": "/user", "delay_s": (0.0, 0.004)}]),
     *(2 * [{"method": "POST", "node": "/receipt", "delay_s": (0.0, 0.3, 0.13, 0.13, 0.13)}]),
     {"method": "GET", "node": ("/receipt", "/transaction", "/metervalue"), "delay_s": (0.0, 0.003)},
@@ -83,7 +83,7 @@ FAULTS: Final = (
     {"kind": "server-error", "acts": (True, False)},
 )
 CUT: Final = {"off_s": (0.2, 2.0, 10.0), "boot_s": (0.5, 3.0, 12.0), "open_at_power_cut": OPEN_AT_POWER_CUT}
-SPRUNG: Final = (
+TRAP_ACTIONS: Final = (
     *(4 * [{"what": "cut_power", "then": CUT}]), *(3 * [{"what": "kill", "then": {"away_s": (0.3, 2.0)}}]),
     {"what": "exchange_meter", "then": {"private_network_s": 1.0}},
     {"what": "shift_clock", "then": {"by_s": (-7200.0, -30.0, 3600.0)}},
@@ -94,9 +94,9 @@ WIRE: Final = (0.0, "wire_fault", FAULTS, NODES, {"count": (1, 1, 2, 5, 20)}), (
 POWER: Final = _one("cut_power", CUT)
 CLOCK: Final = _one("shift_clock", by_s=(-86400.0, -3600.0, -20.0, 20.0, 3600.0, 1e7))
 LOAD: Final = _one("current_flows", for_s=(2.0, 8.0, 20.0))
-STRANGER: Final = (0.0, "begin_by_hand"), ((1.0, 4.0, 8.0), "end_by_hand")
+FOREIGN: Final = (0.0, "begin_by_hand"), ((1.0, 4.0, 8.0), "end_by_hand")
 TROUBLES: Final[tuple[tuple[Row, ...], ...]] = (
-    *(4 * [WIRE]), *(2 * [POWER]), *(3 * [_one("set_trap", TRAPPED, SPRUNG)]), CLOCK, LOAD, STRANGER,
+    *(4 * [WIRE]), *(2 * [POWER]), *(3 * [_one("set_trap", TRAP_REQUESTS, TRAP_ACTIONS)]), CLOCK, LOAD, FOREIGN,
     _one("network_swallows", for_s=(1.0, 5.0, 15.0)), *(2 * [_one(("kill", "restart"), away_s=(0.1, 1.0, 5.0))]),
     _one("network_is_slow", by_s=(0.2, 0.9, 2.0), for_s=10.0),
     _one("step_host", by_s=(-1e12, -3600.0, -30.0, 30.0, 3600.0, 1.8e9)),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from endurance.calls import MODULE, SERVICE, Call
 from endurance.invariants import CLOCK_OFF
 from endurance.meter import Trap
-from endurance.plan import CLOCK, LOAD, MORE_TROUBLES, POWER, TRAPPED, WIRE, Maker, picked
+from endurance.plan import CLOCK, LOAD, MORE_TROUBLES, POWER, TRAP_REQUESTS, WIRE, Maker, picked
 from endurance.processes.programs import RealModule, RealService, waited_for_core_s
 from endurance.processes.station import CALM_S, EverestMqtt, ProcessRecord, RealStation
 from endurance.station import until
@@ -152,7 +152,7 @@ class KilledStation(RealStation):
         if self.disk.has_troubles and self.disk.well_s < time.monotonic() and chance.random() < 0.3:
             self.counts[f"trouble: {self.disk.start_random_trouble(chance)}"] += 1
         if chance.random() < 0.5:
-            trap = picked(chance, TRAPPED)
+            trap = picked(chance, TRAP_REQUESTS)
             self.meter.traps.append(Trap(trap["method"], trap["node"], trap["delay_s"], kill, chance.random() < 0.4))
             self.counts["trap"] += 1
         else:
@@ -188,7 +188,7 @@ class KilledStation(RealStation):
             self.note(f"{step.what} {detail}")
             self._meter_settled_s = time.monotonic() + METER_SETTLES_S
         if detail.get("kind") == "act-late":
-            self.meter.meddled_s = None  # the late request may end a later transaction
+            self.meter.interfered_s = None  # the late request may end a later transaction
         getattr(self, step.what)(**detail)
 
     def repeat(self) -> None:

@@ -126,7 +126,7 @@ class RealStation(Station):
         now_s, process = time.monotonic(), self.processes[self._process_number]
         is_of_later_process = process.number != call.process
         if is_of_later_process:
-            self.meter.meddle(call.asked_s or now_s, process.began_s, now_s)  # both may have acted on it
+            self.meter.note_interference(call.asked_s or now_s, process.began_s, now_s)  # both may have acted on it
         if call.answer is None:
             call.process, call.asked_s = process.number, max(call.asked_s or now_s, process.began_s)
         elif not call.ok or answer["status"] != "OK":
