@@ -13,12 +13,10 @@ import asyncio
 import contextlib
 import http.client
 import json
-import os
 import re
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -240,32 +238,24 @@ def report_first_value(port: int) -> None:
 
 
 def report_live_values(port: int, seconds: float) -> None:
-    """Print drift and jitter of the schedule, and CPU per value compared with a bare loop at the same time."""
-    bare_cpu: list[float] = []
-    thread = threading.Thread(target=lambda: bare_cpu.append(bare_in_a_process(port, seconds)))
-    thread.start()
-    values, cpu_s = asyncio.run(live_values(port, seconds))
-    thread.join()
-    offsets = sorted((at - values[0] + 0.5) % 1.0 - 0.5 for at in values)
-    middle = statistics.median(offsets)
-    within = sum(abs(offset - middle) <= 0.020 for offset in offsets) / len(offsets)
-    half = len(values) // 2
-    drift_s = statistics.median((at - values[0] + 0.5) % 1.0 - 0.5 for at in values[half:]) - statistics.median(
-        (at - values[0] + 0.5) % 1.0 - 0.5 for at in values[:half]
-    )
+    """Print drift and jitter of the schedule, and CPU per value compared with a bare loop at the same time.
+
+    The bare loop has its own process, so that the two do not share an interpreter.
+    """
+    command = [sys.executable, str(Path(__file__).resolve()), "--bare-loop", str(port), str(seconds)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as bare:  # noqa: S603  our own program
+        values, cpu_s = asyncio.run(live_values(port, seconds))
+        bare_cpu_s = float(bare.communicate()[0])
+    offsets_s = [(at - values[0] + 0.5) % 1.0 - 0.5 for at in values]
+    half, middle_s = len(values) // 2, statistics.median(offsets_s)
+    within = sum(abs(offset_s - middle_s) <= 0.020 for offset_s in offsets_s) / len(offsets_s)
+    drift_s = statistics.median(offsets_s[half:]) - statistics.median(offsets_s[:half])
     print(f"Live values, {len(values)} in {seconds:.0f} s")
     print(f"  drift from first to second half {ms(drift_s).strip()}, within 20 ms {within:.1%}", end="")
     print(f"   goal: no drift, 99 %: {'met' if abs(drift_s) < 0.005 and within >= 0.99 else 'NOT MET'}")
-    print(f"  CPU per value {ms(cpu_s).strip()}, bare http.client loop {ms(bare_cpu[0]).strip()}", end="")
-    ratio = cpu_s / bare_cpu[0]
+    ratio = cpu_s / bare_cpu_s
+    print(f"  CPU per value {ms(cpu_s).strip()}, bare http.client loop {ms(bare_cpu_s).strip()}", end="")
     print(f"   ratio {ratio:.1f}   goal: 2.0: {'met' if ratio <= 2.0 else 'NOT MET'}")
-
-
-def bare_in_a_process(port: int, seconds: float) -> float:
-    """Run the bare loop in its own process, so that the two do not share an interpreter."""
-    command = [sys.executable, str(Path(__file__).resolve()), "--bare-loop", str(port), str(seconds)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ)  # noqa: S603  as above
-    return float(done.stdout)
 
 
 def report_footprint() -> None:

@@ -6,9 +6,8 @@ Values are punctual if 99 % of them reach a client of the broker at most 100 ms 
 grid of seconds. The number of meters is doubled until this fails, and then a binary search finds the limit.
 
 The service has its own core. The meters (fleet_meters.py), the broker (mosquitto, or amqtt if it is not installed) and
-EVerest's part (fleet_everest.py) share the others. Their load is printed, because they must not be the limit. A bare
-loop of http.client and paho in one thread (fleet_bare.py) then does the same work, so that the results are ratios,
-independent of the machine's speed.
+this process, with EVerest's part (fleet_everest.py), share the others. Their load is printed, because they must not be
+the limit.
 """
 
 from __future__ import annotations
@@ -16,8 +15,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import pstats
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -27,6 +28,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import fleet_processes as processes
+from benchmarks.fleet_everest import Everest
 from endurance.growth import resident_kib
 from endurance.processes.programs import why_no_mosquitto
 from tests.support.brokers import Amqtt, Mosquitto
@@ -93,47 +95,40 @@ class Fleet:
         self._core = processes.reserve_core()
         self._folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="iem-dcr-fleet-")))
         self.broker = stack.enter_context(Amqtt() if why_no_mosquitto() else Mosquitto(extra="log_dest none"))
-        meters = stack.enter_context(processes.helper("fleet_meters.py", most))
-        self._ports: list[int] = meters.read()
-        self._everest = stack.enter_context(processes.helper("fleet_everest.py", self.broker.port))
-        self._helper_pids = (meters.pid, self.broker.pid, self._everest.pid)
+        command = [sys.executable, str(processes.HERE / "fleet_meters.py"), str(most)]
+        meters = stack.enter_context(processes.running(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+        assert meters.stdout is not None  # noqa: S101  it is a pipe
+        self._ports: list[int] = json.loads(meters.stdout.readline())
+        self._everest = stack.enter_context(Everest(self.broker.port))
+        self._other_pids = (meters.pid, self.broker.pid, os.getpid())
         self._heartbeats = heartbeats
         self._settle_s = settle_s
 
-    def service(self, count: int, seconds: int, *, profile: Path | None = None) -> Trial:
-        """Measure the service, under cProfile if there is a file for its ``profile``."""
+    def trial(self, count: int, seconds: int, *, profile: Path | None = None) -> Trial:
+        """Measure the service with ``count`` meters, under cProfile if there is a file for its ``profile``."""
         program = ["-m", "iem_dcr"] if profile is None else [str(processes.HERE / "fleet_profiled.py"), str(profile)]
         command = [sys.executable, *program, "-q", "run", self._config(count)]
-        return self._trial(command, count, seconds, is_profiled=profile is not None)
-
-    def bare(self, count: int, seconds: int) -> Trial:
-        """Measure the bare loop."""
-        places = self._folder / "places.json"
-        places.write_text(json.dumps(dict(zip(_module_ids(count), self._ports, strict=False))), "utf-8")
-        program = str(processes.HERE / "fleet_bare.py")
-        return self._trial([sys.executable, program, str(self.broker.port), str(places)], count, seconds)
-
-    def _trial(self, command: list[str], count: int, seconds: int, *, is_profiled: bool = False) -> Trial:
-        self._everest.ask(do="expect", module_ids=_module_ids(count), heartbeats=self._heartbeats)
+        everest = self._everest
+        everest.expect(_module_ids(count), heartbeats=self._heartbeats)
         log, begin_s = self._folder / "log", time.monotonic()
         with log.open("w") as stderr, processes.running(command, self._core, stderr=stderr) as process:
-            came = self._everest.ask(do="wait", timeout_s=20 + count / 50)
+            is_complete = everest.wait(20 + count / 50)
             time.sleep(self._settle_s)
-            if is_profiled:
+            if profile is not None:
                 process.send_signal(signal.SIGUSR1)
-            pids = (process.pid, *self._helper_pids)
+            pids = (process.pid, *self._other_pids)
             before_s, all_before_s, cpu_before_s = time.monotonic(), processes.busy_s(), [*map(processes.cpu_s, pids)]
-            window = self._everest.ask(do="window", seconds=seconds)
+            window = everest.window(seconds)
             took_s, all_s = time.monotonic() - before_s, processes.busy_s() - all_before_s
             used_s = [processes.cpu_s(pid) - at_first_s for pid, at_first_s in zip(pids, cpu_before_s, strict=True)]
             resident = resident_kib(process.pid)
-            if is_profiled:
+            if profile is not None:
                 process.send_signal(signal.SIGUSR2)
                 time.sleep(1)
         if window["values"] == 0 or window["rising"] < count * 0.9:
             print(f"Only {window['rising']} of {count} meters sent values with a rising register.")
             print(*log.read_text("utf-8").splitlines()[:5], sep="\n")
-        all_there_s = (came["last_check"], came["last_value"])
+        first_s = [*everest.checked.values(), *everest.valued.values()]
         return Trial(
             meters=count,
             on_time=window["on_time"] / window["due"],
@@ -143,8 +138,8 @@ class Fleet:
             others=tuple(share_s / took_s for share_s in used_s[1:]),
             foreign=max(0.0, all_s - sum(used_s)) / took_s,
             resident_kib=resident,
-            first_check_s=None if came["first_check"] is None else came["first_check"] - begin_s,
-            all_there_s=None if None in all_there_s else max(all_there_s) - begin_s,
+            first_check_s=min(everest.checked.values()) - begin_s if everest.checked else None,
+            all_there_s=max(first_s) - begin_s if is_complete else None,
         )
 
     def _config(self, count: int) -> str:
@@ -173,7 +168,7 @@ def search(fleet: Fleet, first: int, most: int, seconds: int) -> Trial | None:
     count, failed = first, 0
     while True:
         for _ in range(2):
-            trial = fleet.service(count, seconds)
+            trial = fleet.trial(count, seconds)
             print(trial, flush=True)
             if trial.held:
                 break
@@ -191,7 +186,7 @@ def search(fleet: Fleet, first: int, most: int, seconds: int) -> Trial | None:
             return held
 
 
-def report(one: Trial, held: Trial, bare: Trial, *, is_limit: bool) -> None:
+def report(one: Trial, held: Trial, *, is_limit: bool) -> None:
     """Print the results."""
     if held.held:
         print(f"Held on one core: {'' if is_limit else 'at least '}{held.meters} meters", end="")
@@ -201,10 +196,7 @@ def report(one: Trial, held: Trial, bare: Trial, *, is_limit: bool) -> None:
     else:
         print(f"Not held on one core: {held.meters} meters")
     print(f"  values on time                {held.on_time:.2%}")
-    print(f"  CPU per value                 {held.per_value_s * 1000:.3f} ms", end="")
-    ratio = f"{held.per_value_s / bare.per_value_s:.1f}" if bare.per_value_s else "none: it got no value in the window"
-    print(f"   bare loop {bare.per_value_s * 1000:.3f} ms   ratio {ratio}")
-    print(f"  bare loop, as many meters     on time {bare.on_time:.1%}, busy {bare.busy:.0%}")
+    print(f"  CPU per value                 {held.per_value_s * 1000:.3f} ms")
     held_mib, one_mib = held.resident_kib / 1024, one.resident_kib / 1024
     per_meter_kib = (held.resident_kib - one.resident_kib) / (held.meters - one.meters)
     print(f"  resident                      {held_mib:.1f} MiB, with 1 meter {one_mib:.1f} MiB:", end="")
@@ -233,19 +225,18 @@ def main() -> None:
         fleet = Fleet(stack, count or arguments.most, heartbeats=not arguments.no_heartbeats, settle_s=settle_s)
         heartbeats = "without" if arguments.no_heartbeats else "with"
         print(f"Broker {type(fleet.broker).__name__}, {heartbeats} heartbeats, windows of {seconds} s", flush=True)
-        one = fleet.service(1, 2)
+        one = fleet.trial(1, 2)
         if count:
-            held: Trial | None = fleet.service(count, seconds)
+            held: Trial | None = fleet.trial(count, seconds)
             print(held, flush=True)
         else:
             held = search(fleet, arguments.first, arguments.most, seconds)
         if held is None:
             raise SystemExit(f"not even {arguments.first} meters are held: --first takes fewer")
-        bare = fleet.bare(held.meters, seconds)
-        report(one, held, bare, is_limit=not count and held.meters < arguments.most)
+        report(one, held, is_limit=not count and held.meters < arguments.most)
         if arguments.profile:
             profile = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "profile"
-            fleet.service(min(held.meters, 300), seconds, profile=profile)
+            fleet.trial(min(held.meters, 300), seconds, profile=profile)
             pstats.Stats(str(profile)).sort_stats("tottime").print_stats(TOP)
 
 

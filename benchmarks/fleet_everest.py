@@ -1,24 +1,12 @@
-"""EVerest's part for benchmarks/fleet.py: sends heartbeats, and records the arrival of values and communication checks.
-
-Usage: python benchmarks/fleet_everest.py BROKER_PORT
-
-The program reads a question from each line of standard input and answers it with a line. Both are JSON:
-
-* ``{"do": "expect", "module_ids": [...], "heartbeats": true}``: clear all records and expect these meters. Each gets
-  a heartbeat per second, spread over the second.
-* ``{"do": "wait", "timeout_s": S}``: wait until each meter has sent a value and a check. The answer has the times of
-  the first check, and of the first check and value of the last meter, on this machine's monotonic clock, or null.
-* ``{"do": "window", "seconds": S}``: record the arrivals of the next S seconds and judge them (see `judged`).
-"""
+"""EVerest's part for benchmarks/fleet.py: sends heartbeats, and records when values and communication checks arrive."""
 
 from __future__ import annotations
 
 import json
-import sys
 import threading
 import time
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
@@ -26,7 +14,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from iem_dcr.everest_api.topics import Topics
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 ON_TIME_S = 0.1
 POLL_S = 0.02
@@ -35,58 +23,55 @@ SLICES = 50
 
 
 class Everest:
-    """The arrivals since the last `expect` with their times, and the heartbeats."""
+    """EVerest as a client of the broker, with threads of its own. It records the arrivals since the last `expect`.
 
-    def __init__(self, client: paho.Client) -> None:
-        self._client = client
+    Attributes:
+        checked: time of the first communication check of each meter, by `time.monotonic`.
+        valued: time of the first value of each meter.
+    """
+
+    def __init__(self, port: int) -> None:
         self._heartbeats: list[str] = []
         self.expect([], heartbeats=False)
+        self._client = paho.Client(CallbackAPIVersion.VERSION2)
+        self._client.on_message = lambda _client, _data, message: self._take(message.topic, bytes(message.payload))
+        self._client.connect("127.0.0.1", port)
+        every = Topics("+")
+        self._client.subscribe([(every.values, 0), (every.check, 0)])
+        self._is_over = threading.Event()
 
-    def expect(self, module_ids: list[str], *, heartbeats: bool) -> None:
-        """Clear all records."""
+    def __enter__(self) -> Self:
+        """Start to send and receive."""
+        self._client.loop_start()
+        threading.Thread(target=self._send_heartbeats).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Disconnect."""
+        self._is_over.set()
+        self._client.disconnect()
+        self._client.loop_stop()
+
+    def expect(self, module_ids: Sequence[str], *, heartbeats: bool) -> None:
+        """Clear all records and expect these meters. Each gets a heartbeat per second if there are ``heartbeats``."""
         self._meters = len(module_ids)
         self._heartbeats = [Topics(module_id).heartbeat for module_id in module_ids] if heartbeats else []
-        self._checked: dict[str, float] = {}
-        self._valued: dict[str, float] = {}
+        self.checked: dict[str, float] = {}
+        self.valued: dict[str, float] = {}
         self._arrivals: dict[str, list[float]] = {}
         self._payloads: dict[str, tuple[bytes, bytes]] = {}
 
-    def send_heartbeats(self) -> None:
-        """Publish heartbeats for ever."""
-        next_s = time.monotonic()
-        for number in count(1):
-            for part in range(SLICES):
-                for topic in self._heartbeats[part::SLICES]:
-                    self._client.publish(topic, str(number))
-                next_s += 1 / SLICES
-                time.sleep(max(0.0, next_s - time.monotonic()))
-
-    def take(self, topic: str, payload: bytes) -> None:
-        """Record a message."""
-        now_s = time.monotonic()
-        _, meter, _, kind = topic.rsplit("/", 3)
-        if kind == "communication_check":
-            self._checked.setdefault(meter, now_s)
-            return
-        self._valued.setdefault(meter, now_s)
-        self._arrivals.setdefault(meter, []).append(now_s)
-        before = self._payloads.get(meter)
-        self._payloads[meter] = (payload if before is None else before[0], payload)
-
-    def wait(self, timeout_s: float) -> dict[str, Any]:
-        """Wait for the first check and value of every meter."""
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until every meter has sent a check and a value. Return False if they do not within ``timeout_s``."""
         until_s = time.monotonic() + timeout_s
-        while time.monotonic() < until_s and min(len(self._checked), len(self._valued)) < self._meters:
+        while min(len(self.checked), len(self.valued)) < self._meters:
+            if time.monotonic() > until_s:
+                return False
             time.sleep(POLL_S)
-        checks, values = list(self._checked.values()), list(self._valued.values())
-        return {
-            "first_check": min(checks, default=None),
-            "last_check": max(checks) if len(checks) >= self._meters else None,
-            "last_value": max(values) if len(values) >= self._meters else None,
-        }
+        return True
 
     def window(self, seconds: int) -> dict[str, Any]:
-        """Record and judge the arrivals of the next ``seconds``."""
+        """Judge the arrivals of the next ``seconds`` with `judged`, and count the meters with a rising register."""
         self._arrivals, self._payloads = {}, {}
         begin_s = time.monotonic()
         time.sleep(seconds)
@@ -94,6 +79,27 @@ class Everest:
         self._arrivals, self._payloads = {}, {}
         times = [[at for at in meter if at < begin_s + seconds] for meter in arrivals.values()]
         return judged(times, self._meters, seconds) | {"rising": sum(_rises(*pair) for pair in payloads.values())}
+
+    def _send_heartbeats(self) -> None:
+        next_s = time.monotonic()
+        for number in count(1):
+            for part in range(SLICES):
+                for topic in self._heartbeats[part::SLICES]:
+                    self._client.publish(topic, str(number))
+                next_s += 1 / SLICES
+                if self._is_over.wait(max(0.0, next_s - time.monotonic())):
+                    return
+
+    def _take(self, topic: str, payload: bytes) -> None:
+        now_s = time.monotonic()
+        _, meter, _, kind = topic.rsplit("/", 3)
+        if kind == "communication_check":
+            self.checked.setdefault(meter, now_s)
+            return
+        self.valued.setdefault(meter, now_s)
+        self._arrivals.setdefault(meter, []).append(now_s)
+        before = self._payloads.get(meter)
+        self._payloads[meter] = (payload if before is None else before[0], payload)
 
 
 def judged(arrivals: Iterable[list[float]], meters: int, seconds: int) -> dict[str, Any]:
@@ -125,29 +131,3 @@ def _rises(first: bytes, last: bytes) -> bool:
     """Return whether the import register rose between two live values."""
     before_wh, after_wh = (json.loads(payload)["energy_Wh_import"]["total"] for payload in (first, last))
     return bool(before_wh < after_wh)
-
-
-def main() -> None:
-    """Answer until standard input ends."""
-    client = paho.Client(CallbackAPIVersion.VERSION2)
-    everest = Everest(client)
-    client.on_message = lambda _client, _data, message: everest.take(message.topic, bytes(message.payload))
-    client.connect("127.0.0.1", int(sys.argv[1]))
-    every = Topics("+")
-    client.subscribe([(every.values, 0), (every.check, 0)])
-    client.loop_start()
-    threading.Thread(target=everest.send_heartbeats, daemon=True).start()
-    for line in sys.stdin:
-        match json.loads(line):
-            case {"do": "expect", "module_ids": module_ids, "heartbeats": heartbeats}:
-                everest.expect(module_ids, heartbeats=heartbeats)
-                answer: dict[str, Any] = {}
-            case {"do": "wait", "timeout_s": timeout_s}:
-                answer = everest.wait(timeout_s)
-            case {"do": "window", "seconds": seconds}:
-                answer = everest.window(seconds)
-        print(json.dumps(answer), flush=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,13 +1,11 @@
-"""Processes for benchmarks/fleet.py: starts them on their cores, asks them questions, and measures their CPU time."""
+"""Processes for benchmarks/fleet.py: starts them on their cores, and measures their CPU time."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import resource
 import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,38 +43,6 @@ def running(command: list[str], on: set[int] | None = None, **options: Any) -> I
                 process.wait(END_TIMEOUT_S)
             except subprocess.TimeoutExpired:
                 process.kill()
-
-
-class Helper:
-    """A program of this folder that answers each line of JSON with another one."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self._process = process
-        self.pid = process.pid
-
-    def ask(self, **question: object) -> dict[str, Any]:
-        """Send a question and wait for the answer."""
-        assert self._process.stdin is not None  # noqa: S101  it is a pipe
-        self._process.stdin.write(json.dumps(question) + "\n")
-        self._process.stdin.flush()
-        answer: dict[str, Any] = self.read()
-        return answer
-
-    def read(self) -> Any:  # noqa: ANN401  any JSON value
-        """Wait for a line and decode it."""
-        assert self._process.stdout is not None  # noqa: S101  as above
-        line = self._process.stdout.readline()
-        if not line:
-            raise SystemExit(f"{self._process.args!r} ended with {self._process.wait()}")
-        return json.loads(line)
-
-
-@contextlib.contextmanager
-def helper(program: str, argument: int) -> Iterator[Helper]:
-    """Run a program of this folder."""
-    command = [sys.executable, str(HERE / program), str(argument)]
-    with running(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        yield Helper(process)
 
 
 def cpu_s(pid: int) -> float:

@@ -19,10 +19,10 @@ from collections import Counter
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
+from endurance.calls import SERVICE, start_request
 from endurance.command_line import positive, verdict
 from endurance.growth import grown, handles, resident_kib
 from endurance.invariants import broken
-from endurance.model import SERVICE, start_request
 from endurance.plan import Plan, SessionPlan, step
 from endurance.running import carry_out
 from endurance.world import World

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 from unittest.mock import AsyncMock, Mock, patch
 
+from endurance.calls import start_request
 from endurance.knobs import KNOWN
-from endurance.model import start_request
 from endurance.plan import Plan, SessionPlan, Step, make, step
 from endurance.process import ModuleProcess
 from iem_dcr.device.client import MeterClient

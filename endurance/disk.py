@@ -20,10 +20,7 @@ QUICK_S: Final = 0.004
 SLOW_S: Final = 1.5
 WRITTEN_AFTER_S: Final = 6.0
 """Maximum time from the end of a disk failure until all waiting entries are written: the journal retries every 3 s."""
-ERRORS: Final = {
-    "full": ("database or disk is full", sqlite3.SQLITE_FULL, "SQLITE_FULL"),
-    "broken": ("disk I/O error", sqlite3.SQLITE_IOERR, "SQLITE_IOERR"),
-}
+ERRORS: Final = {"full": "SQLITE_FULL", "broken": "SQLITE_IOERR"}
 
 
 class Disk:
@@ -86,12 +83,11 @@ class Disk:
         asyncio.get_running_loop().call_later(SLOW_S if is_slow else QUICK_S, work)
 
     def _do(self, unit: Unit, *, writes: bool) -> None:
-        if self.trouble not in ERRORS or (self.trouble == "full" and not writes):
-            unit(None)
-            return
-        text, code, name = ERRORS[self.trouble]
-        error = sqlite3.OperationalError(text)
-        error.sqlite_errorcode, error.sqlite_errorname = code, name
+        error = None
+        if self.trouble == "broken" or (self.trouble == "full" and writes):
+            error = sqlite3.OperationalError(f"the disk is {self.trouble}")
+            error.sqlite_errorname = ERRORS[self.trouble]
+            error.sqlite_errorcode = getattr(sqlite3, error.sqlite_errorname)
         unit(error)
 
 

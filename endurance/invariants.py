@@ -19,8 +19,8 @@ from iem_dcr.driver.driver import SILENT_STOP_S, START_S
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from endurance.calls import Call
     from endurance.meter import Truth
-    from endurance.model import Call
     from endurance.station import Station
 
 ANSWER_TRANSPORT_S: Final = 1.6
@@ -44,7 +44,7 @@ def broken(run: Station) -> list[str]:
         no_error_outlives_its_cause,
     )
     at_the_end = [sentence for promise in promises for sentence in promise(run)]
-    return list(dict.fromkeys([*run.broken_early, *broken_so_far(run), *at_the_end]))
+    return list(dict.fromkeys([*run.problems, *broken_so_far(run), *at_the_end]))
 
 
 def broken_so_far(run: Station) -> list[str]:
@@ -198,7 +198,7 @@ def no_transaction_ends_without_a_request(run: Station) -> Iterator[str]:
     * Exception: there was any other command meanwhile, such as a stop for "" or for an unknown id.
     """
     for meter in run.meters:
-        if meter.meddled_s is None:
+        if meter.interfered_s is None:
             continue
         for truth in meter.truths:
             if truth.closed_s is None or truth.lost or truth.owner is None:
@@ -206,8 +206,8 @@ def no_transaction_ends_without_a_request(run: Station) -> Iterator[str]:
             began = _calls_between(run, truth.begun_s, truth.begun_s)
             own = next((call for call in began if call.transaction_id == truth.transaction_id and call.ok), None)
             was_confirmed = own is not None and (own.answered_s or 0.0) <= truth.closed_s
-            was_meddled = any(truth.begun_s <= at_s <= truth.closed_s for at_s in meter.meddled_s)
-            if was_confirmed and not was_meddled and _calls_between(run, truth.begun_s, truth.closed_s) == [own]:
+            was_interfered = any(truth.begun_s <= at_s <= truth.closed_s for at_s in meter.interfered_s)
+            if was_confirmed and not was_interfered and _calls_between(run, truth.begun_s, truth.closed_s) == [own]:
                 yield f"{truth.transaction_id!r} ended at {truth.closed_s:.1f} s without a request"
 
 
@@ -236,10 +236,9 @@ def every_command_is_answered_once_and_in_time(run: Station) -> Iterator[str]:
             if not call.excused:
                 yield f"{call.command} {call.transaction_id!r} (call {call.number}) was never answered"
             continue
-        took_s = (call.answered_s or 0.0) - (call.asked_s or 0.0)
         limit_s = (START_S if call.command == "start" else SILENT_STOP_S) + ANSWER_TRANSPORT_S
-        if took_s > limit_s + call.broker_away_s:
-            yield f"{call.command} {call.transaction_id!r} was answered after {took_s:.1f} s"
+        if call.took_s > limit_s + call.broker_away_s:
+            yield f"{call.command} {call.transaction_id!r} was answered after {call.took_s:.1f} s"
     for letter in run.dead_letters:
         yield f"an unexpected message: {letter}"
     for process in run.processes:
@@ -309,8 +308,7 @@ def no_error_outlives_its_cause(run: Station) -> Iterator[str]:
 
 
 def _truth_of(run: Station, text: str | None) -> Truth | None:
-    truths = (truth for meter in run.meters for truth in meter.truths)
-    return next((truth for truth in truths if text is not None and truth.text == text), None)
+    return next((truth for truth in run.truths if text is not None and truth.text == text), None)
 
 
 def _calls_between(run: Station, begin_s: float, end_s: float) -> list[Call]:
@@ -336,7 +334,7 @@ def _matches(payload: dict[str, Any], request: dict[str, Any], *, fresh: bool) -
 
 def _mismatch(run: Station, call: Call, truth: Truth) -> str:
     """Return why this receipt is not the requested one, or "" if it may be delivered."""
-    own = [each for meter in run.meters for each in meter.truths if each.transaction_id == call.transaction_id]
+    own = [each for each in run.truths if each.transaction_id == call.transaction_id]
     if truth in own and call.transaction_id:
         confirmed_s = [
             start.answered_s or 0.0

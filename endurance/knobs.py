@@ -51,11 +51,11 @@ UNKNOWN: Final[dict[str, tuple[Any, ...]]] = {
     "transaction_lag_s": _LAGS_S,
 }
 """Further settings of each unknown knob."""
-TURNED: Final = 0.12
+CHANGED_SHARE: Final = 0.12
 """Share of the runs in which each knob is changed: about three knobs in a run, and each knob in many runs."""
 
 
-def options(chance: random.Random, serial: str) -> SimulatorOptions:
+def known_options(chance: random.Random, serial: str) -> SimulatorOptions:
     """Return the options of a meter for ``known``."""
     return SimulatorOptions(
         MS=serial,
@@ -76,11 +76,11 @@ def options(chance: random.Random, serial: str) -> SimulatorOptions:
     )
 
 
-def turned(chance: random.Random, known: SimulatorOptions, knobs: str) -> SimulatorOptions:
+def with_unknown(chance: random.Random, known: SimulatorOptions, knobs: str) -> SimulatorOptions:
     """Return the options with unknown knobs changed as well: random ones, or the one that ``knobs`` names."""
     changes: dict[str, Any] = {}
     for name, settings in UNKNOWN.items():
-        share = 1.0 if knobs == name else TURNED if knobs == ALL else 0.0
+        share = 1.0 if knobs == name else CHANGED_SHARE if knobs == ALL else 0.0
         if chance.random() < share:
             several = settings is FIELDS
             changes[name] = chance.sample(FIELDS, chance.choice((1, 1, 3))) if several else chance.choice(settings)

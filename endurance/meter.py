@@ -83,8 +83,8 @@ class Meter(SimulatedMeter):
         truths: every transaction that it began, in order. They are signed in the same order.
         spoiled: transactions that a B of ours destroyed while they ran or were being signed, each with the start that
             sent the B.
-        meddled_s: times of other possible ends of a transaction: a power cut, a technician, a request that was acted on
-            late. None means any time.
+        interfered_s: times of other possible ends of a transaction: a power cut, a technician, a request that was
+            acted on late. None means any time.
         traps: the pending traps.
         power_cuts: number of power cuts.
     """
@@ -101,7 +101,7 @@ class Meter(SimulatedMeter):
         self.now_s = now_s
         self.truths: list[Truth] = []
         self.spoiled: list[tuple[Truth, Serving]] = []
-        self.meddled_s: list[float] | None = []
+        self.interfered_s: list[float] | None = []
         self.traps: list[Trap] = []
         self.power_cuts = 0
         self._counts = Counter() if counts is None else counts
@@ -139,18 +139,18 @@ class Meter(SimulatedMeter):
         if boot_s >= SLOW_BOOT_S:
             self._counts["slow boot"] += 1
         self.power_cuts += 1
-        self.meddle(self.now_s())
+        self.note_interference(self.now_s())
         super().power_cycle(off_s, boot_s)
 
-    def meddle(self, *at_s: float) -> None:
+    def note_interference(self, *at_s: float) -> None:
         """Record times at which something other than a timely request may have ended a transaction."""
-        if self.meddled_s is not None:
-            self.meddled_s += at_s
+        if self.interfered_s is not None:
+            self.interfered_s += at_s
 
     def by_hand(self, command: str) -> None:
         """Begin or end a transaction ("B", "E") as a technician with a tool does."""
         if self.unreachable_for_s <= 0:
-            self.meddle(self.now_s())
+            self.note_interference(self.now_s())
             super().handle("POST", f"{BASE}/receipt", f'{{"TX":"{command}"}}'.encode())
 
     def _moment(self) -> str:

@@ -156,15 +156,12 @@ class Connection:
     def _act_late(self, method: str, path: str, body: bytes, serving: Serving | None) -> None:
         """Act on a request whose client may have gone, unless the meter has lost power meanwhile."""
         if self._has_power:
-            self._meter.meddle(self._meter.now_s())
+            self._meter.note_interference(self._meter.now_s())
             self._meter.handle(method, path, body, serving)
         self._end()
 
     def _spoil(self, fault: Fault, answer: Answer | None) -> None:
-        if fault.kind == "drip" and answer is not None:
-            data = http_bytes(answer)
-            self._later(fault.wait_s * len(data), self._answer, data)
-        elif fault.kind in ("stall", "drip"):
+        if fault.kind == "stall":
             self._later(fault.wait_s, self._end)
         elif fault.kind == "garbage-http":
             self._answer(GARBAGE_HTTP)

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from endurance import knobs as knob
-from endurance.model import MODULE, SERVICE, start_request
+from endurance.calls import MODULE, SERVICE, start_request
+from endurance.knobs import ALL, KNOWN, OPEN_AT_POWER_CUT, UNKNOWN, known_options, with_unknown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -69,7 +69,7 @@ NODES: Final = _nodes(
     "* *, POST /user, POST /receipt, GET /receipt, GET /metervalue, GET /transaction, POST /gw, GET /gw,"
     " POST /datetime, POST /tariff"
 )
-TRAPPED: Final = (
+TRAP_REQUESTS: Final = (
     *(2 * [{"method": "POST", "node": "/user", "delay_s": (0.0, 0.004)}]),
     *(2 * [{"method": "POST", "node": "/receipt", "delay_s": (0.0, 0.3, 0.13, 0.13, 0.13)}]),
     {"method": "GET", "node": ("/receipt", "/transaction", "/metervalue"), "delay_s": (0.0, 0.003)},
@@ -82,8 +82,8 @@ FAULTS: Final = (
     {"kind": "stall", "delay_s": (0.8, 3.0, 30.0), "acts": (True, False)},
     {"kind": "server-error", "acts": (True, False)},
 )
-CUT: Final = {"off_s": (0.2, 2.0, 10.0), "boot_s": (0.5, 3.0, 12.0), "open_at_power_cut": knob.OPEN_AT_POWER_CUT}
-SPRUNG: Final = (
+CUT: Final = {"off_s": (0.2, 2.0, 10.0), "boot_s": (0.5, 3.0, 12.0), "open_at_power_cut": OPEN_AT_POWER_CUT}
+TRAP_ACTIONS: Final = (
     *(4 * [{"what": "cut_power", "then": CUT}]), *(3 * [{"what": "kill", "then": {"away_s": (0.3, 2.0)}}]),
     {"what": "exchange_meter", "then": {"private_network_s": 1.0}},
     {"what": "shift_clock", "then": {"by_s": (-7200.0, -30.0, 3600.0)}},
@@ -94,9 +94,9 @@ WIRE: Final = (0.0, "wire_fault", FAULTS, NODES, {"count": (1, 1, 2, 5, 20)}), (
 POWER: Final = _one("cut_power", CUT)
 CLOCK: Final = _one("shift_clock", by_s=(-86400.0, -3600.0, -20.0, 20.0, 3600.0, 1e7))
 LOAD: Final = _one("current_flows", for_s=(2.0, 8.0, 20.0))
-STRANGER: Final = (0.0, "begin_by_hand"), ((1.0, 4.0, 8.0), "end_by_hand")
+FOREIGN: Final = (0.0, "begin_by_hand"), ((1.0, 4.0, 8.0), "end_by_hand")
 TROUBLES: Final[tuple[tuple[Row, ...], ...]] = (
-    *(4 * [WIRE]), *(2 * [POWER]), *(3 * [_one("set_trap", TRAPPED, SPRUNG)]), CLOCK, LOAD, STRANGER,
+    *(4 * [WIRE]), *(2 * [POWER]), *(3 * [_one("set_trap", TRAP_REQUESTS, TRAP_ACTIONS)]), CLOCK, LOAD, FOREIGN,
     _one("network_swallows", for_s=(1.0, 5.0, 15.0)), *(2 * [_one(("kill", "restart"), away_s=(0.1, 1.0, 5.0))]),
     _one("network_is_slow", by_s=(0.2, 0.9, 2.0), for_s=10.0),
     _one("step_host", by_s=(-1e12, -3600.0, -30.0, 30.0, 3600.0, 1.8e9)),
@@ -121,7 +121,7 @@ MORE_TROUBLES: Final[dict[str, tuple[tuple[Row, ...], ...]]] = {
 * falls: the import register falls.
 * swapped: the cables of two meters are swapped, and swapped back.
 """
-KNOBS: Final = (knob.KNOWN, knob.ALL, *knob.UNKNOWN, *MORE_TROUBLES)
+KNOBS: Final = (KNOWN, ALL, *UNKNOWN, *MORE_TROUBLES)
 """Valid values of ``knobs`` for `make`."""
 
 
@@ -192,7 +192,7 @@ class Plan:
     sessions: tuple[SessionPlan, ...]
 
     @property
-    def steps(self) -> int:
+    def step_count(self) -> int:
         """The number of steps. They are numbered across all sessions."""
         return sum(len(session.steps) for session in self.sessions)
 
@@ -208,7 +208,7 @@ class Plan:
         return replace(self, sessions=tuple(sessions))
 
 
-def make(seed: int, sessions: int = SESSIONS_IN_A_RUN, knobs: str = knob.KNOWN) -> Plan:
+def make(seed: int, sessions: int = SESSIONS_IN_A_RUN, knobs: str = KNOWN) -> Plan:
     """Create the run of a seed.
 
     Args:
@@ -218,15 +218,15 @@ def make(seed: int, sessions: int = SESSIONS_IN_A_RUN, knobs: str = knob.KNOWN) 
     """
     chance = random.Random(seed)
     kind = chance.choice((SERVICE, MODULE))
-    options = knob.options(chance, f"1SIM{seed % 10**10:010}")
+    options = known_options(chance, f"1SIM{seed % 10**10:010}")
     settings: dict[str, Any] = {
         "timezone": chance.choice(("+0100", "Europe/Berlin", "+0000")),
         "command_timeout_ms": chance.choice((1000, 5000)),
         "resilience_initial_connection_retry_delay": chance.choice((1000, 3000)),
         "TT_initial": chance.choice(("", "0,49 EUR/kWh")),
     }
-    options = knob.turned(random.Random(f"{seed} knobs"), options, knobs)
-    more = 7 * MORE_TROUBLES.get(knobs, ()) if knobs != knob.ALL else sum(MORE_TROUBLES.values(), start=())
+    options = with_unknown(random.Random(f"{seed} knobs"), options, knobs)
+    more = 7 * MORE_TROUBLES.get(knobs, ()) if knobs != ALL else sum(MORE_TROUBLES.values(), start=())
     maker = Maker(chance, TROUBLES + more, (f"T-{number}" for number in itertools.count(1)).__next__)
     return Plan(
         seed,

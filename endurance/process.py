@@ -131,6 +131,7 @@ class _Bus(FakeBus):
 
     def __init__(self, process: Process, on_message: Callable[[str, bytes], None], *, connected: bool) -> None:
         super().__init__(connected=connected)
+        self.failures = cast("list[Exception]", process.failures)  # exceptions of its handlers are judged too
         self._process = process
         self._on_message = on_message
 
@@ -184,18 +185,25 @@ class ServiceProcess(Process):
 class _Handling:
     """A running handler in its thread. It is also the `concurrent.futures.Future` on which the handler waits.
 
-    Waiting takes virtual time. Either the handler or the loop runs, never both. ``over`` is called after its return.
+    Waiting takes virtual time. Either the handler or the loop runs, never both.
+
+    Attributes:
+        answer: what the handler returned, or an empty answer if it raised.
+        error: what it raised, or None.
+        future: the future of its command.
+        is_over: done when the handler has returned.
     """
 
-    def __init__(self, work: Callable[[], dict[str, object]], over: Callable[[_Handling], None]) -> None:
+    future: Future[Any]
+
+    def __init__(self, work: Callable[[], dict[str, object]]) -> None:
         self.answer: dict[str, object] = {}
         self.error: BaseException | None = None
-        self.future: Future[Any]
         self._loop = asyncio.get_running_loop()
+        self.is_over: asyncio.Future[None] = self._loop.create_future()
         self._work = work
-        self._over = over
-        self._runs = self._waits = self._is_over = self._is_dropped = False
-        self._halted, self._goes_on = threading.Semaphore(0), threading.Semaphore(0)
+        self._runs = self._waits = self._is_dropped = self._has_returned = False
+        self._paused, self._resumed = threading.Semaphore(0), threading.Semaphore(0)
 
     def begin(self, context: contextvars.Context) -> None:
         """Start the thread. Return when the handler waits for the loop or has returned."""
@@ -206,16 +214,16 @@ class _Handling:
     def wait(self) -> None:
         """Let a running handler continue until it waits for the loop or has returned."""
         if self._runs:
-            self._halted.acquire()
+            self._paused.acquire()
             self._runs = False
-            if self._is_over:
-                self._over(self)
+            if self._has_returned and not self.is_over.done():
+                self.is_over.set_result(None)
 
     def wake(self, _future: Any = None) -> None:
         """End its wait for the loop."""
         if self._waits:
             self._waits, self._runs = False, True
-            self._goes_on.release()
+            self._resumed.release()
             if not self._is_dropped:
                 self.wait()
 
@@ -225,8 +233,8 @@ class _Handling:
             self.answer = self._work()
         except BaseException as error:  # noqa: BLE001  a handler must not raise; a promise checks this
             self.error = error
-        self._is_over = True
-        self._halted.release()
+        self._has_returned = True
+        self._paused.release()
 
     # --- the future ---
 
@@ -240,8 +248,8 @@ class _Handling:
         if not self.future.done():
             self._waits = True
             timer = self._loop.call_later(timeout, self.wake)
-            self._halted.release()
-            self._goes_on.acquire()
+            self._paused.release()
+            self._resumed.acquire()
             timer.cancel()
         return self.future.result(0)
 
@@ -270,18 +278,12 @@ class ModuleProcess(Process):
 
     async def call(self, command: str, value: object) -> dict[str, object]:
         """Call a handler in a thread of the framework. Return its answer, or an empty one if it raised."""
-        over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def is_over(handling: _Handling) -> None:
-            self._handlings.remove(handling)
-            if not over.done():
-                over.set_result(None)
-
         handler = self._handlers[f"{command}_transaction"]
-        handling = _Handling(lambda: handler({ARGUMENTS[command]: value}), is_over)
+        handling = _Handling(lambda: handler({ARGUMENTS[command]: value}))
         self._handlings.append(handling)
         handling.begin(self._context.copy())
-        await over
+        await handling.is_over
+        self._handlings.remove(handling)
         if handling.error is not None:
             self.failures.append(handling.error)
         return handling.answer
@@ -290,7 +292,7 @@ class ModuleProcess(Process):
         self._module.stop()
         await asyncio.wait({self._main}, timeout=LOOP_END_TIMEOUT_S)
         self._module.answer_what_waits()
-        for handling in list(self._handlings):
+        for handling in self._handlings:
             handling.wait()
         await asyncio.sleep(0.01)
         self.kill()

@@ -96,7 +96,7 @@ def counted(world: World) -> Counter[str]:
     counts["sessions"] = len(world.plan.sessions)
     counts["commands"] = len(world.calls)
     counts["receipts handed over"] = sum(call.tuple_text is not None for call in world.calls)
-    counts["transactions"] = sum(len(meter.truths) for meter in world.meters)
+    counts["transactions"] = len(world.truths)
     counts["live values"] = len(world.energies)
     counts["virtual seconds"] = int(world.calmed_s)
     return counts

@@ -32,7 +32,7 @@ def shrunk(plan: Plan, is_broken: Callable[[Plan], bool], most_runs: int = MOST_
         is_broken: carries out a run and returns whether it breaks a promise.
         most_runs: maximum number of runs.
     """
-    kept = tuple(range(plan.steps))
+    kept = tuple(range(plan.step_count))
     size, runs = len(kept), 0
     while size:
         end = len(kept)
@@ -69,6 +69,6 @@ def from_text(text: str, plan: Plan) -> Kept:
     kept: set[int] = set()
     for first, _, last in (span.partition("-") for span in text.split(",")):
         kept.update(range(int(first), int(last or first) + 1))
-    if missing := kept - set(range(plan.steps)):
+    if missing := kept - set(range(plan.step_count)):
         raise ConfigError([f"KEEP: seed {plan.seed} has no step {min(missing)}"])
     return tuple(sorted(kept))

@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import json
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from endurance.calls import SERVICE, Call
 from endurance.meter import Trap
-from endurance.model import SERVICE, Call, JournalEntry
 from iem_dcr.everest_api.topics import Topics
 from iem_dcr.journal import open_for_reading
 from iem_dcr.meter_time import RELEASED
@@ -21,7 +22,7 @@ from iem_dcr.simulator import Fault
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
     from datetime import datetime
     from pathlib import Path
 
@@ -42,6 +43,14 @@ async def until(condition: Callable[[], object], timeout_s: float, poll_s: float
     return True
 
 
+@dataclass(frozen=True, slots=True)
+class JournalEntry:
+    """A receipt in the journal at the end."""
+
+    text: str
+    transaction_id: str
+
+
 class Station(ABC):
     """A charging station with one meter, and the record of a run. Its times are those of its meter.
 
@@ -59,7 +68,7 @@ class Station(ABC):
         journal_entries: the journal at the end, or None.
         counts: number of events by name.
         disk_troubled: periods in which a failing disk delayed entries that a kill then lost.
-        broken_early: promises that were broken before the end.
+        problems: what is known to be wrong before the run is judged, one sentence each.
         tasks_left: number of tasks at the end of each session.
         memory: number of receipts and ids that the driver remembered at the end of each session.
         leftover: number of tasks after the end.
@@ -88,7 +97,7 @@ class Station(ABC):
         self.journal_entries: list[JournalEntry] | None = None
         self.counts = counts
         self.disk_troubled: list[tuple[float, float]] = []
-        self.broken_early: list[str] = []
+        self.problems: list[str] = []
         self.tasks_left: list[int] = []
         self.memory: list[int] = []
         self.leftover = 0
@@ -100,6 +109,12 @@ class Station(ABC):
         self._by_reply: dict[str, Call] = {}
         self._last_sent: tuple[Call, str, bytes] | None = None
         self._story: list[tuple[float, str]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def truths(self) -> list[Truth]:
+        """Every transaction that its meters began."""
+        return [truth for meter in self.meters for truth in meter.truths]
 
     @property
     def disk_works(self) -> bool:
@@ -257,6 +272,11 @@ class Station(ABC):
     def _later(self, after_s: float, what: Callable[[], object]) -> None:
         asyncio.get_running_loop().call_later(after_s, what)
 
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
     # --- results ---
 
     def read_journal(self, path: Path) -> None:
@@ -278,7 +298,7 @@ class Station(ABC):
             if call.answer is not None:
                 said = call.answer.get("error") or call.answer["status"]
                 lines.append((call.answered_s or 0.0, f"{name}: {said} by {call.process}, {_receipt(call.tuple_text)}"))
-        for truth in (truth for meter in self.meters for truth in meter.truths):
+        for truth in self.truths:
             lines.append((truth.begun_s, f"{truth.serial} begins {truth.transaction_id!r}: {_fate(truth)}"))
             if truth.closed_s is not None:
                 lines.append((truth.closed_s, f"{truth.transaction_id!r} ended"))

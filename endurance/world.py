@@ -12,18 +12,17 @@ from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
+from endurance.calls import MODULE, SERVICE, Call, start_request
 from endurance.clock import HostClock
 from endurance.disk import Disk, SteppedJournal
 from endurance.invariants import broken_so_far
 from endurance.meter import Meter
-from endurance.model import MODULE, SERVICE, Call, start_request
 from endurance.network import Network
 from endurance.process import ModuleProcess, Process, ServiceProcess, rigged
 from endurance.station import Station
 from iem_dcr.config import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
     from datetime import datetime
     from pathlib import Path
 
@@ -67,7 +66,6 @@ class World(Station):
         self.broker_is_up = True
         self._broker_troubled: list[list[float]] = []
         self._queued: list[tuple[str, bytes, Call]] = []
-        self._tasks: set[asyncio.Task[Any]] = set()
 
     @property
     def process(self) -> Process | None:
@@ -99,8 +97,8 @@ class World(Station):
             for session in self.plan.sessions:
                 await self._run_session(session)
                 self.read_journal(self._journal_file)
-                self.broken_early += broken_so_far(self)
-                if self.broken_early:
+                self.problems += broken_so_far(self)
+                if self.problems:
                     break
             await self._end(heartbeats)
 
@@ -327,8 +325,3 @@ class World(Station):
         self.disk.heal()
         self._broker_back()
         self._start_process()
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)

@@ -1,4 +1,4 @@
-"""Sessions by the thousand under virtual time: no promise is broken, everything happens, and a failure is replayed."""
+"""Thousands of sessions in virtual time: no promise is broken, every event occurs, and a failure can be replayed."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from endurance.__main__ import main
+from endurance.calls import start_request
 from endurance.deliberate import FAULTS, Deliberate
 from endurance.invariants import broken
 from endurance.knobs import ALL, KNOWN
-from endurance.model import start_request
 from endurance.plan import KNOBS, SESSIONS_IN_A_RUN, Plan, SessionPlan, Step, make, step
 from endurance.running import EVERY_KIND, MORE_KINDS, Outcome, carry_out, counted, outcome_of
 from endurance.shrink import from_text, shrunk, to_text
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = 8
 RUNS = 10
-"""Of each part: 8 x 10 runs of 25 sessions are 2,000. In the first part only what is known of meters is turned."""
+"""Runs of each part: 8 x 10 runs of 25 sessions are 2,000. The first part varies only the known knobs."""
 
 RICH = (22, 38, 47)
-"""Seeds whose runs have much in them, so that little is to be run to see everything."""
+"""Seeds whose runs have many kinds of events."""
 
 
 @pytest.mark.parametrize("part", range(PARTS))
@@ -50,8 +50,8 @@ def test_two_thousand_sessions_break_no_promise(part: int) -> None:
     assert counts["receipts handed over"] > counts["sessions"] / 2
 
 
-def test_everything_happens() -> None:
-    """In the runs above there is each kind of thing that can happen; a few of them have it all."""
+def test_every_event_occurs() -> None:
+    """Every kind of event occurs in the runs above. A few of them have nearly all."""
     missing = set(EVERY_KIND)
     for seed in dict.fromkeys([*RICH, *range(PARTS * RUNS)]):
         missing -= counted(carry_out(make(seed))).keys()
@@ -60,7 +60,7 @@ def test_everything_happens() -> None:
     assert missing == set()
 
 
-def test_with_all_knobs_every_knob_is_turned_and_every_trouble_comes() -> None:
+def test_with_all_knobs_every_knob_is_changed_and_every_trouble_occurs() -> None:
     missing = set(MORE_KINDS)
     for seed in range(PARTS * RUNS):
         plan = make(seed, sessions=6, knobs=ALL)
@@ -70,7 +70,7 @@ def test_with_all_knobs_every_knob_is_turned_and_every_trouble_comes() -> None:
     assert missing == set()
 
 
-def test_one_knob_is_turned_by_its_name_and_nothing_else_is() -> None:
+def test_the_name_of_a_knob_changes_that_knob_only() -> None:
     known = make(5)
     for name in set(KNOBS) - {"known", ALL}:
         plan = make(5, knobs=name)
@@ -107,7 +107,7 @@ ONCE_BROKEN = {
             start(2.4000000000000004, 31, "C732463A"),
         )),
     ),
-    "the receipt came before the journal could be read, and was nobody's for good": once(
+    "the receipt came before the journal could be read, and stayed without an owner": once(
         "all", 0,
         SessionPlan(11, 6.0, (start(1.5, 12, "9CB017C1", tariff_text="0,79 EUR/kWh"), stop(3.3279980613315496, 12))),
         SessionPlan(12, 12.0, (
@@ -116,7 +116,7 @@ ONCE_BROKEN = {
             stop(6.241635343110259, 14, "stop_if_begun"),
         )),
     ),
-    "a journal that was closed left those who waited for it waiting": once(
+    "commands that waited for a closed journal were never answered": once(
         "unreadable", 1,
         SessionPlan(12, 12.0, (
             start(0.0, 16, "06FAADB1"), step(11.637759322057388, "disk_fails", trouble="silent", for_s=15.0),
@@ -124,7 +124,7 @@ ONCE_BROKEN = {
         )),
         SessionPlan(13, 12.0, (start(0.0, 17, "3534CCAE"),)),
     ),
-    "the clock leapt before B, and nobody was there any more who had seen it": once(
+    "the clock leapt before B, and the process that had seen it ended": once(
         "all", 5241,
         SessionPlan(22, 25.0, ()),
         SessionPlan(24, 6.0, (
@@ -199,7 +199,7 @@ ONCE_BROKEN = {
         )),
         SessionPlan(14, 6.0, (step(2.4000000000000004, "stop", transaction_id="T-never"),)),
     ),
-    "E ended what the values, which stood still, did not show, and the journal was not read yet": once(
+    "E ended a transaction that frozen values did not show, before the journal was read": once(
         "all", 3915,
         SessionPlan(20, 12.0, (step(0.0, "values_freeze", for_s=60.0),)),
         SessionPlan(22, 12.0, (
@@ -208,7 +208,7 @@ ONCE_BROKEN = {
         )),
         SessionPlan(23, 6.0, (start(0.0, 47, "7D79FE5F"),)),
     ),
-    "ended by hand, and B spoiled its signature, where the journal was not read yet": once(
+    "ended by hand, and B spoiled its signature before the journal was read": once(
         "all", 931,
         SessionPlan(23, 12.0, (
             start(0.0, 47, "A1B2667B"), step(7.1443106159372025, "disk_fails", trouble="broken", for_s=15.0),
@@ -220,7 +220,7 @@ ONCE_BROKEN = {
 
 
 @pytest.mark.parametrize("what", ONCE_BROKEN)
-def test_what_broke_a_promise_once_does_not_again(what: str) -> None:
+def test_sessions_that_once_broke_a_promise_keep_it(what: str) -> None:
     assert broken(carry_out(ONCE_BROKEN[what])) == []
 
 
@@ -228,17 +228,13 @@ def test_what_broke_a_promise_once_does_not_again(what: str) -> None:
 
 
 def fingerprint(world: World) -> str:
-    """Digest of everything that was said and done, without what a key makes at random."""
-    told = [
+    """Return a digest of all answers, transactions and values, without signatures, which are random."""
+    answers = [
         (call.command, call.transaction_id, call.asked_s, call.answered_s, (call.tuple_text or "").rpartition("|")[0])
         for call in world.calls
     ]
-    done = [
-        (truth.begun_s, truth.closed_s, truth.lost, truth.transaction_id)
-        for meter in world.meters
-        for truth in meter.truths
-    ]
-    text = repr((told, done, world.energies, sorted(world.counts.items())))
+    transactions = [(truth.begun_s, truth.closed_s, truth.lost, truth.transaction_id) for truth in world.truths]
+    text = repr((answers, transactions, world.energies, sorted(world.counts.items())))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -277,14 +273,14 @@ def test_a_failing_run_is_shortened_and_replayed(capsys: pytest.CaptureFixture[s
         assert from_text(text, plan) == kept
         assert len(kept) <= 6
         assert main(["--seed", "1001", "--keep", text]) == 1
-        told = capsys.readouterr().out
-    assert "BROKEN: " in told
-    assert told.count("session ") == len(kept)
+        output = capsys.readouterr().out
+    assert "BROKEN: " in output
+    assert output.count("session ") == len(kept)
     assert main(["--seed", "1001", "--keep", text]) == 0
     assert "every promise was kept" in capsys.readouterr().out
 
 
-def test_the_command_tells_of_the_first_run_that_fails_and_how_to_replay_it(
+def test_the_command_reports_a_failing_run_and_how_to_replay_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def in_this_process(seeds: range, _workers: int, knobs: str) -> Iterator[Outcome]:
@@ -300,16 +296,16 @@ def test_the_command_tells_of_the_first_run_that_fails_and_how_to_replay_it(
     assert main(["--seed", written[1], "--keep", written[2]]) == 0
 
 
-def test_a_promise_is_seen_broken_at_the_end_of_the_session_that_breaks_it() -> None:
+def test_a_broken_promise_is_found_at_the_end_of_its_session() -> None:
     plan = make(1000)
     with fault("receipt_is_changed").applied():
         world = carry_out(plan)
-    assert world.broken_early != []
+    assert world.problems != []
     assert len(world.tasks_left) < len(plan.sessions)
-    assert set(world.broken_early) <= set(broken(world))
+    assert set(world.problems) <= set(broken(world))
 
 
-def test_an_answer_may_be_late_by_as_long_as_the_broker_was_away_and_no_longer() -> None:
+def test_the_time_without_a_broker_is_added_to_the_deadline() -> None:
     world = carry_out(make(3))
     call = next(call for call in world.calls if call.ok and call.command == "start")
     assert call.asked_s is not None
@@ -319,7 +315,7 @@ def test_an_answer_may_be_late_by_as_long_as_the_broker_was_away_and_no_longer()
     assert [sentence for sentence in broken(world) if "was answered after 45.0 s" in sentence]
 
 
-def test_shortening_keeps_what_is_needed_and_nothing_else() -> None:
+def test_shortening_keeps_only_the_needed_steps() -> None:
     plan = make(7)
     needed = {7, 8, 30}
 
@@ -341,7 +337,7 @@ def test_shortening_is_bounded() -> None:
         return False
 
     plan = make(7)
-    assert shrunk(plan, never_shorter, most_runs=10) == tuple(range(plan.steps))
+    assert shrunk(plan, never_shorter, most_runs=10) == tuple(range(plan.step_count))
     assert runs == 10
 
 
@@ -349,7 +345,7 @@ def test_shortening_is_bounded() -> None:
     ("text", "problem"),
     [("4:0", "is not of the form"), ("0-", "is not of the form"), ("0-999999", "has no step")],
 )
-def test_what_is_kept_is_checked(text: str, problem: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_steps_to_keep_are_checked(text: str, problem: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ConfigError, match=problem):
         from_text(text, make(1))
     assert main(["--seed", "1", "--keep", text]) == 2
@@ -359,7 +355,7 @@ def test_what_is_kept_is_checked(text: str, problem: str, capsys: pytest.Capture
 @pytest.mark.parametrize(
     "arguments", [["--sessions", "0"], ["--sessions", "many"], ["--seed", "-1"], ["--knobs", "some"]]
 )
-def test_wrong_arguments_are_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_arguments_are_usage_errors(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     assert ended.value.code == 2
@@ -368,6 +364,6 @@ def test_wrong_arguments_are_usage(arguments: list[str], capsys: pytest.CaptureF
 
 def test_the_command_makes_runs_in_processes(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["--sessions", "50", "--seed", "3", "--workers", "2"]) == 0
-    told = capfd.readouterr().out
-    assert "50 sessions in" in told
-    assert "receipts handed over" in told
+    output = capfd.readouterr().out
+    assert "50 sessions in" in output
+    assert "receipts handed over" in output

@@ -1,4 +1,4 @@
-"""The checks can fail: every fault that is put into the driver on purpose is shown by its sessions."""
+"""The promises can fail: the sessions of every deliberate fault detect it."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import pytest
 from endurance.deliberate import FAULTS, Deliberate
 from endurance.running import outcome_of
 
-MOST_RUNS = 75
+MAX_RUNS = 75
 
 
-def test_there_are_enough_of_them() -> None:
+def test_each_fault_has_a_name_and_says_what_it_breaks() -> None:
     assert len(FAULTS) == 33
     assert len({fault.name for fault in FAULTS}) == len(FAULTS)
-    assert all(fault.breaks and len(fault.seeds) <= MOST_RUNS for fault in FAULTS)
+    assert all(fault.breaks and len(fault.seeds) <= MAX_RUNS for fault in FAULTS)
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
-def test_is_shown(fault: Deliberate) -> None:
+def test_a_deliberate_fault_is_detected(fault: Deliberate) -> None:
     for seed in fault.seeds:
         with fault.applied():
             outcome = outcome_of(fault.run_of(seed))
         if outcome.broken:
-            assert outcome_of(fault.run_of(seed)).broken == (), f"seed {seed}: so does the driver as it is"
+            assert outcome_of(fault.run_of(seed)).broken == (), f"seed {seed}: the program without the fault fails too"
             return
-    pytest.fail(f"{fault.breaks} {len(fault.seeds)} runs do not show it")
+    pytest.fail(f"{fault.breaks} {len(fault.seeds)} runs do not detect it")

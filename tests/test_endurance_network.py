@@ -1,4 +1,4 @@
-"""The network in memory against sockets and the simulator's server: what the client sees, what the meter acts on."""
+"""The network in memory behaves like sockets and the simulator's server, for the client and for the meter."""
 
 from __future__ import annotations
 
@@ -37,39 +37,36 @@ FAULTS = (
     Fault("garbage-http"),
     Fault("wrong-length"),
 )
-Story = list[tuple[str, bool | None]]
-Outcome = tuple[Story, list[tuple[str, str, int | None]]]
+Answers = list[tuple[str, bool | None]]
+Outcome = tuple[Answers, list[tuple[str, str, int | None]]]
 
 
-async def ask(client: MeterClient, what: str) -> tuple[str, bool | None]:
-    """Make a request. Returns "OK", or the kind of error and whether the meter may have acted for all it says."""
-    asks: dict[str, Callable[[], Awaitable[object]]] = {
-        "look": client.metervalue,
-        "assign": lambda: client.set_user(USER),
+async def send(client: MeterClient, name: str) -> tuple[str, bool | None]:
+    """Make a request. Return "OK", or the kind of error and whether the meter may have acted according to it."""
+    requests: dict[str, Callable[[], Awaitable[object]]] = {
+        "value": client.metervalue,
+        "user": lambda: client.set_user(USER),
         "begin": client.begin,
         "end": client.end,
-        "fetch": client.receipt,
+        "receipt": client.receipt,
     }
     try:
-        await asks[what]()
+        await requests[name]()
     except MeterError as error:
         return type(error).__name__, error.may_have_acted
     return "OK", None
 
 
-async def story(client: MeterClient, meter: SimulatedMeter, requests: tuple[str, ...], fault: Fault | None) -> Story:
-    """Make requests, the last one with a fault on its way, and one more that has none."""
-    told: Story = [await ask(client, what) for what in requests[:-1]]
+async def outcome(
+    client: MeterClient, meter: SimulatedMeter, requests: tuple[str, ...], fault: Fault | None
+) -> Outcome:
+    """Make requests, the last one with a fault, and one more without. Return the answers and what the meter did."""
+    answers: Answers = [await send(client, name) for name in requests[:-1]]
     if fault is not None:
         meter.faults.add(fault)
-    told.append(await ask(client, requests[-1]))
-    told.append(await ask(client, "look"))
-    return told
-
-
-def acted(meter: SimulatedMeter) -> list[tuple[str, str, int | None]]:
-    """Return what the meter has acted on; the network in memory does not tell it of what never came."""
-    return [(each.method, each.node, each.status) for each in meter.requests if each.acted]
+    answers.append(await send(client, requests[-1]))
+    answers.append(await send(client, "value"))
+    return answers, [(each.method, each.node, each.status) for each in meter.requests if each.acted]
 
 
 def options(connections: str) -> SimulatorOptions:
@@ -85,7 +82,7 @@ def over_sockets(requests: tuple[str, ...], fault: Fault | None, *, off: bool, c
                 meter.power_cycle(60.0, 0.0)
                 await asyncio.sleep(0.01)
             client = MeterClient(host, int(port), timeout_s=2.0)
-            return await story(client, meter, requests, fault), acted(meter)
+            return await outcome(client, meter, requests, fault)
 
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
         return runner.run(run())
@@ -98,7 +95,7 @@ def in_memory(requests: tuple[str, ...], fault: Fault | None, *, off: bool, conn
         if off:
             meter.power_cycle(60.0, 0.0)
         client = MeterClient("meter", timeout_s=2.0, connect=lambda *_: network.connect(Sender()))
-        return await story(client, meter, requests, fault), acted(meter)
+        return await outcome(client, meter, requests, fault)
 
     with asyncio.Runner(loop_factory=JumpingLoop) as runner:
         return runner.run(run())
@@ -110,33 +107,33 @@ def fault_id(fault: Fault | None) -> str:
     return f"{fault.kind}{'-acts' if fault.acts else ''}{f'-{fault.delay_s:g}s' if fault.delay_s else ''}"
 
 
-def alike(
+def check_alike(
     requests: tuple[str, ...], fault: Fault | None = None, *, off: bool = False, connections: str = "any"
 ) -> Outcome:
-    """Return what both networks make of it."""
+    """Check that both networks have the same outcome, and return it."""
     real = over_sockets(requests, fault, off=off, connections=connections)
     assert in_memory(requests, fault, off=off, connections=connections) == real
     return real
 
 
-@pytest.mark.parametrize("requests", [("look",), ("assign",), ("assign", "begin"), ("begin", "fetch")], ids="-".join)
+@pytest.mark.parametrize("requests", [("value",), ("user",), ("user", "begin"), ("begin", "receipt")], ids="-".join)
 @pytest.mark.parametrize("fault", [None, *FAULTS], ids=fault_id)
 def test_both_networks_are_alike(requests: tuple[str, ...], fault: Fault | None) -> None:
-    alike(requests, fault)
+    check_alike(requests, fault)
 
 
-FREED = [fault for fault in FAULTS if fault.wait_s < 2.0 and fault.kind != "garbage-http"]
-"""The simulator's server is done with the connection before the client is. In memory, a connection that the client gave
-up is free at once."""
+FREED_ALIKE = [fault for fault in FAULTS if fault.wait_s < 2.0 and fault.kind != "garbage-http"]
+"""Faults after which the simulator's server closes before the client. In memory, a connection that the client gave up
+is free at once."""
 
 
-@pytest.mark.parametrize("fault", [None, *FREED], ids=fault_id)
+@pytest.mark.parametrize("fault", [None, *FREED_ALIKE], ids=fault_id)
 @pytest.mark.parametrize("connections", ["one-waits", "one-refused"])
-def test_so_are_meters_that_serve_one_connection(fault: Fault | None, connections: str) -> None:
-    for requests in (("assign", "begin"), ("begin", "fetch")):
-        alike(requests, fault, connections=connections)
+def test_meters_that_serve_one_connection_are_alike(fault: Fault | None, connections: str) -> None:
+    for requests in (("user", "begin"), ("begin", "receipt")):
+        check_alike(requests, fault, connections=connections)
 
 
-@pytest.mark.parametrize("request_", ["look", "assign"])
-def test_without_power_both_refuse(request_: str) -> None:
-    assert alike((request_,), off=True)[0][0] == ("MeterUnreachableError", False)
+@pytest.mark.parametrize("request_", ["value", "user"])
+def test_both_refuse_without_power(request_: str) -> None:
+    assert check_alike((request_,), off=True)[0][0] == ("MeterUnreachableError", False)

@@ -1,4 +1,4 @@
-"""Processes killed, cut off and left to run, in short; and that what judges them finds what is wrong."""
+"""Short runs of real processes that are killed or cut off, and what judges them."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from endurance.calls import Call
 from endurance.command_line import positive
 from endurance.day import grown_when_full
 from endurance.growth import grown
 from endurance.invariants import broken
 from endurance.meter import Serving, Truth
-from endurance.model import Call, JournalEntry
 from endurance.processes import network, packets, programs
 from endurance.processes.killing import Run
 from endurance.processes.packets import NetworkFault, NetworkPath, unshared, why_no_namespaces, within
 from endurance.processes.soak import ALLOWED
 from endurance.processes.station import RealStation
-from endurance.processes.wrapped_program import Connection, Disk
+from endurance.processes.wrapped_program import Connection, FailingDisk
+from endurance.station import JournalEntry
 from iem_dcr.device.client import MeterClient
 from iem_dcr.errors import MeterError
 from iem_dcr.simulator import BASE
@@ -43,7 +44,7 @@ METER = "1SIM0000000000"
 # --- the real programs ---
 
 
-@pytest.mark.timeout(300)  # a command that is lost is waited for as long as it may take
+@pytest.mark.timeout(300)  # a lost command is waited for until its deadline
 def test_services_and_modules_killed_at_random_instants_keep_every_promise(tmp_path: Path) -> None:
     needs_tool("mosquitto")
     run = Run(tmp_path, restarts=12, seed=1, stations=4, slow_disk=False)
@@ -121,8 +122,8 @@ async def begins(host: str, port: int) -> bool:
 # --- the disk of a journal ---
 
 
-def test_a_disk_in_trouble_takes_its_time_or_takes_nothing_until_that_is_over(tmp_path: Path) -> None:
-    disk = Disk(tmp_path / "journal.sqlite", has_troubles=True)
+def test_a_failing_disk_is_slow_or_refuses_writes_for_a_while(tmp_path: Path) -> None:
+    disk = FailingDisk(tmp_path / "journal.sqlite", has_troubles=True)
     Connection.disk_file = disk.file
     with contextlib.closing(sqlite3.connect(disk.journal, factory=Connection, isolation_level=None)) as journal:
         journal.execute("CREATE TABLE receipts (text)")
@@ -147,7 +148,7 @@ def test_a_disk_in_trouble_takes_its_time_or_takes_nothing_until_that_is_over(tm
 
 
 @pytest.mark.parametrize("rounds", ["0", "-1", "many"])
-def test_wrong_numbers_are_said_to_be_so(rounds: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_numbers_are_usage_errors(rounds: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         network.main(["--rounds", rounds])
     assert ended.value.code == 2
@@ -155,13 +156,13 @@ def test_wrong_numbers_are_said_to_be_so(rounds: str, capsys: pytest.CaptureFixt
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "9000", "much", ""])
-def test_a_time_is_above_nothing_and_below_a_year_of_hours(text: str) -> None:
+def test_hours_are_above_zero_and_about_a_year_at_most(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="above 0 and below 9000"):
         positive(text)
     assert positive("0.5") == 0.5
 
 
-def test_where_no_namespaces_can_be_made_that_is_said_and_is_no_failure(
+def test_without_namespaces_the_network_command_says_so_and_succeeds(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(packets, "TUN", "/dev/net/none")
@@ -182,7 +183,7 @@ def stop_answer(number: int, name: str) -> dict[str, object]:
 
 
 def two_sessions() -> RealStation:
-    """Two sessions of one process, as they should be."""
+    """Two correct sessions of one process."""
     station = RealStation("pm", METER)
     station.process_starts()
     station.journal_entries = []
@@ -199,7 +200,7 @@ def two_sessions() -> RealStation:
     return station
 
 
-def test_a_run_as_it_should_be_breaks_no_promise() -> None:
+def test_a_correct_run_breaks_no_promise() -> None:
     station = two_sessions()
     assert broken(station) == []
     assert "call 1 stop 'A': OK by 0, receipt T1 of card 04A" in station.chronicle()
@@ -224,7 +225,7 @@ def test_a_run_as_it_should_be_breaks_no_promise() -> None:
         ("was never signed by a meter", lambda run: setattr(run.calls[1], "answer", stop_answer(9, "A"))),
     ],
 )
-def test_what_is_wrong_with_a_run_is_found(sentence: str, spoil: Callable[[RealStation], object]) -> None:
+def test_each_broken_promise_is_found(sentence: str, spoil: Callable[[RealStation], object]) -> None:
     station = two_sessions()
     spoil(station)
     assert any(sentence in each for each in broken(station)), broken(station)
@@ -234,7 +235,7 @@ def test_what_is_wrong_with_a_run_is_found(sentence: str, spoil: Callable[[RealS
 
 
 def samples(**slopes: float) -> list[dict[str, float]]:
-    """An hour of samples; each column rises by so much in it."""
+    """Samples of an hour, in which each quantity rises by its slope."""
 
     def at(name: str, minute: int) -> float:
         return 1000 + slopes.get(name, 0.0) * minute / 60 + (minute % 2) * ALLOWED[name] / 4
@@ -242,14 +243,14 @@ def samples(**slopes: float) -> list[dict[str, float]]:
     return [{name: at(name, minute) for name in ALLOWED} for minute in range(61)]
 
 
-def test_what_grows_in_an_hour_is_told_from_a_moments_work() -> None:
+def test_growth_is_distinguished_from_fluctuation() -> None:
     assert grown(samples(), ALLOWED) == []
     for name, allowed in ALLOWED.items():
-        (told,) = grown(samples(**{name: 3 * allowed}), ALLOWED)
-        assert told.startswith(f"{name} grows by ")
+        (sentence,) = grown(samples(**{name: 3 * allowed}), ALLOWED)
+        assert sentence.startswith(f"{name} grows by ")
 
 
-def test_what_grows_in_a_virtual_day_is_found_once_the_memories_are_full() -> None:
+def test_growth_in_a_virtual_day_counts_once_the_collections_are_full() -> None:
     day: list[dict[str, float]] = [
         {"hours": hour, "objects": 1000 if hour >= 6 else 10 * hour, "tasks": 20, "timers": 10, "handles": 9}
         for hour in range(1, 25)

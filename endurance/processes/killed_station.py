@@ -10,12 +10,12 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+from endurance.calls import MODULE, SERVICE, Call
 from endurance.invariants import CLOCK_OFF
 from endurance.meter import Trap
-from endurance.model import MODULE, SERVICE, Call
-from endurance.plan import CLOCK, LOAD, MORE_TROUBLES, POWER, TRAPPED, WIRE, Maker, picked
-from endurance.processes.programs import ModuleProcess, ServiceProcess, waited_for_core_s
-from endurance.processes.station import CALM_S, EverestMqtt, Process, RealStation
+from endurance.plan import CLOCK, LOAD, MORE_TROUBLES, POWER, TRAP_REQUESTS, WIRE, Maker, picked
+from endurance.processes.programs import RealModule, RealService, waited_for_core_s
+from endurance.processes.station import CALM_S, EverestMqtt, ProcessRecord, RealStation
 from endurance.station import until
 from iem_dcr import meter_time
 from tests.support.shared import SHARED
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from endurance.plan import Step
-    from endurance.processes.wrapped_program import Disk
+    from endurance.processes.wrapped_program import FailingDisk
 
 KINDS: Final = (SERVICE, MODULE, SERVICE, SERVICE, MODULE, SERVICE, SERVICE, MODULE)
 """Kinds of the stations 0 to 7, repeated for more. Each pair of stations shares a journal."""
@@ -56,9 +56,9 @@ class KilledStation(RealStation):
         back_s: seconds from start to first value of each process that no trouble delayed.
     """
 
-    driver: ServiceProcess | ModuleProcess
+    driver: RealService | RealModule
 
-    def __init__(self, number: int, seed: int, disk: Disk, starting: asyncio.Semaphore) -> None:
+    def __init__(self, number: int, seed: int, disk: FailingDisk, starting: asyncio.Semaphore) -> None:
         super().__init__(
             f"k{number}",
             f"1SIM{number:010}",
@@ -88,22 +88,28 @@ class KilledStation(RealStation):
         """Create the process that drives the meter. A service uses this broker. `begin` starts the process."""
         environment = {"IEM_DCR_ENDURANCE_DISK": str(self.disk.file)} if self.disk.has_troubles and self.journal else {}
         if self.kind == MODULE:
-            self.driver = ModuleProcess(self.settings(self.disk.journal), self.on_value, **environment)
+            self.driver = RealModule(self.settings(self.disk.journal), self.on_value, **environment)
         else:
-            self.driver = ServiceProcess(folder, [self], everest.address, self.disk.journal, **environment)
+            self.driver = RealService(folder, [self], everest.address, self.disk.journal, **environment)
             everest.add(self)
 
     # --- commands ---
 
     def _send(self, call: Call, payload: Any) -> None:
-        if isinstance(self.driver, ModuleProcess):
+        if isinstance(self.driver, RealModule):
             call.asked_s, call.process = time.monotonic(), self._process_number
-            if not self.driver.call(call.command, payload, partial(self.on_answer, call)):
+            if self.driver.takes_commands:
+                self._spawn(self._call(self.driver, call, payload))
+            else:
                 call.excused = "no process was there"
             return
         super()._send(call, payload)
         if time.monotonic() <= self._broker_back_s + BROKER_SETTLES_S or self.value_s <= self._broker_back_s:
             call.excused = "its broker was killed, and the service is not connected again yet"
+
+    async def _call(self, module: RealModule, call: Call, payload: Any) -> None:
+        if answer := await module.call(call.command, payload):
+            self.on_answer(call, answer)
 
     def broker_is_killed(self) -> None:
         """Excuse the unanswered commands, and those sent before the service is connected again."""
@@ -122,19 +128,19 @@ class KilledStation(RealStation):
             self._is_killed = False
             await self.driver.start()
             if not await until(lambda: process.back_s is not None, self.answer_timeout_s):
-                self.troubles.append(f"process {process.number} does not publish within {self.answer_timeout_s} s")
+                self.problems.append(f"process {process.number} does not publish within {self.answer_timeout_s} s")
             undisturbed_s = max(self._broker_back_s + BROKER_SETTLES_S, self._meter_settled_s, self.disk.well_s)
             if process.back_s is not None and process.began_s > undisturbed_s:
                 # the time that other programs took of the cores says nothing about ours
                 self.back_s.append(max(0.0, process.back_s - waited_for_core_s(self.driver.pid)))
 
-    def _kill(self, process: Process) -> None:
+    def _kill(self, process: ProcessRecord) -> None:
         """Kill the process immediately, if it is still this one."""
         if not self._is_killed and process is self.processes[-1]:
             self._is_killed = True
             self.disk_troubled += self.disk.dropped_by_kill()
             if problem := self.driver.kill():
-                self.troubles.append(f"process {process.number}: {problem}")
+                self.problems.append(f"process {process.number}: {problem}")
             self.note(f"process {process.number} is killed")
             self.excuse("its process was killed")
 
@@ -146,7 +152,7 @@ class KilledStation(RealStation):
         if self.disk.has_troubles and self.disk.well_s < time.monotonic() and chance.random() < 0.3:
             self.counts[f"trouble: {self.disk.start_random_trouble(chance)}"] += 1
         if chance.random() < 0.5:
-            trap = picked(chance, TRAPPED)
+            trap = picked(chance, TRAP_REQUESTS)
             self.meter.traps.append(Trap(trap["method"], trap["node"], trap["delay_s"], kill, chance.random() < 0.4))
             self.counts["trap"] += 1
         else:
@@ -182,7 +188,7 @@ class KilledStation(RealStation):
             self.note(f"{step.what} {detail}")
             self._meter_settled_s = time.monotonic() + METER_SETTLES_S
         if detail.get("kind") == "act-late":
-            self.meter.meddled_s = None  # the late request may end a later transaction
+            self.meter.interfered_s = None  # the late request may end a later transaction
         getattr(self, step.what)(**detail)
 
     def repeat(self) -> None:
@@ -222,7 +228,7 @@ class KilledStation(RealStation):
         await until(self._is_calm, CALM_S)
         self.running_after_calm = self.meter.open_transaction
         await self.last_session()
-        self.troubles += await self.driver.terminate()
+        self.problems += await self.driver.terminate()
 
     def _is_calm(self) -> bool:
         """Return whether the recovery is complete: no unwanted transaction, and a correct clock if none runs."""

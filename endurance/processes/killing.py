@@ -30,7 +30,7 @@ from endurance.command_line import at_least, verdict
 from endurance.processes import programs
 from endurance.processes.killed_station import KilledStation
 from endurance.processes.station import EverestMqtt
-from endurance.processes.wrapped_program import Disk
+from endurance.processes.wrapped_program import FailingDisk
 from endurance.station import until
 from tests.support.brokers import Mosquitto
 from tests.support.shared import SHARED
@@ -62,7 +62,7 @@ class Run:
         self._is_over = False
         starting = asyncio.Semaphore(len(os.sched_getaffinity(0)))
         disks = [
-            Disk(folder / f"journal{pair}.sqlite", has_troubles=slow_disk and pair % 4 in ON_SLOW_DISK)
+            FailingDisk(folder / f"journal{pair}.sqlite", has_troubles=slow_disk and pair % 4 in ON_SLOW_DISK)
             for pair in range((stations + 1) // 2)
         ]
         self._stations = [KilledStation(number, seed, disks[number // 2], starting) for number in range(stations)]
@@ -111,10 +111,10 @@ class Run:
 
     def _judge(self, station: KilledStation) -> None:
         if station.journal:
-            station.troubles += damage(station.disk.journal)
+            station.problems += damage(station.disk.journal)
         late = sum(each > BACK_TIMEOUT_S for each in station.back_s)
         if late:
-            station.troubles.append(f"{late} processes took more than {BACK_TIMEOUT_S} s to their first value")
+            station.problems.append(f"{late} processes took more than {BACK_TIMEOUT_S} s to their first value")
         self.broken += [f"{station.name} ({station.kind}): {each}" for each in station.judge(station.disk.journal)]
         self.counts += station.counts
         self.counts["transactions"] += len(station.meter.truths)

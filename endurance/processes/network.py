@@ -21,11 +21,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from endurance.calls import start_request
 from endurance.command_line import at_least, verdict
-from endurance.model import start_request
 from endurance.processes import programs
 from endurance.processes.packets import NetworkFault, NetworkPath, unshared, why_no_namespaces, within
-from endurance.processes.programs import ServiceProcess
+from endurance.processes.programs import RealService
 from endurance.processes.station import CALM_S, EverestMqtt, RealStation
 from endurance.station import until
 from tests.support.brokers import Mosquitto
@@ -79,9 +79,9 @@ class CutOffStation(RealStation):
                 stop = self.stop(start.transaction_id)
                 await self.answers(stop)
                 if not stop.ok:
-                    self.troubles.append(f"no receipt of {start.transaction_id}: {stop.answer}")
+                    self.problems.append(f"no receipt of {start.transaction_id}: {stop.answer}")
         if not await until(lambda: self.meter.open_transaction is None, CALM_S):
-            self.troubles.append("a stopped or failed transaction still runs")
+            self.problems.append("a stopped or failed transaction still runs")
         await self.last_session()
 
     async def _fail(self, after_s: float) -> None:
@@ -95,10 +95,10 @@ class CutOffStation(RealStation):
         if await until(lambda: self.value_s > over_s, VALUE_TIMEOUT_S):
             self.back_s.append(self.value_s - over_s)
         else:
-            self.troubles.append(f"no value within {VALUE_TIMEOUT_S} s")
+            self.problems.append(f"no value within {VALUE_TIMEOUT_S} s")
 
     def row(self) -> str:
-        longest_s = max((call.answered_s or 0.0) - (call.asked_s or 0.0) for call in self.calls)
+        longest_s = max(call.took_s for call in self.calls)
         ok = sum(call.ok for call in self.calls)
         back_s = max(self.back_s, default=float("nan"))
         return f"  {self._fault.name:18} {len(self.calls):8} {ok:5} {longest_s:13.1f} s {back_s:14.1f} s"
@@ -119,7 +119,7 @@ async def run_faults(rounds: int, folder: Path, faults: Sequence[NetworkFault] =
             station.path = await stack.enter_async_context(NetworkPath(number, pid))
             await station.serve_meter(stack, station.path.host)
         address = to_broker.host, BROKER_PORT
-        service = ServiceProcess(folder, stations, address, journal, prefix=within(pid))
+        service = RealService(folder, stations, address, journal, prefix=within(pid))
         await stack.enter_async_context(service)
         await asyncio.gather(*(station.run_rounds(rounds) for station in stations))
         broken = await service.terminate()

@@ -19,12 +19,11 @@ from endurance.processes.wrapped_program import MODULE_PY
 from tests.support.everest_bench import CommandRefused, EverestBench, ModuleDied, configuration
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from types import FrameType
 
     from endurance.processes.station import RealStation
 
-    OnAnswer = Callable[[dict[str, Any]], None]
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 IEM_DCR: Final = (sys.executable, "-m", "iem_dcr")
@@ -85,7 +84,7 @@ def waited_for_core_s(pid: int) -> float:
         return 0.0
 
 
-class ServiceProcess:
+class RealService:
     """`iem-dcr run`.
 
     Args:
@@ -168,7 +167,7 @@ class ServiceProcess:
         await self.reap()
 
 
-class ModuleProcess:
+class RealModule:
     """The EVerest module, under a double of EVerest's framework.
 
     Args:
@@ -185,11 +184,15 @@ class ModuleProcess:
         self._on_value = on_value
         self._bench: EverestBench | None = None
         self._stack = contextlib.ExitStack()
-        self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def pid(self) -> int:
         return 0 if self._bench is None else self._bench.pid
+
+    @property
+    def takes_commands(self) -> bool:
+        bench = self._bench
+        return bench is not None and bench.exit_code is None and bool(bench.events_of("init_done"))
 
     async def start(self) -> None:
         bench = self._make()
@@ -197,7 +200,7 @@ class ModuleProcess:
         self._bench = bench
         with contextlib.suppress(ModuleDied):  # it was killed meanwhile
             await asyncio.to_thread(bench.ready)
-        self._spawn(self._watch(bench))
+        self._watching = asyncio.create_task(self._watch(bench))
 
     def kill(self) -> str:
         """Kill it immediately. Return how it ended if it had ended before, or ""."""
@@ -214,8 +217,7 @@ class ModuleProcess:
             await asyncio.to_thread(self._bench.wait_exit)
             self._bench = None
             await asyncio.to_thread(self._stack.close)
-            if self._tasks:
-                await asyncio.wait(set(self._tasks), timeout=5)
+            await asyncio.wait({self._watching}, timeout=END_TIMEOUT_S)
 
     async def terminate(self) -> list[str]:
         """End it with SIGTERM. Return the problems at its end and its output on standard error."""
@@ -226,32 +228,23 @@ class ModuleProcess:
         problems = [f"the module ended with {code}"] if code else []
         return [*problems, f"the module wrote to standard error: {stderr[:3000]}"] if stderr else problems
 
-    def call(self, command: str, payload: Any, on_answer: OnAnswer) -> bool:
-        """Call a command. Return whether a module is running."""
+    async def call(self, command: str, payload: Any) -> dict[str, Any] | None:
+        """Call a command. Return its answer, or None if the module ended before."""
         bench = self._bench
-        if bench is None or bench.exit_code is not None or not bench.events_of("init_done"):
-            return False
         arguments = {"value": {"tariff_text": ""} | payload} if command == "start" else {"transaction_id": payload}
-        self._spawn(self._call(bench, f"{command}_transaction", arguments, on_answer))
-        return True
-
-    async def _call(self, bench: EverestBench, command: str, arguments: dict[str, Any], on_answer: OnAnswer) -> None:
-        with contextlib.suppress(ModuleDied, CommandRefused):  # there is no answer
-            future = await asyncio.to_thread(bench.call_async, command, arguments)
-            on_answer(await asyncio.wrap_future(future))
+        with contextlib.suppress(ModuleDied, CommandRefused):
+            if bench is not None:
+                future = await asyncio.to_thread(bench.call_async, f"{command}_transaction", arguments)
+                return await asyncio.wrap_future(future)
+        return None
 
     async def _watch(self, bench: EverestBench) -> None:
         """Pass on all values of a process, up to the last one before its end."""
-        handed_on, is_over = 0, False
+        passed_on, is_over = 0, False
         while not is_over:
             is_over = bench is not self._bench
             published = bench.published("powermeter")
-            for each in published[handed_on:]:
+            for each in published[passed_on:]:
                 self._on_value(each.value, each.at)
-            handed_on = len(published)
+            passed_on = len(published)
             await asyncio.sleep(0.02)
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)

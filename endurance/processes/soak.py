@@ -21,11 +21,11 @@ import sys
 import time
 from typing import TYPE_CHECKING, Final
 
+from endurance.calls import start_request
 from endurance.command_line import at_least, positive, verdict
 from endurance.growth import grown, handles, resident_kib, threads
-from endurance.model import start_request
 from endurance.processes import programs
-from endurance.processes.programs import ServiceProcess
+from endurance.processes.programs import RealService
 from endurance.processes.station import EverestMqtt, RealStation
 from endurance.station import until
 from tests.support.brokers import Mosquitto
@@ -64,10 +64,10 @@ class Soak:
                 everest.add(station)
                 await station.serve_meter(stack)
             counts = {"IEM_DCR_ENDURANCE_COUNTS": str(self._counts)}
-            service = ServiceProcess(self._folder, self._stations, everest.address, journal, "-q", **counts)
+            service = RealService(self._folder, self._stations, everest.address, journal, "-q", **counts)
             await stack.enter_async_context(service)
             await asyncio.gather(*(self._fill(station, fills) for station in self._stations))
-            sessions_running = [asyncio.create_task(self._have_sessions(station)) for station in self._stations]
+            sessions_running = [asyncio.create_task(self._run_sessions(station)) for station in self._stations]
             await asyncio.sleep(SETTLE_S)
             await self._sample(service.pid, hours)
             self._is_over = True
@@ -83,14 +83,14 @@ class Soak:
         station.process_starts()
         await until(lambda: station.value_s, 60)
         for _ in range(sessions):
-            await self._have_session(station, 0.5)
+            await self._run_session(station, 0.5)
 
-    async def _have_sessions(self, station: RealStation) -> None:
+    async def _run_sessions(self, station: RealStation) -> None:
         chance = random.Random(station.name)
         while not await until(lambda: self._is_over, chance.uniform(0.2, 1.8) * self._session_period_s):
-            await self._have_session(station, chance.uniform(2.0, 20.0))
+            await self._run_session(station, chance.uniform(2.0, 20.0))
 
-    async def _have_session(self, station: RealStation, length_s: float) -> None:
+    async def _run_session(self, station: RealStation, length_s: float) -> None:
         for call in await station.session(start_request(station.new_id(), ""), length_s):
             call.fresh = True
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
+from endurance.calls import EVSE_ID, SERVICE, Call, start_request
 from endurance.invariants import broken
 from endurance.meter import Meter, Serving
-from endurance.model import EVSE_ID, SERVICE, Call, start_request
 from endurance.station import Station
 from iem_dcr.simulator import SimulatorOptions, SimulatorServer
 
@@ -31,7 +31,7 @@ QUICK: Final = {"load_delay_s": 0.05, "charge_s": 0.3, "signing_delay_s": 0.15}
 
 
 @dataclass(slots=True)
-class Process:
+class ProcessRecord:
     """One process of ours. ``back_s`` is the time in seconds from its start to its first value."""
 
     number: int
@@ -54,7 +54,6 @@ class RealStation(Station):
     Attributes:
         everest: EVerest's connection to the broker, for a station of a service.
         address: host and port at which the power meter reaches its meter.
-        troubles: problems besides broken promises.
         value_s: time of the last live value.
     """
 
@@ -65,9 +64,8 @@ class RealStation(Station):
         simulated: dict[str, Any] = QUICK | options
         meter = Meter(SimulatorOptions(MS=serial, **simulated), time.monotonic, counts, self._owner_of)
         super().__init__(name, kind, meter, counts, journal=journal)
-        self.processes: list[Process] = []
+        self.processes: list[ProcessRecord] = []
         self.address = "127.0.0.1", 0
-        self.troubles: list[str] = []
         self.value_s = 0.0
         self._ids = itertools.count(1)
 
@@ -85,8 +83,8 @@ class RealStation(Station):
 
     # --- its process ---
 
-    def process_starts(self) -> Process:
-        self.processes.append(Process(len(self.processes), time.monotonic()))
+    def process_starts(self) -> ProcessRecord:
+        self.processes.append(ProcessRecord(len(self.processes), time.monotonic()))
         self.note(f"process {self.processes[-1].number} starts")
         return self.processes[-1]
 
@@ -128,7 +126,7 @@ class RealStation(Station):
         now_s, process = time.monotonic(), self.processes[self._process_number]
         is_of_later_process = process.number != call.process
         if is_of_later_process:
-            self.meter.meddle(call.asked_s or now_s, process.began_s, now_s)  # both may have acted on it
+            self.meter.note_interference(call.asked_s or now_s, process.began_s, now_s)  # both may have acted on it
         if call.answer is None:
             call.process, call.asked_s = process.number, max(call.asked_s or now_s, process.began_s)
         elif not call.ok or answer["status"] != "OK":
@@ -152,7 +150,7 @@ class RealStation(Station):
         """Read the journal, write a chronicle beside it, and return every broken promise."""
         self.read_journal(journal)
         journal.with_name(f"{self.name}.txt").write_text(self.chronicle(), "utf-8")
-        return [*broken(self), *self.troubles]
+        return broken(self)
 
 
 class EverestMqtt:

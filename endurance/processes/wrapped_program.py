@@ -5,7 +5,7 @@ Usage: python endurance/processes/wrapped_program.py run FILE    iem-dcr with th
 
 Environment variables switch these on. Each names a file:
 
-IEM_DCR_ENDURANCE_DISK    state of the journal's disk, written by a `Disk` in the process that started the program
+IEM_DCR_ENDURANCE_DISK    state of the journal's disk, written by a `FailingDisk` in the process that starts it
 IEM_DCR_ENDURANCE_COUNTS  replaced on SIGUSR1 by a JSON object with the numbers of tasks and Python objects
 """
 
@@ -36,7 +36,7 @@ WRITER_RETRY_S: Final = 4.0
 """Seconds after a trouble in which a process may still have entries to write: it retries every three seconds."""
 
 
-class Disk:
+class FailingDisk:
     """The disk of a journal.
 
     Attributes:

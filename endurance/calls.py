@@ -1,4 +1,4 @@
-"""The commands of a station with their answers, and the entries of its journal."""
+"""The commands of a station and their answers."""
 
 from __future__ import annotations
 
@@ -59,14 +59,11 @@ class Call:
         return self.answer is not None and self.answer.get("status") == "OK"
 
     @property
+    def took_s(self) -> float:
+        """Seconds from the request to the answer, if there are both."""
+        return (self.answered_s or 0.0) - (self.asked_s or 0.0)
+
+    @property
     def tuple_text(self) -> str | None:
         signed = (self.answer or {}).get("signed_meter_value")
         return signed.get("signed_meter_data") if isinstance(signed, dict) else None
-
-
-@dataclass(frozen=True, slots=True)
-class JournalEntry:
-    """A receipt in the journal at the end."""
-
-    text: str
-    transaction_id: str
