@@ -255,7 +255,7 @@ async def late_end_not_awaited(own: Any, self: Any) -> bool:
         return bool(await own(self))
 
 
-@fault(LOST_AND_ANOTHER, (Provisioning, "take_up"))
+@fault(LOST_AND_ANOTHER, (Provisioning, "record_gateway"))
 def set_up_once(own: Any, self: Any, gateway: Any) -> None:
     """A meter is not initialised again after a power cut: every later start fails."""
     if gateway.is_set or not self.initialised:

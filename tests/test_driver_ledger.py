@@ -113,10 +113,10 @@ def test_accepted_begin_on_another_meter_has_the_same_id_ended_where_it_may_run(
     made.on_receipt(receipt(1, "04ABB"), 0.0)
     same, other = uncertain(made, "B"), uncertain(made)
     for entry in (closed, same, other):
-        made.mark(entry, told=True)
+        made.mark(entry, reported=True)
     made.on_serial(OTHER_SERIAL)
     there = begun(made, "B", 3600.0)
-    marks = [(made.get(entry).unwanted, made.get(entry).told) for entry in (closed, same, other, there)]
+    marks = [(made.get(entry).unwanted, made.get(entry).reported) for entry in (closed, same, other, there)]
     assert marks == [(False, True), (True, False), (False, True), (False, False)]
 
 
@@ -133,21 +133,24 @@ def test_failed_start_is_remembered_unless_its_id_is_known() -> None:
 def test_mark_changes_what_it_names_and_a_stop_disowns_all_of_its_id() -> None:
     made = ledger()
     lost, entry = begun(made), begun(made, "B")
-    assert not entry.told
-    made.mark(lost, told=True)
-    made.mark(entry, told=True)
+    assert not entry.reported
+    made.mark(lost, reported=True)
+    made.mark(entry, reported=True)
     assert [*made.unwanted] == []
     assert not made.disown("A"), "it is lost"
     assert not made.disown("never begun")
     made.on_serial(OTHER_SERIAL)
     assert made.disown("B"), "on whichever meter it runs"
-    assert [(made.get(each).unwanted, made.get(each).told) for each in (lost, entry)] == [(False, True), (True, False)]
+    assert [(made.get(each).unwanted, made.get(each).reported) for each in (lost, entry)] == [
+        (False, True),
+        (True, False),
+    ]
     assert [*made.unwanted] == [], "it is not on the meter that answers"
     made.on_serial(SERIAL)
     assert [*made.unwanted] == [made.get(entry)]
     made.on_end_accepted(1.0)
     assert [*made.unwanted] == [], "it cannot run"
-    assert made.mark(entry, unwanted=False).told is False
+    assert made.mark(entry, unwanted=False).reported is False
 
 
 # --- E, and values after it ---

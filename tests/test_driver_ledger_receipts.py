@@ -173,7 +173,7 @@ def test_64_receipts_answer_and_256_are_known() -> None:
 
 
 @pytest.mark.parametrize(
-    ("noted", "state", "is_answered", "told"),
+    ("noted", "state", "is_answered", "reported"),
     [
         ("open", State.OPEN, True, True),
         ("ended", State.ENDED, True, False),
@@ -182,9 +182,9 @@ def test_64_receipts_answer_and_256_are_known() -> None:
         ("of a later version", State.LOST, False, False),
     ],
 )
-def test_entry_is_recalled_as_it_was_noted(noted: str, state: State, *, is_answered: bool, told: bool) -> None:
+def test_entry_is_recalled_as_it_was_noted(noted: str, state: State, *, is_answered: bool, reported: bool) -> None:
     made, entry = recalled(noted)
-    assert (entry.state, entry.is_answered, entry.told) == (state, is_answered, told)
+    assert (entry.state, entry.is_answered, entry.reported) == (state, is_answered, reported)
     assert (entry.sent_s, entry.power_up, made.serial) == (None, False, SERIAL)
     before = begin(ledger())
     for name in ("transaction_id", "ID", "serial", "PG_before", "sent", "answered", "windows"):

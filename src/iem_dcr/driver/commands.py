@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 Q = TypeVar("Q")
 
-GIVES_WAY_AFTER_S = 0.5
+PREEMPTED_AFTER_S = 0.5
 QUESTION_S = 60.0
 """Limits a question that takes several requests. Each request has its own, shorter limit."""
 
 
-class GaveWayError(Exception):
+class PreemptedError(Exception):
     """A question to the meter was abandoned because a command is waiting."""
 
 
@@ -123,15 +123,15 @@ class Commands:
         """Ask the meter a question that changes nothing. After half a second, a waiting command interrupts it.
 
         Raises:
-            GaveWayError: a command interrupted the question.
+            PreemptedError: a command interrupted the question.
         """
         task = asyncio.ensure_future(ask(Deadline.after(QUESTION_S)))
         try:
-            done, _ = await asyncio.wait({task}, timeout=GIVES_WAY_AFTER_S)
+            done, _ = await asyncio.wait({task}, timeout=PREEMPTED_AFTER_S)
             if not done:
                 await self._until_done_or_arrived(task)
             if not task.done():
-                raise GaveWayError
+                raise PreemptedError
             return task.result()
         finally:
             if not task.done():

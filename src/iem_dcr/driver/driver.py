@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from iem_dcr.config import PIN
 from iem_dcr.device.client import MeterClient
-from iem_dcr.driver.commands import GIVES_WAY_AFTER_S, Command, Commands, GaveWayError
+from iem_dcr.driver.commands import PREEMPTED_AFTER_S, Command, Commands, PreemptedError
 from iem_dcr.driver.host_clock import HostClock
 from iem_dcr.driver.ledger import Ledger
 from iem_dcr.driver.meter import VALUE_TIMEOUT_S, Meter
@@ -95,7 +95,7 @@ class MeterDriver:
         log = MeterLog(client.address)
         self._station = GuardedStation(station, observer, log)
         if observer is not None:
-            client.on_request = lambda *told: self._station.observe("request_made", *told)
+            client.on_request = lambda *request: self._station.observe("request_made", *request)
         clock = HostClock(wall or partial(datetime.now, UTC))
         self._ledger = Ledger(self._changed)
         self._keeper = ReceiptKeeper(
@@ -297,7 +297,7 @@ class MeterDriver:
                 await self._reach()
             else:
                 await self._tick(self._schedule)
-        except GaveWayError:
+        except PreemptedError:
             self._meter.log.debug("a question to the meter was abandoned because a command is waiting")
         except Exception:  # noqa: BLE001  live values continue after any failure
             self._meter.log.limited("periodic poll failed").log(logging.ERROR, "periodic poll failed", exc_info=True)
@@ -309,7 +309,7 @@ class MeterDriver:
             self._meter.state.count_failure()
             return
         self._schedule = Schedule(LIVE_VALUE_EVERY_S, self._phase)
-        await self._upkeep.make_up()
+        await self._upkeep.send_due()
         if await self._commands.preemptible(self._upkeep.poll):
             await self._upkeep.read_journal()
             await self._upkeep.do_what_is_due()
@@ -325,9 +325,9 @@ class MeterDriver:
 
     def _changed(self, before: Entry, now: Entry) -> None:
         """React to a state change of a ledger entry."""
-        if now.told and now.state in (State.CLOSED, State.LOST) and self._working is None:
+        if now.reported and now.state in (State.CLOSED, State.LOST) and self._working is None:
             is_over = "it is lost" if now.state is State.LOST else "another client or a power failure has ended it"
-            self._meter.state.interrupted(f"transaction {printable(now.transaction_id)}: {is_over}")
+            self._meter.state.raise_interrupted(f"transaction {printable(now.transaction_id)}: {is_over}")
         if before.state is not State.CLOSED and now.state is State.LOST:
             self._keeper.note_later(now)
 
@@ -342,10 +342,10 @@ class MeterDriver:
                 return
             await asyncio.sleep(max(0.0, to_tick_s))
             schedule.advance()
-            if deadline.left_s < GIVES_WAY_AFTER_S:
+            if deadline.left_s < PREEMPTED_AFTER_S:
                 continue
             try:
-                async with asyncio.timeout(GIVES_WAY_AFTER_S):
+                async with asyncio.timeout(PREEMPTED_AFTER_S):
                     await self._upkeep.poll(deadline)
             except TimeoutError:
                 limit_s = (

@@ -43,7 +43,7 @@ class Entry:
         receipt: the receipt that closed the entry.
         superseded: the receipt answers no stop, because another transaction was begun under the same id.
         unwanted: the driver ends the transaction by itself.
-        told: the station was told that the transaction began, and has not asked for its end.
+        reported: the station was told that the transaction began, and has not asked for its end.
     """
 
     number: int
@@ -64,7 +64,7 @@ class Entry:
     receipt: Receipt | None = None
     superseded: bool = False
     unwanted: bool = False
-    told: bool = False
+    reported: bool = False
 
     @property
     def windows(self) -> tuple[tuple[datetime, datetime], ...]:
@@ -103,5 +103,5 @@ class Entry:
             answered=noted.answered,
             is_answered=noted.state in ("open", "ended"),
             power_up=power_up,
-            told=noted.state == "open",
+            reported=noted.state == "open",
         )

@@ -170,7 +170,7 @@ class Ledger:
         for other in self.entries:
             is_elsewhere = other.serial != entry.serial and other.state in AWAITED
             if is_elsewhere and other.transaction_id == entry.transaction_id:
-                self._put(replace(other, unwanted=True, told=False))
+                self._put(replace(other, unwanted=True, reported=False))
         return self._move(entry, Event.BEGIN_ACCEPTED)
 
     def on_begin_refused(self, entry: Entry) -> None:
@@ -301,10 +301,10 @@ class Ledger:
         self._receipts.add(receipt)
         self._receipts.own(receipt, transaction_id, answers=True)
 
-    def mark(self, entry: Entry, *, unwanted: bool | None = None, told: bool | None = None) -> Entry:
+    def mark(self, entry: Entry, *, unwanted: bool | None = None, reported: bool | None = None) -> Entry:
         """Set whether the driver ends an entry by itself, and whether the station was told that it began."""
         entry = self.get(entry)
-        changes = {name: value for name, value in (("unwanted", unwanted), ("told", told)) if value is not None}
+        changes = {name: value for name, value in (("unwanted", unwanted), ("reported", reported)) if value is not None}
         return self._put(replace(entry, **changes)) if entry.number in self._entries else entry  # type: ignore[arg-type]
 
     def disown(self, transaction_id: str) -> bool:
@@ -314,7 +314,7 @@ class Ledger:
         """
         own = [each for each in self.entries if each.transaction_id == transaction_id and each.state in AWAITED]
         for entry in own:
-            self._put(replace(entry, unwanted=True, told=False))
+            self._put(replace(entry, unwanted=True, reported=False))
         return bool(own)
 
     def recall(self, noted: NotedEntry) -> None:

@@ -52,7 +52,7 @@ class Meter:
         settings, client, ledger, keeper, station, clock, log: the parts that it uses.
         state: what its live values show.
         why: the error of the last request that failed.
-        awaits_end: a new receipt belongs to a transaction that the driver has just ended, no matter who began it.
+        is_ending: a new receipt belongs to a transaction that the driver has just ended, no matter who began it.
         read_s: when the last live value came, on the loop's clock; None before the first one.
         clock_leapt: a live value has shown a leap of the meter's clock since GET /gw, so `time` is unreliable.
     """
@@ -79,7 +79,7 @@ class Meter:
         self.why = ""
         self.read_s: float | None = None
         self.clock_leapt = False
-        self.awaits_end = False
+        self.is_ending = False
         self._time: tuple[datetime, float] | None = None
         self._transaction_asked_s: float | None = None
 
@@ -89,7 +89,7 @@ class Meter:
         return self.ledger.running is not None
 
     @property
-    def may_be_told(self) -> bool:
+    def may_be_configured(self) -> bool:
         """Whether requests other than B and E may be posted: nothing runs, as far as the driver knows."""
         return not self.is_open and not self.state.XT and not self.state.unaccepted
 
@@ -129,7 +129,7 @@ class Meter:
             raise
         self.read_s = now_s()
         self.state.is_slow = now_s() - began_s >= VALUE_TIMEOUT_S
-        is_good = self.state.take_up(value, is_open=self.is_open)
+        is_good = self.state.record(value, is_open=self.is_open)
         self.ledger.on_serial(self.state.serial)
         if self.state.value is not None and value.MS in (self.state.serial, ""):
             self.ledger.on_live_value(XT=value.XT, current_flows=self.state.current_flows, at_s=now_s())
@@ -181,7 +181,7 @@ class Meter:
         arrival = self.ledger.on_receipt(receipt, now_s())
         if receipt is not None and arrival.is_new:
             self.log.recovered("reading the receipt")
-            self.keeper.found(receipt, arrival.entry, self.state, is_news=self.awaits_end)
+            self.keeper.found(receipt, arrival.entry, self.state, is_news=self.is_ending)
         return arrival
 
     # --- requests that act ---

@@ -137,7 +137,7 @@ class MeterState:
 
     # --- readings ---
 
-    def take_up(self, value: MeterValue, *, is_open: bool) -> bool:
+    def record(self, value: MeterValue, *, is_open: bool) -> bool:
         """Record what a live value shows; ``is_open``: a transaction may run. Returns whether it may be published."""
         self.reached = True
         self._failed_polls = 0
@@ -194,13 +194,13 @@ class MeterState:
         if self.serial:
             self._judge_serial(is_open=is_open)
 
-    def interrupted(self, why: str) -> None:
+    def raise_interrupted(self, why: str) -> None:
         """Raise an error: a transaction is over, and the station believes that it runs."""
         self._log.error("the transaction is over, and the station has not asked for its end: %s", why)
         self._station.raise_error(StationError(VENDOR_ERROR, INTERRUPTED, why))
 
-    def is_told(self) -> None:
-        """Clear the error of `interrupted`: the station knows."""
+    def clear_interrupted(self) -> None:
+        """Clear the error of `raise_interrupted`: the station knows."""
         self._station.clear_error(INTERRUPTED)
 
     # --- private ---

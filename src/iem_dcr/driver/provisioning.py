@@ -1,6 +1,6 @@
 """Provisioning: charge point, clock, tariff text and public key of a meter, and which of them are due.
 
-`initialise` asks, `make_up` sends. Nothing is sent while a transaction may run. What could not be sent stays due. The
+`initialise` asks, `send_due` sends. Nothing is sent while a transaction may run. What could not be sent stays due. The
 meter accepts CT and CI once per power-up, so an accepted POST /gw proves a power-up.
 """
 
@@ -76,14 +76,14 @@ class Provisioning:
         if self._serial != meter.state.serial:
             self._serial = meter.state.serial
             self._clock_due, self.tariff_due = True, bool(self._TT)
-        self.take_up(gateway)
+        self.record_gateway(gateway)
         await self.ask_for_key(deadline)
         await meter.last_receipt(deadline)
         self.initialised = True
         meter.state.needs_reinit = False
         meter.log.recovered("the initialisation")
 
-    def take_up(self, gateway: Gateway) -> None:
+    def record_gateway(self, gateway: Gateway) -> None:
         """Record from the answer of GET /gw whether the meter has its charge point."""
         meter = self._meter
         if gateway.is_set:
@@ -127,16 +127,16 @@ class Provisioning:
 
     @property
     def anything_due(self) -> bool:
-        """Whether `make_up` would send something."""
-        if not self._meter.may_be_told or not self.initialised:
+        """Whether `send_due` would send something."""
+        if not self._meter.may_be_configured or not self.initialised:
             return False
         if self.gw_due:
             return not self.waits_for_clock and seconds_since(self._gw_tried_s) >= TRIES_EVERY_S
         return (self.tariff_due and seconds_since(self._tariff_tried_s) >= TRIES_EVERY_S) or self._clock_wanted()
 
-    async def make_up(self, deadline: Deadline) -> None:
+    async def send_due(self, deadline: Deadline) -> None:
         """Send what is due, if nothing runs. A failure is logged, and the request stays due."""
-        if not self._meter.may_be_told or not self.initialised:
+        if not self._meter.may_be_configured or not self.initialised:
             return
         if self.gw_due:
             await self.send_gw(deadline)
@@ -192,7 +192,7 @@ class Provisioning:
             settings.CT,
             settings.CI,
         )
-        if self._clock_wanted() and meter.may_be_told:
+        if self._clock_wanted() and meter.may_be_configured:
             await self.send_clock(deadline)
 
     def _report(self, CT: str, CI: str) -> None:

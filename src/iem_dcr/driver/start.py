@@ -82,7 +82,7 @@ class Start:
         meter, deadline = self._meter, self._deadline
         newest = meter.ledger.newest(self.request.transaction_id)
         if newest is not None and newest.state is State.OPEN and not newest.power_up and newest.is_answered:
-            meter.ledger.mark(newest, unwanted=False, told=True)
+            meter.ledger.mark(newest, unwanted=False, reported=True)
             meter.log.limited("starts that come again").log(
                 logging.INFO, "transaction %s was started again: it runs", printable(self.request.transaction_id)
             )
@@ -182,12 +182,12 @@ class Start:
             if meter.state.unaccepted or meter.state.value is None:
                 meter.why = meter.state.unaccepted or "the meter gives no live value"
                 return None
-            provisioning.take_up(gateway)
+            provisioning.record_gateway(gateway)
             if provisioning.gw_due:
                 if not await provisioning.send_gw(deadline):
                     return None
                 gateway = await meter.gw(deadline)
-            if provisioning.is_clock_off(meter.time) and meter.may_be_told:
+            if provisioning.is_clock_off(meter.time) and meter.may_be_configured:
                 await provisioning.send_clock(deadline)
                 gateway = await meter.gw(deadline)
         except MeterError as error:
@@ -226,11 +226,11 @@ class Start:
                 return True
         self._end_is_doubtful = False
         last = meter.ledger.last
-        meter.awaits_end = was_due
+        meter.is_ending = was_due
         try:
             is_sure = await self._wait_for_receipt(RECEIPT_WAIT_S if was_due else SHORT_WAIT_S)
         finally:
-            meter.awaits_end = False
+            meter.is_ending = False
         if was_due and meter.ledger.last is last and meter.state.XT and not self._was_ended_again:
             # No receipt, and XT is still true: E may have come too early, whatever its answer was.
             self._was_ended_again = True
@@ -291,10 +291,10 @@ class Start:
                 ledger.on_begin_refused(entry)
             raise
         if reply is Reply.ACCEPTED:
-            entry = ledger.mark(ledger.on_begin_accepted(entry, now_s()), told=True)
+            entry = ledger.mark(ledger.on_begin_accepted(entry, now_s()), reported=True)
             meter.keeper.note_later(entry)
             self._check_clock()
-            meter.state.is_told()
+            meter.state.clear_interrupted()
             name = printable(self.request.transaction_id)
             meter.log.info("transaction %s begun for %s", name, shortened(self._user.ID))
             return TransactionStartResponse(TransactionRequestStatus.OK)

@@ -109,7 +109,7 @@ class Stop:
             gateway = await meter.gw(deadline)
             if meter.state.value is None or meter.state.needs_reinit:
                 await meter.read(deadline)
-            self._provisioning.take_up(gateway)
+            self._provisioning.record_gateway(gateway)
             if self._provisioning.gw_due and await self._provisioning.send_gw(deadline):
                 await meter.gw(deadline)
         except MeterError as error:
@@ -253,9 +253,9 @@ class Stop:
         meter = self._meter
         owner = meter.ledger.owner_of(receipt) or self._id
         for entry in meter.ledger.entries:
-            if entry.transaction_id in (owner, self._id) and entry.told:
-                meter.ledger.mark(entry, told=False)
-        meter.state.is_told()
+            if entry.transaction_id in (owner, self._id) and entry.reported:
+                meter.ledger.mark(entry, reported=False)
+        meter.state.clear_interrupted()
         receipt = await self._undamaged(receipt)
         value = await meter.keeper.deliver(receipt, owner, meter.state, self._deadline)
         if meter.state.value is None or not meter.state.in_fault:

@@ -128,7 +128,7 @@ class Upkeep:
             return
         if provisioning.key_wanted:
             await self._commands.preemptible(provisioning.ask_for_key)
-        await self.make_up()
+        await self.send_due()
 
     async def initialise(self) -> bool:
         """Initialise the meter. Returns whether it answered."""
@@ -147,11 +147,11 @@ class Upkeep:
             self.next_reach_s = now_s() + (RESTLESS_S / RESTLESS if is_restless else 0.0)
         return True
 
-    async def make_up(self) -> None:
+    async def send_due(self) -> None:
         """Send what is due, unless a command waits. The journal comes first: it may show that the host's clock lags."""
         is_read = self._meter.keeper.is_read or now_s() >= self._recalled_s + JOURNAL_WAIT_S
         if is_read and not self._commands and self._provisioning.anything_due:
-            await self._provisioning.make_up(Deadline.after(WORK_S))
+            await self._provisioning.send_due(Deadline.after(WORK_S))
 
     async def _look_for_receipts(self) -> None:
         """Check for receipts that are still to come, while XT is not true."""

@@ -26,7 +26,16 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from iem_dcr.errors import ConfigError, JournalError, printable
 from iem_dcr.journal import schema
-from iem_dcr.journal.schema import DamagedError, NoFolderError, RefusedError, code_of, named, resolved, said, side_file
+from iem_dcr.journal.schema import (
+    DamagedError,
+    NoFolderError,
+    RefusedError,
+    code_of,
+    describe,
+    named,
+    resolved,
+    side_file,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -62,7 +71,7 @@ _FAILURES = {
 # --- what an error means ---
 
 
-def judged(error: Exception, path: Path) -> JournalError:
+def diagnose(error: Exception, path: Path) -> JournalError:
     """Return what an error on a file means and what to do, as the module describes. The file is not named.
 
     May read the head of the file. Call it without an open connection, because closing a second descriptor drops POSIX
@@ -74,7 +83,7 @@ def judged(error: Exception, path: Path) -> JournalError:
         except Exception as found:  # noqa: BLE001  the finding of the check replaces the error
             error = found
         else:
-            return JournalError(f"it is sound, but a statement fails on it ({said(error)}); report this error")
+            return JournalError(f"it is sound, but a statement fails on it ({describe(error)}); report this error")
     if isinstance(error, JournalError):
         return error
     code = code_of(error)
@@ -84,10 +93,10 @@ def judged(error: Exception, path: Path) -> JournalError:
     if is_damage or head[18:20] not in _FORMAT_VERSIONS:
         # A journal has its application id there; a power cut leaves zeros.
         if head[68:72] == schema.APPLICATION_ID.to_bytes(4, "big") or not head.strip(b"\0"):
-            return DamagedError(said(error))
+            return DamagedError(describe(error))
         return RefusedError("it is not a journal of receipts; change journal_path, or move the file away if it was one")
     happened, do = _FAILURES.get(code, ("it cannot be used", "check its disk, or change journal_path"))
-    return JournalError(f"{happened} ({said(error)}); {do}")
+    return JournalError(f"{happened} ({describe(error)}); {do}")
 
 
 def _head(path: Path) -> bytes:
@@ -113,7 +122,7 @@ def check_journal(path: str | os.PathLike[str]) -> None:
         if _is_there(found):
             schema.open_to_read(found)[0].close()
     except Exception as error:
-        judgement = judged(error, found)
+        judgement = diagnose(error, found)
         if not isinstance(judgement, DamagedError):
             raise ConfigError([f"journal_path: {named(found)}: {judgement}"]) from error
 
@@ -161,7 +170,7 @@ class JournalFile:
     def commit(self, works: Sequence[Callable[[sqlite3.Connection], Any]], failure: Exception | None) -> list[Any]:
         """Do units of work and commit them to the file that is at the path afterwards.
 
-        Returns the result of each unit, or the exception that undid it. Raises what `judged` makes of an error; then
+        Returns the result of each unit, or the exception that undid it. Raises what `diagnose` makes of an error; then
         nothing is committed. ``failure`` is treated as if SQLite had raised it.
         """
         for _ in range(ATTEMPTS):
@@ -171,7 +180,7 @@ class JournalFile:
                     return results
             except Exception as error:
                 failure = None
-                judgement = self._judge(error, self._identity)
+                judgement = self._diagnose(error, self._identity)
                 if not isinstance(judgement, DamagedError) and identity(self._path) == self._identity:
                     raise judgement from error
         raise JournalError("it keeps being moved or deleted; find out which program does that")
@@ -189,7 +198,7 @@ class JournalFile:
                 return question(connection) if version else otherwise
         except Exception as error:
             try:
-                judgement = self._judge(error, which)
+                judgement = self._diagnose(error, which)
             except (JournalError, OSError):  # it cannot be moved; the next write fails too and logs that
                 return otherwise
             if isinstance(judgement, (DamagedError, RefusedError)):
@@ -244,10 +253,10 @@ class JournalFile:
         _log.error("%s was moved or deleted while it was in use: a new one is created", named(self._path))
         return False
 
-    def _judge(self, error: Exception, which: tuple[int, int] | None) -> JournalError:
+    def _diagnose(self, error: Exception, which: tuple[int, int] | None) -> JournalError:
         """Close the file, and move it aside if it is damaged. Returns what the error means."""
         self.close()
-        judgement = judged(error, self._path)
+        judgement = diagnose(error, self._path)
         if isinstance(judgement, DamagedError):
             self._move_aside(judgement, which)
         return judgement

@@ -25,7 +25,7 @@ from iem_dcr.errors import JournalError
 from iem_dcr.journal import schema
 from iem_dcr.journal.file import moved_aside
 from iem_dcr.journal.records import FIRST_SANE, clean, instant_of, milliseconds
-from iem_dcr.journal.schema import named, said
+from iem_dcr.journal.schema import describe, named
 from iem_dcr.ocmf import Outcome
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ class JournalReader:
         return next(iter(self._rows("WHERE id = ?", number)), None)
 
     def _rows(self, which: str, *values: object) -> list[Entry]:
-        with told(self.path):
+        with naming(self.path):
             return [_entry_of(row) for row in self._connection.execute(f"{_SELECT} {which}", values)]
 
 
@@ -214,7 +214,7 @@ def open_for_reading(path: str | os.PathLike[str]) -> Iterator[JournalReader]:
         JournalError: the file is absent, empty, unreadable or of a newer version.
     """
     found = existing(path)
-    with told(found):
+    with naming(found):
         connection, version = schema.open_to_read(found)
         connection.execute("COMMIT")
     with contextlib.closing(connection):
@@ -232,14 +232,14 @@ def existing(path: str | os.PathLike[str]) -> Path:
 
 
 @contextlib.contextmanager
-def told(path: Path, what: str = _UNREADABLE) -> Iterator[None]:
+def naming(path: Path, what: str = _UNREADABLE) -> Iterator[None]:
     """Turn errors on a file into a `JournalError` that names the file."""
     try:
         yield
     except JournalError as error:
         raise JournalError(f"{named(path)}: {error}") from error
     except (sqlite3.Error, OSError, UnicodeDecodeError) as error:
-        raise JournalError(f"{named(path)}{what.format(said(error))}") from error
+        raise JournalError(f"{named(path)}{what.format(describe(error))}") from error
 
 
 # --- erasing ---
@@ -272,7 +272,7 @@ def count_to_forget(
         JournalError: there is no such journal, or it cannot be read.
     """
     found = existing(path)
-    with told(found):
+    with naming(found):
         connection, version = schema.open_to_read(found)
         with contextlib.closing(connection):
             if not version:
@@ -308,7 +308,7 @@ def forget(
     """
     found = existing(path)
     which = {"transaction": clean(transaction_id), "person": clean(identification)}
-    with told(found, _NOT_ERASED):
+    with naming(found, _NOT_ERASED):
         with contextlib.closing(schema.connect(found)) as connection:
             with connection:
                 entries, notes = _erase(connection, which)

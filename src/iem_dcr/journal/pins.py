@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from iem_dcr.journal import schema
-from iem_dcr.journal.maintenance import existing, told
+from iem_dcr.journal.maintenance import existing, naming
 from iem_dcr.journal.records import clean, milliseconds
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def pins(path: str | os.PathLike[str]) -> dict[str, str]:
         JournalError: there is no such journal, or it cannot be read.
     """
     found = existing(path)
-    with told(found):
+    with naming(found):
         connection, version = schema.open_to_read(found)
         with contextlib.closing(connection):
             question = "SELECT address, meter FROM pins WHERE meter <> '' ORDER BY address"
@@ -42,7 +42,7 @@ def pin(path: str | os.PathLike[str], meter: str, addresses: Iterable[str]) -> N
     """
     found = existing(path)
     rows = [(clean(meter), milliseconds(datetime.now(UTC)), clean(address)) for address in addresses]
-    with told(found, " cannot be written: {}"), contextlib.closing(schema.connect(found)) as connection, connection:
+    with naming(found, " cannot be written: {}"), contextlib.closing(schema.connect(found)) as connection, connection:
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("BEGIN IMMEDIATE")
         schema.version_of(connection)

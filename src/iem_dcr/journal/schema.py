@@ -149,7 +149,7 @@ def side_file(path: Path, suffix: str) -> Path:
     return path.with_name(path.name + suffix)
 
 
-def said(error: Exception) -> str:
+def describe(error: Exception) -> str:
     """Return message and name of an error of SQLite or the host."""
     name = getattr(error, "sqlite_errorname", None) or type(error).__name__
     return f"{printable(error, limit=200)}, {name}"

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 from iem_dcr.driver.ports import Recalled
 from iem_dcr.errors import JournalError, printable
 from iem_dcr.journal import records
-from iem_dcr.journal.file import JournalFile, judged
+from iem_dcr.journal.file import JournalFile, diagnose
 from iem_dcr.journal.maintenance import prune
 from iem_dcr.journal.schema import NoFolderError, named
 from iem_dcr.journal.worker import ThreadWorker
@@ -289,7 +289,7 @@ class Journal:
         try:
             results = self._file.commit([work.do for work in batch], failure)
         except Exception as error:  # noqa: BLE001  after any error the writes stay queued
-            self._fail(judged(error, self.path))
+            self._fail(diagnose(error, self.path))
             return
         with self._lock:
             for work in batch:
@@ -334,7 +334,7 @@ class Journal:
         except Exception as error:  # noqa: BLE001  pruning can wait for another day
             result = error
         if result is not None:
-            _log.warning("%s: old receipts were not deleted: %s", self._name, judged(result, self.path))
+            _log.warning("%s: old receipts were not deleted: %s", self._name, diagnose(result, self.path))
 
     def _finish(self, failure: Exception | None) -> None:
         self._problem = ""
