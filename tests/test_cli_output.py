@@ -32,6 +32,7 @@ def test_a_reader_that_left() -> None:
         output = Output(stream)
         output.when_lost = lambda: told.append(1)
         os.close(read_end)
+        assert output.write("x" * 1_000_000) == 1_000_000
         for n in range(3):
             output.line({"n": n})
         assert told == [1]

@@ -216,6 +216,8 @@ def test_forget(path: Path) -> None:
     exported = receipts("export", path, "--format", "plain")
     assert exported.out.count("OCMF|") == 1
     assert exported.err.count("is left out: it was erased") == 2
+    none_left = receipts("export", path, "--meter", "OTHER")
+    assert (none_left.status, none_left.out) == (1, "")
     again = receipts("forget", path, "--id", "04AB1")
     assert (again.status, again.err) == (1, "No receipt and no note of 04…(5) was found.\n")
 

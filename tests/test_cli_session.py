@@ -224,6 +224,13 @@ def test_a_receipt_that_does_not_verify() -> None:
     assert (done.only("receipt")["verified"], done.only("receipt")["accepted"]) == (False, False)
 
 
+def test_a_receipt_that_is_valid_and_not_accepted() -> None:
+    with ready(ST="E") as simulator:
+        done = quick(simulator)
+    assert done.status == 0
+    assert (done.only("receipt")["verified"], done.only("receipt")["accepted"]) == (True, False)
+
+
 def test_a_receipt_that_cannot_be_checked() -> None:
     with ready() as simulator:
         simulator.fault(kind="refuse", node="/publickey", count=99)
@@ -256,7 +263,7 @@ def test_errors_are_events() -> None:
     [
         (None, "not reachable"),
         ({"kind": "stall", "count": 99}, "no answer within 0.5 s"),
-        ({"kind": "garbage", "node": "/gw"}, "Is there an IEM-DCR at this address?"),
+        ({"kind": "refuse", "status": 404, "count": 99}, "refused with status 404"),
     ],
 )
 def test_a_meter_that_does_not_answer(fault: dict[str, Any] | None, why: str) -> None:
@@ -267,6 +274,14 @@ def test_a_meter_that_does_not_answer(fault: dict[str, Any] | None, why: str) ->
         done = run("session", address, "--id", TOKEN, "--connect-seconds", "0.5")
     assert (done.status, done.out) == (1, "")
     assert why in done.err
+
+
+def test_what_is_no_meter_is_asked_once() -> None:
+    with ready() as simulator:
+        simulator.fault(kind="garbage", node="/gw", count=1)
+        done = session(simulator)
+    assert (done.status, done.out) == (1, "")
+    assert "Is there an IEM-DCR at this address?" in done.err
 
 
 def test_a_meter_that_starts_up_is_waited_for() -> None:

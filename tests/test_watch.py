@@ -158,6 +158,7 @@ def test_a_power_cut() -> None:
         scene.meter.power_cycle(off_s=20.0, boot_s=5.0)
         await asyncio.sleep(20.0)
         dark = drawn(scene.picture(), 80)
+        assert json.loads(json_line(scene.status()))["metervalue"] is None
         await asyncio.sleep(10.0)
         return [dark, drawn(scene.picture(), 80)]
 
@@ -284,9 +285,10 @@ def test_bars(samples: list[Sample], least_span: float, bars: int, step_s: int) 
     (Chart(6, 2), "power_w", 0.0, ("  ▁▃▆█", 0.0, 7.0)),
     (Chart(10, 1), "voltage_v", 10.0, ("  ▁▁▁▁▁▁▁▁", 400.0, 400.0)),
     (Chart(10, 1), "voltage_v", 0.0, ("  ████████", 400.0, 400.0)),
+    (Chart(8, 1), "current_a", 0.0, ("▆▅▄▃▃▂▁▁", -11.0, -4.0)),
 ])  # fmt: skip
 def test_bars_of_known_values(chart: Chart, name: str, least_span: float, shown: tuple[str, float, float]) -> None:
-    samples = tuple(Sample(float(second), float(second), 400.0, 0.0) for second in range(8))
+    samples = tuple(Sample(float(second), float(second), 400.0, -4.0 - second) for second in range(8))
     assert chart.draw(Status("a:1", 7.5, samples=samples), name, least_span=least_span) == shown
 
 

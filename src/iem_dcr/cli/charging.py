@@ -281,7 +281,7 @@ class Session:
     def _show_own_receipts(self) -> None:
         """Show the receipts that were held back, because no answer to a stop has brought one."""
         for kept in self._own_receipts:
-            self._show_other_receipt(kept)
+            self._show_receipt(kept.receipt, verdict_on([kept.receipt], kept.public_key))
 
     def _show_other_receipt(self, kept: KeptReceipt) -> None:
         """Show a receipt that is not the answer to the stop. The meter itself returns only its last one."""

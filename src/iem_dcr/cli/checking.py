@@ -84,8 +84,7 @@ def check(
     for batch in map(work, batches) if jobs == 1 else _in_processes(work, batches, jobs):
         done = []
         for checked in batch:
-            if checked.word != UNREADABLE:
-                counters.add(checked.entry)
+            counters.add(checked.entry)
             if checked.half is None:
                 done.append(checked)
             elif pair := halves.add(checked.half, checked.entry):
