@@ -13,7 +13,6 @@ import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -104,16 +103,6 @@ def test_on_a_terminal() -> None:
     assert re.search(r"Charging ━+╸?━+ 1/2 s", text)
     assert re.search(r"Charging ━+ 2/2 s", text)
     assert "VALID: the signature matches" in text
-
-
-def test_a_full_disk_is_said_to_be_that() -> None:
-    full = Path("/dev/full")
-    if not full.exists():
-        pytest.skip("this system has no /dev/full")
-    with full.open("w") as stream:
-        done = finish(begin("demo", "--seconds", "2", stdout=stream.fileno()))
-    assert done.status == 1
-    assert done.err == "Error: cannot write to standard output: No space left on device\n"
 
 
 def test_the_command_that_it_shows_lets_one_watch() -> None:
