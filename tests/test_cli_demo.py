@@ -222,17 +222,6 @@ def test_two_demos_on_one_broker_do_not_mix() -> None:
             assert transaction_id not in other.out
 
 
-def test_a_broker_that_restarts_costs_nothing() -> None:
-    with Mosquitto() as broker:
-        process = begin("demo", "--seconds", "3", "--broker", f"mqtt://127.0.0.1:{broker.port}")
-        before = read_until(process, "began for user")
-        broker.restart()
-        done = finish(process, before)
-    assert done.status == 0
-    assert "VALID: the signature matches" in done.out
-    assert all(line.startswith(f"warning: broker 127.0.0.1:{broker.port}: ") for line in done.err.splitlines())
-
-
 def test_a_broker_with_users_and_the_password_not_shown() -> None:
     with Mosquitto(users={"tester": "geheim@1"}) as broker:
         address = f"127.0.0.1:{broker.port}"
