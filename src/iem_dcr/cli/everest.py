@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import shlex
 import signal
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, ParamSpec
 
 import click
 
@@ -27,11 +28,19 @@ if TYPE_CHECKING:
     from iem_dcr.everest.check import Findings
     from iem_dcr.everest.install import Installed
 
-F = TypeVar("F", bound="Callable[..., object]")
+P = ParamSpec("P")
 
 
-def _place(command: F) -> F:
-    """Add PREFIX and --name, which say where the module is."""
+def _place(command: Callable[P, int]) -> Callable[P, int]:
+    """Add PREFIX and --name, which say where the module is. A wrong place is a mistake in the command line."""
+
+    @functools.wraps(command)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> int:
+        try:
+            return command(*args, **kwargs)
+        except ConfigError as error:
+            raise usage_error(error) from error
+
     prefix = click.argument("prefix", type=click.Path(path_type=Path), metavar="PREFIX")
     name = click.option(
         "--name",
@@ -40,7 +49,7 @@ def _place(command: F) -> F:
         metavar="NAME",
         help="Name of the module in the charger's configuration.",
     )
-    return prefix(name(command))
+    return prefix(name(checked))
 
 
 @click.group(name="everest")
@@ -88,11 +97,8 @@ def install(
     """
     if wheels is not None and not venv:
         raise click.UsageError("--wheels fills .venv: leave out --no-venv")
-    try:
-        with _interrupted_by_signals():
-            done = installation.install(prefix, name, venv=venv, wheels=wheels, force=force, state=state, user=user)
-    except ConfigError as error:
-        raise usage_error(error) from error
+    with _interrupted_by_signals():
+        done = installation.install(prefix, name, venv=venv, wheels=wheels, force=force, state=state, user=user)
     output = Output()
     output.write(_told(done))
     if done.environment is None:
@@ -106,11 +112,8 @@ def install(
 @common
 def uninstall(prefix: Path, name: str) -> int:
     """Remove PREFIX/libexec/everest/modules/NAME, if it is this module."""
-    try:
-        with _interrupted_by_signals():
-            folder = installation.uninstall(prefix, name)
-    except ConfigError as error:
-        raise usage_error(error) from error
+    with _interrupted_by_signals():
+        folder = installation.uninstall(prefix, name)
     output = Output()
     output.write(f"Removed {printable(folder, limit=300)}\n")
     output.flush()
@@ -126,10 +129,7 @@ def check(prefix: Path, name: str, *, as_json: bool) -> int:
 
     The exit status is 0 if there are no problems, else 1.
     """
-    try:
-        findings = checks.check(prefix, name)
-    except ConfigError as error:
-        raise usage_error(error) from error
+    findings = checks.check(prefix, name)
     output = Output()
     if as_json:
         output.line(asdict(findings))
