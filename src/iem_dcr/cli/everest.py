@@ -23,7 +23,7 @@ from iem_dcr.everest.check import MODULE_NAME
 from iem_dcr.journaling import SYSTEM_FOLDER
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from iem_dcr.everest.check import Findings
     from iem_dcr.everest.install import Installed
@@ -163,32 +163,33 @@ def _interrupted_by_signals() -> Iterator[None]:
 
 def _told(done: Installed) -> str:
     unknown = "its Python version is not known" + ("" if done.environment is None else ": the running one was used")
-    rows = [
-        ("Replaced", done.replaced),
-        ("Environment", done.environment or "none; the python3 that EVerest starts needs iem-dcr installed"),
-        ("everestpy", f"built for Python {done.everestpy_python}" if done.everestpy_python else unknown),
-        ("Starts", done.environment and "yes"),
-        ("Receipts", done.state),
-    ]
-    lines = [f"Installed version {__version__} in {printable(done.folder, limit=300)}"]
-    lines += [f"  {name:<12} {text}" for name, text in rows if text is not None]
-    return "\n".join(lines) + "\n"
+    rows = {
+        "Replaced": done.replaced,
+        "Environment": done.environment or "none; the python3 that EVerest starts needs iem-dcr installed",
+        "everestpy": f"built for Python {done.everestpy_python}" if done.everestpy_python else unknown,
+        "Starts": done.environment and "yes",
+        "Receipts": done.state,
+    }
+    return _table(f"Installed version {__version__} in {printable(done.folder, limit=300)}", rows)
 
 
 def _shown(findings: Findings) -> str:
     built_for = f"for Python {findings.everestpy_python}" if findings.everestpy_python else "for an unknown Python"
-    rows = [
-        ("Module", findings.found or "not installed"),
-        ("Package", f"version {findings.version}" if findings.version else "none"),
-        ("Manifest", f"{'that' if findings.manifest_equal else 'not that'} of version {__version__}"),
-        ("Python", f"{findings.python}, {printable(findings.interpreter, limit=300)}" if findings.python else "none"),
-        ("everestpy", built_for if findings.everestpy else "none"),
-        ("Starts", "yes" if findings.starts else "no"),
-    ]
-    lines = [printable(findings.folder, limit=300)]
-    lines += [f"  {name:<10} {text}" for name, text in rows]
-    lines += [f"Problem: {printable(problem, limit=600)}" for problem in findings.problems]
-    return "\n".join(lines) + "\n"
+    rows = {
+        "Module": findings.found or "not installed",
+        "Package": f"version {findings.version}" if findings.version else "none",
+        "Manifest": f"{'that' if findings.manifest_equal else 'not that'} of version {__version__}",
+        "Python": f"{findings.python}, {printable(findings.interpreter, limit=300)}" if findings.python else "none",
+        "everestpy": built_for if findings.everestpy else "none",
+        "Starts": "yes" if findings.starts else "no",
+    }
+    problems = [f"Problem: {printable(problem, limit=600)}\n" for problem in findings.problems]
+    return _table(printable(findings.folder, limit=300), rows) + "".join(problems)
+
+
+def _table(head: str, rows: Mapping[str, str | None]) -> str:
+    width = max(map(len, rows)) + 2
+    return "".join([f"{head}\n", *(f"  {name:<{width}}{text}\n" for name, text in rows.items() if text is not None)])
 
 
 def _words(prefix: Path, name: str) -> str:
