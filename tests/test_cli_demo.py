@@ -105,6 +105,12 @@ def test_on_a_terminal() -> None:
     assert "VALID: the signature matches" in text
 
 
+def test_a_full_disk_is_said_to_be_that() -> None:
+    with open("/dev/full", "w", encoding="utf-8") as full:  # noqa: PTH123  a device
+        done = finish(begin("demo", "--seconds", "2", stdout=full.fileno()))
+    assert (done.status, done.err) == (1, "Error: cannot write to standard output: No space left on device\n")
+
+
 def test_the_command_that_it_shows_lets_one_watch() -> None:
     needs_tool("mosquitto_sub")
     process = begin("demo", "--seconds", "4")
