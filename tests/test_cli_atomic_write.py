@@ -34,6 +34,7 @@ def test_one_that_was_there_keeps_its_rights_and_its_links(tmp_path: Path) -> No
     assert link.is_symlink()
     assert file.read_bytes() == AFTER
     assert stat.S_IMODE(file.stat().st_mode) == 0o640
+    assert sorted(tmp_path.iterdir()) == [file, link], "nothing is left beside it"
 
 
 def test_what_cannot_be_written_whole_leaves_what_was_there(tmp_path: Path) -> None:

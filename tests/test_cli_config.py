@@ -135,6 +135,7 @@ def test_what_run_needs_is_tried(tmp_path: Path) -> None:
             return done.status, [line.removeprefix(f"{path}: ") for line in done.err.splitlines()]
 
         assert findings() == (0, [])
+        assert re.search(r" as iem-dcr-check-[0-9a-f]{8} ", broker.log), "the service's name would end its connection"
         status, (line,) = findings(listen=f"127.0.0.1:{port}")
         assert (status, line.partition(": iem-dcr")[0]) == (
             1,

@@ -13,7 +13,6 @@ import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -107,13 +106,9 @@ def test_on_a_terminal() -> None:
 
 
 def test_a_full_disk_is_said_to_be_that() -> None:
-    full = Path("/dev/full")
-    if not full.exists():
-        pytest.skip("this system has no /dev/full")
-    with full.open("w") as stream:
-        done = finish(begin("demo", "--seconds", "2", stdout=stream.fileno()))
-    assert done.status == 1
-    assert done.err == "Error: cannot write to standard output: No space left on device\n"
+    with open("/dev/full", "w", encoding="utf-8") as full:  # noqa: PTH123  a device
+        done = finish(begin("demo", "--seconds", "2", stdout=full.fileno()))
+    assert (done.status, done.err) == (1, "Error: cannot write to standard output: No space left on device\n")
 
 
 def test_the_command_that_it_shows_lets_one_watch() -> None:
@@ -231,17 +226,6 @@ def test_two_demos_on_one_broker_do_not_mix() -> None:
             (transaction_id,) = (json.loads(payload)["payload"] for payload in stops)
             assert transaction_id in one.out
             assert transaction_id not in other.out
-
-
-def test_a_broker_that_restarts_costs_nothing() -> None:
-    with Mosquitto() as broker:
-        process = begin("demo", "--seconds", "3", "--broker", f"mqtt://127.0.0.1:{broker.port}")
-        before = read_until(process, "began for user")
-        broker.restart()
-        done = finish(process, before)
-    assert done.status == 0
-    assert "VALID: the signature matches" in done.out
-    assert all(line.startswith(f"warning: broker 127.0.0.1:{broker.port}: ") for line in done.err.splitlines())
 
 
 def test_a_broker_with_users_and_the_password_not_shown() -> None:

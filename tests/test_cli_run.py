@@ -193,8 +193,11 @@ async def test_json_and_the_choice_of_level(tmp_path: Path) -> None:
             assert running.end() == 0
 
 
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 130), (signal.SIGHUP, 0)])
 @real_time
-async def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
+async def test_a_second_signal_ends_it_at_once_unless_its_terminal_closes(
+    tmp_path: Path, number: signal.Signals, status: int
+) -> None:
     with (
         Amqtt() as broker,
         Running(configured(tmp_path, broker, dead_address())) as running,
@@ -205,21 +208,10 @@ async def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
         everest.publish(PM1.stop, b"{")
         await until(lambda: running.logged("pm1: stop_transaction: UNEXPECTED_ERROR"))  # so it has the first one, too
         broker.stall()  # so that the reply cannot go out, and the first signal takes its time
-        running.process.send_signal(signal.SIGTERM)
-        await until(lambda: running.logged("SIGTERM"))
-        assert running.end() == 130
+        running.process.send_signal(number)
+        await until(lambda: running.logged(number.name))
+        assert running.end(number) == status
         broker.go_on()
-
-
-@real_time
-async def test_a_terminal_that_closes_ends_it_in_good_order(tmp_path: Path) -> None:
-    with Amqtt() as broker, Running(configured(tmp_path, broker, dead_address())) as running:
-        await until(lambda: running.logged(": connected as "))
-        for _ in range(4):  # the terminal's, the shell's
-            running.process.send_signal(signal.SIGHUP)
-        assert running.end(signal.SIGHUP) == 0
-        assert running.logged("SIGHUP")
-        assert running.logged("ending")
 
 
 @real_time

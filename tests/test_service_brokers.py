@@ -1,4 +1,4 @@
-"""The whole service with real brokers: killed in a session, EVerest away, requests that are none."""
+"""The whole service with real brokers: killed at each step of a session, EVerest away, requests that are none."""
 
 from __future__ import annotations
 
@@ -7,146 +7,154 @@ import contextlib
 import itertools
 import json
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from iem_dcr import ocmf
+from iem_dcr.config import Settings
 from iem_dcr.everest_api.topics import Topics
-from iem_dcr.simulator import Fault
+from iem_dcr.service.config import MeterConfig, ServiceConfig
+from iem_dcr.service.service import Service
+from iem_dcr.simulator import Fault, SimulatorServer
 from tests.support.api_bench import request, start_payload
+from tests.support.bench import CI, meter_options
 from tests.support.brokers import BROKERS, PATIENCE_S, Mosquitto, Network, Recorder, real_time, until
-from tests.support.serving import FROM_METERS, OK, REPLIES, answer, ask, receipt_of, serving, session, simulated
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
 
-    from iem_dcr.service.service import Service
-    from iem_dcr.simulator import SimulatedMeter
     from tests.support.brokers import TestBroker
 
 PM = Topics("pm1")
-START_REPLY, STOP_REPLY = "reply/start", "reply/stop"
+START, STOP = request(start_payload("T-1"), "reply/start"), request("T-1", "reply/stop")
 
 
-class Outages:
-    """EVerest and the service at a broker that is killed and started again.
+class Site:
+    """EVerest, a broker that can be killed, and the service with one meter.
 
     Attributes:
         everest: EVerest as it is connected now; it remembers nothing of the time before an outage.
         meter: the simulated meter.
         service: the service.
+        network: between the service and the broker.
     """
 
-    def __init__(self, broker: TestBroker, network: Network, meter: SimulatedMeter, service: Service) -> None:
+    def __init__(self, broker: TestBroker, network: Network, server: SimulatorServer) -> None:
         self._broker = broker
-        self._network = network
         self._stack = contextlib.ExitStack()
-        self.meter = meter
-        self.service = service
+        self.network = network
+        self.meter = server.meter
+        settings = Settings.of({"ip_address": server.host, "port_http": server.port, "CI": CI})
+        mqtt = broker.settings(port=network.port)
+        self.service = Service(ServiceConfig(mqtt, (MeterConfig("pm1", settings),)))
         self.connect()
 
     def connect(self) -> None:
         """Connect EVerest and subscribe."""
-        self.everest = self._stack.enter_context(Recorder(self._broker, FROM_METERS, REPLIES))
+        self.everest = self._stack.enter_context(Recorder(self._broker, "everest_api/1/powermeter/+/m2e/#", "reply/#"))
 
-    def close(self) -> None:
+    def disconnect(self) -> None:
         """Disconnect EVerest."""
         self._stack.close()
+
+    async def ask(self, topic: str, message: bytes) -> None:
+        """Publish while the loop turns."""
+        await asyncio.to_thread(self.everest.publish, topic, message)
+
+    async def answer(self, reply_to: str) -> Any:
+        """Wait for the one answer on a topic."""
+        await until(lambda: self.everest.payloads(reply_to))
+        (payload,) = self.everest.payloads(reply_to)
+        return json.loads(payload)
+
+    async def receipt(self, reply_to: str = "reply/stop") -> str:
+        """Wait for the receipt of T-1."""
+        told = await self.answer(reply_to)
+        assert told["status"] == "OK"
+        text = told["signed_meter_value"]["signed_meter_data"]
+        assert ocmf.parse(text).identification == start_payload("T-1")["identification_data"]
+        return str(text)
 
     async def break_down(self) -> None:
         """Kill the broker, let the meter be read twice, and start the broker again. EVerest is back before the service.
 
         So it hears what the service has to say, and what it asks for before that is lost.
         """
-        self._network.cut()
+        self.network.cut()
         self._broker.kill()
-        self.close()
-        read = self.read
-        await until(lambda: self.read >= read + 2)
+        self.disconnect()
+        counts, metervalue = self.meter.request_counts, ("GET", "/metervalue")
+        read = counts[metervalue]
+        await until(lambda: counts[metervalue] >= read + 2)
         assert await asyncio.to_thread(self._broker.start)
         await asyncio.to_thread(self.connect)
 
-    def mend(self) -> None:
-        """Let the service reach the broker."""
-        self._network.mend()
-
     async def be_back(self) -> None:
         """Let the service reach the broker, and wait until it says what EVerest has to be told."""
-        self.mend()
+        self.network.mend()
         for topic in (PM.check, PM.key, PM.values):
             await until(lambda topic=topic: self.everest.payloads(topic))  # type: ignore[misc]
 
-    @property
-    def read(self) -> int:
-        """How often the meter was read for live values."""
-        return self.meter.request_counts["GET", "/metervalue"]
-
-    @property
-    def posted(self) -> int:
-        """How often B or E was posted: E before B, B, and E at the end, where nothing goes wrong."""
-        return self.meter.request_counts["POST", "/receipt"]
-
 
 @contextlib.asynccontextmanager
-async def outages(kind: type[TestBroker]) -> AsyncIterator[Outages]:
+async def running(kind: type[TestBroker], **options: Any) -> AsyncIterator[Site]:
     with kind() as broker:
-        async with (
-            Network(broker) as network,
-            simulated(load_delay_s=3600.0, signing_delay_s=1.5) as (meter, port),
-            serving(broker.settings(port=network.port), {"pm1": port}) as service,
-        ):
-            site = Outages(broker, network, meter, service)
+        async with Network(broker) as network, SimulatorServer(meter_options(**options)) as server:
+            site = Site(broker, network, server)
+            task = asyncio.create_task(site.service.run())
             try:
                 await until(lambda: site.everest.payloads(PM.values) and site.everest.payloads(PM.key))
                 yield site
+                assert not task.done()
             finally:
-                site.close()
+                site.service.stop()
+                await task
+                site.disconnect()
 
 
 @BROKERS
 @real_time
 async def test_a_session_while_the_broker_is_killed_at_each_step(kind: type[TestBroker]) -> None:
-    start, stop = request(start_payload("T-1"), START_REPLY), request("T-1", STOP_REPLY)
-    async with outages(kind) as site:
+    async with running(kind, load_delay_s=3600.0, signing_delay_s=1.5) as site:
         meter = site.meter
         await site.break_down()
-        await ask(site.everest, PM.start, start)  # lost: the broker has nobody to hold it for
+        await site.ask(PM.start, START)  # lost: the broker has nobody to hold it for
         await site.be_back()
         assert meter.state.begun == 0
 
         meter.faults.add(Fault("drip", "/receipt", "POST", count=2, delay_s=0.01))
-        await ask(site.everest, PM.start, start)
+        await site.ask(PM.start, START)
         await until(lambda: meter.state.begun)
-        assert not site.everest.payloads(START_REPLY)
+        assert not site.everest.payloads("reply/start")
         await site.break_down()
         await site.be_back()
-        assert await answer(site.everest, START_REPLY) == OK
-        assert len(site.everest.payloads(START_REPLY)) == 1
+        assert await site.answer("reply/start") == {"status": "OK"}
 
         await site.break_down()
-        await ask(site.everest, PM.stop, stop)  # lost as well
+        await site.ask(PM.stop, STOP)  # lost as well
         await site.be_back()
         assert meter.running
 
-        await ask(site.everest, PM.stop, stop)
+        await site.ask(PM.stop, STOP)
         await until(lambda: meter.state.ended)
-        assert not site.everest.payloads(STOP_REPLY)
+        assert not site.everest.payloads("reply/stop")
         await site.break_down()
-        site.close()  # this time EVerest is back at the broker later than the service
-        site.mend()
+        site.disconnect()  # this time EVerest is back at the broker later than the service
+        site.network.mend()
         await until(lambda: site.service.status.endswith("broker connected"))
         await asyncio.to_thread(site.connect)
-        receipt = receipt_of(await answer(site.everest, STOP_REPLY), "T-1")
-        assert len(site.everest.payloads(STOP_REPLY)) == 1
+        receipt = await site.receipt()
 
         await site.break_down()
         await site.be_back()
-        assert not site.everest.payloads(STOP_REPLY)
-        for reply_to in (STOP_REPLY, "reply/another"):
-            await ask(site.everest, PM.stop, request("T-1", reply_to))
-            assert receipt_of(await answer(site.everest, reply_to), "T-1") == receipt
-        assert (meter.state.begun, meter.state.ended, site.posted) == (1, 1, 3)
+        assert not site.everest.payloads("reply/stop")
+        for reply_to in ("reply/stop", "reply/another"):
+            await site.ask(PM.stop, request("T-1", reply_to))
+            assert await site.receipt(reply_to) == receipt
+        assert (meter.state.begun, meter.state.ended) == (1, 1)
+        assert meter.request_counts["POST", "/receipt"] == 3, "E before B, B, and E at the end"
 
 
 def enveloped(payload: str, reply_to: str) -> bytes:
@@ -196,10 +204,11 @@ def flood(everest: Recorder, numbers: Iterator[int]) -> None:
 
 @real_time
 async def test_whatever_is_published_as_a_request_harms_nothing() -> None:
-    with Mosquitto() as broker, Recorder(broker, FROM_METERS, REPLIES) as everest:
-        async with simulated() as (meter, port), serving(broker.settings(), {"pm1": port}):
-            await until(lambda: everest.payloads(PM.values))
-            await asyncio.to_thread(flood, everest, itertools.count())
-            assert meter.state.begun == 0
-            assert await session(everest, "pm1", "T-1")
-            assert meter.state.begun == 1
+    async with running(Mosquitto, load_delay_s=0.0, charge_s=0.1, signing_delay_s=0.02) as site:
+        await asyncio.to_thread(flood, site.everest, itertools.count())
+        assert site.meter.state.begun == 0
+        await site.ask(PM.start, START)
+        assert await site.answer("reply/start") == {"status": "OK"}
+        await site.ask(PM.stop, STOP)
+        assert await site.receipt()
+        assert site.meter.state.begun == 1

@@ -125,7 +125,8 @@ def test_any_text_is_one_line(message: str, argument: str) -> None:
     assert set(json.loads(JsonFormatter().format(record))) == {"time", "level", "logger", "module_id", "message"}
 
 
-def test_what_is_endless_is_cut() -> None:
+@pytest.mark.parametrize("style", log.STYLES)
+def test_what_is_endless_is_cut(style: str) -> None:
     def endless() -> None:
         ours.info("x" * 1_000_000)
         try:
@@ -133,7 +134,7 @@ def test_what_is_endless_is_cut() -> None:
         except ValueError:
             ours.exception("it failed")
 
-    lines = logged(endless)
+    lines = logged(endless, style)
     assert [len(line) < log.MAX_TRACEBACK + log.MAX_MESSAGE for line in lines] == [True, True]
 
 

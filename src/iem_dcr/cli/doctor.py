@@ -74,38 +74,37 @@ async def _examine(address: Address, settings: Settings | None) -> Report:
 
 
 def show(report: Report, console: Console, *, is_terminal: bool) -> None:
-    """Print a report: as a table if the terminal has room for one, else as lines."""
-    if is_terminal and console.width >= _TEXT_AT + _NARROWEST_TEXT:
-        console.print(table(report))
+    """Print a report: as lines, or as a table if a terminal has room for one. It wraps long lines to its left edge."""
+    if not is_terminal or console.width < _TEXT_AT + _NARROWEST_TEXT:
+        for line in lines(report):
+            say(console, line)
         return
-    for line in lines(report):
-        say(console, line)
-
-
-def lines(report: Report) -> Iterator[Text]:
-    """Format a report as lines of any length."""
-    yield from _head(report)
-    for number, (name, result) in enumerate(report.results.items(), 1):
-        state = Text(f"{result.state.value:<{_WIDEST_STATE}}", style=_STYLES[result.state])
-        yield Text.assemble(f"{number:>2}  ", state, f"  {CHECKS[name].title:<{_TITLE}}  {result.text}")
-        if result.to_do:
-            yield Text(f"{'':<{_TEXT_AT}}-> {result.to_do}", style="cyan")
-    yield Text(_counts(report), style="bold")
-
-
-def table(report: Report) -> Group:
-    """Format a report as a table, because a terminal wraps long lines to its left edge."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(justify="right", no_wrap=True)
     grid.add_column(no_wrap=True)
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
+    for row in _rows(report):
+        grid.add_row(*row)
+    console.print(Group(*_head(report), grid, _counts(report)))
+
+
+def lines(report: Report) -> Iterator[Text]:
+    """Format a report as lines of any length."""
+    yield from _head(report)
+    for number, state, title, text in _rows(report):
+        state.pad_right(_WIDEST_STATE - len(state))
+        yield Text.assemble(f"{number:>2}  ", state, f"  {title:<{_TITLE}}  ", text)
+    yield _counts(report)
+
+
+def _rows(report: Report) -> Iterator[tuple[str, Text, str, Text]]:
+    """Yield number, state, title and result of each check, and what to do about it below the result."""
     for number, (name, result) in enumerate(report.results.items(), 1):
         state = Text(result.state.value, style=_STYLES[result.state])
-        grid.add_row(str(number), state, Text(CHECKS[name].title), Text(result.text))
+        yield str(number), state, CHECKS[name].title, Text(result.text)
         if result.to_do:
-            grid.add_row("", "", "", Text(f"-> {result.to_do}", style="cyan"))
-    return Group(*_head(report), grid, Text(_counts(report), style="bold"))
+            yield "", Text(), "", Text(f"-> {result.to_do}", style="cyan")
 
 
 def _head(report: Report) -> Iterator[Text]:
@@ -114,10 +113,10 @@ def _head(report: Report) -> Iterator[Text]:
     yield Text(f"Meter at {report.address}", style="bold")
 
 
-def _counts(report: Report) -> str:
+def _counts(report: Report) -> Text:
     counts = Counter(result.state for result in report.results.values())
     words = {state: "warnings" if state is State.WARNING and counts[state] > 1 else state.value for state in State}
-    return ", ".join(f"{counts[state]} {word}" for state, word in words.items() if counts[state])
+    return Text(", ".join(f"{counts[state]} {word}" for state, word in words.items() if counts[state]), style="bold")
 
 
 def _settings(file: Path, address: Address) -> Settings:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import shlex
 import signal
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, ParamSpec
 
 import click
 
@@ -22,16 +23,24 @@ from iem_dcr.everest.check import MODULE_NAME
 from iem_dcr.journaling import SYSTEM_FOLDER
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from iem_dcr.everest.check import Findings
     from iem_dcr.everest.install import Installed
 
-F = TypeVar("F", bound="Callable[..., object]")
+P = ParamSpec("P")
 
 
-def _place(command: F) -> F:
-    """Add PREFIX and --name, which say where the module is."""
+def _place(command: Callable[P, int]) -> Callable[P, int]:
+    """Add PREFIX and --name, which say where the module is. A wrong place is a mistake in the command line."""
+
+    @functools.wraps(command)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> int:
+        try:
+            return command(*args, **kwargs)
+        except ConfigError as error:
+            raise usage_error(error) from error
+
     prefix = click.argument("prefix", type=click.Path(path_type=Path), metavar="PREFIX")
     name = click.option(
         "--name",
@@ -40,7 +49,7 @@ def _place(command: F) -> F:
         metavar="NAME",
         help="Name of the module in the charger's configuration.",
     )
-    return prefix(name(command))
+    return prefix(name(checked))
 
 
 @click.group(name="everest")
@@ -88,11 +97,8 @@ def install(
     """
     if wheels is not None and not venv:
         raise click.UsageError("--wheels fills .venv: leave out --no-venv")
-    try:
-        with _interrupted_by_signals():
-            done = installation.install(prefix, name, venv=venv, wheels=wheels, force=force, state=state, user=user)
-    except ConfigError as error:
-        raise usage_error(error) from error
+    with _interrupted_by_signals():
+        done = installation.install(prefix, name, venv=venv, wheels=wheels, force=force, state=state, user=user)
     output = Output()
     output.write(_told(done))
     if done.environment is None:
@@ -106,11 +112,8 @@ def install(
 @common
 def uninstall(prefix: Path, name: str) -> int:
     """Remove PREFIX/libexec/everest/modules/NAME, if it is this module."""
-    try:
-        with _interrupted_by_signals():
-            folder = installation.uninstall(prefix, name)
-    except ConfigError as error:
-        raise usage_error(error) from error
+    with _interrupted_by_signals():
+        folder = installation.uninstall(prefix, name)
     output = Output()
     output.write(f"Removed {printable(folder, limit=300)}\n")
     output.flush()
@@ -126,10 +129,7 @@ def check(prefix: Path, name: str, *, as_json: bool) -> int:
 
     The exit status is 0 if there are no problems, else 1.
     """
-    try:
-        findings = checks.check(prefix, name)
-    except ConfigError as error:
-        raise usage_error(error) from error
+    findings = checks.check(prefix, name)
     output = Output()
     if as_json:
         output.line(asdict(findings))
@@ -163,32 +163,33 @@ def _interrupted_by_signals() -> Iterator[None]:
 
 def _told(done: Installed) -> str:
     unknown = "its Python version is not known" + ("" if done.environment is None else ": the running one was used")
-    rows = [
-        ("Replaced", done.replaced),
-        ("Environment", done.environment or "none; the python3 that EVerest starts needs iem-dcr installed"),
-        ("everestpy", f"built for Python {done.everestpy_python}" if done.everestpy_python else unknown),
-        ("Starts", done.environment and "yes"),
-        ("Receipts", done.state),
-    ]
-    lines = [f"Installed version {__version__} in {printable(done.folder, limit=300)}"]
-    lines += [f"  {name:<12} {text}" for name, text in rows if text is not None]
-    return "\n".join(lines) + "\n"
+    rows = {
+        "Replaced": done.replaced,
+        "Environment": done.environment or "none; the python3 that EVerest starts needs iem-dcr installed",
+        "everestpy": f"built for Python {done.everestpy_python}" if done.everestpy_python else unknown,
+        "Starts": done.environment and "yes",
+        "Receipts": done.state,
+    }
+    return _table(f"Installed version {__version__} in {printable(done.folder, limit=300)}", rows)
 
 
 def _shown(findings: Findings) -> str:
     built_for = f"for Python {findings.everestpy_python}" if findings.everestpy_python else "for an unknown Python"
-    rows = [
-        ("Module", findings.found or "not installed"),
-        ("Package", f"version {findings.version}" if findings.version else "none"),
-        ("Manifest", f"{'that' if findings.manifest_equal else 'not that'} of version {__version__}"),
-        ("Python", f"{findings.python}, {printable(findings.interpreter, limit=300)}" if findings.python else "none"),
-        ("everestpy", built_for if findings.everestpy else "none"),
-        ("Starts", "yes" if findings.starts else "no"),
-    ]
-    lines = [printable(findings.folder, limit=300)]
-    lines += [f"  {name:<10} {text}" for name, text in rows]
-    lines += [f"Problem: {printable(problem, limit=600)}" for problem in findings.problems]
-    return "\n".join(lines) + "\n"
+    rows = {
+        "Module": findings.found or "not installed",
+        "Package": f"version {findings.version}" if findings.version else "none",
+        "Manifest": f"{'that' if findings.manifest_equal else 'not that'} of version {__version__}",
+        "Python": f"{findings.python}, {printable(findings.interpreter, limit=300)}" if findings.python else "none",
+        "everestpy": built_for if findings.everestpy else "none",
+        "Starts": "yes" if findings.starts else "no",
+    }
+    problems = [f"Problem: {printable(problem, limit=600)}\n" for problem in findings.problems]
+    return _table(printable(findings.folder, limit=300), rows) + "".join(problems)
+
+
+def _table(head: str, rows: Mapping[str, str | None]) -> str:
+    width = max(map(len, rows)) + 2
+    return "".join([f"{head}\n", *(f"  {name:<{width}}{text}\n" for name, text in rows.items() if text is not None)])
 
 
 def _words(prefix: Path, name: str) -> str:

@@ -52,7 +52,7 @@ class WebSettings:
     names: str = ""
 
     def __post_init__(self) -> None:
-        if problems := [*self._listen_problems(), *self._token_problems(), *self._names_problems()]:
+        if problems := list(self._problems()):
             raise ConfigError(problems)
 
     @property
@@ -97,25 +97,20 @@ class WebSettings:
             raise ConfigError([f"token_file {shown(self.token_file)} holds no token: expected {_TOKEN}"])
         return text
 
-    def _listen_problems(self) -> Iterator[str]:
+    def _problems(self) -> Iterator[str]:
         try:
-            _split(self.listen)
+            is_open = not self.is_loopback
         except ValueError:
             yield f"listen is {shown(self.listen)}: expected an IP address and a port, like {LISTEN} or [::1]:8080"
-            return
-        if not self.is_loopback and not self.needs_token:
-            expected = "a loopback address, or a token or token_file"
-            yield f"listen is {shown(self.listen)}: expected {expected}"
-
-    def _token_problems(self) -> Iterator[str]:
+        else:
+            if is_open and not self.needs_token:
+                yield f"listen is {shown(self.listen)}: expected a loopback address, or a token or token_file"
         if self.token is not None and self.token_file is not None:
             yield "token_file: expected token or token_file, not both"
         if self.token is not None and not _is_token(self.token):
             yield f"token: expected {_TOKEN}"
         if self.token_file is not None and (not self.token_file or "\0" in self.token_file):
             yield f"token_file is {shown(self.token_file)}: expected the path of a file"
-
-    def _names_problems(self) -> Iterator[str]:
         if not all(is_host(name) and ":" not in name and name.isascii() for name in self.host_names):
             yield f"names is {shown(self.names)}: expected host names without ports, separated by commas"
 
