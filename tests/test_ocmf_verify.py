@@ -151,6 +151,10 @@ def test_what_cannot_be_checked_is_said(signature: dict[str, object], says: str)
     assert says in result.reason
 
 
+def test_outcomes_are_written_as_they_stand_in_journals() -> None:
+    assert [outcome.value for outcome in Outcome] == ["valid", "invalid", "not checked"]
+
+
 def test_nothing_is_checked_without_a_key_or_with_one_of_another_curve() -> None:
     assert checked(GOOD, key=" ") == Verification(Outcome.NOT_CHECKED, "no public key: the text is empty")
     for other in {*CURVES} - {SECP256R1}:
