@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import subprocess
 import sys
-import textwrap
 
 import pytest
 from hypothesis import given, settings
@@ -24,7 +22,7 @@ from iem_dcr.ocmf.keys import (
     key_of,
 )
 from iem_dcr.ocmf.signature import signature_numbers
-from tests.support.ocmf_signing import FORMS, CurveSigner, b64, in_form
+from tests.support.ocmf_signing import FORMS, CurveSigner, b64, in_form, key_forms, pem
 from tests.support.profiles import times
 
 PAYLOAD = '{"FV":"1.0","PG":"T1","TT":"0,42 €/kWh","RD":[{"TX":"B","RV":"00000001.000"}]}'
@@ -165,32 +163,13 @@ def test_nothing_is_checked_without_a_key_or_with_one_of_another_curve() -> None
 # --- keys ---
 
 
-def pem(spki: str) -> str:
-    body = "\n".join(textwrap.wrap(b64(bytes.fromhex(spki)), 64))
-    return f"-----BEGIN PUBLIC KEY-----\n{body}\n-----END PUBLIC KEY-----\n"
-
-
-def forms(signer: CurveSigner) -> list[str]:
-    """A key in every form."""
-    point, spki = signer.public, signer.spki
-    x, y = signer.point()
-    short = bytes([2 + y % 2]) + x.to_bytes(signer.curve.size, "big")
-    oca = f"oca:base16:asn1:{spki}"
-    der = bytes.fromhex(spki)
-    return [
-        *(spki, spki.upper(), f" {spki}\n", b64(der), base64.encodebytes(der).decode(), pem(spki), oca, b64(oca)),
-        *(f"oca:base64:asn1:{b64(der)}", point.hex(), point.hex().upper(), f"\n\t{point.hex(' ')}\n"),
-        *(point[1:].hex(), point[1:].hex().upper(), short.hex(), signer.spki_of(short)),
-    ]
-
-
 @every_curve
 @settings(max_examples=times(10, 200))
 @given(st.data())
 def test_every_form_of_a_key_on_every_curve_is_read(curve: Curve, data: st.DataObject) -> None:
     signer = CurveSigner(curve, secret=data.draw(st.integers(1, curve.n - 1)))
     receipt = parse(signer.tuple_of(PAYLOAD))
-    for form in forms(signer):
+    for form in key_forms(signer).values():
         assert key_of(form, curve).der.hex() == signer.spki, form
         assert public_key_der_hex(form, name_of(curve)).lower() == signer.spki
         assert verify(receipt, form).outcome is Outcome.VALID

@@ -207,13 +207,13 @@ def _bytes_of(text: str, depth: int) -> Iterator[bytes]:
         text = match[1]
     if (raw := from_hex(_BETWEEN_DIGITS.sub("", text))) is not None:
         yield raw
-    raw = from_base64("".join(text.split()))
-    if raw is None:
-        return
-    yield raw
+    written = "".join(text.split())
+    raw = from_base64(written)
+    if raw is not None:
+        yield raw
     with contextlib.suppress(ValueError):
-        yield base64.b32decode("".join(text.split()))
-    if depth and raw.isascii():
+        yield base64.b32decode(written)
+    if depth and raw is not None and raw.isascii():
         yield from _bytes_of(raw.decode(), depth - 1)
 
 
