@@ -139,7 +139,8 @@ def test_any_signature_section_and_any_key_have_an_outcome(signature: dict[str, 
     ({"SA": "ECDSA-secp521r1-SHA256"}, "'ECDSA-secp521r1-SHA256'"),
     ({"SA": "ECDSA-secp256r1-SHA384"}, "'ECDSA-secp256r1-SHA384'"),
     ({"SA": 5}, "not a string"), ({"SE": "base16"}, "SE is neither"), ({"SE": []}, "SE is neither"),
-    ({"SE": "base64", "SD": "*"}, "not base64"), ({"SD": "zz"}, "not hex"), ({"SD": "abc"}, "not hex"),
+    ({"SE": "base64", "SD": "*"}, "not base64"), ({"SE": "base32", "SD": "*"}, "not base32"),
+    ({"SD": "zz"}, "not hex"), ({"SD": "abc"}, "not hex"),
     ({"SD": ""}, "not hex"), ({"SD": "\u0660\u0660"}, "not hex"), ({"SD": None}, "missing"),
     ({"SD": "00" * 63}, "neither DER nor raw"),
 ])  # fmt: skip
@@ -226,6 +227,10 @@ UNUSABLE = "NOT_CHECKED the package cryptography cannot be used"
 NO_ECDSA = "sys.modules['ecdsa'] = None; "
 NO_192R1 = "from cryptography.hazmat.primitives.asymmetric import ec; del ec.SECP192R1; "
 VERIFY = "v = o.verify(r, key); print(v.outcome.name, v.reason)"
+REENCODE = (
+    "from iem_dcr.ocmf.export import *; raw = o.parse(r.text.replace(r.signature['SD'], '11' * 64)); "
+    "print(*(note.split(': ', 1)[1] for note in export([Item(raw)], Format.PLAIN, reencode_signature=True).notes))"
+)
 LOADED = "print({'ecdsa', 'cryptography'} & {*sys.modules})"
 
 
@@ -235,9 +240,10 @@ LOADED = "print({'ecdsa', 'cryptography'} & {*sys.modules})"
     (SECP192K1, NO_ECDSA + VERIFY, MISSING), (SECP256R1, NO_ECDSA + VERIFY, VALID),
     (SECP192R1, NO_192R1 + VERIFY, VALID), (SECP192R1, NO_192R1 + NO_ECDSA + VERIFY, MISSING),
     (SECP256R1, f"sys.modules['cryptography'] = None; {VERIFY}", UNUSABLE),
+    (SECP256R1, f"sys.modules['cryptography'] = None; {REENCODE}", "its signature cannot be re-encoded: the package"),
 ], ids=[
     "importing loads neither", "preparing", "verifying", "192k1 with ecdsa", "192k1 without it", "256r1 without it",
-    "192r1 with ecdsa alone", "192r1 without either", "without cryptography",
+    "192r1 with ecdsa alone", "192r1 without either", "without cryptography", "re-encoding without cryptography",
 ])  # fmt: skip
 def test_packages_are_loaded_when_they_are_needed(curve: Curve, program: str, said: str) -> None:
     signer = CurveSigner(curve)
