@@ -145,12 +145,13 @@ def public_key_der_hex(text: str, algorithm: str | None = None) -> str:
 
 
 @lru_cache(maxsize=_KEYS_KEPT)
-def is_plain(text: str, curve: Curve) -> bool:
+def is_plain(text: str, algorithm: str | None) -> bool:
     """Return whether a key of DER in hex or base64 has padding, short lengths and a named curve.
 
-    Other forms (PEM, a point, OCPP's forms) count as plain too.
+    Other forms (PEM, a point, OCPP's forms) count as plain too, and so does what is not a key of this SA.
     """
     try:
+        curve = curve_of(algorithm)
         size = len(key_of(text, curve).der)
     except (ReceiptError, ImportError):
         return True

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from iem_dcr.errors import ReceiptError
 from iem_dcr.ocmf.examination import examine
-from iem_dcr.ocmf.keys import curve_of, is_plain
+from iem_dcr.ocmf.keys import is_plain
 from iem_dcr.ocmf.receipt import Reading, difference_wh, ends_of, parse
 from iem_dcr.ocmf.registers import register_of
 from iem_dcr.ocmf.rules import Finding, Severity, finding
@@ -149,11 +149,8 @@ def judge(
 
 def _of_keys(receipts: Sequence[Receipt], public_keys: Sequence[str]) -> Iterator[Finding]:
     for number, (receipt, key) in enumerate(zip(receipts, public_keys, strict=False)):
-        try:
-            if not is_plain(key, curve_of(receipt.algorithm)):
-                yield finding("key-spelling", "the public key has an unusual form", receipt=number)
-        except ReceiptError:
-            pass
+        if not is_plain(key, receipt.algorithm):
+            yield finding("key-spelling", "the public key has an unusual form", receipt=number)
 
 
 def energies_of(receipts: Sequence[Receipt]) -> tuple[Energy, ...]:
