@@ -148,18 +148,6 @@ def test_nothing_is_raised_but_a_receipt_error(data: bytes) -> None:
         streamed(data)
 
 
-NO_TUPLE = st.text().filter(lambda text: "OCMF|" not in text)
-
-
-@given(st.recursive(
-    st.none() | st.integers() | NO_TUPLE | st.just(ONE),
-    lambda inner: st.lists(inner) | st.dictionaries(NO_TUPLE, inner),
-))  # fmt: skip
-def test_a_tuple_is_found_in_any_json(document: object) -> None:
-    with suppress(ReceiptError):
-        assert ONE in texts(json.dumps(document))
-
-
 # --- the transparency software's XML ---
 
 

@@ -13,6 +13,7 @@ from iem_dcr.ocmf import Receipt, parse
 from iem_dcr.ocmf.examination import examine
 from iem_dcr.ocmf.rules import FINDINGS, Finding
 from iem_dcr.ocmf.sets import Counters, transactions_of
+from tests.support.from_schema import json_values
 from tests.support.ocmf_signing import BEGIN, END, EXPORT, Row
 
 if TYPE_CHECKING:
@@ -281,22 +282,16 @@ def test_every_code_has_a_case() -> None:
     assert tried == set(FINDINGS)
 
 
-any_json = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(exclude_categories=())),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
-    max_leaves=8,
-)
-rows = st.dictionaries(st.sampled_from([*BEGIN, "EI"]), any_json | st.sampled_from([*BEGIN.values(), *END.values()]))
-payloads = st.dictionaries(st.sampled_from([*PAYLOAD, "CT", "CI"]), any_json | st.sampled_from(["T1", "F1", "0.3"]))
+rows = st.dictionaries(st.sampled_from([*BEGIN, "EI"]), json_values | st.sampled_from([*BEGIN.values(), *END.values()]))
+payloads = st.dictionaries(st.sampled_from([*PAYLOAD, "CT", "CI"]), json_values | st.sampled_from(["T1", "F1", "0.3"]))
 
 
-@given(st.lists(st.tuples(payloads, st.lists(rows | any_json, max_size=4), any_json), min_size=1, max_size=3))
+@given(st.lists(st.tuples(payloads, st.lists(rows | json_values, max_size=4), json_values), min_size=1, max_size=3))
 def test_whatever_a_receipt_holds_has_findings(made: list[tuple[Row, list[object], object]]) -> None:
     receipts = []
     for fields, readings, sd in made:
         text = f"OCMF|{json.dumps(PAYLOAD | fields | {'RD': readings})}|{json.dumps({'SD': sd})}"
-        if "NaN" not in text and "Infinity" not in text:
-            receipts.append(parse(text))
+        receipts.append(parse(text))
     groups = transactions_of(receipts)
     found = [one for group in groups for one in examine(*(receipts[number] for number in group))]
     assert all(one.text.isprintable() for one in (*found, *(one for receipt in receipts for one in examine(receipt))))

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import subprocess
 import sys
-import textwrap
 
 import pytest
 from hypothesis import given, settings
@@ -16,7 +14,6 @@ from hypothesis import strategies as st
 from iem_dcr.errors import ReceiptError
 from iem_dcr.ocmf import Outcome, Verification, parse, public_key_der_hex, verify
 from iem_dcr.ocmf.keys import (
-    CURVE_OF_ALGORITHM,
     CURVES,
     SECP192K1,
     SECP192R1,
@@ -25,7 +22,7 @@ from iem_dcr.ocmf.keys import (
     key_of,
 )
 from iem_dcr.ocmf.signature import signature_numbers
-from tests.support.ocmf_signing import FORMS, CurveSigner, b64, in_form
+from tests.support.ocmf_signing import FORMS, CurveSigner, b64, in_form, key_forms, pem
 from tests.support.profiles import times
 
 PAYLOAD = '{"FV":"1.0","PG":"T1","TT":"0,42 €/kWh","RD":[{"TX":"B","RV":"00000001.000"}]}'
@@ -60,7 +57,7 @@ def test_a_signature_verifies_and_a_changed_one_does_not(curve: Curve, data: st.
     payload = json.dumps({"TT": data.draw(st.text()), "PG": "T1"}, ensure_ascii=False)
     raw = in_form(data.draw(st.sampled_from(FORMS)), *signer.numbers(payload), curve)
     encoding = data.draw(st.sampled_from(["hex", "base64"]))
-    algorithm = data.draw(st.sampled_from([name for name, its in CURVE_OF_ALGORITHM.items() if its is curve]))
+    algorithm = name_of(curve).replace("brainpool", data.draw(st.sampled_from(["brainpool", "brainpoolP"])))
 
     def outcome(payload: str, raw: bytes, key: str = signer.spki) -> Outcome:
         written = raw.hex() if encoding == "hex" else b64(raw)
@@ -142,7 +139,8 @@ def test_any_signature_section_and_any_key_have_an_outcome(signature: dict[str, 
     ({"SA": "ECDSA-secp521r1-SHA256"}, "'ECDSA-secp521r1-SHA256'"),
     ({"SA": "ECDSA-secp256r1-SHA384"}, "'ECDSA-secp256r1-SHA384'"),
     ({"SA": 5}, "not a string"), ({"SE": "base16"}, "SE is neither"), ({"SE": []}, "SE is neither"),
-    ({"SE": "base64", "SD": "*"}, "not base64"), ({"SD": "zz"}, "not hex"), ({"SD": "abc"}, "not hex"),
+    ({"SE": "base64", "SD": "*"}, "not base64"), ({"SE": "base32", "SD": "*"}, "not base32"),
+    ({"SD": "zz"}, "not hex"), ({"SD": "abc"}, "not hex"),
     ({"SD": ""}, "not hex"), ({"SD": "\u0660\u0660"}, "not hex"), ({"SD": None}, "missing"),
     ({"SD": "00" * 63}, "neither DER nor raw"),
 ])  # fmt: skip
@@ -150,6 +148,10 @@ def test_what_cannot_be_checked_is_said(signature: dict[str, object], says: str)
     result = verify(parse(write(PAYLOAD, **({"SD": in_form("raw", 1, 1).hex()} | signature))), KEY)
     assert result.outcome is Outcome.NOT_CHECKED
     assert says in result.reason
+
+
+def test_outcomes_are_written_as_they_stand_in_journals() -> None:
+    assert [outcome.value for outcome in Outcome] == ["valid", "invalid", "not checked"]
 
 
 def test_nothing_is_checked_without_a_key_or_with_one_of_another_curve() -> None:
@@ -162,32 +164,13 @@ def test_nothing_is_checked_without_a_key_or_with_one_of_another_curve() -> None
 # --- keys ---
 
 
-def pem(spki: str) -> str:
-    body = "\n".join(textwrap.wrap(b64(bytes.fromhex(spki)), 64))
-    return f"-----BEGIN PUBLIC KEY-----\n{body}\n-----END PUBLIC KEY-----\n"
-
-
-def forms(signer: CurveSigner) -> list[str]:
-    """A key in every form."""
-    point, spki = signer.public, signer.spki
-    x, y = signer.point()
-    short = bytes([2 + y % 2]) + x.to_bytes(signer.curve.size, "big")
-    oca = f"oca:base16:asn1:{spki}"
-    der = bytes.fromhex(spki)
-    return [
-        *(spki, spki.upper(), f" {spki}\n", b64(der), base64.encodebytes(der).decode(), pem(spki), oca, b64(oca)),
-        *(f"oca:base64:asn1:{b64(der)}", point.hex(), point.hex().upper(), f"\n\t{point.hex(' ')}\n"),
-        *(point[1:].hex(), point[1:].hex().upper(), short.hex(), signer.spki_of(short)),
-    ]
-
-
 @every_curve
 @settings(max_examples=times(10, 200))
 @given(st.data())
 def test_every_form_of_a_key_on_every_curve_is_read(curve: Curve, data: st.DataObject) -> None:
     signer = CurveSigner(curve, secret=data.draw(st.integers(1, curve.n - 1)))
     receipt = parse(signer.tuple_of(PAYLOAD))
-    for form in forms(signer):
+    for form in key_forms(signer).values():
         assert key_of(form, curve).der.hex() == signer.spki, form
         assert public_key_der_hex(form, name_of(curve)).lower() == signer.spki
         assert verify(receipt, form).outcome is Outcome.VALID
@@ -244,6 +227,10 @@ UNUSABLE = "NOT_CHECKED the package cryptography cannot be used"
 NO_ECDSA = "sys.modules['ecdsa'] = None; "
 NO_192R1 = "from cryptography.hazmat.primitives.asymmetric import ec; del ec.SECP192R1; "
 VERIFY = "v = o.verify(r, key); print(v.outcome.name, v.reason)"
+REENCODE = (
+    "from iem_dcr.ocmf.export import *; raw = o.parse(r.text.replace(r.signature['SD'], '11' * 64)); "
+    "print(*(note.split(': ', 1)[1] for note in export([Item(raw)], Format.PLAIN, reencode_signature=True).notes))"
+)
 LOADED = "print({'ecdsa', 'cryptography'} & {*sys.modules})"
 
 
@@ -253,9 +240,10 @@ LOADED = "print({'ecdsa', 'cryptography'} & {*sys.modules})"
     (SECP192K1, NO_ECDSA + VERIFY, MISSING), (SECP256R1, NO_ECDSA + VERIFY, VALID),
     (SECP192R1, NO_192R1 + VERIFY, VALID), (SECP192R1, NO_192R1 + NO_ECDSA + VERIFY, MISSING),
     (SECP256R1, f"sys.modules['cryptography'] = None; {VERIFY}", UNUSABLE),
+    (SECP256R1, f"sys.modules['cryptography'] = None; {REENCODE}", "its signature cannot be re-encoded: the package"),
 ], ids=[
     "importing loads neither", "preparing", "verifying", "192k1 with ecdsa", "192k1 without it", "256r1 without it",
-    "192r1 with ecdsa alone", "192r1 without either", "without cryptography",
+    "192r1 with ecdsa alone", "192r1 without either", "without cryptography", "re-encoding without cryptography",
 ])  # fmt: skip
 def test_packages_are_loaded_when_they_are_needed(curve: Curve, program: str, said: str) -> None:
     signer = CurveSigner(curve)

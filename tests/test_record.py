@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
 import re
-import shutil
 import string
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -24,6 +22,8 @@ from iem_dcr.ocmf.signature import form_of
 from iem_dcr.simulator import SimulatedMeter
 from tests.support.bench import CI, meter_options
 from tests.support.command_line import Simulator, run
+from tests.support.from_schema import json_values
+from tests.support.raw_server import RawServer, Then, answer
 from tests.support.recorded import FIRMWARE, Recording
 from tests.support.shared import shared
 from tests.support.snapshots import assert_snapshot
@@ -107,10 +107,12 @@ def test_folders_that_are_refused(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["full"]
 
 
-def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
+def test_an_empty_folder_is_taken_and_read_as_it_was_written(tmp_path: Path) -> None:
+    bodies = signed_meter()
     (tmp_path / "empty").mkdir()
-    recorder.write_folder(tmp_path / "empty", recorded(signed_meter()), AT, is_redacted=False)
-    assert Recording.load(tmp_path / "empty").at == AT
+    recorder.write_folder(tmp_path / "empty", recorded(bodies), AT, is_redacted=False)
+    recording = Recording.load(tmp_path / "empty")
+    assert (recording.at, {path: one.body for path, one in recording.answers.items()}) == (AT, bodies)
 
 
 def test_nothing_is_left_of_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,15 +140,9 @@ def test_while_a_transaction_runs(tmp_path: Path) -> None:
 @pytest.mark.parametrize("body", [b"<html>", b'{"XT": "no"}', b"[]"])
 def test_where_it_is_not_known_whether_one_runs(body: bytes) -> None:
     async def main() -> tuple[list[str], tuple[Recorded, ...]]:
-        asked: list[str] = []
-
-        async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            asked.append((await reader.readuntil(b"\r\n\r\n")).decode().split(" ")[1])
-            writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + body)
-            writer.close()
-
-        async with await asyncio.start_server(talk, "127.0.0.1", 0) as server:
-            return asked, await recorder.record("127.0.0.1", server.sockets[0].getsockname()[1])
+        async with RawServer([answer(body, then=Then.CLOSE)] * 3) as server:
+            kept = await recorder.record("127.0.0.1", server.port)
+            return [request.line.removeprefix("GET ") for request in server.requests], kept
 
     asked, kept = run_virtual(main())
     assert asked == [nodes.METERVALUE.path, nodes.GW.path, nodes.PUBLICKEY.path]
@@ -328,14 +324,7 @@ def test_no_value_is_given_away(fields: dict[str, str]) -> None:
     assert after_value["EXTRA"][0] == after_value["EXTRA"][1]["A"]
 
 
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
-    max_leaves=8,
-)
-
-
-@given(JSON, st.sampled_from([None, 1, "\t"]), st.booleans(), st.sampled_from(["utf-8", "utf-16", "utf-8-sig"]))
+@given(json_values, st.sampled_from([None, 1, "\t"]), st.booleans(), st.sampled_from(["utf-8", "utf-16", "utf-8-sig"]))
 def test_the_form_of_json_stays(value: object, indent: int | str | None, ensure_ascii: bool, encoding: str) -> None:  # noqa: FBT001  Hypothesis gives it
     text = json.dumps(value, indent=indent, ensure_ascii=ensure_ascii)
     written = redacted({nodes.GW.path: text.encode(encoding)})[nodes.GW.path]
@@ -371,13 +360,6 @@ def test_recordings_of_the_project_are_redacted() -> None:
     for folder in FIRMWARE.iterdir():
         assert json.loads((folder / "index.json").read_text("utf-8"))["disguised"] is True
         assert Recording.load(folder).answers
-
-
-def test_a_recording_is_read_as_it_was_written(tmp_path: Path) -> None:
-    bodies = signed_meter()
-    recorder.write_folder(tmp_path / "a", recorded(bodies), AT, is_redacted=False)
-    assert {path: one.body for path, one in Recording.load(tmp_path / "a").answers.items()} == bodies
-    shutil.rmtree(tmp_path / "a")
 
 
 def test_an_answer_with_more_values_than_a_meter_has_is_refused() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -107,3 +108,28 @@ class CurveSigner:
             "SD": in_form("der", *self.numbers(payload)).hex(),
         }
         return f"OCMF|{payload}|{json.dumps(fields | (section or {}))}"
+
+
+def pem(spki: str) -> str:
+    body = "\n".join(textwrap.wrap(b64(bytes.fromhex(spki)), 64))
+    return f"-----BEGIN PUBLIC KEY-----\n{body}\n-----END PUBLIC KEY-----\n"
+
+
+def key_forms(signer: CurveSigner) -> dict[str, str]:
+    """A key in every usual form."""
+    point, spki, der = signer.public, signer.spki, bytes.fromhex(signer.spki)
+    x, y = signer.point()
+    short = bytes([2 + y % 2]) + x.to_bytes(signer.curve.size, "big")
+    oca = "oca:base16:asn1:"
+    return {
+        "hex": spki, "upper hex": spki.upper(), "hex in a line": f" {spki}\n", "base64": b64(der),
+        "base64 in lines": base64.encodebytes(der).decode(), "base32": base64.b32encode(der).decode(),
+        "PEM": pem(spki), "base64 of PEM": b64(pem(spki)), "base64 twice": b64(b64(der)),
+        "base64 of hex, as the OCA's example": b64(spki), "base64 of upper hex": b64(spki.upper()),
+        "oca": oca + spki, "base64 of oca": b64(oca + spki), "oca of base64": f"oca:base64:asn1:{b64(der)}",
+        "oca with blanks": f" {oca} {der.hex(' ')}", "oca with colons": oca + der.hex(":"),
+        "oca in lines": oca + "\r\n".join(textwrap.wrap(spki, 40)), "base64 of oca in lines": b64(f"{oca}\n{spki}\n"),
+        "point": point.hex(), "upper point": point.hex().upper(), "point with blanks": f"\n\t{point.hex(' ')}\n",
+        "base64 of a point": b64(point), "X and Y": point[1:].hex(), "upper X and Y": point[1:].hex().upper(),
+        "base64 of X and Y": b64(point[1:]), "compressed point": short.hex(), "compressed DER": signer.spki_of(short),
+    }  # fmt: skip

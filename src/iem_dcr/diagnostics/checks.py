@@ -54,27 +54,24 @@ _REVERSED: Final = (
 
 def reachable(evidence: Evidence) -> Result:
     """The meter answers every request fast enough."""
-    took = [value.took_s for value in evidence.values]
-    asked = len(took) + len(evidence.failures)
+    took, failures = [value.took_s for value in evidence.values], evidence.failures
+    asked = len(took) + len(failures)
     values: dict[str, object] = {"asked": asked, "answered": len(took)}
-    first = evidence.failures[0] if evidence.failures else None
     if not took:
-        brief = "" if first is None else shown(first.brief)
-        return failed(f"no live value: {brief}", _cause(first), values)
+        return failed(f"no live value: {shown(failures[0].brief)}", _cause(failures[0]), values)
     median, worst = statistics.median(took), max(took)
     values |= {"median_s": round(median, 4), "worst_s": round(worst, 4)}
     text = f"answers in {median * 1000:.0f} ms (median of {len(took)}), {worst * 1000:.0f} ms at worst"
-    if first is not None:
-        lost = f"{len(evidence.failures)} of {asked} requests had no answer: {printable(first.brief)}"
-        text = f"{lost}; otherwise it {text}"
-        return failed(text, _cause(first), values)
+    if failures:
+        lost = f"{len(failures)} of {asked} requests had no answer: {printable(failures[0].brief)}"
+        return failed(f"{lost}; otherwise it {text}", _cause(failures[0]), values)
     if worst < SLOW_S:
         return ok(text, values)
     to_do = "A live value is due every second. Find out what else reads this meter, and look for a bad cable or switch."
     return (failed if median >= TOO_SLOW_S else warning)(text, to_do, values)
 
 
-def _cause(error: MeterError | None) -> str:
+def _cause(error: MeterError) -> str:
     if isinstance(error, NotUnderstoodError):
         return "This firmware is unknown. Please record it with iem-dcr record, and send the recording."
     if isinstance(error, RefusedError):

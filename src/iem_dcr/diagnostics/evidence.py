@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from iem_dcr.diagnostics import nodes
-from iem_dcr.diagnostics.snapshot import brief, key_of, read_value, utc_now
+from iem_dcr.diagnostics.snapshot import read_gateway_and_key, read_value, utc_now
 from iem_dcr.driver.timing import now_s
-from iem_dcr.errors import MeterError, MeterUnreachableError, ReceiptError
+from iem_dcr.errors import MeterError, MeterUnreachableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -95,7 +95,7 @@ async def gather(
         return evidence
     reader = nodes.NodeReader(client)
     evidence.plain = await reader.read(nodes.METERVALUE)
-    await _read_gateway_and_key(evidence, client)
+    evidence.gateway, evidence.public_key, evidence.key = await read_gateway_and_key(client, evidence.problems)
     if evidence.values:
         due_s = evidence.values[0].asked_s + REGISTERS_WATCHED_S
         await asyncio.sleep(max(0.0, due_s - now_s()))
@@ -111,18 +111,6 @@ async def _read_value(evidence: Evidence, client: MeterClient, wall: Callable[[]
         evidence.values.append(await read_value(client, wall))
     except MeterError as error:
         evidence.failures.append(error)
-
-
-async def _read_gateway_and_key(evidence: Evidence, client: MeterClient) -> None:
-    try:
-        evidence.gateway = await client.gw()
-    except MeterError as error:
-        evidence.problems["gw"] = error.brief
-    try:
-        evidence.public_key = await client.publickey()
-        evidence.key = key_of(evidence.public_key)
-    except (MeterError, ReceiptError) as error:
-        evidence.problems["publickey"] = brief(error)
 
 
 async def _read_transactions(evidence: Evidence, reader: nodes.NodeReader) -> None:

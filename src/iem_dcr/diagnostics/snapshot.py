@@ -138,21 +138,32 @@ async def take_snapshot(client: MeterClient) -> Snapshot:
     """
     timed = await read_value(client)
     problems: dict[str, str] = {}
-    gateway = key = None
+    gateway, _, key = await read_gateway_and_key(client, problems)
+    return Snapshot(client.address, timed.value, timed.clock_offset, gateway, key, problems)
+
+
+async def read_gateway_and_key(
+    client: MeterClient, problems: dict[str, str]
+) -> tuple[Gateway | None, PublicKey | None, Key | None]:
+    """Read charge point and key.
+
+    Args:
+        client: of the meter.
+        problems: gets the reason why there is no gateway (``gw``) or no readable key (``publickey``).
+    """
+    gateway = public_key = key = None
     try:
         gateway = await client.gw()
     except MeterError as error:
         problems["gw"] = error.brief
     try:
-        key = key_of(await client.publickey())
-    except (MeterError, ReceiptError) as error:
-        problems["publickey"] = brief(error)
-    return Snapshot(client.address, timed.value, timed.clock_offset, gateway, key, problems)
-
-
-def brief(error: MeterError | ReceiptError) -> str:
-    """Return the message of an error without the address of the meter."""
-    return error.brief if isinstance(error, MeterError) else str(error)
+        public_key = await client.publickey()
+        key = key_of(public_key)
+    except MeterError as error:
+        problems["publickey"] = error.brief
+    except ReceiptError as error:
+        problems["publickey"] = str(error)
+    return gateway, public_key, key
 
 
 def key_of(answer: PublicKey) -> Key:

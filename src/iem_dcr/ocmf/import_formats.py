@@ -17,7 +17,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from iem_dcr.errors import ReceiptError, printable
-from iem_dcr.ocmf.import_xml import MOST, Found, at_most, read_xml, unwrapped
+from iem_dcr.ocmf.import_xml import MOST, Found, collect, read_xml, unwrapped
 from iem_dcr.ocmf.receipt import parse
 from iem_dcr.ocmf.rules import Finding, finding
 from iem_dcr.ocmf.tuple_text import (
@@ -113,14 +113,14 @@ def _of_text(text: str, notes: list[str]) -> list[Found]:
     elif _is_csv(written):
         found = _of_csv(written)
     if not found:
-        found = at_most(Found(one, source=f"line {line}") for one, line in tuples_in(text)) if HEADER in text else []
+        found = collect(Found(one, source=f"line {line}") for one, line in tuples_in(text)) if HEADER in text else []
         if not written.startswith(HEADER):
             unread: list[str] = []
             by_line = _of_lines(text, unread)
             if sum(map(_is_whole, by_line)) > sum(map(_is_whole, found)):
                 found = by_line
                 notes += unread
-    found = found or at_most(_within(written, "", DEEPEST))
+    found = found or collect(_within(written, "", DEEPEST))
     if not found:
         raise ReceiptError(
             f"no receipt in it: it begins with {printable(written[:200], limit=40)!r}; expected an OCMF tuple, a file "
@@ -181,7 +181,7 @@ def _of_json(text: str) -> list[Found]:
             raise ReceiptError("JSON that is nested too deeply") from error
         values.append(value)
     found = (one for value in values for one in _search(value, "", DEEPEST))
-    return at_most(replace(one, source=f"receipt {number}") for number, one in enumerate(found, 1))
+    return collect(replace(one, source=f"receipt {number}") for number, one in enumerate(found, 1))
 
 
 def _of_lines(text: str, notes: list[str]) -> list[Found]:
@@ -198,8 +198,7 @@ def _of_lines(text: str, notes: list[str]) -> list[Found]:
         in_line, is_read = _of_line(written)
         if in_line:
             is_log |= not written.startswith((*_BEGINS_JSON, HEADER))
-            found += (replace(one, source=f"line {number}") for one in in_line)
-            at_most(found)
+            collect((replace(one, source=f"line {number}") for one in in_line), found)
         elif written and not is_read:
             (unread if "{" in written else plain).append(number)
     unread = unread if is_log else sorted(unread + plain)
@@ -299,7 +298,7 @@ def _of_csv(text: str) -> list[Found]:
     """Read the tuples of the rows. Rows without a tuple (erased receipts) are skipped."""
     rows = csv.DictReader(io.StringIO(text, newline=""))
     try:
-        return at_most(
+        return collect(
             Found(row[TUPLE], row.get(KEY) or "", f"row {number}")
             for number, row in enumerate(rows, 1)
             if row.get(TUPLE)

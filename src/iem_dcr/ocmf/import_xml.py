@@ -60,16 +60,17 @@ def unwrapped(text: str) -> str | None:
     return raw.decode("utf-8", "surrogateescape")
 
 
-def at_most(found: Iterable[Found]) -> list[Found]:
-    """Return the tuples of a document.
+def collect(more: Iterable[Found], found: list[Found] | None = None) -> list[Found]:
+    """Append tuples of a document to those found before, or to a new list.
 
     Raises:
         ReceiptError: there are more than `MOST`. The rest is not read.
     """
-    collected = found if isinstance(found, list) else list(islice(found, MOST + 1))
-    if len(collected) > MOST:
+    found = [] if found is None else found
+    found += islice(more, MOST + 1 - len(found))
+    if len(found) > MOST:
         raise ReceiptError(f"the document holds more than {MOST} receipts. Split it")
-    return collected
+    return found
 
 
 def read_xml(data: bytes) -> list[Found]:
@@ -145,12 +146,12 @@ class _Reader:
             of = f", transactionId {printable(self._transaction, limit=40)}" if self._transaction else ""
             place = f"value {self._values}{of}"
             is_placed = tuple(self._path) == ("values",) and not self._has_namespace
-            self._found += [
+            more = (
                 Found(one, self._key, place, tuple(_findings(one, text, self._key, is_placed=is_placed)), self._context)
                 for one, text in self._signed
-            ]
+            )
+            collect(more, self._found)
             self._signed = []
-            at_most(self._found)
 
 
 def _findings(one: str, text: str, key: str, *, is_placed: bool) -> Iterator[Finding]:

@@ -145,12 +145,13 @@ def public_key_der_hex(text: str, algorithm: str | None = None) -> str:
 
 
 @lru_cache(maxsize=_KEYS_KEPT)
-def is_plain(text: str, curve: Curve) -> bool:
+def is_plain(text: str, algorithm: str | None) -> bool:
     """Return whether a key of DER in hex or base64 has padding, short lengths and a named curve.
 
-    Other forms (PEM, a point, OCPP's forms) count as plain too.
+    Other forms (PEM, a point, OCPP's forms) count as plain too, and so does what is not a key of this SA.
     """
     try:
+        curve = curve_of(algorithm)
         size = len(key_of(text, curve).der)
     except (ReceiptError, ImportError):
         return True
@@ -207,13 +208,13 @@ def _bytes_of(text: str, depth: int) -> Iterator[bytes]:
         text = match[1]
     if (raw := from_hex(_BETWEEN_DIGITS.sub("", text))) is not None:
         yield raw
-    raw = from_base64("".join(text.split()))
-    if raw is None:
-        return
-    yield raw
+    written = "".join(text.split())
+    raw = from_base64(written)
+    if raw is not None:
+        yield raw
     with contextlib.suppress(ValueError):
-        yield base64.b32decode("".join(text.split()))
-    if depth and raw.isascii():
+        yield base64.b32decode(written)
+    if depth and raw is not None and raw.isascii():
         yield from _bytes_of(raw.decode(), depth - 1)
 
 

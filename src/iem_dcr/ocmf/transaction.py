@@ -97,8 +97,7 @@ class Transaction:
             TX = _TX(row.written)
             if number == 0 and TX in ENDING:
                 self._report.add("end-repeated", "the begin's tuple holds an end", "TX", row, number)
-        for number, row in self._rows:
-            if number == 1 and _TX(row.written) == "B":
+            if number == 1 and TX == "B":
                 self._report.add("begin-repeated", "the end's tuple holds a begin", "TX", row, number)
 
     def _look_at_levels(self) -> None:

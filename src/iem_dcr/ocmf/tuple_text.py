@@ -143,12 +143,12 @@ def read_sections(text: str, start: int = 0) -> Sections:
         ReceiptError: there is no tuple of two JSON objects.
     """
     begin = start + len(HEADER)
-    payload, end, is_odd = _section(text, begin, "payload")
+    payload, end, payload_is_odd = _section(text, begin, "payload")
     separator = _skip_space(text, end)
     if not text.startswith("|", separator):
         raise ReceiptError("no OCMF tuple: no '|' and no signature section behind the payload; is the text complete?")
-    signature, end, is_too = _section(text, separator + 1, "signature")
-    return Sections(payload, signature, text[begin:separator], end, is_odd or is_too)
+    signature, end, signature_is_odd = _section(text, separator + 1, "signature")
+    return Sections(payload, signature, text[begin:separator], end, payload_is_odd or signature_is_odd)
 
 
 def repeated_keys(section: str, decoded: Mapping[str, object]) -> tuple[str, str]:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from iem_dcr.errors import ReceiptError
 from iem_dcr.ocmf.examination import examine
-from iem_dcr.ocmf.keys import curve_of, is_plain
-from iem_dcr.ocmf.receipt import Reading, difference_wh, ends_of, parse
+from iem_dcr.ocmf.keys import is_plain
+from iem_dcr.ocmf.receipt import difference_wh, ends_of, parse
 from iem_dcr.ocmf.registers import register_of
 from iem_dcr.ocmf.rules import Finding, Severity, finding
 from iem_dcr.ocmf.signature import Outcome, verify
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from iem_dcr.meter_time import MeterTime
     from iem_dcr.ocmf.receipt import Receipt
-    from iem_dcr.ocmf.registers import Register
     from iem_dcr.ocmf.signature import Verification
 
 
@@ -149,11 +148,8 @@ def judge(
 
 def _of_keys(receipts: Sequence[Receipt], public_keys: Sequence[str]) -> Iterator[Finding]:
     for number, (receipt, key) in enumerate(zip(receipts, public_keys, strict=False)):
-        try:
-            if not is_plain(key, curve_of(receipt.algorithm)):
-                yield finding("key-spelling", "the public key has an unusual form", receipt=number)
-        except ReceiptError:
-            pass
+        if not is_plain(key, receipt.algorithm):
+            yield finding("key-spelling", "the public key has an unusual form", receipt=number)
 
 
 def energies_of(receipts: Sequence[Receipt]) -> tuple[Energy, ...]:
@@ -162,29 +158,24 @@ def energies_of(receipts: Sequence[Receipt]) -> tuple[Energy, ...]:
     counted = []
     for begins, ends in ends_of(rows).values():
         begin, end = begins[0].reading if begins else None, ends[-1].reading if ends else None
-        counted.append((register_of((begin or end or Reading()).RI), begin, end))
-    judged = [register for register, _, _ in counted if register is not None and register.judged]
+        RI = (begins or ends)[0].reading.RI
+        counted.append((RI, register_of(RI), begin, end))
+    judged = [register for _, register, _, _ in counted if register is not None and register.judged]
     if len(judged) > 1:
         compensated = any(register.compensated for row in rows if (register := register_of(row.reading.RI)))
         judged = [register for register in judged if register.compensated or not compensated]
         judged = [register for register in judged if register.direction == "import"] or judged
     deciding = frozenset(judged)
-    return tuple(_energy(register, begin, end, decides=register in deciding) for register, begin, end in counted)
-
-
-def _energy(register: Register | None, begin: Reading | None, end: Reading | None, *, decides: bool) -> Energy:
-    begin_wh, end_wh = (reading.energy_wh if reading else None for reading in (begin, end))
-    either = begin or end
-    return Energy(
-        register=either.RI if either else "",
-        direction=register.direction if register else "",
-        begin_wh=begin_wh,
-        end_wh=end_wh,
-        energy_wh=difference_wh(begin_wh, end_wh),
-        begin=begin.TM if begin else None,
-        end=end.TM if end else None,
-        decides=decides,
-    )
+    energies = []
+    for RI, register, begin, end in counted:
+        direction = register.direction if register else ""
+        begin_wh, end_wh = (reading.energy_wh if reading else None for reading in (begin, end))
+        begin_TM, end_TM = (reading.TM if reading else None for reading in (begin, end))
+        energy_wh = difference_wh(begin_wh, end_wh)
+        energies.append(
+            Energy(RI, direction, begin_wh, end_wh, energy_wh, begin_TM, end_TM, decides=register in deciding)
+        )
+    return tuple(energies)
 
 
 def energy_summary(energies: Sequence[Energy]) -> str:
@@ -219,5 +210,5 @@ def _of_direction(energies: Sequence[Energy], direction: str) -> Decimal | None:
     return told[0].energy_wh if told else None
 
 
-def _kwh(energy_wh: Decimal | None) -> str:
-    return "?" if energy_wh is None else f"{energy_wh / 1000:.3f} kWh"
+def _kwh(energy_wh: Decimal) -> str:
+    return f"{energy_wh / 1000:.3f} kWh"
