@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import random
 from itertools import pairwise
 from typing import Any
 
@@ -13,7 +12,6 @@ import pytest
 
 from iem_dcr.config import Settings
 from iem_dcr.everest_api.context import METER
-from iem_dcr.everest_api.envelope import read_request
 from iem_dcr.everest_api.meter_api import MeterApi
 from iem_dcr.everest_api.requests import MAX_AT_WORK, MAX_REFUSALS
 from tests.support.api_bench import MODULE_ID, ApiBench, api_bench, request, start_payload
@@ -243,30 +241,6 @@ async def test_the_stop_of_a_refused_start_gets_no_others_receipt(how: str) -> N
         assert bench.bus.on(refused)[-1].value["status"] == "UNEXPECTED_ERROR"
         assert [(await bench.answer(stop))["status"] for stop in stops] == ["OK"] * len(stops)
         expect_refused(await bench.answer(bench.stop("T-2")))
-
-
-@virtual
-async def test_anything_at_all_is_answered_once_where_an_answer_is_wanted() -> None:
-    seeded = random.Random(4711)
-    whole = request(start_payload(), "reply/@")
-    async with api_bench() as bench:
-        await bench.until_live()
-        expected: dict[str, int] = {}
-        for number in range(400):
-            message = bytearray(whole.replace(b"@", str(number).encode()))
-            for _ in range(seeded.randint(1, 3)):
-                at = seeded.randrange(len(message))
-                message[at : at + seeded.randint(0, 2)] = seeded.choice([b"", b"x", b"07", b'"', b"}", b",", b"\xff"])
-            reply_to = read_request(bytes(message)).reply_to
-            if reply_to is not None:
-                expected[reply_to] = expected.get(reply_to, 0) + 1
-            bench.bus.receive(seeded.choice([bench.topics.start, bench.topics.stop]), bytes(message))
-            await asyncio.sleep(0.3)
-        await settled(bench)
-        answered = [each.topic for each in bench.bus.published if each.qos == 1]
-        assert {topic: answered.count(topic) for topic in answered} == expected
-        assert len(expected) > 100
-        assert await bench.answer(bench.start("T-9")) == OK
 
 
 @virtual

@@ -269,41 +269,6 @@ async def test_a_stalled_broker_makes_nothing_grow() -> None:
             assert len(everest.messages) < 400
 
 
-@real_time
-async def test_a_flood_on_one_topic_starves_no_other() -> None:
-    with Mosquitto() as broker, Recorder(broker, "v") as flooder:
-        async with running(broker.settings(), connected=False) as bus:
-            flood, start = Inbox(), Inbox()
-            bus.subscribe("a/flood", flood)
-            bus.subscribe(START, start)
-            bus.subscribe("reply", Inbox())
-            await until(lambda: bus.connected)
-            over = threading.Event()
-
-            def pour() -> None:
-                while not over.is_set():
-                    for _ in range(50):
-                        flooder.publish("a/flood", b"x" * 100, qos=0)
-                    over.wait(0.01)
-
-            pouring = threading.Thread(target=pour)
-            pouring.start()
-            try:
-                with Recorder(broker) as everest:
-                    number = 0
-                    while len(flood.payloads) < 1000:
-                        number += 1
-                        everest.publish(START, b"%d" % number)
-                        bus.offer("v", b"%d" % number, good_for_s=60.0)
-                        assert await bus.deliver("reply", b"r", within_s=20.0)
-                        await until(lambda: start.payloads and start.payloads[-1] == b"%d" % number)  # noqa: B023
-            finally:
-                over.set()
-                pouring.join()
-            assert start.payloads == [b"%d" % request for request in range(1, number + 1)]
-            await until(lambda: flooder.payloads("v")[-1:] == [b"%d" % number])
-
-
 # --- Sessions ---
 
 
