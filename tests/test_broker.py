@@ -15,6 +15,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from iem_dcr.driver.rate_limited_log import LINES
 from iem_dcr.everest_api.mqtt import MAX_UNACKNOWLEDGED, MqttConnection
+from iem_dcr.everest_api.receivers import ANY_MESSAGE_TIMEOUT_S
 from tests.support.brokers import (
     BROKERS,
     PATIENCE_S,
@@ -122,20 +123,20 @@ async def test_what_is_published_arrives_on_both_sides(kind: type[TestBroker]) -
 
 
 @real_time
-async def test_many_topics_and_values_arrive_the_oldest_first() -> None:
+async def test_many_topics_are_subscribed_before_anything_is_published_the_oldest_first() -> None:
     with Mosquitto() as broker, Recorder(broker, "v/#") as everest:
         async with running(broker.settings(), connected=False) as bus:
             inboxes = [Inbox() for _ in range(300)]
             for number, inbox in enumerate(inboxes):
                 bus.subscribe(f"in/{number}", inbox)
+                bus.offer(f"v/{number}", b"%d" % number, good_for_s=20.0)
             await until(lambda: bus.connected)
             for number in range(300):
                 everest.publish(f"in/{number}", b"%d" % number, qos=0)
-                bus.offer(f"v/{number}", b"%d" % number, good_for_s=20.0)
             await until(lambda: len(everest.messages) == 300 and all(inbox.payloads for inbox in inboxes))
             assert [inbox.payloads for inbox in inboxes] == [[b"%d" % number] for number in range(300)]
-            # The oldest first.
             assert [message.topic for message in everest.messages] == [f"v/{number}" for number in range(300)]
+        assert broker.log.rindex(f"Sending SUBACK to {IDENTITY}") < broker.log.index(f"PUBLISH from {IDENTITY}")
 
 
 @real_time
@@ -232,6 +233,28 @@ async def test_replies_are_delivered_across_an_outage_once(kind: type[TestBroker
             await until(lambda: everest.payloads("end"))
         assert sorted(message.topic for message in everest.messages) == sorted([*topics, "value", "end"])
         assert everest.payloads("value") == [b"second"]
+
+
+@real_time
+async def test_after_an_outage_a_reply_waits_for_the_heartbeat_that_was_there_before() -> None:
+    # EVerest can be slower to come back than this client, and the broker keeps nothing for it.
+    with Mosquitto() as broker, Recorder(broker, "reply") as everest:
+        async with Network(broker) as network, running(broker.settings(port=network.port), connected=False) as bus:
+            beats = Inbox()
+            bus.subscribe(HEARTBEAT, beats)
+            await until(lambda: bus.connected)
+            everest.publish(HEARTBEAT, b"1", qos=0)
+            await until(lambda: beats.payloads)
+            network.cut()
+            await until(lambda: not bus.connected)
+            reply = asyncio.create_task(bus.deliver("reply", b"r", within_s=60.0))
+            network.mend()
+            await until(lambda: bus.connected)
+            await asyncio.sleep(ANY_MESSAGE_TIMEOUT_S + 1.0)  # longer than where no heartbeat was heard before
+            assert not reply.done()
+            everest.publish(HEARTBEAT, b"2", qos=0)
+            assert await reply
+            await until(lambda: everest.payloads("reply") == [b"r"])
 
 
 @real_time

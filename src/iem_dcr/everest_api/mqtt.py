@@ -257,11 +257,11 @@ class MqttConnection:
     async def _work_on(self, client: aiomqtt.Client, group: asyncio.TaskGroup) -> None:
         """Subscribe and publish. Each wait for the broker is a task of its own in the group."""
         self._subscriptions.begin_anew()
-        await self._subscribe(client, group)
-        self._announce()
         while True:
             self._outbox.changed.clear()
             await self._subscribe(client, group)
+            if not self._is_connected:
+                self._announce()
             for delivery in self._outbox.take_deliveries():
                 group.create_task(self._deliver(client, delivery))
             if offers := self._outbox.good_offers():
