@@ -174,7 +174,7 @@ class MqttConnection:
             await self._end(self._keeping)
 
     async def _end(self, keeping: asyncio.Task[None]) -> None:
-        # A task group that fails at the same moment swallows the cancellation before Python 3.13, so it needs the flag.
+        # The flag is needed because a task group that fails at this moment swallows the cancellation before Python 3.13.
         self._is_ending = True
         keeping.cancel()
         await asyncio.wait((keeping,))
