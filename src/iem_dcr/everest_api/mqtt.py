@@ -174,7 +174,7 @@ class MqttConnection:
             await self._end(self._keeping)
 
     async def _end(self, keeping: asyncio.Task[None]) -> None:
-        # The flag is needed because a task group that fails at this moment swallows the cancellation before Python 3.13.
+        # Needs the flag: a task group that fails at this moment swallows the cancellation before Python 3.13.
         self._is_ending = True
         keeping.cancel()
         await asyncio.wait((keeping,))
