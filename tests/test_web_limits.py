@@ -22,9 +22,9 @@ from iem_dcr.service.service import Service
 from iem_dcr.service.web_settings import WebSettings
 from iem_dcr.simulator import SimulatorOptions, SimulatorServer
 from iem_dcr.web import streams, views
-from iem_dcr.web.server import IDLE_TIMEOUT_S, RETRY_AFTER_S, WebServer
+from iem_dcr.web.server import IDLE_TIMEOUT_S, RETRY_AFTER_S
 from tests.support.bench import CI, SECRET, SERIAL
-from tests.support.served_page import STATUS, observed, read_answer, read_event, served, value, wall
+from tests.support.served_page import observed, read_answer, read_event, served, value, wall
 from tests.support.service_site import FailingBus
 from tests.support.virtual_time import virtual
 
@@ -215,26 +215,6 @@ async def test_what_a_chart_shows_is_there_as_csv() -> None:
 
 
 @virtual
-async def test_a_port_that_is_taken_is_tried_again(caplog: pytest.LogCaptureFixture) -> None:
-    with socket.socket() as holder:
-        holder.bind(("127.0.0.1", 0))
-        holder.listen()
-        port = holder.getsockname()[1]
-        server = WebServer(WebSettings(f"127.0.0.1:{port}"), [observed()], lambda: STATUS)
-        task = asyncio.create_task(server.run())
-        await asyncio.sleep(3 * RETRY_AFTER_S)
-        (told,) = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
-        assert told == (
-            f"no bring-up page at 127.0.0.1:{port} (listen in [web]): Address already in use; it is tried again "
-            "every 10 s, and the meters are not affected"
-        )
-    await asyncio.sleep(RETRY_AFTER_S)
-    assert server.listening.is_set()
-    task.cancel()
-    await asyncio.wait([task])
-
-
-@virtual
 async def test_a_mistake_in_the_page_is_the_pages_alone_and_ends_a_stream(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -257,13 +237,16 @@ async def test_a_mistake_in_the_page_is_the_pages_alone_and_ends_a_stream(
 
 
 @virtual
-async def test_the_service_goes_on_without_its_page() -> None:
+async def test_the_service_goes_on_without_its_page_and_the_port_is_tried_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
         holder.listen()
+        address = f"127.0.0.1:{holder.getsockname()[1]}"
         async with SimulatorServer(SimulatorOptions(MS=SERIAL, private_key=SECRET)) as meter:
             settings = Settings.of({"ip_address": meter.host, "port_http": meter.port, "CI": CI})
-            web = WebSettings(f"127.0.0.1:{holder.getsockname()[1]}")
+            web = WebSettings(address)
             bus = FailingBus()
             service = Service(ServiceConfig(MqttSettings(), (MeterConfig("pm1", settings),), web), broker=bus)
             task = asyncio.create_task(service.run())
@@ -271,6 +254,11 @@ async def test_the_service_goes_on_without_its_page() -> None:
             times = [each.at_s for each in bus.on(Topics("pm1").values)]
             assert len(times) >= 19
             assert all(0.9 < later - earlier < 1.1 for earlier, later in itertools.pairwise(times[1:]))
+            (told,) = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+            assert told == (
+                f"no bring-up page at {address} (listen in [web]): Address already in use; it is tried again "
+                "every 10 s, and the meters are not affected"
+            )
             holder.close()
             await asyncio.sleep(RETRY_AFTER_S + 1.0)
             assert service.page is not None

@@ -174,7 +174,7 @@ class MqttConnection:
             await self._end(self._keeping)
 
     async def _end(self, keeping: asyncio.Task[None]) -> None:
-        # A task group that fails at the same moment swallows the cancellation before Python 3.13, so it needs the flag.
+        # Needs the flag: a task group that fails at this moment swallows the cancellation before Python 3.13.
         self._is_ending = True
         keeping.cancel()
         await asyncio.wait((keeping,))
@@ -257,11 +257,11 @@ class MqttConnection:
     async def _work_on(self, client: aiomqtt.Client, group: asyncio.TaskGroup) -> None:
         """Subscribe and publish. Each wait for the broker is a task of its own in the group."""
         self._subscriptions.begin_anew()
-        await self._subscribe(client, group)
-        self._announce()
         while True:
             self._outbox.changed.clear()
             await self._subscribe(client, group)
+            if not self._is_connected:
+                self._announce()
             for delivery in self._outbox.take_deliveries():
                 group.create_task(self._deliver(client, delivery))
             if offers := self._outbox.good_offers():

@@ -2,7 +2,7 @@
 
 A broker sends a request again when the acknowledgement was lost with the connection, and a client may repeat one. The
 topic for the reply identifies a request: EVerest makes a new topic for each. Its digest identifies a start that wants
-no reply. A stop that wants none is not remembered: to end nothing twice is harmless.
+no reply. A stop that wants none is not remembered, and is carried out each time.
 """
 
 from __future__ import annotations

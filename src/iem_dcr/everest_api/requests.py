@@ -122,7 +122,7 @@ class Requests:
         task.add_done_callback(lambda done: self._done(done, command, reply))
 
     def _take_again(self, command: str, request: Request, reply: Reply, before: Reply) -> None:
-        """Answer or refuse a request for whose reply there is already another one, `before`."""
+        """Handle a request that has the ``replyTo`` of an earlier one, or is its repetition without ``replyTo``."""
         if reply.reply_to is None:
             self._ignored_log.warning("the same %s without replyTo came again and is ignored", command)
         elif before.digest == reply.digest:

@@ -20,29 +20,26 @@ if TYPE_CHECKING:
 
 MAX_FINDINGS: Final = 100
 """Largest number of findings on the page. A meter that signs nonsense can cause thousands."""
-_JUDGEMENTS: Final = {
-    Judgement.INVALID: ("not valid", "fault", "The signature does not match: {}."),
-    Judgement.NOT_CHECKED: ("not checked", "warning", "The signature could not be checked: {}."),
-    Judgement.REFUSED: (
-        "valid, not accepted", "fault", "The signature matches, but the transparency software refuses this receipt."
-    ),
-    Judgement.ACCEPTED: ("valid", "ok", "The signature matches, and there are no objections to the receipt."),
-}  # fmt: skip
+_WHY: Final = {
+    Judgement.INVALID: "The signature does not match: {}.",
+    Judgement.NOT_CHECKED: "The signature could not be checked: {}.",
+    Judgement.REFUSED: "The signature matches, but the transparency software refuses this receipt.",
+    Judgement.ACCEPTED: "The signature matches, and there are no objections to the receipt.",
+}
 _KINDS: Final = {Severity.ERROR: "fault", Severity.WARNING: "warning", Severity.INFO: ""}
 
 
 def receipt_view(found: Found) -> dict[str, Any]:
     """Return the variables of the receipt template."""
     receipt, verdict = found.receipt, found.verdict
-    word, kind, why = _JUDGEMENTS[verdict.judgement]
-    (verification,) = verdict.verifications
+    word, kind = formatting.signature(verdict.outcome, accepted=verdict.judgement is Judgement.ACCEPTED)
     order = list(Severity)
     worst = sorted(verdict.findings, key=lambda finding: order.index(finding.severity))[:MAX_FINDINGS]
     return {
         "title": f"Receipt {shown(receipt.pagination or 'without PG')}",
         "word": word,
         "kind": kind,
-        "why": why.format(shown(verification.reason)),
+        "why": _WHY[verdict.judgement].format(shown(verdict.reason)),
         "lines": tuple(_lines(receipt, found.transaction_id)),
         "findings": tuple(_finding(receipt, finding) for finding in worst),
         "left_out": len(verdict.findings) - len(worst),

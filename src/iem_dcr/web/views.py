@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from decimal import Decimal
 
-    from iem_dcr.device.messages import MeterValue
     from iem_dcr.diagnostics.status import Status, Trouble
     from iem_dcr.service.observation import ObservedMeter
 
@@ -151,8 +150,19 @@ class MeterView:
 
     def words(self) -> Iterator[tuple[str, str, str, str]]:
         """Yield name, content, meaning and kind of each status word."""
-        if self.status.value is not None:
-            yield from _words(self.status.value)
+        value = self.status.value
+        if value is None:
+            return
+        health = {
+            False: ("no error", ""),
+            True: ("in error; the manufacturer's error words, whose bits are not public", "fault"),
+            None: ("not readable", "warning"),
+        }
+        yield "XC", shown(value.XC), *health[value.has_error]
+        yield "XS", shown(value.XS), "the manufacturer's status word, whose bits are not public", ""
+        yield "ST", shown(value.ST), formatting.status(value.ST), "" if value.ST in ("G", "") else "warning"
+        kind = "fault" if "E" in value.EF else "warning" if value.EF else ""
+        yield "EF", shown(value.EF), formatting.flags(value.EF), kind
 
 
 def path_of(meter: ObservedMeter) -> Markup:
@@ -177,17 +187,3 @@ def _state_of(status: Status, found: tuple[Trouble, ...]) -> str:
     if status.value.XT:
         return "busy"
     return "warning" if found else "ready"
-
-
-def _words(value: MeterValue) -> Iterator[tuple[str, str, str, str]]:
-    is_public = "bits are not public"
-    health = {
-        False: ("no error", ""),
-        True: (f"in error; the manufacturer's error words, whose {is_public}", "fault"),
-        None: ("not readable", "warning"),
-    }
-    yield "XC", shown(value.XC), *health[value.has_error]
-    yield "XS", shown(value.XS), f"the manufacturer's status word, whose {is_public}", ""
-    yield "ST", shown(value.ST), formatting.status(value.ST), "" if value.ST in ("G", "") else "warning"
-    kind = "fault" if "E" in value.EF else "warning" if value.EF else ""
-    yield "EF", shown(value.EF), formatting.flags(value.EF), kind
