@@ -259,6 +259,12 @@ def test_transaction_registers_keep_the_value_of_the_last_transaction() -> None:
     assert values()[2] == "00000000.000"
 
 
+def test_numbers_are_rounded() -> None:
+    bench = Bench(power_decimals=3)
+    bench.meter.set_load(1.23456, 400.0)
+    assert b'"U2": 400, "U3": 0, "U4": 0, "I": 1.235, "P": 493.824, ' in bench.get("/metervalue").body
+
+
 def test_rows_words_and_identity_can_change_while_it_runs() -> None:
     bench = Bench(RD_rows=("transaction_1-b:1.8.e", "1-b:1.8.e"))
     assert [row.get("RI") or row["WI"] for row in bench.json("/metervalue")["RD"]] == list(bench.meter.options.RD_rows)
