@@ -163,7 +163,7 @@ def damaged(content: bytes, chance: random.Random) -> bytes:
 def test_impossible_version_or_damaged_application_id_moves_the_file_aside(
     place: int, what: str, path: Path, full: bytes
 ) -> None:
-    """SQLite keeps the version in bytes 60 to 63, and the application id in 68 to 71. Version 3 is a newer program's."""
+    """Bytes 60 to 63 have the version, 68 to 71 the application id. Version 3 is a newer program's."""
     changed = bytearray(full)
     changed[place] ^= 1
     assert outcome(path, bytes(changed)) == what
