@@ -159,11 +159,13 @@ def damaged(content: bytes, chance: random.Random) -> bytes:
     return bytes(changed)
 
 
-@pytest.mark.parametrize(("place", "what"), [(60, "moved aside"), (63, "refused"), (68, "moved aside")])
-def test_impossible_version_or_damaged_application_id_moves_the_file_aside(
+@pytest.mark.parametrize(
+    ("place", "what"), [(18, "moved aside"), (60, "moved aside"), (63, "refused"), (68, "moved aside")]
+)
+def test_flipped_bit_in_a_field_of_the_header_moves_the_file_aside(
     place: int, what: str, path: Path, full: bytes
 ) -> None:
-    """Bytes 60 to 63 have the version, 68 to 71 the application id. Version 3 is a newer program's."""
+    """Byte 18 has the write version, 60 to 63 the journal's, 68 to 71 the application id. 3 is a newer program's."""
     changed = bytearray(full)
     changed[place] ^= 1
     assert outcome(path, bytes(changed)) == what
