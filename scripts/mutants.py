@@ -15,6 +15,7 @@ import importlib.util
 import os
 import re
 import sys
+import tempfile
 import tomllib
 from collections import defaultdict
 from dataclasses import dataclass
@@ -202,8 +203,11 @@ class _Finder:
         return importlib.util.spec_from_loader(name, self._loader) if name == self._name else None
 
 
-def start(path: Path, code: CodeType, tests: list[str]) -> int:
-    """Fork a process that runs the tests with a changed module. Its exit status is that of pytest."""
+def start(path: Path, code: CodeType, tests: list[str], folder: str) -> int:
+    """Fork a process that runs the tests with a changed module. Its exit status is that of pytest.
+
+    Its temporary files are in a folder of its own: pytest's shared one fails if many processes use it at once.
+    """
     pid = os.fork()
     if pid:
         return pid
@@ -214,14 +218,20 @@ def start(path: Path, code: CodeType, tests: list[str]) -> int:
             os.dup2(nowhere, stream)
         name = ".".join(path.relative_to(ROOT / "src").with_suffix("").parts)
         sys.meta_path.insert(0, _Finder(name, path, code))
-        status = pytest.main([*PYTEST, *tests])
+        status = pytest.main([*PYTEST, f"--basetemp={folder}/{os.getpid()}", *tests])
     finally:
         os._exit(status)
 
 
 def survivors(path: Path, tests: list[str], workers: int) -> tuple[int, list[Mutant]]:
     """Run the tests against every mutant. Return the number of mutants, and the surviving ones."""
-    unchanged = start(path, compile(path.read_text(encoding="utf-8"), str(path), "exec", dont_inherit=True), tests)
+    with tempfile.TemporaryDirectory() as folder:
+        return _survivors(path, tests, workers, folder)
+
+
+def _survivors(path: Path, tests: list[str], workers: int, folder: str) -> tuple[int, list[Mutant]]:
+    code = compile(path.read_text(encoding="utf-8"), str(path), "exec", dont_inherit=True)
+    unchanged = start(path, code, tests, folder)
     if os.waitpid(unchanged, 0)[1] != 0:
         raise SystemExit(f"{', '.join(tests)} fail without a change of {path.name}")
     waiting, count = mutants(path), 0
@@ -229,7 +239,7 @@ def survivors(path: Path, tests: list[str], workers: int) -> tuple[int, list[Mut
     alive: list[Mutant] = []
     while True:
         for mutant in islice(waiting, workers - len(running)):
-            running[start(path, mutant.code, tests)] = mutant
+            running[start(path, mutant.code, tests, folder)] = mutant
             count += 1
         if not running:
             return count, sorted(alive, key=lambda mutant: mutant.line)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iem_dcr.device import messages
-from iem_dcr.device.messages import Gateway, MeterValue, PublicKey, ShapeError, User
+from iem_dcr.device.messages import Gateway, MeterValue, PublicKey, ShapeError
 from iem_dcr.meter_time import MeterTime
 from tests.support.shared import shared
 
@@ -222,15 +222,6 @@ def test_clock_and_key_are_read() -> None:
     assert messages.datetime_answer({}) is None
     assert messages.public_key({"PK": "00ff"}) == PublicKey("", "00ff")
     assert [refusal({"PK": key}, messages.public_key).path for key in ("", None, True)] == ["PK"] * 3
-
-
-def test_a_users_body_has_the_meters_order() -> None:
-    user = User(IS=True, IL="NONE", IF=("RFID_PLAIN", "OCPP_AUTH"), IT="ISO14443", ID="04AABB", US=False, TT="")
-    assert json.dumps(user.body()) == (
-        '{"IS": true, "IL": "NONE", "IF": ["RFID_PLAIN", "OCPP_AUTH"], "IT": "ISO14443", "ID": "04AABB", '
-        '"US": false, "TT": ""}'
-    )
-    assert list(User(IS=False, IL="", IF=(), IT="", ID="", US=True).body()) == ["IS", "IL", "IF", "IT", "ID", "US"]
 
 
 # --- JSON ---

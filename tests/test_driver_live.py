@@ -382,6 +382,18 @@ async def test_bug_in_a_reading_does_not_end_the_run(
 
 
 @virtual
+async def test_ever_new_serials_do_not_flood_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    async with bench() as b:
+        await b.until_live()
+        for number in range(30):
+            b.meter.configure(MS=f"1SIM{number}")
+            await asyncio.sleep(3)
+        assert len(b.station.values) >= 30
+    assert "exchanged 16 times" in logged(caplog)[-1]
+    assert len(logged(caplog)) == 17
+
+
+@virtual
 async def test_two_meters_at_one_address_do_not_flood_the_log(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     async with live_bench() as b:

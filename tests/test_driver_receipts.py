@@ -198,6 +198,17 @@ def kept_by(sink: Sink) -> set[tuple[str | None, str]]:
 
 
 @virtual
+async def test_node_that_did_not_answer_is_asked_again_at_the_next_look() -> None:
+    async with live_bench(meter_options(signing_delay_s=0.0)) as b:
+        await start(b, for_s=2.5)
+        b.meter.faults.add(Fault("refuse", node="/receipt", method="GET", count=1000))
+        b.meter.faults.add(Fault("refuse", node="/transaction", method="GET", status=503))
+        before_s = now_s()
+        await own_receipt(b)
+        assert now_s() - before_s < 0.09
+
+
+@virtual
 async def test_late_receipt_is_kept_before_the_next_one_replaces_it() -> None:
     async with live_bench(fated("closed-late", late_close_s=40.0)) as b:
         await start(b, "A")

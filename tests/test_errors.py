@@ -76,8 +76,7 @@ def test_attributes() -> None:
     assert RefusedError(METER, NODE, 428).status == 428
     assert NotUnderstoodError(METER, NODE, "RD", "missing").path == "RD"
     error = ConfigError(["port_http is 0", "CI is ''"])
-    assert error.problems == ("port_http is 0", "CI is ''")
-    assert str(error) == "port_http is 0; CI is ''"
+    assert (error.problems, str(error)) == (("port_http is 0", "CI is ''"), "port_http is 0; CI is ''")
 
 
 @given(any_text)

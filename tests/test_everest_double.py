@@ -7,13 +7,9 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from tests.support.everest_bench import CommandRefused, EverestBench, ModuleDied, configuration, definition
-from tests.support.everest_double.everest.framework._check import check
+from tests.support.everest_bench import CommandRefused, EverestBench, ModuleDied, configuration
 from tests.support.everest_double.everest.framework._module import Module
-from tests.support.everest_types import problems
 from tests.support.shared import shared
 
 if TYPE_CHECKING:
@@ -309,43 +305,3 @@ def ready():
             ("raised", True, "another", "Low"), ("cleared", True, FAULT[1], ""), ("cleared", False, FAULT[1], ""),
         ]  # fmt: skip
         assert bench.errors_active == {(FAULT[0], "another")}
-
-
-def test_lines_of_the_log_are_texts(script: Script) -> None:
-    own = "for odd in (b'', None, '\\ud800'):\n    attempt(lambda: log.info(odd))\nlog.debug('quiet')\n"
-    with EverestBench(script(own)) as bench:
-        bench.wait_ready_to_be_told()
-        assert [line.text.split(":")[0] for line in bench.log_lines] == ["TypeError"] * 3 + ["quiet"]
-
-
-# --- the check of values ---
-
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers(-3, 3) | st.floats(-3, 3) | st.text("AZ", max_size=2)
-    | st.sampled_from(["2026-03-01T12:00:00.000Z", "2026-13-01T12:00:00.000Z", "2026-03-01T12:00:00Z", "x" * 251]),
-    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.sampled_from(["total", "DC", "L1", "odd"]), inner),
-    max_leaves=6,
-)  # fmt: skip
-fields = st.sampled_from(
-    ["timestamp", "energy_Wh_import", "power_W", "current_A", "phase_seq_error", "meter_id", "temperatures", "odd"]
-)
-start_fields = st.sampled_from([*START["value"], "identification_level", "tariff_text", "odd"])
-
-
-def as_strict(schema: dict[str, Any], value: object) -> bool:
-    """Whether the check says of a value what a whole validator says."""
-    return (check(schema, value) is None) == (problems(schema, value) == [])
-
-
-@given(
-    st.dictionaries(fields, json_values, max_size=3), st.sets(fields, max_size=2),
-    st.dictionaries(start_fields, json_values, max_size=2), st.sets(start_fields, max_size=1),
-)  # fmt: skip
-def test_check_of_values_is_as_strict_as_jsonschema(
-    changes: dict[str, Any], without: set[str], of_start: dict[str, Any], without_in_start: set[str]
-) -> None:
-    powermeter = definition("powermeter")
-    value = {key: item for key, item in (VALUE | changes).items() if key not in without}
-    assert as_strict(powermeter["vars"]["powermeter"], value)
-    request = {key: item for key, item in (START["value"] | of_start).items() if key not in without_in_start}
-    assert as_strict(powermeter["cmds"]["start_transaction"]["arguments"]["value"], request)

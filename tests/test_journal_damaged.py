@@ -159,6 +159,18 @@ def damaged(content: bytes, chance: random.Random) -> bytes:
     return bytes(changed)
 
 
+@pytest.mark.parametrize(
+    ("place", "what"), [(18, "moved aside"), (60, "moved aside"), (63, "refused"), (68, "moved aside")]
+)
+def test_flipped_bit_in_a_field_of_the_header_moves_the_file_aside(
+    place: int, what: str, path: Path, full: bytes
+) -> None:
+    """Byte 18 has the write version, 60 to 63 the journal's, 68 to 71 the application id. 3 is a newer program's."""
+    changed = bytearray(full)
+    changed[place] ^= 1
+    assert outcome(path, bytes(changed)) == what
+
+
 @pytest.mark.parametrize("seed", range(times(4, 40)))
 def test_damaged_file_is_read_or_moved_aside_and_never_a_traceback(
     seed: int, tmp_path: Path, full: bytes, caplog: pytest.LogCaptureFixture

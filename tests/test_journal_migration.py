@@ -181,19 +181,6 @@ async def test_driver_acts_on_migrated_notes(tmp_path: Path) -> None:
     assert version(path) == 2
 
 
-def test_migrated_file_is_written_like_any_other(path: Path) -> None:
-    worker = StepWorker()
-    opened = Journal(path, worker=worker)
-    opened.keep(kept(4, "T-8"))
-    opened.keep(kept(5, "T-9", accepted=False))
-    worker.run()
-    opened.abandon()
-    assert [one.transaction_id for one in recall(path).entries] == ["T-7"]
-    assert [(one.transaction_id, one.accepted) for one in entries(path)] == [
-        ("T-1", True), ("T-1", False), ("", True), ("T-8", True), ("T-9", False),
-    ]  # fmt: skip
-
-
 def test_reader_sees_migrated_entries_and_changes_nothing(path: Path) -> None:
     before = path.read_bytes()
     assert [(one.transaction_id, one.text, one.accepted) for one in entries(path)] == [

@@ -65,14 +65,6 @@ def test_set_changes_options_clock_and_load() -> None:
     assert bench.json("/metervalue")["I"] == 0
 
 
-def test_power_cycle_has_times_of_its_own() -> None:
-    bench = Bench()
-    assert send(bench, "POST", "power-cycle") == (200, {"reachable_after_s": 5})
-    assert bench.meter.unreachable_for_s == pytest.approx(5)
-    assert send(bench, "POST", "power-cycle", {"boot_s": 0.5}) == (200, {"reachable_after_s": 2.5})
-    assert bench.meter.unreachable_for_s == pytest.approx(2.5)
-
-
 @pytest.mark.parametrize(("method", "path", "body", "reason"), [
     ("GET", "nothing", None, "no such request; the requests are GET state, POST faults"),
     ("GET", "faults", None, "no such request"), ("POST", "faults", "stall", 'expects an object, not "stall"'),

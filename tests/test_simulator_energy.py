@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iem_dcr.simulator.energy import EnergyPath, Load, Registers, charging, kwh_text
-from tests.test_simulator_nodes import Bench
 
 amperes = st.floats(-2000, 2000)
 volts = st.floats(0, 1500)
@@ -65,15 +64,6 @@ def test_curve_has_three_phases_and_without_a_length_no_end() -> None:
     assert load.at(100) == (0, 0)
     assert charging(100, 400, 1).at(1.1) == (0, 0)
     assert charging(100, 400, 0).at(1e6) == (100, 400)
-
-
-def test_registers_are_truncated() -> None:
-    bench = Bench(import_wh=0)
-    bench.meter.set_load(10, 360)
-    bench.wait(0.999)
-    assert bench.json("/metervalue")["RD"][0]["RV"] == "00000000.000"
-    bench.wait(0.001)
-    assert bench.json("/metervalue")["RD"][0]["RV"] == "00000000.001"
 
 
 @pytest.mark.parametrize(

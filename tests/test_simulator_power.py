@@ -32,7 +32,7 @@ def test_meter_is_unreachable_until_it_has_booted() -> None:
     before = bench.meter.registers
     bench.meter.power_cycle(off_s=2, boot_s=3)
     for left_s in (5, 4, 3, 2, 1):
-        assert bench.meter.unreachable_for_s == pytest.approx(left_s)
+        assert bench.meter.unreachable_for_s == bench.meter.as_json()["unreachable_for_s"] == pytest.approx(left_s)
         with pytest.raises(ConnectionRefusedError):
             bench.get("/metervalue")
         bench.wait(1)
@@ -118,8 +118,7 @@ def test_open_transaction_is_lost() -> None:
     bench = cut_in_session(open_at_power_cut="lost")
     assert bench.json("/metervalue")["XT"] is False
     bench.wait(60)
-    assert [record.PG for record in bench.meter.signed] == ["T1"]
-    assert bench.get("/transaction").body.decode() == bench.meter.signed[0].text
+    assert bench.get("/transaction").body.decode() == bench.meter.signed[-1].text
     assert bench.session().PG == "T2"
 
 

@@ -114,15 +114,6 @@ def test_a_bidirectional_meter_writes_a_second_object_with_each_reading() -> Non
     assert [row["RV"] for row in rows] == ["00000020.480", "00000001.024", "00000020.480", "00000001.114"]
 
 
-def test_each_record_has_the_next_page() -> None:
-    bench = Bench(pagination=9)
-    assert [bench.session().PG for _ in range(3)] == ["T10", "T11", "T12"]
-    bench.meter.power_cycle(1, 1)
-    bench.wait(2)
-    assert bench.session().PG == "T13"
-    assert [parts(record.text)[1]["PG"] for record in bench.meter.signed] == ["T10", "T11", "T12", "T13"]
-
-
 @pytest.mark.parametrize(("sticks", "signed"), [
     (True, ["0,40 EUR/kWh", "0,40 EUR/kWh", "0,50 EUR/kWh"]), (False, ["0,40 EUR/kWh", "0,30 EUR/kWh", "0,40 EUR/kWh"]),
 ])  # fmt: skip

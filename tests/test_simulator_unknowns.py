@@ -73,13 +73,10 @@ def test_a_begin_and_an_end_show_late() -> None:
     assert xt(bench) is False
 
 
-def test_single_readings_are_false_in_a_running_transaction() -> None:
+def test_xt_is_false_in_single_readings_or_after_a_power_cut() -> None:
     bench = Bench(false_xt="single")
     bench.begin()
     assert [xt(bench) for _ in range(10)] == [True, True, True, True, False] * 2
-
-
-def test_xt_is_false_for_seconds_after_a_power_cut_whose_transaction_goes_on() -> None:
     bench = Bench(false_xt="after-power-cut", open_at_power_cut="running")
     bench.begin()
     assert xt(bench) is True
@@ -262,16 +259,12 @@ def test_records_without_a_pagination_and_one_that_begins_again() -> None:
 # --- HTTP ---
 
 
-def test_a_post_that_was_acted_on_may_be_answered_with_any_success() -> None:
-    for status in (201, 202, 204):
-        bench = Bench(post_status=status)
-        assert bench.post("/gw", GW) == bench.post("/user", USER) == bench.begin() == status
-        assert bench.get("/metervalue").status == 200
-        assert bench.meter.requests[-2].acted
-
-
-def test_a_refusal_may_be_any_4xx() -> None:
-    bench = Bench(refusal_status=409)
-    assert bench.end() == 409
+@pytest.mark.parametrize("status", [201, 202, 204])
+def test_status_of_posts_and_of_refusals(status: int) -> None:
+    bench = Bench(post_status=status, refusal_status=409)
+    assert bench.post("/gw", GW) == bench.post("/user", USER) == bench.begin() == status
+    assert bench.meter.requests[-1].acted
+    assert bench.get("/metervalue").status == 200
+    assert bench.begin() == 409
     assert bench.post("/receipt", {"TX": "X"}) == 400
     assert bench.meter.handle("GET", BASE + "/nothing").status == 404

@@ -52,3 +52,13 @@ def contents(folder: Path) -> dict[str, bytes | str | None]:
         else:
             found[name] = path.read_bytes() if path.is_file() else None
     return found
+
+
+def stand_in(folder: Path, version: str, otherwise: str) -> None:
+    """Write an interpreter that says it is of a version, and does one thing whatever else it is asked."""
+    folder.mkdir(exist_ok=True)
+    path = folder / f"python{version}"
+    path.write_text(
+        f'#!/bin/sh\ncase "$*" in *version_info*) echo {version};; *) {otherwise};; esac\n', encoding="utf-8"
+    )
+    path.chmod(0o755)
