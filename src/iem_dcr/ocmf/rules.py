@@ -14,6 +14,10 @@ tuples together. Then no judged reading of the begin's tuple may exceed one of t
 This program differs for two reasons. It must not accept a receipt if the meter says that its energy is not usable, if
 begin and end belong to different registers or meters, or if nothing was measured. And it must not run for ever, so
 numbers and lists have limits.
+
+That software verifies some receipts that this program cannot read or check. It reads more than JSON: names and texts
+without quotes, comments, NaN. It supports curves that OCMF does not name, uses SHA-256 for any hash in SA, and reads a
+key with trailing bytes.
 """
 
 from __future__ import annotations
@@ -209,14 +213,6 @@ FINDINGS: dict[str, Kind] = {
 }
 # fmt: on
 """All codes of findings."""
-
-UNREAD_HERE = {
-    "JSON": "It reads more than JSON: names and texts without quotes, comments, NaN. This reader cannot read these.",
-    "curve": "It supports curves that OCMF does not name, and uses SHA-256 for any hash in SA. This reader does not "
-    "check these signatures.",
-    "key": "It reads a key with trailing bytes. This reader does not check its signatures.",
-}
-"""What the transparency software verifies and this reader does not."""
 
 
 def finding(
