@@ -153,6 +153,18 @@ def test_a_transaction_that_runs_is_only_ended_when_asked_to(form: list[str]) ->
         assert done.out.count(" VALID: the signature matches") == 2
 
 
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_the_receipt_of_a_begin_whose_answer_was_lost_is_shown_as_well(form: tuple[str, ...]) -> None:
+    with ready(idle_end="accept") as simulator:
+        simulator.fault(kind="refuse", node="/receipt", method="POST")
+        simulator.fault(kind="lose-answer", node="/receipt", method="POST")
+        done = session(simulator, *form)
+        first, second = simulator.of(lambda meter: [record.text for record in meter.signed])
+    assert done.status == 0
+    written = [event["ocmf"] for event in done.events if event["event"] == "receipt"] if form else done.out.splitlines()
+    assert [text for text in written if text in (first, second)] == [first, second]
+
+
 def test_a_start_that_is_refused() -> None:
     with ready() as simulator:
         simulator.fault(kind="refuse", node="/user", method="POST", count=99)

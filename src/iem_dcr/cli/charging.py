@@ -121,18 +121,19 @@ class Session:
         may_run = _MAY_RUN.format(meter.address)
         await interruption.break_off(self._first_value(meter, connect_s), NOTHING_BEGAN)
         self._transaction_id = request.transaction_id
-        response = await interruption.see_through(meter.start_transaction(request), may_run)
         is_verified = False
-        if response.status is _OK:
-            try:
-                self._show_start(request, response)
-                await self._charge(interruption)
-            finally:
-                stopped = await interruption.see_through(self._stop(meter), may_run)
-                is_verified = self._show_stop(meter, stopped)
-        else:
+        try:
+            response = await interruption.see_through(meter.start_transaction(request), may_run)
             self._show_start(request, response)
-            await interruption.see_through(self._settle(meter), may_run)
+            if response.status is _OK:
+                try:
+                    await self._charge(interruption)
+                finally:
+                    stopped = await interruption.see_through(self._stop(meter), may_run)
+                    is_verified = self._show_stop(meter, stopped)
+            else:
+                await interruption.see_through(self._settle(meter), may_run)
+        finally:
             self._show_own_receipts()
         if interruption.came:
             return EXIT_INTERRUPTED
@@ -250,6 +251,10 @@ class Session:
                 tell(f"The transaction is still running in the meter. {_END_IT.format(meter.address)}")
             return False
         receipt = ocmf.parse(stopped.signed_meter_value.signed_meter_data)
+        self._own_receipts = [kept for kept in self._own_receipts if kept.receipt.text != receipt.text]
+        if self._own_receipts:
+            self.say("\nThe receipt of an earlier begin of this transaction, whose answer was lost:")
+            self._show_own_receipts()
         verdict = verdict_on([receipt], meter.public_key)
         self._show_receipt(receipt, verdict)
         return verdict.outcome is ocmf.Outcome.VALID
@@ -279,8 +284,9 @@ class Session:
     # --- output ---
 
     def _show_own_receipts(self) -> None:
-        """Show the receipts that were held back, because no answer to a stop has brought one."""
-        for kept in self._own_receipts:
+        """Show the receipts that were held back and are in no answer to a stop. The meter returns only its last one."""
+        while self._own_receipts:
+            kept = self._own_receipts.pop(0)
             self._show_receipt(kept.receipt, verdict_on([kept.receipt], kept.public_key))
 
     def _show_other_receipt(self, kept: KeptReceipt) -> None:
