@@ -124,14 +124,15 @@ class Session:
         is_verified = False
         try:
             response = await interruption.see_through(meter.start_transaction(request), may_run)
-            self._show_start(request, response)
             if response.status is _OK:
                 try:
+                    self._show_start(request, response)
                     await self._charge(interruption)
                 finally:
                     stopped = await interruption.see_through(self._stop(meter), may_run)
                     is_verified = self._show_stop(meter, stopped)
             else:
+                self._show_start(request, response)
                 await interruption.see_through(self._settle(meter), may_run)
         finally:
             self._show_own_receipts()
