@@ -11,6 +11,7 @@ import pytest
 from rich.cells import cell_len
 
 from iem_dcr import ocmf
+from iem_dcr.driver import driver
 from tests.support.bench import CI, SERIAL
 from tests.support.command_line import Done, Simulator, begin, finish, read_until, run
 from tests.support.journals import entries
@@ -163,6 +164,23 @@ def test_the_receipt_of_a_begin_whose_answer_was_lost_is_shown_as_well(form: tup
     assert done.status == 0
     written = [event["ocmf"] for event in done.events if event["event"] == "receipt"] if form else done.out.splitlines()
     assert [text for text in written if text in (first, second)] == [first, second]
+
+
+def test_a_transaction_that_begins_although_its_start_fails_is_ended_and_its_receipt_shown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(driver, "START_S", 3.0)
+    with ready() as simulator:
+        # Three are answered: those of the command, of the initialisation and of the start's first round.
+        simulator.fault(kind="drip", node="/gw", count=3, delay_s=0.0)
+        simulator.fault(kind="refuse", node="/gw", count=99)
+        simulator.fault(kind="refuse", node="/receipt", method="POST")
+        simulator.fault(kind="lose-answer", node="/receipt", method="POST")
+        done = quick(simulator)
+        (record,) = simulator.of(lambda meter: meter.signed)
+    assert done.status == 1
+    assert done.only("start_transaction")["response"]["status"] == "UNEXPECTED_ERROR"
+    assert done.only("receipt")["ocmf"] == record.text
 
 
 def test_a_start_that_is_refused() -> None:

@@ -94,6 +94,7 @@ class Session:
         self._live = asyncio.Event()
         self._transaction_id = ""
         self._is_charging = False
+        self._is_over = False
         self._has_ended_elsewhere = False
         self._last: Powermeter | None = None
         self._begin_wh: Decimal | None = None
@@ -135,6 +136,7 @@ class Session:
                 self._show_start(request, response)
                 await interruption.see_through(self._settle(meter), may_run)
         finally:
+            self._is_over = True
             self._show_own_receipts()
         if interruption.came:
             return EXIT_INTERRUPTED
@@ -186,10 +188,12 @@ class Session:
         """Show a new receipt. The session's own is held back, because the answer to the stop contains it."""
         if kept.found:
             return
-        if kept.transaction_id == self._transaction_id:
-            self._own_receipts.append(kept)
-        else:
+        if kept.transaction_id != self._transaction_id:
             self._show_other_receipt(kept)
+            return
+        self._own_receipts.append(kept)
+        if self._is_over:
+            self._show_own_receipts()
 
     # --- the steps of a session ---
 
@@ -263,19 +267,21 @@ class Session:
     async def _settle(self, meter: PowerMeter) -> None:
         """After a failed start, wait until the driver has ended a transaction that the meter runs nevertheless.
 
-        This happens, for example, if the answer to a B was lost.
+        This happens, for example, if the answer to a B was lost. Its receipt is waited for as well.
 
         Raises:
             click.ClickException: the transaction is still running.
         """
+        is_idle = False
         try:
             async with asyncio.timeout(SETTLING_S):
-                while True:
+                while not is_idle or meter.expects_receipt:
                     self._live.clear()
                     await self._live.wait()
-                    if meter.value is not None and not meter.value.XT:
-                        return
+                    is_idle = meter.value is not None and not meter.value.XT
         except TimeoutError as error:
+            if is_idle:  # the transaction did not begin
+                return
             runs = meter.value is not None and meter.value.XT
             state = "is still running a transaction" if runs else "does not answer"
             raise click.ClickException(
