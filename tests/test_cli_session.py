@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import io
 import re
 import uuid
 from typing import TYPE_CHECKING, Any
@@ -11,10 +13,12 @@ import pytest
 from rich.cells import cell_len
 
 from iem_dcr import ocmf
+from iem_dcr.cli.charging import Session
+from iem_dcr.cli.output import Output
 from iem_dcr.driver import driver
 from tests.support.bench import CI, SERIAL
 from tests.support.command_line import Done, Simulator, begin, finish, read_until, run
-from tests.support.journals import entries
+from tests.support.journals import entries, kept
 from tests.support.terminal import Terminal, without_escapes
 
 if TYPE_CHECKING:
@@ -181,6 +185,14 @@ def test_a_transaction_that_begins_although_its_start_fails_is_ended_and_its_rec
     assert done.status == 1
     assert done.only("start_transaction")["response"]["status"] == "UNEXPECTED_ERROR"
     assert done.only("receipt")["ocmf"] == record.text
+
+
+def test_a_receipt_that_is_kept_twice_is_shown_once() -> None:
+    stream = io.StringIO()
+    shown = Session(Output(stream), 1.0, as_json=True)
+    for _ in range(2):
+        asyncio.run(shown.keep(kept(1, "T-1")))
+    assert stream.getvalue().count('"event":"receipt"') == 1
 
 
 def test_a_start_that_is_refused() -> None:

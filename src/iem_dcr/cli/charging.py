@@ -98,7 +98,8 @@ class Session:
         self._has_ended_elsewhere = False
         self._last: Powermeter | None = None
         self._begin_wh: Decimal | None = None
-        self._own_receipts: list[KeptReceipt] = []
+        self._own_receipts: dict[str, KeptReceipt] = {}
+        self._shown: set[str] = set()
 
     async def run(
         self, meter: PowerMeter, request: TransactionReq, interruption: Interruption, *, connect_s: float
@@ -186,12 +187,13 @@ class Session:
 
     async def keep(self, kept: KeptReceipt) -> None:
         """Show a new receipt. The session's own is held back, because the answer to the stop contains it."""
-        if kept.found:
+        text = kept.receipt.text
+        if kept.found or text in self._shown:  # a receipt is kept when it is found, and again when it is delivered
             return
         if kept.transaction_id != self._transaction_id:
             self._show_other_receipt(kept)
             return
-        self._own_receipts.append(kept)
+        self._own_receipts[text] = kept
         if self._is_over:
             self._show_own_receipts()
 
@@ -256,7 +258,7 @@ class Session:
                 tell(f"The transaction is still running in the meter. {_END_IT.format(meter.address)}")
             return False
         receipt = ocmf.parse(stopped.signed_meter_value.signed_meter_data)
-        self._own_receipts = [kept for kept in self._own_receipts if kept.receipt.text != receipt.text]
+        self._own_receipts.pop(receipt.text, None)
         if self._own_receipts:
             self.say("\nThe receipt of an earlier begin of this transaction, whose answer was lost:")
             self._show_own_receipts()
@@ -292,8 +294,8 @@ class Session:
 
     def _show_own_receipts(self) -> None:
         """Show the receipts that were held back and are in no answer to a stop. The meter returns only its last one."""
-        while self._own_receipts:
-            kept = self._own_receipts.pop(0)
+        held_back, self._own_receipts = self._own_receipts, {}
+        for kept in held_back.values():
             self._show_receipt(kept.receipt, verdict_on([kept.receipt], kept.public_key))
 
     def _show_other_receipt(self, kept: KeptReceipt) -> None:
@@ -302,6 +304,7 @@ class Session:
         self._show_receipt(kept.receipt, verdict_on([kept.receipt], kept.public_key))
 
     def _show_receipt(self, receipt: Receipt, verdict: Verdict) -> None:
+        self._shown.add(receipt.text)
         verified = _VERIFIED[verdict.outcome]
         accepted = verified and verdict.judgement is Judgement.ACCEPTED
         self._event("receipt", verified=verified, accepted=accepted, ocmf=receipt.text)
