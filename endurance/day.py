@@ -108,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     began_s = time.monotonic()
     print("hours  objects  tasks  timers  handles  resident MiB")
     day = carry_out(plan_of(options.hours, options.seed), Day)
-    assert isinstance(day, Day)  # noqa: S101  for mypy: carry_out returns the class it was options
+    assert isinstance(day, Day)  # noqa: S101  for mypy: carry_out returns the class that it was given
     troubles = [*broken(day), *grown_when_full(day.hours)]
     print(
         f"{options.hours:g} hours in {time.monotonic() - began_s:.0f} s: {day.values} values,"

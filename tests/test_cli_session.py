@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import io
 import re
 import uuid
 from typing import TYPE_CHECKING, Any
@@ -11,9 +13,12 @@ import pytest
 from rich.cells import cell_len
 
 from iem_dcr import ocmf
+from iem_dcr.cli.charging import Session
+from iem_dcr.cli.output import Output
+from iem_dcr.driver import driver
 from tests.support.bench import CI, SERIAL
 from tests.support.command_line import Done, Simulator, begin, finish, read_until, run
-from tests.support.journals import entries
+from tests.support.journals import entries, kept
 from tests.support.terminal import Terminal, without_escapes
 
 if TYPE_CHECKING:
@@ -151,6 +156,43 @@ def test_a_transaction_that_runs_is_only_ended_when_asked_to(form: list[str]) ->
         assert "It is running a transaction, which is ended first" in done.out
         assert "The receipt of another transaction, which was ended first:\n\nReceipt T1 " in done.out
         assert done.out.count(" VALID: the signature matches") == 2
+
+
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_the_receipt_of_a_begin_whose_answer_was_lost_is_shown_as_well(form: tuple[str, ...]) -> None:
+    with ready(idle_end="accept") as simulator:
+        simulator.fault(kind="refuse", node="/receipt", method="POST")
+        simulator.fault(kind="lose-answer", node="/receipt", method="POST")
+        done = session(simulator, *form)
+        first, second = simulator.of(lambda meter: [record.text for record in meter.signed])
+    assert done.status == 0
+    written = [event["ocmf"] for event in done.events if event["event"] == "receipt"] if form else done.out.splitlines()
+    assert [text for text in written if text in (first, second)] == [first, second]
+
+
+def test_a_transaction_that_begins_although_its_start_fails_is_ended_and_its_receipt_shown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(driver, "START_S", 3.0)
+    with ready() as simulator:
+        # Three are answered: those of the command, of the initialisation and of the start's first round.
+        simulator.fault(kind="drip", node="/gw", count=3, delay_s=0.0)
+        simulator.fault(kind="refuse", node="/gw", count=99)
+        simulator.fault(kind="refuse", node="/receipt", method="POST")
+        simulator.fault(kind="lose-answer", node="/receipt", method="POST")
+        done = quick(simulator)
+        (record,) = simulator.of(lambda meter: meter.signed)
+    assert done.status == 1
+    assert done.only("start_transaction")["response"]["status"] == "UNEXPECTED_ERROR"
+    assert done.only("receipt")["ocmf"] == record.text
+
+
+def test_a_receipt_that_is_kept_twice_is_shown_once() -> None:
+    stream = io.StringIO()
+    shown = Session(Output(stream), 1.0, as_json=True)
+    for _ in range(2):
+        asyncio.run(shown.keep(kept(1, "T-1")))
+    assert stream.getvalue().count('"event":"receipt"') == 1
 
 
 def test_a_start_that_is_refused() -> None:

@@ -50,7 +50,7 @@ def parse_address(text: str) -> Address:
     found = _ADDRESS.fullmatch(f"[{text}]" if is_bare_v6 else text)
     host = "" if found is None else found["v6"] or found["host"] or ""
     if found is None or not is_host(host) or (found["v6"] is not None) != (":" in host):
-        raise ValueError("expected a host name or an IP address, with a port like meter:80 or [fe80::1]:80")
+        raise ValueError("expected a host name or an IP address; a port may follow: meter:8080, [fe80::1]:8080")
     port = found["port"]
     if port is None:
         return Address(host)
@@ -102,9 +102,9 @@ def common(command: F) -> F:
     """Add the options that every command has: -v, -q and --version."""
     counted = partial(click.option, count=True, show_default=False, expose_value=False, callback=_change_verbosity)
     help_text = "Log progress to standard error; give it twice to log everything."
-    command = counted("-v", "--verbose", help=help_text)(command)
+    command = click.version_option(__version__, prog_name="iem-dcr", message="%(prog)s %(version)s")(command)
     command = counted("-q", "--quiet", help="Log errors only.")(command)
-    return click.version_option(__version__, prog_name="iem-dcr", message="%(prog)s %(version)s")(command)
+    return counted("-v", "--verbose", help=help_text)(command)
 
 
 def verbosity() -> int:

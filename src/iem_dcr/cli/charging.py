@@ -94,10 +94,12 @@ class Session:
         self._live = asyncio.Event()
         self._transaction_id = ""
         self._is_charging = False
+        self._is_over = False
         self._has_ended_elsewhere = False
         self._last: Powermeter | None = None
         self._begin_wh: Decimal | None = None
-        self._own_receipts: list[KeptReceipt] = []
+        self._own_receipts: dict[str, KeptReceipt] = {}
+        self._shown: set[str] = set()
 
     async def run(
         self, meter: PowerMeter, request: TransactionReq, interruption: Interruption, *, connect_s: float
@@ -121,18 +123,21 @@ class Session:
         may_run = _MAY_RUN.format(meter.address)
         await interruption.break_off(self._first_value(meter, connect_s), NOTHING_BEGAN)
         self._transaction_id = request.transaction_id
-        response = await interruption.see_through(meter.start_transaction(request), may_run)
         is_verified = False
-        if response.status is _OK:
-            try:
+        try:
+            response = await interruption.see_through(meter.start_transaction(request), may_run)
+            if response.status is _OK:
+                try:
+                    self._show_start(request, response)
+                    await self._charge(interruption)
+                finally:
+                    stopped = await interruption.see_through(self._stop(meter), may_run)
+                    is_verified = self._show_stop(meter, stopped)
+            else:
                 self._show_start(request, response)
-                await self._charge(interruption)
-            finally:
-                stopped = await interruption.see_through(self._stop(meter), may_run)
-                is_verified = self._show_stop(meter, stopped)
-        else:
-            self._show_start(request, response)
-            await interruption.see_through(self._settle(meter), may_run)
+                await interruption.see_through(self._settle(meter), may_run)
+        finally:
+            self._is_over = True
             self._show_own_receipts()
         if interruption.came:
             return EXIT_INTERRUPTED
@@ -182,12 +187,15 @@ class Session:
 
     async def keep(self, kept: KeptReceipt) -> None:
         """Show a new receipt. The session's own is held back, because the answer to the stop contains it."""
-        if kept.found:
+        text = kept.receipt.text
+        if kept.found or text in self._shown:  # a receipt is kept when it is found, and again when it is delivered
             return
-        if kept.transaction_id == self._transaction_id:
-            self._own_receipts.append(kept)
-        else:
+        if kept.transaction_id != self._transaction_id:
             self._show_other_receipt(kept)
+            return
+        self._own_receipts[text] = kept
+        if self._is_over:
+            self._show_own_receipts()
 
     # --- the steps of a session ---
 
@@ -250,6 +258,10 @@ class Session:
                 tell(f"The transaction is still running in the meter. {_END_IT.format(meter.address)}")
             return False
         receipt = ocmf.parse(stopped.signed_meter_value.signed_meter_data)
+        self._own_receipts.pop(receipt.text, None)
+        if self._own_receipts:
+            self.say("\nThe receipt of an earlier begin of this transaction, whose answer was lost:")
+            self._show_own_receipts()
         verdict = verdict_on([receipt], meter.public_key)
         self._show_receipt(receipt, verdict)
         return verdict.outcome is ocmf.Outcome.VALID
@@ -257,19 +269,21 @@ class Session:
     async def _settle(self, meter: PowerMeter) -> None:
         """After a failed start, wait until the driver has ended a transaction that the meter runs nevertheless.
 
-        This happens, for example, if the answer to a B was lost.
+        This happens, for example, if the answer to a B was lost. Its receipt is waited for as well.
 
         Raises:
             click.ClickException: the transaction is still running.
         """
+        is_idle = False
         try:
             async with asyncio.timeout(SETTLING_S):
-                while True:
+                while not is_idle or meter.expects_receipt:
                     self._live.clear()
                     await self._live.wait()
-                    if meter.value is not None and not meter.value.XT:
-                        return
+                    is_idle = meter.value is not None and not meter.value.XT
         except TimeoutError as error:
+            if is_idle:  # the transaction did not begin
+                return
             runs = meter.value is not None and meter.value.XT
             state = "is still running a transaction" if runs else "does not answer"
             raise click.ClickException(
@@ -279,8 +293,9 @@ class Session:
     # --- output ---
 
     def _show_own_receipts(self) -> None:
-        """Show the receipts that were held back, because no answer to a stop has brought one."""
-        for kept in self._own_receipts:
+        """Show the receipts that were held back and are in no answer to a stop. The meter returns only its last one."""
+        held_back, self._own_receipts = self._own_receipts, {}
+        for kept in held_back.values():
             self._show_receipt(kept.receipt, verdict_on([kept.receipt], kept.public_key))
 
     def _show_other_receipt(self, kept: KeptReceipt) -> None:
@@ -289,6 +304,7 @@ class Session:
         self._show_receipt(kept.receipt, verdict_on([kept.receipt], kept.public_key))
 
     def _show_receipt(self, receipt: Receipt, verdict: Verdict) -> None:
+        self._shown.add(receipt.text)
         verified = _VERIFIED[verdict.outcome]
         accepted = verified and verdict.judgement is Judgement.ACCEPTED
         self._event("receipt", verified=verified, accepted=accepted, ocmf=receipt.text)

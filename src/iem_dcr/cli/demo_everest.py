@@ -92,6 +92,11 @@ class MeterBehindEverest:
         """The last live value, as the meter gave it. EVerest receives only a part of it."""
         return self._api.driver.value
 
+    @property
+    def expects_receipt(self) -> bool:
+        """Whether a receipt may still come."""
+        return self._api.driver.expects_receipt
+
     async def keep(self, kept: KeptReceipt) -> None:
         """Pass a receipt of the driver to the page and to the session."""
         await self._observed.keep(kept)

@@ -100,7 +100,7 @@ def install(
     with _interrupted_by_signals():
         done = installation.install(prefix, name, venv=venv, wheels=wheels, force=force, state=state, user=user)
     output = Output()
-    output.write(_told(done))
+    output.write(_installed_text(done))
     if done.environment is None:
         output.write(f"Check whether it starts: iem-dcr everest check {_words(prefix, name)}\n")
     output.flush()
@@ -134,7 +134,7 @@ def check(prefix: Path, name: str, *, as_json: bool) -> int:
     if as_json:
         output.line(asdict(findings))
     else:
-        output.write(_shown(findings))
+        output.write(_findings_text(findings))
         output.flush()
     return EXIT_FAILURE if findings.problems else output.status()
 
@@ -161,7 +161,7 @@ def _interrupted_by_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _told(done: Installed) -> str:
+def _installed_text(done: Installed) -> str:
     unknown = "its Python version is not known" + ("" if done.environment is None else ": the running one was used")
     rows = {
         "Replaced": done.replaced,
@@ -173,7 +173,7 @@ def _told(done: Installed) -> str:
     return _table(f"Installed version {__version__} in {printable(done.folder, limit=300)}", rows)
 
 
-def _shown(findings: Findings) -> str:
+def _findings_text(findings: Findings) -> str:
     built_for = f"for Python {findings.everestpy_python}" if findings.everestpy_python else "for an unknown Python"
     rows = {
         "Module": findings.found or "not installed",

@@ -167,7 +167,7 @@ def say(console: Console, text: str | Text) -> None:
 
 def progress_bar(console: Console, *columns: ProgressColumn, is_shown: bool) -> Progress:
     """Return a progress bar on a terminal's last line, which is removed at its end. Output scrolls above it."""
-    from rich.progress import Progress  # noqa: PLC0415  # as above
+    from rich.progress import Progress  # noqa: PLC0415  # the service does not need it
 
     return Progress(
         *columns,

@@ -147,7 +147,11 @@ def show_command(path: str, **which: Unpack[Which]) -> int:
     help="What to write: XML of the S.A.F.E. transparency software, tuples, CSV, or OCPP meter values.",
 )
 @click.option("-o", "--output", "file", type=_NEW_FILE, metavar="FILE", help="Write to this file.")
-@click.option("--reencode-signature", is_flag=True, help="Re-encode signatures that this software cannot read as DER.")
+@click.option(
+    "--reencode-signature",
+    is_flag=True,
+    help="Re-encode as DER the signatures that the transparency software cannot read.",
+)
 @common
 def export_command(path: str, form: str, file: str | None, reencode_signature: bool, **which: Unpack[Which]) -> int:
     """Export receipts byte for byte as the meter signed them, with its key if the format has a place for it."""

@@ -46,9 +46,15 @@ def _not_empty(_ctx: click.Context, param: click.Parameter, value: str | None) -
 @click.argument("address", type=AddressType(), metavar="HOST[:PORT]")
 @click.option("--id", "token", required=True, metavar="TOKEN", callback=_signable, help="The user's id (OCMF ID).")
 @click.option(
-    "--id-type", type=click.Choice(IDENTIFICATION_TYPE), default="ISO14443", metavar="TYPE", help="Its kind (OCMF IT)."
+    "--id-type",
+    type=click.Choice(IDENTIFICATION_TYPE),
+    default="ISO14443",
+    metavar="TYPE",
+    help="The kind of that id (OCMF IT).",
 )
-@click.option("--transaction-id", metavar="T", callback=_not_empty, help="Its id at the station, else a new UUID.")
+@click.option(
+    "--transaction-id", metavar="T", callback=_not_empty, help="The station's id of the transaction, else a new UUID."
+)
 @click.option(
     "--evse-id",
     metavar="E",

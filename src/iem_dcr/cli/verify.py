@@ -71,9 +71,17 @@ shown as such. This does not change the exit status."""
 @click.option(
     "--all", "show_all", is_flag=True, help="Also show findings that need no action, and the accepted of many receipts."
 )
-@click.option("--export", "export_to", type=_FILE, metavar="F", help="Write them for the transparency software.")
 @click.option(
-    "--reencode-signature", is_flag=True, help="With --export, re-encode signatures that it cannot read as DER."
+    "--export",
+    "export_to",
+    type=_FILE,
+    metavar="F",
+    help="Also write the receipts to this file, for the transparency software.",
+)
+@click.option(
+    "--reencode-signature",
+    is_flag=True,
+    help="With --export, re-encode as DER the signatures that the transparency software cannot read.",
 )
 @click.option("--jobs", type=click.IntRange(1, 64), default=1, show_default=True, metavar="N", help="Worker processes.")
 @click.option("--json", "as_json", is_flag=True, help="Write one JSON object per transaction, and a summary.")

@@ -93,15 +93,15 @@ class LineView:
         self._output = output
         self._written = written
         self._repeats_after_s = repeats_after_s
-        self._told: dict[str, tuple[str, float]] = {}
+        self._last: dict[str, tuple[str, float]] = {}
 
     def on_poll(self, meter: WatchedMeter) -> None:
         """Write the line of a poll."""
         status = meter.status()
-        problem, told_s = self._told.get(status.address, ("", 0.0))
-        if status.problem and status.problem == problem and status.now_s - told_s < self._repeats_after_s:
+        problem, written_s = self._last.get(status.address, ("", 0.0))
+        if status.problem and status.problem == problem and status.now_s - written_s < self._repeats_after_s:
             return
-        self._told[status.address] = status.problem, status.now_s
+        self._last[status.address] = status.problem, status.now_s
         self._output.write(self._written(status) + "\n")
         self._output.flush()
 

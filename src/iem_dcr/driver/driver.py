@@ -152,6 +152,11 @@ class MeterDriver:
         return None if running is None else running.request
 
     @property
+    def expects_receipt(self) -> bool:
+        """Whether a receipt may still come: a transaction may run, or its receipt has not been read yet."""
+        return bool(self._ledger.awaited)
+
+    @property
     def remembered(self) -> int:
         """Number of entries and receipts in memory; bounded."""
         return self._ledger.size
