@@ -8,6 +8,7 @@ import json
 import re
 import sqlite3
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -195,6 +196,26 @@ def test_a_disk_that_hangs_holds_up_nothing_else(path: Path, monkeypatch: pytest
             await asyncio.sleep(0.1)
             assert "does not answer" not in (await page.ask("/meters/pm1")).text
 
+    try:
+        asyncio.run(asked())
+    finally:
+        over.set()
+
+
+def test_those_who_look_leave_the_threads_of_the_drivers_alone(path: Path) -> None:
+    async def asked() -> None:
+        remembering = observed("pm2")
+        await remembering.keep(kept(1, "T-1"))
+        one = ThreadPoolExecutor(1)
+        asyncio.get_running_loop().set_default_executor(one)
+        one.submit(over.wait, 60)
+        async with served([meter_with(path), remembering]) as page, asyncio.timeout(30):
+            for key in await rows(page):
+                assert (await page.ask(await path_of(page, key))).status == 200
+            assert "T-1" in (await page.ask("/meters/pm2")).text
+        over.set()
+
+    over = threading.Event()
     try:
         asyncio.run(asked())
     finally:
