@@ -266,6 +266,21 @@ async def test_a_receipt_without_anything_in_it() -> None:
             assert ("secret-id" in answer.text) == (suffix == ".xml")
 
 
+@pytest.mark.parametrize(
+    ("TX", "said"),
+    [("E", ""), ("L", ", ended locally"), ("R", ", ended remotely"), ("A", ", ended by an abort"),
+     ("P", ", ended by a power failure")],
+)  # fmt: skip
+@virtual
+async def test_an_end_that_is_not_ordinary_is_told(TX: str, said: str) -> None:
+    meter = observed()
+    text = f'OCMF|{{"RD":[{{"TX":"B"}},{{"TX":"{TX}","TM":"2026-03-01T12:00:00,000+0100 S"}}]}}|{{}}'
+    await meter.keep(kept(1, "T-1", receipt=ocmf.parse(text)))
+    async with served([meter]) as page:
+        answer = await page.ask(await path_of(page, "m1"))
+    assert f"2026-03-01 12:00:00 +0100, synchronised{said}<" in answer.text
+
+
 @virtual
 async def test_an_old_link_never_leads_to_another_receipt() -> None:
     """Numbers begin anew with a process: a page that is still open may ask for what they meant before."""
