@@ -94,6 +94,18 @@ async def test_without_reply_to_nothing_is_answered_and_a_start_that_comes_twice
 
 
 @virtual
+async def test_a_session_that_a_broker_sends_again_leaves_nothing_running() -> None:
+    async with api_bench() as bench:
+        await bench.until_live()
+        for _ in range(2):
+            bench.bus.receive(bench.topics.start, request(start_payload()))
+            await settled(bench)
+            await bench.answer(bench.stop(reply_to="reply/stop"))
+            await asyncio.sleep(5)
+        assert (bench.begun(), bench.meter.state.ended, len(bench.bus.on("reply/stop"))) == (1, 1, 2)
+
+
+@virtual
 async def test_a_repeated_start_is_answered_again_and_the_meter_left_alone() -> None:
     async with api_bench() as bench:
         await bench.until_live()

@@ -459,10 +459,10 @@ async def test_what_is_no_broker_of_mqtt_5_is_tried_again_with_one_warning(
 # --- The end ---
 
 
-@BROKERS
 @real_time
-async def test_close_lets_out_what_waits(kind: type[TestBroker]) -> None:
-    with kind() as broker, Recorder(broker, "#") as everest:
+async def test_close_lets_out_what_waits() -> None:
+    # Not with amqtt: version 0.12 loses messages that it has acknowledged when their sender disconnects.
+    with Mosquitto() as broker, Recorder(broker, "#") as everest:
         async with running(broker.settings()) as bus:
             replies = [asyncio.create_task(bus.deliver(f"reply/{n}", b"r", within_s=60.0)) for n in range(30)]
             for number in range(100):

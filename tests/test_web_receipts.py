@@ -8,6 +8,7 @@ import json
 import re
 import sqlite3
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -201,6 +202,26 @@ def test_a_disk_that_hangs_holds_up_nothing_else(path: Path, monkeypatch: pytest
         over.set()
 
 
+def test_those_who_look_leave_the_threads_of_the_drivers_alone(path: Path) -> None:
+    async def asked() -> None:
+        remembering = observed("pm2")
+        await remembering.keep(kept(1, "T-1"))
+        one = ThreadPoolExecutor(1)
+        asyncio.get_running_loop().set_default_executor(one)
+        one.submit(over.wait, 60)
+        async with served([meter_with(path), remembering]) as page, asyncio.timeout(30):
+            for key in await rows(page):
+                assert (await page.ask(await path_of(page, key))).status == 200
+            assert "T-1" in (await page.ask("/meters/pm2")).text
+        over.set()
+
+    over = threading.Event()
+    try:
+        asyncio.run(asked())
+    finally:
+        over.set()
+
+
 # --- from memory ---
 
 
@@ -243,6 +264,21 @@ async def test_a_receipt_without_anything_in_it() -> None:
             answer = await page.ask(await path_of(page, key) + suffix)
             assert answer.status == 200
             assert ("secret-id" in answer.text) == (suffix == ".xml")
+
+
+@pytest.mark.parametrize(
+    ("TX", "said"),
+    [("E", ""), ("L", ", ended locally"), ("R", ", ended remotely"), ("A", ", ended by an abort"),
+     ("P", ", ended by a power failure")],
+)  # fmt: skip
+@virtual
+async def test_an_end_that_is_not_ordinary_is_told(TX: str, said: str) -> None:
+    meter = observed()
+    text = f'OCMF|{{"RD":[{{"TX":"B"}},{{"TX":"{TX}","TM":"2026-03-01T12:00:00,000+0100 S"}}]}}|{{}}'
+    await meter.keep(kept(1, "T-1", receipt=ocmf.parse(text)))
+    async with served([meter]) as page:
+        answer = await page.ask(await path_of(page, "m1"))
+    assert f"2026-03-01 12:00:00 +0100, synchronised{said}<" in answer.text
 
 
 @virtual

@@ -14,13 +14,12 @@ from iem_dcr.cli.output import Output, kw, kwh, say
 from iem_dcr.device.client import MeterClient
 from iem_dcr.diagnostics.snapshot import Snapshot, take_snapshot
 from iem_dcr.diagnostics.status import CLOCK_TOLERANCE_S, clock_difference, measured, shown
+from iem_dcr.ocmf.codes import meaning_of_flags
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 _HEALTH = {False: ("healthy", "green"), True: ("IN ERROR", "bold red"), None: ("not known", "yellow")}
-_FLAGS = {"E": "energy is not reliable", "t": "the time is not reliable"}
-"""OCMF's EF."""
 
 
 @click.command(name="read")
@@ -73,7 +72,7 @@ def _print(console: Console, reading: Snapshot) -> None:
 
 
 def _flags_text(EF: str) -> str:
-    return f"{shown(EF)}, " + " and ".join(_FLAGS.get(flag, "unknown") for flag in shown(EF)) if EF else "none"
+    return f"{shown(EF)}, {meaning_of_flags(shown(EF))}" if EF else "none"
 
 
 def _charge_point(reading: Snapshot) -> dict[str, str | Text]:

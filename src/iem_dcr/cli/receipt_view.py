@@ -19,6 +19,7 @@ from iem_dcr.cli.output import Output, counted, kwh, say, tell
 from iem_dcr.diagnostics.status import LONGEST_TEXT, shown
 from iem_dcr.errors import printable
 from iem_dcr.ocmf import Outcome
+from iem_dcr.ocmf.codes import how_ended
 from iem_dcr.ocmf.rules import Severity
 from iem_dcr.ocmf.verdict import Judgement
 
@@ -42,8 +43,6 @@ _OUTCOMES = {
 }
 _NOT_READABLE = ("NOT READABLE", "bold yellow")
 _SEVERITIES = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.INFO: "dim"}
-_ENDS = {"L": "locally", "R": "remotely", "A": "aborted", "P": "by a power failure"}
-"""OCMF's TX of a last reading, unless it is an ordinary end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +143,8 @@ def _lines(transaction: Transaction, *, show_all: bool) -> Iterator[Text]:
     times = times_of(verdict)
     yield _row("Begin", _reading_text(times.begin, times.begin_wh) if times else "not in the receipt")
     yield _row("End", _reading_text(times.end, times.end_wh) if times else "not in the receipt")
-    if last is not None and last.TX in _ENDS:
-        yield _row("Ended", _ENDS[last.TX])
+    if last is not None and (how := how_ended(last.TX)):
+        yield _row("Ended", how)
     for energy in verdict.energies:
         yield _row("Energy", _energy_text(energy))
     yield _row("Verdict", _verdict_text(verdict))

@@ -74,7 +74,11 @@ class Replies:
         return reply
 
     def forget_unanswered_starts(self) -> None:
-        """Forget the starts that want no reply, because after a stop the same start is a new one."""
+        """Forget the starts that want no reply, because after a stop that wants none the same start is a new one.
+
+        If a broker sends both again, both are carried out again. After a stop that is remembered, only the start would
+        be, and nothing would end its transaction.
+        """
         self._replies = {key: reply for key, reply in self._replies.items() if reply.reply_to is not None}
 
     def undelivered(self) -> list[Reply]:

@@ -115,7 +115,7 @@ class Requests:
         if is_too_many:
             self._refuse(command, request, reply, "too many requests at once")
             return
-        if command == STOP:
+        if command == STOP and reply.reply_to is None:
             self._replies.forget_unanswered_starts()
         task = asyncio.create_task(work())
         self._commands.add(task)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from iem_dcr.diagnostics.status import duration, shown
 from iem_dcr.ocmf import Outcome
+from iem_dcr.ocmf.codes import meaning_of_flags
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -31,12 +32,8 @@ _STATUS: Final = {
     "F": "read error",
 }
 """OCMF's ST."""
-_FLAGS: Final = {"E": "energy is not reliable", "t": "the time is not reliable"}
-"""OCMF's EF."""
 _SYNC: Final = {"U": "unknown", "I": "informative", "S": "synchronised", "R": "relative"}
 """OCMF's flag after a time."""
-_ENDS: Final = {"L": ", ended locally", "R": ", ended remotely", "A": ", aborted", "P": ", ended by a power failure"}
-"""OCMF's TX of a last reading, unless it is an ordinary end."""
 _OUTCOMES: Final = {
     Outcome.VALID: ("valid", "ok"),
     Outcome.INVALID: ("not valid", "fault"),
@@ -100,9 +97,4 @@ def status(ST: str) -> str:
 
 def flags(EF: str) -> str:
     """Return the meaning of OCMF error flags."""
-    return " and ".join(_FLAGS.get(flag, "unknown") for flag in shown(EF)) if EF else "none"
-
-
-def end_of(TX: str) -> str:
-    """Return how a transaction ended, or "" for an ordinary end."""
-    return _ENDS.get(TX, "")
+    return meaning_of_flags(shown(EF)) or "none"

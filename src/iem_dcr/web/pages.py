@@ -104,7 +104,7 @@ class Pages:
         ]
 
     def close(self) -> None:
-        """End the thread that reads receipts."""
+        """End the threads that read and check receipts."""
         self._receipts.close()
 
     # --- all meters ---

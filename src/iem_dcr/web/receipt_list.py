@@ -1,6 +1,7 @@
 """A meter's latest receipts: from its journal if it has one, else from the memory of this process.
 
-A separate thread reads files. So a hanging disk blocks neither the loop nor the threads that verify receipts.
+One separate thread reads files, and another one checks receipts. So a hanging disk blocks nothing else, and visitors do
+not occupy the loop's threads. The drivers verify receipts in those, and give up soon.
 """
 
 from __future__ import annotations
@@ -85,11 +86,13 @@ class ReceiptList:
     """Finds receipts for the page."""
 
     def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="page-reading")
+        self._reading = ThreadPoolExecutor(1, thread_name_prefix="page-reading")
+        self._checking = ThreadPoolExecutor(1, thread_name_prefix="page-checking")
 
     def close(self) -> None:
-        """Make the thread end."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        """Make the threads end."""
+        for thread in (self._reading, self._checking):
+            thread.shutdown(wait=False, cancel_futures=True)
 
     async def rows(self, meter: ObservedMeter) -> tuple[tuple[Row, ...], str]:
         """Return a row for each of the latest receipts, newest first, and a note about them, or ""."""
@@ -105,7 +108,7 @@ class ReceiptList:
         elif path:
             note = "Receipts in the journal are shown as soon as the serial number of the meter is known."
         remembered = tuple(reversed(meter.receipts))
-        return await asyncio.to_thread(lambda: tuple(map(_row_remembered, remembered))), note
+        return await self._check(lambda: tuple(map(_row_remembered, remembered))), note
 
     async def find(self, meter: ObservedMeter, key: str) -> Found | None:
         """Return the receipt of a key of `rows`, or None if it does not exist or is not this meter's.
@@ -132,19 +135,22 @@ class ReceiptList:
         if key != key_of(match["where"], number, text):
             return None
         public_key = public_key or meter.public_key
-        return await asyncio.to_thread(_judged, text, public_key, transaction_id)
+        return await self._check(lambda: _judged(text, public_key, transaction_id))
 
     async def _read(self, work: Callable[[], T]) -> T:
-        """Read a journal in the thread.
+        """Read a journal in its thread.
 
         Raises:
             JournalError: it cannot be read, or it or an earlier one does not answer.
         """
         try:
             async with asyncio.timeout(JOURNAL_TIMEOUT_S):
-                return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+                return await asyncio.get_running_loop().run_in_executor(self._reading, work)
         except TimeoutError:
             raise JournalError("the journal does not answer") from None
+
+    async def _check(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._checking, work)
 
 
 def key_of(where: str, number: int, text: str) -> str:

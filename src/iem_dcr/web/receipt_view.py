@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from iem_dcr.diagnostics.status import shown
 from iem_dcr.errors import shortened
+from iem_dcr.ocmf.codes import how_ended
 from iem_dcr.ocmf.export import Format, Item, export
 from iem_dcr.ocmf.rules import FINDINGS, Severity
 from iem_dcr.ocmf.verdict import Judgement, energy_summary_of
@@ -55,7 +56,8 @@ def _lines(receipt: Receipt, transaction_id: str) -> Iterator[tuple[str, str]]:
     yield "User", f"{shortened(ID) if ID else formatting.NOTHING} ({_payload(receipt, 'IT') or 'no type'})"
     yield "Tariff", _payload(receipt, "TT")
     yield "Begin", _reading(receipt.begin)
-    yield "End", _reading(last) + (formatting.end_of(last.TX) if last else "")
+    how = how_ended(last.TX) if last else ""
+    yield "End", _reading(last) + (f", ended {how}" if how else "")
     yield "Energy", energy_summary_of(receipt) or "not in the receipt"
     yield "Transaction", shown(transaction_id)
     yield "Algorithm", shown(receipt.algorithm or "")

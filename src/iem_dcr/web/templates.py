@@ -43,7 +43,7 @@ def _environment() -> Environment:
     )
     for function in (
         formatting.kw, formatting.kwh, formatting.tenths, formatting.clock_time, formatting.day_and_time,
-        formatting.meter_clock, formatting.ago, formatting.status, formatting.flags, formatting.end_of,
+        formatting.meter_clock, formatting.ago, formatting.status, formatting.flags,
         clock_difference, duration, shown,
     ):  # fmt: skip
         environment.filters[function.__name__] = function
