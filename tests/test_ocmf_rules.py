@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from iem_dcr.ocmf.rules import FINDINGS, Finding, Severity, finding
+from iem_dcr.ocmf.rules import FINDINGS, Finding, Report, Severity, finding
 
 
 def test_finding_has_the_severity_of_its_code_and_concerns_no_field_unless_one_is_given() -> None:
@@ -13,6 +13,16 @@ def test_finding_has_the_severity_of_its_code_and_concerns_no_field_unless_one_i
     assert found == Finding("energy-flag", Severity.ERROR, 1, "EF", "a text", 2)
     assert [severity.value for severity in Severity] == ["error", "warning", "info"]
     assert FINDINGS["fiscal"].differs == ""
+
+
+def test_report_has_its_findings_in_order_and_a_warning_stays_a_warning() -> None:
+    report = Report()
+    report.add("fiscal", "a text")
+    report.add("register-unknown", "another", "RI", of=1)
+    assert report == [
+        Finding("fiscal", Severity.INFO, None, "", "a text"),
+        Finding("register-unknown", Severity.WARNING, None, "RI", "another", 1),
+    ]
 
 
 @pytest.mark.parametrize(
