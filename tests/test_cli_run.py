@@ -20,6 +20,7 @@ from tests.support.api_bench import request, start_payload
 from tests.support.bench import CI
 from tests.support.brokers import BROKERS, Amqtt, Mosquitto, Recorder, real_time, until
 from tests.support.command_line import PATIENCE_S, Simulator, begin, run
+from tests.support.tools import UNMEASURED
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -287,6 +288,7 @@ async def test_a_log_that_nobody_reads(tmp_path: Path) -> None:
                 os.close(reading)
 
 
+@UNMEASURED
 def test_it_loads_no_more_than_it_needs() -> None:
     program = (
         "import json, sys\n"

@@ -17,6 +17,7 @@ from tests.support.api_bench import start_payload
 from tests.support.bench import CI
 from tests.support.command_line import Simulator
 from tests.support.everest_bench import EverestBench, ModuleDied
+from tests.support.tools import UNMEASURED
 
 MODULE = Path(iem_dcr.everest.__file__).parent / "IsabellenhuetteIemDcr" / "module.py"
 FAULT = ("powermeter/CommunicationFault", "Communication timed out")
@@ -128,6 +129,7 @@ threading.Thread(target=watch, daemon=True).start()
 """
 
 
+@UNMEASURED
 def test_imports(tmp_path: Path) -> None:
     imported = tmp_path / "imported"
     with (
@@ -405,6 +407,7 @@ sys.meta_path.insert(0, Slow())
 """
 
 
+@UNMEASURED
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_signal_during_the_imports_ends_the_module_in_good_order(number: signal.Signals, tmp_path: Path) -> None:
     sign, go = tmp_path / "sign", tmp_path / "go"

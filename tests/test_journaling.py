@@ -21,6 +21,7 @@ from iem_dcr.journaling import Journals, LateJournal, check_journal_of, existing
 from tests.support.command_line import PATIENCE_S
 from tests.support.disks import small_disk
 from tests.support.journals import ADDRESS, METER, entries, entry, kept, process
+from tests.support.tools import UNMEASURED
 
 NAME = "receipts.db"
 
@@ -62,6 +63,7 @@ def test_the_first_folder_that_is_there_is_taken(homes: dict[str, Path], caplog:
     assert warnings(caplog) == []
 
 
+@UNMEASURED
 @pytest.mark.parametrize("is_there", [False, True])
 def test_a_folder_that_is_forbidden_is_passed_over_and_a_file_in_it_counts_as_empty(
     is_there: bool,  # noqa: FBT001  a table's column
@@ -224,8 +226,7 @@ def test_what_fails_at_opening_is_said_and_takes_nobody_down(
 
 
 # --- when it is opened ---
-
-
+@UNMEASURED
 def test_sqlite_is_loaded_by_the_first_that_turns_to_a_journal(tmp_path: Path) -> None:
     program = """
 one = Journals().of(Settings.of({"journal_path": sys.argv[1]}))

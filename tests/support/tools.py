@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 _SYSTEM = "/usr/local/sbin:/usr/sbin"
 """Where daemons lie; not everybody has these folders in PATH."""
 
+UNMEASURED = pytest.mark.skipif(
+    "COVERAGE_RUN" in os.environ, reason="a process whose coverage is measured loads SQLite, writes files and is slow"
+)
+
 
 def needs_tool(name: str) -> str:
     """Return a tool's path; skip the test where it is not installed, but fail where everything is required."""
