@@ -82,6 +82,7 @@ SESSION = ["session", NOBODY, "--id", "04AB"]
         ([*SESSION, "--id-type", "RFID"], "--id-type"),
         ([*SESSION, "--seconds", "-1"], "--seconds"),
         ([*SESSION, "--seconds", "nan"], "--seconds"),
+        ([*SESSION, "--seconds", "x"], "'x' is not a number of seconds"),
         ([*SESSION, "--connect-seconds", "0"], "--connect-seconds"),
         ([*SESSION, "--set", "CI"], "KEY=VALUE"),
         ([*SESSION, "--set", "=1"], "KEY=VALUE"),

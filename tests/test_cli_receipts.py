@@ -111,7 +111,7 @@ def test_without_a_journal_the_first_that_is_there_is_read_and_named(path: Path)
         done = run("receipts", "list", STATE_DIRECTORY=none, XDG_STATE_HOME=home)
         assert (done.status, done.out) == (2, "")
         assert "--journal" in done.err
-        assert "there is none in the default folders" in " ".join(done.err.split())
+        assert "There is none in the default folders." in " ".join(done.err.split())
     found = path.parent / "iem-dcr" / "receipts.db"
     found.parent.mkdir()
     path.rename(found)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from types import TracebackType
 
 
-class TcpServer:
+class TcpServer(ABC):
     """Runs `talk` for each connection until the server is left. A failure in it fails the test.
 
     Attributes:
@@ -19,9 +20,9 @@ class TcpServer:
 
     port: int
 
+    @abstractmethod
     async def talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve a connection. It is closed when this returns or the other side has gone."""
-        raise NotImplementedError
 
     async def __aenter__(self) -> Self:
         self._tasks: set[asyncio.Task[None]] = set()

@@ -16,7 +16,8 @@ _SYSTEM = "/usr/local/sbin:/usr/sbin"
 """Where daemons lie; not everybody has these folders in PATH."""
 
 UNMEASURED = pytest.mark.skipif(
-    "COVERAGE_RUN" in os.environ, reason="a process whose coverage is measured loads SQLite, writes files and is slow"
+    "COVERAGE_RUN" in os.environ,
+    reason="coverage loads SQLite and writes a file in each process, and this test forbids that",
 )
 
 

@@ -79,10 +79,13 @@ class SecondsType(click.FloatRange):
 
     def convert(self, value: str | float, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Convert a word to a number."""
-        seconds = float(super().convert(value, param, ctx))  # type: ignore[arg-type]  # narrower than click's
-        if math.isnan(seconds):
-            self.fail(f"{value!r} is not a number of seconds", param, ctx)
-        return seconds
+        try:
+            is_number = not math.isnan(float(value))
+        except ValueError:
+            is_number = False
+        if not is_number:
+            self.fail(f"{printable(value, limit=60)!r} is not a number of seconds", param, ctx)
+        return float(super().convert(value, param, ctx))  # type: ignore[arg-type]  # narrower than click's
 
 
 class PairType(click.ParamType):  # type: ignore[type-arg]  # generic in newer click only

@@ -66,7 +66,7 @@ def _journal_or_default(ctx: click.Context, param: click.Parameter, path: str | 
         return path
     found = existing()
     if found is None:
-        raise click.MissingParameter("there is none in the default folders", ctx=ctx, param=param)
+        raise click.MissingParameter("There is none in the default folders.", ctx=ctx, param=param)
     tell(f"Journal: {printable(found, limit=300)}")
     return str(found)
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 BEGINS_BEFORE: Final = timedelta(seconds=5)
 BEGINS_AFTER: Final = timedelta(seconds=5)
 """The meter shows whole seconds, a request takes time, and the meter may act on it after the driver has timed out."""
+ENDED_BEFORE: Final = timedelta(seconds=2)
+"""The meter shows whole seconds, and its end may lie just before the time that was read for E."""
 SHORTEST_CUT: Final = 8
 """A shown ID of at least this many characters may be cut: a meter may have a length limit of its own."""
 _FAR: Final = timedelta.max
@@ -84,9 +86,6 @@ def ended_since(receipt: Receipt, moment: datetime | None) -> bool:
     if moment is None or end is None or end.TM is None:
         return True
     return end.TM.instant >= moment - ENDED_BEFORE
-
-
-ENDED_BEFORE: Final = timedelta(seconds=2)
 
 
 # --- what a stop is entitled to --------------------------------------------------------------------------------------

@@ -43,6 +43,8 @@ RECEIPT_WAIT_S: Final = 15.0
 SHORT_WAIT_S: Final = 0.25
 """How long a start waits for a receipt after an accepted E: if one may be due, and if none is."""
 UNANSWERED_WAIT_S: Final = 1.0
+MAX_CLOCK_OFF_S: Final = 60.0
+"""A clock that is further off is an error, because it signs the session."""
 WRITTEN_TO_S: Final = 1.0
 """Receipts may give their times in whole seconds."""
 LOOK_HOLDS_S: Final = 0.3
@@ -339,9 +341,6 @@ class Start:
         now, meters = meter.clock.now(), meter.time
         if meters is not None and meter.clock.is_set and abs((meters - now).total_seconds()) > MAX_CLOCK_OFF_S:
             meter.log.error("the session is signed with a wrong clock: the meter's is %s, the host's %s", meters, now)
-
-
-MAX_CLOCK_OFF_S: Final = 60.0
 
 
 def receipt_delays() -> Iterator[float]:
