@@ -8,7 +8,10 @@ OLDEST := .venv-oldest
 # Without compiling, because only a part of most packages is ever imported.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable
 # More workers than cores are faster, because the tests mostly wait for processes and brokers.
-WORKERS ?= 5
+WORKERS ?= 8
+PARALLEL = --numprocesses $(WORKERS) --dist worksteal
+# The tests start hundreds of processes, which would compile everything anew without this.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: setup demo test test-all test-oldest package coverage mutants lint bench walk endurance endurance-processes endurance-network endurance-day soak fuzz screenshots clean
 
@@ -38,11 +41,11 @@ lint: $(STAMP)
 	$(BIN)/lint-imports
 
 test: lint
-	$(BIN)/pytest --numprocesses $(WORKERS)
+	$(BIN)/pytest $(PARALLEL)
 
 # The long checks: many examples, 20,000 sessions, 300 kills, the oldest allowed dependencies, the packages.
 test-all: lint mutants
-	IEM_DCR_TESTS=nightly $(BIN)/pytest --numprocesses $(WORKERS) --timeout=3600
+	IEM_DCR_TESTS=nightly $(BIN)/pytest $(PARALLEL) --timeout=3600
 	$(MAKE) endurance SESSIONS=20000
 	$(MAKE) endurance-processes RESTARTS=300
 	$(MAKE) test-oldest package
@@ -52,7 +55,7 @@ test-oldest: $(STAMP)
 	$(BIN)/python scripts/oldest.py > .oldest.txt
 	$(PYTHON) -m venv --clear $(OLDEST)
 	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint .oldest.txt --editable '.[test]'
-	$(OLDEST)/bin/pytest --numprocesses $(WORKERS)
+	$(OLDEST)/bin/pytest $(PARALLEL)
 
 package: $(STAMP)
 	@$(INSTALL) '.[dev,release]'
@@ -64,7 +67,7 @@ package: $(STAMP)
 # Coverage of lines and branches by package, including the processes that the tests start.
 coverage: $(STAMP)
 	@$(BIN)/coverage erase
-	@status=0; $(BIN)/coverage run -m pytest --numprocesses $(WORKERS) || status=$$?; \
+	@status=0; $(BIN)/coverage run -m pytest $(PARALLEL) || status=$$?; \
 		$(BIN)/coverage combine --quiet && $(BIN)/coverage json --quiet -o .coverage.json && \
 		$(BIN)/python scripts/coverage_by_package.py .coverage.json && exit $$status
 
