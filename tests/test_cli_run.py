@@ -238,15 +238,17 @@ async def test_without_broker_and_meter_it_waits_and_ends(tmp_path: Path) -> Non
             assert running.end() == 0
 
 
-def test_an_end_although_the_loop_is_blocked(tmp_path: Path) -> None:
+def test_an_end_that_blocks_the_loop(tmp_path: Path) -> None:
     path = tmp_path / "meters.toml"
     path.write_text("[[meter]]\nmodule_id = 'pm1'\n", "utf-8")
     program = f"""
-import sys, time
+import asyncio, time
 from iem_dcr.cli import main, run
 class Blocked(run.Service):
     async def run(self):
-        print("blocked", flush=True)
+        print("runs", flush=True)
+        await asyncio.Event().wait()
+    def stop(self):
         while True: time.sleep(60)
 run.Service = Blocked
 run.ENDS_WITHIN_S = 0.2
@@ -254,7 +256,7 @@ main.main(["run", {str(path)!r}])
 """
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == b"blocked\n"
+        assert process.stdout.readline() == b"runs\n"
         process.send_signal(signal.SIGTERM)
         _, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 1
