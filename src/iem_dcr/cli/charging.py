@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from decimal import Decimal
 
-    from iem_dcr.cli.demo_everest import MeterBehindEverest
+    from iem_dcr.cli.demo_everest import DemoEverest
     from iem_dcr.cli.interruption import Interruption
     from iem_dcr.cli.output import Output
     from iem_dcr.driver import KeptReceipt, MeterDriver
@@ -44,8 +44,8 @@ if TYPE_CHECKING:
         TransactionStopResponse,
     )
 
-    PowerMeter = MeterDriver | MeterBehindEverest
-    """The meter of a session: a driver, or a driver behind EVerest's API."""
+    PowerMeter = MeterDriver | DemoEverest
+    """What starts and stops transactions: a driver, or EVerest, which has its driver do it."""
 
 TICK_S = 0.1
 SETTLING_S = 15.0
@@ -99,11 +99,12 @@ class Session:
         self._has_ended_elsewhere = False
         self._shown: set[str] = set()
 
-    async def run(self, meter: PowerMeter, interruption: Interruption, *, connect_s: float) -> int:
+    async def run(self, driver: MeterDriver, meter: PowerMeter, interruption: Interruption, *, connect_s: float) -> int:
         """Run the session at a meter that is being driven, and whose station is this session.
 
         Args:
-            meter: the meter.
+            driver: of the meter.
+            meter: what starts and stops transactions.
             interruption: ends the charging early. The transaction is still stopped, and its receipt shown.
             connect_s: longest time until the first live value.
 
@@ -115,8 +116,8 @@ class Session:
             click.ClickException: no live value came in time, or the meter may run a transaction after a failed start.
             LeftEarlyError: interrupted before the start, or by the third signal.
         """
-        may_run = _MAY_RUN.format(meter.address)
-        await interruption.break_off(self._first_value(meter, connect_s), NOTHING_BEGAN)
+        may_run = _MAY_RUN.format(driver.address)
+        await interruption.break_off(self._first_value(driver, connect_s), NOTHING_BEGAN)
         is_verified = False
         response = await interruption.see_through(meter.start_transaction(self._request), may_run)
         if response.status is TransactionRequestStatus.OK:
@@ -124,11 +125,11 @@ class Session:
                 self._show_start(response)
                 await self._charge(interruption)
             finally:
-                stopped = await interruption.see_through(self._stop(meter), may_run)
-                is_verified = self._show_stop(meter, stopped)
+                stopped = await interruption.see_through(self._stop(driver, meter), may_run)
+                is_verified = self._show_stop(driver, stopped)
         else:
             self._show_start(response)
-            await interruption.see_through(self._settle(meter), may_run)
+            await interruption.see_through(self._settle(driver), may_run)
         if interruption.came:
             return EXIT_INTERRUPTED
         return 0 if is_verified else EXIT_FAILURE
@@ -183,13 +184,13 @@ class Session:
 
     # --- the steps of a session ---
 
-    async def _first_value(self, meter: PowerMeter, within_s: float) -> None:
+    async def _first_value(self, driver: MeterDriver, within_s: float) -> None:
         try:
             async with asyncio.timeout(within_s):
                 await self._has_value.wait()
         except TimeoutError as error:
             raise click.ClickException(
-                f"the meter {meter.address} gave no live value within {within_s:g} s; nothing was begun. "
+                f"the meter {driver.address} gave no live value within {within_s:g} s; nothing was begun. "
                 "Run with -v to see why."
             ) from error
 
@@ -216,13 +217,13 @@ class Session:
                 self._bar.update(bar_id, completed=self._seconds - left_s, refresh=True)
         self._is_charging = False
 
-    async def _stop(self, meter: PowerMeter) -> TransactionStopResponse:
+    async def _stop(self, driver: MeterDriver, meter: PowerMeter) -> TransactionStopResponse:
         """End the transaction, and say what the end is waiting for."""
         stopping = asyncio.ensure_future(meter.stop_transaction(self._request.transaction_id))
         flowed: bool | None = None
         try:
             while not stopping.done():
-                current_a = None if meter.value is None else meter.value.I
+                current_a = None if driver.value is None else driver.value.I
                 flows = current_a is not None and abs(current_a) > CURRENT_FLOWS_A
                 if flows is not flowed and not self._has_ended_elsewhere:
                     waits_for = f": waiting for the current to fall ({current_a:.1f} A)" if flows else _SIGNATURE
@@ -233,17 +234,18 @@ class Session:
         finally:
             stopping.cancel()
 
-    def _show_stop(self, meter: PowerMeter, stopped: TransactionStopResponse) -> bool:
+    def _show_stop(self, driver: MeterDriver, stopped: TransactionStopResponse) -> bool:
         """Show the answer to the stop. Returns whether it is a receipt that verifies."""
         self._event("stop_transaction", response=stopped.to_json())
-        if stopped.signed_meter_value is not None:
-            return self._show_receipt(ocmf.parse(stopped.signed_meter_value.signed_meter_data), meter.public_key)
+        signed = stopped.signed_meter_value
+        if signed is not None:
+            return self._show_receipt(ocmf.parse(signed.signed_meter_data), signed.public_key)
         self._tell(f"Error: the transaction has no receipt: {printable(stopped.error, limit=400)}")
-        if meter.value is not None and meter.value.XT:
-            tell(f"The transaction is still running in the meter. {_END_IT.format(meter.address)}")
+        if driver.value is not None and driver.value.XT:
+            tell(f"The transaction is still running in the meter. {_END_IT.format(driver.address)}")
         return False
 
-    async def _settle(self, meter: PowerMeter) -> None:
+    async def _settle(self, driver: MeterDriver) -> None:
         """After a failed start, wait until the driver has ended what the meter may run, and has read its receipt.
 
         Raises:
@@ -251,10 +253,10 @@ class Session:
         """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(SETTLING_S):
-                while meter.expects_receipt:  # noqa: ASYNC110  the driver has no event for it
+                while driver.expects_receipt:  # noqa: ASYNC110  the driver has no event for it
                     await asyncio.sleep(TICK_S)
-        if meter.value is None or meter.value.XT:
-            raise click.ClickException(f"the start failed, and {_MAY_RUN.format(meter.address)}")
+        if driver.value is None or driver.value.XT:
+            raise click.ClickException(f"the start failed, and {_MAY_RUN.format(driver.address)}")
 
     # --- output ---
 

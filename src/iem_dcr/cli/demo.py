@@ -114,23 +114,23 @@ async def _demo(
         console.print(f"Its driver sets the charge point {EVSE_ID} and reads it every second.")
         output.flush()
         # Loading this takes a moment, so the first lines of output come before it.
-        from iem_dcr.cli.demo_everest import MeterBehindEverest  # noqa: PLC0415
+        from iem_dcr.cli.demo_everest import DemoEverest  # noqa: PLC0415
 
         async with _broker(given) as mqtt:
             module_id = f"demo_{secrets.token_hex(2)}"
-            meter = MeterBehindEverest(_settings(server), mqtt, module_id)
+            everest = DemoEverest(_settings(server), mqtt, module_id)
             try:
-                await interruption.see_through(meter.probe(), NOTHING_BEGAN)
+                await interruption.see_through(everest.bus.probe(), NOTHING_BEGAN)
             except BrokerError as error:
                 raise click.ClickException(f"the broker {mqtt.address} cannot be used: {error}") from error
             _how_to_watch(console, mqtt, module_id)
-            async with running(meter):
-                url = Text(await meter.page_url(), "cyan")
-                say(console, Text.assemble("In a browser (--keep-open keeps it open): ", url, "\n"))
+            async with running(everest):
+                await interruption.break_off(everest.page.listening.wait(), NOTHING_BEGAN)
+                console.print("In a browser (--keep-open keeps it open):", Text(everest.page.url, "cyan"), end="\n\n")
                 while True:
                     output.flush()
-                    meter.view = session = Session(output, _request(), seconds)
-                    status = await session.run(meter, interruption, connect_s=CONNECT_S)
+                    everest.view = session = Session(output, _request(), seconds)
+                    status = await session.run(everest.driver, everest, interruption, connect_s=CONNECT_S)
                     if keep_open and status == EXIT_INTERRUPTED:
                         return 0
                     if status != 0 or not keep_open:

@@ -1,4 +1,4 @@
-"""The meter of ``iem-dcr demo``: both sides of EVerest's MQTT API in one process, on one connection to the broker.
+"""The EVerest of ``iem-dcr demo``: both sides of EVerest's MQTT API in one process, on one connection to the broker.
 
 On one side of the broker is the API client with its driver, as in ``iem-dcr run``. On the other side is EVerest's part:
 it starts, sends heartbeats, receives what the power meter publishes, and requests transactions.
@@ -7,7 +7,6 @@ it starts, sends heartbeats, receives what the power meter publishes, and reques
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import uuid
 from dataclasses import asdict
@@ -35,19 +34,17 @@ from iem_dcr.web.server import WebServer
 if TYPE_CHECKING:
     from iem_dcr.cli.charging import Session
     from iem_dcr.config import Settings
-    from iem_dcr.device.messages import MeterValue
     from iem_dcr.everest_api.mqtt_settings import MqttSettings
 
 HEARTBEAT_EVERY_S: Final = 1.0
 """EVerest's default of cfg_heartbeat_interval_ms."""
 REPLY_TIMEOUT_S: Final = 120.0
 """The value of cfg_request_reply_to_s that docs/everest-api.md recommends."""
-PAGE_TIMEOUT_S: Final = 2.0
 PAGE_STATUS: Final = "This is the demo: the meter is simulated"
 
 
-class MeterBehindEverest:
-    """The meter of the demo's sessions, a `charging.PowerMeter`, with its bring-up page on a free loopback port.
+class DemoEverest:
+    """EVerest with one meter, whose bring-up page is on a free loopback port.
 
     Args:
         settings: of the meter.
@@ -55,63 +52,34 @@ class MeterBehindEverest:
         module_id: distinguishes this demo from others at the same broker.
 
     Attributes:
-        public_key: the key that EVerest has received last, as hex of DER; "" before the first.
+        driver: drives the meter behind the API.
+        bus: the connection to the broker.
+        page: the bring-up page.
         view: shows the live values that EVerest receives, or None.
     """
 
     def __init__(self, settings: Settings, mqtt: MqttSettings, module_id: str) -> None:
         observed = ObservedMeter(settings, module_id, f"{settings.ip_address}:{settings.port_http}")
-        self._page = WebServer(WebSettings("127.0.0.1:0"), [observed], lambda: PAGE_STATUS)
-        self._bus = MqttConnection(mqtt, identity=f"iem-dcr-{module_id}")
-        self._api = MeterApi(module_id, settings, self._bus, sink=observed, observer=observed)
-        self._connected = asyncio.Event()
-        self.public_key = ""
+        self.page = WebServer(WebSettings("127.0.0.1:0"), [observed], lambda: PAGE_STATUS)
+        self.bus = MqttConnection(mqtt, identity=f"iem-dcr-{module_id}")
+        self._api = MeterApi(module_id, settings, self.bus, sink=observed, observer=observed)
+        self.driver = self._api.driver
         self.view: Session | None = None
-        observed.attach(self._api.driver)
-        self._bus.on_connected(self._connected.set)
-        self._bus.subscribe(self._api.topics.values, self._take_value)
-        self._bus.subscribe(self._api.topics.key, self._take_key)
-
-    @property
-    def address(self) -> str:
-        """Address of the meter, ``host:port``."""
-        return self._api.driver.address
-
-    @property
-    def value(self) -> MeterValue | None:
-        """The last live value, as the meter gave it. EVerest receives only a part of it."""
-        return self._api.driver.value
-
-    @property
-    def expects_receipt(self) -> bool:
-        """Whether a receipt may still come."""
-        return self._api.driver.expects_receipt
-
-    async def probe(self) -> None:
-        """Check that the broker can be used.
-
-        Raises:
-            BrokerError: the broker cannot be used.
-        """
-        await self._bus.probe()
-
-    async def page_url(self) -> str:
-        """Return the URL of the bring-up page, when it is served."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(PAGE_TIMEOUT_S):
-                await self._page.listening.wait()
-        return self._page.url
+        self._connected = asyncio.Event()
+        observed.attach(self.driver)
+        self.bus.on_connected(self._connected.set)
+        self.bus.subscribe(self._api.topics.values, self._take_value)
 
     async def run(self) -> None:
         """Run both sides and the page until cancelled. EVerest has just started."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._page.run())
-            group.create_task(self._bus.run())
+            group.create_task(self.page.run())
+            group.create_task(self.bus.run())
             group.create_task(self._api.run())
             await self._connected.wait()
-            self._bus.offer(READY_BEACON, b"true", good_for_s=HEARTBEAT_EVERY_S)
+            self.bus.offer(READY_BEACON, b"true", good_for_s=HEARTBEAT_EVERY_S)
             for beat in count():
-                self._bus.offer(self._api.topics.heartbeat, str(beat).encode(), good_for_s=HEARTBEAT_EVERY_S)
+                self.bus.offer(self._api.topics.heartbeat, str(beat).encode(), good_for_s=HEARTBEAT_EVERY_S)
                 await asyncio.sleep(HEARTBEAT_EVERY_S)
 
     async def start_transaction(self, request: TransactionReq) -> TransactionStartResponse:
@@ -142,16 +110,16 @@ class MeterBehindEverest:
         def take(message: bytes, _retained: bool) -> None:
             replies.put_nowait(message)
 
-        self._bus.subscribe(reply_to, take)
+        self.bus.subscribe(reply_to, take)
         request = json.dumps({"headers": {"replyTo": reply_to}, "payload": payload}, separators=(",", ":"))
         try:
             async with asyncio.timeout(REPLY_TIMEOUT_S):
-                await self._bus.deliver(topic, request.encode(), within_s=REPLY_TIMEOUT_S)
+                await self.bus.deliver(topic, request.encode(), within_s=REPLY_TIMEOUT_S)
                 return json.loads(await replies.get())
         except TimeoutError as error:
             raise IemDcrError(f"no reply to {topic} within {REPLY_TIMEOUT_S:g} s") from error
         finally:
-            self._bus.unsubscribe(reply_to, take)
+            self.bus.unsubscribe(reply_to, take)
 
     def _take_value(self, message: bytes, _retained: bool) -> None:
         value = json.loads(message, parse_float=Decimal)
@@ -167,6 +135,3 @@ class MeterBehindEverest:
                     current_a=Decimal(value["current_A"]["DC"]),
                 )
             )
-
-    def _take_key(self, message: bytes, _retained: bool) -> None:
-        self.public_key = bytes.fromhex(json.loads(message)).hex()

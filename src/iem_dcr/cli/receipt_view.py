@@ -1,21 +1,16 @@
-"""Shows receipts to a person, in the same way in all commands. Writes exported receipts.
+"""Shows receipts to a person, in the same way in all commands.
 
 Text from the meter is shown without control characters and shortened.
 """
 
 from __future__ import annotations
 
-import io
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
 from rich.text import Text
 
-from iem_dcr.cli.atomic_write import write_atomically
-from iem_dcr.cli.output import Output, counted, kwh, say, tell
+from iem_dcr.cli.output import kwh, say
 from iem_dcr.diagnostics.status import LONGEST_TEXT, shown
 from iem_dcr.errors import printable
 from iem_dcr.ocmf import Outcome
@@ -31,7 +26,6 @@ if TYPE_CHECKING:
 
     from iem_dcr.meter_time import MeterTime
     from iem_dcr.ocmf import Receipt
-    from iem_dcr.ocmf.export import Exported
     from iem_dcr.ocmf.rules import Finding
     from iem_dcr.ocmf.verdict import Energy, Verdict
 
@@ -94,29 +88,6 @@ def finding_text(found: Finding, before: str) -> Text:
 def times_of(verdict: Verdict) -> Energy | None:
     """Return the register whose begin and end are those of the transaction."""
     return verdict.deciding or (verdict.energies[0] if verdict.energies else None)
-
-
-def write_exported(exported: Exported, file: str | None) -> int:
-    """Write exported receipts to a file or, if it is None, to standard output. Returns the exit status.
-
-    Raises:
-        click.ClickException: they cannot be written.
-    """
-    for note in exported.notes:
-        tell(f"Note: {note}.")
-    if file is None:
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(encoding="utf-8", newline="")  # in every locale: these are the meter's bytes
-        output = Output()
-        output.write(exported.text)
-        output.flush()
-        return output.status()
-    try:
-        write_atomically(Path(file), exported.text.encode())
-    except OSError as error:
-        raise click.ClickException(f"{printable(file)} cannot be written: {error.strerror or error}") from error
-    tell(f"{counted(exported.count, 'receipt')} written to {printable(file)}.")
-    return 0
 
 
 def _lines(transaction: Transaction, *, show_all: bool) -> Iterator[Text]:

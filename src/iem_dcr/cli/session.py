@@ -33,13 +33,7 @@ _PATIENCE = "Still ending the transaction; interrupt once more to leave it as it
 def _signable(_ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
     if value is not None and not is_signable(value):
         expected = "expected ASCII letters, digits and signs, not empty, without | and control characters"
-        raise click.BadParameter(f"it is signed: {expected}", param=param)
-    return value
-
-
-def _not_empty(_ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    if value == "":
-        raise click.BadParameter("it is empty", param=param)
+        raise click.BadParameter(expected, param=param)
     return value
 
 
@@ -54,7 +48,7 @@ def _not_empty(_ctx: click.Context, param: click.Parameter, value: str | None) -
     help="The kind of that id (OCMF IT).",
 )
 @click.option(
-    "--transaction-id", metavar="T", callback=_not_empty, help="The station's id of the transaction, else a new UUID."
+    "--transaction-id", metavar="T", callback=_signable, help="The station's id of the transaction, else a new UUID."
 )
 @click.option(
     "--evse-id",
@@ -201,7 +195,7 @@ async def _drive(session: Session, settings: Settings, interruption: Interruptio
     driver = MeterDriver(settings, session, sink=session, journal=journal)
     try:
         async with running(driver):
-            return await session.run(driver, interruption, connect_s=connect_s)
+            return await session.run(driver, driver, interruption, connect_s=connect_s)
     finally:
         if journal is not None:
             await journal.close()
