@@ -108,7 +108,8 @@ async def _demo(
         signature_encoding="der",  # raw signatures give a confusing finding in one of 128 receipts
     )
     console = output.console()
-    async with SimulatorServer(options) as server:
+    async with contextlib.AsyncExitStack() as stack:
+        server = await stack.enter_async_context(SimulatorServer(options))
         console.print(Text("A charging session at a simulated IEM-DCR", style="bold"))
         console.print(f"The simulated meter {options.MS} is at http://{server.address}")
         console.print(f"Its driver sets the charge point {EVSE_ID} and reads it every second.")
@@ -116,31 +117,29 @@ async def _demo(
         # Loading this takes a moment, so the first lines of output come before it.
         from iem_dcr.cli.demo_everest import DemoEverest  # noqa: PLC0415
 
-        async with _broker(given) as mqtt:
-            module_id = f"demo_{secrets.token_hex(2)}"
-            everest = DemoEverest(_settings(server), mqtt, module_id)
-            try:
-                await interruption.see_through(everest.bus.probe(), NOTHING_BEGAN)
-            except BrokerError as error:
-                raise click.ClickException(f"the broker {mqtt.address} cannot be used: {error}") from error
-            _how_to_watch(console, mqtt, module_id)
-            async with running(everest):
-                await interruption.break_off(everest.page.listening.wait(), NOTHING_BEGAN)
-                console.print("In a browser (--keep-open keeps it open):", Text(everest.page.url, "cyan"), end="\n\n")
-                while True:
-                    output.flush()
-                    everest.view = session = Session(output, _request(), seconds)
-                    status = await session.run(everest.driver, everest, interruption, connect_s=CONNECT_S)
-                    if keep_open and status == EXIT_INTERRUPTED:
-                        return 0
-                    if status != 0 or not keep_open:
-                        return status
-                    del server.meter.state.signed[:-1]  # the simulated meter would keep all receipts
-                    say(console, f"\nThe next session begins in {PAUSE_S:.0f} s. Ctrl-C ends the demo.\n")
-                    output.flush()
-                    await interruption.wait(PAUSE_S)
-                    if interruption.came:
-                        return 0
+        mqtt = await stack.enter_async_context(_broker(given))
+        module_id = f"demo_{secrets.token_hex(2)}"
+        everest = DemoEverest(_settings(server), mqtt, module_id)
+        try:
+            await interruption.see_through(everest.bus.probe(), NOTHING_BEGAN)
+        except BrokerError as error:
+            raise click.ClickException(f"the broker {mqtt.address} cannot be used: {error}") from error
+        _how_to_watch(console, mqtt, module_id)
+        await stack.enter_async_context(running(everest))
+        await interruption.break_off(everest.page.listening.wait(), NOTHING_BEGAN)
+        console.print("In a browser (--keep-open keeps it open):", Text(everest.page.url, "cyan"), end="\n\n")
+        while True:
+            output.flush()
+            everest.view = session = Session(output, _request(), seconds)
+            status = await session.run(everest.driver, everest, interruption, connect_s=CONNECT_S)
+            if status != 0 or not keep_open:
+                return 0 if keep_open and status == EXIT_INTERRUPTED else status
+            del server.meter.state.signed[:-1]  # the simulated meter would keep all receipts
+            say(console, f"\nThe next session begins in {PAUSE_S:.0f} s. Ctrl-C ends the demo.\n")
+            output.flush()
+            await interruption.wait(PAUSE_S)
+            if interruption.came:
+                return 0
 
 
 def _broker(given: MqttSettings | None) -> AbstractAsyncContextManager[MqttSettings]:

@@ -44,8 +44,8 @@ def write_exported(exported: Exported, file: str | None) -> int:
 def write_atomically(file: Path, data: bytes) -> None:
     """Write a temporary file beside the target, and rename it to the target. A link is followed to its file.
 
-    A device or a pipe is written directly. ``click.open_file(atomic=True)`` does not do: on a full disk it replaces the
-    file with the part that fitted.
+    A device or a pipe is written directly. ``click.open_file(atomic=True)`` does not do this: on a full disk it
+    replaces the file with the part that fitted.
 
     Raises:
         OSError: the file cannot be written. An existing file is unchanged.
