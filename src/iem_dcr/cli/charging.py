@@ -4,7 +4,8 @@ A transaction that was begun is also ended, whatever happens in between. Ctrl-C 
 charging early. Only the third Ctrl-C leaves the transaction running.
 
 The session is the driver's station and its sink for receipts, so it shows all that the driver publishes: to a person in
-sentences, or to a program as one JSON object a line.
+sentences, or to a program as one JSON object a line. Each receipt is shown once, as soon as the driver keeps it: a
+meter returns only its last one, and the answer to a stop contains only one.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from rich.progress import BarColumn, TextColumn
 
 from iem_dcr import ocmf
 from iem_dcr.cli.exit_codes import EXIT_FAILURE, EXIT_INTERRUPTED
-from iem_dcr.cli.output import kw, kwh, progress_bar, say, tell, warnings_are_logged
+from iem_dcr.cli.output import kw, kwh, progress_bar, say, tell
 from iem_dcr.cli.receipt_view import print_receipt
 from iem_dcr.diagnostics.status import measured
 from iem_dcr.driver.meter_state import CURRENT_FLOWS_A, INTERRUPTED
@@ -30,13 +31,11 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from decimal import Decimal
 
-    from iem_dcr.cli.demo_everest import MeterBehindEverest
+    from iem_dcr.cli.demo_everest import DemoEverest
     from iem_dcr.cli.interruption import Interruption
     from iem_dcr.cli.output import Output
-    from iem_dcr.device.messages import MeterValue
     from iem_dcr.driver import KeptReceipt, MeterDriver
     from iem_dcr.ocmf import Receipt
-    from iem_dcr.ocmf.verdict import Verdict
     from iem_dcr.powermeter import (
         Powermeter,
         StationError,
@@ -45,8 +44,8 @@ if TYPE_CHECKING:
         TransactionStopResponse,
     )
 
-    PowerMeter = MeterDriver | MeterBehindEverest
-    """The meter of a session: a driver, or a driver behind EVerest's API."""
+    PowerMeter = MeterDriver | DemoEverest
+    """What starts and stops transactions: a driver, or EVerest, which has its driver do it."""
 
 TICK_S = 0.1
 SETTLING_S = 15.0
@@ -57,9 +56,9 @@ WIDE_FROM = 76
 NOTHING_BEGAN = "no transaction was begun."
 _MAY_RUN = "the transaction may still be running in the meter. Check with: iem-dcr read {}"
 _END_IT = "To end it once no current flows: iem-dcr session {} --end-running --seconds 0 --id ..."
-_VERIFIED = {ocmf.Outcome.VALID: True, ocmf.Outcome.INVALID: False, ocmf.Outcome.NOT_CHECKED: None}
 _SIGNATURE = " and waiting for the signature"
-_OK = TransactionRequestStatus.OK
+_OF_ANOTHER = "\nThe receipt of another transaction, which was ended first:"
+_OF_EARLIER_BEGIN = "\nThe receipt of an earlier begin of this transaction, whose answer was lost:"
 
 
 @contextlib.asynccontextmanager
@@ -80,35 +79,32 @@ class Session:
 
     Args:
         output: standard output.
+        request: the start.
         seconds: how long to charge.
         as_json: write events with the values that a station would receive; say nothing.
     """
 
-    def __init__(self, output: Output, seconds: float, *, as_json: bool = False) -> None:
+    def __init__(self, output: Output, request: TransactionReq, seconds: float, *, as_json: bool = False) -> None:
         self._output = output
         self._console = output.console()
         self._as_json = as_json
+        self._request = request
         self._seconds = seconds
         columns = TextColumn("Charging"), BarColumn(None), TextColumn("{task.completed:.0f}/{task.total:.0f} s")
         self._bar = progress_bar(self._console, *columns, is_shown=not as_json)
-        self._live = asyncio.Event()
-        self._transaction_id = ""
-        self._is_charging = False
-        self._is_over = False
-        self._has_ended_elsewhere = False
         self._last: Powermeter | None = None
+        self._has_value = asyncio.Event()
         self._begin_wh: Decimal | None = None
-        self._own_receipts: dict[str, KeptReceipt] = {}
+        self._is_charging = False
+        self._has_ended_elsewhere = False
         self._shown: set[str] = set()
 
-    async def run(
-        self, meter: PowerMeter, request: TransactionReq, interruption: Interruption, *, connect_s: float
-    ) -> int:
+    async def run(self, driver: MeterDriver, meter: PowerMeter, interruption: Interruption, *, connect_s: float) -> int:
         """Run the session at a meter that is being driven, and whose station is this session.
 
         Args:
-            meter: the meter.
-            request: the start.
+            driver: of the meter.
+            meter: what starts and stops transactions.
             interruption: ends the charging early. The transaction is still stopped, and its receipt shown.
             connect_s: longest time until the first live value.
 
@@ -117,28 +113,23 @@ class Session:
             interrupted; else 1.
 
         Raises:
-            click.ClickException: no live value came in time.
+            click.ClickException: no live value came in time, or the meter may run a transaction after a failed start.
             LeftEarlyError: interrupted before the start, or by the third signal.
         """
-        may_run = _MAY_RUN.format(meter.address)
-        await interruption.break_off(self._first_value(meter, connect_s), NOTHING_BEGAN)
-        self._transaction_id = request.transaction_id
+        may_run = _MAY_RUN.format(driver.address)
+        await interruption.break_off(self._first_value(driver, connect_s), NOTHING_BEGAN)
         is_verified = False
-        try:
-            response = await interruption.see_through(meter.start_transaction(request), may_run)
-            if response.status is _OK:
-                try:
-                    self._show_start(request, response)
-                    await self._charge(interruption)
-                finally:
-                    stopped = await interruption.see_through(self._stop(meter), may_run)
-                    is_verified = self._show_stop(meter, stopped)
-            else:
-                self._show_start(request, response)
-                await interruption.see_through(self._settle(meter), may_run)
-        finally:
-            self._is_over = True
-            self._show_own_receipts()
+        response = await interruption.see_through(meter.start_transaction(self._request), may_run)
+        if response.status is TransactionRequestStatus.OK:
+            try:
+                self._show_start(response)
+                await self._charge(interruption)
+            finally:
+                stopped = await interruption.see_through(self._stop(driver, meter), may_run)
+                is_verified = self._show_stop(driver, stopped)
+        else:
+            self._show_start(response)
+            await interruption.see_through(self._settle(driver), may_run)
         if interruption.came:
             return EXIT_INTERRUPTED
         return 0 if is_verified else EXIT_FAILURE
@@ -153,18 +144,17 @@ class Session:
     def publish_powermeter(self, value: Powermeter) -> None:
         """Show a live value: to a program all, to a person the first and those of the transaction."""
         self._event("powermeter", value=value.to_json())
+        values = f"{kw(value.power_w):>11}  {measured(value.voltage_v, 'V'):>8}  {measured(value.current_a, 'A'):>8}"
         if self._last is None:
-            self.say(f"First live value: {_value_text(value).lstrip()}  register {kwh(value.energy_wh_import)}")
+            self.say(f"First live value: {values.lstrip()}  register {kwh(value.energy_wh_import)}")
         self._last = value
-        if self._is_charging:
-            if self._begin_wh is None:
-                self._begin_wh = value.energy_wh_import
+        if self._is_charging and self._begin_wh is not None:
             charged = kwh(value.energy_wh_import - self._begin_wh)
-            if self._bar.disable or self._console.width >= WIDE_FROM:
-                self.say(f"  {value.timestamp:%H:%M:%S}  {_value_text(value)}  charged {charged}")
-            else:
+            if self._console.is_terminal and self._console.width < WIDE_FROM:
                 self.say(f"{value.timestamp:%H:%M:%S}  {kw(value.power_w)}  {charged}")
-        self._live.set()
+            else:
+                self.say(f"  {value.timestamp:%H:%M:%S}  {values}  charged {charged}")
+        self._has_value.set()
 
     def publish_public_key(self, key: str) -> None:
         """Show the meter's public key."""
@@ -182,41 +172,37 @@ class Session:
     def clear_error(self, error: StationError) -> None:
         """Show a cleared error."""
         self._event("error_cleared", type=error.type, sub_type=error.sub_type, message=error.message)
-        if error.sub_type != INTERRUPTED or not self._has_ended_elsewhere:
+        if not self._has_ended_elsewhere or error.sub_type != INTERRUPTED:
             self._tell(f"Error cleared at the station: {error.type}, {error.sub_type}")
 
     async def keep(self, kept: KeptReceipt) -> None:
-        """Show a new receipt. The session's own is held back, because the answer to the stop contains it."""
-        text = kept.receipt.text
-        if kept.found or text in self._shown:  # a receipt is kept when it is found, and again when it is delivered
-            return
-        if kept.transaction_id != self._transaction_id:
-            self._show_other_receipt(kept)
-            return
-        self._own_receipts[text] = kept
-        if self._is_over:
-            self._show_own_receipts()
+        """Show a new receipt."""
+        if not kept.found:
+            is_own = kept.transaction_id == self._request.transaction_id
+            own = _OF_EARLIER_BEGIN if self._begin_wh is None else ""
+            self._show_receipt(kept.receipt, kept.public_key, own if is_own else _OF_ANOTHER)
 
     # --- the steps of a session ---
 
-    async def _first_value(self, meter: PowerMeter, within_s: float) -> None:
+    async def _first_value(self, driver: MeterDriver, within_s: float) -> None:
         try:
             async with asyncio.timeout(within_s):
-                await self._live.wait()
+                await self._has_value.wait()
         except TimeoutError as error:
             raise click.ClickException(
-                f"the meter {meter.address} gave no live value within {within_s:g} s; nothing was begun. "
+                f"the meter {driver.address} gave no live value within {within_s:g} s; nothing was begun. "
                 "Run with -v to see why."
             ) from error
 
-    def _show_start(self, request: TransactionReq, response: TransactionStartResponse) -> None:
+    def _show_start(self, response: TransactionStartResponse) -> None:
         self._event("start_transaction", response=response.to_json())
-        if response.status is not _OK:
-            self._tell(f"Error: the transaction did not begin ({response.status.value}){_reason(response.error)}")
-            return
-        user = printable(request.identification_data)
-        self.say(f"Transaction {printable(request.transaction_id)} began for user {user}")
-        self._begin_wh = None if self._last is None else self._last.energy_wh_import
+        if response.status is not TransactionRequestStatus.OK:
+            reason = printable(response.error, limit=400)
+            self._tell(f"Error: the transaction did not begin ({response.status.value}): {reason}")
+        elif self._last is not None:
+            self._begin_wh = self._last.energy_wh_import
+            user = printable(self._request.identification_data)
+            self.say(f"Transaction {printable(self._request.transaction_id)} began for user {user}")
 
     async def _charge(self, interruption: Interruption) -> None:
         loop = asyncio.get_running_loop()
@@ -231,14 +217,14 @@ class Session:
                 self._bar.update(bar_id, completed=self._seconds - left_s, refresh=True)
         self._is_charging = False
 
-    async def _stop(self, meter: PowerMeter) -> TransactionStopResponse:
+    async def _stop(self, driver: MeterDriver, meter: PowerMeter) -> TransactionStopResponse:
         """End the transaction, and say what the end is waiting for."""
-        stopping = asyncio.ensure_future(meter.stop_transaction(self._transaction_id))
+        stopping = asyncio.ensure_future(meter.stop_transaction(self._request.transaction_id))
         flowed: bool | None = None
         try:
             while not stopping.done():
-                current_a = _flowing_current_a(meter.value)
-                flows = current_a is not None
+                current_a = None if driver.value is None else driver.value.I
+                flows = current_a is not None and abs(current_a) > CURRENT_FLOWS_A
                 if flows is not flowed and not self._has_ended_elsewhere:
                     waits_for = f": waiting for the current to fall ({current_a:.1f} A)" if flows else _SIGNATURE
                     self.say(f"Ending the transaction{waits_for} ...")
@@ -248,69 +234,45 @@ class Session:
         finally:
             stopping.cancel()
 
-    def _show_stop(self, meter: PowerMeter, stopped: TransactionStopResponse) -> bool:
+    def _show_stop(self, driver: MeterDriver, stopped: TransactionStopResponse) -> bool:
         """Show the answer to the stop. Returns whether it is a receipt that verifies."""
         self._event("stop_transaction", response=stopped.to_json())
-        if stopped.signed_meter_value is None:
-            self._tell(f"Error: the transaction has no receipt{_reason(stopped.error)}")
-            self._show_own_receipts()
-            if meter.value is not None and meter.value.XT:
-                tell(f"The transaction is still running in the meter. {_END_IT.format(meter.address)}")
-            return False
-        receipt = ocmf.parse(stopped.signed_meter_value.signed_meter_data)
-        self._own_receipts.pop(receipt.text, None)
-        if self._own_receipts:
-            self.say("\nThe receipt of an earlier begin of this transaction, whose answer was lost:")
-            self._show_own_receipts()
-        verdict = verdict_on([receipt], meter.public_key)
-        self._show_receipt(receipt, verdict)
-        return verdict.outcome is ocmf.Outcome.VALID
+        signed = stopped.signed_meter_value
+        if signed is not None:
+            return self._show_receipt(ocmf.parse(signed.signed_meter_data), signed.public_key)
+        self._tell(f"Error: the transaction has no receipt: {printable(stopped.error, limit=400)}")
+        if driver.value is not None and driver.value.XT:
+            tell(f"The transaction is still running in the meter. {_END_IT.format(driver.address)}")
+        return False
 
-    async def _settle(self, meter: PowerMeter) -> None:
-        """After a failed start, wait until the driver has ended a transaction that the meter runs nevertheless.
-
-        This happens, for example, if the answer to a B was lost. Its receipt is waited for as well.
+    async def _settle(self, driver: MeterDriver) -> None:
+        """After a failed start, wait until the driver has ended what the meter may run, and has read its receipt.
 
         Raises:
-            click.ClickException: the transaction is still running.
+            click.ClickException: a transaction may still be running.
         """
-        is_idle = False
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(SETTLING_S):
-                while not is_idle or meter.expects_receipt:
-                    self._live.clear()
-                    await self._live.wait()
-                    is_idle = meter.value is not None and not meter.value.XT
-        except TimeoutError as error:
-            if is_idle:  # the transaction did not begin
-                return
-            runs = meter.value is not None and meter.value.XT
-            state = "is still running a transaction" if runs else "does not answer"
-            raise click.ClickException(
-                f"the meter {meter.address} {state} after the failed start. Check with: iem-dcr read {meter.address}"
-            ) from error
+                while driver.expects_receipt:  # noqa: ASYNC110  the driver has no event for it
+                    await asyncio.sleep(TICK_S)
+        if driver.value is None or driver.value.XT:
+            raise click.ClickException(f"the start failed, and {_MAY_RUN.format(driver.address)}")
 
     # --- output ---
 
-    def _show_own_receipts(self) -> None:
-        """Show the receipts that were held back and are in no answer to a stop. The meter returns only its last one."""
-        held_back, self._own_receipts = self._own_receipts, {}
-        for kept in held_back.values():
-            self._show_receipt(kept.receipt, verdict_on([kept.receipt], kept.public_key))
-
-    def _show_other_receipt(self, kept: KeptReceipt) -> None:
-        """Show a receipt that is not the answer to the stop. The meter itself returns only its last one."""
-        self.say("\nThe receipt of another transaction, which was ended first:")
-        self._show_receipt(kept.receipt, verdict_on([kept.receipt], kept.public_key))
-
-    def _show_receipt(self, receipt: Receipt, verdict: Verdict) -> None:
-        self._shown.add(receipt.text)
-        verified = _VERIFIED[verdict.outcome]
-        accepted = verified and verdict.judgement is Judgement.ACCEPTED
-        self._event("receipt", verified=verified, accepted=accepted, ocmf=receipt.text)
-        if not self._as_json:
-            self._console.print()
-            print_receipt(self._console, receipt, verdict)
+    def _show_receipt(self, receipt: Receipt, public_key: str, heading: str = "") -> bool:
+        """Show a receipt that was not shown yet. Returns whether it verifies."""
+        verdict = verdict_on([receipt], public_key)
+        is_valid = verdict.outcome is ocmf.Outcome.VALID
+        if receipt.text not in self._shown:
+            self._shown.add(receipt.text)
+            verified = None if verdict.outcome is ocmf.Outcome.NOT_CHECKED else is_valid
+            accepted = verified and verdict.judgement is Judgement.ACCEPTED
+            self._event("receipt", verified=verified, accepted=accepted, ocmf=receipt.text)
+            if not self._as_json:
+                self.say(f"{heading}\n" if heading else "")
+                print_receipt(self._console, receipt, verdict)
+        return is_valid
 
     def _event(self, event: str, **fields: object) -> None:
         """Write an event for a program."""
@@ -321,17 +283,3 @@ class Session:
         """Say something to a person on standard error."""
         if not self._as_json:
             tell(text)
-
-
-def _value_text(value: Powermeter) -> str:
-    return f"{kw(value.power_w):>11}  {measured(value.voltage_v, 'V'):>8}  {measured(value.current_a, 'A'):>8}"
-
-
-def _flowing_current_a(value: MeterValue | None) -> Decimal | None:
-    """Return the current that keeps the meter from ending a transaction, or None if none flows."""
-    return value.I if value is not None and value.I is not None and abs(value.I) > CURRENT_FLOWS_A else None
-
-
-def _reason(why: str) -> str:
-    """Return a reason to append to a message, or "" if the driver's log has just shown it."""
-    return "" if warnings_are_logged() else f": {printable(why, limit=400)}"

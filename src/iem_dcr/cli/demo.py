@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import secrets
 import shlex
 import uuid
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
-from rich.table import Table
 from rich.text import Text
 
 from iem_dcr.cli.arguments import SecondsType, common
 from iem_dcr.cli.charging import NOTHING_BEGAN, Session, running
-from iem_dcr.cli.exit_codes import EXIT_FAILURE, EXIT_INTERRUPTED
-from iem_dcr.cli.interruption import Interruption, LeftEarlyError
+from iem_dcr.cli.exit_codes import EXIT_INTERRUPTED
+from iem_dcr.cli.interruption import run_interruptible
 from iem_dcr.cli.output import Output, say
 from iem_dcr.config import Settings
 from iem_dcr.errors import ConfigError
@@ -32,6 +31,8 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from iem_dcr.cli.interruption import Interruption
+
 EVSE_ID = "DE*PNX*E1234567*1"
 TOKEN = "04A2B3C4D5E6F7"  # noqa: S105  a made-up RFID token, shown on purpose
 TARIFF = "0.49 EUR/kWh"
@@ -43,13 +44,17 @@ CURRENT_ENDS_BEFORE_S = 0.5
 PROTOCOL = "3.1.1"
 """The MQTT version that every broker supports, also the demo's own."""
 _PATIENCE = "Still ending the transaction; interrupt once more to leave at once."
+_NEXT_STEPS = (
+    ("iem-dcr simulate", "a simulated meter to play with, at 127.0.0.1:8080"),
+    ("iem-dcr read 127.0.0.1:8080", "one reading of it, or of a real meter"),
+    (f"iem-dcr session 127.0.0.1:8080 --id {TOKEN} --evse-id '{EVSE_ID}'", "a session of your own"),
+    ("iem-dcr config example > iem-dcr.toml", "set CI in it; then, with a real EVerest: iem-dcr run iem-dcr.toml"),
+)
 
 
 def _mqtt(_ctx: click.Context, param: click.Parameter, url: str | None) -> MqttSettings | None:
-    if url is None:
-        return None
     try:
-        return MqttSettings.from_url(url, protocol=PROTOCOL)
+        return None if url is None else MqttSettings.from_url(url, protocol=PROTOCOL)
     except ConfigError as error:
         raise click.BadParameter("\n".join(error.problems), param=param) from error
 
@@ -81,74 +86,60 @@ def command(seconds: float, mqtt: MqttSettings | None, keep_open: bool) -> int:
     The meter is driven behind EVerest's MQTT API. The demo brings its own broker and acts as EVerest. It prints how to
     watch the messages with mosquitto_sub, and the bring-up page with a browser.
     """
-    return asyncio.run(_demo(seconds, mqtt, keep_open=keep_open))
-
-
-async def _demo(seconds: float, given: MqttSettings | None, *, keep_open: bool) -> int:
     output = Output()
+    work = partial(_demo, output, mqtt, seconds=seconds, keep_open=keep_open)
+    status = run_interruptible(work, output, _PATIENCE)
+    if status == 0:
+        console = output.console()
+        console.print(Text("\nNext steps:", style="bold"))
+        for command_line, what in _NEXT_STEPS:
+            say(console, Text.assemble("  ", (command_line, "cyan"), f"\n      {what}"))
+        output.flush()
+    return output.status() or status
+
+
+async def _demo(
+    output: Output, given: MqttSettings | None, interruption: Interruption, *, seconds: float, keep_open: bool
+) -> int:
+    """Run one session, or one after another until interrupted; return the exit status."""
     options = SimulatorOptions(
         charge_s=seconds - LOAD_DELAY_S - CURRENT_ENDS_BEFORE_S,
         load_delay_s=LOAD_DELAY_S,
         signature_encoding="der",  # raw signatures give a confusing finding in one of 128 receipts
     )
-    async with SimulatorServer(options) as server:
-        with Interruption(_PATIENCE) as interruption:
-            output.when_lost = interruption.ask_to_end
-            _headline(output, server)
-            try:
-                async with _broker(given) as mqtt:
-                    status = await _sessions(mqtt, server, output, interruption, seconds=seconds, keep_open=keep_open)
-            except LeftEarlyError:
-                if output.error is None:
-                    raise
-                status = EXIT_FAILURE  # standard output has lost its reader
-    if status == 0:
-        _whats_next(output)
-    return output.status() or status
-
-
-async def _sessions(
-    mqtt: MqttSettings,
-    server: SimulatorServer,
-    output: Output,
-    interruption: Interruption,
-    *,
-    seconds: float,
-    keep_open: bool,
-) -> int:
-    """Run one session, or one after another until interrupted; return the exit status."""
-    # Loading this takes a moment, so the first line of output comes before it.
-    from iem_dcr.cli.demo_everest import MeterBehindEverest  # noqa: PLC0415
-
-    async def session() -> int:
-        shown = Session(output, seconds)
-        meter.view = shown
-        status = await shown.run(meter, _request(), interruption, connect_s=CONNECT_S)
-        del server.meter.state.signed[:-1]  # the simulated meter would keep all receipts
-        output.flush()
-        return status
-
     console = output.console()
-    module_id = f"demo_{secrets.token_hex(2)}"
-    meter = MeterBehindEverest(_settings(server), mqtt, module_id)
-    try:
-        await interruption.see_through(meter.probe(), NOTHING_BEGAN)
-    except BrokerError as error:
-        raise click.ClickException(f"the broker {mqtt.address} cannot be used: {error}") from error
-    _how_to_watch(console, mqtt, module_id)
-    async with running(meter):
-        say(
-            console, Text.assemble("In a browser (--keep-open keeps it open): ", (await meter.page_url(), "cyan"), "\n")
-        )
+    async with contextlib.AsyncExitStack() as stack:
+        server = await stack.enter_async_context(SimulatorServer(options))
+        console.print(Text("A charging session at a simulated IEM-DCR", style="bold"))
+        console.print(f"The simulated meter {options.MS} is at http://{server.address}")
+        console.print(f"Its driver sets the charge point {EVSE_ID} and reads it every second.")
         output.flush()
-        status = await session()
-        while keep_open and status == 0:
+        # Loading this takes a moment, so the first lines of output come before it.
+        from iem_dcr.cli.demo_everest import DemoEverest  # noqa: PLC0415
+
+        mqtt = await stack.enter_async_context(_broker(given))
+        module_id = f"demo_{secrets.token_hex(2)}"
+        everest = DemoEverest(_settings(server), mqtt, module_id)
+        try:
+            await interruption.see_through(everest.bus.probe(), NOTHING_BEGAN)
+        except BrokerError as error:
+            raise click.ClickException(f"the broker {mqtt.address} cannot be used: {error}") from error
+        _how_to_watch(console, mqtt, module_id)
+        await stack.enter_async_context(running(everest))
+        await interruption.break_off(everest.page.listening.wait(), NOTHING_BEGAN)
+        console.print("In a browser (--keep-open keeps it open):", Text(everest.page.url, "cyan"), end="\n\n")
+        while True:
+            output.flush()
+            everest.view = session = Session(output, _request(), seconds)
+            status = await session.run(everest.driver, everest, interruption, connect_s=CONNECT_S)
+            if status != 0 or not keep_open:
+                return 0 if keep_open and status == EXIT_INTERRUPTED else status
+            del server.meter.state.signed[:-1]  # the simulated meter would keep all receipts
             say(console, f"\nThe next session begins in {PAUSE_S:.0f} s. Ctrl-C ends the demo.\n")
             output.flush()
             await interruption.wait(PAUSE_S)
-            if interruption.came or (status := await session()) == EXIT_INTERRUPTED:
+            if interruption.came:
                 return 0
-    return status
 
 
 def _broker(given: MqttSettings | None) -> AbstractAsyncContextManager[MqttSettings]:
@@ -174,38 +165,27 @@ def _settings(server: SimulatorServer) -> Settings:
 
 
 def _request() -> TransactionReq:
-    return TransactionReq.from_json(
-        {
-            "evse_id": EVSE_ID,
-            "transaction_id": str(uuid.uuid4()),
-            "identification_status": "ASSIGNED",
-            "identification_flags": [],
-            "identification_type": "ISO14443",
-            "identification_data": TOKEN,
-            "tariff_text": TARIFF,
-        }
+    return TransactionReq(
+        EVSE_ID,
+        str(uuid.uuid4()),
+        identification_status="ASSIGNED",
+        identification_type="ISO14443",
+        identification_data=TOKEN,
+        tariff_text=TARIFF,
     )
 
 
-def _headline(output: Output, server: SimulatorServer) -> None:
-    console = output.console()
-    console.print(Text("A charging session at a simulated IEM-DCR", style="bold"))
-    console.print(f"The simulated meter {server.meter.options.MS} is at http://{server.address}")
-    console.print(f"Its driver sets the charge point {EVSE_ID} and reads it every second.")
-    output.flush()
-
-
 def _how_to_watch(console: Console, mqtt: MqttSettings, module_id: str) -> None:
-    topics = Topics(module_id)
-    prefix = topics.start.removesuffix("e2m/start_transaction")
+    user = [] if mqtt.user is None else ["-u", mqtt.user, "-P", "PASSWORD"]
+    tls = ["--tls-use-os-certs"] if mqtt.tls else []
+    watch = shlex.join(["mosquitto_sub", "-h", mqtt.host, "-p", str(mqtt.port), *user, *tls, "-v", "-t"])
     console.print(f"EVerest's API module is {module_id}, at the MQTT broker {mqtt.address}.")
     console.print("To watch it (longer with --seconds):")
-    say(console, Text.assemble("\n  ", (_watching(mqtt), "cyan"), "\n"))
+    say(console, Text.assemble("\n  ", (f"{watch} 'everest_api/#'", "cyan"), "\n"))
+    topics = Topics(module_id)
+    prefix = topics.start.removesuffix("e2m/start_transaction")
     console.print(f"  {READY_BEACON}  EVerest has started")
     console.print(f"  {prefix} with these topics:")
-    table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_column(no_wrap=True)
-    table.add_column(style="dim")
     for topic, what in (
         (topics.heartbeat, "EVerest's heartbeat, every second"),
         (topics.check, "the meter is reachable, every two seconds"),
@@ -214,31 +194,5 @@ def _how_to_watch(console: Console, mqtt: MqttSettings, module_id: str) -> None:
         (topics.start, "EVerest's request to begin a transaction"),
         (topics.stop, "its request to end one; replies come below both"),
     ):
-        table.add_row(f"    {topic.removeprefix(prefix)}", what)
-    console.print(table)
+        say(console, Text.assemble(f"    {topic.removeprefix(prefix):<25}", (what, "dim")))
     console.print()
-
-
-def _watching(mqtt: MqttSettings) -> str:
-    words = ["mosquitto_sub", "-h", mqtt.host, "-p", str(mqtt.port)]
-    if mqtt.user is not None:
-        words += ["-u", mqtt.user, "-P", "PASSWORD"]
-    if mqtt.tls:
-        words.append("--tls-use-os-certs")
-    return f"{shlex.join(words)} -v -t 'everest_api/#'"
-
-
-def _whats_next(output: Output) -> None:
-    console = output.console()
-    console.print(Text("\nNext steps:", style="bold"))
-    for command_line, what in (
-        ("iem-dcr simulate", "a simulated meter to play with, at 127.0.0.1:8080"),
-        ("iem-dcr read 127.0.0.1:8080", "one reading of it, or of a real meter"),
-        (f"iem-dcr session 127.0.0.1:8080 --id {TOKEN} --evse-id '{EVSE_ID}'", "a session of your own"),
-        (
-            "iem-dcr config example > iem-dcr.toml",
-            "set CI in it; then, with a real EVerest: iem-dcr run iem-dcr.toml",
-        ),
-    ):
-        say(console, Text.assemble("  ", (command_line, "cyan"), f"\n      {what}"))
-    output.flush()

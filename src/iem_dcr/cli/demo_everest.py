@@ -1,4 +1,4 @@
-"""The meter of ``iem-dcr demo``: both sides of EVerest's MQTT API in one process, on one connection to the broker.
+"""The EVerest of ``iem-dcr demo``: both sides of EVerest's MQTT API in one process, on one connection to the broker.
 
 On one side of the broker is the API client with its driver, as in ``iem-dcr run``. On the other side is EVerest's part:
 it starts, sends heartbeats, receives what the power meter publishes, and requests transactions.
@@ -7,17 +7,15 @@ it starts, sends heartbeats, receives what the power meter publishes, and reques
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-import logging
 import uuid
 from dataclasses import asdict
 from datetime import datetime
 from decimal import Decimal
 from itertools import count
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
-from iem_dcr.errors import IemDcrError, printable
+from iem_dcr.errors import IemDcrError
 from iem_dcr.everest_api.meter_api import MeterApi
 from iem_dcr.everest_api.mqtt import MqttConnection
 from iem_dcr.everest_api.topics import READY_BEACON
@@ -34,30 +32,19 @@ from iem_dcr.service.web_settings import WebSettings
 from iem_dcr.web.server import WebServer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from iem_dcr.cli.charging import Session
     from iem_dcr.config import Settings
-    from iem_dcr.device.messages import MeterValue
-    from iem_dcr.driver import KeptReceipt
     from iem_dcr.everest_api.mqtt_settings import MqttSettings
-
-T = TypeVar("T")
 
 HEARTBEAT_EVERY_S: Final = 1.0
 """EVerest's default of cfg_heartbeat_interval_ms."""
 REPLY_TIMEOUT_S: Final = 120.0
 """The value of cfg_request_reply_to_s that docs/everest-api.md recommends."""
-PAGE_TIMEOUT_S: Final = 2.0
 PAGE_STATUS: Final = "This is the demo: the meter is simulated"
 
-_log = logging.getLogger(__name__)
-_NOT_UNDERSTOOD = (ValueError, TypeError, AttributeError, KeyError, ArithmeticError, RecursionError)
-"""Errors of reading a message that is not the API's: any client may publish on a broker."""
 
-
-class MeterBehindEverest:
-    """The meter of the demo's sessions, a `charging.PowerMeter`, with its bring-up page on a free loopback port.
+class DemoEverest:
+    """EVerest with one meter, whose bring-up page is on a free loopback port.
 
     Args:
         settings: of the meter.
@@ -65,142 +52,86 @@ class MeterBehindEverest:
         module_id: distinguishes this demo from others at the same broker.
 
     Attributes:
-        public_key: the key that EVerest has received last, as hex of DER; "" before the first.
-        view: receives the driver's receipts and the live values that EVerest receives, or None.
+        driver: drives the meter behind the API.
+        bus: the connection to the broker.
+        page: the bring-up page.
+        view: shows the live values that EVerest receives, or None.
     """
 
     def __init__(self, settings: Settings, mqtt: MqttSettings, module_id: str) -> None:
-        self._observed = ObservedMeter(settings, module_id, f"{settings.ip_address}:{settings.port_http}")
-        self._page = WebServer(WebSettings("127.0.0.1:0"), [self._observed], lambda: PAGE_STATUS)
-        self._bus = MqttConnection(mqtt, identity=f"iem-dcr-{module_id}")
-        self._api = MeterApi(module_id, settings, self._bus, sink=self, observer=self._observed)
-        self._connected = asyncio.Event()
-        self.public_key = ""
+        observed = ObservedMeter(settings, module_id, f"{settings.ip_address}:{settings.port_http}")
+        self.page = WebServer(WebSettings("127.0.0.1:0"), [observed], lambda: PAGE_STATUS)
+        self.bus = MqttConnection(mqtt, identity=f"iem-dcr-{module_id}")
+        self._api = MeterApi(module_id, settings, self.bus, sink=observed, observer=observed)
+        self.driver = self._api.driver
         self.view: Session | None = None
-        self._observed.attach(self._api.driver)
-        self._bus.on_connected(self._connected.set)
-        self._receive(self._api.topics.values, self._take_value)
-        self._receive(self._api.topics.key, self._take_key)
-
-    @property
-    def address(self) -> str:
-        """Address of the meter, ``host:port``."""
-        return self._api.driver.address
-
-    @property
-    def value(self) -> MeterValue | None:
-        """The last live value, as the meter gave it. EVerest receives only a part of it."""
-        return self._api.driver.value
-
-    @property
-    def expects_receipt(self) -> bool:
-        """Whether a receipt may still come."""
-        return self._api.driver.expects_receipt
-
-    async def keep(self, kept: KeptReceipt) -> None:
-        """Pass a receipt of the driver to the page and to the session."""
-        await self._observed.keep(kept)
-        if self.view is not None:
-            await self.view.keep(kept)
-
-    async def probe(self) -> None:
-        """Check that the broker can be used.
-
-        Raises:
-            BrokerError: the broker cannot be used.
-        """
-        await self._bus.probe()
-
-    async def page_url(self) -> str:
-        """Return the URL of the bring-up page, when it is served."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(PAGE_TIMEOUT_S):
-                await self._page.listening.wait()
-        return self._page.url
+        self._connected = asyncio.Event()
+        observed.attach(self.driver)
+        self.bus.on_connected(self._connected.set)
+        self.bus.subscribe(self._api.topics.values, self._take_value)
 
     async def run(self) -> None:
         """Run both sides and the page until cancelled. EVerest has just started."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._page.run())
-            group.create_task(self._bus.run())
+            group.create_task(self.page.run())
+            group.create_task(self.bus.run())
             group.create_task(self._api.run())
             await self._connected.wait()
-            self._bus.offer(READY_BEACON, b"true", good_for_s=HEARTBEAT_EVERY_S)
+            self.bus.offer(READY_BEACON, b"true", good_for_s=HEARTBEAT_EVERY_S)
             for beat in count():
-                self._bus.offer(self._api.topics.heartbeat, str(beat).encode(), good_for_s=HEARTBEAT_EVERY_S)
+                self.bus.offer(self._api.topics.heartbeat, str(beat).encode(), good_for_s=HEARTBEAT_EVERY_S)
                 await asyncio.sleep(HEARTBEAT_EVERY_S)
 
     async def start_transaction(self, request: TransactionReq) -> TransactionStartResponse:
         """Make EVerest begin a transaction.
 
         Raises:
-            IemDcrError: there is no reply, or it cannot be understood.
+            IemDcrError: there is no reply.
         """
         payload = {key: value for key, value in asdict(request).items() if value is not None}
-        return await self._ask(self._api.topics.start, payload, _start_response)
+        reply = await self._ask(self._api.topics.start, payload)
+        return TransactionStartResponse(TransactionRequestStatus(reply["status"]), reply.get("error", ""))
 
     async def stop_transaction(self, transaction_id: str) -> TransactionStopResponse:
         """Make EVerest end a transaction. The payload is a plain text, as EVerest sends it.
 
         Raises:
-            IemDcrError: there is no reply, or it cannot be understood.
+            IemDcrError: there is no reply.
         """
-        return await self._ask(self._api.topics.stop, transaction_id, _stop_response)
+        reply = await self._ask(self._api.topics.stop, transaction_id)
+        signed = reply.get("signed_meter_value")
+        value = signed and SignedMeterValue(signed["signed_meter_data"], signed.get("public_key", ""), timestamp=None)
+        return TransactionStopResponse(TransactionRequestStatus(reply["status"]), value, reply.get("error", ""))
 
-    async def _ask(self, topic: str, payload: object, read: Callable[[Any], T]) -> T:
+    async def _ask(self, topic: str, payload: object) -> Any:  # noqa: ANN401  decoded JSON
         reply_to = f"{topic}/reply/{uuid.uuid4().hex[:12]}"
-        reply: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        replies: asyncio.Queue[bytes] = asyncio.Queue()
 
         def take(message: bytes, _retained: bool) -> None:
-            if not reply.done():
-                reply.set_result(message)
+            replies.put_nowait(message)
 
-        self._bus.subscribe(reply_to, take)
+        self.bus.subscribe(reply_to, take)
         request = json.dumps({"headers": {"replyTo": reply_to}, "payload": payload}, separators=(",", ":"))
         try:
             async with asyncio.timeout(REPLY_TIMEOUT_S):
-                await self._bus.deliver(topic, request.encode(), within_s=REPLY_TIMEOUT_S)
-                return read(json.loads(await reply))
+                await self.bus.deliver(topic, request.encode(), within_s=REPLY_TIMEOUT_S)
+                return json.loads(await replies.get())
         except TimeoutError as error:
             raise IemDcrError(f"no reply to {topic} within {REPLY_TIMEOUT_S:g} s") from error
-        except _NOT_UNDERSTOOD as error:
-            raise IemDcrError(f"the reply to {topic} was not understood: {printable(repr(error))}") from error
         finally:
-            self._bus.unsubscribe(reply_to, take)
+            self.bus.unsubscribe(reply_to, take)
 
-    def _receive(self, topic: str, take: Callable[[Any], None]) -> None:
-        """Pass what the power meter publishes on a topic to a method, as decoded JSON."""
-
-        def handle(message: bytes, _retained: bool) -> None:
-            try:
-                take(json.loads(message, parse_float=Decimal))
-            except _NOT_UNDERSTOOD as error:
-                _log.warning("a message on %s was not understood: %s", topic, printable(repr(error)))
-
-        self._bus.subscribe(topic, handle)
-
-    def _take_value(self, value: Any) -> None:  # noqa: ANN401  decoded JSON
-        powermeter = Powermeter(
-            timestamp=datetime.fromisoformat(value["timestamp"]).astimezone(),
-            meter_id=value["meter_id"],
-            energy_wh_import=Decimal(value["energy_Wh_import"]["total"]),
-            energy_wh_export=None,
-            power_w=Decimal(value["power_W"]["total"]),
-            voltage_v=Decimal(value["voltage_V"]["DC"]),
-            current_a=Decimal(value["current_A"]["DC"]),
-        )
+    def _take_value(self, message: bytes, _retained: bool) -> None:
+        value = json.loads(message, parse_float=Decimal)
         if self.view is not None:
-            self.view.publish_powermeter(powermeter)
-
-    def _take_key(self, key: Any) -> None:  # noqa: ANN401  decoded JSON
-        self.public_key = bytes.fromhex(key).hex()
-
-
-def _start_response(reply: Any) -> TransactionStartResponse:  # noqa: ANN401  decoded JSON
-    return TransactionStartResponse(TransactionRequestStatus(reply["status"]), reply.get("error", ""))
-
-
-def _stop_response(reply: Any) -> TransactionStopResponse:  # noqa: ANN401  decoded JSON
-    signed = reply.get("signed_meter_value")
-    value = signed and SignedMeterValue(signed["signed_meter_data"], signed.get("public_key", ""), timestamp=None)
-    return TransactionStopResponse(TransactionRequestStatus(reply["status"]), value, reply.get("error", ""))
+            self.view.publish_powermeter(
+                Powermeter(
+                    timestamp=datetime.fromisoformat(value["timestamp"]).astimezone(),
+                    meter_id=value["meter_id"],
+                    energy_wh_import=Decimal(value["energy_Wh_import"]["total"]),
+                    energy_wh_export=None,
+                    power_w=Decimal(value["power_W"]["total"]),
+                    voltage_v=Decimal(value["voltage_V"]["DC"]),
+                    current_a=Decimal(value["current_A"]["DC"]),
+                )
+            )

@@ -1,6 +1,8 @@
-"""Handles Ctrl-C, SIGTERM and a closing terminal while a command runs.
+"""Ctrl-C, SIGTERM and a closing terminal while a command runs.
 
-A transaction that runs in the meter is ended first, unless a third signal comes.
+The first signal asks the command to end in good order: a transaction that runs in the meter is ended, and its receipt
+shown. The second one prints a message. The third one ends the command at once. A closing terminal sends SIGHUP, and its
+shell sends it again, so SIGHUP only asks. If it is ignored (nohup), it stays ignored.
 """
 
 from __future__ import annotations
@@ -12,16 +14,15 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 import click
 
-from iem_dcr.cli.exit_codes import EXIT_INTERRUPTED
+from iem_dcr.cli.exit_codes import EXIT_FAILURE, EXIT_INTERRUPTED
 from iem_dcr.cli.output import tell
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
+
+    from iem_dcr.cli.output import Output
 
 T = TypeVar("T")
-
-INSISTING = 3
-"""The signal, counted from 1, that ends the command at once."""
 
 
 class LeftEarlyError(click.ClickException):
@@ -35,11 +36,7 @@ class LeftEarlyError(click.ClickException):
 
 
 class Interruption:
-    """Handles SIGINT, SIGTERM and SIGHUP while it is entered, within a running loop.
-
-    The first signal asks the command to end in good order. The second one prints a message. The third one ends the
-    command at once. SIGHUP only asks, because a closing terminal sends it and its shell sends it again. If SIGHUP is
-    ignored (nohup), it stays ignored.
+    """Handles signals while it is entered, within a running loop.
 
     Args:
         patience: the message that answers the second signal.
@@ -50,40 +47,37 @@ class Interruption:
         self._count = 0
         self._asked = asyncio.Event()
         self._insisted = asyncio.Event()
-        self._handlers = {signal.SIGINT: self.interrupt, signal.SIGTERM: self.interrupt}
+        self._handlers = {signal.SIGINT: self._interrupt, signal.SIGTERM: self._interrupt}
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
             self._handlers[signal.SIGHUP] = self.ask_to_end
 
     def __enter__(self) -> Self:
         """Install the signal handlers."""
-        loop = asyncio.get_running_loop()
         for number, handler in self._handlers.items():
-            loop.add_signal_handler(number, handler)
+            asyncio.get_running_loop().add_signal_handler(number, handler)
         return self
 
     def __exit__(self, *_: object) -> None:
         """Remove the signal handlers."""
-        loop = asyncio.get_running_loop()
         for number in self._handlers:
-            loop.remove_signal_handler(number)
+            asyncio.get_running_loop().remove_signal_handler(number)
 
     @property
     def came(self) -> bool:
         """Whether the command is asked to end."""
         return self._asked.is_set()
 
-    def interrupt(self) -> None:
-        """Handle a signal."""
-        self._count += 1
-        self.ask_to_end()
-        if self._count >= INSISTING:
-            self._insisted.set()
-        elif self._count > 1 and self._patience:
-            tell(self._patience)
-
     def ask_to_end(self) -> None:
         """Ask the command to end in good order, as the first signal does."""
         self._asked.set()
+
+    def _interrupt(self) -> None:
+        self._count += 1
+        self.ask_to_end()
+        if self._count > 2:
+            self._insisted.set()
+        elif self._count > 1 and self._patience:
+            tell(self._patience)
 
     async def wait(self, seconds: float | None = None) -> None:
         """Wait for that time, or until the command is asked to end. With None there is no time limit."""
@@ -106,6 +100,34 @@ class Interruption:
             LeftEarlyError: the third signal came. Its message is ``left``, which says what was left undone.
         """
         return await _unless(self._insisted, work, left)
+
+
+def run_interruptible(
+    work: Callable[[Interruption], Coroutine[None, None, int]], output: Output, patience: str = ""
+) -> int:
+    """Run a command that a signal ends, and also the loss of its standard output. Returns its exit status.
+
+    Args:
+        work: the command; returns its exit status.
+        output: its standard output.
+        patience: see `Interruption`.
+
+    Raises:
+        click.ClickException: the command was interrupted, or its output cannot be written.
+    """
+
+    async def run() -> int:
+        with Interruption(patience) as interruption:
+            output.when_lost = interruption.ask_to_end
+            return await work(interruption)
+
+    try:
+        status = asyncio.run(run())
+    except LeftEarlyError:
+        if output.error is None:
+            raise
+        status = EXIT_FAILURE
+    return output.status() or status
 
 
 async def _unless(event: asyncio.Event, work: Coroutine[None, None, T], left: str) -> T:

@@ -148,11 +148,6 @@ def set_verbosity(steps: int) -> None:
     logging.getLogger("iem_dcr").setLevel(_LEVELS[max(-1, min(steps, 2))])
 
 
-def warnings_are_logged() -> bool:
-    """Whether the user sees the driver's warnings."""
-    return logging.getLogger("iem_dcr").isEnabledFor(logging.WARNING)
-
-
 def tell(text: str) -> None:
     """Print a message for the user on standard error, which a live display may have replaced."""
     with contextlib.suppress(OSError):

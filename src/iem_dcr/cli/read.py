@@ -45,7 +45,6 @@ async def _read(address: Address) -> Snapshot:
 
 def _print(console: Console, reading: Snapshot) -> None:
     value = reading.value
-    say(console, Text(f"Meter {shown(value.MS)} at {reading.address}", style="bold"))
     live_values: dict[str, str | Text] = {
         "Power": kw(value.P),
         "Voltage (U2)": measured(value.U2, "V"),
@@ -58,21 +57,17 @@ def _print(console: Console, reading: Snapshot) -> None:
         "Errors (XC)": Text.assemble(_HEALTH[value.has_error], f"  {shown(value.XC)}"),
         "Status word (XS)": shown(value.XS) or "not given",
         "Status (ST)": "G, good" if value.ST == "G" else shown(value.ST or "not given"),
-        "Flags (EF)": _flags_text(value.EF),
+        "Flags (EF)": f"{shown(value.EF)}, {meaning_of_flags(shown(value.EF))}" if value.EF else "none",
     }
-    sections: dict[str, dict[str, str | Text]] = {
-        "Live values": live_values,
-        "Status": status,
-        "Charge point, clock and key": _charge_point(reading),
-    }
-    for title, rows in sections.items():
+    say(console, Text(f"Meter {shown(value.MS)} at {reading.address}", style="bold"))
+    for title, rows in (
+        ("Live values", live_values),
+        ("Status", status),
+        ("Charge point, clock and key", _charge_point(reading)),
+    ):
         console.print(Text(f"\n{title}", style="cyan"))
         for name, text in rows.items():
             say(console, Text.assemble((f"  {name:<19}", "dim"), text))
-
-
-def _flags_text(EF: str) -> str:
-    return f"{shown(EF)}, {meaning_of_flags(shown(EF))}" if EF else "none"
 
 
 def _charge_point(reading: Snapshot) -> dict[str, str | Text]:
@@ -85,11 +80,10 @@ def _charge_point(reading: Snapshot) -> dict[str, str | Text]:
         rows["Type (CT)"] = shown(gateway.CT) if gateway.CT else not_set
         rows["Id (CI)"] = shown(gateway.CI) if gateway.CI else not_set
         rows["Time (TM)"] = f"{gateway.TM.instant:%Y-%m-%d %H:%M:%S %z}" if gateway.TM else "not readable"
-    if off is None:
-        rows["Clock"] = _warning("not readable")
+    if off is not None and abs(off.total_seconds()) <= CLOCK_TOLERANCE_S:
+        rows["Clock"] = clock_difference(off)
     else:
-        is_right = abs(off.total_seconds()) <= CLOCK_TOLERANCE_S
-        rows["Clock"] = clock_difference(off) if is_right else _warning(clock_difference(off))
+        rows["Clock"] = _warning("not readable" if off is None else clock_difference(off))
     if key is None:
         rows["Public key"] = _warning(f"not available: {shown(reading.problems['publickey'])}")
     else:

@@ -1,21 +1,16 @@
-"""Shows receipts to a person, in the same way in all commands. Writes exported receipts.
+"""Shows receipts to a person, in the same way in all commands.
 
 Text from the meter is shown without control characters and shortened.
 """
 
 from __future__ import annotations
 
-import io
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
 from rich.text import Text
 
-from iem_dcr.cli.atomic_write import write_atomically
-from iem_dcr.cli.output import Output, counted, kwh, say, tell
+from iem_dcr.cli.output import kwh, say
 from iem_dcr.diagnostics.status import LONGEST_TEXT, shown
 from iem_dcr.errors import printable
 from iem_dcr.ocmf import Outcome
@@ -31,7 +26,6 @@ if TYPE_CHECKING:
 
     from iem_dcr.meter_time import MeterTime
     from iem_dcr.ocmf import Receipt
-    from iem_dcr.ocmf.export import Exported
     from iem_dcr.ocmf.rules import Finding
     from iem_dcr.ocmf.verdict import Energy, Verdict
 
@@ -41,7 +35,6 @@ _OUTCOMES = {
     Outcome.INVALID: ("NOT VALID", "bold red"),
     Outcome.NOT_CHECKED: ("NOT CHECKED", "bold yellow"),
 }
-_NOT_READABLE = ("NOT READABLE", "bold yellow")
 _SEVERITIES = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.INFO: "dim"}
 
 
@@ -78,12 +71,7 @@ def print_receipt(console: Console, receipt: Receipt, verdict: Verdict) -> None:
 
 
 def transaction_text(transaction: Transaction, *, show_all: bool = False) -> Text:
-    """Format a transaction in lines.
-
-    Args:
-        transaction: the transaction.
-        show_all: include findings that need no action.
-    """
+    """Format a transaction in lines. With ``show_all`` findings that need no action are included."""
     return Text("\n").join(_lines(transaction, show_all=show_all)).append("\n")
 
 
@@ -102,51 +90,31 @@ def times_of(verdict: Verdict) -> Energy | None:
     return verdict.deciding or (verdict.energies[0] if verdict.energies else None)
 
 
-def write_exported(exported: Exported, file: str | None) -> int:
-    """Write exported receipts to a file or, if it is None, to standard output. Returns the exit status.
-
-    Raises:
-        click.ClickException: they cannot be written.
-    """
-    for note in exported.notes:
-        tell(f"Note: {note}.")
-    if file is None:
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(encoding="utf-8", newline="")  # in every locale: these are the meter's bytes
-        output = Output()
-        output.write(exported.text)
-        output.flush()
-        return output.status()
-    try:
-        write_atomically(Path(file), exported.text.encode())
-    except OSError as error:
-        raise click.ClickException(f"{printable(file)} cannot be written: {error.strerror or error}") from error
-    tell(f"{counted(exported.count, 'receipt')} written to {printable(file)}.")
-    return 0
-
-
 def _lines(transaction: Transaction, *, show_all: bool) -> Iterator[Text]:
     receipts, verdict, where = transaction.receipts, transaction.verdict, shown(", ".join(transaction.sources))
     if verdict is None:
         yield Text(f"Receipt at {where}", style="bold")
-        yield _row("Verdict", Text.assemble(_NOT_READABLE, f": {shown(transaction.problem)}"))
+        yield _row("Verdict", Text.assemble(("NOT READABLE", "bold yellow"), f": {shown(transaction.problem)}"))
         return
-    first, last = receipts[0], receipts[-1].end
+    first, last, times = receipts[0], receipts[-1].end, times_of(verdict)
     names = " and ".join(shown(receipt.pagination or "without PG") for receipt in receipts)
     title = f"Receipt {names} of meter {shown(first.meter or 'without serial number')} {_fields(first, 'MM')}".rstrip()
     yield Text.assemble((title, "bold"), (f"   {where}" if where else "", "dim"))
     kind = _fields(first, "IT")
-    yield _row("User", shown(first.identification or "none") + (f" ({kind})" if kind else ""))
-    for name, text in ("Charge point", _fields(first, "CT", "CI")), ("Tariff", _fields(first, "TT")):
+    for name, text in {
+        "User": shown(first.identification or "none") + (f" ({kind})" if kind else ""),
+        "Charge point": _fields(first, "CT", "CI"),
+        "Tariff": _fields(first, "TT"),
+        "Begin": _reading_text(times.begin, times.begin_wh) if times else "not in the receipt",
+        "End": _reading_text(times.end, times.end_wh) if times else "not in the receipt",
+        "Ended": how_ended(last.TX) if last is not None else "",
+    }.items():
         if text:
             yield _row(name, text)
-    times = times_of(verdict)
-    yield _row("Begin", _reading_text(times.begin, times.begin_wh) if times else "not in the receipt")
-    yield _row("End", _reading_text(times.end, times.end_wh) if times else "not in the receipt")
-    if last is not None and (how := how_ended(last.TX)):
-        yield _row("Ended", how)
     for energy in verdict.energies:
-        yield _row("Energy", _energy_text(energy))
+        amount = "cannot be told" if energy.energy_wh is None else kwh(energy.energy_wh)
+        beside = "" if energy.decides else ", not part of the verdict"
+        yield _row("Energy", f"{amount}  {energy.direction or 'register'} {shown(energy.register)}{beside}")
     yield _row("Verdict", _verdict_text(verdict))
     for note in transaction.notes:
         yield _row("Note", Text(note, style="yellow"))
@@ -166,12 +134,6 @@ def _fields(receipt: Receipt, *keys: str) -> str:
 def _reading_text(time: MeterTime | None, value_wh: Decimal | None) -> str:
     written = f"{time.instant:%Y-%m-%d %H:%M:%S %z}" if time else "?"
     return written if value_wh is None else f"{written}   register {kwh(value_wh)}"
-
-
-def _energy_text(energy: Energy) -> str:
-    amount = "cannot be told" if energy.energy_wh is None else kwh(energy.energy_wh)
-    beside = "" if energy.decides else ", not part of the verdict"
-    return f"{amount}  {energy.direction or 'register'} {shown(energy.register)}{beside}"
 
 
 def _verdict_text(verdict: Verdict) -> Text:

@@ -12,8 +12,9 @@ import click
 
 from iem_dcr.cli.arguments import Address, AddressType, common
 from iem_dcr.cli.exit_codes import EXIT_FAILURE
+from iem_dcr.cli.export_file import write_exported
 from iem_dcr.cli.output import Output, counted, kwh, say, tell
-from iem_dcr.cli.receipt_view import print_receipt, write_exported
+from iem_dcr.cli.receipt_view import print_receipt
 from iem_dcr.config import PIN, is_signable
 from iem_dcr.diagnostics.status import shown
 from iem_dcr.errors import ReceiptError, printable, shortened

@@ -7,7 +7,6 @@ once.
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import logging
 import os
 import signal
@@ -15,7 +14,7 @@ import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 import click
 
@@ -23,6 +22,7 @@ from iem_dcr import __version__
 from iem_dcr.cli.arguments import common, verbosity
 from iem_dcr.cli.config import meter_names
 from iem_dcr.cli.exit_codes import EXIT_FAILURE, EXIT_INTERRUPTED
+from iem_dcr.cli.output import counted
 from iem_dcr.config import VENDOR_CI
 from iem_dcr.journaling import Journals
 from iem_dcr.service.config import ServiceConfig
@@ -30,13 +30,10 @@ from iem_dcr.service.log import STYLES, log_lines
 from iem_dcr.service.service import Service
 from iem_dcr.service.systemd import Notifier
 
-if TYPE_CHECKING:
-    from types import FrameType
-
 _log = logging.getLogger(__name__)
 
 ENDS_WITHIN_S = 5.0
-"""The process ends at the latest this long after the first signal, even if something blocks its loop."""
+"""The process ends at the latest this long after the first signal, even if the end blocks its loop."""
 _LEVELS = {-2: logging.ERROR, -1: logging.WARNING, 0: logging.INFO, 1: logging.DEBUG}
 
 
@@ -73,9 +70,7 @@ def _serve(config: ServiceConfig) -> int:
         )
     for warning in config.warnings:
         _log.warning("%s", warning)
-    count = len(config.meters)
-    meters = "1 meter" if count == 1 else f"{count} meters"
-    _log.info("iem-dcr %s: %s, broker %s", __version__, meters, config.mqtt.address)
+    _log.info("iem-dcr %s: %s, broker %s", __version__, counted(len(config.meters), "meter"), config.mqtt.address)
     loop = asyncio.new_event_loop()
     try:
         loop.run_until_complete(_until_a_signal(config))
@@ -88,30 +83,23 @@ def _serve(config: ServiceConfig) -> int:
 async def _until_a_signal(config: ServiceConfig) -> None:
     service = Service(config, notifier=Notifier(), journals=Journals(resolves_auto=True))
     loop = asyncio.get_running_loop()
-    context = contextvars.copy_context()
     signalled = False
 
-    def stop(number: int) -> None:
-        _log.info("%s", signal.Signals(number).name)
-        service.stop()
-
-    def take(number: int, _frame: FrameType | None) -> None:
+    def take(number: signal.Signals) -> None:
         nonlocal signalled
-        if signalled:
-            if number == signal.SIGHUP:  # a closing terminal sends it, and its shell sends it again
-                return
+        if not signalled:
+            signalled = True
+            _log.info("%s", number.name)
+            guard = threading.Timer(ENDS_WITHIN_S, _leave, (EXIT_FAILURE,))
+            guard.daemon = True
+            guard.start()
+            service.stop()
+        elif number != signal.SIGHUP:  # a closing terminal sends it, and its shell sends it again
             _leave(EXIT_INTERRUPTED)
-        signalled = True
-        guard = threading.Timer(ENDS_WITHIN_S, _leave, (EXIT_FAILURE,))
-        guard.daemon = True
-        guard.start()
-        # In a separate context, because the signal interrupts the work of some meter.
-        loop.call_soon_threadsafe(stop, number, context=context)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, take)
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup ignores it
-        signal.signal(signal.SIGHUP, take)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores it
+            loop.add_signal_handler(number, take, number)
     await service.run()
 
 

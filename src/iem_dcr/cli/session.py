@@ -11,18 +11,19 @@ import click
 
 from iem_dcr.cli.arguments import Address, AddressType, PairType, SecondsType, common
 from iem_dcr.cli.charging import NOTHING_BEGAN, Session, running
-from iem_dcr.cli.exit_codes import EXIT_FAILURE
-from iem_dcr.cli.interruption import Interruption, LeftEarlyError
+from iem_dcr.cli.interruption import run_interruptible
 from iem_dcr.cli.output import Output
 from iem_dcr.config import Settings, Value, from_text, is_signable
 from iem_dcr.device.client import MeterClient
 from iem_dcr.diagnostics.status import shown
 from iem_dcr.driver import MeterDriver
+from iem_dcr.driver.timing import now_s
 from iem_dcr.errors import ConfigError, MeterError, NotUnderstoodError, RefusedError
 from iem_dcr.journaling import Journals, check_journal_of
 from iem_dcr.powermeter import IDENTIFICATION_TYPE, TransactionReq
 
 if TYPE_CHECKING:
+    from iem_dcr.cli.interruption import Interruption
     from iem_dcr.device.messages import Gateway, MeterValue
 
 RETRY_S = 1.0
@@ -32,13 +33,7 @@ _PATIENCE = "Still ending the transaction; interrupt once more to leave it as it
 def _signable(_ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
     if value is not None and not is_signable(value):
         expected = "expected ASCII letters, digits and signs, not empty, without | and control characters"
-        raise click.BadParameter(f"it is signed: {expected}", param=param)
-    return value
-
-
-def _not_empty(_ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    if value == "":
-        raise click.BadParameter("it is empty", param=param)
+        raise click.BadParameter(expected, param=param)
     return value
 
 
@@ -53,7 +48,7 @@ def _not_empty(_ctx: click.Context, param: click.Parameter, value: str | None) -
     help="The kind of that id (OCMF IT).",
 )
 @click.option(
-    "--transaction-id", metavar="T", callback=_not_empty, help="The station's id of the transaction, else a new UUID."
+    "--transaction-id", metavar="T", callback=_signable, help="The station's id of the transaction, else a new UUID."
 )
 @click.option(
     "--evse-id",
@@ -105,11 +100,20 @@ def command(
         tariff_text=tariff or None,
     )
     output = Output()
-    session = Session(output, seconds, as_json=as_json)
-    status = asyncio.run(
-        _run(session, output, address, given, request, connect_s=connect_seconds, end_running=end_running)
-    )
-    return output.status() or status
+
+    async def run(interruption: Interruption) -> int:
+        gateway, value = await interruption.break_off(_ask(address, connect_seconds), NOTHING_BEGAN)
+        settings = _settings(given, gateway)
+        if value.XT and not end_running:
+            raise click.ClickException(
+                "the meter is running a transaction; nothing was sent. Give --end-running to end it first and print "
+                "its receipt."
+            )
+        session = Session(output, replace(request, evse_id=evse_id or settings.CI), seconds, as_json=as_json)
+        _introduce(session, address, settings, gateway, value)
+        return await _drive(session, settings, interruption, connect_seconds)
+
+    return run_interruptible(run, output, _PATIENCE)
 
 
 def _settings_given(address: Address, evse_id: str | None, pairs: tuple[tuple[str, str], ...]) -> dict[str, Value]:
@@ -134,59 +138,22 @@ def _settings_given(address: Address, evse_id: str | None, pairs: tuple[tuple[st
     return given | {"ip_address": address.host, "port_http": address.port}
 
 
-async def _run(
-    session: Session,
-    output: Output,
-    address: Address,
-    given: dict[str, Value],
-    request: TransactionReq,
-    *,
-    connect_s: float,
-    end_running: bool,
-) -> int:
-    with Interruption(_PATIENCE) as interruption:
-        output.when_lost = interruption.ask_to_end
-        gateway, value = await interruption.break_off(_ask(address, connect_s), NOTHING_BEGAN)
-        settings = _settings(given, gateway)
-        if value.XT and not end_running:
-            raise click.ClickException(
-                "the meter is running a transaction; nothing was sent. Give --end-running to end it first and print "
-                "its receipt."
-            )
-        _introduce(session, address, settings, gateway, value)
-        journal = Journals().of(settings)
-        driver = MeterDriver(settings, session, sink=session, journal=journal)
-        request = replace(request, evse_id=request.evse_id or settings.CI)
-        try:
-            async with running(driver):
-                return await session.run(driver, request, interruption, connect_s=connect_s)
-        except LeftEarlyError:
-            if output.error is None:
-                raise
-            return EXIT_FAILURE
-        finally:
-            if journal is not None:
-                await journal.close()
-
-
 async def _ask(address: Address, connect_s: float) -> tuple[Gateway, MeterValue]:
     """Read the meter's charge point and live value before a driver may write to it.
 
     Raises:
         MeterError: the meter did not answer both in time.
     """
-    loop = asyncio.get_running_loop()
-    until_s = loop.time() + connect_s
+    until_s = now_s() + connect_s
     async with MeterClient(address.host, address.port) as client:
         while True:
-            left_s = until_s - loop.time()
+            left_s = until_s - now_s()
             try:
                 return await client.gw(timeout_s=left_s), await client.metervalue(timeout_s=left_s)
             except MeterError as error:
                 # What is not a meter never becomes one. A device that does not answer, or fails (5xx), may be starting.
                 is_refusal = isinstance(error, RefusedError) and not error.may_have_acted
-                is_final = is_refusal or isinstance(error, NotUnderstoodError)
-                if is_final or until_s - loop.time() <= RETRY_S:
+                if is_refusal or isinstance(error, NotUnderstoodError) or until_s - now_s() <= RETRY_S:
                     raise
             await asyncio.sleep(RETRY_S)
 
@@ -221,3 +188,14 @@ def _introduce(session: Session, address: Address, settings: Settings, gateway: 
     session.say(f"Meter {shown(value.MS)} at {address} {point}")
     if value.XT:
         session.say("It is running a transaction, which is ended first (--end-running)")
+
+
+async def _drive(session: Session, settings: Settings, interruption: Interruption, connect_s: float) -> int:
+    journal = Journals().of(settings)
+    driver = MeterDriver(settings, session, sink=session, journal=journal)
+    try:
+        async with running(driver):
+            return await session.run(driver, driver, interruption, connect_s=connect_s)
+    finally:
+        if journal is not None:
+            await journal.close()

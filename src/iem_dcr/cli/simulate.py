@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack
 from dataclasses import MISSING, Field, fields
 from typing import Any
 
@@ -83,18 +82,16 @@ def command(*, host: str, port: int, pairs: tuple[tuple[str, str], ...], **named
 
 async def _simulate(options: SimulatorOptions, host: str, port: int) -> int:
     output = Output()
-    with Interruption() as interruption:
-        async with AsyncExitStack() as stack:
-            try:
-                server = await stack.enter_async_context(SimulatorServer(options, host, port))
-            except (OSError, UnicodeError) as error:
-                why = (error.strerror if isinstance(error, OSError) else None) or error
-                raise click.ClickException(
-                    f"cannot listen at {printable(host)} port {port}: {why}. Use --port 0 for a free port."
-                ) from error
-            output.write(f"http://{server.address}\n{_hints(server.address, options)}")
-            output.flush()
-            await interruption.wait()
+    try:
+        with Interruption() as interruption:
+            async with SimulatorServer(options, host, port) as server:
+                output.write(f"http://{server.address}\n{_hints(server.address, options)}")
+                output.flush()
+                await interruption.wait()
+    except (OSError, UnicodeError) as error:
+        why = getattr(error, "strerror", None) or error
+        at = f"{printable(host)} port {port}"
+        raise click.ClickException(f"cannot listen at {at}: {why}. Use --port 0 for a free port.") from error
     return 0
 
 

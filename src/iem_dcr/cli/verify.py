@@ -26,8 +26,9 @@ from rich.text import Text
 from iem_dcr.cli.arguments import common
 from iem_dcr.cli.checking import check, found_in
 from iem_dcr.cli.exit_codes import EXIT_FAILURE, EXIT_USAGE
+from iem_dcr.cli.export_file import write_exported
 from iem_dcr.cli.output import Output, counted, json_text, progress_bar, say, tell
-from iem_dcr.cli.receipt_view import UNREADABLE, finding_text, times_of, transaction_text, write_exported
+from iem_dcr.cli.receipt_view import UNREADABLE, finding_text, times_of, transaction_text
 from iem_dcr.errors import ReceiptError, printable
 from iem_dcr.ocmf import parse
 from iem_dcr.ocmf.export import Format, Item, export

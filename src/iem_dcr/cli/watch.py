@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import click
 from rich.live import Live
 
 from iem_dcr.cli.arguments import Address, AddressType, SecondsType, common
 from iem_dcr.cli.exit_codes import EXIT_FAILURE
-from iem_dcr.cli.interruption import Interruption, LeftEarlyError
+from iem_dcr.cli.interruption import LeftEarlyError, run_interruptible
 from iem_dcr.cli.output import Output, json_text, tell
 from iem_dcr.cli.watch_view import Picture, plain_line
 from iem_dcr.diagnostics.snapshot import metervalue_json
 from iem_dcr.diagnostics.status import troubles
 from iem_dcr.diagnostics.watching import WatchedMeter, watch
+from iem_dcr.driver.timing import now_s
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-    from rich.console import Console
-
+    from iem_dcr.cli.interruption import Interruption
     from iem_dcr.diagnostics.status import Status
 
 DRAWN_EVERY_S = 0.5
@@ -65,7 +66,25 @@ def command(
         addresses = tuple(dict.fromkeys((*addresses, *_configured(file))))
     if not addresses:
         raise click.UsageError("give the addresses of meters, or a configuration file with --config")
-    return asyncio.run(_watch(addresses, seconds, count, as_json=as_json))
+    output = Output()
+
+    async def run(interruption: Interruption) -> int:
+        meters = [WatchedMeter(address.host, address.port, _local_time) for address in addresses]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                showing = _show(meters, output, count, as_json=as_json)
+                try:
+                    await interruption.break_off(showing, "the meters were watched for less time than requested.")
+                except LeftEarlyError:
+                    if seconds is not None or count is not None:
+                        raise
+        if any(meter.has_answered for meter in meters):
+            return 0
+        for meter in meters:
+            tell(f"Error: meter {meter.address}, {meter.status().problem or 'no answer yet'}")
+        return EXIT_FAILURE
+
+    return run_interruptible(run, output)
 
 
 def _configured(file: Path) -> Iterator[Address]:
@@ -80,13 +99,35 @@ def _configured(file: Path) -> Iterator[Address]:
         yield Address(meter.settings.ip_address, meter.settings.port_http)
 
 
-class LineView:
-    """Writes a line for each poll. A meter that does not answer gets a line when the reason changes, and repeatedly.
+async def _show(meters: Sequence[WatchedMeter], output: Output, count: int | None, *, as_json: bool) -> None:
+    """Show meters until cancelled: on the alternate screen of a terminal, where the last picture stays, or in lines."""
+    console, drawn_s = output.console(), 0.0
+    if as_json or not console.is_terminal or console.is_dumb_terminal:
+        lines = LineView(output, json_line) if as_json else LineView(output, plain_line, SILENCE_TOLD_EVERY_S)
+        await watch(meters, lines.on_poll, count=count)
+        return
 
-    Args:
-        output: standard output.
-        written: formats a line.
-        repeats_after_s: time between two equal lines about a meter that does not answer.
+    def picture(*, stays: bool = False) -> Picture:
+        return Picture(tuple(meter.status() for meter in meters), _local_time(), stays)
+
+    def draw(_: WatchedMeter) -> None:
+        nonlocal drawn_s
+        if now_s() - drawn_s >= DRAWN_EVERY_S:
+            drawn_s = now_s()
+            live.update(picture(), refresh=True)
+
+    live = Live(picture(), console=console, screen=True, auto_refresh=False, redirect_stderr=sys.stderr.isatty())
+    try:
+        with live:
+            await watch(meters, draw, count=count)
+    finally:
+        console.print(picture(stays=True))
+
+
+class LineView:
+    """Writes a line for each poll.
+
+    A meter that does not answer gets a line when the reason changes, and again after ``repeats_after_s``.
     """
 
     def __init__(self, output: Output, written: Callable[[Status], str], repeats_after_s: float = 0.0) -> None:
@@ -104,57 +145,6 @@ class LineView:
         self._last[status.address] = status.problem, status.now_s
         self._output.write(self._written(status) + "\n")
         self._output.flush()
-
-
-async def _draw(console: Console, picture: Callable[[], Picture]) -> NoReturn:
-    """Draw the picture on the alternate screen, in its current size."""
-    live = Live(
-        console=console, screen=True, auto_refresh=False, redirect_stdout=False, redirect_stderr=sys.stderr.isatty()
-    )
-    with live:
-        while True:
-            live.update(picture(), refresh=True)
-            await asyncio.sleep(DRAWN_EVERY_S)
-
-
-async def _watch(addresses: Sequence[Address], seconds: float | None, count: int | None, *, as_json: bool) -> int:
-    meters = [WatchedMeter(address.host, address.port, _local_time) for address in addresses]
-    output = Output()
-    console = output.console()
-
-    def picture(*, stays: bool = False) -> Picture:
-        return Picture(tuple(meter.status() for meter in meters), _local_time(), stays)
-
-    with Interruption() as interruption:
-        output.when_lost = interruption.ask_to_end
-        if console.is_terminal and not console.is_dumb_terminal and not as_json:
-            polls = watch(meters, lambda _: None, count=count)
-            await _until_first(_draw(console, picture), polls, interruption.wait(seconds))
-            console.print(picture(stays=True))
-        else:
-            lines = LineView(output, json_line) if as_json else LineView(output, plain_line, SILENCE_TOLD_EVERY_S)
-            await _until_first(watch(meters, lines.on_poll, count=count), interruption.wait(seconds))
-        if (seconds is not None or count is not None) and interruption.came and output.error is None:
-            raise LeftEarlyError("the meters were watched for less time than requested.")
-    status = output.status()
-    if any(meter.has_answered for meter in meters):
-        return status
-    for meter in meters:
-        tell(f"Error: meter {meter.address}, {meter.status().problem or 'no answer yet'}")
-    return EXIT_FAILURE
-
-
-async def _until_first(*works: Coroutine[None, None, None]) -> None:
-    """Run several coroutines until the first one ends, and cancel the others."""
-    tasks = [asyncio.create_task(work) for work in works]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    for task in done:
-        task.result()
 
 
 def json_line(status: Status) -> str:

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from iem_dcr.diagnostics.status import Status, Trouble
 
 BARS: Final = "▁▂▃▄▅▆▇█"
-BARS_ASCII: Final = "_.-=+*#@"
 SECONDS_PER_BAR: Final = (1, 2, 5, 10, 30, 60, 300)
 FEWEST_BARS: Final = 8
 WIDE_FROM: Final = 76
@@ -40,12 +39,9 @@ _STYLES = {"charging": "bold green", "idle": "", "fault": "bold red", "warning":
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """All meters at one moment.
+    """All meters at one moment, in the order of the command line, drawn for the console's size.
 
-    Attributes:
-        statuses: of the meters, in the order of the command line.
-        now: the host's time.
-        stays: this is the last picture, which stays on the terminal. It shows all meters and no hint about Ctrl-C.
+    With ``stays`` it is the last picture, which stays on the terminal: it shows all meters, and no hint about Ctrl-C.
     """
 
     statuses: tuple[Status, ...]
@@ -54,51 +50,41 @@ class Picture:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Draw it in the size of the options."""
-        width, room = options.max_width, max(1, (options.height or console.size.height) - 2)
+        width, room = options.max_width, max(1, console.height - 2)
         chart_width = width - _LABEL_WIDTH - _VALUE_WIDTH - 2 - (_RANGE_WIDTH if width >= WIDE_FROM else 0)
-        chart = Chart.of(self.statuses, max(FEWEST_BARS, chart_width), ascii_only=options.ascii_only)
+        chart = Chart.of(self.statuses, max(FEWEST_BARS, chart_width))
         lines = [line for status in self.statuses[:room] for line in (Text(), *_block(status, chart, width))]
         if len(lines) > room or len(self.statuses) > room:
-            chart = Chart.of(self.statuses, FEWEST_BARS, ascii_only=options.ascii_only)
-            lines = _line_each(self.statuses, len(self.statuses) if self.stays else room, chart, width)
+            chart = Chart.of(self.statuses, FEWEST_BARS)
+            lines = list(_line_each(self.statuses, len(self.statuses) if self.stays else room, chart, width))
         name = "iem-dcr watch  " if width >= WIDE_FROM else ""
         heading = Text(f"{name}{self.now:%H:%M:%S}  {_summary(self.statuses)}", "bold")
         last = Text(f"a bar is {duration(chart.step_s)}{'' if self.stays else '   Ctrl-C ends'}", "dim")
         for line in (heading, *lines, last):
             line.no_wrap = True
-            line.overflow = "crop" if options.ascii_only else "ellipsis"
+            line.overflow = "ellipsis"
             yield line
 
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """Draws values of the last minutes as bars, the newest on the right.
-
-    Attributes:
-        bars: number of bars.
-        step_s: seconds per bar.
-        signs: the bars, the least first.
-    """
+    """Draws values of the last minutes as a number of bars of ``step_s`` seconds each, the newest on the right."""
 
     bars: int
     step_s: int
-    signs: str = BARS
 
     @classmethod
-    def of(cls, statuses: Sequence[Status], bars: int, *, ascii_only: bool) -> Chart:
+    def of(cls, statuses: Sequence[Status], bars: int) -> Chart:
         """Return the chart in which all samples of the meters fit."""
         span_s = max((status.now_s - status.samples[0].at_s for status in statuses if status.samples), default=0.0)
         fitting = (step_s for step_s in SECONDS_PER_BAR if (bars - 1) * step_s > span_s)
-        return cls(bars, next(fitting, SECONDS_PER_BAR[-1]), BARS_ASCII if ascii_only else BARS)
+        return cls(bars, next(fitting, SECONDS_PER_BAR[-1]))
 
     def draw(self, status: Status, name: str, *, least_span: float = 0.0) -> tuple[str, float, float]:
-        """Draw values of one kind. A bar is the mean of its seconds; a space means no value.
+        """Draw the values of an attribute of `Sample`. A bar is the mean of its seconds; a space means no value.
 
-        Args:
-            status: has the samples.
-            name: the attribute of `Sample`.
-            least_span: the bars reach from the least value to the greatest, and at least over this range; with 0 they
-                start at zero.
+        The bars reach from the least value to the greatest, and at least over ``least_span``; with 0 they start at
+        zero.
 
         Returns:
             The bars, and the least and the greatest value; zeros if there are no values.
@@ -114,11 +100,10 @@ class Chart:
         low, high = min(values), max(values)
         floor = low if least_span else min(low, 0.0)
         span = max(high - floor, -floor, least_span) or 1.0
-        last = len(self.signs) - 1
-        heights = {at: (sum(bar) / len(bar) - floor) / span for at, bar in by_bar.items()}
-        drawn = (
-            self.signs[min(last, int(heights[at] * (last + 1)))] if at in heights else " " for at in range(self.bars)
-        )
+        drawn = [" "] * self.bars
+        for at, bar in by_bar.items():
+            height = (sum(bar) / len(bar) - floor) / span
+            drawn[at] = BARS[min(len(BARS) - 1, int(height * len(BARS)))]
         return "".join(drawn), low, high
 
 
@@ -128,7 +113,7 @@ class Chart:
 def _block(status: Status, chart: Chart, width: int) -> Iterator[Text]:
     value, gateway = status.value, status.gateway
     state, style = _state(status)
-    heading = Text.assemble(("● " if chart.signs is BARS else "* ", style), (status.address, "bold"), f"  {state}")
+    heading = Text.assemble(("● ", style), (status.address, "bold"), f"  {state}")
     if value is not None:
         heading.append(f"  {shown(value.MS)}")
     if gateway is not None and gateway.is_set:
@@ -184,14 +169,16 @@ def _wrapped(head: str, text: str, style: str, width: int) -> Iterator[Text]:
 # --- a line for a meter ---
 
 
-def _line_each(statuses: Sequence[Status], height: int, chart: Chart, width: int) -> list[Text]:
+def _line_each(statuses: Sequence[Status], height: int, chart: Chart, width: int) -> Iterator[Text]:
     """Draw a line for each meter. If not all fit, meters in trouble come first."""
-    hidden = len(statuses) - height + 1 if len(statuses) > height > 1 else 0
+    drawn = statuses
     if len(statuses) > height:
-        statuses = sorted(statuses, key=lambda status: not _is_in_fault(status))[: max(1, height - 1)]
-    address_width = max(len(status.address) for status in statuses)
-    lines = [_row(status, address_width, chart, width) for status in statuses]
-    return [*lines, Text(f"and {hidden} more: a taller window shows them", "dim")] if hidden else lines
+        drawn = sorted(statuses, key=lambda status: not _is_in_fault(status))[: height - 1]
+    address_width = max((len(status.address) for status in drawn), default=0)
+    for status in drawn:
+        yield _row(status, address_width, chart, width)
+    if len(drawn) < len(statuses):
+        yield Text(f"and {len(statuses) - len(drawn)} more: a taller window shows them", "dim")
 
 
 def _row(status: Status, address_width: int, chart: Chart, width: int) -> Text:
