@@ -119,7 +119,7 @@ def test_nothing_is_left_of_a_failure(tmp_path: Path, monkeypatch: pytest.Monkey
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("pathlib.Path.write_text", full)
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
     with pytest.raises(RecordingError, match="No space left"):
         recorder.write_folder(tmp_path / "new", recorded(signed_meter()), AT, is_redacted=False)
     assert list(tmp_path.iterdir()) == []

@@ -72,7 +72,6 @@ async def record(host: str, port: int) -> tuple[Recorded, ...]:
         first = await reader.read(nodes.METERVALUE)
         if isinstance(first.error, MeterUnreachableError):
             raise first.error
-        reader.on_metervalue(first)
         return (first, *[await reader.read(node) for node in nodes.ALL[1:]])
 
 
@@ -129,7 +128,8 @@ def write_folder(folder: Path, recorded: Sequence[Recorded], at: datetime, *, is
     try:
         with tempfile.TemporaryDirectory(prefix=beside, dir=folder.parent, ignore_cleanup_errors=True) as name:
             made = Path(name)
-            _write_files(made, recorded, rfc3339(at), is_redacted=is_redacted)
+            for file, content in _files(recorded, rfc3339(at), is_redacted=is_redacted).items():
+                (made / file).write_bytes(content)
             if is_redacted:
                 mask = os.umask(0)
                 os.umask(mask)
@@ -139,7 +139,9 @@ def write_folder(folder: Path, recorded: Sequence[Recorded], at: datetime, *, is
         raise RecordingError(f"cannot be written: {error.strerror}") from error
 
 
-def _write_files(made: Path, recorded: Sequence[Recorded], recorded_at: str, *, is_redacted: bool) -> None:
+def _files(recorded: Sequence[Recorded], recorded_at: str, *, is_redacted: bool) -> dict[str, bytes]:
+    """Return the content of each file of a recording by its name."""
+    files: dict[str, bytes] = {}
     listed: list[dict[str, object]] = []
     for one in recorded:
         entry: dict[str, object] = {"node": one.node.name, "path": one.node.path}
@@ -147,8 +149,8 @@ def _write_files(made: Path, recorded: Sequence[Recorded], recorded_at: str, *, 
             entry["problem"] = one.problem
         else:
             name = _file_name(one.node, one.answer)
-            (made / name).write_bytes(one.answer.body)
-            entry |= {"file": name, "status": one.answer.status, "headers": [list(pair) for pair in one.answer.headers]}
+            files[name] = one.answer.body
+            entry |= {"file": name, "status": one.answer.status, "headers": one.answer.headers}
         listed.append(entry)
     index = {
         "format": FORMAT,
@@ -158,10 +160,10 @@ def _write_files(made: Path, recorded: Sequence[Recorded], recorded_at: str, *, 
         "firmware": _firmware(recorded),
         "nodes": listed,
     }
-    (made / "index.json").write_text(json.dumps(index, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    files["index.json"] = (json.dumps(index, indent=2, ensure_ascii=False) + "\n").encode()
     contents = _REDACTED if is_redacted else _RAW
-    readme = _README.format(version=__version__, recorded=recorded_at, contents=contents)
-    (made / "README.md").write_text(readme, encoding="utf-8")
+    files["README.md"] = _README.format(version=__version__, recorded=recorded_at, contents=contents).encode()
+    return files
 
 
 def _file_name(node: Node, answer: Answer) -> str:
@@ -169,11 +171,16 @@ def _file_name(node: Node, answer: Answer) -> str:
     name = node.name.strip("/")
     if name == "transaction":
         name += "-v2" if node is nodes.TRANSACTION_V2 else "-v1"
+    return f"{name}.json" if is_json(answer) else f"{name}.txt"
+
+
+def is_json(answer: Answer) -> bool:
+    """Whether the body of an answer is JSON."""
     try:
         messages.decode(answer.body)
     except messages.ShapeError:
-        return f"{name}.txt"
-    return f"{name}.json"
+        return False
+    return True
 
 
 def _firmware(recorded: Sequence[Recorded]) -> dict[str, str]:
