@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support.everest_bench import CommandRefused, EverestBench, ModuleDied, configuration
+from tests.support.everest_bench import CommandRefused, EverestBench, ModuleDied
 from tests.support.everest_double.everest.framework._module import Module
 from tests.support.shared import shared
 
@@ -118,46 +117,6 @@ def test_calls_of_everestpy_are_taken(script: Script) -> None:
         ]
         assert bench.ready() > 0
         assert bench.call("stop_transaction", STOP) == {"status": "OK"}
-
-
-def test_module_is_started_as_the_manager_starts_it(script: Script, tmp_path: Path) -> None:
-    module_py = script(
-        """
-import json
-log.info(json.dumps([sys.argv, os.getcwd(), module.info.id, dict(os.environ), sorted(sys.modules)]))
-log.info(json.dumps([setup.configs.module, setup.configs.implementations, setup.connections]))
-"""
-    )
-    given = {"ip_address": "192.0.2.1", "port_http": 80}
-    with EverestBench(module_py, given, module_id="dc_meter", environment={"OWN": "1"}) as bench:
-        bench.wait_ready_to_be_told()
-        (argv, cwd, module_id, environment, modules), configured = (json.loads(line) for line in logged(bench, 2))
-        assert argv == [str(module_py)]
-        assert not cwd.startswith(str(tmp_path))
-        assert module_id == environment["EV_MODULE"] == "dc_meter"
-        assert {"EV_PREFIX", "EV_LOG_CONF_FILE", "EV_MQTT_BROKER_SOCKET_PATH", "OWN"} <= environment.keys()
-        assert configured == [given, {"main": {}}, {}]
-        assert set(modules).isdisjoint(["asyncio", "jsonschema", "yaml", "pytest", "tests", "iem_dcr"])
-        assert bench.published("public_key_ocmf") == []
-
-
-def test_manifest_has_the_defaults(script: Script, tmp_path: Path) -> None:
-    module_py = script()
-    (tmp_path / "manifest.yaml").write_text(
-        """
-config:
-  ip_address: {type: string, description: an address}
-  port_http: {type: integer, description: a port, default: 80}
-  factor: {type: number, description: a number, default: 1}
-""",
-        encoding="utf-8",
-    )
-    given = configuration(module_py, {"ip_address": "192.0.2.1"})
-    assert given == {"ip_address": "192.0.2.1", "port_http": 80, "factor": 1.0}
-    assert isinstance(given["factor"], float)
-    for wrong, named in (({}, "ip_address"), ({"ip_address": "", "typo": 1}, "typo")):
-        with pytest.raises(ValueError, match=named):
-            configuration(module_py, wrong)
 
 
 def test_different_commands_overlap_and_calls_of_one_do_not(script: Script) -> None:

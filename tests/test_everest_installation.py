@@ -51,15 +51,10 @@ def prefix(tmp_path: Path) -> Path:
 # --- where ---
 
 
-NO_NAMES = [
-    "", ".", "..", "../x", "a/b", "/tmp/x", "a.b", "a-b", "1a", "a b", "a\n", "\n", "ä", "a\x00", "-a", "٣", "\udcff",  # noqa: S108  no path
-]  # fmt: skip
-
-
 @pytest.mark.parametrize("act", [install, uninstall, check])
 def test_hostile_names_are_refused(prefix: Path, act: Callable[..., object]) -> None:
     before = contents(prefix)
-    for name in NO_NAMES:
+    for name in ("", "..", "../x", "/tmp/x", "a\n", "a\x00", "-a"):  # noqa: S108  no path
         with pytest.raises(ConfigError, match=r"cannot be a module's name: expected letters, digits and _"):
             act(prefix, name)
     assert contents(prefix) == before
@@ -125,8 +120,8 @@ def vendors(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("put", "said"), [
-    (vendors, "a module described as: Driver in C\\+\\+ for the IEM"), (a_file, "no folder"),
-    (no_manifest, "a folder without manifest.yaml"), (a_dead_link, "no folder"),
+    (vendors, "another module"), (a_file, "no folder"), (no_manifest, "a folder without manifest.yaml"),
+    (a_dead_link, "no folder"),
 ])  # fmt: skip
 def test_existing_module_stays_without_force(prefix: Path, put: Callable[[Path], object], said: str) -> None:
     folder = place_of(prefix)
@@ -197,7 +192,7 @@ def test_leftovers_of_a_killed_command_are_repaired(prefix: Path) -> None:
     # It was killed when the old module had made room, and the new one was whole.
     folder.rename(hidden["old"])
     shutil.copytree(SOURCE, hidden["new"])
-    with pytest.raises(InstallationError, match="is there already: a module described as"):
+    with pytest.raises(InstallationError, match="is there already: another module"):
         install(prefix)
     assert contents(prefix) == before
     # It was killed when the new one was in place.
@@ -336,10 +331,3 @@ def test_only_root_makes_the_folder_for_receipts(prefix: Path, tmp_path: Path, m
     said = install(prefix, venv=False, state=state).state
     assert said == f"only root makes {state}; without it they are kept in the home of EVerest's user"
     assert not state.exists()
-
-
-def test_a_user_that_does_not_exist(prefix: Path, tmp_path: Path) -> None:
-    before = contents(tmp_path)
-    with pytest.raises(ConfigError, match="there is no user of-no-host on this host"):
-        install(prefix, venv=False, state=tmp_path / "state", user="of-no-host")
-    assert contents(tmp_path) == before
