@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 SIGNER = CurveSigner(SECP256R1)
 KEY = SIGNER.spki
 COUNT = 3 * BATCH
-PAIRED_AT = BATCH + 50
+END_AT = BATCH + 50
 
 
 def signed(number: int, **fields: str) -> str:
@@ -164,7 +164,7 @@ def many(file: Path) -> int:
     """Write many receipts: two that are not genuine, one damaged, and two halves, each in another batch."""
     good = [signed(number) for number in range(20)]
     lines = [half(4, "B", "1.0"), *(good[number % 20] for number in range(COUNT))]
-    lines.insert(PAIRED_AT - 1, half(5, "E", "2.0"))
+    lines.insert(END_AT - 1, half(5, "E", "2.0"))
     lines[200] = good[0].replace("452.895", "952.895")
     lines[COUNT - 50] = good[1].replace("453.895", "953.895")
     lines[400] = good[3][:99]
@@ -185,9 +185,8 @@ def test_of_many_only_those_are_shown_that_are_not_accepted(file: Path, jobs: st
     listed = run("verify", str(file), "--key", KEY, "--json", "--jobs", jobs)
     assert listed.status == 1
     sources = [event["sources"] for event in listed.events if event["event"] == "transaction"]
-    expected = [[f"line {number}"] for number in range(2, count + 1)]
-    expected[PAIRED_AT - 2] = ["line 1", f"line {PAIRED_AT}"]
-    assert sources == expected, "halves are paired at once"
+    whole = [[f"line {number}"] for number in range(2, count + 1) if number != END_AT]
+    assert sources == [*whole, ["line 1", f"line {END_AT}"]]
     shown_all = run("verify", str(file), "--key", KEY, "--all", "--jobs", jobs).out
     assert shown_all.count("  VALID: ") == count - 4
 
@@ -201,9 +200,9 @@ def test_the_bar_is_on_the_terminal_alone(file: Path, columns: int) -> None:
         out.seek(0)
         shown = out.read()
     bars = [line for line in without_escapes(terminal.written).splitlines() if line]
-    assert any(re.fullmatch(r"75\d receipts .* 100 % .*", line) for line in bars)
+    assert any(re.fullmatch(r"75\d receipts *", line) for line in bars)
     assert max(cell_len(line) for line in bars) <= columns
-    assert "%" not in shown
+    assert not re.search(r"^75\d receipts", shown, re.MULTILINE)
     assert "2 NOT VALID" in shown
 
 
