@@ -6,7 +6,6 @@ temporary name beside its place and then renamed, so it exists completely or not
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import tempfile
@@ -14,12 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from iem_dcr import __version__, ocmf
+from iem_dcr import __version__
 from iem_dcr.device import messages
 from iem_dcr.device.client import MeterClient
 from iem_dcr.diagnostics import nodes
 from iem_dcr.diagnostics.redaction import redact
-from iem_dcr.errors import MeterUnreachableError, ReceiptError, RecordingError
+from iem_dcr.errors import MeterUnreachableError, RecordingError
 from iem_dcr.meter_time import rfc3339
 
 if TYPE_CHECKING:
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
 TIMEOUT_S: Final = 5.0
 FORMAT: Final = 1
 """Version of index.json."""
-_MAKES: Final = ("FV", "GV", "MV", "MM", "MF")
 _README: Final = """\
 # Answers of an IEM-DCR
 
@@ -157,7 +155,6 @@ def _files(recorded: Sequence[Recorded], recorded_at: str, *, is_redacted: bool)
         "tool": f"iem-dcr {__version__}",
         "recorded": recorded_at,
         "disguised": is_redacted,
-        "firmware": _firmware(recorded),
         "nodes": listed,
     }
     files["index.json"] = (json.dumps(index, indent=2, ensure_ascii=False) + "\n").encode()
@@ -181,13 +178,3 @@ def is_json(answer: Answer) -> bool:
     except messages.ShapeError:
         return False
     return True
-
-
-def _firmware(recorded: Sequence[Recorded]) -> dict[str, str]:
-    """Return make, model and versions from the last receipt."""
-    for one in recorded:
-        text = one.tuple_text
-        with contextlib.suppress(ReceiptError):
-            if text is not None and (payload := ocmf.parse(text).payload):
-                return {key: value for key in _MAKES if isinstance(value := payload.get(key), str)}
-    return {}
