@@ -321,7 +321,7 @@ def test_the_form_of_json_stays(value: object, indent: int | str | None, ensure_
 @settings(deadline=None)
 @given(st.binary(max_size=60) | st.text('"\\{}:,OCMF|1A u', max_size=40).map(str.encode) | st.just(b"OCMF|{"))
 def test_any_bytes_can_be_redacted(body: bytes) -> None:
-    assert len(redacted({nodes.GW.path: body})[nodes.GW.path]) == len(body)
+    assert len(redacted({nodes.GW.path: body})[nodes.GW.path]) == len(body) or b"\\" in body  # an escape may be another
 
 
 @pytest.mark.parametrize("body", ['"', "\\\\", "a", "1a", '{"X":"1234","Y":"1', '"OCMF|{"', '{"X" '])
