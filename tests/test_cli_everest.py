@@ -208,19 +208,6 @@ def test_an_everestpy_without_a_version_in_its_name(
     assert (done.status == 1) is (program is not None)
 
 
-# --- removing ---
-
-
-def test_of_a_link_only_the_link_is_removed(prefix: Path, tmp_path: Path) -> None:
-    shutil.copytree(SOURCE, tmp_path / "elsewhere")
-    before = contents(tmp_path / "elsewhere")
-    place_of(prefix).parent.mkdir(parents=True)
-    place_of(prefix).symlink_to(tmp_path / "elsewhere")
-    assert run("everest", "uninstall", str(prefix)).status == 0
-    assert list(place_of(prefix).parent.iterdir()) == []
-    assert contents(tmp_path / "elsewhere") == before
-
-
 # --- the command line ---
 
 

@@ -54,28 +54,23 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_another_python_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prefix = everest_at(tmp_path / "everest", "3.28")
-    # A launcher that knows no such version is none, nor is what cannot be run, nor an interpreter of another version.
-    stand_in(tmp_path / "one", "3.28", "exit 127")
-    (tmp_path / "one" / "python3.28").write_text("#!/bin/sh\nexit 127\n", encoding="utf-8")
-    stand_in(tmp_path / "two", "3.27", "exit 0")
-    (tmp_path / "two" / "python3.27").rename(tmp_path / "two" / "python3.28")
-    stand_in(tmp_path / "three", "3.28", "exit 0")
-    (tmp_path / "three" / "python3.28").chmod(0o644)
+    # Neither an interpreter of another version is one, nor what cannot be run.
+    stand_in(tmp_path / "other", "3.27", "exit 0")
+    (tmp_path / "other" / "python3.27").rename(tmp_path / "other" / "python3.28")
+    stand_in(tmp_path / "closed", "3.28", "exit 0")
+    (tmp_path / "closed" / "python3.28").chmod(0o644)
     before = contents(prefix)
     trouble = (
         f"EVerest's everestpy is built for Python 3.28, and this is Python {RUNNING}: run iem-dcr with Python 3.28; "
         "or have it on PATH, and give --wheels a folder with wheels of cryptography, h11 and what they need for it (it "
         "takes 3.11 or newer). With --no-venv only the folder is copied"
     )
-    with pytest.raises(InstallationError, match=re.escape(trouble)):
-        install(prefix)
-    for name in ("none", "one", "two", "three"):
-        monkeypatch.setenv("PATH", str(tmp_path / name))
+    for path, wheels in (("none", None), ("none", tmp_path), ("other", tmp_path), ("closed", tmp_path)):
+        monkeypatch.setenv("PATH", str(tmp_path / path))
         with pytest.raises(InstallationError, match=re.escape(trouble)):
-            install(prefix, wheels=tmp_path)
+            install(prefix, wheels=wheels)
     assert contents(prefix) == before
-    installed = install(prefix, venv=False)
-    assert installed.everestpy_python == "3.28"
+    assert install(prefix, venv=False).everestpy_python == "3.28"
 
 
 def test_interpreter_that_hangs_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
