@@ -190,24 +190,6 @@ def test_what_is_wrong(prefix: Path, what: str) -> None:
     assert contents(prefix) == before
 
 
-@pytest.mark.parametrize(
-    ("program", "installed", "shown"),
-    [
-        ("raise ImportError('not with any of these')\n", "its Python version is not known", "for an unknown Python"),
-        (None, f"built for Python {RUNNING}", f"for Python {RUNNING}"),
-    ],
-)
-def test_an_everestpy_without_a_version_in_its_name(
-    tmp_path: Path, program: str | None, installed: str, shown: str
-) -> None:
-    prefix = everest_at(tmp_path / "everest", None, *([program] if program else []))
-    assert f"  everestpy    {installed}\n" in install(prefix, "--no-venv").out
-    done = run("everest", "check", str(prefix), PATH=BIN)
-    assert f"  everestpy  {shown}\n" in done.out
-    assert (done.status == 1) is ("Problem: module.py does not start: ImportError: not with any" in done.out)
-    assert (done.status == 1) is (program is not None)
-
-
 # --- the command line ---
 
 

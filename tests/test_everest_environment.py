@@ -19,7 +19,7 @@ from iem_dcr.errors import InstallationError
 from iem_dcr.everest.check import check, python_of_everestpy
 from iem_dcr.everest.install import REQUIREMENTS, install
 from tests.support.bench import CI
-from tests.support.command_line import Simulator
+from tests.support.command_line import Simulator, run
 from tests.support.everest_bench import DOUBLE, EverestBench
 from tests.support.everest_prefix import (
     FRAMEWORK,
@@ -108,6 +108,7 @@ def test_everestpy_is_asked_for_its_version_if_its_name_has_none(
     prefix = everest_at(tmp_path / "everest", None, refusal + FRAMEWORK)
     monkeypatch.setenv("PATH", "/nowhere")
     assert python_of_everestpy(prefix) is None
+    assert "  everestpy  for an unknown Python\n" in run("everest", "check", str(prefix)).out
     stand_in(prefix / "bin", "3", f'exec {sys.executable} "$@" beside')
     (prefix / "bin/python3").write_text(f'#!/bin/sh\nexec {sys.executable} "$@" beside\n', encoding="utf-8")
     assert python_of_everestpy(prefix) == RUNNING

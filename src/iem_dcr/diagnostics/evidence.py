@@ -37,12 +37,8 @@ class Evidence:
     """Everything that is known about the examined meter.
 
     Attributes:
-        address: of the meter.
         settings: its configuration, to compare with, or None.
-        values: live values, in their order.
         failures: of requests for a live value.
-        gateway: the answer of /gw, or None.
-        key: the key in the answer of /publickey, or None.
         problems: why there is no gateway (``gw``) or no key (``publickey``).
         transaction: what came of reading /transaction: the one with a receipt, else the last that was asked.
         has_signed_nothing: whether each path of /transaction says that there is no receipt.

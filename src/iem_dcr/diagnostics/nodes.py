@@ -27,13 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A node that answers GET.
-
-    Attributes:
-        name: ``/gw``.
-        base: path below which it is.
-        always: whether it may be read during a transaction.
-    """
+    """A node that answers GET: ``/gw``, below which path, and whether it may be read during a transaction."""
 
     name: str
     base: str = BASE
@@ -68,13 +62,7 @@ _PROBLEMS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What came of reading a node: an answer, an error, or a reason why it was not asked.
-
-    Attributes:
-        answer: the unparsed answer, or None.
-        error: the error of the request, or None.
-        not_asked: why the node was not asked, or "".
-    """
+    """What came of reading a node: an unparsed answer, an error, or a reason why it was not asked."""
 
     node: Node
     answer: Answer | None = None

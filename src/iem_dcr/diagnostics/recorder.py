@@ -109,13 +109,7 @@ def check_folder(folder: Path) -> None:
 
 
 def write_folder(folder: Path, recorded: Sequence[Recorded], at: datetime, *, is_redacted: bool) -> None:
-    """Write a recording.
-
-    Args:
-        folder: one that `check_folder` accepts.
-        recorded: the answers.
-        at: when they were recorded.
-        is_redacted: the answers come from `redacted`. If not, only the folder's owner may read the folder.
+    """Write a recording to a folder that `check_folder` accepts. If it is not redacted, only its owner may read it.
 
     Raises:
         RecordingError: the folder cannot be written. Nothing is left behind.

@@ -49,14 +49,7 @@ class TimedValue:
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """The meter's public key.
-
-    Attributes:
-        SA: its algorithm, as the meter writes it.
-        PK: the key, as the meter writes it.
-        der_hex: the key as hex of DER.
-        form: the form that the meter writes it in.
-    """
+    """The meter's public key: algorithm and key as the meter writes them, hex of DER, and the form that it writes."""
 
     SA: str
     PK: str
@@ -69,11 +62,7 @@ class Snapshot:
     """What a meter answered.
 
     Attributes:
-        address: of the meter.
-        value: GET /metervalue.
         clock_offset: the meter's time minus this host's, or None if the meter's cannot be read.
-        gateway: GET /gw, or None.
-        key: GET /publickey, or None.
         problems: why there is no gateway (``gw``) or no key (``publickey``).
     """
 

@@ -56,15 +56,13 @@ class Findings:
     """The result of a check.
 
     Attributes:
-        folder: folder of the module.
-        found: what is there, in words, or None if there is nothing.
-        is_this_module: whether it is this module.
+        found: what is in the folder of the module, in words, or None if there is nothing.
+        everestpy: whether everestpy is in the prefix.
+        everestpy_python: version of Python that everestpy is built for, "3.12", or None.
         version: version of the package iem_dcr that module.py imports, or None.
         manifest_equal: whether manifest.yaml equals this package's.
         interpreter: path of the interpreter that the manager would start, or None.
-        python: version of that interpreter, "3.12", or None.
-        everestpy: whether everestpy is in the prefix.
-        everestpy_python: version of Python that everestpy is built for, or None.
+        python: version of that interpreter, or None.
         starts: whether module.py exists and all its imports succeed.
         problems: what is wrong and what to do; empty if all is well.
     """
