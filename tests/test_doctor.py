@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import io
 import json
 import re
+import socket
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +24,7 @@ from iem_dcr.diagnostics.checks import CHECKS, FAILED, OK, WARNING
 from iem_dcr.diagnostics.evidence import Evidence
 from iem_dcr.diagnostics.report import Report, Result, State
 from iem_dcr.diagnostics.snapshot import TimedValue
+from iem_dcr.errors import MeterUnreachableError
 from iem_dcr.simulator import Fault, SimulatedMeter, SimulatorServer
 from tests.support.bench import CI, SECRET, SERIAL, meter_options
 from tests.support.command_line import Simulator, run
@@ -371,12 +374,22 @@ async def test_what_is_no_meter(does: Do, words: str) -> None:
     assert "http_proxy is set here" in report.results["reachable"].to_do
 
 
-def test_a_closed_port() -> None:
-    with Simulator() as simulator:
-        address = simulator.address
-    done = run("doctor", address)
-    assert (done.status, done.err) == (1, "")
-    assert "the connection is refused" in done.out
+@pytest.mark.parametrize(
+    ("cause", "words"),
+    [
+        (OSError(errno.ECONNREFUSED, ""), "the connection is refused"),
+        (OSError(errno.EHOSTUNREACH, ""), "no route to this address"),
+        (TimeoutError(), "nothing at this address answers"),
+        (socket.gaierror(), "cannot resolve that name"),
+        (OSError(errno.EIO, ""), "GET /metervalue: not reachable"),
+    ],
+)
+def test_what_is_not_reachable(cause: OSError, words: str) -> None:
+    error = MeterUnreachableError("m:80", "GET /metervalue", "not reachable")
+    error.__cause__ = cause
+    report = doctor.judge(Evidence("m:80", failures=[error]))
+    assert words in report.results["reachable"].text
+    assert report.exit_status == 1
 
 
 @virtual

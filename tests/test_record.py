@@ -253,7 +253,7 @@ def test_the_same_value_in_any_case_of_letters() -> None:
 
 @pytest.mark.parametrize("body", [
     '{"CI":"DE*ABC*E1","ID":"04A2', 'refused: "DE*ABC*E1" {"ID":"04A2"', 'OCMF|{"CI":"DE*ABC*E1","ID":"04A2"}|',
-    '{"CI":"DE*ABC*E1", "ID" : "04A2\\', '{"CI":"DE*ABC*E1", "ID":04A2 }',
+    '{"CI":"DE*ABC*E1", "ID" : "04A2\\', '{"CI":"DE*ABC*E1", "ID":04A2 }', '{"CI":"DE*ABC*E1","ID":"\\x04A2"}',
 ])  # fmt: skip
 def test_answers_cut_short_give_nothing_away(body: str) -> None:
     written = redacted({nodes.GW.path: body.encode()})[nodes.GW.path].decode()

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from iem_dcr.config import Settings
+    from iem_dcr.device.transport import Answer
     from iem_dcr.diagnostics.evidence import Evidence
 
 _FROM_THE_FACTORY: Final = "(from the factory 192.168.60.12, port 80)"
@@ -74,10 +75,11 @@ def _no_meter(evidence: Evidence) -> tuple[str, str]:
         case AnswerLostError():
             text = "something accepts the connection and closes it without an answer"
             return text, f"{_IS_STARTING} If that does not help, another device has this address."
-    if evidence.plain.error is not None:
-        text = f"the device that answers does not speak HTTP: {printable(evidence.plain.error.brief)}"
+    answer = evidence.plain.answer
+    if answer is None:
+        text = f"the device that answers does not speak HTTP: {printable(error.brief)}"
         return text, "Check address and port: an IEM-DCR speaks plain HTTP at port 80, not TLS (https)."
-    return f"the device that answers is not an IEM-DCR: {_description(evidence)}", (
+    return f"the device that answers is not an IEM-DCR: {_description(answer)}", (
         "Check the address: it may be the charger's controller, a router or another device. A meter that is starting "
         "may also answer so for some seconds."
     )
@@ -101,10 +103,7 @@ def _unreachable(error: MeterUnreachableError) -> tuple[str, str]:
     return printable(error.brief), f"{_CHECK_ADDRESS}."
 
 
-def _description(evidence: Evidence) -> str:
-    answer = evidence.plain.answer
-    if answer is None:
-        return "it gives no answer"
+def _description(answer: Answer) -> str:
     kind = printable(answer.header("Content-Type").partition(";")[0], limit=60) or "no type"
     server = answer.header("Server")
     by = f", by {printable(server, limit=60)}" if server else ""
