@@ -74,7 +74,6 @@ SESSION = ["session", NOBODY, "--id", "04AB"]
         (["session", NOBODY], "--id"),
         (["session", "http://meter/", "--id", "04AB"], "without http://"),
         (["session", NOBODY, "--id", ""], "--id"),
-        (["session", NOBODY, "--id", "ä"], "ASCII"),
         (["session", NOBODY, "--id", "a|b"], "ASCII"),
         ([*SESSION, "--evse-id", ""], "--evse-id"),
         ([*SESSION, "--evse-id", "DE|1"], "ASCII"),

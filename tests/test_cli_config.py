@@ -107,19 +107,6 @@ def test_what_a_good_file_configures(tmp_path: Path) -> None:
     assert last.endswith("pm10 at 10.0.0.10:80 and 40 more")
 
 
-def test_the_vendors_default_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "meters.toml"
-    path.write_text(f'[[meter]]\nmodule_id = "pm1"\nip_address = "10.0.0.1"\nCI = "{VENDOR_CI}"\n'
-                    '[[meter]]\nmodule_id = "pm2"\nip_address = "10.0.0.2"\nCI = "DE*1"\n'
-                    '[[meter]]\nmodule_id = "pm3"\nip_address = "10.0.0.3"\n', "utf-8")  # fmt: skip
-    done = run("config", "check", "--offline", str(path))
-    assert (done.status, done.out) == (2, "")
-    one, three = done.err.splitlines()
-    assert one.startswith(f"{path}: [[meter]] 1 (pm1 at 10.0.0.1:80) CI is '1234', the vendor's default: ")
-    assert three.startswith(f"{path}: [[meter]] 3 (pm3 at 10.0.0.3:80) CI is '1234'")
-    assert "expected the evse_id of EvseManager" in one
-
-
 def test_what_run_needs_is_tried(tmp_path: Path) -> None:
     path = tmp_path / "meters.toml"
     path.touch(0o600)

@@ -11,7 +11,6 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from rich.cells import cell_len
 
 from iem_dcr.cli.checking import BATCH
 from iem_dcr.ocmf.keys import SECP256R1
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 SIGNER = CurveSigner(SECP256R1)
 KEY = SIGNER.spki
 COUNT = 3 * BATCH
-PAIRED_AT = BATCH + 50
+END_AT = BATCH + 50
 
 
 def signed(number: int, **fields: str) -> str:
@@ -164,7 +163,7 @@ def many(file: Path) -> int:
     """Write many receipts: two that are not genuine, one damaged, and two halves, each in another batch."""
     good = [signed(number) for number in range(20)]
     lines = [half(4, "B", "1.0"), *(good[number % 20] for number in range(COUNT))]
-    lines.insert(PAIRED_AT - 1, half(5, "E", "2.0"))
+    lines.insert(END_AT - 1, half(5, "E", "2.0"))
     lines[200] = good[0].replace("452.895", "952.895")
     lines[COUNT - 50] = good[1].replace("453.895", "953.895")
     lines[400] = good[3][:99]
@@ -185,25 +184,22 @@ def test_of_many_only_those_are_shown_that_are_not_accepted(file: Path, jobs: st
     listed = run("verify", str(file), "--key", KEY, "--json", "--jobs", jobs)
     assert listed.status == 1
     sources = [event["sources"] for event in listed.events if event["event"] == "transaction"]
-    expected = [[f"line {number}"] for number in range(2, count + 1)]
-    expected[PAIRED_AT - 2] = ["line 1", f"line {PAIRED_AT}"]
-    assert sources == expected, "halves are paired at once"
+    whole = [[f"line {number}"] for number in range(2, count + 1) if number != END_AT]
+    assert sources == [*whole, ["line 1", f"line {END_AT}"]]
     shown_all = run("verify", str(file), "--key", KEY, "--all", "--jobs", jobs).out
     assert shown_all.count("  VALID: ") == count - 4
 
 
-@pytest.mark.parametrize("columns", [80, 40])
-def test_the_bar_is_on_the_terminal_alone(file: Path, columns: int) -> None:
+def test_the_bar_is_on_the_terminal_alone(file: Path) -> None:
     many(file)
     with file.with_name("shown").open("w+") as out:
-        terminal = Terminal("verify", str(file), "--key", KEY, columns=columns, stdout=out.fileno())
+        terminal = Terminal("verify", str(file), "--key", KEY, columns=40, stdout=out.fileno())
         assert terminal.end() == 1
         out.seek(0)
         shown = out.read()
     bars = [line for line in without_escapes(terminal.written).splitlines() if line]
-    assert any(re.fullmatch(r"75\d receipts .* 100 % .*", line) for line in bars)
-    assert max(cell_len(line) for line in bars) <= columns
-    assert "%" not in shown
+    assert any(re.fullmatch(r"75\d receipts *", line) for line in bars)
+    assert not re.search(r"^75\d receipts", shown, re.MULTILINE)
     assert "2 NOT VALID" in shown
 
 
@@ -252,14 +248,6 @@ def test_another_file_is_written_that_the_transparency_software_opens(file: Path
     again = run("verify", str(other), "--json")
     assert [event["verdict"] for event in again.events if event["event"] == "transaction"] == ["accepted"] * 2
     assert [event["findings"] for event in again.events if event["event"] == "transaction"] == [[], []]
-
-
-def test_a_form_that_the_transparency_software_cannot_open_is_said(file: Path) -> None:
-    value = f"<value><signedData>{signed(1)}</signedData><publicKey>{SIGNER.public.hex()}</publicKey></value>"
-    done = check(file, f"<values>{value}</values>", key="")
-    assert done.status == 0
-    assert "Verdict       VALID: " in done.out
-    assert "container-not-readable" in done.out
 
 
 def test_both_directions_are_shown(file: Path) -> None:

@@ -51,15 +51,10 @@ def prefix(tmp_path: Path) -> Path:
 # --- where ---
 
 
-NO_NAMES = [
-    "", ".", "..", "../x", "a/b", "/tmp/x", "a.b", "a-b", "1a", "a b", "a\n", "\n", "ä", "a\x00", "-a", "٣", "\udcff",  # noqa: S108  no path
-]  # fmt: skip
-
-
 @pytest.mark.parametrize("act", [install, uninstall, check])
 def test_hostile_names_are_refused(prefix: Path, act: Callable[..., object]) -> None:
     before = contents(prefix)
-    for name in NO_NAMES:
+    for name in ("", "..", "../x", "/tmp/x", "a\n", "a\x00", "-a"):  # noqa: S108  no path
         with pytest.raises(ConfigError, match=r"cannot be a module's name: expected letters, digits and _"):
             act(prefix, name)
     assert contents(prefix) == before
@@ -105,44 +100,27 @@ def test_the_folder_is_copied_as_it_is(prefix: Path) -> None:
     assert os.listdir(installed.folder.parent) == ["Meter"]  # noqa: PTH208  hidden ones too, by name
 
 
-def no_manifest(folder: Path) -> None:
-    folder.mkdir(parents=True)
-    (folder / "module.py").touch()
-
-
-def a_file(folder: Path) -> None:
-    folder.parent.mkdir(parents=True)
-    folder.write_text("x", encoding="utf-8")
-
-
-def a_dead_link(folder: Path) -> None:
-    folder.parent.mkdir(parents=True)
-    folder.symlink_to("nowhere")
-
-
-def vendors(folder: Path) -> None:
-    put_vendors(folder.parents[3])
-
-
 @pytest.mark.parametrize(("put", "said"), [
-    (vendors, "a module described as: Driver in C\\+\\+ for the IEM"), (a_file, "no folder"),
-    (no_manifest, "a folder without manifest.yaml"), (a_dead_link, "no folder"),
+    (lambda folder: put_vendors(folder.parents[3]), "another module"),
+    (lambda folder: folder.write_text("x", encoding="utf-8"), "no folder"),
+    (lambda folder: folder.symlink_to("nowhere"), "no folder"),
+    (lambda folder: folder.mkdir(), "a folder without manifest.yaml"),
 ])  # fmt: skip
 def test_existing_module_stays_without_force(prefix: Path, put: Callable[[Path], object], said: str) -> None:
     folder = place_of(prefix)
+    folder.parent.mkdir(parents=True)
     put(folder)
     before = contents(prefix)
-    with pytest.raises(InstallationError, match=f"is there already: {said}.* With --force it is replaced"):
+    with pytest.raises(InstallationError, match=f"is there already: {said}. With --force it is replaced"):
         install(prefix)
-    with pytest.raises(InstallationError, match=f"is not this module but {said}.*: nothing was removed"):
+    with pytest.raises(InstallationError, match=f"is not this module but {said}: nothing was removed"):
         uninstall(prefix)
     findings = check(prefix)
-    assert not findings.is_this_module
-    assert not findings.starts
-    assert re.search(f"this is not this module but {said}", " ".join(findings.problems))
+    assert (findings.is_this_module, findings.starts) == (False, False)
+    assert findings.problems == [f"this is not this module but {said}"]
     assert contents(prefix) == before
 
-    assert re.match(said, install(prefix, venv=False, force=True).replaced or "")
+    assert install(prefix, venv=False, force=True).replaced == said
     assert {path.name for path in folder.parent.iterdir()} == {MODULE}
     assert {"module.py", "manifest.yaml"} <= set(contents(folder))
     assert MODULE not in contents(folder)
@@ -151,13 +129,14 @@ def test_existing_module_stays_without_force(prefix: Path, put: Callable[[Path],
     assert install(prefix, venv=False, force=True).replaced == "this module"
 
 
-def test_force_on_a_link_leaves_alone_where_it_leads(prefix: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("act", [lambda prefix: install(prefix, venv=False, force=True), uninstall])
+def test_where_a_link_leads_is_left_alone(prefix: Path, tmp_path: Path, act: Callable[[Path], object]) -> None:
     elsewhere = tmp_path / "elsewhere"
     shutil.copytree(SOURCE, elsewhere)
     place_of(prefix).parent.mkdir(parents=True)
     place_of(prefix).symlink_to(elsewhere)
     before = contents(elsewhere)
-    install(prefix, venv=False, force=True)
+    act(prefix)
     assert not place_of(prefix).is_symlink()
     assert contents(elsewhere) == before
 
@@ -193,16 +172,15 @@ def test_without_permission_nothing_changes(prefix: Path) -> None:
 def test_leftovers_of_a_killed_command_are_repaired(prefix: Path) -> None:
     folder = put_vendors(prefix)
     before = contents(prefix)
-    hidden = {what: folder.with_name(f".{MODULE}.{what}") for what in ("new", "old", "gone")}
+    hidden = {what: folder.with_name(f".{MODULE}.{what}") for what in ("new", "old")}
     # It was killed when the old module had made room, and the new one was whole.
     folder.rename(hidden["old"])
     shutil.copytree(SOURCE, hidden["new"])
-    with pytest.raises(InstallationError, match="is there already: a module described as"):
+    with pytest.raises(InstallationError, match="is there already: another module"):
         install(prefix)
     assert contents(prefix) == before
     # It was killed when the new one was in place.
     shutil.copytree(folder, hidden["old"])
-    shutil.copytree(folder, hidden["gone"])
     with pytest.raises(InstallationError, match="is not this module"):
         uninstall(prefix)
     assert contents(prefix) == before
@@ -227,15 +205,14 @@ def test_interrupted_installation_leaves_what_was_there(tmp_path: Path, number: 
             time.sleep(0.01)
         process.send_signal(number)
         done = finish(process)
-        if number is signal.SIGKILL:
-            assert done.status == -number
-            while any(str(new) in words for words in command_lines()):  # what it had started goes on for a moment
-                time.sleep(0.01)
-            uninstalled = run("everest", "uninstall", str(prefix))
-            assert uninstalled.status == 1
-        else:
+        if number is signal.SIGTERM:
             assert (done.status, done.out, done.err.strip()) == (130, "", "Interrupted.")
-    if number is signal.SIGKILL:  # the process knew that it had made this folder, the next one does not
+            continue
+        assert done.status == -number
+        while any(str(new) in words for words in command_lines()):  # what it had started goes on for a moment
+            time.sleep(0.01)
+        assert run("everest", "uninstall", str(prefix)).status == 1
+    if number is signal.SIGKILL:  # the process knew that it had made these folders, the next one does not
         (fresh / "libexec/everest/modules").rmdir()
         (fresh / "libexec/everest").rmdir()
         (fresh / "libexec").rmdir()
@@ -336,10 +313,3 @@ def test_only_root_makes_the_folder_for_receipts(prefix: Path, tmp_path: Path, m
     said = install(prefix, venv=False, state=state).state
     assert said == f"only root makes {state}; without it they are kept in the home of EVerest's user"
     assert not state.exists()
-
-
-def test_a_user_that_does_not_exist(prefix: Path, tmp_path: Path) -> None:
-    before = contents(tmp_path)
-    with pytest.raises(ConfigError, match="there is no user of-no-host on this host"):
-        install(prefix, venv=False, state=tmp_path / "state", user="of-no-host")
-    assert contents(tmp_path) == before

@@ -55,15 +55,6 @@ def test_default_journal_is_in_the_state_folder_and_opened_after_the_first_value
     assert [(entry.transaction_id, entry.found) for entry in entries(path)] == [("T-1", False)]
 
 
-def test_journal_off(state_folder: Path) -> None:
-    with Simulator() as meter, module(meter, journal_path="off") as everest:
-        live(everest)
-        assert everest.call("start_transaction", start())["status"] == "OK"
-        assert receipt_of(everest.call("stop_transaction", stop())).identification == "04ABT-1"
-        assert_ended_well(everest)
-    assert list(state_folder.iterdir()) == []
-
-
 @pytest.mark.parametrize("trouble", ["no folder", "locked"])
 def test_journal_that_cannot_be_written_is_an_error_and_fails_no_command(trouble: str, tmp_path: Path) -> None:
     path = tmp_path / ("missing/receipts.db" if trouble == "no folder" else "receipts.db")

@@ -40,69 +40,49 @@ POLL_S = 0.02
 """How often a predicate is asked again when the module does nothing: it may look at something else."""
 
 
-class ModuleDied(AssertionError):  # noqa: N818 - named for what has happened
+class ModuleDied(AssertionError):  # noqa: N818  named for what has happened
     """The module's process ended; in a charger everything ends with it."""
 
 
-class CommandRefused(AssertionError):  # noqa: N818 - as ModuleDied
+class CommandRefused(AssertionError):  # noqa: N818  as ModuleDied
     """EVerest would not have delivered a command."""
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something the module did; ``at`` is a time of `time.monotonic`, the same clock as the test's."""
+    """Something the module did; ``at`` is a time of `time.monotonic`, the same clock as the test's.
+
+    What came with it are attributes: a published ``value``, ``level`` and ``text`` of a line of the log; of an error
+    ``change`` (raised or cleared), ``effective`` (False if nothing changed), ``type``, ``sub_type`` and ``severity``.
+    """
 
     at: float
     name: str
     data: dict[str, Any]
 
-
-@dataclass(frozen=True, slots=True)
-class Value:
-    """A published value, or the result of a command."""
-
-    at: float
-    value: Any
-
-
-@dataclass(frozen=True, slots=True)
-class LogLine:
-    """A line of EVerest's log."""
-
-    at: float
-    level: str
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class ErrorChange:
-    """An error raised or cleared; without effect when it was active, or was not, already."""
-
-    at: float
-    change: str
-    """``raised`` or ``cleared``."""
-    effective: bool
-    type: str
-    sub_type: str
-    message: str
-    severity: str
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self.data[name]
+        except KeyError:
+            raise AttributeError(name) from None
 
 
 class EverestBench:
     """A module's process, from its start as a context manager to its end; every method is for the test's thread.
 
+    At the end all that was published and answered is held against EVerest's definitions.
+
     Args:
-        module_py: The program, as it lies in the module's folder. A ``manifest.yaml`` beside it gives the defaults.
-        config: What the charger's configuration sets.
-        module_id: The module's id in the charger's configuration.
-        interpreter: The Python to run it with.
-        environment: More variables; a PYTHONPATH comes behind the framework's, and this process's behind it.
-        shutdown_handler: Whether this version of everestpy has one.
-        overlapping: Calls of one command do not wait for each other, which is harder than everestpy.
-        active_errors: Type and sub-type of what is active from the start.
+        module_py: the program, as it lies in the module's folder. A ``manifest.yaml`` beside it gives the defaults.
+        config: what the charger's configuration sets.
+        interpreter: the Python to run it with.
+        environment: more variables; a PYTHONPATH comes behind the framework's, and this process's behind it.
+        shutdown_handler: whether this version of everestpy has one.
+        overlapping: calls of one command do not wait for each other, which is harder than everestpy.
+        active_errors: type and sub-type of what is active from the start.
 
     Raises:
-        ValueError: When the manager would not hand the configuration on as it is.
+        ValueError: the manager would not hand the configuration on as it is.
     """
 
     def __init__(
@@ -110,7 +90,6 @@ class EverestBench:
         module_py: Path,
         config: Mapping[str, Any] | None = None,
         *,
-        module_id: str = "meter",
         interpreter: str | Path = sys.executable,
         environment: Mapping[str, str] | None = None,
         shutdown_handler: bool = False,
@@ -118,16 +97,15 @@ class EverestBench:
         active_errors: Iterable[tuple[str, str]] = (),
     ) -> None:
         self._command = [str(interpreter), str(module_py.resolve())]
-        self._module_id = module_id
         self._environment = dict(environment or {})
-        self._shutdown_handler = shutdown_handler
-        self._overlapping = overlapping
         self._active_at_start = tuple(active_errors)
         self._interface = definition("powermeter")
         self._setup = {
             "config": configuration(module_py, config or {}),
-            "implementations": {"main": self._interface},
+            "interface": self._interface,
             "active_errors": self._active_at_start,
+            "has_shutdown_handler": shutdown_handler,
+            "is_overlapping": overlapping,
         }
         self._changed = threading.Condition()
         self._sending = threading.Lock()
@@ -136,7 +114,7 @@ class EverestBench:
         self._ids = itertools.count(1)
         self._connection: socket.socket | None = None
         self._over = False
-        self._out: dict[str, str] = {"stdout": "", "stderr": ""}
+        self._stderr = b""
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
@@ -150,14 +128,14 @@ class EverestBench:
                     cwd=folder / "manager",
                     env=environment,
                     stdin=subprocess.DEVNULL,
-                    stdout=subprocess.PIPE,
+                    stdout=subprocess.DEVNULL,
                     stderr=subprocess.PIPE,
                 )
             )
             stack.callback(self._process.kill)
-            collectors = [threading.Thread(target=self._collect, args=(name,)) for name in self._out]
-            listening = threading.Thread(target=self._listen, args=(listener, collectors))
-            for thread in (*collectors, listening):
+            collector = threading.Thread(target=self._collect)
+            listening = threading.Thread(target=self._listen, args=(listener, collector))
+            for thread in (collector, listening):
                 thread.start()
             stack.callback(listening.join)
             stack.callback(self._process.kill)
@@ -168,6 +146,11 @@ class EverestBench:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.close()
+        sent = [(self._interface["vars"][event.variable], event.value) for event in self.events_of("published")]
+        sent += [(self._interface["cmds"][it.command]["result"], it.value) for it in self.events_of("answered")]
+        for schema, value in () if kind else sent:
+            if problems := everest_types.problems(schema, value):
+                raise AssertionError(f"EVerest refuses {value}: {problems}")
 
     # What the charger does
 
@@ -175,7 +158,7 @@ class EverestBench:
         """Wait for the module's init_done.
 
         Raises:
-            ModuleDied: When it ended before.
+            ModuleDied: it ended before.
         """
         self.wait_for(lambda: self.events_of("init_done"), timeout)
 
@@ -187,33 +170,26 @@ class EverestBench:
         return at
 
     def call(self, command: str, args: dict[str, Any], timeout: float = PATIENCE_S) -> dict[str, Any]:
-        """Call a command of the implementation ``main`` and wait for its result.
+        """Call a command and wait for its result.
 
         Raises:
-            CommandRefused: When it comes before init_done.
-            ModuleDied: When the module ends before it answers.
-            TimeoutError: When no answer comes.
+            CommandRefused: it comes before init_done.
+            ModuleDied: the module ends before it answers.
+            TimeoutError: no answer comes.
         """
         return self.call_async(command, args).result(timeout)
 
     def call_async(self, command: str, args: dict[str, Any]) -> Future[dict[str, Any]]:
-        """Call a command and return what will hold its result.
-
-        Raises:
-            ValueError: When the arguments are not what the interface defines; no caller could send them.
-        """
+        """Call a command, with arguments as the interface defines them, and return what will hold its result."""
         schemas = self._interface["cmds"][command]["arguments"]
-        wrong = [] if args.keys() == schemas.keys() else [f"it takes {sorted(schemas)}, not {sorted(args)}"]
-        for name in args.keys() & schemas.keys():
-            wrong += everest_types.problems(schemas[name], args[name])
-        if wrong:
-            message = f"{command}: {'; '.join(wrong)}"
-            raise ValueError(message)
+        assert args.keys() == schemas.keys()
+        for name, value in args.items():
+            assert everest_types.problems(schemas[name], value) == []
         future: Future[dict[str, Any]] = Future()
         call = next(self._ids)
         with self._changed:
             self._futures[call] = future
-        self._send(ask="call", id=call, implementation="main", command=command, args=args)
+        self._send(ask="call", id=call, command=command, args=args)
         return future
 
     def shutdown(self) -> None:
@@ -235,7 +211,7 @@ class EverestBench:
         """Wait for the process's end, until all that it did and wrote has come, and return its exit code.
 
         Raises:
-            TimeoutError: When it goes on running.
+            TimeoutError: it goes on running.
         """
         try:
             code = self._process.wait(timeout)
@@ -253,25 +229,18 @@ class EverestBench:
         with self._changed:
             return list(self._events)
 
-    def events_of(self, *names: str) -> list[Event]:
-        """The events of some names."""
-        return [event for event in self.events if event.name in names]
+    def events_of(self, name: str) -> list[Event]:
+        """The events of a name."""
+        return [event for event in self.events if event.name == name]
 
-    def published(self, variable: str) -> list[Value]:
+    def published(self, variable: str) -> list[Event]:
         """What was published of a variable, in order."""
-        events = self.events_of("published")
-        return [Value(event.at, event.data["value"]) for event in events if event.data["variable"] == variable]
-
-    def answers(self, command: str) -> list[Value]:
-        """The results of a command, in order."""
-        events = self.events_of("answered")
-        return [Value(event.at, event.data["value"]) for event in events if event.data["command"] == command]
+        return [event for event in self.events_of("published") if event.variable == variable]
 
     @property
-    def errors_log(self) -> list[ErrorChange]:
+    def errors_log(self) -> list[Event]:
         """Every raise and clear, those without effect too."""
-        fields = ("change", "effective", "type", "sub_type", "message", "severity")
-        return [ErrorChange(it.at, **{name: it.data[name] for name in fields}) for it in self.events_of("error")]
+        return self.events_of("error")
 
     @property
     def errors_active(self) -> set[tuple[str, str]]:
@@ -282,14 +251,14 @@ class EverestBench:
         return active
 
     @property
-    def log_lines(self) -> list[LogLine]:
+    def log_lines(self) -> list[Event]:
         """What the module has logged with EVerest's log, of all levels."""
-        return [LogLine(event.at, event.data["level"], event.data["text"]) for event in self.events_of("log")]
+        return self.events_of("log")
 
     @property
     def stderr(self) -> str:
         """What came on standard error, where the log's lines do not go: tracebacks and warnings."""
-        return self._out["stderr"]
+        return self._stderr.decode("utf-8", "replace")
 
     @property
     def pid(self) -> int:
@@ -305,8 +274,8 @@ class EverestBench:
         """Wait until a predicate holds, here or in something else the test has, and return what it gave.
 
         Raises:
-            ModuleDied: When the module ended and it does not hold.
-            TimeoutError: When it did not hold in time.
+            ModuleDied: the module ended and it does not hold.
+            TimeoutError: it did not hold in time.
         """
         deadline = time.monotonic() + timeout
         while True:
@@ -325,32 +294,24 @@ class EverestBench:
     def _prepared(self, folder: Path, port: int) -> dict[str, str]:
         """Lay out what a process finds on a charger and return its environment."""
         (folder / "manager").mkdir()
-        logging, setup = folder / "logging.ini", folder / "setup.json"
-        logging.write_text("[Core]\nDisableLogging=false\n", encoding="utf-8")
+        setup = folder / "setup.json"
         setup.write_text(json.dumps(self._setup), encoding="utf-8")
         python_path = [str(DOUBLE), self._environment.get("PYTHONPATH", ""), os.environ.get("PYTHONPATH", "")]
         return {
             **os.environ,
-            "EV_MODULE": self._module_id,
-            "EV_PREFIX": str(folder),
-            "EV_LOG_CONF_FILE": str(logging),
-            "EV_MQTT_EVEREST_PREFIX": "everest/",
-            "EV_MQTT_EXTERNAL_PREFIX": "",
-            "EV_MQTT_BROKER_SOCKET_PATH": str(folder / "mqtt.sock"),
+            "EV_MODULE": "meter",
             **self._environment,
             "PYTHONPATH": os.pathsep.join(filter(None, python_path)),
             "EV_DOUBLE_PORT": str(port),
             "EV_DOUBLE_SETUP": str(setup),
-            "EV_DOUBLE_SHUTDOWN_HANDLER": "1" if self._shutdown_handler else "0",
-            "EV_DOUBLE_OVERLAPPING": "1" if self._overlapping else "0",
         }
 
-    def _collect(self, name: str) -> None:
-        stream = getattr(self._process, name)
-        for line in stream:
-            self._out[name] += line.decode("utf-8", "replace")
+    def _collect(self) -> None:
+        assert self._process.stderr is not None
+        for line in self._process.stderr:
+            self._stderr += line
 
-    def _listen(self, listener: socket.socket, collectors: list[threading.Thread]) -> None:
+    def _listen(self, listener: socket.socket, collector: threading.Thread) -> None:
         """Take in what the module tells, to its end; calls that are open then get no answer any more."""
         connection = None
         while connection is None and self._process.poll() is None:
@@ -366,8 +327,7 @@ class EverestBench:
                 for line in lines:
                     self._take(json.loads(line))
         self._process.wait()
-        for collector in collectors:
-            collector.join()
+        collector.join()
         with self._changed:
             self._connection = None
             self._over = True

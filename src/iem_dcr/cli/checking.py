@@ -1,8 +1,7 @@
-"""Checks receipts, in this process or in several, with as few of them in memory as possible.
+"""Checks receipts, in this process or in several, with few of them in memory.
 
 A receipt with begin and end, or of no transaction, is judged as it comes. One with only a begin or only an end is held
-until its other half comes, which may be anywhere in the input. An end whose counter follows a begin's of the same meter
-is paired with that begin at once. The other halves are paired when all receipts were seen.
+until all receipts were seen, because its other half may be anywhere in the input.
 """
 
 from __future__ import annotations
@@ -29,13 +28,16 @@ from iem_dcr.ocmf.verdict import judge
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from concurrent.futures import Future
+    from typing import TypeAlias
 
     from rich.text import Text
 
     from iem_dcr.ocmf import Receipt
 
-    View = Callable[[Transaction], str | Text | None]
+    View: TypeAlias = Callable[[Transaction], str | Text | None]
     """Formats a transaction: as a line of JSON, as a text for a person, or as None if it is not shown."""
+    Result: TypeAlias = tuple[tuple[str, str, int, int] | None, "Checked | Found"]
+    """What `Counters` stores of a receipt, and the receipt checked; a `Found` is a half."""
 
 BATCH = 250
 BATCHES_PER_JOB = 4
@@ -44,27 +46,23 @@ BATCHES_PER_JOB = 4
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """The result for a transaction, for a receipt that could not be read, or for a half.
+    """The result for a transaction, or for a receipt that could not be read.
 
     Attributes:
-        word: see `Transaction.word`; "" for a half.
+        word: see `Transaction.word`.
         view: what the view made of it.
         has_document_key: whether it was checked with the key in its document.
-        half: a receipt that may have another half. It is judged together with that half.
-        entry: what `Counters` stores of the receipt.
     """
 
-    word: str = ""
-    view: str | Text | None = None
+    word: str
+    view: str | Text | None
     has_document_key: bool = False
-    half: Found | None = None
-    entry: tuple[str, str, int, int] | None = None
 
 
 def check(
     pieces: Iterable[Found | Record], key: str, counters: Counters, view: View, *, jobs: int = 1
 ) -> Iterator[list[Checked]]:
-    """Yield the results of receipts in batches, in their order. A half is yielded when its other half is found.
+    """Yield the results of receipts in batches, in their order, and those of begins and ends last.
 
     Args:
         pieces: the receipts.
@@ -78,19 +76,19 @@ def check(
         ReceiptError: the rest of the input cannot be read.
         IemDcrError: a process that checks was killed.
     """
-    halves = _Halves()
+    halves: list[Found] = []
     work = partial(_check_batch, key=key, view=view)
     batches = _in_batches(pieces)
-    for batch in map(work, batches) if jobs == 1 else _in_processes(work, batches, jobs):
-        done = []
-        for checked in batch:
-            counters.add(checked.entry)
-            if checked.half is None:
-                done.append(checked)
-            elif pair := halves.add(checked.half, checked.entry):
-                done.append(_judged(pair, [parse(half.text) for half in pair], key, view))
-        yield done
-    yield [_judged(group, [parse(half.text) for half in group], key, view) for group in halves.groups()]
+    for results in map(work, batches) if jobs == 1 else _in_processes(work, batches, jobs):
+        for entry, _ in results:
+            counters.add(entry)
+        halves += [one for _, one in results if isinstance(one, Found)]
+        yield [one for _, one in results if isinstance(one, Checked)]
+    receipts = [parse(half.text) for half in halves]
+    yield [
+        _judged([halves[at] for at in group], [receipts[at] for at in group], key, view)
+        for group in transactions_of(receipts)
+    ]
 
 
 def _in_batches(pieces: Iterable[Found | Record]) -> Iterator[list[Found | Record]]:
@@ -99,7 +97,7 @@ def _in_batches(pieces: Iterable[Found | Record]) -> Iterator[list[Found | Recor
         yield batch
 
 
-def _check_batch(batch: list[Found | Record], key: str, view: View) -> list[Checked]:
+def _check_batch(batch: list[Found | Record], key: str, view: View) -> list[Result]:
     return [_check(found, key, view) for piece in batch for found in found_in(piece)]
 
 
@@ -110,24 +108,15 @@ def found_in(piece: Found | Record) -> Iterable[Found]:
     return (Found(text, source=f"line {line}") for text, line in piece.tuples())
 
 
-def _check(found: Found, key: str, view: View) -> Checked:
+def _check(found: Found, key: str, view: View) -> Result:
     try:
         receipt = parse(found.text)
     except ReceiptError as error:
-        return Checked(UNREADABLE, view(Transaction(sources=(found.source,), problem=str(error))))
-    entry = Counters.entry_of(receipt)
-    if half_of(receipt):
-        return Checked(half=found, entry=entry)
-    return _judged([found], [receipt], key, view, entry)
+        return None, Checked(UNREADABLE, view(Transaction(sources=(found.source,), problem=str(error))))
+    return Counters.entry_of(receipt), found if half_of(receipt) else _judged([found], [receipt], key, view)
 
 
-def _judged(
-    found: Sequence[Found],
-    receipts: Sequence[Receipt],
-    key: str,
-    view: View,
-    entry: tuple[str, str, int, int] | None = None,
-) -> Checked:
+def _judged(found: Sequence[Found], receipts: Sequence[Receipt], key: str, view: View) -> Checked:
     """Judge a transaction. A given key replaces those of the document."""
     keys = [key or one.key for one in found]
     verifications = [verify(receipt, used) for receipt, used in zip(receipts, keys, strict=True)]
@@ -139,7 +128,7 @@ def _judged(
         key_from="given" if key else "document" if any(keys) else "none",
         notes=("the document names another key; the given key was used",) if has_other_key else (),
     )
-    return Checked(transaction.word, view(transaction), transaction.key_from == "document", entry=entry)
+    return Checked(transaction.word, view(transaction), transaction.key_from == "document")
 
 
 def _is_another_key(document_key: str, key: str, receipt: Receipt) -> bool:
@@ -153,50 +142,15 @@ def _der(key: str, receipt: Receipt) -> str:
         return ""
 
 
-class _Halves:
-    """Receipts whose other half has not come yet."""
-
-    def __init__(self) -> None:
-        self._waiting: dict[tuple[str, str, int], tuple[str, Found]] = {}
-        """By meter, context and counter of the begin: which half came, and the half."""
-        self._others: list[Found] = []
-        self._paired: set[int] = set()
-
-    def add(self, half: Found, entry: tuple[str, str, int, int] | None) -> tuple[Found, Found] | None:
-        """Return begin and end if the other half is known for certain; else hold this one."""
-        if entry is None:
-            self._others.append(half)
-            return None
-        meter, context, counter, digest = entry
-        if digest in self._paired:
-            return None
-        kind = half_of(parse(half.text))
-        at = meter, context, counter if kind == "begin" else counter - 1
-        other_kind, other = self._waiting.setdefault(at, (kind, half))
-        if other_kind == kind:
-            if other is not half:
-                self._others.append(half)
-            return None
-        del self._waiting[at]
-        self._paired |= {digest, Counters.digest_of(other.text)}
-        return (half, other) if kind == "begin" else (other, half)
-
-    def groups(self) -> Iterator[list[Found]]:
-        """Yield the held halves by transaction; called when all receipts were seen."""
-        held = [*self._others, *(half for _, half in self._waiting.values())]
-        for group in transactions_of([parse(half.text) for half in held]):
-            yield [held[at] for at in group]
-
-
 # --- in several processes ---
 
 
 def _in_processes(
-    work: Callable[[list[Found | Record]], list[Checked]], batches: Iterable[list[Found | Record]], jobs: int
-) -> Iterator[list[Checked]]:
+    work: Callable[[list[Found | Record]], list[Result]], batches: Iterable[list[Found | Record]], jobs: int
+) -> Iterator[list[Result]]:
     """Check batches in processes, with a bounded number of waiting batches. Yield the results in their order."""
     pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _begin_worker)
-    running: deque[Future[list[Checked]]] = deque()
+    running: deque[Future[list[Result]]] = deque()
     try:
         for batch in batches:
             # The worker processes start with SIGINT blocked: this process handles Ctrl-C.

@@ -108,8 +108,8 @@ def _rows(report: Report) -> Iterator[tuple[str, Text, str, Text]]:
 
 
 def _head(report: Report) -> Iterator[Text]:
-    for error in report.errors:
-        yield Text(f"Error: {error}", style=_STYLES[State.FAILED])
+    if report.error:
+        yield Text(f"Error: {report.error}", style=_STYLES[State.FAILED])
     yield Text(f"Meter at {report.address}", style="bold")
 
 

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import shlex
 import signal
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, ParamSpec
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
 from iem_dcr import __version__
-from iem_dcr.cli.arguments import common, usage_error
+from iem_dcr.cli.arguments import common
 from iem_dcr.cli.exit_codes import EXIT_FAILURE
 from iem_dcr.cli.output import Output
-from iem_dcr.errors import ConfigError, printable
+from iem_dcr.errors import printable
 from iem_dcr.everest import check as checks
 from iem_dcr.everest import install as installation
 from iem_dcr.everest.check import MODULE_NAME
@@ -28,19 +27,11 @@ if TYPE_CHECKING:
     from iem_dcr.everest.check import Findings
     from iem_dcr.everest.install import Installed
 
-P = ParamSpec("P")
+F = TypeVar("F", bound="Callable[..., object]")
 
 
-def _place(command: Callable[P, int]) -> Callable[P, int]:
-    """Add PREFIX and --name, which say where the module is. A wrong place is a mistake in the command line."""
-
-    @functools.wraps(command)
-    def checked(*args: P.args, **kwargs: P.kwargs) -> int:
-        try:
-            return command(*args, **kwargs)
-        except ConfigError as error:
-            raise usage_error(error) from error
-
+def _place(command: F) -> F:
+    """Add PREFIX and --name, which say where the module is."""
     prefix = click.argument("prefix", type=click.Path(path_type=Path), metavar="PREFIX")
     name = click.option(
         "--name",
@@ -49,7 +40,7 @@ def _place(command: Callable[P, int]) -> Callable[P, int]:
         metavar="NAME",
         help="Name of the module in the charger's configuration.",
     )
-    return prefix(name(checked))
+    return prefix(name(command))
 
 
 @click.group(name="everest")
@@ -142,10 +133,6 @@ def check(prefix: Path, name: str, *, as_json: bool) -> int:
 @contextlib.contextmanager
 def _interrupted_by_signals() -> Iterator[None]:
     """Make the first terminating signal undo the unfinished work, and ignore further ones meanwhile."""
-    signals = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup ignores it
-        signals.append(signal.SIGHUP)
-
     came: list[int] = []
 
     def interrupt(number: int, _: object) -> None:
@@ -153,7 +140,9 @@ def _interrupted_by_signals() -> Iterator[None]:
         if len(came) == 1:
             raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, interrupt) for number in signals}
+    ending = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    handled = [number for number in ending if signal.getsignal(number) is not signal.SIG_IGN]  # nohup ignores SIGHUP
+    before = {number: signal.signal(number, interrupt) for number in handled}
     try:
         yield
     finally:

@@ -12,7 +12,6 @@ import click
 from iem_dcr.cli.arguments import Address, AddressType, common
 from iem_dcr.cli.interruption import Interruption
 from iem_dcr.cli.output import Output, say
-from iem_dcr.device import messages
 from iem_dcr.diagnostics import recorder
 from iem_dcr.errors import NotUnderstoodError, RecordingError, printable
 
@@ -40,45 +39,35 @@ def command(address: Address, folder: Path, raw: bool) -> int:
     receipts in the folder do not verify. The README in the folder says what is in it. The command sends only GET
     requests, and during a transaction only those that cannot disturb it.
     """
+    name = printable(folder, limit=300)
     try:
         recorder.check_folder(folder)
     except RecordingError as error:
-        raise click.BadParameter(f"{_name(folder)} {error}", param_hint="--output") from error
+        raise click.BadParameter(f"{name} {error}", param_hint="--output") from error
     recorded = asyncio.run(_record(address))
-    if not any(one.answer is not None and _is_json(one) for one in recorded):
+    if not any(one.answer is not None and recorder.is_json(one.answer) for one in recorded):
         what = "none of its answers is JSON, nothing was saved"
         raise NotUnderstoodError(str(address), "GET /metervalue, /gw, /publickey", "", what)
-    secrets = {address.host, str(address)} if any(not part.isalpha() for part in address.host) else {str(address)}
+    secrets = {str(address)} if address.host.isalpha() else {address.host, str(address)}
     try:
         if not raw:
             recorded = recorder.redacted(recorded, secrets)
         recorder.write_folder(folder, recorded, datetime.now(UTC), is_redacted=not raw)
     except RecordingError as error:
-        raise click.ClickException(f"{_name(folder)} {error}") from error
+        raise click.ClickException(f"{name} {error}") from error
     output = Output()
     console = output.console()
     for one in recorded:
         said = one.problem if one.answer is None else f"status {one.answer.status}, {len(one.answer.body)} bytes"
         say(console, f"  {one.node.path:<32}  {said}")
     if raw:
-        say(console, f"Saved in {_name(folder)} unchanged: it contains ids, keys and personal data.")
+        say(console, f"Saved in {name} unchanged: it contains ids, keys and personal data.")
     else:
         advice = "Its README.md says what is in it, and what to check before you send it."
-        say(console, f"Saved in {_name(folder)}, with pseudonyms. {advice}")
+        say(console, f"Saved in {name}, with pseudonyms. {advice}")
     return output.status()
 
 
 async def _record(address: Address) -> tuple[Recorded, ...]:
     with Interruption() as interruption:
         return await interruption.break_off(recorder.record(address.host, address.port), "nothing was saved.")
-
-
-def _is_json(one: Recorded) -> bool:
-    try:
-        return isinstance(messages.decode(one.answer.body if one.answer else b""), dict)
-    except messages.ShapeError:
-        return False
-
-
-def _name(folder: Path) -> str:
-    return printable(folder, limit=300)

@@ -9,18 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sys
 from collections import Counter
 from dataclasses import asdict
 from functools import partial
 from itertools import chain, islice
-from operator import length_hint
 from typing import IO, TYPE_CHECKING
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+from rich.progress import TextColumn
 from rich.text import Text
 
 from iem_dcr.cli.arguments import common
@@ -114,7 +112,7 @@ def command(
         pieces = _pieces(file, name)
         if export_to is not None:
             pieces = iter(_exported(pieces, given_key, export_to, reencode=reencode_signature))
-        report.check(file, pieces, given_key, jobs, show_all=show_all)
+        report.check(pieces, given_key, jobs, show_all=show_all)
     except ReceiptError as error:
         report.problem = str(error)
         tell(f"Error: {name}: {error}")
@@ -183,13 +181,12 @@ class _Report:
         has_unknown = self.problem or self.counts[Judgement.NOT_CHECKED.value] or self.counts[UNREADABLE]
         return EXIT_USAGE if has_unknown else 0
 
-    def check(self, file: IO[bytes], pieces: Iterator[Found | Record], key: str, jobs: int, *, show_all: bool) -> None:
+    def check(self, pieces: Iterator[Found | Record], key: str, jobs: int, *, show_all: bool) -> None:
         """Check receipts and show them.
 
         Raises:
             ReceiptError: the rest of the input cannot be read.
         """
-        in_document = length_hint(pieces)  # 0 for a file of tuples, which is read while it is checked
         first = list(islice(pieces, FEW + 1))
         are_many = len(first) > FEW
         view: View = partial(transaction_text, show_all=show_all)
@@ -197,16 +194,12 @@ class _Report:
             view = _json_line
         elif are_many and not show_all:
             view = _unless_accepted
-        size = os.fstat(file.fileno()).st_size if file.seekable() else None
         bar = progress_bar(
             self._console if self._output.isatty() else Console(stderr=True),
-            TextColumn("{task.fields[count]:,} receipts"),
-            BarColumn(None),
-            TextColumn("{task.percentage:>3.0f} %"),
-            TimeRemainingColumn(),
+            TextColumn("{task.completed:,} receipts"),
             is_shown=are_many and not (self._as_json and self._output.isatty()),
         )
-        task = bar.add_task("", total=in_document or size, count=0)
+        task = bar.add_task("", total=None)
         with bar:
             for batch in check(chain(first, pieces), key, self._counters, view, jobs=jobs):
                 for checked in batch:
@@ -214,10 +207,7 @@ class _Report:
                     self._has_document_key |= checked.has_document_key
                     self._show(checked.view)
                 self._output.flush()
-                count = self.counts.total()
-                bar.update(
-                    task, completed=count if size is None or in_document else file.tell(), count=count, refresh=True
-                )
+                bar.update(task, completed=self.counts.total(), refresh=True)
                 if self._output.error is not None:
                     return  # the reader has left
 

@@ -6,26 +6,24 @@ import errno
 import socket
 from typing import TYPE_CHECKING, Final
 
-from iem_dcr.config import VENDOR_CI
 from iem_dcr.device.client import MeterClient
-from iem_dcr.diagnostics.checks import CHECKS
+from iem_dcr.diagnostics.checks import CHECKS, vendor_ci_problem
 from iem_dcr.diagnostics.evidence import TIMEOUT_S, gather
 from iem_dcr.diagnostics.nodes import PAUSE_S
-from iem_dcr.diagnostics.report import Report, failed
+from iem_dcr.diagnostics.report import Report, Result, State
 from iem_dcr.diagnostics.snapshot import utc_now
 from iem_dcr.errors import AnswerLostError, MeterTimeoutError, MeterUnreachableError, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from datetime import datetime
 
     from iem_dcr.config import Settings
     from iem_dcr.device.transport import Answer
     from iem_dcr.diagnostics.evidence import Evidence
-    from iem_dcr.diagnostics.report import Result
-    from iem_dcr.errors import MeterError
 
-_FACTORY_ADDRESS: Final = "192.168.60.12, port 80"
+_FROM_THE_FACTORY: Final = "(from the factory 192.168.60.12, port 80)"
+_CHECK_ADDRESS: Final = f"Check the address {_FROM_THE_FACTORY}"
 _IS_STARTING: Final = "A meter that was just powered up needs some seconds before it answers: try again."
 
 
@@ -54,79 +52,55 @@ def judge(evidence: Evidence, proxies: Sequence[str] = ()) -> Report:
     """Judge what a meter answered. ``proxies`` as for `examine`."""
     if evidence.is_meter:
         results = {name: check.result(evidence) for name, check in CHECKS.items()}
-    else:
-        results = {"reachable": _no_meter(evidence, proxies)}
-    return Report(evidence.address, evidence.is_meter, results, tuple(_vendor_ci_errors(evidence)))
-
-
-def _vendor_ci_errors(evidence: Evidence) -> Iterator[str]:
-    """Yield an error if the vendor's default of CI is configured, or frozen in the meter."""
-    held = None if evidence.gateway is None else evidence.gateway.CI
-    wanted = None if evidence.settings is None else evidence.settings.CI
-    if held == VENDOR_CI:
-        yield (
-            f"CI {VENDOR_CI}, the default of the vendor's module, is frozen in this meter until its power is switched "
-            "off and on, and every receipt is signed for it. Set CI to the evse_id of EvseManager, then switch the "
-            "meter's power off and on."
-        )
-    elif wanted == VENDOR_CI:
-        when = "the next time it is started" if not held else "after the meter's next power cycle"
-        yield (
-            f"CI {VENDOR_CI}, the default of the vendor's module, is configured: the driver freezes it into this meter "
-            f"{when}, and every receipt is signed for it. Set CI to the evse_id of EvseManager first."
-        )
-
-
-def _no_meter(evidence: Evidence, proxies: Sequence[str]) -> Result:
-    """Return why no IEM-DCR answered, and what to do."""
-    error = evidence.failures[0]
-    text, to_do = _unreachable(error) if isinstance(error, MeterUnreachableError) else _stranger(evidence, error)
+        return Report(evidence.address, is_meter=True, results=results, error=vendor_ci_problem(evidence))
+    text, to_do = _no_meter(evidence)
     if proxies:
         to_do += (
             f" {' and '.join(proxies)} is set here: other programs, such as curl, may go through that proxy and "
             "see something else; iem-dcr connects to the meter itself."
         )
-    return failed(text, to_do)
+    return Report(evidence.address, is_meter=False, results={"reachable": Result(State.FAILED, text, to_do)})
+
+
+def _no_meter(evidence: Evidence) -> tuple[str, str]:
+    """Return why no IEM-DCR answered, and what to do."""
+    match error := evidence.failures[0]:
+        case MeterUnreachableError():
+            return _unreachable(error)
+        case MeterTimeoutError():
+            return "something accepts the connection and sends nothing", (
+                f"{_IS_STARTING} If the meter serves one connection at a time, another program is using it: stop that "
+                "program. A server that waits for TLS (https) also sends nothing; an IEM-DCR speaks plain HTTP."
+            )
+        case AnswerLostError():
+            text = "something accepts the connection and closes it without an answer"
+            return text, f"{_IS_STARTING} If that does not help, another device has this address."
+    answer = evidence.plain.answer
+    if answer is None:
+        text = f"the device that answers does not speak HTTP: {printable(error.brief)}"
+        return text, "Check address and port: an IEM-DCR speaks plain HTTP at port 80, not TLS (https)."
+    return f"the device that answers is not an IEM-DCR: {_description(answer)}", (
+        "Check the address: it may be the charger's controller, a router or another device. A meter that is starting "
+        "may also answer so for some seconds."
+    )
 
 
 def _unreachable(error: MeterUnreachableError) -> tuple[str, str]:
     cause = error.__cause__
-    check_address = f"Check the address (from the factory {_FACTORY_ADDRESS})"
     match getattr(cause, "errno", None):
         case errno.ECONNREFUSED:
             text = "the connection is refused: there is a device, but nothing listens at this port"
             return text, f"Check address and port (an IEM-DCR uses port 80). {_IS_STARTING}"
         case errno.EHOSTUNREACH | errno.ENETUNREACH:
             text = "there is no route to this address, or no device at it"
-            return text, (
-                f"{check_address}, power and cable, and that this host has an address in the meter's network "
-                "(ip address)."
-            )
+            to_do = "power and cable, and that this host has an address in the meter's network (ip address)."
+            return text, f"{_CHECK_ADDRESS}, {to_do}"
     if isinstance(cause, TimeoutError):
         text = "nothing at this address answers, not even with a refusal"
-        return text, f"{check_address}, power and cable, and any firewall in between."
+        return text, f"{_CHECK_ADDRESS}, power and cable, and any firewall in between."
     if isinstance(cause, socket.gaierror):
-        return "this host cannot resolve that name", f"Give the IP address (from the factory {_FACTORY_ADDRESS})."
-    return printable(error.brief), f"{check_address}."
-
-
-def _stranger(evidence: Evidence, error: MeterError) -> tuple[str, str]:
-    plain = evidence.plain
-    if isinstance(error, MeterTimeoutError):
-        return "something accepts the connection and sends nothing", (
-            f"{_IS_STARTING} If the meter serves one connection at a time, another program is using it: stop that "
-            "program. A server that waits for TLS (https) also sends nothing; an IEM-DCR speaks plain HTTP."
-        )
-    if isinstance(error, AnswerLostError):
-        text = "something accepts the connection and closes it without an answer"
-        return text, f"{_IS_STARTING} If that does not help, another device has this address."
-    if plain.error is not None:
-        text = f"the device that answers does not speak HTTP: {printable(plain.error.brief)}"
-        return text, "Check address and port: an IEM-DCR speaks plain HTTP at port 80, not TLS (https)."
-    return f"the device that answers is not an IEM-DCR: {'' if plain.answer is None else _description(plain.answer)}", (
-        "Check the address: it may be the charger's controller, a router or another device. A meter that is starting "
-        "may also answer so for some seconds."
-    )
+        return "this host cannot resolve that name", f"Give the IP address {_FROM_THE_FACTORY}."
+    return printable(error.brief), f"{_CHECK_ADDRESS}."
 
 
 def _description(answer: Answer) -> str:

@@ -1,7 +1,7 @@
 """Gathers doctor's evidence from a meter, in a few seconds and with GET requests only. `checks` judges it.
 
 The number of requests is bounded, and each has a time-out. So this ends within a minute whatever the meter does: there
-are at most 13 requests of 4 s, and the registers are watched for 3 s.
+are at most 12 requests of 4 s, and the registers are watched for 3 s.
 """
 
 from __future__ import annotations
@@ -21,16 +21,15 @@ if TYPE_CHECKING:
 
     from iem_dcr.config import Settings
     from iem_dcr.device.client import MeterClient
-    from iem_dcr.device.messages import Gateway, MeterValue, PublicKey
-    from iem_dcr.diagnostics.nodes import Recorded
+    from iem_dcr.device.messages import Gateway, MeterValue
     from iem_dcr.diagnostics.snapshot import Key, TimedValue
 
 TIMEOUT_S: Final = 4.0
-VALUES: Final = 5
+_VALUES: Final = 5
 """Number of live values that are read at first."""
-MAX_FAILURES: Final = 2
+_MAX_FAILURES: Final = 2
 """Number of failed requests for a live value after which no more are sent."""
-REGISTERS_WATCHED_S: Final = 3.0
+_REGISTERS_WATCHED_S: Final = 3.0
 
 
 @dataclass(slots=True)
@@ -38,33 +37,29 @@ class Evidence:
     """Everything that is known about the examined meter.
 
     Attributes:
-        address: of the meter.
         settings: its configuration, to compare with, or None.
-        values: live values, in their order.
         failures: of requests for a live value.
-        plain: what came of an unparsed GET /metervalue.
-        gateway: the answer of /gw, or None.
-        public_key: the answer of /publickey, or None.
-        key: the key in that answer, or None if it cannot be read.
         problems: why there is no gateway (``gw``) or no key (``publickey``).
-        transactions: what came of reading /transaction, below v1 and then below v2.
+        transaction: what came of reading /transaction: the one with a receipt, else the last that was asked.
+        has_signed_nothing: whether each path of /transaction says that there is no receipt.
+        plain: what came of an unparsed GET /metervalue, where no IEM-DCR answers.
     """
 
     address: str
     settings: Settings | None = None
     values: list[TimedValue] = field(default_factory=list)
     failures: list[MeterError] = field(default_factory=list)
-    plain: Recorded = field(default=nodes.Recorded(nodes.METERVALUE))
     gateway: Gateway | None = None
-    public_key: PublicKey | None = None
     key: Key | None = None
     problems: dict[str, str] = field(default_factory=dict)
-    transactions: list[Recorded] = field(default_factory=list)
+    transaction: nodes.Recorded = field(default=nodes.Recorded(nodes.TRANSACTION_V1))
+    has_signed_nothing: bool = False
+    plain: nodes.Recorded = field(default=nodes.Recorded(nodes.METERVALUE))
 
     @property
     def is_meter(self) -> bool:
         """Whether any node answered as an IEM-DCR's does."""
-        return bool(self.values) or self.gateway is not None or self.public_key is not None
+        return bool(self.values) or self.gateway is not None or self.key is not None
 
     @property
     def last(self) -> MeterValue:
@@ -87,21 +82,19 @@ async def gather(
         wall: the host's clock, aware.
     """
     evidence = Evidence(client.address, settings)
-    for _ in range(VALUES):
+    while len(evidence.values) + len(evidence.failures) < _VALUES and len(evidence.failures) < _MAX_FAILURES:
         await _read_value(evidence, client, wall)
-        if len(evidence.failures) >= MAX_FAILURES:
-            break
     if not evidence.values and all(isinstance(error, MeterUnreachableError) for error in evidence.failures):
         return evidence
-    reader = nodes.NodeReader(client)
-    evidence.plain = await reader.read(nodes.METERVALUE)
-    evidence.gateway, evidence.public_key, evidence.key = await read_gateway_and_key(client, evidence.problems)
+    evidence.gateway, evidence.key, evidence.problems = await read_gateway_and_key(client)
     if evidence.values:
-        due_s = evidence.values[0].asked_s + REGISTERS_WATCHED_S
+        due_s = evidence.values[0].asked_s + _REGISTERS_WATCHED_S
         await asyncio.sleep(max(0.0, due_s - now_s()))
         await _read_value(evidence, client, wall)
     if evidence.is_meter:
-        await _read_transactions(evidence, reader)
+        await _read_transaction(evidence, client)
+    else:
+        evidence.plain = await nodes.NodeReader(client).read(nodes.METERVALUE)
     return evidence
 
 
@@ -113,13 +106,16 @@ async def _read_value(evidence: Evidence, client: MeterClient, wall: Callable[[]
         evidence.failures.append(error)
 
 
-async def _read_transactions(evidence: Evidence, reader: nodes.NodeReader) -> None:
+async def _read_transaction(evidence: Evidence, client: MeterClient) -> None:
     """Read the last receipt below v1, or below v2 if it is not there."""
     if evidence.values and evidence.last.XT:
-        evidence.transactions.append(nodes.Recorded(nodes.TRANSACTION_V1, not_asked=nodes.TRANSACTION_RUNS))
+        evidence.transaction = nodes.Recorded(nodes.TRANSACTION_V1, not_asked=nodes.TRANSACTION_RUNS)
         return
+    reader = nodes.NodeReader(client)
+    asked = []
     for node in (nodes.TRANSACTION_V1, nodes.TRANSACTION_V2):
-        recorded = await reader.read(node)
-        evidence.transactions.append(recorded)
-        if recorded.tuple_text is not None:
+        evidence.transaction = await reader.read(node)
+        if evidence.transaction.tuple_text is not None:
             return
+        asked.append(evidence.transaction)
+    evidence.has_signed_nothing = all(one.answer is not None and one.answer.status in (200, 404) for one in asked)

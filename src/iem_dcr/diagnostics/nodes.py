@@ -27,13 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A node that answers GET.
-
-    Attributes:
-        name: ``/gw``.
-        base: path below which it is.
-        always: whether it may be read during a transaction.
-    """
+    """A node that answers GET: ``/gw``, below which path, and whether it may be read during a transaction."""
 
     name: str
     base: str = BASE
@@ -68,13 +62,7 @@ _PROBLEMS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What came of reading a node: an answer, an error, or a reason why it was not asked.
-
-    Attributes:
-        answer: the unparsed answer, or None.
-        error: the error of the request, or None.
-        not_asked: why the node was not asked, or "".
-    """
+    """What came of reading a node: an unparsed answer, an error, or a reason why it was not asked."""
 
     node: Node
     answer: Answer | None = None
@@ -83,15 +71,8 @@ class Recorded:
 
     @property
     def problem(self) -> str:
-        """Why there is no answer, or "". Unlike the text of the error it never contains the meter's address."""
+        """Why there is no answer, or "". Unlike the text of the error it contains nothing from the meter."""
         return self.not_asked if self.error is None else _PROBLEMS.get(type(self.error), "no answer")
-
-    @property
-    def outcome(self) -> str:
-        """What came of it in words: ``status 404``, the error, or why the node was not asked."""
-        if self.answer is not None:
-            return f"status {self.answer.status}"
-        return self.not_asked if self.error is None else self.error.brief
 
     @property
     def tuple_text(self) -> str | None:
@@ -114,21 +95,18 @@ class NodeReader:
 
     async def read(self, node: Node) -> Recorded:
         """Read a node. An error of the meter is returned and not raised."""
-        if not node.always:
-            if not self._not_asked:
-                self.on_metervalue(await self.read(METERVALUE))
-            if self._not_asked:
-                return Recorded(node, not_asked=self._not_asked)
+        if not node.always and not self._not_asked:
+            await self.read(METERVALUE)
+        if not node.always and self._not_asked:
+            return Recorded(node, not_asked=self._not_asked)
         try:
-            return Recorded(node, await self._client.answer(node.name, base=node.base))
+            recorded = Recorded(node, await self._client.answer(node.name, base=node.base))
         except MeterError as error:
-            return Recorded(node, error=error)
-
-    def on_metervalue(self, recorded: Recorded) -> None:
-        """Decide by what came of reading /metervalue whether other nodes may be asked."""
-        runs = None if recorded.answer is None else _transaction_runs(recorded.answer)
-        if runs is not False:
-            self._not_asked = TRANSACTION_RUNS if runs else NOT_KNOWN
+            recorded = Recorded(node, error=error)
+        if node is METERVALUE and not self._not_asked:
+            runs = None if recorded.answer is None else _transaction_runs(recorded.answer)
+            self._not_asked = {True: TRANSACTION_RUNS, False: "", None: NOT_KNOWN}[runs]
+        return recorded
 
 
 def _transaction_runs(answer: Answer) -> bool | None:

@@ -6,7 +6,6 @@ temporary name beside its place and then renamed, so it exists completely or not
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import tempfile
@@ -14,12 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from iem_dcr import __version__, ocmf
+from iem_dcr import __version__
 from iem_dcr.device import messages
 from iem_dcr.device.client import MeterClient
 from iem_dcr.diagnostics import nodes
 from iem_dcr.diagnostics.redaction import redact
-from iem_dcr.errors import MeterUnreachableError, ReceiptError, RecordingError
+from iem_dcr.errors import MeterUnreachableError, RecordingError
 from iem_dcr.meter_time import rfc3339
 
 if TYPE_CHECKING:
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
 TIMEOUT_S: Final = 5.0
 FORMAT: Final = 1
 """Version of index.json."""
-_MAKES: Final = ("FV", "GV", "MV", "MM", "MF")
 _README: Final = """\
 # Answers of an IEM-DCR
 
@@ -72,7 +70,6 @@ async def record(host: str, port: int) -> tuple[Recorded, ...]:
         first = await reader.read(nodes.METERVALUE)
         if isinstance(first.error, MeterUnreachableError):
             raise first.error
-        reader.on_metervalue(first)
         return (first, *[await reader.read(node) for node in nodes.ALL[1:]])
 
 
@@ -112,13 +109,7 @@ def check_folder(folder: Path) -> None:
 
 
 def write_folder(folder: Path, recorded: Sequence[Recorded], at: datetime, *, is_redacted: bool) -> None:
-    """Write a recording.
-
-    Args:
-        folder: one that `check_folder` accepts.
-        recorded: the answers.
-        at: when they were recorded.
-        is_redacted: the answers come from `redacted`. If not, only the folder's owner may read the folder.
+    """Write a recording to a folder that `check_folder` accepts. If it is not redacted, only its owner may read it.
 
     Raises:
         RecordingError: the folder cannot be written. Nothing is left behind.
@@ -129,7 +120,8 @@ def write_folder(folder: Path, recorded: Sequence[Recorded], at: datetime, *, is
     try:
         with tempfile.TemporaryDirectory(prefix=beside, dir=folder.parent, ignore_cleanup_errors=True) as name:
             made = Path(name)
-            _write_files(made, recorded, rfc3339(at), is_redacted=is_redacted)
+            for file, content in _files(recorded, rfc3339(at), is_redacted=is_redacted).items():
+                (made / file).write_bytes(content)
             if is_redacted:
                 mask = os.umask(0)
                 os.umask(mask)
@@ -139,7 +131,9 @@ def write_folder(folder: Path, recorded: Sequence[Recorded], at: datetime, *, is
         raise RecordingError(f"cannot be written: {error.strerror}") from error
 
 
-def _write_files(made: Path, recorded: Sequence[Recorded], recorded_at: str, *, is_redacted: bool) -> None:
+def _files(recorded: Sequence[Recorded], recorded_at: str, *, is_redacted: bool) -> dict[str, bytes]:
+    """Return the content of each file of a recording by its name."""
+    files: dict[str, bytes] = {}
     listed: list[dict[str, object]] = []
     for one in recorded:
         entry: dict[str, object] = {"node": one.node.name, "path": one.node.path}
@@ -147,21 +141,20 @@ def _write_files(made: Path, recorded: Sequence[Recorded], recorded_at: str, *, 
             entry["problem"] = one.problem
         else:
             name = _file_name(one.node, one.answer)
-            (made / name).write_bytes(one.answer.body)
-            entry |= {"file": name, "status": one.answer.status, "headers": [list(pair) for pair in one.answer.headers]}
+            files[name] = one.answer.body
+            entry |= {"file": name, "status": one.answer.status, "headers": one.answer.headers}
         listed.append(entry)
     index = {
         "format": FORMAT,
         "tool": f"iem-dcr {__version__}",
         "recorded": recorded_at,
         "disguised": is_redacted,
-        "firmware": _firmware(recorded),
         "nodes": listed,
     }
-    (made / "index.json").write_text(json.dumps(index, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    files["index.json"] = (json.dumps(index, indent=2, ensure_ascii=False) + "\n").encode()
     contents = _REDACTED if is_redacted else _RAW
-    readme = _README.format(version=__version__, recorded=recorded_at, contents=contents)
-    (made / "README.md").write_text(readme, encoding="utf-8")
+    files["README.md"] = _README.format(version=__version__, recorded=recorded_at, contents=contents).encode()
+    return files
 
 
 def _file_name(node: Node, answer: Answer) -> str:
@@ -169,18 +162,13 @@ def _file_name(node: Node, answer: Answer) -> str:
     name = node.name.strip("/")
     if name == "transaction":
         name += "-v2" if node is nodes.TRANSACTION_V2 else "-v1"
+    return f"{name}.json" if is_json(answer) else f"{name}.txt"
+
+
+def is_json(answer: Answer) -> bool:
+    """Whether the body of an answer is JSON."""
     try:
         messages.decode(answer.body)
     except messages.ShapeError:
-        return f"{name}.txt"
-    return f"{name}.json"
-
-
-def _firmware(recorded: Sequence[Recorded]) -> dict[str, str]:
-    """Return make, model and versions from the last receipt."""
-    for one in recorded:
-        text = one.tuple_text
-        with contextlib.suppress(ReceiptError):
-            if text is not None and (payload := ocmf.parse(text).payload):
-                return {key: value for key in _MAKES if isinstance(value := payload.get(key), str)}
-    return {}
+        return False
+    return True

@@ -2,8 +2,8 @@
 
 A value stays only if its field is in `_FORMS` and the value has the form given there. Every other text or number gets
 a pseudonym, so a field of an unknown firmware reveals nothing. A pseudonym has a letter for each letter and a digit for
-each digit, so lengths, white space, escapes and number formats stay as the meter wrote them. The same value has the
-same pseudonym in all answers, whatever the case of its letters. It is also replaced within other texts.
+each digit, so lengths, white space and number formats stay as the meter wrote them. The same value has the same
+pseudonym in all answers, whatever the case of its letters. It is also replaced within other texts.
 
 All answers are read twice: first to find the values, then to replace them. An answer is not decoded but split at its
 strings, so it need not be valid JSON. A receipt needs no special treatment: its fields are replaced like any others. It
@@ -84,9 +84,6 @@ _TOKEN: Final = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
-_HIGH, _LOW = r"\\u[dD][89abAB][0-9A-Fa-f]{2}", r"\\u[dD][c-fC-F][0-9A-Fa-f]{2}"
-_CHARACTER: Final = re.compile(rf"{_HIGH}{_LOW}|\\u[0-9A-Fa-f]{{4}}|\\.|.", re.DOTALL)
-"""One character of a JSON string, possibly escaped."""
 _HEX: Final = re.compile(r"[0-9a-f]{4,}")
 _DIGITS: Final = "123456789"
 """Without 0, because JSON allows a leading 0 only before a decimal point."""
@@ -213,7 +210,9 @@ def _walk(text: str, visit: Visit) -> str:
             new = visit(_Part.TEXT, "", value)
         else:
             new = _walk(value, visit) if HEADER in value else visit(_Part.STRING, key, value)
-        inner = _encoded(new, value, token["inner"])
+        inner = token["inner"]
+        if new != value:
+            inner = new if value == inner else json.dumps(new, ensure_ascii=inner.isascii())[1:-1]
         written += [visit(_Part.TEXT, "", between), '"', inner, token["close"], token["colon"] or ""]
         if bare := token["bare"]:
             written.append(visit(_Part.NUMBER if _JSON_NUMBER.fullmatch(bare) else _Part.STRING, key, bare))
@@ -225,17 +224,6 @@ def _decoded(inner: str) -> str:
         return str(json.loads(f'"{inner}"', strict=False))
     except ValueError:
         return inner
-
-
-def _encoded(new: str, old: str, inner: str) -> str:
-    """Encode a text as a JSON string, with the escapes of the old text, which has the same length."""
-    characters = _CHARACTER.findall(inner)
-    if len(characters) != len(old):
-        return new
-    return "".join(
-        character if one == other else json.dumps(one)[1:-1] if character.startswith("\\u") else one
-        for one, other, character in zip(new, old, characters, strict=True)
-    )
 
 
 def _is_harmless(part: _Part, key: str, text: str) -> bool:

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    Values = Mapping[str, object]
-
 
 class State(enum.Enum):
     """The outcome of a check."""
@@ -26,6 +24,7 @@ class Result:
     """The result of one check.
 
     Attributes:
+        state: ok requires no action, a warning is worth knowing, failed requires a correction.
         text: what was found, in words; printable.
         to_do: what to do about it, or "".
         values: what was found as JSON types, with units in the names.
@@ -34,22 +33,7 @@ class Result:
     state: State
     text: str
     to_do: str = ""
-    values: Values = field(default_factory=dict)
-
-
-def ok(text: str, values: Values | None = None) -> Result:
-    """Return a result that requires no action."""
-    return Result(State.OK, text, "", values or {})
-
-
-def warning(text: str, to_do: str = "", values: Values | None = None) -> Result:
-    """Return a result that the user should know about."""
-    return Result(State.WARNING, text, to_do, values or {})
-
-
-def failed(text: str, to_do: str = "", values: Values | None = None) -> Result:
-    """Return a result that requires a correction."""
-    return Result(State.FAILED, text, to_do, values or {})
+    values: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +44,13 @@ class Report:
         address: of the meter.
         is_meter: whether an IEM-DCR answered. If not, the only result says why.
         results: by the name of the check, in the order in which they are shown.
-        errors: messages that are shown before all results; printable.
+        error: a message that is shown before all results, or ""; printable.
     """
 
     address: str
     is_meter: bool
     results: Mapping[str, Result]
-    errors: tuple[str, ...] = ()
+    error: str = ""
 
     @property
     def exit_status(self) -> int:
@@ -79,7 +63,7 @@ class Report:
             "address": self.address,
             "is_meter": self.is_meter,
             "exit_status": self.exit_status,
-            "errors": list(self.errors),
+            "errors": [self.error] if self.error else [],
             "checks": [
                 {
                     "number": number,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -49,14 +49,7 @@ class TimedValue:
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """The meter's public key.
-
-    Attributes:
-        SA: its algorithm, as the meter writes it.
-        PK: the key, as the meter writes it.
-        der_hex: the key as hex of DER.
-        form: the form that the meter writes it in.
-    """
+    """The meter's public key: algorithm and key as the meter writes them, hex of DER, and the form that it writes."""
 
     SA: str
     PK: str
@@ -69,11 +62,7 @@ class Snapshot:
     """What a meter answered.
 
     Attributes:
-        address: of the meter.
-        value: GET /metervalue.
         clock_offset: the meter's time minus this host's, or None if the meter's cannot be read.
-        gateway: GET /gw, or None.
-        key: GET /publickey, or None.
         problems: why there is no gateway (``gw``) or no key (``publickey``).
     """
 
@@ -91,7 +80,7 @@ class Snapshot:
             "address": self.address,
             "metervalue": metervalue_json(self.value),
             "gw": gateway and {"CT": gateway.CT, "CI": gateway.CI, "TM": gateway.TM and rfc3339(gateway.TM.instant)},
-            "publickey": key and {"SA": key.SA, "PK": key.PK, "der_hex": key.der_hex, "form": key.form},
+            "publickey": key and asdict(key),
             "clock_ahead_s": None if self.clock_offset is None else round(self.clock_offset.total_seconds(), 3),
             "problems": self.problems,
         }
@@ -137,33 +126,24 @@ async def take_snapshot(client: MeterClient) -> Snapshot:
         MeterError: the meter gave no live value. A missing charge point or key is recorded in the snapshot instead.
     """
     timed = await read_value(client)
-    problems: dict[str, str] = {}
-    gateway, _, key = await read_gateway_and_key(client, problems)
-    return Snapshot(client.address, timed.value, timed.clock_offset, gateway, key, problems)
+    return Snapshot(client.address, timed.value, timed.clock_offset, *await read_gateway_and_key(client))
 
 
-async def read_gateway_and_key(
-    client: MeterClient, problems: dict[str, str]
-) -> tuple[Gateway | None, PublicKey | None, Key | None]:
-    """Read charge point and key.
-
-    Args:
-        client: of the meter.
-        problems: gets the reason why there is no gateway (``gw``) or no readable key (``publickey``).
-    """
-    gateway = public_key = key = None
+async def read_gateway_and_key(client: MeterClient) -> tuple[Gateway | None, Key | None, dict[str, str]]:
+    """Read charge point and key. The last item says why there is no gateway (``gw``) or no key (``publickey``)."""
+    gateway = key = None
+    problems = {}
     try:
         gateway = await client.gw()
     except MeterError as error:
         problems["gw"] = error.brief
     try:
-        public_key = await client.publickey()
-        key = key_of(public_key)
+        key = key_of(await client.publickey())
     except MeterError as error:
         problems["publickey"] = error.brief
     except ReceiptError as error:
         problems["publickey"] = str(error)
-    return gateway, public_key, key
+    return gateway, key, problems
 
 
 def key_of(answer: PublicKey) -> Key:

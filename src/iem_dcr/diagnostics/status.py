@@ -74,19 +74,17 @@ class Status:
     """The status of one meter at one moment.
 
     Attributes:
-        address: of the meter, ``host:port``.
+        address: ``host:port``.
         now_s: the moment, on the loop's clock.
         value: the last live value, or None before the first.
         read_at: the host's time at which it was read.
-        age_s: its age in seconds.
-        clock_stopped_s: seconds for which the meter's time has not changed although the meter answers.
+        age_s: its age.
+        clock_stopped_s: how long the meter's time has not changed although the meter answers.
         clock_offset: the meter's time minus the host's when the value was read; None if the value has no time.
         problem: why the last request for a live value failed, or "".
         silent_since: the host's time of the first failed request since the last value, or None.
         silent_s: seconds since then.
-        gateway: the last answer of GET /gw, or None.
         node_problems: why ``/gw`` or ``/publickey`` gave no usable answer, by node.
-        transaction: the running transaction, or None.
         samples: live values of the last minutes, oldest first.
     """
 
@@ -126,8 +124,7 @@ class StatusTracker:
     """Derives the status of one meter from its live values. All methods are called on the event loop.
 
     Attributes:
-        value: the last live value, or None before the first.
-        read_s: the loop's time at which it was read.
+        value: the last live value, or None before the first; it was read at ``read_s`` by the loop's clock.
     """
 
     def __init__(self) -> None:
@@ -162,13 +159,7 @@ class StatusTracker:
         return change
 
     def on_failure(self, problem: str, asked: datetime, asked_s: float) -> None:
-        """Process a failed request for a live value.
-
-        Args:
-            problem: why it failed.
-            asked: the host's time at which it was sent.
-            asked_s: the loop's time then.
-        """
+        """Process a failed request, sent at ``asked`` by the host's clock and ``asked_s`` by the loop's."""
         self._problem = problem
         if self._silent is None:
             self._silent = asked, asked_s

@@ -36,16 +36,7 @@ REMEMBERED_S: Final = 300.0
 
 
 class WatchedMeter:
-    """One watched meter.
-
-    Args:
-        host: of the meter; IPv6 without brackets.
-        port: TCP port.
-        wall: the host's clock, aware; times are shown in its zone.
-
-    Attributes:
-        address: ``host:port``.
-    """
+    """One watched meter. Times are shown in the zone of ``wall``, the host's clock."""
 
     def __init__(self, host: str, port: int, wall: Callable[[], datetime] = utc_now) -> None:
         self._client = MeterClient(host, port, timeout_s=TIMEOUT_S, pause_s=PAUSE_S)

@@ -13,9 +13,9 @@ import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from iem_dcr import __version__
 from iem_dcr.errors import ConfigError, printable
@@ -36,7 +36,6 @@ _EVERESTPY = "lib/everest/everestpy"
 _SIGNS_OF_EVEREST = (_MODULES, "lib/everest", "share/everest", "bin/manager")
 _NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 _OURS = b"The iem-dcr authors"
-_DESCRIPTION = re.compile(r"^description:[ \t]*(?:[>|][+-]?[ \t]*\n[ \t]+)?(\S.*)$", re.MULTILINE)
 _TAG = re.compile(r"\.cpython-3(\d+)-")
 _SAYS_ITS_VERSION = "import sys; print('%d.%d' % sys.version_info[:2], flush=True)\n"
 _IMPORTS_WHAT_MODULE_PY_IMPORTS = """\
@@ -52,20 +51,18 @@ except ImportError as error:
 """
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Findings:
     """The result of a check.
 
     Attributes:
-        folder: folder of the module.
-        found: what is there, in words, or None if there is nothing.
-        is_this_module: whether it is this module.
+        found: what is in the folder of the module, in words, or None if there is nothing.
+        everestpy: whether everestpy is in the prefix.
+        everestpy_python: version of Python that everestpy is built for, "3.12", or None.
         version: version of the package iem_dcr that module.py imports, or None.
         manifest_equal: whether manifest.yaml equals this package's.
         interpreter: path of the interpreter that the manager would start, or None.
-        python: version of that interpreter, "3.12", or None.
-        everestpy: whether everestpy is in the prefix.
-        everestpy_python: version of Python that everestpy is built for, or None.
+        python: version of that interpreter, or None.
         starts: whether module.py exists and all its imports succeed.
         problems: what is wrong and what to do; empty if all is well.
     """
@@ -73,14 +70,14 @@ class Findings:
     folder: str
     found: str | None
     is_this_module: bool
-    version: str | None
-    manifest_equal: bool
-    interpreter: str | None
-    python: str | None
     everestpy: bool
     everestpy_python: str | None
-    starts: bool
-    problems: tuple[str, ...]
+    version: str | None = None
+    manifest_equal: bool = False
+    interpreter: str | None = None
+    python: str | None = None
+    starts: bool = False
+    problems: list[str] = field(default_factory=list)
 
 
 def check(prefix: Path, name: str = MODULE_NAME) -> Findings:
@@ -95,39 +92,51 @@ def check(prefix: Path, name: str = MODULE_NAME) -> Findings:
 
 def examine(prefix: Path, folder: Path) -> Findings:
     """Check any folder in the same way as `check`."""
-    present = what_is_at(folder)
-    built_for = python_of_everestpy(prefix)
+    found = what_is_at(folder)
     everestpy = (prefix / _EVERESTPY / "everest").exists()
-    problems = [] if everestpy else [f"there is no everestpy in {prefix / _EVERESTPY}"]
-    probed, equal = _Probed(), False
-    if present is None:
+    findings = Findings(str(folder), found, found == THIS_MODULE, everestpy, python_of_everestpy(prefix))
+    problems = findings.problems
+    if not everestpy:
+        problems.append(f"there is no everestpy in {prefix / _EVERESTPY}")
+    if found is None:
         problems.append("the module is not installed: iem-dcr everest install does that")
-    elif present != THIS_MODULE:
-        problems.append(f"this is not this module but {present}")
+    elif found != THIS_MODULE:
+        problems.append(f"this is not this module but {found}")
     else:
-        probed = _probe(prefix, folder)
-        equal = _read(folder / MANIFEST) == _read(SOURCE / MANIFEST)
-        if not equal:
-            problems.append(f"{MANIFEST} is not that of iem-dcr {__version__}: install again with --force")
-        before_module_py = [other for other in (folder.name, "index.js") if (folder / other).exists()]
-        problems += [f"EVerest's manager starts {other} and not module.py: remove it" for other in before_module_py]
-        if None not in (probed.python, built_for) and built_for != probed.python:
-            problems.append(f"everestpy is built for Python {built_for}, and this starts Python {probed.python}")
-        if probed.error is not None:
-            problems.append(f"module.py does not start: {probed.error}")
-    return Findings(
-        str(folder),
-        present,
-        is_this_module=present == THIS_MODULE,
-        version=probed.version,
-        manifest_equal=equal,
-        interpreter=probed.interpreter,
-        python=probed.python,
-        everestpy=everestpy,
-        everestpy_python=built_for,
-        starts=probed.interpreter is not None and probed.error is None,
-        problems=tuple(problems),
-    )
+        _examine_this_module(prefix, folder, findings)
+    return findings
+
+
+def _examine_this_module(prefix: Path, folder: Path, findings: Findings) -> None:
+    findings.manifest_equal = _read(folder / MANIFEST) == _read(SOURCE / MANIFEST)
+    problems = findings.problems
+    if not findings.manifest_equal:
+        problems.append(f"{MANIFEST} is not that of iem-dcr {__version__}: install again with --force")
+    before_module_py = [other for other in (folder.name, "index.js") if (folder / other).exists()]
+    problems += [f"EVerest's manager starts {other} and not module.py: remove it" for other in before_module_py]
+    trouble = _try_to_start(prefix, folder, findings)
+    built_for = findings.everestpy_python
+    if None not in (findings.python, built_for) and built_for != findings.python:
+        problems.append(f"everestpy is built for Python {built_for}, and this starts Python {findings.python}")
+    if trouble:
+        problems.append(f"module.py does not start: {trouble}")
+    findings.starts = not trouble
+
+
+def _try_to_start(prefix: Path, folder: Path, findings: Findings) -> str:
+    """Let the interpreter that the manager would start import what module.py imports; return why it cannot, or ""."""
+    if not (folder / "module.py").is_file():
+        return "it is missing: install again with --force"
+    own = folder / VENV / "bin" / "python3"
+    findings.interpreter = str(own) if (folder / VENV).exists() else shutil.which("python3")
+    if findings.interpreter is None:
+        return "there is no python3 on PATH"
+    if not os.access(findings.interpreter, os.X_OK):
+        return f"{findings.interpreter} leads to no interpreter: install again with --force"
+    done = _run_as_manager(findings.interpreter, _SAYS_ITS_VERSION + _IMPORTS_WHAT_MODULE_PY_IMPORTS, prefix, folder)
+    said = [re.fullmatch(r"\d+\.\d+[\w.+]*", line) for line in done.stdout.split("\n", 2)[:2]]
+    findings.python, findings.version, *_ = [*(line and line[0] for line in said), None, None]
+    return "" if done.returncode == 0 else why(done)
 
 
 def module_folder(prefix: Path, name: str) -> Path:
@@ -156,17 +165,11 @@ def what_is_at(folder: Path) -> str | None:
     manifest = _read(folder / MANIFEST)
     if manifest is None:
         return f"a folder without {MANIFEST}"
-    if _OURS in manifest:
-        return THIS_MODULE
-    described = _DESCRIPTION.search(manifest.decode(errors="replace"))
-    return f"a module described as: {printable(described[1]) if described else 'nothing'}"
+    return THIS_MODULE if _OURS in manifest else "another module"
 
 
 def _read(path: Path) -> bytes | None:
     return path.read_bytes() if path.is_file() else None
-
-
-# --- which Python ---
 
 
 def python_of_everestpy(prefix: Path) -> str | None:
@@ -194,32 +197,6 @@ def version_of(interpreter: str, prefix: Path, program: str = "") -> str | None:
     """Return an interpreter's version, "3.12", or None if the program fails in it."""
     done = _run_as_manager(interpreter, _SAYS_ITS_VERSION + program, prefix)
     return done.stdout.partition("\n")[0] if done.returncode == 0 else None
-
-
-# --- whether it starts ---
-
-
-class _Probed(NamedTuple):
-    interpreter: str | None = None
-    python: str | None = None
-    version: str | None = None
-    error: str | None = None
-
-
-def _probe(prefix: Path, folder: Path) -> _Probed:
-    """Let the interpreter that the manager would start import what module.py imports."""
-    if not (folder / "module.py").is_file():
-        return _Probed(error="it is missing: install again with --force")
-    own = folder / VENV / "bin" / "python3"
-    interpreter = str(own) if (folder / VENV).exists() else shutil.which("python3")
-    if interpreter is None:
-        return _Probed(error="there is no python3 on PATH")
-    if not os.access(interpreter, os.X_OK):
-        return _Probed(interpreter, error=f"{interpreter} leads to no interpreter: install again with --force")
-    done = _run_as_manager(interpreter, _SAYS_ITS_VERSION + _IMPORTS_WHAT_MODULE_PY_IMPORTS, prefix, folder)
-    said = [re.fullmatch(r"\d+\.\d+[\w.+]*", line) for line in done.stdout.split("\n", 2)[:2]]
-    python, version = [line and line[0] for line in said] + [None] * (2 - len(said))
-    return _Probed(interpreter, python, version, None if done.returncode == 0 else why(done))
 
 
 def _run_as_manager(

@@ -6,8 +6,8 @@ installation, which gives the charger the same versions, or they come from a fol
 copied: the first line of each names the environment it came from, and EVerest calls none.
 
 A command that fails or is ended by a signal undoes its changes. A killed command leaves hidden folders, which the next
-command cleans up. ``.NAME.new`` is an unfinished installation and ``.NAME.gone`` a removed module: both are deleted.
-``.NAME.old`` is a replaced module: it is restored unless its successor is in place.
+command cleans up. ``.NAME.new`` is an unfinished installation or a removed module, and is deleted. ``.NAME.old`` is a
+replaced module: it is restored unless its successor is in place.
 """
 
 from __future__ import annotations
@@ -122,13 +122,13 @@ def uninstall(prefix: Path, name: str = MODULE_NAME) -> Path:
         InstallationError: the module is not there, or the folder is not this module's. Nothing was removed.
     """
     folder = module_folder(prefix, name)
-    with _failing_as(f"{name} was not removed"), _workplace(folder):
+    with _failing_as(f"{name} was not removed"), _workplace(folder) as new:
         present = what_is_at(folder)
         if present is None:
             raise InstallationError(f"there is no {folder}: nothing was removed")
         if present != THIS_MODULE:
             raise InstallationError(f"{folder} is not this module but {present}: nothing was removed")
-        folder.rename(_hidden(folder, "gone"))
+        folder.rename(new)
     return folder
 
 
@@ -160,7 +160,7 @@ def _put_in_order(folder: Path) -> None:
     old = _hidden(folder, "old")
     if os.path.lexists(old) and not os.path.lexists(folder):
         old.rename(folder)
-    for path in (old, _hidden(folder, "new"), _hidden(folder, "gone")):
+    for path in (old, _hidden(folder, "new")):
         if path.is_symlink() or path.is_file():
             path.unlink()
         elif path.exists():

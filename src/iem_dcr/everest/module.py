@@ -111,7 +111,12 @@ class EverestModule:
                 future = self._submit(command(argument))
                 self._waiting.add(future)
             try:
-                return self._result(future, within_s + HANDLER_MARGIN_S)
+                return future.result(within_s + HANDLER_MARGIN_S).to_json()
+            except TimeoutError:
+                if future.cancel():
+                    return _failed("the meter did not do it in time")
+                # The answer came just as the wait for it ended.
+                return future.result(HANDLER_MARGIN_S).to_json()
             finally:
                 with self._handlers:
                     self._waiting.discard(future)
@@ -124,16 +129,6 @@ class EverestModule:
 
     def _submit(self, command: Coroutine[None, None, Response]) -> Future[Response]:
         return asyncio.run_coroutine_threadsafe(command, self._loop)
-
-    @staticmethod
-    def _result(future: Future[Response], timeout_s: float) -> dict[str, object]:
-        try:
-            return future.result(timeout_s).to_json()
-        except TimeoutError:
-            if future.cancel():
-                return _failed("the meter did not do it in time")
-            # The answer came just as the wait for it ended.
-            return future.result(HANDLER_MARGIN_S).to_json()
 
     # --- from any thread ---
 

@@ -28,11 +28,12 @@ class Link:
         """Tell the test what has happened: the order of the times is the order of the lines.
 
         Raises:
-            OSError: When the test has gone away.
+            TypeError: as everestpy's calls, for what is no JSON type (or ValueError: no JSON number, no UTF-8).
+            OSError: the test has gone away.
         """
         with self._sending:
-            line = json.dumps({"event": event, "at": time.monotonic(), **data}, allow_nan=False)
-            self._socket.sendall(line.encode() + b"\n")
+            said = {"event": event, "at": time.monotonic(), **data}
+            self._socket.sendall(json.dumps(said, allow_nan=False, ensure_ascii=False).encode() + b"\n")
 
     def received(self) -> Iterator[dict[str, Any]]:
         """What the test asks for; ends when the test goes away."""
@@ -43,22 +44,14 @@ class Link:
 
 @cache
 def link() -> Link:
-    """The one connection of this process.
-
-    Raises:
-        RuntimeError: When no test has started this process.
-    """
-    port = os.environ.get("EV_DOUBLE_PORT")
-    if port is None:
-        message = "EV_DOUBLE_PORT is not set: this stand-in for everestpy works only under a test"
-        raise RuntimeError(message)
-    return Link(int(port))
+    """The one connection of this process, which a test has started."""
+    return Link(int(os.environ["EV_DOUBLE_PORT"]))
 
 
 @cache
 def setup() -> dict[str, Any]:
-    """What the manager would answer: ``config``, ``implementations`` (their interfaces) and ``active_errors``."""
-    with open(os.environ["EV_DOUBLE_SETUP"], encoding="utf-8") as file:  # noqa: PTH123 - pathlib is no need of a module
+    """What the manager would answer: ``config``, ``interface`` and ``active_errors``; and how the double behaves."""
+    with open(os.environ["EV_DOUBLE_SETUP"], encoding="utf-8") as file:  # noqa: PTH123  pathlib is no need of a module
         content = json.load(file)
     assert isinstance(content, dict)
     return content
@@ -68,6 +61,4 @@ def die(message: str) -> NoReturn:
     """End the process at once, as std::terminate does: nothing is closed, no handler of an exit runs."""
     sys.stderr.write(f"everest.framework: {message}\n")
     sys.stderr.flush()
-    with contextlib.suppress(OSError):
-        link().send("fatal", message=message)
     os._exit(1)
