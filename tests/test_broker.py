@@ -14,8 +14,8 @@ import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
 from iem_dcr.driver.rate_limited_log import LINES
+from iem_dcr.everest_api.bus import ANY_MESSAGE_TIMEOUT_S
 from iem_dcr.everest_api.mqtt import MAX_UNACKNOWLEDGED, MqttConnection
-from iem_dcr.everest_api.receivers import ANY_MESSAGE_TIMEOUT_S
 from tests.support.brokers import (
     BROKERS,
     PATIENCE_S,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from iem_dcr.config import Settings
-from iem_dcr.everest_api.context import METER
+from iem_dcr.everest_api.meter_api import METER
 from iem_dcr.everest_api.mqtt_settings import MqttSettings
 from iem_dcr.everest_api.topics import Topics
 from iem_dcr.service.config import MeterConfig, ServiceConfig

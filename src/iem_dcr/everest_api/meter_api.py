@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import hashlib
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -12,7 +13,6 @@ from typing import TYPE_CHECKING, Final
 from iem_dcr.driver import MeterDriver
 from iem_dcr.driver.timing import Deadline
 from iem_dcr.errors import printable
-from iem_dcr.everest_api.context import METER
 from iem_dcr.everest_api.requests import Requests
 from iem_dcr.everest_api.status_publisher import StatusPublisher
 from iem_dcr.everest_api.topics import READY_BEACON, Topics, is_module_id
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from iem_dcr.driver import Journal, Observer, ReceiptSink
     from iem_dcr.everest_api.bus import Bus
 
+METER: Final[ContextVar[str]] = ContextVar("METER", default="")
+"""The module_id of the meter that the running task or handler works for, or "". The log shows it."""
 REPLIES_TIMEOUT_S: Final = 1.0
 """How long the end of the driver and the replies to running requests may take together when `MeterApi.run` ends."""
 _MIN_REPLIES_TIMEOUT_S: Final = 0.2

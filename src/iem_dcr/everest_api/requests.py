@@ -14,6 +14,7 @@ import asyncio
 import json
 import logging
 import re
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from iem_dcr.driver.rate_limited_log import RateLimitedLog
@@ -57,7 +58,6 @@ class Requests:
         self._commands: set[asyncio.Task[Response]] = set()
         self._deliveries: set[asyncio.Task[None]] = set()
         self._failed_log = RateLimitedLog(_log, now_s)
-        self._ignored_log = RateLimitedLog(_log, now_s)
         self._done_log = RateLimitedLog(_log, now_s)
 
     def take_start(self, message: bytes, retained: bool) -> None:  # noqa: FBT001  as the bus calls it
@@ -96,11 +96,11 @@ class Requests:
     def _take(self, command: str, message: bytes, *, retained: bool) -> None:
         if retained:
             what = "a retained %s is ignored because it may be old: publish requests without retain"
-            self._ignored_log.warning(what, command)
+            self._failed_log.warning(what, command)
             return
         request = read_request(message)
         reply = Reply(request.reply_to, request.digest(command), now_s())
-        before = self._replies.find(reply.reply_to, reply.digest)
+        before = self._replies.find(reply)
         if before is not None:
             self._take_again(command, request, reply, before)
             return
@@ -124,7 +124,7 @@ class Requests:
     def _take_again(self, command: str, request: Request, reply: Reply, before: Reply) -> None:
         """Handle a request that has the ``replyTo`` of an earlier one, or is its repetition without ``replyTo``."""
         if reply.reply_to is None:
-            self._ignored_log.warning("the same %s without replyTo came again and is ignored", command)
+            self._failed_log.warning("the same %s without replyTo came again and is ignored", command)
         elif before.digest == reply.digest:
             if before.body is not None:
                 self._deliver(before, is_refusal=True)
@@ -133,16 +133,14 @@ class Requests:
         else:  # the sender would take a refusal for the reply to the first request
             self._not_begun(command, request)
             what = "a %s with the replyTo of a running request is ignored: each request needs its own"
-            self._ignored_log.warning(what, command)
+            self._failed_log.warning(what, command)
 
     def _work(self, command: str, request: Request) -> Callable[[], Coroutine[None, None, Response]]:
         if request.problem:
             raise RequestError(request.problem)
         if command == START:
-            start = TransactionReq.from_json(start_fields(request.payload))
-            return lambda: self._driver.start_transaction(start)
-        transaction_id = stop_id(request.payload)
-        return lambda: self._driver.stop_transaction(transaction_id)
+            return partial(self._driver.start_transaction, TransactionReq.from_json(start_fields(request.payload)))
+        return partial(self._driver.stop_transaction, stop_id(request.payload))
 
     def _refuse(self, command: str, request: Request, reply: Reply, reason: str) -> None:
         """Answer a request that is not carried out, or only log it if there is no topic for the reply."""

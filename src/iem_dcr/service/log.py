@@ -19,7 +19,7 @@ from logging.handlers import QueueHandler, QueueListener
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from iem_dcr.errors import printable
-from iem_dcr.everest_api.context import METER
+from iem_dcr.everest_api.meter_api import METER
 from iem_dcr.meter_time import rfc3339
 
 if TYPE_CHECKING:

@@ -10,15 +10,13 @@ import contextlib
 import hashlib
 import logging
 from functools import partial
-from typing import TYPE_CHECKING, NoReturn, Protocol
+from typing import TYPE_CHECKING, NoReturn
 
 from iem_dcr.driver.rate_limited_log import RateLimitedLog
 from iem_dcr.driver.timing import now_s
 from iem_dcr.errors import printable
-from iem_dcr.everest_api.bus import Bus
-from iem_dcr.everest_api.context import METER
 from iem_dcr.everest_api.discovery import discover
-from iem_dcr.everest_api.meter_api import MeterApi
+from iem_dcr.everest_api.meter_api import METER, MeterApi
 from iem_dcr.everest_api.mqtt import MqttConnection
 from iem_dcr.journaling import Journals
 from iem_dcr.service.duplicate_serials import DuplicateSerials
@@ -30,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from iem_dcr.device.messages import MeterValue
+    from iem_dcr.everest_api.bus import Bus
     from iem_dcr.journaling import LateJournal
     from iem_dcr.service.config import MeterConfig, ServiceConfig
     from iem_dcr.service.web_settings import WebSettings
@@ -59,16 +58,6 @@ AMBIGUOUS_PERIOD_S = 11.0
 """Period of the queries while EVerest offers several APIs."""
 
 
-class Connection(Bus, Protocol):
-    """A bus with a task of its own, such as `everest_api.mqtt.MqttConnection`."""
-
-    async def run(self) -> None:
-        """Stay connected until closed or cancelled."""
-
-    async def close(self, within_s: float) -> None:
-        """Send waiting messages for at most this time, and make `run` end."""
-
-
 class Service:
     """All meters of a configuration on one broker.
 
@@ -87,7 +76,7 @@ class Service:
         config: ServiceConfig,
         *,
         notifier: Notifier | None = None,
-        broker: Connection | None = None,
+        broker: Bus | None = None,
         journals: Journals | None = None,
     ) -> None:
         journals = journals or Journals()
