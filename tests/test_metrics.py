@@ -18,9 +18,8 @@ from prometheus_client.parser import text_string_to_metric_families as plain
 from iem_dcr.config import Settings
 from iem_dcr.everest_api.topics import Topics
 from iem_dcr.service.counters import BUCKETS_S, Durations
-from iem_dcr.service.health import Health
 from iem_dcr.service.metrics import METERS_AT_ONCE, UP_AGE_S, Metrics
-from iem_dcr.service.observation import ObservedMeter
+from iem_dcr.service.observation import Health, ObservedMeter
 from iem_dcr.service.web_settings import WebSettings
 from iem_dcr.simulator import Fault
 from tests.support.api_bench import request, start_payload

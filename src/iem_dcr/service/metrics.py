@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.core import Metric
 
-    from iem_dcr.service.health import Health
-    from iem_dcr.service.observation import ObservedMeter
+    from iem_dcr.service.observation import Health, ObservedMeter
 
 UP_AGE_S: Final = 5.0
 """A meter whose last live value is older counts as down. A single reading may fail."""
@@ -139,8 +138,8 @@ class _Scrape(Collector):
                 put("iem_dcr_clock_difference_seconds", status.clock_offset.total_seconds())
         for fault in FAULTS:
             put("iem_dcr_fault_active", fault in counters.active_faults, fault)
-        put("iem_dcr_held_registers", meter.held_registers)
-        put("iem_dcr_frozen_values", meter.frozen_values)
+        put("iem_dcr_held_registers", 0 if meter.driver is None else meter.driver.held_registers)
+        put("iem_dcr_frozen_values", 0 if meter.driver is None else meter.driver.frozen_values)
         for (name, *labels), count in counters.counts.items():
             put(name, count, *labels)
         edges = [*map(str, BUCKETS_S), "+Inf"]

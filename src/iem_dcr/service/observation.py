@@ -1,4 +1,4 @@
-"""What the page and the metrics know about a meter. All of it is what the driver reads anyway.
+"""What the page and the metrics know about the service and a meter. All of it is what the driver reads anyway.
 
 Nothing here sends requests to a meter. Without a page these objects do not exist.
 """
@@ -35,6 +35,20 @@ MAX_RECEIPTS: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
+class Health:
+    """The health of the service at one moment, for ``/health/ready`` and the metrics.
+
+    Attributes:
+        broker_connected: whether the broker is connected; None without a broker.
+        is_ready: whether the service accepts requests for every meter from the broker. The state of the meters has no
+            influence.
+    """
+
+    broker_connected: bool | None = None
+    is_ready: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class ObservedError:
     """An error raised at the station. Its times are the host's; ``cleared`` is None while it is active."""
 
@@ -53,7 +67,7 @@ class ObservedReceipt:
 
 
 class JournalFile(Protocol):
-    """The part of a journal that is used here: its file."""
+    """The part of a journal that is used here."""
 
     @property
     def path(self) -> Path | None:
@@ -70,6 +84,7 @@ class ObservedMeter:
         wall: the host's clock, aware; the attribute ``now``.
 
     Attributes:
+        driver: of the meter, or None before it is known.
         history: its live values of the last 24 hours.
         counters: its counters.
         errors: the latest errors raised at the station, newest last.
@@ -96,7 +111,7 @@ class ObservedMeter:
         self.receipts_version = 0
         self.is_duplicate = False
         self._received = 0
-        self._driver: MeterDriver | None = None
+        self.driver: MeterDriver | None = None
         self._journal: JournalFile | None = None
         self._tracker = StatusTracker()
         self._news = asyncio.Event()
@@ -105,7 +120,7 @@ class ObservedMeter:
         self, driver: MeterDriver | None, module_id: str | None = None, journal: JournalFile | None = None
     ) -> None:
         """Set the driver, the module_id when it is known, and the journal of the receipts."""
-        self._driver = driver
+        self.driver = driver
         self._journal = journal
         self.module_id = module_id or self.module_id
 
@@ -122,17 +137,7 @@ class ObservedMeter:
     @property
     def public_key(self) -> str:
         """Hex of the meter's DER key, or "" before it is known."""
-        return "" if self._driver is None else self._driver.public_key
-
-    @property
-    def held_registers(self) -> int:
-        """How often a register fell and its previous value was published."""
-        return 0 if self._driver is None else self._driver.held_registers
-
-    @property
-    def frozen_values(self) -> int:
-        """How many live values were not published because nothing in them changed."""
-        return 0 if self._driver is None else self._driver.frozen_values
+        return "" if self.driver is None else self.driver.public_key
 
     @property
     def journal_path(self) -> Path | None:
@@ -142,11 +147,11 @@ class ObservedMeter:
     @property
     def request(self) -> TransactionReq | None:
         """The station's request for the transaction whose receipt is still awaited, or None."""
-        return None if self._driver is None else self._driver.request
+        return None if self.driver is None else self.driver.request
 
     def status(self) -> Status:
         """Return the current status of the meter. Must be called on the loop."""
-        gateway = None if self._driver is None else self._driver.gateway
+        gateway = None if self.driver is None else self.driver.gateway
         return replace(self._tracker.status(self.address), gateway=gateway)
 
     def troubles(self) -> Iterator[Trouble]:

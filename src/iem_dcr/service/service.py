@@ -20,8 +20,7 @@ from iem_dcr.everest_api.meter_api import METER, MeterApi
 from iem_dcr.everest_api.mqtt import MqttConnection
 from iem_dcr.journaling import Journals
 from iem_dcr.service.duplicate_serials import DuplicateSerials
-from iem_dcr.service.health import Health
-from iem_dcr.service.observation import ObservedMeter
+from iem_dcr.service.observation import Health, ObservedMeter
 from iem_dcr.service.systemd import Notifier
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from iem_dcr.config import Setting, is_host, shown
-from iem_dcr.errors import ConfigError, printable
-from iem_dcr.plain_file import read_plain
+from iem_dcr.errors import ConfigError
+from iem_dcr.plain_file import read_secret
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -88,11 +88,7 @@ class WebSettings:
         """
         if self.token_file is None:
             return self.token
-        try:
-            text = read_plain(self.token_file).decode().strip()
-        except (OSError, ValueError) as error:
-            why = error.strerror if isinstance(error, OSError) else "not UTF-8"
-            raise ConfigError([f"token_file {shown(self.token_file)} cannot be read: {printable(why)}"]) from error
+        text = read_secret("token_file", self.token_file).strip()
         if not _is_token(text):
             raise ConfigError([f"token_file {shown(self.token_file)} holds no token: expected {_TOKEN}"])
         return text
