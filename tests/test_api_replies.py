@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from iem_dcr.everest_api.replies import REMEMBERED, REMEMBERED_S, UNANSWERED_STARTS_S, WAITED_FOR_S, Replies, Reply
 
@@ -54,47 +51,15 @@ def test_what_is_to_be_delivered_still() -> None:
     assert memory.replies.waits_s(waiting) == 0.0
 
 
-class Remembering(RuleBasedStateMachine):
-    """Against the plainest memory there is: all requests."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.memory = Memory()
-        self.known: dict[str, Reply] = {}
-
-    topics = st.integers(0, 400).map(str)
-
-    @rule(topic=topics)
-    def ask(self, topic: str) -> None:
-        reply, before = self.memory.find(topic), self.known.get(topic)
-        if reply is None:
-            assert before is None or before.body is not None, "one at work was forgotten"
-            reply = self.memory.begin(topic)
-        else:
-            assert reply is before
-        self.known[topic] = reply
-
-    @rule(first=st.integers(0, 400), count=st.integers(1, 300))
-    def ask_many(self, first: int, count: int) -> None:
-        for number in range(first, first + count):
-            self.ask(str(number))
-            self.answer(str(number))
-        assert self.memory.find(str(first + count - 1)), "the oldest go first"
-
-    @rule(topic=topics)
-    def answer(self, topic: str) -> None:
-        if topic in self.known:
-            self.known[topic].body = b"{}"
-
-    @rule(by_s=st.floats(0, 700))
-    def wait(self, by_s: float) -> None:
-        self.memory.now_s += by_s
-
-    @invariant()
-    def nothing_grows(self) -> None:
-        working = sum(reply.body is None for reply in self.known.values())
-        assert working <= len(self.memory.replies) <= max(REMEMBERED, working + 1)
-
-
-TestRemembering = Remembering.TestCase
-TestRemembering.settings = settings(stateful_step_count=15)
+def test_nothing_grows_the_oldest_go_first_and_what_is_at_work_stays() -> None:
+    memory = Memory()
+    working = [memory.begin(f"working/{number}") for number in range(10)]
+    for number in range(2 * REMEMBERED):
+        memory.now_s += 0.001
+        memory.begin(f"r/{number}", b"{}")
+        assert len(memory.replies) <= REMEMBERED
+    assert [memory.find(reply.reply_to) for reply in working] == working
+    assert memory.find(f"r/{REMEMBERED}") is None
+    assert memory.find(f"r/{2 * REMEMBERED - 1}")
+    memory.now_s += 2 * REMEMBERED_S
+    assert [memory.find(reply.reply_to) for reply in working] == working

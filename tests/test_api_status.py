@@ -105,19 +105,6 @@ async def test_another_meter_that_comes_back_is_not_reached_for_a_moment() -> No
         assert bench.api.reachable
 
 
-@virtual
-async def test_an_error_state_stops_no_charging_and_refuses_a_start(caplog: pytest.LogCaptureFixture) -> None:
-    async with api_bench() as bench:
-        await bench.until_live()
-        bench.meter.configure(XC="0001 0000 0000 0000")
-        await asyncio.sleep(20)
-        assert now_s() - checks(bench)[-1] <= 2.0
-        assert f"{ERROR_STATE}: " in caplog.text
-        answer = await bench.answer(bench.start())
-        assert answer["status"] != "OK"
-        assert answer["error"]
-
-
 class Alone:
     """A publisher without a driver: what the meter does is said here."""
 

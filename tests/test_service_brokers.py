@@ -6,11 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import json
-import time
 from typing import TYPE_CHECKING, Any, NoReturn
-
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from iem_dcr import ocmf
 from iem_dcr.config import Settings
@@ -21,10 +17,10 @@ from iem_dcr.service.service import Service
 from iem_dcr.simulator import Fault, SimulatorServer
 from tests.support.api_bench import request, start_payload
 from tests.support.bench import CI, meter_options
-from tests.support.brokers import BROKERS, PATIENCE_S, Mosquitto, Network, Recorder, real_time, until
+from tests.support.brokers import BROKERS, Network, Recorder, real_time, until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Sequence
+    from collections.abc import AsyncIterator
 
     import pytest
 
@@ -161,60 +157,3 @@ async def test_a_session_while_the_broker_is_killed_at_each_step(
             assert await site.receipt(reply_to) == receipt
         assert (meter.state.begun, meter.state.ended) == (1, 1)
         assert meter.request_counts["POST", "/receipt"] == 3, "E before B, B, and E at the end"
-
-
-def enveloped(payload: str, reply_to: str) -> bytes:
-    return f'{{"headers": {{"replyTo": "{reply_to}"}}, "payload": {payload}}}'.encode()
-
-
-def names_transaction(payload: object) -> bool:
-    """Tell whether it is a stop's payload: then the meter is asked for that transaction for a while."""
-    return isinstance(payload.get("transaction_id") if isinstance(payload, dict) else payload, str)
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda part: st.lists(part, max_size=4) | st.dictionaries(st.text() | st.just("transaction_id"), part, max_size=4),
-    max_leaves=12,
-)
-RANDOM = st.one_of(
-    st.binary(max_size=200).map(lambda some: (some, False)),
-    JSON.map(lambda value: (json.dumps(value).encode(), False)),
-    JSON.map(lambda value: (json.dumps({"headers": value, "payload": value}).encode(), False)),
-    JSON.filter(lambda value: not names_transaction(value)).map(
-        lambda value: (enveloped(json.dumps(value), "<to>"), True)
-    ),
-    st.text(max_size=40).map(lambda text: (enveloped(text + "]", "<to>"), False)),
-)
-
-
-def flood(everest: Recorder, numbers: Iterator[int]) -> None:
-    """Publish whatever comes to mind, and wait for the answers."""
-
-    @settings(suppress_health_check=list(HealthCheck))
-    @given(RANDOM, st.sampled_from([(PM.start, PM.stop), (PM.stop, PM.start)]))
-    def publish(what: tuple[bytes, bool], topics: Sequence[str]) -> None:
-        text, is_answered = what
-        for topic in topics:
-            reply_to = f"reply/{next(numbers)}"
-            everest.publish(topic, text.replace(b"<to>", reply_to.encode()))
-            give_up_s = time.monotonic() + PATIENCE_S
-            while is_answered and not everest.payloads(reply_to):
-                assert time.monotonic() < give_up_s
-                time.sleep(0.001)
-            for payload in everest.payloads(reply_to):
-                assert json.loads(payload)["status"] == "UNEXPECTED_ERROR"
-
-    publish()
-
-
-@real_time
-async def test_whatever_is_published_as_a_request_harms_nothing() -> None:
-    async with running(Mosquitto, load_delay_s=0.0, charge_s=0.1, signing_delay_s=0.02) as site:
-        await asyncio.to_thread(flood, site.everest, itertools.count())
-        assert site.meter.state.begun == 0
-        await site.ask(PM.start, START)
-        assert await site.answer("reply/start") == {"status": "OK"}
-        await site.ask(PM.stop, STOP)
-        assert await site.receipt()
-        assert site.meter.state.begun == 1
