@@ -6,24 +6,24 @@ import asyncio
 import contextvars
 import hashlib
 from contextvars import ContextVar
-from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from iem_dcr.driver import MeterDriver
 from iem_dcr.driver.timing import Deadline
 from iem_dcr.errors import printable
-from iem_dcr.everest_api.requests import Requests
+from iem_dcr.everest_api.requests import START, STOP, Requests
 from iem_dcr.everest_api.status_publisher import StatusPublisher
 from iem_dcr.everest_api.topics import READY_BEACON, Topics, is_module_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from datetime import datetime
 
     from iem_dcr.config import Settings
     from iem_dcr.device.transport import Connect
     from iem_dcr.driver import Journal, Observer, ReceiptSink
-    from iem_dcr.everest_api.bus import Bus
+    from iem_dcr.everest_api.bus import Bus, Handler
 
 METER: Final[ContextVar[str]] = ContextVar("METER", default="")
 """The module_id of the meter that the running task or handler works for, or "". The log shows it."""
@@ -41,13 +41,9 @@ class MeterApi:
         module_id: id of the API module in EVerest's configuration.
         settings: settings of the meter.
         bus: the bus that all meters share.
-        sink: gets every receipt before it is delivered. Without one the latest receipts are kept in memory.
-        journal: gets every receipt too, and finds the receipts of transactions that this process does not know.
-        observer: is told what the driver does.
+        sink, journal, observer, wall, connect: see `iem_dcr.driver.MeterDriver`.
         begins_after_s: delay before the first request to the meter, unless a command comes first. The meter is on the
             bus at once.
-        wall: the host's clock, as aware datetimes. Tests replace it.
-        connect: makes the connections: see `iem_dcr.device.transport`. Tests replace it.
 
     Attributes:
         module_id: as given.
@@ -69,7 +65,7 @@ class MeterApi:
         journal: Journal | None = None,
         observer: Observer | None = None,
         begins_after_s: float = 0.0,
-        wall: Callable[[], datetime] = lambda: datetime.now(UTC),
+        wall: Callable[[], datetime] | None = None,
         connect: Connect | None = None,
     ) -> None:
         if not is_module_id(module_id):
@@ -108,11 +104,11 @@ class MeterApi:
         """
         METER.set(self.module_id)
         named: Callable[..., None] = contextvars.copy_context().run
-        handlers = {
-            self.topics.start: partial(named, self._requests.take_start),
-            self.topics.stop: partial(named, self._requests.take_stop),
+        handlers: dict[str, Handler] = {
+            self.topics.start: partial(named, self._requests.take, START),
+            self.topics.stop: partial(named, self._requests.take, STOP),
             self.topics.heartbeat: partial(named, self._status.take_heartbeat),
-            READY_BEACON: partial(named, self._status.take_ready_beacon),
+            READY_BEACON: lambda _payload, _retained: named(self._status.announce),
         }
         for topic, handler in handlers.items():
             self._bus.subscribe(topic, handler)

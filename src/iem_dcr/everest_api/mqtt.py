@@ -253,7 +253,10 @@ class MqttConnection(Bus):
 
 
 class _Inbox(asyncio.Queue[aiomqtt.Message]):
-    """aiomqtt's queue of incoming messages. It dispatches each at once: a real queue costs a task for each message."""
+    """aiomqtt's queue of incoming messages. It dispatches each at once.
+
+    A real queue costs a task for each message, and loses acknowledged messages when the connection ends.
+    """
 
     def __init__(self, maxsize: int = 0, *, dispatch: Callable[[str, bytes, bool], None]) -> None:
         super().__init__(maxsize)

@@ -21,7 +21,7 @@ UNANSWERED_STARTS_S: Final = 60.0
 """How long a start that wants no reply is remembered. The next session of the same user looks the same."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Reply:
     """The reply to one request, ready or not.
 
@@ -30,7 +30,6 @@ class Reply:
         digest: digest of command and payload.
         asked_s: when the request last came, on the clock given to `Replies`.
         body: the reply, or None while the command is running.
-        is_delivering: whether it waits for the broker.
         is_delivered: whether the broker has acknowledged it.
     """
 
@@ -38,7 +37,6 @@ class Reply:
     digest: bytes
     asked_s: float
     body: bytes | None = None
-    is_delivering: bool = False
     is_delivered: bool = False
 
     @property
