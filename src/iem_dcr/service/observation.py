@@ -12,10 +12,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, Protocol
 
-from iem_dcr.diagnostics.status import StatusTracker, Trouble, is_new_transaction
+from iem_dcr.diagnostics.status import StatusTracker, Trouble
 from iem_dcr.driver.meter_state import WRONG_SERIAL
 from iem_dcr.driver.timing import now_s
-from iem_dcr.powermeter import TransactionRequestStatus
 from iem_dcr.service.counters import Counters
 from iem_dcr.service.history import History
 
@@ -27,8 +26,7 @@ if TYPE_CHECKING:
     from iem_dcr.device.messages import MeterValue
     from iem_dcr.diagnostics.status import Status
     from iem_dcr.driver import KeptReceipt, MeterDriver
-    from iem_dcr.errors import MeterError
-    from iem_dcr.powermeter import StationError, TransactionReq, TransactionStartResponse, TransactionStopResponse
+    from iem_dcr.powermeter import StationError, TransactionReq
 
 MAX_ERRORS: Final = 50
 MAX_RECEIPTS: Final = 20
@@ -74,7 +72,7 @@ class JournalFile(Protocol):
         """The file, or None before it is open."""
 
 
-class ObservedMeter:
+class ObservedMeter(Counters):
     """One meter as its driver sees it: the driver's `Observer` and a `ReceiptSink`.
 
     Args:
@@ -86,7 +84,6 @@ class ObservedMeter:
     Attributes:
         driver: of the meter, or None before it is known.
         history: its live values of the last 24 hours.
-        counters: its counters.
         errors: the latest errors raised at the station, newest last.
         receipts: the latest receipts, newest last.
         receipts_version: changes whenever a receipt comes or changes.
@@ -100,12 +97,12 @@ class ObservedMeter:
         address: str,
         wall: Callable[[], datetime] = lambda: datetime.now().astimezone(),
     ) -> None:
+        super().__init__()
         self.settings = settings
         self.module_id = module_id
         self.address = address
         self.now = wall
         self.history = History()
-        self.counters = Counters()
         self.errors: deque[ObservedError] = deque(maxlen=MAX_ERRORS)
         self.receipts: deque[ObservedReceipt] = deque(maxlen=MAX_RECEIPTS)
         self.receipts_version = 0
@@ -178,8 +175,7 @@ class ObservedMeter:
         if change.is_another_meter:
             self.history.clear()
         if change.before is not None:
-            is_new = is_new_transaction(change.before, value)
-            self.counters.on_value(change.before, value, is_new_transaction=is_new)
+            self.count_transactions(change.before, value)
         self.history.add(self._tracker.read_s, value)
         self._notify()
 
@@ -190,29 +186,17 @@ class ObservedMeter:
 
     def error_raised(self, error: StationError) -> None:
         """Store an error."""
-        self.counters.on_fault_raised(error)
+        super().error_raised(error)
         self.errors.append(ObservedError(error, self.now()))
         self._notify()
 
     def error_cleared(self, error: StationError) -> None:
         """Mark an error as cleared."""
-        self.counters.on_fault_cleared(error)
+        super().error_cleared(error)
         for index, seen in enumerate(self.errors):
             if seen.cleared is None and (seen.error.type, seen.error.sub_type) == (error.type, error.sub_type):
                 self.errors[index] = replace(seen, cleared=self.now())
         self._notify()
-
-    def request_made(self, method: str, node: str, duration_s: float, error: MeterError | None) -> None:
-        """Count a request to the meter."""
-        self.counters.on_request(method, node, duration_s, error)
-
-    def start_answered(self, response: TransactionStartResponse) -> None:
-        """Count a start."""
-        self.counters.on_command("start", is_ok=response.status is TransactionRequestStatus.OK)
-
-    def stop_answered(self, response: TransactionStopResponse) -> None:
-        """Count a stop."""
-        self.counters.on_command("stop", is_ok=response.status is TransactionRequestStatus.OK)
 
     # --- a sink of receipts ---
 
@@ -229,6 +213,6 @@ class ObservedMeter:
             self._received += 1
             self.receipts.append(ObservedReceipt(self._received, self.now(), kept))
         if is_delivered:
-            self.counters.on_receipt(kept.outcome, accepted=kept.accepted)
+            self.count_receipt(kept)
         self.receipts_version += 1
         self._notify()
