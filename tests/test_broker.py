@@ -128,10 +128,7 @@ async def test_many_topics_are_subscribed_before_anything_is_published_the_oldes
 
 @real_time
 async def test_a_handler_that_fails_harms_nobody(caplog: pytest.LogCaptureFixture) -> None:
-    def fails(_payload: bytes, _retained: bool) -> None:  # noqa: FBT001  as the bus calls it
-        raise ZeroDivisionError
-
-    def fails_too() -> None:
+    def fails(*_: object) -> None:
         raise ZeroDivisionError
 
     with Mosquitto() as broker, Recorder(broker) as everest:
@@ -139,13 +136,12 @@ async def test_a_handler_that_fails_harms_nobody(caplog: pytest.LogCaptureFixtur
             inbox = Inbox()
             bus.subscribe(START, fails)
             bus.subscribe(START, inbox)
-            bus.on_connected(fails_too)
+            bus.on_connected(fails)
             await until(lambda: bus.connected)
             for _ in range(20):
                 everest.publish(START, b"1")
             await until(lambda: len(inbox.payloads) == 20)
-    assert 0 < len([line for line in lines(caplog) if START in line]) <= LINES
-    assert len(lines(caplog)) <= LINES + 1
+    assert 0 < len([line for line in lines(caplog) if START in line]) <= len(lines(caplog)) <= LINES
 
 
 @real_time
