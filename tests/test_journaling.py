@@ -281,12 +281,6 @@ async def _done(writing: object) -> None:
     await writing  # type: ignore[misc]
 
 
-def test_tests_have_a_state_folder_of_their_own(state_folder: Path) -> None:
-    assert place() == state_folder / NAME
-    assert os.environ["STATE_DIRECTORY"] == str(state_folder)
-    assert not os.environ["XDG_STATE_HOME"].startswith(str(Path.home()))
-
-
 def test_a_file_that_is_never_open_takes_so_many_writes_and_keeps_no_process_from_ending(tmp_path: Path) -> None:
     program = """
 from iem_dcr import errors, journal
