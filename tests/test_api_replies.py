@@ -17,8 +17,8 @@ class Memory:
     def find(self, reply_to: str | None) -> Reply | None:
         return self.replies.find(Reply(reply_to, b"d", self.now_s))
 
-    def begin(self, reply_to: str | None, body: bytes | None = None, *, is_delivered: bool = False) -> Reply:
-        reply = Reply(reply_to, b"d", self.now_s, body, is_delivered=is_delivered)
+    def begin(self, reply_to: str | None, body: bytes | None = None) -> Reply:
+        reply = Reply(reply_to, b"d", self.now_s, body)
         self.replies.remember(reply)
         return reply
 
@@ -38,16 +38,12 @@ def test_how_long_a_request_is_remembered(reply_to: str | None, lasts_s: float, 
     assert len(memory.replies) == 0
 
 
-def test_what_is_to_be_delivered_still() -> None:
+def test_how_long_the_sender_of_a_request_waits() -> None:
     memory = Memory()
-    memory.begin("working")
-    memory.begin("gone", b"{}", is_delivered=True)
     waiting = memory.begin("waiting", b"{}")
     memory.now_s += WAITED_FOR_S - 1
-    assert memory.replies.undelivered() == [waiting]
     assert memory.replies.waits_s(waiting) == 1.0
-    memory.now_s += 1
-    assert memory.replies.undelivered() == []
+    memory.now_s += 2
     assert memory.replies.waits_s(waiting) == 0.0
 
 

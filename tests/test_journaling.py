@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import subprocess
 import sys
 import textwrap
 import threading
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -22,6 +21,9 @@ from tests.support.command_line import PATIENCE_S
 from tests.support.disks import small_disk
 from tests.support.journals import ADDRESS, METER, entries, entry, kept, process
 from tests.support.tools import UNMEASURED
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 NAME = "receipts.db"
 

@@ -99,8 +99,8 @@ class MeterApi:
     async def run(self) -> None:
         """Serve the meter on the bus until cancelled. Running requests are answered before it returns.
 
-        It may run again, also after a failure. It then delivers the replies that have not gone out. Run it in a task of
-        its own: the lines that this task, its handlers and their tasks log have the meter's name.
+        It may run again after a failure. Meanwhile replies go on waiting for the broker. Run it in a task of its own:
+        the lines that this task, its handlers and their tasks log have the meter's name.
         """
         METER.set(self.module_id)
         named: Callable[..., None] = contextvars.copy_context().run
@@ -114,19 +114,22 @@ class MeterApi:
             self._bus.subscribe(topic, handler)
         self.takes_requests = True
         take_back = self._bus.on_connected(partial(named, self._status.announce))
+        is_cancelled = False
         try:
             await self._work()
+        except asyncio.CancelledError:
+            is_cancelled = True
+            raise
         finally:
             # Only now, because a request that comes while others are being answered is answered as well.
             self.takes_requests = False
             take_back()
             for topic, handler in handlers.items():
                 self._bus.unsubscribe(topic, handler)
-            await self._requests.close()
+            await self._requests.close(gives_up=is_cancelled)
 
     async def _work(self) -> None:
         self._status.announce()
-        self._requests.resume()
         tasks = [asyncio.create_task(self.driver.run()), asyncio.create_task(self._status.run())]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

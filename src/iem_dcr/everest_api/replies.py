@@ -30,14 +30,12 @@ class Reply:
         digest: digest of command and payload.
         asked_s: when the request last came, on the clock given to `Replies`.
         body: the reply, or None while the command is running.
-        is_delivered: whether the broker has acknowledged it.
     """
 
     reply_to: str | None
     digest: bytes
     asked_s: float
     body: bytes | None = None
-    is_delivered: bool = False
 
     @property
     def key(self) -> str | bytes:
@@ -82,11 +80,6 @@ class Replies:
         be, and nothing would end its transaction.
         """
         self._replies = {key: reply for key, reply in self._replies.items() if reply.reply_to is not None}
-
-    def undelivered(self) -> list[Reply]:
-        """Return the replies that are ready and not delivered and whose sender may still wait."""
-        ready = [reply for reply in self._replies.values() if reply.body is not None]
-        return [reply for reply in ready if not reply.is_delivered and self.waits_s(reply) > 0]
 
     def waits_s(self, reply: Reply) -> float:
         """Return how much longer the sender of a request may wait, in seconds, or 0.0."""

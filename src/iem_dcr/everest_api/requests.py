@@ -89,11 +89,6 @@ class Requests:
         self._commands.add(task)
         task.add_done_callback(lambda done: self._done(done, command, reply))
 
-    def resume(self) -> None:
-        """Deliver the replies that could not be delivered before the last `close`."""
-        for reply in self._replies.undelivered():
-            self._deliver(reply)
-
     async def finish(self, within_s: float) -> None:
         """Answer all requests and wait for the replies to be delivered. Call it when the driver has ended.
 
@@ -107,9 +102,9 @@ class Requests:
         while (left := {*self._commands, *self._deliveries}) and not end.passed:
             await asyncio.wait(left, timeout=end.left_s)
 
-    async def close(self) -> None:
-        """Cancel all tasks. Replies that were not delivered are kept for `resume`."""
-        while left := {*self._commands, *self._deliveries}:
+    async def close(self, *, gives_up: bool) -> None:
+        """Cancel the commands. Replies that wait for the broker go on waiting, unless they are given up."""
+        while left := {*self._commands, *(self._deliveries if gives_up else ())}:
             await _cancel(left)
 
     def _take_again(self, command: str, request: Request, reply: Reply, before: Reply) -> None:
@@ -179,8 +174,7 @@ class Requests:
 
     async def _delivery(self, reply: Reply, reply_to: str) -> None:
         within_s = self._replies.waits_s(reply)
-        reply.is_delivered = await self._bus.deliver(reply_to, reply.body or b"", within_s=within_s)
-        if not reply.is_delivered:
+        if not await self._bus.deliver(reply_to, reply.body or b"", within_s=within_s):
             self._failed_log.warning("a reply could not be delivered within %.0f s and is given up", within_s)
 
 
