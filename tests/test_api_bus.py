@@ -1,4 +1,4 @@
-"""The parts of the bus: which topics are asked for, what waits for a handler, and how long a reply waits."""
+"""What outlives a connection of the bus: requests that wait for a handler, and how long a reply waits."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
-from iem_dcr.everest_api.receivers import ANY_MESSAGE_TIMEOUT_S, HEARTBEATS_TIMEOUT_S, SETTLES_S, Receivers
-from iem_dcr.everest_api.subscriptions import HELD_S, MAX_HELD, Subscriptions
+from iem_dcr.everest_api.bus import ANY_MESSAGE_TIMEOUT_S, HEARTBEATS_TIMEOUT_S, HELD_S, MAX_HELD, SETTLES_S, Receivers
 from iem_dcr.everest_api.topics import Topics
+from tests.support.fake_bus import FakeBus
 from tests.support.virtual_time import virtual
 
 START, STOP = Topics("pm1").start, Topics("pm1").stop
@@ -16,15 +16,11 @@ BEATS = [Topics(module_id).heartbeat for module_id in ("pm1", "pm2")]
 GONE_S = HEARTBEATS_TIMEOUT_S
 
 
-class Inbox:
-    """A handler that remembers."""
+class Holding(FakeBus):
+    """A bus that also takes messages without a handler."""
 
-    def __init__(self) -> None:
-        self.payloads: list[bytes] = []
-
-    def __call__(self, payload: bytes, retained: bool) -> None:  # noqa: FBT001  as the bus calls it
-        assert not retained
-        self.payloads.append(payload)
+    def take(self, topic: str, payload: bytes, *, retained: bool) -> None:
+        self._dispatch(topic, payload, retained)
 
 
 @pytest.mark.parametrize(("topic", "payload", "retained", "after_s", "is_handed"), [
@@ -34,38 +30,23 @@ class Inbox:
 ])  # fmt: skip
 @virtual
 async def test_only_a_request_waits_for_its_handler(
-    topic: str,
-    payload: bytes,
-    retained: bool,  # noqa: FBT001  as pytest hands it over
-    after_s: float,
-    is_handed: bool,  # noqa: FBT001  as above
+    topic: str, payload: bytes, *, retained: bool, after_s: float, is_handed: bool
 ) -> None:
-    held, inbox, other = Subscriptions(), Inbox(), Inbox()
+    bus, got, other = Holding(), list[bytes](), list[bytes]()
+
+    def take(payload: bytes, _retained: bool) -> None:  # noqa: FBT001  as the bus calls it
+        got.append(payload)
+
     for _ in range(MAX_HELD + 44):
-        held.dispatch(topic, payload, retained)
+        bus.take(topic, payload, retained=retained)
     await asyncio.sleep(after_s)
-    held.add(STOP, other)
+    bus.subscribe(STOP, lambda payload, _: other.append(payload))
     for _ in range(2):  # it is handed over once
-        held.add(topic, inbox)
+        bus.subscribe(topic, take)
         await asyncio.sleep(0)
-        held.remove(topic, inbox)
-    assert inbox.payloads == [payload] * (MAX_HELD if is_handed else 0)
-    assert other.payloads == []
-
-
-@virtual
-async def test_which_topics_are_asked_for() -> None:
-    asked, inbox, other = Subscriptions(), Inbox(), Inbox()
-    for topic in (START, STOP, BEATS[0]):
-        asked.add(topic, inbox)
-    asked.new.clear()
-    asked.add(START, other)
-    assert not asked.new
-    asked.remove(STOP, inbox)
-    asked.begin_anew()
-    assert list(asked.new) == [START, BEATS[0]]
-    asked.add(STOP, inbox)
-    assert list(asked.new) == [START, BEATS[0], STOP]
+        bus.unsubscribe(topic, take)
+    assert got == [payload] * (MAX_HELD if is_handed else 0)
+    assert other == []
 
 
 @pytest.mark.parametrize(("before", "outages"), [
@@ -82,7 +63,7 @@ async def test_how_long_a_reply_waits_for_those_who_were_heard_before_an_outage(
     for topic in before:
         receivers.hear(topic)
     for heard, expected_s in outages:
-        receivers.begin_anew()
+        receivers.begin_connection()
         began_s = loop.time()
         if heard is not None:
             for after_s, topic in heard.items():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import json
 import re
 from dataclasses import fields
 from typing import Any
@@ -75,29 +74,9 @@ def test_our_topics_are_the_documents() -> None:
     assert {name: f"{pathname.format(module_id='m1')}/{address}" for name, address in channels.items()} == ours
 
 
-def test_the_topics_in_full() -> None:
-    topics = Topics("m1")
-    assert vars(topics) == {
-        "start": "everest_api/1/powermeter/m1/e2m/start_transaction",
-        "stop": "everest_api/1/powermeter/m1/e2m/stop_transaction",
-        "heartbeat": "everest_api/1/powermeter/m1/e2m/heartbeat",
-        "values": "everest_api/1/powermeter/m1/m2e/powermeter_values",
-        "key": "everest_api/1/powermeter/m1/m2e/public_key_ocmf",
-        "check": "everest_api/1/powermeter/m1/m2e/communication_check",
-    }
-
-
 def test_a_start_has_the_documents_fields() -> None:
     schema = document()["components"]["schemas"]["StartTransactionRequest"]
     assert {each.name for each in fields(TransactionReq)} == set(schema["properties"])
-
-
-def test_what_the_tests_send_is_as_the_document_says() -> None:
-    for reply_to in (None, "everest_api/1/reply/7"):
-        start = start_payload(identification_level="TRUSTED")
-        assert problems(START, json.loads(request(start, reply_to))) == []
-        assert problems(STOP, json.loads(request({"transaction_id": "T-1"}, reply_to))) == []
-    assert problems("receive_heartbeat", 2**64 - 1) == []
 
 
 def check_all_sent(bench: ApiBench, replies: dict[str, str]) -> set[str]:

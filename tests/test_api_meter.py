@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from itertools import pairwise
 from typing import Any
 
 import pytest
 
 from iem_dcr.config import Settings
-from iem_dcr.everest_api.context import METER
-from iem_dcr.everest_api.meter_api import MeterApi
+from iem_dcr.everest_api.meter_api import METER, MeterApi
 from iem_dcr.everest_api.requests import MAX_AT_WORK, MAX_REFUSALS
 from tests.support.api_bench import MODULE_ID, ApiBench, api_bench, request, start_payload
 from tests.support.fake_bus import FakeBus
@@ -106,40 +104,27 @@ async def test_a_session_that_a_broker_sends_again_leaves_nothing_running() -> N
 
 
 @virtual
-async def test_a_repeated_start_is_answered_again_and_the_meter_left_alone() -> None:
+async def test_a_repeated_request_is_answered_again_and_the_meter_left_alone() -> None:
     async with api_bench() as bench:
         await bench.until_live()
-        reply_to = bench.start()
-        await bench.answer(reply_to)
+        start = bench.start()
+        await bench.answer(start)
         posts = bench.posts()
         for _ in range(3):
             await asyncio.sleep(190)
-            again = {"payload": dict(reversed(start_payload().items())), "headers": {"replyTo": reply_to}}
+            again = {"payload": dict(reversed(start_payload().items())), "headers": {"replyTo": start}}
             bench.bus.receive(bench.topics.start, json.dumps(again, indent=2).encode())
             await settled(bench)
-        answers = bench.bus.on(reply_to)
-        assert [each.value for each in answers] == [OK] * 4
+        assert [each.value for each in bench.bus.on(start)] == [OK] * 4
         assert bench.posts() == posts
-        assert bench.begun() == 1
-
-
-@virtual
-async def test_a_repeated_stop_gets_its_receipt_again_and_another_stop_with_its_reply_to_gets_none() -> None:
-    async with api_bench() as bench:
-        await bench.until_live()
-        await begun(bench, "T-1")
-        await asyncio.sleep(4)
-        reply_to = bench.stop("T-1")
-        first = await bench.answer(reply_to)
+        stop = bench.stop()
+        first = await bench.answer(stop)
         await begun(bench, "T-2")
-        bench.stop("T-1", reply_to=reply_to)
+        bench.stop(reply_to=stop)
         await settled(bench)
-        bench.stop("T-2", reply_to=reply_to)
-        await settled(bench)
-        *same, other = [each.value for each in bench.bus.on(reply_to)]
-        assert same == [first, first]
-        assert (other["status"], "signed_meter_value" in other) == ("UNEXPECTED_ERROR", False)
+        assert [each.value for each in bench.bus.on(stop)] == [first, first]
         assert bench.running()
+        assert bench.begun() == 2
 
 
 @pytest.mark.parametrize(("acknowledge_s", "pause_s"), [(0.005, 0.02), (5.0, 0.9)])
@@ -199,7 +184,7 @@ async def test_a_retained_request_is_ignored(caplog: pytest.LogCaptureFixture) -
 
 
 NO_STARTS: list[tuple[object, str]] = [
-    (7, "an object, not a number"), (None, "an object, not null"), ({}, "identification_flags is missing"),
+    (7, "must be an object"), (None, "must be an object"), ({}, "identification_flags is missing"),
     (start_payload(identification_flags=["RFID_PLAIN"] * 5), "4 are allowed"),
     (start_payload(identification_type="MAGIC"), "identification_type is"),
     (start_payload(transaction_id=7), "transaction_id must be a string"),
@@ -224,15 +209,7 @@ async def test_what_is_no_start_and_no_stop_is_refused_with_a_reason_and_changes
             assert bench.running()
 
 
-def damaged(bench: ApiBench, damage: bytes) -> str:
-    message = request(start_payload("T-2") | {"later": "@"}, "reply/1").replace(b'"@"', damage)
-    bench.bus.receive(bench.topics.start, message)
-    return "reply/1"
-
-
-@pytest.mark.parametrize(
-    "how", ["NaN", "an id twice", "the replyTo of another", "the replyTo of a running one", "one too many"]
-)
+@pytest.mark.parametrize("how", ["NaN", "the replyTo of another", "the replyTo of a running one", "one too many"])
 @virtual
 async def test_the_stop_of_a_refused_start_gets_no_others_receipt(how: str) -> None:
     unanswered = request(start_payload("T-3"))
@@ -245,9 +222,9 @@ async def test_the_stop_of_a_refused_start_gets_no_others_receipt(how: str) -> N
             await bench.answer(stops[0])
         match how:
             case "NaN":
-                refused = damaged(bench, b"NaN")
-            case "an id twice":
-                refused = damaged(bench, b'1,"transaction_id":"T-2"')
+                refused = "reply/1"
+                message = request(start_payload("T-2") | {"later": "@"}, refused).replace(b'"@"', b"NaN")
+                bench.bus.receive(bench.topics.start, message)
             case "one too many":
                 refused = bench.start("T-2")
                 bench.bus.receive(bench.topics.start, unanswered)
@@ -305,21 +282,6 @@ async def test_a_flood_grows_nothing_and_takes_no_place_from_an_answer(caplog: p
         assert (await bench.answer(reply_to))["status"] == "OK"
         lines = [each for each in caplog.records if each.levelno >= logging.INFO]
         assert len(lines) < 25
-
-
-@virtual
-async def test_a_flood_for_one_meter_is_not_felt_by_another() -> None:
-    bus = FakeBus()
-    async with api_bench(bus=bus, powered=False, module_id="flooded") as flooded, api_bench(bus=bus) as other:
-        await other.until_live()
-        for number in range(500):
-            flooded.start(f"F-{number}")
-            bus.receive(flooded.topics.stop, b"{")
-        await begun(other)
-        await asyncio.sleep(4)
-        assert (await other.answer(other.stop()))["status"] == "OK"
-        checks = [each.at_s for each in bus.on(other.topics.check)]
-        assert max(later - earlier for earlier, later in pairwise(checks)) < 2.1
 
 
 @virtual

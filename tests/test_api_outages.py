@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from typing import TYPE_CHECKING
 
 import pytest
@@ -225,60 +224,3 @@ async def test_after_a_restart_a_start_that_was_interrupted_leaves_nothing_runni
         await asyncio.sleep(30)
         told = bus.on("reply/1")[0].value["status"]
         assert bench.running() == (told == "OK")
-
-
-class Disorder:
-    """A broker that keeps requests for a session, and trouble of every kind."""
-
-    def __init__(self, bench: ApiBench, bus: BreakableBus, seed: int) -> None:
-        self._bench = bench
-        self._bus = bus
-        self._seeded = random.Random(seed)
-
-    async def request(self, topic: str, message: bytes) -> None:
-        """Hand a request over as soon as somebody takes it, and now and then twice."""
-        for _ in range(self._seeded.randint(1, 2)):
-            while not self._bus.receive(topic, message):
-                await asyncio.sleep(0.1)
-            await asyncio.sleep(self._seeded.uniform(0, 0.3))
-
-    async def trouble(self) -> None:
-        while True:
-            await asyncio.sleep(self._seeded.uniform(0.1, 15))
-            self._bus.disconnect()
-            await asyncio.sleep(self._seeded.choice([0.0, 0.05, 3.0, 20.0]))
-            self._bus.connect()
-            if self._seeded.random() < 0.3:
-                await failed(self._bench, self._bus)
-                self._bench.run_again()
-
-    async def session(self, transaction_id: str) -> str:
-        """Have a session; returns its receipt, or "" where it got none."""
-        bench, start, stop = self._bench, f"start/{transaction_id}", f"stop/{transaction_id}"
-        await self.request(bench.topics.start, request(start_payload(transaction_id), start))
-        if await bench.answer(start) != OK:
-            return ""
-        await asyncio.sleep(4)
-        await self.request(bench.topics.stop, request(transaction_id, stop))
-        answer = await bench.answer(stop)
-        return str(answer["signed_meter_value"]["signed_meter_data"]) if answer["status"] == "OK" else ""
-
-
-@pytest.mark.parametrize("seed", range(6))
-@virtual
-async def test_sessions_while_everything_breaks_now_and_then_get_their_own_receipts(seed: int) -> None:
-    bus = BreakableBus()
-    async with api_bench(bus=bus) as bench:
-        await bench.until_live()
-        disorder = Disorder(bench, bus, seed)
-        troubling = asyncio.create_task(disorder.trouble())
-        ids = [f"T-{number}-" for number in range(12)]
-        receipts = {transaction_id: await disorder.session(transaction_id) for transaction_id in ids}
-        troubling.cancel()
-        await asyncio.gather(troubling, return_exceptions=True)
-        got = {transaction_id: text for transaction_id, text in receipts.items() if text}
-        assert len(got) >= 6
-        assert all(f"04AB{transaction_id}" in text for transaction_id, text in got.items())
-        assert len(set(got.values())) == len(got)
-        for topic in {each.topic for each in bus.published if each.qos == 1}:
-            assert len({answer.payload for answer in bus.on(topic)}) == 1

@@ -52,32 +52,14 @@ async def asked(bus: FakeBus, *answers: bytes) -> tuple[FoundApi, ...]:
 
 
 @virtual
-async def test_what_is_found() -> None:
-    found = await asked(FakeBus(), answer(api("pm2")), answer(api("pm1"), api("pm3")), answer(api("pm2")))
+async def test_what_is_found_in_time_each_once_and_not_without_end() -> None:
+    bus = FakeBus()
+    found = await asked(bus, answer(api("pm2")), answer(api("pm1"), api("pm3")), answer(api("pm2")))
     assert module_ids(found) == ["pm1", "pm2", "pm3"]
     assert found[0] == FoundApi("powermeter", "pm1", "1", TIMES)
     assert found[0].to_json() == api("pm1", version="1")
-
-
-@virtual
-async def test_answers_that_come_late_or_never() -> None:
-    bus = FakeBus()
-    assert await asked(bus) == ()
-    assert not bus.receive(bus.on(QUERY_MODULES)[0].value["headers"]["replyTo"], answer(api()))
-
-
-@virtual
-async def test_broken_off() -> None:
-    bus = FakeBus()
-    asking = asyncio.create_task(discover(bus))
-    await asyncio.sleep(0.1)
-    asking.cancel()
-    await asyncio.gather(asking, return_exceptions=True)
-    assert bus.subscribed() == []
-
-
-@virtual
-async def test_no_end_of_answers() -> None:
+    assert not bus.receive(bus.on(QUERY_MODULES)[0].value["headers"]["replyTo"], answer(api("late")))
+    assert await asked(FakeBus()) == ()
     flood = [answer(*(api(f"pm{number}-{part}") for number in range(200))) for part in range(10)]
     assert len(await asked(FakeBus(), *flood)) == MAX_APIS
 
@@ -119,14 +101,9 @@ APIS = st.fixed_dictionaries(
 )
 
 
-@given(st.one_of(st.binary(), JSON.map(lambda value: json.dumps(value).encode())))
-def test_any_answer(payload: bytes) -> None:
-    assert all(is_module_id(found.module_id) for found in read_answer(payload))
-
-
-@given(st.lists(APIS | JSON, max_size=4))
-def test_any_apis(apis: list[object]) -> None:
-    for found in read_answer(answer(*apis)):
+@given(st.binary() | JSON.map(lambda value: json.dumps(value).encode()), st.lists(APIS | JSON, max_size=4))
+def test_any_answer(payload: bytes, apis: list[object]) -> None:
+    for found in (*read_answer(payload), *read_answer(answer(*apis))):
         assert is_module_id(found.module_id)
         assert found.version.isprintable()
         assert len(found.communication_monitoring) <= 16

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import subprocess
 import sys
 import textwrap
 import threading
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -22,6 +21,9 @@ from tests.support.command_line import PATIENCE_S
 from tests.support.disks import small_disk
 from tests.support.journals import ADDRESS, METER, entries, entry, kept, process
 from tests.support.tools import UNMEASURED
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 NAME = "receipts.db"
 
@@ -279,12 +281,6 @@ def test_what_is_written_before_it_is_open_waits_in_its_order_and_holds_nobody(
 
 async def _done(writing: object) -> None:
     await writing  # type: ignore[misc]
-
-
-def test_tests_have_a_state_folder_of_their_own(state_folder: Path) -> None:
-    assert place() == state_folder / NAME
-    assert os.environ["STATE_DIRECTORY"] == str(state_folder)
-    assert not os.environ["XDG_STATE_HOME"].startswith(str(Path.home()))
 
 
 def test_a_file_that_is_never_open_takes_so_many_writes_and_keeps_no_process_from_ending(tmp_path: Path) -> None:

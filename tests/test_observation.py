@@ -204,7 +204,7 @@ async def test_a_receipt_that_comes_again_is_the_same() -> None:
     await meter.keep(kept(1, "T-1"))
     (seen,) = meter.receipts
     assert (seen.number, seen.kept.transaction_id) == (1, "T-1")
-    assert meter.counters.counts["iem_dcr_receipts", "valid"] == 1, "delivered again"
+    assert meter.counts["iem_dcr_receipts", "valid"] == 1, "delivered again"
 
 
 @virtual

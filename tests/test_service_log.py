@@ -16,7 +16,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from iem_dcr.everest_api.context import METER
+from iem_dcr.everest_api.meter_api import METER
 from iem_dcr.service import log
 from iem_dcr.service.log import JsonFormatter, LineHandler, TextFormatter, log_lines
 

@@ -80,11 +80,7 @@ class Setting:
 
 
 def _setting(
-    default: V,
-    description: str,
-    minimum: int | None = None,
-    maximum: int | None = None,
-    choices: tuple[str, ...] = (),
+    default: V, description: str, minimum: int | None = None, maximum: int | None = None, choices: tuple[str, ...] = ()
 ) -> V:
     limits = {"minimum": minimum, "maximum": maximum, "choices": choices}
     return field(default=default, metadata={"description": description, **limits})
@@ -243,16 +239,15 @@ def _expectation(setting: Setting, value: object) -> str:
     """Return the expectation that a value does not meet, or ""."""
     if not setting.accepts(value):
         return setting.expected
-    is_plausible, expected = _PLAUSIBLE.get(setting.key, (None, ""))
-    return "" if is_plausible is None or is_plausible(value) else expected
+    is_plausible, expected = _PLAUSIBLE.get(setting.key, (lambda _: True, ""))
+    return "" if is_plausible(value) else expected
 
 
 def _is_zone(name: str) -> bool:
     try:
-        MeterZone.named(name, handle_dst=False)
+        return bool(MeterZone.named(name, handle_dst=False))
     except ValueError:
         return False
-    return True
 
 
 _SIGNABLE: Final = "ASCII letters, digits and signs, not empty, without | and control characters"

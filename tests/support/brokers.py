@@ -30,7 +30,6 @@ from tests.support.tools import needs_tool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
-    from types import TracebackType
 
     from tests.support.certificates import Certificates
 
@@ -92,9 +91,7 @@ class TestBroker(ABC):
                 return self
         raise AssertionError(f"{type(self).__name__} does not start: {self.log}")
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.kill()
         self._folder.cleanup()
 
@@ -136,11 +133,6 @@ class TestBroker(ABC):
             self._process.wait()
             self._process = None
 
-    def restart(self) -> None:
-        """Kill it and start it again."""
-        self.kill()
-        assert self.start(), self.log
-
     def stall(self) -> None:
         """Have it do nothing any more, with its connections up (SIGSTOP)."""
         assert self._process is not None
@@ -153,11 +145,10 @@ class TestBroker(ABC):
 
     def settings(self, **others: Any) -> MqttSettings:
         """How it is reached."""
-        fields: dict[str, Any] = {"port": self.port, "protocol": self.protocol} | others
-        return settings_at(**fields)
+        return settings_at(self.port, **{"protocol": self.protocol} | others)
 
 
-def settings_at(port: int, **others: Any) -> MqttSettings:
+def settings_at(port: int, /, **others: Any) -> MqttSettings:
     """How something on a port of this host is reached as a broker."""
     fields: dict[str, Any] = {"host": "127.0.0.1", "port": port} | others
     return MqttSettings(**fields)
@@ -259,9 +250,7 @@ class Recorder:
             assert self._subscribed.wait(PATIENCE_S)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._client.disconnect()
         self._client.loop_stop()
 
@@ -304,9 +293,7 @@ class Network:
         self.port = int(self._server.sockets[0].getsockname()[1])
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self.cut()
         self._server.close()
         await asyncio.gather(*self._tasks, return_exceptions=True)

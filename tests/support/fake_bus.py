@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from iem_dcr.everest_api.bus import Bus
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,8 +36,8 @@ class Published:
         return json.loads(self.payload)
 
 
-class FakeBus:
-    """The bus, for one loop.
+class FakeBus(Bus):
+    """The bus over a broker in memory.
 
     Attributes:
         published: what the broker got, in order.
@@ -47,14 +48,12 @@ class FakeBus:
     """
 
     def __init__(self, *, connected: bool = True) -> None:
+        super().__init__()
         self.published: list[Published] = []
         self.events: list[tuple[str, str]] = []
         self.failures: list[Exception] = []
         self.news = asyncio.Event()
         self.acknowledge_s: float | None = 0.005
-        self._handlers: defaultdict[str, list[Handler]] = defaultdict(list)
-        self._on_connected: list[Callable[[], None]] = []
-        self._slots: dict[str, tuple[bytes, float]] = {}
         self._up = asyncio.Event()
         self._connections = 0
         self._settled = connected
@@ -67,25 +66,27 @@ class FakeBus:
     def connected(self) -> bool:
         return self._up.is_set()
 
+    async def run(self) -> None:
+        await asyncio.Event().wait()
+
+    async def close(self, within_s: float) -> None:
+        assert within_s > 0
+
     def subscribe(self, topic: str, handler: Handler) -> None:
         check_topic(topic)
-        self._handlers[topic].append(handler)
+        super().subscribe(topic, handler)
         self.events.append(("subscribe", topic))
 
     def unsubscribe(self, topic: str, handler: Handler) -> None:
-        self._handlers[topic].remove(handler)
+        super().unsubscribe(topic, handler)
         self.events.append(("unsubscribe", topic))
-
-    def on_connected(self, handler: Callable[[], None]) -> Callable[[], None]:
-        self._on_connected.append(handler)
-        return lambda: self._on_connected.remove(handler)
 
     def offer(self, topic: str, payload: bytes, *, good_for_s: float) -> None:
         check_topic(topic)
         assert isinstance(payload, bytes)
-        self._slots[topic] = payload, _now_s() + good_for_s
+        super().offer(topic, payload, good_for_s=good_for_s)
         if self._settled:
-            self._flush()
+            self._send_offers()
 
     async def deliver(self, topic: str, payload: bytes, *, within_s: float) -> bool:
         check_topic(topic)
@@ -105,10 +106,9 @@ class FakeBus:
         """Let the connection come up again."""
         self._up.set()
         self._connections += 1
-        for handler in list(self._on_connected):
-            handler()
+        self._begin_connection()
         self._settled = True
-        self._flush()
+        self._send_offers()
 
     def disconnect(self) -> None:
         """Let the connection break; what was not acknowledged is sent again."""
@@ -117,13 +117,10 @@ class FakeBus:
 
     def receive(self, topic: str, payload: bytes, *, retained: bool = False) -> bool:
         """Hand a message over as the broker does. Returns whether anybody took it."""
-        handlers = list(self._handlers[topic]) if self.connected else []
-        for handler in handlers:
-            try:
-                handler(payload, retained)
-            except Exception as error:  # noqa: BLE001  tests look at what was raised
-                self.failures.append(error)
-        return bool(handlers)
+        is_taken = self.connected and topic in self._handlers
+        if is_taken:
+            self._dispatch(topic, payload, retained)
+        return is_taken
 
     def subscribed(self) -> list[str]:
         return sorted(topic for topic, handlers in self._handlers.items() for _ in handlers)
@@ -142,11 +139,16 @@ class FakeBus:
         await asyncio.sleep(self.acknowledge_s)
         return self.connected and connection == self._connections
 
-    def _flush(self) -> None:
-        for topic, (payload, until_s) in self._slots.items():
-            if _now_s() <= until_s:
-                self._publish(topic, payload, qos=0)
-        self._slots.clear()
+    def _call(self, name: str, handler: Callable[..., None], *args: object) -> None:
+        try:
+            handler(*args)
+        except Exception as error:  # noqa: BLE001  tests look at what was raised
+            self.failures.append(error)
+
+    def _send_offers(self) -> None:
+        for topic, (payload, _) in self._good_offers().items():
+            self._publish(topic, payload, qos=0)
+        self._offers.clear()
 
     def _publish(self, topic: str, payload: bytes, *, qos: int) -> None:
         self.published.append(Published(_now_s(), topic, payload, qos))

@@ -5,7 +5,5 @@
   what was asked and answered, so that nothing is carried out twice.
 * `status_publisher.StatusPublisher` has the active errors, the last value and EVerest's heartbeat. They decide what
   is published unasked.
-* `bus.Bus` is what all meters share. `mqtt.MqttConnection` is the one that has a broker. It has one connection, if any.
-* What outlives a connection is in its parts: `subscriptions` has the handlers, `outbox` the messages that wait,
-  `receivers` who listened before an outage, `backoff` the pause before the next attempt.
+* `bus.Bus` is what all meters share: handlers, and messages that wait. `mqtt.MqttConnection` is the bus over a broker.
 """

@@ -6,7 +6,7 @@ import asyncio
 import json
 import secrets
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeGuard
 
 from iem_dcr.errors import printable
 from iem_dcr.everest_api.topics import QUERY_MODULES, is_module_id
@@ -59,7 +59,7 @@ async def discover(bus: Bus, *, wait_s: float = WAIT_S) -> tuple[FoundApi, ...]:
         wait_s: how long answers are collected, seconds.
 
     Returns:
-        The APIs that answered, each once, sorted by module_id, at most 1,024. Unreadable answers are left out.
+        The APIs that answered, sorted by module_id, at most 1,024.
     """
     found: dict[str, FoundApi] = {}
 
@@ -86,22 +86,18 @@ def read_answer(payload: bytes) -> Iterator[FoundApi]:
         return
     apis = answer.get("apis") if isinstance(answer, dict) else None
     for api in apis if isinstance(apis, list) else ():
-        if isinstance(api, dict) and api.get("type", TYPE) == TYPE:
-            module_id, times = api.get("module_id"), api.get("communication_monitoring")
-            if isinstance(module_id, str) and is_module_id(module_id):
-                yield FoundApi(TYPE, module_id, _version(api.get("version")), _times(times))
+        module_id = api.get("module_id") if isinstance(api, dict) and api.get("type", TYPE) == TYPE else None
+        if isinstance(module_id, str) and is_module_id(module_id):
+            version, times = api.get("version"), api.get("communication_monitoring")
+            shown = printable(version, limit=_MAX_TEXT) if isinstance(version, str) or _is_number(version) else ""
+            yield FoundApi(TYPE, module_id, shown, _times(times) if isinstance(times, dict) else {})
 
 
-def _version(value: object) -> str:
-    """Return a version as text. EVerest sends a number."""
-    return printable(value, limit=_MAX_TEXT) if isinstance(value, str) or _is_number(value) else ""
+def _times(times: dict[str, object]) -> dict[str, float]:
+    first = list(times.items())[:_MAX_TIMES]
+    return {printable(name, limit=_MAX_TEXT): time for name, time in first if _is_number(time)}
 
 
-def _times(value: object) -> dict[str, float]:
-    times = list(value.items())[:_MAX_TIMES] if isinstance(value, dict) else []
-    return {printable(name, limit=_MAX_TEXT): time for name, time in times if _is_number(time)}
-
-
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     """Return whether a value is a usable number: not a boolean, not NaN, and less than 1e12 either way."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e12

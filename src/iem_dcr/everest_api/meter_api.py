@@ -5,26 +5,28 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import hashlib
-from datetime import UTC, datetime
+from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from iem_dcr.driver import MeterDriver
 from iem_dcr.driver.timing import Deadline
 from iem_dcr.errors import printable
-from iem_dcr.everest_api.context import METER
-from iem_dcr.everest_api.requests import Requests
+from iem_dcr.everest_api.requests import START, STOP, Requests
 from iem_dcr.everest_api.status_publisher import StatusPublisher
 from iem_dcr.everest_api.topics import READY_BEACON, Topics, is_module_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from datetime import datetime
 
     from iem_dcr.config import Settings
     from iem_dcr.device.transport import Connect
     from iem_dcr.driver import Journal, Observer, ReceiptSink
-    from iem_dcr.everest_api.bus import Bus
+    from iem_dcr.everest_api.bus import Bus, Handler
 
+METER: Final[ContextVar[str]] = ContextVar("METER", default="")
+"""The module_id of the meter that the running task or handler works for, or "". The log shows it."""
 REPLIES_TIMEOUT_S: Final = 1.0
 """How long the end of the driver and the replies to running requests may take together when `MeterApi.run` ends."""
 _MIN_REPLIES_TIMEOUT_S: Final = 0.2
@@ -39,13 +41,9 @@ class MeterApi:
         module_id: id of the API module in EVerest's configuration.
         settings: settings of the meter.
         bus: the bus that all meters share.
-        sink: gets every receipt before it is delivered. Without one the latest receipts are kept in memory.
-        journal: gets every receipt too, and finds the receipts of transactions that this process does not know.
-        observer: is told what the driver does.
+        sink, journal, observer, wall, connect: see `iem_dcr.driver.MeterDriver`.
         begins_after_s: delay before the first request to the meter, unless a command comes first. The meter is on the
             bus at once.
-        wall: the host's clock, as aware datetimes. Tests replace it.
-        connect: makes the connections: see `iem_dcr.device.transport`. Tests replace it.
 
     Attributes:
         module_id: as given.
@@ -67,7 +65,7 @@ class MeterApi:
         journal: Journal | None = None,
         observer: Observer | None = None,
         begins_after_s: float = 0.0,
-        wall: Callable[[], datetime] = lambda: datetime.now(UTC),
+        wall: Callable[[], datetime] | None = None,
         connect: Connect | None = None,
     ) -> None:
         if not is_module_id(module_id):
@@ -101,34 +99,37 @@ class MeterApi:
     async def run(self) -> None:
         """Serve the meter on the bus until cancelled. Running requests are answered before it returns.
 
-        It may run again, also after a failure. It then delivers the replies that have not gone out. Run it in a task of
-        its own: the lines that this task, its handlers and their tasks log have the meter's name.
+        It may run again after a failure. Meanwhile replies go on waiting for the broker. Run it in a task of its own:
+        the lines that this task, its handlers and their tasks log have the meter's name.
         """
         METER.set(self.module_id)
         named: Callable[..., None] = contextvars.copy_context().run
-        handlers = {
-            self.topics.start: partial(named, self._requests.take_start),
-            self.topics.stop: partial(named, self._requests.take_stop),
+        handlers: dict[str, Handler] = {
+            self.topics.start: partial(named, self._requests.take, START),
+            self.topics.stop: partial(named, self._requests.take, STOP),
             self.topics.heartbeat: partial(named, self._status.take_heartbeat),
-            READY_BEACON: partial(named, self._status.take_ready_beacon),
+            READY_BEACON: lambda _payload, _retained: named(self._status.announce),
         }
         for topic, handler in handlers.items():
             self._bus.subscribe(topic, handler)
         self.takes_requests = True
         take_back = self._bus.on_connected(partial(named, self._status.announce))
+        is_cancelled = False
         try:
             await self._work()
+        except asyncio.CancelledError:
+            is_cancelled = True
+            raise
         finally:
             # Only now, because a request that comes while others are being answered is answered as well.
             self.takes_requests = False
             take_back()
             for topic, handler in handlers.items():
                 self._bus.unsubscribe(topic, handler)
-            await self._requests.close()
+            await self._requests.close(gives_up=is_cancelled)
 
     async def _work(self) -> None:
         self._status.announce()
-        self._requests.resume()
         tasks = [asyncio.create_task(self.driver.run()), asyncio.create_task(self._status.run())]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

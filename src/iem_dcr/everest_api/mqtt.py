@@ -1,11 +1,10 @@
-"""The connection to the broker that all meters of a process share. The one file that imports an MQTT library.
+"""The connection to the broker. The one file that imports an MQTT library.
 
-* Each connection is a new `aiomqtt.Client`. When it is lost, another is made after a pause (`backoff`).
+* Each connection is a new `aiomqtt.Client`. When it is lost, another is made after a pause.
 * The work of a connection is one task group. A lost connection, or an acknowledgement that is missing for 10 s, ends
   the group and with it the connection.
 * All subscriptions are acknowledged before anything is published.
-* Outgoing messages are in the `outbox`. A message at QoS 1 is published on each new connection until the broker has
-  acknowledged it. One that is older than the connection first waits for its `receivers`, which may reconnect later.
+* A message at QoS 1 is published on each new connection until the broker has acknowledged it.
 """
 
 from __future__ import annotations
@@ -27,18 +26,14 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from iem_dcr.driver.timing import now_s
 from iem_dcr.errors import ConfigError, printable
-from iem_dcr.everest_api.backoff import Backoff
-from iem_dcr.everest_api.broker_errors import BrokerError, from_os_error, from_reason_code
-from iem_dcr.everest_api.outbox import Delivery, Outbox
-from iem_dcr.everest_api.receivers import Receivers
-from iem_dcr.everest_api.subscriptions import Subscriptions, qos_of
+from iem_dcr.everest_api.broker_errors import Backoff, BrokerError, from_os_error, from_reason_code
+from iem_dcr.everest_api.bus import Bus, qos_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 
-    from iem_dcr.everest_api.bus import Handler
+    from iem_dcr.everest_api.bus import Delivery
     from iem_dcr.everest_api.mqtt_settings import MqttSettings
-
 _log = logging.getLogger(__name__)
 _client_log = logging.getLogger(f"{__name__}.client")
 _client_log.setLevel(logging.CRITICAL + 1)  # aiomqtt and paho log each lost connection as an error
@@ -63,8 +58,8 @@ _SOCKET_OPTIONS: Final = [
 ]
 
 
-class MqttConnection:
-    """The bus of all meters of a process.
+class MqttConnection(Bus):
+    """The bus over a broker.
 
     With MQTT 5 the session survives a lost connection or a restart for 30 s: requests of that time arrive later.
 
@@ -74,55 +69,16 @@ class MqttConnection:
     """
 
     def __init__(self, settings: MqttSettings, *, identity: str) -> None:
+        super().__init__()
         self._settings = settings
         self._client_id = settings.client_id or identity
         self._name = f"broker {printable(settings.address)}"
-        self._subscriptions = Subscriptions()
-        self._on_connected: dict[Callable[[], None], None] = {}
-        self._outbox = Outbox()
-        self._receivers = Receivers()
         self._backoff = Backoff(self._name)
-        self._is_connected = False
         self._keeping: asyncio.Task[None] | None = None
         self._is_ending = False
 
-    # --- the bus ---
-
-    @property
-    def connected(self) -> bool:
-        """Whether there is a connection and all subscriptions are acknowledged."""
-        return self._is_connected
-
-    def subscribe(self, topic: str, handler: Handler) -> None:
-        """See `bus.Bus.subscribe`. Requests are received at QoS 1, heartbeats at QoS 0."""
-        self._subscriptions.add(topic, handler)
-        self._outbox.changed.set()
-
-    def unsubscribe(self, topic: str, handler: Handler) -> None:
-        """See `bus.Bus.unsubscribe`. Requests of the next 30 s are kept for another handler."""
-        self._subscriptions.remove(topic, handler)
-
-    def on_connected(self, handler: Callable[[], None]) -> Callable[[], None]:
-        """See `bus.Bus.on_connected`."""
-        self._on_connected[handler] = None
-        return lambda: self._on_connected.pop(handler, None)
-
-    def offer(self, topic: str, payload: bytes, *, good_for_s: float) -> None:
-        """See `bus.Bus.offer`."""
-        self._outbox.offer(topic, payload, good_for_s)
-
-    async def deliver(self, topic: str, payload: bytes, *, within_s: float) -> bool:
-        """See `bus.Bus.deliver`. The message may arrive twice if the connection is lost before the acknowledgement.
-
-        Returns:
-            False also if the bus is closed.
-        """
-        return await self._outbox.deliver(topic, payload, within_s)
-
-    # --- from run to close ---
-
     async def run(self) -> None:
-        """Stay connected until cancelled or until `close` is called. A lost connection is made again."""
+        """See `bus.Bus.run`."""
         self._is_ending = False
         keeping = self._keeping = asyncio.create_task(self._keep_connected())
         try:
@@ -165,11 +121,8 @@ class MqttConnection:
             pass
 
     async def close(self, within_s: float) -> None:
-        """Send what is in the outbox, for ``within_s`` seconds at most, then disconnect and end `run`.
-
-        The broker keeps the session for 30 s (MQTT 5), as after a lost connection.
-        """
-        await self._outbox.close(within_s, offers=self._is_connected)
+        """See `bus.Bus.close`. The broker keeps the session for 30 s (MQTT 5), as after a lost connection."""
+        await self._flush(within_s)
         if self._keeping is not None:
             await self._end(self._keeping)
 
@@ -224,7 +177,7 @@ class MqttConnection:
             identifier=self._client_id,
             tls_context=tls,
             logger=_client_log,
-            queue_type=cast("type[asyncio.Queue[aiomqtt.Message]]", partial(_Inbox, take=self._take)),
+            queue_type=cast("type[asyncio.Queue[aiomqtt.Message]]", partial(_Inbox, dispatch=self._dispatch)),
             timeout=CONNACK_TIMEOUT_S,
             keepalive=KEEPALIVE_S,
             max_inflight_messages=MAX_UNACKNOWLEDGED,
@@ -248,30 +201,29 @@ class MqttConnection:
                 return from_os_error(cause, is_tls=self._settings.tls)
         return BrokerError(otherwise)
 
-    def _take(self, message: aiomqtt.Message) -> None:
-        topic, retained = message.topic.value, message.retain
-        if not retained:
-            self._receivers.hear(topic)
-        self._subscriptions.dispatch(topic, message.payload, retained)
-
     async def _work_on(self, client: aiomqtt.Client, group: asyncio.TaskGroup) -> None:
         """Subscribe and publish. Each wait for the broker is a task of its own in the group."""
-        self._subscriptions.begin_anew()
+        self._new_topics = dict.fromkeys(self._handlers)
         while True:
-            self._outbox.changed.clear()
-            await self._subscribe(client, group)
-            if not self._is_connected:
-                self._announce()
-            for delivery in self._outbox.take_deliveries():
-                group.create_task(self._deliver(client, delivery))
-            if offers := self._outbox.good_offers():
+            self._news.clear()
+            await self._subscribe_new(client, group)
+            is_first = not self._is_connected
+            if is_first:
+                again = " again" if self._backoff.connected() else ""
+                _log.info("%s: connected%s as %s", self._name, again, printable(self._client_id))
+                self._new_deliveries = list(self._deliveries)
+                self._begin_connection()
+            for delivery in self._new_deliveries:
+                group.create_task(self._publish(client, delivery, is_older=is_first))
+            self._new_deliveries.clear()
+            if offers := self._good_offers():
                 sending = [group.create_task(client.publish(topic, offer[0])) for topic, offer in offers.items()]
                 await asyncio.wait(sending)
-                self._outbox.sent(offers)
-            await self._outbox.changed.wait()
+                self._sent(offers)
+            await self._news.wait()
 
-    async def _subscribe(self, client: aiomqtt.Client, group: asyncio.TaskGroup) -> None:
-        while topics := tuple(islice(self._subscriptions.new, _TOPICS_AT_ONCE)):
+    async def _subscribe_new(self, client: aiomqtt.Client, group: asyncio.TaskGroup) -> None:
+        while topics := tuple(islice(self._new_topics, _TOPICS_AT_ONCE)):
             wanted: Any = [(topic, qos_of(topic)) for topic in topics]
             if self._settings.protocol == "5":
                 # Retained messages come with a new subscription, not with every reconnection.
@@ -281,25 +233,13 @@ class MqttConnection:
             asking = group.create_task(client.subscribe(wanted))
             await asyncio.wait((asking,))
             for topic, code in zip(topics, asking.result(), strict=False):
-                self._subscriptions.new.pop(topic, None)
+                self._new_topics.pop(topic, None)
                 if isinstance(code, ReasonCode) and code.is_failure:
                     what = "%s: it refuses the subscription to %s (%s): see its access rules"
                     _log.error(what, self._name, printable(topic, limit=300), printable(code))
 
-    def _announce(self) -> None:
-        again = " again" if self._backoff.connected() else ""
-        _log.info("%s: connected%s as %s", self._name, again, printable(self._client_id))
-        self._is_connected = True
-        self._outbox.begin_anew()
-        self._receivers.begin_anew()
-        for handler in tuple(self._on_connected):
-            try:
-                handler()
-            except Exception:  # noqa: BLE001  one meter's handler must not disturb the others
-                _log.exception("%s: a handler of new connections failed, which is a bug in the program", self._name)
-
-    async def _deliver(self, client: aiomqtt.Client, delivery: Delivery) -> None:
-        if delivery.is_older:
+    async def _publish(self, client: aiomqtt.Client, delivery: Delivery, *, is_older: bool) -> None:
+        if is_older:
             await self._receivers.wait()
         left_s = delivery.until_s - now_s()
         if delivery.done.done() or left_s <= 0:
@@ -313,15 +253,18 @@ class MqttConnection:
 
 
 class _Inbox(asyncio.Queue[aiomqtt.Message]):
-    """aiomqtt's queue of incoming messages. It dispatches each at once: a real queue costs a task for each message."""
+    """aiomqtt's queue of incoming messages. It dispatches each at once.
 
-    def __init__(self, maxsize: int = 0, *, take: Callable[[aiomqtt.Message], None]) -> None:
+    A real queue costs a task for each message, and loses acknowledged messages when the connection ends.
+    """
+
+    def __init__(self, maxsize: int = 0, *, dispatch: Callable[[str, bytes, bool], None]) -> None:
         super().__init__(maxsize)
-        self._hand_over = take
+        self._dispatch = dispatch
 
     def put_nowait(self, item: aiomqtt.Message) -> None:
         """Dispatch a message."""
-        self._hand_over(item)
+        self._dispatch(item.topic.value, item.payload, item.retain)
 
 
 async def _until_lost(client: aiomqtt.Client) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 import ssl
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NoReturn
 from urllib.parse import unquote, urlsplit
 
 from iem_dcr.config import is_host, shown
 from iem_dcr.errors import ConfigError, printable
-from iem_dcr.plain_file import read_plain
+from iem_dcr.plain_file import read_plain, read_secret
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,7 +22,7 @@ PROTOCOLS: Final = ("5", "3.1.1")
 _LONGEST_TEXT = 65_535
 """Bytes of a text in an MQTT packet (MQTT 5, section 1.5.4)."""
 _SCHEMES = {"mqtt": False, "mqtts": True}
-_FILES = ("password_file", "ca_file", "cert_file", "key_file")
+_TLS_FILES = ("ca_file", "cert_file", "key_file")
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _URL_EXPECTED = "expected mqtt://HOST[:PORT], or mqtts:// for TLS, with USER:PASSWORD@ before the host where needed"
 
@@ -63,8 +63,7 @@ class MqttSettings:
     def __post_init__(self) -> None:
         if self.port == 0:
             object.__setattr__(self, "port", PORT_TLS if self.tls else PORT)
-        problems = [*self._address_problems(), *self._login_problems(), *self._tls_problems()]
-        if problems:
+        if problems := [*self._problems(), *self._file_problems()]:
             raise ConfigError(problems)
 
     @classmethod
@@ -110,10 +109,7 @@ class MqttSettings:
         """
         if self.password_file is None:
             return self.password
-        try:
-            text = read_plain(self.password_file).decode().rstrip("\r\n")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError([f"password_file {shown(self.password_file)} cannot be read: {_why(error)}"]) from error
+        text = read_secret("password_file", self.password_file).rstrip("\r\n")
         if not text or len(text.encode()) > _LONGEST_TEXT:
             raise ConfigError([f"password_file {shown(self.password_file)} holds no password: expected one line"])
         return text
@@ -126,12 +122,14 @@ class MqttSettings:
         """
         if not self.tls:
             return None
-        files = {
-            "ca_file": "certificates",
-            "cert_file": "this client's certificate",
-            "key_file": "the certificate's key",
-        }
-        missing = [line for name, what in files.items() for line in _unreadable(name, getattr(self, name), what)]
+        missing: list[str] = []
+        for name in _TLS_FILES:  # OpenSSL does not say which file it cannot read
+            path = getattr(self, name)
+            try:
+                if path is not None:
+                    read_plain(name, path)
+            except ConfigError as error:
+                missing += error.problems
         if missing:
             raise ConfigError(missing)
         what, expected = f"ca_file {shown(self.ca_file)}", "certificates in PEM"
@@ -142,10 +140,11 @@ class MqttSettings:
                 expected = "a certificate in PEM and the key that fits it, not encrypted"
                 context.load_cert_chain(self.cert_file, self.key_file, password=_no_passphrase)
         except (OSError, ValueError) as error:
-            raise ConfigError([f"{what}: {_why(error)}; expected {expected}"]) from error
+            reason = error.reason if isinstance(error, ssl.SSLError) else None
+            raise ConfigError([f"{what}: {printable(reason or error)}; expected {expected}"]) from error
         return context
 
-    def _address_problems(self) -> Iterator[str]:
+    def _problems(self) -> Iterator[str]:
         if not is_host(self.host):
             expected = "the address or host name of the broker, without scheme, port or path"
             yield f"host is {shown(self.host)}: expected {expected}"
@@ -153,43 +152,25 @@ class MqttSettings:
             yield f"port is {shown(self.port)}: expected a number from 1 to 65535"
         if self.protocol not in PROTOCOLS:
             yield f"protocol is {shown(self.protocol)}: expected one of {', '.join(PROTOCOLS)}"
-        for name, text in (("client_id", self.client_id), ("user", self.user)):
-            if text is not None and not _is_text(text):
-                yield f"{name} is {shown(text)}: expected a text without control characters"
+        for name in ("client_id", "user", "password"):
+            text = getattr(self, name)
+            if text is not None and not (text and text.isprintable() and len(text.encode()) <= _LONGEST_TEXT):
+                given = name if name == "password" else f"{name} is {shown(text)}"
+                yield f"{given}: expected a text without control characters"
 
-    def _login_problems(self) -> Iterator[str]:
+    def _file_problems(self) -> Iterator[str]:
         if self.password is not None and self.password_file is not None:
             yield "password_file: expected password or password_file, not both"
         if self.user is None and {self.password, self.password_file} != {None}:
             yield "user: expected one where there is a password"
-        if self.password is not None and not _is_text(self.password):
-            yield "password: expected a text without control characters"
-
-    def _tls_problems(self) -> Iterator[str]:
-        for each in fields(self):
-            value = getattr(self, each.name)
-            if each.name not in _FILES or value is None:
-                continue
-            if not value or "\0" in value:
-                yield f"{each.name} is {shown(value)}: expected the path of a file"
-            if each.name != "password_file" and not self.tls:
-                yield f"{each.name} is {shown(value)}: expected TLS to be on (mqtts:// in an address)"
+        for name in ("password_file", *_TLS_FILES):
+            value = getattr(self, name)
+            if value is not None and (not value or "\0" in value):
+                yield f"{name} is {shown(value)}: expected the path of a file"
+            if value is not None and name in _TLS_FILES and not self.tls:
+                yield f"{name} is {shown(value)}: expected TLS to be on (mqtts:// in an address)"
         if self.key_file is not None and self.cert_file is None:
             yield f"key_file is {shown(self.key_file)}: expected a cert_file beside it"
-
-
-def _unreadable(name: str, path: str | None, expected: str) -> Iterator[str]:
-    """Yield a problem if a file cannot be read. OpenSSL does not say whether certificate or key is the cause."""
-    if path is None:
-        return
-    try:
-        read_plain(path)
-    except OSError as error:
-        yield f"{name} {shown(path)}: {_why(error)}; expected {expected} in PEM"
-
-
-def _is_text(text: str) -> bool:
-    return bool(text) and text.isprintable() and len(text.encode()) <= _LONGEST_TEXT
 
 
 def _unquoted(text: str) -> str:
@@ -208,11 +189,3 @@ def _refuse_url(why: str) -> NoReturn:
 
 def _no_passphrase() -> str:
     raise ValueError("the key is encrypted")
-
-
-def _why(error: Exception) -> str:
-    if isinstance(error, ssl.SSLError):
-        return printable(error.reason or error)
-    if isinstance(error, OSError):
-        return printable(error.strerror or error)
-    return "not UTF-8" if isinstance(error, UnicodeDecodeError) else printable(error)

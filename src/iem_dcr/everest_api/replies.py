@@ -21,7 +21,7 @@ UNANSWERED_STARTS_S: Final = 60.0
 """How long a start that wants no reply is remembered. The next session of the same user looks the same."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Reply:
     """The reply to one request, ready or not.
 
@@ -30,16 +30,17 @@ class Reply:
         digest: digest of command and payload.
         asked_s: when the request last came, on the clock given to `Replies`.
         body: the reply, or None while the command is running.
-        is_delivering: whether it waits for the broker.
-        is_delivered: whether the broker has acknowledged it.
     """
 
     reply_to: str | None
     digest: bytes
     asked_s: float
     body: bytes | None = None
-    is_delivering: bool = False
-    is_delivered: bool = False
+
+    @property
+    def key(self) -> str | bytes:
+        """What identifies the request."""
+        return self.digest if self.reply_to is None else self.reply_to
 
 
 class Replies:
@@ -57,19 +58,18 @@ class Replies:
         return len(self._replies)
 
     def remember(self, reply: Reply) -> None:
-        """Remember a new request. If there are too many, the oldest delivered reply is forgotten first."""
+        """Remember a new request, in place of the oldest one that is answered if there are too many."""
         self._forget_old()
-        ready = [key for key, each in self._replies.items() if each.body is not None]
-        if ready and len(self._replies) >= REMEMBERED:
-            oldest = min(ready, key=lambda key: (not self._replies[key].is_delivered, self._replies[key].asked_s))
-            del self._replies[oldest]
-        self._replies[reply.digest if reply.reply_to is None else reply.reply_to] = reply
+        answered = [each for each in self._replies.values() if each.body is not None]
+        if answered and len(self._replies) >= REMEMBERED:
+            del self._replies[min(answered, key=lambda each: each.asked_s).key]
+        self._replies[reply.key] = reply
 
-    def find(self, reply_to: str | None, digest: bytes) -> Reply | None:
+    def find(self, request: Reply) -> Reply | None:
         """Return the reply to a request that has come before, and note that it has come again."""
         self._forget_old()
-        reply = self._replies.get(digest if reply_to is None else reply_to)
-        if reply is not None and reply_to is not None:
+        reply = self._replies.get(request.key)
+        if reply is not None and reply.reply_to is not None:
             reply.asked_s = self._now_s()
         return reply
 
@@ -81,18 +81,13 @@ class Replies:
         """
         self._replies = {key: reply for key, reply in self._replies.items() if reply.reply_to is not None}
 
-    def undelivered(self) -> list[Reply]:
-        """Return the replies that are ready and not delivered and whose sender may still wait."""
-        ready = [reply for reply in self._replies.values() if reply.body is not None]
-        return [reply for reply in ready if not reply.is_delivered and self.waits_s(reply) > 0]
-
     def waits_s(self, reply: Reply) -> float:
         """Return how much longer the sender of a request may wait, in seconds, or 0.0."""
         return max(0.0, reply.asked_s + WAITED_FOR_S - self._now_s())
 
     def _forget_old(self) -> None:
         now_s = self._now_s()
-        for key, reply in [*self._replies.items()]:
+        for reply in [*self._replies.values()]:
             lasts_s = UNANSWERED_STARTS_S if reply.reply_to is None else REMEMBERED_S
             if reply.body is not None and now_s - reply.asked_s >= lasts_s:
-                del self._replies[key]
+                del self._replies[reply.key]

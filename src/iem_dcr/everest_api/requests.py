@@ -14,6 +14,7 @@ import asyncio
 import json
 import logging
 import re
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from iem_dcr.driver.rate_limited_log import RateLimitedLog
@@ -24,7 +25,7 @@ from iem_dcr.everest_api.replies import Replies, Reply
 from iem_dcr.powermeter import TransactionReq, TransactionRequestStatus, TransactionStartResponse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Collection, Coroutine
 
     from iem_dcr.driver import MeterDriver
     from iem_dcr.everest_api.bus import Bus
@@ -55,52 +56,19 @@ class Requests:
         self._bus = bus
         self._replies = Replies(now_s)
         self._commands: set[asyncio.Task[Response]] = set()
-        self._deliveries: set[asyncio.Task[None]] = set()
+        self._deliveries: dict[asyncio.Task[None], Reply] = {}
         self._failed_log = RateLimitedLog(_log, now_s)
-        self._ignored_log = RateLimitedLog(_log, now_s)
         self._done_log = RateLimitedLog(_log, now_s)
 
-    def take_start(self, message: bytes, retained: bool) -> None:  # noqa: FBT001  as the bus calls it
-        """Accept a request to begin a transaction."""
-        self._take(START, message, retained=retained)
-
-    def take_stop(self, message: bytes, retained: bool) -> None:  # noqa: FBT001  as above
-        """Accept a request to end a transaction."""
-        self._take(STOP, message, retained=retained)
-
-    def resume(self) -> None:
-        """Deliver the replies that could not be delivered before the last `close`."""
-        for reply in self._replies.undelivered():
-            self._deliver(reply)
-
-    async def finish(self, within_s: float) -> None:
-        """Answer all requests and wait for the replies to be delivered. Call it when the driver has ended.
-
-        Args:
-            within_s: how long the replies may take, seconds.
-        """
-        end = Deadline.after(within_s)
-        if self._commands:
-            await asyncio.wait(set(self._commands), timeout=ANSWER_TIMEOUT_S)
-        await _cancel(self._commands)
-        while (left := {*self._commands, *self._deliveries}) and not end.passed:
-            await asyncio.wait(left, timeout=end.left_s)
-
-    async def close(self) -> None:
-        """Cancel all tasks. Replies that were not delivered are kept for `resume`."""
-        while left := {*self._commands, *self._deliveries}:
-            await _cancel(left)
-
-    # --- from message to command ---
-
-    def _take(self, command: str, message: bytes, *, retained: bool) -> None:
+    def take(self, command: str, message: bytes, retained: bool) -> None:  # noqa: FBT001  as the bus calls it
+        """Accept a message on the topic of a command, `START` or `STOP`."""
         if retained:
             what = "a retained %s is ignored because it may be old: publish requests without retain"
-            self._ignored_log.warning(what, command)
+            self._failed_log.warning(what, command)
             return
         request = read_request(message)
         reply = Reply(request.reply_to, request.digest(command), now_s())
-        before = self._replies.find(reply.reply_to, reply.digest)
+        before = self._replies.find(reply)
         if before is not None:
             self._take_again(command, request, reply, before)
             return
@@ -121,10 +89,28 @@ class Requests:
         self._commands.add(task)
         task.add_done_callback(lambda done: self._done(done, command, reply))
 
+    async def finish(self, within_s: float) -> None:
+        """Answer all requests and wait for the replies to be delivered. Call it when the driver has ended.
+
+        Args:
+            within_s: how long the replies may take, seconds.
+        """
+        end = Deadline.after(within_s)
+        if self._commands:
+            await asyncio.wait(set(self._commands), timeout=ANSWER_TIMEOUT_S)
+        await _cancel(self._commands)
+        while (left := {*self._commands, *self._deliveries}) and not end.passed:
+            await asyncio.wait(left, timeout=end.left_s)
+
+    async def close(self, *, gives_up: bool) -> None:
+        """Cancel the commands. Replies that wait for the broker go on waiting, unless they are given up."""
+        while left := {*self._commands, *(self._deliveries if gives_up else ())}:
+            await _cancel(left)
+
     def _take_again(self, command: str, request: Request, reply: Reply, before: Reply) -> None:
         """Handle a request that has the ``replyTo`` of an earlier one, or is its repetition without ``replyTo``."""
         if reply.reply_to is None:
-            self._ignored_log.warning("the same %s without replyTo came again and is ignored", command)
+            self._failed_log.warning("the same %s without replyTo came again and is ignored", command)
         elif before.digest == reply.digest:
             if before.body is not None:
                 self._deliver(before, is_refusal=True)
@@ -133,16 +119,14 @@ class Requests:
         else:  # the sender would take a refusal for the reply to the first request
             self._not_begun(command, request)
             what = "a %s with the replyTo of a running request is ignored: each request needs its own"
-            self._ignored_log.warning(what, command)
+            self._failed_log.warning(what, command)
 
     def _work(self, command: str, request: Request) -> Callable[[], Coroutine[None, None, Response]]:
         if request.problem:
             raise RequestError(request.problem)
         if command == START:
-            start = TransactionReq.from_json(start_fields(request.payload))
-            return lambda: self._driver.start_transaction(start)
-        transaction_id = stop_id(request.payload)
-        return lambda: self._driver.stop_transaction(transaction_id)
+            return partial(self._driver.start_transaction, TransactionReq.from_json(start_fields(request.payload)))
+        return partial(self._driver.stop_transaction, stop_id(request.payload))
 
     def _refuse(self, command: str, request: Request, reply: Reply, reason: str) -> None:
         """Answer a request that is not carried out, or only log it if there is no topic for the reply."""
@@ -154,8 +138,6 @@ class Requests:
         transaction_id = payload.get("transaction_id") if isinstance(payload, dict) else None
         if command == START and isinstance(transaction_id, str):
             self._driver.refuse_start(transaction_id)
-
-    # --- from command to reply ---
 
     def _done(self, task: asyncio.Task[Response], command: str, reply: Reply) -> None:
         """Answer with the result of a command, or with an error if it failed."""
@@ -180,26 +162,19 @@ class Requests:
         self._deliver(reply, is_refusal=is_refusal)
 
     def _deliver(self, reply: Reply, *, is_refusal: bool = False) -> None:
-        if reply.reply_to is None or reply.is_delivering:
+        if reply.reply_to is None or reply in self._deliveries.values():
             return
         if len(self._deliveries) >= (MAX_REFUSALS if is_refusal else MAX_DELIVERIES):
             what = "%d replies already wait for the broker: another one is dropped"
             self._failed_log.warning(what, len(self._deliveries))
             return
-        reply.is_delivering = True
-        task = asyncio.create_task(self._delivery(reply, reply.reply_to, reply.body or b""))
-        self._deliveries.add(task)
+        task = asyncio.create_task(self._delivery(reply, reply.reply_to))
+        self._deliveries[task] = reply
+        task.add_done_callback(self._deliveries.pop)
 
-        def done(_: object) -> None:
-            reply.is_delivering = False
-            self._deliveries.discard(task)
-
-        task.add_done_callback(done)
-
-    async def _delivery(self, reply: Reply, reply_to: str, body: bytes) -> None:
+    async def _delivery(self, reply: Reply, reply_to: str) -> None:
         within_s = self._replies.waits_s(reply)
-        reply.is_delivered = await self._bus.deliver(reply_to, body, within_s=within_s)
-        if not reply.is_delivered:
+        if not await self._bus.deliver(reply_to, reply.body or b"", within_s=within_s):
             self._failed_log.warning("a reply could not be delivered within %.0f s and is given up", within_s)
 
 
@@ -213,7 +188,7 @@ def _masked(reason: str) -> str:
     return printable(_QUOTED.sub(r"\1\2…\1", reason), limit=200)
 
 
-async def _cancel(tasks: set[asyncio.Task[Any]]) -> None:
+async def _cancel(tasks: Collection[asyncio.Task[Any]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

@@ -50,7 +50,7 @@ class StatusPublisher:
         bus: to EVerest.
         last_response_s: returns when the meter last answered, on the loop's clock, or None while it is not identified.
         key: returns the public key of the meter that answers, or "".
-        phase: at which part of its period the check is published (see `timing.Schedule`).
+        phase: of the check's schedule.
     """
 
     def __init__(
@@ -146,10 +146,6 @@ class StatusPublisher:
         if was_away or number < before:
             self._heartbeat_lines.info("EVerest's heartbeat is there%s", "" if was_away else " anew")
             self.announce()
-
-    def take_ready_beacon(self, _message: bytes, _retained: bool) -> None:  # noqa: FBT001  as above
-        """Note that EVerest has just started."""
-        self.announce()
 
     # --- inside ---
 

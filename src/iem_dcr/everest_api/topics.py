@@ -44,9 +44,8 @@ def is_module_id(text: str) -> bool:
 def is_reply_topic(text: str) -> bool:
     """Return whether a reply may be published on a topic that a client chose.
 
-    A topic is refused if it has wildcards, belongs to the broker (``$``), is too long, or has too many levels. It is
-    also refused if it is not printable: a broker closes the connection for NUL, control characters, lone surrogates and
-    non-characters (MQTT 5, 1.5.4).
+    A broker closes the connection for wildcards, NUL, control characters, lone surrogates and non-characters (MQTT 5,
+    1.5.4 and 3.3.2.1). Topics that begin with ``$`` are its own.
     """
     is_text = text.isprintable() and not text.startswith("$") and not {*text} & {*"+#"}
     return is_text and 0 < len(text.encode()) <= MAX_TOPIC_BYTES and text.count("/") < MAX_TOPIC_LEVELS

@@ -5,13 +5,15 @@ A file with mistakes is refused. The error lists all of them, a line ``FILE: [ta
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import ipaddress
 import stat
 import tomllib
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from iem_dcr.config import AUTO, OFF, SETTINGS, Setting, Settings, shown
 from iem_dcr.errors import ConfigError, printable
@@ -22,7 +24,6 @@ from iem_dcr.service.web_settings import WEB, WebSettings
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 MAX_BYTES: Final = 16 * 1024 * 1024
@@ -127,13 +128,11 @@ class _File:
         self._mistakes: list[str] = []
         self.warnings: list[str] = []
         for name, value in self._document.items():
-            if name in _TABLES:
-                continue
-            if isinstance(value, dict | list):
+            if name not in _TABLES and isinstance(value, dict | list):
                 nearest = _nearest(name, _TABLES)
                 hint = f"did you mean {_TABLES[nearest]}?" if nearest else f"expected {_ANY_TABLE}"
                 self._mistake(f"[{_name(name)}]: no such table: {hint}")
-            else:
+            elif name not in _TABLES:
                 self._mistake(f"{_name(name)}: stands before any table: expected {_ANY_TABLE} above it")
 
     def refuse_mistakes(self) -> None:
@@ -145,25 +144,18 @@ class _File:
         given = self._given("mqtt", MQTT)
         if any(key in given for key in _TLS_FILES):
             given.setdefault("tls", True)
-
-        def try_files(*names: str) -> None:
-            files: dict[str, Any] = {name: given[name] for name in names if name in given}
-            alone = MqttSettings(user="-", tls=True, **files)
-            alone.current_password()
-            alone.tls_context()
-
         # Each file is also tried alone, so that mistakes elsewhere do not hide its own.
         for names in (("password_file",), ("ca_file",), ("cert_file", "key_file")):
-            if names[0] in given:
-                self._attempt("[mqtt]", try_files, *names)
-        return self._attempt("[mqtt]", MqttSettings, **given) or MqttSettings()
+            files = {name: given[name] for name in names if name in given}
+            if names[0] in files:
+                self._attempt("[mqtt]", partial(_try_files, files))
+        return self._attempt("[mqtt]", partial(MqttSettings, **given)) or MqttSettings()
 
     def web(self) -> WebSettings | None:
         """Return None if there is no table ``[web]``, or if its ``listen`` is empty."""
-        table = self._document.get("web")
-        if table is None:
+        if "web" not in self._document:
             return None
-        settings = self._attempt("[web]", WebSettings, **self._given("web", WEB))
+        table, settings = self._document["web"], self._attempt("[web]", partial(WebSettings, **self._given("web", WEB)))
         if settings is not None:
             self._attempt("[web]", settings.read_token)
         return None if isinstance(table, dict) and table.get("listen") == "" else settings
@@ -176,15 +168,20 @@ class _File:
         if not tables:
             self._mistake("[[meter]]: expected at least one")
         meters = []
-        module_ids: dict[str, str] = {}
-        addresses: dict[tuple[str, object], str] = {}
+        labels: dict[object, str] = {}
         for number, table in enumerate(tables, 1):
-            where = _meter_label(number, table)
-            self._check_module_id(where, table, module_ids, is_only=len(tables) == 1)
-            settings = self._settings(where, table)
-            self._check_address(where, table, addresses)
+            module_id = table.get(MODULE_ID)
+            named = f' ({MODULE_ID} "{_name(module_id)}")' if isinstance(module_id, str) else ""
+            where = f"[[meter]] {number}{named}"
+            self._check_module_id(where, table, labels, is_only=len(tables) == 1)
+            self._check_keys(where, table, _METER_KEYS)
+            known = {key: table[key] for key in _METER_KEYS if key in table and key != MODULE_ID}
+            settings = self._attempt(where, partial(Settings.of, known))
             if settings is not None:
-                meters.append(MeterConfig(table.get(MODULE_ID), settings))
+                if settings.journal_path not in (AUTO, *OFF):
+                    settings = replace(settings, journal_path=str(self._path.parent / settings.journal_path))
+                meters.append(MeterConfig(module_id, settings))
+            self._check_address(where, table, labels)
         return tuple(meters)
 
     def _given(self, name: str, settings: tuple[Setting, ...]) -> dict[str, Any]:
@@ -214,14 +211,6 @@ class _File:
                 self.warnings.append(f"{self._name}: {where} {key}: {what}")
         return given
 
-    def _settings(self, where: str, table: Mapping[str, object]) -> Settings | None:
-        self._check_keys(where, table, _METER_KEYS)
-        known = {key: table[key] for key in _METER_KEYS if key in table and key != MODULE_ID}
-        settings = self._attempt(where, Settings.of, known)
-        if settings is None or settings.journal_path in (AUTO, *OFF):
-            return settings
-        return replace(settings, journal_path=str(self._path.parent / settings.journal_path))
-
     def _check_keys(self, where: str, table: Mapping[str, object], known: Iterable[str]) -> None:
         for key in table:
             if key not in known:
@@ -230,7 +219,7 @@ class _File:
                 self._mistake(f"{where} {_name(key)}: no such key: {hint}")
 
     def _check_module_id(
-        self, where: str, table: Mapping[str, object], labels: dict[str, str], *, is_only: bool
+        self, where: str, table: Mapping[str, object], labels: dict[object, str], *, is_only: bool
     ) -> None:
         module_id = table.get(MODULE_ID)
         if MODULE_ID not in table:
@@ -242,22 +231,21 @@ class _File:
         elif labels.setdefault(module_id, where) != where:
             self._mistake(f"{where} {MODULE_ID}: is already that of {labels[module_id]}: expected another")
 
-    def _check_address(self, where: str, table: Mapping[str, object], labels: dict[tuple[str, object], str]) -> None:
+    def _check_address(self, where: str, table: Mapping[str, object], labels: dict[object, str]) -> None:
         """Find a meter that is configured twice, even if it has other mistakes."""
-        try:
-            given = {key: table[key] for key in ("ip_address", "port_http") if key in table}
-            meter = MeterConfig(None, Settings.of(given))
-        except ConfigError:
-            return
-        first = labels.setdefault((same_host(meter.settings.ip_address), meter.settings.port_http), where)
-        if first != where:
-            what = f"{meter.address} is already the meter of {first}: expected another address or port_http"
-            self._mistake(f"{where} ip_address: {what}")
+        with contextlib.suppress(ConfigError):
+            meter = MeterConfig(
+                None, Settings.of({key: table[key] for key in ("ip_address", "port_http") if key in table})
+            )
+            first = labels.setdefault((same_host(meter.settings.ip_address), meter.settings.port_http), where)
+            if first != where:
+                what = f"{meter.address} is already the meter of {first}: expected another address or port_http"
+                self._mistake(f"{where} ip_address: {what}")
 
-    def _attempt(self, where: str, make: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
+    def _attempt(self, where: str, make: Callable[[], T]) -> T | None:
         """Return the result of ``make``, or collect its mistakes and return None."""
         try:
-            return make(*args, **kwargs)
+            return make()
         except ConfigError as error:
             for problem in error.problems:
                 self._mistake(f"{where} {problem}")
@@ -265,6 +253,12 @@ class _File:
 
     def _mistake(self, text: str) -> None:
         self._mistakes.append(f"{self._name}: {text}")
+
+
+def _try_files(files: dict[str, Any]) -> None:
+    settings = MqttSettings(user="-", tls=True, **files)
+    settings.current_password()
+    settings.tls_context()
 
 
 def same_host(host: str) -> str:
@@ -292,15 +286,8 @@ def _read_toml(path: Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise refusal(f"line {line}: not UTF-8, in which TOML is written") from error
-    except tomllib.TOMLDecodeError as error:
-        raise refusal(f"not TOML: {printable(error)}") from error
     except (ValueError, RecursionError) as error:
-        raise refusal("not readable TOML: a number is too long, or tables are nested too deeply") from error
-
-
-def _meter_label(number: int, table: Mapping[str, object]) -> str:
-    module_id = table.get(MODULE_ID)
-    return f"[[meter]] {number}" + (f' ({MODULE_ID} "{_name(module_id)}")' if isinstance(module_id, str) else "")
+        raise refusal(f"not TOML: {printable(error)}") from error
 
 
 def _name(text: str) -> str:
@@ -308,8 +295,6 @@ def _name(text: str) -> str:
 
 
 def _kind(value: object) -> str:
-    if isinstance(value, list):
-        return "a list"
     return "a table" if isinstance(value, dict) else shown(value)
 
 

@@ -6,6 +6,7 @@ from bisect import bisect_left
 from itertools import product
 from typing import TYPE_CHECKING, Final
 
+from iem_dcr.diagnostics.status import is_new_transaction
 from iem_dcr.driver.meter_state import ERROR_STATE, INTERRUPTED, WRONG_SERIAL
 from iem_dcr.errors import (
     AnswerLostError,
@@ -15,11 +16,12 @@ from iem_dcr.errors import (
     NotUnderstoodError,
     RefusedError,
 )
+from iem_dcr.powermeter import TransactionRequestStatus
 
 if TYPE_CHECKING:
     from iem_dcr.device.messages import MeterValue
-    from iem_dcr.ocmf import Outcome
-    from iem_dcr.powermeter import StationError
+    from iem_dcr.driver import KeptReceipt
+    from iem_dcr.powermeter import StationError, TransactionStartResponse, TransactionStopResponse
 
 BUCKETS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0)
 """From a fast answer on a good network to the time-out of a request. A driver waits 2 s for a live value."""
@@ -67,7 +69,7 @@ class Durations:
 
 
 class Counters:
-    """Counts what happens to one meter.
+    """Counts what happens to one meter. It is the part of the driver's `Observer` that only counts.
 
     Attributes:
         counts: by metric and the values of its labels.
@@ -80,7 +82,7 @@ class Counters:
         self.durations = {request: Durations() for request in ("live_value", "read", "write")}
         self.active_faults: set[str] = set()
 
-    def on_request(self, method: str, node: str, duration_s: float, error: MeterError | None) -> None:
+    def request_made(self, method: str, node: str, duration_s: float, error: MeterError | None) -> None:
         """Count a request. A 404 of /transaction counts as an answer: nothing is signed yet, or v2 has the receipt."""
         is_answer = isinstance(error, RefusedError) and error.status == 404 and node == "/transaction"
         if error is not None and not is_answer:
@@ -90,26 +92,33 @@ class Counters:
         kind = "write" if method != "GET" else "live_value" if node == "/metervalue" else "read"
         self.durations[kind].add(duration_s)
 
-    def on_value(self, before: MeterValue, value: MeterValue, *, is_new_transaction: bool) -> None:
-        """Count the transactions that began or ended between two live values of one meter."""
-        self.counts[("iem_dcr_transactions_begun",)] += bool(value.XT) and (not before.XT or is_new_transaction)
-        self.counts[("iem_dcr_transactions_ended",)] += bool(before.XT) and (not value.XT or is_new_transaction)
+    def start_answered(self, response: TransactionStartResponse) -> None:
+        """Count a start."""
+        is_ok = response.status is TransactionRequestStatus.OK
+        self.counts["iem_dcr_commands", "start", "ok" if is_ok else "failed"] += 1
 
-    def on_command(self, command: str, *, is_ok: bool) -> None:
-        """Count the answer to a start or a stop."""
-        self.counts["iem_dcr_commands", command, "ok" if is_ok else "failed"] += 1
+    def stop_answered(self, response: TransactionStopResponse) -> None:
+        """Count a stop."""
+        is_ok = response.status is TransactionRequestStatus.OK
+        self.counts["iem_dcr_commands", "stop", "ok" if is_ok else "failed"] += 1
 
-    def on_fault_raised(self, error: StationError) -> None:
+    def error_raised(self, error: StationError) -> None:
         """Count a fault."""
         fault = _FAULTS.get(error.sub_type, _COMMUNICATION)
         self.counts["iem_dcr_faults", fault] += 1
         self.active_faults.add(fault)
 
-    def on_fault_cleared(self, error: StationError) -> None:
+    def error_cleared(self, error: StationError) -> None:
         """Remove a fault from the active ones."""
         self.active_faults.discard(_FAULTS.get(error.sub_type, _COMMUNICATION))
 
-    def on_receipt(self, outcome: Outcome | None, *, accepted: bool) -> None:
-        """Count a delivered receipt. ``accepted`` is False if the transparency software refuses it."""
-        verdict = "not_checked" if outcome is None else outcome.name.lower()
-        self.counts["iem_dcr_receipts", verdict if accepted else _NOT_ACCEPTED] += 1
+    def count_transactions(self, before: MeterValue, value: MeterValue) -> None:
+        """Count the transactions that began or ended between two live values of one meter."""
+        is_new = is_new_transaction(before, value)
+        self.counts[("iem_dcr_transactions_begun",)] += bool(value.XT) and (not before.XT or is_new)
+        self.counts[("iem_dcr_transactions_ended",)] += bool(before.XT) and (not value.XT or is_new)
+
+    def count_receipt(self, kept: KeptReceipt) -> None:
+        """Count a delivered receipt."""
+        verdict = "not_checked" if kept.outcome is None else kept.outcome.name.lower()
+        self.counts["iem_dcr_receipts", verdict if kept.accepted else _NOT_ACCEPTED] += 1

@@ -1,9 +1,8 @@
 """Finds serial numbers that answer at two addresses of the configuration. Two drivers would fight over such a meter.
 
-The input are the serial numbers that the drivers read. One odd reading proves nothing, and a meter that moves to
-another address shows its serial at both within a moment. So an address has a serial if its newest live value is at most
-5 s old, and if it has shown the serial for 10 s without a gap. By then a meter that moved has left its old address. A
-serial that two addresses have is a duplicate.
+One odd reading proves nothing, and a meter that moves to another address shows its serial at both within a moment. So
+an address has a serial if its newest live value is at most 5 s old, and if it has shown the serial for 10 s without a
+gap. By then a meter that moved has left its old address. A serial that two addresses have is a duplicate.
 
 A duplicate ends on evidence: one of the addresses shows another serial, or nothing for a minute. A meter that is silent
 for a while or power-cycled is still the same meter at two addresses.
@@ -12,8 +11,7 @@ for a while or power-cycled is still the same meter at two addresses.
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,19 +21,12 @@ FRESH_S: Final = 5.0
 GONE_AFTER_S: Final = 60.0
 
 
-@dataclass(frozen=True, slots=True)
-class _Shown:
+class _Shown(NamedTuple):
     """A serial that an address has shown without a gap, from ``since_s`` to ``last_s``."""
 
     serial: str
     since_s: float
     last_s: float
-
-    def is_certain(self, now_s: float) -> bool:
-        return now_s - self.last_s <= FRESH_S and self.last_s - self.since_s >= SHOWN_FOR_S
-
-    def is_gone(self, now_s: float) -> bool:
-        return now_s - self.last_s > GONE_AFTER_S
 
 
 class DuplicateSerials:
@@ -53,17 +44,14 @@ class DuplicateSerials:
             now_s: a monotonic clock, seconds.
         """
         for address, serial in serials.items():
-            if not serial:
-                continue
             before = self._shown.get(address)
-            if before is not None and before.serial == serial and now_s - before.last_s <= FRESH_S:
-                self._shown[address] = replace(before, last_s=now_s)
-            else:
-                self._shown[address] = _Shown(serial, now_s, now_s)
+            goes_on = before is not None and before.serial == serial and now_s - before.last_s <= FRESH_S
+            if serial:
+                self._shown[address] = _Shown(serial, before.since_s if before and goes_on else now_s, now_s)
         addresses: defaultdict[str, set[str]] = defaultdict(set)
-        for address, shown in self._shown.items():
-            was_duplicate = address in self._duplicates.get(shown.serial, ())
-            if shown.is_certain(now_s) or (was_duplicate and not shown.is_gone(now_s)):
-                addresses[shown.serial].add(address)
+        for address, (serial, since_s, last_s) in self._shown.items():
+            is_certain = now_s - last_s <= FRESH_S and last_s - since_s >= SHOWN_FOR_S
+            if is_certain or (address in self._duplicates.get(serial, ()) and now_s - last_s <= GONE_AFTER_S):
+                addresses[serial].add(address)
         self._duplicates = {serial: frozenset(found) for serial, found in addresses.items() if len(found) > 1}
         return self._duplicates

@@ -15,11 +15,10 @@ import select
 import sys
 import threading
 from datetime import UTC, datetime
-from logging.handlers import QueueHandler, QueueListener
-from typing import TYPE_CHECKING, Any, Final, TextIO
+from typing import TYPE_CHECKING, Final, TextIO
 
 from iem_dcr.errors import printable
-from iem_dcr.everest_api.context import METER
+from iem_dcr.everest_api.meter_api import METER
 from iem_dcr.meter_time import rfc3339
 
 if TYPE_CHECKING:
@@ -73,8 +72,11 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, separators=(",", ":"))
 
 
-class LineHandler(QueueHandler):
-    """Formats records. A thread writes their lines to a stream.
+class LineHandler(logging.Handler):
+    """Formats records where they are logged. A thread writes the lines to a stream.
+
+    The thread writes to the stream's descriptor: Python flushes its own streams when it exits, and would then wait for
+    a reader that may have gone.
 
     Args:
         stream: standard error, or None if the process has none; then nothing is written.
@@ -82,68 +84,50 @@ class LineHandler(QueueHandler):
     """
 
     def __init__(self, stream: TextIO | None, formatter: logging.Formatter) -> None:
-        # A SimpleQueue, because a signal handler may put a line while its thread is putting one.
-        self._lines: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
-        super().__init__(self._lines)
+        super().__init__()
         self.setFormatter(formatter)
-        self._dropped = 0
-        self._writer = _Writer(self._lines, stream)
-        self._writer.start()
-
-    def enqueue(self, record: logging.LogRecord) -> None:
-        """Queue the line of a record, or drop it if too many lines wait."""
-        if self._lines.qsize() >= MAX_WAITING_LINES:
-            self._dropped += 1
-            return
-        if self._dropped:
-            text = f"{self._dropped} lines of the log were lost: standard error did not accept them"
-            self._dropped = 0
-            self._lines.put(self.prepare(logging.LogRecord(__name__, logging.WARNING, "", 0, text, None, None)))
-        self._lines.put(record)
-
-    def close(self) -> None:
-        """Wait until all lines are written, but at most half a second."""
-        self._writer.enqueue_sentinel()
-        self._writer.done.wait(FLUSH_TIMEOUT_S)
-        super().close()
-
-
-class _Writer(QueueListener):
-    """Writes lines to the descriptor of a stream.
-
-    Python flushes its own streams when it exits, and would then wait for a reader that may have gone. `stop` would wait
-    for it as well, without limit.
-
-    Attributes:
-        done: set when all lines before the sentinel are written.
-    """
-
-    def __init__(self, lines: queue.SimpleQueue[logging.LogRecord], stream: TextIO | None) -> None:
-        super().__init__(lines)
-        self.done = threading.Event()
         self._descriptor: int | None = None
         if stream is not None:
             with contextlib.suppress(OSError, ValueError):
                 self._descriptor = stream.fileno()
+        # A SimpleQueue, because a signal handler may put a line while its thread is putting one.
+        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._dropped = 0
+        self._thread = threading.Thread(target=self._write_lines, name="log", daemon=True)
+        self._thread.start()
 
-    def dequeue(self, block: bool) -> logging.LogRecord:  # noqa: FBT001  the signature is logging's
-        """Return the next line, or the sentinel."""
-        record: Any = super().dequeue(block)
-        if record is None:
-            self.done.set()
-        return record  # type: ignore[no-any-return]  # logging's types know no sentinel
-
-    def handle(self, record: logging.LogRecord) -> None:
-        """Write a line, however long it takes. An error of standard error cannot be reported."""
-        if self._descriptor is None:
+    def emit(self, record: logging.LogRecord) -> None:
+        """Queue the line of a record, or drop it if too many lines wait."""
+        if self._lines.qsize() >= MAX_WAITING_LINES:
+            self._dropped += 1
             return
-        line = f"{record.getMessage()}\n".encode(errors="replace")
-        with contextlib.suppress(OSError):
-            while line:
-                try:
-                    line = line[os.write(self._descriptor, line) :]
-                except BlockingIOError:
-                    select.select([], [self._descriptor], [], 1.0)
+        try:
+            if self._dropped:
+                text = f"{self._dropped} lines of the log were lost: standard error did not accept them"
+                self._dropped = 0
+                self._lines.put(self.format(logging.LogRecord(__name__, logging.WARNING, "", 0, text, None, None)))
+            self._lines.put(self.format(record))
+        except Exception:  # noqa: BLE001  as every handler of logging
+            self.handleError(record)
+
+    def close(self) -> None:
+        """Wait until all lines are written, but at most half a second."""
+        self._lines.put(None)
+        self._thread.join(FLUSH_TIMEOUT_S)
+        super().close()
+
+    def _write_lines(self) -> None:
+        """Write lines, however long it takes. An error of standard error cannot be reported."""
+        while (text := self._lines.get()) is not None:
+            if self._descriptor is None:
+                continue
+            line = f"{text}\n".encode(errors="replace")
+            with contextlib.suppress(OSError):
+                while line:
+                    try:
+                        line = line[os.write(self._descriptor, line) :]
+                    except BlockingIOError:
+                        select.select([], [self._descriptor], [], 1.0)
 
 
 @contextlib.contextmanager

@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.core import Metric
 
-    from iem_dcr.service.health import Health
-    from iem_dcr.service.observation import ObservedMeter
+    from iem_dcr.service.observation import Health, ObservedMeter
 
 UP_AGE_S: Final = 5.0
 """A meter whose last live value is older counts as down. A single reading may fail."""
@@ -117,7 +116,7 @@ class _Scrape(Collector):
 
     def add(self, meter: ObservedMeter) -> None:
         """Add the numbers of a meter. Must be called on the loop."""
-        status, counters = meter.status(), meter.counters
+        status = meter.status()
 
         def put(name: str, number: Decimal | float | None, *labels: str) -> None:
             if number is not None:
@@ -138,12 +137,12 @@ class _Scrape(Collector):
             if status.clock_offset is not None:
                 put("iem_dcr_clock_difference_seconds", status.clock_offset.total_seconds())
         for fault in FAULTS:
-            put("iem_dcr_fault_active", fault in counters.active_faults, fault)
-        put("iem_dcr_held_registers", meter.held_registers)
-        put("iem_dcr_frozen_values", meter.frozen_values)
-        for (name, *labels), count in counters.counts.items():
+            put("iem_dcr_fault_active", fault in meter.active_faults, fault)
+        put("iem_dcr_held_registers", 0 if meter.driver is None else meter.driver.held_registers)
+        put("iem_dcr_frozen_values", 0 if meter.driver is None else meter.driver.frozen_values)
+        for (name, *labels), count in meter.counts.items():
             put(name, count, *labels)
         edges = [*map(str, BUCKETS_S), "+Inf"]
-        for request, durations in counters.durations.items():
+        for request, durations in meter.durations.items():
             buckets = list(zip(edges, accumulate(durations.counts), strict=True))
             self._durations.add_metric((meter.name, request), buckets, durations.sum_s)

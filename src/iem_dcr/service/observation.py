@@ -1,4 +1,4 @@
-"""What the page and the metrics know about a meter. All of it is what the driver reads anyway.
+"""What the page and the metrics know about the service and a meter. All of it is what the driver reads anyway.
 
 Nothing here sends requests to a meter. Without a page these objects do not exist.
 """
@@ -12,10 +12,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, Protocol
 
-from iem_dcr.diagnostics.status import StatusTracker, Trouble, is_new_transaction
+from iem_dcr.diagnostics.status import StatusTracker, Trouble
 from iem_dcr.driver.meter_state import WRONG_SERIAL
 from iem_dcr.driver.timing import now_s
-from iem_dcr.powermeter import TransactionRequestStatus
 from iem_dcr.service.counters import Counters
 from iem_dcr.service.history import History
 
@@ -27,11 +26,24 @@ if TYPE_CHECKING:
     from iem_dcr.device.messages import MeterValue
     from iem_dcr.diagnostics.status import Status
     from iem_dcr.driver import KeptReceipt, MeterDriver
-    from iem_dcr.errors import MeterError
-    from iem_dcr.powermeter import StationError, TransactionReq, TransactionStartResponse, TransactionStopResponse
+    from iem_dcr.powermeter import StationError, TransactionReq
 
 MAX_ERRORS: Final = 50
 MAX_RECEIPTS: Final = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """The health of the service at one moment, for ``/health/ready`` and the metrics.
+
+    Attributes:
+        broker_connected: whether the broker is connected; None without a broker.
+        is_ready: whether the service accepts requests for every meter from the broker. The state of the meters has no
+            influence.
+    """
+
+    broker_connected: bool | None = None
+    is_ready: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +65,14 @@ class ObservedReceipt:
 
 
 class JournalFile(Protocol):
-    """The part of a journal that is used here: its file."""
+    """The part of a journal that is used here."""
 
     @property
     def path(self) -> Path | None:
         """The file, or None before it is open."""
 
 
-class ObservedMeter:
+class ObservedMeter(Counters):
     """One meter as its driver sees it: the driver's `Observer` and a `ReceiptSink`.
 
     Args:
@@ -70,8 +82,8 @@ class ObservedMeter:
         wall: the host's clock, aware; the attribute ``now``.
 
     Attributes:
+        driver: of the meter, or None before it is known.
         history: its live values of the last 24 hours.
-        counters: its counters.
         errors: the latest errors raised at the station, newest last.
         receipts: the latest receipts, newest last.
         receipts_version: changes whenever a receipt comes or changes.
@@ -85,18 +97,18 @@ class ObservedMeter:
         address: str,
         wall: Callable[[], datetime] = lambda: datetime.now().astimezone(),
     ) -> None:
+        super().__init__()
         self.settings = settings
         self.module_id = module_id
         self.address = address
         self.now = wall
         self.history = History()
-        self.counters = Counters()
         self.errors: deque[ObservedError] = deque(maxlen=MAX_ERRORS)
         self.receipts: deque[ObservedReceipt] = deque(maxlen=MAX_RECEIPTS)
         self.receipts_version = 0
         self.is_duplicate = False
         self._received = 0
-        self._driver: MeterDriver | None = None
+        self.driver: MeterDriver | None = None
         self._journal: JournalFile | None = None
         self._tracker = StatusTracker()
         self._news = asyncio.Event()
@@ -105,7 +117,7 @@ class ObservedMeter:
         self, driver: MeterDriver | None, module_id: str | None = None, journal: JournalFile | None = None
     ) -> None:
         """Set the driver, the module_id when it is known, and the journal of the receipts."""
-        self._driver = driver
+        self.driver = driver
         self._journal = journal
         self.module_id = module_id or self.module_id
 
@@ -122,17 +134,7 @@ class ObservedMeter:
     @property
     def public_key(self) -> str:
         """Hex of the meter's DER key, or "" before it is known."""
-        return "" if self._driver is None else self._driver.public_key
-
-    @property
-    def held_registers(self) -> int:
-        """How often a register fell and its previous value was published."""
-        return 0 if self._driver is None else self._driver.held_registers
-
-    @property
-    def frozen_values(self) -> int:
-        """How many live values were not published because nothing in them changed."""
-        return 0 if self._driver is None else self._driver.frozen_values
+        return "" if self.driver is None else self.driver.public_key
 
     @property
     def journal_path(self) -> Path | None:
@@ -142,11 +144,11 @@ class ObservedMeter:
     @property
     def request(self) -> TransactionReq | None:
         """The station's request for the transaction whose receipt is still awaited, or None."""
-        return None if self._driver is None else self._driver.request
+        return None if self.driver is None else self.driver.request
 
     def status(self) -> Status:
         """Return the current status of the meter. Must be called on the loop."""
-        gateway = None if self._driver is None else self._driver.gateway
+        gateway = None if self.driver is None else self.driver.gateway
         return replace(self._tracker.status(self.address), gateway=gateway)
 
     def troubles(self) -> Iterator[Trouble]:
@@ -173,8 +175,7 @@ class ObservedMeter:
         if change.is_another_meter:
             self.history.clear()
         if change.before is not None:
-            is_new = is_new_transaction(change.before, value)
-            self.counters.on_value(change.before, value, is_new_transaction=is_new)
+            self.count_transactions(change.before, value)
         self.history.add(self._tracker.read_s, value)
         self._notify()
 
@@ -185,29 +186,17 @@ class ObservedMeter:
 
     def error_raised(self, error: StationError) -> None:
         """Store an error."""
-        self.counters.on_fault_raised(error)
+        super().error_raised(error)
         self.errors.append(ObservedError(error, self.now()))
         self._notify()
 
     def error_cleared(self, error: StationError) -> None:
         """Mark an error as cleared."""
-        self.counters.on_fault_cleared(error)
+        super().error_cleared(error)
         for index, seen in enumerate(self.errors):
             if seen.cleared is None and (seen.error.type, seen.error.sub_type) == (error.type, error.sub_type):
                 self.errors[index] = replace(seen, cleared=self.now())
         self._notify()
-
-    def request_made(self, method: str, node: str, duration_s: float, error: MeterError | None) -> None:
-        """Count a request to the meter."""
-        self.counters.on_request(method, node, duration_s, error)
-
-    def start_answered(self, response: TransactionStartResponse) -> None:
-        """Count a start."""
-        self.counters.on_command("start", is_ok=response.status is TransactionRequestStatus.OK)
-
-    def stop_answered(self, response: TransactionStopResponse) -> None:
-        """Count a stop."""
-        self.counters.on_command("stop", is_ok=response.status is TransactionRequestStatus.OK)
 
     # --- a sink of receipts ---
 
@@ -224,6 +213,6 @@ class ObservedMeter:
             self._received += 1
             self.receipts.append(ObservedReceipt(self._received, self.now(), kept))
         if is_delivered:
-            self.counters.on_receipt(kept.outcome, accepted=kept.accepted)
+            self.count_receipt(kept)
         self.receipts_version += 1
         self._notify()

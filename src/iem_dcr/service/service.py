@@ -9,27 +9,26 @@ import asyncio
 import contextlib
 import hashlib
 import logging
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, NoReturn, Protocol
+from typing import TYPE_CHECKING, NoReturn
 
 from iem_dcr.driver.rate_limited_log import RateLimitedLog
 from iem_dcr.driver.timing import now_s
 from iem_dcr.errors import printable
-from iem_dcr.everest_api.bus import Bus
-from iem_dcr.everest_api.context import METER
 from iem_dcr.everest_api.discovery import discover
-from iem_dcr.everest_api.meter_api import MeterApi
+from iem_dcr.everest_api.meter_api import METER, MeterApi
 from iem_dcr.everest_api.mqtt import MqttConnection
 from iem_dcr.journaling import Journals
 from iem_dcr.service.duplicate_serials import DuplicateSerials
-from iem_dcr.service.health import Health
-from iem_dcr.service.observation import ObservedMeter
+from iem_dcr.service.observation import Health, ObservedMeter
 from iem_dcr.service.systemd import Notifier
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from iem_dcr.device.messages import MeterValue
+    from iem_dcr.everest_api.bus import Bus
     from iem_dcr.journaling import LateJournal
     from iem_dcr.service.config import MeterConfig, ServiceConfig
     from iem_dcr.service.web_settings import WebSettings
@@ -59,16 +58,6 @@ AMBIGUOUS_PERIOD_S = 11.0
 """Period of the queries while EVerest offers several APIs."""
 
 
-class Connection(Bus, Protocol):
-    """A bus with a task of its own, such as `everest_api.mqtt.MqttConnection`."""
-
-    async def run(self) -> None:
-        """Stay connected until closed or cancelled."""
-
-    async def close(self, within_s: float) -> None:
-        """Send waiting messages for at most this time, and make `run` end."""
-
-
 class Service:
     """All meters of a configuration on one broker.
 
@@ -87,7 +76,7 @@ class Service:
         config: ServiceConfig,
         *,
         notifier: Notifier | None = None,
-        broker: Connection | None = None,
+        broker: Bus | None = None,
         journals: Journals | None = None,
     ) -> None:
         journals = journals or Journals()
@@ -144,12 +133,14 @@ class Service:
             self._notifier.send("STOPPING=1")
             _log.info("ending")
             await _end(meters, METERS_TIMEOUT_S)
-            closing = [asyncio.create_task(meter.close()) for meter in self._meters]
+            journals = [meter.journal for meter in self._meters if meter.journal is not None]
+            closing = [asyncio.create_task(journal.close(JOURNAL_TIMEOUT_S)) for journal in journals]
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(END_TIMEOUT_S):
                     await self._broker.close(DISCONNECT_TIMEOUT_S)
             await _end(others, END_TIMEOUT_S)
-            await asyncio.wait(closing, timeout=JOURNAL_TIMEOUT_S)
+            if closing:
+                await asyncio.wait(closing, timeout=JOURNAL_TIMEOUT_S)
             self._notifier.close()
 
     def _page(self, settings: WebSettings) -> WebServer:
@@ -216,7 +207,7 @@ class Service:
         before: dict[str, MeterValue] = {}
         logged: set[str] = set()
         while True:
-            values = {meter.address: meter.value for meter in self._meters if meter.value is not None}
+            values = {meter.config.address: meter.value for meter in self._meters if meter.value is not None}
             serials = {address: value.MS for address, value in values.items() if value is not before.get(address)}
             before, found = values, duplicates.update(serials, now_s())
             for serial in found.keys() - logged:
@@ -228,31 +219,22 @@ class Service:
             for serial in logged - found.keys():
                 log.info("the meter with serial %s answers at only one address again", printable(serial))
             logged = {*found}
-            doubled = {address for addresses in found.values() for address in addresses}
             for meter in self._meters:
                 if meter.observed is not None:
-                    meter.observed.is_duplicate = meter.address in doubled
+                    meter.observed.is_duplicate = any(meter.config.address in each for each in found.values())
             await asyncio.sleep(SERIALS_PERIOD_S)
 
 
+@dataclass(slots=True, eq=False)
 class _Meter:
     """One configured meter, with its API as soon as the module_id is known."""
 
-    def __init__(
-        self,
-        config: MeterConfig,
-        bus: Bus,
-        journal: LateJournal | None,
-        observed: ObservedMeter | None,
-        begins_after_s: float,
-    ) -> None:
-        self.address = config.address
-        self.api: MeterApi | None = None
-        self.observed = observed
-        self._config = config
-        self._bus = bus
-        self._journal = journal
-        self._begins_after_s = begins_after_s
+    config: MeterConfig
+    bus: Bus
+    journal: LateJournal | None
+    observed: ObservedMeter | None
+    begins_after_s: float
+    api: MeterApi | None = None
 
     @property
     def value(self) -> MeterValue | None:
@@ -262,26 +244,21 @@ class _Meter:
     async def run(self) -> None:
         """Drive the meter until cancelled. A restart keeps the API and its stored replies."""
         if self.api is None:
-            module_id = self._config.module_id or await find_module_id(self._bus)
+            module_id = self.config.module_id or await find_module_id(self.bus)
             METER.set(module_id)
             self.api = MeterApi(
                 module_id,
-                self._config.settings,
-                self._bus,
+                self.config.settings,
+                self.bus,
                 sink=self.observed,
-                journal=self._journal,
+                journal=self.journal,
                 observer=self.observed,
-                begins_after_s=self._begins_after_s,
+                begins_after_s=self.begins_after_s,
             )
             if self.observed is not None:
-                self.observed.attach(self.api.driver, module_id, self._journal)
-            _log.info("the meter is at %s", self.address)
+                self.observed.attach(self.api.driver, module_id, self.journal)
+            _log.info("the meter is at %s", self.config.address)
         await self.api.run()
-
-    async def close(self) -> None:
-        """Give the journal time to write waiting entries."""
-        if self._journal is not None:
-            await self._journal.close(JOURNAL_TIMEOUT_S)
 
 
 def identity(config: ServiceConfig) -> str:
@@ -295,13 +272,13 @@ def identity(config: ServiceConfig) -> str:
 
 async def find_module_id(bus: Bus) -> str:
     """Query EVerest until it offers exactly one powermeter API twice in a row, and return its module_id."""
-    before: tuple[str, ...] = ()
+    before: list[str] = []
     logged = ""
     while True:
         if not bus.connected:
             await asyncio.sleep(CONNECTED_PERIOD_S)
             continue
-        found = tuple(sorted({api.module_id for api in await discover(bus, wait_s=DISCOVERY_TIMEOUT_S)}))
+        found = [api.module_id for api in await discover(bus, wait_s=DISCOVERY_TIMEOUT_S)]
         if len(found) == 1 and found == before:
             return found[0]
         trouble = "" if found else "EVerest offers no powermeter API yet"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
 from typing import TYPE_CHECKING
 
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_MICROSECONDS = 1_000_000
-
 
 class Notifier:
     """Sends messages to systemd. No method raises or blocks.
@@ -28,14 +27,22 @@ class Notifier:
     """
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
-        self._address = _address(environment.get("NOTIFY_SOCKET", ""))
+        path = environment.get("NOTIFY_SOCKET", "")
+        self.watchdog_period_s: float | None = None
         self._socket: socket.socket | None = None
         self._failing = False
-        self.watchdog_period_s: float | None = None
-        if self._address:
-            self.watchdog_period_s = _watchdog_period_s(environment)
-            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-            self._socket.setblocking(False)  # noqa: FBT003  the signature is socket's
+        if not path:
+            return
+        if path[0] not in "/@" or path == "@":
+            _log.warning(
+                "NOTIFY_SOCKET is %s, which is not a local socket: nothing is sent to systemd", printable(path)
+            )
+            return
+        self._address = "\0" + path[1:] if path[0] == "@" else path  # an abstract address
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        watched, allowed_us = environment.get("WATCHDOG_PID", ""), environment.get("WATCHDOG_USEC", "")
+        if watched in ("", str(os.getpid())) and re.fullmatch("[0-9]{1,18}", allowed_us) and int(allowed_us):
+            self.watchdog_period_s = int(allowed_us) / 1_000_000 / 2
 
     def send(self, message: str) -> bool:
         """Send ``READY=1``, ``STATUS=...``, ``WATCHDOG=1`` or ``STOPPING=1``. Return whether nothing went wrong."""
@@ -57,24 +64,3 @@ class Notifier:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
-
-
-def _address(path: str) -> str:
-    """Return the address of systemd's socket; a leading ``@`` means an abstract one. Return "" if it is not local."""
-    if path.startswith("@") and len(path) > 1:
-        return "\0" + path[1:]
-    if path.startswith("/"):
-        return path
-    if path:
-        _log.warning("NOTIFY_SOCKET is %s, which is not a local socket: nothing is sent to systemd", printable(path))
-    return ""
-
-
-def _watchdog_period_s(environment: Mapping[str, str]) -> float | None:
-    """Return half the watchdog's time in seconds; None without a watchdog, or if it watches another process."""
-    if environment.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
-        return None
-    text = environment.get("WATCHDOG_USEC", "")
-    if not (text.isascii() and text.isdigit() and len(text) < 19) or int(text) == 0:
-        return None
-    return int(text) / _MICROSECONDS / 2

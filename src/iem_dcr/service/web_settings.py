@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from iem_dcr.config import Setting, is_host, shown
-from iem_dcr.errors import ConfigError, printable
-from iem_dcr.plain_file import read_plain
+from iem_dcr.errors import ConfigError
+from iem_dcr.plain_file import read_secret
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,12 +59,13 @@ class WebSettings:
     @property
     def host(self) -> str:
         """IP address of the page's server."""
-        return _split(self.listen)[0]
+        host = self.listen.rpartition(":")[0].strip("[]")
+        return "127.0.0.1" if host == "localhost" else host
 
     @property
     def port(self) -> int:
         """TCP port of the page's server, or 0 for any free port."""
-        return _split(self.listen)[1]
+        return int(self.listen.rpartition(":")[2])
 
     @property
     def is_loopback(self) -> bool:
@@ -88,23 +90,16 @@ class WebSettings:
         """
         if self.token_file is None:
             return self.token
-        try:
-            text = read_plain(self.token_file).decode().strip()
-        except (OSError, ValueError) as error:
-            why = error.strerror if isinstance(error, OSError) else "not UTF-8"
-            raise ConfigError([f"token_file {shown(self.token_file)} cannot be read: {printable(why)}"]) from error
+        text = read_secret("token_file", self.token_file).strip()
         if not _is_token(text):
             raise ConfigError([f"token_file {shown(self.token_file)} holds no token: expected {_TOKEN}"])
         return text
 
     def _problems(self) -> Iterator[str]:
-        try:
-            is_open = not self.is_loopback
-        except ValueError:
+        if not _is_address_with_port(self.listen):
             yield f"listen is {shown(self.listen)}: expected an IP address and a port, like {LISTEN} or [::1]:8080"
-        else:
-            if is_open and not self.needs_token:
-                yield f"listen is {shown(self.listen)}: expected a loopback address, or a token or token_file"
+        elif not (self.is_loopback or self.needs_token):
+            yield f"listen is {shown(self.listen)}: expected a loopback address, or a token or token_file"
         if self.token is not None and self.token_file is not None:
             yield "token_file: expected token or token_file, not both"
         if self.token is not None and not _is_token(self.token):
@@ -119,19 +114,13 @@ def _is_token(text: str) -> bool:
     return MIN_TOKEN <= len(text) <= MAX_TOKEN and text.isascii() and text.isprintable() and " " not in text
 
 
-def _split(listen: str) -> tuple[str, int]:
-    """Return address and port of ``address:port``.
-
-    Raises:
-        ValueError: the text does not have this form.
-    """
-    host, _, port = listen.rpartition(":")
-    if host == "localhost":
-        host = "127.0.0.1"
-    elif host.startswith("[") and host.endswith("]"):
-        host = str(ipaddress.IPv6Address(host[1:-1]))
-    else:
-        host = str(ipaddress.IPv4Address(host))
-    if not (port.isascii() and port.isdigit()) or len(port) > 5 or int(port) > 65535:
-        raise ValueError(listen)
-    return host, int(port)
+def _is_address_with_port(text: str) -> bool:
+    host, _, port = text.rpartition(":")
+    try:
+        if host.startswith("[") and host.endswith("]"):
+            ipaddress.IPv6Address(host[1:-1])
+        elif host != "localhost":
+            ipaddress.IPv4Address(host)
+    except ValueError:
+        return False
+    return re.fullmatch("[0-9]{1,5}", port) is not None and int(port) <= 65535

@@ -32,8 +32,7 @@ from iem_dcr.web.views import MeterView
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from iem_dcr.service.health import Health
-    from iem_dcr.service.observation import ObservedMeter
+    from iem_dcr.service.observation import Health, ObservedMeter
     from iem_dcr.web.auth import Auth
     from iem_dcr.web.receipt_list import Found
     from iem_dcr.web.streams import Streams

@@ -16,7 +16,7 @@ from aiohttp import web
 
 from iem_dcr.driver.timing import now_s
 from iem_dcr.errors import printable
-from iem_dcr.service.health import Health
+from iem_dcr.service.observation import Health
 from iem_dcr.web import templates
 from iem_dcr.web.auth import Auth
 from iem_dcr.web.middleware import Checks, add_headers
