@@ -15,7 +15,7 @@ import pytest
 
 from iem_dcr.ocmf import Outcome, Verification, parse, verify
 from iem_dcr.ocmf.import_formats import found_around, read_document
-from iem_dcr.ocmf.keys import SECP384R1
+from iem_dcr.ocmf.keys import curve_of
 from iem_dcr.ocmf.verdict import Judgement, Verdict, energy_summary, energy_summary_of, judge, verdict_on
 from tests.support.ocmf_signing import BEGIN, END, EXPORT, CurveSigner, Row, b64, in_form, key_forms, payload, pem
 
@@ -66,7 +66,7 @@ def test_a_signature_comes_before_every_finding() -> None:
     text = signed(BEGIN, END, IL="UNKNOWN")
     assert of(text.replace("UNKNOWN", "SECURES")).judgement is Judgement.INVALID
     assert of(text, key="").judgement is Judgement.NOT_CHECKED
-    of_another_curve = CurveSigner(SECP384R1).tuple_of(payload(END, PG="T2"))
+    of_another_curve = CurveSigner(curve_of("ECDSA-secp384r1-SHA256")).tuple_of(payload(END, PG="T2"))
     assert of(signed(BEGIN), of_another_curve).judgement is Judgement.NOT_CHECKED
 
 

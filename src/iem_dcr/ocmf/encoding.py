@@ -18,12 +18,12 @@ _HEX = re.compile(r"[0-9A-Fa-f]+")
 
 
 def from_hex(text: str) -> bytes | None:
-    """Decode hex. Return None if the text is not hex."""
+    """Decode hex, or return None."""
     return bytes.fromhex(text) if len(text) % 2 == 0 and _HEX.fullmatch(text) else None
 
 
 def from_base64(text: str) -> bytes | None:
-    """Decode base64 with or without padding. Return None if the text is not base64."""
+    """Decode base64 with or without padding, or return None."""
     bare = text.rstrip("=")
     try:
         return binascii.a2b_base64(bare + "=" * (-len(bare) % 4), strict_mode=True)
@@ -41,8 +41,8 @@ def elements(raw: bytes) -> tuple[list[tuple[int, bytes]], int] | None:
     if outer is None or outer[0] != SEQUENCE:
         return None
     _, content, end = outer
-    at = 0
     found: list[tuple[int, bytes]] = []
+    at = 0
     while at < len(content):
         inner = _element(content, at)
         if inner is None:

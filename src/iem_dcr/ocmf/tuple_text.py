@@ -44,7 +44,6 @@ _WITH_SECTION = re.compile(r"OCMF\|(?=[ \t\r\n]*\{)")
 _LINE_START = re.compile(r"^(?=OCMF\|)", re.MULTILINE)
 _START = re.compile(r"^OCMF\||OCMF\|(?=[ \t\r\n]*\{)", re.MULTILINE)
 _SPACES = (" ", "\t", "\r", "\n")
-_JSON_SPACE = re.compile(r"[ \t\r\n]+")
 _TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[{}\[\],:]|[^\s{}\[\],:"]+|\s+', re.DOTALL)
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _JSON_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
@@ -104,16 +103,8 @@ def find_tuple(text: str) -> str | None:
         The tuple, or None if there is no ``OCMF|``. For a damaged or truncated tuple, everything from ``OCMF|`` on
         without trailing white space.
     """
-    damaged: str | None = None
-    for candidate in _candidates(text):
-        start = _start(candidate)
-        if start is None:
-            continue
-        try:
-            return candidate[start : read_sections(candidate, start).end]
-        except ReceiptError:
-            damaged = damaged or candidate[start:].rstrip()
-    return damaged
+    found = _search(text)
+    return None if found is None else found[0]
 
 
 def read_tuple(text: str) -> tuple[str, Sections] | None:
@@ -125,15 +116,11 @@ def read_tuple(text: str) -> tuple[str, Sections] | None:
     Raises:
         ReceiptError: as `read_sections`.
     """
-    plain = text.strip(AROUND)
-    if _WITH_SECTION.match(plain):  # fast path: it cannot be JSON, and the tuple cannot begin elsewhere
-        try:
-            sections = read_sections(plain)
-            return plain[: sections.end], sections
-        except ReceiptError:
-            pass  # the full search follows and reports the error
-    found = find_tuple(text)
-    return None if found is None else (found, read_sections(found))
+    found = _search(text)
+    if found is None:
+        return None
+    tuple_text, sections = found
+    return tuple_text, sections or read_sections(tuple_text)
 
 
 def read_sections(text: str, start: int = 0) -> Sections:
@@ -152,14 +139,11 @@ def read_sections(text: str, start: int = 0) -> Sections:
 
 
 def repeated_keys(section: str, decoded: Mapping[str, object]) -> tuple[str, str]:
-    """Return a repeated key of the outermost object of a section, and one of the objects inside it.
+    """Return a repeated key of the outermost object of a section, and one of the objects inside it, or "".
 
     Args:
         section: the section as written.
         decoded: the same section, decoded.
-
-    Returns:
-        The two keys, or "" if no key is repeated.
     """
     repeated: list[str] = []
 
@@ -170,7 +154,7 @@ def repeated_keys(section: str, decoded: Mapping[str, object]) -> tuple[str, str
         return value
 
     try:
-        if section.count('"') == 2 * _count_texts(decoded):
+        if section.count('"') == 2 * _count_texts(decoded):  # the usual case, because the rest takes long
             return "", ""
         decoder = json.JSONDecoder(strict=False, parse_int=str, parse_float=str, object_pairs_hook=note_repeated)
         _section(section, 0, "same", decoder)
@@ -268,20 +252,33 @@ def _with_odd_numbers(text: str, at: int, decoder: json.JSONDecoder) -> tuple[ob
 
 
 def _skip_space(text: str, at: int) -> int:
-    if not text.startswith(_SPACES, at):
-        return at
-    match = _JSON_SPACE.match(text, at)
-    return match.end() if match else at
+    while text.startswith(_SPACES, at):
+        at += 1
+    return at
 
 
-def _start(text: str) -> int | None:
-    match = _WITH_SECTION.search(text)
-    at = match.start() if match else text.find(HEADER)
-    return at if at >= 0 else None
+def _search(text: str) -> tuple[str, Sections | None] | None:
+    """Return the first whole tuple with its sections, else the first damaged one without them, else None."""
+    damaged: tuple[str, None] | None = None
+    for candidate in _candidates(text):
+        match = _WITH_SECTION.search(candidate)
+        start = match.start() if match else candidate.find(HEADER)
+        if start < 0:
+            continue
+        try:
+            sections = read_sections(candidate, start)
+        except ReceiptError:
+            damaged = damaged or (candidate[start:].rstrip(), None)
+        else:
+            return candidate[start : sections.end], sections
+    return damaged
 
 
 def _candidates(text: str) -> Iterator[str]:
     """Yield the strings that may contain the tuple: those of a JSON text in order, else the text itself."""
+    if text.startswith(HEADER):  # the usual case
+        yield text
+        return
     try:
         wrapper = json.loads(text.strip(AROUND), strict=False)
     except (ValueError, RecursionError):
