@@ -165,16 +165,10 @@ def test_fields_that_are_no_strings_are_none() -> None:
 
 
 @pytest.mark.parametrize(("text", "read"), [
-    ('OCMF|{"PG":"T1","P\\u0047":"T2"}|{}', {"PG": "T2"}),
-    ('OCMF|{"RD":[{"RV":1,"RV":2}]}|{}', {"RD": [{"RV": 2}]}),
-    ('OCMF|{"RD":[{"RV":.5,"a":007},{"RV":5.},[+1,-.5]]}|{}',
-     {"RD": [{"RV": ".5", "a": "007"}, {"RV": "5."}, ["+1", "-.5"]]}),
-    ('OCMF|{"TT":"a.5, 007 }","RV":00.5}|{"a":.1}', {"TT": "a.5, 007 }", "RV": "00.5"}),
+    ('OCMF|{"PG":"T1","P\\u0047":"T2"}|{}', {"PG": "T2"}), ('OCMF|{"RD":[{"RV":1,"RV":2}]}|{}', {"RD": [{"RV": 2}]}),
 ])  # fmt: skip
-def test_of_keys_given_twice_the_last_counts_and_odd_numbers_are_text(text: str, read: dict[str, object]) -> None:
-    receipt = parse(text + " ")
-    assert (receipt.payload, receipt.text) == (read, text)
-    assert receipt.signed.decode() == text.split("|")[1]
+def test_of_keys_given_twice_the_last_counts(text: str, read: dict[str, object]) -> None:
+    assert parse(text).payload == read
 
 
 def test_white_space_and_control_characters_are_signed_as_they_are() -> None:
@@ -194,8 +188,8 @@ def test_white_space_and_control_characters_are_signed_as_they_are() -> None:
     ('OCMF|{}|{"SD":"\udfff"}', "surrogate"), (f'OCMF|{{"RV":{"9" * 5000}}}|{{}}', "too large"),
     (f'OCMF|{{"RV":1e{"9" * 30}}}|{{}}', "too large"),
     *((f'OCMF|{{"RV":{number}}}|{{}}', "not JSON") for number in
-      ("1.2.3", ".", "5.e", "--1", "0x1", ".5 .5", "1_0", ".5, [")),
-], ids=range(25))  # fmt: skip
+      ("1.2.3", ".5", "5.e", "007", "+1", "1_0")),
+], ids=range(23))  # fmt: skip
 def test_what_is_no_tuple_is_refused_with_its_reason(text: str, says: str) -> None:
     assert says in (try_parse(text) or "")
 

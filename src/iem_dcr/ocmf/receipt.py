@@ -107,14 +107,12 @@ class Receipt:
         payload: the payload section. Fractions are Decimal.
         signature: the signature section.
         signed: the signed bytes: UTF-8 of the payload section exactly as received.
-        has_odd_numbers: whether a number is not valid in JSON and was read as text.
     """
 
     text: str
     payload: Mapping[str, object] = field(repr=False, compare=False)
     signature: Mapping[str, object] = field(repr=False, compare=False)
     signed: bytes = field(repr=False, compare=False)
-    has_odd_numbers: bool = field(default=False, repr=False, compare=False)
 
     @cached_property
     def rows(self) -> tuple[Row, ...]:
@@ -247,7 +245,7 @@ def parse(text: str) -> Receipt:
     read = read_tuple(text)
     if read is None:
         raise ReceiptError(f"no OCMF tuple: no 'OCMF|' in {printable(text[:200], limit=40)!r}")
-    found, (payload, signature, signed, _, has_odd_numbers) = read
+    found, (payload, signature, signed, _) = read
     try:
         data = signed.encode()
         if not found.isascii():
@@ -256,7 +254,7 @@ def parse(text: str) -> Receipt:
         raise ReceiptError(
             f"not valid Unicode: half a surrogate pair at character {error.start}; read the bytes as UTF-8"
         ) from error
-    return Receipt(found, payload, signature, data, has_odd_numbers)
+    return Receipt(found, payload, signature, data)
 
 
 def _rows_of(RD: object) -> tuple[Row, ...]:

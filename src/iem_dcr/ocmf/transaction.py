@@ -63,8 +63,7 @@ class Transaction:
 
     def judge(self) -> None:
         """Report the findings about begin, end and the readings between them."""
-        is_pair = len(self._receipts) > 1
-        if is_pair:
+        if len(self._receipts) > 1:
             self._look_at_parts()
         self._look_at_levels()
         self._look_at_first()
@@ -76,8 +75,6 @@ class Transaction:
                 self._look_at(what, one)
         if self._ends["begin"] and self._ends["end"]:
             self._compare(self._ends["begin"][0], self._ends["end"][-1])
-        if is_pair:
-            self._look_across()
         if len(self._rows) > sum(map(len, self._ends.values())):
             self._look_between()
 
@@ -182,24 +179,6 @@ class Transaction:
         if counters[1] not in (None, counters[0]) and self._receipts[end.number].is_old:
             self._add("event-counter", "EI differs between begin and end", "EI", end)
 
-    def _look_across(self) -> None:
-        """Check that no judged reading of the begin's tuple exceeds one of the end's tuple, in kWh."""
-        parts: tuple[list[tuple[float, Row]], ...] = ([], [])
-        for number, row in self._rows:
-            register = _own_register(row)
-            if register is not None and register.judged and register.groups[5] == 0:
-                parts[min(number, 1)].append((_kwh(row), row))
-        for part, what in zip(parts, _TX_OF, strict=True):
-            if not part:
-                self._report.add(f"{what}-missing", "its tuple has no total of a judged register", "RI")
-                return
-        highest, of_begin = max(parts[0], key=lambda one: one[0])
-        lowest, row = min(parts[1], key=lambda one: one[0])
-        is_told = len(parts[0]) == len(parts[1]) == 1 and _is_above(of_begin.reading.RV, row.reading.RV)
-        if highest > lowest and not is_told:
-            text = f"the end's tuple has {lowest:g} kWh, the begin's {highest:g} kWh"
-            self._report.add("register-falling", text, "RV", row, 1)
-
     def _look_between(self) -> None:
         judged = {id(one.row) for ones in self._ends.values() for one in ones}
         last: dict[object, tuple[int, Row]] = {}
@@ -215,16 +194,16 @@ class Transaction:
             if register in last:
                 of, before = last[register]
                 if not {id(before), id(row)} <= judged:
-                    self._look_at_step(before, row, number, is_in_one=of == number)
+                    self._look_at_step(before, row, number, is_across=of != number)
             if reading.RV is not None:
                 last[register] = number, row
 
-    def _look_at_step(self, before: Row, row: Row, number: int, *, is_in_one: bool) -> None:
+    def _look_at_step(self, before: Row, row: Row, number: int, *, is_across: bool) -> None:
         first, last = before.reading, row.reading
-        falls = _is_above(first.energy_wh, last.energy_wh)
-        if falls and (is_in_one or not _is_judged(last.RI)):  # readings of two tuples are already judged
+        if _is_above(first.energy_wh, last.energy_wh):
+            code = "register-falling" if is_across and _is_judged(last.RI) else "register-falling-between"
             text = f"register {printable(last.RI, limit=40)} falls from {first.RV} to {last.RV}"
-            self._report.add("register-falling-between", text, "RV", row, number)
+            self._report.add(code, text, "RV", row, number)
         if first.TM and last.TM and first.TM.instant > last.TM.instant:
             text = "earlier than the previous reading of the same register"
             self._report.add("time-falling-between", text, "TM", row, number)
@@ -259,12 +238,6 @@ def _own_register(row: Row) -> Register | None:
 def _is_judged(RI: str) -> bool:
     register = register_of(RI)
     return register is not None and register.judged
-
-
-def _kwh(row: Row) -> float:
-    """Return the value of a row as that software reads it: with its own unit, as kWh if this is not Wh."""
-    value = 0.0 if row.reading.RV is None or row.written.get("RV") is None else float(row.reading.RV)
-    return value / 1000 if str(row.written.get("RU")).strip(BLANKS).lower() == "wh" else value
 
 
 def _is_above(first: Decimal | None, last: Decimal | None) -> bool:

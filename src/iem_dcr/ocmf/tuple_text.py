@@ -5,9 +5,7 @@ ends. A text field may therefore contain a ``|``, although the specification for
 signed data is everything between the first ``|`` and the one after the payload, including white space. Other readers
 hash exactly that.
 
-The S.A.F.E. transparency software reads more than JSON. This reader accepts two of its extensions: numbers such as
-``.5``, ``5.``, ``007`` and ``+1``, which become text with unchanged digits, and repeated keys, of which the last
-counts. It refuses NaN and everything else that is not JSON.
+Of repeated keys the last one counts, as in the S.A.F.E. transparency software.
 """
 
 from __future__ import annotations
@@ -37,17 +35,10 @@ LONGEST_RECORD = 16_000_000
 MOST_DAMAGED = 100
 """Maximum number of separate damaged tuples in a line. For each, the decoder scans all text before it for lines."""
 
-LONGEST_WITH_ODD_NUMBERS = 50_000
-"""Maximum length of a section in which numbers that are not JSON are accepted."""
-
 _WITH_SECTION = re.compile(r"OCMF\|(?=[ \t\r\n]*\{)")
 _LINE_START = re.compile(r"^(?=OCMF\|)", re.MULTILINE)
 _START = re.compile(r"^OCMF\||OCMF\|(?=[ \t\r\n]*\{)", re.MULTILINE)
 _SPACES = (" ", "\t", "\r", "\n")
-_TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[{}\[\],:]|[^\s{}\[\],:"]+|\s+', re.DOTALL)
-_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
-_JSON_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
-_OF_NUMBERS = frozenset("+-.0123456789")
 
 
 def _no_such_number(name: str) -> NoReturn:
@@ -66,14 +57,12 @@ class Sections(NamedTuple):
         signature: the decoded signature section.
         signed: the payload section as written, between its two ``|``.
         end: index after the tuple's last character.
-        has_odd_numbers: whether a number is not valid in JSON and was read as text.
     """
 
     payload: dict[str, object]
     signature: dict[str, object]
     signed: str
     end: int
-    has_odd_numbers: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,12 +119,12 @@ def read_sections(text: str, start: int = 0) -> Sections:
         ReceiptError: there is no tuple of two JSON objects.
     """
     begin = start + len(HEADER)
-    payload, end, payload_is_odd = _section(text, begin, "payload")
+    payload, end = _section(text, begin, "payload")
     separator = _skip_space(text, end)
     if not text.startswith("|", separator):
         raise ReceiptError("no OCMF tuple: no '|' and no signature section behind the payload; is the text complete?")
-    signature, end, signature_is_odd = _section(text, separator + 1, "signature")
-    return Sections(payload, signature, text[begin:separator], end, payload_is_odd or signature_is_odd)
+    signature, end = _section(text, separator + 1, "signature")
+    return Sections(payload, signature, text[begin:separator], end)
 
 
 def repeated_keys(section: str, decoded: Mapping[str, object]) -> tuple[str, str]:
@@ -214,41 +203,18 @@ def _tuples_in_piece(text: str, line: int) -> Iterator[tuple[str, int]]:
         yield text[start:at].rstrip(), line
 
 
-def _section(text: str, at: int, name: str, decoder: json.JSONDecoder = _JSON) -> tuple[dict[str, object], int, bool]:
-    at, is_odd = _skip_space(text, at), False
+def _section(text: str, at: int, name: str, decoder: json.JSONDecoder = _JSON) -> tuple[dict[str, object], int]:
     try:
-        value, end = decoder.raw_decode(text, at)
+        value, end = decoder.raw_decode(text, _skip_space(text, at))
     except json.JSONDecodeError as error:
-        odd = _with_odd_numbers(text, at, decoder) if text[error.pos : error.pos + 1] in _OF_NUMBERS else None
-        if odd is None:
-            raise ReceiptError(f"the {name} section is not JSON: {error.msg} at character {error.pos}") from error
-        (value, end), is_odd = odd, True
+        raise ReceiptError(f"the {name} section is not JSON: {error.msg} at character {error.pos}") from error
     except RecursionError as error:
         raise ReceiptError(f"the {name} section is nested too deeply to be read") from error
     except (ValueError, ArithmeticError) as error:
         raise ReceiptError(f"the {name} section holds a number too large to be read") from error
     if not isinstance(value, dict):
         raise ReceiptError(f"the {name} section is not a JSON object")
-    return value, end, is_odd
-
-
-def _with_odd_numbers(text: str, at: int, decoder: json.JSONDecoder) -> tuple[object, int] | None:
-    """Decode JSON with invalid numbers, which become texts. Return None if anything else is invalid."""
-    pieces: list[str] = []
-    depth, end = 0, at
-    for token in _TOKEN.finditer(text, at, at + LONGEST_WITH_ODD_NUMBERS):
-        if token.start() != end:
-            return None
-        word, end = token[0], token.end()
-        depth += (word in ("{", "[")) - (word in ("}", "]"))
-        is_odd = _NUMBER.fullmatch(word) and not _JSON_NUMBER.fullmatch(word)
-        pieces.append(f'"{word}"' if is_odd else word)
-        if not depth:
-            break
-    try:
-        return decoder.decode("".join(pieces)), end
-    except (ValueError, ArithmeticError, RecursionError):
-        return None
+    return value, end
 
 
 def _skip_space(text: str, at: int) -> int:
