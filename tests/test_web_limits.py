@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import json
 import logging
 import re
 import socket
@@ -207,8 +206,11 @@ async def test_what_a_chart_shows_is_there_as_csv() -> None:
         assert {later - earlier for earlier, later in itertools.pairwise(times)} == {timedelta(seconds=2)}
         day = [line.split(",") for line in (await page.ask("/meters/pm1/history.csv?range=24h")).text.splitlines()[1:]]
         assert [row[1] for row in day] == ["119.0", "359.0"]
-        shown = json.loads((await page.ask("/meters/pm1/history.json?range=24h")).body)
-        assert (shown["power"], shown["voltage"], shown["step_ms"]) == ([119.0, 359.0], [None, None], 120_000)
+        reader, writer = await stream(page, "/meters/pm1/events?range=24h")
+        for power in ([119.0, 359.0], [359.0]):  # all of it, and then what is new
+            series = (await read_event(reader))[1]["series"]
+            assert (series["power"], series["voltage"], series["step_ms"]) == (power, [None] * len(power), 120_000)
+        let_go([(reader, writer)])
 
 
 # --- what goes wrong ---

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from iem_dcr import ocmf
-from iem_dcr.journal import forget
+from iem_dcr.journal import JournalReader, forget
 from iem_dcr.ocmf.import_formats import read_document
 from iem_dcr.ocmf.rules import Severity
 from iem_dcr.web import receipt_list
@@ -183,7 +183,7 @@ def test_a_disk_that_hangs_holds_up_nothing_else(path: Path, monkeypatch: pytest
         over.wait(30)
         return []
 
-    monkeypatch.setattr(receipt_list, "_latest", hang)
+    monkeypatch.setattr(JournalReader, "latest", hang)
 
     async def asked() -> None:
         meter = meter_with(path)

@@ -8,7 +8,6 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Final
 
 from iem_dcr.driver.timing import now_s
-from iem_dcr.service.history import SPAN_S, STEP_S
 from iem_dcr.web import templates
 from iem_dcr.web.streams import event
 from iem_dcr.web.views import MeterView, summary
@@ -26,7 +25,7 @@ PAUSE_S: Final = 0.25
 _AT_A_TIME: Final = 50
 """Number of meters that are rendered before other tasks get their turn."""
 _METERS_PER_S: Final = 250
-_NEW_S: Final = 2 * STEP_S
+_NEW_SLOTS: Final = 2
 """The part of a series that is sent again: the current slot and the one before."""
 
 
@@ -75,13 +74,13 @@ class Overview:
         return [templates.render("summary.html", summary=summary(states), status=self._status()), *cards]
 
 
-async def meter_events(meter: ObservedMeter, receipts: ReceiptList) -> AsyncGenerator[bytes]:
-    """Yield all parts of a meter with its last half hour, and then the changes."""
+async def meter_events(meter: ObservedMeter, receipts: ReceiptList, span_s: float) -> AsyncGenerator[bytes]:
+    """Yield all parts of a meter with the charts' last ``span_s`` seconds, and then the changes."""
     parts: list[str] = []
     known: tuple[object, ...] | None = None
     rows: tuple[Row, ...] = ()
     note = ""
-    span_s = SPAN_S
+    slots: int | None = None
     while True:
         # The journal is read again when it opens, and when the meter's serial number becomes known or changes.
         now_known = meter.serial, meter.journal_path, meter.receipts_version
@@ -89,15 +88,15 @@ async def meter_events(meter: ObservedMeter, receipts: ReceiptList) -> AsyncGene
             known = now_known
             rows, note = await receipts.rows(meter)
         before, parts = parts, templates.live_parts("meter.html", view=MeterView.of(meter), rows=rows, note=note)
-        yield event("view", {"parts": _changed(before, parts), "series": history(meter, span_s)})
-        span_s = _NEW_S
+        yield event("view", {"parts": _changed(before, parts), "series": _series(meter, span_s, slots)})
+        slots = _NEW_SLOTS
         await asyncio.sleep(PAUSE_S)
         await meter.changed(BEAT_S - PAUSE_S)
 
 
-def history(meter: ObservedMeter, span_s: float) -> dict[str, Any]:
-    """Return the data of the charts for the last ``span_s`` seconds as JSON types. Times are ms since 1970."""
-    series = meter.history.series(now_s(), span_s)
+def _series(meter: ObservedMeter, span_s: float, slots: int | None) -> dict[str, Any]:
+    """Return the data of the charts as JSON types. Times are ms since 1970."""
+    series = meter.history.series(now_s(), span_s, slots)
     now = datetime.now().astimezone()
     now_ms = round(now.timestamp() * 1000)
     return {

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from iem_dcr.journal import Entry
+    from iem_dcr.journal import Entry, JournalReader
     from iem_dcr.ocmf import Receipt
     from iem_dcr.ocmf.verdict import Verdict
     from iem_dcr.service.observation import ObservedMeter, ObservedReceipt
@@ -100,7 +100,7 @@ class ReceiptList:
         path, serial = meter.journal_path, meter.serial
         if path and serial:
             try:
-                entries = await self._read(lambda: _latest(path, serial))
+                entries = await self._read(path, lambda reader: reader.latest(serial, MAX_RECEIPTS))
             except JournalError as error:
                 note = f"Only receipts since the service started: {printable(error, limit=300)}."
             else:
@@ -120,32 +120,30 @@ class ReceiptList:
         match = _KEY.fullmatch(key)
         if match is None:
             return None
-        number = int(match["number"])
-        if match["where"] == _IN_MEMORY:
-            kept = next((seen.kept for seen in meter.receipts if seen.number == number), None)
-            if kept is None:
-                return None
-            text, public_key, transaction_id = kept.receipt.text, kept.public_key, kept.transaction_id
-        else:
-            path, serial = meter.journal_path, meter.serial
-            entry = await self._read(lambda: _entry(path, number)) if path and serial else None
-            if entry is None or entry.meter != serial or not entry.text:
-                return None
-            text, public_key, transaction_id = entry.text, entry.public_key, entry.transaction_id
-        if key != key_of(match["where"], number, text):
+        where, number = match["where"], int(match["number"])
+        path, serial = meter.journal_path, meter.serial
+        text = public_key = transaction_id = ""
+        if where == _IN_MEMORY:
+            if kept := next((seen.kept for seen in meter.receipts if seen.number == number), None):
+                text, public_key, transaction_id = kept.receipt.text, kept.public_key, kept.transaction_id
+        elif path and serial:
+            entry = await self._read(path, lambda reader: reader.entry(number))
+            if entry and entry.meter == serial:
+                text, public_key, transaction_id = entry.text, entry.public_key, entry.transaction_id
+        if not text or key != key_of(where, number, text):
             return None
         public_key = public_key or meter.public_key
         return await self._check(lambda: _judged(text, public_key, transaction_id))
 
-    async def _read(self, work: Callable[[], T]) -> T:
-        """Read a journal in its thread.
+    async def _read(self, path: Path, ask: Callable[[JournalReader], T]) -> T:
+        """Ask a journal in the thread for it.
 
         Raises:
             JournalError: it cannot be read, or it or an earlier one does not answer.
         """
         try:
             async with asyncio.timeout(JOURNAL_TIMEOUT_S):
-                return await asyncio.get_running_loop().run_in_executor(self._reading, work)
+                return await asyncio.get_running_loop().run_in_executor(self._reading, _ask, path, ask)
         except TimeoutError:
             raise JournalError("the journal does not answer") from None
 
@@ -162,18 +160,11 @@ def key_of(where: str, number: int, text: str) -> str:
     return f"{where}{number}-{hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()[:_DIGITS]}"
 
 
-def _latest(path: Path, serial: str) -> list[Entry]:
+def _ask(path: Path, ask: Callable[[JournalReader], T]) -> T:
     from iem_dcr.journal import open_for_reading  # noqa: PLC0415  without a journal SQLite is not loaded
 
     with open_for_reading(path) as reader:
-        return reader.latest(serial, MAX_RECEIPTS)
-
-
-def _entry(path: Path, number: int) -> Entry | None:
-    from iem_dcr.journal import open_for_reading  # noqa: PLC0415  without a journal SQLite is not loaded
-
-    with open_for_reading(path) as reader:
-        return reader.entry(number)
+        return ask(reader)
 
 
 def _judged(text: str, public_key: str, transaction_id: str) -> Found:
