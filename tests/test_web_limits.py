@@ -20,7 +20,7 @@ from iem_dcr.service.config import MeterConfig, ServiceConfig
 from iem_dcr.service.service import Service
 from iem_dcr.service.web_settings import WebSettings
 from iem_dcr.simulator import SimulatorOptions, SimulatorServer
-from iem_dcr.web import streams, views
+from iem_dcr.web import live, views
 from iem_dcr.web.server import IDLE_TIMEOUT_S, RETRY_AFTER_S
 from tests.support.bench import CI, SECRET, SERIAL
 from tests.support.served_page import observed, read_answer, read_event, served, value, wall
@@ -91,7 +91,7 @@ async def test_who_is_slow_with_the_form_keeps_nobody_out() -> None:
 @virtual
 async def test_streams_are_bounded() -> None:
     async with served([observed()]) as page:
-        opened = [await stream(page) for _ in range(streams.MAX_STREAMS)]
+        opened = [await stream(page) for _ in range(live.MAX_STREAMS)]
         for reader, _ in opened:
             assert (await read_event(reader))[0] == "view"
         refused = await page.ask("/events")
@@ -104,21 +104,21 @@ async def test_streams_are_bounded() -> None:
 
 @virtual
 async def test_a_stream_outlives_other_connections_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams, "LIFETIME_S", 300.0)
+    monkeypatch.setattr(live, "LIFETIME_S", 300.0)
     async with served([observed()]) as page:
         reader, writer = await stream(page)
         began_s = now_s()
         with contextlib.suppress(asyncio.IncompleteReadError):
             while True:
                 await read_event(reader)
-        assert abs(now_s() - began_s - streams.LIFETIME_S) < 5
+        assert abs(now_s() - began_s - live.LIFETIME_S) < 5
         let_go([(reader, writer)])
 
 
 @virtual
 async def test_a_reader_who_does_not_keep_up_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams, "BUFFER_BYTES", 8192)
-    monkeypatch.setattr(streams, "READ_TIMEOUT_S", 2.0)
+    monkeypatch.setattr(live, "BUFFER_BYTES", 8192)
+    monkeypatch.setattr(live, "READ_TIMEOUT_S", 2.0)
     meter = observed()
     async with served([meter]) as page:
         with socket.socket() as slow:

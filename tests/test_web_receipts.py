@@ -18,8 +18,8 @@ from iem_dcr import ocmf
 from iem_dcr.journal import JournalReader, forget
 from iem_dcr.ocmf.import_formats import read_document
 from iem_dcr.ocmf.rules import Severity
-from iem_dcr.web import receipt_list
-from iem_dcr.web.receipt_view import MAX_FINDINGS
+from iem_dcr.web import receipts
+from iem_dcr.web.receipts import MAX_FINDINGS
 from tests.support.bench import bench, meter_options, request
 from tests.support.journals import METER, journal, kept
 from tests.support.served_page import observed, read_event, served, value, wall
@@ -128,7 +128,7 @@ async def test_not_accepted_stands_beside_valid(path: Path) -> None:
 async def test_each_is_shown_under_its_own_meter_only(path: Path) -> None:
     async with served([meter_with(path)]) as page:
         whole = (await path_of(page, "j1")).rpartition("/")[2]
-        others = receipt_list.key_of("j", 4, kept(4, meter="another").receipt.text)
+        others = receipts.key_of("j", 4, kept(4, meter="another").receipt.text)
         keys = [others, whole[:-1], whole + "0", whole.replace("j1", "j2"), whole.replace("j", "m"), whole.upper()]
         for key in (*keys, "j1", "j0-" + "0" * 12, "j-1", "x1", "j", "j" + "9" * 30, "..", "%2e%2e", f"{whole}/.."):
             for suffix in ("", ".xml"):
@@ -176,7 +176,7 @@ async def test_before_the_meter_has_said_who_it_is(path: Path) -> None:
 
 
 def test_a_disk_that_hangs_holds_up_nothing_else(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(receipt_list, "JOURNAL_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(receipts, "JOURNAL_TIMEOUT_S", 0.05)
     over = threading.Event()
 
     def hang(*_: object) -> list[Any]:

@@ -25,8 +25,7 @@ from iem_dcr.service.metrics import Metrics
 from iem_dcr.web import live, templates
 from iem_dcr.web.auth import SESSION_S
 from iem_dcr.web.middleware import LOGIN, STATIC
-from iem_dcr.web.receipt_list import ReceiptList
-from iem_dcr.web.receipt_view import receipt_view
+from iem_dcr.web.receipts import ReceiptList, receipt_view
 from iem_dcr.web.views import MeterView
 
 if TYPE_CHECKING:
@@ -35,8 +34,8 @@ if TYPE_CHECKING:
     from iem_dcr.service.health import Health
     from iem_dcr.service.observation import ObservedMeter
     from iem_dcr.web.auth import Auth
-    from iem_dcr.web.receipt_list import Found
-    from iem_dcr.web.streams import Streams
+    from iem_dcr.web.live import Streams
+    from iem_dcr.web.receipts import Found
 
 _log = logging.getLogger(__name__)
 
