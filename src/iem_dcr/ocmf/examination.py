@@ -15,7 +15,7 @@ from iem_dcr.ocmf.registers import register_of
 from iem_dcr.ocmf.rules import Report
 from iem_dcr.ocmf.signature import Form, form_of
 from iem_dcr.ocmf.transaction import Transaction, quoted
-from iem_dcr.ocmf.tuple_text import HEADER, repeated_keys
+from iem_dcr.ocmf.tuple_text import RepeatedKeys
 
 if TYPE_CHECKING:
     from iem_dcr.ocmf.receipt import Receipt, Row
@@ -92,14 +92,12 @@ class _Examination:
             value = payload.get(name)
             if isinstance(value, str) and len(value) > longest:
                 self._add("text-too-long", f"{name} has {len(value)} characters; the limit is {longest}", name)
-        signed = receipt.signed.decode()
-        outer, inner = repeated_keys(signed, payload)
-        in_signature = repeated_keys(receipt.text[len(HEADER) + len(signed) + 1 :], receipt.signature)
-        if outer:
-            self._add("key-repeated", f"the payload has {quoted(outer)} twice", printable(outer, limit=20))
-        for key in filter(None, (inner, *in_signature)):
-            what = f"an object has {quoted(key)} twice; the last one counts"
-            self._add("key-repeated-within", what, printable(key, limit=20))
+        if isinstance(payload, RepeatedKeys):
+            self._add("key-repeated", f"the payload has {quoted(payload.key)} twice", printable(payload.key, limit=20))
+        for written in (receipt.signature, *(row.written for row in receipt.rows)):
+            if isinstance(written, RepeatedKeys):
+                what = f"an object has {quoted(written.key)} twice; the last one counts"
+                self._add("key-repeated-within", what, printable(written.key, limit=20))
 
     def examine_fields(self) -> None:
         payload, signature = self._receipt.payload, self._receipt.signature

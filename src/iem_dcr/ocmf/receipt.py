@@ -18,7 +18,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from iem_dcr import meter_time
-from iem_dcr.errors import ReceiptError, printable
+from iem_dcr.errors import ReceiptError
 from iem_dcr.ocmf.registers import BLANKS, key_of_register, register_of
 from iem_dcr.ocmf.tuple_text import read_tuple
 
@@ -224,9 +224,9 @@ def ends_of(rows: Iterable[Row]) -> dict[object, Ends]:
             continue
         ends = of.setdefault(key_of_register(row.reading.RI), Ends([], []))
         same = ends.begins if TX == "B" else ends.ends
-        if "TX" in row.written:
-            same[:] = [one for one in same if "TX" in one.written] + [row]
-        elif not same:
+        if "TX" in row.written and same and "TX" not in same[0].written:
+            same.clear()
+        if "TX" in row.written or not same:
             same.append(row)
     return of
 
@@ -242,10 +242,7 @@ def parse(text: str) -> Receipt:
     Raises:
         ReceiptError: the text has no tuple.
     """
-    read = read_tuple(text)
-    if read is None:
-        raise ReceiptError(f"no OCMF tuple: no 'OCMF|' in {printable(text[:200], limit=40)!r}")
-    found, (payload, signature, signed, _) = read
+    found, (payload, signature, signed, _) = read_tuple(text)
     try:
         data = signed.encode()
         if not found.isascii():

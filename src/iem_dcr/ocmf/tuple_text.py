@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import IO, TYPE_CHECKING, NamedTuple, NoReturn
 
-from iem_dcr.errors import ReceiptError
+from iem_dcr.errors import ReceiptError, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
 HEADER = "OCMF|"
 
@@ -41,12 +41,29 @@ _START = re.compile(r"^OCMF\||OCMF\|(?=[ \t\r\n]*\{)", re.MULTILINE)
 _SPACES = (" ", "\t", "\r", "\n")
 
 
+class RepeatedKeys(dict[str, object]):
+    """A JSON object that has a key more than once. The last value counts.
+
+    Attributes:
+        key: one such key.
+    """
+
+    def __init__(self, pairs: list[tuple[str, object]]) -> None:
+        super().__init__(pairs)
+        self.key = Counter(key for key, _ in pairs).most_common(1)[0][0]
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    value = dict(pairs)
+    return value if len(value) == len(pairs) else RepeatedKeys(pairs)
+
+
 def _no_such_number(name: str) -> NoReturn:
     raise ReceiptError(f"not JSON: {name} is not a JSON number")
 
 
 # Control characters inside strings are accepted: the signature covers the bytes as written, escaped or not.
-_JSON = json.JSONDecoder(strict=False, parse_float=Decimal, parse_constant=_no_such_number)
+_JSON = json.JSONDecoder(strict=False, parse_float=Decimal, parse_constant=_no_such_number, object_pairs_hook=_object)
 
 
 class Sections(NamedTuple):
@@ -96,18 +113,15 @@ def find_tuple(text: str) -> str | None:
     return None if found is None else found[0]
 
 
-def read_tuple(text: str) -> tuple[str, Sections] | None:
-    """Extract the tuple from a text as `find_tuple` does, and decode its sections as `read_sections` does.
-
-    Returns:
-        The tuple and its sections, or None if there is no ``OCMF|``.
+def read_tuple(text: str) -> tuple[str, Sections]:
+    """Extract the tuple from a text as `find_tuple` does, and decode its sections.
 
     Raises:
-        ReceiptError: as `read_sections`.
+        ReceiptError: there is no tuple, or it is damaged.
     """
     found = _search(text)
     if found is None:
-        return None
+        raise ReceiptError(f"no OCMF tuple: no 'OCMF|' in {printable(text[:200], limit=40)!r}")
     tuple_text, sections = found
     return tuple_text, sections or read_sections(tuple_text)
 
@@ -125,31 +139,6 @@ def read_sections(text: str, start: int = 0) -> Sections:
         raise ReceiptError("no OCMF tuple: no '|' and no signature section behind the payload; is the text complete?")
     signature, end = _section(text, separator + 1, "signature")
     return Sections(payload, signature, text[begin:separator], end)
-
-
-def repeated_keys(section: str, decoded: Mapping[str, object]) -> tuple[str, str]:
-    """Return a repeated key of the outermost object of a section, and one of the objects inside it, or "".
-
-    Args:
-        section: the section as written.
-        decoded: the same section, decoded.
-    """
-    repeated: list[str] = []
-
-    def note_repeated(pairs: list[tuple[str, object]]) -> dict[str, object]:
-        value = dict(pairs)
-        is_repeated = len(value) != len(pairs)
-        repeated.append(Counter(key for key, _ in pairs).most_common(1)[0][0] if is_repeated else "")
-        return value
-
-    try:
-        if section.count('"') == 2 * _count_texts(decoded):  # the usual case, because the rest takes long
-            return "", ""
-        decoder = json.JSONDecoder(strict=False, parse_int=str, parse_float=str, object_pairs_hook=note_repeated)
-        _section(section, 0, "same", decoder)
-    except (ReceiptError, RecursionError):
-        return "", ""
-    return repeated[-1], next(filter(None, repeated[:-1]), "")
 
 
 def tuples_in(text: str, first_line: int = 1) -> Iterator[tuple[str, int]]:
@@ -203,9 +192,9 @@ def _tuples_in_piece(text: str, line: int) -> Iterator[tuple[str, int]]:
         yield text[start:at].rstrip(), line
 
 
-def _section(text: str, at: int, name: str, decoder: json.JSONDecoder = _JSON) -> tuple[dict[str, object], int]:
+def _section(text: str, at: int, name: str) -> tuple[dict[str, object], int]:
     try:
-        value, end = decoder.raw_decode(text, _skip_space(text, at))
+        value, end = _JSON.raw_decode(text, _skip_space(text, at))
     except json.JSONDecodeError as error:
         raise ReceiptError(f"the {name} section is not JSON: {error.msg} at character {error.pos}") from error
     except RecursionError as error:
@@ -259,14 +248,3 @@ def _candidates(text: str) -> Iterator[str]:
             waiting.extend(reversed(value.values()))
         elif isinstance(value, list):
             waiting.extend(reversed(value))
-
-
-def _count_texts(value: Mapping[str, object] | list[object]) -> int:
-    """Count the keys and texts in decoded JSON. Each has two quotes in the source, or more if it contains quotes."""
-    count, inner = (0, value) if isinstance(value, list) else (len(value), value.values())
-    for one in inner:
-        if isinstance(one, str):
-            count += 1
-        elif isinstance(one, (dict, list)):
-            count += _count_texts(one)
-    return count
