@@ -1,4 +1,4 @@
-"""Encodings of bytes: hex, base64, and the part of DER that receipts need (X.690).
+"""Encodings of bytes: hex, base64, base32, and the part of DER that receipts need (X.690).
 
 Base64 may lack its padding, as in the output of many backends. DER lengths may have the short or the long form, as in
 the transparency software. Indefinite lengths are not supported.
@@ -6,6 +6,7 @@ the transparency software. Indefinite lengths are not supported.
 
 from __future__ import annotations
 
+import base64
 import binascii
 import re
 
@@ -27,6 +28,14 @@ def from_base64(text: str) -> bytes | None:
     bare = text.rstrip("=")
     try:
         return binascii.a2b_base64(bare + "=" * (-len(bare) % 4), strict_mode=True)
+    except ValueError:
+        return None
+
+
+def from_base32(text: str) -> bytes | None:
+    """Decode base32, or return None."""
+    try:
+        return base64.b32decode(text)
     except ValueError:
         return None
 

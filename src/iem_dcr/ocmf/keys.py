@@ -17,15 +17,13 @@ A SubjectPublicKeyInfo that names another curve than SA is refused.
 
 from __future__ import annotations
 
-import base64
-import contextlib
 import re
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from iem_dcr.errors import ReceiptError, printable
-from iem_dcr.ocmf.encoding import BIT_STRING, SEQUENCE, elements, from_base64, from_hex
+from iem_dcr.ocmf.encoding import BIT_STRING, SEQUENCE, elements, from_base32, from_base64, from_hex
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -201,10 +199,7 @@ def _bytes_of(text: str, depth: int) -> Iterator[bytes]:
         yield raw
     written = "".join(text.split())
     raw = from_base64(written)
-    if raw is not None:
-        yield raw
-    with contextlib.suppress(ValueError):
-        yield base64.b32decode(written)
+    yield from (one for one in (raw, from_base32(written)) if one is not None)
     if depth and raw is not None and raw.isascii():
         yield from _bytes_of(raw.decode(), depth - 1)
 

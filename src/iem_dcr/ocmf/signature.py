@@ -15,7 +15,6 @@ bytes.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import enum
 import re
@@ -23,7 +22,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from iem_dcr.errors import ReceiptError
-from iem_dcr.ocmf.encoding import INTEGER, elements, from_base64, from_hex
+from iem_dcr.ocmf.encoding import INTEGER, elements, from_base32, from_base64, from_hex
 from iem_dcr.ocmf.keys import ALGORITHMS, curve_of, key_of, missing
 
 if TYPE_CHECKING:
@@ -33,7 +32,8 @@ if TYPE_CHECKING:
     from iem_dcr.ocmf.receipt import Receipt
 
 _SPACE = re.compile(r"[ \t\r\n]+")
-_ENCODINGS = ("hex", "base64", "base32")
+_DECODERS = {"hex": from_hex, "base64": from_base64, "base32": from_base32}
+"""By the values of SE."""
 
 
 class Outcome(enum.Enum):
@@ -129,7 +129,7 @@ def form_of(signature: Mapping[str, object]) -> Form:
         raw = _bytes_of(signature)
     except ReceiptError:
         return Form.NOT_DER
-    if SE not in (None, *_ENCODINGS) or (SE in ("base64", "base32") and "\r" in SD):
+    if SE not in (None, *_DECODERS) or (SE in ("base64", "base32") and "\r" in SD):
         return Form.ENCODING
     integers = _integers(raw)
     if integers is None or any(map(_has_nine_equal_bits, integers)):
@@ -162,23 +162,13 @@ def _bytes_of(signature: Mapping[str, object]) -> bytes:
     if not isinstance(SD, str):
         raise ReceiptError("the signature SD is missing or not a string")
     encoding = "hex" if SE is None else SE.lower() if isinstance(SE, str) else ""
-    if encoding not in _ENCODINGS:
+    if encoding not in _DECODERS:
         raise ReceiptError("the signature SD is unreadable: its encoding SE is neither hex nor base64")
-    raw = _decoded(SD, encoding) or _decoded(_SPACE.sub("", SD), encoding)
+    decode = _DECODERS[encoding]
+    raw = decode(SD) or decode(_SPACE.sub("", SD))
     if raw is None:
         raise ReceiptError(f"the signature SD is unreadable: it is not {encoding}")
     return raw
-
-
-def _decoded(text: str, encoding: str) -> bytes | None:
-    if encoding == "hex":
-        return from_hex(text)
-    if encoding == "base64":
-        return from_base64(text)
-    try:
-        return base64.b32decode(text)
-    except ValueError:
-        return None
 
 
 def _integers(raw: bytes) -> tuple[bytes, bytes] | None:
