@@ -1,4 +1,4 @@
-"""The genuine receipts of the meter: what they say, and which of them verify. Some checks take simulated ones too."""
+"""The genuine receipts of the meter: what they say, and which of them verify."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ import pytest
 from iem_dcr.errors import ReceiptError
 from iem_dcr.ocmf import Outcome, parse, public_key_der_hex, verify
 from iem_dcr.ocmf.import_formats import read_document
-from iem_dcr.ocmf.keys import SECP256R1, curve_of
+from iem_dcr.ocmf.keys import SECP256R1
 from iem_dcr.ocmf.rules import Severity
 from iem_dcr.ocmf.signature import signature_numbers
 from iem_dcr.ocmf.verdict import Judgement, Verdict, verdict_on
 from tests.support import shared as shared_folder
 from tests.support.shared import shared
-from tests.test_simulator_nodes import Bench
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,18 +35,6 @@ def of_2023(name: str = "raw-signature") -> tuple[str, str]:
     """Tuple and key of a transparency file."""
     (found,) = read_document(shared(f"receipts/iem-dcr-2023-{name}.xml").read_bytes())
     return found.text, found.key
-
-
-def simulated_unpadded() -> tuple[str, str]:
-    """Tuple and key of a simulated meter, with a signature in the form of 2025."""
-    bench = Bench()
-    return bench.session().text, bench.json("/publickey")["PK"]
-
-
-def simulated_raw() -> tuple[str, str]:
-    """Tuple and key of another simulated meter, with a signature in the form of 2023."""
-    bench = Bench(private_key=78, signature_encoding="raw", public_key_form="raw")
-    return bench.session().text, bench.json("/publickey")["PK"]
 
 
 def errors_of(verdict: Verdict) -> set[str]:
@@ -77,26 +64,24 @@ def test_the_receipt_of_2025_verifies_and_says_what_is_written() -> None:
     assert [found.code for found in verdict.findings] == ["time-not-synchronised"] * 2
 
 
-@pytest.mark.parametrize("made", [of_2025, of_2023, simulated_unpadded, simulated_raw])
+@pytest.mark.parametrize("made", [of_2025, of_2023])
 def test_no_bit_of_a_receipt_can_be_flipped(made: Callable[[], tuple[str, str]]) -> None:
     """What still verifies says the same: hex of another letter case, or SA spelled otherwise."""
     text, key = made()
     receipt = parse(text)
-    whole = receipt.text.encode()
-    behind = len("OCMF|") + len(receipt.signed)
-    letters = {behind + at for at, letter in enumerate(receipt.text[behind:]) if letter.isalpha()}
-    for at in range(len(whole)):
-        for bit in range(8):
-            flipped = bytearray(whole)
-            flipped[at] ^= 1 << bit
-            with suppress(ReceiptError):
-                changed = parse(flipped.decode("utf-8", "surrogateescape"))
-                if verify(changed, key).outcome is Outcome.VALID:
-                    assert at in letters
-                    assert changed.signed == receipt.signed
-                    numbers = [signature_numbers(one.signature, SECP256R1) for one in (changed, receipt)]
-                    assert numbers[0] == numbers[1]
-                    assert curve_of(changed.algorithm) is SECP256R1
+    numbers = signature_numbers(receipt.signature, SECP256R1)
+    signature_at = len("OCMF|") + len(receipt.signed)
+    whole = text.encode()
+    for bit in range(8 * len(whole)):
+        flipped = bytearray(whole)
+        flipped[bit // 8] ^= 1 << bit % 8
+        with suppress(ReceiptError):
+            changed = parse(flipped.decode("utf-8", "surrogateescape"))
+            if verify(changed, key).outcome is Outcome.VALID:
+                assert bit // 8 >= signature_at
+                assert text[bit // 8].isalpha()
+                assert changed.signed == receipt.signed
+                assert signature_numbers(changed.signature, SECP256R1) == numbers
 
 
 def test_the_receipt_of_2023_verifies_and_is_refused_for_its_errors_and_its_raw_signature() -> None:

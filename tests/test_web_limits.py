@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import json
 import logging
 import re
 import socket
@@ -21,7 +20,7 @@ from iem_dcr.service.config import MeterConfig, ServiceConfig
 from iem_dcr.service.service import Service
 from iem_dcr.service.web_settings import WebSettings
 from iem_dcr.simulator import SimulatorOptions, SimulatorServer
-from iem_dcr.web import streams, views
+from iem_dcr.web import live, views
 from iem_dcr.web.server import IDLE_TIMEOUT_S, RETRY_AFTER_S
 from tests.support.bench import CI, SECRET, SERIAL
 from tests.support.served_page import observed, read_answer, read_event, served, value, wall
@@ -92,7 +91,7 @@ async def test_who_is_slow_with_the_form_keeps_nobody_out() -> None:
 @virtual
 async def test_streams_are_bounded() -> None:
     async with served([observed()]) as page:
-        opened = [await stream(page) for _ in range(streams.MAX_STREAMS)]
+        opened = [await stream(page) for _ in range(live.MAX_STREAMS)]
         for reader, _ in opened:
             assert (await read_event(reader))[0] == "view"
         refused = await page.ask("/events")
@@ -105,21 +104,21 @@ async def test_streams_are_bounded() -> None:
 
 @virtual
 async def test_a_stream_outlives_other_connections_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams, "LIFETIME_S", 300.0)
+    monkeypatch.setattr(live, "LIFETIME_S", 300.0)
     async with served([observed()]) as page:
         reader, writer = await stream(page)
         began_s = now_s()
         with contextlib.suppress(asyncio.IncompleteReadError):
             while True:
                 await read_event(reader)
-        assert abs(now_s() - began_s - streams.LIFETIME_S) < 5
+        assert abs(now_s() - began_s - live.LIFETIME_S) < 5
         let_go([(reader, writer)])
 
 
 @virtual
 async def test_a_reader_who_does_not_keep_up_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams, "BUFFER_BYTES", 8192)
-    monkeypatch.setattr(streams, "READ_TIMEOUT_S", 2.0)
+    monkeypatch.setattr(live, "BUFFER_BYTES", 8192)
+    monkeypatch.setattr(live, "READ_TIMEOUT_S", 2.0)
     meter = observed()
     async with served([meter]) as page:
         with socket.socket() as slow:
@@ -207,8 +206,11 @@ async def test_what_a_chart_shows_is_there_as_csv() -> None:
         assert {later - earlier for earlier, later in itertools.pairwise(times)} == {timedelta(seconds=2)}
         day = [line.split(",") for line in (await page.ask("/meters/pm1/history.csv?range=24h")).text.splitlines()[1:]]
         assert [row[1] for row in day] == ["119.0", "359.0"]
-        shown = json.loads((await page.ask("/meters/pm1/history.json?range=24h")).body)
-        assert (shown["power"], shown["voltage"], shown["step_ms"]) == ([119.0, 359.0], [None, None], 120_000)
+        reader, writer = await stream(page, "/meters/pm1/events?range=24h")
+        for power in ([119.0, 359.0], [359.0]):  # all of it, and then what is new
+            series = (await read_event(reader))[1]["series"]
+            assert (series["power"], series["voltage"], series["step_ms"]) == (power, [None] * len(power), 120_000)
+        let_go([(reader, writer)])
 
 
 # --- what goes wrong ---

@@ -10,16 +10,16 @@ import sqlite3
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from iem_dcr import ocmf
-from iem_dcr.journal import forget
+from iem_dcr.journal import JournalReader, forget
 from iem_dcr.ocmf.import_formats import read_document
 from iem_dcr.ocmf.rules import Severity
-from iem_dcr.web import receipt_list
-from iem_dcr.web.receipt_view import MAX_FINDINGS
+from iem_dcr.web import receipts
+from iem_dcr.web.receipts import MAX_FINDINGS
 from tests.support.bench import bench, meter_options, request
 from tests.support.journals import METER, journal, kept
 from tests.support.served_page import observed, read_event, served, value, wall
@@ -64,8 +64,17 @@ def meter_with(path: Path) -> ObservedMeter:
     return meter
 
 
+async def found(page: Served, path: str = "/meters/pm1") -> dict[str, list[str]]:
+    """Return the cells of each receipt, without their markup, by its key."""
+    answer = await page.ask(path)
+    assert answer.status == 200
+    return {
+        key: [re.sub("<[^>]*>", "", cell) for cell in CELL.findall(cells)] for key, cells in ROW.findall(answer.text)
+    }
+
+
 async def rows(page: Served) -> dict[str, list[str]]:
-    """Return the cells of each receipt, without their markup, by the first part of its key."""
+    """Return the same by the first part of the key."""
     return {key.partition("-")[0]: cells for key, cells in (await found(page)).items()}
 
 
@@ -73,14 +82,6 @@ async def path_of(page: Served, key: str) -> str:
     """Return the path of the receipt whose key begins so."""
     (whole,) = [whole for whole in await found(page) if whole.startswith(f"{key}-")]
     return f"/meters/pm1/receipts/{whole}"
-
-
-async def found(page: Served) -> dict[str, list[str]]:
-    answer = await page.ask("/meters/pm1")
-    assert answer.status == 200
-    return {
-        key: [re.sub("<[^>]*>", "", cell) for cell in CELL.findall(cells)] for key, cells in ROW.findall(answer.text)
-    }
 
 
 # --- from the journal ---
@@ -116,19 +117,18 @@ async def test_those_of_earlier_processes_and_one_that_is_erased(path: Path) -> 
 async def test_not_accepted_stands_beside_valid(path: Path) -> None:
     async with journal(path) as opened:
         await opened.keep(kept(9, "T-9", accepted=False))
-    meter = meter_with(path)
     in_memory = observed("pm2")
     await in_memory.keep(kept(9, "T-9", accepted=False))
-    async with served([meter, in_memory]) as page:
-        assert [cells[3] for cells in (await rows(page)).values()] == ["valid, not accepted", *["valid"] * 3]
-        assert "valid, not accepted" in (await page.ask("/meters/pm2")).text
+    async with served([meter_with(path), in_memory]) as page:
+        assert [cells[3] for cells in (await found(page)).values()] == ["valid, not accepted", *["valid"] * 3]
+        assert [cells[3] for cells in (await found(page, "/meters/pm2")).values()] == ["valid, not accepted"]
 
 
 @virtual
 async def test_each_is_shown_under_its_own_meter_only(path: Path) -> None:
     async with served([meter_with(path)]) as page:
         whole = (await path_of(page, "j1")).rpartition("/")[2]
-        others = receipt_list.key_of("j", 4, kept(4, meter="another").receipt.text)
+        others = receipts.key_of("j", 4, kept(4, meter="another").receipt.text)
         keys = [others, whole[:-1], whole + "0", whole.replace("j1", "j2"), whole.replace("j", "m"), whole.upper()]
         for key in (*keys, "j1", "j0-" + "0" * 12, "j-1", "x1", "j", "j" + "9" * 30, "..", "%2e%2e", f"{whole}/.."):
             for suffix in ("", ".xml"):
@@ -176,21 +176,14 @@ async def test_before_the_meter_has_said_who_it_is(path: Path) -> None:
 
 
 def test_a_disk_that_hangs_holds_up_nothing_else(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(receipt_list, "JOURNAL_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(receipts, "JOURNAL_TIMEOUT_S", 0.05)
     over = threading.Event()
-
-    def hang(*_: object) -> list[Any]:
-        over.wait(30)
-        return []
-
-    monkeypatch.setattr(receipt_list, "_latest", hang)
+    monkeypatch.setattr(JournalReader, "latest", lambda *_: over.wait(30) and [])
 
     async def asked() -> None:
-        meter = meter_with(path)
-        async with served([meter]) as page:
+        async with served([meter_with(path)]) as page:
             for _ in range(5):
-                answer = await page.ask("/meters/pm1")
-                assert "the journal does not answer" in answer.text
+                assert "the journal does not answer" in (await page.ask("/meters/pm1")).text
             assert (await page.ask("/")).status == 200
             over.set()
             await asyncio.sleep(0.1)
@@ -203,6 +196,8 @@ def test_a_disk_that_hangs_holds_up_nothing_else(path: Path, monkeypatch: pytest
 
 
 def test_those_who_look_leave_the_threads_of_the_drivers_alone(path: Path) -> None:
+    over = threading.Event()
+
     async def asked() -> None:
         remembering = observed("pm2")
         await remembering.keep(kept(1, "T-1"))
@@ -212,10 +207,9 @@ def test_those_who_look_leave_the_threads_of_the_drivers_alone(path: Path) -> No
         async with served([meter_with(path), remembering]) as page, asyncio.timeout(30):
             for key in await rows(page):
                 assert (await page.ask(await path_of(page, key))).status == 200
-            assert "T-1" in (await page.ask("/meters/pm2")).text
+            assert len(await found(page, "/meters/pm2")) == 1
         over.set()
 
-    over = threading.Event()
     try:
         asyncio.run(asked())
     finally:
@@ -266,19 +260,18 @@ async def test_a_receipt_without_anything_in_it() -> None:
             assert ("secret-id" in answer.text) == (suffix == ".xml")
 
 
-@pytest.mark.parametrize(
-    ("TX", "said"),
-    [("E", ""), ("L", ", ended locally"), ("R", ", ended remotely"), ("A", ", ended by an abort"),
-     ("P", ", ended by a power failure")],
-)  # fmt: skip
 @virtual
-async def test_an_end_that_is_not_ordinary_is_told(TX: str, said: str) -> None:
+async def test_an_end_that_is_not_ordinary_is_told() -> None:
     meter = observed()
-    text = f'OCMF|{{"RD":[{{"TX":"B"}},{{"TX":"{TX}","TM":"2026-03-01T12:00:00,000+0100 S"}}]}}|{{}}'
-    await meter.keep(kept(1, "T-1", receipt=ocmf.parse(text)))
+    ways = {"E": "", "L": "locally", "R": "remotely", "A": "by an abort", "P": "by a power failure"}
+    for number, TX in enumerate(ways, 1):
+        text = f'OCMF|{{"RD":[{{"TX":"B"}},{{"TX":"{TX}","TM":"2026-03-01T12:00:00,000+0100 S"}}]}}|{{}}'
+        await meter.keep(kept(number, f"T-{number}", receipt=ocmf.parse(text)))
     async with served([meter]) as page:
-        answer = await page.ask(await path_of(page, "m1"))
-    assert f"2026-03-01 12:00:00 +0100, synchronised{said}<" in answer.text
+        for number, way in enumerate(ways.values(), 1):
+            said = f", ended {way}" if way else ""
+            answer = await page.ask(await path_of(page, f"m{number}"))
+            assert f"2026-03-01 12:00:00 +0100, synchronised{said}<" in answer.text
 
 
 @virtual

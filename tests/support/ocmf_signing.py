@@ -35,6 +35,11 @@ KINDS = {
 }
 
 
+def order_of(curve: Curve) -> int:
+    """The order of a curve's generator; r and s are below it."""
+    return int(CurveSigner(curve).key.curve.order)
+
+
 FORMS = ("der", "unpadded", "fixed", "raw")
 """Signatures as DER; as DER whose integers have no 00 before a set top bit, or have all their bytes; as r and s."""
 

@@ -31,6 +31,7 @@ _SECP192K1_G = (
     0xDB4FF10EC057E9AE26B07D0280B7F4341DA5D1B1EAE06C7D,
     0x9B2F2F6D9C5628A7844163D015BE86344082AA88D95E2F9D,
 )
+_SECP192K1_N = 0xFFFFFFFFFFFFFFFFFFFFFFFE26F2FC170F69466A74DEFD8D
 
 
 def curve_named_in(raw: bytes) -> str:
@@ -96,5 +97,5 @@ def python_secp192k1() -> Any:  # noqa: ANN401  the package has no types
     from ecdsa import curves, ellipticcurve  # noqa: PLC0415  only for rare curves
 
     field = ellipticcurve.CurveFp(_SECP192K1_P, 0, 3, 1)
-    generator = ellipticcurve.PointJacobi(field, *_SECP192K1_G, 1, SECP192K1.n, generator=True)
+    generator = ellipticcurve.PointJacobi(field, *_SECP192K1_G, 1, _SECP192K1_N, generator=True)
     return curves.Curve(SECP192K1.name, field, generator, (1, 3, 132, 0, 31))

@@ -1,4 +1,4 @@
-"""Encodings of bytes: hex, base64, and the part of DER that receipts need (X.690).
+"""Encodings of bytes: hex, base64, base32, and the part of DER that receipts need (X.690).
 
 Base64 may lack its padding, as in the output of many backends. DER lengths may have the short or the long form, as in
 the transparency software. Indefinite lengths are not supported.
@@ -6,6 +6,7 @@ the transparency software. Indefinite lengths are not supported.
 
 from __future__ import annotations
 
+import base64
 import binascii
 import re
 
@@ -18,15 +19,23 @@ _HEX = re.compile(r"[0-9A-Fa-f]+")
 
 
 def from_hex(text: str) -> bytes | None:
-    """Decode hex. Return None if the text is not hex."""
+    """Decode hex, or return None."""
     return bytes.fromhex(text) if len(text) % 2 == 0 and _HEX.fullmatch(text) else None
 
 
 def from_base64(text: str) -> bytes | None:
-    """Decode base64 with or without padding. Return None if the text is not base64."""
+    """Decode base64 with or without padding, or return None."""
     bare = text.rstrip("=")
     try:
         return binascii.a2b_base64(bare + "=" * (-len(bare) % 4), strict_mode=True)
+    except ValueError:
+        return None
+
+
+def from_base32(text: str) -> bytes | None:
+    """Decode base32, or return None."""
+    try:
+        return base64.b32decode(text)
     except ValueError:
         return None
 
@@ -41,8 +50,8 @@ def elements(raw: bytes) -> tuple[list[tuple[int, bytes]], int] | None:
     if outer is None or outer[0] != SEQUENCE:
         return None
     _, content, end = outer
-    at = 0
     found: list[tuple[int, bytes]] = []
+    at = 0
     while at < len(content):
         inner = _element(content, at)
         if inner is None:

@@ -10,12 +10,12 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from iem_dcr.errors import printable
-from iem_dcr.ocmf.receipt import MOST_READINGS
+from iem_dcr.ocmf.receipt import MOST_READINGS, text_of
 from iem_dcr.ocmf.registers import register_of
 from iem_dcr.ocmf.rules import Report
 from iem_dcr.ocmf.signature import Form, form_of
-from iem_dcr.ocmf.transaction import WITHOUT_LEVEL, Transaction, double_in, quoted, text_of
-from iem_dcr.ocmf.tuple_text import HEADER, repeated_keys
+from iem_dcr.ocmf.transaction import Transaction, quoted
+from iem_dcr.ocmf.tuple_text import RepeatedKeys
 
 if TYPE_CHECKING:
     from iem_dcr.ocmf.receipt import Receipt, Row
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 _OLDEST, _NEWEST = 0.1, 1.3
 _LONGEST = {"TT": 250, "ID": 40}
-_TEXTS = frozenset({"FV", "GI", "GV", "GS", "PG", "MV", "MM", "MS", "MF", "CF", "IT", "ID", "TT"})
-_TEXTS_NEW = _TEXTS | {"IL", "CT", "CI"}
-_TEXTS_OLD = _TEXTS | {"VI", "VV", "IS"}
+_TEXTS = frozenset(
+    ("FV", "GI", "GV", "GS", "PG", "MV", "MM", "MS", "MF", "CF", "CT", "CI", "IL", "IT", "ID", "TT", "VI", "VV")
+)
 _SIGNED_TEXTS = ("TT", "ID", "CI", "CT")
-_READING_TEXTS = frozenset({"TM", "TX", "RV", "RI", "RU", "ST", "EF", "RT"})
-_READING_TEXTS_OLD = frozenset({"TM", "TX", "RV", "RI", "RU", "ST", "EI"})
+_READING_TEXTS = frozenset(("TM", "TX", "RV", "RI", "RU", "ST", "EF", "EI", "RT"))
 _LOSS_TEXTS = ("LN", "LI", "LR", "LU")
 _SIGNATURE_TEXTS = ("SA", "SE", "SM", "SD")
+_NESTED = (list, dict)
 _PLAIN_NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?", re.ASCII)
 _FORMS = {
     Form.ODD: ("signature-spelling", "SA, SE or SD is not written as OCMF specifies", "SD"),
@@ -70,22 +70,12 @@ def examine(*receipts: Receipt) -> tuple[Finding, ...]:
 
 
 class _Examination:
-    """Examines one receipt by itself.
-
-    Args:
-        report: gets the findings.
-        receipt: the receipt.
-        number: its index for the findings.
-    """
-
-    __slots__ = ("_is_old", "_number", "_receipt", "_report", "_version")
+    """Examines one receipt by itself."""
 
     def __init__(self, report: Report, receipt: Receipt, number: int) -> None:
         self._report = report
         self._receipt = receipt
         self._number = number
-        self._version = double_in(receipt.payload.get("FV"))
-        self._is_old = self._version is not None and self._version < WITHOUT_LEVEL
 
     def _add(self, code: str, text: str, field: str = "", row: Row | None = None) -> None:
         self._report.add(code, text, field, row, self._number)
@@ -102,39 +92,32 @@ class _Examination:
             value = payload.get(name)
             if isinstance(value, str) and len(value) > longest:
                 self._add("text-too-long", f"{name} has {len(value)} characters; the limit is {longest}", name)
-        signed = receipt.signed.decode()
-        outer, inner = repeated_keys(signed, payload)
-        in_signature = repeated_keys(receipt.text[len(HEADER) + len(signed) + 1 :], receipt.signature)
-        if outer:
-            self._add("key-repeated", f"the payload has {quoted(outer)} twice", printable(outer, limit=20))
-        for key in filter(None, (inner, *in_signature)):
-            what = f"an object has {quoted(key)} twice; the last one counts"
-            self._add("key-repeated-within", what, printable(key, limit=20))
-        if receipt.has_odd_numbers:
-            self._add("number-form", "a number is not valid in JSON")
+        if isinstance(payload, RepeatedKeys):
+            self._add("key-repeated", f"the payload has {quoted(payload.key)} twice", printable(payload.key, limit=20))
+        for written in (receipt.signature, *(row.written for row in receipt.rows)):
+            if isinstance(written, RepeatedKeys):
+                what = f"an object has {quoted(written.key)} twice; the last one counts"
+                self._add("key-repeated-within", what, printable(written.key, limit=20))
 
     def examine_fields(self) -> None:
         payload, signature = self._receipt.payload, self._receipt.signature
-        if self._version is None or not _OLDEST <= self._version <= _NEWEST:
+        version = self._receipt.version
+        if version is None or not _OLDEST <= version <= _NEWEST:
             said = quoted(payload["FV"]) if "FV" in payload else "missing"
             self._add("format-version", f"FV is {said}; the transparency software reads 0.1 to 1.3", "FV")
-        texts = _TEXTS_OLD if self._is_old else _TEXTS_NEW
-        wrong = [name for name, value in payload.items() if name in texts and type(value) in (list, dict)]
-        if not self._is_old and not isinstance(payload.get("IS"), (bool, str, type(None))):
+        wrong = [name for name, value in payload.items() if name in _TEXTS and isinstance(value, _NESTED)]
+        if not isinstance(payload.get("IS"), (bool, str, type(None))):
             wrong.append("IS")
-        flags = payload.get("IF")
-        if flags is not None and (not isinstance(flags, list) or any(type(flag) in (list, dict) for flag in flags)):
+        flags, loss = payload.get("IF"), payload.get("LC")
+        if flags is not None and (not isinstance(flags, list) or any(isinstance(flag, _NESTED) for flag in flags)):
             wrong.append("IF")
-        loss = None if self._is_old else payload.get("LC")
         if loss is not None and (
-            not isinstance(loss, dict) or any(type(loss.get(name)) in (list, dict) for name in _LOSS_TEXTS)
+            not isinstance(loss, dict) or any(isinstance(loss.get(name), _NESTED) for name in _LOSS_TEXTS)
         ):
             wrong.append("LC")
+        wrong += [name for name in _SIGNATURE_TEXTS if isinstance(signature.get(name), _NESTED)]
         for name in wrong:
             self._add("field-type", f"{name} has a wrong type", name)
-        for name in _SIGNATURE_TEXTS:
-            if type(signature.get(name)) in (list, dict):
-                self._add("field-type", f"{name} is not a text", name)
         form = form_of(signature)
         if form is not Form.PLAIN:
             self._add(*_FORMS[form])
@@ -156,12 +139,11 @@ class _Examination:
             self._add("meter-missing", "MS, the meter's serial number, is missing", "MS")
 
     def examine_rows(self) -> None:
-        texts = _READING_TEXTS_OLD if self._is_old else _READING_TEXTS
         for row in self._receipt.rows:
             if not row.is_object:
                 self._add("field-type", "a reading is not an object", "RD", row)
             for name, value in row.written.items():
-                if name in texts and type(value) in (list, dict):
+                if name in _READING_TEXTS and isinstance(value, _NESTED):
                     self._add("field-type", f"{name} is not a text", name, row)
             self._examine_row(row)
 
@@ -170,7 +152,7 @@ class _Examination:
         RV = written.get("RV")
         if reading.RV is None and RV is not None:
             self._add("value-unreadable", f"RV is not a number: {quoted(RV)}", "RV", row)
-        elif isinstance(RV, str) and not RV.isdigit() and not _PLAIN_NUMBER.fullmatch(RV):
+        elif isinstance(RV, str) and not _PLAIN_NUMBER.fullmatch(RV):
             self._add("number-form", f"RV is written as {RV[:40]!r}", "RV", row)
         if register_of(reading.RI) is None and (reading.RV is not None or reading.RI):
             self._add("register-unknown", f"RI {quoted(reading.RI)} is not a known register", "RI", row)

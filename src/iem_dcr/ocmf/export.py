@@ -89,53 +89,17 @@ def export(items: Sequence[Item], form: Format, *, reencode_signature: bool = Fa
         reencode_signature: re-encode signatures that the transparency software cannot read as DER.
     """
     notes = _Notes()
-    ready = [_with_signature(item, notes, reencode=reencode_signature) for item in items]
+    ready = [_ready(item, form, notes, reencode=reencode_signature) for item in items]
     match form:
         case Format.TRANSPARENCY:
             text, count = _transparency(ready, notes)
         case Format.PLAIN:
             text, count = "".join(f"{item.receipt.text}\n" for item in ready), len(ready)
         case Format.CSV:
-            text, count = _csv(ready, notes), len(ready)
+            text, count = _csv(ready), len(ready)
         case Format.OCPP16 | Format.OCPP201:
             text, count = _ocpp(ready, notes, form)
     return Exported(text, count, tuple(dict.fromkeys(notes)))
-
-
-def reencoded(receipt: Receipt, public_key: str = "") -> Receipt:
-    """Return the receipt with its signature as DER in hex. The signed data does not change.
-
-    Args:
-        receipt: a receipt whose signature may be raw r‖s, or DER in a form that the transparency software cannot read.
-        public_key: decides between two possible readings of the signature's bytes.
-
-    Raises:
-        ReceiptError: the algorithm is not one of OCMF's, or the signature is unreadable.
-    """
-    made = []
-    for r, s in signature_numbers(receipt.signature, curve_of(receipt.algorithm)):
-        section = {name: value for name, value in receipt.signature.items() if name not in ("SE", "SD")}
-        section["SD"] = in_der(r, s).hex()
-        head = receipt.text[: len("OCMF|") + len(receipt.signed.decode())]
-        made.append(parse(f"{head}|{json.dumps(section, separators=(',', ':'), default=str)}"))
-    return next((one for one in made if verify(one, public_key).outcome is Outcome.VALID), made[-1])
-
-
-def signed_meter_value(item: Item) -> dict[str, str]:
-    """Return OCPP's object for a receipt (OCA, Signed Meter Values in OCPP). Without a key ``publicKey`` is "".
-
-    Raises:
-        ReceiptError: the key is unreadable.
-    """
-    key = ""
-    if item.public_key:
-        key = _base64(f"oca:base16:asn1:{public_key_der_hex(item.public_key, item.receipt.algorithm)}")
-    return {
-        "signedMeterData": _base64(item.receipt.text),
-        "signingMethod": "",
-        "encodingMethod": "OCMF",
-        "publicKey": key,
-    }
 
 
 class _Notes(list[str]):
@@ -146,27 +110,35 @@ class _Notes(list[str]):
         self.append(f"receipt {pagination} of meter {meter or '?'}: {text}")
 
 
-def _with_signature(item: Item, notes: _Notes, *, reencode: bool) -> Item:
-    receipt = item.receipt
-    if form_of(receipt.signature) not in (Form.NOT_DER, Form.ENCODING):
-        return item
-    if not reencode:
-        notes.add(
-            receipt,
-            "the transparency software cannot read its signature, which is not DER; --reencode-signature re-encodes it",
-        )
-        return item
-    try:
-        made = reencoded(receipt, item.public_key)
-    except ReceiptError as error:
-        notes.add(receipt, f"its signature cannot be re-encoded: {error}")
-        return item
-    notes.add(
-        receipt,
-        "its signature was re-encoded as DER; the signed data is unchanged, but the tuple is no longer byte for byte "
-        "the meter's",
-    )
-    return replace(item, receipt=made)
+def _ready(item: Item, form: Format, notes: _Notes, *, reencode: bool) -> Item:
+    """Return the item with the signature to write, and with its key as DER in hex or ""."""
+    receipt, key = item.receipt, ""
+    if form_of(receipt.signature) in (Form.NOT_DER, Form.ENCODING):
+        note = "the transparency software cannot read its signature: it is not DER; --reencode-signature re-encodes it"
+        if reencode:
+            try:
+                receipt = _reencoded(receipt, item.public_key)
+                note = "its signature was re-encoded as DER; the tuple is no longer byte for byte the meter's"
+            except ReceiptError as error:
+                note = f"its signature cannot be re-encoded: {error}"
+        notes.add(receipt, note)
+    if item.public_key and form is not Format.PLAIN:
+        try:
+            key = public_key_der_hex(item.public_key, receipt.algorithm)
+        except ReceiptError as error:
+            notes.add(receipt, f"written without its key: {error}")
+    return replace(item, receipt=receipt, public_key=key)
+
+
+def _reencoded(receipt: Receipt, public_key: str) -> Receipt:
+    """Return the receipt with its signature as DER in hex. The key decides between two readings of its bytes."""
+    made = []
+    for r, s in signature_numbers(receipt.signature, curve_of(receipt.algorithm)):
+        section = {name: value for name, value in receipt.signature.items() if name not in ("SE", "SD")}
+        section["SD"] = in_der(r, s).hex()
+        head = receipt.text[: len("OCMF|") + len(receipt.signed.decode())]
+        made.append(parse(f"{head}|{json.dumps(section, separators=(',', ':'), default=str)}"))
+    return next((one for one in made if verify(one, public_key).outcome is Outcome.VALID), made[-1])
 
 
 def _transparency(items: Sequence[Item], notes: _Notes) -> tuple[str, int]:
@@ -192,14 +164,14 @@ def _value(item: Item, number: int, notes: _Notes) -> list[str]:
         f'  <value transactionId="{number}" context="{_context(item.receipt)}">',
         f'    <signedData format="OCMF" encoding="{encoding}">{written}</signedData>',
     ]
-    if key := _der_key(item, notes):
-        lines.append(f'    <publicKey encoding="plain">{key}</publicKey>')
+    if item.public_key:
+        lines.append(f'    <publicKey encoding="plain">{item.public_key}</publicKey>')
     else:
         notes.add(item.receipt, "written without a public key, which must be entered by hand")
     return [*lines, "  </value>"]
 
 
-def _csv(items: Sequence[Item], notes: _Notes) -> str:
+def _csv(items: Sequence[Item]) -> str:
     written = io.StringIO(newline="")
     table = csv.writer(written)
     table.writerow(_COLUMNS)
@@ -214,7 +186,7 @@ def _csv(items: Sequence[Item], notes: _Notes) -> str:
                 *(rfc3339(one.TM.instant) if one and one.TM else "" for one in (begin, end)),
                 *("" if energy_wh is None else f"{energy_wh:f}" for energy_wh in energies_wh),
                 receipt.text,
-                _der_key(item, notes),
+                item.public_key,
             )
         )
     return written.getvalue()
@@ -228,7 +200,7 @@ def _ocpp(items: Sequence[Item], notes: _Notes, form: Format) -> tuple[str, int]
         if reading is None or reading.TM is None:
             notes.add(receipt, "omitted, because OCPP requires a time and it has none")
             continue
-        signed = signed_meter_value(replace(item, public_key=_der_key(item, notes)))
+        signed = _signed_meter_value(item)
         sampled: dict[str, object]
         if form is Format.OCPP16:
             sampled = {
@@ -262,14 +234,14 @@ def _context(receipt: Receipt) -> str:
     return "Transaction.Begin" if half_of(receipt) == "begin" else "Transaction.End"
 
 
-def _der_key(item: Item, notes: _Notes) -> str:
-    if not item.public_key:
-        return ""
-    try:
-        return public_key_der_hex(item.public_key, item.receipt.algorithm)
-    except ReceiptError as error:
-        notes.add(item.receipt, f"written without its key: {error}")
-        return ""
+def _signed_meter_value(item: Item) -> dict[str, str]:
+    """Return OCPP's object for a receipt (OCA, Signed Meter Values in OCPP)."""
+    return {
+        "signedMeterData": _base64(item.receipt.text),
+        "signingMethod": "",
+        "encodingMethod": "OCMF",
+        "publicKey": _base64(f"oca:base16:asn1:{item.public_key}") if item.public_key else "",
+    }
 
 
 def _cell(text: str) -> str:

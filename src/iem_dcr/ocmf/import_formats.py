@@ -20,15 +20,7 @@ from iem_dcr.errors import ReceiptError, printable
 from iem_dcr.ocmf.import_xml import MOST, Found, collect, read_xml, unwrapped
 from iem_dcr.ocmf.receipt import parse
 from iem_dcr.ocmf.rules import Finding, finding
-from iem_dcr.ocmf.tuple_text import (
-    AROUND,
-    AROUND_BYTES,
-    HEADER,
-    Record,
-    read_sections,
-    stream_records,
-    tuples_in,
-)
+from iem_dcr.ocmf.tuple_text import AROUND, AROUND_BYTES, HEADER, Record, read_sections, stream_records, tuples_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -117,7 +109,7 @@ def _of_text(text: str, notes: list[str]) -> list[Found]:
         if not written.startswith(HEADER):
             unread: list[str] = []
             by_line = _of_lines(text, unread)
-            if sum(map(_is_whole, by_line)) > sum(map(_is_whole, found)):
+            if sum(_meter(one) is not None for one in by_line) > sum(_meter(one) is not None for one in found):
                 found = by_line
                 notes += unread
     found = found or collect(_within(written, "", DEEPEST))
@@ -129,14 +121,6 @@ def _of_text(text: str, notes: list[str]) -> list[Found]:
     return found
 
 
-def _is_whole(found: Found) -> bool:
-    try:
-        read_sections(found.text)
-    except ReceiptError:
-        return False
-    return True
-
-
 def _with_the_only_key(found: list[Found]) -> tuple[Found, ...]:
     keys = {one.key for one in found if one.key}
     if len(keys) != 1 or all(one.key for one in found):
@@ -146,11 +130,12 @@ def _with_the_only_key(found: list[Found]) -> tuple[Found, ...]:
     return tuple(one if one.key or _meter(one) not in meters else replace(one, key=key) for one in found)
 
 
-def _meter(found: Found) -> str:
+def _meter(found: Found) -> str | None:
+    """Return the meter of a tuple, or None if the tuple is damaged."""
     try:
         return parse(found.text).meter
     except ReceiptError:
-        return ""
+        return None
 
 
 # --- JSON ---
@@ -185,26 +170,18 @@ def _of_json(text: str) -> list[Found]:
 
 
 def _of_lines(text: str, notes: list[str]) -> list[Found]:
-    """Read lines with JSON or a tuple after any other text.
-
-    The other lines are listed in a note. In a log, which has text before its JSON, only those with a brace are.
-    """
+    """Read lines with JSON or a tuple after any other text. The other lines are listed in a note."""
     found: list[Found] = []
-    unread: list[int] = []
-    plain: list[int] = []
-    is_log = False
+    unread: list[str] = []
     for number, line in enumerate(text.split("\n"), 1):
         written = line.strip(AROUND)
         in_line, is_read = _of_line(written)
-        if in_line:
-            is_log |= not written.startswith((*_BEGINS_JSON, HEADER))
-            collect((replace(one, source=f"line {number}") for one in in_line), found)
-        elif written and not is_read:
-            (unread if "{" in written else plain).append(number)
-    unread = unread if is_log else sorted(unread + plain)
-    if found and unread:
+        collect((replace(one, source=f"line {number}") for one in in_line), found)
+        if written and not is_read:
+            unread.append(str(number))
+    if unread:
         more = f" and {len(unread) - 10:,} more" if len(unread) > 10 else ""
-        lines = ", ".join(str(number) for number in unread[:10])
+        lines = ", ".join(unread[:10])
         notes.append(f"line{'' if len(unread) == 1 else 's'} {lines}{more}: neither JSON nor a receipt; skipped")
     return found
 

@@ -17,15 +17,13 @@ A SubjectPublicKeyInfo that names another curve than SA is refused.
 
 from __future__ import annotations
 
-import base64
-import contextlib
 import re
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from iem_dcr.errors import ReceiptError, printable
-from iem_dcr.ocmf.encoding import BIT_STRING, SEQUENCE, elements, from_base64, from_hex
+from iem_dcr.ocmf.encoding import BIT_STRING, SEQUENCE, elements, from_base32, from_base64, from_hex
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -50,44 +48,35 @@ class Curve:
     Attributes:
         name: the name within SA.
         size: size in bytes of a coordinate, and of r and s in a raw signature.
-        n: order of the generator. r and s are below it (SEC 2, RFC 5639).
         class_name: its class in ``cryptography``, or "" if it has none.
     """
 
     name: str
     size: int
-    n: int
     class_name: str
 
 
-# fmt: off
-SECP192K1 = Curve("secp192k1", 24, 0xFFFFFFFFFFFFFFFFFFFFFFFE26F2FC170F69466A74DEFD8D, "")
-SECP192R1 = Curve("secp192r1", 24, 0xFFFFFFFFFFFFFFFFFFFFFFFF99DEF836146BC9B1B4D22831, "SECP192R1")
-SECP256K1 = Curve("secp256k1", 32,
-    0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141, "SECP256K1")
-SECP256R1 = Curve("secp256r1", 32,
-    0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551, "SECP256R1")
-SECP384R1 = Curve("secp384r1", 48,
-    0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFC7634D81F4372DDF581A0DB248B0A77AECEC196ACCC52973, "SECP384R1")
-BRAINPOOL256R1 = Curve("brainpool256r1", 32,
-    0xA9FB57DBA1EEA9BC3E660A909D838D718C397AA3B561A6F7901E0E82974856A7, "BrainpoolP256R1")
-BRAINPOOL384R1 = Curve("brainpool384r1", 48,
-    0x8CB91E82A3386D280F5D6F7E50E641DF152F7109ED5456B31F166E6CAC0425A7CF3AB6AF6B7FC3103B883202E9046565,
-    "BrainpoolP384R1")
-# fmt: on
+SECP192K1 = Curve("secp192k1", 24, "")
+SECP192R1 = Curve("secp192r1", 24, "SECP192R1")
+SECP256R1 = Curve("secp256r1", 32, "SECP256R1")
+CURVES = (
+    SECP192K1,
+    SECP192R1,
+    Curve("secp256k1", 32, "SECP256K1"),
+    SECP256R1,
+    Curve("secp384r1", 48, "SECP384R1"),
+    Curve("brainpool256r1", 32, "BrainpoolP256R1"),
+    Curve("brainpool384r1", 48, "BrainpoolP384R1"),
+)
 
-CURVES = (SECP192K1, SECP192R1, SECP256K1, SECP256R1, SECP384R1, BRAINPOOL256R1, BRAINPOOL384R1)
+ALGORITHMS = (
+    *(f"ECDSA-{curve.name}-SHA256" for curve in CURVES),
+    "ECDSA-brainpoolP256r1-SHA256",
+    "ECDSA-brainpoolP384r1-SHA256",
+)
+"""The values of SA. The hash is SHA-256. Some programs write brainpool with the P of RFC 5639."""
 
-CURVE_OF_ALGORITHM = {f"ECDSA-{curve.name}-SHA256": curve for curve in CURVES} | {
-    "ECDSA-brainpoolP256r1-SHA256": BRAINPOOL256R1,
-    "ECDSA-brainpoolP384r1-SHA256": BRAINPOOL384R1,
-}
-"""The curve of each value of SA. The hash is SHA-256. Some programs write brainpool with the P of RFC 5639."""
-
-_CURVE_OF_LOWER = {
-    name.replace("brainpoolP", "brainpool").lower().removeprefix("ecdsa"): curve
-    for name, curve in CURVE_OF_ALGORITHM.items()
-}
+_CURVE_OF = {f"ecdsa-{curve.name}-sha256": curve for curve in CURVES}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -112,12 +101,12 @@ def curve_of(algorithm: str | None) -> Curve:
     Raises:
         ReceiptError: the algorithm is not one of OCMF's.
     """
-    curve = None if algorithm is None else CURVE_OF_ALGORITHM.get(algorithm)
-    if curve is None and algorithm is not None and algorithm.startswith("ECDSA-"):
-        curve = _CURVE_OF_LOWER.get(algorithm.removeprefix("ECDSA").lower().replace("brainpoolp", "brainpool"))
+    curve = None
+    if algorithm is not None and algorithm.startswith("ECDSA-"):
+        curve = _CURVE_OF.get(algorithm.lower().replace("brainpoolp", "brainpool"))
     if curve is None:
         said = "not a string" if algorithm is None else repr(printable(algorithm, limit=40))
-        raise ReceiptError(f"the signature algorithm SA is {said}; known: {', '.join(CURVE_OF_ALGORITHM)}")
+        raise ReceiptError(f"the signature algorithm SA is {said}; known: {', '.join(ALGORITHMS)}")
     return curve
 
 
@@ -210,10 +199,7 @@ def _bytes_of(text: str, depth: int) -> Iterator[bytes]:
         yield raw
     written = "".join(text.split())
     raw = from_base64(written)
-    if raw is not None:
-        yield raw
-    with contextlib.suppress(ValueError):
-        yield base64.b32decode(written)
+    yield from (one for one in (raw, from_base32(written)) if one is not None)
     if depth and raw is not None and raw.isascii():
         yield from _bytes_of(raw.decode(), depth - 1)
 

@@ -13,11 +13,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from decimal import Context, Decimal
+from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from iem_dcr import meter_time
-from iem_dcr.errors import ReceiptError, printable
+from iem_dcr.errors import ReceiptError
 from iem_dcr.ocmf.registers import BLANKS, key_of_register, register_of
 from iem_dcr.ocmf.tuple_text import read_tuple
 
@@ -36,6 +37,7 @@ MOST_READINGS = 10_000
 """Limit of readings. A transaction has a few, but a tuple of ten megabytes could hold three million."""
 
 _NUMBER = re.compile(r"[+-]?(?:\d{1,40}(?:\.\d{0,40})?|\.\d{1,40})(?:[eE][+-]?\d{1,2})?", re.ASCII)
+_VERSION = re.compile(r"\d{1,9}(?:\.\d{1,9})?", re.ASCII)
 _PAGINATION = re.compile(r"([TF])(0|[1-9]\d{0,17})", re.ASCII)
 _WH_PER_UNIT = {"kWh": Decimal(1000), "Wh": Decimal(1)}
 _EXACT = Context(prec=320)
@@ -96,7 +98,7 @@ class Row(NamedTuple):
     is_object: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Receipt:
     """One signed OCMF tuple. Two receipts are equal if their texts are equal.
 
@@ -105,27 +107,33 @@ class Receipt:
         payload: the payload section. Fractions are Decimal.
         signature: the signature section.
         signed: the signed bytes: UTF-8 of the payload section exactly as received.
-        has_odd_numbers: whether a number is not valid in JSON and was read as text.
     """
 
     text: str
     payload: Mapping[str, object] = field(repr=False, compare=False)
     signature: Mapping[str, object] = field(repr=False, compare=False)
     signed: bytes = field(repr=False, compare=False)
-    has_odd_numbers: bool = field(default=False, repr=False, compare=False)
-    _rows: tuple[Row, ...] | None = field(default=None, init=False, repr=False, compare=False)
 
-    @property
+    @cached_property
     def rows(self) -> tuple[Row, ...]:
         """The objects of RD, at most `MOST_READINGS`."""
-        if self._rows is None:  # lazy: they take longer than the rest, and the check of a signature does not need them
-            object.__setattr__(self, "_rows", _rows_of(self.payload.get("RD")))
-        return self._rows or ()
+        return _rows_of(self.payload.get("RD"))
 
     @property
     def readings(self) -> tuple[Reading, ...]:
         """The readings of RD, at most `MOST_READINGS`."""
         return tuple(row.reading for row in self.rows)
+
+    @cached_property
+    def version(self) -> float | None:
+        """FV as a number, or None if it is missing or not a number."""
+        match = _VERSION.fullmatch(text_of(self.payload.get("FV")) or "")
+        return None if match is None else float(match[0])
+
+    @property
+    def is_old(self) -> bool:
+        """Whether it is of OCMF before 0.5: it has the level in IS, and counts events in EI."""
+        return self.version is not None and self.version < 0.5
 
     @property
     def pagination(self) -> str | None:
@@ -141,8 +149,8 @@ class Receipt:
     @property
     def is_fiscal(self) -> bool:
         """Whether the receipt is outside of transactions: its PG begins with another letter than ``T``."""
-        PG = self.payload.get("PG")
-        return isinstance(PG, (str, int, Decimal)) and PG != "" and (PG is True or not str(PG).startswith("T"))
+        PG = text_of(self.payload.get("PG"))
+        return PG is not None and PG != "" and not PG.startswith("T")
 
     @property
     def meter_serial(self) -> str | None:
@@ -184,15 +192,12 @@ class Receipt:
     def end(self) -> Reading | None:
         """The last reading that ends the transaction, of the register of `begin`, or without one of any import."""
         begin = self.begin
-        for reading in reversed(self.readings):
-            same = (
-                reading.is_import
-                if begin is None
-                else reading.RI == begin.RI or key_of_register(reading.RI) == key_of_register(begin.RI)
-            )
-            if same and reading.TX in ENDING:
-                return reading
-        return None
+        ends = [reading for reading in self.readings if reading.TX in ENDING]
+        if begin is None:
+            ends = [reading for reading in ends if reading.is_import]
+        else:
+            ends = [reading for reading in ends if key_of_register(reading.RI) == key_of_register(begin.RI)]
+        return ends[-1] if ends else None
 
     @property
     def energy_wh(self) -> Decimal | None:
@@ -215,21 +220,15 @@ def ends_of(rows: Iterable[Row]) -> dict[object, Ends]:
     of: dict[object, Ends] = {}
     for row in rows:
         TX = row.reading.TX
-        if TX == "B" or TX in ENDING:
-            key = key_of_register(row.reading.RI)
-            if key not in of:
-                of[key] = Ends([], [])
-            _add(of[key][0 if TX == "B" else 1], row)
+        if TX != "B" and TX not in ENDING:
+            continue
+        ends = of.setdefault(key_of_register(row.reading.RI), Ends([], []))
+        same = ends.begins if TX == "B" else ends.ends
+        if "TX" in row.written and same and "TX" not in same[0].written:
+            same.clear()
+        if "TX" in row.written or not same:
+            same.append(row)
     return of
-
-
-def _add(rows: list[Row], row: Row) -> None:
-    if "TX" in row.written:
-        if rows and "TX" not in rows[0].written:
-            rows.clear()
-        rows.append(row)
-    elif not rows:
-        rows.append(row)
 
 
 def difference_wh(begin_wh: Decimal | None, end_wh: Decimal | None) -> Decimal | None:
@@ -243,10 +242,7 @@ def parse(text: str) -> Receipt:
     Raises:
         ReceiptError: the text has no tuple.
     """
-    read = read_tuple(text)
-    if read is None:
-        raise ReceiptError(f"no OCMF tuple: no 'OCMF|' in {printable(text[:200], limit=40)!r}")
-    found, (payload, signature, signed, _, has_odd_numbers) = read
+    found, (payload, signature, signed, _) = read_tuple(text)
     try:
         data = signed.encode()
         if not found.isascii():
@@ -255,7 +251,7 @@ def parse(text: str) -> Receipt:
         raise ReceiptError(
             f"not valid Unicode: half a surrogate pair at character {error.start}; read the bytes as UTF-8"
         ) from error
-    return Receipt(found, payload, signature, data, has_odd_numbers)
+    return Receipt(found, payload, signature, data)
 
 
 def _rows_of(RD: object) -> tuple[Row, ...]:
@@ -288,12 +284,15 @@ def _reading(fields: Mapping[str, object]) -> Reading:
     )
 
 
+def text_of(value: object) -> str | None:
+    """Return a text, a number or a boolean of a tuple as text, or None."""
+    return str(value) if isinstance(value, (str, int, Decimal)) else None
+
+
 def _string(value: object) -> str | None:
     """Return a string that UTF-8 can encode, or None. A JSON escape can contain half a surrogate pair."""
     if not isinstance(value, str):
         return None
-    if value.isascii():
-        return value
     try:
         value.encode()
     except UnicodeEncodeError:

@@ -22,7 +22,7 @@ _CODE = re.compile(
 BLANKS = "".join(map(chr, range(0x21)))
 """Characters that the transparency software strips from an RI, a TX or a number."""
 
-_LONGEST_KEPT = 40
+_LONGEST = 40
 _ENERGY = 8
 _IMPORT = frozenset({0x01, 0x98, 0x9E, 0xB0, 0xB1, 0xB2, 0xB3})
 _EXPORT = frozenset({0x02, 0xC0, 0xC1, 0xC2, 0xC3})
@@ -50,7 +50,7 @@ class Register:
 
 def register_of(code: str) -> Register | None:
     """Parse an OBIS code. Return None if it is not one of electrical energy, or not an OBIS code."""
-    return _register_of(code) if len(code) <= _LONGEST_KEPT else _read(code)
+    return _register_of(code) if len(code) <= _LONGEST else None
 
 
 def key_of_register(code: str) -> object:
@@ -59,17 +59,15 @@ def key_of_register(code: str) -> object:
     return code if register is None else register.groups
 
 
-def _read(code: str) -> Register | None:
+@lru_cache(maxsize=256)
+def _register_of(code: str) -> Register | None:
     match = _CODE.fullmatch(code.strip(BLANKS))
     if match is None:
         return None
-    a, b, c, d, e, f = (int(group or "0", 16) & 0xFFFFFFFF for group in match.groups())
+    a, b, c, d, e, f = (int(group or "0", 16) for group in match.groups())
     if a != 1 or d != _ENERGY or c not in _JUDGED | _EXPORT:
         return None
     f = 0 if f in _TOTAL else f
     direction = "import" if c in _IMPORT else "export" if c in _EXPORT else ""
     compensated = c in _COMPENSATED
     return Register((a, b, c, d, e, f), direction, compensated or (c in _JUDGED and f == 0), compensated)
-
-
-_register_of = lru_cache(maxsize=256)(_read)

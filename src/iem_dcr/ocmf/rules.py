@@ -9,15 +9,16 @@ That software judges begin and end of the registers that it knows (`iem_dcr.ocmf
 cable's loss subtracted, it judges only these. It treats all judged registers as one. It inherits only ST and RU, from
 the previous judged reading. It compares the numbers without their units, in binary. If a tuple has only a begin or only
 an end, or if its PG does not begin with T, it checks only the signature. It judges a begin and an end in separate
-tuples together. Then no judged reading of the begin's tuple may exceed one of the end's tuple, in kWh.
+tuples together. Then no judged reading of the begin's tuple may exceed one of the end's tuple, in kWh. Here the last
+and the first reading of each register are compared.
 
 This program differs for two reasons. It must not accept a receipt if the meter says that its energy is not usable, if
 begin and end belong to different registers or meters, or if nothing was measured. And it must not run for ever, so
 numbers and lists have limits.
 
 That software verifies some receipts that this program cannot read or check. It reads more than JSON: names and texts
-without quotes, comments, NaN. It supports curves that OCMF does not name, uses SHA-256 for any hash in SA, and reads a
-key with trailing bytes.
+without quotes, comments, NaN, numbers such as ``.5`` and ``007``. It supports curves that OCMF does not name, uses
+SHA-256 for any hash in SA, and reads a key with trailing bytes.
 """
 
 from __future__ import annotations
@@ -110,8 +111,7 @@ FINDINGS: dict[str, Kind] = {
     "key-repeated": Kind(_E, "The payload has a key twice.", _UNREAD, _STATION),
     "key-repeated-within": Kind(_W, "A reading or the signature section has a key twice. The last one counts.",
         _READ, _STATION),
-    "number-form": Kind(_W, "A number is written as `.5`, `5.`, `007` or `+1`, or RV is padded with blanks.", _READ,
-        _STATION),
+    "number-form": Kind(_W, "RV is written as `.5` or `5.`, or padded with blanks.", _READ, _STATION),
     "format-version": Kind(_E, "FV is missing, is not a number, or is not from 0.1 to 1.3.", _UNREAD,
         "Use a reader of that version of OCMF. The signed data does not change."),
     "field-type": Kind(_E, "A field has another JSON type than OCMF requires.", _UNREAD, _STATION),
@@ -175,13 +175,13 @@ FINDINGS: dict[str, Kind] = {
         "either"),
     "register-falling-between": Kind(_W,
         "A register falls between readings of one tuple, or the export register falls.", _UNSEEN, _NO_BILL),
-    "time-falling": Kind(_E, "The end is earlier than the begin.", _REFUSES, _NO_BILL),
-    "time-falling-between": Kind(_W,
-        "A reading is earlier than the previous one of the same register, or the end is earlier than the begin by a "
-        "time that only this reader can read.", _UNSEEN, LOOK),
+    "time-falling": Kind(_E, "The end is earlier than the begin.", _REFUSES, _NO_BILL,
+        "it does not compare a time without a flag or with a colon in its offset"),
+    "time-falling-between": Kind(_W, "A reading is earlier than the previous one of the same register.", _UNSEEN,
+        LOOK),
     "time-unreadable": Kind(_W, "TM of a begin or end is not a time in OCMF's format.",
         "compares it only if just the flag is unusual, the hour is 24:00:00 or the day is past the end of its month",
-        _STATION),
+        _STATION, "it refuses an end that is earlier by such a time"),
     "identification-level": Kind(_E,
         "IL is an error level (MISMATCH, INVALID, OUTDATED, UNKNOWN): the user was not identified.", _REFUSES,
         _NO_BILL),

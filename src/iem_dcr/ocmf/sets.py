@@ -7,7 +7,6 @@ counter per meter and context, which increases by one (OCMF 1.4.1, Pagination).
 from __future__ import annotations
 
 import hashlib
-from array import array
 from typing import TYPE_CHECKING
 
 from iem_dcr.errors import printable
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from iem_dcr.ocmf.rules import Finding
 
 MOST_COUNTED = 2_000_000
-"""Maximum number of receipts whose counters are compared. Each takes 24 bytes."""
+"""Maximum number of receipts whose counters are compared. Each takes about 150 bytes."""
 
 
 def half_of(receipt: Receipt) -> str:
@@ -63,14 +62,15 @@ def transactions_of(receipts: Sequence[Receipt]) -> list[tuple[int, ...]]:
 
 
 class Counters:
-    """The counters of a set, stored in a few bytes per receipt.
+    """The counters of a set.
 
     Attributes:
         are_all_counted: False if receipts beyond `MOST_COUNTED` were ignored.
     """
 
     def __init__(self) -> None:
-        self._of: dict[tuple[str, str], tuple[array[int], array[int], array[int]]] = {}
+        self._of: dict[tuple[str, str], list[tuple[int, int, int]]] = {}
+        """By meter and context: counter, index of the receipt, and digest."""
         self._count = 0
         self.are_all_counted = True
 
@@ -78,9 +78,7 @@ class Counters:
     def entry_of(receipt: Receipt) -> tuple[str, str, int, int] | None:
         """Return the entry of a receipt for `add`: its meter, context and counter, and a digest of its text."""
         counter = receipt.counter
-        if counter is None:
-            return None
-        return receipt.meter, *counter, Counters.digest_of(receipt.text)
+        return None if counter is None else (receipt.meter, *counter, Counters.digest_of(receipt.text))
 
     @staticmethod
     def digest_of(text: str) -> int:
@@ -96,33 +94,26 @@ class Counters:
             self.are_all_counted = False
             return
         meter, context, counter, digest = entry
-        values, digests, numbers = self._of.setdefault((meter, context), (array("Q"), array("Q"), array("Q")))
-        values.append(counter)
-        digests.append(digest)
-        numbers.append(number)
+        self._of.setdefault((meter, context), []).append((counter, number, digest))
 
     def findings(self) -> Iterator[Finding]:
         """Yield findings about missing and repeated counters. Each has the index of its receipt."""
-        for (meter, context), (values, digests, numbers) in self._of.items():
+        for (meter, context), entries in self._of.items():
             name = f"meter {printable(meter, limit=40)}"
-            order: Sequence[int] = range(len(values))
-            if any(values[at] > values[at + 1] for at in order[:-1]):
-                order = array("Q", sorted(order, key=values.__getitem__))
             seen: set[int] = set()
             last = -1
-            for at in order:
-                before, last = last, values[at]
-                if before != last:
-                    seen = {digests[at]}
-                    if 0 <= before < last - 1:
-                        text = f"{name}: {_span(context, before + 1, last - 1)} missing"
-                        yield finding("pagination-gap", text, field="PG", receipt=numbers[at])
+            for counter, number, digest in sorted(entries):
+                if counter != last:
+                    if 0 <= last < counter - 1:
+                        text = f"{name}: {_span(context, last + 1, counter - 1)} missing"
+                        yield finding("pagination-gap", text, field="PG", receipt=number)
+                    last, seen = counter, {digest}
                     continue
-                code, text = "pagination-repeated", f"another receipt has {context}{last} of {name} too"
-                if digests[at] in seen:
-                    code, text = "receipt-repeated", f"{context}{last} of {name} is repeated"
-                yield finding(code, text, field="PG", receipt=numbers[at])
-                seen.add(digests[at])
+                code, text = "pagination-repeated", f"another receipt has {context}{counter} of {name} too"
+                if digest in seen:
+                    code, text = "receipt-repeated", f"{context}{counter} of {name} is repeated"
+                yield finding(code, text, field="PG", receipt=number)
+                seen.add(digest)
 
 
 def _span(context: str, first: int, last: int) -> str:

@@ -15,7 +15,6 @@ bytes.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import enum
 import re
@@ -23,8 +22,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from iem_dcr.errors import ReceiptError
-from iem_dcr.ocmf.encoding import INTEGER, SEQUENCE, elements, from_base64, from_hex
-from iem_dcr.ocmf.keys import CURVE_OF_ALGORITHM, curve_of, key_of, missing
+from iem_dcr.ocmf.encoding import INTEGER, elements, from_base32, from_base64, from_hex
+from iem_dcr.ocmf.keys import ALGORITHMS, curve_of, key_of, missing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,7 +32,8 @@ if TYPE_CHECKING:
     from iem_dcr.ocmf.receipt import Receipt
 
 _SPACE = re.compile(r"[ \t\r\n]+")
-_ENCODINGS = ("hex", "base64", "base32")
+_DECODERS = {"hex": from_hex, "base64": from_base64, "base32": from_base32}
+"""By the values of SE."""
 
 
 class Outcome(enum.Enum):
@@ -87,20 +87,15 @@ def verify(receipt: Receipt, public_key: str) -> Verification:
     """
     try:
         curve = curve_of(receipt.algorithm)
-        raw = _bytes_of(receipt.signature)
         key = key_of(public_key, curve)
-        if key.verifies(raw, receipt.signed):
+        if key.verifies(_bytes_of(receipt.signature), receipt.signed):  # the usual case: DER
             return _VALID
-        numbers = _numbers_in(raw, curve)
+        numbers = signature_numbers(receipt.signature, curve)
+        return _VALID if any(key.verifies(in_der(r, s), receipt.signed) for r, s in numbers) else _INVALID
     except ReceiptError as error:
         return Verification(Outcome.NOT_CHECKED, str(error))
     except ImportError as error:
         return Verification(Outcome.NOT_CHECKED, missing(error))
-    in_range = [(r, s) for r, s in numbers if 0 < r < curve.n and 0 < s < curve.n]
-    if not in_range:
-        return Verification(Outcome.INVALID, f"r or s of the signature is out of the range of {curve.name}")
-    is_valid = any(key.verifies(in_der(*both), receipt.signed) for both in in_range)
-    return _VALID if is_valid else _INVALID
 
 
 def prepare() -> None:
@@ -117,7 +112,14 @@ def signature_numbers(signature: Mapping[str, object], curve: Curve) -> list[tup
     Raises:
         ReceiptError: SD is not a text in the encoding SE, or its bytes are neither DER nor raw r‖s.
     """
-    return _numbers_in(_bytes_of(signature), curve)
+    raw = _bytes_of(signature)
+    integers = _integers(raw)
+    read = [] if integers is None else [integers]
+    if len(raw) == 2 * curve.size:
+        read.append((raw[: curve.size], raw[curve.size :]))
+    if not read:
+        raise ReceiptError("the signature SD is unreadable: its bytes are neither DER nor raw r‖s")
+    return [(int.from_bytes(r, "big"), int.from_bytes(s, "big")) for r, s in read]
 
 
 def form_of(signature: Mapping[str, object]) -> Form:
@@ -127,18 +129,18 @@ def form_of(signature: Mapping[str, object]) -> Form:
         raw = _bytes_of(signature)
     except ReceiptError:
         return Form.NOT_DER
-    if SE not in (None, *_ENCODINGS) or (SE in ("base64", "base32") and "\r" in SD):
+    if SE not in (None, *_DECODERS) or (SE in ("base64", "base32") and "\r" in SD):
         return Form.ENCODING
-    short = _short_integers(raw)
-    integers = short or _integers(raw)
-    if integers is None or _has_nine_equal_bits(integers[0]) or _has_nine_equal_bits(integers[1]):
+    integers = _integers(raw)
+    if integers is None or any(map(_has_nine_equal_bits, integers)):
         return Form.NOT_DER
     if SE == "hex":
         is_spelled_plainly = len(SD) == 2 * len(raw)
     else:
         is_spelled_plainly = SE == "base64" and len(SD) % 4 == 0 and not _SPACE.search(SD)
-    is_known = isinstance(SA, str) and (SA == "" or SA in CURVE_OF_ALGORITHM)
-    return Form.PLAIN if short and is_spelled_plainly and is_known else Form.ODD
+    is_short = len(raw) == 6 + sum(map(len, integers))  # three heads of two bytes, and nothing but two integers
+    is_known = isinstance(SA, str) and (SA == "" or SA in ALGORITHMS)
+    return Form.PLAIN if is_short and is_spelled_plainly and is_known else Form.ODD
 
 
 def in_der(r: int, s: int) -> bytes:
@@ -160,35 +162,13 @@ def _bytes_of(signature: Mapping[str, object]) -> bytes:
     if not isinstance(SD, str):
         raise ReceiptError("the signature SD is missing or not a string")
     encoding = "hex" if SE is None else SE.lower() if isinstance(SE, str) else ""
-    if encoding not in _ENCODINGS:
+    if encoding not in _DECODERS:
         raise ReceiptError("the signature SD is unreadable: its encoding SE is neither hex nor base64")
-    raw = _decoded(SD, encoding)
-    if raw is None:
-        raw = _decoded(_SPACE.sub("", SD), encoding)
+    decode = _DECODERS[encoding]
+    raw = decode(SD) or decode(_SPACE.sub("", SD))
     if raw is None:
         raise ReceiptError(f"the signature SD is unreadable: it is not {encoding}")
     return raw
-
-
-def _decoded(text: str, encoding: str) -> bytes | None:
-    if encoding == "hex":
-        return from_hex(text)
-    if encoding == "base64":
-        return from_base64(text)
-    try:
-        return base64.b32decode(text)
-    except ValueError:
-        return None
-
-
-def _numbers_in(raw: bytes, curve: Curve) -> list[tuple[int, int]]:
-    integers = _integers(raw)
-    read = [] if integers is None else [integers]
-    if len(raw) == 2 * curve.size:
-        read.append((raw[: curve.size], raw[curve.size :]))
-    if not read:
-        raise ReceiptError("the signature SD is unreadable: its bytes are neither DER nor raw r‖s")
-    return [(int.from_bytes(r, "big"), int.from_bytes(s, "big")) for r, s in read]
 
 
 def _integers(raw: bytes) -> tuple[bytes, bytes] | None:
@@ -198,16 +178,6 @@ def _integers(raw: bytes) -> tuple[bytes, bytes] | None:
         return None
     (tag_r, r), (tag_s, s) = found[:2]
     return (r, s) if tag_r == tag_s == INTEGER and r and s else None
-
-
-def _short_integers(raw: bytes) -> tuple[bytes, bytes] | None:
-    """Read DER with lengths in short form and nothing but two integers. This is the usual case, and it is fast."""
-    size = len(raw)
-    if 8 <= size < 0x82 and raw[0] == SEQUENCE and raw[1] == size - 2 and raw[2] == INTEGER and raw[3]:
-        at = 4 + raw[3]
-        if at + 2 < size and raw[at] == INTEGER and raw[at + 1] == size - at - 2:
-            return raw[4:at], raw[at + 2 :]
-    return None
 
 
 def _has_nine_equal_bits(integer: bytes) -> bool:

@@ -5,9 +5,7 @@ ends. A text field may therefore contain a ``|``, although the specification for
 signed data is everything between the first ``|`` and the one after the payload, including white space. Other readers
 hash exactly that.
 
-The S.A.F.E. transparency software reads more than JSON. This reader accepts two of its extensions: numbers such as
-``.5``, ``5.``, ``007`` and ``+1``, which become text with unchanged digits, and repeated keys, of which the last
-counts. It refuses NaN and everything else that is not JSON.
+Of repeated keys the last one counts, as in the S.A.F.E. transparency software.
 """
 
 from __future__ import annotations
@@ -19,10 +17,10 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import IO, TYPE_CHECKING, NamedTuple, NoReturn
 
-from iem_dcr.errors import ReceiptError
+from iem_dcr.errors import ReceiptError, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
 HEADER = "OCMF|"
 
@@ -37,18 +35,27 @@ LONGEST_RECORD = 16_000_000
 MOST_DAMAGED = 100
 """Maximum number of separate damaged tuples in a line. For each, the decoder scans all text before it for lines."""
 
-LONGEST_WITH_ODD_NUMBERS = 50_000
-"""Maximum length of a section in which numbers that are not JSON are accepted."""
-
 _WITH_SECTION = re.compile(r"OCMF\|(?=[ \t\r\n]*\{)")
 _LINE_START = re.compile(r"^(?=OCMF\|)", re.MULTILINE)
 _START = re.compile(r"^OCMF\||OCMF\|(?=[ \t\r\n]*\{)", re.MULTILINE)
 _SPACES = (" ", "\t", "\r", "\n")
-_JSON_SPACE = re.compile(r"[ \t\r\n]+")
-_TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[{}\[\],:]|[^\s{}\[\],:"]+|\s+', re.DOTALL)
-_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
-_JSON_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
-_OF_NUMBERS = frozenset("+-.0123456789")
+
+
+class RepeatedKeys(dict[str, object]):
+    """A JSON object that has a key more than once. The last value counts.
+
+    Attributes:
+        key: one such key.
+    """
+
+    def __init__(self, pairs: list[tuple[str, object]]) -> None:
+        super().__init__(pairs)
+        self.key = Counter(key for key, _ in pairs).most_common(1)[0][0]
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    value = dict(pairs)
+    return value if len(value) == len(pairs) else RepeatedKeys(pairs)
 
 
 def _no_such_number(name: str) -> NoReturn:
@@ -56,7 +63,7 @@ def _no_such_number(name: str) -> NoReturn:
 
 
 # Control characters inside strings are accepted: the signature covers the bytes as written, escaped or not.
-_JSON = json.JSONDecoder(strict=False, parse_float=Decimal, parse_constant=_no_such_number)
+_JSON = json.JSONDecoder(strict=False, parse_float=Decimal, parse_constant=_no_such_number, object_pairs_hook=_object)
 
 
 class Sections(NamedTuple):
@@ -67,14 +74,12 @@ class Sections(NamedTuple):
         signature: the decoded signature section.
         signed: the payload section as written, between its two ``|``.
         end: index after the tuple's last character.
-        has_odd_numbers: whether a number is not valid in JSON and was read as text.
     """
 
     payload: dict[str, object]
     signature: dict[str, object]
     signed: str
     end: int
-    has_odd_numbers: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,36 +109,21 @@ def find_tuple(text: str) -> str | None:
         The tuple, or None if there is no ``OCMF|``. For a damaged or truncated tuple, everything from ``OCMF|`` on
         without trailing white space.
     """
-    damaged: str | None = None
-    for candidate in _candidates(text):
-        start = _start(candidate)
-        if start is None:
-            continue
-        try:
-            return candidate[start : read_sections(candidate, start).end]
-        except ReceiptError:
-            damaged = damaged or candidate[start:].rstrip()
-    return damaged
+    found = _search(text)
+    return None if found is None else found[0]
 
 
-def read_tuple(text: str) -> tuple[str, Sections] | None:
-    """Extract the tuple from a text as `find_tuple` does, and decode its sections as `read_sections` does.
-
-    Returns:
-        The tuple and its sections, or None if there is no ``OCMF|``.
+def read_tuple(text: str) -> tuple[str, Sections]:
+    """Extract the tuple from a text as `find_tuple` does, and decode its sections.
 
     Raises:
-        ReceiptError: as `read_sections`.
+        ReceiptError: there is no tuple, or it is damaged.
     """
-    plain = text.strip(AROUND)
-    if _WITH_SECTION.match(plain):  # fast path: it cannot be JSON, and the tuple cannot begin elsewhere
-        try:
-            sections = read_sections(plain)
-            return plain[: sections.end], sections
-        except ReceiptError:
-            pass  # the full search follows and reports the error
-    found = find_tuple(text)
-    return None if found is None else (found, read_sections(found))
+    found = _search(text)
+    if found is None:
+        raise ReceiptError(f"no OCMF tuple: no 'OCMF|' in {printable(text[:200], limit=40)!r}")
+    tuple_text, sections = found
+    return tuple_text, sections or read_sections(tuple_text)
 
 
 def read_sections(text: str, start: int = 0) -> Sections:
@@ -143,40 +133,12 @@ def read_sections(text: str, start: int = 0) -> Sections:
         ReceiptError: there is no tuple of two JSON objects.
     """
     begin = start + len(HEADER)
-    payload, end, payload_is_odd = _section(text, begin, "payload")
+    payload, end = _section(text, begin, "payload")
     separator = _skip_space(text, end)
     if not text.startswith("|", separator):
         raise ReceiptError("no OCMF tuple: no '|' and no signature section behind the payload; is the text complete?")
-    signature, end, signature_is_odd = _section(text, separator + 1, "signature")
-    return Sections(payload, signature, text[begin:separator], end, payload_is_odd or signature_is_odd)
-
-
-def repeated_keys(section: str, decoded: Mapping[str, object]) -> tuple[str, str]:
-    """Return a repeated key of the outermost object of a section, and one of the objects inside it.
-
-    Args:
-        section: the section as written.
-        decoded: the same section, decoded.
-
-    Returns:
-        The two keys, or "" if no key is repeated.
-    """
-    repeated: list[str] = []
-
-    def note_repeated(pairs: list[tuple[str, object]]) -> dict[str, object]:
-        value = dict(pairs)
-        is_repeated = len(value) != len(pairs)
-        repeated.append(Counter(key for key, _ in pairs).most_common(1)[0][0] if is_repeated else "")
-        return value
-
-    try:
-        if section.count('"') == 2 * _count_texts(decoded):
-            return "", ""
-        decoder = json.JSONDecoder(strict=False, parse_int=str, parse_float=str, object_pairs_hook=note_repeated)
-        _section(section, 0, "same", decoder)
-    except (ReceiptError, RecursionError):
-        return "", ""
-    return repeated[-1], next(filter(None, repeated[:-1]), "")
+    signature, end = _section(text, separator + 1, "signature")
+    return Sections(payload, signature, text[begin:separator], end)
 
 
 def tuples_in(text: str, first_line: int = 1) -> Iterator[tuple[str, int]]:
@@ -230,58 +192,48 @@ def _tuples_in_piece(text: str, line: int) -> Iterator[tuple[str, int]]:
         yield text[start:at].rstrip(), line
 
 
-def _section(text: str, at: int, name: str, decoder: json.JSONDecoder = _JSON) -> tuple[dict[str, object], int, bool]:
-    at, is_odd = _skip_space(text, at), False
+def _section(text: str, at: int, name: str) -> tuple[dict[str, object], int]:
     try:
-        value, end = decoder.raw_decode(text, at)
+        value, end = _JSON.raw_decode(text, _skip_space(text, at))
     except json.JSONDecodeError as error:
-        odd = _with_odd_numbers(text, at, decoder) if text[error.pos : error.pos + 1] in _OF_NUMBERS else None
-        if odd is None:
-            raise ReceiptError(f"the {name} section is not JSON: {error.msg} at character {error.pos}") from error
-        (value, end), is_odd = odd, True
+        raise ReceiptError(f"the {name} section is not JSON: {error.msg} at character {error.pos}") from error
     except RecursionError as error:
         raise ReceiptError(f"the {name} section is nested too deeply to be read") from error
     except (ValueError, ArithmeticError) as error:
         raise ReceiptError(f"the {name} section holds a number too large to be read") from error
     if not isinstance(value, dict):
         raise ReceiptError(f"the {name} section is not a JSON object")
-    return value, end, is_odd
-
-
-def _with_odd_numbers(text: str, at: int, decoder: json.JSONDecoder) -> tuple[object, int] | None:
-    """Decode JSON with invalid numbers, which become texts. Return None if anything else is invalid."""
-    pieces: list[str] = []
-    depth, end = 0, at
-    for token in _TOKEN.finditer(text, at, at + LONGEST_WITH_ODD_NUMBERS):
-        if token.start() != end:
-            return None
-        word, end = token[0], token.end()
-        depth += (word in ("{", "[")) - (word in ("}", "]"))
-        is_odd = _NUMBER.fullmatch(word) and not _JSON_NUMBER.fullmatch(word)
-        pieces.append(f'"{word}"' if is_odd else word)
-        if not depth:
-            break
-    try:
-        return decoder.decode("".join(pieces)), end
-    except (ValueError, ArithmeticError, RecursionError):
-        return None
+    return value, end
 
 
 def _skip_space(text: str, at: int) -> int:
-    if not text.startswith(_SPACES, at):
-        return at
-    match = _JSON_SPACE.match(text, at)
-    return match.end() if match else at
+    while text.startswith(_SPACES, at):
+        at += 1
+    return at
 
 
-def _start(text: str) -> int | None:
-    match = _WITH_SECTION.search(text)
-    at = match.start() if match else text.find(HEADER)
-    return at if at >= 0 else None
+def _search(text: str) -> tuple[str, Sections | None] | None:
+    """Return the first whole tuple with its sections, else the first damaged one without them, else None."""
+    damaged: tuple[str, None] | None = None
+    for candidate in _candidates(text):
+        match = _WITH_SECTION.search(candidate)
+        start = match.start() if match else candidate.find(HEADER)
+        if start < 0:
+            continue
+        try:
+            sections = read_sections(candidate, start)
+        except ReceiptError:
+            damaged = damaged or (candidate[start:].rstrip(), None)
+        else:
+            return candidate[start : sections.end], sections
+    return damaged
 
 
 def _candidates(text: str) -> Iterator[str]:
     """Yield the strings that may contain the tuple: those of a JSON text in order, else the text itself."""
+    if text.startswith(HEADER):  # the usual case
+        yield text
+        return
     try:
         wrapper = json.loads(text.strip(AROUND), strict=False)
     except (ValueError, RecursionError):
@@ -296,14 +248,3 @@ def _candidates(text: str) -> Iterator[str]:
             waiting.extend(reversed(value.values()))
         elif isinstance(value, list):
             waiting.extend(reversed(value))
-
-
-def _count_texts(value: Mapping[str, object] | list[object]) -> int:
-    """Count the keys and texts in decoded JSON. Each has two quotes in the source, or more if it contains quotes."""
-    count, inner = (0, value) if isinstance(value, list) else (len(value), value.values())
-    for one in inner:
-        if isinstance(one, str):
-            count += 1
-        elif isinstance(one, (dict, list)):
-            count += _count_texts(one)
-    return count

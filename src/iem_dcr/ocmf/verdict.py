@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from iem_dcr.errors import ReceiptError
 from iem_dcr.ocmf.examination import examine
 from iem_dcr.ocmf.keys import is_plain
-from iem_dcr.ocmf.receipt import difference_wh, ends_of, parse
+from iem_dcr.ocmf.receipt import Reading, difference_wh, ends_of, parse
 from iem_dcr.ocmf.registers import register_of
 from iem_dcr.ocmf.rules import Finding, Severity, finding
 from iem_dcr.ocmf.signature import Outcome, verify
@@ -157,7 +157,7 @@ def energies_of(receipts: Sequence[Receipt]) -> tuple[Energy, ...]:
     rows = [row for receipt in receipts for row in receipt.rows]
     counted = []
     for begins, ends in ends_of(rows).values():
-        begin, end = begins[0].reading if begins else None, ends[-1].reading if ends else None
+        begin, end = begins[0].reading if begins else Reading(), ends[-1].reading if ends else Reading()
         RI = (begins or ends)[0].reading.RI
         counted.append((RI, register_of(RI), begin, end))
     judged = [register for _, register, _, _ in counted if register is not None and register.judged]
@@ -165,15 +165,12 @@ def energies_of(receipts: Sequence[Receipt]) -> tuple[Energy, ...]:
         compensated = any(register.compensated for row in rows if (register := register_of(row.reading.RI)))
         judged = [register for register in judged if register.compensated or not compensated]
         judged = [register for register in judged if register.direction == "import"] or judged
-    deciding = frozenset(judged)
     energies = []
     for RI, register, begin, end in counted:
         direction = register.direction if register else ""
-        begin_wh, end_wh = (reading.energy_wh if reading else None for reading in (begin, end))
-        begin_TM, end_TM = (reading.TM if reading else None for reading in (begin, end))
-        energy_wh = difference_wh(begin_wh, end_wh)
+        values = begin.energy_wh, end.energy_wh
         energies.append(
-            Energy(RI, direction, begin_wh, end_wh, energy_wh, begin_TM, end_TM, decides=register in deciding)
+            Energy(RI, direction, *values, difference_wh(*values), begin.TM, end.TM, decides=register in judged)
         )
     return tuple(energies)
 

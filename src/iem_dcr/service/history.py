@@ -60,9 +60,10 @@ class History:
         for ring in (self._fine, self._coarse):
             ring.put(at_s, means, float(value.import_wh))
 
-    def series(self, now_s: float, span_s: float = SPAN_S) -> Series:
-        """Return the last ``span_s`` seconds, in fine slots if they reach back that far."""
-        return (self._fine if span_s <= SPAN_S else self._coarse).series(now_s, span_s)
+    def series(self, now_s: float, span_s: float = SPAN_S, slots: int | None = None) -> Series:
+        """Return the last ``span_s`` seconds in fine slots if they reach back that far, or only the last ``slots``."""
+        ring, step_s = (self._fine, STEP_S) if span_s <= SPAN_S else (self._coarse, COARSE_STEP_S)
+        return ring.series(now_s, span_s if slots is None else slots * step_s)
 
 
 class _Ring:

@@ -25,8 +25,7 @@ from iem_dcr.service.metrics import Metrics
 from iem_dcr.web import live, templates
 from iem_dcr.web.auth import SESSION_S
 from iem_dcr.web.middleware import LOGIN, STATIC
-from iem_dcr.web.receipt_list import ReceiptList
-from iem_dcr.web.receipt_view import receipt_view
+from iem_dcr.web.receipts import ReceiptList, receipt_view
 from iem_dcr.web.views import MeterView
 
 if TYPE_CHECKING:
@@ -34,8 +33,8 @@ if TYPE_CHECKING:
 
     from iem_dcr.service.observation import Health, ObservedMeter
     from iem_dcr.web.auth import Auth
-    from iem_dcr.web.receipt_list import Found
-    from iem_dcr.web.streams import Streams
+    from iem_dcr.web.live import Streams
+    from iem_dcr.web.receipts import Found
 
 _log = logging.getLogger(__name__)
 
@@ -81,71 +80,54 @@ class Pages:
         self._failures = RateLimitedLog(_log, now_s)
         self._overview = live.Overview(meters, status)
         files = [file for file in Path(__file__).with_name("static").iterdir() if file.suffix in _TYPES]
-        self._static = {file.name: (file.read_bytes(), _TYPES[file.suffix]) for file in files}
+        self._files = {file.name: (file.read_bytes(), _TYPES[file.suffix]) for file in files}
 
     def routes(self) -> list[web.AbstractRouteDef]:
         """Return the table of paths."""
         return [
-            web.get("/", self.overview),
-            web.get("/events", self.overview_events),
-            web.get("/meters/{name}", self.meter),
-            web.get("/meters/{name}/events", self.meter_events),
-            web.get("/meters/{name}/history.json", self.history),
-            web.get("/meters/{name}/history.csv", self.history_csv),
-            web.get("/meters/{name}/receipts/{key}.xml", self.receipt_xml),
-            web.get("/meters/{name}/receipts/{key}", self.receipt),
-            web.get("/metrics", self.metrics),
-            web.get("/health/live", self.live),
-            web.get("/health/ready", self.ready),
-            web.get(STATIC, self.static),
-            web.get(LOGIN, self.login),
-            web.post(LOGIN, self.take_token),
+            web.get("/", self._all_meters),
+            web.get("/events", self._events),
+            web.get("/meters/{name}", self._one_meter),
+            web.get("/meters/{name}/events", self._meter_events),
+            web.get("/meters/{name}/history.csv", self._history_csv),
+            web.get("/meters/{name}/receipts/{key}.xml", self._receipt_xml),
+            web.get("/meters/{name}/receipts/{key}", self._receipt),
+            web.get("/metrics", self._metrics_text),
+            web.get("/health/live", self._live),
+            web.get("/health/ready", self._ready),
+            web.get(STATIC, self._static),
+            web.get(LOGIN, self._login),
+            web.post(LOGIN, self._take_token),
         ]
 
     def close(self) -> None:
         """End the threads that read and check receipts."""
         self._receipts.close()
 
-    # --- all meters ---
+    # --- meters ---
 
-    async def overview(self, _request: web.Request) -> web.Response:
-        """Answer with all meters."""
+    async def _all_meters(self, _request: web.Request) -> web.Response:
         text, *cards = await self._overview.parts()
         more = len(cards) - _AT_FIRST
         return _page("overview.html", text=text, cards=cards[:_AT_FIRST], more=more, has_search=len(cards) > _FEW)
 
-    async def overview_events(self, request: web.Request) -> web.StreamResponse:
-        """Answer with a stream of its changes."""
+    async def _events(self, request: web.Request) -> web.StreamResponse:
         return await self._streams.serve(request, self._overview.events())
 
-    # --- one meter ---
-
-    async def meter(self, request: web.Request) -> web.Response:
-        """Answer with one meter."""
+    async def _one_meter(self, request: web.Request) -> web.Response:
         meter = self._meter(request)
         rows, note = await self._receipts.rows(meter)
         chosen = request.query.get("range", _RANGE)
-        return _page(
-            "meter.html",
-            view=MeterView.of(meter),
-            rows=rows,
-            note=note,
-            ranges=RANGES,
-            chosen=chosen if chosen in RANGES else _RANGE,
-        )
+        chosen = chosen if chosen in RANGES else _RANGE
+        return _page("meter.html", view=MeterView.of(meter), rows=rows, note=note, ranges=RANGES, chosen=chosen)
 
-    async def meter_events(self, request: web.Request) -> web.StreamResponse:
-        """Answer with a stream of its changes."""
-        return await self._streams.serve(request, live.meter_events(self._meter(request), self._receipts))
+    async def _meter_events(self, request: web.Request) -> web.StreamResponse:
+        events = live.meter_events(self._meter(request), self._receipts, _range_s(request))
+        return await self._streams.serve(request, events)
 
-    async def history(self, request: web.Request) -> web.Response:
-        """Answer with the data of its charts over a range, as JSON."""
-        return web.json_response(live.history(self._meter(request), _range(request)))
-
-    async def history_csv(self, request: web.Request) -> web.Response:
-        """Answer with the same data as CSV."""
+    async def _history_csv(self, request: web.Request) -> web.Response:
         meter = self._meter(request)
-        series = meter.history.series(now_s(), _range(request))
+        series = meter.history.series(now_s(), _range_s(request))
         first = datetime.now().astimezone() - timedelta(seconds=now_s() - series.first_s)
         text = io.StringIO()
         writer = csv.writer(text)
@@ -157,47 +139,75 @@ class Pages:
                 writer.writerow((time.isoformat(timespec="seconds"), *row))
         return _download(text.getvalue(), "text/csv", f"{meter.name}-{request.query.get('range', _RANGE)}", "csv")
 
+    def _meter(self, request: web.Request) -> ObservedMeter:
+        """Return the meter of a path, by its name or its address. An old link may have the address."""
+        name = request.match_info["name"]
+        for known in ("name", "address"):
+            for meter in self._meters:
+                if getattr(meter, known) == name:
+                    return meter
+        raise web.HTTPNotFound(text="There is no such meter.")
+
     # --- one receipt ---
 
-    async def receipt(self, request: web.Request) -> web.Response:
-        """Answer with one receipt."""
-        meter, found = await self._receipt(request)
+    async def _receipt(self, request: web.Request) -> web.Response:
+        meter, found = await self._found(request)
         view = MeterView.of(meter)
         return _page("receipt.html", view=view, key=request.match_info["key"], **receipt_view(found))
 
-    async def receipt_xml(self, request: web.Request) -> web.Response:
+    async def _receipt_xml(self, request: web.Request) -> web.Response:
         """Answer with the receipt for the transparency software, as the meter signed it."""
-        meter, found = await self._receipt(request)
+        meter, found = await self._found(request)
         item = Item(found.receipt, found.public_key, found.transaction_id)
         text = export([item], Format.TRANSPARENCY).text
         return _download(text, "application/xml", f"{meter.name}-{found.receipt.pagination or 'receipt'}", "xml")
 
+    async def _found(self, request: web.Request) -> tuple[ObservedMeter, Found]:
+        meter = self._meter(request)
+        try:
+            found = await self._receipts.find(meter, request.match_info["key"])
+        except JournalError as error:
+            raise web.HTTPServiceUnavailable(text=printable(error)) from error
+        except ReceiptError as error:
+            raise web.HTTPNotFound(text=printable(error)) from error
+        if found is None:
+            raise web.HTTPNotFound(text="There is no such receipt, or it no longer exists.")
+        return meter, found
+
     # --- for programs ---
 
-    async def metrics(self, request: web.Request) -> web.Response:
+    async def _metrics_text(self, request: web.Request) -> web.Response:
         """Answer with the metrics. They require the token, because they show when and how much is charged."""
         body, content_type = await self._metrics.text(request.headers.get("Accept", ""))
         return web.Response(body=body, headers={"Content-Type": content_type})
 
-    async def live(self, _request: web.Request) -> web.Response:
-        """Answer at all, which shows that the loop is running."""
+    async def _live(self, _request: web.Request) -> web.Response:
         return web.Response(text="live\n")
 
-    async def ready(self, _request: web.Request) -> web.Response:
+    async def _ready(self, _request: web.Request) -> web.Response:
         """Answer whether the service accepts requests for every meter from the broker, whatever the meters' state."""
         is_ready = self._health().is_ready
         return web.Response(status=200 if is_ready else 503, text="ready\n" if is_ready else "not ready\n")
 
-    # --- the token, and files ---
+    async def _static(self, request: web.Request) -> web.Response:
+        """Answer with a file of the page. A browser keeps it, but asks each time whether it has changed."""
+        if (name := request.match_info["name"]) not in self._files:
+            raise web.HTTPNotFound(text="There is no such file.")
+        content, content_type = self._files[name]
+        tag = hashlib.sha256(content).hexdigest()[:16]
+        headers = {"ETag": f'"{tag}"', "Cache-Control": "no-cache"}
+        if request.if_none_match and tag in (known.value for known in request.if_none_match):
+            return web.Response(status=304, headers=headers)
+        return web.Response(body=content, content_type=content_type, charset="utf-8", headers=headers)
 
-    async def login(self, request: web.Request) -> web.Response:
-        """Answer with the token's form."""
+    # --- the token ---
+
+    async def _login(self, request: web.Request) -> web.Response:
         if self._auth.may_see(request):
             raise web.HTTPSeeOther("/")
         return _page("login.html", problem="")
 
-    async def take_token(self, request: web.Request) -> web.Response:
-        """Check the token from the form."""
+    async def _take_token(self, request: web.Request) -> web.Response:
         address = request.remote or ""
         if (wait_s := math.ceil(self._auth.wait_s(address))) > 0:
             response = _page("login.html", 429, problem=f"Too many wrong tokens: try again in {wait_s} s.")
@@ -217,45 +227,12 @@ class Pages:
             self._auth.cookie,
             self._auth.session(),
             max_age=SESSION_S,
-            path="/",
             httponly=True,
             samesite="Strict",
             # Behind a proxy with TLS only the browser knows that the connection is encrypted.
             secure=request.headers.get("Origin", "").startswith("https:"),
         )
         raise redirection
-
-    async def static(self, request: web.Request) -> web.Response:
-        """Answer with a file of the page. A browser keeps it, but asks each time whether it has changed."""
-        if (name := request.match_info["name"]) not in self._static:
-            raise web.HTTPNotFound(text="There is no such file.")
-        content, content_type = self._static[name]
-        tag = hashlib.sha256(content).hexdigest()[:16]
-        headers = {"ETag": f'"{tag}"', "Cache-Control": "no-cache"}
-        if request.if_none_match and tag in (known.value for known in request.if_none_match):
-            return web.Response(status=304, headers=headers)
-        return web.Response(body=content, content_type=content_type, charset="utf-8", headers=headers)
-
-    def _meter(self, request: web.Request) -> ObservedMeter:
-        """Return the meter of a path, by its name or its address. An old link may have the address."""
-        name = request.match_info["name"]
-        for known in ("name", "address"):
-            for meter in self._meters:
-                if getattr(meter, known) == name:
-                    return meter
-        raise web.HTTPNotFound(text="There is no such meter.")
-
-    async def _receipt(self, request: web.Request) -> tuple[ObservedMeter, Found]:
-        meter = self._meter(request)
-        try:
-            found = await self._receipts.find(meter, request.match_info["key"])
-        except JournalError as error:
-            raise web.HTTPServiceUnavailable(text=printable(error)) from error
-        except ReceiptError as error:
-            raise web.HTTPNotFound(text=printable(error)) from error
-        if found is None:
-            raise web.HTTPNotFound(text="There is no such receipt, or it no longer exists.")
-        return meter, found
 
 
 def _page(template: str, status: int = 200, **context: object) -> web.Response:
@@ -268,8 +245,7 @@ def _download(text: str, content_type: str, name: str, suffix: str) -> web.Respo
     return web.Response(text=text, content_type=content_type, headers={"Content-Disposition": disposition})
 
 
-def _range(request: web.Request) -> float:
-    """Return the seconds of a request's range."""
+def _range_s(request: web.Request) -> float:
     chosen = request.query.get("range", _RANGE)
     if chosen not in RANGES:
         raise web.HTTPBadRequest(text=f"range is {printable(chosen)}: expected one of {', '.join(RANGES)}.")

@@ -19,9 +19,9 @@ from iem_dcr.errors import printable
 from iem_dcr.service.observation import Health
 from iem_dcr.web import templates
 from iem_dcr.web.auth import Auth
+from iem_dcr.web.live import Streams
 from iem_dcr.web.middleware import Checks, add_headers
 from iem_dcr.web.pages import Pages
-from iem_dcr.web.streams import Streams
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -11,8 +11,8 @@ from markupsafe import Markup
 
 from iem_dcr.diagnostics.status import OLD_AFTER_S, duration, shown, troubles
 from iem_dcr.errors import shortened
-from iem_dcr.web import formatting
-from iem_dcr.web.formatting import NOTHING
+from iem_dcr.web import templates
+from iem_dcr.web.templates import NOTHING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -160,9 +160,9 @@ class MeterView:
         }
         yield "XC", shown(value.XC), *health[value.has_error]
         yield "XS", shown(value.XS), "the manufacturer's status word, whose bits are not public", ""
-        yield "ST", shown(value.ST), formatting.status(value.ST), "" if value.ST in ("G", "") else "warning"
+        yield "ST", shown(value.ST), templates.status(value.ST), "" if value.ST in ("G", "") else "warning"
         kind = "fault" if "E" in value.EF else "warning" if value.EF else ""
-        yield "EF", shown(value.EF), formatting.flags(value.EF), kind
+        yield "EF", shown(value.EF), templates.flags(value.EF), kind
 
 
 def path_of(meter: ObservedMeter) -> Markup:

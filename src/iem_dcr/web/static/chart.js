@@ -4,7 +4,6 @@ const HEIGHT = 180;
 const MARGIN = { top: 8, right: 10, bottom: 24, left: 52 };
 const MINUTE_MS = 60_000;
 const RANGES = { "10min": [10, 2], "30min": [30, 5], "24h": [1440, 240] }; // minutes, and minutes between ticks
-const STREAMED_MS = 30 * MINUTE_MS; // a longer range is requested
 const SHOWN = { power: [2, 1000, 1], voltage: [1, 1, 10], current: [1, 1, 1], energy: [3, 1000, 0.01] }; // digits, divisor, least range
 
 function draw(name, attributes, parent, text) {
@@ -29,19 +28,17 @@ function pointsOf({ first_ms: first, step_ms: step, power, voltage, current, ene
 }
 
 export class Charts {
-  constructor(holder) {
-    this.path = holder.dataset.history;
-    this.streamed = []; // the last half hour
-    this.asked = []; // a longer range, coarser
-    this.points = []; // the shown points of either
+  constructor(holder, onRange) {
+    this.points = [];
     this.at = null; // the time of the pointer, or null
     this.serial = "";
     this.waiting = false;
     this.charts = Array.from(holder.querySelectorAll("[data-chart]"), (place) => new Chart(place, this));
     for (const radio of document.querySelectorAll("input[name=range]")) {
       radio.addEventListener("change", () => {
-        window.history.replaceState(null, "", `?range=${radio.value}`);
         this.choose(radio);
+        window.history.replaceState(null, "", this.query);
+        onRange();
       });
       if (radio.checked) this.choose(radio);
     }
@@ -51,39 +48,24 @@ export class Charts {
   choose(radio) {
     [this.span, this.tick] = RANGES[radio.value].map((minutes) => minutes * MINUTE_MS);
     this.said = radio.parentElement.textContent.trim();
+    this.query = `?range=${radio.value}`;
+    document.getElementById("csv").search = this.query;
+    this.points = [];
     this.at = null;
-    document.getElementById("csv").search = `?range=${radio.value}`;
-    if (this.span > STREAMED_MS) this.ask(radio);
-    this.later();
-  }
-
-  async ask(radio) {
-    clearTimeout(this.timer);
-    if (!radio.checked) return;
-    let pause = MINUTE_MS;
-    try {
-      const series = await (await fetch(`${this.path}?range=${radio.value}`, { cache: "no-store" })).json();
-      this.asked = pointsOf(series);
-      pause = this.askedStep = series.step_ms;
-    } catch {
-      // The server cannot be reached: the charts stay.
-    }
-    this.timer = setTimeout(() => this.ask(radio), pause);
-    this.later();
   }
 
   // The server's series replaces the points since its begin. Earlier points stay, because a restarted service no longer
   // has them.
   take(series) {
     if (series.power.length) {
-      const kept = series.serial === this.serial ? this.streamed : [];
+      const kept = series.serial === this.serial ? this.points : [];
       this.serial = series.serial;
-      this.streamed = [...kept.filter(({ time }) => time < series.first_ms - series.step_ms / 2), ...pointsOf(series)];
+      this.points = [...kept.filter(({ time }) => time < series.first_ms - series.step_ms / 2), ...pointsOf(series)];
     }
     this.end = series.now_ms;
     this.offset = series.offset_ms;
-    this.streamedStep = series.step_ms;
-    this.streamed = this.streamed.filter(({ time }) => time >= this.end - STREAMED_MS);
+    this.step = series.step_ms;
+    this.points = this.points.filter(({ time }) => time >= this.end - this.span);
     this.later();
   }
 
@@ -93,9 +75,6 @@ export class Charts {
     requestAnimationFrame(() => {
       this.waiting = false;
       if (!this.end) return;
-      const isAsked = this.span > STREAMED_MS;
-      this.step = isAsked ? this.askedStep : this.streamedStep;
-      this.points = (isAsked ? this.asked : this.streamed).filter(({ time }) => time >= this.end - this.span);
       for (const chart of this.charts) chart.update();
     });
   }

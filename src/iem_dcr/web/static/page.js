@@ -6,8 +6,8 @@ const WATCH_MS = 500;
 
 const live = document.getElementById("live");
 const eventsPath = document.getElementById("content").dataset.events;
-const holder = document.querySelector("[data-history]");
-const charts = holder && new (await import("./chart.js")).Charts(holder);
+const holder = document.querySelector(".charts");
+const charts = holder && new (await import("./chart.js")).Charts(holder, () => connect());
 
 // --- what is shown ---
 
@@ -86,7 +86,7 @@ let why = "Connection lost";
 function connect() {
   close();
   askedMs = performance.now();
-  source = new EventSource(eventsPath);
+  source = new EventSource(eventsPath + (charts?.query ?? ""));
   source.addEventListener("view", ({ data }) => {
     const view = JSON.parse(data);
     takeParts(view.parts);

@@ -11,22 +11,25 @@ import hashlib
 import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from iem_dcr import ocmf
 from iem_dcr.diagnostics.status import shown
-from iem_dcr.errors import JournalError, printable
+from iem_dcr.errors import JournalError, printable, shortened
+from iem_dcr.ocmf.codes import how_ended
 from iem_dcr.ocmf.examination import examine
-from iem_dcr.ocmf.rules import Severity
-from iem_dcr.ocmf.verdict import energy_summary_of, energy_summary_of_text, verdict_on
-from iem_dcr.web import formatting
+from iem_dcr.ocmf.export import Format, Item, export
+from iem_dcr.ocmf.rules import FINDINGS, Severity
+from iem_dcr.ocmf.verdict import Judgement, energy_summary_of, energy_summary_of_text, verdict_on
+from iem_dcr.web import templates
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from iem_dcr.journal import Entry
-    from iem_dcr.ocmf import Receipt
+    from iem_dcr.journal import Entry, JournalReader
+    from iem_dcr.ocmf import Reading, Receipt
+    from iem_dcr.ocmf.rules import Finding
     from iem_dcr.ocmf.verdict import Verdict
     from iem_dcr.service.observation import ObservedMeter, ObservedReceipt
 
@@ -38,6 +41,15 @@ _IN_JOURNAL: Final = "j"
 _IN_MEMORY: Final = "m"
 _DIGITS: Final = 12
 _KEY: Final = re.compile(rf"(?P<where>[jm])(?P<number>[0-9]{{1,18}})-[0-9a-f]{{{_DIGITS}}}", re.ASCII)
+MAX_FINDINGS: Final = 100
+"""Largest number of findings on the page. A meter that signs nonsense can cause thousands."""
+_WHY: Final = {
+    Judgement.INVALID: "The signature does not match: {}.",
+    Judgement.NOT_CHECKED: "The signature could not be checked: {}.",
+    Judgement.REFUSED: "The signature matches, but the transparency software refuses this receipt.",
+    Judgement.ACCEPTED: "The signature matches, and there are no objections to the receipt.",
+}
+_KINDS: Final = {Severity.ERROR: "fault", Severity.WARNING: "warning", Severity.INFO: ""}
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +112,7 @@ class ReceiptList:
         path, serial = meter.journal_path, meter.serial
         if path and serial:
             try:
-                entries = await self._read(lambda: _latest(path, serial))
+                entries = await self._read(path, lambda reader: reader.latest(serial, MAX_RECEIPTS))
             except JournalError as error:
                 note = f"Only receipts since the service started: {printable(error, limit=300)}."
             else:
@@ -120,32 +132,30 @@ class ReceiptList:
         match = _KEY.fullmatch(key)
         if match is None:
             return None
-        number = int(match["number"])
-        if match["where"] == _IN_MEMORY:
-            kept = next((seen.kept for seen in meter.receipts if seen.number == number), None)
-            if kept is None:
-                return None
-            text, public_key, transaction_id = kept.receipt.text, kept.public_key, kept.transaction_id
-        else:
-            path, serial = meter.journal_path, meter.serial
-            entry = await self._read(lambda: _entry(path, number)) if path and serial else None
-            if entry is None or entry.meter != serial or not entry.text:
-                return None
-            text, public_key, transaction_id = entry.text, entry.public_key, entry.transaction_id
-        if key != key_of(match["where"], number, text):
+        where, number = match["where"], int(match["number"])
+        path, serial = meter.journal_path, meter.serial
+        text = public_key = transaction_id = ""
+        if where == _IN_MEMORY:
+            if kept := next((seen.kept for seen in meter.receipts if seen.number == number), None):
+                text, public_key, transaction_id = kept.receipt.text, kept.public_key, kept.transaction_id
+        elif path and serial:
+            entry = await self._read(path, lambda reader: reader.entry(number))
+            if entry and entry.meter == serial:
+                text, public_key, transaction_id = entry.text, entry.public_key, entry.transaction_id
+        if not text or key != key_of(where, number, text):
             return None
         public_key = public_key or meter.public_key
         return await self._check(lambda: _judged(text, public_key, transaction_id))
 
-    async def _read(self, work: Callable[[], T]) -> T:
-        """Read a journal in its thread.
+    async def _read(self, path: Path, ask: Callable[[JournalReader], T]) -> T:
+        """Ask a journal in the thread for it.
 
         Raises:
             JournalError: it cannot be read, or it or an earlier one does not answer.
         """
         try:
             async with asyncio.timeout(JOURNAL_TIMEOUT_S):
-                return await asyncio.get_running_loop().run_in_executor(self._reading, work)
+                return await asyncio.get_running_loop().run_in_executor(self._reading, _ask, path, ask)
         except TimeoutError:
             raise JournalError("the journal does not answer") from None
 
@@ -162,18 +172,11 @@ def key_of(where: str, number: int, text: str) -> str:
     return f"{where}{number}-{hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()[:_DIGITS]}"
 
 
-def _latest(path: Path, serial: str) -> list[Entry]:
+def _ask(path: Path, ask: Callable[[JournalReader], T]) -> T:
     from iem_dcr.journal import open_for_reading  # noqa: PLC0415  without a journal SQLite is not loaded
 
     with open_for_reading(path) as reader:
-        return reader.latest(serial, MAX_RECEIPTS)
-
-
-def _entry(path: Path, number: int) -> Entry | None:
-    from iem_dcr.journal import open_for_reading  # noqa: PLC0415  without a journal SQLite is not loaded
-
-    with open_for_reading(path) as reader:
-        return reader.entry(number)
+        return ask(reader)
 
 
 def _judged(text: str, public_key: str, transaction_id: str) -> Found:
@@ -186,9 +189,9 @@ def _row_of_entry(entry: Entry) -> Row:
     return Row(
         key=key_of(_IN_JOURNAL, entry.id, entry.text),
         pagination=shown(entry.pagination),
-        ended=shown(entry.end_text) or f"kept {formatting.day_and_time(entry.kept)}",
-        energy=energy_summary_of_text(entry.text) or formatting.NOTHING,
-        signature=("erased", "off") if is_erased else formatting.signature(entry.outcome, accepted=entry.accepted),
+        ended=shown(entry.end_text) or f"kept {templates.day_and_time(entry.kept)}",
+        energy=energy_summary_of_text(entry.text) or templates.NOTHING,
+        signature=("erased", "off") if is_erased else templates.signature(entry.outcome, accepted=entry.accepted),
         findings=_counted([str(finding.get("severity")) for finding in entry.findings]),
         transaction_id=shown(entry.transaction_id),
         is_erased=not entry.text,
@@ -201,9 +204,9 @@ def _row_remembered(seen: ObservedReceipt) -> Row:
     return Row(
         key=key_of(_IN_MEMORY, seen.number, receipt.text),
         pagination=shown(receipt.pagination or ""),
-        ended=formatting.meter_time(last.TM) if last and last.TM else f"came {formatting.day_and_time(seen.came)}",
-        energy=energy_summary_of(receipt) or formatting.NOTHING,
-        signature=formatting.signature(seen.kept.outcome, accepted=seen.kept.accepted),
+        ended=templates.meter_time(last.TM) if last and last.TM else f"came {templates.day_and_time(seen.came)}",
+        energy=energy_summary_of(receipt) or templates.NOTHING,
+        signature=templates.signature(seen.kept.outcome, accepted=seen.kept.accepted),
         findings=_counted([finding.severity.value for finding in examine(receipt)]),
         transaction_id=shown(seen.kept.transaction_id),
     )
@@ -215,3 +218,58 @@ def _counted(severities: list[str]) -> tuple[str, str]:
     parts = [f"{count} {name}{'' if count == 1 or name == 'info' else 's'}" for count, name in counts if count]
     kind = "fault" if counts[0][0] else "warning" if counts[1][0] else ""
     return ", ".join(parts) or "none", kind
+
+
+# --- one receipt ---
+
+
+def receipt_view(found: Found) -> dict[str, Any]:
+    """Return the variables of the receipt template."""
+    receipt, verdict = found.receipt, found.verdict
+    word, kind = templates.signature(verdict.outcome, accepted=verdict.judgement is Judgement.ACCEPTED)
+    order = list(Severity)
+    worst = sorted(verdict.findings, key=lambda finding: order.index(finding.severity))[:MAX_FINDINGS]
+    return {
+        "title": f"Receipt {shown(receipt.pagination or 'without PG')}",
+        "word": word,
+        "kind": kind,
+        "why": _WHY[verdict.judgement].format(shown(verdict.reason)),
+        "lines": tuple(_lines(receipt, found.transaction_id)),
+        "findings": tuple(_finding(receipt, finding) for finding in worst),
+        "left_out": len(verdict.findings) - len(worst),
+        "notes": export([Item(receipt, found.public_key)], Format.TRANSPARENCY).notes,
+    }
+
+
+def _lines(receipt: Receipt, transaction_id: str) -> Iterator[tuple[str, str]]:
+    ID = receipt.identification or ""
+    last = receipt.end or (receipt.readings[-1] if receipt.readings else None)
+    yield "Charge point", _payload(receipt, "CT", "CI")
+    yield "Meter", _payload(receipt, "MM", "MS")
+    yield "User", f"{shortened(ID) if ID else templates.NOTHING} ({_payload(receipt, 'IT') or 'no type'})"
+    yield "Tariff", _payload(receipt, "TT")
+    yield "Begin", _reading(receipt.begin)
+    how = how_ended(last.TX) if last else ""
+    yield "End", _reading(last) + (f", ended {how}" if how else "")
+    yield "Energy", energy_summary_of(receipt) or "not in the receipt"
+    yield "Transaction", shown(transaction_id)
+    yield "Algorithm", shown(receipt.algorithm or "")
+
+
+def _payload(receipt: Receipt, *keys: str) -> str:
+    return " ".join(shown(receipt.payload[key]) for key in keys if receipt.payload.get(key) not in (None, ""))
+
+
+def _reading(reading: Reading | None) -> str:
+    if reading is None:
+        return "not in the receipt"
+    time = templates.meter_clock(reading.TM) if reading.TM else "time not readable"
+    return time if reading.energy_wh is None else f"{time}; register {templates.kwh(reading.energy_wh)} kWh"
+
+
+def _finding(receipt: Receipt, finding: Finding) -> tuple[str, str, str, str, str]:
+    """Return kind, severity, code, text and what to do. The text may contain the user's id, which is shortened."""
+    ID = receipt.identification or ""
+    text = shown(finding.text)
+    text = text.replace(ID, shortened(ID)) if len(ID) > 2 else text
+    return _KINDS[finding.severity], finding.severity.value, finding.code, text, FINDINGS[finding.code].to_do
