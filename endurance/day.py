@@ -19,11 +19,11 @@ from collections import Counter
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from endurance.calls import SERVICE, start_request
+from endurance.calls import SERVICE
 from endurance.command_line import positive, verdict
 from endurance.growth import grown, handles, resident_kib
 from endurance.invariants import broken
-from endurance.plan import Plan, SessionPlan, step
+from endurance.plan import Plan, SessionPlan, start, stop
 from endurance.running import carry_out
 from endurance.world import World
 from iem_dcr.simulator import SimulatorOptions
@@ -83,11 +83,8 @@ class Day(World):
 
 def plan_of(hours: float, seed: int) -> Plan:
     """Return a plan of consecutive sessions without faults."""
-    sessions = []
-    for number in range(round(hours * 3600 / SESSION_S)):
-        name = f"T-{number}"
-        begin = step(5.0, "start", request=start_request(name, f"04{number:08X}"))
-        sessions.append(SessionPlan(number, SESSION_S, (begin, step(200.0, "stop", transaction_id=name))))
+    count = round(hours * 3600 / SESSION_S)
+    sessions = (SessionPlan(number, SESSION_S, (start(5.0, number), stop(200.0, number))) for number in range(count))
     settings = {"timezone": "Europe/Berlin", "TT_initial": "0,49 EUR/kWh"}
     host = datetime(2026, 3, 28, 12, tzinfo=UTC)  # summer time begins in the following night
     options = SimulatorOptions(charge_s=3.0)
