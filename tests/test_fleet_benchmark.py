@@ -23,14 +23,14 @@ BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 @pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc, which only Linux has")
 def test_the_benchmark_runs() -> None:
     done = subprocess.run(
-        [sys.executable, str(BENCHMARKS / "fleet.py"), "--quick", "--profile"],
+        [sys.executable, str(BENCHMARKS / "fleet.py"), "--quick"],
         capture_output=True,
         text=True,
         check=False,
         timeout=PATIENCE_S,
     )
     assert done.returncode == 0, done.stderr
-    for word in ("values on time", "CPU per value", "KiB per meter", "communication_check", "h11", "paho"):
+    for word in ("values on time", "CPU per value", "KiB per meter", "communication_check"):
         assert word in done.stdout
 
 
