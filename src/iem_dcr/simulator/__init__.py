@@ -16,6 +16,6 @@ from iem_dcr.simulator.signing import SignedRecord
 from iem_dcr.simulator.state import Event
 
 __all__ = [
-    "BASE", "GARBAGE_HTTP", "MISSING_BYTES", "Answer", "Event", "Fault", "FaultKind", "FaultPlan", "Request", "SignedRecord",
-    "SimulatedMeter", "SimulatorOptions", "SimulatorServer", "http_bytes", "node_of", "substitute",
+    "BASE", "GARBAGE_HTTP", "MISSING_BYTES", "Answer", "Event", "Fault", "FaultKind", "FaultPlan", "Request",
+    "SignedRecord", "SimulatedMeter", "SimulatorOptions", "SimulatorServer", "http_bytes", "node_of", "substitute",
 ]  # fmt: skip
