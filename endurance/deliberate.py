@@ -46,12 +46,9 @@ class Deliberate:
     """A deliberate fault and the session that shows it.
 
     Attributes:
-        name: name of the fault.
-        breaks: what it breaks, as a sentence.
         steps: the session that shows it. Every run ends with one more session without faults.
         instead: returns the replacement for an original attribute.
         places: the replaced attributes, as object and name.
-        knobs: which knobs of the meter are varied.
         seeds: seeds of the runs. One run that breaks a promise is enough.
     """
 

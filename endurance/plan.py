@@ -191,13 +191,8 @@ class Plan:
     """A run: its initial state and its sessions.
 
     Attributes:
-        seed: the seed that it was made from.
         kind: the program that drives the meter.
-        journal: whether there is a journal.
-        options: options of the meter.
-        settings: settings of the driver.
         host: the host's time at the beginning.
-        sessions: the sessions in order.
     """
 
     seed: int
@@ -226,13 +221,7 @@ class Plan:
 
 
 def make(seed: int, sessions: int = SESSIONS_IN_A_RUN, knobs: str = KNOWN) -> Plan:
-    """Create the run of a seed.
-
-    Args:
-        seed: seed of all random choices.
-        sessions: number of sessions.
-        knobs: one of `KNOBS`: which knobs of the meter are varied, and which troubles occur.
-    """
+    """Create the run of a seed. ``knobs`` (of `KNOBS`) says which knobs of the meter vary, and which troubles occur."""
     chance = random.Random(seed)
     kind = chance.choice((SERVICE, MODULE))
     options = known_options(chance, f"1SIM{seed % 10**10:010}")

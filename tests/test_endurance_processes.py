@@ -82,6 +82,14 @@ async def session_without_answers(folder: str) -> list[str]:
     return await network.run_faults(1, Path(folder), [NetworkFault("answers vanish", 2.0, carries_answers=False)])
 
 
+def test_packets_with_data_are_held_back_and_others_pass() -> None:
+    held_back, ip, tcp = NetworkFault(carries_data=False), b"\x45" + bytes(8) + b"\x06" + bytes(10), bytes(12) + b"\x50"
+    assert not held_back.carries(ip + tcp + bytes(7) + b"GET", is_answer=False)
+    assert held_back.carries(ip + tcp + bytes(7) + b"GET", is_answer=True)
+    for packet in (ip + tcp + bytes(7), ip + tcp, ip, b"\x60" + bytes(80), b"\x4f", b""):
+        assert held_back.carries(packet, is_answer=False)
+
+
 def test_a_begin_that_packets_lost_is_not_delivered_when_the_network_is_back(tmp_path: Path) -> None:
     found = in_namespace(tmp_path, "begins_over_a_failing_network()")
     assert found == [[True, True], *[[False, False]] * 4, [True, True]]

@@ -46,12 +46,7 @@ BROKER_DOWN_S: Final = (0.0, 0.2, 1.5)
 
 
 class Run:
-    """One run.
-
-    Attributes:
-        broken: the broken promises, each with its station.
-        counts: number of events by name.
-    """
+    """One run."""
 
     def __init__(self, folder: Path, *, restarts: int, seed: int, stations: int, slow_disk: bool) -> None:
         self.broken: list[str] = []

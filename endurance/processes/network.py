@@ -54,7 +54,6 @@ class CutOffStation(RealStation):
     """A station whose network to the meter fails.
 
     Attributes:
-        path: its network to the meter.
         back_s: seconds from the end of each fault to the next live value.
     """
 

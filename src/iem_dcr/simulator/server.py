@@ -30,7 +30,7 @@ GARBAGE_HTTP: Final = b"\x16\x03\x01IEM-DCR\r\n\r\n"
 MISSING_BYTES: Final = 16
 """So many bytes less than announced has the answer of a fault "wrong-length"."""
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
-_MAX_BODY_BYTES: Final = 1024 * 1024
+_MAX_BODY_BYTES: Final = 65_536
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 _BACKLOG: Final = 100
 
