@@ -152,7 +152,7 @@ async def perform(do: Do, reader: asyncio.StreamReader, writer: asyncio.StreamWr
     while do.flood:
         writer.write(do.flood * (65_536 // len(do.flood)))
         await writer.drain()
-        await asyncio.sleep(0)
+        await asyncio.sleep(0.01)
     if do.then is Then.STALL:
         await reader.readexactly(1)
     if do.then is Then.RESET:

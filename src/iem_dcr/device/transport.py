@@ -106,7 +106,9 @@ class Transport:
                 try:
                     reader, writer = await self._connect(self._host, self._port)
                 except (OSError, UnicodeError) as error:
-                    raise MeterUnreachableError(self.address, node, self._unreachable_reason(error)) from error
+                    advice = "" if isinstance(error, _ZoneError) else f". {_ADVICE}"
+                    what = f"not reachable: {_description(error)}{advice}"
+                    raise MeterUnreachableError(self.address, node, what) from error
                 await exchange.run(reader, writer)
         except TimeoutError as error:
             if writer is None:
@@ -124,12 +126,6 @@ class Transport:
                 await _close(writer, in_order=exchange.is_answered)
         self.last_response_s = asyncio.get_running_loop().time()
         return exchange.answer()
-
-    @staticmethod
-    def _unreachable_reason(error: Exception) -> str:
-        if isinstance(error, _ZoneError):
-            return f"not reachable: {error}"
-        return f"not reachable: {_description(error)}. {_ADVICE}"
 
 
 def _host_header(host: str, port: int) -> bytes:
@@ -333,17 +329,12 @@ async def _look_up(host: str, port: int) -> list[Any]:
 
 def _resolve(name: tuple[str, int], look_up: Future[list[Any]]) -> None:
     try:
-        found = socket.getaddrinfo(*name, type=socket.SOCK_STREAM)
+        finish = functools.partial(look_up.set_result, socket.getaddrinfo(*name, type=socket.SOCK_STREAM))
     except (OSError, UnicodeError) as error:
-        outcome: list[Any] | Exception = error
-    else:
-        outcome = found
+        finish = functools.partial(look_up.set_exception, error)
     with _lock:
         del _look_ups[name]
-    if isinstance(outcome, Exception):
-        look_up.set_exception(outcome)
-    else:
-        look_up.set_result(outcome)
+    finish()
 
 
 def _description(error: Exception) -> str:
