@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 from contextlib import suppress
@@ -17,20 +16,16 @@ from openapi_spec_validator import validate
 
 from iem_dcr import ocmf
 from iem_dcr.device import messages
-from iem_dcr.device.client import MeterClient
-from iem_dcr.device.messages import User
 from iem_dcr.diagnostics import nodes
 from iem_dcr.errors import ReceiptError
 from iem_dcr.simulator import Answer, SimulatedMeter, SimulatorOptions
 from iem_dcr.simulator.nodes import METHODS
 from iem_dcr.simulator.options import OBIS_CODES
 from tests.support.bench import meter_options
-from tests.support.device_api import API, FILE, V1, answer_schema, operations, problems, request_schema, resolved
+from tests.support.device_api import API, FILE, V1, answer_schema, operations, problems, resolved
 from tests.support.from_schema import valid
-from tests.support.raw_server import RawServer, answer
 from tests.support.recorded import FIRMWARE, Recording
 from tests.support.shared import shared
-from tests.support.virtual_time import virtual
 from tests.test_docs import table
 
 if TYPE_CHECKING:
@@ -223,26 +218,6 @@ def test_recorded_firmware_answers_as_described(name: str) -> None:
     for path, told in Recording.load(FIRMWARE / name).answers.items():
         kind = dict(told.headers)["Content-Type"]
         assert_described("GET", path, told.status, kind, told.body)
-
-
-@virtual
-async def test_what_the_client_sends() -> None:
-    async with RawServer([answer(b"")] * 7) as server, MeterClient("127.0.0.1", server.port) as client:
-        await client.set_gw("EVSEID", "DE*ABC*E1*1", TIME)
-        await client.set_tariff("0.49 EUR/kWh")
-        await client.set_datetime(TIME)
-        user = User(IS=True, IL="HEARSAY", IF=("RFID_PLAIN",), IT="ISO14443", ID="04A2B3C4", US=False)
-        await client.set_user(user)
-        await client.set_user(User(**{name: getattr(user, name) for name in USER if name != "IF"}, IF=(), TT="a"))
-        await client.begin()
-        await client.end()
-        await asyncio.sleep(0)
-        for request in server.requests:
-            schema = request_schema(request.line.removeprefix("POST "))
-            sent = json.loads(request.body)
-            assert problems(schema, sent) == []
-            order = [key for key in resolved(schema)["properties"] if key in sent]
-            assert list(sent) == order
 
 
 # --- every JSON shape that the description allows is read; what it does not: `tests.test_device_messages` ---

@@ -153,9 +153,10 @@ class _Exchange:
         headers = [(b"Host", host), (b"Connection", b"close")]
         if body is not None:
             headers += [(b"Content-Type", b"application/json"), (b"Content-Length", b"%d" % len(body))]
-        self._request = self._http.send(h11.Request(method=method, target=path, headers=headers)) or b""
-        self._request += self._http.send(h11.Data(data=body or b"")) or b""
-        self._request += self._http.send(h11.EndOfMessage()) or b""
+        events = [h11.Request(method=method, target=path, headers=headers), h11.EndOfMessage()]
+        if body:
+            events.insert(1, h11.Data(data=body))
+        self._request = b"".join(self._http.send(event) or b"" for event in events)
         self._head = b""
         self._response: h11.Response | None = None
         self._body = bytearray()
