@@ -51,9 +51,11 @@ def refusal(answer: object, reader: Callable[[object], object] = messages.meter_
 def test_genuine_answers_are_read() -> None:
     value = messages.meter_value(messages.decode(shared("device/metervalue.json").read_bytes()))
     assert (value.MS, value.XT, value.has_error) == ("1ISA0200000001", False, False)
-    assert MeterTime(datetime(2024, 12, 15, 20, 42, 28, tzinfo=UTC), "U") == value.TM
-    assert (Decimal("60.1"), 5, 300) == (value.U2, value.I, value.P)
-    assert (value.import_wh, value.export_wh, value.transaction_wh) == (446540, 4881, 1040)
+    clock = MeterTime(datetime(2024, 12, 15, 20, 42, 28, tzinfo=UTC), "U")
+    assert value.TM == clock
+    assert [str(number) for number in (value.U2, value.I, value.P)] == ["60.1", "5", "300"]
+    registers = [value.import_wh, value.export_wh, value.transaction_wh]
+    assert registers == [Decimal(446540), Decimal(4881), Decimal(1040)]
     gateway = messages.gateway(messages.decode(shared("device/gw.json").read_bytes()))
     assert gateway == Gateway("", "", MeterTime(datetime(2024, 12, 16, 17, 0, 22, tzinfo=UTC), "U"))
     key = messages.public_key(messages.decode(shared("device/publickey.json").read_bytes()))
