@@ -51,8 +51,7 @@ def refusal(answer: object, reader: Callable[[object], object] = messages.meter_
 def test_genuine_answers_are_read() -> None:
     value = messages.meter_value(messages.decode(shared("device/metervalue.json").read_bytes()))
     assert (value.MS, value.XT, value.has_error) == ("1ISA0200000001", False, False)
-    clock = MeterTime(datetime(2024, 12, 15, 20, 42, 28, tzinfo=UTC), "U")
-    assert value.TM == clock
+    assert MeterTime(datetime(2024, 12, 15, 20, 42, 28, tzinfo=UTC), "U") == value.TM
     assert [str(number) for number in (value.U2, value.I, value.P)] == ["60.1", "5", "300"]
     registers = [value.import_wh, value.export_wh, value.transaction_wh]
     assert registers == [Decimal(446540), Decimal(4881), Decimal(1040)]
