@@ -15,13 +15,8 @@ from hypothesis import strategies as st
 from iem_dcr.errors import ConfigError
 from iem_dcr.simulator import Fault, FaultPlan, SimulatorOptions
 from iem_dcr.simulator.options import build
+from tests.support.any_json import json_values
 from tests.test_simulator_nodes import Bench
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
-    max_leaves=5,
-)
 
 
 @pytest.mark.parametrize(("changes", "complaint"), [
@@ -51,7 +46,7 @@ def test_all_problems_are_named_at_once() -> None:
     assert [problem.split(":")[0] for problem in caught.value.problems] == ["voltage_v", "idle_s"]
 
 
-@given(name=st.sampled_from([field.name for field in fields(SimulatorOptions)]), value=JSON)
+@given(name=st.sampled_from([field.name for field in fields(SimulatorOptions)]), value=json_values)
 def test_any_json_is_an_option_or_refused(name: str, value: object) -> None:
     options = SimulatorOptions(private_key=1)
     with contextlib.suppress(ConfigError):
