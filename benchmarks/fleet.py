@@ -1,9 +1,9 @@
 """Measures how many meters one ``iem-dcr run`` on one core can drive with one punctual value per second each.
 
-Usage: python benchmarks/fleet.py [--quick] [--meters N] [--profile] [--no-heartbeats]
+Usage: python benchmarks/fleet.py [--quick] [--meters N] [--seconds S]
 
 Values are punctual if 99 % of them reach a client of the broker at most 100 ms late, measured against each meter's own
-grid of seconds. The number of meters is doubled until this fails, and then a binary search finds the limit.
+grid of seconds. The number of meters is doubled until this fails.
 
 The service has its own core. The meters (fleet_meters.py), the broker (mosquitto) and this process, with
 EVerest's part (fleet_everest.py), share the others. Their load is printed, because they must not be the limit.
@@ -15,31 +15,32 @@ import argparse
 import contextlib
 import json
 import os
-import pstats
-import signal
+import resource
 import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import fleet_processes as processes
 from benchmarks.fleet_everest import Everest
 from endurance.growth import resident_kib
 from endurance.processes.programs import why_no_mosquitto
 from tests.support.brokers import Amqtt, Mosquitto
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+HERE = Path(__file__).resolve().parent
+END_TIMEOUT_S = 10.0
 GOAL_METERS = 500
 ON_TIME = 0.99
-CLOSE_ENOUGH = 1.1
-"""The search ends if the ratio of the failed to the successful number of meters is at most this."""
+COUNTS = (250, 500, 1000, 2000)
 SETTLE_S = 4.0
 """Time from the first value of the last meter to the measurement. The start is over by then."""
-TOP = 40
-"""Number of functions in a printed profile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,41 +90,36 @@ class Trial:
 class Fleet:
     """The meters, the broker and EVerest's part for a series of trials."""
 
-    def __init__(self, stack: contextlib.ExitStack, most: int, *, heartbeats: bool, settle_s: float) -> None:
-        processes.raise_limits()
-        self._core = processes.reserve_core()
+    def __init__(self, stack: contextlib.ExitStack, most: int, *, settle_s: float) -> None:
+        # each meter is a connection
+        most_files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
+        self._core = reserve_core()
         self._folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="iem-dcr-fleet-")))
         self.broker = stack.enter_context(Amqtt() if why_no_mosquitto() else Mosquitto(extra="log_dest none"))
-        command = [sys.executable, str(processes.HERE / "fleet_meters.py"), str(most)]
-        meters = stack.enter_context(processes.running(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+        command = [sys.executable, str(HERE / "fleet_meters.py"), str(most)]
+        meters = stack.enter_context(running(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
         assert meters.stdout is not None  # noqa: S101  it is a pipe
         self._ports: list[int] = json.loads(meters.stdout.readline())
         self._everest = stack.enter_context(Everest(self.broker.port))
         self._other_pids = (meters.pid, self.broker.pid, os.getpid())
-        self._heartbeats = heartbeats
         self._settle_s = settle_s
 
-    def trial(self, count: int, seconds: int, *, profile: Path | None = None) -> Trial:
-        """Measure the service with ``count`` meters, under cProfile if there is a file for its ``profile``."""
-        program = ["-m", "iem_dcr"] if profile is None else [str(processes.HERE / "fleet_profiled.py"), str(profile)]
-        command = [sys.executable, *program, "-q", "run", self._config(count)]
+    def trial(self, count: int, seconds: int) -> Trial:
+        """Measure the service with ``count`` meters."""
+        command = [sys.executable, "-m", "iem_dcr", "-q", "run", self._config(count)]
         everest = self._everest
-        everest.expect(_module_ids(count), heartbeats=self._heartbeats)
+        everest.expect(_module_ids(count))
         log, begin_s = self._folder / "log", time.monotonic()
-        with log.open("w") as stderr, processes.running(command, self._core, stderr=stderr) as process:
+        with log.open("w") as stderr, running(command, self._core, stderr=stderr) as process:
             is_complete = everest.wait(20 + count / 50)
             time.sleep(self._settle_s)
-            if profile is not None:
-                process.send_signal(signal.SIGUSR1)
             pids = (process.pid, *self._other_pids)
-            before_s, all_before_s, cpu_before_s = time.monotonic(), processes.busy_s(), [*map(processes.cpu_s, pids)]
+            before_s, all_before_s, cpu_before_s = time.monotonic(), busy_s(), [*map(cpu_s, pids)]
             window = everest.window(seconds)
-            took_s, all_s = time.monotonic() - before_s, processes.busy_s() - all_before_s
-            used_s = [processes.cpu_s(pid) - at_first_s for pid, at_first_s in zip(pids, cpu_before_s, strict=True)]
+            took_s, all_s = time.monotonic() - before_s, busy_s() - all_before_s
+            used_s = [cpu_s(pid) - at_first_s for pid, at_first_s in zip(pids, cpu_before_s, strict=True)]
             resident = resident_kib(process.pid)
-            if profile is not None:
-                process.send_signal(signal.SIGUSR2)
-                time.sleep(1)
         if window["values"] == 0 or window["rising"] < count * 0.9:
             print(f"Only {window['rising']} of {count} meters sent values with a rising register.")
             print(*log.read_text("utf-8").splitlines()[:5], sep="\n")
@@ -158,42 +154,63 @@ def _module_ids(count: int) -> list[str]:
     return [f"pm{number}" for number in range(count)]
 
 
-def search(fleet: Fleet, first: int, most: int, seconds: int) -> Trial | None:
-    """Find the maximum number of meters to within 10 %, and print every trial. Return None if ``first`` is too many.
+def reserve_core() -> set[int]:
+    """Keep this process, and those that it starts, off one core if there are several. Return that core."""
+    allowed = os.sched_getaffinity(0)
+    measured = {min(allowed)}
+    os.sched_setaffinity(0, allowed - measured or measured)
+    return measured
+
+
+@contextlib.contextmanager
+def running(command: list[str], on: set[int] | None = None, **options: Any) -> Iterator[subprocess.Popen[str]]:  # noqa: ANN401  as Popen's
+    """Run a process, on these cores. Terminate it at the end of the context, and kill it if it does not end."""
+    with subprocess.Popen(command, text=True, **options) as process:  # noqa: S603  our own programs
+        os.sched_setaffinity(process.pid, on or os.sched_getaffinity(0))
+        try:
+            yield process
+        finally:
+            process.terminate()
+            try:
+                process.wait(END_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def cpu_s(pid: int) -> float:
+    """Return the CPU seconds that a process has used, in user mode and in the kernel."""
+    fields = Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def busy_s() -> float:
+    """Return the CPU seconds that all programs of this machine have used (proc(5): all columns but idle and iowait)."""
+    columns = Path("/proc/stat").read_text("utf-8").splitlines()[0].split()[1:9]
+    return sum(int(ticks) for place, ticks in enumerate(columns) if place not in (3, 4)) / os.sysconf("SC_CLK_TCK")
+
+
+def largest_held(fleet: Fleet, counts: Sequence[int], seconds: int) -> Trial:
+    """Print a trial with each number of meters until the values are late. Return the last trial in time, or the first.
 
     A failed trial is repeated once, because another program may have used the core.
     """
     held: Trial | None = None
-    count, failed = first, 0
-    while True:
+    for count in counts:
         for _ in range(2):
             trial = fleet.trial(count, seconds)
             print(trial, flush=True)
             if trial.held:
                 break
-        if trial.held:
-            held = trial
-        else:
-            failed = count
-        if failed:
-            count = round((failed + (held.meters if held else 0)) / 2)
-        elif count == most:
-            return held
-        else:
-            count = min(2 * count, most)
-        if failed and (held is None or failed / held.meters <= CLOSE_ENOUGH):
-            return held
+        if not trial.held:
+            return held or trial
+        held = trial
+    return trial
 
 
-def report(one: Trial, held: Trial, *, is_limit: bool) -> None:
-    """Print the results."""
-    if held.held:
-        print(f"Held on one core: {'' if is_limit else 'at least '}{held.meters} meters", end="")
-        print(
-            f"   goal: {GOAL_METERS}: {'met' if held.meters >= GOAL_METERS else 'NOT MET' if is_limit else 'not tried'}"
-        )
-    else:
-        print(f"Not held on one core: {held.meters} meters")
+def report(one: Trial, held: Trial, most: int) -> None:
+    """Print the results. ``most`` is the largest number of meters that would have been tried."""
+    goal = "not tried" if most < GOAL_METERS else "met" if held.held and held.meters >= GOAL_METERS else "NOT MET"
+    print(f"{'Held' if held.held else 'Not held'} on one core: {held.meters} meters   goal: {GOAL_METERS}: {goal}")
     print(f"  values on time                {held.on_time:.2%}")
     print(f"  CPU per value                 {held.per_value_s * 1000:.3f} ms")
     held_mib, one_mib = held.resident_kib / 1024, one.resident_kib / 1024
@@ -209,34 +226,17 @@ def report(one: Trial, held: Trial, *, is_limit: bool) -> None:
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="8 meters and a few seconds, instead of a search")
-    parser.add_argument("--meters", type=int, help="this number, instead of a search")
-    parser.add_argument("--first", type=int, default=250, help="first number of the search (%(default)s)")
-    parser.add_argument("--most", type=int, default=2000, help="largest number of the search (%(default)s)")
+    parser.add_argument("--quick", action="store_true", help="8 meters and a few seconds")
+    parser.add_argument("--meters", type=int, help="this number only")
     parser.add_argument("--seconds", type=int, default=15, help="length of each measurement (%(default)s)")
-    parser.add_argument("--no-heartbeats", action="store_true", help="omit EVerest's heartbeats")
-    parser.add_argument("--profile", action="store_true", help="print a profile of the CPU time")
     arguments = parser.parse_args()
-    seconds = 2 if arguments.quick else arguments.seconds
-    count = 8 if arguments.quick else arguments.meters
+    seconds, counts = (2, (8,)) if arguments.quick else (arguments.seconds, COUNTS)
+    if arguments.meters:
+        counts = (arguments.meters,)
     with contextlib.ExitStack() as stack:
-        settle_s = 1.0 if arguments.quick else SETTLE_S
-        fleet = Fleet(stack, count or arguments.most, heartbeats=not arguments.no_heartbeats, settle_s=settle_s)
-        heartbeats = "without" if arguments.no_heartbeats else "with"
-        print(f"Broker {type(fleet.broker).__name__}, {heartbeats} heartbeats, windows of {seconds} s", flush=True)
-        one = fleet.trial(1, 2)
-        if count:
-            held: Trial | None = fleet.trial(count, seconds)
-            print(held, flush=True)
-        else:
-            held = search(fleet, arguments.first, arguments.most, seconds)
-        if held is None:
-            raise SystemExit(f"not even {arguments.first} meters are held: --first takes fewer")
-        report(one, held, is_limit=not count and held.meters < arguments.most)
-        if arguments.profile:
-            profile = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "profile"
-            fleet.trial(min(held.meters, 300), seconds, profile=profile)
-            pstats.Stats(str(profile)).sort_stats("tottime").print_stats(TOP)
+        fleet = Fleet(stack, max(counts), settle_s=1.0 if arguments.quick else SETTLE_S)
+        print(f"Broker {type(fleet.broker).__name__}, windows of {seconds} s", flush=True)
+        report(fleet.trial(1, 2), largest_held(fleet, counts, seconds), max(counts))
 
 
 if __name__ == "__main__":

@@ -31,8 +31,7 @@ class Everest:
     """
 
     def __init__(self, port: int) -> None:
-        self._heartbeats: list[str] = []
-        self.expect([], heartbeats=False)
+        self.expect([])
         self._client = paho.Client(CallbackAPIVersion.VERSION2)
         self._client.on_message = lambda _client, _data, message: self._take(message.topic, bytes(message.payload))
         self._client.connect("127.0.0.1", port)
@@ -52,10 +51,10 @@ class Everest:
         self._client.disconnect()
         self._client.loop_stop()
 
-    def expect(self, module_ids: Sequence[str], *, heartbeats: bool) -> None:
-        """Clear all records and expect these meters. Each gets a heartbeat per second if there are ``heartbeats``."""
+    def expect(self, module_ids: Sequence[str]) -> None:
+        """Clear all records and expect these meters. Each gets a heartbeat per second."""
         self._meters = len(module_ids)
-        self._heartbeats = [Topics(module_id).heartbeat for module_id in module_ids] if heartbeats else []
+        self._heartbeats = [Topics(module_id).heartbeat for module_id in module_ids]
         self.checked: dict[str, float] = {}
         self.valued: dict[str, float] = {}
         self._arrivals: dict[str, list[float]] = {}

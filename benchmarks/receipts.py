@@ -1,24 +1,17 @@
-"""Measures the check and the storage of receipts. The results are ratios within one run.
+"""Measures the check and the storage of receipts.
 
 Usage: python benchmarks/receipts.py [--quick]
 
 * Verifications: different receipts of one meter are parsed and verified on one core, and also judged. The comparison is
   ``cryptography`` alone with a prepared key, signed bytes and signature.
-* File: ``iem-dcr verify`` checks as many receipts as a site has in three years, and a tenth of them.
-* Journal: receipts are committed one by one, and by several tasks at once. The comparison is ``sqlite3`` alone with the
-  same pragmas, the same table and one commit per receipt.
+* Journal: receipts are committed one by one, and by several tasks at once.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import os
-import resource
-import sqlite3
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -120,24 +113,6 @@ def report_verifications(key: ec.EllipticCurvePublicKey, receipts: Sequence[Sign
         print(f"  {name:<18}  {1 / one_s:7.0f}   ratio {bare_s / one_s:.2f}{met}")
 
 
-def report_file(key: ec.EllipticCurvePublicKey, receipts: Sequence[Signed], folder: Path) -> None:
-    """Print the time of the command for a file of receipts."""
-    path = folder / "receipts.txt"
-    path.write_text("".join(f"{one.text}\n" for one in receipts), encoding="utf-8")
-    command = [sys.executable, "-m", "iem_dcr", "verify", str(path), "--key", hex_of(key), "--json"]
-    before_s, before_cpu = time.perf_counter(), os.times()
-    with (folder / "checked.jsonl").open("w") as out:
-        done = subprocess.run(command, stdout=out, check=False)  # noqa: S603  our own program
-    took_s, after_cpu = time.perf_counter() - before_s, os.times()
-    if done.returncode != 0:
-        raise SystemExit(f"the file was not found valid (exit {done.returncode})")
-    used_s = sum(after_cpu[2:4]) - sum(before_cpu[2:4])
-    peak_mib = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024  # of the largest file so far, the last
-    print(f"A file of {len(receipts)} receipts, {path.stat().st_size / 1e6:.0f} MB, by iem-dcr verify")
-    print(f"  {took_s:.1f} s, {len(receipts) / took_s:.0f} a second, {used_s / took_s:.1f} cores busy", end="")
-    print(f"   {used_s:.1f} s of CPU, {len(receipts) / used_s:.0f} a second and core, {peak_mib:.0f} MiB at most")
-
-
 def kept(receipts: Sequence[Signed], key: str) -> list[KeptReceipt]:
     """Return receipts as the driver stores them."""
     return [
@@ -163,59 +138,25 @@ async def journal_s(path: Path, receipts: Sequence[KeptReceipt], tasks: int) -> 
     return took_s
 
 
-def bare_s(path: Path, like: Path, count: int) -> float:
-    """Copy a journal into a file with the same tables and pragmas, one commit per receipt. Return the seconds."""
-    source = sqlite3.connect(like)
-    rows = source.execute("SELECT * FROM receipts LIMIT ?", (count,)).fetchall()
-    tables = [sql for (sql,) in source.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY rowid")]
-    source.close()
-    bare = sqlite3.connect(path, isolation_level=None)
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON"):
-        bare.execute(f"PRAGMA {pragma}")
-    for sql in tables:
-        bare.execute(sql)
-    insert = f"INSERT INTO receipts VALUES ({', '.join('?' * len(rows[0]))})"  # noqa: S608  only the number of columns varies
-    before = time.perf_counter()
-    for row in rows:
-        bare.execute("BEGIN IMMEDIATE")
-        bare.execute(insert, row)
-        bare.execute("COMMIT")
-    took_s = time.perf_counter() - before
-    bare.close()
-    if len(rows) != count:
-        raise SystemExit(f"{len(rows)} receipts of {count} are in the journal")
-    return took_s
-
-
 def report_journal(receipts: Sequence[KeptReceipt], folder: Path) -> None:
     """Print commits per second."""
-    count = len(receipts)
-    alone_s = asyncio.run(journal_s(folder / "alone.db", receipts, 1))
-    several_s = asyncio.run(journal_s(folder / "several.db", receipts, TASKS))
-    plain_s = bare_s(folder / "bare.db", folder / "alone.db", count)
-    print(f"Journal, {count} receipts committed to {folder.parent}")
-    print(
-        f"  one after the other {count / alone_s:6.0f} a second   {TASKS} tasks at once {count / several_s:6.0f}",
-        end="",
-    )
-    print(f"   sqlite3 alone {count / plain_s:6.0f}")
-    print(f"  ratio one after the other {plain_s / alone_s:.2f}, at once {plain_s / several_s:.2f}")
+    alone_s, several_s = (asyncio.run(journal_s(folder / f"{tasks}.db", receipts, tasks)) for tasks in (1, TASKS))
+    print(f"Journal, {len(receipts)} receipts committed to {folder.parent}")
+    print(f"  one after the other {len(receipts) / alone_s:6.0f} a second   ", end="")
+    print(f"{TASKS} tasks at once {len(receipts) / several_s:6.0f}")
 
 
 def main() -> None:
     """Run all measurements."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a few seconds instead of a minute")
+    parser.add_argument("--quick", action="store_true", help="a few seconds")
     quick = parser.parse_args().quick
     private = ec.generate_private_key(ec.SECP256R1())
     key = private.public_key()
-    receipts = made(private, 2_000 if quick else 290_000)
-    report_verifications(key, receipts[:20_000])
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        for count in (len(receipts) // 10, len(receipts)):
-            report_file(key, receipts[:count], folder)
-        report_journal(kept(receipts[: 200 if quick else 2_000], hex_of(key)), folder)
+    receipts = made(private, 2_000 if quick else 20_000)
+    report_verifications(key, receipts)
+    with tempfile.TemporaryDirectory() as folder:
+        report_journal(kept(receipts[: 200 if quick else 2_000], hex_of(key)), Path(folder))
 
 
 if __name__ == "__main__":

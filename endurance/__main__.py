@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from typing import Final
 
-from endurance.command_line import at_least
+from endurance.command_line import COUNT, SEED, verdict
 from endurance.knobs import KNOWN, differences
 from endurance.plan import KNOBS, SESSIONS_IN_A_RUN, Plan, make
 from endurance.running import outcome_of, outcomes
@@ -24,15 +24,13 @@ EXIT_USAGE: Final = 2
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit status."""
     parser = argparse.ArgumentParser(prog="make endurance", description=__doc__)
-    parser.add_argument("--sessions", type=at_least(1), default=5000, help="minimum number (%(default)s)")
+    parser.add_argument("--sessions", type=COUNT, default=5000, help="minimum number (%(default)s)")
+    parser.add_argument("--seed", type=SEED, default=1, help="of the first run; the others follow (%(default)s)")
     parser.add_argument(
-        "--seed", type=at_least(0), default=1, help="seed of the first run; the others follow (%(default)s)"
-    )
-    parser.add_argument(
-        "--knobs", choices=KNOBS, default=KNOWN, metavar="KNOBS", help="known, all, or one knob (%(default)s)"
+        "--knobs", choices=KNOBS, default=KNOWN, metavar="KNOBS", help="all, known, or one (%(default)s)"
     )
     parser.add_argument("--keep", default="", help="steps to replay, as a failure prints them")
-    parser.add_argument("--workers", type=at_least(1), default=os.cpu_count() or 1, help="processes (%(default)s)")
+    parser.add_argument("--workers", type=COUNT, default=os.cpu_count() or 1, help="processes (%(default)s)")
     options = parser.parse_args(arguments)
     if not options.keep:
         runs = -(-options.sessions // SESSIONS_IN_A_RUN)
@@ -53,11 +51,7 @@ def _replay(plan: Plan) -> int:
     for session in plan.sessions:
         for step in session.steps:
             print(f"session {session.number} {step}")
-    broken = outcome_of(plan, print).broken
-    for promise in broken:
-        print(f"BROKEN: {promise}")
-    print("a promise was broken" if broken else "every promise was kept")
-    return EXIT_BROKEN if broken else 0
+    return verdict(outcome_of(plan, print).broken)
 
 
 def _run_many(seeds: range, workers: int, knobs: str) -> int:

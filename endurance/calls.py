@@ -25,14 +25,8 @@ class Call:
     """A command of the station and its answer.
 
     Attributes:
-        command: "start" or "stop".
-        transaction_id: the station's id.
-        number: counts the calls of a run.
-        request: the request of a start.
         process: number of the first process that received it, or None.
         asked_s: when that process received it.
-        answered_s: when the station received the answer.
-        answer: the answer.
         answered_by: number of the process that answered, if known. A broker may deliver a request to several in turn.
         excused: why it needs no answer, such as a kill of its process; "" if it needs one.
         fresh: no fault was active when it was sent or later.

@@ -3,39 +3,35 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-MAX_HOURS: Final = 9000
+N = TypeVar("N", int, float)
+
+MAX_HOURS: Final = 9000.0
 """A year has 8,766."""
 
 
-def at_least(least: int) -> Callable[[str], int]:
-    """Return a parser of whole numbers. It raises ArgumentTypeError for other text and numbers below ``least``."""
+def number(kind: type[N], least: N, most: N) -> Callable[[str], N]:
+    """Return a parser for argparse. It raises ArgumentTypeError for other text and for numbers out of range."""
 
-    def parse(text: str) -> int:
-        if not (text.isascii() and text.isdigit() and int(text) >= least):
-            raise argparse.ArgumentTypeError(f"expects a whole number, at least {least}")
-        return int(text)
+    def parse(text: str) -> N:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = least - 1
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"expects a number from {least} to {most}")
+        return value
 
     return parse
 
 
-def positive(text: str) -> float:
-    """Parse a number above 0 and below `MAX_HOURS`.
-
-    Raises:
-        argparse.ArgumentTypeError: the text is not such a number.
-    """
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < MAX_HOURS:
-        raise argparse.ArgumentTypeError(f"expects a number above 0 and below {MAX_HOURS}")
-    return number
+COUNT: Final = number(int, 1, 10**9)
+SEED: Final = number(int, 0, 10**9)
+HOURS: Final = number(float, 0.001, MAX_HOURS)
 
 
 def verdict(broken: Sequence[str], success: str = "Nothing is broken.") -> int:

@@ -1,6 +1,6 @@
 """A day of virtual time in one process: memory, tasks and timers must not grow. `make soak` runs an hour of real time.
 
-Usage: python -m endurance.day [--hours H] [--seed S]
+Usage: python -m endurance.day [--hours H]
 
 The service's part for one meter, with a journal, has a session every five minutes and a live value every second.
 There are no faults. The objects, tasks and timers of the driver, the adapter and the journal are counted. The resident
@@ -19,11 +19,11 @@ from collections import Counter
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from endurance.calls import SERVICE, start_request
-from endurance.command_line import positive, verdict
+from endurance.calls import SERVICE
+from endurance.command_line import HOURS, verdict
 from endurance.growth import grown, handles, resident_kib
 from endurance.invariants import broken
-from endurance.plan import Plan, SessionPlan, step
+from endurance.plan import Plan, SessionPlan, start, stop
 from endurance.running import carry_out
 from endurance.world import World
 from iem_dcr.simulator import SimulatorOptions
@@ -81,17 +81,14 @@ class Day(World):
             self.hours.append(hour)
 
 
-def plan_of(hours: float, seed: int) -> Plan:
+def plan_of(hours: float) -> Plan:
     """Return a plan of consecutive sessions without faults."""
-    sessions = []
-    for number in range(round(hours * 3600 / SESSION_S)):
-        name = f"T-{number}"
-        begin = step(5.0, "start", request=start_request(name, f"04{number:08X}"))
-        sessions.append(SessionPlan(number, SESSION_S, (begin, step(200.0, "stop", transaction_id=name))))
+    count = round(hours * 3600 / SESSION_S)
+    sessions = (SessionPlan(number, SESSION_S, (start(5.0, number), stop(200.0, number))) for number in range(count))
     settings = {"timezone": "Europe/Berlin", "TT_initial": "0,49 EUR/kWh"}
     host = datetime(2026, 3, 28, 12, tzinfo=UTC)  # summer time begins in the following night
     options = SimulatorOptions(charge_s=3.0)
-    return Plan(seed, SERVICE, True, options, settings, host, tuple(sessions))  # noqa: FBT003  with a journal
+    return Plan(1, SERVICE, True, options, settings, host, tuple(sessions))  # noqa: FBT003  with a journal
 
 
 def grown_when_full(hours: Sequence[dict[str, float]]) -> list[str]:
@@ -102,12 +99,11 @@ def grown_when_full(hours: Sequence[dict[str, float]]) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--hours", type=positive, default=24.0, help="hours of virtual time (%(default)s)")
-    parser.add_argument("--seed", type=int, default=1, help="seed of the network's latency (%(default)s)")
+    parser.add_argument("--hours", type=HOURS, default=24.0, help="hours of virtual time (%(default)s)")
     options = parser.parse_args(arguments)
     began_s = time.monotonic()
     print("hours  objects  tasks  timers  handles  resident MiB")
-    day = carry_out(plan_of(options.hours, options.seed), Day)
+    day = carry_out(plan_of(options.hours), Day)
     assert isinstance(day, Day)  # noqa: S101  for mypy: carry_out returns the class that it was given
     troubles = [*broken(day), *grown_when_full(day.hours)]
     print(

@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 from unittest.mock import AsyncMock, Mock, patch
 
-from endurance.calls import start_request
 from endurance.knobs import KNOWN
-from endurance.plan import Plan, SessionPlan, Step, make, step
+from endurance.plan import Plan, SessionPlan, Step, make, start, step, stop, trap
 from endurance.process import ModuleProcess
 from iem_dcr.device.client import MeterClient
-from iem_dcr.driver import driver, receipt_keeper, receipt_matching, stop
+from iem_dcr.driver import driver, receipt_keeper, receipt_matching
+from iem_dcr.driver import stop as driver_stop
 from iem_dcr.driver.commands import Command
 from iem_dcr.driver.driver import MeterDriver
 from iem_dcr.driver.ledger import Ledger
@@ -46,12 +46,9 @@ class Deliberate:
     """A deliberate fault and the session that shows it.
 
     Attributes:
-        name: name of the fault.
-        breaks: what it breaks, as a sentence.
         steps: the session that shows it. Every run ends with one more session without faults.
         instead: returns the replacement for an original attribute.
         places: the replaced attributes, as object and name.
-        knobs: which knobs of the meter are varied.
         seeds: seeds of the runs. One run that breaks a promise is enough.
     """
 
@@ -99,14 +96,7 @@ def _returns(value: Any) -> Callable[[Any], Any]:
 
 
 # --- the sessions: starts and stops of the transactions T-1 and T-2, and the events between them ---
-
-
-def _start(at_s: float, number: int, **fields: Any) -> Step:
-    return step(at_s, "start", request=start_request(f"T-{number}", f"04AA{number}") | fields)
-
-
-def _stop(at_s: float, number: int) -> Step:
-    return step(at_s, "stop", transaction_id=f"T-{number}")
+# The POST /receipt that follows POST /user is B, a later one is E.
 
 
 def _wire(at_s: float, kind: str, method: str = "POST", node: str = "/receipt", count: int = 1) -> Step:
@@ -125,40 +115,35 @@ def _kill(at_s: float, away_s: float = 0.2) -> Step:
     return step(at_s, "kill", away_s=away_s)
 
 
-def _trap(at_s: float, node: str, then: Step) -> Step:
-    """Run a step at the next POST to a node. The POST /receipt that follows POST /user is B, a later one is E."""
-    return step(at_s, "set_trap", method="POST", node=node, delay_s=0.0, what=then.what, then=then.detail)
-
-
-ONE: Final = _start(0, 1), _stop(6, 1)
-TWO: Final = _start(0, 1), _start(3, 2), _stop(6, 2), _stop(8, 1)
+ONE: Final = start(0, 1), stop(6, 1)
+TWO: Final = start(0, 1), start(3, 2), stop(6, 2), stop(8, 1)
 """The second transaction begins while the first runs."""
-END_WITHOUT_ANSWER: Final = _start(0, 1), _wire(2.9, "lose-answer"), _start(3, 2), _stop(9, 2)
-END_LOST: Final = _start(0, 1), _wire(2.9, "lose-request"), _start(3, 2), _stop(9, 2)
-BEGIN_WITHOUT_ANSWER: Final = _trap(0, "/user", _wire(0, "lose-answer")), _start(0, 1), _stop(10, 1)
-BEGIN_STAYS_IN_DOUBT: Final = _trap(0, "/user", _trap(0, "/receipt", _away(0, 40.0))), _start(0, 1)
+END_WITHOUT_ANSWER: Final = start(0, 1), _wire(2.9, "lose-answer"), start(3, 2), stop(9, 2)
+END_LOST: Final = start(0, 1), _wire(2.9, "lose-request"), start(3, 2), stop(9, 2)
+BEGIN_WITHOUT_ANSWER: Final = trap("POST /user", _wire(0, "lose-answer")), start(0, 1), stop(10, 1)
+BEGIN_STAYS_IN_DOUBT: Final = trap("POST /user", trap("POST /receipt", _away(0, 40.0))), start(0, 1)
 """The meter acts on B and is then unreachable for longer than the deadline of a start."""
 STRANGER_IN_ITS_PLACE: Final = (
-    _start(0, 1), _power_cut(1), step(1.9, "begin_by_hand"), step(2.3, "end_by_hand"), _stop(6, 1),
+    start(0, 1), _power_cut(1), step(1.9, "begin_by_hand"), step(2.3, "end_by_hand"), stop(6, 1),
 )  # fmt: skip
 """A power cut loses our transaction, and a foreign one begins before the driver can query the meter."""
 SAME_CARD: Final = (
-    _start(0, 1), _kill(3, 1.0), step(3.3, "end_by_hand"), _wire(3.9, "garbage", "GET", "/transaction", 20),
-    _wire(3.9, "garbage", "GET", "/receipt", 20), _start(6, 2, identification_data="04AA1"), step(14, "wire_heals"),
-    _stop(14.5, 2),
+    start(0, 1), _kill(3, 1.0), step(3.3, "end_by_hand"), _wire(3.9, "garbage", "GET", "/transaction", 20),
+    _wire(3.9, "garbage", "GET", "/receipt", 20), start(6, 2, identification_data="04AA1"), step(14, "wire_heals"),
+    stop(14.5, 2),
 )  # fmt: skip
 """The previous receipt has the same card and cannot be read before B."""
-LOST_AND_ANOTHER: Final = _start(0, 1), _power_cut(1), _start(4, 2), _stop(8, 1), _stop(12, 2)
-LOST_BEHIND_ITS_BACK: Final = _start(0, 1), _kill(3), _power_cut(5), _start(9, 2), _stop(13, 1), _stop(17, 2)
+LOST_AND_ANOTHER: Final = start(0, 1), _power_cut(1), start(4, 2), stop(8, 1), stop(12, 2)
+LOST_BEHIND_ITS_BACK: Final = start(0, 1), _kill(3), _power_cut(5), start(9, 2), stop(13, 1), stop(17, 2)
 """The process that began a transaction was killed, and the meter has lost the transaction. Another one runs."""
-STOPPED_AGAIN: Final = _start(0, 1), _stop(3, 1), _kill(5), _start(7, 2), _stop(10, 1), _stop(13, 2)
+STOPPED_AGAIN: Final = start(0, 1), stop(3, 1), _kill(5), start(7, 2), stop(10, 1), stop(13, 2)
 """A stop is repeated to another process than the first time, while another transaction runs."""
-REFUSED: Final = _start(0, 1), _stop(3, 1), _start(5, 2, evse_id="DE*OTHER*E9"), _stop(8, 2)
-CURRENT_FLOWS: Final = _start(0, 1), step(1, "current_flows", for_s=40.0), _stop(3, 1), _stop(70, 1)
-AWAY_AT_THE_STOP: Final = _start(0, 1), _trap(2.9, "/receipt", _away(0, 130.0)), _stop(3, 1)
+REFUSED: Final = start(0, 1), stop(3, 1), start(5, 2, evse_id="DE*OTHER*E9"), stop(8, 2)
+CURRENT_FLOWS: Final = start(0, 1), step(1, "current_flows", for_s=40.0), stop(3, 1), stop(70, 1)
+AWAY_AT_THE_STOP: Final = start(0, 1), trap("POST /receipt", _away(0, 130.0), set_at_s=2.9), stop(3, 1)
 """The meter acts on E, is then unreachable for longer than the deadline of a stop, and returns."""
-AWAY_AT_THE_START: Final = _away(1, 80.0), _start(2, 1)
-ENDED_IN_A_START: Final = _away(1, 10.0), _start(1.5, 1), step(3, "restart", away_s=0.2)
+AWAY_AT_THE_START: Final = _away(1, 80.0), start(2, 1)
+ENDED_IN_A_START: Final = _away(1, 10.0), start(1.5, 1), step(3, "restart", away_s=0.2)
 KILLED_IN_A_FAULT: Final = _away(1, 40.0), _kill(20)
 """The process is killed while the error for an unreachable meter is active, and the meter stays unreachable."""
 REGISTER_FALLS: Final = (step(3, "register_falls", to_wh=0),)
@@ -168,7 +153,7 @@ REGISTER_FALLS: Final = (step(3, "register_falls", to_wh=0),)
 
 FAULTS: Final = [
     Deliberate("id_without_influence", "A stop for any id ends the running transaction and gets its receipt.",
-               LOST_AND_ANOTHER, _returns(Entitlement(Right.WHATEVER_RUNS)), [(stop, "entitlement")]),
+               LOST_AND_ANOTHER, _returns(Entitlement(Right.WHATEVER_RUNS)), [(driver_stop, "entitlement")]),
     Deliberate("refused_start_forgotten", "The stop for a refused start gets the receipt of another transaction.",
                REFUSED, _returns(None), [(Ledger, "refuse")]),
     Deliberate("start_ends_nothing", "B is sent without an E: a second B can destroy the running transaction.",

@@ -33,8 +33,6 @@ class Truth:
     """A transaction that a meter really began.
 
     Attributes:
-        serial: serial number of the meter.
-        number: number of transactions that the meter had begun before.
         owner: the start that began it; None for a foreign transaction.
         begun_s: when it began.
         closed_s: when it ended or was lost; None while it runs.
@@ -79,14 +77,11 @@ class Meter(SimulatedMeter):
         owner_of_card: returns the start that a card belongs to, if requests do not have ``sent_for``.
 
     Attributes:
-        serial: its serial number.
         truths: every transaction that it began, in order. They are signed in the same order.
         spoiled: transactions that a B of ours destroyed while they ran or were being signed, each with the start that
             sent the B.
         interfered_s: times of other possible ends of a transaction: a power cut, a technician, a request that was
             acted on late. None means any time.
-        traps: the pending traps.
-        power_cuts: number of power cuts.
     """
 
     def __init__(

@@ -10,7 +10,7 @@ import asyncio
 import errno
 from typing import TYPE_CHECKING, Any, Final
 
-from iem_dcr.simulator import GARBAGE_HTTP, http_bytes, node_of, substitute
+from iem_dcr.simulator import GARBAGE_HTTP, MISSING_BYTES, http_bytes, node_of, substitute
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from iem_dcr.simulator import Answer, Fault
 
 LATENCY_S: Final = (0.0005, 0.01)
-MISSING_BYTES: Final = 16
 
 
 class Sender:

@@ -160,6 +160,23 @@ def step(at_s: float, what: str, /, **detail: Any) -> Step:
     return Step(at_s, what, detail)
 
 
+def start(at_s: float, number: int, **fields: Any) -> Step:
+    """Create a start of the transaction ``T-<number>``. Its card is ``04AA<number>`` unless ``fields`` differ."""
+    return step(at_s, "start", request=start_request(f"T-{number}", f"04AA{number}") | fields)
+
+
+def stop(at_s: float, number: int, what: str = "stop") -> Step:
+    """Create a stop of the transaction ``T-<number>``; ``what`` names the kind of stop."""
+    return step(at_s, what, transaction_id=f"T-{number}")
+
+
+def trap(request: str, then: Step, *, set_at_s: float = 0.0) -> Step:
+    """Create a trap: ``then`` runs its ``at_s`` after the next request such as ``POST /user``."""
+    method, node = request.split()
+    detail = {"method": method, "node": node, "delay_s": then.at_s, "what": then.what, "then": then.detail}
+    return step(set_at_s, "set_trap", **detail)
+
+
 @dataclass(frozen=True, slots=True)
 class SessionPlan:
     """The steps of a session in the order of time, and its minimum length."""
@@ -174,13 +191,8 @@ class Plan:
     """A run: its initial state and its sessions.
 
     Attributes:
-        seed: the seed that it was made from.
         kind: the program that drives the meter.
-        journal: whether there is a journal.
-        options: options of the meter.
-        settings: settings of the driver.
         host: the host's time at the beginning.
-        sessions: the sessions in order.
     """
 
     seed: int
@@ -209,13 +221,7 @@ class Plan:
 
 
 def make(seed: int, sessions: int = SESSIONS_IN_A_RUN, knobs: str = KNOWN) -> Plan:
-    """Create the run of a seed.
-
-    Args:
-        seed: seed of all random choices.
-        sessions: number of sessions.
-        knobs: one of `KNOBS`: which knobs of the meter are varied, and which troubles occur.
-    """
+    """Create the run of a seed. ``knobs`` (of `KNOBS`) says which knobs of the meter vary, and which troubles occur."""
     chance = random.Random(seed)
     kind = chance.choice((SERVICE, MODULE))
     options = known_options(chance, f"1SIM{seed % 10**10:010}")

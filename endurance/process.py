@@ -47,8 +47,6 @@ class Process(Sender, ABC):
     Attributes:
         number: counts the processes of a run.
         failures: exceptions of its main task and its handlers.
-        journal: its journal, or None.
-        tasks: its tasks.
     """
 
     def __init__(self, world: World, number: int, journal: SteppedJournal | None) -> None:

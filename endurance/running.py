@@ -107,9 +107,7 @@ class Outcome:
     """The result of one run.
 
     Attributes:
-        seed: its seed.
         broken: the broken promises, among them any exception.
-        counts: number of events by name.
     """
 
     seed: int

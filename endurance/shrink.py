@@ -1,11 +1,10 @@
 """Shortens a run that breaks a promise: removes steps as long as a promise is still broken.
 
-A shortened run is written as its seed and the numbers of the remaining steps, such as ``0-2,5``.
+A shortened run is written as its seed and the numbers of the remaining steps, such as ``0,1,5``.
 """
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Final
 
 from iem_dcr.errors import ConfigError, printable
@@ -19,7 +18,6 @@ Kept = tuple[int, ...]
 
 MOST_RUNS: Final = 200
 """Maximum number of shortened runs. Each takes a fraction of a second."""
-_SPANS: Final = re.compile(r"\d{1,6}(-\d{1,6})?(,\d{1,6}(-\d{1,6})?)*", re.ASCII)
 
 
 def shrunk(plan: Plan, is_broken: Callable[[Plan], bool], most_runs: int = MOST_RUNS) -> Kept:
@@ -49,13 +47,7 @@ def shrunk(plan: Plan, is_broken: Callable[[Plan], bool], most_runs: int = MOST_
 
 def to_text(kept: Kept) -> str:
     """Format the numbers of steps."""
-    spans: list[list[int]] = []
-    for number in kept:
-        if spans and number == spans[-1][1] + 1:
-            spans[-1][1] = number
-        else:
-            spans.append([number, number])
-    return ",".join(f"{first}" if first == last else f"{first}-{last}" for first, last in spans)
+    return ",".join(map(str, kept))
 
 
 def from_text(text: str, plan: Plan) -> Kept:
@@ -64,11 +56,10 @@ def from_text(text: str, plan: Plan) -> Kept:
     Raises:
         ConfigError: the text has another format, or the run has no such step.
     """
-    if _SPANS.fullmatch(text) is None:
-        raise ConfigError([f"KEEP: {printable(text)} is not of the form 0-2,5 (numbers of steps)"])
-    kept: set[int] = set()
-    for first, _, last in (span.partition("-") for span in text.split(",")):
-        kept.update(range(int(first), int(last or first) + 1))
+    try:
+        kept = {int(number) for number in text.split(",")}
+    except ValueError:
+        raise ConfigError([f"KEEP: {printable(text)} is not of the form 0,1,5 (numbers of steps)"]) from None
     if missing := kept - set(range(plan.step_count)):
         raise ConfigError([f"KEEP: seed {plan.seed} has no step {min(missing)}"])
     return tuple(sorted(kept))

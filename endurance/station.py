@@ -55,29 +55,17 @@ class Station(ABC):
     """A charging station with one meter, and the record of a run. Its times are those of its meter.
 
     Attributes:
-        name: module_id of its power meter.
-        kind: the program that drives the meter.
-        journal: whether there is a journal.
-        meter: the meter that is connected now.
-        meters: every meter that was connected, in order.
         processes: every process of ours, in order, with its number and the failures of its main task.
-        calls: every command of the station, in order.
         energies: published values in order: serial number, energy in Wh, number of the process.
-        checks: payloads of the communication check.
         errors: type and sub_type of the errors that are active in EVerest.
-        journal_entries: the journal at the end, or None.
-        counts: number of events by name.
         disk_troubled: periods in which a failing disk delayed entries that a kill then lost.
         problems: what is known to be wrong before the run is judged, one sentence each.
         tasks_left: number of tasks at the end of each session.
         memory: number of receipts and ids that the driver remembered at the end of each session.
         leftover: number of tasks after the end.
         dead_letters: messages that answer no request.
-        mistakes: unexpected exceptions.
         running_after_calm: the transaction that ran after a period without faults, or None.
         running_at_end: the transaction that ran after one more session, or None.
-        answer_timeout_s: how long it waits for an answer.
-        poll_s: how often it checks for an answer.
     """
 
     answer_timeout_s = 62.0  # a stop may take 60 s

@@ -39,10 +39,6 @@ class World(Station):
     """Carries out one plan and records the events.
 
     Attributes:
-        plan: the plan.
-        settings: settings of the driver.
-        host: the host's clock.
-        network: the network between the process and its meter.
         broker_is_up: whether a service can connect to its broker.
         calmed_s: end of the period without faults.
     """

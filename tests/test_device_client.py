@@ -190,9 +190,6 @@ async def test_after_any_other_status_the_meter_may_have_acted(call: Any) -> Non
     ("said", "path", "what"),
     [
         (b"<html>Router</html>", "", "not JSON"),
-        (b"", "", "not JSON"),
-        (b"[]", "", "expected an object"),
-        (VALUE | {"RD": []}, "RD", "0 rows with RI 1-b:1.8.e"),
         (VALUE | {"RD": [{"RI": "1-b:1.8.e", "RU": "kWh", "RV": "?"}]}, "RD[1-b:1.8.e].RV", "expected digits"),
     ],
 )

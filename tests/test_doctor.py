@@ -26,9 +26,9 @@ from iem_dcr.diagnostics.report import Report, Result, State
 from iem_dcr.diagnostics.snapshot import TimedValue
 from iem_dcr.errors import MeterUnreachableError
 from iem_dcr.simulator import Fault, SimulatedMeter, SimulatorServer
+from tests.support.any_json import json_values
 from tests.support.bench import CI, SECRET, SERIAL, meter_options
 from tests.support.command_line import Simulator, run
-from tests.support.from_schema import json_values
 from tests.support.raw_server import Do, RawServer, Then, answer
 from tests.support.recorded import FIRMWARE, RecordedAnswer, RecordedMeter, Recording
 from tests.support.snapshots import assert_snapshot

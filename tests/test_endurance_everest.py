@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 from endurance.calls import MODULE, start_request
-from endurance.invariants import broken
 from endurance.plan import SessionPlan, Step, make, step
 from endurance.running import carry_out
 from iem_dcr.driver import MeterDriver
@@ -82,15 +81,3 @@ def test_a_waiting_command_is_not_answered_when_the_module_is_killed() -> None:
     call = first(carry_out(planned(*steps)), "start")
     assert call.answer is None
     assert call.excused == "its process was killed"
-
-
-def test_an_exception_in_a_handler_is_a_broken_promise() -> None:
-    def raises(_self: MeterDriver, _value: object) -> Any:
-        raise KeyError("on the handler's thread")
-
-    with patch.object(MeterDriver, "start_from_json", raises):
-        world = carry_out(planned(step(1.0, "start", request=REQUEST)))
-    assert first(world, "start").answer == {"status": "UNEXPECTED_ERROR", "error": "internal error: KeyError"}
-    mistake = 'a command failed: KeyError("on the handler\'s thread")'
-    assert world.mistakes[0] == mistake
-    assert f"an unexpected exception: {mistake}" in broken(world)

@@ -13,7 +13,7 @@ from iem_dcr.ocmf import Receipt, parse
 from iem_dcr.ocmf.examination import examine
 from iem_dcr.ocmf.rules import FINDINGS, Finding, Report, Severity, finding
 from iem_dcr.ocmf.sets import Counters, transactions_of
-from tests.support.from_schema import json_values
+from tests.support.any_json import json_values
 from tests.support.ocmf_signing import BEGIN, END, EXPORT, Row
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from iem_dcr.errors import ReceiptError
 from iem_dcr.ocmf import Reading, find_tuple, parse
 from iem_dcr.ocmf.verdict import Judgement, verdict_on
-from tests.support.from_schema import json_values
+from tests.support.any_json import json_values
 from tests.support.ocmf_signing import BEGIN, CurveSigner, payload
 
 END = {"TM": "2024-10-27T02:45:00,250+0100 S", "TX": "E", "RV": "00000020.125"}

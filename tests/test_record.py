@@ -20,9 +20,9 @@ from iem_dcr.diagnostics.nodes import Recorded
 from iem_dcr.errors import RecordingError
 from iem_dcr.ocmf.signature import form_of
 from iem_dcr.simulator import SimulatedMeter
+from tests.support.any_json import json_values
 from tests.support.bench import CI, meter_options
 from tests.support.command_line import Simulator, run
-from tests.support.from_schema import json_values
 from tests.support.raw_server import RawServer, Then, answer
 from tests.support.recorded import FIRMWARE, Recording
 from tests.support.shared import shared

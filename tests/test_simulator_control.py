@@ -69,18 +69,12 @@ def test_set_changes_options_clock_and_load() -> None:
     ("GET", "nothing", None, "no such request; the requests are GET state, POST faults"),
     ("GET", "faults", None, "no such request"), ("POST", "faults", "stall", 'expects an object, not "stall"'),
     ("POST", "faults", [{"kind": "stall"}, {"kind": "nap"}], "kind: 'nap' is not one of"),
-    ("POST", "faults", {"node": "/gw"}, "kind: is missing"), ("POST", "set", [], "expects an object, not []"),
-    ("POST", "set", None, "the body is not JSON"), ("POST", "set", {"XC": 5}, "XC: 5 is not text in one line"),
-    ("POST", "set", {"XC": "0x1", "nonsense": 1}, "nonsense: no such option"),
+    ("POST", "set", None, "the body is not JSON"), ("POST", "set", {"XC": "0x1", "nonsense": 1}, "nonsense: no such"),
     ("POST", "set", {"XC": "0x1", "clock_skew_s": "1e10"}, "clock_skew_s: 10000000000.0 is not in the range"),
-    ("POST", "set", {"XC": "0x1", "load": 5}, "expects an object, not 5"),
     ("POST", "set", {"load": {"current_a": 1}}, "expects an object with current_a and voltage_v"),
-    ("POST", "set", {"load": {"current_a": 1, "voltage_v": -1}}, "voltage_v: -1.0 is not in the range"),
-    ("POST", "set", {"load": {"current_a": 1, "voltage_v": 1}, "XC": None}, "XC: None is not text"),
-    ("POST", "set", {"clock_skew_s": 5, "ST": 1}, "ST: 1 is not text"),
+    ("POST", "set", {"load": {"current_a": 1, "voltage_v": 1}, "clock_skew_s": 5, "XC": None}, "XC: None is not text"),
     ("POST", "power-cycle", {"off": 1}, "expects an object with off_s and boot_s"),
     ("POST", "power-cycle", {"off_s": -1}, "off_s: -1.0 is not in the range"),
-    ("POST", "power-cycle", [1], "expects an object, not [1]"),
 ])  # fmt: skip
 def test_bad_input_is_refused_and_changes_nothing(method: str, path: str, body: object, reason: str) -> None:
     bench = Bench()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -43,16 +41,6 @@ def test_registers_do_not_depend_on_when_they_are_read(load: Load, cuts: list[fl
         path.connect(rest, 5.0 + moments[-1])
     assert polled.registers(2e5) == unpolled.registers(2e5)
     assert seen == sorted(seen)
-
-
-@given(current_a=amperes, voltage_v=volts, again_at=st.lists(st.floats(0, 3600), max_size=5))
-def test_load_connected_repeatedly_is_one_load(current_a: float, voltage_v: float, again_at: list[float]) -> None:
-    path = EnergyPath(Registers(10**9, 10**9), 0.0)
-    for moment in (0, *sorted(again_at)):
-        path.connect(charging(current_a, voltage_v), moment)
-    import_wh, export_wh = (register - 10**9 for register in path.registers(3600.0))
-    assert import_wh - export_wh == pytest.approx(Decimal(current_a * voltage_v), abs=Decimal("1.001"))
-    assert max(import_wh, -export_wh, key=abs) * Decimal(current_a) >= 0
 
 
 def test_curve_has_three_phases_and_without_a_length_no_end() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,32 +15,19 @@ from hypothesis import strategies as st
 from iem_dcr.errors import ConfigError
 from iem_dcr.simulator import Fault, FaultPlan, SimulatorOptions
 from iem_dcr.simulator.options import build
+from tests.support.any_json import json_values
 from tests.test_simulator_nodes import Bench
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
-    max_leaves=5,
-)
-
-
-ONCE = "expects each of these at most once"
 
 
 @pytest.mark.parametrize(("changes", "complaint"), [
-    ({"nonsense": 1}, "nonsense: no such option"), ({"current_a": "much"}, "current_a: 'much' is not a valid float"),
-    ({"current_a": True}, "current_a: 'True' is not a valid float"),
+    ({"nonsense": 1}, "nonsense: no such option"), ({"current_a": True}, "current_a: 'True' is not a valid float"),
     ({"current_a": float("nan")}, "current_a: nan is not a number"),
-    ({"voltage_v": -1}, "voltage_v: -1.0 is not in the range 0<=x<=1000000.0"),
-    ({"charge_s": 1e12}, "charge_s: 1000000000000.0 is not in the range 0<=x<=86400"),
-    ({"value_age_s": 5.1}, "value_age_s: 5.1 is not in the range 0<=x<=5"),
-    ({"power_decimals": 1.5}, "power_decimals: '1.5' is not a valid integer"),
-    ({"firmware": "v3"}, "firmware: 'v3' is not one of 'v1', 'v2'"), ({"firmware": ["v1"]}, "firmware: "),
+    ({"value_age_s": 5.1}, "value_age_s: 5.1 is not in the range 0<=x<=5"), ({"firmware": ["v1"]}, "firmware: "),
     ({"post_status": 302}, "post_status: 302 is not in the range 200<=x<=299"),
     ({"bidirectional": "perhaps"}, "bidirectional: 'perhaps' is not a valid boolean"),
     ({"EF": 1}, "EF: 1 is not text in one line"), ({"MS": "a\nb"}, "MS: 'a\\nb' is not text in one line"),
-    ({"missing": ["MT"]}, f"missing: {ONCE}: MS, TM"), ({"RD_rows": ["1-b:1.8.0"]}, f"RD_rows: {ONCE}: 1-b:1.8.e"),
-    ({"RD_rows": ["1-b:1.8.e", "1-b:1.8.e"]}, f"RD_rows: {ONCE}"),
+    ({"missing": ["MT"]}, "missing: expects each of these at most once: MS, TM"),
+    ({"RD_rows": ["1-b:1.8.e", "1-b:1.8.e"]}, "RD_rows: expects each of these at most once"),
     ({"private_key": 0}, "private_key: the secret number of a secp256r1 key is at least 1"),
     ({"private_key": "many"}, "private_key: invalid literal for int() with base 0: 'many'"),
 ])  # fmt: skip
@@ -59,7 +46,7 @@ def test_all_problems_are_named_at_once() -> None:
     assert [problem.split(":")[0] for problem in caught.value.problems] == ["voltage_v", "idle_s"]
 
 
-@given(name=st.sampled_from([field.name for field in fields(SimulatorOptions)]), value=JSON)
+@given(name=st.sampled_from([field.name for field in fields(SimulatorOptions)]), value=json_values)
 def test_any_json_is_an_option_or_refused(name: str, value: object) -> None:
     options = SimulatorOptions(private_key=1)
     with contextlib.suppress(ConfigError):
@@ -96,27 +83,16 @@ def test_the_page_has_every_knob() -> None:
 
 
 @pytest.mark.parametrize(("wrong", "complaint"), [
-    ({"kind": "nap"}, "kind: 'nap' is not one of 'refuse', 'lose-request'"), ({"kind": ["stall"]}, "kind: "),
-    ({"node": "/gw"}, "kind: is missing"), ({"nodes": "/gw"}, "nodes: no such option"), ({"node": "gw"}, "node: "),
-    ({"node": None}, "node: "), ({"method": "PUT"}, "method: 'PUT' is not one of"),
-    ({"count": 0}, "count: 0 is not in the range"), ({"count": True}, "count: 'True' is not a valid integer"),
-    ({"delay_s": -1}, "delay_s: -1.0 is not in the range"), ({"delay_s": float("nan")}, "delay_s: nan is not a number"),
+    ({"kind": "nap"}, "kind: 'nap' is not one of 'refuse', 'lose-request'"), ({"node": "gw"}, "node: "),
+    ({"node": "/gw"}, "kind: is missing"), ({"nodes": "/gw"}, "nodes: no such option"), ({"node": None}, "node: "),
+    ({"method": "PUT"}, "method: 'PUT' is not one of"), ({"count": 0}, "count: 0 is not in the range"),
     ({"kind": "refuse", "status": 200}, "status: 200 is not in the range"),
-    ({"kind": "refuse", "body": 5}, "body: 5 is not text in one line"),
-    ({"acts": "perhaps"}, "acts: 'perhaps' is not a valid boolean"),
     ({"kind": "reset", "acts": True}, "acts: is only valid for stall and server-error"),
 ], ids=repr)  # fmt: skip
 def test_invalid_fault_is_refused(wrong: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ConfigError) as caught:
         build(Fault, wrong if complaint.startswith("kind: is missing") else {"kind": "stall"} | wrong)
     assert caught.value.problems[0].startswith(complaint)
-
-
-@given(value=st.dictionaries(st.sampled_from([field.name for field in fields(Fault)]), JSON))
-def test_any_json_is_a_fault_or_refused(value: dict[str, object]) -> None:
-    with contextlib.suppress(ConfigError):
-        fault = build(Fault, value)
-        assert build(Fault, asdict(fault)) == fault
 
 
 def test_fault_meets_the_requests_that_match_and_counts() -> None:

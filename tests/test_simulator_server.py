@@ -93,7 +93,8 @@ async def test_chunked_bodies_and_expectations_are_understood() -> None:
 @virtual
 async def test_expectation_may_be_ignored_and_what_is_not_http_is_refused() -> None:
     async with client(expect_continue=False) as http:
-        assert (await http.raw(b"hello\r\n\r\n")).split(b"\r\n")[0].split()[1] == b"400"
+        assert (await http.raw(b"hello\r\n\r\n")).startswith(b"HTTP/1.1 400 ")
+        assert (await http.ask("POST", BASE + "/tariff", {"TT": "x" * 100_000}))[0] == 413
         answer = await http.raw(HEAD + b'Content-Length: 10\r\n\r\n{"TX":"B"}')
         assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
 
@@ -206,10 +207,9 @@ async def test_closing_the_server_does_not_wait_for_requests() -> None:
         http.meter.faults.add(Fault("stall", delay_s=3600))
         asking = asyncio.create_task(http.get("/gw"))
         await asyncio.sleep(0.1)
-        begun_s = asyncio.get_running_loop().time()
     with pytest.raises((aiohttp.ClientError, TimeoutError)):
         await asking
-    assert asyncio.get_running_loop().time() - begun_s < 1
+    assert asyncio.get_running_loop().time() < 1
 
 
 @virtual

@@ -47,8 +47,6 @@ class KilledStation(RealStation):
 
     Args:
         number: selects its kind, its journal and the options of its meter.
-        seed: seed of its random choices.
-        disk: disk of its journal.
         starting: limits the number of simultaneous starts, because more would wait for each other.
 
     Attributes:

@@ -26,7 +26,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from endurance.command_line import at_least, verdict
+from endurance.command_line import COUNT, verdict
 from endurance.processes import programs
 from endurance.processes.killed_station import KilledStation
 from endurance.processes.station import EverestMqtt
@@ -46,12 +46,7 @@ BROKER_DOWN_S: Final = (0.0, 0.2, 1.5)
 
 
 class Run:
-    """One run.
-
-    Attributes:
-        broken: the broken promises, each with its station.
-        counts: number of events by name.
-    """
+    """One run."""
 
     def __init__(self, folder: Path, *, restarts: int, seed: int, stations: int, slow_disk: bool) -> None:
         self.broken: list[str] = []
@@ -150,9 +145,9 @@ def damage(journal: Path) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--restarts", type=at_least(1), default=300, help="number of restarts (%(default)s)")
+    parser.add_argument("--restarts", type=COUNT, default=300, help="number of restarts (%(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="seed of the actions (%(default)s)")
-    parser.add_argument("--stations", type=at_least(1), default=8, help="number of stations (%(default)s)")
+    parser.add_argument("--stations", type=COUNT, default=8, help="number of stations (%(default)s)")
     parser.add_argument("--slow-disk", action="store_true", help="put some journals on a failing disk")
     parser.add_argument("--keep", type=Path, help="keep logs and journals in this new folder")
     options = parser.parse_args(arguments)

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from endurance.calls import start_request
-from endurance.command_line import at_least, verdict
+from endurance.command_line import COUNT, verdict
 from endurance.processes import programs
 from endurance.processes.packets import NetworkFault, NetworkPath, unshared, why_no_namespaces, within
 from endurance.processes.programs import RealService
@@ -54,7 +54,6 @@ class CutOffStation(RealStation):
     """A station whose network to the meter fails.
 
     Attributes:
-        path: its network to the meter.
         back_s: seconds from the end of each fault to the next live value.
     """
 
@@ -143,7 +142,7 @@ async def new_namespace(stack: contextlib.AsyncExitStack) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command, in a network namespace of its own."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=at_least(1), default=3, help="sessions with each fault (%(default)s)")
+    parser.add_argument("--rounds", type=COUNT, default=3, help="sessions with each fault (%(default)s)")
     parser.add_argument("--keep", type=Path, help="keep logs and journals in this new folder")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)

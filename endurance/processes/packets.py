@@ -13,6 +13,7 @@ import fcntl
 import os
 import random
 import shutil
+import socket
 import struct
 import subprocess
 from dataclasses import dataclass
@@ -29,9 +30,7 @@ class NetworkFault:
     """A temporary fault of a network path. Without arguments there is none.
 
     Attributes:
-        name: name of the fault.
         lasts_s: its duration.
-        loss: share of lost packets.
         delay_s: delay of answers.
         carries_requests: whether anything passes from the service to the meter.
         carries_data: whether requests pass. Connections open in any case.
@@ -62,9 +61,6 @@ class NetworkPath:
     Args:
         number: determines its devices and addresses.
         pid: id of a process in the other namespace, in which the service runs.
-
-    Attributes:
-        host: an address in this namespace, for the meter.
     """
 
     def __init__(self, number: int, pid: int) -> None:
@@ -121,9 +117,11 @@ def _tun(name: str) -> int:
 
 
 def _has_data(packet: bytes) -> bool:
-    """Return whether a TCP packet over IPv4 has data, and does not only open, acknowledge or end a connection."""
-    head_bytes = (packet[0] & 15) * 4
-    return packet[0] >> 4 == 4 and len(packet) > head_bytes + (packet[head_bytes + 12] >> 4) * 4
+    """Return whether a packet is TCP over IPv4 and does more than open, acknowledge or end a connection."""
+    head_bytes = (packet[0] & 15) * 4 if packet else 0
+    if len(packet) < head_bytes + 20 or packet[0] >> 4 != 4 or packet[9] != socket.IPPROTO_TCP:
+        return False
+    return len(packet) > head_bytes + (packet[head_bytes + 12] >> 4) * 4
 
 
 def _write(fd: int, packet: bytes) -> None:

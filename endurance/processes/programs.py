@@ -88,11 +88,7 @@ class RealService:
     """`iem-dcr run`.
 
     Args:
-        folder: folder for its configuration and log.
-        stations: the stations whose meters it drives.
         broker: host and port of its broker.
-        journal: journal of its meters.
-        options: command-line options of iem-dcr.
         prefix: a command that runs it elsewhere, such as in a namespace.
         environment: variables of `wrapped_program`. Without any the program runs unwrapped.
     """
@@ -171,7 +167,6 @@ class RealModule:
     """The EVerest module, under a double of EVerest's framework.
 
     Args:
-        settings: settings of the module.
         on_value: called with every live value and the time of its publication.
         environment: variables of `wrapped_program`. Without any the module runs unwrapped.
     """

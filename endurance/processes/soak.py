@@ -1,6 +1,6 @@
 """A service with many meters runs for hours and must not grow: `make soak HOURS=1 METERS=50`.
 
-Usage: python -m endurance.processes.soak [--hours H] [--meters N] [--every S] [--fills N]
+Usage: python -m endurance.processes.soak [--hours H] [--meters N]
 
 `iem-dcr run`, with a journal, and mosquitto have their own processes. The simulated meters are in this one. First each
 meter has as many sessions as the driver remembers. Then each has occasional sessions, while resident memory, file
@@ -22,7 +22,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from endurance.calls import start_request
-from endurance.command_line import at_least, positive, verdict
+from endurance.command_line import COUNT, HOURS, verdict
 from endurance.growth import grown, handles, resident_kib, threads
 from endurance.processes import programs
 from endurance.processes.programs import RealService
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 FILLS: Final = 70
 """Sessions of each meter before the first sample: the driver remembers 64 receipts and ids."""
+SESSION_PERIOD_S: Final = 60.0
 SETTLE_S: Final = 30.0
 SAMPLE_PERIOD_S: Final = 10.0
 ROWS: Final = 20
@@ -46,15 +47,14 @@ ALLOWED: Final = {"resident_kib": 1024.0, "handles": 2.0, "threads": 1.0, "tasks
 class Soak:
     """One run."""
 
-    def __init__(self, folder: Path, meters: int, session_period_s: float) -> None:
+    def __init__(self, folder: Path, meters: int) -> None:
         self._samples: list[dict[str, float]] = []
         self._folder = folder
         self._counts = folder / "counts.json"
-        self._session_period_s = session_period_s
         self._is_over = False
         self._stations = [RealStation(f"pm{number}", f"1SIM{number:010}") for number in range(meters)]
 
-    async def run(self, hours: float, fills: int) -> list[str]:
+    async def run(self, hours: float) -> list[str]:
         """Start everything, fill the driver's collections, sample, and end everything. Return the broken promises."""
         journal = self._folder / "journal.sqlite"
         async with contextlib.AsyncExitStack() as stack:
@@ -66,7 +66,7 @@ class Soak:
             counts = {"IEM_DCR_ENDURANCE_COUNTS": str(self._counts)}
             service = RealService(self._folder, self._stations, everest.address, journal, "-q", **counts)
             await stack.enter_async_context(service)
-            await asyncio.gather(*(self._fill(station, fills) for station in self._stations))
+            await asyncio.gather(*(self._fill(station) for station in self._stations))
             sessions_running = [asyncio.create_task(self._run_sessions(station)) for station in self._stations]
             await asyncio.sleep(SETTLE_S)
             await self._sample(service.pid, hours)
@@ -79,15 +79,15 @@ class Soak:
             broken.append(f"the service's log has entries: {text[:2000]}")
         return broken + grown(self._samples, ALLOWED)
 
-    async def _fill(self, station: RealStation, sessions: int) -> None:
+    async def _fill(self, station: RealStation) -> None:
         station.process_starts()
         await until(lambda: station.value_s, 60)
-        for _ in range(sessions):
+        for _ in range(FILLS):
             await self._run_session(station, 0.5)
 
     async def _run_sessions(self, station: RealStation) -> None:
         chance = random.Random(station.name)
-        while not await until(lambda: self._is_over, chance.uniform(0.2, 1.8) * self._session_period_s):
+        while not await until(lambda: self._is_over, chance.uniform(0.2, 1.8) * SESSION_PERIOD_S):
             await self._run_session(station, chance.uniform(2.0, 20.0))
 
     async def _run_session(self, station: RealStation, length_s: float) -> None:
@@ -120,15 +120,11 @@ class Soak:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--hours", type=positive, default=1.0, help="hours of sampling (%(default)s)")
-    parser.add_argument("--meters", type=at_least(1), default=50, help="number of meters (%(default)s)")
-    parser.add_argument("--every", type=positive, default=60.0, help="seconds between a meter's sessions (%(default)s)")
-    parser.add_argument(
-        "--fills", type=at_least(1), default=FILLS, help="sessions per meter before sampling (%(default)s)"
-    )
+    parser.add_argument("--hours", type=HOURS, default=1.0, help="hours of sampling (%(default)s)")
+    parser.add_argument("--meters", type=COUNT, default=50, help="number of meters (%(default)s)")
     options = parser.parse_args(arguments)
     with programs.prepared(None) as folder:
-        broken = asyncio.run(Soak(folder, options.meters, options.every).run(options.hours, options.fills))
+        broken = asyncio.run(Soak(folder, options.meters).run(options.hours))
     return verdict(broken, "Nothing grows.")
 
 

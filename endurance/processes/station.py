@@ -44,16 +44,7 @@ class RealStation(Station):
     """One station of real processes, with a meter that charges and signs quickly. Its times are those of
     `time.monotonic`.
 
-    Args:
-        name: module_id of its power meter.
-        serial: serial number of its meter.
-        kind: the program that drives the meter.
-        journal: whether there is a journal.
-        options: options of its meter.
-
     Attributes:
-        everest: EVerest's connection to the broker, for a station of a service.
-        address: host and port at which the power meter reaches its meter.
         value_s: time of the last live value.
     """
 
@@ -154,12 +145,7 @@ class RealStation(Station):
 
 
 class EverestMqtt:
-    """EVerest's connection to a broker. It reconnects by itself and then sends the requests that waited.
-
-    Attributes:
-        stations: the stations by module_id.
-        address: host and port of the broker.
-    """
+    """EVerest's connection to a broker. It reconnects by itself and then sends the requests that waited."""
 
     def __init__(self, port: int) -> None:
         self.stations: dict[str, RealStation] = {}

@@ -40,7 +40,6 @@ class FailingDisk:
     """The disk of a journal.
 
     Attributes:
-        journal: path of the journal.
         file: tells the wrapped programs the state of the disk.
         has_troubles: whether this run lets the disk fail.
         troubles: begin and end of each trouble, by `time.monotonic`.

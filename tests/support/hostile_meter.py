@@ -1,36 +1,30 @@
-"""A meter that answers as nothing should: for a bounded number of requests, by a seed; after them it behaves.
+"""A meter that answers a bounded number of requests, by a seed, as nothing should; after them it behaves.
 
-Behind it is a simulated meter, which acts on requests as a meter does, so that what a driver believes of it can be held
-against what became of it. Tuples are never forged: a meter that signs what it likes is not what a driver can tell from
-a good one. How a client reads odd HTTP byte by byte is shown in `tests.test_device_transport`.
+Behind it is a simulated meter, which acts on requests as a meter does, so that what a driver believes can be compared
+with what happened. Tuples are never forged: no driver can tell a meter that signs what it likes from a good one.
+`tests.test_device_transport` shows how a client reads odd HTTP byte by byte.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 import random
-import socket
-import struct
 from collections import Counter
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from iem_dcr.simulator import http_bytes
+from tests.support.raw_server import Do, Then, perform, read_request
 from tests.support.tcp_server import TcpServer
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    import asyncio
+    from collections.abc import Callable
 
     from iem_dcr.simulator import SimulatedMeter
-
-    Abuse = Callable[["Line", bytes], Awaitable[bool]]
-    """Answers somehow; tells whether the connection stays."""
 
 ESCAPES = "\x1b[2J\x1b]0;owned\x07\r\nforged line %s {} \x00\u202e\ud800"
 STRAY = b'{"CT":"STRAY","CI":"STRAY","TM":"2026-03-01T12:00:00,000+0100 I","SA":"STRAY","PK":"STRAY","MS":"STRAY"}'
 """The answer to a request that was not made."""
-FLOOD_BYTES = 24 * 1024 * 1024
-"""Where a flood ends of itself, should the other side not close: more than anyone may read."""
 _NUMBERS = ("NaN", "-Infinity", "1e999999", "1e-999999", "9" * 100_000, "0x10", "01", "1.", '"60.1"', "true", "null")
 _VALUES: tuple[object, ...] = (None, True, -1, 2**63, "", "x" * 200_000, ESCAPES, [], [[]], {}, {"OCMF": 1}, "\ufeff")
 _LIES: dict[str, tuple[object, ...]] = {
@@ -81,105 +75,59 @@ def lie(rng: random.Random, body: bytes) -> bytes:
     ))  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One connection."""
-
-    reader: asyncio.StreamReader
-    writer: asyncio.StreamWriter
-    rng: random.Random
-
-    async def send(self, data: bytes) -> None:
-        self.writer.write(data)
-        await self.writer.drain()
-
-    async def flood(self, part: bytes) -> None:
-        """Send the same again and again, until the other side has enough of it or there was enough of it."""
-        data = part * (64 * 1024 // len(part))
-        for _ in range(FLOOD_BYTES // len(data)):
-            await self.send(data)
-            await asyncio.sleep(0.01)
-
-    async def stall(self) -> None:
-        """Wait until the other side closes."""
-        while await self.reader.read(1024):
-            pass
+# --- on the wire: what is done with an answer's body ---
 
 
-async def damaged(line: Line, body: bytes) -> bool:
+def damaged(rng: random.Random, body: bytes) -> Do:
     """A proper answer with some of its head, and the body's length with it, otherwise."""
     data = bytearray(proper(body)[: 500 + len(body)])
-    for _ in range(line.rng.randint(1, 3)):
-        at = line.rng.randrange(min(len(data), 90))
-        data[at : at + line.rng.randint(0, 2)] = line.rng.choice(
-            (b"", b"\r\n", b":", b"9", b"\x00", b"\xff", b"chunked")
-        )
-    await line.send(bytes(data))
-    return line.rng.random() < 0.5
+    for _ in range(rng.randint(1, 3)):
+        at = rng.randrange(min(len(data), 90))
+        data[at : at + rng.randint(0, 2)] = rng.choice((b"", b"\r\n", b":", b"9", b"\x00", b"\xff", b"chunked"))
+    return Do(bytes(data), rng.choice((Then.KEEP, Then.CLOSE)))
 
 
-async def other_status(line: Line, body: bytes) -> bool:
-    code = line.rng.choice((100, 101, 202, 204, 302, 304, 400, 404, 418, 428, 500, 503, 599))
-    text = line.rng.choice((body, b"", b"\x1b[2J\r\nforged\x00" * 20, b"%s {}" * 10, b"\xff\xfe"))
+def other_status(rng: random.Random, body: bytes) -> Do:
+    code = rng.choice((100, 101, 202, 204, 302, 304, 400, 404, 418, 428, 500, 503, 599))
+    text = rng.choice((body, b"", b"\x1b[2J\r\nforged\x00" * 20, b"%s {}" * 10, b"\xff\xfe"))
     headers = f"Location: {ESCAPES[:4]}", f"Content-Length: {len(text)}"
-    await line.send(message(text, *headers, status=f"HTTP/1.1 {code} \x07%s"))
-    return line.rng.random() < 0.5
+    return Do(message(text, *headers, status=f"HTTP/1.1 {code} \x07%s"), rng.choice((Then.KEEP, Then.CLOSE)))
 
 
-async def head_without_end(line: Line, _: bytes) -> bool:
-    await line.send(b"HTTP/1.1 200 OK\r\n")
-    await line.flood(b"X-Header: something\r\n")
-    return False
+def head_without_end(_rng: random.Random, _body: bytes) -> Do:
+    return Do(b"HTTP/1.1 200 OK\r\n", flood=b"X-Header: something\r\n")
 
 
-async def body_without_end(line: Line, _: bytes) -> bool:
-    await line.send(message(b"{", *line.rng.choice(((), ("Content-Length: 99999999999",)))))
-    await line.flood(b" " * 1024)
-    return False
+def body_without_end(rng: random.Random, _body: bytes) -> Do:
+    return Do(message(b"{", *rng.choice(((), ("Content-Length: 99999999999",)))), flood=b" ")
 
 
-async def slow(line: Line, body: bytes) -> bool:
-    for byte in proper(body):
-        await line.send(bytes([byte]))
-        await asyncio.sleep(0.05)
-    return True
+def slow(_rng: random.Random, body: bytes) -> Do:
+    return Do(proper(body), drip_s=0.05)
 
 
-async def silence(line: Line, _: bytes) -> bool:
-    await line.stall()
-    return False
+def silence(_rng: random.Random, _body: bytes) -> Do:
+    return Do(then=Then.STALL)
 
 
-async def broken_off(line: Line, body: bytes) -> bool:
-    """Close, half close or reset somewhere in the answer."""
+def broken_off(rng: random.Random, body: bytes) -> Do:
     whole = proper(body)
-    await line.send(whole[: line.rng.choice((0, 10, len(whole) // 2, len(whole) - 1))])
-    match line.rng.randrange(3):
-        case 0:
-            line.writer.write_eof()
-            await line.stall()
-        case 1:
-            linger = struct.pack("ii", 1, 0)
-            line.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-            line.writer.transport.abort()
-    return False
+    return Do(whole[: rng.choice((0, 10, len(whole) // 2, len(whole) - 1))], rng.choice((Then.CLOSE, Then.RESET)))
 
 
-async def second_answer(line: Line, body: bytes) -> bool:
+def second_answer(rng: random.Random, body: bytes) -> Do:
     """An answer that was not asked for behind the one that was, at once or a moment later."""
-    await line.send(proper(body) + proper(STRAY) * line.rng.choice((0, 1, 500)))
-    await asyncio.sleep(0.01)
-    await line.send(proper(STRAY)[: line.rng.choice((1, 40, 10_000))])
-    return True
+    stray = proper(STRAY)
+    parts = proper(body) + stray * rng.choice((0, 1, 500)), stray[: rng.choice((1, 40, 10_000))]
+    return Do(drip_s=0.01, parts=parts)
 
 
-ABUSES: dict[str, Abuse] = {
+ABUSES: dict[str, Callable[[random.Random, bytes], Do]] = {
     abuse.__name__: abuse
     for abuse in (
         damaged, other_status, head_without_end, body_without_end, slow, silence, broken_off, second_answer,
     )
 }  # fmt: skip
-"""What is done on the wire."""
 FLOODS = [name for name in ABUSES if name.endswith("_without_end")]
 LIES = "what it says"
 """The name under which bodies that are wrong are counted."""
@@ -217,7 +165,7 @@ class HostileMeter(TcpServer):
 
     @property
     def behaves(self) -> bool:
-        """Whether it has had its fill."""
+        """Whether all requests to be abused were."""
         return self._left <= 0
 
     def behave(self) -> None:
@@ -227,23 +175,17 @@ class HostileMeter(TcpServer):
     async def talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve a connection."""
         try:
-            while await self._serve(Line(reader, writer, self._rng)):
+            while await perform(self._answer(*await read_request(reader)), reader, writer):
                 pass
         finally:
             if writer.transport.get_write_buffer_size():
                 writer.transport.abort()
 
-    async def _serve(self, line: Line) -> bool:
-        """Take one request and answer it somehow; tell whether the connection stays."""
-        head = (await line.reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-        length = next((text[15:] for text in head.split("\r\n") if text.lower().startswith("content-length:")), "0")
-        body = await line.reader.readexactly(int(length))
-        method, path, _ = head.split(" ", 2)
+    def _answer(self, head: bytes, body: bytes) -> Do:
+        """Act on a request, or not, and return an answer."""
+        method, path, _ = head.decode("latin-1").split(" ", 2)
         if self.behaves or self._rng.random() >= self._share:
-            told = self.meter.handle(method, path, body)
-            headers = f"Content-Type: {told.content_type}", f"Content-Length: {len(told.body)}"
-            await line.send(message(told.body, *headers, status=f"HTTP/1.1 {told.status} OK"))
-            return True
+            return Do(http_bytes(self.meter.handle(method, path, body)))
         self._left -= 1
         name = self._rng.choice(self._names)
         self.done[name] += 1
@@ -251,10 +193,8 @@ class HostileMeter(TcpServer):
         acts = method == "GET" or path.endswith("/user") or self._rng.random() < 0.7
         said = self.meter.handle(method, path, body).body if acts else b""
         if name != LIES:
-            return await ABUSES[name](line, said)
+            return ABUSES[name](self._rng, said)
         if path.endswith(_TUPLES):
             signed = [record.text.encode() for record in self.meter.signed]
-            await line.send(proper(self._rng.choice([*_GARBLED, *signed[-3:], said[: len(said) // 2], said + said])))
-        else:
-            await line.send(proper(lie(self._rng, said)))
-        return True
+            return Do(proper(self._rng.choice([*_GARBLED, *signed[-3:], said[: len(said) // 2], said + said])))
+        return Do(proper(lie(self._rng, said)))

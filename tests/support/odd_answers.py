@@ -50,7 +50,7 @@ REFUSED: dict[str, tuple[type[MeterError], Do]] = {
     "a head without end": (NotUnderstoodError, Do(_OK + b"\r\nX: y" * 2**16)),
     "a header line without end": (NotUnderstoodError, Do(_OK + b"\r\nX: " + b"y" * 2**20)),
     "empty lines without end": (NotUnderstoodError, Do(b"\r\n" * 2**18)),
-    "more than 256 KiB": (NotUnderstoodError, Do(_said(b"Content-Length: 99999999", body=b""), flood=True)),
+    "more than 256 KiB": (NotUnderstoodError, Do(_said(b"Content-Length: 99999999", body=b""), flood=b" ")),
     "a header line without a colon": (NotUnderstoodError, Do(_said(b"nonsense", _LENGTH))),
     "a status line that is none": (NotUnderstoodError, Do(_said(_LENGTH, status=b"ICY 200 OK"))),
     "no head at all": (NotUnderstoodError, Do(CLOCK_BODY, Then.CLOSE)),

@@ -31,14 +31,14 @@ class Do:
         send: the bytes to answer with.
         then: what follows.
         drip_s: seconds between two of the bytes, or of the parts; 0 sends them at once.
-        flood: go on sending until the other side closes.
+        flood: is sent again and again until the other side closes.
         parts: segments that are sent instead.
     """
 
     send: bytes = b""
     then: Then = Then.KEEP
     drip_s: float = 0.0
-    flood: bool = False
+    flood: bytes = b""
     parts: tuple[bytes, ...] = ()
 
 
@@ -129,24 +129,33 @@ class RawServer(TcpServer):
 
     async def _serve(self, index: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """Take one request; tell whether the connection stays."""
-        head = await reader.readuntil(b"\r\n\r\n")
-        request = Request(index, head, b"")
-        body = await reader.readexactly(int(request.headers.get("content-length", "0")))
+        head, body = await read_request(reader)
         self.requests.append(Request(index, head, body))
-        assert len(self.requests) <= len(self.script), f"nothing was scripted for {request.line}"
-        do = self.script[len(self.requests) - 1]
-        singles = do.parts or [do.send[i : i + 1] for i in range(len(do.send))]
-        for part in singles if do.drip_s else [do.send]:
-            writer.write(part)
-            await writer.drain()
-            if do.drip_s:
-                await asyncio.sleep(do.drip_s)
-        while do.flood:
-            writer.write(b" " * 65536)
-            await writer.drain()
-        if do.then is Then.STALL:
-            await reader.readexactly(1)
-        if do.then is Then.RESET:
-            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-            writer.transport.abort()
-        return do.then is Then.KEEP
+        assert len(self.requests) <= len(self.script), f"nothing was scripted for {self.requests[-1].line}"
+        return await perform(self.script[len(self.requests) - 1], reader, writer)
+
+
+async def read_request(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
+    """Return head and body of the next request."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    return head, await reader.readexactly(int(Request(0, head, b"").headers.get("content-length", "0")))
+
+
+async def perform(do: Do, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+    """Send what is to be sent. Return whether the connection stays."""
+    singles = do.parts or [do.send[i : i + 1] for i in range(len(do.send))]
+    for part in singles if do.drip_s else [do.send]:
+        writer.write(part)
+        await writer.drain()
+        if do.drip_s:
+            await asyncio.sleep(do.drip_s)
+    while do.flood:
+        writer.write(do.flood * (65_536 // len(do.flood)))
+        await writer.drain()
+        await asyncio.sleep(0.01)
+    if do.then is Then.STALL:
+        await reader.readexactly(1)
+    if do.then is Then.RESET:
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        writer.transport.abort()
+    return do.then is Then.KEEP

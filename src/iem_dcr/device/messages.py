@@ -8,6 +8,7 @@ number must be a number, and an energy must have a unit. All shapes are those of
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from dataclasses import dataclass
@@ -129,14 +130,7 @@ class User:
 
     def body(self) -> dict[str, object]:
         """Return the body, keys in the meter's order."""
-        body: dict[str, object] = {
-            "IS": self.IS,
-            "IL": self.IL,
-            "IF": list(self.IF),
-            "IT": self.IT,
-            "ID": self.ID,
-            "US": self.US,
-        }
+        body = {name: getattr(self, name) for name in ("IS", "IL", "IF", "IT", "ID", "US")}
         return body if self.TT is None else body | {"TT": self.TT}
 
 
@@ -188,11 +182,9 @@ def meter_value(answer: object) -> MeterValue:
         ShapeError: the answer has no readable import register.
     """
     fields = _fields(answer)
-    registers = _registers(fields.get("RD"))
-    import_wh = _wh(registers, "R", IMPORT_REGISTER)
-    if isinstance(import_wh, ShapeError):
-        raise import_wh
-    export_wh, transaction_wh = _wh(registers, "R", EXPORT_REGISTER), _wh(registers, "W", TRANSACTION_REGISTER)
+    rows = fields.get("RD")
+    if not isinstance(rows, list):
+        raise ShapeError("RD", "missing" if rows is None else f"expected a list, not {_shown(rows)}")
     return MeterValue(
         MS=_text(fields, "MS"),
         TM=_time(fields),
@@ -204,9 +196,9 @@ def meter_value(answer: object) -> MeterValue:
         U2=_number(fields.get("U2")),
         I=_number(fields.get("I")),
         P=_number(fields.get("P")),
-        import_wh=import_wh,
-        export_wh=export_wh if isinstance(export_wh, Decimal) else None,
-        transaction_wh=transaction_wh if isinstance(transaction_wh, Decimal) else None,
+        import_wh=_wh(rows, "R", IMPORT_REGISTER),
+        export_wh=_wh_or_none(rows, "R", EXPORT_REGISTER),
+        transaction_wh=_wh_or_none(rows, "W", TRANSACTION_REGISTER),
     )
 
 
@@ -239,35 +231,29 @@ def _time(fields: dict[str, object]) -> MeterTime | None:
     return time if time.instant.year in CLOCK_YEARS else None
 
 
-def _registers(rows: object) -> dict[tuple[str, object], list[dict[str, object]]]:
-    """Return the rows of RD by kind and OBIS code. Totals have RI, RV and RU; the transaction's rows WI, WV and WU.
+def _wh(rows: list[object], kind: str, code: str) -> Decimal:
+    """Return the register of an OBIS code. Totals have RI, RV and RU; the transaction's rows WI, WV and WU.
 
     Raises:
-        ShapeError: RD is not a list.
+        ShapeError: it cannot be read, or there are several.
     """
-    if not isinstance(rows, list):
-        raise ShapeError("RD", "missing" if rows is None else f"expected a list, not {_shown(rows)}")
-    found: dict[tuple[str, object], list[dict[str, object]]] = {}
-    for row in rows:
-        if isinstance(row, dict):
-            for kind in ("R", "W"):
-                if isinstance(code := row.get(f"{kind}I"), str):
-                    found.setdefault((kind, code), []).append(row)
-    return found
-
-
-def _wh(registers: dict[tuple[str, object], list[dict[str, object]]], kind: str, code: str) -> Decimal | ShapeError:
-    """Return a register, or why it cannot be read."""
-    rows, path = registers.get((kind, code), []), f"RD[{code}]"
-    if len(rows) != 1:
-        return ShapeError(path if rows else "RD", f"{len(rows)} rows with {kind}I {code}")
-    unit, value = rows[0].get(f"{kind}U"), rows[0].get(f"{kind}V")
+    found = [row for row in rows if isinstance(row, dict) and row.get(f"{kind}I") == code]
+    path = f"RD[{code}]"
+    if len(found) != 1:
+        raise ShapeError(path if found else "RD", f"{len(found)} rows with {kind}I {code}")
+    unit, value = found[0].get(f"{kind}U"), found[0].get(f"{kind}V")
     if not isinstance(unit, str) or unit not in _WATT_HOURS:
-        return ShapeError(f"{path}.{kind}U", f"no unit of energy: {_shown(unit)}")
+        raise ShapeError(f"{path}.{kind}U", f"no unit of energy: {_shown(unit)}")
     number = _number(value)
     if number is None:
-        return ShapeError(f"{path}.{kind}V", f"expected digits, not {_shown(value)}")
+        raise ShapeError(f"{path}.{kind}V", f"expected digits, not {_shown(value)}")
     return number * _WATT_HOURS[unit]
+
+
+def _wh_or_none(rows: list[object], kind: str, code: str) -> Decimal | None:
+    with contextlib.suppress(ShapeError):
+        return _wh(rows, kind, code)
+    return None
 
 
 def _number(value: object) -> Decimal | None:

@@ -106,7 +106,9 @@ class Transport:
                 try:
                     reader, writer = await self._connect(self._host, self._port)
                 except (OSError, UnicodeError) as error:
-                    raise MeterUnreachableError(self.address, node, self._unreachable_reason(error)) from error
+                    advice = "" if isinstance(error, _ZoneError) else f". {_ADVICE}"
+                    what = f"not reachable: {_description(error)}{advice}"
+                    raise MeterUnreachableError(self.address, node, what) from error
                 await exchange.run(reader, writer)
         except TimeoutError as error:
             if writer is None:
@@ -124,12 +126,6 @@ class Transport:
                 await _close(writer, in_order=exchange.is_answered)
         self.last_response_s = asyncio.get_running_loop().time()
         return exchange.answer()
-
-    @staticmethod
-    def _unreachable_reason(error: Exception) -> str:
-        if isinstance(error, _ZoneError):
-            return f"not reachable: {error}"
-        return f"not reachable: {_description(error)}. {_ADVICE}"
 
 
 def _host_header(host: str, port: int) -> bytes:
@@ -157,9 +153,10 @@ class _Exchange:
         headers = [(b"Host", host), (b"Connection", b"close")]
         if body is not None:
             headers += [(b"Content-Type", b"application/json"), (b"Content-Length", b"%d" % len(body))]
-        self._request = self._http.send(h11.Request(method=method, target=path, headers=headers)) or b""
-        self._request += self._http.send(h11.Data(data=body or b"")) or b""
-        self._request += self._http.send(h11.EndOfMessage()) or b""
+        events = [h11.Request(method=method, target=path, headers=headers), h11.EndOfMessage()]
+        if body:
+            events.insert(1, h11.Data(data=body))
+        self._request = b"".join(self._http.send(event) or b"" for event in events)
         self._head = b""
         self._response: h11.Response | None = None
         self._body = bytearray()
@@ -333,17 +330,12 @@ async def _look_up(host: str, port: int) -> list[Any]:
 
 def _resolve(name: tuple[str, int], look_up: Future[list[Any]]) -> None:
     try:
-        found = socket.getaddrinfo(*name, type=socket.SOCK_STREAM)
+        finish = functools.partial(look_up.set_result, socket.getaddrinfo(*name, type=socket.SOCK_STREAM))
     except (OSError, UnicodeError) as error:
-        outcome: list[Any] | Exception = error
-    else:
-        outcome = found
+        finish = functools.partial(look_up.set_exception, error)
     with _lock:
         del _look_ups[name]
-    if isinstance(outcome, Exception):
-        look_up.set_exception(outcome)
-    else:
-        look_up.set_result(outcome)
+    finish()
 
 
 def _description(error: Exception) -> str:

@@ -1,15 +1,13 @@
-"""The meter on a TCP port: aiohttp's server plus connection behaviour, faults and power cuts.
+"""The meter on a TCP port: HTTP/1.1 by h11, with connection behaviour, faults and power cuts.
 
-The port is open while the meter has power, and a power cut ends every connection. Each connection has its own
-`aiohttp.web.Server`, which limits its idle time and counts its requests. Bytes that a fault sends instead of an answer
-go directly to the transport and end the connection.
+The port is open while the meter has power, and a power cut ends every connection. A task serves each connection. It
+reads a request with h11, and writes the bytes of the answer, or those of a fault, itself.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import socket
 import struct
 import sys
@@ -17,8 +15,7 @@ from functools import partial
 from http.client import responses
 from typing import TYPE_CHECKING, Final, Self
 
-from aiohttp import web
-from aiohttp.http import HttpProcessingError
+import h11
 
 from iem_dcr.simulator.control import PREFIX, control
 from iem_dcr.simulator.meter import SimulatedMeter
@@ -28,17 +25,14 @@ if TYPE_CHECKING:
     from iem_dcr.simulator.faults import Fault
     from iem_dcr.simulator.options import SimulatorOptions
 
-GARBAGE: Final = b'{"RV": 00000012,345;;\xff\x80'
+_GARBAGE: Final = b'{"RV": 00000012,345;;\xff\x80'
 GARBAGE_HTTP: Final = b"\x16\x03\x01IEM-DCR\r\n\r\n"
+MISSING_BYTES: Final = 16
+"""So many bytes less than announced has the answer of a fault "wrong-length"."""
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
-_MISSING_BYTES: Final = 16
+_MAX_BODY_BYTES: Final = 65_536
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 _BACKLOG: Final = 100
-_KEPT_S: Final = 1e9
-
-# aiohttp logs input that is not HTTP as an error, although the 400 that answers it is not a failure.
-_log = logging.getLogger(__name__)
-_log.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError)))
 
 
 class SimulatorServer:
@@ -58,7 +52,7 @@ class SimulatorServer:
         self.port = port
         self._meter = meter
         self._listener: socket.socket | None = None
-        self._connections: dict[asyncio.Task[None], _Connection] = {}
+        self._connections: set[asyncio.Task[None]] = set()
         self._is_on = False
         self._power_up: asyncio.TimerHandle | None = None
 
@@ -91,7 +85,7 @@ class SimulatorServer:
         self.meter.power_listeners.remove(self._restart)
         self._stop()
         try:
-            await asyncio.gather(*self._connections)
+            await asyncio.gather(*self._connections, return_exceptions=True)
         finally:
             self._port_holder.close()
 
@@ -107,7 +101,9 @@ class SimulatorServer:
     def _socket(self) -> socket.socket:
         # A second socket, which never listens, reserves the port while the power is off. On Linux both can bind as
         # long as only one listens; other systems need SO_REUSEPORT.
-        bound = socket.socket(socket.AF_INET6 if ":" in self.host else socket.AF_INET, socket.SOCK_STREAM)
+        # asyncio sets TCP_NODELAY only where the protocol is named.
+        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+        bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         try:
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if sys.platform != "linux":
@@ -128,8 +124,8 @@ class SimulatorServer:
         if self._power_up is not None:
             self._power_up.cancel()
         self._pause_listening(refuse=True)
-        for connection in self._connections.values():
-            connection.break_off()
+        for connection in self._connections:
+            connection.cancel()
 
     def _start(self) -> None:
         """Listen now, or when the meter is reachable again."""
@@ -159,132 +155,142 @@ class SimulatorServer:
         # asyncio's own server leaks an accepted socket if it is closed before the transport exists.
         with contextlib.suppress(BlockingIOError, ConnectionAbortedError):
             accepted, _ = listener.accept()
-            connection = _Connection(self.meter)
-            task = asyncio.create_task(connection.run(accepted))
-            self._connections[task] = connection
-            task.add_done_callback(partial(self._over, accepted))
+            connection = asyncio.create_task(_serve(accepted, self.meter))
+            self._connections.add(connection)
+            connection.add_done_callback(partial(self._over, accepted))
             if self.meter.options.connections != "any":
                 self._pause_listening(refuse=self.meter.options.connections == "one-refused")
 
-    def _over(self, accepted: socket.socket, task: asyncio.Task[None]) -> None:
+    def _over(self, accepted: socket.socket, connection: asyncio.Task[None]) -> None:
         accepted.close()  # a task cancelled before its first step has not created a transport that closes it
-        del self._connections[task]
+        self._connections.remove(connection)
         if self._is_on and not self._connections:
             self._listen()
 
 
-class _Connection(web.Server):
-    """Serves one connection: aiohttp calls `answer` for each request on it."""
+# --- a connection ---
 
-    def __init__(self, meter: SimulatedMeter) -> None:
-        kept_s = meter.options.idle_s if meter.options.keep_alive == "drop-idle" else _KEPT_S
-        super().__init__(self.answer, access_log=None, logger=_log, keepalive_timeout=kept_s, lingering_time=0.0)
+
+async def _serve(accepted: socket.socket, meter: SimulatedMeter) -> None:
+    """Serve a connection until either side ends it. A cancellation aborts it."""
+    accepted.settimeout(0)
+    reader, writer = await asyncio.open_connection(sock=accepted)
+    try:
+        with contextlib.suppress(OSError):
+            connection = _Connection(reader, writer, meter)
+            while await connection.serve_request():
+                pass
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+    finally:
+        writer.transport.abort()
+
+
+class _Connection:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, meter: SimulatedMeter) -> None:
+        self._reader = reader
+        self._writer = writer
         self._meter = meter
-        self._transport: asyncio.Transport | None = None
-        self._busy = asyncio.Lock()
-        self._ended = asyncio.Event()
-        self._broken_off = asyncio.Event()
+        self._received = b""
+        self._requests = 0
 
-    async def run(self, accepted: socket.socket) -> None:
-        """Serve the connection until it has ended and its last request is finished."""
-        accepted.settimeout(0)
-        self._transport, _ = await asyncio.get_running_loop().connect_accepted_socket(self, accepted)
-        if self._broken_off.is_set():
-            self._transport.abort()
-        await self._ended.wait()
-        async with self._busy:
-            pass
-
-    def break_off(self) -> None:
-        """Abort the connection immediately."""
-        self._broken_off.set()
-        if self._transport is not None:
-            self._transport.abort()
-
-    def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
-        """Mark the connection as ended."""
-        super().connection_lost(handler, exc)
-        self._ended.set()
-
-    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer a request. If there is no answer, close the connection; aiohttp then discards the empty response."""
-        transport = request.transport
-        async with self._busy:
-            if transport is not None:
-                with contextlib.suppress(OSError, web.RequestPayloadError):
-                    return await self._answer(request, transport)
-                transport.close()
-        return web.Response()
-
-    async def _answer(self, request: web.BaseRequest, transport: asyncio.Transport) -> web.StreamResponse:
-        """Answer a request.
+    async def serve_request(self) -> bool:
+        """Read a request and answer it. Return whether the connection is kept.
 
         Raises:
             OSError: the request gets no answer, or the client has gone.
         """
-        meter, method, node = self._meter, request.method, node_of(request.path)
-        if meter.options.expect_continue and request.headers.get("Expect") == "100-continue":
-            transport.write(_CONTINUE)
-        body = await request.read()
+        try:
+            method, path, body, keeps = await self._read()
+        except h11.RemoteProtocolError as error:
+            return await self._send(Answer(error.error_status_hint, str(error).encode(), TEXT_TYPE))
+        self._requests += 1
+        meter, node = self._meter, node_of(path)
         if node.startswith(PREFIX):
             said, then = control(meter, method, node, body)
-            response = await self._send(request, said)
+            keeps = await self._send(said, keeps=keeps)
             if then is not None:
                 then()
-            return response
-        if meter.options.keep_alive == "drop-reused" and self.requests_count > 1:
+            return keeps
+        if meter.options.keep_alive == "drop-reused" and self._requests > 1:
             meter.note(method, node, None, acted=False)
-            raise ConnectionAbortedError
+            return False
         fault = meter.faults.take(method, node)
         if fault is not None and fault.kind == "act-late":
-            await self._pause(fault.wait_s)
+            await asyncio.sleep(fault.wait_s)
         acts = fault is None or fault.acted or fault.kind == "act-late"
-        answer = meter.handle(method, request.path, body) if acts else None
+        answer = meter.handle(method, path, body) if acts else None
         sent = substitute(fault, answer) if fault is not None else answer
         if answer is None:
             meter.note(method, node, sent.status if sent else None, acted=False)
         if sent is not None:
-            return await self._send(request, sent)
+            return await self._send(sent, keeps=keeps)
         if fault is not None:
-            await self._spoil(transport, fault, answer)
-        raise ConnectionAbortedError
+            await self._spoil(fault, answer)
+        return False
 
-    async def _send(self, request: web.BaseRequest, answer: Answer) -> web.StreamResponse:
-        options, headers = self._meter.options, _headers(answer)
-        response = web.StreamResponse(status=answer.status, headers=headers)
-        if not options.two_segments:
-            response = web.Response(status=answer.status, headers=headers, body=answer.body)
-        if options.keep_alive == "close":
-            response.force_close()
-        await response.prepare(request)
-        if options.two_segments:
-            await response.write(answer.body)
-        await response.write_eof()
-        return response
+    async def _read(self) -> tuple[str, str, bytes, bool]:
+        """Read a request. Return its method, path and body, and whether the client keeps the connection.
 
-    async def _spoil(self, transport: asyncio.Transport, fault: Fault, answer: Answer | None) -> None:
+        Raises:
+            OSError: the client has gone, or has been idle for too long.
+            h11.RemoteProtocolError: it is not HTTP, or has too large a body.
+        """
+        options, http = self._meter.options, h11.Connection(h11.SERVER)
+        method = path = body = b""
+        may_wait_s = options.idle_s if self._requests and options.keep_alive == "drop-idle" else None
+        if self._received:
+            http.receive_data(self._received)
+        while True:
+            match event := http.next_event():
+                case h11.NEED_DATA:
+                    async with asyncio.timeout(may_wait_s):
+                        received = await self._reader.read(65_536)
+                    if not received:
+                        raise ConnectionResetError
+                    http.receive_data(received)
+                    may_wait_s = None
+                case h11.Request(method=method, target=target):
+                    path = target.partition(b"?")[0]
+                    if options.expect_continue and http.they_are_waiting_for_100_continue:
+                        self._writer.write(_CONTINUE)
+                case h11.Data():
+                    body += event.data
+                    if len(body) > _MAX_BODY_BYTES:
+                        raise h11.RemoteProtocolError("the body is too large", error_status_hint=413)
+                case _:
+                    break
+        self._received, _ = http.trailing_data
+        return method.decode(), path.decode(), body, http.their_state is not h11.MUST_CLOSE
+
+    async def _send(self, answer: Answer, *, keeps: bool = False) -> bool:
+        """Send an answer. Return whether the connection is kept."""
+        options = self._meter.options
+        keeps = keeps and options.keep_alive != "close"
+        data = http_bytes(answer, keeps=keeps)
+        head_bytes = len(data) - len(answer.body) if options.two_segments else len(data)
+        for segment in (data[:head_bytes], data[head_bytes:]):
+            self._writer.write(segment)
+            await self._writer.drain()
+        return keeps
+
+    async def _spoil(self, fault: Fault, answer: Answer | None) -> None:
         """Send what a fault sends instead of an answer."""
         if fault.kind == "reset":
-            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-            transport.abort()
+            self._writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+            self._writer.transport.abort()
         elif fault.kind == "stall":
-            await self._pause(fault.wait_s)
+            await asyncio.sleep(fault.wait_s)
         elif fault.kind == "garbage-http":
-            transport.write(GARBAGE_HTTP)
+            self._writer.write(GARBAGE_HTTP)
         elif fault.kind == "wrong-length" and answer is not None:
-            transport.write(http_bytes(answer, more_bytes=_MISSING_BYTES))
+            self._writer.write(http_bytes(answer, more_bytes=MISSING_BYTES))
         elif fault.kind == "drip" and answer is not None:
             for byte in http_bytes(answer):
-                transport.write(bytes((byte,)))
-                await self._pause(fault.wait_s)
-                if transport.is_closing():
-                    return
-
-    async def _pause(self, seconds: float) -> None:
-        """Wait ``seconds``, or until the connection is aborted."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._broken_off.wait()
+                self._writer.write(bytes((byte,)))
+                await self._writer.drain()
+                await asyncio.sleep(fault.wait_s)
 
 
 def substitute(fault: Fault, answer: Answer | None) -> Answer | None:
@@ -292,19 +298,14 @@ def substitute(fault: Fault, answer: Answer | None) -> Answer | None:
     if fault.kind in ("refuse", "server-error"):
         return Answer(fault.http_status, fault.body.encode(), TEXT_TYPE)
     if fault.kind == "garbage" and answer is not None:
-        return Answer(200, GARBAGE, answer.content_type)
+        return Answer(200, _GARBAGE, answer.content_type)
     return None
 
 
-def http_bytes(answer: Answer, *, more_bytes: int = 0) -> bytes:
-    """Return an answer as HTTP/1.1 with ``Connection: close``. Content-Length is too large by ``more_bytes``."""
-    headers = {"Connection": "close"} | _headers(answer, more_bytes=more_bytes)
-    head = f"HTTP/1.1 {answer.status} {responses.get(answer.status, '')}\r\n"
-    head += "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    return head.encode() + b"\r\n" + answer.body
-
-
-def _headers(answer: Answer, *, more_bytes: int = 0) -> dict[str, str]:
-    if answer.status == 204:
-        return {}
-    return {"Content-Type": answer.content_type, "Content-Length": str(len(answer.body) + more_bytes)}
+def http_bytes(answer: Answer, *, keeps: bool = False, more_bytes: int = 0) -> bytes:
+    """Return an answer as HTTP/1.1. Content-Length is too large by ``more_bytes``; ``keeps``: the connection stays."""
+    lines = [f"HTTP/1.1 {answer.status} {responses.get(answer.status, '')}"]
+    lines += [] if keeps else ["Connection: close"]
+    if answer.status != 204:
+        lines += [f"Content-Type: {answer.content_type}", f"Content-Length: {len(answer.body) + more_bytes}"]
+    return "\r\n".join((*lines, "", "")).encode() + answer.body
