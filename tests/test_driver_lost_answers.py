@@ -12,16 +12,18 @@ import pytest
 from iem_dcr.simulator import Fault
 from tests.support.bench import Bench, meter_options
 from tests.support.driving import (
-    FOR_GOOD,
     end_by_hand,
     live_bench,
     own_receipt,
     start,
     start_fails,
 )
+from tests.support.stories import Story
 from tests.support.virtual_time import virtual
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from iem_dcr.simulator import FaultKind
 
 KINDS = (
@@ -79,13 +81,33 @@ async def test_stop_with_a_lost_answer_succeeds(kind: str, count: int, repeated:
         assert (b.meter.state.begun, b.meter.state.ended) == (1, 1)
 
 
+STORIES = [
+    Story(
+        "B is sent again only after E and /user",
+        "after /user 'lose-request POST /receipt'; start A;"
+        "posted /receipt /user /receipt /receipt /user /receipt; begun 1 0",
+    ),
+    Story(
+        "a lost answer is not counted as a retry",
+        "after /user 'lose-request POST /receipt' 'refuse POST /receipt count=0'; start A fails; requests POST /user 4",
+        settings={"resilience_transaction_request_retries": 2},
+    ),
+    *(
+        Story(
+            f"a receipt is fetched in spite of faults, {kind} at {node}",
+            f"start A; fault {kind} GET {node} count=5; {other}; stop A last",
+            settings={"command_timeout_ms": 1000},
+        )
+        for kind in ("lose-answer", "stall", "garbage", "garbage-http", "server-error", "reset")
+        for node, other in (("/receipt", "runs"), ("/transaction", "fault refuse GET /receipt count=0"))
+    ),
+]
+
+
+@pytest.mark.parametrize("story", STORIES, ids=str)
 @virtual
-async def test_begin_is_sent_again_only_after_end_and_user() -> None:
-    async with live_bench() as b:
-        b.once_done("POST", "/user", fault("lose-request", "/receipt"))
-        await start(b)
-        assert b.posts()[-6:] == ["/receipt", "/user", "/receipt"] * 2
-        assert b.meter.state.begun == 1
+async def test_lost_answers(story: Story, path: Path) -> None:
+    await story.tell(path)
 
 
 @pytest.mark.parametrize("is_over", [False, True])
@@ -99,15 +121,6 @@ async def test_transaction_of_an_unanswered_begin_is_ended_before_the_next_begin
         assert (b.meter.state.begun, b.meter.state.ended) == (2, 1)
         assert b.requests("POST", "/user") == 2
         assert (await own_receipt(b)).pagination == "T2"
-
-
-@virtual
-async def test_lost_answer_is_not_counted_as_a_retry() -> None:
-    async with live_bench(resilience_transaction_request_retries=2) as b:
-        refused = Fault("refuse", node="/receipt", method="POST", count=1000)
-        b.once_done("POST", "/user", fault("lose-request", "/receipt"), refused)
-        await start_fails(b)
-        assert b.requests("POST", "/user") == 1 + 3
 
 
 @pytest.mark.parametrize("kind", ["lose-answer", "stall acting", "server-error acting"])
@@ -136,15 +149,3 @@ async def test_transaction_of_an_unanswered_begin_is_ended_at_a_meter_in_error()
         await starting
         assert (b.meter.state.begun, b.meter.state.ended) == (1, 1)
         await own_receipt(b)
-
-
-@pytest.mark.parametrize("kind", ["lose-answer", "stall", "garbage", "garbage-http", "server-error", "reset"])
-@pytest.mark.parametrize("where", ["/receipt", "/transaction"])
-@virtual
-async def test_receipt_is_fetched_in_spite_of_faults(kind: str, where: str) -> None:
-    async with live_bench(command_timeout_ms=1000) as b:
-        await start(b)
-        b.meter.faults.add(Fault(cast("FaultKind", kind), node=where, method="GET", count=5))
-        if where == "/transaction":
-            b.meter.faults.add(Fault("refuse", node="/receipt", method="GET", count=FOR_GOOD))
-        assert (await own_receipt(b)).text == b.meter.signed[-1].text

@@ -6,8 +6,6 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-import pytest
-
 from iem_dcr.driver.meter_state import VENDOR_ERROR, WRONG_SERIAL
 from iem_dcr.driver.timing import now_s
 from iem_dcr.journal import pin, pins
@@ -19,12 +17,9 @@ from tests.support.virtual_time import virtual
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import pytest
+
 THIRD = "1SIM0000000077"
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "receipts.db"
 
 
 @virtual

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -22,7 +22,6 @@ from tests.support.driving import (
     changed_answers,
     end_by_hand,
     exchange,
-    fated,
     live_bench,
     logged,
     own_receipt,
@@ -30,7 +29,11 @@ from tests.support.driving import (
     start_fails,
     stop_fails,
 )
+from tests.support.stories import Story, fated
 from tests.support.virtual_time import virtual
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def fails(*_: object, **__: object) -> None:
@@ -193,6 +196,30 @@ async def test_bug_after_begin_leaves_nothing_running(monkeypatch: pytest.Monkey
 # --- whose a receipt is ---
 
 
+STORIES = [
+    Story(
+        "a late receipt is kept before the next one replaces it",
+        "start A; cut 1 1; stop A fails 'no receipt for this transaction'; wait 25; start B; stop A; stop B",
+        fated("closed-late", late_close_s=40.0),
+    ),
+    *(
+        Story(
+            f"the receipt of a transaction that replaced ours is kept without an owner{end}",
+            f"start A; hand end; configure signing_delay_s=0; wait 0.2; hand begin SOMEBODY{end};"
+            "stop A fails; stop A fails; idle; start B; stop B; kept T2: T3:B",
+            has_journal=True,
+        )
+        for end in ("", "; hand end")
+    ),
+]
+
+
+@pytest.mark.parametrize("story", STORIES, ids=str)
+@virtual
+async def test_whose_receipt(story: Story, path: Path) -> None:
+    await story.tell(path)
+
+
 def kept_by(sink: Sink) -> set[tuple[str | None, str]]:
     return {(kept.receipt.pagination, kept.transaction_id) for kept in sink.kept}
 
@@ -206,18 +233,6 @@ async def test_node_that_did_not_answer_is_asked_again_at_the_next_look() -> Non
         before_s = now_s()
         await own_receipt(b)
         assert now_s() - before_s < 0.09
-
-
-@virtual
-async def test_late_receipt_is_kept_before_the_next_one_replaces_it() -> None:
-    async with live_bench(fated("closed-late", late_close_s=40.0)) as b:
-        await start(b, "A")
-        b.meter.power_cycle(off_s=1, boot_s=1)
-        assert "no receipt for this transaction" in await stop_fails(b, "A")
-        await asyncio.sleep(40 - 15)
-        await start(b, "B")
-        await own_receipt(b, "A")
-        await own_receipt(b, "B")
 
 
 @virtual
@@ -257,31 +272,6 @@ async def test_receipt_of_another_client_may_be_followed_by_ours_for_fifteen_sec
         else:
             await own_receipt(b)
             assert follows_s < now_s() - asked_s < follows_s + 1.0
-
-
-async def replaced(b: Bench) -> None:
-    """Begin a transaction, and have a stranger's take its place between two looks of the driver's."""
-    await start(b)
-    end_by_hand(b)
-    b.meter.configure(signing_delay_s=0.0)
-    await asyncio.sleep(0.2)
-    begin_by_hand(b, "SOMEBODY")
-
-
-@pytest.mark.parametrize("is_over", [False, True])
-@virtual
-async def test_receipt_of_a_transaction_that_replaced_ours_is_kept_without_an_owner(*, is_over: bool) -> None:
-    sink = Sink()
-    async with live_bench(sink=sink) as b:
-        await replaced(b)
-        if is_over:
-            end_by_hand(b)
-        for _ in range(2):
-            await stop_fails(b)
-        assert not b.meter.running
-        await start(b, "T-2")
-        await own_receipt(b, "T-2")
-    assert kept_by(sink) == {("T2", ""), ("T3", "T-2")}
 
 
 @virtual

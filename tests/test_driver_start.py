@@ -11,7 +11,6 @@ from unittest.mock import AsyncMock
 import pytest
 
 from iem_dcr import ocmf
-from iem_dcr.driver.timing import now_s
 from iem_dcr.errors import JournalError
 from iem_dcr.simulator import Answer, Fault
 from tests.support.bench import CI, Bench, bench, meter_options, request
@@ -20,7 +19,6 @@ from tests.support.driving import (
     SPOILED_BY_A_BEGIN,
     UNEXPECTED_ERROR,
     begin_by_hand,
-    end_by_hand,
     expect_refused,
     live_bench,
     own_receipt,
@@ -31,14 +29,61 @@ from tests.support.driving import (
     stop,
     stop_fails,
 )
+from tests.support.stories import Story
 from tests.support.virtual_time import virtual
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from iem_dcr.powermeter import TransactionRequestStatus
 
 
 def at_the_meter(b: Bench, since: int) -> list[tuple[str, str]]:
     return [(entry.method, entry.node) for entry in list(b.meter.requests)[since:]]
+
+
+STORIES = [
+    Story("a start sets up the meter", "unseen; start A; posted /gw /receipt /user /receipt"),
+    *(
+        Story(
+            f"a start is tried as often as configured if {node} is refused",
+            f"fault refuse POST {node} count={2 * of_a_round}; start A; wait 4; stop A;"
+            f"fault refuse POST {node} count={3 * of_a_round};"
+            f"start B fails 'POST {node}: refused with status 428'; idle; stop B fails refused quietly",
+            settings={"resilience_transaction_request_retries": 2},
+        )
+        for node, of_a_round in (("/user", 1), ("/receipt", 2))  # E and B go to the same node
+    ),
+    Story("a current is named", "unseen; load 12; start A fails 'current of 12.0 A'; begun 0 0"),
+    Story("a silent meter", "unseen; cut 1000 1; start A fails 'does not answer' 25..30.1; stop A fails quietly"),
+    Story("a meter that boots is awaited", "unseen; cut 20 5; start A 24..30; wait 1.5; stop A"),
+    # what still runs
+    Story("ours is ended and its receipt kept", "start A; wait 3; start B; begun 2 1; stop A; runs; stop B"),
+    Story("another client's is ended", "hand begin; start A; signed -; stop A"),
+    Story(
+        "the receipt of one that was ended is awaited",
+        "start A; wait 5; hand end; start B; stop A; stop B",
+        {"transaction_lag_s": 2.0, "receipt_in_transaction": "empty"},
+    ),
+    Story(
+        "the receipt of another client is awaited",
+        "hand begin; wait 3; hand end; start A; signed -; stop A",
+        SPOILED_BY_A_BEGIN,
+    ),
+    # the same start again
+    Story("begins again if its transaction was cut", "start A; cut 0.5 0.5; wait 5; idle; start A; runs"),
+    Story(
+        "keeps the transaction after a failed stop",
+        "start A; load 50; stop A fails; start A; load 0; wait 15; runs",
+        settings={"stop_current_wait_ms": 0},
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("story", STORIES, ids=str)
+@virtual
+async def test_start(story: Story, path: Path) -> None:
+    await story.tell(path)
 
 
 # --- what is sent ---
@@ -175,58 +220,6 @@ async def test_meter_in_error_is_not_supported(refuse: bool, status: Transaction
         assert "0x80" in refused.error
 
 
-@pytest.mark.parametrize(("node", "of_a_round"), [("/user", 1), ("/receipt", 2)])
-@virtual
-async def test_refused_start_is_tried_as_often_as_configured(node: str, of_a_round: int) -> None:
-    """A round posts E and B to the same node."""
-    async with live_bench(resilience_transaction_request_retries=2) as b:
-        b.meter.faults.add(Fault("refuse", node=node, method="POST", count=2 * of_a_round))
-        await start(b, "A", for_s=4)
-        await own_receipt(b, "A")
-        b.meter.faults.add(Fault("refuse", node=node, method="POST", count=3 * of_a_round))
-        assert f"POST {node}: refused with status 428" in await start_fails(b, "B")
-        assert not b.meter.running
-        await expect_refused(b, "B")
-
-
-@virtual
-async def test_start_that_fails_because_of_a_current_says_so() -> None:
-    async with bench() as b:
-        b.meter.set_load(12, 400)
-        await b.until_live()
-        error = await start_fails(b)
-        assert b.driver.address in error
-        assert "current of 12.0 A" in error, "the meter's own reason is passed on"
-        assert b.meter.state.begun == 0
-
-
-@virtual
-async def test_start_waits_for_a_meter_that_boots() -> None:
-    async with bench(powered=False) as b:
-        await start(b)
-        assert 25 <= now_s() < 30
-        await asyncio.sleep(1.5)
-        assert b.station.values
-
-
-@virtual
-async def test_start_at_a_silent_meter_fails_in_time() -> None:
-    async with bench() as b:
-        b.meter.power_cycle(off_s=1000.0)
-        error = await start_fails(b)
-        assert b.driver.address in error
-        assert "does not answer" in error
-        assert now_s() <= 30.0
-        await expect_refused(b)
-
-
-@virtual
-async def test_start_initialises_the_meter() -> None:
-    async with bench() as b:
-        await start(b)
-        assert b.posts() == ["/gw", "/receipt", "/user", "/receipt"]
-
-
 @virtual
 async def test_failed_reading_does_not_fail_a_start() -> None:
     async with live_bench() as b:
@@ -238,47 +231,6 @@ async def test_failed_reading_does_not_fail_a_start() -> None:
 
 
 # --- what still runs ---
-
-
-@virtual
-async def test_start_ends_the_running_transaction_and_keeps_its_receipt() -> None:
-    async with live_bench() as b:
-        await start(b, "A", for_s=3)
-        await start(b, "B")
-        assert (b.meter.state.begun, b.meter.state.ended) == (2, 1)
-        await own_receipt(b, "A")
-        assert b.meter.running
-        await own_receipt(b, "B")
-
-
-@virtual
-async def test_start_ends_the_transaction_of_another_client() -> None:
-    async with live_bench() as b:
-        begin_by_hand(b)
-        await start(b, "A")
-        assert [record.ID for record in b.meter.signed] == [""]
-        await own_receipt(b, "A")
-
-
-@virtual
-async def test_start_waits_for_the_receipt_of_a_transaction_that_was_ended() -> None:
-    async with live_bench(meter_options(transaction_lag_s=2.0, receipt_in_transaction="empty")) as b:
-        await start(b, "A", for_s=5)
-        end_by_hand(b)
-        await start(b, "B")
-        await own_receipt(b, "A")
-        await own_receipt(b, "B")
-
-
-@virtual
-async def test_start_waits_for_the_receipt_of_another_client() -> None:
-    async with live_bench(meter_options(**SPOILED_BY_A_BEGIN)) as b:
-        begin_by_hand(b)
-        await asyncio.sleep(3)
-        end_by_hand(b)
-        await start(b, "A")
-        assert len(b.meter.signed) == 1
-        await own_receipt(b, "A")
 
 
 @pytest.mark.parametrize("unseen_because", ["the journal is not read", "the values stand still"])
@@ -304,9 +256,6 @@ async def test_without_pagination_transactions_begin_in_different_seconds() -> N
         assert len({ocmf.parse(record.text).signed for record in b.meter.signed}) == 2
 
 
-# --- the same start again ---
-
-
 @virtual
 async def test_same_start_again_is_ok_without_a_request() -> None:
     async with live_bench() as b:
@@ -315,29 +264,6 @@ async def test_same_start_again_is_ok_without_a_request() -> None:
         await start(b)
         assert at_the_meter(b, since) == []
         assert b.meter.state.begun == 1
-
-
-@virtual
-async def test_start_whose_transaction_was_cut_begins_again() -> None:
-    async with live_bench() as b:
-        await start(b)
-        b.meter.power_cycle(off_s=0.5, boot_s=0.5)
-        await asyncio.sleep(5)
-        assert not b.meter.running
-        await start(b)
-        assert b.meter.running
-
-
-@virtual
-async def test_start_after_a_failed_stop_keeps_the_transaction() -> None:
-    async with live_bench(stop_current_wait_ms=0) as b:
-        await start(b)
-        b.meter.set_load(50, 400)
-        await stop_fails(b)
-        await start(b)
-        b.meter.clear_load()
-        await asyncio.sleep(15)
-        assert b.meter.running
 
 
 @virtual

@@ -127,26 +127,26 @@ def session_by_hand(b: Bench, ID: str | None = None) -> None:
 # --- the station ---
 
 
-def _driver(at: Bench | MeterDriver) -> MeterDriver:
+def driver_at(at: Bench | MeterDriver) -> MeterDriver:
     return at.driver if isinstance(at, Bench) else at
 
 
 async def start(at: Bench | MeterDriver, name: str = "T-1", *, for_s: float = 0.0, **fields: Any) -> None:
     """Begin a transaction, and let it run for so long."""
-    assert (await _driver(at).start_transaction(request(name, **fields))).status is OK
+    assert (await driver_at(at).start_transaction(request(name, **fields))).status is OK
     await asyncio.sleep(for_s)
 
 
 async def start_fails(at: Bench | MeterDriver, name: str = "T-1", **fields: Any) -> str:
     """Ask for a transaction that does not begin. Returns what the station is told."""
-    started = await _driver(at).start_transaction(request(name, **fields))
+    started = await driver_at(at).start_transaction(request(name, **fields))
     assert started.status is UNEXPECTED_ERROR
     return started.error
 
 
 async def start_elsewhere(at: Bench | MeterDriver, name: str) -> None:
     """Ask for a transaction at another connector, which is refused with nothing sent."""
-    started = await _driver(at).start_transaction(request(name, evse_id="another"))
+    started = await driver_at(at).start_transaction(request(name, evse_id="another"))
     assert started.status is NOT_SUPPORTED
 
 
@@ -158,7 +158,7 @@ def receipt_of(response: TransactionStopResponse) -> ocmf.Receipt:
 
 async def stop(at: Bench | MeterDriver, name: str) -> ocmf.Receipt:
     """Stop a transaction. Returns the receipt, whoever it belongs to."""
-    return receipt_of(await _driver(at).stop_transaction(name))
+    return receipt_of(await driver_at(at).stop_transaction(name))
 
 
 async def own_receipt(at: Bench | MeterDriver, name: str = "T-1") -> ocmf.Receipt:
@@ -170,7 +170,7 @@ async def own_receipt(at: Bench | MeterDriver, name: str = "T-1") -> ocmf.Receip
 
 async def stop_fails(at: Bench | MeterDriver, name: str = "T-1") -> str:
     """Stop a transaction that has no receipt. Returns what the station is told."""
-    stopped = await _driver(at).stop_transaction(name)
+    stopped = await driver_at(at).stop_transaction(name)
     assert stopped.status is UNEXPECTED_ERROR
     assert stopped.signed_meter_value is None
     return stopped.error

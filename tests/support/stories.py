@@ -1,0 +1,261 @@
+"""Stories: what happens at a meter, and what its station gets, as steps in words.
+
+    start A; wait 5; hand end; stop A quietly; begun 1 1
+
+``;`` separates the steps. Each is the name of a method of `Teller` and its words. ``key=value`` words are options. Two
+more words may be added to any step: ``quietly`` if it sends no POST, and ``2..3`` if it takes 2 s to less than 3 s.
+The driver has seen a live value before the first step, unless the story begins ``unseen``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import shlex
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from iem_dcr.driver.timing import now_s
+from iem_dcr.simulator import Fault
+from tests.support.bench import Bench, bench, meter_options
+from tests.support.driving import (
+    FOR_GOOD,
+    OTHER_SERIAL,
+    begin_by_hand,
+    driver_at,
+    end_by_hand,
+    exchange,
+    process,
+    receipt_of,
+    session_by_hand,
+    start,
+    start_elsewhere,
+    start_fails,
+    stop_driver,
+    stop_fails,
+)
+from tests.support.journals import entries, virtual_journal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from iem_dcr.driver import Journal, MeterDriver
+
+
+@dataclass(frozen=True)
+class Story:
+    """A story.
+
+    Attributes:
+        title: what it shows.
+        steps: the steps.
+        meter: options of the simulated meter.
+        settings: settings of the driver.
+        has_journal: whether the driver has a journal.
+    """
+
+    title: str
+    steps: str
+    meter: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    has_journal: bool = False
+
+    def __str__(self) -> str:
+        return self.title
+
+    async def tell(self, path: Path) -> None:
+        """Carry out the steps; ``path`` is where the driver has its journal."""
+        async with (
+            virtual_journal(path) if self.has_journal else contextlib.nullcontext() as journal,
+            bench(meter_options(**self.meter), journal=journal, **self.settings) as b,
+            contextlib.AsyncExitStack() as stack,
+        ):
+            b.meter.set_load(0, 0)
+            teller = Teller(b, journal, path, stack)
+            first, *rest = [step.strip() for step in self.steps.split(";")]
+            if first != "unseen":
+                await b.until_live()
+                await teller.carry_out(first)
+            for step in rest:
+                await teller.carry_out(step)
+            await asyncio.gather(*teller.tasks)
+
+
+class Teller:
+    """Carries out the steps of a story at a bench."""
+
+    def __init__(self, b: Bench, journal: Journal | None, path: Path, stack: contextlib.AsyncExitStack) -> None:
+        self.b = b
+        self.at: Bench | MeterDriver = b
+        self.tasks: list[asyncio.Task[None]] = []
+        self._journal = journal
+        self._path = path
+        self._stack = stack
+        self._keys: dict[str, str] = {}
+
+    async def carry_out(self, step: str) -> None:
+        verb, *words = shlex.split(step)
+        before_s, posts = now_s(), self.b.posts()
+        try:
+            if verb == "later":
+                self.tasks.append(asyncio.create_task(self._later(*words)))
+                return
+            times = [tuple(map(float, word.split(".."))) for word in words if ".." in word]
+            plain, options = _parsed(word for word in words if ".." not in word and word != "quietly")
+            await getattr(self, verb)(*plain, **options)
+            assert "quietly" not in words or self.b.posts() == posts
+            assert all(least <= now_s() - before_s < most for least, most in times), f"{now_s() - before_s} s"
+        except BaseException as error:
+            error.add_note(f"in step: {step}")
+            raise
+
+    # --- the station ---
+
+    async def start(self, name: str, what: str = "", said: str = "", **fields: Any) -> None:
+        """Begin a transaction: ``start A``; or ``start A fails WORDS``."""
+        if what == "fails":
+            assert said in await start_fails(self.at, name, **fields)
+        else:
+            await start(self.at, name, **fields)
+
+    async def elsewhere(self, name: str) -> None:
+        """Ask for a transaction at another connector, which is refused with nothing sent."""
+        await start_elsewhere(self.at, name)
+
+    async def stop(self, name: str, what: str = "of", said: str = "", TX: str = "") -> None:
+        """Stop a transaction and get its receipt: ``stop A``; or ``of B``, ``last``, ``T2``; or ``fails WORDS``.
+
+        A receipt that was returned with its key is returned with the same key again.
+        """
+        if what == "fails":
+            assert said in await stop_fails(self.at, name)
+            return
+        stopped = await driver_at(self.at).stop_transaction(name)
+        receipt, value = receipt_of(stopped), stopped.signed_meter_value
+        assert value is not None
+        assert self._keys.get(receipt.text, "") in ("", value.public_key)
+        self._keys[receipt.text] = value.public_key
+        assert not TX or receipt.readings[-1].TX == TX
+        if what == "of":
+            assert receipt.identification == f"04AB{said or name}"
+        elif what == "last":
+            assert receipt.text == self.b.meter.signed[-1].text
+        else:
+            assert receipt.pagination == what
+
+    async def wait(self, seconds: str) -> None:
+        await asyncio.sleep(float(seconds))
+
+    async def _later(self, seconds: str, *step: str) -> None:
+        """Carry out a step after some seconds, while the story goes on: ``later 6 load 0``."""
+        await asyncio.sleep(float(seconds))
+        await self.carry_out(shlex.join(step))
+
+    async def halt(self) -> None:
+        """Stop the process of the driver."""
+        await stop_driver(self.b)
+
+    async def restart(self, **settings: object) -> None:
+        """Stop the process of the driver, and begin another."""
+        self.at, _ = await self._stack.enter_async_context(process(self.b, self._journal, **settings))
+
+    # --- the meter ---
+
+    async def hand(self, what: str, *ID: str) -> None:
+        """Have another client ``begin``, ``end`` or do both (``session``)."""
+        {"begin": begin_by_hand, "end": end_by_hand, "session": session_by_hand}[what](self.b, *ID)
+
+    async def cut(self, off_s: str, boot_s: str) -> None:
+        """Cut the power."""
+        self.b.meter.power_cycle(off_s=float(off_s), boot_s=float(boot_s))
+
+    async def exchange(self, serial: str = OTHER_SERIAL) -> None:
+        exchange(self.b, serial)
+
+    async def load(self, current_A: str) -> None:
+        if current_A == "0":
+            self.b.meter.clear_load()
+        else:
+            self.b.meter.set_load(float(current_A), 400)
+
+    async def configure(self, **options: Any) -> None:
+        self.b.meter.configure(**options)
+
+    async def fault(self, kind: str, *where: str, **options: Any) -> None:
+        """Add a fault: ``fault refuse POST /receipt count=3``; ``count=0`` means for good."""
+        self.b.meter.faults.add(_fault(kind, *where, **options))
+
+    async def after(self, node: str, fault: str, then: str = "") -> None:
+        """Add faults once the next POST to a node is done: ``after /user 'lose-answer POST /receipt'``."""
+        parsed = [_parsed(shlex.split(each)) for each in (fault, then) if each]
+        self.b.once_done("POST", node, *(_fault(*words, **options) for words, options in parsed))
+
+    async def heal(self) -> None:
+        self.b.meter.faults.clear()
+
+    # --- what has come of it ---
+
+    async def runs(self) -> None:
+        assert self.b.meter.running
+
+    async def idle(self) -> None:
+        assert not self.b.meter.running
+
+    async def calm(self) -> None:
+        assert not self.b.station.active
+
+    async def troubled(self) -> None:
+        assert self.b.station.active
+
+    async def begun(self, begun: str, ended: str) -> None:
+        """Compare how many transactions the meter has begun and ended."""
+        assert (self.b.meter.state.begun, self.b.meter.state.ended) == (int(begun), int(ended))
+
+    async def posted(self, *nodes: str) -> None:
+        """Compare what was posted last."""
+        assert self.b.posts()[-len(nodes) :] == [*nodes]
+
+    async def requests(self, method: str, node: str, count: str) -> None:
+        assert self.b.requests(method, node) == int(count)
+
+    async def shows(self, words: str) -> None:
+        """Look for words in the receipt that was signed last."""
+        assert words in self.b.meter.signed[-1].text
+
+    async def signed(self, *owners: str) -> None:
+        """Compare the IDs in the receipts that the meter has signed; ``-`` is none."""
+        assert [record.ID for record in self.b.meter.signed] == ["" if owner == "-" else owner for owner in owners]
+
+    async def kept(self, *receipts: str) -> None:
+        """Compare the journal: ``kept T1:A T2:`` is T1 delivered for A, and T2 found, without an owner."""
+        found = [(entry.pagination, entry.transaction_id, entry.found) for entry in entries(self._path)]
+        expected = (word.partition(":") for word in receipts)
+        assert found == [(PG, name, not name) for PG, _, name in expected]
+
+
+def _fault(kind: str, *where: str, count: int = 1, **options: Any) -> Fault:
+    method, node = ("*", "*", *where)[-2:]
+    return Fault(kind, node=node, method=method, count=count or FOR_GOOD, **options)  # type: ignore[arg-type]
+
+
+def _parsed(words: Iterable[str]) -> tuple[list[str], dict[str, Any]]:
+    """Return the words without options, and the options; a value is JSON or a text."""
+    plain: list[str] = []
+    options: dict[str, Any] = {}
+    for word in words:
+        name, is_option, text = word.partition("=")
+        if not is_option or not name.isidentifier():
+            plain.append(word)
+            continue
+        try:
+            options[name] = json.loads(text)
+        except ValueError:
+            options[name] = text
+    return plain, options
+
+
+def fated(fate: str, **options: object) -> dict[str, object]:
+    """Return the options of a meter that does this with what is open at a power cut."""
+    return {"open_at_power_cut": fate, "late_close_s": 8.0, **options}
