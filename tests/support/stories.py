@@ -12,13 +12,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import shlex
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from iem_dcr.driver.timing import now_s
 from iem_dcr.simulator import Fault
-from tests.support.bench import Bench, bench, meter_options
+from tests.support.bench import CI, Bench, bench, meter_options
 from tests.support.driving import (
     FOR_GOOD,
     OTHER_SERIAL,
@@ -26,6 +27,7 @@ from tests.support.driving import (
     driver_at,
     end_by_hand,
     exchange,
+    post,
     process,
     receipt_of,
     session_by_hand,
@@ -67,26 +69,39 @@ class Story:
 
     async def tell(self, path: Path) -> None:
         """Carry out the steps; ``path`` is where the driver has its journal."""
+        log = logging.getLogger("iem_dcr")
+        warnings = _Warnings(logging.WARNING)
+        log.addHandler(warnings)
         async with (
             virtual_journal(path) if self.has_journal else contextlib.nullcontext() as journal,
             bench(meter_options(**self.meter), journal=journal, **self.settings) as b,
             contextlib.AsyncExitStack() as stack,
         ):
             b.meter.set_load(0, 0)
-            teller = Teller(b, journal, path, stack)
-            first, *rest = [step.strip() for step in self.steps.split(";")]
-            if first != "unseen":
-                await b.until_live()
-                await teller.carry_out(first)
-            for step in rest:
+            stack.callback(log.removeHandler, warnings)
+            teller = Teller(b, journal, path, stack, warnings.lines)
+            if not self.steps.startswith("unseen"):
+                await teller.live()
+            for step in self.steps.removeprefix("unseen;").split(";"):
                 await teller.carry_out(step)
             await asyncio.gather(*teller.tasks)
+
+
+class _Warnings(logging.Handler):
+    def __init__(self, level: int) -> None:
+        super().__init__(level)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
 
 
 class Teller:
     """Carries out the steps of a story at a bench."""
 
-    def __init__(self, b: Bench, journal: Journal | None, path: Path, stack: contextlib.AsyncExitStack) -> None:
+    def __init__(
+        self, b: Bench, journal: Journal | None, path: Path, stack: contextlib.AsyncExitStack, warnings: list[str]
+    ) -> None:
         self.b = b
         self.at: Bench | MeterDriver = b
         self.tasks: list[asyncio.Task[None]] = []
@@ -94,6 +109,7 @@ class Teller:
         self._path = path
         self._stack = stack
         self._keys: dict[str, str] = {}
+        self._warnings = warnings
 
     async def carry_out(self, step: str) -> None:
         verb, *words = shlex.split(step)
@@ -145,8 +161,17 @@ class Teller:
         else:
             assert receipt.pagination == what
 
+    async def live(self) -> None:
+        await self.b.until_live()
+
     async def wait(self, seconds: str) -> None:
         await asyncio.sleep(float(seconds))
+
+    async def mute(self, seconds: str) -> None:
+        """Wait, while no live value is published."""
+        count = len(self.b.station.values)
+        await asyncio.sleep(float(seconds))
+        assert len(self.b.station.values) == count
 
     async def _later(self, seconds: str, *step: str) -> None:
         """Carry out a step after some seconds, while the story goes on: ``later 6 load 0``."""
@@ -170,6 +195,15 @@ class Teller:
     async def cut(self, off_s: str, boot_s: str) -> None:
         """Cut the power."""
         self.b.meter.power_cycle(off_s=float(off_s), boot_s=float(boot_s))
+
+    async def post(self, node: str, **body: object) -> None:
+        """Post something behind the driver's back, and forget the request."""
+        post(self.b, node, **body)
+        self.b.meter.requests.pop()
+
+    async def shift(self, by_s: str) -> None:
+        """Set the meter's clock forward."""
+        self.b.meter.shift_clock(float(by_s))
 
     async def exchange(self, serial: str = OTHER_SERIAL) -> None:
         exchange(self.b, serial)
@@ -203,6 +237,32 @@ class Teller:
     async def idle(self) -> None:
         assert not self.b.meter.running
 
+    async def provisioned(self) -> None:
+        """See that the meter has its charge point and the right time."""
+        assert json.loads(self.b.meter.handle("GET", "/counter/v1/ocmf/gw").body)["CI"] == CI
+        value = self.b.driver.value
+        assert value is not None
+        assert value.TM is not None
+        assert abs((value.TM.instant - self.b.wall()).total_seconds()) <= 1
+
+    async def tariff(self, text: str) -> None:
+        assert self.b.meter.as_json()["TT"] == text
+
+    async def keys(self, count: str) -> None:
+        """Compare the number of public keys that were published, each once."""
+        assert len(set(self.b.station.keys)) == len(self.b.station.keys) == int(count)
+
+    async def raised(self, count: str, kind: str = "") -> None:
+        """Compare the number of errors raised at the station, all of this type."""
+        kinds = [error.type for error in self.b.station.raised]
+        assert len(kinds) == int(count)
+        assert all(kind in each for each in kinds)
+
+    async def logged(self, count: str, *words: str) -> None:
+        """Compare the number of warnings and errors that have all these words; ``some`` is any number but 0."""
+        found = [line for line in self._warnings if all(word in line for word in words)]
+        assert found if count == "some" else len(found) == int(count), found
+
     async def calm(self) -> None:
         assert not self.b.station.active
 
@@ -213,12 +273,16 @@ class Teller:
         """Compare how many transactions the meter has begun and ended."""
         assert (self.b.meter.state.begun, self.b.meter.state.ended) == (int(begun), int(ended))
 
+    async def posts(self, *nodes: str) -> None:
+        """Compare all that was posted."""
+        assert self.b.posts() == [*nodes]
+
     async def posted(self, *nodes: str) -> None:
         """Compare what was posted last."""
         assert self.b.posts()[-len(nodes) :] == [*nodes]
 
     async def requests(self, method: str, node: str, count: str) -> None:
-        assert self.b.requests(method, node) == int(count)
+        assert self.b.meter.request_counts[method, node] == int(count)
 
     async def shows(self, words: str) -> None:
         """Look for words in the receipt that was signed last."""
