@@ -36,8 +36,8 @@ from tests.support.virtual_time import virtual
 if TYPE_CHECKING:
     from pathlib import Path
 
-BAD = "0x0000, 0x00000010, 0x00, 0x00"
-IN_ERROR = (VENDOR_ERROR, "IEM-DCR error state")
+SET, CLEARED = "'XC=0x0000, 0x00000010, 0x00, 0x00'", "'XC=0x0000, 0x00000000, 0x00, 0x00'"
+"""The error state of a meter."""
 
 
 STORIES = [
@@ -64,12 +64,17 @@ STORIES = [
     ),
     Story(
         "a slow meter is no fault during a stop",
-        "start A; after /receipt 'stall /metervalue count=0'; stop A 10..12; raised 0",
+        "start A; upon /receipt fault stall /metervalue count=0; stop A 10..12; raised 0",
         {"signing_delay_s": 10.0},
     ),
     Story(
+        "an error state is raised after three readings and cleared by one",
+        f"{f'configure {SET}; wait 2; raised 0; configure {CLEARED}; wait 1;' * 2} configure {SET}; wait 13;"
+        f"raised 1 0x00000010; troubled; configure XC=0x0,0x0,0x0,0x0; wait 1; calm",
+    ),
+    Story(
         "an error state in a transaction is only logged",
-        f"start A; configure 'XC={BAD}'; wait 10; raised 0; logged 1 XC; stop A; wait 4; raised 1 VendorError",
+        f"start A; configure {SET}; wait 10; raised 0; logged 1 XC; stop A; wait 4; raised 1 VendorError",
     ),
     # another meter
     Story(
@@ -149,26 +154,6 @@ async def test_missing_export_register_is_left_out_and_a_missing_import_register
 def test_communication_fault_has_the_vendors_words() -> None:
     words = ("Communication timed out", "This error is raised due to communication timeout")
     assert StationError("powermeter/CommunicationFault", *words) == COMMUNICATION_FAULT
-
-
-@virtual
-async def test_error_state_is_raised_after_three_readings_and_cleared_by_one() -> None:
-    async with bench() as b:
-        await b.until_live()
-        for _ in range(2):
-            b.meter.configure(XC=BAD)
-            await asyncio.sleep(2)
-            assert not b.station.raised
-            b.meter.configure(XC="0x0000, 0x00000000, 0x00, 0x00")
-            await asyncio.sleep(1)
-        b.meter.configure(XC=BAD)
-        await asyncio.sleep(13)
-        assert set(b.station.active) == {IN_ERROR}
-        (raised,) = b.station.raised
-        assert BAD in raised.message
-        b.meter.configure(XC="0x0,0x0,0x0,0x0")
-        await asyncio.sleep(1)
-        assert not b.station.active
 
 
 @virtual

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
-import logging
 from typing import TYPE_CHECKING, cast
 
 import pytest
 
 from iem_dcr.simulator import Fault
-from tests.support.bench import Bench, meter_options
+from tests.support.bench import meter_options
 from tests.support.driving import (
-    end_by_hand,
     live_bench,
     own_receipt,
     start,
-    start_fails,
 )
 from tests.support.stories import Story
 from tests.support.virtual_time import virtual
@@ -41,15 +37,6 @@ HOW_OFTEN = itertools.cycle(itertools.product((1, 2), REPEATED))
 def fault(kind: str, node: str, count: int = 1) -> Fault:
     name, _, acting = kind.partition(" ")
     return Fault(cast("FaultKind", name), node=node, method="POST", count=count, acts=bool(acting))
-
-
-async def in_doubt(b: Bench) -> asyncio.Task[None]:
-    """Return a start whose B was acted on just now, and whose answer will be lost."""
-    b.once_done("POST", "/user", fault("lose-answer", "/receipt"))
-    starting = asyncio.create_task(start(b))
-    while not b.meter.running:
-        await asyncio.sleep(0)
-    return starting
 
 
 LOST = [(kind, *often) for kind, often in zip(2 * KINDS, HOW_OFTEN, strict=False)]
@@ -84,13 +71,39 @@ async def test_stop_with_a_lost_answer_succeeds(kind: str, count: int, repeated:
 STORIES = [
     Story(
         "B is sent again only after E and /user",
-        "after /user 'lose-request POST /receipt'; start A;"
+        "upon /user fault lose-request POST /receipt; start A;"
         "posted /receipt /user /receipt /receipt /user /receipt; begun 1 0",
     ),
     Story(
         "a lost answer is not counted as a retry",
-        "after /user 'lose-request POST /receipt' 'refuse POST /receipt count=0'; start A fails; requests POST /user 4",
+        "upon /user fault lose-request POST /receipt; upon /user fault refuse POST /receipt count=0;"
+        "start A fails; requests POST /user 4",
         settings={"resilience_transaction_request_retries": 2},
+    ),
+    *(
+        Story(
+            f"the transaction of an unanswered B is ended before the next B{end}",
+            f"upon /user fault lose-answer POST /receipt{end}; start A; begun 2 1; requests POST /user 2; stop A T2",
+        )
+        for end in ("", "; upon /user upon /receipt hand end")
+    ),
+    *(
+        Story(
+            f"a failed start leaves nothing running, {kind}",
+            f"upon /user fault {kind}; upon /user fault refuse /gw count=0; start A fails; begun 1 0; heal; wait 15;"
+            "begun 1 1; stop A",
+            settings={"command_timeout_ms": 1000},
+        )
+        for kind in (
+            "lose-answer POST /receipt",
+            "stall POST /receipt acts=true",
+            "server-error POST /receipt acts=true",
+        )
+    ),
+    Story(
+        "the transaction of an unanswered B is ended at a meter in error",
+        "upon /user fault lose-answer POST /receipt;"
+        "upon /user upon /receipt configure 'XC=0x0000, 0x00000010, 0x00, 0x00'; start A fails; begun 1 1; stop A",
     ),
     *(
         Story(
@@ -108,44 +121,3 @@ STORIES = [
 @virtual
 async def test_lost_answers(story: Story, path: Path) -> None:
     await story.tell(path)
-
-
-@pytest.mark.parametrize("is_over", [False, True])
-@virtual
-async def test_transaction_of_an_unanswered_begin_is_ended_before_the_next_begin(*, is_over: bool) -> None:
-    async with live_bench() as b:
-        starting = await in_doubt(b)
-        if is_over:
-            end_by_hand(b)
-        await starting
-        assert (b.meter.state.begun, b.meter.state.ended) == (2, 1)
-        assert b.requests("POST", "/user") == 2
-        assert (await own_receipt(b)).pagination == "T2"
-
-
-@pytest.mark.parametrize("kind", ["lose-answer", "stall acting", "server-error acting"])
-@virtual
-async def test_failed_start_leaves_nothing_running(kind: str, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "iem_dcr.driver")
-    async with live_bench(command_timeout_ms=1000) as b:
-        b.once_done("POST", "/user", fault(kind, "/receipt"), Fault("refuse", node="/gw", count=1000))
-        await start_fails(b)
-        assert (b.meter.state.begun, b.meter.state.ended) == (1, 0)
-        b.meter.faults.clear()
-        await asyncio.sleep(15)
-        assert (b.meter.state.begun, b.meter.state.ended) == (1, 1)
-        assert "a transaction that the station does not want may run" in caplog.text
-        await own_receipt(b)
-
-
-@virtual
-async def test_transaction_of_an_unanswered_begin_is_ended_at_a_meter_in_error() -> None:
-    async with live_bench() as b:
-        b.once_done("POST", "/user", fault("lose-answer", "/receipt"))
-        starting = asyncio.create_task(start_fails(b))
-        while not b.meter.running:
-            await asyncio.sleep(0)
-        b.meter.configure(XC="0x0000, 0x00000010, 0x00, 0x00")
-        await starting
-        assert (b.meter.state.begun, b.meter.state.ended) == (1, 1)
-        await own_receipt(b)

@@ -13,14 +13,12 @@ from iem_dcr import ocmf
 from iem_dcr.driver.ledger import Ledger
 from iem_dcr.driver.timing import now_s
 from iem_dcr.ocmf import Outcome
-from iem_dcr.simulator import Answer, Fault
+from iem_dcr.simulator import Answer
 from tests.support.bench import SERIAL, Bench, meter_options
 from tests.support.driving import (
     OK,
     Sink,
-    begin_by_hand,
     changed_answers,
-    end_by_hand,
     exchange,
     live_bench,
     logged,
@@ -211,6 +209,19 @@ STORIES = [
         )
         for end in ("", "; hand end")
     ),
+    Story(
+        "a transaction that replaced an unwanted one is left alone",
+        "upon /user fault lose-answer POST /receipt; upon /user upon /receipt fault refuse /gw count=0;"
+        "upon /user upon /receipt fault refuse /metervalue count=0; start A fails; configure signing_delay_s=0;"
+        "hand end; hand begin SOMEBODY; heal; wait 15; runs; stop A; kept T1:A",
+        settings={"command_timeout_ms": 1000},
+        has_journal=True,
+    ),
+    Story(
+        "a node that did not answer is asked again at the next look",
+        "start A; wait 2.5; fault refuse GET /receipt count=0; fault refuse GET /transaction status=503;stop A 0..0.09",
+        {"signing_delay_s": 0.0},
+    ),
 ]
 
 
@@ -218,21 +229,6 @@ STORIES = [
 @virtual
 async def test_whose_receipt(story: Story, path: Path) -> None:
     await story.tell(path)
-
-
-def kept_by(sink: Sink) -> set[tuple[str | None, str]]:
-    return {(kept.receipt.pagination, kept.transaction_id) for kept in sink.kept}
-
-
-@virtual
-async def test_node_that_did_not_answer_is_asked_again_at_the_next_look() -> None:
-    async with live_bench(meter_options(signing_delay_s=0.0)) as b:
-        await start(b, for_s=2.5)
-        b.meter.faults.add(Fault("refuse", node="/receipt", method="GET", count=1000))
-        b.meter.faults.add(Fault("refuse", node="/transaction", method="GET", status=503))
-        before_s = now_s()
-        await own_receipt(b)
-        assert now_s() - before_s < 0.09
 
 
 @virtual
@@ -272,23 +268,3 @@ async def test_receipt_of_another_client_may_be_followed_by_ours_for_fifteen_sec
         else:
             await own_receipt(b)
             assert follows_s < now_s() - asked_s < follows_s + 1.0
-
-
-@virtual
-async def test_transaction_that_replaced_an_unwanted_one_is_left_alone() -> None:
-    sink = Sink()
-    async with live_bench(sink=sink, command_timeout_ms=1000) as b:
-        b.once_done("POST", "/user", Fault("lose-answer", node="/receipt", method="POST"))
-        starting = asyncio.create_task(start_fails(b))
-        while b.meter.state.begun == 0:
-            await asyncio.sleep(0.001)
-        b.meter.faults.add(Fault("refuse", node="/gw", count=1000), Fault("refuse", node="/metervalue", count=1000))
-        await starting
-        b.meter.configure(signing_delay_s=0.0)
-        end_by_hand(b)
-        begin_by_hand(b, "SOMEBODY")
-        b.meter.faults.clear()
-        await asyncio.sleep(15)
-        assert b.meter.running
-        await own_receipt(b)
-    assert kept_by(sink) == {("T1", "T-1")}

@@ -19,15 +19,12 @@ from tests.support.driving import (
     SPOILED_BY_A_BEGIN,
     UNEXPECTED_ERROR,
     begin_by_hand,
-    expect_refused,
     live_bench,
     own_receipt,
     post,
-    run_again,
     start,
     start_fails,
     stop,
-    stop_fails,
 )
 from tests.support.stories import Story
 from tests.support.virtual_time import virtual
@@ -42,6 +39,7 @@ def at_the_meter(b: Bench, since: int) -> list[tuple[str, str]]:
     return [(entry.method, entry.node) for entry in list(b.meter.requests)[since:]]
 
 
+STALLED_B = "wait 0.1; upon /user fault stall POST /receipt delay_s=2 acts=true"
 STORIES = [
     Story("a start sets up the meter", "unseen; start A; posted /gw /receipt /user /receipt"),
     *(
@@ -71,11 +69,39 @@ STORIES = [
         SPOILED_BY_A_BEGIN,
     ),
     # the same start again
+    Story("the same start again sends nothing", "start A; start A silently; begun 1 0"),
+    Story(
+        "not OK at once after a stop that failed at a silent meter",
+        "start A; wait 3; upon /receipt fault stall count=0; stop A fails; start A fails",
+    ),
     Story("begins again if its transaction was cut", "start A; cut 0.5 0.5; wait 5; idle; start A; runs"),
     Story(
         "keeps the transaction after a failed stop",
         "start A; load 50; stop A fails; start A; load 0; wait 15; runs",
         settings={"stop_current_wait_ms": 0},
+    ),
+    # starts that are given up
+    Story("abandoned: nothing runs", "fault stall /user delay_s=2; abandon 0.5 start A; wait 15; idle"),
+    Story("abandoned and sent again: it runs", f"{STALLED_B}; abandon 0.5 start A; start A; wait 15; runs"),
+    Story(
+        "cut short by the end of a run: the next run ends it",
+        f"{STALLED_B}; later 0 start A fails stopping; wait 0.5; runs; rerun; begun 1 1",
+    ),
+    # what is passed on, and what is refused
+    Story("a failed reading does not fail a start", "upon /user fault refuse /metervalue; start A"),
+    *(
+        Story(
+            f"an error level is passed on with a warning, {level}",
+            f"start A identification_level={level}; stop A; shows '\"IL\":\"{level}\"'; logged 1 'identification level {level}'",
+        )
+        for level in ("MISMATCH", "INVALID", "OUTDATED", "UNKNOWN")
+    ),
+    *(
+        Story(
+            f"an id that cannot be signed is refused, {ID!r}",
+            f"wait 0.5; start A fails ASCII 'identification_data={ID}' silently; stop A fails refused quietly",
+        )
+        for ID in ("04|AB", "04ÄB", "04\nAB")
     ),
 ]  # fmt: skip
 
@@ -162,27 +188,7 @@ async def test_ids_are_shortened_in_the_log(
         assert ID not in caplog.text
 
 
-@pytest.mark.parametrize("level", ["MISMATCH", "INVALID", "OUTDATED", "UNKNOWN"])
-@virtual
-async def test_error_level_is_passed_on_with_a_warning(level: str, caplog: pytest.LogCaptureFixture) -> None:
-    async with live_bench() as b:
-        await start(b, identification_level=level)
-        assert f'"IL":"{level}"' in (await own_receipt(b)).text
-    assert level in caplog.text
-
-
 # --- what is refused ---
-
-
-@pytest.mark.parametrize("ID", ["04|AB", "04ÄB", "04\nAB"])
-@virtual
-async def test_id_that_cannot_be_signed_is_refused(ID: str) -> None:
-    async with live_bench() as b:
-        await asyncio.sleep(0.5)
-        since = len(b.meter.requests)
-        assert "ASCII" in await start_fails(b, identification_data=ID)
-        assert at_the_meter(b, since) == []
-        await expect_refused(b)
 
 
 @virtual
@@ -220,19 +226,6 @@ async def test_meter_in_error_is_not_supported(refuse: bool, status: Transaction
         assert "0x80" in refused.error
 
 
-@virtual
-async def test_failed_reading_does_not_fail_a_start() -> None:
-    async with live_bench() as b:
-        starting = asyncio.create_task(start(b))
-        while b.requests("POST", "/user") == 0:
-            await asyncio.sleep(0)
-        b.meter.faults.add(Fault("refuse", node="/metervalue"))
-        await starting
-
-
-# --- what still runs ---
-
-
 @pytest.mark.parametrize("unseen_because", ["the journal is not read", "the values stand still"])
 @virtual
 async def test_start_that_ended_an_unseen_transaction_waits_for_its_receipt(unseen_because: str) -> None:
@@ -257,45 +250,6 @@ async def test_without_pagination_transactions_begin_in_different_seconds() -> N
 
 
 @virtual
-async def test_same_start_again_is_ok_without_a_request() -> None:
-    async with live_bench() as b:
-        await start(b)
-        since = len(b.meter.requests)
-        await start(b)
-        assert at_the_meter(b, since) == []
-        assert b.meter.state.begun == 1
-
-
-@virtual
-async def test_start_after_an_unanswered_end_is_not_ok_at_once() -> None:
-    async with live_bench() as b:
-        await start(b, for_s=3)
-        stopping = asyncio.create_task(stop_fails(b))
-        while b.meter.running:
-            await asyncio.sleep(0.001)
-        b.meter.faults.add(Fault("stall", count=100_000))
-        await stopping
-        await start_fails(b)
-
-
-# --- starts that are given up ---
-
-STALLED_B = Fault("stall", node="/receipt", method="POST", delay_s=2, acts=True)
-
-
-@virtual
-async def test_abandoned_start_leaves_nothing_running() -> None:
-    async with live_bench() as b:
-        b.meter.faults.add(Fault("stall", node="/user", delay_s=2))
-        caller = asyncio.create_task(start(b))
-        await asyncio.sleep(0.5)
-        caller.cancel()
-        await asyncio.sleep(15)
-        assert b.meter.state.begun == b.meter.state.ended
-        assert not b.meter.running
-
-
-@virtual
 async def test_start_abandoned_at_its_answer_leaves_nothing_running(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -316,30 +270,4 @@ async def test_start_abandoned_at_its_answer_leaves_nothing_running(
             await caller
         log.removeHandler(handler)
         await asyncio.sleep(15)
-        assert (b.meter.state.begun, b.meter.state.ended) == (1, 1)
-
-
-@virtual
-async def test_start_repeated_after_it_was_abandoned_keeps_the_transaction() -> None:
-    async with live_bench() as b:
-        await asyncio.sleep(0.1)
-        b.once_done("POST", "/user", STALLED_B)
-        caller = asyncio.create_task(start(b))
-        await asyncio.sleep(0.5)
-        caller.cancel()
-        await start(b)
-        await asyncio.sleep(15)
-        assert b.meter.running
-
-
-@virtual
-async def test_start_cut_short_by_the_end_of_a_run_is_ended_by_the_next_run() -> None:
-    async with live_bench() as b:
-        await asyncio.sleep(0.1)
-        b.once_done("POST", "/user", STALLED_B)
-        starting = asyncio.create_task(start_fails(b))
-        await asyncio.sleep(0.5)
-        assert b.meter.running
-        await run_again(b)
-        assert "stopping" in await starting
         assert (b.meter.state.begun, b.meter.state.ended) == (1, 1)

@@ -12,14 +12,16 @@ from iem_dcr import ocmf
 from iem_dcr.driver.timing import now_s
 from iem_dcr.simulator import Answer, Fault
 from tests.support.bench import SERIAL, bench, meter_options
-from tests.support.driving import SPOILED_BY_A_BEGIN, live_bench, own_receipt, run_again, start, stop_fails
+from tests.support.driving import SPOILED_BY_A_BEGIN, live_bench, own_receipt, start
 from tests.support.stories import Story, fated
 from tests.support.virtual_time import virtual
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-NO_ANSWER = "after /user 'lose-answer POST /receipt' 'refuse status=503 count=0'; start A fails; runs; heal"
+NO_ANSWER = (
+    "upon /user fault lose-answer POST /receipt; upon /user fault refuse status=503 count=0; start A fails; runs; heal"
+)
 """A start whose B was acted on, and the station was told that it failed."""
 NO_RECEIPT_SHOWN = "fault refuse GET /transaction status=503 count=0; fault refuse GET /receipt status=503 count=0"
 STORIES = [
@@ -114,6 +116,12 @@ STORIES = [
         "a failed reading does not fail a stop that may not wait",
         "hand session; wait 3.5; fault server-error /metervalue; stop X T1",
         settings={"initial_connection_wait_ms": 0},
+    ),
+    Story("abandoned: finished, and its receipt kept", "start A; abandon 0.01 stop A; wait 2; idle; stop A"),
+    Story(
+        "cut short by the end of a run: the next run finishes it",
+        "start A; wait 3; fault stall POST /receipt delay_s=2; later 0 stop A fails stopping;"
+        "wait 0.5; rerun; idle; stop A",
     ),
 ]  # fmt: skip
 
@@ -229,29 +237,3 @@ async def test_failed_or_stalled_readings_do_not_delay_a_stop() -> None:
             b.meter.faults.add(fault)
             await stopping
             assert now_s() - before_s < 2.1
-
-
-@virtual
-async def test_abandoned_stop_is_finished_and_its_receipt_kept() -> None:
-    async with live_bench() as b:
-        await start(b)
-        caller = asyncio.create_task(b.driver.stop_transaction("T-1"))
-        await asyncio.sleep(0.01)
-        caller.cancel()
-        await asyncio.gather(caller, return_exceptions=True)
-        await asyncio.sleep(2)
-        assert not b.meter.running
-        await own_receipt(b)
-
-
-@virtual
-async def test_stop_cut_short_by_the_end_of_a_run_is_finished_by_the_next_run() -> None:
-    async with live_bench() as b:
-        await start(b, for_s=3)
-        b.meter.faults.add(Fault("stall", node="/receipt", method="POST", delay_s=2))
-        stopping = asyncio.create_task(stop_fails(b))
-        await asyncio.sleep(0.5)
-        await run_again(b)
-        assert "stopping" in await stopping
-        assert not b.meter.running
-        await own_receipt(b)

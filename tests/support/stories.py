@@ -2,8 +2,10 @@
 
     start A; wait 5; hand end; stop A quietly; begun 1 1
 
-``;`` separates the steps. Each is the name of a method of `Teller` and its words. ``key=value`` words are options. Two
-more words may be added to any step: ``quietly`` if it sends no POST, and ``2..3`` if it takes 2 s to less than 3 s.
+``;`` separates the steps. Each is the name of a method of `Teller` and its words. ``key=value`` words are options. More
+words may be added to any step: ``quietly`` if the driver sends no POST, ``silently`` if it sends no request, and
+``2..3`` if the step takes 2 s to less than 3 s. Before a step may stand: ``later 6`` to carry it out in 6 s, while the
+story goes on; ``upon /user`` to do so once the next POST to that node is done; ``abandon 6`` to give it up after 6 s.
 The driver has seen a live value before the first step, unless the story begins ``unseen``.
 """
 
@@ -18,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from iem_dcr.driver.timing import now_s
-from iem_dcr.simulator import Fault
+from iem_dcr.simulator import Answer, Fault
 from tests.support.bench import CI, Bench, bench, meter_options
 from tests.support.driving import (
     FOR_GOOD,
@@ -30,6 +32,7 @@ from tests.support.driving import (
     post,
     process,
     receipt_of,
+    run_again,
     session_by_hand,
     start,
     start_elsewhere,
@@ -110,22 +113,51 @@ class Teller:
         self._stack = stack
         self._keys: dict[str, str] = {}
         self._warnings = warnings
+        self._upon: list[tuple[str, str]] = []
+        self._handle_alone = b.meter.handle
+        b.meter.handle = self._handle  # type: ignore[method-assign]  # the meter of this story
 
     async def carry_out(self, step: str) -> None:
         verb, *words = shlex.split(step)
-        before_s, posts = now_s(), self.b.posts()
+        before_s, posts, requests = now_s(), self.b.posts(), sum(self.b.meter.request_counts.values())
         try:
-            if verb == "later":
-                self.tasks.append(asyncio.create_task(self._later(*words)))
+            if verb in ("later", "upon", "abandon"):
+                await getattr(self, verb)(words[0], shlex.join(words[1:]))
                 return
             times = [tuple(map(float, word.split(".."))) for word in words if ".." in word]
-            plain, options = _parsed(word for word in words if ".." not in word and word != "quietly")
+            extra = {word for word in words if ".." in word} | {"quietly", "silently"}
+            plain, options = _parsed(word for word in words if word not in extra)
             await getattr(self, verb)(*plain, **options)
             assert "quietly" not in words or self.b.posts() == posts
+            assert "silently" not in words or sum(self.b.meter.request_counts.values()) == requests
             assert all(least <= now_s() - before_s < most for least, most in times), f"{now_s() - before_s} s"
         except BaseException as error:
             error.add_note(f"in step: {step}")
             raise
+
+    async def later(self, seconds: str, step: str) -> None:
+        async def wait() -> None:
+            await asyncio.sleep(float(seconds))
+            await self.carry_out(step)
+
+        self.tasks.append(asyncio.create_task(wait()))
+
+    async def upon(self, node: str, step: str) -> None:
+        self._upon.append((node, step))
+
+    async def abandon(self, seconds: str, step: str) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(float(seconds)):
+                await self.carry_out(step)
+
+    def _handle(self, method: str, path: str, body: bytes = b"") -> Answer:
+        """Answer a request as the meter does, and begin the steps that wait for it."""
+        answer = self._handle_alone(method, path, body)
+        begun = [each for each in self._upon if method == "POST" and path.endswith(each[0])]
+        for each in begun:
+            self._upon.remove(each)
+            self.tasks.append(asyncio.create_task(self.carry_out(each[1])))
+        return answer
 
     # --- the station ---
 
@@ -173,14 +205,13 @@ class Teller:
         await asyncio.sleep(float(seconds))
         assert len(self.b.station.values) == count
 
-    async def _later(self, seconds: str, *step: str) -> None:
-        """Carry out a step after some seconds, while the story goes on: ``later 6 load 0``."""
-        await asyncio.sleep(float(seconds))
-        await self.carry_out(shlex.join(step))
-
     async def halt(self) -> None:
         """Stop the process of the driver."""
         await stop_driver(self.b)
+
+    async def rerun(self) -> None:
+        """End the run of the driver, and begin another."""
+        await run_again(self.b)
 
     async def restart(self, **settings: object) -> None:
         """Stop the process of the driver, and begin another."""
@@ -221,11 +252,6 @@ class Teller:
         """Add a fault: ``fault refuse POST /receipt count=3``; ``count=0`` means for good."""
         self.b.meter.faults.add(_fault(kind, *where, **options))
 
-    async def after(self, node: str, fault: str, then: str = "") -> None:
-        """Add faults once the next POST to a node is done: ``after /user 'lose-answer POST /receipt'``."""
-        parsed = [_parsed(shlex.split(each)) for each in (fault, then) if each]
-        self.b.once_done("POST", node, *(_fault(*words, **options) for words, options in parsed))
-
     async def heal(self) -> None:
         self.b.meter.faults.clear()
 
@@ -253,10 +279,10 @@ class Teller:
         assert len(set(self.b.station.keys)) == len(self.b.station.keys) == int(count)
 
     async def raised(self, count: str, kind: str = "") -> None:
-        """Compare the number of errors raised at the station, all of this type."""
-        kinds = [error.type for error in self.b.station.raised]
-        assert len(kinds) == int(count)
-        assert all(kind in each for each in kinds)
+        """Compare the number of errors raised at the station, all with this word in type or message."""
+        errors = [f"{error.type} {error.message}" for error in self.b.station.raised]
+        assert len(errors) == int(count)
+        assert all(kind in error for error in errors)
 
     async def logged(self, count: str, *words: str) -> None:
         """Compare the number of warnings and errors that have all these words; ``some`` is any number but 0."""
