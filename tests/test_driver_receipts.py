@@ -19,7 +19,6 @@ from tests.support.driving import (
     OK,
     Sink,
     changed_answers,
-    exchange,
     live_bench,
     logged,
     own_receipt,
@@ -52,17 +51,6 @@ def changed_receipts(b: Bench, pattern: bytes, by: bytes, nodes: tuple[str, ...]
 
 
 @virtual
-async def test_invalid_receipt_is_returned_with_an_error(caplog: pytest.LogCaptureFixture) -> None:
-    async with live_bench() as b:
-        exchange(b, SERIAL)
-        await start(b)
-        assert (await own_receipt(b)).text == b.meter.signed[-1].text
-        (error,) = set(logged(caplog, level=logging.ERROR))
-        assert b.driver.address in error
-        assert "does not verify" in error
-
-
-@virtual
 async def test_receipt_that_the_transparency_software_refuses_is_returned_with_an_error(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -85,15 +73,6 @@ async def test_other_form_of_signature_is_no_error(caplog: pytest.LogCaptureFixt
         await own_receipt(b)
     assert {(kept.outcome, kept.accepted) for kept in sink.kept} == {(Outcome.VALID, True)}
     assert not logged(caplog, level=logging.ERROR)
-
-
-@virtual
-async def test_verification_can_be_switched_off(caplog: pytest.LogCaptureFixture) -> None:
-    async with live_bench(verify_receipts=False) as b:
-        exchange(b, SERIAL)
-        await start(b)
-        await own_receipt(b)
-    assert not caplog.records
 
 
 @virtual
@@ -191,10 +170,21 @@ async def test_bug_after_begin_leaves_nothing_running(monkeypatch: pytest.Monkey
         assert (b.meter.state.begun, b.meter.state.ended) == (1, 1)
 
 
-# --- whose a receipt is ---
-
-
 STORIES = [
+    Story(
+        "an invalid receipt is returned with an error",
+        f"exchange {SERIAL}; start A; stop A last; logged some 'does not verify'",
+    ),
+    Story(
+        "verification can be switched off",
+        f"exchange {SERIAL}; start A; stop A last; logged 0",
+        settings={"verify_receipts": False},
+    ),
+    Story(
+        "a leap of the clock is noticed by /gw if values have no time",
+        "upon /user shift -30; start A; stop A",
+        {"missing": ("TM",)},
+    ),
     Story(
         "a late receipt is kept before the next one replaces it",
         "start A; cut 1 1; stop A fails 'no receipt for this transaction'; wait 25; start B; stop A; stop B",
@@ -229,23 +219,6 @@ STORIES = [
 @virtual
 async def test_whose_receipt(story: Story, path: Path) -> None:
     await story.tell(path)
-
-
-@virtual
-async def test_leap_of_the_clock_is_noticed_by_gw_if_values_have_no_time() -> None:
-    async with live_bench(meter_options(missing=("TM",))) as b:
-
-        def leap(method: str, node: str, answer: Answer) -> Answer:
-            if (method, node) == ("POST", "user"):
-                b.meter.shift_clock(-30.0)
-            return answer
-
-        changed_answers(b, leap)
-        await start(b)
-        await own_receipt(b)
-
-
-# --- starts in doubt ---
 
 
 @pytest.mark.parametrize("follows_s", [10.0, 1000.0])

@@ -9,13 +9,11 @@ import pytest
 
 from iem_dcr.ocmf import Outcome
 from iem_dcr.simulator import Fault
-from tests.support.bench import meter_options
 from tests.support.driving import (
     FOR_GOOD,
     live_bench,
     own_receipt,
     process,
-    session_by_hand,
     start,
     start_fails,
     stop_driver,
@@ -82,6 +80,20 @@ STORIES = [
         )
         for fate in ("closed", "closed-late")
     ),
+    Story(
+        "a receipt found at the start is kept once, without an owner",
+        "hand session; wait 1; restart with journal; wait 2; kept T1:; restart with journal; wait 2; kept T1:",
+    ),
+    Story(
+        "a receipt found after a fault is kept without an owner",
+        "start A; stop A; fault refuse /metervalue count=5; wait 1; hand session; wait 20; raised 1; kept T1:A T2:",
+        has_journal=True,
+    ),
+    Story(
+        "a found receipt is returned if it belongs to a stop",
+        "start A; wait 3; cut 1 1; restart with journal; wait 20; kept T1:; stop A; wait 10; kept T1:A",
+        fated("closed"),
+    ),
 ]
 
 
@@ -89,11 +101,6 @@ STORIES = [
 @virtual
 async def test_restart(story: Story, path: Path) -> None:
     await story.tell(path)
-
-
-def whose(path: Path) -> list[tuple[str, str, bool]]:
-    """Return pagination, transaction and whether it was only found, of every receipt kept."""
-    return [(entry.pagination, entry.transaction_id, entry.found) for entry in entries(path)]
 
 
 @virtual
@@ -123,36 +130,4 @@ async def test_start_refused_before_the_journal_is_read_hides_no_earlier_transac
             b.meter.faults.clear()
             await own_receipt(made, "A")
             await asyncio.sleep(10)
-        assert whose(path) == [("T1", "A", False)]
-
-
-@virtual
-async def test_receipt_found_at_the_start_is_kept_once_without_an_owner(path: Path) -> None:
-    async with virtual_journal(path) as journal, live_bench() as b:
-        session_by_hand(b)
-        await asyncio.sleep(1)
-        for _ in range(2):
-            async with process(b, journal) as (_, station):
-                await asyncio.sleep(2)
-                assert whose(path) == [("T1", "", True)]
-                looks = b.requests("GET", "/transaction")
-                for _ in range(3):
-                    b.meter.faults.add(Fault("refuse", node="/metervalue", status=503))
-                    await asyncio.sleep(15)
-                assert b.requests("GET", "/transaction") > looks
-                assert len(station.values) > 30
-        (entry,) = entries(path)
-        assert (entry.text, entry.transaction_id, entry.outcome) == (b.meter.signed[-1].text, "", Outcome.VALID)
-
-
-@virtual
-async def test_found_receipt_is_returned_if_it_belongs_to_a_stop(path: Path) -> None:
-    async with virtual_journal(path) as journal, live_bench(meter_options(**fated("closed"))) as b:
-        await start(b, "A", for_s=3)
-        b.meter.power_cycle(off_s=1, boot_s=1)
-        async with process(b, journal) as (made, _):
-            await asyncio.sleep(20)
-            assert whose(path) == [("T1", "", True)]
-            await own_receipt(made, "A")
-            await asyncio.sleep(10)
-        assert whose(path) == [("T1", "A", False)]
+        assert [(entry.pagination, entry.transaction_id) for entry in entries(path)] == [("T1", "A")]

@@ -92,7 +92,8 @@ STORIES = [
     *(
         Story(
             f"an error level is passed on with a warning, {level}",
-            f"start A identification_level={level}; stop A; shows '\"IL\":\"{level}\"'; logged 1 'identification level {level}'",
+            f"start A identification_level={level}; stop A; shows '\"IL\":\"{level}\"';"
+            f"logged 1 'identification level {level}'",
         )
         for level in ("MISMATCH", "INVALID", "OUTDATED", "UNKNOWN")
     ),

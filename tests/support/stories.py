@@ -12,10 +12,10 @@ The driver has seen a live value before the first step, unless the story begins 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
 import shlex
+from contextlib import AsyncExitStack, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +58,7 @@ class Story:
         steps: the steps.
         meter: options of the simulated meter.
         settings: settings of the driver.
-        has_journal: whether the driver has a journal.
+        has_journal: whether the driver has a journal. ``restart with journal`` begins a process that has one.
     """
 
     title: str
@@ -76,9 +76,9 @@ class Story:
         warnings = _Warnings(logging.WARNING)
         log.addHandler(warnings)
         async with (
-            virtual_journal(path) if self.has_journal else contextlib.nullcontext() as journal,
-            bench(meter_options(**self.meter), journal=journal, **self.settings) as b,
-            contextlib.AsyncExitStack() as stack,
+            virtual_journal(path) if self.has_journal or "with journal" in self.steps else nullcontext() as journal,
+            bench(meter_options(**self.meter), journal=journal if self.has_journal else None, **self.settings) as b,
+            AsyncExitStack() as stack,
         ):
             b.meter.set_load(0, 0)
             stack.callback(log.removeHandler, warnings)
@@ -103,7 +103,7 @@ class Teller:
     """Carries out the steps of a story at a bench."""
 
     def __init__(
-        self, b: Bench, journal: Journal | None, path: Path, stack: contextlib.AsyncExitStack, warnings: list[str]
+        self, b: Bench, journal: Journal | None, path: Path, stack: AsyncExitStack, warnings: list[str]
     ) -> None:
         self.b = b
         self.at: Bench | MeterDriver = b
@@ -146,7 +146,7 @@ class Teller:
         self._upon.append((node, step))
 
     async def abandon(self, seconds: str, step: str) -> None:
-        with contextlib.suppress(TimeoutError):
+        with suppress(TimeoutError):
             async with asyncio.timeout(float(seconds)):
                 await self.carry_out(step)
 
@@ -213,7 +213,7 @@ class Teller:
         """End the run of the driver, and begin another."""
         await run_again(self.b)
 
-    async def restart(self, **settings: object) -> None:
+    async def restart(self, *_with_journal: str, **settings: object) -> None:
         """Stop the process of the driver, and begin another."""
         self.at, _ = await self._stack.enter_async_context(process(self.b, self._journal, **settings))
 
