@@ -80,7 +80,8 @@ def diagnose(error: Exception, path: Path) -> JournalError:
     """
     if code_of(error) in _STATEMENT_FAILED:
         try:
-            schema.open_to_read(path, "integrity_check")[0].close()
+            with schema.reading(path, "integrity_check"):
+                pass
         except Exception as found:  # noqa: BLE001  the finding of the check replaces the error
             error = found
         else:
@@ -118,7 +119,8 @@ def check_journal(path: str | os.PathLike[str]) -> None:
     found = resolved(path)
     try:
         if _is_there(found):
-            schema.open_to_read(found)[0].close()
+            with schema.reading(found):
+                pass
     except Exception as error:
         judgement = diagnose(error, found)
         if not isinstance(judgement, DamagedError):
@@ -192,8 +194,7 @@ class JournalFile:
             _raise(failure)
             if which is None:
                 return otherwise
-            connection, version = schema.open_to_read(self._path)
-            with contextlib.closing(connection):
+            with schema.reading(self._path) as (connection, version):
                 return question(connection) if version else otherwise
         except Exception as error:
             try:

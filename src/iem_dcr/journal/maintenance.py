@@ -195,7 +195,7 @@ class JournalReader:
         return next(iter(self._rows("WHERE id = ?", number)), None)
 
     def _rows(self, which: str, *values: object) -> list[Entry]:
-        with naming(self._path):
+        with _journal(self._path):
             return [_entry_of(row) for row in self._connection.execute(f"SELECT * FROM receipts {which}", values)]
 
 
@@ -206,14 +206,13 @@ def open_for_reading(path: str | os.PathLike[str]) -> Iterator[JournalReader]:
     Raises:
         JournalError: the file is absent, empty, unreadable or of a newer version.
     """
-    found = existing(path)
-    with naming(found):
-        connection, version = schema.open_to_read(found)
-        connection.execute("COMMIT")
-        connection.row_factory = sqlite3.Row
-    with contextlib.closing(connection):
-        if not version:
-            raise JournalError(f"{named(found)}: the file is empty: nothing was ever kept in it")
+    with contextlib.ExitStack() as stack:
+        with _journal(path) as found:
+            connection, version = stack.enter_context(schema.reading(found))
+            if not version:
+                raise JournalError("the file is empty: nothing was ever kept in it")
+            connection.execute("COMMIT")
+            connection.row_factory = sqlite3.Row
         yield JournalReader(found, connection)
 
 
@@ -223,31 +222,23 @@ def pins(path: str | os.PathLike[str]) -> dict[str, str]:
     Raises:
         JournalError: there is no such journal, or it cannot be read.
     """
-    found = existing(path)
-    with naming(found):
-        connection, version = schema.open_to_read(found)
-        with contextlib.closing(connection):
-            question = "SELECT address, meter FROM pins WHERE meter <> '' ORDER BY address"
-            return dict(connection.execute(question).fetchall()) if version else {}
-
-
-def existing(path: str | os.PathLike[str]) -> Path:
-    """Return the path of an existing journal, symbolic links followed, or raise a `JournalError`."""
-    found = schema.resolved(path)
-    if not found.is_file():
-        raise JournalError(f"{named(found)}: there is no such file")
-    return found
+    with _journal(path) as found, schema.reading(found) as (connection, version):
+        question = "SELECT address, meter FROM pins WHERE meter <> '' ORDER BY address"
+        return dict(connection.execute(question).fetchall()) if version else {}
 
 
 @contextlib.contextmanager
-def naming(path: Path, what: str = _UNREADABLE) -> Iterator[None]:
-    """Turn errors on a file into a `JournalError` that names the file."""
+def _journal(path: str | os.PathLike[str], problem: str = _UNREADABLE) -> Iterator[Path]:
+    """Yield the path of an existing journal, links followed. Errors on it become a `JournalError` that names it."""
+    found = schema.resolved(path)
+    if not found.is_file():
+        raise JournalError(f"{named(found)}: there is no such file")
     try:
-        yield
+        yield found
     except JournalError as error:
-        raise JournalError(f"{named(path)}: {error}") from error
+        raise JournalError(f"{named(found)}: {error}") from error
     except (sqlite3.Error, OSError, UnicodeDecodeError) as error:
-        raise JournalError(f"{named(path)}{what.format(describe(error))}") from error
+        raise JournalError(f"{named(found)}{problem.format(describe(error))}") from error
 
 
 # --- changing on request ---
@@ -264,9 +255,12 @@ def pin(path: str | os.PathLike[str], meter: str, addresses: Iterable[str]) -> N
     Raises:
         JournalError: there is no such journal, or it cannot be written.
     """
-    found = existing(path)
     rows = [(clean(meter), milliseconds(datetime.now(UTC)), clean(address)) for address in addresses]
-    with naming(found, " cannot be written: {}"), contextlib.closing(schema.connect(found)) as connection, connection:
+    with (
+        _journal(path, " cannot be written: {}") as found,
+        contextlib.closing(schema.connect(found)) as connection,
+        connection,
+    ):
         if _begin(connection):
             connection.executemany("UPDATE pins SET meter = ?, noted_ms = ? WHERE address = ?", rows)
 
@@ -279,14 +273,11 @@ def count_to_forget(
     Raises:
         JournalError: there is no such journal, or it cannot be read.
     """
-    found = existing(path)
     which = {"transaction": clean(transaction_id), "person": clean(identification)}
-    with naming(found):
-        connection, version = schema.open_to_read(found)
-        with contextlib.closing(connection):
-            questions = [f"SELECT count(*) FROM {table} WHERE {rows}" for table, rows in _TO_FORGET.items()]
-            receipts, *notes = (connection.execute(each, which).fetchone()[0] if version else 0 for each in questions)
-            return receipts, sum(notes)
+    with _journal(path) as found, schema.reading(found) as (connection, version):
+        questions = [f"SELECT count(*) FROM {table} WHERE {rows}" for table, rows in _TO_FORGET.items()]
+        receipts, *notes = (connection.execute(each, which).fetchone()[0] if version else 0 for each in questions)
+        return receipts, sum(notes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,9 +312,8 @@ def forget(path: str | os.PathLike[str], *, identification: str = "", transactio
         JournalError: there is no such journal, or it cannot be written. The message says if entries were erased but
             not overwritten yet.
     """
-    found = existing(path)
     which = {"transaction": clean(transaction_id), "person": clean(identification)}
-    with naming(found, _NOT_ERASED):
+    with _journal(path, _NOT_ERASED) as found:
         with contextlib.closing(schema.connect(found)) as connection:
             with connection:
                 receipts, notes = _erase(connection, which) if _begin(connection) else (0, 0)

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("iem_dcr.journal")
 
-MAX_IDS: Final = 64
-"""Ids kept per meter in the ledger, entries kept per id, and refused ids kept per address."""
+MAX_NOTES: Final = 64
+"""Entries kept per meter, and refused ids kept per address. The driver's ledger remembers no more."""
 MAX_RECALLED: Final = 64
 """Receipts returned by `recall`."""
 FIRST_SANE: Final = datetime(FIRST_SANE_YEAR, 1, 1, tzinfo=UTC)
@@ -140,14 +140,7 @@ def note_entry(connection: sqlite3.Connection, entry: NotedEntry) -> None:
             " AND meter = :meter AND superseded = 0",
             values,
         )
-    of_meter = "FROM ledger WHERE meter = :meter"
-    connection.execute(
-        f"DELETE {of_meter} AND (transaction_id NOT IN"
-        f" (SELECT transaction_id {of_meter} GROUP BY transaction_id ORDER BY max(id) DESC LIMIT {MAX_IDS})"
-        f" OR transaction_id = :transaction_id AND id NOT IN"
-        f" (SELECT id {of_meter} AND transaction_id = :transaction_id ORDER BY id DESC LIMIT {MAX_IDS}))",
-        values,
-    )
+    _keep_latest(connection, "ledger", "meter", values)
 
 
 def withdraw_entry(connection: sqlite3.Connection, entry: NotedEntry) -> None:
@@ -166,10 +159,13 @@ def note_refused(connection: sqlite3.Connection, transaction_id: str, meter: str
         return
     connection.execute(f"DELETE FROM refused WHERE {_OF_ID}", values)
     _insert(connection, "refused", values)
-    of_address = "FROM refused WHERE address = :address"
-    connection.execute(
-        f"DELETE {of_address} AND id NOT IN (SELECT id {of_address} ORDER BY id DESC LIMIT {MAX_IDS})", values
-    )
+    _keep_latest(connection, "refused", "address", values)
+
+
+def _keep_latest(connection: sqlite3.Connection, table: str, column: str, values: Mapping[str, object]) -> None:
+    """Delete all but the latest rows of a table that have this value in a column."""
+    rows = f"FROM {table} WHERE {column} = :{column}"
+    connection.execute(f"DELETE {rows} AND id NOT IN (SELECT id {rows} ORDER BY id DESC LIMIT {MAX_NOTES})", values)
 
 
 def note_pin(connection: sqlite3.Connection, address: str, meter: str, now: datetime) -> None:

@@ -19,10 +19,13 @@ import os
 import sqlite3
 import time
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
 from iem_dcr.errors import JournalError, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 VERSION: Final = 2
 """PRAGMA user_version of a journal that this code writes."""
@@ -192,8 +195,9 @@ def version_of(connection: sqlite3.Connection) -> int:
     return version
 
 
-def open_to_read(path: Path, check: str = "") -> tuple[sqlite3.Connection, int]:
-    """Open a journal for reading, within a transaction. Returns the connection and the version.
+@contextlib.contextmanager
+def reading(path: Path, check: str = "") -> Iterator[tuple[sqlite3.Connection, int]]:
+    """Open a journal for reading, within a transaction. Yields the connection and the version.
 
     SQLite needs side files beside an open journal. In a folder that cannot be written it is opened immutable instead,
     without side files and locks. Elsewhere locks are needed: a file that another process writes would look damaged.
@@ -206,18 +210,15 @@ def open_to_read(path: Path, check: str = "") -> tuple[sqlite3.Connection, int]:
         DamagedError, RefusedError, sqlite3.Error, OSError: the file cannot be read.
     """
     is_writable = os.access(path.parent, os.W_OK)
-    connection = connect(path, is_immutable=not is_writable and not side_file(path, "-wal").exists())
-    try:
+    is_immutable = not is_writable and not side_file(path, "-wal").exists()
+    with contextlib.closing(connect(path, is_immutable=is_immutable)) as connection:
         connection.execute("BEGIN")
         version = version_of(connection)
         _run(connection, *(_VIEWS_OF_1 if version == 1 else ()))
         if version and check and path.stat().st_size <= MAX_CHECKED_BYTES:
             _check(connection, check)
         connection.execute("PRAGMA query_only=ON")
-    except BaseException:
-        connection.close()
-        raise
-    return connection, version
+        yield connection, version
 
 
 def open_to_write(path: Path, *, is_checked: bool) -> sqlite3.Connection:
@@ -226,7 +227,8 @@ def open_to_write(path: Path, *, is_checked: bool) -> sqlite3.Connection:
     Raises:
         DamagedError, RefusedError, sqlite3.Error, OSError: the file cannot be used. It is unchanged.
     """
-    open_to_read(path, "" if is_checked else "quick_check")[0].close()
+    with reading(path, "" if is_checked else "quick_check"):
+        pass
     connection = connect(path)
     try:
         _switch_to_wal(connection)
