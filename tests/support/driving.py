@@ -12,7 +12,7 @@ from iem_dcr import ocmf
 from iem_dcr.config import Settings
 from iem_dcr.driver import MeterDriver
 from iem_dcr.powermeter import TransactionRequestStatus
-from tests.support.bench import CI, SECRET, Bench, RememberingStation, bench, meter_options, request
+from tests.support.bench import CI, SECRET, Bench, RememberingStation, bench, request
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -53,14 +53,14 @@ async def live_bench(options: SimulatorOptions | None = None, **others: Any) -> 
 
 @contextlib.asynccontextmanager
 async def process(
-    b: Bench, journal: Journal | None = None, **settings: object
+    b: Bench, journal: Journal | None = None, begins_after_s: float = 0.0, **settings: object
 ) -> AsyncIterator[tuple[MeterDriver, RememberingStation]]:
     """Stop the bench's driver and run another in its place, as after a restart of the process."""
     await stop_driver(b)
     host, port = b.server.address.split(":")
     station = RememberingStation()
     given = Settings.of({"ip_address": host, "port_http": int(port), "CI": CI} | settings)
-    made = MeterDriver(given, station, journal=journal, wall=b.wall)
+    made = MeterDriver(given, station, journal=journal, begins_after_s=begins_after_s, wall=b.wall)
     task = asyncio.create_task(made.run())
     try:
         yield made, station
@@ -79,11 +79,6 @@ async def run_again(b: Bench) -> None:
     await stop_driver(b)
     b.task = asyncio.create_task(b.driver.run())
     await asyncio.sleep(20)
-
-
-def fated(fate: str, **options: object) -> SimulatorOptions:
-    """Return the options of a meter that does this with what is open at a power cut."""
-    return meter_options().changed({"open_at_power_cut": fate, "late_close_s": 8.0, **options})
 
 
 def changed_answers(b: Bench, change: Callable[[str, str, Answer], Answer]) -> None:
@@ -181,13 +176,6 @@ async def expect_refused(b: Bench, name: str = "T-1") -> None:
     posts = b.posts()
     assert "refused" in await stop_fails(b, name)
     assert b.posts() == posts
-
-
-async def expect_lost(b: Bench, name: str) -> None:
-    """Stop a transaction that the meter has lost: there is no receipt, and what runs goes on."""
-    running = b.meter.running
-    assert "lost" in await stop_fails(b, name)
-    assert b.meter.running is running
 
 
 # --- who listens ---

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from iem_dcr.driver.timing import now_s
+from iem_dcr.journal import pin
 from iem_dcr.simulator import Answer, Fault
 from tests.support.bench import CI, Bench, bench, meter_options
 from tests.support.driving import (
@@ -107,6 +108,7 @@ class Teller:
     ) -> None:
         self.b = b
         self.at: Bench | MeterDriver = b
+        self.station = b.station
         self.tasks: list[asyncio.Task[None]] = []
         self._journal = journal
         self._path = path
@@ -201,9 +203,9 @@ class Teller:
 
     async def mute(self, seconds: str) -> None:
         """Wait, while no live value is published."""
-        count = len(self.b.station.values)
+        count = len(self.station.values)
         await asyncio.sleep(float(seconds))
-        assert len(self.b.station.values) == count
+        assert len(self.station.values) == count
 
     async def halt(self) -> None:
         """Stop the process of the driver."""
@@ -213,9 +215,9 @@ class Teller:
         """End the run of the driver, and begin another."""
         await run_again(self.b)
 
-    async def restart(self, *_with_journal: str, **settings: object) -> None:
+    async def restart(self, *_with_journal: str, **settings: Any) -> None:
         """Stop the process of the driver, and begin another."""
-        self.at, _ = await self._stack.enter_async_context(process(self.b, self._journal, **settings))
+        self.at, self.station = await self._stack.enter_async_context(process(self.b, self._journal, **settings))
 
     # --- the meter ---
 
@@ -252,6 +254,10 @@ class Teller:
         """Add a fault: ``fault refuse POST /receipt count=3``; ``count=0`` means for good."""
         self.b.meter.faults.add(_fault(kind, *where, **options))
 
+    async def pin(self, serial: str) -> None:
+        """Accept another meter, as ``iem-dcr receipts pin`` does."""
+        pin(self._path, serial, [self.b.driver.address])
+
     async def heal(self) -> None:
         self.b.meter.faults.clear()
 
@@ -276,11 +282,11 @@ class Teller:
 
     async def keys(self, count: str) -> None:
         """Compare the number of public keys that were published, each once."""
-        assert len(set(self.b.station.keys)) == len(self.b.station.keys) == int(count)
+        assert len(set(self.station.keys)) == len(self.station.keys) == int(count)
 
     async def raised(self, count: str, kind: str = "") -> None:
         """Compare the number of errors raised at the station, all with this word in type or message."""
-        errors = [f"{error.type} {error.message}" for error in self.b.station.raised]
+        errors = [f"{error.type} {error.message}" for error in self.station.raised]
         assert len(errors) == int(count)
         assert all(kind in error for error in errors)
 
@@ -290,10 +296,10 @@ class Teller:
         assert found if count == "some" else len(found) == int(count), found
 
     async def calm(self) -> None:
-        assert not self.b.station.active
+        assert not self.station.active
 
     async def troubled(self) -> None:
-        assert self.b.station.active
+        assert self.station.active
 
     async def begun(self, begun: str, ended: str) -> None:
         """Compare how many transactions the meter has begun and ended."""
