@@ -47,6 +47,12 @@ def state_folder(state_folders: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """The file in which a test has its journal."""
+    return tmp_path / "receipts.db"
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say in one line what was not run, and why."""

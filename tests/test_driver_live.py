@@ -7,18 +7,17 @@ import itertools
 import logging
 import sys
 from decimal import Decimal
+from typing import TYPE_CHECKING
 
 import pytest
 
 from iem_dcr import ocmf
 from iem_dcr.device.client import MeterClient
 from iem_dcr.driver.meter_state import COMMUNICATION_FAULT, VENDOR_ERROR
-from iem_dcr.driver.timing import now_s
 from iem_dcr.powermeter import Powermeter, StationError, TransactionRequestStatus
 from iem_dcr.simulator import Answer, Fault
 from tests.support.bench import SERIAL, RememberingStation, bench, meter_options, request
 from tests.support.driving import (
-    FOR_GOOD,
     OK,
     OTHER_SERIAL,
     changed_answers,
@@ -31,10 +30,77 @@ from tests.support.driving import (
     stop_driver,
     stop_fails,
 )
+from tests.support.stories import Story
 from tests.support.virtual_time import virtual
 
-BAD = "0x0000, 0x00000010, 0x00, 0x00"
-IN_ERROR = (VENDOR_ERROR, "IEM-DCR error state")
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SET, CLEARED = "'XC=0x0000, 0x00000010, 0x00, 0x00'", "'XC=0x0000, 0x00000000, 0x00, 0x00'"
+"""The error state of a meter."""
+
+
+STORIES = [
+    *(
+        Story(
+            f"two failed readings are a fault and one is not, {kind}",
+            f"wait 0.5; {f'fault {kind} /metervalue; wait 4;' * 3} raised 0;"
+            f"fault {kind} /metervalue count=4; wait 30; raised 1 CommunicationFault; calm",
+        )
+        for kind in ("refuse", "lose-answer", "server-error", "garbage", "garbage-http", "stall", "reset")
+    ),
+    Story(
+        "a lasting failure publishes nothing and is one warning",
+        "fault refuse /metervalue count=20; mute 18; logged 1",
+    ),
+    Story(
+        "a meter that is absent at the start is a fault until it comes",
+        "unseen; cut 20 5; mute 24; raised 1 CommunicationFault; wait 3.2; live; keys 1; calm",
+        settings={"resilience_initial_connection_retry_delay": 2000},
+    ),
+    Story(
+        "a silent meter is a fault during a stop",
+        "start A; fault stall count=0; later 10 troubled; later 11 heal; stop A; calm",
+    ),
+    Story(
+        "a slow meter is no fault during a stop",
+        "start A; upon /receipt fault stall /metervalue count=0; stop A 10..12; raised 0",
+        {"signing_delay_s": 10.0},
+    ),
+    Story(
+        "an error state is raised after three readings and cleared by one",
+        f"{f'configure {SET}; wait 2; raised 0; configure {CLEARED}; wait 1;' * 2} configure {SET}; wait 13;"
+        f"raised 1 0x00000010; troubled; configure XC=0x0,0x0,0x0,0x0; wait 1; calm",
+    ),
+    Story(
+        "an error state in a transaction is only logged",
+        f"start A; configure {SET}; wait 10; raised 0; logged 1 XC; stop A; wait 4; raised 1 VendorError",
+    ),
+    # another meter
+    Story(
+        "a meter with another serial gets no E",
+        f"start A; configure MS={OTHER_SERIAL}; wait 3; stop A fails {SERIAL} quietly; wait 20 quietly",
+        settings={"meter_serial": SERIAL},
+    ),
+    Story(
+        "an exchanged meter is logged and initialised",
+        f"wait 1; exchange; cut 1 0.5; wait 20; posts /gw /gw; keys 2; logged 1 {SERIAL} {OTHER_SERIAL}",
+    ),
+    Story(
+        "a changed key is an error in the log",
+        f"exchange {SERIAL}; cut 1 0.5; wait 10; keys 2; logged 1 'public key changed'",
+    ),
+    Story(
+        "a stalled reading gives way to a command after 0.5 s",
+        "wait 0.5; fault stall /metervalue delay_s=30; wait 0.7; start A 0..0.35; wait 4; raised 0",
+    ),
+]
+
+
+@pytest.mark.parametrize("story", STORIES, ids=str)
+@virtual
+async def test_live_values(story: Story, path: Path) -> None:
+    await story.tell(path)
 
 
 @virtual
@@ -90,109 +156,6 @@ def test_communication_fault_has_the_vendors_words() -> None:
     assert StationError("powermeter/CommunicationFault", *words) == COMMUNICATION_FAULT
 
 
-@pytest.mark.parametrize("kind", ["refuse", "lose-answer", "server-error", "garbage", "garbage-http", "stall", "reset"])
-@virtual
-async def test_two_failed_readings_are_a_fault_and_one_is_not(kind: str) -> None:
-    async with bench() as b:
-        await b.until_live()
-        await asyncio.sleep(0.5)
-        for _ in range(3):
-            b.meter.faults.add(Fault(kind, node="/metervalue"))  # type: ignore[arg-type]  # one of the kinds
-            await asyncio.sleep(4)
-        assert not b.station.raised
-        b.meter.faults.add(Fault(kind, node="/metervalue", count=4))  # type: ignore[arg-type]  # one of the kinds
-        await asyncio.sleep(30)
-        assert b.station.raised == b.station.cleared == [COMMUNICATION_FAULT]
-
-
-@virtual
-async def test_lasting_failure_publishes_nothing_and_is_one_warning(caplog: pytest.LogCaptureFixture) -> None:
-    async with bench() as b:
-        await b.until_live()
-        count = len(b.station.values)
-        b.meter.faults.add(Fault("refuse", node="/metervalue", count=20))
-        await asyncio.sleep(18)
-        assert len(b.station.values) == count
-    assert len(logged(caplog)) == 1
-
-
-@virtual
-async def test_meter_that_is_absent_at_the_start_is_a_fault_until_it_comes() -> None:
-    async with bench(powered=False, resilience_initial_connection_retry_delay=2000) as b:
-        await asyncio.sleep(24)
-        assert b.station.raised == [COMMUNICATION_FAULT]
-        assert not b.station.values
-        await asyncio.sleep(3.2)
-        assert b.station.values
-        assert b.station.keys
-        assert not b.station.active
-
-
-@virtual
-async def test_silent_meter_is_a_fault_during_a_stop() -> None:
-    async with live_bench() as b:
-        await start(b)
-        b.meter.faults.add(Fault("stall", count=FOR_GOOD))
-        stopping = asyncio.create_task(own_receipt(b))
-        await asyncio.sleep(10)
-        assert b.station.active
-        b.meter.faults.clear()
-        await stopping
-        assert not b.station.active
-
-
-@virtual
-async def test_slow_meter_is_no_fault_during_a_stop() -> None:
-    async with live_bench(meter_options(signing_delay_s=10)) as b:
-        await start(b)
-        stopping = asyncio.create_task(own_receipt(b))
-        while b.meter.running:
-            await asyncio.sleep(0)
-        b.meter.faults.add(Fault("stall", node="/metervalue", count=FOR_GOOD))
-        await stopping
-        assert not b.station.raised
-
-
-# --- the meter's error state ---
-
-
-@virtual
-async def test_error_state_is_raised_after_three_readings_and_cleared_by_one() -> None:
-    async with bench() as b:
-        await b.until_live()
-        for _ in range(2):
-            b.meter.configure(XC=BAD)
-            await asyncio.sleep(2)
-            assert not b.station.raised
-            b.meter.configure(XC="0x0000, 0x00000000, 0x00, 0x00")
-            await asyncio.sleep(1)
-        b.meter.configure(XC=BAD)
-        await asyncio.sleep(13)
-        assert set(b.station.active) == {IN_ERROR}
-        (raised,) = b.station.raised
-        assert BAD in raised.message
-        b.meter.configure(XC="0x0,0x0,0x0,0x0")
-        await asyncio.sleep(1)
-        assert not b.station.active
-
-
-@virtual
-async def test_error_state_in_a_transaction_is_only_logged(caplog: pytest.LogCaptureFixture) -> None:
-    async with bench() as b:
-        await b.until_live()
-        await start(b)
-        b.meter.configure(XC=BAD)
-        await asyncio.sleep(10)
-        assert not b.station.raised
-        assert len(logged(caplog, "XC")) == 1
-        await own_receipt(b)
-        await asyncio.sleep(4)
-        assert set(b.station.active) == {IN_ERROR}
-
-
-# --- another meter ---
-
-
 @virtual
 async def test_meter_with_another_serial_gets_no_post_and_is_not_published(
     caplog: pytest.LogCaptureFixture,
@@ -215,60 +178,7 @@ async def test_meter_with_another_serial_gets_no_post_and_is_not_published(
         await start(b, "T-2")
 
 
-@virtual
-async def test_meter_with_another_serial_gets_no_end() -> None:
-    async with live_bench(meter_serial=SERIAL) as b:
-        await start(b)
-        b.meter.configure(MS=OTHER_SERIAL)
-        await asyncio.sleep(3)
-        posts = b.posts()
-        assert SERIAL in await stop_fails(b)
-        await asyncio.sleep(20)
-        assert b.posts() == posts
-
-
-@virtual
-async def test_exchanged_meter_is_logged_and_initialised(caplog: pytest.LogCaptureFixture) -> None:
-    async with bench() as b:
-        await b.until_live()
-        await asyncio.sleep(1)
-        exchange(b)
-        b.meter.power_cycle(off_s=1, boot_s=0.5)
-        await asyncio.sleep(20)
-        assert b.posts() == ["/gw", "/gw"]
-        assert len(set(b.station.keys)) == len(b.station.keys) == 2
-    (error,) = logged(caplog, level=logging.ERROR)
-    assert SERIAL in error
-    assert OTHER_SERIAL in error
-
-
-@virtual
-async def test_changed_key_is_an_error_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    async with bench() as b:
-        await b.until_live()
-        exchange(b, SERIAL)
-        b.meter.power_cycle(off_s=1, boot_s=0.5)
-        await asyncio.sleep(10)
-        assert len(b.station.keys) == 2
-    (error,) = logged(caplog, level=logging.ERROR)
-    assert "public key changed" in error
-
-
 # --- commands before ticks ---
-
-
-@virtual
-async def test_stalled_reading_gives_way_to_a_command_after_half_a_second() -> None:
-    async with bench() as b:
-        await b.until_live()
-        await asyncio.sleep(0.5)
-        b.meter.faults.add(Fault("stall", node="/metervalue", delay_s=30))
-        await asyncio.sleep(0.7)
-        before_s = now_s()
-        await start(b)
-        assert now_s() - before_s < 0.35
-        await asyncio.sleep(4)
-        assert not b.station.raised
 
 
 @virtual

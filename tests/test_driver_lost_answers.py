@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
-import logging
 from typing import TYPE_CHECKING, cast
 
 import pytest
 
 from iem_dcr.simulator import Fault
-from tests.support.bench import Bench, meter_options
+from tests.support.bench import meter_options
 from tests.support.driving import (
-    FOR_GOOD,
-    end_by_hand,
     live_bench,
     own_receipt,
     start,
-    start_fails,
 )
+from tests.support.stories import Story
 from tests.support.virtual_time import virtual
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from iem_dcr.simulator import FaultKind
 
 KINDS = (
@@ -39,15 +37,6 @@ HOW_OFTEN = itertools.cycle(itertools.product((1, 2), REPEATED))
 def fault(kind: str, node: str, count: int = 1) -> Fault:
     name, _, acting = kind.partition(" ")
     return Fault(cast("FaultKind", name), node=node, method="POST", count=count, acts=bool(acting))
-
-
-async def in_doubt(b: Bench) -> asyncio.Task[None]:
-    """Return a start whose B was acted on just now, and whose answer will be lost."""
-    b.once_done("POST", "/user", fault("lose-answer", "/receipt"))
-    starting = asyncio.create_task(start(b))
-    while not b.meter.running:
-        await asyncio.sleep(0)
-    return starting
 
 
 LOST = [(kind, *often) for kind, often in zip(2 * KINDS, HOW_OFTEN, strict=False)]
@@ -79,72 +68,56 @@ async def test_stop_with_a_lost_answer_succeeds(kind: str, count: int, repeated:
         assert (b.meter.state.begun, b.meter.state.ended) == (1, 1)
 
 
+STORIES = [
+    Story(
+        "B is sent again only after E and /user",
+        "upon /user fault lose-request POST /receipt; start A;"
+        "posted /receipt /user /receipt /receipt /user /receipt; begun 1 0",
+    ),
+    Story(
+        "a lost answer is not counted as a retry",
+        "upon /user fault lose-request POST /receipt; upon /user fault refuse POST /receipt count=0;"
+        "start A fails; requests POST /user 4",
+        settings={"resilience_transaction_request_retries": 2},
+    ),
+    *(
+        Story(
+            f"the transaction of an unanswered B is ended before the next B{end}",
+            f"upon /user fault lose-answer POST /receipt{end}; start A; begun 2 1; requests POST /user 2; stop A T2",
+        )
+        for end in ("", "; upon /user upon /receipt hand end")
+    ),
+    *(
+        Story(
+            f"a failed start leaves nothing running, {kind}",
+            f"upon /user fault {kind}; upon /user fault refuse /gw count=0; start A fails; begun 1 0; heal; wait 15;"
+            "begun 1 1; stop A",
+            settings={"command_timeout_ms": 1000},
+        )
+        for kind in (
+            "lose-answer POST /receipt",
+            "stall POST /receipt acts=true",
+            "server-error POST /receipt acts=true",
+        )
+    ),
+    Story(
+        "the transaction of an unanswered B is ended at a meter in error",
+        "upon /user fault lose-answer POST /receipt;"
+        "upon /user upon /receipt configure 'XC=0x0000, 0x00000010, 0x00, 0x00'; start A fails; begun 1 1; stop A",
+    ),
+    *(
+        Story(
+            f"a receipt is fetched in spite of faults, {kind} at {node}",
+            f"start A; fault {kind} GET {node} count=5; {other}; stop A last",
+            settings={"command_timeout_ms": 1000},
+        )
+        for kind in ("lose-answer", "stall", "garbage", "garbage-http", "server-error", "reset")
+        for node, other in (("/receipt", "runs"), ("/transaction", "fault refuse GET /receipt count=0"))
+    ),
+]
+
+
+@pytest.mark.parametrize("story", STORIES, ids=str)
 @virtual
-async def test_begin_is_sent_again_only_after_end_and_user() -> None:
-    async with live_bench() as b:
-        b.once_done("POST", "/user", fault("lose-request", "/receipt"))
-        await start(b)
-        assert b.posts()[-6:] == ["/receipt", "/user", "/receipt"] * 2
-        assert b.meter.state.begun == 1
-
-
-@pytest.mark.parametrize("is_over", [False, True])
-@virtual
-async def test_transaction_of_an_unanswered_begin_is_ended_before_the_next_begin(*, is_over: bool) -> None:
-    async with live_bench() as b:
-        starting = await in_doubt(b)
-        if is_over:
-            end_by_hand(b)
-        await starting
-        assert (b.meter.state.begun, b.meter.state.ended) == (2, 1)
-        assert b.requests("POST", "/user") == 2
-        assert (await own_receipt(b)).pagination == "T2"
-
-
-@virtual
-async def test_lost_answer_is_not_counted_as_a_retry() -> None:
-    async with live_bench(resilience_transaction_request_retries=2) as b:
-        refused = Fault("refuse", node="/receipt", method="POST", count=1000)
-        b.once_done("POST", "/user", fault("lose-request", "/receipt"), refused)
-        await start_fails(b)
-        assert b.requests("POST", "/user") == 1 + 3
-
-
-@pytest.mark.parametrize("kind", ["lose-answer", "stall acting", "server-error acting"])
-@virtual
-async def test_failed_start_leaves_nothing_running(kind: str, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "iem_dcr.driver")
-    async with live_bench(command_timeout_ms=1000) as b:
-        b.once_done("POST", "/user", fault(kind, "/receipt"), Fault("refuse", node="/gw", count=1000))
-        await start_fails(b)
-        assert (b.meter.state.begun, b.meter.state.ended) == (1, 0)
-        b.meter.faults.clear()
-        await asyncio.sleep(15)
-        assert (b.meter.state.begun, b.meter.state.ended) == (1, 1)
-        assert "a transaction that the station does not want may run" in caplog.text
-        await own_receipt(b)
-
-
-@virtual
-async def test_transaction_of_an_unanswered_begin_is_ended_at_a_meter_in_error() -> None:
-    async with live_bench() as b:
-        b.once_done("POST", "/user", fault("lose-answer", "/receipt"))
-        starting = asyncio.create_task(start_fails(b))
-        while not b.meter.running:
-            await asyncio.sleep(0)
-        b.meter.configure(XC="0x0000, 0x00000010, 0x00, 0x00")
-        await starting
-        assert (b.meter.state.begun, b.meter.state.ended) == (1, 1)
-        await own_receipt(b)
-
-
-@pytest.mark.parametrize("kind", ["lose-answer", "stall", "garbage", "garbage-http", "server-error", "reset"])
-@pytest.mark.parametrize("where", ["/receipt", "/transaction"])
-@virtual
-async def test_receipt_is_fetched_in_spite_of_faults(kind: str, where: str) -> None:
-    async with live_bench(command_timeout_ms=1000) as b:
-        await start(b)
-        b.meter.faults.add(Fault(cast("FaultKind", kind), node=where, method="GET", count=5))
-        if where == "/transaction":
-            b.meter.faults.add(Fault("refuse", node="/receipt", method="GET", count=FOR_GOOD))
-        assert (await own_receipt(b)).text == b.meter.signed[-1].text
+async def test_lost_answers(story: Story, path: Path) -> None:
+    await story.tell(path)

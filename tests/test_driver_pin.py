@@ -14,6 +14,7 @@ from iem_dcr.journal import pin, pins
 from tests.support.bench import SERIAL
 from tests.support.driving import OTHER_SERIAL, exchange, live_bench, logged, own_receipt, process, start, start_fails
 from tests.support.journals import virtual_journal
+from tests.support.stories import Story
 from tests.support.virtual_time import virtual
 
 if TYPE_CHECKING:
@@ -22,9 +23,34 @@ if TYPE_CHECKING:
 THIRD = "1SIM0000000077"
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "receipts.db"
+PINNED = {"meter_serial": "pin"}
+STORIES = [
+    Story(
+        "a newly pinned serial is named",
+        f"wait 2; exchange; wait 5; raised 1 'but {SERIAL} is expected'; pin {THIRD}; wait 12; raised 2 'is expected';"
+        f"stop A fails {THIRD}; exchange {THIRD}; wait 3; calm; start A",
+        settings=PINNED,
+        has_journal=True,
+    ),
+    Story(
+        "a process started at another meter publishes and posts nothing",
+        "wait 3; exchange; restart meter_serial=pin; mute 30 quietly; raised 1 'is expected';"
+        f"pin {OTHER_SERIAL}; wait 12; calm; start A",
+        settings=PINNED,
+        has_journal=True,
+    ),
+    Story(
+        "a pin without a journal lasts until the process ends",
+        "exchange; wait 20; raised 1 'is expected'; restart meter_serial=pin; wait 3; raised 0; start A",
+        settings=PINNED,
+    ),
+]
+
+
+@pytest.mark.parametrize("story", STORIES, ids=str)
+@virtual
+async def test_pin(story: Story, path: Path) -> None:
+    await story.tell(path)
 
 
 @virtual
@@ -52,50 +78,6 @@ async def test_another_meter_is_refused_until_it_is_pinned(path: Path, caplog: p
         assert b.station.cleared == [raised]
         await start(b, "A")
         assert (await own_receipt(b, "A")).meter_serial == OTHER_SERIAL
-
-
-@virtual
-async def test_newly_pinned_serial_is_named(path: Path) -> None:
-    async with virtual_journal(path) as journal, live_bench(journal=journal, meter_serial="pin") as b:
-        await asyncio.sleep(2)
-        exchange(b)
-        await asyncio.sleep(5)
-        pin(path, THIRD, [b.driver.address])
-        await asyncio.sleep(12)
-        wanted = [error.message.partition(", but ")[2].partition(" is expected")[0] for error in b.station.raised]
-        assert wanted == [SERIAL, THIRD]
-        exchange(b, THIRD)
-        await asyncio.sleep(3)
-        assert len(b.station.cleared) == 2
-
-
-@virtual
-async def test_process_started_at_another_meter_publishes_and_posts_nothing(path: Path) -> None:
-    async with virtual_journal(path) as journal, live_bench(journal=journal, meter_serial="pin") as b:
-        await asyncio.sleep(3)
-        exchange(b)
-        posts = b.posts()
-        async with process(b, journal, meter_serial="pin") as (made, station):
-            await asyncio.sleep(30)
-            assert station.values == []
-            assert [error.sub_type for error in station.raised] == [WRONG_SERIAL]
-            assert b.posts() == posts
-            pin(path, OTHER_SERIAL, [made.address])
-            await asyncio.sleep(12)
-            assert station.values
-            await start(made, "A")
-
-
-@virtual
-async def test_pin_without_a_journal_lasts_until_the_process_ends() -> None:
-    async with live_bench(meter_serial="pin") as b:
-        exchange(b)
-        await asyncio.sleep(20)
-        assert [error.sub_type for error in b.station.raised] == [WRONG_SERIAL]
-        async with process(b, meter_serial="pin") as (_, station):
-            await asyncio.sleep(3)
-            assert station.raised == []
-            assert station.values[-1][1].meter_id == OTHER_SERIAL
 
 
 @virtual

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -15,18 +16,19 @@ from tests.support.bench import CI, Bench, bench
 from tests.support.driving import (
     FOR_GOOD,
     OTHER_SERIAL,
-    begin_by_hand,
-    exchange,
     live_bench,
     logged,
     own_receipt,
     post,
     start,
     start_fails,
-    stop,
     stop_fails,
 )
+from tests.support.stories import Story
 from tests.support.virtual_time import VirtualWall, virtual
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SUMMER = datetime(2026, 7, 1, 12, tzinfo=UTC)
 NEVER_SET = datetime(1970, 1, 1, tzinfo=UTC)
@@ -51,14 +53,108 @@ def freeze(b: Bench, CT: str, CI: str) -> None:
     b.meter.requests.clear()
 
 
+WITH_TARIFF = {"TT_initial": TARIFF}
+FROZEN = "TM=2026-03-01T13:00:00,000+0100"
+STORIES = [
+    Story(
+        "a powered-up meter gets charge point, clock and tariff once",
+        "wait 600; posts /gw /tariff; provisioned",
+        settings=WITH_TARIFF,
+    ),
+    Story(
+        "other frozen values are a warning",
+        f"unseen; post gw CT=CBIDC CI=OTHER-7 {FROZEN}; wait 20; posts /datetime;"
+        f"logged 1; logged 1 CBIDC OTHER-7 EVSEID {CI} Power-cycle",
+    ),
+    Story(
+        "a refused /gw sets the clock and is tried again",
+        "unseen; fault refuse POST /gw; live; posts /gw /datetime; logged some Power-cycle; wait 15; provisioned;"
+        "requests POST /gw 2",
+    ),
+    *(
+        Story(
+            f"a lost answer to /gw is followed by a look, {kind}",
+            f"unseen; fault {kind} POST /gw; wait 15; provisioned; requests POST /gw {posts}; logged 0 frozen; start A",
+        )
+        for kind, posts in (
+            ("lose-answer", 1),
+            ("lose-request", 2),
+            ("garbage-http", 1),
+            ("wrong-length", 1),
+            ("reset", 2),
+        )
+    ),
+    *(
+        Story(
+            f"a charge point that cannot be set is a warning and fails a start, {kind}",
+            f"unseen; fault {kind} POST /gw count=0; wait 60; start A fails /gw; logged some /gw",
+        )
+        for kind in ("server-error", "lose-request")
+    ),
+    Story(
+        "nothing is posted during a transaction",
+        "unseen; post receipt TX=B; wait 200; posts; stop '' T1; wait 3; posts /gw /receipt /tariff",
+        settings=WITH_TARIFF,
+    ),
+    *(
+        Story(
+            f"a power cycle between readings is noticed by the clock, {after_s} s",
+            f"wait {after_s}; cut 0.1 0.1; wait 3; provisioned; posts /gw /tariff /gw /tariff; raised 0",
+            settings=WITH_TARIFF,
+        )
+        for after_s in (1.5, 30.5, 70.5)
+    ),
+    Story(
+        "a meter that kept its setup is left alone after a fault",
+        "fault lose-request /metervalue count=5; wait 20; raised 1; calm; requests GET /gw 2; posts /gw",
+    ),
+    Story(
+        "a missing key is requested again",
+        "unseen; fault refuse /publickey count=3; live; keys 0; wait 60; keys 1;"
+        "exchange; fault refuse /publickey; wait 100; keys 2",
+    ),
+    # clock
+    Story("every interval", "wait 3660; requests POST /datetime 1", settings={"datetime_resync_interval": 1}),
+    Story(
+        "a clock that is far off is set once a minute at most",
+        "shift 4; wait 100; posts /gw; fault refuse POST /datetime count=3; shift 60; wait 150;"
+        "posts /gw /datetime /datetime /datetime; logged 1 'clock was not set'; wait 60; provisioned; raised 0",
+    ),
+    Story(
+        "no clock is set during a transaction",
+        "wait 61; start A; shift 60; wait 200; requests POST /datetime 0; stop A; wait 3; posted /datetime",
+    ),
+    *(
+        Story(
+            f"a clock is set before a start, or its error is logged, {errors}",
+            f"wait 61.2; {fault}; shift -3600; start A; posts /gw /datetime /receipt /user /receipt; stop A;"
+            f"logged {errors} 'signed with a wrong clock'",
+        )
+        for errors, fault in ((0, "calm"), (1, "fault refuse /datetime count=0"))
+    ),
+    # tariff texts
+    Story(
+        "a tariff text is made printable with one warning",
+        "tariff '0,59 EUR/kWh fuer alle / ueberall'; logged 1; logged 1 € EUR",
+        settings={"TT_initial": "0,59 €/kWh für alle | überall"},
+    ),
+    Story(
+        "a refused tariff text is one warning",
+        "unseen; fault refuse /tariff; wait 60; posts /gw /tariff; logged 1 'tariff text'; start A",
+        settings=WITH_TARIFF,
+    ),
+    Story(
+        "an exchanged meter gets the tariff text",
+        f"post tariff TT=another; configure MS={OTHER_SERIAL}; wait 30; tariff '{TARIFF}'",
+        settings=WITH_TARIFF,
+    ),
+]
+
+
+@pytest.mark.parametrize("story", STORIES, ids=str)
 @virtual
-async def test_powered_up_meter_gets_charge_point_clock_and_tariff_once() -> None:
-    async with bench(TT_initial=TARIFF) as b:
-        await b.until_live()
-        await asyncio.sleep(600)
-        assert b.posts() == ["/gw", "/tariff"]
-        assert (gateway(b)["CT"], gateway(b)["CI"]) == ("EVSEID", CI)
-        assert is_clock_right(b)
+async def test_provisioning(story: Story, path: Path) -> None:
+    await story.tell(path)
 
 
 @virtual
@@ -75,99 +171,6 @@ async def test_meter_that_is_already_set_up_is_an_info_line(caplog: pytest.LogCa
 
 
 @virtual
-async def test_other_frozen_values_are_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    async with bench() as b:
-        freeze(b, "CBIDC", "OTHER-7")
-        await b.until_live()
-        await asyncio.sleep(20)
-        assert b.posts() == ["/datetime"]
-    (warning,) = logged(caplog)
-    for word in ("CBIDC", "OTHER-7", "EVSEID", CI, "Power-cycle"):
-        assert word in warning
-
-
-@virtual
-async def test_refused_gw_sets_the_clock_and_is_tried_again(caplog: pytest.LogCaptureFixture) -> None:
-    async with bench() as b:
-        b.meter.faults.add(Fault("refuse", node="/gw", method="POST"))
-        await b.until_live()
-        assert b.posts()[:2] == ["/gw", "/datetime"]
-        assert "Power-cycle" in caplog.text
-        await asyncio.sleep(15)
-        assert gateway(b)["CI"] == CI
-        assert b.posts().count("/gw") == 2
-
-
-@pytest.mark.parametrize("kind", ["lose-answer", "lose-request", "garbage-http", "wrong-length", "reset"])
-@virtual
-async def test_lost_answer_to_gw_is_followed_by_a_look(kind: str, caplog: pytest.LogCaptureFixture) -> None:
-    async with bench() as b:
-        b.meter.faults.add(Fault(kind, node="/gw", method="POST"))  # type: ignore[arg-type]  # one of the kinds
-        await b.until_live()
-        await asyncio.sleep(15)
-        assert gateway(b)["CI"] == CI
-        assert b.requests("POST", "/gw") == (2 if kind in ("lose-request", "reset") else 1)
-        assert "frozen" not in caplog.text
-        await start(b)
-
-
-@pytest.mark.parametrize("kind", ["server-error", "lose-request"])
-@virtual
-async def test_charge_point_that_cannot_be_set_is_a_warning_and_fails_a_start(
-    kind: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    async with bench() as b:
-        b.meter.faults.add(Fault(kind, node="/gw", method="POST", count=FOR_GOOD))  # type: ignore[arg-type]  # one of the kinds
-        await b.until_live()
-        await asyncio.sleep(60)
-        error = await start_fails(b)
-        assert b.driver.address in error
-        assert "/gw" in error
-    assert logged(caplog, "/gw")
-
-
-@virtual
-async def test_nothing_is_posted_during_a_transaction() -> None:
-    async with bench(TT_initial=TARIFF) as b:
-        b.meter.set_load(0, 0)
-        begin_by_hand(b)
-        b.meter.requests.clear()
-        await b.until_live()
-        await asyncio.sleep(200)
-        assert b.posts() == []
-        await stop(b, "")
-        await asyncio.sleep(3)
-        assert b.posts() == ["/gw", "/receipt", "/tariff"]
-
-
-@pytest.mark.parametrize("after_s", [1.5, 30.5, 70.5])
-@virtual
-async def test_power_cycle_between_readings_is_noticed_by_the_clock(after_s: float) -> None:
-    async with bench(TT_initial=TARIFF) as b:
-        await b.until_live()
-        await asyncio.sleep(after_s)
-        b.meter.power_cycle(off_s=0.1, boot_s=0.1)
-        await asyncio.sleep(3)
-        assert gateway(b)["CI"] == CI
-        assert b.posts() == ["/gw", "/tariff"] * 2
-        assert not b.station.raised
-
-
-@virtual
-async def test_meter_that_kept_its_setup_is_left_alone_after_a_fault() -> None:
-    async with bench() as b:
-        await b.until_live()
-        b.meter.faults.add(Fault("lose-request", node="/metervalue", count=5))
-        await asyncio.sleep(20)
-        assert len(b.station.raised) == len(b.station.cleared) == 1
-        assert b.requests("GET", "/gw") == 2
-        assert b.posts() == ["/gw"]
-
-
-# --- the public key ---
-
-
-@virtual
 async def test_first_value_comes_at_once_after_the_key() -> None:
     async with bench() as b:
         await b.until_live()
@@ -176,85 +179,11 @@ async def test_first_value_comes_at_once_after_the_key() -> None:
 
 
 @virtual
-async def test_missing_key_is_requested_again_and_never_published_empty() -> None:
-    async with bench() as b:
-        b.meter.faults.add(Fault("refuse", node="/publickey", count=3))
-        await b.until_live()
-        assert b.station.keys == []
-        await asyncio.sleep(60)
-        assert len(b.station.keys) == 1
-        exchange(b)
-        b.meter.faults.add(Fault("refuse", node="/publickey"))
-        await asyncio.sleep(100)
-        assert len(set(b.station.keys)) == 2
-
-
-# --- clock ---
-
-
-@virtual
 async def test_offset_of_summer_time_is_written() -> None:
     async with bench(wall=VirtualWall(SUMMER), timezone="+0100") as b:
         await b.until_live()
         assert "+0200" in gateway(b)["TM"]
         assert is_clock_right(b)
-
-
-@virtual
-async def test_clock_is_set_every_interval() -> None:
-    async with bench(datetime_resync_interval=1) as b:
-        await b.until_live()
-        await asyncio.sleep(3600 + 60)
-        assert b.meter.request_counts["POST", "/datetime"] == 1
-
-
-@virtual
-async def test_clock_that_is_far_off_is_set_once_a_minute_at_most(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    async with bench() as b:
-        await b.until_live()
-        b.meter.shift_clock(4)
-        await asyncio.sleep(100)
-        assert b.posts() == ["/gw"]
-        b.meter.faults.add(Fault("refuse", node="/datetime", method="POST", count=3))
-        b.meter.shift_clock(60)
-        await asyncio.sleep(150)
-        assert b.posts() == ["/gw", "/datetime", "/datetime", "/datetime"]
-        assert len(logged(caplog, "clock was not set")) == 1
-        await asyncio.sleep(60)
-        assert is_clock_right(b)
-        assert not b.station.raised
-
-
-@virtual
-async def test_no_clock_is_set_during_a_transaction() -> None:
-    async with bench() as b:
-        await b.until_live()
-        await asyncio.sleep(61)
-        await start(b)
-        b.meter.shift_clock(60)
-        await asyncio.sleep(200)
-        assert "/datetime" not in b.posts()
-        await own_receipt(b)
-        await asyncio.sleep(3)
-        assert b.posts()[-1] == "/datetime"
-
-
-@pytest.mark.parametrize("is_set", [True, False])
-@virtual
-async def test_clock_is_set_before_a_start_or_its_error_is_logged(
-    caplog: pytest.LogCaptureFixture, *, is_set: bool
-) -> None:
-    async with live_bench() as b:
-        await asyncio.sleep(61.2)
-        if not is_set:
-            b.meter.faults.add(Fault("refuse", node="/datetime", count=FOR_GOOD))
-        b.meter.shift_clock(-3600)
-        await start(b)
-        assert b.posts() == ["/gw", "/datetime", "/receipt", "/user", "/receipt"]
-        await own_receipt(b)
-    assert len(logged(caplog, "signed with a wrong clock")) == (not is_set)
 
 
 @virtual
@@ -287,39 +216,6 @@ async def test_gw_is_sent_as_soon_as_the_host_has_a_clock() -> None:
         await asyncio.sleep(12)
         assert b.posts() == ["/gw"]
         assert "2026" in gateway(b)["TM"]
-
-
-# --- tariff texts ---
-
-
-@virtual
-async def test_tariff_text_is_made_printable_with_one_warning(caplog: pytest.LogCaptureFixture) -> None:
-    async with bench(TT_initial="0,59 €/kWh für alle | überall") as b:
-        await b.until_live()
-        assert b.meter.as_json()["TT"] == "0,59 EUR/kWh fuer alle / ueberall"
-    (warning,) = logged(caplog)
-    assert "€" in warning
-    assert "EUR" in warning
-
-
-@virtual
-async def test_refused_tariff_text_is_one_warning(caplog: pytest.LogCaptureFixture) -> None:
-    async with bench(TT_initial=TARIFF) as b:
-        b.meter.faults.add(Fault("refuse", node="/tariff"))
-        await b.until_live()
-        await asyncio.sleep(60)
-        assert b.posts() == ["/gw", "/tariff"]
-        assert len(logged(caplog, "tariff text")) == 1
-        await start(b)
-
-
-@virtual
-async def test_exchanged_meter_gets_the_tariff_text() -> None:
-    async with live_bench(TT_initial=TARIFF) as b:
-        post(b, "tariff", TT="another")
-        b.meter.configure(MS=OTHER_SERIAL)
-        await asyncio.sleep(30)
-        assert b.meter.as_json()["TT"] == TARIFF
 
 
 @pytest.mark.parametrize("is_answered", [True, False])

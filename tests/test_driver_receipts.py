@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -13,16 +13,12 @@ from iem_dcr import ocmf
 from iem_dcr.driver.ledger import Ledger
 from iem_dcr.driver.timing import now_s
 from iem_dcr.ocmf import Outcome
-from iem_dcr.simulator import Answer, Fault
+from iem_dcr.simulator import Answer
 from tests.support.bench import SERIAL, Bench, meter_options
 from tests.support.driving import (
     OK,
     Sink,
-    begin_by_hand,
     changed_answers,
-    end_by_hand,
-    exchange,
-    fated,
     live_bench,
     logged,
     own_receipt,
@@ -30,7 +26,11 @@ from tests.support.driving import (
     start_fails,
     stop_fails,
 )
+from tests.support.stories import Story, fated
 from tests.support.virtual_time import virtual
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def fails(*_: object, **__: object) -> None:
@@ -48,17 +48,6 @@ def changed_receipts(b: Bench, pattern: bytes, by: bytes, nodes: tuple[str, ...]
 
 
 # --- checked ---
-
-
-@virtual
-async def test_invalid_receipt_is_returned_with_an_error(caplog: pytest.LogCaptureFixture) -> None:
-    async with live_bench() as b:
-        exchange(b, SERIAL)
-        await start(b)
-        assert (await own_receipt(b)).text == b.meter.signed[-1].text
-        (error,) = set(logged(caplog, level=logging.ERROR))
-        assert b.driver.address in error
-        assert "does not verify" in error
 
 
 @virtual
@@ -84,15 +73,6 @@ async def test_other_form_of_signature_is_no_error(caplog: pytest.LogCaptureFixt
         await own_receipt(b)
     assert {(kept.outcome, kept.accepted) for kept in sink.kept} == {(Outcome.VALID, True)}
     assert not logged(caplog, level=logging.ERROR)
-
-
-@virtual
-async def test_verification_can_be_switched_off(caplog: pytest.LogCaptureFixture) -> None:
-    async with live_bench(verify_receipts=False) as b:
-        exchange(b, SERIAL)
-        await start(b)
-        await own_receipt(b)
-    assert not caplog.records
 
 
 @virtual
@@ -190,51 +170,55 @@ async def test_bug_after_begin_leaves_nothing_running(monkeypatch: pytest.Monkey
         assert (b.meter.state.begun, b.meter.state.ended) == (1, 1)
 
 
-# --- whose a receipt is ---
+STORIES = [
+    Story(
+        "an invalid receipt is returned with an error",
+        f"exchange {SERIAL}; start A; stop A last; logged some 'does not verify'",
+    ),
+    Story(
+        "verification can be switched off",
+        f"exchange {SERIAL}; start A; stop A last; logged 0",
+        settings={"verify_receipts": False},
+    ),
+    Story(
+        "a leap of the clock is noticed by /gw if values have no time",
+        "upon /user shift -30; start A; stop A",
+        {"missing": ("TM",)},
+    ),
+    Story(
+        "a late receipt is kept before the next one replaces it",
+        "start A; cut 1 1; stop A fails 'no receipt for this transaction'; wait 25; start B; stop A; stop B",
+        fated("closed-late", late_close_s=40.0),
+    ),
+    *(
+        Story(
+            f"the receipt of a transaction that replaced ours is kept without an owner{end}",
+            f"start A; hand end; configure signing_delay_s=0; wait 0.2; hand begin SOMEBODY{end};"
+            "stop A fails; stop A fails; idle; start B; stop B; kept T2: T3:B",
+            has_journal=True,
+        )
+        for end in ("", "; hand end")
+    ),
+    Story(
+        "a transaction that replaced an unwanted one is left alone",
+        "upon /user fault lose-answer POST /receipt; upon /user upon /receipt fault refuse /gw count=0;"
+        "upon /user upon /receipt fault refuse /metervalue count=0; start A fails; configure signing_delay_s=0;"
+        "hand end; hand begin SOMEBODY; heal; wait 15; runs; stop A; kept T1:A",
+        settings={"command_timeout_ms": 1000},
+        has_journal=True,
+    ),
+    Story(
+        "a node that did not answer is asked again at the next look",
+        "start A; wait 2.5; fault refuse GET /receipt count=0; fault refuse GET /transaction status=503;stop A 0..0.09",
+        {"signing_delay_s": 0.0},
+    ),
+]
 
 
-def kept_by(sink: Sink) -> set[tuple[str | None, str]]:
-    return {(kept.receipt.pagination, kept.transaction_id) for kept in sink.kept}
-
-
+@pytest.mark.parametrize("story", STORIES, ids=str)
 @virtual
-async def test_node_that_did_not_answer_is_asked_again_at_the_next_look() -> None:
-    async with live_bench(meter_options(signing_delay_s=0.0)) as b:
-        await start(b, for_s=2.5)
-        b.meter.faults.add(Fault("refuse", node="/receipt", method="GET", count=1000))
-        b.meter.faults.add(Fault("refuse", node="/transaction", method="GET", status=503))
-        before_s = now_s()
-        await own_receipt(b)
-        assert now_s() - before_s < 0.09
-
-
-@virtual
-async def test_late_receipt_is_kept_before_the_next_one_replaces_it() -> None:
-    async with live_bench(fated("closed-late", late_close_s=40.0)) as b:
-        await start(b, "A")
-        b.meter.power_cycle(off_s=1, boot_s=1)
-        assert "no receipt for this transaction" in await stop_fails(b, "A")
-        await asyncio.sleep(40 - 15)
-        await start(b, "B")
-        await own_receipt(b, "A")
-        await own_receipt(b, "B")
-
-
-@virtual
-async def test_leap_of_the_clock_is_noticed_by_gw_if_values_have_no_time() -> None:
-    async with live_bench(meter_options(missing=("TM",))) as b:
-
-        def leap(method: str, node: str, answer: Answer) -> Answer:
-            if (method, node) == ("POST", "user"):
-                b.meter.shift_clock(-30.0)
-            return answer
-
-        changed_answers(b, leap)
-        await start(b)
-        await own_receipt(b)
-
-
-# --- starts in doubt ---
+async def test_whose_receipt(story: Story, path: Path) -> None:
+    await story.tell(path)
 
 
 @pytest.mark.parametrize("follows_s", [10.0, 1000.0])
@@ -257,48 +241,3 @@ async def test_receipt_of_another_client_may_be_followed_by_ours_for_fifteen_sec
         else:
             await own_receipt(b)
             assert follows_s < now_s() - asked_s < follows_s + 1.0
-
-
-async def replaced(b: Bench) -> None:
-    """Begin a transaction, and have a stranger's take its place between two looks of the driver's."""
-    await start(b)
-    end_by_hand(b)
-    b.meter.configure(signing_delay_s=0.0)
-    await asyncio.sleep(0.2)
-    begin_by_hand(b, "SOMEBODY")
-
-
-@pytest.mark.parametrize("is_over", [False, True])
-@virtual
-async def test_receipt_of_a_transaction_that_replaced_ours_is_kept_without_an_owner(*, is_over: bool) -> None:
-    sink = Sink()
-    async with live_bench(sink=sink) as b:
-        await replaced(b)
-        if is_over:
-            end_by_hand(b)
-        for _ in range(2):
-            await stop_fails(b)
-        assert not b.meter.running
-        await start(b, "T-2")
-        await own_receipt(b, "T-2")
-    assert kept_by(sink) == {("T2", ""), ("T3", "T-2")}
-
-
-@virtual
-async def test_transaction_that_replaced_an_unwanted_one_is_left_alone() -> None:
-    sink = Sink()
-    async with live_bench(sink=sink, command_timeout_ms=1000) as b:
-        b.once_done("POST", "/user", Fault("lose-answer", node="/receipt", method="POST"))
-        starting = asyncio.create_task(start_fails(b))
-        while b.meter.state.begun == 0:
-            await asyncio.sleep(0.001)
-        b.meter.faults.add(Fault("refuse", node="/gw", count=1000), Fault("refuse", node="/metervalue", count=1000))
-        await starting
-        b.meter.configure(signing_delay_s=0.0)
-        end_by_hand(b)
-        begin_by_hand(b, "SOMEBODY")
-        b.meter.faults.clear()
-        await asyncio.sleep(15)
-        assert b.meter.running
-        await own_receipt(b)
-    assert kept_by(sink) == {("T1", "T-1")}

@@ -11,7 +11,6 @@ from unittest.mock import AsyncMock
 import pytest
 
 from iem_dcr import ocmf
-from iem_dcr.driver.timing import now_s
 from iem_dcr.errors import JournalError
 from iem_dcr.simulator import Answer, Fault
 from tests.support.bench import CI, Bench, bench, meter_options, request
@@ -20,25 +19,98 @@ from tests.support.driving import (
     SPOILED_BY_A_BEGIN,
     UNEXPECTED_ERROR,
     begin_by_hand,
-    end_by_hand,
-    expect_refused,
     live_bench,
     own_receipt,
     post,
-    run_again,
     start,
     start_fails,
     stop,
-    stop_fails,
 )
+from tests.support.stories import Story
 from tests.support.virtual_time import virtual
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from iem_dcr.powermeter import TransactionRequestStatus
 
 
 def at_the_meter(b: Bench, since: int) -> list[tuple[str, str]]:
     return [(entry.method, entry.node) for entry in list(b.meter.requests)[since:]]
+
+
+STALLED_B = "wait 0.1; upon /user fault stall POST /receipt delay_s=2 acts=true"
+STORIES = [
+    Story("a start sets up the meter", "unseen; start A; posted /gw /receipt /user /receipt"),
+    *(
+        Story(
+            f"a start is tried as often as configured if {node} is refused",
+            f"fault refuse POST {node} count={2 * of_a_round}; start A; wait 4; stop A;"
+            f"fault refuse POST {node} count={3 * of_a_round};"
+            f"start B fails 'POST {node}: refused with status 428'; idle; stop B fails refused quietly",
+            settings={"resilience_transaction_request_retries": 2},
+        )
+        for node, of_a_round in (("/user", 1), ("/receipt", 2))  # E and B go to the same node
+    ),
+    Story("a current is named", "unseen; load 12; start A fails 'current of 12.0 A'; begun 0 0"),
+    Story("a silent meter", "unseen; cut 1000 1; start A fails 'does not answer' 25..30.1; stop A fails quietly"),
+    Story("a meter that boots is awaited", "unseen; cut 20 5; start A 24..30; wait 1.5; stop A"),
+    # what still runs
+    Story("ours is ended and its receipt kept", "start A; wait 3; start B; begun 2 1; stop A; runs; stop B"),
+    Story("another client's is ended", "hand begin; start A; signed -; stop A"),
+    Story(
+        "the receipt of one that was ended is awaited",
+        "start A; wait 5; hand end; start B; stop A; stop B",
+        {"transaction_lag_s": 2.0, "receipt_in_transaction": "empty"},
+    ),
+    Story(
+        "the receipt of another client is awaited",
+        "hand begin; wait 3; hand end; start A; signed -; stop A",
+        SPOILED_BY_A_BEGIN,
+    ),
+    # the same start again
+    Story("the same start again sends nothing", "start A; start A silently; begun 1 0"),
+    Story(
+        "not OK at once after a stop that failed at a silent meter",
+        "start A; wait 3; upon /receipt fault stall count=0; stop A fails; start A fails",
+    ),
+    Story("begins again if its transaction was cut", "start A; cut 0.5 0.5; wait 5; idle; start A; runs"),
+    Story(
+        "keeps the transaction after a failed stop",
+        "start A; load 50; stop A fails; start A; load 0; wait 15; runs",
+        settings={"stop_current_wait_ms": 0},
+    ),
+    # starts that are given up
+    Story("abandoned: nothing runs", "fault stall /user delay_s=2; abandon 0.5 start A; wait 15; idle"),
+    Story("abandoned and sent again: it runs", f"{STALLED_B}; abandon 0.5 start A; start A; wait 15; runs"),
+    Story(
+        "cut short by the end of a run: the next run ends it",
+        f"{STALLED_B}; later 0 start A fails stopping; wait 0.5; runs; rerun; begun 1 1",
+    ),
+    # what is passed on, and what is refused
+    Story("a failed reading does not fail a start", "upon /user fault refuse /metervalue; start A"),
+    *(
+        Story(
+            f"an error level is passed on with a warning, {level}",
+            f"start A identification_level={level}; stop A; shows '\"IL\":\"{level}\"';"
+            f"logged 1 'identification level {level}'",
+        )
+        for level in ("MISMATCH", "INVALID", "OUTDATED", "UNKNOWN")
+    ),
+    *(
+        Story(
+            f"an id that cannot be signed is refused, {ID!r}",
+            f"wait 0.5; start A fails ASCII 'identification_data={ID}' silently; stop A fails refused quietly",
+        )
+        for ID in ("04|AB", "04ÄB", "04\nAB")
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("story", STORIES, ids=str)
+@virtual
+async def test_start(story: Story, path: Path) -> None:
+    await story.tell(path)
 
 
 # --- what is sent ---
@@ -117,27 +189,7 @@ async def test_ids_are_shortened_in_the_log(
         assert ID not in caplog.text
 
 
-@pytest.mark.parametrize("level", ["MISMATCH", "INVALID", "OUTDATED", "UNKNOWN"])
-@virtual
-async def test_error_level_is_passed_on_with_a_warning(level: str, caplog: pytest.LogCaptureFixture) -> None:
-    async with live_bench() as b:
-        await start(b, identification_level=level)
-        assert f'"IL":"{level}"' in (await own_receipt(b)).text
-    assert level in caplog.text
-
-
 # --- what is refused ---
-
-
-@pytest.mark.parametrize("ID", ["04|AB", "04ÄB", "04\nAB"])
-@virtual
-async def test_id_that_cannot_be_signed_is_refused(ID: str) -> None:
-    async with live_bench() as b:
-        await asyncio.sleep(0.5)
-        since = len(b.meter.requests)
-        assert "ASCII" in await start_fails(b, identification_data=ID)
-        assert at_the_meter(b, since) == []
-        await expect_refused(b)
 
 
 @virtual
@@ -175,112 +227,6 @@ async def test_meter_in_error_is_not_supported(refuse: bool, status: Transaction
         assert "0x80" in refused.error
 
 
-@pytest.mark.parametrize(("node", "of_a_round"), [("/user", 1), ("/receipt", 2)])
-@virtual
-async def test_refused_start_is_tried_as_often_as_configured(node: str, of_a_round: int) -> None:
-    """A round posts E and B to the same node."""
-    async with live_bench(resilience_transaction_request_retries=2) as b:
-        b.meter.faults.add(Fault("refuse", node=node, method="POST", count=2 * of_a_round))
-        await start(b, "A", for_s=4)
-        await own_receipt(b, "A")
-        b.meter.faults.add(Fault("refuse", node=node, method="POST", count=3 * of_a_round))
-        assert f"POST {node}: refused with status 428" in await start_fails(b, "B")
-        assert not b.meter.running
-        await expect_refused(b, "B")
-
-
-@virtual
-async def test_start_that_fails_because_of_a_current_says_so() -> None:
-    async with bench() as b:
-        b.meter.set_load(12, 400)
-        await b.until_live()
-        error = await start_fails(b)
-        assert b.driver.address in error
-        assert "current of 12.0 A" in error, "the meter's own reason is passed on"
-        assert b.meter.state.begun == 0
-
-
-@virtual
-async def test_start_waits_for_a_meter_that_boots() -> None:
-    async with bench(powered=False) as b:
-        await start(b)
-        assert 25 <= now_s() < 30
-        await asyncio.sleep(1.5)
-        assert b.station.values
-
-
-@virtual
-async def test_start_at_a_silent_meter_fails_in_time() -> None:
-    async with bench() as b:
-        b.meter.power_cycle(off_s=1000.0)
-        error = await start_fails(b)
-        assert b.driver.address in error
-        assert "does not answer" in error
-        assert now_s() <= 30.0
-        await expect_refused(b)
-
-
-@virtual
-async def test_start_initialises_the_meter() -> None:
-    async with bench() as b:
-        await start(b)
-        assert b.posts() == ["/gw", "/receipt", "/user", "/receipt"]
-
-
-@virtual
-async def test_failed_reading_does_not_fail_a_start() -> None:
-    async with live_bench() as b:
-        starting = asyncio.create_task(start(b))
-        while b.requests("POST", "/user") == 0:
-            await asyncio.sleep(0)
-        b.meter.faults.add(Fault("refuse", node="/metervalue"))
-        await starting
-
-
-# --- what still runs ---
-
-
-@virtual
-async def test_start_ends_the_running_transaction_and_keeps_its_receipt() -> None:
-    async with live_bench() as b:
-        await start(b, "A", for_s=3)
-        await start(b, "B")
-        assert (b.meter.state.begun, b.meter.state.ended) == (2, 1)
-        await own_receipt(b, "A")
-        assert b.meter.running
-        await own_receipt(b, "B")
-
-
-@virtual
-async def test_start_ends_the_transaction_of_another_client() -> None:
-    async with live_bench() as b:
-        begin_by_hand(b)
-        await start(b, "A")
-        assert [record.ID for record in b.meter.signed] == [""]
-        await own_receipt(b, "A")
-
-
-@virtual
-async def test_start_waits_for_the_receipt_of_a_transaction_that_was_ended() -> None:
-    async with live_bench(meter_options(transaction_lag_s=2.0, receipt_in_transaction="empty")) as b:
-        await start(b, "A", for_s=5)
-        end_by_hand(b)
-        await start(b, "B")
-        await own_receipt(b, "A")
-        await own_receipt(b, "B")
-
-
-@virtual
-async def test_start_waits_for_the_receipt_of_another_client() -> None:
-    async with live_bench(meter_options(**SPOILED_BY_A_BEGIN)) as b:
-        begin_by_hand(b)
-        await asyncio.sleep(3)
-        end_by_hand(b)
-        await start(b, "A")
-        assert len(b.meter.signed) == 1
-        await own_receipt(b, "A")
-
-
 @pytest.mark.parametrize("unseen_because", ["the journal is not read", "the values stand still"])
 @virtual
 async def test_start_that_ended_an_unseen_transaction_waits_for_its_receipt(unseen_because: str) -> None:
@@ -304,71 +250,6 @@ async def test_without_pagination_transactions_begin_in_different_seconds() -> N
         assert len({ocmf.parse(record.text).signed for record in b.meter.signed}) == 2
 
 
-# --- the same start again ---
-
-
-@virtual
-async def test_same_start_again_is_ok_without_a_request() -> None:
-    async with live_bench() as b:
-        await start(b)
-        since = len(b.meter.requests)
-        await start(b)
-        assert at_the_meter(b, since) == []
-        assert b.meter.state.begun == 1
-
-
-@virtual
-async def test_start_whose_transaction_was_cut_begins_again() -> None:
-    async with live_bench() as b:
-        await start(b)
-        b.meter.power_cycle(off_s=0.5, boot_s=0.5)
-        await asyncio.sleep(5)
-        assert not b.meter.running
-        await start(b)
-        assert b.meter.running
-
-
-@virtual
-async def test_start_after_a_failed_stop_keeps_the_transaction() -> None:
-    async with live_bench(stop_current_wait_ms=0) as b:
-        await start(b)
-        b.meter.set_load(50, 400)
-        await stop_fails(b)
-        await start(b)
-        b.meter.clear_load()
-        await asyncio.sleep(15)
-        assert b.meter.running
-
-
-@virtual
-async def test_start_after_an_unanswered_end_is_not_ok_at_once() -> None:
-    async with live_bench() as b:
-        await start(b, for_s=3)
-        stopping = asyncio.create_task(stop_fails(b))
-        while b.meter.running:
-            await asyncio.sleep(0.001)
-        b.meter.faults.add(Fault("stall", count=100_000))
-        await stopping
-        await start_fails(b)
-
-
-# --- starts that are given up ---
-
-STALLED_B = Fault("stall", node="/receipt", method="POST", delay_s=2, acts=True)
-
-
-@virtual
-async def test_abandoned_start_leaves_nothing_running() -> None:
-    async with live_bench() as b:
-        b.meter.faults.add(Fault("stall", node="/user", delay_s=2))
-        caller = asyncio.create_task(start(b))
-        await asyncio.sleep(0.5)
-        caller.cancel()
-        await asyncio.sleep(15)
-        assert b.meter.state.begun == b.meter.state.ended
-        assert not b.meter.running
-
-
 @virtual
 async def test_start_abandoned_at_its_answer_leaves_nothing_running(
     caplog: pytest.LogCaptureFixture,
@@ -390,30 +271,4 @@ async def test_start_abandoned_at_its_answer_leaves_nothing_running(
             await caller
         log.removeHandler(handler)
         await asyncio.sleep(15)
-        assert (b.meter.state.begun, b.meter.state.ended) == (1, 1)
-
-
-@virtual
-async def test_start_repeated_after_it_was_abandoned_keeps_the_transaction() -> None:
-    async with live_bench() as b:
-        await asyncio.sleep(0.1)
-        b.once_done("POST", "/user", STALLED_B)
-        caller = asyncio.create_task(start(b))
-        await asyncio.sleep(0.5)
-        caller.cancel()
-        await start(b)
-        await asyncio.sleep(15)
-        assert b.meter.running
-
-
-@virtual
-async def test_start_cut_short_by_the_end_of_a_run_is_ended_by_the_next_run() -> None:
-    async with live_bench() as b:
-        await asyncio.sleep(0.1)
-        b.once_done("POST", "/user", STALLED_B)
-        starting = asyncio.create_task(start_fails(b))
-        await asyncio.sleep(0.5)
-        assert b.meter.running
-        await run_again(b)
-        assert "stopping" in await starting
         assert (b.meter.state.begun, b.meter.state.ended) == (1, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -11,30 +12,124 @@ from iem_dcr import ocmf
 from iem_dcr.driver.timing import now_s
 from iem_dcr.simulator import Answer, Fault
 from tests.support.bench import SERIAL, bench, meter_options
-from tests.support.driving import (
-    FOR_GOOD,
-    SPOILED_BY_A_BEGIN,
-    begin_by_hand,
-    end_by_hand,
-    exchange,
-    expect_lost,
-    expect_refused,
-    fated,
-    live_bench,
-    own_receipt,
-    run_again,
-    session_by_hand,
-    start,
-    start_elsewhere,
-    start_fails,
-    stop,
-    stop_fails,
-)
+from tests.support.driving import SPOILED_BY_A_BEGIN, live_bench, own_receipt, start
+from tests.support.stories import Story, fated
 from tests.support.virtual_time import virtual
 
-UNKNOWN = pytest.mark.parametrize("transaction_id", ["", "never heard of"])
-"""What has no influence: an id that means nothing here, and none."""
-A_OR_NONE = pytest.mark.parametrize("transaction_id", ["A", ""])
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NO_ANSWER = (
+    "upon /user fault lose-answer POST /receipt; upon /user fault refuse status=503 count=0; start A fails; runs; heal"
+)
+"""A start whose B was acted on, and the station was told that it failed."""
+NO_RECEIPT_SHOWN = "fault refuse GET /transaction status=503 count=0; fault refuse GET /receipt status=503 count=0"
+STORIES = [
+    # an id whose receipt is here
+    Story("a receipt in memory is returned again", "start A; stop A; start B; stop A quietly; runs"),
+    Story("a receipt found between commands", "start A; wait 3; hand end; wait 10; stop A quietly"),
+    # an id that was begun here and is open, uncertain or ended; or "" while one is
+    Story("open: ended", "start A; stop A; begun 1 1"),
+    Story("open, no id: ended", "start A; stop '' of A; begun 1 1"),
+    Story("uncertain: ended", f"{NO_ANSWER}; stop A; idle"),
+    Story("uncertain, no id: ended", f"{NO_ANSWER}; stop '' of A; idle"),
+    Story("ended: no other end", "start A; stop A fails; stop A quietly", {"signing_delay_s": 70.0}),
+    Story("ended, no id: no other end", "start A; stop A fails; stop '' of A quietly", {"signing_delay_s": 70.0}),
+    *(
+        Story(
+            f"lost after 15 s where an idle E is {answer}ed",
+            "start A; cut 1 1; wait 4; idle; stop A fails lost 10..25; idle",
+            fated("lost", idle_end=answer),
+        )
+        for answer in ("refuse", "accept")
+    ),
+    # an id that was begun here and is lost, or was begun on another serial
+    Story(
+        "lost: what runs goes on",
+        "start A; cut 1 1; wait 40; start B; stop A fails lost; runs; stop B",
+        fated("lost"),
+    ),
+    Story(
+        "lost: its receipt if it has turned up",
+        "start A; cut 1 1; stop A fails; wait 30; stop A",
+        fated("closed-late", late_close_s=40.0),
+    ),
+    Story(
+        "on another meter: named, and what runs goes on",
+        f"start A; wait 3; hand end; exchange; {NO_RECEIPT_SHOWN}; wait 5; hand begin; stop A fails {SERIAL}; runs",
+    ),
+    # an id whose start was refused
+    Story(
+        "refused: ours goes on",
+        "elsewhere A; stop A fails refused quietly; start B; stop A fails refused quietly; runs; stop B",
+    ),
+    Story("refused: another client's is ended", "hand begin; wait 2; elsewhere A; stop A fails; idle"),
+    # any other id, and ""
+    *(
+        Story(
+            f"unknown {name!r}: another client's is ended",
+            f"hand session; wait 5; hand begin; wait 5; stop {name!r} T2; idle; stop {name!r} T2",
+        )
+        for name in ("", "never heard of")
+    ),
+    *(
+        Story(
+            f"unknown {name!r}: the last receipt if nothing runs",
+            f"hand session; restart; wait 1; stop {name!r} last; begun 1 1",
+        )
+        for name in ("", "never heard of")
+    ),
+    Story(
+        "unknown: 15 s after an accepted E", "hand session; wait 20; stop X last 15..20", {"idle_end": "accept"}
+    ),
+    Story("unknown: E again, its answer lost", "hand begin; wait 2; fault lose-answer POST *; stop X T1; begun 1 1"),
+    Story("no id: there has never been a receipt", "stop '' fails 'the meter has no receipt'", {"firmware": "v1"}),
+    Story("unknown: there has never been a receipt", "stop X fails 'the meter has no receipt'", {"firmware": "v2"}),
+    Story("a receipt returned for another id stays under its own", "start A; stop X of A; idle; stop A; begun 1 1"),
+    Story(
+        "unknown: the receipt of what ran last",
+        "start A; stop A; wait 30; hand begin; wait 3; hand end; stop X last; stop X T2",
+        SPOILED_BY_A_BEGIN,
+    ),
+    Story(
+        "strict ids refuse the receipt of another id",
+        "start A; stop A; stop X fails another; stop '' of A; stop A",
+        settings={"strict_transaction_ids": True},
+    ),
+    # refusals and currents
+    Story(
+        "E refused because of a current is repeated until it falls",
+        "start A; load 100; later 6 load 0; stop A 6..10",
+        settings={"resilience_transaction_request_retries": 0},
+    ),
+    Story(
+        "E refused for good names the current and is sent later",
+        "start A; load 100; stop A fails 'a current still flows' 1.9..3.5; load 0; wait 12; idle; stop A; begun 1 1",
+        settings={"stop_current_wait_ms": 2000},
+    ),
+    Story(
+        "E refused without a current is repeated",
+        "start A; fault refuse POST /receipt count=3; stop A; begun 1 1",
+        settings={"resilience_transaction_request_retries": 0},
+    ),
+    Story(
+        "a failed reading does not fail a stop that may not wait",
+        "hand session; wait 3.5; fault server-error /metervalue; stop X T1",
+        settings={"initial_connection_wait_ms": 0},
+    ),
+    Story("abandoned: finished, and its receipt kept", "start A; abandon 0.01 stop A; wait 2; idle; stop A"),
+    Story(
+        "cut short by the end of a run: the next run finishes it",
+        "start A; wait 3; fault stall POST /receipt delay_s=2; later 0 stop A fails stopping;"
+        "wait 0.5; rerun; idle; stop A",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("story", STORIES, ids=str)
+@virtual
+async def test_stop(story: Story, path: Path) -> None:
+    await story.tell(path)
 
 
 # --- what is handed over ---
@@ -109,267 +204,7 @@ async def test_stop_waits_for_its_receipt_and_never_returns_an_older_one(shown: 
             assert now_s() - before_s <= max(2 * signing_s, signing_s + 0.26) + 0.03
 
 
-# --- an id whose receipt is here ---
-
-
-@virtual
-async def test_receipt_in_memory_is_returned_again_and_what_runs_goes_on() -> None:
-    async with live_bench() as b:
-        await start(b, "A")
-        text = (await own_receipt(b, "A")).text
-        await start(b, "B")
-        posts = b.posts()
-        assert (await stop(b, "A")).text == text
-        assert b.posts() == posts
-        assert b.meter.running
-
-
-@virtual
-async def test_receipt_found_between_commands_is_returned_without_end() -> None:
-    async with live_bench() as b:
-        await start(b, "A", for_s=3)
-        end_by_hand(b)
-        await asyncio.sleep(10)
-        posts = b.posts()
-        await own_receipt(b, "A")
-        assert b.posts() == posts
-
-
-# --- an id that was begun here and is open, uncertain or ended; or "" while one is ---
-
-
-@A_OR_NONE
-@virtual
-async def test_open_transaction_is_ended_and_its_receipt_returned(transaction_id: str) -> None:
-    async with live_bench() as b:
-        await start(b, "A")
-        assert (await stop(b, transaction_id)).identification == "04ABA"
-        assert b.meter.state.ended == 1
-
-
-@A_OR_NONE
-@virtual
-async def test_uncertain_transaction_is_ended_and_its_receipt_returned(transaction_id: str) -> None:
-    async with live_bench() as b:
-        lost = Fault("lose-answer", node="/receipt", method="POST")
-        b.once_done("POST", "/user", lost, Fault("refuse", status=503, count=FOR_GOOD))
-        await start_fails(b, "A")
-        assert b.meter.running
-        b.meter.faults.clear()
-        assert (await stop(b, transaction_id)).identification == "04ABA"
-        assert not b.meter.running
-
-
-@A_OR_NONE
-@virtual
-async def test_ended_transaction_is_awaited_without_another_end(transaction_id: str) -> None:
-    async with live_bench(meter_options(signing_delay_s=70.0)) as b:
-        await start(b, "A")
-        await stop_fails(b, "A")
-        posts = b.posts()
-        assert (await stop(b, transaction_id)).identification == "04ABA"
-        assert b.posts() == posts
-
-
-@pytest.mark.parametrize("idle_end", ["refuse", "accept"])
-@virtual
-async def test_lost_transaction_is_an_error_after_fifteen_seconds(idle_end: str) -> None:
-    async with live_bench(fated("lost", idle_end=idle_end)) as b:
-        await start(b, "A")
-        b.meter.power_cycle(off_s=1, boot_s=1)
-        await asyncio.sleep(4)
-        before_s = now_s()
-        await expect_lost(b, "A")
-        assert 10 < now_s() - before_s < 25, "it is certain when nothing has run for 15 s"
-
-
-# --- an id that was begun here and is lost, or was begun on another serial ---
-
-
-@virtual
-async def test_stop_of_a_lost_transaction_is_an_error_and_what_runs_goes_on() -> None:
-    async with live_bench(fated("lost")) as b:
-        await start(b, "A")
-        b.meter.power_cycle(off_s=1, boot_s=1)
-        await asyncio.sleep(40)
-        await start(b, "B")
-        await expect_lost(b, "A")
-        assert b.meter.running
-        await own_receipt(b, "B")
-
-
-@virtual
-async def test_stop_of_a_lost_transaction_returns_its_receipt_if_it_has_turned_up() -> None:
-    async with live_bench(fated("closed-late", late_close_s=40.0)) as b:
-        await start(b, "A")
-        b.meter.power_cycle(off_s=1, boot_s=1)
-        await stop_fails(b, "A")
-        await asyncio.sleep(30)
-        await own_receipt(b, "A")
-
-
-@virtual
-async def test_stop_of_a_transaction_on_another_meter_names_it_and_what_runs_goes_on() -> None:
-    async with live_bench() as b:
-        await start(b, "A", for_s=3)
-        end_by_hand(b)
-        exchange(b)
-        b.meter.faults.add(Fault("refuse", node="/transaction", status=503, count=FOR_GOOD))
-        b.meter.faults.add(Fault("refuse", node="/receipt", method="GET", status=503, count=FOR_GOOD))
-        await asyncio.sleep(5)
-        begin_by_hand(b)
-        assert SERIAL in await stop_fails(b, "A")
-        assert b.meter.running
-
-
-# --- an id whose start was refused ---
-
-
-@virtual
-async def test_stop_of_a_refused_start_is_an_error_and_our_transaction_goes_on() -> None:
-    async with live_bench() as b:
-        await start_elsewhere(b, "A")
-        await expect_refused(b, "A")
-        await start(b, "B")
-        await expect_refused(b, "A")
-        assert b.meter.running
-        await own_receipt(b, "B")
-
-
-@virtual
-async def test_stop_of_a_refused_start_ends_the_transaction_of_another_client() -> None:
-    async with live_bench() as b:
-        begin_by_hand(b)
-        await asyncio.sleep(2)
-        await start_elsewhere(b, "A")
-        await stop_fails(b, "A")
-        assert not b.meter.running
-
-
-# --- any other id, and "" ---
-
-
-@UNKNOWN
-@virtual
-async def test_unknown_id_ends_the_transaction_of_another_client_and_returns_its_receipt(transaction_id: str) -> None:
-    async with live_bench() as b:
-        session_by_hand(b)
-        await asyncio.sleep(5)
-        begin_by_hand(b)
-        await asyncio.sleep(5)
-        for _ in range(2):
-            assert (await stop(b, transaction_id)).pagination == "T2"
-            assert not b.meter.running
-
-
-@UNKNOWN
-@virtual
-async def test_unknown_id_returns_the_last_receipt_if_nothing_runs(transaction_id: str) -> None:
-    async with bench() as b:
-        b.meter.set_load(0, 0)
-        session_by_hand(b)
-        await asyncio.sleep(1)
-        assert (await stop(b, transaction_id)).text == b.meter.signed[-1].text
-        assert b.meter.state.ended == 1
-
-
-@virtual
-async def test_unknown_id_waits_fifteen_seconds_after_an_accepted_end() -> None:
-    async with live_bench(meter_options(idle_end="accept")) as b:
-        session_by_hand(b)
-        await asyncio.sleep(20)
-        before_s = now_s()
-        assert (await stop(b, "never heard of")).text == b.meter.signed[-1].text
-        assert 15 <= now_s() - before_s < 20
-
-
-@virtual
-async def test_unknown_id_sends_end_again_after_a_lost_answer() -> None:
-    async with live_bench() as b:
-        begin_by_hand(b)
-        await asyncio.sleep(2)
-        b.meter.faults.add(Fault("lose-answer", node="/receipt", method="POST"))
-        assert (await stop(b, "never heard of")).pagination == "T1"
-        assert b.meter.state.ended == 1
-
-
-@pytest.mark.parametrize(("transaction_id", "firmware"), [("", "v1"), ("never heard of", "v2")])
-@virtual
-async def test_unknown_id_is_an_error_if_there_has_never_been_a_receipt(transaction_id: str, firmware: str) -> None:
-    async with live_bench(meter_options(firmware=firmware)) as b:
-        assert "the meter has no receipt" in await stop_fails(b, transaction_id)
-
-
-@virtual
-async def test_receipt_returned_for_another_id_stays_under_its_own() -> None:
-    async with live_bench() as b:
-        await start(b, "A")
-        text = (await stop(b, "never heard of")).text
-        assert not b.meter.running
-        assert (await own_receipt(b, "A")).text == text
-        assert b.meter.state.ended == 1
-
-
-@virtual
-async def test_strict_ids_refuse_the_receipt_of_another_id() -> None:
-    async with live_bench(strict_transaction_ids=True) as b:
-        await start(b, "A")
-        await own_receipt(b, "A")
-        assert "another" in await stop_fails(b, "never heard of")
-        for transaction_id in ("", "A"):
-            assert (await stop(b, transaction_id)).identification == "04ABA"
-
-
-@virtual
-async def test_unknown_id_returns_the_receipt_of_what_ran_last() -> None:
-    async with live_bench(meter_options(**SPOILED_BY_A_BEGIN)) as b:
-        await start(b, "A")
-        before = await own_receipt(b, "A")
-        await asyncio.sleep(30)
-        begin_by_hand(b)
-        await asyncio.sleep(3)
-        end_by_hand(b)
-        assert (await stop(b, "another")).text == b.meter.signed[-1].text != before.text
-
-
-# --- refusals and currents ---
-
-
-@virtual
-async def test_end_refused_because_of_a_current_is_repeated_until_it_falls() -> None:
-    async with live_bench(resilience_transaction_request_retries=0) as b:
-        await start(b)
-        b.meter.set_load(100, 400)
-        stopping = asyncio.create_task(own_receipt(b))
-        await asyncio.sleep(6)
-        b.meter.clear_load()
-        await stopping
-
-
-@virtual
-async def test_end_refused_for_good_names_the_current_and_is_sent_later() -> None:
-    async with live_bench(stop_current_wait_ms=2000) as b:
-        await start(b)
-        b.meter.set_load(100, 400)
-        before_s = now_s()
-        error = await stop_fails(b)
-        assert b.driver.address in error
-        assert "a current still flows" in error
-        assert 1.9 <= now_s() - before_s < 3.5
-        b.meter.clear_load()
-        await asyncio.sleep(12)
-        assert not b.meter.running
-        await own_receipt(b)
-        assert b.meter.state.ended == 1
-
-
-@virtual
-async def test_end_refused_without_a_current_is_repeated() -> None:
-    async with live_bench(resilience_transaction_request_retries=0) as b:
-        await start(b)
-        b.meter.faults.add(Fault("refuse", node="/receipt", method="POST", count=3))
-        await own_receipt(b)
-        assert b.meter.state.ended == 1
+# --- what comes in between ---
 
 
 @virtual
@@ -402,40 +237,3 @@ async def test_failed_or_stalled_readings_do_not_delay_a_stop() -> None:
             b.meter.faults.add(fault)
             await stopping
             assert now_s() - before_s < 2.1
-
-
-@virtual
-async def test_failed_reading_does_not_fail_a_stop_that_may_not_wait() -> None:
-    async with bench(initial_connection_wait_ms=0) as b:
-        b.meter.set_load(0, 0)
-        session_by_hand(b)
-        await b.until_live()
-        await asyncio.sleep(3.5)
-        b.meter.faults.add(Fault("server-error", node="/metervalue"))
-        assert (await stop(b, "old")).pagination == "T1"
-
-
-@virtual
-async def test_abandoned_stop_is_finished_and_its_receipt_kept() -> None:
-    async with live_bench() as b:
-        await start(b)
-        caller = asyncio.create_task(b.driver.stop_transaction("T-1"))
-        await asyncio.sleep(0.01)
-        caller.cancel()
-        await asyncio.gather(caller, return_exceptions=True)
-        await asyncio.sleep(2)
-        assert not b.meter.running
-        await own_receipt(b)
-
-
-@virtual
-async def test_stop_cut_short_by_the_end_of_a_run_is_finished_by_the_next_run() -> None:
-    async with live_bench() as b:
-        await start(b, for_s=3)
-        b.meter.faults.add(Fault("stall", node="/receipt", method="POST", delay_s=2))
-        stopping = asyncio.create_task(stop_fails(b))
-        await asyncio.sleep(0.5)
-        await run_again(b)
-        assert "stopping" in await stopping
-        assert not b.meter.running
-        await own_receipt(b)

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iem_dcr.config import SETTINGS, Settings
-from iem_dcr.driver import MeterDriver, timing
+from iem_dcr.config import SETTINGS
+from iem_dcr.driver import timing
 from iem_dcr.driver.timing import Schedule, now_s
 from iem_dcr.everest_api.meter_api import TURNS, turn_of
 from iem_dcr.simulator import Fault
-from tests.support.bench import CI, RememberingStation, bench, request
-from tests.support.driving import FOR_GOOD, expect_refused, start, start_fails, stop_driver, stop_fails
+from tests.support.bench import bench, request
+from tests.support.driving import FOR_GOOD, expect_refused, process, start, start_fails, stop_fails
 from tests.support.virtual_time import virtual
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
 
 
 @given(begin_s=st.floats(0, 1e7), phase=st.floats(0, 1, exclude_max=True), period_s=st.sampled_from([1.0, 2.0]))
@@ -51,25 +47,9 @@ def test_the_meters_of_a_process_take_turns() -> None:
     assert max(phases.values()) < 2 * 1000 / TURNS
 
 
-@contextlib.asynccontextmanager
-async def one_that_begins_later(after_s: float) -> AsyncIterator[tuple[MeterDriver, RememberingStation]]:
-    async with bench() as other:
-        await stop_driver(other)
-        host, port = other.server.address.split(":")
-        station = RememberingStation()
-        settings = Settings.of({"ip_address": host, "port_http": int(port), "CI": CI})
-        driver = MeterDriver(settings, station, begins_after_s=after_s, wall=other.wall)
-        task = asyncio.create_task(driver.run())
-        try:
-            yield driver, station
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-
-
 @virtual
 async def test_driver_that_begins_later_waits() -> None:
-    async with one_that_begins_later(3.0) as (driver, station):
+    async with bench() as b, process(b, begins_after_s=3.0) as (driver, station):
         await asyncio.sleep(2.9)
         assert driver.last_response_s is None
         await asyncio.sleep(0.6)
@@ -78,7 +58,7 @@ async def test_driver_that_begins_later_waits() -> None:
 
 @virtual
 async def test_command_does_not_wait_for_a_driver_that_begins_later() -> None:
-    async with one_that_begins_later(20.0) as (driver, _):
+    async with bench() as b, process(b, begins_after_s=20.0) as (driver, _):
         before_s = now_s()
         await start(driver)
         assert now_s() - before_s < 5.0

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
 import re
 import shutil
-import sqlite3
 import tempfile
 from pathlib import Path
 
@@ -15,14 +13,21 @@ import pytest
 from iem_dcr.driver.ports import Recalled
 from tests.support.command_line import run
 from tests.support.driving import logged
-from tests.support.journals import ADDRESS, METER, Desk, desk, entry, failure, kept, process, result, tuple_text
+from tests.support.journals import (
+    ADDRESS,
+    METER,
+    Desk,
+    changing,
+    desk,
+    entry,
+    failure,
+    kept,
+    process,
+    result,
+    tuple_text,
+)
 from tests.support.profiles import times
 from tests.test_journal_broken import ASKS, assert_sound, moved_aside, paginations
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "receipts.db"
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +95,7 @@ def test_damage_found_by_the_check_after_a_failed_statement_moves_the_file_aside
     with desk(path) as made:
         made.worker.run()
         for statement in damage:
-            with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            with changing(path) as connection:
                 connection.execute("PRAGMA writable_schema=ON")
                 connection.execute(statement)
         if asks:
@@ -105,11 +110,10 @@ def test_damage_found_by_the_check_after_a_failed_statement_moves_the_file_aside
 def test_file_migrated_by_a_newer_program_is_not_moved_aside(
     path: Path, full: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As when a newer program has migrated the file meanwhile: it must not be moved aside for that."""
     path.write_bytes(full)
     with desk(path) as made:
         made.worker.run()
-        with contextlib.closing(sqlite3.connect(path)) as connection:
+        with changing(path) as connection:
             connection.executescript("ALTER TABLE receipts RENAME COLUMN found TO sighted; PRAGMA user_version=3")
         made.journal.keep(kept(100))
         assert made.recall() == Recalled()
@@ -159,9 +163,7 @@ def damaged(content: bytes, chance: random.Random) -> bytes:
     return bytes(changed)
 
 
-@pytest.mark.parametrize(
-    ("place", "what"), [(18, "moved aside"), (60, "moved aside"), (63, "refused"), (68, "moved aside")]
-)
+@pytest.mark.parametrize(("place", "what"), [(18, "moved aside"), (63, "refused"), (68, "moved aside")])
 def test_flipped_bit_in_a_field_of_the_header_moves_the_file_aside(
     place: int, what: str, path: Path, full: bytes
 ) -> None:
@@ -204,7 +206,7 @@ def test_damaged_file_is_moved_aside_with_its_side_files(
     with killed.open("r+b") as file:
         file.seek(4096 * 5)
         file.write(b"nothing that SQLite knows" * 1000)
-    with contextlib.closing(sqlite3.connect(killed)) as other:  # so that the side files stay
+    with changing(killed) as other:  # so that the side files stay
         other.execute("SELECT count(*) FROM sqlite_master").fetchone()
         again = Desk(killed)
         again.keep(kept(101))

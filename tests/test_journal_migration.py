@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import sqlite3
 import subprocess
-from contextlib import closing
 from datetime import UTC, datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
 import pytest
 
 from iem_dcr.driver.ports import FiledReceipt, NotedEntry, Recalled
-from iem_dcr.journal import Journal, check_journal, forget
+from iem_dcr.errors import JournalError
+from iem_dcr.journal import check_journal, count_to_forget, forget, pin, pins
 from tests.support.bench import SERIAL
 from tests.support.disks import small_disk
 from tests.support.driving import live_bench, own_receipt, process, start, stop, stop_fails
-from tests.support.journals import ADDRESS, METER, StepWorker, entries, kept, result, tuple_text, virtual_journal
+from tests.support.journals import ADDRESS, METER, changing, desk, entries, kept, tuple_text, virtual_journal
 from tests.support.virtual_time import virtual
+from tests.test_journal_broken import assert_sound, moved_aside
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,49 +26,24 @@ OLD_TABLES = """
     PRAGMA journal_mode=WAL;
     CREATE TABLE receipts (
         id INTEGER PRIMARY KEY,
-        meter TEXT NOT NULL,
-        pagination TEXT NOT NULL,
-        digest BLOB NOT NULL,
-        address TEXT NOT NULL,
-        transaction_id TEXT NOT NULL,
-        reused INTEGER NOT NULL DEFAULT 0,
-        identification TEXT NOT NULL,
-        begin_text TEXT NOT NULL,
-        begin_ms INTEGER,
-        end_text TEXT NOT NULL,
-        end_ms INTEGER,
-        begin_wh TEXT NOT NULL,
-        end_wh TEXT NOT NULL,
-        energy_wh TEXT NOT NULL,
-        tuple BLOB,
-        public_key TEXT NOT NULL,
-        outcome TEXT NOT NULL,
-        findings TEXT NOT NULL,
-        found INTEGER NOT NULL,
-        kept_ms INTEGER NOT NULL,
-        age_ms INTEGER,
-        erased_ms INTEGER,
-        UNIQUE (meter, pagination, digest)
+        meter TEXT NOT NULL, pagination TEXT NOT NULL, digest BLOB NOT NULL, address TEXT NOT NULL,
+        transaction_id TEXT NOT NULL, reused INTEGER NOT NULL DEFAULT 0, identification TEXT NOT NULL,
+        begin_text TEXT NOT NULL, begin_ms INTEGER, end_text TEXT NOT NULL, end_ms INTEGER,
+        begin_wh TEXT NOT NULL, end_wh TEXT NOT NULL, energy_wh TEXT NOT NULL, tuple BLOB, public_key TEXT NOT NULL,
+        outcome TEXT NOT NULL, findings TEXT NOT NULL, found INTEGER NOT NULL, kept_ms INTEGER NOT NULL,
+        age_ms INTEGER, erased_ms INTEGER, UNIQUE (meter, pagination, digest)
     );
     CREATE INDEX receipts_transaction ON receipts (transaction_id) WHERE transaction_id <> '';
     CREATE INDEX receipts_age ON receipts (age_ms);
     CREATE TABLE state (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
     CREATE TABLE IF NOT EXISTS begun (
         id INTEGER PRIMARY KEY,
-        meter TEXT NOT NULL,
-        address TEXT NOT NULL,
-        transaction_id TEXT NOT NULL,
-        identification TEXT NOT NULL,
-        pagination_before TEXT,
-        began_text TEXT NOT NULL,
-        noted_ms INTEGER NOT NULL
+        meter TEXT NOT NULL, address TEXT NOT NULL, transaction_id TEXT NOT NULL, identification TEXT NOT NULL,
+        pagination_before TEXT, began_text TEXT NOT NULL, noted_ms INTEGER NOT NULL
     );
     CREATE TABLE IF NOT EXISTS refused (
         id INTEGER PRIMARY KEY,
-        meter TEXT NOT NULL,
-        address TEXT NOT NULL,
-        transaction_id TEXT NOT NULL,
-        noted_ms INTEGER NOT NULL
+        meter TEXT NOT NULL, address TEXT NOT NULL, transaction_id TEXT NOT NULL, noted_ms INTEGER NOT NULL
     );
     PRAGMA application_id=1229278538;
     PRAGMA user_version=1;
@@ -89,15 +64,14 @@ INFO = '[{"code": "fiscal", "severity": "info", "reading": null, "field": "PG", 
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    made = tmp_path / "receipts.db"
-    write_old(made)
-    return made
+def old(path: Path) -> Path:
+    write_old(path)
+    return path
 
 
 def write_old(path: Path, meter: str = METER, address: str = ADDRESS) -> None:
     """Write a journal as 0.1.0 has left it."""
-    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+    with changing(path) as connection:
         connection.executescript(OLD_TABLES)
         connection.executescript(OLD_ROWS.format(meter=meter, address=address, noted_ms=NOTED_MS))
         for number, (outcome, findings, reused) in enumerate(
@@ -115,12 +89,8 @@ def write_old(path: Path, meter: str = METER, address: str = ADDRESS) -> None:
 
 
 def recall(path: Path, **which: str) -> Recalled:
-    worker = StepWorker()
-    opened = Journal(path, worker=worker)
-    answer = opened.recall(**({"meter": METER, "address": ADDRESS} | which))
-    worker.run()
-    opened.abandon()
-    return result(answer)
+    with desk(path) as made:
+        return made.recall(**which)
 
 
 def noted(transaction_id: str, ID: str, PG_before: str | None, state: str, after_ms: int) -> NotedEntry:
@@ -148,26 +118,28 @@ EXPECTED = Recalled(
 
 
 def version(path: Path) -> int:
-    with closing(sqlite3.connect(path)) as connection:
+    with changing(path) as connection:
         return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
 
-def test_driver_migrates_the_file_and_recalls_its_notes(path: Path) -> None:
-    check_journal(path)
-    assert version(path) == 1
-    before = entries(path)
-    assert recall(path) == EXPECTED
-    assert version(path) == 2
-    assert entries(path) == before
-    assert recall(path) == EXPECTED
-    assert [one.state for one in recall(path, meter="another", address="").entries] == ["uncertain"]
-    with closing(sqlite3.connect(path)) as connection:
-        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+def test_driver_migrates_the_file_and_recalls_its_notes(old: Path) -> None:
+    check_journal(old)
+    content, before = old.read_bytes(), entries(old)
+    assert [(one.transaction_id, one.text, one.accepted) for one in before] == [
+        ("T-1", tuple_text(1), True), ("T-1", tuple_text(2), False), ("", tuple_text(3), True),
+        ("", tuple_text(4), True),
+    ]  # fmt: skip
+    assert (count_to_forget(old, transaction_id="T-1"), pins(old)) == ((2, 0), {})
+    assert old.read_bytes() == content, "reading changes nothing"
+    for _ in range(2):
+        assert recall(old) == EXPECTED
+        assert (version(old), entries(old)) == (2, before)
+    assert [one.state for one in recall(old, meter="another", address="").entries] == ["uncertain"]
+    assert_sound(old)
 
 
 @virtual
-async def test_driver_acts_on_migrated_notes(tmp_path: Path) -> None:
-    path = tmp_path / "receipts.db"
+async def test_driver_acts_on_migrated_notes(path: Path) -> None:
     async with live_bench() as b:
         await start(b, "T-8", for_s=2)
         write_old(path, SERIAL, b.driver.address)
@@ -181,15 +153,6 @@ async def test_driver_acts_on_migrated_notes(tmp_path: Path) -> None:
     assert version(path) == 2
 
 
-def test_reader_sees_migrated_entries_and_changes_nothing(path: Path) -> None:
-    before = path.read_bytes()
-    assert [(one.transaction_id, one.text, one.accepted) for one in entries(path)] == [
-        ("T-1", tuple_text(1), True), ("T-1", tuple_text(2), False), ("", tuple_text(3), True),
-        ("", tuple_text(4), True),
-    ]  # fmt: skip
-    assert path.read_bytes() == before
-
-
 def test_file_on_a_read_only_disk_is_read() -> None:
     with small_disk(pages=300) as folder:
         write_old(folder / "receipts.db")
@@ -197,12 +160,12 @@ def test_file_on_a_read_only_disk_is_read() -> None:
         assert recall(folder / "receipts.db") == EXPECTED
 
 
-def test_reader_does_not_prevent_migration(path: Path) -> None:
-    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+def test_reader_does_not_prevent_migration(old: Path) -> None:
+    with changing(old) as other:
         other.execute("BEGIN")
         other.execute("SELECT * FROM receipts").fetchone()
-        assert recall(path) == EXPECTED
-    assert version(path) == 2
+        assert recall(old) == EXPECTED
+    assert version(old) == 2
 
 
 def test_failed_migration_changes_nothing_and_is_tried_again() -> None:
@@ -213,34 +176,32 @@ def test_failed_migration_changes_nothing_and_is_tried_again() -> None:
         ballast = folder / "ballast"
         # What is left is enough to open it, and not for a migration.
         ballast.write_bytes(b"x" * (70 * folder.stat().st_blksize - path.stat().st_size))
-        worker = StepWorker()
-        opened = Journal(path, worker=worker)
-        opened.keep(kept(5))
-        worker.run()
-        assert opened.unwritten == 1
-        assert version(path) == 1
-        assert entries(path) == before
-        ballast.unlink()
-        worker.wait(3)
-        opened.abandon()
+        with desk(path) as made:
+            made.journal.keep(kept(5))
+            made.worker.run()
+            assert made.journal.unwritten == 1
+            assert version(path) == 1
+            assert entries(path) == before
+            ballast.unlink()
+            made.worker.wait(3)
         assert version(path) == 2
         assert len(entries(path)) == 5
 
 
-def test_erasing_does_not_migrate(path: Path) -> None:
-    assert [one.pagination for one in forget(path, transaction_id="T-1").entries] == ["T1", "T2"]
-    assert forget(path, transaction_id="T-8").entries == ()
-    assert forget(path, transaction_id="T-5").entries == ()
-    assert version(path) == 1
-    recalled = recall(path)
-    assert [one.transaction_id for one in recalled.entries] == ["T-7"]
-    assert recalled.refused == ("T-6",)
-    assert [one.text for one in recalled.receipts] == [tuple_text(3), tuple_text(4)]
+def test_only_a_driver_migrates(old: Path) -> None:
+    """A driver of version 1 that still runs could not write a migrated file."""
+    before = old.read_bytes()
+    for change in (lambda: forget(old, transaction_id="T-1"), lambda: pin(old, METER, [ADDRESS])):
+        with pytest.raises(JournalError, match="it has version 1; start the driver, which migrates it"):
+            change()
+    assert old.read_bytes() == before
+    assert recall(old) == EXPECTED
+    assert forget(old, transaction_id="T-1").receipts == 2
 
 
 @pytest.mark.parametrize("damage", ["DROP TABLE begun", "ALTER TABLE receipts RENAME reused TO reuzed"])
-def test_file_with_wrong_tables_for_its_version_is_moved_aside(damage: str, path: Path) -> None:
-    with closing(sqlite3.connect(path)) as connection:
+def test_file_with_wrong_tables_for_its_version_is_moved_aside(damage: str, old: Path) -> None:
+    with changing(old) as connection:
         connection.execute(damage)
-    assert recall(path) == Recalled()
-    assert len([*path.parent.glob("*.corrupt-*")]) == 1
+    assert recall(old) == Recalled()
+    assert len(moved_aside(old)) == 1

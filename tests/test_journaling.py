@@ -19,6 +19,7 @@ from iem_dcr.errors import ConfigError
 from iem_dcr.journaling import Journals, LateJournal, check_journal_of, existing, place
 from tests.support.command_line import PATIENCE_S
 from tests.support.disks import small_disk
+from tests.support.driving import logged
 from tests.support.journals import ADDRESS, METER, entries, entry, kept, process
 from tests.support.tools import UNMEASURED
 
@@ -48,10 +49,6 @@ def late(path: str | Path, journals: Journals | None = None) -> LateJournal:
     return made
 
 
-def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-
-
 # --- where it is ---
 
 
@@ -60,9 +57,24 @@ def test_the_first_folder_that_is_there_is_taken(homes: dict[str, Path], caplog:
     assert homes["user"].stat().st_mode & 0o777 == 0o700
     homes["system"].mkdir()
     assert place() == homes["system"] / NAME
-    homes["service"].mkdir()
-    assert place() == homes["service"] / NAME
-    assert warnings(caplog) == []
+    homes["service"].touch()
+    assert place() == homes["system"] / NAME, "a file is no folder"
+    assert existing() is None
+    homes["service"].unlink()
+    (homes["service"] / NAME).mkdir(parents=True)
+    assert place() == homes["service"] / NAME, "although the file is bad"
+    for name in ("user", "system"):
+        (homes[name] / NAME).touch()
+        assert existing() == homes[name] / NAME
+    assert logged(caplog) == []
+
+
+def test_a_state_home_that_is_relative_is_ignored(
+    homes: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", "relative")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert place() == tmp_path / ".local" / "state" / "iem-dcr" / NAME
 
 
 @UNMEASURED
@@ -84,14 +96,6 @@ def test_a_folder_that_is_forbidden_is_passed_over_and_a_file_in_it_counts_as_em
     assert first.startswith(f"WARNING journal {path}: this user may not use its folder; change its rights")
 
 
-def test_a_file_in_the_place_of_a_folder_is_passed_over_and_a_bad_file_stays(homes: dict[str, Path]) -> None:
-    homes["service"].touch()
-    assert place() == homes["user"] / NAME
-    homes["service"].unlink()
-    (homes["service"] / NAME).mkdir(parents=True)
-    assert place() == homes["service"] / NAME
-
-
 def test_on_a_read_only_disk_a_journal_stays_the_journal_and_an_empty_folder_is_passed_over(
     homes: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,23 +108,6 @@ def test_on_a_read_only_disk_a_journal_stays_the_journal_and_an_empty_folder_is_
         assert place() == homes["user"] / NAME
         monkeypatch.setenv("STATE_DIRECTORY", str(disk / "with"))
         assert place() == disk / "with" / NAME
-
-
-def test_a_state_home_that_is_relative_is_ignored(
-    homes: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("XDG_STATE_HOME", "relative")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert place() == tmp_path / ".local" / "state" / "iem-dcr" / NAME
-
-
-def test_the_first_that_exists_is_found(homes: dict[str, Path]) -> None:
-    assert existing() is None
-    homes["service"].mkdir()
-    for name in ("user", "system"):
-        homes[name].mkdir(parents=True)
-        (homes[name] / NAME).touch()
-        assert existing() == homes[name] / NAME
 
 
 def test_a_journal_that_cannot_be_is_refused_by_the_check(tmp_path: Path, homes: dict[str, Path]) -> None:
@@ -181,7 +168,7 @@ def test_no_folder_is_one_warning_for_all_meters_and_an_empty_journal(
             await one.close()
 
     asyncio.run(main())
-    (warning,) = warnings(caplog)
+    (warning,) = logged(caplog)
     assert warning.startswith("no folder for the journal of receipts")
     assert "set journal_path to a file" in warning
 
@@ -223,7 +210,7 @@ def test_what_fails_at_opening_is_said_and_takes_nobody_down(
         assert (await late(tmp_path / NAME).recall(meter=METER, address=ADDRESS)) == Recalled()
 
     asyncio.run(main())
-    assert len(warnings(caplog)) == 1
+    assert len(logged(caplog)) == 1
     assert "cannot be opened: receipts are not kept" in caplog.text
 
 

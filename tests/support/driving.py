@@ -12,7 +12,7 @@ from iem_dcr import ocmf
 from iem_dcr.config import Settings
 from iem_dcr.driver import MeterDriver
 from iem_dcr.powermeter import TransactionRequestStatus
-from tests.support.bench import CI, SECRET, Bench, RememberingStation, bench, meter_options, request
+from tests.support.bench import CI, SECRET, Bench, RememberingStation, bench, request
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -53,14 +53,14 @@ async def live_bench(options: SimulatorOptions | None = None, **others: Any) -> 
 
 @contextlib.asynccontextmanager
 async def process(
-    b: Bench, journal: Journal | None = None, **settings: object
+    b: Bench, journal: Journal | None = None, begins_after_s: float = 0.0, **settings: object
 ) -> AsyncIterator[tuple[MeterDriver, RememberingStation]]:
     """Stop the bench's driver and run another in its place, as after a restart of the process."""
     await stop_driver(b)
     host, port = b.server.address.split(":")
     station = RememberingStation()
     given = Settings.of({"ip_address": host, "port_http": int(port), "CI": CI} | settings)
-    made = MeterDriver(given, station, journal=journal, wall=b.wall)
+    made = MeterDriver(given, station, journal=journal, begins_after_s=begins_after_s, wall=b.wall)
     task = asyncio.create_task(made.run())
     try:
         yield made, station
@@ -79,11 +79,6 @@ async def run_again(b: Bench) -> None:
     await stop_driver(b)
     b.task = asyncio.create_task(b.driver.run())
     await asyncio.sleep(20)
-
-
-def fated(fate: str, **options: object) -> SimulatorOptions:
-    """Return the options of a meter that does this with what is open at a power cut."""
-    return meter_options().changed({"open_at_power_cut": fate, "late_close_s": 8.0, **options})
 
 
 def changed_answers(b: Bench, change: Callable[[str, str, Answer], Answer]) -> None:
@@ -127,26 +122,26 @@ def session_by_hand(b: Bench, ID: str | None = None) -> None:
 # --- the station ---
 
 
-def _driver(at: Bench | MeterDriver) -> MeterDriver:
+def driver_at(at: Bench | MeterDriver) -> MeterDriver:
     return at.driver if isinstance(at, Bench) else at
 
 
 async def start(at: Bench | MeterDriver, name: str = "T-1", *, for_s: float = 0.0, **fields: Any) -> None:
     """Begin a transaction, and let it run for so long."""
-    assert (await _driver(at).start_transaction(request(name, **fields))).status is OK
+    assert (await driver_at(at).start_transaction(request(name, **fields))).status is OK
     await asyncio.sleep(for_s)
 
 
 async def start_fails(at: Bench | MeterDriver, name: str = "T-1", **fields: Any) -> str:
     """Ask for a transaction that does not begin. Returns what the station is told."""
-    started = await _driver(at).start_transaction(request(name, **fields))
+    started = await driver_at(at).start_transaction(request(name, **fields))
     assert started.status is UNEXPECTED_ERROR
     return started.error
 
 
 async def start_elsewhere(at: Bench | MeterDriver, name: str) -> None:
     """Ask for a transaction at another connector, which is refused with nothing sent."""
-    started = await _driver(at).start_transaction(request(name, evse_id="another"))
+    started = await driver_at(at).start_transaction(request(name, evse_id="another"))
     assert started.status is NOT_SUPPORTED
 
 
@@ -158,7 +153,7 @@ def receipt_of(response: TransactionStopResponse) -> ocmf.Receipt:
 
 async def stop(at: Bench | MeterDriver, name: str) -> ocmf.Receipt:
     """Stop a transaction. Returns the receipt, whoever it belongs to."""
-    return receipt_of(await _driver(at).stop_transaction(name))
+    return receipt_of(await driver_at(at).stop_transaction(name))
 
 
 async def own_receipt(at: Bench | MeterDriver, name: str = "T-1") -> ocmf.Receipt:
@@ -170,7 +165,7 @@ async def own_receipt(at: Bench | MeterDriver, name: str = "T-1") -> ocmf.Receip
 
 async def stop_fails(at: Bench | MeterDriver, name: str = "T-1") -> str:
     """Stop a transaction that has no receipt. Returns what the station is told."""
-    stopped = await _driver(at).stop_transaction(name)
+    stopped = await driver_at(at).stop_transaction(name)
     assert stopped.status is UNEXPECTED_ERROR
     assert stopped.signed_meter_value is None
     return stopped.error
@@ -181,13 +176,6 @@ async def expect_refused(b: Bench, name: str = "T-1") -> None:
     posts = b.posts()
     assert "refused" in await stop_fails(b, name)
     assert b.posts() == posts
-
-
-async def expect_lost(b: Bench, name: str) -> None:
-    """Stop a transaction that the meter has lost: there is no receipt, and what runs goes on."""
-    running = b.meter.running
-    assert "lost" in await stop_fails(b, name)
-    assert b.meter.running is running
 
 
 # --- who listens ---

@@ -87,6 +87,13 @@ async def journal(path: Path, keep_days: int = 365) -> AsyncIterator[Journal]:
         await opened.close()
 
 
+@contextlib.contextmanager
+def changing(path: Path) -> Iterator[sqlite3.Connection]:
+    """Change the file of a journal behind its back."""
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        yield connection
+
+
 class StepWorker:
     """Does the units of a journal when a test says so, in time that passes when a test says so.
 

@@ -199,10 +199,10 @@ def forget_command(path: str, person: str, transaction: str, is_confirmed: bool)
         tell(f"Warning: {printable(kept_aside)} is a damaged journal, moved aside: the receipts may still be in it.")
     if not erased.is_overwritten:
         tell("Error: another program is reading the journal, so bytes are not overwritten yet. Run this again.")
-    if not erased.entries and not erased.notes:
+    if not erased.receipts and not erased.notes:
         tell(f"No receipt and no note of {shortened(person or transaction)} was found.")
         return EXIT_FAILURE
-    tell(f"{_count_text(len(erased.entries), erased.notes)} erased.")
+    tell(f"{_count_text(erased.receipts, erased.notes)} erased.")
     return 0 if erased.is_overwritten else EXIT_FAILURE
 
 

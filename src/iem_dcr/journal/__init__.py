@@ -5,8 +5,16 @@ maintenance of the file. Importing this package imports ``sqlite3``, so a proces
 """
 
 from iem_dcr.journal.file import check_journal
-from iem_dcr.journal.maintenance import Entry, Erased, JournalReader, count_to_forget, forget, open_for_reading
-from iem_dcr.journal.pins import pin, pins
+from iem_dcr.journal.maintenance import (
+    Entry,
+    Erased,
+    JournalReader,
+    count_to_forget,
+    forget,
+    open_for_reading,
+    pin,
+    pins,
+)
 from iem_dcr.journal.store import Journal, open_journal
 from iem_dcr.journal.worker import Worker
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import logging
+import math
 import os
 import sqlite3
 import stat
@@ -79,7 +80,8 @@ def diagnose(error: Exception, path: Path) -> JournalError:
     """
     if code_of(error) in _STATEMENT_FAILED:
         try:
-            schema.check(path)
+            with schema.reading(path, "integrity_check"):
+                pass
         except Exception as found:  # noqa: BLE001  the finding of the check replaces the error
             error = found
         else:
@@ -88,7 +90,10 @@ def diagnose(error: Exception, path: Path) -> JournalError:
         return error
     code = code_of(error)
     is_damage = code in _DAMAGE or isinstance(error, UnicodeDecodeError)
-    head = _head(path) if is_damage or code == sqlite3.SQLITE_READONLY else b""
+    head = b""
+    if is_damage or code == sqlite3.SQLITE_READONLY:
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            head = file.read(4096)
     # An unknown write version in the head makes a file read-only for SQLite.
     if is_damage or head[18:20] not in _FORMAT_VERSIONS:
         # A journal has its application id there; a power cut leaves zeros.
@@ -97,12 +102,6 @@ def diagnose(error: Exception, path: Path) -> JournalError:
         return RefusedError("it is not a journal of receipts; change journal_path, or move the file away if it was one")
     happened, do = _FAILURES.get(code, ("it cannot be used", "check its disk, or change journal_path"))
     return JournalError(f"{happened} ({describe(error)}); {do}")
-
-
-def _head(path: Path) -> bytes:
-    with contextlib.suppress(OSError), path.open("rb") as file:
-        return file.read(4096)
-    return b""
 
 
 def _is_own_fault(error: Exception) -> bool:
@@ -120,7 +119,8 @@ def check_journal(path: str | os.PathLike[str]) -> None:
     found = resolved(path)
     try:
         if _is_there(found):
-            schema.open_to_read(found)[0].close()
+            with schema.reading(found):
+                pass
     except Exception as error:
         judgement = diagnose(error, found)
         if not isinstance(judgement, DamagedError):
@@ -131,14 +131,14 @@ def _is_there(path: Path) -> bool:
     """Return whether there is a file at a path. Raises `JournalError` if none can be written there."""
     try:
         mode = path.stat().st_mode
+    except PermissionError:
+        raise NoFolderError(_FORBIDDEN) from None
     except (FileNotFoundError, NotADirectoryError):
         if not path.parent.is_dir():
             raise NoFolderError("its folder does not exist; create it, or change journal_path") from None
         if not os.access(path.parent, os.W_OK | os.X_OK):
             raise NoFolderError(_FORBIDDEN) from None
         return False
-    except PermissionError:
-        raise NoFolderError(_FORBIDDEN) from None
     if not stat.S_ISREG(mode):
         raise RefusedError("it is not a regular file; change journal_path")
     if not os.access(path, os.W_OK):
@@ -165,7 +165,7 @@ class JournalFile:
         self._connection: sqlite3.Connection | None = None
         self._identity: tuple[int, int] | None = None
         self._checked: tuple[int, int] | None = None
-        self._moved_s: float | None = None
+        self._moved_s = -math.inf
 
     def commit(self, works: Sequence[Callable[[sqlite3.Connection], Any]], failure: Exception | None) -> list[Any]:
         """Do units of work and commit them to the file that is at the path afterwards.
@@ -175,7 +175,8 @@ class JournalFile:
         """
         for _ in range(ATTEMPTS):
             try:
-                results = self._transaction(works, failure)
+                _raise(failure)
+                results = self._committed(works)
                 if self._is_in_place():
                     return results
             except Exception as error:
@@ -193,8 +194,7 @@ class JournalFile:
             _raise(failure)
             if which is None:
                 return otherwise
-            connection, version = schema.open_to_read(self._path)
-            with contextlib.closing(connection):
+            with schema.reading(self._path) as (connection, version):
                 return question(connection) if version else otherwise
         except Exception as error:
             try:
@@ -212,25 +212,21 @@ class JournalFile:
             with contextlib.suppress(sqlite3.Error):
                 connection.close()
 
-    def _transaction(
-        self, works: Sequence[Callable[[sqlite3.Connection], Any]], failure: Exception | None
-    ) -> list[Any]:
-        _raise(failure)
+    def _committed(self, works: Sequence[Callable[[sqlite3.Connection], Any]]) -> list[Any]:
         connection = self._opened()
         results: list[Any] = []
-        if works:
-            connection.execute("BEGIN IMMEDIATE")
-            for work in works:
-                connection.execute("SAVEPOINT unit")
-                try:
-                    results.append(work(connection))
-                except Exception as error:
-                    if not _is_own_fault(error):
-                        raise
-                    connection.execute("ROLLBACK TO unit")
-                    results.append(error)
-                connection.execute("RELEASE unit")
-            connection.execute("COMMIT")
+        connection.execute("BEGIN IMMEDIATE")
+        for work in works:
+            connection.execute("SAVEPOINT unit")
+            try:
+                results.append(work(connection))
+            except Exception as error:
+                if not _is_own_fault(error):
+                    raise
+                connection.execute("ROLLBACK TO unit")
+                results.append(error)
+            connection.execute("RELEASE unit")
+        connection.execute("COMMIT")
         return results
 
     def _opened(self) -> sqlite3.Connection:
@@ -264,7 +260,7 @@ class JournalFile:
     def _move_aside(self, error: DamagedError, which: tuple[int, int] | None) -> None:
         """Move a damaged file aside, with the files beside it, unless another process has done so."""
         path, now_s = self._path, self._monotonic()
-        if self._moved_s is not None and now_s - self._moved_s < MOVED_AT_MOST_EVERY_S:
+        if now_s - self._moved_s < MOVED_AT_MOST_EVERY_S:
             raise JournalError(f"it is damaged again soon after the last time ({error}); check its disk") from error
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:

@@ -1,7 +1,7 @@
-"""Maintenance of a journal while drivers write it: reading, erasing on request, deleting old receipts.
+"""Maintenance of a journal while drivers write it: reading, erasing, pinning, deleting old receipts.
 
 * Reading changes nothing. Rows are fetched a few at a time, so that a reader does not prevent the writer from
-  checkpointing. SQL casts each column to the expected type, so a damaged row is read as far as possible.
+  checkpointing. A damaged row is read as far as possible.
 * Erasing removes the tuple and everything that names a person. Meter, pagination, times and energies stay. The digest
   prevents the tuple from being stored again. The file is rebuilt, because split pages may hold copies.
 * Age is judged by a clock that cannot leap. It follows the host's clock by at most a week per pruning, and pruning is
@@ -19,7 +19,7 @@ import sqlite3
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from iem_dcr.errors import JournalError
 from iem_dcr.journal import schema
@@ -30,7 +30,7 @@ from iem_dcr.ocmf import Outcome
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
 _log = logging.getLogger("iem_dcr.journal")
@@ -47,16 +47,10 @@ _UNREADABLE = " cannot be read: {}; is it a journal, and may this user read it?"
 _NOT_ERASED = ": erasing was not completed: {}. Do it again"
 _TRUSTED = "trusted_clock_ms"
 _PRUNED = "pruned_ms"
-_OUTCOMES = {outcome.value: outcome for outcome in Outcome}
-_TEXTS = ("meter", "address", "pagination", "transaction_id", "identification", "begin_text", "end_text", "public_key")
-_READ_AS_TEXT = (*_TEXTS, "begin_wh", "end_wh", "energy_wh", "outcome", "findings")
-_READ_AS_IS = ("id", "digest", "begin_ms", "end_ms", "accepted", "found", "kept_ms", "erased_ms")
-_COLUMNS = (
-    *(f"CAST(ifnull({column}, '') AS TEXT) AS {column}" for column in _READ_AS_TEXT),
-    "CAST(ifnull(tuple, '') AS BLOB) AS tuple",
-    *_READ_AS_IS,
-)
-_SELECT = f"SELECT {', '.join(_COLUMNS)} FROM receipts"
+_OF_ID = ":transaction <> '' AND transaction_id = :transaction"
+_OF_BOTH = f"(({_OF_ID}) OR (:person <> '' AND identification = :person))"
+_TO_FORGET = {"receipts": f"erased_ms IS NULL AND {_OF_BOTH}", "ledger": _OF_BOTH, "refused": _OF_ID}
+"""The tables that name a person, each with the condition of the rows to erase."""
 
 
 # --- reading ---
@@ -115,26 +109,29 @@ class Entry:
     is_whole: bool
 
 
-def _entry_of(row: tuple[Any, ...]) -> Entry:
-    """Make an entry from a row of `_SELECT`. A damaged value reads as empty."""
-    values = dict(zip((*_READ_AS_TEXT, "tuple", *_READ_AS_IS), row, strict=True))
-    raw = values["tuple"]
+_SAME = ("meter", "address", "pagination", "transaction_id", "identification", "begin_text", "end_text", "public_key")
+
+
+def _entry_of(row: sqlite3.Row) -> Entry:
+    """Make an entry from a row. A damaged value reads as empty."""
+    texts = {name: "" if row[name] is None else str(row[name]) for name in _SAME}
+    raw = row["tuple"] if isinstance(row["tuple"], bytes) else str(row["tuple"] or "").encode()
     return Entry(
-        id=values["id"],
-        **{column: values[column] for column in _TEXTS},
-        begin=instant_of(values["begin_ms"]),
-        end=instant_of(values["end_ms"]),
-        begin_wh=_decimal(values["begin_wh"]),
-        end_wh=_decimal(values["end_wh"]),
-        energy_wh=_decimal(values["energy_wh"]),
+        id=row["id"],
+        **texts,
+        begin=instant_of(row["begin_ms"]),
+        end=instant_of(row["end_ms"]),
+        begin_wh=_decimal(row["begin_wh"]),
+        end_wh=_decimal(row["end_wh"]),
+        energy_wh=_decimal(row["energy_wh"]),
         text=raw.decode("utf-8", "replace"),
-        outcome=_OUTCOMES.get(values["outcome"]),
-        accepted=bool(values["accepted"]),
-        findings=_findings(values["findings"]),
-        found=bool(values["found"]),
-        kept=instant_of(values["kept_ms"]) or datetime.fromtimestamp(0, UTC),
-        erased=instant_of(values["erased_ms"]),
-        is_whole=hashlib.sha256(raw).digest() == values["digest"],
+        outcome=next((outcome for outcome in Outcome if outcome.value == row["outcome"]), None),
+        accepted=bool(row["accepted"]),
+        findings=_findings(row["findings"]),
+        found=bool(row["found"]),
+        kept=instant_of(row["kept_ms"]) or datetime.fromtimestamp(0, UTC),
+        erased=instant_of(row["erased_ms"]),
+        is_whole=hashlib.sha256(raw).digest() == row["digest"],
     )
 
 
@@ -148,19 +145,15 @@ def _findings(text: str) -> tuple[Mapping[str, object], ...]:
 def _decimal(text: str) -> Decimal | None:
     try:
         return Decimal(text) if text else None
-    except ArithmeticError:
+    except (ArithmeticError, TypeError):
         return None
 
 
 class JournalReader:
-    """A journal open for reading, made by `open_for_reading`. A read error raises `JournalError`.
-
-    Attributes:
-        path: path of the file.
-    """
+    """A journal open for reading, made by `open_for_reading`. A read error raises `JournalError`."""
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
-        self.path = path
+        self._path = path
         self._connection = connection
 
     def entries(
@@ -181,8 +174,8 @@ class JournalReader:
             meter: only entries of the meter with this serial number.
         """
         conditions: dict[str, object] = {
-            "coalesce(end_ms, kept_ms) >= ?": None if begin is None else milliseconds(begin),
-            "coalesce(end_ms, kept_ms) < ?": None if end is None else milliseconds(end),
+            "coalesce(end_ms, kept_ms) >= ?": begin and milliseconds(begin),
+            "coalesce(end_ms, kept_ms) < ?": end and milliseconds(end),
             "transaction_id = ?": None if transaction_id is None else clean(transaction_id),
             "meter = ?": None if meter is None else clean(meter),
         }
@@ -202,8 +195,8 @@ class JournalReader:
         return next(iter(self._rows("WHERE id = ?", number)), None)
 
     def _rows(self, which: str, *values: object) -> list[Entry]:
-        with naming(self.path):
-            return [_entry_of(row) for row in self._connection.execute(f"{_SELECT} {which}", values)]
+        with _journal(self._path):
+            return [_entry_of(row) for row in self._connection.execute(f"SELECT * FROM receipts {which}", values)]
 
 
 @contextlib.contextmanager
@@ -213,54 +206,63 @@ def open_for_reading(path: str | os.PathLike[str]) -> Iterator[JournalReader]:
     Raises:
         JournalError: the file is absent, empty, unreadable or of a newer version.
     """
-    found = existing(path)
-    with naming(found):
-        connection, version = schema.open_to_read(found)
-        connection.execute("COMMIT")
-    with contextlib.closing(connection):
-        if not version:
-            raise JournalError(f"{named(found)}: the file is empty: nothing was ever kept in it")
+    with contextlib.ExitStack() as stack:
+        with _journal(path) as found:
+            connection, version = stack.enter_context(schema.reading(found))
+            if not version:
+                raise JournalError("the file is empty: nothing was ever kept in it")
+            connection.execute("COMMIT")
+            connection.row_factory = sqlite3.Row
         yield JournalReader(found, connection)
 
 
-def existing(path: str | os.PathLike[str]) -> Path:
-    """Return the path of an existing journal, symbolic links followed, or raise a `JournalError`."""
-    found = schema.resolved(path)
-    if not found.is_file():
-        raise JournalError(f"{named(found)}: there is no such file")
-    return found
+def pins(path: str | os.PathLike[str]) -> dict[str, str]:
+    """Return the serial number that is pinned for each address, ``host:port``.
+
+    Raises:
+        JournalError: there is no such journal, or it cannot be read.
+    """
+    with _journal(path) as found, schema.reading(found) as (connection, version):
+        question = "SELECT address, meter FROM pins WHERE meter <> '' ORDER BY address"
+        return dict(connection.execute(question).fetchall()) if version else {}
 
 
 @contextlib.contextmanager
-def naming(path: Path, what: str = _UNREADABLE) -> Iterator[None]:
-    """Turn errors on a file into a `JournalError` that names the file."""
+def _journal(path: str | os.PathLike[str], problem: str = _UNREADABLE) -> Iterator[Path]:
+    """Yield the path of an existing journal, links followed. Errors on it become a `JournalError` that names it."""
+    found = schema.resolved(path)
+    if not found.is_file():
+        raise JournalError(f"{named(found)}: there is no such file")
     try:
-        yield
+        yield found
     except JournalError as error:
-        raise JournalError(f"{named(path)}: {error}") from error
+        raise JournalError(f"{named(found)}: {error}") from error
     except (sqlite3.Error, OSError, UnicodeDecodeError) as error:
-        raise JournalError(f"{named(path)}{what.format(describe(error))}") from error
+        raise JournalError(f"{named(found)}{problem.format(describe(error))}") from error
 
 
-# --- erasing ---
+# --- changing on request ---
 
 
-@dataclass(frozen=True, slots=True)
-class Erased:
-    """The result of erasing.
+def pin(path: str | os.PathLike[str], meter: str, addresses: Iterable[str]) -> None:
+    """Pin another meter at addresses that have a pin. Drivers that write wait meanwhile.
 
-    Attributes:
-        entries: the erased receipts as they are now.
-        notes: number of deleted notes of transactions without a receipt.
-        is_overwritten: the bytes are gone from the file and its side files. False if another process reads the file for
-            too long; erase again later.
-        elsewhere: damaged journals that were moved aside, which may still contain the data.
+    Args:
+        path: path of the journal.
+        meter: serial number of the meter.
+        addresses: keys of `pins`.
+
+    Raises:
+        JournalError: there is no such journal, or it cannot be written.
     """
-
-    entries: tuple[Entry, ...]
-    notes: int
-    is_overwritten: bool
-    elsewhere: tuple[Path, ...]
+    rows = [(clean(meter), milliseconds(datetime.now(UTC)), clean(address)) for address in addresses]
+    with (
+        _journal(path, " cannot be written: {}") as found,
+        contextlib.closing(schema.connect(found)) as connection,
+        connection,
+    ):
+        if _begin(connection):
+            connection.executemany("UPDATE pins SET meter = ?, noted_ms = ? WHERE address = ?", rows)
 
 
 def count_to_forget(
@@ -271,27 +273,32 @@ def count_to_forget(
     Raises:
         JournalError: there is no such journal, or it cannot be read.
     """
-    found = existing(path)
-    with naming(found):
-        connection, version = schema.open_to_read(found)
-        with contextlib.closing(connection):
-            if not version:
-                return 0, 0
-            which = {"transaction": clean(transaction_id), "person": clean(identification)}
-            receipts, *notes = (
-                connection.execute(f"SELECT count(*) FROM {table} WHERE {condition}", which).fetchone()[0]
-                for table, condition in _to_forget(version)
-            )
-            return receipts, sum(notes)
+    which = {"transaction": clean(transaction_id), "person": clean(identification)}
+    with _journal(path) as found, schema.reading(found) as (connection, version):
+        questions = [f"SELECT count(*) FROM {table} WHERE {rows}" for table, rows in _TO_FORGET.items()]
+        receipts, *notes = (connection.execute(each, which).fetchone()[0] if version else 0 for each in questions)
+        return receipts, sum(notes)
 
 
-def forget(
-    path: str | os.PathLike[str],
-    *,
-    identification: str = "",
-    transaction_id: str = "",
-    overwrite_timeout_s: float = OVERWRITE_TIMEOUT_S,
-) -> Erased:
+@dataclass(frozen=True, slots=True)
+class Erased:
+    """The result of erasing.
+
+    Attributes:
+        receipts: number of erased receipts.
+        notes: number of deleted notes of transactions without a receipt.
+        is_overwritten: the bytes are gone from the file and its side files. False if another process reads the file for
+            too long; erase again later.
+        elsewhere: damaged journals that were moved aside, which may still contain the data.
+    """
+
+    receipts: int
+    notes: int
+    is_overwritten: bool
+    elsewhere: tuple[Path, ...]
+
+
+def forget(path: str | os.PathLike[str], *, identification: str = "", transaction_id: str = "") -> Erased:
     """Erase the receipts of a person's id or of a transaction. The erased evidence cannot be restored.
 
     Drivers that write wait meanwhile. Rebuilding the file needs free space of its own size.
@@ -300,50 +307,42 @@ def forget(
         path: path of the journal.
         identification: ID of the tuples, exactly as signed; "" for none.
         transaction_id: the station's id; "" for none.
-        overwrite_timeout_s: how long to wait for readers of the file. Drivers cannot write meanwhile.
 
     Raises:
         JournalError: there is no such journal, or it cannot be written. The message says if entries were erased but
             not overwritten yet.
     """
-    found = existing(path)
     which = {"transaction": clean(transaction_id), "person": clean(identification)}
-    with naming(found, _NOT_ERASED):
+    with _journal(path, _NOT_ERASED) as found:
         with contextlib.closing(schema.connect(found)) as connection:
             with connection:
-                entries, notes = _erase(connection, which)
+                receipts, notes = _erase(connection, which) if _begin(connection) else (0, 0)
             # Done even if nothing was left to erase: an earlier call may have been interrupted before this.
             connection.execute("VACUUM")
-            connection.execute(f"PRAGMA busy_timeout={overwrite_timeout_s * 1000:.0f}")
+            connection.execute(f"PRAGMA busy_timeout={OVERWRITE_TIMEOUT_S * 1000:.0f}")
             (is_busy, *_) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        return Erased(entries, notes, not is_busy, moved_aside(found))
+        return Erased(receipts, notes, not is_busy, moved_aside(found))
 
 
-def _to_forget(version: int) -> tuple[tuple[str, str], ...]:
-    """Return the tables of a version that name a person, receipts first, each with the condition of rows to erase."""
-    of_id = ":transaction <> '' AND transaction_id = :transaction"
-    of_both = f"(({of_id}) OR (:person <> '' AND identification = :person))"
-    ledger = "begun" if version == 1 else "ledger"
-    return ("receipts", f"erased_ms IS NULL AND {of_both}"), (ledger, of_both), ("refused", of_id)
-
-
-def _erase(connection: sqlite3.Connection, which: dict[str, str]) -> tuple[tuple[Entry, ...], int]:
+def _begin(connection: sqlite3.Connection) -> bool:
+    """Begin a transaction that writes. Returns whether the file has tables."""
+    connection.execute("PRAGMA synchronous=FULL")
     connection.execute("BEGIN IMMEDIATE")
     version = schema.version_of(connection)
-    if not version:
-        return (), 0
-    (receipts, condition), *notes = _to_forget(version)
-    deleted = sum(connection.execute(f"DELETE FROM {table} WHERE {rows}", which).rowcount for table, rows in notes)
-    numbers = connection.execute(f"SELECT id FROM {receipts} WHERE {condition}", which).fetchall()
-    connection.executemany(
+    if version not in (0, schema.VERSION):
+        raise JournalError(f"it has version {version}; start the driver, which migrates it, and do it again")
+    return version != 0
+
+
+def _erase(connection: sqlite3.Connection, which: dict[str, str]) -> tuple[int, int]:
+    receipts = connection.execute(
         "UPDATE receipts SET tuple = NULL, identification = '', transaction_id = '', findings = '[]',"
-        " erased_ms = ? WHERE id = ?",
-        [(milliseconds(datetime.now(UTC)), number) for (number,) in numbers],
+        f" erased_ms = :now WHERE {_TO_FORGET['receipts']}",
+        {**which, "now": milliseconds(datetime.now(UTC))},
     )
-    # A file of version 1 is not migrated here: the process that writes it may still be of that version.
-    select = _SELECT.replace("accepted", "1") if version == 1 else _SELECT
-    rows = (connection.execute(f"{select} WHERE id = ?", number).fetchone() for number in numbers)
-    return tuple(map(_entry_of, rows)), deleted
+    entries = connection.execute(f"DELETE FROM ledger WHERE {_TO_FORGET['ledger']}", which)
+    refused = connection.execute(f"DELETE FROM refused WHERE {_TO_FORGET['refused']}", which)
+    return receipts.rowcount, entries.rowcount + refused.rowcount
 
 
 # --- deleting what is old ---

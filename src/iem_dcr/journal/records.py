@@ -12,6 +12,7 @@ Every function runs inside the caller's transaction.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("iem_dcr.journal")
 
-MAX_IDS: Final = 64
-"""Ids kept per meter in the ledger, entries kept per id, and refused ids kept per address."""
+MAX_NOTES: Final = 64
+"""Entries kept per meter, and refused ids kept per address. The driver's ledger remembers no more."""
 MAX_RECALLED: Final = 64
 """Receipts returned by `recall`."""
 FIRST_SANE: Final = datetime(FIRST_SANE_YEAR, 1, 1, tzinfo=UTC)
@@ -139,14 +140,7 @@ def note_entry(connection: sqlite3.Connection, entry: NotedEntry) -> None:
             " AND meter = :meter AND superseded = 0",
             values,
         )
-    of_meter = "FROM ledger WHERE meter = :meter"
-    connection.execute(
-        f"DELETE {of_meter} AND (transaction_id NOT IN"
-        f" (SELECT transaction_id {of_meter} GROUP BY transaction_id ORDER BY max(id) DESC LIMIT {MAX_IDS})"
-        f" OR transaction_id = :transaction_id AND id NOT IN"
-        f" (SELECT id {of_meter} AND transaction_id = :transaction_id ORDER BY id DESC LIMIT {MAX_IDS}))",
-        values,
-    )
+    _keep_latest(connection, "ledger", "meter", values)
 
 
 def withdraw_entry(connection: sqlite3.Connection, entry: NotedEntry) -> None:
@@ -157,24 +151,21 @@ def withdraw_entry(connection: sqlite3.Connection, entry: NotedEntry) -> None:
     )
 
 
-def note_refused(
-    connection: sqlite3.Connection, transaction_id: str, *, meter: str, address: str, now: datetime
-) -> None:
+def note_refused(connection: sqlite3.Connection, transaction_id: str, meter: str, address: str, now: datetime) -> None:
     """Write the id of a start that was refused, unless the id has an entry."""
-    values = {
-        "meter": clean(meter),
-        "address": clean(address),
-        "transaction_id": clean(transaction_id),
-        "noted_ms": milliseconds(now),
-    }
+    texts = {"meter": clean(meter), "address": clean(address), "transaction_id": clean(transaction_id)}
+    values = {**texts, "noted_ms": milliseconds(now)}
     if connection.execute(f"SELECT 1 FROM ledger WHERE {_OF_ID}", values).fetchone() is not None:
         return
     connection.execute(f"DELETE FROM refused WHERE {_OF_ID}", values)
     _insert(connection, "refused", values)
-    of_address = "FROM refused WHERE address = :address"
-    connection.execute(
-        f"DELETE {of_address} AND id NOT IN (SELECT id {of_address} ORDER BY id DESC LIMIT {MAX_IDS})", values
-    )
+    _keep_latest(connection, "refused", "address", values)
+
+
+def _keep_latest(connection: sqlite3.Connection, table: str, column: str, values: Mapping[str, object]) -> None:
+    """Delete all but the latest rows of a table that have this value in a column."""
+    rows = f"FROM {table} WHERE {column} = :{column}"
+    connection.execute(f"DELETE {rows} AND id NOT IN (SELECT id {rows} ORDER BY id DESC LIMIT {MAX_NOTES})", values)
 
 
 def note_pin(connection: sqlite3.Connection, address: str, meter: str, now: datetime) -> None:
@@ -188,14 +179,13 @@ def note_pin(connection: sqlite3.Connection, address: str, meter: str, now: date
 def recall(connection: sqlite3.Connection, *, meter: str, address: str) -> Recalled:
     """Return what is known of a meter or of its address."""
     which = {"meter": clean(meter), "address": clean(address)}
+    of_either = "WHERE meter = :meter OR address = :address ORDER BY id"
     entries = connection.execute(
         "SELECT transaction_id, identification, meter, address, pagination_before, sent_text, answered_text, state,"
-        " noted_us FROM ledger WHERE meter = :meter OR address = :address ORDER BY id",
+        f" noted_us FROM ledger {of_either}",
         which,
-    ).fetchall()
-    refused = connection.execute(
-        "SELECT transaction_id FROM refused WHERE meter = :meter OR address = :address ORDER BY id", which
-    ).fetchall()
+    )
+    refused = connection.execute(f"SELECT transaction_id FROM refused {of_either}", which)
     # Two searches by index, because a condition with OR would read the whole file for a meter with few receipts.
     latest = f"erased_ms IS NULL ORDER BY id DESC LIMIT {MAX_RECALLED}"
     receipts = connection.execute(
@@ -203,7 +193,7 @@ def recall(connection: sqlite3.Connection, *, meter: str, address: str) -> Recal
         f" UNION SELECT id FROM (SELECT id FROM receipts WHERE address = :address AND {latest}))"
         f" ORDER BY id DESC LIMIT {MAX_RECALLED}",
         which,
-    ).fetchall()
+    )
     # The newest host time from a set clock. A time after the year 9999 means a damaged row.
     (newest_us,) = connection.execute(
         "SELECT max(us) FROM (SELECT * FROM"
@@ -258,11 +248,10 @@ def instant_of(number: object, unit: timedelta = _MS) -> datetime | None:
 
 
 def _time_of(text: object) -> datetime | None:
-    try:
+    with contextlib.suppress(ValueError):
         time = datetime.fromisoformat(str(text))
-    except ValueError:
-        return None
-    return time if time.tzinfo is not None else None
+        return time if time.tzinfo is not None else None
+    return None
 
 
 def _insert(connection: sqlite3.Connection, table: str, values: Mapping[str, object], or_else: str = "") -> None:
@@ -315,12 +304,9 @@ def _TM_text(receipt: Receipt, reading: Reading | None) -> str:  # noqa: N802  T
     rows = receipt.payload.get("RD")
     if reading is None or not isinstance(rows, list):
         return ""
-    text: object = ""
-    for row, made in zip(rows, receipt.readings, strict=False):
-        text = row.get("TM", text) if isinstance(row, dict) else ""
-        if made is reading:
-            break
-    return clean(text) if isinstance(text, str) else ""
+    rows = rows[: receipt.readings.index(reading) + 1]
+    texts = [row["TM"] for row in rows if isinstance(row, dict) and "TM" in row]
+    return clean(texts[-1]) if texts and isinstance(texts[-1], str) else ""
 
 
 def _findings(receipt: Receipt) -> str:

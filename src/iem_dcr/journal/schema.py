@@ -2,7 +2,8 @@
 
 This code writes version 2. It migrates version 1 (iem-dcr 0.1.0) when it opens the file for writing, in the transaction
 that would otherwise create the tables. A reader sees version 1 through views as if it were version 2. The version of a
-file is read in one transaction, because other processes create and migrate files too.
+file is read in one transaction, because other processes create and migrate files too. Only drivers migrate a file: the
+process that writes version 1 may still run, and could not use the file any more.
 
 WAL lets readers and the writer work without waiting for each other. Synchronous FULL lets a commit survive a power cut.
 Secure_delete overwrites deleted bytes. A file is checked as a whole when it is opened for writing, because data written
@@ -24,12 +25,10 @@ from urllib.parse import quote
 from iem_dcr.errors import JournalError, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterator
 
 VERSION: Final = 2
 """PRAGMA user_version of a journal that this code writes."""
-MAX_VERSION: Final = 100_000
-"""A larger number means damage."""
 APPLICATION_ID: Final = 0x49454D4A
 """PRAGMA application_id of a journal: ``IEMJ``."""
 BUSY_TIMEOUT_S: Final = 5.0
@@ -38,8 +37,6 @@ MAX_CHECKED_BYTES: Final = 256 * 1024 * 1024
 """Larger files are not checked when they are opened: that would delay the first receipt too long."""
 SIDE_FILES: Final = ("-wal", "-shm")
 """Files that SQLite keeps beside a journal while it is in use."""
-
-_SWITCH_RETRY_S = 0.05
 
 # --- tables; `iem_dcr.journal.maintenance.Entry` explains the columns of receipts ---
 
@@ -169,7 +166,7 @@ def connect(path: Path, *, is_immutable: bool = False) -> sqlite3.Connection:
     connection = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
     # The rest of a row must be readable if one text is damaged.
     connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
-    _run(connection, ("PRAGMA trusted_schema=OFF", "PRAGMA cell_size_check=ON", "PRAGMA temp_store=MEMORY"))
+    _run(connection, "PRAGMA trusted_schema=OFF", "PRAGMA cell_size_check=ON", "PRAGMA temp_store=MEMORY")
     return connection
 
 
@@ -188,7 +185,7 @@ def version_of(connection: sqlite3.Connection) -> int:
         if tables >= _OF_EVERY_VERSION:
             raise DamagedError("its head is damaged: the application id is missing")
         raise RefusedError("it is another program's database; change journal_path")
-    if not 1 <= version <= MAX_VERSION:
+    if version < 1:
         raise DamagedError(f"its head is damaged: it gives version {version}")
     if version > VERSION:
         raise RefusedError(
@@ -198,23 +195,30 @@ def version_of(connection: sqlite3.Connection) -> int:
     return version
 
 
-def open_to_read(path: Path) -> tuple[sqlite3.Connection, int]:
-    """Open a journal for reading, within a transaction. Returns the connection and the version.
+@contextlib.contextmanager
+def reading(path: Path, check: str = "") -> Iterator[tuple[sqlite3.Connection, int]]:
+    """Open a journal for reading, within a transaction. Yields the connection and the version.
 
     SQLite needs side files beside an open journal. In a folder that cannot be written it is opened immutable instead,
     without side files and locks. Elsewhere locks are needed: a file that another process writes would look damaged.
+
+    Args:
+        path: path of the file.
+        check: the pragma that checks the file: "quick_check" or "integrity_check"; "" checks its head only.
+
+    Raises:
+        DamagedError, RefusedError, sqlite3.Error, OSError: the file cannot be read.
     """
     is_writable = os.access(path.parent, os.W_OK)
-    connection = connect(path, is_immutable=not is_writable and not side_file(path, "-wal").exists())
-    try:
+    is_immutable = not is_writable and not side_file(path, "-wal").exists()
+    with contextlib.closing(connect(path, is_immutable=is_immutable)) as connection:
         connection.execute("BEGIN")
         version = version_of(connection)
-        _run(connection, _VIEWS_OF_1 if version == 1 else ())
+        _run(connection, *(_VIEWS_OF_1 if version == 1 else ()))
+        if version and check and path.stat().st_size <= MAX_CHECKED_BYTES:
+            _check(connection, check)
         connection.execute("PRAGMA query_only=ON")
-    except BaseException:
-        connection.close()
-        raise
-    return connection, version
+        yield connection, version
 
 
 def open_to_write(path: Path, *, is_checked: bool) -> sqlite3.Connection:
@@ -223,17 +227,15 @@ def open_to_write(path: Path, *, is_checked: bool) -> sqlite3.Connection:
     Raises:
         DamagedError, RefusedError, sqlite3.Error, OSError: the file cannot be used. It is unchanged.
     """
+    with reading(path, "" if is_checked else "quick_check"):
+        pass
     connection = connect(path)
     try:
-        connection.execute("BEGIN")
-        if version_of(connection) and not is_checked:
-            _check(connection, path, "quick_check")
-        connection.execute("COMMIT")
         _switch_to_wal(connection)
         # Done even if nothing changes: a file that cannot be written must fail before the first receipt.
-        _run(connection, ("PRAGMA synchronous=FULL", "PRAGMA secure_delete=ON", "BEGIN IMMEDIATE"))
+        _run(connection, "PRAGMA synchronous=FULL", "PRAGMA secure_delete=ON", "BEGIN IMMEDIATE")
         version = version_of(connection)
-        _run(connection, (*_MIGRATIONS[version], "COMMIT"))
+        _run(connection, *_MIGRATIONS[version], "COMMIT")
         if not version:  # so that the file itself contains the application id, not only the -wal
             connection.execute("PRAGMA wal_checkpoint")
     except BaseException:
@@ -242,27 +244,7 @@ def open_to_write(path: Path, *, is_checked: bool) -> sqlite3.Connection:
     return connection
 
 
-def check(path: Path) -> None:
-    """Check whether the file is the reason why a statement failed.
-
-    Raises:
-        DamagedError, RefusedError, sqlite3.Error: it is the reason, or the file cannot be checked now.
-    """
-    connection, version = open_to_read(path)
-    with contextlib.closing(connection):
-        if not version:
-            return
-        _check(connection, path, "integrity_check")
-        with contextlib.closing(sqlite3.connect(":memory:")) as sound:
-            _run(sound, _TABLES)
-            columns = "SELECT m.name, group_concat(c.name) FROM sqlite_master m, pragma_table_info(m.name) c GROUP BY 1"
-            tables = sound.execute(columns).fetchall()
-        _run(connection, (f"SELECT {columns} FROM {table} LIMIT 0" for table, columns in tables))
-
-
-def _check(connection: sqlite3.Connection, path: Path, pragma: str) -> None:
-    if path.stat().st_size > MAX_CHECKED_BYTES:
-        return
+def _check(connection: sqlite3.Connection, pragma: str) -> None:
     (found,) = connection.execute(f"PRAGMA {pragma}(1)").fetchone()
     if found != "ok":
         raise DamagedError(printable(found))
@@ -270,6 +252,11 @@ def _check(connection: sqlite3.Connection, path: Path, pragma: str) -> None:
     numbered = "SELECT count(*) FROM sqlite_master WHERE sql LIKE '%id INTEGER PRIMARY KEY,%'"
     if connection.execute(numbered).fetchone() != (3,):  # in every version
         raise DamagedError("its tables have lost their keys")
+    with contextlib.closing(sqlite3.connect(":memory:")) as sound:
+        _run(sound, *_TABLES)
+        columns = "SELECT m.name, group_concat(c.name) FROM sqlite_master m, pragma_table_info(m.name) c GROUP BY 1"
+        tables = sound.execute(columns).fetchall()
+    _run(connection, *(f"SELECT {columns} FROM {table} LIMIT 0" for table, columns in tables))
 
 
 def _switch_to_wal(connection: sqlite3.Connection) -> None:
@@ -281,11 +268,11 @@ def _switch_to_wal(connection: sqlite3.Connection) -> None:
             # SQLite does not wait if two processes switch a new file at the same time.
             if code_of(error) != sqlite3.SQLITE_BUSY or time.monotonic() >= ends_s:
                 raise
-            time.sleep(_SWITCH_RETRY_S)
+            time.sleep(0.05)
         else:
             return
 
 
-def _run(connection: sqlite3.Connection, statements: Iterable[str]) -> None:
+def _run(connection: sqlite3.Connection, *statements: str) -> None:
     for statement in statements:
         connection.execute(statement)

@@ -130,7 +130,7 @@ class Journal:
         self._problem = ""
         self._write_at_s = -math.inf
         self._prune_at_s = self._worker.time() + FIRST_PRUNING_S
-        self._is_opened = self._is_full = self._is_closing = self._is_over = False
+        self._is_opened = self._is_closing = self._is_over = False
         self._submitted: tuple[Unit, float] | None = None
         self._ended: Future[None] = Future()
         self._ended.set_running_or_notify_cancel()
@@ -153,31 +153,29 @@ class Journal:
 
     def note(self, entry: NotedEntry) -> Awaitable[None]:
         """Write an entry of the ledger or a later state of it."""
-        what = f"the entry of transaction {printable(entry.transaction_id)}"
-        return self._write(what, partial(records.note_entry, entry=entry))
+        return self._write(f"the entry of transaction {printable(entry.transaction_id)}", records.note_entry, entry)
 
     def withdraw(self, entry: NotedEntry) -> Awaitable[None]:
         """Withdraw the entry of a B that was refused. An earlier note under its id counts again."""
         what = f"the withdrawal of an entry of transaction {printable(entry.transaction_id)}"
-        return self._write(what, partial(records.withdraw_entry, entry=entry))
+        return self._write(what, records.withdraw_entry, entry)
 
     def refused(self, transaction_id: str, *, meter: str, address: str) -> Awaitable[None]:
         """Note the id of a start that failed without the meter acting on a B, unless the id has an entry."""
-        note = partial(records.note_refused, transaction_id=transaction_id, meter=meter, address=address)
-        return self._write(f"the refused transaction {printable(transaction_id)}", partial(note, now=self._wall()))
+        what = f"the refused transaction {printable(transaction_id)}"
+        return self._write(what, records.note_refused, transaction_id, meter, address, self._wall())
 
     def keep(self, kept: KeptReceipt) -> Awaitable[None]:
         """Write a receipt, which closes its entry. Done when the write is committed and survives a power cut."""
         receipt = kept.receipt
         meter = receipt.meter_serial or kept.meter or kept.address
         what = printable(f"receipt {receipt.pagination or 'without PG'} of meter {meter}")
-        keep = partial(records.keep_receipt, kept=kept, now=self._wall())
-        return self._write(what, keep, size_bytes=len(receipt.text))
+        return self._write(what, records.keep_receipt, kept, self._wall(), size_bytes=len(receipt.text))
 
     def pin(self, address: str, meter: str) -> Awaitable[None]:
         """Write the serial that is accepted at an address; "" for none."""
-        pin = partial(records.note_pin, address=address, meter=meter, now=self._wall())
-        return self._write(f"the serial pinned for {printable(address)}", pin)
+        what = f"the serial pinned for {printable(address)}"
+        return self._write(what, records.note_pin, address, meter, self._wall())
 
     async def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
         """Wait at most `timeout_s` for the queued writes. The last user's call ends the journal.
@@ -224,18 +222,17 @@ class Journal:
                 self._submit()
         return work
 
-    def _write(self, what: str, do: Callable[[sqlite3.Connection], Any], size_bytes: int = 0) -> Awaitable[None]:
-        work = _Work(do, None, what, size_bytes)
+    def _write(self, what: str, do: Callable[..., Any], *values: object, size_bytes: int = 0) -> Awaitable[None]:
+        work = _Work(lambda connection: do(connection, *values), None, what, size_bytes)
         work.done.set_running_or_notify_cancel()  # cancelling it changes nothing
         with self._lock:
             limit = MAX_WAITING if size_bytes else MAX_WAITING_NOTES
             if self._is_closing:
                 work.settle(f"{self._name} is closed: {what} is NOT kept")
             elif len(self._queue) >= limit or self._waiting_bytes + size_bytes > MAX_WAITING_BYTES:
-                why = f"{self._name}: {self._problem or 'its disk does not answer'}: the queue in memory is full"
-                work.settle(f"{why}: {what} is NOT kept")
-                _log.log(logging.DEBUG if self._is_full else logging.ERROR, "%s: %s is NOT kept", why, what)
-                self._is_full = True
+                why = f"{self._problem or 'its disk does not answer'}: the queue in memory is full: {what} is NOT kept"
+                work.settle(f"{self._name}: {why}")
+                _log.error("%s: %s", self._name, why)
             else:
                 self._queue.append(work)
                 self._waiting_bytes += size_bytes
@@ -250,8 +247,7 @@ class Journal:
 
     def _next(self) -> tuple[Unit, float]:
         """Return the next unit of work, and the earliest time for it."""
-        questions = (work for work in (self._queue if self._problem else islice(self._queue, 1)) if not work.what)
-        if next(questions, None) is not None:
+        if any(not work.what for work in (self._queue if self._problem else islice(self._queue, 1))):
             return self._answer, -math.inf
         if self._is_closing and all(work.what for work in self._queue):
             return self._finish, -math.inf
@@ -295,7 +291,7 @@ class Journal:
             for work in batch:
                 self._queue.popleft()
                 self._waiting_bytes -= work.size_bytes
-            problem, self._problem, self._is_full, self._write_at_s = self._problem, "", False, -math.inf
+            problem, self._problem, self._write_at_s = self._problem, "", -math.inf
         if problem:
             _log.info("%s works again: %d queued writes are committed", self._name, len(batch))
         for work, result in zip(batch, results, strict=True):
@@ -387,10 +383,7 @@ def open_journal(path: str | os.PathLike[str], keep_days: int = 365) -> Journal:
             journal = _shared[found] = Journal(found, keep_days)
             return journal
         journal.users += 1
-        if journal.keep_days != keep_days:
-            journal.keep_days = 0 if 0 in (journal.keep_days, keep_days) else max(journal.keep_days, keep_days)
-            what = "%s is opened with different journal_keep_days: %d applies"
-            _log.warning(what, named(found), journal.keep_days)
+        journal.keep_days = 0 if 0 in (journal.keep_days, keep_days) else max(journal.keep_days, keep_days)
         return journal
 
 

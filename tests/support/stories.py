@@ -1,0 +1,357 @@
+"""Stories: what happens at a meter, and what its station gets, as steps in words.
+
+    start A; wait 5; hand end; stop A quietly; begun 1 1
+
+``;`` separates the steps. Each is the name of a method of `Teller` and its words. ``key=value`` words are options. More
+words may be added to any step: ``quietly`` if the driver sends no POST, ``silently`` if it sends no request, and
+``2..3`` if the step takes 2 s to less than 3 s. Before a step may stand: ``later 6`` to carry it out in 6 s, while the
+story goes on; ``upon /user`` to do so once the next POST to that node is done; ``abandon 6`` to give it up after 6 s.
+The driver has seen a live value before the first step, unless the story begins ``unseen``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import shlex
+from contextlib import AsyncExitStack, nullcontext, suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from iem_dcr.driver.timing import now_s
+from iem_dcr.journal import pin
+from iem_dcr.simulator import Answer, Fault
+from tests.support.bench import CI, Bench, bench, meter_options
+from tests.support.driving import (
+    FOR_GOOD,
+    OTHER_SERIAL,
+    begin_by_hand,
+    driver_at,
+    end_by_hand,
+    exchange,
+    post,
+    process,
+    receipt_of,
+    run_again,
+    session_by_hand,
+    start,
+    start_elsewhere,
+    start_fails,
+    stop_driver,
+    stop_fails,
+)
+from tests.support.journals import entries, virtual_journal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from iem_dcr.driver import Journal, MeterDriver
+
+
+@dataclass(frozen=True)
+class Story:
+    """A story.
+
+    Attributes:
+        title: what it shows.
+        steps: the steps.
+        meter: options of the simulated meter.
+        settings: settings of the driver.
+        has_journal: whether the driver has a journal. ``restart with journal`` begins a process that has one.
+    """
+
+    title: str
+    steps: str
+    meter: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    has_journal: bool = False
+
+    def __str__(self) -> str:
+        return self.title
+
+    async def tell(self, path: Path) -> None:
+        """Carry out the steps; ``path`` is where the driver has its journal."""
+        log = logging.getLogger("iem_dcr")
+        warnings = _Warnings(logging.WARNING)
+        log.addHandler(warnings)
+        async with (
+            virtual_journal(path) if self.has_journal or "with journal" in self.steps else nullcontext() as journal,
+            bench(meter_options(**self.meter), journal=journal if self.has_journal else None, **self.settings) as b,
+            AsyncExitStack() as stack,
+        ):
+            b.meter.set_load(0, 0)
+            stack.callback(log.removeHandler, warnings)
+            teller = Teller(b, journal, path, stack, warnings.lines)
+            if not self.steps.startswith("unseen"):
+                await teller.live()
+            for step in self.steps.removeprefix("unseen;").split(";"):
+                await teller.carry_out(step)
+            await asyncio.gather(*teller.tasks)
+
+
+class _Warnings(logging.Handler):
+    def __init__(self, level: int) -> None:
+        super().__init__(level)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+
+class Teller:
+    """Carries out the steps of a story at a bench."""
+
+    def __init__(
+        self, b: Bench, journal: Journal | None, path: Path, stack: AsyncExitStack, warnings: list[str]
+    ) -> None:
+        self.b = b
+        self.at: Bench | MeterDriver = b
+        self.station = b.station
+        self.tasks: list[asyncio.Task[None]] = []
+        self._journal = journal
+        self._path = path
+        self._stack = stack
+        self._keys: dict[str, str] = {}
+        self._warnings = warnings
+        self._upon: list[tuple[str, str]] = []
+        self._handle_alone = b.meter.handle
+        b.meter.handle = self._handle  # type: ignore[method-assign]  # the meter of this story
+
+    async def carry_out(self, step: str) -> None:
+        verb, *words = shlex.split(step)
+        before_s, posts, requests = now_s(), self.b.posts(), sum(self.b.meter.request_counts.values())
+        try:
+            if verb in ("later", "upon", "abandon"):
+                await getattr(self, verb)(words[0], shlex.join(words[1:]))
+                return
+            times = [tuple(map(float, word.split(".."))) for word in words if ".." in word]
+            extra = {word for word in words if ".." in word} | {"quietly", "silently"}
+            plain, options = _parsed(word for word in words if word not in extra)
+            await getattr(self, verb)(*plain, **options)
+            assert "quietly" not in words or self.b.posts() == posts
+            assert "silently" not in words or sum(self.b.meter.request_counts.values()) == requests
+            assert all(least <= now_s() - before_s < most for least, most in times), f"{now_s() - before_s} s"
+        except BaseException as error:
+            error.add_note(f"in step: {step}")
+            raise
+
+    async def later(self, seconds: str, step: str) -> None:
+        async def wait() -> None:
+            await asyncio.sleep(float(seconds))
+            await self.carry_out(step)
+
+        self.tasks.append(asyncio.create_task(wait()))
+
+    async def upon(self, node: str, step: str) -> None:
+        self._upon.append((node, step))
+
+    async def abandon(self, seconds: str, step: str) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(float(seconds)):
+                await self.carry_out(step)
+
+    def _handle(self, method: str, path: str, body: bytes = b"") -> Answer:
+        """Answer a request as the meter does, and begin the steps that wait for it."""
+        answer = self._handle_alone(method, path, body)
+        begun = [each for each in self._upon if method == "POST" and path.endswith(each[0])]
+        for each in begun:
+            self._upon.remove(each)
+            self.tasks.append(asyncio.create_task(self.carry_out(each[1])))
+        return answer
+
+    # --- the station ---
+
+    async def start(self, name: str, what: str = "", said: str = "", **fields: Any) -> None:
+        """Begin a transaction: ``start A``; or ``start A fails WORDS``."""
+        if what == "fails":
+            assert said in await start_fails(self.at, name, **fields)
+        else:
+            await start(self.at, name, **fields)
+
+    async def elsewhere(self, name: str) -> None:
+        """Ask for a transaction at another connector, which is refused with nothing sent."""
+        await start_elsewhere(self.at, name)
+
+    async def stop(self, name: str, what: str = "of", said: str = "", TX: str = "") -> None:
+        """Stop a transaction and get its receipt: ``stop A``; or ``of B``, ``last``, ``T2``; or ``fails WORDS``.
+
+        A receipt that was returned with its key is returned with the same key again.
+        """
+        if what == "fails":
+            assert said in await stop_fails(self.at, name)
+            return
+        stopped = await driver_at(self.at).stop_transaction(name)
+        receipt, value = receipt_of(stopped), stopped.signed_meter_value
+        assert value is not None
+        assert self._keys.get(receipt.text, "") in ("", value.public_key)
+        self._keys[receipt.text] = value.public_key
+        assert not TX or receipt.readings[-1].TX == TX
+        if what == "of":
+            assert receipt.identification == f"04AB{said or name}"
+        elif what == "last":
+            assert receipt.text == self.b.meter.signed[-1].text
+        else:
+            assert receipt.pagination == what
+
+    async def live(self) -> None:
+        await self.b.until_live()
+
+    async def wait(self, seconds: str) -> None:
+        await asyncio.sleep(float(seconds))
+
+    async def mute(self, seconds: str) -> None:
+        """Wait, while no live value is published."""
+        count = len(self.station.values)
+        await asyncio.sleep(float(seconds))
+        assert len(self.station.values) == count
+
+    async def halt(self) -> None:
+        """Stop the process of the driver."""
+        await stop_driver(self.b)
+
+    async def rerun(self) -> None:
+        """End the run of the driver, and begin another."""
+        await run_again(self.b)
+
+    async def restart(self, *_with_journal: str, **settings: Any) -> None:
+        """Stop the process of the driver, and begin another."""
+        self.at, self.station = await self._stack.enter_async_context(process(self.b, self._journal, **settings))
+
+    # --- the meter ---
+
+    async def hand(self, what: str, *ID: str) -> None:
+        """Have another client ``begin``, ``end`` or do both (``session``)."""
+        {"begin": begin_by_hand, "end": end_by_hand, "session": session_by_hand}[what](self.b, *ID)
+
+    async def cut(self, off_s: str, boot_s: str) -> None:
+        """Cut the power."""
+        self.b.meter.power_cycle(off_s=float(off_s), boot_s=float(boot_s))
+
+    async def post(self, node: str, **body: object) -> None:
+        """Post something behind the driver's back, and forget the request."""
+        post(self.b, node, **body)
+        self.b.meter.requests.pop()
+
+    async def shift(self, by_s: str) -> None:
+        """Set the meter's clock forward."""
+        self.b.meter.shift_clock(float(by_s))
+
+    async def exchange(self, serial: str = OTHER_SERIAL) -> None:
+        exchange(self.b, serial)
+
+    async def load(self, current_A: str) -> None:
+        if current_A == "0":
+            self.b.meter.clear_load()
+        else:
+            self.b.meter.set_load(float(current_A), 400)
+
+    async def configure(self, **options: Any) -> None:
+        self.b.meter.configure(**options)
+
+    async def fault(self, kind: str, *where: str, **options: Any) -> None:
+        """Add a fault: ``fault refuse POST /receipt count=3``; ``count=0`` means for good."""
+        self.b.meter.faults.add(_fault(kind, *where, **options))
+
+    async def pin(self, serial: str) -> None:
+        """Accept another meter, as ``iem-dcr receipts pin`` does."""
+        pin(self._path, serial, [self.b.driver.address])
+
+    async def heal(self) -> None:
+        self.b.meter.faults.clear()
+
+    # --- what has come of it ---
+
+    async def runs(self) -> None:
+        assert self.b.meter.running
+
+    async def idle(self) -> None:
+        assert not self.b.meter.running
+
+    async def provisioned(self) -> None:
+        """See that the meter has its charge point and the right time."""
+        assert json.loads(self.b.meter.handle("GET", "/counter/v1/ocmf/gw").body)["CI"] == CI
+        value = self.b.driver.value
+        assert value is not None
+        assert value.TM is not None
+        assert abs((value.TM.instant - self.b.wall()).total_seconds()) <= 1
+
+    async def tariff(self, text: str) -> None:
+        assert self.b.meter.as_json()["TT"] == text
+
+    async def keys(self, count: str) -> None:
+        """Compare the number of public keys that were published, each once."""
+        assert len(set(self.station.keys)) == len(self.station.keys) == int(count)
+
+    async def raised(self, count: str, kind: str = "") -> None:
+        """Compare the number of errors raised at the station, all with this word in type or message."""
+        errors = [f"{error.type} {error.message}" for error in self.station.raised]
+        assert len(errors) == int(count)
+        assert all(kind in error for error in errors)
+
+    async def logged(self, count: str, *words: str) -> None:
+        """Compare the number of warnings and errors that have all these words; ``some`` is any number but 0."""
+        found = [line for line in self._warnings if all(word in line for word in words)]
+        assert found if count == "some" else len(found) == int(count), found
+
+    async def calm(self) -> None:
+        assert not self.station.active
+
+    async def troubled(self) -> None:
+        assert self.station.active
+
+    async def begun(self, begun: str, ended: str) -> None:
+        """Compare how many transactions the meter has begun and ended."""
+        assert (self.b.meter.state.begun, self.b.meter.state.ended) == (int(begun), int(ended))
+
+    async def posts(self, *nodes: str) -> None:
+        """Compare all that was posted."""
+        assert self.b.posts() == [*nodes]
+
+    async def posted(self, *nodes: str) -> None:
+        """Compare what was posted last."""
+        assert self.b.posts()[-len(nodes) :] == [*nodes]
+
+    async def requests(self, method: str, node: str, count: str) -> None:
+        assert self.b.meter.request_counts[method, node] == int(count)
+
+    async def shows(self, words: str) -> None:
+        """Look for words in the receipt that was signed last."""
+        assert words in self.b.meter.signed[-1].text
+
+    async def signed(self, *owners: str) -> None:
+        """Compare the IDs in the receipts that the meter has signed; ``-`` is none."""
+        assert [record.ID for record in self.b.meter.signed] == ["" if owner == "-" else owner for owner in owners]
+
+    async def kept(self, *receipts: str) -> None:
+        """Compare the journal: ``kept T1:A T2:`` is T1 delivered for A, and T2 found, without an owner."""
+        found = [(entry.pagination, entry.transaction_id, entry.found) for entry in entries(self._path)]
+        expected = (word.partition(":") for word in receipts)
+        assert found == [(PG, name, not name) for PG, _, name in expected]
+
+
+def _fault(kind: str, *where: str, count: int = 1, **options: Any) -> Fault:
+    method, node = ("*", "*", *where)[-2:]
+    return Fault(kind, node=node, method=method, count=count or FOR_GOOD, **options)  # type: ignore[arg-type]
+
+
+def _parsed(words: Iterable[str]) -> tuple[list[str], dict[str, Any]]:
+    """Return the words without options, and the options; a value is JSON or a text."""
+    plain: list[str] = []
+    options: dict[str, Any] = {}
+    for word in words:
+        name, is_option, text = word.partition("=")
+        if not is_option or not name.isidentifier():
+            plain.append(word)
+            continue
+        try:
+            options[name] = json.loads(text)
+        except ValueError:
+            options[name] = text
+    return plain, options
+
+
+def fated(fate: str, **options: object) -> dict[str, object]:
+    """Return the options of a meter that does this with what is open at a power cut."""
+    return {"open_at_power_cut": fate, "late_close_s": 8.0, **options}
