@@ -165,12 +165,13 @@ def energies_of(receipts: Sequence[Receipt]) -> tuple[Energy, ...]:
         compensated = any(register.compensated for row in rows if (register := register_of(row.reading.RI)))
         judged = [register for register in judged if register.compensated or not compensated]
         judged = [register for register in judged if register.direction == "import"] or judged
+    deciding = frozenset(judged)  # a receipt may have thousands of registers
     energies = []
     for RI, register, begin, end in counted:
         direction = register.direction if register else ""
         values = begin.energy_wh, end.energy_wh
         energies.append(
-            Energy(RI, direction, *values, difference_wh(*values), begin.TM, end.TM, decides=register in judged)
+            Energy(RI, direction, *values, difference_wh(*values), begin.TM, end.TM, decides=register in deciding)
         )
     return tuple(energies)
 
