@@ -290,7 +290,7 @@ async def test_an_old_link_never_leads_to_another_receipt() -> None:
 
 @virtual
 async def test_of_thousands_of_findings_the_worst_are_shown() -> None:
-    readings = [{"TM": "2026", "TX": "B", "RI": f"unknown {number}", "RU": "kWh"} for number in range(300)]
+    readings = [{"TM": "2026", "TX": "B", "RI": f"unknown {number}", "RV": 1} for number in range(300)]
     tuple_text = f"OCMF|{json.dumps({'FV': '1.0', 'PG': 'T1', 'RD': readings})}|{{}}"
     meter = observed()
     await meter.keep(kept(0, "", receipt=ocmf.parse(tuple_text), outcome=None))

@@ -28,7 +28,6 @@ _TEXTS = frozenset(
 )
 _SIGNED_TEXTS = ("TT", "ID", "CI", "CT")
 _READING_TEXTS = frozenset(("TM", "TX", "RV", "RI", "RU", "ST", "EF", "EI", "RT"))
-_LOSS_TEXTS = ("LN", "LI", "LR", "LU")
 _SIGNATURE_TEXTS = ("SA", "SE", "SM", "SD")
 _NESTED = (list, dict)
 _PLAIN_NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?", re.ASCII)
@@ -108,12 +107,10 @@ class _Examination:
         wrong = [name for name, value in payload.items() if name in _TEXTS and isinstance(value, _NESTED)]
         if not isinstance(payload.get("IS"), (bool, str, type(None))):
             wrong.append("IS")
-        flags, loss = payload.get("IF"), payload.get("LC")
+        flags = payload.get("IF")
         if flags is not None and (not isinstance(flags, list) or any(isinstance(flag, _NESTED) for flag in flags)):
             wrong.append("IF")
-        if loss is not None and (
-            not isinstance(loss, dict) or any(isinstance(loss.get(name), _NESTED) for name in _LOSS_TEXTS)
-        ):
+        if not isinstance(payload.get("LC"), (dict, type(None))):
             wrong.append("LC")
         wrong += [name for name in _SIGNATURE_TEXTS if isinstance(signature.get(name), _NESTED)]
         for name in wrong:
@@ -154,10 +151,10 @@ class _Examination:
             self._add("value-unreadable", f"RV is not a number: {quoted(RV)}", "RV", row)
         elif isinstance(RV, str) and not _PLAIN_NUMBER.fullmatch(RV):
             self._add("number-form", f"RV is written as {RV[:40]!r}", "RV", row)
-        if register_of(reading.RI) is None and (reading.RV is not None or reading.RI):
+        if register_of(reading.RI) is None and reading.RV is not None:
             self._add("register-unknown", f"RI {quoted(reading.RI)} is not a known register", "RI", row)
-        if reading.RU not in ("kWh", "Wh") and reading.RV is not None and (reading.RU or written.get("RU") is not None):
-            RU = written.get("RU", reading.RU)
+        RU = written.get("RU")
+        if RU not in (None, "kWh", "Wh") and reading.RV is not None:
             self._add("unit-unknown", f"RU is {quoted(RU)}, neither kWh nor Wh", "RU", row)
         if "t" in reading.EF:
             self._add("time-flag", "EF contains t: the time is not usable for billing", "EF", row)

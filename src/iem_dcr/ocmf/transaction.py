@@ -109,7 +109,7 @@ class Transaction:
     def _is_left_out(self, name: str, row: Row, number: int, what: str) -> bool:
         """Report a field that only this reader inherits. Return whether it is inherited."""
         inherited = row.time_text if name == "TM" else getattr(row.reading, name)
-        if row.written.get(name, "") is None or inherited in ("", None):
+        if inherited in ("", None):
             return False
         text = f"{name} of the {what} is omitted, and other readers do not inherit it"
         self._report.add("left-out", text, name, row, number)
@@ -125,10 +125,10 @@ class Transaction:
         if ones:
             return
         for number, row in self._rows:
-            if row.reading.TX in _TX_OF[what] and _is_judged(row.reading.RI):
-                omitted = [name for name in ("TX", "RI", "RV") if row.written.get(name) is None]
-                if any(self._is_left_out(name, row, number, what) for name in omitted):
-                    return
+            omitted = [name for name in ("TX", "RI") if row.written.get(name) is None]
+            is_one = row.reading.TX in _TX_OF[what]
+            if is_one and any(self._is_left_out(name, row, number, what) for name in omitted):
+                return
         self._report.add(f"{what}-missing", f"no judged register has a {what}", "TX")
 
     def _look_at_registers(self) -> None:
@@ -158,7 +158,7 @@ class Transaction:
         elif one.flag != "S":
             text = f"the clock of the {what} was not synchronised: {quoted(one.flag)}"
             self._add("time-not-synchronised", text, "TM", one)
-        if what == "begin" and one.flag and written.get("TM") is None:
+        if what == "begin" and written.get("TM") is None:
             self._is_left_out("TM", one.row, one.number, what)
 
     def _compare(self, begin: _Judged, end: _Judged) -> None:
