@@ -43,7 +43,6 @@ IDLE = (
 
 
 def verdict(value: float, goal: float) -> str:
-    """Return whether a goal is met, as text."""
     return "met" if value <= goal else "NOT MET"
 
 
@@ -65,7 +64,6 @@ def idle_module(folder: Path) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Run all measurements."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer sessions")
     sessions = 3 if parser.parse_args().quick else 30
