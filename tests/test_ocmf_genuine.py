@@ -19,7 +19,7 @@ from iem_dcr.ocmf.signature import signature_numbers
 from iem_dcr.ocmf.verdict import Judgement, Verdict, verdict_on
 from tests.support import shared as shared_folder
 from tests.support.shared import shared
-from tests.test_simulator_nodes import Bench
+from tests.support.simulated import Bench
 
 if TYPE_CHECKING:
     from collections.abc import Callable
