@@ -101,7 +101,7 @@ class Connection:
 
     @property
     def _has_power(self) -> bool:
-        return self._meter.power_cuts == self._power_cuts and self._meter.unreachable_for_s <= 0
+        return self._meter.power_cuts == self._power_cuts
 
     # --- the client's side ---
 
