@@ -18,8 +18,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.driver import footprint
-from endurance.calls import EVSE_ID, start_request
 from endurance.growth import resident_kib
+from endurance.plan import EVSE_ID, start_request
 from endurance.processes.wrapped_program import MODULE_PY
 from tests.support.command_line import Simulator
 from tests.support.everest_bench import EverestBench
