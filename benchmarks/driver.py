@@ -79,7 +79,6 @@ def simulated_meter() -> Iterator[int]:
 
 
 def request(number: int) -> TransactionReq:
-    """Return the request of a start."""
     return TransactionReq(CI, f"bench-{number}", "ASSIGNED", "ISO14443", (), identification_data=f"04{number:012X}")
 
 
@@ -90,7 +89,6 @@ class Bare:
         self._port = port
 
     def ask(self, method: str, node: str, body: object = None) -> bytes:
-        """Make one request and read its answer."""
         data = None if body is None else json.dumps(body, separators=(",", ":"))
         with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self._port)) as connection:
             connection.request(method, BASE + node, data, {"Content-Type": "application/json"} if data else {})
@@ -201,7 +199,6 @@ def footprint(imports: str) -> tuple[float, float]:
 
 
 def ms(seconds: float) -> str:
-    """Format seconds as milliseconds."""
     return f"{seconds * 1000:6.1f} ms"
 
 
@@ -273,7 +270,6 @@ def report_footprint() -> None:
 
 
 def main() -> None:
-    """Run all measurements."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a few seconds instead of minutes")
     parser.add_argument("--bare-loop", nargs=2, metavar=("PORT", "SECONDS"), help=argparse.SUPPRESS)

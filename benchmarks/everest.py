@@ -18,8 +18,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.driver import footprint
-from endurance.calls import EVSE_ID, start_request
 from endurance.growth import resident_kib
+from endurance.plan import EVSE_ID, start_request
 from endurance.processes.wrapped_program import MODULE_PY
 from tests.support.command_line import Simulator
 from tests.support.everest_bench import EverestBench
@@ -43,7 +43,6 @@ IDLE = (
 
 
 def verdict(value: float, goal: float) -> str:
-    """Return whether a goal is met, as text."""
     return "met" if value <= goal else "NOT MET"
 
 
@@ -65,7 +64,6 @@ def idle_module(folder: Path) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Run all measurements."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer sessions")
     sessions = 3 if parser.parse_args().quick else 30

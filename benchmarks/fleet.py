@@ -73,7 +73,6 @@ class Trial:
 
     @property
     def held(self) -> bool:
-        """Whether the values were punctual."""
         return self.on_time >= ON_TIME
 
     def __str__(self) -> str:
@@ -106,7 +105,6 @@ class Fleet:
         self._settle_s = settle_s
 
     def trial(self, count: int, seconds: int) -> Trial:
-        """Measure the service with ``count`` meters."""
         command = [sys.executable, "-m", "iem_dcr", "-q", "run", self._config(count)]
         everest = self._everest
         everest.expect(_module_ids(count))
@@ -224,7 +222,6 @@ def report(one: Trial, held: Trial, most: int) -> None:
 
 
 def main() -> None:
-    """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="8 meters and a few seconds")
     parser.add_argument("--meters", type=int, help="this number only")

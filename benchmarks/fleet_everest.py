@@ -40,13 +40,11 @@ class Everest:
         self._is_over = threading.Event()
 
     def __enter__(self) -> Self:
-        """Start to send and receive."""
         self._client.loop_start()
         threading.Thread(target=self._send_heartbeats).start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Disconnect."""
         self._is_over.set()
         self._client.disconnect()
         self._client.loop_stop()

@@ -17,7 +17,6 @@ from iem_dcr.simulator import SimulatorOptions, SimulatorServer
 
 
 async def main() -> None:
-    """Serve until standard input ends."""
     ports = []
     async with AsyncExitStack() as stack:
         for number in range(int(sys.argv[1])):

@@ -63,7 +63,6 @@ def made(key: ec.EllipticCurvePrivateKey, count: int) -> list[Signed]:
 
 
 def hex_of(key: ec.EllipticCurvePublicKey) -> str:
-    """Return a key in the meter's format."""
     return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo).hex()
 
 
@@ -139,7 +138,6 @@ async def journal_s(path: Path, receipts: Sequence[KeptReceipt], tasks: int) -> 
 
 
 def report_journal(receipts: Sequence[KeptReceipt], folder: Path) -> None:
-    """Print commits per second."""
     alone_s, several_s = (asyncio.run(journal_s(folder / f"{tasks}.db", receipts, tasks)) for tasks in (1, TASKS))
     print(f"Journal, {len(receipts)} receipts committed to {folder.parent}")
     print(f"  one after the other {len(receipts) / alone_s:6.0f} a second   ", end="")
@@ -147,7 +145,6 @@ def report_journal(receipts: Sequence[KeptReceipt], folder: Path) -> None:
 
 
 def main() -> None:
-    """Run all measurements."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a few seconds")
     quick = parser.parse_args().quick

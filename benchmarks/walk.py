@@ -42,12 +42,10 @@ class Walk:
         self._entered: set[FrameType] = set()
 
     def __enter__(self) -> Walk:
-        """Start recording."""
         sys.setprofile(self._on_event)
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop recording."""
         sys.setprofile(None)
 
     def _on_event(self, frame: FrameType, event: str, _argument: object) -> None:
@@ -58,7 +56,6 @@ class Walk:
             self.calls.append((code.co_filename.removeprefix(OWN + "/"), code.co_qualname))
 
     def __str__(self) -> str:
-        """Return the numbers as a line of text."""
         files = [file for file, _ in self.calls]
         hops = sum(one != other for one, other in itertools.pairwise(files))
         return f"{len(files):5} calls {len(set(self.calls)):5} functions {len(set(files)):4} files {hops:5} hops"
@@ -80,7 +77,6 @@ async def walks(port: int) -> dict[str, Walk]:
 
 
 async def stop(driver: MeterDriver) -> Walk:
-    """Record a stop."""
     with Walk() as walk:
         stopped = await driver.stop_transaction("bench-1")
     if stopped.status is not TransactionRequestStatus.OK:
@@ -105,7 +101,6 @@ async def next_value(station: Station) -> None:
 
 
 def main() -> None:
-    """Print the numbers."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--list", choices=("start", "stop", "live value"), help="list the functions of one walk")
     arguments = parser.parse_args()

@@ -19,11 +19,10 @@ from collections import Counter
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from endurance.calls import SERVICE
 from endurance.command_line import HOURS, verdict
 from endurance.growth import grown, handles, resident_kib
 from endurance.invariants import broken
-from endurance.plan import Plan, SessionPlan, start, stop
+from endurance.plan import SERVICE, Plan, SessionPlan, start, stop
 from endurance.running import carry_out
 from endurance.world import World
 from iem_dcr.simulator import SimulatorOptions

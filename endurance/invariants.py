@@ -19,9 +19,8 @@ from iem_dcr.driver.driver import SILENT_STOP_S, START_S
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from endurance.calls import Call
     from endurance.meter import Truth
-    from endurance.station import Station
+    from endurance.station import Call, Station
 
 ANSWER_TRANSPORT_S: Final = 1.6
 """Maximum time from the driver's answer to its arrival at the station: EVerest's handler has a margin of one second."""

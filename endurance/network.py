@@ -10,14 +10,13 @@ import asyncio
 import errno
 from typing import TYPE_CHECKING, Any, Final
 
-from iem_dcr.simulator import GARBAGE_HTTP, MISSING_BYTES, http_bytes, node_of, substitute
+from iem_dcr.simulator import node_of, outgoing
 
 if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Callable
 
     from endurance.meter import Meter, Serving
-    from iem_dcr.simulator import Answer, Fault
 
 LATENCY_S: Final = (0.0005, 0.01)
 
@@ -102,7 +101,7 @@ class Connection:
 
     @property
     def _has_power(self) -> bool:
-        return self._meter.power_cuts == self._power_cuts and self._meter.unreachable_for_s <= 0
+        return self._meter.power_cuts == self._power_cuts
 
     # --- the client's side ---
 
@@ -146,11 +145,14 @@ class Connection:
         if not self.lives:  # a trap cut the power during the request, or the client gave up
             self._reset()
             return
-        instead = answer if fault is None else substitute(fault, answer)
-        if instead is not None:
-            self._answer(http_bytes(instead))
-        elif fault is not None:
-            self._spoil(fault, answer)
+        if data := outgoing(answer, fault):
+            self._later(network.transit_s(), self._come_back, data)
+        elif fault is not None and fault.kind == "stall":
+            self._later(fault.wait_s, self._end)
+        elif fault is not None and fault.kind == "reset":
+            self._reset()
+        else:
+            self._end()
 
     def _act_late(self, method: str, path: str, body: bytes, serving: Serving | None) -> None:
         """Act on a request whose client may have gone, unless the meter has lost power meanwhile."""
@@ -158,21 +160,6 @@ class Connection:
             self._meter.note_interference(self._meter.now_s())
             self._meter.handle(method, path, body, serving)
         self._end()
-
-    def _spoil(self, fault: Fault, answer: Answer | None) -> None:
-        if fault.kind == "stall":
-            self._later(fault.wait_s, self._end)
-        elif fault.kind == "garbage-http":
-            self._answer(GARBAGE_HTTP)
-        elif fault.kind == "wrong-length" and answer is not None:
-            self._answer(http_bytes(answer, more_bytes=MISSING_BYTES))
-        elif fault.kind == "reset":
-            self._reset()
-        else:
-            self._end()
-
-    def _answer(self, data: bytes) -> None:
-        self._later(self._network.transit_s(), self._come_back, data)
 
     def _come_back(self, data: bytes) -> None:
         if self._network.swallows:

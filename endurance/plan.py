@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from endurance.calls import MODULE, SERVICE, start_request
 from endurance.knobs import ALL, KNOWN, OPEN_AT_POWER_CUT, UNKNOWN, known_options, with_unknown
 
 if TYPE_CHECKING:
@@ -20,6 +19,11 @@ if TYPE_CHECKING:
 
     from iem_dcr.simulator import SimulatorOptions
 
+SERVICE: Final = "service"
+MODULE: Final = "module"
+"""The two programs that drive a meter: `iem-dcr run` and the EVerest module."""
+
+EVSE_ID: Final = "DE*SIM*E1"
 SESSIONS_IN_A_RUN: Final = 25
 CALM: Final = 0.3
 """Share of the sessions in which nothing goes wrong."""
@@ -153,6 +157,14 @@ class Step:
 
     def __str__(self) -> str:
         return f"{self.at_s:6.2f} s  {self.what}" + "".join(f" {name}={value}" for name, value in self.detail.items())
+
+
+def start_request(transaction_id: str, card: str) -> dict[str, Any]:
+    """Return a request for a start in EVerest's form."""
+    return {
+        "evse_id": EVSE_ID, "transaction_id": transaction_id, "identification_status": "ASSIGNED",
+        "identification_flags": ["RFID_PLAIN"], "identification_type": "ISO14443", "identification_data": card,
+    }  # fmt: skip
 
 
 def step(at_s: float, what: str, /, **detail: Any) -> Step:

@@ -12,14 +12,14 @@ from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from endurance.calls import MODULE, SERVICE, Call, start_request
 from endurance.clock import HostClock
 from endurance.disk import Disk, SteppedJournal
 from endurance.invariants import broken_so_far
 from endurance.meter import Meter
 from endurance.network import Network
+from endurance.plan import MODULE, SERVICE, start_request
 from endurance.process import ModuleProcess, Process, ServiceProcess, rigged
-from endurance.station import Station
+from endurance.station import Call, Station
 from iem_dcr.config import Settings
 
 if TYPE_CHECKING:

@@ -31,7 +31,6 @@ def table(*rows: Iterable[str]) -> str:
 
 
 def settings() -> str:
-    """Return the table of settings."""
     return table(
         ("key", "default", "allowed", "what it does"),
         *((f"`{one.key}`", f"`{_default(one)}`", _allowed(one), one.description) for one in SETTINGS),
@@ -64,7 +63,6 @@ def findings() -> str:
 
 
 def diagram() -> str:
-    """Return the state diagram of a transaction."""
     arrows = [
         f"    {state.name} --> {to.name}: {event.name.lower().replace('_', ' ')}"
         for state, row in TABLE.items()

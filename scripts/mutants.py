@@ -134,7 +134,6 @@ def enumerations(tree: ast.Module) -> dict[str, list[str]]:
 
 
 def mutants(path: Path) -> Iterator[Mutant]:
-    """Yield all changes of a module."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     members = enumerations(tree)
 

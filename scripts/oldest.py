@@ -23,7 +23,6 @@ def oldest(requirement: Requirement) -> str:
 
 
 def main() -> None:
-    """Print one line for each dependency."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
     for text in chain(project["dependencies"], *(extras[name] for name in extras if name not in ("dev", "release"))):

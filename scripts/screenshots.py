@@ -79,13 +79,11 @@ class Post:
         return transaction_id
 
     async def end(self, transaction_id: str) -> None:
-        """End a session."""
         response = await self.driver.stop_transaction(transaction_id)
         if response.error:
             raise RuntimeError(response.error)
 
     async def session(self, seconds: float) -> None:
-        """Run a complete session."""
         transaction_id = await self.begin()
         await asyncio.sleep(seconds)
         await self.end(transaction_id)
@@ -126,7 +124,6 @@ async def half_an_hour(posts: list[Post]) -> None:
 
 
 def take_pictures(url: str, folder: Path) -> None:
-    """Take all screenshots."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=shutil.which("chromium"), args=["--no-sandbox"] if os.geteuid() == 0 else []
@@ -146,7 +143,6 @@ def take_pictures(url: str, folder: Path) -> None:
 
 
 async def run(folder: Path) -> None:
-    """Run the station and take the screenshots."""
     loop = cast("VirtualTimeLoop", asyncio.get_running_loop())
     wall = VirtualWall(datetime.now().astimezone() - timedelta(seconds=SPAN_S))
     posts = [Post(number, wall) for number in range(1, 5)]
@@ -187,7 +183,6 @@ def time_passing(loop: VirtualTimeLoop) -> Iterator[None]:
 
 
 def main() -> None:
-    """Run the program."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=FOLDER, help="folder for the screenshots")
     folder = parser.parse_args().folder

@@ -39,14 +39,12 @@ SECRET = 0x1234567
 
 
 def main() -> None:
-    """Draw the picture."""
     PICTURE.parent.mkdir(parents=True, exist_ok=True)
     PICTURE.write_text(svg(run_virtual(scene())), encoding="utf-8")
     sys.stdout.write(f"{PICTURE.relative_to(ROOT)}\n")
 
 
 def svg(picture: Picture) -> str:
-    """Convert a picture to SVG."""
     console = Console(
         file=io.StringIO(), record=True, width=WIDTH, height=HEIGHT, force_terminal=True, markup=False, highlight=False
     )

@@ -84,6 +84,21 @@ def test_names_are_looked_up() -> None:
     asyncio.run(main())
 
 
+def test_the_addresses_of_a_name_are_tried_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    def resolver(_host: str, port: int, *, flags: int = 0, **_: object) -> list[object]:
+        if flags:
+            raise socket.gaierror(socket.EAI_NONAME, "it is a name")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", (f"127.0.0.{last}", port)) for last in (2, 1)]
+
+    async def main() -> None:
+        async with RawServer([answer(CLOCK)]) as server:
+            monkeypatch.setattr(socket, "getaddrinfo", resolver)
+            assert await MeterClient("meter.example", server.port).datetime() == TIME
+        assert "Connection refused" in str(await failure(MeterClient("meter.example", server.port).datetime()))
+
+    asyncio.run(main())
+
+
 class SilentResolver:
     """Says nothing of any name until it is released."""
 

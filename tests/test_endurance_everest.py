@@ -7,16 +7,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
-from endurance.calls import MODULE, start_request
-from endurance.plan import SessionPlan, Step, make, step
+from endurance.plan import MODULE, SessionPlan, Step, make, start_request, step
 from endurance.running import carry_out
 from iem_dcr.driver import MeterDriver
 from iem_dcr.driver.driver import START_S
 from iem_dcr.everest.module import HANDLER_MARGIN_S
 
 if TYPE_CHECKING:
-    from endurance.calls import Call
     from endurance.plan import Plan
+    from endurance.station import Call
     from endurance.world import World
 
 REQUEST = start_request("T-1", "04A1")

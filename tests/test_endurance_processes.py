@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from endurance.calls import Call
 from endurance.command_line import HOURS
 from endurance.day import grown_when_full
 from endurance.growth import grown
@@ -28,7 +27,7 @@ from endurance.processes.packets import NetworkFault, NetworkPath, unshared, why
 from endurance.processes.soak import ALLOWED
 from endurance.processes.station import RealStation
 from endurance.processes.wrapped_program import Connection, FailingDisk
-from endurance.station import JournalEntry
+from endurance.station import Call, JournalEntry
 from iem_dcr.device.client import MeterClient
 from iem_dcr.errors import MeterError
 from iem_dcr.simulator import BASE

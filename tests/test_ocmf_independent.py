@@ -19,9 +19,9 @@ from iem_dcr.ocmf.examination import examine
 from iem_dcr.ocmf.keys import CURVES
 from iem_dcr.ocmf.rules import Severity
 from tests.support.ocmf_signing import CurveSigner
+from tests.support.simulated import Bench
 from tests.support.tools import needs_module, needs_tool
 from tests.test_ocmf_findings import CASES, GOOD
-from tests.test_simulator_nodes import Bench
 
 if TYPE_CHECKING:
     from pathlib import Path

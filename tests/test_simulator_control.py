@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iem_dcr.simulator.control import control
-from tests.test_simulator_nodes import GW, USER, Bench
+from tests.support.simulated import GW, USER, Bench
 
 
 def send(bench: Bench, method: str, path: str, body: object = None) -> tuple[int, dict[str, Any]]:

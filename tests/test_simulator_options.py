@@ -16,7 +16,7 @@ from iem_dcr.errors import ConfigError
 from iem_dcr.simulator import Fault, FaultPlan, SimulatorOptions
 from iem_dcr.simulator.options import build
 from tests.support.any_json import json_values
-from tests.test_simulator_nodes import Bench
+from tests.support.simulated import Bench
 
 
 @pytest.mark.parametrize(("changes", "complaint"), [

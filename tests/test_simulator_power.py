@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.test_simulator_nodes import GW, USER, Bench
+from tests.support.simulated import GW, USER, Bench
 
 
 def readings(text: str) -> list[dict[str, str]]:

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from iem_dcr.ocmf import find_tuple
 from iem_dcr.simulator.signing import private_key, signature
 from tests.support.shared import shared
-from tests.test_simulator_nodes import GW, USER, Bench
+from tests.support.simulated import GW, USER, Bench
 
 
 def parts(text: str) -> tuple[str, dict[str, Any], dict[str, str]]:

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any, cast
 import aiohttp
 import pytest
 
-from iem_dcr.simulator import Fault, SimulatedMeter, SimulatorOptions, SimulatorServer
+from iem_dcr.simulator import BASE, Fault, SimulatedMeter, SimulatorOptions, SimulatorServer
 from tests.support.virtual_time import run_virtual, virtual
-from tests.test_simulator_nodes import BASE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.test_simulator_nodes import BASE, GW, USER, Bench
+from iem_dcr.simulator import BASE
+from tests.support.simulated import GW, USER, Bench
 
 if TYPE_CHECKING:
     from iem_dcr.simulator import Event

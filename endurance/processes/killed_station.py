@@ -10,13 +10,12 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from endurance.calls import MODULE, SERVICE, Call
 from endurance.invariants import CLOCK_OFF
 from endurance.meter import Trap
-from endurance.plan import CLOCK, LOAD, MORE_TROUBLES, POWER, TRAP_REQUESTS, WIRE, Maker, picked
+from endurance.plan import CLOCK, LOAD, MODULE, MORE_TROUBLES, POWER, SERVICE, TRAP_REQUESTS, WIRE, Maker, picked
 from endurance.processes.programs import RealModule, RealService, waited_for_core_s
 from endurance.processes.station import CALM_S, EverestMqtt, ProcessRecord, RealStation
-from endurance.station import until
+from endurance.station import Call, until
 from iem_dcr import meter_time
 from tests.support.shared import SHARED
 

@@ -21,8 +21,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from endurance.calls import start_request
 from endurance.command_line import COUNT, verdict
+from endurance.plan import start_request
 from endurance.processes import programs
 from endurance.processes.packets import NetworkFault, NetworkPath, unshared, why_no_namespaces, within
 from endurance.processes.programs import RealService

@@ -21,9 +21,9 @@ import sys
 import time
 from typing import TYPE_CHECKING, Final
 
-from endurance.calls import start_request
 from endurance.command_line import COUNT, HOURS, verdict
 from endurance.growth import grown, handles, resident_kib, threads
+from endurance.plan import start_request
 from endurance.processes import programs
 from endurance.processes.programs import RealService
 from endurance.processes.station import EverestMqtt, RealStation

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
-from endurance.calls import EVSE_ID, SERVICE, Call, start_request
 from endurance.invariants import broken
 from endurance.meter import Meter, Serving
-from endurance.station import Station
+from endurance.plan import EVSE_ID, SERVICE, start_request
+from endurance.station import Call, Station
 from iem_dcr.simulator import SimulatorOptions, SimulatorServer
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import random
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from iem_dcr.simulator import http_bytes
+from iem_dcr.simulator import outgoing
 from tests.support.raw_server import Do, Then, perform, read_request
 from tests.support.tcp_server import TcpServer
 
@@ -185,7 +185,7 @@ class HostileMeter(TcpServer):
         """Act on a request, or not, and return an answer."""
         method, path, _ = head.decode("latin-1").split(" ", 2)
         if self.behaves or self._rng.random() >= self._share:
-            return Do(http_bytes(self.meter.handle(method, path, body)))
+            return Do(outgoing(self.meter.handle(method, path, body), None))
         self._left -= 1
         name = self._rng.choice(self._names)
         self.done[name] += 1

@@ -12,7 +12,7 @@ import contextlib
 import json
 import re
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import TYPE_CHECKING, Final
 
 from iem_dcr import meter_time
@@ -261,10 +261,7 @@ def _number(value: object) -> Decimal | None:
         return None
     if isinstance(value, str) and not _NUMBER.fullmatch(value):
         return None
-    try:
-        number = Decimal(value.strip() if isinstance(value, str) else value)
-    except InvalidOperation:
-        return None
+    number = Decimal(value.strip() if isinstance(value, str) else value)
     return number if number.is_finite() and -_PLAUSIBLE <= number <= _PLAUSIBLE else None
 
 

@@ -11,11 +11,11 @@ from iem_dcr.simulator.faults import Fault, FaultKind, FaultPlan
 from iem_dcr.simulator.meter import Request, SimulatedMeter
 from iem_dcr.simulator.nodes import BASE, Answer, node_of
 from iem_dcr.simulator.options import SimulatorOptions
-from iem_dcr.simulator.server import GARBAGE_HTTP, MISSING_BYTES, SimulatorServer, http_bytes, substitute
+from iem_dcr.simulator.server import SimulatorServer, outgoing
 from iem_dcr.simulator.signing import SignedRecord
 from iem_dcr.simulator.state import Event
 
 __all__ = [
-    "BASE", "GARBAGE_HTTP", "MISSING_BYTES", "Answer", "Event", "Fault", "FaultKind", "FaultPlan", "Request",
-    "SignedRecord", "SimulatedMeter", "SimulatorOptions", "SimulatorServer", "http_bytes", "node_of", "substitute",
+    "BASE", "Answer", "Event", "Fault", "FaultKind", "FaultPlan", "Request",
+    "SignedRecord", "SimulatedMeter", "SimulatorOptions", "SimulatorServer", "node_of", "outgoing",
 ]  # fmt: skip

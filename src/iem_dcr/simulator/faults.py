@@ -61,9 +61,9 @@ class Fault:
         return self.acts or self.kind in _ALWAYS_ACT
 
     @property
-    def http_status(self) -> int:
-        """The HTTP status of the answer."""
-        return self.status if self.status is not None else _DEFAULT_STATUS.get(self.kind, 200)
+    def status_instead(self) -> int | None:
+        """The HTTP status that replaces the meter's answer, or None."""
+        return (self.status or _DEFAULT_STATUS[self.kind]) if self.kind in _DEFAULT_STATUS else None
 
     @property
     def wait_s(self) -> float:

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from iem_dcr.simulator.options import SimulatorOptions
 
 _GARBAGE: Final = b'{"RV": 00000012,345;;\xff\x80'
-GARBAGE_HTTP: Final = b"\x16\x03\x01IEM-DCR\r\n\r\n"
-MISSING_BYTES: Final = 16
+_GARBAGE_HTTP: Final = b"\x16\x03\x01IEM-DCR\r\n\r\n"
+_MISSING_BYTES: Final = 16
 """So many bytes less than announced has the answer of a fault "wrong-length"."""
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _MAX_BODY_BYTES: Final = 65_536
@@ -221,13 +221,12 @@ class _Connection:
             await asyncio.sleep(fault.wait_s)
         acts = fault is None or fault.acted or fault.kind == "act-late"
         answer = meter.handle(method, path, body) if acts else None
-        sent = substitute(fault, answer) if fault is not None else answer
+        if fault is None:
+            assert answer is not None  # noqa: S101  the meter acted
+            return await self._send(answer, keeps=keeps)
         if answer is None:
-            meter.note(method, node, sent.status if sent else None, acted=False)
-        if sent is not None:
-            return await self._send(sent, keeps=keeps)
-        if fault is not None:
-            await self._spoil(fault, answer)
+            meter.note(method, node, fault.status_instead, acted=False)
+        await self._send_with(fault, outgoing(answer, fault))
         return False
 
     async def _read(self) -> tuple[str, str, bytes, bool]:
@@ -275,31 +274,34 @@ class _Connection:
             await self._writer.drain()
         return keeps
 
-    async def _spoil(self, fault: Fault, answer: Answer | None) -> None:
-        """Send what a fault sends instead of an answer."""
+    async def _send_with(self, fault: Fault, data: bytes) -> None:
+        """Send what remains of an answer, and end the connection as the fault does."""
         if fault.kind == "reset":
             self._writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
             self._writer.transport.abort()
         elif fault.kind == "stall":
             await asyncio.sleep(fault.wait_s)
-        elif fault.kind == "garbage-http":
-            self._writer.write(GARBAGE_HTTP)
-        elif fault.kind == "wrong-length" and answer is not None:
-            self._writer.write(http_bytes(answer, more_bytes=MISSING_BYTES))
-        elif fault.kind == "drip" and answer is not None:
-            for byte in http_bytes(answer):
+        elif fault.kind == "drip":
+            for byte in data:
                 self._writer.write(bytes((byte,)))
                 await self._writer.drain()
                 await asyncio.sleep(fault.wait_s)
+        else:
+            self._writer.write(data)
 
 
-def substitute(fault: Fault, answer: Answer | None) -> Answer | None:
-    """Return the valid HTTP answer with which a fault replaces the meter's, or None if it has none."""
-    if fault.kind in ("refuse", "server-error"):
-        return Answer(fault.http_status, fault.body.encode(), TEXT_TYPE)
-    if fault.kind == "garbage" and answer is not None:
-        return Answer(200, _GARBAGE, answer.content_type)
-    return None
+def outgoing(answer: Answer | None, fault: Fault | None) -> bytes:
+    """Return the bytes that go out for an answer that a fault hits, b"" for none. The connection ends after them."""
+    if fault is not None and fault.status_instead is not None:
+        return http_bytes(Answer(fault.status_instead, fault.body.encode(), TEXT_TYPE))
+    kind = "" if fault is None else fault.kind
+    if kind == "garbage-http":
+        return _GARBAGE_HTTP
+    if answer is None or kind in ("lose-answer", "act-late", "stall"):
+        return b""
+    if kind == "garbage":
+        return http_bytes(Answer(200, _GARBAGE, answer.content_type))
+    return http_bytes(answer, more_bytes=_MISSING_BYTES if kind == "wrong-length" else 0)
 
 
 def http_bytes(answer: Answer, *, keeps: bool = False, more_bytes: int = 0) -> bytes:
