@@ -51,9 +51,9 @@ _NARROWEST_TEXT = 20
 def command(address: Address, file: Path | None, as_json: bool) -> int:
     """Find out what is wrong with a meter, and what to do about it.
 
-    This takes 4 seconds, or up to a minute if the meter hardly answers. The command sends only GET requests, and during
-    a transaction only those that cannot disturb it. Exit status: 0 nothing failed; 1 something failed, or no IEM-DCR
-    answered.
+    This takes 10 seconds, or up to a minute if the meter hardly answers. The command sends only GET requests, and
+    during a transaction only those that cannot disturb it. Exit status: 0 nothing failed; 1 something failed, or no
+    IEM-DCR answered.
     """
     settings = None if file is None else _settings(file, address)
     report = asyncio.run(_examine(address, settings))

@@ -262,7 +262,7 @@ def _power_agrees(value: MeterValue, sign: int = 1) -> bool:
 
 
 def register(evidence: Evidence) -> Result:
-    """Over 3 s the registers do not fall, and count the energy that flows."""
+    """Over some seconds the registers do not fall, and count the energy that flows."""
     first, last = evidence.values[0], evidence.values[-1]
     watched_s = last.asked_s - first.asked_s
     value = last.value

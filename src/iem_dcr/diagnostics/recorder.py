@@ -114,7 +114,6 @@ def write_folder(folder: Path, recorded: Sequence[Recorded], at: datetime, *, is
     Raises:
         RecordingError: the folder cannot be written. Nothing is left behind.
     """
-    check_folder(folder)
     folder = folder.resolve()
     beside = f".{folder.name[:100]}."
     try:
