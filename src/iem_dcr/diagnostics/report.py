@@ -19,6 +19,9 @@ class State(enum.Enum):
     NOT_ASKED = "not asked"
 
 
+OK, WARNING, FAILED, NOT_ASKED = State
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
     """The result of one check.
