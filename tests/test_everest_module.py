@@ -237,8 +237,9 @@ def test_signal_ends_the_module_and_waiting_commands_are_answered(when: str, num
         elif when == "meter absent":
             meter.of(lambda it: it.power_cycle(off_s=60, boot_s=1))
             everest.ready()
-            waiting = [everest.call_async("stop_transaction", stop("from before"))]
             everest.wait_for(lambda: [line for line in everest.log_lines if "not initialised" in line.text])
+            waiting = [everest.call_async("stop_transaction", stop("from before"))]
+            everest.wait_for(lambda: everest.events_of("called"))
         else:
             live(everest)
         if when == "in a session":
