@@ -18,6 +18,7 @@ from iem_dcr import ocmf
 from iem_dcr.device.transport import Answer
 from iem_dcr.diagnostics import nodes, recorder
 from iem_dcr.diagnostics.nodes import Recorded
+from iem_dcr.diagnostics.redaction import redact
 from iem_dcr.errors import RecordingError
 from iem_dcr.ocmf.signature import form_of
 from iem_dcr.simulator import SimulatedMeter
@@ -62,7 +63,7 @@ def recorded(bodies: dict[str, bytes], headers: tuple[tuple[str, str], ...] = JS
 
 
 def redacted(bodies: dict[str, bytes]) -> dict[str, bytes]:
-    written = recorder.redacted(recorded(bodies), ["192.168.60.12"])
+    written = redact(recorded(bodies), ["192.168.60.12"])
     return {one.node.path: one.answer.body for one in written if one.answer is not None}
 
 
@@ -227,7 +228,7 @@ def test_fields_nobody_has_seen_give_nothing_away() -> None:
 
 def test_headers() -> None:
     headers = (*JSON_TYPE, ("Set-Cookie", "id=04A2B3C4"), ("Server", f"iem {SERIAL} 192.168.60.12"))
-    written = recorder.redacted(recorded(signed_meter(), headers), ["192.168.60.12"])
+    written = redact(recorded(signed_meter(), headers), ["192.168.60.12"])
     assert written[0].answer is not None
     told = dict(written[0].answer.headers)
     assert told["Content-Type"] == "application/json"
@@ -343,4 +344,4 @@ def test_recordings_of_the_project_are_redacted() -> None:
 def test_an_answer_with_more_values_than_a_meter_has_is_refused() -> None:
     body = json.dumps({f"serial{number:06}": number + 100_000 for number in range(5_000)}).encode()
     with pytest.raises(RecordingError, match=r"more than 1000 .* --raw"):
-        recorder.redacted(recorded({nodes.GW.path: body}), set())
+        redact(recorded({nodes.GW.path: body}), set())
