@@ -20,9 +20,9 @@ from iem_dcr.cli.doctor import lines, show
 from iem_dcr.config import Settings
 from iem_dcr.device import messages
 from iem_dcr.diagnostics import doctor, nodes
-from iem_dcr.diagnostics.checks import CHECKS, FAILED, OK, WARNING
+from iem_dcr.diagnostics.checks import CHECKS
 from iem_dcr.diagnostics.evidence import Evidence
-from iem_dcr.diagnostics.report import Report, Result, State
+from iem_dcr.diagnostics.report import FAILED, NOT_ASKED, OK, WARNING, Report, Result, State
 from iem_dcr.diagnostics.snapshot import TimedValue
 from iem_dcr.errors import MeterUnreachableError
 from iem_dcr.simulator import Fault, SimulatedMeter, SimulatorServer
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 WALL_AT = VirtualWall().offset
 BASE = "/counter/v1/ocmf"
 AT_MOST_S = 60.0
-NOT_ASKED = "not asked while a transaction runs"
+RUNS = "not asked while a transaction runs"
 
 
 def post(meter: SimulatedMeter, node: str, body: dict[str, Any]) -> None:
@@ -338,8 +338,8 @@ def acting(prepare: Prepare, node: str, count: int, TX: str) -> Prepare:
 def test_while_a_transaction_runs(prepare: Prepare) -> None:
     report, meter = examined(prepare, charge_s=0.0)
     assert set(asked(meter)) == {"/gw", "/metervalue", "/publickey"}
-    assert report.results["api"] == Result(State.NOT_ASKED, NOT_ASKED, "", {"transaction": None})
-    assert report.results["receipt"].state is State.NOT_ASKED
+    assert report.results["api"] == Result(NOT_ASKED, RUNS, "", {"transaction": None})
+    assert report.results["receipt"].state is NOT_ASKED
     assert report.exit_status == 0
 
 
@@ -347,7 +347,7 @@ def test_a_transaction_that_begins_in_between() -> None:
     """It begins when /transaction was asked below v1: below v2 it is not asked any more."""
     report, meter = examined(acting(only_set_up(), "/transaction", 1, "B"))
     assert asked(meter).count("/transaction") == 1
-    assert report.results["receipt"].text == NOT_ASKED
+    assert report.results["receipt"].text == RUNS
 
 
 # --- no meter ---------------------------------------------------------------------------------------------------------

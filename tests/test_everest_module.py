@@ -224,10 +224,10 @@ def test_errors_from_before_a_restart_are_cleared_unless_they_are_raised_again()
 
 @pytest.mark.parametrize(("when", "number"), [
     ("before ready", signal.SIGTERM), ("before ready", signal.SIGHUP), ("meter absent", signal.SIGTERM),
-    ("in a session", signal.SIGTERM), ("in a command", signal.SIGTERM),
+    ("in a session", signal.SIGTERM), ("in a command", signal.SIGTERM), ("in a session", None),
 ])  # fmt: skip
-def test_signal_ends_the_module_and_waiting_commands_are_answered(when: str, number: signal.Signals) -> None:
-    with Simulator() as meter, module(meter) as everest:
+def test_signal_ends_the_module_and_waiting_commands_are_answered(when: str, number: signal.Signals | None) -> None:
+    with Simulator() as meter, module(meter, shutdown_handler=number is None) as everest:
         waiting = []
         if when == "before ready":
             everest.wait_ready_to_be_told()
@@ -237,8 +237,9 @@ def test_signal_ends_the_module_and_waiting_commands_are_answered(when: str, num
         elif when == "meter absent":
             meter.of(lambda it: it.power_cycle(off_s=60, boot_s=1))
             everest.ready()
-            waiting = [everest.call_async("stop_transaction", stop("from before"))]
             everest.wait_for(lambda: [line for line in everest.log_lines if "not initialised" in line.text])
+            waiting = [everest.call_async("stop_transaction", stop("from before"))]
+            everest.wait_for(lambda: everest.events_of("called"))
         else:
             live(everest)
         if when == "in a session":
@@ -247,6 +248,8 @@ def test_signal_ends_the_module_and_waiting_commands_are_answered(when: str, num
             meter.fault(kind="stall", node="/gw", count=100)
             waiting = [everest.call_async("start_transaction", start())]
             everest.wait_for(lambda: meter.of(lambda it: it.faults.as_json()[0]["count"]) != 100)
+        if number is None:  # newer versions of everestpy
+            everest.shutdown()
         assert_ended_well(everest, number)
         assert [future.result(1)["status"] for future in waiting] == ["UNEXPECTED_ERROR"] * len(waiting)
 
@@ -278,13 +281,6 @@ def test_commands_during_the_end_are_answered() -> None:
         assert set(called[:-1]) <= set(answered)
 
 
-def test_graceful_shutdown() -> None:
-    with Simulator() as meter, module(meter, shutdown_handler=True) as everest:
-        live(everest)
-        everest.shutdown()
-        assert_ended_well(everest, None)
-
-
 # --- when something in the module itself goes wrong ---
 
 FAILS_ONCE = """
@@ -310,17 +306,6 @@ class Mistaken(iem_dcr.driver.MeterDriver):
     def __init__(self, *args, **kwargs):
         raise RuntimeError("a mistake")
 iem_dcr.driver.MeterDriver = Mistaken
-"""
-LOG_THAT_HANGS = """
-import logging, threading
-handle = logging.Handler.handle
-def hanging(self, record):
-    if threading.current_thread() is not threading.main_thread() or "not initialised" not in record.getMessage():
-        return handle(self, record)
-    with self.lock:
-        print("hanging", file=open(HANGS, "w"), flush=True)
-        threading.Event().wait()
-logging.Handler.handle = hanging
 """
 FAILS_IN_A_COMMAND = """
 import iem_dcr.driver.driver as driver
@@ -364,16 +349,6 @@ def test_module_that_cannot_be_created_says_so_and_ends(tmp_path: Path) -> None:
         (line,) = critical(everest)
         assert "a mistake" in line
         assert everest.stderr == ""
-
-
-def test_module_ends_although_the_log_hangs(tmp_path: Path) -> None:
-    sign = tmp_path / "sign"
-    program = LOG_THAT_HANGS.replace("HANGS", repr(str(sign)))
-    with Simulator() as meter, spoiled(tmp_path, program, meter.address) as everest:
-        meter.of(lambda it: it.power_cycle(off_s=60, boot_s=1))
-        everest.ready()
-        everest.wait_for(sign.exists)
-        assert_ended_well(everest)
 
 
 def test_driver_that_always_fails_is_tried_again_and_its_commands_are_answered(tmp_path: Path) -> None:
@@ -420,13 +395,24 @@ def test_signal_during_the_imports_ends_the_module_in_good_order(number: signal.
         assert everest.stderr == ""
 
 
+LOG_THAT_HANGS = """
+import logging, os, threading
+handle = logging.Handler.handle
+def hanging(self, record):
+    if threading.current_thread() is not threading.main_thread() or "not initialised" not in record.getMessage():
+        return handle(self, record)
+    with self.lock:
+        open(os.environ["SIGN"], "w").close()
+        threading.Event().wait()
+logging.Handler.handle = hanging
+"""
 PUBLISH_THAT_HANGS = """
-import threading
+import os, threading
 import everest.framework
 publish = everest.framework.Module.publish_variable
 def hanging(self, *arguments):
     if len(published) == 2:
-        open(HANGS, "w").close()
+        open(os.environ["SIGN"], "w").close()
         threading.Event().wait()
     published.append(arguments)
     publish(self, *arguments)
@@ -435,10 +421,12 @@ everest.framework.Module.publish_variable = hanging
 """
 
 
-def test_publish_that_hangs_delays_no_answer_and_not_the_end(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("program", "is_off"), [(LOG_THAT_HANGS, True), (PUBLISH_THAT_HANGS, False)])
+def test_what_hangs_delays_no_answer_and_not_the_end(tmp_path: Path, program: str, is_off: bool) -> None:  # noqa: FBT001  of the table
     sign = tmp_path / "sign"
-    program = PUBLISH_THAT_HANGS.replace("HANGS", repr(str(sign)))
-    with Simulator() as meter, spoiled(tmp_path, program, meter.address) as everest:
+    with Simulator() as meter, spoiled(tmp_path, program, meter.address, SIGN=str(sign)) as everest:
+        if is_off:
+            meter.of(lambda it: it.power_cycle(off_s=60, boot_s=1))
         everest.ready()
         everest.wait_for(sign.exists)
         waiting = [everest.call_async("start_transaction", start()), everest.call_async("stop_transaction", stop())]

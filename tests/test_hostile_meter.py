@@ -28,6 +28,7 @@ from iem_dcr.device.client import MeterClient
 from iem_dcr.device.messages import User
 from iem_dcr.device.transport import MAX_ANSWER_BYTES
 from iem_dcr.diagnostics import doctor, recorder
+from iem_dcr.diagnostics.redaction import redact
 from iem_dcr.diagnostics.watching import WatchedMeter, watch
 from iem_dcr.driver import MeterDriver
 from iem_dcr.driver.driver import START_S, STOP_S
@@ -241,7 +242,7 @@ async def test_diagnostics_give_a_result(seed: int) -> None:
         json.dumps(report.to_json())
         recorded = await recorder.record("127.0.0.1", server.port)
         with contextlib.suppress(RecordingError):
-            recorder.redacted(recorded, {"127.0.0.1"})
+            redact(recorded, {"127.0.0.1"})
         await watch([WatchedMeter("127.0.0.1", server.port, VirtualWall())], looked, count=60)
     assert shown == 60
 

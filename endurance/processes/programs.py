@@ -217,7 +217,7 @@ class RealModule:
     async def terminate(self) -> list[str]:
         """End it with SIGTERM. Return the problems at its end and its output on standard error."""
         assert self._bench is not None  # noqa: S101  it was started
-        code, _ = await asyncio.to_thread(self._bench.sigterm)
+        code = await asyncio.to_thread(self._bench.sigterm)
         stderr = self._bench.stderr
         await self.reap()
         problems = [f"the module ended with {code}"] if code else []

@@ -154,22 +154,18 @@ class EverestBench:
 
     # What the charger does
 
-    def wait_ready_to_be_told(self, timeout: float = PATIENCE_S) -> None:
-        """Wait for the module's init_done.
+    def wait_ready_to_be_told(self) -> None:
+        """Wait for the module's init_done."""
+        self.wait_for(lambda: self.events_of("init_done"))
 
-        Raises:
-            ModuleDied: it ended before.
-        """
-        self.wait_for(lambda: self.events_of("init_done"), timeout)
-
-    def ready(self, timeout: float = PATIENCE_S) -> float:
+    def ready(self) -> float:
         """Wait for init_done, tell the module that all are ready, and return when it was told."""
-        self.wait_ready_to_be_told(timeout)
+        self.wait_ready_to_be_told()
         at = time.monotonic()
         self._send(ask="ready")
         return at
 
-    def call(self, command: str, args: dict[str, Any], timeout: float = PATIENCE_S) -> dict[str, Any]:
+    def call(self, command: str, args: dict[str, Any]) -> dict[str, Any]:
         """Call a command and wait for its result.
 
         Raises:
@@ -177,7 +173,7 @@ class EverestBench:
             ModuleDied: the module ends before it answers.
             TimeoutError: no answer comes.
         """
-        return self.call_async(command, args).result(timeout)
+        return self.call_async(command, args).result(PATIENCE_S)
 
     def call_async(self, command: str, args: dict[str, Any]) -> Future[dict[str, Any]]:
         """Call a command, with arguments as the interface defines them, and return what will hold its result."""
@@ -196,27 +192,22 @@ class EverestBench:
         """Send the message of a graceful shutdown, whose handler the module may have."""
         self._send(ask="shutdown")
 
-    def sigterm(self, timeout: float = PATIENCE_S) -> tuple[int, float]:
-        """Stop the module as the manager does; return its exit code and the seconds it took."""
-        begin = time.monotonic()
+    def sigterm(self) -> int:
+        """Stop the module as the manager does; return its exit code."""
         self._process.send_signal(signal.SIGTERM)
-        return self.wait_exit(timeout), time.monotonic() - begin
+        return self.wait_exit()
 
     def kill(self) -> None:
         """End the module as a power failure ends it; one that has ended stays as it is."""
         self._process.kill()
         self.wait_exit()
 
-    def wait_exit(self, timeout: float = PATIENCE_S) -> int:
-        """Wait for the process's end, until all that it did and wrote has come, and return its exit code.
-
-        Raises:
-            TimeoutError: it goes on running.
-        """
+    def wait_exit(self) -> int:
+        """Wait for the process's end, until all that it did and wrote has come, and return its exit code."""
         try:
-            code = self._process.wait(timeout)
+            code = self._process.wait(PATIENCE_S)
         except subprocess.TimeoutExpired:
-            raise TimeoutError(f"the module still runs after {timeout} s: {self.events[-3:]}") from None
+            raise TimeoutError(f"the module still runs after {PATIENCE_S} s: {self.events[-3:]}") from None
         with self._changed:
             assert self._changed.wait_for(lambda: self._over, PATIENCE_S)
         return code
@@ -270,14 +261,14 @@ class EverestBench:
         """How the process ended, None while it runs."""
         return self._process.poll()
 
-    def wait_for(self, predicate: Callable[[], T | None], timeout: float = PATIENCE_S) -> T:
+    def wait_for(self, predicate: Callable[[], T | None]) -> T:
         """Wait until a predicate holds, here or in something else the test has, and return what it gave.
 
         Raises:
             ModuleDied: the module ended and it does not hold.
             TimeoutError: it did not hold in time.
         """
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + PATIENCE_S
         while True:
             with self._changed:
                 over, seen = self._over, len(self._events)
@@ -286,7 +277,7 @@ class EverestBench:
             if over:
                 raise self._died()
             if time.monotonic() > deadline:
-                raise TimeoutError(f"not within {timeout} s; the last events: {self.events[-5:]}")
+                raise TimeoutError(f"not within {PATIENCE_S} s; the last events: {self.events[-5:]}")
             with self._changed:
                 if len(self._events) == seen and not self._over:
                     self._changed.wait(POLL_S)

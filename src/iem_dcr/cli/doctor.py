@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _PROXIES = ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
 _STYLES = {State.OK: "green", State.WARNING: "yellow", State.FAILED: "bold red", State.NOT_ASKED: "dim"}
-_WIDEST_STATE = max(len(state.value) for state in State)
+_WIDEST_STATE = max(map(len, State))
 _TITLE = 14
 _TEXT_AT = 4 + _WIDEST_STATE + 2 + _TITLE + 2
 _NARROWEST_TEXT = 20
@@ -51,9 +51,9 @@ _NARROWEST_TEXT = 20
 def command(address: Address, file: Path | None, as_json: bool) -> int:
     """Find out what is wrong with a meter, and what to do about it.
 
-    This takes 4 seconds, or up to a minute if the meter hardly answers. The command sends only GET requests, and during
-    a transaction only those that cannot disturb it. Exit status: 0 nothing failed; 1 something failed, or no IEM-DCR
-    answered.
+    This takes 10 seconds, or up to a minute if the meter hardly answers. The command sends only GET requests, and
+    during a transaction only those that cannot disturb it. Exit status: 0 nothing failed; 1 something failed, or no
+    IEM-DCR answered.
     """
     settings = None if file is None else _settings(file, address)
     report = asyncio.run(_examine(address, settings))
@@ -101,7 +101,7 @@ def lines(report: Report) -> Iterator[Text]:
 def _rows(report: Report) -> Iterator[tuple[str, Text, str, Text]]:
     """Yield number, state, title and result of each check, and what to do about it below the result."""
     for number, (name, result) in enumerate(report.results.items(), 1):
-        state = Text(result.state.value, style=_STYLES[result.state])
+        state = Text(result.state, style=_STYLES[result.state])
         yield str(number), state, CHECKS[name].title, Text(result.text)
         if result.to_do:
             yield "", Text(), "", Text(f"-> {result.to_do}", style="cyan")
@@ -115,7 +115,7 @@ def _head(report: Report) -> Iterator[Text]:
 
 def _counts(report: Report) -> Text:
     counts = Counter(result.state for result in report.results.values())
-    words = {state: "warnings" if state is State.WARNING and counts[state] > 1 else state.value for state in State}
+    words = {state: "warnings" if state is State.WARNING and counts[state] > 1 else state for state in State}
     return Text(", ".join(f"{counts[state]} {word}" for state, word in words.items() if counts[state]), style="bold")
 
 

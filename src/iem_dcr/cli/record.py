@@ -13,6 +13,7 @@ from iem_dcr.cli.arguments import Address, AddressType, common
 from iem_dcr.cli.interruption import Interruption
 from iem_dcr.cli.output import Output, say
 from iem_dcr.diagnostics import recorder
+from iem_dcr.diagnostics.redaction import redact
 from iem_dcr.errors import NotUnderstoodError, RecordingError, printable
 
 if TYPE_CHECKING:
@@ -48,10 +49,10 @@ def command(address: Address, folder: Path, raw: bool) -> int:
     if not any(one.answer is not None and recorder.is_json(one.answer) for one in recorded):
         what = "none of its answers is JSON, nothing was saved"
         raise NotUnderstoodError(str(address), "GET /metervalue, /gw, /publickey", "", what)
-    secrets = {str(address)} if address.host.isalpha() else {address.host, str(address)}
+    addresses = {str(address)} if address.host.isalpha() else {address.host, str(address)}
     try:
         if not raw:
-            recorded = recorder.redacted(recorded, secrets)
+            recorded = redact(recorded, addresses)
         recorder.write_folder(folder, recorded, datetime.now(UTC), is_redacted=not raw)
     except RecordingError as error:
         raise click.ClickException(f"{name} {error}") from error

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from iem_dcr.config import PIN, VENDOR_CI
 from iem_dcr.diagnostics import receipt_checks
-from iem_dcr.diagnostics.report import Result, State
+from iem_dcr.diagnostics.report import FAILED, OK, WARNING, Result
 from iem_dcr.diagnostics.status import CLOCK_TOLERANCE_S, clock_difference, measured, shown
 from iem_dcr.errors import NotUnderstoodError, RefusedError, printable
 from iem_dcr.meter_time import FIRST_SANE_YEAR
@@ -23,11 +23,10 @@ if TYPE_CHECKING:
 
     from iem_dcr.device.messages import MeterValue
     from iem_dcr.diagnostics.evidence import Evidence
+    from iem_dcr.diagnostics.report import State
     from iem_dcr.diagnostics.snapshot import TimedValue
     from iem_dcr.errors import MeterError
     from iem_dcr.meter_time import MeterTime
-
-OK, WARNING, FAILED = State.OK, State.WARNING, State.FAILED
 
 _SLOW_S: Final = 1.0
 """A live value is due every second."""
@@ -262,7 +261,7 @@ def _power_agrees(value: MeterValue, sign: int = 1) -> bool:
 
 
 def register(evidence: Evidence) -> Result:
-    """Over 3 s the registers do not fall, and count the energy that flows."""
+    """Over some seconds the registers do not fall, and count the energy that flows."""
     first, last = evidence.values[0], evidence.values[-1]
     watched_s = last.asked_s - first.asked_s
     value = last.value

@@ -10,7 +10,7 @@ from iem_dcr.device.client import MeterClient
 from iem_dcr.diagnostics.checks import CHECKS, vendor_ci_problem
 from iem_dcr.diagnostics.evidence import TIMEOUT_S, gather
 from iem_dcr.diagnostics.nodes import PAUSE_S
-from iem_dcr.diagnostics.report import Report, Result, State
+from iem_dcr.diagnostics.report import FAILED, Report, Result
 from iem_dcr.diagnostics.snapshot import utc_now
 from iem_dcr.errors import AnswerLostError, MeterTimeoutError, MeterUnreachableError, printable
 
@@ -59,7 +59,7 @@ def judge(evidence: Evidence, proxies: Sequence[str] = ()) -> Report:
             f" {' and '.join(proxies)} is set here: other programs, such as curl, may go through that proxy and "
             "see something else; iem-dcr connects to the meter itself."
         )
-    return Report(evidence.address, is_meter=False, results={"reachable": Result(State.FAILED, text, to_do)})
+    return Report(evidence.address, is_meter=False, results={"reachable": Result(FAILED, text, to_do)})
 
 
 def _no_meter(evidence: Evidence) -> tuple[str, str]:

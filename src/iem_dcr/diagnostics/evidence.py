@@ -1,18 +1,16 @@
 """Gathers doctor's evidence from a meter, in a few seconds and with GET requests only. `checks` judges it.
 
 The number of requests is bounded, and each has a time-out. So this ends within a minute whatever the meter does: there
-are at most 12 requests of 4 s, and the registers are watched for 3 s.
+are at most 12 requests of 4 s. They begin a second apart, so the clock and the registers are watched for some seconds.
 """
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from iem_dcr.diagnostics import nodes
 from iem_dcr.diagnostics.snapshot import read_gateway_and_key, read_value, utc_now
-from iem_dcr.driver.timing import now_s
 from iem_dcr.errors import MeterError, MeterUnreachableError
 
 if TYPE_CHECKING:
@@ -29,7 +27,6 @@ _VALUES: Final = 5
 """Number of live values that are read at first."""
 _MAX_FAILURES: Final = 2
 """Number of failed requests for a live value after which no more are sent."""
-_REGISTERS_WATCHED_S: Final = 3.0
 
 
 @dataclass(slots=True)
@@ -88,8 +85,6 @@ async def gather(
         return evidence
     evidence.gateway, evidence.key, evidence.problems = await read_gateway_and_key(client)
     if evidence.values:
-        due_s = evidence.values[0].asked_s + _REGISTERS_WATCHED_S
-        await asyncio.sleep(max(0.0, due_s - now_s()))
         await _read_value(evidence, client, wall)
     if evidence.is_meter:
         await _read_transaction(evidence, client)

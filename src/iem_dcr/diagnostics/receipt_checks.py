@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from iem_dcr import ocmf
 from iem_dcr.diagnostics import nodes
-from iem_dcr.diagnostics.report import Result, State
+from iem_dcr.diagnostics.report import FAILED, NOT_ASKED, OK, WARNING, Result
 from iem_dcr.diagnostics.status import shown
 from iem_dcr.errors import ReceiptError, printable
 from iem_dcr.ocmf.rules import Severity
@@ -27,13 +27,13 @@ def key(evidence: Evidence) -> Result:
     found = evidence.key
     if found is None:
         to_do = "Receipts of this meter cannot be checked. Take the key from its type plate, and tell its manufacturer."
-        return Result(State.FAILED, shown(evidence.problems.get("publickey", "not asked")), to_do)
+        return Result(FAILED, shown(evidence.problems.get("publickey", "not asked")), to_do)
     values = {"SA": found.SA, "PK": found.PK, "form": found.form, "der_hex": found.der_hex}
     text = f"{found.form}, a point of secp256r1, {shown(found.SA) or 'no algorithm named'}"
     if found.SA not in ("", _ALGORITHM):
         to_do = f"Expected {_ALGORITHM}. Check whether the last receipt verifies."
-        return Result(State.WARNING, text, to_do, values)
-    return Result(State.OK, text, "", values)
+        return Result(WARNING, text, to_do, values)
+    return Result(OK, text, "", values)
 
 
 def api(evidence: Evidence) -> Result:
@@ -41,30 +41,30 @@ def api(evidence: Evidence) -> Result:
     asked, unknown = evidence.transaction, {"transaction": None}
     if asked.tuple_text is not None:
         version = "v2" if asked.node is nodes.TRANSACTION_V2 else "v1"
-        return Result(State.OK, f"/transaction is below {version}", "", {"transaction": version})
+        return Result(OK, f"/transaction is below {version}", "", {"transaction": version})
     if asked.not_asked:
-        return Result(State.NOT_ASKED, asked.not_asked, "", unknown)
+        return Result(NOT_ASKED, asked.not_asked, "", unknown)
     if evidence.has_signed_nothing:
-        return Result(State.WARNING, "not known without a receipt", _SIGN_ONE, unknown)
+        return Result(WARNING, "not known without a receipt", _SIGN_ONE, unknown)
     problem = asked.problem if asked.answer is None else f"status {asked.answer.status}"
     to_do = "Receipts cannot be read. Run this again; if it still fails, power the meter off and on."
-    return Result(State.FAILED, f"/transaction gives no receipt: {problem}", to_do, unknown)
+    return Result(FAILED, f"/transaction gives no receipt: {problem}", to_do, unknown)
 
 
 def receipt(evidence: Evidence) -> Result:
     """The receipt's signature, the findings in it, and whether it is from this meter."""
     asked = evidence.transaction
     if asked.not_asked:
-        return Result(State.NOT_ASKED, asked.not_asked)
+        return Result(NOT_ASKED, asked.not_asked)
     if asked.tuple_text is not None:
         try:
             return _judge(evidence, ocmf.parse(asked.tuple_text))
         except ReceiptError as error:
             to_do = "Record it with iem-dcr record, and tell its manufacturer."
-            return Result(State.FAILED, f"not readable: {printable(error, limit=200)}", to_do)
+            return Result(FAILED, f"not readable: {printable(error, limit=200)}", to_do)
     if evidence.has_signed_nothing:
-        return Result(State.WARNING, "the meter has signed nothing yet", _SIGN_ONE)
-    return Result(State.FAILED, "none was received, see API")
+        return Result(WARNING, "the meter has signed nothing yet", _SIGN_ONE)
+    return Result(FAILED, "none was received, see API")
 
 
 def _judge(evidence: Evidence, last: Receipt) -> Result:
@@ -79,19 +79,19 @@ def _judge(evidence: Evidence, last: Receipt) -> Result:
     name = shown(last.pagination or "without PG")
     if evidence.values and last.meter_serial not in (None, evidence.last.MS):
         text = f"{name} is from meter {shown(last.meter_serial)}, not from this one"
-        return Result(State.FAILED, text, "Another device answers for the meter, or the meter was repaired.", values)
+        return Result(FAILED, text, "Another device answers for the meter, or the meter was repaired.", values)
     if verdict.judgement is Judgement.INVALID:
         to_do = "Do not charge with this meter. Keep receipt and key (iem-dcr record --raw), and tell its manufacturer."
-        return Result(State.FAILED, f"{name} is NOT VALID: {reason}", to_do, values)
+        return Result(FAILED, f"{name} is NOT VALID: {reason}", to_do, values)
     if verdict.judgement is Judgement.NOT_CHECKED:
         text = f"{name} could not be checked: {shown(reason)}"
-        return Result(State.FAILED, text, "See the check of the public key.", values)
+        return Result(FAILED, text, "See the check of the public key.", values)
     codes = dict.fromkeys(found.code for found in verdict.findings if found.severity is not Severity.INFO)
     if not codes:
-        return Result(State.OK, f"{name} is valid", "", values)
+        return Result(OK, f"{name} is valid", "", values)
     to_do = "See docs/receipts.md for each finding."
     found = f"found: {', '.join(codes)}"
     if set(verdict.errors) - {_ALWAYS_FOUND}:
         text = f"{name} is valid, but the transparency software refuses it; {found}"
-        return Result(State.FAILED, text, to_do, values)
-    return Result(State.WARNING, f"{name} is valid; {found}", to_do, values)
+        return Result(FAILED, text, to_do, values)
+    return Result(WARNING, f"{name} is valid; {found}", to_do, values)

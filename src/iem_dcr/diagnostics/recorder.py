@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -17,12 +16,11 @@ from iem_dcr import __version__
 from iem_dcr.device import messages
 from iem_dcr.device.client import MeterClient
 from iem_dcr.diagnostics import nodes
-from iem_dcr.diagnostics.redaction import redact
 from iem_dcr.errors import MeterUnreachableError, RecordingError
 from iem_dcr.meter_time import rfc3339
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
     from datetime import datetime
 
     from iem_dcr.device.transport import Answer
@@ -73,20 +71,6 @@ async def record(host: str, port: int) -> tuple[Recorded, ...]:
         return (first, *[await reader.read(node) for node in nodes.ALL[1:]])
 
 
-def redacted(recorded: Sequence[Recorded], secrets: Iterable[str]) -> tuple[Recorded, ...]:
-    """Return a recording in which pseudonyms replace everything that identifies a meter, charger or user.
-
-    Args:
-        recorded: the original answers.
-        secrets: further texts to replace, such as the meter's address.
-
-    Raises:
-        RecordingError: the answers contain more values than can be replaced.
-    """
-    redacted_answers = iter(redact([one.answer for one in recorded if one.answer is not None], secrets))
-    return tuple(one if one.answer is None else replace(one, answer=next(redacted_answers)) for one in recorded)
-
-
 def check_folder(folder: Path) -> None:
     """Check that a recording can be written to this folder, which must not exist or must be empty.
 
@@ -114,7 +98,6 @@ def write_folder(folder: Path, recorded: Sequence[Recorded], at: datetime, *, is
     Raises:
         RecordingError: the folder cannot be written. Nothing is left behind.
     """
-    check_folder(folder)
     folder = folder.resolve()
     beside = f".{folder.name[:100]}."
     try:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from iem_dcr.device.transport import Answer
+    from iem_dcr.diagnostics.nodes import Recorded
 
 MAX_VALUES: Final = 1000
 """Each value is searched for in every text. A meter's answers contain some dozens."""
@@ -110,28 +111,32 @@ if TYPE_CHECKING:
     """Called with a part, its key and its text; returns the text to write."""
 
 
-def redact(answers: Sequence[Answer], also: Iterable[str] = ()) -> list[Answer]:
-    """Return a meter's answers with pseudonyms.
+def redact(recorded: Sequence[Recorded], secrets: Iterable[str] = ()) -> tuple[Recorded, ...]:
+    """Return a recording in which pseudonyms replace everything that identifies a meter, charger or user.
 
     Args:
-        answers: of one meter.
-        also: further texts to replace, such as the meter's address.
+        recorded: the original answers of one meter.
+        secrets: further texts to replace, such as the meter's address.
 
     Raises:
         RecordingError: there are more than `MAX_VALUES` values to replace.
     """
-    redaction = _Redaction(also)
-    for answer in answers:
-        _rewritten(answer, redaction.find)
+    redaction = _Redaction(secrets)
+    for one in recorded:
+        if one.answer is not None:
+            _rewritten(one.answer, redaction.find)
     redaction.choose_pseudonyms()
-    return [_rewritten(answer, redaction.replace) for answer in answers]
+    return tuple(
+        one if one.answer is None else replace(one, answer=_rewritten(one.answer, redaction.replace))
+        for one in recorded
+    )
 
 
 class _Redaction:
-    def __init__(self, also: Iterable[str]) -> None:
+    def __init__(self, secrets: Iterable[str]) -> None:
         self._pseudonyms: dict[str, str] = {}
         self._known = re.compile("")
-        for text in also:
+        for text in secrets:
             self._add(text)
 
     def find(self, part: _Part, key: str, text: str) -> str:

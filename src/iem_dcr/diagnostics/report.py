@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-class State(enum.Enum):
+class State(enum.StrEnum):
     """The outcome of a check."""
 
     OK = "ok"
     WARNING = "warning"
     FAILED = "failed"
     NOT_ASKED = "not asked"
+
+
+OK, WARNING, FAILED, NOT_ASKED = State
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +68,7 @@ class Report:
             "exit_status": self.exit_status,
             "errors": [self.error] if self.error else [],
             "checks": [
-                {
-                    "number": number,
-                    "check": name,
-                    "state": result.state.value,
-                    "text": result.text,
-                    "to_do": result.to_do,
-                    "values": dict(result.values),
-                }
+                {"number": number, "check": name, **asdict(result)}
                 for number, (name, result) in enumerate(self.results.items(), 1)
             ],
         }
