@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from iem_dcr.config import SETTINGS, Settings, shown
 from iem_dcr.errors import ConfigError
-from iem_dcr.everest_api.mqtt_settings import MqttSettings
-from iem_dcr.service.config import MAX_BYTES, MQTT, MeterConfig, ServiceConfig
+from iem_dcr.everest_api.mqtt_settings import MQTT, MqttSettings
+from iem_dcr.service.config import MAX_BYTES, MeterConfig, ServiceConfig
 from iem_dcr.service.web_settings import WebSettings
 from tests.support.certificates import make_certificates
 
@@ -131,7 +131,7 @@ def test_every_mistake_at_once(written: Write, tmp_path: Path) -> None:
         "verbose: stands before any table: expected [mqtt], [web] or [[meter]] above it",
         "[mqqt]: no such table: expected [mqtt], [web] or [[meter]]",
         "[mqtt] hots: no such key: did you mean host?",
-        "[mqtt] port is 70000: expected a whole number from 1 to 65535",
+        "[mqtt] port is 70000: expected a whole number from 0 to 65535",
         "[mqtt] protocol is '4': expected one of 5, 3.1.1",
         "[mqtt] user: expected one where there is a password",
         f"[mqtt] key_file is {shown(f'{tmp_path}/nowhere.pem')}: expected a cert_file beside it",

@@ -221,7 +221,7 @@ def _how_to_watch(console: Console, mqtt: MqttSettings, module_id: str) -> None:
 
 def _watching(mqtt: MqttSettings) -> str:
     words = ["mosquitto_sub", "-h", mqtt.host, "-p", str(mqtt.port)]
-    if mqtt.user is not None:
+    if mqtt.user:
         words += ["-u", mqtt.user, "-P", "PASSWORD"]
     if mqtt.tls:
         words.append("--tls-use-os-certs")

@@ -172,7 +172,7 @@ class MqttConnection(Bus):
         return aiomqtt.Client(
             settings.host,
             settings.port,
-            username=settings.user,
+            username=settings.user or None,
             password=password,
             identifier=self._client_id,
             tls_context=tls,

@@ -15,14 +15,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from iem_dcr.config import AUTO, OFF, SETTINGS, Setting, Settings, shown
+from iem_dcr.config import AUTO, OFF, SETTINGS, Settings, shown
 from iem_dcr.errors import ConfigError, printable
-from iem_dcr.everest_api.mqtt_settings import PORT, PORT_TLS, PROTOCOLS, MqttSettings
+from iem_dcr.everest_api.mqtt_settings import MQTT, MqttSettings
 from iem_dcr.everest_api.topics import is_module_id
 from iem_dcr.service.web_settings import WEB, WebSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+
+    from iem_dcr.config import Setting
 
 T = TypeVar("T")
 
@@ -30,26 +32,6 @@ MAX_BYTES: Final = 16 * 1024 * 1024
 """Largest file that is read. A thousand meters with every setting and comment take 4 MiB."""
 
 MODULE_ID: Final = "module_id"
-MQTT: tuple[Setting, ...] = (
-    Setting("host", "localhost", "Address or host name of the broker"),
-    Setting("port", PORT, f"TCP port of the broker; by default {PORT}, or {PORT_TLS} with TLS", 1, 65535),
-    Setting("user", "", "User name at the broker"),
-    Setting("password", "", "Password of that user; password_file is safer"),
-    Setting("password_file", "", "File with the password; it is read at every connection"),
-    Setting(
-        "protocol",
-        PROTOCOLS[0],
-        "Version of MQTT; with 5 the broker holds requests while this service restarts",
-        choices=PROTOCOLS,
-    ),
-    Setting("client_id", "", "Client id at the broker; by default it is made from the module_ids"),
-    Setting("tls", default=False, description="Encrypt the connection; each of the files below also turns this on"),
-    Setting("ca_file", "", "CA certificates (PEM) that verify the broker; by default those of the host"),
-    Setting("cert_file", "", "Certificate of this client (PEM)"),
-    Setting("key_file", "", "Private key of that certificate (PEM, not encrypted), if it is not in cert_file"),
-)
-"""The keys of ``[mqtt]``. Paths are relative to the configuration file's folder. An empty text means not given."""
-
 _TABLES: Final = ("mqtt", "web", "meter")
 _ANY_TABLE: Final = "[mqtt], [web] or [[meter]]"
 _METER_KEYS: Final = (MODULE_ID, *(setting.key for setting in SETTINGS))
