@@ -13,8 +13,9 @@ import yaml
 from iem_dcr.config import SETTINGS, VENDOR_CI, Setting, Settings
 from iem_dcr.driver.driver import SILENT_STOP_S, STOP_S
 from iem_dcr.everest_api.mqtt import SESSION_S
+from iem_dcr.everest_api.mqtt_settings import MQTT
 from iem_dcr.journaling import SYSTEM_FOLDER
-from iem_dcr.service.config import MQTT, MeterConfig, ServiceConfig
+from iem_dcr.service.config import MeterConfig, ServiceConfig
 from iem_dcr.service.web_settings import WEB, WebSettings
 from tests.support.bench import CI
 from tests.support.brokers import Mosquitto
@@ -79,12 +80,12 @@ def test_the_example_shows_every_key_with_its_default(example: str, tmp_path: Pa
 
 def test_a_bad_file(tmp_path: Path) -> None:
     path = tmp_path / "meters.toml"
-    path.write_text("[mqtt]\nport = 0\n[[meter]]\nmodule_id = 'a/b'\nport_htp = 1\n", "utf-8")
+    path.write_text("[mqtt]\nport = 70000\n[[meter]]\nmodule_id = 'a/b'\nport_htp = 1\n", "utf-8")
     for words in (("config", "check", str(path)), ("run", str(path))):
         done = run(*words)
         assert (done.status, done.out) == (2, "")
         first, second, third = done.err.splitlines()
-        assert first == f"{path}: [mqtt] port is 0: expected a whole number from 1 to 65535"
+        assert first == f"{path}: [mqtt] port is 70000: expected a whole number from 0 to 65535"
         assert second.startswith(f"{path}: [[meter]] 1 (module_id \"a/b\") module_id is 'a/b': expected ")
         assert third == f'{path}: [[meter]] 1 (module_id "a/b") port_htp: no such key: did you mean port_http?'
         done = run(*words[:-1])

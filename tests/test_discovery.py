@@ -11,9 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iem_dcr.everest_api.discovery import MAX_APIS, FoundApi, discover, read_answer
-from iem_dcr.everest_api.mqtt import MqttConnection
 from iem_dcr.everest_api.topics import QUERY_MODULES, is_module_id
-from tests.support.brokers import BROKERS, Recorder, TestBroker, real_time, until
 from tests.support.fake_bus import FakeBus
 from tests.support.virtual_time import virtual
 
@@ -108,20 +106,3 @@ def test_any_answer(payload: bytes, apis: list[object]) -> None:
         assert found.version.isprintable()
         assert len(found.communication_monitoring) <= 16
         json.dumps(found.to_json(), allow_nan=False)
-
-
-@BROKERS
-@real_time
-async def test_at_a_real_broker(kind: type[TestBroker]) -> None:
-    with kind() as broker, Recorder(broker, QUERY_MODULES) as everest:
-        bus = MqttConnection(broker.settings(), identity="iem-dcr-discover")
-        connection = asyncio.create_task(bus.run())
-        await until(lambda: bus.connected)
-        asking = asyncio.create_task(discover(bus, wait_s=1.0))
-        await until(lambda: everest.messages)
-        reply_to = json.loads(everest.messages[0].payload)["headers"]["replyTo"]
-        everest.publish(reply_to, answer(api("pm2")))
-        everest.publish(reply_to, answer(api("pm1")))
-        assert module_ids(await asking) == ["pm1", "pm2"]
-        await bus.close(1.0)
-        await connection

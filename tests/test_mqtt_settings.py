@@ -100,12 +100,12 @@ def test_any_user_and_password_in_an_address(user: str, password: str) -> None:
 
 @pytest.mark.parametrize(("fields", "keys"), [
     ({"host": "mqtt://broker"}, ["host"]), ({"port": 70000}, ["port"]), ({"port": -1}, ["port"]),
-    ({"protocol": "4"}, ["protocol"]), ({"client_id": "a\nb"}, ["client_id"]), ({"client_id": ""}, ["client_id"]),
-    ({"user": ""}, ["user"]), ({"password": WORD}, ["user"]), ({"user": "u", "password_file": ""}, ["password_file"]),
+    ({"protocol": "4"}, ["protocol"]), ({"client_id": "a\nb"}, ["client_id"]),
+    ({"password": WORD}, ["user"]),
     ({"user": "u", "password": WORD, "password_file": "f"}, ["password_file"]), ({"ca_file": "f"}, ["ca_file"]),
     ({"tls": True, "key_file": "f"}, ["key_file"]), ({"tls": True, "ca_file": "a\0b"}, ["ca_file"]),
     ({"host": "a b", "protocol": "3", "cert_file": "f"}, ["host", "protocol", "cert_file"]),
-], ids=range(14))  # fmt: skip
+], ids=range(11))  # fmt: skip
 def test_all_mistakes_at_once(fields: dict[str, Any], keys: list[str]) -> None:
     said = problems(**fields)
     assert [line.split(" ")[0].rstrip(":") for line in said] == keys

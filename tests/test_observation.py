@@ -135,33 +135,6 @@ async def test_what_a_driver_reads_is_seen() -> None:
 
 
 @virtual
-async def test_a_silent_meter_is_seen_and_so_is_its_fault() -> None:
-    meter = observed()
-    async with bench(observer=meter) as b:
-        b.meter.power_cycle(off_s=3.0, boot_s=0.0)
-        await asyncio.sleep(2)
-        status = meter.status()
-        assert status.value is None
-        assert status.silent_since is not None
-        assert "GET /" in status.problem
-        await b.until_live()
-        await asyncio.sleep(2)
-        assert meter.status().silent_since is None
-        b.meter.faults.add(Fault(kind="lose-answer", count=6))
-        await asyncio.sleep(3.5)
-        status = meter.status()
-        assert status.silent_since is not None
-        assert "GET /metervalue" in status.problem
-        assert meter.errors[-1].cleared is None
-        await asyncio.sleep(10)
-        assert meter.status().silent_since is None
-        fault = meter.errors[-1]
-        assert fault.error == COMMUNICATION_FAULT
-        assert fault.cleared is not None
-        assert fault.cleared > fault.raised
-
-
-@virtual
 async def test_a_clock_that_stands_and_a_meter_that_is_exchanged() -> None:
     meter = observed()
     first = value()

@@ -1,4 +1,4 @@
-"""The whole service with real brokers: killed at each step of a session, EVerest away, requests that are none."""
+"""The whole service with real brokers, which are killed at each step of a session."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from iem_dcr import ocmf
 from iem_dcr.config import Settings
 from iem_dcr.everest_api import mqtt
-from iem_dcr.everest_api.topics import Topics
+from iem_dcr.everest_api.topics import READY_BEACON, Topics
 from iem_dcr.service.config import MeterConfig, ServiceConfig
 from iem_dcr.service.service import Service
 from iem_dcr.simulator import Fault, SimulatorServer
@@ -35,8 +35,6 @@ class Site:
 
     Attributes:
         everest: EVerest as it is connected now; it remembers nothing of the time before an outage.
-        meter: the simulated meter.
-        service: the service.
         network: between the service and the broker.
     """
 
@@ -103,6 +101,7 @@ class Site:
         self.network.mend()
         for topic in (PM.check, PM.key, PM.values):
             await until(lambda topic=topic: self.everest.payloads(topic))  # type: ignore[misc]
+        assert {*self.everest.payloads(PM.check)} == {b"true"}
 
 
 @contextlib.asynccontextmanager
@@ -155,5 +154,8 @@ async def test_a_session_while_the_broker_is_killed_at_each_step(
         for reply_to in ("reply/stop", "reply/another"):
             await site.ask(PM.stop, request("T-1", reply_to))
             assert await site.receipt(reply_to) == receipt
+        keys = len(site.everest.payloads(PM.key))
+        await site.ask(READY_BEACON, b"true")
+        await until(lambda: len(site.everest.payloads(PM.key)) > keys)
         assert (meter.state.begun, meter.state.ended) == (1, 1)
         assert meter.request_counts["POST", "/receipt"] == 3, "E before B, B, and E at the end"

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from iem_dcr.config import SETTINGS, Settings, shown
 from iem_dcr.errors import ConfigError
-from iem_dcr.everest_api.mqtt_settings import MqttSettings
-from iem_dcr.service.config import MAX_BYTES, MQTT, MeterConfig, ServiceConfig
+from iem_dcr.everest_api.mqtt_settings import MQTT, MqttSettings
+from iem_dcr.service.config import MAX_BYTES, MeterConfig, ServiceConfig
 from iem_dcr.service.web_settings import WebSettings
 from tests.support.certificates import make_certificates
 
@@ -129,9 +129,9 @@ def test_every_mistake_at_once(written: Write, tmp_path: Path) -> None:
     first, again = '[[meter]] 3 (module_id "pm3")', '[[meter]] 4 (module_id "pm3")'
     assert problems(path) == [
         "verbose: stands before any table: expected [mqtt], [web] or [[meter]] above it",
-        "[mqqt]: no such table: did you mean [mqtt]?",
+        "[mqqt]: no such table: expected [mqtt], [web] or [[meter]]",
         "[mqtt] hots: no such key: did you mean host?",
-        "[mqtt] port is 70000: expected a whole number from 1 to 65535",
+        "[mqtt] port is 70000: expected a whole number from 0 to 65535",
         "[mqtt] protocol is '4': expected one of 5, 3.1.1",
         "[mqtt] user: expected one where there is a password",
         f"[mqtt] key_file is {shown(f'{tmp_path}/nowhere.pem')}: expected a cert_file beside it",
@@ -149,11 +149,9 @@ def test_every_mistake_at_once(written: Write, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("content", "problem"), [
     ("", "[[meter]]: expected at least one"),
-    ("[meter]\n", "[[meter]]: expected a table [[meter]] for each meter, not a table"),
-    ("meter = [1]\n", "[[meter]]: expected a table [[meter]] for each meter, not a list"),
-    (f"[[mqtt]]\n{METER}", "[mqtt]: expected one table, not a list"),
-    (f"web = 3\n{METER}", "[web]: expected one table, not 3"),
-    (f"{METER}[[meters]]\n", "[meters]: no such table: did you mean [[meter]]?"),
+    ("[meter]\n", "[[meter]]: expected a table [[meter]], in two brackets, for each meter"),
+    ("meter = [1]\n", "[[meter]]: expected a table [[meter]], in two brackets, for each meter"),
+    (f"[[mqtt]]\n{METER}", "[mqtt]: expected one table"), (f"web = 3\n{METER}", "[web]: expected one table"),
     (f"{METER}[logging]\n", "[logging]: no such table: expected [mqtt], [web] or [[meter]]"),
     ("[mqtt\n", "not TOML: Expected ']' at the end of a table declaration (at line 1, column 6)"),
     (b"\n\nx = '\xe4'\n", "line 3: not UTF-8, in which TOML is written"),

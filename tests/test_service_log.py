@@ -170,13 +170,6 @@ def test_whose_log_from_which_level() -> None:
     assert "quiet iem_dcr.driver" not in "".join(logged(speak, level=logging.WARNING))
 
 
-def test_what_logged_before_logs_after() -> None:
-    root = logging.getLogger()
-    before = root.handlers[:], root.level, logging.getLogger("iem_dcr").level, logging.raiseExceptions
-    logged(lambda: ours.error("x"))
-    assert before == (root.handlers, root.level, logging.getLogger("iem_dcr").level, logging.raiseExceptions)
-
-
 # --- standard error that is not well ---
 
 

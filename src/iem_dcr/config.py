@@ -17,6 +17,8 @@ from iem_dcr.meter_time import MeterZone
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from _typeshed import DataclassInstance
+
 Value = str | int | bool
 V = TypeVar("V", bound=Value)
 
@@ -79,76 +81,88 @@ class Setting:
         return self.minimum is None or self.minimum <= cast("int", value) <= cast("int", self.maximum)
 
 
-def _setting(
-    default: V, description: str, minimum: int | None = None, maximum: int | None = None, choices: tuple[str, ...] = ()
+def setting(
+    default: V,
+    description: str,
+    minimum: int | None = None,
+    maximum: int | None = None,
+    *,
+    choices: tuple[str, ...] = (),
+    is_secret: bool = False,
 ) -> V:
+    """Make a field of a dataclass of settings, as `settings_of` reads it. A secret is left out of the repr."""
     limits = {"minimum": minimum, "maximum": maximum, "choices": choices}
-    return field(default=default, metadata={"description": description, **limits})
+    return field(default=default, repr=not is_secret, metadata={"description": description, **limits})
+
+
+def settings_of(kind: type[DataclassInstance]) -> tuple[Setting, ...]:
+    """Return the settings of a dataclass whose fields are made by `setting`."""
+    return tuple(Setting(each.name, cast("Value", each.default), **each.metadata) for each in fields(kind))
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """The settings of one meter. `of` makes them from a configuration."""
 
-    ip_address: str = _setting("192.168.60.12", "Address of the meter on the charger's network")
-    port_http: int = _setting(80, "TCP port of the meter's HTTP server", 0, 65535)
-    timezone: str = _setting("+0100", "Time zone of the meter's clock: ±HHMM or an IANA name like Europe/Berlin")
-    timezone_handle_DST: bool = _setting(  # noqa: N815  the key is the vendor's
+    ip_address: str = setting("192.168.60.12", "Address of the meter on the charger's network")
+    port_http: int = setting(80, "TCP port of the meter's HTTP server", 0, 65535)
+    timezone: str = setting("+0100", "Time zone of the meter's clock: ±HHMM or an IANA name like Europe/Berlin")
+    timezone_handle_DST: bool = setting(  # noqa: N815  the key is the vendor's
         default=True, description="Add European summer time to an offset of +0000, +0100 or +0200"
     )
-    datetime_resync_interval: int = _setting(2, "Hours between two settings of the meter's clock", 1, 24)
-    resilience_initial_connection_retry_delay: int = _setting(
+    datetime_resync_interval: int = setting(2, "Hours between two settings of the meter's clock", 1, 24)
+    resilience_initial_connection_retry_delay: int = setting(
         10000, "Milliseconds between two attempts to reach a meter that does not answer", 1000, 65535
     )
-    resilience_transaction_request_retries: int = _setting(
+    resilience_transaction_request_retries: int = setting(
         3, "How often a refused request of a transaction is sent again", 0, 5
     )
-    resilience_transaction_request_retry_delay: int = _setting(
+    resilience_transaction_request_retry_delay: int = setting(
         250, "Milliseconds before a refused request of a transaction is sent again", 200, 1000
     )
-    CT: str = _setting("EVSEID", "Charge point identification type, signed with every transaction (OCMF CT)")
-    CI: str = _setting(VENDOR_CI, "Charge point identification, signed with every transaction (OCMF CI)")
-    TT_initial: str = _setting("", "Tariff text set once per power-up of the meter; empty sets none (OCMF TT)")
-    US: bool = _setting(default=False, description="Show the user's id on the meter's display")
-    command_timeout_ms: int = _setting(
+    CT: str = setting("EVSEID", "Charge point identification type, signed with every transaction (OCMF CT)")
+    CI: str = setting(VENDOR_CI, "Charge point identification, signed with every transaction (OCMF CI)")
+    TT_initial: str = setting("", "Tariff text set once per power-up of the meter; empty sets none (OCMF TT)")
+    US: bool = setting(default=False, description="Show the user's id on the meter's display")
+    command_timeout_ms: int = setting(
         5000,
         "Milliseconds for one request to the meter, connecting and body included; a live value takes at most 2000",
         500,
         20000,
     )
-    refuse_start_with_error: bool = _setting(
+    refuse_start_with_error: bool = setting(
         default=False,
         description="Answer UNEXPECTED_ERROR instead of NOT_SUPPORTED, so that EVerest does not charge without signing",
     )
-    initial_connection_wait_ms: int = _setting(
+    initial_connection_wait_ms: int = setting(
         30000,
         "Milliseconds for which a stop waits for a meter that has not been initialised since the process began",
         0,
         60000,
     )
-    stop_current_wait_ms: int = _setting(
+    stop_current_wait_ms: int = setting(
         10000,
         "Milliseconds for which a refused end of a transaction is repeated while a current still flows",
         0,
         30000,
     )
-    IL_default: str = _setting(
+    IL_default: str = setting(
         "NONE", "Identification level signed when the station gives none (OCMF IL)", choices=IDENTIFICATION_LEVELS
     )
-    meter_serial: str = _setting(
+    meter_serial: str = setting(
         "", "Serial number the meter must have (its MS); pin: the first one that answers; empty: any"
     )
-    strict_transaction_ids: bool = _setting(
+    strict_transaction_ids: bool = setting(
         default=False,
         description="Answer a stop for an unknown id with an error if the last receipt belongs to another transaction",
     )
-    verify_receipts: bool = _setting(
+    verify_receipts: bool = setting(
         default=True, description="Check the signature of every receipt with the meter's public key"
     )
-    journal_path: str = _setting(
+    journal_path: str = setting(
         AUTO, "File of the journal that keeps every receipt; auto: in the state folder; off or empty: none"
     )
-    journal_keep_days: int = _setting(
+    journal_keep_days: int = setting(
         365, "Days after which a receipt is deleted from the journal; 0 is never", 0, 36500
     )
 
@@ -176,8 +190,8 @@ class Settings:
         return MeterZone.named(self.timezone, handle_dst=self.timezone_handle_DST)
 
 
-SETTINGS: Final = tuple(Setting(each.name, cast("Value", each.default), **each.metadata) for each in fields(Settings))
-_BY_KEY: Final = {setting.key: setting for setting in SETTINGS}
+SETTINGS: Final = settings_of(Settings)
+_BY_KEY: Final = {each.key: each for each in SETTINGS}
 
 
 def from_text(key: str, text: str) -> Value:
@@ -186,15 +200,15 @@ def from_text(key: str, text: str) -> Value:
     Raises:
         ConfigError: there is no such key, or the text is not of the setting's type.
     """
-    setting = _BY_KEY.get(key)
-    if setting is None:
+    found = _BY_KEY.get(key)
+    if found is None:
         raise ConfigError([_unknown(key)])
-    if setting.kind is str:
+    if found.kind is str:
         return text
     try:
-        return int(text) if setting.kind is int else {"true": True, "false": False}[text.lower()]
+        return int(text) if found.kind is int else {"true": True, "false": False}[text.lower()]
     except (KeyError, ValueError):
-        raise ConfigError([f"{key} is {shown(text)}: expected {setting.expected}"]) from None
+        raise ConfigError([f"{key} is {shown(text)}: expected {found.expected}"]) from None
 
 
 def shown(value: object) -> str:
@@ -235,11 +249,11 @@ def _unknown(key: str) -> str:
     return f"{printable(key, limit=60)} is not a setting: expected one of {', '.join(sorted(_BY_KEY))}"
 
 
-def _expectation(setting: Setting, value: object) -> str:
+def _expectation(of: Setting, value: object) -> str:
     """Return the expectation that a value does not meet, or ""."""
-    if not setting.accepts(value):
-        return setting.expected
-    is_plausible, expected = _PLAUSIBLE.get(setting.key, (lambda _: True, ""))
+    if not of.accepts(value):
+        return of.expected
+    is_plausible, expected = _PLAUSIBLE.get(of.key, (lambda _: True, ""))
     return "" if is_plausible(value) else expected
 
 

@@ -60,9 +60,7 @@ async def scrape(running: Site) -> Scraped:
 
 
 @contextlib.asynccontextmanager
-async def watched(
-    tmp_path: Path, *module_ids: str | None, token: str | None = None, dead: int = 0
-) -> AsyncIterator[Site]:
+async def watched(tmp_path: Path, *module_ids: str | None, token: str = "", dead: int = 0) -> AsyncIterator[Site]:
     """Run a service with a page and these meters, or pm1, for 3 s."""
     web = WebSettings("127.0.0.1:0", token=token)
     async with site(tmp_path, *(module_ids or ("pm1",)), web=web, dead=dead) as running:

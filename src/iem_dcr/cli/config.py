@@ -20,8 +20,9 @@ from iem_dcr.cli.exit_codes import EXIT_FAILURE, EXIT_USAGE
 from iem_dcr.cli.output import Output, tell
 from iem_dcr.config import AUTO, SETTINGS, VENDOR_CI
 from iem_dcr.errors import ConfigError, printable
+from iem_dcr.everest_api.mqtt_settings import MQTT
 from iem_dcr.journaling import check_journal_of, place
-from iem_dcr.service.config import MQTT, ServiceConfig
+from iem_dcr.service.config import ServiceConfig
 from iem_dcr.service.web_settings import WEB
 
 if TYPE_CHECKING:
@@ -170,7 +171,7 @@ def _broker_problems(mqtt: MqttSettings) -> Iterator[str]:
     from iem_dcr.everest_api.mqtt import MqttConnection  # noqa: PLC0415  not needed offline
 
     # With the client_id of the service the broker would disconnect a running service.
-    own = replace(mqtt, client_id=None)
+    own = replace(mqtt, client_id="")
     try:
         asyncio.run(MqttConnection(own, identity=f"iem-dcr-check-{secrets.token_hex(4)}").probe())
     except BrokerError as error:
@@ -180,7 +181,7 @@ def _broker_problems(mqtt: MqttSettings) -> Iterator[str]:
 def _summary(file: Path, config: ServiceConfig) -> Iterator[str]:
     yield f"{printable(file, limit=300)} is in order"
     tls = ", TLS" if config.mqtt.tls else ""
-    user = "" if config.mqtt.user is None else f", user {printable(config.mqtt.user)}"
+    user = f", user {printable(config.mqtt.user)}" if config.mqtt.user else ""
     yield f"  Broker  {printable(config.mqtt.address)}, MQTT {config.mqtt.protocol}{tls}{user}"
     if config.web is not None:
         yield f"  Page    http://{config.web.listen}{', with a token' if config.web.needs_token else ''}"

@@ -118,7 +118,7 @@ class Bus(ABC):
         self._deliveries: dict[Delivery, None] = {}
         self._receivers = Receivers()
         self._new_topics: dict[str, None] = {}
-        self._new_deliveries: list[Delivery] = []
+        self._new_deliveries: dict[Delivery, None] = {}
         self._news = asyncio.Event()
         self._progress = asyncio.Event()
         self._failed_log = RateLimitedLog(logging.getLogger(__name__), now_s)
@@ -183,8 +183,7 @@ class Bus(ABC):
         if self._is_closed:
             return False
         delivery = Delivery(topic, payload, now_s() + within_s, asyncio.get_running_loop().create_future())
-        self._deliveries[delivery] = None
-        self._new_deliveries.append(delivery)
+        self._deliveries[delivery] = self._new_deliveries[delivery] = None
         self._news.set()
         try:
             async with asyncio.timeout_at(delivery.until_s):
@@ -193,6 +192,7 @@ class Bus(ABC):
             return False
         finally:
             del self._deliveries[delivery]
+            self._new_deliveries.pop(delivery, None)
             self._progress.set()
 
     # --- for the connection ---

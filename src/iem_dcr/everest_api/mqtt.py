@@ -172,7 +172,7 @@ class MqttConnection(Bus):
         return aiomqtt.Client(
             settings.host,
             settings.port,
-            username=settings.user,
+            username=settings.user or None,
             password=password,
             identifier=self._client_id,
             tls_context=tls,
@@ -211,7 +211,7 @@ class MqttConnection(Bus):
             if is_first:
                 again = " again" if self._backoff.connected() else ""
                 _log.info("%s: connected%s as %s", self._name, again, printable(self._client_id))
-                self._new_deliveries = list(self._deliveries)
+                self._new_deliveries = dict(self._deliveries)
                 self._begin_connection()
             for delivery in self._new_deliveries:
                 group.create_task(self._publish(client, delivery, is_older=is_first))

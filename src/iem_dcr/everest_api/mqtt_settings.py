@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 import ssl
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NoReturn
 from urllib.parse import unquote, urlsplit
 
-from iem_dcr.config import is_host, shown
+from iem_dcr.config import is_host, setting, settings_of, shown
 from iem_dcr.errors import ConfigError, printable
 from iem_dcr.plain_file import read_plain, read_secret
 
@@ -29,36 +29,25 @@ _URL_EXPECTED = "expected mqtt://HOST[:PORT], or mqtts:// for TLS, with USER:PAS
 
 @dataclass(frozen=True, slots=True)
 class MqttSettings:
-    """How to reach a broker. Neither its repr nor any message shows the password.
-
-    Attributes:
-        host: address (IPv6 without brackets) or host name of the broker.
-        port: TCP port. 0 becomes 1883, or 8883 with TLS.
-        user: user name at the broker, or None.
-        password: password of that user, or None.
-        password_file: file with the password instead. It is read at every connection. Trailing line ends are dropped.
-        tls: whether the connection is encrypted and the broker's certificate and name are checked.
-        ca_file: CA certificates (PEM) for the check of the broker's certificate, or None for those of the host.
-        cert_file: this client's certificate (PEM), or None.
-        key_file: its private key (PEM, not encrypted), or None if ``cert_file`` contains it.
-        protocol: version of MQTT, "5" or "3.1.1".
-        client_id: client identifier at the broker, or None to let `MqttConnection` choose it.
+    """How to reach a broker. An empty text means not given. Neither its repr nor any message shows the password.
 
     Raises:
         ConfigError: a setting is wrong. It has a line for every problem, which begins with the setting's name.
     """
 
-    host: str = "localhost"
-    port: int = 0
-    user: str | None = None
-    password: str | None = field(default=None, repr=False)
-    password_file: str | None = None
-    tls: bool = False
-    ca_file: str | None = None
-    cert_file: str | None = None
-    key_file: str | None = None
-    protocol: str = "5"
-    client_id: str | None = None
+    host: str = setting("localhost", "Address or host name of the broker, IPv6 without brackets")
+    port: int = setting(0, f"TCP port of the broker; 0 is {PORT}, or {PORT_TLS} with TLS", 0, 65535)
+    user: str = setting("", "User name at the broker")
+    password: str = setting("", "Password of that user; password_file is safer", is_secret=True)
+    password_file: str = setting("", "File with the password; it is read at every connection")
+    protocol: str = setting(
+        "5", "Version of MQTT; with 5 the broker holds requests while this service restarts", choices=PROTOCOLS
+    )
+    client_id: str = setting("", "Client id at the broker; by default it is made from the module_ids")
+    tls: bool = setting(default=False, description="Encrypt the connection; each of the files below also turns this on")
+    ca_file: str = setting("", "CA certificates (PEM) that verify the broker; by default those of the host")
+    cert_file: str = setting("", "Certificate of this client (PEM)")
+    key_file: str = setting("", "Private key of that certificate (PEM, not encrypted), if it is not in cert_file")
 
     def __post_init__(self) -> None:
         if self.port == 0:
@@ -107,8 +96,8 @@ class MqttSettings:
         Raises:
             ConfigError: the file cannot be read or contains no valid password.
         """
-        if self.password_file is None:
-            return self.password
+        if not self.password_file:
+            return self.password or None
         text = read_secret("password_file", self.password_file).rstrip("\r\n")
         if not text or len(text.encode()) > _LONGEST_TEXT:
             raise ConfigError([f"password_file {shown(self.password_file)} holds no password: expected one line"])
@@ -126,7 +115,7 @@ class MqttSettings:
         for name in _TLS_FILES:  # OpenSSL does not say which file it cannot read
             path = getattr(self, name)
             try:
-                if path is not None:
+                if path:
                     read_plain(name, path)
             except ConfigError as error:
                 missing += error.problems
@@ -134,11 +123,11 @@ class MqttSettings:
             raise ConfigError(missing)
         what, expected = f"ca_file {shown(self.ca_file)}", "certificates in PEM"
         try:
-            context = ssl.create_default_context(cafile=self.ca_file)
-            if self.cert_file is not None:
+            context = ssl.create_default_context(cafile=self.ca_file or None)
+            if self.cert_file:
                 what = f"cert_file {shown(self.cert_file)}, key_file {shown(self.key_file)}"
                 expected = "a certificate in PEM and the key that fits it, not encrypted"
-                context.load_cert_chain(self.cert_file, self.key_file, password=_no_passphrase)
+                context.load_cert_chain(self.cert_file, self.key_file or None, password=_no_passphrase)
         except (OSError, ValueError) as error:
             reason = error.reason if isinstance(error, ssl.SSLError) else None
             raise ConfigError([f"{what}: {printable(reason or error)}; expected {expected}"]) from error
@@ -154,23 +143,27 @@ class MqttSettings:
             yield f"protocol is {shown(self.protocol)}: expected one of {', '.join(PROTOCOLS)}"
         for name in ("client_id", "user", "password"):
             text = getattr(self, name)
-            if text is not None and not (text and text.isprintable() and len(text.encode()) <= _LONGEST_TEXT):
+            if not text.isprintable() or len(text.encode()) > _LONGEST_TEXT:
                 given = name if name == "password" else f"{name} is {shown(text)}"
                 yield f"{given}: expected a text without control characters"
 
     def _file_problems(self) -> Iterator[str]:
-        if self.password is not None and self.password_file is not None:
+        if self.password and self.password_file:
             yield "password_file: expected password or password_file, not both"
-        if self.user is None and {self.password, self.password_file} != {None}:
+        if not self.user and (self.password or self.password_file):
             yield "user: expected one where there is a password"
         for name in ("password_file", *_TLS_FILES):
             value = getattr(self, name)
-            if value is not None and (not value or "\0" in value):
+            if "\0" in value:
                 yield f"{name} is {shown(value)}: expected the path of a file"
-            if value is not None and name in _TLS_FILES and not self.tls:
+            if value and name in _TLS_FILES and not self.tls:
                 yield f"{name} is {shown(value)}: expected TLS to be on (mqtts:// in an address)"
-        if self.key_file is not None and self.cert_file is None:
+        if self.key_file and not self.cert_file:
             yield f"key_file is {shown(self.key_file)}: expected a cert_file beside it"
+
+
+MQTT: Final = settings_of(MqttSettings)
+"""The keys of ``[mqtt]``. Paths are relative to the configuration file's folder."""
 
 
 def _unquoted(text: str) -> str:

@@ -15,7 +15,7 @@ import json
 import logging
 import re
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from iem_dcr.driver.rate_limited_log import RateLimitedLog
 from iem_dcr.driver.timing import Deadline, now_s
@@ -25,7 +25,7 @@ from iem_dcr.everest_api.replies import Replies, Reply
 from iem_dcr.powermeter import TransactionReq, TransactionRequestStatus, TransactionStartResponse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Coroutine
+    from collections.abc import Callable, Coroutine
 
     from iem_dcr.driver import MeterDriver
     from iem_dcr.everest_api.bus import Bus
@@ -42,8 +42,6 @@ MAX_AT_WORK: Final = 16
 MAX_REFUSALS: Final = 32
 MAX_DELIVERIES: Final = 64
 """Replies that wait for the broker. Refusals and repeated replies take half of the places and displace no answer."""
-ANSWER_TIMEOUT_S: Final = 0.05
-"""How long commands may take to return the answer of a driver that has ended."""
 
 _QUOTED: Final = re.compile(r"(?<!\w)(['\"])(.{2}).+(?:\1|…)")
 
@@ -90,22 +88,17 @@ class Requests:
         task.add_done_callback(lambda done: self._done(done, command, reply))
 
     async def finish(self, within_s: float) -> None:
-        """Answer all requests and wait for the replies to be delivered. Call it when the driver has ended.
-
-        Args:
-            within_s: how long the replies may take, seconds.
-        """
+        """Wait for the driver's last answers, and for all replies to be delivered, for this many seconds at most."""
         end = Deadline.after(within_s)
-        if self._commands:
-            await asyncio.wait(set(self._commands), timeout=ANSWER_TIMEOUT_S)
-        await _cancel(self._commands)
         while (left := {*self._commands, *self._deliveries}) and not end.passed:
             await asyncio.wait(left, timeout=end.left_s)
 
     async def close(self, *, gives_up: bool) -> None:
         """Cancel the commands. Replies that wait for the broker go on waiting, unless they are given up."""
         while left := {*self._commands, *(self._deliveries if gives_up else ())}:
-            await _cancel(left)
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
 
     def _take_again(self, command: str, request: Request, reply: Reply, before: Reply) -> None:
         """Handle a request that has the ``replyTo`` of an earlier one, or is its repetition without ``replyTo``."""
@@ -186,9 +179,3 @@ def _failed(reason: str) -> dict[str, object]:
 def _masked(reason: str) -> str:
     """Shorten quoted text in a reason for the log to two characters, because it may be a user's token."""
     return printable(_QUOTED.sub(r"\1\2…\1", reason), limit=200)
-
-
-async def _cancel(tasks: Collection[asyncio.Task[Any]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)

@@ -15,14 +15,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from iem_dcr.config import AUTO, OFF, SETTINGS, Setting, Settings, shown
+from iem_dcr.config import AUTO, OFF, SETTINGS, Settings, shown
 from iem_dcr.errors import ConfigError, printable
-from iem_dcr.everest_api.mqtt_settings import PORT, PORT_TLS, PROTOCOLS, MqttSettings
+from iem_dcr.everest_api.mqtt_settings import MQTT, MqttSettings
 from iem_dcr.everest_api.topics import is_module_id
 from iem_dcr.service.web_settings import WEB, WebSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+
+    from iem_dcr.config import Setting
 
 T = TypeVar("T")
 
@@ -30,27 +32,7 @@ MAX_BYTES: Final = 16 * 1024 * 1024
 """Largest file that is read. A thousand meters with every setting and comment take 4 MiB."""
 
 MODULE_ID: Final = "module_id"
-MQTT: tuple[Setting, ...] = (
-    Setting("host", "localhost", "Address or host name of the broker"),
-    Setting("port", PORT, f"TCP port of the broker; by default {PORT}, or {PORT_TLS} with TLS", 1, 65535),
-    Setting("user", "", "User name at the broker"),
-    Setting("password", "", "Password of that user; password_file is safer"),
-    Setting("password_file", "", "File with the password; it is read at every connection"),
-    Setting(
-        "protocol",
-        PROTOCOLS[0],
-        "Version of MQTT; with 5 the broker holds requests while this service restarts",
-        choices=PROTOCOLS,
-    ),
-    Setting("client_id", "", "Client id at the broker; by default it is made from the module_ids"),
-    Setting("tls", default=False, description="Encrypt the connection; each of the files below also turns this on"),
-    Setting("ca_file", "", "CA certificates (PEM) that verify the broker; by default those of the host"),
-    Setting("cert_file", "", "Certificate of this client (PEM)"),
-    Setting("key_file", "", "Private key of that certificate (PEM, not encrypted), if it is not in cert_file"),
-)
-"""The keys of ``[mqtt]``. Paths are relative to the configuration file's folder. An empty text means not given."""
-
-_TABLES: Final = {"mqtt": "[mqtt]", "web": "[web]", "meter": "[[meter]]"}
+_TABLES: Final = ("mqtt", "web", "meter")
 _ANY_TABLE: Final = "[mqtt], [web] or [[meter]]"
 _METER_KEYS: Final = (MODULE_ID, *(setting.key for setting in SETTINGS))
 _TLS_FILES: Final = ("ca_file", "cert_file", "key_file")
@@ -129,9 +111,7 @@ class _File:
         self.warnings: list[str] = []
         for name, value in self._document.items():
             if name not in _TABLES and isinstance(value, dict | list):
-                nearest = _nearest(name, _TABLES)
-                hint = f"did you mean {_TABLES[nearest]}?" if nearest else f"expected {_ANY_TABLE}"
-                self._mistake(f"[{_name(name)}]: no such table: {hint}")
+                self._mistake(f"[{_name(name)}]: no such table: expected {_ANY_TABLE}")
             elif name not in _TABLES:
                 self._mistake(f"{_name(name)}: stands before any table: expected {_ANY_TABLE} above it")
 
@@ -163,7 +143,7 @@ class _File:
     def meters(self) -> tuple[MeterConfig, ...]:
         tables = self._document.get("meter", [])
         if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-            self._mistake(f"[[meter]]: expected a table [[meter]] for each meter, not {_kind(tables)}")
+            self._mistake("[[meter]]: expected a table [[meter]], in two brackets, for each meter")
             return ()
         if not tables:
             self._mistake("[[meter]]: expected at least one")
@@ -188,7 +168,7 @@ class _File:
         """Return the given values of a table that have the right type and range."""
         where, table = f"[{name}]", self._document.get(name, {})
         if not isinstance(table, dict):
-            self._mistake(f"{where}: expected one table, not {_kind(table)}")
+            self._mistake(f"{where}: expected one table")
             return {}
         self._check_keys(where, table, [setting.key for setting in settings])
         given: dict[str, Any] = {}
@@ -214,8 +194,13 @@ class _File:
     def _check_keys(self, where: str, table: Mapping[str, object], known: Iterable[str]) -> None:
         for key in table:
             if key not in known:
-                nearest = _nearest(key, known)
-                hint = f"did you mean {nearest}?" if nearest else f"expected one of {', '.join(sorted(known))}"
+                by_lower = {each.lower(): each for each in known}
+                nearest = difflib.get_close_matches(key[:60].lower(), by_lower, n=1)
+                hint = (
+                    f"did you mean {by_lower[nearest[0]]}?"
+                    if nearest
+                    else f"expected one of {', '.join(sorted(known))}"
+                )
                 self._mistake(f"{where} {_name(key)}: no such key: {hint}")
 
     def _check_module_id(
@@ -292,17 +277,6 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 def _name(text: str) -> str:
     return printable(text, limit=60)
-
-
-def _kind(value: object) -> str:
-    return "a table" if isinstance(value, dict) else shown(value)
-
-
-def _nearest(word: str, known: Iterable[str]) -> str:
-    """Return the most similar known word, or ""."""
-    by_lower = {candidate.lower(): candidate for candidate in known}
-    close = difflib.get_close_matches(word[:60].lower(), by_lower, n=1)
-    return by_lower[close[0]] if close else ""
 
 
 def _is_open_to_others(path: Path | str) -> bool:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from iem_dcr.config import Setting, is_host, shown
+from iem_dcr.config import is_host, setting, settings_of, shown
 from iem_dcr.errors import ConfigError
 from iem_dcr.plain_file import read_secret
 
@@ -18,39 +18,23 @@ LISTEN: Final = "127.0.0.1:8080"
 MIN_TOKEN: Final = 16
 MAX_TOKEN: Final = 256
 
-WEB: tuple[Setting, ...] = (
-    Setting("listen", LISTEN, "IP address and port of the bring-up page; an address other than loopback needs a token"),
-    Setting("token", "", "Token that a browser must give; token_file is safer"),
-    Setting("token_file", "", "File with the token, read when the service starts"),
-    Setting(
-        "names",
-        "",
-        "Host names of the page beside localhost and IP addresses, separated by commas",
-    ),
-)
-"""The keys of ``[web]``. Paths are relative to the configuration file's folder. An empty text means not given."""
-
 _TOKEN: Final = f"{MIN_TOKEN} to {MAX_TOKEN} ASCII letters, digits and signs without spaces (openssl rand -hex 16)"
 
 
 @dataclass(frozen=True, slots=True)
 class WebSettings:
-    """The address of the page, and who may see it.
-
-    Attributes:
-        listen: ``address:port``, with an IPv6 address in brackets; port 0 means any free port.
-        token: the token that a browser must give, or None.
-        token_file: file with the token, or None.
-        names: host names of the page, separated by commas.
+    """The address of the page, and who may see it. An empty text means not given.
 
     Raises:
         ConfigError: with a line for every mistake, ``key is value: expected what``.
     """
 
-    listen: str = LISTEN
-    token: str | None = field(default=None, repr=False)
-    token_file: str | None = None
-    names: str = ""
+    listen: str = setting(
+        LISTEN, "IP address and port of the bring-up page; an address other than loopback needs a token"
+    )
+    token: str = setting("", "Token that a browser must give; token_file is safer", is_secret=True)
+    token_file: str = setting("", "File with the token, read when the service starts")
+    names: str = setting("", "Host names of the page beside localhost and IP addresses, separated by commas")
 
     def __post_init__(self) -> None:
         if problems := list(self._problems()):
@@ -75,7 +59,7 @@ class WebSettings:
     @property
     def needs_token(self) -> bool:
         """Whether a browser must give a token."""
-        return self.token is not None or self.token_file is not None
+        return bool(self.token or self.token_file)
 
     @property
     def host_names(self) -> frozenset[str]:
@@ -88,8 +72,8 @@ class WebSettings:
         Raises:
             ConfigError: the file cannot be read, or contains no token.
         """
-        if self.token_file is None:
-            return self.token
+        if not self.token_file:
+            return self.token or None
         text = read_secret("token_file", self.token_file).strip()
         if not _is_token(text):
             raise ConfigError([f"token_file {shown(self.token_file)} holds no token: expected {_TOKEN}"])
@@ -100,14 +84,18 @@ class WebSettings:
             yield f"listen is {shown(self.listen)}: expected an IP address and a port, like {LISTEN} or [::1]:8080"
         elif not (self.is_loopback or self.needs_token):
             yield f"listen is {shown(self.listen)}: expected a loopback address, or a token or token_file"
-        if self.token is not None and self.token_file is not None:
+        if self.token and self.token_file:
             yield "token_file: expected token or token_file, not both"
-        if self.token is not None and not _is_token(self.token):
+        if self.token and not _is_token(self.token):
             yield f"token: expected {_TOKEN}"
-        if self.token_file is not None and (not self.token_file or "\0" in self.token_file):
+        if "\0" in self.token_file:
             yield f"token_file is {shown(self.token_file)}: expected the path of a file"
         if not all(is_host(name) and ":" not in name and name.isascii() for name in self.host_names):
             yield f"names is {shown(self.names)}: expected host names without ports, separated by commas"
+
+
+WEB: Final = settings_of(WebSettings)
+"""The keys of ``[web]``. Paths are relative to the configuration file's folder."""
 
 
 def _is_token(text: str) -> bool:
