@@ -9,17 +9,16 @@ import re
 import signal
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from math import nan
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
 from iem_dcr.cli.output import Output
 from iem_dcr.cli.watch import LineView, json_line
-from iem_dcr.cli.watch_view import BARS, Chart, Picture, plain_line
+from iem_dcr.cli.watch_view import Chart, Picture, plain_line
 from iem_dcr.diagnostics.status import Sample, Status
 from iem_dcr.diagnostics.watching import WatchedMeter, watch
 from iem_dcr.simulator import Fault, SimulatedMeter, SimulatorServer
@@ -127,17 +126,13 @@ def test_transactions_one_after_the_other() -> None:
     async def story(scene: Scene) -> list[Any]:
         await asyncio.sleep(2.5)
         seen = []
-        post(scene.meter, "/receipt", {"TX": "B"})
-        await asyncio.sleep(10.0)
-        seen.append(scene.status().transaction)
-        scene.meter.clear_load()
-        post(scene.meter, "/receipt", {"TX": "E"})
-        await asyncio.sleep(0.3)
-        post(scene.meter, "/receipt", {"TX": "B"})
-        await asyncio.sleep(3.2)
-        seen.append(scene.status().transaction)
-        scene.meter.clear_load()
-        post(scene.meter, "/receipt", {"TX": "E"})
+        for seconds in (10.0, 3.5):
+            post(scene.meter, "/receipt", {"TX": "B"})
+            await asyncio.sleep(seconds)
+            seen.append(scene.status().transaction)
+            scene.meter.clear_load()
+            post(scene.meter, "/receipt", {"TX": "E"})
+            await asyncio.sleep(0.3)
         await asyncio.sleep(2.0)
         return [*seen, scene.status().transaction]
 
@@ -174,19 +169,6 @@ def test_a_meter_that_hangs_holds_up_no_other() -> None:
     assert hangs.value is None
     assert hangs.silent_s > 28.0
     assert "no answer within 1.9 s" in hangs.problem
-
-
-def test_a_meter_that_says_nonsense() -> None:
-    async def story(scene: Scene) -> None:
-        for kind in ("garbage", "garbage-http", "wrong-length", "server-error"):
-            await asyncio.sleep(3.5)
-            assert "● 127.0.0.1:PORT_  idle" in drawn(scene.picture())
-            scene.meter.faults.add(Fault(kind, node="/metervalue", count=4))
-            await asyncio.sleep(3.0)
-            assert "no answer since" in drawn(scene.picture())
-            await asyncio.sleep(4.0)
-
-    watched(story)
 
 
 def test_what_is_wrong() -> None:
@@ -233,16 +215,10 @@ def test_many_meters() -> None:
     assert_snapshot("watch-many.txt", "\n".join(pictures))
 
 
-@pytest.mark.parametrize("width", [1, 4, 9, 20, 33, 76, 300])
-def test_it_fits_into_every_window(width: int, three: Picture) -> None:
-    for height in (1, 2, 3, 9, 40):
-        lines = drawn(three, width, height).splitlines()
-        assert len(lines) <= max(height, 3), "a window of less than three lines is none"
-        assert all(cell_len(line) <= width for line in lines)
-
-
 @pytest.fixture(scope="module")
 def three() -> Picture:
+    """Three meters, one of them silent, one with texts that are made to do harm."""
+
     async def story(scene: Scene) -> Picture:
         scene.servers[2].meter.power_cycle(off_s=60.0, boot_s=1.0)
         await asyncio.sleep(20.0)
@@ -255,36 +231,24 @@ def three() -> Picture:
     return replace(told, statuses=(replace(hostile, value=value), *told.statuses[1:]))
 
 
-def test_hostile_texts_are_shown_as_text(three: Picture) -> None:
-    assert "\x1b" not in drawn(three, height=60)
-    assert "\u202e" not in drawn(three, height=60)
-    assert "\x1b" not in plain_line(three.statuses[0])
-    json.loads(json_line(three.statuses[0]))
-
-
-@given(
-    st.lists(st.builds(Sample, st.floats(0, 400), *[st.floats(-1e9, 1e9)] * 3), max_size=400),
-    st.sampled_from([0.0, 0.5, 10.0]),
-    st.integers(1, 120),
-    st.sampled_from([1, 2, 5, 60]),
-)
-def test_bars(samples: list[Sample], least_span: float, bars: int, step_s: int) -> None:
-    status = Status("a:1", 400.0, samples=tuple(sorted(samples, key=lambda sample: sample.at_s)))
-    drawn_bars, low, high = Chart(bars, step_s).draw(status, "power_w", least_span=least_span)
-    assert len(drawn_bars) == bars
-    assert set(drawn_bars) <= {*BARS, " "}
-    assert low <= high
+@pytest.mark.parametrize("width", [1, 9, 33, 76, 300])
+def test_it_fits_into_every_window(width: int, three: Picture) -> None:
+    for height in (1, 3, 9, 40):
+        text = drawn(three, width, height)
+        assert len(text.splitlines()) <= max(height, 3), "a window of less than three lines is none"
+        assert all(cell_len(line) <= width for line in text.splitlines())
+        assert not {"\x1b", "\u202e"} & set(text)
 
 
 @pytest.mark.parametrize(("chart", "name", "least_span", "shown"), [
     (Chart(8, 1), "power_w", 0.0, ("▁▂▃▄▅▆▇█", 0.0, 7.0)),
     (Chart(6, 2), "power_w", 0.0, ("  ▁▃▆█", 0.0, 7.0)),
     (Chart(10, 1), "voltage_v", 10.0, ("  ▁▁▁▁▁▁▁▁", 400.0, 400.0)),
-    (Chart(10, 1), "voltage_v", 0.0, ("  ████████", 400.0, 400.0)),
     (Chart(8, 1), "current_a", 0.0, ("▆▅▄▃▃▂▁▁", -11.0, -4.0)),
 ])  # fmt: skip
 def test_bars_of_known_values(chart: Chart, name: str, least_span: float, shown: tuple[str, float, float]) -> None:
     samples = tuple(Sample(float(second), float(second), 400.0, -4.0 - second) for second in range(8))
+    samples = (Sample(-1e9, 1e9, 1e9, 1e9), *samples, Sample(7.4, nan, nan, nan))
     assert chart.draw(Status("a:1", 7.5, samples=samples), name, least_span=least_span) == shown
 
 
@@ -340,11 +304,9 @@ def test_nobody_answers() -> None:
 def test_the_meters_of_a_configuration_file(tmp_path: Path) -> None:
     file = tmp_path / "site.toml"
     with Simulator() as one, Simulator(MS="1SIM2") as two:
-        meters = [
-            f"[[meter]]\nmodule_id = 'pm{port}'\nip_address = '127.0.0.1'\nport_http = {port}\nCI = 'A'\n"
-            for port in (one.address.partition(":")[2], two.address.partition(":")[2])
-        ]
-        file.write_text("".join(meters))
+        ports = [meter.address.partition(":")[2] for meter in (one, two)]
+        meters = "[[meter]]\nmodule_id = 'pm{0}'\nip_address = '127.0.0.1'\nport_http = {0}\nCI = 'A'\n"
+        file.write_text("".join(map(meters.format, ports)))
         done = run("watch", one.address, "--config", str(file), "--count", "1")
     assert done.status == 0
     assert sorted(line.split()[1] for line in done.out.splitlines()) == sorted([one.address, two.address])
