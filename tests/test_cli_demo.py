@@ -31,12 +31,11 @@ def test_without_a_terminal() -> None:
     done = run("demo", "--seconds", "2")
     assert (done.status, done.err) == (0, "")
     assert "\x1b" not in done.out
-    lines = done.out.splitlines()
-    assert lines[0] == "A charging session at a simulated IEM-DCR"
-    assert re.fullmatch(r"The simulated meter 1SIM\d{10} is at http://127\.0\.0\.1:\d+", lines[1])
-    values = [line for line in lines if re.match(r"  \d\d:\d\d:\d\d ", line)]
-    assert len(values) >= 1
-    assert any(re.search(r"[1-9]\d*\.\d A", line) for line in values)
+    assert re.match(
+        r"A charging session at a simulated IEM-DCR\nThe simulated meter 1SIM\d{10} is at http://127\.0\.0\.1:\d+\n",
+        done.out,
+    )
+    assert re.search(r"^  \d\d:\d\d:\d\d .* [1-9]\d*\.\d A", done.out, re.MULTILINE)
     assert "\nReceipt T1 of meter " in done.out
     for shown in (
         "Charge point  EVSEID DE*PNX*E1234567*1",
@@ -45,9 +44,7 @@ def test_without_a_terminal() -> None:
         "Verdict       VALID: the signature matches the data and the key",
     ):
         assert shown in done.out
-    energy = re.search(r"Energy +0\.(\d{3}) kWh", done.out)
-    assert energy is not None
-    assert int(energy[1]) > 0
+    assert re.search(r"Energy +0\.(?!000)\d{3} kWh", done.out)
     assert "  iem-dcr simulate\n" in done.out
     module_id, port, topics = told(done.out)
     assert f"\n  mosquitto_sub -h 127.0.0.1 -p {port} -v -t 'everest_api/#'\n" in done.out
@@ -151,13 +148,10 @@ def test_keep_open_goes_on_with_session_after_session() -> None:
 def test_two_demos_on_one_broker_do_not_mix() -> None:
     with Mosquitto() as broker, Recorder(broker, "everest_api/#") as watcher:
         both = [begin("demo", "--seconds", "2", "--broker", f"mqtt://127.0.0.1:{broker.port}") for _ in range(2)]
-        done = [finish(process) for process in both]
-        for one, other in (done, done[::-1]):
-            assert (one.status, one.err) == (0, "")
-            stops = watcher.payloads(Topics(told(one.out)[0]).stop)
-            (transaction_id,) = (json.loads(payload)["payload"] for payload in stops)
-            assert transaction_id in one.out
-            assert transaction_id not in other.out
+        for done in [finish(process) for process in both]:
+            assert (done.status, done.err) == (0, "")
+            (stop,) = watcher.payloads(Topics(told(done.out)[0]).stop)
+            assert json.loads(stop)["payload"] in done.out
 
 
 def test_a_broker_with_users_and_the_password_not_shown() -> None:
