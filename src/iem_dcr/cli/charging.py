@@ -165,15 +165,15 @@ class Session:
         self._event("error_raised", type=error.type, sub_type=error.sub_type, message=error.message)
         if error.sub_type == INTERRUPTED and self._is_charging:
             self._has_ended_elsewhere = True
-            self._tell("The transaction is over: another program ended it, or the meter lost power.")
+            tell("The transaction is over: another program ended it, or the meter lost power.")
         else:
-            self._tell(f"Error raised at the station: {error.type}, {error.sub_type}: {printable(error.message)}")
+            tell(f"Error raised at the station: {error.type}, {error.sub_type}: {printable(error.message)}")
 
     def clear_error(self, error: StationError) -> None:
         """Show a cleared error."""
         self._event("error_cleared", type=error.type, sub_type=error.sub_type, message=error.message)
         if not self._has_ended_elsewhere or error.sub_type != INTERRUPTED:
-            self._tell(f"Error cleared at the station: {error.type}, {error.sub_type}")
+            tell(f"Error cleared at the station: {error.type}, {error.sub_type}")
 
     async def keep(self, kept: KeptReceipt) -> None:
         """Show a new receipt."""
@@ -198,7 +198,7 @@ class Session:
         self._event("start_transaction", response=response.to_json())
         if response.status is not TransactionRequestStatus.OK:
             reason = printable(response.error, limit=400)
-            self._tell(f"Error: the transaction did not begin ({response.status.value}): {reason}")
+            tell(f"Error: the transaction did not begin ({response.status.value}): {reason}")
         elif self._last is not None:
             self._begin_wh = self._last.energy_wh_import
             user = printable(self._request.identification_data)
@@ -240,7 +240,7 @@ class Session:
         signed = stopped.signed_meter_value
         if signed is not None:
             return self._show_receipt(ocmf.parse(signed.signed_meter_data), signed.public_key)
-        self._tell(f"Error: the transaction has no receipt: {printable(stopped.error, limit=400)}")
+        tell(f"Error: the transaction has no receipt: {printable(stopped.error, limit=400)}")
         if driver.value is not None and driver.value.XT:
             tell(f"The transaction is still running in the meter. {_END_IT.format(driver.address)}")
         return False
@@ -278,8 +278,3 @@ class Session:
         """Write an event for a program."""
         if self._as_json:
             self._output.line({"event": event, **fields})
-
-    def _tell(self, text: str) -> None:
-        """Say something to a person on standard error."""
-        if not self._as_json:
-            tell(text)

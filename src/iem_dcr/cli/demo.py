@@ -22,7 +22,6 @@ from iem_dcr.config import Settings
 from iem_dcr.errors import ConfigError
 from iem_dcr.everest_api.broker_errors import BrokerError
 from iem_dcr.everest_api.mqtt_settings import MqttSettings
-from iem_dcr.everest_api.topics import READY_BEACON, Topics
 from iem_dcr.powermeter import TransactionReq
 from iem_dcr.simulator import SimulatorOptions, SimulatorServer
 
@@ -43,7 +42,6 @@ CURRENT_ENDS_BEFORE_S = 0.5
 """The simulated current ends this long before the stop: a meter does not end a transaction under load."""
 PROTOCOL = "3.1.1"
 """The MQTT version that every broker supports, also the demo's own."""
-_PATIENCE = "Still ending the transaction; interrupt once more to leave at once."
 _NEXT_STEPS = (
     ("iem-dcr simulate", "a simulated meter to play with, at 127.0.0.1:8080"),
     ("iem-dcr read 127.0.0.1:8080", "one reading of it, or of a real meter"),
@@ -88,7 +86,7 @@ def command(seconds: float, mqtt: MqttSettings | None, keep_open: bool) -> int:
     """
     output = Output()
     work = partial(_demo, output, mqtt, seconds=seconds, keep_open=keep_open)
-    status = run_interruptible(work, output, _PATIENCE)
+    status = run_interruptible(work, output)
     if status == 0:
         console = output.console()
         console.print(Text("\nNext steps:", style="bold"))
@@ -178,21 +176,8 @@ def _request() -> TransactionReq:
 def _how_to_watch(console: Console, mqtt: MqttSettings, module_id: str) -> None:
     user = [] if mqtt.user is None else ["-u", mqtt.user, "-P", "PASSWORD"]
     tls = ["--tls-use-os-certs"] if mqtt.tls else []
-    watch = shlex.join(["mosquitto_sub", "-h", mqtt.host, "-p", str(mqtt.port), *user, *tls, "-v", "-t"])
+    topics = f"everest_api/1/powermeter/{module_id}/#"
+    words = ["mosquitto_sub", "-h", mqtt.host, "-p", str(mqtt.port), *user, *tls, "-v", "-t", topics]
     console.print(f"EVerest's API module is {module_id}, at the MQTT broker {mqtt.address}.")
-    console.print("To watch it (longer with --seconds):")
-    say(console, Text.assemble("\n  ", (f"{watch} 'everest_api/#'", "cyan"), "\n"))
-    topics = Topics(module_id)
-    prefix = topics.start.removesuffix("e2m/start_transaction")
-    console.print(f"  {READY_BEACON}  EVerest has started")
-    console.print(f"  {prefix} with these topics:")
-    for topic, what in (
-        (topics.heartbeat, "EVerest's heartbeat, every second"),
-        (topics.check, "the meter is reachable, every two seconds"),
-        (topics.key, "the key that verifies its receipts"),
-        (topics.values, "live values"),
-        (topics.start, "EVerest's request to begin a transaction"),
-        (topics.stop, "its request to end one; replies come below both"),
-    ):
-        say(console, Text.assemble(f"    {topic.removeprefix(prefix):<25}", (what, "dim")))
-    console.print()
+    console.print("To watch heartbeats, live values, requests and replies (longer with --seconds):")
+    say(console, Text.assemble("\n  ", (shlex.join(words), "cyan"), "\n"))
