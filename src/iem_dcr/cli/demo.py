@@ -85,15 +85,7 @@ def command(seconds: float, mqtt: MqttSettings | None, keep_open: bool) -> int:
     watch the messages with mosquitto_sub, and the bring-up page with a browser.
     """
     output = Output()
-    work = partial(_demo, output, mqtt, seconds=seconds, keep_open=keep_open)
-    status = run_interruptible(work, output)
-    if status == 0:
-        console = output.console()
-        console.print(Text("\nNext steps:", style="bold"))
-        for command_line, what in _NEXT_STEPS:
-            say(console, Text.assemble("  ", (command_line, "cyan"), f"\n      {what}"))
-        output.flush()
-    return output.status() or status
+    return run_interruptible(partial(_demo, output, mqtt, seconds=seconds, keep_open=keep_open), output)
 
 
 async def _demo(
@@ -131,13 +123,21 @@ async def _demo(
             everest.view = session = Session(output, _request(), seconds)
             status = await session.run(everest.driver, everest, interruption, connect_s=CONNECT_S)
             if status != 0 or not keep_open:
-                return 0 if keep_open and status == EXIT_INTERRUPTED else status
+                break
             del server.meter.state.signed[:-1]  # the simulated meter would keep all receipts
             say(console, f"\nThe next session begins in {PAUSE_S:.0f} s. Ctrl-C ends the demo.\n")
             output.flush()
             await interruption.wait(PAUSE_S)
             if interruption.came:
-                return 0
+                break
+    if keep_open and status == EXIT_INTERRUPTED:
+        status = 0
+    if status == 0:
+        console.print(Text("\nNext steps:", style="bold"))
+        for command_line, what in _NEXT_STEPS:
+            say(console, Text.assemble("  ", (command_line, "cyan"), f"\n      {what}"))
+        output.flush()
+    return status
 
 
 def _broker(given: MqttSettings | None) -> AbstractAsyncContextManager[MqttSettings]:
