@@ -1,4 +1,4 @@
-"""iem-dcr demo, what is drawn on a terminal, and what goes over the broker meanwhile."""
+"""iem-dcr demo, and what goes over the broker meanwhile."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from iem_dcr.everest_api.topics import READY_BEACON, Topics
 from iem_dcr.powermeter import TransactionReq
 from tests.support.brokers import Mosquitto, Recorder
 from tests.support.command_line import PATIENCE_S, begin, finish, read_until, run, run_process
-from tests.support.terminal import Terminal, without_escapes
 from tests.support.tools import needs_tool
 
 
@@ -35,28 +34,11 @@ def test_without_a_terminal() -> None:
     )
     assert re.search(r"^  \d\d:\d\d:\d\d .* [1-9]\d*\.\d A", done.out, re.MULTILINE)
     assert "\nReceipt T1 of meter " in done.out
-    for shown in (
-        "Charge point  EVSEID DE*PNX*E1234567*1",
-        "User          04A2B3C4D5E6F7 (ISO14443)",
-        "Tariff        0.49 EUR/kWh",
-        "Verdict       VALID: the signature matches the data and the key",
-    ):
-        assert shown in done.out
-    assert re.search(r"Energy +0\.(?!000)\d{3} kWh", done.out)
+    assert "Verdict       VALID: the signature matches the data and the key\n" in done.out
     assert "  iem-dcr simulate\n" in done.out
     module_id, port = told(done.out)
     topics = f"everest_api/1/powermeter/{module_id}/#"
     assert f"\n  mosquitto_sub -h 127.0.0.1 -p {port} -v -t '{topics}'\n" in done.out
-
-
-def test_on_a_terminal() -> None:
-    terminal = Terminal("demo", "--seconds", "2")
-    assert terminal.end() == 0
-    text = without_escapes(terminal.written)
-    assert text != terminal.written
-    assert re.search(r"\d\d:\d\d:\d\d +\d+\.\d{3} kW +\d+\.\d V +\d+\.\d A  charged 0\.\d{3} kWh", text)
-    assert re.search(r"Charging ━+╸?━+ 1/2 s", text)
-    assert "VALID: the signature matches" in text
 
 
 def test_the_command_that_it_shows_lets_one_watch() -> None:
