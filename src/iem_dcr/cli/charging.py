@@ -23,6 +23,7 @@ from iem_dcr.cli.output import kw, kwh, progress_bar, say, tell
 from iem_dcr.cli.receipt_view import print_receipt
 from iem_dcr.diagnostics.status import measured
 from iem_dcr.driver.meter_state import CURRENT_FLOWS_A, INTERRUPTED
+from iem_dcr.driver.timing import now_s
 from iem_dcr.errors import printable
 from iem_dcr.ocmf.verdict import Judgement, verdict_on
 from iem_dcr.powermeter import TransactionRequestStatus
@@ -100,17 +101,13 @@ class Session:
         self._shown: set[str] = set()
 
     async def run(self, driver: MeterDriver, meter: PowerMeter, interruption: Interruption, *, connect_s: float) -> int:
-        """Run the session at a meter that is being driven, and whose station is this session.
+        """Run the session at a meter that is being driven, and whose station is this session. Returns the exit status.
 
         Args:
             driver: of the meter.
             meter: what starts and stops transactions.
             interruption: ends the charging early. The transaction is still stopped, and its receipt shown.
             connect_s: longest time until the first live value.
-
-        Returns:
-            The exit status: 0 if the transaction was begun and stopped and its receipt verifies; 130 if it was
-            interrupted; else 1.
 
         Raises:
             click.ClickException: no live value came in time, or the meter may run a transaction after a failed start.
@@ -205,16 +202,13 @@ class Session:
             self.say(f"Transaction {printable(self._request.transaction_id)} began for user {user}")
 
     async def _charge(self, interruption: Interruption) -> None:
-        loop = asyncio.get_running_loop()
-        end_s = loop.time() + self._seconds
-        left_s = self._seconds
+        end_s = now_s() + self._seconds
         bar_id = self._bar.add_task("", total=self._seconds)
         self._is_charging = True
         with self._bar:
-            while left_s > 0 and not interruption.came and not self._has_ended_elsewhere:
+            while (left_s := end_s - now_s()) > 0 and not interruption.came and not self._has_ended_elsewhere:
                 await interruption.wait(min(TICK_S, left_s))
-                left_s = max(0.0, end_s - loop.time())
-                self._bar.update(bar_id, completed=self._seconds - left_s, refresh=True)
+                self._bar.update(bar_id, completed=self._seconds - max(0.0, end_s - now_s()), refresh=True)
         self._is_charging = False
 
     async def _stop(self, driver: MeterDriver, meter: PowerMeter) -> TransactionStopResponse:
