@@ -259,13 +259,13 @@ class Session:
         verdict = verdict_on([receipt], public_key)
         is_valid = verdict.outcome is ocmf.Outcome.VALID
         if receipt.text not in self._shown:
-            self._shown.add(receipt.text)
             verified = None if verdict.outcome is ocmf.Outcome.NOT_CHECKED else is_valid
             accepted = verified and verdict.judgement is Judgement.ACCEPTED
             self._event("receipt", verified=verified, accepted=accepted, ocmf=receipt.text)
             if not self._as_json:
                 self.say(f"{heading}\n" if heading else "")
                 print_receipt(self._console, receipt, verdict)
+            self._shown.add(receipt.text)
         return is_valid
 
     def _event(self, event: str, **fields: object) -> None:

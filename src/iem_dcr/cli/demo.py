@@ -59,12 +59,7 @@ def _mqtt(_ctx: click.Context, param: click.Parameter, url: str | None) -> MqttS
 
 @click.command(name="demo")
 @click.option(
-    "--seconds",
-    type=SecondsType(2, 3600),
-    default=10.0,
-    show_default=True,
-    metavar="N",
-    help="How long to charge.",
+    "--seconds", type=SecondsType(2, 3600), default=10.0, show_default=True, metavar="N", help="How long to charge."
 )
 @click.option(
     "--broker",
@@ -151,15 +146,8 @@ def _broker(given: MqttSettings | None) -> AbstractAsyncContextManager[MqttSetti
 
 def _settings(server: SimulatorServer) -> Settings:
     """Return the driver's settings. The meter's clock is set in this host's time zone, as in EVerest's values."""
-    return Settings.of(
-        {
-            "ip_address": server.host,
-            "port_http": server.port,
-            "CI": EVSE_ID,
-            "timezone": f"{datetime.now().astimezone():%z}",
-            "timezone_handle_DST": False,
-        }
-    )
+    time = {"timezone": f"{datetime.now().astimezone():%z}", "timezone_handle_DST": False}
+    return Settings.of({"ip_address": server.host, "port_http": server.port, "CI": EVSE_ID} | time)
 
 
 def _request() -> TransactionReq:
