@@ -198,6 +198,7 @@ def test_it_ends_when_somebody_else_has_ended_its_transaction() -> None:
         done = finish(process, before)
     assert done.status == 0
     assert "The transaction is over: another program ended it, or the meter lost power.\n" in done.err
+    assert "cleared" not in done.err
     assert "Ending the transaction" not in done.out
     assert "VALID: the signature matches" in done.out
 
