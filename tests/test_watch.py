@@ -7,7 +7,7 @@ import io
 import json
 import re
 import signal
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from math import nan
 from typing import TYPE_CHECKING, Any
@@ -30,7 +30,7 @@ from tests.support.terminal import Terminal, without_escapes
 from tests.support.virtual_time import VirtualWall, run_virtual, virtual
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
 
@@ -61,7 +61,7 @@ def drawn(picture: Picture, width: int = 100, height: int = 30) -> str:
 
 
 class Scene:
-    """Simulated meters that are watched under virtual time."""
+    """Simulated meters that are watched under virtual time; ``meter`` is the first."""
 
     def __init__(self) -> None:
         self.wall = VirtualWall()
@@ -79,37 +79,32 @@ class Scene:
         return self.watched[0].status()
 
 
-def watched(
-    story: Callable[[Scene], Awaitable[object]],
-    *options: dict[str, Any],
-    on_poll: Callable[[WatchedMeter], None] = lambda _: None,
-) -> Any:
-    """Watch meters while a story goes on; none of them gets anything but the GETs that are always allowed."""
-
-    async def main() -> Any:
-        scene = Scene()
-        async with AsyncExitStack() as stack:
-            for of in options or ({},):
-                server = await stack.enter_async_context(SimulatorServer(meter_options(**({"charge_s": 60.0} | of))))
-                scene.servers.append(server)
-                scene.watched.append(WatchedMeter(server.host, server.port, scene.wall))
-                set_up(server.meter)
-            watching = asyncio.create_task(watch(scene.watched, on_poll))
-            told = await story(scene)
-            watching.cancel()
-            await asyncio.gather(watching, return_exceptions=True)
-        for server in scene.servers:
-            assert {(got.method, f"{BASE}{got.node}") for got in server.meter.requests} <= MAY_BE_ASKED
-        return told
-
-    return run_virtual(main())
+@asynccontextmanager
+async def watching(
+    *options: dict[str, Any], on_poll: Callable[[WatchedMeter], None] = lambda _: None
+) -> AsyncIterator[Scene]:
+    """Watch meters; none of them gets anything but the GETs that are always allowed."""
+    scene = Scene()
+    async with AsyncExitStack() as stack:
+        for of in options or ({},):
+            server = await stack.enter_async_context(SimulatorServer(meter_options(**({"charge_s": 60.0} | of))))
+            scene.servers.append(server)
+            scene.watched.append(WatchedMeter(server.host, server.port, scene.wall))
+            set_up(server.meter)
+        polls = asyncio.create_task(watch(scene.watched, on_poll))
+        yield scene
+        polls.cancel()
+        await asyncio.gather(polls, return_exceptions=True)
+    for server in scene.servers:
+        assert {(got.method, f"{BASE}{got.node}") for got in server.meter.requests} <= MAY_BE_ASKED
 
 
 # --- what is seen -----------------------------------------------------------------------------------------------------
 
 
-def test_a_transaction() -> None:
-    async def story(scene: Scene) -> list[str]:
+@virtual
+async def test_a_transaction() -> None:
+    async with watching() as scene:
         await asyncio.sleep(9.5)
         post(scene.meter, "/receipt", {"TX": "B"})
         await asyncio.sleep(20.5)
@@ -117,15 +112,15 @@ def test_a_transaction() -> None:
         await late.poll()
         assert "Transaction runs, seen since 12:00:30, charged 0." in drawn(Picture((late.status(),), scene.wall()))
         await asyncio.sleep(29.5)
-        return [*(drawn(scene.picture(), width) for width in (100, 64, 34)), named(plain_line(scene.status())) + "\n"]
+        pictures = [drawn(scene.picture(), width) for width in (100, 64, 34)]
+        assert_snapshot("watch-charging.txt", "\n".join([*pictures, named(plain_line(scene.status())) + "\n"]))
 
-    assert_snapshot("watch-charging.txt", "\n".join(watched(story)))
 
-
-def test_transactions_one_after_the_other() -> None:
-    async def story(scene: Scene) -> list[Any]:
+@virtual
+async def test_transactions_one_after_the_other() -> None:
+    async with watching() as scene:
         await asyncio.sleep(2.5)
-        seen = []
+        seen: list[Any] = []
         for seconds in (10.0, 3.5):
             post(scene.meter, "/receipt", {"TX": "B"})
             await asyncio.sleep(seconds)
@@ -134,52 +129,48 @@ def test_transactions_one_after_the_other() -> None:
             post(scene.meter, "/receipt", {"TX": "E"})
             await asyncio.sleep(0.3)
         await asyncio.sleep(2.0)
-        return [*seen, scene.status().transaction]
-
-    first, second, none = watched(story)
+        assert scene.status().transaction is None
+    first, second = seen
     assert first.begin_seen
     assert second.since > first.since, "one that began between two looks is another one"
     assert 0 < second.charged_wh < first.charged_wh
-    assert none is None
 
 
-def test_a_power_cut() -> None:
-    async def story(scene: Scene) -> list[str]:
+@virtual
+async def test_a_power_cut() -> None:
+    async with watching() as scene:
         await asyncio.sleep(4.5)
         scene.meter.power_cycle(off_s=20.0, boot_s=5.0)
         await asyncio.sleep(20.0)
         dark = drawn(scene.picture(), 80)
         assert json.loads(json_line(scene.status()))["metervalue"] is None
         await asyncio.sleep(10.0)
-        return [dark, drawn(scene.picture(), 80)]
-
-    dark, back = watched(story)
-    assert_snapshot("watch-power-cut.txt", f"{dark}\n{back}")
+        assert_snapshot("watch-power-cut.txt", f"{dark}\n{drawn(scene.picture(), 80)}")
 
 
-def test_a_meter_that_hangs_holds_up_no_other() -> None:
-    async def story(scene: Scene) -> list[Status]:
+@virtual
+async def test_a_meter_that_hangs_holds_up_no_other() -> None:
+    async with watching({}, {"MS": "1SIM2"}) as scene:
         scene.servers[1].meter.faults.add(Fault("stall", node="/metervalue", count=100))
         await asyncio.sleep(30.0)
-        return [meter.status() for meter in scene.watched]
-
-    well, hangs = watched(story, {}, {"MS": "1SIM2"})
+        well, hangs = [meter.status() for meter in scene.watched]
     assert len(well.samples) >= 28
+    assert well.age_s is not None
     assert well.age_s <= 1.0
     assert hangs.value is None
+    assert hangs.silent_s is not None
     assert hangs.silent_s > 28.0
     assert "no answer within 1.9 s" in hangs.problem
 
 
-def test_what_is_wrong() -> None:
-    async def story(scene: Scene) -> str:
+@virtual
+async def test_what_is_wrong() -> None:
+    async with watching({"XC": "0x0000, 0x00000100, 0x00, 0x00", "EF": "E", "ST": "F"}) as scene:
         scene.meter.shift_clock(-95.0)
         scene.meter.faults.add(Fault("garbage", node="/publickey", count=99))
         await asyncio.sleep(3.5)
-        return drawn(scene.picture(), 80) + named(plain_line(scene.status())) + "\n"
-
-    text = watched(story, {"XC": "0x0000, 0x00000100, 0x00, 0x00", "EF": "E", "ST": "F"})
-    assert_snapshot("watch-what-is-wrong.txt", text)
+        text = drawn(scene.picture(), 80) + named(plain_line(scene.status())) + "\n"
+        assert_snapshot("watch-what-is-wrong.txt", text)
 
 
 @virtual
@@ -201,30 +192,29 @@ async def test_another_meter_at_the_address() -> None:
 # --- how it is drawn --------------------------------------------------------------------------------------------------
 
 
-def test_many_meters() -> None:
-    async def story(scene: Scene) -> list[str]:
+@virtual
+async def test_many_meters() -> None:
+    async with watching(*({"MS": f"1SIM{number}"} for number in range(8))) as scene:
         await asyncio.sleep(3.5)
         post(scene.servers[1].meter, "/receipt", {"TX": "B"})
         scene.servers[7].meter.power_cycle(off_s=60.0, boot_s=1.0)
         await asyncio.sleep(30.0)
-        sizes = (100, 24), (60, 24), (30, 6)
-        pictures = [drawn(scene.picture(), width, height) for width, height in sizes]
-        return [*pictures, drawn(replace(scene.picture(), stays=True), 30, 6)]
-
-    pictures = watched(story, *({"MS": f"1SIM{number}"} for number in range(8)))
-    assert_snapshot("watch-many.txt", "\n".join(pictures))
+        pictures = [drawn(scene.picture(), width, height) for width, height in ((100, 24), (60, 24), (30, 6))]
+        pictures.append(drawn(replace(scene.picture(), stays=True), 30, 6))
+        assert_snapshot("watch-many.txt", "\n".join(pictures))
 
 
 @pytest.fixture(scope="module")
 def three() -> Picture:
     """Three meters, one of them silent, one with texts that are made to do harm."""
 
-    async def story(scene: Scene) -> Picture:
-        scene.servers[2].meter.power_cycle(off_s=60.0, boot_s=1.0)
-        await asyncio.sleep(20.0)
-        return scene.picture()
+    async def story() -> Picture:
+        async with watching({}, {}, {}) as scene:
+            scene.servers[2].meter.power_cycle(off_s=60.0, boot_s=1.0)
+            await asyncio.sleep(20.0)
+            return scene.picture()
 
-    told: Picture = watched(story, {}, {}, {})
+    told: Picture = run_virtual(story())
     hostile = told.statuses[0]
     assert hostile.value is not None
     value = replace(hostile.value, MS="\x1b[31m漢字\u202e" + "W" * 80, ST="\n\x1b[2J")
@@ -255,18 +245,16 @@ def test_bars_of_known_values(chart: Chart, name: str, least_span: float, shown:
 # --- lines and JSON ---------------------------------------------------------------------------------------------------
 
 
-def test_lines_for_a_pipe() -> None:
+@virtual
+async def test_lines_for_a_pipe() -> None:
     written = io.StringIO()
     view = LineView(Output(written), plain_line, repeats_after_s=60.0)
-
-    async def story(scene: Scene) -> None:
+    async with watching(on_poll=view.on_poll) as scene:
         await asyncio.sleep(1.5)
         post(scene.meter, "/receipt", {"TX": "B"})
         await asyncio.sleep(2.0)
         scene.meter.power_cycle(off_s=125.0, boot_s=0.0)
         await asyncio.sleep(128.0)
-
-    watched(story, on_poll=view.on_poll)
     assert_snapshot("watch-lines.txt", named(written.getvalue()))
     assert re.findall(r"no answer since \S+ \((.*?)\)", written.getvalue()) == ["0 s", "1 min 00 s", "2 min 00 s"]
 
@@ -290,13 +278,6 @@ def test_json() -> None:
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
-
-
-def test_nobody_answers() -> None:
-    done = run("watch", "127.0.0.1:9", "--count", "1")
-    assert done.status == 1
-    assert "! no answer since" in done.out
-    assert "Error: meter 127.0.0.1:9, GET /metervalue: not reachable: Connection refused" in done.err
 
 
 def test_the_meters_of_a_configuration_file(tmp_path: Path) -> None:
@@ -345,11 +326,12 @@ def test_on_a_terminal() -> None:
     assert "Traceback" not in terminal.written
 
 
-def test_a_dumb_terminal_gets_lines() -> None:
-    terminal = Terminal("watch", "127.0.0.1:9", "--seconds", "1.5", term="dumb")
+def test_a_dumb_terminal_gets_lines_and_exit_1_is_for_meters_that_never_answered() -> None:
+    terminal = Terminal("watch", "127.0.0.1:9", "--count", "1", term="dumb")
     assert terminal.end() == 1
     assert "\x1b" not in terminal.written
     assert "  127.0.0.1:9  ! no answer since" in terminal.written
+    assert "Error: meter 127.0.0.1:9, GET /metervalue: not reachable: Connection refused" in terminal.written
 
 
 # --- the picture in the README ----------------------------------------------------------------------------------------
