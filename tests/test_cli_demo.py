@@ -1,4 +1,4 @@
-"""iem-dcr demo, what is drawn on a terminal, and what goes over the broker meanwhile."""
+"""iem-dcr demo, and what goes over the broker meanwhile."""
 
 from __future__ import annotations
 
@@ -14,55 +14,31 @@ from iem_dcr.everest_api.topics import READY_BEACON, Topics
 from iem_dcr.powermeter import TransactionReq
 from tests.support.brokers import Mosquitto, Recorder
 from tests.support.command_line import PATIENCE_S, begin, finish, read_until, run, run_process
-from tests.support.terminal import Terminal, without_escapes
 from tests.support.tools import needs_tool
 
 
-def told(text: str) -> tuple[str, int, list[str]]:
-    """Return the module_id, the broker's port and the topics that a demo shows."""
+def told(text: str) -> tuple[str, int]:
+    """Return the module_id and the broker's port that a demo shows."""
     where = re.search(r"API module is (demo_[0-9a-f]{4}), at the MQTT broker 127\.0\.0\.1:(\d+)\.$", text, re.MULTILINE)
     assert where is not None
-    beacon, prefix = re.findall(r"^  (everest_api/\S+) ", text, re.MULTILINE)
-    below = re.findall(r"^    ([em]2[em]/\S+) ", text, re.MULTILINE)
-    return where[1], int(where[2]), [beacon, *(prefix + topic for topic in below)]
+    return where[1], int(where[2])
 
 
 def test_without_a_terminal() -> None:
     done = run("demo", "--seconds", "2")
     assert (done.status, done.err) == (0, "")
     assert "\x1b" not in done.out
-    lines = done.out.splitlines()
-    assert lines[0] == "A charging session at a simulated IEM-DCR"
-    assert re.fullmatch(r"The simulated meter 1SIM\d{10} is at http://127\.0\.0\.1:\d+", lines[1])
-    values = [line for line in lines if re.match(r"  \d\d:\d\d:\d\d ", line)]
-    assert len(values) >= 1
-    assert any(re.search(r"[1-9]\d*\.\d A", line) for line in values)
+    assert re.match(
+        r"A charging session at a simulated IEM-DCR\nThe simulated meter 1SIM\d{10} is at http://127\.0\.0\.1:\d+\n",
+        done.out,
+    )
+    assert re.search(r"^  \d\d:\d\d:\d\d .* [1-9]\d*\.\d A", done.out, re.MULTILINE)
     assert "\nReceipt T1 of meter " in done.out
-    for shown in (
-        "Charge point  EVSEID DE*PNX*E1234567*1",
-        "User          04A2B3C4D5E6F7 (ISO14443)",
-        "Tariff        0.49 EUR/kWh",
-        "Verdict       VALID: the signature matches the data and the key",
-    ):
-        assert shown in done.out
-    energy = re.search(r"Energy +0\.(\d{3}) kWh", done.out)
-    assert energy is not None
-    assert int(energy[1]) > 0
+    assert "Verdict       VALID: the signature matches the data and the key\n" in done.out
     assert "  iem-dcr simulate\n" in done.out
-    module_id, port, topics = told(done.out)
-    assert f"\n  mosquitto_sub -h 127.0.0.1 -p {port} -v -t 'everest_api/#'\n" in done.out
-    ours = Topics(module_id)
-    assert topics == [READY_BEACON, ours.heartbeat, ours.check, ours.key, ours.values, ours.start, ours.stop]
-
-
-def test_on_a_terminal() -> None:
-    terminal = Terminal("demo", "--seconds", "2")
-    assert terminal.end() == 0
-    text = without_escapes(terminal.written)
-    assert text != terminal.written
-    assert re.search(r"\d\d:\d\d:\d\d +\d+\.\d{3} kW +\d+\.\d V +\d+\.\d A  charged 0\.\d{3} kWh", text)
-    assert re.search(r"Charging ━+╸?━+ [12]/2 s", text)
-    assert "VALID: the signature matches" in text
+    module_id, port = told(done.out)
+    topics = f"everest_api/1/powermeter/{module_id}/#"
+    assert f"\n  mosquitto_sub -h 127.0.0.1 -p {port} -v -t '{topics}'\n" in done.out
 
 
 def test_the_command_that_it_shows_lets_one_watch() -> None:
@@ -72,7 +48,6 @@ def test_the_command_that_it_shows_lets_one_watch() -> None:
     command = [*shlex.split(before.splitlines()[-1]), "-C", "14", "-W", "30"]
     watcher = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
     assert (watcher.returncode, watcher.stderr) == (0, "")
-    before += read_until(process, "replies come")
     lines = [line.split(" ", 1) for line in watcher.stdout.splitlines()]
     (value, *_) = (json.loads(payload) for topic, payload in lines if topic == Topics(told(before)[0]).values)
     assert re.fullmatch(r"1SIM[0-9]{10}", value["meter_id"])
@@ -82,7 +57,7 @@ def test_the_command_that_it_shows_lets_one_watch() -> None:
 
 def test_an_interruption_with_somebody_watching_is_quiet() -> None:
     process = begin("demo", "--seconds", "60")
-    before = read_until(process, "replies come")
+    before = read_until(process, "mosquitto_sub")
     with contextlib.ExitStack() as watchers:
         # One that never says anything, and one that says what is no MQTT.
         port = told(before)[1]
@@ -104,10 +79,11 @@ def test_what_goes_over_a_broker() -> None:
     with Mosquitto() as broker, Recorder(broker, "everest_api/#") as watcher:
         done = run_process("demo", "--seconds", "3", "--broker", f"mqtt://127.0.0.1:{broker.port}")
         assert (done.status, done.err) == (0, "")
-        module_id, port, topics = told(done.out)
+        module_id, port = told(done.out)
         assert port == broker.port
         ours = Topics(module_id)
-        assert {message.topic for message in watcher.messages} >= set(topics)
+        topics = {READY_BEACON, ours.heartbeat, ours.check, ours.key, ours.values, ours.start, ours.stop}
+        assert {message.topic for message in watcher.messages} >= topics
         assert not any(message.retained for message in watcher.messages)
         (start,), (stop,) = (
             [json.loads(payload) for payload in watcher.payloads(topic)] for topic in (ours.start, ours.stop)
@@ -151,13 +127,10 @@ def test_keep_open_goes_on_with_session_after_session() -> None:
 def test_two_demos_on_one_broker_do_not_mix() -> None:
     with Mosquitto() as broker, Recorder(broker, "everest_api/#") as watcher:
         both = [begin("demo", "--seconds", "2", "--broker", f"mqtt://127.0.0.1:{broker.port}") for _ in range(2)]
-        done = [finish(process) for process in both]
-        for one, other in (done, done[::-1]):
-            assert (one.status, one.err) == (0, "")
-            stops = watcher.payloads(Topics(told(one.out)[0]).stop)
-            (transaction_id,) = (json.loads(payload)["payload"] for payload in stops)
-            assert transaction_id in one.out
-            assert transaction_id not in other.out
+        for done in [finish(process) for process in both]:
+            assert (done.status, done.err) == (0, "")
+            (stop,) = watcher.payloads(Topics(told(done.out)[0]).stop)
+            assert json.loads(stop)["payload"] in done.out
 
 
 def test_a_broker_with_users_and_the_password_not_shown() -> None:

@@ -72,7 +72,7 @@ def test_who_insists_leaves_at_once() -> None:
         assert process.stderr is not None
         process.send_signal(signal.SIGINT)
         said = process.stderr.readline()
-        assert said == "Still ending the transaction; interrupt once more to leave it as it is.\n"
+        assert said == "Still ending; interrupt once more to leave everything as it is.\n"
         process.send_signal(signal.SIGINT)
         done = finish(process)
         assert simulator.runs

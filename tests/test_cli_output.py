@@ -7,9 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
-import click
 import pytest
 
 from iem_dcr.cli.output import Output, log_on_stderr, set_verbosity
@@ -40,16 +38,6 @@ def test_a_reader_that_left() -> None:
         assert output.status() == 1
 
 
-def test_a_full_disk() -> None:
-    if not Path("/dev/full").exists():
-        pytest.skip("this system has no /dev/full")
-    with Path("/dev/full").open("w") as stream:
-        output = Output(stream)
-        output.line({"n": 1})
-        with pytest.raises(click.ClickException, match="cannot write to standard output: No space left"):
-            output.status()
-
-
 def test_device_text_means_nothing_to_the_console(capsys: pytest.CaptureFixture[str]) -> None:
     Output().console().print("[bold]:smile: 12 'a' [/nope]")
     assert capsys.readouterr().out == "[bold]:smile: 12 'a' [/nope]\n"
@@ -63,18 +51,9 @@ def test_the_log(capsys: pytest.CaptureFixture[str]) -> None:
             for level in (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR):
                 log.log(level, "at %d", steps)
     log.error("behind it")
-    assert capsys.readouterr().err.splitlines() == [
-        "warning: at 0",
-        "error: at 0",
-        "error: at -3",
-        "info: at 1",
-        "warning: at 1",
-        "error: at 1",
-        "debug: at 9",
-        "info: at 9",
-        "warning: at 9",
-        "error: at 9",
-    ]
+    expected = {0: "warning error", -3: "error", 1: "info warning error", 9: "debug info warning error"}
+    lines = [f"{level}: at {steps}" for steps, levels in expected.items() for level in levels.split()]
+    assert capsys.readouterr().err.splitlines() == lines
 
 
 @pytest.mark.parametrize(
@@ -96,21 +75,14 @@ def test_an_exception_is_one_line_unless_asked(steps: int, written: str, capsys:
 
 @pytest.mark.parametrize(
     ("arguments", "closed", "status"),
-    [
-        ("config example", ">&-", 0),
-        ("config example", "<&- >&- 2>&-", 0),
-        ("verify", "<&-", 2),
-        ("receipts list --journal nowhere", "<&- >&- 2>&-", 2),
-    ],
+    [("config example", ">&-", 0), ("verify", "<&-", 2), ("receipts list --journal nowhere", "<&- >&- 2>&-", 2)],
 )
 def test_a_stream_that_is_closed_is_as_the_null_device(arguments: str, closed: str, status: int) -> None:
     command = f'exec "{sys.executable}" -m iem_dcr {arguments} {closed}'
     done = subprocess.run(
         ["sh", "-c", command], env=environment(), capture_output=True, text=True, timeout=PATIENCE_S, check=False
     )
-    assert done.returncode == status
-    assert "mistake" not in done.stderr
-    assert done.stdout == ""
+    assert (done.returncode, done.stdout) == (status, "")
 
 
 def test_nothing_takes_the_number_of_a_closed_stream() -> None:

@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import re
-import threading
-from http.server import HTTPServer, SimpleHTTPRequestHandler
-from typing import Any
-
-import pytest
 
 from tests.support.command_line import Simulator, run
 
@@ -77,8 +71,8 @@ def test_json() -> None:
     assert isinstance(look["clock_ahead_s"], float)
 
 
-def test_a_meter_in_error_and_a_transaction() -> None:
-    with Simulator(XC="0x0000, 0x00000100, 0x00, 0x00", ST="F", load_delay_s=3600.0) as simulator:
+def test_what_is_wrong() -> None:
+    with Simulator(XC="0x0000, 0x00000100, 0x00, 0x00", ST="F", load_delay_s=3600.0, unset_time="empty") as simulator:
         assert simulator.handle("POST", "/receipt", {"TX": "B"}) == 200
         out = run("read", simulator.address).out
     assert "Transaction (XT)   runs" in out
@@ -86,7 +80,8 @@ def test_a_meter_in_error_and_a_transaction() -> None:
     assert "Status (ST)        F\n" in out
     assert "Flags (EF)         t, the time is not reliable" in out
     assert "Id (CI)            not set since the meter was powered up" in out
-    assert re.search(r"Clock +\d+ days behind this host", out)
+    assert "Time (TM)          not readable" in out
+    assert "Clock              not readable" in out
 
 
 def test_nodes_that_fail_are_shown_as_such() -> None:
@@ -102,69 +97,27 @@ def test_nodes_that_fail_are_shown_as_such() -> None:
         assert set(look["problems"]) == {"gw", "publickey"}
 
 
-@pytest.mark.parametrize(("form", "encoding"), [("X‖Y as hex", "raw"), ("DER as hex", "der")])
-def test_the_form_of_the_key(form: str, encoding: str) -> None:
-    with Simulator(public_key_form=encoding) as simulator:
-        (look,) = run("read", simulator.address, "--json").events
-    assert look["publickey"]["form"] == form
-    assert look["publickey"]["der_hex"].startswith("3059301306072a8648ce3d")
-
-
 def test_no_metervalue_is_exit_1() -> None:
     with Simulator() as simulator:
-        simulator.fault(kind="server-error", node="/metervalue", count=9)
-        for option in ([], ["--json"]):
-            done = run("read", simulator.address, *option)
-            assert (done.status, done.out) == (1, "")
-            assert done.err.startswith(f"Error: meter {simulator.address}, GET /metervalue: refused with status 500")
-        address = simulator.address
-    done = run("read", address)
+        simulator.fault(kind="server-error", node="/metervalue")
+        done = run("read", simulator.address)
     assert (done.status, done.out) == (1, "")
-    assert "not reachable" in done.err
+    assert done.err.startswith(f"Error: meter {simulator.address}, GET /metervalue: refused with status 500")
     assert done.err.count("\n") == 1
 
 
-HOSTILE = "[red]\x1b[31mM\x07\u202eE\u2028T\r\n[/nope]"
-ANSWERS: dict[str, dict[str, Any]] = {
-    "metervalue": {
-        "TM": "2026-03-01T12:00:00,000+0100", "XT": False, "U2": 1, "I": 1, "P": 1,
-        "RD": [{"RV": "1.000", "RI": "1-b:1.8.e", "RU": "kWh", "RT": "DC"}],
-    } | dict.fromkeys(("MS", "EF", "ST", "XS", "XC"), HOSTILE),
-    "gw": {"CT": HOSTILE, "CI": HOSTILE, "TM": ""},
-    "publickey": {"SA": HOSTILE, "PK": HOSTILE},
-}  # fmt: skip
-
-
-class _Hostile(SimpleHTTPRequestHandler):
-    """Answers as a meter whose texts are made to do harm to a terminal."""
-
-    def do_GET(self) -> None:
-        body = json.dumps(ANSWERS[self.path.rpartition("/")[2]]).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the name is the base class's
-        """Say nothing."""
-
-
 def test_hostile_text_is_shown_harmless_and_begins_no_session() -> None:
-    with HTTPServer(("127.0.0.1", 0), _Hostile) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        address = f"127.0.0.1:{server.server_port}"
-        shown, as_json = run("read", address), run("read", address, "--json")
-        session = run("session", address, "--id", "04AB")
-        server.shutdown()
-        thread.join()
+    hostile = "[red]\x1b[31mM\x07\u202eE\u2028T\r\n[/nope]"
+    with Simulator(RD_rows=("1-b:1.8.e",)) as simulator:
+        simulator.set_up(ci=hostile)
+        shown, as_json = run("read", simulator.address), run("read", simulator.address, "--json")
+        session = run("session", simulator.address, "--id", "04AB")
     assert (shown.status, shown.err) == (0, "")
-    assert "Meter [red] [31mM" in shown.out
+    assert "[red] [31mM" in shown.out
     assert "[/nope]" in shown.out
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029]", shown.out)
     assert "Export             no such register" in shown.out
-    assert "Time (TM)          not readable" in shown.out
-    assert as_json.events[0]["metervalue"]["MS"] == HOSTILE
+    assert as_json.events[0]["gw"]["CI"] == hostile
     assert (session.status, session.out) == (1, "")
     assert "the meter holds a charge point id that receipts should not carry" in session.err
     assert "\x1b" not in session.err

@@ -38,25 +38,15 @@ PM1 = Topics("pm1")
 class Running:
     """The command, running, with its log in a file beside the configuration."""
 
-    def __init__(self, config: Path, *options: str, **variables: str) -> None:
+    def __init__(self, config: Path, *options: str, **variables: Any) -> None:
         self._log = config.with_suffix(".log")
-        self._words = ("run", str(config), *options)
-        self._variables: dict[str, Any] = {**variables}
-        self.process: subprocess.Popen[str]
+        with self._log.open("w", encoding="utf-8") as log:
+            self.process = begin("run", str(config), *options, stderr=log.fileno(), **variables)
 
     def __enter__(self) -> Self:
-        self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.kill()
-
-    def start(self) -> None:
-        """Start it, or start it again."""
-        with self._log.open("a", encoding="utf-8") as log:
-            self.process = begin(*self._words, stderr=log.fileno(), **self._variables)
-
-    def kill(self) -> None:
         self.process.kill()
         self.process.communicate()
 
@@ -135,31 +125,6 @@ async def test_a_session(tmp_path: Path, state_folder: Path) -> None:
 
 
 @real_time
-async def test_a_request_made_while_the_service_restarts_is_carried_out(tmp_path: Path) -> None:
-    with (
-        Mosquitto() as broker,
-        Simulator() as meter,
-        Recorder(broker, "reply/#", PM1.values) as everest,
-        Running(configured(tmp_path, broker, meter)) as running,
-    ):
-        await until(lambda: everest.payloads(PM1.values))
-        for transaction_id, is_killed in (("T-1", True), ("T-2", False)):
-            everest.publish(PM1.start, request(start_payload(transaction_id), f"reply/start/{transaction_id}"))
-            assert await answer(everest, f"reply/start/{transaction_id}") == {"status": "OK"}
-            if is_killed:
-                running.kill()
-            else:
-                assert running.end(signal.SIGINT) == 0
-            everest.publish(PM1.stop, request(transaction_id, f"reply/stop/{transaction_id}"))
-            assert meter.runs
-            running.start()
-            stopped = await answer(everest, f"reply/stop/{transaction_id}")
-            assert stopped["status"] == "OK"
-            assert stopped["signed_meter_value"]["signed_meter_data"].startswith("OCMF|")
-        assert running.end() == 0
-
-
-@real_time
 async def test_json_and_the_choice_of_level(tmp_path: Path) -> None:
     with Amqtt() as broker, Recorder(broker) as everest:
         config = configured(tmp_path, broker, NOBODY)
@@ -169,7 +134,6 @@ async def test_json_and_the_choice_of_level(tmp_path: Path) -> None:
             lines = [json.loads(line) for line in running.log]
         assert all(set(line) == {"time", "level", "logger", "module_id", "message"} for line in lines)
         assert {line["module_id"] for line in lines} == {"", "pm1"}
-        config.with_suffix(".log").unlink()
         with Running(config, "-q") as running:
             await until(lambda: running.logged("pm1: meter"))
             assert running.end() == 0
@@ -237,23 +201,18 @@ main.main(["run", {str(path)!r}])
     assert b"Traceback" not in err
 
 
-@pytest.mark.parametrize("is_closed", [True, False])
 @real_time
-async def test_a_log_that_nobody_reads(tmp_path: Path, *, is_closed: bool) -> None:
+async def test_a_log_that_nobody_reads(tmp_path: Path) -> None:
     with Amqtt() as broker, Simulator() as meter, Recorder(broker, PM1.values) as everest:
         reading, writing = os.pipe()
-        if is_closed:
-            os.close(reading)
-        else:
-            os.write(writing, b"x" * fcntl.fcntl(writing, fcntl.F_GETPIPE_SZ))  # full to the brim
+        os.write(writing, b"x" * fcntl.fcntl(writing, fcntl.F_GETPIPE_SZ))  # full to the brim
         process = begin("run", str(configured(tmp_path, broker, meter)), "-v", stderr=writing)
         os.close(writing)
         await until(lambda: len(everest.payloads(PM1.values)) > 1)
         process.send_signal(signal.SIGTERM)
         assert process.communicate(timeout=PATIENCE_S)[0] == ""
         assert process.returncode == 0
-        if not is_closed:
-            os.close(reading)
+        os.close(reading)
 
 
 @UNMEASURED
@@ -277,9 +236,3 @@ async def test_the_vendors_default_ci_is_an_error_at_the_start(tmp_path: Path) -
     line = running.log[0]
     assert " ERROR -: CI is 1234, the default of the vendor's module: it is being frozen into" in line
     assert f"for it: pm1 at {NOBODY}. Set CI of each" in line
-
-
-def test_a_mistake_in_the_command_line() -> None:
-    done = run("run", "x.toml", "--log-format", "xml")
-    assert (done.status, done.out) == (2, "")
-    assert "--log-format" in done.err

@@ -23,6 +23,7 @@ from iem_dcr.cli.output import kw, kwh, progress_bar, say, tell
 from iem_dcr.cli.receipt_view import print_receipt
 from iem_dcr.diagnostics.status import measured
 from iem_dcr.driver.meter_state import CURRENT_FLOWS_A, INTERRUPTED
+from iem_dcr.driver.timing import now_s
 from iem_dcr.errors import printable
 from iem_dcr.ocmf.verdict import Judgement, verdict_on
 from iem_dcr.powermeter import TransactionRequestStatus
@@ -100,17 +101,13 @@ class Session:
         self._shown: set[str] = set()
 
     async def run(self, driver: MeterDriver, meter: PowerMeter, interruption: Interruption, *, connect_s: float) -> int:
-        """Run the session at a meter that is being driven, and whose station is this session.
+        """Run the session at a meter that is being driven, and whose station is this session. Returns the exit status.
 
         Args:
             driver: of the meter.
             meter: what starts and stops transactions.
             interruption: ends the charging early. The transaction is still stopped, and its receipt shown.
             connect_s: longest time until the first live value.
-
-        Returns:
-            The exit status: 0 if the transaction was begun and stopped and its receipt verifies; 130 if it was
-            interrupted; else 1.
 
         Raises:
             click.ClickException: no live value came in time, or the meter may run a transaction after a failed start.
@@ -165,15 +162,15 @@ class Session:
         self._event("error_raised", type=error.type, sub_type=error.sub_type, message=error.message)
         if error.sub_type == INTERRUPTED and self._is_charging:
             self._has_ended_elsewhere = True
-            self._tell("The transaction is over: another program ended it, or the meter lost power.")
+            tell("The transaction is over: another program ended it, or the meter lost power.")
         else:
-            self._tell(f"Error raised at the station: {error.type}, {error.sub_type}: {printable(error.message)}")
+            tell(f"Error raised at the station: {error.type}, {error.sub_type}: {printable(error.message)}")
 
     def clear_error(self, error: StationError) -> None:
         """Show a cleared error."""
         self._event("error_cleared", type=error.type, sub_type=error.sub_type, message=error.message)
         if not self._has_ended_elsewhere or error.sub_type != INTERRUPTED:
-            self._tell(f"Error cleared at the station: {error.type}, {error.sub_type}")
+            tell(f"Error cleared at the station: {error.type}, {error.sub_type}")
 
     async def keep(self, kept: KeptReceipt) -> None:
         """Show a new receipt."""
@@ -198,23 +195,20 @@ class Session:
         self._event("start_transaction", response=response.to_json())
         if response.status is not TransactionRequestStatus.OK:
             reason = printable(response.error, limit=400)
-            self._tell(f"Error: the transaction did not begin ({response.status.value}): {reason}")
+            tell(f"Error: the transaction did not begin ({response.status.value}): {reason}")
         elif self._last is not None:
             self._begin_wh = self._last.energy_wh_import
             user = printable(self._request.identification_data)
             self.say(f"Transaction {printable(self._request.transaction_id)} began for user {user}")
 
     async def _charge(self, interruption: Interruption) -> None:
-        loop = asyncio.get_running_loop()
-        end_s = loop.time() + self._seconds
-        left_s = self._seconds
+        end_s = now_s() + self._seconds
         bar_id = self._bar.add_task("", total=self._seconds)
         self._is_charging = True
         with self._bar:
-            while left_s > 0 and not interruption.came and not self._has_ended_elsewhere:
+            while (left_s := end_s - now_s()) > 0 and not interruption.came and not self._has_ended_elsewhere:
                 await interruption.wait(min(TICK_S, left_s))
-                left_s = max(0.0, end_s - loop.time())
-                self._bar.update(bar_id, completed=self._seconds - left_s, refresh=True)
+                self._bar.update(bar_id, completed=self._seconds - max(0.0, end_s - now_s()), refresh=True)
         self._is_charging = False
 
     async def _stop(self, driver: MeterDriver, meter: PowerMeter) -> TransactionStopResponse:
@@ -240,7 +234,7 @@ class Session:
         signed = stopped.signed_meter_value
         if signed is not None:
             return self._show_receipt(ocmf.parse(signed.signed_meter_data), signed.public_key)
-        self._tell(f"Error: the transaction has no receipt: {printable(stopped.error, limit=400)}")
+        tell(f"Error: the transaction has no receipt: {printable(stopped.error, limit=400)}")
         if driver.value is not None and driver.value.XT:
             tell(f"The transaction is still running in the meter. {_END_IT.format(driver.address)}")
         return False
@@ -265,21 +259,16 @@ class Session:
         verdict = verdict_on([receipt], public_key)
         is_valid = verdict.outcome is ocmf.Outcome.VALID
         if receipt.text not in self._shown:
-            self._shown.add(receipt.text)
             verified = None if verdict.outcome is ocmf.Outcome.NOT_CHECKED else is_valid
             accepted = verified and verdict.judgement is Judgement.ACCEPTED
             self._event("receipt", verified=verified, accepted=accepted, ocmf=receipt.text)
             if not self._as_json:
                 self.say(f"{heading}\n" if heading else "")
                 print_receipt(self._console, receipt, verdict)
+            self._shown.add(receipt.text)
         return is_valid
 
     def _event(self, event: str, **fields: object) -> None:
         """Write an event for a program."""
         if self._as_json:
             self._output.line({"event": event, **fields})
-
-    def _tell(self, text: str) -> None:
-        """Say something to a person on standard error."""
-        if not self._as_json:
-            tell(text)

@@ -22,7 +22,6 @@ from iem_dcr.config import Settings
 from iem_dcr.errors import ConfigError
 from iem_dcr.everest_api.broker_errors import BrokerError
 from iem_dcr.everest_api.mqtt_settings import MqttSettings
-from iem_dcr.everest_api.topics import READY_BEACON, Topics
 from iem_dcr.powermeter import TransactionReq
 from iem_dcr.simulator import SimulatorOptions, SimulatorServer
 
@@ -43,7 +42,6 @@ CURRENT_ENDS_BEFORE_S = 0.5
 """The simulated current ends this long before the stop: a meter does not end a transaction under load."""
 PROTOCOL = "3.1.1"
 """The MQTT version that every broker supports, also the demo's own."""
-_PATIENCE = "Still ending the transaction; interrupt once more to leave at once."
 _NEXT_STEPS = (
     ("iem-dcr simulate", "a simulated meter to play with, at 127.0.0.1:8080"),
     ("iem-dcr read 127.0.0.1:8080", "one reading of it, or of a real meter"),
@@ -61,12 +59,7 @@ def _mqtt(_ctx: click.Context, param: click.Parameter, url: str | None) -> MqttS
 
 @click.command(name="demo")
 @click.option(
-    "--seconds",
-    type=SecondsType(2, 3600),
-    default=10.0,
-    show_default=True,
-    metavar="N",
-    help="How long to charge.",
+    "--seconds", type=SecondsType(2, 3600), default=10.0, show_default=True, metavar="N", help="How long to charge."
 )
 @click.option(
     "--broker",
@@ -87,15 +80,7 @@ def command(seconds: float, mqtt: MqttSettings | None, keep_open: bool) -> int:
     watch the messages with mosquitto_sub, and the bring-up page with a browser.
     """
     output = Output()
-    work = partial(_demo, output, mqtt, seconds=seconds, keep_open=keep_open)
-    status = run_interruptible(work, output, _PATIENCE)
-    if status == 0:
-        console = output.console()
-        console.print(Text("\nNext steps:", style="bold"))
-        for command_line, what in _NEXT_STEPS:
-            say(console, Text.assemble("  ", (command_line, "cyan"), f"\n      {what}"))
-        output.flush()
-    return output.status() or status
+    return run_interruptible(partial(_demo, output, mqtt, seconds=seconds, keep_open=keep_open), output)
 
 
 async def _demo(
@@ -133,13 +118,21 @@ async def _demo(
             everest.view = session = Session(output, _request(), seconds)
             status = await session.run(everest.driver, everest, interruption, connect_s=CONNECT_S)
             if status != 0 or not keep_open:
-                return 0 if keep_open and status == EXIT_INTERRUPTED else status
+                break
             del server.meter.state.signed[:-1]  # the simulated meter would keep all receipts
             say(console, f"\nThe next session begins in {PAUSE_S:.0f} s. Ctrl-C ends the demo.\n")
             output.flush()
             await interruption.wait(PAUSE_S)
             if interruption.came:
-                return 0
+                break
+    if keep_open and status == EXIT_INTERRUPTED:
+        status = 0
+    if status == 0:
+        console.print(Text("\nNext steps:", style="bold"))
+        for command_line, what in _NEXT_STEPS:
+            say(console, Text.assemble("  ", (command_line, "cyan"), f"\n      {what}"))
+        output.flush()
+    return status
 
 
 def _broker(given: MqttSettings | None) -> AbstractAsyncContextManager[MqttSettings]:
@@ -153,15 +146,8 @@ def _broker(given: MqttSettings | None) -> AbstractAsyncContextManager[MqttSetti
 
 def _settings(server: SimulatorServer) -> Settings:
     """Return the driver's settings. The meter's clock is set in this host's time zone, as in EVerest's values."""
-    return Settings.of(
-        {
-            "ip_address": server.host,
-            "port_http": server.port,
-            "CI": EVSE_ID,
-            "timezone": f"{datetime.now().astimezone():%z}",
-            "timezone_handle_DST": False,
-        }
-    )
+    time = {"timezone": f"{datetime.now().astimezone():%z}", "timezone_handle_DST": False}
+    return Settings.of({"ip_address": server.host, "port_http": server.port, "CI": EVSE_ID} | time)
 
 
 def _request() -> TransactionReq:
@@ -176,23 +162,10 @@ def _request() -> TransactionReq:
 
 
 def _how_to_watch(console: Console, mqtt: MqttSettings, module_id: str) -> None:
-    user = [] if mqtt.user is None else ["-u", mqtt.user, "-P", "PASSWORD"]
+    user = ["-u", mqtt.user, "-P", "PASSWORD"] if mqtt.user else []
     tls = ["--tls-use-os-certs"] if mqtt.tls else []
-    watch = shlex.join(["mosquitto_sub", "-h", mqtt.host, "-p", str(mqtt.port), *user, *tls, "-v", "-t"])
+    topics = f"everest_api/1/powermeter/{module_id}/#"
+    words = ["mosquitto_sub", "-h", mqtt.host, "-p", str(mqtt.port), *user, *tls, "-v", "-t", topics]
     console.print(f"EVerest's API module is {module_id}, at the MQTT broker {mqtt.address}.")
-    console.print("To watch it (longer with --seconds):")
-    say(console, Text.assemble("\n  ", (f"{watch} 'everest_api/#'", "cyan"), "\n"))
-    topics = Topics(module_id)
-    prefix = topics.start.removesuffix("e2m/start_transaction")
-    console.print(f"  {READY_BEACON}  EVerest has started")
-    console.print(f"  {prefix} with these topics:")
-    for topic, what in (
-        (topics.heartbeat, "EVerest's heartbeat, every second"),
-        (topics.check, "the meter is reachable, every two seconds"),
-        (topics.key, "the key that verifies its receipts"),
-        (topics.values, "live values"),
-        (topics.start, "EVerest's request to begin a transaction"),
-        (topics.stop, "its request to end one; replies come below both"),
-    ):
-        say(console, Text.assemble(f"    {topic.removeprefix(prefix):<25}", (what, "dim")))
-    console.print()
+    console.print("To watch heartbeats, live values, requests and replies (longer with --seconds):")
+    say(console, Text.assemble("\n  ", (shlex.join(words), "cyan"), "\n"))

@@ -46,16 +46,8 @@ PAGE_STATUS: Final = "This is the demo: the meter is simulated"
 class DemoEverest:
     """EVerest with one meter, whose bring-up page is on a free loopback port.
 
-    Args:
-        settings: of the meter.
-        mqtt: connection settings of the broker.
-        module_id: distinguishes this demo from others at the same broker.
-
-    Attributes:
-        driver: drives the meter behind the API.
-        bus: the connection to the broker.
-        page: the bring-up page.
-        view: shows the live values that EVerest receives, or None.
+    ``module_id`` distinguishes this demo from others at the same broker. ``view`` shows the live values that EVerest
+    receives.
     """
 
     def __init__(self, settings: Settings, mqtt: MqttSettings, module_id: str) -> None:

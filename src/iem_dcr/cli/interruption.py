@@ -1,7 +1,7 @@
 """Ctrl-C, SIGTERM and a closing terminal while a command runs.
 
 The first signal asks the command to end in good order: a transaction that runs in the meter is ended, and its receipt
-shown. The second one prints a message. The third one ends the command at once. A closing terminal sends SIGHUP, and its
+shown. The second one prints a message, the third one ends the command at once. A closing terminal sends SIGHUP, and its
 shell sends it again, so SIGHUP only asks. If it is ignored (nohup), it stays ignored.
 """
 
@@ -36,14 +36,9 @@ class LeftEarlyError(click.ClickException):
 
 
 class Interruption:
-    """Handles signals while it is entered, within a running loop.
+    """Handles signals while it is entered, within a running loop."""
 
-    Args:
-        patience: the message that answers the second signal.
-    """
-
-    def __init__(self, patience: str = "") -> None:
-        self._patience = patience
+    def __init__(self) -> None:
         self._count = 0
         self._asked = asyncio.Event()
         self._insisted = asyncio.Event()
@@ -74,10 +69,10 @@ class Interruption:
     def _interrupt(self) -> None:
         self._count += 1
         self.ask_to_end()
-        if self._count > 2:
+        if self._count == 2:
+            tell("Still ending; interrupt once more to leave everything as it is.")
+        elif self._count > 2:
             self._insisted.set()
-        elif self._count > 1 and self._patience:
-            tell(self._patience)
 
     async def wait(self, seconds: float | None = None) -> None:
         """Wait for that time, or until the command is asked to end. With None there is no time limit."""
@@ -102,22 +97,15 @@ class Interruption:
         return await _unless(self._insisted, work, left)
 
 
-def run_interruptible(
-    work: Callable[[Interruption], Coroutine[None, None, int]], output: Output, patience: str = ""
-) -> int:
-    """Run a command that a signal ends, and also the loss of its standard output. Returns its exit status.
-
-    Args:
-        work: the command; returns its exit status.
-        output: its standard output.
-        patience: see `Interruption`.
+def run_interruptible(work: Callable[[Interruption], Coroutine[None, None, int]], output: Output) -> int:
+    """Run a command that a signal ends, or the loss of its standard output. Returns its exit status.
 
     Raises:
         click.ClickException: the command was interrupted, or its output cannot be written.
     """
 
     async def run() -> int:
-        with Interruption(patience) as interruption:
+        with Interruption() as interruption:
             output.when_lost = interruption.ask_to_end
             return await work(interruption)
 

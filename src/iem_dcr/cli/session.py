@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from iem_dcr.device.messages import Gateway, MeterValue
 
 RETRY_S = 1.0
-_PATIENCE = "Still ending the transaction; interrupt once more to leave it as it is."
 
 
 def _signable(_ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
@@ -113,7 +112,7 @@ def command(
         _introduce(session, address, settings, gateway, value)
         return await _drive(session, settings, interruption, connect_seconds)
 
-    return run_interruptible(run, output, _PATIENCE)
+    return run_interruptible(run, output)
 
 
 def _settings_given(address: Address, evse_id: str | None, pairs: tuple[tuple[str, str], ...]) -> dict[str, Value]:

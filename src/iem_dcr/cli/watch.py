@@ -23,7 +23,7 @@ from iem_dcr.diagnostics.watching import WatchedMeter, watch
 from iem_dcr.driver.timing import now_s
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from iem_dcr.cli.interruption import Interruption
     from iem_dcr.diagnostics.status import Status
@@ -63,7 +63,11 @@ def command(
     if twice:
         raise click.UsageError(f"{', '.join(twice)}: given more than once")
     if file is not None:
-        addresses = tuple(dict.fromkeys((*addresses, *_configured(file))))
+        from iem_dcr.service.config import ServiceConfig  # noqa: PLC0415  # only needed with a file
+
+        configured = [meter.settings for meter in ServiceConfig.load_meters(file)]
+        more = (Address(settings.ip_address, settings.port_http) for settings in configured)
+        addresses = tuple(dict.fromkeys((*addresses, *more)))
     if not addresses:
         raise click.UsageError("give the addresses of meters, or a configuration file with --config")
     output = Output()
@@ -85,18 +89,6 @@ def command(
         return EXIT_FAILURE
 
     return run_interruptible(run, output)
-
-
-def _configured(file: Path) -> Iterator[Address]:
-    """Yield the addresses of the meters of a configuration file.
-
-    Raises:
-        ConfigError: the file has mistakes.
-    """
-    from iem_dcr.service.config import ServiceConfig  # noqa: PLC0415  # only needed with a file
-
-    for meter in ServiceConfig.load_meters(file):
-        yield Address(meter.settings.ip_address, meter.settings.port_http)
 
 
 async def _show(meters: Sequence[WatchedMeter], output: Output, count: int | None, *, as_json: bool) -> None:

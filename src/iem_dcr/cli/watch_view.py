@@ -57,8 +57,10 @@ class Picture:
         if len(lines) > room or len(self.statuses) > room:
             chart = Chart.of(self.statuses, FEWEST_BARS)
             lines = list(_line_each(self.statuses, len(self.statuses) if self.stays else room, chart, width))
-        name = "iem-dcr watch  " if width >= WIDE_FROM else ""
-        heading = Text(f"{name}{self.now:%H:%M:%S}  {_summary(self.statuses)}", "bold")
+        charging = sum(status.transaction is not None for status in self.statuses)
+        faulty = sum(_is_in_fault(status) for status in self.statuses)
+        summary = f"{counted(len(self.statuses), 'meter')}, {charging} charging"
+        heading = Text(f"{self.now:%H:%M:%S}  {summary}{f', {faulty} in trouble' if faulty else ''}", "bold")
         last = Text(f"a bar is {duration(chart.step_s)}{'' if self.stays else '   Ctrl-C ends'}", "dim")
         for line in (heading, *lines, last):
             line.no_wrap = True
@@ -211,12 +213,6 @@ def plain_line(status: Status) -> str:
         energy += f"  charged {kwh(status.transaction.charged_wh)}"
     values = f"{kw(value.P):>11}  {measured(value.U2, 'V'):>8}  {measured(value.I, 'A'):>8}"
     return f"{read_at:%H:%M:%S}  {status.address}  {values}  {energy}{faults}"
-
-
-def _summary(statuses: Sequence[Status]) -> str:
-    charging = sum(status.transaction is not None for status in statuses)
-    faulty = sum(_is_in_fault(status) for status in statuses)
-    return f"{counted(len(statuses), 'meter')}, {charging} charging" + (f", {faulty} in trouble" if faulty else "")
 
 
 def _is_in_fault(status: Status) -> bool:
