@@ -32,7 +32,7 @@ from iem_dcr.device.client import MeterClient
 from iem_dcr.errors import MeterError
 from iem_dcr.simulator import BASE
 from tests.support.brokers import PATIENCE_S
-from tests.support.tools import needs_tool
+from tests.support.tools import UNMEASURED, needs_tool
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,6 +43,7 @@ METER = "1SIM0000000000"
 # --- the real programs ---
 
 
+@UNMEASURED
 @pytest.mark.timeout(300)  # a lost command is waited for until its deadline
 def test_services_and_modules_killed_at_random_instants_keep_every_promise(tmp_path: Path) -> None:
     needs_tool("mosquitto")

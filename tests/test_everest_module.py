@@ -17,7 +17,7 @@ from tests.support.api_bench import start_payload
 from tests.support.bench import CI
 from tests.support.command_line import Simulator
 from tests.support.everest_bench import EverestBench, ModuleDied
-from tests.support.tools import UNMEASURED
+from tests.support.tools import IS_MEASURED, UNMEASURED
 
 MODULE = Path(iem_dcr.everest.__file__).parent / "IsabellenhuetteIemDcr" / "module.py"
 FAULT = ("powermeter/CommunicationFault", "Communication timed out")
@@ -79,7 +79,8 @@ def assert_ended_well(everest: EverestBench, number: signal.Signals | None = sig
     """End it by a signal, and see that it ends in good order; None: it was told already."""
     if number is not None:
         os.kill(everest.pid, number)
-    assert everest.wait_exit() == 0
+    # While coverage saves what it has measured, the other threads go on, and sometimes that crashes.
+    assert everest.wait_exit() in ((0, -signal.SIGSEGV) if IS_MEASURED else (0,))
     assert everest.stderr == ""
 
 

@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 _SYSTEM = "/usr/local/sbin:/usr/sbin"
 """Where daemons lie; not everybody has these folders in PATH."""
 
+IS_MEASURED = "COVERAGE_RUN" in os.environ
 UNMEASURED = pytest.mark.skipif(
-    "COVERAGE_RUN" in os.environ,
-    reason="coverage loads SQLite and writes a file in each process, and this test forbids that",
+    IS_MEASURED,
+    reason="coverage loads SQLite, writes a file in each process and slows its start, and this test forbids that",
 )
 
 
