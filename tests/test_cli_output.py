@@ -7,7 +7,9 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
+import click
 import pytest
 
 from iem_dcr.cli.output import Output, log_on_stderr, set_verbosity
@@ -36,6 +38,14 @@ def test_a_reader_that_left() -> None:
         assert told == [1]
         assert isinstance(output.error, BrokenPipeError)
         assert output.status() == 1
+
+
+def test_a_full_disk() -> None:
+    with Path("/dev/full").open("w") as stream:
+        output = Output(stream)
+        output.line({"n": 1})
+        with pytest.raises(click.ClickException, match="cannot write to standard output: No space left"):
+            output.status()
 
 
 def test_device_text_means_nothing_to_the_console(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 _HOST: Final = "127.0.0.1"
-_SHUTDOWN_TIMEOUT_S: Final = 2.0
+_SHUTDOWN_TIMEOUT_S: Final = 1.0
+"""From Python 3.12 on amqtt waits for clients that stay connected."""
 _PLUGINS: Final = {"amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": True}}
 """amqtt refuses a client unless a plugin admits it. Its other default plugins publish and log, so they are left out."""
 

@@ -69,11 +69,7 @@ def cli() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the command line and exit with its status.
-
-    Args:
-        arguments: of the command line, without the program's name; None takes those of the process.
-    """
+    """Run the command line, without the program's name, and exit with its status. None takes that of the process."""
     open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
