@@ -53,7 +53,10 @@ async def test_two_with_the_same_name_are_an_error_that_names_the_setting(caplog
         return [each.getMessage() for each in ours if each.levelname == "ERROR"]
 
     with Mosquitto() as broker:
-        tasks = [asyncio.create_task(connection(broker.settings()).run()) for _ in range(2)]
+        buses = [connection(broker.settings()) for _ in range(2)]
+        for bus in buses:
+            bus.subscribe("requests", lambda *_: None)
+        tasks = [asyncio.create_task(bus.run()) for bus in buses]
         await until(errors)
         for task in tasks:
             task.cancel()
