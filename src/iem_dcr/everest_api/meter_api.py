@@ -10,7 +10,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from iem_dcr.driver import MeterDriver
-from iem_dcr.driver.timing import Deadline
 from iem_dcr.errors import printable
 from iem_dcr.everest_api.requests import START, STOP, Requests
 from iem_dcr.everest_api.status_publisher import StatusPublisher
@@ -28,8 +27,7 @@ if TYPE_CHECKING:
 METER: Final[ContextVar[str]] = ContextVar("METER", default="")
 """The module_id of the meter that the running task or handler works for, or "". The log shows it."""
 REPLIES_TIMEOUT_S: Final = 1.0
-"""How long the end of the driver and the replies to running requests may take together when `MeterApi.run` ends."""
-_MIN_REPLIES_TIMEOUT_S: Final = 0.2
+"""How long the replies to running requests may take when `MeterApi.run` ends."""
 TURNS: Final = 25
 """The meters of a process are read in this many groups a second."""
 
@@ -137,11 +135,10 @@ class MeterApi:
                 task.result()
             raise RuntimeError("a task of the meter ended by itself")
         finally:
-            end = Deadline.after(REPLIES_TIMEOUT_S)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            await self._requests.finish(max(end.left_s, _MIN_REPLIES_TIMEOUT_S))
+            await self._requests.finish(REPLIES_TIMEOUT_S)
 
     def _last_response_s(self) -> float | None:
         """Return when the meter last answered, or None before a live value has identified the meter."""
