@@ -30,7 +30,7 @@ from tests.support.driving import (
     stop_driver,
     stop_fails,
 )
-from tests.support.stories import Story
+from tests.support.stories import Story, stories
 from tests.support.virtual_time import virtual
 
 if TYPE_CHECKING:
@@ -40,61 +40,39 @@ SET, CLEARED = "'XC=0x0000, 0x00000010, 0x00, 0x00'", "'XC=0x0000, 0x00000000, 0
 """The error state of a meter."""
 
 
-STORIES = [
-    *(
-        Story(
-            f"two failed readings are a fault and one is not, {kind}",
-            f"wait 0.5; {f'fault {kind} /metervalue; wait 4;' * 3} raised 0;"
-            f"fault {kind} /metervalue count=4; wait 30; raised 1 CommunicationFault; calm",
-        )
-        for kind in ("refuse", "lose-answer", "server-error", "garbage", "garbage-http", "stall", "reset")
-    ),
-    Story(
-        "a lasting failure publishes nothing and is one warning",
-        "fault refuse /metervalue count=20; mute 18; logged 1",
-    ),
-    Story(
-        "a meter that is absent at the start is a fault until it comes",
-        "unseen; cut 20 5; mute 24; raised 1 CommunicationFault; wait 3.2; live; keys 1; calm",
-        settings={"resilience_initial_connection_retry_delay": 2000},
-    ),
-    Story(
-        "a silent meter is a fault during a stop",
-        "start A; fault stall count=0; later 10 troubled; later 11 heal; stop A; calm",
-    ),
-    Story(
-        "a slow meter is no fault during a stop",
-        "start A; upon /receipt fault stall /metervalue count=0; stop A 10..12; raised 0",
-        {"signing_delay_s": 10.0},
-    ),
-    Story(
-        "an error state is raised after three readings and cleared by one",
-        f"{f'configure {SET}; wait 2; raised 0; configure {CLEARED}; wait 1;' * 2} configure {SET}; wait 13;"
-        f"raised 1 0x00000010; troubled; configure XC=0x0,0x0,0x0,0x0; wait 1; calm",
-    ),
-    Story(
-        "an error state in a transaction is only logged",
-        f"start A; configure {SET}; wait 10; raised 0; logged 1 XC; stop A; wait 4; raised 1 VendorError",
-    ),
-    # another meter
-    Story(
-        "a meter with another serial gets no E",
-        f"start A; configure MS={OTHER_SERIAL}; wait 3; stop A fails {SERIAL} quietly; wait 20 quietly",
-        settings={"meter_serial": SERIAL},
-    ),
-    Story(
-        "an exchanged meter is logged and initialised",
-        f"wait 1; exchange; cut 1 0.5; wait 20; posts /gw /gw; keys 2; logged 1 {SERIAL} {OTHER_SERIAL}",
-    ),
-    Story(
-        "a changed key is an error in the log",
-        f"exchange {SERIAL}; cut 1 0.5; wait 10; keys 2; logged 1 'public key changed'",
-    ),
-    Story(
-        "a stalled reading gives way to a command after 0.5 s",
-        "wait 0.5; fault stall /metervalue delay_s=30; wait 0.7; start A 0..0.35; wait 4; raised 0",
-    ),
-]
+STORIES = stories("""
+two failed readings are a fault and one is not: [refuse|lose-answer|server-error|garbage|garbage-http|stall|reset]
+    wait 0.5; fault $1 /metervalue; wait 4; fault $1 /metervalue; wait 4; fault $1 /metervalue; wait 4; raised 0;
+    fault $1 /metervalue count=4; wait 30; raised 1 CommunicationFault; calm
+a lasting failure publishes nothing and is one warning
+    fault refuse /metervalue count=20; mute 18; logged 1
+a meter that is absent at the start is a fault until it comes
+    driver resilience_initial_connection_retry_delay=2000; unseen; cut 20 5; mute 24; raised 1 CommunicationFault;
+    wait 3.2; live; keys 1; calm
+a silent meter is a fault during a stop
+    start A; fault stall count=0; later 10 troubled; later 11 heal; stop A; calm
+a slow meter is no fault during a stop
+    meter signing_delay_s=10.0; start A; upon /receipt fault stall /metervalue count=0; stop A 10..12; raised 0
+an error state is raised after three readings and cleared by one
+    configure 'XC=0x0000, 0x00000010, 0x00, 0x00'; wait 2; raised 0; configure 'XC=0x0000, 0x00000000, 0x00, 0x00';
+    wait 1; configure 'XC=0x0000, 0x00000010, 0x00, 0x00'; wait 2; raised 0; configure XC=0x0,0x0,0x0,0x0; wait 1;
+    configure 'XC=0x0000, 0x00000010, 0x00, 0x00'; wait 13; raised 1 0x00000010; troubled;
+    configure XC=0x0,0x0,0x0,0x0; wait 1; calm
+an error state in a transaction is only logged
+    start A; configure 'XC=0x0000, 0x00000010, 0x00, 0x00'; wait 10; raised 0; logged 1 XC; stop A; wait 4;
+    raised 1 VendorError
+a stalled reading gives way to a command after 0.5 s
+    wait 0.5; fault stall /metervalue delay_s=30; wait 0.7; start A 0..0.35; wait 4; raised 0
+
+# another meter
+gets no E
+    driver meter_serial=1SIM0000000042; start A; configure MS=1SIM0000000099; wait 3;
+    stop A fails 1SIM0000000042 quietly; wait 20 quietly
+is logged and initialised
+    wait 1; exchange; cut 1 0.5; wait 20; posts /gw /gw; keys 2; logged 1 1SIM0000000042 1SIM0000000099
+with the same serial and another key is an error in the log
+    exchange 1SIM0000000042; cut 1 0.5; wait 10; keys 2; logged 1 'public key changed'
+""")
 
 
 @pytest.mark.parametrize("story", STORIES, ids=str)

@@ -26,7 +26,7 @@ from tests.support.driving import (
     start_fails,
     stop,
 )
-from tests.support.stories import Story
+from tests.support.stories import Story, stories
 from tests.support.virtual_time import virtual
 
 if TYPE_CHECKING:
@@ -40,71 +40,59 @@ def at_the_meter(b: Bench, since: int) -> list[tuple[str, str]]:
 
 
 STALLED_B = "wait 0.1; upon /user fault stall POST /receipt delay_s=2 acts=true"
-STORIES = [
-    Story("a start sets up the meter", "unseen; start A; posted /gw /receipt /user /receipt"),
-    *(
-        Story(
-            f"a start is tried as often as configured if {node} is refused",
-            f"fault refuse POST {node} count={2 * of_a_round}; start A; wait 4; stop A;"
-            f"fault refuse POST {node} count={3 * of_a_round};"
-            f"start B fails 'POST {node}: refused with status 428'; idle; stop B fails refused quietly",
-            settings={"resilience_transaction_request_retries": 2},
-        )
-        for node, of_a_round in (("/user", 1), ("/receipt", 2))  # E and B go to the same node
-    ),
-    Story("a current is named", "unseen; load 12; start A fails 'current of 12.0 A'; begun 0 0"),
-    Story("a silent meter", "unseen; cut 1000 1; start A fails 'does not answer' 25..30.1; stop A fails quietly"),
-    Story("a meter that boots is awaited", "unseen; cut 20 5; start A 24..30; wait 1.5; stop A"),
-    # what still runs
-    Story("ours is ended and its receipt kept", "start A; wait 3; start B; begun 2 1; stop A; runs; stop B"),
-    Story("another client's is ended", "hand begin; start A; signed -; stop A"),
-    Story(
-        "the receipt of one that was ended is awaited",
-        "start A; wait 5; hand end; start B; stop A; stop B",
-        {"transaction_lag_s": 2.0, "receipt_in_transaction": "empty"},
-    ),
-    Story(
-        "the receipt of another client is awaited",
-        "hand begin; wait 3; hand end; start A; signed -; stop A",
-        SPOILED_BY_A_BEGIN,
-    ),
-    # the same start again
-    Story("the same start again sends nothing", "start A; start A silently; begun 1 0"),
-    Story(
-        "not OK at once after a stop that failed at a silent meter",
-        "start A; wait 3; upon /receipt fault stall count=0; stop A fails; start A fails",
-    ),
-    Story("begins again if its transaction was cut", "start A; cut 0.5 0.5; wait 5; idle; start A; runs"),
-    Story(
-        "keeps the transaction after a failed stop",
-        "start A; load 50; stop A fails; start A; load 0; wait 15; runs",
-        settings={"stop_current_wait_ms": 0},
-    ),
-    # starts that are given up
-    Story("abandoned: nothing runs", "fault stall /user delay_s=2; abandon 0.5 start A; wait 15; idle"),
-    Story("abandoned and sent again: it runs", f"{STALLED_B}; abandon 0.5 start A; start A; wait 15; runs"),
-    Story(
-        "cut short by the end of a run: the next run ends it",
-        f"{STALLED_B}; later 0 start A fails stopping; wait 0.5; runs; rerun; begun 1 1",
-    ),
-    # what is passed on, and what is refused
-    Story("a failed reading does not fail a start", "upon /user fault refuse /metervalue; start A"),
-    *(
-        Story(
-            f"an error level is passed on with a warning, {level}",
-            f"start A identification_level={level}; stop A; shows '\"IL\":\"{level}\"';"
-            f"logged 1 'identification level {level}'",
-        )
-        for level in ("MISMATCH", "INVALID", "OUTDATED", "UNKNOWN")
-    ),
-    *(
-        Story(
-            f"an id that cannot be signed is refused, {ID!r}",
-            f"wait 0.5; start A fails ASCII 'identification_data={ID}' silently; stop A fails refused quietly",
-        )
-        for ID in ("04|AB", "04ÄB", "04\nAB")
-    ),
-]  # fmt: skip
+STORIES = stories("""
+a start sets up the meter
+    unseen; start A; posted /gw /receipt /user /receipt
+tried as often as configured if /user is refused
+    driver resilience_transaction_request_retries=2; fault refuse POST /user count=2; start A; wait 4; stop A;
+    fault refuse POST /user count=3; start B fails 'POST /user: refused with status 428'; idle;
+    stop B fails refused quietly
+tried as often as configured if B is refused; E goes to the same node
+    driver resilience_transaction_request_retries=2; fault refuse POST /receipt count=4; start A; wait 4; stop A;
+    fault refuse POST /receipt count=6; start B fails 'POST /receipt: refused with status 428'; idle;
+    stop B fails refused quietly
+a current is named
+    unseen; load 12; start A fails 'current of 12.0 A'; begun 0 0
+a silent meter
+    unseen; cut 1000 1; start A fails 'does not answer' 25..30.1; stop A fails quietly
+a meter that boots is awaited
+    unseen; cut 20 5; start A 24..30; wait 1.5; stop A
+a failed reading does not fail a start
+    upon /user fault refuse /metervalue; start A
+an error level is passed on with a warning: [MISMATCH|INVALID|OUTDATED|UNKNOWN]
+    start A identification_level=$1; stop A; shows '"IL":"$1"'; logged 1 'identification level $1'
+an id that cannot be signed is refused
+    wait 0.5; start A fails ASCII identification_data=04ÄB silently; stop A fails refused quietly
+
+# what still runs
+ours is ended and its receipt kept
+    start A; wait 3; start B; begun 2 1; stop A; runs; stop B
+another client's is ended
+    hand begin; start A; signed -; stop A
+the receipt of one that was ended is awaited
+    meter transaction_lag_s=2.0 receipt_in_transaction=empty; start A; wait 5; hand end; start B; stop A; stop B
+the receipt of another client is awaited
+    meter spoiled; hand begin; wait 3; hand end; start A; signed -; stop A
+
+# the same start again
+sends nothing
+    start A; start A silently; begun 1 0
+is not OK at once after a stop that failed at a silent meter
+    start A; wait 3; upon /receipt fault stall count=0; stop A fails; start A fails
+begins again if its transaction was cut
+    start A; cut 0.5 0.5; wait 5; idle; start A; runs
+keeps the transaction after a failed stop
+    driver stop_current_wait_ms=0; start A; load 50; stop A fails; start A; load 0; wait 15; runs
+
+# starts that are given up
+abandoned: nothing runs
+    fault stall /user delay_s=2; abandon 0.5 start A; wait 15; idle
+abandoned and sent again: it runs
+    wait 0.1; upon /user fault stall POST /receipt delay_s=2 acts=true; abandon 0.5 start A; start A; wait 15; runs
+cut short by the end of a run: the next run ends it
+    wait 0.1; upon /user fault stall POST /receipt delay_s=2 acts=true; later 0 start A fails stopping; wait 0.5; runs;
+    rerun; begun 1 1
+""")
 
 
 @pytest.mark.parametrize("story", STORIES, ids=str)

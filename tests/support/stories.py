@@ -1,12 +1,18 @@
-"""Stories: what happens at a meter, and what its station gets, as steps in words.
+"""Stories: what happens at a meter, and what its station gets, in words.
 
-    start A; wait 5; hand end; stop A quietly; begun 1 1
+    # an id that was begun here
+    open: ended, id [A|'']
+        start A; wait 5; stop $1 of A; begun 1 1
 
-``;`` separates the steps. Each is the name of a method of `Teller` and its words. ``key=value`` words are options. More
-words may be added to any step: ``quietly`` if the driver sends no POST, ``silently`` if it sends no request, and
-``2..3`` if the step takes 2 s to less than 3 s. Before a step may stand: ``later 6`` to carry it out in 6 s, while the
-story goes on; ``upon /user`` to do so once the next POST to that node is done; ``abandon 6`` to give it up after 6 s.
-The driver has seen a live value before the first step, unless the story begins ``unseen``.
+A title, with the steps below it. ``[A|'']`` in a title makes a story of each, with ``$1`` in its place; the next is
+``$2``. Lines with ``#`` are headings. A step is the name of a method of `Teller` and its words. ``key=value`` words are
+options. More words may be added to any step: ``quietly`` if the driver sends no POST, ``silently`` if it sends no
+request, and ``2..3`` if the step takes 2 s to less than 3 s. Before a step may stand: ``later 6`` to carry it out in
+6 s, while the story goes on; ``upon /user`` to do so once the next POST to that node is done; ``abandon 6`` to give it
+up after 6 s.
+
+The first steps may say what is at hand: ``journal``, options of the simulated ``meter``, settings of the ``driver``,
+and ``unseen`` if the story begins before the driver has seen a live value.
 """
 
 from __future__ import annotations
@@ -14,9 +20,11 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import shlex
 from contextlib import AsyncExitStack, nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from iem_dcr.driver.timing import now_s
@@ -26,6 +34,7 @@ from tests.support.bench import CI, Bench, bench, meter_options
 from tests.support.driving import (
     FOR_GOOD,
     OTHER_SERIAL,
+    SPOILED_BY_A_BEGIN,
     begin_by_hand,
     driver_at,
     end_by_hand,
@@ -52,43 +61,55 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Story:
-    """A story.
-
-    Attributes:
-        title: what it shows.
-        steps: the steps.
-        meter: options of the simulated meter.
-        settings: settings of the driver.
-        has_journal: whether the driver has a journal. ``restart with journal`` begins a process that has one.
-    """
+    """A story: its title, and its steps."""
 
     title: str
-    steps: str
-    meter: dict[str, Any] = field(default_factory=dict)
-    settings: dict[str, Any] = field(default_factory=dict)
-    has_journal: bool = False
+    steps: tuple[str, ...]
 
     def __str__(self) -> str:
         return self.title
 
     async def tell(self, path: Path) -> None:
         """Carry out the steps; ``path`` is where the driver has its journal."""
-        log = logging.getLogger("iem_dcr")
-        warnings = _Warnings(logging.WARNING)
+        given: dict[str, dict[str, Any]] = {}
+        steps = [*self.steps]
+        while (words := shlex.split(steps[0]))[0] in ("journal", "meter", "driver", "unseen"):
+            given[words[0]] = SPOILED_BY_A_BEGIN if words[1:] == ["spoiled"] else _parsed(words[1:])[1]
+            del steps[0]
+        has_journal = "journal" in given or any("with journal" in step for step in steps)
+        log, warnings = logging.getLogger("iem_dcr"), _Warnings(logging.WARNING)
         log.addHandler(warnings)
         async with (
-            virtual_journal(path) if self.has_journal or "with journal" in self.steps else nullcontext() as journal,
-            bench(meter_options(**self.meter), journal=journal if self.has_journal else None, **self.settings) as b,
+            virtual_journal(path) if has_journal else nullcontext() as journal,
+            bench(
+                meter_options(**given.get("meter", {})),
+                journal=journal if "journal" in given else None,
+                **given.get("driver", {}),
+            ) as b,
             AsyncExitStack() as stack,
         ):
             b.meter.set_load(0, 0)
             stack.callback(log.removeHandler, warnings)
             teller = Teller(b, journal, path, stack, warnings.lines)
-            if not self.steps.startswith("unseen"):
+            if "unseen" not in given:
                 await teller.live()
-            for step in self.steps.removeprefix("unseen;").split(";"):
+            for step in steps:
                 await teller.carry_out(step)
             await asyncio.gather(*teller.tasks)
+
+
+def stories(text: str) -> list[Story]:
+    """Read stories, as above."""
+    found = []
+    for title, *lines in (block.splitlines() for block in re.findall(r"^[^\s#].*(?:\n .*)+", text, re.MULTILINE)):
+        parts = re.split(r"\[(.*?)\]", title)
+        for chosen in product(*(part.split("|") for part in parts[1::2])):
+            steps = " ".join(line.strip() for line in lines)
+            for number, choice in enumerate(chosen, 1):
+                steps = steps.replace(f"${number}", choice)
+            parts[1::2] = chosen
+            found.append(Story("".join(parts), tuple(step.strip() for step in steps.split(";"))))
+    return found
 
 
 class _Warnings(logging.Handler):
@@ -346,12 +367,8 @@ def _parsed(words: Iterable[str]) -> tuple[list[str], dict[str, Any]]:
             plain.append(word)
             continue
         try:
-            options[name] = json.loads(text)
+            value = json.loads(text)
+            options[name] = tuple(value) if isinstance(value, list) else value
         except ValueError:
             options[name] = text
     return plain, options
-
-
-def fated(fate: str, **options: object) -> dict[str, object]:
-    """Return the options of a meter that does this with what is open at a power cut."""
-    return {"open_at_power_cut": fate, "late_close_s": 8.0, **options}
