@@ -13,18 +13,16 @@ import pytest
 
 from iem_dcr import ocmf
 from iem_dcr.device.client import MeterClient
-from iem_dcr.driver.meter_state import COMMUNICATION_FAULT, VENDOR_ERROR
+from iem_dcr.driver.meter_state import COMMUNICATION_FAULT
 from iem_dcr.powermeter import Powermeter, StationError, TransactionRequestStatus
 from iem_dcr.simulator import Answer, Fault
 from tests.support.bench import SERIAL, RememberingStation, bench, meter_options, request
 from tests.support.driving import (
-    OK,
     OTHER_SERIAL,
     changed_answers,
     exchange,
     live_bench,
     logged,
-    own_receipt,
     start,
     start_fails,
     stop_driver,
@@ -64,7 +62,18 @@ an error state in a transaction is only logged
 a stalled reading gives way to a command after 0.5 s
     wait 0.5; fault stall /metervalue delay_s=30; wait 0.7; start A 0..0.35; wait 4; raised 0
 
+live values go on while a command waits
+    driver stop_current_wait_ms=10000; start A; load 10; later 8 load 0; stop A lively 8..11
+commands are done in order
+    later 0 start A; later 0 stop A; later 0 start B; later 0 stop B; wait 20; signed 04ABA 04ABB
+E that no stop waits for is sent every ten seconds
+    driver stop_current_wait_ms=0; start A; load 50; stop A fails; wait 600; requests POST /receipt 22 64
+
 # another meter
+gets no POST and is not published
+    driver meter_serial=1ISA0000000001 'TT_initial=0,59 EUR/kWh'; unseen; mute 30; keys 0;
+    start A fails 1ISA0000000001; stop A fails; posts; raised 1 'has serial 1SIM0000000042, but 1ISA0000000001';
+    logged some 1SIM0000000042 1ISA0000000001; configure MS=1ISA0000000001; wait 30; calm; provisioned; start B
 gets no E
     driver meter_serial=1SIM0000000042; start A; configure MS=1SIM0000000099; wait 3;
     stop A fails 1SIM0000000042 quietly; wait 20 quietly
@@ -134,28 +143,6 @@ def test_communication_fault_has_the_vendors_words() -> None:
     assert StationError("powermeter/CommunicationFault", *words) == COMMUNICATION_FAULT
 
 
-@virtual
-async def test_meter_with_another_serial_gets_no_post_and_is_not_published(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    wanted = "1ISA0000000001"
-    async with bench(meter_serial=wanted, TT_initial="0,59 EUR/kWh") as b:
-        await asyncio.sleep(30)
-        error = await start_fails(b)
-        await stop_fails(b)
-        assert b.posts() == []
-        assert (b.station.values, b.station.keys) == ([], [])
-        for text in (error, b.station.raised[0].message, caplog.text):
-            assert wanted in text
-            assert SERIAL in text
-        assert [raised.type for raised in b.station.raised] == [VENDOR_ERROR]
-        b.meter.configure(MS=wanted)
-        await asyncio.sleep(30)
-        assert not b.station.active
-        assert b.posts()[:1] == ["/gw"]
-        await start(b, "T-2")
-
-
 # --- commands before ticks ---
 
 
@@ -169,33 +156,6 @@ async def test_slow_reading_may_finish_within_half_a_second() -> None:
         assert len(b.station.values) == count
         await start(b)
         assert len(b.station.values) == count + 1
-
-
-@virtual
-async def test_live_values_and_faults_go_on_while_a_command_waits() -> None:
-    async with live_bench(stop_current_wait_ms=10_000) as b:
-        await start(b)
-        b.meter.set_load(10, 400)
-        count = len(b.station.values)
-        stopping = asyncio.create_task(own_receipt(b))
-        await asyncio.sleep(8)
-        assert len(b.station.values) - count >= 8
-        b.meter.clear_load()
-        await stopping
-
-
-@virtual
-async def test_commands_are_done_in_order() -> None:
-    async with live_bench() as b:
-        driver = b.driver
-        answers = await asyncio.gather(
-            driver.start_transaction(request("A")),
-            driver.stop_transaction("A"),
-            driver.start_transaction(request("B")),
-            driver.stop_transaction("B"),
-        )
-        assert [answer.status for answer in answers] == [OK] * 4
-        assert [record.ID for record in b.meter.signed] == ["04ABA", "04ABB"]
 
 
 # --- the run ---
@@ -330,17 +290,6 @@ async def test_repeated_commands_do_not_flood_the_log(caplog: pytest.LogCaptureF
         await asyncio.sleep(60)
         await stop_fails(b, "B1")
     assert "more lines like the next one were suppressed" in caplog.text
-
-
-@virtual
-async def test_end_that_no_stop_waits_for_is_sent_every_ten_seconds() -> None:
-    async with live_bench() as b:
-        await start(b)
-        b.meter.set_load(50, 400)
-        await stop_fails(b)
-        before = b.meter.request_counts["POST", "/receipt"]
-        await asyncio.sleep(600)
-        assert 20 <= b.meter.request_counts["POST", "/receipt"] - before <= 60
 
 
 @virtual

@@ -10,18 +10,14 @@ from unittest.mock import AsyncMock
 
 import pytest
 
-from iem_dcr import ocmf
 from iem_dcr.errors import JournalError
 from iem_dcr.simulator import Answer, Fault
-from tests.support.bench import CI, Bench, bench, meter_options, request
+from tests.support.bench import CI, Bench, meter_options
 from tests.support.driving import (
-    NOT_SUPPORTED,
     SPOILED_BY_A_BEGIN,
     UNEXPECTED_ERROR,
     begin_by_hand,
     live_bench,
-    own_receipt,
-    post,
     start,
     start_fails,
     stop,
@@ -32,8 +28,6 @@ from tests.support.virtual_time import virtual
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from iem_dcr.powermeter import TransactionRequestStatus
-
 
 def at_the_meter(b: Bench, since: int) -> list[tuple[str, str]]:
     return [(entry.method, entry.node) for entry in list(b.meter.requests)[since:]]
@@ -41,6 +35,9 @@ def at_the_meter(b: Bench, since: int) -> list[tuple[str, str]]:
 
 STALLED_B = "wait 0.1; upon /user fault stall POST /receipt delay_s=2 acts=true"
 STORIES = stories("""
+six requests
+    start A; stop A; start B;
+    asked 'GET /gw' 'GET /metervalue' 'GET /transaction' 'POST /receipt' 'POST /user' 'POST /receipt'
 a start sets up the meter
     unseen; start A; posted /gw /receipt /user /receipt
 tried as often as configured if /user is refused
@@ -61,6 +58,18 @@ a failed reading does not fail a start
     upon /user fault refuse /metervalue; start A
 an error level is passed on with a warning: [MISMATCH|INVALID|OUTDATED|UNKNOWN]
     start A identification_level=$1; stop A; shows '"IL":"$1"'; logged 1 'identification level $1'
+only the charge point of the meter is supported
+    start A unsupported DE*TST*E0001*1 evse_id=DE*PNX*E1234567*1 quietly; start A
+a charge point that is frozen is named, for [FROZEN-2|DE*TST*E0001*1]
+    unseen; post gw CT=EVSEID CI=FROZEN TM=2026-03-01T13:00:00,000+0100; live; start A unsupported FROZEN evse_id=$1;
+    requests POST /user 0; start A evse_id=FROZEN
+a meter in error is not supported
+    configure 'XC=0x0000, 0x00000000, 0x80, 0x00'; start A unsupported 0x80
+a meter in error fails a start, as configured
+    driver refuse_start_with_error=true; configure 'XC=0x0000, 0x00000000, 0x80, 0x00'; start A fails 0x80
+without pagination transactions begin in different seconds
+    meter PG=missing signing_delay_s=0.0; start A identification_data=04SAME; stop A last;
+    start B identification_data=04SAME; stop B last; signed 04SAME 04SAME
 an id that cannot be signed is refused
     wait 0.5; start A fails ASCII identification_data=04ÄB silently; stop A fails refused quietly
 
@@ -102,23 +111,6 @@ async def test_start(story: Story, path: Path) -> None:
 
 
 # --- what is sent ---
-
-
-@virtual
-async def test_start_needs_six_requests() -> None:
-    async with live_bench() as b:
-        await start(b, "first")
-        await own_receipt(b, "first")
-        since = len(b.meter.requests)
-        assert (await b.driver.start_transaction(request())).to_json() == {"status": "OK"}
-        assert at_the_meter(b, since) == [
-            ("GET", "/gw"),
-            ("GET", "/metervalue"),
-            ("GET", "/transaction"),
-            ("POST", "/receipt"),
-            ("POST", "/user"),
-            ("POST", "/receipt"),
-        ]
 
 
 @pytest.mark.parametrize(
@@ -190,31 +182,6 @@ async def test_unreadable_commands_are_refused() -> None:
         assert (await b.driver.stop_from_json(7)).status is UNEXPECTED_ERROR
 
 
-@pytest.mark.parametrize("held", [CI, "FROZEN"])
-@virtual
-async def test_only_the_charge_point_of_the_meter_is_supported(held: str) -> None:
-    async with bench() as b:
-        post(b, "gw", CT="EVSEID", CI=held, TM="2026-03-01T13:00:00,000+0100")
-        await b.until_live()
-        for evse_id in ("DE*PNX*E1234567*1", *([] if held == CI else [CI, ""])):
-            refused = await b.driver.start_transaction(request(evse_id=evse_id))
-            assert refused.status is NOT_SUPPORTED
-            assert held in refused.error
-            assert evse_id in refused.error
-        assert "/user" not in b.posts()
-        await start(b, evse_id=held if held != CI else "")
-
-
-@pytest.mark.parametrize(("refuse", "status"), [(False, NOT_SUPPORTED), (True, UNEXPECTED_ERROR)])
-@virtual
-async def test_meter_in_error_is_not_supported(refuse: bool, status: TransactionRequestStatus) -> None:  # noqa: FBT001
-    async with live_bench(refuse_start_with_error=refuse) as b:
-        b.meter.configure(XC="0x0000, 0x00000000, 0x80, 0x00")
-        refused = await b.driver.start_transaction(request())
-        assert refused.status is status
-        assert "0x80" in refused.error
-
-
 @pytest.mark.parametrize("unseen_because", ["the journal is not read", "the values stand still"])
 @virtual
 async def test_start_that_ended_an_unseen_transaction_waits_for_its_receipt(unseen_because: str) -> None:
@@ -227,15 +194,6 @@ async def test_start_that_ended_an_unseen_transaction_waits_for_its_receipt(unse
         begin_by_hand(b)
         await start(b, "A")
         assert len(b.meter.signed) == 1
-
-
-@virtual
-async def test_without_pagination_transactions_begin_in_different_seconds() -> None:
-    async with live_bench(meter_options(PG="missing", signing_delay_s=0.0)) as b:
-        for name in ("A", "B"):
-            await start(b, name, identification_data="04SAME")
-            assert (await stop(b, name)).text == b.meter.signed[-1].text
-        assert len({ocmf.parse(record.text).signed for record in b.meter.signed}) == 2
 
 
 @virtual

@@ -7,9 +7,9 @@
 A title, with the steps below it. ``[A|'']`` in a title makes a story of each, with ``$1`` in its place; the next is
 ``$2``. Lines with ``#`` are headings. A step is the name of a method of `Teller` and its words. ``key=value`` words are
 options. More words may be added to any step: ``quietly`` if the driver sends no POST, ``silently`` if it sends no
-request, and ``2..3`` if the step takes 2 s to less than 3 s. Before a step may stand: ``later 6`` to carry it out in
-6 s, while the story goes on; ``upon /user`` to do so once the next POST to that node is done; ``abandon 6`` to give it
-up after 6 s.
+request, ``lively`` if live values go on, and ``2..3`` if the step takes 2 s to less than 3 s. Before a step may stand:
+``later 6`` to carry it out in 6 s, while the story goes on; ``upon /user`` to do so once the next POST to that node is
+done; ``abandon 6`` to give it up after 6 s.
 
 The first steps may say what is at hand: ``journal``, options of the simulated ``meter``, settings of the ``driver``,
 and ``unseen`` if the story begins before the driver has seen a live value.
@@ -29,8 +29,9 @@ from typing import TYPE_CHECKING, Any
 
 from iem_dcr.driver.timing import now_s
 from iem_dcr.journal import pin
+from iem_dcr.powermeter import TransactionRequestStatus
 from iem_dcr.simulator import Answer, Fault
-from tests.support.bench import CI, Bench, bench, meter_options
+from tests.support.bench import CI, Bench, bench, meter_options, request
 from tests.support.driving import (
     FOR_GOOD,
     OTHER_SERIAL,
@@ -45,7 +46,6 @@ from tests.support.driving import (
     run_again,
     session_by_hand,
     start,
-    start_elsewhere,
     start_fails,
     stop_driver,
     stop_fails,
@@ -142,17 +142,19 @@ class Teller:
 
     async def carry_out(self, step: str) -> None:
         verb, *words = shlex.split(step)
-        before_s, posts, requests = now_s(), self.b.posts(), sum(self.b.meter.request_counts.values())
+        before_s, posts, values = now_s(), self.b.posts(), len(self.station.values)
+        requests = sum(self.b.meter.request_counts.values())
         try:
             if verb in ("later", "upon", "abandon"):
                 await getattr(self, verb)(words[0], shlex.join(words[1:]))
                 return
             times = [tuple(map(float, word.split(".."))) for word in words if ".." in word]
-            extra = {word for word in words if ".." in word} | {"quietly", "silently"}
+            extra = {word for word in words if ".." in word} | {"quietly", "silently", "lively"}
             plain, options = _parsed(word for word in words if word not in extra)
             await getattr(self, verb)(*plain, **options)
             assert "quietly" not in words or self.b.posts() == posts
             assert "silently" not in words or sum(self.b.meter.request_counts.values()) == requests
+            assert "lively" not in words or len(self.station.values) - values >= now_s() - before_s - 1
             assert all(least <= now_s() - before_s < most for least, most in times), f"{now_s() - before_s} s"
         except BaseException as error:
             error.add_note(f"in step: {step}")
@@ -185,15 +187,15 @@ class Teller:
     # --- the station ---
 
     async def start(self, name: str, what: str = "", said: str = "", **fields: Any) -> None:
-        """Begin a transaction: ``start A``; or ``start A fails WORDS``."""
+        """Begin a transaction: ``start A``; or ``start A fails WORDS``, or ``unsupported WORDS``."""
         if what == "fails":
             assert said in await start_fails(self.at, name, **fields)
+        elif what == "unsupported":
+            refused = await driver_at(self.at).start_transaction(request(name, **fields))
+            assert refused.status is TransactionRequestStatus.NOT_SUPPORTED
+            assert said in refused.error
         else:
             await start(self.at, name, **fields)
-
-    async def elsewhere(self, name: str) -> None:
-        """Ask for a transaction at another connector, which is refused with nothing sent."""
-        await start_elsewhere(self.at, name)
 
     async def stop(self, name: str, what: str = "of", said: str = "", TX: str = "") -> None:
         """Stop a transaction and get its receipt: ``stop A``; or ``of B``, ``last``, ``T2``; or ``fails WORDS``.
@@ -334,8 +336,14 @@ class Teller:
         """Compare what was posted last."""
         assert self.b.posts()[-len(nodes) :] == [*nodes]
 
-    async def requests(self, method: str, node: str, count: str) -> None:
-        assert self.b.meter.request_counts[method, node] == int(count)
+    async def asked(self, *requests: str) -> None:
+        """Compare the last requests: ``asked 'GET /gw' 'POST /receipt'``."""
+        last = [f"{request.method} {request.node}" for request in self.b.meter.requests]
+        assert last[-len(requests) :] == [*requests]
+
+    async def requests(self, method: str, node: str, least: str, most: str = "") -> None:
+        """Compare the number of requests so far."""
+        assert int(least) <= self.b.meter.request_counts[method, node] <= int(most or least)
 
     async def shows(self, words: str) -> None:
         """Look for words in the receipt that was signed last."""
