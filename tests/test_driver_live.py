@@ -67,7 +67,7 @@ live values go on while a command waits
 commands are done in order
     later 0 start A; later 0 stop A; later 0 start B; later 0 stop B; wait 20; signed 04ABA 04ABB
 E that no stop waits for is sent every ten seconds
-    driver stop_current_wait_ms=0; start A; load 50; stop A fails; wait 600; requests POST /receipt 22 64
+    driver stop_current_wait_ms=0; start A; load 50; stop A fails; wait 600; requests POST /receipt 22 70
 
 # another meter
 gets no POST and is not published

@@ -343,7 +343,8 @@ class Teller:
 
     async def requests(self, method: str, node: str, least: str, most: str = "") -> None:
         """Compare the number of requests so far."""
-        assert int(least) <= self.b.meter.request_counts[method, node] <= int(most or least)
+        count = self.b.meter.request_counts[method, node]
+        assert int(least) <= count <= int(most or least), count
 
     async def shows(self, words: str) -> None:
         """Look for words in the receipt that was signed last."""
