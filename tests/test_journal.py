@@ -22,7 +22,6 @@ from iem_dcr.journal.schema import APPLICATION_ID, VERSION
 from iem_dcr.ocmf import Outcome
 from tests.support.driving import logged
 from tests.support.journals import ADDRESS, METER, changing, desk, entries, journal, keep, kept, result, tuple_text
-from tests.support.shared import shared
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,16 +47,6 @@ def test_receipt_is_kept_byte_for_byte_with_its_data(path: Path) -> None:
     assert (found.found, found.erased, found.is_whole) == (False, None, True)
     assert {finding["code"] for finding in found.findings} == {"signature-form", "left-out"}
     assert found.findings[0]["severity"] == "error"
-
-
-def test_genuine_receipt(path: Path) -> None:
-    receipt = ocmf.parse(shared("receipts/iem-dcr-2025-unpadded-der.ocmf").read_text("utf-8"))
-    keep(path, KeptReceipt(receipt, "T-1", "", None, address=ADDRESS))
-    (found,) = entries(path)
-    assert (found.text, found.energy_wh) == (receipt.text, receipt.energy_wh)
-    assert found.begin_text in receipt.text
-    assert found.begin_text != ""
-    assert (found.outcome, found.accepted) == (None, True)
 
 
 @pytest.mark.parametrize(

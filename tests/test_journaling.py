@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import subprocess
 import sys
 import textwrap
@@ -266,12 +265,6 @@ def test_what_is_written_before_it_is_open_waits_in_its_order_and_holds_nobody(
 
 async def _done(writing: object) -> None:
     await writing  # type: ignore[misc]
-
-
-def test_tests_have_a_state_folder_of_their_own(state_folder: Path) -> None:
-    assert place() == state_folder / NAME
-    assert os.environ["STATE_DIRECTORY"] == str(state_folder)
-    assert not os.environ["XDG_STATE_HOME"].startswith(str(Path.home()))
 
 
 def test_a_file_that_is_never_open_takes_so_many_writes_and_keeps_no_process_from_ending(tmp_path: Path) -> None:
