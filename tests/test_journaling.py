@@ -8,7 +8,7 @@ import subprocess
 import sys
 import textwrap
 import threading
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -22,6 +22,9 @@ from tests.support.disks import small_disk
 from tests.support.driving import logged
 from tests.support.journals import ADDRESS, METER, entries, entry, kept, process
 from tests.support.tools import UNMEASURED
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 NAME = "receipts.db"
 
