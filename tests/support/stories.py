@@ -22,7 +22,7 @@ import json
 import logging
 import re
 import shlex
-from contextlib import AsyncExitStack, nullcontext, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Any
@@ -53,7 +53,7 @@ from tests.support.driving import (
 from tests.support.journals import entries, virtual_journal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import AsyncIterator, Iterable
     from pathlib import Path
 
     from iem_dcr.driver import Journal, MeterDriver
@@ -77,9 +77,8 @@ class Story:
             given[words[0]] = SPOILED_BY_A_BEGIN if words[1:] == ["spoiled"] else _parsed(words[1:])[1]
             del steps[0]
         has_journal = "journal" in given or any("with journal" in step for step in steps)
-        log, warnings = logging.getLogger("iem_dcr"), _Warnings(logging.WARNING)
-        log.addHandler(warnings)
         async with (
+            _warnings() as warnings,
             virtual_journal(path) if has_journal else nullcontext() as journal,
             bench(
                 meter_options(**given.get("meter", {})),
@@ -89,13 +88,12 @@ class Story:
             AsyncExitStack() as stack,
         ):
             b.meter.set_load(0, 0)
-            stack.callback(log.removeHandler, warnings)
-            teller = Teller(b, journal, path, stack, warnings.lines)
+            teller = Teller(b, journal, path, stack, warnings)
             if "unseen" not in given:
                 await teller.live()
             for step in steps:
                 await teller.carry_out(step)
-            await asyncio.gather(*teller.tasks)
+            await teller.end()
 
 
 def stories(text: str) -> list[Story]:
@@ -112,13 +110,17 @@ def stories(text: str) -> list[Story]:
     return found
 
 
-class _Warnings(logging.Handler):
-    def __init__(self, level: int) -> None:
-        super().__init__(level)
-        self.lines: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.lines.append(record.getMessage())
+@asynccontextmanager
+async def _warnings() -> AsyncIterator[list[str]]:
+    """Collect the warnings and errors in the log."""
+    lines: list[str] = []
+    log, handler = logging.getLogger("iem_dcr"), logging.Handler(logging.WARNING)
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]  # a handler's purpose
+    log.addHandler(handler)
+    try:
+        yield lines
+    finally:
+        log.removeHandler(handler)
 
 
 class Teller:
@@ -130,12 +132,12 @@ class Teller:
         self.b = b
         self.at: Bench | MeterDriver = b
         self.station = b.station
-        self.tasks: list[asyncio.Task[None]] = []
         self._journal = journal
         self._path = path
         self._stack = stack
         self._keys: dict[str, str] = {}
         self._warnings = warnings
+        self._tasks: list[asyncio.Task[None]] = []
         self._upon: list[tuple[str, str]] = []
         self._handle_alone = b.meter.handle
         b.meter.handle = self._handle  # type: ignore[method-assign]  # the meter of this story
@@ -160,12 +162,17 @@ class Teller:
             error.add_note(f"in step: {step}")
             raise
 
+    async def end(self) -> None:
+        """See that every step was carried out."""
+        await asyncio.gather(*self._tasks)
+        assert self._upon == []
+
     async def later(self, seconds: str, step: str) -> None:
         async def wait() -> None:
             await asyncio.sleep(float(seconds))
             await self.carry_out(step)
 
-        self.tasks.append(asyncio.create_task(wait()))
+        self._tasks.append(asyncio.create_task(wait()))
 
     async def upon(self, node: str, step: str) -> None:
         self._upon.append((node, step))
@@ -181,7 +188,7 @@ class Teller:
         begun = [each for each in self._upon if method == "POST" and path.endswith(each[0])]
         for each in begun:
             self._upon.remove(each)
-            self.tasks.append(asyncio.create_task(self.carry_out(each[1])))
+            self._tasks.append(asyncio.create_task(self.carry_out(each[1])))
         return answer
 
     # --- the station ---
