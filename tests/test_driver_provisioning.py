@@ -68,7 +68,7 @@ a lost answer to /gw is followed by a look: [lose-answer|garbage-http|wrong-leng
 a lost /gw is sent again: [lose-request|reset]
     unseen; fault $1 POST /gw; wait 15; provisioned; requests POST /gw 2; logged 0 frozen; start A
 a charge point that cannot be set is a warning and fails a start: [server-error|lose-request]
-    unseen; fault $1 POST /gw count=0; wait 60; start A fails /gw; logged some /gw
+    unseen; fault $1 POST /gw count=0; wait 60; start A fails /gw {meter}; logged some /gw
 nothing is posted during a transaction
     driver 'TT_initial=0,59 EUR/kWh'; unseen; post receipt TX=B; wait 200; posts; stop '' T1; wait 3;
     posts /gw /receipt /tariff

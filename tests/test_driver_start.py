@@ -49,9 +49,9 @@ tried as often as configured if B is refused; E goes to the same node
     fault refuse POST /receipt count=6; start B fails 'POST /receipt: refused with status 428'; idle;
     stop B fails refused quietly
 a current is named
-    unseen; load 12; start A fails 'current of 12.0 A'; begun 0 0
+    unseen; load 12; start A fails 'current of 12.0 A' {meter}; begun 0 0
 a silent meter
-    unseen; cut 1000 1; start A fails 'does not answer' 25..30.1; stop A fails quietly
+    unseen; cut 1000 1; start A fails 'does not answer' {meter} 25..30.1; stop A fails quietly
 a meter that boots is awaited
     unseen; cut 20 5; start A 24..30; wait 1.5; stop A
 a failed reading does not fail a start
@@ -59,7 +59,7 @@ a failed reading does not fail a start
 an error level is passed on with a warning: [MISMATCH|INVALID|OUTDATED|UNKNOWN]
     start A identification_level=$1; stop A; shows '"IL":"$1"'; logged 1 'identification level $1'
 only the charge point of the meter is supported
-    start A unsupported DE*TST*E0001*1 evse_id=DE*PNX*E1234567*1 quietly; start A
+    start A unsupported DE*TST*E0001*1 DE*PNX*E1234567*1 evse_id=DE*PNX*E1234567*1 quietly; start A
 a charge point that is frozen is named, for [FROZEN-2|DE*TST*E0001*1]
     unseen; post gw CT=EVSEID CI=FROZEN TM=2026-03-01T13:00:00,000+0100; live; start A unsupported FROZEN evse_id=$1;
     requests POST /user 0; start A evse_id=FROZEN

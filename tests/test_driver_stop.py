@@ -83,8 +83,8 @@ strict ids refuse the receipt of another id
 E refused because of a current is repeated until it falls
     driver resilience_transaction_request_retries=0; start A; load 100; later 6 load 0; stop A 6..10
 E refused for good names the current and is sent later
-    driver stop_current_wait_ms=2000; start A; load 100; stop A fails 'a current still flows' 1.9..3.5; load 0; wait 12;
-    idle; stop A; begun 1 1
+    driver stop_current_wait_ms=2000; start A; load 100; stop A fails 'a current still flows' {meter} 1.9..3.5; load 0;
+    wait 12; idle; stop A; begun 1 1
 E refused without a current is repeated
     driver resilience_transaction_request_retries=0; start A; fault refuse POST /receipt count=3; stop A; begun 1 1
 a reading does not delay a stop: [refuse|stall]

@@ -193,24 +193,27 @@ class Teller:
 
     # --- the station ---
 
-    async def start(self, name: str, what: str = "", said: str = "", **fields: Any) -> None:
-        """Begin a transaction: ``start A``; or ``start A fails WORDS``, or ``unsupported WORDS``."""
+    async def start(self, name: str, what: str = "", *said: str, **fields: Any) -> None:
+        """Begin a transaction: ``start A``; or ``start A fails WORDS``, or ``unsupported WORDS``.
+
+        All WORDS are in the error. ``{meter}`` is the meter's address.
+        """
         if what == "fails":
-            assert said in await start_fails(self.at, name, **fields)
+            self._expect(said, await start_fails(self.at, name, **fields))
         elif what == "unsupported":
             refused = await driver_at(self.at).start_transaction(request(name, **fields))
             assert refused.status is TransactionRequestStatus.NOT_SUPPORTED
-            assert said in refused.error
+            self._expect(said, refused.error)
         else:
             await start(self.at, name, **fields)
 
-    async def stop(self, name: str, what: str = "of", said: str = "", TX: str = "") -> None:
+    async def stop(self, name: str, what: str = "of", *said: str, TX: str = "") -> None:
         """Stop a transaction and get its receipt: ``stop A``; or ``of B``, ``last``, ``T2``; or ``fails WORDS``.
 
         A receipt that was returned with its key is returned with the same key again.
         """
         if what == "fails":
-            assert said in await stop_fails(self.at, name)
+            self._expect(said, await stop_fails(self.at, name))
             return
         stopped = await driver_at(self.at).stop_transaction(name)
         receipt, value = receipt_of(stopped), stopped.signed_meter_value
@@ -219,11 +222,15 @@ class Teller:
         self._keys[receipt.text] = value.public_key
         assert not TX or receipt.readings[-1].TX == TX
         if what == "of":
-            assert receipt.identification == f"04AB{said or name}"
+            assert receipt.identification == f"04AB{said[0] if said else name}"
         elif what == "last":
             assert receipt.text == self.b.meter.signed[-1].text
         else:
             assert receipt.pagination == what
+
+    def _expect(self, said: tuple[str, ...], error: str) -> None:
+        for words in said:
+            assert words.replace("{meter}", self.b.driver.address) in error
 
     async def live(self) -> None:
         await self.b.until_live()
