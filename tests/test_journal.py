@@ -17,7 +17,7 @@ import pytest
 from iem_dcr import ocmf
 from iem_dcr.driver.ports import FiledReceipt, KeptReceipt
 from iem_dcr.errors import ConfigError, JournalError
-from iem_dcr.journal import check_journal, forget, open_for_reading, open_journal, pins
+from iem_dcr.journal import check_journal, forget, open_for_reading, open_journal, pins, records
 from iem_dcr.journal.schema import APPLICATION_ID, VERSION
 from iem_dcr.ocmf import Outcome
 from tests.support.driving import logged
@@ -47,6 +47,15 @@ def test_receipt_is_kept_byte_for_byte_with_its_data(path: Path) -> None:
     assert (found.found, found.erased, found.is_whole) == (False, None, True)
     assert {finding["code"] for finding in found.findings} == {"signature-form", "left-out"}
     assert found.findings[0]["severity"] == "error"
+
+
+def test_receipt_that_cannot_be_examined_is_kept(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(records, "examine", lambda _: 1 / 0)
+    keep(path, kept(1))
+    assert [(found.text, found.findings) for found in entries(path)] == [(tuple_text(1), ())]
+    assert "kept without findings" in caplog.text
 
 
 @pytest.mark.parametrize(
