@@ -13,24 +13,22 @@ import pytest
 
 from iem_dcr import ocmf
 from iem_dcr.device.client import MeterClient
-from iem_dcr.driver.meter_state import COMMUNICATION_FAULT, VENDOR_ERROR
+from iem_dcr.driver.meter_state import COMMUNICATION_FAULT
 from iem_dcr.powermeter import Powermeter, StationError, TransactionRequestStatus
 from iem_dcr.simulator import Answer, Fault
 from tests.support.bench import SERIAL, RememberingStation, bench, meter_options, request
 from tests.support.driving import (
-    OK,
     OTHER_SERIAL,
     changed_answers,
     exchange,
     live_bench,
     logged,
-    own_receipt,
     start,
     start_fails,
     stop_driver,
     stop_fails,
 )
-from tests.support.stories import Story
+from tests.support.stories import Story, stories
 from tests.support.virtual_time import virtual
 
 if TYPE_CHECKING:
@@ -40,61 +38,50 @@ SET, CLEARED = "'XC=0x0000, 0x00000010, 0x00, 0x00'", "'XC=0x0000, 0x00000000, 0
 """The error state of a meter."""
 
 
-STORIES = [
-    *(
-        Story(
-            f"two failed readings are a fault and one is not, {kind}",
-            f"wait 0.5; {f'fault {kind} /metervalue; wait 4;' * 3} raised 0;"
-            f"fault {kind} /metervalue count=4; wait 30; raised 1 CommunicationFault; calm",
-        )
-        for kind in ("refuse", "lose-answer", "server-error", "garbage", "garbage-http", "stall", "reset")
-    ),
-    Story(
-        "a lasting failure publishes nothing and is one warning",
-        "fault refuse /metervalue count=20; mute 18; logged 1",
-    ),
-    Story(
-        "a meter that is absent at the start is a fault until it comes",
-        "unseen; cut 20 5; mute 24; raised 1 CommunicationFault; wait 3.2; live; keys 1; calm",
-        settings={"resilience_initial_connection_retry_delay": 2000},
-    ),
-    Story(
-        "a silent meter is a fault during a stop",
-        "start A; fault stall count=0; later 10 troubled; later 11 heal; stop A; calm",
-    ),
-    Story(
-        "a slow meter is no fault during a stop",
-        "start A; upon /receipt fault stall /metervalue count=0; stop A 10..12; raised 0",
-        {"signing_delay_s": 10.0},
-    ),
-    Story(
-        "an error state is raised after three readings and cleared by one",
-        f"{f'configure {SET}; wait 2; raised 0; configure {CLEARED}; wait 1;' * 2} configure {SET}; wait 13;"
-        f"raised 1 0x00000010; troubled; configure XC=0x0,0x0,0x0,0x0; wait 1; calm",
-    ),
-    Story(
-        "an error state in a transaction is only logged",
-        f"start A; configure {SET}; wait 10; raised 0; logged 1 XC; stop A; wait 4; raised 1 VendorError",
-    ),
-    # another meter
-    Story(
-        "a meter with another serial gets no E",
-        f"start A; configure MS={OTHER_SERIAL}; wait 3; stop A fails {SERIAL} quietly; wait 20 quietly",
-        settings={"meter_serial": SERIAL},
-    ),
-    Story(
-        "an exchanged meter is logged and initialised",
-        f"wait 1; exchange; cut 1 0.5; wait 20; posts /gw /gw; keys 2; logged 1 {SERIAL} {OTHER_SERIAL}",
-    ),
-    Story(
-        "a changed key is an error in the log",
-        f"exchange {SERIAL}; cut 1 0.5; wait 10; keys 2; logged 1 'public key changed'",
-    ),
-    Story(
-        "a stalled reading gives way to a command after 0.5 s",
-        "wait 0.5; fault stall /metervalue delay_s=30; wait 0.7; start A 0..0.35; wait 4; raised 0",
-    ),
-]
+STORIES = stories("""
+two failed readings are a fault and one is not: [refuse|lose-answer|server-error|garbage|garbage-http|stall|reset]
+    wait 0.5; fault $1 /metervalue; wait 4; fault $1 /metervalue; wait 4; fault $1 /metervalue; wait 4; raised 0;
+    fault $1 /metervalue count=4; wait 30; raised 1 CommunicationFault; calm
+a lasting failure publishes nothing and is one warning
+    fault refuse /metervalue count=20; mute 18; logged 1
+a meter that is absent at the start is a fault until it comes
+    driver resilience_initial_connection_retry_delay=2000; unseen; cut 20 5; mute 24; raised 1 CommunicationFault;
+    wait 3.2; live; keys 1; calm
+a silent meter is a fault during a stop
+    start A; fault stall count=0; later 10 troubled; later 11 heal; stop A; calm
+a slow meter is no fault during a stop
+    meter signing_delay_s=10.0; start A; upon /receipt fault stall /metervalue count=0; stop A 10..12; raised 0
+an error state is raised after three readings and cleared by one
+    configure 'XC=0x0000, 0x00000010, 0x00, 0x00'; wait 2; raised 0; configure 'XC=0x0000, 0x00000000, 0x00, 0x00';
+    wait 1; configure 'XC=0x0000, 0x00000010, 0x00, 0x00'; wait 2; raised 0; configure XC=0x0,0x0,0x0,0x0; wait 1;
+    configure 'XC=0x0000, 0x00000010, 0x00, 0x00'; wait 13; raised 1 0x00000010; troubled;
+    configure XC=0x0,0x0,0x0,0x0; wait 1; calm
+an error state in a transaction is only logged
+    start A; configure 'XC=0x0000, 0x00000010, 0x00, 0x00'; wait 10; raised 0; logged 1 XC; stop A; wait 4;
+    raised 1 VendorError
+a stalled reading gives way to a command after 0.5 s
+    wait 0.5; fault stall /metervalue delay_s=30; wait 0.7; start A 0..0.35; wait 4; raised 0
+
+live values go on while a command waits
+    driver stop_current_wait_ms=10000; start A; load 10; later 8 load 0; stop A lively 8..11
+commands are done in order
+    later 0 start A; later 0 stop A; later 0 start B; later 0 stop B; wait 20; signed 04ABA 04ABB
+E that no stop waits for is sent every ten seconds
+    driver stop_current_wait_ms=0; start A; load 50; stop A fails; wait 600; requests POST /receipt 22 70
+
+# another meter
+gets no POST and is not published
+    driver meter_serial=1ISA0000000001 'TT_initial=0,59 EUR/kWh'; unseen; mute 30; keys 0;
+    start A fails 1ISA0000000001; stop A fails; posts; raised 1 'has serial 1SIM0000000042, but 1ISA0000000001';
+    logged some 1SIM0000000042 1ISA0000000001; configure MS=1ISA0000000001; wait 30; calm; provisioned; start B
+gets no E
+    driver meter_serial=1SIM0000000042; start A; configure MS=1SIM0000000099; wait 3;
+    stop A fails 1SIM0000000042 quietly; wait 20 quietly
+is logged and initialised
+    wait 1; exchange; cut 1 0.5; wait 20; posts /gw /gw; keys 2; logged 1 1SIM0000000042 1SIM0000000099
+with the same serial and another key is an error in the log
+    exchange 1SIM0000000042; cut 1 0.5; wait 10; keys 2; logged 1 'public key changed'
+""")
 
 
 @pytest.mark.parametrize("story", STORIES, ids=str)
@@ -156,28 +143,6 @@ def test_communication_fault_has_the_vendors_words() -> None:
     assert StationError("powermeter/CommunicationFault", *words) == COMMUNICATION_FAULT
 
 
-@virtual
-async def test_meter_with_another_serial_gets_no_post_and_is_not_published(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    wanted = "1ISA0000000001"
-    async with bench(meter_serial=wanted, TT_initial="0,59 EUR/kWh") as b:
-        await asyncio.sleep(30)
-        error = await start_fails(b)
-        await stop_fails(b)
-        assert b.posts() == []
-        assert (b.station.values, b.station.keys) == ([], [])
-        for text in (error, b.station.raised[0].message, caplog.text):
-            assert wanted in text
-            assert SERIAL in text
-        assert [raised.type for raised in b.station.raised] == [VENDOR_ERROR]
-        b.meter.configure(MS=wanted)
-        await asyncio.sleep(30)
-        assert not b.station.active
-        assert b.posts()[:1] == ["/gw"]
-        await start(b, "T-2")
-
-
 # --- commands before ticks ---
 
 
@@ -191,33 +156,6 @@ async def test_slow_reading_may_finish_within_half_a_second() -> None:
         assert len(b.station.values) == count
         await start(b)
         assert len(b.station.values) == count + 1
-
-
-@virtual
-async def test_live_values_and_faults_go_on_while_a_command_waits() -> None:
-    async with live_bench(stop_current_wait_ms=10_000) as b:
-        await start(b)
-        b.meter.set_load(10, 400)
-        count = len(b.station.values)
-        stopping = asyncio.create_task(own_receipt(b))
-        await asyncio.sleep(8)
-        assert len(b.station.values) - count >= 8
-        b.meter.clear_load()
-        await stopping
-
-
-@virtual
-async def test_commands_are_done_in_order() -> None:
-    async with live_bench() as b:
-        driver = b.driver
-        answers = await asyncio.gather(
-            driver.start_transaction(request("A")),
-            driver.stop_transaction("A"),
-            driver.start_transaction(request("B")),
-            driver.stop_transaction("B"),
-        )
-        assert [answer.status for answer in answers] == [OK] * 4
-        assert [record.ID for record in b.meter.signed] == ["04ABA", "04ABB"]
 
 
 # --- the run ---
@@ -352,17 +290,6 @@ async def test_repeated_commands_do_not_flood_the_log(caplog: pytest.LogCaptureF
         await asyncio.sleep(60)
         await stop_fails(b, "B1")
     assert "more lines like the next one were suppressed" in caplog.text
-
-
-@virtual
-async def test_end_that_no_stop_waits_for_is_sent_every_ten_seconds() -> None:
-    async with live_bench() as b:
-        await start(b)
-        b.meter.set_load(50, 400)
-        await stop_fails(b)
-        before = b.meter.request_counts["POST", "/receipt"]
-        await asyncio.sleep(600)
-        assert 20 <= b.meter.request_counts["POST", "/receipt"] - before <= 60
 
 
 @virtual

@@ -14,7 +14,7 @@ from tests.support.driving import (
     own_receipt,
     start,
 )
-from tests.support.stories import Story
+from tests.support.stories import Story, stories
 from tests.support.virtual_time import virtual
 
 if TYPE_CHECKING:
@@ -68,53 +68,30 @@ async def test_stop_with_a_lost_answer_succeeds(kind: str, count: int, repeated:
         assert (b.meter.state.begun, b.meter.state.ended) == (1, 1)
 
 
-STORIES = [
-    Story(
-        "B is sent again only after E and /user",
-        "upon /user fault lose-request POST /receipt; start A;"
-        "posted /receipt /user /receipt /receipt /user /receipt; begun 1 0",
-    ),
-    Story(
-        "a lost answer is not counted as a retry",
-        "upon /user fault lose-request POST /receipt; upon /user fault refuse POST /receipt count=0;"
-        "start A fails; requests POST /user 4",
-        settings={"resilience_transaction_request_retries": 2},
-    ),
-    *(
-        Story(
-            f"the transaction of an unanswered B is ended before the next B{end}",
-            f"upon /user fault lose-answer POST /receipt{end}; start A; begun 2 1; requests POST /user 2; stop A T2",
-        )
-        for end in ("", "; upon /user upon /receipt hand end")
-    ),
-    *(
-        Story(
-            f"a failed start leaves nothing running, {kind}",
-            f"upon /user fault {kind}; upon /user fault refuse /gw count=0; start A fails; begun 1 0; heal; wait 15;"
-            "begun 1 1; stop A",
-            settings={"command_timeout_ms": 1000},
-        )
-        for kind in (
-            "lose-answer POST /receipt",
-            "stall POST /receipt acts=true",
-            "server-error POST /receipt acts=true",
-        )
-    ),
-    Story(
-        "the transaction of an unanswered B is ended at a meter in error",
-        "upon /user fault lose-answer POST /receipt;"
-        "upon /user upon /receipt configure 'XC=0x0000, 0x00000010, 0x00, 0x00'; start A fails; begun 1 1; stop A",
-    ),
-    *(
-        Story(
-            f"a receipt is fetched in spite of faults, {kind} at {node}",
-            f"start A; fault {kind} GET {node} count=5; {other}; stop A last",
-            settings={"command_timeout_ms": 1000},
-        )
-        for kind in ("lose-answer", "stall", "garbage", "garbage-http", "server-error", "reset")
-        for node, other in (("/receipt", "runs"), ("/transaction", "fault refuse GET /receipt count=0"))
-    ),
-]
+STORIES = stories("""
+B is sent again only after E and /user
+    upon /user fault lose-request POST /receipt; start A; posted /receipt /user /receipt /receipt /user /receipt;
+    begun 1 0
+a lost answer is not counted as a retry
+    driver resilience_transaction_request_retries=2; upon /user fault lose-request POST /receipt;
+    upon /user fault refuse POST /receipt count=0; start A fails; requests POST /user 4
+the transaction of an unanswered B is ended before the next B
+    upon /user fault lose-answer POST /receipt; start A; begun 2 1; requests POST /user 2; stop A T2
+the transaction of an unanswered B is over before the next B
+    upon /user fault lose-answer POST /receipt; upon /user upon /receipt hand end; start A; begun 2 1;
+    requests POST /user 2; stop A T2
+the transaction of an unanswered B is ended at a meter in error
+    upon /user fault lose-answer POST /receipt;
+    upon /user upon /receipt configure 'XC=0x0000, 0x00000010, 0x00, 0x00'; start A fails; begun 1 1; stop A
+a failed start leaves nothing running: [lose-answer|stall acts=true|server-error acts=true]
+    driver command_timeout_ms=1000; upon /user fault $1 POST /receipt; upon /user fault refuse /gw count=0;
+    start A fails; begun 1 0; heal; wait 15; begun 1 1; stop A
+fetched in spite of faults at /receipt: [lose-answer|stall|garbage|garbage-http|server-error|reset]
+    driver command_timeout_ms=1000; start A; fault $1 GET /receipt count=5; stop A last
+fetched in spite of faults at /transaction: [lose-answer|stall|garbage|garbage-http|server-error|reset]
+    driver command_timeout_ms=1000; start A; fault $1 GET /transaction count=5; fault refuse GET /receipt count=0;
+    stop A last
+""")
 
 
 @pytest.mark.parametrize("story", STORIES, ids=str)

@@ -14,7 +14,7 @@ from iem_dcr.journal import pin, pins
 from tests.support.bench import SERIAL
 from tests.support.driving import OTHER_SERIAL, exchange, live_bench, logged, own_receipt, process, start, start_fails
 from tests.support.journals import virtual_journal
-from tests.support.stories import Story
+from tests.support.stories import Story, stories
 from tests.support.virtual_time import virtual
 
 if TYPE_CHECKING:
@@ -24,27 +24,18 @@ THIRD = "1SIM0000000077"
 
 
 PINNED = {"meter_serial": "pin"}
-STORIES = [
-    Story(
-        "a newly pinned serial is named",
-        f"wait 2; exchange; wait 5; raised 1 'but {SERIAL} is expected'; pin {THIRD}; wait 12; raised 2 'is expected';"
-        f"stop A fails {THIRD}; exchange {THIRD}; wait 3; calm; start A",
-        settings=PINNED,
-        has_journal=True,
-    ),
-    Story(
-        "a process started at another meter publishes and posts nothing",
-        "wait 3; exchange; restart meter_serial=pin; mute 30 quietly; raised 1 'is expected';"
-        f"pin {OTHER_SERIAL}; wait 12; calm; start A",
-        settings=PINNED,
-        has_journal=True,
-    ),
-    Story(
-        "a pin without a journal lasts until the process ends",
-        "exchange; wait 20; raised 1 'is expected'; restart meter_serial=pin; wait 3; raised 0; start A",
-        settings=PINNED,
-    ),
-]
+STORIES = stories("""
+a newly pinned serial is named
+    journal; driver meter_serial=pin; wait 2; exchange; wait 5; raised 1 'but 1SIM0000000042 is expected';
+    pin 1SIM0000000077; wait 12; raised 2 'is expected'; stop A fails 1SIM0000000077; exchange 1SIM0000000077; wait 3;
+    calm; start A
+a process started at another meter publishes and posts nothing
+    journal; driver meter_serial=pin; wait 3; exchange; restart meter_serial=pin; mute 30 quietly;
+    raised 1 'is expected'; pin 1SIM0000000099; wait 12; calm; start A
+a pin without a journal lasts until the process ends
+    driver meter_serial=pin; exchange; wait 20; raised 1 'is expected'; restart meter_serial=pin; wait 3; raised 0;
+    start A
+""")
 
 
 @pytest.mark.parametrize("story", STORIES, ids=str)

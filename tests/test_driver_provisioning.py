@@ -15,7 +15,6 @@ from iem_dcr.simulator import Fault
 from tests.support.bench import CI, Bench, bench
 from tests.support.driving import (
     FOR_GOOD,
-    OTHER_SERIAL,
     live_bench,
     logged,
     own_receipt,
@@ -24,7 +23,7 @@ from tests.support.driving import (
     start_fails,
     stop_fails,
 )
-from tests.support.stories import Story
+from tests.support.stories import Story, stories
 from tests.support.virtual_time import VirtualWall, virtual
 
 if TYPE_CHECKING:
@@ -55,100 +54,57 @@ def freeze(b: Bench, CT: str, CI: str) -> None:
 
 WITH_TARIFF = {"TT_initial": TARIFF}
 FROZEN = "TM=2026-03-01T13:00:00,000+0100"
-STORIES = [
-    Story(
-        "a powered-up meter gets charge point, clock and tariff once",
-        "wait 600; posts /gw /tariff; provisioned",
-        settings=WITH_TARIFF,
-    ),
-    Story(
-        "other frozen values are a warning",
-        f"unseen; post gw CT=CBIDC CI=OTHER-7 {FROZEN}; wait 20; posts /datetime;"
-        f"logged 1; logged 1 CBIDC OTHER-7 EVSEID {CI} Power-cycle",
-    ),
-    Story(
-        "a refused /gw sets the clock and is tried again",
-        "unseen; fault refuse POST /gw; live; posts /gw /datetime; logged some Power-cycle; wait 15; provisioned;"
-        "requests POST /gw 2",
-    ),
-    *(
-        Story(
-            f"a lost answer to /gw is followed by a look, {kind}",
-            f"unseen; fault {kind} POST /gw; wait 15; provisioned; requests POST /gw {posts}; logged 0 frozen; start A",
-        )
-        for kind, posts in (
-            ("lose-answer", 1),
-            ("lose-request", 2),
-            ("garbage-http", 1),
-            ("wrong-length", 1),
-            ("reset", 2),
-        )
-    ),
-    *(
-        Story(
-            f"a charge point that cannot be set is a warning and fails a start, {kind}",
-            f"unseen; fault {kind} POST /gw count=0; wait 60; start A fails /gw; logged some /gw",
-        )
-        for kind in ("server-error", "lose-request")
-    ),
-    Story(
-        "nothing is posted during a transaction",
-        "unseen; post receipt TX=B; wait 200; posts; stop '' T1; wait 3; posts /gw /receipt /tariff",
-        settings=WITH_TARIFF,
-    ),
-    *(
-        Story(
-            f"a power cycle between readings is noticed by the clock, {after_s} s",
-            f"wait {after_s}; cut 0.1 0.1; wait 3; provisioned; posts /gw /tariff /gw /tariff; raised 0",
-            settings=WITH_TARIFF,
-        )
-        for after_s in (1.5, 30.5, 70.5)
-    ),
-    Story(
-        "a meter that kept its setup is left alone after a fault",
-        "fault lose-request /metervalue count=5; wait 20; raised 1; calm; requests GET /gw 2; posts /gw",
-    ),
-    Story(
-        "a missing key is requested again",
-        "unseen; fault refuse /publickey count=3; live; keys 0; wait 60; keys 1;"
-        "exchange; fault refuse /publickey; wait 100; keys 2",
-    ),
-    # clock
-    Story("every interval", "wait 3660; requests POST /datetime 1", settings={"datetime_resync_interval": 1}),
-    Story(
-        "a clock that is far off is set once a minute at most",
-        "shift 4; wait 100; posts /gw; fault refuse POST /datetime count=3; shift 60; wait 150;"
-        "posts /gw /datetime /datetime /datetime; logged 1 'clock was not set'; wait 60; provisioned; raised 0",
-    ),
-    Story(
-        "no clock is set during a transaction",
-        "wait 61; start A; shift 60; wait 200; requests POST /datetime 0; stop A; wait 3; posted /datetime",
-    ),
-    *(
-        Story(
-            f"a clock is set before a start, or its error is logged, {errors}",
-            f"wait 61.2; {fault}; shift -3600; start A; posts /gw /datetime /receipt /user /receipt; stop A;"
-            f"logged {errors} 'signed with a wrong clock'",
-        )
-        for errors, fault in ((0, "calm"), (1, "fault refuse /datetime count=0"))
-    ),
-    # tariff texts
-    Story(
-        "a tariff text is made printable with one warning",
-        "tariff '0,59 EUR/kWh fuer alle / ueberall'; logged 1; logged 1 € EUR",
-        settings={"TT_initial": "0,59 €/kWh für alle | überall"},
-    ),
-    Story(
-        "a refused tariff text is one warning",
-        "unseen; fault refuse /tariff; wait 60; posts /gw /tariff; logged 1 'tariff text'; start A",
-        settings=WITH_TARIFF,
-    ),
-    Story(
-        "an exchanged meter gets the tariff text",
-        f"post tariff TT=another; configure MS={OTHER_SERIAL}; wait 30; tariff '{TARIFF}'",
-        settings=WITH_TARIFF,
-    ),
-]
+STORIES = stories("""
+a powered-up meter gets charge point, clock and tariff once
+    driver 'TT_initial=0,59 EUR/kWh'; wait 600; posts /gw /tariff; provisioned
+other frozen values are a warning
+    unseen; post gw CT=CBIDC CI=OTHER-7 TM=2026-03-01T13:00:00,000+0100; wait 20; posts /datetime; logged 1;
+    logged 1 CBIDC OTHER-7 EVSEID DE*TST*E0001*1 Power-cycle
+a refused /gw sets the clock and is tried again
+    unseen; fault refuse POST /gw; live; posts /gw /datetime; logged some Power-cycle; wait 15; provisioned;
+    requests POST /gw 2
+a lost answer to /gw is followed by a look: [lose-answer|garbage-http|wrong-length]
+    unseen; fault $1 POST /gw; wait 15; provisioned; requests POST /gw 1; logged 0 frozen; start A
+a lost /gw is sent again: [lose-request|reset]
+    unseen; fault $1 POST /gw; wait 15; provisioned; requests POST /gw 2; logged 0 frozen; start A
+a charge point that cannot be set is a warning and fails a start: [server-error|lose-request]
+    unseen; fault $1 POST /gw count=0; wait 60; start A fails /gw {meter}; logged some /gw
+nothing is posted during a transaction
+    driver 'TT_initial=0,59 EUR/kWh'; unseen; post receipt TX=B; wait 200; posts; stop '' T1; wait 3;
+    posts /gw /receipt /tariff
+a power cycle between readings is noticed by the clock: after [1.5|30.5|70.5] s
+    driver 'TT_initial=0,59 EUR/kWh'; wait $1; cut 0.1 0.1; wait 3; provisioned; posts /gw /tariff /gw /tariff; raised 0
+a meter that kept its setup is left alone after a fault
+    fault lose-request /metervalue count=5; wait 20; raised 1; calm; requests GET /gw 2; posts /gw
+a missing key is requested again
+    unseen; fault refuse /publickey count=3; live; keys 0; wait 60; keys 1; exchange; fault refuse /publickey; wait 100;
+    keys 2
+
+# clock
+set every interval
+    driver datetime_resync_interval=1; wait 3660; requests POST /datetime 1
+far off: set once a minute at most
+    shift 4; wait 100; posts /gw; fault refuse POST /datetime count=3; shift 60; wait 150;
+    posts /gw /datetime /datetime /datetime; logged 1 'clock was not set'; wait 60; provisioned; raised 0
+not set during a transaction
+    wait 61; start A; shift 60; wait 200; requests POST /datetime 0; stop A; wait 3; posted /datetime
+set before a start
+    wait 61.2; shift -3600; start A; posts /gw /datetime /receipt /user /receipt; stop A; logged 0
+refused before a start: logged
+    wait 61.2; fault refuse /datetime count=0; shift -3600; start A; posts /gw /datetime /receipt /user /receipt;
+    stop A; logged 1 'signed with a wrong clock'
+
+# tariff texts
+made printable with one warning
+    driver 'TT_initial=0,59 €/kWh für alle | überall'; tariff '0,59 EUR/kWh fuer alle / ueberall'; logged 1;
+    logged 1 € EUR
+refused: one warning
+    driver 'TT_initial=0,59 EUR/kWh'; unseen; fault refuse /tariff; wait 60; posts /gw /tariff;
+    logged 1 'tariff text'; start A
+an exchanged meter gets it
+    driver 'TT_initial=0,59 EUR/kWh'; post tariff TT=another; configure MS=1SIM0000000099; wait 30;
+    tariff '0,59 EUR/kWh'
+""")
 
 
 @pytest.mark.parametrize("story", STORIES, ids=str)

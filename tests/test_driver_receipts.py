@@ -14,7 +14,7 @@ from iem_dcr.driver.ledger import Ledger
 from iem_dcr.driver.timing import now_s
 from iem_dcr.ocmf import Outcome
 from iem_dcr.simulator import Answer
-from tests.support.bench import SERIAL, Bench, meter_options
+from tests.support.bench import Bench, meter_options
 from tests.support.driving import (
     OK,
     Sink,
@@ -26,7 +26,7 @@ from tests.support.driving import (
     start_fails,
     stop_fails,
 )
-from tests.support.stories import Story, fated
+from tests.support.stories import Story, stories
 from tests.support.virtual_time import virtual
 
 if TYPE_CHECKING:
@@ -170,49 +170,30 @@ async def test_bug_after_begin_leaves_nothing_running(monkeypatch: pytest.Monkey
         assert (b.meter.state.begun, b.meter.state.ended) == (1, 1)
 
 
-STORIES = [
-    Story(
-        "an invalid receipt is returned with an error",
-        f"exchange {SERIAL}; start A; stop A last; logged some 'does not verify'",
-    ),
-    Story(
-        "verification can be switched off",
-        f"exchange {SERIAL}; start A; stop A last; logged 0",
-        settings={"verify_receipts": False},
-    ),
-    Story(
-        "a leap of the clock is noticed by /gw if values have no time",
-        "upon /user shift -30; start A; stop A",
-        {"missing": ("TM",)},
-    ),
-    Story(
-        "a late receipt is kept before the next one replaces it",
-        "start A; cut 1 1; stop A fails 'no receipt for this transaction'; wait 25; start B; stop A; stop B",
-        fated("closed-late", late_close_s=40.0),
-    ),
-    *(
-        Story(
-            f"the receipt of a transaction that replaced ours is kept without an owner{end}",
-            f"start A; hand end; configure signing_delay_s=0; wait 0.2; hand begin SOMEBODY{end};"
-            "stop A fails; stop A fails; idle; start B; stop B; kept T2: T3:B",
-            has_journal=True,
-        )
-        for end in ("", "; hand end")
-    ),
-    Story(
-        "a transaction that replaced an unwanted one is left alone",
-        "upon /user fault lose-answer POST /receipt; upon /user upon /receipt fault refuse /gw count=0;"
-        "upon /user upon /receipt fault refuse /metervalue count=0; start A fails; configure signing_delay_s=0;"
-        "hand end; hand begin SOMEBODY; heal; wait 15; runs; stop A; kept T1:A",
-        settings={"command_timeout_ms": 1000},
-        has_journal=True,
-    ),
-    Story(
-        "a node that did not answer is asked again at the next look",
-        "start A; wait 2.5; fault refuse GET /receipt count=0; fault refuse GET /transaction status=503;stop A 0..0.09",
-        {"signing_delay_s": 0.0},
-    ),
-]
+STORIES = stories("""
+an invalid receipt is returned with an error
+    exchange 1SIM0000000042; start A; stop A last; logged some 'does not verify'
+verification can be switched off
+    driver verify_receipts=false; exchange 1SIM0000000042; start A; stop A last; logged 0
+a leap of the clock is noticed by /gw if values have no time
+    meter 'missing=["TM"]'; upon /user shift -30; start A; stop A
+a late receipt is kept before the next one replaces it
+    meter open_at_power_cut=closed-late late_close_s=40.0; start A; cut 1 1;
+    stop A fails 'no receipt for this transaction'; wait 25; start B; stop A; stop B
+the receipt of a transaction that replaced ours is kept without an owner
+    journal; start A; hand end; configure signing_delay_s=0; wait 0.2; hand begin SOMEBODY; stop A fails; stop A fails;
+    idle; start B; stop B; kept T2: T3:B
+the receipt of one that replaced ours and is over is kept without an owner
+    journal; start A; hand end; configure signing_delay_s=0; wait 0.2; hand session SOMEBODY; stop A fails;
+    stop A fails; idle; start B; stop B; kept T2: T3:B
+a transaction that replaced an unwanted one is left alone
+    journal; driver command_timeout_ms=1000; upon /user fault lose-answer POST /receipt;
+    upon /user upon /receipt fault refuse /gw count=0; upon /user upon /receipt fault refuse /metervalue count=0;
+    start A fails; configure signing_delay_s=0; hand end; hand begin SOMEBODY; heal; wait 15; runs; stop A; kept T1:A
+a node that did not answer is asked again at the next look
+    meter signing_delay_s=0.0; start A; wait 2.5; fault refuse GET /receipt count=0;
+    fault refuse GET /transaction status=503; stop A 0..0.09
+""")
 
 
 @pytest.mark.parametrize("story", STORIES, ids=str)

@@ -19,82 +19,44 @@ from tests.support.driving import (
     stop_driver,
 )
 from tests.support.journals import entries, virtual_journal
-from tests.support.stories import Story, fated
+from tests.support.stories import Story, stories
 from tests.support.virtual_time import virtual
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-STORIES = [
-    Story(
-        "the next process knows the transaction",
-        "start A; wait 1; restart; stop B of A; stop A; wait 10; kept T1:A",
-        has_journal=True,
-    ),
-    Story(
-        "a receipt of a transaction that ended between processes is kept under its id",
-        "start A; wait 1; halt; hand end; wait 1; hand begin; restart strict_transaction_ids=true; stop A; runs;"
-        "stop B T2; stop A; kept T1:A T2:B",
-        has_journal=True,
-    ),
-    Story(
-        "older ids get their receipts, also at a silent or exchanged meter",
-        "start A; stop A; start B; stop B; start C; restart; stop A quietly; stop B quietly; runs;"
-        "fault reset count=0; restart; stop A; heal; exchange; restart; wait 3; stop A",
-        has_journal=True,
-    ),
-    *(
-        Story(
-            f"the previous receipt, shown until the new one is signed, is not returned, journal: {has_journal}",
-            "start A; wait 2; stop A; start B; wait 2; fault garbage /transaction count=0; restart; stop B",
-            {"receipt_while_signing": "previous", "signing_delay_s": 2.0},
-            has_journal=has_journal,
-        )
-        for has_journal in (True, False)
-    ),
-    *(
-        Story(
-            f"an id used again gets no older receipt{cut}",
-            f"start A; stop A; start A; wait 2; halt{cut}; restart; stop A {gets}",
-            fated("lost"),
-            has_journal=True,
-        )
-        for cut, gets in (("", "T2"), ("; cut 1 1", "fails"))
-    ),
-    *(
-        Story(
-            f"a refused id is remembered, {node}",
-            f"fault refuse POST {node} count=0; start A fails; heal; hand begin; restart; stop A fails; runs;"
-            "stop '' T1",
-            has_journal=True,
-        )
-        for node in ("/receipt", "/user")
-    ),
-    *(
-        Story(
-            f"a receipt is kept without a stop, {fate}",
-            "start A; wait 2; cut 2 3; wait 60; kept T1:A",
-            fated(fate),
-            has_journal=True,
-        )
-        for fate in ("closed", "closed-late")
-    ),
-    Story(
-        "a receipt found at the start is kept once, without an owner",
-        "hand session; wait 1; restart with journal; wait 2; kept T1:; restart with journal; wait 2; kept T1:",
-    ),
-    Story(
-        "a receipt found after a fault is kept without an owner",
-        "start A; stop A; fault refuse /metervalue count=5; wait 1; hand session; wait 20; raised 1; kept T1:A T2:",
-        has_journal=True,
-    ),
-    Story(
-        "a found receipt is returned if it belongs to a stop",
-        "start A; wait 3; cut 1 1; restart with journal; wait 20; kept T1:; stop A; wait 10; kept T1:A",
-        fated("closed"),
-    ),
-]
+STORIES = stories("""
+the next process knows the transaction
+    journal; start A; wait 1; restart; stop B of A; stop A; wait 10; kept T1:A
+a receipt of a transaction that ended between processes is kept under its id
+    journal; start A; wait 1; halt; hand end; wait 1; hand begin; restart strict_transaction_ids=true; stop A; runs;
+    stop B T2; stop A; kept T1:A T2:B
+older ids get their receipts, also at a silent or exchanged meter
+    journal; start A; stop A; start B; stop B; start C; restart; stop A quietly; stop B quietly; runs;
+    fault reset count=0; restart; stop A; heal; exchange; restart; wait 3; stop A
+the previous receipt, which is shown until the new one is signed, is not returned
+    meter receipt_while_signing=previous signing_delay_s=2.0; start A; wait 2; stop A; start B; wait 2;
+    fault garbage /transaction count=0; restart; stop B
+the previous receipt, which is in the journal, is not returned
+    journal; meter receipt_while_signing=previous signing_delay_s=2.0; start A; wait 2; stop A; start B; wait 2;
+    fault garbage /transaction count=0; restart; stop B
+an id used again gets no older receipt
+    journal; start A; stop A; start A; wait 2; halt; restart; stop A T2
+an id used again gets no older receipt if its transaction is lost
+    journal; meter open_at_power_cut=lost; start A; stop A; start A; wait 2; halt; cut 1 1; restart; stop A fails
+a refused id is remembered: [/receipt|/user]
+    journal; fault refuse POST $1 count=0; start A fails; heal; hand begin; restart; stop A fails; runs; stop '' T1
+a receipt is kept without a stop: [closed|closed-late]
+    journal; meter open_at_power_cut=$1 late_close_s=8.0; start A; wait 2; cut 2 3; wait 60; kept T1:A
+a receipt found at the start is kept once, without an owner
+    hand session; wait 1; restart with journal; wait 2; kept T1:; restart with journal; wait 2; kept T1:
+a receipt found after a fault is kept without an owner
+    journal; start A; stop A; fault refuse /metervalue count=5; wait 1; hand session; wait 20; raised 1; kept T1:A T2:
+a found receipt is returned if it belongs to a stop
+    meter open_at_power_cut=closed; start A; wait 3; cut 1 1; restart with journal; wait 20; kept T1:; stop A; wait 10;
+    kept T1:A
+""")
 
 
 @pytest.mark.parametrize("story", STORIES, ids=str)

@@ -10,29 +10,23 @@ from unittest.mock import AsyncMock
 
 import pytest
 
-from iem_dcr import ocmf
 from iem_dcr.errors import JournalError
 from iem_dcr.simulator import Answer, Fault
-from tests.support.bench import CI, Bench, bench, meter_options, request
+from tests.support.bench import CI, Bench, meter_options
 from tests.support.driving import (
-    NOT_SUPPORTED,
     SPOILED_BY_A_BEGIN,
     UNEXPECTED_ERROR,
     begin_by_hand,
     live_bench,
-    own_receipt,
-    post,
     start,
     start_fails,
     stop,
 )
-from tests.support.stories import Story
+from tests.support.stories import Story, stories
 from tests.support.virtual_time import virtual
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from iem_dcr.powermeter import TransactionRequestStatus
 
 
 def at_the_meter(b: Bench, since: int) -> list[tuple[str, str]]:
@@ -40,71 +34,74 @@ def at_the_meter(b: Bench, since: int) -> list[tuple[str, str]]:
 
 
 STALLED_B = "wait 0.1; upon /user fault stall POST /receipt delay_s=2 acts=true"
-STORIES = [
-    Story("a start sets up the meter", "unseen; start A; posted /gw /receipt /user /receipt"),
-    *(
-        Story(
-            f"a start is tried as often as configured if {node} is refused",
-            f"fault refuse POST {node} count={2 * of_a_round}; start A; wait 4; stop A;"
-            f"fault refuse POST {node} count={3 * of_a_round};"
-            f"start B fails 'POST {node}: refused with status 428'; idle; stop B fails refused quietly",
-            settings={"resilience_transaction_request_retries": 2},
-        )
-        for node, of_a_round in (("/user", 1), ("/receipt", 2))  # E and B go to the same node
-    ),
-    Story("a current is named", "unseen; load 12; start A fails 'current of 12.0 A'; begun 0 0"),
-    Story("a silent meter", "unseen; cut 1000 1; start A fails 'does not answer' 25..30.1; stop A fails quietly"),
-    Story("a meter that boots is awaited", "unseen; cut 20 5; start A 24..30; wait 1.5; stop A"),
-    # what still runs
-    Story("ours is ended and its receipt kept", "start A; wait 3; start B; begun 2 1; stop A; runs; stop B"),
-    Story("another client's is ended", "hand begin; start A; signed -; stop A"),
-    Story(
-        "the receipt of one that was ended is awaited",
-        "start A; wait 5; hand end; start B; stop A; stop B",
-        {"transaction_lag_s": 2.0, "receipt_in_transaction": "empty"},
-    ),
-    Story(
-        "the receipt of another client is awaited",
-        "hand begin; wait 3; hand end; start A; signed -; stop A",
-        SPOILED_BY_A_BEGIN,
-    ),
-    # the same start again
-    Story("the same start again sends nothing", "start A; start A silently; begun 1 0"),
-    Story(
-        "not OK at once after a stop that failed at a silent meter",
-        "start A; wait 3; upon /receipt fault stall count=0; stop A fails; start A fails",
-    ),
-    Story("begins again if its transaction was cut", "start A; cut 0.5 0.5; wait 5; idle; start A; runs"),
-    Story(
-        "keeps the transaction after a failed stop",
-        "start A; load 50; stop A fails; start A; load 0; wait 15; runs",
-        settings={"stop_current_wait_ms": 0},
-    ),
-    # starts that are given up
-    Story("abandoned: nothing runs", "fault stall /user delay_s=2; abandon 0.5 start A; wait 15; idle"),
-    Story("abandoned and sent again: it runs", f"{STALLED_B}; abandon 0.5 start A; start A; wait 15; runs"),
-    Story(
-        "cut short by the end of a run: the next run ends it",
-        f"{STALLED_B}; later 0 start A fails stopping; wait 0.5; runs; rerun; begun 1 1",
-    ),
-    # what is passed on, and what is refused
-    Story("a failed reading does not fail a start", "upon /user fault refuse /metervalue; start A"),
-    *(
-        Story(
-            f"an error level is passed on with a warning, {level}",
-            f"start A identification_level={level}; stop A; shows '\"IL\":\"{level}\"';"
-            f"logged 1 'identification level {level}'",
-        )
-        for level in ("MISMATCH", "INVALID", "OUTDATED", "UNKNOWN")
-    ),
-    *(
-        Story(
-            f"an id that cannot be signed is refused, {ID!r}",
-            f"wait 0.5; start A fails ASCII 'identification_data={ID}' silently; stop A fails refused quietly",
-        )
-        for ID in ("04|AB", "04ÄB", "04\nAB")
-    ),
-]  # fmt: skip
+STORIES = stories("""
+six requests
+    start A; stop A; start B;
+    asked 'GET /gw' 'GET /metervalue' 'GET /transaction' 'POST /receipt' 'POST /user' 'POST /receipt'
+a start sets up the meter
+    unseen; start A; posted /gw /receipt /user /receipt
+tried as often as configured if /user is refused
+    driver resilience_transaction_request_retries=2; fault refuse POST /user count=2; start A; wait 4; stop A;
+    fault refuse POST /user count=3; start B fails 'POST /user: refused with status 428'; idle;
+    stop B fails refused quietly
+tried as often as configured if B is refused; E goes to the same node
+    driver resilience_transaction_request_retries=2; fault refuse POST /receipt count=4; start A; wait 4; stop A;
+    fault refuse POST /receipt count=6; start B fails 'POST /receipt: refused with status 428'; idle;
+    stop B fails refused quietly
+a current is named
+    unseen; load 12; start A fails 'current of 12.0 A' {meter}; begun 0 0
+a silent meter
+    unseen; cut 1000 1; start A fails 'does not answer' {meter} 25..30.1; stop A fails quietly
+a meter that boots is awaited
+    unseen; cut 20 5; start A 24..30; wait 1.5; stop A
+a failed reading does not fail a start
+    upon /user fault refuse /metervalue; start A
+an error level is passed on with a warning: [MISMATCH|INVALID|OUTDATED|UNKNOWN]
+    start A identification_level=$1; stop A; shows '"IL":"$1"'; logged 1 'identification level $1'
+only the charge point of the meter is supported
+    start A unsupported DE*TST*E0001*1 DE*PNX*E1234567*1 evse_id=DE*PNX*E1234567*1 quietly; start A
+a charge point that is frozen is named, for [FROZEN-2|DE*TST*E0001*1]
+    unseen; post gw CT=EVSEID CI=FROZEN TM=2026-03-01T13:00:00,000+0100; live; start A unsupported FROZEN evse_id=$1;
+    requests POST /user 0; start A evse_id=FROZEN
+a meter in error is not supported
+    configure 'XC=0x0000, 0x00000000, 0x80, 0x00'; start A unsupported 0x80
+a meter in error fails a start, as configured
+    driver refuse_start_with_error=true; configure 'XC=0x0000, 0x00000000, 0x80, 0x00'; start A fails 0x80
+without pagination transactions begin in different seconds
+    meter PG=missing signing_delay_s=0.0; start A identification_data=04SAME; stop A last;
+    start B identification_data=04SAME; stop B last; signed 04SAME 04SAME
+an id that cannot be signed is refused
+    wait 0.5; start A fails ASCII identification_data=04ÄB silently; stop A fails refused quietly
+
+# what still runs
+ours is ended and its receipt kept
+    start A; wait 3; start B; begun 2 1; stop A; runs; stop B
+another client's is ended
+    hand begin; start A; signed -; stop A
+the receipt of one that was ended is awaited
+    meter transaction_lag_s=2.0 receipt_in_transaction=empty; start A; wait 5; hand end; start B; stop A; stop B
+the receipt of another client is awaited
+    meter spoiled; hand begin; wait 3; hand end; start A; signed -; stop A
+
+# the same start again
+sends nothing
+    start A; start A silently; begun 1 0
+is not OK at once after a stop that failed at a silent meter
+    start A; wait 3; upon /receipt fault stall count=0; stop A fails; start A fails
+begins again if its transaction was cut
+    start A; cut 0.5 0.5; wait 5; idle; start A; runs
+keeps the transaction after a failed stop
+    driver stop_current_wait_ms=0; start A; load 50; stop A fails; start A; load 0; wait 15; runs
+
+# starts that are given up
+abandoned: nothing runs
+    fault stall /user delay_s=2; abandon 0.5 start A; wait 15; idle
+abandoned and sent again: it runs
+    wait 0.1; upon /user fault stall POST /receipt delay_s=2 acts=true; abandon 0.5 start A; start A; wait 15; runs
+cut short by the end of a run: the next run ends it
+    wait 0.1; upon /user fault stall POST /receipt delay_s=2 acts=true; later 0 start A fails stopping; wait 0.5; runs;
+    rerun; begun 1 1
+""")
 
 
 @pytest.mark.parametrize("story", STORIES, ids=str)
@@ -114,23 +111,6 @@ async def test_start(story: Story, path: Path) -> None:
 
 
 # --- what is sent ---
-
-
-@virtual
-async def test_start_needs_six_requests() -> None:
-    async with live_bench() as b:
-        await start(b, "first")
-        await own_receipt(b, "first")
-        since = len(b.meter.requests)
-        assert (await b.driver.start_transaction(request())).to_json() == {"status": "OK"}
-        assert at_the_meter(b, since) == [
-            ("GET", "/gw"),
-            ("GET", "/metervalue"),
-            ("GET", "/transaction"),
-            ("POST", "/receipt"),
-            ("POST", "/user"),
-            ("POST", "/receipt"),
-        ]
 
 
 @pytest.mark.parametrize(
@@ -202,31 +182,6 @@ async def test_unreadable_commands_are_refused() -> None:
         assert (await b.driver.stop_from_json(7)).status is UNEXPECTED_ERROR
 
 
-@pytest.mark.parametrize("held", [CI, "FROZEN"])
-@virtual
-async def test_only_the_charge_point_of_the_meter_is_supported(held: str) -> None:
-    async with bench() as b:
-        post(b, "gw", CT="EVSEID", CI=held, TM="2026-03-01T13:00:00,000+0100")
-        await b.until_live()
-        for evse_id in ("DE*PNX*E1234567*1", *([] if held == CI else [CI, ""])):
-            refused = await b.driver.start_transaction(request(evse_id=evse_id))
-            assert refused.status is NOT_SUPPORTED
-            assert held in refused.error
-            assert evse_id in refused.error
-        assert "/user" not in b.posts()
-        await start(b, evse_id=held if held != CI else "")
-
-
-@pytest.mark.parametrize(("refuse", "status"), [(False, NOT_SUPPORTED), (True, UNEXPECTED_ERROR)])
-@virtual
-async def test_meter_in_error_is_not_supported(refuse: bool, status: TransactionRequestStatus) -> None:  # noqa: FBT001
-    async with live_bench(refuse_start_with_error=refuse) as b:
-        b.meter.configure(XC="0x0000, 0x00000000, 0x80, 0x00")
-        refused = await b.driver.start_transaction(request())
-        assert refused.status is status
-        assert "0x80" in refused.error
-
-
 @pytest.mark.parametrize("unseen_because", ["the journal is not read", "the values stand still"])
 @virtual
 async def test_start_that_ended_an_unseen_transaction_waits_for_its_receipt(unseen_because: str) -> None:
@@ -239,15 +194,6 @@ async def test_start_that_ended_an_unseen_transaction_waits_for_its_receipt(unse
         begin_by_hand(b)
         await start(b, "A")
         assert len(b.meter.signed) == 1
-
-
-@virtual
-async def test_without_pagination_transactions_begin_in_different_seconds() -> None:
-    async with live_bench(meter_options(PG="missing", signing_delay_s=0.0)) as b:
-        for name in ("A", "B"):
-            await start(b, name, identification_data="04SAME")
-            assert (await stop(b, name)).text == b.meter.signed[-1].text
-        assert len({ocmf.parse(record.text).signed for record in b.meter.signed}) == 2
 
 
 @virtual

@@ -10,10 +10,10 @@ import pytest
 
 from iem_dcr import ocmf
 from iem_dcr.driver.timing import now_s
-from iem_dcr.simulator import Answer, Fault
-from tests.support.bench import SERIAL, bench, meter_options
-from tests.support.driving import SPOILED_BY_A_BEGIN, live_bench, own_receipt, start
-from tests.support.stories import Story, fated
+from iem_dcr.simulator import Answer
+from tests.support.bench import bench, meter_options
+from tests.support.driving import live_bench, own_receipt, start
+from tests.support.stories import Story, stories
 from tests.support.virtual_time import virtual
 
 if TYPE_CHECKING:
@@ -24,106 +24,80 @@ NO_ANSWER = (
 )
 """A start whose B was acted on, and the station was told that it failed."""
 NO_RECEIPT_SHOWN = "fault refuse GET /transaction status=503 count=0; fault refuse GET /receipt status=503 count=0"
-STORIES = [
-    # an id whose receipt is here
-    Story("a receipt in memory is returned again", "start A; stop A; start B; stop A quietly; runs"),
-    Story("a receipt found between commands", "start A; wait 3; hand end; wait 10; stop A quietly"),
-    # an id that was begun here and is open, uncertain or ended; or "" while one is
-    Story("open: ended", "start A; stop A; begun 1 1"),
-    Story("open, no id: ended", "start A; stop '' of A; begun 1 1"),
-    Story("uncertain: ended", f"{NO_ANSWER}; stop A; idle"),
-    Story("uncertain, no id: ended", f"{NO_ANSWER}; stop '' of A; idle"),
-    Story("ended: no other end", "start A; stop A fails; stop A quietly", {"signing_delay_s": 70.0}),
-    Story("ended, no id: no other end", "start A; stop A fails; stop '' of A quietly", {"signing_delay_s": 70.0}),
-    *(
-        Story(
-            f"lost after 15 s where an idle E is {answer}ed",
-            "start A; cut 1 1; wait 4; idle; stop A fails lost 10..25; idle",
-            fated("lost", idle_end=answer),
-        )
-        for answer in ("refuse", "accept")
-    ),
-    # an id that was begun here and is lost, or was begun on another serial
-    Story(
-        "lost: what runs goes on",
-        "start A; cut 1 1; wait 40; start B; stop A fails lost; runs; stop B",
-        fated("lost"),
-    ),
-    Story(
-        "lost: its receipt if it has turned up",
-        "start A; cut 1 1; stop A fails; wait 30; stop A",
-        fated("closed-late", late_close_s=40.0),
-    ),
-    Story(
-        "on another meter: named, and what runs goes on",
-        f"start A; wait 3; hand end; exchange; {NO_RECEIPT_SHOWN}; wait 5; hand begin; stop A fails {SERIAL}; runs",
-    ),
-    # an id whose start was refused
-    Story(
-        "refused: ours goes on",
-        "elsewhere A; stop A fails refused quietly; start B; stop A fails refused quietly; runs; stop B",
-    ),
-    Story("refused: another client's is ended", "hand begin; wait 2; elsewhere A; stop A fails; idle"),
-    # any other id, and ""
-    *(
-        Story(
-            f"unknown {name!r}: another client's is ended",
-            f"hand session; wait 5; hand begin; wait 5; stop {name!r} T2; idle; stop {name!r} T2",
-        )
-        for name in ("", "never heard of")
-    ),
-    *(
-        Story(
-            f"unknown {name!r}: the last receipt if nothing runs",
-            f"hand session; restart; wait 1; stop {name!r} last; begun 1 1",
-        )
-        for name in ("", "never heard of")
-    ),
-    Story(
-        "unknown: 15 s after an accepted E", "hand session; wait 20; stop X last 15..20", {"idle_end": "accept"}
-    ),
-    Story("unknown: E again, its answer lost", "hand begin; wait 2; fault lose-answer POST *; stop X T1; begun 1 1"),
-    Story("no id: there has never been a receipt", "stop '' fails 'the meter has no receipt'", {"firmware": "v1"}),
-    Story("unknown: there has never been a receipt", "stop X fails 'the meter has no receipt'", {"firmware": "v2"}),
-    Story("a receipt returned for another id stays under its own", "start A; stop X of A; idle; stop A; begun 1 1"),
-    Story(
-        "unknown: the receipt of what ran last",
-        "start A; stop A; wait 30; hand begin; wait 3; hand end; stop X last; stop X T2",
-        SPOILED_BY_A_BEGIN,
-    ),
-    Story(
-        "strict ids refuse the receipt of another id",
-        "start A; stop A; stop X fails another; stop '' of A; stop A",
-        settings={"strict_transaction_ids": True},
-    ),
-    # refusals and currents
-    Story(
-        "E refused because of a current is repeated until it falls",
-        "start A; load 100; later 6 load 0; stop A 6..10",
-        settings={"resilience_transaction_request_retries": 0},
-    ),
-    Story(
-        "E refused for good names the current and is sent later",
-        "start A; load 100; stop A fails 'a current still flows' 1.9..3.5; load 0; wait 12; idle; stop A; begun 1 1",
-        settings={"stop_current_wait_ms": 2000},
-    ),
-    Story(
-        "E refused without a current is repeated",
-        "start A; fault refuse POST /receipt count=3; stop A; begun 1 1",
-        settings={"resilience_transaction_request_retries": 0},
-    ),
-    Story(
-        "a failed reading does not fail a stop that may not wait",
-        "hand session; wait 3.5; fault server-error /metervalue; stop X T1",
-        settings={"initial_connection_wait_ms": 0},
-    ),
-    Story("abandoned: finished, and its receipt kept", "start A; abandon 0.01 stop A; wait 2; idle; stop A"),
-    Story(
-        "cut short by the end of a run: the next run finishes it",
-        "start A; wait 3; fault stall POST /receipt delay_s=2; later 0 stop A fails stopping;"
-        "wait 0.5; rerun; idle; stop A",
-    ),
-]  # fmt: skip
+STORIES = stories("""
+four requests and a reading
+    meter signing_delay_s=0.0; start A; wait 2.5; stop A;
+    asked 'GET /gw' 'POST /receipt' 'GET /receipt' 'GET /metervalue'
+# an id whose receipt is here
+in memory: returned again
+    start A; stop A; start B; stop A quietly; runs
+found between commands
+    start A; wait 3; hand end; wait 10; stop A quietly
+
+# an id that was begun here and is open, uncertain or ended; or "" while one is
+open: ended, id [A|'']
+    start A; stop $1 of A; begun 1 1
+uncertain: ended, id [A|'']
+    upon /user fault lose-answer POST /receipt; upon /user fault refuse status=503 count=0; start A fails; runs; heal;
+    stop $1 of A; idle
+ended: no other E, id [A|'']
+    meter signing_delay_s=70.0; start A; stop A fails; stop $1 of A quietly
+lost after 15 s if the meter [refuse|accept]s an idle E
+    meter open_at_power_cut=lost idle_end=$1; start A; cut 1 1; wait 4; idle; stop A fails lost 10..25; idle
+
+# an id that was begun here and is lost, or was begun on another serial
+what runs goes on
+    meter open_at_power_cut=lost; start A; cut 1 1; wait 40; start B; stop A fails lost; runs; stop B
+its receipt if it has turned up
+    meter open_at_power_cut=closed-late late_close_s=40.0; start A; cut 1 1; stop A fails; wait 30; stop A
+another meter is named, and what runs goes on
+    start A; wait 3; hand end; exchange; fault refuse GET /transaction status=503 count=0;
+    fault refuse GET /receipt status=503 count=0; wait 5; hand begin; stop A fails 1SIM0000000042; runs
+
+# an id whose start was refused
+ours goes on
+    start A unsupported evse_id=another; stop A fails refused quietly; start B; stop A fails refused quietly; runs;
+    stop B
+another client's is ended
+    hand begin; wait 2; start A unsupported evse_id=another; stop A fails; idle
+
+# any other id, and ""
+another client's is ended, id [X|'']
+    hand session; wait 5; hand begin; wait 5; stop $1 T2; idle; stop $1 T2
+the last receipt if nothing runs, id [X|'']
+    hand session; restart; wait 1; stop $1 last; begun 1 1
+there has never been a receipt, id [X|''], firmware [v1|v2]
+    meter firmware=$2; stop $1 fails 'the meter has no receipt'
+15 s after an accepted E
+    meter idle_end=accept; hand session; wait 20; stop X last 15..20
+E again, its answer lost
+    hand begin; wait 2; fault lose-answer POST /receipt; stop X T1; begun 1 1
+a receipt returned for another id stays under its own
+    start A; stop X of A; idle; stop A; begun 1 1
+the receipt of what ran last
+    meter spoiled; start A; stop A; wait 30; hand begin; wait 3; hand end; stop X last; stop X T2
+strict ids refuse the receipt of another id
+    driver strict_transaction_ids=true; start A; stop A; stop X fails another; stop '' of A; stop A
+
+# refusals and currents
+E refused because of a current is repeated until it falls
+    driver resilience_transaction_request_retries=0; start A; load 100; later 6 load 0; stop A 6..10
+E refused for good names the current and is sent later
+    driver stop_current_wait_ms=2000; start A; load 100; stop A fails 'a current still flows' {meter} 1.9..3.5; load 0;
+    wait 12; idle; stop A; begun 1 1
+E refused without a current is repeated
+    driver resilience_transaction_request_retries=0; start A; fault refuse POST /receipt count=3; stop A; begun 1 1
+a reading does not delay a stop: [refuse|stall]
+    meter signing_delay_s=1.2; start A; wait 2.3; upon /receipt fault $1 /metervalue; stop A 1.2..2.1
+a failed reading does not fail a stop that may not wait
+    driver initial_connection_wait_ms=0; hand session; wait 3.5; fault server-error /metervalue; stop X T1
+
+# stops that are given up
+abandoned: finished, and its receipt kept
+    start A; abandon 0.01 stop A; wait 2; idle; stop A
+cut short by the end of a run: the next run finishes it
+    start A; wait 3; fault stall POST /receipt delay_s=2; later 0 stop A fails stopping; wait 0.5; rerun; idle; stop A
+""")
 
 
 @pytest.mark.parametrize("story", STORIES, ids=str)
@@ -158,20 +132,6 @@ async def test_receipt_is_returned_byte_for_byte(firmware: str, wrapping: str, e
         assert value["public_key"] == b.station.keys[-1]
         receipt = ocmf.parse(value["signed_meter_data"])
         assert ocmf.verify(receipt, value["public_key"]).outcome is ocmf.Outcome.VALID
-
-
-@virtual
-async def test_stop_needs_four_requests_and_a_reading() -> None:
-    async with live_bench(meter_options(signing_delay_s=0.0)) as b:
-        await start(b, for_s=2.5)
-        since = len(b.meter.requests)
-        await own_receipt(b)
-        assert [(entry.method, entry.node) for entry in list(b.meter.requests)[since:]] == [
-            ("GET", "/gw"),
-            ("POST", "/receipt"),
-            ("GET", "/receipt"),
-            ("GET", "/metervalue"),
-        ]
 
 
 @virtual
@@ -223,17 +183,3 @@ async def test_end_that_ended_nothing_is_sent_again() -> None:
         b.meter.handle = not_acted_on  # type: ignore[method-assign]
         await own_receipt(b)
         assert not b.meter.running
-
-
-@virtual
-async def test_failed_or_stalled_readings_do_not_delay_a_stop() -> None:
-    async with live_bench(meter_options(signing_delay_s=1.2)) as b:
-        for name, fault in (("A", Fault("refuse", node="/metervalue")), ("B", Fault("stall", node="/metervalue"))):
-            await start(b, name, for_s=2.3)
-            before_s, ended = now_s(), b.requests("POST", "/receipt")
-            stopping = asyncio.create_task(own_receipt(b, name))
-            while b.requests("POST", "/receipt") == ended:
-                await asyncio.sleep(0)
-            b.meter.faults.add(fault)
-            await stopping
-            assert now_s() - before_s < 2.1

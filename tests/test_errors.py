@@ -79,13 +79,6 @@ def test_attributes() -> None:
     assert (error.problems, str(error)) == (("port_http is 0", "CI is ''"), "port_http is 0; CI is ''")
 
 
-@given(any_text)
-def test_refusal_with_any_text_is_printable(text: str) -> None:
-    message = str(RefusedError(METER, NODE, 400, text))
-    assert message.isprintable()
-    assert len(message) < 250
-
-
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
@@ -109,6 +102,9 @@ def test_any_text_becomes_printable(text: str, limit: int) -> None:
     assert len(shown) <= limit
     if text.isprintable() and len(text.strip()) <= limit:
         assert shown == text.strip()
+    message, short = str(RefusedError(METER, NODE, 400, text)), shortened(text)
+    assert (message.isprintable(), len(message) < 250) == (True, True)
+    assert (short.isprintable(), len(short.split("…")[0]) <= 2) == (True, True)
 
 
 @pytest.mark.parametrize(
@@ -116,10 +112,3 @@ def test_any_text_becomes_printable(text: str, limit: int) -> None:
 )
 def test_shortened(token: str, shown: str) -> None:
     assert shortened(token) == shown
-
-
-@given(any_text)
-def test_shortened_id_shows_two_characters_at_most(token: str) -> None:
-    shown = shortened(token)
-    assert shown.isprintable()
-    assert len(shown.split("…")[0]) <= 2

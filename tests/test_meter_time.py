@@ -39,6 +39,8 @@ def edges() -> list[datetime]:
 
 
 EDGES = edges()
+assert len(EDGES) // 5 >= 3 * 2 * 21
+assert datetime(2026, 3, 29, 1, tzinfo=UTC) in EDGES
 anywhere = st.datetimes(datetime(2020, 1, 1), datetime(2040, 12, 31), timezones=st.just(UTC))  # noqa: DTZ001  Hypothesis adds the zone
 instants = anywhere | st.builds(
     lambda edge, off: edge + timedelta(milliseconds=off), st.sampled_from(EDGES), st.integers(-7_200_000, 7_200_000)
@@ -52,11 +54,6 @@ def cut(instant: datetime) -> datetime:
 
 def zone_of(name: str, *, handle_dst: bool = True) -> MeterZone:
     return MeterZone.named(name, handle_dst=handle_dst)
-
-
-def test_edges_were_found() -> None:
-    assert len(EDGES) // 5 >= 3 * 2 * 21
-    assert datetime(2026, 3, 29, 1, tzinfo=UTC) in EDGES
 
 
 @given(instant=instants, name=zone_names, handle_dst=st.booleans())
@@ -152,13 +149,8 @@ def test_any_name_is_a_zone_or_a_value_error(name: str) -> None:
 ])  # fmt: skip
 def test_a_time_is_read(text: str, sync: str) -> None:
     assert parse(text) == MeterTime(datetime(2024, 12, 15, 20, 42, 28, tzinfo=UTC), sync)
-
-
-def test_reading_keeps_milliseconds_and_offset() -> None:
     read = parse("2024-10-27T02:30:00,125+0200 S").instant
-    assert read == datetime(2024, 10, 27, 0, 30, 0, 125000, tzinfo=UTC)
-    assert read.utcoffset() == 2 * HOUR
-    assert rfc3339(read) == "2024-10-27T00:30:00.125Z"
+    assert (read.utcoffset(), rfc3339(read)) == (2 * HOUR, "2024-10-27T00:30:00.125Z")
     assert parse("2024-10-27T02:30:00,5+0100").instant.microsecond == 500_000
 
 

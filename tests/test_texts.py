@@ -43,6 +43,13 @@ def test_a_long_tariff_text_is_cut_as_it_is_signed() -> None:
     assert signable_tariff("e\u0301" * 250) == "e" * 250
 
 
+@given(printable_ascii.filter(bool))
+@example("5b1c2f1e-7d44-4d0e-9d3c-0123456789ab")
+def test_what_is_signable_stays_as_it_is(text: str) -> None:
+    check_identification(text)
+    assert signable_tariff(text) == text[:250]
+
+
 @given(any_text)
 @example("€" * 251)
 @example("\u0344\u0301|")
@@ -55,18 +62,9 @@ def test_any_tariff_text_becomes_signable(text: str) -> None:
     assert signable_tariff(signed) == signed
 
 
-@given(printable_ascii)
-def test_what_is_signable_stays_as_it_is(text: str) -> None:
-    assert signable_tariff(text) == text[:250]
-
-
-@given(printable_ascii.filter(bool))
-@example("5b1c2f1e-7d44-4d0e-9d3c-0123456789ab")
-def test_an_id_that_can_be_signed_is_taken(text: str) -> None:
-    check_identification(text)
-
-
-@pytest.mark.parametrize("text", ["", "04|AB", "04\nAB", "04\x7fAB", "04ÄB", "\u202e04AB", "04AB\ud800", "€"])
+@pytest.mark.parametrize(
+    "text", ["", "04|AB", "04\nAB", "04\x7fAB", "04ÄB", "\u202e04AB", "04AB\ud800", "€", "04AABBCCDDEEFF|"]
+)
 def test_an_id_that_cannot_be_signed_is_refused(text: str) -> None:
     with pytest.raises(RequestError) as refused:
         check_identification(text)
@@ -75,9 +73,4 @@ def test_an_id_that_cannot_be_signed_is_refused(text: str) -> None:
     assert f"({len(text)} characters" in reason
     assert reason.isprintable()
     assert reason.isascii()
-
-
-def test_a_refusal_does_not_show_the_whole_id() -> None:
-    with pytest.raises(RequestError) as refused:
-        check_identification("04AABBCCDDEEFF|")
-    assert "AABB" not in str(refused.value)
+    assert "AABB" not in reason

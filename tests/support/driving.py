@@ -139,12 +139,6 @@ async def start_fails(at: Bench | MeterDriver, name: str = "T-1", **fields: Any)
     return started.error
 
 
-async def start_elsewhere(at: Bench | MeterDriver, name: str) -> None:
-    """Ask for a transaction at another connector, which is refused with nothing sent."""
-    started = await driver_at(at).start_transaction(request(name, evse_id="another"))
-    assert started.status is NOT_SUPPORTED
-
-
 def receipt_of(response: TransactionStopResponse) -> ocmf.Receipt:
     assert response.status is OK, response.error
     assert response.signed_meter_value is not None

@@ -1,12 +1,18 @@
-"""Stories: what happens at a meter, and what its station gets, as steps in words.
+"""Stories: what happens at a meter, and what its station gets, in words.
 
-    start A; wait 5; hand end; stop A quietly; begun 1 1
+    # an id that was begun here
+    open: ended, id [A|'']
+        start A; wait 5; stop $1 of A; begun 1 1
 
-``;`` separates the steps. Each is the name of a method of `Teller` and its words. ``key=value`` words are options. More
-words may be added to any step: ``quietly`` if the driver sends no POST, ``silently`` if it sends no request, and
-``2..3`` if the step takes 2 s to less than 3 s. Before a step may stand: ``later 6`` to carry it out in 6 s, while the
-story goes on; ``upon /user`` to do so once the next POST to that node is done; ``abandon 6`` to give it up after 6 s.
-The driver has seen a live value before the first step, unless the story begins ``unseen``.
+A title, with the steps below it. ``[A|'']`` in a title makes a story of each, with ``$1`` in its place; the next is
+``$2``. Lines with ``#`` are headings. A step is the name of a method of `Teller` and its words. ``key=value`` words are
+options. More words may be added to any step: ``quietly`` if the driver sends no POST, ``silently`` if it sends no
+request, ``lively`` if live values go on, and ``2..3`` if the step takes 2 s to less than 3 s. Before a step may stand:
+``later 6`` to carry it out in 6 s, while the story goes on; ``upon /user`` to do so once the next POST to that node is
+done; ``abandon 6`` to give it up after 6 s.
+
+The first steps may say what is at hand: ``journal``, options of the simulated ``meter``, settings of the ``driver``,
+and ``unseen`` if the story begins before the driver has seen a live value.
 """
 
 from __future__ import annotations
@@ -14,18 +20,22 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import shlex
-from contextlib import AsyncExitStack, nullcontext, suppress
-from dataclasses import dataclass, field
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from iem_dcr.driver.timing import now_s
 from iem_dcr.journal import pin
+from iem_dcr.powermeter import TransactionRequestStatus
 from iem_dcr.simulator import Answer, Fault
-from tests.support.bench import CI, Bench, bench, meter_options
+from tests.support.bench import CI, Bench, bench, meter_options, request
 from tests.support.driving import (
     FOR_GOOD,
     OTHER_SERIAL,
+    SPOILED_BY_A_BEGIN,
     begin_by_hand,
     driver_at,
     end_by_hand,
@@ -36,7 +46,6 @@ from tests.support.driving import (
     run_again,
     session_by_hand,
     start,
-    start_elsewhere,
     start_fails,
     stop_driver,
     stop_fails,
@@ -44,7 +53,7 @@ from tests.support.driving import (
 from tests.support.journals import entries, virtual_journal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import AsyncIterator, Iterable
     from pathlib import Path
 
     from iem_dcr.driver import Journal, MeterDriver
@@ -52,52 +61,66 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Story:
-    """A story.
-
-    Attributes:
-        title: what it shows.
-        steps: the steps.
-        meter: options of the simulated meter.
-        settings: settings of the driver.
-        has_journal: whether the driver has a journal. ``restart with journal`` begins a process that has one.
-    """
+    """A story: its title, and its steps."""
 
     title: str
-    steps: str
-    meter: dict[str, Any] = field(default_factory=dict)
-    settings: dict[str, Any] = field(default_factory=dict)
-    has_journal: bool = False
+    steps: tuple[str, ...]
 
     def __str__(self) -> str:
         return self.title
 
     async def tell(self, path: Path) -> None:
         """Carry out the steps; ``path`` is where the driver has its journal."""
-        log = logging.getLogger("iem_dcr")
-        warnings = _Warnings(logging.WARNING)
-        log.addHandler(warnings)
+        given: dict[str, dict[str, Any]] = {}
+        steps = [*self.steps]
+        while (words := shlex.split(steps[0]))[0] in ("journal", "meter", "driver", "unseen"):
+            given[words[0]] = SPOILED_BY_A_BEGIN if words[1:] == ["spoiled"] else _parsed(words[1:])[1]
+            del steps[0]
+        has_journal = "journal" in given or any("with journal" in step for step in steps)
         async with (
-            virtual_journal(path) if self.has_journal or "with journal" in self.steps else nullcontext() as journal,
-            bench(meter_options(**self.meter), journal=journal if self.has_journal else None, **self.settings) as b,
+            _warnings() as warnings,
+            virtual_journal(path) if has_journal else nullcontext() as journal,
+            bench(
+                meter_options(**given.get("meter", {})),
+                journal=journal if "journal" in given else None,
+                **given.get("driver", {}),
+            ) as b,
             AsyncExitStack() as stack,
         ):
             b.meter.set_load(0, 0)
-            stack.callback(log.removeHandler, warnings)
-            teller = Teller(b, journal, path, stack, warnings.lines)
-            if not self.steps.startswith("unseen"):
+            teller = Teller(b, journal, path, stack, warnings)
+            if "unseen" not in given:
                 await teller.live()
-            for step in self.steps.removeprefix("unseen;").split(";"):
+            for step in steps:
                 await teller.carry_out(step)
-            await asyncio.gather(*teller.tasks)
+            await teller.end()
 
 
-class _Warnings(logging.Handler):
-    def __init__(self, level: int) -> None:
-        super().__init__(level)
-        self.lines: list[str] = []
+def stories(text: str) -> list[Story]:
+    """Read stories, as above."""
+    found = []
+    for title, *lines in (block.splitlines() for block in re.findall(r"^[^\s#].*(?:\n .*)+", text, re.MULTILINE)):
+        parts = re.split(r"\[(.*?)\]", title)
+        for chosen in product(*(part.split("|") for part in parts[1::2])):
+            steps = " ".join(line.strip() for line in lines)
+            for number, choice in enumerate(chosen, 1):
+                steps = steps.replace(f"${number}", choice)
+            parts[1::2] = chosen
+            found.append(Story("".join(parts), tuple(step.strip() for step in steps.split(";"))))
+    return found
 
-    def emit(self, record: logging.LogRecord) -> None:
-        self.lines.append(record.getMessage())
+
+@asynccontextmanager
+async def _warnings() -> AsyncIterator[list[str]]:
+    """Collect the warnings and errors in the log."""
+    lines: list[str] = []
+    log, handler = logging.getLogger("iem_dcr"), logging.Handler(logging.WARNING)
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]  # a handler's purpose
+    log.addHandler(handler)
+    try:
+        yield lines
+    finally:
+        log.removeHandler(handler)
 
 
 class Teller:
@@ -109,40 +132,47 @@ class Teller:
         self.b = b
         self.at: Bench | MeterDriver = b
         self.station = b.station
-        self.tasks: list[asyncio.Task[None]] = []
         self._journal = journal
         self._path = path
         self._stack = stack
         self._keys: dict[str, str] = {}
         self._warnings = warnings
+        self._tasks: list[asyncio.Task[None]] = []
         self._upon: list[tuple[str, str]] = []
         self._handle_alone = b.meter.handle
         b.meter.handle = self._handle  # type: ignore[method-assign]  # the meter of this story
 
     async def carry_out(self, step: str) -> None:
         verb, *words = shlex.split(step)
-        before_s, posts, requests = now_s(), self.b.posts(), sum(self.b.meter.request_counts.values())
+        before_s, posts, values = now_s(), self.b.posts(), len(self.station.values)
+        requests = sum(self.b.meter.request_counts.values())
         try:
             if verb in ("later", "upon", "abandon"):
                 await getattr(self, verb)(words[0], shlex.join(words[1:]))
                 return
             times = [tuple(map(float, word.split(".."))) for word in words if ".." in word]
-            extra = {word for word in words if ".." in word} | {"quietly", "silently"}
+            extra = {word for word in words if ".." in word} | {"quietly", "silently", "lively"}
             plain, options = _parsed(word for word in words if word not in extra)
             await getattr(self, verb)(*plain, **options)
             assert "quietly" not in words or self.b.posts() == posts
             assert "silently" not in words or sum(self.b.meter.request_counts.values()) == requests
+            assert "lively" not in words or len(self.station.values) - values >= now_s() - before_s - 1
             assert all(least <= now_s() - before_s < most for least, most in times), f"{now_s() - before_s} s"
         except BaseException as error:
             error.add_note(f"in step: {step}")
             raise
+
+    async def end(self) -> None:
+        """See that every step was carried out."""
+        await asyncio.gather(*self._tasks)
+        assert self._upon == []
 
     async def later(self, seconds: str, step: str) -> None:
         async def wait() -> None:
             await asyncio.sleep(float(seconds))
             await self.carry_out(step)
 
-        self.tasks.append(asyncio.create_task(wait()))
+        self._tasks.append(asyncio.create_task(wait()))
 
     async def upon(self, node: str, step: str) -> None:
         self._upon.append((node, step))
@@ -158,29 +188,32 @@ class Teller:
         begun = [each for each in self._upon if method == "POST" and path.endswith(each[0])]
         for each in begun:
             self._upon.remove(each)
-            self.tasks.append(asyncio.create_task(self.carry_out(each[1])))
+            self._tasks.append(asyncio.create_task(self.carry_out(each[1])))
         return answer
 
     # --- the station ---
 
-    async def start(self, name: str, what: str = "", said: str = "", **fields: Any) -> None:
-        """Begin a transaction: ``start A``; or ``start A fails WORDS``."""
+    async def start(self, name: str, what: str = "", *said: str, **fields: Any) -> None:
+        """Begin a transaction: ``start A``; or ``start A fails WORDS``, or ``unsupported WORDS``.
+
+        All WORDS are in the error. ``{meter}`` is the meter's address.
+        """
         if what == "fails":
-            assert said in await start_fails(self.at, name, **fields)
+            self._expect(said, await start_fails(self.at, name, **fields))
+        elif what == "unsupported":
+            refused = await driver_at(self.at).start_transaction(request(name, **fields))
+            assert refused.status is TransactionRequestStatus.NOT_SUPPORTED
+            self._expect(said, refused.error)
         else:
             await start(self.at, name, **fields)
 
-    async def elsewhere(self, name: str) -> None:
-        """Ask for a transaction at another connector, which is refused with nothing sent."""
-        await start_elsewhere(self.at, name)
-
-    async def stop(self, name: str, what: str = "of", said: str = "", TX: str = "") -> None:
+    async def stop(self, name: str, what: str = "of", *said: str, TX: str = "") -> None:
         """Stop a transaction and get its receipt: ``stop A``; or ``of B``, ``last``, ``T2``; or ``fails WORDS``.
 
         A receipt that was returned with its key is returned with the same key again.
         """
         if what == "fails":
-            assert said in await stop_fails(self.at, name)
+            self._expect(said, await stop_fails(self.at, name))
             return
         stopped = await driver_at(self.at).stop_transaction(name)
         receipt, value = receipt_of(stopped), stopped.signed_meter_value
@@ -189,11 +222,15 @@ class Teller:
         self._keys[receipt.text] = value.public_key
         assert not TX or receipt.readings[-1].TX == TX
         if what == "of":
-            assert receipt.identification == f"04AB{said or name}"
+            assert receipt.identification == f"04AB{said[0] if said else name}"
         elif what == "last":
             assert receipt.text == self.b.meter.signed[-1].text
         else:
             assert receipt.pagination == what
+
+    def _expect(self, said: tuple[str, ...], error: str) -> None:
+        for words in said:
+            assert words.replace("{meter}", self.b.driver.address) in error
 
     async def live(self) -> None:
         await self.b.until_live()
@@ -313,8 +350,15 @@ class Teller:
         """Compare what was posted last."""
         assert self.b.posts()[-len(nodes) :] == [*nodes]
 
-    async def requests(self, method: str, node: str, count: str) -> None:
-        assert self.b.meter.request_counts[method, node] == int(count)
+    async def asked(self, *requests: str) -> None:
+        """Compare the last requests: ``asked 'GET /gw' 'POST /receipt'``."""
+        last = [f"{request.method} {request.node}" for request in self.b.meter.requests]
+        assert last[-len(requests) :] == [*requests]
+
+    async def requests(self, method: str, node: str, least: str, most: str = "") -> None:
+        """Compare the number of requests so far."""
+        count = self.b.meter.request_counts[method, node]
+        assert int(least) <= count <= int(most or least), count
 
     async def shows(self, words: str) -> None:
         """Look for words in the receipt that was signed last."""
@@ -346,12 +390,8 @@ def _parsed(words: Iterable[str]) -> tuple[list[str], dict[str, Any]]:
             plain.append(word)
             continue
         try:
-            options[name] = json.loads(text)
+            value = json.loads(text)
+            options[name] = tuple(value) if isinstance(value, list) else value
         except ValueError:
             options[name] = text
     return plain, options
-
-
-def fated(fate: str, **options: object) -> dict[str, object]:
-    """Return the options of a meter that does this with what is open at a power cut."""
-    return {"open_at_power_cut": fate, "late_close_s": 8.0, **options}
