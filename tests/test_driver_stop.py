@@ -60,6 +60,9 @@ ours goes on
     stop B
 another client's is ended
     hand begin; wait 2; start A unsupported evse_id=another; stop A fails; idle
+another client's at another meter goes on
+    driver meter_serial=1SIM0000000042; start A unsupported evse_id=another; exchange; hand begin; wait 5; stop A fails;
+    runs
 
 # any other id, and ""
 another client's is ended, id [X|'']
