@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from typing import TYPE_CHECKING, Any
@@ -9,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from iem_dcr.cli.discover import warnings
+from iem_dcr.everest_api.broker_errors import BrokerError
 from iem_dcr.everest_api.discovery import FoundApi
 from iem_dcr.everest_api.topics import QUERY_MODULES
 from tests.support.brokers import BROKERS, PATIENCE_S, Mosquitto, Recorder, TestBroker
 from tests.support.certificates import make_certificates
 from tests.support.command_line import Done, begin, finish, run, run_process
+from tests.support.fake_bus import FakeBus
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -82,6 +85,32 @@ def test_there_is_none_or_no_broker() -> None:
         done = run(*words)
     assert (done.status, done.out) == (1, "")
     assert done.err == f"Error: broker {address}: nothing listens there\n"
+
+
+class BreaksAtTheEnd(FakeBus):
+    """A broker that passes answers on, and breaks when it is left."""
+
+    def __init__(self, _settings: object, *, identity: str) -> None:
+        super().__init__(connected=False)
+        assert identity
+
+    async def run_once(self) -> None:
+        self.connect()
+        while not self.on(QUERY_MODULES):
+            await self.news.wait()
+        reply_to = self.on(QUERY_MODULES)[0].value["headers"]["replyTo"]
+        self.receive(reply_to, json.dumps({"apis": [api("pm1", GOOD)]}).encode())
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise BrokerError("the connection broke")
+
+
+def test_what_was_found_counts_although_the_broker_fails_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("iem_dcr.cli.discover.MqttConnection", BreaksAtTheEnd)
+    done = run("discover", "--wait", "0.1", "--json")
+    assert (done.status, done.err) == (0, "")
+    assert [each["module_id"] for each in done.events[0]["apis"]] == ["pm1"]
 
 
 def test_user_and_password(tmp_path: Path) -> None:

@@ -189,6 +189,7 @@ def test_no_terminal_is_too_narrow_for_a_word(width: int) -> None:
      "has 2 meters and none at 127.0.0.1:8: 127.0.0.1:9, 192.168.60.12:80"),
     ("[mqtt]\npassword_file = 'not-here'\n[[meter]]\nip_address = '127.0.0.1'\nport_http = 9\nCI = 'A'\n", 9, 1,
      "the connection is refused"),
+    ("[[meter]]\nip_address = '127.0.0.1'\nport_http = 9\n", 9, 1, "Error: CI 1234, the default of the vendor's"),
     ("[[meter]]\nport_htp = 9\n", 9, 2, "did you mean port_http?"),
 ])  # fmt: skip
 def test_configuration_file(tmp_path: Path, document: str, port: int, status: int, words: str) -> None:

@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from iem_dcr import ocmf
@@ -314,6 +314,7 @@ def test_the_form_of_json_stays(value: object, indent: int | str | None, ensure_
 
 
 @settings(deadline=None)
+@example(b'{"TT":"\xfc \\u4e00 abc"}')
 @given(st.binary(max_size=60) | st.text('"\\{}:,OCMF|1A u', max_size=40).map(str.encode) | st.just(b"OCMF|{"))
 def test_any_bytes_can_be_redacted(body: bytes) -> None:
     assert len(redacted({nodes.GW.path: body})[nodes.GW.path]) == len(body) or b"\\" in body  # an escape may be another

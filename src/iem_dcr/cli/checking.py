@@ -1,7 +1,9 @@
 """Checks receipts, in this process or in several, with few of them in memory.
 
 A receipt with begin and end, or of no transaction, is judged as it comes. One with only a begin or only an end is held
-until all receipts were seen, because its other half may be anywhere in the input.
+until its other half comes, which may be anywhere in the input. An end whose counter follows a begin's of the same meter
+is paired with that begin at once, so that a log of millions fits into memory. The other halves are paired when all
+receipts were seen.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from iem_dcr.cli.receipt_view import UNREADABLE, Transaction
 from iem_dcr.errors import IemDcrError, ReceiptError
@@ -36,8 +38,9 @@ if TYPE_CHECKING:
 
     View: TypeAlias = Callable[[Transaction], str | Text | None]
     """Formats a transaction: as a line of JSON, as a text for a person, or as None if it is not shown."""
-    Result: TypeAlias = tuple[tuple[str, str, int, int] | None, "Checked | Found"]
-    """What `Counters` stores of a receipt, and the receipt checked; a `Found` is a half."""
+    Entry: TypeAlias = tuple[str, str, int, int] | None
+    """What `Counters` stores of a receipt."""
+    Result: TypeAlias = tuple[Entry, "Checked | Half"]
 
 BATCH = 250
 BATCHES_PER_JOB = 4
@@ -59,10 +62,17 @@ class Checked:
     has_document_key: bool = False
 
 
+class Half(NamedTuple):
+    """A receipt that is only a begin or only an end, as `half_of` says."""
+
+    found: Found
+    kind: str
+
+
 def check(
     pieces: Iterable[Found | Record], key: str, counters: Counters, view: View, *, jobs: int = 1
 ) -> Iterator[list[Checked]]:
-    """Yield the results of receipts in batches, in their order, and those of begins and ends last.
+    """Yield the results of receipts in batches, in their order. A half is yielded when its other half is found.
 
     Args:
         pieces: the receipts.
@@ -76,19 +86,19 @@ def check(
         ReceiptError: the rest of the input cannot be read.
         IemDcrError: a process that checks was killed.
     """
-    halves: list[Found] = []
+    halves = _Halves()
     work = partial(_check_batch, key=key, view=view)
     batches = _in_batches(pieces)
     for results in map(work, batches) if jobs == 1 else _in_processes(work, batches, jobs):
-        for entry, _ in results:
+        done = []
+        for entry, one in results:
             counters.add(entry)
-        halves += [one for _, one in results if isinstance(one, Found)]
-        yield [one for _, one in results if isinstance(one, Checked)]
-    receipts = [parse(half.text) for half in halves]
-    yield [
-        _judged([halves[at] for at in group], [receipts[at] for at in group], key, view)
-        for group in transactions_of(receipts)
-    ]
+            if isinstance(one, Checked):
+                done.append(one)
+            elif pair := halves.add(one, entry):
+                done.append(_judged(pair, [parse(half.text) for half in pair], key, view))
+        yield done
+    yield [_judged(group, [parse(half.text) for half in group], key, view) for group in halves.groups()]
 
 
 def _in_batches(pieces: Iterable[Found | Record]) -> Iterator[list[Found | Record]]:
@@ -113,7 +123,8 @@ def _check(found: Found, key: str, view: View) -> Result:
         receipt = parse(found.text)
     except ReceiptError as error:
         return None, Checked(UNREADABLE, view(Transaction(sources=(found.source,), problem=str(error))))
-    return Counters.entry_of(receipt), found if half_of(receipt) else _judged([found], [receipt], key, view)
+    kind = half_of(receipt)
+    return Counters.entry_of(receipt), Half(found, kind) if kind else _judged([found], [receipt], key, view)
 
 
 def _judged(found: Sequence[Found], receipts: Sequence[Receipt], key: str, view: View) -> Checked:
@@ -140,6 +151,42 @@ def _der(key: str, receipt: Receipt) -> str:
         return public_key_der_hex(key, receipt.algorithm).lower()
     except ReceiptError:
         return ""
+
+
+class _Halves:
+    """Receipts whose other half has not come yet."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[tuple[str, str, int], Half] = {}
+        """By meter, context and counter of the begin."""
+        self._others: list[Half] = []
+        self._paired: set[int] = set()
+        """Digests. A pair that is there again is omitted, as in `transactions_of`."""
+
+    def add(self, half: Half, entry: Entry) -> tuple[Found, Found] | None:
+        """Return begin and end if the other half is here and certain; else hold this one."""
+        if entry is None:
+            self._others.append(half)
+            return None
+        meter, context, counter, digest = entry
+        if digest in self._paired:
+            return None
+        at = meter, context, counter if half.kind == "begin" else counter - 1
+        other = self._waiting.setdefault(at, half)
+        if other.kind == half.kind:
+            if other is not half:
+                self._others.append(half)
+            return None
+        del self._waiting[at]
+        self._paired |= {digest, Counters.digest_of(other.found.text)}
+        return (half.found, other.found) if half.kind == "begin" else (other.found, half.found)
+
+    def groups(self) -> Iterator[list[Found]]:
+        """Yield the held halves by transaction; called when all receipts were seen."""
+        held = [half.found for half in (*self._others, *self._waiting.values())]
+        held = [found for found in held if Counters.digest_of(found.text) not in self._paired]
+        for group in transactions_of([parse(found.text) for found in held]):
+            yield [held[at] for at in group]
 
 
 # --- in several processes ---

@@ -125,7 +125,7 @@ async def _ask(mqtt: MqttSettings, wait_s: float) -> tuple[FoundApi, ...]:
             connection.cancel()
     except* BrokerError as errors:
         failure = errors.exceptions[0]
-    if failure is not None:
+    if failure is not None and not found:  # what was found counts although the broker failed afterwards
         raise IemDcrError(f"broker {printable(mqtt.address)}: {failure}") from failure
     return found
 

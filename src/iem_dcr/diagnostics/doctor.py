@@ -50,16 +50,17 @@ async def examine(
 
 def judge(evidence: Evidence, proxies: Sequence[str] = ()) -> Report:
     """Judge what a meter answered. ``proxies`` as for `examine`."""
+    error = vendor_ci_problem(evidence)
     if evidence.is_meter:
         results = {name: check.result(evidence) for name, check in CHECKS.items()}
-        return Report(evidence.address, is_meter=True, results=results, error=vendor_ci_problem(evidence))
+        return Report(evidence.address, is_meter=True, results=results, error=error)
     text, to_do = _no_meter(evidence)
     if proxies:
         to_do += (
             f" {' and '.join(proxies)} is set here: other programs, such as curl, may go through that proxy and "
             "see something else; iem-dcr connects to the meter itself."
         )
-    return Report(evidence.address, is_meter=False, results={"reachable": Result(FAILED, text, to_do)})
+    return Report(evidence.address, is_meter=False, results={"reachable": Result(FAILED, text, to_do)}, error=error)
 
 
 def _no_meter(evidence: Evidence) -> tuple[str, str]:

@@ -192,12 +192,13 @@ class _Redaction:
 def _rewritten(answer: Answer, visit: Visit) -> Answer:
     headers = tuple((name, visit(_Part.STRING, f"{name.lower()}:", value)) for name, value in answer.headers)
     encoding: str = json.detect_encoding(answer.body)
+    errors = "surrogatepass"
     try:
-        text = answer.body.decode(encoding, "surrogatepass")
+        text = answer.body.decode(encoding, errors)
     except UnicodeError:
-        encoding = "latin-1"
+        encoding, errors = "latin-1", "backslashreplace"  # it lacks characters that the meter may have escaped
         text = answer.body.decode(encoding)
-    return replace(answer, headers=headers, body=_walk(text, visit).encode(encoding, "surrogatepass"))
+    return replace(answer, headers=headers, body=_walk(text, visit).encode(encoding, errors))
 
 
 def _walk(text: str, visit: Visit) -> str:
