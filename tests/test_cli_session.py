@@ -56,7 +56,7 @@ def quick(simulator: Simulator, *options: str) -> Done:
 def test_events() -> None:
     with Simulator(pagination=7) as simulator:
         done = quick(
-            simulator, "--seconds", "1.2", "--evse-id", CI, "--transaction-id", "T-1", "--tariff", "5 ct",
+            simulator, "--seconds", "1.2", "--evse-id", CI, "--transaction-id", "T|1 Ä", "--tariff", "5 ct",
             "--id-type", "EMAID", "--set", "CT=CBIDC", "--set", "IL_default=HEARSAY", "--set", "timezone=Europe/Berlin",
         )  # fmt: skip
         assert (done.status, done.err) == (0, "")
