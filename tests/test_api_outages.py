@@ -180,6 +180,24 @@ async def test_run_again_after_it_failed_it_goes_on_and_an_answer_that_did_not_g
 
 
 @virtual
+async def test_a_cancellation_from_within_is_a_failure_after_which_an_answer_still_goes_out() -> None:
+    async with api_bench() as bench:
+        await bench.until_live()
+        await bench.answer(bench.start())
+        await asyncio.sleep(4)
+        reply_to = bench.stop()
+        bench.bus.disconnect()
+        await asyncio.sleep(3)
+        (driving,) = [task for task in asyncio.all_tasks() if "MeterDriver.run" in repr(task.get_coro())]
+        driving.cancel()
+        await asyncio.wait({bench.task})
+        bench.bus.connect()
+        bench.run_again()
+        answer = await bench.answer(reply_to)
+        assert answer["signed_meter_value"]["signed_meter_data"] == bench.meter.signed[-1].text
+
+
+@virtual
 async def test_what_was_at_work_when_it_failed_is_answered() -> None:
     bus = BreakableBus()
     async with api_bench(SLOW_TO_SIGN, bus=bus) as bench:

@@ -176,17 +176,15 @@ async def test_without_broker_and_meter_it_waits_and_outlives_its_terminal_under
         signal.signal(signal.SIGHUP, handler)
 
 
-def test_an_end_that_blocks_the_loop(tmp_path: Path) -> None:
+def test_an_end_although_the_loop_is_blocked(tmp_path: Path) -> None:
     path = tmp_path / "meters.toml"
     path.write_text("[[meter]]\nmodule_id = 'pm1'\n", "utf-8")
     program = f"""
-import asyncio, time
+import time
 from iem_dcr.cli import main, run
 class Blocked(run.Service):
     async def run(self):
-        print("runs", flush=True)
-        await asyncio.Event().wait()
-    def stop(self):
+        print("blocked", flush=True)
         while True: time.sleep(60)
 run.Service = Blocked
 run.ENDS_WITHIN_S = 0.2
@@ -194,7 +192,7 @@ main.main(["run", {str(path)!r}])
 """
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == b"runs\n"
+        assert process.stdout.readline() == b"blocked\n"
         process.send_signal(signal.SIGTERM)
         _, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 1

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import re
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from rich.cells import cell_len
 
 from iem_dcr import ocmf
+from iem_dcr.cli import charging
 from iem_dcr.driver import driver
 from tests.support.bench import CI
 from tests.support.command_line import Done, Simulator, begin, finish, read_until, run
@@ -54,7 +56,7 @@ def quick(simulator: Simulator, *options: str) -> Done:
 def test_events() -> None:
     with Simulator(pagination=7) as simulator:
         done = quick(
-            simulator, "--seconds", "1.2", "--evse-id", CI, "--transaction-id", "T-1", "--tariff", "5 ct",
+            simulator, "--seconds", "1.2", "--evse-id", CI, "--transaction-id", "T|1 Ä", "--tariff", "5 ct",
             "--id-type", "EMAID", "--set", "CT=CBIDC", "--set", "IL_default=HEARSAY", "--set", "timezone=Europe/Berlin",
         )  # fmt: skip
         assert (done.status, done.err) == (0, "")
@@ -160,6 +162,26 @@ def test_a_transaction_that_begins_although_its_start_fails_is_ended_and_its_rec
     assert done.status == 1
     assert done.only("start_transaction")["response"]["status"] == "UNEXPECTED_ERROR"
     assert done.only("receipt")["ocmf"] == record.text
+
+
+def test_a_meter_that_falls_silent_after_a_lost_answer_may_run_a_transaction(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver, "START_S", 3.0)
+    monkeypatch.setattr(charging, "SETTLING_S", 2.0)
+    with ready() as simulator, ThreadPoolExecutor(1) as thread:
+
+        def fall_silent() -> None:
+            while not simulator.runs:
+                pass
+            simulator.fault(kind="reset", count=999)
+
+        simulator.fault(kind="refuse", node="/receipt", method="POST")
+        simulator.fault(kind="lose-answer", node="/receipt", method="POST")
+        silent = thread.submit(fall_silent)
+        done = session(simulator)
+        silent.result()
+        assert simulator.runs
+    assert done.status == 1
+    assert "the transaction may still be running in the meter. Check with: iem-dcr read" in done.err
 
 
 def test_a_start_that_is_refused() -> None:

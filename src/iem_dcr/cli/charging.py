@@ -245,11 +245,13 @@ class Session:
         Raises:
             click.ClickException: a transaction may still be running.
         """
+        self._has_value.clear()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(SETTLING_S):
+                await self._has_value.wait()  # the last value is older than a B whose answer was lost
                 while driver.expects_receipt:  # noqa: ASYNC110  the driver has no event for it
                     await asyncio.sleep(TICK_S)
-        if driver.value is None or driver.value.XT:
+        if not self._has_value.is_set() or driver.value is None or driver.value.XT:
             raise click.ClickException(f"the start failed, and {_MAY_RUN.format(driver.address)}")
 
     # --- output ---

@@ -7,6 +7,7 @@ once.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import os
 import signal
@@ -14,7 +15,7 @@ import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -30,10 +31,13 @@ from iem_dcr.service.log import STYLES, log_lines
 from iem_dcr.service.service import Service
 from iem_dcr.service.systemd import Notifier
 
+if TYPE_CHECKING:
+    from types import FrameType
+
 _log = logging.getLogger(__name__)
 
 ENDS_WITHIN_S = 5.0
-"""The process ends at the latest this long after the first signal, even if the end blocks its loop."""
+"""The process ends at the latest this long after the first signal, even if something blocks its loop."""
 _LEVELS = {-2: logging.ERROR, -1: logging.WARNING, 0: logging.INFO, 1: logging.DEBUG}
 
 
@@ -83,23 +87,29 @@ def _serve(config: ServiceConfig) -> int:
 async def _until_a_signal(config: ServiceConfig) -> None:
     service = Service(config, notifier=Notifier(), journals=Journals(resolves_auto=True))
     loop = asyncio.get_running_loop()
+    context = contextvars.copy_context()
     signalled = False
 
-    def take(number: signal.Signals) -> None:
+    def stop(number: int) -> None:
+        _log.info("%s", signal.Signals(number).name)
+        service.stop()
+
+    # Not a handler of the loop, which would wait for whatever blocks the loop.
+    def take(number: int, _frame: FrameType | None) -> None:
         nonlocal signalled
         if not signalled:
             signalled = True
-            _log.info("%s", number.name)
             guard = threading.Timer(ENDS_WITHIN_S, _leave, (EXIT_FAILURE,))
             guard.daemon = True
             guard.start()
-            service.stop()
+            # In a context of its own, because the signal interrupts the work of some meter.
+            loop.call_soon_threadsafe(stop, number, context=context)
         elif number != signal.SIGHUP:  # a closing terminal sends it, and its shell sends it again
             _leave(EXIT_INTERRUPTED)
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores it
-            loop.add_signal_handler(number, take, number)
+            signal.signal(number, take)
     await service.run()
 
 

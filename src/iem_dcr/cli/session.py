@@ -36,6 +36,12 @@ def _signable(_ctx: click.Context, param: click.Parameter, value: str | None) ->
     return value
 
 
+def _not_empty(_ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    if value == "":
+        raise click.BadParameter("it is empty", param=param)
+    return value
+
+
 @click.command(name="session", context_settings={"show_default": True})
 @click.argument("address", type=AddressType(), metavar="HOST[:PORT]")
 @click.option("--id", "token", required=True, metavar="TOKEN", callback=_signable, help="The user's id (OCMF ID).")
@@ -47,7 +53,7 @@ def _signable(_ctx: click.Context, param: click.Parameter, value: str | None) ->
     help="The kind of that id (OCMF IT).",
 )
 @click.option(
-    "--transaction-id", metavar="T", callback=_signable, help="The station's id of the transaction, else a new UUID."
+    "--transaction-id", metavar="T", callback=_not_empty, help="The station's id of the transaction, else a new UUID."
 )
 @click.option(
     "--evse-id",

@@ -112,19 +112,17 @@ class MeterApi:
             self._bus.subscribe(topic, handler)
         self.takes_requests = True
         take_back = self._bus.on_connected(partial(named, self._status.announce))
-        is_cancelled = False
         try:
             await self._work()
-        except asyncio.CancelledError:
-            is_cancelled = True
-            raise
         finally:
             # Only now, because a request that comes while others are being answered is answered as well.
             self.takes_requests = False
             take_back()
             for topic, handler in handlers.items():
                 self._bus.unsubscribe(topic, handler)
-            await self._requests.close(gives_up=is_cancelled)
+            # Only the cancellation of this task is the end: one that came out of the work is a failure.
+            task = asyncio.current_task()
+            await self._requests.close(gives_up=task is not None and task.cancelling() > 0)
 
     async def _work(self) -> None:
         self._status.announce()

@@ -219,9 +219,10 @@ class Service:
             for serial in logged - found.keys():
                 log.info("the meter with serial %s answers at only one address again", printable(serial))
             logged = {*found}
+            doubled = frozenset().union(*found.values())
             for meter in self._meters:
                 if meter.observed is not None:
-                    meter.observed.is_duplicate = any(meter.config.address in each for each in found.values())
+                    meter.observed.is_duplicate = meter.config.address in doubled
             await asyncio.sleep(SERIALS_PERIOD_S)
 
 
