@@ -74,7 +74,14 @@ STORIES = [
         "not OK at once after a stop that failed at a silent meter",
         "start A; wait 3; upon /receipt fault stall count=0; stop A fails; start A fails",
     ),
-    Story("begins again if its transaction was cut", "start A; cut 0.5 0.5; wait 5; idle; start A; runs"),
+    *(
+        Story(
+            f"begins again if its transaction was cut and {fate}",
+            "start A; cut 0.5 0.5; wait 5; idle; start A; runs",
+            {"open_at_power_cut": fate},
+        )
+        for fate in ("closed", "lost")
+    ),
     Story(
         "keeps the transaction after a failed stop",
         "start A; load 50; stop A fails; start A; load 0; wait 15; runs",
