@@ -61,7 +61,7 @@ STORIES = [
     # an id whose start was refused
     Story(
         "refused: ours goes on",
-        "elsewhere A; stop A fails refused quietly; start B; stop A fails refused quietly; runs; stop B",
+        "elsewhere A; stop A fails refused quietly; start B; wait 2; stop A fails refused quietly; runs; stop B",
     ),
     Story("refused: another client's is ended", "hand begin; wait 2; elsewhere A; stop A fails; idle"),
     # any other id, and ""
