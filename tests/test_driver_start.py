@@ -88,8 +88,8 @@ sends nothing
     start A; start A silently; begun 1 0
 is not OK at once after a stop that failed at a silent meter
     start A; wait 3; upon /receipt fault stall count=0; stop A fails; start A fails
-begins again if its transaction was cut
-    start A; cut 0.5 0.5; wait 5; idle; start A; runs
+begins again if its transaction was cut and [closed|lost]
+    meter open_at_power_cut=$1; start A; cut 0.5 0.5; wait 5; idle; start A; runs
 keeps the transaction after a failed stop
     driver stop_current_wait_ms=0; start A; load 50; stop A fails; start A; load 0; wait 15; runs
 

@@ -56,8 +56,8 @@ another meter is named, and what runs goes on
 
 # an id whose start was refused
 ours goes on
-    start A unsupported evse_id=another; stop A fails refused quietly; start B; stop A fails refused quietly; runs;
-    stop B
+    start A unsupported evse_id=another; stop A fails refused quietly; start B; wait 2; stop A fails refused quietly;
+    runs; stop B
 another client's is ended
     hand begin; wait 2; start A unsupported evse_id=another; stop A fails; idle
 another client's at another meter goes on

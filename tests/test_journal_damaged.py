@@ -163,7 +163,9 @@ def damaged(content: bytes, chance: random.Random) -> bytes:
     return bytes(changed)
 
 
-@pytest.mark.parametrize(("place", "what"), [(18, "moved aside"), (63, "refused"), (68, "moved aside")])
+@pytest.mark.parametrize(
+    ("place", "what"), [(18, "moved aside"), (60, "moved aside"), (63, "refused"), (68, "moved aside")]
+)
 def test_flipped_bit_in_a_field_of_the_header_moves_the_file_aside(
     place: int, what: str, path: Path, full: bytes
 ) -> None:

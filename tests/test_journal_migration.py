@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from iem_dcr.driver.ports import FiledReceipt, NotedEntry, Recalled
-from iem_dcr.errors import JournalError
 from iem_dcr.journal import check_journal, count_to_forget, forget, pin, pins
 from tests.support.bench import SERIAL
 from tests.support.disks import small_disk
@@ -188,15 +187,16 @@ def test_failed_migration_changes_nothing_and_is_tried_again() -> None:
         assert len(entries(path)) == 5
 
 
-def test_only_a_driver_migrates(old: Path) -> None:
+def test_erasing_does_not_migrate(old: Path) -> None:
     """A driver of version 1 that still runs could not write a migrated file."""
-    before = old.read_bytes()
-    for change in (lambda: forget(old, transaction_id="T-1"), lambda: pin(old, METER, [ADDRESS])):
-        with pytest.raises(JournalError, match="it has version 1; start the driver, which migrates it"):
-            change()
-    assert old.read_bytes() == before
-    assert recall(old) == EXPECTED
-    assert forget(old, transaction_id="T-1").receipts == 2
+    pin(old, METER, [ADDRESS])
+    erased = [forget(old, transaction_id=name) for name in ("T-1", "T-8", "T-5", "T-1")]
+    assert [(one.receipts, one.notes) for one in erased] == [(2, 0), (0, 2), (0, 1), (0, 0)]
+    assert version(old) == 1
+    recalled = recall(old)
+    assert [one.transaction_id for one in recalled.entries] == ["T-7"]
+    assert recalled.refused == ("T-6",)
+    assert [one.text for one in recalled.receipts] == [tuple_text(3), tuple_text(4)]
 
 
 @pytest.mark.parametrize("damage", ["DROP TABLE begun", "ALTER TABLE receipts RENAME reused TO reuzed"])

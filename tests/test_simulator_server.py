@@ -99,6 +99,15 @@ async def test_expectation_may_be_ignored_and_what_is_not_http_is_refused() -> N
 
 
 @virtual
+async def test_the_answer_to_a_head_has_no_body() -> None:
+    async with client() as http:
+        answers = await http.raw(READ_GW.replace(b"GET", b"HEAD") + READ_GW.replace(b"1.1", b"1.0"))
+        refused, _, answered = answers.partition(b"\r\n\r\n")
+        assert refused.startswith(b"HTTP/1.1 405 ")
+        assert answered.startswith(b"HTTP/1.1 200 ")
+
+
+@virtual
 async def test_a_given_meter_is_served_and_a_taken_port_refused() -> None:
     meter = SimulatedMeter(monotonic=asyncio.get_running_loop().time)
     async with SimulatorServer(meter) as server:
@@ -232,6 +241,15 @@ async def test_without_power_connections_are_dropped_and_refused() -> None:
         await asyncio.sleep(0.2)
         assert json.loads((await http.get("/gw"))[1])["CT"] == ""
         assert [record.TX for record in http.meter.signed] == ["P"]
+
+
+@virtual
+async def test_a_power_cut_while_the_meter_acts_loses_the_answer() -> None:
+    async with client() as http:
+        http.meter.state.watchers.append(lambda _: http.meter.power_cycle(off_s=2, boot_s=3))
+        with pytest.raises(aiohttp.ClientConnectionError):
+            await http.begin()
+        assert http.meter.state.begun == 1
 
 
 @virtual

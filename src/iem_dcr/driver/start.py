@@ -83,7 +83,9 @@ class Start:
         """Repeat rounds until there is an answer. No behaviour of a meter or a station makes this raise."""
         meter, deadline = self._meter, self._deadline
         newest = meter.ledger.newest(self.request.transaction_id)
-        if newest is not None and newest.state is State.OPEN and not newest.power_up and newest.is_answered:
+        # An open entry keeps POST /gw, which proves a power-up, from going out: an empty CI and nothing running is one.
+        is_cut = self._provisioning.gw_due and not (meter.state.XT or meter.state.current_flows)
+        if newest is not None and newest.state is State.OPEN and newest.is_answered and not (newest.power_up or is_cut):
             meter.ledger.mark(newest, unwanted=False, reported=True)
             meter.log.limited("starts that come again").log(
                 logging.INFO, "transaction %s was started again: it runs", printable(self.request.transaction_id)

@@ -261,7 +261,7 @@ def pin(path: str | os.PathLike[str], meter: str, addresses: Iterable[str]) -> N
         contextlib.closing(schema.connect(found)) as connection,
         connection,
     ):
-        if _begin(connection):
+        if _begin(connection) == schema.VERSION:  # others have no pins
             connection.executemany("UPDATE pins SET meter = ?, noted_ms = ? WHERE address = ?", rows)
 
 
@@ -316,7 +316,8 @@ def forget(path: str | os.PathLike[str], *, identification: str = "", transactio
     with _journal(path, _NOT_ERASED) as found:
         with contextlib.closing(schema.connect(found)) as connection:
             with connection:
-                receipts, notes = _erase(connection, which) if _begin(connection) else (0, 0)
+                version = _begin(connection)
+                receipts, notes = _erase(connection, which, version) if version else (0, 0)
             # Done even if nothing was left to erase: an earlier call may have been interrupted before this.
             connection.execute("VACUUM")
             connection.execute(f"PRAGMA busy_timeout={OVERWRITE_TIMEOUT_S * 1000:.0f}")
@@ -324,23 +325,21 @@ def forget(path: str | os.PathLike[str], *, identification: str = "", transactio
         return Erased(receipts, notes, not is_busy, moved_aside(found))
 
 
-def _begin(connection: sqlite3.Connection) -> bool:
-    """Begin a transaction that writes. Returns whether the file has tables."""
+def _begin(connection: sqlite3.Connection) -> int:
+    """Begin a transaction that writes. Returns the version of the file, 0 for an empty one."""
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute("BEGIN IMMEDIATE")
-    version = schema.version_of(connection)
-    if version not in (0, schema.VERSION):
-        raise JournalError(f"it has version {version}; start the driver, which migrates it, and do it again")
-    return version != 0
+    return schema.version_of(connection)
 
 
-def _erase(connection: sqlite3.Connection, which: dict[str, str]) -> tuple[int, int]:
+def _erase(connection: sqlite3.Connection, which: dict[str, str], version: int) -> tuple[int, int]:
     receipts = connection.execute(
         "UPDATE receipts SET tuple = NULL, identification = '', transaction_id = '', findings = '[]',"
         f" erased_ms = :now WHERE {_TO_FORGET['receipts']}",
         {**which, "now": milliseconds(datetime.now(UTC))},
     )
-    entries = connection.execute(f"DELETE FROM ledger WHERE {_TO_FORGET['ledger']}", which)
+    ledger = "begun" if version == 1 else "ledger"
+    entries = connection.execute(f"DELETE FROM {ledger} WHERE {_TO_FORGET['ledger']}", which)
     refused = connection.execute(f"DELETE FROM refused WHERE {_TO_FORGET['refused']}", which)
     return receipts.rowcount, entries.rowcount + refused.rowcount
 

@@ -2,8 +2,8 @@
 
 This code writes version 2. It migrates version 1 (iem-dcr 0.1.0) when it opens the file for writing, in the transaction
 that would otherwise create the tables. A reader sees version 1 through views as if it were version 2. The version of a
-file is read in one transaction, because other processes create and migrate files too. Only drivers migrate a file: the
-process that writes version 1 may still run, and could not use the file any more.
+file is read in one transaction, because other processes create and migrate files too. Erasing does not migrate a file:
+the process that writes version 1 may still run, and could not use the file any more.
 
 WAL lets readers and the writer work without waiting for each other. Synchronous FULL lets a commit survive a power cut.
 Secure_delete overwrites deleted bytes. A file is checked as a whole when it is opened for writing, because data written
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 VERSION: Final = 2
 """PRAGMA user_version of a journal that this code writes."""
+MAX_VERSION: Final = 100_000
+"""A larger number means damage."""
 APPLICATION_ID: Final = 0x49454D4A
 """PRAGMA application_id of a journal: ``IEMJ``."""
 BUSY_TIMEOUT_S: Final = 5.0
@@ -185,7 +187,7 @@ def version_of(connection: sqlite3.Connection) -> int:
         if tables >= _OF_EVERY_VERSION:
             raise DamagedError("its head is damaged: the application id is missing")
         raise RefusedError("it is another program's database; change journal_path")
-    if version < 1:
+    if not 1 <= version <= MAX_VERSION:
         raise DamagedError(f"its head is damaged: it gives version {version}")
     if version > VERSION:
         raise RefusedError(
