@@ -11,7 +11,6 @@ import contextlib
 import socket
 import struct
 import sys
-from dataclasses import replace
 from functools import partial
 from http.client import responses
 from typing import TYPE_CHECKING, Final, Self
@@ -210,7 +209,7 @@ class _Connection:
         meter, node = self._meter, node_of(path)
         if node.startswith(PREFIX):
             said, then = control(meter, method, node, body)
-            keeps = await self._send(said, keeps=keeps)
+            keeps = await self._send(said, method, keeps=keeps)
             if then is not None:
                 then()
             return keeps
@@ -225,7 +224,7 @@ class _Connection:
         await asyncio.sleep(0)  # if the power was cut while the meter acted, this task ends here, without an answer
         if fault is None:
             assert answer is not None  # noqa: S101  the meter acted
-            return await self._send(answer if method != "HEAD" else replace(answer, body=b""), keeps=keeps)
+            return await self._send(answer, method, keeps=keeps)
         if answer is None:
             meter.note(method, node, fault.status_instead, acted=False)
         await self._send_with(fault, outgoing(answer, fault))
@@ -265,12 +264,14 @@ class _Connection:
         self._received, _ = http.trailing_data
         return method.decode(), path.decode(), body, http.their_state is not h11.MUST_CLOSE
 
-    async def _send(self, answer: Answer, *, keeps: bool = False) -> bool:
-        """Send an answer. Return whether the connection is kept."""
+    async def _send(self, answer: Answer, method: str = "", *, keeps: bool = False) -> bool:
+        """Send an answer, without its body to a HEAD. Return whether the connection is kept."""
         options = self._meter.options
         keeps = keeps and options.keep_alive != "close"
         data = http_bytes(answer, keeps=keeps)
         head_bytes = len(data) - len(answer.body) if options.two_segments else len(data)
+        if method == "HEAD":
+            data = data[: len(data) - len(answer.body)]
         for segment in (data[:head_bytes], data[head_bytes:]):
             self._writer.write(segment)
             await self._writer.drain()
