@@ -95,6 +95,13 @@ a reading does not delay a stop: [refuse|stall]
 a failed reading does not fail a stop that may not wait
     driver initial_connection_wait_ms=0; hand session; wait 3.5; fault server-error /metervalue; stop X T1
 
+# values that stand still
+ours is not given up
+    configure frozen=true; start A; load 100; later 30 load 0; stop A 30..35
+the last receipt is not returned for what may run
+    hand session; wait 3; configure frozen=true; wait 2; hand begin; load 100; wait 11; stop X fails 50..61;
+    configure frozen=false; load 0; stop X T2
+
 # stops that are given up
 abandoned: finished, and its receipt kept
     start A; abandon 0.01 stop A; wait 2; idle; stop A

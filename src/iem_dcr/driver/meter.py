@@ -132,7 +132,7 @@ class Meter:
         is_good = self.state.record(value, is_open=self.is_open)
         self.ledger.on_serial(self.state.serial)
         if self.state.value is not None and value.MS in (self.state.serial, ""):
-            self.ledger.on_live_value(XT=value.XT, current_flows=self.state.current_flows, at_s=now_s())
+            self.ledger.on_live_value(XT=value.XT, current_flows=self.state.current_flows, at_s=self.state.moved_s)
             self._record_clock(value.TM)
             if self.state.clock_leap is not None and abs(self.state.clock_leap) > CLOCK_LEAP:
                 self.clock_leapt = True

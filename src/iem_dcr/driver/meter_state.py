@@ -127,9 +127,19 @@ class MeterState:
         return self.wrong or ("another meter answers than before" if self._other is not None else "")
 
     @property
+    def moved_s(self) -> float:
+        """When the newest value was first seen, on the loop's clock. One that stands still shows that moment, not now."""
+        return self._moved_s
+
+    @property
+    def stands_still(self) -> bool:
+        """Whether the values have not changed for 10 s, so that they do not show what the meter does now."""
+        return now_s() - self._moved_s >= FROZEN_AFTER_S
+
+    @property
     def is_frozen(self) -> bool:
-        """Whether the live values stand still although the meter answers requests."""
-        return self._has_moved and now_s() - self._moved_s >= FROZEN_AFTER_S
+        """Whether the live values stand still although the meter answers requests, and have moved before."""
+        return self._has_moved and self.stands_still
 
     def clock_was_set(self) -> None:
         """Note that the driver set the clock, so that the step does not count as a jump."""

@@ -197,7 +197,7 @@ class Stop:
             await meter.last_receipt(deadline)
             moment = meter.time
             reply = await meter.send_end(deadline)
-            is_idle = reply is Reply.REFUSED and not meter.state.current_flows
+            is_idle = reply is Reply.REFUSED and not (meter.state.current_flows or meter.state.stands_still)
             if reply is Reply.ACCEPTED or (is_idle and end_unanswered):
                 return await self._receipt_of_what_ran(ended_at if end_unanswered else moment)
             if is_idle and not meter.state.XT and not meter.ledger.expects_receipt(now_s()):
@@ -232,7 +232,7 @@ class Stop:
             if arrival is not None and arrival.is_new and last is not None and ended_since(last, ended_at):
                 return await self._deliver(last)
             ran = ran or bool(meter.state.XT)
-            if not ran and now_s() - began_s >= NOTHING_RAN_AFTER_S:
+            if not (ran or meter.state.stands_still) and now_s() - began_s >= NOTHING_RAN_AFTER_S:
                 return await self._deliver_last()
             await self._pause(next(delays), self._deadline)
         return self._failed("the running transaction was ended, but the meter has not given its receipt yet")
