@@ -128,7 +128,7 @@ class MeterState:
 
     @property
     def moved_s(self) -> float:
-        """When the newest value was first seen, on the loop's clock. One that stands still shows that moment, not now."""
+        """When the newest value was first seen, on the loop's clock. A value that stands still shows that moment."""
         return self._moved_s
 
     @property
