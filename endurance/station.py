@@ -290,10 +290,14 @@ class Station(ABC):
         self._later(for_s, self.meter.clear_load)
 
     def end_faults(self) -> None:
-        self.meter.traps.clear()
-        self.meter.faults.clear()
-        self.meter.clear_load()
-        self.meter.configure(XC=XC_OK, frozen=False)
+        self._end_faults_of(self.meter)
+
+    @staticmethod
+    def _end_faults_of(meter: Meter) -> None:
+        meter.traps.clear()
+        meter.faults.clear()
+        meter.clear_load()
+        meter.configure(XC=XC_OK, frozen=False)
 
     def _configured_for(self, for_s: float, changes: dict[str, Any], after: dict[str, Any]) -> None:
         meter = self.meter

@@ -316,7 +316,8 @@ class World(Station):
         self.meter.by_hand("E")
 
     def end_faults(self) -> None:
-        super().end_faults()
+        for meter in self.meters:  # one that was swapped may come back
+            self._end_faults_of(meter)
         self.network.swallows, self.network.slow_s = False, 0.0
         self.disk.heal()
         self._broker_back()
