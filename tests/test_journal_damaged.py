@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import random
 import re
 import shutil
 import tempfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -251,6 +254,20 @@ def test_file_that_replaced_a_damaged_one_is_not_moved(
     assert len(paginations(path)) == 61
     assert moved_aside(path) == []
     assert logged(caplog) == []
+
+
+def test_another_process_that_is_moving_the_file_is_waited_for(
+    path: Path, full: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    path.write_bytes(full[:5000] + b"\xff" * 20_000 + full[25_000:])
+    folder = os.open(path.parent, os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)
+    threading.Timer(0.2, os.close, [folder]).start()
+    with desk(path) as made:
+        made.keep(kept(100))
+    (complaint,) = logged(caplog)
+    assert "it was moved to" in complaint
+    assert paginations(path) == ["T100"]
 
 
 def test_several_processes_that_find_the_file_damaged_move_it_once(path: Path, full: bytes) -> None:

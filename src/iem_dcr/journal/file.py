@@ -264,7 +264,7 @@ class JournalFile:
             raise JournalError(f"it is damaged again soon after the last time ({error}); check its disk") from error
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)  # no other process moves a journal meanwhile
+            fcntl.flock(folder, fcntl.LOCK_EX)  # another process may be moving it, which takes no time
             if which is None or identity(path) != which:
                 return
             aside = side_file(path, f"{_ASIDE}{self._wall().astimezone(UTC):%Y%m%dT%H%M%S.%fZ}")
