@@ -251,6 +251,7 @@ def the_charger_charges_again(run: Station) -> Iterator[str]:
     A receipt that the meter then has and that was never delivered is delivered when it is requested.
 
     * The driver has 100 s to recover from network faults and power cuts.
+    * Exception: the meter's clock leapt during the start, and the process that could measure that was ended.
     """
     for call in run.calls:
         if call.fresh and not call.ok:

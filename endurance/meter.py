@@ -82,6 +82,7 @@ class Meter(SimulatedMeter):
             sent the B.
         interfered_s: times of other possible ends of a transaction: a power cut, a technician, a request that was
             acted on late. None means any time.
+        shifted_s: when its clock leapt.
     """
 
     def __init__(
@@ -98,12 +99,17 @@ class Meter(SimulatedMeter):
         self.spoiled: list[tuple[Truth, Serving]] = []
         self.interfered_s: list[float] | None = []
         self.traps: list[Trap] = []
+        self.shifted_s: list[float] = []
         self.power_cuts = 0
         self._counts = Counter() if counts is None else counts
         self._owner_of_card = owner_of_card
         self._card = ""
         self._sent_for: Serving | None = None
         self.state.watchers.append(self._on_event)
+
+    def shift_clock(self, by_s: float) -> None:
+        self.shifted_s.append(self.now_s())
+        super().shift_clock(by_s)
 
     @property
     def open_transaction(self) -> Truth | None:

@@ -21,6 +21,7 @@ from endurance.plan import MODULE, SERVICE, start_request
 from endurance.process import ModuleProcess, Process, ServiceProcess, rigged
 from endurance.station import Call, Station
 from iem_dcr.config import Settings
+from iem_dcr.driver.driver import START_S
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -142,6 +143,9 @@ class World(Station):
         transaction_id = signed[-1].transaction_id if signed and self.running_after_calm is None else None
         if transaction_id is None or any(call.tuple_text == signed[-1].text for call in self.calls):
             return
+        leapt = any(0.0 <= signed[-1].begun_s - each_s <= START_S for each_s in self.meter.shifted_s)
+        if leapt and not signed[-1].process_is(self.processes[-1].number):
+            return  # it begins at another time than B, and only that process could measure by how much
         if [truth for truth in self.meter.truths if truth.transaction_id == transaction_id][-1] is signed[-1]:
             call = self.stop(transaction_id)  # not if a later one under that id was lost: the stop would mean that one
             call.owed = True
