@@ -10,6 +10,8 @@ import urllib.request
 from dataclasses import fields
 from typing import Any
 
+import pytest
+
 from iem_dcr.simulator import SimulatorOptions
 from tests.support.command_line import PATIENCE_S, begin, finish, read_until, run
 
@@ -99,3 +101,17 @@ def test_a_value_that_is_nested_without_end_is_a_mistake_in_the_command_line() -
     done = run("simulate", "--port=0", f"--set=current_a={'[' * 50_000}")
     assert done.status == 2
     assert "current_a" in done.err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--set=nope=1"], "Invalid value for --set: nope: no such option"),
+        (["--set=current_a=x"], "Invalid value for --set: current_a: 'x'"),
+        (["--current=x"], "Invalid value for --current: current_a: 'x'"),
+    ],
+)
+def test_a_mistake_names_the_option_that_was_given(words: list[str], told: str) -> None:
+    done = run("simulate", "--port=0", *words)
+    assert done.status == 2
+    assert told in done.err

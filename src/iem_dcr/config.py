@@ -249,19 +249,20 @@ def _unknown(key: str) -> str:
     return f"{printable(key, limit=60)} is not a setting: expected one of {', '.join(sorted(_BY_KEY))}"
 
 
-def _expectation(of: Setting, value: object) -> str:
+def _expectation(which: Setting, value: object) -> str:
     """Return the expectation that a value does not meet, or ""."""
-    if not of.accepts(value):
-        return of.expected
-    is_plausible, expected = _PLAUSIBLE.get(of.key, (lambda _: True, ""))
+    if not which.accepts(value):
+        return which.expected
+    is_plausible, expected = _PLAUSIBLE.get(which.key, (lambda _: True, ""))
     return "" if is_plausible(value) else expected
 
 
 def _is_zone(name: str) -> bool:
     try:
-        return bool(MeterZone.named(name, handle_dst=False))
+        MeterZone.named(name, handle_dst=False)
     except ValueError:
         return False
+    return True
 
 
 _SIGNABLE: Final = "ASCII letters, digits and signs, not empty, without | and control characters"

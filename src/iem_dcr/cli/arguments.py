@@ -12,7 +12,7 @@ import click
 
 from iem_dcr import __version__
 from iem_dcr.cli import output
-from iem_dcr.errors import ConfigError, printable
+from iem_dcr.errors import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -114,11 +114,6 @@ def verbosity() -> int:
     """Return how often -v was given to the running command, minus how often -q was given."""
     steps: int = click.get_current_context().meta.get(_VERBOSITY, 0)
     return steps
-
-
-def usage_error(error: ConfigError) -> click.UsageError:
-    """Convert a mistake in a setting to an error of the command line."""
-    return click.UsageError("\n".join(error.problems), click.get_current_context(silent=True))
 
 
 def _change_verbosity(ctx: click.Context, param: click.Parameter, count: int) -> None:

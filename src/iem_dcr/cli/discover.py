@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from iem_dcr.cli.arguments import SecondsType, common, usage_error
+from iem_dcr.cli.arguments import SecondsType, common
 from iem_dcr.cli.exit_codes import EXIT_FAILURE
 from iem_dcr.cli.interruption import Interruption
 from iem_dcr.cli.output import Output, tell
@@ -66,7 +66,7 @@ def command(url: str, wait_s: float, as_json: bool, **others: str | None) -> int
         mqtt.current_password()
         mqtt.tls_context()
     except ConfigError as error:
-        raise usage_error(error) from error
+        raise click.UsageError("\n".join(error.problems)) from error
     found = asyncio.run(_discover(mqtt, wait_s))
     output = Output()
     if as_json:

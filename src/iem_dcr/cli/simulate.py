@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 from dataclasses import MISSING, Field, fields
 from typing import Any
 
 import click
 
-from iem_dcr.cli.arguments import PairType, common, usage_error
+from iem_dcr.cli.arguments import PairType, common
 from iem_dcr.cli.interruption import Interruption
 from iem_dcr.cli.output import Output
 from iem_dcr.errors import ConfigError, printable
@@ -76,22 +77,25 @@ def command(*, host: str, port: int, pairs: tuple[tuple[str, str], ...], **named
     try:
         options = build(SimulatorOptions, given)
     except ConfigError as error:
-        raise usage_error(error) from error
+        knob = error.problems[0].partition(":")[0]
+        options_of = {param.name: param.opts[0] for param in command.params if param.name not in dict(pairs)}
+        raise click.BadParameter("; ".join(error.problems), param_hint=options_of.get(knob, "--set")) from error
     return asyncio.run(_simulate(options, host, port))
 
 
 async def _simulate(options: SimulatorOptions, host: str, port: int) -> int:
     output = Output()
-    try:
+    async with AsyncExitStack() as stack:
+        try:
+            server = await stack.enter_async_context(SimulatorServer(options, host, port))
+        except (OSError, UnicodeError) as error:
+            why = getattr(error, "strerror", None) or error
+            at = f"{printable(host)} port {port}"
+            raise click.ClickException(f"cannot listen at {at}: {why}. Use --port 0 for a free port.") from error
         with Interruption() as interruption:
-            async with SimulatorServer(options, host, port) as server:
-                output.write(f"http://{server.address}\n{_hints(server.address, options)}")
-                output.flush()
-                await interruption.wait()
-    except (OSError, UnicodeError) as error:
-        why = getattr(error, "strerror", None) or error
-        at = f"{printable(host)} port {port}"
-        raise click.ClickException(f"cannot listen at {at}: {why}. Use --port 0 for a free port.") from error
+            output.write(f"http://{server.address}\n{_hints(server.address, options)}")
+            output.flush()
+            await interruption.wait()
     return 0
 
 

@@ -4,7 +4,7 @@ Theory. What a stop gets is one row of the table in docs/architecture.md. `recei
 If a transaction of ours may run, E is sent whatever XT says. The stop waits for the receipt as long as it may still
 come: until the deadline if B and E were accepted, else until it is certain that none comes. An unknown id has no
 influence: the running transaction is ended, and its receipt is the new one that does not end before E. If nothing
-runs, the stop gets the meter's last receipt.
+runs, the stop gets the meter's last receipt. Live values that stand still do not show that nothing runs.
 """
 
 from __future__ import annotations

@@ -47,6 +47,7 @@ _UNREADABLE = " cannot be read: {}; is it a journal, and may this user read it?"
 _NOT_ERASED = ": erasing was not completed: {}. Do it again"
 _TRUSTED = "trusted_clock_ms"
 _PRUNED = "pruned_ms"
+_TEXTS = ("meter", "address", "pagination", "transaction_id", "identification", "begin_text", "end_text", "public_key")
 _OF_ID = ":transaction <> '' AND transaction_id = :transaction"
 _OF_BOTH = f"(({_OF_ID}) OR (:person <> '' AND identification = :person))"
 _TO_FORGET = {"receipts": f"erased_ms IS NULL AND {_OF_BOTH}", "ledger": _OF_BOTH, "refused": _OF_ID}
@@ -109,12 +110,9 @@ class Entry:
     is_whole: bool
 
 
-_SAME = ("meter", "address", "pagination", "transaction_id", "identification", "begin_text", "end_text", "public_key")
-
-
 def _entry_of(row: sqlite3.Row) -> Entry:
     """Make an entry from a row. A damaged value reads as empty."""
-    texts = {name: "" if row[name] is None else str(row[name]) for name in _SAME}
+    texts = {name: "" if row[name] is None else str(row[name]) for name in _TEXTS}
     raw = row["tuple"] if isinstance(row["tuple"], bytes) else str(row["tuple"] or "").encode()
     return Entry(
         id=row["id"],

@@ -39,6 +39,7 @@ MAX_CHECKED_BYTES: Final = 256 * 1024 * 1024
 """Larger files are not checked when they are opened: that would delay the first receipt too long."""
 SIDE_FILES: Final = ("-wal", "-shm")
 """Files that SQLite keeps beside a journal while it is in use."""
+_SWITCH_RETRY_S: Final = 0.05
 
 # --- tables; `iem_dcr.journal.maintenance.Entry` explains the columns of receipts ---
 
@@ -270,7 +271,7 @@ def _switch_to_wal(connection: sqlite3.Connection) -> None:
             # SQLite does not wait if two processes switch a new file at the same time.
             if code_of(error) != sqlite3.SQLITE_BUSY or time.monotonic() >= ends_s:
                 raise
-            time.sleep(0.05)
+            time.sleep(_SWITCH_RETRY_S)
         else:
             return
 
