@@ -90,6 +90,8 @@ is not OK at once after a stop that failed at a silent meter
     start A; wait 3; upon /receipt fault stall count=0; stop A fails; start A fails
 begins again if its transaction was cut and [closed|lost]
     meter open_at_power_cut=$1; start A; cut 0.5 0.5; wait 5; idle; start A; runs
+sends nothing if its transaction goes on after a power cut
+    meter open_at_power_cut=running; start A; cut 0.5 0.5; wait 5; runs; start A quietly; stop A
 keeps the transaction after a failed stop
     driver stop_current_wait_ms=0; start A; load 50; stop A fails; start A; load 0; wait 15; runs
 

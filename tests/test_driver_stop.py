@@ -101,6 +101,9 @@ ours is not given up
 the last receipt is not returned for what may run
     hand session; wait 3; configure frozen=true; wait 2; hand begin; load 100; wait 11; stop X fails 50..61;
     configure frozen=false; load 0; stop X T2
+the last receipt is not returned after an E whose answer was lost
+    hand session; wait 3; configure frozen=true; wait 2; hand begin; load 100; fault reset POST /receipt;
+    stop X fails 50..61; configure frozen=false; load 0; stop X T2
 
 # stops that are given up
 abandoned: finished, and its receipt kept

@@ -104,7 +104,7 @@ class Session:
         """Run the session at a meter that is being driven, and whose station is this session. Returns the exit status.
 
         Args:
-            driver: of the meter.
+            driver: the driver of the meter.
             meter: what starts and stops transactions.
             interruption: ends the charging early. The transaction is still stopped, and its receipt shown.
             connect_s: longest time until the first live value.
